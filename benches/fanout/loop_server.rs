@@ -1,0 +1,244 @@
+//! The physical limit: one thread, one `writev` per client and event, nothing else.
+//!
+//! It accepts, answers the upgrade and the one `eth_subscribe`, and from then on hands pre-encoded frames to the kernel.
+//! epoll is asked only for commands, new clients and the rare socket that would not take everything.
+
+use std::{
+    io::{ErrorKind, IoSlice, Read, Write},
+    sync::{Arc, mpsc::channel},
+};
+
+use anyhow::{Context, Result, bail};
+use mio::{
+    Events, Interest, Poll, Token, Waker,
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{
+    notification,
+    process::on_each_event,
+    roles::ServeArgs,
+    websocket::{FrameReader, TEXT, http_head_len, http_header, text_header, upgrade_response},
+};
+
+const LISTENER: Token = Token(usize::MAX);
+const COMMANDS: Token = Token(usize::MAX - 1);
+
+/// Three slices per message; `IOV_MAX` is 1,024 on Linux.
+const SLICES_PER_WRITE: usize = 1023;
+
+pub fn serve(args: &ServeArgs) -> Result<()> {
+    let bursts = encode_all(args);
+    let mut poll = Poll::new()?;
+    let mut listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+
+    let (sender, commands) = channel();
+    let waker = Arc::new(Waker::new(poll.registry(), COMMANDS)?);
+    on_each_event(move |event| {
+        let _ending = sender.send(event);
+        waker.wake().expect("the poll lives as long as the process");
+    });
+    println!("listening {}", listener.local_addr()?);
+
+    let mut clients: Vec<Client> = Vec::new();
+    let mut ready = Events::with_capacity(1024);
+    loop {
+        if let Err(error) = poll.poll(&mut ready, None) {
+            if error.kind() == ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error.into());
+        }
+        for event in &ready {
+            match event.token() {
+                LISTENER => accept(&listener, &poll, &mut clients)?,
+                COMMANDS => {
+                    while let Ok(event) = commands.try_recv() {
+                        deliver(&bursts[event], &mut clients, &poll)?;
+                    }
+                }
+                Token(number) => clients[number].ready(event.is_writable(), &poll, Token(number))?,
+            }
+        }
+    }
+}
+
+/// One message, ready for any client: the header is the same for all since every prefix has the same length.
+struct Encoded {
+    header: Vec<u8>,
+    body: Vec<u8>,
+}
+
+fn encode_all(args: &ServeArgs) -> Vec<Vec<Encoded>> {
+    let prefix_len = notification::prefix(&notification::subscription_id(0)).len();
+    let chain = args.chain();
+    let encode = |result: String| {
+        let body = (result + notification::END).into_bytes();
+        Encoded {
+            header: text_header(prefix_len + body.len()),
+            body,
+        }
+    };
+    (0..args.events)
+        .map(|event| chain.results(event).into_iter().map(encode).collect())
+        .collect()
+}
+
+fn deliver(burst: &[Encoded], clients: &mut [Client], poll: &Poll) -> Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = burst
+        .iter()
+        .flat_map(|message| {
+            [
+                IoSlice::new(&message.header),
+                IoSlice::new(&[]),
+                IoSlice::new(&message.body),
+            ]
+        })
+        .collect();
+    let mut unsent = Vec::new();
+    for (number, client) in clients.iter().enumerate() {
+        for slot in slices[1..].iter_mut().step_by(3) {
+            *slot = IoSlice::new(&client.prefix);
+        }
+        let rest = if client.backlog.is_empty() {
+            write_all(&client.stream, &slices)?
+        } else {
+            concat(&slices, 0)
+        };
+        if !rest.is_empty() {
+            unsent.push((number, rest));
+        }
+    }
+    for (number, rest) in unsent {
+        let client = &mut clients[number];
+        client.backlog.extend_from_slice(&rest);
+        client.watch(poll, Token(number), Interest::READABLE | Interest::WRITABLE)?;
+    }
+    Ok(())
+}
+
+/// Gives what the socket did not take.
+fn write_all(mut stream: &TcpStream, slices: &[IoSlice<'_>]) -> Result<Vec<u8>> {
+    for (number, chunk) in slices.chunks(SLICES_PER_WRITE).enumerate() {
+        let len: usize = chunk.iter().map(|slice| slice.len()).sum();
+        let written = match stream.write_vectored(chunk) {
+            Ok(written) => written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error).context("writing to a client"),
+        };
+        if written < len {
+            return Ok(concat(&slices[number * SLICES_PER_WRITE..], written));
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// The bytes of all slices but the first `skip`.
+fn concat(slices: &[IoSlice<'_>], mut skip: usize) -> Vec<u8> {
+    let mut rest = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+    for slice in slices {
+        let skipped = skip.min(slice.len());
+        rest.extend_from_slice(&slice[skipped..]);
+        skip -= skipped;
+    }
+    rest
+}
+
+fn accept(listener: &TcpListener, poll: &Poll, clients: &mut Vec<Client>) -> Result<()> {
+    loop {
+        let mut stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error).context("accepting a client"),
+        };
+        stream.set_nodelay(true)?;
+        poll.registry()
+            .register(&mut stream, Token(clients.len()), Interest::READABLE)?;
+        let id = notification::subscription_id(clients.len() as u64);
+        clients.push(Client {
+            stream,
+            prefix: notification::prefix(&id).into_bytes(),
+            answer: format!(r#"{{"jsonrpc":"2.0","id":1,"result":"{id}"}}"#).into_bytes(),
+            stage: Stage::Upgrade(Vec::new()),
+            backlog: Vec::new(),
+        });
+    }
+}
+
+enum Stage {
+    Upgrade(Vec<u8>),
+    Open(FrameReader),
+}
+
+struct Client {
+    stream: TcpStream,
+    prefix: Vec<u8>,
+    answer: Vec<u8>,
+    stage: Stage,
+    backlog: Vec<u8>,
+}
+
+impl Client {
+    fn ready(&mut self, writable: bool, poll: &Poll, token: Token) -> Result<()> {
+        if writable && !self.backlog.is_empty() {
+            self.flush(poll, token)?;
+        }
+        let mut buffer = [0; 4096];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(len) => self.received(&buffer[..len])?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
+                Err(error) => return Err(error).context("reading from a client"),
+            }
+        }
+    }
+
+    fn flush(&mut self, poll: &Poll, token: Token) -> Result<()> {
+        while !self.backlog.is_empty() {
+            match self.stream.write(&self.backlog) {
+                Ok(written) => drop(self.backlog.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("writing to a client"),
+            }
+        }
+        self.watch(poll, token, Interest::READABLE)
+    }
+
+    fn watch(&mut self, poll: &Poll, token: Token, interest: Interest) -> Result<()> {
+        poll.registry()
+            .reregister(&mut self.stream, token, interest)
+            .context("watching a client")
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.stage {
+            Stage::Upgrade(head) => {
+                head.extend_from_slice(bytes);
+                let Some(len) = http_head_len(head) else {
+                    return Ok(());
+                };
+                if len != head.len() {
+                    bail!("a client spoke before its upgrade was answered");
+                }
+                let head = std::str::from_utf8(head)?;
+                let key = http_header(head, "sec-websocket-key").context("an upgrade without a key")?;
+                self.stream.write_all(upgrade_response(key).as_bytes())?;
+                self.stage = Stage::Open(FrameReader::default());
+            }
+            Stage::Open(frames) => {
+                let (stream, answer) = (&mut self.stream, &self.answer);
+                // The load generator's only request is its `eth_subscribe` with the id 1.
+                frames.feed(bytes, |frame| {
+                    if frame.opcode == TEXT {
+                        stream.write_all(&[text_header(answer.len()), answer.clone()].concat())?;
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+}

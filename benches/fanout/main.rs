@@ -1,0 +1,180 @@
+//! What one delivered message costs the server: the bare `writev` loop, stock jsonrpsee, and headwater.
+//!
+//! ```text
+//!              commands                      events
+//!   benchmark ----------> loop | stock ----------------------> load (all clients)
+//!       |  \------------> node ---------> headwater ---------/   |
+//!       \<------------------ "all clients have event k" ---------/
+//! ```
+//!
+//! Every box is a process of its own, and only the server's CPU time counts: what its threads spent on a CPU over a
+//! window of events, the kernel's part included. The servers take turns for several rounds, each time started afresh;
+//! medians are shown. The clients check every byte: a lost, doubled, reordered or altered message fails the benchmark.
+//!
+//! ```text
+//! cargo bench --bench fanout -- --clients 1000 --rounds 5 --only loop,headwater
+//! ```
+
+#![expect(
+    clippy::print_stdout,
+    reason = "the tables, and the lines between the processes, are this program's output"
+)]
+
+mod chain;
+mod load;
+mod loop_server;
+mod node;
+mod notification;
+mod process;
+mod roles;
+mod run;
+mod stock_server;
+mod table;
+mod usage;
+mod websocket;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use crate::{
+    chain::Scenario,
+    roles::Role,
+    run::{Plan, Server, measure},
+    table::Results,
+};
+
+/// Fan-out cost per delivered message: bare writev loop, stock jsonrpsee, headwater.
+#[derive(Debug, Parser)]
+#[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
+struct Options {
+    #[command(subcommand)]
+    role: Option<Role>,
+    #[arg(long, default_value_t = 1000)]
+    clients: usize,
+    /// Counted events of the heads scenario.
+    #[arg(long, default_value_t = 200)]
+    events: usize,
+    /// Counted events of the bursts scenario, a hundred logs each.
+    #[arg(long, default_value_t = 30)]
+    bursts: usize,
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Events per second at most; the next event also waits for the last client of the one before.
+    #[arg(long, default_value_t = 40.0)]
+    rate: f64,
+    /// Run these servers only.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Server>,
+    /// Run these scenarios only.
+    #[arg(long, value_delimiter = ',')]
+    scenario: Vec<Scenario>,
+    /// The headwater binary; the one built along with this benchmark unless set.
+    #[arg(long, env = "PROXY_BIN", default_value = env!("CARGO_BIN_EXE_headwater"))]
+    headwater: PathBuf,
+    /// One more argument for `headwater run`; may be given several times.
+    #[arg(long, allow_hyphen_values = true)]
+    headwater_arg: Vec<String>,
+    /// Print JSON in place of the tables.
+    #[arg(long)]
+    json: bool,
+    /// Measure. `cargo bench` passes it.
+    #[arg(long)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let mut options = Options::parse();
+    let outcome = match options.role.take() {
+        Some(role) => role.play(),
+        None => options.compare(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fanout: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Options {
+    fn compare(&self) -> Result<()> {
+        if !self.bench {
+            eprintln!("fanout: nothing measured: `cargo bench` passes --bench, `cargo test` does not");
+            return Ok(());
+        }
+        ensure!(
+            self.clients > 0 && self.events > 0 && self.bursts > 0 && self.rounds > 0,
+            "every count is at least 1"
+        );
+        ensure!(self.rate.is_finite() && self.rate > 0.0, "--rate must be above 0");
+        // One descriptor per client in the servers and in the load generator, which all inherit this limit.
+        let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
+        let needed = self.clients as u64 + 100;
+        ensure!(
+            limit >= needed,
+            "{needed} open files are needed and {limit} allowed: raise `ulimit -n`"
+        );
+
+        let servers = if self.only.is_empty() {
+            &Server::ALL[..]
+        } else {
+            &self.only
+        };
+        let scenarios = if self.scenario.is_empty() {
+            &Scenario::ALL[..]
+        } else {
+            &self.scenario
+        };
+        let mut results: Vec<Results> = scenarios
+            .iter()
+            .map(|scenario| Results::new(*scenario, self.plan(*scenario), servers))
+            .collect();
+        for round in 1..=self.rounds {
+            for results in &mut results {
+                for server in servers {
+                    let what = format!(
+                        "{} {}, round {round} of {}",
+                        server.name(),
+                        results.scenario.name(),
+                        self.rounds
+                    );
+                    let sample = measure(*server, results.scenario, &results.plan).with_context(|| what.clone())?;
+                    eprintln!(
+                        "{what}: {:.3} µs CPU per message, {} messages checked",
+                        sample.cpu_ns_per_message / 1e3,
+                        sample.checked
+                    );
+                    results.add(*server, sample);
+                }
+            }
+        }
+        if self.json {
+            let results: Vec<_> = results.iter().map(Results::to_json).collect();
+            println!("{:#}", serde_json::Value::from(results));
+        } else {
+            for results in &results {
+                println!("\n{}", results.to_text());
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&self, scenario: Scenario) -> Plan {
+        let counted = match scenario {
+            Scenario::Heads => self.events,
+            Scenario::Bursts => self.bursts,
+        };
+        Plan {
+            clients: self.clients,
+            // Enough for buffers and congestion windows to reach their size.
+            warmup: (counted / 5).max(5),
+            counted,
+            pace: Duration::from_secs_f64(1.0 / self.rate),
+            headwater: self.headwater.clone(),
+            headwater_args: self.headwater_arg.clone(),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The scripted node: enough of an Ethereum node for headwater to follow its head.
+//!
+//! It runs in a process of its own, so that its CPU time is nobody's result. On each command the next block becomes the
+//! head and is announced; every block up to the head can be asked for.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use alloy_primitives::B256;
+use anyhow::Result;
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::broadcast,
+};
+use tokio_tungstenite::{accept_async, tungstenite::Message};
+
+use crate::{
+    chain::{Chain, START},
+    notification,
+    process::on_each_event,
+    roles::ServeArgs,
+};
+
+/// Blocks per `eth_getLogs`; hosted nodes draw a line as well.
+const MAX_LOG_RANGE: u64 = 1024;
+
+pub fn serve(args: &ServeArgs) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(run(args))
+}
+
+async fn run(args: &ServeArgs) -> Result<()> {
+    let node = Arc::new(Node {
+        chain: args.chain(),
+        head: AtomicU64::new(START),
+    });
+    let (heads, _) = broadcast::channel(1024);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("listening {}", listener.local_addr()?);
+
+    let (announcer, head_of) = (heads.clone(), Arc::clone(&node));
+    on_each_event(move |event| {
+        let number = Chain::block_of_event(event);
+        head_of.head.store(number, Ordering::Release);
+        let _nobody_subscribed = announcer.send(number);
+    });
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let (node, heads) = (Arc::clone(&node), heads.subscribe());
+        tokio::spawn(async move {
+            if let Err(error) = connection(&node, stream, heads).await {
+                eprintln!("node: a connection ended: {error:#}");
+            }
+        });
+    }
+}
+
+async fn connection(node: &Node, stream: TcpStream, mut heads: broadcast::Receiver<u64>) -> Result<()> {
+    let mut socket = accept_async(stream).await?;
+    let mut subscriptions: Vec<String> = Vec::new();
+    loop {
+        tokio::select! {
+            message = socket.next() => {
+                let Some(message) = message else { return Ok(()) };
+                let answer = match message? {
+                    Message::Text(text) => node.answer(text.as_str(), &mut subscriptions)?,
+                    Message::Binary(bytes) => node.answer(std::str::from_utf8(&bytes)?, &mut subscriptions)?,
+                    _ => continue,
+                };
+                socket.send(Message::text(answer)).await?;
+            }
+            number = heads.recv() => {
+                let header = node.chain.header(number?);
+                for id in &subscriptions {
+                    let message = notification::prefix(id) + &header + notification::END;
+                    socket.send(Message::text(message)).await?;
+                }
+            }
+        }
+    }
+}
+
+struct Node {
+    chain: Chain,
+    head: AtomicU64,
+}
+
+#[derive(Deserialize)]
+struct Request<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    method: String,
+    #[serde(default)]
+    params: Vec<serde_json::Value>,
+}
+
+/// The members of an `eth_getLogs` filter that the node looks at.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Range {
+    block_hash: Option<B256>,
+    from_block: Option<String>,
+    to_block: Option<String>,
+}
+
+impl Node {
+    fn answer(&self, message: &str, subscriptions: &mut Vec<String>) -> Result<String> {
+        if !message.trim_start().starts_with('[') {
+            return Ok(self.answer_one(&serde_json::from_str(message)?, subscriptions));
+        }
+        let batch: Vec<Request<'_>> = serde_json::from_str(message)?;
+        let answers: Vec<String> = batch
+            .iter()
+            .map(|request| self.answer_one(request, subscriptions))
+            .collect();
+        Ok(format!("[{}]", answers.join(",")))
+    }
+
+    fn answer_one(&self, request: &Request<'_>, subscriptions: &mut Vec<String>) -> String {
+        let id = request.id.map_or("null", RawValue::get);
+        let result = match request.method.as_str() {
+            "eth_subscribe" => Self::subscribe(&request.params, subscriptions),
+            "eth_unsubscribe" => {
+                let before = subscriptions.len();
+                subscriptions.retain(|id| request.params.first().is_none_or(|param| param != id.as_str()));
+                Some((before != subscriptions.len()).to_string())
+            }
+            method => self.call(method, &request.params),
+        };
+        match result {
+            Some(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
+            None => format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"the method {} does not exist/is not available"}}}}"#,
+                request.method
+            ),
+        }
+    }
+
+    /// Anything but `newHeads` is refused: logs are to be fetched by block hash.
+    fn subscribe(params: &[serde_json::Value], subscriptions: &mut Vec<String>) -> Option<String> {
+        if params.first()? != "newHeads" {
+            return None;
+        }
+        let id = notification::subscription_id(subscriptions.len() as u64);
+        let result = format!(r#""{id}""#);
+        subscriptions.push(id);
+        println!("subscribed");
+        Some(result)
+    }
+
+    fn call(&self, method: &str, params: &[serde_json::Value]) -> Option<String> {
+        let head = self.head.load(Ordering::Acquire);
+        let null = || "null".to_owned();
+        Some(match method {
+            "eth_chainId" => r#""0x1""#.to_owned(),
+            "net_version" => r#""1""#.to_owned(),
+            "eth_syncing" => "false".to_owned(),
+            "web3_clientVersion" => r#""scripted-node/1""#.to_owned(),
+            "eth_blockNumber" => format!(r#""{head:#x}""#),
+            "eth_getBlockByNumber" => {
+                let number = self.number(params.first()?.as_str()?)?;
+                if number > head {
+                    null()
+                } else {
+                    self.chain.block(number)
+                }
+            }
+            "eth_getBlockByHash" => {
+                let hash = params.first()?.as_str()?.parse().ok()?;
+                match Chain::number_of(hash) {
+                    Some(number) if number <= head => self.chain.block(number),
+                    _ => null(),
+                }
+            }
+            "eth_getLogs" => {
+                let range: Range = serde_json::from_value(params.first()?.clone()).ok()?;
+                let (from, to) = match range.block_hash {
+                    Some(hash) => Chain::number_of(hash).map(|number| (number, number))?,
+                    None => {
+                        let number = |tag: Option<String>| self.number(tag.as_deref().unwrap_or("latest"));
+                        (number(range.from_block)?, number(range.to_block)?)
+                    }
+                };
+                if to.min(head).saturating_sub(from) > MAX_LOG_RANGE {
+                    return None;
+                }
+                let logs: Vec<String> = (from..=to.min(head))
+                    .flat_map(|number| self.chain.logs(number))
+                    .collect();
+                format!("[{}]", logs.join(","))
+            }
+            _ => return None,
+        })
+    }
+
+    fn number(&self, tag: &str) -> Option<u64> {
+        match tag {
+            "latest" | "pending" => Some(self.head.load(Ordering::Acquire)),
+            "safe" => Some(START - 32),
+            "finalized" => Some(START - 64),
+            "earliest" => Some(0),
+            number => u64::from_str_radix(number.strip_prefix("0x")?, 16).ok(),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Child processes: started, talked to by lines, and never left behind.
+
+use std::{
+    collections::VecDeque,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+/// How many lines of a process are quoted when it ends before its time.
+const QUOTED_LINES: usize = 12;
+
+/// A running child. Dropping it ends it, on the way out of an error too.
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    recent: VecDeque<String>,
+}
+
+impl Process {
+    /// One of this benchmark's own roles, which speaks on its standard output.
+    pub fn start_role(name: &'static str, args: &[String]) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe().context("the path of the benchmark")?);
+        command
+            .arg(name)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start the {name} process"))?;
+        let output = child.stdout.take().expect("stdout was piped two lines above");
+        Ok(Self::new(name, child, output))
+    }
+
+    /// A foreign program, which speaks on its standard error. It is started through our `exec` role, so that the kernel
+    /// ends it even when this process is killed without a chance to clean up.
+    pub fn start_program(name: &'static str, program: &Path, args: &[String]) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe().context("the path of the benchmark")?);
+        command.arg("exec").arg(program).args(args);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let output = child.stderr.take().expect("stderr was piped two lines above");
+        Ok(Self::new(name, child, output))
+    }
+
+    fn new(name: &'static str, mut child: Child, output: impl Read + Send + 'static) -> Self {
+        let stdin = child.stdin.take();
+        let (sender, lines) = channel();
+        // Ends with the child's output. It drains what nobody waits for, so that the child never blocks on a full pipe.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _unheard = sender.send(line);
+            }
+        });
+        Self {
+            name,
+            child,
+            stdin,
+            lines,
+            recent: VecDeque::new(),
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn send(&mut self, line: &str) -> Result<()> {
+        let stdin = self
+            .stdin
+            .as_mut()
+            .expect("lines are sent to roles only, and their stdin is piped");
+        writeln!(stdin, "{line}").with_context(|| format!("the {} process has gone", self.name))
+    }
+
+    /// What follows `marker` in the first line that has it; lines without it are passed over. A line that begins with
+    /// `fault ` is the process's own account of why it failed.
+    pub fn wait_for(&mut self, marker: &str, timeout: Duration) -> Result<String> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let line = match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(anyhow!(Silence {
+                        name: self.name,
+                        timeout
+                    }));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let recent = self.recent.make_contiguous().join("\n  ");
+                    bail!(
+                        "{} ended before it said {:?}; its last lines:\n  {recent}",
+                        self.name,
+                        marker.trim()
+                    );
+                }
+            };
+            if let Some(fault) = line.strip_prefix("fault ") {
+                bail!("{fault}");
+            }
+            if let Some(at) = line.find(marker) {
+                return Ok(line[at + marker.len()..].to_owned());
+            }
+            if self.recent.len() == QUOTED_LINES {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(line);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// Nothing was heard in time, although the process lives.
+#[derive(Debug, thiserror::Error)]
+#[error("no word from {name} for {} s", timeout.as_secs())]
+pub struct Silence {
+    name: &'static str,
+    timeout: Duration,
+}
+
+/// Called first in every child: it ends with its parent.
+pub fn end_with_parent() -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot ask for a signal at the parent's end")
+}
+
+/// Becomes `program`; returns only on failure. The death signal set before stays in force.
+pub fn become_program(command: &[String]) -> Result<()> {
+    let (program, args) = command.split_first().context("exec needs a program")?;
+    Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot run {program}"))
+}
+
+/// The numbers of the events to produce, one per line of standard input, handed to `on_event` on a thread of their own.
+pub fn on_each_event(mut on_event: impl FnMut(usize) + Send + 'static) {
+    thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            on_event(line.trim().parse().expect("the benchmark sends event numbers only"));
+        }
+    });
+}

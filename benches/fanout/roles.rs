@@ -1,0 +1,91 @@
+//! The parts that this program plays in its child processes.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::{
+    chain::{Chain, Scenario},
+    load, loop_server, node, process, stock_server,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// The bare `writev` loop.
+    Loop(ServeArgs),
+    /// The stock jsonrpsee server.
+    Stock(ServeArgs),
+    /// The scripted node behind headwater.
+    Node(ServeArgs),
+    /// The clients.
+    Load(LoadArgs),
+    /// Another program that is to end with the benchmark.
+    Exec {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+}
+
+impl Role {
+    pub fn play(self) -> Result<()> {
+        process::end_with_parent()?;
+        match self {
+            Self::Loop(args) => loop_server::serve(&args),
+            Self::Stock(args) => stock_server::serve(&args),
+            Self::Node(args) => node::serve(&args),
+            Self::Load(args) => load::receive(&args),
+            Self::Exec { command } => process::become_program(&command),
+        }
+    }
+}
+
+/// What the processes of one run must agree on.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[arg(long)]
+    pub scenario: Scenario,
+    /// How many events the run has, warm-up included.
+    #[arg(long)]
+    pub events: usize,
+    #[arg(long)]
+    pub epoch: u64,
+}
+
+impl ServeArgs {
+    pub fn chain(&self) -> Chain {
+        Chain::new(self.scenario, self.epoch)
+    }
+
+    pub fn to_args(&self) -> Vec<String> {
+        let Self {
+            scenario,
+            events,
+            epoch,
+        } = self;
+        vec![
+            format!("--scenario={}", scenario.name()),
+            format!("--events={events}"),
+            format!("--epoch={epoch}"),
+        ]
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LoadArgs {
+    #[command(flatten)]
+    pub work: ServeArgs,
+    #[arg(long)]
+    pub server: SocketAddr,
+    #[arg(long)]
+    pub clients: usize,
+}
+
+impl LoadArgs {
+    pub fn to_args(&self) -> Vec<String> {
+        let mut args = self.work.to_args();
+        args.push(format!("--server={}", self.server));
+        args.push(format!("--clients={}", self.clients));
+        args
+    }
+}

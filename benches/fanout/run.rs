@@ -1,0 +1,206 @@
+//! One run: a fresh server, its clients, a warm-up, and a counted window.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::{
+    chain::Scenario,
+    load::monotonic_now,
+    process::{Process, Silence},
+    roles::{LoadArgs, ServeArgs},
+    table::median,
+    usage::{CpuTime, resident_memory},
+};
+
+/// A bound for each step that is not the delivery of an event.
+const STEP: Duration = Duration::from_secs(60);
+
+/// A bound for the delivery of one event to all clients.
+const DELIVERY: Duration = Duration::from_secs(15);
+
+/// Lets the machine come to rest between the phases of a run.
+const SETTLE: Duration = Duration::from_millis(400);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Server {
+    /// The bare `writev` loop.
+    Loop,
+    /// Stock jsonrpsee.
+    Stock,
+    Headwater,
+}
+
+impl Server {
+    pub const ALL: [Self; 3] = [Self::Loop, Self::Stock, Self::Headwater];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loop => "writev loop",
+            Self::Stock => "jsonrpsee",
+            Self::Headwater => "headwater",
+        }
+    }
+}
+
+/// How much is run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub clients: usize,
+    pub warmup: usize,
+    pub counted: usize,
+    /// The shortest time from one event to the next. An event waits for the last client of the one before in any case.
+    pub pace: Duration,
+    pub headwater: PathBuf,
+    pub headwater_args: Vec<String>,
+}
+
+/// What one run has shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    pub cpu_ns_per_message: f64,
+    /// From the command to produce an event until the last client has it; the median over the counted events.
+    pub last_client_us: f64,
+    pub memory_per_client: f64,
+    /// Messages that the clients have checked, warm-up included.
+    pub checked: u64,
+    /// Those among them whose bytes differ from the node's although they say the same.
+    pub rewritten: u64,
+}
+
+pub fn measure(server: Server, scenario: Scenario, plan: &Plan) -> Result<Sample> {
+    let work = ServeArgs {
+        scenario,
+        events: plan.warmup + plan.counted,
+        epoch: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .context("a clock before 1970")?
+            .as_secs(),
+    };
+    let mut stage = Stage::set(server, &work, plan)?;
+
+    let resident_before = resident_memory(stage.server_pid)?;
+    let load = LoadArgs {
+        work,
+        server: stage.address,
+        clients: plan.clients,
+    };
+    let mut load = Process::start_role("load", &load.to_args())?;
+    load.wait_for("ready", STEP)?;
+    thread::sleep(SETTLE);
+    let memory = resident_memory(stage.server_pid)?.saturating_sub(resident_before);
+
+    for event in 0..plan.warmup {
+        stage.deliver(event, &mut load, plan.pace)?;
+    }
+    thread::sleep(SETTLE);
+    let cpu_before = CpuTime::of(stage.server_pid)?;
+    let mut latencies = Vec::with_capacity(plan.counted);
+    for event in plan.warmup..plan.warmup + plan.counted {
+        latencies.push(stage.deliver(event, &mut load, plan.pace)?.as_nanos() as f64 / 1e3);
+    }
+    // Work that a server puts off until after the delivery counts too, and so would a message too many.
+    thread::sleep(SETTLE);
+    let cpu = CpuTime::of(stage.server_pid)?.since(&cpu_before);
+
+    load.send("finish")?;
+    let totals = load.wait_for("finished ", STEP)?;
+    let (checked, rewritten) = totals.split_once(' ').context("an odd line from the load generator")?;
+    let messages = plan.clients * plan.counted * scenario.messages_per_event();
+    Ok(Sample {
+        cpu_ns_per_message: cpu.as_nanos() as f64 / messages as f64,
+        last_client_us: median(&mut latencies),
+        memory_per_client: memory as f64 / plan.clients as f64,
+        checked: checked.parse()?,
+        rewritten: rewritten.parse()?,
+    })
+}
+
+/// The server under test, with the process that produces its events.
+struct Stage {
+    /// The server itself, or the node behind it.
+    producer: Process,
+    _headwater: Option<Process>,
+    server_pid: u32,
+    address: SocketAddr,
+}
+
+impl Stage {
+    fn set(server: Server, work: &ServeArgs, plan: &Plan) -> Result<Self> {
+        let role = match server {
+            Server::Loop => "loop",
+            Server::Stock => "stock",
+            Server::Headwater => "node",
+        };
+        let mut producer = Process::start_role(role, &work.to_args())?;
+        let address = producer
+            .wait_for("listening ", STEP)?
+            .parse()
+            .context("the address of a role")?;
+        if server != Server::Headwater {
+            return Ok(Self {
+                server_pid: producer.pid(),
+                producer,
+                _headwater: None,
+                address,
+            });
+        }
+
+        let fixed = [
+            "run",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--upstream",
+            &format!("ws://{address}"),
+        ];
+        let args: Vec<String> = fixed
+            .into_iter()
+            .map(str::to_owned)
+            .chain(plan.headwater_args.iter().cloned())
+            .collect();
+        let mut headwater = Process::start_program("headwater", &plan.headwater, &args)?;
+        let rest = headwater.wait_for("serving on ws://", STEP)?;
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')
+            .unwrap_or(rest.len());
+        let address = rest[..end]
+            .parse()
+            .with_context(|| format!("headwater serves on {rest:?}"))?;
+        producer
+            .wait_for("subscribed", STEP)
+            .context("headwater did not subscribe to its node's heads")?;
+        Ok(Self {
+            server_pid: headwater.pid(),
+            producer,
+            _headwater: Some(headwater),
+            address,
+        })
+    }
+
+    /// Has one event produced, waits until all clients have it, and gives the time that took.
+    fn deliver(&mut self, event: usize, load: &mut Process, pace: Duration) -> Result<Duration> {
+        let started = Instant::now();
+        let commanded = monotonic_now();
+        self.producer.send(&event.to_string())?;
+        let done = match load.wait_for(&format!("done {event} "), DELIVERY) {
+            Ok(at) => Duration::from_nanos(at.parse().context("an odd line from the load generator")?),
+            // Something is missing: let the load generator say what.
+            Err(silence) if silence.is::<Silence>() => {
+                load.send("finish")?;
+                load.wait_for("finished ", STEP)?;
+                return Err(silence);
+            }
+            Err(fault) => return Err(fault),
+        };
+        thread::sleep(pace.saturating_sub(started.elapsed()));
+        Ok(done.saturating_sub(commanded))
+    }
+}

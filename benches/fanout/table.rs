@@ -1,0 +1,202 @@
+//! The figures of all rounds, side by side.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::{
+    chain::{Chain, Scenario},
+    notification,
+    run::{Plan, Sample, Server},
+};
+
+/// The samples of one scenario; each server has one per round.
+pub struct Results {
+    pub scenario: Scenario,
+    pub plan: Plan,
+    rounds: Vec<(Server, Vec<Sample>)>,
+}
+
+/// Medians over the rounds. The machines are noisy, so a ratio is taken within each round before its median.
+struct Row {
+    server: Server,
+    cpu_us: f64,
+    /// Against the bare loop, when that ran too.
+    ratio: Option<f64>,
+    last_client_us: f64,
+    memory_per_client: f64,
+    rewritten: u64,
+}
+
+impl Results {
+    pub fn new(scenario: Scenario, plan: Plan, servers: &[Server]) -> Self {
+        Self {
+            scenario,
+            plan,
+            rounds: servers.iter().map(|server| (*server, Vec::new())).collect(),
+        }
+    }
+
+    pub fn add(&mut self, server: Server, sample: Sample) {
+        let (_, samples) = self
+            .rounds
+            .iter_mut()
+            .find(|(of, _)| *of == server)
+            .expect("only the servers named at the start are run");
+        samples.push(sample);
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let samples_of = |server| {
+            self.rounds
+                .iter()
+                .find(|(of, _)| *of == server)
+                .map(|(_, samples)| samples)
+        };
+        let base = samples_of(Server::Loop);
+        let row = |(server, samples): &(Server, Vec<Sample>)| {
+            let of = |field: fn(&Sample) -> f64| median(&mut samples.iter().map(field).collect::<Vec<_>>());
+            let ratio = base.map(|base| {
+                let by_round = samples.iter().zip(base);
+                median(
+                    &mut by_round
+                        .map(|(own, base)| own.cpu_ns_per_message / base.cpu_ns_per_message)
+                        .collect::<Vec<_>>(),
+                )
+            });
+            Row {
+                server: *server,
+                cpu_us: of(|sample| sample.cpu_ns_per_message) / 1e3,
+                ratio,
+                last_client_us: of(|sample| sample.last_client_us),
+                memory_per_client: of(|sample| sample.memory_per_client),
+                rewritten: samples.iter().map(|sample| sample.rewritten).sum(),
+            }
+        };
+        self.rounds.iter().map(row).collect()
+    }
+
+    pub fn to_text(&self) -> String {
+        let mut text = format!(
+            "{}: {} clients, {} events of {} message(s) with {} bytes of JSON in each of {} rounds\n\n",
+            self.scenario.name(),
+            self.plan.clients,
+            self.plan.counted,
+            self.scenario.messages_per_event(),
+            self.message_bytes(),
+            self.round_count(),
+        );
+        text += "  server        µs CPU/message   x loop   last client has it (p50)   RSS/client\n";
+        let rows = self.rows();
+        for row in &rows {
+            let ratio = row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+            let _infallible = writeln!(
+                text,
+                "  {:<12}  {:>14.3}   {:>6}   {:>21.2} ms   {:>7.1} kB",
+                row.server.name(),
+                row.cpu_us,
+                ratio,
+                row.last_client_us / 1e3,
+                row.memory_per_client / 1e3,
+            );
+        }
+        for row in rows.iter().filter(|row| row.rewritten > 0) {
+            let (server, rewritten) = (row.server.name(), row.rewritten);
+            let _infallible = writeln!(
+                text,
+                "  note: {rewritten} messages of {server} said the same in other bytes"
+            );
+        }
+        if let Some(verdict) = Verdict::of(&rows) {
+            let _infallible = writeln!(text, "\n  {}", verdict.to_text());
+        }
+        text
+    }
+
+    pub fn to_json(&self) -> Value {
+        let rows = self.rows();
+        let servers: Vec<Value> = rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "server": row.server.name(),
+                    "cpu_us_per_message": row.cpu_us,
+                    "ratio_to_loop": row.ratio,
+                    "last_client_p50_us": row.last_client_us,
+                    "rss_bytes_per_client": row.memory_per_client,
+                    "rewritten_messages": row.rewritten,
+                })
+            })
+            .collect();
+        json!({
+            "scenario": self.scenario.name(),
+            "clients": self.plan.clients,
+            "events": self.plan.counted,
+            "messages_per_event": self.scenario.messages_per_event(),
+            "message_bytes": self.message_bytes(),
+            "rounds": self.round_count(),
+            "servers": servers,
+            "verdict": Verdict::of(&rows).map(|verdict| verdict.to_json()),
+        })
+    }
+
+    fn round_count(&self) -> usize {
+        self.rounds.iter().map(|(_, samples)| samples.len()).min().unwrap_or(0)
+    }
+
+    /// The first message with its envelope.
+    fn message_bytes(&self) -> usize {
+        let envelope = notification::prefix(&notification::subscription_id(0)).len() + notification::END.len();
+        let chain = Chain::new(self.scenario, 1_700_000_000);
+        chain.results(0).first().map_or(0, |result| envelope + result.len())
+    }
+}
+
+/// Where headwater stands between the loop and jsonrpsee.
+struct Verdict {
+    headwater: f64,
+    jsonrpsee: f64,
+}
+
+impl Verdict {
+    /// Needs all three servers.
+    fn of(rows: &[Row]) -> Option<Self> {
+        let ratio = |server| rows.iter().find(|row| row.server == server)?.ratio;
+        Some(Self {
+            headwater: ratio(Server::Headwater)?,
+            jsonrpsee: ratio(Server::Stock)?,
+        })
+    }
+
+    /// Distances are compared by logarithm: twice the loop is as far from it as half of jsonrpsee is from jsonrpsee.
+    fn nearer_to_the_loop(&self) -> bool {
+        self.headwater.ln().abs() < (self.headwater / self.jsonrpsee).ln().abs()
+    }
+
+    fn to_text(&self) -> String {
+        format!(
+            "headwater {:.2} x the loop, jsonrpsee {:.2} x the loop; nearer to the loop: {} (by |log ratio|)",
+            self.headwater,
+            self.jsonrpsee,
+            if self.nearer_to_the_loop() { "yes" } else { "no" },
+        )
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "headwater_to_loop": self.headwater,
+            "jsonrpsee_to_loop": self.jsonrpsee,
+            "nearer_to_the_loop": self.nearer_to_the_loop(),
+            "measure": "|log ratio|",
+        })
+    }
+}
+
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        len if len % 2 == 1 => values[len / 2],
+        len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
+    }
+}

@@ -1,0 +1,147 @@
+//! The operator's port: alive, ready, metrics, status. It reads and changes nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+use crate::chain::Tip;
+use crate::session::Services;
+use crate::telemetry::{ReasonLabel, UpstreamLabel};
+use crate::upstream::Pool;
+
+/// What the pages are made of.
+#[derive(Debug)]
+pub struct Admin {
+    /// Clients and their counters.
+    pub services: Arc<Services>,
+    /// Upstreams.
+    pub pool: Arc<Pool>,
+    /// The newest block.
+    pub tip: Arc<Tip>,
+    /// All metrics.
+    pub registry: Registry,
+    /// A head older than this is stale, and we are not ready.
+    pub max_head_age: Duration,
+    /// Set when shutdown begins.
+    pub draining: AtomicBool,
+}
+
+impl Admin {
+    /// The pages: `/health`, `/ready`, `/metrics`, `/status`.
+    #[must_use]
+    pub fn router(self: Arc<Self>) -> Router {
+        Router::new()
+            .route("/health", get(async || "alive\n"))
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .route("/status", get(status))
+            .with_state(self)
+    }
+
+    /// Why we are not ready, or the line that says that we are.
+    fn readiness(&self) -> Result<String, String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err("draining".into());
+        }
+        if self.pool.active().is_none() {
+            return Err("no upstream is connected".into());
+        }
+        let Some((block, seen)) = self.tip.get() else {
+            return Err("no head seen yet".into());
+        };
+        let age = seen.elapsed();
+        if age > self.max_head_age {
+            let (age, max) = (age.as_secs(), self.max_head_age.as_secs());
+            return Err(format!(
+                "head {} arrived {age} s ago, more than ready.max_head_age ({max} s)",
+                block.number
+            ));
+        }
+        Ok(format!("head {}", block.number))
+    }
+
+    /// Sets the gauges that are derived from other state.
+    fn refresh(&self) {
+        let metrics = &self.services.metrics;
+        metrics.queue_bytes.set(self.services.clients.queued_bytes() as i64);
+        metrics.head_age.set(
+            self.tip
+                .get()
+                .map_or(f64::NAN, |(_, seen)| seen.elapsed().as_secs_f64()),
+        );
+        for (upstream, status) in self.pool.status() {
+            let label = UpstreamLabel { upstream };
+            metrics.upstream_up.get_or_create(&label).set(status.connected.into());
+            metrics
+                .upstream_connects
+                .get_or_create(&label)
+                .set(status.connects as i64);
+        }
+        let ingress = metrics
+            .pending_dropped
+            .get_or_create_owned(&ReasonLabel { reason: "ingress" });
+        ingress.inc_by(self.pool.gossip_dropped().saturating_sub(ingress.get()));
+    }
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    match admin.readiness() {
+        Ok(line) => (StatusCode::OK, format!("ready: {line}\n")),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    admin.refresh();
+    let mut page = String::new();
+    match prometheus_client::encoding::text::encode(&mut page, &admin.registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            (StatusCode::OK, [(header::CONTENT_TYPE, kind)], page)
+        }
+        Err(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            "encoding failed\n".into(),
+        ),
+    }
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    let upstreams: Vec<_> = admin
+        .pool
+        .status()
+        .into_iter()
+        .enumerate()
+        .map(|(i, (address, status))| {
+            json!({
+                "address": address,
+                "connected": status.connected,
+                "active": admin.pool.active().is_some_and(|active| active.0 == i),
+                "connects": status.connects,
+                "chainId": status.chain_id.and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok()),
+                "lastError": status.last_error,
+            })
+        })
+        .collect();
+    let head = admin.tip.get().map(
+        |(block, seen)| json!({"number": block.number, "hash": block.hash, "ageSeconds": seen.elapsed().as_secs_f64()}),
+    );
+    let page = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": admin.readiness().is_ok(),
+        "clients": admin.services.clients.len(),
+        "queuedBytes": admin.services.clients.queued_bytes(),
+        "head": head,
+        "upstreams": upstreams,
+    });
+    ([(header::CONTENT_TYPE, "application/json")], format!("{page:#}\n"))
+}

@@ -1,0 +1,247 @@
+//! Puts everything together: bind, run, drain. The only file that knows every module.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::backplane::{self, Feed, Wanted};
+use crate::chain::{Ingest, Tip};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::devnet::Devnet;
+use crate::rpc::Rpc;
+use crate::server::Server;
+use crate::session::{RequestQuota, Services};
+use crate::subscription::{Registry, dispatch};
+use crate::telemetry::Metrics;
+use crate::upstream::{self, Endpoint, Pool};
+
+/// The start failed; one line with the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("{setting}: cannot listen on {address}: {why}; choose another with --{setting} or HEADWATER_{}", setting.to_uppercase())]
+    Bind {
+        /// `listen` or `admin`.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        why: io::Error,
+    },
+    /// The embedded chain did not start.
+    #[error("the embedded devnet did not start: {0}")]
+    Devnet(#[from] crate::devnet::Error),
+}
+
+/// A part that must not end has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the {0} task ended, which it never should; this is a bug")]
+pub struct Broken(&'static str);
+
+/// What upstreams see waits here for the ingest, which takes it at once.
+const SIGHTINGS: usize = 1024;
+
+/// Pending transactions wait here for the dispatcher; what does not fit is dropped and counted (E8).
+const GOSSIP: usize = 4096;
+
+/// How often the table of request quotas is swept.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Everything, bound but not yet running.
+pub struct App {
+    config: Config,
+    listener: TcpListener,
+    admin_listener: TcpListener,
+    devnet: Option<Devnet>,
+}
+
+impl App {
+    /// Binds both ports, and starts the embedded devnet where no upstream is configured.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn bind(mut config: Config) -> Result<Self, StartError> {
+        // Fails when it is installed already, which is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let listener = bind("listen", config.listen).await?;
+        let admin_listener = bind("admin", config.admin).await?;
+        let mut devnet = None;
+        if config.upstreams.is_empty() {
+            let node = Devnet::start(config.devnet.clone()).await?;
+            if let Ok(url) = node.ws_url().parse() {
+                config.upstreams.push(Endpoint::Ws(url));
+            }
+            devnet = Some(node);
+        }
+        Ok(Self {
+            config,
+            listener,
+            admin_listener,
+            devnet,
+        })
+    }
+
+    /// Where clients connect.
+    ///
+    /// # Errors
+    /// The system's, which has no reason to have any.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Where the operator looks.
+    ///
+    /// # Errors
+    /// As [`Self::address`].
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin_listener.local_addr()
+    }
+
+    /// The embedded chain, where there is no upstream.
+    #[must_use]
+    pub fn devnet(&self) -> Option<&Devnet> {
+        self.devnet.as_ref()
+    }
+
+    /// Serves until `stop`, then drains: not ready, no new clients, a close frame for each behind what it is owed.
+    ///
+    /// # Errors
+    /// [`Broken`] where a part that must not end has ended.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Broken> {
+        let Self {
+            config,
+            listener,
+            admin_listener,
+            devnet: _devnet,
+        } = self;
+        raise_file_limit(config.server.max_connections);
+        let clock = Clock::start();
+        let (metrics, registry_of_metrics) = Metrics::new();
+        let metrics = Arc::new(metrics);
+
+        // The event path, from the node to the sockets.
+        let (sightings, seen) = mpsc::channel(SIGHTINGS);
+        let (gossip, heard) = mpsc::channel(GOSSIP);
+        let (wanted, wants) = watch::channel(Wanted::default());
+        let channels = upstream::Channels {
+            sightings,
+            gossip,
+            wanted: wants,
+        };
+        let pool = Pool::start(&config.upstreams, &config.node, &channels);
+        drop(channels);
+        let tip = Arc::new(Tip::default());
+        let (publisher, feed) = backplane::in_process(heard);
+        let ingest = Ingest::new(
+            pool.clone(),
+            seen,
+            publisher,
+            config.history,
+            metrics.clone(),
+            tip.clone(),
+        );
+        let registry = Arc::new(Registry::new(wanted, clock, metrics.clone()));
+
+        // The request path, from the sockets to the node.
+        let rpc = Arc::new(Rpc::new(pool.clone(), metrics.clone()));
+        let quota = RequestQuota::new(config.requests.0, config.requests.1);
+        let services = Arc::new(Services::new(
+            registry.clone(),
+            rpc,
+            quota,
+            config.session,
+            metrics.clone(),
+            clock,
+        ));
+        let admin = Arc::new(Admin {
+            services: services.clone(),
+            pool,
+            tip,
+            registry: registry_of_metrics,
+            max_head_age: config.max_head_age,
+            draining: AtomicBool::new(false),
+        });
+
+        let closing = CancellationToken::new();
+        let server = Server::new(listener, config.server, services.clone(), closing.clone());
+        let serving = tokio::spawn(server.run());
+        let mut critical = JoinSet::new();
+        critical.spawn(named("ingest", ingest.run()));
+        critical.spawn(named("dispatch", fan_out(feed, registry)));
+        critical.spawn(named("admin", serve_admin(admin_listener, admin.clone())));
+        let watched = services.clone();
+        critical.spawn(named("client watch", async move {
+            watched.clients.watch(config.life_signs).await
+        }));
+        let swept = services.clone();
+        critical.spawn(named("quota sweep", async move { sweep(&swept.quota).await }));
+
+        let broken = tokio::select! {
+            () = stop => None,
+            ended = critical.join_next() => Some(Broken(ended.and_then(Result::ok).unwrap_or("unknown"))),
+        };
+        info!(clients = services.clients.len(), "draining");
+        admin.draining.store(true, Ordering::Relaxed);
+        closing.cancel();
+        services.clients.drain(config.grace).await;
+        if let Ok(tasks) = serving.await
+            && tokio::time::timeout(Duration::from_secs(1), tasks.wait())
+                .await
+                .is_err()
+        {
+            warn!(connections = tasks.len(), "still open at the end of the grace period");
+        }
+        broken.map_or(Ok(()), Err)
+    }
+}
+
+async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|why| StartError::Bind { setting, address, why })
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+async fn fan_out(feed: Feed, registry: Arc<Registry>) {
+    dispatch(feed, registry).await;
+}
+
+async fn serve_admin(listener: TcpListener, admin: Arc<Admin>) {
+    if let Err(error) = axum::serve(listener, admin.router()).await {
+        warn!("admin port: {error}");
+    }
+}
+
+async fn sweep(quota: &RequestQuota) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        quota.forget_idle();
+    }
+}
+
+/// Each client is a file descriptor; the usual soft limit of 1024 is for programs that use `select(2)`.
+fn raise_file_limit(max_connections: usize) {
+    // Upstreams, the admin port, standard streams and the runtime's own.
+    const OTHERS: u64 = 128;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if limit < max_connections as u64 + OTHERS => {
+            warn!("limits.max_connections is {max_connections} but only {limit} files may be open: raise ulimit -n");
+        }
+        Ok(_) => {}
+        Err(error) => warn!("the limit of open files could not be raised: {error}"),
+    }
+}

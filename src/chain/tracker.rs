@@ -1,0 +1,440 @@
+//! One history out of what a node announces. No I/O, no clock.
+//!
+//! Heads in any order go in; what they mean for the canonical chain comes out. A head whose parent is unknown starts a
+//! walk: the tracker names the hash that it needs next, until the walk meets the chain that it knows.
+
+use std::collections::{HashMap, VecDeque};
+
+use alloy_primitives::B256;
+
+use super::{BlockRef, Header};
+
+/// What an announcement, or an answer to a [`Step::Need`], came to.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Nothing new.
+    Nothing,
+    /// The header with this hash is needed to go on; give it to [`Tracker::supply`].
+    Need(B256),
+    /// The chain grew: oldest first, never empty.
+    Extend(Vec<Header>),
+    /// The chain changed its mind.
+    Reorg {
+        /// Newest first; may not be empty.
+        dropped: Vec<BlockRef>,
+        /// Oldest first; empty when the node only went back.
+        adopted: Vec<Header>,
+    },
+    /// The node announces a block that is already behind the tip: it went back, or it repeats itself. Whoever can ask
+    /// the node decides, and calls [`Tracker::rewind`].
+    Behind(BlockRef),
+    /// Continuity is lost: no bounded walk leads from here to what was known. The chain starts again at this head.
+    Reset(Header),
+}
+
+/// The canonical chain as far back as history reaches, and a walk in progress.
+#[derive(Debug)]
+pub struct Tracker {
+    /// Blocks kept, and the longest walk; at least one.
+    limit: usize,
+    /// Oldest first; each the parent of the next.
+    canonical: VecDeque<Header>,
+    number_of: HashMap<B256, u64>,
+    /// From the announced head down to the oldest ancestor fetched so far; newest first.
+    walk: Vec<Header>,
+    /// Blocks off the canonical chain that need not be fetched again.
+    aside: HashMap<B256, Header>,
+    aside_order: VecDeque<B256>,
+}
+
+impl Tracker {
+    /// A tracker that keeps `limit` blocks and walks back as many at most.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.max(1),
+            canonical: VecDeque::new(),
+            number_of: HashMap::new(),
+            walk: Vec::new(),
+            aside: HashMap::new(),
+            aside_order: VecDeque::new(),
+        }
+    }
+
+    /// The newest canonical header.
+    #[must_use]
+    pub fn tip(&self) -> Option<&Header> {
+        self.canonical.back()
+    }
+
+    /// The hash that the walk in progress waits for.
+    #[must_use]
+    pub fn needs(&self) -> Option<B256> {
+        self.walk.last().map(|lowest| lowest.parent)
+    }
+
+    /// The node says: this is my head.
+    pub fn announce(&mut self, head: Header) -> Step {
+        let hash = head.block.hash;
+        if self.canonical.is_empty() {
+            self.append(head.clone());
+            return Step::Extend(vec![head]);
+        }
+        if self.number_of.contains_key(&hash) {
+            let block = head.block;
+            self.abandon_walk();
+            return if self.tip().is_some_and(|tip| tip.block == block) {
+                Step::Nothing
+            } else {
+                Step::Behind(block)
+            };
+        }
+        match self.walk.first() {
+            Some(target) if target.block.hash == hash => Step::Nothing,
+            // The chain grew while its gap is being fetched: the same gap is still the one to fill.
+            Some(target) if target.block.hash == head.parent => {
+                self.walk.insert(0, head);
+                if self.walk.len() > self.limit {
+                    self.reset()
+                } else {
+                    Step::Nothing
+                }
+            }
+            _ => {
+                self.abandon_walk();
+                self.walk.push(head);
+                self.advance()
+            }
+        }
+    }
+
+    /// The answer to a [`Step::Need`]. An answer that nobody waits for any more is put aside.
+    pub fn supply(&mut self, header: Header) -> Step {
+        if self.needs() == Some(header.block.hash) {
+            self.walk.push(header);
+            return self.advance();
+        }
+        if !self.number_of.contains_key(&header.block.hash) {
+            self.put_aside(header);
+        }
+        Step::Nothing
+    }
+
+    /// The node really went back to this canonical block.
+    pub fn rewind(&mut self, to: B256) -> Step {
+        self.abandon_walk();
+        match self.drop_above(to) {
+            Some(dropped) if !dropped.is_empty() => Step::Reorg {
+                dropped,
+                adopted: Vec::new(),
+            },
+            _ => Step::Nothing,
+        }
+    }
+
+    /// Goes on with the walk as far as known blocks lead.
+    fn advance(&mut self) -> Step {
+        while let Some(lowest) = self.walk.last() {
+            let parent = lowest.parent;
+            if self.number_of.contains_key(&parent) {
+                return self.join(parent);
+            }
+            let below_history = self
+                .canonical
+                .front()
+                .is_some_and(|oldest| lowest.block.number <= oldest.block.number);
+            if below_history || self.walk.len() >= self.limit || lowest.block.number == 0 {
+                return self.reset();
+            }
+            match self.aside.remove(&parent) {
+                Some(header) => self.walk.push(header),
+                None => return Step::Need(parent),
+            }
+        }
+        Step::Nothing
+    }
+
+    /// The walk met the chain at `ancestor`.
+    fn join(&mut self, ancestor: B256) -> Step {
+        let dropped = self.drop_above(ancestor).unwrap_or_default();
+        let mut adopted = std::mem::take(&mut self.walk);
+        adopted.reverse();
+        for header in &adopted {
+            self.append(header.clone());
+        }
+        if dropped.is_empty() {
+            Step::Extend(adopted)
+        } else {
+            Step::Reorg { dropped, adopted }
+        }
+    }
+
+    fn reset(&mut self) -> Step {
+        let mut walk = std::mem::take(&mut self.walk);
+        self.canonical.clear();
+        self.number_of.clear();
+        walk.truncate(1);
+        match walk.pop() {
+            Some(head) => {
+                self.append(head.clone());
+                Step::Reset(head)
+            }
+            None => Step::Nothing,
+        }
+    }
+
+    fn append(&mut self, header: Header) {
+        self.aside.remove(&header.block.hash);
+        self.number_of.insert(header.block.hash, header.block.number);
+        self.canonical.push_back(header);
+        while self.canonical.len() > self.limit
+            && let Some(oldest) = self.canonical.pop_front()
+        {
+            self.number_of.remove(&oldest.block.hash);
+        }
+    }
+
+    /// Newest first; `None` where `ancestor` is not canonical.
+    fn drop_above(&mut self, ancestor: B256) -> Option<Vec<BlockRef>> {
+        self.number_of.get(&ancestor)?;
+        let mut dropped = Vec::new();
+        while self.tip().is_some_and(|tip| tip.block.hash != ancestor)
+            && let Some(header) = self.canonical.pop_back()
+        {
+            self.number_of.remove(&header.block.hash);
+            dropped.push(header.block);
+            self.put_aside(header);
+        }
+        Some(dropped)
+    }
+
+    fn abandon_walk(&mut self) {
+        for header in std::mem::take(&mut self.walk) {
+            self.put_aside(header);
+        }
+    }
+
+    fn put_aside(&mut self, header: Header) {
+        let hash = header.block.hash;
+        if self.aside.insert(hash, header).is_none() {
+            self.aside_order.push_back(hash);
+        }
+        // The order may name blocks that were taken back; they leave it here too.
+        while self.aside_order.len() > self.limit
+            && let Some(oldest) = self.aside_order.pop_front()
+        {
+            self.aside.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use alloy_primitives::Bloom;
+    use bytes::Bytes;
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `a3` is block 3 of branch a; the hash spells the name.
+    fn hash(name: &str) -> B256 {
+        let mut hash = B256::ZERO;
+        hash[..name.len()].copy_from_slice(name.as_bytes());
+        hash
+    }
+
+    fn name(hash: B256) -> String {
+        String::from_utf8_lossy(&hash[..]).trim_end_matches('\0').to_owned()
+    }
+
+    fn header(own: &str, parent: &str) -> Header {
+        let number = own.trim_start_matches(|c: char| c.is_alphabetic()).parse().unwrap_or(0);
+        Header {
+            block: BlockRef {
+                number,
+                hash: hash(own),
+            },
+            parent: hash(parent),
+            bloom: Bloom::ZERO,
+            timestamp: 0,
+            json: Bytes::new(),
+            seen: std::time::Instant::now(),
+        }
+    }
+
+    fn show(step: &Step) -> String {
+        let names = |headers: &[Header]| {
+            headers
+                .iter()
+                .map(|h| format!(" +{}", name(h.block.hash)))
+                .collect::<String>()
+        };
+        match step {
+            Step::Nothing => "-".to_owned(),
+            Step::Need(hash) => format!("need {}", name(*hash)),
+            Step::Extend(new) => format!("extend{}", names(new)),
+            Step::Reorg { dropped, adopted } => {
+                let gone: String = dropped.iter().map(|b| format!(" -{}", name(b.hash))).collect();
+                format!("reorg{gone}{}", names(adopted))
+            }
+            Step::Behind(block) => format!("behind {}", name(block.hash)),
+            Step::Reset(head) => format!("reset {}", name(head.block.hash)),
+        }
+    }
+
+    /// `b2<a1` announces b2 with parent a1; `?b2<a1` supplies it; `!a1` confirms a rewind.
+    #[track_caller]
+    fn check(events: &str, expect: Expect) {
+        let mut tracker = Tracker::new(8);
+        let steps: Vec<String> = events
+            .split_whitespace()
+            .map(|event| {
+                if let Some(to) = event.strip_prefix('!') {
+                    return show(&tracker.rewind(hash(to)));
+                }
+                let (supplied, event) = event.strip_prefix('?').map_or((false, event), |event| (true, event));
+                let (own, parent) = event.split_once('<').expect("own<parent");
+                show(&if supplied {
+                    tracker.supply(header(own, parent))
+                } else {
+                    tracker.announce(header(own, parent))
+                })
+            })
+            .collect();
+        expect.assert_eq(&steps.join("; "));
+    }
+
+    #[test]
+    fn heads_in_order_extend() {
+        check("a1<g0 a2<a1 a3<a2", expect!["extend +a1; extend +a2; extend +a3"]);
+    }
+
+    #[test]
+    fn a_repeated_head_is_nothing_and_an_older_one_is_doubtful() {
+        check(
+            "a1<g0 a2<a1 a2<a1 a1<g0 a3<a2",
+            expect!["extend +a1; extend +a2; -; behind a1; extend +a3"],
+        );
+    }
+
+    #[test]
+    fn a_jump_is_walked_back_and_arrives_oldest_first() {
+        check(
+            "a1<g0 a4<a3 ?a3<a2 ?a2<a1",
+            expect!["extend +a1; need a3; need a2; extend +a2 +a3 +a4"],
+        );
+    }
+
+    #[test]
+    fn a_sibling_replaces_the_head() {
+        check("a1<g0 a2<a1 b2<a1", expect!["extend +a1; extend +a2; reorg -a2 +b2"]);
+    }
+
+    #[test]
+    fn only_the_tip_after_a_deep_reorg() {
+        check(
+            "a1<g0 a2<a1 a3<a2 b4<b3 ?b3<b2 ?b2<a1",
+            expect!["extend +a1; extend +a2; extend +a3; need b3; need b2; reorg -a3 -a2 +b2 +b3 +b4"],
+        );
+    }
+
+    #[test]
+    fn a_return_to_the_old_branch_needs_no_fetch() {
+        check(
+            "a1<g0 a2<a1 b2<a1 a3<a2",
+            expect!["extend +a1; extend +a2; reorg -a2 +b2; reorg -b2 +a2 +a3"],
+        );
+    }
+
+    #[test]
+    fn a_shorter_branch_wins_when_the_node_says_so() {
+        check(
+            "a1<g0 a2<a1 a3<a2 b2<a1",
+            expect!["extend +a1; extend +a2; extend +a3; reorg -a3 -a2 +b2"],
+        );
+    }
+
+    #[test]
+    fn a_confirmed_rewind_drops_and_a_new_head_goes_on_from_there() {
+        check(
+            "a1<g0 a2<a1 a3<a2 a1<g0 !a1 b2<a1",
+            expect!["extend +a1; extend +a2; extend +a3; behind a1; reorg -a3 -a2; extend +b2"],
+        );
+    }
+
+    #[test]
+    fn a_head_during_a_walk_joins_it() {
+        check(
+            "a1<g0 a3<a2 a4<a3 ?a2<a1",
+            expect!["extend +a1; need a2; -; extend +a2 +a3 +a4"],
+        );
+    }
+
+    #[test]
+    fn a_reorg_during_a_walk_starts_another_and_late_answers_do_no_harm() {
+        check(
+            "a1<g0 a3<a2 b2<a1 ?a2<a1 a3<a2",
+            expect!["extend +a1; need a2; extend +b2; -; reorg -b2 +a2 +a3"],
+        );
+    }
+
+    #[test]
+    fn a_gap_beyond_history_is_told() {
+        check(
+            "a1<g0 a20<a19 ?a19<a18 ?a18<a17 ?a17<a16 ?a16<a15 ?a15<a14 ?a14<a13 ?a13<a12",
+            expect!["extend +a1; need a19; need a18; need a17; need a16; need a15; need a14; need a13; reset a20"],
+        );
+    }
+
+    #[test]
+    fn a_branch_older_than_history_is_told() {
+        check("a5<a4 a6<a5 b5<b4", expect!["extend +a5; extend +a6; reset b5"]);
+    }
+
+    proptest! {
+        /// Random trees, any head announced at any time, parents supplied on demand: what comes out, replayed, is
+        /// always a chain of parents that ends at the announced head.
+        #[test]
+        fn the_replayed_steps_are_the_announced_chain(parents in prop::collection::vec(0usize..6, 2..60), heads in prop::collection::vec(any::<prop::sample::Index>(), 1..80)) {
+            let mut tree: Vec<Header> = vec![header("g0", "x")];
+            for (i, back) in parents.iter().enumerate() {
+                let parent = tree[tree.len() - 1 - (*back).min(tree.len() - 1)].clone();
+                let mut own = header("n", "x");
+                own.block = BlockRef { number: parent.block.number + 1, hash: B256::with_last_byte(i as u8 + 1) };
+                own.parent = parent.block.hash;
+                tree.push(own);
+            }
+            let by_hash: BTreeMap<B256, Header> = tree.iter().map(|h| (h.block.hash, h.clone())).collect();
+            let mut tracker = Tracker::new(128);
+            let mut model: Vec<B256> = Vec::new();
+            tracker.announce(tree[0].clone());
+            model.push(tree[0].block.hash);
+            for head in heads {
+                let head = tree[head.index(tree.len())].clone();
+                let mut step = tracker.announce(head.clone());
+                loop {
+                    step = match step {
+                        Step::Need(hash) => tracker.supply(by_hash[&hash].clone()),
+                        Step::Behind(block) => tracker.rewind(block.hash),
+                        Step::Nothing => break,
+                        Step::Extend(new) => {
+                            for h in new { prop_assert_eq!(Some(&h.parent), model.last()); model.push(h.block.hash); }
+                            break;
+                        }
+                        Step::Reorg { dropped, adopted } => {
+                            for gone in dropped { prop_assert_eq!(Some(gone.hash), model.pop()); }
+                            for h in adopted { prop_assert_eq!(Some(&h.parent), model.last()); model.push(h.block.hash); }
+                            break;
+                        }
+                        Step::Reset(_) => { prop_assert!(false, "nothing here is beyond history"); break; }
+                    };
+                }
+                prop_assert_eq!(model.last(), Some(&head.block.hash));
+                prop_assert_eq!(tracker.tip().map(|tip| tip.block.hash), Some(head.block.hash));
+            }
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Milliseconds since the process's clock began: small enough to keep in every queued event, and still when time is paused.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::delivery::Millis;
+
+/// The process's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Begins at 1, so that 0 can mean "never".
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Instant::now() - Duration::from_millis(1))
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.0.elapsed().as_millis() as Millis
+    }
+
+    /// The moment as the timers understand it.
+    #[must_use]
+    pub fn instant(&self, at: Millis) -> Instant {
+        self.0 + Duration::from_millis(at)
+    }
+}

@@ -1,0 +1,235 @@
+//! The words for every key: `default-config`, `config/example.toml` and README's table are made of them.
+
+use figment::Figment;
+use figment::providers::Serialized;
+use figment::value::Value;
+
+use super::typed;
+
+/// Every key with what it means, in the order in which people read them.
+const KEYS: &[(&str, &str)] = &[
+    ("listen", "Where clients connect: WebSocket and HTTP on one port."),
+    ("admin", "Where the operator looks: /health, /ready, /metrics, /status."),
+    (
+        "upstream",
+        "The node, or several by priority: ws://, wss://, http://, https:// or the path of an IPC socket. None starts the embedded devnet.",
+    ),
+    (
+        "node.request_timeout",
+        "How long a forwarded call may take; then -32002.",
+    ),
+    ("node.connect_timeout", "How long connecting to a node may take."),
+    (
+        "node.reconnect_min",
+        "First wait before a reconnection; it doubles, with jitter.",
+    ),
+    ("node.reconnect_max", "Longest wait before a reconnection."),
+    (
+        "node.silence_timeout",
+        "A node from which nothing comes for so long, pongs included, is reconnected.",
+    ),
+    ("node.poll_interval", "How often an HTTP node is asked for its head."),
+    ("node.max_in_flight", "Calls that wait for one node; more wait in line."),
+    ("node.max_message_bytes", "Longest message that is read from a node."),
+    (
+        "history.blocks",
+        "Blocks kept with their logs; how far back a gap is filled and a reorg is told.",
+    ),
+    (
+        "history.verify_bloom",
+        "Whether a block's logs are held against its logsBloom before they are delivered.",
+    ),
+    ("limits.max_connections", "Open connections; more get HTTP 429."),
+    (
+        "limits.requests_per_second",
+        "Requests a second of one client address (IPv6: its /64), each item of a batch counted; more get -32005.",
+    ),
+    ("limits.request_burst", "Requests at once of one client address."),
+    (
+        "limits.max_subscriptions",
+        "Subscriptions of one connection; more get -32005.",
+    ),
+    (
+        "limits.max_message_bytes",
+        "Longest WebSocket message of a client; a longer one closes with 1009.",
+    ),
+    ("limits.max_body_bytes", "Longest HTTP body; a longer one gets 413."),
+    (
+        "limits.max_batch",
+        "Items of a batch; more get -32600 \"batch too large\".",
+    ),
+    (
+        "limits.max_in_flight",
+        "Calls of one connection that wait for the node; more get -32005.",
+    ),
+    (
+        "delivery.holdoff",
+        "From the answer to eth_subscribe to the first notification; web3.js 4 and web3.py 8 lose what comes with the answer.",
+    ),
+    (
+        "delivery.max_queue_bytes",
+        "What may wait for one client; more closes with 1013.",
+    ),
+    (
+        "delivery.max_queue_age",
+        "How long an event may wait for one client; longer closes with 1013.",
+    ),
+    (
+        "delivery.write_deadline",
+        "A client that takes no bytes for so long is cut off.",
+    ),
+    (
+        "delivery.notsent_lowat",
+        "TCP_NOTSENT_LOWAT: what the kernel may hold unsent for one client; 0 leaves the kernel's own.",
+    ),
+    ("keepalive.ping_interval", "How often clients are pinged."),
+    (
+        "keepalive.silence_timeout",
+        "A client from which nothing comes for so long, pongs included, is closed.",
+    ),
+    (
+        "server.origins",
+        "Browser pages that may connect, as [scheme://]host[:port] or *; requests without Origin pass.",
+    ),
+    ("server.header_timeout", "How long the head of a request may take."),
+    (
+        "ready.max_head_age",
+        "/ready says no when the newest block arrived longer ago.",
+    ),
+    (
+        "shutdown.grace",
+        "How long clients have to leave after SIGTERM before they are cut off.",
+    ),
+    ("log.format", "text or json."),
+    (
+        "log.filter",
+        "A level, or directives as in \"info,headwater::upstream=debug\".",
+    ),
+    ("devnet.seed", "The embedded chain: same seed, same blocks."),
+    ("devnet.block_time", "The embedded chain: time between blocks."),
+    (
+        "devnet.pending_rate",
+        "The embedded chain: pending transactions a second.",
+    ),
+    (
+        "devnet.transactions_per_block",
+        "The embedded chain: transactions in a block.",
+    ),
+    (
+        "devnet.logs_per_transaction",
+        "The embedded chain: logs of a transaction.",
+    ),
+];
+
+/// All keys, dotted.
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|(key, _)| *key)
+}
+
+/// The variable for a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("HEADWATER_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+fn default_of(key: &str) -> String {
+    let figment = Figment::from(Serialized::defaults(typed::Config::default()));
+    figment
+        .find_value(key)
+        .map(|value| toml_text(&value))
+        .unwrap_or_default()
+}
+
+fn toml_text(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Array(_, items) => format!("[{}]", items.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
+        Value::Bool(_, flag) => flag.to_string(),
+        Value::Num(_, number) => number.to_u128().map(|n| n.to_string()).unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+/// A configuration file with every key, its words and its default.
+#[must_use]
+pub fn example() -> String {
+    let mut out = String::from(
+        "# headwater: every setting with its default. Each is also a variable: limits.max_batch is\n\
+         # HEADWATER_LIMITS_MAX_BATCH. Flags come before variables, variables before this file.\n",
+    );
+    let mut section = "";
+    for (key, words) in KEYS {
+        let (own, name) = key.split_once('.').unwrap_or(("", key));
+        if own != section {
+            section = own;
+            out.push_str(&format!("\n[{section}]\n"));
+        } else if section.is_empty() {
+            out.push('\n');
+        }
+        out.push_str(&format!("# {words}\n{name} = {}\n", default_of(key)));
+    }
+    out
+}
+
+/// README's table.
+#[must_use]
+pub fn settings_table() -> String {
+    let mut out = String::from("| setting | default | what it does |\n|---|---|---|\n");
+    for (key, words) in KEYS {
+        out.push_str(&format!("| `{key}` | `{}` | {words} |\n", default_of(key)));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::value::Dict;
+    use figment::{Profile, Provider};
+
+    use super::*;
+
+    fn defaults() -> Dict {
+        let provider = Serialized::defaults(typed::Config::default());
+        provider
+            .data()
+            .ok()
+            .and_then(|mut data| data.remove(&Profile::Default))
+            .unwrap_or_default()
+    }
+
+    fn leaves(dict: &Dict, prefix: &str, out: &mut Vec<String>) {
+        for (key, value) in dict {
+            match value {
+                Value::Dict(_, inner) => leaves(inner, &format!("{prefix}{key}."), out),
+                _ => out.push(format!("{prefix}{key}")),
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_has_words_and_every_word_a_key() {
+        let mut have = Vec::new();
+        leaves(&defaults(), "", &mut have);
+        let mut described: Vec<_> = keys().map(str::to_owned).collect();
+        have.sort();
+        described.sort();
+        assert_eq!(have, described);
+    }
+
+    #[test]
+    fn the_example_is_the_default() {
+        let read: typed::Config = toml::from_str(&example()).expect("the example parses");
+        assert_eq!(read, typed::Config::default());
+    }
+
+    /// `UPDATE_EXPECT=1 cargo test` writes both anew.
+    #[test]
+    fn the_files_people_read_are_true() {
+        expect_test::expect_file!["../../config/example.toml"].assert_eq(&example());
+        let readme = include_str!("../../README.md");
+        assert!(
+            readme.contains(&settings_table()),
+            "README's table of settings is stale; it should read:\n{}",
+            settings_table()
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! Gathers what was typed: defaults, then a file, then variables, then flags.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use figment::Figment;
+use figment::error::Kind;
+use figment::providers::{Format, Serialized, Toml};
+use figment::value::Value;
+
+use super::describe::{keys, variable};
+use super::{ConfigError, typed};
+
+/// What flags can say; each is a key of its own.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--upstream`.
+    pub upstream: Vec<String>,
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--admin`.
+    pub admin: Option<String>,
+    /// `--log-format`.
+    pub log_format: Option<crate::telemetry::LogFormat>,
+}
+
+/// Reads file and variables and lays the flags over them.
+///
+/// # Errors
+/// [`ConfigError`] with one line that names the key, where it stands and what would be right.
+pub fn load(
+    file: Option<&Path>,
+    variables: impl Iterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<typed::Config, ConfigError> {
+    let mut figment = Figment::from(Serialized::defaults(typed::Config::default()));
+    if let Some(path) = file {
+        let text =
+            std::fs::read_to_string(path).map_err(|why| ConfigError(format!("--config {}: {why}", path.display())))?;
+        // Unknown keys are found here, where the file is the only source.
+        figment = figment.merge(Toml::string(&text));
+        Figment::from(Toml::string(&text))
+            .extract::<typed::Config>()
+            .map_err(|error| explain(error, &format!("in {}", path.display())))?;
+    }
+    for (key, name, text) in known_variables(variables)? {
+        let value: Value = text.parse().unwrap_or_else(|_| Value::from(text.clone()));
+        // A value such as 2024 for a string key arrives as a number: what was typed is then tried as text.
+        let with = |value: Value| figment.clone().merge(Serialized::default(key, value));
+        let candidate = with(value);
+        figment = match candidate.extract::<typed::Config>() {
+            Ok(_) => candidate,
+            Err(error) => {
+                let plain = with(Value::from(text));
+                plain
+                    .extract::<typed::Config>()
+                    .map_err(|_| explain(error, &format!("in the variable {name}")))?;
+                plain
+            }
+        };
+    }
+    let mut typed: typed::Config = figment.extract().map_err(|error| explain(error, ""))?;
+    if !flags.upstream.is_empty() {
+        typed.upstream.clone_from(&flags.upstream);
+    }
+    if let Some(listen) = &flags.listen {
+        typed.listen.clone_from(listen);
+    }
+    if let Some(admin) = &flags.admin {
+        typed.admin.clone_from(admin);
+    }
+    if let Some(format) = flags.log_format {
+        typed.log.format = format;
+    }
+    Ok(typed)
+}
+
+/// `HEADWATER_…` variables that are settings. One that is none is a mistake and stops the start, except for what
+/// Kubernetes sets for a service that is named headwater.
+fn known_variables(
+    variables: impl Iterator<Item = (String, String)>,
+) -> Result<Vec<(&'static str, String, String)>, ConfigError> {
+    let known: HashMap<String, &'static str> = keys().map(|key| (variable(key), key)).collect();
+    let mut found = Vec::new();
+    for (name, value) in variables {
+        let Some(rest) = name.strip_prefix("HEADWATER_") else {
+            continue;
+        };
+        match known.get(&name) {
+            Some(key) => found.push((*key, name, value)),
+            None if rest.starts_with("SERVICE_") || rest == "PORT" || rest.starts_with("PORT_") || rest == "CONFIG" => {
+            }
+            None => {
+                let near = nearest(&name, known.keys().map(String::as_str));
+                return Err(ConfigError(format!("{name}: no such setting; did you mean {near}?")));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn explain(error: figment::Error, place: &str) -> ConfigError {
+    // The first of several is enough for one line.
+    let Some(error) = error.into_iter().next() else {
+        return ConfigError("the configuration cannot be read".into());
+    };
+    let mut path: Vec<String> = error.path.clone();
+    let place = if place.is_empty() {
+        String::new()
+    } else {
+        format!(" ({place})")
+    };
+    match &error.kind {
+        Kind::UnknownField(name, _) => {
+            if path.last() != Some(name) {
+                path.push(name.clone());
+            }
+            let key = path.join(".");
+            let near = nearest(&key, keys());
+            ConfigError(format!("{key}: no such setting; did you mean {near}?{place}"))
+        }
+        kind if path.is_empty() => ConfigError(format!("{}{place}", one_line(&kind.to_string()))),
+        kind => ConfigError(format!("{}: {}{place}", path.join("."), one_line(&kind.to_string()))),
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The known name that shares the most with what was typed.
+fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
+    known
+        .min_by_key(|name| (strsim::levenshtein(typed, name), *name))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn with(file: &str, variables: &[(&str, &str)], flags: &Flags) -> Result<typed::Config, String> {
+        let mut on_disk = tempfile::NamedTempFile::new().unwrap();
+        on_disk.write_all(file.as_bytes()).unwrap();
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let path = on_disk.path().display().to_string();
+        load(Some(on_disk.path()), variables, flags).map_err(|error| error.to_string().replace(&path, "FILE"))
+    }
+
+    #[test]
+    fn flags_come_before_variables_before_the_file_before_defaults() {
+        let flags = Flags {
+            listen: Some("127.0.0.1:3".into()),
+            ..Flags::default()
+        };
+        let file =
+            "listen = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:1\"\n[limits]\nmax_batch = 7\nmax_body_bytes = \"1 MiB\"";
+        let variables = [
+            ("HEADWATER_LISTEN", "127.0.0.1:2"),
+            ("HEADWATER_ADMIN", "127.0.0.1:2"),
+            ("HOME", "/"),
+        ];
+        let config = with(file, &variables, &flags).unwrap();
+        assert_eq!(
+            (config.listen.as_str(), config.admin.as_str()),
+            ("127.0.0.1:3", "127.0.0.1:2")
+        );
+        assert_eq!(
+            (config.limits.max_batch, config.limits.max_body_bytes.as_u64()),
+            (7, 1 << 20)
+        );
+        assert_eq!(config.limits.max_in_flight, typed::Limits::default().max_in_flight);
+    }
+
+    #[test]
+    fn every_kind_of_value_can_come_from_a_variable() {
+        let variables = [
+            ("HEADWATER_UPSTREAM", "ws://a:1, http://b:2"),
+            ("HEADWATER_NODE_REQUEST_TIMEOUT", "5s"),
+            ("HEADWATER_LIMITS_MAX_MESSAGE_BYTES", "2MiB"),
+            ("HEADWATER_HISTORY_VERIFY_BLOOM", "false"),
+            ("HEADWATER_LOG_FORMAT", "json"),
+            ("HEADWATER_SERVER_ORIGINS", "[\"*\"]"),
+            ("HEADWATER_SERVICE_HOST", "10.0.0.1"),
+            ("HEADWATER_PORT_9546_TCP", "tcp://10.0.0.1:9546"),
+        ];
+        let config = with("", &variables, &Flags::default()).unwrap();
+        assert_eq!(config.upstream, ["ws://a:1", "http://b:2"]);
+        assert_eq!(config.node.request_timeout.as_secs(), 5);
+        assert_eq!(config.limits.max_message_bytes.as_u64(), 2 << 20);
+        assert!(!config.history.verify_bloom);
+        assert_eq!(config.server.origins, ["*"]);
+    }
+
+    #[test]
+    fn mistakes_are_one_line_that_names_the_key() {
+        let error = |file: &str, variables: &[(&str, &str)]| with(file, variables, &Flags::default()).unwrap_err();
+        let file = error("[limits]\nmax_conections = 5", &[]);
+        assert_eq!(
+            file,
+            "limits.max_conections: no such setting; did you mean limits.max_connections? (in FILE)"
+        );
+        let variable = error("", &[("HEADWATER_LISTN", "x")]);
+        assert_eq!(
+            variable,
+            "HEADWATER_LISTN: no such setting; did you mean HEADWATER_LISTEN?"
+        );
+        for (file, key) in [
+            ("[limits]\nmax_batch = \"many\"", "limits.max_batch: "),
+            ("[node]\nrequest_timeout = \"soon\"", "node.request_timeout: "),
+            ("[log]\nformat = \"xml\"", "log.format: "),
+            ("[limits]\nmax_body_bytes = \"big\"", "limits.max_body_bytes: "),
+            ("listen = ", ""),
+        ] {
+            let line = error(file, &[]);
+            assert!(
+                line.starts_with(key) && !line.contains('\n') && line.contains("FILE"),
+                "{line}"
+            );
+        }
+        let line = error("", &[("HEADWATER_LIMITS_MAX_BATCH", "many")]);
+        assert!(
+            line.starts_with("limits.max_batch: ") && line.contains("HEADWATER_LIMITS_MAX_BATCH"),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! Settings: from what was typed to what it means.
+//!
+//! [`typed::Config`] is what a file, variables and flags can say; [`Config`] is what the program runs on, and can only be
+//! made by checking the former. An unknown key or a value that makes no sense stops the start and names itself.
+
+mod describe;
+mod load;
+pub mod typed;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::chain::HistorySettings;
+use crate::delivery::OutboxLimits;
+use crate::server::{Origins, ServerSettings};
+use crate::session::{LifeSigns, SessionSettings};
+use crate::telemetry::LogFormat;
+use crate::upstream::{Endpoint, UpstreamSettings};
+
+pub use describe::{example, settings_table};
+pub use load::{Flags, load};
+
+/// A configuration that cannot be used; one line that names the key and the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// What the program runs on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where the operator looks.
+    pub admin: SocketAddr,
+    /// Nodes by priority; none means the embedded devnet.
+    pub upstreams: Vec<Endpoint>,
+    /// Patience towards them.
+    pub node: UpstreamSettings,
+    /// What is kept of the chain.
+    pub history: HistorySettings,
+    /// The door.
+    pub server: ServerSettings,
+    /// Each client.
+    pub session: SessionSettings,
+    /// Pings and deadlines.
+    pub life_signs: LifeSigns,
+    /// Requests a second and at once, by client address.
+    pub requests: (NonZeroU32, NonZeroU32),
+    /// A head older than this is stale.
+    pub max_head_age: Duration,
+    /// How long a drain may take.
+    pub grace: Duration,
+    /// How the log looks.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log_filter: String,
+    /// The embedded chain, when there is no upstream.
+    pub devnet: crate::devnet::Config,
+}
+
+impl Config {
+    /// Checks what was typed.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first value that makes no sense.
+    pub fn check(typed: &typed::Config) -> Result<Self, ConfigError> {
+        let bad = |key: &str, why: &dyn std::fmt::Display| ConfigError(format!("{key}: {why}"));
+        let positive = |key: &str, value: Duration| {
+            if value.is_zero() {
+                Err(bad(key, &"must be longer than 0s"))
+            } else {
+                Ok(value)
+            }
+        };
+        let at_least = |key: &str, value: usize, least: usize| {
+            if value < least {
+                Err(bad(key, &format_args!("is {value}, must be at least {least}")))
+            } else {
+                Ok(value)
+            }
+        };
+        let bytes = |key: &str, value: bytesize::ByteSize, least: usize| {
+            let value = usize::try_from(value.as_u64()).map_err(|_| bad(key, &"is too large"))?;
+            at_least(key, value, least)
+        };
+        let address = |key: &str, value: &str| {
+            value.parse::<SocketAddr>().map_err(|_| {
+                bad(
+                    key,
+                    &format_args!("{value:?} is no address: use IP:PORT, for example 127.0.0.1:9546 or [::]:9546"),
+                )
+            })
+        };
+        let non_zero = |key: &str, value: u32| NonZeroU32::new(value).ok_or_else(|| bad(key, &"must be at least 1"));
+        let upstreams = typed
+            .upstream
+            .iter()
+            .map(|text| text.parse::<Endpoint>().map_err(|why| bad("upstream", &why)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (node, limits, delivery) = (&typed.node, &typed.limits, &typed.delivery);
+        if node.reconnect_max < node.reconnect_min {
+            return Err(bad(
+                "node.reconnect_max",
+                &"must not be shorter than node.reconnect_min",
+            ));
+        }
+        if typed.keepalive.silence_timeout <= typed.keepalive.ping_interval {
+            return Err(bad(
+                "keepalive.silence_timeout",
+                &"must be longer than keepalive.ping_interval",
+            ));
+        }
+        let burst = non_zero("limits.request_burst", limits.request_burst)?;
+        let max_batch = at_least("limits.max_batch", limits.max_batch, 1)?;
+        if max_batch > u32::from(burst) as usize {
+            return Err(bad(
+                "limits.max_batch",
+                &format_args!("is {max_batch}, above limits.request_burst ({burst}): such a batch could never pass"),
+            ));
+        }
+        Ok(Self {
+            listen: address("listen", &typed.listen)?,
+            admin: address("admin", &typed.admin)?,
+            upstreams,
+            node: UpstreamSettings {
+                request_timeout: positive("node.request_timeout", node.request_timeout)?,
+                connect_timeout: positive("node.connect_timeout", node.connect_timeout)?,
+                reconnect_min: positive("node.reconnect_min", node.reconnect_min)?,
+                reconnect_max: node.reconnect_max,
+                silence_timeout: positive("node.silence_timeout", node.silence_timeout)?,
+                poll_interval: positive("node.poll_interval", node.poll_interval)?,
+                max_in_flight: at_least("node.max_in_flight", node.max_in_flight, 1)?,
+                max_message_bytes: bytes("node.max_message_bytes", node.max_message_bytes, 1 << 20)?,
+            },
+            history: HistorySettings {
+                blocks: at_least("history.blocks", typed.history.blocks, 1)?,
+                verify_bloom: typed.history.verify_bloom,
+            },
+            server: ServerSettings {
+                max_connections: at_least("limits.max_connections", limits.max_connections, 1)?,
+                header_timeout: positive("server.header_timeout", typed.server.header_timeout)?,
+                max_body_bytes: bytes("limits.max_body_bytes", limits.max_body_bytes, 1024)?,
+                origins: Origins::new(&typed.server.origins),
+            },
+            session: SessionSettings {
+                max_message_bytes: bytes("limits.max_message_bytes", limits.max_message_bytes, 1024)?,
+                max_batch,
+                max_subscriptions: at_least("limits.max_subscriptions", limits.max_subscriptions, 1)?,
+                max_in_flight: u32::from(non_zero("limits.max_in_flight", limits.max_in_flight)?),
+                holdoff: delivery.holdoff,
+                outbox: OutboxLimits {
+                    max_bytes: bytes("delivery.max_queue_bytes", delivery.max_queue_bytes, 64 << 10)?,
+                    max_age: positive("delivery.max_queue_age", delivery.max_queue_age)?.as_millis() as u64,
+                },
+                notsent_lowat: u32::try_from(delivery.notsent_lowat.as_u64())
+                    .map_err(|_| bad("delivery.notsent_lowat", &"must be below 4 GiB"))?,
+            },
+            life_signs: LifeSigns {
+                ping_interval: positive("keepalive.ping_interval", typed.keepalive.ping_interval)?,
+                silence_timeout: typed.keepalive.silence_timeout,
+                write_deadline: positive("delivery.write_deadline", delivery.write_deadline)?,
+            },
+            requests: (
+                non_zero("limits.requests_per_second", limits.requests_per_second)?,
+                burst,
+            ),
+            max_head_age: positive("ready.max_head_age", typed.ready.max_head_age)?,
+            grace: positive("shutdown.grace", typed.shutdown.grace)?,
+            log_format: typed.log.format,
+            log_filter: typed.log.filter.clone(),
+            devnet: crate::devnet::Config {
+                seed: typed.devnet.seed,
+                block_time: Some(positive("devnet.block_time", typed.devnet.block_time)?),
+                pending_rate: f64::from(typed.devnet.pending_rate),
+                transactions_per_block: typed.devnet.transactions_per_block,
+                logs_per_transaction: typed.devnet.logs_per_transaction,
+                ..crate::devnet::Config::default()
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(edit: impl FnOnce(&mut typed::Config), message: &str) {
+        let mut typed = typed::Config::default();
+        edit(&mut typed);
+        assert_eq!(Config::check(&typed).expect_err("refused").to_string(), message);
+    }
+
+    #[test]
+    fn the_defaults_make_sense() {
+        assert!(Config::check(&typed::Config::default()).is_ok());
+    }
+
+    #[test]
+    fn what_makes_no_sense_names_its_key() {
+        refused(
+            |c| c.limits.max_connections = 0,
+            "limits.max_connections: is 0, must be at least 1",
+        );
+        refused(
+            |c| c.limits.requests_per_second = 0,
+            "limits.requests_per_second: must be at least 1",
+        );
+        refused(
+            |c| c.listen = "9546".into(),
+            "listen: \"9546\" is no address: use IP:PORT, for example 127.0.0.1:9546 or [::]:9546",
+        );
+        refused(
+            |c| c.upstream = vec!["localhost".into()],
+            "upstream: \"localhost\" is no node address: use ws://, wss://, http:// or https://, or the path of an IPC socket",
+        );
+        refused(
+            |c| c.node.reconnect_max = Duration::ZERO,
+            "node.reconnect_max: must not be shorter than node.reconnect_min",
+        );
+        refused(
+            |c| c.shutdown.grace = Duration::ZERO,
+            "shutdown.grace: must be longer than 0s",
+        );
+        refused(
+            |c| c.limits.max_batch = 5000,
+            "limits.max_batch: is 5000, above limits.request_burst (2000): such a batch could never pass",
+        );
+    }
+}

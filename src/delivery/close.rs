@@ -1,0 +1,90 @@
+//! Why a connection ends. Close codes are an API: each reason has one code, one text and one metric label.
+
+/// Every reason for which headwater closes a client's connection.
+///
+/// Codes: RFC 6455 section 7.4 and its registry. 1000 and 1001 are never sent on our own account, for web3.js 4
+/// reconnects for every other code only (PROTOCOL 4.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The client said goodbye; its code (or none) is echoed.
+    Goodbye(Option<u16>),
+    /// A frame that breaks RFC 6455.
+    Protocol(&'static str),
+    /// Text that is not UTF-8, or a close reason that is not.
+    NotUtf8,
+    /// A message above the limit.
+    TooBig,
+    /// The client asks for more than it may, again and again.
+    Policy(&'static str),
+    /// The queue grew past its bound in bytes or age.
+    SlowConsumer,
+    /// No bytes could be written for too long: the peer does not read.
+    WriteDeadline,
+    /// Nothing was heard from the client, not even a pong.
+    Silent,
+    /// The stream has a gap that could not be repaired; the client should read the chain again and resubscribe.
+    ContinuityLost,
+    /// We are shutting down.
+    Drain,
+}
+
+impl CloseReason {
+    /// The close code on the wire; `None` where the peer sent none.
+    #[must_use]
+    pub fn code(self) -> Option<u16> {
+        match self {
+            Self::Goodbye(code) => code,
+            Self::Protocol(_) => Some(1002),
+            Self::NotUtf8 => Some(1007),
+            Self::Policy(_) | Self::Silent => Some(1008),
+            Self::TooBig => Some(1009),
+            Self::ContinuityLost | Self::Drain => Some(1012),
+            Self::SlowConsumer | Self::WriteDeadline => Some(1013),
+        }
+    }
+
+    /// The text on the wire, at most 123 bytes; a goodbye is echoed without one.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Goodbye(_) => "",
+            Self::Protocol(what) | Self::Policy(what) => what,
+            Self::NotUtf8 => "invalid UTF-8",
+            Self::TooBig => "message too big",
+            Self::SlowConsumer => "slow consumer: the queue of undelivered events is full",
+            Self::WriteDeadline => "slow consumer: nothing was read before the write deadline",
+            Self::Silent => "no frame received, not even a pong",
+            Self::ContinuityLost => "events were lost upstream and cannot be repaired: resubscribe",
+            Self::Drain => "service restart",
+        }
+    }
+
+    /// The value of the `reason` label in the metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Goodbye(_) => "goodbye",
+            Self::Protocol(_) => "protocol",
+            Self::NotUtf8 => "not_utf8",
+            Self::TooBig => "too_big",
+            Self::Policy(_) => "policy",
+            Self::SlowConsumer => "slow_consumer",
+            Self::WriteDeadline => "write_deadline",
+            Self::Silent => "silent",
+            Self::ContinuityLost => "continuity_lost",
+            Self::Drain => "drain",
+        }
+    }
+
+    /// Whether what is queued is still written before the close frame.
+    #[must_use]
+    pub fn flushes(self) -> bool {
+        matches!(self, Self::Drain | Self::ContinuityLost)
+    }
+
+    /// Whether frames of the peer can still be read after this; not after one that broke the rules.
+    #[must_use]
+    pub fn listens(self) -> bool {
+        !matches!(self, Self::Protocol(_) | Self::NotUtf8 | Self::TooBig)
+    }
+}

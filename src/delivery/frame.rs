@@ -1,0 +1,276 @@
+//! A WebSocket frame as it leaves: encoded once, shared by all who receive it.
+//!
+//! A notification is `[header][prefix][body]`. The prefix carries the subscription's id, whose length never changes, so
+//! the header is the same for every receiver; the body is the event's JSON and the two braces that end the envelope.
+//! Server frames are not masked (RFC 6455 section 5.1), so the same bytes are valid on every connection.
+
+use bytes::Bytes;
+
+use super::SubscriptionId;
+
+/// Longest payload of one frame, in bytes; a longer message leaves in fragments of [`FRAGMENT`].
+///
+/// websocket-node (web3.js 1) refuses longer frames (PROTOCOL F10).
+pub const MAX_FRAME: usize = 1 << 20;
+
+/// Payload of one fragment, in bytes.
+pub const FRAGMENT: usize = 256 << 10;
+
+const FIN: u8 = 0x80;
+
+/// The frame types that a server sends (RFC 6455 section 11.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// A fragment after the first.
+    Continuation = 0x0,
+    /// JSON.
+    Text = 0x1,
+    /// The end.
+    Close = 0x8,
+    /// Are you there?
+    Ping = 0x9,
+    /// I am here.
+    Pong = 0xA,
+}
+
+/// The two to ten bytes before a payload (RFC 6455 section 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    bytes: [u8; 10],
+    len: u8,
+}
+
+impl Header {
+    /// The header of an unmasked frame of `payload` bytes.
+    #[must_use]
+    pub fn new(opcode: Opcode, fin: bool, payload: usize) -> Self {
+        let mut bytes = [0; 10];
+        bytes[0] = opcode as u8 | if fin { FIN } else { 0 };
+        let len = match payload {
+            0..=125 => {
+                bytes[1] = payload as u8;
+                2
+            }
+            126..=0xFFFF => {
+                bytes[1] = 126;
+                bytes[2..4].copy_from_slice(&(payload as u16).to_be_bytes());
+                4
+            }
+            _ => {
+                bytes[1] = 127;
+                bytes[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
+                10
+            }
+        };
+        Self { bytes, len }
+    }
+
+    /// The bytes on the wire.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// What precedes the event in a notification; one for each subscription.
+#[derive(Debug)]
+pub struct Prefix(Box<[u8]>);
+
+impl Prefix {
+    const OPEN: &'static str = r#"{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":""#;
+    const BETWEEN: &'static str = r#"","result":"#;
+    /// Length in bytes, the same for every subscription.
+    pub const LEN: usize = Self::OPEN.len() + SubscriptionId::TEXT_LEN + Self::BETWEEN.len();
+
+    /// The envelope of PROTOCOL 1.8 up to the event.
+    #[must_use]
+    pub fn new(id: SubscriptionId) -> Self {
+        Self(format!("{}{id}{}", Self::OPEN, Self::BETWEEN).into_bytes().into())
+    }
+
+    /// The bytes on the wire.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// One event, encoded for every subscription that wants it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    header: Header,
+    body: Bytes,
+}
+
+impl Event {
+    const CLOSE: &'static [u8] = b"}}";
+
+    /// Encodes a payload (one JSON value, the node's own bytes). This is the one copy that an event costs.
+    #[must_use]
+    pub fn new(payload: &[u8]) -> Self {
+        let total = Prefix::LEN + payload.len() + Self::CLOSE.len();
+        let mut text = Vec::with_capacity(payload.len() + Self::CLOSE.len());
+        text.extend_from_slice(payload);
+        text.extend_from_slice(Self::CLOSE);
+        if total <= MAX_FRAME {
+            return Self {
+                header: Header::new(Opcode::Text, true, total),
+                body: text.into(),
+            };
+        }
+        let (first, rest) = text.split_at(FRAGMENT - Prefix::LEN);
+        let mut body = Vec::with_capacity(text.len() + 10 * (text.len() / FRAGMENT + 1));
+        body.extend_from_slice(first);
+        append_fragments(rest, &mut body);
+        Self {
+            header: Header::new(Opcode::Text, false, FRAGMENT),
+            body: body.into(),
+        }
+    }
+
+    /// The three pieces of the frame for one subscription.
+    #[must_use]
+    pub fn slices<'a>(&'a self, prefix: &'a Prefix) -> [&'a [u8]; 3] {
+        [self.header.as_slice(), prefix.as_slice(), &self.body]
+    }
+
+    /// Bytes on the wire, the same for every subscription.
+    #[must_use]
+    pub fn wire_len(&self) -> usize {
+        self.header.as_slice().len() + Prefix::LEN + self.body.len()
+    }
+}
+
+/// Every fragment but the first.
+fn append_fragments(rest: &[u8], out: &mut Vec<u8>) {
+    let mut chunks = rest.chunks(FRAGMENT).peekable();
+    while let Some(chunk) = chunks.next() {
+        let header = Header::new(Opcode::Continuation, chunks.peek().is_none(), chunk.len());
+        out.extend_from_slice(header.as_slice());
+        out.extend_from_slice(chunk);
+    }
+}
+
+/// Above this an answer is sent from where it lies; below, one copy is cheaper than the pieces.
+const COPY_BELOW: usize = 4 << 10;
+
+/// A text message for one client alone, in pieces that leave one after the other.
+#[must_use]
+pub fn text(head: &[u8], body: &Bytes, tail: &[u8]) -> Vec<Bytes> {
+    let total = head.len() + body.len() + tail.len();
+    if total > MAX_FRAME {
+        return fragmented(head, body, tail);
+    }
+    let header = Header::new(Opcode::Text, true, total);
+    let mut first = Vec::with_capacity(header.as_slice().len() + head.len() + COPY_BELOW.min(body.len() + tail.len()));
+    first.extend_from_slice(header.as_slice());
+    first.extend_from_slice(head);
+    if total > COPY_BELOW {
+        return vec![first.into(), body.clone(), Bytes::copy_from_slice(tail)];
+    }
+    first.extend_from_slice(body);
+    first.extend_from_slice(tail);
+    vec![first.into()]
+}
+
+/// A long message: only the few bytes around the body are copied, the body is sliced.
+fn fragmented(head: &[u8], body: &Bytes, tail: &[u8]) -> Vec<Bytes> {
+    let mut first = Header::new(Opcode::Text, false, head.len() + FRAGMENT)
+        .as_slice()
+        .to_vec();
+    first.extend_from_slice(head);
+    let mut pieces = vec![first.into(), body.slice(..FRAGMENT)];
+    let mut at = FRAGMENT;
+    while body.len() - at > FRAGMENT {
+        pieces.push(Bytes::copy_from_slice(
+            Header::new(Opcode::Continuation, false, FRAGMENT).as_slice(),
+        ));
+        pieces.push(body.slice(at..at + FRAGMENT));
+        at += FRAGMENT;
+    }
+    let last = body.len() - at + tail.len();
+    pieces.push(Bytes::copy_from_slice(
+        Header::new(Opcode::Continuation, true, last).as_slice(),
+    ));
+    pieces.push(body.slice(at..));
+    pieces.push(Bytes::copy_from_slice(tail));
+    pieces
+}
+
+/// A control frame; the payload is cut at 125 bytes, the most that RFC 6455 section 5.5 allows.
+#[must_use]
+pub fn control(opcode: Opcode, payload: &[u8]) -> Bytes {
+    let payload = &payload[..payload.len().min(125)];
+    let mut out = Header::new(opcode, true, payload.len()).as_slice().to_vec();
+    out.extend_from_slice(payload);
+    out.into()
+}
+
+/// A close frame with a code and a reason (at most 123 bytes of it).
+#[must_use]
+pub fn close(code: u16, reason: &str) -> Bytes {
+    let mut payload = code.to_be_bytes().to_vec();
+    payload.extend_from_slice(reason.as_bytes());
+    control(Opcode::Close, &payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Reads frames as a client would: (opcode, fin, payload).
+    fn read(mut wire: &[u8]) -> Vec<(u8, bool, Vec<u8>)> {
+        let mut frames = Vec::new();
+        while !wire.is_empty() {
+            let (len, at) = match wire[1] {
+                126 => (usize::from(u16::from_be_bytes([wire[2], wire[3]])), 4),
+                127 => (
+                    u64::from_be_bytes(wire[2..10].try_into().expect("eight bytes")) as usize,
+                    10,
+                ),
+                short => (usize::from(short), 2),
+            };
+            frames.push((wire[0] & 0x0F, wire[0] & FIN != 0, wire[at..at + len].to_vec()));
+            wire = &wire[at + len..];
+        }
+        frames
+    }
+
+    #[track_caller]
+    fn check_message(wire: &[u8], expect: &[u8]) {
+        let frames = read(wire);
+        let last = frames.len() - 1;
+        for (i, (opcode, fin, payload)) in frames.iter().enumerate() {
+            assert_eq!(*opcode, u8::from(i == 0), "text first, continuations after");
+            assert_eq!(*fin, i == last);
+            assert!(payload.len() <= MAX_FRAME);
+        }
+        assert!(frames.into_iter().flat_map(|frame| frame.2).eq(expect.iter().copied()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn an_event_is_one_message_whatever_its_size(len in prop_oneof![0usize..300, 65_300usize..65_700, 1_048_300usize..1_048_700, 2_000_000usize..2_100_000]) {
+            let payload = vec![b'x'; len];
+            let event = Event::new(&payload);
+            let id = SubscriptionId::random();
+            let prefix = Prefix::new(id);
+            let wire = event.slices(&prefix).concat();
+            prop_assert_eq!(wire.len(), event.wire_len());
+            let mut expect = format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":"{id}","result":"#).into_bytes();
+            expect.extend_from_slice(&payload);
+            expect.extend_from_slice(b"}}");
+            check_message(&wire, &expect);
+        }
+
+        #[test]
+        fn an_answer_is_one_message_whatever_its_size(len in prop_oneof![0usize..5_000, 1_048_300usize..1_048_700, 2_000_000usize..2_100_000]) {
+            let body = Bytes::from(vec![b'y'; len]);
+            let wire = text(b"{\"result\":", &body, b"}").concat();
+            check_message(&wire, &[b"{\"result\":".as_slice(), &body, b"}"].concat());
+        }
+    }
+}

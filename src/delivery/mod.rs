@@ -1,0 +1,16 @@
+//! What leaves for a client: frames encoded once, and one bounded queue for each connection.
+
+mod close;
+pub mod frame;
+mod outbox;
+mod queue;
+mod recipient;
+
+pub use close::CloseReason;
+pub use frame::{Event, Prefix};
+pub use outbox::{InFlight, News, Outbox, OutboxLimits};
+pub use queue::{Chunk, Gathered, Kind, Queue};
+pub use recipient::{Batch, Recipient, SubscriptionId};
+
+/// Milliseconds since the process's clock began; compared, never shown.
+pub type Millis = u64;

@@ -1,0 +1,351 @@
+//! What waits for one client, bounded in bytes. No I/O, no clock: the caller brings the time.
+//!
+//! Three lanes, for three promises: control frames overtake everything (alloy gives a pong ten seconds), answers are
+//! never held back, and events keep their order behind the hold-off of a new subscription (E5). Events of a
+//! subscription that is still held stop the lane, so that the order across a connection's subscriptions (E3) survives;
+//! each subscription is held once and for milliseconds, so nobody can stop a lane for good.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Batch, Millis, Recipient, SubscriptionId};
+
+/// What an event is; decides what may be shed and names the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A block header.
+    Heads,
+    /// Logs of one block.
+    Logs,
+    /// A pending transaction: best effort (E8).
+    Pending,
+    /// The node's sync state.
+    Syncing,
+}
+
+impl Kind {
+    /// The value of the `kind` label in the metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Heads => "newHeads",
+            Self::Logs => "logs",
+            Self::Pending => "newPendingTransactions",
+            Self::Syncing => "syncing",
+        }
+    }
+}
+
+/// A piece of what is written next.
+#[derive(Debug)]
+pub enum Chunk {
+    /// Frames for this client alone, and the subscriptions that their last byte releases.
+    Bytes(Vec<Bytes>, Vec<Arc<Recipient>>),
+    /// Shared events for one subscription.
+    Events(Arc<Recipient>, Arc<Batch>),
+}
+
+/// What a gathering found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Gathered {
+    /// Bytes handed over.
+    pub bytes: usize,
+    /// When the first held event may leave, if one stopped the lane.
+    pub held_until: Option<Millis>,
+    /// Whether more could be had at once.
+    pub more: bool,
+}
+
+/// How a push of events went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Push {
+    /// It waits; so many pending-transaction events made room for it.
+    Queued {
+        /// Pending-transaction events that were dropped instead.
+        shed: usize,
+    },
+    /// It was a pending transaction and there was no room for it.
+    Shed,
+    /// The bound is passed: the client must be closed.
+    Full,
+}
+
+#[derive(Debug)]
+struct Answer {
+    pieces: Vec<Bytes>,
+    releases: Vec<Arc<Recipient>>,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    to: Arc<Recipient>,
+    batch: Arc<Batch>,
+    queued_at: Millis,
+}
+
+/// One client's backlog.
+#[derive(Debug, Default)]
+pub struct Queue {
+    control: VecDeque<Bytes>,
+    answers: VecDeque<Answer>,
+    events: VecDeque<Delivery>,
+    bytes: usize,
+}
+
+/// Most control frames that wait. RFC 6455 section 5.5.3 lets an endpoint answer only the latest of several pings, so a
+/// flood of pings costs no memory.
+const MAX_CONTROL: usize = 64;
+
+impl Queue {
+    /// Bytes that wait, as they would be on the wire.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.answers.is_empty() && self.events.is_empty()
+    }
+
+    /// When the oldest event was queued.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Millis> {
+        self.events.front().map(|delivery| delivery.queued_at)
+    }
+
+    /// A ping or pong, ahead of all data.
+    pub fn push_control(&mut self, frame: Bytes) {
+        if self.control.len() == MAX_CONTROL
+            && let Some(oldest) = self.control.pop_front()
+        {
+            self.bytes -= oldest.len();
+        }
+        self.bytes += frame.len();
+        self.control.push_back(frame);
+    }
+
+    /// An answer. Subscriptions in `releases` may be served a hold-off after its last byte was written.
+    #[must_use]
+    pub fn push_answer(&mut self, pieces: Vec<Bytes>, releases: Vec<Arc<Recipient>>, max_bytes: usize) -> Push {
+        let len: usize = pieces.iter().map(Bytes::len).sum();
+        // An answer above the whole bound still goes to a client that owes nothing: the call was allowed.
+        if self.bytes > 0 && self.bytes + len > max_bytes {
+            return Push::Full;
+        }
+        self.bytes += len;
+        self.answers.push_back(Answer { pieces, releases });
+        Push::Queued { shed: 0 }
+    }
+
+    /// Events for one subscription.
+    #[must_use]
+    pub fn push_events(&mut self, to: Arc<Recipient>, batch: Arc<Batch>, now: Millis, max_bytes: usize) -> Push {
+        let len = batch.wire_len;
+        let mut shed = 0;
+        if batch.kind == Kind::Pending {
+            // Half of the room stays for what may not be lost.
+            if self.bytes + len > max_bytes / 2 {
+                return Push::Shed;
+            }
+        } else if self.bytes + len > max_bytes {
+            shed = self.shed_pending();
+            if self.bytes > 0 && self.bytes + len > max_bytes {
+                return Push::Full;
+            }
+        }
+        self.bytes += len;
+        self.events.push_back(Delivery {
+            to,
+            batch,
+            queued_at: now,
+        });
+        Push::Queued { shed }
+    }
+
+    /// Drops the events of a subscription that was ended, so that nothing follows the answer to `eth_unsubscribe`.
+    pub fn forget(&mut self, id: SubscriptionId) {
+        self.retain(|delivery| delivery.to.id() != id);
+    }
+
+    /// Moves what may be written now to `out`, about `budget` bytes of answers and as many of events.
+    pub fn gather(&mut self, now: Millis, budget: usize, out: &mut VecDeque<Chunk>) -> Gathered {
+        let mut gathered = Gathered::default();
+        if !self.control.is_empty() {
+            let frames: Vec<Bytes> = self.control.drain(..).collect();
+            gathered.bytes += frames.iter().map(Bytes::len).sum::<usize>();
+            out.push_back(Chunk::Bytes(frames, Vec::new()));
+        }
+        let stop = gathered.bytes + budget;
+        while gathered.bytes < stop
+            && let Some(answer) = self.answers.pop_front()
+        {
+            gathered.bytes += answer.pieces.iter().map(Bytes::len).sum::<usize>();
+            out.push_back(Chunk::Bytes(answer.pieces, answer.releases));
+        }
+        let stop = gathered.bytes + budget;
+        while gathered.bytes < stop
+            && let Some(first) = self.events.front()
+        {
+            let release_at = first.to.release_at();
+            if release_at > now {
+                // Until the answer is written nobody knows when; the writer asks again after it wrote.
+                gathered.held_until = (release_at != Millis::MAX).then_some(release_at);
+                self.bytes -= gathered.bytes;
+                gathered.more = !self.answers.is_empty();
+                return gathered;
+            }
+            if let Some(delivery) = self.events.pop_front() {
+                gathered.bytes += delivery.batch.wire_len;
+                out.push_back(Chunk::Events(delivery.to, delivery.batch));
+            }
+        }
+        self.bytes -= gathered.bytes;
+        gathered.more = !self.is_empty();
+        gathered
+    }
+
+    fn shed_pending(&mut self) -> usize {
+        let before = self.events.len();
+        self.retain(|delivery| delivery.batch.kind != Kind::Pending);
+        before - self.events.len()
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Delivery) -> bool) {
+        let bytes = &mut self.bytes;
+        self.events.retain(|delivery| {
+            let keeps = keep(delivery);
+            if !keeps {
+                *bytes -= delivery.batch.wire_len;
+            }
+            keeps
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::delivery::Event;
+
+    const MAX: usize = 1000;
+
+    fn batch(kind: Kind) -> Arc<Batch> {
+        Batch::new(kind, vec![Event::new(b"1")].into(), Instant::now())
+    }
+
+    fn released() -> Arc<Recipient> {
+        let recipient = Recipient::new(SubscriptionId::random());
+        recipient.release(0);
+        recipient
+    }
+
+    fn drain(queue: &mut Queue, now: Millis) -> (Vec<String>, Gathered) {
+        let mut out = VecDeque::new();
+        let gathered = queue.gather(now, usize::MAX / 4, &mut out);
+        let names = out.into_iter().map(|chunk| match chunk {
+            Chunk::Bytes(pieces, _) => String::from_utf8_lossy(&pieces.concat()).into_owned(),
+            Chunk::Events(_, batch) => batch.kind.label().to_owned(),
+        });
+        (names.collect(), gathered)
+    }
+
+    #[test]
+    fn control_overtakes_answers_and_answers_overtake_events() {
+        let mut queue = Queue::default();
+        assert_eq!(
+            queue.push_events(released(), batch(Kind::Heads), 0, MAX),
+            Push::Queued { shed: 0 }
+        );
+        assert_eq!(
+            queue.push_answer(vec![Bytes::from_static(b"answer")], vec![], MAX),
+            Push::Queued { shed: 0 }
+        );
+        queue.push_control(Bytes::from_static(b"pong"));
+        let (names, gathered) = drain(&mut queue, 0);
+        assert_eq!(names, ["pong", "answer", "newHeads"]);
+        assert!(!gathered.more);
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn a_new_subscription_is_held_and_keeps_the_order_behind_it() {
+        let mut queue = Queue::default();
+        let new = Recipient::new(SubscriptionId::random());
+        let old = released();
+        let _ = queue.push_events(old.clone(), batch(Kind::Heads), 0, MAX);
+        let _ = queue.push_events(new.clone(), batch(Kind::Logs), 0, MAX);
+        let _ = queue.push_events(old, batch(Kind::Heads), 0, MAX);
+        let (names, gathered) = drain(&mut queue, 5);
+        assert_eq!((names, gathered.held_until), (vec!["newHeads".to_owned()], None));
+        new.release(15);
+        let (names, gathered) = drain(&mut queue, 14);
+        assert_eq!((names.len(), gathered.held_until), (0, Some(15)));
+        let (names, _) = drain(&mut queue, 15);
+        assert_eq!(names, ["logs", "newHeads"]);
+    }
+
+    #[test]
+    fn pending_transactions_make_room_and_nothing_else_does() {
+        let mut queue = Queue::default();
+        let to = released();
+        let len = batch(Kind::Heads).wire_len;
+        let max = len * 4;
+        assert_eq!(
+            queue.push_events(to.clone(), batch(Kind::Pending), 0, max),
+            Push::Queued { shed: 0 }
+        );
+        assert_eq!(
+            queue.push_events(to.clone(), batch(Kind::Pending), 0, max),
+            Push::Queued { shed: 0 }
+        );
+        assert_eq!(
+            queue.push_events(to.clone(), batch(Kind::Pending), 0, max),
+            Push::Shed,
+            "half is theirs"
+        );
+        assert_eq!(
+            queue.push_events(to.clone(), batch(Kind::Heads), 0, max),
+            Push::Queued { shed: 0 }
+        );
+        assert_eq!(
+            queue.push_events(to.clone(), batch(Kind::Heads), 0, max),
+            Push::Queued { shed: 0 }
+        );
+        assert_eq!(
+            queue.push_events(to.clone(), batch(Kind::Logs), 0, max),
+            Push::Queued { shed: 2 }
+        );
+        assert_eq!(
+            queue.push_events(to.clone(), batch(Kind::Logs), 0, max),
+            Push::Queued { shed: 0 }
+        );
+        assert_eq!(queue.push_events(to, batch(Kind::Logs), 0, max), Push::Full);
+        assert_eq!(drain(&mut queue, 0).0, ["newHeads", "newHeads", "logs", "logs"]);
+    }
+
+    #[test]
+    fn an_ended_subscription_leaves_nothing_behind() {
+        let mut queue = Queue::default();
+        let (ended, stays) = (released(), released());
+        let _ = queue.push_events(ended.clone(), batch(Kind::Heads), 0, MAX);
+        let _ = queue.push_events(stays, batch(Kind::Logs), 0, MAX);
+        queue.forget(ended.id());
+        assert_eq!(drain(&mut queue, 0).0, ["logs"]);
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn a_ping_flood_costs_bounded_memory() {
+        let mut queue = Queue::default();
+        for _ in 0..10_000 {
+            queue.push_control(Bytes::from_static(b"0123456789"));
+        }
+        assert_eq!(queue.bytes(), MAX_CONTROL * 10);
+    }
+}

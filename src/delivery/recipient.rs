@@ -1,0 +1,143 @@
+//! One subscription as the delivery path sees it: an id, the bytes before its events, and when it may first be served.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::{Event, Kind, Millis, Prefix};
+
+/// `0x` and 32 hex digits, the first not zero: unguessable, and its own canonical form as a number (alloy parses ids as
+/// 256-bit integers and sends that form back).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SubscriptionId(u128);
+
+impl SubscriptionId {
+    /// Length of the text form in bytes.
+    pub const TEXT_LEN: usize = 34;
+
+    /// A fresh id from the thread's cryptographic generator.
+    #[must_use]
+    pub fn random() -> Self {
+        loop {
+            let id: u128 = rand::random();
+            if id >> 124 != 0 {
+                return Self(id);
+            }
+        }
+    }
+
+    /// Reads an id as any client may write it back: hex, either case, leading zeros or none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"))?;
+        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        plain.then(|| u128::from_str_radix(digits, 16).ok())?.map(Self)
+    }
+}
+
+impl fmt::Display for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#034x}", self.0)
+    }
+}
+
+impl fmt::Debug for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The receiving end of one subscription.
+#[derive(Debug)]
+pub struct Recipient {
+    id: SubscriptionId,
+    prefix: Prefix,
+    /// First moment at which a notification may be written; `Millis::MAX` until the subscription's answer was written.
+    release_at: AtomicU64,
+}
+
+impl Recipient {
+    /// A recipient that waits for its answer to be written.
+    #[must_use]
+    pub fn new(id: SubscriptionId) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            prefix: Prefix::new(id),
+            release_at: AtomicU64::new(Millis::MAX),
+        })
+    }
+
+    /// The id that the client knows.
+    #[must_use]
+    pub fn id(&self) -> SubscriptionId {
+        self.id
+    }
+
+    /// The bytes before each event.
+    #[must_use]
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
+    }
+
+    /// The answer left; events may follow from `at` on (E5: web3.js 4 and web3.py 8 lose what arrives with the answer).
+    pub fn release(&self, at: Millis) {
+        self.release_at.store(at, Ordering::Relaxed);
+    }
+
+    /// First moment at which a notification may be written.
+    #[must_use]
+    pub fn release_at(&self) -> Millis {
+        self.release_at.load(Ordering::Relaxed)
+    }
+}
+
+/// The events that one block (or one transaction) has for one filter; shared by all subscriptions of that filter.
+#[derive(Debug)]
+pub struct Batch {
+    /// What the events are.
+    pub kind: Kind,
+    /// In the order in which they are delivered; never empty.
+    pub events: Box<[Event]>,
+    /// Bytes on the wire for one subscription.
+    pub wire_len: usize,
+    /// When the node's message arrived, for the latency histogram.
+    pub seen: Instant,
+}
+
+impl Batch {
+    /// A batch of at least one event.
+    #[must_use]
+    pub fn new(kind: Kind, events: Box<[Event]>, seen: Instant) -> Arc<Self> {
+        let wire_len = events.iter().map(Event::wire_len).sum();
+        Arc::new(Self {
+            kind,
+            events,
+            wire_len,
+            seen,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_shaped_like_geths_and_survive_alloys_round_trip() {
+        for _ in 0..1000 {
+            let id = SubscriptionId::random();
+            let text = id.to_string();
+            assert_eq!(text.len(), SubscriptionId::TEXT_LEN);
+            assert_ne!(text.as_bytes()[2], b'0');
+            assert_eq!(SubscriptionId::parse(&text), Some(id));
+            assert_eq!(
+                SubscriptionId::parse(&text.to_uppercase().replace("0X", "0x")),
+                Some(id)
+            );
+        }
+        for wrong in ["", "0x", "1", "0x+1", "0xzz", "0x123456789012345678901234567890123"] {
+            assert_eq!(SubscriptionId::parse(wrong), None, "{wrong}");
+        }
+    }
+}

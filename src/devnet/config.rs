@@ -1,0 +1,152 @@
+//! What a simulated node is made of, and what it does wrong on demand.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The settings of a simulated node. The defaults are those of the demo: a block every two seconds with 8 transactions
+/// of 3 logs each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where WebSocket and HTTP are served. Port 0 takes a free one; see [`super::Devnet::ws_url`].
+    pub listen: SocketAddr,
+    /// A Unix socket to serve as well, as geth's IPC does. A stale file at this path is replaced.
+    pub ipc: Option<PathBuf>,
+    /// What every random choice follows from: accounts, contracts, transactions, hashes.
+    pub seed: u64,
+    /// What `eth_chainId` answers and transactions are signed for.
+    pub chain_id: u64,
+    /// The timestamp of block 0, in seconds since 1970. Fixed rather than "now", so that hashes can be repeated.
+    pub genesis_timestamp: u64,
+    /// Seconds between the timestamps of two blocks, whatever the wall clock says. At least 1.
+    pub timestamp_interval: u64,
+    /// How many blocks follow the genesis block before the node serves.
+    pub initial_blocks: u64,
+    /// Time between automatic blocks; without it blocks come by command only.
+    #[serde(with = "humantime_serde")]
+    pub block_time: Option<Duration>,
+    /// Automatic pending transactions per second; 0 for none.
+    pub pending_rate: f64,
+    /// A block is filled up to this many transactions. Each one that did not come from the pool costs a signature.
+    pub transactions_per_block: usize,
+    /// Logs that every transaction to a token contract leaves behind.
+    pub logs_per_transaction: usize,
+    /// Length of a log's data in bytes, at least 32: the amount, then padding. 32 gives about 650 bytes of JSON.
+    pub log_data_bytes: usize,
+    /// How many accounts send transactions. At least 1.
+    pub accounts: usize,
+    /// How many token contracts there are. The first is the busiest, the n-th has an n-th of its share. At least 1.
+    pub tokens: usize,
+    /// How far back blocks stay readable, dropped branches too. Also the bound on the depth of a reorg.
+    pub keep_blocks: u64,
+    /// Messages that may wait for one client before it is dropped as a slow reader.
+    pub queue_messages: usize,
+    /// What the node does wrong from the start.
+    pub faults: Faults,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            ipc: None,
+            seed: 1,
+            chain_id: 1337,
+            genesis_timestamp: 1_700_000_000,
+            timestamp_interval: 2,
+            initial_blocks: 16,
+            block_time: Some(Duration::from_secs(2)),
+            pending_rate: 4.0,
+            transactions_per_block: 8,
+            logs_per_transaction: 3,
+            log_data_bytes: 32,
+            accounts: 32,
+            tokens: 64,
+            keep_blocks: 1024,
+            queue_messages: 16_384,
+            faults: Faults::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The settings for tests: nothing happens unless commanded, and the start is quick.
+    pub fn manual() -> Self {
+        Self {
+            block_time: None,
+            pending_rate: 0.0,
+            initial_blocks: 4,
+            transactions_per_block: 3,
+            logs_per_transaction: 2,
+            ..Self::default()
+        }
+    }
+}
+
+/// What the node does wrong. Changeable while it runs, see [`super::Control::set_faults`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Faults {
+    /// After a reorg only the newest of the adopted heads is announced, as geth does. The logs of the others still are.
+    pub announce_tip_only_after_reorg: bool,
+    /// Whether a reorg sends `removed: true` logs. Some nodes never do.
+    pub send_removed_logs: bool,
+    /// Every head is announced twice.
+    pub duplicate_heads: bool,
+    /// Heads that were to be announced next stay unannounced: this many, counted down.
+    pub skip_heads: u32,
+    /// Heads are announced after the head that follows them: this many, counted down. Their logs come on time.
+    pub late_heads: u32,
+    /// The next so many `eth_getLogs` answers are empty although there are logs, counted down. Nodes do this while their
+    /// receipts are not written yet.
+    pub empty_log_answers: u32,
+    /// These methods fail with code -32000 and the message "simulated failure".
+    pub failing_methods: Vec<String>,
+    /// Connections are closed as soon as they are accepted.
+    pub refuse_connections: bool,
+    /// Every call waits this long before it is executed and answered.
+    #[serde(with = "humantime_serde")]
+    pub delay: Option<Duration>,
+}
+
+impl Default for Faults {
+    /// No faults.
+    fn default() -> Self {
+        Self {
+            announce_tip_only_after_reorg: false,
+            send_removed_logs: true,
+            duplicate_heads: false,
+            skip_heads: 0,
+            late_heads: 0,
+            empty_log_answers: 0,
+            failing_methods: Vec::new(),
+            refuse_connections: false,
+            delay: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_a_round_trip_and_unknown_keys_are_named() {
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default());
+        let error = toml::from_str::<Config>("blocktime = '1s'").unwrap_err();
+        assert!(error.to_string().contains("blocktime"), "{error}");
+    }
+
+    #[test]
+    fn durations_are_written_as_people_say_them() {
+        let config: Config = toml::from_str("block_time = '250ms'\n[faults]\ndelay = '1s'").unwrap();
+        assert_eq!(config.block_time, Some(Duration::from_millis(250)));
+        assert_eq!(config.faults.delay, Some(Duration::from_secs(1)));
+    }
+}

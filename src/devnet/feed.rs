@@ -1,0 +1,293 @@
+//! Who is connected, who subscribes to what, and what is sent to them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    block::{Block, Transaction},
+    filter::LogFilter,
+    shape::{self, json},
+};
+
+/// A connected client, by order of arrival.
+pub(super) type ClientId = u64;
+
+/// What waits to be written to a client.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// A whole message, flushed by itself so that nothing shares its packet.
+    Answer(String),
+    /// `prefix`, `payload` and [`NOTIFICATION_END`]. The payload is written once for all clients.
+    Notification { prefix: Arc<str>, payload: Arc<str> },
+}
+
+/// What closes a notification after its payload.
+pub(super) const NOTIFICATION_END: &str = "}}";
+
+/// What a client subscribed to.
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    NewHeads,
+    Logs(LogFilter),
+    /// `true` sends whole transactions.
+    Pending(bool),
+    Syncing,
+}
+
+impl Kind {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::NewHeads => "newHeads",
+            Self::Logs(_) => "logs",
+            Self::Pending(_) => "newPendingTransactions",
+            Self::Syncing => "syncing",
+        }
+    }
+}
+
+/// A subscription, to be activated after its answer is queued.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    id: String,
+    prefix: Arc<str>,
+    kind: Kind,
+}
+
+impl Subscription {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn notification(&self, payload: &Arc<str>) -> Outgoing {
+        Outgoing::Notification {
+            prefix: self.prefix.clone(),
+            payload: payload.clone(),
+        }
+    }
+}
+
+/// The receiving side of a client, for its session.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: ClientId,
+    pub(super) queue: mpsc::Receiver<Outgoing>,
+    /// Cancelled when the queue has overflowed: the client must go.
+    pub(super) overflow: CancellationToken,
+}
+
+/// What a node did so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// WebSocket and IPC connections that are open now.
+    pub connections: usize,
+    /// WebSocket and IPC connections since the start.
+    pub connections_opened: u64,
+    /// Clients dropped because they read too slowly.
+    pub slow_clients_dropped: u64,
+    /// Active subscriptions by kind.
+    pub subscriptions: BTreeMap<String, usize>,
+    /// Calls by method, over all transports; unknown methods under `unknown`.
+    pub calls: BTreeMap<String, u64>,
+    /// `newHeads` notifications queued, all clients together.
+    pub heads_sent: u64,
+    /// `logs` notifications queued, all clients together, removed ones included.
+    pub logs_sent: u64,
+    /// `newPendingTransactions` notifications queued, all clients together.
+    pub pending_sent: u64,
+    /// The number of the newest block.
+    pub block_number: u64,
+    /// Transactions that wait for a block.
+    pub pending_transactions: usize,
+}
+
+/// The clients and their subscriptions.
+///
+/// All methods are synchronous and are called under the node's lock: that alone makes the order of what is queued the
+/// order of what happened.
+#[derive(Debug)]
+pub(super) struct Feed {
+    clients: BTreeMap<ClientId, Client>,
+    queue_messages: usize,
+    ids: StdRng,
+    /// The running counts; what can be counted on demand is filled in by [`Feed::stats`].
+    counts: Stats,
+}
+
+#[derive(Debug)]
+struct Client {
+    queue: mpsc::Sender<Outgoing>,
+    overflow: CancellationToken,
+    subscriptions: Vec<Subscription>,
+}
+
+impl Feed {
+    pub(super) fn new(seed: u64, queue_messages: usize) -> Self {
+        Self {
+            clients: BTreeMap::new(),
+            queue_messages: queue_messages.max(1),
+            // Apart from the chain's randomness, so that clients do not change the chain.
+            ids: StdRng::seed_from_u64(!seed),
+            counts: Stats::default(),
+        }
+    }
+
+    pub(super) fn connect(&mut self) -> Connection {
+        let (sender, queue) = mpsc::channel(self.queue_messages);
+        let overflow = CancellationToken::new();
+        self.counts.connections_opened += 1;
+        let id = self.counts.connections_opened;
+        self.clients.insert(
+            id,
+            Client {
+                queue: sender,
+                overflow: overflow.clone(),
+                subscriptions: Vec::new(),
+            },
+        );
+        Connection { id, queue, overflow }
+    }
+
+    pub(super) fn disconnect(&mut self, client: ClientId) {
+        self.clients.remove(&client);
+    }
+
+    pub(super) fn count_call(&mut self, method: &str) {
+        match self.counts.calls.get_mut(method) {
+            Some(count) => *count += 1,
+            None => drop(self.counts.calls.insert(method.to_owned(), 1)),
+        }
+    }
+
+    /// Queues an answer. A client that is gone needs none.
+    pub(super) fn answer(&mut self, client: ClientId, answer: String) {
+        self.send(client, Outgoing::Answer(answer));
+    }
+
+    /// A subscription with an id of its own, not yet active.
+    pub(super) fn prepare(&mut self, kind: Kind) -> Subscription {
+        // As long as geth's at most and without leading zeros, for clients that read ids as numbers.
+        let id = format!("{:#x}", self.ids.random_range(1u128 << 124..=u128::MAX));
+        let prefix =
+            format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":"{id}","result":"#);
+        Subscription {
+            id,
+            prefix: prefix.into(),
+            kind,
+        }
+    }
+
+    /// Starts a subscription: from here on it gets every event.
+    pub(super) fn activate(&mut self, client: ClientId, subscription: Subscription) {
+        // A node that is not syncing says so at once, and never again.
+        let first = matches!(subscription.kind, Kind::Syncing).then(|| subscription.notification(&"false".into()));
+        let Some(entry) = self.clients.get_mut(&client) else {
+            return;
+        };
+        entry.subscriptions.push(subscription);
+        if let Some(first) = first {
+            self.send(client, first);
+        }
+    }
+
+    /// Ends a subscription of this client; false if it has none of this id.
+    pub(super) fn unsubscribe(&mut self, client: ClientId, id: &str) -> bool {
+        let Some(client) = self.clients.get_mut(&client) else {
+            return false;
+        };
+        let before = client.subscriptions.len();
+        client.subscriptions.retain(|subscription| subscription.id != id);
+        client.subscriptions.len() < before
+    }
+
+    pub(super) fn publish_head(&mut self, block: &Block) {
+        let mut payload = None;
+        self.counts.heads_sent += self.publish(|kind| {
+            matches!(kind, Kind::NewHeads).then(|| payload.get_or_insert_with(|| shape::head(block)).clone())
+        });
+    }
+
+    pub(super) fn publish_logs(&mut self, block: &Block, removed: bool) {
+        for placed in block.placed_logs() {
+            let mut payload: Option<Arc<str>> = None;
+            self.counts.logs_sent += self.publish(|kind| match kind {
+                Kind::Logs(filter) if filter.covers(block.number()) && filter.matches(placed.log) => {
+                    let write = || json(&shape::log(block, placed, removed)).into();
+                    Some(payload.get_or_insert_with(write).clone())
+                }
+                _ => None,
+            });
+        }
+    }
+
+    pub(super) fn publish_pending(&mut self, transaction: &Transaction) {
+        let (mut hash, mut full): (Option<Arc<str>>, Option<Arc<str>>) = (None, None);
+        self.counts.pending_sent += self.publish(|kind| match kind {
+            Kind::Pending(false) => Some(hash.get_or_insert_with(|| json(&transaction.hash()).into()).clone()),
+            Kind::Pending(true) => {
+                let write = || json(&shape::pending_transaction(transaction)).into();
+                Some(full.get_or_insert_with(write).clone())
+            }
+            _ => None,
+        });
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            connections: self.clients.len(),
+            ..self.counts.clone()
+        };
+        for subscription in self.clients.values().flat_map(|client| &client.subscriptions) {
+            *stats
+                .subscriptions
+                .entry(subscription.kind.name().to_owned())
+                .or_default() += 1;
+        }
+        stats
+    }
+
+    /// Queues a payload for each subscription that `wants` one. Returns how many did.
+    fn publish(&mut self, mut wants: impl FnMut(&Kind) -> Option<Arc<str>>) -> u64 {
+        let (mut sent, dropped) = (0, &mut self.counts.slow_clients_dropped);
+        self.clients.retain(|_, client| {
+            for subscription in &client.subscriptions {
+                let Some(payload) = wants(&subscription.kind) else {
+                    continue;
+                };
+                if !client.queue(subscription.notification(&payload)) {
+                    *dropped += 1;
+                    return false;
+                }
+                sent += 1;
+            }
+            true
+        });
+        sent
+    }
+
+    fn send(&mut self, client: ClientId, outgoing: Outgoing) {
+        if self.clients.get(&client).is_some_and(|entry| !entry.queue(outgoing)) {
+            self.counts.slow_clients_dropped += 1;
+            self.clients.remove(&client);
+        }
+    }
+}
+
+impl Client {
+    /// False when the queue is full; then the session is told to end.
+    fn queue(&self, outgoing: Outgoing) -> bool {
+        match self.queue.try_send(outgoing) {
+            Ok(()) => true,
+            // Its session has ended and will disconnect it.
+            Err(mpsc::error::TrySendError::Closed(_)) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.overflow.cancel();
+                false
+            }
+        }
+    }
+}

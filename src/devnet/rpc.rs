@@ -1,0 +1,393 @@
+//! The method table: what is asked, answered in geth's words.
+
+use alloy_primitives::U256;
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
+use thiserror::Error;
+
+use super::{
+    abi,
+    accounts::PRIORITY_FEE,
+    block::{Block, Transaction},
+    chain::{Chain, ChainError},
+    feed::{Kind, Subscription},
+    filter::{Blocks, LogFilter},
+    node::{Caller, Node, State},
+    params::{BlockTag, Params, hex_bytes, parse_quantity, word},
+    polling::Polled,
+    shape::{self, Quantity},
+};
+
+mod commands;
+
+/// How far below the head the safe block is.
+const SAFE_DEPTH: u64 = 32;
+/// How far below the head the finalized block is. Reorgs on command may go deeper all the same.
+const FINALIZED_DEPTH: u64 = 64;
+/// Every account has 1,000 ether, for ever.
+const BALANCE_ETHER: u64 = 1_000;
+
+/// A JSON-RPC error object.
+#[derive(Clone, Debug, Error, PartialEq, Eq, Serialize)]
+#[error("{message} ({code})")]
+pub struct RpcError {
+    /// JSON-RPC's or the node's own code.
+    pub code: i64,
+    /// A sentence.
+    pub message: String,
+    /// Only with reverts here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+}
+
+impl RpcError {
+    /// An error without data.
+    pub fn new(code: i64, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            data: None,
+        }
+    }
+
+    pub(super) fn invalid_argument(index: usize, what: &str) -> Self {
+        Self::new(-32602, format!("invalid argument {index}: {what}"))
+    }
+
+    fn unknown_method(method: &str) -> Self {
+        Self::new(-32601, format!("the method {method} does not exist/is not available"))
+    }
+}
+
+impl From<ChainError> for RpcError {
+    fn from(error: ChainError) -> Self {
+        Self::new(-32000, error.to_string())
+    }
+}
+
+/// The JSON text of a result.
+type Answer = Result<String, RpcError>;
+
+/// Executes one call. A new subscription is put into `subscribed`, to be activated after the answer is queued.
+pub(super) fn call(
+    node: &Node,
+    state: &mut State,
+    caller: Caller,
+    method: &str,
+    params: Option<&RawValue>,
+    subscribed: &mut Vec<Subscription>,
+) -> Answer {
+    if state.faults.failing_methods.iter().any(|failing| failing == method) {
+        return Err(RpcError::new(-32000, "simulated failure"));
+    }
+    if let (true, Caller::Http) = (method.ends_with("_subscribe"), caller) {
+        return Err(RpcError::new(-32601, "notifications not supported"));
+    }
+    let params = Params::parse(params)?;
+    match method {
+        "eth_subscribe" => subscribe(state, &params, subscribed),
+        "eth_unsubscribe" => unsubscribe(state, caller, &params),
+        "eth_sendRawTransaction" => send_raw_transaction(state, &params),
+        "eth_newBlockFilter" => ok(&Quantity(state.polling.make(Polled::Blocks))),
+        "eth_newPendingTransactionFilter" => ok(&Quantity(state.polling.make(Polled::Pending))),
+        "eth_newFilter" => {
+            let filter = LogFilter::parse(params.required(0)?)?;
+            ok(&Quantity(state.polling.make(Polled::Logs(filter))))
+        }
+        "eth_getFilterChanges" => state.polling.take(filter_id(&params)?).ok_or_else(filter_not_found),
+        "eth_getFilterLogs" => {
+            let filter = state
+                .polling
+                .log_filter(filter_id(&params)?)
+                .cloned()
+                .ok_or_else(filter_not_found)?;
+            logs(&state.chain, &filter)
+        }
+        "eth_uninstallFilter" => ok(&state.polling.remove(filter_id(&params)?)),
+        "eth_getLogs" => {
+            let answer = logs(&state.chain, &LogFilter::parse(params.required(0)?)?)?;
+            if state.faults.empty_log_answers == 0 {
+                return Ok(answer);
+            }
+            state.faults.empty_log_answers -= 1;
+            Ok("[]".to_owned())
+        }
+        "web3_clientVersion" => ok(&concat!("headwater-devnet/v", env!("CARGO_PKG_VERSION"))),
+        "net_version" => ok(&state.chain_id.to_string()),
+        "eth_chainId" => ok(&Quantity(state.chain_id)),
+        _ if method.starts_with("devnet_") => commands::call(node, state, method, &params),
+        _ => read(&state.chain, method, &params),
+    }
+}
+
+/// The methods that only read the chain.
+fn read(chain: &Chain, method: &str, params: &Params) -> Answer {
+    let head = chain.head();
+    match method {
+        "eth_blockNumber" => ok(&Quantity(head.number())),
+        "eth_syncing" => ok(&false),
+        "eth_accounts" => ok(&[(); 0]),
+        "eth_gasPrice" => ok(&Quantity(u128::from(head.base_fee()) + PRIORITY_FEE)),
+        "eth_maxPriorityFeePerGas" => ok(&Quantity(PRIORITY_FEE)),
+        "eth_feeHistory" => fee_history(chain, params),
+        "eth_getBlockByNumber" => {
+            let full = params.flag(1)?;
+            ok(&resolve(chain, params.block(0)?).map(|block| shape::block(block, full)))
+        }
+        "eth_getBlockByHash" => {
+            let full = params.flag(1)?;
+            ok(&chain.block(params.hash(0)?).map(|block| shape::block(block, full)))
+        }
+        "eth_getHeaderByNumber" => raw(resolve(chain, params.block(0)?).map(|block| shape::head(block).to_string())),
+        "eth_getHeaderByHash" => raw(chain.block(params.hash(0)?).map(|block| shape::head(block).to_string())),
+        "eth_getBlockTransactionCountByNumber" => {
+            ok(&resolve(chain, params.block(0)?).map(|block| Quantity(block.transactions().len())))
+        }
+        "eth_getBlockTransactionCountByHash" => ok(&chain
+            .block(params.hash(0)?)
+            .map(|block| Quantity(block.transactions().len()))),
+        "eth_getTransactionByHash" => {
+            let hash = params.hash(0)?;
+            match chain.mined(hash) {
+                Some((block, index)) => ok(&shape::mined_transaction(block, index)),
+                None => ok(&chain.pending(hash).map(|pending| shape::pending_transaction(pending))),
+            }
+        }
+        "eth_getTransactionReceipt" => ok(&chain
+            .mined(params.hash(0)?)
+            .map(|(block, index)| shape::receipt(block, index))),
+        "eth_getBlockReceipts" => {
+            let block = named(chain, params, 0)?;
+            let receipts = |block: &Block| {
+                (0..block.transactions().len())
+                    .map(|index| shape::json(&shape::receipt(block, index)))
+                    .collect::<Vec<_>>()
+            };
+            raw(block.map(|block| format!("[{}]", receipts(block).join(","))))
+        }
+        "eth_getTransactionCount" => {
+            let account = params.address(0)?;
+            match params.block(1)? {
+                BlockTag::Pending => ok(&Quantity(chain.pending_nonce(account))),
+                _ => ok(&Quantity(existing(named(chain, params, 1)?)?.nonce_of(account))),
+            }
+        }
+        "eth_getBalance" => {
+            params.address(0)?;
+            existing(named(chain, params, 1)?)?;
+            ok(&Quantity(
+                U256::from(BALANCE_ETHER) * U256::from(10).pow(U256::from(18)),
+            ))
+        }
+        "eth_getCode" => {
+            let is_token = chain.tokens().contains(&params.address(0)?);
+            existing(named(chain, params, 1)?)?;
+            ok(&alloy_primitives::Bytes::from_static(if is_token {
+                abi::TOKEN_CODE
+            } else {
+                &[]
+            }))
+        }
+        "eth_getStorageAt" => {
+            params.address(0)?;
+            params.required(1)?;
+            existing(named(chain, params, 2)?)?;
+            ok(&word(U256::ZERO))
+        }
+        "eth_call" => {
+            existing(named(chain, params, 1)?)?;
+            execute(chain, params.required(0)?)
+        }
+        "eth_estimateGas" => {
+            let call = params.required(0)?;
+            execute(chain, call)?;
+            let to = call.get("to").and_then(Value::as_str).and_then(|to| to.parse().ok());
+            ok(&Quantity(chain.gas_of(to)))
+        }
+        _ => Err(RpcError::unknown_method(method)),
+    }
+}
+
+fn ok(result: &impl Serialize) -> Answer {
+    Ok(shape::json(result))
+}
+
+/// JSON text that is written already; `null` without.
+fn raw(result: Option<String>) -> Answer {
+    Ok(result.unwrap_or_else(|| "null".to_owned()))
+}
+
+fn resolve(chain: &Chain, tag: BlockTag) -> Option<&Block> {
+    let head = chain.head().number();
+    let number = match tag {
+        BlockTag::Number(number) => number,
+        BlockTag::Earliest => 0,
+        BlockTag::Latest | BlockTag::Pending => head,
+        BlockTag::Safe => head.saturating_sub(SAFE_DEPTH),
+        BlockTag::Finalized => head.saturating_sub(FINALIZED_DEPTH),
+    };
+    chain.block_at(number).map(AsRef::as_ref)
+}
+
+/// A block named by number, tag, hash or an object with either.
+fn named<'a>(chain: &'a Chain, params: &Params, index: usize) -> Result<Option<&'a Block>, RpcError> {
+    let hash = match params.get(index) {
+        Some(Value::Object(object)) => object.get("blockHash").and_then(Value::as_str),
+        Some(Value::String(text)) if text.len() == 66 => Some(text.as_str()),
+        _ => None,
+    };
+    let Some(hash) = hash else {
+        return Ok(resolve(chain, params.block(index)?));
+    };
+    let hash = hash
+        .parse()
+        .map_err(|_| RpcError::invalid_argument(index, "invalid hex string"))?;
+    Ok(chain.block(hash).map(AsRef::as_ref))
+}
+
+fn existing(block: Option<&Block>) -> Result<&Block, RpcError> {
+    block.ok_or_else(|| RpcError::new(-32000, "header not found"))
+}
+
+fn logs(chain: &Chain, filter: &LogFilter) -> Answer {
+    let mut found = Vec::new();
+    let mut collect = |block: &Block| {
+        let wanted = block.placed_logs().filter(|placed| filter.matches(placed.log));
+        found.extend(wanted.map(|placed| shape::json(&shape::log(block, placed, false))));
+    };
+    match &filter.blocks {
+        Blocks::Hash(hash) => collect(
+            chain
+                .block(*hash)
+                .ok_or_else(|| RpcError::new(-32000, "unknown block"))?,
+        ),
+        Blocks::Range { from, to } => {
+            let number = |tag: &BlockTag| match tag {
+                BlockTag::Pending => Err(RpcError::new(-32602, "pending logs are not supported")),
+                BlockTag::Number(number) => Ok(*number),
+                tag => Ok(resolve(chain, *tag).map_or(0, Block::number)),
+            };
+            let (from, to) = (number(from)?, number(to)?);
+            if from > to {
+                return Err(RpcError::new(-32602, "invalid block range params"));
+            }
+            let kept = from.max(chain.oldest_number())..=to.min(chain.head().number());
+            kept.filter_map(|number| chain.block_at(number))
+                .for_each(|block| collect(block));
+        }
+    }
+    Ok(format!("[{}]", found.join(",")))
+}
+
+fn fee_history(chain: &Chain, params: &Params) -> Answer {
+    let count = params.number(0)?.unwrap_or(1).clamp(1, 1024);
+    let newest = existing(resolve(chain, params.block(1)?))?.number();
+    let oldest = (newest + 1).saturating_sub(count).max(chain.oldest_number());
+    let percentiles = params.get(2).and_then(Value::as_array).map_or(0, Vec::len);
+    let blocks: Vec<_> = (oldest..=newest).filter_map(|number| chain.block_at(number)).collect();
+    let mut base_fees: Vec<_> = blocks.iter().map(|block| Quantity(block.base_fee())).collect();
+    // One more than blocks: the fee of the block that follows, which here changes little.
+    let next = chain.block_at(newest + 1).or(blocks.last().copied());
+    base_fees.extend(next.map(|block| Quantity(block.base_fee())));
+    let ratios = blocks
+        .iter()
+        .map(|block| block.header().gas_used as f64 / block.header().gas_limit as f64);
+    let rewards = vec![vec![Quantity(PRIORITY_FEE); percentiles]; blocks.len()];
+    ok(&FeeHistory {
+        oldest_block: Quantity(oldest),
+        reward: (percentiles > 0).then_some(rewards),
+        base_fee_per_blob_gas: vec![Quantity(1); base_fees.len()],
+        blob_gas_used_ratio: vec![0; blocks.len()],
+        gas_used_ratio: ratios.collect(),
+        base_fee_per_gas: base_fees,
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FeeHistory {
+    oldest_block: Quantity<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reward: Option<Vec<Vec<Quantity<u128>>>>,
+    base_fee_per_gas: Vec<Quantity<u64>>,
+    gas_used_ratio: Vec<f64>,
+    base_fee_per_blob_gas: Vec<Quantity<u64>>,
+    blob_gas_used_ratio: Vec<u64>,
+}
+
+/// A call that changes nothing. Only token contracts answer.
+fn execute(chain: &Chain, call: &Value) -> Answer {
+    let member = |name: &str| call.get(name).and_then(Value::as_str);
+    let input = member("input").or_else(|| member("data")).unwrap_or("0x");
+    let input = hex_bytes(input).map_err(|error: String| RpcError::invalid_argument(0, &error))?;
+    let to = member("to").map(str::parse::<alloy_primitives::Address>).transpose();
+    let to = to.map_err(|_| RpcError::invalid_argument(0, "invalid address"))?;
+    let token = chain.tokens().iter().enumerate().find(|(_, token)| Some(**token) == to);
+    let Some((index, token)) = token else { return ok(&"0x") };
+    match abi::call_token(*token, index, &input) {
+        Ok(output) => ok(&output),
+        Err(revert) => Err(RpcError {
+            code: 3,
+            message: format!("execution reverted: {}", revert.reason),
+            data: Some(json!(revert.data)),
+        }),
+    }
+}
+
+fn send_raw_transaction(state: &mut State, params: &Params) -> Answer {
+    let transaction = Transaction::decode(&params.bytes(0)?).map_err(|error| RpcError::new(-32000, error))?;
+    ok(&state.submit(transaction)?.hash())
+}
+
+fn subscribe(state: &mut State, params: &Params, subscribed: &mut Vec<Subscription>) -> Answer {
+    let Some(Value::String(name)) = params.get(0) else {
+        return Err(RpcError::new(-32602, "expected subscription name as first argument"));
+    };
+    // geth counts a subscription's arguments without its name.
+    let kind = match name.as_str() {
+        "newHeads" => params.limit(1).map(|()| Kind::NewHeads)?,
+        "syncing" => params.limit(1).map(|()| Kind::Syncing)?,
+        "newPendingTransactions" => {
+            params.limit(2)?;
+            Kind::Pending(params.flag(1)?)
+        }
+        "logs" => {
+            params.limit(2)?;
+            let filter = LogFilter::parse(params.get(1).unwrap_or(&Value::Null));
+            let filter = filter.map_err(|mut error| {
+                error.message = error.message.replacen("invalid argument 0", "invalid argument 1", 1);
+                error
+            })?;
+            filter.check_live()?;
+            Kind::Logs(filter)
+        }
+        _ => {
+            return Err(RpcError::new(
+                -32601,
+                format!("no \"{name}\" subscription in eth namespace"),
+            ));
+        }
+    };
+    let subscription = state.feed.prepare(kind);
+    let answer = ok(&subscription.id());
+    subscribed.push(subscription);
+    answer
+}
+
+fn unsubscribe(state: &mut State, caller: Caller, params: &Params) -> Answer {
+    params.limit(1)?;
+    let id = params.required(0)?.as_str().unwrap_or_default();
+    match caller {
+        Caller::Client(client) if state.feed.unsubscribe(client, id) => ok(&true),
+        _ => Err(RpcError::new(-32000, "subscription not found")),
+    }
+}
+
+fn filter_id(params: &Params) -> Result<u64, RpcError> {
+    let id = params.required(0)?.as_str().unwrap_or_default();
+    parse_quantity(id).map_err(|_| filter_not_found())
+}
+
+fn filter_not_found() -> RpcError {
+    RpcError::new(-32000, "filter not found")
+}

@@ -1,0 +1,384 @@
+//! The JSON-RPC 2.0 envelope, read and written as geth does it.
+//!
+//! PROTOCOL 1.3 and 1.4 are the contract: ids are echoed byte for byte, only the first JSON value of a frame counts,
+//! the last of two equal keys wins, member names match in any case, and an object that is itself a response is ignored.
+//! jsonrpsee's own request type refuses most of these (ids that are no `u64` or string, repeated keys, trailing bytes),
+//! so the envelope is ours; its error object serves as it is.
+//!
+//! Nothing here copies a payload: what is parsed borrows from the message, and an answer is assembled around the node's bytes.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+pub use jsonrpsee_types::ErrorObjectOwned;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Longest method name, in bytes, as in geth (`rpc/handler.go`, `maxMethodNameLength`).
+pub const MAX_METHOD_NAME: usize = 2048;
+
+/// What one message from a client holds.
+#[derive(Debug)]
+pub enum Message<'a> {
+    /// One JSON object (or a bare scalar, which is an [`Item::Invalid`]).
+    Single(Item<'a>),
+    /// An array: items in the order of the request, possibly none.
+    Batch(Vec<Item<'a>>),
+}
+
+/// One element of a message.
+#[derive(Debug)]
+pub enum Item<'a> {
+    /// Wants an answer.
+    Call(Request<'a>),
+    /// Has no `id`: gets no answer.
+    Notification(Request<'a>),
+    /// Is itself a response: ignored, as geth ignores answers to calls that it never made.
+    Response,
+    /// Gets `-32600 invalid request` under the `id` that could be read, else under `null`.
+    Invalid(Option<&'a RawValue>),
+}
+
+/// A method call as the client wrote it.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The id's own bytes; `null` for a notification.
+    pub id: Option<&'a RawValue>,
+    /// The method's name, unescaped.
+    pub method: Cow<'a, str>,
+    /// The `params` member, if it was there and not `null`.
+    pub params: Option<&'a RawValue>,
+}
+
+impl Request<'_> {
+    /// The positional parameters.
+    ///
+    /// # Errors
+    /// `-32602 non-array args` where `params` is an object or a scalar, as geth answers.
+    pub fn args(&self) -> Result<Vec<&RawValue>, ErrorObjectOwned> {
+        let Some(params) = self.params else {
+            return Ok(Vec::new());
+        };
+        if !params.get().starts_with('[') {
+            return Err(error(INVALID_PARAMS, "non-array args"));
+        }
+        serde_json::from_str(params.get()).map_err(|_| error(INVALID_PARAMS, "non-array args"))
+    }
+}
+
+/// The message is not JSON at all.
+#[derive(Debug, thiserror::Error)]
+#[error("parse error")]
+pub struct NotJson;
+
+impl<'a> Message<'a> {
+    /// Reads the first JSON value of a frame; what follows it is ignored (PROTOCOL J2).
+    ///
+    /// # Errors
+    /// [`NotJson`] for bytes that are no JSON value or no UTF-8.
+    pub fn parse(frame: &'a [u8]) -> Result<Self, NotJson> {
+        let text = std::str::from_utf8(frame).map_err(|_| NotJson)?;
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+        let value = values.next().ok_or(NotJson)?.map_err(|_| NotJson)?;
+        if value.get().starts_with('[') {
+            let items: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(|_| NotJson)?;
+            Ok(Self::Batch(items.into_iter().map(Item::parse).collect()))
+        } else {
+            Ok(Self::Single(Item::parse(value)))
+        }
+    }
+}
+
+impl<'a> Item<'a> {
+    fn parse(value: &'a RawValue) -> Self {
+        let Ok(members) = serde_json::from_str::<Members<'a>>(value.get()) else {
+            return Item::Invalid(None);
+        };
+        let id = members.id.filter(|id| !id.get().starts_with(['{', '[']));
+        let id_is_absent = members.id.is_none();
+        let method = members.method.filter(|method| !method.is_empty());
+        match method {
+            Some(method) if members.version && (id.is_some() || id_is_absent) => {
+                let request = Request {
+                    id,
+                    method,
+                    params: members.params,
+                };
+                if id_is_absent {
+                    Item::Notification(request)
+                } else {
+                    Item::Call(request)
+                }
+            }
+            None if members.version && id.is_some() && members.answer && !members.method_present => Item::Response,
+            _ => Item::Invalid(id),
+        }
+    }
+}
+
+/// The members that decide; all others are skipped.
+#[derive(Default)]
+struct Members<'a> {
+    version: bool,
+    id: Option<&'a RawValue>,
+    method: Option<Cow<'a, str>>,
+    method_present: bool,
+    params: Option<&'a RawValue>,
+    answer: bool,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON-RPC object")
+            }
+
+            // A derived reader refuses a repeated key; geth takes the last one.
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Members::default();
+                while let Some(key) = map.next_key::<Text<'de>>()? {
+                    let value = map.next_value::<&'de RawValue>()?;
+                    let some = (value.get() != "null").then_some(value);
+                    match key.0.to_ascii_lowercase().as_str() {
+                        "jsonrpc" => members.version = value.get() == "\"2.0\"",
+                        "id" => members.id = Some(value),
+                        "method" => {
+                            members.method_present = some.is_some();
+                            members.method = serde_json::from_str::<Text<'de>>(value.get()).ok().map(|text| text.0);
+                        }
+                        "params" => members.params = some,
+                        "result" | "error" => members.answer |= some.is_some(),
+                        _ => {}
+                    }
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
+}
+
+/// A string that borrows where it holds no escape.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+// Error codes: JSON-RPC 2.0 section 5.1, EIP-1474, and geth's `rpc/errors.go`.
+/// Not JSON.
+pub const PARSE_ERROR: i32 = -32700;
+/// Not a request.
+pub const INVALID_REQUEST: i32 = -32600;
+/// No such method, or no such subscription.
+pub const METHOD_NOT_FOUND: i32 = -32601;
+/// Wrong parameters.
+pub const INVALID_PARAMS: i32 = -32602;
+/// No upstream, or another fault of ours.
+pub const INTERNAL_ERROR: i32 = -32603;
+/// geth's default for errors without a code of their own.
+pub const SERVER_ERROR: i32 = -32000;
+/// geth's `errMsgTimeout`.
+pub const TIMEOUT: i32 = -32002;
+/// EIP-1474 "limit exceeded"; viem retries it.
+pub const LIMIT_EXCEEDED: i32 = -32005;
+
+/// An error object without `data`.
+#[must_use]
+pub fn error(code: i32, message: impl Into<String>) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(code, message, None::<()>)
+}
+
+/// What a call came to: JSON that stands as it is under `result` or under `error`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The node's (or our) result, verbatim.
+    Result(Bytes),
+    /// The node's (or our) error object, verbatim.
+    Error(Bytes),
+}
+
+impl Outcome {
+    /// `true`, as `eth_unsubscribe` answers.
+    pub const TRUE: Self = Self::Result(Bytes::from_static(b"true"));
+}
+
+impl From<ErrorObjectOwned> for Outcome {
+    fn from(error: ErrorObjectOwned) -> Self {
+        Self::Error(
+            serde_json::to_vec(&error)
+                .expect("an error object holds nothing that JSON cannot say")
+                .into(),
+        )
+    }
+}
+
+/// A response in the pieces that go out one after the other: `head body tail`, the body being the node's own bytes.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Up to and including `"result":` or `"error":`.
+    pub head: Vec<u8>,
+    /// The result or error itself, shared with whoever else holds it.
+    pub body: Bytes,
+}
+
+impl Response {
+    /// What follows the body.
+    pub const TAIL: &'static [u8] = b"}";
+
+    /// Answers `id` (its raw bytes, `null` where there is none) with `outcome`; members in geth's order (PROTOCOL J20).
+    #[must_use]
+    pub fn new(id: &str, outcome: Outcome) -> Self {
+        let (member, body) = match outcome {
+            Outcome::Result(body) => (",\"result\":", body),
+            Outcome::Error(body) => (",\"error\":", body),
+        };
+        let mut head = Vec::with_capacity(32 + id.len());
+        head.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+        head.extend_from_slice(id.as_bytes());
+        head.extend_from_slice(member.as_bytes());
+        Self { head, body }
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body.len() + Self::TAIL.len()
+    }
+
+    /// Never: a response has an envelope. Here because a `len` wants it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Appends the whole response.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head);
+        out.extend_from_slice(&self.body);
+        out.extend_from_slice(Self::TAIL);
+    }
+}
+
+/// The array that answers a batch, in the order of the request; nothing where no item wants an answer.
+#[must_use]
+pub fn batch(responses: &[Response]) -> Option<Vec<u8>> {
+    if responses.is_empty() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(responses.iter().map(|response| response.len() + 1).sum::<usize>() + 1);
+    for (i, response) in responses.iter().enumerate() {
+        out.push(if i == 0 { b'[' } else { b',' });
+        response.write_to(&mut out);
+    }
+    out.push(b']');
+    Some(out)
+}
+
+/// The id's bytes as they are echoed.
+#[must_use]
+pub fn id_text(id: Option<&RawValue>) -> &str {
+    id.map_or("null", RawValue::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(frame: &str, expect: &str) {
+        let got = match Message::parse(frame.as_bytes()) {
+            Err(_) => "not json".to_owned(),
+            Ok(Message::Single(item)) => show(&item),
+            Ok(Message::Batch(items)) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
+        };
+        assert_eq!(got, expect, "{frame}");
+    }
+
+    fn show(item: &Item<'_>) -> String {
+        match item {
+            Item::Call(r) => format!(
+                "call {} {}{}",
+                id_text(r.id),
+                r.method,
+                r.params.map_or("", RawValue::get)
+            ),
+            Item::Notification(r) => format!("notification {}", r.method),
+            Item::Response => "response".to_owned(),
+            Item::Invalid(id) => format!("invalid {}", id_text(*id)),
+        }
+    }
+
+    #[test]
+    fn envelope_is_read_as_geth_reads_it() {
+        // PROTOCOL 1.3, row by row.
+        check(" {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\"}\n", "call 1 m");
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"m"} trailing"#, "call 1 m");
+        check("hello", "not json");
+        check("", "not json");
+        check(r#"{"jsonrpc":"2.0","id":1"#, "not json");
+        for scalar in ["null", "5", "\"x\"", "true", "{}"] {
+            check(scalar, "invalid null");
+        }
+        check(r#"{"id":7,"method":"m"}"#, "invalid 7");
+        check(r#"{"jsonrpc":"1.0","id":7,"method":"m"}"#, "invalid 7");
+        check(r#"{"jsonrpc":"2.0","id":7}"#, "invalid 7");
+        check(r#"{"jsonrpc":"2.0","id":7,"method":5}"#, "invalid 7");
+        check(r#"{"jsonrpc":"2.0","method":"m"}"#, "notification m");
+        check(r#"{"jsonrpc":"2.0","id":null,"method":"m"}"#, "call null m");
+        for id in [
+            "0",
+            "\"\"",
+            "-1",
+            "1.50",
+            "1e3",
+            "123456789012345678901234567890",
+            "true",
+            r#""a\u0041\"""#,
+        ] {
+            check(
+                &format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#),
+                &format!("call {id} m"),
+            );
+        }
+        check(r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#, "invalid null");
+        check(r#"{"jsonrpc":"2.0","id":[1],"method":"m"}"#, "invalid null");
+        check(r#"{"jsonrpc":"2.0","id":7,"result":1}"#, "response");
+        check(r#"{"jsonrpc":"2.0","id":7,"error":{}}"#, "response");
+        check(
+            r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"a","method":"b"}"#,
+            "call 2 b",
+        );
+        check(r#"{"jsonrpc":"2.0","ID":1,"METHOD":"m"}"#, "call 1 m");
+        check(
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[1,"x"],"more":{}}"#,
+            r#"call 1 m[1,"x"]"#,
+        );
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"m","params":null}"#, "call 1 m");
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"\u006d"}"#, "call 1 m");
+        check("[]", "[]");
+        check(
+            r#"[{"jsonrpc":"2.0","id":1,"method":"m"},5,{"jsonrpc":"2.0","method":"n"}]"#,
+            "[call 1 m invalid null notification n]",
+        );
+    }
+
+    #[test]
+    fn answers_keep_id_and_payload_verbatim() {
+        let response = Response::new("1.50", Outcome::Result(Bytes::from_static(b"{\"a\": 1}")));
+        let mut out = Vec::new();
+        response.write_to(&mut out);
+        assert_eq!(out, br#"{"jsonrpc":"2.0","id":1.50,"result":{"a": 1}}"#);
+        assert_eq!(out.len(), response.len());
+        let failed = Response::new("null", error(-32005, "limit exceeded").into());
+        let array = batch(&[response, failed]).expect("two answers");
+        assert_eq!(
+            String::from_utf8(array).expect("json"),
+            r#"[{"jsonrpc":"2.0","id":1.50,"result":{"a": 1}},{"jsonrpc":"2.0","id":null,"error":{"code":-32005,"message":"limit exceeded"}}]"#
+        );
+        assert!(batch(&[]).is_none());
+    }
+}

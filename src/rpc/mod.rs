@@ -1,0 +1,196 @@
+//! Requests that are not subscriptions: they are forwarded, and their answers put into order.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde_json::value::RawValue;
+
+use crate::jsonrpc::{
+    self, INTERNAL_ERROR, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Outcome, Request, Response, TIMEOUT, error,
+};
+use crate::telemetry::{Metrics, OutcomeLabel};
+use crate::upstream::{CallError, Pool};
+
+/// Items of one batch that are under way at the same time.
+const BATCH_CONCURRENCY: usize = 32;
+
+/// Bytes of a batch's answer after which items get an error instead (geth `node/defaults.go`, `BatchResponseMaxSize`).
+const MAX_BATCH_RESPONSE: usize = 25_000_000;
+
+/// One element of a message on its way to its answer.
+#[derive(Debug)]
+pub enum Planned {
+    /// Answered here; the raw id and the outcome.
+    Done(String, Outcome),
+    /// For the node.
+    Forward {
+        /// Raw id; `None` for a notification, whose answer is dropped.
+        id: Option<String>,
+        /// Method name.
+        method: String,
+        /// JSON, empty for none.
+        params: String,
+    },
+    /// Gets no answer.
+    Silent,
+}
+
+/// What a door (WebSocket, HTTP) does itself with a request; `None` to forward it.
+pub type Local<'a> = dyn FnMut(&Request<'_>) -> Option<Outcome> + 'a;
+
+impl Planned {
+    /// Decides what becomes of an item.
+    pub fn new(item: &Item<'_>, local: &mut Local<'_>) -> Self {
+        let (request, id) = match item {
+            Item::Response => return Self::Silent,
+            Item::Invalid(id) => {
+                let outcome = error(INVALID_REQUEST, "invalid request").into();
+                return Self::Done(jsonrpc::id_text(*id).to_owned(), outcome);
+            }
+            Item::Call(request) => (request, Some(jsonrpc::id_text(request.id).to_owned())),
+            Item::Notification(request) => (request, None),
+        };
+        let len = request.method.len();
+        let outcome = if len > jsonrpc::MAX_METHOD_NAME {
+            let message = format!("method name too long: {len} > {}", jsonrpc::MAX_METHOD_NAME);
+            Some(error(INVALID_REQUEST, message).into())
+        } else {
+            local(request)
+        };
+        match (outcome, id) {
+            (Some(outcome), Some(id)) => Self::Done(id, outcome),
+            (Some(_), None) => Self::Silent,
+            (None, id) => Self::Forward {
+                id,
+                method: request.method.clone().into_owned(),
+                params: request.params.map(RawValue::get).unwrap_or_default().to_owned(),
+            },
+        }
+    }
+
+    /// Whether it needs the node.
+    #[must_use]
+    pub fn is_forwarded(&self) -> bool {
+        matches!(self, Self::Forward { .. })
+    }
+
+    /// The same item refused; notifications get nothing, as ever.
+    #[must_use]
+    pub fn refused(item: &Item<'_>, why: &Outcome) -> Self {
+        match item {
+            Item::Call(request) => Self::Done(jsonrpc::id_text(request.id).to_owned(), why.clone()),
+            Item::Invalid(id) => Self::Done(jsonrpc::id_text(*id).to_owned(), why.clone()),
+            Item::Notification(_) | Item::Response => Self::Silent,
+        }
+    }
+}
+
+/// The forwarding half of the service.
+#[derive(Debug)]
+pub struct Rpc {
+    pool: Arc<Pool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Rpc {
+    /// Forwards to these upstreams.
+    #[must_use]
+    pub fn new(pool: Arc<Pool>, metrics: Arc<Metrics>) -> Self {
+        Self { pool, metrics }
+    }
+
+    /// The response to one item, if it gets one.
+    pub async fn complete(&self, planned: Planned) -> Option<Response> {
+        match planned {
+            Planned::Silent => None,
+            Planned::Done(id, outcome) => {
+                let label = if matches!(outcome, Outcome::Result(_)) {
+                    "local_result"
+                } else {
+                    "local_error"
+                };
+                self.count(label);
+                Some(Response::new(&id, outcome))
+            }
+            Planned::Forward { id, method, params } => {
+                let outcome = self.forward(&method, &params).await;
+                id.map(|id| Response::new(&id, outcome))
+            }
+        }
+    }
+
+    /// The responses to a batch, in the order of the request.
+    pub async fn complete_batch(&self, planned: Vec<Planned>) -> Vec<Response> {
+        let mut responses = stream::iter(planned.into_iter().map(|one| self.complete(one))).buffered(BATCH_CONCURRENCY);
+        let (mut out, mut bytes) = (Vec::new(), 0);
+        while let Some(response) = responses.next().await {
+            let Some(mut response) = response else { continue };
+            bytes += response.body.len();
+            if bytes > MAX_BATCH_RESPONSE {
+                let Outcome::Error(why) = error(-32003, "response too large").into() else {
+                    continue;
+                };
+                response = Response::failed_like(&response, why);
+            }
+            out.push(response);
+        }
+        out
+    }
+
+    fn count(&self, outcome: &'static str) {
+        self.metrics.requests.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    async fn forward(&self, method: &str, params: &str) -> Outcome {
+        let began = Instant::now();
+        let answer = self.pool.call(method, params).await;
+        self.metrics.forward_seconds.observe(began.elapsed().as_secs_f64());
+        let label = match &answer {
+            Ok(Outcome::Result(_)) => "result",
+            Ok(Outcome::Error(_)) => "node_error",
+            Err(CallError::Unavailable) => "unavailable",
+            Err(CallError::Lost) => "lost",
+            Err(CallError::TimedOut) => "timeout",
+            Err(CallError::Busy) => "busy",
+        };
+        self.metrics
+            .forwarded
+            .get_or_create(&OutcomeLabel { outcome: label })
+            .inc();
+        self.count(label);
+        answer.unwrap_or_else(|why| {
+            // PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
+            let code = match why {
+                CallError::Unavailable | CallError::Lost => INTERNAL_ERROR,
+                CallError::TimedOut => TIMEOUT,
+                CallError::Busy => LIMIT_EXCEEDED,
+            };
+            error(code, why.to_string()).into()
+        })
+    }
+}
+
+impl Response {
+    /// The same id with an error in place of what it was.
+    fn failed_like(response: &Response, why: Bytes) -> Self {
+        let head = String::from_utf8_lossy(&response.head);
+        let id = head.trim_start_matches("{\"jsonrpc\":\"2.0\",\"id\":");
+        let id = id
+            .strip_suffix(",\"result\":")
+            .or_else(|| id.strip_suffix(",\"error\":"))
+            .unwrap_or("null");
+        Response::new(id, Outcome::Error(why))
+    }
+}
+
+/// Whether a method subscribes or unsubscribes, and in which namespace (geth goes by the suffix, `rpc/json.go`).
+#[must_use]
+pub fn subscription_method(method: &str) -> Option<(&str, bool)> {
+    match method.rsplit_once('_') {
+        Some((namespace, "subscribe")) => Some((namespace, true)),
+        Some((namespace, "unsubscribe")) => Some((namespace, false)),
+        _ => None,
+    }
+}

@@ -1,0 +1,155 @@
+//! All connected clients: their signs of life are watched here, so that no connection needs a timer of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+
+use crate::clock::Clock;
+use crate::delivery::{CloseReason, Millis, Outbox, frame};
+
+/// How often every client is looked at.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// How long a client may take to answer a close frame, and to take what is flushed before it.
+const CLOSE_PATIENCE: Millis = 5_000;
+
+/// When clients are pinged and given up.
+#[derive(Clone, Copy, Debug)]
+pub struct LifeSigns {
+    /// A ping goes out that often, whatever the traffic (PROTOCOL 1.12); load balancers cut idle sockets after 30 s.
+    pub ping_interval: Duration,
+    /// Nothing heard for so long, pongs included: the client is gone.
+    pub silence_timeout: Duration,
+    /// No progress in writing for so long: the client does not read.
+    pub write_deadline: Duration,
+}
+
+#[derive(Debug)]
+struct Client {
+    outbox: Arc<Outbox>,
+    pinged_at: Millis,
+}
+
+/// Connected clients.
+#[derive(Debug)]
+pub struct Clients {
+    all: Mutex<Slab<Client>>,
+    left: Notify,
+    clock: Clock,
+}
+
+impl Clients {
+    /// Nobody yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            all: Mutex::default(),
+            left: Notify::new(),
+            clock,
+        }
+    }
+
+    /// A client came; the number names it until it leaves.
+    pub fn add(&self, outbox: Arc<Outbox>) -> usize {
+        self.all.lock().insert(Client {
+            outbox,
+            pinged_at: self.clock.now(),
+        })
+    }
+
+    /// A client left.
+    pub fn remove(&self, number: usize) {
+        let mut all = self.all.lock();
+        all.try_remove(number);
+        if all.is_empty() {
+            all.shrink_to_fit();
+            self.left.notify_waiters();
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.all.lock().len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.lock().is_empty()
+    }
+
+    /// Bytes that wait in all queues.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.all
+            .lock()
+            .iter()
+            .map(|(_, client)| client.outbox.backlog().0)
+            .sum()
+    }
+
+    /// Asks every client to leave, and waits until all have or the time is over; the rest is cut off.
+    pub async fn drain(&self, grace: Duration) {
+        for (_, client) in self.all.lock().iter() {
+            client.outbox.close(CloseReason::Drain);
+        }
+        let all_left = async {
+            loop {
+                let left = self.left.notified();
+                if self.is_empty() {
+                    return;
+                }
+                left.await;
+            }
+        };
+        if tokio::time::timeout(grace, all_left).await.is_err() {
+            for (_, client) in self.all.lock().iter() {
+                client.outbox.kill(CloseReason::Drain);
+            }
+        }
+    }
+
+    /// Pings and gives up clients, for ever.
+    pub async fn watch(&self, signs: LifeSigns) {
+        let mut round = tokio::time::interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ping = frame::control(frame::Opcode::Ping, b"");
+        loop {
+            round.tick().await;
+            let now = self.clock.now();
+            // The lock is held for a walk over thousands of clients, about a millisecond; only comings and goings wait.
+            for (_, client) in self.all.lock().iter_mut() {
+                if let Some(reason) = verdict(&client.outbox, now, &signs) {
+                    client.outbox.kill(reason);
+                } else if client
+                    .outbox
+                    .oldest()
+                    .is_some_and(|at| now.saturating_sub(at) > client.outbox.max_age())
+                {
+                    client.outbox.close(CloseReason::SlowConsumer);
+                } else if now.saturating_sub(client.pinged_at) >= signs.ping_interval.as_millis() as Millis {
+                    client.pinged_at = now;
+                    client.outbox.control(ping.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Whether a client is beyond waiting for.
+fn verdict(outbox: &Outbox, now: Millis, signs: &LifeSigns) -> Option<CloseReason> {
+    let since = |at: Millis| now.saturating_sub(at);
+    let (closing, blocked) = (outbox.closing_since(), outbox.blocked_since());
+    if closing != 0 {
+        return (since(closing) >= CLOSE_PATIENCE).then_some(CloseReason::WriteDeadline);
+    }
+    if blocked != 0 && since(blocked) >= signs.write_deadline.as_millis() as Millis {
+        return Some(CloseReason::WriteDeadline);
+    }
+    (since(outbox.last_heard()) >= signs.silence_timeout.as_millis() as Millis).then_some(CloseReason::Silent)
+}

@@ -1,0 +1,256 @@
+//! What is on its way into the socket: gathered chunks, and how far they are written.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::delivery::{Batch, Chunk, Recipient};
+
+/// Pieces in one `writev`. The kernel takes 1024 (`UIO_MAXIOV`); the array lives on the stack.
+const MAX_SLICES: usize = 384;
+
+/// What was completed by a write.
+#[derive(Debug)]
+pub enum Done {
+    /// Frames for this client alone; these subscriptions may be served soon.
+    Released(Vec<Arc<Recipient>>),
+    /// The events of a batch.
+    Delivered(Arc<Batch>),
+}
+
+/// Chunks and a place in the first of them.
+#[derive(Debug, Default)]
+pub struct Writing {
+    chunks: VecDeque<Chunk>,
+    /// Pieces (or events) of the first chunk that are written.
+    unit: usize,
+    /// Bytes of the next piece (or event) that are written.
+    offset: usize,
+}
+
+impl Writing {
+    /// Where gathered chunks go.
+    pub fn chunks(&mut self) -> &mut VecDeque<Chunk> {
+        &mut self.chunks
+    }
+
+    /// Whether all is written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Gives the memory back where nothing is on its way.
+    pub fn rest(&mut self) {
+        if self.chunks.is_empty() {
+            self.chunks = VecDeque::new();
+        }
+    }
+
+    /// Adds one frame behind everything.
+    pub fn push(&mut self, frame: Bytes) {
+        self.chunks.push_back(Chunk::Bytes(vec![frame], Vec::new()));
+    }
+
+    /// Drops what was not begun, so that a close frame can follow the frame that was. A message for this client alone
+    /// is finished whole, for its pieces may be parts of one frame.
+    pub fn cut(&mut self) {
+        self.chunks.truncate(1);
+        let begun = self.unit > 0 || self.offset > 0;
+        match self.chunks.front() {
+            Some(Chunk::Bytes(..)) if begun => {}
+            Some(Chunk::Events(to, batch)) if self.offset > 0 => {
+                let rest = batch.events[self.unit]
+                    .slices(to.prefix())
+                    .concat()
+                    .split_off(self.offset);
+                self.chunks.clear();
+                self.push(rest.into());
+                (self.unit, self.offset) = (0, 0);
+            }
+            _ => {
+                self.chunks.clear();
+                (self.unit, self.offset) = (0, 0);
+            }
+        }
+    }
+
+    /// One `write`, as much as the socket takes; returns the bytes written and tells what is complete.
+    ///
+    /// # Errors
+    /// The socket's, `WouldBlock` among them.
+    pub fn write(
+        &mut self,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+        mut done: impl FnMut(Done),
+    ) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = self.fill(&mut slices);
+        let written = write(&slices[..count])?;
+        self.advance(written, &mut done);
+        Ok(written)
+    }
+
+    fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
+        let mut count = 0;
+        let mut skip = self.offset;
+        let mut put = |piece: &'a [u8]| {
+            if skip >= piece.len() {
+                skip -= piece.len();
+            } else {
+                slices[count] = IoSlice::new(&piece[skip..]);
+                skip = 0;
+                count += 1;
+            }
+            count + 3 <= MAX_SLICES
+        };
+        for (i, chunk) in self.chunks.iter().enumerate() {
+            let first = if i == 0 { self.unit } else { 0 };
+            match chunk {
+                Chunk::Bytes(pieces, _) => {
+                    for piece in &pieces[first..] {
+                        if !put(piece) {
+                            return count;
+                        }
+                    }
+                }
+                Chunk::Events(to, batch) => {
+                    for event in &batch.events[first..] {
+                        for piece in event.slices(to.prefix()) {
+                            put(piece);
+                        }
+                        if !put(&[]) {
+                            return count;
+                        }
+                    }
+                }
+            }
+        }
+        count
+    }
+
+    fn advance(&mut self, written: usize, done: &mut impl FnMut(Done)) {
+        let mut left = written;
+        while let Some(chunk) = self.chunks.front() {
+            let (units, len) = match chunk {
+                Chunk::Bytes(pieces, _) => (pieces.len(), pieces.get(self.unit).map_or(0, Bytes::len)),
+                Chunk::Events(_, batch) => (
+                    batch.events.len(),
+                    batch.events.get(self.unit).map_or(0, |event| event.wire_len()),
+                ),
+            };
+            if left < len - self.offset {
+                self.offset += left;
+                return;
+            }
+            left -= len - self.offset;
+            self.offset = 0;
+            self.unit += 1;
+            if self.unit >= units {
+                self.unit = 0;
+                match self.chunks.pop_front() {
+                    Some(Chunk::Bytes(_, releases)) if !releases.is_empty() => done(Done::Released(releases)),
+                    Some(Chunk::Events(_, batch)) => done(Done::Delivered(batch)),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::delivery::{Event, Kind, SubscriptionId};
+
+    fn chunks(shape: &[(bool, Vec<usize>)]) -> Vec<Chunk> {
+        shape
+            .iter()
+            .map(|(shared, sizes)| {
+                if *shared {
+                    let events = sizes.iter().map(|&n| Event::new(&vec![b'e'; n])).collect();
+                    Chunk::Events(
+                        Recipient::new(SubscriptionId::random()),
+                        Batch::new(Kind::Logs, events, Instant::now()),
+                    )
+                } else {
+                    let pieces = sizes.iter().map(|&n| vec![b'p'; n].into()).collect();
+                    Chunk::Bytes(pieces, vec![Recipient::new(SubscriptionId::random())])
+                }
+            })
+            .collect()
+    }
+
+    fn wire(chunks: &[Chunk]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for chunk in chunks {
+            match chunk {
+                Chunk::Bytes(pieces, _) => pieces.iter().for_each(|piece| out.extend_from_slice(piece)),
+                Chunk::Events(to, batch) => {
+                    for event in &batch.events {
+                        event
+                            .slices(to.prefix())
+                            .iter()
+                            .for_each(|piece| out.extend_from_slice(piece));
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_socket_takes_the_bytes_arrive_once_and_in_order(
+            shape in prop::collection::vec((any::<bool>(), prop::collection::vec(0usize..300, 1..60)), 1..12),
+            takes in prop::collection::vec(0usize..5_000, 1..20),
+        ) {
+            let chunks = chunks(&shape);
+            let expect = wire(&chunks);
+            let mut writing = Writing::default();
+            writing.chunks().extend(chunks);
+            let (mut got, mut finished) = (Vec::new(), 0);
+            let mut takes = takes.into_iter().cycle();
+            let mut rounds = 0;
+            while !writing.is_empty() {
+                let take = takes.next().unwrap_or(1) + usize::from(rounds > 1000);
+                rounds += 1;
+                let write = |slices: &[IoSlice<'_>]| {
+                    let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                    let taken = &all[..take.min(all.len())];
+                    got.extend_from_slice(taken);
+                    Ok(taken.len())
+                };
+                writing.write(write, |_| finished += 1).expect("no error");
+            }
+            prop_assert_eq!(got, expect);
+            prop_assert_eq!(finished, shape.len());
+        }
+
+        #[test]
+        fn after_a_cut_the_close_frame_stands_on_a_frame_boundary(sizes in prop::collection::vec(0usize..300, 1..20), take in 0usize..4_000) {
+            let chunks = chunks(&[(true, sizes.clone())]);
+            let all = wire(&chunks);
+            let mut ends = vec![0];
+            for event in sizes.iter().map(|&n| Event::new(&vec![b'e'; n])) {
+                ends.push(ends[ends.len() - 1] + event.wire_len());
+            }
+            let mut writing = Writing::default();
+            writing.chunks().extend(chunks);
+            let written = writing.write(|slices| Ok(take.min(slices.iter().map(|s| s.len()).sum())), |_| ()).expect("no error");
+            writing.cut();
+            let mut rest = Vec::new();
+            while !writing.is_empty() {
+                writing.write(|slices| { slices.iter().for_each(|s| rest.extend_from_slice(s)); Ok(slices.iter().map(|s| s.len()).sum()) }, |_| ()).expect("no error");
+            }
+            prop_assert!(all[written..].starts_with(&rest));
+            prop_assert!(ends.contains(&(written + rest.len())));
+        }
+    }
+}

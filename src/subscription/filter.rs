@@ -1,0 +1,442 @@
+//! The canonical form of a `logs` filter, read with geth's grammar and geth's words (PROTOCOL 1.5).
+//!
+//! Equal filters become equal values whatever their order, case or repetitions, so that clients who ask for the same
+//! share one entry of the index.
+
+use alloy_primitives::{Address, B256, hex};
+use serde_json::{Map, Value};
+
+use crate::chain::Log;
+use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, SERVER_ERROR, error};
+
+/// Most topic positions (geth `eth/filters/api.go`, `maxTopics`).
+pub const MAX_TOPICS: usize = 4;
+/// Most alternatives in one topic position (geth `maxSubTopics`).
+pub const MAX_SUB_TOPICS: usize = 1000;
+/// Most addresses (geth's default of `--rpc.logquerylimit`).
+pub const MAX_ADDRESSES: usize = 1000;
+
+/// Which logs a subscription wants.
+///
+/// The number of topic positions counts, wildcards included: a filter of n positions needs a log of at least n topics
+/// (geth, besu, nethermind; PROTOCOL fact 14).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogFilter {
+    /// Sorted, each once; empty means any.
+    addresses: Box<[Address]>,
+    /// One entry a position: sorted, each once; empty means any.
+    topics: Box<[Box<[B256]>]>,
+    /// First and last block; they bound the live logs and never replay.
+    blocks: (u64, u64),
+}
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        Self {
+            addresses: Box::default(),
+            topics: Box::default(),
+            blocks: (0, u64::MAX),
+        }
+    }
+}
+
+impl LogFilter {
+    /// Reads the second parameter of `eth_subscribe("logs", …)`. `null` matches everything, as web3.js 4 sends it.
+    ///
+    /// # Errors
+    /// geth's error for each wrong field.
+    pub fn parse(value: &Value) -> Result<Self, ErrorObjectOwned> {
+        let fields = match value {
+            Value::Null => return Ok(Self::default()),
+            Value::Object(fields) => fields,
+            other => {
+                let kind = go_type(other);
+                return Err(argument(format!(
+                    "json: cannot unmarshal {kind} into Go value of type filters.input"
+                )));
+            }
+        };
+        let present = |name: &str| fields.get(name).filter(|value| !value.is_null());
+        if let Some(hash) = present("blockHash") {
+            check_hash(hash).map_err(argument)?;
+        }
+        let from = present("fromBlock").map(Tag::parse).transpose().map_err(argument)?;
+        let to = present("toBlock").map(Tag::parse).transpose().map_err(argument)?;
+        let positions = topics_array(fields)?;
+        if present("blockHash").is_some() && (from.is_some() || to.is_some()) {
+            return Err(argument(
+                "cannot specify both BlockHash and FromBlock/ToBlock, choose one or the other".into(),
+            ));
+        }
+        let addresses = addresses(present("address"))?;
+        let topics = positions.iter().map(position).collect::<Result<Vec<_>, _>>()?;
+        if topics.len() > MAX_TOPICS || topics.iter().any(|position| position.len() > MAX_SUB_TOPICS) {
+            return Err(argument("exceed max topics".into()));
+        }
+        if addresses.len() > MAX_ADDRESSES {
+            return Err(error(
+                SERVER_ERROR,
+                "exceed max addresses or topics per search position",
+            ));
+        }
+        Ok(Self {
+            addresses: canonical(addresses),
+            topics: topics.into_iter().map(canonical).collect(),
+            blocks: range(from, to)?,
+        })
+    }
+
+    /// Whether this log of block `number` is wanted; the predicate of geth's `filterLogs`.
+    #[must_use]
+    pub fn matches(&self, log: &Log, number: u64) -> bool {
+        let (from, to) = self.blocks;
+        (from..=to).contains(&number)
+            && (self.addresses.is_empty() || self.addresses.binary_search(&log.address).is_ok())
+            && self.topics.len() <= log.topics.len()
+            && self
+                .topics
+                .iter()
+                .zip(&log.topics)
+                .all(|(wanted, topic)| wanted.is_empty() || wanted.binary_search(topic).is_ok())
+    }
+
+    /// Wanted addresses, sorted; empty means any.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Wanted topics at a position, sorted; empty means any.
+    #[must_use]
+    pub fn topics_at(&self, position: usize) -> &[B256] {
+        self.topics.get(position).map_or(&[], |wanted| wanted)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(addresses: Vec<Address>, topics: Vec<Vec<B256>>) -> Self {
+        Self {
+            addresses: canonical(addresses),
+            topics: topics.into_iter().map(canonical).collect(),
+            blocks: (0, u64::MAX),
+        }
+    }
+}
+
+fn canonical<T: Ord>(mut values: Vec<T>) -> Box<[T]> {
+    values.sort_unstable();
+    values.dedup();
+    values.into()
+}
+
+/// geth names the position of the parameter, counting the kind as 0.
+fn argument(message: String) -> ErrorObjectOwned {
+    error(INVALID_PARAMS, format!("invalid argument 1: {message}"))
+}
+
+/// The word that Go's JSON reader has for a value.
+pub(super) fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// `hexutil.Decode`.
+fn decode_hex(text: &str) -> Result<Vec<u8>, &'static str> {
+    if text.is_empty() {
+        return Err("empty hex string");
+    }
+    let digits = text
+        .strip_prefix("0x")
+        .or_else(|| text.strip_prefix("0X"))
+        .ok_or("hex string without 0x prefix")?;
+    if digits.len() % 2 == 1 {
+        return Err("hex string of odd length");
+    }
+    hex::decode(digits).map_err(|_| "invalid hex string")
+}
+
+fn fixed<const N: usize>(text: &str, what: &str) -> Result<[u8; N], String> {
+    let bytes = decode_hex(text)?;
+    let len = bytes.len();
+    bytes
+        .try_into()
+        .map_err(|_| format!("hex has invalid length {len} after decoding; expected {N} for {what}"))
+}
+
+fn check_hash(value: &Value) -> Result<(), String> {
+    let Value::String(text) = value else {
+        return Err(
+            "json: cannot unmarshal non-string into Go struct field input.blockHash of type common.Hash".into(),
+        );
+    };
+    let digits = text
+        .strip_prefix("0x")
+        .or_else(|| text.strip_prefix("0X"))
+        .ok_or("hex string without 0x prefix")?;
+    if digits.len() % 2 == 1 {
+        return Err("hex string of odd length".into());
+    }
+    if digits.len() != 64 {
+        return Err(format!(
+            "hex string has length {}, want 64 for common.Hash",
+            digits.len()
+        ));
+    }
+    decode_hex(text).map(drop).map_err(str::to_owned)
+}
+
+fn addresses(value: Option<&Value>) -> Result<Vec<Address>, ErrorObjectOwned> {
+    let address = |text: &str| fixed::<20>(text, "address").map(Address::from);
+    match value {
+        None => Ok(Vec::new()),
+        Some(Value::String(text)) => address(text)
+            .map(|one| vec![one])
+            .map_err(|why| argument(format!("invalid address: {why}"))),
+        Some(Value::Array(items)) => items
+            .iter()
+            .enumerate()
+            .map(|(i, item)| match item {
+                Value::String(text) => {
+                    address(text).map_err(|why| argument(format!("invalid address at index {i}: {why}")))
+                }
+                _ => Err(argument(format!("non-string address at index {i}"))),
+            })
+            .collect(),
+        Some(_) => Err(argument("invalid addresses in query".into())),
+    }
+}
+
+fn topics_array(fields: &Map<String, Value>) -> Result<&[Value], ErrorObjectOwned> {
+    match fields.get("topics") {
+        None | Some(Value::Null) => Ok(&[]),
+        Some(Value::Array(positions)) => Ok(positions),
+        Some(other) => Err(argument(format!(
+            "json: cannot unmarshal {} into Go struct field input.topics of type []interface {{}}",
+            go_type(other)
+        ))),
+    }
+}
+
+/// One position; empty means any. A `null` among alternatives makes a wildcard, and what follows it is not read.
+fn position(value: &Value) -> Result<Vec<B256>, ErrorObjectOwned> {
+    let topic = |text: &str| fixed::<32>(text, "topic").map(B256::from).map_err(argument);
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::String(text) => Ok(vec![topic(text)?]),
+        Value::Array(alternatives) => {
+            let mut wanted = Vec::with_capacity(alternatives.len());
+            for alternative in alternatives {
+                match alternative {
+                    Value::Null => return Ok(Vec::new()),
+                    Value::String(text) => wanted.push(topic(text)?),
+                    _ => return Err(argument("invalid topic(s)".into())),
+                }
+            }
+            Ok(wanted)
+        }
+        _ => Err(argument("invalid topic(s)".into())),
+    }
+}
+
+/// A block parameter of the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tag {
+    Number(u64),
+    Earliest,
+    Latest,
+    Pending,
+    /// `safe` and `finalized`.
+    Settled,
+}
+
+impl Tag {
+    fn parse(value: &Value) -> Result<Self, String> {
+        let text = match value {
+            Value::String(text) => text.trim(),
+            _ => return Err("hex string without 0x prefix".into()),
+        };
+        Ok(match text {
+            "earliest" => Self::Earliest,
+            "latest" => Self::Latest,
+            "pending" => Self::Pending,
+            "safe" | "finalized" => Self::Settled,
+            "" => return Err("empty hex string".into()),
+            _ => {
+                let digits = text
+                    .strip_prefix("0x")
+                    .or_else(|| text.strip_prefix("0X"))
+                    .ok_or("hex string without 0x prefix")?;
+                if digits.is_empty() {
+                    return Err("hex string \"0x\"".into());
+                }
+                if digits.len() > 1 && digits.starts_with('0') {
+                    return Err("hex number with leading zero digits".into());
+                }
+                if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                    return Err("invalid hex string".into());
+                }
+                let number = u64::from_str_radix(digits, 16).map_err(|_| "hex number > 64 bits")?;
+                if number > i64::MAX as u64 {
+                    return Err("block number larger than int64".into());
+                }
+                Self::Number(number)
+            }
+        })
+    }
+}
+
+/// geth's `SubscribeLogs` on the range; a start in the past is "from now on" (PROTOCOL fact 15: go-ethereum's client
+/// sends `0x0` always).
+fn range(from: Option<Tag>, to: Option<Tag>) -> Result<(u64, u64), ErrorObjectOwned> {
+    let (from, to) = (from.unwrap_or(Tag::Latest), to.unwrap_or(Tag::Latest));
+    if from == Tag::Pending || to == Tag::Pending {
+        return Err(error(INVALID_PARAMS, "pending logs are not supported"));
+    }
+    let from = if from == Tag::Earliest { Tag::Number(0) } else { from };
+    match (from, to) {
+        (Tag::Latest, Tag::Latest) => Ok((0, u64::MAX)),
+        (Tag::Number(first), Tag::Latest) => Ok((first, u64::MAX)),
+        (Tag::Number(first), Tag::Number(last)) if first <= last => Ok((first, last)),
+        _ => Err(error(INVALID_PARAMS, "invalid block range params")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn refused(filter: &Value, message: &str) {
+        let error = LogFilter::parse(filter).expect_err("refused");
+        let full = format!("{} {}", error.code(), error.message());
+        let expect = if message.starts_with('-') {
+            message.to_owned()
+        } else {
+            format!("-32602 {message}")
+        };
+        assert_eq!(full, expect, "{filter}");
+    }
+
+    #[test]
+    fn wrong_filters_get_geths_words() {
+        let (a, t) = (Address::repeat_byte(1), B256::repeat_byte(2));
+        refused(
+            &json!(true),
+            "invalid argument 1: json: cannot unmarshal bool into Go value of type filters.input",
+        );
+        refused(
+            &json!([]),
+            "invalid argument 1: json: cannot unmarshal array into Go value of type filters.input",
+        );
+        refused(
+            &json!("x"),
+            "invalid argument 1: json: cannot unmarshal string into Go value of type filters.input",
+        );
+        refused(
+            &json!({"address": [null]}),
+            "invalid argument 1: non-string address at index 0",
+        );
+        refused(&json!({"address": 5}), "invalid argument 1: invalid addresses in query");
+        refused(
+            &json!({"address": {}}),
+            "invalid argument 1: invalid addresses in query",
+        );
+        for (wrong, why) in [
+            ("", "empty hex string"),
+            ("0x", "hex has invalid length 0 after decoding; expected 20 for address"),
+            ("0x123", "hex string of odd length"),
+            ("zz", "hex string without 0x prefix"),
+            ("0xzz", "invalid hex string"),
+            (
+                "0x1234",
+                "hex has invalid length 2 after decoding; expected 20 for address",
+            ),
+        ] {
+            refused(
+                &json!({"address": wrong}),
+                &format!("invalid argument 1: invalid address: {why}"),
+            );
+            refused(
+                &json!({"address": [a, wrong]}),
+                &format!("invalid argument 1: invalid address at index 1: {why}"),
+            );
+        }
+        let topic = "invalid argument 1: hex has invalid length 1 after decoding; expected 32 for topic";
+        refused(&json!({"topics": ["0x01"]}), topic);
+        refused(&json!({"topics": [[t, "0x01"]]}), topic);
+        for wrong in [json!([[[t]]]), json!([5]), json!([{}])] {
+            refused(&json!({"topics": wrong}), "invalid argument 1: invalid topic(s)");
+        }
+        let words = "invalid argument 1: json: cannot unmarshal string into Go struct field input.topics of type []interface {}";
+        refused(&json!({"topics": "0x"}), words);
+        refused(
+            &json!({"topics": [null, null, null, null, null]}),
+            "invalid argument 1: exceed max topics",
+        );
+        refused(
+            &json!({"topics": [vec![t; 1001]]}),
+            "invalid argument 1: exceed max topics",
+        );
+        refused(
+            &json!({"address": vec![a; 1001]}),
+            "-32000 exceed max addresses or topics per search position",
+        );
+        for (from, to) in [
+            (json!("0x5"), json!("0x4")),
+            (json!(null), json!("0x4")),
+            (json!("latest"), json!("0x4")),
+        ] {
+            refused(&json!({"fromBlock": from, "toBlock": to}), "invalid block range params");
+        }
+        refused(&json!({"fromBlock": "safe"}), "invalid block range params");
+        refused(&json!({"toBlock": "earliest"}), "invalid block range params");
+        refused(&json!({"fromBlock": "pending"}), "pending logs are not supported");
+        for (wrong, why) in [
+            (json!(256), "hex string without 0x prefix"),
+            (json!("256"), "hex string without 0x prefix"),
+            (json!(""), "empty hex string"),
+            (json!("0x"), "hex string \"0x\""),
+            (json!("0x0100"), "hex number with leading zero digits"),
+        ] {
+            refused(&json!({"fromBlock": wrong}), &format!("invalid argument 1: {why}"));
+        }
+        let both = "invalid argument 1: cannot specify both BlockHash and FromBlock/ToBlock, choose one or the other";
+        refused(&json!({"blockHash": t, "fromBlock": "0x1"}), both);
+        refused(
+            &json!({"blockHash": "0x12"}),
+            "invalid argument 1: hex string has length 2, want 64 for common.Hash",
+        );
+    }
+
+    #[test]
+    fn what_means_the_same_is_the_same() {
+        let [a, b] = [1, 2].map(Address::repeat_byte);
+        let [t, u] = [1, 2].map(B256::repeat_byte);
+        let same = |x: Value, y: Value| assert_eq!(LogFilter::parse(&x).expect("x"), LogFilter::parse(&y).expect("y"));
+        same(
+            json!(null),
+            json!({"address": [], "topics": [], "fromBlock": "0x0", "toBlock": "latest", "foo": 1}),
+        );
+        same(json!(null), json!({"blockHash": t}));
+        same(json!(null), json!({"fromBlock": "earliest"}));
+        same(
+            json!({"address": a}),
+            json!({"address": [a.to_string().to_uppercase().replace("0X", "0x"), a]}),
+        );
+        same(json!({"address": [a, b]}), json!({"address": [b, a, b]}));
+        same(json!({"topics": [[t, u]]}), json!({"topics": [[u, t, u]]}));
+        same(json!({"topics": [t, null]}), json!({"topics": [[t], []]}));
+        same(json!({"topics": [null]}), json!({"topics": [[t, null, "bad"]]}));
+        let differ =
+            |x: Value, y: Value| assert_ne!(LogFilter::parse(&x).expect("x"), LogFilter::parse(&y).expect("y"));
+        differ(json!({"topics": [t]}), json!({"topics": [t, null]}));
+        differ(json!({"fromBlock": "0x5"}), json!({"fromBlock": "0x6"}));
+    }
+}

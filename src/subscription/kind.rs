@@ -1,0 +1,159 @@
+//! What a client may subscribe to, read with geth's grammar (PROTOCOL 1.5).
+
+use serde_json::Value;
+
+use super::LogFilter;
+use super::filter::go_type;
+use crate::backplane::PendingForm;
+use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, METHOD_NOT_FOUND, Request, error};
+
+/// A subscription that was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// `newHeads`.
+    Heads,
+    /// `logs`.
+    Logs(LogFilter),
+    /// `newPendingTransactions`; full objects when the flag was `true`.
+    Pending(PendingForm),
+    /// `syncing`.
+    Syncing,
+}
+
+impl Topic {
+    /// Reads the parameters of `<namespace>_subscribe`.
+    ///
+    /// # Errors
+    /// geth's errors, word by word. Two inputs that geth refuses are accepted, for no library depends on the error and
+    /// reth and anvil accept them: `logs` without a filter, and the name `pendingTransactions`.
+    pub fn parse(namespace: &str, request: &Request<'_>) -> Result<Self, ErrorObjectOwned> {
+        if request.params.is_none() {
+            return Err(error(INVALID_PARAMS, "non-array args"));
+        }
+        let args = request.args()?;
+        let kind: String = args
+            .first()
+            .and_then(|first| serde_json::from_str(first.get()).ok())
+            .ok_or_else(|| error(INVALID_PARAMS, "expected subscription name as first argument"))?;
+        let unknown = || {
+            error(
+                METHOD_NOT_FOUND,
+                format!("no \"{kind}\" subscription in {namespace} namespace"),
+            )
+        };
+        if namespace != "eth" {
+            return Err(unknown());
+        }
+        let at_most = |n: usize| {
+            let message = format!("too many arguments, want at most {n}");
+            if args.len() > n {
+                Err(error(INVALID_PARAMS, message))
+            } else {
+                Ok(())
+            }
+        };
+        let argument = || -> Value {
+            args.get(1)
+                .and_then(|raw| serde_json::from_str(raw.get()).ok())
+                .unwrap_or_default()
+        };
+        match kind.as_str() {
+            "newHeads" => at_most(1).map(|()| Self::Heads),
+            "syncing" => at_most(1).map(|()| Self::Syncing),
+            "logs" => {
+                at_most(2)?;
+                LogFilter::parse(&argument()).map(Self::Logs)
+            }
+            "newPendingTransactions" | "pendingTransactions" => {
+                at_most(2)?;
+                match argument() {
+                    Value::Null | Value::Bool(false) => Ok(Self::Pending(PendingForm::Hash)),
+                    Value::Bool(true) => Ok(Self::Pending(PendingForm::Full)),
+                    other => Err(error(
+                        INVALID_PARAMS,
+                        format!(
+                            "invalid argument 1: json: cannot unmarshal {} into Go value of type bool",
+                            go_type(&other)
+                        ),
+                    )),
+                }
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jsonrpc::{Item, Message};
+
+    fn parse(method: &str, params: &str) -> Result<Topic, String> {
+        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"{params}}}"#);
+        let Ok(Message::Single(Item::Call(request))) = Message::parse(text.as_bytes()) else {
+            panic!("{text}")
+        };
+        let namespace = method.split_once('_').expect("namespace").0;
+        Topic::parse(namespace, &request).map_err(|error| format!("{} {}", error.code(), error.message()))
+    }
+
+    #[test]
+    fn every_row_of_the_grammar() {
+        let eth = |params: &str| parse("eth_subscribe", &format!(r#","params":{params}"#));
+        let refused = |params: &str, words: &str| assert_eq!(eth(params), Err(words.to_owned()), "{params}");
+        assert_eq!(parse("eth_subscribe", ""), Err("-32602 non-array args".into()));
+        for params in ["null", "{}", "\"newHeads\""] {
+            refused(params, "-32602 non-array args");
+        }
+        for params in ["[]", "[1]", "[null]"] {
+            refused(params, "-32602 expected subscription name as first argument");
+        }
+        refused(r#"["foo"]"#, r#"-32601 no "foo" subscription in eth namespace"#);
+        refused(
+            r#"["NewHeads"]"#,
+            r#"-32601 no "NewHeads" subscription in eth namespace"#,
+        );
+        refused(r#"[""]"#, r#"-32601 no "" subscription in eth namespace"#);
+        let other = parse("admin_subscribe", r#","params":["peerEvents"]"#);
+        assert_eq!(
+            other,
+            Err(r#"-32601 no "peerEvents" subscription in admin namespace"#.into())
+        );
+        assert_eq!(eth(r#"["newHeads"]"#), Ok(Topic::Heads));
+        for params in [
+            r#"["newHeads",{}]"#,
+            r#"["newHeads",true]"#,
+            r#"["newHeads",null]"#,
+            r#"["syncing",1]"#,
+        ] {
+            refused(params, "-32602 too many arguments, want at most 1");
+        }
+        assert_eq!(eth(r#"["syncing"]"#), Ok(Topic::Syncing));
+        for name in ["newPendingTransactions", "pendingTransactions"] {
+            for flag in ["", ",false", ",null"] {
+                assert_eq!(
+                    eth(&format!(r#"["{name}"{flag}]"#)),
+                    Ok(Topic::Pending(PendingForm::Hash))
+                );
+            }
+            assert_eq!(
+                eth(&format!(r#"["{name}",true]"#)),
+                Ok(Topic::Pending(PendingForm::Full))
+            );
+            refused(
+                &format!(r#"["{name}",true,1]"#),
+                "-32602 too many arguments, want at most 2",
+            );
+        }
+        for (value, kind) in [("\"true\"", "string"), ("{}", "object"), ("1", "number")] {
+            refused(
+                &format!(r#"["newPendingTransactions",{value}]"#),
+                &format!("-32602 invalid argument 1: json: cannot unmarshal {kind} into Go value of type bool"),
+            );
+        }
+        for params in [r#"["logs"]"#, r#"["logs",null]"#, r#"["logs",{}]"#] {
+            assert_eq!(eth(params), Ok(Topic::Logs(LogFilter::default())));
+        }
+        refused(r#"["logs",{},{}]"#, "-32602 too many arguments, want at most 2");
+    }
+}

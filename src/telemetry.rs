@@ -1,0 +1,265 @@
+//! What is counted, and how the log is written.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// `kind="newHeads"` and its like.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabel {
+    /// Kind of subscription.
+    pub kind: &'static str,
+}
+
+/// `reason="slow_consumer"` and its like.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// `outcome="result"` and its like.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// How it ended.
+    pub outcome: &'static str,
+}
+
+/// Every metric. Counters only grow; gauges that are derived from other state are set when the page is asked for.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Open WebSocket clients.
+    pub clients: Gauge,
+    /// WebSocket clients since the start.
+    pub connections: Counter,
+    /// Upgrades and requests refused, by reason.
+    pub refused: Family<ReasonLabel, Counter>,
+    /// Closed connections, by reason.
+    pub closes: Family<ReasonLabel, Counter>,
+    /// Open subscriptions, by kind.
+    pub subscriptions: Family<KindLabel, Gauge>,
+    /// Distinct log filters.
+    pub filters: Gauge,
+    /// Events written to sockets, by kind.
+    pub deliveries: Family<KindLabel, Counter>,
+    /// Bytes written to clients' sockets.
+    pub bytes_out: Counter,
+    /// Bytes read from clients' sockets.
+    pub bytes_in: Counter,
+    /// From the node's message to the socket, in seconds.
+    pub delivery_latency: Histogram,
+    /// Bytes that wait in all clients' queues.
+    pub queue_bytes: Gauge,
+    /// Pending transactions dropped under pressure, by place.
+    pub pending_dropped: Family<ReasonLabel, Counter>,
+    /// Requests from clients, by outcome.
+    pub requests: Family<OutcomeLabel, Counter>,
+    /// Calls forwarded to an upstream, by outcome.
+    pub forwarded: Family<OutcomeLabel, Counter>,
+    /// Duration of forwarded calls, in seconds.
+    pub forward_seconds: Histogram,
+    /// 1 where an upstream is connected.
+    pub upstream_up: Family<UpstreamLabel, Gauge>,
+    /// Connections made to an upstream.
+    pub upstream_connects: Family<UpstreamLabel, Gauge>,
+    /// Number of the newest block.
+    pub head_number: Gauge,
+    /// Seconds since the newest block arrived.
+    pub head_age: Gauge<f64, AtomicU64>,
+    /// Reorgs.
+    pub reorgs: Counter,
+    /// Blocks dropped by reorgs.
+    pub reorged_blocks: Counter,
+    /// Blocks fetched because their announcement was missed.
+    pub backfilled_blocks: Counter,
+    /// Answers to `eth_getLogs` that were refused or missing, and asked for again.
+    pub log_retries: Family<ReasonLabel, Counter>,
+    /// Times that continuity was lost; clients were closed with 1012.
+    pub continuity_lost: Counter,
+}
+
+/// `upstream="ws://127.0.0.1:8546"`; never with a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UpstreamLabel {
+    /// Address without secrets.
+    pub upstream: String,
+}
+
+impl Metrics {
+    /// Fresh metrics, and the registry that prints them.
+    #[must_use]
+    pub fn new() -> (Self, Registry) {
+        let metrics = Self {
+            clients: Gauge::default(),
+            connections: Counter::default(),
+            refused: Family::default(),
+            closes: Family::default(),
+            subscriptions: Family::default(),
+            filters: Gauge::default(),
+            deliveries: Family::default(),
+            bytes_out: Counter::default(),
+            bytes_in: Counter::default(),
+            // 50 microseconds to 13 seconds.
+            delivery_latency: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
+            queue_bytes: Gauge::default(),
+            pending_dropped: Family::default(),
+            requests: Family::default(),
+            forwarded: Family::default(),
+            forward_seconds: Histogram::new(exponential_buckets(100e-6, 2.0, 18)),
+            upstream_up: Family::default(),
+            upstream_connects: Family::default(),
+            head_number: Gauge::default(),
+            head_age: Gauge::default(),
+            reorgs: Counter::default(),
+            reorged_blocks: Counter::default(),
+            backfilled_blocks: Counter::default(),
+            log_retries: Family::default(),
+            continuity_lost: Counter::default(),
+        };
+        let mut registry = Registry::with_prefix("headwater");
+        let r = &mut registry;
+        r.register("clients", "Open WebSocket clients", metrics.clients.clone());
+        r.register(
+            "connections",
+            "WebSocket clients since the start",
+            metrics.connections.clone(),
+        );
+        r.register(
+            "refused",
+            "Connections and requests refused, by reason",
+            metrics.refused.clone(),
+        );
+        r.register(
+            "closes",
+            "Closed WebSocket connections, by reason",
+            metrics.closes.clone(),
+        );
+        r.register(
+            "subscriptions",
+            "Open subscriptions, by kind",
+            metrics.subscriptions.clone(),
+        );
+        r.register("log_filters", "Distinct log filters", metrics.filters.clone());
+        r.register(
+            "deliveries",
+            "Events written to sockets, by kind",
+            metrics.deliveries.clone(),
+        );
+        r.register(
+            "sent_bytes",
+            "Bytes written to WebSocket clients",
+            metrics.bytes_out.clone(),
+        );
+        r.register(
+            "received_bytes",
+            "Bytes read from WebSocket clients",
+            metrics.bytes_in.clone(),
+        );
+        r.register(
+            "delivery_latency_seconds",
+            "From the arrival of the node's message to the write on the client's socket, one sample per write",
+            metrics.delivery_latency.clone(),
+        );
+        r.register(
+            "queue_bytes",
+            "Bytes that wait in all clients' queues",
+            metrics.queue_bytes.clone(),
+        );
+        r.register(
+            "pending_dropped",
+            "Pending transactions dropped under pressure, by place",
+            metrics.pending_dropped.clone(),
+        );
+        r.register(
+            "requests",
+            "Requests from clients, by outcome",
+            metrics.requests.clone(),
+        );
+        r.register(
+            "forwarded_calls",
+            "Calls forwarded to an upstream, by outcome",
+            metrics.forwarded.clone(),
+        );
+        r.register(
+            "forward_seconds",
+            "Duration of forwarded calls",
+            metrics.forward_seconds.clone(),
+        );
+        r.register(
+            "upstream_up",
+            "1 where an upstream is connected",
+            metrics.upstream_up.clone(),
+        );
+        r.register(
+            "upstream_connects",
+            "Connections made to an upstream",
+            metrics.upstream_connects.clone(),
+        );
+        r.register("head_number", "Number of the newest block", metrics.head_number.clone());
+        r.register(
+            "head_age_seconds",
+            "Time since the newest block arrived",
+            metrics.head_age.clone(),
+        );
+        r.register("reorgs", "Reorgs seen", metrics.reorgs.clone());
+        r.register(
+            "reorged_blocks",
+            "Blocks dropped by reorgs",
+            metrics.reorged_blocks.clone(),
+        );
+        r.register(
+            "backfilled_blocks",
+            "Blocks fetched because they were never announced",
+            metrics.backfilled_blocks.clone(),
+        );
+        r.register(
+            "log_retries",
+            "Answers to eth_getLogs that failed or did not hold, and were asked for again",
+            metrics.log_retries.clone(),
+        );
+        r.register(
+            "continuity_lost",
+            "Times that missing blocks could not be had; affected clients were closed with 1012",
+            metrics.continuity_lost.clone(),
+        );
+        (metrics, registry)
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Writes the log to standard error. `filter` is a level or `tracing`'s directives; a second call changes nothing.
+///
+/// # Errors
+/// The filter's own words where it cannot be read.
+pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
+    use std::io::IsTerminal as _;
+
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second subscriber is refused: tests start many apps in one process.
+    let _ = match format {
+        LogFormat::Text => builder
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init()
+            .map_err(drop),
+        LogFormat::Json => builder.json().try_init().map_err(drop),
+    };
+    Ok(())
+}

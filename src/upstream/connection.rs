@@ -1,0 +1,429 @@
+//! One node over WebSocket or IPC: connects, serves, reconnects.
+//!
+//! Per connection: ask for the chain id, subscribe to heads, fetch the newest block (so that what was missed meanwhile
+//! shows at once), then serve calls and whatever else is wanted. A writer task owns the writing half, so that reading
+//! never waits for writing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, info, warn};
+
+use super::link::{self, Inbound, LinkError, Outbound, Reader};
+use super::message::{self, NodeMessage};
+use super::pool::{Call, CallError, Shared};
+use super::{Gossip, PendingForm, Sighting};
+use crate::jsonrpc::Outcome;
+
+/// Messages that wait for the writer. When it is full calls wait in their queue, where callers see it.
+const WRITE_QUEUE: usize = 128;
+
+/// Events of subscriptions whose id is not known yet: some nodes send the first event before the answer.
+const MAX_EARLY: usize = 64;
+
+/// How often timers are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often a node is asked for its sync state while someone wants it.
+const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("no answer to the handshake in time")]
+    ConnectTimeout,
+    #[error("nothing received for {0:?}, not even a pong")]
+    Silent(Duration),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the node does not serve eth_subscribe(\"newHeads\"): {0}")]
+    NoHeads(String),
+    #[error("shutting down")]
+    Shutdown,
+}
+
+/// What a subscription at the node feeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feed {
+    Heads,
+    Pending(PendingForm),
+}
+
+/// What an answer is for.
+#[derive(Debug)]
+enum Purpose {
+    Caller(oneshot::Sender<Result<Outcome, CallError>>),
+    ChainId,
+    Subscribe(Feed),
+    Latest,
+    Syncing,
+    Ignored,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    calls: mpsc::Receiver<Call>,
+}
+
+/// What lives as long as one connection.
+#[derive(Debug)]
+struct Serving {
+    shared: Arc<Shared>,
+    out: mpsc::Sender<Outbound>,
+    next_id: u64,
+    waiting: HashMap<u64, Purpose>,
+    feeds: HashMap<String, Feed>,
+    early: VecDeque<(String, Bytes)>,
+    last_received: Instant,
+    asked_syncing: Option<Instant>,
+    /// Subscriptions that are asked for or stand, pending ones only.
+    pending: HashMap<PendingForm, Standing>,
+    ready: bool,
+}
+
+#[derive(Debug)]
+enum Standing {
+    Asked,
+    Stands(String),
+    /// The node does not offer it; asked again with the next connection.
+    Refused,
+}
+
+impl Connection {
+    pub(super) fn new(shared: Arc<Shared>, calls: mpsc::Receiver<Call>) -> Self {
+        Self { shared, calls }
+    }
+
+    /// Runs until the pool is gone.
+    pub(super) async fn run(mut self) {
+        let settings = self.shared.settings.clone();
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(settings.reconnect_min)
+            .with_max_delay(settings.reconnect_max)
+            .with_jitter()
+            .without_max_times();
+        let mut waits = backoff.build();
+        loop {
+            let began = Instant::now();
+            let end = self.connect_and_serve().await;
+            if matches!(end, End::Shutdown) {
+                return;
+            }
+            self.shared.down(end.to_string());
+            warn!(upstream = %self.shared.endpoint, "upstream lost: {end}");
+            let _ = self.shared.sightings.send((self.shared.id, Sighting::Lost)).await;
+            // A connection that held is no reason for patience; one that was refused at once is.
+            if began.elapsed() > settings.reconnect_max {
+                waits = backoff.build();
+            }
+            let wait = waits.next().unwrap_or(settings.reconnect_max);
+            if !self.refuse_calls_for(wait).await {
+                return;
+            }
+        }
+    }
+
+    /// While there is no connection calls fail at once. `false` when the pool is gone.
+    async fn refuse_calls_for(&mut self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return true,
+                call = self.calls.recv() => match call {
+                    Some(call) => drop(call.reply.send(Err(CallError::Unavailable))),
+                    None => return false,
+                },
+            }
+        }
+    }
+
+    async fn connect_and_serve(&mut self) -> End {
+        let settings = &self.shared.settings;
+        let connecting = link::connect(&self.shared.endpoint, settings.max_message_bytes);
+        let (mut reader, mut writer) = match tokio::time::timeout(settings.connect_timeout, connecting).await {
+            Ok(Ok(halves)) => halves,
+            Ok(Err(error)) => return error.into(),
+            Err(_) => return End::ConnectTimeout,
+        };
+        let (out, mut outbox) = mpsc::channel(WRITE_QUEUE);
+        let mut writing = JoinSet::new();
+        writing.spawn(async move {
+            while let Some(message) = outbox.recv().await {
+                writer.send(message).await?;
+            }
+            Ok::<(), LinkError>(())
+        });
+        let mut serving = Serving::new(self.shared.clone(), out.clone());
+        serving.ask("eth_chainId", "", Purpose::ChainId);
+        let mut wanted = self.shared.wanted.clone();
+        let mut active = self.shared.active.subscribe();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let outcome = tokio::select! {
+                inbound = reader.next() => match inbound {
+                    Ok(inbound) => serving.apply(inbound).await,
+                    Err(error) => Err(error.into()),
+                },
+                taken = next_call(&out, &mut self.calls), if serving.has_room() => match taken {
+                    Some((permit, call)) => { serving.call(permit, call); Ok(()) }
+                    None => Err(End::Shutdown),
+                },
+                _ = tick.tick() => serving.tick(&reader),
+                Ok(()) = wanted.changed() => { serving.reconcile(); Ok(()) }
+                Ok(()) = active.changed() => { serving.reconcile(); Ok(()) }
+                Some(ended) = writing.join_next() => Err(match ended {
+                    Ok(Err(error)) => error.into(),
+                    _ => LinkError::Closed.into(),
+                }),
+            };
+            if let Err(end) = outcome {
+                return end;
+            }
+        }
+    }
+}
+
+/// Takes a call only when there is room to write it. Both waits are cancel-safe.
+async fn next_call<'a>(
+    out: &'a mpsc::Sender<Outbound>,
+    calls: &mut mpsc::Receiver<Call>,
+) -> Option<(mpsc::Permit<'a, Outbound>, Call)> {
+    let permit = out.reserve().await.ok()?;
+    Some((permit, calls.recv().await?))
+}
+
+impl Serving {
+    fn new(shared: Arc<Shared>, out: mpsc::Sender<Outbound>) -> Self {
+        Self {
+            shared,
+            out,
+            next_id: 0,
+            waiting: HashMap::new(),
+            feeds: HashMap::new(),
+            early: VecDeque::new(),
+            last_received: Instant::now(),
+            asked_syncing: None,
+            pending: HashMap::new(),
+            ready: false,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.len() < self.shared.settings.max_in_flight
+    }
+
+    fn register(&mut self, purpose: Purpose) -> u64 {
+        self.next_id += 1;
+        self.waiting.insert(self.next_id, purpose);
+        self.next_id
+    }
+
+    fn call(&mut self, permit: mpsc::Permit<'_, Outbound>, call: Call) {
+        let id = self.register(Purpose::Caller(call.reply));
+        permit.send(Outbound::Message(message::request(id, &call.method, &call.params)));
+    }
+
+    /// A question of our own. A full write queue drops it; those that matter are asked again at the next tick.
+    fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
+        let id = self.register(purpose);
+        let sent = self
+            .out
+            .try_send(Outbound::Message(message::request(id, method, params)))
+            .is_ok();
+        if !sent {
+            self.waiting.remove(&id);
+        }
+        sent
+    }
+
+    async fn apply(&mut self, inbound: Inbound) -> Result<(), End> {
+        self.last_received = Instant::now();
+        if let Inbound::Message(frame) = inbound {
+            for message in NodeMessage::parse(&frame) {
+                match message {
+                    NodeMessage::Answer(id, outcome) => {
+                        if let Some(purpose) = self.waiting.remove(&id) {
+                            self.answered(purpose, outcome).await?;
+                        }
+                    }
+                    NodeMessage::Event(subscription, json) => self.event(subscription, json).await,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn answered(&mut self, purpose: Purpose, outcome: Outcome) -> Result<(), End> {
+        match (purpose, outcome) {
+            (Purpose::Caller(reply), outcome) => drop(reply.send(Ok(outcome))),
+            (Purpose::ChainId, Outcome::Result(json)) => {
+                self.shared.check_chain(&text(&json)).map_err(End::Refused)?;
+                self.ask("eth_subscribe", r#"["newHeads"]"#, Purpose::Subscribe(Feed::Heads));
+            }
+            (Purpose::ChainId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
+            (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await,
+            (Purpose::Subscribe(Feed::Heads), Outcome::Error(error)) => return Err(End::NoHeads(text(&error))),
+            (Purpose::Subscribe(Feed::Pending(form)), Outcome::Error(error)) => {
+                warn!(upstream = %self.shared.endpoint, ?form, "no pending transactions: {}", text(&error));
+                self.pending.insert(form, Standing::Refused);
+            }
+            (Purpose::Latest, Outcome::Result(json)) => {
+                // Up first: what an upstream that is not in use says is not looked at.
+                if !self.ready {
+                    self.ready = true;
+                    self.shared.up();
+                    info!(upstream = %self.shared.endpoint, "upstream connected");
+                    self.reconcile();
+                }
+                let _ = self
+                    .shared
+                    .sightings
+                    .send((self.shared.id, Sighting::Latest(json)))
+                    .await;
+            }
+            (Purpose::Latest, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
+            (Purpose::Syncing, Outcome::Result(json)) => self.shared.gossip(Gossip::Syncing(json)),
+            (Purpose::Syncing | Purpose::Ignored, _) => {}
+        }
+        Ok(())
+    }
+
+    async fn subscribed(&mut self, feed: Feed, subscription: String) {
+        match feed {
+            Feed::Heads => {
+                self.ask("eth_getBlockByNumber", r#"["latest",false]"#, Purpose::Latest);
+            }
+            Feed::Pending(form) => {
+                self.pending.insert(form, Standing::Stands(subscription.clone()));
+            }
+        }
+        self.feeds.insert(subscription.clone(), feed);
+        let (now, later): (VecDeque<_>, _) = self.early.drain(..).partition(|(id, _)| *id == subscription);
+        self.early = later;
+        for (_, json) in now {
+            self.deliver(feed, json).await;
+        }
+        // It may not be wanted any more by now.
+        self.reconcile();
+    }
+
+    async fn event(&mut self, subscription: String, json: Bytes) {
+        match self.feeds.get(&subscription) {
+            Some(&feed) => self.deliver(feed, json).await,
+            None => {
+                if self.early.len() == MAX_EARLY {
+                    self.early.pop_front();
+                }
+                self.early.push_back((subscription, json));
+            }
+        }
+    }
+
+    async fn deliver(&mut self, feed: Feed, json: Bytes) {
+        match feed {
+            Feed::Heads => {
+                let _ = self
+                    .shared
+                    .sightings
+                    .send((self.shared.id, Sighting::Announced(json)))
+                    .await;
+            }
+            Feed::Pending(form) => {
+                self.shared.gossip(Gossip::Pending {
+                    form,
+                    json,
+                    seen: std::time::Instant::now(),
+                });
+            }
+        }
+    }
+
+    /// Makes the node's subscriptions what is wanted now.
+    fn reconcile(&mut self) {
+        if !self.ready {
+            return;
+        }
+        let wanted = self.shared.wants();
+        let forms = [
+            (
+                PendingForm::Hash,
+                wanted.pending_hashes,
+                r#"["newPendingTransactions"]"#,
+            ),
+            (
+                PendingForm::Full,
+                wanted.pending_full,
+                r#"["newPendingTransactions",true]"#,
+            ),
+        ];
+        for (form, wanted, params) in forms {
+            match (self.pending.remove(&form), wanted) {
+                (None, true) => {
+                    if self.ask("eth_subscribe", params, Purpose::Subscribe(Feed::Pending(form))) {
+                        self.pending.insert(form, Standing::Asked);
+                    }
+                }
+                (Some(Standing::Stands(subscription)), false) => {
+                    self.feeds.remove(&subscription);
+                    self.ask("eth_unsubscribe", &format!("[{subscription}]"), Purpose::Ignored);
+                }
+                // An answer is under way; when it comes this is looked at again.
+                (Some(standing), _) => {
+                    self.pending.insert(form, standing);
+                }
+                (None, false) => {}
+            }
+        }
+        if !wanted.syncing {
+            self.asked_syncing = None;
+        } else if self.asked_syncing.is_none_or(|at| at.elapsed() >= SYNCING_INTERVAL) {
+            self.asked_syncing = Some(Instant::now());
+            self.ask("eth_syncing", "", Purpose::Syncing);
+        }
+    }
+
+    fn tick(&mut self, reader: &Reader) -> Result<(), End> {
+        let patience = self.shared.settings.silence_timeout;
+        let quiet = self.last_received.elapsed();
+        if quiet >= patience {
+            return Err(End::Silent(patience));
+        }
+        // Callers that gave up need no answer any more.
+        self.waiting
+            .retain(|_, purpose| !matches!(purpose, Purpose::Caller(reply) if reply.is_closed()));
+        if quiet >= patience / 3 {
+            match reader {
+                Reader::Ws(_) => drop(self.out.try_send(Outbound::Ping)),
+                Reader::Ipc(..) => drop(self.ask("eth_chainId", "", Purpose::Ignored)),
+            }
+        }
+        self.reconcile();
+        Ok(())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        debug!(upstream = %self.shared.endpoint, calls = self.waiting.len(), "calls lost with the connection");
+        for (_, purpose) in self.waiting.drain() {
+            if let Purpose::Caller(reply) = purpose {
+                drop(reply.send(Err(CallError::Lost)));
+            }
+        }
+    }
+}
+
+fn text(json: &Bytes) -> String {
+    String::from_utf8_lossy(json).into_owned()
+}

@@ -1,0 +1,173 @@
+//! One open connection to a node that speaks in messages: a reading half and a writing half.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use url::Url;
+
+use super::Endpoint;
+use super::splitter::Splitter;
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// The connection failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// WebSocket or TLS trouble, or a handshake that was refused.
+    #[error("{0}")]
+    Ws(Box<tokio_tungstenite::tungstenite::Error>),
+    /// Socket trouble.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A message above the limit.
+    #[error("a message of more than {0} bytes (raise upstream.max_message_bytes)")]
+    TooBig(usize),
+    /// The node hung up.
+    #[error("the node closed the connection")]
+    Closed,
+}
+
+impl From<tokio_tungstenite::tungstenite::Error> for LinkError {
+    fn from(error: tokio_tungstenite::tungstenite::Error) -> Self {
+        Self::Ws(Box::new(error))
+    }
+}
+
+/// What is read.
+#[derive(Debug)]
+pub enum Inbound {
+    /// One message.
+    Message(Bytes),
+    /// A sign of life without content.
+    Alive,
+}
+
+/// What is written.
+#[derive(Debug)]
+pub enum Outbound {
+    /// One JSON text.
+    Message(String),
+    /// A sign of life is wanted.
+    Ping,
+}
+
+/// The reading half.
+#[derive(Debug)]
+pub enum Reader {
+    /// WebSocket.
+    Ws(SplitStream<Socket>),
+    /// Unix socket.
+    Ipc(OwnedReadHalf, Splitter, usize),
+}
+
+/// The writing half.
+#[derive(Debug)]
+pub enum Writer {
+    /// WebSocket.
+    Ws(SplitSink<Socket, Message>),
+    /// Unix socket.
+    Ipc(OwnedWriteHalf),
+}
+
+/// Connects.
+///
+/// # Errors
+/// [`LinkError`]; an HTTP endpoint is not for links.
+pub async fn connect(endpoint: &Endpoint, max_message_bytes: usize) -> Result<(Reader, Writer), LinkError> {
+    match endpoint {
+        Endpoint::Ws(url) => {
+            let config = WebSocketConfig::default()
+                .max_message_size(Some(max_message_bytes))
+                .max_frame_size(Some(max_message_bytes));
+            let request = with_basic_auth(url)?;
+            let (socket, _) = tokio_tungstenite::connect_async_with_config(request, Some(config), true).await?;
+            let (sink, stream) = socket.split();
+            Ok((Reader::Ws(stream), Writer::Ws(sink)))
+        }
+        Endpoint::Ipc(path) => {
+            let (reader, writer) = UnixStream::connect(path).await?.into_split();
+            Ok((
+                Reader::Ipc(reader, Splitter::default(), max_message_bytes),
+                Writer::Ipc(writer),
+            ))
+        }
+        Endpoint::Http(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "HTTP nodes are polled").into()),
+    }
+}
+
+/// User and password of the address become an `Authorization` header, as go-ethereum and alloy do.
+fn with_basic_auth(url: &Url) -> Result<tokio_tungstenite::tungstenite::http::Request<()>, LinkError> {
+    let mut bare = url.clone();
+    // Neither can fail for an address that has a host.
+    let _ = bare.set_username("");
+    let _ = bare.set_password(None);
+    let mut request = bare.as_str().into_client_request()?;
+    if !url.username().is_empty() {
+        use base64::Engine as _;
+        let pair = format!("{}:{}", url.username(), url.password().unwrap_or_default());
+        let value = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+        if let Ok(mut value) = value.parse::<http::HeaderValue>() {
+            value.set_sensitive(true);
+            request.headers_mut().insert(http::header::AUTHORIZATION, value);
+        }
+    }
+    Ok(request)
+}
+
+impl Reader {
+    /// The next message. Cancel-safe: what was read stays in the buffer.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the connection is over.
+    pub async fn next(&mut self) -> Result<Inbound, LinkError> {
+        match self {
+            Self::Ws(stream) => match stream.next().await.ok_or(LinkError::Closed)?? {
+                message @ (Message::Text(_) | Message::Binary(_)) => Ok(Inbound::Message(message.into_data())),
+                Message::Close(_) => Err(LinkError::Closed),
+                _ => Ok(Inbound::Alive),
+            },
+            Self::Ipc(half, splitter, max) => loop {
+                if let Some(value) = splitter.next() {
+                    return Ok(Inbound::Message(value));
+                }
+                if splitter.len() > *max {
+                    return Err(LinkError::TooBig(*max));
+                }
+                let buffer: &mut BytesMut = splitter.buffer();
+                buffer.reserve(16 << 10);
+                if half.read_buf(buffer).await? == 0 {
+                    return Err(LinkError::Closed);
+                }
+            },
+        }
+    }
+}
+
+impl Writer {
+    /// Writes and flushes one message.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the connection is over.
+    pub async fn send(&mut self, message: Outbound) -> Result<(), LinkError> {
+        match (self, message) {
+            (Self::Ws(sink), Outbound::Message(text)) => sink.send(Message::text(text)).await?,
+            (Self::Ws(sink), Outbound::Ping) => sink.send(Message::Ping(Bytes::new())).await?,
+            (Self::Ipc(half), Outbound::Message(mut text)) => {
+                text.push('\n');
+                half.write_all(text.as_bytes()).await?;
+            }
+            // A Unix socket has no pings; the actor asks a cheap question instead.
+            (Self::Ipc(_), Outbound::Ping) => {}
+        }
+        Ok(())
+    }
+}

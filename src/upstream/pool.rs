@@ -1,0 +1,250 @@
+//! The upstreams together: which one is used, and calls to it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::connection::Connection;
+use super::poller::Poller;
+use super::{Endpoint, Gossip, Sighting, UpstreamId, UpstreamSettings, Wanted};
+use crate::jsonrpc::Outcome;
+
+/// A call came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No upstream is connected.
+    #[error("upstream unavailable")]
+    Unavailable,
+    /// The connection was lost before the answer came; the node may have acted.
+    #[error("upstream connection lost")]
+    Lost,
+    /// No answer in time.
+    #[error("request timed out")]
+    TimedOut,
+    /// Too many calls in flight on the upstream.
+    #[error("upstream busy")]
+    Busy,
+}
+
+/// One call on its way to a node.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub method: String,
+    /// JSON, empty for none.
+    pub params: String,
+    pub reply: oneshot::Sender<Result<Outcome, CallError>>,
+}
+
+/// What is known of one upstream, for the admin port.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamStatus {
+    /// Whether calls can be sent.
+    pub connected: bool,
+    /// Connections made so far.
+    pub connects: u64,
+    /// Why the last connection failed or ended.
+    pub last_error: Option<String>,
+    /// What the node says of itself.
+    pub chain_id: Option<String>,
+}
+
+/// What pool and actors share about one upstream.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub id: UpstreamId,
+    pub endpoint: Endpoint,
+    pub settings: UpstreamSettings,
+    pub status: Mutex<UpstreamStatus>,
+    pub active: watch::Sender<Option<UpstreamId>>,
+    pub chain_id: Arc<OnceLock<String>>,
+    pub sightings: mpsc::Sender<(UpstreamId, Sighting)>,
+    pub gossip: mpsc::Sender<Gossip>,
+    pub gossip_dropped: Arc<AtomicU64>,
+    pub wanted: watch::Receiver<Wanted>,
+}
+
+impl Shared {
+    /// A connection stands: it becomes the active one where none is. Whoever is active stays so until lost, so that a
+    /// node that comes and goes does not make the stream flap.
+    pub fn up(&self) {
+        {
+            let mut status = self.status.lock();
+            status.connected = true;
+            status.connects += 1;
+            status.last_error = None;
+        }
+        self.active.send_if_modified(|active| {
+            let free = active.is_none();
+            if free {
+                *active = Some(self.id);
+            }
+            free
+        });
+    }
+
+    /// The connection is lost or could not be made.
+    pub fn down(&self, why: String) {
+        let mut status = self.status.lock();
+        status.connected = false;
+        status.last_error = Some(why);
+    }
+
+    /// The first node that is reached fixes the chain; one of another chain is refused.
+    pub fn check_chain(&self, chain_id: &str) -> Result<(), String> {
+        let expected = self.chain_id.get_or_init(|| chain_id.to_owned());
+        self.status.lock().chain_id = Some(chain_id.to_owned());
+        if expected == chain_id {
+            return Ok(());
+        }
+        Err(format!(
+            "{} is on chain {chain_id}, but the others are on {expected}: check upstreams",
+            self.endpoint
+        ))
+    }
+
+    /// What is wanted of this upstream: nothing unless it is the active one.
+    pub fn wants(&self) -> Wanted {
+        let mine = *self.active.borrow() == Some(self.id);
+        if mine { *self.wanted.borrow() } else { Wanted::default() }
+    }
+
+    pub fn gossip(&self, gossip: Gossip) {
+        if self.gossip.try_send(gossip).is_err() {
+            self.gossip_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Upstream {
+    calls: mpsc::Sender<Call>,
+    shared: Arc<Shared>,
+}
+
+/// All upstreams.
+#[derive(Debug)]
+pub struct Pool {
+    upstreams: Vec<Upstream>,
+    active: watch::Sender<Option<UpstreamId>>,
+    request_timeout: Duration,
+    gossip_dropped: Arc<AtomicU64>,
+}
+
+/// The pool's two outlets and its inlet.
+#[derive(Debug)]
+pub struct Channels {
+    /// What is seen of the chain; its reader must never wait for a call, or the two would wait for each other.
+    pub sightings: mpsc::Sender<(UpstreamId, Sighting)>,
+    /// What may be dropped.
+    pub gossip: mpsc::Sender<Gossip>,
+    /// What somebody wants.
+    pub wanted: watch::Receiver<Wanted>,
+}
+
+/// Calls that wait for an actor to take them.
+const CALL_QUEUE: usize = 256;
+
+impl Pool {
+    /// Starts an actor for each endpoint. They run until the pool's last handle is gone.
+    #[must_use]
+    pub fn start(endpoints: &[Endpoint], settings: &UpstreamSettings, channels: &Channels) -> Arc<Self> {
+        let active = watch::Sender::new(None);
+        let chain_id = Arc::new(OnceLock::new());
+        let gossip_dropped = Arc::new(AtomicU64::new(0));
+        let upstreams = endpoints
+            .iter()
+            .enumerate()
+            .map(|(i, endpoint)| {
+                let shared = Arc::new(Shared {
+                    id: UpstreamId(i),
+                    endpoint: endpoint.clone(),
+                    settings: settings.clone(),
+                    status: Mutex::default(),
+                    active: active.clone(),
+                    chain_id: chain_id.clone(),
+                    sightings: channels.sightings.clone(),
+                    gossip: channels.gossip.clone(),
+                    gossip_dropped: gossip_dropped.clone(),
+                    wanted: channels.wanted.clone(),
+                });
+                let (calls, inbox) = mpsc::channel(CALL_QUEUE);
+                match endpoint {
+                    Endpoint::Http(url) => tokio::spawn(Poller::new(shared.clone(), url.clone(), inbox).run()),
+                    _ => tokio::spawn(Connection::new(shared.clone(), inbox).run()),
+                };
+                Upstream { calls, shared }
+            })
+            .collect();
+        Arc::new(Self {
+            upstreams,
+            active,
+            request_timeout: settings.request_timeout,
+            gossip_dropped,
+        })
+    }
+
+    /// The upstream in use.
+    #[must_use]
+    pub fn active(&self) -> Option<UpstreamId> {
+        *self.active.borrow()
+    }
+
+    /// The upstream in use was lost: takes the next one that stands, by priority.
+    pub fn fail_over(&self, lost: UpstreamId) -> Option<UpstreamId> {
+        self.active.send_if_modified(|active| {
+            if *active != Some(lost) {
+                return false;
+            }
+            let next = self
+                .upstreams
+                .iter()
+                .find(|upstream| upstream.shared.status.lock().connected);
+            *active = next.map(|upstream| upstream.shared.id);
+            true
+        });
+        self.active()
+    }
+
+    /// Calls the upstream in use. `params` is JSON, empty for none.
+    ///
+    /// # Errors
+    /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
+    pub async fn call(&self, method: &str, params: &str) -> Result<Outcome, CallError> {
+        let id = self.active().ok_or(CallError::Unavailable)?;
+        let upstream = self.upstreams.get(id.0).ok_or(CallError::Unavailable)?;
+        let (reply, answer) = oneshot::channel();
+        let call = Call {
+            method: method.to_owned(),
+            params: params.to_owned(),
+            reply,
+        };
+        let exchange = async {
+            upstream.calls.send(call).await.map_err(|_| CallError::Unavailable)?;
+            answer.await.map_err(|_| CallError::Lost)?
+        };
+        tokio::time::timeout(self.request_timeout, exchange)
+            .await
+            .unwrap_or(Err(CallError::TimedOut))
+    }
+
+    /// Each upstream's address (without secrets) and state, by priority.
+    #[must_use]
+    pub fn status(&self) -> Vec<(String, UpstreamStatus)> {
+        let one = |upstream: &Upstream| {
+            (
+                upstream.shared.endpoint.to_string(),
+                upstream.shared.status.lock().clone(),
+            )
+        };
+        self.upstreams.iter().map(one).collect()
+    }
+
+    /// Pending transactions that arrived faster than they could be passed on.
+    #[must_use]
+    pub fn gossip_dropped(&self) -> u64 {
+        self.gossip_dropped.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,195 @@
+// The proxy itself under circumstances that one library alone does not bring about: a restart, and a crowd.
+
+import { NOTE, Relay, TRANSFER, same, startProxy, topicOf, until, within } from "../support.mjs";
+import { RawClient } from "./raw.mjs";
+import * as viem from "./viem.mjs";
+import * as web3js from "./web3js.mjs";
+
+export const name = "proxy";
+
+export const extras = {
+  /**
+   * E5: the id leaves before the first notification, with a pause between them. The relay keeps a head back until the
+   * client has its id, so a server that does not pause betrays itself in every try. One that does may seem not to when
+   * this process was late to read the answer, so a tenth of the tries is forgiven.
+   */
+  async holdoff(t) {
+    if (t.direct) return t.skip();
+    const relay = await Relay.start(t.chain.ws);
+    const proxy = await startProxy(relay.url);
+    const gaps = [];
+    try {
+      await t.settle(proxy.ws);
+      for (let n = 0; n < 30; n++) {
+        relay.hold();
+        await t.chain.rpc("evm_mine");
+        await until("the head at the relay", () => relay.held.length);
+        const client = await RawClient.open(proxy.ws);
+        client.keep = true;
+        client.socket.once("message", () => relay.release());
+        const heads = [];
+        await client.subscribe(["newHeads"], (head) => heads.push(head));
+        await until("the head", () => heads.length);
+        const [answer, first] = client.frames;
+        same("the answer comes first", ["id" in answer.message, first.message.method], [true, "eth_subscription"]);
+        gaps.push(first.at - answer.at);
+        client.close();
+      }
+    } finally {
+      await proxy.child.stop();
+      relay.stop();
+    }
+    const short = gaps.filter((gap) => gap < 5);
+    if (short.length > 3) throw new Error(`${short.length} of 30 first notifications came less than 5 ms after the answer`);
+  },
+
+  /** SIGTERM: clients are told 1012, the process ends well, and those that reconnect go on with its successor. */
+  async restart(t) {
+    if (t.direct) return t.skip();
+    const first = await startProxy(t.chain.ws);
+    const raw = await RawClient.open(first.ws);
+    await raw.subscribe(["newHeads"], () => {});
+    // viem as it comes: one attempt after two seconds (a failed attempt is not repeated), so the successor must be there.
+    const watcher = await viem.connect(first, true);
+    const legacy = await web3js.connect(first, { autoReconnect: true, delay: 200, maxAttempts: 50 });
+    const opened = [];
+    legacy.web3.provider.on("connect", () => opened.push(1));
+    const heads = [];
+    await watcher.heads((hash) => heads.push(hash));
+    await t.mineUntil("viem's first head", () => heads.length);
+
+    const ended = await first.child.stop();
+    same("how the proxy ended", ended, { code: 0, signal: null });
+    same("close code", (await within(5_000, "the close frame", raw.closed)).code, 1012);
+
+    const second = await startProxy(t.chain.ws, first.port);
+    try {
+      const before = heads.length;
+      await t.mineUntil("heads after the restart, resubscribed by viem itself", () => heads.length > before + 2);
+      same("each head once", new Set(heads).size, heads.length);
+      // web3.js reconnects for codes other than 1000 and 1001, but leaves it to its user to subscribe again.
+      await until("web3.js to reconnect", () => opened.length > 1);
+      const again = [];
+      await legacy.heads((hash) => again.push(hash));
+      await t.mineUntil("heads for web3.js", () => again.length);
+    } finally {
+      await Promise.allSettled([watcher.close(), legacy.close()]);
+      await second.child.stop();
+    }
+  },
+
+  /** 500 clients, 60 blocks and a reorg: each client gets exactly the node's events, the node hardly any work. */
+  async crowd(t) {
+    const relay = await Relay.start(t.chain.ws);
+    const proxy = t.direct ? { ws: relay.url } : await startProxy(relay.url);
+    const clients = [];
+    try {
+      const receiver = (n) => ({ topics: [TRANSFER, null, topicOf(n)] });
+      const filters = {
+        all: {},
+        contract: { address: t.chain.contract },
+        transfers: { topics: [TRANSFER] },
+        notes: { address: t.chain.contract, topics: [NOTE] },
+        either: { topics: [[TRANSFER, NOTE]] },
+        one: receiver(1),
+        two: receiver(2),
+        nobody: { address: topicOf(9).slice(0, 42) },
+      };
+      const mixes = [
+        ["heads"],
+        ["all"],
+        ["contract"],
+        ["heads", "transfers"],
+        ["notes", "one"],
+        ["two"],
+        ["either", "heads", "nobody"],
+        ["heads", "all"],
+      ];
+      for (let n = 0; n < 500; n += 50) {
+        clients.push(...(await Promise.all(Array.from({ length: 50 }, () => RawClient.open(proxy.ws)))));
+      }
+      await t.settle(proxy.ws);
+      const story = await t.story(filters);
+      const before = relay.count("eth_getLogs");
+      const seen = await Promise.all(clients.map((client, n) => subscribeMix(client, mixes[n % mixes.length], filters)));
+      const pending = await subscribePending(clients.slice(0, 40));
+
+      const sent = [];
+      for (let n = 0; n < 27; n++) sent.push(...(await story.mine(...[[], [3], [2, 4], [1, 1, 1]][n % 4])));
+      await story.mined(10);
+      sent.push(...(await story.mine(5)), ...(await story.mine(2)), ...(await story.mine(4)));
+      // Only what was delivered is taken back, so all must have come before the chain changes its mind.
+      await allCame(seen, story);
+      await story.reorg(3, [[2], [], [3, 1]]);
+      for (let n = 0; n < 20; n++) sent.push(...(await story.mine(...[[2], [], [1, 3]][n % 3])));
+      same("blocks in the story", story.blocks.length, 60);
+      await allCame(seen, story);
+      await story.check();
+
+      seen.forEach((events, n) => compareClient(`client ${n}`, events, story, t.direct));
+      // Pending transactions are best effort, but so few of them must all come. Those of a reorg never were in the pool.
+      const lists = Object.values(pending.lists).flat();
+      await until("all pending transactions", () => lists.every((list) => list.length >= sent.length));
+      for (const [form, lists] of Object.entries(pending.lists)) lists.forEach((list) => same(`pending (${form})`, list, sent));
+      await Promise.all(pending.stops.map((stop) => stop()));
+      if (t.direct) return;
+
+      const asked = relay.count("eth_getLogs") - before;
+      t.note(`for 500 clients the node saw ${relay.summary()}`);
+      same("eth_subscribe newHeads at the node", relay.count("eth_subscribe newHeads"), 1);
+      same("eth_getLogs of one block, at most", Math.max(0, ...relay.logsOf.values()) <= 1, true);
+      same(`eth_getLogs (${asked}) at most one per block (63)`, asked <= 63, true);
+      for (const form of ["hashes", "full"]) {
+        const kind = `newPendingTransactions ${form}`;
+        const made = relay.count(`eth_subscribe ${kind}`);
+        same(`eth_subscribe ${kind} at the node (${made}), at most one`, made <= 1, true);
+        await until(`${kind} to be given up, which nobody wants any more`, () => !relay.live(kind));
+      }
+    } finally {
+      clients.forEach((client) => client.close());
+      await proxy.child?.stop();
+      relay.stop();
+    }
+  },
+};
+
+async function subscribeMix(client, mix, filters) {
+  const events = { order: [] };
+  for (const name of mix) {
+    events[name] = [];
+    await client.subscribe(name === "heads" ? ["newHeads"] : ["logs", filters[name]], (event) => {
+      events[name].push(name === "heads" ? event.hash : event);
+      events.order.push(name === "heads" ? { head: event.hash } : { log: event });
+    });
+  }
+  return events;
+}
+
+async function subscribePending(clients) {
+  const lists = { hashes: [], full: [] };
+  const stops = [];
+  for (const [n, client] of clients.entries()) {
+    const list = [];
+    lists[n % 2 ? "full" : "hashes"].push(list);
+    const form = n % 2 ? [true] : [];
+    stops.push(await client.subscribe(["newPendingTransactions", ...form], (tx) => list.push(tx.hash ?? tx)));
+  }
+  return { lists, stops };
+}
+
+const wanted = (story, name) => (name === "heads" ? story.heads : story.logs[name]);
+const namesOf = ({ order, ...lists }) => Object.keys(lists);
+
+const allCame = (seen, story) =>
+  until("all events at all clients", () =>
+    seen.every((events) => namesOf(events).every((name) => events[name].length >= wanted(story, name).length)), 30_000);
+
+function compareClient(who, events, story, direct) {
+  for (const name of namesOf(events)) same(`${who}, ${name}`, events[name], wanted(story, name));
+  if (direct || !events.heads) return;
+  let head;
+  for (const event of events.order) {
+    if (event.head) head = event.head;
+    else if (!event.log.removed) same(`${who}: the head before a log`, head, event.log.blockHash);
+  }
+}

@@ -1,0 +1,160 @@
+// The bare protocol over `ws`: what no library shows, byte for byte.
+
+import WebSocket from "ws";
+import { exactly, outcome, same, until, within } from "../support.mjs";
+import { UNKNOWN, ordinaryCalls } from "../scenarios.mjs";
+
+export const name = "raw ws";
+
+/** A JSON-RPC client that hides nothing: every message is kept in `frames`, with the time it came. */
+export class RawClient {
+  static async open(url, options) {
+    const client = new RawClient();
+    client.frames = [];
+    client.waiting = new Map();
+    client.listeners = new Map();
+    client.early = new Map();
+    client.next = 1;
+    client.socket = new WebSocket(url, options);
+    client.closed = new Promise((done) => client.socket.on("close", (code, reason) => done({ code, reason: `${reason}` })));
+    client.socket.on("message", (data, binary) => client.#receive(data, binary));
+    await within(10_000, `connecting to ${url}`, new Promise((done, fail) => client.socket.on("open", done).on("error", fail)));
+    return client;
+  }
+
+  #receive(data, binary) {
+    const text = data.toString();
+    const message = JSON.parse(text);
+    if (this.keep) this.frames.push({ text, message, binary, at: performance.now() });
+    if (message.method === "eth_subscription") {
+      const { subscription, result } = message.params;
+      const listener = this.listeners.get(subscription);
+      if (listener) listener(result);
+      else this.early.set(subscription, [...(this.early.get(subscription) ?? []), result]);
+      return;
+    }
+    const id = Array.isArray(message) ? message[0].id : message.id;
+    this.waiting.get(id)?.(message);
+    this.waiting.delete(id);
+  }
+
+  #exchange(id, payload) {
+    const answer = new Promise((done) => this.waiting.set(id, done));
+    this.socket.send(JSON.stringify(payload));
+    return within(15_000, JSON.stringify(payload).slice(0, 120), answer);
+  }
+
+  async call(method, params) {
+    const id = this.next++;
+    const answer = await this.#exchange(id, { jsonrpc: "2.0", id, method, params });
+    if (answer.error) throw Object.assign(new Error(answer.error.message), answer.error);
+    return answer.result;
+  }
+
+  exchangeBatch(calls) {
+    const payload = calls.map(([method, params]) => ({ jsonrpc: "2.0", id: this.next++, method, params }));
+    return this.#exchange(payload[0].id, payload);
+  }
+
+  listen(id, listener) {
+    this.listeners.set(id, listener);
+    this.early.get(id)?.forEach(listener);
+    this.early.delete(id);
+  }
+
+  async subscribe(params, listener) {
+    const id = await this.call("eth_subscribe", params);
+    this.listen(id, listener);
+    return () => this.call("eth_unsubscribe", [id]);
+  }
+
+  close() {
+    this.socket.terminate();
+  }
+}
+
+export async function connect({ ws, http }) {
+  const client = await RawClient.open(ws);
+  return {
+    client,
+    heads: (on) => client.subscribe(["newHeads"], (head) => on(head.hash)),
+    logs: (filter, on) => client.subscribe(["logs", filter], on),
+    pending: (on) => client.subscribe(["newPendingTransactions"], on),
+    pendingFull: (on) => client.subscribe(["newPendingTransactions", true], on),
+    call: (method, params) => client.call(method, params),
+    // The very bytes of the answer: over HTTP the proxy must not so much as reorder a member of the result.
+    callHttp: (method, params) => post(http, { jsonrpc: "2.0", id: 1, method, params }),
+    batch: async (calls) => (await client.exchangeBatch(calls)).map(({ result, error }) => ({ result, error })),
+    close: () => client.close(),
+  };
+}
+
+async function post(url, payload) {
+  const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(payload) };
+  return (await fetch(url, request)).text();
+}
+
+export const extras = {
+  /** Frames: binary requests, ids byte for byte, answers always as text, deflate offered (as `ws` does by default). */
+  async frames(t) {
+    const { client } = await t.connect();
+    client.keep = true;
+    t.note(`permessage-deflate offered; extensions agreed on: ${client.socket.extensions || "none"}`);
+    const ask = async (what, request, want) => {
+      client.frames.length = 0;
+      client.socket.send(request);
+      await until(`an answer to ${what}`, () => client.frames.length, 5_000);
+      const { text, binary } = client.frames[0];
+      same(`frame type of the answer to ${what}`, binary, false);
+      same(`answer to ${what}`, text.replaceAll(/\s/g, ""), want);
+    };
+    const request = (id) => `{"jsonrpc":"2.0","id":${id},"method":"eth_chainId","params":[]}`;
+    const answer = (id) => `{"jsonrpc":"2.0","id":${id},"result":"0x7a69"}`;
+    await ask("a binary frame", Buffer.from(request(7)), answer(7));
+    await ask("a request without params", `{"jsonrpc":"2.0","id":8,"method":"eth_chainId"}`, answer(8));
+    for (const id of ["0", "-1", "null"]) await ask(`id ${id}`, request(id), answer(id));
+    for (const id of ["1.50", `"a\\u0041"`, "123456789012345678901234567890"]) {
+      await t.gap(`anvil does not echo the id ${id}`, () => ask(`id ${id}`, request(id), answer(id)));
+    }
+  },
+
+  /** E3: head N, then the logs of N, then head N+1. */
+  async order(t) {
+    const { client } = await t.connect();
+    const story = await t.story({ all: {} });
+    const seen = [];
+    await client.subscribe(["logs", {}], (log) => seen.push(`log of ${log.blockHash}`));
+    await client.subscribe(["newHeads"], (head) => seen.push(`head ${head.hash}`));
+    for (let n = 0; n < 6; n++) await story.mine(n, 2);
+    await until("all events", () => seen.length >= story.heads.length + story.logs.all.length);
+    const blockByBlock = story.blocks.flatMap(({ hash, logs }) => [`head ${hash}`, ...logs.all.map(() => `log of ${hash}`)]);
+    await t.gap("anvil orders nothing across subscriptions", () => same("heads and logs", seen, blockByBlock));
+  },
+
+  /** A batch is answered in request order, subscriptions in it included, and only then do their events come. */
+  async "subscribe in batch"(t) {
+    const { client } = await t.connect();
+    client.keep = true;
+    const story = await t.story();
+    const calls = [["eth_chainId", []], ["eth_subscribe", ["newHeads"]], [UNKNOWN, []], ["eth_blockNumber", []]];
+    const answers = await client.exchangeBatch(calls);
+    same("ids", answers.map(({ id }) => id), [1, 2, 3, 4]);
+    same("chain id", answers[0].result, "0x7a69");
+    same("error in its place", Boolean(answers[2].error), true);
+    const heads = [];
+    client.listen(answers[1].result, (head) => heads.push(head.hash));
+    await story.mine();
+    await story.mine();
+    await exactly("heads", heads, story.heads);
+    same("frames", client.frames.length, 3);
+    same("unsubscribe", await client.call("eth_unsubscribe", [answers[1].result]), true);
+  },
+
+  /** Answers over HTTP and over WebSocket, single and in an HTTP batch, must all be the node's. */
+  async "http batch"(t) {
+    const calls = await ordinaryCalls(t.chain);
+    const payload = calls.filter(([method]) => method !== UNKNOWN).map(([method, params], id) => ({ jsonrpc: "2.0", id, method, params }));
+    const [got, want] = await Promise.all([t.http, t.chain.http].map((url) => outcome(post(url, payload).then(JSON.parse))));
+    same("answers", got.value, want.value);
+  },
+};
