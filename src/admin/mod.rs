@@ -36,7 +36,6 @@ pub struct Admin {
 
 impl Admin {
     /// The pages: `/health`, `/ready`, `/metrics`, `/status`.
-    #[must_use]
     pub fn router(self: Arc<Self>) -> Router {
         Router::new()
             .route("/health", get(async || "alive\n"))

@@ -32,7 +32,7 @@ pub struct Header {
     /// Hash of the block before.
     pub parent: B256,
     /// What the block's logs must add up to (E7).
-    pub bloom: Bloom,
+    pub bloom: Box<Bloom>,
     /// Seconds since 1970, for the age of the head.
     pub timestamp: u64,
     /// What a `newHeads` subscriber gets.
@@ -70,7 +70,7 @@ impl Header {
                 hash: fields.hash,
             },
             parent: fields.parent_hash,
-            bloom: fields.logs_bloom,
+            bloom: Box::new(fields.logs_bloom),
             timestamp: fields.timestamp.to(),
             json,
             seen,

@@ -358,7 +358,7 @@ impl History {
                 ..
             } = work
             {
-                if header.bloom == Bloom::ZERO && self.bloom == BloomTrust::Honest {
+                if *header.bloom == Bloom::ZERO && self.bloom == BloomTrust::Honest {
                     *logs = LogsState::Ready(Arc::new(BlockLogs::empty(header.block, header.seen)));
                 } else if self.log_fetches < MAX_LOG_FETCHES {
                     *logs = LogsState::Fetching;
@@ -429,7 +429,7 @@ impl History {
         };
         match result {
             Ok(found) => {
-                if header.bloom != Bloom::ZERO {
+                if *header.bloom != Bloom::ZERO {
                     self.bloom = BloomTrust::Honest;
                 } else if !found.logs.is_empty() && self.bloom == BloomTrust::Unknown {
                     warn!(
@@ -532,7 +532,7 @@ async fn logs_of(pool: Arc<Pool>, header: Header, verify: bool, attempt: u32) ->
     let result = match pool.call("eth_getLogs", &params).await {
         Ok(Outcome::Result(json)) => match BlockLogs::parse(block, &json, header.seen) {
             // An empty bloom says nothing on chains that leave it empty; whether this is one shows in the logs.
-            Ok(logs) if verify && header.bloom != Bloom::ZERO && logs.check_bloom(&header.bloom).is_err() => {
+            Ok(logs) if verify && *header.bloom != Bloom::ZERO && logs.check_bloom(&header.bloom).is_err() => {
                 Err("bloom")
             }
             Ok(logs) => Ok(logs),

@@ -232,7 +232,6 @@ impl Tracker {
 mod tests {
     use std::collections::BTreeMap;
 
-    use alloy_primitives::Bloom;
     use bytes::Bytes;
     use expect_test::{Expect, expect};
     use proptest::prelude::*;
@@ -258,7 +257,7 @@ mod tests {
                 hash: hash(own),
             },
             parent: hash(parent),
-            bloom: Bloom::ZERO,
+            bloom: Box::default(),
             timestamp: 0,
             json: Bytes::new(),
             seen: std::time::Instant::now(),

@@ -278,7 +278,7 @@ impl Session {
             return Ok(());
         }
         loop {
-            match self.reader.next() {
+            match self.reader.next_inbound() {
                 Ok(None) => return Ok(()),
                 Ok(Some(inbound)) => self.inbound(inbound)?,
                 Err(reason) => {

@@ -71,7 +71,7 @@ impl Reader {
     ///
     /// # Errors
     /// Why the connection has to end.
-    pub fn next(&mut self) -> Result<Option<Inbound>, CloseReason> {
+    pub fn next_inbound(&mut self) -> Result<Option<Inbound>, CloseReason> {
         loop {
             if self.at_boundary {
                 self.check_header()?;
@@ -215,7 +215,7 @@ mod tests {
             'all: for piece in wire.chunks(chunk) {
                 reader.buffer().extend_from_slice(piece);
                 loop {
-                    match reader.next() {
+                    match reader.next_inbound() {
                         Ok(None) => break,
                         Ok(Some(Inbound::Message(bytes))) if bytes.len() > 50 => {
                             seen.push(format!("{} bytes", bytes.len()))
@@ -311,8 +311,8 @@ mod tests {
     fn nothing_is_kept_while_idle() {
         let mut reader = Reader::new(MAX);
         reader.buffer().extend_from_slice(&frame(0x81, b"hello"));
-        assert!(reader.next().is_ok_and(|inbound| inbound.is_some()));
-        assert!(reader.next().is_ok_and(|inbound| inbound.is_none()));
+        assert!(reader.next_inbound().is_ok_and(|inbound| inbound.is_some()));
+        assert!(reader.next_inbound().is_ok_and(|inbound| inbound.is_none()));
         reader.rest();
         assert_eq!(reader.buffer().capacity(), 0);
     }
