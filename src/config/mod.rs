@@ -148,10 +148,10 @@ impl Config {
                 max_batch,
                 max_subscriptions: at_least("limits.max_subscriptions", limits.max_subscriptions, 1)?,
                 max_in_flight: u32::from(non_zero("limits.max_in_flight", limits.max_in_flight)?),
-                holdoff: delivery.holdoff,
                 outbox: OutboxLimits {
                     max_bytes: bytes("delivery.max_queue_bytes", delivery.max_queue_bytes, 64 << 10)?,
                     max_age: positive("delivery.max_queue_age", delivery.max_queue_age)?.as_millis() as u64,
+                    holdoff: delivery.holdoff.as_millis() as u64,
                 },
                 notsent_lowat: u32::try_from(delivery.notsent_lowat.as_u64())
                     .map_err(|_| bad("delivery.notsent_lowat", &"must be below 4 GiB"))?,

@@ -5,10 +5,11 @@ pub mod frame;
 mod outbox;
 mod queue;
 mod recipient;
+mod writing;
 
 pub use close::CloseReason;
 pub use frame::{Event, Prefix};
-pub use outbox::{InFlight, News, Outbox, OutboxLimits};
+pub use outbox::{InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Signs, Waits};
 pub use queue::{Chunk, Gathered, Kind, Queue};
 pub use recipient::{Batch, Recipient, SubscriptionId};
 

@@ -1,18 +1,29 @@
-//! The shared end of one client's queue: the dispatcher and the calls put in, the session takes out.
+//! The writing half of one client: its queue, what is on its way into the socket, and how its end goes.
 //!
-//! A push is one short lock. Whoever pushes wakes the session afterwards, once for all that it pushed, so that a block's
-//! events leave in one `writev`.
+//! Whoever has something for a client writes it: the fan-out puts a block's events into the queue and then flushes,
+//! so that they leave in one `writev` with no task woken for them. The session's task is woken only for what needs
+//! waiting: a socket that takes no more, a subscription that is still held, the end. That saved a third of the CPU for
+//! each delivery over waking a task for it (`benches/fanout`, one event at a time).
+//!
+//! All of it is behind one lock, held for a push or for a `writev`; both are of this client alone.
 
-use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::net::TcpStream;
 
 use super::queue::Push;
-use super::{Batch, Chunk, CloseReason, Gathered, Millis, Queue, Recipient, SubscriptionId};
+use super::writing::{Done, Writing};
+use super::{Batch, CloseReason, Kind, Millis, Queue, Recipient, SubscriptionId, frame};
+use crate::clock::Clock;
+use crate::telemetry::{KindLabel, Metrics};
 
 /// Bounds of one client's queue.
 #[derive(Clone, Copy, Debug)]
@@ -21,95 +32,190 @@ pub struct OutboxLimits {
     pub max_bytes: usize,
     /// Age of the oldest undelivered event, in milliseconds.
     pub max_age: Millis,
+    /// From the answer to `eth_subscribe` to the first notification, in milliseconds (E5).
+    pub holdoff: Millis,
 }
 
-/// One client's queue, its state of closing and its signs of life.
+/// What all outboxes share.
+#[derive(Debug)]
+pub struct OutboxShared {
+    limits: OutboxLimits,
+    clock: Clock,
+    /// Looked up once: the delivery path should not hash labels.
+    delivered: [Counter; 4],
+    bytes_out: Counter,
+    latency: Histogram,
+}
+
+impl OutboxShared {
+    /// Limits and counters.
+    #[must_use]
+    pub fn new(limits: OutboxLimits, clock: Clock, metrics: &Metrics) -> Arc<Self> {
+        let delivered = [Kind::Heads, Kind::Logs, Kind::Pending, Kind::Syncing].map(|kind| {
+            metrics
+                .deliveries
+                .get_or_create_owned(&KindLabel { kind: kind.label() })
+        });
+        let (bytes_out, latency) = (metrics.bytes_out.clone(), metrics.delivery_latency.clone());
+        Arc::new(Self {
+            limits,
+            clock,
+            delivered,
+            bytes_out,
+            latency,
+        })
+    }
+}
+
+/// Bytes gathered for one write. A block for one client is seldom more; a pong waits for no more than this.
+const GATHER_BYTES: usize = 256 << 10;
+
+/// Writes in a row before others get their turn.
+const MAX_WRITES: usize = 8;
+
+/// Progress that resets the write deadline. A reader of a byte a second makes progress too, but not enough of it.
+const PROGRESS_BYTES: usize = 16 << 10;
+
+/// One client's writing half.
 #[derive(Debug)]
 pub struct Outbox {
-    limits: OutboxLimits,
+    socket: TcpStream,
+    shared: Arc<OutboxShared>,
     state: Mutex<State>,
     in_flight: AtomicU32,
     last_heard: AtomicU64,
-    blocked_since: AtomicU64,
-    closing_since: AtomicU64,
+}
+
+/// How far the connection is from its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Everything may be sent.
+    #[default]
+    Open,
+    /// What is queued leaves first, then the close frame.
+    Flushing(CloseReason),
+    /// The close frame is written or on its way.
+    Closing(CloseReason),
+}
+
+/// The connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The peer hung up or the socket failed.
+    Gone,
+    /// Close frames went both ways.
+    Closed,
+    /// Whatever the kernel still holds for this peer is dropped with it.
+    Abort(CloseReason),
 }
 
 #[derive(Debug, Default)]
 struct State {
     queue: Queue,
-    closing: Option<CloseReason>,
-    killed: Option<CloseReason>,
+    writing: Writing,
+    phase: Phase,
+    /// The peer's close frame arrived.
+    echoed: bool,
+    over: Option<Over>,
+    /// Since when the socket takes no bytes; 0 when it does.
+    blocked_since: Millis,
+    progress: usize,
+    /// When the first held event may leave.
+    held_until: Option<Millis>,
+    closing_since: Millis,
+    /// Somebody will flush.
+    flush_due: bool,
     /// There is something that the session has not looked at.
     news: bool,
     waker: Option<Waker>,
     shed: u64,
 }
 
-/// What the session finds when it is woken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
-    /// Something to write.
-    Queued,
-    /// Close, in an orderly way.
-    Close(CloseReason),
-    /// Drop the socket now.
-    Kill(CloseReason),
+/// What the session has to wait for on behalf of the writing half.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// The socket takes no more for now.
+    pub writable: bool,
+    /// An event may leave then.
+    pub until: Option<Millis>,
+    /// Nothing: it is over.
+    pub over: Option<Over>,
+}
+
+/// What the watch over all clients looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Signs {
+    /// When a frame last arrived.
+    pub last_heard: Millis,
+    /// Since when the socket takes no bytes; 0 when it does.
+    pub blocked_since: Millis,
+    /// Since when the connection is closing; 0 when it is not.
+    pub closing_since: Millis,
+    /// An event waits for longer than it may.
+    pub overdue: bool,
 }
 
 impl Outbox {
-    /// An empty queue.
+    /// The writing half of a socket.
     #[must_use]
-    pub fn new(limits: OutboxLimits, now: Millis) -> Arc<Self> {
+    pub fn new(socket: TcpStream, shared: Arc<OutboxShared>) -> Arc<Self> {
+        let now = shared.clock.now();
         Arc::new(Self {
-            limits,
+            socket,
+            shared,
             state: Mutex::default(),
             in_flight: AtomicU32::new(0),
             last_heard: AtomicU64::new(now),
-            blocked_since: AtomicU64::new(0),
-            closing_since: AtomicU64::new(0),
         })
     }
 
-    /// Queues events; `true` when the session must be woken for them (by [`Self::wake`], after all pushes).
+    /// The socket, for reading.
+    #[must_use]
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    // ---- putting in
+
+    /// Queues events; `true` when [`Self::flush`] has to follow, after all pushes.
     #[must_use]
     pub fn push_events(&self, to: &Arc<Recipient>, batch: &Arc<Batch>, now: Millis) -> bool {
         let mut state = self.state.lock();
-        if state.closing.is_some() {
+        if state.phase != Phase::Open {
             return false;
         }
+        let limits = &self.shared.limits;
         let overdue = state
             .queue
             .oldest()
-            .is_some_and(|oldest| now.saturating_sub(oldest) > self.limits.max_age);
+            .is_some_and(|oldest| now.saturating_sub(oldest) > limits.max_age);
         let push = if overdue {
             Push::Full
         } else {
             state
                 .queue
-                .push_events(to.clone(), batch.clone(), now, self.limits.max_bytes)
+                .push_events(to.clone(), batch.clone(), now, limits.max_bytes)
         };
-        state.settle(push)
+        self.settle(&mut state, push)
     }
 
-    /// Queues an answer and wakes the session; subscriptions in `releases` are served a hold-off after it left.
+    /// Queues an answer and flushes; subscriptions in `releases` are served a hold-off after it left.
     pub fn answer(&self, pieces: Vec<Bytes>, releases: Vec<Arc<Recipient>>) {
         let mut state = self.state.lock();
-        if state.closing.is_some() {
-            return;
-        }
-        let push = state.queue.push_answer(pieces, releases, self.limits.max_bytes);
-        if state.settle(push) {
-            state.wake();
+        if state.phase == Phase::Open {
+            let push = state.queue.push_answer(pieces, releases, self.shared.limits.max_bytes);
+            if self.settle(&mut state, push) {
+                self.pump(&mut state);
+            }
         }
     }
 
-    /// Queues a ping or pong ahead of all data and wakes the session.
+    /// Queues a ping or pong ahead of all data and flushes.
     pub fn control(&self, frame: Bytes) {
         let mut state = self.state.lock();
-        if state.closing.is_none() {
+        if !matches!(state.phase, Phase::Closing(_)) {
             state.queue.push_control(frame);
-            state.news = true;
-            state.wake();
+            self.pump(&mut state);
         }
     }
 
@@ -118,44 +224,47 @@ impl Outbox {
         self.state.lock().queue.forget(id);
     }
 
-    /// Asks for a close frame; the first reason stays.
+    /// Writes what can be written now.
+    pub fn flush(&self) {
+        self.pump(&mut self.state.lock());
+    }
+
+    // ---- the end
+
+    /// Ends the connection with a close frame; the first reason stays.
     pub fn close(&self, reason: CloseReason) {
+        self.begin_close(&mut self.state.lock(), reason);
+    }
+
+    /// The peer's close frame arrived: it is echoed where it was the first.
+    pub fn peer_closed(&self, code: Option<u16>) {
         let mut state = self.state.lock();
-        if state.closing.is_none() {
-            state.closing = Some(reason);
-            state.news = true;
-            state.wake();
+        state.echoed = true;
+        if matches!(state.phase, Phase::Closing(_)) {
+            self.pump(&mut state);
+        } else {
+            self.begin_close(&mut state, CloseReason::Goodbye(code));
         }
     }
 
-    /// Asks for the socket to be dropped at once, even in the middle of a frame.
+    /// Drops the socket at once, even in the middle of a frame.
     pub fn kill(&self, reason: CloseReason) {
-        let mut state = self.state.lock();
-        state.killed.get_or_insert(reason);
-        state.news = true;
-        state.wake();
+        self.state.lock().end(Over::Abort(reason));
     }
 
-    /// Wakes the session.
-    pub fn wake(&self) {
-        self.state.lock().wake();
+    /// Where the connection stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.state.lock().phase
     }
 
-    /// Resolves when there is something to do. While the socket takes nothing (`blocked`) only an end counts.
-    pub fn poll_news(&self, cx: &mut Context<'_>, blocked: bool) -> Poll<News> {
+    // ---- waiting
+
+    /// Resolves when [`Self::waits`] has something new to say.
+    pub fn poll_news(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
-        if state.news {
-            if let Some(reason) = state.killed {
-                return Poll::Ready(News::Kill(reason));
-            }
-            if let Some(reason) = state.closing {
-                // Told once; the session's own state has it from here on.
-                state.news = false;
-                return Poll::Ready(News::Close(reason));
-            }
-            if !blocked {
-                return Poll::Ready(News::Queued);
-            }
+        if std::mem::take(&mut state.news) {
+            return Poll::Ready(());
         }
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
@@ -163,90 +272,216 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// Takes what may be written now.
-    pub fn gather(&self, now: Millis, budget: usize, out: &mut VecDeque<Chunk>) -> Gathered {
-        let mut state = self.state.lock();
-        let gathered = state.queue.gather(now, budget, out);
-        state.news = gathered.more || state.killed.is_some();
-        gathered
-    }
-
-    /// Bytes that wait and pending-transaction events dropped so far.
+    /// What to wait for.
     #[must_use]
-    pub fn backlog(&self) -> (usize, u64) {
+    pub fn waits(&self) -> Waits {
         let state = self.state.lock();
-        (state.queue.bytes(), state.shed)
+        Waits {
+            writable: !state.writing.is_empty(),
+            until: state.held_until,
+            over: state.over,
+        }
     }
 
-    /// When the oldest waiting event was queued.
-    #[must_use]
-    pub fn oldest(&self) -> Option<Millis> {
-        self.state.lock().queue.oldest()
+    // ---- being watched
+
+    /// A frame arrived from the client.
+    pub fn heard(&self) {
+        self.last_heard.store(self.shared.clock.now(), Ordering::Relaxed);
     }
 
-    /// Age beyond which a waiting event ends the connection.
+    /// Signs of life.
     #[must_use]
-    pub fn max_age(&self) -> Millis {
-        self.limits.max_age
+    pub fn signs(&self, now: Millis) -> Signs {
+        let state = self.state.lock();
+        let max_age = self.shared.limits.max_age;
+        Signs {
+            last_heard: self.last_heard.load(Ordering::Relaxed),
+            blocked_since: state.blocked_since,
+            closing_since: state.closing_since,
+            overdue: state
+                .queue
+                .oldest()
+                .is_some_and(|oldest| now.saturating_sub(oldest) > max_age),
+        }
+    }
+
+    /// Bytes that wait.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.state.lock().queue.bytes()
+    }
+
+    /// Pending transactions that were dropped for this client.
+    #[must_use]
+    pub fn shed(&self) -> u64 {
+        self.state.lock().shed
     }
 
     /// Takes one of `max` places for a call in flight.
     #[must_use]
     pub fn begin_call(self: &Arc<Self>, max: u32) -> Option<InFlight> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let place = InFlight(self.clone());
-        // The place is given back by its drop when it was one too many.
-        (self.in_flight.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
+        // One too many is given back by its drop.
+        (before < max).then_some(place)
     }
 
-    /// A frame arrived from the client.
-    pub fn heard(&self, now: Millis) {
-        self.last_heard.store(now, Ordering::Relaxed);
+    // ---- behind the lock
+
+    /// Keeps count of what a push did; `true` when somebody has to flush.
+    fn settle(&self, state: &mut State, push: Push) -> bool {
+        match push {
+            Push::Queued { shed } => state.shed += shed as u64,
+            Push::Shed => {
+                state.shed += 1;
+                return false;
+            }
+            Push::Full => {
+                self.begin_close(state, CloseReason::SlowConsumer);
+                return false;
+            }
+        }
+        // While the socket is blocked its readiness is what we wait for.
+        state.blocked_since == 0 && !std::mem::replace(&mut state.flush_due, true)
     }
 
-    /// When a frame last arrived from the client.
-    #[must_use]
-    pub fn last_heard(&self) -> Millis {
-        self.last_heard.load(Ordering::Relaxed)
+    fn begin_close(&self, state: &mut State, reason: CloseReason) {
+        match state.phase {
+            // A second reason changes nothing once a close frame is on its way.
+            Phase::Closing(_) => return,
+            Phase::Flushing(_) if reason.flushes() => {}
+            Phase::Open if reason.flushes() => state.phase = Phase::Flushing(reason),
+            Phase::Open | Phase::Flushing(_) => {
+                state.writing.cut();
+                state.push_close(reason);
+            }
+        }
+        if state.closing_since == 0 {
+            state.closing_since = self.shared.clock.now();
+        }
+        self.pump(state);
     }
 
-    /// Since when the socket takes no bytes; 0 when it does.
-    #[must_use]
-    pub fn blocked_since(&self) -> Millis {
-        self.blocked_since.load(Ordering::Relaxed)
+    /// Writes until there is nothing left, the socket is full, or others should get their turn; then makes sure that
+    /// the session waits for what comes next.
+    fn pump(&self, state: &mut State) {
+        state.flush_due = false;
+        let before = (state.blocked_since != 0, state.held_until);
+        let mut turns = 0;
+        while state.over.is_none() {
+            let now = self.shared.clock.now();
+            if state.writing.is_empty() && !state.gather(now) {
+                break;
+            }
+            if turns == MAX_WRITES {
+                // The rest is written when the socket says that it is writable, which it is.
+                state.blocked_since = now;
+                break;
+            }
+            turns += 1;
+            match self.write(state, now) {
+                Ok(written) => state.note_progress(written, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if state.blocked_since == 0 {
+                        state.blocked_since = now;
+                    }
+                    break;
+                }
+                Err(_) => state.end(Over::Gone),
+            }
+        }
+        let after = (state.blocked_since != 0, state.held_until);
+        if after != before && after != (false, None) {
+            state.tell();
+        }
     }
 
-    /// Notes that the socket takes no bytes since then (0: that it does).
-    pub fn set_blocked_since(&self, at: Millis) {
-        self.blocked_since.store(at, Ordering::Relaxed);
-    }
-
-    /// Since when the close handshake runs; 0 when it does not.
-    #[must_use]
-    pub fn closing_since(&self) -> Millis {
-        self.closing_since.load(Ordering::Relaxed)
-    }
-
-    /// Notes that the close handshake began.
-    pub fn set_closing_since(&self, at: Millis) {
-        self.closing_since.store(at.max(1), Ordering::Relaxed);
+    fn write(&self, state: &mut State, now: Millis) -> io::Result<usize> {
+        let shared = &self.shared;
+        let release_at = now + shared.limits.holdoff;
+        let mut latest: Option<Instant> = None;
+        let mut released = false;
+        let written = state.writing.write(
+            |slices| self.socket.try_write_vectored(slices),
+            |done| match done {
+                Done::Released(recipients) => {
+                    released = true;
+                    recipients.iter().for_each(|recipient| recipient.release(release_at));
+                }
+                Done::Delivered(batch) => {
+                    shared.delivered[batch.kind as usize].inc_by(batch.events.len() as u64);
+                    latest = Some(batch.seen);
+                }
+            },
+        )?;
+        shared.bytes_out.inc_by(written as u64);
+        if let Some(seen) = latest {
+            shared.latency.observe(seen.elapsed().as_secs_f64());
+        }
+        if released {
+            // Events may wait behind the answer that just left; nobody else would come back for them.
+            state.held_until = Some(state.held_until.map_or(release_at, |at| at.min(release_at)));
+        }
+        Ok(written)
     }
 }
 
 impl State {
-    /// Keeps count of what a push did; `true` when the session has to be woken.
-    fn settle(&mut self, push: Push) -> bool {
-        match push {
-            Push::Queued { shed } => self.shed += shed as u64,
-            Push::Shed => {
-                self.shed += 1;
-                return false;
+    /// Takes the next chunks; `false` where there is nothing to write now.
+    fn gather(&mut self, now: Millis) -> bool {
+        if matches!(self.phase, Phase::Closing(_)) {
+            self.writing.rest();
+            if self.echoed {
+                self.end(Over::Closed);
             }
-            Push::Full => self.closing = Some(CloseReason::SlowConsumer),
+            return false;
         }
-        !std::mem::replace(&mut self.news, true) || push == Push::Full
+        let gathered = self.queue.gather(now, GATHER_BYTES, self.writing.chunks());
+        if self.held_until.is_some_and(|at| at <= now) || gathered.held_until.is_some() {
+            self.held_until = gathered.held_until;
+        }
+        if !self.writing.is_empty() {
+            return true;
+        }
+        match self.phase {
+            Phase::Flushing(reason) if gathered.held_until.is_none() => {
+                self.push_close(reason);
+                true
+            }
+            _ => {
+                self.writing.rest();
+                false
+            }
+        }
     }
 
-    fn wake(&mut self) {
+    fn push_close(&mut self, reason: CloseReason) {
+        self.writing.push(match reason.code() {
+            Some(code) => frame::close(code, reason.text()),
+            None => frame::control(frame::Opcode::Close, b""),
+        });
+        self.phase = Phase::Closing(reason);
+    }
+
+    fn note_progress(&mut self, written: usize, now: Millis) {
+        self.progress += written;
+        if self.writing.is_empty() {
+            self.progress = 0;
+            self.blocked_since = 0;
+        } else if self.blocked_since != 0 && self.progress >= PROGRESS_BYTES {
+            self.progress = 0;
+            self.blocked_since = now;
+        }
+    }
+
+    fn end(&mut self, over: Over) {
+        self.over.get_or_insert(over);
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        self.news = true;
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -273,62 +508,137 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
     use super::*;
-    use crate::delivery::{Event, Kind};
-    use std::time::Instant;
+    use crate::delivery::Event;
 
-    fn outbox(max_bytes: usize) -> Arc<Outbox> {
-        Outbox::new(
-            OutboxLimits {
-                max_bytes,
-                max_age: 100,
-            },
-            0,
-        )
+    /// An outbox and the client's end of its socket.
+    async fn pair(max_bytes: usize, holdoff: Millis) -> (Arc<Outbox>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let limits = OutboxLimits {
+            max_bytes,
+            max_age: 60_000,
+            holdoff,
+        };
+        let shared = OutboxShared::new(limits, Clock::start(), &Metrics::new().0);
+        server.writable().await.unwrap();
+        (Outbox::new(server, shared), client)
     }
 
-    fn one(kind: Kind) -> Arc<Batch> {
-        Batch::new(kind, vec![Event::new(b"1")].into(), Instant::now())
+    fn one(kind: Kind, len: usize) -> Arc<Batch> {
+        Batch::new(kind, vec![Event::new(&vec![b'1'; len])].into(), Instant::now())
     }
 
-    fn news(outbox: &Outbox, blocked: bool) -> Option<News> {
-        match outbox.poll_news(&mut Context::from_waker(Waker::noop()), blocked) {
-            Poll::Ready(news) => Some(news),
-            Poll::Pending => None,
-        }
+    fn released() -> Arc<Recipient> {
+        let recipient = Recipient::new(SubscriptionId::random());
+        recipient.release(0);
+        recipient
     }
 
-    #[test]
-    fn one_wake_for_many_pushes() {
-        let outbox = outbox(10_000);
-        let to = Recipient::new(SubscriptionId::random());
-        assert!(outbox.push_events(&to, &one(Kind::Heads), 1));
-        assert!(!outbox.push_events(&to, &one(Kind::Logs), 1));
-        assert_eq!(news(&outbox, false), Some(News::Queued));
-        assert_eq!(news(&outbox, true), None, "a blocked socket waits for itself");
+    async fn read(client: &mut TcpStream) -> Vec<u8> {
+        let mut buffer = vec![0; 1 << 20];
+        let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap();
+        buffer.truncate(read);
+        buffer
     }
 
-    #[test]
-    fn a_full_or_stale_queue_closes_its_client_with_1013() {
-        let to = Recipient::new(SubscriptionId::random());
-        let full = outbox(one(Kind::Heads).wire_len);
-        assert!(full.push_events(&to, &one(Kind::Heads), 1));
-        assert!(full.push_events(&to, &one(Kind::Heads), 1));
-        assert_eq!(news(&full, true), Some(News::Close(CloseReason::SlowConsumer)));
+    #[tokio::test]
+    async fn many_pushes_are_one_flush() {
+        let (outbox, mut client) = pair(10_000, 0).await;
+        let to = released();
+        assert!(outbox.push_events(&to, &one(Kind::Heads, 1), 1));
+        assert!(!outbox.push_events(&to, &one(Kind::Logs, 1), 1));
+        outbox.flush();
+        assert_eq!(read(&mut client).await.len(), 2 * one(Kind::Heads, 1).wire_len);
+        assert_eq!(outbox.waits(), Waits::default());
         assert!(
-            !full.push_events(&to, &one(Kind::Heads), 1),
-            "nothing is queued behind the end"
+            outbox.push_events(&to, &one(Kind::Heads, 1), 1),
+            "the next push asks again"
         );
-        let stale = outbox(10_000);
-        let _ = stale.push_events(&to, &one(Kind::Heads), 1);
-        assert!(!stale.push_events(&to, &one(Kind::Heads), 101));
-        assert!(stale.push_events(&to, &one(Kind::Heads), 102));
-        assert_eq!(news(&stale, true), Some(News::Close(CloseReason::SlowConsumer)));
     }
 
-    #[test]
-    fn calls_in_flight_are_counted_and_given_back() {
-        let outbox = outbox(10_000);
+    #[tokio::test]
+    async fn the_answer_leaves_alone_and_the_session_is_told_until_when_to_wait() {
+        let (outbox, mut client) = pair(10_000, 30).await;
+        let to = Recipient::new(SubscriptionId::random());
+        let _ = outbox.push_events(&to, &one(Kind::Heads, 1), 1);
+        outbox.flush();
+        assert_eq!(
+            outbox.waits(),
+            Waits::default(),
+            "nothing to wait for before the answer"
+        );
+        outbox.answer(vec![Bytes::from_static(b"answer")], vec![to.clone()]);
+        assert_eq!(read(&mut client).await, b"answer");
+        let until = outbox.waits().until.unwrap();
+        assert_eq!(until, to.release_at());
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        outbox.flush();
+        assert_eq!(read(&mut client).await.len(), one(Kind::Heads, 1).wire_len);
+        assert_eq!(outbox.waits(), Waits::default());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_closed_with_1013_behind_the_frame_that_was_begun() {
+        let (outbox, mut client) = pair(4 << 20, 0).await;
+        let (to, batch) = (released(), one(Kind::Logs, 100_000));
+        let mut pushed = 0;
+        while outbox.phase() == Phase::Open {
+            if outbox.push_events(&to, &batch, 1) {
+                outbox.flush();
+            }
+            pushed += 1;
+            assert!(pushed < 10_000, "the queue is bounded");
+        }
+        assert!(outbox.waits().writable);
+        assert!(!outbox.push_events(&to, &batch, 1), "nothing is queued behind the end");
+        let reading = tokio::spawn(async move {
+            let mut wire = Vec::new();
+            while !wire.ends_with(CloseReason::SlowConsumer.text().as_bytes()) {
+                wire.extend(read(&mut client).await);
+            }
+            wire
+        });
+        while outbox.waits().writable {
+            outbox.socket().writable().await.unwrap();
+            outbox.flush();
+        }
+        let wire = reading.await.unwrap();
+        let close = frame::close(1013, CloseReason::SlowConsumer.text()).len();
+        assert_eq!(
+            (wire.len() - close) % batch.wire_len,
+            0,
+            "whole frames, then the close frame"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_drain_delivers_what_is_owed_first() {
+        let (outbox, mut client) = pair(10_000, 0).await;
+        let _ = outbox.push_events(&released(), &one(Kind::Heads, 1), 1);
+        outbox.close(CloseReason::Drain);
+        let wire = read(&mut client).await;
+        assert_eq!(
+            wire.len(),
+            one(Kind::Heads, 1).wire_len + frame::close(1012, CloseReason::Drain.text()).len()
+        );
+        assert_eq!(outbox.waits().over, None, "the echo is still to come");
+        outbox.peer_closed(Some(1012));
+        assert_eq!(outbox.waits().over, Some(Over::Closed));
+    }
+
+    #[tokio::test]
+    async fn calls_in_flight_are_counted_and_given_back() {
+        let (outbox, _client) = pair(10_000, 0).await;
         let first = outbox.begin_call(1);
         assert!(first.is_some());
         assert!(outbox.begin_call(1).is_none());

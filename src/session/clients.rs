@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::delivery::{CloseReason, Millis, Outbox, frame};
+use crate::delivery::{CloseReason, Millis, Outbox, Signs, frame};
 
 /// How often every client is looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -89,7 +89,7 @@ impl Clients {
         self.all
             .lock()
             .iter()
-            .map(|(_, client)| client.outbox.backlog().0)
+            .map(|(_, client)| client.outbox.queued_bytes())
             .sum()
     }
 
@@ -124,13 +124,10 @@ impl Clients {
             let now = self.clock.now();
             // The lock is held for a walk over thousands of clients, about a millisecond; only comings and goings wait.
             for (_, client) in self.all.lock().iter_mut() {
-                if let Some(reason) = verdict(&client.outbox, now, &signs) {
+                let state = client.outbox.signs(now);
+                if let Some(reason) = verdict(&state, now, &signs) {
                     client.outbox.kill(reason);
-                } else if client
-                    .outbox
-                    .oldest()
-                    .is_some_and(|at| now.saturating_sub(at) > client.outbox.max_age())
-                {
+                } else if state.overdue {
                     client.outbox.close(CloseReason::SlowConsumer);
                 } else if now.saturating_sub(client.pinged_at) >= signs.ping_interval.as_millis() as Millis {
                     client.pinged_at = now;
@@ -142,14 +139,13 @@ impl Clients {
 }
 
 /// Whether a client is beyond waiting for.
-fn verdict(outbox: &Outbox, now: Millis, signs: &LifeSigns) -> Option<CloseReason> {
+fn verdict(state: &Signs, now: Millis, signs: &LifeSigns) -> Option<CloseReason> {
     let since = |at: Millis| now.saturating_sub(at);
-    let (closing, blocked) = (outbox.closing_since(), outbox.blocked_since());
-    if closing != 0 {
-        return (since(closing) >= CLOSE_PATIENCE).then_some(CloseReason::WriteDeadline);
+    if state.closing_since != 0 {
+        return (since(state.closing_since) >= CLOSE_PATIENCE).then_some(CloseReason::WriteDeadline);
     }
-    if blocked != 0 && since(blocked) >= signs.write_deadline.as_millis() as Millis {
+    if state.blocked_since != 0 && since(state.blocked_since) >= signs.write_deadline.as_millis() as Millis {
         return Some(CloseReason::WriteDeadline);
     }
-    (since(outbox.last_heard()) >= signs.silence_timeout.as_millis() as Millis).then_some(CloseReason::Silent)
+    (since(state.last_heard) >= signs.silence_timeout.as_millis() as Millis).then_some(CloseReason::Silent)
 }

@@ -6,17 +6,15 @@
 mod clients;
 mod limits;
 mod reader;
-mod writing;
 
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use prometheus_client::metrics::counter::Counter;
 use serde_json::Value;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -26,17 +24,16 @@ use tracing::debug;
 pub use clients::{Clients, LifeSigns};
 pub use limits::{Identity, RequestQuota};
 pub use reader::{Inbound, Reader};
-pub use writing::{Done, Writing};
 
 use crate::clock::Clock;
-use crate::delivery::{CloseReason, Kind, Millis, News, Outbox, OutboxLimits, Recipient, SubscriptionId, frame};
+use crate::delivery::{Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, SubscriptionId, frame};
 use crate::jsonrpc::{
     self, INVALID_PARAMS, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR, Request, Response,
     SERVER_ERROR, error,
 };
 use crate::rpc::{Planned, Rpc, subscription_method};
 use crate::subscription::{Registry, Subscription, Topic};
-use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
+use crate::telemetry::{Metrics, ReasonLabel};
 
 /// Bounds of one session.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +46,6 @@ pub struct SessionSettings {
     pub max_subscriptions: usize,
     /// Most calls (a batch counts as one) that wait for the node.
     pub max_in_flight: u32,
-    /// From the answer to `eth_subscribe` to the first notification (E5).
-    pub holdoff: Duration,
     /// Bounds of the queue.
     pub outbox: OutboxLimits,
     /// `TCP_NOTSENT_LOWAT`, in bytes: what the kernel may hold back unsent, so that the backlog stays in our queue as
@@ -75,7 +70,7 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: Clock,
-    delivered: [Counter; 4],
+    outboxes: Arc<OutboxShared>,
 }
 
 impl Services {
@@ -89,12 +84,7 @@ impl Services {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Self {
-        // Looked up once: the delivery path should not hash labels.
-        let delivered = [Kind::Heads, Kind::Logs, Kind::Pending, Kind::Syncing].map(|kind| {
-            metrics
-                .deliveries
-                .get_or_create_owned(&KindLabel { kind: kind.label() })
-        });
+        let outboxes = OutboxShared::new(settings.outbox, clock, &metrics);
         Self {
             registry,
             rpc,
@@ -103,25 +93,10 @@ impl Services {
             settings,
             metrics,
             clock,
-            delivered,
+            outboxes,
         }
     }
-
-    fn delivered(&self, kind: Kind) -> &Counter {
-        &self.delivered[match kind {
-            Kind::Heads => 0,
-            Kind::Logs => 1,
-            Kind::Pending => 2,
-            Kind::Syncing => 3,
-        }]
-    }
 }
-
-/// Bytes gathered for one write. A block for one client is seldom more; a pong waits for no more than this.
-const GATHER_BYTES: usize = 256 << 10;
-
-/// Writes in a row before others get their turn.
-const MAX_WRITES: usize = 8;
 
 /// Reads in a row before others get their turn.
 const MAX_READS: usize = 16;
@@ -129,125 +104,98 @@ const MAX_READS: usize = 16;
 /// Bytes asked of the socket in one read.
 const READ_BYTES: usize = 4 << 10;
 
-/// Progress that resets the write deadline. A reader of a byte a second makes progress too, but not enough of it.
-const PROGRESS_BYTES: usize = 16 << 10;
-
-/// How far the connection is from its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// What is queued leaves first, then the close frame.
-    Flushing(CloseReason),
-    /// The close frame is written or on its way; what arrives is only looked through for its echo.
-    Closing(CloseReason),
-}
-
 /// What the session waits for.
 #[derive(Debug)]
 enum Wake {
-    News(News),
+    /// What there is to wait for has changed.
+    News,
     Readable,
     Writable,
     Released,
 }
 
-/// The session is over.
-#[derive(Clone, Copy, Debug)]
-enum Over {
-    Yes(&'static str),
-    /// Whatever the kernel still holds for this peer is dropped with it.
-    Abort(CloseReason),
-}
-
 struct Session {
-    socket: TcpStream,
     identity: Identity,
     services: Arc<Services>,
     outbox: Arc<Outbox>,
     reader: Reader,
-    writing: Writing,
     subscriptions: Vec<Subscription>,
-    phase: Phase,
-    echoed: bool,
-    progress: usize,
-    /// When the first held event may leave.
-    held: Option<Pin<Box<Sleep>>>,
 }
 
 /// Serves a client until it is gone. `early` is what arrived behind the handshake.
 pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, services: Arc<Services>) {
-    let now = services.clock.now();
-    let outbox = Outbox::new(services.settings.outbox, now);
-    let number = services.clients.add(outbox.clone());
-    services.metrics.clients.inc();
-    services.metrics.connections.inc();
     let lowat = services.settings.notsent_lowat;
     if lowat > 0
         && let Err(why) = SockRef::from(&socket).set_tcp_notsent_lowat(lowat)
     {
         debug!("TCP_NOTSENT_LOWAT: {why}");
     }
+    let outbox = Outbox::new(socket, services.outboxes.clone());
+    let number = services.clients.add(outbox.clone());
+    services.metrics.clients.inc();
+    services.metrics.connections.inc();
     let mut reader = Reader::new(services.settings.max_message_bytes);
     reader.buffer().extend_from_slice(&early);
     let mut session = Session {
-        socket,
         identity: Identity::from(peer),
         services: services.clone(),
         outbox,
         reader,
-        writing: Writing::default(),
         subscriptions: Vec::new(),
-        phase: Phase::Open,
-        echoed: false,
-        progress: 0,
-        held: None,
     };
-    let over = session.run(!early.is_empty()).await;
+    session.take_messages();
+    let over = session.run().await;
     session.leave(over);
-    drop(session);
     services.clients.remove(number);
     services.metrics.clients.dec();
 }
 
 impl Session {
-    async fn run(&mut self, early: bool) -> Over {
-        let mut outcome = if early { self.take_messages() } else { Ok(()) };
+    async fn run(&mut self) -> Over {
+        // Made when something is held, which is once for each new subscription; an idle client has no timer.
+        let mut held: Option<Pin<Box<Sleep>>> = None;
         loop {
-            if let Err(over) = outcome {
+            let waits = self.outbox.waits();
+            if let Some(over) = waits.over {
                 return over;
             }
-            // Neither the queue nor a socket that is always ready takes from tokio's budget by itself.
+            let until = waits.until.map(|at| self.services.clock.instant(at));
+            match (&mut held, until) {
+                (Some(sleep), Some(until)) if sleep.deadline() != until => sleep.as_mut().reset(until),
+                (None, Some(until)) => held = Some(Box::pin(tokio::time::sleep_until(until))),
+                (_, None) => held = None,
+                _ => {}
+            }
+            // A socket that is always ready takes nothing from tokio's budget by itself.
             tokio::task::consume_budget().await;
-            let wake = self.select().await;
-            outcome = match wake {
-                Ok(wake) => self.apply(wake),
-                Err(_) => Err(Over::Yes("gone")),
+            let wake = match self.select(waits.writable, held.as_mut()).await {
+                Ok(wake) => wake,
+                Err(_) => return Over::Gone,
             };
+            if let Err(over) = self.apply(wake) {
+                return over;
+            }
         }
     }
 
-    async fn select(&mut self) -> io::Result<Wake> {
-        let blocked = !self.writing.is_empty();
-        let (outbox, socket, held) = (&self.outbox, &self.socket, &mut self.held);
+    async fn select(&self, writable: bool, held: Option<&mut Pin<Box<Sleep>>>) -> io::Result<Wake> {
+        let socket = self.outbox.socket();
+        let holds = held.is_some();
         tokio::select! {
-            news = poll_fn(|cx| outbox.poll_news(cx, blocked)) => Ok(Wake::News(news)),
+            () = poll_fn(|cx| self.outbox.poll_news(cx)) => Ok(Wake::News),
             readable = socket.readable() => readable.map(|()| Wake::Readable),
-            writable = socket.writable(), if blocked => writable.map(|()| Wake::Writable),
-            () = async { if let Some(sleep) = held { sleep.await } }, if held.is_some() => Ok(Wake::Released),
+            writable = socket.writable(), if writable => writable.map(|()| Wake::Writable),
+            () = async { if let Some(sleep) = held { sleep.await } }, if holds => Ok(Wake::Released),
         }
     }
 
     fn apply(&mut self, wake: Wake) -> Result<(), Over> {
         match wake {
-            Wake::News(News::Kill(reason)) => Err(Over::Abort(reason)),
-            Wake::News(News::Close(reason)) => self.begin_close(reason),
-            Wake::Readable => self.read(),
-            Wake::Released => {
-                self.held = None;
-                self.write()
-            }
-            Wake::News(News::Queued) | Wake::Writable => self.write(),
+            Wake::News => {}
+            Wake::Readable => return self.read(),
+            Wake::Released | Wake::Writable => self.outbox.flush(),
         }
+        Ok(())
     }
 
     // ---- reading
@@ -256,62 +204,39 @@ impl Session {
         for _ in 0..MAX_READS {
             let buffer = self.reader.buffer();
             buffer.reserve(READ_BYTES);
-            match self.socket.try_read_buf(buffer) {
-                Ok(0) => return Err(Over::Yes("gone")),
+            match self.outbox.socket().try_read_buf(buffer) {
+                Ok(0) => return Err(Over::Gone),
                 Ok(read) => {
                     self.services.metrics.bytes_in.inc_by(read as u64);
-                    self.outbox.heard(self.services.clock.now());
-                    self.take_messages()?;
+                    self.outbox.heard();
+                    self.take_messages();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => return Err(Over::Yes("gone")),
+                Err(_) => return Err(Over::Gone),
             }
         }
         self.reader.rest();
-        if self.writing.is_empty() { self.write() } else { Ok(()) }
+        Ok(())
     }
 
-    fn take_messages(&mut self) -> Result<(), Over> {
-        if matches!(self.phase, Phase::Closing(reason) if !reason.listens()) {
-            // After a violation nothing that follows can be read as frames.
-            self.reader.buffer().clear();
-            return Ok(());
-        }
+    fn take_messages(&mut self) {
         loop {
+            let phase = self.outbox.phase();
+            if matches!(phase, Phase::Closing(reason) if !reason.listens()) {
+                // After a violation nothing that follows can be read as frames.
+                self.reader.buffer().clear();
+                return;
+            }
             match self.reader.next_inbound() {
-                Ok(None) => return Ok(()),
-                Ok(Some(inbound)) => self.inbound(inbound)?,
-                Err(reason) => {
-                    self.reader.buffer().clear();
-                    return self.begin_close(reason);
+                Ok(None) => return,
+                Ok(Some(Inbound::Close(code))) => self.outbox.peer_closed(code),
+                Ok(Some(Inbound::Ping(payload))) => {
+                    self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
                 }
+                Ok(Some(Inbound::Message(message))) if phase == Phase::Open => self.message(&message),
+                Ok(Some(Inbound::Message(_) | Inbound::Pong)) => {}
+                Err(reason) => self.outbox.close(reason),
             }
-        }
-    }
-
-    fn inbound(&mut self, inbound: Inbound) -> Result<(), Over> {
-        match (inbound, self.phase) {
-            (Inbound::Close(_), Phase::Closing(_)) => {
-                self.echoed = true;
-                if self.writing.is_empty() {
-                    Err(Over::Yes("closed"))
-                } else {
-                    Ok(())
-                }
-            }
-            (Inbound::Close(code), _) => {
-                self.echoed = true;
-                self.begin_close(CloseReason::Goodbye(code))
-            }
-            (Inbound::Message(message), Phase::Open) => {
-                self.message(&message);
-                Ok(())
-            }
-            (Inbound::Ping(payload), Phase::Open | Phase::Flushing(_)) => {
-                self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
-                Ok(())
-            }
-            _ => Ok(()),
         }
     }
 
@@ -503,159 +428,41 @@ impl Session {
         }
     }
 
-    // ---- writing
-
-    fn write(&mut self) -> Result<(), Over> {
-        for _ in 0..MAX_WRITES {
-            if self.writing.is_empty() && !self.gather()? {
-                return Ok(());
-            }
-            let now = self.services.clock.now();
-            let (services, release_at) = (
-                &self.services,
-                now + self.services.settings.holdoff.as_millis() as Millis,
-            );
-            let socket = &self.socket;
-            let mut latest: Option<Instant> = None;
-            let mut released = false;
-            let written = self.writing.write(
-                |slices| socket.try_write_vectored(slices),
-                |done| match done {
-                    Done::Released(recipients) => {
-                        released = true;
-                        recipients.iter().for_each(|recipient| recipient.release(release_at));
-                    }
-                    Done::Delivered(batch) => {
-                        services.delivered(batch.kind).inc_by(batch.events.len() as u64);
-                        latest = Some(batch.seen);
-                    }
-                },
-            );
-            if let Some(seen) = latest {
-                services.metrics.delivery_latency.observe(seen.elapsed().as_secs_f64());
-            }
-            if released && self.held.is_none() {
-                // Events may wait behind the answer that just left; nobody else will wake us for them.
-                self.hold_until(release_at);
-            }
-            match written {
-                Ok(written) => {
-                    self.services.metrics.bytes_out.inc_by(written as u64);
-                    self.note_progress(written, now);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.outbox.blocked_since() == 0 {
-                        self.outbox.set_blocked_since(now);
-                    }
-                    return Ok(());
-                }
-                Err(_) => return Err(Over::Yes("gone")),
-            }
-        }
-        Ok(())
-    }
-
-    fn note_progress(&mut self, written: usize, now: Millis) {
-        self.progress += written;
-        if self.writing.is_empty() {
-            self.progress = 0;
-            self.outbox.set_blocked_since(0);
-        } else if self.progress >= PROGRESS_BYTES {
-            self.progress = 0;
-            self.outbox.set_blocked_since(now);
-        }
-    }
-
-    /// Takes the next chunks; `false` where there is nothing to write now.
-    fn gather(&mut self) -> Result<bool, Over> {
-        if matches!(self.phase, Phase::Closing(_)) {
-            self.writing.rest();
-            return if self.echoed {
-                Err(Over::Yes("closed"))
-            } else {
-                Ok(false)
-            };
-        }
-        let gathered = self
-            .outbox
-            .gather(self.services.clock.now(), GATHER_BYTES, self.writing.chunks());
-        if let Some(at) = gathered.held_until {
-            self.hold_until(at);
-        }
-        if !self.writing.is_empty() {
-            return Ok(true);
-        }
-        match self.phase {
-            Phase::Flushing(reason) if self.held.is_none() => {
-                self.push_close(reason);
-                Ok(true)
-            }
-            _ => {
-                self.writing.rest();
-                Ok(false)
-            }
-        }
-    }
-
-    fn hold_until(&mut self, at: Millis) {
-        let until = self.services.clock.instant(at);
-        self.held = Some(Box::pin(tokio::time::sleep_until(until)));
-    }
-
     // ---- the end
-
-    fn begin_close(&mut self, reason: CloseReason) -> Result<(), Over> {
-        match self.phase {
-            // A second reason changes nothing once a close frame is on its way.
-            Phase::Closing(_) => return Ok(()),
-            Phase::Flushing(_) if reason.flushes() => return self.write(),
-            Phase::Open | Phase::Flushing(_) => {}
-        }
-        self.outbox.close(reason);
-        self.outbox.set_closing_since(self.services.clock.now());
-        if reason.flushes() && self.phase == Phase::Open {
-            self.phase = Phase::Flushing(reason);
-        } else {
-            self.writing.cut();
-            self.push_close(reason);
-        }
-        self.write()
-    }
-
-    fn push_close(&mut self, reason: CloseReason) {
-        let close = match reason.code() {
-            Some(code) => frame::close(code, reason.text()),
-            None => frame::control(frame::Opcode::Close, b""),
-        };
-        self.writing.push(close);
-        self.phase = Phase::Closing(reason);
-    }
 
     /// Ends what lived with the connection.
     fn leave(&mut self, over: Over) {
         for subscription in self.subscriptions.drain(..) {
             self.services.registry.unsubscribe(&subscription);
         }
-        let label = match (over, self.phase) {
-            (Over::Abort(reason), Phase::Open) => reason.label(),
+        let label = match (over, self.outbox.phase()) {
             (_, Phase::Closing(reason) | Phase::Flushing(reason)) => reason.label(),
-            (Over::Yes(how), Phase::Open) => how,
+            (Over::Abort(reason), Phase::Open) => reason.label(),
+            (Over::Gone | Over::Closed, Phase::Open) => "gone",
         };
         self.services
             .metrics
             .closes
             .get_or_create(&ReasonLabel { reason: label })
             .inc();
-        let socket = SockRef::from(&self.socket);
+        let shed = self.outbox.shed();
+        if shed > 0 {
+            self.services
+                .metrics
+                .pending_dropped
+                .get_or_create(&ReasonLabel { reason: "slow_client" })
+                .inc_by(shed);
+        }
+        let socket = SockRef::from(self.outbox.socket());
         match over {
             // A peer that does not read would pin what the kernel holds for it: reset instead.
             Over::Abort(_) => drop(socket.set_linger(Some(Duration::ZERO))),
-            Over::Yes(_) => {
+            Over::Gone | Over::Closed => {
                 drop(socket.shutdown(std::net::Shutdown::Write));
                 // Unread bytes would turn the close into a reset, and the peer would lose the close frame.
                 let mut sink = [0; 4096];
                 for _ in 0..MAX_READS {
-                    if !matches!(self.socket.try_read(&mut sink), Ok(read) if read > 0) {
+                    if !matches!(self.outbox.socket().try_read(&mut sink), Ok(read) if read > 0) {
                         break;
                     }
                 }

@@ -118,7 +118,7 @@ impl Registry {
                 if let Some((_, batch)) = &tables.sync_state
                     && outbox.push_events(&recipient, batch, self.clock.now())
                 {
-                    outbox.wake();
+                    outbox.flush();
                 }
                 Place::Syncing(tables.syncing.insert(subscriber))
             }
@@ -189,9 +189,7 @@ impl Registry {
     fn with_tables(&self, apply: impl FnOnce(&mut Tables, &mut Vec<Arc<Outbox>>, Millis)) {
         let mut wakes = Vec::new();
         apply(&mut self.tables.lock(), &mut wakes, self.clock.now());
-        for outbox in wakes {
-            outbox.wake();
-        }
+        flush(wakes);
     }
 }
 
@@ -295,6 +293,18 @@ impl Tables {
             }
         }
     }
+}
+
+/// Clients written to by one task. A thousand clients are a few tasks, which all cores share.
+const FLUSHED_TOGETHER: usize = 128;
+
+/// Writes to the sockets of these clients: a few here, many on all cores.
+fn flush(mut outboxes: Vec<Arc<Outbox>>) {
+    while outboxes.len() > FLUSHED_TOGETHER {
+        let others = outboxes.split_off(outboxes.len() - FLUSHED_TOGETHER);
+        tokio::spawn(async move { others.iter().for_each(|outbox| outbox.flush()) });
+    }
+    outboxes.iter().for_each(|outbox| outbox.flush());
 }
 
 fn one(kind: Kind, payload: &[u8], seen: Instant) -> Arc<Batch> {

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use bytes::Bytes;
 
-use crate::delivery::{Batch, Chunk, Recipient};
+use super::{Batch, Chunk, Recipient};
 
-/// Pieces in one `writev`. The kernel takes 1024 (`UIO_MAXIOV`); the array lives on the stack.
+/// Pieces in one `writev`. The kernel takes 1024 (`UIO_MAXIOV`); they live on the stack, 6 kB.
 const MAX_SLICES: usize = 384;
 
 /// What was completed by a write.
@@ -86,49 +87,44 @@ impl Writing {
         mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
         mut done: impl FnMut(Done),
     ) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = self.fill(&mut slices);
-        let written = write(&slices[..count])?;
+        let written = write(&self.slices())?;
         self.advance(written, &mut done);
         Ok(written)
     }
 
-    fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
-        let mut count = 0;
+    /// The next pieces. Not a `Vec`: one allocation for each write of each client would show.
+    fn slices(&self) -> ArrayVec<IoSlice<'_>, MAX_SLICES> {
+        let mut slices = ArrayVec::new();
         let mut skip = self.offset;
-        let mut put = |piece: &'a [u8]| {
-            if skip >= piece.len() {
-                skip -= piece.len();
-            } else {
-                slices[count] = IoSlice::new(&piece[skip..]);
+        let mut first = self.unit;
+        for chunk in &self.chunks {
+            let units = match chunk {
+                Chunk::Bytes(pieces, _) => pieces.len(),
+                Chunk::Events(_, batch) => batch.events.len(),
+            };
+            for unit in first..units {
+                // An event has three pieces; one that does not fit waits whole.
+                if slices.remaining_capacity() < 3 {
+                    return slices;
+                }
+                match chunk {
+                    Chunk::Bytes(pieces, _) => slices.push(IoSlice::new(&pieces[unit][skip..])),
+                    Chunk::Events(to, batch) => {
+                        for piece in batch.events[unit].slices(to.prefix()) {
+                            if skip < piece.len() {
+                                slices.push(IoSlice::new(&piece[skip..]));
+                                skip = 0;
+                            } else {
+                                skip -= piece.len();
+                            }
+                        }
+                    }
+                }
                 skip = 0;
-                count += 1;
             }
-            count + 3 <= MAX_SLICES
-        };
-        for (i, chunk) in self.chunks.iter().enumerate() {
-            let first = if i == 0 { self.unit } else { 0 };
-            match chunk {
-                Chunk::Bytes(pieces, _) => {
-                    for piece in &pieces[first..] {
-                        if !put(piece) {
-                            return count;
-                        }
-                    }
-                }
-                Chunk::Events(to, batch) => {
-                    for event in &batch.events[first..] {
-                        for piece in event.slices(to.prefix()) {
-                            put(piece);
-                        }
-                        if !put(&[]) {
-                            return count;
-                        }
-                    }
-                }
-            }
+            first = 0;
         }
-        count
+        slices
     }
 
     fn advance(&mut self, written: usize, done: &mut impl FnMut(Done)) {
@@ -219,7 +215,7 @@ mod tests {
             let mut takes = takes.into_iter().cycle();
             let mut rounds = 0;
             while !writing.is_empty() {
-                let take = takes.next().unwrap_or(1) + usize::from(rounds > 1000);
+                let take = takes.next().unwrap_or(1) + if rounds > 40 { 4_096 } else { 0 };
                 rounds += 1;
                 let write = |slices: &[IoSlice<'_>]| {
                     let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
