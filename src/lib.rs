@@ -1,16 +1,51 @@
-//! map
+//! headwater: an Ethereum JSON-RPC endpoint that holds one connection to a node and serves subscriptions to thousands.
+//!
+//! # The map
+//!
+//! ```text
+//! event    upstream (a node's words) > chain (one history: ingest, tracker) > backplane
+//!          > subscription (registry, index, dispatch) > delivery (frames, queue, outbox) > the socket
+//!
+//! request  server (listener, handshake) > session (reader, limits)
+//!          > subscription::registry      eth_subscribe, eth_unsubscribe
+//!          > rpc > upstream::pool        everything else
+//!          < delivery::outbox            every answer leaves by the same queue as the events
+//! ```
+//!
+//! The two lines meet at two places only: the client's socket and the upstream pool.
+//!
+//! # What holds
+//!
+//! 1. Nothing before [`delivery`] knows that a client exists; nothing after [`chain`] knows that an upstream exists.
+//! 2. The tracker, the filter and its index, frames and the queue do no I/O and read no clock.
+//! 3. No channel, map or buffer is unbounded.
+//! 4. Loss is never silent: what cannot be delivered ends the connection with a close code and a reason.
+//! 5. A call is sent to a node once; nothing is retried on a client's behalf.
+//! 6. On the event path the node's JSON is not rebuilt: its bytes go in, the same bytes go out, to all.
+//!
+//! Modules in the order of the event's path, then of the request's, then what both stand on.
+
+pub mod upstream;
+
+pub mod chain;
+
+pub mod backplane;
+
+pub mod subscription;
+
+pub mod delivery;
+
+pub mod server;
+
+pub mod session;
+
+pub mod rpc;
+
 pub mod admin;
 pub mod app;
-pub mod backplane;
-pub mod chain;
-pub mod clock;
 pub mod config;
-pub mod delivery;
 pub mod devnet;
+
+pub mod clock;
 pub mod jsonrpc;
-pub mod rpc;
-pub mod server;
-pub mod session;
-pub mod subscription;
 pub mod telemetry;
-pub mod upstream;

@@ -225,11 +225,25 @@ mod tests {
     #[test]
     fn the_files_people_read_are_true() {
         expect_test::expect_file!["../../config/example.toml"].assert_eq(&example());
-        let readme = include_str!("../../README.md");
-        assert!(
-            readme.contains(&settings_table()),
-            "README's table of settings is stale; it should read:\n{}",
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).expect("README");
+        let (before, rest) = readme
+            .split_once("<!-- settings -->\n")
+            .expect("a mark before the table");
+        let (_, after) = rest
+            .split_once("<!-- end of settings -->")
+            .expect("a mark behind the table");
+        let fresh = format!(
+            "{before}<!-- settings -->\n{}<!-- end of settings -->{after}",
             settings_table()
         );
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            std::fs::write(path, &fresh).expect("README is written");
+        } else {
+            assert!(
+                readme == fresh,
+                "README's table of settings is stale: UPDATE_EXPECT=1 cargo test --lib describe"
+            );
+        }
     }
 }

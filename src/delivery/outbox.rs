@@ -8,8 +8,8 @@
 //! All of it is behind one lock, held for a push or for a `writev`; both are of this client alone.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -322,7 +322,7 @@ impl Outbox {
     #[must_use]
     pub fn begin_call(self: &Arc<Self>, max: u32) -> Option<InFlight> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = InFlight(self.clone());
+        let place = InFlight(Arc::downgrade(self));
         // One too many is given back by its drop.
         (before < max).then_some(place)
     }
@@ -488,21 +488,24 @@ impl State {
     }
 }
 
-/// A place among the calls in flight of one client; given back when dropped.
+/// A place among the calls in flight of one client; given back when dropped. It does not keep the socket open: a client
+/// that left is not waited for.
 #[derive(Debug)]
-pub struct InFlight(Arc<Outbox>);
+pub struct InFlight(Weak<Outbox>);
 
 impl InFlight {
-    /// Where the answer goes.
+    /// Where the answer goes; nowhere when the client has left.
     #[must_use]
-    pub fn outbox(&self) -> &Arc<Outbox> {
-        &self.0
+    pub fn outbox(&self) -> Option<Arc<Outbox>> {
+        self.0.upgrade()
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(outbox) = self.0.upgrade() {
+            outbox.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

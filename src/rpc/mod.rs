@@ -7,9 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 
-use crate::jsonrpc::{
-    self, INTERNAL_ERROR, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Outcome, Request, Response, TIMEOUT, error,
-};
+use crate::jsonrpc::{self, INTERNAL_ERROR, INVALID_REQUEST, Item, Outcome, Request, Response, TIMEOUT, error};
 use crate::telemetry::{Metrics, OutcomeLabel};
 use crate::upstream::{CallError, Pool};
 
@@ -153,7 +151,6 @@ impl Rpc {
             Err(CallError::Unavailable) => "unavailable",
             Err(CallError::Lost) => "lost",
             Err(CallError::TimedOut) => "timeout",
-            Err(CallError::Busy) => "busy",
         };
         self.metrics
             .forwarded
@@ -165,7 +162,6 @@ impl Rpc {
             let code = match why {
                 CallError::Unavailable | CallError::Lost => INTERNAL_ERROR,
                 CallError::TimedOut => TIMEOUT,
-                CallError::Busy => LIMIT_EXCEEDED,
             };
             error(code, why.to_string()).into()
         })

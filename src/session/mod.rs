@@ -275,9 +275,11 @@ impl Session {
         };
         let rpc = self.services.rpc.clone();
         tokio::spawn(async move {
-            if let Some(response) = rpc.complete(planned).await {
+            if let Some(response) = rpc.complete(planned).await
+                && let Some(outbox) = place.outbox()
+            {
                 let pieces = frame::text(&response.head, &response.body, Response::TAIL);
-                place.outbox().answer(pieces, Vec::new());
+                outbox.answer(pieces, Vec::new());
             }
         });
     }
@@ -336,8 +338,10 @@ impl Session {
         let rpc = self.services.rpc.clone();
         tokio::spawn(async move {
             let responses = rpc.complete_batch(planned).await;
-            if let Some(array) = jsonrpc::batch(&responses) {
-                place.outbox().answer(frame::text(b"", &array.into(), b""), releases);
+            if let Some(array) = jsonrpc::batch(&responses)
+                && let Some(outbox) = place.outbox()
+            {
+                outbox.answer(frame::text(b"", &array.into(), b""), releases);
             }
         });
     }

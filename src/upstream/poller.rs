@@ -25,7 +25,7 @@ const MAX_FULL_PER_POLL: usize = 256;
 pub(super) struct Poller {
     shared: Arc<Shared>,
     node: Node,
-    calls: mpsc::Receiver<Call>,
+    calls: Option<mpsc::Receiver<Call>>,
     head: Option<Bytes>,
     filter: Option<String>,
     ready: bool,
@@ -71,6 +71,22 @@ impl Node {
     }
 }
 
+/// Posts calls until the pool is gone.
+async fn forward(node: Node, mut calls: mpsc::Receiver<Call>, max_in_flight: usize) {
+    let room = Arc::new(Semaphore::new(max_in_flight));
+    while let Some(call) = calls.recv().await {
+        let Ok(place) = room.clone().acquire_owned().await else {
+            return;
+        };
+        let node = node.clone();
+        tokio::spawn(async move {
+            let outcome = node.call(&call.method, &call.params).await.map_err(|_| CallError::Lost);
+            drop(call.reply.send(outcome));
+            drop(place);
+        });
+    }
+}
+
 /// The whole story: reqwest's own text leaves the cause out.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -97,7 +113,7 @@ impl Poller {
         Self {
             shared,
             node,
-            calls,
+            calls: Some(calls),
             head: None,
             filter: None,
             ready: false,
@@ -108,35 +124,20 @@ impl Poller {
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(self.shared.settings.poll_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let room = Arc::new(Semaphore::new(self.shared.settings.max_in_flight));
+        let Some(calls) = self.calls.take() else { return };
+        // Beside the polling: a slow poll must not hold back a call.
+        let mut forwarding = tokio::spawn(forward(self.node.clone(), calls, self.shared.settings.max_in_flight));
         loop {
             tokio::select! {
                 _ = tick.tick() => {
                     let polled = tokio::time::timeout(self.shared.settings.silence_timeout, self.poll()).await;
-                    match polled.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-                        Ok(()) => {}
-                        Err(why) => self.failed(why).await,
+                    if let Err(why) = polled.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+                        self.failed(why).await;
                     }
                 }
-                call = self.calls.recv() => match call {
-                    Some(call) => self.forward(call, &room),
-                    None => return,
-                },
+                _ = &mut forwarding => return,
             }
         }
-    }
-
-    fn forward(&self, call: Call, room: &Arc<Semaphore>) {
-        let Ok(place) = room.clone().try_acquire_owned() else {
-            drop(call.reply.send(Err(CallError::Busy)));
-            return;
-        };
-        let node = self.node.clone();
-        tokio::spawn(async move {
-            let outcome = node.call(&call.method, &call.params).await.map_err(|_| CallError::Lost);
-            drop(call.reply.send(outcome));
-            drop(place);
-        });
     }
 
     async fn failed(&mut self, why: String) {

@@ -24,9 +24,6 @@ pub enum CallError {
     /// No answer in time.
     #[error("request timed out")]
     TimedOut,
-    /// Too many calls in flight on the upstream.
-    #[error("upstream busy")]
-    Busy,
 }
 
 /// One call on its way to a node.
