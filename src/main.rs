@@ -94,12 +94,15 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let shown = error.print();
-            return if error.use_stderr() || shown.is_err() {
-                ExitCode::from(USAGE)
-            } else {
-                ExitCode::SUCCESS
-            };
+            if !error.use_stderr() {
+                // --help and --version.
+                drop(error.print());
+                return ExitCode::SUCCESS;
+            }
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            eprintln!("headwater: {line}; see headwater --help");
+            return ExitCode::from(USAGE);
         }
     };
     match execute(cli) {

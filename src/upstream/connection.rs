@@ -120,13 +120,13 @@ impl Connection {
                 return;
             }
             self.shared.down(end.to_string());
-            warn!(upstream = %self.shared.endpoint, "upstream lost: {end}");
             let _ = self.shared.sightings.send((self.shared.id, Sighting::Lost)).await;
             // A connection that held is no reason for patience; one that was refused at once is.
             if began.elapsed() > settings.reconnect_max {
                 waits = backoff.build();
             }
             let wait = waits.next().unwrap_or(settings.reconnect_max);
+            warn!("upstream {}: {end}; trying again in {wait:.1?}", self.shared.endpoint);
             if !self.refuse_calls_for(wait).await {
                 return;
             }
@@ -283,7 +283,7 @@ impl Serving {
                 if !self.ready {
                     self.ready = true;
                     self.shared.up();
-                    info!(upstream = %self.shared.endpoint, "upstream connected");
+                    info!("upstream {}: connected", self.shared.endpoint);
                     self.reconcile();
                 }
                 let _ = self

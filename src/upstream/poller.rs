@@ -142,7 +142,10 @@ impl Poller {
 
     async fn failed(&mut self, why: String) {
         if self.ready || self.shared.status.lock().last_error.as_ref() != Some(&why) {
-            warn!(upstream = %self.shared.endpoint, "upstream lost: {why}");
+            warn!(
+                "upstream {}: {why}; asking again every {:?}",
+                self.shared.endpoint, self.shared.settings.poll_interval
+            );
         }
         self.shared.down(why);
         self.filter = None;
@@ -161,7 +164,7 @@ impl Poller {
         if !self.ready {
             self.ready = true;
             self.shared.up();
-            info!(upstream = %self.shared.endpoint, "upstream connected");
+            info!("upstream {}: connected", self.shared.endpoint);
         }
         if self.head.as_ref() != Some(&head) {
             self.head = Some(head.clone());
