@@ -26,7 +26,7 @@ const KEYS: &[(&str, &str)] = &[
     ("node.reconnect_max", "Longest wait before a reconnection."),
     (
         "node.silence_timeout",
-        "A node from which nothing comes for so long, pongs included, is reconnected.",
+        "A node from which nothing comes for so long, pongs included, is reconnected; after half of it without a head it is asked whether there is one.",
     ),
     ("node.poll_interval", "How often an HTTP node is asked for its head."),
     ("node.max_in_flight", "Calls that wait for one node; more wait in line."),

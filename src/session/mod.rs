@@ -136,6 +136,8 @@ pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, services: Arc<
     services.metrics.connections.inc();
     let mut reader = Reader::new(services.settings.max_message_bytes);
     reader.buffer().extend_from_slice(&early);
+    // Even an empty rest keeps the handshake's whole read buffer alive.
+    drop(early);
     let mut session = Session {
         identity: Identity::from(peer),
         services: services.clone(),

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy_primitives::B256;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +47,8 @@ enum End {
     Refused(String),
     #[error("the node does not serve eth_subscribe(\"newHeads\"): {0}")]
     NoHeads(String),
+    #[error("its newHeads subscription is dead: the chain goes on and nothing is announced")]
+    Deaf,
     #[error("shutting down")]
     Shutdown,
 }
@@ -64,6 +67,8 @@ enum Purpose {
     ChainId,
     Subscribe(Feed),
     Latest,
+    /// No head was announced for a while: is there a newer one?
+    Probe,
     Syncing,
     Ignored,
 }
@@ -85,6 +90,12 @@ struct Serving {
     feeds: HashMap<String, Feed>,
     early: VecDeque<(String, Bytes)>,
     last_received: Instant,
+    /// When a head was last announced or probed for.
+    last_head: Instant,
+    /// Hash of the head that was announced, or seen by a probe, last.
+    head: Option<B256>,
+    /// Probes in a row that found a head which was never announced.
+    unannounced: u32,
     asked_syncing: Option<Instant>,
     /// Subscriptions that are asked for or stand, pending ones only.
     pending: HashMap<PendingForm, Standing>,
@@ -120,7 +131,7 @@ impl Connection {
                 return;
             }
             self.shared.down(end.to_string());
-            let _ = self.shared.sightings.send((self.shared.id, Sighting::Lost)).await;
+            self.shared.sighting(Sighting::Lost).await;
             // A connection that held is no reason for patience; one that was refused at once is.
             if began.elapsed() > settings.reconnect_max {
                 waits = backoff.build();
@@ -213,6 +224,9 @@ impl Serving {
             feeds: HashMap::new(),
             early: VecDeque::new(),
             last_received: Instant::now(),
+            last_head: Instant::now(),
+            head: None,
+            unannounced: 0,
             asked_syncing: None,
             pending: HashMap::new(),
             ready: false,
@@ -286,15 +300,13 @@ impl Serving {
                     info!("upstream {}: connected", self.shared.endpoint);
                     self.reconcile();
                 }
-                let _ = self
-                    .shared
-                    .sightings
-                    .send((self.shared.id, Sighting::Latest(json)))
-                    .await;
+                self.head = hash_of(&json);
+                self.shared.sighting(Sighting::Latest(json)).await;
             }
+            (Purpose::Probe, Outcome::Result(json)) => self.probed(json).await?,
             (Purpose::Latest, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
             (Purpose::Syncing, Outcome::Result(json)) => self.shared.gossip(Gossip::Syncing(json)),
-            (Purpose::Syncing | Purpose::Ignored, _) => {}
+            (Purpose::Syncing | Purpose::Probe | Purpose::Ignored, _) => {}
         }
         Ok(())
     }
@@ -333,11 +345,10 @@ impl Serving {
     async fn deliver(&mut self, feed: Feed, json: Bytes) {
         match feed {
             Feed::Heads => {
-                let _ = self
-                    .shared
-                    .sightings
-                    .send((self.shared.id, Sighting::Announced(json)))
-                    .await;
+                self.last_head = Instant::now();
+                self.head = hash_of(&json);
+                self.unannounced = 0;
+                self.shared.sighting(Sighting::Announced(json)).await;
             }
             Feed::Pending(form) => {
                 self.shared.gossip(Gossip::Pending {
@@ -347,6 +358,19 @@ impl Serving {
                 });
             }
         }
+    }
+
+    /// A socket that answers pings can still be silent about heads (a frozen node, a subscription that the node lost).
+    /// What a probe finds is passed on, so that nothing is missed meanwhile; found twice, the connection is given up.
+    async fn probed(&mut self, json: Bytes) -> Result<(), End> {
+        let hash = hash_of(&json);
+        if hash.is_none() || hash == self.head {
+            return Ok(());
+        }
+        self.head = hash;
+        self.unannounced += 1;
+        self.shared.sighting(Sighting::Latest(json)).await;
+        if self.unannounced > 1 { Err(End::Deaf) } else { Ok(()) }
     }
 
     /// Makes the node's subscriptions what is wanted now.
@@ -399,6 +423,10 @@ impl Serving {
         if quiet >= patience {
             return Err(End::Silent(patience));
         }
+        if self.ready && self.last_head.elapsed() >= patience / 2 {
+            self.last_head = Instant::now();
+            self.ask("eth_getBlockByNumber", r#"["latest",false]"#, Purpose::Probe);
+        }
         // Callers that gave up need no answer any more.
         self.waiting
             .retain(|_, purpose| !matches!(purpose, Purpose::Caller(reply) if reply.is_closed()));
@@ -422,6 +450,14 @@ impl Drop for Serving {
             }
         }
     }
+}
+
+fn hash_of(block: &[u8]) -> Option<B256> {
+    #[derive(serde::Deserialize)]
+    struct Block {
+        hash: B256,
+    }
+    serde_json::from_slice::<Block>(block).ok().map(|block| block.hash)
 }
 
 fn text(json: &Bytes) -> String {

@@ -151,7 +151,7 @@ impl Poller {
         self.filter = None;
         self.head = None;
         if std::mem::take(&mut self.ready) {
-            let _ = self.shared.sightings.send((self.shared.id, Sighting::Lost)).await;
+            self.shared.sighting(Sighting::Lost).await;
         }
     }
 
@@ -168,11 +168,7 @@ impl Poller {
         }
         if self.head.as_ref() != Some(&head) {
             self.head = Some(head.clone());
-            let _ = self
-                .shared
-                .sightings
-                .send((self.shared.id, Sighting::Latest(head)))
-                .await;
+            self.shared.sighting(Sighting::Latest(head)).await;
         }
         let wanted = self.shared.wants();
         if wanted.syncing {

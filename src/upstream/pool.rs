@@ -108,6 +108,12 @@ impl Shared {
         if mine { *self.wanted.borrow() } else { Wanted::default() }
     }
 
+    /// Tells the ingest; waits for room, of which there is enough unless the ingest is stuck.
+    pub async fn sighting(&self, sighting: Sighting) {
+        // It is gone only when we shut down.
+        drop(self.sightings.send((self.id, sighting)).await);
+    }
+
     pub fn gossip(&self, gossip: Gossip) {
         if self.gossip.try_send(gossip).is_err() {
             self.gossip_dropped.fetch_add(1, Ordering::Relaxed);
