@@ -65,6 +65,29 @@ impl OutboxShared {
             latency,
         })
     }
+
+    fn record(&self, tally: &Tally) {
+        if tally.bytes > 0 {
+            self.bytes_out.inc_by(tally.bytes);
+        }
+        for (counter, count) in self.delivered.iter().zip(tally.delivered) {
+            if count > 0 {
+                counter.inc_by(count);
+            }
+        }
+        if let Some(seen) = tally.latest {
+            self.latency.observe(seen.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// What some writes did.
+#[derive(Debug, Default)]
+struct Tally {
+    delivered: [u64; 4],
+    bytes: u64,
+    /// When the event that was written last arrived from the node.
+    latest: Option<Instant>,
 }
 
 /// Bytes gathered for one write. A block for one client is seldom more; a pong waits for no more than this.
@@ -229,6 +252,17 @@ impl Outbox {
         self.pump(&mut self.state.lock());
     }
 
+    /// Writes what can be written now to each of these clients. They are counted together, for counters that all cores
+    /// share cost as much as the rest of a delivery.
+    pub fn flush_all(outboxes: &[Arc<Self>]) {
+        let Some(first) = outboxes.first() else { return };
+        let mut tally = Tally::default();
+        for outbox in outboxes {
+            outbox.pump_into(&mut outbox.state.lock(), &mut tally);
+        }
+        first.shared.record(&tally);
+    }
+
     // ---- the end
 
     /// Ends the connection with a close frame; the first reason stays.
@@ -366,6 +400,12 @@ impl Outbox {
     /// Writes until there is nothing left, the socket is full, or others should get their turn; then makes sure that
     /// the session waits for what comes next.
     fn pump(&self, state: &mut State) {
+        let mut tally = Tally::default();
+        self.pump_into(state, &mut tally);
+        self.shared.record(&tally);
+    }
+
+    fn pump_into(&self, state: &mut State, tally: &mut Tally) {
         state.flush_due = false;
         let before = (state.blocked_since != 0, state.held_until);
         let mut turns = 0;
@@ -380,7 +420,7 @@ impl Outbox {
                 break;
             }
             turns += 1;
-            match self.write(state, now) {
+            match self.write(state, now, tally) {
                 Ok(written) => state.note_progress(written, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if state.blocked_since == 0 {
@@ -397,10 +437,8 @@ impl Outbox {
         }
     }
 
-    fn write(&self, state: &mut State, now: Millis) -> io::Result<usize> {
-        let shared = &self.shared;
-        let release_at = now + shared.limits.holdoff;
-        let mut latest: Option<Instant> = None;
+    fn write(&self, state: &mut State, now: Millis, tally: &mut Tally) -> io::Result<usize> {
+        let release_at = now + self.shared.limits.holdoff;
         let mut released = false;
         let written = state.writing.write(
             |slices| self.socket.try_write_vectored(slices),
@@ -410,15 +448,12 @@ impl Outbox {
                     recipients.iter().for_each(|recipient| recipient.release(release_at));
                 }
                 Done::Delivered(batch) => {
-                    shared.delivered[batch.kind as usize].inc_by(batch.events.len() as u64);
-                    latest = Some(batch.seen);
+                    tally.delivered[batch.kind as usize] += batch.events.len() as u64;
+                    tally.latest = Some(batch.seen);
                 }
             },
         )?;
-        shared.bytes_out.inc_by(written as u64);
-        if let Some(seen) = latest {
-            shared.latency.observe(seen.elapsed().as_secs_f64());
-        }
+        tally.bytes += written as u64;
         if released {
             // Events may wait behind the answer that just left; nobody else would come back for them.
             state.held_until = Some(state.held_until.map_or(release_at, |at| at.min(release_at)));

@@ -302,9 +302,9 @@ const FLUSHED_TOGETHER: usize = 128;
 fn flush(mut outboxes: Vec<Arc<Outbox>>) {
     while outboxes.len() > FLUSHED_TOGETHER {
         let others = outboxes.split_off(outboxes.len() - FLUSHED_TOGETHER);
-        tokio::spawn(async move { others.iter().for_each(|outbox| outbox.flush()) });
+        tokio::spawn(async move { Outbox::flush_all(&others) });
     }
-    outboxes.iter().for_each(|outbox| outbox.flush());
+    Outbox::flush_all(&outboxes);
 }
 
 fn one(kind: Kind, payload: &[u8], seen: Instant) -> Arc<Batch> {
