@@ -81,10 +81,4 @@ impl CloseReason {
     pub fn flushes(self) -> bool {
         matches!(self, Self::Drain | Self::ContinuityLost)
     }
-
-    /// Whether frames of the peer can still be read after this; not after one that broke the rules.
-    #[must_use]
-    pub fn listens(self) -> bool {
-        !matches!(self, Self::Protocol(_) | Self::NotUtf8 | Self::TooBig)
-    }
 }

@@ -119,6 +119,8 @@ struct Session {
     services: Arc<Services>,
     outbox: Arc<Outbox>,
     reader: Reader,
+    /// The client broke the framing: what it sends is not looked at any more.
+    deaf: bool,
     subscriptions: Vec<Subscription>,
 }
 
@@ -143,6 +145,7 @@ pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, services: Arc<
         services: services.clone(),
         outbox,
         reader,
+        deaf: false,
         subscriptions: Vec::new(),
     };
     session.take_messages();
@@ -222,13 +225,9 @@ impl Session {
     }
 
     fn take_messages(&mut self) {
-        loop {
+        // After a violation nothing that follows can be read as frames.
+        while !self.deaf {
             let phase = self.outbox.phase();
-            if matches!(phase, Phase::Closing(reason) if !reason.listens()) {
-                // After a violation nothing that follows can be read as frames.
-                self.reader.buffer().clear();
-                return;
-            }
             match self.reader.next_inbound() {
                 Ok(None) => return,
                 Ok(Some(Inbound::Close(code))) => self.outbox.peer_closed(code),
@@ -237,9 +236,13 @@ impl Session {
                 }
                 Ok(Some(Inbound::Message(message))) if phase == Phase::Open => self.message(&message),
                 Ok(Some(Inbound::Message(_) | Inbound::Pong)) => {}
-                Err(reason) => self.outbox.close(reason),
+                Err(reason) => {
+                    self.deaf = true;
+                    self.outbox.close(reason);
+                }
             }
         }
+        self.reader.buffer().clear();
     }
 
     // ---- requests
