@@ -13,7 +13,7 @@ use std::fmt;
 use bytes::Bytes;
 pub use jsonrpsee_types::ErrorObjectOwned;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Longest method name, in bytes, as in geth (`rpc/handler.go`, `maxMethodNameLength`).
@@ -26,6 +26,8 @@ pub enum Message<'a> {
     Single(Item<'a>),
     /// An array: items in the order of the request, possibly none.
     Batch(Vec<Item<'a>>),
+    /// An array of too many items; the id of the first call among those that were looked at.
+    TooMany(Option<&'a RawValue>),
 }
 
 /// One element of a message.
@@ -74,17 +76,33 @@ impl Request<'_> {
 pub struct NotJson;
 
 impl<'a> Message<'a> {
-    /// Reads the first JSON value of a frame; what follows it is ignored (PROTOCOL J2).
+    /// Reads the first JSON value of a frame; what follows it is ignored (PROTOCOL J2). Of an array no more than
+    /// `max_batch` items and one are looked at: fifteen megabytes hold seven million of them.
     ///
     /// # Errors
     /// [`NotJson`] for bytes that are no JSON value or no UTF-8.
-    pub fn parse(frame: &'a [u8]) -> Result<Self, NotJson> {
+    pub fn parse(frame: &'a [u8], max_batch: usize) -> Result<Self, NotJson> {
         let text = std::str::from_utf8(frame).map_err(|_| NotJson)?;
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
         let value = values.next().ok_or(NotJson)?.map_err(|_| NotJson)?;
         if value.get().starts_with('[') {
-            let items: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(|_| NotJson)?;
-            Ok(Self::Batch(items.into_iter().map(Item::parse).collect()))
+            let mut items = Vec::new();
+            let read = serde_json::Deserializer::from_str(value.get()).deserialize_seq(Items {
+                into: &mut items,
+                max: max_batch,
+            });
+            if items.len() > max_batch {
+                let first = items.iter().find_map(|item| {
+                    if let Item::Call(request) = item {
+                        request.id
+                    } else {
+                        None
+                    }
+                });
+                return Ok(Self::TooMany(first));
+            }
+            read.map_err(|_| NotJson)?;
+            Ok(Self::Batch(items))
         } else {
             Ok(Self::Single(Item::parse(value)))
         }
@@ -115,6 +133,30 @@ impl<'a> Item<'a> {
             None if members.version && id.is_some() && members.answer && !members.method_present => Item::Response,
             _ => Item::Invalid(id),
         }
+    }
+}
+
+/// Reads the items of an array, up to one above the limit.
+struct Items<'v, 'a> {
+    into: &'v mut Vec<Item<'a>>,
+    max: usize,
+}
+
+impl<'a> Visitor<'a> for Items<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a batch")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut items: A) -> Result<(), A::Error> {
+        // What is left over is an error to serde, which the caller tells apart by the count.
+        while self.into.len() <= self.max
+            && let Some(item) = items.next_element::<&'a RawValue>()?
+        {
+            self.into.push(Item::parse(item));
+        }
+        Ok(())
     }
 }
 
@@ -290,9 +332,10 @@ mod tests {
 
     #[track_caller]
     fn check(frame: &str, expect: &str) {
-        let got = match Message::parse(frame.as_bytes()) {
+        let got = match Message::parse(frame.as_bytes(), 3) {
             Err(_) => "not json".to_owned(),
             Ok(Message::Single(item)) => show(&item),
+            Ok(Message::TooMany(id)) => format!("too many, first {}", id_text(id)),
             Ok(Message::Batch(items)) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
         };
         assert_eq!(got, expect, "{frame}");
@@ -360,6 +403,8 @@ mod tests {
         check(r#"{"jsonrpc":"2.0","id":1,"method":"m","params":null}"#, "call 1 m");
         check(r#"{"jsonrpc":"2.0","id":1,"method":"\u006d"}"#, "call 1 m");
         check("[]", "[]");
+        check("[1,2,3]", "[invalid null invalid null invalid null]");
+        check(r#"[1,{"jsonrpc":"2.0","id":9,"method":"m"},3,4]"#, "too many, first 9");
         check(
             r#"[{"jsonrpc":"2.0","id":1,"method":"m"},5,{"jsonrpc":"2.0","method":"n"}]"#,
             "[call 1 m invalid null notification n]",

@@ -225,7 +225,9 @@ impl Outbox {
     /// Queues an answer and flushes; subscriptions in `releases` are served a hold-off after it left.
     pub fn answer(&self, pieces: Vec<Bytes>, releases: Vec<Arc<Recipient>>) {
         let mut state = self.state.lock();
-        if state.phase == Phase::Open {
+        // What was asked before the end is still answered.
+        if !matches!(state.phase, Phase::Closing(_)) {
+            releases.iter().for_each(|recipient| recipient.answered());
             let push = state.queue.push_answer(pieces, releases, self.shared.limits.max_bytes);
             if self.settle(&mut state, push) {
                 self.pump(&mut state);
@@ -310,9 +312,12 @@ impl Outbox {
     #[must_use]
     pub fn waits(&self) -> Waits {
         let state = self.state.lock();
+        let writable = !state.writing.is_empty();
+        // While the socket takes nothing, an event that may leave changes nothing.
+        let until = if writable { None } else { state.held_until };
         Waits {
-            writable: !state.writing.is_empty(),
-            until: state.held_until,
+            writable,
+            until,
             over: state.over,
         }
     }
@@ -391,9 +396,6 @@ impl Outbox {
                 state.push_close(reason);
             }
         }
-        if state.closing_since == 0 {
-            state.closing_since = self.shared.clock.now();
-        }
         self.pump(state);
     }
 
@@ -411,7 +413,8 @@ impl Outbox {
         let mut turns = 0;
         while state.over.is_none() {
             let now = self.shared.clock.now();
-            if state.writing.is_empty() && !state.gather(now) {
+            let calls = self.in_flight.load(Ordering::Relaxed);
+            if state.writing.is_empty() && !state.gather(now, calls) {
                 break;
             }
             if turns == MAX_WRITES {
@@ -464,8 +467,11 @@ impl Outbox {
 
 impl State {
     /// Takes the next chunks; `false` where there is nothing to write now.
-    fn gather(&mut self, now: Millis) -> bool {
+    fn gather(&mut self, now: Millis, calls: u32) -> bool {
         if matches!(self.phase, Phase::Closing(_)) {
+            if self.closing_since == 0 {
+                self.closing_since = now;
+            }
             self.writing.rest();
             if self.echoed {
                 self.end(Over::Closed);
@@ -480,7 +486,7 @@ impl State {
             return true;
         }
         match self.phase {
-            Phase::Flushing(reason) if gathered.held_until.is_none() => {
+            Phase::Flushing(reason) if gathered.held_until.is_none() && calls == 0 => {
                 self.push_close(reason);
                 true
             }
@@ -538,8 +544,12 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(outbox) = self.0.upgrade() {
-            outbox.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(outbox) = self.0.upgrade()
+            && outbox.in_flight.fetch_sub(1, Ordering::Relaxed) == 1
+            && matches!(outbox.phase(), Phase::Flushing(_))
+        {
+            // The close frame waited for this call.
+            outbox.flush();
         }
     }
 }
@@ -574,7 +584,7 @@ mod tests {
     }
 
     fn released() -> Arc<Recipient> {
-        let recipient = Recipient::new(SubscriptionId::random());
+        let recipient = Recipient::new(SubscriptionId::random(), 0);
         recipient.release(0);
         recipient
     }
@@ -607,7 +617,7 @@ mod tests {
     #[tokio::test]
     async fn the_answer_leaves_alone_and_the_session_is_told_until_when_to_wait() {
         let (outbox, mut client) = pair(10_000, 30).await;
-        let to = Recipient::new(SubscriptionId::random());
+        let to = Recipient::new(SubscriptionId::random(), 0);
         let _ = outbox.push_events(&to, &one(Kind::Heads, 1), 1);
         outbox.flush();
         assert_eq!(
@@ -618,7 +628,7 @@ mod tests {
         outbox.answer(vec![Bytes::from_static(b"answer")], vec![to.clone()]);
         assert_eq!(read(&mut client).await, b"answer");
         let until = outbox.waits().until.unwrap();
-        assert_eq!(until, to.release_at());
+        assert_eq!(Some(until), to.release_at());
         tokio::time::sleep(Duration::from_millis(40)).await;
         outbox.flush();
         assert_eq!(read(&mut client).await.len(), one(Kind::Heads, 1).wire_len);

@@ -191,9 +191,9 @@ impl Queue {
             && let Some(first) = self.events.front()
         {
             let release_at = first.to.release_at();
-            if release_at > now {
-                // Until the answer is written nobody knows when; the writer asks again after it wrote.
-                gathered.held_until = (release_at != Millis::MAX).then_some(release_at);
+            if release_at.is_none_or(|at| at > now) {
+                // Until the answer is written nobody knows when; whoever writes it comes back.
+                gathered.held_until = release_at;
                 self.bytes -= gathered.bytes;
                 gathered.more = !self.answers.is_empty();
                 return gathered;
@@ -240,7 +240,7 @@ mod tests {
     }
 
     fn released() -> Arc<Recipient> {
-        let recipient = Recipient::new(SubscriptionId::random());
+        let recipient = Recipient::new(SubscriptionId::random(), 0);
         recipient.release(0);
         recipient
     }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn a_new_subscription_is_held_and_keeps_the_order_behind_it() {
         let mut queue = Queue::default();
-        let new = Recipient::new(SubscriptionId::random());
+        let new = Recipient::new(SubscriptionId::random(), 0);
         let old = released();
         let _ = queue.push_events(old.clone(), batch(Kind::Heads), 0, MAX);
         let _ = queue.push_events(new.clone(), batch(Kind::Logs), 0, MAX);

@@ -53,18 +53,28 @@ impl fmt::Debug for SubscriptionId {
 pub struct Recipient {
     id: SubscriptionId,
     prefix: Prefix,
-    /// First moment at which a notification may be written; `Millis::MAX` until the subscription's answer was written.
+    /// First moment at which a notification may be written; [`UNANSWERED`] or [`ANSWERING`] before it is known.
     release_at: AtomicU64,
+    /// Fan-outs before this one were not for it.
+    since: AtomicU64,
 }
+
+/// The answer is not queued yet: the client cannot know the id, and events pass it by.
+const UNANSWERED: Millis = Millis::MAX;
+
+/// The answer is queued, not yet written: events queue up behind it.
+const ANSWERING: Millis = Millis::MAX - 1;
 
 impl Recipient {
     /// A recipient that waits for its answer to be written.
     #[must_use]
-    pub fn new(id: SubscriptionId) -> Arc<Self> {
+    pub fn new(id: SubscriptionId, since: u64) -> Arc<Self> {
+        let (release_at, since) = (AtomicU64::new(UNANSWERED), AtomicU64::new(since));
         Arc::new(Self {
             id,
             prefix: Prefix::new(id),
-            release_at: AtomicU64::new(Millis::MAX),
+            release_at,
+            since,
         })
     }
 
@@ -80,15 +90,37 @@ impl Recipient {
         &self.prefix
     }
 
+    /// The answer is queued.
+    pub fn answered(&self) {
+        self.release_at.store(ANSWERING, Ordering::Relaxed);
+    }
+
+    /// Whether fan-out number `sequence` is for it. A subscription that waits for its answer (in a batch with a slow
+    /// call) is passed by, and begins with the fan-out after.
+    #[must_use]
+    pub fn takes(&self, sequence: u64) -> bool {
+        let unanswered = self.release_at.load(Ordering::Relaxed) == UNANSWERED;
+        if unanswered {
+            self.since.store(sequence + 1, Ordering::Relaxed);
+        }
+        !unanswered
+    }
+
+    /// Whether it was sent what fan-out number `sequence` sent.
+    #[must_use]
+    pub fn was_sent(&self, sequence: u64) -> bool {
+        self.since.load(Ordering::Relaxed) <= sequence
+    }
+
     /// The answer left; events may follow from `at` on (E5: web3.js 4 and web3.py 8 lose what arrives with the answer).
     pub fn release(&self, at: Millis) {
         self.release_at.store(at, Ordering::Relaxed);
     }
 
-    /// First moment at which a notification may be written.
+    /// First moment at which a notification may be written; `None` until the answer was.
     #[must_use]
-    pub fn release_at(&self) -> Millis {
-        self.release_at.load(Ordering::Relaxed)
+    pub fn release_at(&self) -> Option<Millis> {
+        Some(self.release_at.load(Ordering::Relaxed)).filter(|&at| at < ANSWERING)
     }
 }
 

@@ -172,12 +172,12 @@ mod tests {
                 if *shared {
                     let events = sizes.iter().map(|&n| Event::new(&vec![b'e'; n])).collect();
                     Chunk::Events(
-                        Recipient::new(SubscriptionId::random()),
+                        Recipient::new(SubscriptionId::random(), 0),
                         Batch::new(Kind::Logs, events, Instant::now()),
                     )
                 } else {
                     let pieces = sizes.iter().map(|&n| vec![b'p'; n].into()).collect();
-                    Chunk::Bytes(pieces, vec![Recipient::new(SubscriptionId::random())])
+                    Chunk::Bytes(pieces, vec![Recipient::new(SubscriptionId::random(), 0)])
                 }
             })
             .collect()

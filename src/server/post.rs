@@ -66,7 +66,15 @@ async fn respond(body: &Bytes, identity: Identity, services: &Services) -> Vec<u
         jsonrpc::Response::new(id, why).write_to(&mut out);
         out
     };
-    match Message::parse(body) {
+    if let Err(why) = services.quota.charge_bytes(identity, body.len()) {
+        services
+            .metrics
+            .refused
+            .get_or_create(&ReasonLabel { reason: "requests" })
+            .inc();
+        return whole("null", why.into());
+    }
+    match Message::parse(body, services.settings.max_batch) {
         Err(why) => whole("null", error(PARSE_ERROR, why.to_string()).into()),
         Ok(Message::Single(item)) => {
             let planned = plan(std::slice::from_ref(&item), identity, services).pop();
@@ -79,14 +87,7 @@ async fn respond(body: &Bytes, identity: Identity, services: &Services) -> Vec<u
             out
         }
         Ok(Message::Batch(items)) if items.is_empty() => whole("null", error(INVALID_REQUEST, "empty batch").into()),
-        Ok(Message::Batch(items)) if items.len() > services.settings.max_batch => {
-            let first = items.iter().find_map(|item| {
-                if let Item::Call(request) = item {
-                    request.id
-                } else {
-                    None
-                }
-            });
+        Ok(Message::TooMany(first)) => {
             let why = error(INVALID_REQUEST, "batch too large").into();
             jsonrpc::batch(&[jsonrpc::Response::new(jsonrpc::id_text(first), why)]).unwrap_or_default()
         }

@@ -127,6 +127,8 @@ impl Clients {
                 let state = client.outbox.signs(now);
                 if let Some(reason) = verdict(&state, now, &signs) {
                     client.outbox.kill(reason);
+                } else if now.saturating_sub(state.last_heard) >= signs.silence_timeout.as_millis() as Millis {
+                    client.outbox.close(CloseReason::Silent);
                 } else if state.overdue {
                     client.outbox.close(CloseReason::SlowConsumer);
                 } else if now.saturating_sub(client.pinged_at) >= signs.ping_interval.as_millis() as Millis {
@@ -144,8 +146,6 @@ fn verdict(state: &Signs, now: Millis, signs: &LifeSigns) -> Option<CloseReason>
     if state.closing_since != 0 {
         return (since(state.closing_since) >= CLOSE_PATIENCE).then_some(CloseReason::WriteDeadline);
     }
-    if state.blocked_since != 0 && since(state.blocked_since) >= signs.write_deadline.as_millis() as Millis {
-        return Some(CloseReason::WriteDeadline);
-    }
-    (since(state.last_heard) >= signs.silence_timeout.as_millis() as Millis).then_some(CloseReason::Silent)
+    let overdue = state.blocked_since != 0 && since(state.blocked_since) >= signs.write_deadline.as_millis() as Millis;
+    overdue.then_some(CloseReason::WriteDeadline)
 }

@@ -21,6 +21,9 @@ impl From<IpAddr> for Identity {
     }
 }
 
+/// A message of this length costs as much as a request, whatever it says. Most requests are a hundredth of it.
+pub const BYTES_PER_REQUEST: usize = 64 << 10;
+
 /// The quota of requests for each identity.
 #[derive(Debug)]
 pub struct RequestQuota {
@@ -58,6 +61,14 @@ impl RequestQuota {
             ))),
             Err(_) => Err(exceeded(None)),
         }
+    }
+
+    /// Charges the length of a message before it is read: one request for each [`BYTES_PER_REQUEST`].
+    ///
+    /// # Errors
+    /// As [`Self::charge`].
+    pub fn charge_bytes(&self, identity: Identity, bytes: usize) -> Result<(), ErrorObjectOwned> {
+        self.charge(identity, u32::try_from(bytes / BYTES_PER_REQUEST).unwrap_or(u32::MAX))
     }
 
     /// Forgets identities whose quota is full again, so that the table shrinks.

@@ -115,6 +115,7 @@ enum Wake {
 }
 
 struct Session {
+    number: usize,
     identity: Identity,
     services: Arc<Services>,
     outbox: Arc<Outbox>,
@@ -141,6 +142,7 @@ pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, services: Arc<
     // Even an empty rest keeps the handshake's whole read buffer alive.
     drop(early);
     let mut session = Session {
+        number,
         identity: Identity::from(peer),
         services: services.clone(),
         outbox,
@@ -151,8 +153,17 @@ pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, services: Arc<
     session.take_messages();
     let over = session.run().await;
     session.leave(over);
-    services.clients.remove(number);
-    services.metrics.clients.dec();
+}
+
+/// Whatever ends a session, even a bug of ours: nothing of it stays behind.
+impl Drop for Session {
+    fn drop(&mut self) {
+        for subscription in self.subscriptions.drain(..) {
+            self.services.registry.unsubscribe(&subscription);
+        }
+        self.services.clients.remove(self.number);
+        self.services.metrics.clients.dec();
+    }
 }
 
 impl Session {
@@ -248,7 +259,17 @@ impl Session {
     // ---- requests
 
     fn message(&mut self, message: &[u8]) {
-        match Message::parse(message) {
+        let (settings, quota) = (&self.services.settings, &self.services.quota);
+        // Long messages are work before they are understood; who has used up the quota is not even read.
+        if let Err(why) = quota.charge_bytes(self.identity, message.len()) {
+            self.services
+                .metrics
+                .refused
+                .get_or_create(&ReasonLabel { reason: "requests" })
+                .inc();
+            return self.answer(Response::new("null", why.into()), Vec::new());
+        }
+        match Message::parse(message, settings.max_batch) {
             // geth closes here; that gains nothing and ends ethers users for good (PROTOCOL J3, J4).
             Err(why) => self.answer(
                 Response::new("null", error(PARSE_ERROR, why.to_string()).into()),
@@ -256,6 +277,14 @@ impl Session {
             ),
             Ok(Message::Single(item)) => self.single(&item),
             Ok(Message::Batch(items)) => self.batch(&items),
+            // As geth: an array of one, under the id of the first call (PROTOCOL B2).
+            Ok(Message::TooMany(first)) => {
+                let response = Response::new(
+                    jsonrpc::id_text(first),
+                    error(INVALID_REQUEST, "batch too large").into(),
+                );
+                self.answer_batch(&[response], Vec::new());
+            }
         }
     }
 
@@ -272,8 +301,7 @@ impl Session {
             return;
         }
         let Some(place) = self.outbox.begin_call(self.services.settings.max_in_flight) else {
-            let why = error(LIMIT_EXCEEDED, "limit exceeded: too many calls in flight").into();
-            if let Planned::Done(id, outcome) = self.refuse(item, "in_flight", &why) {
+            if let Planned::Done(id, outcome) = self.refuse(item, "in_flight", &too_many_calls()) {
                 self.answer(Response::new(&id, outcome), Vec::new());
             }
             return;
@@ -296,49 +324,33 @@ impl Session {
                 Vec::new(),
             );
         }
-        if items.len() > self.services.settings.max_batch {
-            // As geth: an array of one, under the id of the first call (PROTOCOL B2).
-            let first = items.iter().find_map(|item| {
-                if let Item::Call(request) = item {
-                    request.id
-                } else {
-                    None
-                }
-            });
-            let response = Response::new(
-                jsonrpc::id_text(first),
-                error(INVALID_REQUEST, "batch too large").into(),
-            );
-            return self.answer_batch(&[response], Vec::new());
-        }
         let mut releases = Vec::new();
-        let planned: Vec<Planned> = match self.services.quota.charge(self.identity, items.len() as u32) {
-            Err(why) => {
-                let why = why.into();
-                items.iter().map(|item| self.refuse(item, "requests", &why)).collect()
-            }
-            Ok(()) => items.iter().map(|item| self.plan(item, &mut releases)).collect(),
+        // Before anything is done: a batch that finds no place must not have ended a subscription already.
+        let forwards = items.iter().any(|item| match item {
+            Item::Call(request) | Item::Notification(request) => subscription_method(&request.method).is_none(),
+            Item::Response | Item::Invalid(_) => false,
+        });
+        let place = if forwards {
+            self.outbox.begin_call(self.services.settings.max_in_flight)
+        } else {
+            None
         };
-        if !planned.iter().any(Planned::is_forwarded) {
+        let refusal = match self.services.quota.charge(self.identity, items.len() as u32) {
+            Err(why) => Some(("requests", why.into())),
+            Ok(()) if forwards && place.is_none() => Some(("in_flight", too_many_calls())),
+            Ok(()) => None,
+        };
+        let planned: Vec<Planned> = match &refusal {
+            Some((limit, why)) => items.iter().map(|item| self.refuse(item, limit, why)).collect(),
+            None => items.iter().map(|item| self.plan(item, &mut releases)).collect(),
+        };
+        let Some(place) = place.filter(|_| refusal.is_none()) else {
             let done = planned.into_iter().filter_map(|one| match one {
                 Planned::Done(id, outcome) => Some(Response::new(&id, outcome)),
                 _ => None,
             });
             let responses: Vec<Response> = done.collect();
             return self.answer_batch(&responses, releases);
-        }
-        let Some(place) = self.outbox.begin_call(self.services.settings.max_in_flight) else {
-            let why: Outcome = error(LIMIT_EXCEEDED, "limit exceeded: too many calls in flight").into();
-            // What was subscribed in this very batch is taken back, for its answer says that it failed.
-            self.forget_unanswered(&releases);
-            let refused: Vec<Response> = items
-                .iter()
-                .filter_map(|item| match self.refuse(item, "in_flight", &why) {
-                    Planned::Done(id, outcome) => Some(Response::new(&id, outcome)),
-                    _ => None,
-                })
-                .collect();
-            return self.answer_batch(&refused, Vec::new());
         };
         let rpc = self.services.rpc.clone();
         tokio::spawn(async move {
@@ -414,18 +426,6 @@ impl Session {
         }
     }
 
-    fn forget_unanswered(&mut self, releases: &[Arc<Recipient>]) {
-        for recipient in releases {
-            let mine = self
-                .subscriptions
-                .iter()
-                .position(|own| own.recipient.id() == recipient.id());
-            if let Some(at) = mine {
-                self.services.registry.unsubscribe(&self.subscriptions.swap_remove(at));
-            }
-        }
-    }
-
     fn answer(&self, response: Response, releases: Vec<Arc<Recipient>>) {
         self.outbox
             .answer(frame::text(&response.head, &response.body, Response::TAIL), releases);
@@ -439,11 +439,8 @@ impl Session {
 
     // ---- the end
 
-    /// Ends what lived with the connection.
+    /// Counts the end and lets go of the socket.
     fn leave(&mut self, over: Over) {
-        for subscription in self.subscriptions.drain(..) {
-            self.services.registry.unsubscribe(&subscription);
-        }
         let label = match (over, self.outbox.phase()) {
             (_, Phase::Closing(reason) | Phase::Flushing(reason)) => reason.label(),
             (Over::Abort(reason), Phase::Open) => reason.label(),
@@ -478,6 +475,10 @@ impl Session {
             }
         }
     }
+}
+
+fn too_many_calls() -> Outcome {
+    error(LIMIT_EXCEEDED, "limit exceeded: too many calls in flight").into()
 }
 
 /// geth's grammar of `eth_unsubscribe` (PROTOCOL 1.7). An id that is none names no subscription.

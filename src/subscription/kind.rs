@@ -52,21 +52,21 @@ impl Topic {
                 Ok(())
             }
         };
-        let argument = || -> Value {
-            args.get(1)
-                .and_then(|raw| serde_json::from_str(raw.get()).ok())
-                .unwrap_or_default()
+        let argument = || -> Result<Value, ErrorObjectOwned> {
+            let Some(raw) = args.get(1) else { return Ok(Value::Null) };
+            let unreadable = |why| error(INVALID_PARAMS, format!("invalid argument 1: {why}"));
+            serde_json::from_str(raw.get()).map_err(unreadable)
         };
         match kind.as_str() {
             "newHeads" => at_most(1).map(|()| Self::Heads),
             "syncing" => at_most(1).map(|()| Self::Syncing),
             "logs" => {
                 at_most(2)?;
-                LogFilter::parse(&argument()).map(Self::Logs)
+                LogFilter::parse(&argument()?).map(Self::Logs)
             }
             "newPendingTransactions" | "pendingTransactions" => {
                 at_most(2)?;
-                match argument() {
+                match argument()? {
                     Value::Null | Value::Bool(false) => Ok(Self::Pending(PendingForm::Hash)),
                     Value::Bool(true) => Ok(Self::Pending(PendingForm::Full)),
                     other => Err(error(
@@ -90,7 +90,7 @@ mod tests {
 
     fn parse(method: &str, params: &str) -> Result<Topic, String> {
         let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"{params}}}"#);
-        let Ok(Message::Single(Item::Call(request))) = Message::parse(text.as_bytes()) else {
+        let Ok(Message::Single(Item::Call(request))) = Message::parse(text.as_bytes(), 1) else {
             panic!("{text}")
         };
         let namespace = method.split_once('_').expect("namespace").0;
@@ -153,6 +153,17 @@ mod tests {
         }
         for params in [r#"["logs"]"#, r#"["logs",null]"#, r#"["logs",{}]"#] {
             assert_eq!(eth(params), Ok(Topic::Logs(LogFilter::default())));
+        }
+        for unreadable in [
+            "1e999".to_owned(),
+            "\"\\ud800\"".to_owned(),
+            "[".repeat(200) + &"]".repeat(200),
+        ] {
+            let refused = eth(&format!(r#"["logs",{{"x":{unreadable}}}]"#));
+            assert!(
+                refused.is_err_and(|why| why.starts_with("-32602 invalid argument 1: ")),
+                "never everything"
+            );
         }
         refused(r#"["logs",{},{}]"#, "-32602 too many arguments, want at most 2");
     }

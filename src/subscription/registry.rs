@@ -57,8 +57,6 @@ impl Place {
 struct Subscriber {
     recipient: Arc<Recipient>,
     outbox: Arc<Outbox>,
-    /// Fan-outs before this one were not for it.
-    since: u64,
 }
 
 #[derive(Debug, Default)]
@@ -101,13 +99,11 @@ impl Registry {
     /// Adds a subscription. From now on its events are queued; they leave when the answer did (see [`Recipient`]).
     #[must_use]
     pub fn subscribe(&self, topic: Topic, outbox: &Arc<Outbox>) -> Subscription {
-        let recipient = Recipient::new(SubscriptionId::random());
         let mut tables = self.tables.lock();
-        let since = tables.sequence + 1;
+        let recipient = Recipient::new(SubscriptionId::random(), tables.sequence + 1);
         let subscriber = Subscriber {
             recipient: recipient.clone(),
             outbox: outbox.clone(),
-            since,
         };
         let place = match topic {
             Topic::Heads => Place::Heads(tables.heads.insert(subscriber)),
@@ -206,19 +202,21 @@ impl Tables {
             ChainEvent::Head(header) => {
                 if !self.heads.is_empty() {
                     let batch = one(Kind::Heads, &header.json, header.seen);
-                    send(self.heads.iter().map(|(_, subscriber)| subscriber), &batch, wakes, now);
+                    send(answered(&self.heads, self.sequence), &batch, wakes, now);
                 }
             }
             ChainEvent::Logs(block) => {
                 self.sequence += 1;
                 self.remember(block.block.hash);
-                self.logs(&block, |log| Event::new(log.json()), &mut |_| true, wakes, now);
+                let sequence = self.sequence;
+                let takes = &mut |subscriber: &Subscriber| subscriber.recipient.takes(sequence);
+                self.logs(&block, |log| Event::new(log.json()), takes, wakes, now);
             }
             ChainEvent::Removed(block) => {
                 let Some(delivered) = self.delivered.remove(&block.block.hash) else {
                     return;
                 };
-                let told = &mut |subscriber: &Subscriber| subscriber.since <= delivered;
+                let told = &mut |subscriber: &Subscriber| subscriber.recipient.was_sent(delivered);
                 self.logs(&block, |log| Event::new(&log.removed_json()), told, wakes, now);
             }
             ChainEvent::ContinuityLost => {
@@ -273,9 +271,9 @@ impl Tables {
         match gossip {
             Gossip::Pending { form, json, seen } => {
                 if self.seen_pending.is_new(form, &json) {
-                    let table = self.pending(form);
+                    let sequence = self.sequence;
                     let batch = one(Kind::Pending, &json, seen);
-                    send(table.iter().map(|(_, subscriber)| subscriber), &batch, wakes, now);
+                    send(answered(self.pending(form), sequence), &batch, wakes, now);
                 }
             }
             Gossip::Syncing(state) => {
@@ -283,12 +281,7 @@ impl Tables {
                     return;
                 }
                 let batch = one(Kind::Syncing, &sync_payload(&state), Instant::now());
-                send(
-                    self.syncing.iter().map(|(_, subscriber)| subscriber),
-                    &batch,
-                    wakes,
-                    now,
-                );
+                send(answered(&self.syncing, self.sequence), &batch, wakes, now);
                 self.sync_state = Some((state, batch));
             }
         }
@@ -309,6 +302,14 @@ fn flush(mut outboxes: Vec<Arc<Outbox>>) {
 
 fn one(kind: Kind, payload: &[u8], seen: Instant) -> Arc<Batch> {
     Batch::new(kind, Box::new([Event::new(payload)]), seen)
+}
+
+/// The subscribers whose answer is on its way at least.
+fn answered(table: &Slab<Subscriber>, sequence: u64) -> impl Iterator<Item = &Subscriber> {
+    table
+        .iter()
+        .map(|(_, subscriber)| subscriber)
+        .filter(move |subscriber| subscriber.recipient.takes(sequence))
 }
 
 fn send<'a>(
