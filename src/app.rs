@@ -18,7 +18,7 @@ use crate::chain::{Ingest, Tip};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::devnet::Devnet;
-use crate::rpc::Rpc;
+use crate::rpc::{Policy, Rpc};
 use crate::server::Server;
 use crate::session::{RequestQuota, Services};
 use crate::subscription::{Registry, dispatch};
@@ -153,7 +153,11 @@ impl App {
         let registry = Arc::new(Registry::new(wanted, clock, metrics.clone()));
 
         // The request path, from the sockets to the node.
-        let rpc = Arc::new(Rpc::new(pool.clone(), metrics.clone()));
+        let policy = Policy {
+            denied: config.denied_methods,
+            max_request_bytes: config.node.max_request_bytes,
+        };
+        let rpc = Arc::new(Rpc::new(pool.clone(), policy, metrics.clone()));
         let quota = RequestQuota::new(config.requests.0, config.requests.1);
         let services = Arc::new(Services::new(
             registry.clone(),

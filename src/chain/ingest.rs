@@ -26,6 +26,11 @@ use crate::upstream::{CallError, Pool, Sighting, UpstreamId};
 /// First and longest wait before a fetch that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
+/// Refused answers for the logs of one block after which it is said aloud (about six seconds), and after which it is
+/// given up (about a minute).
+const LOG_WARN: u32 = 10;
+const LOG_GIVE_UP: u32 = 36;
+
 /// Logs fetched at the same time: after an outage many blocks wait, and one round trip each is too slow.
 const MAX_LOG_FETCHES: usize = 8;
 
@@ -42,7 +47,7 @@ pub enum ChainEvent {
     ContinuityLost,
 }
 
-/// The newest block, for whoever wants to know how fresh the chain is.
+/// The newest block that was published, for whoever wants to know how fresh the stream is.
 #[derive(Debug, Default)]
 pub struct Tip(Mutex<Option<(BlockRef, Instant)>>);
 
@@ -252,12 +257,23 @@ impl History {
         if next.is_some() {
             let pool = self.pool.clone();
             self.wanted.push(Box::pin(async move {
-                Fetched::Latest(found(pool.call("eth_getBlockByNumber", r#"["latest",false]"#).await))
+                Fetched::Latest(found(
+                    pool.call_ours("eth_getBlockByNumber", r#"["latest",false]"#).await,
+                ))
             }));
         }
     }
 
     fn announced(&mut self, header: Header) {
+        if self.catching_up
+            && self
+                .tracker
+                .oldest()
+                .is_some_and(|oldest| header.block.number < oldest.number)
+        {
+            debug!(block = %header.block, "the upstream is far behind what was published; waiting for it");
+            return;
+        }
         let step = self.tracker.announce(header);
         self.step(step);
     }
@@ -276,14 +292,13 @@ impl History {
                 self.drop_blocks(&dropped);
                 self.adopt(adopted);
             }
+            Step::Behind(block) if self.catching_up => {
+                debug!(%block, "the upstream is behind what was published; waiting for it");
+            }
             Step::Behind(block) => {
-                if self.catching_up {
-                    debug!(%block, "the upstream is behind what was published; waiting for it");
-                    return;
-                }
                 let pool = self.pool.clone();
                 self.wanted.push(Box::pin(async move {
-                    let tip = pool.call("eth_getBlockByNumber", r#"["latest",false]"#).await;
+                    let tip = pool.call_ours("eth_getBlockByNumber", r#"["latest",false]"#).await;
                     Fetched::TipBehind(block, found(tip))
                 }));
             }
@@ -307,9 +322,6 @@ impl History {
         self.metrics
             .backfilled_blocks
             .inc_by(headers.len().saturating_sub(1) as u64);
-        if let Some(newest) = headers.last() {
-            *self.tip.0.lock() = Some((newest.block, newest.seen));
-        }
         for header in headers {
             self.pipeline.push_back(Work::Adopt {
                 header,
@@ -344,9 +356,6 @@ impl History {
                 self.pipeline.push_back(Work::Drop(logs));
             }
         }
-        if let Some(tip) = self.tracker.tip() {
-            *self.tip.0.lock() = Some((tip.block, tip.seen));
-        }
     }
 
     /// Asks for the logs of the oldest blocks that have none yet.
@@ -379,7 +388,9 @@ impl History {
         let pool = self.pool.clone();
         self.wanted.push(Box::pin(async move {
             tokio::time::sleep(wait_before(attempt)).await;
-            let block = pool.call("eth_getBlockByHash", &format!(r#"["{hash}",false]"#)).await;
+            let block = pool
+                .call_ours("eth_getBlockByHash", &format!(r#"["{hash}",false]"#))
+                .await;
             Fetched::Parent(hash, found(block), attempt + 1)
         }));
     }
@@ -387,16 +398,16 @@ impl History {
     fn fetched(&mut self, fetched: Fetched) {
         match fetched {
             Fetched::Parent(hash, block, attempts) => {
-                if self.tracker.needs() != Some(hash) {
-                    return;
-                }
-                // A node may announce a block before it serves it; while the hash is needed it is asked for.
+                let needed = self.tracker.needs() == Some(hash);
                 match block.map(|json| self.shape.header_of(&json, Instant::now())) {
+                    // One that is not needed any more is put aside: the walk may come back to it.
                     Some(Ok(header)) if header.block.hash == hash => {
                         let step = self.tracker.supply(header);
                         self.step(step);
                     }
-                    _ => self.walk_to(hash, attempts),
+                    // A node may announce a block before it serves it; while the hash is needed it is asked for.
+                    _ if needed => self.walk_to(hash, attempts),
+                    _ => {}
                 }
             }
             Fetched::Logs(block, result, attempts) => self.logs_fetched(block, result, attempts),
@@ -442,16 +453,47 @@ impl History {
                 self.fetch_logs();
             }
             Err(reason) => {
-                debug!(%block, reason, attempts, "logs are asked for again");
                 self.metrics
                     .log_retries
                     .get_or_create(&crate::telemetry::ReasonLabel { reason })
                     .inc();
-                let verify = self.settings.verify_bloom;
-                let again = logs_of(self.pool.clone(), header.clone(), verify, attempts);
-                self.wanted.push(Box::pin(again));
+                // Without an answer there is nothing to give up on: the node may come back.
+                let attempts = if reason == "call_failed" {
+                    attempts.min(LOG_WARN - 1)
+                } else {
+                    attempts
+                };
+                if attempts == LOG_WARN {
+                    warn!(%block, reason, "the node's logs of this block do not hold; its events wait");
+                }
+                if attempts < LOG_GIVE_UP {
+                    let verify = self.settings.verify_bloom;
+                    self.wanted
+                        .push(Box::pin(logs_of(self.pool.clone(), header.clone(), verify, attempts)));
+                    return;
+                }
+                warn!(%block, reason, "the node has no logs of this block that hold; subscribers are closed with 1012");
+                *logs = LogsState::Moot;
+                self.lose_continuity();
+                self.log_fetches -= 1;
+                self.fetch_logs();
             }
         }
+    }
+
+    /// Tells those who listen to the chain that it has a hole here, behind what was published before.
+    fn lose_continuity(&mut self) {
+        self.metrics.continuity_lost.inc();
+        let at = self.pipeline.iter().position(|work| {
+            matches!(
+                work,
+                Work::Adopt {
+                    logs: LogsState::Moot,
+                    ..
+                }
+            )
+        });
+        self.pipeline.insert(at.map_or(0, |at| at + 1), Work::ContinuityLost);
     }
 
     fn has_news(&self) -> bool {
@@ -474,6 +516,7 @@ impl History {
             } if !*head_published => {
                 *head_published = true;
                 self.metrics.head_number.set(header.block.number as i64);
+                *self.tip.0.lock() = Some((header.block, header.seen));
                 Some(ChainEvent::Head(header.clone()))
             }
             Work::Adopt {
@@ -529,12 +572,10 @@ async fn logs_of(pool: Arc<Pool>, header: Header, verify: bool, attempt: u32) ->
     tokio::time::sleep(wait_before(attempt)).await;
     let block = header.block;
     let params = format!(r#"[{{"blockHash":"{}"}}]"#, block.hash);
-    let result = match pool.call("eth_getLogs", &params).await {
+    let result = match pool.call_ours("eth_getLogs", &params).await {
         Ok(Outcome::Result(json)) => match BlockLogs::parse(block, &json, header.seen) {
             // An empty bloom says nothing on chains that leave it empty; whether this is one shows in the logs.
-            Ok(logs) if verify && *header.bloom != Bloom::ZERO && logs.check_bloom(&header.bloom).is_err() => {
-                Err("bloom")
-            }
+            Ok(logs) if verify && *header.bloom != Bloom::ZERO && !holds(&logs, &header, attempt) => Err("bloom"),
             Ok(logs) => Ok(logs),
             Err(error) => {
                 debug!(%block, "logs refused: {error}");
@@ -545,4 +586,10 @@ async fn logs_of(pool: Arc<Pool>, header: Header, verify: bool, attempt: u32) ->
         Err(_) => Err("call_failed"),
     };
     Fetched::Logs(block, result, attempt + 1)
+}
+
+/// Whether logs and bloom fit. Some chains have logs that are in no bloom (Bor's state sync): after some tries more than
+/// the bloom says is believed, less never.
+fn holds(logs: &BlockLogs, header: &Header, attempt: u32) -> bool {
+    logs.check_bloom(&header.bloom).is_ok() || (attempt >= 3 && logs.covers_bloom(&header.bloom))
 }

@@ -133,6 +133,20 @@ impl BlockLogs {
     /// # Errors
     /// [`BadLogs::Bloom`].
     pub fn check_bloom(&self, bloom: &Bloom) -> Result<(), BadLogs> {
+        if self.bloom() == *bloom {
+            Ok(())
+        } else {
+            Err(BadLogs::Bloom)
+        }
+    }
+
+    /// Whether the logs account for everything that the bloom says, and perhaps for more.
+    #[must_use]
+    pub fn covers_bloom(&self, bloom: &Bloom) -> bool {
+        self.bloom().contains(bloom)
+    }
+
+    fn bloom(&self) -> Bloom {
         let mut sum = Bloom::ZERO;
         for log in &self.logs {
             sum.accrue(BloomInput::Raw(log.address.as_slice()));
@@ -140,7 +154,7 @@ impl BlockLogs {
                 sum.accrue(BloomInput::Raw(topic.as_slice()));
             }
         }
-        if sum == *bloom { Ok(()) } else { Err(BadLogs::Bloom) }
+        sum
     }
 }
 

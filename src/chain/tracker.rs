@@ -67,6 +67,12 @@ impl Tracker {
         self.canonical.back()
     }
 
+    /// The oldest canonical block that is kept.
+    #[must_use]
+    pub fn oldest(&self) -> Option<BlockRef> {
+        self.canonical.front().map(|header| header.block)
+    }
+
     /// The hash that the walk in progress waits for.
     #[must_use]
     pub fn needs(&self) -> Option<B256> {

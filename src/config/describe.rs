@@ -30,6 +30,10 @@ const KEYS: &[(&str, &str)] = &[
     ),
     ("node.poll_interval", "How often an HTTP node is asked for its head."),
     ("node.max_in_flight", "Calls that wait for one node; more wait in line."),
+    (
+        "node.max_request_bytes",
+        "Longest parameters of a call that are sent to a node.",
+    ),
     ("node.max_message_bytes", "Longest message that is read from a node."),
     (
         "history.blocks",
@@ -92,6 +96,10 @@ const KEYS: &[(&str, &str)] = &[
         "Browser pages that may connect, as [scheme://]host[:port] or *; requests without Origin pass.",
     ),
     ("server.header_timeout", "How long the head of a request may take."),
+    (
+        "methods.denied",
+        "Methods that are not forwarded, by name or by prefix with *; they get geth's \"does not exist\".",
+    ),
     (
         "ready.max_head_age",
         "/ready says no when the newest block arrived longer ago.",

@@ -47,6 +47,8 @@ pub struct Config {
     pub life_signs: LifeSigns,
     /// Requests a second and at once, by client address.
     pub requests: (NonZeroU32, NonZeroU32),
+    /// Methods that are not forwarded.
+    pub denied_methods: Vec<String>,
     /// A head older than this is stale.
     pub max_head_age: Duration,
     /// How long a drain may take.
@@ -131,6 +133,7 @@ impl Config {
                 silence_timeout: positive("node.silence_timeout", node.silence_timeout)?,
                 poll_interval: positive("node.poll_interval", node.poll_interval)?,
                 max_in_flight: at_least("node.max_in_flight", node.max_in_flight, 1)?,
+                max_request_bytes: bytes("node.max_request_bytes", node.max_request_bytes, 1024)?,
                 max_message_bytes: bytes("node.max_message_bytes", node.max_message_bytes, 1 << 20)?,
             },
             history: HistorySettings {
@@ -165,6 +168,7 @@ impl Config {
                 non_zero("limits.requests_per_second", limits.requests_per_second)?,
                 burst,
             ),
+            denied_methods: typed.methods.denied.clone(),
             max_head_age: positive("ready.max_head_age", typed.ready.max_head_age)?,
             grace: positive("shutdown.grace", typed.shutdown.grace)?,
             log_format: typed.log.format,

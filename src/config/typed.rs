@@ -22,6 +22,7 @@ pub struct Config {
     pub delivery: Delivery,
     pub keepalive: Keepalive,
     pub server: Server,
+    pub methods: Methods,
     pub ready: Ready,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -40,6 +41,7 @@ impl Default for Config {
             delivery: Delivery::default(),
             keepalive: Keepalive::default(),
             server: Server::default(),
+            methods: Methods::default(),
             ready: Ready::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
@@ -79,6 +81,7 @@ section!(Node, "Patience towards the nodes." {
     #[serde(with = "humantime_serde")]
     poll_interval: Duration = Duration::from_secs(1),
     max_in_flight: usize = 4096,
+    max_request_bytes: ByteSize = ByteSize::mib(5),
     max_message_bytes: ByteSize = ByteSize::mib(256),
 });
 
@@ -92,7 +95,7 @@ section!(Limits, "How much clients may ask." {
     requests_per_second: u32 = 500,
     request_burst: u32 = 2_000,
     max_subscriptions: usize = 1_024,
-    max_message_bytes: ByteSize = ByteSize::mib(15),
+    max_message_bytes: ByteSize = ByteSize::mib(5),
     max_body_bytes: ByteSize = ByteSize::mib(5),
     max_batch: usize = 1_000,
     max_in_flight: u32 = 256,
@@ -120,6 +123,10 @@ section!(Server, "The door." {
     origins: Vec<String> = vec!["http://localhost".into(), "http://127.0.0.1".into()],
     #[serde(with = "humantime_serde")]
     header_timeout: Duration = Duration::from_secs(10),
+});
+
+section!(Methods, "What is forwarded." {
+    denied: Vec<String> = ["admin_*", "clique_*", "debug_*", "engine_*", "miner_*", "personal_*"].map(str::to_owned).to_vec(),
 });
 
 section!(Ready, "When `/ready` says yes." {

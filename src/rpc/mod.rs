@@ -7,7 +7,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 
-use crate::jsonrpc::{self, INTERNAL_ERROR, INVALID_REQUEST, Item, Outcome, Request, Response, TIMEOUT, error};
+use crate::jsonrpc::{
+    self, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, TIMEOUT, error,
+};
 use crate::telemetry::{Metrics, OutcomeLabel};
 use crate::upstream::{CallError, Pool};
 
@@ -85,18 +87,37 @@ impl Planned {
     }
 }
 
+/// What is not forwarded.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Names of methods, or prefixes that end in `*`. What a node offers on its IPC socket is for its operator.
+    pub denied: Vec<String>,
+    /// Longest parameters, in bytes: a node that hangs up on a long message hangs up on everybody.
+    pub max_request_bytes: usize,
+}
+
+impl Policy {
+    fn denies(&self, method: &str) -> bool {
+        self.denied.iter().any(|rule| match rule.strip_suffix('*') {
+            Some(prefix) => method.starts_with(prefix),
+            None => method == rule,
+        })
+    }
+}
+
 /// The forwarding half of the service.
 #[derive(Debug)]
 pub struct Rpc {
     pool: Arc<Pool>,
+    policy: Policy,
     metrics: Arc<Metrics>,
 }
 
 impl Rpc {
     /// Forwards to these upstreams.
     #[must_use]
-    pub fn new(pool: Arc<Pool>, metrics: Arc<Metrics>) -> Self {
-        Self { pool, metrics }
+    pub fn new(pool: Arc<Pool>, policy: Policy, metrics: Arc<Metrics>) -> Self {
+        Self { pool, policy, metrics }
     }
 
     /// The response to one item, if it gets one.
@@ -113,7 +134,7 @@ impl Rpc {
                 Some(Response::new(&id, outcome))
             }
             Planned::Forward { id, method, params } => {
-                let outcome = self.forward(&method, &params).await;
+                let outcome = self.forward(method, params).await;
                 id.map(|id| Response::new(&id, outcome))
             }
         }
@@ -141,7 +162,16 @@ impl Rpc {
         self.metrics.requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    async fn forward(&self, method: &str, params: &str) -> Outcome {
+    async fn forward(&self, method: String, params: String) -> Outcome {
+        if self.policy.denies(&method) {
+            self.count("denied");
+            let why = format!("the method {method} does not exist/is not available");
+            return error(METHOD_NOT_FOUND, why).into();
+        }
+        if params.len() > self.policy.max_request_bytes {
+            self.count("too_large");
+            return error(INVALID_REQUEST, "request too large").into();
+        }
         let began = Instant::now();
         let answer = self.pool.call(method, params).await;
         self.metrics.forward_seconds.observe(began.elapsed().as_secs_f64());

@@ -103,12 +103,8 @@ pub fn is_upgrade<B>(request: &Request<B>) -> bool {
 /// # Errors
 /// [`Refusal`].
 pub fn check<B>(request: &Request<B>, origins: &Origins) -> Result<String, Refusal> {
+    check_origin(request, origins)?;
     let headers = request.headers();
-    if let Some(origin) = headers.get(ORIGIN)
-        && !origin.to_str().is_ok_and(|origin| origins.allow(origin))
-    {
-        return Err(Refusal::Origin);
-    }
     let version = headers
         .get(SEC_WEBSOCKET_VERSION)
         .is_some_and(|version| version == "13");
@@ -120,6 +116,17 @@ pub fn check<B>(request: &Request<B>, origins: &Origins) -> Result<String, Refus
             Ok(accept(key.as_bytes()))
         }
         _ => Err(Refusal::Malformed),
+    }
+}
+
+/// Whether the page that sends this may; for POST too, for a page can reach a service on its reader's own machine.
+///
+/// # Errors
+/// [`Refusal::Origin`].
+pub fn check_origin<B>(request: &Request<B>, origins: &Origins) -> Result<(), Refusal> {
+    match request.headers().get(ORIGIN) {
+        Some(origin) if !origin.to_str().is_ok_and(|origin| origins.allow(origin)) => Err(Refusal::Origin),
+        _ => Ok(()),
     }
 }
 

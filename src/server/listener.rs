@@ -175,6 +175,9 @@ async fn respond(request: Request<Incoming>, peer: IpAddr, open: Arc<Open>, full
         return refuse(door, Refusal::Full);
     }
     if !handshake::is_upgrade(&request) {
+        if let Err(why) = handshake::check_origin(&request, &door.settings.origins) {
+            return refuse(door, why);
+        }
         return post::answer(request, peer, &door.services, door.settings.max_body_bytes).await;
     }
     let accept = match handshake::check(&request, &door.settings.origins) {

@@ -1,6 +1,7 @@
 //! JSON-RPC over HTTP, as geth serves it (PROTOCOL 1.15).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -15,6 +16,9 @@ use crate::telemetry::ReasonLabel;
 
 /// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
 const CONTENT_TYPES: [&str; 3] = ["application/json", "application/json-rpc", "application/jsonrequest"];
+
+/// How long a body may take; geth's read time-out (`rpc/http.go`).
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers one request.
 pub async fn answer(
@@ -46,7 +50,11 @@ pub async fn answer(
             "invalid content type, only application/json is supported\n",
         );
     }
-    let body = match Limited::new(request.into_body(), max_body).collect().await {
+    let collecting = Limited::new(request.into_body(), max_body).collect();
+    let Ok(collected) = tokio::time::timeout(BODY_PATIENCE, collecting).await else {
+        return plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n");
+    };
+    let body = match collected {
         Ok(body) => body.to_bytes(),
         Err(why) if why.is::<http_body_util::LengthLimitError>() => {
             return plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n");

@@ -18,8 +18,8 @@ use tracing::{debug, info, warn};
 
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::message::{self, NodeMessage};
-use super::pool::{Call, CallError, Shared};
-use super::{Gossip, PendingForm, Sighting};
+use super::pool::{Call, CallError, Inbox, Shared};
+use super::{Gossip, PendingForm, Sighting, place_of};
 use crate::jsonrpc::Outcome;
 
 /// Messages that wait for the writer. When it is full calls wait in their queue, where callers see it.
@@ -43,6 +43,8 @@ enum End {
     ConnectTimeout,
     #[error("nothing received for {0:?}, not even a pong")]
     Silent(Duration),
+    #[error("no answer for {0:?} to a question that every node answers")]
+    Unanswered(Duration),
     #[error("{0}")]
     Refused(String),
     #[error("the node does not serve eth_subscribe(\"newHeads\"): {0}")]
@@ -77,7 +79,7 @@ enum Purpose {
 #[derive(Debug)]
 pub(super) struct Connection {
     shared: Arc<Shared>,
-    calls: mpsc::Receiver<Call>,
+    calls: Inbox,
 }
 
 /// What lives as long as one connection.
@@ -96,6 +98,8 @@ struct Serving {
     head: Option<B256>,
     /// Probes in a row that found a head which was never announced.
     unannounced: u32,
+    /// Since when the oldest question that must be answered waits.
+    asked: Option<Instant>,
     asked_syncing: Option<Instant>,
     /// Subscriptions that are asked for or stand, pending ones only.
     pending: HashMap<PendingForm, Standing>,
@@ -111,7 +115,7 @@ enum Standing {
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, calls: mpsc::Receiver<Call>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, calls: Inbox) -> Self {
         Self { shared, calls }
     }
 
@@ -150,7 +154,7 @@ impl Connection {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return true,
-                call = self.calls.recv() => match call {
+                call = self.calls.next(true) => match call {
                     Some(call) => drop(call.reply.send(Err(CallError::Unavailable))),
                     None => return false,
                 },
@@ -186,7 +190,7 @@ impl Connection {
                     Ok(inbound) => serving.apply(inbound).await,
                     Err(error) => Err(error.into()),
                 },
-                taken = next_call(&out, &mut self.calls), if serving.has_room() => match taken {
+                taken = next_call(&out, &mut self.calls, serving.has_room()) => match taken {
                     Some((permit, call)) => { serving.call(permit, call); Ok(()) }
                     None => Err(End::Shutdown),
                 },
@@ -208,10 +212,11 @@ impl Connection {
 /// Takes a call only when there is room to write it. Both waits are cancel-safe.
 async fn next_call<'a>(
     out: &'a mpsc::Sender<Outbound>,
-    calls: &mut mpsc::Receiver<Call>,
+    calls: &mut Inbox,
+    room: bool,
 ) -> Option<(mpsc::Permit<'a, Outbound>, Call)> {
     let permit = out.reserve().await.ok()?;
-    Some((permit, calls.recv().await?))
+    Some((permit, calls.next(room).await?))
 }
 
 impl Serving {
@@ -227,6 +232,7 @@ impl Serving {
             last_head: Instant::now(),
             head: None,
             unannounced: 0,
+            asked: None,
             asked_syncing: None,
             pending: HashMap::new(),
             ready: false,
@@ -250,6 +256,13 @@ impl Serving {
 
     /// A question of our own. A full write queue drops it; those that matter are asked again at the next tick.
     fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
+        let vital = matches!(
+            purpose,
+            Purpose::ChainId | Purpose::Subscribe(Feed::Heads) | Purpose::Latest | Purpose::Probe
+        );
+        if vital {
+            self.asked.get_or_insert_with(Instant::now);
+        }
         let id = self.register(purpose);
         let sent = self
             .out
@@ -279,6 +292,12 @@ impl Serving {
     }
 
     async fn answered(&mut self, purpose: Purpose, outcome: Outcome) -> Result<(), End> {
+        if matches!(
+            purpose,
+            Purpose::ChainId | Purpose::Subscribe(Feed::Heads) | Purpose::Latest | Purpose::Probe
+        ) {
+            self.asked = None;
+        }
         match (purpose, outcome) {
             (Purpose::Caller(reply), outcome) => drop(reply.send(Ok(outcome))),
             (Purpose::ChainId, Outcome::Result(json)) => {
@@ -300,7 +319,7 @@ impl Serving {
                     info!("upstream {}: connected", self.shared.endpoint);
                     self.reconcile();
                 }
-                self.head = hash_of(&json);
+                self.note_head(&json);
                 self.shared.sighting(Sighting::Latest(json)).await;
             }
             (Purpose::Probe, Outcome::Result(json)) => self.probed(json).await?,
@@ -346,7 +365,7 @@ impl Serving {
         match feed {
             Feed::Heads => {
                 self.last_head = Instant::now();
-                self.head = hash_of(&json);
+                self.note_head(&json);
                 self.unannounced = 0;
                 self.shared.sighting(Sighting::Announced(json)).await;
             }
@@ -360,14 +379,21 @@ impl Serving {
         }
     }
 
+    fn note_head(&mut self, block: &[u8]) {
+        if let Some((hash, number)) = place_of(block) {
+            self.head = Some(hash);
+            self.shared.told_head(number);
+        }
+    }
+
     /// A socket that answers pings can still be silent about heads (a frozen node, a subscription that the node lost).
     /// What a probe finds is passed on, so that nothing is missed meanwhile; found twice, the connection is given up.
     async fn probed(&mut self, json: Bytes) -> Result<(), End> {
-        let hash = hash_of(&json);
-        if hash.is_none() || hash == self.head {
+        let before = self.head;
+        self.note_head(&json);
+        if self.head == before {
             return Ok(());
         }
-        self.head = hash;
         self.unannounced += 1;
         self.shared.sighting(Sighting::Latest(json)).await;
         if self.unannounced > 1 { Err(End::Deaf) } else { Ok(()) }
@@ -423,6 +449,10 @@ impl Serving {
         if quiet >= patience {
             return Err(End::Silent(patience));
         }
+        // A node that is frozen behind a socket that lives: pongs come, answers do not.
+        if self.asked.is_some_and(|at| at.elapsed() >= patience / 2) {
+            return Err(End::Unanswered(patience / 2));
+        }
         if self.ready && self.last_head.elapsed() >= patience / 2 {
             self.last_head = Instant::now();
             self.ask("eth_getBlockByNumber", r#"["latest",false]"#, Purpose::Probe);
@@ -450,14 +480,6 @@ impl Drop for Serving {
             }
         }
     }
-}
-
-fn hash_of(block: &[u8]) -> Option<B256> {
-    #[derive(serde::Deserialize)]
-    struct Block {
-        hash: B256,
-    }
-    serde_json::from_slice::<Block>(block).ok().map(|block| block.hash)
 }
 
 fn text(json: &Bytes) -> String {

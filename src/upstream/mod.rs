@@ -13,6 +13,7 @@ mod splitter;
 
 use std::time::{Duration, Instant};
 
+use alloy_primitives::{B256, U64};
 use bytes::Bytes;
 
 pub use endpoint::{BadEndpoint, Endpoint};
@@ -69,6 +70,18 @@ pub enum Gossip {
     Syncing(Bytes),
 }
 
+/// Hash and number of a block or header.
+fn place_of(block: &[u8]) -> Option<(B256, u64)> {
+    #[derive(serde::Deserialize)]
+    struct Block {
+        hash: B256,
+        number: U64,
+    }
+    serde_json::from_slice::<Block>(block)
+        .ok()
+        .map(|block| (block.hash, block.number.to()))
+}
+
 /// Bounds and patience towards the nodes.
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
@@ -86,6 +99,8 @@ pub struct UpstreamSettings {
     pub poll_interval: Duration,
     /// Calls in flight on one upstream.
     pub max_in_flight: usize,
+    /// Longest call that is sent to a node, in bytes of its parameters.
+    pub max_request_bytes: usize,
     /// Longest message that is read from a node, in bytes.
     pub max_message_bytes: usize,
 }

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use url::Url;
 
 use super::message::{self, NodeMessage};
-use super::pool::{Call, CallError, Shared};
-use super::{Gossip, PendingForm, Sighting};
+use super::pool::{Call, CallError, Inbox, Shared};
+use super::{Gossip, PendingForm, Sighting, place_of};
 use crate::jsonrpc::Outcome;
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
@@ -25,9 +26,8 @@ const MAX_FULL_PER_POLL: usize = 256;
 pub(super) struct Poller {
     shared: Arc<Shared>,
     node: Node,
-    calls: Option<mpsc::Receiver<Call>>,
+    inbox: Option<Inbox>,
     head: Option<Bytes>,
-    filter: Option<String>,
     ready: bool,
 }
 
@@ -99,7 +99,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Poller {
-    pub(super) fn new(shared: Arc<Shared>, url: Url, calls: mpsc::Receiver<Call>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, url: Url, inbox: Inbox) -> Self {
         let client = reqwest::Client::builder()
             .connect_timeout(shared.settings.connect_timeout)
             .timeout(shared.settings.request_timeout)
@@ -113,9 +113,8 @@ impl Poller {
         Self {
             shared,
             node,
-            calls: Some(calls),
+            inbox: Some(inbox),
             head: None,
-            filter: None,
             ready: false,
         }
     }
@@ -124,9 +123,14 @@ impl Poller {
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(self.shared.settings.poll_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let Some(calls) = self.calls.take() else { return };
-        // Beside the polling: a slow poll must not hold back a call.
-        let mut forwarding = tokio::spawn(forward(self.node.clone(), calls, self.shared.settings.max_in_flight));
+        let Some(Inbox { ours, theirs }) = self.inbox.take() else {
+            return;
+        };
+        // Beside the polling: neither a slow poll nor a client's slow call may hold back the stream.
+        let max = self.shared.settings.max_in_flight;
+        let mut forwarding = tokio::spawn(forward(self.node.clone(), theirs, max));
+        let fetching = tokio::spawn(forward(self.node.clone(), ours, max));
+        let gossiping = tokio::spawn(Gossiper::new(self.shared.clone(), self.node.clone()).run());
         loop {
             tokio::select! {
                 _ = tick.tick() => {
@@ -135,7 +139,11 @@ impl Poller {
                         self.failed(why).await;
                     }
                 }
-                _ = &mut forwarding => return,
+                _ = &mut forwarding => {
+                    fetching.abort();
+                    gossiping.abort();
+                    return;
+                }
             }
         }
     }
@@ -148,7 +156,6 @@ impl Poller {
             );
         }
         self.shared.down(why);
-        self.filter = None;
         self.head = None;
         if std::mem::take(&mut self.ready) {
             self.shared.sighting(Sighting::Lost).await;
@@ -168,45 +175,73 @@ impl Poller {
         }
         if self.head.as_ref() != Some(&head) {
             self.head = Some(head.clone());
+            if let Some((_, number)) = place_of(&head) {
+                self.shared.told_head(number);
+            }
             self.shared.sighting(Sighting::Latest(head)).await;
         }
+        Ok(())
+    }
+}
+
+/// What is asked of the node besides its head, while someone wants it. Its trouble is nobody else's: a node that does not
+/// serve it is still a good node.
+#[derive(Debug)]
+struct Gossiper {
+    shared: Arc<Shared>,
+    node: Node,
+    filter: Option<String>,
+}
+
+/// Transactions fetched at the same time.
+const FULL_CONCURRENCY: usize = 16;
+
+impl Gossiper {
+    fn new(shared: Arc<Shared>, node: Node) -> Self {
+        Self {
+            shared,
+            node,
+            filter: None,
+        }
+    }
+
+    async fn run(mut self) {
+        let mut tick = tokio::time::interval(self.shared.settings.poll_interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if let Err(why) = self.poll().await {
+                debug!("upstream {}: {why}", self.shared.endpoint);
+                self.filter = None;
+            }
+        }
+    }
+
+    async fn poll(&mut self) -> Result<(), String> {
         let wanted = self.shared.wants();
         if wanted.syncing {
             let syncing = self.node.result("eth_syncing", "").await?;
             self.shared.gossip(Gossip::Syncing(syncing));
         }
-        self.poll_pending(wanted.pending_hashes, wanted.pending_full).await
-    }
-
-    async fn poll_pending(&mut self, hashes: bool, full: bool) -> Result<(), String> {
-        if !hashes && !full {
+        if !wanted.pending_hashes && !wanted.pending_full {
             if let Some(filter) = self.filter.take() {
-                let _ = self.node.call("eth_uninstallFilter", &format!("[{filter}]")).await;
+                self.node.call("eth_uninstallFilter", &format!("[{filter}]")).await?;
             }
             return Ok(());
         }
+        // Nodes forget filters; then this fails, and the next poll makes a new one.
         let filter = match &self.filter {
-            Some(filter) => filter.clone(),
+            Some(filter) => filter,
             None => {
-                let Outcome::Result(id) = self.node.call("eth_newPendingTransactionFilter", "").await? else {
-                    // The node has no such filter: heads and logs go on without.
-                    return Ok(());
-                };
-                self.filter.insert(String::from_utf8_lossy(&id).into_owned()).clone()
+                let id = self.node.result("eth_newPendingTransactionFilter", "").await?;
+                self.filter.insert(String::from_utf8_lossy(&id).into_owned())
             }
         };
-        let changes = match self.node.call("eth_getFilterChanges", &format!("[{filter}]")).await? {
-            Outcome::Result(changes) => changes,
-            Outcome::Error(_) => {
-                // Nodes forget filters; the next poll makes a new one.
-                self.filter = None;
-                return Ok(());
-            }
-        };
+        let changes = self.node.result("eth_getFilterChanges", &format!("[{filter}]")).await?;
         let seen = Instant::now();
         let found: Vec<&RawValue> = serde_json::from_slice(&changes).unwrap_or_default();
-        for hash in &found {
-            if hashes {
+        if wanted.pending_hashes {
+            for hash in &found {
                 let json = changes.slice_ref(hash.get().as_bytes());
                 self.shared.gossip(Gossip::Pending {
                     form: PendingForm::Hash,
@@ -215,16 +250,24 @@ impl Poller {
                 });
             }
         }
-        if full {
-            for hash in found.iter().take(MAX_FULL_PER_POLL) {
-                let transaction = self
-                    .node
-                    .result("eth_getTransactionByHash", &format!("[{}]", hash.get()))
-                    .await?;
-                if &transaction[..] != b"null" {
+        if wanted.pending_full {
+            let wanted: Vec<String> = found
+                .iter()
+                .take(MAX_FULL_PER_POLL)
+                .map(|hash| format!("[{}]", hash.get()))
+                .collect();
+            let fetches = wanted.into_iter().map(|params| {
+                let node = self.node.clone();
+                async move { node.result("eth_getTransactionByHash", &params).await }
+            });
+            let mut full = stream::iter(fetches).buffered(FULL_CONCURRENCY);
+            while let Some(transaction) = full.next().await {
+                if let Ok(json) = transaction
+                    && &json[..] != b"null"
+                {
                     self.shared.gossip(Gossip::Pending {
                         form: PendingForm::Full,
-                        json: transaction,
+                        json,
                         seen,
                     });
                 }

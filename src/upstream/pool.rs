@@ -35,6 +35,26 @@ pub(super) struct Call {
     pub reply: oneshot::Sender<Result<Outcome, CallError>>,
 }
 
+/// Calls for one upstream.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// The stream's own.
+    pub ours: mpsc::Receiver<Call>,
+    /// Clients'.
+    pub theirs: mpsc::Receiver<Call>,
+}
+
+impl Inbox {
+    /// The next call, ours first; clients' only where there is room for them. `None` when the pool is gone.
+    pub async fn next(&mut self, room: bool) -> Option<Call> {
+        tokio::select! {
+            biased;
+            call = self.ours.recv() => call,
+            call = self.theirs.recv(), if room => call,
+        }
+    }
+}
+
 /// What is known of one upstream, for the admin port.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamStatus {
@@ -46,6 +66,8 @@ pub struct UpstreamStatus {
     pub last_error: Option<String>,
     /// What the node says of itself.
     pub chain_id: Option<String>,
+    /// Number of the newest head it told.
+    pub head: Option<u64>,
 }
 
 /// What pool and actors share about one upstream.
@@ -80,6 +102,11 @@ impl Shared {
             }
             free
         });
+    }
+
+    /// It told a head.
+    pub fn told_head(&self, number: u64) {
+        self.status.lock().head = Some(number);
     }
 
     /// The connection is lost or could not be made.
@@ -124,6 +151,8 @@ impl Shared {
 #[derive(Debug)]
 struct Upstream {
     calls: mpsc::Sender<Call>,
+    /// A lane of our own: the stream must not wait behind clients' calls.
+    ours: mpsc::Sender<Call>,
     shared: Arc<Shared>,
 }
 
@@ -146,6 +175,9 @@ pub struct Channels {
     /// What somebody wants.
     pub wanted: watch::Receiver<Wanted>,
 }
+
+/// Blocks by which an upstream may be behind the others and still be chosen by its priority.
+const NEAR: u64 = 2;
 
 /// Calls that wait for an actor to take them.
 const CALL_QUEUE: usize = 256;
@@ -173,12 +205,17 @@ impl Pool {
                     gossip_dropped: gossip_dropped.clone(),
                     wanted: channels.wanted.clone(),
                 });
-                let (calls, inbox) = mpsc::channel(CALL_QUEUE);
+                let (calls, theirs_in) = mpsc::channel(CALL_QUEUE);
+                let (ours, ours_in) = mpsc::channel(CALL_QUEUE);
+                let inbox = Inbox {
+                    ours: ours_in,
+                    theirs: theirs_in,
+                };
                 match endpoint {
                     Endpoint::Http(url) => tokio::spawn(Poller::new(shared.clone(), url.clone(), inbox).run()),
                     _ => tokio::spawn(Connection::new(shared.clone(), inbox).run()),
                 };
-                Upstream { calls, shared }
+                Upstream { calls, ours, shared }
             })
             .collect();
         Arc::new(Self {
@@ -201,10 +238,20 @@ impl Pool {
             if *active != Some(lost) {
                 return false;
             }
-            let next = self
-                .upstreams
-                .iter()
-                .find(|upstream| upstream.shared.status.lock().connected);
+            let standing = || {
+                let each = self
+                    .upstreams
+                    .iter()
+                    .map(|upstream| (upstream, upstream.shared.status.lock().clone()));
+                each.filter(|(_, status)| status.connected)
+            };
+            // One that is syncing is no refuge while another is near the newest head.
+            let newest = standing().filter_map(|(_, status)| status.head).max().unwrap_or(0);
+            let near = |head: Option<u64>| head.is_some_and(|head| head + NEAR >= newest);
+            let next = standing()
+                .find(|(_, status)| near(status.head))
+                .or_else(|| standing().next())
+                .map(|(upstream, _)| upstream);
             *active = next.map(|upstream| upstream.shared.id);
             true
         });
@@ -215,17 +262,31 @@ impl Pool {
     ///
     /// # Errors
     /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
-    pub async fn call(&self, method: &str, params: &str) -> Result<Outcome, CallError> {
+    pub async fn call(&self, method: String, params: String) -> Result<Outcome, CallError> {
+        self.exchange(method, params, |upstream| &upstream.calls).await
+    }
+
+    /// As [`Self::call`], for the stream itself: it waits behind no client.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_ours(&self, method: &str, params: &str) -> Result<Outcome, CallError> {
+        self.exchange(method.to_owned(), params.to_owned(), |upstream| &upstream.ours)
+            .await
+    }
+
+    async fn exchange(
+        &self,
+        method: String,
+        params: String,
+        lane: impl Fn(&Upstream) -> &mpsc::Sender<Call>,
+    ) -> Result<Outcome, CallError> {
         let id = self.active().ok_or(CallError::Unavailable)?;
         let upstream = self.upstreams.get(id.0).ok_or(CallError::Unavailable)?;
         let (reply, answer) = oneshot::channel();
-        let call = Call {
-            method: method.to_owned(),
-            params: params.to_owned(),
-            reply,
-        };
+        let call = Call { method, params, reply };
         let exchange = async {
-            upstream.calls.send(call).await.map_err(|_| CallError::Unavailable)?;
+            lane(upstream).send(call).await.map_err(|_| CallError::Unavailable)?;
             answer.await.map_err(|_| CallError::Lost)?
         };
         tokio::time::timeout(self.request_timeout, exchange)
