@@ -393,7 +393,7 @@ impl Outbox {
             Phase::Open if reason.flushes() => state.phase = Phase::Flushing(reason),
             Phase::Open | Phase::Flushing(_) => {
                 state.writing.cut();
-                state.push_close(reason);
+                state.push_close(reason, self.shared.clock.now());
             }
         }
         self.pump(state);
@@ -469,9 +469,6 @@ impl State {
     /// Takes the next chunks; `false` where there is nothing to write now.
     fn gather(&mut self, now: Millis, calls: u32) -> bool {
         if matches!(self.phase, Phase::Closing(_)) {
-            if self.closing_since == 0 {
-                self.closing_since = now;
-            }
             self.writing.rest();
             if self.echoed {
                 self.end(Over::Closed);
@@ -487,7 +484,7 @@ impl State {
         }
         match self.phase {
             Phase::Flushing(reason) if gathered.held_until.is_none() && calls == 0 => {
-                self.push_close(reason);
+                self.push_close(reason, now);
                 true
             }
             _ => {
@@ -497,12 +494,13 @@ impl State {
         }
     }
 
-    fn push_close(&mut self, reason: CloseReason) {
+    fn push_close(&mut self, reason: CloseReason, now: Millis) {
         self.writing.push(match reason.code() {
             Some(code) => frame::close(code, reason.text()),
             None => frame::control(frame::Opcode::Close, b""),
         });
         self.phase = Phase::Closing(reason);
+        self.closing_since = now;
     }
 
     fn note_progress(&mut self, written: usize, now: Millis) {

@@ -281,7 +281,9 @@ impl Tables {
                     return;
                 }
                 let batch = one(Kind::Syncing, &sync_payload(&state), Instant::now());
-                send(answered(&self.syncing, self.sequence), &batch, wakes, now);
+                // Told once, so it waits even for an answer that is not there yet.
+                let everyone = self.syncing.iter().map(|(_, subscriber)| subscriber);
+                send(everyone, &batch, wakes, now);
                 self.sync_state = Some((state, batch));
             }
         }

@@ -1,0 +1,192 @@
+//! The same in front of geth, where there is one: what geth tells its own subscribers must come byte for byte.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use alloy_primitives::{Address, B256};
+use alloy_provider::{DynProvider, Provider};
+use alloy_rpc_types_eth::Header;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::node::{Emitter, NOTE, Output, Process, TRANSFER};
+use super::proxy::{Events, Proxy, connect, until, within};
+
+/// Transactions, and at least as many blocks.
+const BLOCKS: u64 = 8;
+
+/// geth as a chain of its own, which makes a block for each transaction.
+struct Geth {
+    _process: Process,
+    ws: String,
+    provider: DynProvider,
+    account: Address,
+}
+
+impl Geth {
+    /// `None`, and a line that says so, where there is no geth.
+    async fn start(directory: &Path) -> Option<Self> {
+        let Some(binary) = std::env::var_os("GETH") else {
+            #[expect(
+                clippy::explicit_write,
+                reason = "the harness keeps what a test that passes prints with eprintln!"
+            )]
+            writeln!(std::io::stderr(), "SKIPPED: geth not found: set GETH=/path/to/geth").unwrap();
+            return None;
+        };
+        let mut command = Command::new(binary);
+        command
+            .args(["--dev", "--ws", "--ws.port", "0", "--nodiscover", "--port", "0"])
+            .arg("--datadir")
+            .arg(directory);
+        let (process, ws) = Process::start(&mut command, Output::Stderr, "WebSocket enabled");
+        let ws = ws.split_once("url=").expect("geth says its address").1.to_owned();
+        let provider = connect(&ws).await;
+        let account = provider.get_accounts().await.unwrap()[0];
+        Some(Self {
+            _process: process,
+            ws,
+            provider,
+            account,
+        })
+    }
+
+    /// Sends a transaction and waits for its block; returns the receipt.
+    async fn send(&self, transaction: Value) -> Value {
+        let hash: B256 = self.ask("eth_sendTransaction", json!([transaction])).await;
+        let mut receipt = Value::Null;
+        until("the receipt", async || {
+            let asked = self
+                .provider
+                .raw_request("eth_getTransactionReceipt".into(), json!([hash]));
+            // geth refuses for a moment while it indexes.
+            receipt = asked.await.unwrap_or_default();
+            !receipt.is_null()
+        })
+        .await;
+        receipt
+    }
+
+    async fn ask<T>(&self, method: &'static str, params: Value) -> T
+    where
+        T: serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + Unpin + 'static,
+    {
+        within(method, self.provider.raw_request(method.into(), params))
+            .await
+            .unwrap()
+    }
+}
+
+/// The payloads of one subscription, from the proxy and from geth, untouched.
+struct Pair {
+    params: Value,
+    through: Events<Box<RawValue>>,
+    direct: Events<Box<RawValue>>,
+}
+
+impl Pair {
+    async fn of(params: Value, through: &DynProvider, direct: &DynProvider) -> Self {
+        Self {
+            through: Events::of("through the proxy", through.subscribe(params.clone())).await,
+            direct: Events::of("from geth", direct.subscribe(params.clone())).await,
+            params,
+        }
+    }
+
+    /// Whether the last thing that geth told came through as well; nothing is left of either.
+    async fn drain(&mut self) -> bool {
+        let (through, direct) = (self.through.drain().await, self.direct.drain().await);
+        let last = |events: &[Box<RawValue>]| events.last().map(|event| event.get().to_owned());
+        !through.is_empty() && last(&through) == last(&direct)
+    }
+
+    /// The heads above `number`: of the block before that, either may have heard when it subscribed. How many blocks
+    /// geth makes of the transactions is its own affair, and now and then one is empty.
+    async fn compare_heads_after(&mut self, number: u64) {
+        let told = async |events: &mut Events<Box<RawValue>>| -> Vec<String> {
+            let told = events.drain().await.into_iter().map(|head| head.get().to_owned());
+            told.filter(|head| serde_json::from_str::<Header>(head).unwrap().number > number)
+                .collect()
+        };
+        let (through, direct) = (told(&mut self.through).await, told(&mut self.direct).await);
+        assert!(direct.len() as u64 >= BLOCKS, "{direct:#?}");
+        assert_eq!(through, direct);
+    }
+
+    async fn compare(&mut self, count: usize) {
+        let (through, direct) = (self.through.exactly(count).await, self.direct.exactly(count).await);
+        for (through, direct) in through.iter().zip(&direct) {
+            assert_eq!(through.get(), direct.get(), "{}", self.params);
+        }
+    }
+}
+
+async fn compare(geth: &Geth, upstream: &str) {
+    let contract = geth
+        .send(json!({"from": geth.account, "data": Emitter::bytecode()}))
+        .await["contractAddress"]
+        .take();
+    let proxy = Proxy::start(upstream).await;
+    let client = proxy.connect().await;
+    let pair = async |params| Pair::of(params, &client, &geth.provider).await;
+    let mut pending = pair(json!(["newPendingTransactions"])).await;
+    let mut full = pair(json!(["newPendingTransactions", true])).await;
+    until("pending transactions flow", async || {
+        geth.send(json!({"from": geth.account, "to": geth.account})).await;
+        let told = (pending.drain().await, full.drain().await);
+        told.0 && told.1
+    })
+    .await;
+    let mut heads = pair(json!(["newHeads"])).await;
+    let mut all = pair(json!(["logs", {}])).await;
+    let topics = json!([[TRANSFER, NOTE], null, B256::with_last_byte(2)]);
+    let mut some = pair(json!(["logs", {"address": contract, "topics": topics}])).await;
+    let begin = geth.provider.get_block_number().await.unwrap();
+    let mut logs = Vec::new();
+    let mut last = Value::Null;
+    for n in 0..BLOCKS {
+        let data = Emitter::EmitMany(3 * n, n % 4).data();
+        let receipt = geth
+            .send(json!({"from": geth.account, "to": contract, "gas": "0x100000", "data": data}))
+            .await;
+        logs.extend(receipt["logs"].as_array().unwrap().clone());
+        last = receipt["transactionHash"].clone();
+    }
+    let second = json!(B256::with_last_byte(2));
+    heads.compare_heads_after(begin).await;
+    all.compare(logs.len()).await;
+    some.compare(logs.iter().filter(|log| log["topics"][2] == second).count())
+        .await;
+    pending.compare(BLOCKS as usize).await;
+    full.compare(BLOCKS as usize).await;
+
+    for (method, params) in [
+        ("eth_getBlockByNumber", json!(["latest", true])),
+        ("eth_getTransactionReceipt", json!([last])),
+        ("eth_getBalance", json!([geth.account, "latest"])),
+        ("eth_feeHistory", json!(["0x4", "latest", [10, 50]])),
+    ] {
+        let through: Box<RawValue> = within(method, client.raw_request(method.into(), params.clone()))
+            .await
+            .unwrap();
+        assert_eq!(through.get(), geth.ask::<Box<RawValue>>(method, params).await.get());
+    }
+    let refused = json!([{"to": contract, "data": Emitter::Refuse(5).data()}, "latest"]);
+    let refusal = async |of: &DynProvider| {
+        let answer: Result<Value, _> = within("eth_call", of.raw_request("eth_call".into(), refused.clone())).await;
+        let error = answer.unwrap_err().as_error_resp().expect("geth's error").clone();
+        (error.code, error.message, error.data.expect("data").get().to_owned())
+    };
+    assert_eq!(refusal(&client).await, refusal(&geth.provider).await);
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_geth_says_comes_byte_for_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    if let Some(geth) = Geth::start(directory.path()).await {
+        compare(&geth, &geth.ws).await;
+        compare(&geth, directory.path().join("geth.ipc").to_str().unwrap()).await;
+    }
+}

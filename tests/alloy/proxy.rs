@@ -1,0 +1,168 @@
+//! The proxy in this process, alloy's provider in front of it, and waits that end.
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use alloy_provider::{DynProvider, GetSubscription, Provider, ProviderBuilder, WsConnect};
+use alloy_pubsub::Subscription;
+use headwater::app::{App, Broken};
+use headwater::config::{Config, typed};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// Longer than anything takes that is to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough to see that nothing more happens.
+const SILENCE: Duration = Duration::from_millis(300);
+/// alloy's own 16 are too few for a test that reads late; who lags loses events inside alloy.
+const CHANNEL: usize = 1024;
+
+/// What `future` comes to, or the end of the test.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not in {PATIENCE:?}"))
+}
+
+/// Asks again and again, until it holds.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(what, waiting).await;
+}
+
+/// A provider over WebSocket, as an application makes it.
+pub async fn connect(url: &str) -> DynProvider {
+    let connecting = ProviderBuilder::new().connect_ws(WsConnect::new(url));
+    within("connecting", connecting).await.unwrap().erased()
+}
+
+/// One subscription of alloy's.
+pub struct Events<T> {
+    what: &'static str,
+    subscription: Subscription<T>,
+}
+
+impl<T: DeserializeOwned + Debug + Send + Sync + Unpin + 'static> Events<T> {
+    pub async fn of<P>(what: &'static str, request: GetSubscription<P, T>) -> Self
+    where
+        P: Serialize + Clone + Debug + Send + Sync + Unpin + 'static,
+    {
+        let subscribing = request.channel_size(CHANNEL).into_future();
+        let subscription = within(what, subscribing).await.unwrap();
+        Self { what, subscription }
+    }
+
+    /// alloy's own name for it, to unsubscribe with.
+    pub fn id(&self) -> alloy_primitives::B256 {
+        *self.subscription.local_id()
+    }
+
+    /// The next event; one that alloy cannot read is a failure.
+    pub async fn next(&mut self) -> T {
+        let event = within(self.what, self.subscription.recv_result()).await;
+        event.expect("the subscription lives and does not lag").unwrap()
+    }
+
+    /// The next event, if it comes within a moment.
+    pub async fn soon(&mut self) -> Option<T> {
+        timeout(SILENCE, self.next()).await.ok()
+    }
+
+    /// All events until there is silence.
+    pub async fn drain(&mut self) -> Vec<T> {
+        let mut events = Vec::new();
+        while let Some(event) = self.soon().await {
+            events.push(event);
+        }
+        events
+    }
+
+    /// The next `count` events.
+    pub async fn take(&mut self, count: usize) -> Vec<T> {
+        let mut events = Vec::with_capacity(count);
+        while events.len() < count {
+            events.push(self.next().await);
+        }
+        events
+    }
+
+    /// Exactly `count` events, and none after.
+    pub async fn exactly(&mut self, count: usize) -> Vec<T> {
+        let events = self.take(count).await;
+        self.nothing_more().await;
+        events
+    }
+
+    pub async fn nothing_more(&mut self) {
+        // alloy ends what was unsubscribed; that is silence, too.
+        if let Ok(Ok(event)) = timeout(SILENCE, self.subscription.recv_result()).await {
+            panic!("{}: one too many: {event:?}", self.what);
+        }
+    }
+}
+
+/// The proxy, serving.
+pub struct Proxy {
+    address: SocketAddr,
+    admin: SocketAddr,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), Broken>>,
+}
+
+impl Proxy {
+    /// Returns when it is ready.
+    pub async fn start(upstream: &str) -> Self {
+        let mut settings = typed::Config {
+            listen: "127.0.0.1:0".into(),
+            admin: "127.0.0.1:0".into(),
+            upstream: vec![upstream.into()],
+            ..typed::Config::default()
+        };
+        settings.node.poll_interval = Duration::from_millis(50);
+        let app = App::bind(Config::check(&settings).unwrap()).await.unwrap();
+        let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(app.run(async {
+            // An error means that the test is over, too.
+            let _ = stopped.await;
+        }));
+        let proxy = Self {
+            address,
+            admin,
+            stop,
+            running,
+        };
+        until("the proxy is ready", async || proxy.page("ready").await.0).await;
+        proxy
+    }
+
+    pub async fn connect(&self) -> DynProvider {
+        connect(&format!("ws://{}", self.address)).await
+    }
+
+    async fn page(&self, name: &str) -> (bool, String) {
+        let answer = reqwest::get(format!("http://{}/{name}", self.admin)).await.unwrap();
+        (answer.status().is_success(), answer.text().await.unwrap())
+    }
+
+    /// The value of a metric, labels and all; one that never moved is not there, and 0.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let (_, page) = self.page("metrics").await;
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Drains and ends it.
+    pub async fn stop(self) {
+        self.stop.send(()).unwrap();
+        within("the proxy ends", self.running).await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,191 @@
+//! The program as people start it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+use crate::harness::eventually;
+use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, http};
+
+fn headwater(args: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
+    command
+        .env_clear()
+        .envs(variables.iter().copied())
+        .args(args)
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    headwater(args, variables).output().unwrap()
+}
+
+#[track_caller]
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn file(content: &str) -> (tempfile::NamedTempFile, String) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(content.as_bytes()).unwrap();
+    let path = file.path().display().to_string();
+    (file, path)
+}
+
+/// One line on standard error that holds these words, and `EX_USAGE`.
+#[track_caller]
+fn refused(output: &Output, words: &[&str]) {
+    let line = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{line}");
+    assert!(output.stdout.is_empty());
+    assert!(line.ends_with('\n') && line.lines().count() == 1, "{line:?}");
+    for word in words {
+        assert!(line.contains(word), "{line:?} lacks {word:?}");
+    }
+}
+
+#[test]
+fn mistakes_in_the_settings_are_one_line_that_names_the_key() {
+    for (content, words) in [
+        (
+            "[limits]\nmax_conections = 5",
+            &["limits.max_conections", "did you mean limits.max_connections?"][..],
+        ),
+        ("lisen = \"x\"", &["lisen", "did you mean listen?"]),
+        ("[limits]\nmax_batch = \"many\"", &["limits.max_batch"]),
+        ("[node]\nrequest_timeout = \"soon\"", &["node.request_timeout"]),
+        (
+            "[limits]\nmax_connections = 0",
+            &["limits.max_connections", "at least 1"],
+        ),
+        ("[log]\nformat = \"xml\"", &["log.format"]),
+        ("[log]\nfilter = \"a=b=c\"", &["log.filter"]),
+        ("listen = \"9546\"", &["listen", "9546"]),
+        ("upstream = \"localhost\"", &["upstream", "localhost"]),
+        ("listen = ", &[]),
+        ("[limits\n", &[]),
+    ] {
+        let (_file, path) = file(content);
+        refused(&run(&["--config", &path], &[]), words);
+        if !words.contains(&"log.filter") {
+            refused(&run(&["check-config", "--config", &path], &[]), words);
+        }
+    }
+    for (name, value, words) in [
+        ("HEADWATER_LISTN", "x", &["HEADWATER_LISTN", "HEADWATER_LISTEN"][..]),
+        (
+            "HEADWATER_LIMITS_MAX_BATCH",
+            "many",
+            &["limits.max_batch", "HEADWATER_LIMITS_MAX_BATCH"],
+        ),
+        ("HEADWATER_UPSTREAM", "localhost", &["upstream", "localhost"]),
+        ("HEADWATER_CONFIG", "/does/not/exist.toml", &["/does/not/exist.toml"]),
+    ] {
+        refused(&run(&[], &[(name, value)]), words);
+    }
+    refused(&run(&["--listen", "here"], &[]), &["listen", "here"]);
+    refused(&run(&["--upstream", "ftp://x"], &[]), &["upstream", "ftp://x"]);
+}
+
+#[test]
+fn a_port_that_is_taken_is_one_line_that_names_the_setting() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (setting, other) in [("listen", "admin"), ("admin", "listen")] {
+        let output = run(
+            &[&format!("--{setting}"), &address, &format!("--{other}"), "127.0.0.1:0"],
+            &[("HEADWATER_DEVNET_BLOCK_TIME", "1h")],
+        );
+        refused(&output, &[setting, &address, &format!("--{setting}")]);
+    }
+}
+
+#[test]
+fn a_bad_flag_is_named_with_the_usage() {
+    let output = run(&["--upstraem", "x"], &[]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("--upstraem"), "{output:?}");
+    let output = run(&["--log-format", "xml"], &[]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("xml"), "{output:?}");
+}
+
+#[test]
+fn version_and_help_go_to_standard_output() {
+    let output = run(&["--version"], &[]);
+    assert!(output.status.success());
+    assert_eq!(
+        text(&output.stdout),
+        format!("headwater {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    let output = run(&["--help"], &[]);
+    assert!(output.status.success() && text(&output.stdout).contains("--upstream"));
+}
+
+#[test]
+fn the_default_configuration_passes_its_own_check() {
+    let example = run(&["default-config"], &[]);
+    assert!(example.status.success());
+    let (_file, path) = file(text(&example.stdout));
+    let output = run(&["check-config", "--config", &path], &[]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        text(&output.stdout),
+        "ok: listen 127.0.0.1:9546, admin 127.0.0.1:9547, upstream the embedded devnet\n"
+    );
+}
+
+#[test]
+fn flags_come_before_variables_before_the_file() {
+    let (_file, path) = file("listen = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:1\"\nupstream = \"ws://file:1\"");
+    let variables = [("HEADWATER_LISTEN", "127.0.0.1:2"), ("HEADWATER_ADMIN", "127.0.0.1:2")];
+    let output = run(
+        &["check-config", "--config", &path, "--listen", "127.0.0.1:3"],
+        &variables,
+    );
+    assert_eq!(
+        text(&output.stdout),
+        "ok: listen 127.0.0.1:3, admin 127.0.0.1:2, upstream ws://file:1\n"
+    );
+}
+
+/// The two words of the first line in the log that holds `before`.
+fn address_after(before: &str, log: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    while !line.contains(before) {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "the log ended without {before:?}");
+    }
+    let rest = &line[line.find(before).unwrap() + before.len()..];
+    rest.split_whitespace().next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn without_a_node_it_runs_on_its_own_and_leaves_when_told_to() {
+    let mut running = headwater(&["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], &[])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(running.stderr.take().unwrap());
+    let address = address_after("serving on ws://", &mut log);
+    let admin = address_after("admin on http://", &mut log);
+    eventually("ready", async || {
+        http(admin.parse().unwrap(), "GET /ready HTTP/1.1", "").await.status == 200
+    })
+    .await;
+    let reply = http(
+        address.parse().unwrap(),
+        "POST / HTTP/1.1\r\ncontent-type: application/json",
+        CHAIN_ID,
+    )
+    .await;
+    assert_eq!(reply.body, CHAIN_ID_ANSWER);
+    let health = run(&["health", "--admin", &admin], &[]);
+    assert!(health.status.success(), "{health:?}");
+    let pid = rustix::process::Pid::from_child(&running);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(running.wait().unwrap().success());
+    let health = run(&["health", "--admin", &admin], &[]);
+    assert_eq!(health.status.code(), Some(1));
+}

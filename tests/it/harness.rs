@@ -1,0 +1,430 @@
+//! The app under test, the node behind it, and a client that checks the shape of everything it is sent.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use headwater::app::{App, Broken};
+use headwater::config::{Config, typed};
+use headwater::devnet::{self, Block, Control, Devnet, Reorg};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_util::sync::CancellationToken;
+
+use crate::wire::{Reply, http};
+
+/// Longer than anything takes that is to happen, also where many tests share few cores.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Fails the test where `what` does not happen.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Looks again and again, for what can only be looked at.
+pub async fn eventually(what: &str, mut seen: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !seen().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(what, looking).await;
+}
+
+/// A node where nothing happens unless commanded: 3 transactions of 2 logs in a block.
+pub async fn node() -> Devnet {
+    Devnet::start(devnet::Config::manual()).await.unwrap()
+}
+
+/// A node with 6 logs of about `bytes` each in a block.
+pub async fn node_with_logs_of(bytes: usize) -> Devnet {
+    let config = devnet::Config {
+        log_data_bytes: bytes / 2,
+        ..devnet::Config::manual()
+    };
+    Devnet::start(config).await.unwrap()
+}
+
+/// The running app.
+pub struct Proxy {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), Broken>>,
+}
+
+impl Proxy {
+    /// Starts it before these nodes; `edit` changes the settings.
+    pub async fn start(upstreams: &[String], edit: impl FnOnce(&mut typed::Config)) -> Self {
+        let mut typed = typed::Config {
+            listen: "127.0.0.1:0".into(),
+            admin: "127.0.0.1:0".into(),
+            upstream: upstreams.to_vec(),
+            ..typed::Config::default()
+        };
+        typed.node.reconnect_min = Duration::from_millis(5);
+        typed.node.reconnect_max = Duration::from_millis(50);
+        edit(&mut typed);
+        let app = App::bind(Config::check(&typed).unwrap()).await.unwrap();
+        let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
+        Self {
+            address,
+            admin,
+            stop,
+            running,
+        }
+    }
+
+    /// Waits until `/ready` says yes.
+    pub async fn ready(&self) {
+        eventually("ready", async || self.admin("/ready").await.status == 200).await;
+    }
+
+    /// Ready, and done with the block that was there before: its logs might else reach whoever subscribes first.
+    pub async fn settled(&self, node: &Control) {
+        self.ready().await;
+        eventually("the first logs", async || {
+            node.stats().calls.contains_key("eth_getLogs")
+        })
+        .await;
+        // What is on its way from the node gets there before the answers to what is asked now.
+        let mut client = self.client().await;
+        for _ in 0..10 {
+            client.call("eth_chainId", json!([])).await;
+        }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&format!("ws://{}", self.address)).await
+    }
+
+    /// A client that watches heads and logs.
+    pub async fn watcher(&self) -> Client {
+        let mut client = self.client().await;
+        client.subscribe(json!(["newHeads"])).await;
+        client.subscribe(json!(["logs", {}])).await;
+        client
+    }
+
+    /// Posts JSON; the body of the answer, which must be 200.
+    pub async fn post(&self, body: impl AsRef<[u8]>) -> String {
+        let reply = http(self.address, "POST / HTTP/1.1\r\ncontent-type: application/json", body).await;
+        assert_eq!(reply.status, 200, "{}", reply.head);
+        reply.body
+    }
+
+    /// A page of the admin port.
+    pub async fn admin(&self, page: &str) -> Reply {
+        http(self.admin, &format!("GET {page} HTTP/1.1"), "").await
+    }
+
+    /// The value of a sample in `/metrics`; 0 where it was never counted.
+    pub async fn metric(&self, sample: &str) -> f64 {
+        let page = self.admin("/metrics").await.body;
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Gives the stop signal.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// How it ended.
+    pub async fn ended(self) -> Result<(), Broken> {
+        within("the app ends", self.running).await.unwrap()
+    }
+}
+
+/// An app before one node.
+pub struct Rig {
+    pub node: Devnet,
+    pub control: Control,
+    pub proxy: Proxy,
+}
+
+impl Deref for Rig {
+    type Target = Proxy;
+
+    fn deref(&self) -> &Proxy {
+        &self.proxy
+    }
+}
+
+impl Rig {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(edit: impl FnOnce(&mut typed::Config)) -> Self {
+        Self::before(node().await, edit).await
+    }
+
+    /// Before this node, over WebSocket; ready.
+    pub async fn before(node: Devnet, edit: impl FnOnce(&mut typed::Config)) -> Self {
+        let proxy = Proxy::start(&[node.ws_url()], edit).await;
+        let control = node.handle();
+        proxy.settled(&control).await;
+        Self { node, control, proxy }
+    }
+
+    /// A client of the node itself that watches what a [`Proxy::watcher`] watches.
+    pub async fn witness(&self) -> Client {
+        let mut client = Client::connect(&self.node.ws_url()).await;
+        client.subscribe(json!(["newHeads"])).await;
+        client.subscribe(json!(["logs", {}])).await;
+        client
+    }
+
+    /// Mines a block and expects exactly that: whatever else was under way would come before it.
+    pub async fn nothing_else(&self, client: &mut Client) {
+        let block = self.control.mine();
+        client.expect(adopted(&[block])).await;
+    }
+
+    /// The node's own answer, bypassing the app.
+    pub async fn ask_node(&self, body: &Value) -> String {
+        http(
+            self.node.address(),
+            "POST / HTTP/1.1\r\ncontent-type: application/json",
+            body.to_string(),
+        )
+        .await
+        .body
+    }
+}
+
+/// A notification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub subscription: String,
+    /// JSON as it came.
+    pub payload: String,
+}
+
+impl Event {
+    /// Reads a notification and checks that it is written as every library expects (PROTOCOL 1.8).
+    #[track_caller]
+    pub fn parse(text: &str) -> Self {
+        #[derive(Deserialize)]
+        struct Notification<'a> {
+            #[serde(borrow)]
+            params: Params<'a>,
+        }
+        #[derive(Deserialize)]
+        struct Params<'a> {
+            subscription: &'a str,
+            #[serde(borrow)]
+            result: &'a RawValue,
+        }
+        let params = serde_json::from_str::<Notification<'_>>(text)
+            .unwrap_or_else(|error| panic!("no notification ({error}): {text}"))
+            .params;
+        let event = Self {
+            subscription: params.subscription.into(),
+            payload: params.result.get().into(),
+        };
+        assert_eq!(text, event.text());
+        event
+    }
+
+    fn text(&self) -> String {
+        let Self { subscription, payload } = self;
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":"{subscription}","result":{payload}}}}}"#
+        )
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.payload).unwrap()
+    }
+
+    /// One line of a story; see [`adopted`].
+    fn line(&self) -> String {
+        let json = self.json();
+        match json["hash"].as_str() {
+            Some(hash) => format!("head {} {}", json["number"].as_str().unwrap(), &hash[..10]),
+            None => format!(
+                "{} {} {} {}",
+                if json["removed"] == true { "undo" } else { "log" },
+                json["blockNumber"].as_str().unwrap(),
+                &json["blockHash"].as_str().unwrap()[..10],
+                json["logIndex"].as_str().unwrap()
+            ),
+        }
+    }
+}
+
+/// What a watcher is told when these blocks are adopted.
+pub fn adopted(blocks: &[Arc<Block>]) -> Vec<String> {
+    blocks
+        .iter()
+        .flat_map(|block| {
+            let hash = &block.hash().to_string()[..10];
+            let mut lines = vec![format!("head {:#x} {hash}", block.number())];
+            lines.extend(logs("log", block));
+            lines
+        })
+        .collect()
+}
+
+/// What a watcher is told when these blocks are dropped; they are newest first.
+pub fn dropped(blocks: &[Arc<Block>]) -> Vec<String> {
+    blocks.iter().rev().flat_map(|block| logs("undo", block)).collect()
+}
+
+/// What a watcher is told of a reorg.
+pub fn reorged(reorg: &Reorg) -> Vec<String> {
+    [dropped(&reorg.dropped), adopted(&reorg.adopted)].concat()
+}
+
+fn logs(word: &str, block: &Block) -> Vec<String> {
+    let hash = &block.hash().to_string()[..10];
+    (0..block.logs().count())
+        .map(|index| format!("{word} {:#x} {hash} {index:#x}", block.number()))
+        .collect()
+}
+
+/// A client that speaks through another implementation of WebSockets than the app's.
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Notifications that came while an answer was waited for.
+    early: VecDeque<String>,
+}
+
+impl Client {
+    pub async fn connect(url: &str) -> Self {
+        let (socket, _) = within("connect", connect_async(url)).await.unwrap();
+        Self {
+            socket,
+            early: VecDeque::new(),
+        }
+    }
+
+    pub async fn send(&mut self, message: impl Into<Message>) {
+        within("send", self.socket.send(message.into())).await.unwrap();
+    }
+
+    /// The next message, which must be text.
+    pub async fn next(&mut self) -> String {
+        match self.next_but_control("a message").await {
+            Message::Text(text) => text.as_str().to_owned(),
+            other => panic!("not text: {other:?}"),
+        }
+    }
+
+    async fn next_but_control(&mut self, what: &str) -> Message {
+        let reading = async {
+            loop {
+                match self.socket.next().await.unwrap().unwrap() {
+                    Message::Ping(_) | Message::Pong(_) => {}
+                    other => return other,
+                }
+            }
+        };
+        within(what, reading).await
+    }
+
+    /// Sends and gives the next message that is no notification.
+    pub async fn ask(&mut self, message: impl Into<Message>) -> String {
+        self.send(message).await;
+        loop {
+            let text = self.next().await;
+            if !text.starts_with(r#"{"jsonrpc":"2.0","method""#) {
+                return text;
+            }
+            self.early.push_back(text);
+        }
+    }
+
+    pub async fn call(&mut self, method: &str, params: Value) -> Value {
+        let request = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+        let answer: Value = serde_json::from_str(&self.ask(request.to_string()).await).unwrap();
+        assert_eq!(answer["id"], 7, "{answer}");
+        answer
+    }
+
+    /// Subscribes; the id.
+    pub async fn subscribe(&mut self, params: Value) -> String {
+        let answer = self.call("eth_subscribe", params).await;
+        answer["result"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{answer}"))
+            .to_owned()
+    }
+
+    pub async fn unsubscribe(&mut self, id: &str) -> Value {
+        self.call("eth_unsubscribe", json!([id])).await
+    }
+
+    /// The next notification.
+    pub async fn event(&mut self) -> Event {
+        let text = match self.early.pop_front() {
+            Some(text) => text,
+            None => self.next().await,
+        };
+        Event::parse(&text)
+    }
+
+    /// The next notification as a line of a story.
+    pub async fn line(&mut self) -> String {
+        self.event().await.line()
+    }
+
+    pub async fn events(&mut self, count: usize) -> Vec<Event> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            events.push(self.event().await);
+        }
+        events
+    }
+
+    /// Reads as many notifications as the story has lines, and compares.
+    pub async fn expect(&mut self, story: Vec<String>) {
+        for (i, line) in story.iter().enumerate() {
+            let told = tokio::time::timeout(PATIENCE - Duration::from_secs(1), self.event()).await;
+            let told = told.map_or("nothing".to_owned(), |event| event.line());
+            assert_eq!(told, *line, "after {:?}", &story[i.saturating_sub(8)..i]);
+        }
+    }
+
+    /// As [`Self::expect`], but this line may come first.
+    pub async fn expect_after_optional(&mut self, line: &str, story: Vec<String>) {
+        let event = self.event().await;
+        if event.line() != line {
+            self.early.push_front(event.text());
+        }
+        self.expect(story).await;
+    }
+
+    /// Reads to the close frame: the messages before it, its code and text.
+    pub async fn closed(&mut self) -> (Vec<String>, u16, String) {
+        let mut messages: Vec<String> = self.early.drain(..).collect();
+        loop {
+            match self.next_but_control("a close frame").await {
+                Message::Text(text) => messages.push(text.as_str().to_owned()),
+                Message::Close(Some(close)) => {
+                    // The echo that the library owes.
+                    let _ = self.socket.flush().await;
+                    return (messages, close.code.into(), close.reason.as_str().to_owned());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

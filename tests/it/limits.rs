@@ -1,0 +1,266 @@
+//! PROTOCOL 1.12: what a client may ask for, and what becomes of one that does not read.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde_json::{Value, json};
+
+use crate::harness::{Proxy, Rig, adopted, eventually, node, node_with_logs_of};
+use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, PING, TEXT, Wire};
+
+fn errors(answer: &str) -> (usize, Option<u64>) {
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    let all = answer.as_array().cloned().unwrap_or_else(|| vec![answer]);
+    let mut hint = None;
+    let failed = all.iter().filter(|one| match one.get("error") {
+        None => false,
+        Some(error) => {
+            assert_eq!(
+                (&error["code"], &error["message"]),
+                (&json!(-32005), &json!("limit exceeded"))
+            );
+            hint = error["data"]["retryAfterMs"].as_u64();
+            true
+        }
+    });
+    (failed.count(), hint)
+}
+
+#[tokio::test]
+async fn requests_above_the_quota_are_told_when_to_come_again() {
+    let node = node().await;
+    let rig = Proxy::start(&[node.ws_url()], |config| {
+        config.limits.request_burst = 10;
+        config.limits.requests_per_second = 2;
+        config.limits.max_batch = 8;
+    })
+    .await;
+    rig.ready().await;
+    let mut client = rig.client().await;
+    // Each item of a batch counts, also those that get no answer.
+    let mut batch = vec![CHAIN_ID; 7];
+    batch.push(r#"{"jsonrpc":"2.0","method":"eth_chainId"}"#);
+    assert_eq!(errors(&client.ask(format!("[{}]", batch.join(","))).await).0, 0);
+    assert_eq!(errors(&client.ask(format!("[{CHAIN_ID},{CHAIN_ID}]")).await).0, 0);
+    let (failed, hint) = errors(&client.ask(CHAIN_ID).await);
+    assert_eq!(failed, 1);
+    assert!((1..=501).contains(&hint.unwrap()), "{hint:?}");
+    let (failed, hint) = errors(&client.ask(format!("[{CHAIN_ID},{CHAIN_ID}]")).await);
+    assert_eq!(failed, 2, "all of a batch or nothing");
+    assert!((500..=1001).contains(&hint.unwrap()), "{hint:?}");
+    // The quota is the address's: another connection, and HTTP, share it.
+    assert_eq!(errors(&rig.client().await.ask(CHAIN_ID).await).0, 1);
+    assert_eq!(errors(&rig.post(CHAIN_ID).await).0, 1);
+    assert_eq!(errors(&rig.post(format!("[{CHAIN_ID},{CHAIN_ID}]")).await).0, 2);
+    assert!(rig.metric(r#"headwater_refused_total{reason="requests"}"#).await >= 7.0);
+    // Whoever waits as told is served.
+    eventually("the quota fills up", async || {
+        errors(&client.ask(CHAIN_ID).await).0 == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn subscriptions_up_to_the_limit_and_not_one_more() {
+    let rig = Rig::with(|config| config.limits.max_subscriptions = 3).await;
+    let mut client = rig.client().await;
+    let first = client.subscribe(json!(["newHeads"])).await;
+    client.subscribe(json!(["logs"])).await;
+    client.subscribe(json!(["newHeads"])).await;
+    for _ in 0..2 {
+        let refused = client.call("eth_subscribe", json!(["newHeads"])).await;
+        assert_eq!(refused["error"]["code"], -32005);
+        assert!(
+            refused["error"]["message"]
+                .as_str()
+                .unwrap()
+                .starts_with("limit exceeded")
+        );
+    }
+    rig.client().await.subscribe(json!(["newHeads"])).await;
+    assert_eq!(client.unsubscribe(&first).await["result"], true);
+    client.subscribe(json!(["newHeads"])).await;
+}
+
+#[tokio::test]
+async fn calls_in_flight_up_to_the_limit_and_not_one_more() {
+    let rig = Rig::with(|config| config.limits.max_in_flight = 3).await;
+    let mut client = rig.client().await;
+    rig.control
+        .set_faults(|faults| faults.delay = Some(Duration::from_millis(300)));
+    let call = |id: u32| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"eth_chainId"}}"#);
+    client.send(call(0)).await;
+    // A batch is one call.
+    client.send(format!("[{},{}]", call(1), call(2))).await;
+    client.send(call(3)).await;
+    client.send(call(4)).await;
+    client.send(format!("[{},{}]", call(5), call(6))).await;
+    for ids in [vec![4], vec![5, 6]] {
+        let answer: Value = serde_json::from_str(&client.next().await).unwrap();
+        let all = answer.as_array().cloned().unwrap_or_else(|| vec![answer]);
+        assert_eq!(
+            all.iter().map(|one| one["id"].as_u64().unwrap()).collect::<Vec<_>>(),
+            ids
+        );
+        assert!(all.iter().all(|one| one["error"]["code"] == -32005));
+    }
+    // What needs no node is not counted.
+    client.subscribe(json!(["newHeads"])).await;
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        answers.push(client.next().await);
+    }
+    assert!(answers.iter().all(|answer| answer.contains("0x539")), "{answers:?}");
+    assert_eq!(client.ask(CHAIN_ID).await, CHAIN_ID_ANSWER, "the places are free again");
+}
+
+/// Its answer says that it failed, so nothing of it may go on.
+#[tokio::test]
+async fn a_refused_batch_leaves_no_subscription_behind() {
+    let rig = Rig::with(|config| config.limits.max_in_flight = 1).await;
+    let mut client = rig.client().await;
+    rig.control
+        .set_faults(|faults| faults.delay = Some(Duration::from_millis(300)));
+    client.send(CHAIN_ID).await;
+    let subscribe = json!({"jsonrpc": "2.0", "id": 2, "method": "eth_subscribe", "params": ["newHeads"]});
+    client.send(format!("[{subscribe},{CHAIN_ID}]")).await;
+    let refused: Value = serde_json::from_str(&client.next().await).unwrap();
+    assert!(
+        refused
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|one| one["error"]["code"] == -32005),
+        "{refused}"
+    );
+    assert_eq!(client.next().await, CHAIN_ID_ANSWER);
+    rig.control.set_faults(|faults| faults.delay = None);
+    assert_eq!(rig.metric(r#"headwater_subscriptions{kind="newHeads"}"#).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_batch_up_to_the_limit_and_not_one_more() {
+    let rig = Rig::with(|config| config.limits.max_batch = 3).await;
+    let mut client = rig.client().await;
+    let batch = |count: usize| format!("[{}]", vec![CHAIN_ID; count].join(","));
+    let refused = r#"[{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":"batch too large"}}]"#;
+    let three = format!("[{}]", [CHAIN_ID_ANSWER; 3].join(","));
+    for (sent, answer) in [(batch(3), three.as_str()), (batch(4), refused)] {
+        assert_eq!(client.ask(sent.clone()).await, answer);
+        assert_eq!(rig.post(sent).await, answer);
+    }
+    let nameless = r#"[{"jsonrpc":"2.0","method":"m"},1,2,3]"#;
+    assert_eq!(rig.post(nameless).await, refused.replace(r#""id":1"#, r#""id":null"#));
+}
+
+/// The bound is one client's; what it costs the others is nothing.
+#[tokio::test]
+async fn a_client_that_does_not_read_is_closed_and_the_others_get_everything() {
+    let rig = Rig::before(node_with_logs_of(64 << 10).await, |config| {
+        config.delivery.max_queue_bytes = ByteSize::mib(1);
+    })
+    .await;
+    let subscribe = r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#;
+    let mut stalled = Vec::new();
+    for _ in 0..2 {
+        let mut wire = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
+        wire.send(TEXT, subscribe).await;
+        assert!(wire.text().await.contains("result"));
+        stalled.push(wire);
+    }
+    let (mut one, mut two) = (rig.watcher().await, rig.watcher().await);
+    // About 400 kB a block.
+    for _ in 0..8 {
+        let block = rig.control.mine();
+        let story = adopted(&[block]);
+        one.expect(story.clone()).await;
+        two.expect(story).await;
+    }
+    // The one that reads after all learns why; what came before is whole.
+    let (bytes, code) = stalled.swap_remove(0).until_the_end().await;
+    assert_eq!(code, Some(1013), "{bytes} bytes before it");
+    for _ in 0..4 {
+        rig.nothing_else(&mut one).await;
+    }
+    // The other is cut off, since it does not even take the close frame.
+    eventually("it is gone", async || rig.metric("headwater_clients").await == 2.0).await;
+    assert_eq!(
+        rig.metric(r#"headwater_closes_total{reason="slow_consumer"}"#).await,
+        2.0
+    );
+    let (bytes, _) = stalled.swap_remove(0).until_the_end().await;
+    assert!(bytes < 8 * 6 * (64 << 10));
+    rig.nothing_else(&mut one).await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_bytes_is_cut_at_the_write_deadline() {
+    let rig = Rig::before(node_with_logs_of(64 << 10).await, |config| {
+        config.delivery.write_deadline = Duration::from_secs(1);
+    })
+    .await;
+    let mut watcher = rig.watcher().await;
+    let mut wire = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
+    wire.send(
+        TEXT,
+        r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#,
+    )
+    .await;
+    assert!(wire.text().await.contains("result"));
+    for _ in 0..15 {
+        rig.nothing_else(&mut watcher).await;
+    }
+    eventually("it is cut", async || {
+        rig.metric(r#"headwater_closes_total{reason="write_deadline"}"#).await == 1.0
+    })
+    .await;
+    rig.nothing_else(&mut watcher).await;
+}
+
+#[tokio::test]
+async fn events_that_wait_too_long_close_the_connection() {
+    let rig = Rig::before(node_with_logs_of(64 << 10).await, |config| {
+        config.delivery.max_queue_age = Duration::from_secs(1);
+    })
+    .await;
+    let mut watcher = rig.watcher().await;
+    let mut wire = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
+    wire.send(
+        TEXT,
+        r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#,
+    )
+    .await;
+    assert!(wire.text().await.contains("result"));
+    for _ in 0..15 {
+        rig.nothing_else(&mut watcher).await;
+    }
+    eventually("it is gone", async || {
+        rig.metric(r#"headwater_closes_total{reason="slow_consumer"}"#).await == 1.0
+    })
+    .await;
+    rig.nothing_else(&mut watcher).await;
+}
+
+#[tokio::test]
+async fn clients_are_pinged_and_one_that_never_answers_is_cut() {
+    let rig = Rig::with(|config| {
+        config.keepalive.ping_interval = Duration::from_secs(1);
+        config.keepalive.silence_timeout = Duration::from_secs(3);
+    })
+    .await;
+    let mut silent = Wire::open(rig.address).await;
+    // This one's library answers pings while it reads.
+    let mut alive = rig.watcher().await;
+    let reading = tokio::spawn(async move {
+        alive.event().await;
+        alive
+    });
+    assert_eq!(silent.frame().await.0, PING);
+    silent.until_the_end().await;
+    eventually("it is gone", async || {
+        rig.metric(r#"headwater_closes_total{reason="silent"}"#).await == 1.0
+    })
+    .await;
+    rig.control.mine();
+    reading.await.unwrap();
+}

@@ -1,0 +1,21 @@
+//! The whole service over its real sockets: the app on a free port, a simulated node behind it, raw clients before it.
+//!
+//! Every wait is bounded by [`harness::PATIENCE`]. That nothing comes is shown by something that comes after it, never by
+//! waiting.
+
+// In a test a panic is the report.
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod cli;
+mod envelope;
+mod events;
+mod frames;
+mod grammar;
+mod handshake;
+mod harness;
+mod limits;
+mod sharing;
+mod shutdown;
+mod upstreams;
+mod wire;

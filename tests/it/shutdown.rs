@@ -1,0 +1,83 @@
+//! The drain: what is owed is delivered, and everybody is told to come again.
+
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::harness::{Event, Rig, eventually, node_with_logs_of};
+use crate::wire::{CLOSE, TEXT, Wire, close};
+
+#[tokio::test]
+async fn clients_get_what_was_queued_and_then_1012() {
+    const BLOCKS: usize = 20;
+    let rig = Rig::before(node_with_logs_of(16 << 10).await, |_| {}).await;
+    let mut quick = rig.watcher().await;
+    let mut slow = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
+    slow.send(
+        TEXT,
+        r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#,
+    )
+    .await;
+    assert!(slow.text().await.contains("result"));
+    let mut idle = rig.client().await;
+    for _ in 0..BLOCKS {
+        rig.nothing_else(&mut quick).await;
+    }
+    let mut half_open = Wire::connect(rig.address).await;
+    half_open.write("GET / HTTP/1.1\r\nHost:").await;
+
+    rig.stop();
+    // The slow one keeps it open for a while.
+    eventually("not ready", async || rig.admin("/ready").await.status == 503).await;
+    assert_eq!(rig.admin("/ready").await.body, "not ready: draining\n");
+    assert_eq!(rig.admin("/health").await.status, 200);
+    eventually("no new clients", async || {
+        TcpStream::connect(rig.address).await.is_err()
+    })
+    .await;
+    for client in [&mut quick, &mut idle] {
+        let (messages, code, reason) = client.closed().await;
+        assert_eq!((messages.len(), code, reason.as_str()), (0, 1012, "service restart"));
+    }
+    for i in 0..BLOCKS * 6 {
+        let log = Event::parse(&slow.text().await).json();
+        assert_eq!(log["logIndex"], format!("{:#x}", i % 6));
+    }
+    let (first, payload) = slow.frame().await;
+    assert_eq!((first, &payload[..2]), (CLOSE, &1012u16.to_be_bytes()[..]));
+    slow.send(CLOSE, close(1012, "")).await;
+    slow.ends().await;
+    rig.proxy.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn with_nobody_there_it_ends_at_once() {
+    let rig = Rig::start().await;
+    rig.stop();
+    rig.proxy.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn events_that_are_held_behind_their_answer_are_delivered_too() {
+    let rig = Rig::with(|config| config.delivery.holdoff = std::time::Duration::from_millis(300)).await;
+    let mut witness = rig.watcher().await;
+    rig.nothing_else(&mut witness).await;
+    let mut client = rig.client().await;
+    client.subscribe(json!(["newHeads"])).await;
+    rig.nothing_else(&mut witness).await;
+    rig.stop();
+    let (messages, code, _) = client.closed().await;
+    assert_eq!((messages.len(), code), (1, 1012));
+    drop((client, witness));
+    rig.proxy.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_never_leaves_is_cut_at_the_end_of_the_grace_period() {
+    let rig = Rig::with(|config| config.shutdown.grace = std::time::Duration::from_millis(300)).await;
+    let mut stubborn = Wire::open(rig.address).await;
+    stubborn.works().await;
+    rig.stop();
+    assert_eq!(stubborn.closed().await, (0, Some(1012)));
+    stubborn.ends().await;
+    rig.proxy.ended().await.unwrap();
+}
