@@ -11,7 +11,7 @@ use crate::jsonrpc::{
     self, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, TIMEOUT, error,
 };
 use crate::telemetry::{Metrics, OutcomeLabel};
-use crate::upstream::{CallError, Pool};
+use crate::upstream::{CallError, PendingForm, Pool};
 
 /// Items of one batch that are under way at the same time.
 const BATCH_CONCURRENCY: usize = 32;
@@ -118,6 +118,11 @@ impl Rpc {
     #[must_use]
     pub fn new(pool: Arc<Pool>, policy: Policy, metrics: Arc<Metrics>) -> Self {
         Self { pool, policy, metrics }
+    }
+
+    /// See [`Pool::pending_settled`].
+    pub async fn pending_settled(&self, form: PendingForm) {
+        self.pool.pending_settled(form).await;
     }
 
     /// The response to one item, if it gets one.

@@ -25,6 +25,7 @@ pub use clients::{Clients, LifeSigns};
 pub use limits::{Identity, RequestQuota};
 pub use reader::{Inbound, Reader};
 
+use crate::backplane::PendingForm;
 use crate::clock::Clock;
 use crate::delivery::{Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, SubscriptionId, frame};
 use crate::jsonrpc::{
@@ -123,6 +124,8 @@ struct Session {
     /// The client broke the framing: what it sends is not looked at any more.
     deaf: bool,
     subscriptions: Vec<Subscription>,
+    /// The message at hand subscribed to pending transactions: its answer waits for the node's own subscription.
+    awaited: Option<PendingForm>,
 }
 
 /// Serves a client until it is gone. `early` is what arrived behind the handshake.
@@ -149,6 +152,7 @@ pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, services: Arc<
         reader,
         deaf: false,
         subscriptions: Vec::new(),
+        awaited: None,
     };
     session.take_messages();
     let over = session.run().await;
@@ -294,25 +298,34 @@ impl Session {
             Err(why) => self.refuse(item, "requests", &why.into()),
             Ok(()) => self.plan(item, &mut releases),
         };
-        if !planned.is_forwarded() {
+        let awaited = self.awaited.take();
+        let forwarded = planned.is_forwarded();
+        if !forwarded && awaited.is_none() {
             if let Planned::Done(id, outcome) = planned {
                 self.answer(Response::new(&id, outcome), releases);
             }
             return;
         }
         let Some(place) = self.outbox.begin_call(self.services.settings.max_in_flight) else {
-            if let Planned::Done(id, outcome) = self.refuse(item, "in_flight", &too_many_calls()) {
-                self.answer(Response::new(&id, outcome), Vec::new());
+            let planned = if forwarded {
+                self.refuse(item, "in_flight", &too_many_calls())
+            } else {
+                planned
+            };
+            if let Planned::Done(id, outcome) = planned {
+                self.answer(Response::new(&id, outcome), releases);
             }
             return;
         };
         let rpc = self.services.rpc.clone();
         tokio::spawn(async move {
+            if let Some(form) = awaited {
+                rpc.pending_settled(form).await;
+            }
             if let Some(response) = rpc.complete(planned).await
                 && let Some(outbox) = place.outbox()
             {
-                let pieces = frame::text(&response.head, &response.body, Response::TAIL);
-                outbox.answer(pieces, Vec::new());
+                outbox.answer(frame::text(&response.head, &response.body, Response::TAIL), releases);
             }
         });
     }
@@ -327,7 +340,9 @@ impl Session {
         let mut releases = Vec::new();
         // Before anything is done: a batch that finds no place must not have ended a subscription already.
         let forwards = items.iter().any(|item| match item {
-            Item::Call(request) | Item::Notification(request) => subscription_method(&request.method).is_none(),
+            // A subscription to pending transactions may have to wait for the node's.
+            Item::Call(request) => !matches!(subscription_method(&request.method), Some((_, false))),
+            Item::Notification(request) => subscription_method(&request.method).is_none(),
             Item::Response | Item::Invalid(_) => false,
         });
         let place = if forwards {
@@ -352,8 +367,12 @@ impl Session {
             let responses: Vec<Response> = done.collect();
             return self.answer_batch(&responses, releases);
         };
+        let awaited = self.awaited.take();
         let rpc = self.services.rpc.clone();
         tokio::spawn(async move {
+            if let Some(form) = awaited {
+                rpc.pending_settled(form).await;
+            }
             let responses = rpc.complete_batch(planned).await;
             if let Some(array) = jsonrpc::batch(&responses)
                 && let Some(outbox) = place.outbox()
@@ -388,6 +407,11 @@ impl Session {
             Ok(topic) => topic,
             Err(why) => return why.into(),
         };
+        let form = if let Topic::Pending(form) = topic {
+            Some(form)
+        } else {
+            None
+        };
         if self.subscriptions.len() >= self.services.settings.max_subscriptions {
             self.services
                 .metrics
@@ -406,6 +430,7 @@ impl Session {
         let subscription = self.services.registry.subscribe(topic, &self.outbox);
         let recipient = subscription.recipient.clone();
         self.subscriptions.push(subscription);
+        self.awaited = form.or(self.awaited);
         let answer = format!("\"{}\"", recipient.id());
         releases.push(recipient);
         Outcome::Result(answer.into())

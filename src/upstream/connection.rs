@@ -310,6 +310,7 @@ impl Serving {
             (Purpose::Subscribe(Feed::Pending(form)), Outcome::Error(error)) => {
                 warn!(upstream = %self.shared.endpoint, ?form, "no pending transactions: {}", text(&error));
                 self.pending.insert(form, Standing::Refused);
+                self.shared.settle(form, true);
             }
             (Purpose::Latest, Outcome::Result(json)) => {
                 // Up first: what an upstream that is not in use says is not looked at.
@@ -337,6 +338,7 @@ impl Serving {
             }
             Feed::Pending(form) => {
                 self.pending.insert(form, Standing::Stands(subscription.clone()));
+                self.shared.settle(form, true);
             }
         }
         self.feeds.insert(subscription.clone(), feed);
@@ -425,6 +427,7 @@ impl Serving {
                     }
                 }
                 (Some(Standing::Stands(subscription)), false) => {
+                    self.shared.settle(form, false);
                     self.feeds.remove(&subscription);
                     self.ask("eth_unsubscribe", &format!("[{subscription}]"), Purpose::Ignored);
                 }

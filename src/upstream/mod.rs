@@ -39,6 +39,16 @@ pub struct Wanted {
     pub syncing: bool,
 }
 
+impl Wanted {
+    /// The flag of one form.
+    pub(crate) fn pending(&mut self, form: PendingForm) -> &mut bool {
+        match form {
+            PendingForm::Hash => &mut self.pending_hashes,
+            PendingForm::Full => &mut self.pending_full,
+        }
+    }
+}
+
 /// Which of the configured upstreams; also its priority, 0 first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamId(pub usize);

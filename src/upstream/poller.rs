@@ -208,13 +208,24 @@ impl Gossiper {
     async fn run(mut self) {
         let mut tick = tokio::time::interval(self.shared.settings.poll_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut wanted = self.shared.wanted.clone();
         loop {
-            tick.tick().await;
+            // A new wish is answered at once.
+            tokio::select! {
+                _ = tick.tick() => {}
+                Ok(()) = wanted.changed() => {}
+            }
             if let Err(why) = self.poll().await {
                 debug!("upstream {}: {why}", self.shared.endpoint);
                 self.filter = None;
             }
         }
+    }
+
+    /// One filter serves both forms.
+    fn settle(&self, settled: bool) {
+        self.shared.settle(PendingForm::Hash, settled);
+        self.shared.settle(PendingForm::Full, settled);
     }
 
     async fn poll(&mut self) -> Result<(), String> {
@@ -225,6 +236,7 @@ impl Gossiper {
         }
         if !wanted.pending_hashes && !wanted.pending_full {
             if let Some(filter) = self.filter.take() {
+                self.settle(false);
                 self.node.call("eth_uninstallFilter", &format!("[{filter}]")).await?;
             }
             return Ok(());
@@ -233,7 +245,10 @@ impl Gossiper {
         let filter = match &self.filter {
             Some(filter) => filter,
             None => {
-                let id = self.node.result("eth_newPendingTransactionFilter", "").await?;
+                let id = self.node.result("eth_newPendingTransactionFilter", "").await;
+                // A node without this filter has answered too: nobody waits for it any longer.
+                self.settle(true);
+                let id = id?;
                 self.filter.insert(String::from_utf8_lossy(&id).into_owned())
             }
         };

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::connection::Connection;
 use super::poller::Poller;
-use super::{Endpoint, Gossip, Sighting, UpstreamId, UpstreamSettings, Wanted};
+use super::{Endpoint, Gossip, PendingForm, Sighting, UpstreamId, UpstreamSettings, Wanted};
 use crate::jsonrpc::Outcome;
 
 /// A call came to nothing.
@@ -78,6 +78,8 @@ pub(super) struct Shared {
     pub settings: UpstreamSettings,
     pub status: Mutex<UpstreamStatus>,
     pub active: watch::Sender<Option<UpstreamId>>,
+    /// What the upstream in use was asked for and has answered.
+    pub settled: watch::Sender<Wanted>,
     pub chain_id: Arc<OnceLock<String>>,
     pub sightings: mpsc::Sender<(UpstreamId, Sighting)>,
     pub gossip: mpsc::Sender<Gossip>,
@@ -129,6 +131,14 @@ impl Shared {
         ))
     }
 
+    /// The upstream in use has answered for a form, or lost it.
+    pub fn settle(&self, form: PendingForm, settled: bool) {
+        if *self.active.borrow() == Some(self.id) {
+            self.settled
+                .send_if_modified(|all| std::mem::replace(all.pending(form), settled) != settled);
+        }
+    }
+
     /// What is wanted of this upstream: nothing unless it is the active one.
     pub fn wants(&self) -> Wanted {
         let mine = *self.active.borrow() == Some(self.id);
@@ -161,6 +171,7 @@ struct Upstream {
 pub struct Pool {
     upstreams: Vec<Upstream>,
     active: watch::Sender<Option<UpstreamId>>,
+    settled: watch::Sender<Wanted>,
     request_timeout: Duration,
     gossip_dropped: Arc<AtomicU64>,
 }
@@ -176,6 +187,9 @@ pub struct Channels {
     pub wanted: watch::Receiver<Wanted>,
 }
 
+/// How long a subscriber to pending transactions waits for the node's own subscription.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Blocks by which an upstream may be behind the others and still be chosen by its priority.
 const NEAR: u64 = 2;
 
@@ -187,6 +201,7 @@ impl Pool {
     #[must_use]
     pub fn start(endpoints: &[Endpoint], settings: &UpstreamSettings, channels: &Channels) -> Arc<Self> {
         let active = watch::Sender::new(None);
+        let settled = watch::Sender::new(Wanted::default());
         let chain_id = Arc::new(OnceLock::new());
         let gossip_dropped = Arc::new(AtomicU64::new(0));
         let upstreams = endpoints
@@ -199,6 +214,7 @@ impl Pool {
                     settings: settings.clone(),
                     status: Mutex::default(),
                     active: active.clone(),
+                    settled: settled.clone(),
                     chain_id: chain_id.clone(),
                     sightings: channels.sightings.clone(),
                     gossip: channels.gossip.clone(),
@@ -221,6 +237,7 @@ impl Pool {
         Arc::new(Self {
             upstreams,
             active,
+            settled,
             request_timeout: settings.request_timeout,
             gossip_dropped,
         })
@@ -230,6 +247,16 @@ impl Pool {
     #[must_use]
     pub fn active(&self) -> Option<UpstreamId> {
         *self.active.borrow()
+    }
+
+    /// Waits until the node has answered for this form of pending transactions, so that none is missed that comes after
+    /// our own answer; not for long, and not without a node.
+    pub async fn pending_settled(&self, form: PendingForm) {
+        let mut settled = self.settled.subscribe();
+        if self.active().is_some() {
+            let stands = settled.wait_for(|all| *all.clone().pending(form));
+            drop(tokio::time::timeout(SETTLE_PATIENCE, stands).await);
+        }
     }
 
     /// The upstream in use was lost: takes the next one that stands, by priority.
@@ -253,6 +280,7 @@ impl Pool {
                 .or_else(|| standing().next())
                 .map(|(upstream, _)| upstream);
             *active = next.map(|upstream| upstream.shared.id);
+            self.settled.send_replace(Wanted::default());
             true
         });
         self.active()

@@ -158,7 +158,6 @@ async fn pending_transactions_come_as_hashes_and_in_full() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the proxy answers the first subscriber before the node has: what is sent in between is missed"]
 async fn a_transaction_sent_after_the_answer_is_not_missed() {
     let node = Node::start().await;
     let distant = node.behind(Duration::from_millis(50)).await;
