@@ -241,13 +241,13 @@ async fn what_nodes_do_wrong_does_not_reach_clients() {
     for (what, fault) in [
         ("heads twice", (|faults| faults.duplicate_heads = true) as Fault),
         ("heads that are never announced", |faults| faults.skip_heads = 3),
-        ("heads in the wrong order", |faults| faults.late_heads = 2),
+        ("heads in the wrong order", |faults| faults.late_heads = 3),
         ("empty logs at first", |faults| faults.empty_log_answers = 3),
         ("no removed logs", |faults| faults.send_removed_logs = false),
         ("slow answers", |faults| faults.delay = Some(Duration::from_millis(30))),
         ("all at once", |faults| {
             faults.duplicate_heads = true;
-            faults.late_heads = 1;
+            faults.late_heads = 2;
             faults.skip_heads = 2;
             faults.empty_log_answers = 2;
             faults.announce_tip_only_after_reorg = true;

@@ -81,3 +81,31 @@ async fn a_client_that_never_leaves_is_cut_at_the_end_of_the_grace_period() {
     stubborn.ends().await;
     rig.proxy.ended().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_but_reads_gets_everything_before_the_close_frame() {
+    let rig = Rig::before(node_with_logs_of(64 << 10).await, |config| {
+        config.shutdown.grace = std::time::Duration::from_secs(60);
+    })
+    .await;
+    let mut quick = rig.watcher().await;
+    let mut slow = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
+    slow.send(
+        TEXT,
+        r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#,
+    )
+    .await;
+    slow.text().await;
+    for _ in 0..14 {
+        rig.nothing_else(&mut quick).await;
+    }
+    drop(quick);
+    rig.stop();
+    // Ten logs a second, longer than a close frame may wait for its answer.
+    let mut frames = 0;
+    while slow.frame().await.0 != CLOSE {
+        frames += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(frames, 14 * 6);
+}

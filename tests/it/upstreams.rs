@@ -301,3 +301,29 @@ async fn a_node_of_another_chain_is_not_used() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn calls_to_an_http_node_do_not_wait_for_the_poll() {
+    let node = node().await;
+    let proxy = Proxy::start(&[node.http_url()], |config| {
+        config.node.poll_interval = Duration::from_millis(20);
+    })
+    .await;
+    proxy.ready().await;
+    let mut client = proxy.client().await;
+    client.subscribe(json!(["newPendingTransactions", true])).await;
+    eventually("the filter is made", async || {
+        node.handle().stats().calls.contains_key("eth_getFilterChanges")
+    })
+    .await;
+    node.handle()
+        .set_faults(|faults| faults.delay = Some(Duration::from_millis(200)));
+    for _ in 0..20 {
+        node.handle().add_pending();
+    }
+    // A poll is under way, with a call for each of the twenty.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let began = std::time::Instant::now();
+    client.ask(CHAIN_ID).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
