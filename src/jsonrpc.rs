@@ -195,7 +195,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                             members.method = serde_json::from_str::<Text<'de>>(value.get()).ok().map(|text| text.0);
                         }
                         "params" => members.params = some,
-                        "result" | "error" => members.answer |= some.is_some(),
+                        "result" => members.answer = true,
+                        "error" => members.answer |= some.is_some(),
                         _ => {}
                     }
                 }
@@ -225,6 +226,8 @@ pub const INTERNAL_ERROR: i32 = -32603;
 pub const SERVER_ERROR: i32 = -32000;
 /// geth's `errMsgTimeout`.
 pub const TIMEOUT: i32 = -32002;
+/// geth's `errMsgResponseTooLarge`.
+pub const RESPONSE_TOO_LARGE: i32 = -32003;
 /// EIP-1474 "limit exceeded"; viem retries it.
 pub const LIMIT_EXCEEDED: i32 = -32005;
 
@@ -390,6 +393,7 @@ mod tests {
         check(r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#, "invalid null");
         check(r#"{"jsonrpc":"2.0","id":[1],"method":"m"}"#, "invalid null");
         check(r#"{"jsonrpc":"2.0","id":7,"result":1}"#, "response");
+        check(r#"{"jsonrpc":"2.0","id":7,"result":null}"#, "response");
         check(r#"{"jsonrpc":"2.0","id":7,"error":{}}"#, "response");
         check(
             r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"a","method":"b"}"#,

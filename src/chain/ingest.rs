@@ -274,8 +274,13 @@ impl History {
             debug!(block = %header.block, "the upstream is far behind what was published; waiting for it");
             return;
         }
+        let block = header.block;
         let step = self.tracker.announce(header);
         self.step(step);
+        if self.tracker.tip().is_some_and(|tip| tip.block == block) {
+            // Level with what was published: from here on a step back is one.
+            self.catching_up = false;
+        }
     }
 
     fn step(&mut self, step: Step) {

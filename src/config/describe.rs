@@ -95,7 +95,10 @@ const KEYS: &[(&str, &str)] = &[
         "server.origins",
         "Browser pages that may connect, as [scheme://]host[:port] or *; requests without Origin pass.",
     ),
-    ("server.header_timeout", "How long the head of a request may take."),
+    (
+        "server.header_timeout",
+        "How long the head of a request may take; its body three times as long.",
+    ),
     (
         "methods.denied",
         "Methods that are not forwarded, by name or by prefix with *; they get geth's \"does not exist\".",

@@ -76,6 +76,12 @@ impl CloseReason {
         }
     }
 
+    /// Whether the client broke the rules of the framing: nothing that it sends afterwards can be read, not even its echo.
+    #[must_use]
+    pub fn is_violation(self) -> bool {
+        matches!(self, Self::Protocol(_) | Self::NotUtf8 | Self::TooBig)
+    }
+
     /// Whether what is queued is still written before the close frame.
     #[must_use]
     pub fn flushes(self) -> bool {

@@ -9,7 +9,7 @@ mod writing;
 
 pub use close::CloseReason;
 pub use frame::{Event, Prefix};
-pub use outbox::{InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Signs, Waits};
+pub use outbox::{Answered, InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Signs, Waits};
 pub use queue::{Chunk, Gathered, Kind, Queue};
 pub use recipient::{Batch, Recipient, SubscriptionId};
 

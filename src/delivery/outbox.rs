@@ -8,6 +8,7 @@
 //! All of it is behind one lock, held for a push or for a `writev`; both are of this client alone.
 
 use std::io;
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::queue::Push;
@@ -154,6 +156,18 @@ struct State {
     shed: u64,
 }
 
+/// What became of an answer.
+#[derive(Debug)]
+pub enum Answered {
+    /// It is on its way, or nobody is there to read it.
+    Yes,
+    /// Nothing was queued; the subscriptions that it would have released are given back.
+    NoRoom(Vec<Arc<Recipient>>),
+}
+
+/// From here on an answer is long, in bytes.
+const LONG_ANSWER: usize = 16 << 10;
+
 /// What the session has to wait for on behalf of the writing half.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waits {
@@ -222,17 +236,31 @@ impl Outbox {
         self.settle(&mut state, push)
     }
 
-    /// Queues an answer and flushes; subscriptions in `releases` are served a hold-off after it left.
-    pub fn answer(&self, pieces: Vec<Bytes>, releases: Vec<Arc<Recipient>>) {
+    /// Queues an answer and flushes; subscriptions in `releases` are served a hold-off after it left. A long answer for
+    /// which there is no room is given back: the caller says so under its id. A short one ends the connection.
+    #[must_use]
+    pub fn answer(&self, pieces: Vec<Bytes>, releases: Vec<Arc<Recipient>>) -> Answered {
         let mut state = self.state.lock();
         // What was asked before the end is still answered.
-        if !matches!(state.phase, Phase::Closing(_)) {
-            releases.iter().for_each(|recipient| recipient.answered());
-            let push = state.queue.push_answer(pieces, releases, self.shared.limits.max_bytes);
-            if self.settle(&mut state, push) {
-                self.pump(&mut state);
-            }
+        if matches!(state.phase, Phase::Closing(_)) {
+            return Answered::Yes;
         }
+        let (long, max) = (
+            pieces.iter().map(Bytes::len).sum::<usize>() > LONG_ANSWER,
+            self.shared.limits.max_bytes,
+        );
+        // Short ones may use as much again, so that what did not fit can be told.
+        let push = state
+            .queue
+            .push_answer(pieces, &releases, if long { max } else { 2 * max });
+        if push == Push::Full && long {
+            return Answered::NoRoom(releases);
+        }
+        releases.iter().for_each(|recipient| recipient.answered());
+        if self.settle(&mut state, push) {
+            self.pump(&mut state);
+        }
+        Answered::Yes
     }
 
     /// Queues a ping or pong ahead of all data and flushes.
@@ -434,6 +462,10 @@ impl Outbox {
                 Err(_) => state.end(Over::Gone),
             }
         }
+        if matches!(state.phase, Phase::Closing(reason) if reason.is_violation()) && state.writing.is_empty() {
+            // The echo cannot be told from what is still being sent; the end of our half tells the client to end its own.
+            drop(SockRef::from(&self.socket).shutdown(Shutdown::Write));
+        }
         let after = (state.blocked_since != 0, state.held_until);
         if after != before && after != (false, None) {
             state.tell();
@@ -623,7 +655,10 @@ mod tests {
             Waits::default(),
             "nothing to wait for before the answer"
         );
-        outbox.answer(vec![Bytes::from_static(b"answer")], vec![to.clone()]);
+        assert!(matches!(
+            outbox.answer(vec![Bytes::from_static(b"answer")], vec![to.clone()]),
+            Answered::Yes
+        ));
         assert_eq!(read(&mut client).await, b"answer");
         let until = outbox.waits().until.unwrap();
         assert_eq!(Some(until), to.release_at());

@@ -130,14 +130,17 @@ impl Queue {
 
     /// An answer. Subscriptions in `releases` may be served a hold-off after its last byte was written.
     #[must_use]
-    pub fn push_answer(&mut self, pieces: Vec<Bytes>, releases: Vec<Arc<Recipient>>, max_bytes: usize) -> Push {
+    pub fn push_answer(&mut self, pieces: Vec<Bytes>, releases: &[Arc<Recipient>], max_bytes: usize) -> Push {
         let len: usize = pieces.iter().map(Bytes::len).sum();
         // An answer above the whole bound still goes to a client that owes nothing: the call was allowed.
         if self.bytes > 0 && self.bytes + len > max_bytes {
             return Push::Full;
         }
         self.bytes += len;
-        self.answers.push_back(Answer { pieces, releases });
+        self.answers.push_back(Answer {
+            pieces,
+            releases: releases.to_vec(),
+        });
         Push::Queued { shed: 0 }
     }
 
@@ -263,7 +266,7 @@ mod tests {
             Push::Queued { shed: 0 }
         );
         assert_eq!(
-            queue.push_answer(vec![Bytes::from_static(b"answer")], vec![], MAX),
+            queue.push_answer(vec![Bytes::from_static(b"answer")], &[], MAX),
             Push::Queued { shed: 0 }
         );
         queue.push_control(Bytes::from_static(b"pong"));

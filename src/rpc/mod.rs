@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 
 use crate::jsonrpc::{
-    self, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, TIMEOUT, error,
+    self, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, RESPONSE_TOO_LARGE, Request, Response,
+    TIMEOUT, error,
 };
 use crate::telemetry::{Metrics, OutcomeLabel};
 use crate::upstream::{CallError, PendingForm, Pool};
@@ -153,10 +153,7 @@ impl Rpc {
             let Some(mut response) = response else { continue };
             bytes += response.body.len();
             if bytes > MAX_BATCH_RESPONSE {
-                let Outcome::Error(why) = error(-32003, "response too large").into() else {
-                    continue;
-                };
-                response = Response::failed_like(&response, why);
+                response = response.too_large();
             }
             out.push(response);
         }
@@ -204,15 +201,16 @@ impl Rpc {
 }
 
 impl Response {
-    /// The same id with an error in place of what it was.
-    fn failed_like(response: &Response, why: Bytes) -> Self {
-        let head = String::from_utf8_lossy(&response.head);
+    /// The same id with an error in place of what it was: there is no room for it.
+    #[must_use]
+    pub fn too_large(&self) -> Self {
+        let head = String::from_utf8_lossy(&self.head);
         let id = head.trim_start_matches("{\"jsonrpc\":\"2.0\",\"id\":");
         let id = id
             .strip_suffix(",\"result\":")
             .or_else(|| id.strip_suffix(",\"error\":"))
             .unwrap_or("null");
-        Response::new(id, Outcome::Error(why))
+        Self::new(id, error(RESPONSE_TOO_LARGE, "response too large").into())
     }
 }
 

@@ -38,6 +38,14 @@ pub struct ServerSettings {
     pub origins: Origins,
 }
 
+impl ServerSettings {
+    /// How long a body may take: three times what its head may; 30 s by default, as in geth (`rpc/http.go`).
+    #[must_use]
+    pub fn body_timeout(&self) -> Duration {
+        self.header_timeout * 3
+    }
+}
+
 /// Connections above the limit that are still answered, with 429; beyond these they are dropped unheard.
 const TURNED_AWAY: usize = 64;
 
@@ -178,7 +186,7 @@ async fn respond(request: Request<Incoming>, peer: IpAddr, open: Arc<Open>, full
         if let Err(why) = handshake::check_origin(&request, &door.settings.origins) {
             return refuse(door, why);
         }
-        return post::answer(request, peer, &door.services, door.settings.max_body_bytes).await;
+        return post::answer(request, peer, &door.services, &door.settings).await;
     }
     let accept = match handshake::check(&request, &door.settings.origins) {
         Ok(accept) => accept,

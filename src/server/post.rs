@@ -1,7 +1,6 @@
 //! JSON-RPC over HTTP, as geth serves it (PROTOCOL 1.15).
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -9,6 +8,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 
+use super::ServerSettings;
 use crate::jsonrpc::{self, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error};
 use crate::rpc::{Planned, subscription_method};
 use crate::session::{Identity, Services};
@@ -17,15 +17,12 @@ use crate::telemetry::ReasonLabel;
 /// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
 const CONTENT_TYPES: [&str; 3] = ["application/json", "application/json-rpc", "application/jsonrequest"];
 
-/// How long a body may take; geth's read time-out (`rpc/http.go`).
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
-
 /// Answers one request.
 pub async fn answer(
     request: Request<Incoming>,
     peer: IpAddr,
     services: &Services,
-    max_body: usize,
+    door: &ServerSettings,
 ) -> Response<Full<Bytes>> {
     match *request.method() {
         Method::POST => {}
@@ -50,8 +47,8 @@ pub async fn answer(
             "invalid content type, only application/json is supported\n",
         );
     }
-    let collecting = Limited::new(request.into_body(), max_body).collect();
-    let Ok(collected) = tokio::time::timeout(BODY_PATIENCE, collecting).await else {
+    let collecting = Limited::new(request.into_body(), door.max_body_bytes).collect();
+    let Ok(collected) = tokio::time::timeout(door.body_timeout(), collecting).await else {
         return plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n");
     };
     let body = match collected {

@@ -27,7 +27,9 @@ pub use reader::{Inbound, Reader};
 
 use crate::backplane::PendingForm;
 use crate::clock::Clock;
-use crate::delivery::{Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, SubscriptionId, frame};
+use crate::delivery::{
+    Answered, CloseReason, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, SubscriptionId, frame,
+};
 use crate::jsonrpc::{
     self, INVALID_PARAMS, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR, Request, Response,
     SERVER_ERROR, error,
@@ -325,7 +327,7 @@ impl Session {
             if let Some(response) = rpc.complete(planned).await
                 && let Some(outbox) = place.outbox()
             {
-                outbox.answer(frame::text(&response.head, &response.body, Response::TAIL), releases);
+                answer(&outbox, &response, releases);
             }
         });
     }
@@ -377,7 +379,7 @@ impl Session {
             if let Some(array) = jsonrpc::batch(&responses)
                 && let Some(outbox) = place.outbox()
             {
-                outbox.answer(frame::text(b"", &array.into(), b""), releases);
+                answer_batch(&outbox, array, &responses, releases);
             }
         });
     }
@@ -452,13 +454,12 @@ impl Session {
     }
 
     fn answer(&self, response: Response, releases: Vec<Arc<Recipient>>) {
-        self.outbox
-            .answer(frame::text(&response.head, &response.body, Response::TAIL), releases);
+        answer(&self.outbox, &response, releases);
     }
 
     fn answer_batch(&self, responses: &[Response], releases: Vec<Arc<Recipient>>) {
         if let Some(array) = jsonrpc::batch(responses) {
-            self.outbox.answer(frame::text(b"", &array.into(), b""), releases);
+            answer_batch(&self.outbox, array, responses, releases);
         }
     }
 
@@ -498,6 +499,34 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Sends a response, or where it is too long for what the client has left unread, says that.
+fn answer(outbox: &Outbox, response: &Response, releases: Vec<Arc<Recipient>>) {
+    let pieces = |response: &Response| frame::text(&response.head, &response.body, Response::TAIL);
+    if let Answered::NoRoom(releases) = outbox.answer(pieces(response), releases) {
+        // An error is short: it is queued, or the connection ends.
+        drop(outbox.answer(pieces(&response.too_large()), releases));
+    }
+}
+
+/// As [`answer`], item by item the same.
+fn answer_batch(outbox: &Outbox, array: Vec<u8>, responses: &[Response], releases: Vec<Arc<Recipient>>) {
+    if let Answered::NoRoom(releases) = outbox.answer(frame::text(b"", &array.into(), b""), releases) {
+        let short = |response: &Response| {
+            if response.len() > 1024 {
+                response.too_large()
+            } else {
+                response.clone()
+            }
+        };
+        let short: Vec<Response> = responses.iter().map(short).collect();
+        if let Some(array) = jsonrpc::batch(&short)
+            && let Answered::NoRoom(_) = outbox.answer(frame::text(b"", &array.into(), b""), releases)
+        {
+            outbox.close(CloseReason::SlowConsumer);
         }
     }
 }

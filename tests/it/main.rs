@@ -15,6 +15,7 @@ mod grammar;
 mod handshake;
 mod harness;
 mod limits;
+mod regressions;
 mod sharing;
 mod shutdown;
 mod upstreams;
