@@ -162,7 +162,7 @@ impl Metrics {
         );
         r.register(
             "delivery_latency_seconds",
-            "From the arrival of the node's message to the write on the client's socket; one sample for each group of up to 128 clients, its last",
+            "From the arrival of the node's message to the write on the client's socket; one sample for each group of clients that are written to together, its last",
             metrics.delivery_latency.clone(),
         );
         r.register(

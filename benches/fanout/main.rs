@@ -59,7 +59,7 @@ struct Options {
     /// Counted events of the bursts scenario, a hundred logs each.
     #[arg(long, default_value_t = 30)]
     bursts: usize,
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Events per second at most; the next event also waits for the last client of the one before.
     #[arg(long, default_value_t = 40.0)]

@@ -286,9 +286,9 @@ impl Outbox {
     /// share cost as much as the rest of a delivery.
     pub fn flush_all(outboxes: &[Arc<Self>]) {
         let Some(first) = outboxes.first() else { return };
-        let mut tally = Tally::default();
+        let (mut tally, now) = (Tally::default(), first.shared.clock.now());
         for outbox in outboxes {
-            outbox.pump_into(&mut outbox.state.lock(), &mut tally);
+            outbox.pump_into(&mut outbox.state.lock(), now, &mut tally);
         }
         first.shared.record(&tally);
     }
@@ -431,16 +431,16 @@ impl Outbox {
     /// the session waits for what comes next.
     fn pump(&self, state: &mut State) {
         let mut tally = Tally::default();
-        self.pump_into(state, &mut tally);
+        self.pump_into(state, self.shared.clock.now(), &mut tally);
         self.shared.record(&tally);
     }
 
-    fn pump_into(&self, state: &mut State, tally: &mut Tally) {
+    /// The time is the caller's: reading the clock for each of a thousand clients shows.
+    fn pump_into(&self, state: &mut State, now: Millis, tally: &mut Tally) {
         state.flush_due = false;
         let before = (state.blocked_since != 0, state.held_until);
         let mut turns = 0;
         while state.over.is_none() {
-            let now = self.shared.clock.now();
             let calls = self.in_flight.load(Ordering::Relaxed);
             if state.writing.is_empty() && !state.gather(now, calls) {
                 break;

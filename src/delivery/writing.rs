@@ -43,9 +43,9 @@ impl Writing {
         self.chunks.is_empty()
     }
 
-    /// Gives the memory back where nothing is on its way.
+    /// Gives the memory back where nothing is on its way; room for a few chunks stays, for the next event.
     pub fn rest(&mut self) {
-        if self.chunks.is_empty() {
+        if self.chunks.is_empty() && self.chunks.capacity() > 4 {
             self.chunks = VecDeque::new();
         }
     }
