@@ -85,7 +85,8 @@ impl Header {
 /// together anew, value by value as it came.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderShape {
-    members: Option<Vec<String>>,
+    /// Each member's name, and whether it was announced as `null`.
+    members: Option<Vec<(String, bool)>>,
 }
 
 /// What a block has and a geth header has not (PROTOCOL 1.8), for nodes that never announced one.
@@ -95,7 +96,12 @@ impl HeaderShape {
     /// Learns from an announced header.
     pub fn learn(&mut self, json: &[u8]) {
         if let Ok(Members(members)) = serde_json::from_slice(json) {
-            self.members = Some(members.into_iter().map(|(name, _)| name).collect());
+            self.members = Some(
+                members
+                    .into_iter()
+                    .map(|(name, value)| (name, value.get() == "null"))
+                    .collect(),
+            );
         }
     }
 
@@ -121,9 +127,12 @@ impl HeaderShape {
         };
         match &self.members {
             Some(wanted) => {
-                for name in wanted {
-                    if let Some((_, value)) = have.iter().find(|(own, _)| own == name) {
-                        put(name, value);
+                for (name, was_null) in wanted {
+                    match have.iter().find(|(own, _)| own == name) {
+                        Some((_, value)) => put(name, value),
+                        // geth announces as `null` what its blocks leave out.
+                        None if *was_null => put(name, RawValue::NULL),
+                        None => {}
                     }
                 }
             }
@@ -191,6 +200,9 @@ pub(crate) mod tests {
         let header = shape.header_of(block.as_bytes(), Instant::now()).expect("header");
         assert_eq!(header.json, json(r#","size":"0x1""#).as_bytes());
         assert_eq!((header.block.number, header.timestamp), (16, 5));
+        shape.learn(json(r#","slotNumber":null"#).as_bytes());
+        let header = shape.header_of(block.as_bytes(), Instant::now()).expect("header");
+        assert_eq!(header.json, json(r#","slotNumber":null"#).as_bytes());
     }
 
     #[test]

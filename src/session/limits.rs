@@ -63,7 +63,7 @@ impl RequestQuota {
         }
     }
 
-    /// Charges the length of a message before it is read: one request for each [`BYTES_PER_REQUEST`].
+    /// Charges the length of a message before it is read: one request for each 64 KiB.
     ///
     /// # Errors
     /// As [`Self::charge`].

@@ -106,7 +106,8 @@ async def main():
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     async with AsyncWeb3(WebSocketProvider(ws_url)) as w3:
         driver = Driver(w3)
-        handling = asyncio.create_task(w3.subscription_manager.handle_subscriptions(run_forever=True))
+        # Only once there is a subscription: the handler takes errors of ordinary calls for its own now and then.
+        handling = None
         while line := await lines.readline():
             command = json.loads(line)
             try:
@@ -114,10 +115,13 @@ async def main():
                 say(id=command["id"], value=value)
             except (Web3Exception, ValueError, TypeError) as error:
                 say(id=command["id"], error={"name": type(error).__name__, "message": str(error)})
-            if handling.done():
+            if handling is None and w3.subscription_manager.subscriptions:
+                handling = asyncio.create_task(w3.subscription_manager.handle_subscriptions(run_forever=True))
+            if handling and handling.done():
                 handling.result()
                 raise RuntimeError("web3.py stopped handling subscriptions")
-        handling.cancel()
+        if handling:
+            handling.cancel()
 
 
 asyncio.run(main())
