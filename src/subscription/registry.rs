@@ -299,7 +299,7 @@ struct Due {
 }
 
 /// Clients written to by one task: many where each write is small, for a second core costs more than it brings
-/// (1.14 against 1.30 of the bare loop's CPU for heads to a thousand clients); few where each is long (1.19 against 1.45
+/// (1.16 against 1.30 of the bare loop's CPU for heads to a thousand clients); few where each is long (1.2 to 1.4 against 1.45
 /// for bursts of a hundred logs). Measured by `benches/fanout`.
 const SMALL_TOGETHER: usize = 1024;
 const LARGE_TOGETHER: usize = 128;
