@@ -31,6 +31,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 const LOG_WARN: u32 = 10;
 const LOG_GIVE_UP: u32 = 36;
 
+/// Blocks that may wait for their logs even where less history is kept; twice as many end in a loss of continuity.
+const MIN_PIPELINE: usize = 64;
+
 /// Logs fetched at the same time: after an outage many blocks wait, and one round trip each is too slow.
 const MAX_LOG_FETCHES: usize = 8;
 
@@ -333,6 +336,15 @@ impl History {
                 head_published: false,
                 logs: LogsState::Wanted,
             });
+        }
+        // A node that announces heads but serves no logs must not fill the memory.
+        if self.pipeline.len() > 2 * self.settings.blocks.max(MIN_PIPELINE) {
+            warn!(
+                blocks = self.pipeline.len(),
+                "too many blocks wait for their logs; subscribers are closed with 1012"
+            );
+            self.pipeline.clear();
+            self.lose_continuity();
         }
         self.fetch_logs();
     }

@@ -14,8 +14,6 @@ pub enum CloseReason {
     NotUtf8,
     /// A message above the limit.
     TooBig,
-    /// The client asks for more than it may, again and again.
-    Policy(&'static str),
     /// The queue grew past its bound in bytes or age.
     SlowConsumer,
     /// No bytes could be written for too long: the peer does not read.
@@ -36,7 +34,7 @@ impl CloseReason {
             Self::Goodbye(code) => code,
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 => Some(1007),
-            Self::Policy(_) | Self::Silent => Some(1008),
+            Self::Silent => Some(1008),
             Self::TooBig => Some(1009),
             Self::ContinuityLost | Self::Drain => Some(1012),
             Self::SlowConsumer | Self::WriteDeadline => Some(1013),
@@ -48,7 +46,7 @@ impl CloseReason {
     pub fn text(self) -> &'static str {
         match self {
             Self::Goodbye(_) => "",
-            Self::Protocol(what) | Self::Policy(what) => what,
+            Self::Protocol(what) => what,
             Self::NotUtf8 => "invalid UTF-8",
             Self::TooBig => "message too big",
             Self::SlowConsumer => "slow consumer: the queue of undelivered events is full",
@@ -67,7 +65,6 @@ impl CloseReason {
             Self::Protocol(_) => "protocol",
             Self::NotUtf8 => "not_utf8",
             Self::TooBig => "too_big",
-            Self::Policy(_) => "policy",
             Self::SlowConsumer => "slow_consumer",
             Self::WriteDeadline => "write_deadline",
             Self::Silent => "silent",

@@ -129,20 +129,20 @@ impl Rpc {
     pub async fn complete(&self, planned: Planned) -> Option<Response> {
         match planned {
             Planned::Silent => None,
-            Planned::Done(id, outcome) => {
-                let label = if matches!(outcome, Outcome::Result(_)) {
-                    "local_result"
-                } else {
-                    "local_error"
-                };
-                self.count(label);
-                Some(Response::new(&id, outcome))
-            }
+            Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
             Planned::Forward { id, method, params } => {
                 let outcome = self.forward(method, params).await;
                 id.map(|id| Response::new(&id, outcome))
             }
         }
+    }
+
+    /// The response to what was answered here; counted.
+    #[must_use]
+    pub fn local(&self, id: &str, outcome: Outcome) -> Response {
+        let result = matches!(outcome, Outcome::Result(_));
+        self.count(if result { "local_result" } else { "local_error" });
+        Response::new(id, outcome)
     }
 
     /// The responses to a batch, in the order of the request.

@@ -304,7 +304,8 @@ impl Session {
         let forwarded = planned.is_forwarded();
         if !forwarded && awaited.is_none() {
             if let Planned::Done(id, outcome) = planned {
-                self.answer(Response::new(&id, outcome), releases);
+                let response = self.services.rpc.local(&id, outcome);
+                self.answer(response, releases);
             }
             return;
         }
@@ -315,7 +316,8 @@ impl Session {
                 planned
             };
             if let Planned::Done(id, outcome) = planned {
-                self.answer(Response::new(&id, outcome), releases);
+                let response = self.services.rpc.local(&id, outcome);
+                self.answer(response, releases);
             }
             return;
         };
@@ -363,7 +365,7 @@ impl Session {
         };
         let Some(place) = place.filter(|_| refusal.is_none()) else {
             let done = planned.into_iter().filter_map(|one| match one {
-                Planned::Done(id, outcome) => Some(Response::new(&id, outcome)),
+                Planned::Done(id, outcome) => Some(self.services.rpc.local(&id, outcome)),
                 _ => None,
             });
             let responses: Vec<Response> = done.collect();
