@@ -32,6 +32,18 @@ build: ## the release binary, below target/release
 test: $(NODE_READY) $(VENV_READY) ## every test: Rust, then real web3 libraries; ends with "N passed, N failed"
 	@scripts/test
 
+.PHONY: simulate
+simulate: ## the app under drawn faults on simulated time: SEEDS=500 new ones, or SEED=7 again (TIMES=20)
+	@$(if $(SEED),SEED=$(SEED)) $(if $(SEEDS),SEEDS=$(SEEDS)) $(if $(TIMES),TIMES=$(TIMES)) $(CARGO) test --locked --test simulate -- --nocapture
+
+MINUTES ?= 10
+
+.PHONY: chaos
+chaos: build $(NODE_READY) ## real processes killed and stopped under load: make chaos [MINUTES=10] [SEED=n]
+	ANVIL=$(abspath $(INTEROP))/node_modules/.bin/anvil PROXY_BIN=$(TARGET_DIR)/release/headwater \
+	CHAOS_SECONDS=$$(($(MINUTES) * 60)) CHAOS_SEED=$(or $(SEED),$$(date +%s)) \
+	$(CARGO) test --locked --test chaos -- --exact chaos_costs_no_client_an_event
+
 .PHONY: fmt
 fmt: ## format the code
 	$(CARGO) fmt
@@ -69,8 +81,12 @@ static: ## the static musl binary, started from an empty directory without an en
 	@scripts/check-static $(TARGET_DIR)/$(STATIC_TARGET)/release/headwater
 
 .PHONY: bench
-bench: ## the fan-out benchmark
-	$(CARGO) bench --locked --bench fanout
+bench: ## the whole table, some twenty minutes: writes benches/RESULTS.md with its plots
+	$(CARGO) bench --locked --bench fanout -- --clients 100,1000,9000 --report $(abspath benches)
+
+.PHONY: bench-quick
+bench-quick: ## the fan-out benchmark in a minute or two; a lost or reordered event fails it
+	$(CARGO) bench --locked --bench fanout -- --rounds 2 --events 50 --bursts 10
 
 # Unoptimised: half the compile time, and a check still takes a second.
 $(CARGO_DENY):

@@ -14,14 +14,14 @@ use tracing::{info, warn};
 
 use crate::admin::Admin;
 use crate::backplane::{self, Feed, Wanted};
-use crate::chain::{Ingest, Tip};
+use crate::chain::{Archive, Ingest, Source, Tip};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::devnet::Devnet;
 use crate::rpc::{Policy, Rpc};
 use crate::server::Server;
 use crate::session::{RequestQuota, Services};
-use crate::subscription::{Registry, dispatch};
+use crate::subscription::{Registry, Replays, dispatch};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Endpoint, Pool};
 
@@ -138,19 +138,29 @@ impl App {
             gossip,
             wanted: wants,
         };
-        let pool = Pool::start(&config.upstreams, &config.node, &channels);
+        let pool = Pool::start(&config.upstreams, &config.node, &channels, metrics.clone());
         drop(channels);
         let tip = Arc::new(Tip::default());
         let (publisher, feed) = backplane::in_process(heard);
+        let source = Arc::new(Source::new(pool.clone(), config.history.verify));
         let ingest = Ingest::new(
             pool.clone(),
+            source.clone(),
             seen,
             publisher,
             config.history,
             metrics.clone(),
             tip.clone(),
         );
-        let registry = Arc::new(Registry::new(wanted, clock, metrics.clone()));
+        let registry = Arc::new(Registry::new(
+            config.history.blocks,
+            config.server.compression,
+            wanted,
+            clock,
+            metrics.clone(),
+        ));
+        let archive = Archive::new(source);
+        let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
         // The request path, from the sockets to the node.
         let policy = Policy {
@@ -161,6 +171,7 @@ impl App {
         let quota = RequestQuota::new(config.requests.0, config.requests.1);
         let services = Arc::new(Services::new(
             registry.clone(),
+            replays,
             rpc,
             quota,
             config.session,

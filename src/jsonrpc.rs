@@ -224,6 +224,8 @@ pub const INVALID_PARAMS: i32 = -32602;
 pub const INTERNAL_ERROR: i32 = -32603;
 /// geth's default for errors without a code of their own.
 pub const SERVER_ERROR: i32 = -32000;
+/// EIP-1474 "resource not found".
+pub const RESOURCE_NOT_FOUND: i32 = -32001;
 /// geth's `errMsgTimeout`.
 pub const TIMEOUT: i32 = -32002;
 /// geth's `errMsgResponseTooLarge`.
@@ -235,6 +237,12 @@ pub const LIMIT_EXCEEDED: i32 = -32005;
 #[must_use]
 pub fn error(code: i32, message: impl Into<String>) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(code, message, None::<()>)
+}
+
+/// An error object with `data`.
+#[must_use]
+pub fn error_with(code: i32, message: impl Into<String>, data: &serde_json::Value) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(code, message, Some(data))
 }
 
 /// What a call came to: JSON that stands as it is under `result` or under `error`.

@@ -3,8 +3,11 @@
 //! # The map
 //!
 //! ```text
-//! event    upstream (a node's words) > chain (one history: ingest, tracker) > backplane
-//!          > subscription (registry, index, dispatch) > delivery (frames, queue, outbox) > the socket
+//! event    upstream (a node's words; standing: whose) > chain (ingest, assembly, tracker: one history) > backplane
+//!          > subscription (registry with what was published; index, dispatch) > delivery (frames, queue, outbox) > the socket
+//!
+//! past     subscription::replay (a client that comes back) > chain::cursor over chain::history, or chain::archive for what
+//!          is older than memory > delivery::outbox, until it is level and joins the line above
 //!
 //! request  server (listener, handshake) > session (reader, limits)
 //!          > subscription::registry      eth_subscribe, eth_unsubscribe
@@ -17,7 +20,8 @@
 //! # What holds
 //!
 //! 1. Nothing before [`delivery`] knows that a client exists; nothing after [`chain`] knows that an upstream exists.
-//! 2. The tracker, the filter and its index, frames and the queue do no I/O and read no clock.
+//! 2. What decides does no I/O and reads no clock: upstream's standing; the chain's assembly, tracker, history and cursor; the
+//!    filter and its index; frames and the queue.
 //! 3. No channel, map or buffer is unbounded.
 //! 4. Loss is never silent: what cannot be delivered ends the connection with a close code and a reason.
 //! 5. A call is sent to a node once; nothing is retried on a client's behalf.
@@ -47,5 +51,6 @@ pub mod config;
 pub mod devnet;
 
 pub mod clock;
+pub mod deflate;
 pub mod jsonrpc;
 pub mod telemetry;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod health;
 mod tail;
 
@@ -38,6 +39,8 @@ enum Command {
     Devnet(DevnetArgs),
     /// Subscribe to an endpoint and print what it sends.
     Tail(tail::TailArgs),
+    /// Load an endpoint with many clients and check what each is sent.
+    Bench(bench::BenchArgs),
     /// Check the configuration, say what it comes to, and exit.
     CheckConfig(RunArgs),
     /// Print a configuration file with every setting, its meaning and its default.
@@ -120,6 +123,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Run(args) => run(configuration(&args)?),
         Command::Devnet(args) => block_on(run_devnet(args)),
         Command::Tail(args) => block_on(tail::tail(args)),
+        Command::Bench(args) => bench::bench(args),
         Command::CheckConfig(args) => {
             let config = configuration(&args)?;
             let upstreams: Vec<String> = config.upstreams.iter().map(ToString::to_string).collect();

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub deliveries: Family<KindLabel, Counter>,
     /// Bytes written to clients' sockets.
     pub bytes_out: Counter,
+    /// Bytes that compression kept off clients' sockets.
+    pub bytes_saved: Counter,
     /// Bytes read from clients' sockets.
     pub bytes_in: Counter,
     /// From the node's message to the socket, in seconds.
@@ -67,6 +69,14 @@ pub struct Metrics {
     pub upstream_up: Family<UpstreamLabel, Gauge>,
     /// Connections made to an upstream.
     pub upstream_connects: Family<UpstreamLabel, Gauge>,
+    /// 1 where an upstream is in use.
+    pub upstream_active: Family<UpstreamLabel, Gauge>,
+    /// How long ago the oldest block that an upstream has not reached was first told by another, in seconds.
+    pub upstream_lag: Family<UpstreamLabel, Gauge<f64, AtomicU64>>,
+    /// Changes from one upstream to another, by reason.
+    pub failovers: Family<ReasonLabel, Counter>,
+    /// From the last thing heard of the upstream that was left until another was in use, in seconds.
+    pub failover_seconds: Histogram,
     /// Number of the newest block.
     pub head_number: Gauge,
     /// Seconds since the newest block arrived.
@@ -79,8 +89,10 @@ pub struct Metrics {
     pub backfilled_blocks: Counter,
     /// Answers to `eth_getLogs` that were refused or missing, and asked for again.
     pub log_retries: Family<ReasonLabel, Counter>,
-    /// Times that continuity was lost; clients were closed with 1012.
-    pub continuity_lost: Counter,
+    /// Times that continuity was lost, by reason; clients were closed with 1012.
+    pub continuity_lost: Family<ReasonLabel, Counter>,
+    /// Subscriptions that asked for what was before, by where it was found, or why it was not.
+    pub resumed: Family<ReasonLabel, Counter>,
 }
 
 /// `upstream="ws://127.0.0.1:8546"`; never with a secret.
@@ -103,6 +115,7 @@ impl Metrics {
             filters: Gauge::default(),
             deliveries: Family::default(),
             bytes_out: Counter::default(),
+            bytes_saved: Counter::default(),
             bytes_in: Counter::default(),
             // 50 microseconds to 13 seconds.
             delivery_latency: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
@@ -113,13 +126,19 @@ impl Metrics {
             forward_seconds: Histogram::new(exponential_buckets(100e-6, 2.0, 18)),
             upstream_up: Family::default(),
             upstream_connects: Family::default(),
+            upstream_active: Family::default(),
+            upstream_lag: Family::default(),
+            failovers: Family::default(),
+            // 1 millisecond to 65 seconds.
+            failover_seconds: Histogram::new(exponential_buckets(1e-3, 2.0, 17)),
             head_number: Gauge::default(),
             head_age: Gauge::default(),
             reorgs: Counter::default(),
             reorged_blocks: Counter::default(),
             backfilled_blocks: Counter::default(),
             log_retries: Family::default(),
-            continuity_lost: Counter::default(),
+            continuity_lost: Family::default(),
+            resumed: Family::default(),
         };
         let mut registry = Registry::with_prefix("headwater");
         let r = &mut registry;
@@ -156,6 +175,11 @@ impl Metrics {
             metrics.bytes_out.clone(),
         );
         r.register(
+            "saved_bytes",
+            "Bytes that compression kept off the wire to WebSocket clients",
+            metrics.bytes_saved.clone(),
+        );
+        r.register(
             "received_bytes",
             "Bytes read from WebSocket clients",
             metrics.bytes_in.clone(),
@@ -164,6 +188,11 @@ impl Metrics {
             "delivery_latency_seconds",
             "From the arrival of the node's message to the write on the client's socket; one sample for each group of clients that are written to together, its last",
             metrics.delivery_latency.clone(),
+        );
+        r.register(
+            "resumed",
+            "Subscriptions with after or fromBlock: memory, node (older than memory), or why not: too_old, unknown, lost",
+            metrics.resumed.clone(),
         );
         r.register(
             "queue_bytes",
@@ -199,6 +228,26 @@ impl Metrics {
             "upstream_connects",
             "Connections made to an upstream",
             metrics.upstream_connects.clone(),
+        );
+        r.register(
+            "upstream_active",
+            "1 where an upstream is in use",
+            metrics.upstream_active.clone(),
+        );
+        r.register(
+            "upstream_lag_seconds",
+            "Time since the oldest block that an upstream has not reached was first told by another",
+            metrics.upstream_lag.clone(),
+        );
+        r.register(
+            "failovers",
+            "Changes from one upstream to another, by reason",
+            metrics.failovers.clone(),
+        );
+        r.register(
+            "failover_seconds",
+            "From the last thing heard of the upstream that was left until another was in use",
+            metrics.failover_seconds.clone(),
         );
         r.register("head_number", "Number of the newest block", metrics.head_number.clone());
         r.register(

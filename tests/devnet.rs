@@ -200,6 +200,10 @@ async fn counted_faults_pass() {
         client.call("eth_gasPrice", json!([])).await["error"]["message"],
         "simulated failure"
     );
+    control.set_faults(|faults| faults.failing_calls = 1);
+    for outcome in ["error", "result"] {
+        assert!(client.call("eth_chainId", json!([])).await.get(outcome).is_some());
+    }
     control.set_faults(|faults| faults.refuse_connections = true);
     assert!(connect_async(devnet.ws_url()).await.is_err());
 }

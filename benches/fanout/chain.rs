@@ -190,7 +190,7 @@ fn topics(number: u64, index: u64) -> [B256; 3] {
 }
 
 /// 32 bytes that look random and depend on their three inputs alone.
-fn word(name: &str, number: u64, index: u64) -> B256 {
+pub fn word(name: &str, number: u64, index: u64) -> B256 {
     let mut state = name.bytes().fold(number.rotate_left(32) ^ index, |state, byte| {
         mix(state ^ u64::from(byte))
     });

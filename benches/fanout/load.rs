@@ -1,8 +1,9 @@
 //! The load generator: many clients in one thread, each of which checks every message that it gets.
 //!
-//! On standard output it says `ready` when all have subscribed, `done <event> <nanoseconds>` (the system's monotonic
-//! clock) when the last client has all of an event, `fault <account>` when a client got something else than the next
-//! message, and on the command `finish` either a fault or `finished <messages> <rewritten>`.
+//! On standard output it says `ready <nanoseconds>` (since the first connect) when all have subscribed, `done <event>
+//! <nanoseconds>` (the system's monotonic clock) when the last client has all of an event, `fault <account>` when a client
+//! got something else than the next message, and on the command `finish` either a fault or `finished <messages>
+//! <rewritten>`.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,7 @@ use std::{
     net::SocketAddr,
     sync::{Arc, mpsc::channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,12 +22,10 @@ use socket2::SockRef;
 
 use crate::{
     chain::{Chain, Scenario},
+    frames::{BINARY, CLOSE, FrameReader, Message, PING, PONG, TEXT, client_frame},
     notification,
     roles::LoadArgs,
-    websocket::{
-        CLIENT_KEY, CLOSE, Frame, FrameReader, PING, PONG, TEXT, accept_value, client_frame, http_head_len,
-        http_header, upgrade_request,
-    },
+    websocket::{CLIENT_KEY, accept_value, http_head_len, http_header, upgrade_request},
 };
 
 const COMMANDS: Token = Token(usize::MAX);
@@ -66,6 +65,7 @@ struct Load {
     complete: Vec<usize>,
     rewritten: u64,
     buffer: Vec<u8>,
+    started: Instant,
 }
 
 impl Load {
@@ -80,6 +80,7 @@ impl Load {
             complete: vec![0; args.work.events],
             rewritten: 0,
             buffer: vec![0; READ_BUFFER],
+            started: Instant::now(),
         })
     }
 
@@ -167,7 +168,7 @@ impl Load {
     fn one_more_subscribed(&mut self) -> Result<()> {
         self.subscribed += 1;
         if self.subscribed == self.wanted {
-            println!("ready");
+            println!("ready {}", self.started.elapsed().as_nanos());
         }
         if self.clients.len() < self.wanted {
             self.connect()?;
@@ -292,8 +293,8 @@ impl Client {
     fn frames(&mut self, bytes: &[u8], script: &Script) -> Result<News> {
         let mut news = News::default();
         let Self { stream, stage, frames } = self;
-        frames.feed(bytes, |Frame { opcode, payload }| match opcode {
-            TEXT => match stage {
+        frames.feed(bytes, |Message { opcode, payload }| match opcode {
+            TEXT | BINARY => match stage {
                 Stage::Live(feed) => feed.message(&payload, script, &mut news),
                 Stage::Upgrade(_) | Stage::Subscribing => {
                     *stage = Stage::Live(Feed::from_answer(&payload)?);

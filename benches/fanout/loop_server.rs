@@ -15,10 +15,11 @@ use mio::{
 };
 
 use crate::{
+    frames::{FrameReader, TEXT},
     notification,
     process::on_each_event,
     roles::ServeArgs,
-    websocket::{FrameReader, TEXT, http_head_len, http_header, text_header, upgrade_response},
+    websocket::{http_head_len, http_header, text_header, upgrade_response},
 };
 
 const LISTENER: Token = Token(usize::MAX);

@@ -11,8 +11,12 @@
 //! window of events, the kernel's part included. The servers take turns for several rounds, each time started afresh;
 //! medians are shown. The clients check every byte: a lost, doubled, reordered or altered message fails the benchmark.
 //!
+//! With `--report` the rest of the table is measured too (idle memory, a stalled client, matching), and everything is
+//! written down as `RESULTS.md` with its plots.
+//!
 //! ```text
 //! cargo bench --bench fanout -- --clients 1000 --rounds 5 --only loop,headwater
+//! cargo bench --bench fanout -- --clients 100,1000,9000 --report benches
 //! ```
 
 #![expect(
@@ -21,15 +25,22 @@
 )]
 
 mod chain;
+#[path = "../../src/bench/frames.rs"]
+mod frames;
 mod load;
 mod loop_server;
+mod matching;
 mod node;
 mod notification;
 mod process;
+mod report;
 mod roles;
 mod run;
+mod stalled;
 mod stock_server;
+mod svg;
 mod table;
+#[path = "../../src/bench/usage.rs"]
 mod usage;
 mod websocket;
 
@@ -40,6 +51,7 @@ use clap::Parser;
 
 use crate::{
     chain::Scenario,
+    report::Extras,
     roles::Role,
     run::{Plan, Server, measure},
     table::Results,
@@ -51,12 +63,13 @@ use crate::{
 struct Options {
     #[command(subcommand)]
     role: Option<Role>,
-    #[arg(long, default_value_t = 1000)]
-    clients: usize,
-    /// Counted events of the heads scenario.
+    /// How many clients; several numbers one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "1000")]
+    clients: Vec<usize>,
+    /// Counted events of the heads scenario; fewer where there are more than 1,000 clients.
     #[arg(long, default_value_t = 200)]
     events: usize,
-    /// Counted events of the bursts scenario, a hundred logs each.
+    /// Counted events of the bursts scenario, a hundred logs each; fewer likewise.
     #[arg(long, default_value_t = 30)]
     bursts: usize,
     #[arg(long, default_value_t = 5)]
@@ -76,6 +89,9 @@ struct Options {
     /// One more argument for `headwater run`; may be given several times.
     #[arg(long, allow_hyphen_values = true)]
     headwater_arg: Vec<String>,
+    /// Measure stalled clients, idle memory and matching too, and write RESULTS.md with its plots into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    report: Option<PathBuf>,
     /// Print JSON in place of the tables.
     #[arg(long)]
     json: bool,
@@ -106,13 +122,18 @@ impl Options {
             return Ok(());
         }
         ensure!(
-            self.clients > 0 && self.events > 0 && self.bursts > 0 && self.rounds > 0,
-            "every count is at least 1"
+            !self.clients.is_empty()
+                && self.clients.iter().all(|clients| *clients > 1)
+                && self.events > 0
+                && self.bursts > 0
+                && self.rounds > 0,
+            "every count is at least 1, and that of clients 2"
         );
         ensure!(self.rate.is_finite() && self.rate > 0.0, "--rate must be above 0");
         // One descriptor per client in the servers and in the load generator, which all inherit this limit.
         let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
-        let needed = self.clients as u64 + 100;
+        let most = self.clients.iter().max().copied().unwrap_or(0);
+        let needed = most as u64 + 100;
         ensure!(
             limit >= needed,
             "{needed} open files are needed and {limit} allowed: raise `ulimit -n`"
@@ -130,14 +151,16 @@ impl Options {
         };
         let mut results: Vec<Results> = scenarios
             .iter()
-            .map(|scenario| Results::new(*scenario, self.plan(*scenario), servers))
+            .flat_map(|scenario| self.clients.iter().map(|clients| (*scenario, *clients)))
+            .map(|(scenario, clients)| Results::new(scenario, self.plan(scenario, clients), servers))
             .collect();
         for round in 1..=self.rounds {
             for results in &mut results {
                 for server in servers {
                     let what = format!(
-                        "{} {}, round {round} of {}",
+                        "{} {} {}, round {round} of {}",
                         server.name(),
+                        results.plan.clients,
                         results.scenario.name(),
                         self.rounds
                     );
@@ -151,6 +174,14 @@ impl Options {
                 }
             }
         }
+        if let Some(folder) = &self.report {
+            // Of 100, 1,000 and 9,000 the stalled client stands among 1,000.
+            let mut clients = self.clients.clone();
+            clients.sort_unstable();
+            let usual = self.plan(Scenario::Bursts, clients[clients.len() / 2]);
+            let extras = Extras::measure(&self.plan(Scenario::Heads, most), &usual, self.rounds)?;
+            report::write(folder, &results, &extras, "make bench")?;
+        }
         if self.json {
             let results: Vec<_> = results.iter().map(Results::to_json).collect();
             println!("{:#}", serde_json::Value::from(results));
@@ -162,13 +193,15 @@ impl Options {
         Ok(())
     }
 
-    fn plan(&self, scenario: Scenario) -> Plan {
-        let counted = match scenario {
+    fn plan(&self, scenario: Scenario, clients: usize) -> Plan {
+        let asked = match scenario {
             Scenario::Heads => self.events,
             Scenario::Bursts => self.bursts,
         };
+        // A run of many clients has as many messages as one of 1,000, as long as there are enough events for a median.
+        let counted = (asked * 1000 / clients.max(1000)).max(asked.div_ceil(4));
         Plan {
-            clients: self.clients,
+            clients,
             // Enough for buffers and congestion windows to reach their size.
             warmup: (counted / 5).max(5),
             counted,

@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use alloy_primitives::B256;
@@ -40,6 +40,7 @@ async fn run(args: &ServeArgs) -> Result<()> {
     let node = Arc::new(Node {
         chain: args.chain(),
         head: AtomicU64::new(START),
+        following: Following::default(),
     });
     let (heads, _) = broadcast::channel(1024);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -91,6 +92,26 @@ async fn connection(node: &Node, stream: TcpStream, mut heads: broadcast::Receiv
 struct Node {
     chain: Chain,
     head: AtomicU64,
+    following: Following,
+}
+
+/// What headwater has done to follow the head. It is level once it has subscribed and has asked for the logs of the block
+/// that was there before; clients that came earlier might get that block, which is no event of the run.
+#[derive(Default)]
+struct Following {
+    subscribed: AtomicBool,
+    asked: AtomicBool,
+}
+
+impl Following {
+    fn note(&self, what: &AtomicBool) {
+        if !what.swap(true, Ordering::AcqRel)
+            && self.subscribed.load(Ordering::Acquire)
+            && self.asked.load(Ordering::Acquire)
+        {
+            println!("followed");
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -127,7 +148,7 @@ impl Node {
     fn answer_one(&self, request: &Request<'_>, subscriptions: &mut Vec<String>) -> String {
         let id = request.id.map_or("null", RawValue::get);
         let result = match request.method.as_str() {
-            "eth_subscribe" => Self::subscribe(&request.params, subscriptions),
+            "eth_subscribe" => self.subscribe(&request.params, subscriptions),
             "eth_unsubscribe" => {
                 let before = subscriptions.len();
                 subscriptions.retain(|id| request.params.first().is_none_or(|param| param != id.as_str()));
@@ -145,14 +166,14 @@ impl Node {
     }
 
     /// Anything but `newHeads` is refused: logs are to be fetched by block hash.
-    fn subscribe(params: &[serde_json::Value], subscriptions: &mut Vec<String>) -> Option<String> {
+    fn subscribe(&self, params: &[serde_json::Value], subscriptions: &mut Vec<String>) -> Option<String> {
         if params.first()? != "newHeads" {
             return None;
         }
         let id = notification::subscription_id(subscriptions.len() as u64);
         let result = format!(r#""{id}""#);
         subscriptions.push(id);
-        println!("subscribed");
+        self.following.note(&self.following.subscribed);
         Some(result)
     }
 
@@ -181,6 +202,7 @@ impl Node {
                 }
             }
             "eth_getLogs" => {
+                self.following.note(&self.following.asked);
                 let range: Range = serde_json::from_value(params.first()?.clone()).ok()?;
                 let (from, to) = match range.block_hash {
                     Some(hash) => Chain::number_of(hash).map(|number| (number, number))?,

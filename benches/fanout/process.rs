@@ -44,9 +44,18 @@ impl Process {
 
     /// A foreign program, which speaks on its standard error. It is started through our `exec` role, so that the kernel
     /// ends it even when this process is killed without a chance to clean up.
-    pub fn start_program(name: &'static str, program: &Path, args: &[String]) -> Result<Self> {
+    pub fn start_program(
+        name: &'static str,
+        program: &Path,
+        args: &[String],
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("the path of the benchmark")?);
-        command.arg("exec").arg(program).args(args);
+        command
+            .arg("exec")
+            .arg(program)
+            .args(args)
+            .envs(variables.iter().copied());
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -20,13 +20,13 @@ use crate::{
 };
 
 /// A bound for each step that is not the delivery of an event.
-const STEP: Duration = Duration::from_secs(60);
+pub const STEP: Duration = Duration::from_secs(60);
 
 /// A bound for the delivery of one event to all clients.
 const DELIVERY: Duration = Duration::from_secs(15);
 
 /// Lets the machine come to rest between the phases of a run.
-const SETTLE: Duration = Duration::from_millis(400);
+pub const SETTLE: Duration = Duration::from_millis(400);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Server {
@@ -67,34 +67,33 @@ pub struct Sample {
     pub cpu_ns_per_message: f64,
     /// From the command to produce an event until the last client has it; the median over the counted events.
     pub last_client_us: f64,
-    pub memory_per_client: f64,
+    pub connects_per_second: f64,
     /// Messages that the clients have checked, warm-up included.
     pub checked: u64,
     /// Those among them whose bytes differ from the node's although they say the same.
     pub rewritten: u64,
 }
 
-pub fn measure(server: Server, scenario: Scenario, plan: &Plan) -> Result<Sample> {
-    let work = ServeArgs {
-        scenario,
-        events: plan.warmup + plan.counted,
-        epoch: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .context("a clock before 1970")?
-            .as_secs(),
-    };
-    let mut stage = Stage::set(server, &work, plan)?;
+impl Plan {
+    pub fn work(&self, scenario: Scenario) -> Result<ServeArgs> {
+        Ok(ServeArgs {
+            scenario,
+            events: self.warmup + self.counted,
+            epoch: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .context("a clock before 1970")?
+                .as_secs(),
+        })
+    }
+}
 
-    let resident_before = resident_memory(stage.server_pid)?;
-    let load = LoadArgs {
-        work,
-        server: stage.address,
-        clients: plan.clients,
-    };
-    let mut load = Process::start_role("load", &load.to_args())?;
-    load.wait_for("ready", STEP)?;
+pub fn measure(server: Server, scenario: Scenario, plan: &Plan) -> Result<Sample> {
+    let work = plan.work(scenario)?;
+    let mut stage = Stage::set(server, &work, plan, &[])?;
+    let mut load = Process::start_role("load", &stage.load_args(&work, plan.clients).to_args())?;
+    let connecting = load.wait_for("ready ", STEP)?;
+    let connecting = Duration::from_nanos(connecting.parse().context("an odd line from the load generator")?);
     thread::sleep(SETTLE);
-    let memory = resident_memory(stage.server_pid)?.saturating_sub(resident_before);
 
     for event in 0..plan.warmup {
         stage.deliver(event, &mut load, plan.pace)?;
@@ -116,23 +115,47 @@ pub fn measure(server: Server, scenario: Scenario, plan: &Plan) -> Result<Sample
     Ok(Sample {
         cpu_ns_per_message: cpu.as_nanos() as f64 / messages as f64,
         last_client_us: median(&mut latencies),
-        memory_per_client: memory as f64 / plan.clients as f64,
+        connects_per_second: plan.clients as f64 / connecting.as_secs_f64(),
         checked: checked.parse()?,
         rewritten: rewritten.parse()?,
     })
 }
 
+/// User-space memory for each more client with one subscription that nothing comes from: the slope between half the
+/// clients and all, so that what the server needs in any case does not count.
+pub fn idle_memory(server: Server, plan: &Plan) -> Result<f64> {
+    let work = plan.work(Scenario::Heads)?;
+    let stage = Stage::set(server, &work, plan, &[])?;
+    let mut resident = Vec::new();
+    let mut loads = Vec::new();
+    for _half in 0..2 {
+        let mut load = Process::start_role("load", &stage.load_args(&work, plan.clients / 2).to_args())?;
+        load.wait_for("ready", STEP)?;
+        loads.push(load);
+        thread::sleep(SETTLE);
+        resident.push(resident_memory(stage.server_pid)? as f64);
+    }
+    Ok((resident[1] - resident[0]) / (plan.clients / 2) as f64)
+}
+
 /// The server under test, with the process that produces its events.
-struct Stage {
+pub struct Stage {
     /// The server itself, or the node behind it.
     producer: Process,
     _headwater: Option<Process>,
-    server_pid: u32,
-    address: SocketAddr,
+    pub server_pid: u32,
+    pub address: SocketAddr,
 }
 
+/// All clients have one address here, so the limit of one address would be what is measured.
+const NO_LIMIT: [(&str, &str); 2] = [
+    ("HEADWATER_LIMITS_REQUESTS_PER_SECOND", "1000000"),
+    ("HEADWATER_LIMITS_REQUEST_BURST", "1000000"),
+];
+
 impl Stage {
-    fn set(server: Server, work: &ServeArgs, plan: &Plan) -> Result<Self> {
+    /// `settings` are headwater's, as variables.
+    pub fn set(server: Server, work: &ServeArgs, plan: &Plan, settings: &[(&str, &str)]) -> Result<Self> {
         let role = match server {
             Server::Loop => "loop",
             Server::Stock => "stock",
@@ -166,7 +189,8 @@ impl Stage {
             .map(str::to_owned)
             .chain(plan.headwater_args.iter().cloned())
             .collect();
-        let mut headwater = Process::start_program("headwater", &plan.headwater, &args)?;
+        let mut headwater =
+            Process::start_program("headwater", &plan.headwater, &args, &[&NO_LIMIT, settings].concat())?;
         let rest = headwater.wait_for("serving on ws://", STEP)?;
         let end = rest
             .find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')
@@ -175,8 +199,9 @@ impl Stage {
             .parse()
             .with_context(|| format!("headwater serves on {rest:?}"))?;
         producer
-            .wait_for("subscribed", STEP)
-            .context("headwater did not subscribe to its node's heads")?;
+            .wait_for("followed", STEP)
+            .context("headwater did not follow its node's head")?;
+        thread::sleep(SETTLE);
         Ok(Self {
             server_pid: headwater.pid(),
             producer,
@@ -185,8 +210,16 @@ impl Stage {
         })
     }
 
+    pub fn load_args(&self, work: &ServeArgs, clients: usize) -> LoadArgs {
+        LoadArgs {
+            work: work.clone(),
+            server: self.address,
+            clients,
+        }
+    }
+
     /// Has one event produced, waits until all clients have it, and gives the time that took.
-    fn deliver(&mut self, event: usize, load: &mut Process, pace: Duration) -> Result<Duration> {
+    pub fn deliver(&mut self, event: usize, load: &mut Process, pace: Duration) -> Result<Duration> {
         let started = Instant::now();
         let commanded = monotonic_now();
         self.producer.send(&event.to_string())?;

@@ -18,14 +18,17 @@ pub struct Results {
 }
 
 /// Medians over the rounds. The machines are noisy, so a ratio is taken within each round before its median.
-struct Row {
-    server: Server,
-    cpu_us: f64,
+pub struct Row {
+    pub server: Server,
+    pub cpu_us: f64,
     /// Against the bare loop, when that ran too.
-    ratio: Option<f64>,
-    last_client_us: f64,
-    memory_per_client: f64,
+    pub ratio: Option<f64>,
+    pub last_client_us: f64,
+    /// As `ratio`.
+    pub last_client_ratio: Option<f64>,
+    pub connects_per_second: f64,
     rewritten: u64,
+    pub checked: u64,
 }
 
 impl Results {
@@ -46,7 +49,7 @@ impl Results {
         samples.push(sample);
     }
 
-    fn rows(&self) -> Vec<Row> {
+    pub fn rows(&self) -> Vec<Row> {
         let samples_of = |server| {
             self.rounds
                 .iter()
@@ -56,20 +59,19 @@ impl Results {
         let base = samples_of(Server::Loop);
         let row = |(server, samples): &(Server, Vec<Sample>)| {
             let of = |field: fn(&Sample) -> f64| median(&mut samples.iter().map(field).collect::<Vec<_>>());
-            let ratio = base.map(|base| {
-                let by_round = samples.iter().zip(base);
-                median(
-                    &mut by_round
-                        .map(|(own, base)| own.cpu_ns_per_message / base.cpu_ns_per_message)
-                        .collect::<Vec<_>>(),
-                )
-            });
+            let ratio = |field: fn(&Sample) -> f64| {
+                let by_round = samples.iter().zip(base?);
+                let mut ratios: Vec<f64> = by_round.map(|(own, base)| field(own) / field(base)).collect();
+                Some(median(&mut ratios))
+            };
             Row {
                 server: *server,
                 cpu_us: of(|sample| sample.cpu_ns_per_message) / 1e3,
-                ratio,
+                ratio: ratio(|sample| sample.cpu_ns_per_message),
                 last_client_us: of(|sample| sample.last_client_us),
-                memory_per_client: of(|sample| sample.memory_per_client),
+                last_client_ratio: ratio(|sample| sample.last_client_us),
+                connects_per_second: of(|sample| sample.connects_per_second),
+                checked: samples.iter().map(|sample| sample.checked).sum(),
                 rewritten: samples.iter().map(|sample| sample.rewritten).sum(),
             }
         };
@@ -86,18 +88,18 @@ impl Results {
             self.message_bytes(),
             self.round_count(),
         );
-        text += "  server        µs CPU/message   x loop   last client has it (p50)   RSS/client\n";
+        text += "  server        µs CPU/message   x loop   last client has it (p50)   connects/s\n";
         let rows = self.rows();
         for row in &rows {
             let ratio = row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
             let _infallible = writeln!(
                 text,
-                "  {:<12}  {:>14.3}   {:>6}   {:>21.2} ms   {:>7.1} kB",
+                "  {:<12}  {:>14.3}   {:>6}   {:>21.2} ms   {:>10.0}",
                 row.server.name(),
                 row.cpu_us,
                 ratio,
                 row.last_client_us / 1e3,
-                row.memory_per_client / 1e3,
+                row.connects_per_second,
             );
         }
         for row in rows.iter().filter(|row| row.rewritten > 0) {
@@ -123,7 +125,8 @@ impl Results {
                     "cpu_us_per_message": row.cpu_us,
                     "ratio_to_loop": row.ratio,
                     "last_client_p50_us": row.last_client_us,
-                    "rss_bytes_per_client": row.memory_per_client,
+                    "last_client_ratio_to_loop": row.last_client_ratio,
+                    "connects_per_second": row.connects_per_second,
                     "rewritten_messages": row.rewritten,
                 })
             })
@@ -140,12 +143,12 @@ impl Results {
         })
     }
 
-    fn round_count(&self) -> usize {
+    pub fn round_count(&self) -> usize {
         self.rounds.iter().map(|(_, samples)| samples.len()).min().unwrap_or(0)
     }
 
     /// The first message with its envelope.
-    fn message_bytes(&self) -> usize {
+    pub fn message_bytes(&self) -> usize {
         let envelope = notification::prefix(&notification::subscription_id(0)).len() + notification::END.len();
         let chain = Chain::new(self.scenario, 1_700_000_000);
         chain.results(0).first().map_or(0, |result| envelope + result.len())
@@ -190,6 +193,13 @@ impl Verdict {
             "measure": "|log ratio|",
         })
     }
+}
+
+/// The smallest value that is not below this share of all.
+pub fn quantile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() as f64 * share).ceil() as usize;
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 pub fn median(values: &mut [f64]) -> f64 {

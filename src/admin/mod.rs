@@ -83,6 +83,11 @@ impl Admin {
                 .upstream_connects
                 .get_or_create(&label)
                 .set(status.connects as i64);
+            metrics.upstream_active.get_or_create(&label).set(status.active.into());
+            metrics
+                .upstream_lag
+                .get_or_create(&label)
+                .set(status.lag.map_or(f64::NAN, |lag| lag.as_secs_f64()));
         }
         let ingress = metrics
             .pending_dropped
@@ -119,14 +124,16 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         .pool
         .status()
         .into_iter()
-        .enumerate()
-        .map(|(i, (address, status))| {
+        .map(|(address, status)| {
             json!({
                 "address": address,
                 "connected": status.connected,
-                "active": admin.pool.active().is_some_and(|active| active.0 == i),
+                "active": status.active,
                 "connects": status.connects,
                 "chainId": status.chain_id.and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok()),
+                "head": status.head,
+                "lagSeconds": status.lag.map(|lag| lag.as_secs_f64()),
+                "refused": status.refused,
                 "lastError": status.last_error,
             })
         })

@@ -127,6 +127,12 @@ impl BlockLogs {
         }
     }
 
+    /// Bytes of JSON.
+    #[must_use]
+    pub fn json_len(&self) -> usize {
+        self.logs.iter().map(|log| log.json.len()).sum()
+    }
+
     /// Holds the logs against the header's bloom. Equality, not inclusion: the bloom is built from exactly these logs
     /// (Yellow Paper section 4.3.1), so a log that is missing shows.
     ///
@@ -146,7 +152,9 @@ impl BlockLogs {
         self.bloom().contains(bloom)
     }
 
-    fn bloom(&self) -> Bloom {
+    /// What the header's bloom must be if these are all of the block's logs.
+    #[must_use]
+    pub fn bloom(&self) -> Bloom {
         let mut sum = Bloom::ZERO;
         for log in &self.logs {
             sum.accrue(BloomInput::Raw(log.address.as_slice()));

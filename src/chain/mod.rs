@@ -1,11 +1,25 @@
 //! One ordered history out of what the upstreams say.
 
+mod archive;
+mod assembly;
+mod cursor;
 mod header;
+mod history;
 mod ingest;
 mod log;
+pub mod receipts;
+mod source;
 mod tracker;
 
+#[cfg(test)]
+mod tests;
+
+pub use archive::{Archive, Located, Unavailable};
+pub use assembly::{ChainEvent, HistorySettings, Loss};
+pub use cursor::{Cursor, Needs, Next, Page, Undo};
 pub use header::{BlockRef, Header, HeaderShape, NotAHeader};
-pub use ingest::{ChainEvent, HistorySettings, Ingest, Tip};
+pub use history::{Forgotten, History, Published};
+pub use ingest::{Ingest, Tip};
 pub use log::{BadLogs, BlockLogs, Log};
+pub use source::{Learned, Refused, Seek, Source, Verify};
 pub use tracker::{Step, Tracker};

@@ -20,6 +20,8 @@ pub enum Step {
     Extend(Vec<Header>),
     /// The chain changed its mind.
     Reorg {
+        /// The newest block that both branches have.
+        ancestor: BlockRef,
         /// Newest first; may not be empty.
         dropped: Vec<BlockRef>,
         /// Oldest first; empty when the node only went back.
@@ -28,6 +30,14 @@ pub enum Step {
     /// The node announces a block that is already behind the tip: it went back, or it repeats itself. Whoever can ask
     /// the node decides, and calls [`Tracker::rewind`].
     Behind(BlockRef),
+    /// The head is too far ahead for one walk and was not taken: it is to be announced again later. Unless a walk is in
+    /// progress, the node's block of this number is the next stepping stone to announce.
+    Far {
+        /// The head.
+        head: Header,
+        /// The number of the stepping stone.
+        stone: u64,
+    },
     /// Continuity is lost: no bounded walk leads from here to what was known. The chain starts again at this head.
     Reset(Header),
 }
@@ -79,6 +89,44 @@ impl Tracker {
         self.walk.last().map(|lowest| lowest.parent)
     }
 
+    /// The numbers that the walk in progress has yet to cross if no block of ours is dropped: above our tip, below what was
+    /// fetched so far.
+    #[must_use]
+    pub fn gap(&self) -> std::ops::Range<u64> {
+        match (self.tip(), self.walk.last()) {
+            (Some(tip), Some(lowest)) => tip.block.number + 1..lowest.block.number,
+            _ => 0..0,
+        }
+    }
+
+    /// The block below the oldest one, where there is one and room for it.
+    #[must_use]
+    pub fn below(&self) -> Option<B256> {
+        let oldest = self.canonical.front()?;
+        (self.canonical.len() < self.limit && oldest.block.number > 0).then_some(oldest.parent)
+    }
+
+    /// Adds the parent of the oldest block, so that a reorg may reach below it; `false` where it is not that, or where
+    /// there is no room.
+    pub fn prepend(&mut self, older: &Header) -> bool {
+        let fits = self.canonical.len() < self.limit
+            && self.canonical.front().is_some_and(|oldest| {
+                oldest.parent == older.block.hash && oldest.block.number == older.block.number + 1
+            });
+        if fits {
+            self.aside.remove(&older.block.hash);
+            self.number_of.insert(older.block.hash, older.block.number);
+            self.canonical.push_front(older.clone());
+        }
+        fits
+    }
+
+    /// Gives up what was known and starts again at this head.
+    pub fn restart(&mut self, head: Header) -> Step {
+        self.walk = vec![head];
+        self.reset()
+    }
+
     /// The node says: this is my head.
     pub fn announce(&mut self, head: Header) -> Step {
         let hash = head.block.hash;
@@ -98,20 +146,31 @@ impl Tracker {
         match self.walk.first() {
             Some(target) if target.block.hash == hash => Step::Nothing,
             // The chain grew while its gap is being fetched: the same gap is still the one to fill.
-            Some(target) if target.block.hash == head.parent => {
+            Some(target) if target.block.hash == head.parent && self.walk.len() < self.limit => {
                 self.walk.insert(0, head);
-                if self.walk.len() > self.limit {
-                    self.reset()
-                } else {
-                    Step::Nothing
-                }
+                Step::Nothing
+            }
+            Some(target) if target.block.hash == head.parent => {
+                let stone = head.block.number;
+                Step::Far { head, stone }
             }
             _ => {
+                if let Some(stone) = self.stone_before(&head) {
+                    return Step::Far { head, stone };
+                }
                 self.abandon_walk();
                 self.walk.push(head);
                 self.advance()
             }
         }
+    }
+
+    /// The block to go to first where this head is further ahead than a walk may reach.
+    fn stone_before(&self, head: &Header) -> Option<u64> {
+        let tip = self.tip()?.block.number;
+        let reach = self.limit as u64;
+        // Half of it, so that a reorg that happened meanwhile can be walked too.
+        (head.block.number > tip + reach).then_some(tip + reach.div_ceil(2))
     }
 
     /// The answer to a [`Step::Need`]. An answer that nobody waits for any more is put aside.
@@ -130,7 +189,8 @@ impl Tracker {
     pub fn rewind(&mut self, to: B256) -> Step {
         self.abandon_walk();
         match self.drop_above(to) {
-            Some(dropped) if !dropped.is_empty() => Step::Reorg {
+            Some((ancestor, dropped)) if !dropped.is_empty() => Step::Reorg {
+                ancestor,
                 dropped,
                 adopted: Vec::new(),
             },
@@ -162,16 +222,19 @@ impl Tracker {
 
     /// The walk met the chain at `ancestor`.
     fn join(&mut self, ancestor: B256) -> Step {
-        let dropped = self.drop_above(ancestor).unwrap_or_default();
         let mut adopted = std::mem::take(&mut self.walk);
         adopted.reverse();
+        let dropped = self.drop_above(ancestor);
         for header in &adopted {
             self.append(header.clone());
         }
-        if dropped.is_empty() {
-            Step::Extend(adopted)
-        } else {
-            Step::Reorg { dropped, adopted }
+        match dropped {
+            Some((ancestor, dropped)) if !dropped.is_empty() => Step::Reorg {
+                ancestor,
+                dropped,
+                adopted,
+            },
+            _ => Step::Extend(adopted),
         }
     }
 
@@ -200,9 +263,9 @@ impl Tracker {
         }
     }
 
-    /// Newest first; `None` where `ancestor` is not canonical.
-    fn drop_above(&mut self, ancestor: B256) -> Option<Vec<BlockRef>> {
-        self.number_of.get(&ancestor)?;
+    /// What is dropped, newest first; `None` where `ancestor` is not canonical.
+    fn drop_above(&mut self, ancestor: B256) -> Option<(BlockRef, Vec<BlockRef>)> {
+        let number = *self.number_of.get(&ancestor)?;
         let mut dropped = Vec::new();
         while self.tip().is_some_and(|tip| tip.block.hash != ancestor)
             && let Some(header) = self.canonical.pop_back()
@@ -211,10 +274,29 @@ impl Tracker {
             dropped.push(header.block);
             self.put_aside(header);
         }
-        Some(dropped)
+        Some((BlockRef { number, hash: ancestor }, dropped))
     }
 
-    fn abandon_walk(&mut self) {
+    /// Forgets the blocks up to this number.
+    pub fn forget_through(&mut self, number: u64) {
+        while self
+            .canonical
+            .front()
+            .is_some_and(|oldest| oldest.block.number <= number)
+            && let Some(oldest) = self.canonical.pop_front()
+        {
+            self.number_of.remove(&oldest.block.hash);
+        }
+    }
+
+    /// The head that the walk in progress leads to.
+    #[must_use]
+    pub fn target(&self) -> Option<&Header> {
+        self.walk.first()
+    }
+
+    /// Gives up the walk in progress; its blocks are put aside.
+    pub fn abandon_walk(&mut self) {
         for header in std::mem::take(&mut self.walk) {
             self.put_aside(header);
         }
@@ -281,11 +363,12 @@ mod tests {
             Step::Nothing => "-".to_owned(),
             Step::Need(hash) => format!("need {}", name(*hash)),
             Step::Extend(new) => format!("extend{}", names(new)),
-            Step::Reorg { dropped, adopted } => {
+            Step::Reorg { dropped, adopted, .. } => {
                 let gone: String = dropped.iter().map(|b| format!(" -{}", name(b.hash))).collect();
                 format!("reorg{gone}{}", names(adopted))
             }
             Step::Behind(block) => format!("behind {}", name(block.hash)),
+            Step::Far { stone, .. } => format!("far {stone}"),
             Step::Reset(head) => format!("reset {}", name(head.block.hash)),
         }
     }
@@ -387,11 +470,30 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_beyond_history_is_told() {
+    fn a_gap_beyond_history_is_crossed_by_stepping_stones() {
         check(
-            "a1<g0 a20<a19 ?a19<a18 ?a18<a17 ?a17<a16 ?a16<a15 ?a15<a14 ?a14<a13 ?a13<a12",
-            expect!["extend +a1; need a19; need a18; need a17; need a16; need a15; need a14; need a13; reset a20"],
+            "a1<g0 a20<a19 a5<a4 a21<a20 ?a4<a3 ?a3<a2 ?a2<a1 a21<a20 a9<a8",
+            expect!["extend +a1; far 5; need a4; far 5; need a3; need a2; extend +a2 +a3 +a4 +a5; far 9; need a8"],
         );
+    }
+
+    #[test]
+    fn a_walk_that_finds_no_known_block_is_told() {
+        check(
+            "a1<g0 b9<b8 ?b8<b7 ?b7<b6 ?b6<b5 ?b5<b4 ?b4<b3 ?b3<b2 ?b2<b1",
+            expect!["extend +a1; need b8; need b7; need b6; need b5; need b4; need b3; need b2; reset b9"],
+        );
+    }
+
+    #[test]
+    fn older_blocks_may_be_added_below() {
+        let mut tracker = Tracker::new(3);
+        tracker.announce(header("a5", "a4"));
+        assert!(!tracker.prepend(&header("a3", "a2")));
+        assert!(tracker.prepend(&header("a4", "a3")));
+        assert!(tracker.prepend(&header("a3", "a2")));
+        assert!(!tracker.prepend(&header("a2", "a1")), "no more than the limit");
+        assert_eq!(show(&tracker.announce(header("b4", "a3"))), "reorg -a5 -a4 +b4");
     }
 
     #[test]
@@ -429,12 +531,13 @@ mod tests {
                             for h in new { prop_assert_eq!(Some(&h.parent), model.last()); model.push(h.block.hash); }
                             break;
                         }
-                        Step::Reorg { dropped, adopted } => {
+                        Step::Reorg { ancestor, dropped, adopted } => {
                             for gone in dropped { prop_assert_eq!(Some(gone.hash), model.pop()); }
+                            prop_assert_eq!(Some(&ancestor.hash), model.last());
                             for h in adopted { prop_assert_eq!(Some(&h.parent), model.last()); model.push(h.block.hash); }
                             break;
                         }
-                        Step::Reset(_) => { prop_assert!(false, "nothing here is beyond history"); break; }
+                        Step::Reset(_) | Step::Far { .. } => { prop_assert!(false, "nothing here is beyond history"); break; }
                     };
                 }
                 prop_assert_eq!(model.last(), Some(&head.block.hash));

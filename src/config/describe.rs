@@ -26,7 +26,11 @@ const KEYS: &[(&str, &str)] = &[
     ("node.reconnect_max", "Longest wait before a reconnection."),
     (
         "node.silence_timeout",
-        "A node from which nothing comes for so long, pongs included, is reconnected; after half of it without a head it is asked whether there is one.",
+        "Within so long a node that is dead, stalled, behind the others or forked is left for another one, or for a fresh connection where it is the only one.",
+    ),
+    (
+        "node.take_back_after",
+        "How long a node must have been connected, level with the others and not forked before it is preferred again to one that was given after it.",
     ),
     ("node.poll_interval", "How often an HTTP node is asked for its head."),
     ("node.max_in_flight", "Calls that wait for one node; more wait in line."),
@@ -37,11 +41,19 @@ const KEYS: &[(&str, &str)] = &[
     ("node.max_message_bytes", "Longest message that is read from a node."),
     (
         "history.blocks",
-        "Blocks kept with their logs; how far back a gap is filled and a reorg is told.",
+        "Blocks kept with their logs, as many dropped ones beside; how far back a reorg is told.",
     ),
     (
-        "history.verify_bloom",
-        "Whether a block's logs are held against its logsBloom before they are delivered.",
+        "history.max_replay",
+        "How far back a client may resume, and the longest outage that is made up for, in blocks; beyond memory they are fetched.",
+    ),
+    (
+        "history.verify",
+        "What a block's logs are held against before they are delivered: none, bloom, or receipts (one more call a block; the receipts root and the header's hash are computed anew, so a node can neither forge nor omit a log).",
+    ),
+    (
+        "subscriptions.filter_from_block",
+        "What fromBlock in a logs filter means: bound (as in geth, only later logs) or replay (logs from there on come first; not for 0x0, which go-ethereum always sends).",
     ),
     ("limits.max_connections", "Open connections; more get HTTP 429."),
     (
@@ -85,6 +97,10 @@ const KEYS: &[(&str, &str)] = &[
     (
         "delivery.notsent_lowat",
         "TCP_NOTSENT_LOWAT: what the kernel may hold unsent for one client; 0 leaves the kernel's own.",
+    ),
+    (
+        "delivery.compression",
+        "on: clients that offer permessage-deflate get it, and each event is compressed once for all of them; off: declined, as nodes do.",
     ),
     ("keepalive.ping_interval", "How often clients are pinged."),
     (

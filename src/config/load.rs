@@ -182,7 +182,7 @@ mod tests {
             ("HEADWATER_UPSTREAM", "ws://a:1, http://b:2"),
             ("HEADWATER_NODE_REQUEST_TIMEOUT", "5s"),
             ("HEADWATER_LIMITS_MAX_MESSAGE_BYTES", "2MiB"),
-            ("HEADWATER_HISTORY_VERIFY_BLOOM", "false"),
+            ("HEADWATER_HISTORY_VERIFY", "none"),
             ("HEADWATER_LOG_FORMAT", "json"),
             ("HEADWATER_SERVER_ORIGINS", "[\"*\"]"),
             ("HEADWATER_SERVICE_HOST", "10.0.0.1"),
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(config.upstream, ["ws://a:1", "http://b:2"]);
         assert_eq!(config.node.request_timeout.as_secs(), 5);
         assert_eq!(config.limits.max_message_bytes.as_u64(), 2 << 20);
-        assert!(!config.history.verify_bloom);
+        assert_eq!(config.history.verify, crate::chain::Verify::None);
         assert_eq!(config.server.origins, ["*"]);
     }
 

@@ -15,6 +15,7 @@ use crate::chain::HistorySettings;
 use crate::delivery::OutboxLimits;
 use crate::server::{Origins, ServerSettings};
 use crate::session::{LifeSigns, SessionSettings};
+use crate::subscription::ReplaySettings;
 use crate::telemetry::LogFormat;
 use crate::upstream::{Endpoint, UpstreamSettings};
 
@@ -39,6 +40,8 @@ pub struct Config {
     pub node: UpstreamSettings,
     /// What is kept of the chain.
     pub history: HistorySettings,
+    /// How far back clients may go.
+    pub replay: ReplaySettings,
     /// The door.
     pub server: ServerSettings,
     /// Each client.
@@ -107,6 +110,14 @@ impl Config {
                 &"must not be shorter than node.reconnect_min",
             ));
         }
+        // Between two polls a node is behind by nobody's fault.
+        let polled = upstreams.iter().any(|endpoint| matches!(endpoint, Endpoint::Http(_)));
+        if polled && upstreams.len() > 1 && node.poll_interval > node.silence_timeout / 4 {
+            return Err(bad(
+                "node.poll_interval",
+                &"must not be longer than a quarter of node.silence_timeout where there are several upstreams",
+            ));
+        }
         if typed.keepalive.silence_timeout <= typed.keepalive.ping_interval {
             return Err(bad(
                 "keepalive.silence_timeout",
@@ -131,6 +142,7 @@ impl Config {
                 reconnect_min: positive("node.reconnect_min", node.reconnect_min)?,
                 reconnect_max: node.reconnect_max,
                 silence_timeout: positive("node.silence_timeout", node.silence_timeout)?,
+                take_back_after: node.take_back_after,
                 poll_interval: positive("node.poll_interval", node.poll_interval)?,
                 max_in_flight: at_least("node.max_in_flight", node.max_in_flight, 1)?,
                 max_request_bytes: bytes("node.max_request_bytes", node.max_request_bytes, 1024)?,
@@ -138,13 +150,23 @@ impl Config {
             },
             history: HistorySettings {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,
-                verify_bloom: typed.history.verify_bloom,
+                max_replay: typed.history.max_replay,
+                verify: typed.history.verify,
+                // Longer than any upstream may be silent, so that another one has been looked for by then. Believed too soon,
+                // a node that only lags makes clients see heads twice.
+                patience: 3 * node.silence_timeout,
+            },
+            replay: ReplaySettings {
+                max_blocks: typed.history.max_replay,
+                max_reorg: typed.history.blocks,
+                filter_from_block: typed.subscriptions.filter_from_block == typed::FilterFromBlock::Replay,
             },
             server: ServerSettings {
                 max_connections: at_least("limits.max_connections", limits.max_connections, 1)?,
                 header_timeout: positive("server.header_timeout", typed.server.header_timeout)?,
                 max_body_bytes: bytes("limits.max_body_bytes", limits.max_body_bytes, 1024)?,
                 origins: Origins::new(&typed.server.origins),
+                compression: delivery.compression == typed::Compression::On,
             },
             session: SessionSettings {
                 max_message_bytes: bytes("limits.max_message_bytes", limits.max_message_bytes, 1024)?,
@@ -222,6 +244,13 @@ mod tests {
         refused(
             |c| c.node.reconnect_max = Duration::ZERO,
             "node.reconnect_max: must not be shorter than node.reconnect_min",
+        );
+        refused(
+            |c| {
+                c.upstream = vec!["ws://a".into(), "http://b".into()];
+                c.node.poll_interval = Duration::from_secs(3);
+            },
+            "node.poll_interval: must not be longer than a quarter of node.silence_timeout where there are several upstreams",
         );
         refused(
             |c| c.shutdown.grace = Duration::ZERO,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::chain::Verify;
 use crate::telemetry::LogFormat;
 
 /// The whole file.
@@ -18,6 +19,7 @@ pub struct Config {
     pub upstream: Vec<String>,
     pub node: Node,
     pub history: History,
+    pub subscriptions: Subscriptions,
     pub limits: Limits,
     pub delivery: Delivery,
     pub keepalive: Keepalive,
@@ -37,6 +39,7 @@ impl Default for Config {
             upstream: Vec::new(),
             node: Node::default(),
             history: History::default(),
+            subscriptions: Subscriptions::default(),
             limits: Limits::default(),
             delivery: Delivery::default(),
             keepalive: Keepalive::default(),
@@ -79,6 +82,8 @@ section!(Node, "Patience towards the nodes." {
     #[serde(with = "humantime_serde")]
     silence_timeout: Duration = Duration::from_secs(10),
     #[serde(with = "humantime_serde")]
+    take_back_after: Duration = Duration::from_secs(30),
+    #[serde(with = "humantime_serde")]
     poll_interval: Duration = Duration::from_secs(1),
     max_in_flight: usize = 4096,
     max_request_bytes: ByteSize = ByteSize::mib(5),
@@ -87,8 +92,23 @@ section!(Node, "Patience towards the nodes." {
 
 section!(History, "What is kept of the chain." {
     blocks: usize = 256,
-    verify_bloom: bool = true,
+    max_replay: u64 = 10_000,
+    verify: Verify = Verify::Bloom,
 });
+
+section!(Subscriptions, "What subscriptions mean." {
+    filter_from_block: FilterFromBlock = FilterFromBlock::Bound,
+});
+
+/// What the `fromBlock` of a filter means in `eth_subscribe("logs", …)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilterFromBlock {
+    /// It bounds the live logs, as in geth.
+    Bound,
+    /// The logs from there on are told first.
+    Replay,
+}
 
 section!(Limits, "How much clients may ask." {
     max_connections: usize = 10_000,
@@ -110,7 +130,18 @@ section!(Delivery, "How events leave." {
     #[serde(with = "humantime_serde")]
     write_deadline: Duration = Duration::from_secs(20),
     notsent_lowat: ByteSize = ByteSize::kib(128),
+    compression: Compression = Compression::Off,
 });
+
+/// Whether clients that offer compression get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Their offer is declined by silence, as nodes do.
+    Off,
+    /// permessage-deflate (RFC 7692).
+    On,
+}
 
 section!(Keepalive, "Signs of life from clients." {
     #[serde(with = "humantime_serde")]

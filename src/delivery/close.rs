@@ -12,6 +12,8 @@ pub enum CloseReason {
     Protocol(&'static str),
     /// Text that is not UTF-8, or a close reason that is not.
     NotUtf8,
+    /// A compressed message that cannot be inflated.
+    Corrupt,
     /// A message above the limit.
     TooBig,
     /// The queue grew past its bound in bytes or age.
@@ -33,7 +35,7 @@ impl CloseReason {
         match self {
             Self::Goodbye(code) => code,
             Self::Protocol(_) => Some(1002),
-            Self::NotUtf8 => Some(1007),
+            Self::NotUtf8 | Self::Corrupt => Some(1007),
             Self::Silent => Some(1008),
             Self::TooBig => Some(1009),
             Self::ContinuityLost | Self::Drain => Some(1012),
@@ -48,6 +50,7 @@ impl CloseReason {
             Self::Goodbye(_) => "",
             Self::Protocol(what) => what,
             Self::NotUtf8 => "invalid UTF-8",
+            Self::Corrupt => "invalid compressed data",
             Self::TooBig => "message too big",
             Self::SlowConsumer => "slow consumer: the queue of undelivered events is full",
             Self::WriteDeadline => "slow consumer: nothing was read before the write deadline",
@@ -64,6 +67,7 @@ impl CloseReason {
             Self::Goodbye(_) => "goodbye",
             Self::Protocol(_) => "protocol",
             Self::NotUtf8 => "not_utf8",
+            Self::Corrupt => "corrupt",
             Self::TooBig => "too_big",
             Self::SlowConsumer => "slow_consumer",
             Self::WriteDeadline => "write_deadline",
@@ -76,7 +80,7 @@ impl CloseReason {
     /// Whether the client broke the rules of the framing: nothing that it sends afterwards can be read, not even its echo.
     #[must_use]
     pub fn is_violation(self) -> bool {
-        matches!(self, Self::Protocol(_) | Self::NotUtf8 | Self::TooBig)
+        matches!(self, Self::Protocol(_) | Self::NotUtf8 | Self::Corrupt | Self::TooBig)
     }
 
     /// Whether what is queued is still written before the close frame.

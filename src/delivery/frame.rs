@@ -3,10 +3,18 @@
 //! A notification is `[header][prefix][body]`. The prefix carries the subscription's id, whose length never changes, so
 //! the header is the same for every receiver; the body is the event's JSON and the two braces that end the envelope.
 //! Server frames are not masked (RFC 6455 section 5.1), so the same bytes are valid on every connection.
+//!
+//! For clients that agreed on permessage-deflate (RFC 7692) it is `[header, opening][id][body]`: the opening, the same
+//! for all, is compressed and ends in the head of a *stored* block, whose content is the end of the prefix with the id.
+//! A stored block ends on a byte, and the body, compressed once for all of them, refers to nothing before itself. So what
+//! is put together for each client is one valid DEFLATE stream, and no client needs a compressor.
+
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use bytes::Bytes;
 
 use super::SubscriptionId;
+use crate::deflate;
 
 /// Longest payload of one frame, in bytes; a longer message leaves in fragments of [`FRAGMENT`].
 ///
@@ -17,6 +25,9 @@ pub const MAX_FRAME: usize = 1 << 20;
 pub const FRAGMENT: usize = 256 << 10;
 
 const FIN: u8 = 0x80;
+
+/// Marks the first frame of a compressed message (RFC 7692 section 6).
+const RSV1: u8 = 0x40;
 
 /// The frame types that a server sends (RFC 6455 section 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +77,14 @@ impl Header {
         Self { bytes, len }
     }
 
+    /// The header of a compressed message in one frame.
+    #[must_use]
+    pub fn deflated(payload: usize) -> Self {
+        let mut header = Self::new(Opcode::Text, true, payload);
+        header.bytes[0] |= RSV1;
+        header
+    }
+
     /// The bytes on the wire.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
@@ -94,14 +113,43 @@ impl Prefix {
     pub fn as_slice(&self) -> &[u8] {
         &self.0
     }
+
+    /// The id and what follows it: what a compressed message holds as it is.
+    fn stored(&self) -> &[u8] {
+        &self.0[Self::OPEN.len()..]
+    }
 }
+
+/// [`Prefix::OPEN`] compressed, and the head of the stored block for the rest of the prefix (RFC 1951 section 3.2.4): the
+/// empty block of the flush, given a length. It saves 13 of 121 bytes over a prefix that is stored as a whole.
+static OPENING: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let stored = (Prefix::LEN - Prefix::OPEN.len()) as u16;
+    let mut opening = deflate::compress(&[Prefix::OPEN.as_bytes()]).expect("58 bytes instead of 71");
+    opening.extend_from_slice(&stored.to_le_bytes());
+    opening.extend_from_slice(&(!stored).to_le_bytes());
+    opening
+});
 
 /// One event, encoded for every subscription that wants it.
 #[derive(Clone, Debug)]
 pub struct Event {
     header: Header,
     body: Bytes,
+    /// Made when the first client needs it, and shared by all batches that the event is in.
+    deflated: Option<Arc<OnceLock<Option<Deflated>>>>,
 }
+
+/// An event for clients that agreed on compression.
+#[derive(Debug)]
+struct Deflated {
+    /// Header and [`OPENING`].
+    head: Box<[u8]>,
+    body: Box<[u8]>,
+}
+
+/// Body of an event from where it is worth compressing, in bytes. Pending transactions' hashes (70 bytes) get 3 per cent
+/// shorter; logs (400 bytes and more) 30 to 50.
+const COMPRESS_EVENT: usize = 256;
 
 impl Event {
     const CLOSE: &'static [u8] = b"}}";
@@ -117,6 +165,7 @@ impl Event {
             return Self {
                 header: Header::new(Opcode::Text, true, total),
                 body: text.into(),
+                deflated: None,
             };
         }
         let (first, rest) = text.split_at(FRAGMENT - Prefix::LEN);
@@ -126,19 +175,52 @@ impl Event {
         Self {
             header: Header::new(Opcode::Text, false, FRAGMENT),
             body: body.into(),
+            deflated: None,
         }
     }
 
-    /// The three pieces of the frame for one subscription.
+    /// May be compressed for clients that agreed on it, if that is worth it: not what is tiny, nor what needs fragments,
+    /// for others wait while a megabyte is compressed.
     #[must_use]
-    pub fn slices<'a>(&'a self, prefix: &'a Prefix) -> [&'a [u8]; 3] {
-        [self.header.as_slice(), prefix.as_slice(), &self.body]
+    pub fn compressible(mut self) -> Self {
+        if self.body.len() >= COMPRESS_EVENT && Prefix::LEN + self.body.len() <= MAX_FRAME {
+            self.deflated = Some(Arc::default());
+        }
+        self
     }
 
-    /// Bytes on the wire, the same for every subscription.
+    /// The three pieces of the frame for one subscription, of a client that agreed on compression or of one that did not.
     #[must_use]
-    pub fn wire_len(&self) -> usize {
-        self.header.as_slice().len() + Prefix::LEN + self.body.len()
+    pub fn slices<'a>(&'a self, prefix: &'a Prefix, deflates: bool) -> [&'a [u8]; 3] {
+        match self.deflated(deflates) {
+            Some(deflated) => [&deflated.head, prefix.stored(), &deflated.body],
+            None => [self.header.as_slice(), prefix.as_slice(), &self.body],
+        }
+    }
+
+    /// Bytes on the wire, the same for every subscription of either sort of client.
+    #[must_use]
+    pub fn wire_len(&self, deflates: bool) -> usize {
+        match self.deflated(deflates) {
+            Some(deflated) => deflated.head.len() + Prefix::LEN - Prefix::OPEN.len() + deflated.body.len(),
+            None => self.header.as_slice().len() + Prefix::LEN + self.body.len(),
+        }
+    }
+
+    fn deflated(&self, deflates: bool) -> Option<&Deflated> {
+        if !deflates {
+            return None;
+        }
+        self.deflated.as_ref()?.get_or_init(|| self.deflate()).as_ref()
+    }
+
+    fn deflate(&self) -> Option<Deflated> {
+        let body = deflate::compress(&[&self.body])?;
+        let header = Header::deflated(OPENING.len() + Prefix::LEN - Prefix::OPEN.len() + body.len());
+        Some(Deflated {
+            head: [header.as_slice(), &OPENING].concat().into(),
+            body: body.into(),
+        })
     }
 }
 
@@ -172,6 +254,21 @@ pub fn text(head: &[u8], body: &Bytes, tail: &[u8]) -> Vec<Bytes> {
     first.extend_from_slice(body);
     first.extend_from_slice(tail);
     vec![first.into()]
+}
+
+/// An answer from where it is worth compressing, in bytes; below it is one packet with or without.
+const COMPRESS_ANSWER: usize = 1 << 10;
+
+/// As [`text`] for a client that agreed on compression; `None` where that is not worth it: what is short, what does not
+/// get shorter, and what needs fragments, for others wait while a megabyte is compressed.
+#[must_use]
+pub fn deflated_text(head: &[u8], body: &Bytes, tail: &[u8]) -> Option<Bytes> {
+    let total = head.len() + body.len() + tail.len();
+    if !(COMPRESS_ANSWER..=MAX_FRAME).contains(&total) {
+        return None;
+    }
+    let payload = deflate::compress(&[head, body, tail])?;
+    Some([Header::deflated(payload.len()).as_slice(), &payload].concat().into())
 }
 
 /// A long message: only the few bytes around the body are copied, the body is sliced. Any part may be the long one, for
@@ -247,6 +344,47 @@ mod tests {
     }
 
     #[track_caller]
+    fn check_compressed(payload: &[u8], expect: bool) {
+        let event = Event::new(payload).compressible();
+        let prefix = Prefix::new(SubscriptionId::random());
+        let plain = event.slices(&prefix, false).concat();
+        let wire = event.slices(&prefix, true).concat();
+        assert_eq!(wire.len(), event.wire_len(true));
+        assert_eq!(wire[0] & RSV1 != 0, expect);
+        if !expect {
+            return assert_eq!(wire, plain);
+        }
+        assert!(wire.len() < plain.len());
+        let [frame] = &read(&wire)[..] else {
+            panic!("not one frame")
+        };
+        let text = deflate::inflate(&frame.2, MAX_FRAME, || Ok::<(), ()>(()));
+        assert_eq!(text, Ok(read(&plain).remove(0).2));
+    }
+
+    #[test]
+    fn events_are_compressed_from_what_is_worth_it_to_a_frame() {
+        let longest = MAX_FRAME - Prefix::LEN - 2;
+        for (len, expect) in [(253, false), (254, true), (longest, true), (longest + 1, false)] {
+            check_compressed(&vec![b'x'; len], expect);
+        }
+    }
+
+    #[test]
+    fn answers_are_compressed_from_a_packet_to_a_frame() {
+        for (len, compressed) in [(1023, false), (1024, true), (MAX_FRAME, true), (MAX_FRAME + 1, false)] {
+            let body = Bytes::from(vec![b'y'; len - 3]);
+            let frame = deflated_text(b"hh", &body, b"t");
+            assert_eq!(frame.is_some(), compressed, "{len}");
+            let Some(frame) = frame else { continue };
+            assert_eq!(frame[0], 0xC1);
+            let payload = read(&frame).remove(0).2;
+            let text = deflate::inflate(&payload, len, || Ok::<(), ()>(()));
+            assert_eq!(text, Ok([b"hh", &body[..], b"t"].concat()));
+        }
+    }
+
+    #[track_caller]
     fn check_message(wire: &[u8], expect: &[u8]) {
         let frames = read(wire);
         let last = frames.len() - 1;
@@ -266,12 +404,25 @@ mod tests {
             let event = Event::new(&payload);
             let id = SubscriptionId::random();
             let prefix = Prefix::new(id);
-            let wire = event.slices(&prefix).concat();
-            prop_assert_eq!(wire.len(), event.wire_len());
+            let wire = event.slices(&prefix, false).concat();
+            prop_assert_eq!(wire.len(), event.wire_len(false));
             let mut expect = format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":"{id}","result":"#).into_bytes();
             expect.extend_from_slice(&payload);
             expect.extend_from_slice(b"}}");
             check_message(&wire, &expect);
+            prop_assert_eq!(event.slices(&prefix, true).concat(), wire, "nothing was said of compression");
+        }
+
+        /// Of one letter, of hex digits, and of noise, which stays as it is.
+        #[test]
+        fn a_compressed_event_says_the_same(
+            len in prop_oneof![0usize..2_000, 65_300usize..65_700, 130_900usize..131_200],
+            alphabet in prop::sample::select(vec![1u16, 16, 256]),
+            seed: u64,
+        ) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let payload: Vec<u8> = (0..len).map(|_| (random.u16(..alphabet) as u8).wrapping_add(b'0')).collect();
+            check_compressed(&payload, len + 2 >= COMPRESS_EVENT && alphabet < 256);
         }
 
         #[test]

@@ -43,9 +43,11 @@ pub struct OutboxLimits {
 pub struct OutboxShared {
     limits: OutboxLimits,
     clock: Clock,
+    next_id: AtomicU64,
     /// Looked up once: the delivery path should not hash labels.
     delivered: [Counter; 4],
     bytes_out: Counter,
+    saved: Counter,
     latency: Histogram,
 }
 
@@ -58,19 +60,23 @@ impl OutboxShared {
                 .deliveries
                 .get_or_create_owned(&KindLabel { kind: kind.label() })
         });
-        let (bytes_out, latency) = (metrics.bytes_out.clone(), metrics.delivery_latency.clone());
         Arc::new(Self {
             limits,
             clock,
+            next_id: AtomicU64::new(0),
             delivered,
-            bytes_out,
-            latency,
+            bytes_out: metrics.bytes_out.clone(),
+            saved: metrics.bytes_saved.clone(),
+            latency: metrics.delivery_latency.clone(),
         })
     }
 
     fn record(&self, tally: &Tally) {
         if tally.bytes > 0 {
             self.bytes_out.inc_by(tally.bytes);
+        }
+        if tally.saved > 0 {
+            self.saved.inc_by(tally.saved);
         }
         for (counter, count) in self.delivered.iter().zip(tally.delivered) {
             if count > 0 {
@@ -88,12 +94,16 @@ impl OutboxShared {
 struct Tally {
     delivered: [u64; 4],
     bytes: u64,
+    saved: u64,
     /// When the event that was written last arrived from the node.
     latest: Option<Instant>,
 }
 
 /// Bytes gathered for one write. A block for one client is seldom more; a pong waits for no more than this.
 const GATHER_BYTES: usize = 256 << 10;
+
+/// What may wait for a client while more of the past is to come, in bytes: a write's worth.
+const REPLAY_BYTES: usize = GATHER_BYTES;
 
 /// Writes in a row before others get their turn.
 const MAX_WRITES: usize = 8;
@@ -104,10 +114,13 @@ const PROGRESS_BYTES: usize = 16 << 10;
 /// One client's writing half.
 #[derive(Debug)]
 pub struct Outbox {
+    id: u64,
     socket: TcpStream,
     shared: Arc<OutboxShared>,
     state: Mutex<State>,
     in_flight: AtomicU32,
+    /// The client agreed on compression (RFC 7692).
+    deflates: bool,
     last_heard: AtomicU64,
 }
 
@@ -193,17 +206,29 @@ pub struct Signs {
 }
 
 impl Outbox {
-    /// The writing half of a socket.
+    /// The writing half of a socket, to a client that agreed on compression or one that did not.
     #[must_use]
-    pub fn new(socket: TcpStream, shared: Arc<OutboxShared>) -> Arc<Self> {
+    pub fn new(socket: TcpStream, deflates: bool, shared: Arc<OutboxShared>) -> Arc<Self> {
         let now = shared.clock.now();
+        let state = State {
+            writing: Writing::new(deflates),
+            ..State::default()
+        };
         Arc::new(Self {
+            id: shared.next_id.fetch_add(1, Ordering::Relaxed),
             socket,
             shared,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             in_flight: AtomicU32::new(0),
+            deflates,
             last_heard: AtomicU64::new(now),
         })
+    }
+
+    /// Names it among all that there ever were.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// The socket, for reading.
@@ -212,7 +237,26 @@ impl Outbox {
         &self.socket
     }
 
+    /// Whether the client agreed on compression.
+    #[must_use]
+    pub fn deflates(&self) -> bool {
+        self.deflates
+    }
+
     // ---- putting in
+
+    /// A text message as this client reads it, in pieces for [`Self::answer`].
+    #[must_use]
+    pub fn text(&self, head: &[u8], body: &Bytes, tail: &[u8]) -> Vec<Bytes> {
+        if self.deflates
+            && let Some(frame) = frame::deflated_text(head, body, tail)
+        {
+            let plain = head.len() + body.len() + tail.len();
+            self.shared.saved.inc_by(plain.saturating_sub(frame.len()) as u64);
+            return vec![frame];
+        }
+        frame::text(head, body, tail)
+    }
 
     /// Queues events; `true` when [`Self::flush`] has to follow, after all pushes.
     #[must_use]
@@ -379,6 +423,12 @@ impl Outbox {
         self.state.lock().queue.bytes()
     }
 
+    /// Whether a replay may queue more: the better part of the queue stays for what is live.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.queued_bytes() < REPLAY_BYTES.min(self.shared.limits.max_bytes / 4)
+    }
+
     /// Pending transactions that were dropped for this client.
     #[must_use]
     pub fn shed(&self) -> u64 {
@@ -485,6 +535,9 @@ impl Outbox {
                 Done::Delivered(batch) => {
                     tally.delivered[batch.kind as usize] += batch.events.len() as u64;
                     tally.latest = Some(batch.seen);
+                    if self.deflates {
+                        tally.saved += batch.saved() as u64;
+                    }
                 }
             },
         )?;
@@ -606,7 +659,7 @@ mod tests {
         };
         let shared = OutboxShared::new(limits, Clock::start(), &Metrics::new().0);
         server.writable().await.unwrap();
-        (Outbox::new(server, shared), client)
+        (Outbox::new(server, false, shared), client)
     }
 
     fn one(kind: Kind, len: usize) -> Arc<Batch> {

@@ -99,7 +99,7 @@ pub struct Queue {
 const MAX_CONTROL: usize = 64;
 
 impl Queue {
-    /// Bytes that wait, as they would be on the wire.
+    /// Bytes that wait, as they would be on the wire without compression.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -57,10 +57,15 @@ pub struct Recipient {
     release_at: AtomicU64,
     /// Fan-outs before this one were not for it.
     since: AtomicU64,
+    /// It is told what was before it goes live.
+    resumed: bool,
 }
 
 /// The answer is not queued yet: the client cannot know the id, and events pass it by.
 const UNANSWERED: Millis = Millis::MAX;
+
+/// There will be no events: what it asked for was refused after all.
+const OVER: Millis = Millis::MAX - 2;
 
 /// The answer is queued, not yet written: events queue up behind it.
 const ANSWERING: Millis = Millis::MAX - 1;
@@ -69,13 +74,29 @@ impl Recipient {
     /// A recipient that waits for its answer to be written.
     #[must_use]
     pub fn new(id: SubscriptionId, since: u64) -> Arc<Self> {
-        let (release_at, since) = (AtomicU64::new(UNANSWERED), AtomicU64::new(since));
-        Arc::new(Self {
+        Arc::new(Self::made(id, since, false))
+    }
+
+    /// One that is told what was before, and takes no live events until it [begins](Self::begin).
+    #[must_use]
+    pub fn resumed(id: SubscriptionId) -> Arc<Self> {
+        Arc::new(Self::made(id, u64::MAX, true))
+    }
+
+    fn made(id: SubscriptionId, since: u64, resumed: bool) -> Self {
+        Self {
             id,
             prefix: Prefix::new(id),
-            release_at,
-            since,
-        })
+            release_at: AtomicU64::new(UNANSWERED),
+            since: AtomicU64::new(since),
+            resumed,
+        }
+    }
+
+    /// Whether it is told what was before.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     /// The id that the client knows.
@@ -92,18 +113,42 @@ impl Recipient {
 
     /// The answer is queued.
     pub fn answered(&self) {
-        self.release_at.store(ANSWERING, Ordering::Relaxed);
+        if !self.is_over() {
+            self.release_at.store(ANSWERING, Ordering::Relaxed);
+        }
+    }
+
+    /// The answer is an error.
+    pub fn give_up(&self) {
+        self.release_at.store(OVER, Ordering::Relaxed);
+    }
+
+    /// Whether the answer was an error.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.release_at.load(Ordering::Relaxed) == OVER
+    }
+
+    /// Whether its answer is on its way at least.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.release_at.load(Ordering::Relaxed) != UNANSWERED
+    }
+
+    /// It has been sent everything from fan-out number `since` on.
+    pub fn begin(&self, since: u64) {
+        self.since.store(since, Ordering::Relaxed);
     }
 
     /// Whether fan-out number `sequence` is for it. A subscription that waits for its answer (in a batch with a slow
     /// call) is passed by, and begins with the fan-out after.
     #[must_use]
     pub fn takes(&self, sequence: u64) -> bool {
-        let unanswered = self.release_at.load(Ordering::Relaxed) == UNANSWERED;
-        if unanswered {
+        let answered = self.is_answered();
+        if !answered {
             self.since.store(sequence + 1, Ordering::Relaxed);
         }
-        !unanswered
+        answered
     }
 
     /// Whether it was sent what fan-out number `sequence` sent.
@@ -114,13 +159,15 @@ impl Recipient {
 
     /// The answer left; events may follow from `at` on (E5: web3.js 4 and web3.py 8 lose what arrives with the answer).
     pub fn release(&self, at: Millis) {
-        self.release_at.store(at, Ordering::Relaxed);
+        if !self.is_over() {
+            self.release_at.store(at, Ordering::Relaxed);
+        }
     }
 
     /// First moment at which a notification may be written; `None` until the answer was.
     #[must_use]
     pub fn release_at(&self) -> Option<Millis> {
-        Some(self.release_at.load(Ordering::Relaxed)).filter(|&at| at < ANSWERING)
+        Some(self.release_at.load(Ordering::Relaxed)).filter(|&at| at < OVER)
     }
 }
 
@@ -131,7 +178,7 @@ pub struct Batch {
     pub kind: Kind,
     /// In the order in which they are delivered; never empty.
     pub events: Box<[Event]>,
-    /// Bytes on the wire for one subscription.
+    /// Bytes on the wire for one subscription, uncompressed: the queue counts every client's backlog by it.
     pub wire_len: usize,
     /// When the node's message arrived, for the latency histogram.
     pub seen: Instant,
@@ -141,13 +188,19 @@ impl Batch {
     /// A batch of at least one event.
     #[must_use]
     pub fn new(kind: Kind, events: Box<[Event]>, seen: Instant) -> Arc<Self> {
-        let wire_len = events.iter().map(Event::wire_len).sum();
+        let wire_len = events.iter().map(|event| event.wire_len(false)).sum();
         Arc::new(Self {
             kind,
             events,
             wire_len,
             seen,
         })
+    }
+
+    /// Bytes that compression has kept off the wire for one subscription.
+    #[must_use]
+    pub fn saved(&self) -> usize {
+        self.wire_len - self.events.iter().map(|event| event.wire_len(true)).sum::<usize>()
     }
 }
 

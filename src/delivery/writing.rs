@@ -29,9 +29,20 @@ pub struct Writing {
     unit: usize,
     /// Bytes of the next piece (or event) that are written.
     offset: usize,
+    /// The client agreed on compression.
+    deflates: bool,
 }
 
 impl Writing {
+    /// Nothing yet, for a client that agreed on compression or one that did not.
+    #[must_use]
+    pub fn new(deflates: bool) -> Self {
+        Self {
+            deflates,
+            ..Self::default()
+        }
+    }
+
     /// Where gathered chunks go.
     pub fn chunks(&mut self) -> &mut VecDeque<Chunk> {
         &mut self.chunks
@@ -64,7 +75,7 @@ impl Writing {
             Some(Chunk::Bytes(..)) if begun => {}
             Some(Chunk::Events(to, batch)) if self.offset > 0 => {
                 let rest = batch.events[self.unit]
-                    .slices(to.prefix())
+                    .slices(to.prefix(), self.deflates)
                     .concat()
                     .split_off(self.offset);
                 self.chunks.clear();
@@ -110,7 +121,7 @@ impl Writing {
                 match chunk {
                     Chunk::Bytes(pieces, _) => slices.push(IoSlice::new(&pieces[unit][skip..])),
                     Chunk::Events(to, batch) => {
-                        for piece in batch.events[unit].slices(to.prefix()) {
+                        for piece in batch.events[unit].slices(to.prefix(), self.deflates) {
                             if skip < piece.len() {
                                 slices.push(IoSlice::new(&piece[skip..]));
                                 skip = 0;
@@ -134,7 +145,10 @@ impl Writing {
                 Chunk::Bytes(pieces, _) => (pieces.len(), pieces.get(self.unit).map_or(0, Bytes::len)),
                 Chunk::Events(_, batch) => (
                     batch.events.len(),
-                    batch.events.get(self.unit).map_or(0, |event| event.wire_len()),
+                    batch
+                        .events
+                        .get(self.unit)
+                        .map_or(0, |event| event.wire_len(self.deflates)),
                 ),
             };
             if left < len - self.offset {
@@ -170,7 +184,10 @@ mod tests {
             .iter()
             .map(|(shared, sizes)| {
                 if *shared {
-                    let events = sizes.iter().map(|&n| Event::new(&vec![b'e'; n])).collect();
+                    let events = sizes
+                        .iter()
+                        .map(|&n| Event::new(&vec![b'e'; n]).compressible())
+                        .collect();
                     Chunk::Events(
                         Recipient::new(SubscriptionId::random(), 0),
                         Batch::new(Kind::Logs, events, Instant::now()),
@@ -183,7 +200,7 @@ mod tests {
             .collect()
     }
 
-    fn wire(chunks: &[Chunk]) -> Vec<u8> {
+    fn wire(chunks: &[Chunk], deflates: bool) -> Vec<u8> {
         let mut out = Vec::new();
         for chunk in chunks {
             match chunk {
@@ -191,7 +208,7 @@ mod tests {
                 Chunk::Events(to, batch) => {
                     for event in &batch.events {
                         event
-                            .slices(to.prefix())
+                            .slices(to.prefix(), deflates)
                             .iter()
                             .for_each(|piece| out.extend_from_slice(piece));
                     }
@@ -204,12 +221,13 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_socket_takes_the_bytes_arrive_once_and_in_order(
-            shape in prop::collection::vec((any::<bool>(), prop::collection::vec(0usize..300, 1..60)), 1..12),
+            shape in prop::collection::vec((any::<bool>(), prop::collection::vec(0usize..600, 1..60)), 1..12),
+            deflates: bool,
             takes in prop::collection::vec(0usize..5_000, 1..20),
         ) {
             let chunks = chunks(&shape);
-            let expect = wire(&chunks);
-            let mut writing = Writing::default();
+            let expect = wire(&chunks, deflates);
+            let mut writing = Writing::new(deflates);
             writing.chunks().extend(chunks);
             let (mut got, mut finished) = (Vec::new(), 0);
             let mut takes = takes.into_iter().cycle();
@@ -230,14 +248,14 @@ mod tests {
         }
 
         #[test]
-        fn after_a_cut_the_close_frame_stands_on_a_frame_boundary(sizes in prop::collection::vec(0usize..300, 1..20), take in 0usize..4_000) {
+        fn after_a_cut_the_close_frame_stands_on_a_frame_boundary(sizes in prop::collection::vec(0usize..600, 1..20), take in 0usize..4_000, deflates: bool) {
             let chunks = chunks(&[(true, sizes.clone())]);
-            let all = wire(&chunks);
+            let all = wire(&chunks, deflates);
             let mut ends = vec![0];
-            for event in sizes.iter().map(|&n| Event::new(&vec![b'e'; n])) {
-                ends.push(ends[ends.len() - 1] + event.wire_len());
+            for event in sizes.iter().map(|&n| Event::new(&vec![b'e'; n]).compressible()) {
+                ends.push(ends[ends.len() - 1] + event.wire_len(deflates));
             }
-            let mut writing = Writing::default();
+            let mut writing = Writing::new(deflates);
             writing.chunks().extend(chunks);
             let written = writing.write(|slices| Ok(take.min(slices.iter().map(|s| s.len()).sum())), |_| ()).expect("no error");
             writing.cut();

@@ -140,6 +140,9 @@ impl Chain {
         for _ in 0..config.initial_blocks {
             chain.mine();
         }
+        if config.fork_seed != 0 {
+            chain.rng = StdRng::seed_from_u64(config.seed.rotate_left(32) ^ config.fork_seed);
+        }
         chain
     }
 
@@ -232,6 +235,24 @@ impl Chain {
             dropped,
             adopted,
         })
+    }
+
+    /// Takes blocks that another node made, oldest first, and makes the last of them the head. Blocks that are known
+    /// already are left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set_head`]; [`ChainError::UnknownBlock`] too when the first one's parent is not kept.
+    pub fn import(&mut self, branch: &[Arc<Block>]) -> Result<Reorg, ChainError> {
+        for block in branch {
+            if !self.blocks.contains_key(&block.parent_hash()) && !self.blocks.contains_key(&block.hash()) {
+                return Err(ChainError::UnknownBlock);
+            }
+            if self.blocks.insert(block.hash(), block.clone()).is_none() {
+                self.numbers.entry(block.number()).or_default().push(block.hash());
+            }
+        }
+        self.set_head(branch.last().ok_or(ChainError::UnknownBlock)?.hash())
     }
 
     /// A new pending transaction, as if it had arrived from the network; `None` while the pool is full.

@@ -19,6 +19,9 @@ pub struct Config {
     pub ipc: Option<PathBuf>,
     /// What every random choice follows from: accounts, contracts, transactions, hashes.
     pub seed: u64,
+    /// What sets the blocks that this node makes after its start apart from those of another node with the same `seed`:
+    /// two that are to disagree need different ones. See [`super::Control::follow`].
+    pub fork_seed: u64,
     /// What `eth_chainId` answers and transactions are signed for.
     pub chain_id: u64,
     /// The timestamp of block 0, in seconds since 1970. Fixed rather than "now", so that hashes can be repeated.
@@ -56,6 +59,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             ipc: None,
             seed: 1,
+            fork_seed: 0,
             chain_id: 1337,
             genesis_timestamp: 1_700_000_000,
             timestamp_interval: 2,
@@ -107,6 +111,8 @@ pub struct Faults {
     pub empty_log_answers: u32,
     /// These methods fail with code -32000 and the message "simulated failure".
     pub failing_methods: Vec<String>,
+    /// The next so many calls fail in the same way, whatever they are, counted down.
+    pub failing_calls: u32,
     /// Connections are closed as soon as they are accepted.
     pub refuse_connections: bool,
     /// Every call waits this long before it is executed and answered.
@@ -125,6 +131,7 @@ impl Default for Faults {
             late_heads: 0,
             empty_log_answers: 0,
             failing_methods: Vec::new(),
+            failing_calls: 0,
             refuse_connections: false,
             delay: None,
         }

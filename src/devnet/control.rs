@@ -58,6 +58,27 @@ impl Control {
         self.0.lock().switch_back()
     }
 
+    /// Makes the block `lag` below another node's head the head of this one, and announces what that means: new blocks,
+    /// or a reorg to the other's branch. Nodes that share one chain need the same `seed` and `initial_blocks`.
+    ///
+    /// This is how several nodes are one network: after each command to the leader its followers follow, at once or
+    /// some blocks behind. One that does not follow has stopped; one that mines meanwhile has forked, and heals when it
+    /// follows again.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError::UnknownBlock`] when the two have no block in common that both keep; [`ChainError::TooDeep`].
+    pub fn follow(&self, leader: &Self, lag: u64) -> Result<Reorg, ChainError> {
+        // Not under both locks at once: each may follow the other.
+        let branch: Vec<_> = leader.with_chain(|chain| {
+            let newest = chain.head().number().saturating_sub(lag);
+            (chain.oldest_number()..=newest)
+                .filter_map(|number| chain.block_at(number).cloned())
+                .collect()
+        });
+        self.0.lock().import(&branch)
+    }
+
     /// Adds a pending transaction; `None` while the pool is full.
     pub fn add_pending(&self) -> Option<Arc<Transaction>> {
         self.0.lock().add_pending()

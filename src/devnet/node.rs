@@ -196,6 +196,12 @@ impl State {
         Ok(reorg)
     }
 
+    pub(super) fn import(&mut self, branch: &[Arc<Block>]) -> Result<Reorg, ChainError> {
+        let reorg = self.chain.import(branch)?;
+        self.announce_reorg(&reorg);
+        Ok(reorg)
+    }
+
     pub(super) fn add_pending(&mut self) -> Option<Arc<Transaction>> {
         let transaction = self.chain.next_pending()?;
         self.announce_pending(&transaction);

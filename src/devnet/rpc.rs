@@ -77,7 +77,9 @@ pub(super) fn call(
     params: Option<&RawValue>,
     subscribed: &mut Vec<Subscription>,
 ) -> Answer {
-    if state.faults.failing_methods.iter().any(|failing| failing == method) {
+    let failing = !method.starts_with("devnet_") && state.faults.failing_calls > 0;
+    state.faults.failing_calls -= u32::from(failing);
+    if failing || state.faults.failing_methods.iter().any(|failing| failing == method) {
         return Err(RpcError::new(-32000, "simulated failure"));
     }
     if let (true, Caller::Http) = (method.ends_with("_subscribe"), caller) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 
@@ -19,11 +20,15 @@ const BATCH_CONCURRENCY: usize = 32;
 /// Bytes of a batch's answer after which items get an error instead (geth `node/defaults.go`, `BatchResponseMaxSize`).
 const MAX_BATCH_RESPONSE: usize = 25_000_000;
 
+/// An answer that costs no more than the error in its place, in bytes.
+const SHORT: usize = 1024;
+
 /// One element of a message on its way to its answer.
-#[derive(Debug)]
 pub enum Planned {
     /// Answered here; the raw id and the outcome.
     Done(String, Outcome),
+    /// Answered here, but not yet.
+    Later(String, BoxFuture<'static, Outcome>),
     /// For the node.
     Forward {
         /// Raw id; `None` for a notification, whose answer is dropped.
@@ -37,12 +42,26 @@ pub enum Planned {
     Silent,
 }
 
-/// What a door (WebSocket, HTTP) does itself with a request; `None` to forward it.
-pub type Local<'a> = dyn FnMut(&Request<'_>) -> Option<Outcome> + 'a;
+/// What a door (WebSocket, HTTP) says to a request that is not forwarded.
+pub enum Local {
+    /// This.
+    Now(Outcome),
+    /// What this will come to.
+    Later(BoxFuture<'static, Outcome>),
+}
+
+impl<T: Into<Outcome>> From<T> for Local {
+    fn from(outcome: T) -> Self {
+        Self::Now(outcome.into())
+    }
+}
+
+/// What a door does itself with a request; `None` to forward it.
+pub type Door<'a> = dyn FnMut(&Request<'_>) -> Option<Local> + 'a;
 
 impl Planned {
     /// Decides what becomes of an item.
-    pub fn new(item: &Item<'_>, local: &mut Local<'_>) -> Self {
+    pub fn new(item: &Item<'_>, local: &mut Door<'_>) -> Self {
         let (request, id) = match item {
             Item::Response => return Self::Silent,
             Item::Invalid(id) => {
@@ -60,7 +79,8 @@ impl Planned {
             local(request)
         };
         match (outcome, id) {
-            (Some(outcome), Some(id)) => Self::Done(id, outcome),
+            (Some(Local::Now(outcome)), Some(id)) => Self::Done(id, outcome),
+            (Some(Local::Later(outcome)), Some(id)) => Self::Later(id, outcome),
             (Some(_), None) => Self::Silent,
             (None, id) => Self::Forward {
                 id,
@@ -68,12 +88,6 @@ impl Planned {
                 params: request.params.map(RawValue::get).unwrap_or_default().to_owned(),
             },
         }
-    }
-
-    /// Whether it needs the node.
-    #[must_use]
-    pub fn is_forwarded(&self) -> bool {
-        matches!(self, Self::Forward { .. })
     }
 
     /// The same item refused; notifications get nothing, as ever.
@@ -130,6 +144,7 @@ impl Rpc {
         match planned {
             Planned::Silent => None,
             Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
+            Planned::Later(id, outcome) => Some(self.local(&id, outcome.await)),
             Planned::Forward { id, method, params } => {
                 let outcome = self.forward(method, params).await;
                 id.map(|id| Response::new(&id, outcome))
@@ -152,7 +167,8 @@ impl Rpc {
         while let Some(response) = responses.next().await {
             let Some(mut response) = response else { continue };
             bytes += response.body.len();
-            if bytes > MAX_BATCH_RESPONSE {
+            // A short one may be the id of a subscription, which stands.
+            if bytes > MAX_BATCH_RESPONSE && response.body.len() > SHORT {
                 response = response.too_large();
             }
             out.push(response);

@@ -97,8 +97,8 @@ pub fn is_upgrade<B>(request: &Request<B>) -> bool {
     has_token(request.headers(), &CONNECTION, "upgrade") && has_token(request.headers(), &UPGRADE, "websocket")
 }
 
-/// Checks the request; the value of `Sec-WebSocket-Accept` on success. Offered subprotocols and extensions are declined
-/// by silence (PROTOCOL H6, H7).
+/// Checks the request; the value of `Sec-WebSocket-Accept` on success. Offered subprotocols are declined by silence
+/// (PROTOCOL H6).
 ///
 /// # Errors
 /// [`Refusal`].

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -21,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::handshake::{self, Origins, Refusal};
-use super::post;
+use super::{extension, post};
 use crate::session::{self, Services};
 use crate::telemetry::ReasonLabel;
 
@@ -36,6 +38,8 @@ pub struct ServerSettings {
     pub max_body_bytes: usize,
     /// Which browser pages may connect.
     pub origins: Origins,
+    /// Whether an offer of permessage-deflate is taken.
+    pub compression: bool,
 }
 
 impl ServerSettings {
@@ -192,12 +196,17 @@ async fn respond(request: Request<Incoming>, peer: IpAddr, open: Arc<Open>, full
         Ok(accept) => accept,
         Err(why) => return refuse(door, why),
     };
+    let extension = if door.settings.compression {
+        extension::agree(request.headers())
+    } else {
+        None
+    };
     let services = door.services.clone();
     let upgrade = hyper::upgrade::on(request);
     let tasks = door.tasks.clone();
     tasks.spawn(async move {
         match upgrade.await.map_err(io::Error::other).and_then(bare) {
-            Ok((socket, early)) => session::serve(socket, early, peer, services).await,
+            Ok((socket, early)) => session::serve(socket, early, peer, extension.is_some(), services).await,
             Err(error) => debug!("upgrade: {error}"),
         }
         drop(open);
@@ -208,6 +217,9 @@ async fn respond(request: Request<Incoming>, peer: IpAddr, open: Arc<Open>, full
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     if let Ok(accept) = HeaderValue::from_str(&accept) {
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(agreed) = extension {
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed));
     }
     response
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde_json::Value;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -23,19 +24,19 @@ use tracing::debug;
 
 pub use clients::{Clients, LifeSigns};
 pub use limits::{Identity, RequestQuota};
-pub use reader::{Inbound, Reader};
+pub use reader::{Deflated, Inbound, Reader};
 
-use crate::backplane::PendingForm;
 use crate::clock::Clock;
+use crate::deflate;
 use crate::delivery::{
     Answered, CloseReason, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, SubscriptionId, frame,
 };
 use crate::jsonrpc::{
-    self, INVALID_PARAMS, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR, Request, Response,
-    SERVER_ERROR, error,
+    self, ErrorObjectOwned, INVALID_PARAMS, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR,
+    Request, Response, SERVER_ERROR, error,
 };
-use crate::rpc::{Planned, Rpc, subscription_method};
-use crate::subscription::{Registry, Subscription, Topic};
+use crate::rpc::{Local, Planned, Rpc, subscription_method};
+use crate::subscription::{Registry, Replays, Start, Subscription, Topic};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// Bounds of one session.
@@ -61,6 +62,8 @@ pub struct SessionSettings {
 pub struct Services {
     /// Subscriptions.
     pub registry: Arc<Registry>,
+    /// Subscriptions that begin in the past.
+    pub replays: Arc<Replays>,
     /// Everything else.
     pub rpc: Arc<Rpc>,
     /// Connected clients.
@@ -81,6 +84,7 @@ impl Services {
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
+        replays: Arc<Replays>,
         rpc: Arc<Rpc>,
         quota: RequestQuota,
         settings: SessionSettings,
@@ -90,6 +94,7 @@ impl Services {
         let outboxes = OutboxShared::new(settings.outbox, clock, &metrics);
         Self {
             registry,
+            replays,
             rpc,
             clients: Clients::new(clock),
             quota,
@@ -126,23 +131,21 @@ struct Session {
     /// The client broke the framing: what it sends is not looked at any more.
     deaf: bool,
     subscriptions: Vec<Subscription>,
-    /// The message at hand subscribed to pending transactions: its answer waits for the node's own subscription.
-    awaited: Option<PendingForm>,
 }
 
-/// Serves a client until it is gone. `early` is what arrived behind the handshake.
-pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, services: Arc<Services>) {
+/// Serves a client until it is gone. `early` is what arrived behind the handshake, which agreed on compression or not.
+pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, deflates: bool, services: Arc<Services>) {
     let lowat = services.settings.notsent_lowat;
     if lowat > 0
         && let Err(why) = SockRef::from(&socket).set_tcp_notsent_lowat(lowat)
     {
         debug!("TCP_NOTSENT_LOWAT: {why}");
     }
-    let outbox = Outbox::new(socket, services.outboxes.clone());
+    let outbox = Outbox::new(socket, deflates, services.outboxes.clone());
     let number = services.clients.add(outbox.clone());
     services.metrics.clients.inc();
     services.metrics.connections.inc();
-    let mut reader = Reader::new(services.settings.max_message_bytes);
+    let mut reader = Reader::new(services.settings.max_message_bytes, deflates);
     reader.buffer().extend_from_slice(&early);
     // Even an empty rest keeps the handshake's whole read buffer alive.
     drop(early);
@@ -154,7 +157,6 @@ pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, services: Arc<
         reader,
         deaf: false,
         subscriptions: Vec::new(),
-        awaited: None,
     };
     session.take_messages();
     let over = session.run().await;
@@ -252,30 +254,46 @@ impl Session {
                     self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
                 }
                 Ok(Some(Inbound::Message(message))) if phase == Phase::Open => self.message(&message),
-                Ok(Some(Inbound::Message(_) | Inbound::Pong)) => {}
-                Err(reason) => {
-                    self.deaf = true;
-                    self.outbox.close(reason);
-                }
+                Ok(Some(Inbound::Deflated(message))) if phase == Phase::Open => self.deflated(&message),
+                Ok(Some(Inbound::Message(_) | Inbound::Deflated(_) | Inbound::Pong)) => {}
+                Err(reason) => self.violated(reason),
             }
         }
         self.reader.buffer().clear();
     }
 
+    fn violated(&mut self, reason: CloseReason) {
+        self.deaf = true;
+        self.outbox.close(reason);
+    }
+
     // ---- requests
 
     fn message(&mut self, message: &[u8]) {
-        let (settings, quota) = (&self.services.settings, &self.services.quota);
         // Long messages are work before they are understood; who has used up the quota is not even read.
-        if let Err(why) = quota.charge_bytes(self.identity, message.len()) {
-            self.services
-                .metrics
-                .refused
-                .get_or_create(&ReasonLabel { reason: "requests" })
-                .inc();
-            return self.answer(Response::new("null", why.into()), Vec::new());
+        match self.services.quota.charge_bytes(self.identity, message.len()) {
+            Ok(()) => self.charged(message),
+            Err(why) => self.unread(why),
         }
-        match Message::parse(message, settings.max_batch) {
+    }
+
+    /// As [`Self::message`], but charged while it grows, for nobody knows before how long it becomes.
+    fn deflated(&mut self, message: &Deflated) {
+        let (max, quota) = (self.services.settings.max_message_bytes, &self.services.quota);
+        match message.inflate(max, || quota.charge_bytes(self.identity, deflate::STEP)) {
+            Ok(message) => self.charged(&message),
+            Err(Ok(why)) => self.unread(why),
+            Err(Err(reason)) => self.violated(reason),
+        }
+    }
+
+    fn unread(&self, why: ErrorObjectOwned) {
+        self.count_refusal("requests");
+        self.answer(Response::new("null", why.into()), Vec::new());
+    }
+
+    fn charged(&mut self, message: &[u8]) {
+        match Message::parse(message, self.services.settings.max_batch) {
             // geth closes here; that gains nothing and ends ethers users for good (PROTOCOL J3, J4).
             Err(why) => self.answer(
                 Response::new("null", error(PARSE_ERROR, why.to_string()).into()),
@@ -289,49 +307,38 @@ impl Session {
                     jsonrpc::id_text(first),
                     error(INVALID_REQUEST, "batch too large").into(),
                 );
-                self.answer_batch(&[response], Vec::new());
+                self.services.answer_batch(&self.outbox, &[response], Vec::new());
             }
         }
     }
 
     fn single(&mut self, item: &Item<'_>) {
         let mut releases = Vec::new();
+        let place = waits(item)
+            .then(|| self.outbox.begin_call(self.services.settings.max_in_flight))
+            .flatten();
         let planned = match self.services.quota.charge(self.identity, 1) {
             Err(why) => self.refuse(item, "requests", &why.into()),
-            Ok(()) => self.plan(item, &mut releases),
+            Ok(()) if is_forwarded(item) && place.is_none() => self.refuse(item, "in_flight", &too_many_calls()),
+            Ok(()) => self.plan(item, place.is_some(), &mut releases),
         };
-        let awaited = self.awaited.take();
-        let forwarded = planned.is_forwarded();
-        if !forwarded && awaited.is_none() {
-            if let Planned::Done(id, outcome) = planned {
+        match (planned, place) {
+            (Planned::Silent, _) => {}
+            (Planned::Done(id, outcome), _) => {
                 let response = self.services.rpc.local(&id, outcome);
                 self.answer(response, releases);
             }
-            return;
+            (planned, place) => {
+                let services = self.services.clone();
+                tokio::spawn(async move {
+                    if let Some(response) = services.rpc.complete(planned).await
+                        && let Some(outbox) = place.and_then(|place| place.outbox())
+                    {
+                        services.answer(&outbox, &response, releases);
+                    }
+                });
+            }
         }
-        let Some(place) = self.outbox.begin_call(self.services.settings.max_in_flight) else {
-            let planned = if forwarded {
-                self.refuse(item, "in_flight", &too_many_calls())
-            } else {
-                planned
-            };
-            if let Planned::Done(id, outcome) = planned {
-                let response = self.services.rpc.local(&id, outcome);
-                self.answer(response, releases);
-            }
-            return;
-        };
-        let rpc = self.services.rpc.clone();
-        tokio::spawn(async move {
-            if let Some(form) = awaited {
-                rpc.pending_settled(form).await;
-            }
-            if let Some(response) = rpc.complete(planned).await
-                && let Some(outbox) = place.outbox()
-            {
-                answer(&outbox, &response, releases);
-            }
-        });
     }
 
     fn batch(&mut self, items: &[Item<'_>]) {
@@ -343,25 +350,23 @@ impl Session {
         }
         let mut releases = Vec::new();
         // Before anything is done: a batch that finds no place must not have ended a subscription already.
-        let forwards = items.iter().any(|item| match item {
-            // A subscription to pending transactions may have to wait for the node's.
-            Item::Call(request) => !matches!(subscription_method(&request.method), Some((_, false))),
-            Item::Notification(request) => subscription_method(&request.method).is_none(),
-            Item::Response | Item::Invalid(_) => false,
-        });
-        let place = if forwards {
+        let waits = items.iter().any(waits);
+        let place = if waits {
             self.outbox.begin_call(self.services.settings.max_in_flight)
         } else {
             None
         };
         let refusal = match self.services.quota.charge(self.identity, items.len() as u32) {
             Err(why) => Some(("requests", why.into())),
-            Ok(()) if forwards && place.is_none() => Some(("in_flight", too_many_calls())),
+            Ok(()) if waits && place.is_none() => Some(("in_flight", too_many_calls())),
             Ok(()) => None,
         };
         let planned: Vec<Planned> = match &refusal {
             Some((limit, why)) => items.iter().map(|item| self.refuse(item, limit, why)).collect(),
-            None => items.iter().map(|item| self.plan(item, &mut releases)).collect(),
+            None => items
+                .iter()
+                .map(|item| self.plan(item, place.is_some(), &mut releases))
+                .collect(),
         };
         let Some(place) = place.filter(|_| refusal.is_none()) else {
             let done = planned.into_iter().filter_map(|one| match one {
@@ -369,75 +374,96 @@ impl Session {
                 _ => None,
             });
             let responses: Vec<Response> = done.collect();
-            return self.answer_batch(&responses, releases);
+            return self.services.answer_batch(&self.outbox, &responses, releases);
         };
-        let awaited = self.awaited.take();
-        let rpc = self.services.rpc.clone();
+        let services = self.services.clone();
         tokio::spawn(async move {
-            if let Some(form) = awaited {
-                rpc.pending_settled(form).await;
-            }
-            let responses = rpc.complete_batch(planned).await;
-            if let Some(array) = jsonrpc::batch(&responses)
-                && let Some(outbox) = place.outbox()
-            {
-                answer_batch(&outbox, array, &responses, releases);
+            let responses = services.rpc.complete_batch(planned).await;
+            if let Some(outbox) = place.outbox() {
+                services.answer_batch(&outbox, &responses, releases);
             }
         });
     }
 
-    fn plan(&mut self, item: &Item<'_>, releases: &mut Vec<Arc<Recipient>>) -> Planned {
+    /// `can_wait`: there is a place for an answer that is not known at once.
+    fn plan(&mut self, item: &Item<'_>, can_wait: bool, releases: &mut Vec<Arc<Recipient>>) -> Planned {
         let notification = matches!(item, Item::Notification(_));
         Planned::new(item, &mut |request| match subscription_method(&request.method) {
             // Without an id there is no way to tell the subscription's: it is ignored, as in reth (PROTOCOL J7).
-            Some((_, true)) if notification => Some(Outcome::TRUE),
-            Some((namespace, true)) => Some(self.subscribe(namespace, request, releases)),
-            Some((_, false)) => Some(self.unsubscribe(request)),
+            Some((_, true)) if notification => Some(Outcome::TRUE.into()),
+            Some((namespace, true)) => Some(
+                self.subscribe(namespace, request, can_wait, releases)
+                    .unwrap_or_else(Local::from),
+            ),
+            Some((_, false)) => Some(self.unsubscribe(request).into()),
             None => None,
         })
     }
 
     fn refuse(&self, item: &Item<'_>, limit: &'static str, why: &Outcome) -> Planned {
-        self.services
-            .metrics
-            .refused
-            .get_or_create(&ReasonLabel { reason: limit })
-            .inc();
+        self.count_refusal(limit);
         Planned::refused(item, why)
     }
 
-    fn subscribe(&mut self, namespace: &str, request: &Request<'_>, releases: &mut Vec<Arc<Recipient>>) -> Outcome {
-        let topic = match Topic::parse(namespace, request) {
-            Ok(topic) => topic,
-            Err(why) => return why.into(),
-        };
+    fn count_refusal(&self, limit: &'static str) {
+        let label = ReasonLabel { reason: limit };
+        self.services.metrics.refused.get_or_create(&label).inc();
+    }
+
+    fn subscribe(
+        &mut self,
+        namespace: &str,
+        request: &Request<'_>,
+        can_wait: bool,
+        releases: &mut Vec<Arc<Recipient>>,
+    ) -> Result<Local, ErrorObjectOwned> {
+        let (topic, mut start) = Topic::parse(namespace, request)?;
+        let services = self.services.clone();
+        if start == Start::Live {
+            start = services.replays.start_of(&topic);
+        }
+        let max = services.settings.max_subscriptions;
+        if self.subscriptions.len() >= max {
+            // Those that found no place to resume from are not counted.
+            self.subscriptions.retain(|own| !own.recipient.is_over());
+        }
+        if self.subscriptions.len() >= max {
+            self.count_refusal("subscriptions");
+            let message = format!("limit exceeded: {max} subscriptions on this connection");
+            return Err(error(LIMIT_EXCEEDED, message));
+        }
         let form = if let Topic::Pending(form) = topic {
             Some(form)
         } else {
             None
         };
-        if self.subscriptions.len() >= self.services.settings.max_subscriptions {
-            self.services
-                .metrics
-                .refused
-                .get_or_create(&ReasonLabel {
-                    reason: "subscriptions",
-                })
-                .inc();
-            let max = self.services.settings.max_subscriptions;
-            return error(
-                LIMIT_EXCEEDED,
-                format!("limit exceeded: {max} subscriptions on this connection"),
-            )
-            .into();
-        }
-        let subscription = self.services.registry.subscribe(topic, &self.outbox);
+        let (subscription, finding) = match start {
+            // Before the first block nobody can say where "now" is, so what is answered then could have a gap.
+            Start::Live if !topic.is_of_the_chain() || services.registry.has_begun() => {
+                (services.registry.subscribe(topic, &self.outbox), None)
+            }
+            _ if !can_wait => {
+                self.count_refusal("in_flight");
+                return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
+            }
+            _ => services.replays.subscribe(topic, start, &self.outbox)?,
+        };
         let recipient = subscription.recipient.clone();
         self.subscriptions.push(subscription);
-        self.awaited = form.or(self.awaited);
-        let answer = format!("\"{}\"", recipient.id());
+        let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
         releases.push(recipient);
-        Outcome::Result(answer.into())
+        Ok(match (finding, form) {
+            (Some(finding), _) => Local::Later(finding.outcome().boxed()),
+            // The answer waits for the node's own subscription.
+            (None, Some(form)) if can_wait => {
+                let wait = async move {
+                    services.rpc.pending_settled(form).await;
+                    id
+                };
+                Local::Later(wait.boxed())
+            }
+            (None, _) => id.into(),
+        })
     }
 
     fn unsubscribe(&mut self, request: &Request<'_>) -> Outcome {
@@ -456,13 +482,7 @@ impl Session {
     }
 
     fn answer(&self, response: Response, releases: Vec<Arc<Recipient>>) {
-        answer(&self.outbox, &response, releases);
-    }
-
-    fn answer_batch(&self, responses: &[Response], releases: Vec<Arc<Recipient>>) {
-        if let Some(array) = jsonrpc::batch(responses) {
-            answer_batch(&self.outbox, array, responses, releases);
-        }
+        self.services.answer(&self.outbox, &response, releases);
     }
 
     // ---- the end
@@ -505,36 +525,66 @@ impl Session {
     }
 }
 
-/// Sends a response, or where it is too long for what the client has left unread, says that.
-fn answer(outbox: &Outbox, response: &Response, releases: Vec<Arc<Recipient>>) {
-    let pieces = |response: &Response| frame::text(&response.head, &response.body, Response::TAIL);
-    if let Answered::NoRoom(releases) = outbox.answer(pieces(response), releases) {
-        // An error is short: it is queued, or the connection ends.
-        drop(outbox.answer(pieces(&response.too_large()), releases));
+impl Services {
+    /// Sends a response, or where it is too long for what the client has left unread, says that.
+    fn answer(&self, outbox: &Arc<Outbox>, response: &Response, releases: Vec<Arc<Recipient>>) {
+        let resumes = releases.iter().any(|recipient| recipient.is_resumed());
+        let pieces = |response: &Response| outbox.text(&response.head, &response.body, Response::TAIL);
+        if let Answered::NoRoom(releases) = outbox.answer(pieces(response), releases) {
+            // An error is short: it is queued, or the connection ends.
+            drop(outbox.answer(pieces(&response.too_large()), releases));
+        }
+        if resumes {
+            self.replays.begin(outbox);
+        }
     }
-}
 
-/// As [`answer`], item by item the same.
-fn answer_batch(outbox: &Outbox, array: Vec<u8>, responses: &[Response], releases: Vec<Arc<Recipient>>) {
-    if let Answered::NoRoom(releases) = outbox.answer(frame::text(b"", &array.into(), b""), releases) {
-        let short = |response: &Response| {
-            if response.len() > 1024 {
-                response.too_large()
-            } else {
-                response.clone()
+    /// As [`Self::answer`], item by item the same.
+    fn answer_batch(&self, outbox: &Arc<Outbox>, responses: &[Response], releases: Vec<Arc<Recipient>>) {
+        let resumes = releases.iter().any(|recipient| recipient.is_resumed());
+        let Some(array) = jsonrpc::batch(responses) else { return };
+        if let Answered::NoRoom(releases) = outbox.answer(outbox.text(b"", &array.into(), b""), releases) {
+            let short = |response: &Response| {
+                if response.len() > 1024 {
+                    response.too_large()
+                } else {
+                    response.clone()
+                }
+            };
+            let short: Vec<Response> = responses.iter().map(short).collect();
+            if let Some(array) = jsonrpc::batch(&short)
+                && let Answered::NoRoom(_) = outbox.answer(outbox.text(b"", &array.into(), b""), releases)
+            {
+                outbox.close(CloseReason::SlowConsumer);
             }
-        };
-        let short: Vec<Response> = responses.iter().map(short).collect();
-        if let Some(array) = jsonrpc::batch(&short)
-            && let Answered::NoRoom(_) = outbox.answer(frame::text(b"", &array.into(), b""), releases)
-        {
-            outbox.close(CloseReason::SlowConsumer);
+        }
+        if resumes {
+            self.replays.begin(outbox);
         }
     }
 }
 
+/// Whether the answer to an item may have to wait: for the node, for its own subscription to pending transactions, or for
+/// a block to resume from.
+fn waits(item: &Item<'_>) -> bool {
+    match item {
+        Item::Call(request) => !matches!(subscription_method(&request.method), Some((_, false))),
+        Item::Notification(_) => is_forwarded(item),
+        Item::Response | Item::Invalid(_) => false,
+    }
+}
+
+fn is_forwarded(item: &Item<'_>) -> bool {
+    match item {
+        Item::Call(request) | Item::Notification(request) => subscription_method(&request.method).is_none(),
+        Item::Response | Item::Invalid(_) => false,
+    }
+}
+
+const TOO_MANY_CALLS: &str = "limit exceeded: too many calls in flight";
+
 fn too_many_calls() -> Outcome {
-    error(LIMIT_EXCEEDED, "limit exceeded: too many calls in flight").into()
+    error(LIMIT_EXCEEDED, TOO_MANY_CALLS).into()
 }
 
 /// geth's grammar of `eth_unsubscribe` (PROTOCOL 1.7). An id that is none names no subscription.

@@ -11,6 +11,7 @@ use yawc::codec::Decoder;
 use yawc::frame::OpCode;
 use yawc::{Role, WebSocketError};
 
+use crate::deflate::{self, Unreadable};
 use crate::delivery::CloseReason;
 
 /// What a client sent.
@@ -18,6 +19,8 @@ use crate::delivery::CloseReason;
 pub enum Inbound {
     /// A whole message; text was checked, binary is taken for text too (web3.py sends every request so).
     Message(Bytes),
+    /// A whole message that is compressed.
+    Deflated(Deflated),
     /// Wants a pong with the same payload.
     Ping(Bytes),
     /// A sign of life.
@@ -26,11 +29,42 @@ pub enum Inbound {
     Close(Option<u16>),
 }
 
+/// A compressed message (RFC 7692 section 6.2). Inflating it is work, so its owner decides whether that is done.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Deflated {
+    text: bool,
+    payload: Bytes,
+}
+
+impl Deflated {
+    /// The message, of at most `max` bytes; before it becomes long it asks whether it may.
+    ///
+    /// # Errors
+    /// What was refused, or why the connection has to end.
+    pub fn inflate<E>(
+        &self,
+        max: usize,
+        may_grow: impl FnMut() -> Result<(), E>,
+    ) -> Result<Vec<u8>, Result<E, CloseReason>> {
+        let inflated = deflate::inflate(&self.payload, max, may_grow).map_err(|why| match why {
+            Unreadable::Corrupt => Err(CloseReason::Corrupt),
+            Unreadable::TooLong => Err(CloseReason::TooBig),
+            Unreadable::Refused(why) => Ok(why),
+        })?;
+        check_text(self.text, &inflated).map_err(Err)?;
+        Ok(inflated)
+    }
+}
+
 /// Reads one client's frames. Keeps no buffer while nothing is half read.
 pub struct Reader {
     buffer: BytesMut,
     decoder: Decoder,
     at_boundary: bool,
+    /// The client agreed on compression.
+    deflates: bool,
+    /// The frame that is being read begins a compressed message.
+    deflated: bool,
     partial: Option<Partial>,
     max_message: usize,
 }
@@ -38,18 +72,21 @@ pub struct Reader {
 /// A message of which fragments are still to come.
 struct Partial {
     text: bool,
+    deflated: bool,
     bytes: BytesMut,
 }
 
 impl Reader {
-    /// A reader of messages up to `max_message` bytes.
+    /// A reader of messages up to `max_message` bytes, from a client that agreed on compression or one that did not.
     #[must_use]
-    pub fn new(max_message: usize) -> Self {
+    pub fn new(max_message: usize, deflates: bool) -> Self {
         Self {
             buffer: BytesMut::new(),
             // The decoder refuses what is as long as its limit.
-            decoder: Decoder::new(Role::Server, max_message.saturating_add(1)),
+            decoder: Decoder::new(Role::Server, max_payload(max_message, deflates).saturating_add(1)),
             at_boundary: true,
+            deflates,
+            deflated: false,
             partial: None,
             max_message,
         }
@@ -93,11 +130,12 @@ impl Reader {
         }
     }
 
-    /// What the decoder leaves unchecked, with geth's words (PROTOCOL F6). No extension is negotiated, so no reserved
-    /// bit is allowed.
-    fn check_header(&self) -> Result<(), CloseReason> {
+    /// What the decoder leaves unchecked, with geth's words (PROTOCOL F6). Of the reserved bits only the first may be set,
+    /// where compression was agreed on, by the first frame of a message (RFC 7692 section 6).
+    fn check_header(&mut self) -> Result<(), CloseReason> {
         if let Some(first) = self.buffer.first() {
-            if first & 0x70 != 0 {
+            self.deflated = first & 0x40 != 0;
+            if first & 0x30 != 0 || self.deflated && !(self.deflates && matches!(first & 0x0F, 1 | 2)) {
                 return Err(CloseReason::Protocol("unexpected reserved bits"));
             }
             if !matches!(first & 0x0F, 0..=2 | 8..=10) {
@@ -123,12 +161,13 @@ impl Reader {
                 if self.partial.is_some() {
                     return Err(CloseReason::Protocol("a new message inside a fragmented one"));
                 }
-                let text = opcode == OpCode::Text;
+                let (text, deflated) = (opcode == OpCode::Text, self.deflated);
                 if fin {
-                    return message(text, payload).map(Some);
+                    return self.message(text, deflated, payload).map(Some);
                 }
                 self.partial = Some(Partial {
                     text,
+                    deflated,
                     bytes: payload.as_ref().into(),
                 });
                 Ok(None)
@@ -137,24 +176,42 @@ impl Reader {
                 let Some(partial) = &mut self.partial else {
                     return Err(CloseReason::Protocol("a continuation of nothing"));
                 };
-                if partial.bytes.len() + payload.len() > self.max_message {
+                let max = max_payload(self.max_message, partial.deflated);
+                if partial.bytes.len() + payload.len() > max {
                     return Err(CloseReason::TooBig);
                 }
                 partial.bytes.extend_from_slice(&payload);
                 match self.partial.take_if(|_| fin) {
-                    Some(whole) => message(whole.text, whole.bytes.freeze()).map(Some),
+                    Some(whole) => self.message(whole.text, whole.deflated, whole.bytes.freeze()).map(Some),
                     None => Ok(None),
                 }
             }
         }
     }
+
+    fn message(&self, text: bool, deflated: bool, payload: Bytes) -> Result<Inbound, CloseReason> {
+        if deflated {
+            return Ok(Inbound::Deflated(Deflated { text, payload }));
+        }
+        if payload.len() > self.max_message {
+            return Err(CloseReason::TooBig);
+        }
+        check_text(text, &payload)?;
+        Ok(Inbound::Message(payload))
+    }
 }
 
-fn message(text: bool, payload: Bytes) -> Result<Inbound, CloseReason> {
-    if text && std::str::from_utf8(&payload).is_err() {
+/// What does not compress gets longer, by an eighth where a compressor uses fixed codes (RFC 1951 section 3.2.6).
+fn max_payload(max_message: usize, deflated: bool) -> usize {
+    let longer = if deflated { max_message / 8 + 64 } else { 0 };
+    max_message.saturating_add(longer)
+}
+
+fn check_text(text: bool, payload: &[u8]) -> Result<(), CloseReason> {
+    if text && std::str::from_utf8(payload).is_err() {
         return Err(CloseReason::NotUtf8);
     }
-    Ok(Inbound::Message(payload))
+    Ok(())
 }
 
 fn close_code(payload: &[u8]) -> Result<Option<u16>, CloseReason> {
@@ -209,14 +266,27 @@ mod tests {
     /// Feeds the bytes in chunks of every size up to nine, and whole; the outcome may not depend on it.
     #[track_caller]
     fn check(wire: &[u8], expect: &str) {
+        check_as(false, wire, expect);
+    }
+
+    #[track_caller]
+    fn check_as(deflates: bool, wire: &[u8], expect: &str) {
         for chunk in (1..10).chain([wire.len()]) {
-            let mut reader = Reader::new(MAX);
+            let mut reader = Reader::new(MAX, deflates);
             let mut seen = Vec::new();
             'all: for piece in wire.chunks(chunk) {
                 reader.buffer().extend_from_slice(piece);
                 loop {
-                    match reader.next_inbound() {
+                    let inbound = match reader.next_inbound() {
+                        Ok(Some(Inbound::Deflated(message))) => match message.inflate(MAX, || Ok::<(), ()>(())) {
+                            Ok(inflated) => Ok(Some(Inbound::Message(inflated.into()))),
+                            Err(why) => Err(why.unwrap_err()),
+                        },
+                        other => other,
+                    };
+                    match inbound {
                         Ok(None) => break,
+                        Ok(Some(Inbound::Deflated(_))) => unreachable!("inflated above"),
                         Ok(Some(Inbound::Message(bytes))) if bytes.len() > 50 => {
                             seen.push(format!("{} bytes", bytes.len()))
                         }
@@ -293,6 +363,80 @@ mod tests {
     }
 
     #[test]
+    fn compressed_messages_where_they_were_agreed_on() {
+        let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        let (a, b) = hello.split_at(3);
+        let agreed = |wire: &[Vec<u8>], expect: &str| check_as(true, &wire.concat(), expect);
+        agreed(&[frame(0xC1, &hello)], "Hello");
+        agreed(&[frame(0xC2, &hello), frame(0x81, b"plain")], "Hello; plain");
+        agreed(&[frame(0xC1, &[0])], "");
+        agreed(
+            &[
+                frame(0x41, a),
+                frame(0x89, b"p"),
+                frame(0x00, b""),
+                frame(0x80, b),
+                frame(0x81, b"x"),
+            ],
+            "ping(1); Hello; x",
+        );
+        agreed(
+            &[frame(0x01, b"a"), frame(0x80, b"b"), frame(0xC1, &hello)],
+            "ab; Hello",
+        );
+        for first in [0xC0, 0x40, 0xC8, 0xC9, 0xCA, 0x91, 0xA1, 0xD1, 0xE1] {
+            agreed(&[frame(0x01, b"a"), frame(first, b"")], "1002 unexpected reserved bits");
+        }
+        agreed(&[frame(0xC1, b"Hello")], "1007 invalid compressed data");
+        agreed(&[frame(0xC1, b"")], "1007 invalid compressed data");
+        agreed(&[frame(0xC1, a)], "1007 invalid compressed data");
+        agreed(
+            &[frame(0x41, a), frame(0x80, b"\xff\xff")],
+            "1007 invalid compressed data",
+        );
+        let not_text = deflate::compress(&[&[0xff; 100]]).unwrap();
+        agreed(&[frame(0xC1, &not_text)], "1007 invalid UTF-8");
+        agreed(&[frame(0xC2, &not_text)], "100 bytes");
+    }
+
+    #[test]
+    fn what_is_compressed_may_be_as_long_as_what_is_not() {
+        for (len, expect) in [(MAX, "100000 bytes"), (MAX + 1, "1009 message too big")] {
+            let wire = frame(0xC1, &deflate::compress(&[&vec![b'a'; len]]).unwrap());
+            check_as(true, &wire, expect);
+            check_as(true, &frame(0x81, &vec![b'a'; len]), expect);
+            check_as(
+                true,
+                &[frame(0x01, &vec![b'a'; MAX]), frame(0x80, &vec![b'a'; len - MAX])].concat(),
+                expect,
+            );
+            // Stored blocks make it a little longer than the text.
+            let mut stored = Vec::new();
+            for block in vec![b'a'; len].chunks(1000) {
+                stored.extend(
+                    [
+                        &[0][..],
+                        &(block.len() as u16).to_le_bytes(),
+                        &(!block.len() as u16).to_le_bytes(),
+                        block,
+                    ]
+                    .concat(),
+                );
+            }
+            stored.push(0);
+            let (a, b) = stored.split_at(MAX / 2);
+            check_as(true, &[frame(0x41, a), frame(0x80, b)].concat(), expect);
+        }
+        let long = vec![0; MAX + MAX / 8 + 65];
+        check_as(true, &frame(0xC1, &long)[..20], "1009 message too big");
+        check_as(
+            true,
+            &[frame(0x41, &long[..MAX]), frame(0x80, &long[MAX..])].concat(),
+            "1009 message too big",
+        );
+    }
+
+    #[test]
     fn closes() {
         check(&frame(0x88, b""), "close(None)");
         check(&frame(0x88, &[0x03, 0xE8]), "close(Some(1000))");
@@ -309,7 +453,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_while_idle() {
-        let mut reader = Reader::new(MAX);
+        let mut reader = Reader::new(MAX, true);
         reader.buffer().extend_from_slice(&frame(0x81, b"hello"));
         assert!(reader.next_inbound().is_ok_and(|inbound| inbound.is_some()));
         assert!(reader.next_inbound().is_ok_and(|inbound| inbound.is_none()));

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::LogFilter;
 use super::filter::go_type;
+use super::{LogFilter, Start};
 use crate::backplane::PendingForm;
+use crate::delivery::Kind;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, METHOD_NOT_FOUND, Request, error};
 
 /// A subscription that was understood.
@@ -21,12 +22,30 @@ pub enum Topic {
 }
 
 impl Topic {
-    /// Reads the parameters of `<namespace>_subscribe`.
+    /// Whether it is about blocks, of which none may be missing.
+    #[must_use]
+    pub fn is_of_the_chain(&self) -> bool {
+        matches!(self, Self::Heads | Self::Logs(_))
+    }
+
+    /// What its events are.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Heads => Kind::Heads,
+            Self::Logs(_) => Kind::Logs,
+            Self::Pending(_) => Kind::Pending,
+            Self::Syncing => Kind::Syncing,
+        }
+    }
+
+    /// Reads the parameters of `<namespace>_subscribe`, and where the subscription begins: options of our own behind what a
+    /// node takes (E9).
     ///
     /// # Errors
     /// geth's errors, word by word. Two inputs that geth refuses are accepted, for no library depends on the error and
     /// reth and anvil accept them: `logs` without a filter, and the name `pendingTransactions`.
-    pub fn parse(namespace: &str, request: &Request<'_>) -> Result<Self, ErrorObjectOwned> {
+    pub fn parse(namespace: &str, request: &Request<'_>) -> Result<(Self, Start), ErrorObjectOwned> {
         if request.params.is_none() {
             return Err(error(INVALID_PARAMS, "non-array args"));
         }
@@ -57,18 +76,27 @@ impl Topic {
             let unreadable = |why| error(INVALID_PARAMS, format!("invalid argument 1: {why}"));
             serde_json::from_str(raw.get()).map_err(unreadable)
         };
+        // Options stand behind everything that a node knows of.
+        let start = |place: usize| -> Result<Start, ErrorObjectOwned> {
+            match args.get(place).filter(|_| args.len() == place + 1) {
+                Some(last) => Start::parse(last, place).unwrap_or_else(|| at_most(place).map(|()| Start::Live)),
+                None => at_most(place).map(|()| Start::Live),
+            }
+        };
+        let live = |topic| (topic, Start::Live);
         match kind.as_str() {
-            "newHeads" => at_most(1).map(|()| Self::Heads),
-            "syncing" => at_most(1).map(|()| Self::Syncing),
+            "newHeads" => start(1).map(|start| (Self::Heads, start)),
+            "syncing" => at_most(1).map(|()| live(Self::Syncing)),
             "logs" => {
-                at_most(2)?;
-                LogFilter::parse(&argument()?).map(Self::Logs)
+                let start = start(2)?;
+                let filter = LogFilter::parse(&argument()?)?;
+                Ok((Self::Logs(filter), start))
             }
             "newPendingTransactions" | "pendingTransactions" => {
                 at_most(2)?;
                 match argument()? {
-                    Value::Null | Value::Bool(false) => Ok(Self::Pending(PendingForm::Hash)),
-                    Value::Bool(true) => Ok(Self::Pending(PendingForm::Full)),
+                    Value::Null | Value::Bool(false) => Ok(live(Self::Pending(PendingForm::Hash))),
+                    Value::Bool(true) => Ok(live(Self::Pending(PendingForm::Full))),
                     other => Err(error(
                         INVALID_PARAMS,
                         format!(
@@ -94,7 +122,12 @@ mod tests {
             panic!("{text}")
         };
         let namespace = method.split_once('_').expect("namespace").0;
-        Topic::parse(namespace, &request).map_err(|error| format!("{} {}", error.code(), error.message()))
+        Topic::parse(namespace, &request)
+            .map(|(topic, start)| {
+                assert_eq!(start, Start::Live);
+                topic
+            })
+            .map_err(|error| format!("{} {}", error.code(), error.message()))
     }
 
     #[test]

@@ -5,9 +5,13 @@ mod filter;
 mod index;
 mod kind;
 mod registry;
+mod replay;
+mod start;
 
 pub use dispatch::dispatch;
-pub use filter::LogFilter;
+pub use filter::{InBloom, LogFilter};
 pub use index::{Index, Slot};
 pub use kind::Topic;
 pub use registry::{Registry, Subscription};
+pub use replay::{Finding, ReplaySettings, Replays};
+pub use start::Start;

@@ -3,7 +3,7 @@
 //! Sessions subscribe and unsubscribe, the dispatcher fans out, each in one short hold of the lock. That makes the
 //! promises simple: whoever is in the tables when a block is fanned out gets all of it, whoever is not gets none of it,
 //! and after `unsubscribe` returned nothing more is queued. Time under the lock is some tens of nanoseconds for each
-//! delivery; due happen after it.
+//! delivery; writes to sockets happen after it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,17 +13,15 @@ use alloy_primitives::B256;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use slab::Slab;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::replay::{Members, Progress, Until};
 use super::{Index, Slot, Topic};
 use crate::backplane::{ChainEvent, Gossip, PendingForm, Wanted};
-use crate::chain::{BlockLogs, Log};
+use crate::chain::{BlockLogs, Cursor, History, Log, Loss, Page};
 use crate::clock::Clock;
 use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Recipient, SubscriptionId};
-use crate::telemetry::{KindLabel, Metrics};
-
-/// Blocks whose delivery is remembered, so that a newcomer is never told of the removal of what it was never sent.
-const REMEMBERED: usize = 4096;
+use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
 /// A subscription as its owner, the session, holds it.
 #[derive(Debug)]
@@ -39,6 +37,8 @@ enum Place {
     Logs(Slot),
     Pending(PendingForm, usize),
     Syncing(usize),
+    /// On its way to the live stream, or there already.
+    Resumed(Kind, ClientKey),
 }
 
 impl Place {
@@ -48,18 +48,19 @@ impl Place {
             Self::Logs(_) => Kind::Logs,
             Self::Pending(..) => Kind::Pending,
             Self::Syncing(_) => Kind::Syncing,
+            Self::Resumed(kind, _) => kind,
         }
     }
 }
 
 /// A subscription as the fan-out sees it.
-#[derive(Debug)]
-struct Subscriber {
-    recipient: Arc<Recipient>,
-    outbox: Arc<Outbox>,
+#[derive(Clone, Debug)]
+pub(super) struct Subscriber {
+    pub(super) recipient: Arc<Recipient>,
+    pub(super) outbox: Arc<Outbox>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tables {
     heads: Slab<Subscriber>,
     logs: Index<Subscriber>,
@@ -68,29 +69,58 @@ struct Tables {
     syncing: Slab<Subscriber>,
     /// The node's last word on its sync state, for newcomers.
     sync_state: Option<(Bytes, Arc<Batch>)>,
-    /// Counts fan-outs of logs.
-    sequence: u64,
-    delivered: HashMap<B256, u64>,
-    delivered_order: VecDeque<B256>,
+    history: History,
+    /// Subscriptions that are told what was before they join the live stream, by client.
+    replays: HashMap<ClientKey, Members>,
+    /// Where resumed subscriptions have joined.
+    joined: HashMap<SubscriptionId, Place>,
     seen_pending: Recent,
+    /// Clients may agree on compression.
+    compresses: bool,
 }
+
+/// See [`Outbox::id`].
+type ClientKey = u64;
 
 /// The tables of all subscriptions.
 #[derive(Debug)]
 pub struct Registry {
     tables: Mutex<Tables>,
     wanted: watch::Sender<Wanted>,
+    /// Tells those who wait for it that the chain went on.
+    published: watch::Sender<()>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
 
 impl Registry {
-    /// Empty tables; `wanted` tells the upstreams what is subscribed to.
+    /// Empty tables that remember so many blocks; clients may agree on compression where it `compresses`; `wanted` tells
+    /// the upstreams what is subscribed to.
     #[must_use]
-    pub fn new(wanted: watch::Sender<Wanted>, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        remembered: usize,
+        compresses: bool,
+        wanted: watch::Sender<Wanted>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let tables = Tables {
+            heads: Slab::new(),
+            logs: Index::default(),
+            pending_hashes: Slab::new(),
+            pending_full: Slab::new(),
+            syncing: Slab::new(),
+            sync_state: None,
+            history: History::new(remembered),
+            replays: HashMap::new(),
+            joined: HashMap::new(),
+            seen_pending: Recent::default(),
+            compresses,
+        };
         Self {
-            tables: Mutex::default(),
+            tables: Mutex::new(tables),
             wanted,
+            published: watch::Sender::new(()),
             clock,
             metrics,
         }
@@ -100,14 +130,13 @@ impl Registry {
     #[must_use]
     pub fn subscribe(&self, topic: Topic, outbox: &Arc<Outbox>) -> Subscription {
         let mut tables = self.tables.lock();
-        let recipient = Recipient::new(SubscriptionId::random(), tables.sequence + 1);
+        let recipient = Recipient::new(SubscriptionId::random(), tables.history.next_sequence());
         let subscriber = Subscriber {
             recipient: recipient.clone(),
             outbox: outbox.clone(),
         };
         let place = match topic {
-            Topic::Heads => Place::Heads(tables.heads.insert(subscriber)),
-            Topic::Logs(filter) => Place::Logs(tables.logs.insert(filter, subscriber)),
+            Topic::Heads | Topic::Logs(_) => tables.join(topic, subscriber),
             Topic::Pending(form) => Place::Pending(form, tables.pending(form).insert(subscriber)),
             Topic::Syncing => {
                 // A newcomer is told the present state at once, as geth does (PROTOCOL 1.8).
@@ -119,33 +148,133 @@ impl Registry {
                 Place::Syncing(tables.syncing.insert(subscriber))
             }
         };
-        self.metrics
-            .subscriptions
-            .get_or_create(&KindLabel {
-                kind: place.kind().label(),
-            })
-            .inc();
+        self.count(place.kind()).inc();
         self.publish_wanted(&mut tables);
         Subscription { recipient, place }
+    }
+
+    /// Adds a subscription to heads or logs that is told what came behind `cursor` before it joins the live stream, by
+    /// [`Self::replay`]. Without a cursor it waits for one.
+    #[must_use]
+    pub fn resume(&self, topic: Topic, cursor: Option<Cursor>, outbox: &Arc<Outbox>) -> Subscription {
+        let mut tables = self.tables.lock();
+        let kind = topic.kind();
+        let recipient = Recipient::resumed(SubscriptionId::random());
+        let subscriber = Subscriber {
+            recipient: recipient.clone(),
+            outbox: outbox.clone(),
+        };
+        let members = tables.replays.entry(outbox.id()).or_default();
+        members.add(topic, cursor, subscriber);
+        self.count(kind).inc();
+        Subscription {
+            recipient,
+            place: Place::Resumed(kind, outbox.id()),
+        }
+    }
+
+    /// Changes where a resumed subscription goes on, unless it is over.
+    pub fn with_cursor(
+        &self,
+        outbox: &Arc<Outbox>,
+        id: SubscriptionId,
+        change: impl FnOnce(&mut Option<Cursor>, &History),
+    ) {
+        let mut tables = self.tables.lock();
+        let Tables { replays, history, .. } = &mut *tables;
+        if let Some(cursor) = replays.get_mut(&outbox.id()).and_then(|members| members.cursor(id)) {
+            change(cursor, history);
+        }
+    }
+
+    /// Ends a resumed subscription that found no place to go on; its owner may still hold it.
+    pub fn give_up(&self, outbox: &Arc<Outbox>, id: SubscriptionId) {
+        if let Some((kind, subscriber)) = self.tables.lock().leave_replay(outbox.id(), id) {
+            subscriber.recipient.give_up();
+            self.count(kind).dec();
+        }
+    }
+
+    /// Whether a block was published since the start, or since continuity was lost.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.with_history(|history| history.tip().is_some())
+    }
+
+    /// Looks at what was published, under the lock.
+    pub fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        look(&self.tables.lock().history)
+    }
+
+    /// Tells when the chain goes on.
+    #[must_use]
+    pub fn watch_published(&self) -> watch::Receiver<()> {
+        self.published.subscribe()
+    }
+
+    /// Where this client's resumed subscriptions have nobody yet who replays for them, that is the caller, woken by this.
+    #[must_use]
+    pub fn claim_replay(&self, outbox: &Arc<Outbox>) -> Option<Arc<Notify>> {
+        let mut tables = self.tables.lock();
+        tables.replays.get_mut(&outbox.id()).and_then(Members::claim)
+    }
+
+    /// Whoever is woken by this replays for the client no more.
+    pub fn end_replay(&self, client: u64, woken: &Arc<Notify>) {
+        let mut tables = self.tables.lock();
+        if let Some(members) = tables.replays.get_mut(&client) {
+            members.unclaim(woken);
+            if members.is_over() {
+                tables.replays.remove(&client);
+            }
+        }
+    }
+
+    /// Queues the next events of a client's resumed subscriptions as long as it has room; those that are level with the
+    /// live stream join it.
+    pub fn replay(&self, outbox: &Arc<Outbox>, page: &Page) -> Progress {
+        let mut tables = self.tables.lock();
+        let tables = &mut *tables;
+        let Some(members) = tables.replays.get_mut(&outbox.id()) else {
+            let (wrote, until) = (false, Until::Done);
+            return Progress { wrote, until };
+        };
+        let (progress, level) = members.advance(&tables.history, page, self.clock.now());
+        if members.is_empty() {
+            tables.replays.remove(&outbox.id());
+        }
+        for (topic, subscriber, first) in level {
+            let since = tables.history.sequence_from(first);
+            subscriber.recipient.begin(since);
+            let id = subscriber.recipient.id();
+            let place = tables.join(topic, subscriber);
+            tables.joined.insert(id, place);
+        }
+        self.metrics.filters.set(tables.logs.filters() as i64);
+        progress
+    }
+
+    fn count(&self, kind: Kind) -> impl std::ops::Deref<Target = prometheus_client::metrics::gauge::Gauge> {
+        self.metrics
+            .subscriptions
+            .get_or_create(&KindLabel { kind: kind.label() })
     }
 
     /// Ends a subscription: nothing more is queued for it, and what was queued is forgotten.
     pub fn unsubscribe(&self, subscription: &Subscription) {
         let mut tables = self.tables.lock();
-        let gone = match subscription.place {
+        let id = subscription.recipient.id();
+        let place = tables.joined.remove(&id).unwrap_or(subscription.place);
+        let gone = match place {
             Place::Heads(at) => tables.heads.try_remove(at),
             Place::Logs(slot) => tables.logs.remove(slot),
             Place::Pending(form, at) => tables.pending(form).try_remove(at),
             Place::Syncing(at) => tables.syncing.try_remove(at),
+            Place::Resumed(_, client) => tables.leave_replay(client, id).map(|(_, subscriber)| subscriber),
         };
         if let Some(subscriber) = gone {
-            subscriber.outbox.forget(subscription.recipient.id());
-            self.metrics
-                .subscriptions
-                .get_or_create(&KindLabel {
-                    kind: subscription.place.kind().label(),
-                })
-                .dec();
+            subscriber.outbox.forget(id);
+            self.count(place.kind()).dec();
         }
         self.publish_wanted(&mut tables);
     }
@@ -168,13 +297,17 @@ impl Registry {
         });
     }
 
-    /// Fans out chain events, in order, and due each client once.
+    /// Fans out chain events, in order, and writes to each client once.
     pub fn fan_out(&self, events: impl Iterator<Item = ChainEvent>) {
         self.with_tables(|tables, due, now| {
             for event in events {
-                tables.chain(event, due, now);
+                if let Err(loss) = tables.chain(event, due, now) {
+                    let label = ReasonLabel { reason: loss.label() };
+                    self.metrics.continuity_lost.get_or_create(&label).inc();
+                }
             }
         });
+        self.published.send_replace(());
     }
 
     /// Fans out what may be lost.
@@ -197,35 +330,78 @@ impl Tables {
         }
     }
 
-    fn chain(&mut self, event: ChainEvent, due: &mut Due, now: Millis) {
+    /// Puts a subscription to heads or logs where live events find it.
+    fn join(&mut self, topic: Topic, subscriber: Subscriber) -> Place {
+        match topic {
+            Topic::Logs(filter) => Place::Logs(self.logs.insert(filter, subscriber)),
+            _ => Place::Heads(self.heads.insert(subscriber)),
+        }
+    }
+
+    fn leave_replay(&mut self, client: ClientKey, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
+        let members = self.replays.get_mut(&client)?;
+        let gone = members.remove(id);
+        // Whoever replays for it removes it: a second one must not come in between.
+        if members.is_over() {
+            self.replays.remove(&client);
+        }
+        gone
+    }
+
+    /// An error where continuity is lost, which everybody whom it concerns has been told then.
+    fn chain(&mut self, event: ChainEvent, due: &mut Due, now: Millis) -> Result<(), Loss> {
         match event {
             ChainEvent::Head(header) => {
                 if !self.heads.is_empty() {
-                    let batch = one(Kind::Heads, &header.json, header.seen);
-                    send(answered(&self.heads, self.sequence), &batch, due, now);
+                    let batch = self.one(Kind::Heads, &header.json, header.seen);
+                    send(answered(&self.heads), &batch, due, now);
                 }
+                self.history.head(header);
             }
             ChainEvent::Logs(block) => {
-                self.sequence += 1;
-                self.remember(block.block.hash);
-                let sequence = self.sequence;
-                let takes = &mut |subscriber: &Subscriber| subscriber.recipient.takes(sequence);
-                self.logs(&block, |log| Event::new(log.json()), takes, due, now);
-            }
-            ChainEvent::Removed(block) => {
-                let Some(delivered) = self.delivered.remove(&block.block.hash) else {
-                    return;
-                };
-                let told = &mut |subscriber: &Subscriber| subscriber.recipient.was_sent(delivered);
-                self.logs(&block, |log| Event::new(&log.removed_json()), told, due, now);
-            }
-            ChainEvent::ContinuityLost => {
-                let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
-                for subscriber in heads.chain(self.logs.iter()) {
-                    subscriber.outbox.close(CloseReason::ContinuityLost);
+                if let Some(sequence) = self.history.logs(block.clone()) {
+                    let takes = &mut |subscriber: &Subscriber| subscriber.recipient.takes(sequence);
+                    self.logs(&block, |log| self.event(log.json()), takes, due, now);
                 }
             }
+            ChainEvent::Rewind(to) => {
+                let Ok(dropped) = self.history.rewind(to) else {
+                    self.lose_continuity();
+                    return Err(Loss::TooFar);
+                };
+                for own in dropped {
+                    if let Some(block) = own.logs {
+                        let told = &mut |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
+                        self.logs(&block, |log| self.event(&log.removed_json()), told, due, now);
+                    }
+                }
+            }
+            ChainEvent::Past(header, logs) => self.history.past(header, logs),
+            ChainEvent::ContinuityLost(loss) => {
+                self.lose_continuity();
+                return Err(loss);
+            }
         }
+        Ok(())
+    }
+
+    fn lose_continuity(&mut self) {
+        self.history.clear();
+        let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
+        let replayed = self.replays.values().flat_map(Members::subscribers);
+        for subscriber in heads.chain(self.logs.iter()).chain(replayed) {
+            subscriber.outbox.close(CloseReason::ContinuityLost);
+        }
+    }
+
+    /// An event for all who want it.
+    fn event(&self, payload: &[u8]) -> Event {
+        let event = Event::new(payload);
+        if self.compresses { event.compressible() } else { event }
+    }
+
+    fn one(&self, kind: Kind, payload: &[u8], seen: Instant) -> Arc<Batch> {
+        Batch::new(kind, Box::new([self.event(payload)]), seen)
     }
 
     /// Every log is encoded at most once, and the events of a filter are shared by all its subscribers.
@@ -256,31 +432,19 @@ impl Tables {
             });
     }
 
-    fn remember(&mut self, hash: B256) {
-        self.delivered.insert(hash, self.sequence);
-        self.delivered_order.push_back(hash);
-        if self.delivered_order.len() > REMEMBERED
-            && let Some(oldest) = self.delivered_order.pop_front()
-            && !self.delivered_order.contains(&oldest)
-        {
-            self.delivered.remove(&oldest);
-        }
-    }
-
     fn gossip(&mut self, gossip: Gossip, due: &mut Due, now: Millis) {
         match gossip {
             Gossip::Pending { form, json, seen } => {
                 if self.seen_pending.is_new(form, &json) {
-                    let sequence = self.sequence;
-                    let batch = one(Kind::Pending, &json, seen);
-                    send(answered(self.pending(form), sequence), &batch, due, now);
+                    let batch = self.one(Kind::Pending, &json, seen);
+                    send(answered(self.pending(form)), &batch, due, now);
                 }
             }
             Gossip::Syncing(state) => {
                 if self.sync_state.as_ref().is_some_and(|(known, _)| *known == state) {
                     return;
                 }
-                let batch = one(Kind::Syncing, &sync_payload(&state), Instant::now());
+                let batch = self.one(Kind::Syncing, &sync_payload(&state), Instant::now());
                 // Told once, so it waits even for an answer that is not there yet.
                 let everyone = self.syncing.iter().map(|(_, subscriber)| subscriber);
                 send(everyone, &batch, due, now);
@@ -294,6 +458,8 @@ impl Tables {
 #[derive(Debug, Default)]
 struct Due {
     outboxes: Vec<Arc<Outbox>>,
+    /// Those that agreed on compression: the first of them compresses, which the others should not wait for.
+    deflating: Vec<Arc<Outbox>>,
     /// Bytes of the largest batch.
     heaviest: usize,
 }
@@ -314,29 +480,35 @@ fn flush(mut due: Due) {
     } else {
         LARGE_TOGETHER
     };
+    let flush_elsewhere = |outboxes: Vec<_>| tokio::spawn(async move { Outbox::flush_all(&outboxes) });
+    if due.outboxes.is_empty() {
+        due.outboxes = due.deflating;
+    } else if !due.deflating.is_empty() {
+        flush_elsewhere(due.deflating);
+    }
     while due.outboxes.len() > together {
-        let others = due.outboxes.split_off(due.outboxes.len() - together);
-        tokio::spawn(async move { Outbox::flush_all(&others) });
+        flush_elsewhere(due.outboxes.split_off(due.outboxes.len() - together));
     }
     Outbox::flush_all(&due.outboxes);
 }
 
-fn one(kind: Kind, payload: &[u8], seen: Instant) -> Arc<Batch> {
-    Batch::new(kind, Box::new([Event::new(payload)]), seen)
-}
-
 /// The subscribers whose answer is on its way at least.
-fn answered(table: &Slab<Subscriber>, sequence: u64) -> impl Iterator<Item = &Subscriber> {
+fn answered(table: &Slab<Subscriber>) -> impl Iterator<Item = &Subscriber> {
     table
         .iter()
         .map(|(_, subscriber)| subscriber)
-        .filter(move |subscriber| subscriber.recipient.takes(sequence))
+        .filter(|subscriber| subscriber.recipient.is_answered())
 }
 
 fn send<'a>(subscribers: impl Iterator<Item = &'a Subscriber>, batch: &Arc<Batch>, due: &mut Due, now: Millis) {
     for subscriber in subscribers {
         if subscriber.outbox.push_events(&subscriber.recipient, batch, now) {
-            due.outboxes.push(subscriber.outbox.clone());
+            let outboxes = if subscriber.outbox.deflates() {
+                &mut due.deflating
+            } else {
+                &mut due.outboxes
+            };
+            outboxes.push(subscriber.outbox.clone());
             due.heaviest = due.heaviest.max(batch.wire_len);
         }
     }

@@ -1,6 +1,6 @@
 //! One node over WebSocket or IPC: connects, serves, reconnects.
 //!
-//! Per connection: ask for the chain id, subscribe to heads, fetch the newest block (so that what was missed meanwhile
+//! Per connection: ask for the chain id and the genesis, subscribe to heads, fetch the newest block (so that what was missed meanwhile
 //! shows at once), then serve calls and whatever else is wanted. A writer task owns the writing half, so that reading
 //! never waits for writing.
 
@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::message::{self, NodeMessage};
 use super::pool::{Call, CallError, Inbox, Shared};
-use super::{Gossip, PendingForm, Sighting, place_of};
+use super::{Gossip, PendingForm, Sighting};
 use crate::jsonrpc::Outcome;
 
 /// Messages that wait for the writer. When it is full calls wait in their queue, where callers see it.
@@ -27,9 +27,6 @@ const WRITE_QUEUE: usize = 128;
 
 /// Events of subscriptions whose id is not known yet: some nodes send the first event before the answer.
 const MAX_EARLY: usize = 64;
-
-/// How often timers are looked at.
-const TICK: Duration = Duration::from_secs(1);
 
 /// How often a node is asked for its sync state while someone wants it.
 const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
@@ -67,12 +64,23 @@ enum Feed {
 enum Purpose {
     Caller(oneshot::Sender<Result<Outcome, CallError>>),
     ChainId,
+    Genesis,
     Subscribe(Feed),
     Latest,
     /// No head was announced for a while: is there a newer one?
     Probe,
     Syncing,
     Ignored,
+}
+
+impl Purpose {
+    /// Whether a node that does not answer this is of no use.
+    fn is_vital(&self) -> bool {
+        matches!(
+            self,
+            Self::ChainId | Self::Genesis | Self::Subscribe(Feed::Heads) | Self::Latest | Self::Probe
+        )
+    }
 }
 
 /// The actor.
@@ -135,7 +143,6 @@ impl Connection {
                 return;
             }
             self.shared.down(end.to_string());
-            self.shared.sighting(Sighting::Lost).await;
             // A connection that held is no reason for patience; one that was refused at once is.
             if began.elapsed() > settings.reconnect_max {
                 waits = backoff.build();
@@ -181,8 +188,8 @@ impl Connection {
         let mut serving = Serving::new(self.shared.clone(), out.clone());
         serving.ask("eth_chainId", "", Purpose::ChainId);
         let mut wanted = self.shared.wanted.clone();
-        let mut active = self.shared.active.subscribe();
-        let mut tick = tokio::time::interval(TICK);
+        let mut active = self.shared.choice.watch_active();
+        let mut tick = tokio::time::interval(settings.tick());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let outcome = tokio::select! {
@@ -256,11 +263,7 @@ impl Serving {
 
     /// A question of our own. A full write queue drops it; those that matter are asked again at the next tick.
     fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
-        let vital = matches!(
-            purpose,
-            Purpose::ChainId | Purpose::Subscribe(Feed::Heads) | Purpose::Latest | Purpose::Probe
-        );
-        if vital {
+        if purpose.is_vital() {
             self.asked.get_or_insert_with(Instant::now);
         }
         let id = self.register(purpose);
@@ -276,6 +279,7 @@ impl Serving {
 
     async fn apply(&mut self, inbound: Inbound) -> Result<(), End> {
         self.last_received = Instant::now();
+        self.shared.choice.heard(self.shared.id);
         if let Inbound::Message(frame) = inbound {
             for message in NodeMessage::parse(&frame) {
                 match message {
@@ -292,16 +296,17 @@ impl Serving {
     }
 
     async fn answered(&mut self, purpose: Purpose, outcome: Outcome) -> Result<(), End> {
-        if matches!(
-            purpose,
-            Purpose::ChainId | Purpose::Subscribe(Feed::Heads) | Purpose::Latest | Purpose::Probe
-        ) {
+        if purpose.is_vital() {
             self.asked = None;
         }
         match (purpose, outcome) {
             (Purpose::Caller(reply), outcome) => drop(reply.send(Ok(outcome))),
             (Purpose::ChainId, Outcome::Result(json)) => {
-                self.shared.check_chain(&text(&json)).map_err(End::Refused)?;
+                self.shared.check_chain_id(&text(&json)).map_err(End::Refused)?;
+                self.ask("eth_getBlockByNumber", r#"["0x0",false]"#, Purpose::Genesis);
+            }
+            (Purpose::Genesis, outcome) => {
+                self.shared.check_genesis(outcome).await.map_err(End::Refused)?;
                 self.ask("eth_subscribe", r#"["newHeads"]"#, Purpose::Subscribe(Feed::Heads));
             }
             (Purpose::ChainId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
@@ -313,15 +318,14 @@ impl Serving {
                 self.shared.settle(form, true);
             }
             (Purpose::Latest, Outcome::Result(json)) => {
-                // Up first: what an upstream that is not in use says is not looked at.
+                // Head first: who is chosen depends on it.
+                self.tell(Sighting::Latest(json)).await;
                 if !self.ready {
                     self.ready = true;
-                    self.shared.up();
                     info!("upstream {}: connected", self.shared.endpoint);
+                    self.shared.up();
                     self.reconcile();
                 }
-                self.note_head(&json);
-                self.shared.sighting(Sighting::Latest(json)).await;
             }
             (Purpose::Probe, Outcome::Result(json)) => self.probed(json).await?,
             (Purpose::Latest, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
@@ -356,7 +360,9 @@ impl Serving {
             Some(&feed) => self.deliver(feed, json).await,
             None => {
                 if self.early.len() == MAX_EARLY {
+                    // A head among them is made up for by the next; a pending transaction is not.
                     self.early.pop_front();
+                    self.shared.count_dropped(1);
                 }
                 self.early.push_back((subscription, json));
             }
@@ -367,9 +373,8 @@ impl Serving {
         match feed {
             Feed::Heads => {
                 self.last_head = Instant::now();
-                self.note_head(&json);
                 self.unannounced = 0;
-                self.shared.sighting(Sighting::Announced(json)).await;
+                self.tell(Sighting::Announced(json)).await;
             }
             Feed::Pending(form) => {
                 self.shared.gossip(Gossip::Pending {
@@ -381,10 +386,9 @@ impl Serving {
         }
     }
 
-    fn note_head(&mut self, block: &[u8]) {
-        if let Some((hash, number)) = place_of(block) {
+    async fn tell(&mut self, sighting: Sighting) {
+        if let Some(hash) = self.shared.tell(sighting).await {
             self.head = Some(hash);
-            self.shared.told_head(number);
         }
     }
 
@@ -392,12 +396,11 @@ impl Serving {
     /// What a probe finds is passed on, so that nothing is missed meanwhile; found twice, the connection is given up.
     async fn probed(&mut self, json: Bytes) -> Result<(), End> {
         let before = self.head;
-        self.note_head(&json);
+        self.tell(Sighting::Latest(json)).await;
         if self.head == before {
             return Ok(());
         }
         self.unannounced += 1;
-        self.shared.sighting(Sighting::Latest(json)).await;
         if self.unannounced > 1 { Err(End::Deaf) } else { Ok(()) }
     }
 
@@ -431,8 +434,12 @@ impl Serving {
                     self.feeds.remove(&subscription);
                     self.ask("eth_unsubscribe", &format!("[{subscription}]"), Purpose::Ignored);
                 }
-                // An answer is under way; when it comes this is looked at again.
+                // Asked for: when the answer comes this is looked at again. Else it is known already, also where another
+                // upstream was in use for a moment.
                 (Some(standing), _) => {
+                    if wanted && !matches!(standing, Standing::Asked) {
+                        self.shared.settle(form, true);
+                    }
                     self.pending.insert(form, standing);
                 }
                 (None, false) => {}
@@ -456,7 +463,8 @@ impl Serving {
         if self.asked.is_some_and(|at| at.elapsed() >= patience / 2) {
             return Err(End::Unanswered(patience / 2));
         }
-        if self.ready && self.last_head.elapsed() >= patience / 2 {
+        // A third to wait, half for the answer: what remains is for the ticks.
+        if self.ready && self.last_head.elapsed() >= patience / 3 {
             self.last_head = Instant::now();
             self.ask("eth_getBlockByNumber", r#"["latest",false]"#, Purpose::Probe);
         }

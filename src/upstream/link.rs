@@ -29,7 +29,7 @@ pub enum LinkError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// A message above the limit.
-    #[error("a message of more than {0} bytes (raise upstream.max_message_bytes)")]
+    #[error("a message of more than {0} bytes (raise node.max_message_bytes)")]
     TooBig(usize),
     /// The node hung up.
     #[error("the node closed the connection")]

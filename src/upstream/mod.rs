@@ -1,15 +1,25 @@
 //! The nodes: one actor for each endpoint, and the pool that chooses among them.
 //!
+//! ```text
+//! connection | poller   what a node says  > standing (pure: lag, forks, priority) > choice (the one in use: watch, log,
+//!                                           metrics) > whoever watches it: ingest, the actors themselves
+//!                       its heads         > ingest
+//! pool                  calls             > the actor of whoever has reached, or told, the block
+//! ```
+//!
 //! An actor owns its socket. It multiplexes calls by ids of its own, keeps the subscriptions that are wanted, and says
 //! what it sees; it never decides what is canonical. Reconnection, buffering and resubscription are here and nowhere else.
 
+mod choice;
 mod connection;
 mod endpoint;
+mod identity;
 mod link;
 mod message;
 mod poller;
 mod pool;
 mod splitter;
+mod standing;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +28,7 @@ use bytes::Bytes;
 
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use pool::{CallError, Channels, Pool, UpstreamStatus};
+use standing::Told;
 
 /// The two forms of a pending transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,14 +65,15 @@ impl Wanted {
 pub struct UpstreamId(pub usize);
 
 /// What an upstream says about the chain.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Sighting {
     /// A `newHeads` payload.
     Announced(Bytes),
     /// Its newest block, fetched: right after a connection, and again and again from an HTTP node.
     Latest(Bytes),
-    /// The connection is lost.
-    Lost,
+    /// The only upstream returned with another genesis: a development chain was started anew, and nothing that was known
+    /// of the old one holds.
+    Replaced,
 }
 
 /// What an upstream says beyond the chain: best effort by nature (E8).
@@ -80,16 +92,20 @@ pub enum Gossip {
     Syncing(Bytes),
 }
 
-/// Hash and number of a block or header.
-fn place_of(block: &[u8]) -> Option<(B256, u64)> {
+/// Where a block or header stands.
+fn place_of(block: &[u8]) -> Option<Told> {
     #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Block {
         hash: B256,
+        parent_hash: B256,
         number: U64,
     }
-    serde_json::from_slice::<Block>(block)
-        .ok()
-        .map(|block| (block.hash, block.number.to()))
+    serde_json::from_slice::<Block>(block).ok().map(|block| Told {
+        number: block.number.to(),
+        hash: block.hash,
+        parent: block.parent_hash,
+    })
 }
 
 /// Bounds and patience towards the nodes.
@@ -103,8 +119,10 @@ pub struct UpstreamSettings {
     pub reconnect_min: Duration,
     /// Longest wait before a reconnection.
     pub reconnect_max: Duration,
-    /// Nothing received for so long, pongs included: the connection is dead.
+    /// Within so long a node that is dead, stalled, behind the others or forked is left.
     pub silence_timeout: Duration,
+    /// How long a better one must have been sound before it is taken back.
+    pub take_back_after: Duration,
     /// How often an HTTP node is asked for its head.
     pub poll_interval: Duration,
     /// Calls in flight on one upstream.
@@ -113,4 +131,11 @@ pub struct UpstreamSettings {
     pub max_request_bytes: usize,
     /// Longest message that is read from a node, in bytes.
     pub max_message_bytes: usize,
+}
+
+impl UpstreamSettings {
+    /// How often it is looked whether somebody's time is up: often enough that the looks hardly add to the timeout.
+    fn tick(&self) -> Duration {
+        (self.silence_timeout / 20).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
 }

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::message::{self, NodeMessage};
 use super::pool::{Call, CallError, Inbox, Shared};
-use super::{Gossip, PendingForm, Sighting, place_of};
+use super::{Gossip, PendingForm, Sighting};
 use crate::jsonrpc::Outcome;
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
@@ -100,7 +100,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 impl Poller {
     pub(super) fn new(shared: Arc<Shared>, url: Url, inbox: Inbox) -> Self {
+        let silence = shared.settings.silence_timeout;
         let client = reqwest::Client::builder()
+            // What has been idle for so long may be half-open, and one that is half-open must not be kept.
+            .pool_idle_timeout(silence)
+            .http2_keep_alive_interval(silence / 3)
+            .http2_keep_alive_timeout(silence / 3)
             .connect_timeout(shared.settings.connect_timeout)
             .timeout(shared.settings.request_timeout)
             .build()
@@ -134,9 +139,15 @@ impl Poller {
         loop {
             tokio::select! {
                 _ = tick.tick() => {
-                    let polled = tokio::time::timeout(self.shared.settings.silence_timeout, self.poll()).await;
-                    if let Err(why) = polled.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-                        self.failed(why).await;
+                    // Half: a poll that never ends may have begun a while after the node fell silent.
+                    let patience = self.shared.settings.silence_timeout / 2;
+                    let polled = tokio::time::timeout(patience, self.poll()).await;
+                    if let Err(why) = polled.unwrap_or_else(|_| Err(format!("no answer for {patience:?}"))) {
+                        self.failed(why);
+                        // One of another chain will hardly change; it is asked now and then.
+                        if self.shared.status.lock().refused.is_some() {
+                            tick.reset_after(self.shared.settings.reconnect_max);
+                        }
                     }
                 }
                 _ = &mut forwarding => {
@@ -148,7 +159,7 @@ impl Poller {
         }
     }
 
-    async fn failed(&mut self, why: String) {
+    fn failed(&mut self, why: String) {
         if self.ready || self.shared.status.lock().last_error.as_ref() != Some(&why) {
             warn!(
                 "upstream {}: {why}; asking again every {:?}",
@@ -157,28 +168,26 @@ impl Poller {
         }
         self.shared.down(why);
         self.head = None;
-        if std::mem::take(&mut self.ready) {
-            self.shared.sighting(Sighting::Lost).await;
-        }
+        self.ready = false;
     }
 
     async fn poll(&mut self) -> Result<(), String> {
         if !self.ready {
             let chain_id = self.node.result("eth_chainId", "").await?;
-            self.shared.check_chain(&String::from_utf8_lossy(&chain_id))?;
+            self.shared.check_chain_id(&String::from_utf8_lossy(&chain_id))?;
+            let genesis = self.node.call("eth_getBlockByNumber", r#"["0x0",false]"#).await?;
+            self.shared.check_genesis(genesis).await?;
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
-        if !self.ready {
-            self.ready = true;
-            self.shared.up();
-            info!("upstream {}: connected", self.shared.endpoint);
-        }
+        self.shared.choice.heard(self.shared.id);
         if self.head.as_ref() != Some(&head) {
             self.head = Some(head.clone());
-            if let Some((_, number)) = place_of(&head) {
-                self.shared.told_head(number);
-            }
-            self.shared.sighting(Sighting::Latest(head)).await;
+            self.shared.tell(Sighting::Latest(head)).await;
+        }
+        if !self.ready {
+            self.ready = true;
+            info!("upstream {}: connected", self.shared.endpoint);
+            self.shared.up();
         }
         Ok(())
     }
@@ -266,6 +275,7 @@ impl Gossiper {
             }
         }
         if wanted.pending_full {
+            self.shared.count_dropped(found.len().saturating_sub(MAX_FULL_PER_POLL));
             let wanted: Vec<String> = found
                 .iter()
                 .take(MAX_FULL_PER_POLL)

@@ -1,16 +1,22 @@
 //! The upstreams together: which one is used, and calls to it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use alloy_primitives::B256;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, warn};
 
+use super::choice::Choice;
 use super::connection::Connection;
+use super::identity::{Genesis, Identity};
 use super::poller::Poller;
-use super::{Endpoint, Gossip, PendingForm, Sighting, UpstreamId, UpstreamSettings, Wanted};
+use super::{Endpoint, Gossip, PendingForm, Sighting, UpstreamId, UpstreamSettings, Wanted, place_of};
 use crate::jsonrpc::Outcome;
+use crate::telemetry::Metrics;
 
 /// A call came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,14 +66,20 @@ impl Inbox {
 pub struct UpstreamStatus {
     /// Whether calls can be sent.
     pub connected: bool,
+    /// Whether it is the one in use.
+    pub active: bool,
     /// Connections made so far.
     pub connects: u64,
     /// Why the last connection failed or ended.
     pub last_error: Option<String>,
+    /// Why it is not used although it can be reached: it is on another chain.
+    pub refused: Option<String>,
     /// What the node says of itself.
     pub chain_id: Option<String>,
     /// Number of the newest head it told.
     pub head: Option<u64>,
+    /// How long the oldest block that it has not reached has been known; `None` without a connection.
+    pub lag: Option<Duration>,
 }
 
 /// What pool and actors share about one upstream.
@@ -77,10 +89,10 @@ pub(super) struct Shared {
     pub endpoint: Endpoint,
     pub settings: UpstreamSettings,
     pub status: Mutex<UpstreamStatus>,
-    pub active: watch::Sender<Option<UpstreamId>>,
-    /// What the upstream in use was asked for and has answered.
-    pub settled: watch::Sender<Wanted>,
-    pub chain_id: Arc<OnceLock<String>>,
+    pub choice: Arc<Choice>,
+    pub identity: Arc<Identity>,
+    /// What the ingest looks at when this upstream comes into use.
+    pub newest: Mutex<Option<Sighting>>,
     pub sightings: mpsc::Sender<(UpstreamId, Sighting)>,
     pub gossip: mpsc::Sender<Gossip>,
     pub gossip_dropped: Arc<AtomicU64>,
@@ -88,73 +100,112 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// A connection stands: it becomes the active one where none is. Whoever is active stays so until lost, so that a
-    /// node that comes and goes does not make the stream flap.
+    /// A connection stands.
     pub fn up(&self) {
         {
             let mut status = self.status.lock();
             status.connected = true;
             status.connects += 1;
             status.last_error = None;
+            status.refused = None;
         }
-        self.active.send_if_modified(|active| {
-            let free = active.is_none();
-            if free {
-                *active = Some(self.id);
-            }
-            free
-        });
-    }
-
-    /// It told a head.
-    pub fn told_head(&self, number: u64) {
-        self.status.lock().head = Some(number);
+        self.choice.heard(self.id);
+        self.choice.up(self.id);
     }
 
     /// The connection is lost or could not be made.
     pub fn down(&self, why: String) {
-        let mut status = self.status.lock();
-        status.connected = false;
-        status.last_error = Some(why);
+        {
+            let mut status = self.status.lock();
+            status.connected = false;
+            status.last_error = Some(why);
+        }
+        self.choice.down(self.id);
     }
 
     /// The first node that is reached fixes the chain; one of another chain is refused.
-    pub fn check_chain(&self, chain_id: &str) -> Result<(), String> {
-        let expected = self.chain_id.get_or_init(|| chain_id.to_owned());
+    pub fn check_chain_id(&self, chain_id: &str) -> Result<(), String> {
         self.status.lock().chain_id = Some(chain_id.to_owned());
-        if expected == chain_id {
-            return Ok(());
+        let checked = self.identity.check_chain_id(&self.endpoint, chain_id);
+        self.refused_if(checked)
+    }
+
+    /// As [`Self::check_chain_id`], for the answer about block 0. A development chain that was started anew goes on with
+    /// nothing of what was.
+    pub async fn check_genesis(&self, answer: Outcome) -> Result<(), String> {
+        let genesis = match answer {
+            Outcome::Result(block) => {
+                let checked = self.identity.check_genesis(&self.endpoint, &block);
+                self.refused_if(checked)?
+            }
+            Outcome::Error(_) => Genesis::Untold,
+        };
+        match genesis {
+            Genesis::Same => {}
+            Genesis::Untold => debug!("upstream {}: it does not tell its genesis", self.endpoint),
+            Genesis::Replaced => {
+                warn!(
+                    "upstream {}: it has another genesis than before; subscribers are closed with 1012",
+                    self.endpoint
+                );
+                self.send(Sighting::Replaced).await;
+            }
         }
-        Err(format!(
-            "{} is on chain {chain_id}, but the others are on {expected}: check upstreams",
-            self.endpoint
-        ))
+        Ok(())
+    }
+
+    fn refused_if<T>(&self, checked: Result<T, String>) -> Result<T, String> {
+        if let Err(why) = &checked {
+            self.status.lock().refused = Some(why.clone());
+        }
+        checked
     }
 
     /// The upstream in use has answered for a form, or lost it.
     pub fn settle(&self, form: PendingForm, settled: bool) {
-        if *self.active.borrow() == Some(self.id) {
-            self.settled
+        if self.choice.active() == Some(self.id) {
+            self.choice
+                .settled()
                 .send_if_modified(|all| std::mem::replace(all.pending(form), settled) != settled);
         }
     }
 
     /// What is wanted of this upstream: nothing unless it is the active one.
     pub fn wants(&self) -> Wanted {
-        let mine = *self.active.borrow() == Some(self.id);
+        let mine = self.choice.active() == Some(self.id);
         if mine { *self.wanted.borrow() } else { Wanted::default() }
     }
 
+    /// It told a head: the choice is told first, then the ingest, which may ask for this block at once. The block's hash.
+    pub async fn tell(&self, sighting: Sighting) -> Option<B256> {
+        let told = match &sighting {
+            Sighting::Announced(json) => place_of(json).map(|told| (told, self.choice.announced(self.id, told))),
+            Sighting::Latest(json) => place_of(json).map(|told| (told, self.choice.fetched(self.id, told))),
+            Sighting::Replaced => None,
+        };
+        if let Some((told, true)) = told {
+            self.status.lock().head = Some(told.number);
+            *self.newest.lock() = Some(sighting.clone());
+        }
+        self.send(sighting).await;
+        told.map(|(told, _)| told.hash)
+    }
+
     /// Tells the ingest; waits for room, of which there is enough unless the ingest is stuck.
-    pub async fn sighting(&self, sighting: Sighting) {
+    async fn send(&self, sighting: Sighting) {
         // It is gone only when we shut down.
         drop(self.sightings.send((self.id, sighting)).await);
     }
 
     pub fn gossip(&self, gossip: Gossip) {
         if self.gossip.try_send(gossip).is_err() {
-            self.gossip_dropped.fetch_add(1, Ordering::Relaxed);
+            self.count_dropped(1);
         }
+    }
+
+    /// So many events, pending transactions mostly, are not passed on.
+    pub fn count_dropped(&self, count: usize) {
+        self.gossip_dropped.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -170,9 +221,9 @@ struct Upstream {
 #[derive(Debug)]
 pub struct Pool {
     upstreams: Vec<Upstream>,
-    active: watch::Sender<Option<UpstreamId>>,
-    settled: watch::Sender<Wanted>,
+    choice: Arc<Choice>,
     request_timeout: Duration,
+    fetch_timeout: Duration,
     gossip_dropped: Arc<AtomicU64>,
 }
 
@@ -190,8 +241,8 @@ pub struct Channels {
 /// How long a subscriber to pending transactions waits for the node's own subscription.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Blocks by which an upstream may be behind the others and still be chosen by its priority.
-const NEAR: u64 = 2;
+/// The shortest time after which our own question is put to another upstream.
+const MIN_FETCH_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Calls that wait for an actor to take them.
 const CALL_QUEUE: usize = 256;
@@ -199,10 +250,14 @@ const CALL_QUEUE: usize = 256;
 impl Pool {
     /// Starts an actor for each endpoint. They run until the pool's last handle is gone.
     #[must_use]
-    pub fn start(endpoints: &[Endpoint], settings: &UpstreamSettings, channels: &Channels) -> Arc<Self> {
-        let active = watch::Sender::new(None);
-        let settled = watch::Sender::new(Wanted::default());
-        let chain_id = Arc::new(OnceLock::new());
+    pub fn start(
+        endpoints: &[Endpoint],
+        settings: &UpstreamSettings,
+        channels: &Channels,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let choice = Arc::new(Choice::new(endpoints, settings, metrics));
+        let identity = Arc::new(Identity::new(endpoints.len()));
         let gossip_dropped = Arc::new(AtomicU64::new(0));
         let upstreams = endpoints
             .iter()
@@ -213,9 +268,9 @@ impl Pool {
                     endpoint: endpoint.clone(),
                     settings: settings.clone(),
                     status: Mutex::default(),
-                    active: active.clone(),
-                    settled: settled.clone(),
-                    chain_id: chain_id.clone(),
+                    choice: choice.clone(),
+                    identity: identity.clone(),
+                    newest: Mutex::default(),
                     sightings: channels.sightings.clone(),
                     gossip: channels.gossip.clone(),
                     gossip_dropped: gossip_dropped.clone(),
@@ -234,102 +289,97 @@ impl Pool {
                 Upstream { calls, ours, shared }
             })
             .collect();
-        Arc::new(Self {
+        let pool = Arc::new(Self {
             upstreams,
-            active,
-            settled,
+            choice,
             request_timeout: settings.request_timeout,
+            fetch_timeout: (settings.silence_timeout / 4).max(MIN_FETCH_TIMEOUT),
             gossip_dropped,
-        })
+        });
+        tokio::spawn(look(Arc::downgrade(&pool), settings.tick()));
+        pool
     }
 
     /// The upstream in use.
     #[must_use]
     pub fn active(&self) -> Option<UpstreamId> {
-        *self.active.borrow()
+        self.choice.active()
+    }
+
+    /// Says when another upstream comes into use, or the same one after it was lost.
+    #[must_use]
+    pub fn watch_active(&self) -> watch::Receiver<Option<UpstreamId>> {
+        self.choice.watch_active()
+    }
+
+    /// The newest head that this upstream told.
+    #[must_use]
+    pub fn newest(&self, id: UpstreamId) -> Option<Sighting> {
+        self.upstreams[id.0].shared.newest.lock().clone()
+    }
+
+    /// Clients are about to be shown this head: their calls go to upstreams that have reached it.
+    pub fn published(&self, number: u64) {
+        self.choice.published(number);
     }
 
     /// Waits until the node has answered for this form of pending transactions, so that none is missed that comes after
     /// our own answer; not for long, and not without a node.
     pub async fn pending_settled(&self, form: PendingForm) {
-        let mut settled = self.settled.subscribe();
+        let mut settled = self.choice.settled().subscribe();
         if self.active().is_some() {
             let stands = settled.wait_for(|all| *all.clone().pending(form));
             drop(tokio::time::timeout(SETTLE_PATIENCE, stands).await);
         }
     }
 
-    /// The upstream in use was lost: takes the next one that stands, by priority.
-    pub fn fail_over(&self, lost: UpstreamId) -> Option<UpstreamId> {
-        self.active.send_if_modified(|active| {
-            if *active != Some(lost) {
-                return false;
-            }
-            let standing = || {
-                let each = self
-                    .upstreams
-                    .iter()
-                    .map(|upstream| (upstream, upstream.shared.status.lock().clone()));
-                each.filter(|(_, status)| status.connected)
-            };
-            // One that is syncing is no refuge while another is near the newest head.
-            let newest = standing().filter_map(|(_, status)| status.head).max().unwrap_or(0);
-            let near = |head: Option<u64>| head.is_some_and(|head| head + NEAR >= newest);
-            let next = standing()
-                .find(|(_, status)| near(status.head))
-                .or_else(|| standing().next())
-                .map(|(upstream, _)| upstream);
-            *active = next.map(|upstream| upstream.shared.id);
-            self.settled.send_replace(Wanted::default());
-            true
-        });
-        self.active()
-    }
-
-    /// Calls the upstream in use. `params` is JSON, empty for none.
+    /// Calls the upstream in use, or one that has reached the newest head where the one in use has not. `params` is JSON,
+    /// empty for none.
     ///
     /// # Errors
     /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
     pub async fn call(&self, method: String, params: String) -> Result<Outcome, CallError> {
-        self.exchange(method, params, |upstream| &upstream.calls).await
+        let id = self.choice.for_client().ok_or(CallError::Unavailable)?;
+        let lane = &self.upstreams[id.0].calls;
+        exchange(lane, method, params, self.request_timeout).await
     }
 
-    /// As [`Self::call`], for the stream itself: it waits behind no client.
+    /// As [`Self::call`], for the stream itself: it waits behind no client. What is asked about `block` is asked of those
+    /// who told it first, and with each further `attempt` of another upstream, as far as there are any: then none is
+    /// waited for long, at first.
     ///
     /// # Errors
     /// As [`Self::call`].
-    pub async fn call_ours(&self, method: &str, params: &str) -> Result<Outcome, CallError> {
-        self.exchange(method.to_owned(), params.to_owned(), |upstream| &upstream.ours)
-            .await
-    }
-
-    async fn exchange(
+    pub async fn call_ours(
         &self,
-        method: String,
-        params: String,
-        lane: impl Fn(&Upstream) -> &mpsc::Sender<Call>,
+        method: &str,
+        params: &str,
+        block: Option<B256>,
+        attempt: u32,
     ) -> Result<Outcome, CallError> {
-        let id = self.active().ok_or(CallError::Unavailable)?;
-        let upstream = self.upstreams.get(id.0).ok_or(CallError::Unavailable)?;
-        let (reply, answer) = oneshot::channel();
-        let call = Call { method, params, reply };
-        let exchange = async {
-            lane(upstream).send(call).await.map_err(|_| CallError::Unavailable)?;
-            answer.await.map_err(|_| CallError::Lost)?
+        let (id, among) = self.choice.for_us(block, attempt).ok_or(CallError::Unavailable)?;
+        let patience = if among > 1 {
+            // Doubled with each round: where all are slow one must be waited for.
+            let doubled = self.fetch_timeout.saturating_mul(1 << (attempt / among).min(10));
+            doubled.min(self.request_timeout)
+        } else {
+            self.request_timeout
         };
-        tokio::time::timeout(self.request_timeout, exchange)
-            .await
-            .unwrap_or(Err(CallError::TimedOut))
+        let lane = &self.upstreams[id.0].ours;
+        exchange(lane, method.to_owned(), params.to_owned(), patience).await
     }
 
     /// Each upstream's address (without secrets) and state, by priority.
     #[must_use]
     pub fn status(&self) -> Vec<(String, UpstreamStatus)> {
-        let one = |upstream: &Upstream| {
-            (
-                upstream.shared.endpoint.to_string(),
-                upstream.shared.status.lock().clone(),
-            )
+        let active = self.active();
+        let one = |Upstream { shared, .. }: &Upstream| {
+            let status = UpstreamStatus {
+                active: active == Some(shared.id),
+                lag: self.choice.lag(shared.id),
+                ..shared.status.lock().clone()
+            };
+            (shared.endpoint.to_string(), status)
         };
         self.upstreams.iter().map(one).collect()
     }
@@ -338,5 +388,34 @@ impl Pool {
     #[must_use]
     pub fn gossip_dropped(&self) -> u64 {
         self.gossip_dropped.load(Ordering::Relaxed)
+    }
+}
+
+async fn exchange(
+    lane: &mpsc::Sender<Call>,
+    method: String,
+    params: String,
+    patience: Duration,
+) -> Result<Outcome, CallError> {
+    let (reply, answer) = oneshot::channel();
+    let call = Call { method, params, reply };
+    let exchange = async {
+        lane.send(call).await.map_err(|_| CallError::Unavailable)?;
+        answer.await.map_err(|_| CallError::Lost)?
+    };
+    tokio::time::timeout(patience, exchange)
+        .await
+        .unwrap_or(Err(CallError::TimedOut))
+}
+
+async fn look(pool: Weak<Pool>, every: Duration) {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        match pool.upgrade() {
+            Some(pool) => pool.choice.look(),
+            None => return,
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use alloy_primitives::{Address, B256};
 use alloy_provider::{DynProvider, Provider};
 use alloy_rpc_types_eth::Header;
+use headwater::chain::Verify;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -122,12 +123,12 @@ impl Pair {
     }
 }
 
-async fn compare(geth: &Geth, upstream: &str) {
+async fn compare(geth: &Geth, upstream: &str, verify: Verify) {
     let contract = geth
         .send(json!({"from": geth.account, "data": Emitter::bytecode()}))
         .await["contractAddress"]
         .take();
-    let proxy = Proxy::start(upstream).await;
+    let proxy = Proxy::verifying(upstream, verify).await;
     let client = proxy.connect().await;
     let pair = async |params| Pair::of(params, &client, &geth.provider).await;
     let mut pending = pair(json!(["newPendingTransactions"])).await;
@@ -186,7 +187,9 @@ async fn compare(geth: &Geth, upstream: &str) {
 async fn what_geth_says_comes_byte_for_byte() {
     let directory = tempfile::tempdir().unwrap();
     if let Some(geth) = Geth::start(directory.path()).await {
-        compare(&geth, &geth.ws).await;
-        compare(&geth, directory.path().join("geth.ipc").to_str().unwrap()).await;
+        compare(&geth, &geth.ws, Verify::Bloom).await;
+        compare(&geth, &geth.ws, Verify::Receipts).await;
+        let ipc = directory.path().join("geth.ipc");
+        compare(&geth, ipc.to_str().unwrap(), Verify::Bloom).await;
     }
 }

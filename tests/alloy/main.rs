@@ -14,6 +14,7 @@ use alloy_primitives::{Address, B256, U256};
 use alloy_provider::network::TransactionResponse;
 use alloy_provider::{DynProvider, Provider};
 use alloy_rpc_types_eth::{BlockId, Filter, Header, Log, Transaction, TransactionRequest};
+use headwater::chain::Verify;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -115,21 +116,27 @@ async fn heads_come_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_are_those_that_the_node_has() {
-    let node = Node::start().await;
-    let proxy = Proxy::start(&node.ws()).await;
-    let client = proxy.connect().await;
-    let filters = filters(&node);
-    let mut told = all_logs(&client, &filters).await;
-    let mut story = Story::begin(&node, &filters).await;
-    for block in [&[4_u64][..], &[1, 5, 2], &[], &[6, 6]] {
-        story.mine(block).await;
+    for verify in [Verify::Bloom, Verify::Receipts] {
+        let node = Node::start().await;
+        let proxy = Proxy::verifying(&node.ws(), verify).await;
+        let client = proxy.connect().await;
+        let filters = filters(&node);
+        let mut told = all_logs(&client, &filters).await;
+        let mut story = Story::begin(&node, &filters).await;
+        for block in [&[4_u64][..], &[1, 5, 2], &[], &[6, 6]] {
+            story.mine(block).await;
+        }
+        story.burst(2).await;
+        story.mine(&[3]).await;
+        assert_eq!(story.logs.iter().map(Vec::len).collect::<Vec<_>>(), [27, 40, 18, 0]);
+        compare_logs(&mut told, &story).await;
+        assert_eq!(story.remaining().await, story.logs);
+        assert_eq!(
+            proxy.metric("headwater_log_retries_total{reason=\"receipts\"}").await,
+            0
+        );
+        proxy.stop().await;
     }
-    story.burst(2).await;
-    story.mine(&[3]).await;
-    assert_eq!(story.logs.iter().map(Vec::len).collect::<Vec<_>>(), [27, 40, 18, 0]);
-    compare_logs(&mut told, &story).await;
-    assert_eq!(story.remaining().await, story.logs);
-    proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use alloy_provider::{DynProvider, GetSubscription, Provider, ProviderBuilder, WsConnect};
 use alloy_pubsub::Subscription;
 use headwater::app::{App, Broken};
+use headwater::chain::Verify;
 use headwater::config::{Config, typed};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -120,12 +121,18 @@ pub struct Proxy {
 impl Proxy {
     /// Returns when it is ready.
     pub async fn start(upstream: &str) -> Self {
+        Self::verifying(upstream, Verify::default()).await
+    }
+
+    /// As [`Self::start`], with another check of the logs.
+    pub async fn verifying(upstream: &str, verify: Verify) -> Self {
         let mut settings = typed::Config {
             listen: "127.0.0.1:0".into(),
             admin: "127.0.0.1:0".into(),
             upstream: vec![upstream.into()],
             ..typed::Config::default()
         };
+        settings.history.verify = verify;
         settings.node.poll_interval = Duration::from_millis(50);
         let app = App::bind(Config::check(&settings).unwrap()).await.unwrap();
         let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());

@@ -7,6 +7,7 @@
 import { parseArgs } from "node:util";
 import { Chain, Story, hex, sleep, startProxy, stopAll, until, within } from "./support.mjs";
 import { scenarios } from "./scenarios.mjs";
+import * as examples from "./libraries/examples.mjs";
 import * as ethers from "./libraries/ethers.mjs";
 import * as proxyTests from "./libraries/proxy.mjs";
 import * as raw from "./libraries/raw.mjs";
@@ -14,7 +15,7 @@ import * as viem from "./libraries/viem.mjs";
 import * as web3js from "./libraries/web3js.mjs";
 import * as web3py from "./libraries/web3py.mjs";
 
-const LIBRARIES = [raw, ethers, viem, web3js, web3py, proxyTests];
+const LIBRARIES = [raw, ethers, viem, web3js, web3py, examples, proxyTests];
 const SCENARIO_LIMIT = 120_000;
 
 const { values: options } = parseArgs({ options: { direct: { type: "boolean" }, only: { type: "string" } } });

@@ -162,10 +162,16 @@ function proxyBinary() {
   return binary;
 }
 
-/** A proxy that serves. `port` 0 takes any free one. */
-export async function startProxy(upstream, port = 0) {
+export function pythonBinary() {
+  const python = path.join(here, ".venv/bin/python");
+  if (!existsSync(python)) throw new Error(`no ${python}: make the venv out of requirements.txt`);
+  return python;
+}
+
+/** A proxy that serves. `port` 0 takes any free one; `settings` are variables. */
+export async function startProxy(upstream, port = 0, settings = {}) {
   const args = ["run", "--upstream", upstream, "--listen", `127.0.0.1:${port}`, "--admin", "127.0.0.1:0"];
-  const child = new Child("headwater", proxyBinary(), args);
+  const child = new Child("headwater", proxyBinary(), args, { env: { ...process.env, ...settings } });
   const serving = await child.says(/serving on ws:\/\/127\.0\.0\.1:(\d+)/);
   const admin = await child.says(/admin on http:\/\/127\.0\.0\.1:(\d+)/);
   const ready = () => fetch(`http://127.0.0.1:${admin}/ready`).then((r) => r.status === 200, () => false);
@@ -321,7 +327,7 @@ export function remaining(logs) {
 export class Relay {
   static async start(upstream) {
     const relay = new Relay();
-    Object.assign(relay, { counts: new Map(), logsOf: new Map(), asked: new Map(), subscriptions: new Map() });
+    Object.assign(relay, { counts: new Map(), byHash: new Map(), asked: new Map(), subscriptions: new Map() });
     relay.server = new WebSocketServer({ host: "127.0.0.1", port: 0, perMessageDeflate: false });
     await new Promise((done) => relay.server.on("listening", done));
     relay.url = `ws://127.0.0.1:${relay.server.address().port}`;
@@ -363,8 +369,11 @@ export class Relay {
       this.subscriptions.delete(params[0]);
       mine.delete(params[0]);
     }
-    const block = method === "eth_getLogs" && params[0].blockHash;
-    if (block) this.logsOf.set(block, (this.logsOf.get(block) ?? 0) + 1);
+    const block = { eth_getLogs: params[0]?.blockHash, eth_getBlockByHash: params[0] }[method];
+    if (!block) return;
+    if (!this.byHash.has(method)) this.byHash.set(method, new Map());
+    const asked = this.byHash.get(method);
+    asked.set(block, (asked.get(block) ?? 0) + 1);
   }
 
   #answer({ id, result }, mine) {

@@ -17,12 +17,12 @@ fn headwater(args: &[&str], variables: &[(&str, &str)]) -> Command {
     command
 }
 
-fn run(args: &[&str], variables: &[(&str, &str)]) -> Output {
+pub fn run(args: &[&str], variables: &[(&str, &str)]) -> Output {
     headwater(args, variables).output().unwrap()
 }
 
 #[track_caller]
-fn text(bytes: &[u8]) -> &str {
+pub fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 

@@ -255,7 +255,7 @@ impl Event {
     }
 
     /// One line of a story; see [`adopted`].
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let json = self.json();
         match json["hash"].as_str() {
             Some(hash) => format!("head {} {}", json["number"].as_str().unwrap(), &hash[..10]),
@@ -384,6 +384,11 @@ impl Client {
     /// The next notification as a line of a story.
     pub async fn line(&mut self) -> String {
         self.event().await.line()
+    }
+
+    /// Lets go of what came while an answer was waited for.
+    pub fn forget_early(&mut self) {
+        self.early.clear();
     }
 
     pub async fn events(&mut self, count: usize) -> Vec<Event> {

@@ -7,7 +7,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod bench;
 mod cli;
+mod compression;
 mod envelope;
 mod events;
 mod frames;
@@ -16,6 +18,8 @@ mod handshake;
 mod harness;
 mod limits;
 mod regressions;
+mod replays;
+mod resume;
 mod sharing;
 mod shutdown;
 mod upstreams;

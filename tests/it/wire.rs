@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use headwater::deflate;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -17,6 +18,8 @@ pub const PONG: u8 = 0x8a;
 pub const MORE: u8 = 0x7f;
 /// A final continuation.
 pub const END: u8 = 0x80;
+/// A compressed text message.
+pub const DEFLATED: u8 = 0xc1;
 
 /// The head of an upgrade as a browser would send it, without `Origin`; without the empty line.
 pub const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -104,7 +107,11 @@ pub fn close(code: u16, reason: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 /// A client that writes whatever it is told to, and takes nothing but RFC 6455 from the app.
-pub struct Wire(TcpStream);
+pub struct Wire {
+    socket: TcpStream,
+    /// Compression was agreed on.
+    deflates: bool,
+}
 
 impl Wire {
     pub async fn open(address: SocketAddr) -> Self {
@@ -119,15 +126,32 @@ impl Wire {
         }
         let stream = within("connect", socket.connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut wire = Self(stream);
+        let mut wire = Self::over(stream);
         let reply = wire.handshake(UPGRADE, behind).await;
         assert_eq!(reply.status, 101, "{}", reply.head);
         wire
     }
 
+    /// With compression, as browsers offer it.
+    pub async fn deflating(address: SocketAddr) -> Self {
+        let mut wire = Self::connect(address).await;
+        let head = format!("{UPGRADE}\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits");
+        let reply = wire.handshake(&head, b"").await;
+        assert!(reply.header("sec-websocket-extensions").is_some(), "{}", reply.head);
+        wire.deflates = true;
+        wire
+    }
+
     /// Only the TCP connection.
     pub async fn connect(address: SocketAddr) -> Self {
-        Self(within("connect", TcpStream::connect(address)).await.unwrap())
+        Self::over(within("connect", TcpStream::connect(address)).await.unwrap())
+    }
+
+    fn over(socket: TcpStream) -> Self {
+        Self {
+            socket,
+            deflates: false,
+        }
     }
 
     /// Sends a request's head and reads the answer's.
@@ -135,13 +159,13 @@ impl Wire {
         self.write([head.as_bytes(), b"\r\n\r\n", behind].concat()).await;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(within("the answer's head", self.0.read_u8()).await.unwrap());
+            head.push(within("the answer's head", self.socket.read_u8()).await.unwrap());
         }
         Reply::parse(&head)
     }
 
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        within("write", self.0.write_all(bytes.as_ref())).await.unwrap();
+        within("write", self.socket.write_all(bytes.as_ref())).await.unwrap();
     }
 
     pub async fn send(&mut self, first: u8, payload: impl AsRef<[u8]>) {
@@ -154,14 +178,18 @@ impl Wire {
     }
 
     async fn try_frame(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
-        let first = self.0.read_u8().await?;
-        let len = self.0.read_u8().await?;
-        assert_eq!(first & 0x70, 0, "reserved bits");
+        let first = self.socket.read_u8().await?;
+        let len = self.socket.read_u8().await?;
+        assert_eq!(first & 0x30, 0, "reserved bits");
+        assert!(
+            first & 0x40 == 0 || self.deflates && first & 0x0f == 1,
+            "compressed: {first:#x}"
+        );
         assert!(matches!(first & 0x0f, 0 | 1 | 8 | 9 | 10), "opcode of {first:#x}");
         assert_eq!(len & 0x80, 0, "masked");
         let len = match len {
-            126 => self.0.read_u16().await? as usize,
-            127 => self.0.read_u64().await? as usize,
+            126 => self.socket.read_u16().await? as usize,
+            127 => self.socket.read_u64().await? as usize,
             len => len as usize,
         };
         assert!(
@@ -169,8 +197,20 @@ impl Wire {
             "control frame rules"
         );
         let mut payload = vec![0; len];
-        self.0.read_exact(&mut payload).await?;
+        self.socket.read_exact(&mut payload).await?;
         Ok((first, payload))
+    }
+
+    /// The next message, of one frame, and whether it was compressed.
+    pub async fn inflated(&mut self) -> (String, bool) {
+        let (first, mut payload) = self.frame().await;
+        let deflated = first == DEFLATED;
+        if deflated {
+            payload = deflate::inflate(&payload, 16 << 20, || Ok::<(), ()>(())).unwrap();
+        } else {
+            assert_eq!(first, TEXT, "{}", String::from_utf8_lossy(&payload));
+        }
+        (String::from_utf8(payload).unwrap(), deflated)
     }
 
     /// The next message, of one frame.
@@ -203,7 +243,7 @@ impl Wire {
     /// The app ends the connection; nothing comes before that.
     pub async fn ends(&mut self) {
         let mut byte = [0];
-        let read = within("the end", self.0.read(&mut byte)).await;
+        let read = within("the end", self.socket.read(&mut byte)).await;
         assert!(matches!(read, Ok(0) | Err(_)), "{byte:?}");
     }
 
@@ -225,6 +265,6 @@ impl Wire {
 
     /// A reset in place of a farewell.
     pub fn cut(self) {
-        let _ = socket2::SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
     }
 }

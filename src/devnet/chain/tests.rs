@@ -51,6 +51,44 @@ fn same_seed_same_hashes() {
 }
 
 #[test]
+fn nodes_of_one_network_share_blocks_and_fork_apart() {
+    let node = |fork_seed| {
+        Chain::new(&Config {
+            fork_seed,
+            ..Config::manual()
+        })
+    };
+    let (mut leader, mut follower) = (node(0), node(1));
+    assert_eq!(leader.head().hash(), follower.head().hash());
+    let blocks: Vec<_> = (0..3).map(|_| leader.mine()).collect();
+    let behind = follower.import(&blocks[..2]).unwrap();
+    assert_eq!(
+        (behind.dropped.len(), hashes(&behind.adopted)),
+        (0, hashes(&blocks[..2]))
+    );
+    check(&follower);
+
+    let fork: Vec<_> = (0..2).map(|_| follower.mine()).collect();
+    assert_ne!(fork[0].hash(), blocks[2].hash(), "the same parent, another block");
+    check(&follower);
+    let healed = follower.import(&blocks).unwrap();
+    assert_eq!(hashes(&healed.adopted), hashes(&blocks[2..]));
+    assert_eq!(healed.dropped.len(), 2);
+    assert_eq!(follower.head().hash(), leader.head().hash());
+    check(&follower);
+
+    let reorg = leader.reorg(2, 3).unwrap();
+    assert_eq!(
+        follower.import(&reorg.adopted[1..]).unwrap_err(),
+        ChainError::UnknownBlock
+    );
+    follower.import(&reorg.adopted).unwrap();
+    check(&follower);
+    leader.mine();
+    check(&leader);
+}
+
+#[test]
 fn pending_transactions_are_mined_in_the_next_block() {
     let mut chain = chain();
     let pending: Vec<_> = (0..5).map(|_| chain.next_pending().unwrap().hash()).collect();

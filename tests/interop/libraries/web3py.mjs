@@ -1,15 +1,12 @@
 // web3.py 8, by a Python process that takes one command per line and says what happens one line each.
 
-import { existsSync } from "node:fs";
 import path from "node:path";
-import { Child, KEY, here, until } from "../support.mjs";
+import { Child, KEY, here, pythonBinary, until } from "../support.mjs";
 
 export const name = "web3.py 8";
 
 export async function connect({ ws, http }) {
-  const python = path.join(here, ".venv/bin/python");
-  if (!existsSync(python)) throw new Error(`no ${python}: make the venv out of requirements.txt`);
-  const child = new Child("web3.py", python, ["-u", path.join(here, "libraries/web3py.py"), ws, http]);
+  const child = new Child("web3.py", pythonBinary(), ["-u", path.join(here, "libraries/web3py.py"), ws, http]);
   const answers = new Map();
   const listeners = new Map();
   let rest = "";

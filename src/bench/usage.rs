@@ -1,4 +1,4 @@
-//! What a process has cost so far, as the kernel counts it.
+//! What a process has cost so far, as Linux counts it. The fan-out benchmark uses this file too.
 
 use std::{collections::HashMap, fs, time::Duration};
 
@@ -18,7 +18,7 @@ pub struct CpuTime {
 impl CpuTime {
     pub fn of(pid: u32) -> Result<Self> {
         let mut threads = HashMap::new();
-        for entry in fs::read_dir(format!("/proc/{pid}/task")).context("the server has gone")? {
+        for entry in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| gone(pid))? {
             let entry = entry?;
             // A thread may end between the listing and the reading.
             let Ok(schedstat) = fs::read_to_string(entry.path().join("schedstat")) else {
@@ -31,7 +31,7 @@ impl CpuTime {
                 .parse()?;
             threads.insert(entry.file_name().to_string_lossy().into_owned(), on_cpu);
         }
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the server has gone")?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| gone(pid))?;
         // The command name may hold spaces; the fields after its parenthesis do not. utime and stime are the 12th and
         // 13th of those.
         let (_, fields) = stat.rsplit_once(')').context("an odd /proc/<pid>/stat")?;
@@ -62,11 +62,15 @@ impl CpuTime {
 
 /// `VmRSS` in bytes.
 pub fn resident_memory(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the server has gone")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| gone(pid))?;
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .context("no VmRSS in /proc/<pid>/status")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib * 1024)
+}
+
+fn gone(pid: u32) -> String {
+    format!("the server's process {pid} cannot be read; give the pid of one that runs on this Linux")
 }

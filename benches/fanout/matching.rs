@@ -1,0 +1,173 @@
+//! From the logs of a block to the filters that want them, in this process: the index alone, without a socket.
+//!
+//! Most filters are a wallet's (transfers to it), as dapps make them; the others ask for a contract or an event of it.
+//! Each result is held against a scan of all filters.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use alloy_primitives::{Address, B256};
+use anyhow::{Result, anyhow, ensure};
+use bytes::Bytes;
+use headwater::{
+    chain::{BlockLogs, BlockRef},
+    subscription::{Index, LogFilter},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    chain::{self, mix},
+    table::median,
+};
+
+const LOGS: u64 = 400;
+
+/// Filters with the same contract and event, which [`HOT_LOGS`] of the block's logs are from.
+const HOT: u64 = 2 << 40;
+const HOT_LOGS: u64 = 10;
+
+/// Contracts and wallets of whom no filter knows.
+const QUIET: u64 = 1 << 40;
+
+const NUMBER: u64 = 22_000_000;
+
+/// What there is to find.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    /// Distinct filters.
+    filters: u64,
+    /// So many logs go to a wallet that somebody watches.
+    watched: u64,
+    /// So many of the filters want the hot contract.
+    hot: u64,
+}
+
+const fn case(filters: u64, watched: u64, hot: u64) -> Case {
+    Case { filters, watched, hot }
+}
+
+/// More and more filters for the same matches, then more and more matches for the same filters.
+const CASES: [Case; 6] = [
+    case(1_000, 100, 0),
+    case(10_000, 100, 0),
+    case(100_000, 100, 0),
+    case(100_000, 390, 0),
+    case(100_000, 390, 1_000),
+    case(100_000, 390, 10_000),
+];
+
+#[derive(Clone, Copy, Debug)]
+pub struct Matching {
+    pub filters: u64,
+    pub matches: usize,
+    pub block_us: f64,
+    pub scan_us: f64,
+}
+
+pub fn measure() -> Result<Vec<Matching>> {
+    CASES.into_iter().map(measure_one).collect()
+}
+
+fn measure_one(case: Case) -> Result<Matching> {
+    let Case { filters, hot, .. } = case;
+    let common = (0..filters - hot).map(filter);
+    let all: Vec<LogFilter> = common.chain((0..hot).map(hot_filter)).collect::<Result<_>>()?;
+    let mut index = Index::default();
+    for (number, filter) in all.iter().enumerate() {
+        index.insert(filter.clone(), number);
+    }
+    ensure!(
+        index.filters() as u64 == filters,
+        "filters that ought to be distinct are not"
+    );
+    let block = block(case)?;
+
+    let mut times = Vec::new();
+    let mut found = Vec::new();
+    let end = Instant::now() + Duration::from_millis(500);
+    while times.len() < 15 || Instant::now() < end {
+        found.clear();
+        let started = Instant::now();
+        index.for_each_match(&block.logs, NUMBER, |positions, subscribers| {
+            found.extend(subscribers.map(|subscriber| (*subscriber, positions.len())));
+        });
+        times.push(started.elapsed().as_secs_f64() * 1e6);
+        black_box(&found);
+    }
+
+    let wanted_by = |filter: &LogFilter| block.logs.iter().filter(|log| filter.matches(log, NUMBER)).count();
+    let started = Instant::now();
+    let scanned: Vec<_> = all
+        .iter()
+        .map(wanted_by)
+        .enumerate()
+        .filter(|(_, matches)| *matches > 0)
+        .collect();
+    let scan_us = started.elapsed().as_secs_f64() * 1e6;
+    found.sort_unstable();
+    ensure!(found == scanned, "the index finds something else than a scan");
+    Ok(Matching {
+        filters,
+        matches: found.iter().map(|(_, matches)| matches).sum(),
+        block_us: median(&mut times),
+        scan_us,
+    })
+}
+
+fn filter(number: u64) -> Result<LogFilter> {
+    let contract = Address::from_word(word("contract", number));
+    parse(&match number % 10 {
+        0 => json!({"address": contract}),
+        1 => json!({"address": contract, "topics": [word("event", number % 7)]}),
+        _ => json!({"topics": [word("event", 0), null, wallet(number)]}),
+    })
+}
+
+/// All want the same logs, and each is another filter.
+fn hot_filter(number: u64) -> Result<LogFilter> {
+    let contract = Address::from_word(word("contract", HOT));
+    parse(&json!({"address": contract, "topics": [[word("event", 0), word("event", HOT + number)]]}))
+}
+
+fn parse(typed: &Value) -> Result<LogFilter> {
+    LogFilter::parse(typed).map_err(|error| anyhow!("{}", error.message()))
+}
+
+fn block(case: Case) -> Result<BlockLogs> {
+    let logs: Vec<Value> = (0..LOGS)
+        .map(|index| {
+            // Filters 2 to 9 of each ten are wallets.
+            let to = if index < case.watched {
+                wallet(mix(index) % ((case.filters - case.hot) / 10) * 10 + 2 + index % 8)
+            } else {
+                wallet(QUIET + index)
+            };
+            let contract = if index < LOGS - HOT_LOGS {
+                QUIET + index % 50
+            } else {
+                HOT
+            };
+            json!({
+                "address": Address::from_word(word("contract", contract)),
+                "topics": [word("event", 0), wallet(QUIET + LOGS + index), to],
+                "blockHash": B256::ZERO, "blockNumber": format!("{NUMBER:#x}"), "logIndex": format!("{index:#x}"),
+            })
+        })
+        .collect();
+    let at = BlockRef {
+        number: NUMBER,
+        hash: B256::ZERO,
+    };
+    let answer = Bytes::from(serde_json::to_vec(&logs)?);
+    Ok(BlockLogs::parse(at, &answer, Instant::now())?)
+}
+
+fn wallet(number: u64) -> B256 {
+    Address::from_word(word("wallet", number)).into_word()
+}
+
+fn word(name: &str, number: u64) -> B256 {
+    chain::word(name, number, 0)
+}

@@ -1,0 +1,374 @@
+//! `RESULTS.md` and its plots, written by the run that measured them.
+
+use std::{fmt::Write as _, fs, path::Path, thread};
+
+use anyhow::{Context, Result};
+use indicatif::HumanCount;
+
+use crate::{
+    chain::Scenario,
+    matching::{self, Matching},
+    run::{Plan, Server, idle_memory},
+    stalled::{self, Stalled},
+    svg::{Bars, shown},
+    table::{Results, Row, median},
+};
+
+/// What the fan-out tables do not hold.
+pub struct Extras {
+    /// Bytes for each client.
+    idle: Vec<(Server, f64)>,
+    idle_clients: usize,
+    undisturbed: Vec<Stalled>,
+    disturbed: Vec<Stalled>,
+    stalled_among: usize,
+    matching: Vec<Matching>,
+}
+
+impl Extras {
+    /// Idle memory with the plan of most clients, the stalled client among those of `usual`.
+    pub fn measure(most: &Plan, usual: &Plan, rounds: usize) -> Result<Self> {
+        let mut idle: Vec<(Server, Vec<f64>)> = Server::ALL.map(|server| (server, Vec::new())).to_vec();
+        let (mut undisturbed, mut disturbed) = (Vec::new(), Vec::new());
+        for round in 1..=rounds {
+            eprintln!("idle memory and a stalled client, round {round} of {rounds}");
+            for (server, samples) in &mut idle {
+                samples.push(idle_memory(*server, most).with_context(|| format!("idle clients of {}", server.name()))?);
+            }
+            undisturbed.push(stalled::measure(usual, false).context("no stalled client")?);
+            disturbed.push(stalled::measure(usual, true).context("one stalled client")?);
+        }
+        eprintln!("matching");
+        Ok(Self {
+            idle: idle
+                .into_iter()
+                .map(|(server, mut samples)| (server, median(&mut samples)))
+                .collect(),
+            idle_clients: most.clients,
+            undisturbed,
+            disturbed,
+            stalled_among: usual.clients,
+            matching: matching::measure()?,
+        })
+    }
+
+    fn idle(&self, server: Server) -> f64 {
+        let found = self.idle.iter().find(|(of, _)| *of == server);
+        found.map_or(f64::NAN, |(_, bytes)| *bytes)
+    }
+
+    /// Others' p99 with a stalled client against without, by round.
+    fn stalled_ratio(&self) -> f64 {
+        let rounds = self.disturbed.iter().zip(&self.undisturbed);
+        median(
+            &mut rounds
+                .map(|(with, without)| with.p99_us / without.p99_us)
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    /// How much more the server's memory grew with a stalled client than without.
+    fn stalled_growth(&self) -> f64 {
+        let rounds = self.disturbed.iter().zip(&self.undisturbed);
+        median(
+            &mut rounds
+                .map(|(with, without)| with.growth - without.growth)
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    fn longest_stall_s(&self) -> f64 {
+        let closed = self.disturbed.iter().filter_map(|sample| sample.closed_after);
+        closed.max().unwrap_or_default().as_secs_f64()
+    }
+}
+
+/// The tables and plots of one run; `command` repeats it.
+pub fn write(folder: &Path, results: &[Results], extras: &Extras, command: &str) -> Result<()> {
+    let save = |name: &str, text: String| {
+        fs::write(folder.join(name), text).with_context(|| format!("cannot write {name} to {}", folder.display()))
+    };
+    save("RESULTS.md", text(results, extras, command))?;
+    save("fanout.svg", fanout_plot(results))?;
+    save("memory.svg", memory_plot(extras))?;
+    save("matching.svg", matching_plot(extras))
+}
+
+fn text(results: &[Results], extras: &Extras, command: &str) -> String {
+    let checked: u64 = results.iter().flat_map(Results::rows).map(|row| row.checked).sum();
+    let of_stalled = extras.undisturbed.iter().chain(&extras.disturbed);
+    let checked = checked + of_stalled.map(|sample| sample.checked).sum::<u64>();
+    let rounds = results.iter().map(Results::round_count).min().unwrap_or(0);
+    let mut out = format!(
+        concat!(
+            "# Results\n\n",
+            "Written by `{command}`. Do not edit: run it again.\n\n",
+            "Measured on {machine}; every box (node, server, clients) is a process of its own there. {rounds} round(s); the ",
+            "servers take turns within each and are started afresh. Shown are medians; ratios are taken within a round, since ",
+            "the machine may be busy with other things, and only the ratios are worth comparing between machines.\n\n",
+            "Every one of the {checked} messages was checked by its receiver: a lost, doubled, reordered or altered event fails ",
+            "the run, and nothing is written.\n\n",
+            "`writev loop` is one thread that hands encoded frames to the kernel, so the kernel's own cost; `jsonrpsee` is its ",
+            "stock subscription.\n\n",
+        ),
+        command = command,
+        machine = machine(),
+        rounds = rounds,
+        checked = HumanCount(checked),
+    );
+    out += &targets(results, extras);
+    out += "\n## CPU of the server for each delivered message\n\n![ratio to the loop](fanout.svg)\n";
+    for results in results {
+        out += &fanout_table(results);
+    }
+    out += &idle_table(extras);
+    out += &stalled_table(extras);
+    out += &matching_table(extras);
+    out
+}
+
+/// What DESIGN promises, and whether this run kept it.
+fn targets(results: &[Results], extras: &Extras) -> String {
+    let mut out = "| what | target | measured | met |\n|---|---|---|---|\n".to_owned();
+    let mut line = |what: &str, target: &str, measured: String, met: bool| {
+        let met = if met { "yes" } else { "**no**" };
+        let _infallible = writeln!(out, "| {what} | {target} | {measured} | {met} |");
+    };
+    // Few clients do not make up for what every event costs in any case: the node is asked for its logs, say.
+    for results in results.iter().filter(|results| results.plan.clients >= 1000) {
+        let clients = HumanCount(results.plan.clients as u64);
+        let rows = results.rows();
+        let row = |server| rows.iter().find(|row| row.server == server);
+        let (Some(ours), stock) = (row(Server::Headwater), row(Server::Stock)) else {
+            continue;
+        };
+        let ratio = ours.ratio.unwrap_or(f64::NAN);
+        match results.scenario {
+            Scenario::Heads => {
+                line(
+                    &format!("CPU for each delivery, one event at a time, {clients} clients"),
+                    "≤ 1.25 × loop",
+                    format!("{ratio:.2} ×"),
+                    ratio <= 1.25,
+                );
+                let last = ours.last_client_ratio.unwrap_or(f64::NAN);
+                line(
+                    &format!("last of {clients} clients gets a head"),
+                    "≤ 1.3 × loop",
+                    format!("{last:.2} ×"),
+                    last <= 1.3,
+                );
+            }
+            Scenario::Bursts => {
+                let better = stock.map_or(f64::NAN, |stock| stock.cpu_us / ours.cpu_us);
+                line(
+                    &format!("CPU for each delivery, bursts of 100 logs, {clients} clients"),
+                    "≤ 2.5 × loop, ≥ 8 × better than jsonrpsee",
+                    format!("{ratio:.2} ×, {better:.1} × better"),
+                    ratio <= 2.5 && better >= 8.0,
+                );
+            }
+        }
+    }
+    let idle = extras.idle(Server::Headwater) / 1e3;
+    line(
+        "user-space memory for each idle client with one subscription",
+        "≤ 3 kB",
+        format!("{idle:.1} kB"),
+        idle <= 3.0,
+    );
+    let all_match = extras
+        .matching
+        .iter()
+        .find(|sample| sample.filters == 100_000 && sample.matches >= 390);
+    let millis = all_match.map_or(f64::NAN, |sample| sample.block_us / 1e3);
+    line(
+        "100,000 distinct filters × 400 logs",
+        "≤ 3 ms a block",
+        format!("{millis:.2} ms"),
+        millis <= 3.0,
+    );
+    let ratio = extras.stalled_ratio();
+    line(
+        &format!(
+            "1 stalled among {} clients: p99 of the others",
+            HumanCount(extras.stalled_among as u64)
+        ),
+        "unchanged (≤ 1.25 ×: rounds differ by that)",
+        format!("{ratio:.2} ×"),
+        ratio <= 1.25,
+    );
+    let deadline = stalled::DEADLINE.as_secs();
+    line(
+        "the stalled client is closed",
+        &format!("{deadline} s (write deadline) after its buffers are full"),
+        format!("{:.1} s after the first burst", extras.longest_stall_s()),
+        // The run fails otherwise.
+        true,
+    );
+    let (megabytes, bound) = (extras.stalled_growth() / 1e6, 16.8);
+    line(
+        "memory that the stalled client costs",
+        "≤ 16 MiB (`delivery.max_queue_bytes`)",
+        format!("{megabytes:.1} MB"),
+        megabytes <= bound,
+    );
+    // Whoever adds compression puts its rows here.
+    out + "| compressed fan-out, 1,000 clients | ≤ 1.3 × the uncompressed CPU, ≥ 40 % fewer bytes | | not measured yet |\n"
+}
+
+fn fanout_table(results: &Results) -> String {
+    let mut out = format!(
+        "\n### {}: {} clients, {} events of {} message(s), {} bytes of JSON in each\n\n",
+        title(results.scenario),
+        HumanCount(results.plan.clients as u64),
+        results.plan.counted,
+        results.scenario.messages_per_event(),
+        results.message_bytes(),
+    );
+    out += "| server | µs CPU | × loop | last client has it | × loop | clients connected a second |\n|---|---|---|---|---|---|\n";
+    for row in results.rows() {
+        let ratio = |ratio: Option<f64>| ratio.map_or("".to_owned(), |ratio| format!("{ratio:.2}"));
+        let Row {
+            server,
+            cpu_us,
+            last_client_us,
+            connects_per_second,
+            ..
+        } = row;
+        let _infallible = writeln!(
+            out,
+            "| {} | {cpu_us:.3} | {} | {:.2} ms | {} | {connects_per_second:.0} |",
+            server.name(),
+            ratio(row.ratio),
+            last_client_us / 1e3,
+            ratio(row.last_client_ratio),
+        );
+    }
+    out
+}
+
+fn idle_table(extras: &Extras) -> String {
+    let half = extras.idle_clients as u64 / 2;
+    let (half, all) = (HumanCount(half), HumanCount(half * 2));
+    let mut out = format!(
+        "\n## User-space memory for each idle client\n\n![memory](memory.svg)\n\nEach has one subscription; resident \
+         memory, as the slope from {half} to {all} clients.\n\n| server | kB a client |\n|---|---|\n",
+    );
+    for (server, bytes) in &extras.idle {
+        let _infallible = writeln!(out, "| {} | {:.1} |", server.name(), bytes / 1e3);
+    }
+    out
+}
+
+fn stalled_table(extras: &Extras) -> String {
+    let mut out = format!(
+        "\n## One client that stops reading among {}\n\nBursts of 100 logs to headwater with a write deadline of {} s; when \
+         the last of the clients that read has a burst, and how much the server's memory grew.\n\n| round | stalled | p50 | \
+         p99 | memory | closed after |\n|---|---|---|---|---|---|\n",
+        HumanCount(extras.stalled_among as u64),
+        stalled::DEADLINE.as_secs(),
+    );
+    for (round, pair) in extras.undisturbed.iter().zip(&extras.disturbed).enumerate() {
+        for (stalled, sample) in [(0, pair.0), (1, pair.1)] {
+            let closed = sample
+                .closed_after
+                .map_or(String::new(), |after| format!("{:.1} s", after.as_secs_f64()));
+            let _infallible = writeln!(
+                out,
+                "| {} | {stalled} | {:.1} ms | {:.1} ms | + {:.1} MB | {closed} |",
+                round + 1,
+                sample.p50_us / 1e3,
+                sample.p99_us / 1e3,
+                sample.growth / 1e6,
+            );
+        }
+    }
+    out
+}
+
+fn matching_table(extras: &Extras) -> String {
+    let mut out = "\n## Matching: the 400 logs of a block\n\n![matching](matching.svg)\n\nThe index alone, in process. Its \
+        matches are held against those of the scan.\n\n| distinct filters | matches | a block | a match | scan of all filters \
+        |\n|---|---|---|---|---|\n"
+        .to_owned();
+    for sample in &extras.matching {
+        let _infallible = writeln!(
+            out,
+            "| {} | {} | {} µs | {} ns | {} µs |",
+            HumanCount(sample.filters),
+            HumanCount(sample.matches as u64),
+            shown(sample.block_us),
+            shown(sample.block_us * 1e3 / sample.matches as f64),
+            shown(sample.scan_us),
+        );
+    }
+    out
+}
+
+fn fanout_plot(results: &[Results]) -> String {
+    let group = |results: &Results| {
+        let rows = results.rows();
+        let ratio = |server| rows.iter().find(|row| row.server == server).and_then(|row| row.ratio);
+        let label = format!(
+            "{}, {} clients",
+            results.scenario.name(),
+            HumanCount(results.plan.clients as u64)
+        );
+        (label, vec![ratio(Server::Headwater), ratio(Server::Stock)])
+    };
+    let bars = Bars {
+        title: "CPU for each delivered message, as a multiple of the bare writev loop (logarithmic, from 0.5)",
+        floor: 0.5,
+        series: &[Server::Headwater.name(), Server::Stock.name()],
+        groups: results.iter().map(group).collect(),
+    };
+    bars.draw()
+}
+
+fn memory_plot(extras: &Extras) -> String {
+    let bars = Bars {
+        title: "kB of user-space memory for each idle client (logarithmic, from 0.1)",
+        floor: 0.1,
+        series: &["kB"],
+        groups: extras
+            .idle
+            .iter()
+            .map(|(server, bytes)| (server.name().to_owned(), vec![Some(bytes / 1e3)]))
+            .collect(),
+    };
+    bars.draw()
+}
+
+fn matching_plot(extras: &Extras) -> String {
+    let group = |sample: &Matching| {
+        let label = format!(
+            "{} filters, {} matches",
+            HumanCount(sample.filters),
+            HumanCount(sample.matches as u64)
+        );
+        (label, vec![Some(sample.block_us), Some(sample.scan_us)])
+    };
+    let bars = Bars {
+        title: "µs to match the 400 logs of a block (logarithmic, from 1)",
+        floor: 1.0,
+        series: &["index", "scan"],
+        groups: extras.matching.iter().map(group).collect(),
+    };
+    bars.draw()
+}
+
+fn title(scenario: Scenario) -> &'static str {
+    match scenario {
+        Scenario::Heads => "One event at a time",
+        Scenario::Bursts => "Bursts",
+    }
+}
+
+/// In general words.
+fn machine() -> String {
+    let cores = thread::available_parallelism().map_or(0, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let version: Vec<&str> = kernel.trim().split(['.', '-']).take(2).collect();
+    format!("{cores} cores, Linux {}", version.join("."))
+}

@@ -1,0 +1,174 @@
+//! All clients of a run and what they have counted.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use anyhow::Result;
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::client::{Client, Given, Subscription};
+use super::stream::{Kind, Receipt, Stream};
+
+/// How many faults are told in words; all are counted.
+const TOLD: usize = 10;
+
+/// Longer times are counted as this one.
+const LONGEST: Duration = Duration::from_secs(600);
+
+pub struct Run {
+    clients: Vec<Client>,
+    streams: Vec<Stream>,
+    /// The parameters of each stream's `eth_subscribe`.
+    params: Vec<Value>,
+    pub subscribed: usize,
+    /// Why clients were closed, and how many for each reason.
+    pub closed: BTreeMap<String, usize>,
+    /// Set while the figures count: from all clients connected to the end.
+    pub counting: bool,
+    pub counts: Counts,
+}
+
+/// What counts towards the figures.
+pub struct Counts {
+    pub deliveries: u64,
+    pub bytes: u64,
+    /// Nanoseconds after the first client, of every delivery but the first.
+    pub spread: Histogram<u64>,
+    /// The same of each event's last delivery.
+    pub last: Histogram<u64>,
+}
+
+/// What went wrong.
+#[derive(Debug, Default)]
+pub struct Faults {
+    pub lost: u64,
+    pub doubled: u64,
+    pub disordered: u64,
+    /// The first ones in words.
+    pub told: Vec<String>,
+}
+
+pub fn histogram() -> Histogram<u64> {
+    let longest = u64::try_from(LONGEST.as_nanos()).unwrap_or(u64::MAX);
+    Histogram::new_with_bounds(1, longest, 3).expect("three digits and this range are allowed")
+}
+
+impl Run {
+    /// Each client subscribes to all kinds; the filters of logs are handed round.
+    pub fn new(clients: usize, kinds: &[Kind], filters: &[Value]) -> Self {
+        let mut run = Self {
+            clients: Vec::with_capacity(clients),
+            streams: Vec::new(),
+            params: Vec::new(),
+            subscribed: 0,
+            closed: BTreeMap::new(),
+            counting: false,
+            counts: Counts {
+                deliveries: 0,
+                bytes: 0,
+                spread: histogram(),
+                last: histogram(),
+            },
+        };
+        let mut streams_of = vec![Vec::new(); clients];
+        for kind in kinds {
+            let params: Vec<Value> = match kind {
+                Kind::Heads => vec![json!(["newHeads"])],
+                Kind::Logs => filters.iter().map(|filter| json!(["logs", filter])).collect(),
+            };
+            for (turn, params_of_one) in params.iter().enumerate() {
+                let members = (turn..clients).step_by(params.len());
+                run.streams.push(Stream::new(*kind, members.len()));
+                run.params.push(params_of_one.clone());
+                members.for_each(|client| streams_of[client].push(run.streams.len() - 1));
+            }
+        }
+        run.clients = streams_of
+            .into_iter()
+            .map(|streams| Client::new(streams.into_iter()))
+            .collect();
+        run
+    }
+
+    /// The requests of a client.
+    pub fn subscribe_calls(&self, number: usize) -> Vec<String> {
+        let subscriptions = self.clients[number].subscriptions.iter().enumerate();
+        let call = |(id, subscription): (usize, &Subscription)| {
+            let params = &self.params[subscription.stream];
+            json!({"jsonrpc": "2.0", "id": id, "method": "eth_subscribe", "params": params}).to_string()
+        };
+        subscriptions.map(call).collect()
+    }
+
+    pub fn subscribed(&self, number: usize) -> bool {
+        let mut subscriptions = self.clients[number].subscriptions.iter();
+        subscriptions.all(|subscription| subscription.given.is_some())
+    }
+
+    /// Takes the bytes of one read; gives what is to be written in return.
+    pub fn received(&mut self, number: usize, bytes: &[u8]) -> Result<Vec<u8>> {
+        let (counts, counting) = (&mut self.counts, self.counting);
+        if counting {
+            counts.bytes += bytes.len() as u64;
+        }
+        self.clients[number].received(bytes, &mut self.streams, |receipt| {
+            if !counting {
+                return;
+            }
+            counts.deliveries += 1;
+            let nanos = |late: Duration| u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
+            match receipt {
+                Receipt::First => {}
+                Receipt::Later(late) => counts.spread.saturating_record(nanos(late)),
+                Receipt::Last(late) => {
+                    counts.spread.saturating_record(nanos(late));
+                    counts.last.saturating_record(nanos(late));
+                }
+            }
+        })
+    }
+
+    /// How many events each stream has by now.
+    pub fn mark(&self) -> Vec<usize> {
+        self.streams.iter().map(Stream::len).collect()
+    }
+
+    /// Whether all that are still there have all events up to the mark.
+    pub fn complete(&self, end: &[usize], gone: &HashSet<usize>) -> bool {
+        let complete = |subscription: &Subscription| {
+            let given = subscription.given.as_ref();
+            given.is_none_or(|given| given.feed.complete(end[subscription.stream]))
+        };
+        let mut clients = self.clients.iter().enumerate();
+        clients.all(|(number, client)| gone.contains(&number) || client.subscriptions.iter().all(complete))
+    }
+
+    /// What the clients subscribe to.
+    pub fn subscriptions(&self) -> Vec<String> {
+        self.params.iter().map(Value::to_string).collect()
+    }
+
+    /// Holds every client against the others. The events between the marks are due to all; a client that was closed is
+    /// told of as such and owed nothing more.
+    pub fn faults(&self, window: &[usize], end: &[usize], gone: &HashSet<usize>) -> Faults {
+        let mut faults = Faults::default();
+        for (number, client) in self.clients.iter().enumerate() {
+            for Subscription { stream: at, given } in &client.subscriptions {
+                let Some(Given { feed, .. }) = given else { continue };
+                let stream = &self.streams[*at];
+                faults.doubled += feed.doubled;
+                faults.disordered += feed.disordered;
+                let mut told = feed.fault.clone();
+                if !gone.contains(&number) {
+                    faults.lost += stream.lost(feed, window[*at], end[*at]);
+                    told = told.or_else(|| stream.first_lost(feed, window[*at], end[*at]));
+                }
+                if let Some(told) = told.filter(|_| faults.told.len() < TOLD) {
+                    faults.told.push(format!("client {number}: {told}"));
+                }
+            }
+        }
+        faults
+    }
+}

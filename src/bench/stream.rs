@@ -1,0 +1,499 @@
+//! What the clients of one subscription were sent, and whether each got all of it in order. No I/O, no clock.
+//!
+//! The first client that has an event puts it down; the others are held against that. Usually a client's next message is
+//! byte for byte the next event, and one comparison is all it costs.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use alloy_primitives::{B256, U64};
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::Deserialize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    #[value(name = "newHeads", alias = "heads")]
+    Heads,
+    Logs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    /// The block's.
+    hash: B256,
+    /// The log's place in it.
+    index: u64,
+    removed: bool,
+}
+
+struct Event {
+    key: Key,
+    number: u64,
+    parent: B256,
+    /// Kept until all clients have it.
+    body: Box<[u8]>,
+    first: Instant,
+    clients: usize,
+    /// The same event once more: the chain came back to the branch.
+    again: Option<usize>,
+}
+
+/// A head or a log as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields {
+    #[serde(alias = "blockHash")]
+    hash: B256,
+    #[serde(alias = "blockNumber")]
+    number: U64,
+    #[serde(default)]
+    parent_hash: B256,
+    #[serde(default)]
+    log_index: U64,
+    #[serde(default)]
+    removed: bool,
+}
+
+/// All events of one subscription, in the order of their first arrival at any client.
+pub struct Stream {
+    kind: Kind,
+    /// How many subscribe.
+    clients: usize,
+    events: Vec<Event>,
+    /// The first occurrence of each.
+    known: HashMap<Key, usize>,
+}
+
+/// What a message was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// This client has it first.
+    First,
+    /// So long after the first client.
+    Later(Duration),
+    /// So long after the first client, and no client is left without it.
+    Last(Duration),
+}
+
+/// What one client has of a stream.
+pub struct Feed {
+    /// It has all from `start` to `next`.
+    start: usize,
+    next: usize,
+    /// What it has outside of that.
+    others: BTreeSet<usize>,
+    last: Option<usize>,
+    /// The number of the block that it began with.
+    began: u64,
+    /// Heads whose parent is not on the branch where the client was, and whether it had the parent from an earlier visit.
+    broken: Vec<(usize, bool)>,
+    /// Block and log index that the next log must not be below.
+    floor: (u64, u64),
+    /// The block of the last log that stands.
+    standing: Option<B256>,
+    pub doubled: u64,
+    pub disordered: u64,
+    /// What went wrong first.
+    pub fault: Option<String>,
+}
+
+impl Stream {
+    pub fn new(kind: Kind, clients: usize) -> Self {
+        Self {
+            kind,
+            clients,
+            events: Vec::new(),
+            known: HashMap::new(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// The `result` of a notification has come.
+    ///
+    /// # Errors
+    /// It is no event of this kind.
+    pub fn take(&mut self, feed: &mut Feed, body: &[u8], now: Instant) -> Result<Receipt> {
+        let id = match self.events.get(feed.next) {
+            Some(event) if feed.others.is_empty() && feed.last.is_some() && *event.body == *body => feed.next,
+            _ => match self.find(feed, body, now)? {
+                Some(id) => id,
+                None => {
+                    feed.doubled += 1;
+                    return Ok(Receipt::Later(Duration::ZERO));
+                }
+            },
+        };
+        match self.kind {
+            Kind::Heads => self.walk(feed, id),
+            Kind::Logs => self.order(feed, id),
+        }
+        feed.keep(id, self.events[id].number);
+        let event = &mut self.events[id];
+        event.clients += 1;
+        let late = now.duration_since(event.first);
+        Ok(if event.clients == self.clients {
+            event.body = Box::default();
+            Receipt::Last(late)
+        } else if event.clients == 1 {
+            Receipt::First
+        } else {
+            Receipt::Later(late)
+        })
+    }
+
+    /// The event that this message tells the client, or nothing if it told it before.
+    fn find(&mut self, feed: &mut Feed, body: &[u8], now: Instant) -> Result<Option<usize>> {
+        let quoted = || String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        let fields: Fields =
+            serde_json::from_slice(body).with_context(|| format!("neither a head nor a log: {}", quoted()))?;
+        let key = Key {
+            hash: fields.hash,
+            index: fields.log_index.to(),
+            removed: fields.removed,
+        };
+        let mut at = self.known.get(&key).copied();
+        let mut before = None;
+        if at.is_some_and(|id| feed.has(id)) && !self.may_return(feed, key) {
+            let what = self.describe(at.unwrap_or_default());
+            feed.note(|| format!("{what} came twice"));
+            return Ok(None);
+        }
+        while let Some(id) = at
+            && feed.has(id)
+        {
+            before = at;
+            at = self.events[id].again;
+        }
+        if at.is_some() {
+            return Ok(at);
+        }
+        let id = self.events.len();
+        self.events.push(Event {
+            key,
+            number: fields.number.to(),
+            parent: fields.parent_hash,
+            body: body.into(),
+            first: now,
+            clients: 0,
+            again: None,
+        });
+        match before {
+            Some(before) => self.events[before].again = Some(id),
+            None => drop(self.known.insert(key, id)),
+        }
+        Ok(Some(id))
+    }
+
+    /// Whether what the client has may come once more, since the chain left it meanwhile.
+    fn may_return(&self, feed: &Feed, key: Key) -> bool {
+        match self.kind {
+            Kind::Heads => feed
+                .last
+                .is_some_and(|last| self.events[last].key != key && !self.descends(last, key.hash)),
+            Kind::Logs => {
+                let opposite = Key {
+                    removed: !key.removed,
+                    ..key
+                };
+                let (same, opposite) = (self.times(feed, key), self.times(feed, opposite));
+                if key.removed { opposite > same } else { opposite >= same }
+            }
+        }
+    }
+
+    /// How often the client has it.
+    fn times(&self, feed: &Feed, key: Key) -> usize {
+        let first = self.known.get(&key).copied();
+        std::iter::successors(first, |&id| self.events[id].again)
+            .filter(|&id| feed.has(id))
+            .count()
+    }
+
+    /// Whether a head stands on that block, as far as anybody was told.
+    fn descends(&self, head: usize, ancestor: B256) -> bool {
+        self.ancestors(head).any(|parent| parent == ancestor)
+    }
+
+    /// Parent, grandparent and so on, up to the first that nobody was told of.
+    fn ancestors(&self, head: usize) -> impl Iterator<Item = B256> {
+        let parent = |id: usize| self.events[id].parent;
+        std::iter::successors(Some(parent(head)), move |&hash| self.head(hash).map(parent))
+    }
+
+    fn head(&self, hash: B256) -> Option<usize> {
+        let key = Key {
+            hash,
+            index: 0,
+            removed: false,
+        };
+        self.known.get(&key).copied()
+    }
+
+    /// Each head stands on the one before, or on an ancestor of it.
+    fn walk(&self, feed: &mut Feed, id: usize) {
+        let event = &self.events[id];
+        let Some(last) = feed.last else {
+            feed.last = Some(id);
+            return;
+        };
+        if event.parent != self.events[last].key.hash {
+            if self.descends(last, event.key.hash) {
+                feed.disordered += 1;
+                feed.note(|| format!("{} came after one that stands on it", self.describe(id)));
+                return;
+            }
+            // Below all that was told nothing is known.
+            let lowest = self.events[last]
+                .number
+                .saturating_sub(self.ancestors(last).count() as u64);
+            if !self.descends(last, event.parent) && event.number > lowest {
+                let had = self.head(event.parent).is_some_and(|parent| feed.has(parent));
+                feed.broken.push((id, had));
+            }
+        }
+        feed.last = Some(id);
+    }
+
+    /// Logs ascend, but for removals, which take the floor down with them.
+    fn order(&self, feed: &mut Feed, id: usize) {
+        let event = &self.events[id];
+        let place = (event.number, event.key.index);
+        feed.last = Some(id);
+        if event.key.removed {
+            feed.floor = feed.floor.min((event.number, 0));
+            feed.standing = None;
+            return;
+        }
+        let sibling = event.number == feed.floor.0 && feed.standing.is_some_and(|block| block != event.key.hash);
+        if place < feed.floor || sibling {
+            feed.disordered += 1;
+            feed.note(|| format!("{} came after a later one", self.describe(id)));
+            return;
+        }
+        feed.floor = (place.0, place.1 + 1);
+        feed.standing = Some(event.key.hash);
+    }
+
+    /// What the client lacks of the events up to `end`. All must have those from `window` on; one that began earlier must
+    /// have all from there.
+    pub fn lost(&self, feed: &Feed, window: usize, end: usize) -> u64 {
+        self.missing(feed, window, end).count() as u64 + self.gaps(feed).count() as u64
+    }
+
+    /// The first of them.
+    pub fn first_lost(&self, feed: &Feed, window: usize, end: usize) -> Option<String> {
+        let missing = self.missing(feed, window, end).next();
+        let told = missing.map(|id| format!("{} was lost", self.describe(id)));
+        told.or_else(|| {
+            let id = self.gaps(feed).next()?;
+            Some(format!("{} came without its parent", self.describe(id)))
+        })
+    }
+
+    fn missing(&self, feed: &Feed, window: usize, end: usize) -> impl Iterator<Item = usize> {
+        let early = feed.last.is_some() && feed.start < window;
+        let from = if early { feed.start } else { window };
+        (from..end).filter(move |&id| {
+            // Of its first block it may have come too late for a part.
+            let due = !early || self.events[id].number > feed.began;
+            due && !feed.has(id)
+        })
+    }
+
+    /// Heads whose parent should have come before them and came to nobody. A parent that another client got is missing
+    /// already.
+    fn gaps(&self, feed: &Feed) -> impl Iterator<Item = usize> {
+        let nobody_got = |(id, had): (usize, bool)| match self.head(self.events[id].parent) {
+            Some(parent) => had && self.events[parent].again.is_none(),
+            None => true,
+        };
+        let gaps = feed.broken.iter().copied().filter(move |gap| nobody_got(*gap));
+        gaps.map(|(id, _)| id)
+    }
+
+    fn describe(&self, id: usize) -> String {
+        let Event { key, number, .. } = &self.events[id];
+        match self.kind {
+            Kind::Heads => format!("head {number} ({})", key.hash),
+            Kind::Logs => {
+                let removal = if key.removed { "the removal of " } else { "" };
+                format!("{removal}log {} of block {number} ({})", key.index, key.hash)
+            }
+        }
+    }
+}
+
+impl Feed {
+    /// A client that is subscribed now, when so many events are known.
+    pub fn new(known: usize) -> Self {
+        Self {
+            start: known,
+            next: known,
+            others: BTreeSet::new(),
+            last: None,
+            began: 0,
+            broken: Vec::new(),
+            floor: (0, 0),
+            standing: None,
+            doubled: 0,
+            disordered: 0,
+            fault: None,
+        }
+    }
+
+    fn has(&self, id: usize) -> bool {
+        (self.start..self.next).contains(&id) || self.others.contains(&id)
+    }
+
+    /// Whether it has all that there is.
+    pub fn complete(&self, end: usize) -> bool {
+        self.next >= end
+    }
+
+    fn keep(&mut self, id: usize, number: u64) {
+        if self.start == self.next && self.others.is_empty() {
+            // Its first: what lies before was there before it.
+            (self.start, self.next, self.began) = (id, id + 1, number);
+        } else if id == self.next {
+            self.next += 1;
+            while self.others.remove(&self.next) {
+                self.next += 1;
+            }
+        } else {
+            self.others.insert(id);
+        }
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        self.fault.get_or_insert_with(what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Heads are `number branch<parent's branch`, such as `7b<a`; logs `number branch.index`, with `-` before a removal.
+    fn body(word: &str) -> String {
+        let (removed, word) = word.strip_prefix('-').map_or((false, word), |word| (true, word));
+        let at = word.find(|c: char| !c.is_ascii_digit()).unwrap();
+        let number: u64 = word[..at].parse().unwrap();
+        match word[at..].split_once('<') {
+            Some((branch, parent)) => format!(
+                r#"{{"number":"{number:#x}","hash":"{}","parentHash":"{}"}}"#,
+                hash(number, branch),
+                hash(number - 1, parent)
+            ),
+            None => {
+                let (branch, index) = word[at..].split_once('.').unwrap();
+                let index: u64 = index.parse().unwrap();
+                format!(
+                    r#"{{"blockNumber":"{number:#x}","blockHash":"{}","logIndex":"{index:#x}","removed":{removed}}}"#,
+                    hash(number, branch)
+                )
+            }
+        }
+    }
+
+    fn hash(number: u64, branch: &str) -> B256 {
+        let mut hash = B256::repeat_byte(branch.as_bytes()[0]);
+        hash[31] = number as u8;
+        hash
+    }
+
+    /// Each client is sent its line, all in the same window; gives lost, doubled and disordered of each. Whoever comes
+    /// first must not matter.
+    #[track_caller]
+    fn check(kind: Kind, lines: &[&str], expected: &[(u64, u64, u64)]) {
+        for rotation in 0..lines.len() {
+            let mut stream = Stream::new(kind, lines.len());
+            let mut feeds: Vec<Feed> = lines.iter().map(|_| Feed::new(0)).collect();
+            for at in 0..lines.len() {
+                let client = (at + rotation) % lines.len();
+                for word in lines[client].split_whitespace() {
+                    stream
+                        .take(&mut feeds[client], body(word).as_bytes(), Instant::now())
+                        .unwrap();
+                }
+            }
+            let end = stream.len();
+            let found: Vec<_> = feeds
+                .iter()
+                .map(|feed| (stream.lost(feed, 0, end), feed.doubled, feed.disordered))
+                .collect();
+            assert_eq!(found, expected, "rotation {rotation}");
+        }
+    }
+
+    #[test]
+    fn a_walk_with_reorgs_is_sound() {
+        // The chain comes back to the first branch, whose head 2 is announced again.
+        let walk = "1a<a 2a<a 2b<a 3b<b 2a<a 3a<a 4a<a";
+        check(Kind::Heads, &[walk, walk], &[(0, 0, 0); 2]);
+    }
+
+    #[test]
+    fn faults_of_heads_are_told_apart() {
+        let sound = "1a<a 2a<a 3a<a 4a<a";
+        check(Kind::Heads, &[sound, "1a<a 3a<a 4a<a"], &[(0, 0, 0), (1, 0, 0)]);
+        check(
+            Kind::Heads,
+            &[sound, "1a<a 2a<a 2a<a 3a<a 4a<a"],
+            &[(0, 0, 0), (0, 1, 0)],
+        );
+        check(Kind::Heads, &[sound, "1a<a 3a<a 2a<a 4a<a"], &[(0, 0, 0), (0, 0, 1)]);
+        check(Kind::Heads, &[sound, "1a<a 2a<a 3a<a"], &[(0, 0, 0), (1, 0, 0)]);
+        check(Kind::Heads, &[sound, ""], &[(0, 0, 0), (4, 0, 0)]);
+        // Back on the first branch, but not from where it parted.
+        check(Kind::Heads, &["1a<a 2a<a 2b<a 3b<b 3a<a 4a<a"], &[(1, 0, 0)]);
+        // Nobody was told of 3a, as after a reorg of which the tip alone was announced.
+        check(Kind::Heads, &["1a<a 2a<a 4a<a", "1a<a 2a<a 4a<a"], &[(1, 0, 0); 2]);
+    }
+
+    #[test]
+    fn logs_with_removals_are_sound() {
+        let line = "5a.0 5a.1 6a.0 -5a.0 -5a.1 -6a.0 5b.3 6b.0 -5b.3 -6b.0 5a.0 5a.1 6a.0 7a.2";
+        check(Kind::Logs, &[line, line, line], &[(0, 0, 0); 3]);
+    }
+
+    #[test]
+    fn faults_of_logs_are_told_apart() {
+        let sound = "5a.0 5a.1 6a.0 7a.0";
+        check(Kind::Logs, &[sound, "5a.0 6a.0 7a.0"], &[(0, 0, 0), (1, 0, 0)]);
+        check(
+            Kind::Logs,
+            &[sound, "5a.0 5a.1 5a.1 6a.0 7a.0"],
+            &[(0, 0, 0), (0, 1, 0)],
+        );
+        check(Kind::Logs, &[sound, "5a.0 6a.0 5a.1 7a.0"], &[(0, 0, 0), (0, 0, 1)]);
+        // A branch that was left without a word.
+        check(Kind::Logs, &["5a.0 5b.1 6b.0"], &[(0, 0, 1)]);
+        check(Kind::Logs, &["5a.0 -5a.0 -5a.0 5b.0"], &[(0, 1, 0)]);
+    }
+
+    #[test]
+    fn who_comes_late_owes_nothing_of_before() {
+        let mut stream = Stream::new(Kind::Heads, 2);
+        let mut first = Feed::new(0);
+        let take = |stream: &mut Stream, feed: &mut Feed, word: &str| {
+            stream.take(feed, body(word).as_bytes(), Instant::now()).unwrap()
+        };
+        take(&mut stream, &mut first, "1a<a");
+        let mut second = Feed::new(stream.len());
+        take(&mut stream, &mut first, "2a<a");
+        // The server had 2a under way already when the second subscribed.
+        assert!(matches!(take(&mut stream, &mut second, "3a<a"), Receipt::First));
+        assert!(matches!(take(&mut stream, &mut first, "3a<a"), Receipt::Last(_)));
+        let window = stream.len();
+        take(&mut stream, &mut first, "4a<a");
+        let end = stream.len();
+        assert_eq!(
+            (stream.lost(&first, window, end), stream.lost(&second, window, end)),
+            (0, 1)
+        );
+    }
+}

@@ -1,0 +1,223 @@
+//! Blocks older than memory, fetched from the nodes for clients that come back. What one of them asked for is kept for a
+//! while, since after a restart all come back at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use alloy_primitives::B256;
+use futures_util::{StreamExt, stream};
+use moka::future::Cache;
+use tokio::sync::Semaphore;
+
+use super::source::{Seek, Source, wait_before};
+use super::{BlockLogs, BlockRef, Header, Needs, Page, Published, Undo};
+
+/// Blocks of one page, and how many of them are fetched at the same time.
+const PAGE: u64 = 64;
+const AT_ONCE: usize = 8;
+
+/// A page ends when it has so many bytes of JSON: it is held for one client, which may not read.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Fetches for all clients together; a node has other things to do.
+const FETCHES: usize = 32;
+
+/// Searches for blocks that may not exist, at the same time.
+const SEEKS: usize = 8;
+
+/// Tries for one block before the page ends with the one before it.
+const TRIES: u32 = 6;
+
+/// Tries for a block that may well not exist.
+const LOCATE_TRIES: u32 = 3;
+
+/// What is kept, in bytes, of headers and again of logs, and for how long: longer than a crowd takes to come back.
+const KEPT_BYTES: u64 = 64 << 20;
+const KEPT_FOR: Duration = Duration::from_secs(120);
+
+/// What an entry counts for: blocks without logs have no JSON, and cost memory too.
+fn weight(json: usize) -> u32 {
+    const ENTRY: usize = 512;
+    (json + ENTRY).try_into().unwrap_or(u32::MAX)
+}
+
+/// The nodes' past.
+#[derive(Debug)]
+pub struct Archive {
+    source: Arc<Source>,
+    headers: Cache<u64, Header>,
+    logs: Cache<B256, Arc<BlockLogs>>,
+    /// Of the history that the headers are from.
+    generation: AtomicU64,
+    room: Semaphore,
+    /// For blocks that may not exist: whoever asks for those waits for others of the kind.
+    seeking: Semaphore,
+}
+
+/// No node could be asked.
+#[derive(Debug)]
+pub struct Unavailable;
+
+/// Where a block that memory does not know stands.
+#[derive(Debug)]
+pub struct Located {
+    /// Logs of it and of its ancestors that are not canonical, oldest first; empty where it is canonical itself.
+    pub undo: Vec<Undo>,
+    /// The block, or its newest ancestor that is canonical.
+    pub ancestor: BlockRef,
+}
+
+impl Archive {
+    /// Asks these nodes.
+    #[must_use]
+    pub fn new(source: Arc<Source>) -> Self {
+        let headers = Cache::builder()
+            .weigher(|_, header: &Header| weight(header.json.len()))
+            .max_capacity(KEPT_BYTES)
+            .time_to_live(KEPT_FOR)
+            .build();
+        let logs = Cache::builder()
+            .weigher(|_, logs: &Arc<BlockLogs>| weight(logs.json_len()))
+            .max_capacity(KEPT_BYTES)
+            .time_to_live(KEPT_FOR)
+            .build();
+        Self {
+            source,
+            headers,
+            logs,
+            generation: AtomicU64::new(0),
+            room: Semaphore::new(FETCHES),
+            seeking: Semaphore::new(SEEKS),
+        }
+    }
+
+    /// The blocks from `first` on, below `end`, each the parent of the next: as many as a page holds, fewer where the node has
+    /// no more. Logs are fetched where they are needed. What was kept in another generation of the history is forgotten.
+    pub async fn page(&self, generation: u64, first: u64, end: u64, needs: Needs<'_>) -> Page {
+        if self.generation.swap(generation, Ordering::Relaxed) != generation {
+            self.forget();
+        }
+        let numbers = first..end.min(first + PAGE);
+        let mut blocks = stream::iter(numbers.map(|number| self.block(number, needs))).buffered(AT_ONCE);
+        let (mut page, mut bytes) = (Page::new(), 0);
+        while let Some(Some(block)) = blocks.next().await {
+            let before = page.back().map(|own: &Published| own.header.block.hash);
+            if before.is_some_and(|before| before != block.header.parent) {
+                self.forget();
+                break;
+            }
+            bytes += block.header.json.len() + block.logs.as_ref().map_or(0, |logs| logs.json_len());
+            page.push_back(block);
+            if bytes > PAGE_BYTES {
+                break;
+            }
+            // A page that is kept is found without any wait.
+            tokio::task::consume_budget().await;
+        }
+        page
+    }
+
+    /// What is kept by number may be of a branch that was left.
+    pub fn forget(&self) {
+        self.headers.invalidate_all();
+    }
+
+    async fn block(&self, number: u64, needs: Needs<'_>) -> Option<Published> {
+        let header = self.headers.optionally_get_with(number, self.header(number)).await?;
+        let needed = needs.logs_of(&header) || (needs.any() && !self.source.learned().is_whole(&header));
+        let logs = if needed {
+            Some(self.logs_of(&header).await?)
+        } else {
+            None
+        };
+        Some(Published {
+            header,
+            logs,
+            sequence: 0,
+        })
+    }
+
+    async fn header(&self, number: u64) -> Option<Header> {
+        for attempt in 0..TRIES {
+            tokio::time::sleep(wait_before(attempt)).await;
+            let _room = self.room.acquire().await.ok()?;
+            if let Some(header) = self.source.block_by_number(number, attempt).await {
+                return Some(header);
+            }
+        }
+        None
+    }
+
+    async fn logs_of(&self, header: &Header) -> Option<Arc<BlockLogs>> {
+        let fetch = async {
+            for attempt in 0..TRIES {
+                tokio::time::sleep(wait_before(attempt)).await;
+                let _room = self.room.acquire().await.ok()?;
+                if let Ok(logs) = self.source.logs(header, attempt).await {
+                    return Some(Arc::new(logs));
+                }
+            }
+            None
+        };
+        match self.source.learned().no_logs(header) {
+            Some(none) => Some(Arc::new(none)),
+            None => self.logs.optionally_get_with(header.block.hash, fetch).await,
+        }
+    }
+
+    /// Asks a few times, each time another node as far as there are any; `None` where all say that there is no such block.
+    async fn seek(&self, seek: Seek) -> Result<Option<Header>, Unavailable> {
+        let mut said = Err(Unavailable);
+        for attempt in 0..LOCATE_TRIES {
+            tokio::time::sleep(wait_before(attempt)).await;
+            match self.source.seek(seek, attempt).await {
+                Ok(Some(header)) => return Ok(Some(header)),
+                Ok(None) => said = Ok(None),
+                Err(_) => {}
+            }
+        }
+        said
+    }
+
+    /// Finds a block by its hash, and the way back from it to the canonical chain, at most `reach` blocks long. `None`
+    /// where the node does not know it, or not all that was told of the branch.
+    ///
+    /// # Errors
+    /// [`Unavailable`], which says nothing about the block.
+    pub async fn locate(
+        &self,
+        hash: B256,
+        up_to: Option<u64>,
+        logs: bool,
+        reach: usize,
+    ) -> Result<Option<Located>, Unavailable> {
+        let _place = self.seeking.acquire().await.map_err(|_| Unavailable)?;
+        let (mut hash, mut up_to) = (hash, up_to);
+        let mut undo = Vec::new();
+        for _ in 0..reach.max(1) {
+            let Some(header) = self.seek(Seek::Hash(hash)).await? else {
+                return Ok(None);
+            };
+            // Without this answer the block might be taken back for nothing.
+            let Some(canonical) = self.seek(Seek::Number(header.block.number)).await? else {
+                return Ok(None);
+            };
+            if canonical.block == header.block {
+                undo.reverse();
+                return Ok(Some(Located {
+                    undo,
+                    ancestor: header.block,
+                }));
+            }
+            if logs {
+                let Some(logs) = self.logs_of(&header).await else {
+                    return Ok(None);
+                };
+                undo.push(Undo { logs, up_to });
+            }
+            (hash, up_to) = (header.parent, None);
+        }
+        Ok(None)
+    }
+}

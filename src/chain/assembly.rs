@@ -1,0 +1,664 @@
+//! The chain being put together: what was seen and fetched goes in; what is to be published, in order, and what is to be
+//! asked for comes out. No I/O, no clock.
+//!
+//! The pipeline holds what is still to be published, oldest first; a block leaves it when its logs are there, and a block
+//! that is dropped before its head was published leaves no trace.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::B256;
+use tracing::{debug, info, warn};
+
+use super::source::{Learned, Refused, Verify};
+use super::{BlockLogs, BlockRef, Header, Step, Tracker};
+use crate::telemetry::{Metrics, ReasonLabel};
+
+/// Refused answers for the logs of one block after which it is said aloud (about six seconds), and after which it is
+/// given up (about a minute).
+const LOG_WARN: u32 = 10;
+const LOG_GIVE_UP: u32 = 36;
+
+/// Attempts that are repeated while calls fail; with up to so many upstreams each one gets its turn again and again.
+const LOG_TURNS: u32 = 6;
+
+/// Blocks that may wait for their logs even where less history is kept, before the next stepping stone is looked at.
+const MIN_PIPELINE: usize = 64;
+
+/// So many times as many end in a loss of continuity: the last stone and the head behind it bring one and a half, and
+/// heads go on coming.
+const MAX_PIPELINES: usize = 4;
+
+/// Logs fetched at the same time: after an outage many blocks wait, and one round trip each is too slow.
+const MAX_LOG_FETCHES: usize = 8;
+
+/// Headers asked for in one round trip of a walk: the parent by its hash, the ones below by number, which are used if the
+/// walk comes to them.
+const WALK_AHEAD: u64 = 15;
+
+/// What happened to the canonical chain, in the order of delivery (E1 to E3).
+#[derive(Clone, Debug)]
+pub enum ChainEvent {
+    /// A block was adopted on top of the one before; its logs follow before the next head.
+    Head(Header),
+    /// The logs of the block whose head came last; may be empty.
+    Logs(Arc<BlockLogs>),
+    /// Every block above this one was dropped.
+    Rewind(BlockRef),
+    /// The block below the oldest one that was told so far: nothing happened, but history reaches further.
+    Past(Header, Arc<BlockLogs>),
+    /// Blocks are missing that cannot be had any more; what follows starts anew.
+    ContinuityLost(Loss),
+}
+
+/// Why continuity was lost; each has a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// A reorg reached below what is remembered, or an outage was longer than is made up for.
+    TooFar,
+    /// The node's chain began anew.
+    Replaced,
+    /// The nodes have no logs of a block that hold.
+    NoLogs,
+    /// Too many blocks waited for their logs.
+    Backlog,
+}
+
+impl Loss {
+    /// The value of the `reason` label in the metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TooFar => "too_far",
+            Self::Replaced => "replaced",
+            Self::NoLogs => "no_logs",
+            Self::Backlog => "backlog",
+        }
+    }
+}
+
+/// Settings of the history.
+#[derive(Clone, Copy, Debug)]
+pub struct HistorySettings {
+    /// Blocks kept with their logs, dropped ones not counted; also how far back a reorg may reach.
+    pub blocks: usize,
+    /// Blocks that may be missing after an outage and are still fetched one by one.
+    pub max_replay: u64,
+    /// What logs are held against before they are delivered (E7).
+    pub verify: Verify,
+    /// How long an upstream that comes into use may be behind what was published before the chain is taken to have gone
+    /// back.
+    pub patience: Duration,
+}
+
+#[derive(Debug)]
+enum Work {
+    Adopt {
+        header: Header,
+        head_published: bool,
+        logs: LogsState,
+    },
+    Rewind(BlockRef),
+    ContinuityLost(Loss),
+}
+
+#[derive(Debug)]
+enum LogsState {
+    Wanted,
+    Fetching,
+    Ready(Arc<BlockLogs>),
+    /// The node has none that hold.
+    GivenUp,
+}
+
+/// What is to be asked of the nodes; the number counts the tries before.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    /// A block on a walk, and these canonical ones, which the walk may come to.
+    Parent(B256, Range<u64>, u32),
+    /// A block's logs.
+    Logs(Box<Header>, u32),
+    /// The tip, for a block was announced that lies behind ours.
+    TipBehind(BlockRef),
+    /// The tip again after a while, for the upstream that came into use in this round lies behind ours.
+    Settled(u64),
+    /// A stepping stone on the way to a head that is far ahead.
+    Stone(u64, u32),
+    /// The block below the oldest, with its logs.
+    Past(B256),
+}
+
+/// What a node answered; the number counts the tries with this one.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    /// To [`Ask::Parent`].
+    Parent(B256, Result<Option<Header>, Refused>, Vec<Header>, u32),
+    /// To [`Ask::Logs`].
+    Logs(BlockRef, Result<BlockLogs, Refused>, u32),
+    /// To [`Ask::TipBehind`].
+    TipBehind(BlockRef, Option<Header>),
+    /// To [`Ask::Settled`]; `None` where the node says that it is syncing, or nothing.
+    Settled(u64, Option<Header>),
+    /// To [`Ask::Stone`].
+    Stone(u64, Result<Option<Header>, Refused>, u32),
+    /// To [`Ask::Past`]; `None` where it cannot be had.
+    Past(B256, Option<(Header, BlockLogs)>),
+}
+
+/// The chain as far as it is known, published or not.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    settings: HistorySettings,
+    learned: Arc<Learned>,
+    metrics: Arc<Metrics>,
+    tracker: Tracker,
+    pipeline: VecDeque<Work>,
+    log_fetches: usize,
+    walking: Option<B256>,
+    /// A head too far ahead for one walk: the chain goes there by stepping stones.
+    far: Option<Header>,
+    stone_wanted: bool,
+    past: Past,
+    /// The upstream in use is new, or returned, or another one was first with a block: it may be behind for a while, which
+    /// is no reorg.
+    catching_up: bool,
+    /// Counts the times that it began to catch up, and which of them is asked about.
+    round: u64,
+    settling: Option<u64>,
+    asks: Vec<Ask>,
+}
+
+/// How the filling of history below the first block goes. After a start a reorg may reach below it, and clients come back
+/// who were told of those blocks before.
+#[derive(Debug)]
+enum Past {
+    /// The next one is to be fetched.
+    Wanted,
+    Fetching(B256),
+    /// It is here, and waits until all that is known is published: what listens must have room for it, too.
+    Held(Header, Arc<BlockLogs>),
+    Ready(Header, Arc<BlockLogs>),
+    /// History is full, begins with the chain, or the node has no more.
+    Complete,
+}
+
+impl Assembly {
+    pub fn new(settings: HistorySettings, learned: Arc<Learned>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            settings,
+            learned,
+            metrics,
+            tracker: Tracker::new(settings.blocks),
+            pipeline: VecDeque::new(),
+            log_fetches: 0,
+            walking: None,
+            far: None,
+            stone_wanted: false,
+            past: Past::Wanted,
+            catching_up: true,
+            round: 0,
+            settling: None,
+            asks: Vec::new(),
+        }
+    }
+
+    /// What is to be asked for now.
+    pub fn asks(&mut self) -> std::vec::Drain<'_, Ask> {
+        self.asks.drain(..)
+    }
+
+    /// Whether the upstream in use has not yet come to where the chain is.
+    pub fn is_catching_up(&self) -> bool {
+        self.catching_up
+    }
+
+    /// What an upstream that stands by was first to see: believed where it extends the tip. Branches are a matter of the
+    /// upstream in use.
+    pub fn glimpsed(&mut self, header: Header) {
+        let extends = self.tracker.tip().is_some_and(|tip| tip.block.hash == header.parent);
+        // A walk is the way to more than this block.
+        if extends && self.tracker.needs().is_none() {
+            let step = self.tracker.announce(header);
+            self.step(step);
+            self.catch_up();
+        }
+    }
+
+    /// The upstream in use may be behind what was published.
+    fn catch_up(&mut self) {
+        self.catching_up = true;
+        self.round += 1;
+    }
+
+    /// It is behind. Nearly always it comes up; where it does not, it is the chain that went back.
+    fn wait_for_upstream(&mut self, block: BlockRef) {
+        debug!(%block, "the upstream is behind what was published; waiting for it");
+        if self.settling != Some(self.round) {
+            self.settling = Some(self.round);
+            self.asks.push(Ask::Settled(self.round));
+        }
+    }
+
+    /// Another upstream is in use, or the same one after it was lost.
+    pub fn in_use(&mut self) {
+        self.catch_up();
+        // A walk on the word of another one may lead to blocks that this one never had.
+        self.tracker.abandon_walk();
+        self.walking = None;
+        self.far = None;
+        if matches!(self.past, Past::Complete) {
+            self.past = Past::Wanted;
+        }
+    }
+
+    /// The chain has begun anew, whatever its height.
+    pub fn replaced(&mut self) {
+        if self.tracker.tip().is_none() {
+            return;
+        }
+        self.learned.forget();
+        self.start_anew(Loss::Replaced);
+    }
+
+    /// Nothing that is known leads on: the next head is the first.
+    fn start_anew(&mut self, loss: Loss) {
+        self.tracker = Tracker::new(self.settings.blocks);
+        self.walking = None;
+        self.far = None;
+        self.past = Past::Wanted;
+        self.pipeline.clear();
+        self.pipeline.push_back(Work::ContinuityLost(loss));
+    }
+
+    /// The upstream in use says: this is my head.
+    pub fn announced(&mut self, header: Header) {
+        // On another branch it may be one that this upstream has only not left yet.
+        let behind = self.catching_up
+            && self
+                .tracker
+                .tip()
+                .is_some_and(|tip| header.block.number < tip.block.number);
+        let below = |oldest: BlockRef| header.block.number <= oldest.number && header.block != oldest;
+        if behind || self.tracker.oldest().is_some_and(below) {
+            // A node that has just come into use, or a balancer that asked a backend far behind. Once is no proof.
+            if !self.catching_up {
+                self.catch_up();
+            }
+            return self.wait_for_upstream(header.block);
+        }
+        self.believe(header);
+    }
+
+    /// As [`Self::announced`], for a head that is doubted no longer, or never was.
+    fn believe(&mut self, header: Header) {
+        self.far = None;
+        self.announce(header);
+    }
+
+    fn announce(&mut self, header: Header) {
+        let block = header.block;
+        let step = self.tracker.announce(header);
+        self.step(step);
+        if self.tracker.tip().is_some_and(|tip| tip.block == block) {
+            // Level with what was published: from here on a step back is one.
+            self.catching_up = false;
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Nothing => {}
+            Step::Need(hash) => self.walk_to(hash, 0),
+            Step::Extend(new) => self.adopt(new),
+            Step::Reorg {
+                ancestor,
+                dropped,
+                adopted,
+            } => {
+                info!(ancestor = %ancestor, dropped = dropped.len(), adopted = adopted.len(), "reorg");
+                self.metrics.reorgs.inc();
+                self.metrics.reorged_blocks.inc_by(dropped.len() as u64);
+                self.rewind(ancestor, &dropped);
+                self.adopt(adopted);
+            }
+            Step::Behind(block) if self.catching_up => self.wait_for_upstream(block),
+            Step::Behind(block) => {
+                self.asks.push(Ask::TipBehind(block));
+            }
+            Step::Far { head, stone } => self.go_far(head, stone),
+            Step::Reset(head) => self.reset(head),
+        }
+        if self.tracker.needs().is_none() {
+            self.walking = None;
+            if !self.stone_wanted
+                && let Some(head) = self.far.take()
+            {
+                self.announce(head);
+            }
+        }
+    }
+
+    /// A head that no single walk reaches: after an outage that was longer than history.
+    fn go_far(&mut self, head: Header, stone: u64) {
+        let missing = self
+            .tracker
+            .tip()
+            .map_or(0, |tip| head.block.number.saturating_sub(tip.block.number));
+        if missing > self.settings.max_replay {
+            let step = self.tracker.restart(head);
+            return self.step(step);
+        }
+        if self.tracker.needs().is_none() && !self.stone_wanted {
+            debug!(head = %head.block, stone, "far behind the node: catching up");
+            self.stone_wanted = true;
+            self.asks.push(Ask::Stone(stone, 0));
+        }
+        self.far = Some(head);
+    }
+
+    fn stone_fetched(&mut self, number: u64, stone: Result<Option<Header>, Refused>, attempts: u32) {
+        if self.far.is_none() {
+            self.stone_wanted = false;
+            return;
+        }
+        match stone {
+            // What waits to be published is bounded: the next stone is looked at when there is room.
+            _ if self.pipeline.len() > self.settings.blocks.max(MIN_PIPELINE) => self.asks.push(Ask::Stone(number, 1)),
+            Ok(Some(stone)) => {
+                self.stone_wanted = false;
+                self.announce(stone);
+            }
+            other => match tries_after(&other, attempts) {
+                Some(tries) => self.asks.push(Ask::Stone(number, tries)),
+                None => {
+                    self.stone_wanted = false;
+                    self.give_up_walk();
+                }
+            },
+        }
+    }
+
+    /// Nobody serves the way from what is known to the node's head.
+    fn give_up_walk(&mut self) {
+        if let Some(head) = self.far.take().or_else(|| self.tracker.target().cloned()) {
+            warn!(head = %head.block, "no node has the blocks before this head");
+            let step = self.tracker.restart(head);
+            self.step(step);
+        }
+    }
+
+    fn reset(&mut self, head: Header) {
+        // Where there is a newer head than the one that did not fit, it is as good a start, and nearer to the tip.
+        if let Some(far) = self.far.take() {
+            let step = self.tracker.restart(far);
+            return self.step(step);
+        }
+        warn!(head = %head.block, "continuity lost: more blocks are missing than can be fetched; clients are closed with 1012");
+        self.pipeline.clear();
+        self.pipeline.push_back(Work::ContinuityLost(Loss::TooFar));
+        self.past = Past::Wanted;
+        self.adopt(vec![head]);
+    }
+
+    fn adopt(&mut self, headers: Vec<Header>) {
+        self.catching_up = false;
+        self.metrics
+            .backfilled_blocks
+            .inc_by(headers.len().saturating_sub(1) as u64);
+        for header in headers {
+            self.pipeline.push_back(Work::Adopt {
+                header,
+                head_published: false,
+                logs: LogsState::Wanted,
+            });
+        }
+        // A node that announces heads but serves no logs must not fill the memory.
+        if self.pipeline.len() > MAX_PIPELINES * self.settings.blocks.max(MIN_PIPELINE) {
+            warn!(
+                blocks = self.pipeline.len(),
+                "too many blocks wait for their logs; clients are closed with 1012"
+            );
+            self.start_anew(Loss::Backlog);
+        }
+        self.fetch_logs();
+    }
+
+    /// Takes back what is above `ancestor`; `dropped` is newest first. A block whose head was not published leaves no trace.
+    fn rewind(&mut self, ancestor: BlockRef, dropped: &[BlockRef]) {
+        let mut published = false;
+        for block in dropped {
+            let waiting = self
+                .pipeline
+                .iter()
+                .rposition(|work| matches!(work, Work::Adopt { header, .. } if header.block == *block));
+            match waiting.and_then(|at| self.pipeline.remove(at)) {
+                Some(Work::Adopt { head_published, .. }) => published |= head_published,
+                _ => published = true,
+            }
+        }
+        if published {
+            // Two steps back are one, so that removals come oldest first (E2).
+            while matches!(self.pipeline.back(), Some(Work::Rewind(_))) {
+                self.pipeline.pop_back();
+            }
+            self.pipeline.push_back(Work::Rewind(ancestor));
+        }
+    }
+
+    /// Asks for the logs of the oldest blocks that have none yet.
+    fn fetch_logs(&mut self) {
+        for work in &mut self.pipeline {
+            if let Work::Adopt {
+                header,
+                logs: logs @ LogsState::Wanted,
+                ..
+            } = work
+            {
+                if let Some(none) = self.learned.no_logs(header) {
+                    *logs = LogsState::Ready(Arc::new(none));
+                } else if self.log_fetches < MAX_LOG_FETCHES {
+                    *logs = LogsState::Fetching;
+                    self.log_fetches += 1;
+                    self.asks.push(Ask::Logs(Box::new(header.clone()), 0));
+                }
+            }
+        }
+    }
+
+    fn walk_to(&mut self, hash: B256, attempt: u32) {
+        if self.walking == Some(hash) && attempt == 0 {
+            return;
+        }
+        self.walking = Some(hash);
+        let gap = self.tracker.gap();
+        // The parent itself is the last of the gap.
+        let last = gap.end.saturating_sub(1);
+        let ahead = gap.start.max(last.saturating_sub(WALK_AHEAD))..last;
+        let ahead = if attempt == 0 { ahead } else { 0..0 };
+        self.asks.push(Ask::Parent(hash, ahead, attempt));
+    }
+
+    /// An answer came.
+    pub fn fetched(&mut self, fetched: Fetched) {
+        match fetched {
+            Fetched::Parent(hash, block, below, attempts) => {
+                for header in below {
+                    // Put aside: the walk comes to it, or not.
+                    let step = self.tracker.supply(header);
+                    self.step(step);
+                }
+                match block {
+                    // One that is not needed any more is put aside: the walk may come back to it.
+                    Ok(Some(header)) => {
+                        let step = self.tracker.supply(header);
+                        self.step(step);
+                    }
+                    // A node may announce a block before it serves it; while the hash is needed it is asked for.
+                    other if self.tracker.needs() == Some(hash) => match tries_after(&other, attempts) {
+                        Some(tries) => self.walk_to(hash, tries),
+                        None => self.give_up_walk(),
+                    },
+                    _ => {}
+                }
+            }
+            Fetched::Logs(block, result, attempts) => self.logs_fetched(block, result, attempts),
+            // Meanwhile another upstream may have come into use, or been first with a block.
+            Fetched::TipBehind(block, Some(tip)) if tip.block == block && self.catching_up => {}
+            Fetched::TipBehind(block, Some(tip)) if tip.block == block => {
+                let step = self.tracker.rewind(block.hash);
+                self.step(step);
+            }
+            Fetched::TipBehind(_, Some(tip)) => self.announced(tip),
+            Fetched::TipBehind(_, None) => {}
+            Fetched::Settled(round, tip) => {
+                self.settling = None;
+                match tip {
+                    _ if !self.catching_up || round != self.round => {}
+                    Some(tip) => {
+                        self.catching_up = false;
+                        self.believe(tip);
+                    }
+                    None => {
+                        self.settling = Some(round);
+                        self.asks.push(Ask::Settled(round));
+                    }
+                }
+            }
+            Fetched::Stone(number, stone, attempts) => self.stone_fetched(number, stone, attempts),
+            // Another answer is from before the chain started anew.
+            Fetched::Past(hash, found) if matches!(self.past, Past::Fetching(asked) if asked == hash) => {
+                self.past = match found {
+                    Some((header, logs)) => Past::Held(header, Arc::new(logs)),
+                    None => Past::Complete,
+                };
+                self.fetch_past();
+            }
+            Fetched::Past(..) => {}
+        }
+    }
+
+    fn logs_fetched(&mut self, block: BlockRef, result: Result<BlockLogs, Refused>, attempts: u32) {
+        let waiting = self.pipeline.iter_mut().find_map(|work| match work {
+            Work::Adopt { header, logs, .. } if header.block == block && matches!(logs, LogsState::Fetching) => {
+                Some((&*header, logs))
+            }
+            _ => None,
+        });
+        match (waiting, result) {
+            (None, _) => {}
+            (Some((_, logs)), Ok(found)) => *logs = LogsState::Ready(Arc::new(found)),
+            (Some((header, logs)), Err(reason)) => {
+                let label = ReasonLabel { reason: reason.label() };
+                self.metrics.log_retries.get_or_create(&label).inc();
+                let attempts = patient(reason, attempts);
+                if attempts == LOG_WARN {
+                    warn!(%block, reason = reason.label(), "the node's logs of this block do not hold; its events wait");
+                }
+                if attempts < LOG_GIVE_UP {
+                    self.asks.push(Ask::Logs(Box::new(header.clone()), attempts));
+                    return;
+                }
+                warn!(%block, reason = reason.label(), "the node has no logs of this block that hold; clients are closed with 1012");
+                *logs = LogsState::GivenUp;
+            }
+        }
+        self.log_fetches -= 1;
+        self.fetch_logs();
+    }
+
+    /// Asks for the block below the oldest one, when there is nothing better to do.
+    fn fetch_past(&mut self) {
+        if !self.pipeline.is_empty() {
+            return;
+        }
+        self.past = match std::mem::replace(&mut self.past, Past::Wanted) {
+            Past::Held(header, logs) if self.tracker.prepend(&header) => Past::Ready(header, logs),
+            // The chain started anew meanwhile.
+            Past::Held(..) => Past::Wanted,
+            other => other,
+        };
+        if !matches!(self.past, Past::Wanted) {
+            return;
+        }
+        let Some(below) = self.tracker.below() else {
+            self.past = Past::Complete;
+            return;
+        };
+        self.past = Past::Fetching(below);
+        self.asks.push(Ask::Past(below));
+    }
+
+    /// Whether there is something to publish.
+    pub fn has_news(&self) -> bool {
+        let waits = matches!(
+            self.pipeline.front(),
+            None | Some(Work::Adopt {
+                head_published: true,
+                logs: LogsState::Wanted | LogsState::Fetching,
+                ..
+            })
+        );
+        !waits || matches!(self.past, Past::Ready(..))
+    }
+
+    /// The next event in order; `None` when what stood first has nothing to tell yet.
+    pub fn next_event(&mut self) -> Option<ChainEvent> {
+        // First, for what stands behind may go back to it.
+        if matches!(self.past, Past::Ready(..))
+            && let Past::Ready(header, logs) = std::mem::replace(&mut self.past, Past::Wanted)
+        {
+            self.fetch_past();
+            return Some(ChainEvent::Past(header, logs));
+        }
+        let event = match self.pipeline.front_mut() {
+            Some(Work::Adopt {
+                header, head_published, ..
+            }) if !*head_published => {
+                *head_published = true;
+                return Some(ChainEvent::Head(header.clone()));
+            }
+            Some(Work::Adopt {
+                logs: LogsState::Wanted | LogsState::Fetching,
+                ..
+            })
+            | None => return None,
+            Some(_) => self.pipeline.pop_front().map(|work| match work {
+                Work::Adopt {
+                    logs: LogsState::Ready(logs),
+                    ..
+                } => ChainEvent::Logs(logs),
+                Work::Rewind(to) => ChainEvent::Rewind(to),
+                // A hole: those who listen are told, and what follows starts anew.
+                Work::Adopt { header, .. } => {
+                    // What listens forgets what was; a reorg below the next block is no reorg for it.
+                    self.tracker.forget_through(header.block.number);
+                    self.past = Past::Wanted;
+                    ChainEvent::ContinuityLost(Loss::NoLogs)
+                }
+                Work::ContinuityLost(loss) => ChainEvent::ContinuityLost(loss),
+            }),
+        };
+        self.fetch_past();
+        event
+    }
+}
+
+/// Without an answer there is nothing to give up on: the node may come back. The count goes back by several, not by one,
+/// for it also says whose turn it is among the upstreams.
+fn patient(reason: Refused, tries: u32) -> u32 {
+    match tries {
+        LOG_WARN.. if reason == Refused::CallFailed => LOG_WARN - LOG_TURNS,
+        _ => tries,
+    }
+}
+
+/// How often a block was asked for, `None` where that was often enough.
+fn tries_after(answer: &Result<Option<Header>, Refused>, tries: u32) -> Option<u32> {
+    let tries = match answer {
+        Err(reason) => patient(*reason, tries),
+        Ok(_) => tries,
+    };
+    (tries < LOG_GIVE_UP).then_some(tries)
+}

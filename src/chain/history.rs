@@ -1,0 +1,195 @@
+//! The chain as it was published: recent blocks with their headers and logs, dropped branches included, and how to go on
+//! from any place in it. No I/O, no clock.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use alloy_primitives::B256;
+
+use super::{BlockLogs, BlockRef, Header};
+
+/// A block that was published.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Its header.
+    pub header: Header,
+    /// Its logs; `None` while they are on their way.
+    pub logs: Option<Arc<BlockLogs>>,
+    /// Grows by one from block to block as they are published, across reorgs too.
+    pub sequence: u64,
+}
+
+/// The blocks that were published, as far back as memory reaches.
+#[derive(Debug)]
+pub struct History {
+    limit: usize,
+    /// Oldest first; each the parent of the next.
+    canonical: VecDeque<Published>,
+    /// Blocks of branches that were left, by hash; as many as there are canonical ones at most.
+    dropped: HashMap<B256, Published>,
+    dropped_order: VecDeque<B256>,
+    /// Of the block that was published last.
+    sequence: u64,
+    /// Counts what was taken back.
+    generation: u64,
+}
+
+/// Where the sequence begins: blocks that are added below the first one count down from it.
+const FIRST: u64 = 1 << 32;
+
+/// The chain went back to a block that is not known: what was sent can no longer be taken back.
+#[derive(Debug)]
+pub struct Forgotten;
+
+impl History {
+    /// Keeps `limit` canonical blocks, and as many dropped ones.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.max(1),
+            canonical: VecDeque::new(),
+            dropped: HashMap::new(),
+            dropped_order: VecDeque::new(),
+            sequence: FIRST,
+            generation: 0,
+        }
+    }
+
+    /// Another one where blocks were dropped or forgotten since: what is known of the chain elsewhere may be stale.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The sequence of the first block whose logs are still to be published.
+    #[must_use]
+    pub fn next_sequence(&self) -> u64 {
+        let pending = self.tip().is_some_and(|tip| tip.logs.is_none());
+        if pending { self.sequence } else { self.sequence + 1 }
+    }
+
+    /// The sequence from which on a stream has been told everything that began with this block; 0 is everything.
+    #[must_use]
+    pub fn sequence_from(&self, first: u64) -> u64 {
+        match (self.oldest(), self.at(first)) {
+            (_, Some(own)) => own.sequence,
+            (_, None) if first == 0 => 0,
+            // The sequence that it has if it is added below the others.
+            (Some(oldest), None) if first < oldest.header.block.number => {
+                oldest.sequence.saturating_sub(oldest.header.block.number - first)
+            }
+            _ => self.next_sequence(),
+        }
+    }
+
+    /// The newest block.
+    #[must_use]
+    pub fn tip(&self) -> Option<&Published> {
+        self.canonical.back()
+    }
+
+    /// The oldest canonical block.
+    #[must_use]
+    pub fn oldest(&self) -> Option<&Published> {
+        self.canonical.front()
+    }
+
+    /// The canonical block of this number.
+    #[must_use]
+    pub fn at(&self, number: u64) -> Option<&Published> {
+        let first = self.canonical.front()?.header.block.number;
+        self.canonical.get(usize::try_from(number.checked_sub(first)?).ok()?)
+    }
+
+    /// Whether this block is canonical, as far as memory reaches.
+    #[must_use]
+    pub fn is_canonical(&self, block: BlockRef) -> bool {
+        self.at(block.number).is_some_and(|own| own.header.block == block)
+    }
+
+    /// The canonical or dropped block with this hash.
+    #[must_use]
+    pub fn find(&self, hash: B256) -> Option<&Published> {
+        self.dropped
+            .get(&hash)
+            .or_else(|| self.canonical.iter().rev().find(|own| own.header.block.hash == hash))
+    }
+
+    /// A head on top of the tip. One that is not on top of it starts anew.
+    pub fn head(&mut self, header: Header) {
+        if self.tip().is_some_and(|tip| tip.header.block.hash != header.parent) {
+            self.clear();
+        }
+        self.dropped.remove(&header.block.hash);
+        self.sequence += 1;
+        self.canonical.push_back(Published {
+            header,
+            logs: None,
+            sequence: self.sequence,
+        });
+        if self.canonical.len() > self.limit {
+            self.canonical.pop_front();
+        }
+    }
+
+    /// The logs of the tip; its sequence. `None` where they are not the tip's.
+    pub fn logs(&mut self, logs: Arc<BlockLogs>) -> Option<u64> {
+        let tip = self.canonical.back_mut()?;
+        (tip.header.block == logs.block).then(|| {
+            tip.logs = Some(logs);
+            tip.sequence
+        })
+    }
+
+    /// A block below the oldest; one that is not its parent is left out.
+    pub fn past(&mut self, header: Header, logs: Arc<BlockLogs>) {
+        let child = self
+            .oldest()
+            .filter(|oldest| self.canonical.len() < self.limit && oldest.header.parent == header.block.hash)
+            .map(|oldest| oldest.sequence);
+        if let Some(child) = child {
+            self.canonical.push_front(Published {
+                header,
+                logs: Some(logs),
+                sequence: child - 1,
+            });
+        }
+    }
+
+    /// Drops every block above `to`; what was dropped, oldest first.
+    ///
+    /// # Errors
+    /// [`Forgotten`]; nothing is dropped then.
+    pub fn rewind(&mut self, to: BlockRef) -> Result<Vec<Published>, Forgotten> {
+        if !self.is_canonical(to) {
+            return Err(Forgotten);
+        }
+        self.generation += 1;
+        let first = self.canonical.front().map_or(0, |own| own.header.block.number);
+        let keep = (to.number - first + 1) as usize;
+        let dropped: Vec<Published> = self.canonical.drain(keep..).collect();
+        for own in &dropped {
+            let hash = own.header.block.hash;
+            if self.dropped.insert(hash, own.clone()).is_none() {
+                self.dropped_order.push_back(hash);
+            }
+        }
+        // The order may name blocks that came back; they make the memory shorter than the limit, not longer.
+        while self.dropped_order.len() > self.limit
+            && let Some(oldest) = self.dropped_order.pop_front()
+        {
+            if !self.dropped_order.contains(&oldest) {
+                self.dropped.remove(&oldest);
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// Forgets everything: what follows has no connection with it.
+    pub fn clear(&mut self) {
+        self.generation += 1;
+        self.canonical.clear();
+        self.dropped.clear();
+        self.dropped_order.clear();
+    }
+}

@@ -1,0 +1,319 @@
+//! What the chain asks of the nodes: blocks by hash or number, and a block's logs. Each answer is held against what is
+//! known before anybody believes it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alloy_primitives::{B256, Bloom};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tracing::{debug, warn};
+
+use super::{BlockLogs, Header, HeaderShape, NotAHeader, receipts};
+use crate::jsonrpc::Outcome;
+use crate::upstream::{CallError, Pool};
+
+/// First and longest wait before a fetch that failed is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// Whether this chain's blooms can be believed: some chains leave them empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BloomTrust {
+    /// No block with logs was seen yet.
+    Unknown,
+    /// A bloom was not empty: an empty one means no logs.
+    Honest,
+    /// A block with an empty bloom had logs.
+    Empty,
+}
+
+/// Why an answer about logs was not believed; the label of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No answer: a matter of the connection, not of the block.
+    CallFailed,
+    /// The node answered with an error.
+    NodeError,
+    /// It cannot be this block's.
+    Malformed,
+    /// It does not add up to the header's bloom.
+    Bloom,
+    /// The header is not what its hash stands for.
+    Header,
+    /// It is not what the block's receipts say, or these are not the block's.
+    Receipts,
+}
+
+impl Refused {
+    /// The value of the `reason` label in the metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::CallFailed => "call_failed",
+            Self::NodeError => "node_error",
+            Self::Malformed => "malformed",
+            Self::Bloom => "bloom",
+            Self::Header => "header",
+            Self::Receipts => "receipts",
+        }
+    }
+}
+
+/// What the nodes' answers have taught about this chain.
+#[derive(Debug)]
+pub struct Learned {
+    shape: Mutex<HeaderShape>,
+    bloom: Mutex<BloomTrust>,
+    verify: Verify,
+}
+
+/// What the logs of a block are held against before they are delivered (E7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Block, order and indices alone.
+    None,
+    /// The header's `logsBloom` too: a log that is missing shows, as good as always.
+    #[default]
+    Bloom,
+    /// The block's receipts, their root and the header's hash too: a node can neither forge nor omit a log.
+    Receipts,
+}
+
+impl Learned {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(verify: Verify) -> Self {
+        Self {
+            shape: Mutex::default(),
+            bloom: Mutex::new(BloomTrust::Unknown),
+            verify,
+        }
+    }
+
+    /// Takes an announced header as the pattern for those that are fetched.
+    pub fn shape(&self, announced: &[u8], anew: bool) {
+        let mut shape = self.shape.lock();
+        if anew || !shape.is_known() {
+            shape.learn(announced);
+        }
+    }
+
+    /// The chain has begun anew: nothing that was learned holds.
+    pub fn forget(&self) {
+        *self.shape.lock() = HeaderShape::default();
+        *self.bloom.lock() = BloomTrust::Unknown;
+    }
+
+    /// The header of a fetched block, with the members that this node announces.
+    ///
+    /// # Errors
+    /// As [`Header::parse`].
+    pub fn header_of(&self, block: &[u8]) -> Result<Header, NotAHeader> {
+        self.shape.lock().header_of(block, Instant::now())
+    }
+
+    /// The block's logs where its header tells that there are none.
+    #[must_use]
+    pub fn no_logs(&self, header: &Header) -> Option<BlockLogs> {
+        let none = *header.bloom == Bloom::ZERO && *self.bloom.lock() == BloomTrust::Honest && self.is_whole(header);
+        none.then(|| BlockLogs::empty(header.block, header.seen))
+    }
+
+    /// Whether the header is what its hash stands for, where that is to be verified.
+    #[must_use]
+    pub fn is_whole(&self, header: &Header) -> bool {
+        self.verify != Verify::Receipts || receipts::verify_hash(&header.json).is_ok()
+    }
+
+    fn bloom(&self, header: &Header, logs: &BlockLogs) {
+        let mut bloom = self.bloom.lock();
+        if *header.bloom != Bloom::ZERO {
+            *bloom = BloomTrust::Honest;
+        } else if !logs.logs.is_empty() && *bloom == BloomTrust::Unknown {
+            warn!("this chain leaves logsBloom empty: logs are asked for at every block and cannot be verified");
+            *bloom = BloomTrust::Empty;
+        }
+    }
+}
+
+/// What a block is looked for by.
+#[derive(Clone, Copy, Debug)]
+pub enum Seek {
+    /// Its hash, whatever branch it is on.
+    Hash(B256),
+    /// Its number on the canonical chain.
+    Number(u64),
+}
+
+/// The nodes as the chain sees them.
+#[derive(Debug)]
+pub struct Source {
+    pool: Arc<Pool>,
+    learned: Arc<Learned>,
+}
+
+impl Source {
+    /// Asks these nodes, and holds what they say against the rest.
+    #[must_use]
+    pub fn new(pool: Arc<Pool>, verify: Verify) -> Self {
+        let learned = Arc::new(Learned::new(verify));
+        Self { pool, learned }
+    }
+
+    /// What their answers have taught.
+    #[must_use]
+    pub fn learned(&self) -> &Arc<Learned> {
+        &self.learned
+    }
+
+    /// The block with this hash; `None` where the node does not have it, or not yet, or gave no answer.
+    pub async fn block_by_hash(&self, hash: B256, attempt: u32) -> Option<Header> {
+        self.seek(Seek::Hash(hash), attempt).await.ok().flatten()
+    }
+
+    /// The node's canonical block of this number.
+    pub async fn block_by_number(&self, number: u64, attempt: u32) -> Option<Header> {
+        self.seek(Seek::Number(number), attempt).await.ok().flatten()
+    }
+
+    /// A block; `None` where the node says that it has none.
+    ///
+    /// # Errors
+    /// [`Refused`] says nothing about the block.
+    pub async fn seek(&self, seek: Seek, attempt: u32) -> Result<Option<Header>, Refused> {
+        let (method, params, hash) = match seek {
+            Seek::Hash(hash) => ("eth_getBlockByHash", format!(r#"["{hash}",false]"#), Some(hash)),
+            Seek::Number(number) => ("eth_getBlockByNumber", format!(r#"["{number:#x}",false]"#), None),
+        };
+        let json = answered(self.pool.call_ours(method, &params, hash, attempt).await)?;
+        if &json[..] == b"null" {
+            return Ok(None);
+        }
+        let header = self.learned.header_of(&json).map_err(|error| {
+            debug!("a fetched block was refused: {error}");
+            Refused::Malformed
+        })?;
+        let asked_for = match seek {
+            Seek::Hash(hash) => header.block.hash == hash,
+            Seek::Number(number) => header.block.number == number,
+        };
+        if asked_for {
+            Ok(Some(header))
+        } else {
+            Err(Refused::Malformed)
+        }
+    }
+
+    /// The node's newest block.
+    pub async fn latest(&self) -> Option<Header> {
+        self.block("eth_getBlockByNumber", r#"["latest",false]"#, None, 0).await
+    }
+
+    /// Whether the node says that it is syncing.
+    pub async fn is_syncing(&self) -> bool {
+        let said = found(self.pool.call_ours("eth_syncing", "", None, 0).await);
+        said.is_some_and(|json| &json[..] != b"false")
+    }
+
+    /// Each further `attempt` asks another node, as far as there are any.
+    async fn block(&self, method: &str, params: &str, hash: Option<B256>, attempt: u32) -> Option<Header> {
+        let json = found(self.pool.call_ours(method, params, hash, attempt).await)?;
+        self.learned
+            .header_of(&json)
+            .inspect_err(|error| debug!("a fetched block was refused: {error}"))
+            .ok()
+    }
+
+    /// All logs of a block.
+    ///
+    /// # Errors
+    /// [`Refused`]; asking again may help.
+    pub async fn logs(&self, header: &Header, attempt: u32) -> Result<BlockLogs, Refused> {
+        let block = header.block;
+        let params = format!(r#"[{{"blockHash":"{}"}}]"#, block.hash);
+        let asked = self.pool.call_ours("eth_getLogs", &params, Some(block.hash), attempt);
+        let json = answered(asked.await)?;
+        let logs = BlockLogs::parse(block, &json, header.seen).map_err(|error| {
+            debug!(%block, "logs refused: {error}");
+            Refused::Malformed
+        })?;
+        let verify = self.learned.verify;
+        if verify == Verify::Receipts {
+            self.check_receipts(header, &logs, attempt).await?;
+        } else if verify == Verify::Bloom && *header.bloom != Bloom::ZERO && !holds(&logs, header, attempt) {
+            // An empty bloom says nothing on chains that leave it empty; whether this is one shows in the logs.
+            return Err(Refused::Bloom);
+        }
+        self.learned.bloom(header, &logs);
+        Ok(logs)
+    }
+
+    async fn check_receipts(&self, header: &Header, logs: &BlockLogs, attempt: u32) -> Result<(), Refused> {
+        let block = header.block;
+        receipts::verify_hash(&header.json).map_err(|error| {
+            debug!(%block, "header refused: {error}");
+            Refused::Header
+        })?;
+        let params = format!(r#"["{}"]"#, block.hash);
+        let asked = self
+            .pool
+            .call_ours("eth_getBlockReceipts", &params, Some(block.hash), attempt);
+        let json = answered(asked.await)?;
+        receipts::verify(header, &json, logs).map_err(|error| {
+            debug!(%block, "receipts refused: {error}");
+            Refused::Receipts
+        })
+    }
+
+    /// A block with its logs, for nobody in a hurry; `None` after so many tries.
+    pub async fn block_with_logs(&self, hash: B256, tries: u32) -> Option<(Header, BlockLogs)> {
+        let mut header = None;
+        for attempt in 0..tries {
+            tokio::time::sleep(wait_before(attempt)).await;
+            if header.is_none() {
+                header = self.block_by_hash(hash, attempt).await;
+            }
+            let Some(header) = &header else { continue };
+            let logs = match self.learned.no_logs(header) {
+                Some(none) => Ok(none),
+                None => self.logs(header, attempt).await,
+            };
+            if let Ok(logs) = logs {
+                return Some((header.clone(), logs));
+            }
+        }
+        None
+    }
+}
+
+/// How long to wait before this attempt.
+pub(super) fn wait_before(attempt: u32) -> Duration {
+    match attempt {
+        0 => Duration::ZERO,
+        n => RETRY.0.saturating_mul(1 << n.min(10)).min(RETRY.1),
+    }
+}
+
+fn answered(answer: Result<Outcome, CallError>) -> Result<Bytes, Refused> {
+    match answer {
+        Ok(Outcome::Result(json)) => Ok(json),
+        Ok(Outcome::Error(_)) => Err(Refused::NodeError),
+        Err(_) => Err(Refused::CallFailed),
+    }
+}
+
+/// The block that a call found; `null`, an error and a lost connection all mean "not yet".
+fn found(answer: Result<Outcome, CallError>) -> Option<Bytes> {
+    match answer {
+        Ok(Outcome::Result(json)) if &json[..] != b"null" => Some(json),
+        _ => None,
+    }
+}
+
+/// Whether logs and bloom fit. Some chains have logs that are in no bloom (Bor's state sync): after some tries more than
+/// the bloom says is believed, less never.
+fn holds(logs: &BlockLogs, header: &Header, attempt: u32) -> bool {
+    logs.check_bloom(&header.bloom).is_ok() || (attempt >= 3 && logs.covers_bloom(&header.bloom))
+}

@@ -1,0 +1,455 @@
+//! The deciding half of the chain as a whole: heads of three upstreams in any order, with gaps, repetitions, forks and
+//! lies, answers late, wrong or never, and streams that resume anywhere. What comes out, replayed, is the chain.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alloy_primitives::{Address, B256, Bloom};
+use bytes::Bytes;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::assembly::{Ask, Assembly, Fetched};
+use super::source::{Learned, Refused};
+use super::{
+    BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Located, Needs, Next, Page, Published,
+    Undo, Verify,
+};
+use crate::telemetry::Metrics;
+
+/// A log by its block and its index.
+type Name = (B256, u64);
+
+/// Every block that there ever is: each grows on an earlier one.
+#[derive(Debug)]
+struct Tree(Vec<(Header, Arc<BlockLogs>)>);
+
+impl Tree {
+    fn grow(blocks: &[(usize, u64)]) -> Self {
+        let mut tree = Self(Vec::new());
+        tree.add(B256::with_last_byte(255), 0, 1);
+        for (back, logs) in blocks {
+            let parent = tree.0[tree.0.len() - 1 - back % tree.0.len().min(12)].0.block;
+            tree.add(parent.hash, parent.number + 1, *logs);
+        }
+        tree
+    }
+
+    fn add(&mut self, parent: B256, number: u64, logs: u64) {
+        let hash = B256::from(alloy_primitives::U256::from(self.0.len() as u64 + 1000));
+        let block = BlockRef { number, hash };
+        let address = Address::repeat_byte(1);
+        let logs: Vec<String> = (0..logs)
+            .map(|index| {
+                format!(
+                    r#"{{"address":"{address}","topics":[],"blockHash":"{hash}","blockNumber":"{number:#x}","logIndex":"{index:#x}"}}"#
+                )
+            })
+            .collect();
+        let json = Bytes::from(format!("[{}]", logs.join(",")));
+        let logs = BlockLogs::parse(block, &json, Instant::now()).expect("logs");
+        let header = Header {
+            block,
+            parent,
+            bloom: Box::new(Bloom::repeat_byte(1)),
+            timestamp: 0,
+            json: Bytes::new(),
+            seen: Instant::now(),
+        };
+        self.0.push((header, Arc::new(logs)));
+    }
+
+    fn pick(&self, index: &Index) -> &Header {
+        &self.0[index.index(self.0.len())].0
+    }
+
+    fn by_hash(&self, hash: B256) -> Option<&(Header, Arc<BlockLogs>)> {
+        self.0.iter().find(|(header, _)| header.block.hash == hash)
+    }
+
+    /// From the first block to this one.
+    fn path(&self, to: B256) -> Vec<&(Header, Arc<BlockLogs>)> {
+        let mut path = VecDeque::new();
+        let mut at = to;
+        while let Some(own) = self.by_hash(at) {
+            path.push_front(own);
+            at = own.0.parent;
+        }
+        path.into()
+    }
+
+    /// All logs of the chain that ends here, from block `first` on.
+    fn logs(&self, to: B256, first: u64) -> Vec<Name> {
+        let path = self
+            .path(to)
+            .into_iter()
+            .filter(|(header, _)| header.block.number >= first);
+        path.flat_map(|(_, logs)| names(logs)).collect()
+    }
+}
+
+fn names(logs: &BlockLogs) -> Vec<Name> {
+    logs.logs.iter().map(|log| (logs.block.hash, log.index)).collect()
+}
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+enum Op {
+    /// An upstream, the first being the one in use, tells a head.
+    Tell(u8, Index),
+    /// Another upstream comes into use.
+    Switch,
+    /// An answer arrives: true, none at all, or about another block.
+    Answer(Index, Manner, Index),
+    /// So many events are published.
+    Publish(u8),
+    /// A stream resumes behind a block, or behind a log of it.
+    Resume(Index, Option<u64>),
+    /// A stream that resumed is told so much.
+    Step(Index, u8),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    Right,
+    Nothing,
+    Wrong,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let manner = prop_oneof![4 => Just(Manner::Right), 1 => Just(Manner::Nothing), 1 => Just(Manner::Wrong)];
+    prop_oneof![
+        6 => (0u8..3, any::<Index>()).prop_map(|(who, block)| Op::Tell(who, block)),
+        1 => Just(Op::Switch),
+        8 => (any::<Index>(), manner, any::<Index>()).prop_map(|(ask, manner, other)| Op::Answer(ask, manner, other)),
+        6 => (1u8..8).prop_map(Op::Publish),
+        1 => (any::<Index>(), prop::option::of(0u64..3)).prop_map(|(block, log)| Op::Resume(block, log)),
+        3 => (any::<Index>(), 1u8..6).prop_map(|(stream, steps)| Op::Step(stream, steps)),
+    ]
+}
+
+/// A stream that resumed, and all logs that its client holds.
+#[derive(Debug)]
+struct Stream {
+    cursor: Cursor,
+    held: Vec<Name>,
+    page: Page,
+}
+
+struct World {
+    tree: Tree,
+    assembly: Assembly,
+    asks: Vec<Ask>,
+    /// What the node in use says when it is asked for a number.
+    head: B256,
+    history: History,
+    /// What a subscriber that was there from the start holds, and the first block that it was told.
+    live: Vec<Name>,
+    live_from: Option<u64>,
+    streams: Vec<Stream>,
+}
+
+impl World {
+    fn new(tree: Tree, blocks: usize) -> Self {
+        let settings = HistorySettings {
+            blocks,
+            max_replay: 40,
+            verify: Verify::Bloom,
+            patience: Duration::ZERO,
+        };
+        let learned = Arc::new(Learned::new(Verify::Bloom));
+        let head = tree.0[0].0.block.hash;
+        Self {
+            tree,
+            assembly: Assembly::new(settings, learned, Arc::new(Metrics::new().0)),
+            asks: Vec::new(),
+            head,
+            history: History::new(blocks),
+            live: Vec::new(),
+            live_from: None,
+            streams: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Tell(0, block) => {
+                let header = self.tree.pick(block).clone();
+                self.head = header.block.hash;
+                self.assembly.announced(header);
+            }
+            Op::Tell(_, block) => self.assembly.glimpsed(self.tree.pick(block).clone()),
+            Op::Switch => self.assembly.in_use(),
+            Op::Answer(ask, manner, other) => {
+                if !self.asks.is_empty() {
+                    let ask = self.asks.swap_remove(ask.index(self.asks.len()));
+                    let answer = self.answer(ask, *manner, other);
+                    self.assembly.fetched(answer);
+                }
+            }
+            Op::Publish(count) => (0..*count).for_each(|_| {
+                self.publish();
+            }),
+            Op::Resume(block, log) => {
+                let header = self.tree.pick(block);
+                let mut held = self.tree.logs(header.block.hash, 0);
+                if let Some(log) = log {
+                    held.retain(|(hash, index)| *hash != header.block.hash || index <= log);
+                }
+                self.streams.push(Stream {
+                    cursor: Cursor::behind(header.block, *log),
+                    held,
+                    page: Page::new(),
+                });
+            }
+            Op::Step(stream, steps) => {
+                if !self.streams.is_empty() {
+                    let at = stream.index(self.streams.len());
+                    for _ in 0..*steps {
+                        self.step(at);
+                    }
+                }
+            }
+        }
+        self.asks.extend(self.assembly.asks());
+    }
+
+    fn canonical_at(&self, number: u64) -> Option<Header> {
+        let path = self.tree.path(self.head);
+        path.get(number as usize).map(|(header, _)| header.clone())
+    }
+
+    fn answer(&self, ask: Ask, manner: Manner, other: &Index) -> Fetched {
+        let lie = || self.tree.pick(other).clone();
+        let by_hash = |hash| self.tree.by_hash(hash).map(|(header, _)| header.clone());
+        match (ask, manner) {
+            (Ask::Parent(hash, ahead, tries), manner) => {
+                // By hash nothing else is believed; by number a node may say what it likes.
+                let found = match manner {
+                    Manner::Right => Ok(by_hash(hash)),
+                    Manner::Nothing => Err(Refused::CallFailed),
+                    Manner::Wrong => Ok(None),
+                };
+                let below = ahead.filter_map(|number| match manner {
+                    Manner::Right => self.canonical_at(number),
+                    Manner::Nothing => None,
+                    Manner::Wrong => Some(lie()),
+                });
+                Fetched::Parent(hash, found, below.collect(), tries + 1)
+            }
+            (Ask::Logs(header, tries), Manner::Right) => {
+                let logs = self.tree.by_hash(header.block.hash).map(|(_, logs)| logs.as_ref());
+                let again = logs.map(|logs| BlockLogs {
+                    block: logs.block,
+                    logs: logs.logs.clone(),
+                    seen: logs.seen,
+                });
+                Fetched::Logs(header.block, again.ok_or(Refused::NodeError), tries + 1)
+            }
+            (Ask::Logs(header, tries), Manner::Nothing) => {
+                Fetched::Logs(header.block, Err(Refused::CallFailed), tries + 1)
+            }
+            // Often enough in a row, and the block is given up.
+            (Ask::Logs(header, tries), Manner::Wrong) => Fetched::Logs(header.block, Err(Refused::Bloom), tries + 12),
+            (Ask::TipBehind(block), Manner::Right) => Fetched::TipBehind(block, by_hash(self.head)),
+            (Ask::TipBehind(block), Manner::Wrong) => Fetched::TipBehind(block, Some(lie())),
+            (Ask::TipBehind(block), Manner::Nothing) => Fetched::TipBehind(block, None),
+            (Ask::Settled(round), Manner::Right) => Fetched::Settled(round, by_hash(self.head)),
+            (Ask::Settled(round), Manner::Wrong) => Fetched::Settled(round, Some(lie())),
+            (Ask::Settled(round), Manner::Nothing) => Fetched::Settled(round, None),
+            (Ask::Stone(number, tries), Manner::Right) => {
+                Fetched::Stone(number, Ok(self.canonical_at(number)), tries + 1)
+            }
+            (Ask::Stone(number, tries), _) => Fetched::Stone(number, Ok(None), tries + 1),
+            (Ask::Past(hash), Manner::Right) => Fetched::Past(
+                hash,
+                self.tree.by_hash(hash).map(|(header, logs)| {
+                    let logs = BlockLogs {
+                        block: logs.block,
+                        logs: logs.logs.clone(),
+                        seen: logs.seen,
+                    };
+                    (header.clone(), logs)
+                }),
+            ),
+            (Ask::Past(hash), _) => Fetched::Past(hash, None),
+        }
+    }
+
+    /// Publishes the next event and checks it against what was published before; `false` where there is none.
+    fn publish(&mut self) -> bool {
+        if !self.assembly.has_news() {
+            return false;
+        }
+        let Some(event) = self.assembly.next_event() else {
+            return true;
+        };
+        match event {
+            ChainEvent::Head(header) => {
+                if let Some(tip) = self.history.tip() {
+                    assert_eq!(
+                        tip.header.block.hash, header.parent,
+                        "E1: a head grows on the one before"
+                    );
+                    assert!(tip.logs.is_some(), "E3: the logs of a block come before the next head");
+                }
+                self.live_from.get_or_insert(header.block.number);
+                self.history.head(header);
+            }
+            ChainEvent::Logs(logs) => {
+                assert!(
+                    self.history.logs(logs.clone()).is_some(),
+                    "logs of another block than the tip"
+                );
+                self.live.extend(names(&logs));
+            }
+            ChainEvent::Rewind(to) => {
+                let dropped = self
+                    .history
+                    .rewind(to)
+                    .expect("the chain goes back to what was published");
+                let gone: Vec<Name> = dropped
+                    .iter()
+                    .filter_map(|own| own.logs.as_deref())
+                    .flat_map(names)
+                    .collect();
+                let keep = self.live.len() - gone.len().min(self.live.len());
+                // Those below the first block were filled in and never told.
+                let told: Vec<Name> = self.live.split_off(keep);
+                let first = self.live_from.unwrap_or_default();
+                let were_told = dropped.iter().filter(|own| own.header.block.number >= first);
+                let expect: Vec<Name> = were_told
+                    .filter_map(|own| own.logs.as_deref())
+                    .flat_map(names)
+                    .collect();
+                assert!(told.ends_with(&expect), "E2: what is taken back was told, oldest first");
+                self.live.extend_from_slice(&told[..told.len() - expect.len()]);
+                self.live_from = self.live_from.map(|from| from.min(to.number + 1));
+            }
+            ChainEvent::Past(header, logs) => self.history.past(header, logs),
+            ChainEvent::ContinuityLost(_) => {
+                self.history.clear();
+                self.live.clear();
+                self.live_from = None;
+            }
+        }
+        true
+    }
+
+    /// Tells a stream what comes next; `false` where it is level or has to wait.
+    fn step(&mut self, at: usize) -> bool {
+        let mut stream = self.streams.swap_remove(at);
+        let next = stream.cursor.next(&self.history, &stream.page, Needs::Logs(&|_| true));
+        let mut found = true;
+        match &next {
+            Next::Undo(Undo { logs, up_to }) => {
+                let gone = names(logs)
+                    .into_iter()
+                    .filter(|(_, index)| up_to.is_none_or(|up_to| *index <= up_to));
+                for name in gone {
+                    let at = stream.held.iter().position(|own| *own == name);
+                    stream.held.remove(at.expect("what is taken back is held"));
+                }
+            }
+            Next::Rest(logs, up_to) => stream
+                .held
+                .extend(names(logs).into_iter().filter(|(_, index)| index > up_to)),
+            Next::Block(own) => {
+                let logs = own.logs.as_deref().expect("a stream of logs needs them");
+                stream.held.extend(names(logs));
+            }
+            Next::Level | Next::Pending | Next::Ahead => {}
+            Next::Below(number) => {
+                let path = self.tree.path(self.head);
+                let page = path
+                    .iter()
+                    .skip(*number as usize)
+                    .take(7)
+                    .map(|(header, logs)| Published {
+                        header: header.clone(),
+                        logs: Some(logs.clone()),
+                        sequence: 0,
+                    });
+                stream.page = page.collect();
+            }
+            Next::Lost(block) => {
+                let main = self.tree.path(self.head);
+                let branch = self.tree.path(block.hash);
+                let shared = branch
+                    .iter()
+                    .zip(&main)
+                    .take_while(|(a, b)| a.0.block == b.0.block)
+                    .count();
+                let undo = branch[shared..].iter().map(|(header, logs)| Undo {
+                    logs: logs.clone(),
+                    up_to: stream.cursor.told_of(*block).filter(|_| header.block == *block),
+                });
+                let undo: Vec<Undo> = undo.collect();
+                stream.page.clear();
+                let ancestor = branch[shared - 1].0.block;
+                found = stream
+                    .cursor
+                    .found(&self.history, *block, Located { undo, ancestor }, true);
+            }
+        }
+        stream.cursor.told(&next);
+        let moved = found && !matches!(next, Next::Level | Next::Pending | Next::Ahead);
+        self.streams.push(stream);
+        let last = self.streams.len() - 1;
+        self.streams.swap(at, last);
+        moved
+    }
+
+    /// The node in use settles on one head, every question is answered, everything is published.
+    fn settle(&mut self, last: &Index) {
+        let head = self.tree.pick(last).clone();
+        self.head = head.block.hash;
+        for round in 0..400 {
+            // A node that stands still is heard of again by a probe or a poll.
+            if round % 40 == 0 {
+                self.assembly.announced(head.clone());
+            }
+            self.asks.extend(self.assembly.asks());
+            for ask in std::mem::take(&mut self.asks) {
+                let answer = self.answer(ask, Manner::Right, last);
+                self.assembly.fetched(answer);
+                self.asks.extend(self.assembly.asks());
+            }
+            while self.publish() {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_upstreams_do_every_stream_ends_with_the_chain(
+        blocks in prop::collection::vec((0usize..12, 0u64..3), 4..90),
+        limit in 3usize..40,
+        ops in prop::collection::vec(op(), 1..160),
+        head in any::<Index>(),
+    ) {
+        let mut world = World::new(Tree::grow(&blocks), limit);
+        for op in &ops {
+            world.apply(op);
+        }
+        world.settle(&head);
+        let tip = world.history.tip().expect("something was published").header.block;
+        prop_assert_eq!(tip.hash, world.head);
+        prop_assert_eq!(&world.live, &world.tree.logs(tip.hash, world.live_from.unwrap_or_default()));
+        for at in 0..world.streams.len() {
+            // Those that stand behind blocks which this chain has not reached wait for ever, and rightly.
+            for _ in 0..400 {
+                if !world.step(at) {
+                    break;
+                }
+            }
+            let stream = &mut world.streams[at];
+            if let Next::Level = stream.cursor.next(&world.history, &stream.page, Needs::Logs(&|_| true)) {
+                prop_assert_eq!(&stream.held, &world.tree.logs(tip.hash, 0));
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Which of the offered extensions is agreed on: permessage-deflate, without context takeover (RFC 7692 section 7.1).
+//!
+//! Without context takeover because a notification is compressed once for all clients, and because a client should cost
+//! no memory while it is idle. A client need not offer that: the answer may ask for it in both directions (sections
+//! 7.1.1.1 and 7.1.1.2).
+
+use http::header::{HeaderMap, SEC_WEBSOCKET_EXTENSIONS};
+
+const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+/// The answer to an offer with `server_max_window_bits`, which has to be repeated.
+const AGREED_WITH_WINDOW: &str =
+    "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15";
+
+/// The value of `Sec-WebSocket-Extensions` in the answer: to the first offer that can be taken, for the first is the one
+/// that the client likes best.
+#[must_use]
+pub fn agree(headers: &HeaderMap) -> Option<&'static str> {
+    headers
+        .get_all(SEC_WEBSOCKET_EXTENSIONS)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| split(value, ','))
+        .find_map(answer)
+}
+
+/// The answer to one offer; `None` where it has to be declined (section 7.1): a parameter that is unknown, given twice or
+/// has a value that is not allowed, or a window that is smaller than the one in which all is compressed.
+fn answer(offer: &str) -> Option<&'static str> {
+    let mut parts = split(offer, ';');
+    if parts.next()? != "permessage-deflate" {
+        return None;
+    }
+    let mut seen = Vec::new();
+    let mut agreed = AGREED;
+    for part in parts {
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (trim(name), Some(unquoted(trim(value)))),
+            None => (part, None),
+        };
+        if seen.contains(&name) {
+            return None;
+        }
+        seen.push(name);
+        match (name, value) {
+            ("server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits", None) => {}
+            // What the client compresses in is its choice: what it may use is inflated in any case (section 7.1.2.2).
+            ("client_max_window_bits", Some("8" | "9" | "10" | "11" | "12" | "13" | "14" | "15")) => {}
+            ("server_max_window_bits", Some("15")) => agreed = AGREED_WITH_WINDOW,
+            _ => return None,
+        }
+    }
+    Some(agreed)
+}
+
+/// The parts of a header's value, which stand in quotes where they hold the separator themselves.
+fn split(value: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let parts = value.split(move |c| {
+        quoted ^= c == '"' && !escaped;
+        escaped = c == '\\' && quoted && !escaped;
+        c == separator && !quoted
+    });
+    parts.map(trim)
+}
+
+/// A value may stand in quotes (RFC 6455 section 9.1); none of ours has a character that would have to.
+fn unquoted(value: &str) -> &str {
+    value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'))
+        .unwrap_or(value)
+}
+
+fn trim(part: &str) -> &str {
+    part.trim_matches([' ', '\t'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(offers: &[&'static str], expect: Option<&str>) {
+        let mut headers = HeaderMap::new();
+        for offer in offers {
+            headers.append(SEC_WEBSOCKET_EXTENSIONS, offer.parse().unwrap());
+        }
+        assert_eq!(agree(&headers), expect, "{offers:?}");
+    }
+
+    #[test]
+    fn what_can_be_taken_is_taken() {
+        for offer in [
+            "permessage-deflate",
+            // Browsers, `ws` and Python's websockets.
+            "permessage-deflate; client_max_window_bits",
+            "permessage-deflate;client_max_window_bits=8",
+            "permessage-deflate ; client_max_window_bits = \"15\"",
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits=15",
+            "x-webkit-deflate-frame, permessage-deflate",
+            "permessage-bzip2; x=\"a, permessage-deflate; b\", \tpermessage-deflate",
+            // RFC 7692 section 7.1.3: a wish, and what will do.
+            "permessage-deflate; server_max_window_bits=10, permessage-deflate",
+            "permessage-deflate; unknown, permessage-deflate; client_max_window_bits",
+        ] {
+            check(&[offer], Some(AGREED));
+        }
+        check(&["x-other", "permessage-deflate"], Some(AGREED));
+        check(
+            &["permessage-deflate; server_max_window_bits=15"],
+            Some(AGREED_WITH_WINDOW),
+        );
+        check(
+            &["permessage-deflate; server_max_window_bits=\"15\", permessage-deflate"],
+            Some(AGREED_WITH_WINDOW),
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_declined() {
+        check(&[], None);
+        for offer in [
+            "",
+            ",;=,\"",
+            "permessage-bzip2",
+            "Permessage-Deflate2",
+            "permessage-deflate2; client_max_window_bits",
+            "x; permessage-deflate",
+            "x=\"permessage-deflate\"",
+            "x=\", permessage-deflate, \"",
+            "x=\"\\\", permessage-deflate, \"",
+            "permessage-deflate; unknown",
+            "permessage-deflate;",
+            "permessage-deflate; client_max_window_bits; client_max_window_bits",
+            "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
+            "permessage-deflate; server_no_context_takeover=1",
+            "permessage-deflate; client_no_context_takeover=\"\"",
+            "permessage-deflate; client_max_window_bits=7",
+            "permessage-deflate; client_max_window_bits=16",
+            "permessage-deflate; client_max_window_bits=08",
+            "permessage-deflate; client_max_window_bits=",
+            "permessage-deflate; client_max_window_bits=\"15",
+            "permessage-deflate; server_max_window_bits",
+            "permessage-deflate; server_max_window_bits=14",
+            "permessage-deflate; server_max_window_bits=8",
+            "permessage-deflate; server_max_window_bits=16",
+        ] {
+            check(&[offer], None);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The choice of the upstream in use: what the actors hear goes into [`Standing`], and its verdicts come into force here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use alloy_primitives::B256;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::standing::{Standing, Switch, Told, Why};
+use super::{Endpoint, UpstreamId, UpstreamSettings, Wanted};
+use crate::telemetry::{Metrics, ReasonLabel};
+
+/// Shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that what is said
+/// of it (watch, log, metrics) comes in the order of the changes.
+#[derive(Debug)]
+pub(super) struct Choice {
+    started: Instant,
+    endpoints: Vec<Endpoint>,
+    /// When something was last heard of each, in milliseconds since the start.
+    heard: Vec<AtomicU64>,
+    decided: Mutex<Decided>,
+    active: watch::Sender<Option<UpstreamId>>,
+    /// What the upstream in use was asked for and has answered.
+    settled: watch::Sender<Wanted>,
+    /// Number of the newest head that clients were shown.
+    published: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Decided {
+    standing: Standing,
+    /// Who was lost while nobody else stood, and when it was last heard.
+    left: Option<(UpstreamId, Duration)>,
+}
+
+impl Choice {
+    pub fn new(endpoints: &[Endpoint], settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
+        // Half of the silence: time to notice is as long as time to act.
+        let patience = settings.silence_timeout / 2;
+        Self {
+            started: Instant::now(),
+            endpoints: endpoints.to_vec(),
+            heard: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
+            decided: Mutex::new(Decided {
+                standing: Standing::new(endpoints.len(), patience, settings.take_back_after),
+                left: None,
+            }),
+            active: watch::Sender::new(None),
+            settled: watch::Sender::new(Wanted::default()),
+            published: AtomicU64::new(0),
+            metrics,
+        }
+    }
+
+    pub fn active(&self) -> Option<UpstreamId> {
+        *self.active.borrow()
+    }
+
+    pub fn watch_active(&self) -> watch::Receiver<Option<UpstreamId>> {
+        self.active.subscribe()
+    }
+
+    pub fn settled(&self) -> &watch::Sender<Wanted> {
+        &self.settled
+    }
+
+    /// It gave a sign of life.
+    pub fn heard(&self, id: UpstreamId) {
+        self.heard[id.0].store(self.now().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// It is connected.
+    pub fn up(&self, id: UpstreamId) {
+        self.weigh(|standing| standing.up(id));
+    }
+
+    /// It is lost.
+    pub fn down(&self, id: UpstreamId) {
+        self.weigh(|standing| standing.down(id));
+    }
+
+    /// See [`Standing::announced`].
+    pub fn announced(&self, id: UpstreamId, told: Told) -> bool {
+        self.weigh(|standing| standing.announced(id, told))
+    }
+
+    /// See [`Standing::fetched`].
+    pub fn fetched(&self, id: UpstreamId, told: Told) -> bool {
+        self.weigh(|standing| standing.fetched(id, told))
+    }
+
+    /// Looks whether time has changed anything.
+    pub fn look(&self) {
+        self.weigh(|_| ());
+    }
+
+    /// Clients were shown this head.
+    pub fn published(&self, number: u64) {
+        self.published.store(number, Ordering::Relaxed);
+    }
+
+    /// Who answers a client.
+    pub fn for_client(&self) -> Option<UpstreamId> {
+        let published = self.published.load(Ordering::Relaxed);
+        self.decided.lock().standing.who_reached(published)
+    }
+
+    /// Who is asked by ourselves, see [`Standing::whom_to_ask`].
+    pub fn for_us(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
+        self.decided.lock().standing.whom_to_ask(block, attempt)
+    }
+
+    pub fn lag(&self, id: UpstreamId) -> Option<Duration> {
+        self.decided.lock().standing.lag(id, self.now())
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn weigh<T>(&self, change: impl FnOnce(&mut Standing) -> T) -> T {
+        let mut decided = self.decided.lock();
+        let result = change(&mut decided.standing);
+        let now = self.now();
+        if let Some(switch) = decided.standing.decide(now) {
+            self.enforce(switch, &mut decided.left, now);
+        }
+        result
+    }
+
+    fn enforce(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Duration)>, now: Duration) {
+        self.settled.send_replace(Wanted::default());
+        self.active.send_replace(to);
+        let heard = |id: UpstreamId| Duration::from_millis(self.heard[id.0].load(Ordering::Relaxed));
+        if let Some(from) = from {
+            *left = Some((from, heard(from)));
+        }
+        let name = |id: UpstreamId| &self.endpoints[id.0];
+        // Of one alone the actor has said that it is connected or lost.
+        let several = self.endpoints.len() > 1;
+        let Some(to) = to else {
+            return if several {
+                warn!("no upstream is in use: none is connected");
+            };
+        };
+        let Some((from, heard)) = left.take().filter(|(from, _)| *from != to) else {
+            return if several {
+                info!("upstream {} is in use", name(to));
+            };
+        };
+        let reason = match why {
+            Why::First | Why::Lost => {
+                warn!("upstream {} is in use now: {} is lost", name(to), name(from));
+                "lost"
+            }
+            Why::Lagging(lag) => {
+                warn!("upstream {} is in use now: {} lags by {lag:.1?}", name(to), name(from));
+                "lagging"
+            }
+            Why::Forked => {
+                warn!(
+                    "upstream {} is in use now: {} is on another branch than most of the others",
+                    name(to),
+                    name(from)
+                );
+                "forked"
+            }
+            Why::TakeBack => {
+                info!(
+                    "upstream {} is in use now: it has been sound for node.take_back_after and comes before {}",
+                    name(to),
+                    name(from)
+                );
+                "take_back"
+            }
+        };
+        self.metrics.failovers.get_or_create(&ReasonLabel { reason }).inc();
+        if why != Why::TakeBack {
+            let gap = now.saturating_sub(heard);
+            self.metrics.failover_seconds.observe(gap.as_secs_f64());
+        }
+    }
+}

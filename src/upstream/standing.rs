@@ -1,0 +1,621 @@
+//! How the upstreams stand against each other, and which one is in use. No I/O, no clock: times are passed in.
+//!
+//! ```text
+//!             the first that connects          it lags or is forked, and there is a refuge
+//!   nothing ---------------------------> A ------------------------------------------------> B
+//!   in use  <--------------------------- in use <------------------------------------------- in use
+//!             lost, and no other stands        A is better by priority and was sound for a while
+//! ```
+//!
+//! Lag is measured in time, not in blocks: how long ago the oldest block that an upstream has not reached was first told
+//! by another one. So one patience fits a chain with a block every 12 seconds and one with four blocks a second.
+//!
+//! Nothing flaps: one is left for lag or a fork only towards another that has at most half of the patience behind it, so
+//! that it takes time until that one can be left too; and it is taken back only after it was sound without interruption.
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use alloy_primitives::B256;
+
+use super::UpstreamId;
+
+/// Blocks remembered of each upstream, to compare branches with and to know who can be asked for a block.
+const MAX_CHAIN: usize = 128;
+
+/// First sights remembered. With four blocks a second that is four minutes, far beyond anybody's patience.
+const MAX_SIGHTS: usize = 1024;
+
+/// Blocks by which an upstream may be behind the newest one and still be chosen by its priority alone.
+const NEAR: u64 = 2;
+
+/// A head as its node told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub number: u64,
+    pub hash: B256,
+    pub parent: B256,
+}
+
+/// Why another upstream is in use now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Nothing was in use.
+    First,
+    /// The connection ended.
+    Lost,
+    /// It was behind the others by so much.
+    Lagging(Duration),
+    /// It was on another branch than most of the others.
+    Forked,
+    /// One of better priority has been sound for long enough.
+    TakeBack,
+}
+
+/// A change of the upstream in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Switch {
+    pub from: Option<UpstreamId>,
+    pub to: Option<UpstreamId>,
+    pub why: Why,
+}
+
+/// All upstreams as they were told of so far.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// How long an upstream in use may lag or be forked.
+    patience: Duration,
+    take_back_after: Duration,
+    members: Vec<Member>,
+    active: Option<UpstreamId>,
+    sights: FirstSights,
+}
+
+#[derive(Debug, Default)]
+struct Member {
+    connected: bool,
+    /// The end of its chain: number and hash, each the parent of the next.
+    chain: VecDeque<(u64, B256)>,
+    outvoted_since: Option<Duration>,
+    /// Since when it has been connected, without lag and not forked.
+    sound_since: Option<Duration>,
+}
+
+impl Standing {
+    pub fn new(members: usize, patience: Duration, take_back_after: Duration) -> Self {
+        Self {
+            patience,
+            take_back_after,
+            members: (0..members).map(|_| Member::default()).collect(),
+            active: None,
+            sights: FirstSights::default(),
+        }
+    }
+
+    /// A connection stands; it may have told heads already.
+    pub fn up(&mut self, id: UpstreamId) {
+        self.members[id.0].connected = true;
+    }
+
+    /// The connection is lost, or there was none.
+    pub fn down(&mut self, id: UpstreamId) {
+        self.members[id.0] = Member::default();
+    }
+
+    /// It announced a head. `false` where that is a block which it told before: late or repeated.
+    pub fn announced(&mut self, id: UpstreamId, told: Told) -> bool {
+        let member = &mut self.members[id.0];
+        let news = member.hash_at(told.number) != Some(told.hash);
+        if news {
+            member.tell(told);
+        }
+        news
+    }
+
+    /// It was asked for its head, and this is it, also where that is a step back. `false` where it has not moved.
+    pub fn fetched(&mut self, id: UpstreamId, told: Told) -> bool {
+        let member = &mut self.members[id.0];
+        let news = member.chain.back() != Some(&(told.number, told.hash));
+        if news {
+            member.tell(told);
+        }
+        news
+    }
+
+    /// How long the oldest block that it has not reached has been known.
+    pub fn lag(&self, id: UpstreamId, now: Duration) -> Option<Duration> {
+        let member = &self.members[id.0];
+        member
+            .connected
+            .then(|| self.sights.lag(member.number().unwrap_or(0), now))
+    }
+
+    /// Which one should be in use; to be asked after every change, and now and then.
+    pub fn decide(&mut self, now: Duration) -> Option<Switch> {
+        for id in (0..self.members.len()).map(UpstreamId) {
+            let outvoted = self.is_outvoted(id);
+            let since = &mut self.members[id.0].outvoted_since;
+            *since = outvoted.then(|| since.unwrap_or(now));
+        }
+        if let Some(newest) = self.newest() {
+            self.sights.note(newest, now);
+            // What nobody claims any more is no block that others miss.
+            self.sights.forget_above(newest);
+        }
+        for id in (0..self.members.len()).map(UpstreamId) {
+            let sound = !self.is_forked(id, now) && self.lag(id, now).is_some_and(|lag| lag < self.patience);
+            let since = &mut self.members[id.0].sound_since;
+            *since = sound.then(|| since.unwrap_or(now));
+        }
+        let (to, why) = self.verdict(now)?;
+        let from = std::mem::replace(&mut self.active, to);
+        Some(Switch { from, to, why })
+    }
+
+    fn verdict(&self, now: Duration) -> Option<(Option<UpstreamId>, Why)> {
+        let Some(active) = self.active else {
+            return self.shelter(now).map(|to| (Some(to), Why::First));
+        };
+        let Some(lag) = self.lag(active, now) else {
+            return Some((self.shelter(now), Why::Lost));
+        };
+        if lag >= self.patience
+            && let Some(to) = self.refuge(now)
+        {
+            return Some((Some(to), Why::Lagging(lag)));
+        }
+        if self.is_forked(active, now)
+            && let Some(to) = self.refuge(now)
+        {
+            return Some((Some(to), Why::Forked));
+        }
+        let recovered = |id: &UpstreamId| {
+            let since = self.members[id.0].sound_since;
+            since.is_some_and(|since| now.saturating_sub(since) >= self.take_back_after)
+                && self.is_fit(*id, now)
+                && self.is_near(*id)
+        };
+        let better = (0..active.0).map(UpstreamId).find(recovered)?;
+        Some((Some(better), Why::TakeBack))
+    }
+
+    /// Where to go from one that still stands: only to one that is clearly better.
+    fn refuge(&self, now: Duration) -> Option<UpstreamId> {
+        let fit = || self.connected().filter(|id| self.is_fit(*id, now));
+        fit().find(|id| self.is_near(*id)).or_else(|| fit().next())
+    }
+
+    /// Where to go from nothing: to whatever stands.
+    fn shelter(&self, now: Duration) -> Option<UpstreamId> {
+        let highest = || self.connected().max_by_key(|id| (self.number(*id), Reverse(id.0)));
+        self.refuge(now).or_else(highest)
+    }
+
+    /// Half the patience: who is chosen must not be the next one to be left.
+    fn is_fit(&self, id: UpstreamId, now: Duration) -> bool {
+        self.members[id.0].outvoted_since.is_none() && self.lag(id, now).is_some_and(|lag| lag < self.patience / 2)
+    }
+
+    fn is_near(&self, id: UpstreamId) -> bool {
+        self.newest().is_none_or(|newest| self.number(id) + NEAR >= newest)
+    }
+
+    fn is_forked(&self, id: UpstreamId, now: Duration) -> bool {
+        let since = self.members[id.0].outvoted_since;
+        since.is_some_and(|since| now.saturating_sub(since) >= self.patience)
+    }
+
+    /// Whether, at the highest block that can be compared, two or more agree on another hash, and more than agree with
+    /// this one. Of two that disagree neither is right; priority decides.
+    fn is_outvoted(&self, id: UpstreamId) -> bool {
+        if self.connected().count() < 3 {
+            return false;
+        }
+        for &(number, own) in self.members[id.0].chain.iter().rev() {
+            let others = self.connected().filter(|other| *other != id);
+            let votes: Vec<B256> = others.filter_map(|id| self.members[id.0].hash_at(number)).collect();
+            if votes.len() >= 2 {
+                let count = |hash: B256| votes.iter().filter(|vote| **vote == hash).count();
+                let against = votes.iter().filter(|vote| **vote != own).map(|vote| count(*vote)).max();
+                return against.is_some_and(|against| against >= 2 && against > count(own) + 1);
+            }
+        }
+        false
+    }
+
+    /// Whom to ask for a block with this hash at this attempt, and among how many. First those who told it, then those
+    /// who did not; the one in use before the others; and who lags or is forked last of all, for it may not answer.
+    pub fn whom_to_ask(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
+        let mut order: Vec<UpstreamId> = self.connected().collect();
+        order.sort_by_key(|id| {
+            let member = &self.members[id.0];
+            // What is no matter of a block is one of the upstream in use.
+            let (unsound, told) = match block {
+                Some(hash) => (member.sound_since.is_none(), member.told(hash)),
+                None => (false, true),
+            };
+            (unsound, !told, Some(*id) != self.active, id.0)
+        });
+        let among = u32::try_from(order.len()).unwrap_or(u32::MAX);
+        let turn = attempt.checked_rem(among)?;
+        Some((order[turn as usize], among))
+    }
+
+    /// Who answers a client that was shown this head: the one in use if it has reached it, else another that has.
+    pub fn who_reached(&self, head: u64) -> Option<UpstreamId> {
+        let active = self.active?;
+        if self.number(active) >= head {
+            return Some(active);
+        }
+        self.connected().find(|id| self.number(*id) >= head).or(Some(active))
+    }
+
+    /// By priority.
+    fn connected(&self) -> impl Iterator<Item = UpstreamId> {
+        let members = self.members.iter().enumerate();
+        members
+            .filter(|(_, member)| member.connected)
+            .map(|(i, _)| UpstreamId(i))
+    }
+
+    fn number(&self, id: UpstreamId) -> u64 {
+        self.members[id.0].number().unwrap_or(0)
+    }
+
+    /// The height that counts; that of a branch that was voted down does not, or nobody could be fit to replace it.
+    fn newest(&self) -> Option<u64> {
+        let on_the_chain = self
+            .connected()
+            .filter(|id| self.members[id.0].outvoted_since.is_none());
+        on_the_chain.map(|id| self.number(id)).max()
+    }
+}
+
+impl Member {
+    fn number(&self) -> Option<u64> {
+        self.chain.back().map(|(number, _)| *number)
+    }
+
+    fn hash_at(&self, number: u64) -> Option<B256> {
+        let oldest = self.chain.front()?.0;
+        let at = usize::try_from(number.checked_sub(oldest)?).ok()?;
+        self.chain.get(at).map(|(_, hash)| *hash)
+    }
+
+    fn told(&self, hash: B256) -> bool {
+        self.chain.iter().rev().any(|(_, own)| *own == hash)
+    }
+
+    /// Only what leads to the new head stays: of the rest nobody knows whether it is still this node's chain.
+    fn tell(&mut self, head: Told) {
+        while self.number().is_some_and(|newest| newest >= head.number) {
+            self.chain.pop_back();
+        }
+        let below = head.number.checked_sub(1).map(|number| (number, head.parent));
+        if self.chain.back().copied() != below {
+            self.chain.clear();
+            self.chain.extend(below);
+        }
+        self.chain.push_back((head.number, head.hash));
+        if self.chain.len() > MAX_CHAIN {
+            self.chain.pop_front();
+        }
+    }
+}
+
+/// When blocks were first told by anybody: ascending numbers, each with the time for itself and the numbers below it
+/// down to the entry before.
+#[derive(Debug, Default)]
+struct FirstSights(VecDeque<(u64, Duration)>);
+
+impl FirstSights {
+    fn note(&mut self, number: u64, now: Duration) {
+        if self.0.back().is_none_or(|(newest, _)| number > *newest) {
+            self.0.push_back((number, now));
+        }
+        if self.0.len() > MAX_SIGHTS {
+            self.0.pop_front();
+        }
+    }
+
+    fn forget_above(&mut self, number: u64) {
+        while let Some((newest, at)) = self.0.pop_back() {
+            if newest <= number {
+                return self.0.push_back((newest, at));
+            }
+            if self.0.back().is_none_or(|(before, _)| *before < number) {
+                return self.0.push_back((number, at));
+            }
+        }
+    }
+
+    fn lag(&self, head: u64, now: Duration) -> Duration {
+        let missed = self.0.partition_point(|(number, _)| *number <= head);
+        self.0
+            .get(missed)
+            .map_or(Duration::ZERO, |(_, at)| now.saturating_sub(*at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(4);
+    const TAKE_BACK: Duration = Duration::from_secs(10);
+
+    /// `a3` is block 3 of branch a; its parent is block 2 of the same branch.
+    fn told(name: &str) -> Told {
+        let number: u64 = name[1..].parse().unwrap();
+        let hash = |number: u64| {
+            let mut hash = B256::with_last_byte(name.as_bytes()[0]);
+            hash[..8].copy_from_slice(&number.to_be_bytes());
+            hash
+        };
+        Told {
+            number,
+            hash: hash(number),
+            parent: hash(number.wrapping_sub(1)),
+        }
+    }
+
+    /// `0+a3` upstream 0 connects with head a3, `0a4` it tells a4, `0-` it is lost, `+5` five seconds pass, with a look
+    /// at each quarter of a second. What comes out are the switches with the second of each.
+    fn story(events: &str) -> (Standing, String) {
+        let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
+        let mut now = Duration::ZERO;
+        let mut out = Vec::new();
+        let mut note = |switch: Option<Switch>, now: Duration| {
+            let Some(Switch { from, to, why }) = switch else {
+                return;
+            };
+            let name = |id: Option<UpstreamId>| id.map_or("-".to_owned(), |id| id.0.to_string());
+            let why = match why {
+                Why::Lagging(lag) => format!("lagging {lag:?}"),
+                why => format!("{why:?}").to_lowercase(),
+            };
+            out.push(format!("{}>{} {why} @{:?}", name(from), name(to), now));
+        };
+        for event in events.split_whitespace() {
+            if let Some(seconds) = event.strip_prefix('+') {
+                for _ in 0..seconds.parse::<u32>().unwrap() * 4 {
+                    now += Duration::from_millis(250);
+                    note(standing.decide(now), now);
+                }
+                continue;
+            }
+            let (id, what) = event.split_at(1);
+            let id = UpstreamId(id.parse().unwrap());
+            let head = what.trim_start_matches('+');
+            if what == "-" {
+                standing.down(id);
+            } else if !head.is_empty() {
+                standing.announced(id, told(head));
+            }
+            if what.starts_with('+') {
+                standing.up(id);
+            }
+            note(standing.decide(now), now);
+        }
+        (standing, out.join("; "))
+    }
+
+    #[track_caller]
+    fn check(events: &str, expect: Expect) {
+        expect.assert_eq(&story(events).1);
+    }
+
+    #[test]
+    fn the_first_that_connects_is_used_and_priority_is_repaired_later() {
+        check("1+a5 0+a5 +9", expect!["->1 first @0ns"]);
+        check("1+a5 0+a5 +11", expect!["->1 first @0ns; 1>0 takeback @10s"]);
+    }
+
+    #[test]
+    fn a_lost_one_is_left_for_the_next_by_priority() {
+        check("0+a5 1+a5 2+a5 +1 0-", expect!["->0 first @0ns; 0>1 lost @1s"]);
+        check(
+            "0+a5 0- +3 0+a9",
+            expect!["->0 first @0ns; 0>- lost @0ns; ->0 first @3s"],
+        );
+        check("0+a5 0- 1+", expect!["->0 first @0ns; 0>- lost @0ns; ->1 first @0ns"]);
+    }
+
+    #[test]
+    fn one_that_is_far_behind_is_no_refuge_while_another_is_not() {
+        check("0+a50 1+a5 2+a49 0-", expect!["->0 first @0ns; 0>2 lost @0ns"]);
+        check("0+a50 1+a4 2+a5 +9 0-", expect!["->0 first @0ns; 0>2 lost @9s"]);
+    }
+
+    #[test]
+    fn a_lagging_one_is_left_when_the_patience_is_over_and_not_before() {
+        check("0+a5 1+a5 1a6 +3 0a6 +60", expect!["->0 first @0ns"]);
+        check(
+            "0+a5 1+a5 +7 1a6 +3 1a7 +3",
+            expect!["->0 first @0ns; 0>1 lagging 4s @11s"],
+        );
+    }
+
+    #[test]
+    fn who_follows_at_some_distance_does_not_lag() {
+        check(
+            "0+a5 1+a5 1a6 +3 0a6 1a7 +3 0a7 1a8 +3 0a8 1a9 +3 0a9",
+            expect!["->0 first @0ns"],
+        );
+    }
+
+    #[test]
+    fn nobody_lags_behind_blocks_that_nobody_has_any_more() {
+        check("0+a9 1+a9 +1 1b7 +1 0b7 +60", expect!["->0 first @0ns"]);
+        check("0+a9 1+a9 2+a99 2- +60", expect!["->0 first @0ns"]);
+    }
+
+    #[test]
+    fn a_recovered_one_is_taken_back_after_a_while_without_interruption() {
+        check(
+            "0+a5 1+a5 0- +3 0+a5 +9 0- 0+a5 +9",
+            expect!["->0 first @0ns; 0>1 lost @0ns"],
+        );
+        check(
+            "0+a5 1+a5 0- +3 0+a5 +20",
+            expect!["->0 first @0ns; 0>1 lost @0ns; 1>0 takeback @13s"],
+        );
+        // It is there again but lags: it is not sound before it has caught up.
+        check(
+            "0+a5 1+a5 0- 1a8 +5 0+a5 +20 0a8 +20",
+            expect!["->0 first @0ns; 0>1 lost @0ns; 1>0 takeback @35s"],
+        );
+    }
+
+    #[test]
+    fn of_two_that_disagree_the_one_in_use_stays() {
+        check("0+a5 1+b5 0a6 1b6 +60 0a7 1b7 +60", expect!["->0 first @0ns"]);
+        check("0+a5 1+b5 2+a5 3+b5 +60", expect!["->0 first @0ns"]);
+    }
+
+    #[test]
+    fn who_stays_alone_on_its_branch_is_left_and_comes_back_when_it_has_joined_the_others() {
+        check(
+            "0+a5 1+b5 2+b5 +3 0a6 1b6 2b6 +3",
+            expect!["->0 first @0ns; 0>1 forked @4s"],
+        );
+        check("0+a5 1+b5 2+b5 +3 0b5 +60", expect!["->0 first @0ns"]);
+        check(
+            "0+a5 1+b5 2+b5 +4 +20 0b5 +20",
+            expect!["->0 first @0ns; 0>1 forked @4s; 1>0 takeback @34s"],
+        );
+        // A fork that is longer than the others is still one.
+        check(
+            "0+a5 1+b5 2+b5 0a6 0a7 0a8 +5",
+            expect!["->0 first @0ns; 0>1 forked @4s"],
+        );
+    }
+
+    #[test]
+    fn a_block_is_asked_of_those_who_told_it_and_then_of_the_others() {
+        let (standing, _) = story("0+a5 1+a5 2+a5 2a6");
+        let asked = |name: &str, attempt| {
+            let block = (!name.is_empty()).then(|| told(name).hash);
+            standing.whom_to_ask(block, attempt).map(|(id, among)| (id.0, among))
+        };
+        assert_eq!([0, 1, 2, 3].map(|n| asked("a6", n).unwrap().0), [2, 0, 1, 2]);
+        assert_eq!([0, 1, 2].map(|n| asked("a4", n).unwrap().0), [0, 1, 2]);
+        assert_eq!([0, 1, 2].map(|n| asked("z1", n).unwrap().0), [0, 1, 2]);
+        assert_eq!(asked("", 0), Some((0, 3)));
+        let (standing, _) = story("0+a5 1+a5 2+a5 1a6 1a7 +5");
+        let asked = |n| standing.whom_to_ask(Some(told("a5").hash), n).map(|(id, _)| id.0);
+        assert_eq!([0, 1, 2].map(asked), [Some(1), Some(0), Some(2)], "0 and 2 lag");
+        assert_eq!(
+            standing.whom_to_ask(None, 0).map(|(id, _)| Some(id)),
+            Some(standing.active)
+        );
+        assert_eq!(story("0+a5 0-").0.whom_to_ask(None, 3), None);
+    }
+
+    #[test]
+    fn calls_go_to_the_one_in_use_unless_only_another_has_reached_the_head() {
+        let (standing, _) = story("0+a5 1+a5 2+a5 2a6");
+        assert_eq!([5, 6, 7].map(|head| standing.who_reached(head).unwrap().0), [0, 2, 0]);
+    }
+
+    #[test]
+    fn a_late_or_repeated_head_moves_nobody_back() {
+        let (mut standing, _) = story("0+a5 0a6 0a7");
+        assert!(!standing.announced(UpstreamId(0), told("a6")));
+        assert_eq!(standing.number(UpstreamId(0)), 7);
+        assert!(standing.fetched(UpstreamId(0), told("a6")), "unless it says so");
+        assert_eq!(standing.number(UpstreamId(0)), 6);
+        assert!(!standing.fetched(UpstreamId(0), told("a6")));
+        assert!(standing.announced(UpstreamId(0), told("b5")));
+        assert_eq!(standing.number(UpstreamId(0)), 5);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Up(usize, u64),
+        Down(usize),
+        /// On its own branch?
+        Head(usize, bool, u64),
+        Wait(u64),
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            2 => (0..4usize, 0..3u64).prop_map(|(id, ahead)| Event::Up(id, ahead)),
+            1 => (0..4usize).prop_map(Event::Down),
+            9 => (0..4usize, prop::bool::weighted(0.1), 0..3u64).prop_map(|(id, own, ahead)| Event::Head(id, own, ahead)),
+            6 => (50..3_000u64).prop_map(Event::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens: somebody is in use exactly when somebody is connected, and changes are as rare as their
+        /// causes. A take-back betters the priority, so between two other changes there are at most three.
+        #[test]
+        fn one_that_stands_is_in_use_and_nothing_flaps(events in prop::collection::vec(any_event(), 1..200)) {
+            let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
+            let (mut now, mut causes, mut switches) = (Duration::ZERO, 1, 0);
+            let mut heads = [10u64; 4];
+            for event in events {
+                match event {
+                    Event::Up(id, ahead) => {
+                        heads[id] += ahead;
+                        standing.announced(UpstreamId(id), told(&format!("a{}", heads[id])));
+                        standing.up(UpstreamId(id));
+                        causes += 1;
+                    }
+                    Event::Down(id) => {
+                        standing.down(UpstreamId(id));
+                        causes += 1;
+                    }
+                    Event::Head(id, own, ahead) => {
+                        heads[id] += ahead;
+                        let branch = if own { char::from(b'b' + id as u8) } else { 'a' };
+                        standing.announced(UpstreamId(id), told(&format!("{branch}{}", heads[id])));
+                    }
+                    Event::Wait(millis) => now += Duration::from_millis(millis),
+                }
+                switches += u128::from(standing.decide(now).is_some());
+                let active = standing.active;
+                prop_assert_eq!(active.is_some(), standing.connected().next().is_some());
+                prop_assert!(active.is_none_or(|id| standing.members[id.0].connected));
+                prop_assert!(standing.decide(now).is_none(), "one look is enough");
+            }
+            let slow = now.as_millis() / (PATIENCE.as_millis() / 2);
+            prop_assert!(switches <= 4 * (causes + slow), "{switches} switches, {causes} causes, {slow} patiences");
+        }
+
+        /// Who is first to tell every block, by priority too, is never left, whatever the others do.
+        #[test]
+        fn who_leads_is_not_left(events in prop::collection::vec(any_event(), 1..200)) {
+            let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
+            let (mut now, mut head) = (Duration::ZERO, 10);
+            standing.announced(UpstreamId(0), told("a10"));
+            standing.up(UpstreamId(0));
+            standing.decide(now);
+            for event in events {
+                head += 1;
+                standing.announced(UpstreamId(0), told(&format!("a{head}")));
+                match event {
+                    Event::Up(id, back) if id > 0 => {
+                        standing.announced(UpstreamId(id), told(&format!("a{}", head - back)));
+                        standing.up(UpstreamId(id));
+                    }
+                    Event::Down(id) if id > 0 => standing.down(UpstreamId(id)),
+                    Event::Head(id, own, back) if id > 0 => {
+                        let branch = if own { char::from(b'b' + id as u8) } else { 'a' };
+                        standing.announced(UpstreamId(id), told(&format!("{branch}{}", head - back)));
+                    }
+                    Event::Wait(millis) => now += Duration::from_millis(millis),
+                    _ => {}
+                }
+                prop_assert_eq!(standing.decide(now), None);
+                prop_assert_eq!(standing.active, Some(UpstreamId(0)));
+            }
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! A client that goes on where it was, whatever happens to its connection (E9), and writes down what it was told.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use alloy_primitives::B256;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use crate::chain::{CONTRACT, header, log};
+use crate::history::{Canonical, Log, Record, Start, Told, Verdict, check, check_cut};
+use crate::view::{Kinds, View};
+
+/// Little, so that a client that does not read is felt by the proxy soon.
+const RECEIVE_BUFFER: u32 = 4096;
+/// The proxy itself waits for a first block for ten seconds.
+const ANSWER: Duration = Duration::from_secs(30);
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Waits between two connections.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// A wait worth writing down; blocks come more often.
+const WAIT: Duration = Duration::from_millis(600);
+
+/// `Transfer(address,address,uint256)`.
+const TRANSFER: B256 = alloy_primitives::b256!("ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef");
+/// `Note(bytes32,string)`.
+const NOTE: B256 = alloy_primitives::b256!("65b360985453687445a7c456f6bbedbff9af3294dcd65b0fc5cc5140d337266d");
+
+/// Which logs a client wants.
+#[derive(Clone, Copy, Debug)]
+pub enum Wish {
+    All,
+    /// Of the contract, to receiver 1.
+    Transfers,
+    /// Of the contract.
+    Notes,
+}
+
+impl Wish {
+    fn filter(self) -> Value {
+        match self {
+            Self::All => json!({}),
+            Self::Transfers => {
+                json!({"address": CONTRACT, "topics": [TRANSFER, null, B256::with_last_byte(1)]})
+            }
+            Self::Notes => json!({"address": CONTRACT, "topics": [NOTE]}),
+        }
+    }
+
+    fn wants(self, log: &Log) -> bool {
+        match self {
+            Self::All => true,
+            Self::Transfers => {
+                log.address == CONTRACT
+                    && log.topics.first() == Some(&TRANSFER)
+                    && log.topics.get(2) == Some(&B256::with_last_byte(1))
+            }
+            Self::Notes => log.address == CONTRACT && log.topics.first() == Some(&NOTE),
+        }
+    }
+}
+
+/// What is done to a client.
+#[derive(Clone, Copy, Debug)]
+pub enum Whim {
+    /// It cuts its connection and comes back later.
+    Away(Duration),
+    /// It reads nothing for so long.
+    Stall(Duration),
+}
+
+/// A client's last head and log, once it is told of them.
+type Arrived = (Option<B256>, Option<(B256, u64)>);
+
+/// A client at work.
+pub struct Client {
+    pub name: String,
+    kinds: Kinds,
+    wish: Wish,
+    from: u64,
+    whims: mpsc::Sender<Whim>,
+    arrived: watch::Receiver<Arrived>,
+    running: JoinHandle<Diary>,
+}
+
+/// All that a client wrote down.
+#[derive(Debug, Default)]
+pub struct Diary {
+    /// The last one goes to the end. A client that had to go back behind what it has begins a new one, with what it keeps.
+    records: Vec<Record>,
+    /// Heads and logs that came.
+    pub events: u64,
+    /// Connections on which it was subscribed.
+    pub connections: u64,
+    /// Times that it had to go back to an older block, and those when it had none and began with the first.
+    pub went_back: u64,
+    pub began_anew: u64,
+    /// How connections ended.
+    pub ends: BTreeMap<String, u64>,
+    /// Long waits for the next event: from, to.
+    pub waits: Vec<(Instant, Instant)>,
+    /// Notifications that belong to no subscription.
+    pub strays: Vec<String>,
+    /// Its connections: when, at which place of which record, and what was asked for or how it ended.
+    pub story: Vec<(SystemTime, (usize, usize), String)>,
+}
+
+impl Client {
+    pub fn start(name: String, kinds: Kinds, wish: Wish, from: u64, port: u16) -> Self {
+        let (whims, orders) = mpsc::channel(4);
+        let (arrive, arrived) = watch::channel((None, None));
+        let life = Life {
+            name: name.clone(),
+            kinds,
+            wish,
+            port,
+            view: View::new(kinds, from),
+            back: 0,
+            diary: Diary {
+                records: vec![Record {
+                    name: name.clone(),
+                    told: Vec::new(),
+                }],
+                ..Diary::default()
+            },
+            arrive,
+            heard: None,
+            excused: Arc::default(),
+        };
+        Self {
+            name,
+            kinds,
+            wish,
+            from,
+            whims,
+            arrived,
+            running: tokio::spawn(life.run(orders)),
+        }
+    }
+
+    /// Where its whims come from.
+    pub fn whims(&self) -> mpsc::Sender<Whim> {
+        self.whims.clone()
+    }
+
+    /// Whether it has the last that concerns it of this chain; waits so long for it.
+    pub async fn arrives(&self, canonical: &Canonical, patience: Duration) -> bool {
+        let newest = canonical.blocks.last().map(|block| block.hash);
+        let last = canonical.blocks.iter().rev().find_map(|block| {
+            let log = block.logs.iter().rev().find(|log| self.wish.wants(log))?;
+            Some((block.hash, log.index))
+        });
+        let mut arrived = self.arrived.clone();
+        let there = arrived
+            .wait_for(|(head, log)| (!self.kinds.heads || *head == newest) && (!self.kinds.logs || *log == last));
+        timeout(patience, there).await.is_ok()
+    }
+
+    /// Ends it.
+    pub async fn stop(self) -> Ended {
+        drop(self.whims);
+        Ended {
+            diary: self.running.await.expect("the client has not panicked"),
+            wish: self.wish,
+            from: self.from,
+        }
+    }
+}
+
+/// A client that is gone.
+pub struct Ended {
+    pub diary: Diary,
+    wish: Wish,
+    from: u64,
+}
+
+impl Ended {
+    pub fn check(&self, canonical: &Canonical) -> Verdict {
+        let (last, cut) = self.diary.records.split_last().expect("there is one");
+        let mut verdict = Verdict::default();
+        for record in cut {
+            verdict.merge(check_cut(record, canonical, |log| self.wish.wants(log), self.from));
+        }
+        verdict.merge(check(last, canonical, |log| self.wish.wants(log), self.from));
+        verdict
+    }
+}
+
+impl Diary {
+    /// All of it, line by line.
+    pub fn write(&self, to: &mut impl Write) -> std::io::Result<()> {
+        let mut story = self.story.iter().peekable();
+        for (record, Record { told, .. }) in self.records.iter().enumerate() {
+            for at in 0..=told.len() {
+                while let Some((when, _, words)) = story.next_if(|(_, place, _)| *place <= (record, at)) {
+                    writeln!(to, "{} {words}", humantime::format_rfc3339_millis(*when))?;
+                }
+                match told.get(at) {
+                    Some(Told::Head { number, hash, parent }) => writeln!(to, "head {number} {hash} on {parent}")?,
+                    Some(Told::Log { block, log, removed }) => {
+                        let word = if *removed { "undo" } else { "log" };
+                        writeln!(to, "{word} {} {} {}", block.0, block.1, log.index)?;
+                    }
+                    Some(Told::Subscribed { .. }) => writeln!(to, "subscribed in record {record}")?,
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Life {
+    name: String,
+    kinds: Kinds,
+    wish: Wish,
+    port: u16,
+    view: View,
+    /// How many blocks before its last the next subscription goes on.
+    back: usize,
+    diary: Diary,
+    arrive: watch::Sender<Arrived>,
+    /// When it was told something last.
+    heard: Option<Instant>,
+    /// The wait that is under way is its own fault.
+    excused: Arc<AtomicBool>,
+}
+
+/// Why a connection ended.
+enum End {
+    /// `cannot resume`.
+    Refused,
+    Lost(String),
+}
+
+impl Life {
+    async fn run(mut self, mut orders: mpsc::Receiver<Whim>) -> Diary {
+        loop {
+            let excused = self.excused.clone();
+            let away = {
+                let mut life = std::pin::pin!(self.live());
+                loop {
+                    let order = tokio::select! {
+                        biased;
+                        order = orders.recv() => order,
+                        () = &mut life => unreachable!("it goes on until it is told otherwise"),
+                    };
+                    excused.store(true, Ordering::SeqCst);
+                    match order {
+                        // The connection stays, and nobody reads it.
+                        Some(Whim::Stall(duration)) => sleep(duration).await,
+                        Some(Whim::Away(duration)) => break Some(duration),
+                        None => break None,
+                    }
+                }
+            };
+            let Some(away) = away else { return self.diary };
+            self.lost("it went away");
+            sleep(away).await;
+        }
+    }
+
+    async fn live(&mut self) {
+        let mut wait = BACKOFF.0;
+        loop {
+            let before = self.diary.events;
+            match self.connection().await {
+                End::Refused => {
+                    self.story(format!("refused, {} back", self.back));
+                    self.diary.went_back += 1;
+                    self.back = (2 * self.back).max(1);
+                }
+                End::Lost(why) => self.lost(&why),
+            }
+            wait = if self.diary.events > before {
+                BACKOFF.0
+            } else {
+                (wait * 2).min(BACKOFF.1)
+            };
+            sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+        }
+    }
+
+    fn lost(&mut self, why: &str) {
+        *self.diary.ends.entry(why.to_owned()).or_default() += 1;
+        self.story(format!("lost: {why}"));
+        let (rest, heads) = self.view.take_back();
+        self.note(rest);
+        if heads {
+            self.begin_record();
+        }
+    }
+
+    /// A record that begins with what it still has.
+    fn begin_record(&mut self) {
+        self.diary.records.push(Record {
+            name: self.name.clone(),
+            told: Vec::new(),
+        });
+        let Kinds { heads, logs } = self.kinds;
+        let from = Start::Live;
+        self.note([Told::Subscribed { heads, logs, from }]);
+        self.note(self.view.record());
+    }
+
+    fn story(&mut self, words: String) {
+        let records = &self.diary.records;
+        let place = (records.len() - 1, records[records.len() - 1].told.len());
+        self.diary.story.push((SystemTime::now(), place, words));
+    }
+
+    fn note(&mut self, told: impl IntoIterator<Item = Told>) {
+        let record = self.diary.records.last_mut().expect("there is always one");
+        record.told.extend(told);
+    }
+
+    /// One connection, from beginning to end.
+    async fn connection(&mut self) -> End {
+        let mut socket = match timeout(HANDSHAKE, connect(self.port)).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(())) => return End::Lost("refused".into()),
+            Err(_) => return End::Lost("no handshake".into()),
+        };
+        let subscribed = match timeout(ANSWER, self.subscribe(&mut socket)).await {
+            Ok(Ok(subscribed)) => subscribed,
+            Ok(Err(end)) => return end,
+            Err(_) => return End::Lost("no answer".into()),
+        };
+        loop {
+            match read(&mut socket).await {
+                Ok(message) => self.event(&message, &subscribed),
+                Err(why) => return End::Lost(why),
+            }
+        }
+    }
+
+    /// Subscribes to all that it wants in one batch; the subscriptions' ids.
+    async fn subscribe(&mut self, socket: &mut WebSocketStream<TcpStream>) -> Result<Vec<String>, End> {
+        let place = self.view.place(self.back);
+        let mut batch = Vec::new();
+        let mut from = place.logs;
+        if self.kinds.heads {
+            batch.push(json!(["newHeads", options(place.heads)]));
+            from = place.heads;
+        }
+        if self.kinds.logs {
+            batch.push(json!(["logs", self.wish.filter(), options(place.logs)]));
+        }
+        let batch: Vec<Value> = (1..)
+            .zip(batch)
+            .map(|(id, params)| json!({"jsonrpc": "2.0", "id": id, "method": "eth_subscribe", "params": params}))
+            .collect();
+        let text = Value::from(batch).to_string();
+        let sent = socket.send(Message::text(text)).await;
+        sent.map_err(|_| End::Lost("reset".into()))?;
+        let answers = loop {
+            match read(socket).await.map_err(End::Lost)? {
+                Value::Array(answers) => break answers,
+                other => self.diary.strays.push(format!("before the answer: {other}")),
+            }
+        };
+        if let Some(error) = answers.iter().find_map(|answer| answer.get("error")) {
+            let refused = error["code"] == -32001 && error["message"].as_str().unwrap().starts_with("cannot resume");
+            return Err(match refused {
+                true => End::Refused,
+                false => End::Lost(format!("error {error}")),
+            });
+        }
+        if let Some(number) = place.keep {
+            self.diary.began_anew += u64::from(matches!(place.heads, Start::FromBlock(_)));
+            self.view.keep(number);
+            self.begin_record();
+        }
+        self.story(format!("subscribed, {} back: {place:?}", self.back));
+        self.back = 0;
+        self.diary.connections += 1;
+        let Kinds { heads, logs } = self.kinds;
+        self.note([Told::Subscribed { heads, logs, from }]);
+        let id = |answer: &Value| answer["result"].as_str().expect("an id").to_owned();
+        Ok(answers.iter().map(id).collect())
+    }
+
+    fn event(&mut self, message: &Value, subscribed: &[String]) {
+        let params = &message["params"];
+        let ours = params["subscription"]
+            .as_str()
+            .is_some_and(|id| subscribed.iter().any(|own| own == id));
+        if !ours {
+            return self.diary.strays.push(message.to_string());
+        }
+        self.diary.events += 1;
+        let now = Instant::now();
+        let before = self.heard.replace(now);
+        let excused = self.excused.swap(false, Ordering::SeqCst);
+        if let Some(before) = before.filter(|before| self.kinds.heads && !excused && now - *before > WAIT) {
+            self.diary.waits.push((before, now));
+        }
+        let result = &params["result"];
+        let told = if result.get("parentHash").is_some() {
+            let (number, hash, parent) = header(result);
+            Told::Head { number, hash, parent }
+        } else {
+            let (block, log) = log(result);
+            let removed = result["removed"] == true;
+            Told::Log { block, log, removed }
+        };
+        match &told {
+            Told::Log {
+                block,
+                log,
+                removed: true,
+            } => self.view.removed(*block, log),
+            told => self.view.told(told),
+        }
+        self.note([told]);
+        let head = self.view.last_head().map(|(_, hash)| hash);
+        self.arrive.send_replace((head, self.view.last_log()));
+    }
+}
+
+fn options(start: Start) -> Value {
+    match start {
+        Start::Live => Value::Null,
+        Start::After(block, None) => json!({"after": {"blockHash": block}}),
+        Start::After(block, Some(index)) => json!({"after": {"blockHash": block, "logIndex": format!("{index:#x}")}}),
+        Start::FromBlock(number) => json!({"fromBlock": format!("{number:#x}")}),
+    }
+}
+
+async fn connect(port: u16) -> Result<WebSocketStream<TcpStream>, ()> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
+    let stream = socket.connect(([127, 0, 0, 1], port).into()).await.map_err(drop)?;
+    let (socket, _) = client_async(format!("ws://127.0.0.1:{port}/"), stream)
+        .await
+        .map_err(drop)?;
+    Ok(socket)
+}
+
+async fn read(socket: &mut WebSocketStream<TcpStream>) -> Result<Value, String> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("JSON")),
+            Some(Ok(Message::Close(Some(frame)))) => return Err(format!("{} {}", u16::from(frame.code), frame.reason)),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Err("reset".into()),
+        }
+    }
+}

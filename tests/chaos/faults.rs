@@ -1,0 +1,214 @@
+//! What goes wrong, and when: drawn from the seed, several at a time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until};
+
+use crate::chain::MAX_DEPTH;
+use crate::client::Whim;
+use crate::world::{Reckoning, World};
+
+/// No client waits longer for its next event: the longest outages of both nodes and of the proxy one after the other,
+/// and the proxy's own patience. It is there to find a hang; how long it really took is printed.
+pub const HANG: Duration = Duration::from_secs(40);
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    NodeKilled,
+    NodeStopped,
+    NodeBehind,
+    ProxyKilled,
+    ProxyStopped,
+    ClientAway,
+    ClientStalled,
+    Reorg,
+}
+
+impl Kind {
+    /// What is drawn; a reorg is a step of the chain.
+    const DRAWN: [Self; 7] = [
+        Self::NodeKilled,
+        Self::NodeStopped,
+        Self::NodeBehind,
+        Self::ProxyKilled,
+        Self::ProxyStopped,
+        Self::ClientAway,
+        Self::ClientStalled,
+    ];
+
+    /// The shortest and the longest, in milliseconds.
+    fn lasts(self) -> std::ops::Range<u64> {
+        match self {
+            Self::NodeKilled => 100..4_000,
+            Self::NodeStopped => 300..6_000,
+            Self::NodeBehind => 500..6_000,
+            Self::ProxyKilled => 50..2_000,
+            Self::ProxyStopped => 200..3_000,
+            Self::ClientAway => 100..15_000,
+            Self::ClientStalled => 500..9_000,
+            Self::Reorg => 0..1,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::NodeKilled => "node kills",
+            Self::NodeStopped => "node stops",
+            Self::NodeBehind => "nodes behind",
+            Self::ProxyKilled => "proxy kills",
+            Self::ProxyStopped => "proxy stops",
+            Self::ClientAway => "clients away",
+            Self::ClientStalled => "clients stalled",
+            Self::Reorg => "reorgs",
+        }
+    }
+}
+
+/// One fault that happened.
+#[derive(Debug)]
+struct Fault {
+    kind: Kind,
+    began: Instant,
+    ended: Instant,
+}
+
+/// All that went wrong.
+#[derive(Debug, Default)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    /// Lets blocks come and things go wrong for so long.
+    pub async fn run(world: &mut World, duration: Duration) -> Self {
+        let begin = tokio::time::Instant::now();
+        let mut done = Self::default();
+        let mut running = JoinSet::new();
+        let mut next_fault = begin + Duration::from_secs(1);
+        let mut next_line = begin + Duration::from_secs(10);
+        let mut next_block = begin;
+        let mut deck = Vec::new();
+        while begin.elapsed() < duration {
+            next_block += Duration::from_millis(world.rng.random_range(200..500));
+            sleep_until(next_block).await;
+            if world.rng.random_bool(0.08) {
+                let depth = world.rng.random_range(1..=MAX_DEPTH);
+                world.reorg(depth);
+                let now = Instant::now();
+                done.0.push(Fault {
+                    kind: Kind::Reorg,
+                    began: now,
+                    ended: now,
+                });
+            } else {
+                world.mine();
+            }
+            while let Some(fault) = running.try_join_next() {
+                done.0.push(fault.unwrap());
+            }
+            let now = tokio::time::Instant::now();
+            if now >= next_fault {
+                next_fault = now + Duration::from_millis(world.rng.random_range(200..1_800));
+                // Dealt like cards, so that a short run has one of each.
+                if deck.is_empty() {
+                    deck.extend(Kind::DRAWN);
+                    deck.shuffle(&mut world.rng);
+                }
+                start(deck.pop().expect("it was filled"), world, &mut running);
+            }
+            if now >= next_line {
+                next_line += Duration::from_secs(10);
+                world.proxy.lives_unless_busy();
+                crate::say(&format!(
+                    "chaos: {} s, {} faults, {} steps, the nodes have done {:?}",
+                    begin.elapsed().as_secs(),
+                    done.0.len() + running.len(),
+                    world.chain.len(),
+                    world.nodes.iter().map(|node| node.done()).collect::<Vec<_>>(),
+                ));
+            }
+        }
+        while let Some(fault) = running.join_next().await {
+            done.0.push(fault.unwrap());
+        }
+        done
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How many of each kind.
+    pub fn words(&self) -> String {
+        let mut counts = BTreeMap::new();
+        for fault in &self.0 {
+            *counts.entry(fault.kind).or_insert(0) += 1;
+        }
+        let words = counts.iter().map(|(kind, count)| format!("{} {count}", kind.words()));
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The longest wait of a client for its next head that began in the course of each kind of fault. Faults come
+    /// several at a time: another one may be to blame.
+    pub fn waits(&self, reckoning: &Reckoning) -> BTreeMap<&'static str, Duration> {
+        let mut longest = BTreeMap::new();
+        let waits = reckoning.clients.iter().flat_map(|(_, ended)| &ended.diary.waits);
+        for (from, to) in waits {
+            for fault in &self.0 {
+                if fault.began <= *to && *from <= fault.ended {
+                    let wait = longest.entry(fault.kind.words()).or_insert(Duration::ZERO);
+                    *wait = (*wait).max(*to - *from);
+                }
+            }
+        }
+        longest
+    }
+}
+
+/// Who waited longest for a head, for how long, and since when.
+pub fn longest_wait(reckoning: &Reckoning) -> String {
+    let waits = reckoning.clients.iter();
+    let waits = waits.flat_map(|(name, ended)| ended.diary.waits.iter().map(move |wait| (name, wait)));
+    let Some((name, (from, to))) = waits.max_by_key(|(_, (from, to))| *to - *from) else {
+        return "nobody waited".into();
+    };
+    let since = humantime::format_rfc3339_millis(SystemTime::now() - from.elapsed());
+    format!("{name} waited for {:.1?} from {since} on", *to - *from)
+}
+
+/// Begins a fault; it may wait until another one at the same place is over.
+fn start(kind: Kind, world: &mut World, running: &mut JoinSet<Fault>) {
+    let lasts = Duration::from_millis(world.rng.random_range(kind.lasts()));
+    let node = world.nodes[world.rng.random_range(0..world.nodes.len())].clone();
+    let client = world.rng.random_range(0..world.clients.len());
+    let whims = world.clients[client].whims();
+    let proxy = world.proxy.clone();
+    running.spawn(async move {
+        let began = Instant::now();
+        match kind {
+            Kind::NodeKilled => node.kill(lasts).await,
+            Kind::NodeStopped => node.freeze(lasts).await,
+            Kind::NodeBehind => node.lag(lasts).await,
+            Kind::ProxyKilled => proxy.kill(lasts).await,
+            Kind::ProxyStopped => proxy.freeze(lasts).await,
+            Kind::ClientAway | Kind::ClientStalled => {
+                let whim = if kind == Kind::ClientAway {
+                    Whim::Away(lasts)
+                } else {
+                    Whim::Stall(lasts)
+                };
+                whims.send(whim).await.expect("the client lives");
+                sleep(lasts).await;
+            }
+            Kind::Reorg => unreachable!("a step of the chain"),
+        }
+        Fault {
+            kind,
+            began,
+            ended: Instant::now(),
+        }
+    });
+}

@@ -1,0 +1,147 @@
+//! The real binary, which is killed and stopped like everything else.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+
+use crate::process::{Process, port};
+
+/// `node.silence_timeout`: within so long an upstream that is silent is left.
+pub const SILENCE: Duration = Duration::from_secs(2);
+const START: Duration = Duration::from_secs(20);
+
+/// headwater in front of the nodes.
+pub struct Proxy {
+    pub port: u16,
+    admin: u16,
+    upstreams: String,
+    pub log: PathBuf,
+    /// Held by who kills it until it is back.
+    process: Mutex<Process>,
+}
+
+impl Proxy {
+    pub async fn start(directory: &Path, upstreams: &[String]) -> Self {
+        let (port, admin, upstreams) = (port(), port(), upstreams.join(","));
+        let log = directory.join("proxy.log");
+        let process = Mutex::new(spawn(port, admin, &upstreams, &log));
+        let proxy = Self {
+            port,
+            admin,
+            upstreams,
+            log,
+            process,
+        };
+        proxy.is_up().await;
+        proxy
+    }
+
+    /// `kill -9`; it comes back after `down`.
+    pub async fn kill(&self, down: Duration) {
+        let mut process = self.process.lock().await;
+        self.has_not_ended(&mut process);
+        process.kill();
+        sleep(down).await;
+        *process = spawn(self.port, self.admin, &self.upstreams, &self.log);
+        self.is_up().await;
+    }
+
+    /// SIGSTOP, and SIGCONT after so long.
+    pub async fn freeze(&self, duration: Duration) {
+        let process = self.process.lock().await;
+        process.freeze();
+        sleep(duration).await;
+        process.thaw();
+    }
+
+    /// It must not have ended by itself.
+    pub async fn lives(&self) {
+        self.has_not_ended(&mut *self.process.lock().await);
+    }
+
+    /// As [`Self::lives`], but nobody is waited for who kills or stops it.
+    pub fn lives_unless_busy(&self) {
+        if let Ok(mut process) = self.process.try_lock() {
+            self.has_not_ended(&mut process);
+        }
+    }
+
+    fn has_not_ended(&self, process: &mut Process) {
+        if let Some(how) = process.ended() {
+            let log = std::fs::read_to_string(&self.log).unwrap();
+            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            panic!(
+                "the proxy ended by itself ({how}), newest line first:\n{}",
+                tail.join("\n")
+            );
+        }
+    }
+
+    async fn is_up(&self) {
+        let up = async {
+            while !self.page("health").await.is_some_and(|page| page.contains(" 200 ")) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(START, up).await.expect("the proxy starts");
+    }
+
+    /// A page of the admin port, head and all.
+    async fn page(&self, name: &str) -> Option<String> {
+        let get = async {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).await.ok()?;
+            let request = format!("GET /{name} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.ok()?;
+            let mut page = String::new();
+            stream.read_to_string(&mut page).await.ok()?;
+            Some(page)
+        };
+        timeout(Duration::from_secs(5), get).await.ok()?
+    }
+
+    /// Metrics by name and labels, those that begin so.
+    pub async fn metrics(&self, prefix: &str) -> BTreeMap<String, f64> {
+        let page = self.page("metrics").await.unwrap_or_default();
+        let lines = page.lines().filter(|line| line.starts_with(prefix));
+        lines
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+            .collect()
+    }
+}
+
+fn spawn(port: u16, admin: u16, upstreams: &str, log: &Path) -> Process {
+    let binary = std::env::var_os("PROXY_BIN").map_or_else(|| env!("CARGO_BIN_EXE_headwater").into(), PathBuf::from);
+    let log = File::options().create(true).append(true).open(log).unwrap();
+    let mut command = Command::new(binary);
+    command
+        .env_clear()
+        .args(["--listen", &format!("127.0.0.1:{port}")])
+        .args(["--admin", &format!("127.0.0.1:{admin}")])
+        .envs([
+            ("HEADWATER_UPSTREAM", upstreams),
+            (
+                "HEADWATER_NODE_SILENCE_TIMEOUT",
+                &humantime::format_duration(SILENCE).to_string(),
+            ),
+            ("HEADWATER_NODE_TAKE_BACK_AFTER", "2s"),
+            ("HEADWATER_NODE_RECONNECT_MAX", "1s"),
+            ("HEADWATER_NODE_POLL_INTERVAL", "100ms"),
+            // Clients that stall for a few seconds are to be closed, some of them.
+            ("HEADWATER_DELIVERY_MAX_QUEUE_AGE", "2s"),
+            ("HEADWATER_DELIVERY_NOTSENT_LOWAT", "4 KiB"),
+            // Little, so that who comes back late is told of blocks that have to be fetched.
+            ("HEADWATER_HISTORY_BLOCKS", "24"),
+            ("HEADWATER_LOG_FILTER", "info,headwater=debug"),
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log));
+    Process::start(&mut command)
+}

@@ -1,0 +1,150 @@
+//! What a client holds: the heads and logs that it was told and that were not taken back. From this it knows where to go
+//! on after a lost connection.
+
+use alloy_primitives::B256;
+
+use crate::history::{Log, Start, Told};
+
+/// Number and hash of a block.
+pub type At = (u64, B256);
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kinds {
+    pub heads: bool,
+    pub logs: bool,
+}
+
+/// What stands, oldest first.
+#[derive(Clone, Debug)]
+pub struct View {
+    kinds: Kinds,
+    /// The first block that it is to cover.
+    from: u64,
+    heads: Vec<(At, B256)>,
+    logs: Vec<(At, Log)>,
+    /// The lowest block of the removals that were told last.
+    removing: Option<u64>,
+}
+
+/// Where to go on.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub heads: Start,
+    pub logs: Start,
+    /// What stands above this block is taken back first.
+    pub keep: Option<u64>,
+}
+
+impl View {
+    pub fn new(kinds: Kinds, from: u64) -> Self {
+        Self {
+            kinds,
+            from,
+            heads: Vec::new(),
+            logs: Vec::new(),
+            removing: None,
+        }
+    }
+
+    pub fn told(&mut self, told: &Told) {
+        self.removing = None;
+        match told {
+            Told::Head { number, hash, parent } => {
+                while self.heads.last().is_some_and(|((_, last), _)| last != parent) {
+                    self.heads.pop();
+                }
+                self.heads.push(((*number, *hash), *parent));
+            }
+            Told::Log {
+                block,
+                log,
+                removed: false,
+            } => self.logs.push((*block, log.clone())),
+            Told::Log { .. } | Told::Subscribed { .. } => {}
+        }
+    }
+
+    /// A log that undoes another.
+    pub fn removed(&mut self, block: At, log: &Log) {
+        self.logs
+            .retain(|(other, own)| *other != block || own.index != log.index);
+        self.removing = Some(self.removing.map_or(block.0, |lowest| lowest.min(block.0)));
+    }
+
+    pub fn last_head(&self) -> Option<At> {
+        self.heads.last().map(|(block, _)| *block)
+    }
+
+    pub fn last_log(&self) -> Option<(B256, u64)> {
+        self.logs.last().map(|((_, hash), log)| (*hash, log.index))
+    }
+
+    /// The connection was lost. Amid removals, those that did not come are plain: oldest first, so everything above.
+    /// Heads above are void too, although no other has come in their place.
+    pub fn take_back(&mut self) -> (Vec<Told>, bool) {
+        let Some(lowest) = self.removing.take() else {
+            return (Vec::new(), false);
+        };
+        let before = self.heads.len();
+        self.heads.retain(|((number, _), _)| *number < lowest);
+        let at = self.logs.partition_point(|((number, _), _)| *number < lowest);
+        let rest = self.logs.drain(at..);
+        let rest = rest.map(|(block, log)| Told::Log {
+            block,
+            log,
+            removed: true,
+        });
+        (rest.collect(), self.heads.len() < before)
+    }
+
+    /// Where to go on: after the last that it has, or so many blocks before.
+    pub fn place(&self, back: usize) -> Place {
+        let after = |block: B256, log| Start::After(block, log);
+        let from = Start::FromBlock(self.from);
+        if back == 0 {
+            return Place {
+                heads: self.last_head().map_or(from, |(_, hash)| after(hash, None)),
+                logs: self.last_log().map_or(from, |(hash, index)| after(hash, Some(index))),
+                keep: None,
+            };
+        }
+        let mut blocks: Vec<At> = match self.kinds.heads {
+            true => self.heads.iter().map(|(block, _)| *block).collect(),
+            false => self.logs.iter().map(|(block, _)| *block).collect(),
+        };
+        blocks.dedup();
+        let older = blocks.len().checked_sub(1 + back).map(|at| blocks[at]);
+        let start = older.map_or(from, |(_, hash)| after(hash, None));
+        Place {
+            heads: start,
+            logs: start,
+            keep: Some(older.map_or(0, |(number, _)| number)),
+        }
+    }
+
+    /// Drops what stands above this block.
+    pub fn keep(&mut self, number: u64) {
+        self.heads.retain(|(block, _)| block.0 <= number);
+        self.logs.retain(|(block, _)| block.0 <= number);
+    }
+
+    /// A record in which just this was told: head, logs, head.
+    pub fn record(&self) -> Vec<Told> {
+        let heads = self.heads.iter().map(|((number, hash), parent)| {
+            let (number, hash, parent) = (*number, *hash, *parent);
+            ((number, 0), Told::Head { number, hash, parent })
+        });
+        let logs = self.logs.iter().map(|(block, log)| {
+            let told = Told::Log {
+                block: *block,
+                log: log.clone(),
+                removed: false,
+            };
+            ((block.0, 1), told)
+        });
+        let mut all: Vec<_> = heads.chain(logs).collect();
+        all.sort_by_key(|(place, _)| *place);
+        all.into_iter().map(|(_, told)| told).collect()
+    }
+}

@@ -1,0 +1,285 @@
+//! Nodes, proxy and clients together; the chain's plan, and the reckoning at the end.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::chain::{Chain, Emission, Step};
+use crate::client::{Client, Ended, Wish};
+use crate::history::Verdict;
+use crate::node::{self, Node};
+use crate::proxy::Proxy;
+use crate::view::Kinds;
+
+/// Blocks before the clients begin: a reorg may reach so far.
+const FIRST: u64 = 10;
+/// The last blocks reach everybody within so long.
+const ARRIVE: Duration = Duration::from_secs(60);
+
+pub struct World {
+    pub seed: u64,
+    pub rng: StdRng,
+    pub chain: Arc<Chain>,
+    pub nodes: Vec<Arc<Node>>,
+    pub proxy: Arc<Proxy>,
+    pub clients: Vec<Client>,
+    timestamp: u64,
+    pub reorgs: u64,
+    directory: TempDir,
+}
+
+/// What came out.
+pub struct Reckoning {
+    pub verdict: Verdict,
+    pub clients: Vec<(String, Ended)>,
+    pub events: u64,
+    log: PathBuf,
+    seed: u64,
+    _directory: TempDir,
+}
+
+const HEADS: Kinds = Kinds {
+    heads: true,
+    logs: false,
+};
+const LOGS: Kinds = Kinds {
+    heads: false,
+    logs: true,
+};
+const BOTH: Kinds = Kinds {
+    heads: true,
+    logs: true,
+};
+
+/// What clients ask for, by turns.
+const WISHES: [(&str, Kinds, Wish); 6] = [
+    ("heads", HEADS, Wish::All),
+    ("all logs", LOGS, Wish::All),
+    ("heads and all logs", BOTH, Wish::All),
+    ("transfers", LOGS, Wish::Transfers),
+    ("heads and notes", BOTH, Wish::Notes),
+    ("notes", LOGS, Wish::Notes),
+];
+
+impl World {
+    /// `None` where there is no anvil.
+    pub async fn start(seed: u64, nodes: usize, clients: usize) -> Option<Self> {
+        node::binary()?;
+        let directory = tempfile::Builder::new().prefix("chaos-").tempdir().unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        // The chain's clock begins in the past, for some of its blocks come faster than seconds do.
+        let genesis = now.as_secs() - 100_000;
+        let chain = Arc::new(Chain::new(genesis));
+        let mut all = Vec::new();
+        for name in ["one", "two", "three"].into_iter().take(nodes) {
+            all.push(Node::start(name, directory.path(), &chain).await);
+        }
+        let mut world = Self {
+            seed,
+            rng: StdRng::seed_from_u64(seed),
+            chain,
+            proxy: Arc::new(start_proxy(directory.path(), &all, seed).await),
+            nodes: all,
+            clients: Vec::new(),
+            timestamp: genesis + 1,
+            reorgs: 0,
+            directory,
+        };
+        world.chain.push(Step::Deploy {
+            timestamp: world.timestamp,
+        });
+        while world.chain.height() < FIRST {
+            world.mine();
+        }
+        world.follow().await;
+        let turns = WISHES.iter().cycle().zip(1..);
+        for ((name, kinds, wish), number) in turns.take(clients) {
+            let name = format!("{number} ({name})");
+            let client = Client::start(name, *kinds, *wish, FIRST + 1, world.proxy.port);
+            world.clients.push(client);
+        }
+        Some(world)
+    }
+
+    fn emissions(&mut self) -> Vec<Emission> {
+        let count = self.rng.random_range(0..4);
+        let mut emissions = Vec::new();
+        for _ in 0..count {
+            emissions.push(Emission {
+                first: self.rng.random_range(0..1_000_000),
+                count: self.rng.random_range(0..6),
+            });
+        }
+        emissions
+    }
+
+    /// Plans a block.
+    pub fn mine(&mut self) {
+        let emissions = self.emissions();
+        self.mine_with(emissions);
+    }
+
+    fn mine_with(&mut self, emissions: Vec<Emission>) {
+        self.timestamp += 1;
+        self.chain.push(Step::Mine {
+            timestamp: self.timestamp,
+            emissions,
+        });
+    }
+
+    /// Plans a reorg of this depth, or of what the clients have seen.
+    pub fn reorg(&mut self, depth: u64) {
+        let depth = depth.min(self.chain.height() - FIRST);
+        if depth > 0 {
+            self.reorgs += 1;
+            let blocks = (0..depth).map(|_| self.emissions()).collect();
+            self.chain.push(Step::Reorg { blocks });
+        }
+    }
+
+    /// Waits until all nodes have done what was planned.
+    pub async fn follow(&self) {
+        let end = Instant::now() + ARRIVE;
+        while self.nodes.iter().any(|node| node.done() < self.chain.len()) {
+            let done: Vec<usize> = self.nodes.iter().map(|node| node.done()).collect();
+            assert!(
+                Instant::now() < end,
+                "the nodes have done {done:?} of {} steps (seed {})",
+                self.chain.len(),
+                self.seed
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The node that the proxy uses now.
+    pub async fn active(&self) -> Arc<Node> {
+        let end = Instant::now() + ARRIVE;
+        loop {
+            let active = self.proxy.metrics("headwater_upstream_active{").await;
+            let is_active = |node: &&Arc<Node>| {
+                let mut names = active.iter().filter(|(_, active)| **active > 0.0);
+                names.any(|(name, _)| name.contains(&node.address()))
+            };
+            if let Some(node) = self.nodes.iter().find(is_active) {
+                return node.clone();
+            }
+            assert!(Instant::now() < end, "no upstream is in use: {active:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The faults are over: a last block with something for everybody, and then everything is held against the node.
+    pub async fn reckon(mut self) -> Reckoning {
+        for _ in 0..3 {
+            self.mine_with(vec![Emission { first: 0, count: 6 }]);
+        }
+        self.follow().await;
+        self.proxy.lives().await;
+        let blocks = self.nodes[0].canonical().await;
+        for node in &self.nodes[1..] {
+            let own: Vec<_> = node.canonical().await.iter().map(|block| block.hash).collect();
+            let same = blocks.iter().map(|block| block.hash).eq(own);
+            assert!(same, "the nodes have different chains (seed {})", self.seed);
+        }
+        let canonical = self.chain.canonical(blocks);
+        let end = Instant::now() + ARRIVE;
+        let mut late = Vec::new();
+        for client in &self.clients {
+            let patience = end.saturating_duration_since(Instant::now());
+            if !client.arrives(&canonical, patience).await {
+                late.push(client.name.clone());
+            }
+        }
+        // Long enough for what should not come any more.
+        sleep(Duration::from_millis(500)).await;
+        let mut reckoning = Reckoning {
+            verdict: Verdict::default(),
+            clients: Vec::new(),
+            events: 0,
+            log: self.proxy.log.clone(),
+            _directory: self.directory,
+            seed: self.seed,
+        };
+        for client in self.clients {
+            let name = client.name.clone();
+            let ended = client.stop().await;
+            reckoning.events += ended.diary.events;
+            reckoning.verdict.merge(ended.check(&canonical));
+            reckoning.clients.push((name, ended));
+        }
+        for name in late {
+            crate::say(&format!("{name} did not get the last block within {ARRIVE:?}"));
+        }
+        reckoning
+    }
+}
+
+/// Every third seed has the nodes but the first polled over HTTP.
+async fn start_proxy(directory: &Path, nodes: &[Arc<Node>], seed: u64) -> Proxy {
+    let scheme = |at: usize| if at > 0 && seed.is_multiple_of(3) { "http" } else { "ws" };
+    let upstreams = nodes.iter().enumerate();
+    let upstreams = upstreams.map(|(at, node)| format!("{}://{}", scheme(at), node.address()));
+    Proxy::start(directory, &upstreams.collect::<Vec<_>>()).await
+}
+
+impl Reckoning {
+    pub fn total(&self, of: impl Fn(&Ended) -> u64) -> u64 {
+        self.clients.iter().map(|(_, ended)| of(ended)).sum()
+    }
+
+    /// How connections ended, over all clients.
+    pub fn ends(&self) -> String {
+        let mut ends = std::collections::BTreeMap::new();
+        for (why, count) in self.clients.iter().flat_map(|(_, ended)| &ended.diary.ends) {
+            *ends.entry(why).or_insert(0) += count;
+        }
+        let mut words = String::new();
+        for (why, count) in ends {
+            let comma = if words.is_empty() { "" } else { ", " };
+            write!(words, "{comma}{count} {why}").unwrap();
+        }
+        words
+    }
+
+    /// Keeps the proxy's log and the clients' diaries for whoever looks into it.
+    pub fn keep(&self) -> PathBuf {
+        let name = format!("chaos-seed-{}-{}", self.seed, std::process::id());
+        let kept = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&kept).unwrap();
+        std::fs::copy(&self.log, kept.join("proxy.log")).unwrap();
+        for (name, ended) in &self.clients {
+            let mut file = BufWriter::new(File::create(kept.join(format!("{name}.txt"))).unwrap());
+            ended.diary.write(&mut file).unwrap();
+        }
+        kept
+    }
+
+    /// Fails, with the examples and all that is needed to look into it, unless everybody was told everything.
+    pub fn assert_clean(&self) {
+        let mut wrong = String::new();
+        if !self.verdict.is_clean() {
+            writeln!(wrong, "{}", self.verdict).unwrap();
+        }
+        for (name, ended) in &self.clients {
+            for stray in ended.diary.strays.iter().take(3) {
+                writeln!(wrong, "{name}: a message of no subscription: {stray}").unwrap();
+            }
+        }
+        if !wrong.is_empty() {
+            panic!(
+                "seed {}, the proxy's log in {}\n{wrong}",
+                self.seed,
+                self.keep().display()
+            );
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The walk of a client of heads on the block tree (E1).
+
+use std::collections::{HashMap, HashSet};
+
+use alloy_primitives::B256;
+
+use super::{At, Tree, Verdict, name};
+
+/// The branch that the client stands on, as far as it was told.
+pub(super) struct Walk {
+    /// Oldest first, each the parent of the next.
+    branch: Vec<Step>,
+    positions: HashMap<B256, usize>,
+    /// Every head that was told, on whatever branch.
+    told: HashSet<B256>,
+    /// Told before the parent that they stand on.
+    early: HashSet<B256>,
+    from: u64,
+}
+
+struct Step {
+    block: At,
+    /// Taken from another source than a head: presumed lost until it comes.
+    missing: bool,
+}
+
+/// What a head did.
+pub(super) enum Moved {
+    /// It stands on the one before.
+    Extended,
+    /// It stands on an older block, which has this number.
+    Switched(u64),
+    /// It had no business there; the walk stays as it was.
+    Stray,
+}
+
+impl Walk {
+    pub(super) fn new(from: u64) -> Self {
+        Self {
+            branch: Vec::new(),
+            positions: HashMap::new(),
+            told: HashSet::new(),
+            early: HashSet::new(),
+            from,
+        }
+    }
+
+    pub(super) fn top(&self) -> Option<At> {
+        self.branch.last().map(|step| step.block)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.branch.is_empty()
+    }
+
+    pub(super) fn contains(&self, hash: B256) -> bool {
+        self.position(hash).is_some()
+    }
+
+    fn position(&self, hash: B256) -> Option<usize> {
+        self.positions.get(&hash).copied()
+    }
+
+    /// Takes a head. `next` is hash and parent of the head that follows: it tells a head at the wrong place from a
+    /// missing one.
+    pub(super) fn head(
+        &mut self,
+        tree: &Tree,
+        block: At,
+        parent: B256,
+        next: Option<(B256, B256)>,
+        verdict: &mut Verdict,
+    ) -> Moved {
+        let known = !self.told.insert(block.1);
+        if let Some(at) = self.position(block.1) {
+            if self.branch[at].missing {
+                self.branch[at].missing = false;
+                verdict.misordered(|| format!("head {}", name(block)));
+                return Moved::Stray;
+            }
+            if !tree.rewound.contains(&block.1) {
+                verdict.duplicated(|| format!("head {}", name(block)));
+                return Moved::Stray;
+            }
+        }
+        let Some(top) = self.top() else {
+            let floor = self.from;
+            if block.0 > floor {
+                self.presume_path(tree, block, verdict);
+            } else {
+                self.push(block, false);
+            }
+            return Moved::Extended;
+        };
+        if parent == top.1 {
+            self.push(block, false);
+            return Moved::Extended;
+        }
+        // The next one goes on from where the walk stands: this one did not belong here.
+        let belongs_elsewhere = self.told.contains(&parent) && next.is_some_and(|(_, after)| after == top.1);
+        if belongs_elsewhere && !self.contains(block.1) {
+            if known {
+                verdict.duplicated(|| format!("head {}", name(block)));
+            } else {
+                self.early.insert(block.1);
+                verdict.misordered(|| format!("head {}", name(block)));
+            }
+            return Moved::Stray;
+        }
+        if let Some(at) = self.position(parent) {
+            let ancestor = self.branch[at].block.0;
+            self.pop_to(at + 1, verdict);
+            self.push(block, false);
+            return Moved::Switched(ancestor);
+        }
+        if self.branch.first().is_some_and(|first| block.0 <= first.block.0) {
+            // It leaves the chain below all that was told: nothing of that stands any more.
+            self.pop_to(0, verdict);
+            self.push(block, false);
+            return Moved::Switched(block.0.saturating_sub(1));
+        }
+        if next.is_some_and(|(hash, _)| hash == parent) {
+            self.early.insert(block.1);
+            verdict.misordered(|| format!("head {} before its parent", name(block)));
+            return Moved::Stray;
+        }
+        if next.is_none() && !tree.is_canonical(block) {
+            verdict.misordered(|| format!("head {} of a branch that was left", name(block)));
+            return Moved::Stray;
+        }
+        let joined = self.presume_path(tree, block, verdict);
+        match joined {
+            Some(joined) if joined == top => Moved::Extended,
+            joined => Moved::Switched(joined.map_or(self.branch[0].block.0.saturating_sub(1), |(number, _)| number)),
+        }
+    }
+
+    /// A log shows that this block's head must have been told.
+    pub(super) fn presume(&mut self, tree: &Tree, block: At, verdict: &mut Verdict) {
+        self.presume_path(tree, block, verdict);
+        if let Some(last) = self.branch.last_mut() {
+            last.missing = !self.early.remove(&block.1);
+        }
+    }
+
+    /// Puts a block on the branch with all that must lie between; the block that it joins the branch at.
+    fn presume_path(&mut self, tree: &Tree, block: At, verdict: &mut Verdict) -> Option<At> {
+        let mut between = Vec::new();
+        let mut lowest = block;
+        let joined = loop {
+            let Some(parent) = tree.parent(lowest.1) else {
+                break None;
+            };
+            if let Some(at) = self.position(parent) {
+                break Some(at);
+            }
+            let floor = self.branch.first().map_or(self.from, |first| first.block.0);
+            if lowest.0 <= floor {
+                break None;
+            }
+            lowest = (lowest.0 - 1, parent);
+            between.push(lowest);
+        };
+        self.pop_to(joined.map_or(0, |at| at + 1), verdict);
+        let joined = self.top();
+        for block in between.into_iter().rev() {
+            let missing = !self.early.remove(&block.1);
+            self.push(block, missing);
+        }
+        self.push(block, false);
+        joined
+    }
+
+    fn push(&mut self, block: At, missing: bool) {
+        self.positions.insert(block.1, self.branch.len());
+        self.branch.push(Step { block, missing });
+    }
+
+    /// Leaves the branch above; what is missing there will not come any more.
+    fn pop_to(&mut self, len: usize, verdict: &mut Verdict) {
+        for step in self.branch.drain(len..) {
+            self.positions.remove(&step.block.1);
+            if step.missing {
+                verdict.lost(|| format!("head {}", name(step.block)));
+            }
+        }
+    }
+
+    /// The walk must have arrived at the chain's newest block.
+    pub(super) fn arrive(&mut self, tree: &Tree, newest: At, verdict: &mut Verdict) {
+        if self.top() != Some(newest) && newest.0 >= self.from {
+            self.presume_path(tree, newest, verdict);
+            if let Some(last) = self.branch.last_mut() {
+                last.missing = !self.early.remove(&newest.1);
+            }
+        }
+    }
+
+    /// What is missing now will not come any more.
+    pub(super) fn close(&mut self, tree: &Tree, verdict: &mut Verdict) {
+        // What should have been told before the first.
+        if let Some(first) = self.branch.first().map(|first| first.block) {
+            let mut lowest = first;
+            while lowest.0 > self.from
+                && let Some(parent) = tree.parent(lowest.1)
+            {
+                lowest = (lowest.0 - 1, parent);
+                if !self.early.contains(&parent) {
+                    verdict.lost(|| format!("head {}", name(lowest)));
+                }
+            }
+        }
+        self.pop_to(0, verdict);
+    }
+}

@@ -1,0 +1,360 @@
+//! What a client of logs holds: added minus removed (E2).
+
+use std::collections::HashSet;
+
+use alloy_primitives::B256;
+
+use super::{At, Log, Told, Tree, Verdict, name};
+
+/// Block hash and log index.
+type Key = (B256, u64);
+
+/// The logs that stand.
+pub(super) struct Ledger {
+    /// In the chain's order.
+    live: Vec<Entry>,
+    /// Told and undone.
+    gone: HashSet<Key>,
+    /// Never told, and their block is gone.
+    lost: Vec<(At, u64)>,
+    /// Undone before they were told.
+    undone_early: HashSet<Key>,
+    /// Their removal is presumed lost: something was told that stands on another branch.
+    overdue: HashSet<Key>,
+    removals: Option<Removals>,
+    /// All blocks from here on are covered.
+    floor: u64,
+    /// The stream was resumed behind a log: the server does not know where it once began, and may undo what was there
+    /// before it.
+    resumed: bool,
+}
+
+struct Entry {
+    block: At,
+    index: u64,
+    /// Presumed lost until it comes.
+    missing: bool,
+    /// Skipped by removals that went on behind it.
+    skipped: bool,
+}
+
+/// Removals under way, one after the other.
+struct Removals {
+    /// Where the next one stands in `live`.
+    next: usize,
+    /// The block of the last one.
+    block: At,
+    /// All blocks so far.
+    blocks: Vec<At>,
+}
+
+fn log_name(block: At, index: u64) -> String {
+    format!("log {index} of block {}", name(block))
+}
+
+impl Ledger {
+    pub(super) fn new(from: u64) -> Self {
+        Self {
+            live: Vec::new(),
+            gone: HashSet::new(),
+            lost: Vec::new(),
+            undone_early: HashSet::new(),
+            overdue: HashSet::new(),
+            removals: None,
+            floor: from,
+            resumed: false,
+        }
+    }
+
+    pub(super) fn resumed(&mut self) {
+        self.resumed = true;
+    }
+
+    /// Whether this was told and undone.
+    pub(super) fn was_undone(&self, block: At, log: &Log) -> bool {
+        self.gone.contains(&(block.1, log.index))
+    }
+
+    /// The first block that anything was told of, or should have been.
+    fn begins(&self) -> u64 {
+        self.live
+            .first()
+            .map_or(self.floor, |first| first.block.0.min(self.floor))
+    }
+
+    fn position(&self, key: Key) -> Option<usize> {
+        self.live.iter().rposition(|entry| (entry.block.1, entry.index) == key)
+    }
+
+    /// Takes a log that undoes another.
+    pub(super) fn removed(&mut self, tree: &Tree, block: At, log: &Log, verdict: &mut Verdict) {
+        let key = (block.1, log.index);
+        let words = || format!("removal of {}", log_name(block, log.index));
+        let Some(at) = self.position(key) else {
+            if self.overdue.remove(&key) {
+                verdict.misordered(words);
+            } else if self.gone.contains(&key) {
+                verdict.duplicated(words);
+            } else if !(self.resumed && block.0 < self.begins()) {
+                self.undone_early.insert(key);
+            }
+            return;
+        };
+        let entry = self.live.remove(at);
+        self.gone.insert(key);
+        self.floor = self.floor.min(block.0);
+        if entry.missing {
+            self.lost.push((block, log.index));
+        }
+        let Some(removals) = &mut self.removals else {
+            self.removals = Some(Removals {
+                next: at,
+                block,
+                blocks: vec![block],
+            });
+            // The block is gone as a whole.
+            self.skip(at, |entry| entry.block == block);
+            return;
+        };
+        let last = std::mem::replace(&mut removals.block, block);
+        if last != block {
+            removals.blocks.push(block);
+        }
+        if at < removals.next || entry.skipped {
+            removals.next = removals.next.saturating_sub(usize::from(at < removals.next));
+            // Below the block of the last one: right if the chain left them one after the other.
+            let told_whole = removals.next >= self.live.len();
+            let apart = block.0 < last.0 && !entry.skipped && told_whole && tree.parts_between(block, last);
+            if apart {
+                removals.next = at;
+                self.skip(at, |entry| entry.block == block);
+            } else {
+                removals.block = last;
+                verdict.misordered(words);
+            }
+        } else {
+            let next = removals.next;
+            removals.next = at;
+            for entry in &mut self.live[next..at] {
+                entry.skipped = true;
+            }
+        }
+    }
+
+    /// Marks those right before `at` that should have come first.
+    fn skip(&mut self, at: usize, which: impl Fn(&Entry) -> bool) {
+        for entry in self.live[..at].iter_mut().rev().take_while(|entry| which(entry)) {
+            entry.skipped = true;
+        }
+    }
+
+    /// Something else was told: whatever else was to be undone should be by now.
+    pub(super) fn end_removals(&mut self) {
+        if let Some(removals) = self.removals.take() {
+            let mut at = 0;
+            self.drop_where(|entry| {
+                at += 1;
+                at > removals.next || entry.skipped
+            });
+        }
+    }
+
+    /// Whether removals are under way that undo this block or one below it.
+    pub(super) fn undoes(&self, tree: &Tree, block: At) -> bool {
+        let gone = self.removals.iter().flat_map(|removals| &removals.blocks);
+        gone.into_iter()
+            .any(|gone| tree.descends(block.1, block.0, *gone) == Some(true))
+    }
+
+    /// The chain left everything above the block of this number.
+    pub(super) fn drop_above(&mut self, ancestor: u64) {
+        self.drop_where(|entry| entry.block.0 > ancestor);
+    }
+
+    fn drop_where(&mut self, mut which: impl FnMut(&Entry) -> bool) {
+        let (goes, live): (Vec<_>, _) = std::mem::take(&mut self.live)
+            .into_iter()
+            .partition(|entry| which(entry));
+        self.live = live;
+        for Entry {
+            block, index, missing, ..
+        } in goes
+        {
+            self.floor = self.floor.min(block.0);
+            if missing {
+                self.lost.push((block, index));
+            } else {
+                self.overdue.insert((block.1, index));
+            }
+        }
+    }
+
+    /// Takes a new log; `rest` is what is told after it. Whether it was new and at its place among logs.
+    pub(super) fn added(&mut self, tree: &Tree, block: At, log: &Log, rest: &[Told], verdict: &mut Verdict) -> bool {
+        let key = (block.1, log.index);
+        let words = || log_name(block, log.index);
+        if let Some(logs) = tree.logs(block.1)
+            && !logs.contains(log)
+        {
+            verdict.contradictory(|| format!("{}: the block has no such log, or it is not asked for", words()));
+            return false;
+        }
+        if self.undone_early.remove(&key) {
+            self.gone.insert(key);
+            verdict.misordered(|| format!("removal of {} before it was told", words()));
+            return false;
+        }
+        if let Some(at) = self.position(key) {
+            if std::mem::take(&mut self.live[at].missing) {
+                verdict.misordered(words);
+                return false;
+            }
+            if !tree.rewound.contains(&block.1) {
+                verdict.duplicated(words);
+                return false;
+            }
+            // The chain left this block and came back: what was not told is the removal.
+            self.drop_where(|entry| (entry.block.0, entry.index) >= (block.0, log.index));
+        }
+        let first_time = !self.gone.contains(&key);
+        let place = |live: &[Entry]| live.partition_point(|other| (other.block.0, other.index) < (block.0, log.index));
+        let entry = Entry {
+            block,
+            index: log.index,
+            missing: false,
+            skipped: false,
+        };
+        if first_time && self.undoes(tree, block) {
+            // Its block is being undone already, and this log with it.
+            verdict.misordered(words);
+            self.live.insert(place(&self.live), entry);
+            return false;
+        }
+        let on_another_branch = |entry: &Entry| {
+            let (lower, upper) = if entry.block.0 > block.0 {
+                (block, entry.block)
+            } else {
+                (entry.block, block)
+            };
+            !tree
+                .descends(upper.1, upper.0, lower)
+                .unwrap_or(lower.0 < upper.0 || lower == upper)
+        };
+        // Told again after its removal: right if the chain returned to it, and then it stays or is undone once more.
+        let returned = || {
+            rest.iter().find_map(|told| match told {
+                Told::Log {
+                    block: other,
+                    log: again,
+                    removed: true,
+                } => (*other == block && again == log).then_some(true),
+                Told::Log {
+                    block: next,
+                    removed: false,
+                    ..
+                } => Some(tree.descends(next.1, next.0, block) != Some(false)),
+                _ => None,
+            })
+        };
+        // What stands is one branch, so that its last log speaks for all.
+        let leaves = self.live.last().is_some_and(on_another_branch);
+        if !first_time && !returned().unwrap_or(!leaves) {
+            verdict.duplicated(words);
+            return false;
+        }
+        self.end_removals();
+        if leaves {
+            self.drop_where(on_another_branch);
+        }
+        self.gone.remove(&key);
+        let place = place(&self.live);
+        if place < self.live.len() {
+            verdict.misordered(words);
+            self.live.insert(place, entry);
+            return false;
+        }
+        self.presume_up_to(tree, block, Some(log.index));
+        self.live.push(entry);
+        true
+    }
+
+    /// Everything that must have been told before this log, or up to the end of this block, is presumed lost.
+    fn presume_up_to(&mut self, tree: &Tree, block: At, index: Option<u64>) {
+        let last = self.live.last().map(|last| (last.block, last.index));
+        let lowest = last.map_or(self.floor.min(block.0), |(block, _)| block.0);
+        let mut path = vec![block];
+        let mut hash = block.1;
+        for number in (lowest..block.0).rev() {
+            let Some(parent) = tree.parent(hash) else { break };
+            path.push((number, parent));
+            hash = parent;
+        }
+        for at in path.into_iter().rev() {
+            let expected = tree.logs(at.1).unwrap_or_default().iter().filter(|log| {
+                let after_last = last.is_none_or(|(block, index)| at.0 > block.0 || log.index > index);
+                after_last && (at != block || index.is_none_or(|index| log.index < index))
+            });
+            let missing = expected.map(|log| Entry {
+                block: at,
+                index: log.index,
+                missing: true,
+                skipped: false,
+            });
+            self.live.extend(missing);
+        }
+    }
+
+    /// The next head was told: this block's logs should be here.
+    pub(super) fn complete(&mut self, tree: &Tree, block: At) {
+        if block.0 < self.begins() || self.live.last().is_some_and(|last| last.block.0 > block.0) {
+            return;
+        }
+        self.presume_up_to(tree, block, None);
+    }
+
+    /// What stands must be what the chain has.
+    pub(super) fn arrive(&mut self, tree: &Tree, newest: At) {
+        self.removals = None;
+        self.drop_where(|entry| tree.descends(newest.1, newest.0, entry.block) == Some(false));
+        if newest.0 >= self.floor {
+            self.presume_up_to(tree, newest, None);
+        }
+    }
+
+    /// What is missing now will not come any more.
+    pub(super) fn close(&mut self, tree: &Tree, verdict: &mut Verdict) {
+        // Before the first there may be some that should have been told too.
+        if let Some(first) = self.live.first().map(|first| (first.block, first.index))
+            && first.0.0 >= self.floor
+            && self.removals.is_none()
+        {
+            let rest = std::mem::take(&mut self.live);
+            self.presume_up_to(tree, first.0, Some(first.1));
+            self.live.extend(rest);
+        }
+        let missing = self.live.iter().filter(|entry| entry.missing);
+        self.lost.extend(missing.map(|entry| (entry.block, entry.index)));
+        for (block, index) in &self.lost {
+            verdict.lost(|| log_name(*block, *index));
+        }
+        for (hash, index) in &self.overdue {
+            verdict.lost(|| format!("removal of log {index} of block {}", &hash.to_string()[..10]));
+        }
+        for (hash, index) in &self.undone_early {
+            let known = tree
+                .logs(*hash)
+                .is_some_and(|logs| logs.iter().any(|log| log.index == *index));
+            let words = || {
+                format!(
+                    "log {index} of block {}, whose removal was told",
+                    &hash.to_string()[..10]
+                )
+            };
+            if known {
+                verdict.lost(words);
+            } else {
+                verdict.contradictory(words);
+            }
+        }
+    }
+}

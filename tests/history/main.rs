@@ -1,0 +1,473 @@
+//! The checker itself: it finds nothing wrong in right records, and every single fault that is put into one.
+
+use std::collections::HashMap;
+
+use alloy_primitives::{Address, B256, keccak256};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use history::{CanonBlock, Canonical, Log, Record, Start, Told, Verdict, check, check_cut};
+
+#[path = "mod.rs"]
+mod history;
+
+/// A chain that changes its mind, and a server without faults that tells one client of it.
+struct World {
+    rng: StdRng,
+    blocks: HashMap<B256, CanonBlock>,
+    canonical: Vec<B256>,
+    heads: bool,
+    logs: bool,
+    filter: fn(&Log) -> bool,
+    told: Vec<Told>,
+    /// Told and not undone, by block.
+    delivered: Vec<(B256, Vec<Log>)>,
+    /// Blocks that were left last, oldest first.
+    left: Vec<B256>,
+}
+
+impl World {
+    fn new(seed: u64, heads: bool, logs: bool, filter: fn(&Log) -> bool) -> Self {
+        let mut world = Self {
+            rng: StdRng::seed_from_u64(seed),
+            blocks: HashMap::new(),
+            canonical: Vec::new(),
+            heads,
+            logs,
+            filter,
+            told: vec![Told::Subscribed {
+                heads,
+                logs,
+                from: Start::Live,
+            }],
+            delivered: Vec::new(),
+            left: Vec::new(),
+        };
+        let genesis = world.block(99, B256::ZERO);
+        world.canonical.push(genesis);
+        world
+    }
+
+    fn block(&mut self, number: u64, parent: B256) -> B256 {
+        let hash = B256::from(self.rng.random::<[u8; 32]>());
+        let logs = (0..self.rng.random_range(0..4))
+            .map(|index| Log {
+                index,
+                address: Address::repeat_byte(self.rng.random_range(0..3)),
+                topics: vec![B256::repeat_byte(self.rng.random_range(0..3))],
+                data: keccak256(hash),
+            })
+            .collect();
+        self.blocks.insert(
+            hash,
+            CanonBlock {
+                number,
+                hash,
+                parent,
+                logs,
+            },
+        );
+        hash
+    }
+
+    fn extend(&mut self, count: u64) {
+        for _ in 0..count {
+            let tip = self.canonical[self.canonical.len() - 1];
+            let block = self.block(self.blocks[&tip].number + 1, tip);
+            self.adopt(block);
+        }
+    }
+
+    fn adopt(&mut self, hash: B256) {
+        self.canonical.push(hash);
+        let block = self.blocks[&hash].clone();
+        if self.heads {
+            self.told.push(Told::Head {
+                number: block.number,
+                hash,
+                parent: block.parent,
+            });
+        }
+        if self.logs {
+            let logs: Vec<_> = block.logs.iter().filter(|log| (self.filter)(log)).cloned().collect();
+            self.tell(&block, &logs, false);
+            self.delivered.push((hash, logs));
+        }
+    }
+
+    fn tell(&mut self, block: &CanonBlock, logs: &[Log], removed: bool) {
+        let block = (block.number, block.hash);
+        let told = logs.iter().cloned().map(|log| Told::Log { block, log, removed });
+        self.told.extend(told);
+    }
+
+    /// Takes blocks off; their logs are undone, the oldest block's first.
+    fn drop_blocks(&mut self, depth: usize) {
+        let from = (self.canonical.len() - depth).max(1);
+        self.left = self.canonical.split_off(from);
+        for hash in self.left.clone() {
+            if let Some(at) = self.delivered.iter().position(|(delivered, _)| *delivered == hash) {
+                let (_, logs) = self.delivered.remove(at);
+                self.tell(&self.blocks[&hash].clone(), &logs, true);
+            }
+        }
+    }
+
+    fn reconnect(&mut self) {
+        let last = self.told.iter().rev().find_map(|told| match told {
+            Told::Log {
+                block,
+                log,
+                removed: false,
+            } => Some(Start::After(block.1, Some(log.index))),
+            _ => None,
+        });
+        let from = last.unwrap_or(Start::FromBlock(100));
+        self.told.push(Told::Subscribed {
+            heads: self.heads,
+            logs: self.logs,
+            from,
+        });
+    }
+
+    /// `returns`: also back to branches that were left.
+    fn live(mut self, returns: bool) -> (Record, Canonical) {
+        self.extend(3);
+        for _ in 0..self.rng.random_range(2..7) {
+            let depth = self.rng.random_range(1..5);
+            match self.rng.random_range(0..6) {
+                0..2 => {
+                    self.drop_blocks(depth);
+                    self.extend(depth as u64 + 1);
+                }
+                2 if returns => {
+                    self.drop_blocks(depth);
+                    for block in self.left.clone() {
+                        self.adopt(block);
+                    }
+                }
+                3 if returns => {
+                    self.drop_blocks(depth);
+                    let left = self.left.clone();
+                    self.extend(1);
+                    self.drop_blocks(1);
+                    for block in left {
+                        self.adopt(block);
+                    }
+                }
+                4 => self.reconnect(),
+                _ => self.extend(2),
+            }
+        }
+        self.extend(1);
+        let (canonical, orphans) = self
+            .blocks
+            .into_values()
+            .partition::<Vec<_>, _>(|block| self.canonical.contains(&block.hash));
+        let mut canonical = Canonical {
+            blocks: canonical,
+            orphans,
+            ..Canonical::default()
+        };
+        canonical.blocks.sort_by_key(|block| block.number);
+        if returns {
+            canonical.rewound = canonical
+                .orphans
+                .iter()
+                .chain(&canonical.blocks)
+                .map(|block| block.hash)
+                .collect();
+        }
+        (
+            Record {
+                name: "client".into(),
+                told: self.told,
+            },
+            canonical,
+        )
+    }
+}
+
+type Filter = fn(&Log) -> bool;
+
+const KINDS: [(bool, bool, Filter); 4] = [
+    (true, false, |_| false),
+    (false, true, |_| true),
+    (true, true, |_| true),
+    (true, true, |log| log.address == Address::repeat_byte(1)),
+];
+
+fn each_record(seeds: u64, returns: bool, mut look: impl FnMut(Record, Canonical, Filter)) {
+    for seed in 0..seeds {
+        for (heads, logs, filter) in KINDS {
+            let (mut record, canonical) = World::new(seed, heads, logs, filter).live(returns);
+            record.name = format!("seed {seed}, heads {heads}, logs {logs}");
+            look(record, canonical, filter);
+        }
+    }
+}
+
+/// Puts a fault at every position of every record; the verdict must have it in this counter, and with few
+/// exceptions nothing else.
+#[track_caller]
+fn each_fault_is_found(
+    seeds: u64,
+    counter: fn(&Verdict) -> u64,
+    fault: impl Fn(&mut Vec<Told>, usize, &Canonical) -> bool,
+) {
+    let (mut faults, mut counted_again) = (0, 0);
+    each_record(seeds, false, |record, canonical, filter| {
+        for at in 0..record.told.len() {
+            let mut broken = record.clone();
+            if !fault(&mut broken.told, at, &canonical) {
+                continue;
+            }
+            let verdict = check(&broken, &canonical, filter, 100);
+            faults += 1;
+            if counter(&verdict) == 0 {
+                show(&broken, at);
+                panic!("fault {at} of {} was not found: {verdict}", record.name);
+            }
+            let total = verdict.lost + verdict.duplicated + verdict.misordered + verdict.contradictory;
+            if total > 1 {
+                counted_again += 1;
+            }
+        }
+    });
+    assert!(faults > 1000, "{faults}");
+    assert!(
+        counted_again * 100 < faults,
+        "one fault looks like many: {counted_again} of {faults}"
+    );
+}
+
+fn show(record: &Record, fault: usize) {
+    for (at, told) in record.told.iter().enumerate() {
+        let mark = if at == fault { " <- fault" } else { "" };
+        match told {
+            Told::Head { number, hash, parent } => {
+                eprintln!(
+                    "head {number} {} < {}{mark}",
+                    &hash.to_string()[..10],
+                    &parent.to_string()[..10]
+                );
+            }
+            Told::Log { block, log, removed } => {
+                let word = if *removed { "undo" } else { "log" };
+                eprintln!("{word} {} {} {}{mark}", block.0, &block.1.to_string()[..10], log.index);
+            }
+            Told::Subscribed { from, .. } => eprintln!("subscribed {from:?}{mark}"),
+        }
+    }
+}
+
+fn is_event(told: &Told) -> bool {
+    !matches!(told, Told::Subscribed { .. })
+}
+
+#[test]
+fn right_records_are_clean() {
+    for returns in [false, true] {
+        each_record(200, returns, |record, canonical, filter| {
+            let verdict = check(&record, &canonical, filter, 100);
+            if !verdict.is_clean() {
+                show(&record, usize::MAX);
+                panic!("{verdict}");
+            }
+        });
+    }
+}
+
+#[test]
+fn right_records_are_clean_wherever_they_end() {
+    each_record(60, true, |record, canonical, filter| {
+        for end in 0..record.told.len() {
+            let mut cut = record.clone();
+            cut.told.truncate(end);
+            let verdict = check_cut(&cut, &canonical, filter, 100);
+            if !verdict.is_clean() {
+                show(&cut, usize::MAX);
+                panic!("{end}: {verdict}");
+            }
+        }
+    });
+}
+
+#[test]
+fn right_records_are_clean_where_dropped_blocks_are_unknown() {
+    each_record(200, false, |record, canonical, filter| {
+        let canonical = Canonical {
+            orphans: Vec::new(),
+            ..canonical
+        };
+        let verdict = check(&record, &canonical, filter, 100);
+        // But for the removals of two reorgs in a row, which only the tree tells from one.
+        assert_eq!(
+            (verdict.lost, verdict.duplicated, verdict.contradictory),
+            (0, 0, 0),
+            "{verdict}"
+        );
+    });
+}
+
+/// Whether a head is on the branch on which the client stands at this place of its record.
+fn stands(told: &[Told], head: B256) -> bool {
+    let mut branch: Vec<B256> = Vec::new();
+    for told in told {
+        if let Told::Head { hash, parent, .. } = told {
+            branch.truncate(branch.iter().position(|block| block == parent).map_or(0, |at| at + 1));
+            branch.push(*hash);
+        }
+    }
+    branch.contains(&head)
+}
+
+#[test]
+fn whatever_is_lost_is_found() {
+    each_fault_is_found(
+        30,
+        |verdict| verdict.lost,
+        |told, at, _| {
+            if let Told::Head { hash, .. } = told[at] {
+                let trace = told[at + 1..].iter().find_map(|told| match told {
+                    Told::Head { parent, .. } => Some(*parent == hash),
+                    Told::Log {
+                        block, removed: false, ..
+                    } => Some(block.1 == hash),
+                    _ => None,
+                });
+                // One that was dropped at once, without logs: the client cannot know, nor need it.
+                if trace == Some(false) {
+                    return false;
+                }
+            }
+            is_event(&told[at]) && {
+                told.remove(at);
+                true
+            }
+        },
+    );
+}
+
+#[test]
+fn whatever_is_told_twice_is_found() {
+    for later in [1, 2, 7] {
+        each_fault_is_found(
+            20,
+            |verdict| verdict.duplicated,
+            |told, at, _| {
+                if !is_event(&told[at]) || at + later > told.len() {
+                    return false;
+                }
+                // A head of a branch that was left meanwhile looks like a return to it.
+                if let Told::Head { hash, .. } = told[at]
+                    && !stands(&told[..at + later], hash)
+                {
+                    return false;
+                }
+                told.insert(at + later, told[at].clone());
+                true
+            },
+        );
+    }
+}
+
+/// Whether another branch starts between the two blocks, `lower` an ancestor of `upper`: the chain may have left the one
+/// before the other, and whoever sees only the removals cannot tell.
+fn parts_between(canonical: &Canonical, lower: B256, upper: B256) -> bool {
+    let blocks = || canonical.orphans.iter().chain(&canonical.blocks);
+    let mut hash = upper;
+    while hash != lower {
+        let Some(block) = blocks().find(|block| block.hash == hash) else {
+            return false;
+        };
+        if blocks().filter(|other| other.parent == block.parent).count() > 1 {
+            return true;
+        }
+        hash = block.parent;
+    }
+    false
+}
+
+#[test]
+fn whatever_is_swapped_is_found() {
+    let removed = |told: &Told| match told {
+        Told::Log {
+            block, removed: true, ..
+        } => Some(block.1),
+        _ => None,
+    };
+    each_fault_is_found(
+        30,
+        |verdict| verdict.misordered,
+        |told, at, canonical| {
+            let Some(next) = told.get(at + 1).filter(|next| is_event(&told[at]) && is_event(next)) else {
+                return false;
+            };
+            if let (Some(lower), Some(upper)) = (removed(&told[at]), removed(next))
+                && parts_between(canonical, lower, upper)
+            {
+                return false;
+            }
+            told.swap(at, at + 1);
+            true
+        },
+    );
+}
+
+#[test]
+fn what_cannot_be_is_found() {
+    let changed: [fn(&mut Told) -> bool; 2] = [
+        // The removal of what was never told.
+        |told| match told {
+            Told::Log { removed, log, .. } if *removed => {
+                log.index += 100;
+                true
+            }
+            _ => false,
+        },
+        // Another log than the block has.
+        |told| match told {
+            Told::Log { removed, log, .. } if !*removed => {
+                log.data = B256::repeat_byte(7);
+                true
+            }
+            _ => false,
+        },
+    ];
+    for change in changed {
+        each_record(30, false, |record, canonical, filter| {
+            for at in 0..record.told.len() {
+                let mut broken = record.clone();
+                if change(&mut broken.told[at]) {
+                    let verdict = check(&broken, &canonical, filter, 100);
+                    assert!(verdict.contradictory > 0 && verdict.lost > 0, "{verdict}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn removals_that_come_newest_block_first_are_out_of_order() {
+    let (mut changed, mut found) = (0, 0);
+    each_record(60, false, |mut record, canonical, filter| {
+        let removed = |told: &Told| match told {
+            Told::Log {
+                block, removed: true, ..
+            } => Some(*block),
+            _ => None,
+        };
+        let before = record.told.clone();
+        for run in record
+            .told
+            .chunk_by_mut(|a, b| removed(a).is_some() && removed(b).is_some())
+        {
+            run.sort_by_key(|told| removed(told).map(|block| std::cmp::Reverse(block.0)));
+        }
+        changed += usize::from(before != record.told);
+        found += usize::from(check(&record, &canonical, filter, 100).misordered > 0);
+    });
+    // But for some where another branch starts between the two blocks: there the chain may have left one before the other.
+    assert!(found * 10 > changed * 8 && found > 20, "{found} of {changed}");
+}

@@ -1,0 +1,38 @@
+// What the examples for ethers and viem share: the logs they have, and from where on they need more.
+
+const [, , , address, fromBlock] = process.argv;
+
+// README
+export const logs = []; // what you have, oldest first; in earnest a table
+
+export function take(log) {
+  if (log.removed) undo((own) => own.blockHash === log.blockHash && own.logIndex === log.logIndex);
+  else logs.push(log);
+}
+
+function undo(isDropped) {
+  const at = logs.findIndex(isDropped);
+  if (at >= 0) logs.splice(at); // and all after it, which is built on it
+}
+
+export function params() {
+  const { blockHash, logIndex } = logs.at(-1) ?? {};
+  return ["logs", { address }, blockHash ? { after: { blockHash, logIndex } } : { fromBlock }];
+}
+
+export function refused({ code, data }) {
+  if (code !== -32001) return; // the connection was lost, or the node is busy: try again
+  const last = logs.at(-1);
+  if (!last || Number(last.blockNumber) < Number(data.oldestBlock)) throw new Error("away for too long");
+  undo((own) => own.blockHash === last.blockHash); // dropped and forgotten: go on after the block before
+}
+// end
+
+/** Shows what there is whenever it changes. */
+export function show() {
+  let shown;
+  setInterval(() => {
+    const now = JSON.stringify(logs.map(({ blockHash, logIndex }) => `${blockHash}/${Number(logIndex)}`));
+    if (now !== shown) console.log((shown = now));
+  }, 50);
+}

@@ -1,0 +1,28 @@
+// The logs of a contract with viem 2, each once and none left out, whatever becomes of the connection.
+//
+//   node resume-viem.mjs ws://127.0.0.1:9546 0xCONTRACT 0xFIRSTBLOCK
+
+import { show } from "./kept.mjs";
+
+const url = process.argv[2];
+show();
+
+// README
+import { createPublicClient, webSocket } from "viem";
+import { params, refused, take } from "./kept.mjs";
+
+async function follow() {
+  // Left to itself, viem would come back with the old params.
+  const { transport } = createPublicClient({ transport: webSocket(url, { reconnect: false }) });
+  const socket = await transport.getRpcClient();
+  const lost = new Promise((_, onError) => {
+    transport.subscribe({ params: params(), onData: ({ result }) => take(result), onError }).catch(onError);
+  });
+  await lost.finally(() => socket.close());
+}
+
+while (true) {
+  await follow().catch(refused);
+  await new Promise((done) => setTimeout(done, 1000));
+}
+// end

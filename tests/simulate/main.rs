@@ -1,0 +1,128 @@
+//! The real app before simulated nodes on simulated time, with faults drawn from a seed: whatever happens, no client loses
+//! an event, gets one twice or out of order, or is left in silence.
+//!
+//! `cargo test --test simulate` runs the seeds that failed once (`seeds.txt`). `make simulate SEEDS=500`
+//! runs as many new ones; `make simulate SEED=7` runs one again and says what happened. A seed fixes everything that is
+//! planned. What is not fixed is which of two branches that are ready at the same moment runs first (tokio's `select!` is
+//! fair by chance) and when the kernel delivers, so that nearly every run of a seed goes the same way, but not all:
+//! `make simulate SEED=7 TIMES=20` shows by a fingerprint which ones did.
+
+// In a test a panic is the report.
+#![allow(clippy::unwrap_used)]
+
+mod client;
+mod clock;
+mod fleet;
+#[path = "../history/mod.rs"]
+mod history;
+mod plan;
+mod run;
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use history::Told;
+use plan::Plan;
+use run::Outcome;
+
+/// Panics of tasks, which end nothing but their task.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn no_event_is_lost_doubled_or_out_of_order_whatever_happens() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        before(panic);
+    }));
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
+    let past = include_str!("seeds.txt")
+        .lines()
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok());
+    let fresh = |count: u64| {
+        let first = rand::random::<u32>().into();
+        eprintln!("new seeds from {first} on");
+        first..first + count
+    };
+    let seeds: Vec<u64> = match (number("SEED"), number("SEEDS")) {
+        (Some(seed), None) => vec![seed; number("TIMES").unwrap_or(1) as usize],
+        (Some(first), Some(count)) => (first..first + count).collect(),
+        (None, Some(count)) => fresh(count).collect(),
+        // New ones are for `make simulate`: about one in a hundred still fails, see seeds.txt.
+        (None, None) => past.collect(),
+    };
+    let mut total = Outcome::default();
+    let (mut done, mut failed) = (0, Vec::new());
+    for seed in &seeds {
+        let plan = Plan::draw(*seed);
+        let mut outcome = run::run(&plan);
+        let panics = PANICS.swap(0, Ordering::Relaxed);
+        if panics > 0 {
+            outcome.complaints.push(format!("{panics} tasks panicked"));
+        }
+        if !outcome.is_clean() {
+            failed.push(*seed);
+            eprintln!("{}", report(&plan, &outcome));
+        }
+        if number("SEED").is_some() && seeds.len() <= 20 {
+            eprintln!(
+                "seed {seed}: {} events, went the way {:016x}",
+                outcome.events, outcome.fingerprint
+            );
+        }
+        total.clients += outcome.clients;
+        total.records += outcome.records;
+        total.resumed += outcome.resumed;
+        total.events += outcome.events;
+        total.verdict.merge(outcome.verdict);
+        done += 1;
+        if done % 20 == 0 {
+            eprintln!("{done} seeds, {} failed", failed.len());
+        }
+    }
+    total.verdict.examples.clear();
+    eprintln!(
+        "{} seeds, {} clients, {} records, {} resumptions, {} events: {}",
+        done, total.clients, total.records, total.resumed, total.events, total.verdict
+    );
+    assert!(
+        failed.is_empty(),
+        "failed: {failed:?}; run one again with make simulate SEED={}",
+        failed[0]
+    );
+}
+
+fn report(plan: &Plan, outcome: &Outcome) -> String {
+    let mut text = format!("FAILED {plan}{}\n", outcome.verdict);
+    for complaint in outcome.complaints.iter().take(12) {
+        writeln!(text, "  {complaint}").unwrap();
+    }
+    if let (Some(record), true) = (&outcome.evidence, std::env::var_os("SEED").is_some()) {
+        writeln!(text, "what {} was told:", record.name).unwrap();
+        for told in &record.told {
+            match told {
+                Told::Head { number, hash, parent } => {
+                    writeln!(text, "  head {number} {} < {}", short(hash), short(parent))
+                }
+                Told::Log { block, log, removed } => {
+                    let word = if *removed { "undo" } else { "log" };
+                    writeln!(text, "  {word} {} {} {}", block.0, short(&block.1), log.index)
+                }
+                Told::Subscribed { from, .. } => writeln!(text, "  subscribed {from:?}"),
+            }
+            .unwrap();
+        }
+    }
+    text
+}
+
+fn short(hash: &alloy_primitives::B256) -> String {
+    hash.to_string()[..10].to_owned()
+}

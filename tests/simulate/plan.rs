@@ -1,0 +1,379 @@
+//! What happens in one simulation, drawn from a seed before anything starts.
+
+use std::fmt;
+use std::time::Duration;
+
+use headwater::devnet::Faults;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Blocks that are there before anything else: as many as the deepest reorg drops, and some.
+pub const INITIAL_BLOCKS: u64 = 80;
+
+/// The deepest reorg.
+const MAX_DEPTH: u64 = 64;
+
+/// How long things happen, in milliseconds.
+const LENGTH: u64 = 30_000;
+
+/// A whole simulation.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    /// The first one leads; its chain is what is true at the end.
+    pub nodes: usize,
+    /// By which priority the app knows them.
+    pub order: Vec<usize>,
+    /// One that is polled over HTTP instead of the subscription.
+    pub polled: Option<usize>,
+    /// `history.blocks`.
+    pub history: usize,
+    /// Bytes of a log's data.
+    pub log_bytes: usize,
+    pub transactions: usize,
+    pub clients: Vec<Kind>,
+    /// How many blocks before the newest each client starts; live without.
+    pub behind: Vec<Option<u64>>,
+    /// Whether clients that come back go on where they were.
+    pub resumes: bool,
+    /// When and what, in milliseconds.
+    pub acts: Vec<(u64, Act)>,
+}
+
+/// What a client subscribes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Heads,
+    Logs(Selection),
+    /// In one batch.
+    Both(Selection),
+}
+
+/// Which logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    All,
+    /// Of the busiest contracts, this many.
+    Contracts(usize),
+    Transfers,
+}
+
+#[derive(Clone, Debug)]
+#[allow(
+    dead_code,
+    reason = "how long it lasts is in the report; its end is an act of its own"
+)]
+pub enum Act {
+    Mine(u64),
+    Reorg {
+        depth: u64,
+        len: u64,
+    },
+    Rewind(u64),
+    /// To the branch that was left last.
+    Return,
+    /// Sockets are cut.
+    Disconnect(usize),
+    /// Silent for so long, in milliseconds.
+    Stall(usize, u64),
+    /// Sockets are cut, and none is accepted for so long.
+    Restart(usize, u64),
+    /// A fault for so long.
+    Fault(usize, Fault, u64),
+    /// The fault is over.
+    Repair(usize, Fault),
+    /// The node accepts connections again.
+    Accept(usize),
+    /// A follower is this many blocks behind from now on.
+    Lag(usize, u64),
+    /// A follower stops following.
+    Pause(usize),
+    /// A follower stops following and mines by itself.
+    Fork(usize, u64),
+    /// A follower is level again, whatever it was.
+    Heal(usize),
+    /// A client comes.
+    Join(usize),
+    /// The app stops as it does for a new version, and starts again.
+    Upgrade,
+    /// A client's connection breaks; it comes back.
+    Break(usize),
+    /// A client does not read for so long, in milliseconds.
+    Hang(usize, u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    HeadsTwice,
+    HeadsSkipped(u32),
+    HeadsLate(u32),
+    EmptyLogs(u32),
+    NoRemovedLogs,
+    TipOnly,
+    Failing(&'static str),
+    FailingCalls(u32),
+    Slow(u64),
+}
+
+impl Fault {
+    pub fn begin(self, faults: &mut Faults) {
+        match self {
+            Self::HeadsTwice => faults.duplicate_heads = true,
+            Self::HeadsSkipped(count) => faults.skip_heads = count,
+            Self::HeadsLate(count) => faults.late_heads = count,
+            Self::EmptyLogs(count) => faults.empty_log_answers = count,
+            Self::NoRemovedLogs => faults.send_removed_logs = false,
+            Self::TipOnly => faults.announce_tip_only_after_reorg = true,
+            Self::Failing(method) => faults.failing_methods.push(method.into()),
+            Self::FailingCalls(count) => faults.failing_calls = count,
+            Self::Slow(delay) => faults.delay = Some(Duration::from_millis(delay)),
+        }
+    }
+
+    pub fn end(self, faults: &mut Faults) {
+        match self {
+            Self::HeadsTwice => faults.duplicate_heads = false,
+            Self::HeadsSkipped(_) => faults.skip_heads = 0,
+            Self::HeadsLate(_) => faults.late_heads = 0,
+            Self::EmptyLogs(_) => faults.empty_log_answers = 0,
+            Self::NoRemovedLogs => faults.send_removed_logs = true,
+            Self::TipOnly => faults.announce_tip_only_after_reorg = false,
+            Self::Failing(method) => faults.failing_methods.retain(|failing| failing != method),
+            Self::FailingCalls(_) => faults.failing_calls = 0,
+            Self::Slow(_) => faults.delay = None,
+        }
+    }
+}
+
+impl Plan {
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let nodes = rng.random_range(1..=3);
+        let mut order: Vec<usize> = (0..nodes).collect();
+        order.rotate_left(rng.random_range(0..nodes));
+        let bulky = rng.random_ratio(1, 4);
+        let mut plan = Self {
+            seed,
+            nodes,
+            order,
+            polled: rng.random_ratio(1, 6).then(|| rng.random_range(0..nodes)),
+            history: [8, 16, 64, 128, 256][rng.random_range(0..5)],
+            log_bytes: if bulky { 4000 } else { 32 },
+            transactions: if bulky { 1 } else { rng.random_range(1..=3) },
+            clients: (0..rng.random_range(4..10)).map(|_| kind(&mut rng)).collect(),
+            behind: Vec::new(),
+            resumes: rng.random_ratio(3, 4),
+            acts: Vec::new(),
+        };
+        plan.draw_chain(&mut rng);
+        plan.draw_nodes(&mut rng);
+        plan.draw_clients(&mut rng);
+        plan.draw_starts();
+        plan.acts.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    fn at(&mut self, at: u64, act: Act) {
+        self.acts.push((at, act));
+    }
+
+    fn draw_chain(&mut self, rng: &mut StdRng) {
+        let block_time = [300, 600, 1200][rng.random_range(0..3)];
+        // Some are calm, some change their mind all the time.
+        let unrest = [0, 5, 15, 40][rng.random_range(0..4)];
+        // So that what is deeper than history is met, and not in every simulation.
+        let deep = rng.random_ratio(1, 3);
+        let mut at = 0;
+        while at < LENGTH {
+            at += rng.random_range(block_time / 2..block_time * 3 / 2);
+            if !rng.random_ratio(unrest, 100) {
+                let count = if rng.random_ratio(1, 20) {
+                    rng.random_range(2..6)
+                } else {
+                    1
+                };
+                self.at(at, Act::Mine(count));
+                continue;
+            }
+            let depth = match rng.random_range(0..10) {
+                0 if deep => rng.random_range(1..=MAX_DEPTH),
+                0..4 => rng.random_range(1..=7),
+                _ => rng.random_range(1..=3),
+            };
+            let act = match rng.random_range(0..8) {
+                0 => Act::Rewind(depth),
+                1..3 => Act::Return,
+                _ => Act::Reorg {
+                    depth,
+                    len: (depth + rng.random_range(0..3)).max(1),
+                },
+            };
+            self.at(at, act);
+            // In a burst now and then.
+            if rng.random_ratio(1, 3) {
+                at = at.saturating_sub(block_time * 9 / 10);
+            }
+        }
+    }
+
+    fn draw_nodes(&mut self, rng: &mut StdRng) {
+        for node in 0..self.nodes {
+            for _ in 0..rng.random_range(0..10) {
+                let at = rng.random_range(0..LENGTH);
+                let span = if rng.random_ratio(1, 4) {
+                    rng.random_range(100..15_000)
+                } else {
+                    rng.random_range(100..3_000)
+                };
+                let act = match rng.random_range(0..10) {
+                    0..2 => Act::Disconnect(node),
+                    2 => Act::Stall(node, span),
+                    3 => {
+                        self.at(at + span, Act::Accept(node));
+                        Act::Restart(node, span)
+                    }
+                    _ => {
+                        let fault = fault(rng);
+                        self.at(at + span, Act::Repair(node, fault));
+                        Act::Fault(node, fault, span)
+                    }
+                };
+                self.at(at, act);
+            }
+            if node > 0 {
+                for _ in 0..rng.random_range(0..5) {
+                    let at = rng.random_range(0..LENGTH);
+                    let act = match rng.random_range(0..5) {
+                        0 => Act::Lag(node, rng.random_range(0..10)),
+                        1 => Act::Pause(node),
+                        2 => Act::Fork(node, rng.random_range(1..8)),
+                        _ => Act::Heal(node),
+                    };
+                    self.at(at, act);
+                }
+            }
+        }
+    }
+
+    fn draw_clients(&mut self, rng: &mut StdRng) {
+        for client in 0..self.clients.len() {
+            let at = if client < 3 { 0 } else { rng.random_range(0..LENGTH) };
+            self.at(at, Act::Join(client));
+            for _ in 0..rng.random_range(0..4) {
+                let at = rng.random_range(at..LENGTH);
+                let act = if rng.random_ratio(2, 3) {
+                    Act::Break(client)
+                } else {
+                    Act::Hang(client, rng.random_range(500..20_000))
+                };
+                self.at(at, act);
+            }
+        }
+    }
+
+    /// From a generator of its own, as everything that is added later: what a seed meant before it still means.
+    fn draw_starts(&mut self) {
+        let mut rng = StdRng::seed_from_u64(!self.seed);
+        let behind = |_| {
+            let replays = self.resumes && rng.random_ratio(1, 4);
+            replays.then(|| rng.random_range(0..INITIAL_BLOCKS))
+        };
+        self.behind = (0..self.clients.len()).map(behind).collect();
+        if rng.random_ratio(1, 6) {
+            let at = rng.random_range(0..LENGTH);
+            self.at(at, Act::Upgrade);
+        }
+    }
+
+    /// Whether events are so large that a client's queue is soon full.
+    pub fn is_bulky(&self) -> bool {
+        self.log_bytes > 1000
+    }
+
+    /// Whether more may happen than a history of this length must bear: then clients may be closed with 1012.
+    pub fn may_lose_continuity(&self) -> bool {
+        let blocks: u64 = self
+            .acts
+            .iter()
+            .map(|(_, act)| match act {
+                Act::Mine(count) | Act::Fork(_, count) => *count,
+                Act::Reorg { len, .. } => *len,
+                _ => 0,
+            })
+            .sum();
+        let upgraded = self.acts.iter().any(|(_, act)| matches!(act, Act::Upgrade));
+        upgraded || blocks + MAX_DEPTH > self.history as u64
+    }
+}
+
+fn kind(rng: &mut StdRng) -> Kind {
+    let selection = match rng.random_range(0..4) {
+        0..2 => Selection::All,
+        2 => Selection::Contracts(rng.random_range(1..4)),
+        _ => Selection::Transfers,
+    };
+    match rng.random_range(0..4) {
+        0 => Kind::Heads,
+        1 => Kind::Logs(selection),
+        _ => Kind::Both(selection),
+    }
+}
+
+fn fault(rng: &mut StdRng) -> Fault {
+    match rng.random_range(0..9) {
+        0 => Fault::HeadsTwice,
+        1 => Fault::HeadsSkipped(rng.random_range(1..4)),
+        2 => Fault::HeadsLate(rng.random_range(1..4)),
+        3 => Fault::EmptyLogs(rng.random_range(1..6)),
+        4 => Fault::NoRemovedLogs,
+        5 => Fault::TipOnly,
+        6 => Fault::Failing(
+            [
+                "eth_getLogs",
+                "eth_getBlockByHash",
+                "eth_getBlockByNumber",
+                "eth_subscribe",
+                "eth_chainId",
+            ][rng.random_range(0..5)],
+        ),
+        7 => Fault::FailingCalls(rng.random_range(1..6)),
+        _ => Fault::Slow(rng.random_range(20..2_000)),
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            seed,
+            nodes,
+            order,
+            polled,
+            history,
+            log_bytes,
+            transactions,
+            clients,
+            behind,
+            resumes,
+            acts,
+        } = self;
+        writeln!(
+            f,
+            "seed {seed}: {nodes} nodes as {order:?}, polled {polled:?}, history {history}, {transactions} transactions, logs of {log_bytes} bytes"
+        )?;
+        writeln!(f, "  clients: {clients:?}, behind {behind:?}, resuming: {resumes}")?;
+        let mut mined = 0;
+        for (at, act) in acts {
+            // Blocks one after the other are no news.
+            if let Act::Mine(count) = act {
+                mined += count;
+                continue;
+            }
+            if mined > 0 {
+                writeln!(f, "           Mine({mined}) in all")?;
+                mined = 0;
+            }
+            writeln!(f, "  {:7.3}  {act:?}", *at as f64 / 1000.0)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,255 @@
+//! One simulation: the app before its nodes, the plan acted out, and the verdict on every record.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use headwater::app::{App, Broken};
+use headwater::config::{Config, typed};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Client, Command, selects};
+use crate::clock::{STEP, Still, step};
+use crate::fleet::Fleet;
+use crate::history::{self, Record, Start, Told, Verdict};
+use crate::plan::{Act, Kind, Plan};
+
+/// What came of a simulation.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub clients: usize,
+    pub records: usize,
+    pub events: u64,
+    pub resumed: usize,
+    pub verdict: Verdict,
+    /// What else went wrong.
+    pub complaints: Vec<String>,
+    /// The record of the first fault.
+    pub evidence: Option<Record>,
+    /// Of everything that all clients were told: two runs with the same one went the same way.
+    pub fingerprint: u64,
+}
+
+impl Outcome {
+    pub fn is_clean(&self) -> bool {
+        self.verdict.is_clean() && self.complaints.is_empty()
+    }
+}
+
+/// How long it may take, once nothing is wrong any more, until everyone has everything. The longest patience in play is
+/// that of the link to the node, which has to notice a silence and come back.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+/// Nothing was told to anybody for so long: nothing more comes.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Acts a plan out.
+pub fn run(plan: &Plan) -> Outcome {
+    // Upstreams wait before they reconnect, with jitter out of this thread's generator.
+    fastrand::seed(plan.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let outcome = runtime.block_on(simulate(plan));
+    runtime.shutdown_background();
+    outcome
+}
+
+fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>) -> Config {
+    let mut typed = typed::Config {
+        listen: listen.into(),
+        admin: "127.0.0.1:0".into(),
+        upstream: upstreams,
+        ..typed::Config::default()
+    };
+    typed.history.blocks = plan.history;
+    typed.node.request_timeout = Duration::from_secs(4);
+    typed.node.connect_timeout = Duration::from_secs(2);
+    typed.node.reconnect_max = Duration::from_secs(1);
+    typed.node.silence_timeout = Duration::from_secs(4);
+    typed.node.poll_interval = Duration::from_millis(200);
+    // Small, so that a client that does not read is soon felt.
+    typed.delivery.max_queue_bytes = bytesize::ByteSize::kib(2048);
+    typed.delivery.notsent_lowat = bytesize::ByteSize::kib(8);
+    typed.delivery.max_queue_age = Duration::from_secs(8);
+    typed.delivery.write_deadline = Duration::from_secs(6);
+    // Quotas go by the real clock, which stands nearly still here.
+    typed.limits.requests_per_second = 1_000_000;
+    typed.limits.request_burst = 1_000_000;
+    Config::check(&typed).unwrap()
+}
+
+/// The app in one of its lives.
+struct Life {
+    server: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), Broken>>,
+}
+
+impl Life {
+    async fn begin(plan: &Plan, listen: &str, fleet: &Fleet) -> Self {
+        let app = App::bind(settings(plan, listen, fleet.urls(plan))).await.unwrap();
+        let server = app.address().unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
+        Self { server, stop, running }
+    }
+}
+
+async fn simulate(plan: &Plan) -> Outcome {
+    let _still = Still::hold();
+    let mut fleet = Fleet::start(plan).await;
+    let progress = fleet.progress();
+    let contracts = fleet.leader().with_chain(|chain| chain.tokens().to_vec());
+    let mut life = Life::begin(plan, "127.0.0.1:0", &fleet).await;
+    let mut clients: Vec<Option<Client>> = (0..plan.clients.len()).map(|_| None).collect();
+    let mut outcome = Outcome::default();
+
+    let mut now = 0;
+    let mut acts = plan.acts.iter().peekable();
+    while acts.peek().is_some() || progress.down.load(Ordering::Relaxed) {
+        step().await;
+        now += STEP.as_millis() as u64;
+        if progress.down.load(Ordering::Relaxed) && life.running.is_finished() {
+            life = Life::begin(plan, &life.server.to_string(), &fleet).await;
+            progress.down.store(false, Ordering::Relaxed);
+        }
+        while let Some((_, act)) = acts.next_if(|(at, _)| *at <= now) {
+            let order = |client: usize, command| {
+                if let Some(client) = &clients[client] {
+                    client.command(command);
+                }
+            };
+            match *act {
+                Act::Join(client) => {
+                    clients[client] = Some(Client::start(client, life.server, &contracts, progress.clone(), plan));
+                }
+                Act::Break(client) => order(client, Command::Break),
+                Act::Hang(client, span) => order(client, Command::Hang(Duration::from_millis(span))),
+                Act::Upgrade => {
+                    progress.down.store(true, Ordering::Relaxed);
+                    life.stop.cancel();
+                }
+                _ => fleet.act(act),
+            }
+        }
+    }
+    let clients: Vec<Client> = clients.into_iter().flatten().collect();
+    recover(&mut fleet, &clients, &mut outcome).await;
+    if life.running.is_finished() {
+        outcome
+            .complaints
+            .push(format!("the app ended: {:?}", life.running.await));
+    }
+    judge(plan, &fleet, clients, &mut outcome);
+    life.stop.cancel();
+    outcome
+}
+
+/// Everything is repaired: whoever is there gets what it misses without a new block, and then everyone the next one.
+async fn recover(fleet: &mut Fleet, clients: &[Client], outcome: &mut Outcome) {
+    fleet.repair();
+    fleet.act(&Act::Mine(1));
+    let without = settled(fleet, clients).await;
+    let words = |name| format!("{name}: without the newest block {RECOVERY:?} after everything was repaired");
+    outcome.complaints.extend(without.into_iter().map(words));
+    // Beyond all that ever was, so that every record has something to arrive at.
+    let newest = fleet.leader().head().number();
+    let highest = fleet.progress().highest.load(Ordering::Relaxed);
+    fleet.act(&Act::Mine(highest + 1 - newest));
+    let without = settled(fleet, clients).await;
+    let words = |name| format!("{name}: without the blocks that followed {RECOVERY:?} later");
+    outcome.complaints.extend(without.into_iter().map(words));
+}
+
+/// Waits until everyone has come as far as the chain and nothing more comes; who has not.
+async fn settled(fleet: &Fleet, clients: &[Client]) -> Vec<String> {
+    let newest = fleet.leader().head();
+    let blocks = fleet.progress().blocks.load(Ordering::Relaxed);
+    let (mut waited, mut quiet, mut events) = (Duration::ZERO, Duration::ZERO, 0);
+    let arrived = |client: &Client| {
+        client.look(|diary| {
+            let asked_for_later = diary.current.as_ref().is_some_and(|(record, _)| {
+                matches!(record.told[0], Told::Subscribed { from: Start::FromBlock(number), .. } if number > newest.number())
+            });
+            let late = diary.since >= blocks || asked_for_later;
+            let arrived = matches!(client.kind, Kind::Logs(_)) || late || diary.last_head == Some(newest.hash());
+            diary.subscribed && arrived
+        })
+    };
+    while waited < RECOVERY {
+        step().await;
+        waited += STEP;
+        let told: u64 = clients.iter().map(|client| client.look(|diary| diary.events)).sum();
+        quiet = if told == events { quiet + STEP } else { Duration::ZERO };
+        events = told;
+        if quiet >= QUIET {
+            if waited > Duration::from_secs(15) && clients.iter().all(arrived) {
+                return Vec::new();
+            }
+            // Bytes on their way between sockets take real time, of which there is nearly none here.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    clients
+        .iter()
+        .filter(|client| !arrived(client))
+        .map(|client| client.name.clone())
+        .collect()
+}
+
+fn judge(plan: &Plan, fleet: &Fleet, clients: Vec<Client>, outcome: &mut Outcome) {
+    let canonical = fleet.canonical();
+    let contracts = fleet.leader().with_chain(|chain| chain.tokens().to_vec());
+    let may_lose_continuity = plan.may_lose_continuity();
+    let mut fingerprint = DefaultHasher::new();
+    for client in clients {
+        let diary = client.diary();
+        let told = diary
+            .ended
+            .iter()
+            .chain(&diary.current)
+            .flat_map(|(record, _)| &record.told);
+        told.for_each(|told| fingerprint.write(format!("{told:?}").as_bytes()));
+        let selects = |log: &history::Log| selects(client.kind, &contracts, log);
+        outcome.clients += 1;
+        outcome.events += diary.events;
+        outcome.resumed += diary.resumed;
+        outcome.complaints.extend(diary.complaints);
+        if diary.closed.contains(&1012) && !may_lose_continuity {
+            outcome.complaints.push(format!(
+                "{}: closed with 1012, and history reaches far enough",
+                client.name
+            ));
+        }
+        if diary.current.is_none() || !diary.subscribed {
+            outcome
+                .complaints
+                .push(format!("{}: not subscribed at the end", client.name));
+        }
+        let accused = outcome.complaints.iter().any(|words| words.starts_with(&client.name));
+        if accused && outcome.evidence.is_none() {
+            outcome.evidence = diary.current.as_ref().map(|(record, _)| record.clone());
+        }
+        let ended = diary
+            .ended
+            .iter()
+            .map(|(record, from)| (record, history::check_cut(record, &canonical, selects, *from)));
+        let current = diary
+            .current
+            .iter()
+            .map(|(record, from)| (record, history::check(record, &canonical, selects, *from)));
+        for (record, verdict) in ended.chain(current) {
+            outcome.records += 1;
+            if !verdict.is_clean() && outcome.evidence.is_none() {
+                outcome.evidence = Some(record.clone());
+            }
+            outcome.verdict.merge(verdict);
+        }
+    }
+    outcome.fingerprint = fingerprint.finish();
+}
