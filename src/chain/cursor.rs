@@ -56,7 +56,7 @@ pub enum Next {
     Block(Published),
     /// Nothing: what is published from now on is for this stream.
     Level,
-    /// Nothing before the tip's logs, which are on their way, are there.
+    /// Nothing before the chain goes on, or the tip's logs are there.
     Pending,
     /// Nothing yet: the chain has not come so far.
     Ahead,
@@ -151,6 +151,14 @@ impl Cursor {
                         || in_page(page, block.number).is_some_and(|own| own.header.block == block);
                     if !known {
                         let (undo, ancestor) = dropped_since(history, block, up_to, logs);
+                        if history.is_canonical(ancestor) && !logs {
+                            // Nothing to take back. It stands where it is until it is told what took the block's place: the
+                            // chain may be on its way back to it.
+                            return match behind(ancestor, history, page, needs) {
+                                Next::Level => Next::Pending,
+                                other => other,
+                            };
+                        }
                         if history.is_canonical(ancestor) {
                             self.retrace(undo, ancestor);
                             continue;

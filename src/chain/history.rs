@@ -32,6 +32,8 @@ pub struct History {
     sequence: u64,
     /// Counts what was taken back.
     generation: u64,
+    /// The chain went back to this block, and no other has taken the place of those above it: see [`Self::rewind`].
+    back_at: Option<BlockRef>,
 }
 
 /// Where the sequence begins: blocks that are added below the first one count down from it.
@@ -52,6 +54,7 @@ impl History {
             dropped_order: VecDeque::new(),
             sequence: FIRST,
             generation: 0,
+            back_at: None,
         }
     }
 
@@ -88,6 +91,12 @@ impl History {
         self.canonical.back()
     }
 
+    /// Where the node's chain stands: at the tip, or below it where it went back ([`Self::rewind`]).
+    #[must_use]
+    pub fn stands_at(&self) -> Option<BlockRef> {
+        self.back_at.or_else(|| Some(self.tip()?.header.block))
+    }
+
     /// The oldest canonical block.
     #[must_use]
     pub fn oldest(&self) -> Option<&Published> {
@@ -115,8 +124,20 @@ impl History {
             .or_else(|| self.canonical.iter().rev().find(|own| own.header.block.hash == hash))
     }
 
-    /// A head on top of the tip. One that is not on top of it starts anew.
-    pub fn head(&mut self, header: Header) {
+    /// A head on top of where the chain stands; the blocks whose place it takes, oldest first. `None` where it was
+    /// published before: the chain went back, and comes the same way again. One that is on top of nothing known starts
+    /// anew.
+    pub fn head(&mut self, header: Header) -> Option<Vec<Published>> {
+        let back_at = self.back_at.take();
+        if let Some(back_at) = back_at
+            && self
+                .at(back_at.number + 1)
+                .is_some_and(|own| own.header.block == header.block)
+        {
+            self.stand_at(header.block);
+            return None;
+        }
+        let dropped = back_at.map_or_else(Vec::new, |back_at| self.drop_above(back_at.number));
         if self.tip().is_some_and(|tip| tip.header.block.hash != header.parent) {
             self.clear();
         }
@@ -130,12 +151,13 @@ impl History {
         if self.canonical.len() > self.limit {
             self.canonical.pop_front();
         }
+        Some(dropped)
     }
 
-    /// The logs of the tip; its sequence. `None` where they are not the tip's.
+    /// The logs of the tip; its sequence. `None` where they are not the tip's, or were there before.
     pub fn logs(&mut self, logs: Arc<BlockLogs>) -> Option<u64> {
         let tip = self.canonical.back_mut()?;
-        (tip.header.block == logs.block).then(|| {
+        (tip.header.block == logs.block && tip.logs.is_none()).then(|| {
             tip.logs = Some(logs);
             tip.sequence
         })
@@ -156,17 +178,28 @@ impl History {
         }
     }
 
-    /// Drops every block above `to`; what was dropped, oldest first.
+    /// The chain went back to this block. Nothing is dropped before a head says what takes its place ([`Self::head`]): a
+    /// node that was restored, or one behind a balancer, goes back and comes the same way again, and nobody should be told
+    /// the same blocks twice. A node itself is silent about it, too: it announces heads, never the lack of one.
     ///
     /// # Errors
-    /// [`Forgotten`]; nothing is dropped then.
-    pub fn rewind(&mut self, to: BlockRef) -> Result<Vec<Published>, Forgotten> {
+    /// [`Forgotten`].
+    pub fn rewind(&mut self, to: BlockRef) -> Result<(), Forgotten> {
         if !self.is_canonical(to) {
             return Err(Forgotten);
         }
+        self.stand_at(to);
+        Ok(())
+    }
+
+    fn stand_at(&mut self, block: BlockRef) {
+        self.back_at = Some(block).filter(|block| self.tip().is_some_and(|tip| tip.header.block != *block));
+    }
+
+    fn drop_above(&mut self, number: u64) -> Vec<Published> {
         self.generation += 1;
         let first = self.canonical.front().map_or(0, |own| own.header.block.number);
-        let keep = (to.number - first + 1) as usize;
+        let keep = (number - first + 1) as usize;
         let dropped: Vec<Published> = self.canonical.drain(keep..).collect();
         for own in &dropped {
             let hash = own.header.block.hash;
@@ -182,12 +215,13 @@ impl History {
                 self.dropped.remove(&oldest);
             }
         }
-        Ok(dropped)
+        dropped
     }
 
     /// Forgets everything: what follows has no connection with it.
     pub fn clear(&mut self) {
         self.generation += 1;
+        self.back_at = None;
         self.canonical.clear();
         self.dropped.clear();
         self.dropped_order.clear();

@@ -152,9 +152,9 @@ impl Config {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,
                 max_replay: typed.history.max_replay,
                 verify: typed.history.verify,
-                // Longer than any upstream may be silent, so that another one has been looked for by then. Believed too soon,
-                // a node that only lags makes clients see heads twice.
-                patience: 3 * node.silence_timeout,
+                // Whoever could be asked instead has been looked for by then. Believed too soon costs little: a node that only lags
+                // comes the same way again, and that is told to nobody.
+                patience: node.silence_timeout,
             },
             replay: ReplaySettings {
                 max_blocks: typed.history.max_replay,

@@ -352,11 +352,20 @@ impl Tables {
     fn chain(&mut self, event: ChainEvent, due: &mut Due, now: Millis) -> Result<(), Loss> {
         match event {
             ChainEvent::Head(header) => {
+                let (json, seen) = (header.json.clone(), header.seen);
+                let Some(dropped) = self.history.head(header) else {
+                    return Ok(());
+                };
+                for own in dropped {
+                    if let Some(block) = own.logs {
+                        let told = &mut |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
+                        self.logs(&block, |log| self.event(&log.removed_json()), told, due, now);
+                    }
+                }
                 if !self.heads.is_empty() {
-                    let batch = self.one(Kind::Heads, &header.json, header.seen);
+                    let batch = self.one(Kind::Heads, &json, seen);
                     send(answered(&self.heads), &batch, due, now);
                 }
-                self.history.head(header);
             }
             ChainEvent::Logs(block) => {
                 if let Some(sequence) = self.history.logs(block.clone()) {
@@ -365,15 +374,9 @@ impl Tables {
                 }
             }
             ChainEvent::Rewind(to) => {
-                let Ok(dropped) = self.history.rewind(to) else {
+                if self.history.rewind(to).is_err() {
                     self.lose_continuity();
                     return Err(Loss::TooFar);
-                };
-                for own in dropped {
-                    if let Some(block) = own.logs {
-                        let told = &mut |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
-                        self.logs(&block, |log| self.event(&log.removed_json()), told, due, now);
-                    }
                 }
             }
             ChainEvent::Past(header, logs) => self.history.past(header, logs),

@@ -173,9 +173,10 @@ async fn a_chain_that_shrinks_takes_back_its_logs() {
             let blocks = rig.control.mine_many(4);
             client.expect(adopted(&blocks)).await;
             let change = change(&rig.control).unwrap();
+            // That a chain is shorter is told when a block takes the place of what it lost: it may only come back.
+            let next = rig.control.mine();
             client.expect(dropped(&change.dropped)).await;
             // geth announces the ancestor that it went back to; whether we do is left open.
-            let next = rig.control.mine();
             let ancestor = adopted(std::slice::from_ref(&change.ancestor)).swap_remove(0);
             let story = [adopted(&change.adopted), adopted(&[next])].concat();
             client.expect_after_optional(&ancestor, story).await;

@@ -105,6 +105,11 @@ impl Proxy {
         for _ in 0..10 {
             client.call("eth_chainId", json!([])).await;
         }
+        // And of a number of blocks at once the last is published.
+        eventually("the newest head", async || {
+            self.metric("headwater_head_number").await >= node.head().number() as f64
+        })
+        .await;
     }
 
     pub async fn client(&self) -> Client {

@@ -226,7 +226,9 @@ async fn a_rewind_after_a_reconnection_is_told() {
     // The first look at the newest block is over when later calls are answered.
     rig.settled(&rig.control).await;
     let change = rig.control.rewind(1).unwrap();
+    let replaced = rig.control.mine();
     client.expect(dropped(&change.dropped)).await;
+    client.expect(adopted(&[replaced])).await;
 }
 
 /// Answers that the client had not read yet closed it as a slow consumer, with all its subscriptions.

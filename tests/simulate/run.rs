@@ -174,7 +174,11 @@ async fn settled(fleet: &Fleet, clients: &[Client]) -> Vec<String> {
     let arrived = |client: &Client| {
         client.look(|diary| {
             let asked_for_later = diary.current.as_ref().is_some_and(|(record, _)| {
-                matches!(record.told[0], Told::Subscribed { from: Start::FromBlock(number), .. } if number > newest.number())
+                let started = record.told.iter().rev().find_map(|told| match told {
+                    Told::Subscribed { from, .. } => Some(from),
+                    _ => None,
+                });
+                matches!(started, Some(Start::FromBlock(number)) if *number > newest.number())
             });
             let late = diary.since >= blocks || asked_for_later;
             let arrived = matches!(client.kind, Kind::Logs(_)) || late || diary.last_head == Some(newest.hash());
