@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
-use super::source::{Seek, Source, wait_before};
+use super::source::{Refused, Seek, Source, wait_before};
 use super::{BlockLogs, BlockRef, Header, Needs, Page, Published, Undo};
 
 /// Blocks of one page, and how many of them are fetched at the same time.
@@ -173,11 +173,39 @@ impl Archive {
             tokio::time::sleep(wait_before(attempt)).await;
             match self.source.seek(seek, attempt).await {
                 Ok(Some(header)) => return Ok(Some(header)),
-                Ok(None) => said = Ok(None),
+                Ok(None) | Err(Refused::Pruned) => said = Ok(None),
                 Err(_) => {}
             }
         }
         said
+    }
+
+    /// Whether a node still has this block, with its logs where they are asked for. What it refuses for another reason than
+    /// that it was pruned may be served later, and counts as there.
+    ///
+    /// # Errors
+    /// [`Unavailable`], which says nothing about the block.
+    pub async fn serves(&self, number: u64, logs: bool) -> Result<bool, Unavailable> {
+        let _place = self.seeking.acquire().await.map_err(|_| Unavailable)?;
+        let Some(header) = self.seek(Seek::Number(number)).await? else {
+            return Ok(false);
+        };
+        let known = || self.source.learned().no_logs(&header).is_some() || self.logs.contains_key(&header.block.hash);
+        if !logs || known() {
+            return Ok(true);
+        }
+        let mut pruned = false;
+        for attempt in 0..LOCATE_TRIES {
+            match self.source.logs(&header, attempt).await {
+                Err(Refused::Pruned) => pruned = true,
+                Err(_) => {}
+                Ok(logs) => {
+                    self.logs.insert(header.block.hash, Arc::new(logs)).await;
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(!pruned)
     }
 
     /// Finds a block by its hash, and the way back from it to the canonical chain, at most `reach` blocks long. `None`

@@ -64,6 +64,8 @@ pub enum Loss {
     NoLogs,
     /// Too many blocks waited for their logs.
     Backlog,
+    /// The nodes have not, or no longer, what a client that came back is to be told.
+    NoPast,
 }
 
 impl Loss {
@@ -75,6 +77,7 @@ impl Loss {
             Self::Replaced => "replaced",
             Self::NoLogs => "no_logs",
             Self::Backlog => "backlog",
+            Self::NoPast => "no_past",
         }
     }
 }

@@ -157,10 +157,14 @@ impl Ingest {
     }
 
     fn note(&self, event: &ChainEvent) {
-        if let ChainEvent::Head(header) = event {
-            self.metrics.head_number.set(header.block.number as i64);
-            self.pool.published(header.block.number);
-            *self.tip.0.lock() = Some((header.block, header.seen));
+        match event {
+            ChainEvent::Head(header) => {
+                self.metrics.head_number.set(header.block.number as i64);
+                self.pool.published(header.block.number);
+                *self.tip.0.lock() = Some((header.block, header.seen));
+            }
+            ChainEvent::Rewind(to) => drop(self.metrics.head_number.set(to.number as i64)),
+            _ => {}
         }
     }
 }

@@ -17,6 +17,15 @@ use crate::upstream::{CallError, Pool};
 /// First and longest wait before a fetch that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
+/// The code for history that a node has no longer (EIP-4444).
+const PRUNED: i64 = 4444;
+
+/// What matters of an error object.
+#[derive(Deserialize)]
+struct Code {
+    code: i64,
+}
+
 /// Whether this chain's blooms can be believed: some chains leave them empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BloomTrust {
@@ -35,6 +44,8 @@ pub enum Refused {
     CallFailed,
     /// The node answered with an error.
     NodeError,
+    /// It had it once: error 4444 of EIP-4444, as geth, reth and Nethermind answer.
+    Pruned,
     /// It cannot be this block's.
     Malformed,
     /// It does not add up to the header's bloom.
@@ -52,6 +63,7 @@ impl Refused {
         match self {
             Self::CallFailed => "call_failed",
             Self::NodeError => "node_error",
+            Self::Pruned => "pruned",
             Self::Malformed => "malformed",
             Self::Bloom => "bloom",
             Self::Header => "header",
@@ -299,7 +311,10 @@ pub(super) fn wait_before(attempt: u32) -> Duration {
 fn answered(answer: Result<Outcome, CallError>) -> Result<Bytes, Refused> {
     match answer {
         Ok(Outcome::Result(json)) => Ok(json),
-        Ok(Outcome::Error(_)) => Err(Refused::NodeError),
+        Ok(Outcome::Error(error)) => Err(match serde_json::from_slice(&error) {
+            Ok(Code { code: PRUNED }) => Refused::Pruned,
+            _ => Refused::NodeError,
+        }),
         Err(_) => Err(Refused::CallFailed),
     }
 }

@@ -113,6 +113,8 @@ pub struct Faults {
     pub failing_methods: Vec<String>,
     /// The next so many calls fail in the same way, whatever they are, counted down.
     pub failing_calls: u32,
+    /// Logs of blocks below this number are answered with error 4444, as nodes do that expire history (EIP-4444).
+    pub pruned_below: u64,
     /// Connections are closed as soon as they are accepted.
     pub refuse_connections: bool,
     /// Every call waits this long before it is executed and answered.
@@ -132,6 +134,7 @@ impl Default for Faults {
             empty_log_answers: 0,
             failing_methods: Vec::new(),
             failing_calls: 0,
+            pruned_below: 0,
             refuse_connections: false,
             delay: None,
         }

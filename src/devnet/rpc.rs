@@ -107,7 +107,15 @@ pub(super) fn call(
         }
         "eth_uninstallFilter" => ok(&state.polling.remove(filter_id(&params)?)),
         "eth_getLogs" => {
-            let answer = logs(&state.chain, &LogFilter::parse(params.required(0)?)?)?;
+            let filter = LogFilter::parse(params.required(0)?)?;
+            let first = match &filter.blocks {
+                Blocks::Hash(hash) => state.chain.block(*hash).map(|block| block.number()),
+                Blocks::Range { from, .. } => resolve(&state.chain, *from).map(Block::number),
+            };
+            if first.is_some_and(|first| first < state.faults.pruned_below) {
+                return Err(RpcError::new(4444, "pruned history unavailable"));
+            }
+            let answer = logs(&state.chain, &filter)?;
             if state.faults.empty_log_answers == 0 {
                 return Ok(answer);
             }

@@ -4,6 +4,7 @@ mod dispatch;
 mod filter;
 mod index;
 mod kind;
+mod members;
 mod registry;
 mod replay;
 mod start;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::{Notify, watch};
 
-use super::replay::{Members, Progress, Until};
+use super::members::{Members, Progress, Until};
 use super::{Index, Slot, Topic};
 use crate::backplane::{ChainEvent, Gossip, PendingForm, Wanted};
 use crate::chain::{BlockLogs, Cursor, History, Log, Loss, Page};

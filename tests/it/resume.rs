@@ -180,6 +180,41 @@ async fn what_cannot_be_resumed_names_the_oldest_block_that_can() {
 }
 
 #[tokio::test]
+async fn what_the_node_no_longer_has_is_refused_before_it_is_promised() {
+    let rig = Rig::with(|config| config.history.blocks = 4).await;
+    let blocks = rig.control.mine_many(20);
+    rig.settled(&rig.control).await;
+    let first_kept = blocks[10].number();
+    rig.control.set_faults(|faults| faults.pruned_below = first_kept);
+    let mut client = rig.client().await;
+    for start in [
+        behind(&blocks[8]),
+        behind(&blocks[9]),
+        json!({"after": {"blockHash": blocks[8].hash()}}),
+        json!({"fromBlock": format!("{:#x}", first_kept - 1)}),
+    ] {
+        let answer = client.call("eth_subscribe", json!(["logs", {}, start])).await;
+        assert_eq!(answer["error"]["code"], -32001, "{answer}");
+        let words = answer["error"]["message"].as_str().unwrap();
+        assert!(words.contains("the node no longer has block "), "{words}");
+        let oldest = answer["error"]["data"]["oldestBlock"].as_str().unwrap();
+        let oldest = u64::from_str_radix(oldest.trim_start_matches("0x"), 16).unwrap();
+        assert!((first_kept..=rig.control.head().number()).contains(&oldest), "{answer}");
+    }
+    // Headers are there, and so are the logs from the first block on that is kept.
+    client
+        .subscribe(json!(["newHeads", {"fromBlock": format!("{:#x}", blocks[8].number())}]))
+        .await;
+    client.expect(only("head", adopted(&blocks[8..]))).await;
+    let mut client = rig.client().await;
+    client
+        .subscribe(json!(["logs", {}, {"fromBlock": format!("{first_kept:#x}")}]))
+        .await;
+    client.expect(only("log", adopted(&blocks[10..]))).await;
+    assert_eq!(rig.metric("headwater_resumed_total{reason=\"pruned\"}").await, 4.0);
+}
+
+#[tokio::test]
 async fn other_options_get_geths_words() {
     let rig = Rig::start().await;
     let mut client = rig.client().await;
