@@ -15,6 +15,10 @@ const KEYS: &[(&str, &str)] = &[
         "The node, or several by priority: ws://, wss://, http://, https:// or the path of an IPC socket. None starts the embedded devnet.",
     ),
     (
+        "node.chain_id",
+        "The chain that the nodes must be on; 0: the one that the first node which is reached is on.",
+    ),
+    (
         "node.request_timeout",
         "How long a forwarded call may take; then -32002.",
     ),

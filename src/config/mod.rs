@@ -8,7 +8,7 @@ mod load;
 pub mod typed;
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use crate::chain::HistorySettings;
@@ -137,6 +137,7 @@ impl Config {
             admin: address("admin", &typed.admin)?,
             upstreams,
             node: UpstreamSettings {
+                chain_id: NonZeroU64::new(node.chain_id),
                 request_timeout: positive("node.request_timeout", node.request_timeout)?,
                 connect_timeout: positive("node.connect_timeout", node.connect_timeout)?,
                 reconnect_min: positive("node.reconnect_min", node.reconnect_min)?,

@@ -71,6 +71,7 @@ macro_rules! section {
 }
 
 section!(Node, "Patience towards the nodes." {
+    chain_id: u64 = 0,
     #[serde(with = "humantime_serde")]
     request_timeout: Duration = Duration::from_secs(30),
     #[serde(with = "humantime_serde")]

@@ -1,5 +1,6 @@
-//! Which chain the upstreams are on: its id and its genesis, as the first that was reached told them.
+//! Which chain the upstreams are on: its id and its genesis, as the first that was reached told them, or as was set.
 
+use std::num::NonZeroU64;
 use std::sync::OnceLock;
 
 use alloy_primitives::B256;
@@ -14,6 +15,8 @@ use super::{Endpoint, place_of};
 pub(super) struct Identity {
     /// With one upstream there is nobody whom it could contradict but its own past.
     alone: bool,
+    /// Set, not told.
+    fixed: bool,
     chain_id: OnceLock<String>,
     genesis: Mutex<Option<B256>>,
 }
@@ -30,10 +33,12 @@ pub(super) enum Genesis {
 }
 
 impl Identity {
-    pub fn new(upstreams: usize) -> Self {
+    /// Where the chain's id is set, no upstream has a say in it.
+    pub fn new(upstreams: usize, chain_id: Option<NonZeroU64>) -> Self {
         Self {
             alone: upstreams == 1,
-            chain_id: OnceLock::new(),
+            fixed: chain_id.is_some(),
+            chain_id: chain_id.map_or_else(OnceLock::new, |id| OnceLock::from(format!("\"{id:#x}\""))),
             genesis: Mutex::default(),
         }
     }
@@ -45,7 +50,9 @@ impl Identity {
         if expected == chain_id {
             return Ok(());
         }
-        Err(if self.alone {
+        Err(if self.fixed {
+            format!("{endpoint} is on chain {chain_id}, and node.chain_id is {expected}: check upstreams")
+        } else if self.alone {
             format!("{endpoint} is on chain {chain_id} now, but it was on {expected}: check upstreams, or start anew")
         } else {
             format!("{endpoint} is on chain {chain_id}, but the others are on {expected}: check upstreams")
@@ -84,10 +91,21 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_that_is_set_is_not_the_first_ones_to_choose() {
+        let endpoint: Endpoint = "ws://node:1".parse().unwrap();
+        for upstreams in [1, 2] {
+            let identity = Identity::new(upstreams, NonZeroU64::new(1));
+            let refused = identity.check_chain_id(&endpoint, "\"0x2\"").unwrap_err();
+            assert!(refused.contains(r#"node.chain_id is "0x1""#), "{refused}");
+            assert_eq!(identity.check_chain_id(&endpoint, "\"0x1\""), Ok(()));
+        }
+    }
+
+    #[test]
     fn another_chain_is_refused_by_name_and_one_node_alone_may_start_anew() {
         let endpoint: Endpoint = "ws://node:1".parse().unwrap();
         for (upstreams, alone) in [(1, true), (2, false)] {
-            let identity = Identity::new(upstreams);
+            let identity = Identity::new(upstreams, None);
             assert_eq!(identity.check_chain_id(&endpoint, "\"0x1\""), Ok(()));
             assert_eq!(identity.check_chain_id(&endpoint, "\"0x1\""), Ok(()));
             let refused = identity.check_chain_id(&endpoint, "\"0x2\"").unwrap_err();

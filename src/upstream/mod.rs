@@ -21,6 +21,7 @@ mod pool;
 mod splitter;
 mod standing;
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::{B256, U64};
@@ -111,6 +112,8 @@ fn place_of(block: &[u8]) -> Option<Told> {
 /// Bounds and patience towards the nodes.
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
+    /// The chain that all must be on; without it the first that is reached says which.
+    pub chain_id: Option<NonZeroU64>,
     /// How long a call may take.
     pub request_timeout: Duration,
     /// How long a connection may take to be made.

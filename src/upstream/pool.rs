@@ -257,7 +257,7 @@ impl Pool {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let choice = Arc::new(Choice::new(endpoints, settings, metrics));
-        let identity = Arc::new(Identity::new(endpoints.len()));
+        let identity = Arc::new(Identity::new(endpoints.len(), settings.chain_id));
         let gossip_dropped = Arc::new(AtomicU64::new(0));
         let upstreams = endpoints
             .iter()

@@ -628,6 +628,29 @@ async fn what_one_node_does_not_serve_is_asked_of_another() {
 }
 
 #[tokio::test]
+async fn the_chain_that_is_set_is_served_whoever_is_reached_first() {
+    let stranger = Config {
+        chain_id: 5,
+        ..Config::manual()
+    };
+    let stranger = Devnet::start(stranger).await.unwrap();
+    let right = node().await;
+    right.handle().set_faults(|faults| faults.refuse_connections = true);
+    let addresses = [stranger.ws_url(), right.ws_url()];
+    let proxy = Proxy::start(&addresses, |config| config.node.chain_id = 1337).await;
+    let refused = r#"is on chain "0x5", and node.chain_id is "0x539": check upstreams"#;
+    eventually("the stranger is refused", async || {
+        let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
+        status["upstreams"][0]["refused"]
+            .as_str()
+            .is_some_and(|why| why.ends_with(refused))
+    })
+    .await;
+    right.handle().set_faults(|faults| faults.refuse_connections = false);
+    proxy.settled(&right.handle()).await;
+}
+
+#[tokio::test]
 async fn a_node_of_another_chain_is_refused_by_name() {
     let manual = Config::manual;
     let strangers = [
