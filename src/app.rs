@@ -23,6 +23,7 @@ use crate::server::Server;
 use crate::session::{RequestQuota, Services};
 use crate::subscription::{Registry, Replays, dispatch};
 use crate::telemetry::Metrics;
+use crate::tls;
 use crate::upstream::{self, Endpoint, Pool};
 
 /// The start failed; one line with the remedy.
@@ -38,6 +39,9 @@ pub enum StartError {
         /// The system's words.
         why: io::Error,
     },
+    /// The certificate cannot be used any more.
+    #[error("tls: {0}")]
+    Tls(#[from] tls::TlsError),
     /// The embedded chain did not start.
     #[error("the embedded devnet did not start: {0}")]
     Devnet(#[from] crate::devnet::Error),
@@ -62,6 +66,7 @@ pub struct App {
     config: Config,
     listener: TcpListener,
     admin_listener: TcpListener,
+    tls: Option<Arc<tls::Identity>>,
     devnet: Option<Devnet>,
 }
 
@@ -73,6 +78,7 @@ impl App {
     pub async fn bind(mut config: Config) -> Result<Self, StartError> {
         // Fails when it is installed already, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
+        let tls = config.server.tls.clone().map(tls::Identity::load).transpose()?;
         let listener = bind("listen", config.listen).await?;
         let admin_listener = bind("admin", config.admin).await?;
         let mut devnet = None;
@@ -87,6 +93,7 @@ impl App {
             config,
             listener,
             admin_listener,
+            tls: tls.map(Arc::new),
             devnet,
         })
     }
@@ -122,6 +129,7 @@ impl App {
             config,
             listener,
             admin_listener,
+            tls,
             devnet: _devnet,
         } = self;
         raise_file_limit(config.server.max_connections);
@@ -188,12 +196,16 @@ impl App {
         });
 
         let closing = CancellationToken::new();
-        let server = Server::new(listener, config.server, services.clone(), closing.clone());
+        let server = Server::new(listener, tls.clone(), config.server, services.clone(), closing.clone());
         let serving = tokio::spawn(server.run());
         let mut critical = JoinSet::new();
         critical.spawn(named("ingest", ingest.run()));
         critical.spawn(named("dispatch", fan_out(feed, registry)));
         critical.spawn(named("admin", serve_admin(admin_listener, admin.clone())));
+        if let Some(tls) = tls {
+            let metrics = metrics.clone();
+            critical.spawn(named("certificate watch", async move { tls.watch(&metrics).await }));
+        }
         let watched = services.clone();
         critical.spawn(named("client watch", async move {
             watched.clients.watch(config.life_signs).await

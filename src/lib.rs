@@ -54,3 +54,4 @@ pub mod clock;
 pub mod deflate;
 pub mod jsonrpc;
 pub mod telemetry;
+pub mod tls;

@@ -5,12 +5,10 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -19,6 +17,8 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{self, http};
 use tokio_tungstenite::{Connector, MaybeTlsStream, client_async_tls_with_config};
 use url::Url;
+
+use headwater::tls::trust;
 
 use super::frames::{BINARY, CLOSE, FrameReader, Message, PING, PONG, TEXT, client_frame};
 use super::run::Run;
@@ -55,7 +55,7 @@ impl Target {
             .next()
             .with_context(|| format!("{host} has no address"))?;
         let connector = if parsed.scheme() == "wss" {
-            tls()
+            Connector::Rustls(trust(None)?)
         } else {
             Connector::Plain
         };
@@ -84,18 +84,6 @@ impl Target {
             Err(error) => Err(error).with_context(|| format!("{} let no WebSocket in; is the URL right?", self.url)),
         }
     }
-}
-
-/// The system's certificates are read once: they are some hundred.
-fn tls() -> Connector {
-    // Fails when it is installed already, which is as good.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let config = ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Connector::Rustls(Arc::new(config))
 }
 
 /// What all clients share.

@@ -44,6 +44,10 @@ const KEYS: &[(&str, &str)] = &[
     ),
     ("node.max_message_bytes", "Longest message that is read from a node."),
     (
+        "node.ca",
+        "PEM file with authorities that are believed for wss:// and https:// nodes, besides the system's.",
+    ),
+    (
         "history.blocks",
         "Blocks kept with their logs, as many dropped ones beside; how far back a reorg is told.",
     ),
@@ -118,6 +122,15 @@ const KEYS: &[(&str, &str)] = &[
     (
         "server.header_timeout",
         "How long the head of a request may take; its body three times as long.",
+    ),
+    (
+        "tls.certificate",
+        "PEM file with our certificate and those of the authorities between: the port speaks wss:// and https:// only. It is read again when it changes.",
+    ),
+    ("tls.key", "PEM file with the certificate's private key."),
+    (
+        "tls.client_ca",
+        "PEM file with authorities: every client has to show a certificate that one of them signed.",
     ),
     (
         "methods.denied",

@@ -9,6 +9,7 @@ pub mod typed;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::chain::HistorySettings;
@@ -17,6 +18,7 @@ use crate::server::{Origins, ServerSettings};
 use crate::session::{LifeSigns, SessionSettings};
 use crate::subscription::ReplaySettings;
 use crate::telemetry::LogFormat;
+use crate::tls::{self, TlsFiles};
 use crate::upstream::{Endpoint, UpstreamSettings};
 
 pub use describe::{example, settings_table};
@@ -124,6 +126,23 @@ impl Config {
                 &"must be longer than keepalive.ping_interval",
             ));
         }
+        let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
+        let certificate = match (file(&typed.tls.certificate), file(&typed.tls.key)) {
+            (Some(certificate), Some(key)) => {
+                let client_ca = file(&typed.tls.client_ca);
+                let files = TlsFiles {
+                    certificate,
+                    key,
+                    client_ca,
+                };
+                // They are read again at the start; here it is only found out whether that will do.
+                files.load().map_err(|why| bad("tls", &why))?;
+                Some(files)
+            }
+            (None, None) if typed.tls.client_ca.is_empty() => None,
+            (None, _) => return Err(bad("tls.certificate", &"must be set too")),
+            (Some(_), None) => return Err(bad("tls.key", &"must be set where tls.certificate is")),
+        };
         let burst = non_zero("limits.request_burst", limits.request_burst)?;
         let max_batch = at_least("limits.max_batch", limits.max_batch, 1)?;
         if max_batch > u32::from(burst) as usize {
@@ -148,6 +167,7 @@ impl Config {
                 max_in_flight: at_least("node.max_in_flight", node.max_in_flight, 1)?,
                 max_request_bytes: bytes("node.max_request_bytes", node.max_request_bytes, 1024)?,
                 max_message_bytes: bytes("node.max_message_bytes", node.max_message_bytes, 1 << 20)?,
+                trust: tls::trust(file(&node.ca).as_deref()).map_err(|why| bad("node.ca", &why))?,
             },
             history: HistorySettings {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,
@@ -168,6 +188,7 @@ impl Config {
                 max_body_bytes: bytes("limits.max_body_bytes", limits.max_body_bytes, 1024)?,
                 origins: Origins::new(&typed.server.origins),
                 compression: delivery.compression == typed::Compression::On,
+                tls: certificate,
             },
             session: SessionSettings {
                 max_message_bytes: bytes("limits.max_message_bytes", limits.max_message_bytes, 1024)?,

@@ -24,6 +24,7 @@ pub struct Config {
     pub delivery: Delivery,
     pub keepalive: Keepalive,
     pub server: Server,
+    pub tls: Tls,
     pub methods: Methods,
     pub ready: Ready,
     pub shutdown: Shutdown,
@@ -44,6 +45,7 @@ impl Default for Config {
             delivery: Delivery::default(),
             keepalive: Keepalive::default(),
             server: Server::default(),
+            tls: Tls::default(),
             methods: Methods::default(),
             ready: Ready::default(),
             shutdown: Shutdown::default(),
@@ -72,6 +74,7 @@ macro_rules! section {
 
 section!(Node, "Patience towards the nodes." {
     chain_id: u64 = 0,
+    ca: String = String::new(),
     #[serde(with = "humantime_serde")]
     request_timeout: Duration = Duration::from_secs(30),
     #[serde(with = "humantime_serde")]
@@ -155,6 +158,12 @@ section!(Server, "The door." {
     origins: Vec<String> = vec!["http://localhost".into(), "http://127.0.0.1".into()],
     #[serde(with = "humantime_serde")]
     header_timeout: Duration = Duration::from_secs(10),
+});
+
+section!(Tls, "Our certificate." {
+    certificate: String = String::new(),
+    key: String = String::new(),
+    client_ca: String = String::new(),
 });
 
 section!(Methods, "What is forwarded." {

@@ -5,6 +5,7 @@ pub mod frame;
 mod outbox;
 mod queue;
 mod recipient;
+mod socket;
 mod writing;
 
 pub use close::CloseReason;
@@ -12,6 +13,7 @@ pub use frame::{Event, Prefix};
 pub use outbox::{Answered, InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Signs, Waits};
 pub use queue::{Chunk, Gathered, Kind, Queue};
 pub use recipient::{Batch, Recipient, SubscriptionId};
+pub use socket::Socket;
 
 /// Milliseconds since the process's clock began; compared, never shown.
 pub type Millis = u64;

@@ -8,7 +8,6 @@
 //! All of it is behind one lock, held for a push or for a `writev`; both are of this client alone.
 
 use std::io;
-use std::net::Shutdown;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -18,12 +17,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
-use socket2::SockRef;
-use tokio::net::TcpStream;
 
 use super::queue::Push;
 use super::writing::{Done, Writing};
-use super::{Batch, CloseReason, Kind, Millis, Queue, Recipient, SubscriptionId, frame};
+use super::{Batch, CloseReason, Kind, Millis, Queue, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::Clock;
 use crate::telemetry::{KindLabel, Metrics};
 
@@ -115,7 +112,7 @@ const PROGRESS_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Outbox {
     id: u64,
-    socket: TcpStream,
+    socket: Socket,
     shared: Arc<OutboxShared>,
     state: Mutex<State>,
     in_flight: AtomicU32,
@@ -157,6 +154,8 @@ struct State {
     over: Option<Over>,
     /// Since when the socket takes no bytes; 0 when it does.
     blocked_since: Millis,
+    /// It took what it could not send yet.
+    unsent: bool,
     progress: usize,
     /// When the first held event may leave.
     held_until: Option<Millis>,
@@ -208,7 +207,7 @@ pub struct Signs {
 impl Outbox {
     /// The writing half of a socket, to a client that agreed on compression or one that did not.
     #[must_use]
-    pub fn new(socket: TcpStream, deflates: bool, shared: Arc<OutboxShared>) -> Arc<Self> {
+    pub fn new(socket: Socket, deflates: bool, shared: Arc<OutboxShared>) -> Arc<Self> {
         let now = shared.clock.now();
         let state = State {
             writing: Writing::new(deflates),
@@ -233,7 +232,7 @@ impl Outbox {
 
     /// The socket, for reading.
     #[must_use]
-    pub fn socket(&self) -> &TcpStream {
+    pub fn socket(&self) -> &Socket {
         &self.socket
     }
 
@@ -384,7 +383,7 @@ impl Outbox {
     #[must_use]
     pub fn waits(&self) -> Waits {
         let state = self.state.lock();
-        let writable = !state.writing.is_empty();
+        let writable = !state.writing.is_empty() || state.unsent;
         // While the socket takes nothing, an event that may leave changes nothing.
         let until = if writable { None } else { state.held_until };
         Waits {
@@ -512,9 +511,14 @@ impl Outbox {
                 Err(_) => state.end(Over::Gone),
             }
         }
-        if matches!(state.phase, Phase::Closing(reason) if reason.is_violation()) && state.writing.is_empty() {
+        match self.socket.try_flush() {
+            Ok(flushed) => state.note_flush(flushed, now),
+            Err(_) => state.end(Over::Gone),
+        }
+        let written = state.writing.is_empty() && !state.unsent;
+        if matches!(state.phase, Phase::Closing(reason) if reason.is_violation()) && written {
             // The echo cannot be told from what is still being sent; the end of our half tells the client to end its own.
-            drop(SockRef::from(&self.socket).shutdown(Shutdown::Write));
+            self.socket.shut();
         }
         let after = (state.blocked_since != 0, state.held_until);
         if after != before && after != (false, None) {
@@ -526,7 +530,7 @@ impl Outbox {
         let release_at = now + self.shared.limits.holdoff;
         let mut released = false;
         let written = state.writing.write(
-            |slices| self.socket.try_write_vectored(slices),
+            |slices| self.socket.try_write(slices),
             |done| match done {
                 Done::Released(recipients) => {
                     released = true;
@@ -599,6 +603,15 @@ impl State {
         }
     }
 
+    fn note_flush(&mut self, flushed: bool, now: Millis) {
+        self.unsent = !flushed;
+        if !flushed && self.blocked_since == 0 {
+            self.blocked_since = now;
+        } else if flushed && self.writing.is_empty() {
+            self.blocked_since = 0;
+        }
+    }
+
     fn end(&mut self, over: Over) {
         self.over.get_or_insert(over);
         self.tell();
@@ -642,7 +655,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::AsyncReadExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::delivery::Event;
@@ -659,7 +672,7 @@ mod tests {
         };
         let shared = OutboxShared::new(limits, Clock::start(), &Metrics::new().0);
         server.writable().await.unwrap();
-        (Outbox::new(server, false, shared), client)
+        (Outbox::new(server.into(), false, shared), client)
     }
 
     fn one(kind: Kind, len: usize) -> Arc<Batch> {

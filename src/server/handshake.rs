@@ -64,6 +64,8 @@ pub enum Refusal {
     Origin,
     /// No room for another client.
     Full,
+    /// There was no TLS handshake, so there is no answer either.
+    Tls,
 }
 
 impl Refusal {
@@ -71,7 +73,7 @@ impl Refusal {
     #[must_use]
     pub fn answer(self) -> (StatusCode, &'static str) {
         match self {
-            Self::Malformed => (StatusCode::BAD_REQUEST, "Bad Request\n"),
+            Self::Malformed | Self::Tls => (StatusCode::BAD_REQUEST, "Bad Request\n"),
             Self::Origin => (StatusCode::FORBIDDEN, "Forbidden\n"),
             Self::Full => (
                 StatusCode::TOO_MANY_REQUESTS,
@@ -87,6 +89,7 @@ impl Refusal {
             Self::Malformed => "handshake",
             Self::Origin => "origin",
             Self::Full => "connections",
+            Self::Tls => "tls",
         }
     }
 }

@@ -17,15 +17,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::handshake::{self, Origins, Refusal};
 use super::{extension, post};
+use crate::delivery::Socket;
 use crate::session::{self, Services};
 use crate::telemetry::ReasonLabel;
+use crate::tls::{Identity, TlsFiles};
 
 /// Bounds of the door.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct ServerSettings {
     pub origins: Origins,
     /// Whether an offer of permessage-deflate is taken.
     pub compression: bool,
+    /// Where the certificate is; without one the port speaks no TLS.
+    pub tls: Option<TlsFiles>,
 }
 
 impl ServerSettings {
@@ -67,6 +73,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Door {
     settings: ServerSettings,
+    tls: Option<Arc<Identity>>,
     services: Arc<Services>,
     open: AtomicUsize,
     stop: CancellationToken,
@@ -84,16 +91,18 @@ impl Drop for Open {
 }
 
 impl Server {
-    /// Serves a socket that is already bound, until `stop`.
+    /// Serves a socket that is already bound, until `stop`; over TLS where there is a certificate to show.
     #[must_use]
     pub fn new(
         listener: TcpListener,
+        tls: Option<Arc<Identity>>,
         settings: ServerSettings,
         services: Arc<Services>,
         stop: CancellationToken,
     ) -> Self {
         let door = Door {
             settings,
+            tls,
             services,
             open: AtomicUsize::new(0),
             stop,
@@ -153,8 +162,28 @@ impl Door {
     }
 }
 
-/// One connection: HTTP until it upgrades.
+/// One connection: HTTP until it upgrades, behind a TLS handshake where there is a certificate.
 async fn serve(stream: TcpStream, peer: IpAddr, open: Open, full: bool) {
+    let Some(tls) = open.0.tls.clone() else {
+        return serve_http(stream, peer, open, full).await;
+    };
+    let handshake = tls.acceptor().accept(stream);
+    match tokio::time::timeout(open.0.settings.header_timeout, handshake).await {
+        Ok(Ok(stream)) => serve_http(stream, peer, open, full).await,
+        Ok(Err(why)) => {
+            debug!("TLS: {why}");
+            open.0.refused(Refusal::Tls);
+        }
+        Err(_) => open.0.refused(Refusal::Tls),
+    }
+}
+
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: IpAddr,
+    open: Open,
+    full: bool,
+) {
     let door = open.0.clone();
     let open = Arc::new(open);
     let service = service_fn(|request: Request<Incoming>| {
@@ -239,15 +268,22 @@ fn refuse(door: &Door, why: Refusal) -> Response<Full<Bytes>> {
                 .headers_mut()
                 .insert("retry-after", HeaderValue::from_static("10")),
         ),
-        Refusal::Origin => {}
+        Refusal::Origin | Refusal::Tls => {}
     }
     response
 }
 
 /// The socket itself, and what was read behind the handshake.
-fn bare(upgraded: Upgraded) -> io::Result<(TcpStream, Bytes)> {
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => Ok((parts.io.into_inner(), parts.read_buf)),
+fn bare(upgraded: Upgraded) -> io::Result<(Socket, Bytes)> {
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => return Ok((Socket::Plain(parts.io.into_inner()), parts.read_buf)),
+        Err(upgraded) => upgraded,
+    };
+    match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+        Ok(parts) => {
+            let (tcp, tls) = parts.io.into_inner().into_inner();
+            Ok((Socket::secured(tcp, tls), parts.read_buf))
+        }
         Err(_) => Err(io::Error::other("the connection is not the socket that was accepted")),
     }
 }

@@ -17,8 +17,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use serde_json::Value;
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tracing::debug;
 
@@ -29,7 +27,7 @@ pub use reader::{Deflated, Inbound, Reader};
 use crate::clock::Clock;
 use crate::deflate;
 use crate::delivery::{
-    Answered, CloseReason, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, SubscriptionId, frame,
+    Answered, CloseReason, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, Socket, SubscriptionId, frame,
 };
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_PARAMS, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR,
@@ -134,10 +132,10 @@ struct Session {
 }
 
 /// Serves a client until it is gone. `early` is what arrived behind the handshake, which agreed on compression or not.
-pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, deflates: bool, services: Arc<Services>) {
+pub async fn serve(socket: Socket, early: Bytes, peer: IpAddr, deflates: bool, services: Arc<Services>) {
     let lowat = services.settings.notsent_lowat;
     if lowat > 0
-        && let Err(why) = SockRef::from(&socket).set_tcp_notsent_lowat(lowat)
+        && let Err(why) = socket.options().set_tcp_notsent_lowat(lowat)
     {
         debug!("TCP_NOTSENT_LOWAT: {why}");
     }
@@ -159,7 +157,11 @@ pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, deflates: bool
         subscriptions: Vec::new(),
     };
     session.take_messages();
-    let over = session.run().await;
+    // What TLS has decrypted already makes no socket readable.
+    let over = match session.read() {
+        Ok(()) => session.run().await,
+        Err(over) => over,
+    };
     session.leave(over);
 }
 
@@ -228,7 +230,7 @@ impl Session {
         for _ in 0..MAX_READS {
             let buffer = self.reader.buffer();
             buffer.reserve(READ_BYTES);
-            match self.outbox.socket().try_read_buf(buffer) {
+            match self.outbox.socket().try_read(buffer) {
                 Ok(0) => return Err(Over::Gone),
                 Ok(read) => {
                     self.services.metrics.bytes_in.inc_by(read as u64);
@@ -507,19 +509,13 @@ impl Session {
                 .get_or_create(&ReasonLabel { reason: "slow_client" })
                 .inc_by(shed);
         }
-        let socket = SockRef::from(self.outbox.socket());
+        let socket = self.outbox.socket();
         match over {
             // A peer that does not read would pin what the kernel holds for it: reset instead.
-            Over::Abort(_) => drop(socket.set_linger(Some(Duration::ZERO))),
+            Over::Abort(_) => drop(socket.options().set_linger(Some(Duration::ZERO))),
             Over::Gone | Over::Closed => {
-                drop(socket.shutdown(std::net::Shutdown::Write));
-                // Unread bytes would turn the close into a reset, and the peer would lose the close frame.
-                let mut sink = [0; 4096];
-                for _ in 0..MAX_READS {
-                    if !matches!(self.outbox.socket().try_read(&mut sink), Ok(read) if read > 0) {
-                        break;
-                    }
-                }
+                socket.shut();
+                socket.discard();
             }
         }
     }

@@ -171,7 +171,7 @@ impl Connection {
 
     async fn connect_and_serve(&mut self) -> End {
         let settings = &self.shared.settings;
-        let connecting = link::connect(&self.shared.endpoint, settings.max_message_bytes);
+        let connecting = link::connect(&self.shared.endpoint, settings.max_message_bytes, &settings.trust);
         let (mut reader, mut writer) = match tokio::time::timeout(settings.connect_timeout, connecting).await {
             Ok(Ok(halves)) => halves,
             Ok(Err(error)) => return error.into(),

@@ -1,6 +1,7 @@
 //! One open connection to a node that speaks in messages: a reading half and a writing half.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -11,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 use url::Url;
 
 use super::Endpoint;
@@ -82,14 +83,19 @@ pub enum Writer {
 ///
 /// # Errors
 /// [`LinkError`]; an HTTP endpoint is not for links.
-pub async fn connect(endpoint: &Endpoint, max_message_bytes: usize) -> Result<(Reader, Writer), LinkError> {
+pub async fn connect(
+    endpoint: &Endpoint,
+    max_message_bytes: usize,
+    trust: &Arc<rustls::ClientConfig>,
+) -> Result<(Reader, Writer), LinkError> {
     match endpoint {
         Endpoint::Ws(url) => {
             let config = WebSocketConfig::default()
                 .max_message_size(Some(max_message_bytes))
                 .max_frame_size(Some(max_message_bytes));
             let request = with_basic_auth(url)?;
-            let (socket, _) = tokio_tungstenite::connect_async_with_config(request, Some(config), true).await?;
+            let tls = Connector::Rustls(trust.clone());
+            let (socket, _) = connect_async_tls_with_config(request, Some(config), true, Some(tls)).await?;
             let (sink, stream) = socket.split();
             Ok((Reader::Ws(stream), Writer::Ws(sink)))
         }

@@ -22,6 +22,7 @@ mod splitter;
 mod standing;
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::{B256, U64};
@@ -134,6 +135,8 @@ pub struct UpstreamSettings {
     pub max_request_bytes: usize,
     /// Longest message that is read from a node, in bytes.
     pub max_message_bytes: usize,
+    /// Whose certificates are believed.
+    pub trust: Arc<rustls::ClientConfig>,
 }
 
 impl UpstreamSettings {

@@ -108,8 +108,9 @@ impl Poller {
             .http2_keep_alive_timeout(silence / 3)
             .connect_timeout(shared.settings.connect_timeout)
             .timeout(shared.settings.request_timeout)
+            .tls_backend_preconfigured(rustls::ClientConfig::clone(&shared.settings.trust))
             .build()
-            .expect("nothing is set that could fail once the TLS provider is installed");
+            .expect("nothing is set that could fail");
         let node = Node {
             client,
             url,

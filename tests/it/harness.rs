@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async, connect_async_tls_with_config};
 use tokio_util::sync::CancellationToken;
 
 use crate::wire::{Reply, http};
@@ -315,6 +315,17 @@ pub struct Client {
 impl Client {
     pub async fn connect(url: &str) -> Self {
         let (socket, _) = within("connect", connect_async(url)).await.unwrap();
+        Self {
+            socket,
+            early: VecDeque::new(),
+        }
+    }
+
+    /// Over TLS.
+    pub async fn secured(url: &str, config: Arc<rustls::ClientConfig>) -> Self {
+        let connector = Some(Connector::Rustls(config));
+        let connecting = connect_async_tls_with_config(url, None, false, connector);
+        let (socket, _) = within("connect", connecting).await.unwrap();
         Self {
             socket,
             early: VecDeque::new(),

@@ -1,0 +1,184 @@
+//! TLS: the certificate that we show to clients, and whose certificates we believe of nodes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::RwLock;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
+use tracing::{info, warn};
+
+use crate::telemetry::{Metrics, ReasonLabel};
+
+/// How often it is looked whether the files have changed. Certificates are renewed weeks before they expire.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Files that cannot be used, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// There is no such file, or no such thing in it.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The library's words.
+        why: String,
+    },
+    /// The files do not fit together.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// Where the certificate lies that we show; PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Ours, then those of the authorities between.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Authorities of which one must have signed a client's certificate; without them none is asked for.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let certificates = certificates(&self.certificate)?;
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|why| unreadable(&self.key, &why))?;
+        let unfit = |why: &dyn std::fmt::Display| TlsError::Unfit(format!("{}: {why}", self.certificate.display()));
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|why| unfit(&why))?;
+        let config = match &self.client_ca {
+            None => config.with_no_client_auth(),
+            Some(authorities) => {
+                let mut roots = RootCertStore::empty();
+                add(&mut roots, authorities)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+                    .build()
+                    .map_err(|why| unreadable(authorities, &why))?;
+                config.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = config.with_single_cert(certificates, key).map_err(|why| unfit(&why))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// When they were written; what cannot be said counts as a time of its own.
+    fn written(&self) -> Vec<Option<SystemTime>> {
+        let paths = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()];
+        let written = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+        paths.into_iter().flatten().map(written).collect()
+    }
+}
+
+/// The certificate that we show, as it was when the files could last be used.
+#[derive(Debug)]
+pub struct Identity {
+    files: TlsFiles,
+    current: RwLock<Arc<ServerConfig>>,
+}
+
+impl Identity {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let current = RwLock::new(files.load()?);
+        Ok(Self { files, current })
+    }
+
+    /// For one handshake.
+    #[must_use]
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.read().clone())
+    }
+
+    /// Reads the files again whenever they have changed, for ever. Clients that are connected stay so; files that cannot be
+    /// used change nothing.
+    pub async fn watch(&self, metrics: &Metrics) {
+        let mut known = self.files.written();
+        let mut refused = None;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let written = self.files.written();
+            if written == known {
+                continue;
+            }
+            let outcome = match self.files.load() {
+                Ok(config) => {
+                    *self.current.write() = config;
+                    (known, refused) = (written, None);
+                    info!("the certificate was read again");
+                    "loaded"
+                }
+                // They are looked at until they fit: a certificate and its key are seldom written at the same moment.
+                Err(why) if refused.as_ref() == Some(&why) => continue,
+                Err(why) => {
+                    warn!("the certificate has changed and cannot be used; the one before stays: {why}");
+                    refused = Some(why);
+                    "refused"
+                }
+            };
+            let label = ReasonLabel { reason: outcome };
+            metrics.certificate_reloads.get_or_create(&label).inc();
+        }
+    }
+}
+
+/// Whose certificates are believed of nodes: the system's authorities, and those in this file.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn trust(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    // They are some hundred; those that cannot be read are left out.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(ca) = ca {
+        add(&mut roots, ca)?;
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|why| TlsError::Unfit(why.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|why| unreadable(path, &why))?;
+    if found.is_empty() {
+        return Err(unreadable(path, &"no certificate in it; it must be PEM"));
+    }
+    Ok(found)
+}
+
+fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|why| unreadable(path, &why))?;
+    }
+    Ok(())
+}
+
+fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> TlsError {
+    TlsError::File {
+        path: path.to_owned(),
+        why: why.to_string(),
+    }
+}
