@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use listenfd::ListenFd;
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -58,6 +60,9 @@ const SIGHTINGS: usize = 1024;
 /// Pending transactions wait here for the dispatcher; what does not fit is dropped and counted (E8).
 const GOSSIP: usize = 4096;
 
+/// Connections that wait to be accepted; the kernel's own bound (`net.core.somaxconn`) is 4096 as a rule.
+const BACKLOG: i32 = 4096;
+
 /// How often the table of request quotas is swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -79,8 +84,16 @@ impl App {
         // Fails when it is installed already, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let tls = config.server.tls.clone().map(tls::Identity::load).transpose()?;
-        let listener = bind("listen", config.listen).await?;
-        let admin_listener = bind("admin", config.admin).await?;
+        let mut inherited = ListenFd::from_env();
+        let mut inherit = |at| inherited.take_tcp_listener(at).ok().flatten();
+        let listener = match inherit(0) {
+            Some(listener) => adopt("listen", config.listen, listener)?,
+            None => bind("listen", config.listen, config.reuse_port)?,
+        };
+        let admin_listener = match inherit(1) {
+            Some(listener) => adopt("admin", config.admin, listener)?,
+            None => bind("admin", config.admin, false)?,
+        };
         let mut devnet = None;
         if config.upstreams.is_empty() {
             let node = Devnet::start(config.devnet.clone()).await?;
@@ -112,6 +125,12 @@ impl App {
     /// As [`Self::address`].
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.admin_listener.local_addr()
+    }
+
+    /// Whether clients come over TLS.
+    #[must_use]
+    pub fn is_secured(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// The embedded chain, where there is no upstream.
@@ -232,10 +251,32 @@ impl App {
     }
 }
 
-async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|why| StartError::Bind { setting, address, why })
+fn bind(setting: &'static str, address: SocketAddr, reuse_port: bool) -> Result<TcpListener, StartError> {
+    let bound = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // A restart need not wait for the last connections of before to be forgotten.
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    bound().map_err(|why| StartError::Bind { setting, address, why })
+}
+
+/// A socket that whoever started us listens on already (systemd's `LISTEN_FDS`: the first is for clients, the second for
+/// the operator).
+fn adopt(
+    setting: &'static str,
+    address: SocketAddr,
+    listener: std::net::TcpListener,
+) -> Result<TcpListener, StartError> {
+    info!("{setting}: a socket was inherited");
+    let adopted = listener
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(listener));
+    adopted.map_err(|why| StartError::Bind { setting, address, why })
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {

@@ -186,7 +186,12 @@ fn run(config: Config) -> anyhow::Result<()> {
             tracing::info!("put it before your node with:  headwater --upstream ws://127.0.0.1:8546");
             tracing::info!("see it work with:              headwater tail ws://{address}");
         }
-        tracing::info!("serving on ws://{address} (HTTP on the same port)");
+        let (scheme, plain) = if app.is_secured() {
+            ("wss", "HTTPS")
+        } else {
+            ("ws", "HTTP")
+        };
+        tracing::info!("serving on {scheme}://{address} ({plain} on the same port)");
         tracing::info!("admin on http://{admin} (/health /ready /metrics /status)");
         app.run(stop_signal()?).await?;
         tracing::info!("bye");

@@ -124,6 +124,14 @@ const KEYS: &[(&str, &str)] = &[
         "How long the head of a request may take; its body three times as long.",
     ),
     (
+        "server.proxy_protocol",
+        "Every connection begins with a PROXY protocol header, version 2, which tells who the client is. Only for ports that nobody but a load balancer reaches.",
+    ),
+    (
+        "server.reuse_port",
+        "Another process may listen on the same port (SO_REUSEPORT): a new version starts before the old one drains.",
+    ),
+    (
         "tls.certificate",
         "PEM file with our certificate and those of the authorities between: the port speaks wss:// and https:// only. It is read again when it changes.",
     ),
@@ -142,7 +150,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "shutdown.grace",
-        "How long clients have to leave after SIGTERM before they are cut off.",
+        "How long clients have to leave after SIGTERM before they are cut off; their close frames are spread over up to half of it.",
     ),
     ("log.format", "text or json."),
     (

@@ -58,6 +58,8 @@ pub struct Config {
     pub max_head_age: Duration,
     /// How long a drain may take.
     pub grace: Duration,
+    /// Whether another process may listen on the same port.
+    pub reuse_port: bool,
     /// How the log looks.
     pub log_format: LogFormat,
     /// What is logged.
@@ -154,6 +156,7 @@ impl Config {
         Ok(Self {
             listen: address("listen", &typed.listen)?,
             admin: address("admin", &typed.admin)?,
+            reuse_port: typed.server.reuse_port,
             upstreams,
             node: UpstreamSettings {
                 chain_id: NonZeroU64::new(node.chain_id),
@@ -188,6 +191,7 @@ impl Config {
                 max_body_bytes: bytes("limits.max_body_bytes", limits.max_body_bytes, 1024)?,
                 origins: Origins::new(&typed.server.origins),
                 compression: delivery.compression == typed::Compression::On,
+                proxied: typed.server.proxy_protocol,
                 tls: certificate,
             },
             session: SessionSettings {

@@ -158,6 +158,8 @@ section!(Server, "The door." {
     origins: Vec<String> = vec!["http://localhost".into(), "http://127.0.0.1".into()],
     #[serde(with = "humantime_serde")]
     header_timeout: Duration = Duration::from_secs(10),
+    proxy_protocol: bool = false,
+    reuse_port: bool = false,
 });
 
 section!(Tls, "Our certificate." {

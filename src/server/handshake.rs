@@ -66,6 +66,8 @@ pub enum Refusal {
     Full,
     /// There was no TLS handshake, so there is no answer either.
     Tls,
+    /// There was no PROXY protocol header before everything else.
+    NotProxied,
 }
 
 impl Refusal {
@@ -73,7 +75,7 @@ impl Refusal {
     #[must_use]
     pub fn answer(self) -> (StatusCode, &'static str) {
         match self {
-            Self::Malformed | Self::Tls => (StatusCode::BAD_REQUEST, "Bad Request\n"),
+            Self::Malformed | Self::Tls | Self::NotProxied => (StatusCode::BAD_REQUEST, "Bad Request\n"),
             Self::Origin => (StatusCode::FORBIDDEN, "Forbidden\n"),
             Self::Full => (
                 StatusCode::TOO_MANY_REQUESTS,
@@ -90,6 +92,7 @@ impl Refusal {
             Self::Origin => "origin",
             Self::Full => "connections",
             Self::Tls => "tls",
+            Self::NotProxied => "proxy_protocol",
         }
     }
 }

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::handshake::{self, Origins, Refusal};
-use super::{extension, post};
+use super::{extension, post, proxied};
 use crate::delivery::Socket;
 use crate::session::{self, Services};
 use crate::telemetry::ReasonLabel;
@@ -44,6 +44,8 @@ pub struct ServerSettings {
     pub origins: Origins,
     /// Whether an offer of permessage-deflate is taken.
     pub compression: bool,
+    /// Every connection begins with a PROXY protocol header, version 2.
+    pub proxied: bool,
     /// Where the certificate is; without one the port speaks no TLS.
     pub tls: Option<TlsFiles>,
 }
@@ -162,13 +164,24 @@ impl Door {
     }
 }
 
-/// One connection: HTTP until it upgrades, behind a TLS handshake where there is a certificate.
-async fn serve(stream: TcpStream, peer: IpAddr, open: Open, full: bool) {
+/// One connection: HTTP until it upgrades, behind a balancer's word on who it is and a TLS handshake where these are set.
+async fn serve(mut stream: TcpStream, mut peer: IpAddr, open: Open, full: bool) {
+    let patience = open.0.settings.header_timeout;
+    if open.0.settings.proxied {
+        match tokio::time::timeout(patience, proxied::client_of(&mut stream)).await {
+            Ok(Ok(client)) => peer = client.unwrap_or(peer),
+            Ok(Err(why)) => {
+                debug!("{why}");
+                return open.0.refused(Refusal::NotProxied);
+            }
+            Err(_) => return open.0.refused(Refusal::NotProxied),
+        }
+    }
     let Some(tls) = open.0.tls.clone() else {
         return serve_http(stream, peer, open, full).await;
     };
     let handshake = tls.acceptor().accept(stream);
-    match tokio::time::timeout(open.0.settings.header_timeout, handshake).await {
+    match tokio::time::timeout(patience, handshake).await {
         Ok(Ok(stream)) => serve_http(stream, peer, open, full).await,
         Ok(Err(why)) => {
             debug!("TLS: {why}");
@@ -268,7 +281,7 @@ fn refuse(door: &Door, why: Refusal) -> Response<Full<Bytes>> {
                 .headers_mut()
                 .insert("retry-after", HeaderValue::from_static("10")),
         ),
-        Refusal::Origin | Refusal::Tls => {}
+        Refusal::Origin | Refusal::Tls | Refusal::NotProxied => {}
     }
     response
 }

@@ -7,6 +7,7 @@ mod extension;
 mod handshake;
 mod listener;
 mod post;
+mod proxied;
 
 pub use handshake::{Origins, Refusal};
 pub use listener::{Server, ServerSettings};

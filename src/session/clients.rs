@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rand::seq::SliceRandom;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -13,6 +14,9 @@ use crate::delivery::{CloseReason, Millis, Outbox, Signs, frame};
 
 /// How often every client is looked at.
 const ROUND: Duration = Duration::from_secs(1);
+
+/// Between two close frames of a drain, on average: hundred clients a second come back to those that remain.
+const BETWEEN_CLOSES: Duration = Duration::from_millis(10);
 
 /// How long a client may take to answer a close frame, and to take what is flushed before it.
 const CLOSE_PATIENCE: Millis = 5_000;
@@ -93,10 +97,26 @@ impl Clients {
             .sum()
     }
 
-    /// Asks every client to leave, and waits until all have or the time is over; the rest is cut off.
+    /// Asks every client to leave, one after the other in any order, and waits until all have or the time is over; the rest
+    /// is cut off. All together would come back together. Half of the time at most is for the asking: the last one has to
+    /// read what it is owed, too.
     pub async fn drain(&self, grace: Duration) {
-        for (_, client) in self.all.lock().iter() {
-            client.outbox.close(CloseReason::Drain);
+        let end = tokio::time::Instant::now() + grace;
+        let mut outboxes: Vec<_> = self
+            .all
+            .lock()
+            .iter()
+            .map(|(_, client)| client.outbox.clone())
+            .collect();
+        outboxes.shuffle(&mut rand::rng());
+        let count = u32::try_from(outboxes.len()).unwrap_or(u32::MAX).max(1);
+        let between = BETWEEN_CLOSES.min(grace / 2 / count);
+        let mut at = tokio::time::Instant::now();
+        for outbox in outboxes {
+            // Timers have a millisecond; those that are due before the next go together.
+            tokio::time::sleep_until(at).await;
+            outbox.close(CloseReason::Drain);
+            at += between.mul_f64(2.0 * rand::random::<f64>());
         }
         let all_left = async {
             loop {
@@ -107,7 +127,7 @@ impl Clients {
                 left.await;
             }
         };
-        if tokio::time::timeout(grace, all_left).await.is_err() {
+        if tokio::time::timeout_at(end, all_left).await.is_err() {
             for (_, client) in self.all.lock().iter() {
                 client.outbox.kill(CloseReason::Drain);
             }

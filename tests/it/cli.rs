@@ -189,3 +189,40 @@ async fn without_a_node_it_runs_on_its_own_and_leaves_when_told_to() {
     let health = run(&["health", "--admin", &admin], &[]);
     assert_eq!(health.status.code(), Some(1));
 }
+
+/// As systemd does it: the sockets are descriptors 3 and 4 of the process that was named.
+#[tokio::test]
+async fn sockets_can_be_inherited() {
+    const PARENT: &str = r#"
+import os, socket, sys
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+for at, own in enumerate(held):
+    os.dup2(own.fileno(), 13 + at)
+for at in range(2):
+    os.dup2(13 + at, 3 + at, inheritable=True)
+os.environ.update(LISTEN_FDS="2", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+    // The configured address is nobody's: that it starts shows that it is not used.
+    let mut running = Command::new("python3")
+        .args(["-c", PARENT, env!("CARGO_BIN_EXE_headwater"), "--listen", "192.0.2.1:1"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(running.stderr.take().unwrap());
+    let address = address_after("serving on ws://", &mut log);
+    let admin = address_after("admin on http://", &mut log);
+    eventually("ready", async || {
+        http(admin.parse().unwrap(), "GET /ready HTTP/1.1", "").await.status == 200
+    })
+    .await;
+    let head = "POST / HTTP/1.1\r\ncontent-type: application/json";
+    let reply = http(address.parse().unwrap(), head, CHAIN_ID).await;
+    assert_eq!(reply.body, CHAIN_ID_ANSWER);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&running),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert!(running.wait().unwrap().success());
+}

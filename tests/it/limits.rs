@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use serde_json::{Value, json};
 
 use crate::harness::{Proxy, Rig, adopted, eventually, node, node_with_logs_of};
-use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, PING, TEXT, Wire};
+use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, PING, TEXT, UPGRADE, Wire};
 
 fn errors(answer: &str) -> (usize, Option<u64>) {
     let answer: Value = serde_json::from_str(answer).unwrap();
@@ -263,4 +263,43 @@ async fn clients_are_pinged_and_one_that_never_answers_is_cut() {
     .await;
     rig.control.mine();
     reading.await.unwrap();
+}
+
+/// A PROXY protocol header, version 2, of a TCP connection from this IPv4 address (haproxy's proxy-protocol.txt, 2.2).
+fn proxied(client: [u8; 4]) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend_from_slice(&client);
+    header.extend_from_slice(&[127, 0, 0, 1, 0x13, 0x88, 0x25, 0x4a]);
+    header
+}
+
+#[tokio::test]
+async fn behind_a_balancer_the_client_is_who_the_balancer_says() {
+    let node = node().await;
+    let rig = Proxy::start(&[node.ws_url()], |config| {
+        config.server.proxy_protocol = true;
+        config.limits.request_burst = 1_000;
+        config.limits.requests_per_second = 1;
+    })
+    .await;
+    rig.ready().await;
+    let batch = format!("[{}]", vec![CHAIN_ID; 1_000].join(","));
+    for client in [[203, 0, 113, 7], [203, 0, 113, 8]] {
+        for (fresh, served) in [(true, true), (false, false)] {
+            let mut wire = Wire::connect(rig.address).await;
+            wire.write(proxied(client)).await;
+            assert_eq!(wire.handshake(UPGRADE, b"").await.status, 101);
+            let call = if fresh { batch.as_str() } else { CHAIN_ID };
+            wire.send(TEXT, call).await;
+            assert_eq!(errors(&wire.text().await).0 == 0, served, "{client:?}");
+        }
+    }
+    // Who comes without a header is not heard.
+    let mut wire = Wire::connect(rig.address).await;
+    wire.write(format!("{UPGRADE}\r\n\r\n")).await;
+    wire.ends().await;
+    eventually("it is counted", async || {
+        rig.metric("headwater_refused_total{reason=\"proxy_protocol\"}").await == 1.0
+    })
+    .await;
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::harness::{Event, Rig, eventually, node_with_logs_of};
+use crate::harness::{Event, Proxy, Rig, adopted, eventually, node_with_logs_of};
 use crate::wire::{CLOSE, TEXT, Wire, close};
 
 #[tokio::test]
@@ -108,4 +108,51 @@ async fn a_client_that_reads_slowly_but_reads_gets_everything_before_the_close_f
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     assert_eq!(frames, 14 * 6);
+}
+
+/// All at once would come back at once. Whoever is asked later is served until then.
+#[tokio::test]
+async fn a_crowd_is_shown_out_one_after_the_other_and_served_until_then() {
+    const CLIENTS: usize = 120;
+    let rig = Rig::start().await;
+    let mut crowd = Vec::new();
+    for _ in 0..CLIENTS {
+        crowd.push(rig.watcher().await);
+    }
+    rig.stop();
+    eventually("not ready", async || rig.admin("/ready").await.status == 503).await;
+    let blocks = rig.control.mine_many(1);
+    let story = adopted(&blocks);
+    let mut served = 0;
+    for client in &mut crowd {
+        let (told, code, _) = client.closed().await;
+        assert_eq!(code, 1012);
+        let told: Vec<String> = told.iter().map(|text| Event::parse(text).line()).collect();
+        // All of the block, or nothing where it had left by then.
+        assert!(told.is_empty() || told == story, "{told:?}");
+        served += usize::from(!told.is_empty());
+    }
+    assert!(served > 0, "somebody was still there");
+    rig.proxy.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_next_one_takes_over_the_port() {
+    let rig = Rig::with(|config| config.server.reuse_port = true).await;
+    let mut client = rig.client().await;
+    client.subscribe(json!(["newHeads"])).await;
+    let listen = rig.address.to_string();
+    let next = Proxy::start(&[rig.node.ws_url()], |config| {
+        config.listen.clone_from(&listen);
+        config.server.reuse_port = true;
+    })
+    .await;
+    next.ready().await;
+    rig.stop();
+    assert_eq!(client.closed().await.1, 1012);
+    rig.proxy.ended().await.unwrap();
+    // Nobody else listens there now.
+    let mut client = next.watcher().await;
+    let blocks = [rig.control.mine()];
+    client.expect(adopted(&blocks)).await;
 }

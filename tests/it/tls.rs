@@ -272,7 +272,7 @@ async fn a_node_behind_tls_is_believed_where_its_authority_is() {
     let rig = authority.rig(|_| {}).await;
     for scheme in ["wss", "https"] {
         let url = format!("{scheme}://{}", rig.proxy.address);
-        let refused = Proxy::start(&[url.clone()], |_| {}).await;
+        let refused = Proxy::start(std::slice::from_ref(&url), |_| {}).await;
         eventually("it is refused", async || {
             let status = refused.admin("/status").await.body;
             status.contains("UnknownIssuer") || status.contains("invalid peer certificate")
