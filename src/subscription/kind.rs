@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::filter::go_type;
 use super::{LogFilter, Start};
-use crate::backplane::PendingForm;
+use crate::backplane::TransactionForm;
 use crate::delivery::Kind;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, METHOD_NOT_FOUND, Request, error};
 
@@ -16,7 +16,7 @@ pub enum Topic {
     /// `logs`.
     Logs(LogFilter),
     /// `newPendingTransactions`; full objects when the flag was `true`.
-    Pending(PendingForm),
+    Pending(TransactionForm),
     /// `syncing`.
     Syncing,
 }
@@ -95,8 +95,8 @@ impl Topic {
             "newPendingTransactions" | "pendingTransactions" => {
                 at_most(2)?;
                 match argument()? {
-                    Value::Null | Value::Bool(false) => Ok(live(Self::Pending(PendingForm::Hash))),
-                    Value::Bool(true) => Ok(live(Self::Pending(PendingForm::Full))),
+                    Value::Null | Value::Bool(false) => Ok(live(Self::Pending(TransactionForm::Hash))),
+                    Value::Bool(true) => Ok(live(Self::Pending(TransactionForm::Full))),
                     other => Err(error(
                         INVALID_PARAMS,
                         format!(
@@ -166,12 +166,12 @@ mod tests {
             for flag in ["", ",false", ",null"] {
                 assert_eq!(
                     eth(&format!(r#"["{name}"{flag}]"#)),
-                    Ok(Topic::Pending(PendingForm::Hash))
+                    Ok(Topic::Pending(TransactionForm::Hash))
                 );
             }
             assert_eq!(
                 eth(&format!(r#"["{name}",true]"#)),
-                Ok(Topic::Pending(PendingForm::Full))
+                Ok(Topic::Pending(TransactionForm::Full))
             );
             refused(
                 &format!(r#"["{name}",true,1]"#),

@@ -16,8 +16,8 @@ use slab::Slab;
 use tokio::sync::{Notify, watch};
 
 use super::replay::{Members, Progress, Until};
-use super::{Index, Slot, Topic};
-use crate::backplane::{ChainEvent, Gossip, PendingForm, Wanted};
+use super::{Index, LogFilter, Slot, Topic};
+use crate::backplane::{ChainEvent, Gossip, TransactionForm, Wanted};
 use crate::chain::{BlockLogs, Cursor, History, Log, Loss, Page};
 use crate::clock::Clock;
 use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Recipient, SubscriptionId};
@@ -35,7 +35,7 @@ pub struct Subscription {
 enum Place {
     Heads(usize),
     Logs(Slot),
-    Pending(PendingForm, usize),
+    Pending(TransactionForm, usize),
     Syncing(usize),
     /// On its way to the live stream, or there already.
     Resumed(Kind, ClientKey),
@@ -63,7 +63,7 @@ pub(super) struct Subscriber {
 #[derive(Debug)]
 struct Tables {
     heads: Slab<Subscriber>,
-    logs: Index<Subscriber>,
+    logs: Index<LogFilter, Subscriber>,
     pending_hashes: Slab<Subscriber>,
     pending_full: Slab<Subscriber>,
     syncing: Slab<Subscriber>,
@@ -323,10 +323,10 @@ impl Registry {
 }
 
 impl Tables {
-    fn pending(&mut self, form: PendingForm) -> &mut Slab<Subscriber> {
+    fn pending(&mut self, form: TransactionForm) -> &mut Slab<Subscriber> {
         match form {
-            PendingForm::Hash => &mut self.pending_hashes,
-            PendingForm::Full => &mut self.pending_full,
+            TransactionForm::Hash => &mut self.pending_hashes,
+            TransactionForm::Full => &mut self.pending_full,
         }
     }
 
@@ -544,22 +544,22 @@ fn sync_payload(state: &[u8]) -> Vec<u8> {
 /// Pending transactions seen lately: a failover must not repeat them (E8).
 #[derive(Debug, Default)]
 struct Recent {
-    known: std::collections::HashSet<(PendingForm, B256)>,
-    order: VecDeque<(PendingForm, B256)>,
+    known: std::collections::HashSet<(TransactionForm, B256)>,
+    order: VecDeque<(TransactionForm, B256)>,
 }
 
 /// About a minute of a busy mainnet node.
 const RECENT_PENDING: usize = 16_384;
 
 impl Recent {
-    fn is_new(&mut self, form: PendingForm, json: &[u8]) -> bool {
+    fn is_new(&mut self, form: TransactionForm, json: &[u8]) -> bool {
         #[derive(serde::Deserialize)]
         struct Transaction {
             hash: B256,
         }
         let hash = match form {
-            PendingForm::Hash => serde_json::from_slice::<B256>(json),
-            PendingForm::Full => serde_json::from_slice::<Transaction>(json).map(|transaction| transaction.hash),
+            TransactionForm::Hash => serde_json::from_slice::<B256>(json),
+            TransactionForm::Full => serde_json::from_slice::<Transaction>(json).map(|transaction| transaction.hash),
         };
         // What has no hash cannot be told apart and passes.
         let Ok(hash) = hash else { return true };
@@ -596,10 +596,10 @@ mod tests {
     fn a_pending_transaction_is_told_once_in_each_form() {
         let mut recent = Recent::default();
         let hash = format!("\"{}\"", B256::repeat_byte(1));
-        assert!(recent.is_new(PendingForm::Hash, hash.as_bytes()));
-        assert!(!recent.is_new(PendingForm::Hash, hash.as_bytes()));
+        assert!(recent.is_new(TransactionForm::Hash, hash.as_bytes()));
+        assert!(!recent.is_new(TransactionForm::Hash, hash.as_bytes()));
         assert!(recent.is_new(
-            PendingForm::Full,
+            TransactionForm::Full,
             format!(r#"{{"hash":{hash},"nonce":"0x0"}}"#).as_bytes()
         ));
     }
