@@ -432,8 +432,8 @@ impl Session {
             let message = format!("limit exceeded: {max} subscriptions on this connection");
             return Err(error(LIMIT_EXCEEDED, message));
         }
-        let form = if let Topic::Pending(form) = topic {
-            Some(form)
+        let form = if let Topic::Pending(filter) = &topic {
+            Some(filter.source())
         } else {
             None
         };

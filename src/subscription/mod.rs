@@ -7,11 +7,13 @@ mod kind;
 mod registry;
 mod replay;
 mod start;
+mod transaction_filter;
 
 pub use dispatch::dispatch;
 pub use filter::{InBloom, LogFilter};
-pub use index::{Index, Slot};
+pub use index::{Filter, Index, Slot};
 pub use kind::Topic;
 pub use registry::{Registry, Subscription};
 pub use replay::{Finding, ReplaySettings, Replays};
 pub use start::Start;
+pub use transaction_filter::{Parties, TransactionFilter};

@@ -16,9 +16,9 @@ use slab::Slab;
 use tokio::sync::{Notify, watch};
 
 use super::replay::{Members, Progress, Until};
-use super::{Index, LogFilter, Slot, Topic};
+use super::{Index, LogFilter, Slot, Topic, TransactionFilter};
 use crate::backplane::{ChainEvent, Gossip, TransactionForm, Wanted};
-use crate::chain::{BlockLogs, Cursor, History, Log, Loss, Page};
+use crate::chain::{BlockLogs, Cursor, History, Log, Loss, Page, Transaction};
 use crate::clock::Clock;
 use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
@@ -35,7 +35,8 @@ pub struct Subscription {
 enum Place {
     Heads(usize),
     Logs(Slot),
-    Pending(TransactionForm, usize),
+    PendingHashes(usize),
+    Pending(Slot),
     Syncing(usize),
     /// On its way to the live stream, or there already.
     Resumed(Kind, ClientKey),
@@ -46,7 +47,7 @@ impl Place {
         match self {
             Self::Heads(_) => Kind::Heads,
             Self::Logs(_) => Kind::Logs,
-            Self::Pending(..) => Kind::Pending,
+            Self::PendingHashes(_) | Self::Pending(_) => Kind::Pending,
             Self::Syncing(_) => Kind::Syncing,
             Self::Resumed(kind, _) => kind,
         }
@@ -64,8 +65,10 @@ pub(super) struct Subscriber {
 struct Tables {
     heads: Slab<Subscriber>,
     logs: Index<LogFilter, Subscriber>,
+    /// Those who are told what a node's own stream of hashes tells.
     pending_hashes: Slab<Subscriber>,
-    pending_full: Slab<Subscriber>,
+    /// Those who need the whole transaction, to be told or to be selected by.
+    pending: Index<TransactionFilter, Subscriber>,
     syncing: Slab<Subscriber>,
     /// The node's last word on its sync state, for newcomers.
     sync_state: Option<(Bytes, Arc<Batch>)>,
@@ -108,7 +111,7 @@ impl Registry {
             heads: Slab::new(),
             logs: Index::default(),
             pending_hashes: Slab::new(),
-            pending_full: Slab::new(),
+            pending: Index::default(),
             syncing: Slab::new(),
             sync_state: None,
             history: History::new(remembered),
@@ -137,7 +140,10 @@ impl Registry {
         };
         let place = match topic {
             Topic::Heads | Topic::Logs(_) => tables.join(topic, subscriber),
-            Topic::Pending(form) => Place::Pending(form, tables.pending(form).insert(subscriber)),
+            Topic::Pending(filter) => match filter.source() {
+                TransactionForm::Hash => Place::PendingHashes(tables.pending_hashes.insert(subscriber)),
+                TransactionForm::Full => Place::Pending(tables.pending.insert(filter, subscriber)),
+            },
             Topic::Syncing => {
                 // A newcomer is told the present state at once, as geth does (PROTOCOL 1.8).
                 if let Some((_, batch)) = &tables.sync_state
@@ -268,7 +274,8 @@ impl Registry {
         let gone = match place {
             Place::Heads(at) => tables.heads.try_remove(at),
             Place::Logs(slot) => tables.logs.remove(slot),
-            Place::Pending(form, at) => tables.pending(form).try_remove(at),
+            Place::PendingHashes(at) => tables.pending_hashes.try_remove(at),
+            Place::Pending(slot) => tables.pending.remove(slot),
             Place::Syncing(at) => tables.syncing.try_remove(at),
             Place::Resumed(_, client) => tables.leave_replay(client, id).map(|(_, subscriber)| subscriber),
         };
@@ -283,7 +290,7 @@ impl Registry {
         self.metrics.filters.set(tables.logs.filters() as i64);
         let wanted = Wanted {
             pending_hashes: !tables.pending_hashes.is_empty(),
-            pending_full: !tables.pending_full.is_empty(),
+            pending_full: !tables.pending.is_empty(),
             syncing: !tables.syncing.is_empty(),
         };
         if !wanted.syncing {
@@ -323,13 +330,6 @@ impl Registry {
 }
 
 impl Tables {
-    fn pending(&mut self, form: TransactionForm) -> &mut Slab<Subscriber> {
-        match form {
-            TransactionForm::Hash => &mut self.pending_hashes,
-            TransactionForm::Full => &mut self.pending_full,
-        }
-    }
-
     /// Puts a subscription to heads or logs where live events find it.
     fn join(&mut self, topic: Topic, subscriber: Subscriber) -> Place {
         match topic {
@@ -354,7 +354,12 @@ impl Tables {
             ChainEvent::Head(header) => {
                 if !self.heads.is_empty() {
                     let batch = self.one(Kind::Heads, &header.json, header.seen);
-                    send(answered(&self.heads), &batch, due, now);
+                    send(
+                        self.heads.iter().map(|(_, to)| to).filter(is_answered),
+                        &batch,
+                        due,
+                        now,
+                    );
                 }
                 self.history.head(header);
             }
@@ -432,14 +437,49 @@ impl Tables {
             });
     }
 
+    fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut Due, now: Millis) {
+        // What cannot be read cannot be told apart, and passes.
+        let known =
+            serde_json::from_slice(json).is_ok_and(|hash| !self.seen_pending.is_new(TransactionForm::Hash, hash));
+        if !known && !self.pending_hashes.is_empty() {
+            let batch = self.one(Kind::Pending, json, seen);
+            send(
+                self.pending_hashes.iter().map(|(_, to)| to).filter(is_answered),
+                &batch,
+                due,
+                now,
+            );
+        }
+    }
+
+    fn pending(&mut self, json: Bytes, seen: Instant, due: &mut Due, now: Millis) {
+        let read = Transaction::parse(json.clone());
+        if let Ok(read) = &read
+            && !self.seen_pending.is_new(TransactionForm::Full, read.hash)
+        {
+            return;
+        }
+        // What cannot be read is for those who want everything.
+        let (from, to) = read.as_ref().map_or((None, None), |read| (read.from, read.to));
+        let mut forms = InForms::default();
+        for entry in self.pending.who_want(from, to) {
+            let (filter, subscribers) = self.pending.entry(entry);
+            let batch = forms.get(filter.form, || match (filter.form, &read) {
+                (TransactionForm::Hash, Ok(read)) => {
+                    self.one(Kind::Pending, format!("\"{}\"", read.hash).as_bytes(), seen)
+                }
+                _ => self.one(Kind::Pending, &json, seen),
+            });
+            send(subscribers.filter(is_answered), batch, due, now);
+        }
+    }
+
     fn gossip(&mut self, gossip: Gossip, due: &mut Due, now: Millis) {
         match gossip {
-            Gossip::Pending { form, json, seen } => {
-                if self.seen_pending.is_new(form, &json) {
-                    let batch = self.one(Kind::Pending, &json, seen);
-                    send(answered(self.pending(form)), &batch, due, now);
-                }
-            }
+            Gossip::Pending { form, json, seen } => match form {
+                TransactionForm::Hash => self.pending_hash(&json, seen, due, now),
+                TransactionForm::Full => self.pending(json, seen, due, now),
+            },
             Gossip::Syncing(state) => {
                 if self.sync_state.as_ref().is_some_and(|(known, _)| *known == state) {
                     return;
@@ -451,6 +491,23 @@ impl Tables {
                 self.sync_state = Some((state, batch));
             }
         }
+    }
+}
+
+/// One event in the forms that somebody wants.
+#[derive(Debug, Default)]
+struct InForms {
+    hash: Option<Arc<Batch>>,
+    full: Option<Arc<Batch>>,
+}
+
+impl InForms {
+    fn get(&mut self, form: TransactionForm, make: impl FnOnce() -> Arc<Batch>) -> &Arc<Batch> {
+        let made = match form {
+            TransactionForm::Hash => &mut self.hash,
+            TransactionForm::Full => &mut self.full,
+        };
+        made.get_or_insert_with(make)
     }
 }
 
@@ -492,12 +549,9 @@ fn flush(mut due: Due) {
     Outbox::flush_all(&due.outboxes);
 }
 
-/// The subscribers whose answer is on its way at least.
-fn answered(table: &Slab<Subscriber>) -> impl Iterator<Item = &Subscriber> {
-    table
-        .iter()
-        .map(|(_, subscriber)| subscriber)
-        .filter(|subscriber| subscriber.recipient.is_answered())
+/// Whether the answer of a subscriber is on its way at least.
+fn is_answered(subscriber: &&Subscriber) -> bool {
+    subscriber.recipient.is_answered()
 }
 
 fn send<'a>(subscribers: impl Iterator<Item = &'a Subscriber>, batch: &Arc<Batch>, due: &mut Due, now: Millis) {
@@ -552,17 +606,7 @@ struct Recent {
 const RECENT_PENDING: usize = 16_384;
 
 impl Recent {
-    fn is_new(&mut self, form: TransactionForm, json: &[u8]) -> bool {
-        #[derive(serde::Deserialize)]
-        struct Transaction {
-            hash: B256,
-        }
-        let hash = match form {
-            TransactionForm::Hash => serde_json::from_slice::<B256>(json),
-            TransactionForm::Full => serde_json::from_slice::<Transaction>(json).map(|transaction| transaction.hash),
-        };
-        // What has no hash cannot be told apart and passes.
-        let Ok(hash) = hash else { return true };
+    fn is_new(&mut self, form: TransactionForm, hash: B256) -> bool {
         if !self.known.insert((form, hash)) {
             return false;
         }
@@ -595,12 +639,10 @@ mod tests {
     #[test]
     fn a_pending_transaction_is_told_once_in_each_form() {
         let mut recent = Recent::default();
-        let hash = format!("\"{}\"", B256::repeat_byte(1));
-        assert!(recent.is_new(TransactionForm::Hash, hash.as_bytes()));
-        assert!(!recent.is_new(TransactionForm::Hash, hash.as_bytes()));
-        assert!(recent.is_new(
-            TransactionForm::Full,
-            format!(r#"{{"hash":{hash},"nonce":"0x0"}}"#).as_bytes()
-        ));
+        let hash = B256::repeat_byte(1);
+        for form in [TransactionForm::Hash, TransactionForm::Full] {
+            assert!(recent.is_new(form, hash));
+            assert!(!recent.is_new(form, hash));
+        }
     }
 }

@@ -22,5 +22,6 @@ mod replays;
 mod resume;
 mod sharing;
 mod shutdown;
+mod transactions;
 mod upstreams;
 mod wire;
