@@ -198,6 +198,8 @@ impl App {
         critical.spawn(named("client watch", async move {
             watched.clients.watch(config.life_signs).await
         }));
+        let relieved = services.clone();
+        critical.spawn(named("backlog watch", async move { relieved.relieve().await }));
         let swept = services.clone();
         critical.spawn(named("quota sweep", async move { sweep(&swept.quota).await }));
 

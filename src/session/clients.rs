@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::delivery::{CloseReason, Millis, Outbox, Signs, frame};
+use crate::delivery::{Backlog, CloseReason, Millis, Outbox, Signs, frame};
 
 /// How often every client is looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -91,6 +91,29 @@ impl Clients {
             .iter()
             .map(|(_, client)| client.outbox.queued_bytes())
             .sum()
+    }
+
+    /// Closes the clients with the longest queues whenever all queues together are too long, for ever.
+    pub async fn relieve(&self, backlog: &Backlog) {
+        loop {
+            backlog.exceeded().await;
+            let mut waiting: Vec<(usize, Arc<Outbox>)> = self
+                .all
+                .lock()
+                .iter()
+                .map(|(_, client)| (client.outbox.held_back(), client.outbox.clone()))
+                .filter(|(held_back, _)| *held_back > 0)
+                .collect();
+            waiting.sort_unstable_by_key(|(held_back, _)| std::cmp::Reverse(*held_back));
+            for (_, outbox) in waiting {
+                if !backlog.is_exceeded() {
+                    break;
+                }
+                outbox.close(CloseReason::LongestQueue);
+            }
+            // Where queues grow as fast as clients are closed, others have their turn.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Asks every client to leave, and waits until all have or the time is over; the rest is cut off.

@@ -106,6 +106,13 @@ impl Services {
     }
 }
 
+impl Services {
+    /// Keeps what waits for all clients together within its bound, for ever.
+    pub async fn relieve(&self) {
+        self.clients.relieve(self.outboxes.backlog()).await;
+    }
+}
+
 /// Reads in a row before others get their turn.
 const MAX_READS: usize = 16;
 
