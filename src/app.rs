@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
-use crate::backplane::{self, Feed, Wanted};
+use crate::backplane::{self, Wanted};
 use crate::chain::{Archive, Ingest, Source, Tip};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -159,7 +159,7 @@ impl App {
             clock,
             metrics.clone(),
         ));
-        let archive = Archive::new(source);
+        let archive = Archive::new(source.clone());
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
         // The request path, from the sockets to the node.
@@ -192,7 +192,7 @@ impl App {
         let serving = tokio::spawn(server.run());
         let mut critical = JoinSet::new();
         critical.spawn(named("ingest", ingest.run()));
-        critical.spawn(named("dispatch", fan_out(feed, registry)));
+        critical.spawn(named("dispatch", dispatch(feed, registry, source)));
         critical.spawn(named("admin", serve_admin(admin_listener, admin.clone())));
         let watched = services.clone();
         critical.spawn(named("client watch", async move {
@@ -231,10 +231,6 @@ async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener,
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
     task.await;
     name
-}
-
-async fn fan_out(feed: Feed, registry: Arc<Registry>) {
-    dispatch(feed, registry).await;
 }
 
 async fn serve_admin(listener: TcpListener, admin: Arc<Admin>) {

@@ -24,4 +24,4 @@ pub use ingest::{Ingest, Tip};
 pub use log::{BadLogs, BlockLogs, Log};
 pub use source::{Learned, Refused, Seek, Source, Verify};
 pub use tracker::{Step, Tracker};
-pub use transaction::{BlockTransactions, Transaction};
+pub use transaction::{BadTransactions, BlockTransactions, Transaction};

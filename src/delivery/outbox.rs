@@ -48,7 +48,7 @@ pub struct OutboxShared {
     next_id: AtomicU64,
     backlog: Backlog,
     /// Looked up once: the delivery path should not hash labels.
-    delivered: [Counter; 4],
+    delivered: [Counter; Kind::ALL.len()],
     bytes_out: Counter,
     saved: Counter,
     latency: Histogram,
@@ -58,7 +58,7 @@ impl OutboxShared {
     /// Limits and counters.
     #[must_use]
     pub fn new(limits: OutboxLimits, clock: Clock, metrics: &Metrics) -> Arc<Self> {
-        let delivered = [Kind::Heads, Kind::Logs, Kind::Pending, Kind::Syncing].map(|kind| {
+        let delivered = Kind::ALL.map(|kind| {
             metrics
                 .deliveries
                 .get_or_create_owned(&KindLabel { kind: kind.label() })
@@ -102,7 +102,7 @@ impl OutboxShared {
 /// What some writes did.
 #[derive(Debug, Default)]
 struct Tally {
-    delivered: [u64; 4],
+    delivered: [u64; Kind::ALL.len()],
     bytes: u64,
     saved: u64,
     /// When the event that was written last arrived from the node.

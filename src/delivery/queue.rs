@@ -23,9 +23,14 @@ pub enum Kind {
     Pending,
     /// The node's sync state.
     Syncing,
+    /// Transactions of one block.
+    Mined,
 }
 
 impl Kind {
+    /// All of them, each in its place.
+    pub const ALL: [Self; 5] = [Self::Heads, Self::Logs, Self::Pending, Self::Syncing, Self::Mined];
+
     /// The value of the `kind` label in the metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -34,6 +39,7 @@ impl Kind {
             Self::Logs => "logs",
             Self::Pending => "newPendingTransactions",
             Self::Syncing => "syncing",
+            Self::Mined => "minedTransactions",
         }
     }
 }

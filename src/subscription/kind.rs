@@ -19,12 +19,14 @@ pub enum Topic {
     Pending(TransactionFilter),
     /// `syncing`.
     Syncing,
+    /// `alchemy_minedTransactions`, which no node has.
+    Mined(TransactionFilter),
 }
 
 impl Topic {
-    /// Whether it is about blocks, of which none may be missing.
+    /// Whether it is about blocks, and can begin where the client left off.
     #[must_use]
-    pub fn is_of_the_chain(&self) -> bool {
+    pub fn can_resume(&self) -> bool {
         matches!(self, Self::Heads | Self::Logs(_))
     }
 
@@ -36,6 +38,7 @@ impl Topic {
             Self::Logs(_) => Kind::Logs,
             Self::Pending(_) => Kind::Pending,
             Self::Syncing => Kind::Syncing,
+            Self::Mined(_) => Kind::Mined,
         }
     }
 
@@ -114,6 +117,10 @@ impl Topic {
                 at_most(2)?;
                 let filter = TransactionFilter::pending(&argument()?, TransactionForm::Full)?;
                 Ok(live(Self::Pending(filter)))
+            }
+            "alchemy_minedTransactions" | "nodit_minedTransactions" => {
+                at_most(2)?;
+                Ok(live(Self::Mined(TransactionFilter::mined(&argument()?)?)))
             }
             "alchemy_newFullPendingTransactions" => {
                 at_most(1).map(|()| live(Self::Pending(TransactionFilter::all(TransactionForm::Full))))
@@ -255,5 +262,26 @@ mod tests {
         assert_eq!(eth(&format!(r#"["{old}"]"#)), all(TransactionForm::Full));
         let more = eth(&format!(r#"["{old}",{{}}]"#));
         assert_eq!(more, Err("-32602 too many arguments, want at most 1".to_owned()));
+    }
+
+    #[test]
+    fn mined_transactions_under_the_names_that_providers_gave_them() {
+        let eth = |params: &str| parse("eth_subscribe", &format!(r#","params":{params}"#));
+        for name in ["alchemy_minedTransactions", "nodit_minedTransactions"] {
+            for options in ["", ",null", ",{}", r#",{"addresses":[],"includeRemoved":false}"#] {
+                let all = Topic::Mined(TransactionFilter::all(TransactionForm::Full));
+                assert_eq!(eth(&format!(r#"["{name}"{options}]"#)), Ok(all));
+            }
+            for (options, why) in [
+                ("[]", "-32602 invalid argument 1: expected an object, got array"),
+                ("{},{}", "-32602 too many arguments, want at most 2"),
+                (
+                    r#"{"addresses":[{}]}"#,
+                    "-32602 invalid argument 1: invalid addresses at index 0: names neither from nor to",
+                ),
+            ] {
+                assert_eq!(eth(&format!(r#"["{name}",{options}]"#)), Err(why.to_owned()));
+            }
+        }
     }
 }

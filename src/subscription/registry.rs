@@ -5,9 +5,9 @@
 //! and after `unsubscribe` returned nothing more is queued. Time under the lock is some tens of nanoseconds for each
 //! delivery; writes to sockets happen after it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 use bytes::Bytes;
@@ -16,11 +16,11 @@ use slab::Slab;
 use tokio::sync::{Notify, watch};
 
 use super::replay::{Members, Progress, Until};
-use super::{Index, LogFilter, Slot, Topic, TransactionFilter};
+use super::{Index, Line, LogFilter, Slot, Topic, TransactionFilter};
 use crate::backplane::{ChainEvent, Gossip, TransactionForm, Wanted};
-use crate::chain::{BlockLogs, Cursor, History, Log, Loss, Page, Transaction};
+use crate::chain::{BlockLogs, BlockTransactions, Cursor, History, Log, Loss, Page, Transaction};
 use crate::clock::Clock;
-use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Recipient, SubscriptionId};
+use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Phase, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
 /// A subscription as its owner, the session, holds it.
@@ -38,6 +38,7 @@ enum Place {
     PendingHashes(usize),
     Pending(Slot),
     Syncing(usize),
+    Mined(Slot),
     /// On its way to the live stream, or there already.
     Resumed(Kind, ClientKey),
 }
@@ -49,6 +50,7 @@ impl Place {
             Self::Logs(_) => Kind::Logs,
             Self::PendingHashes(_) | Self::Pending(_) => Kind::Pending,
             Self::Syncing(_) => Kind::Syncing,
+            Self::Mined(_) => Kind::Mined,
             Self::Resumed(kind, _) => kind,
         }
     }
@@ -70,6 +72,9 @@ struct Tables {
     /// Those who need the whole transaction, to be told or to be selected by.
     pending: Index<TransactionFilter, Subscriber>,
     syncing: Slab<Subscriber>,
+    mined: Index<TransactionFilter, Subscriber>,
+    /// What those who are told of removals were sent, by the sequence of its block; for as many blocks as are remembered.
+    told: BTreeMap<u64, Vec<Transaction>>,
     /// The node's last word on its sync state, for newcomers.
     sync_state: Option<(Bytes, Arc<Batch>)>,
     history: History,
@@ -81,6 +86,9 @@ struct Tables {
     /// Clients may agree on compression.
     compresses: bool,
 }
+
+/// How long a subscription waits for the first block after a start.
+const FIRST_BLOCK: Duration = Duration::from_secs(10);
 
 /// See [`Outbox::id`].
 type ClientKey = u64;
@@ -113,6 +121,8 @@ impl Registry {
             pending_hashes: Slab::new(),
             pending: Index::default(),
             syncing: Slab::new(),
+            mined: Index::default(),
+            told: BTreeMap::new(),
             sync_state: None,
             history: History::new(remembered),
             replays: HashMap::new(),
@@ -153,6 +163,7 @@ impl Registry {
                 }
                 Place::Syncing(tables.syncing.insert(subscriber))
             }
+            Topic::Mined(filter) => Place::Mined(tables.mined.insert(filter, subscriber)),
         };
         self.count(place.kind()).inc();
         self.publish_wanted(&mut tables);
@@ -205,6 +216,13 @@ impl Registry {
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.with_history(|history| history.tip().is_some())
+    }
+
+    /// Waits for the first block after a start, for a while.
+    pub async fn begun(&self) {
+        let mut published = self.watch_published();
+        let first = published.wait_for(|()| self.has_begun());
+        drop(tokio::time::timeout(FIRST_BLOCK, first).await);
     }
 
     /// Looks at what was published, under the lock.
@@ -277,6 +295,7 @@ impl Registry {
             Place::PendingHashes(at) => tables.pending_hashes.try_remove(at),
             Place::Pending(slot) => tables.pending.remove(slot),
             Place::Syncing(at) => tables.syncing.try_remove(at),
+            Place::Mined(slot) => tables.mined.remove(slot),
             Place::Resumed(_, client) => tables.leave_replay(client, id).map(|(_, subscriber)| subscriber),
         };
         if let Some(subscriber) = gone {
@@ -304,17 +323,51 @@ impl Registry {
         });
     }
 
-    /// Fans out chain events, in order, and writes to each client once.
-    pub fn fan_out(&self, events: impl Iterator<Item = ChainEvent>) {
+    /// Fans out chain events, in order, as far as they need not wait, and writes to each client once.
+    pub fn fan_out(&self, line: &mut Line) {
+        self.with_tables(|tables, due, now| self.fan_out_line(line, tables, due, now));
+        self.published.send_replace(());
+    }
+
+    /// Fans out the transactions of the block that the line waits for, and what has waited for them. Without them those
+    /// who want them are closed.
+    pub fn fan_out_transactions(&self, found: Option<BlockTransactions>, line: &mut Line) {
         self.with_tables(|tables, due, now| {
-            for event in events {
-                if let Err(loss) = tables.chain(event, due, now) {
-                    let label = ReasonLabel { reason: loss.label() };
-                    self.metrics.continuity_lost.get_or_create(&label).inc();
+            line.go_on();
+            match found {
+                Some(block) => tables.transactions(&block, due, now),
+                None => {
+                    tables.lose_transactions();
+                    self.count_loss("no_transactions");
                 }
             }
+            self.fan_out_line(line, tables, due, now);
         });
         self.published.send_replace(());
+    }
+
+    fn fan_out_line(&self, line: &mut Line, tables: &mut Tables, due: &mut Due, now: Millis) {
+        if !tables.wants_transactions() {
+            // Whoever wanted them has left.
+            line.go_on();
+        }
+        while let Some(event) = line.take() {
+            if let ChainEvent::Head(header) = &event
+                && tables.wants_transactions()
+            {
+                line.wait_for(header.clone());
+            }
+            if let Err(loss) = tables.chain(event, due, now) {
+                self.count_loss(loss.label());
+            }
+        }
+    }
+
+    fn count_loss(&self, reason: &'static str) {
+        self.metrics
+            .continuity_lost
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
     }
 
     /// Fans out what may be lost.
@@ -375,9 +428,13 @@ impl Tables {
                     return Err(Loss::TooFar);
                 };
                 for own in dropped {
+                    let told = |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
                     if let Some(block) = own.logs {
-                        let told = &mut |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
-                        self.logs(&block, |log| self.event(&log.removed_json()), told, due, now);
+                        self.logs(&block, |log| self.event(&log.removed_json()), &mut { told }, due, now);
+                    }
+                    if let Some(transactions) = self.told.remove(&own.sequence) {
+                        let seen = Instant::now();
+                        self.mined(&transactions, Mined::Removed, seen, told, due, now);
                     }
                 }
             }
@@ -392,11 +449,80 @@ impl Tables {
 
     fn lose_continuity(&mut self) {
         self.history.clear();
+        self.told.clear();
         let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
         let replayed = self.replays.values().flat_map(Members::subscribers);
-        for subscriber in heads.chain(self.logs.iter()).chain(replayed) {
+        for subscriber in heads.chain(self.logs.iter()).chain(replayed).chain(self.mined.iter()) {
             subscriber.outbox.close(CloseReason::ContinuityLost);
         }
+    }
+
+    /// Whether the transactions of the next block are for anybody: those who are on their way out need not be waited for.
+    fn wants_transactions(&self) -> bool {
+        self.mined
+            .iter()
+            .any(|subscriber| subscriber.outbox.phase() == Phase::Open)
+    }
+
+    /// The tip's transactions cannot be had.
+    fn lose_transactions(&self) {
+        for subscriber in self.mined.iter() {
+            subscriber.outbox.close(CloseReason::ContinuityLost);
+        }
+    }
+
+    /// The tip's transactions are here.
+    fn transactions(&mut self, block: &BlockTransactions, due: &mut Due, now: Millis) {
+        let tip = self.history.tip().filter(|tip| tip.header.block == block.block);
+        let Some(sequence) = tip.map(|tip| tip.sequence) else {
+            return;
+        };
+        // Who subscribed behind the block's logs begins with the next one.
+        let takes = |subscriber: &Subscriber| {
+            let recipient = &subscriber.recipient;
+            recipient.takes(sequence) && recipient.was_sent(sequence)
+        };
+        let taken_back = self.mined(&block.transactions, Mined::Adopted, block.seen, takes, due, now);
+        if !taken_back.is_empty() {
+            self.told.insert(sequence, taken_back);
+        }
+        let oldest = self.history.oldest().map_or(sequence, |own| own.sequence);
+        self.told = self.told.split_off(&oldest);
+    }
+
+    /// Every transaction is encoded at most once in each form, and the events of a filter are shared by all its
+    /// subscribers. What was sent to those who are to be told if it is removed.
+    fn mined(
+        &self,
+        transactions: &[Transaction],
+        what: Mined,
+        seen: Instant,
+        wants: impl Fn(&Subscriber) -> bool,
+        due: &mut Due,
+        now: Millis,
+    ) -> Vec<Transaction> {
+        let mut encoded: Vec<InForms<Event>> = transactions.iter().map(|_| InForms::default()).collect();
+        let mut to_be_told = BTreeSet::new();
+        self.mined
+            .for_each_match(transactions, |filter, positions, subscribers| {
+                let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
+                if (what == Mined::Removed && !filter.removed) || wanting.peek().is_none() {
+                    return;
+                }
+                if filter.removed {
+                    to_be_told.extend(positions);
+                }
+                let encode = |&at: &usize| {
+                    let event = || self.event(&what.json(&transactions[at], filter.form));
+                    encoded[at].get(filter.form, event).clone()
+                };
+                let events = positions.iter().map(encode).collect();
+                send(wanting, &Batch::new(Kind::Mined, events, seen), due, now);
+            });
+        to_be_told
+            .into_iter()
+            .map(|at: usize| transactions[at].alone())
+            .collect()
     }
 
     /// An event for all who want it.
@@ -494,20 +620,47 @@ impl Tables {
     }
 }
 
-/// One event in the forms that somebody wants.
-#[derive(Debug, Default)]
-struct InForms {
-    hash: Option<Arc<Batch>>,
-    full: Option<Arc<Batch>>,
+/// A transaction in the forms that somebody wants.
+#[derive(Debug)]
+struct InForms<T> {
+    hash: Option<T>,
+    full: Option<T>,
 }
 
-impl InForms {
-    fn get(&mut self, form: TransactionForm, make: impl FnOnce() -> Arc<Batch>) -> &Arc<Batch> {
+impl<T> Default for InForms<T> {
+    fn default() -> Self {
+        Self { hash: None, full: None }
+    }
+}
+
+impl<T> InForms<T> {
+    fn get(&mut self, form: TransactionForm, make: impl FnOnce() -> T) -> &T {
         let made = match form {
             TransactionForm::Hash => &mut self.hash,
             TransactionForm::Full => &mut self.full,
         };
         made.get_or_insert_with(make)
+    }
+}
+
+/// What became of the block of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mined {
+    Adopted,
+    Removed,
+}
+
+impl Mined {
+    /// The event, in the members that Alchemy documents.
+    fn json(self, transaction: &Transaction, form: TransactionForm) -> Vec<u8> {
+        let head: &[u8] = match self {
+            Self::Adopted => br#"{"removed":false,"transaction":"#,
+            Self::Removed => br#"{"removed":true,"transaction":"#,
+        };
+        match form {
+            TransactionForm::Full => [head, transaction.json(), b"}"].concat(),
+            TransactionForm::Hash => [head, format!(r#"{{"hash":"{}"}}}}"#, transaction.hash).as_bytes()].concat(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Equal filters become equal values whatever their order, case or repetitions, so that clients who ask for the same
 //! share one entry of the index.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use alloy_primitives::Address;
 use serde_json::{Map, Value};
@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::filter::{address, argument, go_type};
 use super::index::{Filter, Index};
 use crate::backplane::TransactionForm;
+use crate::chain::Transaction;
 use crate::jsonrpc::ErrorObjectOwned;
 
 /// Most addresses of one subscription, as Alchemy documents it.
@@ -136,6 +137,24 @@ impl Filter for TransactionFilter {
 }
 
 impl<S> Index<TransactionFilter, S> {
+    /// For each filter that wants any of these transactions: their positions, ascending, and its subscribers.
+    pub(super) fn for_each_match<'a>(
+        &'a self,
+        transactions: &[Transaction],
+        mut each: impl FnMut(&'a TransactionFilter, &[usize], &mut dyn Iterator<Item = &'a S>),
+    ) {
+        let mut hits: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (position, transaction) in transactions.iter().enumerate() {
+            for entry in self.who_want(transaction.from, transaction.to) {
+                hits.entry(entry).or_default().push(position);
+            }
+        }
+        for (entry, positions) in hits {
+            let (filter, mut subscribers) = self.entry(entry);
+            each(filter, &positions, &mut subscribers);
+        }
+    }
+
     /// The entries of the filters that want a transaction between these, each once. There is nothing to verify: each key
     /// that fits is a match.
     pub(super) fn who_want(&self, from: Option<Address>, to: Option<Address>) -> Vec<usize> {

@@ -1,10 +1,12 @@
 //! Subscriptions to transactions, pending and mined, by sender and recipient.
 
+use std::sync::Arc;
+
 use alloy_primitives::Address;
-use headwater::devnet::Transaction;
+use headwater::devnet::{Block, Transaction};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Event, Rig, eventually};
+use crate::harness::{Client, Event, Proxy, Rig, adopted, eventually, node};
 
 /// A client of the app with these two subscriptions; the second wants every whole transaction, and shows that of the
 /// first nothing is missing and nothing too much.
@@ -132,4 +134,238 @@ async fn addresses_up_to_the_limit_and_not_one_more() {
         refused["error"],
         json!({"code": -32602, "message": "invalid argument 1: exceed max addresses: 1001 > 1000"})
     );
+}
+
+/// What a client with [`mined`] is told of these transactions.
+fn told(word: &str, blocks: &[Arc<Block>], wants: impl Fn(&Transaction) -> bool) -> Vec<String> {
+    let wanted = blocks
+        .iter()
+        .flat_map(|block| block.transactions())
+        .filter(|tx| wants(tx));
+    wanted.map(|tx| format!("{word} {}", tx.hash())).collect()
+}
+
+/// An event of mined transactions as a line of a story.
+fn line(event: &Event) -> String {
+    let json = event.json();
+    assert_eq!(json.as_object().unwrap().len(), 2, "{json}");
+    let word = if json["removed"].as_bool().unwrap() {
+        "removed"
+    } else {
+        "mined"
+    };
+    format!("{word} {}", json["transaction"]["hash"].as_str().unwrap())
+}
+
+async fn mined(rig: &Proxy, options: Value) -> Client {
+    let mut client = rig.client().await;
+    client.subscribe(json!(["alchemy_minedTransactions", options])).await;
+    client
+}
+
+#[track_caller]
+fn calls(rig: &Rig) -> u64 {
+    rig.control
+        .stats()
+        .calls
+        .get("eth_getBlockByHash")
+        .copied()
+        .unwrap_or(0)
+}
+
+async fn expect(client: &mut Client, story: Vec<String>) {
+    let events = client.events(story.len()).await;
+    assert_eq!(events.iter().map(line).collect::<Vec<_>>(), story);
+}
+
+#[tokio::test]
+async fn mined_transactions_are_the_nodes_own_and_stand_between_two_heads() {
+    let rig = Rig::start().await;
+    let mut client = rig.watcher().await;
+    rig.nothing_else(&mut client).await;
+    let before = calls(&rig);
+    rig.nothing_else(&mut client).await;
+    assert_eq!(calls(&rig), before, "nobody wants any");
+    let id = client.subscribe(json!(["alchemy_minedTransactions"])).await;
+    let mut hashes = mined(&rig, json!({"hashesOnly": true})).await;
+    let blocks = rig.control.mine_many(10);
+    for block in &blocks {
+        let mut story = adopted(std::slice::from_ref(block)).into_iter();
+        assert_eq!(client.line().await, story.next().unwrap(), "the head is first");
+        let mut transactions = Vec::new();
+        for event in client.events(6 + 3).await {
+            if event.subscription == id {
+                transactions.push(event);
+            } else {
+                assert_eq!(Some(event.line()), story.next());
+            }
+        }
+        let wanted = told("mined", std::slice::from_ref(block), |_| true);
+        assert_eq!(transactions.iter().map(line).collect::<Vec<_>>(), wanted);
+        for event in transactions {
+            let hash = event.json()["transaction"]["hash"].clone();
+            let get = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_getTransactionByHash", "params": [hash]});
+            let answer = rig.ask_node(&get).await;
+            let own = answer.split_once(r#""result":"#).unwrap().1.strip_suffix('}').unwrap();
+            assert_eq!(event.payload, format!(r#"{{"removed":false,"transaction":{own}}}"#));
+            let event = hashes.event().await;
+            assert_eq!(
+                event.payload,
+                format!(r#"{{"removed":false,"transaction":{{"hash":{hash}}}}}"#)
+            );
+        }
+    }
+    assert_eq!(calls(&rig), before + 10, "once for all who want them");
+    assert_eq!(client.unsubscribe(&id).await["result"], true);
+    drop(hashes);
+    eventually("nobody wants any", async || {
+        rig.metric(r#"headwater_subscriptions{kind="minedTransactions"}"#).await == 0.0
+    })
+    .await;
+    rig.nothing_else(&mut client).await;
+    rig.nothing_else(&mut client).await;
+    assert_eq!(calls(&rig), before + 10);
+}
+
+#[tokio::test]
+async fn mined_transactions_are_selected_by_entries_of_sender_and_recipient() {
+    let rig = Rig::start().await;
+    let (senders, tokens): (Vec<Address>, Vec<Address>) = rig
+        .control
+        .with_chain(|chain| (chain.senders().collect(), chain.tokens().to_vec()));
+    let (from, other, to) = (senders[0], senders[1], tokens[0]);
+    let entries = json!([{"from": from, "to": to}, {"from": other}]);
+    let mut some = mined(&rig, json!({ "addresses": entries })).await;
+    let mut all = mined(&rig, json!({"addresses": [], "hashesOnly": true})).await;
+    let mut received = rig.client().await;
+    let options = json!({"addresses": [{"to": to}]});
+    received.subscribe(json!(["nodit_minedTransactions", options])).await;
+    let blocks = rig.control.mine_many(30);
+    let both = |tx: &Transaction| tx.from() == from && tx.to() == Some(to);
+    assert!(!told("", &blocks, both).is_empty());
+    expect(&mut some, told("mined", &blocks, |tx| both(tx) || tx.from() == other)).await;
+    expect(&mut all, told("mined", &blocks, |_| true)).await;
+    expect(&mut received, told("mined", &blocks, |tx| tx.to() == Some(to))).await;
+}
+
+#[tokio::test]
+async fn removed_transactions_are_told_to_whom_they_were_sent_and_who_asked_for_it() {
+    let rig = Rig::start().await;
+    let everything = |_: &Transaction| true;
+    let mut asked = mined(&rig, json!({"includeRemoved": true})).await;
+    let mut not_asked = mined(&rig, json!({"includeRemoved": false})).await;
+    let first = rig.control.mine_many(3);
+    for client in [&mut asked, &mut not_asked] {
+        expect(client, told("mined", &first, everything)).await;
+    }
+    let sender = first[2].transactions()[0].from();
+    let options = json!({"includeRemoved": true, "hashesOnly": true, "addresses": [{"from": sender}]});
+    let mut newcomer = mined(&rig, options).await;
+    let second = [rig.control.mine()];
+    expect(&mut asked, told("mined", &second, everything)).await;
+    expect(&mut not_asked, told("mined", &second, everything)).await;
+    expect(&mut newcomer, told("mined", &second, |tx| tx.from() == sender)).await;
+    let reorg = rig.control.reorg(3, 4).unwrap();
+    // Oldest block first, as logs are.
+    let dropped: Vec<_> = reorg.dropped.iter().rev().cloned().collect();
+    let removed = told("removed", &dropped, everything);
+    expect(
+        &mut asked,
+        [removed, told("mined", &reorg.adopted, everything)].concat(),
+    )
+    .await;
+    expect(&mut not_asked, told("mined", &reorg.adopted, everything)).await;
+    let own = |tx: &Transaction| tx.from() == sender;
+    expect(
+        &mut newcomer,
+        [told("removed", &second, own), told("mined", &reorg.adopted, own)].concat(),
+    )
+    .await;
+    // Back to the branch that was left: its transactions are mined once more.
+    let reorg = rig.control.switch_back().unwrap();
+    let dropped: Vec<_> = reorg.dropped.iter().rev().cloned().collect();
+    let removed = told("removed", &dropped, everything);
+    expect(
+        &mut asked,
+        [removed, told("mined", &reorg.adopted, everything)].concat(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn after_an_outage_the_transactions_of_every_block_come_in_order() {
+    let rig = Rig::start().await;
+    let mut client = mined(&rig, json!({"hashesOnly": true})).await;
+    let mut watcher = rig.watcher().await;
+    rig.control.set_faults(|faults| faults.refuse_connections = true);
+    rig.control.disconnect();
+    let blocks = rig.control.mine_many(40);
+    rig.control.set_faults(|faults| faults.refuse_connections = false);
+    expect(&mut client, told("mined", &blocks, |_| true)).await;
+    watcher.expect(adopted(&blocks)).await;
+}
+
+/// Some nodes do not serve a block that they have left.
+#[tokio::test]
+async fn a_block_that_is_dropped_before_its_transactions_came_holds_nobody_up() {
+    let rig = Rig::start().await;
+    let mut client = mined(&rig, json!({"includeRemoved": true})).await;
+    let mut watcher = rig.watcher().await;
+    let fail = |methods: &[&str]| {
+        let failing_methods = methods.iter().map(|method| (*method).to_owned()).collect();
+        rig.control
+            .set_faults(|faults| faults.failing_methods = failing_methods);
+    };
+    fail(&["eth_getBlockByHash"]);
+    let lost = rig.control.mine_many(2);
+    // Its logs need not wait, the next head does.
+    watcher.expect(adopted(&lost[..1])).await;
+    let reorg = rig.control.reorg(2, 3).unwrap();
+    let mut story = adopted(&lost[1..]);
+    story.extend(crate::harness::dropped(&reorg.dropped));
+    story.extend(adopted(&reorg.adopted[..1]));
+    watcher.expect(story).await;
+    fail(&[]);
+    watcher.expect(adopted(&reorg.adopted[1..])).await;
+    expect(&mut client, told("mined", &reorg.adopted, |_| true)).await;
+}
+
+#[tokio::test]
+async fn where_no_node_has_the_transactions_who_wants_them_is_told_and_the_others_go_on() {
+    let rig = Rig::start().await;
+    let mut client = mined(&rig, json!({})).await;
+    let mut watcher = rig.watcher().await;
+    let failing_methods = vec!["eth_getBlockByHash".to_owned()];
+    rig.control
+        .set_faults(|faults| faults.failing_methods = failing_methods);
+    let blocks = rig.control.mine_many(2);
+    let (messages, code, _) = client.closed().await;
+    assert_eq!((messages.len(), code), (0, 1012));
+    watcher.expect(adopted(&blocks)).await;
+    rig.nothing_else(&mut watcher).await;
+    let lost = rig
+        .metric(r#"headwater_continuity_lost_total{reason="no_transactions"}"#)
+        .await;
+    assert_eq!(lost, 1.0);
+}
+
+#[tokio::test]
+async fn before_the_first_block_the_answer_waits_for_it() {
+    let node = node().await;
+    let control = node.handle();
+    control.set_faults(|faults| faults.refuse_connections = true);
+    let proxy = Proxy::start(&[node.ws_url()], |_| {}).await;
+    let mut client = proxy.client().await;
+    let subscribe =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["alchemy_minedTransactions"]});
+    client.send(subscribe.to_string()).await;
+    control.set_faults(|faults| faults.refuse_connections = false);
+    assert!(client.next().await.contains("result"));
+    let blocks = [control.head(), control.mine()];
+    // It may begin with the block that it waited for.
+    let event = client.event().await;
+    let story = told("mined", &blocks, |_| true);
+    let begins = story.iter().position(|told| *told == line(&event)).unwrap();
+    assert!([0, 3].contains(&begins), "with a block's first");
+    expect(&mut client, story[begins + 1..].to_vec()).await;
 }
