@@ -265,6 +265,16 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_has_its_place() {
+        assert!(
+            Kind::ALL
+                .iter()
+                .enumerate()
+                .all(|(place, kind)| *kind as usize == place)
+        );
+    }
+
+    #[test]
     fn control_overtakes_answers_and_answers_overtake_events() {
         let mut queue = Queue::default();
         assert_eq!(

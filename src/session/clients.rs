@@ -1,5 +1,6 @@
 //! All connected clients: their signs of life are watched here, so that no connection needs a timer of its own.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +8,16 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
+use tracing::warn;
 
 use crate::clock::Clock;
 use crate::delivery::{Backlog, CloseReason, Millis, Outbox, Signs, frame};
 
 /// How often every client is looked at.
 const ROUND: Duration = Duration::from_secs(1);
+
+/// How long a client that was cut off may take to be gone.
+const LEAVING: Duration = Duration::from_millis(10);
 
 /// How long a client may take to answer a close frame, and to take what is flushed before it.
 const CLOSE_PATIENCE: Millis = 5_000;
@@ -97,22 +102,31 @@ impl Clients {
     pub async fn relieve(&self, backlog: &Backlog) {
         loop {
             backlog.exceeded().await;
-            let mut waiting: Vec<(usize, Arc<Outbox>)> = self
-                .all
-                .lock()
-                .iter()
-                .map(|(_, client)| (client.outbox.held_back(), client.outbox.clone()))
-                .filter(|(held_back, _)| *held_back > 0)
-                .collect();
-            waiting.sort_unstable_by_key(|(held_back, _)| std::cmp::Reverse(*held_back));
+            let mut waiting: Vec<(usize, Arc<Outbox>)> = Vec::new();
+            for (_, client) in self.all.lock().iter() {
+                let held_back = client.outbox.held_back();
+                if held_back > 0 {
+                    waiting.push((held_back, client.outbox.clone()));
+                }
+            }
+            waiting.sort_unstable_by_key(|(held_back, _)| Reverse(*held_back));
+            let mut closed = 0;
             for (_, outbox) in waiting {
                 if !backlog.is_exceeded() {
                     break;
                 }
                 outbox.close(CloseReason::LongestQueue);
+                closed += 1;
             }
-            // Where queues grow as fast as clients are closed, others have their turn.
-            tokio::task::yield_now().await;
+            if closed > 0 {
+                warn!(
+                    closed,
+                    "the longest queues: all together were above delivery.max_total_queue_bytes"
+                );
+            } else {
+                // What is left belongs to clients that are leaving.
+                tokio::time::sleep(LEAVING).await;
+            }
         }
     }
 

@@ -8,6 +8,7 @@ mod line;
 mod registry;
 mod replay;
 mod start;
+mod transaction_event;
 mod transaction_filter;
 
 pub use dispatch::dispatch;

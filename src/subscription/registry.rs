@@ -16,6 +16,7 @@ use slab::Slab;
 use tokio::sync::{Notify, watch};
 
 use super::replay::{Members, Progress, Until};
+use super::transaction_event::{Fate, InForms, hash_json};
 use super::{Index, Line, LogFilter, Slot, Topic, TransactionFilter};
 use crate::backplane::{ChainEvent, Gossip, TransactionForm, Wanted};
 use crate::chain::{BlockLogs, BlockTransactions, Cursor, History, Log, Loss, Page, Transaction};
@@ -407,12 +408,7 @@ impl Tables {
             ChainEvent::Head(header) => {
                 if !self.heads.is_empty() {
                     let batch = self.one(Kind::Heads, &header.json, header.seen);
-                    send(
-                        self.heads.iter().map(|(_, to)| to).filter(is_answered),
-                        &batch,
-                        due,
-                        now,
-                    );
+                    send(answered(&self.heads), &batch, due, now);
                 }
                 self.history.head(header);
             }
@@ -434,7 +430,7 @@ impl Tables {
                     }
                     if let Some(transactions) = self.told.remove(&own.sequence) {
                         let seen = Instant::now();
-                        self.mined(&transactions, Mined::Removed, seen, told, due, now);
+                        self.mined(&transactions, Fate::Removed, seen, told, due, now);
                     }
                 }
             }
@@ -482,47 +478,44 @@ impl Tables {
             let recipient = &subscriber.recipient;
             recipient.takes(sequence) && recipient.was_sent(sequence)
         };
-        let taken_back = self.mined(&block.transactions, Mined::Adopted, block.seen, takes, due, now);
-        if !taken_back.is_empty() {
-            self.told.insert(sequence, taken_back);
+        let told = self.mined(&block.transactions, Fate::Adopted, block.seen, takes, due, now);
+        if !told.is_empty() {
+            self.told.insert(sequence, told);
         }
         let oldest = self.history.oldest().map_or(sequence, |own| own.sequence);
         self.told = self.told.split_off(&oldest);
     }
 
     /// Every transaction is encoded at most once in each form, and the events of a filter are shared by all its
-    /// subscribers. What was sent to those who are to be told if it is removed.
+    /// subscribers. Those that were sent to somebody who is to be told if they are removed.
     fn mined(
         &self,
         transactions: &[Transaction],
-        what: Mined,
+        fate: Fate,
         seen: Instant,
         wants: impl Fn(&Subscriber) -> bool,
         due: &mut Due,
         now: Millis,
     ) -> Vec<Transaction> {
         let mut encoded: Vec<InForms<Event>> = transactions.iter().map(|_| InForms::default()).collect();
-        let mut to_be_told = BTreeSet::new();
+        let mut told = BTreeSet::new();
         self.mined
             .for_each_match(transactions, |filter, positions, subscribers| {
                 let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
-                if (what == Mined::Removed && !filter.removed) || wanting.peek().is_none() {
+                if (fate == Fate::Removed && !filter.removed) || wanting.peek().is_none() {
                     return;
                 }
                 if filter.removed {
-                    to_be_told.extend(positions);
+                    told.extend(positions);
                 }
                 let encode = |&at: &usize| {
-                    let event = || self.event(&what.json(&transactions[at], filter.form));
+                    let event = || self.event(&fate.json(&transactions[at], filter.form));
                     encoded[at].get(filter.form, event).clone()
                 };
                 let events = positions.iter().map(encode).collect();
                 send(wanting, &Batch::new(Kind::Mined, events, seen), due, now);
             });
-        to_be_told
-            .into_iter()
-            .map(|at: usize| transactions[at].alone())
-            .collect()
+        told.into_iter().map(|at: usize| transactions[at].alone()).collect()
     }
 
     /// An event for all who want it.
@@ -569,12 +562,7 @@ impl Tables {
             serde_json::from_slice(json).is_ok_and(|hash| !self.seen_pending.is_new(TransactionForm::Hash, hash));
         if !known && !self.pending_hashes.is_empty() {
             let batch = self.one(Kind::Pending, json, seen);
-            send(
-                self.pending_hashes.iter().map(|(_, to)| to).filter(is_answered),
-                &batch,
-                due,
-                now,
-            );
+            send(answered(&self.pending_hashes), &batch, due, now);
         }
     }
 
@@ -591,9 +579,7 @@ impl Tables {
         for entry in self.pending.who_want(from, to) {
             let (filter, subscribers) = self.pending.entry(entry);
             let batch = forms.get(filter.form, || match (filter.form, &read) {
-                (TransactionForm::Hash, Ok(read)) => {
-                    self.one(Kind::Pending, format!("\"{}\"", read.hash).as_bytes(), seen)
-                }
+                (TransactionForm::Hash, Ok(read)) => self.one(Kind::Pending, &hash_json(read), seen),
                 _ => self.one(Kind::Pending, &json, seen),
             });
             send(subscribers.filter(is_answered), batch, due, now);
@@ -616,50 +602,6 @@ impl Tables {
                 send(everyone, &batch, due, now);
                 self.sync_state = Some((state, batch));
             }
-        }
-    }
-}
-
-/// A transaction in the forms that somebody wants.
-#[derive(Debug)]
-struct InForms<T> {
-    hash: Option<T>,
-    full: Option<T>,
-}
-
-impl<T> Default for InForms<T> {
-    fn default() -> Self {
-        Self { hash: None, full: None }
-    }
-}
-
-impl<T> InForms<T> {
-    fn get(&mut self, form: TransactionForm, make: impl FnOnce() -> T) -> &T {
-        let made = match form {
-            TransactionForm::Hash => &mut self.hash,
-            TransactionForm::Full => &mut self.full,
-        };
-        made.get_or_insert_with(make)
-    }
-}
-
-/// What became of the block of a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mined {
-    Adopted,
-    Removed,
-}
-
-impl Mined {
-    /// The event, in the members that Alchemy documents.
-    fn json(self, transaction: &Transaction, form: TransactionForm) -> Vec<u8> {
-        let head: &[u8] = match self {
-            Self::Adopted => br#"{"removed":false,"transaction":"#,
-            Self::Removed => br#"{"removed":true,"transaction":"#,
-        };
-        match form {
-            TransactionForm::Full => [head, transaction.json(), b"}"].concat(),
-            TransactionForm::Hash => [head, format!(r#"{{"hash":"{}"}}}}"#, transaction.hash).as_bytes()].concat(),
         }
     }
 }
@@ -700,6 +642,10 @@ fn flush(mut due: Due) {
         flush_elsewhere(due.outboxes.split_off(due.outboxes.len() - together));
     }
     Outbox::flush_all(&due.outboxes);
+}
+
+fn answered(table: &Slab<Subscriber>) -> impl Iterator<Item = &Subscriber> {
+    table.iter().map(|(_, subscriber)| subscriber).filter(is_answered)
 }
 
 /// Whether the answer of a subscriber is on its way at least.
