@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
-use crate::backplane::{self, Feed, Wanted};
+use crate::backplane::{self, Wanted};
 use crate::chain::{Archive, Ingest, Source, Tip};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -186,7 +186,7 @@ impl App {
             clock,
             metrics.clone(),
         ));
-        let archive = Archive::new(source);
+        let archive = Archive::new(source.clone());
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
         // The request path, from the sockets to the node.
@@ -219,7 +219,7 @@ impl App {
         let serving = tokio::spawn(server.run());
         let mut critical = JoinSet::new();
         critical.spawn(named("ingest", ingest.run()));
-        critical.spawn(named("dispatch", fan_out(feed, registry)));
+        critical.spawn(named("dispatch", dispatch(feed, registry, source)));
         critical.spawn(named("admin", serve_admin(admin_listener, admin.clone())));
         if let Some(tls) = tls {
             let metrics = metrics.clone();
@@ -229,6 +229,8 @@ impl App {
         critical.spawn(named("client watch", async move {
             watched.clients.watch(config.life_signs).await
         }));
+        let relieved = services.clone();
+        critical.spawn(named("backlog watch", async move { relieved.relieve().await }));
         let swept = services.clone();
         critical.spawn(named("quota sweep", async move { sweep(&swept.quota).await }));
 
@@ -282,10 +284,6 @@ fn adopt(
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
     task.await;
     name
-}
-
-async fn fan_out(feed: Feed, registry: Arc<Registry>) {
-    dispatch(feed, registry).await;
 }
 
 async fn serve_admin(listener: TcpListener, admin: Arc<Admin>) {

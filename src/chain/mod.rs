@@ -10,6 +10,7 @@ mod log;
 pub mod receipts;
 mod source;
 mod tracker;
+mod transaction;
 
 #[cfg(test)]
 mod tests;
@@ -23,3 +24,4 @@ pub use ingest::{Ingest, Tip};
 pub use log::{BadLogs, BlockLogs, Log};
 pub use source::{Learned, Refused, Seek, Source, Verify};
 pub use tracker::{Step, Tracker};
+pub use transaction::{BadTransactions, BlockTransactions, Transaction};

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
-use super::{BlockLogs, Header, HeaderShape, NotAHeader, receipts};
+use super::{BlockLogs, BlockTransactions, Header, HeaderShape, NotAHeader, receipts};
 use crate::jsonrpc::Outcome;
 use crate::upstream::{CallError, Pool};
 
@@ -25,6 +25,9 @@ const PRUNED: i64 = 4444;
 struct Code {
     code: i64,
 }
+/// Refused answers for the transactions of one block after which they are given up, about six seconds: the next head
+/// waits for them, everybody's.
+const TRANSACTIONS_GIVE_UP: u32 = 10;
 
 /// Whether this chain's blooms can be believed: some chains leave them empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,6 +279,40 @@ impl Source {
         receipts::verify(header, &json, logs).map_err(|error| {
             debug!(%block, "receipts refused: {error}");
             Refused::Receipts
+        })
+    }
+
+    /// All transactions of a block; `None` where no node has any that hold. Without a node there is nothing to give up on: it
+    /// may come back. One that is there and does not answer is given up, for everybody's next head waits.
+    pub async fn transactions(&self, header: &Header) -> Option<BlockTransactions> {
+        if let Some(none) = BlockTransactions::none(header) {
+            return Some(none);
+        }
+        let (mut attempt, mut refused) = (0, 0);
+        while refused < TRANSACTIONS_GIVE_UP {
+            tokio::time::sleep(wait_before(attempt)).await;
+            match self.try_transactions(header, attempt).await {
+                Ok(transactions) => return Some(transactions),
+                Err(Refused::CallFailed) => {}
+                Err(_) => refused += 1,
+            }
+            attempt += 1;
+        }
+        warn!(block = %header.block, "no node has the transactions of this block; who wants them is closed with 1012");
+        None
+    }
+
+    async fn try_transactions(&self, header: &Header, attempt: u32) -> Result<BlockTransactions, Refused> {
+        let hash = header.block.hash;
+        let params = format!(r#"["{hash}",true]"#);
+        let asked = self.pool.call_ours("eth_getBlockByHash", &params, Some(hash), attempt);
+        let json = match asked.await {
+            Err(CallError::TimedOut) => return Err(Refused::NodeError),
+            answer => answered(answer)?,
+        };
+        BlockTransactions::parse(header, &json).map_err(|error| {
+            debug!(block = %header.block, "transactions refused: {error}");
+            Refused::Malformed
         })
     }
 

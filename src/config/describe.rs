@@ -95,6 +95,10 @@ const KEYS: &[(&str, &str)] = &[
         "What may wait for one client; more closes with 1013.",
     ),
     (
+        "delivery.max_total_queue_bytes",
+        "What may wait for all clients together whose sockets are full; above it those with the longest queues are closed with 1013, longest first. An event counts in every queue that it waits in, although its bytes are in memory once.",
+    ),
+    (
         "delivery.max_queue_age",
         "How long an event may wait for one client; longer closes with 1013.",
     ),

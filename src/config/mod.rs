@@ -201,6 +201,11 @@ impl Config {
                 max_in_flight: u32::from(non_zero("limits.max_in_flight", limits.max_in_flight)?),
                 outbox: OutboxLimits {
                     max_bytes: bytes("delivery.max_queue_bytes", delivery.max_queue_bytes, 64 << 10)?,
+                    max_total_bytes: bytes(
+                        "delivery.max_total_queue_bytes",
+                        delivery.max_total_queue_bytes,
+                        64 << 10,
+                    )?,
                     max_age: positive("delivery.max_queue_age", delivery.max_queue_age)?.as_millis() as u64,
                     holdoff: delivery.holdoff.as_millis() as u64,
                 },
@@ -281,6 +286,10 @@ mod tests {
         refused(
             |c| c.shutdown.grace = Duration::ZERO,
             "shutdown.grace: must be longer than 0s",
+        );
+        refused(
+            |c| c.delivery.max_total_queue_bytes = bytesize::ByteSize::b(0),
+            "delivery.max_total_queue_bytes: is 0, must be at least 65536",
         );
         refused(
             |c| c.limits.max_batch = 5000,

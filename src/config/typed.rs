@@ -129,6 +129,7 @@ section!(Delivery, "How events leave." {
     #[serde(with = "humantime_serde")]
     holdoff: Duration = Duration::from_millis(10),
     max_queue_bytes: ByteSize = ByteSize::mib(16),
+    max_total_queue_bytes: ByteSize = ByteSize::mib(512),
     #[serde(with = "humantime_serde")]
     max_queue_age: Duration = Duration::from_secs(30),
     #[serde(with = "humantime_serde")]

@@ -18,6 +18,8 @@ pub enum CloseReason {
     TooBig,
     /// The queue grew past its bound in bytes or age.
     SlowConsumer,
+    /// All clients' queues together grew past their bound, and this one was the longest.
+    LongestQueue,
     /// No bytes could be written for too long: the peer does not read.
     WriteDeadline,
     /// Nothing was heard from the client, not even a pong.
@@ -39,7 +41,7 @@ impl CloseReason {
             Self::Silent => Some(1008),
             Self::TooBig => Some(1009),
             Self::ContinuityLost | Self::Drain => Some(1012),
-            Self::SlowConsumer | Self::WriteDeadline => Some(1013),
+            Self::SlowConsumer | Self::LongestQueue | Self::WriteDeadline => Some(1013),
         }
     }
 
@@ -53,6 +55,7 @@ impl CloseReason {
             Self::Corrupt => "invalid compressed data",
             Self::TooBig => "message too big",
             Self::SlowConsumer => "slow consumer: the queue of undelivered events is full",
+            Self::LongestQueue => "slow consumer: all queues together are full, and this one is the longest",
             Self::WriteDeadline => "slow consumer: nothing was read before the write deadline",
             Self::Silent => "no frame received, not even a pong",
             Self::ContinuityLost => "events were lost upstream and cannot be repaired: resubscribe",
@@ -70,6 +73,7 @@ impl CloseReason {
             Self::Corrupt => "corrupt",
             Self::TooBig => "too_big",
             Self::SlowConsumer => "slow_consumer",
+            Self::LongestQueue => "longest_queue",
             Self::WriteDeadline => "write_deadline",
             Self::Silent => "silent",
             Self::ContinuityLost => "continuity_lost",

@@ -1,5 +1,6 @@
 //! What leaves for a client: frames encoded once, and one bounded queue for each connection.
 
+mod backlog;
 mod close;
 pub mod frame;
 mod outbox;
@@ -8,6 +9,7 @@ mod recipient;
 mod socket;
 mod writing;
 
+pub use backlog::Backlog;
 pub use close::CloseReason;
 pub use frame::{Event, Prefix};
 pub use outbox::{Answered, InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Signs, Waits};

@@ -20,7 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::queue::Push;
 use super::writing::{Done, Writing};
-use super::{Batch, CloseReason, Kind, Millis, Queue, Recipient, Socket, SubscriptionId, frame};
+use super::{Backlog, Batch, CloseReason, Kind, Millis, Queue, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::Clock;
 use crate::telemetry::{KindLabel, Metrics};
 
@@ -29,6 +29,8 @@ use crate::telemetry::{KindLabel, Metrics};
 pub struct OutboxLimits {
     /// Bytes, not messages: one full block of logs can outweigh a thousand heads.
     pub max_bytes: usize,
+    /// Bytes that wait for all clients together; see [`Backlog`].
+    pub max_total_bytes: usize,
     /// Age of the oldest undelivered event, in milliseconds.
     pub max_age: Millis,
     /// From the answer to `eth_subscribe` to the first notification, in milliseconds (E5).
@@ -41,8 +43,9 @@ pub struct OutboxShared {
     limits: OutboxLimits,
     clock: Clock,
     next_id: AtomicU64,
+    backlog: Backlog,
     /// Looked up once: the delivery path should not hash labels.
-    delivered: [Counter; 4],
+    delivered: [Counter; Kind::ALL.len()],
     bytes_out: Counter,
     saved: Counter,
     latency: Histogram,
@@ -52,7 +55,7 @@ impl OutboxShared {
     /// Limits and counters.
     #[must_use]
     pub fn new(limits: OutboxLimits, clock: Clock, metrics: &Metrics) -> Arc<Self> {
-        let delivered = [Kind::Heads, Kind::Logs, Kind::Pending, Kind::Syncing].map(|kind| {
+        let delivered = Kind::ALL.map(|kind| {
             metrics
                 .deliveries
                 .get_or_create_owned(&KindLabel { kind: kind.label() })
@@ -61,11 +64,18 @@ impl OutboxShared {
             limits,
             clock,
             next_id: AtomicU64::new(0),
+            backlog: Backlog::new(limits.max_total_bytes),
             delivered,
             bytes_out: metrics.bytes_out.clone(),
             saved: metrics.bytes_saved.clone(),
             latency: metrics.delivery_latency.clone(),
         })
+    }
+
+    /// What all of them together hold back.
+    #[must_use]
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
     }
 
     fn record(&self, tally: &Tally) {
@@ -89,7 +99,7 @@ impl OutboxShared {
 /// What some writes did.
 #[derive(Debug, Default)]
 struct Tally {
-    delivered: [u64; 4],
+    delivered: [u64; Kind::ALL.len()],
     bytes: u64,
     saved: u64,
     /// When the event that was written last arrived from the node.
@@ -156,6 +166,8 @@ struct State {
     blocked_since: Millis,
     /// It took what it could not send yet.
     unsent: bool,
+    /// Bytes of the queue that are counted in the [`Backlog`].
+    held_back: usize,
     progress: usize,
     /// When the first held event may leave.
     held_until: Option<Millis>,
@@ -317,7 +329,9 @@ impl Outbox {
 
     /// Drops the queued events of a subscription that was ended.
     pub fn forget(&self, id: SubscriptionId) {
-        self.state.lock().queue.forget(id);
+        let mut state = self.state.lock();
+        state.queue.forget(id);
+        self.recount(&mut state);
     }
 
     /// Writes what can be written now.
@@ -422,6 +436,12 @@ impl Outbox {
         self.state.lock().queue.bytes()
     }
 
+    /// Bytes that wait because the socket takes no more.
+    #[must_use]
+    pub fn held_back(&self) -> usize {
+        self.state.lock().held_back
+    }
+
     /// Whether a replay may queue more: the better part of the queue stays for what is live.
     #[must_use]
     pub fn has_room(&self) -> bool {
@@ -458,8 +478,22 @@ impl Outbox {
                 return false;
             }
         }
+        self.recount(state);
         // While the socket is blocked its readiness is what we wait for.
         state.blocked_since == 0 && !std::mem::replace(&mut state.flush_due, true)
+    }
+
+    /// Keeps the sum over all clients right. Where the socket takes everything nothing that is shared is touched.
+    fn recount(&self, state: &mut State) {
+        let now = if state.blocked_since == 0 {
+            0
+        } else {
+            state.queue.bytes()
+        };
+        if now != state.held_back {
+            self.shared.backlog.change(state.held_back, now);
+            state.held_back = now;
+        }
     }
 
     fn begin_close(&self, state: &mut State, reason: CloseReason) {
@@ -520,6 +554,7 @@ impl Outbox {
             // The echo cannot be told from what is still being sent; the end of our half tells the client to end its own.
             self.socket.shut();
         }
+        self.recount(state);
         let after = (state.blocked_since != 0, state.held_until);
         if after != before && after != (false, None) {
             state.tell();
@@ -551,6 +586,12 @@ impl Outbox {
             state.held_until = Some(state.held_until.map_or(release_at, |at| at.min(release_at)));
         }
         Ok(written)
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.shared.backlog.change(self.state.get_mut().held_back, 0);
     }
 }
 
@@ -588,6 +629,8 @@ impl State {
             Some(code) => frame::close(code, reason.text()),
             None => frame::control(frame::Opcode::Close, b""),
         });
+        // Nothing follows the close frame.
+        self.queue = Queue::default();
         self.phase = Phase::Closing(reason);
         self.closing_since = now;
     }
@@ -662,17 +705,21 @@ mod tests {
 
     /// An outbox and the client's end of its socket.
     async fn pair(max_bytes: usize, holdoff: Millis) -> (Arc<Outbox>, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (server, _) = listener.accept().await.unwrap();
         let limits = OutboxLimits {
             max_bytes,
+            max_total_bytes: 1 << 20,
             max_age: 60_000,
             holdoff,
         };
-        let shared = OutboxShared::new(limits, Clock::start(), &Metrics::new().0);
+        one_of(&OutboxShared::new(limits, Clock::start(), &Metrics::new().0)).await
+    }
+
+    async fn one_of(shared: &Arc<OutboxShared>) -> (Arc<Outbox>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
         server.writable().await.unwrap();
-        (Outbox::new(server.into(), false, shared), client)
+        (Outbox::new(server.into(), false, shared.clone()), client)
     }
 
     fn one(kind: Kind, len: usize) -> Arc<Batch> {
@@ -791,5 +838,43 @@ mod tests {
         assert!(outbox.begin_call(1).is_none());
         drop(first);
         assert!(outbox.begin_call(1).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_a_full_socket_holds_back_is_counted_until_it_is_read_forgotten_closed_or_gone() {
+        let (outbox, mut client) = pair(64 << 20, 0).await;
+        let backlog = |outbox: &Outbox| outbox.shared.backlog.bytes();
+        let (to, batch) = (released(), one(Kind::Logs, 100_000));
+        let push = |outbox: &Outbox| {
+            if outbox.push_events(&to, &batch, 1) {
+                outbox.flush();
+            }
+        };
+        push(&outbox);
+        assert_eq!(backlog(&outbox), 0, "the socket takes it");
+        while outbox.held_back() < 3 * batch.wire_len {
+            push(&outbox);
+            assert_eq!(backlog(&outbox), outbox.held_back());
+        }
+        assert_eq!(backlog(&outbox), outbox.queued_bytes());
+        while backlog(&outbox) > 0 {
+            read(&mut client).await;
+            outbox.flush();
+        }
+        let ends: [&dyn Fn(); 2] = [&|| outbox.forget(to.id()), &|| outbox.close(CloseReason::LongestQueue)];
+        for end in ends {
+            while backlog(&outbox) == 0 {
+                push(&outbox);
+            }
+            end();
+            assert_eq!((backlog(&outbox), outbox.queued_bytes()), (0, 0));
+        }
+        let (outbox, _client) = one_of(&outbox.shared).await;
+        while backlog(&outbox) == 0 {
+            push(&outbox);
+        }
+        let shared = outbox.shared.clone();
+        drop(outbox);
+        assert_eq!(shared.backlog.bytes(), 0);
     }
 }

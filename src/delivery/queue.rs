@@ -23,9 +23,14 @@ pub enum Kind {
     Pending,
     /// The node's sync state.
     Syncing,
+    /// Transactions of one block.
+    Mined,
 }
 
 impl Kind {
+    /// All of them, each in its place.
+    pub const ALL: [Self; 5] = [Self::Heads, Self::Logs, Self::Pending, Self::Syncing, Self::Mined];
+
     /// The value of the `kind` label in the metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -34,6 +39,7 @@ impl Kind {
             Self::Logs => "logs",
             Self::Pending => "newPendingTransactions",
             Self::Syncing => "syncing",
+            Self::Mined => "minedTransactions",
         }
     }
 }
@@ -256,6 +262,16 @@ mod tests {
             Chunk::Events(_, batch) => batch.kind.label().to_owned(),
         });
         (names.collect(), gathered)
+    }
+
+    #[test]
+    fn every_kind_has_its_place() {
+        assert!(
+            Kind::ALL
+                .iter()
+                .enumerate()
+                .all(|(place, kind)| *kind as usize == place)
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::jsonrpc::{
     TIMEOUT, error,
 };
 use crate::telemetry::{Metrics, OutcomeLabel};
-use crate::upstream::{CallError, PendingForm, Pool};
+use crate::upstream::{CallError, Pool, TransactionForm};
 
 /// Items of one batch that are under way at the same time.
 const BATCH_CONCURRENCY: usize = 32;
@@ -135,7 +135,7 @@ impl Rpc {
     }
 
     /// See [`Pool::pending_settled`].
-    pub async fn pending_settled(&self, form: PendingForm) {
+    pub async fn pending_settled(&self, form: TransactionForm) {
         self.pool.pending_settled(form).await;
     }
 

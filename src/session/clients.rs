@@ -1,5 +1,6 @@
 //! All connected clients: their signs of life are watched here, so that no connection needs a timer of its own.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +9,18 @@ use rand::seq::SliceRandom;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
+use tracing::warn;
 
 use crate::clock::Clock;
-use crate::delivery::{CloseReason, Millis, Outbox, Signs, frame};
+use crate::delivery::{Backlog, CloseReason, Millis, Outbox, Signs, frame};
 
 /// How often every client is looked at.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// Between two close frames of a drain, on average: hundred clients a second come back to those that remain.
 const BETWEEN_CLOSES: Duration = Duration::from_millis(10);
+/// How long a client that was cut off may take to be gone.
+const LEAVING: Duration = Duration::from_millis(10);
 
 /// How long a client may take to answer a close frame, and to take what is flushed before it.
 const CLOSE_PATIENCE: Millis = 5_000;
@@ -95,6 +99,38 @@ impl Clients {
             .iter()
             .map(|(_, client)| client.outbox.queued_bytes())
             .sum()
+    }
+
+    /// Closes the clients with the longest queues whenever all queues together are too long, for ever.
+    pub async fn relieve(&self, backlog: &Backlog) {
+        loop {
+            backlog.exceeded().await;
+            let mut waiting: Vec<(usize, Arc<Outbox>)> = Vec::new();
+            for (_, client) in self.all.lock().iter() {
+                let held_back = client.outbox.held_back();
+                if held_back > 0 {
+                    waiting.push((held_back, client.outbox.clone()));
+                }
+            }
+            waiting.sort_unstable_by_key(|(held_back, _)| Reverse(*held_back));
+            let mut closed = 0;
+            for (_, outbox) in waiting {
+                if !backlog.is_exceeded() {
+                    break;
+                }
+                outbox.close(CloseReason::LongestQueue);
+                closed += 1;
+            }
+            if closed > 0 {
+                warn!(
+                    closed,
+                    "the longest queues: all together were above delivery.max_total_queue_bytes"
+                );
+            } else {
+                // What is left belongs to clients that are leaving.
+                tokio::time::sleep(LEAVING).await;
+            }
+        }
     }
 
     /// Asks every client to leave, one after the other in any order, and waits until all have or the time is over; the rest

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::time::Sleep;
 use tracing::debug;
@@ -101,6 +102,13 @@ impl Services {
             clock,
             outboxes,
         }
+    }
+}
+
+impl Services {
+    /// Keeps what waits for all clients together within its bound, for ever.
+    pub async fn relieve(&self) {
+        self.clients.relieve(self.outboxes.backlog()).await;
     }
 }
 
@@ -434,14 +442,10 @@ impl Session {
             let message = format!("limit exceeded: {max} subscriptions on this connection");
             return Err(error(LIMIT_EXCEEDED, message));
         }
-        let form = if let Topic::Pending(form) = topic {
-            Some(form)
-        } else {
-            None
-        };
+        let settled = self.settled(&topic);
         let (subscription, finding) = match start {
             // Before the first block nobody can say where "now" is, so what is answered then could have a gap.
-            Start::Live if !topic.is_of_the_chain() || services.registry.has_begun() => {
+            Start::Live if !topic.can_resume() || services.registry.has_begun() => {
                 (services.registry.subscribe(topic, &self.outbox), None)
             }
             _ if !can_wait => {
@@ -454,18 +458,27 @@ impl Session {
         self.subscriptions.push(subscription);
         let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
         releases.push(recipient);
-        Ok(match (finding, form) {
+        Ok(match (finding, settled) {
             (Some(finding), _) => Local::Later(finding.outcome().boxed()),
-            // The answer waits for the node's own subscription.
-            (None, Some(form)) if can_wait => {
-                let wait = async move {
-                    services.rpc.pending_settled(form).await;
-                    id
-                };
-                Local::Later(wait.boxed())
-            }
+            (None, Some(settled)) if can_wait => Local::Later(settled.map(|()| id).boxed()),
             (None, _) => id.into(),
         })
+    }
+
+    /// What the answer to a subscription waits for, so that there is no gap behind it.
+    fn settled(&self, topic: &Topic) -> Option<BoxFuture<'static, ()>> {
+        let services = self.services.clone();
+        match topic {
+            Topic::Pending(filter) => {
+                // The node's own subscription.
+                let source = filter.source();
+                Some(async move { services.rpc.pending_settled(source).await }.boxed())
+            }
+            Topic::Mined(_) if !services.registry.has_begun() => {
+                Some(async move { services.registry.begun().await }.boxed())
+            }
+            _ => None,
+        }
     }
 
     fn unsubscribe(&mut self, request: &Request<'_>) -> Outcome {

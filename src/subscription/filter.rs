@@ -191,7 +191,7 @@ fn canonical<T: Ord>(mut values: Vec<T>) -> Box<[T]> {
 }
 
 /// geth names the position of the parameter, counting the kind as 0.
-fn argument(message: String) -> ErrorObjectOwned {
+pub(super) fn argument(message: String) -> ErrorObjectOwned {
     error(INVALID_PARAMS, format!("invalid argument 1: {message}"))
 }
 
@@ -230,6 +230,11 @@ fn fixed<const N: usize>(text: &str, what: &str) -> Result<[u8; N], String> {
         .map_err(|_| format!("hex has invalid length {len} after decoding; expected {N} for {what}"))
 }
 
+/// An address as geth reads it: either case, whatever the checksum says.
+pub(super) fn address(text: &str) -> Result<Address, String> {
+    fixed::<20>(text, "address").map(Address::from)
+}
+
 fn check_hash(value: &Value) -> Result<(), String> {
     let Value::String(text) = value else {
         return Err(
@@ -253,7 +258,6 @@ fn check_hash(value: &Value) -> Result<(), String> {
 }
 
 fn addresses(value: Option<&Value>) -> Result<Vec<Address>, ErrorObjectOwned> {
-    let address = |text: &str| fixed::<20>(text, "address").map(Address::from);
     match value {
         None => Ok(Vec::new()),
         Some(Value::String(text)) => address(text)

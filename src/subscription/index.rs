@@ -1,9 +1,10 @@
-//! From a log to the filters that want it. No I/O, no clock.
+//! From an event to the filters that want it. No I/O, no clock.
 //!
-//! Equal filters are one entry. Each entry hangs under its most selective dimension, so a log does a handful of look-ups
-//! and verifies only candidates: the cost grows with matches, not with filters.
+//! Equal filters are one entry. Each entry hangs under the keys of its filter, and an event has a handful of keys at which
+//! it is looked up: the cost grows with matches, not with filters.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use alloy_primitives::{Address, B256};
@@ -12,34 +13,27 @@ use slab::Slab;
 use super::LogFilter;
 use crate::chain::Log;
 
-/// Where an entry hangs. `HashMap`'s own hasher is seeded, for clients choose the keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    /// A value at topic position 1 to 3.
-    Topic(u8, B256),
-    /// An address with a first topic.
-    Event(Address, B256),
-    Address(Address),
-    /// A first topic from any address.
-    First(B256),
-    Any,
+/// What an index can be made of.
+pub trait Filter: Eq + Hash {
+    /// A place to look. `HashMap`'s own hasher is seeded, for clients choose the keys.
+    type Key: Eq + Hash;
+
+    /// The keys under which it hangs, at least one: an event that it wants has one of them.
+    fn keys(&self) -> Vec<Self::Key>;
 }
 
-/// An address-and-event filter hangs under each pair; beyond this many pairs under the addresses alone.
-const MAX_PAIRS: usize = 256;
-
 #[derive(Debug)]
-struct Entry<S> {
-    filter: Arc<LogFilter>,
+struct Entry<F, S> {
+    filter: Arc<F>,
     subscribers: Slab<S>,
 }
 
 /// Filters with their subscribers.
 #[derive(Debug)]
-pub struct Index<S> {
-    entries: Slab<Entry<S>>,
-    by_filter: HashMap<Arc<LogFilter>, usize>,
-    postings: HashMap<Key, Vec<usize>>,
+pub struct Index<F: Filter, S> {
+    entries: Slab<Entry<F, S>>,
+    by_filter: HashMap<Arc<F>, usize>,
+    postings: HashMap<F::Key, Vec<usize>>,
     subscribers: usize,
 }
 
@@ -50,7 +44,7 @@ pub struct Slot {
     subscriber: usize,
 }
 
-impl<S> Default for Index<S> {
+impl<F: Filter, S> Default for Index<F, S> {
     fn default() -> Self {
         Self {
             entries: Slab::new(),
@@ -61,9 +55,9 @@ impl<S> Default for Index<S> {
     }
 }
 
-impl<S> Index<S> {
+impl<F: Filter, S> Index<F, S> {
     /// Adds a subscriber.
-    pub fn insert(&mut self, filter: LogFilter, subscriber: S) -> Slot {
+    pub fn insert(&mut self, filter: F, subscriber: S) -> Slot {
         let entry = match self.by_filter.get(&filter) {
             Some(&entry) => entry,
             None => {
@@ -72,7 +66,7 @@ impl<S> Index<S> {
                     filter: filter.clone(),
                     subscribers: Slab::with_capacity(1),
                 });
-                for key in keys(&filter) {
+                for key in filter.keys() {
                     self.postings.entry(key).or_default().push(entry);
                 }
                 self.by_filter.insert(filter, entry);
@@ -94,7 +88,7 @@ impl<S> Index<S> {
         if entry.subscribers.is_empty() {
             let filter = self.entries.remove(slot.entry).filter;
             self.by_filter.remove(&filter);
-            for key in keys(&filter) {
+            for key in filter.keys() {
                 if let Some(posting) = self.postings.get_mut(&key) {
                     if let Some(at) = posting.iter().position(|&entry| entry == slot.entry) {
                         posting.swap_remove(at);
@@ -133,6 +127,65 @@ impl<S> Index<S> {
             .flat_map(|(_, entry)| entry.subscribers.iter().map(|(_, subscriber)| subscriber))
     }
 
+    /// The entries that hang under these keys, again and again where they hang under several.
+    pub(super) fn under(&self, keys: impl Iterator<Item = F::Key>) -> impl Iterator<Item = usize> {
+        keys.filter_map(|key| self.postings.get(&key)).flatten().copied()
+    }
+
+    /// A filter and who wants what it selects.
+    pub(super) fn entry(&self, entry: usize) -> (&F, impl Iterator<Item = &S>) {
+        let Entry { filter, subscribers } = &self.entries[entry];
+        (filter, subscribers.iter().map(|(_, subscriber)| subscriber))
+    }
+}
+
+/// Where a filter of logs hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogKey {
+    /// A value at topic position 1 to 3.
+    Topic(u8, B256),
+    /// An address with a first topic.
+    Event(Address, B256),
+    /// An address.
+    Address(Address),
+    /// A first topic from any address.
+    First(B256),
+    /// Nothing in particular.
+    Any,
+}
+
+/// An address-and-event filter hangs under each pair; beyond this many pairs under the addresses alone.
+const MAX_PAIRS: usize = 256;
+
+impl Filter for LogFilter {
+    type Key = LogKey;
+
+    /// Its most selective dimension. The keys are of one kind and of one topic position, so no log meets an entry twice.
+    fn keys(&self) -> Vec<LogKey> {
+        let fewest = (1..=3u8)
+            .filter(|&at| !self.topics_at(at.into()).is_empty())
+            .min_by_key(|&at| self.topics_at(at.into()).len());
+        if let Some(at) = fewest {
+            return self
+                .topics_at(at.into())
+                .iter()
+                .map(|topic| LogKey::Topic(at, *topic))
+                .collect();
+        }
+        let (addresses, first) = (self.addresses(), self.topics_at(0));
+        match (addresses.is_empty(), first.is_empty()) {
+            (true, true) => vec![LogKey::Any],
+            (true, false) => first.iter().map(|topic| LogKey::First(*topic)).collect(),
+            (false, false) if addresses.len() * first.len() <= MAX_PAIRS => addresses
+                .iter()
+                .flat_map(|address| first.iter().map(|topic| LogKey::Event(*address, *topic)))
+                .collect(),
+            (false, _) => addresses.iter().map(|address| LogKey::Address(*address)).collect(),
+        }
+    }
+}
+
+impl<S> Index<LogFilter, S> {
     /// For each filter that wants any of these logs of block `number`: the positions of those logs, ascending, and the
     /// filter's subscribers.
     pub fn for_each_match(
@@ -148,48 +201,23 @@ impl<S> Index<S> {
         for (position, log) in logs.iter().enumerate() {
             let first = log.topics.first();
             let keys = [
-                Some(Key::Any),
-                Some(Key::Address(log.address)),
-                first.map(|topic| Key::First(*topic)),
-                first.map(|topic| Key::Event(log.address, *topic)),
-                log.topics.get(1).map(|topic| Key::Topic(1, *topic)),
-                log.topics.get(2).map(|topic| Key::Topic(2, *topic)),
-                log.topics.get(3).map(|topic| Key::Topic(3, *topic)),
+                Some(LogKey::Any),
+                Some(LogKey::Address(log.address)),
+                first.map(|topic| LogKey::First(*topic)),
+                first.map(|topic| LogKey::Event(log.address, *topic)),
+                log.topics.get(1).map(|topic| LogKey::Topic(1, *topic)),
+                log.topics.get(2).map(|topic| LogKey::Topic(2, *topic)),
+                log.topics.get(3).map(|topic| LogKey::Topic(3, *topic)),
             ];
-            for entry in keys.iter().flatten().filter_map(|key| self.postings.get(key)).flatten() {
-                if self.entries[*entry].filter.matches(log, number) {
-                    hits.entry(*entry).or_default().push(position as u32);
+            for entry in self.under(keys.into_iter().flatten()) {
+                if self.entries[entry].filter.matches(log, number) {
+                    hits.entry(entry).or_default().push(position as u32);
                 }
             }
         }
         for (entry, positions) in hits {
-            let subscribers = &self.entries[entry].subscribers;
-            each(&positions, &mut subscribers.iter().map(|(_, subscriber)| subscriber));
+            each(&positions, &mut self.entry(entry).1);
         }
-    }
-}
-
-/// The keys under which a filter hangs. They are of one kind and of one topic position, so no log meets an entry twice.
-fn keys(filter: &LogFilter) -> Vec<Key> {
-    let fewest = (1..=3u8)
-        .filter(|&at| !filter.topics_at(at.into()).is_empty())
-        .min_by_key(|&at| filter.topics_at(at.into()).len());
-    if let Some(at) = fewest {
-        return filter
-            .topics_at(at.into())
-            .iter()
-            .map(|topic| Key::Topic(at, *topic))
-            .collect();
-    }
-    let (addresses, first) = (filter.addresses(), filter.topics_at(0));
-    match (addresses.is_empty(), first.is_empty()) {
-        (true, true) => vec![Key::Any],
-        (true, false) => first.iter().map(|topic| Key::First(*topic)).collect(),
-        (false, false) if addresses.len() * first.len() <= MAX_PAIRS => addresses
-            .iter()
-            .flat_map(|address| first.iter().map(|topic| Key::Event(*address, *topic)))
-            .collect(),
-        (false, _) => addresses.iter().map(|address| Key::Address(*address)).collect(),
     }
 }
 

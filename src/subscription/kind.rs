@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::filter::go_type;
-use super::{LogFilter, Start};
-use crate::backplane::PendingForm;
+use super::{LogFilter, Start, TransactionFilter};
+use crate::backplane::TransactionForm;
 use crate::delivery::Kind;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, METHOD_NOT_FOUND, Request, error};
 
@@ -15,16 +15,18 @@ pub enum Topic {
     Heads,
     /// `logs`.
     Logs(LogFilter),
-    /// `newPendingTransactions`; full objects when the flag was `true`.
-    Pending(PendingForm),
+    /// `newPendingTransactions`, and what Alchemy and Nodit call it where it can be filtered.
+    Pending(TransactionFilter),
     /// `syncing`.
     Syncing,
+    /// `alchemy_minedTransactions`, which no node has.
+    Mined(TransactionFilter),
 }
 
 impl Topic {
-    /// Whether it is about blocks, of which none may be missing.
+    /// Whether it is about blocks, and can begin where the client left off.
     #[must_use]
-    pub fn is_of_the_chain(&self) -> bool {
+    pub fn can_resume(&self) -> bool {
         matches!(self, Self::Heads | Self::Logs(_))
     }
 
@@ -36,6 +38,7 @@ impl Topic {
             Self::Logs(_) => Kind::Logs,
             Self::Pending(_) => Kind::Pending,
             Self::Syncing => Kind::Syncing,
+            Self::Mined(_) => Kind::Mined,
         }
     }
 
@@ -94,17 +97,33 @@ impl Topic {
             }
             "newPendingTransactions" | "pendingTransactions" => {
                 at_most(2)?;
-                match argument()? {
-                    Value::Null | Value::Bool(false) => Ok(live(Self::Pending(PendingForm::Hash))),
-                    Value::Bool(true) => Ok(live(Self::Pending(PendingForm::Full))),
-                    other => Err(error(
-                        INVALID_PARAMS,
-                        format!(
-                            "invalid argument 1: json: cannot unmarshal {} into Go value of type bool",
-                            go_type(&other)
-                        ),
-                    )),
-                }
+                let filter = match argument()? {
+                    Value::Null | Value::Bool(false) => TransactionFilter::all(TransactionForm::Hash),
+                    Value::Bool(true) => TransactionFilter::all(TransactionForm::Full),
+                    // Ours: nodes take no such options.
+                    options if TransactionFilter::is_pending_options(&options) => {
+                        TransactionFilter::pending(&options, TransactionForm::Hash)?
+                    }
+                    other => {
+                        let got = go_type(&other);
+                        let why =
+                            format!("invalid argument 1: json: cannot unmarshal {got} into Go value of type bool");
+                        return Err(error(INVALID_PARAMS, why));
+                    }
+                };
+                Ok(live(Self::Pending(filter)))
+            }
+            "alchemy_pendingTransactions" | "nodit_pendingTransactions" => {
+                at_most(2)?;
+                let filter = TransactionFilter::pending(&argument()?, TransactionForm::Full)?;
+                Ok(live(Self::Pending(filter)))
+            }
+            "alchemy_minedTransactions" | "nodit_minedTransactions" => {
+                at_most(2)?;
+                Ok(live(Self::Mined(TransactionFilter::mined(&argument()?)?)))
+            }
+            "alchemy_newFullPendingTransactions" => {
+                at_most(1).map(|()| live(Self::Pending(TransactionFilter::all(TransactionForm::Full))))
             }
             _ => Err(unknown()),
         }
@@ -162,23 +181,31 @@ mod tests {
             refused(params, "-32602 too many arguments, want at most 1");
         }
         assert_eq!(eth(r#"["syncing"]"#), Ok(Topic::Syncing));
+        let all = |form| Ok(Topic::Pending(TransactionFilter::all(form)));
         for name in ["newPendingTransactions", "pendingTransactions"] {
-            for flag in ["", ",false", ",null"] {
-                assert_eq!(
-                    eth(&format!(r#"["{name}"{flag}]"#)),
-                    Ok(Topic::Pending(PendingForm::Hash))
-                );
+            for flag in [
+                "",
+                ",false",
+                ",null",
+                r#",{"hashesOnly":true}"#,
+                r#",{"fromAddress":null}"#,
+            ] {
+                assert_eq!(eth(&format!(r#"["{name}"{flag}]"#)), all(TransactionForm::Hash));
             }
-            assert_eq!(
-                eth(&format!(r#"["{name}",true]"#)),
-                Ok(Topic::Pending(PendingForm::Full))
-            );
+            for flag in [",true", r#",{"hashesOnly":false}"#] {
+                assert_eq!(eth(&format!(r#"["{name}"{flag}]"#)), all(TransactionForm::Full));
+            }
             refused(
                 &format!(r#"["{name}",true,1]"#),
                 "-32602 too many arguments, want at most 2",
             );
         }
-        for (value, kind) in [("\"true\"", "string"), ("{}", "object"), ("1", "number")] {
+        for (value, kind) in [
+            ("\"true\"", "string"),
+            ("{}", "object"),
+            (r#"{"includeTransactions":true}"#, "object"),
+            ("1", "number"),
+        ] {
             refused(
                 &format!(r#"["newPendingTransactions",{value}]"#),
                 &format!("-32602 invalid argument 1: json: cannot unmarshal {kind} into Go value of type bool"),
@@ -199,5 +226,62 @@ mod tests {
             );
         }
         refused(r#"["logs",{},{}]"#, "-32602 too many arguments, want at most 2");
+    }
+
+    #[test]
+    fn pending_transactions_under_the_names_that_providers_gave_them() {
+        let eth = |params: &str| parse("eth_subscribe", &format!(r#","params":{params}"#));
+        let all = |form| Ok(Topic::Pending(TransactionFilter::all(form)));
+        for name in ["alchemy_pendingTransactions", "nodit_pendingTransactions"] {
+            for options in ["", ",null", ",{}", r#",{"hashesOnly":false}"#] {
+                assert_eq!(eth(&format!(r#"["{name}"{options}]"#)), all(TransactionForm::Full));
+            }
+            let hashes = format!(r#"["{name}",{{"hashesOnly":true}}]"#);
+            assert_eq!(eth(&hashes), all(TransactionForm::Hash));
+            let filter = r#"{"fromAddress":"0x0000000000000000000000000000000000000001","toAddress":[]}"#;
+            let filtered = eth(&format!(r#"["{name}",{filter}]"#));
+            assert!(filtered.is_ok() && filtered != all(TransactionForm::Full));
+            // The same options in the place of geth's flag; what is told without `hashesOnly` is the kind's own.
+            let same = |hashes| filter.replace("{", &format!(r#"{{"hashesOnly":{hashes},"#));
+            let geths = eth(&format!(r#"["newPendingTransactions",{}]"#, same(false)));
+            assert_eq!(geths, filtered);
+            let hashes = eth(&format!(r#"["{name}",{}]"#, same(true)));
+            assert_eq!(eth(&format!(r#"["newPendingTransactions",{filter}]"#)), hashes);
+            for (options, why) in [
+                ("true", "-32602 invalid argument 1: expected an object, got bool"),
+                ("{},{}", "-32602 too many arguments, want at most 2"),
+                (
+                    r#"{"toAddress":"0x"}"#,
+                    "-32602 invalid argument 1: invalid toAddress: hex has invalid length 0 after decoding; expected 20 for address",
+                ),
+            ] {
+                assert_eq!(eth(&format!(r#"["{name}",{options}]"#)), Err(why.to_owned()));
+            }
+        }
+        let old = "alchemy_newFullPendingTransactions";
+        assert_eq!(eth(&format!(r#"["{old}"]"#)), all(TransactionForm::Full));
+        let more = eth(&format!(r#"["{old}",{{}}]"#));
+        assert_eq!(more, Err("-32602 too many arguments, want at most 1".to_owned()));
+    }
+
+    #[test]
+    fn mined_transactions_under_the_names_that_providers_gave_them() {
+        let eth = |params: &str| parse("eth_subscribe", &format!(r#","params":{params}"#));
+        for name in ["alchemy_minedTransactions", "nodit_minedTransactions"] {
+            for options in ["", ",null", ",{}", r#",{"addresses":[],"includeRemoved":false}"#] {
+                let all = Topic::Mined(TransactionFilter::all(TransactionForm::Full));
+                assert_eq!(eth(&format!(r#"["{name}"{options}]"#)), Ok(all));
+            }
+            for (options, why) in [
+                ("[]", "-32602 invalid argument 1: expected an object, got array"),
+                ("{},{}", "-32602 too many arguments, want at most 2"),
+                (
+                    r#"{"addresses":[{}]}"#,
+                    "-32602 invalid argument 1: invalid addresses at index 0: names neither from nor to",
+                ),
+            ] {
+                assert_eq!(eth(&format!(r#"["{name}",{options}]"#)), Err(why.to_owned()));
+            }
+        }
     }
 }

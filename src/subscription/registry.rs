@@ -5,9 +5,9 @@
 //! and after `unsubscribe` returned nothing more is queued. Time under the lock is some tens of nanoseconds for each
 //! delivery; writes to sockets happen after it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 use bytes::Bytes;
@@ -16,11 +16,12 @@ use slab::Slab;
 use tokio::sync::{Notify, watch};
 
 use super::members::{Members, Progress, Until};
-use super::{Index, Slot, Topic};
-use crate::backplane::{ChainEvent, Gossip, PendingForm, Wanted};
-use crate::chain::{BlockLogs, Cursor, History, Log, Loss, Page};
+use super::transaction_event::{Fate, InForms, hash_json};
+use super::{Index, Line, LogFilter, Slot, Topic, TransactionFilter};
+use crate::backplane::{ChainEvent, Gossip, TransactionForm, Wanted};
+use crate::chain::{BlockLogs, BlockTransactions, Cursor, History, Log, Loss, Page, Transaction};
 use crate::clock::Clock;
-use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Recipient, SubscriptionId};
+use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Phase, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
 /// A subscription as its owner, the session, holds it.
@@ -35,8 +36,10 @@ pub struct Subscription {
 enum Place {
     Heads(usize),
     Logs(Slot),
-    Pending(PendingForm, usize),
+    PendingHashes(usize),
+    Pending(Slot),
     Syncing(usize),
+    Mined(Slot),
     /// On its way to the live stream, or there already.
     Resumed(Kind, ClientKey),
 }
@@ -46,8 +49,9 @@ impl Place {
         match self {
             Self::Heads(_) => Kind::Heads,
             Self::Logs(_) => Kind::Logs,
-            Self::Pending(..) => Kind::Pending,
+            Self::PendingHashes(_) | Self::Pending(_) => Kind::Pending,
             Self::Syncing(_) => Kind::Syncing,
+            Self::Mined(_) => Kind::Mined,
             Self::Resumed(kind, _) => kind,
         }
     }
@@ -63,10 +67,17 @@ pub(super) struct Subscriber {
 #[derive(Debug)]
 struct Tables {
     heads: Slab<Subscriber>,
-    logs: Index<Subscriber>,
+    logs: Index<LogFilter, Subscriber>,
+    /// Those who are told what a node's own stream of hashes tells.
     pending_hashes: Slab<Subscriber>,
-    pending_full: Slab<Subscriber>,
+    /// Those who need the whole transaction, to be told or to be selected by.
+    pending: Index<TransactionFilter, Subscriber>,
     syncing: Slab<Subscriber>,
+    mined: Index<TransactionFilter, Subscriber>,
+    /// What those who are told of removals were sent, by the sequence of its block; for as many blocks as are remembered.
+    told: BTreeMap<u64, Vec<Transaction>>,
+    /// The last block whose transactions were told.
+    mined_through: u64,
     /// The node's last word on its sync state, for newcomers.
     sync_state: Option<(Bytes, Arc<Batch>)>,
     history: History,
@@ -78,6 +89,9 @@ struct Tables {
     /// Clients may agree on compression.
     compresses: bool,
 }
+
+/// How long a subscription waits for the first block after a start.
+const FIRST_BLOCK: Duration = Duration::from_secs(10);
 
 /// See [`Outbox::id`].
 type ClientKey = u64;
@@ -108,8 +122,11 @@ impl Registry {
             heads: Slab::new(),
             logs: Index::default(),
             pending_hashes: Slab::new(),
-            pending_full: Slab::new(),
+            pending: Index::default(),
             syncing: Slab::new(),
+            mined: Index::default(),
+            told: BTreeMap::new(),
+            mined_through: 0,
             sync_state: None,
             history: History::new(remembered),
             replays: HashMap::new(),
@@ -137,7 +154,10 @@ impl Registry {
         };
         let place = match topic {
             Topic::Heads | Topic::Logs(_) => tables.join(topic, subscriber),
-            Topic::Pending(form) => Place::Pending(form, tables.pending(form).insert(subscriber)),
+            Topic::Pending(filter) => match filter.source() {
+                TransactionForm::Hash => Place::PendingHashes(tables.pending_hashes.insert(subscriber)),
+                TransactionForm::Full => Place::Pending(tables.pending.insert(filter, subscriber)),
+            },
             Topic::Syncing => {
                 // A newcomer is told the present state at once, as geth does (PROTOCOL 1.8).
                 if let Some((_, batch)) = &tables.sync_state
@@ -147,6 +167,7 @@ impl Registry {
                 }
                 Place::Syncing(tables.syncing.insert(subscriber))
             }
+            Topic::Mined(filter) => Place::Mined(tables.mined.insert(filter, subscriber)),
         };
         self.count(place.kind()).inc();
         self.publish_wanted(&mut tables);
@@ -199,6 +220,13 @@ impl Registry {
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.with_history(|history| history.tip().is_some())
+    }
+
+    /// Waits for the first block after a start, for a while.
+    pub async fn begun(&self) {
+        let mut published = self.watch_published();
+        let first = published.wait_for(|()| self.has_begun());
+        drop(tokio::time::timeout(FIRST_BLOCK, first).await);
     }
 
     /// Looks at what was published, under the lock.
@@ -268,8 +296,10 @@ impl Registry {
         let gone = match place {
             Place::Heads(at) => tables.heads.try_remove(at),
             Place::Logs(slot) => tables.logs.remove(slot),
-            Place::Pending(form, at) => tables.pending(form).try_remove(at),
+            Place::PendingHashes(at) => tables.pending_hashes.try_remove(at),
+            Place::Pending(slot) => tables.pending.remove(slot),
             Place::Syncing(at) => tables.syncing.try_remove(at),
+            Place::Mined(slot) => tables.mined.remove(slot),
             Place::Resumed(_, client) => tables.leave_replay(client, id).map(|(_, subscriber)| subscriber),
         };
         if let Some(subscriber) = gone {
@@ -283,7 +313,7 @@ impl Registry {
         self.metrics.filters.set(tables.logs.filters() as i64);
         let wanted = Wanted {
             pending_hashes: !tables.pending_hashes.is_empty(),
-            pending_full: !tables.pending_full.is_empty(),
+            pending_full: !tables.pending.is_empty(),
             syncing: !tables.syncing.is_empty(),
         };
         if !wanted.syncing {
@@ -297,17 +327,51 @@ impl Registry {
         });
     }
 
-    /// Fans out chain events, in order, and writes to each client once.
-    pub fn fan_out(&self, events: impl Iterator<Item = ChainEvent>) {
+    /// Fans out chain events, in order, as far as they need not wait, and writes to each client once.
+    pub fn fan_out(&self, line: &mut Line) {
+        self.with_tables(|tables, due, now| self.fan_out_line(line, tables, due, now));
+        self.published.send_replace(());
+    }
+
+    /// Fans out the transactions of the block that the line waits for, and what has waited for them. Without them those
+    /// who want them are closed.
+    pub fn fan_out_transactions(&self, found: Option<BlockTransactions>, line: &mut Line) {
         self.with_tables(|tables, due, now| {
-            for event in events {
-                if let Err(loss) = tables.chain(event, due, now) {
-                    let label = ReasonLabel { reason: loss.label() };
-                    self.metrics.continuity_lost.get_or_create(&label).inc();
+            line.go_on();
+            match found {
+                Some(block) => tables.transactions(&block, due, now),
+                None => {
+                    tables.lose_transactions();
+                    self.count_loss("no_transactions");
                 }
             }
+            self.fan_out_line(line, tables, due, now);
         });
         self.published.send_replace(());
+    }
+
+    fn fan_out_line(&self, line: &mut Line, tables: &mut Tables, due: &mut Due, now: Millis) {
+        if !tables.wants_transactions() {
+            // Whoever wanted them has left.
+            line.go_on();
+        }
+        while let Some(event) = line.take() {
+            if let ChainEvent::Head(header) = &event
+                && tables.wants_transactions()
+            {
+                line.wait_for(header.clone());
+            }
+            if let Err(loss) = tables.chain(event, due, now) {
+                self.count_loss(loss.label());
+            }
+        }
+    }
+
+    fn count_loss(&self, reason: &'static str) {
+        self.metrics
+            .continuity_lost
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
     }
 
     /// Fans out what may be lost.
@@ -323,13 +387,6 @@ impl Registry {
 }
 
 impl Tables {
-    fn pending(&mut self, form: PendingForm) -> &mut Slab<Subscriber> {
-        match form {
-            PendingForm::Hash => &mut self.pending_hashes,
-            PendingForm::Full => &mut self.pending_full,
-        }
-    }
-
     /// Puts a subscription to heads or logs where live events find it.
     fn join(&mut self, topic: Topic, subscriber: Subscriber) -> Place {
         match topic {
@@ -357,9 +414,13 @@ impl Tables {
                     return Ok(());
                 };
                 for own in dropped {
+                    let told = |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
                     if let Some(block) = own.logs {
-                        let told = &mut |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
-                        self.logs(&block, |log| self.event(&log.removed_json()), told, due, now);
+                        self.logs(&block, |log| self.event(&log.removed_json()), &mut { told }, due, now);
+                    }
+                    if let Some(transactions) = self.told.remove(&own.sequence) {
+                        let seen = Instant::now();
+                        self.mined(&transactions, Fate::Removed, seen, told, due, now);
                     }
                 }
                 if !self.heads.is_empty() {
@@ -390,11 +451,82 @@ impl Tables {
 
     fn lose_continuity(&mut self) {
         self.history.clear();
+        self.told.clear();
         let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
         let replayed = self.replays.values().flat_map(Members::subscribers);
-        for subscriber in heads.chain(self.logs.iter()).chain(replayed) {
+        for subscriber in heads.chain(self.logs.iter()).chain(replayed).chain(self.mined.iter()) {
             subscriber.outbox.close(CloseReason::ContinuityLost);
         }
+    }
+
+    /// Whether the transactions of the next block are for anybody: those who are on their way out need not be waited for.
+    fn wants_transactions(&self) -> bool {
+        self.mined
+            .iter()
+            .any(|subscriber| subscriber.outbox.phase() == Phase::Open)
+    }
+
+    /// The tip's transactions cannot be had.
+    fn lose_transactions(&self) {
+        for subscriber in self.mined.iter() {
+            subscriber.outbox.close(CloseReason::ContinuityLost);
+        }
+    }
+
+    /// The tip's transactions are here.
+    fn transactions(&mut self, block: &BlockTransactions, due: &mut Due, now: Millis) {
+        let tip = self.history.tip().filter(|tip| tip.header.block == block.block);
+        let Some(sequence) = tip.map(|tip| tip.sequence) else {
+            return;
+        };
+        // The chain may have gone back, and come the same way again.
+        if sequence <= self.mined_through {
+            return;
+        }
+        self.mined_through = sequence;
+        // Who subscribed behind the block's logs begins with the next one.
+        let takes = |subscriber: &Subscriber| {
+            let recipient = &subscriber.recipient;
+            recipient.takes(sequence) && recipient.was_sent(sequence)
+        };
+        let told = self.mined(&block.transactions, Fate::Adopted, block.seen, takes, due, now);
+        if !told.is_empty() {
+            self.told.insert(sequence, told);
+        }
+        let oldest = self.history.oldest().map_or(sequence, |own| own.sequence);
+        self.told = self.told.split_off(&oldest);
+    }
+
+    /// Every transaction is encoded at most once in each form, and the events of a filter are shared by all its
+    /// subscribers. Those that were sent to somebody who is to be told if they are removed.
+    fn mined(
+        &self,
+        transactions: &[Transaction],
+        fate: Fate,
+        seen: Instant,
+        wants: impl Fn(&Subscriber) -> bool,
+        due: &mut Due,
+        now: Millis,
+    ) -> Vec<Transaction> {
+        let mut encoded: Vec<InForms<Event>> = transactions.iter().map(|_| InForms::default()).collect();
+        let mut told = BTreeSet::new();
+        self.mined
+            .for_each_match(transactions, |filter, positions, subscribers| {
+                let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
+                if (fate == Fate::Removed && !filter.removed) || wanting.peek().is_none() {
+                    return;
+                }
+                if filter.removed {
+                    told.extend(positions);
+                }
+                let encode = |&at: &usize| {
+                    let event = || self.event(&fate.json(&transactions[at], filter.form));
+                    encoded[at].get(filter.form, event).clone()
+                };
+                let events = positions.iter().map(encode).collect();
+                send(wanting, &Batch::new(Kind::Mined, events, seen), due, now);
+            });
+        told.into_iter().map(|at: usize| transactions[at].alone()).collect()
     }
 
     /// An event for all who want it.
@@ -435,14 +567,42 @@ impl Tables {
             });
     }
 
+    fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut Due, now: Millis) {
+        // What cannot be read cannot be told apart, and passes.
+        let known =
+            serde_json::from_slice(json).is_ok_and(|hash| !self.seen_pending.is_new(TransactionForm::Hash, hash));
+        if !known && !self.pending_hashes.is_empty() {
+            let batch = self.one(Kind::Pending, json, seen);
+            send(answered(&self.pending_hashes), &batch, due, now);
+        }
+    }
+
+    fn pending(&mut self, json: Bytes, seen: Instant, due: &mut Due, now: Millis) {
+        let read = Transaction::parse(json.clone());
+        if let Ok(read) = &read
+            && !self.seen_pending.is_new(TransactionForm::Full, read.hash)
+        {
+            return;
+        }
+        // What cannot be read is for those who want everything.
+        let (from, to) = read.as_ref().map_or((None, None), |read| (read.from, read.to));
+        let mut forms = InForms::default();
+        for entry in self.pending.who_want(from, to) {
+            let (filter, subscribers) = self.pending.entry(entry);
+            let batch = forms.get(filter.form, || match (filter.form, &read) {
+                (TransactionForm::Hash, Ok(read)) => self.one(Kind::Pending, &hash_json(read), seen),
+                _ => self.one(Kind::Pending, &json, seen),
+            });
+            send(subscribers.filter(is_answered), batch, due, now);
+        }
+    }
+
     fn gossip(&mut self, gossip: Gossip, due: &mut Due, now: Millis) {
         match gossip {
-            Gossip::Pending { form, json, seen } => {
-                if self.seen_pending.is_new(form, &json) {
-                    let batch = self.one(Kind::Pending, &json, seen);
-                    send(answered(self.pending(form)), &batch, due, now);
-                }
-            }
+            Gossip::Pending { form, json, seen } => match form {
+                TransactionForm::Hash => self.pending_hash(&json, seen, due, now),
+                TransactionForm::Full => self.pending(json, seen, due, now),
+            },
             Gossip::Syncing(state) => {
                 if self.sync_state.as_ref().is_some_and(|(known, _)| *known == state) {
                     return;
@@ -495,12 +655,13 @@ fn flush(mut due: Due) {
     Outbox::flush_all(&due.outboxes);
 }
 
-/// The subscribers whose answer is on its way at least.
 fn answered(table: &Slab<Subscriber>) -> impl Iterator<Item = &Subscriber> {
-    table
-        .iter()
-        .map(|(_, subscriber)| subscriber)
-        .filter(|subscriber| subscriber.recipient.is_answered())
+    table.iter().map(|(_, subscriber)| subscriber).filter(is_answered)
+}
+
+/// Whether the answer of a subscriber is on its way at least.
+fn is_answered(subscriber: &&Subscriber) -> bool {
+    subscriber.recipient.is_answered()
 }
 
 fn send<'a>(subscribers: impl Iterator<Item = &'a Subscriber>, batch: &Arc<Batch>, due: &mut Due, now: Millis) {
@@ -547,25 +708,15 @@ fn sync_payload(state: &[u8]) -> Vec<u8> {
 /// Pending transactions seen lately: a failover must not repeat them (E8).
 #[derive(Debug, Default)]
 struct Recent {
-    known: std::collections::HashSet<(PendingForm, B256)>,
-    order: VecDeque<(PendingForm, B256)>,
+    known: std::collections::HashSet<(TransactionForm, B256)>,
+    order: VecDeque<(TransactionForm, B256)>,
 }
 
 /// About a minute of a busy mainnet node.
 const RECENT_PENDING: usize = 16_384;
 
 impl Recent {
-    fn is_new(&mut self, form: PendingForm, json: &[u8]) -> bool {
-        #[derive(serde::Deserialize)]
-        struct Transaction {
-            hash: B256,
-        }
-        let hash = match form {
-            PendingForm::Hash => serde_json::from_slice::<B256>(json),
-            PendingForm::Full => serde_json::from_slice::<Transaction>(json).map(|transaction| transaction.hash),
-        };
-        // What has no hash cannot be told apart and passes.
-        let Ok(hash) = hash else { return true };
+    fn is_new(&mut self, form: TransactionForm, hash: B256) -> bool {
         if !self.known.insert((form, hash)) {
             return false;
         }
@@ -598,12 +749,10 @@ mod tests {
     #[test]
     fn a_pending_transaction_is_told_once_in_each_form() {
         let mut recent = Recent::default();
-        let hash = format!("\"{}\"", B256::repeat_byte(1));
-        assert!(recent.is_new(PendingForm::Hash, hash.as_bytes()));
-        assert!(!recent.is_new(PendingForm::Hash, hash.as_bytes()));
-        assert!(recent.is_new(
-            PendingForm::Full,
-            format!(r#"{{"hash":{hash},"nonce":"0x0"}}"#).as_bytes()
-        ));
+        let hash = B256::repeat_byte(1);
+        for form in [TransactionForm::Hash, TransactionForm::Full] {
+            assert!(recent.is_new(form, hash));
+            assert!(!recent.is_new(form, hash));
+        }
     }
 }

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::message::{self, NodeMessage};
 use super::pool::{Call, CallError, Inbox, Shared};
-use super::{Gossip, PendingForm, Sighting};
+use super::{Gossip, Sighting, TransactionForm};
 use crate::jsonrpc::Outcome;
 
 /// Messages that wait for the writer. When it is full calls wait in their queue, where callers see it.
@@ -56,7 +56,7 @@ enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feed {
     Heads,
-    Pending(PendingForm),
+    Pending(TransactionForm),
 }
 
 /// What an answer is for.
@@ -110,7 +110,7 @@ struct Serving {
     asked: Option<Instant>,
     asked_syncing: Option<Instant>,
     /// Subscriptions that are asked for or stand, pending ones only.
-    pending: HashMap<PendingForm, Standing>,
+    pending: HashMap<TransactionForm, Standing>,
     ready: bool,
 }
 
@@ -412,12 +412,12 @@ impl Serving {
         let wanted = self.shared.wants();
         let forms = [
             (
-                PendingForm::Hash,
+                TransactionForm::Hash,
                 wanted.pending_hashes,
                 r#"["newPendingTransactions"]"#,
             ),
             (
-                PendingForm::Full,
+                TransactionForm::Full,
                 wanted.pending_full,
                 r#"["newPendingTransactions",true]"#,
             ),

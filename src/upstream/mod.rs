@@ -32,9 +32,9 @@ pub use endpoint::{BadEndpoint, Endpoint};
 pub use pool::{CallError, Channels, Pool, UpstreamStatus};
 use standing::Told;
 
-/// The two forms of a pending transaction.
+/// The two forms in which a transaction is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PendingForm {
+pub enum TransactionForm {
     /// The hash alone.
     Hash,
     /// The whole transaction.
@@ -54,10 +54,10 @@ pub struct Wanted {
 
 impl Wanted {
     /// The flag of one form.
-    pub(crate) fn pending(&mut self, form: PendingForm) -> &mut bool {
+    pub(crate) fn pending(&mut self, form: TransactionForm) -> &mut bool {
         match form {
-            PendingForm::Hash => &mut self.pending_hashes,
-            PendingForm::Full => &mut self.pending_full,
+            TransactionForm::Hash => &mut self.pending_hashes,
+            TransactionForm::Full => &mut self.pending_full,
         }
     }
 }
@@ -84,7 +84,7 @@ pub enum Gossip {
     /// A pending transaction.
     Pending {
         /// Hash or whole.
-        form: PendingForm,
+        form: TransactionForm,
         /// The node's bytes.
         json: Bytes,
         /// When it arrived.

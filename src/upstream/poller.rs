@@ -15,7 +15,7 @@ use url::Url;
 
 use super::message::{self, NodeMessage};
 use super::pool::{Call, CallError, Inbox, Shared};
-use super::{Gossip, PendingForm, Sighting};
+use super::{Gossip, Sighting, TransactionForm};
 use crate::jsonrpc::Outcome;
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
@@ -234,8 +234,8 @@ impl Gossiper {
 
     /// One filter serves both forms.
     fn settle(&self, settled: bool) {
-        self.shared.settle(PendingForm::Hash, settled);
-        self.shared.settle(PendingForm::Full, settled);
+        self.shared.settle(TransactionForm::Hash, settled);
+        self.shared.settle(TransactionForm::Full, settled);
     }
 
     async fn poll(&mut self) -> Result<(), String> {
@@ -269,7 +269,7 @@ impl Gossiper {
             for hash in &found {
                 let json = changes.slice_ref(hash.get().as_bytes());
                 self.shared.gossip(Gossip::Pending {
-                    form: PendingForm::Hash,
+                    form: TransactionForm::Hash,
                     json,
                     seen,
                 });
@@ -292,7 +292,7 @@ impl Gossiper {
                     && &json[..] != b"null"
                 {
                     self.shared.gossip(Gossip::Pending {
-                        form: PendingForm::Full,
+                        form: TransactionForm::Full,
                         json,
                         seen,
                     });

@@ -14,7 +14,7 @@ use super::choice::Choice;
 use super::connection::Connection;
 use super::identity::{Genesis, Identity};
 use super::poller::Poller;
-use super::{Endpoint, Gossip, PendingForm, Sighting, UpstreamId, UpstreamSettings, Wanted, place_of};
+use super::{Endpoint, Gossip, Sighting, TransactionForm, UpstreamId, UpstreamSettings, Wanted, place_of};
 use crate::jsonrpc::Outcome;
 use crate::telemetry::Metrics;
 
@@ -162,7 +162,7 @@ impl Shared {
     }
 
     /// The upstream in use has answered for a form, or lost it.
-    pub fn settle(&self, form: PendingForm, settled: bool) {
+    pub fn settle(&self, form: TransactionForm, settled: bool) {
         if self.choice.active() == Some(self.id) {
             self.choice
                 .settled()
@@ -325,7 +325,7 @@ impl Pool {
 
     /// Waits until the node has answered for this form of pending transactions, so that none is missed that comes after
     /// our own answer; not for long, and not without a node.
-    pub async fn pending_settled(&self, form: PendingForm) {
+    pub async fn pending_settled(&self, form: TransactionForm) {
         let mut settled = self.choice.settled().subscribe();
         if self.active().is_some() {
             let stands = settled.wait_for(|all| *all.clone().pending(form));

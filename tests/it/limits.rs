@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
-use crate::harness::{Proxy, Rig, adopted, eventually, node, node_with_logs_of};
+use crate::harness::{Event, Proxy, Rig, adopted, eventually, node, node_with_logs_of};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, PING, TEXT, UPGRADE, Wire};
 
 fn errors(answer: &str) -> (usize, Option<u64>) {
@@ -191,6 +191,57 @@ async fn a_client_that_does_not_read_is_closed_and_the_others_get_everything() {
     let (bytes, _) = stalled.swap_remove(0).until_the_end().await;
     assert!(bytes < 8 * 6 * (64 << 10));
     rig.nothing_else(&mut one).await;
+}
+
+/// Each alone is far from its own bound.
+#[tokio::test]
+async fn when_all_queues_together_are_too_long_the_longest_is_closed_and_the_others_are_whole() {
+    const TOTAL: u64 = 4 << 20;
+    let rig = Rig::before(node_with_logs_of(64 << 10).await, |config| {
+        config.delivery.max_total_queue_bytes = ByteSize::b(TOTAL);
+    })
+    .await;
+    let mut stalled = Vec::new();
+    // About 400 kB a block for each subscription.
+    for subscriptions in [1, 2, 1] {
+        let mut wire = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
+        for id in 0..subscriptions {
+            let subscribe = json!({"jsonrpc": "2.0", "id": id, "method": "eth_subscribe", "params": ["logs"]});
+            wire.send(TEXT, subscribe.to_string()).await;
+            assert!(wire.text().await.contains("result"));
+        }
+        stalled.push(wire);
+    }
+    let mut watcher = rig.watcher().await;
+    let (mut story, mut before) = (Vec::new(), 0.0);
+    loop {
+        let block = rig.control.mine();
+        story.extend(adopted(std::slice::from_ref(&block)).split_off(1));
+        watcher.expect(adopted(&[block])).await;
+        let mut queued = f64::MAX;
+        eventually("no more waits than may", async || {
+            queued = rig.metric("headwater_queue_bytes").await;
+            queued <= TOTAL as f64
+        })
+        .await;
+        if queued < before {
+            break;
+        }
+        before = queued;
+    }
+    let block = 4.0 * 6.0 * f64::from(66 << 10);
+    assert!(before + block > TOTAL as f64, "not before it had to be: {before}");
+    let (_, code) = stalled.remove(1).until_the_end().await;
+    assert_eq!(code, Some(1013));
+    eventually("it is gone", async || rig.metric("headwater_clients").await == 3.0).await;
+    let closed = rig.metric(r#"headwater_closes_total{reason="longest_queue"}"#).await;
+    assert_eq!(closed, 1.0);
+    for wire in &mut stalled {
+        for line in &story {
+            assert_eq!(Event::parse(&wire.text().await).line(), *line);
+        }
+    }
+    rig.nothing_else(&mut watcher).await;
 }
 
 #[tokio::test]

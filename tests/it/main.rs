@@ -23,5 +23,6 @@ mod resume;
 mod sharing;
 mod shutdown;
 mod tls;
+mod transactions;
 mod upstreams;
 mod wire;

@@ -131,6 +131,44 @@ export const extras = {
     await t.gap("anvil orders nothing across subscriptions", () => same("heads and logs", seen, blockByBlock));
   },
 
+  /** Transactions by sender and recipient, as providers offer them and no node does; each is the node's own. */
+  async transactions(t) {
+    if (t.direct) return t.skip();
+    const { client } = await t.connect();
+    const { chain } = t;
+    const [from, other] = chain.accounts;
+    const pending = [];
+    const mined = [];
+    const both = { addresses: [{ from, to: chain.contract }], includeRemoved: true };
+    await client.subscribe(["alchemy_pendingTransactions", { fromAddress: from, toAddress: other }], (tx) => pending.push(tx));
+    await client.subscribe(["alchemy_minedTransactions", both], (event) => mined.push(event));
+    await client.subscribe(["newHeads"], (head) => mined.push(head.hash));
+    const story = await t.story();
+    const want = [];
+    const block = async (...transactions) => {
+      const sent = [];
+      for (const transaction of transactions) sent.push(await chain.rpc("eth_sendTransaction", [transaction]));
+      await until("pending transactions", () => pending.length >= sent.length - 1);
+      const whole = await Promise.all(pending.splice(0).map(({ hash }) => chain.rpc("eth_getTransactionByHash", [hash])));
+      same("pending", whole.map(({ hash }) => hash), sent.slice(0, -1));
+      await story.mined(1);
+      const { transactions: all } = await chain.rpc("eth_getBlockByHash", [story.heads.at(-1), true]);
+      const fit = all.filter((tx) => tx.from === from.toLowerCase() && tx.to === chain.contract.toLowerCase());
+      same("the first of them", fit.map(({ hash }) => hash), sent.slice(0, 1));
+      want.push(story.heads.at(-1), ...fit.map((transaction) => ({ removed: false, transaction })));
+    };
+    const gift = (from, to) => ({ from, to, value: "0x1" });
+    // The last one is from neither and to neither.
+    await block(chain.emission(1, from), gift(chain.accounts[2], other), gift(other, chain.accounts[2]));
+    await block(chain.emission(2, from), gift(from, chain.accounts[3]), chain.emission(1, other));
+    await exactly("heads and mined transactions", mined, want);
+    const removed = want.filter((event) => event.transaction).map(({ transaction }) => ({ removed: true, transaction }));
+    want.push(...removed);
+    await story.reorg(2, [[], []]);
+    want.push(...story.heads.slice(-2));
+    await exactly("the reorg", mined, want);
+  },
+
   /** A batch is answered in request order, subscriptions in it included, and only then do their events come. */
   async "subscribe in batch"(t) {
     const { client } = await t.connect();

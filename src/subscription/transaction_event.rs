@@ -1,0 +1,79 @@
+//! How a transaction is told: in two forms, pending or with its block.
+
+use crate::backplane::TransactionForm;
+use crate::chain::Transaction;
+
+/// What is made of one transaction, in the forms that somebody wants.
+#[derive(Debug)]
+pub(super) struct InForms<T> {
+    hash: Option<T>,
+    full: Option<T>,
+}
+
+impl<T> Default for InForms<T> {
+    fn default() -> Self {
+        Self { hash: None, full: None }
+    }
+}
+
+impl<T> InForms<T> {
+    /// In this form; made when it is first asked for.
+    pub fn get(&mut self, form: TransactionForm, make: impl FnOnce() -> T) -> &T {
+        let made = match form {
+            TransactionForm::Hash => &mut self.hash,
+            TransactionForm::Full => &mut self.full,
+        };
+        made.get_or_insert_with(make)
+    }
+}
+
+/// A pending transaction's hash, as `newPendingTransactions` tells it.
+pub(super) fn hash_json(transaction: &Transaction) -> Vec<u8> {
+    format!("\"{}\"", transaction.hash).into_bytes()
+}
+
+/// What became of the block of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Adopted,
+    Removed,
+}
+
+impl Fate {
+    /// The event, in the members that Alchemy documents.
+    pub fn json(self, transaction: &Transaction, form: TransactionForm) -> Vec<u8> {
+        let head: &[u8] = match self {
+            Self::Adopted => br#"{"removed":false,"transaction":"#,
+            Self::Removed => br#"{"removed":true,"transaction":"#,
+        };
+        match form {
+            TransactionForm::Full => [head, transaction.json(), b"}"].concat(),
+            TransactionForm::Hash => [head, br#"{"hash":"#, &hash_json(transaction), b"}}"].concat(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::B256;
+
+    use super::*;
+
+    #[test]
+    fn whole_transactions_are_the_nodes_own_bytes() {
+        let hash = B256::repeat_byte(7);
+        let json = format!(r#"{{ "hash": "{hash}", "from":null}}"#);
+        let transaction = Transaction::parse(json.clone().into()).expect("a transaction");
+        let told = |fate: Fate, form| String::from_utf8(fate.json(&transaction, form)).expect("UTF-8");
+        for (fate, removed) in [(Fate::Adopted, false), (Fate::Removed, true)] {
+            assert_eq!(
+                told(fate, TransactionForm::Full),
+                format!(r#"{{"removed":{removed},"transaction":{json}}}"#)
+            );
+            assert_eq!(
+                told(fate, TransactionForm::Hash),
+                format!(r#"{{"removed":{removed},"transaction":{{"hash":"{hash}"}}}}"#)
+            );
+        }
+    }
+}

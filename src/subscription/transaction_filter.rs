@@ -1,0 +1,500 @@
+//! The canonical form of what a subscription to transactions wants, read with Alchemy's grammar (PROTOCOL 3.2).
+//!
+//! Equal filters become equal values whatever their order, case or repetitions, so that clients who ask for the same
+//! share one entry of the index.
+
+use std::collections::{HashMap, HashSet};
+
+use alloy_primitives::Address;
+use serde_json::{Map, Value};
+
+use super::filter::{address, argument, go_type};
+use super::index::{Filter, Index};
+use crate::backplane::TransactionForm;
+use crate::chain::Transaction;
+use crate::jsonrpc::ErrorObjectOwned;
+
+/// Most addresses of one subscription, as Alchemy documents it.
+pub const MAX_PARTIES: usize = 1000;
+
+/// Between whom a transaction is; also the key under which a filter hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Parties {
+    /// Anybody.
+    Any,
+    /// Sent by this one.
+    From(Address),
+    /// To this one; a transaction that makes a contract is to nobody.
+    To(Address),
+    /// Sent by the first one to the second.
+    Between(Address, Address),
+}
+
+/// Which transactions a subscription wants, and how it is told of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TransactionFilter {
+    /// Sorted, each once, at least one; one that fits is enough.
+    parties: Box<[Parties]>,
+    /// The hash alone, or all of it.
+    pub form: TransactionForm,
+    /// It is told, too, of those whose block was dropped.
+    pub removed: bool,
+}
+
+/// The options of pending transactions.
+const PENDING: [&str; 3] = ["fromAddress", "toAddress", "hashesOnly"];
+
+/// The options of mined transactions.
+const MINED: [&str; 3] = ["addresses", "includeRemoved", "hashesOnly"];
+
+impl TransactionFilter {
+    /// Every transaction.
+    #[must_use]
+    pub fn all(form: TransactionForm) -> Self {
+        Self::of(Vec::new(), form)
+    }
+
+    fn of(mut parties: Vec<Parties>, form: TransactionForm) -> Self {
+        parties.sort_unstable();
+        parties.dedup();
+        if parties.is_empty() {
+            parties.push(Parties::Any);
+        }
+        let (parties, removed) = (parties.into(), false);
+        Self { parties, form, removed }
+    }
+
+    /// Reads the options of `alchemy_pendingTransactions`; `form` is told where `hashesOnly` says nothing.
+    ///
+    /// # Errors
+    /// `-32602` with the name of the option. A name that is none is refused: ignored, a misspelt filter would be none.
+    pub fn pending(options: &Value, form: TransactionForm) -> Result<Self, ErrorObjectOwned> {
+        let options = Options::read(options, &PENDING)?;
+        let (from, to) = (options.addresses("fromAddress")?, options.addresses("toAddress")?);
+        let distinct: HashSet<&Address> = from.iter().chain(&to).collect();
+        at_most(distinct.len())?;
+        let from = from.into_iter().map(Parties::From);
+        let parties = from.chain(to.into_iter().map(Parties::To)).collect();
+        Ok(Self::of(parties, options.form(form)?))
+    }
+
+    /// Whether the value names an option of pending transactions: what nodes take in its place does not.
+    #[must_use]
+    pub fn is_pending_options(value: &Value) -> bool {
+        value
+            .as_object()
+            .is_some_and(|fields| PENDING.iter().any(|name| fields.contains_key(*name)))
+    }
+
+    /// Reads the options of `alchemy_minedTransactions`.
+    ///
+    /// # Errors
+    /// As [`Self::pending`].
+    pub fn mined(options: &Value) -> Result<Self, ErrorObjectOwned> {
+        let options = Options::read(options, &MINED)?;
+        let entries = match options.get("addresses") {
+            None => &[],
+            Some(Value::Array(entries)) => &entries[..],
+            Some(other) => return Err(mistyped("addresses", "an array", other)),
+        };
+        let parties = entries
+            .iter()
+            .enumerate()
+            .map(|(i, entry)| {
+                entry_parties(entry).map_err(|why| argument(format!("invalid addresses at index {i}: {why}")))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let removed = options.flag("includeRemoved")?.unwrap_or(false);
+        let filter = Self {
+            removed,
+            ..Self::of(parties, options.form(TransactionForm::Full)?)
+        };
+        let named = filter.parties.iter().map(|parties| match parties {
+            Parties::Any => 0,
+            Parties::From(_) | Parties::To(_) => 1,
+            Parties::Between(..) => 2,
+        });
+        at_most(named.sum())?;
+        Ok(filter)
+    }
+
+    /// What a node has to be asked for. It has no hashes by sender and recipient.
+    #[must_use]
+    pub fn source(&self) -> TransactionForm {
+        match *self.parties {
+            [Parties::Any] => self.form,
+            _ => TransactionForm::Full,
+        }
+    }
+}
+
+impl Filter for TransactionFilter {
+    type Key = Parties;
+
+    fn keys(&self) -> Vec<Parties> {
+        self.parties.to_vec()
+    }
+}
+
+impl<S> Index<TransactionFilter, S> {
+    /// For each filter that wants any of these transactions: their positions, ascending, and its subscribers.
+    pub(super) fn for_each_match<'a>(
+        &'a self,
+        transactions: &[Transaction],
+        mut each: impl FnMut(&'a TransactionFilter, &[usize], &mut dyn Iterator<Item = &'a S>),
+    ) {
+        let mut hits: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (position, transaction) in transactions.iter().enumerate() {
+            for entry in self.who_want(transaction.from, transaction.to) {
+                hits.entry(entry).or_default().push(position);
+            }
+        }
+        for (entry, positions) in hits {
+            let (filter, mut subscribers) = self.entry(entry);
+            each(filter, &positions, &mut subscribers);
+        }
+    }
+
+    /// The entries of the filters that want a transaction between these, each once. There is nothing to verify: each key
+    /// that fits is a match.
+    pub(super) fn who_want(&self, from: Option<Address>, to: Option<Address>) -> Vec<usize> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let keys = [
+            Some(Parties::Any),
+            from.map(Parties::From),
+            to.map(Parties::To),
+            from.zip(to).map(|(from, to)| Parties::Between(from, to)),
+        ];
+        let mut entries: Vec<usize> = self.under(keys.into_iter().flatten()).collect();
+        // A filter may name the sender and the recipient.
+        entries.sort_unstable();
+        entries.dedup();
+        entries
+    }
+}
+
+/// The members of an options object.
+struct Options<'a>(Option<&'a Map<String, Value>>);
+
+impl<'a> Options<'a> {
+    fn read(value: &'a Value, names: &[&str]) -> Result<Self, ErrorObjectOwned> {
+        let fields = match value {
+            Value::Null => return Ok(Self(None)),
+            Value::Object(fields) => fields,
+            other => return Err(argument(format!("expected an object, got {}", go_type(other)))),
+        };
+        match fields.keys().find(|name| !names.contains(&name.as_str())) {
+            Some(unknown) => Err(argument(format!(
+                "unknown option {unknown:?}, expected {}",
+                names.join(", ")
+            ))),
+            None => Ok(Self(Some(fields))),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        self.0?.get(name).filter(|value| !value.is_null())
+    }
+
+    fn flag(&self, name: &str) -> Result<Option<bool>, ErrorObjectOwned> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(mistyped(name, "a bool", other)),
+        }
+    }
+
+    fn form(&self, default: TransactionForm) -> Result<TransactionForm, ErrorObjectOwned> {
+        Ok(match self.flag("hashesOnly")? {
+            None => default,
+            Some(true) => TransactionForm::Hash,
+            Some(false) => TransactionForm::Full,
+        })
+    }
+
+    fn addresses(&self, name: &str) -> Result<Vec<Address>, ErrorObjectOwned> {
+        match self.get(name) {
+            None => Ok(Vec::new()),
+            Some(Value::String(text)) => match address(text) {
+                Ok(address) => Ok(vec![address]),
+                Err(why) => Err(argument(format!("invalid {name}: {why}"))),
+            },
+            Some(Value::Array(items)) => items
+                .iter()
+                .enumerate()
+                .map(|(i, item)| {
+                    let text = item
+                        .as_str()
+                        .ok_or_else(|| format!("expected a string, got {}", go_type(item)));
+                    text.and_then(address)
+                        .map_err(|why| argument(format!("invalid {name} at index {i}: {why}")))
+                })
+                .collect(),
+            Some(other) => Err(mistyped(name, "a string or an array", other)),
+        }
+    }
+}
+
+/// `{"from": …, "to": …}`, one of them at least.
+fn entry_parties(entry: &Value) -> Result<Parties, String> {
+    let Value::Object(fields) = entry else {
+        return Err(format!("expected an object, got {}", go_type(entry)));
+    };
+    if let Some(unknown) = fields.keys().find(|name| !["from", "to"].contains(&name.as_str())) {
+        return Err(format!("unknown member {unknown:?}, expected from, to"));
+    }
+    let party = |name: &str| match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => address(text).map(Some).map_err(|why| format!("invalid {name}: {why}")),
+        Some(other) => Err(format!("invalid {name}: expected a string, got {}", go_type(other))),
+    };
+    match (party("from")?, party("to")?) {
+        (Some(from), Some(to)) => Ok(Parties::Between(from, to)),
+        (Some(from), None) => Ok(Parties::From(from)),
+        (None, Some(to)) => Ok(Parties::To(to)),
+        (None, None) => Err("names neither from nor to".to_owned()),
+    }
+}
+
+fn mistyped(name: &str, expected: &str, got: &Value) -> ErrorObjectOwned {
+    argument(format!("{name}: expected {expected}, got {}", go_type(got)))
+}
+
+fn at_most(addresses: usize) -> Result<(), ErrorObjectOwned> {
+    if addresses > MAX_PARTIES {
+        return Err(argument(format!("exceed max addresses: {addresses} > {MAX_PARTIES}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn who(n: u8) -> Address {
+        Address::repeat_byte(n)
+    }
+
+    fn pending(options: Value) -> Result<TransactionFilter, String> {
+        words(TransactionFilter::pending(&options, TransactionForm::Full))
+    }
+
+    fn mined(options: Value) -> Result<TransactionFilter, String> {
+        words(TransactionFilter::mined(&options))
+    }
+
+    fn words(read: Result<TransactionFilter, ErrorObjectOwned>) -> Result<TransactionFilter, String> {
+        read.map_err(|error| {
+            assert_eq!(error.code(), -32602);
+            let message = error.message().strip_prefix("invalid argument 1: ");
+            message.expect("it says which argument").to_owned()
+        })
+    }
+
+    #[track_caller]
+    fn refused(read: Result<TransactionFilter, String>, why: &str) {
+        assert_eq!(read, Err(why.to_owned()));
+    }
+
+    #[test]
+    fn options_of_pending_transactions() {
+        let (full, hash) = (TransactionForm::Full, TransactionForm::Hash);
+        let everything = TransactionFilter::all(full);
+        for all in [
+            json!(null),
+            json!({}),
+            json!({"fromAddress": null, "hashesOnly": null}),
+            json!({"fromAddress": [], "toAddress": []}),
+            json!({"hashesOnly": false}),
+        ] {
+            assert_eq!(pending(all), Ok(everything.clone()));
+        }
+        assert_eq!(pending(json!({"hashesOnly": true})), Ok(TransactionFilter::all(hash)));
+        let one = pending(json!({"fromAddress": who(0xab), "toAddress": [who(2), who(1)]}));
+        let checksummed = who(0xab).to_checksum(None);
+        let same = pending(json!({"toAddress": [who(1), who(2), who(1)], "fromAddress": [checksummed]}));
+        assert_eq!(one, same);
+        assert_eq!(
+            one.map(|filter| filter.keys()),
+            Ok(vec![Parties::From(who(0xab)), Parties::To(who(1)), Parties::To(who(2))])
+        );
+        let only_hashes = pending(json!({"fromAddress": who(1), "hashesOnly": true})).expect("options");
+        assert_eq!((only_hashes.form, only_hashes.source()), (hash, full));
+        assert_eq!(TransactionFilter::all(hash).source(), hash);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        let zero = Address::ZERO;
+        for (options, why) in [
+            (json!("x"), "expected an object, got string"),
+            (json!(true), "expected an object, got bool"),
+            (
+                json!({"from": zero}),
+                r#"unknown option "from", expected fromAddress, toAddress, hashesOnly"#,
+            ),
+            (json!({"hashesOnly": "true"}), "hashesOnly: expected a bool, got string"),
+            (
+                json!({"fromAddress": 1}),
+                "fromAddress: expected a string or an array, got number",
+            ),
+            (json!({"toAddress": ""}), "invalid toAddress: empty hex string"),
+            (
+                json!({"toAddress": "0x12"}),
+                "invalid toAddress: hex has invalid length 1 after decoding; expected 20 for address",
+            ),
+            (
+                json!({"fromAddress": [zero, "12"]}),
+                "invalid fromAddress at index 1: hex string without 0x prefix",
+            ),
+            (
+                json!({"fromAddress": [null]}),
+                "invalid fromAddress at index 0: expected a string, got null",
+            ),
+        ] {
+            refused(pending(options), why);
+        }
+        for (options, why) in [
+            (json!([]), "expected an object, got array"),
+            (
+                json!({"fromAddress": zero}),
+                r#"unknown option "fromAddress", expected addresses, includeRemoved, hashesOnly"#,
+            ),
+            (json!({"addresses": zero}), "addresses: expected an array, got string"),
+            (
+                json!({"includeRemoved": 1}),
+                "includeRemoved: expected a bool, got number",
+            ),
+            (
+                json!({"addresses": [{}]}),
+                "invalid addresses at index 0: names neither from nor to",
+            ),
+            (
+                json!({"addresses": [{"to": zero}, zero]}),
+                "invalid addresses at index 1: expected an object, got string",
+            ),
+            (
+                json!({"addresses": [{"to": [zero]}]}),
+                "invalid addresses at index 0: invalid to: expected a string, got array",
+            ),
+            (
+                json!({"addresses": [{"from": "0x"}]}),
+                "invalid addresses at index 0: invalid from: hex has invalid length 0 after decoding; expected 20 for address",
+            ),
+            (
+                json!({"addresses": [{"fromAddress": zero}]}),
+                r#"invalid addresses at index 0: unknown member "fromAddress", expected from, to"#,
+            ),
+        ] {
+            refused(mined(options), why);
+        }
+    }
+
+    #[test]
+    fn addresses_up_to_the_limit_and_not_one_more() {
+        let many = |range: std::ops::Range<usize>| -> Vec<Address> {
+            range.map(|n| Address::left_padding_from(&n.to_be_bytes())).collect()
+        };
+        // The same address as sender and as recipient is one.
+        for (from, to) in [(0..1000, 0..0), (0..1000, 0..1000), (0..400, 300..1000)] {
+            let options = json!({"fromAddress": many(from), "toAddress": many(to)});
+            assert!(pending(options).is_ok());
+        }
+        for (from, to) in [(0..1001, 0..0), (0..500, 500..1001)] {
+            let options = json!({"fromAddress": many(from), "toAddress": many(to)});
+            refused(pending(options), "exceed max addresses: 1001 > 1000");
+        }
+        let entries = |count: usize, more: Value| {
+            let mut entries: Vec<Value> = many(0..count)
+                .iter()
+                .map(|to| json!({"from": who(1), "to": to}))
+                .collect();
+            entries.push(more);
+            json!({ "addresses": entries })
+        };
+        assert!(mined(entries(499, json!({"from": who(1), "to": who(2)}))).is_ok());
+        assert!(
+            mined(entries(500, json!({"from": who(1), "to": Address::ZERO}))).is_ok(),
+            "twice is once"
+        );
+        refused(
+            mined(entries(500, json!({"to": who(2)}))),
+            "exceed max addresses: 1001 > 1000",
+        );
+    }
+
+    #[test]
+    fn options_of_mined_transactions() {
+        assert_eq!(mined(json!(null)), Ok(TransactionFilter::all(TransactionForm::Full)));
+        let read = mined(json!({
+            "addresses": [{"to": who(1), "from": who(2)}, {"to": who(3)}, {"from": who(4), "to": null}],
+            "includeRemoved": true,
+            "hashesOnly": true,
+        }))
+        .expect("options");
+        assert_eq!((read.form, read.removed), (TransactionForm::Hash, true));
+        assert_eq!(
+            read.keys(),
+            [
+                Parties::From(who(4)),
+                Parties::To(who(3)),
+                Parties::Between(who(2), who(1))
+            ]
+        );
+    }
+
+    fn someone() -> impl Strategy<Value = Option<u8>> {
+        prop::option::of(0u8..4)
+    }
+
+    proptest! {
+        /// Alchemy's words, read literally: from in its list or to in its list; each entry both, any entry.
+        #[test]
+        fn the_index_finds_what_the_words_say(
+            pendings in prop::collection::vec((prop::collection::vec(0u8..4, 0..3), prop::collection::vec(0u8..4, 0..3)), 0..12),
+            mineds in prop::collection::vec(prop::collection::vec((someone(), someone()), 0..3), 0..12),
+            gone in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+            (from, to) in (someone(), someone()),
+        ) {
+            let mut index = Index::default();
+            let mut alive = Vec::new();
+            for (i, (froms, tos)) in pendings.iter().enumerate() {
+                let [a, b] = [froms, tos].map(|all| all.iter().map(|n| who(*n)).collect::<Vec<_>>());
+                let filter = pending(json!({"fromAddress": a, "toAddress": b})).expect("options");
+                let wants = (froms.is_empty() && tos.is_empty())
+                    || from.is_some_and(|from| froms.contains(&from))
+                    || to.is_some_and(|to| tos.contains(&to));
+                alive.push((index.insert(filter, i), i, wants));
+            }
+            for (i, entries) in mineds.iter().enumerate() {
+                let entries: Vec<_> = entries.iter().filter(|entry| **entry != (None, None)).collect();
+                let typed: Vec<_> = entries.iter().map(|(f, t)| json!({"from": f.map(who), "to": t.map(who)})).collect();
+                let filter = mined(json!({"addresses": typed})).expect("options");
+                let wants = entries.is_empty()
+                    || entries.iter().any(|(f, t)| f.is_none_or(|f| from == Some(f)) && t.is_none_or(|t| to == Some(t)));
+                let i = i + pendings.len();
+                alive.push((index.insert(filter, i), i, wants));
+            }
+            for at in gone {
+                if !alive.is_empty() {
+                    let (slot, i, _) = alive.swap_remove(at.index(alive.len()));
+                    prop_assert_eq!(index.remove(slot), Some(i));
+                }
+            }
+            let mut found: Vec<usize> = index
+                .who_want(from.map(who), to.map(who))
+                .into_iter()
+                .flat_map(|entry| index.entry(entry).1.copied().collect::<Vec<_>>())
+                .collect();
+            found.sort_unstable();
+            let mut expected: Vec<usize> = alive.iter().filter(|(.., wants)| *wants).map(|(_, i, _)| *i).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}
