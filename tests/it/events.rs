@@ -1,8 +1,9 @@
 //! The event contract: every head, every log, in order, once, and every reorg told.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater::devnet::{ChainError, Control, Faults, Reorg};
+use headwater::devnet::{Block, ChainError, Control, Faults, Reorg};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Event, Rig, adopted, dropped, eventually, reorged, within};
@@ -182,6 +183,46 @@ async fn a_chain_that_shrinks_takes_back_its_logs() {
             client.expect_after_optional(&ancestor, story).await;
         }
     }
+}
+
+/// A node that was restored, or a balancer that asked another one: the blocks come again, and nobody is told.
+#[tokio::test]
+async fn a_chain_that_goes_back_and_comes_the_same_way_again_is_told_to_nobody() {
+    let rig = Rig::with(|config| config.node.silence_timeout = Duration::from_secs(1)).await;
+    let mut client = rig.watcher().await;
+    let mut mined = rig.client().await;
+    mined
+        .subscribe(json!(["alchemy_minedTransactions", {"hashesOnly": true, "includeRemoved": true}]))
+        .await;
+    let blocks = rig.control.mine_many(4);
+    client.expect(adopted(&blocks)).await;
+    let transactions = |blocks: &[Arc<Block>]| blocks.iter().map(|block| block.transactions().len()).sum::<usize>();
+    mined.events(transactions(&blocks)).await;
+    rig.control.rewind(3).unwrap();
+    let back = blocks[0].number() as f64;
+    eventually("it is believed", async || {
+        rig.metric("headwater_head_number").await == back
+    })
+    .await;
+    // Who comes now begins behind what everybody was told.
+    let mut newcomer = rig.watcher().await;
+    rig.control.switch_back().unwrap();
+    eventually("it is back", async || {
+        rig.metric("headwater_head_number").await == back + 3.0
+    })
+    .await;
+    let next = [rig.control.mine()];
+    client.expect(adopted(&next)).await;
+    newcomer.expect(adopted(&next)).await;
+    for event in mined.events(transactions(&next)).await {
+        assert_eq!(event.json()["removed"], false);
+    }
+    // It goes back again, and another way: all of it is told.
+    rig.control.rewind(2).unwrap();
+    let story = [vec![next[0].clone(), blocks[3].clone()], vec![]].concat();
+    let other = [rig.control.mine()];
+    client.expect([dropped(&story), adopted(&other)].concat()).await;
+    newcomer.expect([dropped(&story[..1]), adopted(&other)].concat()).await;
 }
 
 #[tokio::test]
