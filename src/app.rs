@@ -16,11 +16,13 @@ use crate::admin::Admin;
 use crate::backplane::{self, Feed, Wanted};
 use crate::chain::{Archive, Ingest, Source, Tip};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, typed};
 use crate::devnet::Devnet;
-use crate::rpc::{Policy, Rpc};
+use crate::door::Door;
+use crate::reload;
+use crate::rpc::Rpc;
 use crate::server::Server;
-use crate::session::{RequestQuota, Services};
+use crate::session::Services;
 use crate::subscription::{Registry, Replays, dispatch};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Endpoint, Pool};
@@ -54,8 +56,8 @@ const SIGHTINGS: usize = 1024;
 /// Pending transactions wait here for the dispatcher; what does not fit is dropped and counted (E8).
 const GOSSIP: usize = 4096;
 
-/// How often the table of request quotas is swept.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often the table of accounts is swept.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// Everything, bound but not yet running.
 pub struct App {
@@ -63,6 +65,7 @@ pub struct App {
     listener: TcpListener,
     admin_listener: TcpListener,
     devnet: Option<Devnet>,
+    configured: Option<(reload::Source, typed::Config)>,
 }
 
 impl App {
@@ -88,7 +91,15 @@ impl App {
             listener,
             admin_listener,
             devnet,
+            configured: None,
         })
+    }
+
+    /// Reads the configuration again on SIGHUP, or when a file changes; `typed` is what it was made of.
+    #[must_use]
+    pub fn follow(mut self, source: reload::Source, typed: typed::Config) -> Self {
+        self.configured = Some((source, typed));
+        self
     }
 
     /// Where clients connect.
@@ -123,8 +134,9 @@ impl App {
             listener,
             admin_listener,
             devnet: _devnet,
+            configured,
         } = self;
-        raise_file_limit(config.server.max_connections);
+        raise_file_limit(config.door.max_connections);
         let clock = Clock::start();
         let (metrics, registry_of_metrics) = Metrics::new();
         let metrics = Arc::new(metrics);
@@ -163,17 +175,16 @@ impl App {
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
         // The request path, from the sockets to the node.
-        let policy = Policy {
-            denied: config.denied_methods,
-            max_request_bytes: config.node.max_request_bytes,
-        };
-        let rpc = Arc::new(Rpc::new(pool.clone(), policy, metrics.clone()));
-        let quota = RequestQuota::new(config.requests.0, config.requests.1);
+        let rpc = Arc::new(Rpc::new(pool.clone(), config.node.max_request_bytes, metrics.clone()));
+        if !config.door.auth.required && config.door.auth.is_used() {
+            info!("clients without a key or token are served too: set auth.required where they should not be");
+        }
+        let door = Door::new(config.door, clock);
         let services = Arc::new(Services::new(
             registry.clone(),
             replays,
             rpc,
-            quota,
+            door,
             config.session,
             metrics.clone(),
             clock,
@@ -199,7 +210,11 @@ impl App {
             watched.clients.watch(config.life_signs).await
         }));
         let swept = services.clone();
-        critical.spawn(named("quota sweep", async move { sweep(&swept.quota).await }));
+        critical.spawn(named("account sweep", async move { sweep(&swept.door).await }));
+        if let Some((source, typed)) = configured {
+            let reloaded = reload::follow(source, typed, services.clone(), metrics);
+            critical.spawn(named("reload", reloaded));
+        }
 
         let broken = tokio::select! {
             () = stop => None,
@@ -241,10 +256,10 @@ async fn serve_admin(listener: TcpListener, admin: Arc<Admin>) {
     }
 }
 
-async fn sweep(quota: &RequestQuota) {
+async fn sweep(door: &Door) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        quota.forget_idle();
+        door.forget_idle();
     }
 }
 

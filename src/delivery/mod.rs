@@ -1,6 +1,7 @@
 //! What leaves for a client: frames encoded once, and one bounded queue for each connection.
 
 mod close;
+mod egress;
 pub mod frame;
 mod outbox;
 mod queue;
@@ -8,6 +9,7 @@ mod recipient;
 mod writing;
 
 pub use close::CloseReason;
+pub use egress::{Allowance, Egress};
 pub use frame::{Event, Prefix};
 pub use outbox::{Answered, InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Signs, Waits};
 pub use queue::{Chunk, Gathered, Kind, Queue};

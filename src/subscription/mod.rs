@@ -11,7 +11,7 @@ mod start;
 pub use dispatch::dispatch;
 pub use filter::{InBloom, LogFilter};
 pub use index::{Index, Slot};
-pub use kind::Topic;
+pub use kind::{Topic, no_such_kind};
 pub use registry::{Registry, Subscription};
 pub use replay::{Finding, ReplaySettings, Replays};
 pub use start::Start;

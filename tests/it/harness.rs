@@ -121,9 +121,14 @@ impl Proxy {
 
     /// Posts JSON; the body of the answer, which must be 200.
     pub async fn post(&self, body: impl AsRef<[u8]>) -> String {
+        self.post_for(200, body).await.body
+    }
+
+    /// Posts JSON; the answer, which must have this status.
+    pub async fn post_for(&self, status: u16, body: impl AsRef<[u8]>) -> Reply {
         let reply = http(self.address, "POST / HTTP/1.1\r\ncontent-type: application/json", body).await;
-        assert_eq!(reply.status, 200, "{}", reply.head);
-        reply.body
+        assert_eq!(reply.status, status, "{}\n{}", reply.head, reply.body);
+        reply
     }
 
     /// A page of the admin port.
