@@ -16,10 +16,10 @@ use crate::admin::Admin;
 use crate::backplane::{self, Feed, Wanted};
 use crate::chain::{Archive, Ingest, Source, Tip};
 use crate::clock::Clock;
-use crate::config::{Config, typed};
+use crate::config::Config;
 use crate::devnet::Devnet;
 use crate::door::Door;
-use crate::reload;
+use crate::reload::Follower;
 use crate::rpc::Rpc;
 use crate::server::Server;
 use crate::session::Services;
@@ -65,7 +65,7 @@ pub struct App {
     listener: TcpListener,
     admin_listener: TcpListener,
     devnet: Option<Devnet>,
-    configured: Option<(reload::Source, typed::Config)>,
+    follower: Option<Follower>,
 }
 
 impl App {
@@ -91,14 +91,14 @@ impl App {
             listener,
             admin_listener,
             devnet,
-            configured: None,
+            follower: None,
         })
     }
 
-    /// Reads the configuration again on SIGHUP, or when a file changes; `typed` is what it was made of.
+    /// Puts in force what the configuration says later on.
     #[must_use]
-    pub fn follow(mut self, source: reload::Source, typed: typed::Config) -> Self {
-        self.configured = Some((source, typed));
+    pub fn follow(mut self, follower: Follower) -> Self {
+        self.follower = Some(follower);
         self
     }
 
@@ -134,7 +134,7 @@ impl App {
             listener,
             admin_listener,
             devnet: _devnet,
-            configured,
+            follower,
         } = self;
         raise_file_limit(config.door.max_connections);
         let clock = Clock::start();
@@ -211,9 +211,8 @@ impl App {
         }));
         let swept = services.clone();
         critical.spawn(named("account sweep", async move { sweep(&swept.door).await }));
-        if let Some((source, typed)) = configured {
-            let reloaded = reload::follow(source, typed, services.clone(), metrics);
-            critical.spawn(named("reload", reloaded));
+        if let Some(follower) = follower {
+            critical.spawn(named("reload", follower.run(services.clone(), metrics)));
         }
 
         let broken = tokio::select! {

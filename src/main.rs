@@ -14,7 +14,7 @@ use headwater::app::App;
 use headwater::config::{self, ConfigError, Flags};
 use headwater::devnet::{self, Devnet};
 use headwater::door::ApiKey;
-use headwater::reload::Source;
+use headwater::reload::{Follower, Source};
 use headwater::telemetry::{self, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -213,7 +213,7 @@ fn run(source: Source) -> anyhow::Result<()> {
     telemetry::init_log(config.log_format, &config.log_filter)
         .map_err(|why| ConfigError(format!("log.filter: {why}; use a level such as info")))?;
     block_on(async {
-        let app = App::bind(config).await?.follow(source, typed);
+        let app = App::bind(config).await?.follow(Follower::new(source, typed)?);
         let (address, admin) = (app.address()?, app.admin_address()?);
         if let Some(devnet) = app.devnet() {
             tracing::info!(

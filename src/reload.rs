@@ -4,11 +4,12 @@
 //! rather than watched: that is the same on every system and in every container, whether a file is written, replaced, or a
 //! symbolic link is pointed elsewhere as Kubernetes does.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, ConfigError, Flags, typed};
@@ -63,51 +64,72 @@ impl Look {
     }
 }
 
-/// Follows a source, for ever.
-pub async fn follow(source: Source, mut typed: typed::Config, door: Arc<impl AsRef<Door>>, metrics: Arc<Metrics>) {
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(why) => {
-            error!("SIGHUP cannot be heard, so the configuration is not read again: {why}");
-            return std::future::pending().await;
-        }
-    };
-    let mut seen = source.look(&typed);
-    let mut round = tokio::time::interval(LOOK);
-    loop {
-        let asked = tokio::select! {
-            _ = hangup.recv() => true,
-            _ = round.tick() => false,
-        };
-        let now = source.look(&typed);
-        if !asked && now == seen {
-            continue;
-        }
-        seen = now;
-        let outcome = match source.read() {
-            Ok((new, config)) => {
-                door.as_ref().as_ref().exchange(config.door);
-                let settled = config::settled(&typed, &new);
-                if !settled.is_empty() {
-                    warn!("these settings change with a restart only: {}", settled.join(", "));
+/// Follows a source.
+#[derive(Debug)]
+pub struct Follower {
+    source: Source,
+    /// What holds, but for what waits for a restart.
+    typed: typed::Config,
+    seen: Vec<Look>,
+    /// How the files were at the last look, where that is another way: half written ones change again.
+    changing: Option<Vec<Look>>,
+    hangup: Signal,
+}
+
+impl Follower {
+    /// Hears SIGHUP from now on, which ends a process that does not. `typed` is what the source said.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(source: Source, typed: typed::Config) -> io::Result<Self> {
+        Ok(Self {
+            seen: source.look(&typed),
+            changing: None,
+            hangup: signal(SignalKind::hangup())?,
+            source,
+            typed,
+        })
+    }
+
+    /// Puts in force what it says, for ever.
+    pub async fn run(mut self, services: Arc<impl AsRef<Door>>, metrics: Arc<Metrics>) {
+        let mut round = tokio::time::interval(LOOK);
+        loop {
+            let asked = tokio::select! {
+                heard = self.hangup.recv() => heard.is_some(),
+                _ = round.tick() => false,
+            };
+            let now = self.source.look(&self.typed);
+            if !asked && (now == self.seen || self.changing.as_ref() != Some(&now)) {
+                self.changing = Some(now);
+                continue;
+            }
+            (self.seen, self.changing) = (now, None);
+            let outcome = match self.source.read() {
+                Ok((typed, config)) => {
+                    (*services).as_ref().exchange(config.door);
+                    self.applied(typed);
+                    "applied"
                 }
-                info!("the configuration was read again");
-                // Files that it names now are looked at from now on; what waits for a restart is named each time.
-                typed = typed::Config {
-                    limits: new.limits,
-                    plans: new.plans,
-                    auth: new.auth,
-                    keys: new.keys,
-                    ..typed
-                };
-                seen = source.look(&typed);
-                "applied"
-            }
-            Err(why) => {
-                error!("the configuration stays as it was: {why}");
-                "refused"
-            }
-        };
-        metrics.config_reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+                Err(why) => {
+                    error!("the configuration stays as it was: {why}");
+                    "refused"
+                }
+            };
+            metrics.config_reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+        }
+    }
+
+    fn applied(&mut self, typed: typed::Config) {
+        let settled = config::settled(&self.typed, &typed);
+        if !settled.is_empty() {
+            warn!("these settings change with a restart only: {}", settled.join(", "));
+        }
+        info!("the configuration was read again");
+        if typed.auth != self.typed.auth {
+            // Other files may be named now.
+            self.typed.auth = typed.auth;
+            self.seen = self.source.look(&self.typed);
+        }
     }
 }

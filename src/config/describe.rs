@@ -86,7 +86,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "limits.egress_bytes_per_second",
-        "Notifications of one client; more wait in its queue, and where that is full or they wait too long, the connection is closed with 1008. 0 for any number.",
+        "Notifications of one client, by their length before compression; more wait in its queue, and where that is full or they wait too long, the connection is closed with 1008. 0 for any number.",
     ),
     (
         "limits.max_message_bytes",

@@ -126,8 +126,8 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
     })
 }
 
-fn given(text: &String) -> Option<&str> {
-    (!text.is_empty()).then_some(text.as_str())
+fn given(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 fn plan(limits: &typed::Limits, name: &str, section: &str, own: &typed::Plan) -> Result<Plan, ConfigError> {
@@ -271,7 +271,7 @@ mod tests {
             typed
         };
         refused(
-            &with(&|c| drop(c.plans.insert("default".into(), typed::Plan::default()))),
+            &with(&|c| c.plans = [("default".into(), typed::Plan::default())].into()),
             "plans.default: is what [limits] says: set it there, or choose another name",
         );
         refused(

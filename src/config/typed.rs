@@ -214,7 +214,7 @@ section!(Server, "The door." {
     subprotocols: Vec<String> = Vec::new(),
     trusted_proxies: Vec<String> = Vec::new(),
     forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor,
-    max_handshakes: usize = 2_000,
+    max_handshakes: usize = 4_096,
     #[serde(with = "humantime_serde")]
     header_timeout: Duration = Duration::from_secs(10),
 });

@@ -70,8 +70,19 @@ struct Shared {
 }
 
 /// One open connection; counted until dropped.
+#[derive(Debug)]
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection while it speaks HTTP.
 pub(super) struct Connection {
     shared: Arc<Shared>,
+    open: Arc<Open>,
     peer: IpAddr,
     /// It is open only to be told this.
     turned_away: Option<Refusal>,
@@ -90,7 +101,6 @@ struct Kept {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.open.fetch_sub(1, Ordering::Relaxed);
         if self.turned_away.is_some() {
             self.shared.turned_away.fetch_sub(1, Ordering::Relaxed);
         }
@@ -146,6 +156,7 @@ impl Server {
     fn accept(&self, stream: TcpStream, peer: SocketAddr) {
         let door = &self.shared.services.door;
         let before = self.shared.open.fetch_add(1, Ordering::Relaxed);
+        let open = Arc::new(Open(self.shared.clone()));
         // Those who are turned away are open too, but take no place from others.
         let turned_away = self.shared.turned_away.load(Ordering::Relaxed);
         let full = before.saturating_sub(turned_away) >= door.policy().max_connections;
@@ -164,6 +175,7 @@ impl Server {
         }
         let connection = Arc::new(Connection {
             shared: self.shared.clone(),
+            open,
             peer: peer.ip(),
             turned_away: turned,
             kept: Mutex::new(Kept {
@@ -271,11 +283,13 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     }
     let accept = handshake::check(&request)?;
     connection.enter(&pass)?;
-    Ok(upgrade(request, pass, &accept, connection))
+    Ok(upgrade(request, pass, &accept, &connection))
 }
 
-fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: Arc<Connection>) -> Response<Full<Bytes>> {
+fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Connection) -> Response<Full<Bytes>> {
     let shared = &connection.shared;
+    // The rest of a connection goes with hyper; what an idle client keeps is small.
+    let (open, place) = (connection.open.clone(), connection.kept.lock().place.take());
     let extension = if shared.settings.compression {
         extension::agree(request.headers())
     } else {
@@ -290,7 +304,7 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: Arc
             Ok((socket, early)) => session::serve(socket, early, pass, extension.is_some(), services).await,
             Err(error) => debug!("upgrade: {error}"),
         }
-        drop(connection);
+        drop((open, place));
     });
     let mut response = answer::plain(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = response.headers_mut();

@@ -147,7 +147,8 @@ impl Wire {
         Self::over(within("connect", TcpStream::connect(address)).await.unwrap())
     }
 
-    fn over(socket: TcpStream) -> Self {
+    /// Over a connection that is there already.
+    pub fn over(socket: TcpStream) -> Self {
         Self {
             socket,
             deflates: false,
@@ -162,6 +163,13 @@ impl Wire {
             head.push(within("the answer's head", self.socket.read_u8()).await.unwrap());
         }
         Reply::parse(&head)
+    }
+
+    /// So many bytes of whatever comes.
+    pub async fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        within("bytes", self.socket.read_exact(&mut bytes)).await.unwrap();
+        bytes
     }
 
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
