@@ -254,7 +254,6 @@ const WEIGHTS: &[(&str, u32)] = &[
     ("eth_newFilter", 2),
     ("eth_sendRawTransaction", 5),
     ("eth_simulateV1", 20),
-    ("eth_subscribe", 2),
     ("ots_*", 20),
     ("trace_*", 50),
     ("trace_filter", 100),

@@ -315,6 +315,39 @@ mod tests {
     }
 
     #[test]
+    fn only_events_wait_for_the_budget_and_none_is_lost() {
+        let mut queue = Queue::default();
+        let to = released();
+        let len = batch(Kind::Heads).wire_len;
+        for _ in 0..3 {
+            let _ = queue.push_events(to.clone(), batch(Kind::Heads), 0, MAX);
+        }
+        let _ = queue.push_answer(vec![Bytes::from_static(b"answer")], &[], MAX);
+        queue.push_control(Bytes::from_static(b"pong"));
+        let mut gather = |allowance| {
+            let mut out = VecDeque::new();
+            let gathered = queue.gather(5, usize::MAX / 4, allowance, &mut out);
+            (
+                out.len(),
+                gathered.event_bytes,
+                gathered.held_until,
+                gathered.over_budget,
+                gathered.more,
+            )
+        };
+        assert_eq!(gather(Allowance::NotBefore(9)), (2, 0, Some(9), true, false));
+        // What cannot be split passes whole.
+        assert_eq!(gather(Allowance::Bytes(1)), (1, len, None, false, true));
+        assert_eq!(gather(Allowance::Bytes(len + 1)), (2, 2 * len, None, false, false));
+        assert_eq!(
+            gather(Allowance::NotBefore(9)),
+            (0, 0, None, false, false),
+            "nothing waits for it"
+        );
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
     fn pending_transactions_make_room_and_nothing_else_does() {
         let mut queue = Queue::default();
         let to = released();
