@@ -30,7 +30,7 @@ pub enum CloseReason {
     Abuse,
     /// The token that let it in has expired.
     Expired,
-    /// The key that let it in was withdrawn.
+    /// The key that let it in was withdrawn, or it came without one and now needs one.
     Revoked,
     /// We are shutting down.
     Drain,
@@ -67,7 +67,7 @@ impl CloseReason {
             Self::OverBudget => "more events than the budget of bytes a second allows: subscribe to less",
             Self::Abuse => "too many requests above the limit",
             Self::Expired => "the token has expired",
-            Self::Revoked => "the key is not valid any more",
+            Self::Revoked => "the key is not valid any more, or one is needed now",
             Self::Drain => "service restart",
         }
     }

@@ -38,12 +38,12 @@ pub use account::{Account, Accounts, Exceeded, Limit, Place, Reserved, Terms};
 pub use address::{ForwardedHeader, Proxies};
 pub use handshake::{Handshake, Handshakes};
 pub use identity::{Identity, Network};
-pub use key::{ApiKey, Digest};
-pub use methods::{Methods, Patterns, Weights};
+pub use key::{ApiKey, Digest, NoDigest};
+pub use methods::{Methods, NoPattern, Patterns, Weights};
 pub use origin::{Hosts, Origins};
 pub use plan::{Patience, Plan, Refusals};
-pub use policy::{Auth, Kinds, Policy, Rights, Way, Ways};
-pub use token::{TokenError, TokenSettings, Tokens};
+pub use policy::{Auth, Kinds, NoKind, Policy, Rights, Unproven, Way, Ways};
+pub use token::{TokenError, TokenSettings, Tokens, Told};
 
 use crate::clock::Clock;
 use crate::delivery::CloseReason;

@@ -537,3 +537,104 @@ async fn the_table_of_accounts_is_counted() {
     }
     assert_eq!(rig.metric("headwater_accounts").await, 21.0);
 }
+
+/// Bounded in count and time. What one address does to the door costs the others nothing that they would notice.
+#[tokio::test]
+async fn a_flood_from_one_address_stays_its_own_problem() {
+    async fn connect(address: SocketAddr) -> Option<Wire> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.66:0".parse().unwrap()).unwrap();
+        Some(Wire::over(socket.connect(address).await.ok()?))
+    }
+    let rig = Rig::with(|config| {
+        config.server.max_handshakes = 200;
+        config.limits.max_connections_per_client = 100;
+        config.limits.handshakes_per_minute = 200;
+        config.limits.request_burst = 500;
+        config.limits.requests_per_second = 100;
+        config.limits.max_batch = 100;
+        config.limits.max_refusals = 50;
+    })
+    .await;
+    let address = rig.address;
+    let mut watcher = rig.watcher().await;
+    let flood = tokio::spawn(async move {
+        let half_open = async {
+            let mut held = Vec::new();
+            for _ in 0..600 {
+                if let Some(mut wire) = connect(address).await {
+                    wire.try_write("GET / HTTP/1.1\r\nX").await;
+                    held.push(wire);
+                }
+            }
+            held
+        };
+        let upgrades = async {
+            let mut statuses = Vec::new();
+            for _ in 0..600 {
+                if let Some(mut wire) = connect(address).await {
+                    statuses.extend(wire.try_handshake(UPGRADE).await);
+                }
+            }
+            statuses
+        };
+        let requests = async {
+            let mut sent = 0;
+            while sent < 5_000 {
+                let Some(mut wire) = connect(address).await else {
+                    continue;
+                };
+                if wire.try_handshake(UPGRADE).await != Some(101) {
+                    sent += 50;
+                    continue;
+                }
+                for _ in 0..1_000 {
+                    sent += 1;
+                    if !wire.try_write(crate::wire::frame(TEXT, CHAIN_ID)).await {
+                        break;
+                    }
+                }
+            }
+        };
+        let churn = async {
+            let subscribe = r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#;
+            for _ in 0..50 {
+                let Some(mut wire) = connect(address).await else {
+                    continue;
+                };
+                if wire.try_handshake(UPGRADE).await == Some(101) {
+                    for _ in 0..20 {
+                        wire.try_write(crate::wire::frame(TEXT, subscribe)).await;
+                    }
+                }
+            }
+        };
+        // Once its share of them is silent, it is not even told more than 503.
+        let connections = async { (upgrades.await, half_open.await) };
+        let ((statuses, _held), (), ()) = tokio::join!(connections, requests, churn);
+        statuses
+    });
+    let (mut rounds, mut slowest) = (0, Duration::ZERO);
+    while !flood.is_finished() || rounds < 20 {
+        let began = std::time::Instant::now();
+        rig.nothing_else(&mut watcher).await;
+        assert_eq!(watcher.call("eth_chainId", json!([])).await["result"], "0x539");
+        if rounds % 5 == 0 {
+            rig.client().await.subscribe(json!(["newHeads"])).await;
+        }
+        slowest = slowest.max(began.elapsed());
+        rounds += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let statuses = flood.await.unwrap();
+    assert!(statuses.contains(&429), "{statuses:?}");
+    // Seconds would be noticed; the test shares its cores with others.
+    assert!(slowest < Duration::from_secs(2), "{slowest:?} in {rounds} rounds");
+    eventually("nothing of it is left", async || {
+        rig.metric("headwater_clients").await <= 1.0
+            && rig.metric("headwater_subscriptions{kind=\"logs\"}").await == 1.0
+    })
+    .await;
+    assert!(rig.metric("headwater_accounts").await <= 2.0);
+    rig.nothing_else(&mut watcher).await;
+}

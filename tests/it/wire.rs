@@ -176,6 +176,21 @@ impl Wire {
         within("write", self.socket.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// Whether it could be written, to an app that may have hung up.
+    pub async fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        within("write", self.socket.write_all(bytes.as_ref())).await.is_ok()
+    }
+
+    /// The status of the answer to a request, where there was one.
+    pub async fn try_handshake(&mut self, head: &str) -> Option<u16> {
+        self.try_write(format!("{head}\r\n\r\n")).await;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(within("the answer's head", self.socket.read_u8()).await.ok()?);
+        }
+        Some(Reply::parse(&answer).status)
+    }
+
     pub async fn send(&mut self, first: u8, payload: impl AsRef<[u8]>) {
         self.write(frame(first, payload)).await;
     }
