@@ -288,6 +288,22 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     KEYS.iter().map(|(key, _)| *key)
 }
 
+/// What `section` may hold, dotted, where its name is the operator's own.
+pub(super) fn keys_of(section: &str) -> Vec<String> {
+    let own = |field: &str| format!("{section}.{field}");
+    match section.split_once('.') {
+        Some(("plans", _)) => keys().filter_map(|key| key.strip_prefix("limits.")).map(own).collect(),
+        Some(("keys", _)) => {
+            let named = NAMED.iter().map(|(key, ..)| key);
+            named
+                .filter_map(|key| key.strip_prefix("keys.NAME."))
+                .map(own)
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// The variable for a key.
 pub(super) fn variable(key: &str) -> String {
     format!("HEADWATER_{}", key.replace('.', "_").to_ascii_uppercase())

@@ -209,9 +209,13 @@ section!(Keepalive, "Signs of life from clients." {
 });
 
 section!(Server, "The door." {
+    #[serde(deserialize_with = "one_or_many")]
     origins: Vec<String> = vec!["http://localhost".into(), "http://127.0.0.1".into()],
+    #[serde(deserialize_with = "one_or_many")]
     hosts: Vec<String> = vec!["*".into()],
+    #[serde(deserialize_with = "one_or_many")]
     subprotocols: Vec<String> = Vec::new(),
+    #[serde(deserialize_with = "one_or_many")]
     trusted_proxies: Vec<String> = Vec::new(),
     forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor,
     max_handshakes: usize = 4_096,
@@ -220,7 +224,9 @@ section!(Server, "The door." {
 });
 
 section!(Methods, "What is forwarded." {
+    #[serde(deserialize_with = "one_or_many")]
     allowed: Vec<String> = vec!["*".into()],
+    #[serde(deserialize_with = "one_or_many")]
     denied: Vec<String> = DENIED.map(str::to_owned).to_vec(),
     weights: BTreeMap<String, u32> = WEIGHTS.iter().map(|(method, weight)| ((*method).to_owned(), *weight)).collect(),
 });
@@ -284,7 +290,7 @@ section!(Devnet, "The embedded chain." {
     logs_per_transaction: usize = 3,
 });
 
-/// One address, several in a list, or several with commas between (the form for a variable).
+/// One word, several in a list, or several with commas between (the form for a variable).
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

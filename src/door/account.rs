@@ -261,21 +261,33 @@ impl Drop for Reserved {
 }
 
 /// All accounts, bounded, and shrinking.
-#[derive(Debug, Default)]
-pub struct Accounts(Mutex<HashMap<Identity, Arc<Account>>>);
+#[derive(Debug)]
+pub struct Accounts {
+    all: Mutex<HashMap<Identity, Arc<Account>>>,
+    max: usize,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self {
+            all: Mutex::default(),
+            max: MAX_ACCOUNTS,
+        }
+    }
+}
 
 impl Accounts {
     /// The account of an identity, new with these rights; none where there are too many that somebody holds.
     #[must_use]
     pub fn open(&self, identity: Identity, rights: Arc<Rights>) -> Option<Arc<Account>> {
-        let mut all = self.0.lock();
+        let mut all = self.all.lock();
         if let Some(account) = all.get(&identity) {
             account.unused_since.store(0, Ordering::Relaxed);
             return Some(account.clone());
         }
-        if all.len() >= MAX_ACCOUNTS {
+        if all.len() >= self.max {
             all.retain(|_, account| Arc::strong_count(account) > 1);
-            if all.len() >= MAX_ACCOUNTS {
+            if all.len() >= self.max {
                 return None;
             }
         }
@@ -285,12 +297,12 @@ impl Accounts {
     }
 
     pub(super) fn review(&self, policy: &Policy) {
-        self.0.lock().values().for_each(|account| account.review(policy));
+        self.all.lock().values().for_each(|account| account.review(policy));
     }
 
     /// Forgets accounts that nobody holds and whose quotas are full again, so that the table shrinks.
     pub fn forget_idle(&self, now: Millis) {
-        let mut all = self.0.lock();
+        let mut all = self.all.lock();
         all.retain(|_, account| {
             // Under the lock nobody gets hold of it who does not hold it already.
             if Arc::strong_count(account) > 1 {
@@ -312,13 +324,13 @@ impl Accounts {
     /// How many are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.lock().len()
+        self.all.lock().len()
     }
 
     /// Whether nobody is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
+        self.all.lock().is_empty()
     }
 }
 
@@ -423,6 +435,22 @@ mod tests {
         assert_eq!(accounts.len(), 1, "it came again in between");
         accounts.forget_idle(182_000);
         assert!(accounts.is_empty());
+    }
+
+    #[test]
+    fn a_full_table_forgets_whom_nobody_holds_and_then_takes_no_more() {
+        let policy = policy(|_| {});
+        let accounts = Accounts {
+            max: 3,
+            ..Accounts::default()
+        };
+        let open = |i: u8| accounts.open(identity(&format!("10.0.0.{i}")), policy.anonymous.clone());
+        let held: Vec<_> = (0..2).map(open).collect();
+        assert!((2..100).all(|i| open(i).is_some() && accounts.len() <= 3));
+        let third = open(100);
+        assert!(third.is_some() && open(101).is_none() && open(0).is_some());
+        drop((held, third));
+        assert!(open(101).is_some() && accounts.len() == 1);
     }
 
     #[test]

@@ -27,7 +27,6 @@ mod token;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
@@ -92,6 +91,15 @@ impl Refusal {
     }
 }
 
+/// The other end of a connection, as far as it goes without a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Its address.
+    pub peer: IpAddr,
+    /// Names the connection among all that there ever were.
+    pub connection: u64,
+}
+
 /// What lets a client in, for as long as it is there.
 #[derive(Debug)]
 pub struct Pass {
@@ -137,7 +145,6 @@ pub struct Door {
     policy: ArcSwap<Policy>,
     accounts: Accounts,
     handshakes: Handshakes,
-    nameless: AtomicU64,
     clock: Clock,
 }
 
@@ -149,7 +156,6 @@ impl Door {
             policy: ArcSwap::new(policy),
             accounts: Accounts::default(),
             handshakes: Handshakes::default(),
-            nameless: AtomicU64::new(0),
             clock,
         }
     }
@@ -193,14 +199,14 @@ impl Door {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn admit<B>(&self, request: &Request<B>, peer: IpAddr, upgrades: bool) -> Result<Pass, Refusal> {
+    pub fn admit<B>(&self, request: &Request<B>, caller: Caller, upgrades: bool) -> Result<Pass, Refusal> {
         let policy = self.policy.load();
         let headers = request.headers();
         policy.hosts.check(host(request)).then_some(()).ok_or(Refusal::Host)?;
-        let address = policy.proxies.client(peer, headers);
+        let address = policy.proxies.client(caller.peer, headers);
         let network = || match address {
             Some(address) => Identity::Network(address.into()),
-            None => Identity::Connection(self.nameless.fetch_add(1, Ordering::Relaxed)),
+            None => Identity::Connection(caller.connection),
         };
         let (identity, expires, rights) = match policy.auth.identify(request) {
             Ok(Some((identity, expires))) => match policy.rights(&identity) {

@@ -1,9 +1,9 @@
 //! Accepts connections and hands each to its protocol.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{answer, extension, handshake, post};
-use crate::door::{Handshake, Pass, Place, Refusal, Refusals};
+use crate::door::{Caller, Handshake, Pass, Place, Refusal, Refusals};
 use crate::session::{self, Services};
 
 /// What of the server is settled for as long as it runs.
@@ -63,6 +63,8 @@ struct Shared {
     settings: ServerSettings,
     services: Arc<Services>,
     open: AtomicUsize,
+    /// Connections since the start.
+    accepted: AtomicU64,
     turned_away: AtomicUsize,
     stop: CancellationToken,
     /// Everything that serves a connection, so that the end can wait for it.
@@ -83,7 +85,7 @@ impl Drop for Open {
 pub(super) struct Connection {
     shared: Arc<Shared>,
     open: Arc<Open>,
-    peer: IpAddr,
+    caller: Caller,
     /// It is open only to be told this.
     turned_away: Option<Refusal>,
     kept: Mutex<Kept>,
@@ -120,6 +122,7 @@ impl Server {
             settings,
             services,
             open: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
             turned_away: AtomicUsize::new(0),
             stop,
             tasks: TaskTracker::new(),
@@ -176,7 +179,10 @@ impl Server {
         let connection = Arc::new(Connection {
             shared: self.shared.clone(),
             open,
-            peer: peer.ip(),
+            caller: Caller {
+                peer: peer.ip(),
+                connection: self.shared.accepted.fetch_add(1, Ordering::Relaxed),
+            },
             turned_away: turned,
             kept: Mutex::new(Kept {
                 handshake,
@@ -276,7 +282,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
         }
         return Ok(post::answer_others(request.method()));
     }
-    let pass = door.admit(&request, connection.peer, upgrades)?;
+    let pass = door.admit(&request, connection.caller, upgrades)?;
     if !upgrades {
         connection.enter(&pass)?;
         return Ok(post::answer(request, &pass, &connection, &shared.services, &shared.settings).await);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use headwater::config::typed;
+use headwater::door::ForwardedHeader;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
@@ -241,6 +242,33 @@ async fn a_header_that_nobody_vouches_for_dodges_no_limit() {
 }
 
 #[tokio::test]
+async fn a_client_that_a_proxy_hides_is_its_connection() {
+    let rig = Rig::with(|config| {
+        behind_proxies(config);
+        config.server.forwarded_header = ForwardedHeader::Forwarded;
+        config.limits.request_burst = 20;
+        config.limits.max_batch = 20;
+        config.limits.requests_per_second = 1;
+    })
+    .await;
+    let batch = format!("[{}]", vec![CHAIN_ID; 20].join(","));
+    let hidden = "\r\nForwarded: for=_hidden\r\nX-Forwarded-For: 10.0.0.1";
+    for _ in 0..3 {
+        assert_eq!(post(rig.address, hidden, &batch).await.status, 200);
+        let (mut wire, _) = upgrade(rig.address, hidden).await;
+        assert!(ask(&mut wire, &batch).await.contains("0x539"));
+        assert!(ask(&mut wire, CHAIN_ID).await.contains("-32005"));
+    }
+    // What cannot be read is the proxy's.
+    let nonsense = "\r\nForwarded: nonsense";
+    let statuses = [
+        post(rig.address, nonsense, &batch).await.status,
+        post(rig.address, nonsense, &batch).await.status,
+    ];
+    assert_eq!(statuses[1], 429, "{statuses:?}");
+}
+
+#[tokio::test]
 async fn without_a_proxy_it_is_the_peers_address() {
     let rig = Rig::with(|config| config.limits.max_connections_per_client = 1).await;
     let mut statuses = Vec::new();
@@ -285,6 +313,14 @@ async fn connections_that_say_nothing_shut_nobody_out() {
     })
     .await;
     assert!(rig.metric(r#"headwater_refused_total{reason="busy"}"#).await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_is_given_up() {
+    let rig = Rig::with(|config| config.server.header_timeout = Duration::from_millis(100)).await;
+    let mut wire = Wire::connect(rig.address).await;
+    let head = "POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100";
+    assert_eq!(wire.handshake(head, b"{").await.status, 408);
 }
 
 // ---- subscriptions
