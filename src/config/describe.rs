@@ -266,7 +266,7 @@ const NAMED: &[(&str, &str, &str)] = &[
 
 /// A plan and a key, to be taken up.
 const NAMED_EXAMPLE: &str = "
-# Plans and keys are sections with names of your own; the file and these variables' files are read again on SIGHUP or
+# Plans and keys are sections with names of your own. This file, and those that auth names, are read again on SIGHUP and
 # when they change.
 #
 # [plans.partner]
