@@ -20,9 +20,11 @@ use crate::chain::{Archive, Ingest, Source, Tip};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::devnet::Devnet;
-use crate::rpc::{Policy, Rpc};
+use crate::door::Door;
+use crate::reload::Follower;
+use crate::rpc::Rpc;
 use crate::server::Server;
-use crate::session::{RequestQuota, Services};
+use crate::session::Services;
 use crate::subscription::{Registry, Replays, dispatch};
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -63,8 +65,8 @@ const GOSSIP: usize = 4096;
 /// Connections that wait to be accepted; the kernel's own bound (`net.core.somaxconn`) is 4096 as a rule.
 const BACKLOG: i32 = 4096;
 
-/// How often the table of request quotas is swept.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often the table of accounts is swept.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// Everything, bound but not yet running.
 pub struct App {
@@ -73,6 +75,7 @@ pub struct App {
     admin_listener: TcpListener,
     tls: Option<Arc<tls::Identity>>,
     devnet: Option<Devnet>,
+    follower: Option<Follower>,
 }
 
 impl App {
@@ -108,7 +111,15 @@ impl App {
             admin_listener,
             tls: tls.map(Arc::new),
             devnet,
+            follower: None,
         })
+    }
+
+    /// Puts in force what the configuration says later on.
+    #[must_use]
+    pub fn follow(mut self, follower: Follower) -> Self {
+        self.follower = Some(follower);
+        self
     }
 
     /// Where clients connect.
@@ -150,8 +161,9 @@ impl App {
             admin_listener,
             tls,
             devnet: _devnet,
+            follower,
         } = self;
-        raise_file_limit(config.server.max_connections);
+        raise_file_limit(config.door.max_connections);
         let clock = Clock::start();
         let (metrics, registry_of_metrics) = Metrics::new();
         let metrics = Arc::new(metrics);
@@ -190,17 +202,16 @@ impl App {
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
         // The request path, from the sockets to the node.
-        let policy = Policy {
-            denied: config.denied_methods,
-            max_request_bytes: config.node.max_request_bytes,
-        };
-        let rpc = Arc::new(Rpc::new(pool.clone(), policy, metrics.clone()));
-        let quota = RequestQuota::new(config.requests.0, config.requests.1);
+        let rpc = Arc::new(Rpc::new(pool.clone(), config.node.max_request_bytes, metrics.clone()));
+        if !config.door.auth.required && config.door.auth.is_used() {
+            info!("clients without a key or token are served too: set auth.required where they should not be");
+        }
+        let door = Door::new(config.door, clock);
         let services = Arc::new(Services::new(
             registry.clone(),
             replays,
             rpc,
-            quota,
+            door,
             config.session,
             metrics.clone(),
             clock,
@@ -232,7 +243,10 @@ impl App {
         let relieved = services.clone();
         critical.spawn(named("backlog watch", async move { relieved.relieve().await }));
         let swept = services.clone();
-        critical.spawn(named("quota sweep", async move { sweep(&swept.quota).await }));
+        critical.spawn(named("account sweep", async move { sweep(&swept.door).await }));
+        if let Some(follower) = follower {
+            critical.spawn(named("reload", follower.run(services.clone(), metrics)));
+        }
 
         let broken = tokio::select! {
             () = stop => None,
@@ -292,10 +306,10 @@ async fn serve_admin(listener: TcpListener, admin: Arc<Admin>) {
     }
 }
 
-async fn sweep(quota: &RequestQuota) {
+async fn sweep(door: &Door) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        quota.forget_idle();
+        door.forget_idle();
     }
 }
 

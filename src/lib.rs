@@ -10,7 +10,7 @@
 //! past     subscription::replay (a client that comes back) > chain::cursor over chain::history, or chain::archive for what
 //!          is older than memory > delivery::outbox, until it is level and joins the line above
 //!
-//! request  server (listener, handshake) > session (reader, limits)
+//! request  server (listener, handshake) > door (who, how much) > session (reader)
 //!          > subscription::registry      eth_subscribe, eth_unsubscribe
 //!          > rpc > upstream::pool        everything else
 //!          < delivery::outbox            every answer leaves by the same queue as the events
@@ -42,6 +42,8 @@ pub mod delivery;
 
 pub mod server;
 
+pub mod door;
+
 pub mod session;
 
 pub mod rpc;
@@ -54,5 +56,6 @@ pub mod devnet;
 pub mod clock;
 pub mod deflate;
 pub mod jsonrpc;
+pub mod reload;
 pub mod telemetry;
 pub mod tls;

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use headwater::app::App;
-use headwater::config::{self, Config, ConfigError, Flags};
+use headwater::config::{self, ConfigError, Flags};
 use headwater::devnet::{self, Devnet};
+use headwater::door::ApiKey;
+use headwater::reload::{Follower, Source};
 use headwater::telemetry::{self, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -45,6 +47,8 @@ enum Command {
     CheckConfig(RunArgs),
     /// Print a configuration file with every setting, its meaning and its default.
     DefaultConfig,
+    /// Make an API key, and print it once, with the lines for the configuration.
+    Key(KeyArgs),
     /// Ask a running headwater whether it is alive (for a container's health check).
     Health(RunArgs),
 }
@@ -66,6 +70,15 @@ struct RunArgs {
     /// How the log looks [default: text].
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Args)]
+struct KeyArgs {
+    /// Whose it is; a name for the configuration.
+    name: String,
+    /// Its plan, a section [plans.NAME] of the configuration.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    plan: String,
 }
 
 #[derive(Debug, Args)]
@@ -120,12 +133,13 @@ fn main() -> ExitCode {
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
     match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Run(args) => run(configuration(&args)?),
+        Command::Run(args) => run(source(&args)),
+        Command::Key(args) => key(&args),
         Command::Devnet(args) => block_on(run_devnet(args)),
         Command::Tail(args) => block_on(tail::tail(args)),
         Command::Bench(args) => bench::bench(args),
         Command::CheckConfig(args) => {
-            let config = configuration(&args)?;
+            let (_, config) = source(&args).read()?;
             let upstreams: Vec<String> = config.upstreams.iter().map(ToString::to_string).collect();
             let upstreams = if upstreams.is_empty() {
                 "the embedded devnet".to_owned()
@@ -142,7 +156,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             print(&config::example());
             Ok(())
         }
-        Command::Health(args) => block_on(health::health(configuration(&args)?.admin)),
+        Command::Health(args) => block_on(health::health(source(&args).read()?.1.admin)),
     }
 }
 
@@ -152,7 +166,7 @@ fn print(text: &str) {
     drop(std::io::stdout().write_all(text.as_bytes()));
 }
 
-fn configuration(args: &RunArgs) -> Result<Config, ConfigError> {
+fn source(args: &RunArgs) -> Source {
     let flags = Flags {
         upstream: args.upstream.clone(),
         listen: args.listen.clone(),
@@ -160,9 +174,31 @@ fn configuration(args: &RunArgs) -> Result<Config, ConfigError> {
         log_format: args.log_format,
     };
     // A variable that is not UTF-8 can hold no setting of ours.
-    let variables =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Config::check(&config::load(args.config.as_deref(), variables, &flags)?)
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("HEADWATER_"));
+    Source {
+        file: args.config.clone(),
+        variables: variables.collect(),
+        flags,
+    }
+}
+
+/// The key is shown here and kept nowhere.
+fn key(args: &KeyArgs) -> anyhow::Result<()> {
+    let plain = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if !plain(&args.name) || !plain(&args.plan) {
+        return Err(ConfigError("a name is made of letters, digits, - and _".into()).into());
+    }
+    let key = ApiKey::random();
+    print(&format!(
+        "# Give this to its owner; it is not kept and cannot be shown again:\n#   {}\n\n[keys.{}]\nhash = \"{}\"\nplan = \"{}\"\n",
+        key.reveal(),
+        args.name,
+        key.digest(),
+        args.plan,
+    ));
+    Ok(())
 }
 
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -172,11 +208,12 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
         .block_on(future)
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(source: Source) -> anyhow::Result<()> {
+    let (typed, config) = source.read()?;
     telemetry::init_log(config.log_format, &config.log_filter)
         .map_err(|why| ConfigError(format!("log.filter: {why}; use a level such as info")))?;
     block_on(async {
-        let app = App::bind(config).await?;
+        let app = App::bind(config).await?.follow(Follower::new(source, typed)?);
         let (address, admin) = (app.address()?, app.admin_address()?);
         if let Some(devnet) = app.devnet() {
             tracing::info!(

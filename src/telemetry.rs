@@ -39,6 +39,10 @@ pub struct Metrics {
     pub connections: Counter,
     /// Upgrades and requests refused, by reason.
     pub refused: Family<ReasonLabel, Counter>,
+    /// Clients of which an account is kept.
+    pub accounts: Gauge,
+    /// Times that the configuration was read again, by outcome.
+    pub config_reloads: Family<OutcomeLabel, Counter>,
     /// Closed connections, by reason.
     pub closes: Family<ReasonLabel, Counter>,
     /// Open subscriptions, by kind.
@@ -112,6 +116,8 @@ impl Metrics {
             clients: Gauge::default(),
             connections: Counter::default(),
             refused: Family::default(),
+            accounts: Gauge::default(),
+            config_reloads: Family::default(),
             closes: Family::default(),
             subscriptions: Family::default(),
             filters: Gauge::default(),
@@ -155,6 +161,16 @@ impl Metrics {
             "refused",
             "Connections and requests refused, by reason",
             metrics.refused.clone(),
+        );
+        r.register(
+            "accounts",
+            "Clients (keys, tokens, addresses) of which an account is kept",
+            metrics.accounts.clone(),
+        );
+        r.register(
+            "config_reloads",
+            "Times that the configuration was read again, by outcome",
+            metrics.config_reloads.clone(),
         );
         r.register(
             "closes",

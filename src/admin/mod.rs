@@ -71,6 +71,7 @@ impl Admin {
     fn refresh(&self) {
         let metrics = &self.services.metrics;
         metrics.queue_bytes.set(self.services.clients.queued_bytes() as i64);
+        metrics.accounts.set(self.services.door.accounts().len() as i64);
         metrics.head_age.set(
             self.tip
                 .get()

@@ -65,13 +65,36 @@ const KEYS: &[(&str, &str)] = &[
     ),
     ("limits.max_connections", "Open connections; more get HTTP 429."),
     (
-        "limits.requests_per_second",
-        "Requests a second of one client address (IPv6: its /64), each item of a batch counted; more get -32005.",
+        "limits.max_connections_per_client",
+        "Open connections of one client, which is an API key, the subject of a token, or an address (IPv6: its /64); more get HTTP 429.",
     ),
-    ("limits.request_burst", "Requests at once of one client address."),
+    (
+        "limits.handshakes_per_minute",
+        "Upgrades of one client, and keys and tokens from its address that are not valid; more get HTTP 429.",
+    ),
+    (
+        "limits.requests_per_second",
+        "Requests a second of one client, each item of a batch counted by its weight (methods.weights); more get -32005, over HTTP with status 429.",
+    ),
+    (
+        "limits.request_burst",
+        "Requests at once of one client; a call that weighs more takes all of it.",
+    ),
     (
         "limits.max_subscriptions",
         "Subscriptions of one connection; more get -32005.",
+    ),
+    (
+        "limits.max_subscriptions_per_client",
+        "Subscriptions of one client; more get -32005.",
+    ),
+    (
+        "limits.max_index_entries",
+        "Addresses times topics (each at least one) over all logs filters of one client; more get -32005.",
+    ),
+    (
+        "limits.egress_bytes_per_second",
+        "Notifications of one client, by their length before compression; more wait in its queue, and where that is full or they wait too long, the connection is closed with 1008. 0 for any number.",
     ),
     (
         "limits.max_message_bytes",
@@ -85,6 +108,36 @@ const KEYS: &[(&str, &str)] = &[
     (
         "limits.max_in_flight",
         "Calls of one connection that wait for the node; more get -32005.",
+    ),
+    (
+        "limits.max_refusals",
+        "Messages of one connection that may be refused for a limit within limits.refusal_window; one more closes it with 1008.",
+    ),
+    ("limits.refusal_window", "See limits.max_refusals."),
+    (
+        "auth.required",
+        "Whether nobody comes in without a valid API key or token (HTTP 401). One that is not valid is refused in any case.",
+    ),
+    (
+        "auth.accept",
+        "Where a key or token may stand: bearer (Authorization: Bearer), header (X-API-Key), path (a key as the last segment: /KEY, /v1/KEY), query (?key=).",
+    ),
+    (
+        "auth.jwt_secret_file",
+        "Takes tokens signed with HS256 by this secret: 64 hex digits as geth keeps them, or at least 32 bytes.",
+    ),
+    (
+        "auth.jwks_file",
+        "Takes tokens signed with RS256 or ES256 by one of the public keys in this file (JWKS).",
+    ),
+    ("auth.jwt_issuer", "What iss of a token must be, where it is not empty."),
+    (
+        "auth.jwt_audience",
+        "What aud of a token must be, where it is not empty.",
+    ),
+    (
+        "auth.jwt_plan",
+        "The plan of tokens that name none in a claim plan. A token needs sub, who is charged, and exp, when its connections are closed.",
     ),
     (
         "delivery.holdoff",
@@ -121,7 +174,27 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "server.origins",
-        "Browser pages that may connect, as [scheme://]host[:port] or *; requests without Origin pass.",
+        "Browser pages that may connect and, over HTTP, read answers (CORS), as [scheme://]host[:port] or *; requests without Origin pass.",
+    ),
+    (
+        "server.hosts",
+        "Names by which clients may ask for us (Host), against DNS rebinding; addresses always pass. Any by default, for server.origins holds rebinding pages off already, and beside a node we go by many names.",
+    ),
+    (
+        "server.subprotocols",
+        "WebSocket subprotocols; of those that a client offers the first that is listed is echoed.",
+    ),
+    (
+        "server.trusted_proxies",
+        "Networks (CIDR) of proxies before us whose word on the client's address is taken.",
+    ),
+    (
+        "server.forwarded_header",
+        "Where they give it: x-forwarded-for or forwarded (RFC 7239). It is read from the right, past trusted proxies only; the other one is not looked at.",
+    ),
+    (
+        "server.max_handshakes",
+        "Connections that have not sent a request yet, a quarter of them from one network at most; more get HTTP 503.",
     ),
     (
         "server.header_timeout",
@@ -145,8 +218,16 @@ const KEYS: &[(&str, &str)] = &[
         "PEM file with authorities: every client has to show a certificate that one of them signed.",
     ),
     (
+        "methods.allowed",
+        "Methods that may be called, by name or by prefix with *; others get geth's \"does not exist\".",
+    ),
+    (
         "methods.denied",
-        "Methods that are not forwarded, by name or by prefix with *; they get geth's \"does not exist\".",
+        "Methods that may not be called all the same: the operator's, and those by which a node signs for its own accounts.",
+    ),
+    (
+        "methods.weights",
+        "What a call costs of limits.requests_per_second, by name or by prefix with *; 1 where nothing is said. Entries add to these or replace them.",
     ),
     (
         "ready.max_head_age",
@@ -177,9 +258,79 @@ const KEYS: &[(&str, &str)] = &[
     ),
 ];
 
+/// What a section `[plans.NAME]` or `[keys.NAME]` may hold, with an example of each.
+const NAMED: &[(&str, &str, &str)] = &[
+    (
+        "plans.NAME",
+        "any of limits, but max_connections, max_refusals and refusal_window",
+        "What clients on this plan may have; [limits] where nothing is said.",
+    ),
+    (
+        "keys.NAME.hash",
+        "\"sha256:…\"",
+        "An API key, made and printed by headwater key NAME; the key itself is kept nowhere.",
+    ),
+    ("keys.NAME.plan", "\"default\"", "Its plan; default is [limits]."),
+    (
+        "keys.NAME.methods",
+        "[\"eth_*\"]",
+        "What it may call, in place of methods.allowed and methods.denied.",
+    ),
+    (
+        "keys.NAME.subscriptions",
+        "[\"newHeads\", \"logs\"]",
+        "What it may subscribe to, of newHeads, logs, newPendingTransactions, syncing.",
+    ),
+    (
+        "keys.NAME.origins",
+        "[\"https://app.example\"]",
+        "Pages that may use it, in place of server.origins.",
+    ),
+    (
+        "keys.NAME.addresses",
+        "[\"10.0.0.0/8\"]",
+        "Addresses (CIDR) from which it may be used.",
+    ),
+];
+
+/// A plan and a key, to be taken up.
+const NAMED_EXAMPLE: &str = "
+# Plans and keys are sections with names of your own. This file, and those that auth names, are read again on SIGHUP and
+# when they change.
+#
+# [plans.partner]
+# requests_per_second = 2000
+# request_burst = 10000
+# egress_bytes_per_second = \"2 MiB\"
+#
+# [keys.alice]
+# hash = \"sha256:0000000000000000000000000000000000000000000000000000000000000000\"
+# plan = \"partner\"
+# methods = [\"eth_*\", \"net_version\"]
+# subscriptions = [\"newHeads\", \"logs\"]
+# origins = [\"https://app.example\"]
+# addresses = [\"10.0.0.0/8\"]
+";
+
 /// All keys, dotted.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     KEYS.iter().map(|(key, _)| *key)
+}
+
+/// What `section` may hold, dotted, where its name is the operator's own.
+pub(super) fn keys_of(section: &str) -> Vec<String> {
+    let own = |field: &str| format!("{section}.{field}");
+    match section.split_once('.') {
+        Some(("plans", _)) => keys().filter_map(|key| key.strip_prefix("limits.")).map(own).collect(),
+        Some(("keys", _)) => {
+            let named = NAMED.iter().map(|(key, ..)| key);
+            named
+                .filter_map(|key| key.strip_prefix("keys.NAME."))
+                .map(own)
+                .collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The variable for a key.
@@ -200,6 +351,10 @@ fn toml_text(value: &Value) -> String {
         Value::String(_, text) => format!("{text:?}"),
         Value::Array(_, items) => format!("[{}]", items.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
         Value::Bool(_, flag) => flag.to_string(),
+        Value::Dict(_, entries) => {
+            let entry = |(name, value): (&String, &Value)| format!("{name:?} = {}", toml_text(value));
+            format!("{{ {} }}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
         Value::Num(_, number) => number.to_u128().map(|n| n.to_string()).unwrap_or_default(),
         _ => String::new(),
     }
@@ -223,6 +378,7 @@ pub fn example() -> String {
         }
         out.push_str(&format!("# {words}\n{name} = {}\n", default_of(key)));
     }
+    out.push_str(NAMED_EXAMPLE);
     out
 }
 
@@ -232,6 +388,10 @@ pub fn settings_table() -> String {
     let mut out = String::from("| setting | default | what it does |\n|---|---|---|\n");
     for (key, words) in KEYS {
         out.push_str(&format!("| `{key}` | `{}` | {words} |\n", default_of(key)));
+    }
+    out.push_str("\n| section or key with a name of yours | for example | what it does |\n|---|---|---|\n");
+    for (key, example, words) in NAMED {
+        out.push_str(&format!("| `{key}` | `{example}` | {words} |\n"));
     }
     out
 }
@@ -255,6 +415,10 @@ mod tests {
     fn leaves(dict: &Dict, prefix: &str, out: &mut Vec<String>) {
         for (key, value) in dict {
             match value {
+                // A table whose keys are the operator's own words.
+                Value::Dict(..) if keys().any(|known| known == format!("{prefix}{key}")) => {
+                    out.push(format!("{prefix}{key}"));
+                }
                 Value::Dict(_, inner) => leaves(inner, &format!("{prefix}{key}."), out),
                 _ => out.push(format!("{prefix}{key}")),
             }

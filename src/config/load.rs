@@ -8,7 +8,7 @@ use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
 use figment::value::Value;
 
-use super::describe::{keys, variable};
+use super::describe::{keys, keys_of, variable};
 use super::{ConfigError, typed};
 
 /// What flags can say; each is a key of its own.
@@ -116,7 +116,10 @@ fn explain(error: figment::Error, place: &str) -> ConfigError {
                 path.push(name.clone());
             }
             let key = path.join(".");
-            let near = nearest(&key, keys());
+            let own = keys_of(key.rsplit_once('.').map_or("", |(section, _)| section));
+            let mut known: Vec<&str> = keys().collect();
+            known.extend(own.iter().map(String::as_str));
+            let near = nearest(&key, known.into_iter());
             ConfigError(format!("{key}: no such setting; did you mean {near}?{place}"))
         }
         kind if path.is_empty() => ConfigError(format!("{}{place}", one_line(&kind.to_string()))),
@@ -185,6 +188,9 @@ mod tests {
             ("HEADWATER_HISTORY_VERIFY", "none"),
             ("HEADWATER_LOG_FORMAT", "json"),
             ("HEADWATER_SERVER_ORIGINS", "[\"*\"]"),
+            ("HEADWATER_SERVER_TRUSTED_PROXIES", "10.0.0.0/8, fd00::/8"),
+            ("HEADWATER_METHODS_WEIGHTS", "{eth_call=7}"),
+            ("HEADWATER_AUTH_ACCEPT", "[bearer]"),
             ("HEADWATER_SERVICE_HOST", "10.0.0.1"),
             ("HEADWATER_PORT_9546_TCP", "tcp://10.0.0.1:9546"),
         ];
@@ -194,6 +200,41 @@ mod tests {
         assert_eq!(config.limits.max_message_bytes.as_u64(), 2 << 20);
         assert_eq!(config.history.verify, crate::chain::Verify::None);
         assert_eq!(config.server.origins, ["*"]);
+        assert_eq!(config.server.trusted_proxies, ["10.0.0.0/8", "fd00::/8"]);
+        assert_eq!(config.auth.accept, [crate::door::Way::Bearer]);
+        let weights = &config.methods.weights;
+        assert_eq!((weights["eth_call"], weights["eth_getLogs"]), (7, 10));
+    }
+
+    #[test]
+    fn plans_and_keys_come_from_sections_of_the_file() {
+        let hash = crate::door::ApiKey::random().digest().to_string();
+        let file = format!(
+            "[plans.partner]\nmax_batch = 7\n[keys.alice]\nhash = \"{hash}\"\nplan = \"partner\"\n[methods.weights]\neth_call = 7"
+        );
+        let config = with(&file, &[], &Flags::default()).unwrap();
+        assert_eq!(config.plans["partner"].max_batch, Some(7));
+        assert_eq!(config.keys["alice"].plan.as_deref(), Some("partner"));
+        let weights = &config.methods.weights;
+        assert_eq!(
+            (weights["eth_call"], weights["eth_getLogs"]),
+            (7, 10),
+            "the others stay"
+        );
+        for (file, line) in [
+            (
+                "[plans.partner]\nmax_bach = 7",
+                "plans.partner.max_bach: no such setting; did you mean plans.partner.max_batch?",
+            ),
+            (
+                "[keys.alice]\nhash = \"\"\nplans = \"x\"",
+                "keys.alice.plans: no such setting; did you mean keys.alice.plan?",
+            ),
+            ("[keys.alice]\nplan = \"x\"", "keys.alice: missing field `hash`"),
+        ] {
+            let error = with(file, &[], &Flags::default()).unwrap_err();
+            assert!(error.starts_with(line), "{error}");
+        }
     }
 
     #[test]

@@ -3,24 +3,29 @@
 //! [`typed::Config`] is what a file, variables and flags can say; [`Config`] is what the program runs on, and can only be
 //! made by checking the former. An unknown key or a value that makes no sense stops the start and names itself.
 
+mod changes;
 mod describe;
 mod load;
+mod policy;
 pub mod typed;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::HistorySettings;
 use crate::delivery::OutboxLimits;
-use crate::server::{Origins, ServerSettings};
+use crate::door::Policy;
+use crate::server::ServerSettings;
 use crate::session::{LifeSigns, SessionSettings};
 use crate::subscription::ReplaySettings;
 use crate::telemetry::LogFormat;
 use crate::tls::{self, TlsFiles};
 use crate::upstream::{Endpoint, UpstreamSettings};
 
+pub use changes::settled;
 pub use describe::{example, settings_table};
 pub use load::{Flags, load};
 
@@ -44,16 +49,14 @@ pub struct Config {
     pub history: HistorySettings,
     /// How far back clients may go.
     pub replay: ReplaySettings,
-    /// The door.
+    /// Who may come in, and how much each may have; a reload exchanges it.
+    pub door: Arc<Policy>,
+    /// The listening end.
     pub server: ServerSettings,
     /// Each client.
     pub session: SessionSettings,
     /// Pings and deadlines.
     pub life_signs: LifeSigns,
-    /// Requests a second and at once, by client address.
-    pub requests: (NonZeroU32, NonZeroU32),
-    /// Methods that are not forwarded.
-    pub denied_methods: Vec<String>,
     /// A head older than this is stale.
     pub max_head_age: Duration,
     /// How long a drain may take.
@@ -74,25 +77,6 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for the first value that makes no sense.
     pub fn check(typed: &typed::Config) -> Result<Self, ConfigError> {
-        let bad = |key: &str, why: &dyn std::fmt::Display| ConfigError(format!("{key}: {why}"));
-        let positive = |key: &str, value: Duration| {
-            if value.is_zero() {
-                Err(bad(key, &"must be longer than 0s"))
-            } else {
-                Ok(value)
-            }
-        };
-        let at_least = |key: &str, value: usize, least: usize| {
-            if value < least {
-                Err(bad(key, &format_args!("is {value}, must be at least {least}")))
-            } else {
-                Ok(value)
-            }
-        };
-        let bytes = |key: &str, value: bytesize::ByteSize, least: usize| {
-            let value = usize::try_from(value.as_u64()).map_err(|_| bad(key, &"is too large"))?;
-            at_least(key, value, least)
-        };
         let address = |key: &str, value: &str| {
             value.parse::<SocketAddr>().map_err(|_| {
                 bad(
@@ -101,13 +85,12 @@ impl Config {
                 )
             })
         };
-        let non_zero = |key: &str, value: u32| NonZeroU32::new(value).ok_or_else(|| bad(key, &"must be at least 1"));
         let upstreams = typed
             .upstream
             .iter()
             .map(|text| text.parse::<Endpoint>().map_err(|why| bad("upstream", &why)))
             .collect::<Result<Vec<_>, _>>()?;
-        let (node, limits, delivery) = (&typed.node, &typed.limits, &typed.delivery);
+        let (node, delivery) = (&typed.node, &typed.delivery);
         if node.reconnect_max < node.reconnect_min {
             return Err(bad(
                 "node.reconnect_max",
@@ -145,14 +128,6 @@ impl Config {
             (None, _) => return Err(bad("tls.certificate", &"must be set too")),
             (Some(_), None) => return Err(bad("tls.key", &"must be set where tls.certificate is")),
         };
-        let burst = non_zero("limits.request_burst", limits.request_burst)?;
-        let max_batch = at_least("limits.max_batch", limits.max_batch, 1)?;
-        if max_batch > u32::from(burst) as usize {
-            return Err(bad(
-                "limits.max_batch",
-                &format_args!("is {max_batch}, above limits.request_burst ({burst}): such a batch could never pass"),
-            ));
-        }
         Ok(Self {
             listen: address("listen", &typed.listen)?,
             admin: address("admin", &typed.admin)?,
@@ -185,20 +160,14 @@ impl Config {
                 max_reorg: typed.history.blocks,
                 filter_from_block: typed.subscriptions.filter_from_block == typed::FilterFromBlock::Replay,
             },
+            door: Arc::new(policy::check(typed)?),
             server: ServerSettings {
-                max_connections: at_least("limits.max_connections", limits.max_connections, 1)?,
                 header_timeout: positive("server.header_timeout", typed.server.header_timeout)?,
-                max_body_bytes: bytes("limits.max_body_bytes", limits.max_body_bytes, 1024)?,
-                origins: Origins::new(&typed.server.origins),
                 compression: delivery.compression == typed::Compression::On,
                 proxied: typed.server.proxy_protocol,
                 tls: certificate,
             },
             session: SessionSettings {
-                max_message_bytes: bytes("limits.max_message_bytes", limits.max_message_bytes, 1024)?,
-                max_batch,
-                max_subscriptions: at_least("limits.max_subscriptions", limits.max_subscriptions, 1)?,
-                max_in_flight: u32::from(non_zero("limits.max_in_flight", limits.max_in_flight)?),
                 outbox: OutboxLimits {
                     max_bytes: bytes("delivery.max_queue_bytes", delivery.max_queue_bytes, 64 << 10)?,
                     max_total_bytes: bytes(
@@ -217,11 +186,6 @@ impl Config {
                 silence_timeout: typed.keepalive.silence_timeout,
                 write_deadline: positive("delivery.write_deadline", delivery.write_deadline)?,
             },
-            requests: (
-                non_zero("limits.requests_per_second", limits.requests_per_second)?,
-                burst,
-            ),
-            denied_methods: typed.methods.denied.clone(),
             max_head_age: positive("ready.max_head_age", typed.ready.max_head_age)?,
             grace: positive("shutdown.grace", typed.shutdown.grace)?,
             log_format: typed.log.format,
@@ -236,6 +200,33 @@ impl Config {
             },
         })
     }
+}
+
+fn bad(key: &str, why: &dyn std::fmt::Display) -> ConfigError {
+    ConfigError(format!("{key}: {why}"))
+}
+
+fn positive(key: &str, value: Duration) -> Result<Duration, ConfigError> {
+    if value.is_zero() {
+        return Err(bad(key, &"must be longer than 0s"));
+    }
+    Ok(value)
+}
+
+fn at_least(key: &str, value: usize, least: usize) -> Result<usize, ConfigError> {
+    if value < least {
+        return Err(bad(key, &format_args!("is {value}, must be at least {least}")));
+    }
+    Ok(value)
+}
+
+fn bytes(key: &str, value: bytesize::ByteSize, least: usize) -> Result<usize, ConfigError> {
+    let value = usize::try_from(value.as_u64()).map_err(|_| bad(key, &"is too large"))?;
+    at_least(key, value, least)
+}
+
+fn non_zero(key: &str, value: u32) -> Result<NonZeroU32, ConfigError> {
+    NonZeroU32::new(value).ok_or_else(|| bad(key, &"must be at least 1"))
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! What can be typed, with its defaults. Every field is a key of the file and a variable `HEADWATER_SECTION_KEY`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::chain::Verify;
+use crate::door::{ForwardedHeader, Way};
 use crate::telemetry::LogFormat;
 
 /// The whole file.
@@ -21,6 +23,9 @@ pub struct Config {
     pub history: History,
     pub subscriptions: Subscriptions,
     pub limits: Limits,
+    pub plans: BTreeMap<String, Plan>,
+    pub auth: Auth,
+    pub keys: BTreeMap<String, Key>,
     pub delivery: Delivery,
     pub keepalive: Keepalive,
     pub server: Server,
@@ -42,6 +47,9 @@ impl Default for Config {
             history: History::default(),
             subscriptions: Subscriptions::default(),
             limits: Limits::default(),
+            plans: BTreeMap::new(),
+            auth: Auth::default(),
+            keys: BTreeMap::new(),
             delivery: Delivery::default(),
             keepalive: Keepalive::default(),
             server: Server::default(),
@@ -116,14 +124,64 @@ pub enum FilterFromBlock {
 
 section!(Limits, "How much clients may ask." {
     max_connections: usize = 10_000,
+    max_connections_per_client: usize = 9_500,
+    handshakes_per_minute: u32 = 12_000,
     requests_per_second: u32 = 500,
     request_burst: u32 = 2_000,
     max_subscriptions: usize = 1_024,
+    max_subscriptions_per_client: usize = 100_000,
+    max_index_entries: usize = 200_000,
+    egress_bytes_per_second: ByteSize = ByteSize(0),
     max_message_bytes: ByteSize = ByteSize::mib(5),
     max_body_bytes: ByteSize = ByteSize::mib(5),
     max_batch: usize = 1_000,
     max_in_flight: u32 = 256,
+    max_refusals: u32 = 1_000,
+    #[serde(with = "humantime_serde")]
+    refusal_window: Duration = Duration::from_secs(10),
 });
+
+/// What a plan says otherwise than [`Limits`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Plan {
+    pub max_connections_per_client: Option<usize>,
+    pub handshakes_per_minute: Option<u32>,
+    pub requests_per_second: Option<u32>,
+    pub request_burst: Option<u32>,
+    pub max_subscriptions: Option<usize>,
+    pub max_subscriptions_per_client: Option<usize>,
+    pub max_index_entries: Option<usize>,
+    pub egress_bytes_per_second: Option<ByteSize>,
+    pub max_message_bytes: Option<ByteSize>,
+    pub max_body_bytes: Option<ByteSize>,
+    pub max_batch: Option<usize>,
+    pub max_in_flight: Option<u32>,
+}
+
+section!(Auth, "Who proves what." {
+    required: bool = false,
+    accept: Vec<Way> = vec![Way::Bearer, Way::Header, Way::Path, Way::Query],
+    jwt_secret_file: String = String::new(),
+    jwks_file: String = String::new(),
+    jwt_issuer: String = String::new(),
+    jwt_audience: String = String::new(),
+    jwt_plan: String = "default".into(),
+});
+
+/// One API key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Key {
+    pub hash: String,
+    pub plan: Option<String>,
+    pub methods: Option<Vec<String>>,
+    pub subscriptions: Option<Vec<String>>,
+    pub origins: Option<Vec<String>>,
+    pub addresses: Option<Vec<String>>,
+}
 
 section!(Delivery, "How events leave." {
     #[serde(with = "humantime_serde")]
@@ -156,7 +214,16 @@ section!(Keepalive, "Signs of life from clients." {
 });
 
 section!(Server, "The door." {
+    #[serde(deserialize_with = "one_or_many")]
     origins: Vec<String> = vec!["http://localhost".into(), "http://127.0.0.1".into()],
+    #[serde(deserialize_with = "one_or_many")]
+    hosts: Vec<String> = vec!["*".into()],
+    #[serde(deserialize_with = "one_or_many")]
+    subprotocols: Vec<String> = Vec::new(),
+    #[serde(deserialize_with = "one_or_many")]
+    trusted_proxies: Vec<String> = Vec::new(),
+    forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor,
+    max_handshakes: usize = 4_096,
     #[serde(with = "humantime_serde")]
     header_timeout: Duration = Duration::from_secs(10),
     proxy_protocol: bool = false,
@@ -170,8 +237,47 @@ section!(Tls, "Our certificate." {
 });
 
 section!(Methods, "What is forwarded." {
-    denied: Vec<String> = ["admin_*", "clique_*", "debug_*", "engine_*", "miner_*", "personal_*"].map(str::to_owned).to_vec(),
+    #[serde(deserialize_with = "one_or_many")]
+    allowed: Vec<String> = vec!["*".into()],
+    #[serde(deserialize_with = "one_or_many")]
+    denied: Vec<String> = DENIED.map(str::to_owned).to_vec(),
+    weights: BTreeMap<String, u32> = WEIGHTS.iter().map(|(method, weight)| ((*method).to_owned(), *weight)).collect(),
 });
+
+/// What a node offers to its operator, and what it does with its own accounts: whoever can reach us could spend from them.
+const DENIED: [&str; 10] = [
+    "admin_*",
+    "clique_*",
+    "debug_*",
+    "engine_*",
+    "miner_*",
+    "personal_*",
+    "eth_sendTransaction",
+    "eth_sign",
+    "eth_signTransaction",
+    "eth_signTypedData*",
+];
+
+/// What a call costs a node, against the cheapest; about as hosted nodes price them.
+const WEIGHTS: &[(&str, u32)] = &[
+    ("debug_*", 25),
+    ("debug_trace*", 100),
+    ("eth_call", 2),
+    ("eth_callMany", 20),
+    ("eth_createAccessList", 5),
+    ("eth_estimateGas", 5),
+    ("eth_getBlockReceipts", 10),
+    ("eth_getFilterLogs", 10),
+    ("eth_getLogs", 10),
+    ("eth_getProof", 5),
+    ("eth_newFilter", 2),
+    ("eth_sendRawTransaction", 5),
+    ("eth_simulateV1", 20),
+    ("ots_*", 20),
+    ("trace_*", 50),
+    ("trace_filter", 100),
+    ("txpool_content*", 50),
+];
 
 section!(Ready, "When `/ready` says yes." {
     #[serde(with = "humantime_serde")]
@@ -197,7 +303,7 @@ section!(Devnet, "The embedded chain." {
     logs_per_transaction: usize = 3,
 });
 
-/// One address, several in a list, or several with commas between (the form for a variable).
+/// One word, several in a list, or several with commas between (the form for a variable).
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

@@ -26,6 +26,14 @@ pub enum CloseReason {
     Silent,
     /// The stream has a gap that could not be repaired; the client should read the chain again and resubscribe.
     ContinuityLost,
+    /// Events waited for the client's budget of bytes for as long as they may, and no longer.
+    OverBudget,
+    /// Refused again and again, it went on.
+    Abuse,
+    /// The token that let it in has expired.
+    Expired,
+    /// The key that let it in was withdrawn, or it came without one and now needs one.
+    Revoked,
     /// We are shutting down.
     Drain,
 }
@@ -38,7 +46,7 @@ impl CloseReason {
             Self::Goodbye(code) => code,
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 | Self::Corrupt => Some(1007),
-            Self::Silent => Some(1008),
+            Self::Silent | Self::OverBudget | Self::Abuse | Self::Expired | Self::Revoked => Some(1008),
             Self::TooBig => Some(1009),
             Self::ContinuityLost | Self::Drain => Some(1012),
             Self::SlowConsumer | Self::LongestQueue | Self::WriteDeadline => Some(1013),
@@ -59,6 +67,10 @@ impl CloseReason {
             Self::WriteDeadline => "slow consumer: nothing was read before the write deadline",
             Self::Silent => "no frame received, not even a pong",
             Self::ContinuityLost => "events were lost upstream and cannot be repaired: resubscribe",
+            Self::OverBudget => "more events than the budget of bytes a second allows: subscribe to less",
+            Self::Abuse => "too many requests above the limit",
+            Self::Expired => "the token has expired",
+            Self::Revoked => "the key is not valid any more, or one is needed now",
             Self::Drain => "service restart",
         }
     }
@@ -77,6 +89,10 @@ impl CloseReason {
             Self::WriteDeadline => "write_deadline",
             Self::Silent => "silent",
             Self::ContinuityLost => "continuity_lost",
+            Self::OverBudget => "over_budget",
+            Self::Abuse => "abuse",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::Drain => "drain",
         }
     }

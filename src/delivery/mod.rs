@@ -2,6 +2,7 @@
 
 mod backlog;
 mod close;
+mod egress;
 pub mod frame;
 mod outbox;
 mod queue;
@@ -11,6 +12,7 @@ mod writing;
 
 pub use backlog::Backlog;
 pub use close::CloseReason;
+pub use egress::{Allowance, Egress};
 pub use frame::{Event, Prefix};
 pub use outbox::{Answered, InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Signs, Waits};
 pub use queue::{Chunk, Gathered, Kind, Queue};

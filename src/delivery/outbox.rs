@@ -20,7 +20,9 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::queue::Push;
 use super::writing::{Done, Writing};
-use super::{Backlog, Batch, CloseReason, Kind, Millis, Queue, Recipient, Socket, SubscriptionId, frame};
+use super::{
+    Allowance, Backlog, Batch, CloseReason, Egress, Kind, Millis, Queue, Recipient, Socket, SubscriptionId, frame,
+};
 use crate::clock::Clock;
 use crate::telemetry::{KindLabel, Metrics};
 
@@ -129,6 +131,8 @@ pub struct Outbox {
     /// The client agreed on compression (RFC 7692).
     deflates: bool,
     last_heard: AtomicU64,
+    /// Shared with the client's other connections.
+    egress: Arc<Egress>,
 }
 
 /// How far the connection is from its end.
@@ -171,6 +175,8 @@ struct State {
     progress: usize,
     /// When the first held event may leave.
     held_until: Option<Millis>,
+    /// It is the client's budget that holds events back.
+    over_budget: bool,
     closing_since: Millis,
     /// Somebody will flush.
     flush_due: bool,
@@ -212,14 +218,14 @@ pub struct Signs {
     pub blocked_since: Millis,
     /// Since when the connection is closing; 0 when it is not.
     pub closing_since: Millis,
-    /// An event waits for longer than it may.
-    pub overdue: bool,
+    /// An event waits for longer than it may, for this reason.
+    pub overdue: Option<CloseReason>,
 }
 
 impl Outbox {
-    /// The writing half of a socket, to a client that agreed on compression or one that did not.
+    /// The writing half of a socket, to a client that agreed on compression or one that did not, within its budget.
     #[must_use]
-    pub fn new(socket: Socket, deflates: bool, shared: Arc<OutboxShared>) -> Arc<Self> {
+    pub fn new(socket: Socket, deflates: bool, egress: Arc<Egress>, shared: Arc<OutboxShared>) -> Arc<Self> {
         let now = shared.clock.now();
         let state = State {
             writing: Writing::new(deflates),
@@ -233,6 +239,7 @@ impl Outbox {
             in_flight: AtomicU32::new(0),
             deflates,
             last_heard: AtomicU64::new(now),
+            egress,
         })
     }
 
@@ -419,14 +426,15 @@ impl Outbox {
     pub fn signs(&self, now: Millis) -> Signs {
         let state = self.state.lock();
         let max_age = self.shared.limits.max_age;
+        let overdue = state
+            .queue
+            .oldest()
+            .is_some_and(|oldest| now.saturating_sub(oldest) > max_age);
         Signs {
             last_heard: self.last_heard.load(Ordering::Relaxed),
             blocked_since: state.blocked_since,
             closing_since: state.closing_since,
-            overdue: state
-                .queue
-                .oldest()
-                .is_some_and(|oldest| now.saturating_sub(oldest) > max_age),
+            overdue: overdue.then(|| state.backlogged()),
         }
     }
 
@@ -474,7 +482,7 @@ impl Outbox {
                 return false;
             }
             Push::Full => {
-                self.begin_close(state, CloseReason::SlowConsumer);
+                self.begin_close(state, state.backlogged());
                 return false;
             }
         }
@@ -525,7 +533,7 @@ impl Outbox {
         let mut turns = 0;
         while state.over.is_none() {
             let calls = self.in_flight.load(Ordering::Relaxed);
-            if state.writing.is_empty() && !state.gather(now, calls) {
+            if state.writing.is_empty() && !state.gather(now, calls, &self.egress) {
                 break;
             }
             if turns == MAX_WRITES {
@@ -597,7 +605,7 @@ impl Drop for Outbox {
 
 impl State {
     /// Takes the next chunks; `false` where there is nothing to write now.
-    fn gather(&mut self, now: Millis, calls: u32) -> bool {
+    fn gather(&mut self, now: Millis, calls: u32, egress: &Egress) -> bool {
         if matches!(self.phase, Phase::Closing(_)) {
             self.writing.rest();
             if self.echoed {
@@ -605,7 +613,16 @@ impl State {
             }
             return false;
         }
-        let gathered = self.queue.gather(now, GATHER_BYTES, self.writing.chunks());
+        // Who is shown out is given what it is owed, whatever its budget.
+        let allowance = match self.phase {
+            Phase::Open => egress.allowance(now),
+            _ => Allowance::Free,
+        };
+        let gathered = self.queue.gather(now, GATHER_BYTES, allowance, self.writing.chunks());
+        if allowance != Allowance::Free {
+            egress.charge(gathered.event_bytes, now);
+        }
+        self.over_budget = gathered.over_budget;
         if self.held_until.is_some_and(|at| at <= now) || gathered.held_until.is_some() {
             self.held_until = gathered.held_until;
         }
@@ -621,6 +638,15 @@ impl State {
                 self.writing.rest();
                 false
             }
+        }
+    }
+
+    /// Why there is a backlog.
+    fn backlogged(&self) -> CloseReason {
+        if self.over_budget && self.blocked_since == 0 {
+            CloseReason::OverBudget
+        } else {
+            CloseReason::SlowConsumer
         }
     }
 
@@ -719,7 +745,10 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         server.writable().await.unwrap();
-        (Outbox::new(server.into(), false, shared.clone()), client)
+        (
+            Outbox::new(server.into(), false, Arc::default(), shared.clone()),
+            client,
+        )
     }
 
     fn one(kind: Kind, len: usize) -> Arc<Batch> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Batch, Millis, Recipient, SubscriptionId};
+use super::{Allowance, Batch, Millis, Recipient, SubscriptionId};
 
 /// What an event is; decides what may be shed and names the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +62,10 @@ pub struct Gathered {
     pub held_until: Option<Millis>,
     /// Whether more could be had at once.
     pub more: bool,
+    /// Bytes of events among those handed over.
+    pub event_bytes: usize,
+    /// Whether it is the client's budget that holds events back.
+    pub over_budget: bool,
 }
 
 /// How a push of events went.
@@ -180,8 +184,9 @@ impl Queue {
         self.retain(|delivery| delivery.to.id() != id);
     }
 
-    /// Moves what may be written now to `out`, about `budget` bytes of answers and as many of events.
-    pub fn gather(&mut self, now: Millis, budget: usize, out: &mut VecDeque<Chunk>) -> Gathered {
+    /// Moves what may be written now to `out`, about `budget` bytes of answers and as many of events, of which no more
+    /// than the client is allowed.
+    pub fn gather(&mut self, now: Millis, budget: usize, allowance: Allowance, out: &mut VecDeque<Chunk>) -> Gathered {
         let mut gathered = Gathered::default();
         if !self.control.is_empty() {
             let frames: Vec<Bytes> = self.control.drain(..).collect();
@@ -195,7 +200,17 @@ impl Queue {
             gathered.bytes += answer.pieces.iter().map(Bytes::len).sum::<usize>();
             out.push_back(Chunk::Bytes(answer.pieces, answer.releases));
         }
-        let stop = gathered.bytes + budget;
+        let before = gathered.bytes;
+        let stop = match allowance {
+            Allowance::Free => before + budget,
+            Allowance::Bytes(allowed) => before + budget.min(allowed),
+            Allowance::NotBefore(at) => {
+                if !self.events.is_empty() {
+                    (gathered.held_until, gathered.over_budget) = (Some(at), true);
+                }
+                before
+            }
+        };
         while gathered.bytes < stop
             && let Some(first) = self.events.front()
         {
@@ -203,6 +218,7 @@ impl Queue {
             if release_at.is_none_or(|at| at > now) {
                 // Until the answer is written nobody knows when; whoever writes it comes back.
                 gathered.held_until = release_at;
+                gathered.event_bytes = gathered.bytes - before;
                 self.bytes -= gathered.bytes;
                 gathered.more = !self.answers.is_empty();
                 return gathered;
@@ -212,8 +228,13 @@ impl Queue {
                 out.push_back(Chunk::Events(delivery.to, delivery.batch));
             }
         }
+        gathered.event_bytes = gathered.bytes - before;
         self.bytes -= gathered.bytes;
-        gathered.more = !self.is_empty();
+        gathered.more = if gathered.over_budget {
+            !self.answers.is_empty()
+        } else {
+            !self.is_empty()
+        };
         gathered
     }
 
@@ -256,7 +277,7 @@ mod tests {
 
     fn drain(queue: &mut Queue, now: Millis) -> (Vec<String>, Gathered) {
         let mut out = VecDeque::new();
-        let gathered = queue.gather(now, usize::MAX / 4, &mut out);
+        let gathered = queue.gather(now, usize::MAX / 4, Allowance::Free, &mut out);
         let names = out.into_iter().map(|chunk| match chunk {
             Chunk::Bytes(pieces, _) => String::from_utf8_lossy(&pieces.concat()).into_owned(),
             Chunk::Events(_, batch) => batch.kind.label().to_owned(),
@@ -307,6 +328,39 @@ mod tests {
         assert_eq!((names.len(), gathered.held_until), (0, Some(15)));
         let (names, _) = drain(&mut queue, 15);
         assert_eq!(names, ["logs", "newHeads"]);
+    }
+
+    #[test]
+    fn only_events_wait_for_the_budget_and_none_is_lost() {
+        let mut queue = Queue::default();
+        let to = released();
+        let len = batch(Kind::Heads).wire_len;
+        for _ in 0..3 {
+            let _ = queue.push_events(to.clone(), batch(Kind::Heads), 0, MAX);
+        }
+        let _ = queue.push_answer(vec![Bytes::from_static(b"answer")], &[], MAX);
+        queue.push_control(Bytes::from_static(b"pong"));
+        let mut gather = |allowance| {
+            let mut out = VecDeque::new();
+            let gathered = queue.gather(5, usize::MAX / 4, allowance, &mut out);
+            (
+                out.len(),
+                gathered.event_bytes,
+                gathered.held_until,
+                gathered.over_budget,
+                gathered.more,
+            )
+        };
+        assert_eq!(gather(Allowance::NotBefore(9)), (2, 0, Some(9), true, false));
+        // What cannot be split passes whole.
+        assert_eq!(gather(Allowance::Bytes(1)), (1, len, None, false, true));
+        assert_eq!(gather(Allowance::Bytes(len + 1)), (2, 2 * len, None, false, false));
+        assert_eq!(
+            gather(Allowance::NotBefore(9)),
+            (0, 0, None, false, false),
+            "nothing waits for it"
+        );
+        assert_eq!(queue.bytes(), 0);
     }
 
     #[test]

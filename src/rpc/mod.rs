@@ -8,8 +8,8 @@ use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 
 use crate::jsonrpc::{
-    self, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, RESPONSE_TOO_LARGE, Request, Response,
-    TIMEOUT, error,
+    self, ErrorObjectOwned, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, RESPONSE_TOO_LARGE,
+    Request, Response, TIMEOUT, error,
 };
 use crate::telemetry::{Metrics, OutcomeLabel};
 use crate::upstream::{CallError, Pool, TransactionForm};
@@ -101,37 +101,24 @@ impl Planned {
     }
 }
 
-/// What is not forwarded.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// Names of methods, or prefixes that end in `*`. What a node offers on its IPC socket is for its operator.
-    pub denied: Vec<String>,
-    /// Longest parameters, in bytes: a node that hangs up on a long message hangs up on everybody.
-    pub max_request_bytes: usize,
-}
-
-impl Policy {
-    fn denies(&self, method: &str) -> bool {
-        self.denied.iter().any(|rule| match rule.strip_suffix('*') {
-            Some(prefix) => method.starts_with(prefix),
-            None => method == rule,
-        })
-    }
-}
-
 /// The forwarding half of the service.
 #[derive(Debug)]
 pub struct Rpc {
     pool: Arc<Pool>,
-    policy: Policy,
+    max_request_bytes: usize,
     metrics: Arc<Metrics>,
 }
 
 impl Rpc {
-    /// Forwards to these upstreams.
+    /// Forwards to these upstreams, and no longer parameters than these: a node that hangs up on a long message hangs up
+    /// on everybody.
     #[must_use]
-    pub fn new(pool: Arc<Pool>, policy: Policy, metrics: Arc<Metrics>) -> Self {
-        Self { pool, policy, metrics }
+    pub fn new(pool: Arc<Pool>, max_request_bytes: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
+            pool,
+            max_request_bytes,
+            metrics,
+        }
     }
 
     /// See [`Pool::pending_settled`].
@@ -181,12 +168,7 @@ impl Rpc {
     }
 
     async fn forward(&self, method: String, params: String) -> Outcome {
-        if self.policy.denies(&method) {
-            self.count("denied");
-            let why = format!("the method {method} does not exist/is not available");
-            return error(METHOD_NOT_FOUND, why).into();
-        }
-        if params.len() > self.policy.max_request_bytes {
+        if params.len() > self.max_request_bytes {
             self.count("too_large");
             return error(INVALID_REQUEST, "request too large").into();
         }
@@ -228,6 +210,15 @@ impl Response {
             .unwrap_or("null");
         Self::new(id, error(RESPONSE_TOO_LARGE, "response too large").into())
     }
+}
+
+/// What geth says of a method that it does not offer; ethers 6 knows it by these words (PROTOCOL J17).
+#[must_use]
+pub fn not_available(method: &str) -> ErrorObjectOwned {
+    error(
+        METHOD_NOT_FOUND,
+        format!("the method {method} does not exist/is not available"),
+    )
 }
 
 /// Whether a method subscribes or unsubscribes, and in which namespace (geth goes by the suffix, `rpc/json.go`).

@@ -1,22 +1,23 @@
 //! Accepts connections and hands each to its protocol.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::server::TlsStream;
@@ -24,24 +25,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::handshake::{self, Origins, Refusal};
-use super::{extension, post, proxied};
+use super::{answer, extension, handshake, post, proxied};
 use crate::delivery::Socket;
+use crate::door::{Caller, Handshake, Pass, Place, Refusal, Refusals};
 use crate::session::{self, Services};
-use crate::telemetry::ReasonLabel;
 use crate::tls::{Identity, TlsFiles};
 
-/// Bounds of the door.
+/// What of the server is settled for as long as it runs.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Most open connections, of either kind.
-    pub max_connections: usize,
     /// How long a client may take to send a request's head.
     pub header_timeout: Duration,
-    /// Longest HTTP body, in bytes.
-    pub max_body_bytes: usize,
-    /// Which browser pages may connect.
-    pub origins: Origins,
     /// Whether an offer of permessage-deflate is taken.
     pub compression: bool,
     /// Every connection begins with a PROXY protocol header, version 2.
@@ -58,7 +52,7 @@ impl ServerSettings {
     }
 }
 
-/// Connections above the limit that are still answered, with 429; beyond these they are dropped unheard.
+/// Connections above a limit that are still answered, with 429 or 503; beyond these they are dropped unheard.
 const TURNED_AWAY: usize = 64;
 
 /// Longest head of a request, in bytes.
@@ -68,27 +62,59 @@ const MAX_HEAD: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
-    door: Arc<Door>,
+    shared: Arc<Shared>,
 }
 
 /// What every connection shares.
 #[derive(Debug)]
-struct Door {
+struct Shared {
     settings: ServerSettings,
     tls: Option<Arc<Identity>>,
     services: Arc<Services>,
     open: AtomicUsize,
+    /// Connections since the start.
+    accepted: AtomicU64,
+    turned_away: AtomicUsize,
     stop: CancellationToken,
     /// Everything that serves a connection, so that the end can wait for it.
     tasks: TaskTracker,
 }
 
 /// One open connection; counted until dropped.
-struct Open(Arc<Door>);
+#[derive(Debug)]
+struct Open(Arc<Shared>);
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection while it speaks HTTP.
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    open: Arc<Open>,
+    caller: Caller,
+    /// It is open only to be told this.
+    turned_away: Option<Refusal>,
+    kept: Mutex<Kept>,
+}
+
+/// What a connection holds on to.
+#[derive(Default)]
+struct Kept {
+    /// Until its first request.
+    handshake: Option<Handshake>,
+    /// From its first request on, among its client's connections.
+    place: Option<Place>,
+    refusals: Refusals,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.turned_away.is_some() {
+            self.shared.turned_away.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -102,34 +128,36 @@ impl Server {
         services: Arc<Services>,
         stop: CancellationToken,
     ) -> Self {
-        let door = Door {
+        let shared = Shared {
             settings,
             tls,
             services,
             open: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+            turned_away: AtomicUsize::new(0),
             stop,
             tasks: TaskTracker::new(),
         };
         Self {
             listener,
-            door: Arc::new(door),
+            shared: Arc::new(shared),
         }
     }
 
     /// Accepts until told to stop; what is still served can be waited for. Sessions go on, see
     /// [`session::Clients::drain`].
     pub async fn run(self) -> TaskTracker {
-        let stop = self.door.stop.clone();
+        let stop = self.shared.stop.clone();
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = stop.cancelled() => {
-                    self.door.tasks.close();
-                    return self.door.tasks.clone();
+                    self.shared.tasks.close();
+                    return self.shared.tasks.clone();
                 }
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer),
+                Ok((stream, peer)) => self.accept(stream, peer.ip()),
                 Err(error) => {
                     // Out of file descriptors: accepting again at once would spin.
                     warn!("accept: {error}");
@@ -139,81 +167,130 @@ impl Server {
         }
     }
 
-    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let before = self.door.open.fetch_add(1, Ordering::Relaxed);
-        let open = Open(self.door.clone());
-        let max = self.door.settings.max_connections;
-        if before >= max + TURNED_AWAY {
-            self.door.refused(Refusal::Full);
-            return;
-        }
+    fn accept(&self, stream: TcpStream, peer: IpAddr) {
+        let shared = &self.shared;
+        let before = shared.open.fetch_add(1, Ordering::Relaxed);
+        let open = Arc::new(Open(shared.clone()));
+        // Those who are turned away are open too, but take no place from others.
+        let turned_away = shared.turned_away.load(Ordering::Relaxed);
+        let full = before.saturating_sub(turned_away) >= shared.services.door.policy().max_connections;
         if let Err(error) = stream.set_nodelay(true) {
             debug!("TCP_NODELAY: {error}");
         }
-        self.door.tasks.spawn(serve(stream, peer.ip(), open, before >= max));
-    }
-}
-
-impl Door {
-    fn refused(&self, why: Refusal) {
-        self.services
-            .metrics
-            .refused
-            .get_or_create(&ReasonLabel { reason: why.label() })
-            .inc();
-    }
-}
-
-/// One connection: HTTP until it upgrades, behind a balancer's word on who it is and a TLS handshake where these are set.
-async fn serve(mut stream: TcpStream, mut peer: IpAddr, open: Open, full: bool) {
-    let patience = open.0.settings.header_timeout;
-    if open.0.settings.proxied {
-        match tokio::time::timeout(patience, proxied::client_of(&mut stream)).await {
-            Ok(Ok(client)) => peer = client.unwrap_or(peer),
-            Ok(Err(why)) => {
-                debug!("{why}");
-                return open.0.refused(Refusal::NotProxied);
-            }
-            Err(_) => return open.0.refused(Refusal::NotProxied),
+        if shared.settings.proxied && !full {
+            shared.tasks.spawn(begin_proxied(stream, peer, open));
+        } else {
+            begin(stream, peer, open, full);
         }
     }
-    let Some(tls) = open.0.tls.clone() else {
-        return serve_http(stream, peer, open, full).await;
+}
+
+/// As [`begin`], for the client that the balancer names.
+async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>) {
+    let shared = &open.0;
+    let client = proxied::client_of(&mut stream);
+    match tokio::time::timeout(shared.settings.header_timeout, client).await {
+        Ok(Ok(client)) => begin(stream, client.unwrap_or(peer), open, false),
+        Ok(Err(why)) => {
+            debug!("{why}");
+            shared.services.count_refusal(Refusal::NotProxied.label());
+        }
+        Err(_) => shared.services.count_refusal(Refusal::NotProxied.label()),
+    }
+}
+
+/// Serves a connection of this client, or turns it away.
+fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, full: bool) {
+    let shared = open.0.clone();
+    let begun = if full {
+        Err(Refusal::Full)
+    } else {
+        shared.services.door.handshake(peer)
+    };
+    let (handshake, turned) = match begun {
+        Ok(handshake) => (Some(handshake), None),
+        Err(why) => (None, Some(why)),
+    };
+    let mut unheard = false;
+    if turned.is_some() {
+        unheard = shared.turned_away.fetch_add(1, Ordering::Relaxed) >= TURNED_AWAY;
+    }
+    let connection = Arc::new(Connection {
+        shared: shared.clone(),
+        open,
+        caller: Caller {
+            peer,
+            connection: shared.accepted.fetch_add(1, Ordering::Relaxed),
+        },
+        turned_away: turned,
+        kept: Mutex::new(Kept {
+            handshake,
+            ..Kept::default()
+        }),
+    });
+    if let Some(why) = turned
+        && unheard
+    {
+        shared.services.count_refusal(why.label());
+        return;
+    }
+    shared.tasks.spawn(serve(stream, connection));
+}
+
+impl Connection {
+    /// A place among the client's connections, for as long as this one is open. A proxy's connection may carry the requests
+    /// of one client after the other.
+    fn enter(&self, pass: &Pass) -> Result<(), Refusal> {
+        let mut kept = self.kept.lock();
+        if !kept.place.as_ref().is_some_and(|place| place.is_of(pass.account())) {
+            kept.place = None;
+            kept.place = Some(pass.account().enter().ok_or(Refusal::Connections)?);
+        }
+        Ok(())
+    }
+
+    /// A request was refused; `true` where that was one too many.
+    pub(super) fn refused(&self, pass: &Pass) -> bool {
+        let (now, patience) = (self.shared.services.clock.now(), pass.terms().rights.plan.patience);
+        self.kept.lock().refusals.note(now, patience)
+    }
+}
+
+/// One connection: HTTP until it upgrades, behind a TLS handshake where there is a certificate.
+async fn serve(stream: TcpStream, connection: Arc<Connection>) {
+    let shared = connection.shared.clone();
+    let Some(tls) = &shared.tls else {
+        return serve_http(stream, connection).await;
     };
     let handshake = tls.acceptor().accept(stream);
-    match tokio::time::timeout(patience, handshake).await {
-        Ok(Ok(stream)) => serve_http(stream, peer, open, full).await,
+    match tokio::time::timeout(shared.settings.header_timeout, handshake).await {
+        Ok(Ok(stream)) => serve_http(stream, connection).await,
         Ok(Err(why)) => {
             debug!("TLS: {why}");
-            open.0.refused(Refusal::Tls);
+            shared.services.count_refusal(Refusal::Tls.label());
         }
-        Err(_) => open.0.refused(Refusal::Tls),
+        Err(_) => shared.services.count_refusal(Refusal::Tls.label()),
     }
 }
 
-async fn serve_http(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: IpAddr,
-    open: Open,
-    full: bool,
-) {
-    let door = open.0.clone();
-    let open = Arc::new(open);
-    let service = service_fn(|request: Request<Incoming>| {
-        let open = open.clone();
-        async move { Ok::<_, std::convert::Infallible>(respond(request, peer, open, full).await) }
+async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, connection: Arc<Connection>) {
+    let shared = connection.shared.clone();
+    let turned_away = connection.turned_away.is_some();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let connection = connection.clone();
+        async move { Ok::<_, std::convert::Infallible>(respond(request, connection).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(door.settings.header_timeout)
+        .header_read_timeout(shared.settings.header_timeout)
         .max_buf_size(MAX_HEAD)
-        .keep_alive(!full)
+        .keep_alive(!turned_away)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = door.stop.cancelled() => {
+        () = shared.stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -223,65 +300,81 @@ async fn serve_http(
     }
 }
 
-async fn respond(request: Request<Incoming>, peer: IpAddr, open: Arc<Open>, full: bool) -> Response<Full<Bytes>> {
-    let door = &open.0;
-    if full {
-        return refuse(door, Refusal::Full);
-    }
-    if !handshake::is_upgrade(&request) {
-        if let Err(why) = handshake::check_origin(&request, &door.settings.origins) {
-            return refuse(door, why);
-        }
-        return post::answer(request, peer, &door.services, &door.settings).await;
-    }
-    let accept = match handshake::check(&request, &door.settings.origins) {
-        Ok(accept) => accept,
-        Err(why) => return refuse(door, why),
-    };
-    let extension = if door.settings.compression {
-        extension::agree(request.headers())
-    } else {
-        None
-    };
-    let services = door.services.clone();
-    let upgrade = hyper::upgrade::on(request);
-    let tasks = door.tasks.clone();
-    tasks.spawn(async move {
-        match upgrade.await.map_err(io::Error::other).and_then(bare) {
-            Ok((socket, early)) => session::serve(socket, early, peer, extension.is_some(), services).await,
-            Err(error) => debug!("upgrade: {error}"),
-        }
-        drop(open);
+async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Full<Bytes>> {
+    let services = connection.shared.services.clone();
+    let page = request.headers().get(ORIGIN).cloned();
+    // A page that may not ask is not told either.
+    let page = page.filter(|_| services.door.policy().may_ask(request.headers()));
+    let mut response = admit(request, connection).await.unwrap_or_else(|why| {
+        services.count_refusal(why.label());
+        answer::refusal(why)
     });
-    let mut response = post::plain(StatusCode::SWITCHING_PROTOCOLS, "");
-    let headers = response.headers_mut();
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    if let Ok(accept) = HeaderValue::from_str(&accept) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    if let Some(agreed) = extension {
-        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed));
+    if let Some(page) = page
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
+        answer::share(&mut response, page);
     }
     response
 }
 
-fn refuse(door: &Door, why: Refusal) -> Response<Full<Bytes>> {
-    door.refused(why);
-    let (status, body) = why.answer();
-    let mut response = post::plain(status, body);
-    match why {
-        Refusal::Malformed => drop(
-            response
-                .headers_mut()
-                .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
-        ),
-        Refusal::Full => drop(
-            response
-                .headers_mut()
-                .insert("retry-after", HeaderValue::from_static("10")),
-        ),
-        Refusal::Origin | Refusal::Tls | Refusal::NotProxied => {}
+async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Full<Bytes>>, Refusal> {
+    connection.kept.lock().handshake = None;
+    connection.turned_away.map_or(Ok(()), Err)?;
+    let shared = &connection.shared;
+    if shared.stop.is_cancelled() {
+        return Err(Refusal::Draining);
+    }
+    let door = &shared.services.door;
+    let upgrades = handshake::is_upgrade(&request);
+    if !upgrades && request.method() != Method::POST {
+        door.admit_page(&request)?;
+        if answer::is_preflight(&request) {
+            return Ok(answer::preflight());
+        }
+        return Ok(post::answer_others(request.method()));
+    }
+    let pass = door.admit(&request, connection.caller, upgrades)?;
+    if !upgrades {
+        connection.enter(&pass)?;
+        return Ok(post::answer(request, &pass, &connection, &shared.services, &shared.settings).await);
+    }
+    let accept = handshake::check(&request)?;
+    connection.enter(&pass)?;
+    Ok(upgrade(request, pass, &accept, &connection))
+}
+
+fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Connection) -> Response<Full<Bytes>> {
+    let shared = &connection.shared;
+    // The rest of a connection goes with hyper; what an idle client keeps is small.
+    let (open, place) = (connection.open.clone(), connection.kept.lock().place.take());
+    let extension = if shared.settings.compression {
+        extension::agree(request.headers())
+    } else {
+        None
+    };
+    let services = shared.services.clone();
+    let subprotocol = handshake::subprotocol(request.headers(), &services.door.policy().subprotocols);
+    let upgrade = hyper::upgrade::on(request);
+    let tasks = shared.tasks.clone();
+    tasks.spawn(async move {
+        match upgrade.await.map_err(io::Error::other).and_then(bare) {
+            Ok((socket, early)) => session::serve(socket, early, pass, extension.is_some(), services).await,
+            Err(error) => debug!("upgrade: {error}"),
+        }
+        drop((open, place));
+    });
+    let mut response = answer::plain(StatusCode::SWITCHING_PROTOCOLS, "");
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    if let Ok(accept) = HeaderValue::from_str(accept) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(agreed) = subprotocol {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, agreed);
+    }
+    if let Some(agreed) = extension {
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed));
     }
     response
 }

@@ -1,35 +1,41 @@
 //! JSON-RPC over HTTP, as geth serves it (PROTOCOL 1.15).
 
-use std::net::IpAddr;
-
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 
 use super::ServerSettings;
-use crate::jsonrpc::{self, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error};
-use crate::rpc::{Planned, subscription_method};
-use crate::session::{Identity, Services};
-use crate::telemetry::ReasonLabel;
+use super::answer::{plain, retry_after};
+use super::listener::Connection;
+use crate::door::{Exceeded, Pass};
+use crate::jsonrpc::{
+    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error,
+};
+use crate::rpc::{Planned, not_available, subscription_method};
+use crate::session::{Services, methods};
 
 /// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
 const CONTENT_TYPES: [&str; 3] = ["application/json", "application/json-rpc", "application/jsonrequest"];
 
+/// Answers what is neither an upgrade nor a POST.
+pub fn answer_others(method: &Method) -> Response<Full<Bytes>> {
+    match *method {
+        // Health probes of load balancers.
+        Method::GET | Method::OPTIONS | Method::HEAD => plain(StatusCode::OK, ""),
+        _ => plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
+    }
+}
+
 /// Answers one request.
 pub async fn answer(
     request: Request<Incoming>,
-    peer: IpAddr,
+    pass: &Pass,
+    connection: &Connection,
     services: &Services,
-    door: &ServerSettings,
+    settings: &ServerSettings,
 ) -> Response<Full<Bytes>> {
-    match *request.method() {
-        Method::POST => {}
-        // Health probes of load balancers.
-        Method::GET | Method::OPTIONS | Method::HEAD => return plain(StatusCode::OK, ""),
-        _ => return plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
-    }
     let content_type = request
         .headers()
         .get(CONTENT_TYPE)
@@ -47,8 +53,9 @@ pub async fn answer(
             "invalid content type, only application/json is supported\n",
         );
     }
-    let collecting = Limited::new(request.into_body(), door.max_body_bytes).collect();
-    let Ok(collected) = tokio::time::timeout(door.body_timeout(), collecting).await else {
+    let max = pass.terms().rights.plan.max_body_bytes;
+    let collecting = Limited::new(request.into_body(), max).collect();
+    let Ok(collected) = tokio::time::timeout(settings.body_timeout(), collecting).await else {
         return plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n");
     };
     let body = match collected {
@@ -61,83 +68,104 @@ pub async fn answer(
     if body.iter().all(u8::is_ascii_whitespace) {
         return plain(StatusCode::OK, "");
     }
-    json(respond(&body, Identity::from(peer), services).await)
+    let answered = respond(&body, pass, services).await;
+    let mut response = json(answered.body);
+    if let Some(exceeded) = answered.refused {
+        *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        if let Some(after) = exceeded.retry_after {
+            retry_after(response.headers_mut(), after);
+        }
+        if connection.refused(pass) {
+            services.count_refusal("abuse");
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    response
 }
 
-/// The body of the answer; empty where nothing wants one.
-async fn respond(body: &Bytes, identity: Identity, services: &Services) -> Vec<u8> {
-    let whole = |id: &str, why| {
-        let mut out = Vec::new();
-        jsonrpc::Response::new(id, why).write_to(&mut out);
-        out
-    };
-    if let Err(why) = services.quota.charge_bytes(identity, body.len()) {
-        services
-            .metrics
-            .refused
-            .get_or_create(&ReasonLabel { reason: "requests" })
-            .inc();
-        return whole("null", why.into());
+/// What a body came to.
+#[derive(Default)]
+struct Answered {
+    /// Empty where nothing wants an answer.
+    body: Vec<u8>,
+    /// It was refused as a whole.
+    refused: Option<Exceeded>,
+}
+
+impl Answered {
+    fn whole(id: &str, why: ErrorObjectOwned) -> Self {
+        let mut body = Vec::new();
+        jsonrpc::Response::new(id, why.into()).write_to(&mut body);
+        Self { body, refused: None }
     }
-    match Message::parse(body, services.settings.max_batch) {
-        Err(why) => whole("null", error(PARSE_ERROR, why.to_string()).into()),
+}
+
+async fn respond(body: &Bytes, pass: &Pass, services: &Services) -> Answered {
+    let terms = pass.account().terms();
+    if let Err(exceeded) = terms.charge_bytes(body.len()) {
+        services.count_refusal("requests");
+        return Answered {
+            refused: Some(exceeded),
+            ..Answered::whole("null", exceeded.into())
+        };
+    }
+    let max_batch = terms.rights.plan.max_batch;
+    drop(terms);
+    match Message::parse(body, max_batch) {
+        Err(why) => Answered::whole("null", error(PARSE_ERROR, why.to_string())),
         Ok(Message::Single(item)) => {
-            let planned = plan(std::slice::from_ref(&item), identity, services).pop();
-            let mut out = Vec::new();
-            if let Some(planned) = planned
+            let (mut planned, refused) = plan(std::slice::from_ref(&item), pass, services);
+            let mut body = Vec::new();
+            if let Some(planned) = planned.pop()
                 && let Some(response) = services.rpc.complete(planned).await
             {
-                response.write_to(&mut out);
+                response.write_to(&mut body);
             }
-            out
+            Answered { body, refused }
         }
-        Ok(Message::Batch(items)) if items.is_empty() => whole("null", error(INVALID_REQUEST, "empty batch").into()),
+        Ok(Message::Batch(items)) if items.is_empty() => Answered::whole("null", error(INVALID_REQUEST, "empty batch")),
         Ok(Message::TooMany(first)) => {
             let why = error(INVALID_REQUEST, "batch too large").into();
-            jsonrpc::batch(&[jsonrpc::Response::new(jsonrpc::id_text(first), why)]).unwrap_or_default()
+            let body = jsonrpc::batch(&[jsonrpc::Response::new(jsonrpc::id_text(first), why)]).unwrap_or_default();
+            Answered { body, refused: None }
         }
         Ok(Message::Batch(items)) => {
-            let planned = plan(&items, identity, services);
-            jsonrpc::batch(&services.rpc.complete_batch(planned).await).unwrap_or_default()
+            let (planned, refused) = plan(&items, pass, services);
+            let body = jsonrpc::batch(&services.rpc.complete_batch(planned).await).unwrap_or_default();
+            Answered { body, refused }
         }
     }
 }
 
 /// Each item is charged; all are refused together where the quota is used up.
-fn plan(items: &[Item<'_>], identity: Identity, services: &Services) -> Vec<Planned> {
-    match services.quota.charge(identity, items.len() as u32) {
-        Err(why) => {
-            services
-                .metrics
-                .refused
-                .get_or_create(&ReasonLabel { reason: "requests" })
-                .inc_by(items.len() as u64);
-            let why = why.into();
-            items.iter().map(|item| Planned::refused(item, &why)).collect()
-        }
-        Ok(()) => items
-            .iter()
-            .map(|item| {
-                Planned::new(item, &mut |request| match subscription_method(&request.method)? {
-                    (_, true) => Some(error(METHOD_NOT_FOUND, "notifications not supported").into()),
-                    (_, false) => Some(error(SERVER_ERROR, "subscription not found").into()),
-                })
-            })
-            .collect(),
+fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, Option<Exceeded>) {
+    let terms = pass.terms();
+    if let Err(exceeded) = terms.charge(methods(items)) {
+        services.count_refusals("requests", items.len());
+        let why = ErrorObjectOwned::from(exceeded).into();
+        let refused = items.iter().map(|item| Planned::refused(item, &why)).collect();
+        return (refused, Some(exceeded));
     }
-}
-
-/// A short answer in plain text.
-pub fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    response
+    let plan = |item| {
+        Planned::new(item, &mut |request| match subscription_method(&request.method) {
+            Some((_, true)) => Some(error(METHOD_NOT_FOUND, "notifications not supported").into()),
+            Some((_, false)) => Some(error(SERVER_ERROR, "subscription not found").into()),
+            None if terms.rights.methods.allow(&request.method) => None,
+            None => {
+                services.count_refusal("method");
+                Some(not_available(&request.method).into())
+            }
+        })
+    };
+    (items.iter().map(plan).collect(), None)
 }
 
 fn json(body: Vec<u8>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
     response
         .headers_mut()
-        .insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

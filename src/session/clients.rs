@@ -13,6 +13,7 @@ use tracing::warn;
 
 use crate::clock::Clock;
 use crate::delivery::{Backlog, CloseReason, Millis, Outbox, Signs, frame};
+use crate::door::{Pass, unix_now};
 
 /// How often every client is looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -39,6 +40,7 @@ pub struct LifeSigns {
 #[derive(Debug)]
 struct Client {
     outbox: Arc<Outbox>,
+    pass: Arc<Pass>,
     pinged_at: Millis,
 }
 
@@ -62,9 +64,10 @@ impl Clients {
     }
 
     /// A client came; the number names it until it leaves.
-    pub fn add(&self, outbox: Arc<Outbox>) -> usize {
+    pub fn add(&self, outbox: Arc<Outbox>, pass: Arc<Pass>) -> usize {
         self.all.lock().insert(Client {
             outbox,
+            pass,
             pinged_at: self.clock.now(),
         })
     }
@@ -170,14 +173,14 @@ impl Clients {
         }
     }
 
-    /// Pings and gives up clients, for ever.
+    /// Pings and gives up clients, and shows those out whose pass is over, for ever.
     pub async fn watch(&self, signs: LifeSigns) {
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ping = frame::control(frame::Opcode::Ping, b"");
         loop {
             round.tick().await;
-            let now = self.clock.now();
+            let (now, date) = (self.clock.now(), unix_now());
             // The lock is held for a walk over thousands of clients, about a millisecond; only comings and goings wait.
             for (_, client) in self.all.lock().iter_mut() {
                 let state = client.outbox.signs(now);
@@ -185,8 +188,8 @@ impl Clients {
                     client.outbox.kill(reason);
                 } else if now.saturating_sub(state.last_heard) >= signs.silence_timeout.as_millis() as Millis {
                     client.outbox.close(CloseReason::Silent);
-                } else if state.overdue {
-                    client.outbox.close(CloseReason::SlowConsumer);
+                } else if let Some(reason) = state.overdue.or_else(|| client.pass.over(date)) {
+                    client.outbox.close(reason);
                 } else if now.saturating_sub(client.pinged_at) >= signs.ping_interval.as_millis() as Millis {
                     client.pinged_at = now;
                     client.outbox.control(ping.clone());

@@ -4,12 +4,10 @@
 //! a client that does not read cannot keep its own session from hearing that it is over.
 
 mod clients;
-mod limits;
 mod reader;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +20,6 @@ use tokio::time::Sleep;
 use tracing::debug;
 
 pub use clients::{Clients, LifeSigns};
-pub use limits::{Identity, RequestQuota};
 pub use reader::{Deflated, Inbound, Reader};
 
 use crate::clock::Clock;
@@ -30,25 +27,18 @@ use crate::deflate;
 use crate::delivery::{
     Answered, CloseReason, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, Socket, SubscriptionId, frame,
 };
+use crate::door::{Door, Limit, Pass, Refusals, Reserved};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_PARAMS, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR,
     Request, Response, SERVER_ERROR, error,
 };
-use crate::rpc::{Local, Planned, Rpc, subscription_method};
-use crate::subscription::{Registry, Replays, Start, Subscription, Topic};
+use crate::rpc::{Local, Planned, Rpc, not_available, subscription_method};
+use crate::subscription::{Registry, Replays, Start, Subscription, Topic, no_such_kind};
 use crate::telemetry::{Metrics, ReasonLabel};
 
-/// Bounds of one session.
+/// What of a session is settled for as long as the service runs; the rest is its client's [`crate::door::Plan`].
 #[derive(Clone, Copy, Debug)]
 pub struct SessionSettings {
-    /// Longest message, in bytes.
-    pub max_message_bytes: usize,
-    /// Most items of a batch.
-    pub max_batch: usize,
-    /// Most subscriptions.
-    pub max_subscriptions: usize,
-    /// Most calls (a batch counts as one) that wait for the node.
-    pub max_in_flight: u32,
     /// Bounds of the queue.
     pub outbox: OutboxLimits,
     /// `TCP_NOTSENT_LOWAT`, in bytes: what the kernel may hold back unsent, so that the backlog stays in our queue as
@@ -67,8 +57,8 @@ pub struct Services {
     pub rpc: Arc<Rpc>,
     /// Connected clients.
     pub clients: Clients,
-    /// How much each may ask.
-    pub quota: RequestQuota,
+    /// Who may come in, and how much each may ask.
+    pub door: Door,
     /// Bounds.
     pub settings: SessionSettings,
     /// Counters.
@@ -85,7 +75,7 @@ impl Services {
         registry: Arc<Registry>,
         replays: Arc<Replays>,
         rpc: Arc<Rpc>,
-        quota: RequestQuota,
+        door: Door,
         settings: SessionSettings,
         metrics: Arc<Metrics>,
         clock: Clock,
@@ -96,13 +86,38 @@ impl Services {
             replays,
             rpc,
             clients: Clients::new(clock),
-            quota,
+            door,
             settings,
             metrics,
             clock,
             outboxes,
         }
     }
+
+    /// Counts what was refused.
+    pub fn count_refusals(&self, limit: &'static str, count: usize) {
+        let label = ReasonLabel { reason: limit };
+        self.metrics.refused.get_or_create(&label).inc_by(count as u64);
+    }
+
+    /// As [`Self::count_refusals`], of one.
+    pub fn count_refusal(&self, limit: &'static str) {
+        self.count_refusals(limit, 1);
+    }
+}
+
+impl AsRef<Door> for Services {
+    fn as_ref(&self) -> &Door {
+        &self.door
+    }
+}
+
+/// What the items of a message call, for [`crate::door::Terms::charge`].
+pub fn methods<'a>(items: &'a [Item<'_>]) -> impl Iterator<Item = Option<&'a str>> {
+    items.iter().map(|item| match item {
+        Item::Call(request) | Item::Notification(request) => Some(&*request.method),
+        Item::Response | Item::Invalid(_) => None,
+    })
 }
 
 impl Services {
@@ -130,34 +145,38 @@ enum Wake {
 
 struct Session {
     number: usize,
-    identity: Identity,
+    pass: Arc<Pass>,
+    refusals: Refusals,
     services: Arc<Services>,
     outbox: Arc<Outbox>,
     reader: Reader,
     /// The client broke the framing: what it sends is not looked at any more.
     deaf: bool,
-    subscriptions: Vec<Subscription>,
+    subscriptions: Vec<(Subscription, Reserved)>,
 }
 
 /// Serves a client until it is gone. `early` is what arrived behind the handshake, which agreed on compression or not.
-pub async fn serve(socket: Socket, early: Bytes, peer: IpAddr, deflates: bool, services: Arc<Services>) {
+pub async fn serve(socket: Socket, early: Bytes, pass: Pass, deflates: bool, services: Arc<Services>) {
     let lowat = services.settings.notsent_lowat;
     if lowat > 0
         && let Err(why) = socket.options().set_tcp_notsent_lowat(lowat)
     {
         debug!("TCP_NOTSENT_LOWAT: {why}");
     }
-    let outbox = Outbox::new(socket, deflates, services.outboxes.clone());
-    let number = services.clients.add(outbox.clone());
+    let pass = Arc::new(pass);
+    let egress = pass.account().egress().clone();
+    let outbox = Outbox::new(socket, deflates, egress, services.outboxes.clone());
+    let number = services.clients.add(outbox.clone(), pass.clone());
     services.metrics.clients.inc();
     services.metrics.connections.inc();
-    let mut reader = Reader::new(services.settings.max_message_bytes, deflates);
+    let mut reader = Reader::new(pass.terms().rights.plan.max_message_bytes, deflates);
     reader.buffer().extend_from_slice(&early);
     // Even an empty rest keeps the handshake's whole read buffer alive.
     drop(early);
     let mut session = Session {
         number,
-        identity: Identity::from(peer),
+        pass,
+        refusals: Refusals::default(),
         services: services.clone(),
         outbox,
         reader,
@@ -176,7 +195,7 @@ pub async fn serve(socket: Socket, early: Bytes, peer: IpAddr, deflates: bool, s
 /// Whatever ends a session, even a bug of ours: nothing of it stays behind.
 impl Drop for Session {
     fn drop(&mut self) {
-        for subscription in self.subscriptions.drain(..) {
+        for (subscription, _) in self.subscriptions.drain(..) {
             self.services.registry.unsubscribe(&subscription);
         }
         self.services.clients.remove(self.number);
@@ -281,29 +300,43 @@ impl Session {
 
     fn message(&mut self, message: &[u8]) {
         // Long messages are work before they are understood; who has used up the quota is not even read.
-        match self.services.quota.charge_bytes(self.identity, message.len()) {
+        let charged = self.pass.terms().charge_bytes(message.len());
+        match charged {
             Ok(()) => self.charged(message),
-            Err(why) => self.unread(why),
+            Err(exceeded) => self.unread(exceeded.into()),
         }
     }
 
     /// As [`Self::message`], but charged while it grows, for nobody knows before how long it becomes.
     fn deflated(&mut self, message: &Deflated) {
-        let (max, quota) = (self.services.settings.max_message_bytes, &self.services.quota);
-        match message.inflate(max, || quota.charge_bytes(self.identity, deflate::STEP)) {
+        let terms = self.pass.account().terms();
+        let max = terms.rights.plan.max_message_bytes;
+        let inflated = message.inflate(max, || terms.charge_bytes(deflate::STEP));
+        drop(terms);
+        match inflated {
             Ok(message) => self.charged(&message),
-            Err(Ok(why)) => self.unread(why),
+            Err(Ok(exceeded)) => self.unread(exceeded.into()),
             Err(Err(reason)) => self.violated(reason),
         }
     }
 
-    fn unread(&self, why: ErrorObjectOwned) {
-        self.count_refusal("requests");
+    fn unread(&mut self, why: ErrorObjectOwned) {
+        self.services.count_refusal("requests");
         self.answer(Response::new("null", why.into()), Vec::new());
+        self.lose_patience();
+    }
+
+    /// A message was refused for a limit. One is told when to come again; who goes on all the same is shown out.
+    fn lose_patience(&mut self) {
+        let patience = self.pass.terms().rights.plan.patience;
+        if self.refusals.note(self.services.clock.now(), patience) {
+            self.outbox.close(CloseReason::Abuse);
+        }
     }
 
     fn charged(&mut self, message: &[u8]) {
-        match Message::parse(message, self.services.settings.max_batch) {
+        let max_batch = self.pass.terms().rights.plan.max_batch;
+        match Message::parse(message, max_batch) {
             // geth closes here; that gains nothing and ends ethers users for good (PROTOCOL J3, J4).
             Err(why) => self.answer(
                 Response::new("null", error(PARSE_ERROR, why.to_string()).into()),
@@ -324,13 +357,17 @@ impl Session {
 
     fn single(&mut self, item: &Item<'_>) {
         let mut releases = Vec::new();
-        let place = waits(item)
-            .then(|| self.outbox.begin_call(self.services.settings.max_in_flight))
-            .flatten();
-        let planned = match self.services.quota.charge(self.identity, 1) {
-            Err(why) => self.refuse(item, "requests", &why.into()),
-            Ok(()) if is_forwarded(item) && place.is_none() => self.refuse(item, "in_flight", &too_many_calls()),
-            Ok(()) => self.plan(item, place.is_some(), &mut releases),
+        let (max_in_flight, charged) = self.charge(std::slice::from_ref(item));
+        let place = waits(item).then(|| self.outbox.begin_call(max_in_flight)).flatten();
+        let refusal = match charged {
+            Err(why) => Some(("requests", why.into())),
+            Ok(()) if is_forwarded(item) && place.is_none() => Some(("in_flight", too_many_calls())),
+            Ok(()) => None,
+        };
+        let refused = refusal.is_some();
+        let planned = match &refusal {
+            Some((limit, why)) => self.refuse(item, limit, why),
+            None => self.plan(item, place.is_some(), &mut releases),
         };
         match (planned, place) {
             (Planned::Silent, _) => {}
@@ -349,6 +386,16 @@ impl Session {
                 });
             }
         }
+        if refused {
+            self.lose_patience();
+        }
+    }
+
+    /// Charges all items or none; and how many calls may be in flight.
+    fn charge(&self, items: &[Item<'_>]) -> (u32, Result<(), ErrorObjectOwned>) {
+        let terms = self.pass.terms();
+        let charged = terms.charge(methods(items)).map_err(ErrorObjectOwned::from);
+        (terms.rights.plan.max_in_flight, charged)
     }
 
     fn batch(&mut self, items: &[Item<'_>]) {
@@ -361,12 +408,13 @@ impl Session {
         let mut releases = Vec::new();
         // Before anything is done: a batch that finds no place must not have ended a subscription already.
         let waits = items.iter().any(waits);
+        let (max_in_flight, charged) = self.charge(items);
         let place = if waits {
-            self.outbox.begin_call(self.services.settings.max_in_flight)
+            self.outbox.begin_call(max_in_flight)
         } else {
             None
         };
-        let refusal = match self.services.quota.charge(self.identity, items.len() as u32) {
+        let refusal = match charged {
             Err(why) => Some(("requests", why.into())),
             Ok(()) if waits && place.is_none() => Some(("in_flight", too_many_calls())),
             Ok(()) => None,
@@ -384,7 +432,11 @@ impl Session {
                 _ => None,
             });
             let responses: Vec<Response> = done.collect();
-            return self.services.answer_batch(&self.outbox, &responses, releases);
+            self.services.answer_batch(&self.outbox, &responses, releases);
+            if refusal.is_some() {
+                self.lose_patience();
+            }
+            return;
         };
         let services = self.services.clone();
         tokio::spawn(async move {
@@ -398,26 +450,28 @@ impl Session {
     /// `can_wait`: there is a place for an answer that is not known at once.
     fn plan(&mut self, item: &Item<'_>, can_wait: bool, releases: &mut Vec<Arc<Recipient>>) -> Planned {
         let notification = matches!(item, Item::Notification(_));
-        Planned::new(item, &mut |request| match subscription_method(&request.method) {
-            // Without an id there is no way to tell the subscription's: it is ignored, as in reth (PROTOCOL J7).
-            Some((_, true)) if notification => Some(Outcome::TRUE.into()),
-            Some((namespace, true)) => Some(
-                self.subscribe(namespace, request, can_wait, releases)
-                    .unwrap_or_else(Local::from),
-            ),
-            Some((_, false)) => Some(self.unsubscribe(request).into()),
-            None => None,
+        Planned::new(item, &mut |request| {
+            match subscription_method(&request.method) {
+                // Without an id there is no way to tell the subscription's: it is ignored, as in reth (PROTOCOL J7).
+                Some((_, true)) if notification => Some(Outcome::TRUE.into()),
+                Some((namespace, true)) => Some(
+                    self.subscribe(namespace, request, can_wait, releases)
+                        .unwrap_or_else(Local::from),
+                ),
+                // The way out is never barred.
+                Some((_, false)) => Some(self.unsubscribe(request).into()),
+                None if self.pass.terms().rights.methods.allow(&request.method) => None,
+                None => {
+                    self.services.count_refusal("method");
+                    Some(not_available(&request.method).into())
+                }
+            }
         })
     }
 
     fn refuse(&self, item: &Item<'_>, limit: &'static str, why: &Outcome) -> Planned {
-        self.count_refusal(limit);
+        self.services.count_refusal(limit);
         Planned::refused(item, why)
-    }
-
-    fn count_refusal(&self, limit: &'static str) {
-        let label = ReasonLabel { reason: limit };
-        self.services.metrics.refused.get_or_create(&label).inc();
     }
 
     fn subscribe(
@@ -428,20 +482,39 @@ impl Session {
         releases: &mut Vec<Arc<Recipient>>,
     ) -> Result<Local, ErrorObjectOwned> {
         let (topic, mut start) = Topic::parse(namespace, request)?;
+        let terms = self.pass.account().terms();
+        if !terms.rights.methods.allow(&request.method) || !terms.rights.kinds.allow(topic.kind()) {
+            self.services.count_refusal("kind");
+            return Err(no_such_kind(namespace, topic.kind().label()));
+        }
         let services = self.services.clone();
         if start == Start::Live {
             start = services.replays.start_of(&topic);
         }
-        let max = services.settings.max_subscriptions;
+        let max = terms.rights.plan.max_subscriptions;
         if self.subscriptions.len() >= max {
             // Those that found no place to resume from are not counted.
-            self.subscriptions.retain(|own| !own.recipient.is_over());
+            self.subscriptions.retain(|(own, _)| !own.recipient.is_over());
         }
         if self.subscriptions.len() >= max {
-            self.count_refusal("subscriptions");
+            services.count_refusal("subscriptions");
             let message = format!("limit exceeded: {max} subscriptions on this connection");
             return Err(error(LIMIT_EXCEEDED, message));
         }
+        let reserved = self.pass.account().reserve(topic.index_entries()).map_err(|limit| {
+            let (label, message) = match limit {
+                Limit::Subscriptions(max) => (
+                    "client_subscriptions",
+                    format!("limit exceeded: {max} subscriptions of this client"),
+                ),
+                Limit::IndexEntries(max) => (
+                    "index_entries",
+                    format!("limit exceeded: {max} addresses times topics in the filters of this client"),
+                ),
+            };
+            services.count_refusal(label);
+            error(LIMIT_EXCEEDED, message)
+        })?;
         let settled = self.settled(&topic);
         let (subscription, finding) = match start {
             // Before the first block nobody can say where "now" is, so what is answered then could have a gap.
@@ -449,13 +522,13 @@ impl Session {
                 (services.registry.subscribe(topic, &self.outbox), None)
             }
             _ if !can_wait => {
-                self.count_refusal("in_flight");
+                services.count_refusal("in_flight");
                 return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
             }
             _ => services.replays.subscribe(topic, start, &self.outbox)?,
         };
         let recipient = subscription.recipient.clone();
-        self.subscriptions.push(subscription);
+        self.subscriptions.push((subscription, reserved));
         let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
         releases.push(recipient);
         Ok(match (finding, settled) {
@@ -486,9 +559,12 @@ impl Session {
             Ok(id) => id,
             Err(why) => return why.into(),
         };
-        let mine = self.subscriptions.iter().position(|own| Some(own.recipient.id()) == id);
+        let mine = self
+            .subscriptions
+            .iter()
+            .position(|(own, _)| Some(own.recipient.id()) == id);
         match mine.map(|at| self.subscriptions.swap_remove(at)) {
-            Some(subscription) => {
+            Some((subscription, _)) => {
                 self.services.registry.unsubscribe(&subscription);
                 Outcome::TRUE
             }

@@ -30,6 +30,14 @@ impl Topic {
         matches!(self, Self::Heads | Self::Logs(_))
     }
 
+    /// What it adds to the index: addresses times topics of its filter, each at least one; nothing where it is no filter.
+    #[must_use]
+    pub fn index_entries(&self) -> usize {
+        let Self::Logs(filter) = self else { return 0 };
+        let topics: usize = (0..4).map(|position| filter.topics_at(position).len()).sum();
+        filter.addresses().len().max(1) * topics.max(1)
+    }
+
     /// What its events are.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -57,12 +65,7 @@ impl Topic {
             .first()
             .and_then(|first| serde_json::from_str(first.get()).ok())
             .ok_or_else(|| error(INVALID_PARAMS, "expected subscription name as first argument"))?;
-        let unknown = || {
-            error(
-                METHOD_NOT_FOUND,
-                format!("no \"{kind}\" subscription in {namespace} namespace"),
-            )
-        };
+        let unknown = || no_such_kind(namespace, &kind);
         if namespace != "eth" {
             return Err(unknown());
         }
@@ -128,6 +131,15 @@ impl Topic {
             _ => Err(unknown()),
         }
     }
+}
+
+/// What geth says of a kind that it does not offer.
+#[must_use]
+pub fn no_such_kind(namespace: &str, kind: &str) -> ErrorObjectOwned {
+    error(
+        METHOD_NOT_FOUND,
+        format!("no \"{kind}\" subscription in {namespace} namespace"),
+    )
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use crate::harness::eventually;
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, http};
 
-fn headwater(args: &[&str], variables: &[(&str, &str)]) -> Command {
+pub fn headwater(args: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
     command
         .env_clear()
@@ -137,6 +137,23 @@ fn the_default_configuration_passes_its_own_check() {
 }
 
 #[test]
+fn a_key_is_printed_once_with_the_lines_for_the_configuration() {
+    let output = run(&["key", "alice", "--plan", "partner"], &[]);
+    assert!(output.status.success(), "{output:?}");
+    let printed = text(&output.stdout);
+    let key = printed.lines().find_map(|line| line.strip_prefix("#   ")).unwrap();
+    assert!(key.starts_with("hw_"));
+    assert_eq!(printed.matches(key).count(), 1);
+    let (_file, path) = file(&format!("{printed}[plans.partner]\nmax_subscriptions = 5\n"));
+    let output = run(&["check-config", "--config", &path], &[]);
+    assert!(output.status.success(), "{output:?}");
+    let digest = headwater::door::Digest::of(key).to_string();
+    assert!(printed.contains(&format!("[keys.alice]\nhash = \"{digest}\"\nplan = \"partner\"\n")));
+    assert_ne!(run(&["key", "alice"], &[]).stdout, run(&["key", "alice"], &[]).stdout);
+    refused(&run(&["key", "a b"], &[]), &["letters, digits"]);
+}
+
+#[test]
 fn flags_come_before_variables_before_the_file() {
     let (_file, path) = file("listen = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:1\"\nupstream = \"ws://file:1\"");
     let variables = [("HEADWATER_LISTEN", "127.0.0.1:2"), ("HEADWATER_ADMIN", "127.0.0.1:2")];
@@ -151,7 +168,7 @@ fn flags_come_before_variables_before_the_file() {
 }
 
 /// The two words of the first line in the log that holds `before`.
-fn address_after(before: &str, log: &mut impl BufRead) -> String {
+pub fn address_after(before: &str, log: &mut impl BufRead) -> String {
     let mut line = String::new();
     while !line.contains(before) {
         line.clear();

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use headwater::app::{App, Broken};
-use headwater::config::{Config, typed};
+use headwater::config::{Config, Flags, typed};
 use headwater::devnet::{self, Block, Control, Devnet, Reorg};
+use headwater::reload::{Follower, Source};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -77,6 +78,27 @@ impl Proxy {
         typed.node.reconnect_max = Duration::from_millis(50);
         edit(&mut typed);
         let app = App::bind(Config::check(&typed).unwrap()).await.unwrap();
+        Self::run(app)
+    }
+
+    /// Starts it as it is started from a file, before these nodes; the file is followed.
+    pub async fn from_file(file: &std::path::Path, upstreams: &[String]) -> Self {
+        let source = Source {
+            file: Some(file.to_owned()),
+            flags: Flags {
+                listen: Some("127.0.0.1:0".into()),
+                admin: Some("127.0.0.1:0".into()),
+                upstream: upstreams.to_vec(),
+                ..Flags::default()
+            },
+            ..Source::default()
+        };
+        let (typed, config) = source.read().unwrap();
+        let follower = Follower::new(source, typed).unwrap();
+        Self::run(App::bind(config).await.unwrap().follow(follower))
+    }
+
+    fn run(app: App) -> Self {
         let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
@@ -126,9 +148,14 @@ impl Proxy {
 
     /// Posts JSON; the body of the answer, which must be 200.
     pub async fn post(&self, body: impl AsRef<[u8]>) -> String {
+        self.post_for(200, body).await.body
+    }
+
+    /// Posts JSON; the answer, which must have this status.
+    pub async fn post_for(&self, status: u16, body: impl AsRef<[u8]>) -> Reply {
         let reply = http(self.address, "POST / HTTP/1.1\r\ncontent-type: application/json", body).await;
-        assert_eq!(reply.status, 200, "{}", reply.head);
-        reply.body
+        assert_eq!(reply.status, status, "{}\n{}", reply.head, reply.body);
+        reply
     }
 
     /// A page of the admin port.

@@ -50,8 +50,11 @@ async fn requests_above_the_quota_are_told_when_to_come_again() {
     assert!((500..=1001).contains(&hint.unwrap()), "{hint:?}");
     // The quota is the address's: another connection, and HTTP, share it.
     assert_eq!(errors(&rig.client().await.ask(CHAIN_ID).await).0, 1);
-    assert_eq!(errors(&rig.post(CHAIN_ID).await).0, 1);
-    assert_eq!(errors(&rig.post(format!("[{CHAIN_ID},{CHAIN_ID}]")).await).0, 2);
+    for (body, items) in [(CHAIN_ID.to_owned(), 1), (format!("[{CHAIN_ID},{CHAIN_ID}]"), 2)] {
+        let reply = rig.post_for(429, body).await;
+        assert_eq!(errors(&reply.body).0, items);
+        assert_eq!(reply.header("retry-after"), Some("1"));
+    }
     assert!(rig.metric(r#"headwater_refused_total{reason="requests"}"#).await >= 7.0);
     // Whoever waits as told is served.
     eventually("the quota fills up", async || {

@@ -147,7 +147,8 @@ impl Wire {
         Self::over(within("connect", TcpStream::connect(address)).await.unwrap())
     }
 
-    fn over(socket: TcpStream) -> Self {
+    /// Over a connection that is there already.
+    pub fn over(socket: TcpStream) -> Self {
         Self {
             socket,
             deflates: false,
@@ -164,8 +165,30 @@ impl Wire {
         Reply::parse(&head)
     }
 
+    /// So many bytes of whatever comes.
+    pub async fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        within("bytes", self.socket.read_exact(&mut bytes)).await.unwrap();
+        bytes
+    }
+
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         within("write", self.socket.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// Whether it could be written, to an app that may have hung up.
+    pub async fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        within("write", self.socket.write_all(bytes.as_ref())).await.is_ok()
+    }
+
+    /// The status of the answer to a request, where there was one.
+    pub async fn try_handshake(&mut self, head: &str) -> Option<u16> {
+        self.try_write(format!("{head}\r\n\r\n")).await;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(within("the answer's head", self.socket.read_u8()).await.ok()?);
+        }
+        Some(Reply::parse(&answer).status)
     }
 
     pub async fn send(&mut self, first: u8, payload: impl AsRef<[u8]>) {

@@ -1,0 +1,78 @@
+//! Which settings differ between two configurations, and which of these wait for a restart.
+
+use figment::providers::Serialized;
+use figment::value::{Dict, Value};
+use figment::{Profile, Provider};
+
+use super::typed;
+
+/// What a reload changes for those who are connected too. The rest is bound to sockets, tasks and memory that were made at
+/// the start.
+const LIVE: &[&str] = &[
+    "limits.",
+    "plans.",
+    "keys.",
+    "auth.",
+    "methods.",
+    "server.origins",
+    "server.hosts",
+    "server.subprotocols",
+    "server.trusted_proxies",
+    "server.forwarded_header",
+    "server.max_handshakes",
+];
+
+/// Settings that differ, but stay as they are until a restart.
+#[must_use]
+pub fn settled(old: &typed::Config, new: &typed::Config) -> Vec<String> {
+    let mut differing = Vec::new();
+    compare(&dict(old), &dict(new), "", &mut differing);
+    differing.retain(|key| !LIVE.iter().any(|live| key.starts_with(live)));
+    differing
+}
+
+fn dict(config: &typed::Config) -> Dict {
+    let data = Serialized::defaults(config).data().ok();
+    data.and_then(|mut data| data.remove(&Profile::Default))
+        .unwrap_or_default()
+}
+
+/// Sections have the same keys on both sides; only plans and keys come and go, and these are live.
+fn compare(old: &Dict, new: &Dict, prefix: &str, differing: &mut Vec<String>) {
+    for (key, value) in new {
+        let key_path = format!("{prefix}{key}");
+        match (old.get(key), value) {
+            (Some(Value::Dict(_, old)), Value::Dict(_, new)) => {
+                compare(old, new, &format!("{key_path}."), differing);
+            }
+            (Some(old), new) if old == new => {}
+            _ => differing.push(key_path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_a_restart_is_named() {
+        let old = typed::Config::default();
+        let mut new = old.clone();
+        assert!(settled(&old, &new).is_empty());
+        new.limits.max_batch = 7;
+        new.methods.denied.clear();
+        new.plans.insert("a".into(), typed::Plan::default());
+        new.server.origins.clear();
+        assert!(settled(&old, &new).is_empty());
+        new.listen = "127.0.0.1:1".into();
+        new.server.header_timeout = Duration::from_secs(1);
+        new.delivery.compression = typed::Compression::On;
+        assert_eq!(
+            settled(&old, &new),
+            ["delivery.compression", "listen", "server.header_timeout"]
+        );
+    }
+}

@@ -1,0 +1,316 @@
+//! What was typed about clients, and what it means.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{ConfigError, at_least, bad, bytes, non_zero, positive, typed};
+use crate::door::{
+    Auth, Digest, Hosts, Kinds, Methods, Origins, Patience, Patterns, Plan, Policy, Proxies, Rights, TokenSettings,
+    Tokens, Ways, Weights,
+};
+
+/// The plan of those who have none.
+const DEFAULT: &str = "default";
+
+/// Slower than this a single block could not leave before it is too old.
+const LEAST_EGRESS: usize = 1024;
+
+/// Checks it, and reads the files that it names.
+pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
+    let (limits, server) = (&typed.limits, &typed.server);
+    let everybodys = Rights {
+        plan: Arc::new(plan(limits, DEFAULT, "limits", &typed::Plan::default())?),
+        methods: Methods {
+            allowed: patterns("methods.allowed", &typed.methods.allowed)?,
+            denied: patterns("methods.denied", &typed.methods.denied)?,
+        },
+        weights: Arc::new(Weights::parse(&typed.methods.weights).map_err(|why| bad("methods.weights", &why))?),
+        kinds: Kinds::ALL,
+        origins: None,
+        addresses: None,
+    };
+    let anonymous = Arc::new(everybodys.clone());
+    let mut plans: HashMap<Arc<str>, Arc<Rights>> = [(DEFAULT.into(), anonymous.clone())].into();
+    for (name, own) in &typed.plans {
+        let key = format!("plans.{name}");
+        if name == DEFAULT {
+            return Err(bad(
+                &key,
+                &"is what [limits] says: set it there, or choose another name",
+            ));
+        }
+        let rights = Rights {
+            plan: Arc::new(plan(limits, name, &key, own)?),
+            ..everybodys.clone()
+        };
+        plans.insert(name.as_str().into(), Arc::new(rights));
+    }
+    let plan_of = |key: &str, name: &str| {
+        let found = plans.get(name).ok_or_else(|| {
+            let mut known: Vec<&str> = plans.keys().map(|name| &**name).collect();
+            known.sort_unstable();
+            bad(key, &format_args!("{name:?} is no plan: there is {}", known.join(", ")))
+        });
+        found.map(|rights| rights.plan.clone())
+    };
+    let mut keys = HashMap::new();
+    for (name, own) in &typed.keys {
+        let key = |field: &str| format!("keys.{name}.{field}");
+        let digest: Digest = own.hash.parse().map_err(|why| bad(&key("hash"), &why))?;
+        let mut rights = everybodys.clone();
+        if let Some(plan) = &own.plan {
+            rights.plan = plan_of(&key("plan"), plan)?;
+        }
+        if let Some(methods) = &own.methods {
+            rights.methods = Methods {
+                allowed: patterns(&key("methods"), methods)?,
+                denied: Patterns::default(),
+            };
+        }
+        if let Some(kinds) = &own.subscriptions {
+            rights.kinds = Kinds::parse(kinds).map_err(|why| bad(&key("subscriptions"), &why))?;
+        }
+        rights.origins = own.origins.as_deref().map(Origins::new);
+        let addresses = own.addresses.as_deref();
+        rights.addresses = addresses.map(|all| networks(&key("addresses"), all)).transpose()?;
+        if keys.insert(digest, Arc::new(rights)).is_some() {
+            return Err(bad(
+                &key("hash"),
+                &"is another key's too: make one with `headwater key`",
+            ));
+        }
+    }
+    plan_of("auth.jwt_plan", &typed.auth.jwt_plan)?;
+    let path = |text| given(text).map(Path::new);
+    let tokens = Tokens::read(&TokenSettings {
+        secret_file: path(&typed.auth.jwt_secret_file),
+        jwks_file: path(&typed.auth.jwks_file),
+        issuer: given(&typed.auth.jwt_issuer),
+        audience: given(&typed.auth.jwt_audience),
+        plan: &typed.auth.jwt_plan,
+    })
+    .map_err(|why| ConfigError(why.to_string()))?;
+    if typed.auth.required && keys.is_empty() && tokens.is_none() {
+        return Err(bad(
+            "auth.required",
+            &"is true, but there is nothing to prove: add a key with `headwater key`, or auth.jwt_secret_file or auth.jwks_file",
+        ));
+    }
+    if (typed.auth.required || !keys.is_empty() || tokens.is_some()) && typed.auth.accept.is_empty() {
+        return Err(bad(
+            "auth.accept",
+            &"is empty: name at least one of bearer, header, path, query",
+        ));
+    }
+    Ok(Policy {
+        max_connections: at_least("limits.max_connections", limits.max_connections, 1)?,
+        max_handshakes: at_least("server.max_handshakes", server.max_handshakes, 1)?,
+        origins: Origins::new(&server.origins),
+        hosts: Hosts::new(&server.hosts),
+        subprotocols: subprotocols(&server.subprotocols)?,
+        proxies: Proxies::new(
+            networks("server.trusted_proxies", &server.trusted_proxies)?,
+            server.forwarded_header,
+        ),
+        auth: Auth {
+            required: typed.auth.required,
+            ways: Ways(typed.auth.accept.clone()),
+            keys,
+            tokens,
+        },
+        anonymous,
+        plans,
+    })
+}
+
+fn given(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn plan(limits: &typed::Limits, name: &str, section: &str, own: &typed::Plan) -> Result<Plan, ConfigError> {
+    let key = |field: &str| format!("{section}.{field}");
+    let some = |field: &str, value: usize| at_least(&key(field), value, 1);
+    macro_rules! said {
+        ($field:ident) => {
+            own.$field.unwrap_or(limits.$field)
+        };
+    }
+    let request_burst = non_zero(&key("request_burst"), said!(request_burst))?;
+    let max_batch = some("max_batch", said!(max_batch))?;
+    if max_batch > u32::from(request_burst) as usize {
+        return Err(bad(
+            &key("max_batch"),
+            &format_args!(
+                "is {max_batch}, above {section}.request_burst ({request_burst}): such a batch could never pass"
+            ),
+        ));
+    }
+    let egress = said!(egress_bytes_per_second);
+    if egress.as_u64() > 0 {
+        bytes(&key("egress_bytes_per_second"), egress, LEAST_EGRESS)?;
+    }
+    Ok(Plan {
+        name: name.into(),
+        requests_per_second: non_zero(&key("requests_per_second"), said!(requests_per_second))?,
+        request_burst,
+        handshakes_per_minute: non_zero(&key("handshakes_per_minute"), said!(handshakes_per_minute))?,
+        max_connections: some("max_connections_per_client", said!(max_connections_per_client))?,
+        max_subscriptions: some("max_subscriptions", said!(max_subscriptions))?,
+        max_subscriptions_per_client: some("max_subscriptions_per_client", said!(max_subscriptions_per_client))?,
+        max_index_entries: some("max_index_entries", said!(max_index_entries))?,
+        max_in_flight: u32::from(non_zero(&key("max_in_flight"), said!(max_in_flight))?),
+        max_batch,
+        max_message_bytes: bytes(&key("max_message_bytes"), said!(max_message_bytes), 1024)?,
+        max_body_bytes: bytes(&key("max_body_bytes"), said!(max_body_bytes), 1024)?,
+        egress_bytes_per_second: egress.as_u64(),
+        patience: Patience {
+            refusals: limits.max_refusals,
+            window: positive("limits.refusal_window", limits.refusal_window)?,
+        },
+    })
+}
+
+fn patterns(key: &str, texts: &[String]) -> Result<Patterns, ConfigError> {
+    Patterns::parse(texts).map_err(|why| bad(key, &why))
+}
+
+/// Networks, or addresses alone.
+fn networks(key: &str, texts: &[String]) -> Result<Vec<IpNet>, ConfigError> {
+    let network = |text: &String| {
+        let text = text.trim();
+        let read = text
+            .parse::<IpNet>()
+            .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
+        read.map_err(|_| {
+            bad(
+                key,
+                &format_args!("{text:?} is no network: use CIDR, as in 10.0.0.0/8 or fd00::/8"),
+            )
+        })
+    };
+    texts.iter().map(network).collect()
+}
+
+/// Tokens of RFC 9110, for they stand in a header.
+fn subprotocols(texts: &[String]) -> Result<Vec<String>, ConfigError> {
+    let is_token = |text: &String| {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        !text.is_empty() && text.bytes().all(legal)
+    };
+    match texts.iter().find(|text| !is_token(text)) {
+        Some(text) => Err(bad(
+            "server.subprotocols",
+            &format_args!("{text:?} is no name of a subprotocol"),
+        )),
+        None => Ok(texts.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::door::{ApiKey, Identity};
+
+    fn key(name: &str, edit: impl FnOnce(&mut typed::Key)) -> (typed::Config, Digest) {
+        let digest = ApiKey::random().digest();
+        let mut own = typed::Key {
+            hash: digest.to_string(),
+            plan: None,
+            methods: None,
+            subscriptions: None,
+            origins: None,
+            addresses: None,
+        };
+        edit(&mut own);
+        let mut typed = typed::Config::default();
+        typed.keys.insert(name.to_owned(), own);
+        (typed, digest)
+    }
+
+    #[track_caller]
+    fn refused(typed: &typed::Config, message: &str) {
+        assert_eq!(check(typed).expect_err("refused").to_string(), message);
+    }
+
+    #[test]
+    fn a_plan_is_the_limits_but_for_what_it_says() {
+        let (mut typed, digest) = key("alice", |key| key.plan = Some("partner".into()));
+        let partner = typed::Plan {
+            requests_per_second: Some(7),
+            ..typed::Plan::default()
+        };
+        typed.plans.insert("partner".into(), partner);
+        let policy = check(&typed).expect("good");
+        let rights = policy.rights(&Identity::Key(digest)).expect("alice's");
+        assert_eq!(rights.plan.requests_per_second, NonZeroU32::new(7).expect("7"));
+        assert_eq!(rights.plan.max_batch, policy.anonymous.plan.max_batch);
+        assert!(rights.methods.allow("eth_call") && !rights.methods.allow("debug_traceCall"));
+        assert!(policy.rights(&Identity::Key(Digest::of("hw_other"))).is_none());
+    }
+
+    #[test]
+    fn a_keys_methods_stand_in_place_of_everybodys() {
+        let (typed, digest) = key("ops", |key| key.methods = Some(vec!["debug_*".into()]));
+        let rights = check(&typed)
+            .expect("good")
+            .rights(&Identity::Key(digest))
+            .expect("ops's");
+        assert!(rights.methods.allow("debug_traceCall") && !rights.methods.allow("eth_call"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_names_its_key() {
+        let with = |edit: &dyn Fn(&mut typed::Config)| {
+            let mut typed = typed::Config::default();
+            edit(&mut typed);
+            typed
+        };
+        refused(
+            &with(&|c| c.plans = [("default".into(), typed::Plan::default())].into()),
+            "plans.default: is what [limits] says: set it there, or choose another name",
+        );
+        refused(
+            &with(&|c| {
+                let plan = typed::Plan {
+                    request_burst: Some(10),
+                    ..typed::Plan::default()
+                };
+                c.plans.insert("small".into(), plan);
+            }),
+            "plans.small.max_batch: is 1000, above plans.small.request_burst (10): such a batch could never pass",
+        );
+        refused(
+            &key("alice", |key| key.hash = "hw_secret".into()).0,
+            "keys.alice.hash: is no hash of a key: it is sha256: and 64 hex digits, as `headwater key` prints it",
+        );
+        refused(
+            &key("alice", |key| key.plan = Some("gold".into())).0,
+            "keys.alice.plan: \"gold\" is no plan: there is default",
+        );
+        refused(
+            &key("alice", |key| key.subscriptions = Some(vec!["heads".into()])).0,
+            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions or syncing",
+        );
+        refused(
+            &with(&|c| c.server.trusted_proxies = vec!["10.0.0.0/33".into()]),
+            "server.trusted_proxies: \"10.0.0.0/33\" is no network: use CIDR, as in 10.0.0.0/8 or fd00::/8",
+        );
+        refused(
+            &with(&|c| c.methods.denied = vec!["*_sign".into()]),
+            "methods.denied: \"*_sign\" is no pattern: it is a method's name, or the beginning of one and a *, as in debug_*",
+        );
+        refused(
+            &with(&|c| c.auth.required = true),
+            "auth.required: is true, but there is nothing to prove: add a key with `headwater key`, or auth.jwt_secret_file or auth.jwks_file",
+        );
+        refused(
+            &with(&|c| c.limits.egress_bytes_per_second = bytesize::ByteSize(5)),
+            "limits.egress_bytes_per_second: is 5, must be at least 1024",
+        );
+    }
+}

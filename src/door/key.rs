@@ -1,0 +1,113 @@
+//! API keys: `hw_` and 256 random bits. Only their hashes are kept.
+//!
+//! SHA-256 without salt or stretching is right here, where it would be wrong for passwords: nobody can try 2^256 values,
+//! so there is nothing to slow down, and a slow hash at the door would be a way to keep us busy. Look-up is by the hash of
+//! what was sent: what its timing could tell is how a hash compares with others, and from a hash nobody gets to a key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+/// What every key begins with: it is how a key is told from a token and from an ordinary path, and how scanners for leaked
+/// secrets find one.
+const PREFIX: &str = "hw_";
+
+/// A key in the clear: exists when it is made, and never again.
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// A fresh key from the thread's cryptographic generator.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!(
+            "{PREFIX}{}",
+            URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+        ))
+    }
+
+    /// For its owner, once.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// For the configuration.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.0)
+    }
+
+    /// Whether this is a key and not a token, a path or anything else.
+    #[must_use]
+    pub fn is_one(text: &str) -> bool {
+        text.starts_with(PREFIX)
+    }
+}
+
+/// The SHA-256 of a key, written `sha256:` and 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of a key as it was sent.
+    #[must_use]
+    pub fn of(key: &str) -> Self {
+        Self(Sha256::digest(key).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Not even the hash gets into a log.
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest(…)")
+    }
+}
+
+/// The text is no hash of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no hash of a key: it is sha256: and 64 hex digits, as `headwater key` prints it")]
+pub struct NoDigest;
+
+impl FromStr for Digest {
+    type Err = NoDigest;
+
+    fn from_str(text: &str) -> Result<Self, NoDigest> {
+        let digits = text.strip_prefix("sha256:").ok_or(NoDigest)?;
+        let mut bytes = [0; 32];
+        alloy_primitives::hex::decode_to_slice(digits, &mut bytes).map_err(|_| NoDigest)?;
+        Ok(Self(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_by_its_hash_and_by_nothing_else() {
+        let key = ApiKey::random();
+        assert!(ApiKey::is_one(key.reveal()) && key.reveal().len() == 46);
+        assert_ne!(key.reveal(), ApiKey::random().reveal());
+        let written = key.digest().to_string();
+        assert_eq!(written.parse(), Ok(Digest::of(key.reveal())));
+        assert!(!written.contains(&key.reveal()[3..]));
+        assert_eq!(format!("{:?}", key.digest()), "Digest(…)");
+        assert_eq!(
+            Digest::of("abc").to_string(),
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        for wrong in ["", "sha256:", "sha256:00", &written[7..], key.reveal()] {
+            assert_eq!(wrong.parse::<Digest>(), Err(NoDigest), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The door: who may come in, how much each may ask, and how they are shown out.
+//!
+//! ```text
+//! address    the client's address, past trusted hops only
+//! identity   who is charged: a key, a token's subject, a network, a connection
+//! key token  what proves it
+//! origin     which pages and which names of ours
+//! methods    what may be called, and what it costs
+//! plan       how much; policy holds all of the above, as one value that a reload swaps
+//! account    what one identity has used; accounts all of them
+//! handshake  those who have not said yet who they are
+//! ```
+//!
+//! [`Policy`] is made from checked settings and never changes; [`Door`] holds the one in force. A client's session holds a
+//! [`Pass`]: its account, in which a reload exchanges the terms, so that it is neither dropped nor asked again.
+
+mod account;
+mod address;
+mod handshake;
+mod identity;
+mod key;
+mod methods;
+mod origin;
+mod plan;
+mod policy;
+mod token;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, Guard};
+use http::Request;
+use http::header::{HOST, HeaderMap, ORIGIN};
+
+pub use account::{Account, Accounts, Exceeded, Limit, Place, Reserved, Terms};
+pub use address::{ForwardedHeader, Proxies};
+pub use handshake::{Handshake, Handshakes};
+pub use identity::{Identity, Network};
+pub use key::{ApiKey, Digest, NoDigest};
+pub use methods::{Methods, NoPattern, Patterns, Weights};
+pub use origin::{Hosts, Origins};
+pub use plan::{Patience, Plan, Refusals};
+pub use policy::{Auth, Kinds, NoKind, Policy, Rights, Unproven, Way, Ways};
+pub use token::{TokenError, TokenSettings, Tokens, Told};
+
+use crate::clock::Clock;
+use crate::delivery::CloseReason;
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not RFC 6455, version 13.
+    Malformed,
+    /// No key or token where one is needed, or one that is not known, or not any more.
+    Unauthorized,
+    /// The page's origin is not on the list.
+    Origin,
+    /// The name by which we were asked for is not on the list.
+    Host,
+    /// The key is not for this address.
+    Address,
+    /// No room for another client.
+    Full,
+    /// No room for another connection of this client.
+    Connections,
+    /// Too many handshakes of this client; the time after which the next one passes.
+    Handshakes(Duration),
+    /// Too many connections that have not sent a request yet, or too many clients to remember.
+    Busy,
+    /// We are on our way out.
+    Draining,
+    /// There was no TLS handshake, so there is no answer either.
+    Tls,
+    /// There was no PROXY protocol header before everything else; no answer here, too.
+    NotProxied,
+}
+
+impl Refusal {
+    /// The value of the `reason` label in the metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "handshake",
+            Self::Unauthorized => "unauthorized",
+            Self::Origin => "origin",
+            Self::Host => "host",
+            Self::Address => "address",
+            Self::Full => "connections",
+            Self::Connections => "client_connections",
+            Self::Handshakes(_) => "handshakes",
+            Self::Busy => "busy",
+            Self::Draining => "draining",
+            Self::Tls => "tls",
+            Self::NotProxied => "proxy_protocol",
+        }
+    }
+}
+
+/// The other end of a connection, as far as it goes without a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Its address.
+    pub peer: IpAddr,
+    /// Names the connection among all that there ever were.
+    pub connection: u64,
+}
+
+/// What lets a client in, for as long as it is there.
+#[derive(Debug)]
+pub struct Pass {
+    account: Arc<Account>,
+    /// End of a token, in seconds since 1970.
+    expires: Option<u64>,
+}
+
+impl Pass {
+    /// Who is charged.
+    #[must_use]
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// What holds now.
+    #[must_use]
+    pub fn terms(&self) -> Guard<Arc<Terms>> {
+        self.account.terms()
+    }
+
+    /// Why the client may not stay, if it may not; `now` is [`unix_now`].
+    #[must_use]
+    pub fn over(&self, now: u64) -> Option<CloseReason> {
+        if self.account.is_revoked() {
+            return Some(CloseReason::Revoked);
+        }
+        self.expires.is_some_and(|at| at < now).then_some(CloseReason::Expired)
+    }
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// The policy in force, and everybody's accounts.
+#[derive(Debug)]
+pub struct Door {
+    policy: ArcSwap<Policy>,
+    accounts: Accounts,
+    handshakes: Handshakes,
+    clock: Clock,
+}
+
+impl Door {
+    /// Nobody came yet.
+    #[must_use]
+    pub fn new(policy: Arc<Policy>, clock: Clock) -> Self {
+        Self {
+            policy: ArcSwap::new(policy),
+            accounts: Accounts::default(),
+            handshakes: Handshakes::default(),
+            clock,
+        }
+    }
+
+    /// What holds now.
+    #[must_use]
+    pub fn policy(&self) -> Guard<Arc<Policy>> {
+        self.policy.load()
+    }
+
+    /// Puts another policy in force, for living sessions too.
+    pub fn exchange(&self, policy: Arc<Policy>) {
+        self.policy.store(policy.clone());
+        self.accounts.review(&policy);
+    }
+
+    /// Everybody's accounts.
+    #[must_use]
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// A connection that has not sent a request yet.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] where there are too many of them.
+    pub fn handshake(&self, peer: IpAddr) -> Result<Handshake, Refusal> {
+        let policy = self.policy();
+        // Behind a proxy everybody comes from there.
+        let share = if policy.proxies.trusts(peer) {
+            1
+        } else {
+            handshake::SHARE
+        };
+        self.handshakes
+            .begin(Network::from(peer), policy.max_handshakes, share)
+            .ok_or(Refusal::Busy)
+    }
+
+    /// Who sends this request, and whether it may; each handshake, and each proof that fails, is charged.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn admit<B>(&self, request: &Request<B>, caller: Caller, upgrades: bool) -> Result<Pass, Refusal> {
+        let policy = self.policy.load();
+        let headers = request.headers();
+        policy.hosts.check(host(request)).then_some(()).ok_or(Refusal::Host)?;
+        let address = policy.proxies.client(caller.peer, headers);
+        let network = || match address {
+            Some(address) => Identity::Network(address.into()),
+            None => Identity::Connection(caller.connection),
+        };
+        let (identity, expires, rights) = match policy.auth.identify(request) {
+            Ok(Some((identity, expires))) => match policy.rights(&identity) {
+                Some(rights) => (identity, expires, rights),
+                None => return Err(self.stranger(&policy, network())),
+            },
+            Ok(None) if !policy.auth.required => (network(), None, policy.anonymous.clone()),
+            Ok(None) | Err(_) => return Err(self.stranger(&policy, network())),
+        };
+        if !rights.origins(&policy).check(headers) {
+            return Err(Refusal::Origin);
+        }
+        if !rights.allows_address(address) {
+            return Err(Refusal::Address);
+        }
+        let account = self.accounts.open(identity, rights).ok_or(Refusal::Busy)?;
+        let now = self.policy.load();
+        if !Arc::ptr_eq(&policy, &now) {
+            // Exchanged meanwhile, maybe before the account was there to be reviewed.
+            account.review(&now);
+        }
+        if upgrades {
+            account
+                .charge_handshake()
+                .map_err(|exceeded| Refusal::Handshakes(exceeded.retry_after.unwrap_or_default()))?;
+        }
+        Ok(Pass { account, expires })
+    }
+
+    /// Whether a page may ask for what is given to everybody: that we are alive, and whether it may ask for more.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn admit_page<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        let policy = self.policy.load();
+        if !policy.hosts.check(host(request)) {
+            return Err(Refusal::Host);
+        }
+        if !policy.may_ask(request.headers()) {
+            return Err(Refusal::Origin);
+        }
+        Ok(())
+    }
+
+    /// A proof that does not hold is charged to the address it came from: guessing is as slow as connecting.
+    fn stranger(&self, policy: &Policy, network: Identity) -> Refusal {
+        let Some(account) = self.accounts.open(network, policy.anonymous.clone()) else {
+            return Refusal::Busy;
+        };
+        match account.charge_handshake() {
+            Ok(()) => Refusal::Unauthorized,
+            Err(exceeded) => Refusal::Handshakes(exceeded.retry_after.unwrap_or_default()),
+        }
+    }
+
+    /// Forgets whom nothing has to be remembered of.
+    pub fn forget_idle(&self) {
+        self.accounts.forget_idle(self.clock.now());
+        self.handshakes.shrink();
+    }
+}
+
+/// The name by which we are asked for: of the request's target where it is absolute, else of its header.
+fn host<B>(request: &Request<B>) -> Option<&[u8]> {
+    match request.uri().host() {
+        Some(host) => Some(host.as_bytes()),
+        None => request.headers().get(HOST).map(http::HeaderValue::as_bytes),
+    }
+}
+
+/// The page that sends a request.
+fn page(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(ORIGIN).map(http::HeaderValue::as_bytes)
+}

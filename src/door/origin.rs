@@ -1,0 +1,146 @@
+//! Which browser pages may connect, and by which names we may be asked for.
+
+use std::net::IpAddr;
+
+use http::header::HeaderMap;
+
+/// Which browser pages may connect. Requests without `Origin` do not come from browsers and pass, as in geth.
+#[derive(Clone, Debug, Default)]
+pub struct Origins {
+    rules: Vec<String>,
+}
+
+impl Origins {
+    /// Rules as geth's `--ws.origins`: `*`, or scheme, host and port, of which scheme and port may be left out.
+    #[must_use]
+    pub fn new(rules: &[String]) -> Self {
+        Self {
+            rules: rules.iter().map(|rule| rule.trim().to_ascii_lowercase()).collect(),
+        }
+    }
+
+    /// Whether the page that sends this may; for POST too, for a page can reach a service on its reader's own machine.
+    #[must_use]
+    pub fn check(&self, headers: &HeaderMap) -> bool {
+        super::page(headers).is_none_or(|origin| std::str::from_utf8(origin).is_ok_and(|origin| self.allow(origin)))
+    }
+
+    /// Whether this page may.
+    #[must_use]
+    pub fn allow(&self, origin: &str) -> bool {
+        let origin = origin.to_ascii_lowercase();
+        let origin = parts(&origin);
+        self.rules.iter().any(|rule| {
+            let rule_parts = parts(rule);
+            rule == "*"
+                || (rule_parts.host == origin.host
+                    && rule_parts.scheme.is_none_or(|scheme| origin.scheme == Some(scheme))
+                    && rule_parts.port.is_none_or(|port| origin.port == Some(port)))
+        })
+    }
+}
+
+struct Parts<'a> {
+    scheme: Option<&'a str>,
+    host: &'a str,
+    port: Option<&'a str>,
+}
+
+fn parts(text: &str) -> Parts<'_> {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, text),
+    };
+    // The colons of a bare IPv6 address are no port.
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit()) => {
+            (host, Some(port))
+        }
+        _ => (rest, None),
+    };
+    Parts { scheme, host, port }
+}
+
+/// The names by which we may be asked for, against DNS rebinding: a page that lets its own name point at our address.
+#[derive(Clone, Debug, Default)]
+pub struct Hosts {
+    /// None: any.
+    names: Option<Vec<String>>,
+}
+
+impl Hosts {
+    /// Names as in geth's `--http.vhosts`: `*` for any, else names without ports.
+    #[must_use]
+    pub fn new(names: &[String]) -> Self {
+        let names: Vec<_> = names.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
+        Self {
+            names: (!names.iter().any(|name| name == "*")).then_some(names),
+        }
+    }
+
+    /// Whether this `Host` may be asked for. As in geth, an address always may, which no rebinding can make, and so may none.
+    #[must_use]
+    pub fn check(&self, host: Option<&[u8]>) -> bool {
+        let Some(names) = &self.names else { return true };
+        let Ok(host) = std::str::from_utf8(host.unwrap_or_default()) else {
+            return false;
+        };
+        let host = host.trim().to_ascii_lowercase();
+        let Parts { host: bare, .. } = parts(&host);
+        let unbracketed = bare.trim_start_matches('[').trim_end_matches(']');
+        bare.is_empty()
+            || unbracketed.parse::<IpAddr>().is_ok()
+            || host.parse::<IpAddr>().is_ok()
+            || names.iter().any(|name| name == bare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_as_geth_compares_them() {
+        let allow = |rule: &str, origin: &str| Origins::new(&[rule.to_owned()]).allow(origin);
+        assert!(allow("*", "https://any.example"));
+        assert!(allow("*", "null"));
+        assert!(allow("localhost", "http://localhost:3000"));
+        assert!(allow("http://localhost", "http://LOCALHOST:3000"));
+        assert!(!allow("http://localhost", "https://localhost"));
+        assert!(allow("http://localhost:3000", "http://localhost:3000"));
+        assert!(!allow("http://localhost:3000", "http://localhost:3001"));
+        assert!(!allow("http://localhost", "http://localhost.evil.example"));
+        assert!(!allow("http://localhost", "null"));
+    }
+
+    #[test]
+    fn names_that_are_listed_and_addresses_pass() {
+        let check = |names: &[&str], host: &str| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            Hosts::new(&names).check(Some(host.as_bytes()))
+        };
+        for host in [
+            "localhost",
+            "LocalHost:9546",
+            "127.0.0.1:9546",
+            "[::1]:9546",
+            "::1",
+            "10.1.2.3",
+            "",
+        ] {
+            assert!(check(&["localhost"], host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:9546",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "[evil]",
+        ] {
+            assert!(!check(&["localhost"], host), "{host}");
+            assert!(check(&["localhost", "*"], host), "{host}");
+        }
+        assert!(!Hosts::new(&[]).check(Some(b"\xff")));
+        assert!(Hosts::new(&[]).check(None));
+    }
+}

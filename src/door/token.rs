@@ -1,0 +1,458 @@
+//! JSON Web Tokens: HS256 by a shared secret, RS256 and ES256 by the public keys of a JWKS file.
+//!
+//! The `jsonwebtoken` crate reads tokens and judges their claims; signatures are checked by ring, which is in the tree for
+//! TLS. Its own back ends would bring a C library that needs cmake, or an RSA implementation with an open advisory.
+//! Which algorithm may be used with which key is decided by the key, never by the token.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use alloy_primitives::hex;
+use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{ErrorKind, Result as TokenResult};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet};
+use jsonwebtoken::signature::{self, Verifier};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, Validation};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
+use serde::Deserialize;
+
+/// Clocks differ by so much, in seconds.
+const LEEWAY: u64 = 5;
+
+/// Shortest secret, in bytes: as long as its hash (RFC 7518 section 3.2).
+const MIN_SECRET: usize = 32;
+
+/// What the files hold, and what claims must say.
+#[derive(Clone, Debug, Default)]
+pub struct TokenSettings<'a> {
+    /// A shared secret: 64 hex digits as geth keeps them, or at least 32 bytes as they are.
+    pub secret_file: Option<&'a Path>,
+    /// Public keys (RFC 7517).
+    pub jwks_file: Option<&'a Path>,
+    /// `iss`, where it matters.
+    pub issuer: Option<&'a str>,
+    /// `aud`, where it matters.
+    pub audience: Option<&'a str>,
+    /// The plan of tokens without a claim `plan`.
+    pub plan: &'a str,
+}
+
+/// A file that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The secret.
+    #[error("auth.jwt_secret_file: {0}")]
+    Secret(String),
+    /// The public keys.
+    #[error("auth.jwks_file: {0}")]
+    Jwks(String),
+}
+
+/// Who may sign tokens, and for whom.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    secret: Option<DecodingKey>,
+    public: Vec<PublicKey>,
+    validation: Validation,
+    plan: Arc<str>,
+}
+
+#[derive(Clone, Debug)]
+struct PublicKey {
+    id: Option<String>,
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+/// What a good token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// `sub`.
+    pub subject: Arc<str>,
+    /// `plan`, or the plan of those without.
+    pub plan: Arc<str>,
+    /// The last second in which it holds, since 1970.
+    pub expires: u64,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    /// A number, maybe with a fraction (RFC 7519 section 2).
+    exp: f64,
+    plan: Option<String>,
+}
+
+impl Tokens {
+    /// Reads the files; none where neither is configured.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn read(settings: &TokenSettings<'_>) -> Result<Option<Self>, TokenError> {
+        let read = |path: &Path| std::fs::read(path).map_err(|why| format!("{}: {why}", path.display()));
+        let secret = settings.secret_file.map(|path| {
+            let secret = secret(&read(path)?);
+            if secret.len() < MIN_SECRET {
+                return Err(format!("{}: must hold at least {MIN_SECRET} bytes", path.display()));
+            }
+            Ok(DecodingKey::from_secret(&secret))
+        });
+        let public = settings.jwks_file.map(|path| {
+            let set: JwkSet =
+                serde_json::from_slice(&read(path)?).map_err(|why| format!("{}: no JWKS: {why}", path.display()))?;
+            let keys = public_keys(&set);
+            if keys.is_empty() {
+                return Err(format!(
+                    "{}: holds no RSA (2048 bits or more) and no P-256 key",
+                    path.display()
+                ));
+            }
+            Ok(keys)
+        });
+        let secret = secret.transpose().map_err(TokenError::Secret)?;
+        let public = public.transpose().map_err(TokenError::Jwks)?.unwrap_or_default();
+        if secret.is_none() && public.is_empty() {
+            return Ok(None);
+        }
+        // Fails when it is installed already, which is as good.
+        let _ = RING.install_default();
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = LEEWAY;
+        validation.validate_nbf = true;
+        let mut required = vec!["exp", "sub"];
+        if let Some(issuer) = settings.issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        validation.validate_aud = settings.audience.is_some();
+        if let Some(audience) = settings.audience {
+            validation.set_audience(&[audience]);
+            required.push("aud");
+        }
+        validation.set_required_spec_claims(&required);
+        Ok(Some(Self {
+            secret,
+            public,
+            validation,
+            plan: settings.plan.into(),
+        }))
+    }
+
+    /// What a token says, where it holds now.
+    ///
+    /// # Errors
+    /// The crate's, of which nobody is told.
+    pub fn verify(&self, token: &str) -> TokenResult<Told> {
+        let header = jsonwebtoken::decode_header(token)?;
+        let key = match header.alg {
+            Algorithm::HS256 => self.secret.as_ref(),
+            algorithm => {
+                let mut fitting = self.public.iter().filter(|key| {
+                    // A key without a name fits every token.
+                    let named = header.kid.is_none() || key.id.is_none() || key.id == header.kid;
+                    named && key.algorithm == algorithm
+                });
+                fitting.next().map(|public| &public.key)
+            }
+        };
+        let key = key.ok_or(ErrorKind::InvalidAlgorithm)?;
+        let mut validation = self.validation.clone();
+        validation.algorithms = vec![header.alg];
+        let claims: Claims = jsonwebtoken::decode(token, key, &validation)?.claims;
+        Ok(Told {
+            subject: claims.sub.into(),
+            plan: claims.plan.map_or_else(|| self.plan.clone(), Into::into),
+            expires: (claims.exp as u64).saturating_add(LEEWAY),
+        })
+    }
+}
+
+/// geth's form, or the bytes as they are without the line's end.
+fn secret(file: &[u8]) -> Vec<u8> {
+    let text = file.trim_ascii();
+    let digits = text.strip_prefix(b"0x").unwrap_or(text);
+    if digits.len() == 2 * MIN_SECRET
+        && let Ok(bytes) = hex::decode(digits)
+    {
+        return bytes;
+    }
+    text.to_vec()
+}
+
+/// Those that can be used; files of issuers hold others too.
+fn public_keys(set: &JwkSet) -> Vec<PublicKey> {
+    let usable = set.keys.iter().filter_map(|jwk| {
+        let algorithm = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => Algorithm::RS256,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Algorithm::ES256,
+            _ => return None,
+        };
+        let meant = jwk.common.key_algorithm.map(|meant| meant.to_string());
+        if meant.is_some_and(|meant| meant != format!("{algorithm:?}")) {
+            return None;
+        }
+        let key = DecodingKey::from_jwk(jwk).ok()?;
+        if let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
+            && n.len() < 256
+        {
+            return None;
+        }
+        Some(PublicKey {
+            id: jwk.common.key_id.clone(),
+            algorithm,
+            key,
+        })
+    });
+    usable.collect()
+}
+
+static RING: CryptoProvider = CryptoProvider {
+    signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
+    verifier_factory: |algorithm, key| Ok(Box::new(RingVerifier::new(*algorithm, key)?)),
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+/// One signature's check.
+struct RingVerifier {
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+impl RingVerifier {
+    fn new(algorithm: Algorithm, key: &DecodingKey) -> TokenResult<Self> {
+        let family = match algorithm {
+            Algorithm::HS256 => AlgorithmFamily::Hmac,
+            Algorithm::RS256 => AlgorithmFamily::Rsa,
+            Algorithm::ES256 => AlgorithmFamily::Ec,
+            _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
+        };
+        if key.family() != family {
+            return Err(ErrorKind::InvalidKeyFormat.into());
+        }
+        Ok(Self {
+            algorithm,
+            key: key.clone(),
+        })
+    }
+}
+
+impl Verifier<Vec<u8>> for RingVerifier {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        let verified = match self.key.kind() {
+            DecodingKeyKind::RsaModulusExponent { n, e } => {
+                RsaPublicKeyComponents { n, e }.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
+            }
+            DecodingKeyKind::SecretOrDer(key) if self.algorithm == Algorithm::HS256 => {
+                let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
+                // In constant time.
+                ring::hmac::verify(&key, message, signature)
+            }
+            DecodingKeyKind::SecretOrDer(key) => {
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key).verify(message, signature)
+            }
+        };
+        verified.map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtVerifier for RingVerifier {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+    use ring::rand::SystemRandom;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::door::unix_now;
+
+    const SECRET: &[u8] = b"a secret of at least thirty-two bytes, for tests";
+
+    /// Of a pair whose private half was thrown away, and a token that it signed: `{"sub":"alice","exp":4102444800}`.
+    const MODULUS: &str = "oi0SOwrXwPP2xkJNfxZl64shw7oUIKi7_9hncxJmx3SNoH1wLTrZ3ee5yA4MhckYiJnUbh5FRV-KryhISFmOD86_ttvgIMireTc7ATzQTmqO2T4LXRzhIx2T6CAmc3s7SNuUP_onsVLty8dHqu-Ktecb6ko2JHsm8a68AnT3XIBGble1EC1rau5aa9XoaE8DCBdAx0CZc4m2wYRt-5T1qwgl8qXLWFRU3g0YHN2aAsJKCzbhkjQ1uhFoJW-85ERvUXk1OsYI-tXowz4nvOIlWLKlP6sI093GLnSC7_XVTuRAoGp8iKbNu-27GzHtjpHs3tLKEC_O8WTltTwUNmQxqQ";
+    const RS256: &str = "eyJhbGciOiAiUlMyNTYiLCAia2lkIjogInRlc3QtcnNhIn0.eyJzdWIiOiAiYWxpY2UiLCAiZXhwIjogNDEwMjQ0NDgwMH0.ffz7LVbneqh06cfyEm_8lzkEZMACiht-DKHpPnwPykUeCl3FWIGLxD9keDcp_hQLeneHPLg0NYpGea9BiOrKO2URSQMg3Caq7S0UdoMDA50rWSk8DerVpNpNXurqD3tRLr8YCF5bvWJvnXLNV0tEabeyQUBSBR3ogfmWp2Ag2AMGwFzlAJtwpDYCn3itAbQOaXrn9VMulWOIe3nK15SliBA0AjKn2hqzhUCB-AmWx1QtZST1VRRSiDWheJglOJkWrRLcHSAUeX451eXoDCguQmzJPmRxcVGGqZwZPPI0OJtMm1YzKM_n1iNM7JXTuT9pV3Sj06soWCEXGhqku603eg";
+
+    fn file(content: impl AsRef<[u8]>) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content.as_ref()).unwrap();
+        file
+    }
+
+    fn body(header: &Value, claims: &Value) -> String {
+        format!(
+            "{}.{}",
+            BASE64.encode(header.to_string()),
+            BASE64.encode(claims.to_string())
+        )
+    }
+
+    fn hs256(secret: &[u8], claims: &Value) -> String {
+        let body = body(&json!({"alg": "HS256"}), claims);
+        let tag = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret), body.as_bytes());
+        format!("{body}.{}", BASE64.encode(tag))
+    }
+
+    fn with_secret(edit: impl FnOnce(&mut TokenSettings<'_>)) -> Tokens {
+        let file = file(SECRET);
+        let mut settings = TokenSettings {
+            secret_file: Some(file.path()),
+            plan: "default",
+            ..TokenSettings::default()
+        };
+        edit(&mut settings);
+        Tokens::read(&settings).unwrap().unwrap()
+    }
+
+    fn jwks(keys: &Value) -> Result<Option<Tokens>, TokenError> {
+        let file = file(json!({ "keys": keys }).to_string());
+        Tokens::read(&TokenSettings {
+            jwks_file: Some(file.path()),
+            plan: "default",
+            ..TokenSettings::default()
+        })
+    }
+
+    #[test]
+    fn a_token_says_who_on_which_plan_and_until_when() {
+        let tokens = with_secret(|_| {});
+        let exp = unix_now() + 60;
+        let told = tokens
+            .verify(&hs256(SECRET, &json!({"sub": "alice", "exp": exp})))
+            .unwrap();
+        assert_eq!(
+            (&*told.subject, &*told.plan, told.expires),
+            ("alice", "default", exp + LEEWAY)
+        );
+        let fraction = json!({"sub": "alice", "exp": exp as f64 + 0.5, "plan": "partner"});
+        assert_eq!(&*tokens.verify(&hs256(SECRET, &fraction)).unwrap().plan, "partner");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_keeps_it_out() {
+        let tokens = with_secret(|_| {});
+        let now = unix_now();
+        let good = json!({"sub": "alice", "exp": now + 60});
+        for claims in [
+            json!({"sub": "alice"}),
+            json!({"exp": now + 60}),
+            json!({"sub": 7, "exp": now + 60}),
+            json!({"sub": "alice", "exp": now - LEEWAY - 1}),
+            json!({"sub": "alice", "exp": "4102444800"}),
+            json!({"sub": "alice", "exp": now + 60, "nbf": now + LEEWAY + 10}),
+            json!({"sub": "alice", "exp": now + 60, "nbf": "soon"}),
+        ] {
+            assert!(tokens.verify(&hs256(SECRET, &claims)).is_err(), "{claims}");
+        }
+        assert!(
+            tokens
+                .verify(&hs256(b"another secret of more than thirty-two bytes", &good))
+                .is_err()
+        );
+        for alg in ["none", "HS384", "RS256", "ES256"] {
+            let unsigned = body(&json!({ "alg": alg }), &good);
+            let tag = ring::hmac::sign(
+                &ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET),
+                unsigned.as_bytes(),
+            );
+            for signature in [String::new(), BASE64.encode(tag)] {
+                assert!(tokens.verify(&format!("{unsigned}.{signature}")).is_err(), "{alg}");
+            }
+        }
+        for nonsense in ["", ".", "..", "a.b.c", "hw_1", RS256] {
+            assert!(tokens.verify(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn issuer_and_audience_where_they_matter() {
+        let tokens = with_secret(|settings| (settings.issuer, settings.audience) = (Some("us"), Some("rpc")));
+        let check = |more: Value, good: bool| {
+            let mut claims = json!({"sub": "alice", "exp": unix_now() + 60});
+            claims
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            assert_eq!(tokens.verify(&hs256(SECRET, &claims)).is_ok(), good, "{claims}");
+        };
+        check(json!({"iss": "us", "aud": "rpc"}), true);
+        check(json!({"iss": "us", "aud": ["x", "rpc"]}), true);
+        check(json!({"iss": "us"}), false);
+        check(json!({"aud": "rpc"}), false);
+        check(json!({"iss": "them", "aud": "rpc"}), false);
+        check(json!({"iss": "us", "aud": "x"}), false);
+        let anybody = with_secret(|_| {});
+        let claims = json!({"sub": "alice", "exp": unix_now() + 60, "aud": "x"});
+        assert!(anybody.verify(&hs256(SECRET, &claims)).is_ok());
+    }
+
+    #[test]
+    fn public_keys_check_what_the_private_ones_signed() {
+        let random = SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+        let ec = json!({"kty": "EC", "crv": "P-256", "kid": "ec", "x": BASE64.encode(x), "y": BASE64.encode(y)});
+        let rsa = json!({"kty": "RSA", "kid": "test-rsa", "alg": "RS256", "n": MODULUS, "e": "AQAB"});
+        let other = json!({"kty": "oct", "kid": "secret", "k": BASE64.encode(SECRET)});
+        let strange = json!({"kty": "OKP", "crv": "Ed25519", "x": BASE64.encode([7; 32])});
+        let tokens = jwks(&json!([other, strange, ec, rsa])).unwrap().unwrap();
+        assert_eq!(&*tokens.verify(RS256).unwrap().subject, "alice");
+        let forged = format!("{}{}", &RS256[..RS256.len() - 2], "AA");
+        assert!(tokens.verify(&forged).is_err());
+        let good = json!({"sub": "bob", "exp": unix_now() + 60});
+        let es256 = |header: &Value| {
+            let body = body(header, &good);
+            format!("{body}.{}", BASE64.encode(pair.sign(&random, body.as_bytes()).unwrap()))
+        };
+        assert_eq!(
+            &*tokens
+                .verify(&es256(&json!({"alg": "ES256", "kid": "ec"})))
+                .unwrap()
+                .subject,
+            "bob"
+        );
+        assert!(tokens.verify(&es256(&json!({"alg": "ES256"}))).is_ok());
+        assert!(
+            tokens
+                .verify(&es256(&json!({"alg": "ES256", "kid": "test-rsa"})))
+                .is_err()
+        );
+        assert!(tokens.verify(&es256(&json!({"alg": "RS256", "kid": "ec"}))).is_err());
+        // A symmetric key among public ones is nobody's, and a public key is no secret.
+        assert!(tokens.verify(&hs256(SECRET, &good)).is_err());
+        assert!(tokens.verify(&hs256(&BASE64.decode(MODULUS).unwrap(), &good)).is_err());
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named() {
+        let short = file("too short");
+        let settings = TokenSettings {
+            secret_file: Some(short.path()),
+            ..TokenSettings::default()
+        };
+        let why = Tokens::read(&settings).unwrap_err().to_string();
+        assert!(
+            why.starts_with("auth.jwt_secret_file: ") && why.ends_with("at least 32 bytes"),
+            "{why}"
+        );
+        let small = BASE64.encode([0x80; 128]);
+        let why = jwks(&json!([{"kty": "RSA", "n": small, "e": "AQAB"}]))
+            .unwrap_err()
+            .to_string();
+        assert!(why.starts_with("auth.jwks_file: "), "{why}");
+        let none = TokenSettings {
+            jwks_file: Some(Path::new("/does/not/exist")),
+            ..TokenSettings::default()
+        };
+        assert!(Tokens::read(&none).unwrap_err().to_string().contains("/does/not/exist"));
+        assert_eq!(secret(format!(" 0x{}\n", "ab".repeat(32)).as_bytes()), [0xab; 32]);
+    }
+}
