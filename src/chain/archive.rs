@@ -1,6 +1,7 @@
 //! Blocks older than memory, fetched from the nodes for clients that come back. What one of them asked for is kept for a
 //! while, since after a restart all come back at once.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use super::source::{Refused, Seek, Source, wait_before};
-use super::{BlockLogs, BlockRef, Header, Needs, Page, Published, Undo};
+use super::{BlockLogs, Header, Left, Needs, Page, Published, Undo};
 
 /// Blocks of one page, and how many of them are fetched at the same time.
 const PAGE: u64 = 64;
@@ -63,9 +64,9 @@ pub struct Unavailable;
 #[derive(Debug)]
 pub struct Located {
     /// Logs of it and of its ancestors that are not canonical, oldest first; empty where it is canonical itself.
-    pub undo: Vec<Undo>,
-    /// The block, or its newest ancestor that is canonical.
-    pub ancestor: BlockRef,
+    pub undo: VecDeque<Undo>,
+    /// These blocks; their ancestor is the block itself where it is canonical.
+    pub left: Left,
 }
 
 impl Archive {
@@ -222,7 +223,7 @@ impl Archive {
     ) -> Result<Option<Located>, Unavailable> {
         let _place = self.seeking.acquire().await.map_err(|_| Unavailable)?;
         let (mut hash, mut up_to) = (hash, up_to);
-        let mut undo = Vec::new();
+        let (mut undo, mut blocks) = (VecDeque::new(), VecDeque::new());
         for _ in 0..reach.max(1) {
             let Some(header) = self.seek(Seek::Hash(hash)).await? else {
                 return Ok(None);
@@ -232,18 +233,17 @@ impl Archive {
                 return Ok(None);
             };
             if canonical.block == header.block {
-                undo.reverse();
-                return Ok(Some(Located {
-                    undo,
-                    ancestor: header.block,
-                }));
+                let ancestor = header.block;
+                let left = Left { blocks, ancestor };
+                return Ok(Some(Located { undo, left }));
             }
             if logs {
                 let Some(logs) = self.logs_of(&header).await else {
                     return Ok(None);
                 };
-                undo.push(Undo { logs, up_to });
+                undo.push_front(Undo { logs, up_to });
             }
+            blocks.push_front(header.block);
             (hash, up_to) = (header.parent, None);
         }
         Ok(None)

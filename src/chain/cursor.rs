@@ -15,6 +15,9 @@ pub struct Cursor {
     /// Nothing below this block was told, so nothing below it is taken back.
     first: u64,
     at: At,
+    /// Told, above where it stands, oldest first: a stream of heads has nothing to take back, so where the chain comes the
+    /// same way again there is nothing to tell.
+    again: VecDeque<BlockRef>,
 }
 
 #[derive(Clone, Debug)]
@@ -23,8 +26,17 @@ enum At {
     Before(u64),
     /// This block was told: all of it, or its logs up to this index.
     Behind(BlockRef, Option<u64>),
-    /// These are to be taken back, oldest first; then the stream stands behind this block.
-    Undoing(VecDeque<Undo>, BlockRef),
+    /// These are to be taken back, oldest first; then the stream stands behind the ancestor.
+    Undoing(VecDeque<Undo>, Left),
+}
+
+/// A branch that was left, as far as a stream was told of it.
+#[derive(Clone, Debug)]
+pub struct Left {
+    /// Its blocks, oldest first.
+    pub blocks: VecDeque<BlockRef>,
+    /// The block from which it grew.
+    pub ancestor: BlockRef,
 }
 
 /// Logs that were told and are no longer true.
@@ -81,6 +93,7 @@ impl Cursor {
         Self {
             first: 0,
             at: At::Behind(block, up_to),
+            again: VecDeque::new(),
         }
     }
 
@@ -90,14 +103,16 @@ impl Cursor {
         Self {
             first: number,
             at: At::Before(number),
+            again: VecDeque::new(),
         }
     }
 
-    /// Takes back what was told of dropped blocks, oldest first, and goes on behind `ancestor`.
-    pub fn retrace(&mut self, undo: impl IntoIterator<Item = Undo>, ancestor: BlockRef) {
+    /// Takes back what was told of a branch that was left, oldest first, and goes on behind its ancestor.
+    pub fn retrace(&mut self, undo: impl IntoIterator<Item = Undo>, mut left: Left) {
         let first = self.first;
         let undo = undo.into_iter().filter(|undo| undo.logs.block.number >= first);
-        self.at = At::Undoing(undo.collect(), ancestor);
+        left.blocks.retain(|block| block.number >= first);
+        self.at = At::Undoing(undo.collect(), left);
     }
 
     /// The first block that it told, 0 for all.
@@ -119,19 +134,20 @@ impl Cursor {
     /// not come to see it yet.
     pub fn found(&mut self, history: &History, asked: BlockRef, located: Located, logs: bool) -> bool {
         let At::Behind(block, up_to) = self.at else { return true };
-        if block == asked && located.ancestor == asked {
+        if block == asked && located.left.ancestor == asked {
             return false;
         }
-        let mut undo = VecDeque::from(located.undo);
+        let Located { mut undo, mut left } = located;
         if block != asked {
-            let (newer, oldest) = dropped_since(history, block, up_to, logs);
-            if oldest != asked {
+            let (newer, since) = dropped_since(history, block, up_to, logs);
+            if since.ancestor != asked {
                 // The chain went on meanwhile: another look tells.
                 return true;
             }
             undo.extend(newer);
+            left.blocks.extend(since.blocks);
         }
-        self.retrace(undo, located.ancestor);
+        self.retrace(undo, left);
         true
     }
 
@@ -139,33 +155,29 @@ impl Cursor {
     pub fn next(&mut self, history: &History, page: &Page, needs: Needs<'_>) -> Next {
         let logs = needs.any();
         loop {
-            match &self.at {
-                At::Undoing(undo, ancestor) => match undo.front() {
+            match &mut self.at {
+                At::Undoing(undo, left) => match undo.front() {
                     Some(undo) if logs => return Next::Undo(undo.clone()),
-                    // A stream without logs has nothing to take back.
-                    _ => self.at = At::Behind(*ancestor, None),
+                    _ => {
+                        for block in left.blocks.drain(..).rev().filter(|_| !logs) {
+                            self.again.push_front(block);
+                        }
+                        self.at = At::Behind(left.ancestor, None);
+                    }
                 },
                 At::Before(number) => return at_number(*number, history, page, needs),
-                &At::Behind(block, up_to) => {
+                &mut At::Behind(block, up_to) => {
                     let known = history.is_canonical(block)
                         || in_page(page, block.number).is_some_and(|own| own.header.block == block);
                     if !known {
-                        let (undo, ancestor) = dropped_since(history, block, up_to, logs);
-                        if history.is_canonical(ancestor) && !logs {
-                            // Nothing to take back. It stands where it is until it is told what took the block's place: the
-                            // chain may be on its way back to it.
-                            return match behind(ancestor, history, page, needs) {
-                                Next::Level => Next::Pending,
-                                other => other,
-                            };
-                        }
-                        if history.is_canonical(ancestor) {
-                            self.retrace(undo, ancestor);
+                        let (undo, left) = dropped_since(history, block, up_to, logs);
+                        if history.is_canonical(left.ancestor) {
+                            self.retrace(undo, left);
                             continue;
                         }
-                        if ancestor != block {
+                        if left.ancestor != block {
                             // Removals come oldest first, so those of the branch's older part have to be found before.
-                            return Next::Lost(ancestor);
+                            return Next::Lost(left.ancestor);
                         }
                     }
                     match history.tip() {
@@ -174,10 +186,19 @@ impl Cursor {
                         Some(tip) if tip.header.block.number < block.number => return Next::Lost(block),
                         Some(_) => {}
                     }
-                    return match up_to.filter(|_| logs) {
+                    let next = match up_to.filter(|_| logs) {
                         Some(up_to) => rest_of(block, up_to, history, page, needs),
                         None => behind(block, history, page, needs),
                     };
+                    match (&next, self.again.front()) {
+                        (Next::Block(own), Some(told)) if own.header.block == *told => {
+                            self.at = At::Behind(*told, None);
+                            self.again.pop_front();
+                        }
+                        // Those that are live are told whatever comes: it waits for what takes the place of these.
+                        (Next::Level, Some(_)) => return Next::Pending,
+                        _ => return next,
+                    }
                 }
             }
         }
@@ -188,7 +209,10 @@ impl Cursor {
         match (next, &mut self.at) {
             (Next::Undo(_), At::Undoing(undo, _)) => drop(undo.pop_front()),
             (Next::Rest(logs, _), _) => self.at = At::Behind(logs.block, None),
-            (Next::Block(own), _) => self.at = At::Behind(own.header.block, None),
+            (Next::Block(own), _) => {
+                self.at = At::Behind(own.header.block, None);
+                self.again.clear();
+            }
             _ => {}
         }
     }
@@ -272,9 +296,10 @@ fn level(history: &History, block: BlockRef) -> bool {
         .is_some_and(|tip| tip.header.block == block || tip.header.parent == block.hash)
 }
 
-/// What was told of dropped blocks up to this one, oldest first, and the block from which they grew: canonical, or one that
-/// memory does not know.
-fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: bool) -> (VecDeque<Undo>, BlockRef) {
+/// What was told of dropped blocks up to this one, oldest first, and these blocks; they grew from one that is canonical, or
+/// that memory does not know.
+fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: bool) -> (VecDeque<Undo>, Left) {
+    let mut blocks = VecDeque::new();
     let mut undo = VecDeque::new();
     let (mut at, mut up_to) = (block, up_to);
     while !history.is_canonical(at) {
@@ -291,10 +316,11 @@ fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: b
             None => {}
         }
         up_to = None;
+        blocks.push_front(at);
         at = BlockRef {
             number: at.number - 1,
             hash: own.header.parent,
         };
     }
-    (undo, at)
+    (undo, Left { blocks, ancestor: at })
 }

@@ -17,7 +17,7 @@ mod tests;
 
 pub use archive::{Archive, Located, Unavailable};
 pub use assembly::{ChainEvent, HistorySettings, Loss};
-pub use cursor::{Cursor, Needs, Next, Page, Undo};
+pub use cursor::{Cursor, Left, Needs, Next, Page, Undo};
 pub use header::{BlockRef, Header, HeaderShape, NotAHeader};
 pub use history::{Forgotten, History, Published};
 pub use ingest::{Ingest, Tip};

@@ -13,8 +13,8 @@ use proptest::sample::Index;
 use super::assembly::{Ask, Assembly, Fetched};
 use super::source::{Learned, Refused};
 use super::{
-    BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Located, Needs, Next, Page, Published,
-    Undo, Verify,
+    BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Left, Located, Needs, Next, Page,
+    Published, Undo, Verify,
 };
 use crate::telemetry::Metrics;
 
@@ -106,6 +106,8 @@ enum Op {
     Publish(u8),
     /// A stream resumes behind a block, or behind a log of it.
     Resume(Index, Option<u64>),
+    /// A stream of heads resumes behind a block.
+    ResumeHeads(Index),
     /// A stream that resumed is told so much.
     Step(Index, u8),
 }
@@ -125,16 +127,30 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (any::<Index>(), manner, any::<Index>()).prop_map(|(ask, manner, other)| Op::Answer(ask, manner, other)),
         6 => (1u8..8).prop_map(Op::Publish),
         1 => (any::<Index>(), prop::option::of(0u64..3)).prop_map(|(block, log)| Op::Resume(block, log)),
+        1 => any::<Index>().prop_map(Op::ResumeHeads),
         3 => (any::<Index>(), 1u8..6).prop_map(|(stream, steps)| Op::Step(stream, steps)),
     ]
 }
 
-/// A stream that resumed, and all logs that its client holds.
+/// A stream that resumed.
 #[derive(Debug)]
 struct Stream {
     cursor: Cursor,
+    /// All logs that its client holds.
     held: Vec<Name>,
+    /// For a stream of heads, the branch on which its client stands.
+    walk: Option<Vec<B256>>,
     page: Page,
+}
+
+impl Stream {
+    fn next(&mut self, history: &History) -> Next {
+        let needs = match self.walk {
+            Some(_) => Needs::Headers,
+            None => Needs::Logs(&|_| true),
+        };
+        self.cursor.next(history, &self.page, needs)
+    }
 }
 
 struct World {
@@ -203,6 +219,17 @@ impl World {
                 self.streams.push(Stream {
                     cursor: Cursor::behind(header.block, *log),
                     held,
+                    walk: None,
+                    page: Page::new(),
+                });
+            }
+            Op::ResumeHeads(block) => {
+                let block = self.tree.pick(block).block;
+                let walk = self.tree.path(block.hash);
+                self.streams.push(Stream {
+                    cursor: Cursor::behind(block, None),
+                    held: Vec::new(),
+                    walk: Some(walk.iter().map(|(header, _)| header.block.hash).collect()),
                     page: Page::new(),
                 });
             }
@@ -362,7 +389,7 @@ impl World {
     /// Tells a stream what comes next; `false` where it is level or has to wait.
     fn step(&mut self, at: usize) -> bool {
         let mut stream = self.streams.swap_remove(at);
-        let next = stream.cursor.next(&self.history, &stream.page, Needs::Logs(&|_| true));
+        let next = stream.next(&self.history);
         let mut found = true;
         match &next {
             Next::Undo(Undo { logs, up_to }) => {
@@ -377,6 +404,14 @@ impl World {
             Next::Rest(logs, up_to) => stream
                 .held
                 .extend(names(logs).into_iter().filter(|(_, index)| index > up_to)),
+            Next::Block(own) if stream.walk.is_some() => {
+                let walk = stream.walk.as_mut().expect("it was looked at");
+                let (hash, parent) = (own.header.block.hash, own.header.parent);
+                assert!(!walk.contains(&hash), "no head comes twice");
+                let ancestor = walk.iter().position(|told| *told == parent);
+                walk.truncate(ancestor.expect("E1: a head grows on one that was told") + 1);
+                walk.push(hash);
+            }
             Next::Block(own) => {
                 let logs = own.logs.as_deref().expect("a stream of logs needs them");
                 stream.held.extend(names(logs));
@@ -407,12 +442,15 @@ impl World {
                     logs: logs.clone(),
                     up_to: stream.cursor.told_of(*block).filter(|_| header.block == *block),
                 });
-                let undo: Vec<Undo> = undo.collect();
+                let undo: VecDeque<Undo> = undo.collect();
                 stream.page.clear();
-                let ancestor = branch[shared - 1].0.block;
+                let left = Left {
+                    blocks: branch[shared..].iter().map(|(header, _)| header.block).collect(),
+                    ancestor: branch[shared - 1].0.block,
+                };
                 found = stream
                     .cursor
-                    .found(&self.history, *block, Located { undo, ancestor }, true);
+                    .found(&self.history, *block, Located { undo, left }, stream.walk.is_none());
             }
         }
         stream.cursor.told(&next);
@@ -473,7 +511,11 @@ proptest! {
                 }
             }
             let stream = &mut world.streams[at];
-            if let Next::Level = stream.cursor.next(&world.history, &stream.page, Needs::Logs(&|_| true)) {
+            if let Next::Level = stream.next(&world.history) {
+                if let Some(walk) = &stream.walk {
+                    prop_assert_eq!(walk.last(), Some(&tip.header.block.hash));
+                    continue;
+                }
                 prop_assert_eq!(&stream.held, &world.tree.logs(told, 0));
             }
         }

@@ -326,14 +326,14 @@ impl Finding {
             let oldest = tip.saturating_sub(replays.settings.max_blocks);
             return Err(cannot_resume(&format!("block {block} is not known"), oldest));
         };
-        let number = located.ancestor.number;
+        let number = located.left.ancestor.number;
         replays.within_reach(number, tip)?;
         self.is_served(if log.is_some() { number } else { number + 1 }, tip)
             .await?;
         replays.count("node");
-        let mut cursor = Cursor::behind(located.ancestor, log);
-        if located.ancestor.hash != block {
-            cursor.retrace(located.undo, located.ancestor);
+        let mut cursor = Cursor::behind(located.left.ancestor, log);
+        if located.left.ancestor.hash != block {
+            cursor.retrace(located.undo, located.left);
         }
         Ok(cursor)
     }
