@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 
 use super::queue::Push;
 use super::writing::{Done, Writing};
-use super::{Batch, CloseReason, Kind, Millis, Queue, Recipient, SubscriptionId, frame};
+use super::{Batch, CloseReason, Compression, Kind, Millis, Queue, Recipient, SubscriptionId, frame};
 use crate::clock::Clock;
 use crate::telemetry::{KindLabel, Metrics};
 
@@ -119,8 +119,7 @@ pub struct Outbox {
     shared: Arc<OutboxShared>,
     state: Mutex<State>,
     in_flight: AtomicU32,
-    /// The client agreed on compression (RFC 7692).
-    deflates: bool,
+    compression: Compression,
     last_heard: AtomicU64,
 }
 
@@ -206,12 +205,12 @@ pub struct Signs {
 }
 
 impl Outbox {
-    /// The writing half of a socket, to a client that agreed on compression or one that did not.
+    /// The writing half of a socket, to a client that agreed on this.
     #[must_use]
-    pub fn new(socket: TcpStream, deflates: bool, shared: Arc<OutboxShared>) -> Arc<Self> {
+    pub fn new(socket: TcpStream, compression: Compression, shared: Arc<OutboxShared>) -> Arc<Self> {
         let now = shared.clock.now();
         let state = State {
-            writing: Writing::new(deflates),
+            writing: Writing::new(compression),
             ..State::default()
         };
         Arc::new(Self {
@@ -220,7 +219,7 @@ impl Outbox {
             shared,
             state: Mutex::new(state),
             in_flight: AtomicU32::new(0),
-            deflates,
+            compression,
             last_heard: AtomicU64::new(now),
         })
     }
@@ -237,10 +236,10 @@ impl Outbox {
         &self.socket
     }
 
-    /// Whether the client agreed on compression.
+    /// What the client agreed on.
     #[must_use]
-    pub fn deflates(&self) -> bool {
-        self.deflates
+    pub fn compression(&self) -> Compression {
+        self.compression
     }
 
     // ---- putting in
@@ -248,7 +247,7 @@ impl Outbox {
     /// A text message as this client reads it, in pieces for [`Self::answer`].
     #[must_use]
     pub fn text(&self, head: &[u8], body: &Bytes, tail: &[u8]) -> Vec<Bytes> {
-        if self.deflates
+        if self.compression != Compression::None
             && let Some(frame) = frame::deflated_text(head, body, tail)
         {
             let plain = head.len() + body.len() + tail.len();
@@ -535,8 +534,8 @@ impl Outbox {
                 Done::Delivered(batch) => {
                     tally.delivered[batch.kind as usize] += batch.events.len() as u64;
                     tally.latest = Some(batch.seen);
-                    if self.deflates {
-                        tally.saved += batch.saved() as u64;
+                    if self.compression != Compression::None {
+                        tally.saved += batch.saved(self.compression) as u64;
                     }
                 }
             },
@@ -659,7 +658,7 @@ mod tests {
         };
         let shared = OutboxShared::new(limits, Clock::start(), &Metrics::new().0);
         server.writable().await.unwrap();
-        (Outbox::new(server, false, shared), client)
+        (Outbox::new(server, Compression::None, shared), client)
     }
 
     fn one(kind: Kind, len: usize) -> Arc<Batch> {

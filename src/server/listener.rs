@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 
 use super::handshake::{self, Origins, Refusal};
 use super::{extension, post};
+use crate::delivery::Compression;
 use crate::session::{self, Services};
 use crate::telemetry::ReasonLabel;
 
@@ -201,12 +202,13 @@ async fn respond(request: Request<Incoming>, peer: IpAddr, open: Arc<Open>, full
     } else {
         None
     };
+    let compression = extension.map_or(Compression::None, |agreed| agreed.compression);
     let services = door.services.clone();
     let upgrade = hyper::upgrade::on(request);
     let tasks = door.tasks.clone();
     tasks.spawn(async move {
         match upgrade.await.map_err(io::Error::other).and_then(bare) {
-            Ok((socket, early)) => session::serve(socket, early, peer, extension.is_some(), services).await,
+            Ok((socket, early)) => session::serve(socket, early, peer, compression, services).await,
             Err(error) => debug!("upgrade: {error}"),
         }
         drop(open);
@@ -219,7 +221,7 @@ async fn respond(request: Request<Incoming>, peer: IpAddr, open: Arc<Open>, full
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
     if let Some(agreed) = extension {
-        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed));
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed.answer));
     }
     response
 }

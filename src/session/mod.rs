@@ -29,7 +29,8 @@ pub use reader::{Deflated, Inbound, Reader};
 use crate::clock::Clock;
 use crate::deflate;
 use crate::delivery::{
-    Answered, CloseReason, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, SubscriptionId, frame,
+    Answered, CloseReason, Compression, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, SubscriptionId,
+    frame,
 };
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_PARAMS, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR,
@@ -134,18 +135,18 @@ struct Session {
 }
 
 /// Serves a client until it is gone. `early` is what arrived behind the handshake, which agreed on compression or not.
-pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, deflates: bool, services: Arc<Services>) {
+pub async fn serve(socket: TcpStream, early: Bytes, peer: IpAddr, compression: Compression, services: Arc<Services>) {
     let lowat = services.settings.notsent_lowat;
     if lowat > 0
         && let Err(why) = SockRef::from(&socket).set_tcp_notsent_lowat(lowat)
     {
         debug!("TCP_NOTSENT_LOWAT: {why}");
     }
-    let outbox = Outbox::new(socket, deflates, services.outboxes.clone());
+    let outbox = Outbox::new(socket, compression, services.outboxes.clone());
     let number = services.clients.add(outbox.clone());
     services.metrics.clients.inc();
     services.metrics.connections.inc();
-    let mut reader = Reader::new(services.settings.max_message_bytes, deflates);
+    let mut reader = Reader::new(services.settings.max_message_bytes, compression != Compression::None);
     reader.buffer().extend_from_slice(&early);
     // Even an empty rest keeps the handshake's whole read buffer alive.
     drop(early);

@@ -20,7 +20,7 @@ use super::{Index, Slot, Topic};
 use crate::backplane::{ChainEvent, Gossip, PendingForm, Wanted};
 use crate::chain::{BlockLogs, Cursor, History, Log, Loss, Page};
 use crate::clock::Clock;
-use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Recipient, SubscriptionId};
+use crate::delivery::{Batch, CloseReason, Compression, Event, Kind, Millis, Outbox, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
 /// A subscription as its owner, the session, holds it.
@@ -419,7 +419,8 @@ impl Tables {
         let mut encoded: Vec<Option<Event>> = vec![None; block.logs.len()];
         self.logs
             .for_each_match(&block.logs, block.block.number, |positions, subscribers| {
-                let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
+                let subscribers = || subscribers.iter().map(|(_, subscriber)| subscriber);
+                let mut wanting = subscribers().filter(|subscriber| wants(subscriber)).peekable();
                 if wanting.peek().is_none() {
                     return;
                 }
@@ -431,7 +432,12 @@ impl Tables {
                             .clone()
                     })
                     .collect();
-                send(wanting, &Batch::new(Kind::Logs, events, block.seen), due, now);
+                let batch = if self.compresses && positions.len() > 1 && share_a_series(subscribers()) {
+                    Batch::in_series(Kind::Logs, events, block.seen)
+                } else {
+                    Batch::new(Kind::Logs, events, block.seen)
+                };
+                send(wanting, &batch, due, now);
             });
     }
 
@@ -503,13 +509,22 @@ fn answered(table: &Slab<Subscriber>) -> impl Iterator<Item = &Subscriber> {
         .filter(|subscriber| subscriber.recipient.is_answered())
 }
 
+/// Subscribers that make it worth compressing the events of one filter for them alone: 20 µs an event, where an event that
+/// is compressed alone costs that once whatever the number of filters. With eight a delivery costs at most what the kernel
+/// takes for a message of its own (2.8 µs), and two thirds of the bytes are saved in place of one.
+const SHARED_BY: usize = 8;
+
+fn share_a_series<'a>(subscribers: impl Iterator<Item = &'a Subscriber>) -> bool {
+    let reading = subscribers.filter(|subscriber| subscriber.outbox.compression() == Compression::Takeover);
+    reading.take(SHARED_BY).count() == SHARED_BY
+}
+
 fn send<'a>(subscribers: impl Iterator<Item = &'a Subscriber>, batch: &Arc<Batch>, due: &mut Due, now: Millis) {
     for subscriber in subscribers {
         if subscriber.outbox.push_events(&subscriber.recipient, batch, now) {
-            let outboxes = if subscriber.outbox.deflates() {
-                &mut due.deflating
-            } else {
-                &mut due.outboxes
+            let outboxes = match subscriber.outbox.compression() {
+                Compression::None => &mut due.outboxes,
+                Compression::NoTakeover | Compression::Takeover => &mut due.deflating,
             };
             outboxes.push(subscriber.outbox.clone());
             due.heaviest = due.heaviest.max(batch.wire_len);
