@@ -71,7 +71,7 @@ pub struct BenchArgs {
     /// New clients a second.
     #[arg(long, value_name = "N", default_value_t = 400.0)]
     connect_rate: f64,
-    /// Offer compression; an endpoint that declines it fails the run.
+    /// Offer permessage-deflate; an endpoint that declines it fails the run.
     #[arg(long)]
     compress: bool,
     /// The server's process on this machine; its CPU time and memory are then told too (the memory of one freshly started:

@@ -15,7 +15,7 @@ use crate::wire::{
 const AGREED: &str = "permessage-deflate; client_no_context_takeover";
 
 /// So many of one filter, and its logs refer to each other.
-const MANY: usize = 8;
+const MANY: usize = 32;
 
 async fn rig() -> Rig {
     rig_with(|_| {}).await
@@ -164,15 +164,14 @@ async fn nothing_is_read_of_a_subscription_that_was_ended_amid_a_burst() {
         subscribe(&mut wire, json!(["logs", {}])).await;
         others.push(wire);
     }
+    let mut other = others.swap_remove(0);
     // Far more than the kernel takes before a client that does not read.
     let mut wire = Wire::deflating_with(rig.address, Some(16 << 10)).await;
     let ended = call(&mut wire, "eth_subscribe", json!(["logs", {}])).await;
     let stays = call(&mut wire, "eth_subscribe", json!(["logs", {}])).await;
     let story = logs(&rig.control.mine_many(15));
-    for other in &mut others {
-        for line in &story {
-            assert_eq!(Event::parse(&other.inflated().await.0).line(), *line);
-        }
+    for line in &story {
+        assert_eq!(Event::parse(&other.inflated().await.0).line(), *line);
     }
     let unsubscribe = json!({"jsonrpc": "2.0", "id": "end", "method": "eth_unsubscribe", "params": [ended]});
     let long = format!(
@@ -219,20 +218,22 @@ async fn nothing_is_read_of_a_subscription_that_was_ended_amid_a_burst() {
 async fn a_client_is_cut_amid_a_batch() {
     let rig = busy_rig(|config| config.delivery.max_queue_bytes = bytesize::ByteSize::mib(1)).await;
     let mut wires = Vec::new();
-    for _ in 0..=MANY {
+    for _ in 0..MANY + 2 {
         let mut wire = Wire::deflating_with(rig.address, Some(16 << 10)).await;
         subscribe(&mut wire, json!(["logs", {}])).await;
         wires.push(wire);
     }
     let mut stalled = wires.swap_remove(0);
     wires.swap_remove(0).cut();
+    let mut other = wires.swap_remove(0);
+    for mut wire in wires {
+        tokio::spawn(async move { wire.until_the_end().await });
+    }
     let mut story = Vec::new();
     for _ in 0..12 {
         let lines = logs(&[rig.control.mine()]);
         for line in &lines {
-            for wire in &mut wires {
-                assert_eq!(Event::parse(&wire.inflated().await.0).line(), *line);
-            }
+            assert_eq!(Event::parse(&other.inflated().await.0).line(), *line);
         }
         story.extend(lines);
     }
@@ -249,7 +250,7 @@ async fn a_client_is_cut_amid_a_batch() {
     assert!(told == story[..told.len()], "{}", told.len());
     drop(stalled);
     eventually("it is counted", async || {
-        rig.metric(r#"headwater_closes_total{reason="slow_consumer"}"#).await == 1.0
+        rig.metric(r#"headwater_closes_total{reason="slow_consumer"}"#).await >= 1.0
     })
     .await;
 }
