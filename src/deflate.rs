@@ -1,11 +1,12 @@
-//! Raw DEFLATE (RFC 1951) in the form that WebSocket messages carry: RFC 7692 section 7.2, without context takeover.
+//! Raw DEFLATE (RFC 1951) in the form that WebSocket messages carry: RFC 7692 section 7.2.
 //!
 //! miniz_oxide at its fastest level takes 20 µs for a log and gets within one per cent of what zlib-rs gets in 30 µs,
 //! whose own fastest level does not code hex digits at all. It is used as it is: flate2's inflater around it takes a
 //! reference to what precedes the message for zeros.
 //!
 //! A compressor is 300 kB, so there is one for each thread that needs one; an inflater is 11 kB and lives for a message.
-//! No client has either.
+//! No client has either. Messages may refer to those before them all the same ([`compress_series`]), where it is known
+//! what the receiver has read in between.
 
 use std::cell::RefCell;
 
@@ -36,6 +37,9 @@ const END: [u8; 9] = [0, 0, 0xFF, 0xFF, 1, 0, 0, 0xFF, 0xFF];
 /// Inflated bytes for which there is no need to ask, and for which it is asked each time.
 pub const STEP: usize = 64 << 10;
 
+/// How far back a match may lie, in bytes (RFC 1951 section 3.3).
+pub const WINDOW: usize = 32 << 10;
+
 /// Compresses one text that comes in pieces. The result refers to nothing before itself and lacks the `00 00 FF FF` of
 /// its flush; `None` where it would not be shorter.
 #[must_use]
@@ -44,19 +48,104 @@ pub fn compress(pieces: &[&[u8]]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(len / 2 + FLUSHED.len());
     COMPRESSOR.with_borrow_mut(|compressor| {
         compressor.reset();
-        let mut push = |piece, flush| {
-            let (status, read) = compress_to_output(compressor, piece, flush, |bytes| {
-                out.extend_from_slice(bytes);
-                true
-            });
-            (status == TDEFLStatus::Okay && read == piece.len()).then_some(())
-        };
-        pieces.iter().try_for_each(|piece| push(piece, TDEFLFlush::None))?;
-        push(&[], TDEFLFlush::Sync)
+        pieces
+            .iter()
+            .try_for_each(|piece| push(compressor, piece, TDEFLFlush::None, &mut out))?;
+        push(compressor, &[], TDEFLFlush::Sync, &mut out)
     })?;
     out.truncate(out.strip_suffix(&FLUSHED)?.len());
     out.shrink_to_fit();
     (out.len() < len).then_some(out)
+}
+
+/// Compresses texts for one who reads them one after the other, and `before` ahead of each. Each refers to `before` and to
+/// the texts that precede it, to nothing else; like [`compress`] it lacks the end of its flush, but it may be longer than
+/// the text.
+///
+/// What the receiver reads in place of `before` may differ from it in bytes that no text has: there is no reference to
+/// them.
+#[must_use]
+pub fn compress_series<'a>(before: &[u8], texts: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Vec<u8>>> {
+    /// Up to here a block has the fixed codes; to find better ones for what is thrown away took as long as the texts.
+    const FIXED: usize = 47;
+    COMPRESSOR.with_borrow_mut(|compressor| {
+        compressor.reset();
+        let mut unsent = Vec::new();
+        let mut next = |text: &[u8]| {
+            for piece in before.chunks(FIXED) {
+                unsent.clear();
+                push(compressor, piece, TDEFLFlush::Sync, &mut unsent)?;
+            }
+            let mut out = Vec::with_capacity(text.len() / 2 + FLUSHED.len());
+            push(compressor, text, TDEFLFlush::Sync, &mut out)?;
+            out.truncate(out.strip_suffix(&FLUSHED)?.len());
+            Some(out)
+        };
+        texts.map(&mut next).collect()
+    })
+}
+
+fn push(compressor: &mut CompressorOxide, piece: &[u8], flush: TDEFLFlush, out: &mut Vec<u8>) -> Option<()> {
+    let (status, read) = compress_to_output(compressor, piece, flush, |bytes| {
+        out.extend_from_slice(bytes);
+        true
+    });
+    (status == TDEFLStatus::Okay && read == piece.len()).then_some(())
+}
+
+/// Blocks that say once more the `len` bytes (3 to 257) that were said `distance` bytes ago, and end on a byte: one match
+/// in fixed codes (RFC 1951 section 3.2.6), and an empty stored block.
+#[must_use]
+pub fn repeat(len: usize, distance: usize) -> Vec<u8> {
+    debug_assert!((3..=257).contains(&len) && (1..=WINDOW).contains(&distance));
+    let (symbol, extra, more) = symbol(len - 3, 2);
+    let mut bits = Bits::default();
+    bits.number(0b010, 3);
+    // Of the symbols from 256 on, 24 have codes of seven bits, the others of eight.
+    match symbol + 1 {
+        code @ ..24 => bits.code(code, 7),
+        code => bits.code(0b1100_0000 + code - 24, 8),
+    }
+    bits.number(more, extra);
+    let (symbol, extra, more) = self::symbol(distance - 1, 1);
+    bits.code(symbol, 5);
+    bits.number(more, extra);
+    bits.code(0, 7);
+    bits.number(0b000, 3);
+    [&bits.bytes[..], &FLUSHED].concat()
+}
+
+/// The symbol for a length or a distance, less the least that there is, with its extra bits, of which there is one more
+/// every four symbols (`1 << 2`, lengths) or two (distances): RFC 1951 section 3.2.5.
+fn symbol(value: usize, group: u32) -> (u32, u32, u32) {
+    let value = value as u32;
+    let extra = (value | 1).ilog2().saturating_sub(group);
+    ((extra << group) + (value >> extra), extra, value & ((1 << extra) - 1))
+}
+
+/// Bits, of each byte the lowest first (RFC 1951 section 3.1.1).
+#[derive(Default)]
+struct Bits {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Bits {
+    /// The lowest bit first, as all but Huffman codes.
+    fn number(&mut self, number: u32, bits: u32) {
+        for bit in 0..bits {
+            if self.len.is_multiple_of(8) {
+                self.bytes.push(0);
+            }
+            self.bytes[self.len / 8] |= ((number >> bit & 1) << (self.len % 8)) as u8;
+            self.len += 1;
+        }
+    }
+
+    /// A Huffman code, the highest bit first.
+    fn code(&mut self, code: u32, bits: u32) {
+        self.number(code.reverse_bits() >> (32 - bits), bits);
+    }
 }
 
 /// Why a message cannot be had.
@@ -112,6 +201,52 @@ pub fn inflate<E>(
         }
     }
     Err(Unreadable::Corrupt)
+}
+
+/// Reads messages of which each may refer to those before it (RFC 7692 section 7.2.2), for those who load and test.
+pub struct Inflater {
+    state: Box<DecompressorOxide>,
+    window: Box<[u8]>,
+    at: usize,
+}
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self {
+            state: Box::default(),
+            window: vec![0; WINDOW].into(),
+            at: 0,
+        }
+    }
+}
+
+impl Inflater {
+    /// Appends the text of the next message to `out`; `None` where it is no DEFLATE.
+    #[must_use]
+    pub fn inflate(&mut self, message: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        for mut rest in [message, &FLUSHED] {
+            loop {
+                let (status, read, written) = decompress(
+                    &mut self.state,
+                    rest,
+                    &mut self.window,
+                    self.at,
+                    TINFL_FLAG_HAS_MORE_INPUT,
+                );
+                rest = &rest[read..];
+                out.extend_from_slice(&self.window[self.at..self.at + written]);
+                self.at = (self.at + written) % WINDOW;
+                match status {
+                    TINFLStatus::NeedsMoreInput if rest.is_empty() => break,
+                    TINFLStatus::HasMoreOutput => {}
+                    // A final block ends no context.
+                    TINFLStatus::Done => *self.state = DecompressorOxide::default(),
+                    _ => return None,
+                }
+            }
+        }
+        Some(())
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +328,21 @@ mod tests {
         assert_eq!(compress(&[]), None);
     }
 
+    #[test]
+    fn an_inflater_goes_on_behind_a_final_block() {
+        let mut inflater = Inflater::default();
+        let mut out = Vec::new();
+        // RFC 7692 sections 7.2.3.2 (the second refers to the first) and 7.2.3.4.
+        for message in [
+            &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00][..],
+            &[0xf2, 0x00, 0x11, 0x00, 0x00],
+        ] {
+            inflater.inflate(message, &mut out).unwrap();
+        }
+        assert_eq!(out, b"HelloHello");
+        assert_eq!(inflater.inflate(&[0xff; 5], &mut out), None);
+    }
+
     proptest! {
         #[test]
         fn what_was_compressed_is_inflated(len in prop_oneof![0usize..300, 65_000usize..66_000, 131_000usize..132_000], at in 0.0..1.0, max in 0usize..140_000) {
@@ -205,6 +355,22 @@ mod tests {
             } else {
                 prop_assert!(len < 150);
             }
+        }
+
+        #[test]
+        fn what_was_said_is_said_again(len in 3usize..258, distance in prop_oneof![1usize..600, 1usize..=WINDOW], behind in "[a-z]{0,9}") {
+            let mut inflater = Inflater::default();
+            let mut out = Vec::new();
+            let said = hex(WINDOW);
+            inflater.inflate(&compress(&[&said]).unwrap(), &mut out).unwrap();
+            let message = [repeat(len, distance), compress_series(b"", std::iter::once(behind.as_bytes())).unwrap().remove(0)].concat();
+            inflater.inflate(&message, &mut out).unwrap();
+            let mut expect = said;
+            for _ in 0..len {
+                expect.push(expect[expect.len() - distance]);
+            }
+            expect.extend_from_slice(behind.as_bytes());
+            prop_assert_eq!(out, expect);
         }
     }
 }

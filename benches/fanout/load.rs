@@ -2,19 +2,26 @@
 //!
 //! On standard output it says `ready <nanoseconds>` (since the first connect) when all have subscribed, `done <event>
 //! <nanoseconds>` (the system's monotonic clock) when the last client has all of an event, `fault <account>` when a client
-//! got something else than the next message, and on the command `finish` either a fault or `finished <messages>
-//! <rewritten>`.
+//! got something else than the next message, and on the command `finish` either a fault or `finished` with its
+//! [`Totals`].
+//!
+//! Of clients that are compressed for, one of fifty inflates and checks every byte. The others hold each message's length
+//! and end against those of the first client that had it, for to inflate them all would take the server's time: the
+//! machine has no core to spare.
 
 use std::{
     collections::BTreeSet,
+    fmt,
     io::{ErrorKind, Read, Write},
     net::SocketAddr,
+    str::FromStr,
     sync::{Arc, mpsc::channel},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use headwater::deflate::Inflater;
 use mio::{Events, Interest, Poll, Token, Waker, event::Event, net::TcpStream};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
@@ -22,7 +29,7 @@ use socket2::SockRef;
 
 use crate::{
     chain::{Chain, Scenario},
-    frames::{BINARY, CLOSE, FrameReader, Message, PING, PONG, TEXT, client_frame},
+    frames::{BINARY, CLOSE, FrameReader, Message, PING, PONG, TEXT, client_frame, header},
     notification,
     roles::LoadArgs,
     websocket::{CLIENT_KEY, accept_value, http_head_len, http_header, upgrade_request},
@@ -53,17 +60,60 @@ pub fn monotonic_now() -> Duration {
     )
 }
 
+/// What all clients have had.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    pub checked: u64,
+    /// Those among them whose bytes differ from the node's although they say the same.
+    pub rewritten: u64,
+    /// On the wire.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            checked,
+            rewritten,
+            bytes,
+        } = self;
+        write!(f, "{checked} {rewritten} {bytes}")
+    }
+}
+
+impl FromStr for Totals {
+    type Err = anyhow::Error;
+
+    fn from_str(line: &str) -> Result<Self> {
+        let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        let [checked, rewritten, bytes] = numbers[..] else {
+            bail!("an odd line from the load generator: {line}")
+        };
+        Ok(Self {
+            checked,
+            rewritten,
+            bytes,
+        })
+    }
+}
+
+/// One client of so many inflates what it gets.
+const INFLATING: usize = 50;
+
 struct Load {
     server: SocketAddr,
     poll: Poll,
     clients: Vec<Client>,
     wanted: usize,
+    compress: bool,
     script: Script,
+    /// Of each message that came compressed.
+    marks: Vec<Mark>,
     /// Clients that have their subscription id.
     subscribed: usize,
     /// How many clients have all of an event, by event.
     complete: Vec<usize>,
-    rewritten: u64,
+    totals: Totals,
     buffer: Vec<u8>,
     started: Instant,
 }
@@ -75,10 +125,12 @@ impl Load {
             poll: Poll::new()?,
             clients: Vec::with_capacity(args.clients),
             wanted: args.clients,
+            compress: args.compress,
             script: Script::new(args),
+            marks: Vec::new(),
             subscribed: 0,
             complete: vec![0; args.work.events],
-            rewritten: 0,
+            totals: Totals::default(),
             buffer: vec![0; READ_BUFFER],
             started: Instant::now(),
         })
@@ -120,14 +172,16 @@ impl Load {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
-        stream.write_all(upgrade_request(&self.server.to_string()).as_bytes())?;
+        stream.write_all(upgrade_request(&self.server.to_string(), self.compress).as_bytes())?;
         self.poll
             .registry()
             .register(&mut stream, Token(self.clients.len()), Interest::READABLE)?;
         self.clients.push(Client {
             stream,
             stage: Stage::Upgrade(Vec::new()),
-            frames: FrameReader::default(),
+            frames: FrameReader::new(self.compress),
+            inflater: (self.compress && self.clients.len().is_multiple_of(INFLATING)).then(Inflater::default),
+            compress: self.compress,
         });
         Ok(())
     }
@@ -145,9 +199,10 @@ impl Load {
                 }
             };
             let news = client
-                .received(&self.buffer[..len], &self.script)
+                .received(&self.buffer[..len], &self.script, &mut self.marks)
                 .with_context(|| format!("client {number}"))?;
-            self.rewritten += news.rewritten;
+            self.totals.rewritten += news.rewritten;
+            self.totals.bytes += news.bytes;
             if news.subscribed {
                 self.one_more_subscribed()?;
             }
@@ -177,8 +232,7 @@ impl Load {
     }
 
     /// Every message must be here by now: what is missing is lost.
-    fn finish(&self) -> Result<()> {
-        let mut messages = 0;
+    fn finish(mut self) -> Result<()> {
         for (number, client) in self.clients.iter().enumerate() {
             let Stage::Live(feed) = &client.stage else {
                 bail!("client {number} has no subscription yet")
@@ -195,9 +249,9 @@ impl Load {
                     self.script.describe(feed.next)
                 );
             }
-            messages += feed.next;
+            self.totals.checked += feed.next as u64;
         }
-        println!("finished {messages} {}", self.rewritten);
+        println!("finished {}", self.totals);
         Ok(())
     }
 }
@@ -255,6 +309,26 @@ struct Client {
     stream: TcpStream,
     stage: Stage,
     frames: FrameReader,
+    compress: bool,
+    /// Of those that check every byte of what is compressed.
+    inflater: Option<Inflater>,
+}
+
+/// What a compressed message looks like, whichever client has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    len: usize,
+    /// Of the event's own bytes, which are the same for all.
+    end: [u8; 16],
+}
+
+impl Mark {
+    fn of(payload: &[u8]) -> Result<Self> {
+        Ok(Self {
+            len: payload.len(),
+            end: *payload.last_chunk().context("a compressed message of a few bytes")?,
+        })
+    }
 }
 
 enum Stage {
@@ -270,32 +344,61 @@ struct News {
     subscribed: bool,
     completed: Vec<usize>,
     rewritten: u64,
+    /// Of notifications, on the wire.
+    bytes: u64,
 }
 
 impl Client {
-    fn received(&mut self, bytes: &[u8], script: &Script) -> Result<News> {
+    fn received(&mut self, bytes: &[u8], script: &Script, marks: &mut Vec<Mark>) -> Result<News> {
         let Stage::Upgrade(head) = &mut self.stage else {
-            return self.frames(bytes, script);
+            return self.frames(bytes, script, marks);
         };
         head.extend_from_slice(bytes);
         let Some(len) = http_head_len(head) else {
             return Ok(News::default());
         };
         let rest = head.split_off(len);
-        check_upgrade(std::str::from_utf8(head)?)?;
+        check_upgrade(std::str::from_utf8(head)?, self.compress)?;
         let params = script.scenario.subscribe_params();
         let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":{params}}}"#);
         self.stream.write_all(&client_frame(TEXT, call.as_bytes()))?;
         self.stage = Stage::Subscribing;
-        self.frames(&rest, script)
+        self.frames(&rest, script, marks)
     }
 
-    fn frames(&mut self, bytes: &[u8], script: &Script) -> Result<News> {
+    fn frames(&mut self, bytes: &[u8], script: &Script, marks: &mut Vec<Mark>) -> Result<News> {
         let mut news = News::default();
-        let Self { stream, stage, frames } = self;
-        frames.feed(bytes, |Message { opcode, payload }| match opcode {
+        let Self {
+            stream,
+            stage,
+            frames,
+            inflater,
+            ..
+        } = self;
+        let on_message = |Message {
+                              opcode,
+                              compressed,
+                              payload,
+                          }: Message<'_>| match opcode {
             TEXT | BINARY => match stage {
-                Stage::Live(feed) => feed.message(&payload, script, &mut news),
+                Stage::Live(feed) => {
+                    news.bytes += (header(opcode, payload.len(), 0).len() + payload.len()) as u64;
+                    if !compressed {
+                        return feed.message(&payload, script, &mut news);
+                    }
+                    feed.mark(Mark::of(&payload)?, script, marks)?;
+                    match inflater {
+                        Some(inflater) => {
+                            let mut text = Vec::with_capacity(4 * payload.len());
+                            inflater.inflate(&payload, &mut text).context("no DEFLATE")?;
+                            feed.message(&text, script, &mut news)
+                        }
+                        None => {
+                            feed.take(script, &mut news);
+                            Ok(())
+                        }
+                    }
+                }
                 Stage::Upgrade(_) | Stage::Subscribing => {
                     *stage = Stage::Live(Feed::from_answer(&payload)?);
                     news.subscribed = true;
@@ -310,12 +413,13 @@ impl Client {
                 bail!("closed by the server with {code} {reason:?}")
             }
             other => bail!("a frame with opcode {other:#x}"),
-        })?;
+        };
+        frames.feed(bytes, on_message)?;
         Ok(news)
     }
 }
 
-fn check_upgrade(head: &str) -> Result<()> {
+fn check_upgrade(head: &str, compress: bool) -> Result<()> {
     let status = head.lines().next().unwrap_or_default();
     ensure!(
         status.split_whitespace().nth(1) == Some("101"),
@@ -325,6 +429,10 @@ fn check_upgrade(head: &str) -> Result<()> {
     ensure!(
         accept == Some(&accept_value(CLIENT_KEY)),
         "the upgrade was accepted with a wrong key"
+    );
+    ensure!(
+        http_header(head, "sec-websocket-extensions").is_some() == compress,
+        "compression was not agreed on, or without an offer"
     );
     Ok(())
 }
@@ -364,11 +472,34 @@ impl Feed {
             self.unexpected(message, script)?;
             news.rewritten += 1;
         }
+        self.take(script, news);
+        Ok(())
+    }
+
+    /// The next compressed message looks as it does for the others; those that inflate see whether it is the right one.
+    fn mark(&self, mark: Mark, script: &Script, marks: &mut Vec<Mark>) -> Result<()> {
+        match marks.get(self.next) {
+            Some(known) => ensure!(
+                *known == mark,
+                "lost, doubled, reordered or altered: in place of {} came what others did not get there",
+                script.describe(self.next)
+            ),
+            None => {
+                ensure!(
+                    self.next == marks.len(),
+                    "some messages are compressed and some are not"
+                );
+                marks.push(mark);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, script: &Script, news: &mut News) {
         if self.missing.is_empty() {
             news.completed.extend(script.event_ended_by(self.next));
         }
         self.next += 1;
-        Ok(())
     }
 
     /// Not byte for byte the next message. Still right when it says the same in other bytes; otherwise says what is wrong.

@@ -79,6 +79,9 @@ pub struct LoadArgs {
     pub server: SocketAddr,
     #[arg(long)]
     pub clients: usize,
+    /// Offer compression, which must be taken.
+    #[arg(long)]
+    pub compress: bool,
 }
 
 impl LoadArgs {
@@ -86,6 +89,9 @@ impl LoadArgs {
         let mut args = self.work.to_args();
         args.push(format!("--server={}", self.server));
         args.push(format!("--clients={}", self.clients));
+        if self.compress {
+            args.push("--compress".to_owned());
+        }
         args
     }
 }

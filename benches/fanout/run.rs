@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::{
     chain::Scenario,
-    load::monotonic_now,
+    load::{Totals, monotonic_now},
     process::{Process, Silence},
     roles::{LoadArgs, ServeArgs},
     table::median,
@@ -35,16 +35,19 @@ pub enum Server {
     /// Stock jsonrpsee.
     Stock,
     Headwater,
+    /// headwater before clients that it compresses for.
+    Compressed,
 }
 
 impl Server {
-    pub const ALL: [Self; 3] = [Self::Loop, Self::Stock, Self::Headwater];
+    pub const ALL: [Self; 4] = [Self::Loop, Self::Stock, Self::Headwater, Self::Compressed];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Loop => "writev loop",
             Self::Stock => "jsonrpsee",
             Self::Headwater => "headwater",
+            Self::Compressed => "compressed",
         }
     }
 }
@@ -68,6 +71,8 @@ pub struct Sample {
     /// From the command to produce an event until the last client has it; the median over the counted events.
     pub last_client_us: f64,
     pub connects_per_second: f64,
+    /// On the wire, with its header.
+    pub bytes_per_message: f64,
     /// Messages that the clients have checked, warm-up included.
     pub checked: u64,
     /// Those among them whose bytes differ from the node's although they say the same.
@@ -109,15 +114,15 @@ pub fn measure(server: Server, scenario: Scenario, plan: &Plan) -> Result<Sample
     let cpu = CpuTime::of(stage.server_pid)?.since(&cpu_before);
 
     load.send("finish")?;
-    let totals = load.wait_for("finished ", STEP)?;
-    let (checked, rewritten) = totals.split_once(' ').context("an odd line from the load generator")?;
+    let totals = load.wait_for("finished ", STEP)?.parse::<Totals>()?;
     let messages = plan.clients * plan.counted * scenario.messages_per_event();
     Ok(Sample {
         cpu_ns_per_message: cpu.as_nanos() as f64 / messages as f64,
         last_client_us: median(&mut latencies),
         connects_per_second: plan.clients as f64 / connecting.as_secs_f64(),
-        checked: checked.parse()?,
-        rewritten: rewritten.parse()?,
+        bytes_per_message: totals.bytes as f64 / totals.checked as f64,
+        checked: totals.checked,
+        rewritten: totals.rewritten,
     })
 }
 
@@ -145,6 +150,8 @@ pub struct Stage {
     _headwater: Option<Process>,
     pub server_pid: u32,
     pub address: SocketAddr,
+    /// Whether the clients offer compression.
+    compress: bool,
 }
 
 /// All clients have one address here, so the limit of one address would be what is measured.
@@ -159,19 +166,20 @@ impl Stage {
         let role = match server {
             Server::Loop => "loop",
             Server::Stock => "stock",
-            Server::Headwater => "node",
+            Server::Headwater | Server::Compressed => "node",
         };
         let mut producer = Process::start_role(role, &work.to_args())?;
         let address = producer
             .wait_for("listening ", STEP)?
             .parse()
             .context("the address of a role")?;
-        if server != Server::Headwater {
+        if matches!(server, Server::Loop | Server::Stock) {
             return Ok(Self {
                 server_pid: producer.pid(),
                 producer,
                 _headwater: None,
                 address,
+                compress: false,
             });
         }
 
@@ -189,8 +197,10 @@ impl Stage {
             .map(str::to_owned)
             .chain(plan.headwater_args.iter().cloned())
             .collect();
-        let mut headwater =
-            Process::start_program("headwater", &plan.headwater, &args, &[&NO_LIMIT, settings].concat())?;
+        let compress = server == Server::Compressed;
+        let compression = if compress { "on" } else { "off" };
+        let fixed = [&NO_LIMIT[..], &[("HEADWATER_DELIVERY_COMPRESSION", compression)]].concat();
+        let mut headwater = Process::start_program("headwater", &plan.headwater, &args, &[&fixed, settings].concat())?;
         let rest = headwater.wait_for("serving on ws://", STEP)?;
         let end = rest
             .find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')
@@ -207,6 +217,7 @@ impl Stage {
             producer,
             _headwater: Some(headwater),
             address,
+            compress,
         })
     }
 
@@ -215,6 +226,7 @@ impl Stage {
             work: work.clone(),
             server: self.address,
             clients,
+            compress: self.compress,
         }
     }
 

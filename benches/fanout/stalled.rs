@@ -14,6 +14,7 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     chain::Scenario,
     frames::{TEXT, client_frame},
+    load::Totals,
     process::Process,
     run::{Plan, SETTLE, STEP, Server, Stage},
     table::quantile,
@@ -82,8 +83,7 @@ pub fn measure(plan: &Plan, with_one_stalled: bool) -> Result<Stalled> {
         }
     }
     load.send("finish")?;
-    let totals = load.wait_for("finished ", STEP)?;
-    let (checked, _) = totals.split_once(' ').context("an odd line from the load generator")?;
+    let totals = load.wait_for("finished ", STEP)?.parse::<Totals>()?;
     if with_one_stalled {
         let closed = closed_after.context("the stalled client was never closed")?;
         ensure!(
@@ -96,7 +96,7 @@ pub fn measure(plan: &Plan, with_one_stalled: bool) -> Result<Stalled> {
         p99_us: quantile(&mut latencies, 0.99),
         growth: growth as f64,
         closed_after,
-        checked: checked.parse()?,
+        checked: totals.checked,
     })
 }
 
@@ -112,7 +112,7 @@ fn subscribe_and_stall(server: SocketAddr) -> Result<TcpStream> {
     socket.set_recv_buffer_size(4096)?;
     socket.connect(&server.into())?;
     let mut stream = TcpStream::from(socket);
-    stream.write_all(upgrade_request(&server.to_string()).as_bytes())?;
+    stream.write_all(upgrade_request(&server.to_string(), false).as_bytes())?;
     stream.set_read_timeout(Some(STEP))?;
     let mut answer = [0; 1024];
     ensure!(stream.read(&mut answer)? > 0, "the upgrade was not answered");

@@ -27,6 +27,7 @@ pub struct Row {
     /// As `ratio`.
     pub last_client_ratio: Option<f64>,
     pub connects_per_second: f64,
+    pub bytes_per_message: f64,
     rewritten: u64,
     pub checked: u64,
 }
@@ -50,20 +51,10 @@ impl Results {
     }
 
     pub fn rows(&self) -> Vec<Row> {
-        let samples_of = |server| {
-            self.rounds
-                .iter()
-                .find(|(of, _)| *of == server)
-                .map(|(_, samples)| samples)
-        };
-        let base = samples_of(Server::Loop);
+        let base = self.samples(Server::Loop);
         let row = |(server, samples): &(Server, Vec<Sample>)| {
             let of = |field: fn(&Sample) -> f64| median(&mut samples.iter().map(field).collect::<Vec<_>>());
-            let ratio = |field: fn(&Sample) -> f64| {
-                let by_round = samples.iter().zip(base?);
-                let mut ratios: Vec<f64> = by_round.map(|(own, base)| field(own) / field(base)).collect();
-                Some(median(&mut ratios))
-            };
+            let ratio = |field| Some(ratio(samples, base?, field));
             Row {
                 server: *server,
                 cpu_us: of(|sample| sample.cpu_ns_per_message) / 1e3,
@@ -71,11 +62,26 @@ impl Results {
                 last_client_us: of(|sample| sample.last_client_us),
                 last_client_ratio: ratio(|sample| sample.last_client_us),
                 connects_per_second: of(|sample| sample.connects_per_second),
+                bytes_per_message: of(|sample| sample.bytes_per_message),
                 checked: samples.iter().map(|sample| sample.checked).sum(),
                 rewritten: samples.iter().map(|sample| sample.rewritten).sum(),
             }
         };
         self.rounds.iter().map(row).collect()
+    }
+
+    fn samples(&self, server: Server) -> Option<&[Sample]> {
+        let (_, samples) = self.rounds.iter().find(|(of, _)| *of == server)?;
+        Some(samples)
+    }
+
+    /// What compression costs and saves, where headwater ran with and without it.
+    pub fn compression(&self) -> Option<Compression> {
+        let (compressed, plain) = (self.samples(Server::Compressed)?, self.samples(Server::Headwater)?);
+        Some(Compression {
+            cpu: ratio(compressed, plain, |sample| sample.cpu_ns_per_message),
+            saved: 1.0 - ratio(compressed, plain, |sample| sample.bytes_per_message),
+        })
     }
 
     pub fn to_text(&self) -> String {
@@ -88,18 +94,19 @@ impl Results {
             self.message_bytes(),
             self.round_count(),
         );
-        text += "  server        µs CPU/message   x loop   last client has it (p50)   connects/s\n";
+        text += "  server        µs CPU/message   x loop   last client has it (p50)   connects/s   bytes/message\n";
         let rows = self.rows();
         for row in &rows {
             let ratio = row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
             let _infallible = writeln!(
                 text,
-                "  {:<12}  {:>14.3}   {:>6}   {:>21.2} ms   {:>10.0}",
+                "  {:<12}  {:>14.3}   {:>6}   {:>21.2} ms   {:>10.0}   {:>13.0}",
                 row.server.name(),
                 row.cpu_us,
                 ratio,
                 row.last_client_us / 1e3,
                 row.connects_per_second,
+                row.bytes_per_message,
             );
         }
         for row in rows.iter().filter(|row| row.rewritten > 0) {
@@ -111,6 +118,9 @@ impl Results {
         }
         if let Some(verdict) = Verdict::of(&rows) {
             let _infallible = writeln!(text, "\n  {}", verdict.to_text());
+        }
+        if let Some(compression) = self.compression() {
+            let _infallible = writeln!(text, "\n  compressed {}", compression.to_text());
         }
         text
     }
@@ -127,6 +137,7 @@ impl Results {
                     "last_client_p50_us": row.last_client_us,
                     "last_client_ratio_to_loop": row.last_client_ratio,
                     "connects_per_second": row.connects_per_second,
+                    "bytes_per_message": row.bytes_per_message,
                     "rewritten_messages": row.rewritten,
                 })
             })
@@ -139,6 +150,10 @@ impl Results {
             "message_bytes": self.message_bytes(),
             "rounds": self.round_count(),
             "servers": servers,
+            "compression": self.compression().map(|compression| json!({
+                "cpu_to_uncompressed": compression.cpu,
+                "bytes_saved": compression.saved,
+            })),
             "verdict": Verdict::of(&rows).map(|verdict| verdict.to_json()),
         })
     }
@@ -153,6 +168,38 @@ impl Results {
         let chain = Chain::new(self.scenario, 1_700_000_000);
         chain.results(0).first().map_or(0, |result| envelope + result.len())
     }
+}
+
+/// headwater with compression against itself without.
+#[derive(Clone, Copy)]
+pub struct Compression {
+    /// Of its CPU for each message.
+    cpu: f64,
+    /// Of the bytes on the wire, as a share.
+    saved: f64,
+}
+
+impl Compression {
+    pub const TARGET: &'static str = "≤ 1.3 × the uncompressed CPU, ≥ 40 % fewer bytes";
+
+    pub fn is_met(self) -> bool {
+        self.cpu <= 1.3 && self.saved >= 0.4
+    }
+
+    pub fn to_text(self) -> String {
+        format!(
+            "{:.2} × the uncompressed CPU, {:.0} % fewer bytes",
+            self.cpu,
+            self.saved * 100.0
+        )
+    }
+}
+
+/// The median of the ratios within each round.
+fn ratio(samples: &[Sample], base: &[Sample], field: fn(&Sample) -> f64) -> f64 {
+    let by_round = samples.iter().zip(base);
+    let mut ratios: Vec<f64> = by_round.map(|(own, base)| field(own) / field(base)).collect();
+    median(&mut ratios)
 }
 
 /// Where headwater stands between the loop and jsonrpsee.

@@ -15,9 +15,15 @@ pub fn accept_value(key: &str) -> String {
     STANDARD.encode(sha1.finalize())
 }
 
-pub fn upgrade_request(host: &str) -> String {
+/// With the offer of compression that browsers make, or without.
+pub fn upgrade_request(host: &str, compress: bool) -> String {
+    let offer = if compress {
+        "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+    } else {
+        ""
+    };
     format!(
-        "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{offer}\
          Sec-WebSocket-Key: {CLIENT_KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
 }

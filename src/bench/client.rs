@@ -9,11 +9,15 @@ use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use headwater::deflate::Inflater;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_EXTENSIONS;
 use tokio_tungstenite::tungstenite::{self, http};
 use tokio_tungstenite::{Connector, MaybeTlsStream, client_async_tls_with_config};
 use url::Url;
@@ -34,12 +38,18 @@ pub struct Target {
     url: Url,
     address: SocketAddr,
     connector: Connector,
+    /// What is offered there.
+    compress: bool,
 }
+
+/// As browsers do: messages may refer to those before them.
+const OFFER: HeaderValue = HeaderValue::from_static("permessage-deflate; client_max_window_bits");
 
 type Socket = MaybeTlsStream<TcpStream>;
 
 impl Target {
-    pub async fn of(url: &str) -> Result<Self> {
+    /// Compression is offered there, or not.
+    pub async fn of(url: &str, compress: bool) -> Result<Self> {
         let parsed: Url = url
             .parse()
             .with_context(|| format!("{url} is no URL; give one such as ws://127.0.0.1:9546"))?;
@@ -63,6 +73,7 @@ impl Target {
             url: parsed,
             address,
             connector,
+            compress,
         })
     }
 
@@ -71,10 +82,22 @@ impl Target {
             .await
             .with_context(|| format!("cannot connect to {}; is a server running there?", self.url))?;
         stream.set_nodelay(true)?;
-        let upgrade = client_async_tls_with_config(self.url.as_str(), stream, None, Some(self.connector.clone()));
+        let mut request = self.url.as_str().into_client_request()?;
+        if self.compress {
+            request.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, OFFER);
+        }
+        let upgrade = client_async_tls_with_config(request, stream, None, Some(self.connector.clone()));
         match upgrade.await {
-            // The server speaks when it is asked, so nothing is lost with the buffers of the handshake.
-            Ok((socket, _)) => Ok(socket.into_inner()),
+            Ok((socket, answer)) => {
+                ensure!(
+                    !self.compress || answer.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS),
+                    "{} declined to compress; turn that on there (headwater: delivery.compression = \"on\") or leave \
+                     --compress out",
+                    self.url
+                );
+                // The server speaks when it is asked, so nothing is lost with the buffers of the handshake.
+                Ok(socket.into_inner())
+            }
             Err(tungstenite::Error::Http(answer)) if answer.status() == http::StatusCode::TOO_MANY_REQUESTS => {
                 bail!(
                     "HTTP 429 from {}; raise its limit of connections or use fewer --clients",
@@ -152,6 +175,8 @@ async fn turn(shared: &Shared, number: usize, socket: &mut Socket) -> Result<()>
 /// What a client has.
 pub struct Client {
     frames: FrameReader,
+    /// Where compression was offered.
+    inflater: Option<Inflater>,
     pub subscriptions: Vec<Subscription>,
 }
 
@@ -202,10 +227,12 @@ struct Notification<'a> {
 }
 
 impl Client {
-    pub fn new(streams: impl Iterator<Item = usize>) -> Self {
+    /// To these streams; compression was offered or not.
+    pub fn new(streams: impl Iterator<Item = usize>, compress: bool) -> Self {
         let asked = |stream| Subscription { stream, given: None };
         Self {
-            frames: FrameReader::default(),
+            frames: FrameReader::new(compress),
+            inflater: compress.then(Inflater::default),
             subscriptions: streams.map(asked).collect(),
         }
     }
@@ -214,9 +241,24 @@ impl Client {
     pub fn received(&mut self, bytes: &[u8], streams: &mut [Stream], mut on: impl FnMut(Receipt)) -> Result<Vec<u8>> {
         let now = Instant::now();
         let mut replies = Vec::new();
-        let Self { frames, subscriptions } = self;
-        frames.feed(bytes, |Message { opcode, payload }| match opcode {
+        let Self {
+            frames,
+            inflater,
+            subscriptions,
+        } = self;
+        let message_of = |Message {
+                              opcode,
+                              compressed,
+                              mut payload,
+                          }: Message<'_>| match opcode {
             TEXT | BINARY => {
+                if let Some(inflater) = inflater.as_mut().filter(|_| compressed) {
+                    let mut text = Vec::with_capacity(4 * payload.len());
+                    inflater
+                        .inflate(&payload, &mut text)
+                        .context("a message that is no DEFLATE")?;
+                    payload = text.into();
+                }
                 if let Some(receipt) = message(subscriptions, &payload, streams, now)? {
                     on(receipt);
                 }
@@ -232,7 +274,8 @@ impl Client {
                 bail!("closed with {code} {reason}")
             }
             _ => Ok(()),
-        })?;
+        };
+        frames.feed(bytes, message_of)?;
         Ok(replies)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 pub const TEXT: u8 = 0x1;
 pub const BINARY: u8 = 0x2;
@@ -41,6 +41,8 @@ pub fn header(opcode: u8, payload_len: usize, mask_bit: u8) -> Vec<u8> {
 /// A message or a control frame.
 pub struct Message<'a> {
     pub opcode: u8,
+    /// RFC 7692 section 6.
+    pub compressed: bool,
     pub payload: Cow<'a, [u8]>,
 }
 
@@ -50,14 +52,34 @@ pub struct Message<'a> {
 pub struct FrameReader {
     /// The beginning of a frame.
     partial: Vec<u8>,
-    /// The beginning of a message, with its opcode.
-    fragments: Option<(u8, Vec<u8>)>,
+    /// The beginning of a message.
+    fragments: Option<Message<'static>>,
+    /// permessage-deflate was agreed on.
+    deflates: bool,
 }
 
 impl FrameReader {
+    /// Of a connection on which permessage-deflate was agreed on, or not.
+    pub fn new(deflates: bool) -> Self {
+        Self {
+            deflates,
+            ..Self::default()
+        }
+    }
+
     pub fn feed(&mut self, bytes: &[u8], mut on_message: impl FnMut(Message<'_>) -> Result<()>) -> Result<()> {
-        let Self { partial, fragments } = self;
-        let mut on_frame = |frame: Frame<'_>| assemble(fragments, frame, &mut on_message);
+        let Self {
+            partial,
+            fragments,
+            deflates,
+        } = self;
+        let mut on_frame = |frame: Frame<'_>| {
+            ensure!(
+                *deflates || !frame.message.compressed,
+                "a compressed frame, which was not agreed on"
+            );
+            assemble(fragments, frame, &mut on_message)
+        };
         if partial.is_empty() {
             let rest = take_frames(bytes, &mut on_frame)?;
             partial.extend_from_slice(rest);
@@ -72,29 +94,31 @@ impl FrameReader {
 
 struct Frame<'a> {
     last: bool,
-    opcode: u8,
-    payload: Cow<'a, [u8]>,
+    message: Message<'a>,
 }
 
 fn assemble(
-    fragments: &mut Option<(u8, Vec<u8>)>,
-    frame: Frame<'_>,
+    fragments: &mut Option<Message<'static>>,
+    Frame { last, message }: Frame<'_>,
     on_message: &mut impl FnMut(Message<'_>) -> Result<()>,
 ) -> Result<()> {
-    let Frame { last, opcode, payload } = frame;
-    if last && opcode != CONTINUATION {
-        return on_message(Message { opcode, payload });
+    if last && message.opcode != CONTINUATION {
+        return on_message(message);
     }
     match fragments {
-        None if opcode != CONTINUATION => *fragments = Some((opcode, payload.into_owned())),
-        Some((_, bytes)) if opcode == CONTINUATION => bytes.extend_from_slice(&payload),
+        None if message.opcode != CONTINUATION => {
+            *fragments = Some(Message {
+                payload: Cow::Owned(message.payload.into_owned()),
+                ..message
+            });
+        }
+        Some(begun) if message.opcode == CONTINUATION => begun.payload.to_mut().extend_from_slice(&message.payload),
         _ => bail!("fragments out of order"),
     }
-    if let Some((opcode, bytes)) = fragments.take_if(|_| last) {
-        let payload = Cow::Owned(bytes);
-        return on_message(Message { opcode, payload });
+    match fragments.take_if(|_| last) {
+        Some(whole) => on_message(whole),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn take_frames<'a>(mut bytes: &'a [u8], on_frame: &mut impl FnMut(Frame<'_>) -> Result<()>) -> Result<&'a [u8]> {
@@ -110,7 +134,7 @@ fn first_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>> {
     let [first, second, rest @ ..] = bytes else {
         return Ok(None);
     };
-    if first & 0x70 != 0 {
+    if first & 0x30 != 0 {
         bail!("a frame of an extension that was not asked for (first byte {first:#04x})");
     }
     let (payload_len, rest) = match second & 0x7f {
@@ -150,8 +174,11 @@ fn first_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>> {
     };
     let frame = Frame {
         last: first & 0x80 != 0,
-        opcode: first & 0x0f,
-        payload,
+        message: Message {
+            opcode: first & 0x0f,
+            compressed: first & 0x40 != 0,
+            payload,
+        },
     };
     Ok(Some((frame, len)))
 }
@@ -189,6 +216,22 @@ mod tests {
             ];
             assert!(seen == expected, "in steps of {step}");
         }
+    }
+
+    #[test]
+    fn what_was_compressed_is_told_where_it_was_agreed_on() {
+        use super::*;
+
+        let mut reader = FrameReader::new(true);
+        let mut seen = Vec::new();
+        let bytes = [0x41, 1, b'a', 0x89, 0, 0x80, 1, b'b', 0x81, 0, 0xc2, 0];
+        let keep = |message: Message<'_>| {
+            seen.push((message.opcode, message.compressed, message.payload.len()));
+            Ok(())
+        };
+        reader.feed(&bytes, keep).unwrap();
+        let expected = [(PING, false, 0), (TEXT, true, 2), (TEXT, false, 0), (BINARY, true, 0)];
+        assert_eq!(seen, expected);
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub struct BenchArgs {
     /// New clients a second.
     #[arg(long, value_name = "N", default_value_t = 400.0)]
     connect_rate: f64,
+    /// Offer permessage-deflate; an endpoint that declines it fails the run.
+    #[arg(long)]
+    compress: bool,
     /// The server's process on this machine; its CPU time and memory are then told too (the memory of one freshly started:
     /// what earlier clients left free is used again).
     #[arg(long)]
@@ -146,8 +149,8 @@ pub fn bench(mut args: BenchArgs) -> Result<()> {
 
 async fn measure(args: &BenchArgs) -> Result<Report> {
     let mut server = args.pid.map(Watched::begin).transpose()?;
-    let run = Run::new(args.clients, &args.kinds, &args.filters);
-    let mut fleet = Fleet::new(Target::of(&args.url).await?, run, args);
+    let run = Run::new(args.clients, &args.kinds, &args.filters, args.compress);
+    let mut fleet = Fleet::new(Target::of(&args.url, args.compress).await?, run, args);
 
     let mut connecting = Duration::ZERO;
     for up_to in [args.clients / 2, args.clients] {

@@ -55,8 +55,8 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 impl Run {
-    /// Each client subscribes to all kinds; the filters of logs are handed round.
-    pub fn new(clients: usize, kinds: &[Kind], filters: &[Value]) -> Self {
+    /// Each client subscribes to all kinds; the filters of logs are handed round. Compression is offered or not.
+    pub fn new(clients: usize, kinds: &[Kind], filters: &[Value], compress: bool) -> Self {
         let mut run = Self {
             clients: Vec::with_capacity(clients),
             streams: Vec::new(),
@@ -86,7 +86,7 @@ impl Run {
         }
         run.clients = streams_of
             .into_iter()
-            .map(|streams| Client::new(streams.into_iter()))
+            .map(|streams| Client::new(streams.into_iter(), compress))
             .collect();
         run
     }

@@ -165,7 +165,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "delivery.compression",
-        "on: clients that offer permessage-deflate get it, and each event is compressed once for all of them; off: declined, as nodes do.",
+        "on: clients that offer permessage-deflate get it, and what many of them get is compressed once for all; off: declined, as nodes do.",
     ),
     ("keepalive.ping_interval", "How often clients are pinged."),
     (

@@ -6,8 +6,9 @@
 //!
 //! For clients that agreed on permessage-deflate (RFC 7692) it is `[header, opening][id][body]`: the opening, the same
 //! for all, is compressed and ends in the head of a *stored* block, whose content is the end of the prefix with the id.
-//! A stored block ends on a byte, and the body, compressed once for all of them, refers to nothing before itself. So what
-//! is put together for each client is one valid DEFLATE stream, and no client needs a compressor.
+//! A stored block ends on a byte, and the body, compressed once for all of them, refers to nothing before itself, or to
+//! earlier events of its [series](super::series) alone. So what is put together for each client is one valid DEFLATE
+//! stream, and no client needs a compressor.
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -114,6 +115,16 @@ impl Prefix {
         &self.0
     }
 
+    /// A prefix whose id is made of bytes that no JSON has.
+    pub(super) fn of_nobody() -> Vec<u8> {
+        [
+            Self::OPEN.as_bytes(),
+            &[0xFF; SubscriptionId::TEXT_LEN],
+            Self::BETWEEN.as_bytes(),
+        ]
+        .concat()
+    }
+
     /// The id and what follows it: what a compressed message holds as it is.
     fn stored(&self) -> &[u8] {
         &self.0[Self::OPEN.len()..]
@@ -141,10 +152,46 @@ pub struct Event {
 
 /// An event for clients that agreed on compression.
 #[derive(Debug)]
-struct Deflated {
-    /// Header and [`OPENING`].
-    head: Box<[u8]>,
-    body: Box<[u8]>,
+pub(super) enum Deflated {
+    /// The subscription's id comes between.
+    Opened {
+        /// Header and [`OPENING`].
+        head: Box<[u8]>,
+        body: Box<[u8]>,
+    },
+    /// The whole frame, the same for all: its prefix is that of an earlier one once more.
+    Repeated(Box<[u8]>),
+}
+
+impl Deflated {
+    pub fn opened(body: Vec<u8>) -> Self {
+        let header = Header::deflated(OPENING.len() + Prefix::LEN - Prefix::OPEN.len() + body.len());
+        Self::Opened {
+            head: [header.as_slice(), &OPENING].concat().into(),
+            body: body.into(),
+        }
+    }
+
+    /// As the one before it that began `distance` bytes of text earlier.
+    pub fn repeated(distance: usize, body: &[u8]) -> Self {
+        let prefix = deflate::repeat(Prefix::LEN, distance);
+        let header = Header::deflated(prefix.len() + body.len());
+        Self::Repeated([header.as_slice(), &prefix, body].concat().into())
+    }
+
+    pub fn slices<'a>(&'a self, prefix: &'a Prefix) -> [&'a [u8]; 3] {
+        match self {
+            Self::Opened { head, body } => [head, prefix.stored(), body],
+            Self::Repeated(frame) => [frame, &[], &[]],
+        }
+    }
+
+    pub fn wire_len(&self) -> usize {
+        match self {
+            Self::Opened { head, body } => head.len() + Prefix::LEN - Prefix::OPEN.len() + body.len(),
+            Self::Repeated(frame) => frame.len(),
+        }
+    }
 }
 
 /// Body of an event from where it is worth compressing, in bytes. Pending transactions' hashes (70 bytes) get 3 per cent
@@ -189,38 +236,27 @@ impl Event {
         self
     }
 
-    /// The three pieces of the frame for one subscription, of a client that agreed on compression or of one that did not.
+    /// The text behind the prefix, where it may be compressed.
+    pub(super) fn compressible_body(&self) -> Option<&[u8]> {
+        self.deflated.as_ref().map(|_| &self.body[..])
+    }
+
+    /// The three pieces of the uncompressed frame for one subscription.
     #[must_use]
-    pub fn slices<'a>(&'a self, prefix: &'a Prefix, deflates: bool) -> [&'a [u8]; 3] {
-        match self.deflated(deflates) {
-            Some(deflated) => [&deflated.head, prefix.stored(), &deflated.body],
-            None => [self.header.as_slice(), prefix.as_slice(), &self.body],
-        }
+    pub fn slices<'a>(&'a self, prefix: &'a Prefix) -> [&'a [u8]; 3] {
+        [self.header.as_slice(), prefix.as_slice(), &self.body]
     }
 
-    /// Bytes on the wire, the same for every subscription of either sort of client.
+    /// Bytes on the wire without compression, the same for every subscription.
     #[must_use]
-    pub fn wire_len(&self, deflates: bool) -> usize {
-        match self.deflated(deflates) {
-            Some(deflated) => deflated.head.len() + Prefix::LEN - Prefix::OPEN.len() + deflated.body.len(),
-            None => self.header.as_slice().len() + Prefix::LEN + self.body.len(),
-        }
+    pub fn wire_len(&self) -> usize {
+        self.header.as_slice().len() + Prefix::LEN + self.body.len()
     }
 
-    fn deflated(&self, deflates: bool) -> Option<&Deflated> {
-        if !deflates {
-            return None;
-        }
-        self.deflated.as_ref()?.get_or_init(|| self.deflate()).as_ref()
-    }
-
-    fn deflate(&self) -> Option<Deflated> {
-        let body = deflate::compress(&[&self.body])?;
-        let header = Header::deflated(OPENING.len() + Prefix::LEN - Prefix::OPEN.len() + body.len());
-        Some(Deflated {
-            head: [header.as_slice(), &OPENING].concat().into(),
-            body: body.into(),
-        })
+    /// Compressed alone, if that makes it shorter.
+    pub(super) fn deflated(&self) -> Option<&Deflated> {
+        let deflate = || deflate::compress(&[&self.body]).map(Deflated::opened);
+        self.deflated.as_ref()?.get_or_init(deflate).as_ref()
     }
 }
 
@@ -347,13 +383,12 @@ mod tests {
     fn check_compressed(payload: &[u8], expect: bool) {
         let event = Event::new(payload).compressible();
         let prefix = Prefix::new(SubscriptionId::random());
-        let plain = event.slices(&prefix, false).concat();
-        let wire = event.slices(&prefix, true).concat();
-        assert_eq!(wire.len(), event.wire_len(true));
-        assert_eq!(wire[0] & RSV1 != 0, expect);
-        if !expect {
-            return assert_eq!(wire, plain);
-        }
+        let plain = event.slices(&prefix).concat();
+        assert_eq!(event.deflated().is_some(), expect);
+        let Some(deflated) = event.deflated() else { return };
+        let wire = deflated.slices(&prefix).concat();
+        assert_eq!(wire.len(), deflated.wire_len());
+        assert_eq!(wire[0] & RSV1, RSV1);
         assert!(wire.len() < plain.len());
         let [frame] = &read(&wire)[..] else {
             panic!("not one frame")
@@ -404,13 +439,13 @@ mod tests {
             let event = Event::new(&payload);
             let id = SubscriptionId::random();
             let prefix = Prefix::new(id);
-            let wire = event.slices(&prefix, false).concat();
-            prop_assert_eq!(wire.len(), event.wire_len(false));
+            let wire = event.slices(&prefix).concat();
+            prop_assert_eq!(wire.len(), event.wire_len());
             let mut expect = format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":"{id}","result":"#).into_bytes();
             expect.extend_from_slice(&payload);
             expect.extend_from_slice(b"}}");
             check_message(&wire, &expect);
-            prop_assert_eq!(event.slices(&prefix, true).concat(), wire, "nothing was said of compression");
+            prop_assert!(event.deflated().is_none(), "nothing was said of compression");
         }
 
         /// Of one letter, of hex digits, and of noise, which stays as it is.

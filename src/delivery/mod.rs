@@ -2,16 +2,19 @@
 
 mod backlog;
 mod close;
+mod compression;
 mod egress;
 pub mod frame;
 mod outbox;
 mod queue;
 mod recipient;
+pub mod series;
 mod socket;
 mod writing;
 
 pub use backlog::Backlog;
 pub use close::CloseReason;
+pub use compression::Compression;
 pub use egress::{Allowance, Egress};
 pub use frame::{Event, Prefix};
 pub use outbox::{Answered, InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Signs, Waits};

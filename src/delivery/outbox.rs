@@ -21,7 +21,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use super::queue::Push;
 use super::writing::{Done, Writing};
 use super::{
-    Allowance, Backlog, Batch, CloseReason, Egress, Kind, Millis, Queue, Recipient, Socket, SubscriptionId, frame,
+    Allowance, Backlog, Batch, CloseReason, Compression, Egress, Kind, Millis, Queue, Recipient, Socket,
+    SubscriptionId, frame,
 };
 use crate::clock::Clock;
 use crate::telemetry::{KindLabel, Metrics};
@@ -128,8 +129,7 @@ pub struct Outbox {
     shared: Arc<OutboxShared>,
     state: Mutex<State>,
     in_flight: AtomicU32,
-    /// The client agreed on compression (RFC 7692).
-    deflates: bool,
+    compression: Compression,
     last_heard: AtomicU64,
     /// Shared with the client's other connections.
     egress: Arc<Egress>,
@@ -223,12 +223,12 @@ pub struct Signs {
 }
 
 impl Outbox {
-    /// The writing half of a socket, to a client that agreed on compression or one that did not, within its budget.
+    /// The writing half of a socket, to a client that agreed on this, within its budget.
     #[must_use]
-    pub fn new(socket: Socket, deflates: bool, egress: Arc<Egress>, shared: Arc<OutboxShared>) -> Arc<Self> {
+    pub fn new(socket: Socket, compression: Compression, egress: Arc<Egress>, shared: Arc<OutboxShared>) -> Arc<Self> {
         let now = shared.clock.now();
         let state = State {
-            writing: Writing::new(deflates),
+            writing: Writing::new(compression),
             ..State::default()
         };
         Arc::new(Self {
@@ -237,7 +237,7 @@ impl Outbox {
             shared,
             state: Mutex::new(state),
             in_flight: AtomicU32::new(0),
-            deflates,
+            compression,
             last_heard: AtomicU64::new(now),
             egress,
         })
@@ -255,10 +255,10 @@ impl Outbox {
         &self.socket
     }
 
-    /// Whether the client agreed on compression.
+    /// What the client agreed on.
     #[must_use]
-    pub fn deflates(&self) -> bool {
-        self.deflates
+    pub fn compression(&self) -> Compression {
+        self.compression
     }
 
     // ---- putting in
@@ -266,7 +266,7 @@ impl Outbox {
     /// A text message as this client reads it, in pieces for [`Self::answer`].
     #[must_use]
     pub fn text(&self, head: &[u8], body: &Bytes, tail: &[u8]) -> Vec<Bytes> {
-        if self.deflates
+        if self.compression != Compression::None
             && let Some(frame) = frame::deflated_text(head, body, tail)
         {
             let plain = head.len() + body.len() + tail.len();
@@ -582,8 +582,8 @@ impl Outbox {
                 Done::Delivered(batch) => {
                     tally.delivered[batch.kind as usize] += batch.events.len() as u64;
                     tally.latest = Some(batch.seen);
-                    if self.deflates {
-                        tally.saved += batch.saved() as u64;
+                    if self.compression != Compression::None {
+                        tally.saved += batch.saved(self.compression) as u64;
                     }
                 }
             },
@@ -745,10 +745,8 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         server.writable().await.unwrap();
-        (
-            Outbox::new(server.into(), false, Arc::default(), shared.clone()),
-            client,
-        )
+        let outbox = Outbox::new(server.into(), Compression::None, Arc::default(), shared.clone());
+        (outbox, client)
     }
 
     fn one(kind: Kind, len: usize) -> Arc<Batch> {

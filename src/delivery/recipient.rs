@@ -1,11 +1,13 @@
 //! One subscription as the delivery path sees it: an id, the bytes before its events, and when it may first be served.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::{Event, Kind, Millis, Prefix};
+use super::frame::Deflated;
+use super::series::Series;
+use super::{Compression, Event, Kind, Millis, Prefix};
 
 /// `0x` and 32 hex digits, the first not zero: unguessable, and its own canonical form as a number (alloy parses ids as
 /// 256-bit integers and sends that form back).
@@ -182,25 +184,77 @@ pub struct Batch {
     pub wire_len: usize,
     /// When the node's message arrived, for the latency histogram.
     pub seen: Instant,
+    /// The events compressed as [`Series`], one behind the other, when the first client needs them; none where each is
+    /// compressed alone.
+    series: Box<[OnceLock<Series>]>,
 }
 
 impl Batch {
     /// A batch of at least one event.
     #[must_use]
     pub fn new(kind: Kind, events: Box<[Event]>, seen: Instant) -> Arc<Self> {
-        let wire_len = events.iter().map(|event| event.wire_len(false)).sum();
-        Arc::new(Self {
+        Arc::new(Self::alone(kind, events, seen))
+    }
+
+    /// A batch whose events refer to those before them where the client can read that: shorter, but compressed for this
+    /// batch and no other that the events are in.
+    #[must_use]
+    pub fn in_series(kind: Kind, events: Box<[Event]>, seen: Instant) -> Arc<Self> {
+        let series = events.chunks(Series::MAX).map(|_| OnceLock::new()).collect();
+        let alone = Self::alone(kind, events, seen);
+        Arc::new(Self { series, ..alone })
+    }
+
+    fn alone(kind: Kind, events: Box<[Event]>, seen: Instant) -> Self {
+        let wire_len = events.iter().map(|event| event.wire_len()).sum();
+        Self {
             kind,
             events,
             wire_len,
             seen,
+            series: Box::default(),
+        }
+    }
+
+    /// The pieces of the frame of one event. The batch is sent whole, with nothing compressed in between.
+    #[must_use]
+    pub fn slices<'a>(&'a self, at: usize, prefix: &'a Prefix, compression: Compression) -> [&'a [u8]; 3] {
+        match self.deflated(at, compression) {
+            Some(deflated) => deflated.slices(prefix),
+            None => self.events[at].slices(prefix),
+        }
+    }
+
+    /// Bytes on the wire of one event.
+    #[must_use]
+    pub fn event_len(&self, at: usize, compression: Compression) -> usize {
+        match self.deflated(at, compression) {
+            Some(deflated) => deflated.wire_len(),
+            None => self.events[at].wire_len(),
+        }
+    }
+
+    fn deflated(&self, at: usize, compression: Compression) -> Option<&Deflated> {
+        match compression {
+            Compression::None => None,
+            Compression::Takeover if !self.series.is_empty() => self.series(at / Series::MAX).frame(at % Series::MAX),
+            Compression::NoTakeover | Compression::Takeover => self.events[at].deflated(),
+        }
+    }
+
+    fn series(&self, number: usize) -> &Series {
+        self.series[number].get_or_init(|| {
+            let from = number * Series::MAX;
+            Series::of(&self.events[from..self.events.len().min(from + Series::MAX)])
         })
     }
 
     /// Bytes that compression has kept off the wire for one subscription.
     #[must_use]
-    pub fn saved(&self) -> usize {
-        self.wire_len - self.events.iter().map(|event| event.wire_len(true)).sum::<usize>()
+    pub fn saved(&self, compression: Compression) -> usize {
+        let sent = (0..self.events.len()).map(|at| self.event_len(at, compression)).sum();
+        // In a series what does not get shorter gets longer.
+        self.wire_len.saturating_sub(sent)
     }
 }
 

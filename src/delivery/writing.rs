@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 
-use super::{Batch, Chunk, Recipient};
+use super::{Batch, Chunk, Compression, Recipient};
 
 /// Pieces in one `writev`. The kernel takes 1024 (`UIO_MAXIOV`); they live on the stack, 6 kB.
 const MAX_SLICES: usize = 384;
@@ -29,16 +29,15 @@ pub struct Writing {
     unit: usize,
     /// Bytes of the next piece (or event) that are written.
     offset: usize,
-    /// The client agreed on compression.
-    deflates: bool,
+    compression: Compression,
 }
 
 impl Writing {
-    /// Nothing yet, for a client that agreed on compression or one that did not.
+    /// Nothing yet, for a client that agreed on this.
     #[must_use]
-    pub fn new(deflates: bool) -> Self {
+    pub fn new(compression: Compression) -> Self {
         Self {
-            deflates,
+            compression,
             ..Self::default()
         }
     }
@@ -74,8 +73,8 @@ impl Writing {
         match self.chunks.front() {
             Some(Chunk::Bytes(..)) if begun => {}
             Some(Chunk::Events(to, batch)) if self.offset > 0 => {
-                let rest = batch.events[self.unit]
-                    .slices(to.prefix(), self.deflates)
+                let rest = batch
+                    .slices(self.unit, to.prefix(), self.compression)
                     .concat()
                     .split_off(self.offset);
                 self.chunks.clear();
@@ -121,7 +120,7 @@ impl Writing {
                 match chunk {
                     Chunk::Bytes(pieces, _) => slices.push(IoSlice::new(&pieces[unit][skip..])),
                     Chunk::Events(to, batch) => {
-                        for piece in batch.events[unit].slices(to.prefix(), self.deflates) {
+                        for piece in batch.slices(unit, to.prefix(), self.compression) {
                             if skip < piece.len() {
                                 slices.push(IoSlice::new(&piece[skip..]));
                                 skip = 0;
@@ -143,13 +142,7 @@ impl Writing {
         while let Some(chunk) = self.chunks.front() {
             let (units, len) = match chunk {
                 Chunk::Bytes(pieces, _) => (pieces.len(), pieces.get(self.unit).map_or(0, Bytes::len)),
-                Chunk::Events(_, batch) => (
-                    batch.events.len(),
-                    batch
-                        .events
-                        .get(self.unit)
-                        .map_or(0, |event| event.wire_len(self.deflates)),
-                ),
+                Chunk::Events(_, batch) => (batch.events.len(), batch.event_len(self.unit, self.compression)),
             };
             if left < len - self.offset {
                 self.offset += left;
@@ -179,19 +172,21 @@ mod tests {
     use super::*;
     use crate::delivery::{Event, Kind, SubscriptionId};
 
+    fn batch(sizes: &[usize]) -> Arc<Batch> {
+        let events = sizes.iter().map(|&n| Event::new(&vec![b'e'; n]).compressible());
+        Batch::in_series(Kind::Logs, events.collect(), Instant::now())
+    }
+
+    fn any_compression() -> impl Strategy<Value = Compression> {
+        prop::sample::select(vec![Compression::None, Compression::NoTakeover, Compression::Takeover])
+    }
+
     fn chunks(shape: &[(bool, Vec<usize>)]) -> Vec<Chunk> {
         shape
             .iter()
             .map(|(shared, sizes)| {
                 if *shared {
-                    let events = sizes
-                        .iter()
-                        .map(|&n| Event::new(&vec![b'e'; n]).compressible())
-                        .collect();
-                    Chunk::Events(
-                        Recipient::new(SubscriptionId::random(), 0),
-                        Batch::new(Kind::Logs, events, Instant::now()),
-                    )
+                    Chunk::Events(Recipient::new(SubscriptionId::random(), 0), batch(sizes))
                 } else {
                     let pieces = sizes.iter().map(|&n| vec![b'p'; n].into()).collect();
                     Chunk::Bytes(pieces, vec![Recipient::new(SubscriptionId::random(), 0)])
@@ -200,17 +195,14 @@ mod tests {
             .collect()
     }
 
-    fn wire(chunks: &[Chunk], deflates: bool) -> Vec<u8> {
+    fn wire(chunks: &[Chunk], compression: Compression) -> Vec<u8> {
         let mut out = Vec::new();
         for chunk in chunks {
             match chunk {
                 Chunk::Bytes(pieces, _) => pieces.iter().for_each(|piece| out.extend_from_slice(piece)),
                 Chunk::Events(to, batch) => {
-                    for event in &batch.events {
-                        event
-                            .slices(to.prefix(), deflates)
-                            .iter()
-                            .for_each(|piece| out.extend_from_slice(piece));
+                    for at in 0..batch.events.len() {
+                        out.extend(batch.slices(at, to.prefix(), compression).concat());
                     }
                 }
             }
@@ -222,12 +214,12 @@ mod tests {
         #[test]
         fn whatever_the_socket_takes_the_bytes_arrive_once_and_in_order(
             shape in prop::collection::vec((any::<bool>(), prop::collection::vec(0usize..600, 1..60)), 1..12),
-            deflates: bool,
+            compression in any_compression(),
             takes in prop::collection::vec(0usize..5_000, 1..20),
         ) {
             let chunks = chunks(&shape);
-            let expect = wire(&chunks, deflates);
-            let mut writing = Writing::new(deflates);
+            let expect = wire(&chunks, compression);
+            let mut writing = Writing::new(compression);
             writing.chunks().extend(chunks);
             let (mut got, mut finished) = (Vec::new(), 0);
             let mut takes = takes.into_iter().cycle();
@@ -248,14 +240,14 @@ mod tests {
         }
 
         #[test]
-        fn after_a_cut_the_close_frame_stands_on_a_frame_boundary(sizes in prop::collection::vec(0usize..600, 1..20), take in 0usize..4_000, deflates: bool) {
+        fn after_a_cut_the_close_frame_stands_on_a_frame_boundary(sizes in prop::collection::vec(0usize..600, 1..20), take in 0usize..4_000, compression in any_compression()) {
             let chunks = chunks(&[(true, sizes.clone())]);
-            let all = wire(&chunks, deflates);
+            let all = wire(&chunks, compression);
             let mut ends = vec![0];
-            for event in sizes.iter().map(|&n| Event::new(&vec![b'e'; n]).compressible()) {
-                ends.push(ends[ends.len() - 1] + event.wire_len(deflates));
+            for at in 0..sizes.len() {
+                ends.push(ends[at] + batch(&sizes).event_len(at, compression));
             }
-            let mut writing = Writing::new(deflates);
+            let mut writing = Writing::new(compression);
             writing.chunks().extend(chunks);
             let written = writing.write(|slices| Ok(take.min(slices.iter().map(|s| s.len()).sum())), |_| ()).expect("no error");
             writing.cut();

@@ -1,21 +1,25 @@
-//! Which of the offered extensions is agreed on: permessage-deflate, without context takeover (RFC 7692 section 7.1).
+//! Which of the offered extensions is agreed on: permessage-deflate (RFC 7692 section 7.1).
 //!
-//! Without context takeover because a notification is compressed once for all clients, and because a client should cost
-//! no memory while it is idle. A client need not offer that: the answer may ask for it in both directions (sections
-//! 7.1.1.1 and 7.1.1.2).
+//! What the client compresses refers to nothing before it, for a client should cost no memory while it is idle. A client
+//! need not offer that: the answer may ask for it (section 7.1.1.2). What we compress is compressed once for all clients
+//! in any case; those that do not ask for messages that stand alone (section 7.1.1.1) get shorter ones.
 
 use http::header::{HeaderMap, SEC_WEBSOCKET_EXTENSIONS};
 
-const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+use crate::delivery::Compression;
 
-/// The answer to an offer with `server_max_window_bits`, which has to be repeated.
-const AGREED_WITH_WINDOW: &str =
-    "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15";
+/// What is agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    /// What the client can read.
+    pub compression: Compression,
+    /// The value of `Sec-WebSocket-Extensions` in the answer.
+    pub answer: &'static str,
+}
 
-/// The value of `Sec-WebSocket-Extensions` in the answer: to the first offer that can be taken, for the first is the one
-/// that the client likes best.
+/// Answers the first offer that can be taken, for the first is the one that the client likes best.
 #[must_use]
-pub fn agree(headers: &HeaderMap) -> Option<&'static str> {
+pub fn agree(headers: &HeaderMap) -> Option<Agreement> {
     headers
         .get_all(SEC_WEBSOCKET_EXTENSIONS)
         .iter()
@@ -26,13 +30,12 @@ pub fn agree(headers: &HeaderMap) -> Option<&'static str> {
 
 /// The answer to one offer; `None` where it has to be declined (section 7.1): a parameter that is unknown, given twice or
 /// has a value that is not allowed, or a window that is smaller than the one in which all is compressed.
-fn answer(offer: &str) -> Option<&'static str> {
+fn answer(offer: &str) -> Option<Agreement> {
     let mut parts = split(offer, ';');
     if parts.next()? != "permessage-deflate" {
         return None;
     }
     let mut seen = Vec::new();
-    let mut agreed = AGREED;
     for part in parts {
         let (name, value) = match part.split_once('=') {
             Some((name, value)) => (trim(name), Some(unquoted(trim(value)))),
@@ -46,11 +49,28 @@ fn answer(offer: &str) -> Option<&'static str> {
             ("server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits", None) => {}
             // What the client compresses in is its choice: what it may use is inflated in any case (section 7.1.2.2).
             ("client_max_window_bits", Some("8" | "9" | "10" | "11" | "12" | "13" | "14" | "15")) => {}
-            ("server_max_window_bits", Some("15")) => agreed = AGREED_WITH_WINDOW,
+            ("server_max_window_bits", Some("15")) => {}
             _ => return None,
         }
     }
-    Some(agreed)
+    // Both have to be repeated where they were offered.
+    let alone = seen.contains(&"server_no_context_takeover");
+    let window = seen.contains(&"server_max_window_bits");
+    Some(Agreement {
+        compression: if alone {
+            Compression::NoTakeover
+        } else {
+            Compression::Takeover
+        },
+        answer: match (alone, window) {
+            (false, false) => "permessage-deflate; client_no_context_takeover",
+            (false, true) => "permessage-deflate; client_no_context_takeover; server_max_window_bits=15",
+            (true, false) => "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+            (true, true) => {
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15"
+            }
+        },
+    })
 }
 
 /// The parts of a header's value, which stand in quotes where they hold the separator themselves.
@@ -81,39 +101,66 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(offers: &[&'static str], expect: Option<&str>) {
+    fn check(offers: &[&'static str], expect: Option<(Compression, &str)>) {
         let mut headers = HeaderMap::new();
         for offer in offers {
             headers.append(SEC_WEBSOCKET_EXTENSIONS, offer.parse().unwrap());
         }
-        assert_eq!(agree(&headers), expect, "{offers:?}");
+        let agreed = agree(&headers).map(|agreed| (agreed.compression, agreed.answer));
+        assert_eq!(agreed, expect, "{offers:?}");
     }
 
     #[test]
     fn what_can_be_taken_is_taken() {
+        let takeover = Some((Compression::Takeover, "permessage-deflate; client_no_context_takeover"));
         for offer in [
             "permessage-deflate",
             // Browsers, `ws` and Python's websockets.
             "permessage-deflate; client_max_window_bits",
             "permessage-deflate;client_max_window_bits=8",
             "permessage-deflate ; client_max_window_bits = \"15\"",
-            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits=15",
+            "permessage-deflate; client_no_context_takeover",
             "x-webkit-deflate-frame, permessage-deflate",
             "permessage-bzip2; x=\"a, permessage-deflate; b\", \tpermessage-deflate",
             // RFC 7692 section 7.1.3: a wish, and what will do.
             "permessage-deflate; server_max_window_bits=10, permessage-deflate",
             "permessage-deflate; unknown, permessage-deflate; client_max_window_bits",
         ] {
-            check(&[offer], Some(AGREED));
+            check(&[offer], takeover);
         }
-        check(&["x-other", "permessage-deflate"], Some(AGREED));
-        check(
-            &["permessage-deflate; server_max_window_bits=15"],
-            Some(AGREED_WITH_WINDOW),
-        );
+        check(&["x-other", "permessage-deflate"], takeover);
+        let takeover = Some((
+            Compression::Takeover,
+            "permessage-deflate; client_no_context_takeover; server_max_window_bits=15",
+        ));
+        check(&["permessage-deflate; server_max_window_bits=15"], takeover);
         check(
             &["permessage-deflate; server_max_window_bits=\"15\", permessage-deflate"],
-            Some(AGREED_WITH_WINDOW),
+            takeover,
+        );
+    }
+
+    #[test]
+    fn messages_stand_alone_where_the_client_asks_for_it() {
+        let alone = Some((
+            Compression::NoTakeover,
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        ));
+        for offer in [
+            "permessage-deflate; server_no_context_takeover",
+            // Go's gorilla/websocket.
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits=15",
+            "permessage-deflate; server_no_context_takeover, permessage-deflate",
+        ] {
+            check(&[offer], alone);
+        }
+        check(
+            &["permessage-deflate; server_no_context_takeover; server_max_window_bits=15"],
+            Some((
+                Compression::NoTakeover,
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15",
+            )),
         );
     }
 

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{answer, extension, handshake, post, proxied};
-use crate::delivery::Socket;
+use crate::delivery::{Compression, Socket};
 use crate::door::{Caller, Handshake, Pass, Place, Refusal, Refusals};
 use crate::session::{self, Services};
 use crate::tls::{Identity, TlsFiles};
@@ -352,13 +352,14 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Co
     } else {
         None
     };
+    let compression = extension.map_or(Compression::None, |agreed| agreed.compression);
     let services = shared.services.clone();
     let subprotocol = handshake::subprotocol(request.headers(), &services.door.policy().subprotocols);
     let upgrade = hyper::upgrade::on(request);
     let tasks = shared.tasks.clone();
     tasks.spawn(async move {
         match upgrade.await.map_err(io::Error::other).and_then(bare) {
-            Ok((socket, early)) => session::serve(socket, early, pass, extension.is_some(), services).await,
+            Ok((socket, early)) => session::serve(socket, early, pass, compression, services).await,
             Err(error) => debug!("upgrade: {error}"),
         }
         drop((open, place));
@@ -374,7 +375,7 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Co
         headers.insert(SEC_WEBSOCKET_PROTOCOL, agreed);
     }
     if let Some(agreed) = extension {
-        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed));
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed.answer));
     }
     response
 }

@@ -25,7 +25,8 @@ pub use reader::{Deflated, Inbound, Reader};
 use crate::clock::Clock;
 use crate::deflate;
 use crate::delivery::{
-    Answered, CloseReason, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, Socket, SubscriptionId, frame,
+    Answered, CloseReason, Compression, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, Socket,
+    SubscriptionId, frame,
 };
 use crate::door::{Door, Limit, Pass, Refusals, Reserved};
 use crate::jsonrpc::{
@@ -156,7 +157,7 @@ struct Session {
 }
 
 /// Serves a client until it is gone. `early` is what arrived behind the handshake, which agreed on compression or not.
-pub async fn serve(socket: Socket, early: Bytes, pass: Pass, deflates: bool, services: Arc<Services>) {
+pub async fn serve(socket: Socket, early: Bytes, pass: Pass, compression: Compression, services: Arc<Services>) {
     let lowat = services.settings.notsent_lowat;
     if lowat > 0
         && let Err(why) = socket.options().set_tcp_notsent_lowat(lowat)
@@ -165,11 +166,12 @@ pub async fn serve(socket: Socket, early: Bytes, pass: Pass, deflates: bool, ser
     }
     let pass = Arc::new(pass);
     let egress = pass.account().egress().clone();
-    let outbox = Outbox::new(socket, deflates, egress, services.outboxes.clone());
+    let outbox = Outbox::new(socket, compression, egress, services.outboxes.clone());
     let number = services.clients.add(outbox.clone(), pass.clone());
     services.metrics.clients.inc();
     services.metrics.connections.inc();
-    let mut reader = Reader::new(pass.terms().rights.plan.max_message_bytes, deflates);
+    let longest = pass.terms().rights.plan.max_message_bytes;
+    let mut reader = Reader::new(longest, compression != Compression::None);
     reader.buffer().extend_from_slice(&early);
     // Even an empty rest keeps the handshake's whole read buffer alive.
     drop(early);

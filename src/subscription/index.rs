@@ -188,12 +188,7 @@ impl Filter for LogFilter {
 impl<S> Index<LogFilter, S> {
     /// For each filter that wants any of these logs of block `number`: the positions of those logs, ascending, and the
     /// filter's subscribers.
-    pub fn for_each_match(
-        &self,
-        logs: &[Log],
-        number: u64,
-        mut each: impl FnMut(&[u32], &mut dyn Iterator<Item = &S>),
-    ) {
+    pub fn for_each_match(&self, logs: &[Log], number: u64, mut each: impl FnMut(&[u32], &Slab<S>)) {
         if self.is_empty() {
             return;
         }
@@ -216,7 +211,7 @@ impl<S> Index<LogFilter, S> {
             }
         }
         for (entry, positions) in hits {
-            each(&positions, &mut self.entry(entry).1);
+            each(&positions, &self.entries[entry].subscribers);
         }
     }
 }
@@ -288,7 +283,7 @@ mod tests {
             prop_assert_eq!(index.len(), alive.len());
             let mut found: Vec<(usize, Vec<u32>)> = Vec::new();
             index.for_each_match(&block.logs, 7, |positions, subscribers| {
-                found.extend(subscribers.map(|&i| (i, positions.to_vec())));
+                found.extend(subscribers.iter().map(|(_, &i)| (i, positions.to_vec())));
             });
             found.sort();
             let mut expected: Vec<(usize, Vec<u32>)> = alive

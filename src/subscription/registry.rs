@@ -21,7 +21,7 @@ use super::{Index, Line, LogFilter, Slot, Topic, TransactionFilter};
 use crate::backplane::{ChainEvent, Gossip, TransactionForm, Wanted};
 use crate::chain::{BlockLogs, BlockTransactions, Cursor, History, Log, Loss, Page, Transaction};
 use crate::clock::Clock;
-use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Phase, Recipient, SubscriptionId};
+use crate::delivery::{Batch, CloseReason, Compression, Event, Kind, Millis, Outbox, Phase, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
 /// A subscription as its owner, the session, holds it.
@@ -551,7 +551,8 @@ impl Tables {
         let mut encoded: Vec<Option<Event>> = vec![None; block.logs.len()];
         self.logs
             .for_each_match(&block.logs, block.block.number, |positions, subscribers| {
-                let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
+                let subscribers = || subscribers.iter().map(|(_, subscriber)| subscriber);
+                let mut wanting = subscribers().filter(|subscriber| wants(subscriber)).peekable();
                 if wanting.peek().is_none() {
                     return;
                 }
@@ -563,7 +564,12 @@ impl Tables {
                             .clone()
                     })
                     .collect();
-                send(wanting, &Batch::new(Kind::Logs, events, block.seen), due, now);
+                let batch = if self.compresses && positions.len() > 1 && share_a_series(subscribers()) {
+                    Batch::in_series(Kind::Logs, events, block.seen)
+                } else {
+                    Batch::new(Kind::Logs, events, block.seen)
+                };
+                send(wanting, &batch, due, now);
             });
     }
 
@@ -664,13 +670,24 @@ fn is_answered(subscriber: &&Subscriber) -> bool {
     subscriber.recipient.is_answered()
 }
 
+/// Subscribers that make it worth compressing the events of one filter for them alone, some 15 µs an event, where an event
+/// that is compressed alone costs that once whatever the number of filters. With 32, fan-out costs at most twice what it
+/// costs uncompressed, and that where every event is in dozens of batches: of a thousand clients with a hundred logs a
+/// block, 8 to a filter cost 2.1 µs a delivery, 16 cost 1.1, 32 cost 0.66, a thousand 0.17; compressed alone 0.37, not
+/// compressed 0.32. The series saves 360 bytes of 750 over the events alone.
+const SHARED_BY: usize = 32;
+
+fn share_a_series<'a>(subscribers: impl Iterator<Item = &'a Subscriber>) -> bool {
+    let reading = subscribers.filter(|subscriber| subscriber.outbox.compression() == Compression::Takeover);
+    reading.take(SHARED_BY).count() == SHARED_BY
+}
+
 fn send<'a>(subscribers: impl Iterator<Item = &'a Subscriber>, batch: &Arc<Batch>, due: &mut Due, now: Millis) {
     for subscriber in subscribers {
         if subscriber.outbox.push_events(&subscriber.recipient, batch, now) {
-            let outboxes = if subscriber.outbox.deflates() {
-                &mut due.deflating
-            } else {
-                &mut due.outboxes
+            let outboxes = match subscriber.outbox.compression() {
+                Compression::None => &mut due.outboxes,
+                Compression::NoTakeover | Compression::Takeover => &mut due.deflating,
             };
             outboxes.push(subscriber.outbox.clone());
             due.heaviest = due.heaviest.max(batch.wire_len);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use headwater::config::typed::Compression;
 use headwater::devnet::{Config, Devnet};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -67,6 +68,36 @@ async fn a_sound_server_passes_also_through_reorgs() {
     assert_eq!(report["subscriptions"].as_array().map(Vec::len), Some(2));
     assert!(report["deliveries"].as_u64() > Some(7), "{report}");
     assert!(report["server"].is_null() && report["bytes"].as_u64() > Some(1000));
+}
+
+/// The same events in fewer bytes, and an endpoint that declines is no measurement of compression.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_compressed_is_read_and_what_is_not_is_refused() {
+    let config = Config {
+        block_time: Some(Duration::from_millis(50)),
+        ..Config::manual()
+    };
+    let node = Devnet::start(config).await.unwrap();
+    let proxy = Proxy::start(&[node.ws_url()], |config| {
+        config.delivery.compression = Compression::On;
+    })
+    .await;
+    proxy.ready().await;
+    let url = format!("ws://{}", proxy.address);
+    let args = "--clients=20 --kind=newHeads,logs --duration=1s --json";
+    let (plain, shorter) = (
+        bench(&url, args).await,
+        bench(&url, &format!("{args} --compress")).await,
+    );
+    let [plain, shorter] = [plain, shorter].map(|output| {
+        assert!(output.status.success(), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["bytes"].as_f64().unwrap() / report["deliveries"].as_f64().unwrap()
+    });
+    assert!(shorter < 0.6 * plain, "{shorter} of {plain} bytes");
+
+    let declined = bench(&node.ws_url(), "--clients=2 --duration=1s --compress").await;
+    failed(&declined, "declined to compress");
 }
 
 #[track_caller]

@@ -1,13 +1,21 @@
 //! permessage-deflate (RFC 7692): who gets it, that it says the same, and what may come in compressed.
 
+use std::sync::Arc;
+
 use headwater::config::typed::{self, Compression};
 use headwater::deflate;
+use headwater::devnet::{self, Block, Devnet};
 use serde_json::{Value, json};
 
 use crate::harness::{Event, Rig, adopted, eventually, reorged};
-use crate::wire::{BINARY, CHAIN_ID, CHAIN_ID_ANSWER, DEFLATED, END, MORE, PING, TEXT, UPGRADE, Wire, frame};
+use crate::wire::{
+    BINARY, CHAIN_ID, CHAIN_ID_ANSWER, CLOSE, DEFLATED, END, MORE, PING, PONG, TEXT, UPGRADE, Wire, frame,
+};
 
-const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+const AGREED: &str = "permessage-deflate; client_no_context_takeover";
+
+/// So many of one filter, and its logs refer to each other.
+const MANY: usize = 32;
 
 async fn rig() -> Rig {
     rig_with(|_| {}).await
@@ -41,6 +49,10 @@ async fn compression_is_for_those_who_offer_it_where_it_is_on() {
             Some("permessage-deflate; server_max_window_bits=9, permessage-deflate"),
             Some(AGREED),
         ),
+        (
+            Some("permessage-deflate; server_no_context_takeover"),
+            Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
+        ),
         (Some("permessage-bzip2"), None),
     ] {
         let offer = offer.map_or(String::new(), |offer| format!("\r\nSec-WebSocket-Extensions: {offer}"));
@@ -60,35 +72,187 @@ async fn subscribe(wire: &mut Wire, params: Value) {
     assert!(wire.text().await.contains("result"));
 }
 
+/// With 300 logs in a block, of which some 40 kB are left.
+async fn busy_rig(edit: impl FnOnce(&mut typed::Config)) -> Rig {
+    let node = devnet::Config {
+        logs_per_transaction: 100,
+        ..devnet::Config::manual()
+    };
+    let node = Devnet::start(node).await.unwrap();
+    Rig::before(node, |config| {
+        config.delivery.compression = Compression::On;
+        edit(config);
+    })
+    .await
+}
+
+/// What all logs of these blocks are told as.
+fn logs(blocks: &[Arc<Block>]) -> Vec<String> {
+    let mut lines = adopted(blocks);
+    lines.retain(|line| line.starts_with("log"));
+    lines
+}
+
+/// The result of a call.
+async fn call(wire: &mut Wire, method: &str, params: Value) -> Value {
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    wire.send(TEXT, call.to_string()).await;
+    let answer: Value = serde_json::from_str(&wire.text().await).unwrap();
+    answer["result"].clone()
+}
+
+/// Three clients that keep no context, and as many that do as make a series worth it or one too few. All are told the
+/// same, and the longer ones share, the less that takes.
 #[tokio::test]
 async fn a_compressed_client_is_told_what_a_plain_one_is() {
-    let rig = rig().await;
-    let mut plain = rig.watcher().await;
-    let mut clients = Vec::new();
-    for _ in 0..3 {
-        let mut wire = Wire::deflating(rig.address).await;
-        subscribe(&mut wire, json!(["newHeads"])).await;
-        subscribe(&mut wire, json!(["logs", {}])).await;
-        clients.push(wire);
-    }
-    let mut story = adopted(&rig.control.mine_many(3));
-    let mut told = plain.events(story.len()).await;
-    let reorg = reorged(&rig.control.reorg(2, 3).unwrap());
-    told.extend(plain.events(reorg.len()).await);
-    story.extend(reorg);
-    assert_eq!(told.iter().map(Event::line).collect::<Vec<_>>(), story);
-    for wire in &mut clients {
-        for event in &told {
-            let (text, deflated) = wire.inflated().await;
-            assert!(deflated, "{text}");
-            assert_eq!(Event::parse(&text).payload, event.payload);
+    let mut shares = Vec::new();
+    for many in [MANY - 1, MANY] {
+        let rig = rig().await;
+        let mut plain = rig.watcher().await;
+        let (mut keeping, mut forgetting) = (Vec::new(), Vec::new());
+        for _ in 0..many {
+            keeping.push(Wire::deflating(rig.address).await);
         }
-        wire.works().await;
+        for _ in 0..3 {
+            forgetting.push(Wire::deflating_alone(rig.address).await);
+        }
+        for wire in keeping.iter_mut().chain(&mut forgetting) {
+            subscribe(wire, json!(["newHeads"])).await;
+            subscribe(wire, json!(["logs", {}])).await;
+            wire.received = 0;
+        }
+        let mut story = adopted(&rig.control.mine_many(3));
+        let mut told = plain.events(story.len()).await;
+        let reorg = reorged(&rig.control.reorg(2, 3).unwrap());
+        told.extend(plain.events(reorg.len()).await);
+        story.extend(reorg);
+        assert_eq!(told.iter().map(Event::line).collect::<Vec<_>>(), story);
+        for wire in keeping.iter_mut().chain(&mut forgetting) {
+            for event in &told {
+                let (text, deflated) = wire.inflated().await;
+                assert!(deflated, "{text}");
+                assert_eq!(Event::parse(&text).payload, event.payload);
+            }
+        }
+        let plain: usize = told.iter().map(|event| event.payload.len() + 118).sum();
+        let share = |wire: &Wire| 1.0 - wire.received as f64 / plain as f64;
+        let saved: f64 = keeping.iter().chain(&forgetting).map(share).sum();
+        let counted = rig.metric("headwater_saved_bytes_total").await / plain as f64;
+        assert!((saved - counted).abs() < 0.05 * saved, "{saved} {counted}");
+        shares.push((share(&keeping[0]), share(&forgetting[0])));
+        for wire in keeping.iter_mut().chain(&mut forgetting) {
+            wire.works().await;
+        }
+        rig.nothing_else(&mut rig.watcher().await).await;
     }
-    let saved = rig.metric("headwater_saved_bytes_total").await;
-    let plain: usize = told.iter().map(|event| event.payload.len() + 120).sum();
-    assert!(saved > 0.3 * 3.0 * plain as f64, "{saved} of {plain} for each of three");
-    rig.nothing_else(&mut rig.watcher().await).await;
+    let [(few, alone), (many, still_alone)] = shares[..] else {
+        panic!("two rounds")
+    };
+    assert!(
+        few > 0.3 && (few - alone).abs() < 0.01 && (alone - still_alone).abs() < 0.01 && many > few + 0.15,
+        "{shares:?}"
+    );
+}
+
+/// With answers, compressed ones too, and pings in between.
+#[tokio::test]
+async fn nothing_is_read_of_a_subscription_that_was_ended_amid_a_burst() {
+    let rig = busy_rig(|_| {}).await;
+    let mut others = Vec::new();
+    for _ in 1..MANY {
+        let mut wire = Wire::deflating(rig.address).await;
+        subscribe(&mut wire, json!(["logs", {}])).await;
+        others.push(wire);
+    }
+    let mut other = others.swap_remove(0);
+    // Far more than the kernel takes before a client that does not read.
+    let mut wire = Wire::deflating_with(rig.address, Some(16 << 10)).await;
+    let ended = call(&mut wire, "eth_subscribe", json!(["logs", {}])).await;
+    let stays = call(&mut wire, "eth_subscribe", json!(["logs", {}])).await;
+    let story = logs(&rig.control.mine_many(15));
+    for line in &story {
+        assert_eq!(Event::parse(&other.inflated().await.0).line(), *line);
+    }
+    let unsubscribe = json!({"jsonrpc": "2.0", "id": "end", "method": "eth_unsubscribe", "params": [ended]});
+    let long = format!(
+        r#"{{"jsonrpc":"2.0","id":"{}","method":"eth_chainId"}}"#,
+        "long".repeat(1000)
+    );
+    wire.send(PING, "between").await;
+    wire.send(TEXT, &long).await;
+    wire.send(TEXT, unsubscribe.to_string()).await;
+    let (mut told, mut of_ended, mut is_over, mut pongs, mut answers) = (Vec::new(), 0, false, 0, 0);
+    while told.len() < story.len() || !is_over {
+        let (first, payload) = wire.frame().await;
+        if first == PONG {
+            pongs += 1;
+            continue;
+        }
+        let (text, deflated) = wire.message(first, payload);
+        if text.contains("longlong") {
+            assert!(deflated);
+            answers += 1;
+        } else if text.contains(r#""id":"end""#) {
+            assert!(text.contains("true"), "{text}");
+            is_over = true;
+        } else {
+            let event = Event::parse(&text);
+            if event.subscription == ended.as_str().unwrap() {
+                assert!(!is_over, "nothing follows the answer");
+                of_ended += 1;
+            } else {
+                assert_eq!(event.subscription, stays.as_str().unwrap());
+                told.push(event.line());
+            }
+        }
+    }
+    assert!(told == story, "of {} logs it was told {}", story.len(), told.len());
+    assert_eq!((pongs, answers), (1, 1));
+    assert!((1..story.len()).contains(&of_ended), "{of_ended}: amid the burst");
+    wire.works().await;
+}
+
+/// One that does not read is closed with a frame begun and its batch unfinished; it can read all that it has, and the
+/// others notice nothing.
+#[tokio::test]
+async fn a_client_is_cut_amid_a_batch() {
+    let rig = busy_rig(|config| config.delivery.max_queue_bytes = bytesize::ByteSize::mib(1)).await;
+    let mut wires = Vec::new();
+    for _ in 0..MANY + 2 {
+        let mut wire = Wire::deflating_with(rig.address, Some(16 << 10)).await;
+        subscribe(&mut wire, json!(["logs", {}])).await;
+        wires.push(wire);
+    }
+    let mut stalled = wires.swap_remove(0);
+    wires.swap_remove(0).cut();
+    let mut other = wires.swap_remove(0);
+    for mut wire in wires {
+        tokio::spawn(async move { wire.until_the_end().await });
+    }
+    let mut story = Vec::new();
+    for _ in 0..12 {
+        let lines = logs(&[rig.control.mine()]);
+        for line in &lines {
+            assert_eq!(Event::parse(&other.inflated().await.0).line(), *line);
+        }
+        story.extend(lines);
+    }
+    let mut told = Vec::new();
+    loop {
+        let (first, payload) = stalled.frame().await;
+        if first == CLOSE {
+            assert_eq!(payload[..2], 1013_u16.to_be_bytes());
+            break;
+        }
+        told.push(Event::parse(&stalled.message(first, payload).0).line());
+    }
+    assert!(told.len() < story.len() && told.len() % 300 != 0, "{}", told.len());
+    assert!(told == story[..told.len()], "{}", told.len());
+    drop(stalled);
+    eventually("it is counted", async || {
+        rig.metric(r#"headwater_closes_total{reason="slow_consumer"}"#).await >= 1.0
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -128,8 +128,8 @@ async fn a_crowd_is_shown_out_one_after_the_other_and_served_until_then() {
         let (told, code, _) = client.closed().await;
         assert_eq!(code, 1012);
         let told: Vec<String> = told.iter().map(|text| Event::parse(text).line()).collect();
-        // All of the block, or nothing where it had left by then.
-        assert!(told.is_empty() || told == story, "{told:?}");
+        // The block, as far as it was told before it was asked to leave.
+        assert!(story.starts_with(&told), "{told:?}");
         served += usize::from(!told.is_empty());
     }
     assert!(served > 0, "somebody was still there");

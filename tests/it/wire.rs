@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use headwater::deflate;
+use headwater::deflate::{self, Inflater};
+use headwater::delivery::Compression;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -109,8 +110,11 @@ pub fn close(code: u16, reason: impl AsRef<[u8]>) -> Vec<u8> {
 /// A client that writes whatever it is told to, and takes nothing but RFC 6455 from the app.
 pub struct Wire {
     socket: TcpStream,
-    /// Compression was agreed on.
-    deflates: bool,
+    /// What was agreed on.
+    compression: Compression,
+    inflater: Inflater,
+    /// Bytes of the frames' payloads that were read.
+    pub received: usize,
 }
 
 impl Wire {
@@ -120,13 +124,7 @@ impl Wire {
 
     /// With bytes in the same write behind the handshake, or with a small receive buffer.
     pub async fn open_with(address: SocketAddr, behind: &[u8], receive_buffer: Option<u32>) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        if let Some(bytes) = receive_buffer {
-            socket.set_recv_buffer_size(bytes).unwrap();
-        }
-        let stream = within("connect", socket.connect(address)).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let mut wire = Self::over(stream);
+        let mut wire = Self::connect_with(address, receive_buffer).await;
         let reply = wire.handshake(UPGRADE, behind).await;
         assert_eq!(reply.status, 101, "{}", reply.head);
         wire
@@ -134,12 +132,35 @@ impl Wire {
 
     /// With compression, as browsers offer it.
     pub async fn deflating(address: SocketAddr) -> Self {
-        let mut wire = Self::connect(address).await;
-        let head = format!("{UPGRADE}\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits");
-        let reply = wire.handshake(&head, b"").await;
-        assert!(reply.header("sec-websocket-extensions").is_some(), "{}", reply.head);
-        wire.deflates = true;
+        Self::deflating_with(address, None).await
+    }
+
+    /// As browsers, with a small receive buffer.
+    pub async fn deflating_with(address: SocketAddr, receive_buffer: Option<u32>) -> Self {
+        let mut wire = Self::connect_with(address, receive_buffer).await;
+        wire.offer("permessage-deflate; client_max_window_bits", Compression::Takeover)
+            .await;
         wire
+    }
+
+    /// With compression, as those offer it that keep no context.
+    pub async fn deflating_alone(address: SocketAddr) -> Self {
+        let mut wire = Self::connect(address).await;
+        let offer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        wire.offer(offer, Compression::NoTakeover).await;
+        wire
+    }
+
+    async fn offer(&mut self, offer: &str, compression: Compression) {
+        let head = format!("{UPGRADE}\r\nSec-WebSocket-Extensions: {offer}");
+        let reply = self.handshake(&head, b"").await;
+        let agreed = reply.header("sec-websocket-extensions").expect("it is on");
+        assert_eq!(
+            agreed.contains("server_no_context_takeover"),
+            compression == Compression::NoTakeover,
+            "{agreed}"
+        );
+        self.compression = compression;
     }
 
     /// Only the TCP connection.
@@ -147,11 +168,23 @@ impl Wire {
         Self::over(within("connect", TcpStream::connect(address)).await.unwrap())
     }
 
+    async fn connect_with(address: SocketAddr, receive_buffer: Option<u32>) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        if let Some(bytes) = receive_buffer {
+            socket.set_recv_buffer_size(bytes).unwrap();
+        }
+        let stream = within("connect", socket.connect(address)).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
     /// Over a connection that is there already.
     pub fn over(socket: TcpStream) -> Self {
         Self {
             socket,
-            deflates: false,
+            compression: Compression::None,
+            inflater: Inflater::default(),
+            received: 0,
         }
     }
 
@@ -205,7 +238,7 @@ impl Wire {
         let len = self.socket.read_u8().await?;
         assert_eq!(first & 0x30, 0, "reserved bits");
         assert!(
-            first & 0x40 == 0 || self.deflates && first & 0x0f == 1,
+            first & 0x40 == 0 || self.compression != Compression::None && first & 0x0f == 1,
             "compressed: {first:#x}"
         );
         assert!(matches!(first & 0x0f, 0 | 1 | 8 | 9 | 10), "opcode of {first:#x}");
@@ -221,19 +254,31 @@ impl Wire {
         );
         let mut payload = vec![0; len];
         self.socket.read_exact(&mut payload).await?;
+        self.received += len;
         Ok((first, payload))
     }
 
     /// The next message, of one frame, and whether it was compressed.
     pub async fn inflated(&mut self) -> (String, bool) {
-        let (first, mut payload) = self.frame().await;
+        let (first, payload) = self.frame().await;
+        self.message(first, payload)
+    }
+
+    /// What a frame says that is a whole message, and whether it was compressed.
+    pub fn message(&mut self, first: u8, payload: Vec<u8>) -> (String, bool) {
         let deflated = first == DEFLATED;
-        if deflated {
-            payload = deflate::inflate(&payload, 16 << 20, || Ok::<(), ()>(())).unwrap();
-        } else {
-            assert_eq!(first, TEXT, "{}", String::from_utf8_lossy(&payload));
-        }
-        (String::from_utf8(payload).unwrap(), deflated)
+        assert!(deflated || first == TEXT, "{}", String::from_utf8_lossy(&payload));
+        let text = match self.compression {
+            _ if !deflated => payload,
+            Compression::Takeover => {
+                let mut text = Vec::new();
+                self.inflater.inflate(&payload, &mut text).unwrap();
+                text
+            }
+            // It must not refer to anything before it.
+            _ => deflate::inflate(&payload, 16 << 20, || Ok::<(), ()>(())).unwrap(),
+        };
+        (String::from_utf8(text).unwrap(), deflated)
     }
 
     /// The next message, of one frame.

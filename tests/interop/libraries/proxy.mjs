@@ -81,12 +81,14 @@ export const extras = {
 
   /**
    * delivery.compression: `ws` (zlib) and web3.py (websockets, zlib too) agree on permessage-deflate and are told what a
-   * client is told that did not offer it. `ws` compresses all that it sends, web3.py too.
+   * client is told that did not offer it. `ws` compresses all that it sends, web3.py too. There are enough of them for
+   * logs that refer to those before them, and one keeps no context.
    */
   async compression(t) {
     if (t.direct) return t.skip();
     const proxy = await startProxy(t.chain.ws, 0, { HEADWATER_DELIVERY_COMPRESSION: "on" });
-    const offers = [false, true, { threshold: 0 }, { threshold: 0, serverNoContextTakeover: true, clientMaxWindowBits: 9 }];
+    const alone = { threshold: 0, serverNoContextTakeover: true, clientMaxWindowBits: 9 };
+    const offers = [false, alone, { threshold: 0 }, ...Array(32).fill(true)];
     const clients = [];
     let python;
     try {
@@ -99,6 +101,8 @@ export const extras = {
       for (const perMessageDeflate of offers) {
         const client = await RawClient.open(proxy.ws, { perMessageDeflate });
         same("what was agreed on", Boolean(client.socket.extensions), Boolean(perMessageDeflate));
+        const agreed = client.socket._extensions["permessage-deflate"]?.params;
+        same("whether it forgets", Boolean(agreed?.server_no_context_takeover), perMessageDeflate === alone);
         client.events = [];
         await client.subscribe(["newHeads"], (head) => client.events.push(JSON.stringify(head)));
         await client.subscribe(["logs", { address: t.chain.contract }], (log) => client.events.push(JSON.stringify(log)));
@@ -115,15 +119,19 @@ export const extras = {
       for (const client of deflated) same("what it was told", client.events, plain.events);
       same("web3.py's heads", told.heads, story.heads);
       same("web3.py's logs", told.logs, story.logs.contract.map(plainLog));
+      const read = clients.slice(0, 4).map(({ socket }) => socket._socket.bytesRead);
+      t.note(`bytes of events: ${read[0]} plain, ${read[1]} each alone, ${read.slice(2).join(", ")} referring to those before`);
+      same("fewer bytes", Math.max(...read.slice(2)) < read[1] && read[1] < 0.7 * read[0], true);
 
       // Long ones: an answer of some hundred kilobytes, and a request of as many.
       const range = [{ fromBlock: "0x0", toBlock: "latest", address: [t.chain.contract, ...Array(5_000).fill(t.chain.contract)] }];
       const answer = await plain.call("eth_getLogs", range);
       same("a long answer", JSON.stringify(answer).length > 50_000, true);
-      for (const client of deflated) same("a long answer", await client.call("eth_getLogs", range), answer);
+      const few = deflated.slice(0, 3);
+      for (const client of few) same("a long answer", await client.call("eth_getLogs", range), answer);
       same("web3.py's long answer", (await python.call("eth_getLogs", range)).result, answer);
 
-      const received = clients.map(({ socket }) => socket._socket.bytesRead);
+      const received = [plain, ...few].map(({ socket }) => socket._socket.bytesRead);
       t.note(`bytes received: ${received[0]} plain, ${received.slice(1).join(", ")} compressed`);
       same("fewer bytes", Math.max(...received.slice(1)) < 0.6 * received[0], true);
     } finally {
