@@ -113,7 +113,7 @@ async fn a_client_that_reads_slowly_but_reads_gets_everything_before_the_close_f
 /// All at once would come back at once. Whoever is asked later is served until then.
 #[tokio::test]
 async fn a_crowd_is_shown_out_one_after_the_other_and_served_until_then() {
-    const CLIENTS: usize = 120;
+    const CLIENTS: usize = 300;
     let rig = Rig::start().await;
     let mut crowd = Vec::new();
     for _ in 0..CLIENTS {
