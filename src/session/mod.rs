@@ -483,15 +483,15 @@ impl Session {
         can_wait: bool,
         releases: &mut Vec<Arc<Recipient>>,
     ) -> Result<Local, ErrorObjectOwned> {
-        let (topic, mut start) = Topic::parse(namespace, request)?;
+        let mut topic = Topic::parse(namespace, request)?;
         let terms = self.pass.account().terms();
         if !terms.rights.methods.allow(&request.method) || !terms.rights.kinds.allow(topic.kind()) {
             self.services.count_refusal("kind");
             return Err(no_such_kind(namespace, topic.kind().label()));
         }
         let services = self.services.clone();
-        if start == Start::Live {
-            start = services.replays.start_of(&topic);
+        if let Topic::Chain(stream, start @ Start::Live) = &mut topic {
+            *start = services.replays.start_of(stream);
         }
         let max = terms.rights.plan.max_subscriptions;
         if self.subscriptions.len() >= max {
@@ -518,16 +518,16 @@ impl Session {
             error(LIMIT_EXCEEDED, message)
         })?;
         let settled = self.settled(&topic);
-        let (subscription, finding) = match start {
+        let (subscription, finding) = match topic {
             // Before the first block nobody can say where "now" is, so what is answered then could have a gap.
-            Start::Live if !topic.can_resume() || services.registry.has_begun() => {
-                (services.registry.subscribe(topic, &self.outbox), None)
+            Topic::Chain(stream, start) if start != Start::Live || !services.registry.has_begun() => {
+                if !can_wait {
+                    services.count_refusal("in_flight");
+                    return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
+                }
+                services.replays.subscribe(stream, start, &self.outbox)?
             }
-            _ if !can_wait => {
-                services.count_refusal("in_flight");
-                return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
-            }
-            _ => services.replays.subscribe(topic, start, &self.outbox)?,
+            topic => (services.registry.subscribe(topic, &self.outbox), None),
         };
         let recipient = subscription.recipient.clone();
         self.subscriptions.push((subscription, reserved));

@@ -11,10 +11,8 @@ use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, METHOD_NOT_FOUND, Request
 /// A subscription that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topic {
-    /// `newHeads`.
-    Heads,
-    /// `logs`.
-    Logs(LogFilter),
+    /// What the chain itself does, and where it begins.
+    Chain(Stream, Start),
     /// `newPendingTransactions`, and what Alchemy and Nodit call it where it can be filtered.
     Pending(TransactionFilter),
     /// `syncing`.
@@ -23,17 +21,33 @@ pub enum Topic {
     Mined(TransactionFilter),
 }
 
-impl Topic {
-    /// Whether it is about blocks, and can begin where the client left off.
-    #[must_use]
-    pub fn can_resume(&self) -> bool {
-        matches!(self, Self::Heads | Self::Logs(_))
-    }
+/// What the chain does: nothing of it may be missing, and it can begin where a client left off (E9).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// `newHeads`.
+    Heads,
+    /// `logs`.
+    Logs(LogFilter),
+}
 
+impl Stream {
+    /// What its events are.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Heads => Kind::Heads,
+            Self::Logs(_) => Kind::Logs,
+        }
+    }
+}
+
+impl Topic {
     /// What it adds to the index: addresses times topics of its filter, each at least one; nothing where it is no filter.
     #[must_use]
     pub fn index_entries(&self) -> usize {
-        let Self::Logs(filter) = self else { return 0 };
+        let Self::Chain(Stream::Logs(filter), _) = self else {
+            return 0;
+        };
         let topics: usize = (0..4).map(|position| filter.topics_at(position).len()).sum();
         filter.addresses().len().max(1) * topics.max(1)
     }
@@ -42,21 +56,20 @@ impl Topic {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Heads => Kind::Heads,
-            Self::Logs(_) => Kind::Logs,
+            Self::Chain(stream, _) => stream.kind(),
             Self::Pending(_) => Kind::Pending,
             Self::Syncing => Kind::Syncing,
             Self::Mined(_) => Kind::Mined,
         }
     }
 
-    /// Reads the parameters of `<namespace>_subscribe`, and where the subscription begins: options of our own behind what a
-    /// node takes (E9).
+    /// Reads the parameters of `<namespace>_subscribe`; where a stream of the chain begins is in options of our own behind
+    /// what a node takes (E9).
     ///
     /// # Errors
     /// geth's errors, word by word. Two inputs that geth refuses are accepted, for no library depends on the error and
     /// reth and anvil accept them: `logs` without a filter, and the name `pendingTransactions`.
-    pub fn parse(namespace: &str, request: &Request<'_>) -> Result<(Self, Start), ErrorObjectOwned> {
+    pub fn parse(namespace: &str, request: &Request<'_>) -> Result<Self, ErrorObjectOwned> {
         if request.params.is_none() {
             return Err(error(INVALID_PARAMS, "non-array args"));
         }
@@ -89,14 +102,13 @@ impl Topic {
                 None => at_most(place).map(|()| Start::Live),
             }
         };
-        let live = |topic| (topic, Start::Live);
         match kind.as_str() {
-            "newHeads" => start(1).map(|start| (Self::Heads, start)),
-            "syncing" => at_most(1).map(|()| live(Self::Syncing)),
+            "newHeads" => start(1).map(|start| Self::Chain(Stream::Heads, start)),
+            "syncing" => at_most(1).map(|()| Self::Syncing),
             "logs" => {
                 let start = start(2)?;
                 let filter = LogFilter::parse(&argument()?)?;
-                Ok((Self::Logs(filter), start))
+                Ok(Self::Chain(Stream::Logs(filter), start))
             }
             "newPendingTransactions" | "pendingTransactions" => {
                 at_most(2)?;
@@ -114,19 +126,19 @@ impl Topic {
                         return Err(error(INVALID_PARAMS, why));
                     }
                 };
-                Ok(live(Self::Pending(filter)))
+                Ok(Self::Pending(filter))
             }
             "alchemy_pendingTransactions" | "nodit_pendingTransactions" => {
                 at_most(2)?;
                 let filter = TransactionFilter::pending(&argument()?, TransactionForm::Full)?;
-                Ok(live(Self::Pending(filter)))
+                Ok(Self::Pending(filter))
             }
             "alchemy_minedTransactions" | "nodit_minedTransactions" => {
                 at_most(2)?;
-                Ok(live(Self::Mined(TransactionFilter::mined(&argument()?)?)))
+                Ok(Self::Mined(TransactionFilter::mined(&argument()?)?))
             }
             "alchemy_newFullPendingTransactions" => {
-                at_most(1).map(|()| live(Self::Pending(TransactionFilter::all(TransactionForm::Full))))
+                at_most(1).map(|()| Self::Pending(TransactionFilter::all(TransactionForm::Full)))
             }
             _ => Err(unknown()),
         }
@@ -153,12 +165,7 @@ mod tests {
             panic!("{text}")
         };
         let namespace = method.split_once('_').expect("namespace").0;
-        Topic::parse(namespace, &request)
-            .map(|(topic, start)| {
-                assert_eq!(start, Start::Live);
-                topic
-            })
-            .map_err(|error| format!("{} {}", error.code(), error.message()))
+        Topic::parse(namespace, &request).map_err(|error| format!("{} {}", error.code(), error.message()))
     }
 
     #[test]
@@ -183,7 +190,7 @@ mod tests {
             other,
             Err(r#"-32601 no "peerEvents" subscription in admin namespace"#.into())
         );
-        assert_eq!(eth(r#"["newHeads"]"#), Ok(Topic::Heads));
+        assert_eq!(eth(r#"["newHeads"]"#), Ok(Topic::Chain(Stream::Heads, Start::Live)));
         for params in [
             r#"["newHeads",{}]"#,
             r#"["newHeads",true]"#,
@@ -224,7 +231,10 @@ mod tests {
             );
         }
         for params in [r#"["logs"]"#, r#"["logs",null]"#, r#"["logs",{}]"#] {
-            assert_eq!(eth(params), Ok(Topic::Logs(LogFilter::default())));
+            assert_eq!(
+                eth(params),
+                Ok(Topic::Chain(Stream::Logs(LogFilter::default()), Start::Live))
+            );
         }
         for unreadable in [
             "1e999".to_owned(),

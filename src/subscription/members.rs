@@ -11,7 +11,7 @@ use crate::chain::{BlockRef, Cursor, History, Log, Needs, Next, Page, Undo};
 use crate::delivery::{Batch, Event, Kind, Millis, Phase, SubscriptionId};
 
 use super::registry::Subscriber;
-use super::{InBloom, LogFilter, Topic};
+use super::{InBloom, LogFilter, Stream};
 
 /// What a turn may cost, in words and logs looked at, some tens of nanoseconds each: the registry's lock is held for a
 /// fraction of a millisecond, and for one round of a client's streams at least.
@@ -84,16 +84,16 @@ pub struct Lost {
 }
 
 /// A stream that has been told everything: what it wants, who wants it, and the first block that it was told.
-pub(super) type Level = (Topic, Subscriber, u64);
+pub(super) type Level = (Stream, Subscriber, u64);
 
 impl Members {
-    pub fn add(&mut self, topic: Topic, cursor: Option<Cursor>, subscriber: Subscriber) {
-        let wants = match topic {
-            Topic::Logs(filter) => {
+    pub fn add(&mut self, stream: Stream, cursor: Option<Cursor>, subscriber: Subscriber) {
+        let wants = match stream {
+            Stream::Logs(filter) => {
                 let bloom = Arc::new(filter.in_bloom());
                 Wants::Logs(filter, bloom)
             }
-            _ => Wants::Heads,
+            Stream::Heads => Wants::Heads,
         };
         self.all.push(Member {
             wants,
@@ -232,12 +232,12 @@ impl Members {
 
     fn join(&mut self, i: usize) -> Level {
         let member = self.all.swap_remove(i);
-        let topic = match member.wants {
-            Wants::Heads => Topic::Heads,
-            Wants::Logs(filter, _) => Topic::Logs(filter),
+        let stream = match member.wants {
+            Wants::Heads => Stream::Heads,
+            Wants::Logs(filter, _) => Stream::Logs(filter),
         };
         let first = member.cursor.map_or(0, |cursor| cursor.first());
-        (topic, member.subscriber, first)
+        (stream, member.subscriber, first)
     }
 }
 

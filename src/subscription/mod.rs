@@ -15,7 +15,7 @@ mod transaction_filter;
 pub use dispatch::dispatch;
 pub use filter::{InBloom, LogFilter};
 pub use index::{Filter, Index, Slot};
-pub use kind::{Topic, no_such_kind};
+pub use kind::{Stream, Topic, no_such_kind};
 pub use line::Line;
 pub use registry::{Registry, Subscription};
 pub use replay::{Finding, ReplaySettings, Replays};

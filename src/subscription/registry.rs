@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 
 use super::members::{Members, Progress, Until};
 use super::transaction_event::{Fate, InForms, hash_json};
-use super::{Index, Line, LogFilter, Slot, Topic, TransactionFilter};
+use super::{Index, Line, LogFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{ChainEvent, Gossip, TransactionForm, Wanted};
 use crate::chain::{BlockLogs, BlockTransactions, Cursor, History, Log, Loss, Page, Transaction};
 use crate::clock::Clock;
@@ -143,7 +143,7 @@ impl Registry {
         }
     }
 
-    /// Adds a subscription. From now on its events are queued; they leave when the answer did (see [`Recipient`]).
+    /// Adds a subscription, live. From now on its events are queued; they leave when the answer did (see [`Recipient`]).
     #[must_use]
     pub fn subscribe(&self, topic: Topic, outbox: &Arc<Outbox>) -> Subscription {
         let mut tables = self.tables.lock();
@@ -153,7 +153,7 @@ impl Registry {
             outbox: outbox.clone(),
         };
         let place = match topic {
-            Topic::Heads | Topic::Logs(_) => tables.join(topic, subscriber),
+            Topic::Chain(stream, _) => tables.join(stream, subscriber),
             Topic::Pending(filter) => match filter.source() {
                 TransactionForm::Hash => Place::PendingHashes(tables.pending_hashes.insert(subscriber)),
                 TransactionForm::Full => Place::Pending(tables.pending.insert(filter, subscriber)),
@@ -174,19 +174,19 @@ impl Registry {
         Subscription { recipient, place }
     }
 
-    /// Adds a subscription to heads or logs that is told what came behind `cursor` before it joins the live stream, by
+    /// Adds a subscription that is told what came behind `cursor` before it joins the live stream, by
     /// [`Self::replay`]. Without a cursor it waits for one.
     #[must_use]
-    pub fn resume(&self, topic: Topic, cursor: Option<Cursor>, outbox: &Arc<Outbox>) -> Subscription {
+    pub fn resume(&self, stream: Stream, cursor: Option<Cursor>, outbox: &Arc<Outbox>) -> Subscription {
         let mut tables = self.tables.lock();
-        let kind = topic.kind();
+        let kind = stream.kind();
         let recipient = Recipient::resumed(SubscriptionId::random());
         let subscriber = Subscriber {
             recipient: recipient.clone(),
             outbox: outbox.clone(),
         };
         let members = tables.replays.entry(outbox.id()).or_default();
-        members.add(topic, cursor, subscriber);
+        members.add(stream, cursor, subscriber);
         self.count(kind).inc();
         Subscription {
             recipient,
@@ -271,11 +271,11 @@ impl Registry {
         if members.is_empty() {
             tables.replays.remove(&outbox.id());
         }
-        for (topic, subscriber, first) in level {
+        for (stream, subscriber, first) in level {
             let since = tables.history.sequence_from(first);
             subscriber.recipient.begin(since);
             let id = subscriber.recipient.id();
-            let place = tables.join(topic, subscriber);
+            let place = tables.join(stream, subscriber);
             tables.joined.insert(id, place);
         }
         self.metrics.filters.set(tables.logs.filters() as i64);
@@ -387,11 +387,11 @@ impl Registry {
 }
 
 impl Tables {
-    /// Puts a subscription to heads or logs where live events find it.
-    fn join(&mut self, topic: Topic, subscriber: Subscriber) -> Place {
-        match topic {
-            Topic::Logs(filter) => Place::Logs(self.logs.insert(filter, subscriber)),
-            _ => Place::Heads(self.heads.insert(subscriber)),
+    /// Puts a subscription where live events find it.
+    fn join(&mut self, stream: Stream, subscriber: Subscriber) -> Place {
+        match stream {
+            Stream::Logs(filter) => Place::Logs(self.logs.insert(filter, subscriber)),
+            Stream::Heads => Place::Heads(self.heads.insert(subscriber)),
         }
     }
 

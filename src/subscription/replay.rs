@@ -17,7 +17,7 @@ use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOU
 use crate::telemetry::{Metrics, ReasonLabel};
 
 use super::members::{Lost, Until};
-use super::{Registry, Start, Subscription, Topic};
+use super::{Registry, Start, Stream, Subscription};
 
 /// How often a client that is behind is looked at for room. Only those that come back have this timer.
 const LOOK: Duration = Duration::from_millis(5);
@@ -82,19 +82,19 @@ impl Replays {
         })
     }
 
-    /// Adds a subscription to heads or logs that begins where `start` says. It is replayed when it is answered and
+    /// Adds a subscription that begins where `start` says. It is replayed when it is answered and
     /// [`Self::begin`] is called.
     ///
     /// # Errors
     /// The start lies too far back.
-    pub fn subscribe(self: &Arc<Self>, topic: Topic, start: Start, outbox: &Arc<Outbox>) -> Begun {
-        let logs = topic.kind() == Kind::Logs;
+    pub fn subscribe(self: &Arc<Self>, stream: Stream, start: Start, outbox: &Arc<Outbox>) -> Begun {
+        let logs = stream.kind() == Kind::Logs;
         let cursor = self.registry.with_history(|history| self.in_memory(history, start))?;
         let found = cursor.is_some();
         if found {
             self.count("memory");
         }
-        let subscription = self.registry.resume(topic, cursor, outbox);
+        let subscription = self.registry.resume(stream, cursor, outbox);
         let finding = (!found).then(|| Finding {
             replays: self.clone(),
             outbox: Arc::downgrade(outbox),
@@ -107,10 +107,10 @@ impl Replays {
 
     /// Where a subscription without options begins.
     #[must_use]
-    pub fn start_of(&self, topic: &Topic) -> Start {
-        match topic {
+    pub fn start_of(&self, stream: &Stream) -> Start {
+        match stream {
             // go-ethereum's client sends 0 with every filter (PROTOCOL fact 15) and means nothing by it.
-            Topic::Logs(filter) if self.settings.filter_from_block && filter.first_block() > 0 => {
+            Stream::Logs(filter) if self.settings.filter_from_block && filter.first_block() > 0 => {
                 Start::From(filter.first_block())
             }
             _ => Start::Live,
