@@ -171,6 +171,10 @@ impl Queue {
             }
         }
         self.bytes += len;
+        if self.events.capacity() == 0 {
+            // Room for one, for most clients that is all they ever need; growing begins with four.
+            self.events.reserve_exact(1);
+        }
         self.events.push_back(Delivery {
             to,
             batch,
@@ -189,7 +193,7 @@ impl Queue {
     pub fn gather(&mut self, now: Millis, budget: usize, allowance: Allowance, out: &mut VecDeque<Chunk>) -> Gathered {
         let mut gathered = Gathered::default();
         if !self.control.is_empty() {
-            let frames: Vec<Bytes> = self.control.drain(..).collect();
+            let frames: Vec<Bytes> = std::mem::take(&mut self.control).into();
             gathered.bytes += frames.iter().map(Bytes::len).sum::<usize>();
             out.push_back(Chunk::Bytes(frames, Vec::new()));
         }
@@ -199,6 +203,10 @@ impl Queue {
         {
             gathered.bytes += answer.pieces.iter().map(Bytes::len).sum::<usize>();
             out.push_back(Chunk::Bytes(answer.pieces, answer.releases));
+        }
+        if self.answers.is_empty() {
+            // A client that only listens asks once.
+            self.answers = VecDeque::new();
         }
         let before = gathered.bytes;
         let stop = match allowance {

@@ -44,6 +44,10 @@ impl Writing {
 
     /// Where gathered chunks go.
     pub fn chunks(&mut self) -> &mut VecDeque<Chunk> {
+        if self.chunks.capacity() == 0 {
+            // Growing begins with four, three of which most clients never need.
+            self.chunks.reserve_exact(1);
+        }
         &mut self.chunks
     }
 

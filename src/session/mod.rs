@@ -530,6 +530,10 @@ impl Session {
             topic => (services.registry.subscribe(topic, &self.outbox), None),
         };
         let recipient = subscription.recipient.clone();
+        if self.subscriptions.capacity() == 0 {
+            // Growing begins with four, and most clients have one.
+            self.subscriptions.reserve_exact(1);
+        }
         self.subscriptions.push((subscription, reserved));
         let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
         releases.push(recipient);
