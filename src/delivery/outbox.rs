@@ -129,6 +129,8 @@ pub struct Outbox {
     /// The client agreed on compression (RFC 7692).
     deflates: bool,
     last_heard: AtomicU64,
+    /// Since when a message of the client is not whole; 0 between messages.
+    unfinished_since: AtomicU64,
 }
 
 /// How far the connection is from its end.
@@ -208,6 +210,8 @@ pub struct Waits {
 pub struct Signs {
     /// When a frame last arrived.
     pub last_heard: Millis,
+    /// Since when a message is not whole; 0 between messages.
+    pub unfinished_since: Millis,
     /// Since when the socket takes no bytes; 0 when it does.
     pub blocked_since: Millis,
     /// Since when the connection is closing; 0 when it is not.
@@ -233,6 +237,7 @@ impl Outbox {
             in_flight: AtomicU32::new(0),
             deflates,
             last_heard: AtomicU64::new(now),
+            unfinished_since: AtomicU64::new(0),
         })
     }
 
@@ -414,6 +419,18 @@ impl Outbox {
         self.last_heard.store(self.shared.clock.now(), Ordering::Relaxed);
     }
 
+    /// Part of a message arrived; the clock runs from the first part on.
+    pub fn message_begun(&self) {
+        if self.unfinished_since.load(Ordering::Relaxed) == 0 {
+            self.unfinished_since.store(self.shared.clock.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// A message is whole.
+    pub fn message_done(&self) {
+        self.unfinished_since.store(0, Ordering::Relaxed);
+    }
+
     /// Signs of life.
     #[must_use]
     pub fn signs(&self, now: Millis) -> Signs {
@@ -421,6 +438,7 @@ impl Outbox {
         let max_age = self.shared.limits.max_age;
         Signs {
             last_heard: self.last_heard.load(Ordering::Relaxed),
+            unfinished_since: self.unfinished_since.load(Ordering::Relaxed),
             blocked_since: state.blocked_since,
             closing_since: state.closing_since,
             overdue: state

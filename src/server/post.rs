@@ -9,7 +9,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 
 use super::ServerSettings;
-use crate::jsonrpc::{self, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error};
+use crate::jsonrpc::{
+    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error,
+};
 use crate::rpc::{Planned, subscription_method};
 use crate::session::{Identity, Services};
 use crate::telemetry::ReasonLabel;
@@ -71,15 +73,25 @@ async fn respond(body: &Bytes, identity: Identity, services: &Services) -> Vec<u
         jsonrpc::Response::new(id, why).write_to(&mut out);
         out
     };
-    if let Err(why) = services.quota.charge_bytes(identity, body.len()) {
+    let unread = |why: ErrorObjectOwned| {
         services
             .metrics
             .refused
             .get_or_create(&ReasonLabel { reason: "requests" })
             .inc();
-        return whole("null", why.into());
+        whole("null", why.into())
+    };
+    if let Err(why) = services.quota.charge_bytes(identity, body.len()) {
+        return unread(why);
     }
-    match Message::parse(body, services.settings.max_batch) {
+    let parsed = Message::parse(body, services.settings.max_batch);
+    // As in a session: what holds no request costs as much as one.
+    if !parsed.as_ref().is_ok_and(Message::holds_requests)
+        && let Err(why) = services.quota.charge(identity, 1)
+    {
+        return unread(why);
+    }
+    match parsed {
         Err(why) => whole("null", error(PARSE_ERROR, why.to_string()).into()),
         Ok(Message::Single(item)) => {
             let planned = plan(std::slice::from_ref(&item), identity, services).pop();

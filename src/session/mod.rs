@@ -22,8 +22,8 @@ use tokio::time::Sleep;
 use tracing::debug;
 
 pub use clients::{Clients, LifeSigns};
-pub use limits::{Identity, RequestQuota};
-pub use reader::{Deflated, Inbound, Reader};
+pub use limits::{ControlFrames, Identity, RequestQuota};
+pub use reader::{Deflated, Form, Inbound, MAX_FRAGMENTS, Reader};
 
 use crate::clock::Clock;
 use crate::deflate;
@@ -134,6 +134,7 @@ struct Session {
     services: Arc<Services>,
     outbox: Arc<Outbox>,
     reader: Reader,
+    control_frames: ControlFrames,
     /// The client broke the framing: what it sends is not looked at any more.
     deaf: bool,
     subscriptions: Vec<Subscription>,
@@ -161,6 +162,7 @@ pub async fn serve(socket: Socket, early: Bytes, peer: IpAddr, deflates: bool, s
         services: services.clone(),
         outbox,
         reader,
+        control_frames: ControlFrames::default(),
         deaf: false,
         subscriptions: Vec::new(),
     };
@@ -257,19 +259,38 @@ impl Session {
         // After a violation nothing that follows can be read as frames.
         while !self.deaf {
             let phase = self.outbox.phase();
-            match self.reader.next_inbound() {
-                Ok(None) => return,
-                Ok(Some(Inbound::Close(code))) => self.outbox.peer_closed(code),
-                Ok(Some(Inbound::Ping(payload))) => {
-                    self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
+            let inbound = match self.reader.next_inbound() {
+                Ok(Some(inbound)) => inbound,
+                Ok(None) if self.reader.is_between_messages() => return,
+                Ok(None) => return self.outbox.message_begun(),
+                Err(reason) => {
+                    self.violated(reason);
+                    break;
                 }
-                Ok(Some(Inbound::Message(message))) if phase == Phase::Open => self.message(&message),
-                Ok(Some(Inbound::Deflated(message))) if phase == Phase::Open => self.deflated(&message),
-                Ok(Some(Inbound::Message(_) | Inbound::Deflated(_) | Inbound::Pong)) => {}
-                Err(reason) => self.violated(reason),
+            };
+            if !self.reader.is_inside_message() {
+                self.outbox.message_done();
+            }
+            match inbound {
+                Inbound::Close(code) => self.outbox.peer_closed(code),
+                Inbound::Ping(payload) => {
+                    if self.counts_control_frame() {
+                        self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
+                    }
+                }
+                Inbound::Pong => drop(self.counts_control_frame()),
+                Inbound::Message(_, message) if phase == Phase::Open => self.message(&message),
+                Inbound::Deflated(message) if phase == Phase::Open => self.deflated(&message),
+                Inbound::Message(..) | Inbound::Deflated(_) => {}
             }
         }
         self.reader.buffer().clear();
+    }
+
+    /// Whether it was not one too many.
+    fn counts_control_frame(&mut self) -> bool {
+        let counted = self.control_frames.count(self.services.clock.now());
+        counted.map_err(|reason| self.violated(reason)).is_ok()
     }
 
     fn violated(&mut self, reason: CloseReason) {
@@ -303,7 +324,14 @@ impl Session {
     }
 
     fn charged(&mut self, message: &[u8]) {
-        match Message::parse(message, self.services.settings.max_batch) {
+        let parsed = Message::parse(message, self.services.settings.max_batch);
+        // Requests are charged one by one. What holds none costs as much as one, for it is read and answered.
+        if !parsed.as_ref().is_ok_and(Message::holds_requests)
+            && let Err(why) = self.services.quota.charge(self.identity, 1)
+        {
+            return self.unread(why);
+        }
+        match parsed {
             // geth closes here; that gains nothing and ends ethers users for good (PROTOCOL J3, J4).
             Err(why) => self.answer(
                 Response::new("null", error(PARSE_ERROR, why.to_string()).into()),

@@ -16,6 +16,7 @@ mod frames;
 mod grammar;
 mod handshake;
 mod harness;
+mod hostile;
 mod limits;
 mod regressions;
 mod replays;
