@@ -9,5 +9,8 @@ mod listener;
 mod post;
 mod proxied;
 
-pub use handshake::{Origins, Refusal};
+// These for whoever upgrades without the rest of the door: the echo server of `make autobahn`, and the fuzz targets.
+pub use extension::agree as agree_on_extension;
+pub use handshake::{Origins, Refusal, check as check_upgrade, is_upgrade};
 pub use listener::{Server, ServerSettings};
+pub use proxied::{NotProxied, client_of};
