@@ -128,9 +128,9 @@ async fn a_crowd_is_shown_out_one_after_the_other_and_served_until_then() {
         let (told, code, _) = client.closed().await;
         assert_eq!(code, 1012);
         let told: Vec<String> = told.iter().map(|text| Event::parse(text).line()).collect();
-        // All of the block, or nothing where it had left by then.
-        assert!(told.is_empty() || told == story, "{told:?}");
-        served += usize::from(!told.is_empty());
+        // The head leaves before its logs are there: who is asked to leave in between was told the head alone.
+        assert!(story.starts_with(&told), "{told:?}");
+        served += usize::from(told == story);
     }
     assert!(served > 0, "somebody was still there");
     rig.proxy.ended().await.unwrap();
