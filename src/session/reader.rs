@@ -158,6 +158,12 @@ impl Reader {
         }
     }
 
+    /// Bytes that are kept: a message that is not whole, and a frame of it that is not.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.len() + self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
+    }
+
     /// Whether nothing of a message has come of which more is still to come.
     #[must_use]
     pub fn is_between_messages(&self) -> bool {
