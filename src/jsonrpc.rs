@@ -107,6 +107,16 @@ impl<'a> Message<'a> {
             Ok(Self::Single(Item::parse(value)))
         }
     }
+
+    /// Whether there are items to answer, or to charge, one by one; else the message gets one answer as a whole.
+    #[must_use]
+    pub fn holds_requests(&self) -> bool {
+        match self {
+            Self::Single(_) => true,
+            Self::Batch(items) => !items.is_empty(),
+            Self::TooMany(_) => false,
+        }
+    }
 }
 
 impl<'a> Item<'a> {

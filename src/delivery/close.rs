@@ -16,6 +16,10 @@ pub enum CloseReason {
     Corrupt,
     /// A message above the limit.
     TooBig,
+    /// Control frames or fragments without end, which carry nothing and so cost no quota.
+    Flood(&'static str),
+    /// A message was begun and not finished in time.
+    Unfinished,
     /// The queue grew past its bound in bytes or age.
     SlowConsumer,
     /// All clients' queues together grew past their bound, and this one was the longest.
@@ -46,7 +50,13 @@ impl CloseReason {
             Self::Goodbye(code) => code,
             Self::Protocol(_) => Some(1002),
             Self::NotUtf8 | Self::Corrupt => Some(1007),
-            Self::Silent | Self::OverBudget | Self::Abuse | Self::Expired | Self::Revoked => Some(1008),
+            Self::Silent
+            | Self::OverBudget
+            | Self::Abuse
+            | Self::Expired
+            | Self::Revoked
+            | Self::Flood(_)
+            | Self::Unfinished => Some(1008),
             Self::TooBig => Some(1009),
             Self::ContinuityLost | Self::Drain => Some(1012),
             Self::SlowConsumer | Self::LongestQueue | Self::WriteDeadline => Some(1013),
@@ -58,10 +68,11 @@ impl CloseReason {
     pub fn text(self) -> &'static str {
         match self {
             Self::Goodbye(_) => "",
-            Self::Protocol(what) => what,
+            Self::Protocol(what) | Self::Flood(what) => what,
             Self::NotUtf8 => "invalid UTF-8",
             Self::Corrupt => "invalid compressed data",
             Self::TooBig => "message too big",
+            Self::Unfinished => "a message was begun and not finished in time",
             Self::SlowConsumer => "slow consumer: the queue of undelivered events is full",
             Self::LongestQueue => "slow consumer: all queues together are full, and this one is the longest",
             Self::WriteDeadline => "slow consumer: nothing was read before the write deadline",
@@ -84,6 +95,8 @@ impl CloseReason {
             Self::NotUtf8 => "not_utf8",
             Self::Corrupt => "corrupt",
             Self::TooBig => "too_big",
+            Self::Flood(_) => "flood",
+            Self::Unfinished => "unfinished",
             Self::SlowConsumer => "slow_consumer",
             Self::LongestQueue => "longest_queue",
             Self::WriteDeadline => "write_deadline",
@@ -97,10 +110,14 @@ impl CloseReason {
         }
     }
 
-    /// Whether the client broke the rules of the framing: nothing that it sends afterwards can be read, not even its echo.
+    /// Whether what the client sends afterwards is not read any more, not even its echo: it broke the rules of the
+    /// framing, goes on without end, or is in the middle of a message.
     #[must_use]
     pub fn is_violation(self) -> bool {
-        matches!(self, Self::Protocol(_) | Self::NotUtf8 | Self::Corrupt | Self::TooBig)
+        matches!(
+            self,
+            Self::Protocol(_) | Self::NotUtf8 | Self::Corrupt | Self::TooBig | Self::Flood(_) | Self::Unfinished
+        )
     }
 
     /// Whether what is queued is still written before the close frame.

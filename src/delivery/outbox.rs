@@ -133,6 +133,8 @@ pub struct Outbox {
     last_heard: AtomicU64,
     /// Shared with the client's other connections.
     egress: Arc<Egress>,
+    /// Since when a message of the client is not whole; 0 between messages.
+    unfinished_since: AtomicU64,
 }
 
 /// How far the connection is from its end.
@@ -214,6 +216,8 @@ pub struct Waits {
 pub struct Signs {
     /// When a frame last arrived.
     pub last_heard: Millis,
+    /// Since when a message is not whole; 0 between messages.
+    pub unfinished_since: Millis,
     /// Since when the socket takes no bytes; 0 when it does.
     pub blocked_since: Millis,
     /// Since when the connection is closing; 0 when it is not.
@@ -240,6 +244,7 @@ impl Outbox {
             compression,
             last_heard: AtomicU64::new(now),
             egress,
+            unfinished_since: AtomicU64::new(0),
         })
     }
 
@@ -421,6 +426,18 @@ impl Outbox {
         self.last_heard.store(self.shared.clock.now(), Ordering::Relaxed);
     }
 
+    /// Part of a message arrived; the clock runs from the first part on.
+    pub fn message_begun(&self) {
+        if self.unfinished_since.load(Ordering::Relaxed) == 0 {
+            self.unfinished_since.store(self.shared.clock.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// A message is whole.
+    pub fn message_done(&self) {
+        self.unfinished_since.store(0, Ordering::Relaxed);
+    }
+
     /// Signs of life.
     #[must_use]
     pub fn signs(&self, now: Millis) -> Signs {
@@ -432,6 +449,7 @@ impl Outbox {
             .is_some_and(|oldest| now.saturating_sub(oldest) > max_age);
         Signs {
             last_heard: self.last_heard.load(Ordering::Relaxed),
+            unfinished_since: self.unfinished_since.load(Ordering::Relaxed),
             blocked_since: state.blocked_since,
             closing_since: state.closing_since,
             overdue: overdue.then(|| state.backlogged()),

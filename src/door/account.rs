@@ -114,6 +114,14 @@ impl Terms {
         self.charge_units(u32::try_from(bytes / BYTES_PER_REQUEST).unwrap_or(u32::MAX))
     }
 
+    /// Charges a message that holds no request: it was read, and gets an answer.
+    ///
+    /// # Errors
+    /// [`Exceeded`].
+    pub fn charge_one(&self) -> Result<(), Exceeded> {
+        self.charge_units(1)
+    }
+
     fn charge_units(&self, units: u32) -> Result<(), Exceeded> {
         NonZeroU32::new(units).map_or(Ok(()), |units| take(&self.requests, units))
     }

@@ -10,4 +10,8 @@ mod listener;
 mod post;
 mod proxied;
 
+// These for whoever upgrades without the rest of the door: the echo server of `make autobahn`, and the fuzz targets.
+pub use extension::agree as agree_on_extension;
+pub use handshake::{check as check_upgrade, is_upgrade};
 pub use listener::{Server, ServerSettings};
+pub use proxied::{NotProxied, client_of};

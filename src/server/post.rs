@@ -104,16 +104,25 @@ impl Answered {
 
 async fn respond(body: &Bytes, pass: &Pass, services: &Services) -> Answered {
     let terms = pass.account().terms();
-    if let Err(exceeded) = terms.charge_bytes(body.len()) {
+    let unread = |exceeded: Exceeded| {
         services.count_refusal("requests");
-        return Answered {
+        Answered {
             refused: Some(exceeded),
             ..Answered::whole("null", exceeded.into())
-        };
+        }
+    };
+    if let Err(exceeded) = terms.charge_bytes(body.len()) {
+        return unread(exceeded);
     }
-    let max_batch = terms.rights.plan.max_batch;
+    let parsed = Message::parse(body, terms.rights.plan.max_batch);
+    // As in a session: what holds no request costs as much as one.
+    if !parsed.as_ref().is_ok_and(Message::holds_requests)
+        && let Err(exceeded) = terms.charge_one()
+    {
+        return unread(exceeded);
+    }
     drop(terms);
-    match Message::parse(body, max_batch) {
+    match parsed {
         Err(why) => Answered::whole("null", error(PARSE_ERROR, why.to_string())),
         Ok(Message::Single(item)) => {
             let (mut planned, refused) = plan(std::slice::from_ref(&item), pass, services);

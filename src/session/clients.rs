@@ -31,7 +31,8 @@ const CLOSE_PATIENCE: Millis = 5_000;
 pub struct LifeSigns {
     /// A ping goes out that often, whatever the traffic (PROTOCOL 1.12); load balancers cut idle sockets after 30 s.
     pub ping_interval: Duration,
-    /// Nothing heard for so long, pongs included: the client is gone.
+    /// Nothing heard for so long, pongs included: the client is gone. A message may take as long from its first byte to its
+    /// last: whoever sends a byte now and then is heard, but keeps what it has sent in our memory.
     pub silence_timeout: Duration,
     /// No progress in writing for so long: the client does not read.
     pub write_deadline: Duration,
@@ -188,6 +189,8 @@ impl Clients {
                     client.outbox.kill(reason);
                 } else if now.saturating_sub(state.last_heard) >= signs.silence_timeout.as_millis() as Millis {
                     client.outbox.close(CloseReason::Silent);
+                } else if is_unfinished(&state, now, &signs) {
+                    client.outbox.close(CloseReason::Unfinished);
                 } else if let Some(reason) = state.overdue.or_else(|| client.pass.over(date)) {
                     client.outbox.close(reason);
                 } else if now.saturating_sub(client.pinged_at) >= signs.ping_interval.as_millis() as Millis {
@@ -207,4 +210,9 @@ fn verdict(state: &Signs, now: Millis, signs: &LifeSigns) -> Option<CloseReason>
     }
     let overdue = state.blocked_since != 0 && since(state.blocked_since) >= signs.write_deadline.as_millis() as Millis;
     overdue.then_some(CloseReason::WriteDeadline)
+}
+
+fn is_unfinished(state: &Signs, now: Millis, signs: &LifeSigns) -> bool {
+    let since = state.unfinished_since;
+    since != 0 && now.saturating_sub(since) >= signs.silence_timeout.as_millis() as Millis
 }

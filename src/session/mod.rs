@@ -4,6 +4,7 @@
 //! a client that does not read cannot keep its own session from hearing that it is over.
 
 mod clients;
+mod control_frames;
 mod reader;
 
 use std::future::poll_fn;
@@ -20,7 +21,8 @@ use tokio::time::Sleep;
 use tracing::debug;
 
 pub use clients::{Clients, LifeSigns};
-pub use reader::{Deflated, Inbound, Reader};
+pub use control_frames::ControlFrames;
+pub use reader::{Deflated, Form, Inbound, MAX_FRAGMENTS, Reader};
 
 use crate::clock::Clock;
 use crate::deflate;
@@ -151,6 +153,7 @@ struct Session {
     services: Arc<Services>,
     outbox: Arc<Outbox>,
     reader: Reader,
+    control_frames: ControlFrames,
     /// The client broke the framing: what it sends is not looked at any more.
     deaf: bool,
     subscriptions: Vec<(Subscription, Reserved)>,
@@ -182,6 +185,7 @@ pub async fn serve(socket: Socket, early: Bytes, pass: Pass, compression: Compre
         services: services.clone(),
         outbox,
         reader,
+        control_frames: ControlFrames::default(),
         deaf: false,
         subscriptions: Vec::new(),
     };
@@ -278,19 +282,38 @@ impl Session {
         // After a violation nothing that follows can be read as frames.
         while !self.deaf {
             let phase = self.outbox.phase();
-            match self.reader.next_inbound() {
-                Ok(None) => return,
-                Ok(Some(Inbound::Close(code))) => self.outbox.peer_closed(code),
-                Ok(Some(Inbound::Ping(payload))) => {
-                    self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
+            let inbound = match self.reader.next_inbound() {
+                Ok(Some(inbound)) => inbound,
+                Ok(None) if self.reader.is_between_messages() => return,
+                Ok(None) => return self.outbox.message_begun(),
+                Err(reason) => {
+                    self.violated(reason);
+                    break;
                 }
-                Ok(Some(Inbound::Message(message))) if phase == Phase::Open => self.message(&message),
-                Ok(Some(Inbound::Deflated(message))) if phase == Phase::Open => self.deflated(&message),
-                Ok(Some(Inbound::Message(_) | Inbound::Deflated(_) | Inbound::Pong)) => {}
-                Err(reason) => self.violated(reason),
+            };
+            if !self.reader.is_inside_message() {
+                self.outbox.message_done();
+            }
+            match inbound {
+                Inbound::Close(code) => self.outbox.peer_closed(code),
+                Inbound::Ping(payload) => {
+                    if self.counts_control_frame() {
+                        self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
+                    }
+                }
+                Inbound::Pong => drop(self.counts_control_frame()),
+                Inbound::Message(_, message) if phase == Phase::Open => self.message(&message),
+                Inbound::Deflated(message) if phase == Phase::Open => self.deflated(&message),
+                Inbound::Message(..) | Inbound::Deflated(_) => {}
             }
         }
         self.reader.buffer().clear();
+    }
+
+    /// Whether it was not one too many.
+    fn counts_control_frame(&mut self) -> bool {
+        let counted = self.control_frames.count(self.services.clock.now());
+        counted.map_err(|reason| self.violated(reason)).is_ok()
     }
 
     fn violated(&mut self, reason: CloseReason) {
@@ -337,8 +360,17 @@ impl Session {
     }
 
     fn charged(&mut self, message: &[u8]) {
-        let max_batch = self.pass.terms().rights.plan.max_batch;
-        match Message::parse(message, max_batch) {
+        let terms = self.pass.account().terms();
+        let parsed = Message::parse(message, terms.rights.plan.max_batch);
+        // Requests are charged one by one. What holds none costs as much as one, for it is read and answered.
+        if !parsed.as_ref().is_ok_and(Message::holds_requests)
+            && let Err(exceeded) = terms.charge_one()
+        {
+            drop(terms);
+            return self.unread(exceeded.into());
+        }
+        drop(terms);
+        match parsed {
             // geth closes here; that gains nothing and ends ethers users for good (PROTOCOL J3, J4).
             Err(why) => self.answer(
                 Response::new("null", error(PARSE_ERROR, why.to_string()).into()),

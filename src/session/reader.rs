@@ -14,11 +14,23 @@ use yawc::{Role, WebSocketError};
 use crate::deflate::{self, Unreadable};
 use crate::delivery::CloseReason;
 
+/// Most fragments of one message. Libraries send a few; Autobahn sends 4 MiB in pieces of 64 bytes.
+pub const MAX_FRAGMENTS: u32 = 128 << 10;
+
+/// What a message says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// UTF-8.
+    Text,
+    /// Anything.
+    Binary,
+}
+
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Inbound {
     /// A whole message; text was checked, binary is taken for text too (web3.py sends every request so).
-    Message(Bytes),
+    Message(Form, Bytes),
     /// A whole message that is compressed.
     Deflated(Deflated),
     /// Wants a pong with the same payload.
@@ -32,11 +44,17 @@ pub enum Inbound {
 /// A compressed message (RFC 7692 section 6.2). Inflating it is work, so its owner decides whether that is done.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Deflated {
-    text: bool,
+    form: Form,
     payload: Bytes,
 }
 
 impl Deflated {
+    /// What it says it is.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
     /// The message, of at most `max` bytes; before it becomes long it asks whether it may.
     ///
     /// # Errors
@@ -51,8 +69,10 @@ impl Deflated {
             Unreadable::TooLong => Err(CloseReason::TooBig),
             Unreadable::Refused(why) => Ok(why),
         })?;
-        check_text(self.text, &inflated).map_err(Err)?;
-        Ok(inflated)
+        match self.form {
+            Form::Text if std::str::from_utf8(&inflated).is_err() => Err(Err(CloseReason::NotUtf8)),
+            _ => Ok(inflated),
+        }
     }
 }
 
@@ -71,9 +91,43 @@ pub struct Reader {
 
 /// A message of which fragments are still to come.
 struct Partial {
-    text: bool,
+    form: Form,
     deflated: bool,
     bytes: BytesMut,
+    /// How many of them are text for certain: a character may be cut in two.
+    checked: usize,
+    fragments: u32,
+}
+
+impl Partial {
+    /// Adds a fragment. What can be no text whatever follows is refused at once.
+    fn add(&mut self, payload: &[u8], max: usize) -> Result<(), CloseReason> {
+        self.fragments += 1;
+        if self.fragments > MAX_FRAGMENTS {
+            return Err(CloseReason::Flood("too many fragments in one message"));
+        }
+        if self.bytes.len() + payload.len() > max {
+            return Err(CloseReason::TooBig);
+        }
+        self.bytes.extend_from_slice(payload);
+        if self.form == Form::Text && !self.deflated {
+            match std::str::from_utf8(&self.bytes[self.checked..]) {
+                Ok(rest) => self.checked += rest.len(),
+                Err(cut) if cut.error_len().is_none() => self.checked += cut.valid_up_to(),
+                Err(_) => return Err(CloseReason::NotUtf8),
+            }
+        }
+        Ok(())
+    }
+
+    fn whole(self) -> Result<Inbound, CloseReason> {
+        let payload = self.bytes.freeze();
+        match self.form {
+            form if self.deflated => Ok(Inbound::Deflated(Deflated { form, payload })),
+            Form::Text if self.checked < payload.len() => Err(CloseReason::NotUtf8),
+            form => Ok(Inbound::Message(form, payload)),
+        }
+    }
 }
 
 impl Reader {
@@ -102,6 +156,24 @@ impl Reader {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
+    }
+
+    /// Bytes that are kept: a message that is not whole, and a frame of it that is not.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.len() + self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
+    }
+
+    /// Whether nothing of a message has come of which more is still to come.
+    #[must_use]
+    pub fn is_between_messages(&self) -> bool {
+        self.partial.is_none() && self.at_boundary && self.buffer.is_empty()
+    }
+
+    /// Whether fragments have come of a message that is not whole; there may be a control frame between them.
+    #[must_use]
+    pub fn is_inside_message(&self) -> bool {
+        self.partial.is_some()
     }
 
     /// The next message or control frame.
@@ -161,43 +233,47 @@ impl Reader {
                 if self.partial.is_some() {
                     return Err(CloseReason::Protocol("a new message inside a fragmented one"));
                 }
-                let (text, deflated) = (opcode == OpCode::Text, self.deflated);
+                let form = if opcode == OpCode::Text {
+                    Form::Text
+                } else {
+                    Form::Binary
+                };
                 if fin {
-                    return self.message(text, deflated, payload).map(Some);
+                    return self.message(form, payload).map(Some);
                 }
-                self.partial = Some(Partial {
-                    text,
-                    deflated,
-                    bytes: payload.as_ref().into(),
-                });
+                let mut partial = Partial {
+                    form,
+                    deflated: self.deflated,
+                    bytes: BytesMut::new(),
+                    checked: 0,
+                    fragments: 0,
+                };
+                partial.add(&payload, max_payload(self.max_message, self.deflated))?;
+                self.partial = Some(partial);
                 Ok(None)
             }
             OpCode::Continuation => {
                 let Some(partial) = &mut self.partial else {
                     return Err(CloseReason::Protocol("a continuation of nothing"));
                 };
-                let max = max_payload(self.max_message, partial.deflated);
-                if partial.bytes.len() + payload.len() > max {
-                    return Err(CloseReason::TooBig);
-                }
-                partial.bytes.extend_from_slice(&payload);
-                match self.partial.take_if(|_| fin) {
-                    Some(whole) => self.message(whole.text, whole.deflated, whole.bytes.freeze()).map(Some),
-                    None => Ok(None),
-                }
+                partial.add(&payload, max_payload(self.max_message, partial.deflated))?;
+                self.partial.take_if(|_| fin).map(Partial::whole).transpose()
             }
         }
     }
 
-    fn message(&self, text: bool, deflated: bool, payload: Bytes) -> Result<Inbound, CloseReason> {
-        if deflated {
-            return Ok(Inbound::Deflated(Deflated { text, payload }));
+    /// A message of one frame.
+    fn message(&self, form: Form, payload: Bytes) -> Result<Inbound, CloseReason> {
+        if self.deflated {
+            return Ok(Inbound::Deflated(Deflated { form, payload }));
         }
         if payload.len() > self.max_message {
             return Err(CloseReason::TooBig);
         }
-        check_text(text, &payload)?;
-        Ok(Inbound::Message(payload))
+        match form {
+            Form::Text if std::str::from_utf8(&payload).is_err() => Err(CloseReason::NotUtf8),
+            _ => Ok(Inbound::Message(form, payload)),
+        }
     }
 }
 
@@ -205,13 +281,6 @@ impl Reader {
 fn max_payload(max_message: usize, deflated: bool) -> usize {
     let longer = if deflated { max_message / 8 + 64 } else { 0 };
     max_message.saturating_add(longer)
-}
-
-fn check_text(text: bool, payload: &[u8]) -> Result<(), CloseReason> {
-    if text && std::str::from_utf8(payload).is_err() {
-        return Err(CloseReason::NotUtf8);
-    }
-    Ok(())
 }
 
 fn close_code(payload: &[u8]) -> Result<Option<u16>, CloseReason> {
@@ -279,7 +348,7 @@ mod tests {
                 loop {
                     let inbound = match reader.next_inbound() {
                         Ok(Some(Inbound::Deflated(message))) => match message.inflate(MAX, || Ok::<(), ()>(())) {
-                            Ok(inflated) => Ok(Some(Inbound::Message(inflated.into()))),
+                            Ok(inflated) => Ok(Some(Inbound::Message(message.form(), inflated.into()))),
                             Err(why) => Err(why.unwrap_err()),
                         },
                         other => other,
@@ -287,10 +356,10 @@ mod tests {
                     match inbound {
                         Ok(None) => break,
                         Ok(Some(Inbound::Deflated(_))) => unreachable!("inflated above"),
-                        Ok(Some(Inbound::Message(bytes))) if bytes.len() > 50 => {
+                        Ok(Some(Inbound::Message(_, bytes))) if bytes.len() > 50 => {
                             seen.push(format!("{} bytes", bytes.len()))
                         }
-                        Ok(Some(Inbound::Message(bytes))) => seen.push(String::from_utf8_lossy(&bytes).into_owned()),
+                        Ok(Some(Inbound::Message(_, bytes))) => seen.push(String::from_utf8_lossy(&bytes).into_owned()),
                         Ok(Some(Inbound::Ping(bytes))) => seen.push(format!("ping({})", bytes.len())),
                         Ok(Some(Inbound::Pong)) => seen.push("pong".to_owned()),
                         Ok(Some(Inbound::Close(code))) => seen.push(format!("close({code:?})")),
@@ -355,6 +424,17 @@ mod tests {
         check(&frame(0x81, b"\xff"), "1007 invalid UTF-8");
         check(&[frame(0x01, b"\xce"), frame(0x80, b"\xba")].concat(), "\u{3ba}");
         check(&frame(0x82, b"\xff"), "\u{fffd}");
+        // What can be no text any more is not waited for; what may still become some is.
+        check(&frame(0x01, b"\xff"), "1007 invalid UTF-8");
+        check(
+            &[frame(0x01, b"\xce"), frame(0x00, b"a")].concat(),
+            "1007 invalid UTF-8",
+        );
+        check(&[frame(0x01, b"\xce"), frame(0x80, b"")].concat(), "1007 invalid UTF-8");
+        check(
+            &[frame(0x01, b"\xf0\x9f"), frame(0x00, b"\xa6"), frame(0x00, b"")].concat(),
+            "",
+        );
         check(&frame(0x81, &vec![b'a'; MAX + 1])[..20], "1009 message too big");
         check(
             &[frame(0x01, &vec![b'a'; MAX]), frame(0x00, b"b")].concat(),
@@ -449,6 +529,42 @@ mod tests {
                 "1002 a close code that may not be sent",
             );
         }
+    }
+
+    #[test]
+    fn a_message_has_so_many_fragments_and_not_one_more() {
+        for (empty, ends) in [(MAX_FRAGMENTS - 2, true), (MAX_FRAGMENTS - 1, false)] {
+            let mut reader = Reader::new(MAX, false);
+            reader.buffer().extend_from_slice(&frame(0x01, b"a"));
+            reader
+                .buffer()
+                .extend_from_slice(&frame(0x00, b"").repeat(empty as usize));
+            reader.buffer().extend_from_slice(&frame(0x80, b"b"));
+            let last = reader.next_inbound();
+            if ends {
+                assert_eq!(last, Ok(Some(Inbound::Message(Form::Text, "ab".into()))));
+            } else {
+                assert_eq!(last, Err(CloseReason::Flood("too many fragments in one message")));
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_known_when_a_message_is_not_whole() {
+        let mut reader = Reader::new(MAX, false);
+        assert!(reader.is_between_messages());
+        let wire = [frame(0x01, b"a"), frame(0x89, b""), frame(0x80, b"b"), frame(0x88, b"")].concat();
+        let mut ends = Vec::new();
+        for (i, byte) in wire.iter().enumerate() {
+            reader.buffer().extend_from_slice(&[*byte]);
+            if reader.next_inbound().expect("well-formed").is_some() {
+                ends.push((i + 1, reader.is_inside_message()));
+                assert_eq!(reader.is_between_messages(), !reader.is_inside_message());
+            } else {
+                assert!(!reader.is_between_messages(), "byte {i}");
+            }
+        }
+        assert_eq!(ends, [(13, true), (20, false), (26, false)]);
     }
 
     #[test]

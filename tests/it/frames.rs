@@ -82,7 +82,15 @@ async fn violations_are_closed_with_their_code() {
         ),
         ("a ping in fragments".to_owned(), 1002, frame(PING & MORE, "x")),
         ("a close in fragments".to_owned(), 1002, frame(CLOSE & MORE, "")),
+        ("a pong in fragments".to_owned(), 1002, frame(PONG & MORE, "x")),
         ("a ping of 126 bytes".to_owned(), 1002, frame(PING, [0; 126])),
+        ("a pong of 126 bytes".to_owned(), 1002, frame(PONG, [0; 126])),
+        (
+            "a close frame of 126 bytes".to_owned(),
+            1002,
+            frame(CLOSE, close(1000, [b'x'; 124])),
+        ),
+        ("the head of a long ping alone".to_owned(), 1002, vec![PING, 0xff]),
         ("a close frame of one byte".to_owned(), 1002, frame(CLOSE, [3])),
         (
             "a close reason that is no UTF-8".to_owned(),
@@ -95,6 +103,22 @@ async fn violations_are_closed_with_their_code() {
             "half a character at the end of fragments".to_owned(),
             1007,
             [frame(TEXT & MORE, "\""), frame(END, [0xc3])].concat(),
+        ),
+        (
+            "a fragment that can be no text".to_owned(),
+            1007,
+            frame(TEXT & MORE, b"\"\xff"),
+        ),
+        (
+            "a fragment that ends what it began otherwise".to_owned(),
+            1007,
+            [frame(TEXT & MORE, [0xc3]), frame(0, "x")].concat(),
+        ),
+        ("an overlong character".to_owned(), 1007, frame(TEXT, b"\xc0\xaf")),
+        (
+            "a character beyond Unicode".to_owned(),
+            1007,
+            frame(TEXT, b"\xf4\x90\x80\x80"),
         ),
         ("a message above the limit".to_owned(), 1009, frame(TEXT, [b' '; 1025])),
         (

@@ -63,6 +63,26 @@ async fn requests_above_the_quota_are_told_when_to_come_again() {
     .await;
 }
 
+/// Garbage is answered, so it is charged: else it could be sent for nothing.
+#[tokio::test]
+async fn what_holds_no_request_counts_as_one() {
+    let node = node().await;
+    let rig = Proxy::start(&[node.ws_url()], |config| {
+        config.limits.request_burst = 8;
+        config.limits.requests_per_second = 1;
+        config.limits.max_batch = 2;
+    })
+    .await;
+    rig.ready().await;
+    let mut client = rig.client().await;
+    for garbage in ["{", "[]", "[1,2,3]"] {
+        // Faster than the quota fills up.
+        eventually(garbage, async || client.ask(garbage).await.contains("-32005")).await;
+        eventually(garbage, async || rig.post(garbage).await.contains("-32005")).await;
+    }
+    assert!(rig.metric(r#"headwater_refused_total{reason="requests"}"#).await >= 6.0);
+}
+
 #[tokio::test]
 async fn subscriptions_up_to_the_limit_and_not_one_more() {
     let rig = Rig::with(|config| config.limits.max_subscriptions = 3).await;

@@ -17,6 +17,7 @@ mod frames;
 mod grammar;
 mod handshake;
 mod harness;
+mod hostile;
 mod keys;
 mod limits;
 mod regressions;

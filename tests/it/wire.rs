@@ -209,7 +209,7 @@ impl Wire {
         within("write", self.socket.write_all(bytes.as_ref())).await.unwrap();
     }
 
-    /// Whether it could be written, to an app that may have hung up.
+    /// Whether the other end still takes it.
     pub async fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         within("write", self.socket.write_all(bytes.as_ref())).await.is_ok()
     }
@@ -231,6 +231,19 @@ impl Wire {
     /// The next frame: its first byte and payload.
     pub async fn frame(&mut self) -> (u8, Vec<u8>) {
         within("a frame", self.try_frame()).await.unwrap()
+    }
+
+    /// The next frame, if one begins in this time.
+    pub async fn frame_within(&mut self, time: Duration) -> Option<(u8, Vec<u8>)> {
+        match tokio::time::timeout(time, self.socket.readable()).await {
+            Ok(_) => Some(self.frame().await),
+            Err(_) => None,
+        }
+    }
+
+    /// One byte, whatever it is.
+    pub async fn byte(&mut self) -> u8 {
+        within("a byte", self.socket.read_u8()).await.unwrap()
     }
 
     async fn try_frame(&mut self) -> std::io::Result<(u8, Vec<u8>)> {

@@ -1,0 +1,112 @@
+//! A client's messages: what JSON holds is read as what it is, and answered with JSON under the same id.
+
+#![no_main]
+
+use headwater::jsonrpc::{self, Item, Message, Outcome, Request, Response, id_text};
+use headwater::rpc::subscription_method;
+use headwater::subscription::Topic;
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+const MAX_BATCH: usize = 5;
+
+fuzz_target!(|data: &[u8]| {
+    let first = std::str::from_utf8(data).ok().and_then(|text| {
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+        values.next()?.ok()
+    });
+    let Ok(message) = Message::parse(data, MAX_BATCH) else {
+        // Only what is no JSON; that serde_json reads fewer values than it skips is no matter here.
+        assert!(first.is_none(), "{first:?}");
+        return;
+    };
+    match (&message, &first) {
+        (Message::Single(item), Some(value)) => {
+            assert!(!value.is_array());
+            check(item, value);
+        }
+        (Message::Batch(items), Some(Value::Array(values))) => {
+            assert_eq!(items.len(), values.len());
+            items.iter().zip(values).for_each(|(item, value)| check(item, value));
+        }
+        (Message::TooMany(id), Some(Value::Array(values))) => {
+            assert!(values.len() > MAX_BATCH);
+            assert!(serde_json::from_str::<Value>(id_text(*id)).is_ok());
+        }
+        (_, Some(value)) => panic!("{message:?} for {value}"),
+        // Numbers beyond all bounds, or too deep: skipped, but not read.
+        (_, None) => {}
+    }
+    answered(&message);
+});
+
+/// One item against what serde_json says.
+fn check(item: &Item<'_>, value: &Value) {
+    match item {
+        Item::Call(request) => {
+            let id = request.id.expect("a call has an id");
+            assert!(!id.get().starts_with(['{', '[']));
+            assert!(value.is_object() && !request.method.is_empty());
+            understood(request);
+        }
+        Item::Notification(request) => {
+            assert!(value.is_object() && request.id.is_none());
+            understood(request);
+        }
+        Item::Response => assert!(value.is_object()),
+        Item::Invalid(_) => {
+            // What any library writes is not refused.
+            let plain = value.as_object().is_some_and(|members| {
+                members.len() == 3
+                    && members.get("jsonrpc") == Some(&Value::from("2.0"))
+                    && members
+                        .get("method")
+                        .and_then(Value::as_str)
+                        .is_some_and(|method| !method.is_empty())
+                    && members.get("id").is_some_and(|id| id.is_number() || id.is_string())
+            });
+            assert!(!plain, "{value}");
+        }
+    }
+}
+
+fn understood(request: &Request<'_>) {
+    if let Ok(args) = request.args() {
+        let expected = request
+            .params
+            .and_then(|params| serde_json::from_str::<Vec<&RawValue>>(params.get()).ok());
+        assert_eq!(args.len(), expected.map_or(0, |expected| expected.len()));
+    }
+    if let Some((namespace, true)) = subscription_method(&request.method) {
+        drop(Topic::parse(namespace, request));
+    }
+    // Also under the name that makes the most of the parameters.
+    drop(Topic::parse("eth", request));
+}
+
+/// Each id comes back, in JSON.
+fn answered(message: &Message<'_>) {
+    let items = match message {
+        Message::Single(item) => std::slice::from_ref(item),
+        Message::Batch(items) => items,
+        Message::TooMany(_) => &[],
+    };
+    assert_eq!(message.holds_requests(), !items.is_empty());
+    let ids = items.iter().filter_map(|item| match item {
+        Item::Call(request) => Some(request.id),
+        Item::Invalid(id) => Some(*id),
+        Item::Notification(_) | Item::Response => None,
+    });
+    let ids: Vec<&str> = ids.map(id_text).collect();
+    let responses: Vec<Response> = ids.iter().map(|id| Response::new(id, Outcome::TRUE)).collect();
+    let Some(array) = jsonrpc::batch(&responses) else {
+        assert!(ids.is_empty());
+        return;
+    };
+    let array: Vec<&RawValue> = serde_json::from_slice(&array).expect("an array");
+    assert_eq!(array.len(), ids.len());
+    for (answer, id) in array.iter().zip(ids) {
+        assert_eq!(answer.get(), format!(r#"{{"jsonrpc":"2.0","id":{id},"result":true}}"#));
+    }
+}

@@ -1,0 +1,187 @@
+//! An echo server for Autobahn's fuzzing client, made of what real sessions are made of: the handshake's check and the
+//! negotiation of compression, the reader, the inflater and the outbox. What lies between them in a session, which is what
+//! messages mean, is left out: every message goes back as it came.
+//!
+//! It prints its port and serves until it is killed.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use headwater::clock::Clock;
+use headwater::delivery::{
+    Answered, CloseReason, Compression, Outbox, OutboxLimits, OutboxShared, Phase, Socket, frame,
+};
+use headwater::server::{agree_on_extension, check_upgrade};
+use headwater::session::{Form, Inbound, Reader};
+use headwater::telemetry::Metrics;
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, UPGRADE};
+use http::{Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Longest message: twice what Autobahn sends.
+const MAX_MESSAGE: usize = 32 << 20;
+
+/// Nothing of what Autobahn leaves unread for a while is too much.
+const LIMITS: OutboxLimits = OutboxLimits {
+    max_bytes: 256 << 20,
+    max_total_bytes: 256 << 20,
+    max_age: u64::MAX,
+    holdoff: 0,
+};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    // The one line that `run.py` reads.
+    #[expect(clippy::print_stdout)]
+    {
+        println!("{}", listener.local_addr()?.port());
+    }
+    let shared = OutboxShared::new(LIMITS, Clock::start(), &Metrics::new().0);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(serve(stream, shared.clone()));
+    }
+}
+
+/// HTTP until it upgrades.
+async fn serve(stream: TcpStream, shared: Arc<OutboxShared>) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let service = service_fn(|request| respond(request, shared.clone()));
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    Ok(connection.with_upgrades().await?)
+}
+
+async fn respond(request: Request<Incoming>, shared: Arc<OutboxShared>) -> anyhow::Result<Response<Empty<Bytes>>> {
+    let Ok(accept) = check_upgrade(&request) else {
+        let mut refusal = Response::new(Empty::new());
+        *refusal.status_mut() = StatusCode::BAD_REQUEST;
+        return Ok(refusal);
+    };
+    let agreed = agree_on_extension(request.headers());
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let parts = upgrade.await?.downcast::<TokioIo<TcpStream>>();
+        let parts = parts.map_err(|_| anyhow::anyhow!("not the socket that was accepted"))?;
+        let socket = Socket::from(parts.io.into_inner());
+        let compression = agreed.map_or(Compression::None, |agreed| agreed.compression);
+        Echo::new(socket, &parts.read_buf, compression, shared).run().await;
+        anyhow::Ok(())
+    });
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept.parse()?);
+    if let Some(agreed) = agreed {
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed.answer));
+    }
+    Ok(response)
+}
+
+/// `headwater::session`, where messages mean nothing.
+struct Echo {
+    outbox: Arc<Outbox>,
+    reader: Reader,
+    /// The client broke the framing: what it sends is not looked at any more.
+    deaf: bool,
+}
+
+impl Echo {
+    fn new(socket: Socket, early: &[u8], compression: Compression, shared: Arc<OutboxShared>) -> Self {
+        let mut reader = Reader::new(MAX_MESSAGE, compression != Compression::None);
+        reader.buffer().extend_from_slice(early);
+        Self {
+            outbox: Outbox::new(socket, compression, Arc::default(), shared),
+            reader,
+            deaf: false,
+        }
+    }
+
+    async fn run(mut self) {
+        self.take_messages();
+        loop {
+            let waits = self.outbox.waits();
+            if waits.over.is_some() {
+                break;
+            }
+            let socket = self.outbox.socket();
+            let read = tokio::select! {
+                () = std::future::poll_fn(|cx| self.outbox.poll_news(cx)) => Ok(()),
+                readable = socket.readable() => readable.and_then(|()| self.read()),
+                writable = socket.writable(), if waits.writable => {
+                    self.outbox.flush();
+                    writable
+                }
+            };
+            if read.is_err() {
+                break;
+            }
+        }
+        self.outbox.socket().shut();
+        self.outbox.socket().discard();
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        let buffer = self.reader.buffer();
+        buffer.reserve(64 << 10);
+        match self.outbox.socket().try_read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => self.take_messages(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        self.reader.rest();
+        Ok(())
+    }
+
+    fn take_messages(&mut self) {
+        while !self.deaf {
+            let is_open = self.outbox.phase() == Phase::Open;
+            match self.reader.next_inbound() {
+                Ok(None) => return,
+                Ok(Some(Inbound::Close(code))) => self.outbox.peer_closed(code),
+                Ok(Some(Inbound::Ping(payload))) => {
+                    self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
+                }
+                Ok(Some(Inbound::Message(form, message))) if is_open => self.echo(form, &message),
+                Ok(Some(Inbound::Deflated(message))) if is_open => {
+                    match message.inflate(MAX_MESSAGE, || Ok::<(), CloseReason>(())) {
+                        Ok(inflated) => self.echo(message.form(), &inflated.into()),
+                        Err(Ok(reason) | Err(reason)) => self.violated(reason),
+                    }
+                }
+                Ok(Some(Inbound::Message(..) | Inbound::Deflated(_) | Inbound::Pong)) => {}
+                Err(reason) => self.violated(reason),
+            }
+        }
+        self.reader.buffer().clear();
+    }
+
+    fn violated(&mut self, reason: CloseReason) {
+        self.deaf = true;
+        self.outbox.close(reason);
+    }
+
+    fn echo(&self, form: Form, message: &Bytes) {
+        let mut pieces = self.outbox.text(b"", message, b"");
+        if form == Form::Binary
+            && let Some(first) = pieces.first_mut()
+        {
+            // Sessions send text only: binary is the opcode after it.
+            let mut binary = first.to_vec();
+            binary[0] += 1;
+            *first = binary.into();
+        }
+        if let Answered::NoRoom(_) = self.outbox.answer(pieces, Vec::new()) {
+            self.outbox.close(CloseReason::SlowConsumer);
+        }
+    }
+}
