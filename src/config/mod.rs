@@ -151,9 +151,9 @@ impl Config {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,
                 max_replay: typed.history.max_replay,
                 verify: typed.history.verify,
-                // Whoever could be asked instead has been looked for by then. Believed too soon costs little: a node that only lags
-                // comes the same way again, and that is told to nobody.
-                patience: node.silence_timeout,
+                // Longer than any upstream may be silent: a node that comes up again may tell of a branch that was left before
+                // it has caught up, and to follow it there may lead below what is remembered.
+                patience: 3 * node.silence_timeout,
             },
             replay: ReplaySettings {
                 max_blocks: typed.history.max_replay,
