@@ -321,7 +321,17 @@ pub enum LogFormat {
 pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
     use std::io::IsTerminal as _;
 
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let named = filter;
+    let mut filter = tracing_subscriber::EnvFilter::try_new(named).map_err(|error| error.to_string())?;
+    // At this level they print the requests to the nodes, whose addresses and headers may hold keys: only for those who ask
+    // for them by name.
+    let everything = filter.max_level_hint() == Some(tracing::level_filters::LevelFilter::TRACE);
+    for library in ["tungstenite", "tokio_tungstenite", "hyper", "hyper_util", "reqwest"] {
+        if everything && !named.contains(library) {
+            let quieter = format!("{library}=debug").parse();
+            filter = filter.add_directive(quieter.map_err(|_| format!("{library} is no name for a filter"))?);
+        }
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -73,10 +73,13 @@ impl TlsFiles {
         Ok(Arc::new(config))
     }
 
-    /// When they were written; what cannot be said counts as a time of its own.
-    fn written(&self) -> Vec<Option<SystemTime>> {
+    /// When they were written, and how long they are; what cannot be said counts as a time of its own.
+    fn written(&self) -> Vec<Option<(SystemTime, u64)>> {
         let paths = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()];
-        let written = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+        let written = |path: &PathBuf| {
+            let file = std::fs::metadata(path).ok()?;
+            Some((file.modified().ok()?, file.len()))
+        };
         paths.into_iter().flatten().map(written).collect()
     }
 }

@@ -148,7 +148,7 @@ impl History {
             logs: None,
             sequence: self.sequence,
         });
-        if self.canonical.len() > self.limit {
+        while self.canonical.len() > self.limit {
             self.canonical.pop_front();
         }
         Some(dropped)
@@ -167,7 +167,7 @@ impl History {
     pub fn past(&mut self, header: Header, logs: Arc<BlockLogs>) {
         let child = self
             .oldest()
-            .filter(|oldest| self.canonical.len() < self.limit && oldest.header.parent == header.block.hash)
+            .filter(|oldest| self.standing() < self.limit && oldest.header.parent == header.block.hash)
             .map(|oldest| oldest.sequence);
         if let Some(child) = child {
             self.canonical.push_front(Published {
@@ -194,6 +194,13 @@ impl History {
 
     fn stand_at(&mut self, block: BlockRef) {
         self.back_at = Some(block).filter(|block| self.tip().is_some_and(|tip| tip.header.block != *block));
+    }
+
+    /// How many blocks there are up to where the chain stands; those above are on top of the limit, as dropped ones are.
+    fn standing(&self) -> usize {
+        let above = self.tip().zip(self.stands_at());
+        let above = above.map_or(0, |(tip, at)| tip.header.block.number - at.number);
+        self.canonical.len().saturating_sub(above as usize)
     }
 
     fn drop_above(&mut self, number: u64) -> Vec<Published> {

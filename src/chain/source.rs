@@ -25,9 +25,8 @@ const PRUNED: i64 = 4444;
 struct Code {
     code: i64,
 }
-/// Refused answers for the transactions of one block after which they are given up, about six seconds: the next head
-/// waits for them, everybody's.
-const TRANSACTIONS_GIVE_UP: u32 = 10;
+/// How long the transactions of one block are waited for: the next head waits with them, everybody's.
+const TRANSACTIONS_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Whether this chain's blooms can be believed: some chains leave them empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,21 +281,25 @@ impl Source {
         })
     }
 
-    /// All transactions of a block; `None` where no node has any that hold. Without a node there is nothing to give up on: it
-    /// may come back. One that is there and does not answer is given up, for everybody's next head waits.
+    /// All transactions of a block; `None` where no node gives any that hold within [`TRANSACTIONS_PATIENCE`], whatever it says
+    /// or does not say, for everybody's next head waits. While no node is connected there is no next head, and nothing to
+    /// give up on.
     pub async fn transactions(&self, header: &Header) -> Option<BlockTransactions> {
         if let Some(none) = BlockTransactions::none(header) {
             return Some(none);
         }
-        let (mut attempt, mut refused) = (0, 0);
-        while refused < TRANSACTIONS_GIVE_UP {
-            tokio::time::sleep(wait_before(attempt)).await;
-            match self.try_transactions(header, attempt).await {
-                Ok(transactions) => return Some(transactions),
-                Err(Refused::CallFailed) => {}
-                Err(_) => refused += 1,
+        let mut attempt = 0;
+        let mut end = Instant::now() + TRANSACTIONS_PATIENCE;
+        while Instant::now() < end {
+            let tried = tokio::time::timeout_at(end.into(), self.try_transactions(header, attempt)).await;
+            match tried {
+                Ok(Ok(transactions)) => return Some(transactions),
+                Ok(Err(Refused::CallFailed)) => end = Instant::now() + TRANSACTIONS_PATIENCE,
+                Ok(Err(_)) => {}
+                Err(_) => break,
             }
             attempt += 1;
+            tokio::time::sleep(wait_before(attempt)).await;
         }
         warn!(block = %header.block, "no node has the transactions of this block; who wants them is closed with 1012");
         None
@@ -307,7 +310,8 @@ impl Source {
         let params = format!(r#"["{hash}",true]"#);
         let asked = self.pool.call_ours("eth_getBlockByHash", &params, Some(hash), attempt);
         let json = match asked.await {
-            Err(CallError::TimedOut) => return Err(Refused::NodeError),
+            Err(CallError::Unavailable) => return Err(Refused::CallFailed),
+            Err(_) => return Err(Refused::NodeError),
             answer => answered(answer)?,
         };
         BlockTransactions::parse(header, &json).map_err(|error| {

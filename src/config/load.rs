@@ -127,8 +127,17 @@ fn explain(error: figment::Error, place: &str) -> ConfigError {
     }
 }
 
+/// Without the excerpts that TOML's errors show: a line of the file may hold a secret, and errors are logged.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let excerpt = |line: &&str| {
+        line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
+            .starts_with('|')
+    };
+    let words = text
+        .lines()
+        .filter(|line| !excerpt(line))
+        .flat_map(str::split_whitespace);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The known name that shares the most with what was typed.

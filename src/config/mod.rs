@@ -163,6 +163,7 @@ impl Config {
             door: Arc::new(policy::check(typed)?),
             server: ServerSettings {
                 header_timeout: positive("server.header_timeout", typed.server.header_timeout)?,
+                write_deadline: positive("delivery.write_deadline", delivery.write_deadline)?,
                 compression: delivery.compression == typed::Compression::On,
                 proxied: typed.server.proxy_protocol,
                 tls: certificate,

@@ -294,7 +294,7 @@ mod tests {
         );
         refused(
             &key("alice", |key| key.subscriptions = Some(vec!["heads".into()])).0,
-            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions or syncing",
+            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing or minedTransactions",
         );
         refused(
             &with(&|c| c.server.trusted_proxies = vec!["10.0.0.0/33".into()]),

@@ -4,7 +4,7 @@
 //! Only queues whose socket is full are counted, so a delivery to clients that read touches nothing that is shared. An
 //! event counts in each queue that holds it, with all its bytes, although the queues share it: the sum is an upper bound of
 //! the memory, reached where every client waits for something of its own (answers; events of filters that nobody else
-//! has). What was already taken from a queue for the next write, 256 KiB a client at most, is not counted.
+//! has). What was already taken from a queue for the next write counts too, for a long answer is taken whole.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

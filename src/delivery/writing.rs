@@ -51,6 +51,16 @@ impl Writing {
         &mut self.chunks
     }
 
+    /// Bytes on their way, those of the first chunk that are written included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let len = |chunk: &Chunk| match chunk {
+            Chunk::Bytes(pieces, _) => pieces.iter().map(Bytes::len).sum(),
+            Chunk::Events(_, batch) => batch.wire_len,
+        };
+        self.chunks.iter().map(len).sum()
+    }
+
     /// Whether all is written.
     #[must_use]
     pub fn is_empty(&self) -> bool {

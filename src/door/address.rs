@@ -70,8 +70,10 @@ impl Proxies {
         let hops = values
             .iter()
             .rev()
-            .flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+            .flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
         for hop in hops {
+            // One hop that is no text says nothing about those that our proxies appended behind it.
+            let hop = std::str::from_utf8(hop).unwrap_or_default();
             match read(hop.trim()) {
                 Hop::At(address) => client = address.to_canonical(),
                 Hop::Hidden => return None,
@@ -151,6 +153,21 @@ mod tests {
         xff("10.0.0.1", &["9.9.9.9, "], "10.0.0.1");
         xff("10.0.0.1", &["9.9.9.9, \u{fc}"], "10.0.0.1");
         xff("10.0.0.1", &["unknown"], "hidden");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_nothing_that_a_proxy_appended() {
+        for value in [
+            &b"\xff, 9.9.9.9"[..],
+            b"8.8.8.8\xff,9.9.9.9",
+            b"\xff,\x80,9.9.9.9, 10.0.0.2",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", http::HeaderValue::from_bytes(value).unwrap());
+            let proxies = Proxies::new(vec!["10.0.0.0/8".parse().unwrap()], ForwardedHeader::XForwardedFor);
+            let client = proxies.client("10.0.0.1".parse().unwrap(), &headers);
+            assert_eq!(client, Some("9.9.9.9".parse().unwrap()), "{value:?}");
+        }
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub struct Kinds(Option<Vec<Kind>>);
 
 /// The text is no kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions or syncing")]
+#[error("{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing or minedTransactions")]
 pub struct NoKind(String);
 
 impl Kinds {
@@ -108,9 +108,8 @@ impl Kinds {
     /// # Errors
     /// [`NoKind`], which names the first that is none.
     pub fn parse(names: &[String]) -> Result<Self, NoKind> {
-        const KINDS: [Kind; 4] = [Kind::Heads, Kind::Logs, Kind::Pending, Kind::Syncing];
         let kind = |name: &String| {
-            let mut kinds = KINDS.into_iter();
+            let mut kinds = Kind::ALL.into_iter();
             kinds
                 .find(|kind| kind.label() == name)
                 .ok_or_else(|| NoKind(name.clone()))

@@ -144,21 +144,31 @@ impl Tokens {
     /// The crate's, of which nobody is told.
     pub fn verify(&self, token: &str) -> TokenResult<Told> {
         let header = jsonwebtoken::decode_header(token)?;
-        let key = match header.alg {
-            Algorithm::HS256 => self.secret.as_ref(),
+        let mut validation = self.validation.clone();
+        validation.algorithms = vec![header.alg];
+        let decode = |key: &DecodingKey| jsonwebtoken::decode::<Claims>(token, key, &validation);
+        let decoded = match header.alg {
+            Algorithm::HS256 => self.secret.as_ref().map(decode),
             algorithm => {
-                let mut fitting = self.public.iter().filter(|key| {
+                let fitting = self.public.iter().filter(|key| {
                     // A key without a name fits every token.
                     let named = header.kid.is_none() || key.id.is_none() || key.id == header.kid;
                     named && key.algorithm == algorithm
                 });
-                fitting.next().map(|public| &public.key)
+                // Several may fit while an issuer changes its keys: the one that signed it counts.
+                let mut tried = None;
+                for public in fitting {
+                    let decoded = decode(&public.key);
+                    let done = decoded.is_ok();
+                    tried = Some(decoded);
+                    if done {
+                        break;
+                    }
+                }
+                tried
             }
         };
-        let key = key.ok_or(ErrorKind::InvalidAlgorithm)?;
-        let mut validation = self.validation.clone();
-        validation.algorithms = vec![header.alg];
-        let claims: Claims = jsonwebtoken::decode(token, key, &validation)?.claims;
+        let claims = decoded.ok_or(ErrorKind::InvalidAlgorithm)??.claims;
         Ok(Told {
             subject: claims.sub.into(),
             plan: claims.plan.map_or_else(|| self.plan.clone(), Into::into),

@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderName, Method, Request, Version};
 use sha1::{Digest, Sha1};
@@ -29,11 +30,22 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Refusal> {
         .get(SEC_WEBSOCKET_KEY)
         .filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16));
     match key {
-        Some(key) if version && request.method() == Method::GET && request.version() == Version::HTTP_11 => {
+        // A body's bytes would be read as frames.
+        Some(key)
+            if version
+                && !has_body(headers)
+                && request.method() == Method::GET
+                && request.version() == Version::HTTP_11 =>
+        {
             Ok(accept(key.as_bytes()))
         }
         _ => Err(Refusal::Malformed),
     }
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    length || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// The subprotocol to echo: of those offered the first that is listed. Never one that was not offered, on which clients give

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::patient::Patient;
 use super::{answer, extension, handshake, post, proxied};
 use crate::delivery::{Compression, Socket};
 use crate::door::{Caller, Handshake, Pass, Place, Refusal, Refusals};
@@ -36,6 +37,8 @@ use crate::tls::{Identity, TlsFiles};
 pub struct ServerSettings {
     /// How long a client may take to send a request's head.
     pub header_timeout: Duration,
+    /// Who takes no byte of an answer for so long is cut off.
+    pub write_deadline: Duration,
     /// Whether an offer of permessage-deflate is taken.
     pub compression: bool,
     /// Every connection begins with a PROXY protocol header, version 2.
@@ -177,8 +180,8 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             debug!("TCP_NODELAY: {error}");
         }
-        if shared.settings.proxied && !full {
-            shared.tasks.spawn(begin_proxied(stream, peer, open));
+        if shared.settings.proxied {
+            shared.tasks.spawn(begin_proxied(stream, peer, open, full));
         } else {
             begin(stream, peer, open, full);
         }
@@ -186,11 +189,11 @@ impl Server {
 }
 
 /// As [`begin`], for the client that the balancer names.
-async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>) {
+async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>, full: bool) {
     let shared = &open.0;
     let client = proxied::client_of(&mut stream);
     match tokio::time::timeout(shared.settings.header_timeout, client).await {
-        Ok(Ok(client)) => begin(stream, client.unwrap_or(peer), open, false),
+        Ok(Ok(client)) => begin(stream, client.unwrap_or(peer), open, full),
         Ok(Err(why)) => {
             debug!("{why}");
             shared.services.count_refusal(Refusal::NotProxied.label());
@@ -285,7 +288,10 @@ async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
         .header_read_timeout(shared.settings.header_timeout)
         .max_buf_size(MAX_HEAD)
         .keep_alive(!turned_away)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(
+            TokioIo::new(Patient::new(stream, shared.settings.write_deadline)),
+            service,
+        )
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
@@ -305,10 +311,18 @@ async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Res
     let page = request.headers().get(ORIGIN).cloned();
     // A page that may not ask is not told either.
     let page = page.filter(|_| services.door.policy().may_ask(request.headers()));
-    let mut response = admit(request, connection).await.unwrap_or_else(|why| {
+    let holds_a_place = request.method() == Method::POST;
+    let admitted = admit(request, connection).await;
+    // Only a connection with a place among its client's may stay open, or their number would bound nothing.
+    let stays = admitted.is_ok() && holds_a_place;
+    let mut response = admitted.unwrap_or_else(|why| {
         services.count_refusal(why.label());
         answer::refusal(why)
     });
+    if !stays && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
     if let Some(page) = page
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
@@ -382,13 +396,16 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Co
 
 /// The socket itself, and what was read behind the handshake.
 fn bare(upgraded: Upgraded) -> io::Result<(Socket, Bytes)> {
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => return Ok((Socket::Plain(parts.io.into_inner()), parts.read_buf)),
+    let upgraded = match upgraded.downcast::<TokioIo<Patient<TcpStream>>>() {
+        Ok(parts) => {
+            let tcp = parts.io.into_inner().into_inner();
+            return Ok((Socket::Plain(tcp), parts.read_buf));
+        }
         Err(upgraded) => upgraded,
     };
-    match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+    match upgraded.downcast::<TokioIo<Patient<TlsStream<TcpStream>>>>() {
         Ok(parts) => {
-            let (tcp, tls) = parts.io.into_inner().into_inner();
+            let (tcp, tls) = parts.io.into_inner().into_inner().into_inner();
             Ok((Socket::secured(tcp, tls), parts.read_buf))
         }
         Err(_) => Err(io::Error::other("the connection is not the socket that was accepted")),

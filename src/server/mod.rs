@@ -7,6 +7,7 @@ mod answer;
 mod extension;
 mod handshake;
 mod listener;
+mod patient;
 mod post;
 mod proxied;
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -50,6 +51,8 @@ struct Client {
 pub struct Clients {
     all: Mutex<Slab<Client>>,
     left: Notify,
+    /// Whoever comes is asked to leave.
+    draining: AtomicBool,
     clock: Clock,
 }
 
@@ -60,17 +63,22 @@ impl Clients {
         Self {
             all: Mutex::default(),
             left: Notify::new(),
+            draining: AtomicBool::new(false),
             clock,
         }
     }
 
     /// A client came; the number names it until it leaves.
     pub fn add(&self, outbox: Arc<Outbox>, pass: Arc<Pass>) -> usize {
-        self.all.lock().insert(Client {
-            outbox,
+        let number = self.all.lock().insert(Client {
+            outbox: outbox.clone(),
             pass,
             pinged_at: self.clock.now(),
-        })
+        });
+        if self.draining.load(Ordering::SeqCst) {
+            outbox.close(CloseReason::Drain);
+        }
+        number
     }
 
     /// A client left.
@@ -142,6 +150,8 @@ impl Clients {
     /// read what it is owed, too.
     pub async fn drain(&self, grace: Duration) {
         let end = tokio::time::Instant::now() + grace;
+        // From here on whoever comes is asked to leave at once; before, it is among these.
+        self.draining.store(true, Ordering::SeqCst);
         let mut outboxes: Vec<_> = self
             .all
             .lock()

@@ -535,6 +535,12 @@ impl Session {
             let message = format!("limit exceeded: {max} subscriptions on this connection");
             return Err(error(LIMIT_EXCEEDED, message));
         }
+        if matches!(topic, Topic::Mined(_)) && !services.registry.serves_mined() {
+            return Err(error(
+                SERVER_ERROR,
+                "the node does not serve the transactions of its blocks",
+            ));
+        }
         let reserved = self.pass.account().reserve(topic.index_entries()).map_err(|limit| {
             let (label, message) = match limit {
                 Limit::Subscriptions(max) => (
@@ -551,8 +557,9 @@ impl Session {
         })?;
         let settled = self.settled(&topic);
         let (subscription, finding) = match topic {
-            // Before the first block nobody can say where "now" is, so what is answered then could have a gap.
-            Topic::Chain(stream, start) if start != Start::Live || !services.registry.has_begun() => {
+            // Before the first block nobody can say where "now" is, so what is answered then could have a gap; and where the
+            // chain went back, others know blocks that this client is still to be told.
+            Topic::Chain(stream, start) if start != Start::Live || !services.registry.is_at_its_tip() => {
                 if !can_wait {
                     services.count_refusal("in_flight");
                     return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));

@@ -45,8 +45,10 @@ impl Topic {
     /// What it adds to the index: addresses times topics of its filter, each at least one; nothing where it is no filter.
     #[must_use]
     pub fn index_entries(&self) -> usize {
-        let Self::Chain(Stream::Logs(filter), _) = self else {
-            return 0;
+        let filter = match self {
+            Self::Chain(Stream::Logs(filter), _) => filter,
+            Self::Pending(filter) | Self::Mined(filter) => return filter.addresses(),
+            Self::Chain(Stream::Heads, _) | Self::Syncing => return 0,
         };
         let topics: usize = (0..4).map(|position| filter.topics_at(position).len()).sum();
         filter.addresses().len().max(1) * topics.max(1)
@@ -284,6 +286,23 @@ mod tests {
         assert_eq!(eth(&format!(r#"["{old}"]"#)), all(TransactionForm::Full));
         let more = eth(&format!(r#"["{old}",{{}}]"#));
         assert_eq!(more, Err("-32602 too many arguments, want at most 1".to_owned()));
+    }
+
+    #[test]
+    fn what_a_filter_adds_to_the_index() {
+        let entries = |params: &str| {
+            let topic = parse("eth_subscribe", &format!(r#","params":{params}"#)).expect("a topic");
+            topic.index_entries()
+        };
+        let [a, b] = [1, 2].map(|byte| format!("\"{}\"", alloy_primitives::Address::repeat_byte(byte)));
+        assert_eq!(entries(r#"["newHeads"]"#), 0);
+        assert_eq!(entries(r#"["logs",{}]"#), 1);
+        assert_eq!(entries(&format!(r#"["logs",{{"address":[{a},{b}]}}]"#)), 2);
+        assert_eq!(entries(r#"["alchemy_pendingTransactions"]"#), 0);
+        let pending = format!(r#"["alchemy_pendingTransactions",{{"fromAddress":[{a},{b}],"toAddress":{a}}}]"#);
+        assert_eq!(entries(&pending), 3);
+        let mined = format!(r#"["alchemy_minedTransactions",{{"addresses":[{{"from":{a},"to":{b}}},{{"to":{a}}}]}}]"#);
+        assert_eq!(entries(&mined), 3);
     }
 
     #[test]

@@ -78,6 +78,9 @@ struct Tables {
     told: BTreeMap<u64, Vec<Transaction>>,
     /// The last block whose transactions were told.
     mined_through: u64,
+    /// Until then nobody else may want transactions of blocks: the node does not serve them, and every head would wait for
+    /// them in vain.
+    mined_refused_until: Millis,
     /// The node's last word on its sync state, for newcomers.
     sync_state: Option<(Bytes, Arc<Batch>)>,
     history: History,
@@ -92,6 +95,9 @@ struct Tables {
 
 /// How long a subscription waits for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
+
+/// How long nobody else may want transactions of blocks after a node did not serve them, in milliseconds.
+const MINED_REFUSED: Millis = 60_000;
 
 /// See [`Outbox::id`].
 type ClientKey = u64;
@@ -127,6 +133,7 @@ impl Registry {
             mined: Index::default(),
             told: BTreeMap::new(),
             mined_through: 0,
+            mined_refused_until: 0,
             sync_state: None,
             history: History::new(remembered),
             replays: HashMap::new(),
@@ -214,6 +221,21 @@ impl Registry {
             subscriber.recipient.give_up();
             self.count(kind).dec();
         }
+    }
+
+    /// Whether transactions of blocks can be had, as far as is known.
+    #[must_use]
+    pub fn serves_mined(&self) -> bool {
+        self.clock.now() >= self.tables.lock().mined_refused_until
+    }
+
+    /// Whether what is published next is for those who subscribe now: the chain has begun, and stands at its tip.
+    #[must_use]
+    pub fn is_at_its_tip(&self) -> bool {
+        self.with_history(|history| {
+            let tip = history.tip().map(|tip| tip.header.block);
+            tip.is_some() && tip == history.stands_at()
+        })
     }
 
     /// Whether a block was published since the start, or since continuity was lost.
@@ -341,6 +363,7 @@ impl Registry {
             match found {
                 Some(block) => tables.transactions(&block, due, now),
                 None => {
+                    tables.mined_refused_until = now + MINED_REFUSED;
                     tables.lose_transactions();
                     self.count_loss("no_transactions");
                 }

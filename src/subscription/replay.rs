@@ -134,7 +134,11 @@ impl Replays {
             return Ok(None);
         };
         match start {
-            Start::Live => Ok(Some(Cursor::from(tip + 1))),
+            Start::Live => {
+                // Below the tip where the chain went back.
+                let stands_at = history.stands_at().map_or(tip, |block| block.number);
+                Ok(Some(Cursor::from(stands_at + 1)))
+            }
             Start::From(number) => {
                 self.within_reach(number, tip)?;
                 let remembered = history

@@ -109,13 +109,19 @@ impl TransactionFilter {
             removed,
             ..Self::of(parties, options.form(TransactionForm::Full)?)
         };
-        let named = filter.parties.iter().map(|parties| match parties {
+        at_most(filter.addresses())?;
+        Ok(filter)
+    }
+
+    /// Addresses that it names.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        let named = self.parties.iter().map(|parties| match parties {
             Parties::Any => 0,
             Parties::From(_) | Parties::To(_) => 1,
             Parties::Between(..) => 2,
         });
-        at_most(named.sum())?;
-        Ok(filter)
+        named.sum()
     }
 
     /// What a node has to be asked for. It has no hashes by sender and recipient.

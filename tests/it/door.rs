@@ -206,6 +206,31 @@ async fn connections_of_a_client_up_to_the_limit_and_not_one_more() {
     .await;
 }
 
+/// A connection without a place among its client's does not stay: their number would bound nothing.
+#[tokio::test]
+async fn who_has_no_place_is_answered_and_hung_up_on() {
+    let rig = Rig::with(|config| {
+        behind_proxies(config);
+        config.limits.max_connections_per_client = 1;
+    })
+    .await;
+    let (mut one, _) = upgrade(rig.address, &from("10.0.0.1")).await;
+    for request in [
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}", from("10.0.0.1")),
+        format!("OPTIONS / HTTP/1.1\r\nHost: localhost\r\n{}", from("10.0.0.1")),
+        format!(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{}",
+            from("10.0.0.1")
+        ),
+        format!("{UPGRADE}\r\n{}", from("10.0.0.1")),
+    ] {
+        let mut wire = Wire::connect(rig.address).await;
+        let reply = wire.handshake(request.trim_end(), b"").await;
+        assert_eq!(reply.header("connection"), Some("close"), "{request}{}", reply.head);
+    }
+    one.works().await;
+}
+
 #[tokio::test]
 async fn a_header_that_nobody_vouches_for_dodges_no_limit() {
     // Nobody is trusted: the header is the client's own word.
