@@ -468,6 +468,13 @@ impl Outbox {
         self.state.lock().held_back
     }
 
+    /// Bytes that wait or are on their way.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        let state = self.state.lock();
+        state.queue.bytes() + state.writing.bytes()
+    }
+
     /// Whether a replay may queue more: the better part of the queue stays for what is live.
     #[must_use]
     pub fn has_room(&self) -> bool {

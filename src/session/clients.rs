@@ -103,13 +103,13 @@ impl Clients {
         self.all.lock().is_empty()
     }
 
-    /// Bytes that wait in all queues.
+    /// Bytes that wait in all queues, and behind them for the sockets.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.all
             .lock()
             .iter()
-            .map(|(_, client)| client.outbox.queued_bytes())
+            .map(|(_, client)| client.outbox.waiting_bytes())
             .sum()
     }
 

@@ -216,16 +216,16 @@ async fn who_has_no_place_is_answered_and_hung_up_on() {
     .await;
     let (mut one, _) = upgrade(rig.address, &from("10.0.0.1")).await;
     for request in [
-        format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}", from("10.0.0.1")),
-        format!("OPTIONS / HTTP/1.1\r\nHost: localhost\r\n{}", from("10.0.0.1")),
+        format!("GET / HTTP/1.1\r\nHost: localhost{}", from("10.0.0.1")),
+        format!("OPTIONS / HTTP/1.1\r\nHost: localhost{}", from("10.0.0.1")),
         format!(
-            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{}",
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0{}",
             from("10.0.0.1")
         ),
-        format!("{UPGRADE}\r\n{}", from("10.0.0.1")),
+        format!("{UPGRADE}{}", from("10.0.0.1")),
     ] {
         let mut wire = Wire::connect(rig.address).await;
-        let reply = wire.handshake(request.trim_end(), b"").await;
+        let reply = wire.handshake(&request, b"").await;
         assert_eq!(reply.header("connection"), Some("close"), "{request}{}", reply.head);
     }
     one.works().await;
