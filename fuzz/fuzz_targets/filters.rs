@@ -180,7 +180,7 @@ impl Drawn {
         }
         let mut found = BTreeSet::new();
         index.for_each_match(&logs, number, |positions, names| {
-            for name in names {
+            for (_, name) in names {
                 for position in positions {
                     assert!(found.insert((*name, *position)), "told twice");
                 }
