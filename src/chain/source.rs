@@ -281,7 +281,7 @@ impl Source {
         })
     }
 
-    /// All transactions of a block; `None` where no node gives any that hold within [`TRANSACTIONS_PATIENCE`], whatever it says
+    /// All transactions of a block; `None` where no node gives any that hold within six seconds, whatever it says
     /// or does not say, for everybody's next head waits. While no node is connected there is no next head, and nothing to
     /// give up on.
     pub async fn transactions(&self, header: &Header) -> Option<BlockTransactions> {
