@@ -27,7 +27,7 @@ use crate::server::Server;
 use crate::session::Services;
 use crate::subscription::{Registry, Replays, dispatch};
 use crate::telemetry::Metrics;
-use crate::tls;
+use crate::tls::Certificate;
 use crate::upstream::{self, Endpoint, Pool};
 
 /// The start failed; one line with the remedy.
@@ -43,9 +43,6 @@ pub enum StartError {
         /// The system's words.
         why: io::Error,
     },
-    /// The certificate cannot be used any more.
-    #[error("tls: {0}")]
-    Tls(#[from] tls::TlsError),
     /// The embedded chain did not start.
     #[error("the embedded devnet did not start: {0}")]
     Devnet(#[from] crate::devnet::Error),
@@ -73,7 +70,6 @@ pub struct App {
     config: Config,
     listener: TcpListener,
     admin_listener: TcpListener,
-    tls: Option<Arc<tls::Identity>>,
     devnet: Option<Devnet>,
     follower: Option<Follower>,
 }
@@ -86,7 +82,6 @@ impl App {
     pub async fn bind(mut config: Config) -> Result<Self, StartError> {
         // Fails when it is installed already, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let tls = config.server.tls.clone().map(tls::Identity::load).transpose()?;
         let mut inherited = ListenFd::from_env();
         let mut inherit = |at| inherited.take_tcp_listener(at).ok().flatten();
         let listener = match inherit(0) {
@@ -109,7 +104,6 @@ impl App {
             config,
             listener,
             admin_listener,
-            tls: tls.map(Arc::new),
             devnet,
             follower: None,
         })
@@ -141,7 +135,7 @@ impl App {
     /// Whether clients come over TLS.
     #[must_use]
     pub fn is_secured(&self) -> bool {
-        self.tls.is_some()
+        self.config.server.tls.is_some()
     }
 
     /// The embedded chain, where there is no upstream.
@@ -159,7 +153,6 @@ impl App {
             config,
             listener,
             admin_listener,
-            tls,
             devnet: _devnet,
             follower,
         } = self;
@@ -226,16 +219,19 @@ impl App {
         });
 
         let closing = CancellationToken::new();
-        let server = Server::new(listener, tls.clone(), config.server, services.clone(), closing.clone());
+        let certificate = config.server.tls.clone().map(|own| Arc::new(Certificate::new(own)));
+        let server = Server::new(
+            listener,
+            certificate.clone(),
+            config.server,
+            services.clone(),
+            closing.clone(),
+        );
         let serving = tokio::spawn(server.run());
         let mut critical = JoinSet::new();
         critical.spawn(named("ingest", ingest.run()));
         critical.spawn(named("dispatch", dispatch(feed, registry, source)));
         critical.spawn(named("admin", serve_admin(admin_listener, admin.clone())));
-        if let Some(tls) = tls {
-            let metrics = metrics.clone();
-            critical.spawn(named("certificate watch", async move { tls.watch(&metrics).await }));
-        }
         let watched = services.clone();
         critical.spawn(named("client watch", async move {
             watched.clients.watch(config.life_signs).await
@@ -245,7 +241,7 @@ impl App {
         let swept = services.clone();
         critical.spawn(named("account sweep", async move { sweep(&swept.door).await }));
         if let Some(follower) = follower {
-            critical.spawn(named("reload", follower.run(services.clone(), metrics)));
+            critical.spawn(named("reload", follower.run(services.clone(), certificate, metrics)));
         }
 
         let broken = tokio::select! {

@@ -1,4 +1,5 @@
-//! Reads the configuration again, on SIGHUP or when a file changes, and puts in force what it says about clients.
+//! Reads the configuration again, on SIGHUP or when a file changes, and puts in force what it says about clients, and the
+//! certificate that they are shown.
 //!
 //! A configuration that cannot be used is refused as a whole, and the old one stays. Files are looked at by the second
 //! rather than watched: that is the same on every system and in every container, whether a file is written, replaced, or a
@@ -15,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::config::{self, Config, ConfigError, Flags, typed};
 use crate::door::Door;
 use crate::telemetry::{Metrics, OutcomeLabel};
+use crate::tls::Certificate;
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,7 +45,14 @@ impl Source {
 
     /// The files that it is made of, and how they are now.
     fn look(&self, typed: &typed::Config) -> Vec<Look> {
-        let named = [&typed.auth.jwt_secret_file, &typed.auth.jwks_file];
+        let (auth, tls) = (&typed.auth, &typed.tls);
+        let named = [
+            &auth.jwt_secret_file,
+            &auth.jwks_file,
+            &tls.certificate,
+            &tls.key,
+            &tls.client_ca,
+        ];
         let named = named.into_iter().filter(|name| !name.is_empty()).map(Path::new);
         self.file.as_deref().into_iter().chain(named).map(Look::at).collect()
     }
@@ -92,7 +101,12 @@ impl Follower {
     }
 
     /// Puts in force what it says, for ever.
-    pub async fn run(mut self, services: Arc<impl AsRef<Door>>, metrics: Arc<Metrics>) {
+    pub async fn run(
+        mut self,
+        services: Arc<impl AsRef<Door>>,
+        certificate: Option<Arc<Certificate>>,
+        metrics: Arc<Metrics>,
+    ) {
         let mut round = tokio::time::interval(LOOK);
         loop {
             let asked = tokio::select! {
@@ -108,6 +122,10 @@ impl Follower {
             let outcome = match self.source.read() {
                 Ok((typed, config)) => {
                     (*services).as_ref().exchange(config.door);
+                    // A port that speaks TLS goes on doing so, and one that does not, too.
+                    if let (Some(shown), Some(fresh)) = (&certificate, config.server.tls) {
+                        shown.store(fresh);
+                    }
                     self.applied(typed);
                     "applied"
                 }
@@ -126,9 +144,9 @@ impl Follower {
             warn!("these settings change with a restart only: {}", settled.join(", "));
         }
         info!("the configuration was read again");
-        if typed.auth != self.typed.auth {
+        if (&typed.auth, &typed.tls) != (&self.typed.auth, &self.typed.tls) {
             // Other files may be named now.
-            self.typed.auth = typed.auth;
+            (self.typed.auth, self.typed.tls) = (typed.auth, typed.tls);
             self.seen = self.source.look(&self.typed);
         }
     }

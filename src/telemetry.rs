@@ -97,8 +97,6 @@ pub struct Metrics {
     pub continuity_lost: Family<ReasonLabel, Counter>,
     /// Subscriptions that asked for what was before, by where it was found, or why it was not.
     pub resumed: Family<ReasonLabel, Counter>,
-    /// Times that the certificate was read again, or could not be.
-    pub certificate_reloads: Family<ReasonLabel, Counter>,
 }
 
 /// `upstream="ws://127.0.0.1:8546"`; never with a secret.
@@ -147,7 +145,6 @@ impl Metrics {
             log_retries: Family::default(),
             continuity_lost: Family::default(),
             resumed: Family::default(),
-            certificate_reloads: Family::default(),
         };
         let mut registry = Registry::with_prefix("headwater");
         let r = &mut registry;
@@ -212,11 +209,6 @@ impl Metrics {
             "resumed",
             "Subscriptions with after or fromBlock: memory, node (older than memory), or why not: too_old, unknown, pruned",
             metrics.resumed.clone(),
-        );
-        r.register(
-            "certificate_reloads",
-            "Times that the certificate's files had changed: loaded or refused",
-            metrics.certificate_reloads.clone(),
         );
         r.register(
             "queue_bytes",

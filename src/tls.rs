@@ -2,21 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio_rustls::TlsAcceptor;
-use tracing::{info, warn};
 
-use crate::telemetry::{Metrics, ReasonLabel};
-
-/// How often it is looked whether the files have changed. Certificates are renewed weeks before they expire.
-const LOOK: Duration = Duration::from_secs(5);
+/// The certificate that handshakes show from now on; a reload exchanges it, and connections that are open keep theirs.
+pub type Certificate = ArcSwap<ServerConfig>;
 
 /// Files that cannot be used, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,71 +66,6 @@ impl TlsFiles {
         let mut config = config.with_single_cert(certificates, key).map_err(|why| unfit(&why))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
-    }
-
-    /// When they were written, and how long they are; what cannot be said counts as a time of its own.
-    fn written(&self) -> Vec<Option<(SystemTime, u64)>> {
-        let paths = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()];
-        let written = |path: &PathBuf| {
-            let file = std::fs::metadata(path).ok()?;
-            Some((file.modified().ok()?, file.len()))
-        };
-        paths.into_iter().flatten().map(written).collect()
-    }
-}
-
-/// The certificate that we show, as it was when the files could last be used.
-#[derive(Debug)]
-pub struct Identity {
-    files: TlsFiles,
-    current: RwLock<Arc<ServerConfig>>,
-}
-
-impl Identity {
-    /// Reads the files.
-    ///
-    /// # Errors
-    /// [`TlsError`].
-    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let current = RwLock::new(files.load()?);
-        Ok(Self { files, current })
-    }
-
-    /// For one handshake.
-    #[must_use]
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.read().clone())
-    }
-
-    /// Reads the files again whenever they have changed, for ever. Clients that are connected stay so; files that cannot be
-    /// used change nothing.
-    pub async fn watch(&self, metrics: &Metrics) {
-        let mut known = self.files.written();
-        let mut refused = None;
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let written = self.files.written();
-            if written == known {
-                continue;
-            }
-            let outcome = match self.files.load() {
-                Ok(config) => {
-                    *self.current.write() = config;
-                    (known, refused) = (written, None);
-                    info!("the certificate was read again");
-                    "loaded"
-                }
-                // They are looked at until they fit: a certificate and its key are seldom written at the same moment.
-                Err(why) if refused.as_ref() == Some(&why) => continue,
-                Err(why) => {
-                    warn!("the certificate has changed and cannot be used; the one before stays: {why}");
-                    refused = Some(why);
-                    "refused"
-                }
-            };
-            let label = ReasonLabel { reason: outcome };
-            metrics.certificate_reloads.get_or_create(&label).inc();
-        }
     }
 }
 

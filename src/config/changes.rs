@@ -20,6 +20,7 @@ const LIVE: &[&str] = &[
     "server.trusted_proxies",
     "server.forwarded_header",
     "server.max_handshakes",
+    "tls.",
 ];
 
 /// Settings that differ, but stay as they are until a restart.
@@ -28,6 +29,10 @@ pub fn settled(old: &typed::Config, new: &typed::Config) -> Vec<String> {
     let mut differing = Vec::new();
     compare(&dict(old), &dict(new), "", &mut differing);
     differing.retain(|key| !LIVE.iter().any(|live| key.starts_with(live)));
+    // Another certificate is shown at once; whether there is one at all is not changed under those who connect.
+    if old.tls.certificate.is_empty() != new.tls.certificate.is_empty() {
+        differing.push("tls.certificate".into());
+    }
     differing
 }
 

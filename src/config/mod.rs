@@ -120,9 +120,7 @@ impl Config {
                     key,
                     client_ca,
                 };
-                // They are read again at the start; here it is only found out whether that will do.
-                files.load().map_err(|why| bad("tls", &why))?;
-                Some(files)
+                Some(files.load().map_err(|why| bad("tls", &why))?)
             }
             (None, None) if typed.tls.client_ca.is_empty() => None,
             (None, _) => return Err(bad("tls.certificate", &"must be set too")),

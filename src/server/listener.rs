@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,7 +31,7 @@ use super::{answer, extension, handshake, post, proxied};
 use crate::delivery::{Compression, Socket};
 use crate::door::{Caller, Handshake, Pass, Place, Refusal, Refusals};
 use crate::session::{self, Services};
-use crate::tls::{Identity, TlsFiles};
+use crate::tls::Certificate;
 
 /// What of the server is settled for as long as it runs.
 #[derive(Clone, Debug)]
@@ -43,8 +44,8 @@ pub struct ServerSettings {
     pub compression: bool,
     /// Every connection begins with a PROXY protocol header, version 2.
     pub proxied: bool,
-    /// Where the certificate is; without one the port speaks no TLS.
-    pub tls: Option<TlsFiles>,
+    /// The certificate at the start; without one the port speaks no TLS.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl ServerSettings {
@@ -72,7 +73,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     settings: ServerSettings,
-    tls: Option<Arc<Identity>>,
+    certificate: Option<Arc<Certificate>>,
     services: Arc<Services>,
     open: AtomicUsize,
     /// Connections since the start.
@@ -126,14 +127,14 @@ impl Server {
     #[must_use]
     pub fn new(
         listener: TcpListener,
-        tls: Option<Arc<Identity>>,
+        certificate: Option<Arc<Certificate>>,
         settings: ServerSettings,
         services: Arc<Services>,
         stop: CancellationToken,
     ) -> Self {
         let shared = Shared {
             settings,
-            tls,
+            certificate,
             services,
             open: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
@@ -262,10 +263,10 @@ impl Connection {
 /// One connection: HTTP until it upgrades, behind a TLS handshake where there is a certificate.
 async fn serve(stream: TcpStream, connection: Arc<Connection>) {
     let shared = connection.shared.clone();
-    let Some(tls) = &shared.tls else {
+    let Some(certificate) = &shared.certificate else {
         return serve_http(stream, connection).await;
     };
-    let handshake = tls.acceptor().accept(stream);
+    let handshake = TlsAcceptor::from(certificate.load_full()).accept(stream);
     match tokio::time::timeout(shared.settings.header_timeout, handshake).await {
         Ok(Ok(stream)) => serve_http(stream, connection).await,
         Ok(Err(why)) => {

@@ -536,6 +536,7 @@ impl Session {
             return Err(error(LIMIT_EXCEEDED, message));
         }
         if matches!(topic, Topic::Mined(_)) && !services.registry.serves_mined() {
+            services.count_refusal("no_transactions");
             return Err(error(
                 SERVER_ERROR,
                 "the node does not serve the transactions of its blocks",

@@ -223,46 +223,36 @@ async fn clients_without_a_certificate_are_refused_where_one_is_asked_for() {
 #[tokio::test]
 async fn a_renewed_certificate_is_shown_and_nobody_is_dropped() {
     let authority = Authority::new();
-    let rig = authority.rig(|_| {}).await;
-    let url = format!("wss://{}", rig.proxy.address);
-    let mut client = Client::secured(&url, authority.client(None)).await;
-    client.subscribe(json!(["newHeads"])).await;
-    let first = in_file(&authority.path("server.pem"));
-    assert_eq!(
-        shown(&handshake(&rig.proxy, authority.client(None)).await.unwrap()),
-        first
-    );
-    // Half of a renewal: a certificate that the key does not fit.
-    let key = std::fs::read(authority.path("server.key")).unwrap();
     authority.sign("server");
-    let renewed = std::fs::read(authority.path("server.key")).unwrap();
-    std::fs::write(authority.path("server.key"), &key).unwrap();
-    eventually("it is refused", async || {
-        rig.proxy
-            .metric("headwater_certificate_reloads_total{reason=\"refused\"}")
-            .await
-            == 1.0
-    })
-    .await;
-    assert_eq!(
-        shown(&handshake(&rig.proxy, authority.client(None)).await.unwrap()),
-        first
-    );
-    std::fs::write(authority.path("server.key"), &renewed).unwrap();
-    eventually("it is shown", async || {
-        rig.proxy
-            .metric("headwater_certificate_reloads_total{reason=\"loaded\"}")
-            .await
-            == 1.0
-    })
-    .await;
-    let second = in_file(&authority.path("server.pem"));
+    let file = authority.path("headwater.toml");
+    let (certificate, key) = (authority.path("server.pem"), authority.path("server.key"));
+    std::fs::write(&file, format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n")).unwrap();
+    let node = node().await;
+    let control = node.handle();
+    let proxy = Proxy::from_file(Path::new(&file), &[node.ws_url()]).await;
+    proxy.ready().await;
+    let reloads = async |outcome: &str| {
+        let metric = format!("headwater_config_reloads_total{{outcome=\"{outcome}\"}}");
+        proxy.metric(&metric).await
+    };
+    let mut client = Client::secured(&format!("wss://{}", proxy.address), authority.client(None)).await;
+    client.subscribe(json!(["newHeads"])).await;
+    let shows = async || shown(&handshake(&proxy, authority.client(None)).await.unwrap());
+    let first = in_file(&certificate);
+    assert_eq!(shows().await, first);
+    // Half of a renewal: a certificate that the key does not fit.
+    let before = std::fs::read(&key).unwrap();
+    authority.sign("server");
+    let renewed = std::fs::read(&key).unwrap();
+    std::fs::write(&key, &before).unwrap();
+    eventually("it is refused", async || reloads("refused").await == 1.0).await;
+    assert_eq!(shows().await, first);
+    std::fs::write(&key, &renewed).unwrap();
+    eventually("it is shown", async || reloads("applied").await == 1.0).await;
+    let second = in_file(&certificate);
     assert_ne!(first, second);
-    assert_eq!(
-        shown(&handshake(&rig.proxy, authority.client(None)).await.unwrap()),
-        second
-    );
-    let block = rig.control.mine();
+    assert_eq!(shows().await, second);
+    let block = control.mine();
     assert!(adopted(&[block]).contains(&client.line().await));
 }
 
