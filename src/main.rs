@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 use headwater::app::App;
 use headwater::config::{self, ConfigError, Flags};
@@ -117,7 +118,15 @@ fn main() -> ExitCode {
             }
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            eprintln!("headwater: {line}; see headwater --help");
+            let meant = match error
+                .get(ContextKind::SuggestedArg)
+                .or(error.get(ContextKind::SuggestedSubcommand))
+            {
+                Some(ContextValue::String(meant)) => format!("; did you mean {meant}?"),
+                Some(ContextValue::Strings(meant)) => format!("; did you mean {}?", meant.join(" or ")),
+                _ => "; see headwater --help".to_owned(),
+            };
+            eprintln!("headwater: {line}{meant}");
             return ExitCode::from(USAGE);
         }
     };

@@ -27,7 +27,7 @@ pub enum LinkError {
     #[error("{0}")]
     Ws(Box<tokio_tungstenite::tungstenite::Error>),
     /// Socket trouble.
-    #[error("{0}")]
+    #[error("{0}{hint}", hint = remedy(.0))]
     Io(#[from] io::Error),
     /// A message above the limit.
     #[error("a message of more than {0} bytes (raise node.max_message_bytes)")]
@@ -39,7 +39,20 @@ pub enum LinkError {
 
 impl From<tokio_tungstenite::tungstenite::Error> for LinkError {
     fn from(error: tokio_tungstenite::tungstenite::Error) -> Self {
-        Self::Ws(Box::new(error))
+        match error {
+            tokio_tungstenite::tungstenite::Error::Io(error) => Self::Io(error),
+            error => Self::Ws(Box::new(error)),
+        }
+    }
+}
+
+/// What the operator may look at.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "; is the node running, and does it listen there?",
+        io::ErrorKind::NotFound => "; is the node running, and is that the path of its socket?",
+        io::ErrorKind::PermissionDenied => "; may this user open the node's socket?",
+        _ => "",
     }
 }
 

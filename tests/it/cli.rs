@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use crate::harness::eventually;
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, http};
@@ -178,12 +178,8 @@ pub fn address_after(before: &str, log: &mut impl BufRead) -> String {
     rest.split_whitespace().next().unwrap().to_owned()
 }
 
-#[tokio::test]
-async fn without_a_node_it_runs_on_its_own_and_leaves_when_told_to() {
-    let mut running = headwater(&["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], &[])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+/// Where a started program serves and answers the operator, when it is ready; its log stays open with the third.
+async fn serving(running: &mut Child) -> (String, String, BufReader<ChildStderr>) {
     let mut log = BufReader::new(running.stderr.take().unwrap());
     let address = address_after("serving on ws://", &mut log);
     let admin = address_after("admin on http://", &mut log);
@@ -191,6 +187,16 @@ async fn without_a_node_it_runs_on_its_own_and_leaves_when_told_to() {
         http(admin.parse().unwrap(), "GET /ready HTTP/1.1", "").await.status == 200
     })
     .await;
+    (address, admin, log)
+}
+
+#[tokio::test]
+async fn without_a_node_it_runs_on_its_own_and_leaves_when_told_to() {
+    let mut running = headwater(&["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], &[])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (address, admin, _log) = serving(&mut running).await;
     let reply = http(
         address.parse().unwrap(),
         "POST / HTTP/1.1\r\ncontent-type: application/json",
@@ -226,13 +232,7 @@ os.execv(sys.argv[1], sys.argv[1:])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut log = BufReader::new(running.stderr.take().unwrap());
-    let address = address_after("serving on ws://", &mut log);
-    let admin = address_after("admin on http://", &mut log);
-    eventually("ready", async || {
-        http(admin.parse().unwrap(), "GET /ready HTTP/1.1", "").await.status == 200
-    })
-    .await;
+    let (address, _admin, _log) = serving(&mut running).await;
     let head = "POST / HTTP/1.1\r\ncontent-type: application/json";
     let reply = http(address.parse().unwrap(), head, CHAIN_ID).await;
     assert_eq!(reply.body, CHAIN_ID_ANSWER);

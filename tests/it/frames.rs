@@ -196,12 +196,7 @@ async fn a_pong_overtakes_the_backlog() {
     let rig = Rig::before(node_with_logs_of(32 << 10).await, |_| {}).await;
     let mut reader = rig.watcher().await;
     let mut wire = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
-    wire.send(
-        TEXT,
-        r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#,
-    )
-    .await;
-    assert!(wire.text().await.contains("result"));
+    wire.subscribe_logs().await;
     for _ in 0..BLOCKS {
         rig.nothing_else(&mut reader).await;
     }

@@ -191,12 +191,7 @@ async fn a_reader_of_a_few_bytes_a_second() {
     .await;
     beside_a_bystander(&rig, "write_deadline", 1.0, async {
         let mut wire = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
-        wire.send(
-            TEXT,
-            r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#,
-        )
-        .await;
-        assert!(wire.text().await.contains("result"));
+        wire.subscribe_logs().await;
         let reading = async {
             while rig.metric(r#"headwater_closes_total{reason="write_deadline"}"#).await == 0.0 {
                 wire.byte().await;

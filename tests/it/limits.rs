@@ -279,12 +279,7 @@ async fn a_client_that_takes_no_bytes_is_cut_at_the_write_deadline() {
     .await;
     let mut watcher = rig.watcher().await;
     let mut wire = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
-    wire.send(
-        TEXT,
-        r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#,
-    )
-    .await;
-    assert!(wire.text().await.contains("result"));
+    wire.subscribe_logs().await;
     for _ in 0..15 {
         rig.nothing_else(&mut watcher).await;
     }
@@ -303,12 +298,7 @@ async fn events_that_wait_too_long_close_the_connection() {
     .await;
     let mut watcher = rig.watcher().await;
     let mut wire = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
-    wire.send(
-        TEXT,
-        r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#,
-    )
-    .await;
-    assert!(wire.text().await.contains("result"));
+    wire.subscribe_logs().await;
     for _ in 0..15 {
         rig.nothing_else(&mut watcher).await;
     }

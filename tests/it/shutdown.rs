@@ -12,12 +12,7 @@ async fn clients_get_what_was_queued_and_then_1012() {
     let rig = Rig::before(node_with_logs_of(16 << 10).await, |_| {}).await;
     let mut quick = rig.watcher().await;
     let mut slow = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
-    slow.send(
-        TEXT,
-        r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#,
-    )
-    .await;
-    assert!(slow.text().await.contains("result"));
+    slow.subscribe_logs().await;
     let mut idle = rig.client().await;
     for _ in 0..BLOCKS {
         rig.nothing_else(&mut quick).await;

@@ -224,6 +224,13 @@ impl Wire {
         Some(Reply::parse(&answer).status)
     }
 
+    /// Subscribes to all logs.
+    pub async fn subscribe_logs(&mut self) {
+        let subscribe = r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}"#;
+        self.send(TEXT, subscribe).await;
+        assert!(self.text().await.contains("result"));
+    }
+
     pub async fn send(&mut self, first: u8, payload: impl AsRef<[u8]>) {
         self.write(frame(first, payload)).await;
     }
