@@ -96,7 +96,7 @@ impl App {
         if config.upstreams.is_empty() {
             let node = Devnet::start(config.devnet.clone()).await?;
             if let Ok(url) = node.ws_url().parse() {
-                config.upstreams.push(Endpoint::Ws(url));
+                config.upstreams.push(Endpoint::Ws(url).into());
             }
             devnet = Some(node);
         }
@@ -195,7 +195,13 @@ impl App {
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
         // The request path, from the sockets to the node.
-        let rpc = Arc::new(Rpc::new(pool.clone(), config.node.max_request_bytes, metrics.clone()));
+        let rpc = Arc::new(Rpc::new(
+            pool.clone(),
+            tip.clone(),
+            registry.clone(),
+            config.rpc,
+            metrics.clone(),
+        ));
         if !config.door.auth.required && config.door.auth.is_used() {
             info!("clients without a key or token are served too: set auth.required where they should not be");
         }

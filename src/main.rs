@@ -149,7 +149,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Bench(args) => bench::bench(args),
         Command::CheckConfig(args) => {
             let (_, config) = source(&args).read()?;
-            let upstreams: Vec<String> = config.upstreams.iter().map(ToString::to_string).collect();
+            let upstreams: Vec<String> = config.upstreams.iter().map(|node| node.endpoint.to_string()).collect();
             let upstreams = if upstreams.is_empty() {
                 "the embedded devnet".to_owned()
             } else {

@@ -30,6 +30,15 @@ pub struct OutcomeLabel {
     pub outcome: &'static str,
 }
 
+/// `method="eth_call",by="memory"` and its like.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AnsweredLabel {
+    /// One of the methods that are known.
+    pub method: &'static str,
+    /// Who answered.
+    pub by: &'static str,
+}
+
 /// Every metric. Counters only grow; gauges that are derived from other state are set when the page is asked for.
 #[derive(Debug)]
 pub struct Metrics {
@@ -67,6 +76,14 @@ pub struct Metrics {
     pub requests: Family<OutcomeLabel, Counter>,
     /// Calls forwarded to an upstream, by outcome.
     pub forwarded: Family<OutcomeLabel, Counter>,
+    /// Calls that were sent to a second upstream, by reason.
+    pub rerouted: Family<ReasonLabel, Counter>,
+    /// Calls by method and by who answered: the node, memory, or both at once for several.
+    pub answered: Family<AnsweredLabel, Counter>,
+    /// Bytes of answers that are kept.
+    pub cache_bytes: Gauge,
+    /// Answers that are kept.
+    pub cache_entries: Gauge,
     /// Duration of forwarded calls, in seconds.
     pub forward_seconds: Histogram,
     /// 1 where an upstream is connected.
@@ -129,6 +146,10 @@ impl Metrics {
             pending_dropped: Family::default(),
             requests: Family::default(),
             forwarded: Family::default(),
+            rerouted: Family::default(),
+            answered: Family::default(),
+            cache_bytes: Gauge::default(),
+            cache_entries: Gauge::default(),
             forward_seconds: Histogram::new(exponential_buckets(100e-6, 2.0, 18)),
             upstream_up: Family::default(),
             upstream_connects: Family::default(),
@@ -230,6 +251,22 @@ impl Metrics {
             "Calls forwarded to an upstream, by outcome",
             metrics.forwarded.clone(),
         );
+        r.register(
+            "rerouted_calls",
+            "Calls sent to a second upstream: unavailable, lost, throttled (the first gave no answer), or hedged (it was slow)",
+            metrics.rerouted.clone(),
+        );
+        r.register(
+            "answered_calls",
+            "Calls that may be answered from memory, by method and by whom: memory (kept), shared (the same was under way), history (held blocks), node",
+            metrics.answered.clone(),
+        );
+        r.register(
+            "cache_bytes",
+            "Bytes of answers that are kept",
+            metrics.cache_bytes.clone(),
+        );
+        r.register("cache_entries", "Answers that are kept", metrics.cache_entries.clone());
         r.register(
             "forward_seconds",
             "Duration of forwarded calls",

@@ -106,6 +106,9 @@ async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     admin.refresh();
+    let (entries, bytes) = admin.services.rpc.kept().await;
+    admin.services.metrics.cache_entries.set(entries as i64);
+    admin.services.metrics.cache_bytes.set(bytes as i64);
     let mut page = String::new();
     match prometheus_client::encoding::text::encode(&mut page, &admin.registry) {
         Ok(()) => {
@@ -134,6 +137,8 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
                 "chainId": status.chain_id.and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok()),
                 "head": status.head,
                 "lagSeconds": status.lag.map(|lag| lag.as_secs_f64()),
+                "callsInFlight": status.in_flight,
+                "latencySeconds": status.latency.map(|latency| latency.as_secs_f64()),
                 "refused": status.refused,
                 "lastError": status.last_error,
             })

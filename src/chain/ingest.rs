@@ -24,15 +24,66 @@ use crate::upstream::{Pool, Sighting, UpstreamId};
 /// Tries for a block below the oldest known one; nobody waits for it.
 const PAST_TRIES: u32 = 5;
 
-/// The newest block that was published, for whoever wants to know how fresh the stream is.
+/// Where the chain stands as it was published, for those who answer questions about it.
 #[derive(Debug, Default)]
-pub struct Tip(Mutex<Option<(BlockRef, Instant)>>);
+pub struct Tip(Mutex<Standing>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    view: View,
+    /// Highest number that was published since the chain began, or began anew.
+    highest: u64,
+    /// When the newest block arrived, whichever it is now.
+    arrived: Option<(BlockRef, Instant)>,
+}
+
+/// The chain at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Its newest block; `None` before the first, and after continuity was lost.
+    pub head: Option<BlockRef>,
+    /// Another one where blocks were taken back since: what was true of a number may not be any more.
+    pub branch: u64,
+    /// Another one where the chain was lost and began anew.
+    pub era: u64,
+    /// It stands as high as ever. Below that it is on its way to another branch, or became shorter; only the node knows.
+    pub is_settled: bool,
+}
 
 impl Tip {
     /// The newest block and when it arrived.
     #[must_use]
     pub fn get(&self) -> Option<(BlockRef, Instant)> {
-        *self.0.lock()
+        self.0.lock().arrived
+    }
+
+    /// The chain now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.0.lock().view
+    }
+
+    fn note(&self, event: &ChainEvent) {
+        let mut standing = self.0.lock();
+        let Standing { view, highest, arrived } = &mut *standing;
+        match event {
+            ChainEvent::Head(header) => {
+                view.head = Some(header.block);
+                *arrived = Some((header.block, header.seen));
+                *highest = (*highest).max(header.block.number);
+            }
+            ChainEvent::Rewind(to) => {
+                view.head = Some(*to);
+                view.branch += 1;
+            }
+            ChainEvent::ContinuityLost(_) => {
+                (view.head, *highest) = (None, 0);
+                view.branch += 1;
+                view.era += 1;
+            }
+            ChainEvent::Logs(_) | ChainEvent::Past(..) => {}
+        }
+        view.is_settled = view.head.is_some_and(|head| head.number >= *highest);
     }
 }
 
@@ -157,14 +208,15 @@ impl Ingest {
     }
 
     fn note(&self, event: &ChainEvent) {
-        match event {
-            ChainEvent::Head(header) => {
-                self.metrics.head_number.set(header.block.number as i64);
-                self.pool.published(header.block.number);
-                *self.tip.0.lock() = Some((header.block, header.seen));
-            }
-            ChainEvent::Rewind(to) => drop(self.metrics.head_number.set(to.number as i64)),
-            _ => {}
+        self.tip.note(event);
+        if let ChainEvent::Logs(_) | ChainEvent::Past(..) = event {
+            return;
+        }
+        // Before anybody is shown it: what they ask next goes to those who have it.
+        let head = self.tip.view().head;
+        self.pool.published(head.map(|head| (head.number, head.hash)));
+        if let Some(head) = head {
+            self.metrics.head_number.set(head.number as i64);
         }
     }
 }

@@ -20,7 +20,7 @@ pub use assembly::{ChainEvent, HistorySettings, Loss};
 pub use cursor::{Cursor, Left, Needs, Next, Page, Undo};
 pub use header::{BlockRef, Header, HeaderShape, NotAHeader};
 pub use history::{Forgotten, History, Published};
-pub use ingest::{Ingest, Tip};
+pub use ingest::{Ingest, Tip, View};
 pub use log::{BadLogs, BlockLogs, Log};
 pub use source::{Learned, Refused, Seek, Source, Verify};
 pub use tracker::{Step, Tracker};

@@ -12,7 +12,7 @@ const KEYS: &[(&str, &str)] = &[
     ("admin", "Where the operator looks: /health, /ready, /metrics, /status."),
     (
         "upstream",
-        "The node, or several by priority: ws://, wss://, http://, https:// or the path of an IPC socket. None starts the embedded devnet.",
+        "The node, or several by priority: ws://, wss://, http://, https:// or the path of an IPC socket. None starts the embedded devnet. In place of an address a table may stand: { address = \"wss://…\", archive = true, methods = [\"eth_*\", \"trace_*\"], calls = \"share\" }; archive: it has the state of every block, and such questions go there alone; methods: what it serves; calls: share, spare (only where no other can answer) or none (heads and logs alone).",
     ),
     (
         "node.chain_id",
@@ -46,6 +46,30 @@ const KEYS: &[(&str, &str)] = &[
     (
         "node.ca",
         "PEM file with authorities that are believed for wss:// and https:// nodes, besides the system's.",
+    ),
+    (
+        "calls.patience",
+        "How long a call waits for a node that has the newest head that clients were shown, or for any node at all; then -32603.",
+    ),
+    (
+        "calls.hedge",
+        "Whether a second node is asked too where the first takes longer than nineteen of twenty such calls did; reads alone.",
+    ),
+    (
+        "calls.broadcast",
+        "Whether eth_sendRawTransaction goes to all nodes at once, rather than to the one in use.",
+    ),
+    (
+        "calls.max_response_bytes",
+        "Longest answer to one call; a longer one becomes -32003 \"response too large\".",
+    ),
+    (
+        "calls.max_batch_response_bytes",
+        "Longest answer to a batch; the items beyond it get -32003. geth has 25,000,000 bytes.",
+    ),
+    (
+        "cache.max_bytes",
+        "Answers that are kept, those for good and those that hold until the next head; 0 keeps none, and equal calls that are under way at once still share one.",
     ),
     (
         "history.blocks",

@@ -61,7 +61,7 @@ pub fn load(
     }
     let mut typed: typed::Config = figment.extract().map_err(|error| explain(error, ""))?;
     if !flags.upstream.is_empty() {
-        typed.upstream.clone_from(&flags.upstream);
+        typed.upstream = flags.upstream.iter().cloned().map(Into::into).collect();
     }
     if let Some(listen) = &flags.listen {
         typed.listen.clone_from(listen);
@@ -204,7 +204,7 @@ mod tests {
             ("HEADWATER_PORT_9546_TCP", "tcp://10.0.0.1:9546"),
         ];
         let config = with("", &variables, &Flags::default()).unwrap();
-        assert_eq!(config.upstream, ["ws://a:1", "http://b:2"]);
+        assert_eq!(config.upstream, ["ws://a:1", "http://b:2"].map(typed::Upstream::from));
         assert_eq!(config.node.request_timeout.as_secs(), 5);
         assert_eq!(config.limits.max_message_bytes.as_u64(), 2 << 20);
         assert_eq!(config.history.verify, crate::chain::Verify::None);

@@ -18,12 +18,14 @@ use std::time::Duration;
 use crate::chain::HistorySettings;
 use crate::delivery::OutboxLimits;
 use crate::door::Policy;
+use crate::patterns::Patterns;
+use crate::rpc::RpcSettings;
 use crate::server::ServerSettings;
 use crate::session::{LifeSigns, SessionSettings};
 use crate::subscription::ReplaySettings;
 use crate::telemetry::LogFormat;
 use crate::tls::{self, TlsFiles};
-use crate::upstream::{Endpoint, UpstreamSettings};
+use crate::upstream::{Endpoint, Node, Share, UpstreamSettings};
 
 pub use changes::settled;
 pub use describe::{example, settings_table};
@@ -42,9 +44,11 @@ pub struct Config {
     /// Where the operator looks.
     pub admin: SocketAddr,
     /// Nodes by priority; none means the embedded devnet.
-    pub upstreams: Vec<Endpoint>,
+    pub upstreams: Vec<Node>,
     /// Patience towards them.
     pub node: UpstreamSettings,
+    /// What is forwarded, and what is kept of the answers.
+    pub rpc: RpcSettings,
     /// What is kept of the chain.
     pub history: HistorySettings,
     /// How far back clients may go.
@@ -85,11 +89,13 @@ impl Config {
                 )
             })
         };
-        let upstreams = typed
-            .upstream
-            .iter()
-            .map(|text| text.parse::<Endpoint>().map_err(|why| bad("upstream", &why)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let upstreams = typed.upstream.iter().map(upstream).collect::<Result<Vec<_>, _>>()?;
+        if !upstreams.is_empty() && upstreams.iter().all(|node| node.calls == Share::None) {
+            return Err(bad(
+                "upstream",
+                &"calls is none for all of them: nobody could answer a call",
+            ));
+        }
         let (node, delivery) = (&typed.node, &typed.delivery);
         if node.reconnect_max < node.reconnect_min {
             return Err(bad(
@@ -98,7 +104,7 @@ impl Config {
             ));
         }
         // Between two polls a node is behind by nobody's fault.
-        let polled = upstreams.iter().any(|endpoint| matches!(endpoint, Endpoint::Http(_)));
+        let polled = upstreams.iter().any(|node| matches!(node.endpoint, Endpoint::Http(_)));
         if polled && upstreams.len() > 1 && node.poll_interval > node.silence_timeout / 4 {
             return Err(bad(
                 "node.poll_interval",
@@ -140,10 +146,22 @@ impl Config {
                 silence_timeout: positive("node.silence_timeout", node.silence_timeout)?,
                 take_back_after: node.take_back_after,
                 poll_interval: positive("node.poll_interval", node.poll_interval)?,
+                call_patience: typed.calls.patience,
+                hedge: typed.calls.hedge,
                 max_in_flight: at_least("node.max_in_flight", node.max_in_flight, 1)?,
-                max_request_bytes: bytes("node.max_request_bytes", node.max_request_bytes, 1024)?,
                 max_message_bytes: bytes("node.max_message_bytes", node.max_message_bytes, 1 << 20)?,
                 trust: tls::trust(file(&node.ca).as_deref()).map_err(|why| bad("node.ca", &why))?,
+            },
+            rpc: RpcSettings {
+                broadcast: typed.calls.broadcast,
+                max_request_bytes: bytes("node.max_request_bytes", node.max_request_bytes, 1024)?,
+                max_response_bytes: bytes("calls.max_response_bytes", typed.calls.max_response_bytes, 1024)?,
+                max_batch_response_bytes: bytes(
+                    "calls.max_batch_response_bytes",
+                    typed.calls.max_batch_response_bytes,
+                    1024,
+                )?,
+                max_cache_bytes: typed.cache.max_bytes.as_u64(),
             },
             history: HistorySettings {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,
@@ -198,6 +216,25 @@ impl Config {
                 ..crate::devnet::Config::default()
             },
         })
+    }
+}
+
+fn upstream(typed: &typed::Upstream) -> Result<Node, ConfigError> {
+    let node = |address: &str| {
+        let endpoint = address.parse::<Endpoint>().map_err(|why| bad("upstream", &why))?;
+        Ok(Node::from(endpoint))
+    };
+    match typed {
+        typed::Upstream::Address(address) => node(address),
+        typed::Upstream::Described(own) => Ok(Node {
+            archive: own.archive,
+            methods: match &own.methods {
+                Some(methods) => Patterns::parse(methods).map_err(|why| bad("upstream.methods", &why))?,
+                None => Patterns::all(),
+            },
+            calls: own.calls,
+            ..node(&own.address)?
+        }),
     }
 }
 

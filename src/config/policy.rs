@@ -8,9 +8,10 @@ use ipnet::IpNet;
 
 use super::{ConfigError, at_least, bad, bytes, non_zero, positive, typed};
 use crate::door::{
-    Auth, Digest, Hosts, Kinds, Methods, Origins, Patience, Patterns, Plan, Policy, Proxies, Rights, TokenSettings,
-    Tokens, Ways, Weights,
+    Auth, Digest, Hosts, Kinds, Methods, Origins, Patience, Plan, Policy, Proxies, Rights, TokenSettings, Tokens, Ways,
+    Weights,
 };
+use crate::patterns::Patterns;
 
 /// The plan of those who have none.
 const DEFAULT: &str = "default";

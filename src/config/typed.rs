@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::chain::Verify;
 use crate::door::{ForwardedHeader, Way};
 use crate::telemetry::LogFormat;
+use crate::upstream::Share;
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,8 +19,10 @@ pub struct Config {
     pub listen: String,
     pub admin: String,
     #[serde(deserialize_with = "one_or_many")]
-    pub upstream: Vec<String>,
+    pub upstream: Vec<Upstream>,
     pub node: Node,
+    pub calls: Calls,
+    pub cache: Cache,
     pub history: History,
     pub subscriptions: Subscriptions,
     pub limits: Limits,
@@ -44,6 +47,8 @@ impl Default for Config {
             admin: "127.0.0.1:9547".into(),
             upstream: Vec::new(),
             node: Node::default(),
+            calls: Calls::default(),
+            cache: Cache::default(),
             history: History::default(),
             subscriptions: Subscriptions::default(),
             limits: Limits::default(),
@@ -100,6 +105,54 @@ section!(Node, "Patience towards the nodes." {
     max_in_flight: usize = 4096,
     max_request_bytes: ByteSize = ByteSize::mib(5),
     max_message_bytes: ByteSize = ByteSize::mib(256),
+});
+
+/// A node: its address, or a table with more to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[allow(missing_docs)]
+pub enum Upstream {
+    Address(String),
+    Described(Described),
+}
+
+/// See [`crate::upstream::Node`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Described {
+    pub address: String,
+    #[serde(default)]
+    pub archive: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<String>>,
+    #[serde(default)]
+    pub calls: Share,
+}
+
+impl From<String> for Upstream {
+    fn from(address: String) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl From<&str> for Upstream {
+    fn from(address: &str) -> Self {
+        Self::Address(address.to_owned())
+    }
+}
+
+section!(Calls, "How calls are forwarded." {
+    #[serde(with = "humantime_serde")]
+    patience: Duration = Duration::from_secs(3),
+    hedge: bool = false,
+    broadcast: bool = false,
+    max_response_bytes: ByteSize = ByteSize::mib(256),
+    max_batch_response_bytes: ByteSize = ByteSize::mib(24),
+});
+
+section!(Cache, "Which answers are kept." {
+    max_bytes: ByteSize = ByteSize::mib(64),
 });
 
 section!(History, "What is kept of the chain." {
@@ -303,20 +356,21 @@ section!(Devnet, "The embedded chain." {
     logs_per_transaction: usize = 3,
 });
 
-/// One word, several in a list, or several with commas between (the form for a variable).
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+/// One, several in a list, or several with commas between (the form for a variable).
+fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de> + From<String>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum OneOrMany {
+    enum OneOrMany<T> {
         One(String),
-        Many(Vec<String>),
+        Many(Vec<T>),
     }
     Ok(match OneOrMany::deserialize(deserializer)? {
         OneOrMany::Many(many) => many,
-        OneOrMany::One(text) => text
-            .split(',')
-            .map(|one| one.trim().to_owned())
-            .filter(|one| !one.is_empty())
-            .collect(),
+        OneOrMany::One(text) => {
+            let words = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+            words.map(|one| one.to_owned().into()).collect()
+        }
     })
 }

@@ -109,8 +109,10 @@ pub struct Faults {
     /// The next so many `eth_getLogs` answers are empty although there are logs, counted down. Nodes do this while their
     /// receipts are not written yet.
     pub empty_log_answers: u32,
-    /// These methods fail with code -32000 and the message "simulated failure".
+    /// These methods fail with [`Self::failure`].
     pub failing_methods: Vec<String>,
+    /// Code and message of what fails.
+    pub failure: (i64, String),
     /// The next so many calls fail in the same way, whatever they are, counted down.
     pub failing_calls: u32,
     /// Logs of blocks below this number are answered with error 4444, as nodes do that expire history (EIP-4444).
@@ -133,6 +135,7 @@ impl Default for Faults {
             late_heads: 0,
             empty_log_answers: 0,
             failing_methods: Vec::new(),
+            failure: (-32000, "simulated failure".into()),
             failing_calls: 0,
             pruned_below: 0,
             refuse_connections: false,

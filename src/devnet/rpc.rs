@@ -80,7 +80,8 @@ pub(super) fn call(
     let failing = !method.starts_with("devnet_") && state.faults.failing_calls > 0;
     state.faults.failing_calls -= u32::from(failing);
     if failing || state.faults.failing_methods.iter().any(|failing| failing == method) {
-        return Err(RpcError::new(-32000, "simulated failure"));
+        let (code, message) = state.faults.failure.clone();
+        return Err(RpcError::new(code, message));
     }
     if let (true, Caller::Http) = (method.ends_with("_subscribe"), caller) {
         return Err(RpcError::new(-32601, "notifications not supported"));

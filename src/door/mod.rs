@@ -38,7 +38,7 @@ pub use address::{ForwardedHeader, Proxies};
 pub use handshake::{Handshake, Handshakes};
 pub use identity::{Identity, Network};
 pub use key::{ApiKey, Digest, NoDigest};
-pub use methods::{Methods, NoPattern, Patterns, Weights};
+pub use methods::{Methods, Weights};
 pub use origin::{Hosts, Origins};
 pub use plan::{Patience, Plan, Refusals};
 pub use policy::{Auth, Kinds, NoKind, Policy, Rights, Unproven, Way, Ways};

@@ -1,24 +1,39 @@
-//! Requests that are not subscriptions: they are forwarded, and their answers put into order.
+//! Requests that are not subscriptions: what each comes to, and their answers in order.
+//!
+//! ```text
+//! calls    method (what is known of it)  >  anchor (what its answer stands on)  >  cache (kept, or somebody is asking)
+//!          > upstream::routing           a node
+//!          held_logs  the logs of held blocks      filters  filters that live at one node      send  signed transactions
+//! ```
+
+mod anchor;
+mod cache;
+mod calls;
+mod filters;
+mod held_logs;
+mod method;
+mod params;
+mod send;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 
+use crate::chain::Tip;
 use crate::jsonrpc::{
-    self, ErrorObjectOwned, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, RESPONSE_TOO_LARGE,
-    Request, Response, TIMEOUT, error,
+    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, RESPONSE_TOO_LARGE, Request, Response,
+    error,
 };
+use crate::subscription::Registry;
 use crate::telemetry::{Metrics, OutcomeLabel};
-use crate::upstream::{CallError, Pool, TransactionForm};
+use crate::upstream::{Pool, TransactionForm};
+
+use calls::Calls;
 
 /// Items of one batch that are under way at the same time.
 const BATCH_CONCURRENCY: usize = 32;
-
-/// Bytes of a batch's answer after which items get an error instead (geth `node/defaults.go`, `BatchResponseMaxSize`).
-const MAX_BATCH_RESPONSE: usize = 25_000_000;
 
 /// An answer that costs no more than the error in its place, in bytes.
 const SHORT: usize = 1024;
@@ -101,24 +116,51 @@ impl Planned {
     }
 }
 
-/// The forwarding half of the service.
+/// What is forwarded, how long answers may be, and how many are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct RpcSettings {
+    /// Signed transactions go to all nodes.
+    pub broadcast: bool,
+    /// Longest parameters of a call, in bytes: a node that hangs up on a long message hangs up on everybody.
+    pub max_request_bytes: usize,
+    /// Longest answer to one call, in bytes.
+    pub max_response_bytes: usize,
+    /// Bytes of a batch's answer after which items get an error instead (geth `node/defaults.go`, `BatchResponseMaxSize`).
+    pub max_batch_response_bytes: usize,
+    /// Bytes of answers that are kept.
+    pub max_cache_bytes: u64,
+}
+
+/// The half of the service that answers calls.
 #[derive(Debug)]
 pub struct Rpc {
     pool: Arc<Pool>,
-    max_request_bytes: usize,
+    calls: Calls,
+    max_batch_response: usize,
     metrics: Arc<Metrics>,
 }
 
 impl Rpc {
-    /// Forwards to these upstreams, and no longer parameters than these: a node that hangs up on a long message hangs up
-    /// on everybody.
+    /// Answers for the chain as `tip` tells it and `registry` holds it, and asks `pool` for the rest.
     #[must_use]
-    pub fn new(pool: Arc<Pool>, max_request_bytes: usize, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        pool: Arc<Pool>,
+        tip: Arc<Tip>,
+        registry: Arc<Registry>,
+        settings: RpcSettings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
-            pool,
-            max_request_bytes,
+            pool: pool.clone(),
+            calls: Calls::new(pool, tip, registry, settings, metrics.clone()),
+            max_batch_response: settings.max_batch_response_bytes,
             metrics,
         }
+    }
+
+    /// Entries and bytes of answers that are kept.
+    pub async fn kept(&self) -> (u64, u64) {
+        self.calls.kept().await
     }
 
     /// See [`Pool::pending_settled`].
@@ -133,7 +175,7 @@ impl Rpc {
             Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
             Planned::Later(id, outcome) => Some(self.local(&id, outcome.await)),
             Planned::Forward { id, method, params } => {
-                let outcome = self.forward(method, params).await;
+                let outcome = self.calls.answer(method, params).await;
                 id.map(|id| Response::new(&id, outcome))
             }
         }
@@ -155,7 +197,7 @@ impl Rpc {
             let Some(mut response) = response else { continue };
             bytes += response.body.len();
             // A short one may be the id of a subscription, which stands.
-            if bytes > MAX_BATCH_RESPONSE && response.body.len() > SHORT {
+            if bytes > self.max_batch_response && response.body.len() > SHORT {
                 response = response.too_large();
             }
             out.push(response);
@@ -165,36 +207,6 @@ impl Rpc {
 
     fn count(&self, outcome: &'static str) {
         self.metrics.requests.get_or_create(&OutcomeLabel { outcome }).inc();
-    }
-
-    async fn forward(&self, method: String, params: String) -> Outcome {
-        if params.len() > self.max_request_bytes {
-            self.count("too_large");
-            return error(INVALID_REQUEST, "request too large").into();
-        }
-        let began = Instant::now();
-        let answer = self.pool.call(method, params).await;
-        self.metrics.forward_seconds.observe(began.elapsed().as_secs_f64());
-        let label = match &answer {
-            Ok(Outcome::Result(_)) => "result",
-            Ok(Outcome::Error(_)) => "node_error",
-            Err(CallError::Unavailable) => "unavailable",
-            Err(CallError::Lost) => "lost",
-            Err(CallError::TimedOut) => "timeout",
-        };
-        self.metrics
-            .forwarded
-            .get_or_create(&OutcomeLabel { outcome: label })
-            .inc();
-        self.count(label);
-        answer.unwrap_or_else(|why| {
-            // PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
-            let code = match why {
-                CallError::Unavailable | CallError::Lost => INTERNAL_ERROR,
-                CallError::TimedOut => TIMEOUT,
-            };
-            error(code, why.to_string()).into()
-        })
     }
 }
 

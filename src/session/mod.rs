@@ -411,13 +411,22 @@ impl Session {
             }
             (planned, place) => {
                 let services = self.services.clone();
-                tokio::spawn(async move {
-                    if let Some(response) = services.rpc.complete(planned).await
-                        && let Some(outbox) = place.and_then(|place| place.outbox())
-                    {
-                        services.answer(&outbox, &response, releases);
+                let mut completing = Box::pin(async move { services.rpc.complete(planned).await });
+                // What is known already needs no task, and what is not is on its way to the node without waiting for one.
+                if let Some(known) = completing.as_mut().now_or_never() {
+                    if let Some(response) = known {
+                        self.answer(response, releases);
                     }
-                });
+                } else {
+                    let services = self.services.clone();
+                    tokio::spawn(async move {
+                        if let Some(response) = completing.await
+                            && let Some(outbox) = place.and_then(|place| place.outbox())
+                        {
+                            services.answer(&outbox, &response, releases);
+                        }
+                    });
+                }
             }
         }
         if refused {

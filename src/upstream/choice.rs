@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::standing::{Standing, Switch, Told, Why};
-use super::{Endpoint, UpstreamId, UpstreamSettings, Wanted};
+use super::{Endpoint, Reach, UpstreamId, UpstreamSettings, Wanted};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// Shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that what is said
@@ -26,8 +26,10 @@ pub(super) struct Choice {
     active: watch::Sender<Option<UpstreamId>>,
     /// What the upstream in use was asked for and has answered.
     settled: watch::Sender<Wanted>,
-    /// Number of the newest head that clients were shown.
-    published: AtomicU64,
+    /// Says that somebody came, went or told a head.
+    moves: watch::Sender<()>,
+    /// The newest head that clients were shown: number and hash.
+    published: Mutex<Option<(u64, B256)>>,
     metrics: Arc<Metrics>,
 }
 
@@ -39,20 +41,21 @@ struct Decided {
 }
 
 impl Choice {
-    pub fn new(endpoints: &[Endpoint], settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(endpoints: Vec<Endpoint>, settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
         // Half of the silence: time to notice is as long as time to act.
         let patience = settings.silence_timeout / 2;
         Self {
             started: Instant::now(),
-            endpoints: endpoints.to_vec(),
             heard: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
             decided: Mutex::new(Decided {
                 standing: Standing::new(endpoints.len(), patience, settings.take_back_after),
                 left: None,
             }),
+            endpoints,
             active: watch::Sender::new(None),
             settled: watch::Sender::new(Wanted::default()),
-            published: AtomicU64::new(0),
+            moves: watch::Sender::new(()),
+            published: Mutex::new(None),
             metrics,
         }
     }
@@ -99,15 +102,34 @@ impl Choice {
         self.weigh(|_| ());
     }
 
-    /// Clients were shown this head.
-    pub fn published(&self, number: u64) {
-        self.published.store(number, Ordering::Relaxed);
+    /// Clients were shown this head; or they have to begin anew.
+    pub fn published(&self, head: Option<(u64, B256)>) {
+        *self.published.lock() = head;
+        self.moves.send_replace(());
     }
 
-    /// Who answers a client.
-    pub fn for_client(&self) -> Option<UpstreamId> {
-        let published = self.published.load(Ordering::Relaxed);
-        self.decided.lock().standing.who_reached(published)
+    /// What they were shown.
+    pub fn published_head(&self) -> Option<(u64, B256)> {
+        *self.published.lock()
+    }
+
+    /// Says when [`Self::reached`] may have changed.
+    pub fn watch_moves(&self) -> watch::Receiver<()> {
+        self.moves.subscribe()
+    }
+
+    /// Who has come so far, by priority.
+    pub fn reached(&self, reach: Reach) -> Vec<UpstreamId> {
+        let published = self.published_head();
+        let standing = &self.decided.lock().standing;
+        match reach {
+            Reach::Anywhere => standing.connected().collect(),
+            Reach::Number(number) => standing.reached(number).collect(),
+            Reach::Head => match published {
+                Some((number, hash)) => standing.have(number, hash).collect(),
+                None => standing.connected().collect(),
+            },
+        }
     }
 
     /// Who is asked by ourselves, see [`Standing::whom_to_ask`].
@@ -130,6 +152,8 @@ impl Choice {
         if let Some(switch) = decided.standing.decide(now) {
             self.enforce(switch, &mut decided.left, now);
         }
+        drop(decided);
+        self.moves.send_replace(());
         result
     }
 

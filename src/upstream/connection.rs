@@ -16,10 +16,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
+use super::call::{Call, Inbox};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::message::{self, NodeMessage};
-use super::pool::{Call, CallError, Inbox, Shared};
-use super::{Gossip, Sighting, TransactionForm};
+use super::pool::Shared;
+use super::{CallError, Gossip, Sighting, TransactionForm};
 use crate::jsonrpc::Outcome;
 
 /// Messages that wait for the writer. When it is full calls wait in their queue, where callers see it.

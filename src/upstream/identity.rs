@@ -43,6 +43,11 @@ impl Identity {
         }
     }
 
+    /// As JSON, once it is known.
+    pub fn chain_id(&self) -> Option<&str> {
+        self.chain_id.get().map(String::as_str)
+    }
+
     /// # Errors
     /// The line that refuses it.
     pub fn check_chain_id(&self, endpoint: &Endpoint, chain_id: &str) -> Result<(), String> {

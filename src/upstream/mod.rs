@@ -4,20 +4,25 @@
 //! connection | poller   what a node says  > standing (pure: lag, forks, priority) > choice (the one in use: watch, log,
 //!                                           metrics) > whoever watches it: ingest, the actors themselves
 //!                       its heads         > ingest
-//! pool                  calls             > the actor of whoever has reached, or told, the block
+//! pool                  our own calls     > the actor of whoever told the block
+//! routing               clients' calls    > the actor of whoever has the newest head, can answer and has the least to do
 //! ```
 //!
 //! An actor owns its socket. It multiplexes calls by ids of its own, keeps the subscriptions that are wanted, and says
 //! what it sees; it never decides what is canonical. Reconnection, buffering and resubscription are here and nowhere else.
 
+mod call;
 mod choice;
 mod connection;
 mod endpoint;
 mod identity;
 mod link;
+mod load;
 mod message;
+mod node;
 mod poller;
 mod pool;
+mod routing;
 mod splitter;
 mod standing;
 
@@ -28,8 +33,10 @@ use std::time::{Duration, Instant};
 use alloy_primitives::{B256, U64};
 use bytes::Bytes;
 
+pub use call::{Ask, CallError, Reach, Whom};
 pub use endpoint::{BadEndpoint, Endpoint};
-pub use pool::{CallError, Channels, Pool, UpstreamStatus};
+pub use node::{Node, Share};
+pub use pool::{Channels, Pool, UpstreamStatus};
 use standing::Told;
 
 /// The two forms in which a transaction is told.
@@ -129,10 +136,12 @@ pub struct UpstreamSettings {
     pub take_back_after: Duration,
     /// How often an HTTP node is asked for its head.
     pub poll_interval: Duration,
+    /// How long a call waits for a node that can answer it.
+    pub call_patience: Duration,
+    /// Whether a second node is asked where the first is slow.
+    pub hedge: bool,
     /// Calls in flight on one upstream.
     pub max_in_flight: usize,
-    /// Longest call that is sent to a node, in bytes of its parameters.
-    pub max_request_bytes: usize,
     /// Longest message that is read from a node, in bytes.
     pub max_message_bytes: usize,
     /// Whose certificates are believed.

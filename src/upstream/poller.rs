@@ -3,7 +3,7 @@
 //! It says the same things as a connection does, so nothing downstream can tell the two apart.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -13,9 +13,10 @@ use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 use url::Url;
 
+use super::call::{Call, Inbox};
 use super::message::{self, NodeMessage};
-use super::pool::{Call, CallError, Inbox, Shared};
-use super::{Gossip, Sighting, TransactionForm};
+use super::pool::Shared;
+use super::{CallError, Gossip, Sighting, TransactionForm};
 use crate::jsonrpc::Outcome;
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
@@ -39,8 +40,23 @@ struct Node {
     max_message_bytes: usize,
 }
 
+/// A post came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("HTTP 429: the node is asked too much")]
+    Throttled(Option<Duration>),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<Failed> for String {
+    fn from(failed: Failed) -> Self {
+        failed.to_string()
+    }
+}
+
 impl Node {
-    async fn call(&self, method: &str, params: &str) -> Result<Outcome, String> {
+    async fn call(&self, method: &str, params: &str) -> Result<Outcome, Failed> {
         let body = message::request(1, method, params);
         let request = self
             .client
@@ -48,18 +64,29 @@ impl Node {
             .header("content-type", "application/json")
             .body(body);
         // The address may hold a key: it stays out of the error.
-        let mut response = request.send().await.map_err(|error| chain(&error.without_url()))?;
+        let failed = |error: reqwest::Error| Failed::Other(chain(&error.without_url()));
+        let mut response = request.send().await.map_err(failed)?;
         let status = response.status();
-        let mut answer = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error.without_url()))? {
+        let after = response.headers().get(reqwest::header::RETRY_AFTER);
+        let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
+        // Where the length is known it is taken at its word, as far as it is allowed: growing means copying.
+        let length = response.content_length().unwrap_or(0) as usize;
+        let mut answer = Vec::with_capacity(length.min(self.max_message_bytes));
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if answer.len() + chunk.len() > self.max_message_bytes {
-                return Err(format!("an answer of more than {} bytes", self.max_message_bytes));
+                return Err(Failed::Other(format!(
+                    "an answer of more than {} bytes",
+                    self.max_message_bytes
+                )));
             }
             answer.extend_from_slice(&chunk);
         }
         match NodeMessage::parse(&answer.into()).pop() {
             Some(NodeMessage::Answer(_, outcome)) => Ok(outcome),
-            _ => Err(format!("HTTP {status} without a JSON-RPC answer")),
+            _ if status == reqwest::StatusCode::TOO_MANY_REQUESTS => {
+                Err(Failed::Throttled(after.map(Duration::from_secs)))
+            }
+            _ => Err(Failed::Other(format!("HTTP {status} without a JSON-RPC answer"))),
         }
     }
 
@@ -80,7 +107,13 @@ async fn forward(node: Node, mut calls: mpsc::Receiver<Call>, max_in_flight: usi
         };
         let node = node.clone();
         tokio::spawn(async move {
-            let outcome = node.call(&call.method, &call.params).await.map_err(|_| CallError::Lost);
+            let outcome = node
+                .call(&call.method, &call.params)
+                .await
+                .map_err(|failed| match failed {
+                    Failed::Throttled(after) => CallError::Throttled(after),
+                    Failed::Other(_) => CallError::Lost,
+                });
             drop(call.reply.send(outcome));
             drop(place);
         });

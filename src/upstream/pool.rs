@@ -1,65 +1,27 @@
 //! The upstreams together: which one is used, and calls to it.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use alloy_primitives::B256;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
+use super::call::{Call, Inbox, exchange};
 use super::choice::Choice;
 use super::connection::Connection;
 use super::identity::{Genesis, Identity};
+use super::load::{Load, P95};
 use super::poller::Poller;
-use super::{Endpoint, Gossip, Sighting, TransactionForm, UpstreamId, UpstreamSettings, Wanted, place_of};
+use super::{
+    CallError, Endpoint, Gossip, Node, Sighting, TransactionForm, UpstreamId, UpstreamSettings, Wanted, place_of,
+};
 use crate::jsonrpc::Outcome;
 use crate::telemetry::Metrics;
-
-/// A call came to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// No upstream is connected.
-    #[error("upstream unavailable")]
-    Unavailable,
-    /// The connection was lost before the answer came; the node may have acted.
-    #[error("upstream connection lost")]
-    Lost,
-    /// No answer in time.
-    #[error("request timed out")]
-    TimedOut,
-}
-
-/// One call on its way to a node.
-#[derive(Debug)]
-pub(super) struct Call {
-    pub method: String,
-    /// JSON, empty for none.
-    pub params: String,
-    pub reply: oneshot::Sender<Result<Outcome, CallError>>,
-}
-
-/// Calls for one upstream.
-#[derive(Debug)]
-pub(super) struct Inbox {
-    /// The stream's own.
-    pub ours: mpsc::Receiver<Call>,
-    /// Clients'.
-    pub theirs: mpsc::Receiver<Call>,
-}
-
-impl Inbox {
-    /// The next call, ours first; clients' only where there is room for them. `None` when the pool is gone.
-    pub async fn next(&mut self, room: bool) -> Option<Call> {
-        tokio::select! {
-            biased;
-            call = self.ours.recv() => call,
-            call = self.theirs.recv(), if room => call,
-        }
-    }
-}
 
 /// What is known of one upstream, for the admin port.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +42,10 @@ pub struct UpstreamStatus {
     pub head: Option<u64>,
     /// How long the oldest block that it has not reached has been known; `None` without a connection.
     pub lag: Option<Duration>,
+    /// Clients' calls that wait for its answer.
+    pub in_flight: u32,
+    /// How soon it answers them.
+    pub latency: Option<Duration>,
 }
 
 /// What pool and actors share about one upstream.
@@ -210,21 +176,29 @@ impl Shared {
 }
 
 #[derive(Debug)]
-struct Upstream {
-    calls: mpsc::Sender<Call>,
+pub(super) struct Upstream {
+    pub(super) node: Node,
+    pub(super) calls: mpsc::Sender<Call>,
     /// A lane of our own: the stream must not wait behind clients' calls.
     ours: mpsc::Sender<Call>,
+    pub(super) load: Load,
     shared: Arc<Shared>,
 }
 
 /// All upstreams.
 #[derive(Debug)]
 pub struct Pool {
-    upstreams: Vec<Upstream>,
-    choice: Arc<Choice>,
-    request_timeout: Duration,
+    pub(super) upstreams: Vec<Upstream>,
+    pub(super) choice: Arc<Choice>,
+    identity: Arc<Identity>,
+    pub(super) request_timeout: Duration,
+    pub(super) call_patience: Duration,
+    pub(super) hedges: bool,
+    /// How long calls take as a rule, by class; kept only where that decides anything.
+    pub(super) usual: Mutex<HashMap<&'static str, P95>>,
     fetch_timeout: Duration,
     gossip_dropped: Arc<AtomicU64>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// The pool's two outlets and its inlet.
@@ -248,21 +222,18 @@ const MIN_FETCH_TIMEOUT: Duration = Duration::from_millis(250);
 const CALL_QUEUE: usize = 256;
 
 impl Pool {
-    /// Starts an actor for each endpoint. They run until the pool's last handle is gone.
+    /// Starts an actor for each node. They run until the pool's last handle is gone.
     #[must_use]
-    pub fn start(
-        endpoints: &[Endpoint],
-        settings: &UpstreamSettings,
-        channels: &Channels,
-        metrics: Arc<Metrics>,
-    ) -> Arc<Self> {
-        let choice = Arc::new(Choice::new(endpoints, settings, metrics));
-        let identity = Arc::new(Identity::new(endpoints.len(), settings.chain_id));
+    pub fn start(nodes: &[Node], settings: &UpstreamSettings, channels: &Channels, metrics: Arc<Metrics>) -> Arc<Self> {
+        let endpoints = nodes.iter().map(|node| node.endpoint.clone()).collect();
+        let choice = Arc::new(Choice::new(endpoints, settings, metrics.clone()));
+        let identity = Arc::new(Identity::new(nodes.len(), settings.chain_id));
         let gossip_dropped = Arc::new(AtomicU64::new(0));
-        let upstreams = endpoints
+        let upstreams = nodes
             .iter()
             .enumerate()
-            .map(|(i, endpoint)| {
+            .map(|(i, node)| {
+                let endpoint = &node.endpoint;
                 let shared = Arc::new(Shared {
                     id: UpstreamId(i),
                     endpoint: endpoint.clone(),
@@ -286,15 +257,26 @@ impl Pool {
                     Endpoint::Http(url) => tokio::spawn(Poller::new(shared.clone(), url.clone(), inbox).run()),
                     _ => tokio::spawn(Connection::new(shared.clone(), inbox).run()),
                 };
-                Upstream { calls, ours, shared }
+                Upstream {
+                    node: node.clone(),
+                    calls,
+                    ours,
+                    load: Load::default(),
+                    shared,
+                }
             })
             .collect();
         let pool = Arc::new(Self {
             upstreams,
             choice,
+            identity,
             request_timeout: settings.request_timeout,
+            call_patience: settings.call_patience,
+            hedges: settings.hedge,
+            usual: Mutex::default(),
             fetch_timeout: (settings.silence_timeout / 4).max(MIN_FETCH_TIMEOUT),
             gossip_dropped,
+            metrics,
         });
         tokio::spawn(look(Arc::downgrade(&pool), settings.tick()));
         pool
@@ -318,11 +300,6 @@ impl Pool {
         self.upstreams[id.0].shared.newest.lock().clone()
     }
 
-    /// Clients are about to be shown this head: their calls go to upstreams that have reached it.
-    pub fn published(&self, number: u64) {
-        self.choice.published(number);
-    }
-
     /// Waits until the node has answered for this form of pending transactions, so that none is missed that comes after
     /// our own answer; not for long, and not without a node.
     pub async fn pending_settled(&self, form: TransactionForm) {
@@ -333,18 +310,7 @@ impl Pool {
         }
     }
 
-    /// Calls the upstream in use, or one that has reached the newest head where the one in use has not. `params` is JSON,
-    /// empty for none.
-    ///
-    /// # Errors
-    /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
-    pub async fn call(&self, method: String, params: String) -> Result<Outcome, CallError> {
-        let id = self.choice.for_client().ok_or(CallError::Unavailable)?;
-        let lane = &self.upstreams[id.0].calls;
-        exchange(lane, method, params, self.request_timeout).await
-    }
-
-    /// As [`Self::call`], for the stream itself: it waits behind no client. What is asked about `block` is asked of those
+    /// Asks for the stream itself: it waits behind no client. What is asked about `block` is asked of those
     /// who told it first, and with each further `attempt` of another upstream, as far as there are any: then none is
     /// waited for long, at first.
     ///
@@ -369,14 +335,23 @@ impl Pool {
         exchange(lane, method.to_owned(), params.to_owned(), patience).await
     }
 
+    /// The chain's id as JSON, once a node told it or where it is set.
+    #[must_use]
+    pub fn chain_id(&self) -> Option<&str> {
+        self.identity.chain_id()
+    }
+
     /// Each upstream's address (without secrets) and state, by priority.
     #[must_use]
     pub fn status(&self) -> Vec<(String, UpstreamStatus)> {
         let active = self.active();
-        let one = |Upstream { shared, .. }: &Upstream| {
+        let one = |Upstream { shared, load, .. }: &Upstream| {
+            let (in_flight, latency) = load.figures();
             let status = UpstreamStatus {
                 active: active == Some(shared.id),
                 lag: self.choice.lag(shared.id),
+                in_flight,
+                latency,
                 ..shared.status.lock().clone()
             };
             (shared.endpoint.to_string(), status)
@@ -389,23 +364,6 @@ impl Pool {
     pub fn gossip_dropped(&self) -> u64 {
         self.gossip_dropped.load(Ordering::Relaxed)
     }
-}
-
-async fn exchange(
-    lane: &mpsc::Sender<Call>,
-    method: String,
-    params: String,
-    patience: Duration,
-) -> Result<Outcome, CallError> {
-    let (reply, answer) = oneshot::channel();
-    let call = Call { method, params, reply };
-    let exchange = async {
-        lane.send(call).await.map_err(|_| CallError::Unavailable)?;
-        answer.await.map_err(|_| CallError::Lost)?
-    };
-    tokio::time::timeout(patience, exchange)
-        .await
-        .unwrap_or(Err(CallError::TimedOut))
 }
 
 async fn look(pool: Weak<Pool>, every: Duration) {

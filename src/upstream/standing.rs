@@ -242,17 +242,19 @@ impl Standing {
         Some((order[turn as usize], among))
     }
 
-    /// Who answers a client that was shown this head: the one in use if it has reached it, else another that has.
-    pub fn who_reached(&self, head: u64) -> Option<UpstreamId> {
-        let active = self.active?;
-        if self.number(active) >= head {
-            return Some(active);
-        }
-        self.connected().find(|id| self.number(*id) >= head).or(Some(active))
+    /// Who has come as far as this number, by priority.
+    pub fn reached(&self, number: u64) -> impl Iterator<Item = UpstreamId> {
+        self.connected().filter(move |id| self.number(*id) >= number)
+    }
+
+    /// Who has this block on its chain, as far as is known: further back than is remembered every branch is the same.
+    pub fn have(&self, number: u64, hash: B256) -> impl Iterator<Item = UpstreamId> {
+        self.reached(number)
+            .filter(move |id| self.members[id.0].hash_at(number).is_none_or(|own| own == hash))
     }
 
     /// By priority.
-    fn connected(&self) -> impl Iterator<Item = UpstreamId> {
+    pub fn connected(&self) -> impl Iterator<Item = UpstreamId> {
         let members = self.members.iter().enumerate();
         members
             .filter(|(_, member)| member.connected)
@@ -517,9 +519,19 @@ mod tests {
     }
 
     #[test]
-    fn calls_go_to_the_one_in_use_unless_only_another_has_reached_the_head() {
-        let (standing, _) = story("0+a5 1+a5 2+a5 2a6");
-        assert_eq!([5, 6, 7].map(|head| standing.who_reached(head).unwrap().0), [0, 2, 0]);
+    fn it_is_known_who_has_come_how_far_and_on_which_branch() {
+        let (standing, _) = story("0+a5 1+b5 2+a5 2a6");
+        let reached = |head: u64| standing.reached(head).map(|id| id.0).collect::<Vec<_>>();
+        assert_eq!([5, 6, 7].map(reached), [vec![0, 1, 2], vec![2], vec![]]);
+        let have = |name: &str| {
+            let told = told(name);
+            standing.have(told.number, told.hash).map(|id| id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ["a5", "b5", "a6", "b6"].map(have),
+            [vec![0, 2], vec![1], vec![2], vec![]]
+        );
+        assert_eq!(have("c1"), [0, 1, 2], "further back than is remembered");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::harness::{Proxy, Rig, eventually, node};
-use crate::wire::{CHAIN_ID, TEXT, Wire};
+use crate::wire::{FORWARDED, TEXT, Wire};
 
 #[tokio::test]
 async fn ready_says_no_until_a_node_is_there_and_alive_all_the_time() {
@@ -48,7 +48,7 @@ async fn every_metric_has_words_and_the_counters_move() {
     rig.nothing_else(&mut client).await;
     rig.control.reorg(1, 1).unwrap();
     client.events(13).await;
-    client.ask(CHAIN_ID).await;
+    client.ask(FORWARDED).await;
     client.call("eth_nothing", json!([])).await;
     let mut wire = Wire::open(rig.address).await;
     wire.send(TEXT & 0x83, "").await;

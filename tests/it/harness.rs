@@ -71,7 +71,7 @@ impl Proxy {
         let mut typed = typed::Config {
             listen: "127.0.0.1:0".into(),
             admin: "127.0.0.1:0".into(),
-            upstream: upstreams.to_vec(),
+            upstream: upstreams.iter().cloned().map(Into::into).collect(),
             ..typed::Config::default()
         };
         typed.node.reconnect_min = Duration::from_millis(5);
@@ -125,7 +125,7 @@ impl Proxy {
         // What is on its way from the node gets there before the answers to what is asked now.
         let mut client = self.client().await;
         for _ in 0..10 {
-            client.call("eth_chainId", json!([])).await;
+            client.call("eth_syncing", json!([])).await;
         }
         // And of a number of blocks at once the last is published.
         eventually("the newest head", async || {

@@ -8,6 +8,7 @@
 
 mod admin;
 mod bench;
+mod calls;
 mod cli;
 mod compression;
 mod door;
@@ -24,6 +25,7 @@ mod regressions;
 mod reload;
 mod replays;
 mod resume;
+mod routing;
 mod sharing;
 mod shutdown;
 mod tls;

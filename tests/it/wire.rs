@@ -26,6 +26,10 @@ pub const DEFLATED: u8 = 0xc1;
 pub const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 
+/// A call that nobody but the node can answer.
+pub const FORWARDED: &str = r#"{"jsonrpc":"2.0","id":1,"method":"eth_syncing"}"#;
+pub const FORWARDED_ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":false}"#;
+
 pub const CHAIN_ID: &str = r#"{"jsonrpc":"2.0","id":1,"method":"eth_chainId"}"#;
 pub const CHAIN_ID_ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":"0x539"}"#;
 

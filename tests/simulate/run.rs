@@ -63,7 +63,7 @@ fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>) -> Config {
     let mut typed = typed::Config {
         listen: listen.into(),
         admin: "127.0.0.1:0".into(),
-        upstream: upstreams,
+        upstream: upstreams.into_iter().map(Into::into).collect(),
         ..typed::Config::default()
     };
     typed.history.blocks = plan.history;

@@ -1,0 +1,64 @@
+//! Names of methods as settings write them, or the beginnings of names.
+
+/// Names of methods, or prefixes that end in `*`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patterns(Vec<Pattern>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    Name(String),
+    Prefix(String),
+}
+
+/// The text is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no pattern: it is a method's name, or the beginning of one and a *, as in debug_*")]
+pub struct NoPattern(String);
+
+impl Pattern {
+    pub(crate) fn parse(text: &str) -> Result<Self, NoPattern> {
+        let (name, is_prefix) = match text.strip_suffix('*') {
+            Some(prefix) => (prefix, true),
+            None => (text, false),
+        };
+        if name.contains(|c: char| c == '*' || c.is_whitespace()) || (name.is_empty() && !is_prefix) {
+            return Err(NoPattern(text.to_owned()));
+        }
+        let name = name.to_owned();
+        Ok(if is_prefix {
+            Self::Prefix(name)
+        } else {
+            Self::Name(name)
+        })
+    }
+
+    fn matches(&self, method: &str) -> bool {
+        match self {
+            Self::Name(name) => method == name,
+            Self::Prefix(prefix) => method.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+impl Patterns {
+    /// Every method.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(vec![Pattern::Prefix(String::new())])
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`NoPattern`], which names the first that is none.
+    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, NoPattern> {
+        let patterns = texts.iter().map(|text| Pattern::parse(text.as_ref().trim()));
+        patterns.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether one of them is this method's.
+    #[must_use]
+    pub fn match_any(&self, method: &str) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(method))
+    }
+}

@@ -1,0 +1,304 @@
+//! What an answer stands on, and so how long it holds. No I/O, no clock.
+//!
+//! ```text
+//! chain      the era: until the chain begins anew, or somebody changes it at will
+//! software   which node, for a while
+//! branch     the era and what was taken back: a block by number, not final yet
+//! head       as branch, and the newest number
+//! ```
+//!
+//! An anchor is part of the key under which an answer is kept. So nothing is ever searched for and thrown away when the head
+//! moves or a branch is left: its key is asked for no more.
+
+use std::time::Duration;
+
+use super::method::Basis;
+use super::params::BlockName;
+use crate::chain::View;
+use crate::upstream::{Reach, UpstreamId};
+
+/// What an answer stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Anchor {
+    /// It holds as long as the chain does.
+    Chain {
+        /// See [`Ground::era`].
+        era: u64,
+    },
+    /// It holds as long as this node runs the same software.
+    Software {
+        /// See [`Ground::era`].
+        era: u64,
+        /// Which node.
+        node: Option<UpstreamId>,
+    },
+    /// It holds until blocks are taken back.
+    Branch {
+        /// See [`Ground::era`].
+        era: u64,
+        /// See [`View::branch`].
+        branch: u64,
+    },
+    /// It holds until the next head.
+    Head {
+        /// See [`Ground::era`].
+        era: u64,
+        /// See [`View::branch`].
+        branch: u64,
+        /// The newest number.
+        number: u64,
+    },
+}
+
+impl Anchor {
+    /// After so long it is of no use any more, though it may hold; `None` for as long as there is room.
+    #[must_use]
+    pub fn lifetime(&self) -> Option<Duration> {
+        const MINUTE: Duration = Duration::from_secs(60);
+        match self {
+            Self::Chain { .. } => None,
+            // A node may be started anew with another version.
+            Self::Software { .. } => Some(10 * MINUTE),
+            Self::Branch { .. } => Some(30 * MINUTE),
+            Self::Head { .. } => Some(MINUTE),
+        }
+    }
+}
+
+/// What an answer can stand on at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground {
+    /// The chain as it was published.
+    pub view: View,
+    /// Another one where nothing holds that was known of the chain.
+    pub era: u64,
+    /// Up to here blocks are final; `None` where no node has said so.
+    pub final_block: Option<u64>,
+    /// A node has told of a later block than was published: the head that is known is not the newest.
+    pub is_outrun: bool,
+    /// The node in use, or the one that was last.
+    pub node: Option<UpstreamId>,
+}
+
+/// How a call can be treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What the answer stands on; `None`: nothing is kept, and nobody shares it.
+    pub anchor: Option<Anchor>,
+    /// How far a node must have come to answer.
+    pub reach: Reach,
+    /// What one node has in its memory and the others have not.
+    pub of_node: bool,
+    /// State so old that only archives have it.
+    pub archive: bool,
+}
+
+/// Beyond so many blocks nodes that are no archives have no state (geth `core/state/pruner`, `TriesInMemory`).
+const STATE_KEPT: u64 = 128;
+
+impl Ground {
+    /// What the answer to a call stands on, where `block` is what the parameter at its place names: `None` where there is
+    /// none, `Some(None)` where it is not understood.
+    #[must_use]
+    pub fn plan(&self, basis: Basis, block: Option<Option<BlockName>>) -> Plan {
+        let anywhere = |anchor| Plan {
+            anchor: Some(anchor),
+            reach: Reach::Anywhere,
+            of_node: false,
+            archive: false,
+        };
+        let (era, node) = (self.era, self.node);
+        match basis {
+            Basis::Chain => anywhere(Anchor::Chain { era }),
+            Basis::Software => anywhere(Anchor::Software { era, node }),
+            Basis::Head | Basis::Found => self.at_head(),
+            Basis::Work => Plan {
+                archive: true,
+                ..self.unkept()
+            },
+            Basis::Hash(_) | Basis::Block(_) => self.of_block(block.flatten(), false),
+            Basis::State(_) => self.of_block(block.unwrap_or(Some(BlockName::Latest)), true),
+            Basis::Account(_) => self.of_block(block.flatten(), true),
+        }
+    }
+
+    /// What a range of blocks says that ends with this number.
+    #[must_use]
+    pub fn plan_range(&self, last: Option<u64>) -> Plan {
+        match last {
+            Some(last) => self.of_block(Some(BlockName::Number(last)), false),
+            None => self.at_head(),
+        }
+    }
+
+    fn of_block(&self, block: Option<BlockName>, state: bool) -> Plan {
+        let Some(block) = block else { return self.unkept() };
+        let era = self.era;
+        let number = match block {
+            BlockName::Latest | BlockName::Moving => return self.at_head(),
+            BlockName::Pending => {
+                return Plan {
+                    of_node: true,
+                    ..self.unkept()
+                };
+            }
+            // A block that has a hash never changes.
+            BlockName::Hash(_) => {
+                return Plan {
+                    anchor: Some(Anchor::Chain { era }),
+                    ..self.at_head()
+                };
+            }
+            BlockName::Number(number) => number,
+        };
+        let Some(head) = self.view.head else {
+            return self.unkept();
+        };
+        let branch = self.view.branch;
+        if number > head.number {
+            return self.unkept();
+        }
+        let is_final = number == 0 || self.final_block.is_some_and(|newest| number <= newest);
+        Plan {
+            anchor: Some(if is_final {
+                Anchor::Chain { era }
+            } else {
+                Anchor::Branch { era, branch }
+            }),
+            // The newest must be on the branch that clients know; of older ones it is known by now.
+            reach: if head.number - number < STATE_KEPT {
+                Reach::Head
+            } else {
+                Reach::Number(number)
+            },
+            of_node: false,
+            archive: state && head.number - number >= STATE_KEPT,
+        }
+    }
+
+    fn at_head(&self) -> Plan {
+        let head = self.view.head.filter(|_| !self.is_outrun);
+        Plan {
+            anchor: head.map(|head| Anchor::Head {
+                era: self.era,
+                branch: self.view.branch,
+                number: head.number,
+            }),
+            ..self.unkept()
+        }
+    }
+
+    fn unkept(&self) -> Plan {
+        Plan {
+            anchor: None,
+            reach: Reach::Head,
+            of_node: false,
+            archive: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::B256;
+
+    use super::*;
+    use crate::chain::BlockRef;
+
+    fn ground() -> Ground {
+        Ground {
+            view: View {
+                head: Some(BlockRef {
+                    number: 1000,
+                    hash: B256::repeat_byte(1),
+                }),
+                branch: 3,
+                era: 5,
+                is_settled: true,
+            },
+            era: 5,
+            final_block: Some(900),
+            is_outrun: false,
+            node: Some(UpstreamId(0)),
+        }
+    }
+
+    #[track_caller]
+    fn check(ground: Ground, basis: Basis, block: Option<BlockName>, expect: &str) {
+        let plan = ground.plan(basis, block.map(Some));
+        let anchor = match plan.anchor {
+            None => "nothing",
+            Some(Anchor::Chain { era: 5 }) => "chain",
+            Some(Anchor::Software { era: 5, .. }) => "software",
+            Some(Anchor::Branch { era: 5, branch: 3 }) => "branch",
+            Some(Anchor::Head {
+                era: 5,
+                branch: 3,
+                number: 1000,
+            }) => "head",
+            other => panic!("{other:?}"),
+        };
+        let of_node = if plan.of_node { " of node" } else { "" };
+        let archive = if plan.archive { " archive" } else { "" };
+        assert_eq!(format!("{anchor}, {:?}{of_node}{archive}", plan.reach), expect);
+    }
+
+    #[test]
+    fn how_long_an_answer_holds() {
+        use BlockName::{Hash, Latest, Moving, Number, Pending};
+        let hash = Some(Hash(B256::ZERO));
+        check(ground(), Basis::Chain, None, "chain, Anywhere");
+        check(ground(), Basis::Software, None, "software, Anywhere");
+        check(ground(), Basis::Head, None, "head, Head");
+        check(ground(), Basis::Found, None, "head, Head");
+        check(ground(), Basis::Work, None, "nothing, Head archive");
+        check(ground(), Basis::Hash(0), hash, "chain, Head");
+        check(ground(), Basis::Hash(0), None, "nothing, Head");
+        check(ground(), Basis::Block(0), None, "nothing, Head");
+        check(ground(), Basis::Block(0), hash, "chain, Head");
+        check(ground(), Basis::Block(0), Some(Latest), "head, Head");
+        check(ground(), Basis::Block(0), Some(Moving), "head, Head");
+        check(ground(), Basis::Block(0), Some(Pending), "nothing, Head of node");
+        check(ground(), Basis::Block(0), Some(Number(0)), "chain, Number(0)");
+        check(ground(), Basis::Block(0), Some(Number(900)), "chain, Head");
+        check(ground(), Basis::Block(0), Some(Number(901)), "branch, Head");
+        check(ground(), Basis::Block(0), Some(Number(1000)), "branch, Head");
+        check(ground(), Basis::Block(0), Some(Number(1001)), "nothing, Head");
+        check(ground(), Basis::State(1), None, "head, Head");
+        check(
+            ground(),
+            Basis::State(1),
+            Some(Number(872)),
+            "chain, Number(872) archive",
+        );
+        check(ground(), Basis::State(1), Some(Number(873)), "chain, Head");
+        check(ground(), Basis::Account(1), None, "nothing, Head");
+    }
+
+    #[test]
+    fn where_nothing_is_known_nothing_is_kept() {
+        let unknown = Ground {
+            final_block: None,
+            ..ground()
+        };
+        check(
+            unknown,
+            Basis::Block(0),
+            Some(BlockName::Number(5)),
+            "branch, Number(5)",
+        );
+        let outrun = Ground {
+            is_outrun: true,
+            ..ground()
+        };
+        check(outrun, Basis::Head, None, "nothing, Head");
+        check(outrun, Basis::Block(0), Some(BlockName::Number(1000)), "branch, Head");
+        let before = Ground {
+            view: View::default(),
+            ..ground()
+        };
+        check(before, Basis::Head, None, "nothing, Head");
+        check(before, Basis::Block(0), Some(BlockName::Number(5)), "nothing, Head");
+        check(before, Basis::Chain, None, "chain, Anywhere");
+    }
+}

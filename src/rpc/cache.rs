@@ -1,0 +1,217 @@
+//! Answers that are kept, and calls that are under way: equal ones share one answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use moka::Expiry;
+use moka::future::Cache as Kept;
+use moka::policy::EvictionPolicy;
+
+use super::anchor::Anchor;
+use crate::jsonrpc::Outcome;
+use crate::upstream::CallError;
+
+/// What an entry costs beside its bytes, roughly: the key and moka's own records.
+const OVERHEAD: usize = 256;
+
+/// An answer longer than this part of the whole is not kept: it would drive out everybody else's.
+const LARGEST_PART: u64 = 16;
+
+/// What is asked, and what the answer stands on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// See [`Anchor`].
+    pub anchor: Anchor,
+    /// Method and canonical parameters.
+    pub question: Arc<str>,
+}
+
+/// An answer of a node, or why there is none.
+type Answer = Result<Outcome, CallError>;
+
+/// Who answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// It was kept.
+    Memory,
+    /// Somebody else was asking the same.
+    Shared,
+    /// A node.
+    Node,
+}
+
+/// Bounded in bytes; what was not asked for the longest time goes first.
+#[derive(Debug)]
+pub struct Cache {
+    kept: Kept<Key, Bytes>,
+    largest: usize,
+}
+
+struct Lifetimes;
+
+impl Expiry<Key, Bytes> for Lifetimes {
+    fn expire_after_create(&self, key: &Key, _: &Bytes, _: Instant) -> Option<Duration> {
+        key.anchor.lifetime()
+    }
+}
+
+impl Cache {
+    /// Keeps so many bytes.
+    #[must_use]
+    pub fn new(max_bytes: u64) -> Self {
+        let weigh = |key: &Key, answer: &Bytes| {
+            let bytes = key.question.len() + answer.len() + OVERHEAD;
+            u32::try_from(bytes).unwrap_or(u32::MAX)
+        };
+        let kept = Kept::builder()
+            .max_capacity(max_bytes)
+            // A new head's answers are wanted by everybody and have no past by which they could be preferred.
+            .eviction_policy(EvictionPolicy::lru())
+            .weigher(weigh)
+            .expire_after(Lifetimes)
+            .build();
+        let largest = usize::try_from(max_bytes / LARGEST_PART).unwrap_or(usize::MAX);
+        Self { kept, largest }
+    }
+
+    /// The answer to a question: kept, that of somebody who is asking the same just now, or by `ask`. Of what a node said
+    /// only a result is kept, and only where `holds` says that it will be the same.
+    pub async fn answer(
+        &self,
+        key: Key,
+        holds: impl Fn(&Bytes) -> bool,
+        ask: impl Future<Output = Answer>,
+    ) -> (Answer, By) {
+        if let Some(kept) = self.kept.get(&key).await {
+            return (Ok(Outcome::Result(kept)), By::Memory);
+        }
+        let asked = AtomicBool::new(false);
+        let asking = async {
+            asked.store(true, Ordering::Relaxed);
+            match ask.await {
+                // Copied: it may be a small part of what was read from the node at once, which must not stay with it.
+                Ok(Outcome::Result(json)) if json.len() <= self.largest && holds(&json) => {
+                    Ok(Bytes::copy_from_slice(&json))
+                }
+                // Shared by all who wait for it, and forgotten.
+                other => Err(other),
+            }
+        };
+        let answer = match self.kept.try_get_with(key, asking).await {
+            Ok(json) => Ok(Outcome::Result(json)),
+            Err(unkept) => (*unkept).clone(),
+        };
+        let by = if asked.into_inner() { By::Node } else { By::Shared };
+        (answer, by)
+    }
+
+    /// What is kept under this key.
+    pub async fn get(&self, key: &Key) -> Option<Bytes> {
+        self.kept.get(key).await
+    }
+
+    /// Keeps an answer under another key too.
+    pub async fn keep(&self, key: Key, json: Bytes) {
+        if json.len() <= self.largest {
+            self.kept.insert(key, json).await;
+        }
+    }
+
+    /// Entries and bytes.
+    pub async fn size(&self) -> (u64, u64) {
+        self.kept.run_pending_tasks().await;
+        (self.kept.entry_count(), self.kept.weighted_size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::{join, join_all};
+
+    use super::*;
+
+    fn key(question: &str, era: u64) -> Key {
+        Key {
+            anchor: Anchor::Chain { era },
+            question: question.into(),
+        }
+    }
+
+    fn result(json: &'static str) -> Answer {
+        Ok(Outcome::Result(Bytes::from_static(json.as_bytes())))
+    }
+
+    #[tokio::test]
+    async fn a_kept_answer_is_asked_for_once_until_its_ground_moves() {
+        let cache = Cache::new(1 << 20);
+        for (era, by) in [(0, By::Node), (0, By::Memory), (1, By::Node), (0, By::Memory)] {
+            let answer = cache.answer(key("a", era), |_| true, async { result("1") }).await;
+            assert_eq!(answer, (result("1"), by));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_hold_is_shared_by_those_who_wait_and_forgotten() {
+        let cache = Cache::new(1 << 20);
+        let error = || Ok(Outcome::Error(Bytes::from_static(b"{}")));
+        for answer in [result("null"), error(), Err(CallError::Lost)] {
+            let slow = || async {
+                tokio::task::yield_now().await;
+                answer.clone()
+            };
+            let holds = |json: &Bytes| &json[..] != b"null";
+            let both = join(
+                cache.answer(key("a", 0), holds, slow()),
+                cache.answer(key("a", 0), holds, slow()),
+            );
+            assert_eq!(both.await, ((answer.clone(), By::Node), (answer.clone(), By::Shared)));
+            assert_eq!(cache.answer(key("a", 0), holds, slow()).await.1, By::Node);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_asking_may_go_and_the_others_still_get_their_answer() {
+        let cache = Cache::new(1 << 20);
+        let mut first = Box::pin(cache.answer(key("a", 0), |_| true, std::future::pending()));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let mut second = Box::pin(cache.answer(key("a", 0), |_| true, async { result("1") }));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(first);
+        assert_eq!(second.await, (result("1"), By::Node));
+    }
+
+    #[tokio::test]
+    async fn it_is_bounded_in_bytes_and_the_oldest_goes_first() {
+        let cache = Cache::new(64 << 10);
+        let long = || Ok(Outcome::Result(Bytes::from(vec![b'1'; 4000])));
+        for question in 0..100 {
+            let question = question.to_string();
+            let _ = cache.answer(key(&question, 0), |_| true, async { long() }).await;
+            let _ = cache.answer(key("0", 0), |_| true, async { long() }).await;
+            // moka looks at what was asked for now and then; here, each time.
+            let _ = cache.size().await;
+        }
+        let (entries, bytes) = cache.size().await;
+        assert!((10..=15).contains(&entries) && bytes <= 64 << 10, "{entries}, {bytes}");
+        assert!(cache.get(&key("0", 0)).await.is_some(), "asked for again and again");
+        assert!(cache.get(&key("1", 0)).await.is_none());
+        // Above a sixteenth of it nothing is kept.
+        let longer = || Ok(Outcome::Result(Bytes::from(vec![b'1'; 4097])));
+        let _ = cache.answer(key("x", 0), |_| true, async { longer() }).await;
+        assert!(cache.get(&key("x", 0)).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn without_room_equal_calls_still_share_one_answer() {
+        let cache = Arc::new(Cache::new(0));
+        let ask = || async {
+            tokio::task::yield_now().await;
+            result("1")
+        };
+        let answers = join_all((0..10).map(|_| cache.answer(key("a", 0), |_| true, ask()))).await;
+        assert_eq!(answers.iter().filter(|(_, by)| *by == By::Node).count(), 1);
+        assert!(cache.get(&key("a", 0)).await.is_none());
+    }
+}

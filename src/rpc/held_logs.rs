@@ -1,0 +1,131 @@
+//! The logs of blocks that are held, as one answer to `eth_getLogs`.
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::params::BlockName;
+use crate::chain::{History, Published};
+use crate::jsonrpc::Outcome;
+use crate::subscription::LogFilter;
+
+/// Logs that are looked at in a row before others get their turn.
+const IN_A_ROW: usize = 4096;
+
+/// What a question for logs is about, where it is one that can be answered from what is held.
+#[derive(Clone, Debug)]
+pub struct LogQuery {
+    blocks: Blocks,
+    filter: LogFilter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocks {
+    /// First and last; `None` for the newest.
+    Range(Option<u64>, Option<u64>),
+    Hash(alloy_primitives::B256),
+}
+
+impl LogQuery {
+    /// Reads the one parameter of `eth_getLogs`; `None` for what is not plainly right, since the node has its own words for
+    /// what is wrong, and its own mind on members that nobody else knows.
+    #[must_use]
+    pub fn parse(args: &[&RawValue]) -> Option<Self> {
+        let [query] = args else { return None };
+        let Value::Object(mut members) = serde_json::from_str(query.get()).ok()? else {
+            return None;
+        };
+        let mut take = |name: &str| members.remove(name).filter(|value| !value.is_null());
+        let (from, to, hash) = (take("fromBlock"), take("toBlock"), take("blockHash"));
+        if members.keys().any(|name| name != "address" && name != "topics") {
+            return None;
+        }
+        let blocks = match hash {
+            Some(_) if from.is_some() || to.is_some() => return None,
+            Some(hash) => match block(&hash)? {
+                BlockName::Hash(hash) => Blocks::Hash(hash),
+                _ => return None,
+            },
+            None => Blocks::Range(bound(from)?, bound(to)?),
+        };
+        let filter = LogFilter::parse(&Value::Object(members)).ok()?;
+        Some(Self { blocks, filter })
+    }
+
+    /// The highest number that is asked for; `None` for the newest block.
+    #[must_use]
+    pub fn last(&self) -> Option<u64> {
+        match self.blocks {
+            Blocks::Range(_, to) => to,
+            Blocks::Hash(_) => None,
+        }
+    }
+
+    /// Whether it names its block by hash.
+    #[must_use]
+    pub fn is_by_hash(&self) -> bool {
+        matches!(self.blocks, Blocks::Hash(_))
+    }
+
+    /// The blocks that are asked for, oldest first, where all of them are held with their logs and stand.
+    #[must_use]
+    pub fn blocks(&self, history: &History) -> Option<Vec<Published>> {
+        let tip = history.tip()?.header.block;
+        if history.stands_at() != Some(tip) {
+            return None;
+        }
+        let (from, to) = match self.blocks {
+            Blocks::Hash(hash) => {
+                let number = history.find(hash)?.header.block.number;
+                let canonical = history.at(number)?.header.block.hash == hash;
+                canonical.then_some((number, number))?
+            }
+            Blocks::Range(from, to) => (from.unwrap_or(tip.number), to.unwrap_or(tip.number)),
+        };
+        let oldest = history.oldest()?.header.block.number;
+        if from > to || from < oldest || to > tip.number {
+            return None;
+        }
+        let blocks: Option<Vec<Published>> = (from..=to).map(|number| history.at(number).cloned()).collect();
+        blocks.filter(|blocks| blocks.iter().all(|block| block.logs.is_some()))
+    }
+
+    /// The node's own bytes of every log that is asked for. `None` where they are more than `max_bytes`.
+    pub async fn answer(&self, blocks: &[Published], max_bytes: usize) -> Option<Outcome> {
+        let mut out = vec![b'['];
+        let mut looked = 0;
+        for logs in blocks.iter().filter_map(|block| block.logs.as_deref()) {
+            looked += logs.logs.len() + 1;
+            if looked > IN_A_ROW {
+                looked = 0;
+                tokio::task::yield_now().await;
+            }
+            for log in &logs.logs {
+                if self.filter.matches(log, logs.block.number) {
+                    if out.len() > 1 {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(log.json());
+                    if out.len() > max_bytes {
+                        return None;
+                    }
+                }
+            }
+        }
+        out.push(b']');
+        Some(Outcome::Result(out.into()))
+    }
+}
+
+/// `None` where it is not understood, `Some(None)` for the newest.
+fn bound(value: Option<Value>) -> Option<Option<u64>> {
+    match value.map(|value| block(&value)) {
+        None | Some(Some(BlockName::Latest)) => Some(None),
+        Some(Some(BlockName::Number(number))) => Some(Some(number)),
+        _ => None,
+    }
+}
+
+fn block(value: &Value) -> Option<BlockName> {
+    let raw = serde_json::value::to_raw_value(value.as_str()?).ok()?;
+    BlockName::parse(&raw)
+}

@@ -1,0 +1,327 @@
+//! The parameters of a call: one text for all that mean the same, and the block that one of them names.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use alloy_primitives::B256;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The positional parameters; empty where there are none. `None` for what is no array.
+#[must_use]
+pub fn args(params: &str) -> Option<Vec<&RawValue>> {
+    if params.is_empty() {
+        return Some(Vec::new());
+    }
+    serde_json::from_str(params).ok()
+}
+
+/// A text that is the same for parameters that mean the same: no spaces, members in the order of their names, hexadecimal in
+/// small letters. Numbers stay as they were written. `None` where a member stands twice, which nodes read in different ways,
+/// for what is no JSON, and for what is too long or too deep to be looked at level by level.
+#[must_use]
+pub fn canonical(params: &str) -> Option<String> {
+    if params.len() > MAX_LENGTH {
+        return None;
+    }
+    let mut out = String::with_capacity(params.len());
+    if params.is_empty() {
+        out.push_str("[]");
+        return Some(out);
+    }
+    let raw: &RawValue = serde_json::from_str(params).ok()?;
+    write(raw, &mut out, MAX_DEPTH)?;
+    Some(out)
+}
+
+/// In bytes: the code of a contract fits, in hexadecimal (EIP-3860: 49,152 bytes).
+const MAX_LENGTH: usize = 128 << 10;
+
+/// Each level is read once more than the one above it. `eth_call` with overrides of storage has five.
+const MAX_DEPTH: usize = 12;
+
+fn write(raw: &RawValue, out: &mut String, depth: usize) -> Option<()> {
+    let below = depth.checked_sub(1)?;
+    let text = raw.get();
+    match text.as_bytes().first()? {
+        b'{' => {
+            let Members(members) = serde_json::from_str(text).ok()?;
+            out.push('{');
+            for (i, (name, value)) in members?.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                out.push_str(&serde_json::to_string(&name).ok()?);
+                out.push(':');
+                write(value, out, below)?;
+            }
+            out.push('}');
+        }
+        b'[' => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            out.push('[');
+            for (i, item) in items.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                write(item, out, below)?;
+            }
+            out.push(']');
+        }
+        b'"' if is_hex(text) => out.extend(text.chars().map(|c| c.to_ascii_lowercase())),
+        _ => out.push_str(text),
+    }
+    Some(())
+}
+
+fn is_hex(quoted: &str) -> bool {
+    quoted
+        .strip_prefix("\"0x")
+        .and_then(|rest| rest.strip_suffix('"'))
+        .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The members of an object by name; nothing where one stands twice.
+struct Members<'a>(Option<BTreeMap<Cow<'a, str>, &'a RawValue>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = BTreeMap::new();
+                let mut twice = false;
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    twice |= members.insert(name, value).is_some();
+                }
+                Ok(Members((!twice).then_some(members)))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
+}
+
+/// A name that borrows where it holds no escape.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A block as a parameter names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockName {
+    /// The newest.
+    Latest,
+    /// `safe` or `finalized`: it moves with the head.
+    Moving,
+    /// What is not in a block yet.
+    Pending,
+    /// By number; `earliest` is 0.
+    Number(u64),
+    /// By hash.
+    Hash(B256),
+}
+
+impl BlockName {
+    /// Reads a tag, a number, a hash, or the object of EIP-1898. `None` for anything else: the node has words for it.
+    #[must_use]
+    pub fn parse(raw: &RawValue) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        struct Eip1898<'a> {
+            #[serde(borrow)]
+            block_number: Option<&'a str>,
+            block_hash: Option<B256>,
+            #[serde(default, rename = "requireCanonical")]
+            _require_canonical: Option<bool>,
+        }
+        if raw.get().starts_with('{') {
+            let own: Eip1898<'_> = serde_json::from_str(raw.get()).ok()?;
+            return match (own.block_number, own.block_hash) {
+                (Some(number), None) => Self::named(number),
+                (None, Some(hash)) => Some(Self::Hash(hash)),
+                _ => None,
+            };
+        }
+        Self::named(serde_json::from_str(raw.get()).ok()?)
+    }
+
+    fn named(text: &str) -> Option<Self> {
+        Some(match text {
+            "latest" => Self::Latest,
+            "earliest" => Self::Number(0),
+            "pending" => Self::Pending,
+            "safe" | "finalized" => Self::Moving,
+            _ => {
+                let digits = text.strip_prefix("0x")?;
+                // geth refuses leading zeros and more than 64 bits, and says so itself.
+                match digits.len() {
+                    64 => Self::Hash(text.parse().ok()?),
+                    1 => Self::Number(u64::from_str_radix(digits, 16).ok()?),
+                    2..=16 if !digits.starts_with('0') => Self::Number(u64::from_str_radix(digits, 16).ok()?),
+                    _ => return None,
+                }
+            }
+        })
+    }
+}
+
+/// The value of one member of a JSON object, without looking at the others' inside.
+#[must_use]
+pub fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a RawValue> {
+    struct Find<'n>(&'n str);
+    impl<'de> DeserializeSeed<'de> for Find<'_> {
+        type Value = Option<&'de RawValue>;
+
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_any(self)
+        }
+    }
+    impl<'de> Visitor<'de> for Find<'_> {
+        type Value = Option<&'de RawValue>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut found = None;
+            while let Some(Name(own)) = map.next_key()? {
+                if own == self.0 {
+                    found = Some(map.next_value()?);
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(found)
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(None)
+        }
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    Find(name).deserialize(&mut deserializer).ok().flatten()
+}
+
+/// A number as Ethereum writes it: `"0x1b4"`.
+#[must_use]
+pub fn quantity(raw: &RawValue) -> Option<u64> {
+    let text: &str = serde_json::from_str(raw.get()).ok()?;
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn what_means_the_same_has_one_text() {
+        let text = |params: &str| canonical(params).unwrap_or_else(|| "none".into());
+        for (params, expect) in [
+            ("", "[]"),
+            ("[ ]", "[]"),
+            (
+                r#"[ {"to":"0xAB", "data":"0xcD"} , "latest"]"#,
+                r#"[{"data":"0xcd","to":"0xab"},"latest"]"#,
+            ),
+            (r#"[{"d\u0061ta":"0x"}]"#, r#"[{"data":"0x"}]"#),
+            // What may not be the same stays apart.
+            (
+                "[1.0, 1, 1e0, 18446744073709551617]",
+                "[1.0,1,1e0,18446744073709551617]",
+            ),
+            (r#"["0Xab","0xzz","AB","a b"]"#, r#"["0Xab","0xzz","AB","a b"]"#),
+            (r#"[{"a":1,"a":2}]"#, "none"),
+            (r#"[{"b":{"a":1,"\u0061":2}}]"#, "none"),
+            ("nonsense", "none"),
+            ("[1] 2", "none"),
+            (&"[".repeat(100_000), "none"),
+            (&format!("{}{}", "[".repeat(13), "]".repeat(13)), "none"),
+        ] {
+            assert_eq!(text(params), expect, "{params}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost(value in any_json()) {
+            let text = serde_json::to_string_pretty(&value).unwrap();
+            let short = canonical(&text).unwrap();
+            prop_assert_eq!(canonical(&short), Some(short.clone()));
+            prop_assert_eq!(serde_json::from_str::<Value>(&short).unwrap(), value);
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-zG-Z\"\\\\ ]{0,6}".prop_map(Value::from),
+            "0x[0-9a-f]{0,6}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-z\" ]{0,4}", inner, 0..4)
+                    .prop_map(|map| Value::from(serde_json::Map::from_iter(map))),
+            ]
+        })
+    }
+
+    #[test]
+    fn blocks_as_parameters_name_them() {
+        let hash = format!("\"{:#x}\"", B256::repeat_byte(7));
+        let parse = |text: &str| {
+            let raw: &RawValue = serde_json::from_str(text).unwrap();
+            BlockName::parse(raw)
+        };
+        let by_hash = Some(BlockName::Hash(B256::repeat_byte(7)));
+        for (text, expect) in [
+            (r#""latest""#, Some(BlockName::Latest)),
+            (r#""earliest""#, Some(BlockName::Number(0))),
+            (r#""finalized""#, Some(BlockName::Moving)),
+            (r#""pending""#, Some(BlockName::Pending)),
+            (r#""0x0""#, Some(BlockName::Number(0))),
+            (r#""0x1b4""#, Some(BlockName::Number(436))),
+            (r#""0x01b4""#, None),
+            (r#""0x""#, None),
+            (r#""LATEST""#, None),
+            (r#""0x11111111111111111""#, None),
+            ("5", None),
+            ("null", None),
+            (&hash, by_hash),
+            (&format!(r#"{{"blockHash":{hash}}}"#), by_hash),
+            (&format!(r#"{{"blockHash":{hash},"requireCanonical":true}}"#), by_hash),
+            (r#"{"blockNumber":"0x5"}"#, Some(BlockName::Number(5))),
+            (r#"{"blockNumber":"0x5","x":1}"#, None),
+            (&format!(r#"{{"blockHash":{hash},"blockNumber":"0x5"}}"#), None),
+        ] {
+            assert_eq!(parse(text), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_member_is_found_wherever_it_stands() {
+        let json = br#"{"a":{"number":"0x1"},"number":"0x2","b":[{"number":3}]}"#;
+        assert_eq!(member(json, "number").and_then(quantity), Some(2));
+        assert!(member(json, "c").is_none());
+        for other in [&b"null"[..], b"[1]", b"5", b"{", b""] {
+            assert!(member(other, "number").is_none());
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A signed transaction on its way to the nodes: to one or to all, to each once.
+
+use std::sync::Arc;
+
+use alloy_primitives::{B256, hex, keccak256};
+use alloy_rlp::Header;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde::Deserialize;
+
+use crate::jsonrpc::Outcome;
+use crate::upstream::{Ask, CallError, Pool};
+
+type Answer = Result<Outcome, CallError>;
+
+/// Hands it to the node in use, or to all of them where it is to be `broadcast`, and answers as soon as one has taken it.
+/// That a node has it already is what was wanted.
+pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
+    let everybody = if broadcast { pool.everybody(&ask) } else { Vec::new() };
+    let hash = hash_of(&ask.params);
+    if everybody.len() < 2 {
+        return taken(pool.call(&ask).await, hash);
+    }
+    let mut sending: FuturesUnordered<_> = everybody
+        .into_iter()
+        .enumerate()
+        .map(|(rank, id)| {
+            let (pool, ask) = (pool.clone(), ask.clone());
+            // Tasks of their own: the others get it also after one has answered.
+            let sent = tokio::spawn(async move { pool.call_at(id, &ask).await });
+            async move { (rank, sent.await.unwrap_or(Err(CallError::Lost))) }
+        })
+        .collect();
+    let mut refused: Option<(bool, usize, Answer)> = None;
+    while let Some((rank, answer)) = sending.next().await {
+        let answer = taken(answer, hash);
+        if let Ok(Outcome::Result(_)) = answer {
+            return answer;
+        }
+        // A node's own words rather than that there were none, and those of the node that comes first.
+        let better = (answer.is_err(), rank);
+        if refused.as_ref().is_none_or(|(lost, rank, _)| better < (*lost, *rank)) {
+            refused = Some((better.0, better.1, answer));
+        }
+    }
+    refused.map_or(Err(CallError::Unavailable), |(_, _, answer)| answer)
+}
+
+/// A node that has it already has taken it.
+fn taken(answer: Answer, hash: Option<B256>) -> Answer {
+    match (&answer, hash) {
+        (Ok(Outcome::Error(error)), Some(hash)) if is_known(error) => Ok(Outcome::Result(format!("\"{hash}\"").into())),
+        _ => answer,
+    }
+}
+
+/// Whether a node's error says that it has the transaction (geth and reth, Nethermind, Besu, anvil).
+fn is_known(error: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Error {
+        message: String,
+    }
+    let Ok(Error { message }) = serde_json::from_slice(error) else {
+        return false;
+    };
+    let message = message.to_ascii_lowercase();
+    ["already known", "alreadyknown", "known transaction", "already imported"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+/// What the transaction will be known by; `None` where the parameters are not one of hexadecimal bytes.
+fn hash_of(params: &str) -> Option<B256> {
+    let (text,): (String,) = serde_json::from_str(params).ok()?;
+    let raw = hex::decode(text.strip_prefix("0x")?).ok()?;
+    match without_blobs(&raw) {
+        Some(body) => Some(keccak256([&[BLOB_TYPE], body].concat())),
+        None if raw.is_empty() => None,
+        None => Some(keccak256(&raw)),
+    }
+}
+
+/// The type of transactions that carry blobs (EIP-4844).
+const BLOB_TYPE: u8 = 3;
+
+/// The transaction itself in the form in which it is sent with its blobs: a list whose first member is a list (EIP-4844,
+/// "Networking").
+fn without_blobs(raw: &[u8]) -> Option<&[u8]> {
+    let mut rest = raw.strip_prefix(&[BLOB_TYPE])?;
+    Header::decode(&mut rest).ok().filter(|outer| outer.list)?;
+    let body = rest;
+    let inner = Header::decode(&mut rest).ok().filter(|inner| inner.list)?;
+    let length = body.len() - rest.len() + inner.payload_length;
+    body.get(..length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_that_of_the_transaction_without_its_blobs() {
+        let hash = |raw: &[u8]| hash_of(&format!("[\"{}\"]", hex::encode_prefixed(raw)));
+        assert_eq!(hash(b"\x02\xc2\x01\x02"), Some(keccak256(b"\x02\xc2\x01\x02")));
+        let (bare, with_blobs) = (b"\x03\xc2\x01\x02", b"\x03\xc5\xc2\x01\x02\xc0\xc0");
+        assert_eq!(hash(bare), Some(keccak256(bare)));
+        assert_eq!(hash(with_blobs), Some(keccak256(bare)));
+        for params in ["", "[]", "[\"0x\"]", "[\"0xz\"]", "[\"0x02\",1]", "[5]"] {
+            assert_eq!(hash_of(params), None, "{params}");
+        }
+    }
+
+    #[test]
+    fn that_a_node_has_it_is_success() {
+        let error = |message: &str| {
+            let json = format!(r#"{{"code":-32000,"message":"{message}"}}"#);
+            taken(Ok(Outcome::Error(json.into())), Some(B256::ZERO))
+        };
+        for known in [
+            "already known",
+            "AlreadyKnown",
+            "Known transaction",
+            "transaction already imported",
+        ] {
+            let expect = format!("\"{}\"", B256::ZERO);
+            assert_eq!(error(known), Ok(Outcome::Result(expect.into())), "{known}");
+        }
+        for other in ["nonce too low", "replacement transaction underpriced"] {
+            assert!(matches!(error(other), Ok(Outcome::Error(_))), "{other}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! How busy one upstream is with clients' calls, and how soon it answers. The caller brings the time.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// After so long without an answer half of what is known of its latency is forgotten: who was slow once is tried again.
+const HALF_LIFE: Duration = Duration::from_secs(5);
+
+/// Weight of one answer in the average of latencies, as in TCP's smoothed round trip (RFC 6298 section 2.3).
+const SMOOTHING: f64 = 1.0 / 8.0;
+
+/// First and longest time for which an upstream that is asked too much is asked only where no other is left.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The load of one upstream.
+#[derive(Debug, Default)]
+pub(super) struct Load(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    in_flight: u32,
+    /// Smoothed latency in seconds, and when it was last told.
+    latency: Option<(f64, Instant)>,
+    back_off: Option<BackOff>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct BackOff {
+    until: Instant,
+    length: Duration,
+}
+
+/// A call that is under way; it counts until this is dropped.
+#[derive(Debug)]
+pub(super) struct InFlight<'a>(&'a Load);
+
+impl Load {
+    /// A call is sent.
+    pub fn begin(&self) -> InFlight<'_> {
+        self.0.lock().in_flight += 1;
+        InFlight(self)
+    }
+
+    /// An answer came, or was given up after so long.
+    pub fn took(&self, took: Duration, now: Instant) {
+        let mut state = self.0.lock();
+        let took = took.as_secs_f64();
+        let smoothed = state
+            .latency(now)
+            .map_or(took, |before| before + SMOOTHING * (took - before));
+        state.latency = Some((smoothed, now));
+    }
+
+    /// It says that it is asked too much, and perhaps when to come again.
+    pub fn throttled(&self, now: Instant, after: Option<Duration>) {
+        let mut state = self.0.lock();
+        let (first, longest) = BACK_OFF;
+        let length = match state.back_off {
+            // What was under way already says nothing new.
+            Some(own) if now < own.until => return,
+            // It came back and was told the same again.
+            Some(own) if now < own.until + own.length => (own.length * 2).min(longest),
+            _ => first,
+        };
+        let length = after.map_or(length, |after| after.clamp(first, longest));
+        state.back_off = Some(BackOff {
+            until: now + length,
+            length,
+        });
+    }
+
+    /// Whether it should be spared for a while.
+    pub fn is_backing_off(&self, now: Instant) -> bool {
+        self.0.lock().back_off.is_some_and(|own| now < own.until)
+    }
+
+    /// What one more call would cost, to be compared: how long it waits where each of those under way takes its time.
+    pub fn cost(&self, now: Instant) -> f64 {
+        let state = self.0.lock();
+        state.latency(now).unwrap_or(0.0) * f64::from(state.in_flight + 1)
+    }
+
+    /// Calls under way, and the smoothed latency.
+    pub fn figures(&self) -> (u32, Option<Duration>) {
+        let state = self.0.lock();
+        (
+            state.in_flight,
+            state.latency.map(|(own, _)| Duration::from_secs_f64(own)),
+        )
+    }
+}
+
+impl State {
+    fn latency(&self, now: Instant) -> Option<f64> {
+        let (latency, at) = self.latency?;
+        // A call under way is no idleness: who does not answer is not forgiven for it.
+        let idle = if self.in_flight == 0 {
+            now.saturating_duration_since(at).as_secs_f64()
+        } else {
+            0.0
+        };
+        Some(latency * 0.5_f64.powf(idle / HALF_LIFE.as_secs_f64()))
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().in_flight -= 1;
+    }
+}
+
+/// Answers to be seen before [`P95`] is believed.
+const ENOUGH: u32 = 20;
+
+/// How far one answer moves the estimate, as a part of it.
+const STEP: f64 = 0.05;
+
+/// The time within which nineteen of twenty answers come, estimated answer by answer: above it the estimate grows by
+/// nineteen parts, below it shrinks by one, so it rests where one in twenty is above.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct P95 {
+    seconds: f64,
+    seen: u32,
+}
+
+impl P95 {
+    /// One more answer.
+    pub fn note(&mut self, took: Duration) {
+        let took = took.as_secs_f64();
+        self.seconds = match self.seen {
+            0 => took,
+            _ if took > self.seconds => self.seconds * (1.0 + 0.95 * STEP),
+            _ => self.seconds * (1.0 - 0.05 * STEP),
+        };
+        self.seen = self.seen.saturating_add(1);
+    }
+
+    /// The estimate, once there were enough answers.
+    pub fn get(&self) -> Option<Duration> {
+        (self.seen >= ENOUGH).then(|| Duration::from_secs_f64(self.seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_cost_grows_with_latency_and_with_what_is_under_way() {
+        let (load, now) = (Load::default(), Instant::now());
+        assert_eq!(load.cost(now), 0.0, "nobody knows yet: it is tried");
+        load.took(Duration::from_millis(100), now);
+        assert_eq!(load.cost(now), 0.1);
+        let one = load.begin();
+        let two = load.begin();
+        assert!((load.cost(now) - 0.3).abs() < 1e-9);
+        assert_eq!(load.cost(now + 60 * SECOND), load.cost(now), "it owes answers");
+        drop((one, two));
+        assert!(
+            (load.cost(now + HALF_LIFE) - 0.05).abs() < 1e-9,
+            "idle: half is forgotten"
+        );
+        assert_eq!(load.figures().0, 0);
+    }
+
+    #[test]
+    fn who_is_asked_too_much_is_spared_for_longer_each_time() {
+        let (load, mut now) = (Load::default(), Instant::now());
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            load.throttled(now, None);
+            load.throttled(now, None);
+            let length = seconds * SECOND;
+            assert!(
+                load.is_backing_off(now + length - Duration::from_millis(1)),
+                "{seconds}"
+            );
+            now += length;
+            assert!(!load.is_backing_off(now), "{seconds}");
+        }
+        // A time of quiet as long as it was spared, and all is forgotten.
+        now += 31 * SECOND;
+        load.throttled(now, None);
+        assert!(!load.is_backing_off(now + SECOND));
+        now += 5 * SECOND;
+        load.throttled(now, Some(10 * SECOND));
+        assert!(load.is_backing_off(now + 9 * SECOND), "it said when to come again");
+        now += 300 * SECOND;
+        load.throttled(now, Some(3600 * SECOND));
+        assert!(!load.is_backing_off(now + 30 * SECOND), "but not for so long");
+    }
+
+    #[test]
+    fn one_in_twenty_is_above_the_estimate() {
+        let mut random = 1_u64;
+        let mut draw = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            Duration::from_micros((random >> 33) % 10_000)
+        };
+        let mut p95 = P95::default();
+        for _ in 0..ENOUGH - 1 {
+            p95.note(draw());
+        }
+        assert_eq!(p95.get(), None);
+        for _ in 0..5000 {
+            p95.note(draw());
+        }
+        let estimate = p95.get().expect("enough").as_micros();
+        assert!((9_000..10_000).contains(&estimate), "{estimate} of 10000");
+    }
+}

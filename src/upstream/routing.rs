@@ -1,0 +1,211 @@
+//! How a client's call finds its node, and another one where the first does not answer.
+//!
+//! ```text
+//! reach (who can know)  >  methods, archive (who can answer)  >  share, back-off, load (who should)  >  the actor
+//!       none yet: wait, not for long                     no answer: once more, elsewhere if there is anybody
+//! ```
+
+use std::time::Duration;
+
+use alloy_primitives::B256;
+use futures_util::future::{Either, select};
+use tokio::time::Instant;
+
+use super::call::{exchange, is_throttled};
+use super::node::Share;
+use super::pool::Pool;
+use super::{Ask, CallError, Reach, UpstreamId, Whom};
+use crate::jsonrpc::Outcome;
+use crate::telemetry::ReasonLabel;
+
+/// A second node is not asked sooner than this, however quick the first one is as a rule: it saves nobody anything.
+const LEAST_HEDGE: Duration = Duration::from_millis(5);
+
+type Answer = Result<Outcome, CallError>;
+
+impl Pool {
+    /// Asks an upstream that can answer; an idempotent call goes to another one, or to the same when it is back, where the
+    /// first gives no answer, and where several are slow perhaps to two at once (`calls.hedge`). What no upstream was sent
+    /// yet always finds another.
+    ///
+    /// # Errors
+    /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
+    pub async fn call(&self, ask: &Ask) -> Answer {
+        let first = self.find(ask, None).await?;
+        let answer = self.ask_perhaps_two(ask, first).await;
+        let (reason, lost) = match &answer {
+            Err(CallError::Unavailable) => ("unavailable", true),
+            Err(CallError::Lost) if ask.again => ("lost", true),
+            Err(CallError::Throttled(_)) if ask.again => ("throttled", false),
+            Ok(outcome) if ask.again && is_throttled(outcome) => ("throttled", false),
+            _ => return answer,
+        };
+        let second = if lost {
+            self.find(ask, Some(first)).await.ok()
+        } else {
+            self.choose(ask, Some(first)).filter(|second| *second != first)
+        };
+        let Some(second) = second else { return answer };
+        self.count_rerouted(reason);
+        self.ask_one(ask, second).await
+    }
+
+    /// Asks this upstream, wherever the others stand: what is asked about lives there alone.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_at(&self, id: UpstreamId, ask: &Ask) -> Answer {
+        self.ask_one(ask, id).await
+    }
+
+    /// Whom a call would be sent to now; for what then stays there.
+    ///
+    /// # Errors
+    /// Where there is nobody, and after a while still is nobody.
+    pub async fn place(&self, ask: &Ask) -> Result<UpstreamId, CallError> {
+        self.find(ask, None).await
+    }
+
+    /// Everybody to whom such a call can be sent now.
+    #[must_use]
+    pub fn everybody(&self, ask: &Ask) -> Vec<UpstreamId> {
+        self.able(ask)
+    }
+
+    /// Whether calls can be sent to it.
+    #[must_use]
+    pub fn is_connected(&self, id: UpstreamId) -> bool {
+        self.choice.reached(Reach::Anywhere).contains(&id)
+    }
+
+    /// Waits for somebody who can answer, not for long.
+    async fn find(&self, ask: &Ask, not: Option<UpstreamId>) -> Result<UpstreamId, CallError> {
+        if let Some(id) = self.choose(ask, not) {
+            return Ok(id);
+        }
+        let mut moves = self.choice.watch_moves();
+        let until = Instant::now() + self.call_patience;
+        loop {
+            // Looked at after the watch began: what happened in between is seen.
+            if let Some(id) = self.choose(ask, not) {
+                return Ok(id);
+            }
+            let moved = tokio::time::timeout_at(until, moves.changed()).await;
+            if !matches!(moved, Ok(Ok(()))) {
+                let anywhere = Ask {
+                    reach: Reach::Anywhere,
+                    ..ask.clone()
+                };
+                return Err(match (self.able(&anywhere).is_empty(), ask.reach) {
+                    (false, Reach::Number(number)) => CallError::Behind(number),
+                    (false, Reach::Head) => CallError::Behind(self.choice.published_head().unwrap_or_default().0),
+                    _ => CallError::Unavailable,
+                });
+            }
+        }
+    }
+
+    /// Those who know the answer and serve the method, by priority.
+    fn able(&self, ask: &Ask) -> Vec<UpstreamId> {
+        let node = |id: &UpstreamId| &self.upstreams[id.0].node;
+        let mut able = self.choice.reached(ask.reach);
+        able.retain(|id| node(id).calls != Share::None && node(id).methods.match_any(&ask.method));
+        if ask.archive && able.iter().any(|id| node(id).archive) {
+            able.retain(|id| node(id).archive);
+        }
+        able
+    }
+
+    /// Whom to ask now, if there is anybody; one that was asked in vain only where nobody else is left.
+    fn choose(&self, ask: &Ask, not: Option<UpstreamId>) -> Option<UpstreamId> {
+        let able = self.able(ask);
+        if let [only] = able[..] {
+            return Some(only);
+        }
+        let active = self.active();
+        let now = Instant::now();
+        let rank = |id: &UpstreamId| {
+            let upstream = &self.upstreams[id.0];
+            let avoided = (
+                Some(*id) == not,
+                upstream.load.is_backing_off(now),
+                upstream.node.calls == Share::Spare,
+            );
+            match ask.whom {
+                Whom::InUse => (avoided, u8::from(Some(*id) != active), 0.0),
+                Whom::LeastLoaded => (avoided, 0, upstream.load.cost(now)),
+            }
+        };
+        // The first of equals, which is the one of better priority. Costs are no NaN.
+        let ranked = able.into_iter().map(|id| (rank(&id), id));
+        ranked
+            .min_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal))
+            .map(|(_, id)| id)
+    }
+
+    async fn ask_one(&self, ask: &Ask, id: UpstreamId) -> Answer {
+        let upstream = &self.upstreams[id.0];
+        let under_way = upstream.load.begin();
+        let began = Instant::now();
+        let answer = exchange(
+            &upstream.calls,
+            ask.method.clone(),
+            ask.params.clone(),
+            self.request_timeout,
+        )
+        .await;
+        drop(under_way);
+        let now = Instant::now();
+        match &answer {
+            Err(CallError::Unavailable | CallError::Behind(_) | CallError::Lost) => {}
+            Err(CallError::Throttled(after)) => upstream.load.throttled(now, *after),
+            Ok(outcome) if is_throttled(outcome) => upstream.load.throttled(now, None),
+            Ok(_) | Err(CallError::TimedOut) => {
+                upstream.load.took(now - began, now);
+                if self.hedges {
+                    self.usual.lock().entry(ask.class).or_default().note(now - began);
+                }
+            }
+        }
+        answer
+    }
+
+    /// Asks this one, and another one too where the answer takes longer than nineteen of twenty did.
+    async fn ask_perhaps_two(&self, ask: &Ask, first: UpstreamId) -> Answer {
+        let usual = if self.hedges && ask.again && ask.whom == Whom::LeastLoaded {
+            self.usual.lock().get(ask.class).and_then(super::load::P95::get)
+        } else {
+            None
+        };
+        let Some(usual) = usual else {
+            return self.ask_one(ask, first).await;
+        };
+        let asked = std::pin::pin!(self.ask_one(ask, first));
+        let late = std::pin::pin!(tokio::time::sleep(usual.max(LEAST_HEDGE)));
+        let asked = match select(asked, late).await {
+            Either::Left((answer, _)) => return answer,
+            Either::Right(((), asked)) => asked,
+        };
+        let Some(second) = self.choose(ask, Some(first)).filter(|second| *second != first) else {
+            return asked.await;
+        };
+        self.count_rerouted("hedged");
+        let also_asked = std::pin::pin!(self.ask_one(ask, second));
+        // Whoever answers first; one who gives no answer is not waited for in vain.
+        match select(asked, also_asked).await {
+            Either::Left((Err(_), other)) => other.await,
+            Either::Right((Err(_), other)) => other.await,
+            Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
+        }
+    }
+
+    fn count_rerouted(&self, reason: &'static str) {
+        self.metrics.rerouted.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Clients are about to be shown this head, or nothing holds of what they were shown: their calls go to upstreams that
+    /// have it.
+    pub fn published(&self, head: Option<(u64, B256)>) {
+        self.choice.published(head);
+    }
+}

@@ -1,0 +1,365 @@
+//! Calls: what is answered without a node, once for many, and never stale.
+
+use futures_util::future::join_all;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Rig, adopted, reorged};
+
+fn request(method: &str, params: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+}
+
+impl Rig {
+    /// How often the node was called, by its own count.
+    fn asked(&self, method: &str) -> u64 {
+        self.control.stats().calls.get(method).copied().unwrap_or(0)
+    }
+
+    /// How many calls of the node it costs to do something.
+    async fn cost<T>(&self, method: &str, doing: impl Future<Output = T>) -> u64 {
+        let before = self.asked(method);
+        doing.await;
+        self.asked(method) - before
+    }
+
+    /// Mines a block and waits until a client was told.
+    async fn head(&self, watcher: &mut Client) -> u64 {
+        let block = self.control.mine();
+        watcher.expect(adopted(std::slice::from_ref(&block))).await;
+        block.number()
+    }
+}
+
+#[tokio::test]
+async fn the_newest_number_is_what_clients_were_shown_and_costs_no_call() {
+    let rig = Rig::start().await;
+    let mut client = rig.watcher().await;
+    let cost = rig.cost("eth_blockNumber", async {
+        for _ in 0..5 {
+            let number = rig.head(&mut client).await;
+            let expected = json!({"jsonrpc": "2.0", "id": 1, "result": format!("{number:#x}")});
+            for params in [json!([]), Value::Null] {
+                let answer = client.ask(request("eth_blockNumber", &params).to_string()).await;
+                assert_eq!(serde_json::from_str::<Value>(&answer).unwrap(), expected);
+            }
+        }
+    });
+    assert_eq!(cost.await, 0);
+    // Parameters that it does not take are the node's business.
+    let odd = request("eth_blockNumber", &json!([1]));
+    assert_eq!(client.ask(odd.to_string()).await, rig.ask_node(&odd).await);
+}
+
+/// A chain that became shorter: the node knows, and nobody else.
+#[tokio::test]
+async fn the_newest_number_goes_back_with_the_nodes() {
+    let rig = Rig::with(|config| config.node.silence_timeout = std::time::Duration::from_millis(300)).await;
+    let mut client = rig.watcher().await;
+    rig.head(&mut client).await;
+    rig.head(&mut client).await;
+    rig.control.rewind(2).unwrap();
+    let number = request("eth_blockNumber", &json!([]));
+    crate::harness::eventually("the number goes back", async || {
+        client.ask(number.to_string()).await == rig.ask_node(&number).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hundred_clients_that_ask_for_each_new_head_cost_the_node_one_call_a_block() {
+    let rig = Rig::start().await;
+    let mut clients = join_all((0..100).map(|_| rig.client())).await;
+    join_all(clients.iter_mut().map(|client| client.subscribe(json!(["newHeads"])))).await;
+    for _ in 0..3 {
+        let block = rig.control.mine();
+        let cost = rig.cost("eth_getBlockByNumber", async {
+            let ask = |client| ask_for_head(client, block.number());
+            let answers: Vec<String> = join_all(clients.iter_mut().map(ask)).await;
+            let mut node = request("eth_getBlockByHash", &json!([block.hash(), false]));
+            node["id"] = json!(1);
+            let expected = rig.ask_node(&node).await;
+            assert!(answers.iter().all(|answer| *answer == expected));
+        });
+        assert_eq!(cost.await, 1);
+    }
+    async fn ask_for_head(client: &mut Client, number: u64) -> String {
+        let head = client.event().await.json();
+        assert_eq!(head["number"], format!("{number:#x}"));
+        let params = json!([head["number"], false]);
+        client.ask(request("eth_getBlockByNumber", &params).to_string()).await
+    }
+}
+
+#[tokio::test]
+async fn an_answer_holds_as_long_as_what_it_stands_on() {
+    let rig = Rig::start().await;
+    let (mut client, mut watcher) = (rig.client().await, rig.watcher().await);
+    let number = rig.head(&mut watcher).await;
+    let block = json!([format!("{number:#x}"), false]);
+    let hash = json!([rig.control.head().hash(), false]);
+    let account = rig.control.with_chain(|chain| chain.tokens()[0]);
+    let balance = json!([account, "latest"]);
+    // Method, parameters, and the calls that it costs the node to ask twice: at first, after a head, after a reorg.
+    let rows = [
+        ("eth_chainId", json!([]), [0, 0, 0]),
+        ("net_version", json!([]), [1, 0, 0]),
+        ("web3_clientVersion", json!([]), [1, 0, 0]),
+        ("eth_getBlockByNumber", json!(["0x0", true]), [1, 0, 0]),
+        ("eth_getBlockByHash", hash, [1, 0, 0]),
+        ("eth_getBlockByNumber", block.clone(), [1, 0, 1]),
+        ("eth_getBlockReceipts", json!([block[0]]), [1, 0, 1]),
+        ("eth_gasPrice", json!([]), [1, 1, 1]),
+        ("eth_getBlockByNumber", json!(["latest", false]), [1, 1, 1]),
+        ("eth_getBalance", balance, [1, 1, 1]),
+        ("eth_call", json!([{"to": account, "input": "0x18160ddd"}]), [1, 1, 1]),
+        ("eth_getTransactionCount", json!([account, "pending"]), [2, 2, 2]),
+        ("eth_getBlockByNumber", json!(["0xffff", false]), [2, 2, 2]),
+        ("eth_syncing", json!([]), [2, 2, 2]),
+        ("eth_nothing", json!([]), [0, 0, 0]),
+    ];
+    for phase in 0..3 {
+        match phase {
+            1 => drop(rig.head(&mut watcher).await),
+            2 => watcher.expect(reorged(&rig.control.reorg(2, 3).unwrap())).await,
+            _ => {}
+        }
+        for (method, params, costs) in &rows {
+            let cost = rig.cost(method, async {
+                let request = request(method, params);
+                let first = client.ask(request.to_string()).await;
+                // The same, said otherwise.
+                let again = serde_json::to_string_pretty(&request).unwrap();
+                assert_eq!(rig.post(again).await, first, "{method}");
+            });
+            assert_eq!(cost.await, costs[phase], "{method} {params} in phase {phase}");
+            let request = request(method, params);
+            assert_eq!(
+                client.ask(request.to_string()).await,
+                rig.ask_node(&request).await,
+                "{method}"
+            );
+        }
+    }
+    assert!(
+        rig.metric(r#"headwater_answered_calls_total{method="eth_gasPrice",by="memory"}"#)
+            .await
+            >= 3.0
+    );
+    assert!(rig.metric("headwater_cache_entries").await >= 8.0);
+    assert!(rig.metric("headwater_cache_bytes").await > 1000.0);
+}
+
+/// What is in a final block is there for good; the rest of what is asked by number is asked again after a reorg.
+#[tokio::test]
+async fn final_blocks_are_kept_across_reorgs() {
+    let rig = Rig::start().await;
+    let mut watcher = rig.watcher().await;
+    let blocks = rig.control.mine_many(200);
+    watcher.expect(adopted(&blocks)).await;
+    let old = request("eth_getBlockByNumber", &json!(["0x10", true]));
+    let transaction = json!([blocks[10].transactions()[0].hash()]);
+    let receipt = request("eth_getTransactionReceipt", &transaction);
+    let mut client = rig.client().await;
+    // The first question has it asked what is final.
+    client.ask(old.to_string()).await;
+    crate::harness::eventually("both are kept for good", async || {
+        // Known as final by now, or in the next round.
+        client.ask(old.to_string()).await;
+        client.ask(receipt.to_string()).await;
+        watcher.expect(reorged(&rig.control.reorg(1, 2).unwrap())).await;
+        let before = (
+            rig.asked("eth_getBlockByNumber"),
+            rig.asked("eth_getTransactionReceipt"),
+        );
+        client.ask(old.to_string()).await;
+        client.ask(receipt.to_string()).await;
+        before
+            == (
+                rig.asked("eth_getBlockByNumber"),
+                rig.asked("eth_getTransactionReceipt"),
+            )
+    })
+    .await;
+    assert_eq!(client.ask(receipt.to_string()).await, rig.ask_node(&receipt).await);
+}
+
+#[tokio::test]
+async fn what_is_not_there_yet_and_what_failed_is_not_kept() {
+    let rig = Rig::start().await;
+    let mut client = rig.client().await;
+    let pending = rig.control.add_pending().unwrap();
+    let receipt = request("eth_getTransactionReceipt", &json!([pending.hash()]));
+    let transaction = request("eth_getTransactionByHash", &json!([pending.hash()]));
+    for _ in 0..2 {
+        assert!(client.ask(receipt.to_string()).await.contains(r#""result":null"#));
+        assert!(
+            client
+                .ask(transaction.to_string())
+                .await
+                .contains(r#""blockHash":null"#)
+        );
+    }
+    assert_eq!(rig.asked("eth_getTransactionReceipt"), 2);
+    assert_eq!(rig.asked("eth_getTransactionByHash"), 2);
+    rig.control
+        .set_faults(|faults| faults.failing_methods = vec!["eth_gasPrice".into()]);
+    let price = request("eth_gasPrice", &json!([]));
+    assert!(client.ask(price.to_string()).await.contains("simulated failure"));
+    rig.control.set_faults(|faults| faults.failing_methods.clear());
+    assert!(client.ask(price.to_string()).await.contains("result"));
+}
+
+/// Whatever the filter: what is answered from held blocks is what the node says, byte for byte.
+#[tokio::test]
+async fn logs_of_held_blocks_are_the_nodes_own() {
+    let rig = Rig::start().await;
+    let (mut client, mut watcher) = (rig.client().await, rig.watcher().await);
+    let blocks = rig.control.mine_many(12);
+    watcher.expect(adopted(&blocks)).await;
+    watcher.expect(reorged(&rig.control.reorg(3, 4).unwrap())).await;
+    let (address, topics) = rig.control.with_chain(|chain| {
+        let block = chain.block_at(chain.head().number() - 1).unwrap();
+        let log = block.logs().next().unwrap();
+        (log.address, log.topics().to_vec())
+    });
+    let tip = rig.control.head().number();
+    let number = proptest::prop_oneof![
+        (tip - 14..=tip).prop_map(|number| json!(format!("{number:#x}"))),
+        proptest::strategy::Just(json!("latest")),
+        proptest::strategy::Just(Value::Null),
+    ]
+    .boxed();
+    let topic = topics[0];
+    let filter = (number.clone(), number, 0..3_u8, 0..4_u8).prop_map(move |(from, to, by_address, by_topic)| {
+        let mut filter = json!({"fromBlock": from, "toBlock": to});
+        match by_address {
+            1 => filter["address"] = json!(address),
+            2 => filter["address"] = json!([address, alloy_primitives::Address::ZERO]),
+            _ => {}
+        }
+        match by_topic {
+            1 => filter["topics"] = json!([topic]),
+            2 => filter["topics"] = json!([null, [topic]]),
+            3 => filter["topics"] = json!([[topic, alloy_primitives::B256::ZERO], null]),
+            _ => {}
+        }
+        json!([filter])
+    });
+    let mut runner = TestRunner::deterministic();
+    let (mut logs, mut local) = (0, 0);
+    for _ in 0..200 {
+        let params = filter.new_tree(&mut runner).unwrap().current();
+        let request = request("eth_getLogs", &params);
+        let expected = rig.ask_node(&request).await;
+        let mut answer = String::new();
+        local += 1 - rig
+            .cost("eth_getLogs", async { answer = client.ask(request.to_string()).await })
+            .await
+            .min(1);
+        assert_eq!(answer, expected, "{params}");
+        logs += answer.matches("logIndex").count();
+    }
+    assert!(
+        logs > 300 && local > 100,
+        "{logs} logs, {local} of 200 without the node"
+    );
+    // By hash, too; a block that was dropped is the node's to answer.
+    for hash in [rig.control.head().hash(), blocks[11].hash(), blocks[3].hash()] {
+        let request = request("eth_getLogs", &json!([{"blockHash": hash}]));
+        assert_eq!(client.ask(request.to_string()).await, rig.ask_node(&request).await);
+    }
+    // What is wrong is refused in the node's own words.
+    for filter in [
+        json!({"fromBlock": "0x5", "toBlock": "0x1"}),
+        json!({"address": "0x12"}),
+        json!({"topics": "0x"}),
+        json!({"fromBlock": 5}),
+        json!({"blockHash": "0x12"}),
+        json!([]),
+    ] {
+        let request = request("eth_getLogs", &json!([filter]));
+        assert_eq!(
+            client.ask(request.to_string()).await,
+            rig.ask_node(&request).await,
+            "{filter}"
+        );
+    }
+}
+
+/// A node that has told of a block is not contradicted by what was kept before.
+#[tokio::test]
+async fn nobody_who_was_told_of_a_block_is_told_later_that_there_is_none() {
+    let rig = Rig::start().await;
+    let mut client = rig.client().await;
+    let number = request("eth_blockNumber", &json!([]));
+    let price = request("eth_gasPrice", &json!([]));
+    client.ask(price.to_string()).await;
+    // This one is mined, but its announcement is lost.
+    rig.control.set_faults(|faults| faults.skip_heads = 1);
+    let block = rig.control.mine();
+    let receipt = json!([block.transactions()[0].hash()]);
+    let receipt = client
+        .ask(request("eth_getTransactionReceipt", &receipt).to_string())
+        .await;
+    assert!(receipt.contains(&format!("{}", block.hash())), "{receipt}");
+    assert_eq!(client.ask(number.to_string()).await, rig.ask_node(&number).await);
+    assert_eq!(client.ask(price.to_string()).await, rig.ask_node(&price).await);
+    let logs = request("eth_getLogs", &json!([{}]));
+    assert_eq!(client.ask(logs.to_string()).await, rig.ask_node(&logs).await);
+}
+
+#[tokio::test]
+async fn items_of_a_batch_are_answered_in_order_whoever_answers_them() {
+    let rig = Rig::start().await;
+    let mut client = rig.client().await;
+    rig.control
+        .set_faults(|faults| faults.delay = Some(std::time::Duration::from_millis(50)));
+    let item =
+        |id: u32, method: &str, params: Value| json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+    let batch = json!([
+        item(1, "eth_getBalance", json!([alloy_primitives::Address::ZERO, "latest"])),
+        item(2, "eth_chainId", json!([])),
+        item(3, "eth_subscribe", json!(["newHeads"])),
+        item(4, "eth_blockNumber", json!([])),
+        item(5, "eth_getLogs", json!([{}])),
+        item(6, "eth_nothing", json!([])),
+        item(7, "eth_syncing", json!([])),
+    ]);
+    let answers: Value = serde_json::from_str(&client.ask(batch.to_string()).await).unwrap();
+    let ids: Vec<u64> = answers
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["id"].as_u64().unwrap())
+        .collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7]);
+    let id = answers[2]["result"].as_str().unwrap();
+    rig.control.set_faults(|faults| faults.delay = None);
+    let block = rig.control.mine();
+    let event = client.event().await;
+    assert_eq!(
+        (event.subscription.as_str(), event.json()["hash"].as_str()),
+        (id, Some(&*block.hash().to_string()))
+    );
+    // Over HTTP the same, but for the subscription.
+    let answers: Value = serde_json::from_str(&rig.post(batch.to_string()).await).unwrap();
+    assert_eq!(answers[2]["error"]["message"], "notifications not supported");
+    assert_eq!(answers[6]["result"], false);
+}
+
+/// A command to a development node that changes what was known.
+#[tokio::test]
+async fn who_commands_a_development_chain_sees_what_it_did() {
+    let rig = Rig::start().await;
+    let mut client = rig.client().await;
+    let price = request("eth_gasPrice", &json!([]));
+    let cost = rig.cost("eth_gasPrice", async {
+        client.ask(price.to_string()).await;
+        client.ask(price.to_string()).await;
+        client.ask(request("evm_mine", &json!([])).to_string()).await;
+        client.ask(price.to_string()).await;
+    });
+    assert_eq!(cost.await, 2);
+}
