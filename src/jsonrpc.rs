@@ -279,18 +279,18 @@ impl From<ErrorObjectOwned> for Outcome {
     }
 }
 
-/// A response in the pieces that go out one after the other: `head body tail`, the body being the node's own bytes.
+/// A response in the parts that go out one after the other: `head body tail`, the body being the node's own bytes.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// Up to and including `"result":` or `"error":`.
-    pub head: Vec<u8>,
+    pub head: Bytes,
     /// The result or error itself, shared with whoever else holds it.
     pub body: Bytes,
 }
 
 impl Response {
     /// What follows the body.
-    pub const TAIL: &'static [u8] = b"}";
+    const TAIL: &'static [u8] = b"}";
 
     /// Answers `id` (its raw bytes, `null` where there is none) with `outcome`; members in geth's order (PROTOCOL J20).
     #[must_use]
@@ -303,42 +303,38 @@ impl Response {
         head.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
         head.extend_from_slice(id.as_bytes());
         head.extend_from_slice(member.as_bytes());
-        Self { head, body }
+        Self {
+            head: head.into(),
+            body,
+        }
     }
 
     /// Length in bytes.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.head.len() + self.body.len() + Self::TAIL.len()
     }
 
-    /// Never: a response has an envelope. Here because a `len` wants it.
+    /// The whole of it.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Appends the whole response.
-    pub fn write_to(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(&self.body);
-        out.extend_from_slice(Self::TAIL);
+    pub fn parts(&self) -> [Bytes; 3] {
+        [self.head.clone(), self.body.clone(), Bytes::from_static(Self::TAIL)]
     }
 }
 
-/// The array that answers a batch, in the order of the request; nothing where no item wants an answer.
+/// The parts of an array of responses; `None` where there is nothing to answer: no empty array is sent (PROTOCOL B3).
 #[must_use]
-pub fn batch(responses: &[Response]) -> Option<Vec<u8>> {
+pub fn batch(responses: &[Response]) -> Option<Vec<Bytes>> {
     if responses.is_empty() {
         return None;
     }
-    let mut out = Vec::with_capacity(responses.iter().map(|response| response.len() + 1).sum::<usize>() + 1);
+    let mut parts = Vec::with_capacity(4 * responses.len() + 1);
     for (i, response) in responses.iter().enumerate() {
-        out.push(if i == 0 { b'[' } else { b',' });
-        response.write_to(&mut out);
+        parts.push(Bytes::from_static(if i == 0 { b"[" } else { b"," }));
+        parts.extend(response.parts());
     }
-    out.push(b']');
-    Some(out)
+    parts.push(Bytes::from_static(b"]"));
+    Some(parts)
 }
 
 /// The id's bytes as they are echoed.
@@ -436,14 +432,13 @@ mod tests {
     #[test]
     fn answers_keep_id_and_payload_verbatim() {
         let response = Response::new("1.50", Outcome::Result(Bytes::from_static(b"{\"a\": 1}")));
-        let mut out = Vec::new();
-        response.write_to(&mut out);
-        assert_eq!(out, br#"{"jsonrpc":"2.0","id":1.50,"result":{"a": 1}}"#);
-        assert_eq!(out.len(), response.len());
+        let text = response.parts().concat();
+        assert_eq!(text, br#"{"jsonrpc":"2.0","id":1.50,"result":{"a": 1}}"#);
+        assert_eq!(text.len(), response.length());
         let failed = Response::new("null", error(-32005, "limit exceeded").into());
         let array = batch(&[response, failed]).expect("two answers");
         assert_eq!(
-            String::from_utf8(array).expect("json"),
+            String::from_utf8(array.concat()).expect("json"),
             r#"[{"jsonrpc":"2.0","id":1.50,"result":{"a": 1}},{"jsonrpc":"2.0","id":null,"error":{"code":-32005,"message":"limit exceeded"}}]"#
         );
         assert!(batch(&[]).is_none());

@@ -57,6 +57,7 @@ pub mod clock;
 pub mod deflate;
 pub mod jsonrpc;
 pub mod patterns;
+pub mod pieces;
 pub mod reload;
 pub mod telemetry;
 pub mod tls;

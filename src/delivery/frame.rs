@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::SubscriptionId;
 use crate::deflate;
+use crate::pieces::{self, Pieces};
 
 /// Longest payload of one frame, in bytes; a longer message leaves in fragments of [`FRAGMENT`].
 ///
@@ -270,26 +271,18 @@ fn append_fragments(rest: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Above this an answer is sent from where it lies; below, one copy is cheaper than the pieces.
-const COPY_BELOW: usize = 4 << 10;
-
 /// A text message for one client alone, in pieces that leave one after the other.
 #[must_use]
-pub fn text(head: &[u8], body: &Bytes, tail: &[u8]) -> Vec<Bytes> {
-    let total = head.len() + body.len() + tail.len();
+pub fn text(parts: &[Bytes]) -> Vec<Bytes> {
+    let total = pieces::length(parts);
     if total > MAX_FRAME {
-        return fragmented(head, body, tail);
+        return fragmented(parts, total);
     }
     let header = Header::new(Opcode::Text, true, total);
-    let mut first = Vec::with_capacity(header.as_slice().len() + head.len() + COPY_BELOW.min(body.len() + tail.len()));
-    first.extend_from_slice(header.as_slice());
-    first.extend_from_slice(head);
-    if total > COPY_BELOW {
-        return vec![first.into(), body.clone(), Bytes::copy_from_slice(tail)];
-    }
-    first.extend_from_slice(body);
-    first.extend_from_slice(tail);
-    vec![first.into()]
+    let mut out = Pieces::with_room(header.as_slice().len() + total.min(pieces::COPY_BELOW));
+    out.copy(header.as_slice());
+    parts.iter().for_each(|part| out.share(part));
+    out.finish()
 }
 
 /// An answer from where it is worth compressing, in bytes; below it is one packet with or without.
@@ -298,45 +291,41 @@ const COMPRESS_ANSWER: usize = 1 << 10;
 /// As [`text`] for a client that agreed on compression; `None` where that is not worth it: what is short, what does not
 /// get shorter, and what needs fragments, for others wait while a megabyte is compressed.
 #[must_use]
-pub fn deflated_text(head: &[u8], body: &Bytes, tail: &[u8]) -> Option<Bytes> {
-    let total = head.len() + body.len() + tail.len();
-    if !(COMPRESS_ANSWER..=MAX_FRAME).contains(&total) {
+pub fn deflated_text(parts: &[Bytes]) -> Option<Bytes> {
+    if !(COMPRESS_ANSWER..=MAX_FRAME).contains(&pieces::length(parts)) {
         return None;
     }
-    let payload = deflate::compress(&[head, body, tail])?;
+    let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
+    let payload = deflate::compress(&parts)?;
     Some([Header::deflated(payload.len()).as_slice(), &payload].concat().into())
 }
 
-/// A long message: only the few bytes around the body are copied, the body is sliced. Any part may be the long one, for
-/// a client chooses the id that the head echoes.
-fn fragmented(head: &[u8], body: &Bytes, tail: &[u8]) -> Vec<Bytes> {
-    let mut parts = [Bytes::copy_from_slice(head), body.clone(), Bytes::copy_from_slice(tail)].into_iter();
+/// A long message: what is long is sliced, not copied. Any part may be the long one, for a client chooses the id that the
+/// head echoes.
+fn fragmented(parts: &[Bytes], total: usize) -> Vec<Bytes> {
+    let mut parts = parts.iter().cloned();
     let mut part = Bytes::new();
-    let mut left = head.len() + body.len() + tail.len();
-    let mut pieces = Vec::with_capacity(2 * (left / FRAGMENT + 1) + 3);
+    let mut left = total;
+    let mut out = Pieces::default();
     let mut opcode = Opcode::Text;
     while left > 0 {
         let mut wanted = left.min(FRAGMENT);
         left -= wanted;
-        pieces.push(Bytes::copy_from_slice(
-            Header::new(opcode, left == 0, wanted).as_slice(),
-        ));
+        out.copy(Header::new(opcode, left == 0, wanted).as_slice());
         opcode = Opcode::Continuation;
         while wanted > 0 {
             if part.is_empty() {
                 match parts.next() {
                     Some(next) => part = next,
-                    None => return pieces,
+                    None => return out.finish(),
                 }
             }
             let piece = part.split_to(wanted.min(part.len()));
             wanted -= piece.len();
-            if !piece.is_empty() {
-                pieces.push(piece);
-            }
+            out.share(&piece);
         }
     }
-    pieces
+    out.finish()
 }
 
 /// A control frame; the payload is cut at 125 bytes, the most that RFC 6455 section 5.5 allows.
@@ -409,7 +398,7 @@ mod tests {
     fn answers_are_compressed_from_a_packet_to_a_frame() {
         for (len, compressed) in [(1023, false), (1024, true), (MAX_FRAME, true), (MAX_FRAME + 1, false)] {
             let body = Bytes::from(vec![b'y'; len - 3]);
-            let frame = deflated_text(b"hh", &body, b"t");
+            let frame = deflated_text(&[Bytes::from_static(b"hh"), body.clone(), Bytes::from_static(b"t")]);
             assert_eq!(frame.is_some(), compressed, "{len}");
             let Some(frame) = frame else { continue };
             assert_eq!(frame[0], 0xC1);
@@ -468,7 +457,7 @@ mod tests {
         ) {
             let (head, body, tail) = (vec![b'h'; head], Bytes::from(vec![b'y'; len]), vec![b't'; tail]);
             prop_assume!(!head.is_empty() || !body.is_empty() || !tail.is_empty());
-            let wire = text(&head, &body, &tail).concat();
+            let wire = text(&[head.clone().into(), body.clone(), tail.clone().into()]).concat();
             check_message(&wire, &[head.as_slice(), &body, &tail].concat());
         }
     }

@@ -25,6 +25,7 @@ use super::{
     SubscriptionId, frame,
 };
 use crate::clock::Clock;
+use crate::pieces;
 use crate::telemetry::{KindLabel, Metrics};
 
 /// Bounds of one client's queue.
@@ -270,15 +271,15 @@ impl Outbox {
 
     /// A text message as this client reads it, in pieces for [`Self::answer`].
     #[must_use]
-    pub fn text(&self, head: &[u8], body: &Bytes, tail: &[u8]) -> Vec<Bytes> {
+    pub fn text(&self, parts: &[Bytes]) -> Vec<Bytes> {
         if self.compression != Compression::None
-            && let Some(frame) = frame::deflated_text(head, body, tail)
+            && let Some(frame) = frame::deflated_text(parts)
         {
-            let plain = head.len() + body.len() + tail.len();
+            let plain = pieces::length(parts);
             self.shared.saved.inc_by(plain.saturating_sub(frame.len()) as u64);
             return vec![frame];
         }
-        frame::text(head, body, tail)
+        frame::text(parts)
     }
 
     /// Queues events; `true` when [`Self::flush`] has to follow, after all pushes.

@@ -117,9 +117,9 @@ mod tests {
                     let body = Bytes::from(text.clone());
                     let deflated = match compression {
                         Compression::None => None,
-                        _ => frame::deflated_text(b"", &body, b""),
+                        _ => frame::deflated_text(std::slice::from_ref(&body)),
                     };
-                    let pieces = deflated.map_or_else(|| frame::text(b"", &body, b""), |frame| vec![frame]);
+                    let pieces = deflated.map_or_else(|| frame::text(&[body]), |frame| vec![frame]);
                     chunks.push(Chunk::Bytes(pieces, Vec::new()));
                 }
                 Sent::Ping => chunks.push(Chunk::Bytes(

@@ -2,29 +2,28 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue,
     ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_VERSION, VARY, WWW_AUTHENTICATE,
 };
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
 
+use super::body::Body;
 use crate::door::Refusal;
 
 /// When to come again where nobody knows when there will be room.
 const LATER: Duration = Duration::from_secs(10);
 
 /// A short answer in plain text.
-pub fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+pub fn plain(status: StatusCode, body: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response
 }
 
 /// Tells somebody who is not let in why, as far as it concerns them; where geth has words, in these.
-pub fn refusal(why: Refusal) -> Response<Full<Bytes>> {
+pub fn refusal(why: Refusal) -> Response<Body> {
     let (status, body) = match why {
         Refusal::Malformed | Refusal::Tls | Refusal::NotProxied => (StatusCode::BAD_REQUEST, "Bad Request\n"),
         Refusal::Unauthorized => (StatusCode::UNAUTHORIZED, "a valid API key or token is needed\n"),
@@ -72,7 +71,7 @@ pub fn is_preflight<B>(request: &Request<B>) -> bool {
 }
 
 /// It may; [`share`] adds from where.
-pub fn preflight() -> Response<Full<Bytes>> {
+pub fn preflight() -> Response<Body> {
     let mut response = plain(StatusCode::NO_CONTENT, "");
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));
@@ -86,7 +85,7 @@ pub fn preflight() -> Response<Full<Bytes>> {
 }
 
 /// Lets the page at `origin` read this answer. The origin itself rather than `*`, so that a list stays one.
-pub fn share(response: &mut Response<Full<Bytes>>, origin: HeaderValue) {
+pub fn share(response: &mut Response<Body>, origin: HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));

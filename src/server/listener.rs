@@ -11,7 +11,6 @@ use http::header::{
     CONNECTION, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::body::Body;
 use super::patient::Patient;
 use super::{answer, extension, handshake, post, proxied};
 use crate::delivery::{Compression, Socket};
@@ -307,7 +307,7 @@ async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
     }
 }
 
-async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
     let services = connection.shared.services.clone();
     let page = request.headers().get(ORIGIN).cloned();
     // A page that may not ask is not told either.
@@ -332,7 +332,7 @@ async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Res
     response
 }
 
-async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Full<Bytes>>, Refusal> {
+async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Body>, Refusal> {
     connection.kept.lock().handshake = None;
     connection.turned_away.map_or(Ok(()), Err)?;
     let shared = &connection.shared;
@@ -358,7 +358,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     Ok(upgrade(request, pass, &accept, &connection))
 }
 
-fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Connection) -> Response<Full<Bytes>> {
+fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Connection) -> Response<Body> {
     let shared = &connection.shared;
     // The rest of a connection goes with hyper; what an idle client keeps is small.
     let (open, place) = (connection.open.clone(), connection.kept.lock().place.take());

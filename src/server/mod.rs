@@ -4,6 +4,7 @@
 //! bare socket back, so that nothing stands between our frames and the kernel.
 
 mod answer;
+mod body;
 mod extension;
 mod handshake;
 mod listener;

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::ServerSettings;
 use super::answer::{plain, retry_after};
+use super::body::Body;
 use super::listener::Connection;
 use crate::door::{Exceeded, Pass};
 use crate::jsonrpc::{
@@ -20,7 +21,7 @@ use crate::session::{Services, methods};
 const CONTENT_TYPES: [&str; 3] = ["application/json", "application/json-rpc", "application/jsonrequest"];
 
 /// Answers what is neither an upgrade nor a POST.
-pub fn answer_others(method: &Method) -> Response<Full<Bytes>> {
+pub fn answer_others(method: &Method) -> Response<Body> {
     match *method {
         // Health probes of load balancers.
         Method::GET | Method::OPTIONS | Method::HEAD => plain(StatusCode::OK, ""),
@@ -35,7 +36,7 @@ pub async fn answer(
     connection: &Connection,
     services: &Services,
     settings: &ServerSettings,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let content_type = request
         .headers()
         .get(CONTENT_TYPE)
@@ -89,15 +90,14 @@ pub async fn answer(
 #[derive(Default)]
 struct Answered {
     /// Empty where nothing wants an answer.
-    body: Vec<u8>,
+    body: Vec<Bytes>,
     /// It was refused as a whole.
     refused: Option<Exceeded>,
 }
 
 impl Answered {
     fn whole(id: &str, why: ErrorObjectOwned) -> Self {
-        let mut body = Vec::new();
-        jsonrpc::Response::new(id, why.into()).write_to(&mut body);
+        let body = jsonrpc::Response::new(id, why.into()).parts().to_vec();
         Self { body, refused: None }
     }
 }
@@ -126,12 +126,11 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Services) -> Answered {
         Err(why) => Answered::whole("null", error(PARSE_ERROR, why.to_string())),
         Ok(Message::Single(item)) => {
             let (mut planned, refused) = plan(std::slice::from_ref(&item), pass, services);
-            let mut body = Vec::new();
-            if let Some(planned) = planned.pop()
-                && let Some(response) = services.rpc.complete(planned).await
-            {
-                response.write_to(&mut body);
-            }
+            let response = match planned.pop() {
+                Some(planned) => services.rpc.complete(planned).await,
+                None => None,
+            };
+            let body = response.map_or_else(Vec::new, |response| response.parts().to_vec());
             Answered { body, refused }
         }
         Ok(Message::Batch(items)) if items.is_empty() => Answered::whole("null", error(INVALID_REQUEST, "empty batch")),
@@ -171,8 +170,8 @@ fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, 
     (items.iter().map(plan).collect(), None)
 }
 
-fn json(body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+fn json(body: Vec<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::new(&body));
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

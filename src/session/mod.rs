@@ -669,7 +669,7 @@ impl Services {
     /// Sends a response, or where it is too long for what the client has left unread, says that.
     fn answer(&self, outbox: &Arc<Outbox>, response: &Response, releases: Vec<Arc<Recipient>>) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
-        let pieces = |response: &Response| outbox.text(&response.head, &response.body, Response::TAIL);
+        let pieces = |response: &Response| outbox.text(&response.parts());
         if let Answered::NoRoom(releases) = outbox.answer(pieces(response), releases) {
             // An error is short: it is queued, or the connection ends.
             drop(outbox.answer(pieces(&response.too_large()), releases));
@@ -683,9 +683,9 @@ impl Services {
     fn answer_batch(&self, outbox: &Arc<Outbox>, responses: &[Response], releases: Vec<Arc<Recipient>>) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
         let Some(array) = jsonrpc::batch(responses) else { return };
-        if let Answered::NoRoom(releases) = outbox.answer(outbox.text(b"", &array.into(), b""), releases) {
+        if let Answered::NoRoom(releases) = outbox.answer(outbox.text(&array), releases) {
             let short = |response: &Response| {
-                if response.len() > 1024 {
+                if response.length() > 1024 {
                     response.too_large()
                 } else {
                     response.clone()
@@ -693,7 +693,7 @@ impl Services {
             };
             let short: Vec<Response> = responses.iter().map(short).collect();
             if let Some(array) = jsonrpc::batch(&short)
-                && let Answered::NoRoom(_) = outbox.answer(outbox.text(b"", &array.into(), b""), releases)
+                && let Answered::NoRoom(_) = outbox.answer(outbox.text(&array), releases)
             {
                 outbox.close(CloseReason::SlowConsumer);
             }

@@ -171,7 +171,7 @@ impl Echo {
     }
 
     fn echo(&self, form: Form, message: &Bytes) {
-        let mut pieces = self.outbox.text(b"", message, b"");
+        let mut pieces = self.outbox.text(std::slice::from_ref(message));
         if form == Form::Binary
             && let Some(first) = pieces.first_mut()
         {

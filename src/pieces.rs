@@ -1,0 +1,82 @@
+//! A text in pieces that leave one after the other: long ones from where they lie, short ones copied together.
+
+use bytes::Bytes;
+
+/// Above this a piece is sent from where it lies; below, one copy is cheaper than another entry of a `writev`.
+pub const COPY_BELOW: usize = 4 << 10;
+
+/// What is put together so far.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    done: Vec<Bytes>,
+    open: Vec<u8>,
+}
+
+impl Pieces {
+    /// With room for so many bytes that are copied.
+    #[must_use]
+    pub fn with_room(bytes: usize) -> Self {
+        Self {
+            done: Vec::new(),
+            open: Vec::with_capacity(bytes),
+        }
+    }
+
+    /// Adds a copy.
+    pub fn copy(&mut self, piece: &[u8]) {
+        self.open.extend_from_slice(piece);
+    }
+
+    /// Adds a piece, which is shared where that is worth it.
+    pub fn share(&mut self, piece: &Bytes) {
+        if piece.len() < COPY_BELOW {
+            return self.copy(piece);
+        }
+        self.close();
+        self.done.push(piece.clone());
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Bytes> {
+        self.close();
+        self.done
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.done.push(std::mem::take(&mut self.open).into());
+        }
+    }
+}
+
+/// Bytes in all of them.
+#[must_use]
+pub fn length(pieces: &[Bytes]) -> usize {
+    pieces.iter().map(Bytes::len).sum()
+}
+
+/// The same text in as few pieces as are worth having.
+#[must_use]
+pub fn together(pieces: &[Bytes]) -> Vec<Bytes> {
+    let mut out = Pieces::with_room(length(pieces).min(COPY_BELOW));
+    pieces.iter().for_each(|piece| out.share(piece));
+    out.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_pieces_are_shared_and_short_ones_copied_together() {
+        let long = Bytes::from(vec![b'x'; COPY_BELOW]);
+        let short = Bytes::from_static(b"ab");
+        let pieces = together(&[short.clone(), short.clone(), long.clone(), Bytes::new(), short.clone()]);
+        assert_eq!(pieces.len(), 3);
+        assert_eq!((&pieces[0][..], &pieces[2][..]), (&b"abab"[..], &b"ab"[..]));
+        assert_eq!(pieces[1].as_ptr(), long.as_ptr());
+        assert_eq!(length(&pieces), COPY_BELOW + 6);
+        assert!(together(&[]).is_empty());
+    }
+}

@@ -1,0 +1,48 @@
+//! An HTTP body in pieces, each sent from where it lies.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body as HyperBody, Frame, SizeHint};
+
+use crate::pieces;
+
+/// Pieces, last first.
+#[derive(Debug, Default)]
+pub struct Body(Vec<Bytes>);
+
+impl Body {
+    /// These, one after the other.
+    #[must_use]
+    pub fn new(parts: &[Bytes]) -> Self {
+        let mut pieces = pieces::together(parts);
+        pieces.reverse();
+        Self(pieces)
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Self::new(&[Bytes::from_static(text.as_bytes())])
+    }
+}
+
+impl HyperBody for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Exact, so that the answer has a Content-Length.
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(pieces::length(&self.0) as u64)
+    }
+}
