@@ -10,6 +10,20 @@ export const outcome = (promise) =>
     (error) => ({ error: plain(error) }),
   );
 
+/** Below `limits.max_in_flight`, which is 256 unless set. */
+const AT_ONCE = 200;
+
+/** What each of many calls came to, in their order. */
+export async function many(conn, calls) {
+  const answers = [];
+  const left = calls.entries();
+  const work = async () => {
+    for (const [at, [method, params]] of left) answers[at] = await outcome(conn.call(method, params));
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+  return answers;
+}
+
 const DIFFER_BY_NATURE = new Set(["stack", "request", "payload", "url", "id"]);
 
 function plain(value, depth = 0) {

@@ -9,6 +9,8 @@ import { Chain, Story, hex, sleep, startProxy, stopAll, until, within } from "./
 import { COLUMNS, scenarios } from "./scenarios.mjs";
 import { Table } from "./table.mjs";
 import * as aiohttp from "./libraries/aiohttp.mjs";
+import * as chromium from "./libraries/chromium.mjs";
+import * as chromiumViem from "./libraries/chromium-viem.mjs";
 import * as ethclient from "./libraries/ethclient.mjs";
 import * as ethers from "./libraries/ethers.mjs";
 import * as examples from "./libraries/examples.mjs";
@@ -23,8 +25,8 @@ import * as websockets from "./libraries/websockets.mjs";
 import * as wscat from "./libraries/wscat.mjs";
 
 const LIBRARIES = [
-  ...[ethers, viem, web3js, web3py, web3pySync, ethclient],
-  ...[raw, websockets, aiohttp, gorilla, wscat],
+  ...[ethers, viem, web3js, web3py, web3pySync, ethclient, chromiumViem],
+  ...[raw, chromium, websockets, aiohttp, gorilla, wscat],
   ...[examples, proxyTests],
 ];
 const SCENARIO_LIMIT = 120_000;
@@ -155,7 +157,9 @@ async function runScenario(library, name, scenario, server, chain) {
   }
   await test.close();
   await sleep(20);
-  if (stray.length && cell === "ok") [cell, why] = ["FAIL", `thrown where nobody can catch it: ${stray[0]?.stack ?? stray[0]}`];
+  if (stray.length && cell === "ok") {
+    [cell, why] = ["FAIL", `thrown where nobody can catch it: ${stray[0]?.stack ?? stray[0]}`];
+  }
   table.add(library, name, cell, why);
   const row = [library.name.padEnd(22), name.padEnd(18), cell.padEnd(4), `${Date.now() - begun} ms`.padStart(9)];
   console.log(`${row.join("  ")}${why ? `  ${why}` : ""}`);
@@ -168,24 +172,28 @@ try {
   const chain = await Chain.start();
   const server = options.direct ? chain : await startProxy(chain.ws, 0, ALL_ARE_ONE_CLIENT);
   for (const library of LIBRARIES) {
-    const all = Object.entries({ ...(library.connect ? scenarios : {}), ...library.extras }).filter(([name]) => chosen(library.name, name));
-    const lack = all.length && (await library.missing?.());
+    const scenariosOf = Object.entries({ ...(library.connect ? scenarios : {}), ...library.extras });
+    const all = scenariosOf.filter(([name]) => chosen(library.name, name));
+    if (!all.length) continue;
+    const lack = await library.missing?.();
     if (lack) {
       table.leaveOut(library, lack);
+      console.log(`${library.name.padEnd(22)}  left out: ${lack}`);
       continue;
     }
+    table.name(library, await (library.version?.call ? library.version() : library.version));
     for (const [name, scenario] of all) {
       await runScenario(library, name, scenario, server, chain);
       if (chain.child.end) throw new Error(`anvil ended; its last lines:\n${chain.child.tail()}`);
       if (server.child.end) throw new Error(`headwater ended; its last lines:\n${server.child.tail(40)}`);
     }
-    await library.end?.();
   }
   if (table.count("ok") + table.count("FAIL") === 0) throw new Error("no scenario ran");
   if (table.count("FAIL") && !options.direct) console.log(`headwater's last lines:\n${server.child.tail()}`);
 } catch (error) {
   table.broke(error.message);
 } finally {
+  for (const library of LIBRARIES) await library.end?.();
   await stopAll();
 }
 table.addAlloy(process.env.CARGO_TEST_LOG);

@@ -9,6 +9,7 @@ import {
   emitter,
   exactly,
   hex,
+  many,
   outcome,
   plainLog,
   quiet,
@@ -24,8 +25,6 @@ import { TRAFFIC } from "./traffic.mjs";
 
 export const UNKNOWN = "foo_bar";
 
-/** Below `limits.max_in_flight`, which is 256 unless set. */
-const AT_ONCE = 200;
 
 const FILTERS = ({ contract }) => ({
   transfers: { address: contract, topics: [TRANSFER] },
@@ -42,11 +41,11 @@ export const scenarios = {
       const conn = await t.connectTo({ ws: tap.ws, http: t.http });
       if (conn.heads) await conn.heads(() => {});
       else await conn.call("eth_chainId", []);
+      await quiet();
       same("connections", tap.upgrades.length, 1);
       const traffic = seenBy(tap.upgrades[0]);
-      const { userAgent, frames } = traffic;
-      t.note(`sends ${[userAgent && `User-Agent: ${userAgent}`, ...offers(traffic)].filter(Boolean).join("; ") || "no header of note"}`);
-      frames.forEach((frame) => t.note(`      ${frame}`));
+      t.note(`sends ${headersOf(traffic)}`);
+      traffic.frames.forEach((frame) => t.note(`      ${frame}`));
       const want = TRAFFIC[t.library.name] ?? {};
       same("traffic", want.userAgent ? traffic : { ...traffic, userAgent: undefined }, { ...NOTHING, ...want });
       same("what is answered to the offer", tap.upgrades[0].got.header("sec-websocket-extensions"), undefined);
@@ -169,7 +168,7 @@ export const scenarios = {
     const calls = await ordinaryCalls(t.chain);
     // Far from each other in the list, so that neighbours are of another kind; all of them come up.
     const mix = Array.from({ length: 500 }, (_, n) => calls[(n * 7) % calls.length]);
-    const [got, want] = [await many(proxy, mix), await many(node, mix)];
+    const [got, want] = [await manyCalls(proxy, mix), await manyCalls(node, mix)];
     same("answers", got.length, mix.length);
     mix.forEach((call, at) => same(`call ${at}, ${JSON.stringify(call)}`, got[at], want[at]));
   },
@@ -294,24 +293,16 @@ export const scenarios = {
 /** The columns of the table; what else a library is put through is its own. */
 export const COLUMNS = Object.keys(scenarios);
 
+/** By the driver's own way, where it is far from here. */
+const manyCalls = (conn, calls) => conn.many?.(calls) ?? many(conn, calls);
 const chainId = async (t) => outcome((await t.connectNode()).call("eth_chainId", []));
 const withoutId = (text) => text.replace(/"subscription":"0x[0-9a-f]+"/, "");
 
-async function many(conn, calls) {
-  if (conn.many) return conn.many(calls);
-  const answers = [];
-  const left = calls.entries();
-  const work = async () => {
-    for (const [at, [method, params]] of left) answers[at] = await outcome(conn.call(method, params));
-  };
-  await Promise.all(Array.from({ length: AT_ONCE }, work));
-  return answers;
-}
-
 const NOTHING = { origin: undefined, subprotocols: undefined, extensions: undefined, userAgent: undefined };
 
-function offers({ origin, subprotocols, extensions }) {
-  return [origin && `Origin: ${origin}`, subprotocols && `subprotocols ${subprotocols}`, extensions && `offers ${extensions}`];
+function headersOf({ frames, ...headers }) {
+  const sent = Object.entries(headers).filter(([, value]) => value);
+  return sent.map(([name, value]) => `${name} ${value}`).join("; ") || "no header of note";
 }
 
 /** What it sent up to here, without what is another in each run: ids drawn at random, versions, a port. */

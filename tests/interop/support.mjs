@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 import { WebSocket, WebSocketServer } from "ws";
 
-export { outcome } from "./outcome.mjs";
+export { many, outcome } from "./outcome.mjs";
 
 export const here = path.dirname(fileURLToPath(import.meta.url));
 export const emitter = JSON.parse(readFileSync(path.join(here, "contract/Emitter.json"), "utf8"));

@@ -22,9 +22,13 @@ export class Table {
     this.columns = columns;
   }
 
-  #row({ name, version = "" }) {
-    if (!this.#rows.has(name)) this.#rows.set(name, { title: `${name} ${version}`.trim(), cells: {}, own: [] });
+  #row({ name }) {
+    if (!this.#rows.has(name)) this.#rows.set(name, { title: name, cells: {}, own: [] });
     return this.#rows.get(name);
+  }
+
+  name(library, version) {
+    if (version) this.#row(library).title = `${library.name} ${version}`;
   }
 
   add(library, scenario, cell, why) {
@@ -54,7 +58,9 @@ export class Table {
       return;
     }
     const results = new Map([...readFileSync(log, "utf8").matchAll(/^test (\w+) \.\.\. (ok|FAILED)/gm)].map(([, ...pair]) => pair));
-    const { cells } = this.#row({ name: "alloy", version: pinned("../../Cargo.lock", /name = "alloy-provider"\nversion = "(.*)"/) });
+    const alloy = { name: "alloy" };
+    this.name(alloy, pinned("../../Cargo.lock", /name = "alloy-provider"\nversion = "(.*)"/));
+    const { cells } = this.#row(alloy);
     for (const [column, tests] of Object.entries(ALLOY)) {
       const all = tests.map((test) => results.get(test));
       if (all.every(Boolean)) cells[column] = all.includes("FAILED") ? "FAIL" : "ok";

@@ -3,10 +3,13 @@
 
 const OFFER = "permessage-deflate; client_max_window_bits";
 const PYTHON = { userAgent: "Python websockets", extensions: OFFER };
+const PAGE = { origin: "http://127.0.0.1:<port>", extensions: OFFER };
 const GO = { userAgent: "Go-http-client" };
 
 /** The bare ones send what our own client writes. */
 const BARE = 'text {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads"]}';
+
+const VIEM = BARE.replace('"id":1', '"id":0');
 
 export const TRAFFIC = {
   ethers: {
@@ -16,7 +19,8 @@ export const TRAFFIC = {
       'text {"method":"eth_subscribe","params":["newHeads"],"id":2,"jsonrpc":"2.0"}',
     ],
   },
-  viem: { extensions: OFFER, frames: ['text {"jsonrpc":"2.0","id":0,"method":"eth_subscribe","params":["newHeads"]}'] },
+  viem: { extensions: OFFER, frames: [VIEM] },
+  "viem (Chromium)": { ...PAGE, frames: [VIEM] },
   "web3.js": {
     extensions: OFFER,
     frames: [
@@ -32,6 +36,7 @@ export const TRAFFIC = {
   },
   "web3.py sync": { ...PYTHON, frames: ['binary {"jsonrpc": "2.0", "method": "eth_chainId", "params": [], "id": 0}'] },
   "ethclient (Go)": { ...GO, frames: [BARE] },
+  "WebSocket (Chromium)": { ...PAGE, frames: [BARE] },
   "ws (Node)": { extensions: OFFER, frames: [BARE] },
   "websockets (Python)": { ...PYTHON, frames: [BARE] },
   "aiohttp (Python)": { userAgent: "Python aiohttp", frames: [BARE] },

@@ -18,6 +18,7 @@ export async function connect({ ws, http }, { reconnect = false } = {}) {
   const client = createPublicClient({ chain: anvil, transport: webSocket(ws, { reconnect, ...NO_RETRY }), pollingInterval: 50 });
   const web = createPublicClient({ chain: anvil, transport: httpTransport(http, NO_RETRY) });
   const batching = createPublicClient({ chain: anvil, transport: httpTransport(http, { batch: { wait: 20 }, ...NO_RETRY }) });
+  const { socket } = await client.transport.getRpcClient();
   const subscribe = async (params, on) => {
     const { unsubscribe } = await client.transport.subscribe({ params, onData: ({ result }) => on(result) });
     return async () => (await unsubscribe()).result;
@@ -54,6 +55,7 @@ export async function connect({ ws, http }, { reconnect = false } = {}) {
       const receipt = await client.waitForTransactionReceipt({ hash, timeout: 15_000 });
       return { hash, logs: receipt.logs.map(({ logIndex }) => logIndex) };
     },
+    closed: new Promise((done) => socket.addEventListener("close", ({ code }) => done(code))),
     resumes: Boolean(reconnect),
     close: async () => (await client.transport.getRpcClient()).close(),
   };
