@@ -24,7 +24,11 @@ WSTEST := .local/wstest-$(WSTEST_VERSION)/bin/wstest
 
 INTEROP := tests/interop
 NODE_READY := $(INTEROP)/node_modules/.ready
-VENV_READY := $(INTEROP)/.venv/.ready
+VENV_READY := $(INTEROP)/.venv/.ready $(INTEROP)/.venv-web3-7/.ready
+
+# Go's clients are tested where Go is at hand; what is missing the tests name.
+GO ?= $(shell scripts/go)
+GO_READY := $(if $(GO),$(INTEROP)/go/bin/interop)
 
 .DEFAULT_GOAL := help
 
@@ -37,7 +41,7 @@ build: ## the release binary, below target/release
 	$(CARGO) build --release --locked
 
 .PHONY: test
-test: $(NODE_READY) $(VENV_READY) ## every test: Rust, then real web3 libraries; ends with "N passed, N failed"
+test: $(NODE_READY) $(VENV_READY) $(GO_READY) ## every test: Rust, then real web3 libraries; ends with "N passed, N failed"
 	@scripts/test
 
 .PHONY: simulate
@@ -145,7 +149,13 @@ $(NODE_READY): $(INTEROP)/package.json $(INTEROP)/package-lock.json
 	cd $(INTEROP) && npm ci --no-audit --no-fund --ignore-scripts=false
 	@touch $@
 
-$(VENV_READY): $(INTEROP)/requirements.txt
-	$(PYTHON) -m venv $(INTEROP)/.venv
-	$(INTEROP)/.venv/bin/pip install --quiet --requirement $<
+$(INTEROP)/.venv/.ready: $(INTEROP)/requirements.txt
+$(INTEROP)/.venv-web3-7/.ready: $(INTEROP)/requirements-web3-7.txt
+$(VENV_READY):
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
 	@touch $@
+
+# Without cgo: a C compiler for Go is not to be asked for.
+$(INTEROP)/go/bin/interop: $(wildcard $(INTEROP)/go/*.go) $(INTEROP)/go/go.mod $(INTEROP)/go/go.sum
+	cd $(INTEROP)/go && CGO_ENABLED=0 $(GO) build -o bin/interop .

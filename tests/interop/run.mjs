@@ -6,21 +6,43 @@
 
 import { parseArgs } from "node:util";
 import { Chain, Story, hex, sleep, startProxy, stopAll, until, within } from "./support.mjs";
-import { scenarios } from "./scenarios.mjs";
-import * as examples from "./libraries/examples.mjs";
+import { COLUMNS, scenarios } from "./scenarios.mjs";
+import { Table } from "./table.mjs";
+import * as aiohttp from "./libraries/aiohttp.mjs";
+import * as chromium from "./libraries/chromium.mjs";
+import * as chromiumViem from "./libraries/chromium-viem.mjs";
+import * as ethclient from "./libraries/ethclient.mjs";
 import * as ethers from "./libraries/ethers.mjs";
+import * as examples from "./libraries/examples.mjs";
+import * as gorilla from "./libraries/gorilla.mjs";
 import * as proxyTests from "./libraries/proxy.mjs";
 import * as raw from "./libraries/raw.mjs";
 import * as viem from "./libraries/viem.mjs";
 import * as web3js from "./libraries/web3js.mjs";
 import * as web3py from "./libraries/web3py.mjs";
+import * as web3pySync from "./libraries/web3py-sync.mjs";
+import * as websockets from "./libraries/websockets.mjs";
+import * as wscat from "./libraries/wscat.mjs";
 
-const LIBRARIES = [raw, ethers, viem, web3js, web3py, examples, proxyTests];
+const LIBRARIES = [
+  ...[ethers, viem, web3js, web3py, web3pySync, ethclient, chromiumViem],
+  ...[raw, chromium, websockets, aiohttp, gorilla, wscat],
+  ...[examples, proxyTests],
+];
 const SCENARIO_LIMIT = 120_000;
+
+// They come from one address, and in a minute make as many calls as is good for several.
+const ALL_ARE_ONE_CLIENT = { HEADWATER_LIMITS_REQUESTS_PER_SECOND: "5000", HEADWATER_LIMITS_REQUEST_BURST: "20000" };
 
 const { values: options } = parseArgs({ options: { direct: { type: "boolean" }, only: { type: "string" } } });
 
-class Skipped extends Error {}
+/** Left out here, where it could not hold, or for good, since the library has no such thing. */
+class LeftOut extends Error {
+  constructor(cell) {
+    super();
+    this.cell = cell;
+  }
+}
 
 /** What one scenario sees: where to connect, the node to compare with, and what it may excuse. */
 class Test {
@@ -28,18 +50,32 @@ class Test {
     Object.assign(this, { library, chain, ws: server.ws, http: server.http, direct: Boolean(options.direct), notes: [], open: [] });
   }
 
-  async #connect(server) {
-    const conn = await this.library.connect(server);
+  /** A connection to another server, or to this one in another way. */
+  async connectTo(server, taste) {
+    const conn = await this.library.connect(server, taste);
     this.open.push(conn);
     return conn;
   }
 
   connect() {
-    return this.#connect(this);
+    return this.connectTo(this);
   }
 
   connectNode() {
-    return this.#connect(this.chain);
+    return this.connectTo(this.chain);
+  }
+
+  /** A client that shows all and offers no compression. */
+  async plain(ws) {
+    const conn = raw.driver(await raw.RawClient.open(ws, { perMessageDeflate: false }));
+    this.open.push(conn);
+    return conn;
+  }
+
+  /** One for all libraries. */
+  compressing() {
+    compressing ??= startProxy(this.chain.ws, 0, { HEADWATER_DELIVERY_COMPRESSION: "on" });
+    return compressing;
   }
 
   story(filters) {
@@ -61,7 +97,11 @@ class Test {
   }
 
   skip() {
-    throw new Skipped();
+    throw new LeftOut("skip");
+  }
+
+  lacks() {
+    throw new LeftOut("-");
   }
 
   /** Waits until the server tells of the node's newest block, so that no event of an earlier scenario is still under way. */
@@ -100,51 +140,63 @@ process.on("unhandledRejection", (error) => stray.push(error));
 process.on("uncaughtException", (error) => stray.push(error));
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => stopAll().finally(() => process.exit(1)));
 
-const counts = { ok: 0, FAIL: 0, skip: 0 };
+const table = new Table(COLUMNS);
+let compressing;
 
 async function runScenario(library, name, scenario, server, chain) {
   const test = new Test(library, server, chain);
   stray.length = 0;
-  let result = "ok";
+  let cell = "ok";
   let why = "";
   const begun = Date.now();
   try {
     await test.settle();
     await within(SCENARIO_LIMIT, "the scenario", scenario(test));
   } catch (error) {
-    result = error instanceof Skipped ? "skip" : "FAIL";
-    why = error instanceof Skipped ? "" : error.message;
+    [cell, why] = error instanceof LeftOut ? [error.cell, ""] : ["FAIL", error.message];
   }
   await test.close();
   await sleep(20);
-  if (stray.length && result === "ok") [result, why] = ["FAIL", `thrown where nobody can catch it: ${stray[0]?.stack ?? stray[0]}`];
-  counts[result]++;
-  const row = [library.name.padEnd(10), name.padEnd(18), result.padEnd(4), `${Date.now() - begun} ms`.padStart(9)];
+  if (stray.length && cell === "ok") {
+    [cell, why] = ["FAIL", `thrown where nobody can catch it: ${stray[0]?.stack ?? stray[0]}`];
+  }
+  table.add(library, name, cell, why);
+  const row = [library.name.padEnd(22), name.padEnd(18), cell.padEnd(4), `${Date.now() - begun} ms`.padStart(9)];
   console.log(`${row.join("  ")}${why ? `  ${why}` : ""}`);
-  for (const note of test.notes) console.log(`${" ".repeat(12)}${note}`);
+  for (const note of test.notes) console.log(`${" ".repeat(24)}${note}`);
 }
 
 const chosen = (library, name) => !options.only || [library, name, `${library}/${name}`].some((text) => text.includes(options.only));
 
 try {
   const chain = await Chain.start();
-  const server = options.direct ? chain : await startProxy(chain.ws);
+  const server = options.direct ? chain : await startProxy(chain.ws, 0, ALL_ARE_ONE_CLIENT);
   for (const library of LIBRARIES) {
-    const all = { ...(library.connect ? scenarios : {}), ...library.extras };
-    for (const [name, scenario] of Object.entries(all)) {
-      if (!chosen(library.name, name)) continue;
+    const scenariosOf = Object.entries({ ...(library.connect ? scenarios : {}), ...library.extras });
+    const all = scenariosOf.filter(([name]) => chosen(library.name, name));
+    if (!all.length) continue;
+    const lack = await library.missing?.();
+    if (lack) {
+      table.leaveOut(library, lack);
+      console.log(`${library.name.padEnd(22)}  left out: ${lack}`);
+      continue;
+    }
+    table.name(library, await (library.version?.call ? library.version() : library.version));
+    for (const [name, scenario] of all) {
       await runScenario(library, name, scenario, server, chain);
       if (chain.child.end) throw new Error(`anvil ended; its last lines:\n${chain.child.tail()}`);
       if (server.child.end) throw new Error(`headwater ended; its last lines:\n${server.child.tail(40)}`);
     }
   }
-  if (counts.ok + counts.FAIL === 0) throw new Error("no scenario ran");
-  if (counts.FAIL && !options.direct) console.log(`headwater's last lines:\n${server.child.tail()}`);
+  if (table.count("ok") + table.count("FAIL") === 0) throw new Error("no scenario ran");
+  if (table.count("FAIL") && !options.direct) console.log(`headwater's last lines:\n${server.child.tail()}`);
 } catch (error) {
-  counts.FAIL++;
-  console.error(error.message);
+  table.broke(error.message);
 } finally {
+  for (const library of LIBRARIES) await library.end?.();
   await stopAll();
 }
-console.log(`${counts.ok} passed, ${counts.FAIL} failed`);
-process.exit(counts.FAIL ? 1 : 0);
+table.addAlloy(process.env.CARGO_TEST_LOG);
+table.print();
+console.log(`${table.count("ok")} passed, ${table.count("FAIL")} failed`);
+process.exit(table.count("FAIL") ? 1 : 0);

@@ -8,6 +8,8 @@ import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 import { WebSocket, WebSocketServer } from "ws";
 
+export { many, outcome } from "./outcome.mjs";
+
 export const here = path.dirname(fileURLToPath(import.meta.url));
 export const emitter = JSON.parse(readFileSync(path.join(here, "contract/Emitter.json"), "utf8"));
 
@@ -55,31 +57,6 @@ export async function exactly(what, got, want) {
   await until(() => `${what}: ${got.length} of ${want.length} came`, () => got.length >= want.length);
   await quiet();
   same(what, got, want);
-}
-
-/**
- * What a call came to, as plain data, so that the same call by the same library to proxy and node can be compared.
- * Addresses of the server and ids of the request differ by nature; all else in an error must be the same.
- */
-export const outcome = (promise) =>
-  promise.then(
-    (value) => ({ value: plain(value) }),
-    (error) => ({ error: plain(error) }),
-  );
-
-const DIFFER_BY_NATURE = new Set(["stack", "request", "payload", "url", "id"]);
-
-function plain(value, depth = 0) {
-  if (typeof value === "bigint") return `${value}n`;
-  if (typeof value === "string") return value.replace(/(https?|wss?):\/\/127\.0\.0\.1:\d+\/?/g, "<url>");
-  if (value === null || typeof value !== "object" || depth > 12) return typeof value === "function" ? undefined : value;
-  if (Array.isArray(value)) return value.map((item) => plain(item, depth + 1));
-  if (value instanceof Error) {
-    const { name, message, ...rest } = { name: value.name, message: value.message, cause: value.cause, ...value };
-    const kept = Object.entries(rest).filter(([key]) => !DIFFER_BY_NATURE.has(key));
-    return { name, message: plain(message), ...plain(Object.fromEntries(kept), depth + 1) };
-  }
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item, depth + 1)]));
 }
 
 // --- processes ---------------------------------------------------------------------------------------------------
@@ -162,11 +139,17 @@ function proxyBinary() {
   return binary;
 }
 
-export function pythonBinary() {
-  const python = path.join(here, ".venv/bin/python");
-  if (!existsSync(python)) throw new Error(`no ${python}: make the venv out of requirements.txt`);
+export function pythonBinary(venv = ".venv", requirements = "requirements.txt") {
+  const python = path.join(here, venv, "bin/python");
+  if (!existsSync(python)) throw new Error(`no ${python}: make the venv out of ${requirements}`);
   return python;
 }
+
+/** The version that `file` pins, to name a library by: `pattern` has it as its group. */
+export const pinned = (file, pattern) => readFileSync(path.join(here, file), "utf8").match(pattern)[1];
+export const npmVersion = (name) => pinned("package.json", new RegExp(`"${name}": "(.*)"`));
+export const pipVersion = (name, file = "requirements.txt") => pinned(file, new RegExp(`^${name}==(.*)$`, "m"));
+export const goVersion = (module) => pinned("go/go.mod", new RegExp(`${module} v(\\S+)`));
 
 /** A proxy that serves. `port` 0 takes any free one; `settings` are variables. */
 export async function startProxy(upstream, port = 0, settings = {}) {

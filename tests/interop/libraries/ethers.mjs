@@ -1,9 +1,11 @@
 // ethers v6: WebSocketProvider, and JsonRpcProvider over HTTP.
 
 import { Contract, JsonRpcProvider, SocketSubscriber, Wallet, WebSocketProvider } from "ethers";
-import { KEY, emitter, exactly, outcome, plainLog, same, until } from "../support.mjs";
+import { emitter, exactly, npmVersion, outcome, plainLog, same, until } from "../support.mjs";
 
-export const name = "ethers 6";
+export const name = "ethers";
+export const version = npmVersion("ethers");
+export const deflate = true;
 
 /** ethers throws the answers to subscribe and unsubscribe away; this keeps them. */
 class Provider extends WebSocketProvider {
@@ -53,8 +55,8 @@ export async function connect({ ws, http }) {
     call: (method, params) => provider.send(method, params),
     callHttp: (method, params) => web.send(method, params),
     batch: (calls) => Promise.all(calls.map(([method, params]) => outcome(batching.send(method, params)))),
-    reads: ({ block, blockHash, hash, account, contract }) => {
-      const target = new Contract(contract, emitter.abi, provider);
+    reads: ({ block, blockHash, hash, account, contract, abi }) => {
+      const target = new Contract(contract, abi, provider);
       return {
         getNetwork: async () => (await provider.getNetwork()).toJSON(),
         getBlock: async () => (await provider.getBlock(block)).toJSON(),
@@ -68,15 +70,16 @@ export async function connect({ ws, http }) {
         queryFilter: async () => (await target.queryFilter("Transfer", block, block)).map(({ args }) => args.toArray()),
       };
     },
-    send: async ({ gas, ...request }) => {
-      const wallet = new Wallet(KEY, provider);
+    send: async ({ gas, ...request }, key) => {
+      const wallet = new Wallet(key, provider);
       const response = await wallet.sendTransaction({ ...request, gasLimit: gas });
       const receipt = await response.wait(1, 15_000);
       return { hash: receipt.hash, logs: receipt.logs.map(({ index }) => index) };
     },
+    closed: new Promise((done) => provider.websocket.on("close", done)),
     close: async () => {
       // destroy() leaves calls in flight as rejected promises that nobody can catch; let the last answers come first.
-      await provider.getBlockNumber().catch(() => {});
+      if (provider.websocket.readyState === 1) await provider.getBlockNumber().catch(() => {});
       web.destroy();
       batching.destroy();
       await provider.destroy();

@@ -1,36 +1,41 @@
 // The bare protocol over `ws`: what no library shows, byte for byte.
 
 import WebSocket from "ws";
-import { exactly, outcome, same, until, within } from "../support.mjs";
+import { exactly, npmVersion, outcome, same, until, within } from "../support.mjs";
 import { UNKNOWN, ordinaryCalls } from "../scenarios.mjs";
 
-export const name = "raw ws";
+export const name = "ws (Node)";
+export const version = npmVersion("ws");
+export const deflate = true;
 
 /** A JSON-RPC client that hides nothing: every message is kept in `frames`, with the time it came. */
 export class RawClient {
+  frames = [];
+  waiting = new Map();
+  listeners = new Map();
+  early = new Map();
+  next = 1;
+
+  /** Over `ws`. */
   static async open(url, options) {
     const client = new RawClient();
-    client.frames = [];
-    client.waiting = new Map();
-    client.listeners = new Map();
-    client.early = new Map();
-    client.next = 1;
-    client.socket = new WebSocket(url, options);
-    client.closed = new Promise((done) => client.socket.on("close", (code, reason) => done({ code, reason: `${reason}` })));
-    client.socket.on("message", (data, binary) => client.#receive(data, binary));
-    await within(10_000, `connecting to ${url}`, new Promise((done, fail) => client.socket.on("open", done).on("error", fail)));
+    const socket = new WebSocket(url, options);
+    client.socket = socket;
+    client.closed = new Promise((done) => socket.on("close", done));
+    socket.on("message", (data, binary) => client.receive(data.toString(), binary));
+    await within(10_000, `connecting to ${url}`, new Promise((done, fail) => socket.on("open", done).on("error", fail)));
     return client;
   }
 
-  #receive(data, binary) {
-    const text = data.toString();
+  receive(text, binary) {
     const message = JSON.parse(text);
     if (this.keep) this.frames.push({ text, message, binary, at: performance.now() });
     if (message.method === "eth_subscription") {
-      const { subscription, result } = message.params;
+      const { subscription } = message.params;
+      const event = [message.params.result, text];
       const listener = this.listeners.get(subscription);
-      if (listener) listener(result);
-      else this.early.set(subscription, [...(this.early.get(subscription) ?? []), result]);
+      if (listener) listener(...event);
+      else this.early.set(subscription, [...(this.early.get(subscription) ?? []), event]);
       return;
     }
     const id = Array.isArray(message) ? message[0].id : message.id;
@@ -58,7 +63,7 @@ export class RawClient {
 
   listen(id, listener) {
     this.listeners.set(id, listener);
-    this.early.get(id)?.forEach(listener);
+    this.early.get(id)?.forEach((event) => listener(...event));
     this.early.delete(id);
   }
 
@@ -73,19 +78,25 @@ export class RawClient {
   }
 }
 
+/** The driver for whatever passes text: `client.socket` sends it, and `client.receive` is told what comes. */
+export const driver = (client) => ({
+  client,
+  heads: (on) => client.subscribe(["newHeads"], (head) => on(head.hash)),
+  logs: (filter, on) => client.subscribe(["logs", filter], on),
+  pending: (on) => client.subscribe(["newPendingTransactions"], on),
+  pendingFull: (on) => client.subscribe(["newPendingTransactions", true], on),
+  texts: (params, on) => client.subscribe(params, (_result, text) => on(text)),
+  call: (method, params) => client.call(method, params),
+  batch: async (calls) => (await client.exchangeBatch(calls)).map(({ result, error }) => ({ result, error })),
+  closed: client.closed,
+  close: () => client.socket.terminate(),
+});
+
 export async function connect({ ws, http }) {
-  const client = await RawClient.open(ws);
   return {
-    client,
-    heads: (on) => client.subscribe(["newHeads"], (head) => on(head.hash)),
-    logs: (filter, on) => client.subscribe(["logs", filter], on),
-    pending: (on) => client.subscribe(["newPendingTransactions"], on),
-    pendingFull: (on) => client.subscribe(["newPendingTransactions", true], on),
-    call: (method, params) => client.call(method, params),
+    ...driver(await RawClient.open(ws)),
     // The very bytes of the answer: over HTTP the proxy must not so much as reorder a member of the result.
     callHttp: (method, params) => post(http, { jsonrpc: "2.0", id: 1, method, params }),
-    batch: async (calls) => (await client.exchangeBatch(calls)).map(({ result, error }) => ({ result, error })),
-    close: () => client.close(),
   };
 }
 

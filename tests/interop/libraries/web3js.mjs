@@ -1,12 +1,17 @@
 // web3.js v4.
 
 import { Web3, WebSocketProvider } from "web3";
-import { KEY, emitter, outcome } from "../support.mjs";
+import { npmVersion, outcome, until } from "../support.mjs";
 
-export const name = "web3.js 4";
+export const name = "web3.js";
+export const version = npmVersion("web3");
+export const deflate = true;
 
-export async function connect({ ws, http }, reconnect = { autoReconnect: false }) {
-  const provider = new WebSocketProvider(ws, {}, reconnect);
+export async function connect({ ws, http }, { reconnect } = {}) {
+  const again = reconnect ? { autoReconnect: true, delay: 200, maxAttempts: 50 } : { autoReconnect: false };
+  const provider = new WebSocketProvider(ws, {}, again);
+  let opened = 0;
+  provider.on("connect", () => opened++);
   const web3 = new Web3(provider);
   const web = new Web3(http);
   const unsubscribed = [];
@@ -39,8 +44,8 @@ export async function connect({ ws, http }, reconnect = { autoReconnect: false }
       await batch.execute();
       return Promise.all(answers);
     },
-    reads: ({ block, blockHash, hash, account, contract }) => {
-      const target = new web3.eth.Contract(emitter.abi, contract);
+    reads: ({ block, blockHash, hash, account, contract, abi }) => {
+      const target = new web3.eth.Contract(abi, contract);
       return {
         getChainId: () => web3.eth.getChainId(),
         getBlock: () => web3.eth.getBlock(block, true),
@@ -54,11 +59,13 @@ export async function connect({ ws, http }, reconnect = { autoReconnect: false }
         getPastEvents: () => target.getPastEvents("Transfer", { fromBlock: block, toBlock: block }),
       };
     },
-    send: async (request) => {
-      const { address } = web3.eth.accounts.wallet.add(KEY)[0];
+    send: async (request, key) => {
+      const { address } = web3.eth.accounts.wallet.add(key)[0];
       const receipt = await web3.eth.sendTransaction({ ...request, from: address });
       return { hash: receipt.transactionHash, logs: receipt.logs.map(({ logIndex }) => Number(logIndex)) };
     },
+    // It reconnects for codes other than 1000 and 1001, but leaves it to its user to subscribe again.
+    back: () => until("web3.js to reconnect", () => opened > 1),
     close: () => provider.disconnect(),
   };
 }

@@ -1,11 +1,14 @@
 """web3.py as a driver: AsyncWeb3 over a persistent WebSocket, and Web3 over HTTP.
 
-One JSON command per line on stdin; answers ({"id": ..}) and events ({"subscription": .., "event": ..}) on stdout.
+One JSON command per line on stdin; answers ({"id": ..}), events ({"subscription": .., "event": ..}) and {"closed": code} on
+stdout.
 """
 
 import asyncio
 import json
 import sys
+
+from websockets.exceptions import ConnectionClosed
 
 from web3 import AsyncWeb3, HTTPProvider, Web3
 from web3.exceptions import Web3Exception
@@ -34,9 +37,14 @@ class Driver:
         self.w3 = w3
         self.http = Web3(HTTPProvider(http_url))
         self.subscriptions = {}
+        # As many calls at once as it keeps answers apart for (web3.py's caches hold some hundreds).
+        self.few = asyncio.Semaphore(100)
 
     async def connect(self, _id):
         return await self.w3.is_connected()
+
+    # Only answered on a connection that is there.
+    back = connect
 
     async def subscribe(self, id, kind, arg):
         async def handler(context):
@@ -56,6 +64,19 @@ class Driver:
 
     async def call_http(self, _id, method, params):
         return without_id(self.http.provider.make_request(method, params))
+
+    async def many(self, _id, calls):
+        async def one(method, params):
+            async with self.few:
+                return await self.call(None, method, params)
+
+        # With several under way its listener takes the error of one for nobody's, and ends by it unless told not to.
+        provider = self.w3.provider
+        provider.silence_listener_task_exceptions = True
+        try:
+            return await asyncio.gather(*(one(method, params) for method, params in calls))
+        finally:
+            provider.silence_listener_task_exceptions = False
 
     async def batch(self, _id, calls):
         answers = await self.w3.provider.make_batch_request([(method, params) for method, params in calls])
@@ -101,27 +122,61 @@ def without_id(answer):
     return {key: value for key, value in answer.items() if key != "id"}
 
 
-async def main():
-    lines = asyncio.StreamReader(limit=2**24)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    async with AsyncWeb3(WebSocketProvider(ws_url)) as w3:
-        driver = Driver(w3)
-        # Only once there is a subscription: the handler takes errors of ordinary calls for its own now and then.
-        handling = None
-        while line := await lines.readline():
-            command = json.loads(line)
-            try:
-                value = await getattr(driver, command["command"])(command["id"], *command["args"])
-                say(id=command["id"], value=value)
-            except (Web3Exception, ValueError, TypeError) as error:
-                say(id=command["id"], error={"name": type(error).__name__, "message": str(error)})
-            if handling is None and w3.subscription_manager.subscriptions:
-                handling = asyncio.create_task(w3.subscription_manager.handle_subscriptions(run_forever=True))
+class Lines:
+    """The commands on stdin. One that was waited for in vain, for the connection broke, is the next one's first."""
+
+    async def open(self):
+        self.reader = asyncio.StreamReader(limit=2**24)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self.reader), sys.stdin)
+        self.reading = None
+
+    def next(self):
+        self.reading = self.reading or asyncio.create_task(self.reader.readline())
+        return self.reading
+
+    def taken(self):
+        line, self.reading = self.reading.result(), None
+        return line and json.loads(line)
+
+
+async def serve(w3, lines):
+    """Until stdin ends; or the connection, which raises."""
+    driver = Driver(w3)
+    # Only once there is a subscription: the handler takes errors of ordinary calls for its own now and then.
+    handling = None
+    try:
+        while True:
+            await asyncio.wait({lines.next(), *([handling] if handling else [])}, return_when=asyncio.FIRST_COMPLETED)
             if handling and handling.done():
                 handling.result()
                 raise RuntimeError("web3.py stopped handling subscriptions")
+            command = lines.taken()
+            if not command:
+                return
+            try:
+                value = await getattr(driver, command["command"])(command["id"], *command["args"])
+                say(id=command["id"], value=value)
+            except (Web3Exception, ValueError, TypeError, ConnectionClosed) as error:
+                say(id=command["id"], error={"name": type(error).__name__, "message": str(error)})
+                if isinstance(error, ConnectionClosed):
+                    raise
+            if handling is None and w3.subscription_manager.subscriptions:
+                handling = asyncio.create_task(w3.subscription_manager.handle_subscriptions(run_forever=True))
+    finally:
         if handling:
             handling.cancel()
+
+
+async def main():
+    lines = Lines()
+    await lines.open()
+    async for w3 in AsyncWeb3(WebSocketProvider(ws_url)):
+        try:
+            await serve(w3, lines)
+            await w3.provider.disconnect()
+            return
+        except ConnectionClosed as closed:
+            say(closed=closed.rcvd and closed.rcvd.code)
 
 
 asyncio.run(main())
