@@ -12,7 +12,8 @@
 //!
 //! request  server (listener, handshake) > door (who, how much) > session (reader)
 //!          > subscription::registry      eth_subscribe, eth_unsubscribe
-//!          > rpc > upstream::pool        everything else
+//!          > rpc                         everything else: known, held, kept, or somebody is asking
+//!                > upstream::routing     a node that has the newest head, can answer, and has the least to do
 //!          < delivery::outbox            every answer leaves by the same queue as the events
 //! ```
 //!
@@ -22,10 +23,10 @@
 //!
 //! 1. Nothing before [`delivery`] knows that a client exists; nothing after [`chain`] knows that an upstream exists.
 //! 2. What decides does no I/O and reads no clock: upstream's standing; the chain's assembly, tracker, history and cursor; the
-//!    filter and its index; frames and the queue.
+//!    filter and its index; what an answer stands on (rpc's anchor); frames and the queue.
 //! 3. No channel, map or buffer is unbounded.
 //! 4. Loss is never silent: what cannot be delivered ends the connection with a close code and a reason.
-//! 5. A call is sent to a node once; nothing is retried on a client's behalf.
+//! 5. Only what may be asked twice is asked twice: a signed transaction goes to each node once.
 //! 6. On the event path the node's JSON is not rebuilt: its bytes go in, the same bytes go out, to all.
 //!
 //! Modules in the order of the event's path, then of the request's, then what both stand on.

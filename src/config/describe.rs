@@ -12,7 +12,7 @@ const KEYS: &[(&str, &str)] = &[
     ("admin", "Where the operator looks: /health, /ready, /metrics, /status."),
     (
         "upstream",
-        "The node, or several by priority: ws://, wss://, http://, https:// or the path of an IPC socket. None starts the embedded devnet. In place of an address a table may stand: { address = \"wss://…\", archive = true, methods = [\"eth_*\", \"trace_*\"], calls = \"share\" }; archive: it has the state of every block, and such questions go there alone; methods: what it serves; calls: share, spare (only where no other can answer) or none (heads and logs alone).",
+        "The node, or several by priority: ws://, wss://, http://, https:// or the path of an IPC socket. None starts the embedded devnet. A table may stand in place of an address, as in the last lines of config/example.toml.",
     ),
     (
         "node.chain_id",
@@ -285,6 +285,26 @@ const KEYS: &[(&str, &str)] = &[
 /// What a section `[plans.NAME]` or `[keys.NAME]` may hold, with an example of each.
 const NAMED: &[(&str, &str, &str)] = &[
     (
+        "upstream[].address",
+        "\"wss://node.example\"",
+        "As upstream itself; a table with more to say, among addresses or alone.",
+    ),
+    (
+        "upstream[].archive",
+        "false",
+        "It has the state of every block. Where one does, calls about the state of old blocks, and traces, go to such ones alone.",
+    ),
+    (
+        "upstream[].methods",
+        "[\"*\"]",
+        "What it serves, by name or by prefix with *.",
+    ),
+    (
+        "upstream[].calls",
+        "\"share\"",
+        "Which of the clients' calls it gets: share (as many as it answers quickly), spare (those that no other can take), none (it is there for heads and logs).",
+    ),
+    (
         "plans.NAME",
         "any of limits, but max_connections, max_refusals and refusal_window",
         "What clients on this plan may have; [limits] where nothing is said.",
@@ -319,6 +339,10 @@ const NAMED: &[(&str, &str, &str)] = &[
 
 /// A plan and a key, to be taken up.
 const NAMED_EXAMPLE: &str = "
+# A node with more to say than its address: an archive that gets only the calls that no other can take.
+#
+# upstream = [\"ws://127.0.0.1:8546\", { address = \"wss://archive.example\", archive = true, methods = [\"*\"], calls = \"spare\" }]
+#
 # Plans and keys are sections with names of your own. This file, and those that auth names, are read again on SIGHUP and
 # when they change.
 #
@@ -413,7 +437,7 @@ pub fn settings_table() -> String {
     for (key, words) in KEYS {
         out.push_str(&format!("| `{key}` | `{}` | {words} |\n", default_of(key)));
     }
-    out.push_str("\n| section or key with a name of yours | for example | what it does |\n|---|---|---|\n");
+    out.push_str("\n| in a table of its own, or under a name of yours | for example | what it does |\n|---|---|---|\n");
     for (key, example, words) in NAMED {
         out.push_str(&format!("| `{key}` | `{example}` | {words} |\n"));
     }

@@ -247,6 +247,31 @@ mod tests {
     }
 
     #[test]
+    fn a_node_may_have_more_to_say_than_its_address() {
+        let read = |upstream: &str| with(&format!("upstream = {upstream}"), &[], &Flags::default());
+        let config =
+            read(r#"["ws://a:1", { address = "ws://b:2", archive = true, methods = ["trace_*"], calls = "spare" }]"#);
+        let nodes = crate::config::Config::check(&config.unwrap()).unwrap().upstreams;
+        assert!(!nodes[0].archive && nodes[0].methods.match_any("eth_call"));
+        assert!(
+            nodes[1].archive && nodes[1].methods.match_any("trace_block") && !nodes[1].methods.match_any("eth_call")
+        );
+        assert_eq!(nodes[1].calls, crate::upstream::Share::Spare);
+        for (upstream, line) in [
+            (r#"[{ archive = true }]"#, "upstream.0: missing field `address`"),
+            (r#"[{ address = "ws://a", calls = "some" }]"#, "upstream.0.calls: "),
+            (
+                r#"[{ address = "ws://a", archiv = true }]"#,
+                "upstream.0.archiv: no such setting",
+            ),
+            ("5", "upstream: "),
+        ] {
+            let error = read(upstream).unwrap_err();
+            assert!(error.starts_with(line), "{error}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_one_line_that_names_the_key() {
         let error = |file: &str, variables: &[(&str, &str)]| with(file, variables, &Flags::default()).unwrap_err();
         let file = error("[limits]\nmax_conections = 5", &[]);

@@ -1,9 +1,13 @@
 //! What can be typed, with its defaults. Every field is a key of the file and a variable `HEADWATER_SECTION_KEY`.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::chain::Verify;
@@ -108,7 +112,7 @@ section!(Node, "Patience towards the nodes." {
 });
 
 /// A node: its address, or a table with more to say.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 #[allow(missing_docs)]
 pub enum Upstream {
@@ -133,6 +137,29 @@ pub struct Described {
 impl From<String> for Upstream {
     fn from(address: String) -> Self {
         Self::Address(address)
+    }
+}
+
+/// By hand: where one of two forms is to be guessed, serde can say that neither fits, but not why.
+impl<'de> Deserialize<'de> for Upstream {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Upstream;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or a table")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Upstream, E> {
+                Ok(text.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Upstream, A::Error> {
+                Described::deserialize(MapAccessDeserializer::new(map)).map(Upstream::Described)
+            }
+        }
+        deserializer.deserialize_any(Read)
     }
 }
 
@@ -360,17 +387,26 @@ section!(Devnet, "The embedded chain." {
 fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de> + From<String>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany<T> {
-        One(String),
-        Many(Vec<T>),
-    }
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::Many(many) => many,
-        OneOrMany::One(text) => {
-            let words = text.split(',').map(str::trim).filter(|one| !one.is_empty());
-            words.map(|one| one.to_owned().into()).collect()
+    struct Read<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de> + From<String>> Visitor<'de> for Read<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("one, or a list")
         }
-    })
+
+        fn visit_str<E>(self, text: &str) -> Result<Vec<T>, E> {
+            let words = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+            Ok(words.map(|one| one.to_owned().into()).collect())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut many = Vec::new();
+            while let Some(one) = seq.next_element()? {
+                many.push(one);
+            }
+            Ok(many)
+        }
+    }
+    deserializer.deserialize_any(Read(PhantomData))
 }

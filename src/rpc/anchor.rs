@@ -112,6 +112,11 @@ impl Ground {
             Basis::Chain => anywhere(Anchor::Chain { era }),
             Basis::Software => anywhere(Anchor::Software { era, node }),
             Basis::Head | Basis::Found => self.at_head(),
+            Basis::Recent(_) => match block.flatten() {
+                pending @ Some(BlockName::Pending) => self.of_block(pending, false),
+                Some(_) => self.at_head(),
+                None => self.unkept(),
+            },
             Basis::Work => Plan {
                 archive: true,
                 ..self.unkept()
@@ -251,6 +256,9 @@ mod tests {
         check(ground(), Basis::Software, None, "software, Anywhere");
         check(ground(), Basis::Head, None, "head, Head");
         check(ground(), Basis::Found, None, "head, Head");
+        check(ground(), Basis::Recent(1), Some(Number(5)), "head, Head");
+        check(ground(), Basis::Recent(1), Some(Pending), "nothing, Head of node");
+        check(ground(), Basis::Recent(1), None, "nothing, Head");
         check(ground(), Basis::Work, None, "nothing, Head archive");
         check(ground(), Basis::Hash(0), hash, "chain, Head");
         check(ground(), Basis::Hash(0), None, "nothing, Head");

@@ -228,7 +228,7 @@ impl Calls {
     async fn read(&self, known: Method, basis: Basis, mut ask: Ask) -> Answer {
         let ground = self.ground();
         let block = match basis {
-            Basis::Hash(at) | Basis::Block(at) | Basis::State(at) | Basis::Account(at) => {
+            Basis::Recent(at) | Basis::Hash(at) | Basis::Block(at) | Basis::State(at) | Basis::Account(at) => {
                 let args = params::args(&ask.params).unwrap_or_default();
                 args.get(at).map(|arg| BlockName::parse(arg))
             }

@@ -45,6 +45,9 @@ pub enum Basis {
     Software,
     /// The newest block.
     Head,
+    /// The newest block, whichever the parameter at this place names, unless that is the pending one: a node may tell of
+    /// what comes after its head (anvil, in `eth_feeHistory`).
+    Recent(usize),
     /// A block that the parameter at this place names by hash.
     Hash(usize),
     /// A block that the parameter at this place names by number, tag or hash.
@@ -81,7 +84,7 @@ impl Method {
     };
 }
 
-use Basis::{Account, Block, Chain, Found, Hash, Head, Software, State, Work};
+use Basis::{Account, Block, Chain, Found, Hash, Head, Recent, Software, State, Work};
 use Role::{BlockNumber, ChainId, Control, Logs, NewFilter, OfNode, Read, Send, UseFilter};
 
 /// Sorted by name (execution-apis, and what geth adds to it).
@@ -96,7 +99,7 @@ const TABLE: &[(&str, Role)] = &[
     ("eth_coinbase", Read(Software)),
     ("eth_createAccessList", Read(State(1))),
     ("eth_estimateGas", Read(State(1))),
-    ("eth_feeHistory", Read(Block(1))),
+    ("eth_feeHistory", Read(Recent(1))),
     ("eth_gasPrice", Read(Head)),
     ("eth_getBalance", Read(Account(1))),
     ("eth_getBlockByHash", Read(Hash(0))),
