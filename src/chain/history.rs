@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use alloy_primitives::B256;
+use alloy_primitives::{B256, Bloom};
 
 use super::{BlockLogs, BlockRef, Header};
 
@@ -114,6 +114,12 @@ impl History {
     #[must_use]
     pub fn is_canonical(&self, block: BlockRef) -> bool {
         self.at(block.number).is_some_and(|own| own.header.block == block)
+    }
+
+    /// Whether any block has a bloom that is not empty: some chains leave all of them so.
+    #[must_use]
+    pub fn has_blooms(&self) -> bool {
+        self.canonical.iter().rev().any(|own| *own.header.bloom != Bloom::ZERO)
     }
 
     /// The canonical or dropped block with this hash.

@@ -46,6 +46,8 @@ pub struct View {
     pub branch: u64,
     /// Another one where the chain was lost and began anew.
     pub era: u64,
+    /// Up to here blocks are final, as a node said; `None` where none has.
+    pub final_block: Option<u64>,
     /// It stands as high as ever. Below that it is on its way to another branch, or became shorter; only the node knows.
     pub is_settled: bool,
 }
@@ -63,6 +65,12 @@ impl Tip {
         self.0.lock().view
     }
 
+    /// A node said that blocks are final up to this one; those that are not published yet count when they are asked for again.
+    pub fn note_final(&self, number: u64) {
+        let view = &mut self.0.lock().view;
+        view.final_block = view.head.map(|head| number.min(head.number));
+    }
+
     fn note(&self, event: &ChainEvent) {
         let mut standing = self.0.lock();
         let Standing { view, highest, arrived } = &mut *standing;
@@ -75,9 +83,14 @@ impl Tip {
             ChainEvent::Rewind(to) => {
                 view.head = Some(*to);
                 view.branch += 1;
+                if view.final_block.is_some_and(|newest| newest > to.number) {
+                    // What was called final was not: a development chain, mostly.
+                    view.final_block = None;
+                    view.era += 1;
+                }
             }
             ChainEvent::ContinuityLost(_) => {
-                (view.head, *highest) = (None, 0);
+                (view.head, view.final_block, *highest) = (None, None, 0);
                 view.branch += 1;
                 view.era += 1;
             }
@@ -208,13 +221,15 @@ impl Ingest {
     }
 
     fn note(&self, event: &ChainEvent) {
-        self.tip.note(event);
-        if let ChainEvent::Logs(_) | ChainEvent::Past(..) = event {
-            return;
-        }
-        // Before anybody is shown it: what they ask next goes to those who have it.
-        let head = self.tip.view().head;
+        let head = match event {
+            ChainEvent::Head(header) => Some(header.block),
+            ChainEvent::Rewind(to) => Some(*to),
+            ChainEvent::ContinuityLost(_) => None,
+            ChainEvent::Logs(_) | ChainEvent::Past(..) => return,
+        };
+        // Before anybody is shown it, and before answers are kept as its: what is asked next goes to those who have it.
         self.pool.published(head.map(|head| (head.number, head.hash)));
+        self.tip.note(event);
         if let Some(head) = head {
             self.metrics.head_number.set(head.number as i64);
         }

@@ -174,7 +174,7 @@ section!(Calls, "How calls are forwarded." {
     patience: Duration = Duration::from_secs(3),
     hedge: bool = false,
     broadcast: bool = false,
-    max_response_bytes: ByteSize = ByteSize::mib(256),
+    max_response_bytes: ByteSize = ByteSize::mib(128),
     max_batch_response_bytes: ByteSize = ByteSize::mib(24),
 });
 

@@ -51,16 +51,18 @@ pub enum Anchor {
 }
 
 impl Anchor {
-    /// After so long it is of no use any more, though it may hold; `None` for as long as there is room.
+    /// After so long it is asked for again, though it may hold.
     #[must_use]
-    pub fn lifetime(&self) -> Option<Duration> {
+    pub fn lifetime(&self) -> Duration {
         const MINUTE: Duration = Duration::from_secs(60);
         match self {
-            Self::Chain { .. } => None,
+            // Some chains complete a block later on (zkSync's batch numbers).
+            Self::Chain { .. } => 60 * MINUTE,
             // A node may be started anew with another version.
-            Self::Software { .. } => Some(10 * MINUTE),
-            Self::Branch { .. } => Some(30 * MINUTE),
-            Self::Head { .. } => Some(MINUTE),
+            Self::Software { .. } => 10 * MINUTE,
+            Self::Branch { .. } => 30 * MINUTE,
+            // An idle development chain is changed between its blocks, at the node itself.
+            Self::Head { .. } => Duration::from_secs(5),
         }
     }
 }
@@ -72,8 +74,6 @@ pub struct Ground {
     pub view: View,
     /// Another one where nothing holds that was known of the chain.
     pub era: u64,
-    /// Up to here blocks are final; `None` where no node has said so.
-    pub final_block: Option<u64>,
     /// A node has told of a later block than was published: the head that is known is not the newest.
     pub is_outrun: bool,
     /// The node in use, or the one that was last.
@@ -93,6 +93,9 @@ pub struct Plan {
     pub archive: bool,
 }
 
+/// Blocks so near to the head are new to nodes.
+pub const FRESH: u64 = 16;
+
 /// Beyond so many blocks nodes that are no archives have no state (geth `core/state/pruner`, `TriesInMemory`).
 const STATE_KEPT: u64 = 128;
 
@@ -111,7 +114,11 @@ impl Ground {
         match basis {
             Basis::Chain => anywhere(Anchor::Chain { era }),
             Basis::Software => anywhere(Anchor::Software { era, node }),
-            Basis::Head | Basis::Found => self.at_head(),
+            Basis::Head | Basis::Mined => self.at_head(),
+            Basis::Sought => Plan {
+                of_node: true,
+                ..self.at_head()
+            },
             Basis::Recent(_) => match block.flatten() {
                 pending @ Some(BlockName::Pending) => self.of_block(pending, false),
                 Some(_) => self.at_head(),
@@ -123,16 +130,20 @@ impl Ground {
             },
             Basis::Hash(_) | Basis::Block(_) => self.of_block(block.flatten(), false),
             Basis::State(_) => self.of_block(block.unwrap_or(Some(BlockName::Latest)), true),
+            Basis::Account(_) if block.is_none() => self.of_block(Some(BlockName::Pending), true),
             Basis::Account(_) => self.of_block(block.flatten(), true),
         }
     }
 
-    /// What a range of blocks says that ends with this number.
+    /// What a range of blocks says that ends with this number; near the head a node may not have indexed all of it yet.
     #[must_use]
     pub fn plan_range(&self, last: Option<u64>) -> Plan {
-        match last {
-            Some(last) => self.of_block(Some(BlockName::Number(last)), false),
-            None => self.at_head(),
+        match (last, self.view.head) {
+            (Some(last), Some(head)) if last + FRESH <= head.number => {
+                self.of_block(Some(BlockName::Number(last)), false)
+            }
+            (Some(last), Some(head)) if last > head.number => self.unkept(),
+            _ => self.at_head(),
         }
     }
 
@@ -163,7 +174,7 @@ impl Ground {
         if number > head.number {
             return self.unkept();
         }
-        let is_final = number == 0 || self.final_block.is_some_and(|newest| number <= newest);
+        let is_final = number == 0 || self.view.final_block.is_some_and(|newest| number <= newest);
         Plan {
             anchor: Some(if is_final {
                 Anchor::Chain { era }
@@ -219,10 +230,10 @@ mod tests {
                 }),
                 branch: 3,
                 era: 5,
+                final_block: Some(900),
                 is_settled: true,
             },
             era: 5,
-            final_block: Some(900),
             is_outrun: false,
             node: Some(UpstreamId(0)),
         }
@@ -255,7 +266,8 @@ mod tests {
         check(ground(), Basis::Chain, None, "chain, Anywhere");
         check(ground(), Basis::Software, None, "software, Anywhere");
         check(ground(), Basis::Head, None, "head, Head");
-        check(ground(), Basis::Found, None, "head, Head");
+        check(ground(), Basis::Mined, None, "head, Head");
+        check(ground(), Basis::Sought, None, "head, Head of node");
         check(ground(), Basis::Recent(1), Some(Number(5)), "head, Head");
         check(ground(), Basis::Recent(1), Some(Pending), "nothing, Head of node");
         check(ground(), Basis::Recent(1), None, "nothing, Head");
@@ -280,15 +292,13 @@ mod tests {
             "chain, Number(872) archive",
         );
         check(ground(), Basis::State(1), Some(Number(873)), "chain, Head");
-        check(ground(), Basis::Account(1), None, "nothing, Head");
+        check(ground(), Basis::Account(1), None, "nothing, Head of node");
     }
 
     #[test]
     fn where_nothing_is_known_nothing_is_kept() {
-        let unknown = Ground {
-            final_block: None,
-            ..ground()
-        };
+        let mut unknown = ground();
+        unknown.view.final_block = None;
         check(
             unknown,
             Basis::Block(0),

@@ -1,6 +1,5 @@
 //! Answers that are kept, and calls that are under way: equal ones share one answer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use bytes::Bytes;
 use moka::Expiry;
 use moka::future::Cache as Kept;
 use moka::policy::EvictionPolicy;
+use ring::digest::{Context, SHA256};
 
 use super::anchor::Anchor;
 use crate::jsonrpc::Outcome;
@@ -24,8 +24,22 @@ const LARGEST_PART: u64 = 16;
 pub struct Key {
     /// See [`Anchor`].
     pub anchor: Anchor,
-    /// Method and canonical parameters.
-    pub question: Arc<str>,
+    /// SHA-256 of method and canonical parameters: these may be long.
+    pub question: [u8; 32],
+}
+
+impl Key {
+    /// Of a method with canonical parameters.
+    #[must_use]
+    pub fn new(anchor: Anchor, method: &str, params: &str) -> Self {
+        let mut hash = Context::new(&SHA256);
+        hash.update(method.as_bytes());
+        hash.update(b"\n");
+        hash.update(params.as_bytes());
+        let mut question = [0; 32];
+        question.copy_from_slice(hash.finish().as_ref());
+        Self { anchor, question }
+    }
 }
 
 /// An answer of a node, or why there is none.
@@ -53,7 +67,7 @@ struct Lifetimes;
 
 impl Expiry<Key, Bytes> for Lifetimes {
     fn expire_after_create(&self, key: &Key, _: &Bytes, _: Instant) -> Option<Duration> {
-        key.anchor.lifetime()
+        Some(key.anchor.lifetime())
     }
 }
 
@@ -61,10 +75,7 @@ impl Cache {
     /// Keeps so many bytes.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
-        let weigh = |key: &Key, answer: &Bytes| {
-            let bytes = key.question.len() + answer.len() + OVERHEAD;
-            u32::try_from(bytes).unwrap_or(u32::MAX)
-        };
+        let weigh = |_: &Key, answer: &Bytes| u32::try_from(answer.len() + OVERHEAD).unwrap_or(u32::MAX);
         let kept = Kept::builder()
             .max_capacity(max_bytes)
             // A new head's answers are wanted by everybody and have no past by which they could be preferred.
@@ -128,15 +139,14 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures_util::future::{join, join_all};
 
     use super::*;
 
     fn key(question: &str, era: u64) -> Key {
-        Key {
-            anchor: Anchor::Chain { era },
-            question: question.into(),
-        }
+        Key::new(Anchor::Chain { era }, question, "[]")
     }
 
     fn result(json: &'static str) -> Answer {

@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use alloy_primitives::B256;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::RpcSettings;
-use super::anchor::{Anchor, Ground, Plan};
+use super::anchor::{Anchor, FRESH, Ground, Plan};
 use super::cache::{By, Cache, Key};
 use super::filters::Filters;
-use super::held_logs::LogQuery;
+use super::held_logs::{self, Held, LogQuery};
 use super::method::{Basis, Method, Role};
 use super::params::{self, BlockName};
 use super::send;
-use crate::chain::{BlockRef, Tip};
+use crate::chain::{BlockRef, Published, Tip};
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::subscription::Registry;
 use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel};
@@ -28,8 +30,14 @@ const MISSING: [Duration; 3] = [
     Duration::from_millis(320),
 ];
 
-/// Only blocks this near to the head are asked for again; one further down that a node does not have, it has no longer.
-const FRESH: u64 = 16;
+/// How long the logs of the newest block are waited for before a node is asked for them.
+const LOGS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Answers from here on are put together a few at a time, in bytes.
+const LONG: usize = 1 << 20;
+
+/// Long answers that are put together at the same time.
+const BUILDERS: usize = 2;
 
 type Answer = Result<Outcome, CallError>;
 
@@ -41,7 +49,9 @@ pub struct Calls {
     registry: Arc<Registry>,
     cache: Cache,
     filters: Filters,
-    finality: Arc<Finality>,
+    /// Places for those who put a long answer together.
+    builders: Semaphore,
+    finality: Finality,
     outrun: Outrun,
     /// Times that somebody changed a development chain at will.
     changes: AtomicU64,
@@ -67,7 +77,8 @@ impl Calls {
             registry,
             cache: Cache::new(settings.max_cache_bytes),
             filters: Filters::default(),
-            finality: Arc::default(),
+            builders: Semaphore::new(BUILDERS),
+            finality: Finality::default(),
             outrun: Outrun::default(),
             changes: AtomicU64::new(0),
             node: Mutex::default(),
@@ -90,6 +101,7 @@ impl Calls {
                     CallError::Unavailable => ("unavailable", INTERNAL_ERROR),
                     CallError::Behind(_) => ("behind", INTERNAL_ERROR),
                     CallError::Lost => ("lost", INTERNAL_ERROR),
+                    CallError::TooLong => ("response_too_large", RESPONSE_TOO_LARGE),
                     CallError::Throttled(_) => ("throttled", LIMIT_EXCEEDED),
                     CallError::TimedOut => ("timeout", TIMEOUT),
                 };
@@ -128,6 +140,7 @@ impl Calls {
             whom: Whom::InUse,
             again: true,
             archive: false,
+            long: known.is_long(),
         };
         match known.role {
             Role::ChainId if let Some(id) = self.pool.chain_id().filter(|_| is_empty(&ask.params)) => {
@@ -140,8 +153,15 @@ impl Calls {
             }
             Role::Logs => return self.logs(known, ask).await,
             Role::Read(basis) => return self.read(known, basis, ask).await,
-            Role::ChainId => ask.reach = Reach::Anywhere,
-            Role::BlockNumber | Role::OfNode => {}
+            Role::ChainId | Role::OfNode => ask.reach = Reach::Anywhere,
+            Role::BlockNumber => {
+                let answer = self.timed(self.pool.call(&ask)).await;
+                if let Ok(Outcome::Result(json)) = &answer {
+                    let number = serde_json::from_slice(json).ok().and_then(params::quantity);
+                    self.heed(number);
+                }
+                return answer;
+            }
             Role::Send => {
                 ask.reach = Reach::Anywhere;
                 ask.again = false;
@@ -160,9 +180,12 @@ impl Calls {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
                 let answer = self.timed(self.pool.call(&ask)).await;
-                self.changes.fetch_add(1, Ordering::Relaxed);
-                let head = self.tip.view().head.map_or(0, |head| head.number);
-                self.outrun.note(head + 1);
+                // A node that refuses has changed nothing, and most do: anybody may ask.
+                if !matches!(answer, Ok(Outcome::Error(_)) | Err(CallError::Unavailable)) {
+                    self.changes.fetch_add(1, Ordering::Relaxed);
+                    let head = self.tip.view().head.map_or(0, |head| head.number);
+                    self.outrun.note(head + 1);
+                }
                 return answer;
             }
             Role::Unknown => ask.again = false,
@@ -180,17 +203,11 @@ impl Calls {
     fn ground(&self) -> Ground {
         let view = self.tip.view();
         let head = view.head.map_or(0, |head| head.number);
-        if view.head.is_some() && self.finality.newest().is_some_and(|newest| newest > head) {
-            // What was called final was not: a development chain, mostly.
-            self.finality.forget();
-            self.changes.fetch_add(1, Ordering::Relaxed);
-        }
         let mut node = self.node.lock();
         *node = self.pool.active().or(*node);
         Ground {
             view,
             era: view.era + self.changes.load(Ordering::Relaxed),
-            final_block: self.finality.newest(),
             is_outrun: self.outrun.is_beyond(head),
             node: *node,
         }
@@ -199,39 +216,74 @@ impl Calls {
     // ---- logs
 
     async fn logs(&self, known: Method, mut ask: Ask) -> Answer {
-        let ground = self.ground();
         let query = params::args(&ask.params).and_then(|args| LogQuery::parse(&args));
-        if let Some(query) = &query
-            && !(query.last().is_none() && ground.is_outrun)
-            && let Some(blocks) = self.registry.with_history(|history| query.blocks(history))
-            && let Some(outcome) = query.answer(&blocks, self.settings.max_response_bytes).await
-        {
-            self.note(known, "history");
-            return Ok(outcome);
+        let mut late = false;
+        if let Some(query) = query.as_ref().filter(|_| self.settings.trusts_held) {
+            match self.held_logs(query).await {
+                Held::Blocks(blocks) => {
+                    self.note(known, "history");
+                    return Ok(self.put_together(query, &blocks).await);
+                }
+                Held::Later => late = true,
+                Held::No => {}
+            }
         }
+        let ground = self.ground();
         let by_hash = query.as_ref().is_some_and(LogQuery::is_by_hash);
         let plan = match &query {
-            Some(_) if by_hash => ground.plan(Basis::Hash(0), Some(Some(BlockName::Hash(Default::default())))),
+            Some(_) if by_hash => ground.plan(Basis::Hash(0), Some(Some(BlockName::Hash(B256::ZERO)))),
             Some(query) => ground.plan_range(query.last()),
             None => ground.plan_range(None),
         };
         route(&mut ask, plan);
-        // A node that has a block may not have indexed it yet: that there is nothing must not be said for ever.
-        let holds = |json: &Bytes| !(is_null(json) || by_hash && &json[..] == b"[]");
+        // A node that has a block may not have indexed it yet: that there is nothing must not be said for long.
+        let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // What is not understood is between the client and the node.
-        let anchor = plan.anchor.filter(|_| query.is_some());
-        self.kept_or_asked(known, anchor, ask, holds, false).await
+        let anchor = plan.anchor.filter(|_| query.is_some() && !late);
+        self.kept_or_asked(known, anchor, ask, holds, |_| true).await.0
+    }
+
+    /// The blocks that a question is about, as soon as everything is held that was published.
+    async fn held_logs(&self, query: &LogQuery) -> Held {
+        let mut published = self.registry.watch_published();
+        let until = tokio::time::Instant::now() + LOGS_PATIENCE;
+        loop {
+            let view = self.tip.view();
+            let Some(head) = view.head else { return Held::No };
+            if query.last().is_none() && self.outrun.is_beyond(head.number) {
+                return Held::No;
+            }
+            match self.registry.with_history(|history| query.held(history, head)) {
+                Held::Later => {}
+                held => return held,
+            }
+            if !matches!(tokio::time::timeout_at(until, published.changed()).await, Ok(Ok(()))) {
+                return Held::Later;
+            }
+        }
+    }
+
+    async fn put_together(&self, query: &LogQuery, blocks: &[Published]) -> Outcome {
+        // Hundreds at the same time would be hundreds of times as much memory, and no sooner.
+        let _place = if held_logs::length(blocks) > LONG {
+            self.builders.acquire().await.ok()
+        } else {
+            None
+        };
+        let outcome = query.answer(blocks, self.settings.max_response_bytes).await;
+        outcome.unwrap_or_else(|| error(RESPONSE_TOO_LARGE, "response too large").into())
     }
 
     // ---- everything else that can be read
 
     async fn read(&self, known: Method, basis: Basis, mut ask: Ask) -> Answer {
         let ground = self.ground();
-        let block = match basis {
-            Basis::Recent(at) | Basis::Hash(at) | Basis::Block(at) | Basis::State(at) | Basis::Account(at) => {
-                let args = params::args(&ask.params).unwrap_or_default();
-                args.get(at).map(|arg| BlockName::parse(arg))
-            }
+        let block = match (basis, params::args(&ask.params)) {
+            (_, None) => Some(None),
+            (
+                Basis::Recent(at) | Basis::Hash(at) | Basis::Block(at) | Basis::State(at) | Basis::Account(at),
+                Some(args),
+            ) => args.get(at).map(|arg| BlockName::parse(arg)),
             _ => None,
         };
         let block = match (basis, block) {
@@ -241,42 +293,50 @@ impl Calls {
         self.look_for_finality(&ground, block.flatten());
         let plan = ground.plan(basis, block);
         route(&mut ask, plan);
-        let found = basis == Basis::Found;
-        if found && let Some(kept) = self.settled(&ground, &ask).await {
+        let of_transaction = matches!(basis, Basis::Mined | Basis::Sought);
+        if of_transaction && let Some(kept) = self.settled(&ground, &ask).await {
             self.note(known, "memory");
             return Ok(Outcome::Result(kept));
         }
+        let of_block = known.is_of_a_block_itself();
+        let tells_number = matches!(known.name, "eth_getBlockByNumber" | "eth_getBlockByHash");
+        let head = ground.view.head;
+        // Whether it is what it was asked for: a node behind a balancer may not have what another one announced.
+        let is_there = |json: &Bytes| match (block.flatten(), head) {
+            _ if !of_block => true,
+            (Some(BlockName::Number(number)), Some(head)) if number <= head.number && number + FRESH > head.number => {
+                !is_null(json)
+            }
+            (Some(BlockName::Hash(hash)), Some(head)) if hash == head.hash => !is_null(json),
+            (Some(BlockName::Latest), Some(head)) if tells_number => {
+                number_of(json, "number").is_some_and(|number| number >= head.number)
+            }
+            _ => true,
+        };
         let holds = |json: &Bytes| {
             // A transaction that is pending, or not known yet, is another thing in the next moment.
             let in_block = || params::member(json, "blockHash").is_some_and(|hash| hash.get() != "null");
-            !is_null(json) && (!found || in_block())
+            let is_worth_it = !is_null(json) && !(of_block && is_empty_list(json));
+            is_worth_it && is_there(json) && (!of_transaction || in_block())
         };
-        let must_be_there = matches!(basis, Basis::Hash(0) | Basis::Block(0))
-            && match (block.flatten(), ground.view.head) {
-                (Some(BlockName::Number(number)), Some(head)) => number <= head.number && head.number - number < FRESH,
-                (Some(BlockName::Hash(hash)), Some(head)) => hash == head.hash,
-                _ => false,
-            };
-        let question = found.then(|| ask.clone());
-        let answer = self.kept_or_asked(known, plan.anchor, ask, holds, must_be_there).await;
-        if let Ok(Outcome::Result(json)) = &answer {
-            self.heed(known, &ground, json);
+        let question = of_transaction.then(|| ask.clone());
+        let (answer, by) = self.kept_or_asked(known, plan.anchor, ask, holds, is_there).await;
+        if let (Ok(Outcome::Result(json)), By::Node, false) = (&answer, by, plan.of_node && plan.anchor.is_none()) {
+            if tells_number {
+                self.heed(number_of(json, "number"));
+            }
             if let Some(question) = question {
-                self.settle(&ground, &question, json).await;
+                let number = number_of(json, "blockNumber");
+                self.heed(number);
+                self.settle(&ground, &question, number, json).await;
             }
         }
         answer
     }
 
     /// What a node tells of a block beyond the head that was published says that the head is not the newest.
-    fn heed(&self, known: Method, ground: &Ground, json: &Bytes) {
-        let number = match known.name {
-            "eth_getBlockByNumber" | "eth_getBlockByHash" => "number",
-            "eth_getTransactionReceipt" | "eth_getTransactionByHash" => "blockNumber",
-            _ => return,
-        };
-        if let Some(head) = ground.view.head
-            && let Some(number) = params::member(json, number).and_then(params::quantity)
+    fn heed(&self, number: Option<u64>) {
+        if let (Some(head), Some(number)) = (self.tip.view().head, number)
             && number > head.number
         {
             self.outrun.note(number);
@@ -284,9 +344,8 @@ impl Calls {
     }
 
     /// The place of a transaction in a final block is kept for good.
-    async fn settle(&self, ground: &Ground, ask: &Ask, json: &Bytes) {
-        let number = params::member(json, "blockNumber").and_then(params::quantity);
-        if let (Some(number), Some(newest)) = (number, ground.final_block)
+    async fn settle(&self, ground: &Ground, ask: &Ask, number: Option<u64>, json: &Bytes) {
+        if let (Some(number), Some(newest)) = (number, ground.view.final_block)
             && number <= newest
             && let Some(key) = settled_key(ground, ask)
         {
@@ -295,7 +354,7 @@ impl Calls {
     }
 
     async fn settled(&self, ground: &Ground, ask: &Ask) -> Option<Bytes> {
-        ground.final_block?;
+        ground.view.final_block?;
         self.cache.get(&settled_key(ground, ask)?).await
     }
 
@@ -305,8 +364,9 @@ impl Calls {
             return;
         };
         let deep = head.number.saturating_sub(number) >= Finality::DEEP;
-        if deep && ground.final_block.is_none_or(|newest| number > newest) && self.finality.is_due(head.number) {
-            tokio::spawn(look(self.pool.clone(), self.finality.clone()));
+        let known = ground.view.final_block.is_some_and(|newest| number <= newest);
+        if deep && !known && self.finality.is_due(head.number) {
+            tokio::spawn(look(self.pool.clone(), self.tip.clone()));
         }
     }
 
@@ -316,33 +376,31 @@ impl Calls {
         anchor: Option<Anchor>,
         ask: Ask,
         holds: impl Fn(&Bytes) -> bool,
-        must_be_there: bool,
-    ) -> Answer {
+        is_there: impl Fn(&Bytes) -> bool,
+    ) -> (Answer, By) {
         let key = anchor.and_then(|anchor| key(anchor, &ask));
-        let asking = self.timed(self.ask(&ask, must_be_there));
+        let asking = self.timed(self.ask(&ask, is_there));
         let (answer, by) = match key {
             Some(key) => self.cache.answer(key, holds, asking).await,
             None => (asking.await, By::Node),
         };
-        let by = match by {
+        let who = match by {
             By::Memory => "memory",
             By::Shared => "shared",
             By::Node => "node",
         };
-        self.note(known, by);
-        answer
+        self.note(known, who);
+        (answer, by)
     }
 
-    async fn ask(&self, ask: &Ask, must_be_there: bool) -> Answer {
+    async fn ask(&self, ask: &Ask, is_there: impl Fn(&Bytes) -> bool) -> Answer {
         let mut answer = self.pool.call(ask).await;
-        if must_be_there {
-            for wait in MISSING {
-                match &answer {
-                    Ok(Outcome::Result(json)) if is_null(json) => tokio::time::sleep(wait).await,
-                    _ => break,
-                }
-                answer = self.pool.call(ask).await;
+        for wait in MISSING {
+            match &answer {
+                Ok(Outcome::Result(json)) if !is_there(json) => tokio::time::sleep(wait).await,
+                _ => break,
             }
+            answer = self.pool.call(ask).await;
         }
         answer
     }
@@ -359,6 +417,7 @@ impl Calls {
             Err(CallError::Unavailable) => "unavailable",
             Err(CallError::Behind(_)) => "behind",
             Err(CallError::Lost) => "lost",
+            Err(CallError::TooLong) => "response_too_large",
             Err(CallError::Throttled(_)) => "throttled",
             Err(CallError::TimedOut) => "timeout",
         };
@@ -386,10 +445,7 @@ fn route(ask: &mut Ask, plan: Plan) {
 
 fn key(anchor: Anchor, ask: &Ask) -> Option<Key> {
     let params = params::canonical(&ask.params)?;
-    Some(Key {
-        anchor,
-        question: format!("{}\n{params}", ask.method).into(),
-    })
+    Some(Key::new(anchor, &ask.method, &params))
 }
 
 fn settled_key(ground: &Ground, ask: &Ask) -> Option<Key> {
@@ -400,50 +456,37 @@ fn is_null(json: &Bytes) -> bool {
     &json[..] == b"null"
 }
 
+fn is_empty_list(json: &Bytes) -> bool {
+    &json[..] == b"[]"
+}
+
+fn number_of(json: &Bytes, member: &str) -> Option<u64> {
+    params::member(json, member).and_then(params::quantity)
+}
+
 fn is_empty(params: &str) -> bool {
     params.is_empty() || params::args(params).is_some_and(|args| args.is_empty())
 }
 
-/// The newest final block that a node told of.
-#[derive(Debug)]
+/// When a node was last asked which block is final.
+#[derive(Debug, Default)]
 struct Finality {
-    /// [`Self::UNKNOWN`] before the first.
-    newest: AtomicU64,
-    /// The head at which a node was last asked.
+    /// The head then, or 0.
     asked_at: AtomicU64,
 }
 
-impl Default for Finality {
-    fn default() -> Self {
-        Self {
-            newest: AtomicU64::new(Self::UNKNOWN),
-            asked_at: AtomicU64::new(0),
-        }
-    }
-}
-
 impl Finality {
-    const UNKNOWN: u64 = u64::MAX;
-
     /// Blocks so far below the head may be final: two epochs of Ethereum's consensus.
     const DEEP: u64 = 64;
 
     /// A node is asked at most once in so many blocks: an epoch, in which finality moves once.
     const EVERY: u64 = 32;
 
-    fn newest(&self) -> Option<u64> {
-        Some(self.newest.load(Ordering::Relaxed)).filter(|newest| *newest != Self::UNKNOWN)
-    }
-
-    fn forget(&self) {
-        self.newest.store(Self::UNKNOWN, Ordering::Relaxed);
-        self.asked_at.store(0, Ordering::Relaxed);
-    }
-
     /// Whether it is time to ask; then it counts as asked.
     fn is_due(&self, head: u64) -> bool {
         let asked_at = self.asked_at.load(Ordering::Relaxed);
-        (asked_at == 0 || head >= asked_at + Self::EVERY)
+        // A head below is another chain's.
+        (asked_at == 0 || head < asked_at || head >= asked_at + Self::EVERY)
             && self
                 .asked_at
                 .compare_exchange(asked_at, head.max(1), Ordering::Relaxed, Ordering::Relaxed)
@@ -452,7 +495,7 @@ impl Finality {
 }
 
 /// Asks for the newest final block. A node that does not tell leaves everything as it is: then nothing is final.
-async fn look(pool: Arc<Pool>, finality: Arc<Finality>) {
+async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
     let ask = Ask {
         method: "eth_getBlockByNumber".into(),
         params: r#"["finalized",false]"#.into(),
@@ -461,11 +504,12 @@ async fn look(pool: Arc<Pool>, finality: Arc<Finality>) {
         whom: Whom::LeastLoaded,
         again: true,
         archive: false,
+        long: false,
     };
     if let Ok(Outcome::Result(json)) = pool.call(&ask).await
-        && let Some(number) = params::member(&json, "number").and_then(params::quantity)
+        && let Some(number) = number_of(&json, "number")
     {
-        finality.newest.store(number, Ordering::Relaxed);
+        tip.note_final(number);
     }
 }
 

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use serde_json::value::RawValue;
 
 use super::params;
@@ -34,7 +35,12 @@ pub struct Filters(Cache<SubscriptionId, Place>);
 
 impl Default for Filters {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(MAX_FILTERS).time_to_idle(IDLE).build())
+        let kept = Cache::builder()
+            .max_capacity(MAX_FILTERS)
+            // Who makes filters without end loses their own first: others' are asked for.
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_idle(IDLE);
+        Self(kept.build())
     }
 }
 

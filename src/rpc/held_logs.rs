@@ -4,12 +4,23 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::params::BlockName;
-use crate::chain::{History, Published};
+use crate::chain::{BlockRef, History, Published};
 use crate::jsonrpc::Outcome;
 use crate::subscription::LogFilter;
 
 /// Logs that are looked at in a row before others get their turn.
 const IN_A_ROW: usize = 4096;
+
+/// Whether what is asked for is held.
+#[derive(Debug)]
+pub enum Held {
+    /// All of it, oldest block first.
+    Blocks(Vec<Published>),
+    /// Not yet.
+    Later,
+    /// No.
+    No,
+}
 
 /// What a question for logs is about, where it is one that can be answered from what is held.
 #[derive(Clone, Debug)]
@@ -47,6 +58,14 @@ impl LogQuery {
             },
             None => Blocks::Range(bound(from)?, bound(to)?),
         };
+        // A filter that ends in "anything" needs one more topic by geth's reading, and none by reth's (PROTOCOL fact 14).
+        let last = members
+            .get("topics")
+            .and_then(Value::as_array)
+            .and_then(|topics| topics.last());
+        if last.is_some_and(|last| last.is_null() || last.as_array().is_some_and(Vec::is_empty)) {
+            return None;
+        }
         let filter = LogFilter::parse(&Value::Object(members)).ok()?;
         Some(Self { blocks, filter })
     }
@@ -66,9 +85,21 @@ impl LogQuery {
         matches!(self.blocks, Blocks::Hash(_))
     }
 
-    /// The blocks that are asked for, oldest first, where all of them are held with their logs and stand.
+    /// The blocks that are asked for, where the newest is `head`.
     #[must_use]
-    pub fn blocks(&self, history: &History) -> Option<Vec<Published>> {
+    pub fn held(&self, history: &History, head: BlockRef) -> Held {
+        match self.blocks(history) {
+            // Whoever was told of a head must not be answered from before it.
+            _ if history.tip().is_none_or(|tip| tip.header.block != head) => Held::Later,
+            None => Held::No,
+            Some(blocks) if blocks.iter().any(|block| block.logs.is_none()) => Held::Later,
+            // That a block has no logs is known where its bloom says so, and blooms can be believed.
+            Some(blocks) if blocks.iter().all(is_told) || history.has_blooms() => Held::Blocks(blocks),
+            Some(_) => Held::No,
+        }
+    }
+
+    fn blocks(&self, history: &History) -> Option<Vec<Published>> {
         let tip = history.tip()?.header.block;
         if history.stands_at() != Some(tip) {
             return None;
@@ -85,8 +116,7 @@ impl LogQuery {
         if from > to || from < oldest || to > tip.number {
             return None;
         }
-        let blocks: Option<Vec<Published>> = (from..=to).map(|number| history.at(number).cloned()).collect();
-        blocks.filter(|blocks| blocks.iter().all(|block| block.logs.is_some()))
+        (from..=to).map(|number| history.at(number).cloned()).collect()
     }
 
     /// The node's own bytes of every log that is asked for. `None` where they are more than `max_bytes`.
@@ -114,6 +144,17 @@ impl LogQuery {
         out.push(b']');
         Some(Outcome::Result(out.into()))
     }
+}
+
+/// At most so many bytes may come out.
+#[must_use]
+pub fn length(blocks: &[Published]) -> usize {
+    let logs = blocks.iter().filter_map(|block| block.logs.as_deref());
+    logs.map(|logs| logs.json_len() + logs.logs.len()).sum()
+}
+
+fn is_told(block: &Published) -> bool {
+    block.logs.as_deref().is_some_and(|logs| !logs.logs.is_empty())
 }
 
 /// `None` where it is not understood, `Some(None)` for the newest.

@@ -54,15 +54,38 @@ pub enum Basis {
     Block(usize),
     /// As [`Self::Block`], and it needs that block's state; without the parameter it is the newest.
     State(usize),
-    /// As [`Self::State`], but without the parameter nodes differ.
+    /// As [`Self::State`], but without the parameter nodes differ, and some take the pending one.
     Account(usize),
-    /// Where a transaction was found.
-    Found,
+    /// Where a transaction was mined.
+    Mined,
+    /// As [`Self::Mined`]; before that it is in a node's pool.
+    Sought,
     /// So many blocks that it is not worth keeping.
     Work,
 }
 
 impl Method {
+    /// Whether `null` says that there is no such block, rather than that there is nothing in it.
+    #[must_use]
+    pub fn is_of_a_block_itself(&self) -> bool {
+        matches!(
+            self.name,
+            "eth_getBlockByHash"
+                | "eth_getBlockByNumber"
+                | "eth_getBlockReceipts"
+                | "eth_getBlockTransactionCountByHash"
+                | "eth_getBlockTransactionCountByNumber"
+                | "eth_getHeaderByHash"
+                | "eth_getHeaderByNumber"
+        )
+    }
+
+    /// Whether the answer may be of any length.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        matches!(self.role, Role::Logs | Role::Unknown | Role::UseFilter | Read(Work)) || self.is_of_a_block_itself()
+    }
+
     /// What is known of this name.
     #[must_use]
     pub fn of(method: &str) -> Self {
@@ -84,7 +107,7 @@ impl Method {
     };
 }
 
-use Basis::{Account, Block, Chain, Found, Hash, Head, Recent, Software, State, Work};
+use Basis::{Account, Block, Chain, Hash, Head, Mined, Recent, Software, Sought, State, Work};
 use Role::{BlockNumber, ChainId, Control, Logs, NewFilter, OfNode, Read, Send, UseFilter};
 
 /// Sorted by name (execution-apis, and what geth adds to it).
@@ -98,7 +121,7 @@ const TABLE: &[(&str, Role)] = &[
     ("eth_chainId", ChainId),
     ("eth_coinbase", Read(Software)),
     ("eth_createAccessList", Read(State(1))),
-    ("eth_estimateGas", Read(State(1))),
+    ("eth_estimateGas", Read(Account(1))),
     ("eth_feeHistory", Read(Recent(1))),
     ("eth_gasPrice", Read(Head)),
     ("eth_getBalance", Read(Account(1))),
@@ -117,9 +140,9 @@ const TABLE: &[(&str, Role)] = &[
     ("eth_getStorageAt", Read(Account(2))),
     ("eth_getTransactionByBlockHashAndIndex", Read(Hash(0))),
     ("eth_getTransactionByBlockNumberAndIndex", Read(Block(0))),
-    ("eth_getTransactionByHash", Read(Found)),
+    ("eth_getTransactionByHash", Read(Sought)),
     ("eth_getTransactionCount", Read(Account(1))),
-    ("eth_getTransactionReceipt", Read(Found)),
+    ("eth_getTransactionReceipt", Read(Mined)),
     ("eth_getUncleByBlockHashAndIndex", Read(Hash(0))),
     ("eth_getUncleByBlockNumberAndIndex", Read(Block(0))),
     ("eth_getUncleCountByBlockHash", Read(Hash(0))),
@@ -138,13 +161,14 @@ const TABLE: &[(&str, Role)] = &[
     ("net_version", Read(Chain)),
     ("rpc_modules", Read(Software)),
     ("web3_clientVersion", Read(Software)),
-    ("web3_sha3", Read(Chain)),
+    ("web3_sha3", OfNode),
 ];
 
 /// Beginnings of names, looked at where the table has nothing.
 const PREFIXES: &[(&str, Role)] = &[
     ("anvil_*", Control),
     ("debug_trace*", Read(Work)),
+    ("devnet_*", Control),
     ("evm_*", Control),
     ("hardhat_*", Control),
     ("ots_*", Read(Work)),

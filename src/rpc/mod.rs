@@ -129,6 +129,8 @@ pub struct RpcSettings {
     pub max_batch_response_bytes: usize,
     /// Bytes of answers that are kept.
     pub max_cache_bytes: u64,
+    /// Whether the logs that are held were held against their blocks.
+    pub trusts_held: bool,
 }
 
 /// The half of the service that answers calls.

@@ -137,14 +137,14 @@ impl BlockName {
             #[serde(borrow)]
             block_number: Option<&'a str>,
             block_hash: Option<B256>,
-            #[serde(default, rename = "requireCanonical")]
-            _require_canonical: Option<bool>,
+            require_canonical: Option<bool>,
         }
         if raw.get().starts_with('{') {
             let own: Eip1898<'_> = serde_json::from_str(raw.get()).ok()?;
             return match (own.block_number, own.block_hash) {
                 (Some(number), None) => Self::named(number),
-                (None, Some(hash)) => Some(Self::Hash(hash)),
+                // One that must be canonical is not the same thing for ever.
+                (None, Some(hash)) if own.require_canonical != Some(true) => Some(Self::Hash(hash)),
                 _ => None,
             };
         }
@@ -306,7 +306,8 @@ mod tests {
             ("null", None),
             (&hash, by_hash),
             (&format!(r#"{{"blockHash":{hash}}}"#), by_hash),
-            (&format!(r#"{{"blockHash":{hash},"requireCanonical":true}}"#), by_hash),
+            (&format!(r#"{{"blockHash":{hash},"requireCanonical":false}}"#), by_hash),
+            (&format!(r#"{{"blockHash":{hash},"requireCanonical":true}}"#), None),
             (r#"{"blockNumber":"0x5"}"#, Some(BlockName::Number(5))),
             (r#"{"blockNumber":"0x5","x":1}"#, None),
             (&format!(r#"{{"blockHash":{hash},"blockNumber":"0x5"}}"#), None),

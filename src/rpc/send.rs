@@ -64,9 +64,11 @@ fn is_known(error: &[u8]) -> bool {
         return false;
     };
     let message = message.to_ascii_lowercase();
-    ["already known", "alreadyknown", "known transaction", "already imported"]
-        .iter()
-        .any(|words| message.contains(words))
+    // Besu's words stand in "unknown transaction type", too.
+    message.starts_with("known transaction")
+        || ["already known", "alreadyknown", "already imported"]
+            .iter()
+            .any(|words| message.contains(words))
 }
 
 /// What the transaction will be known by; `None` where the parameters are not one of hexadecimal bytes.
@@ -125,7 +127,11 @@ mod tests {
             let expect = format!("\"{}\"", B256::ZERO);
             assert_eq!(error(known), Ok(Outcome::Result(expect.into())), "{known}");
         }
-        for other in ["nonce too low", "replacement transaction underpriced"] {
+        for other in [
+            "nonce too low",
+            "replacement transaction underpriced",
+            "unknown transaction type",
+        ] {
             assert!(matches!(error(other), Ok(Outcome::Error(_))), "{other}");
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::jsonrpc::{LIMIT_EXCEEDED, Outcome};
+use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
 
 /// A call came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +19,9 @@ pub enum CallError {
     /// The connection was lost before the answer came; the node may have acted.
     #[error("upstream connection lost")]
     Lost,
+    /// Somebody's answer was longer than is read from a node; over a connection that many share, everybody's.
+    #[error("response too large")]
+    TooLong,
     /// The node is asked too much, and perhaps says when to come again.
     #[error("upstream is rate limited")]
     Throttled(Option<Duration>),
@@ -44,6 +47,8 @@ pub struct Ask {
     pub again: bool,
     /// It asks for state that a node keeps only where it is an archive.
     pub archive: bool,
+    /// Its answer may be of any length.
+    pub long: bool,
 }
 
 /// How far an upstream must have come to be asked.
@@ -114,18 +119,44 @@ pub(super) async fn exchange(
         .unwrap_or(Err(CallError::TimedOut))
 }
 
+/// What matters of an error object.
+#[derive(Deserialize)]
+struct ErrorObject {
+    code: i64,
+    #[serde(default)]
+    message: String,
+}
+
+impl ErrorObject {
+    fn of(outcome: &Outcome) -> Option<Self> {
+        let Outcome::Error(json) = outcome else { return None };
+        serde_json::from_slice(json).ok()
+    }
+}
+
+/// Whether an answer says that this node cannot tell, but another may: it does not offer the method, or has not the state
+/// (geth, reth, Erigon, Nethermind, Besu in this order).
+pub(super) fn is_elsewhere(outcome: &Outcome) -> bool {
+    let Some(ErrorObject { code, message }) = ErrorObject::of(outcome) else {
+        return false;
+    };
+    let message = message.to_ascii_lowercase();
+    let stateless = [
+        "missing trie node",
+        "header not found",
+        "state at block",
+        "state is not available",
+        "no state available",
+        "world state unavailable",
+    ];
+    code == i64::from(METHOD_NOT_FOUND) || stateless.iter().any(|words| message.contains(words))
+}
+
 /// Whether an answer says that the node is asked too much: 429 as Alchemy and QuickNode answer, -32029 as Erigon's hosts, and
 /// -32005, which EIP-1474 calls "limit exceeded"; but Infura says by it, too, that a query has too many results, which is
 /// the question's fault.
 pub(super) fn is_throttled(outcome: &Outcome) -> bool {
-    #[derive(Deserialize)]
-    struct Error {
-        code: i64,
-        #[serde(default)]
-        message: String,
-    }
-    let Outcome::Error(json) = outcome else { return false };
-    let Ok(error) = serde_json::from_slice::<Error>(json) else {
+    let Some(error) = ErrorObject::of(outcome) else {
         return false;
     };
     match error.code {
@@ -167,6 +198,12 @@ mod tests {
         ] {
             assert_eq!(is_throttled(&Outcome::Error(error.into())), throttled, "{error}");
         }
+        let elsewhere = |error: &str| is_elsewhere(&Outcome::Error(error.to_owned().into()));
+        assert!(elsewhere(
+            r#"{"code":-32601,"message":"the method x does not exist/is not available"}"#
+        ));
+        assert!(elsewhere(r#"{"code":-32000,"message":"missing trie node 5a (path )"}"#));
+        assert!(!elsewhere(r#"{"code":3,"message":"execution reverted"}"#));
         assert!(!is_throttled(&Outcome::Result(r#"{"code":429}"#.into())));
     }
 }

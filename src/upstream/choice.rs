@@ -126,7 +126,7 @@ impl Choice {
             Reach::Anywhere => standing.connected().collect(),
             Reach::Number(number) => standing.reached(number).collect(),
             Reach::Head => match published {
-                Some((number, hash)) => standing.have(number, hash).collect(),
+                Some((number, hash)) => standing.have(number, hash),
                 None => standing.connected().collect(),
             },
         }

@@ -113,6 +113,8 @@ struct Serving {
     /// Subscriptions that are asked for or stand, pending ones only.
     pending: HashMap<TransactionForm, Standing>,
     ready: bool,
+    /// It ended by a message that was longer than is read.
+    too_long: bool,
 }
 
 #[derive(Debug)]
@@ -211,6 +213,9 @@ impl Connection {
                 }),
             };
             if let Err(end) = outcome {
+                serving.too_long = matches!(&end, End::Link(error) if error.is_too_big());
+                // Before those who wait are told: whoever asks again must not find it standing.
+                self.shared.down(end.to_string());
                 return end;
             }
         }
@@ -244,6 +249,7 @@ impl Serving {
             asked_syncing: None,
             pending: HashMap::new(),
             ready: false,
+            too_long: false,
         }
     }
 
@@ -486,9 +492,14 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         debug!(upstream = %self.shared.endpoint, calls = self.waiting.len(), "calls lost with the connection");
+        let why = if self.too_long {
+            CallError::TooLong
+        } else {
+            CallError::Lost
+        };
         for (_, purpose) in self.waiting.drain() {
             if let Purpose::Caller(reply) = purpose {
-                drop(reply.send(Err(CallError::Lost)));
+                drop(reply.send(Err(why)));
             }
         }
     }

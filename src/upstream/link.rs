@@ -46,6 +46,18 @@ impl From<tokio_tungstenite::tungstenite::Error> for LinkError {
     }
 }
 
+impl LinkError {
+    /// Whether a message was longer than is read.
+    #[must_use]
+    pub fn is_too_big(&self) -> bool {
+        match self {
+            Self::Ws(error) => matches!(**error, tokio_tungstenite::tungstenite::Error::Capacity(_)),
+            Self::TooBig(_) => true,
+            Self::Io(_) | Self::Closed => false,
+        }
+    }
+}
+
 /// What the operator may look at.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {

@@ -32,25 +32,64 @@ struct BackOff {
     length: Duration,
 }
 
+/// Where a call was lost the node is taken to be as slow as this, at least, and is tried again by and by.
+const LOST: Duration = Duration::from_secs(1);
+
 /// A call that is under way; it counts until this is dropped.
 #[derive(Debug)]
-pub(super) struct InFlight<'a>(&'a Load);
+pub(super) struct InFlight<'a> {
+    load: &'a Load,
+    began: Instant,
+    answered: bool,
+}
+
+impl InFlight<'_> {
+    /// A result came. That of others who are told something else is no measure: an error is quick.
+    pub fn answered(mut self, now: Instant) -> Duration {
+        self.answered = true;
+        let took = now - self.began;
+        self.load.took(took, now);
+        took
+    }
+
+    /// An error came, or nothing: at best it was no quicker than the results before.
+    pub fn failed(mut self, now: Instant) {
+        self.answered = true;
+        self.load.took_at_least(now - self.began, now);
+    }
+
+    /// It was lost on the way.
+    pub fn lost(mut self, now: Instant) {
+        self.answered = true;
+        self.load.took_at_least(LOST, now);
+    }
+}
 
 impl Load {
     /// A call is sent.
-    pub fn begin(&self) -> InFlight<'_> {
+    pub fn begin(&self, began: Instant) -> InFlight<'_> {
         self.0.lock().in_flight += 1;
-        InFlight(self)
+        InFlight {
+            load: self,
+            began,
+            answered: false,
+        }
     }
 
-    /// An answer came, or was given up after so long.
-    pub fn took(&self, took: Duration, now: Instant) {
+    fn took(&self, took: Duration, now: Instant) {
         let mut state = self.0.lock();
         let took = took.as_secs_f64();
         let smoothed = state
             .latency(now)
             .map_or(took, |before| before + SMOOTHING * (took - before));
         state.latency = Some((smoothed, now));
+    }
+
+    fn took_at_least(&self, took: Duration, now: Instant) {
+        let before = self.0.lock().latency(now);
+        if before.is_none_or(|before| took.as_secs_f64() > before) {
+            self.took(took, now);
+        }
     }
 
     /// It says that it is asked too much, and perhaps when to come again.
@@ -76,10 +115,15 @@ impl Load {
         self.0.lock().back_off.is_some_and(|own| now < own.until)
     }
 
-    /// What one more call would cost, to be compared: how long it waits where each of those under way takes its time.
+    /// What one more call would cost, to be compared: how long it waits where each of those under way takes its time. One
+    /// of which nothing is known is tried, by one call at a time.
     pub fn cost(&self, now: Instant) -> f64 {
         let state = self.0.lock();
-        state.latency(now).unwrap_or(0.0) * f64::from(state.in_flight + 1)
+        match state.latency(now) {
+            Some(latency) => latency * f64::from(state.in_flight + 1),
+            None if state.in_flight == 0 => 0.0,
+            None => f64::INFINITY,
+        }
     }
 
     /// Calls under way, and the smoothed latency.
@@ -107,7 +151,12 @@ impl State {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.0.lock().in_flight -= 1;
+        if !self.answered {
+            // Given up, since another one was quicker, or the one who asked has left.
+            let now = Instant::now();
+            self.load.took_at_least(now - self.began, now);
+        }
+        self.load.0.lock().in_flight -= 1;
     }
 }
 
@@ -153,17 +202,24 @@ mod tests {
     fn the_cost_grows_with_latency_and_with_what_is_under_way() {
         let (load, now) = (Load::default(), Instant::now());
         assert_eq!(load.cost(now), 0.0, "nobody knows yet: it is tried");
-        load.took(Duration::from_millis(100), now);
+        let first = load.begin(now);
+        assert_eq!(load.cost(now), f64::INFINITY, "by one call at a time");
+        let now = now + Duration::from_millis(100);
+        first.answered(now);
         assert_eq!(load.cost(now), 0.1);
-        let one = load.begin();
-        let two = load.begin();
+        let one = load.begin(now);
+        let two = load.begin(now);
         assert!((load.cost(now) - 0.3).abs() < 1e-9);
         assert_eq!(load.cost(now + 60 * SECOND), load.cost(now), "it owes answers");
-        drop((one, two));
+        one.failed(now);
+        two.failed(now);
+        assert_eq!(load.cost(now), 0.1, "an error is no measure of speed");
         assert!(
             (load.cost(now + HALF_LIFE) - 0.05).abs() < 1e-9,
             "idle: half is forgotten"
         );
+        load.begin(now).lost(now);
+        assert!(load.cost(now) > 0.2, "one that loses calls is slow");
         assert_eq!(load.figures().0, 0);
     }
 

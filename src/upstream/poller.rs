@@ -45,6 +45,8 @@ struct Node {
 enum Failed {
     #[error("HTTP 429: the node is asked too much")]
     Throttled(Option<Duration>),
+    #[error("an answer of more than {0} bytes (raise node.max_message_bytes)")]
+    TooLong(usize),
     #[error("{0}")]
     Other(String),
 }
@@ -74,10 +76,7 @@ impl Node {
         let mut answer = Vec::with_capacity(length.min(self.max_message_bytes));
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if answer.len() + chunk.len() > self.max_message_bytes {
-                return Err(Failed::Other(format!(
-                    "an answer of more than {} bytes",
-                    self.max_message_bytes
-                )));
+                return Err(Failed::TooLong(self.max_message_bytes));
             }
             answer.extend_from_slice(&chunk);
         }
@@ -112,6 +111,7 @@ async fn forward(node: Node, mut calls: mpsc::Receiver<Call>, max_in_flight: usi
                 .await
                 .map_err(|failed| match failed {
                     Failed::Throttled(after) => CallError::Throttled(after),
+                    Failed::TooLong(_) => CallError::TooLong,
                     Failed::Other(_) => CallError::Lost,
                 });
             drop(call.reply.send(outcome));

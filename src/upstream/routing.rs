@@ -11,7 +11,7 @@ use alloy_primitives::B256;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use super::call::{exchange, is_throttled};
+use super::call::{exchange, is_elsewhere, is_throttled};
 use super::node::Share;
 use super::pool::Pool;
 use super::{Ask, CallError, Reach, UpstreamId, Whom};
@@ -25,29 +25,42 @@ type Answer = Result<Outcome, CallError>;
 
 impl Pool {
     /// Asks an upstream that can answer; an idempotent call goes to another one, or to the same when it is back, where the
-    /// first gives no answer, and where several are slow perhaps to two at once (`calls.hedge`). What no upstream was sent
-    /// yet always finds another.
+    /// first gives no answer or cannot tell, and where several are slow perhaps to two at once (`calls.hedge`). What no
+    /// upstream was sent yet always finds another.
     ///
     /// # Errors
     /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
     pub async fn call(&self, ask: &Ask) -> Answer {
-        let first = self.find(ask, None).await?;
-        let answer = self.ask_perhaps_two(ask, first).await;
-        let (reason, lost) = match &answer {
-            Err(CallError::Unavailable) => ("unavailable", true),
-            Err(CallError::Lost) if ask.again => ("lost", true),
-            Err(CallError::Throttled(_)) if ask.again => ("throttled", false),
-            Ok(outcome) if ask.again && is_throttled(outcome) => ("throttled", false),
-            _ => return answer,
-        };
-        let second = if lost {
-            self.find(ask, Some(first)).await.ok()
-        } else {
-            self.choose(ask, Some(first)).filter(|second| *second != first)
-        };
-        let Some(second) = second else { return answer };
-        self.count_rerouted(reason);
-        self.ask_one(ask, second).await
+        let mut until = Instant::now() + self.call_patience;
+        let (mut not, mut again) = (None, ask.again);
+        loop {
+            let id = self.find(ask, not, until).await?;
+            let answer = self.ask_perhaps_two(ask, id).await;
+            let reason = match &answer {
+                Err(CallError::Unavailable) if Instant::now() < until => {
+                    // Its actor knows already that it is lost.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    not = Some(id);
+                    continue;
+                }
+                _ if !again => return answer,
+                Err(CallError::Lost) => "lost",
+                Err(CallError::TooLong) if !ask.long => "lost",
+                Err(CallError::Throttled(_)) => "throttled",
+                Ok(outcome) if is_throttled(outcome) => "throttled",
+                Ok(outcome) if is_elsewhere(outcome) => "elsewhere",
+                _ => return answer,
+            };
+            // Who has answered, has answered; only another one may know better.
+            let waits = reason == "lost";
+            if !waits && self.choose(ask, Some(id)).is_none_or(|second| second == id) {
+                return answer;
+            }
+            again = false;
+            not = Some(id);
+            until = Instant::now() + self.call_patience;
+            self.count_rerouted(reason);
+        }
     }
 
     /// Asks this upstream, wherever the others stand: what is asked about lives there alone.
@@ -63,7 +76,7 @@ impl Pool {
     /// # Errors
     /// Where there is nobody, and after a while still is nobody.
     pub async fn place(&self, ask: &Ask) -> Result<UpstreamId, CallError> {
-        self.find(ask, None).await
+        self.find(ask, None, Instant::now() + self.call_patience).await
     }
 
     /// Everybody to whom such a call can be sent now.
@@ -79,12 +92,11 @@ impl Pool {
     }
 
     /// Waits for somebody who can answer, not for long.
-    async fn find(&self, ask: &Ask, not: Option<UpstreamId>) -> Result<UpstreamId, CallError> {
+    async fn find(&self, ask: &Ask, not: Option<UpstreamId>, until: Instant) -> Result<UpstreamId, CallError> {
         if let Some(id) = self.choose(ask, not) {
             return Ok(id);
         }
         let mut moves = self.choice.watch_moves();
-        let until = Instant::now() + self.call_patience;
         loop {
             // Looked at after the watch began: what happened in between is seen.
             if let Some(id) = self.choose(ask, not) {
@@ -145,8 +157,7 @@ impl Pool {
 
     async fn ask_one(&self, ask: &Ask, id: UpstreamId) -> Answer {
         let upstream = &self.upstreams[id.0];
-        let under_way = upstream.load.begin();
-        let began = Instant::now();
+        let under_way = upstream.load.begin(Instant::now());
         let answer = exchange(
             &upstream.calls,
             ask.method.clone(),
@@ -154,17 +165,27 @@ impl Pool {
             self.request_timeout,
         )
         .await;
-        drop(under_way);
         let now = Instant::now();
         match &answer {
-            Err(CallError::Unavailable | CallError::Behind(_) | CallError::Lost) => {}
-            Err(CallError::Throttled(after)) => upstream.load.throttled(now, *after),
-            Ok(outcome) if is_throttled(outcome) => upstream.load.throttled(now, None),
-            Ok(_) | Err(CallError::TimedOut) => {
-                upstream.load.took(now - began, now);
+            Ok(Outcome::Result(_)) => {
+                let took = under_way.answered(now);
                 if self.hedges {
-                    self.usual.lock().entry(ask.class).or_default().note(now - began);
+                    self.usual.lock().entry(ask.class).or_default().note(took);
                 }
+            }
+            Ok(outcome) => {
+                under_way.failed(now);
+                if is_throttled(outcome) {
+                    upstream.load.throttled(now, None);
+                }
+            }
+            Err(CallError::Throttled(after)) => {
+                under_way.failed(now);
+                upstream.load.throttled(now, *after);
+            }
+            Err(CallError::TimedOut) => under_way.failed(now),
+            Err(CallError::Lost | CallError::TooLong | CallError::Unavailable | CallError::Behind(_)) => {
+                under_way.lost(now);
             }
         }
         answer
@@ -191,10 +212,11 @@ impl Pool {
         };
         self.count_rerouted("hedged");
         let also_asked = std::pin::pin!(self.ask_one(ask, second));
-        // Whoever answers first; one who gives no answer is not waited for in vain.
+        // Whoever answers first, unless that is no answer.
+        let is_none = |answer: &Answer| answer.as_ref().is_ok_and(is_throttled) || answer.is_err();
         match select(asked, also_asked).await {
-            Either::Left((Err(_), other)) => other.await,
-            Either::Right((Err(_), other)) => other.await,
+            Either::Left((answer, other)) if is_none(&answer) => other.await,
+            Either::Right((answer, other)) if is_none(&answer) => other.await,
             Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
         }
     }

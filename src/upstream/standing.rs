@@ -77,6 +77,8 @@ struct Member {
     connected: bool,
     /// The end of its chain: number and hash, each the parent of the next.
     chain: VecDeque<(u64, B256)>,
+    /// The highest block that it told with this connection.
+    highest: Option<(u64, B256)>,
     outvoted_since: Option<Duration>,
     /// Since when it has been connected, without lag and not forked.
     sound_since: Option<Duration>,
@@ -247,10 +249,22 @@ impl Standing {
         self.connected().filter(move |id| self.number(*id) >= number)
     }
 
-    /// Who has this block on its chain, as far as is known: further back than is remembered every branch is the same.
-    pub fn have(&self, number: u64, hash: B256) -> impl Iterator<Item = UpstreamId> {
-        self.reached(number)
-            .filter(move |id| self.members[id.0].hash_at(number).is_none_or(|own| own == hash))
+    /// Who has this block, by priority: those who have it on their chain, or told it as their highest (one behind a balancer
+    /// may have told less since); where nobody is known to, those who have come so far and of whose branch nothing is known.
+    pub fn have(&self, number: u64, hash: B256) -> Vec<UpstreamId> {
+        let told = |id: &UpstreamId| {
+            let member = &self.members[id.0];
+            member.hash_at(number) == Some(hash) || member.highest == Some((number, hash))
+        };
+        let known: Vec<UpstreamId> = self.connected().filter(told).collect();
+        if !known.is_empty() {
+            return known;
+        }
+        let unknown = |id: &UpstreamId| {
+            let member = &self.members[id.0];
+            self.number(*id) >= number && member.hash_at(number).is_none() && member.outvoted_since.is_none()
+        };
+        self.connected().filter(unknown).collect()
     }
 
     /// By priority.
@@ -300,6 +314,9 @@ impl Member {
             self.chain.extend(below);
         }
         self.chain.push_back((head.number, head.hash));
+        if self.highest.is_none_or(|(number, _)| head.number >= number) {
+            self.highest = Some((head.number, head.hash));
+        }
         if self.chain.len() > MAX_CHAIN {
             self.chain.pop_front();
         }
@@ -525,13 +542,19 @@ mod tests {
         assert_eq!([5, 6, 7].map(reached), [vec![0, 1, 2], vec![2], vec![]]);
         let have = |name: &str| {
             let told = told(name);
-            standing.have(told.number, told.hash).map(|id| id.0).collect::<Vec<_>>()
+            let have = standing.have(told.number, told.hash);
+            have.into_iter().map(|id| id.0).collect::<Vec<_>>()
         };
         assert_eq!(
             ["a5", "b5", "a6", "b6"].map(have),
             [vec![0, 2], vec![1], vec![2], vec![]]
         );
-        assert_eq!(have("c1"), [0, 1, 2], "further back than is remembered");
+        assert_eq!(have("c1"), [0, 2], "further back than is remembered, but 1 is outvoted");
+        // One address, two nodes behind it: it is not left for a moment's step back.
+        let (mut standing, _) = story("0+a5");
+        standing.fetched(UpstreamId(0), told("a4"));
+        let a5 = told("a5");
+        assert_eq!(standing.have(a5.number, a5.hash), [UpstreamId(0)]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Rig, adopted, reorged};
+use crate::harness::{Client, Rig, adopted, node_with_logs_of, reorged};
 
 fn request(method: &str, params: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
@@ -358,8 +358,61 @@ async fn who_commands_a_development_chain_sees_what_it_did() {
     let cost = rig.cost("eth_gasPrice", async {
         client.ask(price.to_string()).await;
         client.ask(price.to_string()).await;
+        // One that the node refuses changes nothing.
         client.ask(request("evm_mine", &json!([])).to_string()).await;
         client.ask(price.to_string()).await;
     });
-    assert_eq!(cost.await, 2);
+    assert_eq!(cost.await, 1);
+    let (number, block) = (
+        request("eth_blockNumber", &json!([])),
+        request("eth_getBlockByNumber", &json!(["latest", false])),
+    );
+    for _ in 0..20 {
+        client.ask(block.to_string()).await;
+        client.ask(request("devnet_mine", &json!([])).to_string()).await;
+        assert_eq!(client.ask(number.to_string()).await, rig.ask_node(&number).await);
+        assert_eq!(client.ask(block.to_string()).await, rig.ask_node(&block).await);
+    }
+}
+
+/// Whether it comes from held blocks or from the node, alone or in a batch.
+#[tokio::test]
+async fn answers_of_many_megabytes_come_whole_up_to_the_limit_and_not_beyond() {
+    let rig = Rig::before(node_with_logs_of(1_000_000).await, |_| {}).await;
+    let rows = [
+        request("eth_getLogs", &json!([{"fromBlock": "0x1", "toBlock": "latest"}])),
+        request("eth_getBlockReceipts", &json!(["0x2"])),
+    ];
+    let mut lengths = Vec::new();
+    let mut expected = Vec::new();
+    for row in &rows {
+        let answer = rig.ask_node(row).await;
+        lengths.push(answer.len() - r#"{"jsonrpc":"2.0","id":1,"result":}"#.len());
+        expected.push(answer);
+    }
+    assert!(lengths[0] > 20_000_000 && lengths[1] > 5_000_000, "{lengths:?}");
+    let mut client = rig.client().await;
+    for (row, expected) in rows.iter().zip(&expected) {
+        assert!(client.ask(row.to_string()).await == *expected);
+        assert!(rig.post(row.to_string()).await == *expected);
+    }
+    // A batch has a bound of its own: what is beyond it is refused, item by item.
+    let too_large = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32003,"message":"response too large"}}"#;
+    let batch = json!([rows[1], rows[1], rows[0], request("eth_chainId", &json!([]))]).to_string();
+    let last = r#"{"jsonrpc":"2.0","id":1,"result":"0x539"}"#;
+    let answers = format!("[{},{},{too_large},{last}]", expected[1], expected[1]);
+    assert!(client.ask(batch.clone()).await == answers);
+    assert!(rig.post(batch).await == answers);
+    // And so has one answer, on both sides.
+    for (row, length) in rows.iter().zip(lengths) {
+        for (limit, allowed) in [(length, true), (length - 1, false)] {
+            let limited = crate::harness::Proxy::start(&[rig.node.ws_url()], |config| {
+                config.calls.max_response_bytes = bytesize::ByteSize(limit as u64);
+            })
+            .await;
+            limited.settled(&rig.control).await;
+            let answer = limited.client().await.ask(row.to_string()).await;
+            assert_eq!(answer != too_large, allowed, "{limit} bytes");
+        }
+    }
 }
