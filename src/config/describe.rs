@@ -173,7 +173,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "delivery.max_total_queue_bytes",
-        "What may wait for all clients together whose sockets are full; above it those with the longest queues are closed with 1013, longest first. An event counts in every queue that it waits in, although its bytes are in memory once.",
+        "What may wait for all clients together whose sockets are full; above it those with the longest queues are closed with 1013, longest first. An event counts in every queue that it waits in, although its bytes are in memory once. Answers over HTTP may take as much again; more get -32005.",
     ),
     (
         "delivery.max_queue_age",

@@ -316,8 +316,8 @@ impl Calls {
         let holds = |json: &Bytes| {
             // A transaction that is pending, or not known yet, is another thing in the next moment.
             let in_block = || params::member(json, "blockHash").is_some_and(|hash| hash.get() != "null");
-            let is_worth_it = !is_null(json) && !(of_block && is_empty_list(json));
-            is_worth_it && is_there(json) && (!of_transaction || in_block())
+            let is_nothing = is_null(json) || of_block && is_empty_list(json);
+            !is_nothing && is_there(json) && (!of_transaction || in_block())
         };
         let question = of_transaction.then(|| ask.clone());
         let (answer, by) = self.kept_or_asked(known, plan.anchor, ask, holds, is_there).await;

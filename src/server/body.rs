@@ -6,26 +6,31 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body as HyperBody, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::pieces;
 
 /// Pieces, last first.
 #[derive(Debug, Default)]
-pub struct Body(Vec<Bytes>);
+pub struct Body {
+    pieces: Vec<Bytes>,
+    /// Its room among all long answers, until it is sent or given up.
+    _room: Option<OwnedSemaphorePermit>,
+}
 
 impl Body {
-    /// These, one after the other.
+    /// These, one after the other; `room` is given back when they are gone.
     #[must_use]
-    pub fn new(parts: &[Bytes]) -> Self {
+    pub fn new(parts: &[Bytes], room: Option<OwnedSemaphorePermit>) -> Self {
         let mut pieces = pieces::together(parts);
         pieces.reverse();
-        Self(pieces)
+        Self { pieces, _room: room }
     }
 }
 
 impl From<&'static str> for Body {
     fn from(text: &'static str) -> Self {
-        Self::new(&[Bytes::from_static(text.as_bytes())])
+        Self::new(&[Bytes::from_static(text.as_bytes())], None)
     }
 }
 
@@ -34,15 +39,15 @@ impl HyperBody for Body {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.pieces.pop().map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.pieces.is_empty()
     }
 
     /// Exact, so that the answer has a Content-Length.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(pieces::length(&self.0) as u64)
+        SizeHint::with_exact(pieces::length(&self.pieces) as u64)
     }
 }

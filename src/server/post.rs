@@ -1,10 +1,14 @@
 //! JSON-RPC over HTTP, as geth serves it (PROTOCOL 1.15).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::ServerSettings;
 use super::answer::{plain, retry_after};
@@ -14,6 +18,7 @@ use crate::door::{Exceeded, Pass};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error,
 };
+use crate::pieces;
 use crate::rpc::{Planned, not_available, subscription_method};
 use crate::session::{Services, methods};
 
@@ -34,7 +39,7 @@ pub async fn answer(
     request: Request<Incoming>,
     pass: &Pass,
     connection: &Connection,
-    services: &Services,
+    services: &Arc<Services>,
     settings: &ServerSettings,
 ) -> Response<Body> {
     let content_type = request
@@ -70,7 +75,13 @@ pub async fn answer(
         return plain(StatusCode::OK, "");
     }
     let answered = respond(&body, pass, services).await;
-    let mut response = json(answered.body);
+    let mut response = match services.room_for(pieces::length(&answered.body)) {
+        Ok(room) => json(&answered.body, room),
+        Err(why) => {
+            services.count_refusal("long_answers");
+            json(&Answered::whole("null", why).body, None)
+        }
+    };
     if let Some(exceeded) = answered.refused {
         *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
         if let Some(after) = exceeded.retry_after {
@@ -102,7 +113,7 @@ impl Answered {
     }
 }
 
-async fn respond(body: &Bytes, pass: &Pass, services: &Services) -> Answered {
+async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answered {
     let terms = pass.account().terms();
     let unread = |exceeded: Exceeded| {
         services.count_refusal("requests");
@@ -127,7 +138,10 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Services) -> Answered {
         Ok(Message::Single(item)) => {
             let (mut planned, refused) = plan(std::slice::from_ref(&item), pass, services);
             let response = match planned.pop() {
-                Some(planned) => services.rpc.complete(planned).await,
+                Some(planned) => {
+                    let rpc = services.rpc.clone();
+                    staying(async move { rpc.complete(planned).await }).await.flatten()
+                }
                 None => None,
             };
             let body = response.map_or_else(Vec::new, |response| response.parts().to_vec());
@@ -141,9 +155,20 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Services) -> Answered {
         }
         Ok(Message::Batch(items)) => {
             let (planned, refused) = plan(&items, pass, services);
-            let body = jsonrpc::batch(&services.rpc.complete_batch(planned).await).unwrap_or_default();
+            let rpc = services.rpc.clone();
+            let responses = staying(async move { rpc.complete_batch(planned).await }).await;
+            let body = responses.and_then(|all| jsonrpc::batch(&all)).unwrap_or_default();
             Answered { body, refused }
         }
+    }
+}
+
+/// Goes on also where the one who asked hangs up: others may be waiting for the same answer.
+async fn staying<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let mut work = Box::pin(work);
+    match work.as_mut().now_or_never() {
+        Some(done) => Some(done),
+        None => tokio::spawn(work).await.ok(),
     }
 }
 
@@ -170,8 +195,8 @@ fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, 
     (items.iter().map(plan).collect(), None)
 }
 
-fn json(body: Vec<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::new(&body));
+fn json(body: &[Bytes], room: Option<OwnedSemaphorePermit>) -> Response<Body> {
+    let mut response = Response::new(Body::new(body, room));
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tracing::debug;
 
@@ -69,7 +70,12 @@ pub struct Services {
     /// Time.
     pub clock: Clock,
     outboxes: Arc<OutboxShared>,
+    /// Room for long answers over HTTP, in units of [`ROOM_UNIT`].
+    long_answers: Arc<Semaphore>,
 }
+
+/// Answers over HTTP from here on take room among all; it is handed out in units of as many bytes.
+const ROOM_UNIT: usize = 64 << 10;
 
 impl Services {
     /// Puts them together.
@@ -84,7 +90,9 @@ impl Services {
         clock: Clock,
     ) -> Self {
         let outboxes = OutboxShared::new(settings.outbox, clock, &metrics);
+        let room = (settings.outbox.max_total_bytes / ROOM_UNIT).clamp(1, Semaphore::MAX_PERMITS);
         Self {
+            long_answers: Arc::new(Semaphore::new(room)),
             registry,
             replays,
             rpc,
@@ -95,6 +103,22 @@ impl Services {
             clock,
             outboxes,
         }
+    }
+
+    /// Room for an answer of so many bytes over HTTP, to be held until it is sent: who does not read must not make others'
+    /// memory theirs. Short ones need none; where all is taken, one that is longer than the whole still gets in alone.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub fn room_for(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, ErrorObjectOwned> {
+        if bytes < ROOM_UNIT {
+            return Ok(None);
+        }
+        let whole = self.settings.outbox.max_total_bytes / ROOM_UNIT;
+        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT).min(whole.max(1))).unwrap_or(u32::MAX);
+        let room = self.long_answers.clone().try_acquire_many_owned(units);
+        room.map(Some)
+            .map_err(|_| error(LIMIT_EXCEEDED, "limit exceeded: too many long answers under way"))
     }
 
     /// Counts what was refused.

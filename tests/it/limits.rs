@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::harness::{Event, Proxy, Rig, adopted, eventually, node, node_with_logs_of};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, FORWARDED, FORWARDED_ANSWER, PING, TEXT, UPGRADE, Wire, http};
@@ -374,4 +376,25 @@ async fn behind_a_balancer_the_client_is_who_the_balancer_says() {
         rig.metric("headwater_refused_total{reason=\"proxy_protocol\"}").await == 1.0
     })
     .await;
+}
+
+/// Who does not read must not make others' memory theirs: over HTTP, too.
+#[tokio::test]
+async fn long_answers_over_http_have_room_together_and_no_more() {
+    let rig = Rig::before(node_with_logs_of(1_000_000).await, |config| {
+        config.delivery.max_total_queue_bytes = ByteSize::kib(64);
+    })
+    .await;
+    let receipts = r#"{"jsonrpc":"2.0","id":1,"method":"eth_getBlockReceipts","params":["0x2"]}"#;
+    let mut idle = TcpStream::connect(rig.address).await.unwrap();
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        receipts.len()
+    );
+    idle.write_all((head + receipts).as_bytes()).await.unwrap();
+    let full = r#""code":-32005,"message":"limit exceeded: too many long answers under way""#;
+    eventually("the room is taken", async || rig.post(receipts).await.contains(full)).await;
+    assert_eq!(rig.post(CHAIN_ID).await, CHAIN_ID_ANSWER, "short ones need none");
+    drop(idle);
+    eventually("the room is free", async || rig.post(receipts).await.len() > 5_000_000).await;
 }
