@@ -22,6 +22,13 @@ PYTHON2 ?= $(shell scripts/python2)
 WSTEST_VERSION := 25.10.1
 WSTEST := .local/wstest-$(WSTEST_VERSION)/bin/wstest
 
+# What headwater says is compared with geth's own words where geth can be had: GETH=/path/to/geth, or Go 1.25 to install it.
+# A version rather than the latest: the rows are those of this one.
+GETH_VERSION := 1.17.8
+GETH_INSTALLED := .local/geth-$(GETH_VERSION)/bin/geth
+GO := $(shell command -v go 2>/dev/null)
+GETH_READY := $(if $(GETH),,$(if $(GO),$(GETH_INSTALLED)))
+
 INTEROP := tests/interop
 NODE_READY := $(INTEROP)/node_modules/.ready
 VENV_READY := $(INTEROP)/.venv/.ready
@@ -37,8 +44,17 @@ build: ## the release binary, below target/release
 	$(CARGO) build --release --locked
 
 .PHONY: test
-test: $(NODE_READY) $(VENV_READY) ## every test: Rust, then real web3 libraries; ends with "N passed, N failed"
-	@scripts/test
+test: $(NODE_READY) $(VENV_READY) geth ## every test: Rust, then real web3 libraries; ends with "N passed, N failed"
+	@$(if $(GETH_READY),GETH=$(abspath $(GETH_READY))) scripts/test
+
+.PHONY: geth
+geth: $(GETH_READY) ## geth, to compare with; needs Go, and two minutes once
+	@$(if $(GETH)$(GETH_READY),:,echo "make geth: Go not found, so nothing is compared with geth; install Go 1.25, or set GETH to the path of geth")
+
+.PHONY: conformance
+conformance: $(NODE_READY) geth ## every row of the wire's specification, on devnet, anvil and geth, as a table (ROW=J17 for one)
+	@ANVIL=$(abspath $(INTEROP))/node_modules/.bin/anvil $(if $(GETH_READY),GETH=$(abspath $(GETH_READY))) \
+	$(CARGO) test --locked --test conformance -- $(ROW)
 
 .PHONY: simulate
 simulate: ## the app under drawn faults on simulated time: SEEDS=500 new ones, or SEED=7 again (TIMES=20)
@@ -126,6 +142,10 @@ $(CARGO_DENY):
 
 $(CARGO_FUZZ):
 	$(CARGO) install cargo-fuzz --version $(CARGO_FUZZ_VERSION) --locked --debug --root .local/cargo-fuzz-$(CARGO_FUZZ_VERSION)
+
+# nice, for it takes all cores and somebody may be waiting for a test beside it.
+$(GETH_INSTALLED):
+	GOBIN=$(abspath $(dir $@)) nice -n 10 $(GO) install github.com/ethereum/go-ethereum/cmd/geth@v$(GETH_VERSION)
 
 $(HADOLINT):
 	$(PYTHON) -m venv .local/hadolint-$(HADOLINT_VERSION)
