@@ -143,10 +143,16 @@ check ${a.hash} != ${b.hash}
 << ${event}:"${heads}","result":${a}}}
 
 == R5: of what is pending nothing is taken back
-only devnet anvil: geth's own chain can be set back, but then says nothing of it, and what comes next is chance
+only devnet: what anvil puts into its new blocks is pending first, and geth changes its mind on no command
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newPendingTransactions"]}
+<< {"jsonrpc":"2.0","id":1,"result":"${pendings:id}"}
+>> {"jsonrpc":"2.0","id":2,"method":"eth_subscribe","params":["newHeads"]}
+<< {"jsonrpc":"2.0","id":2,"result":"${heads:id}"}
+! pending
+<< ${event}:"${pendings}","result":"${pending}"}}
 ! block
->> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads"]}
-<< {"jsonrpc":"2.0","id":1,"result":"${heads:id}"}
+<< ${event}:"${heads}","result":${old:json}}}
+check ${old.hash} == ${block}
 ! reorg 1
-<< ${event}:"${heads}","result":${head:json}}}
-check ${head.hash} == ${block}
+<< ${event}:"${heads}","result":${new:json}}}
+check ${new.hash} == ${block}
