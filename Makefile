@@ -22,12 +22,18 @@ PYTHON2 ?= $(shell scripts/python2)
 WSTEST_VERSION := 25.10.1
 WSTEST := .local/wstest-$(WSTEST_VERSION)/bin/wstest
 
+# What headwater says is compared with geth's own words where geth can be had: GETH=/path/to/geth, or Go 1.25 to install it.
+# A version rather than the latest: the rows are those of this one.
+GETH_VERSION := 1.17.8
+GETH_INSTALLED := .local/geth-$(GETH_VERSION)/bin/geth
+GO := $(or $(GO),$(shell scripts/go))
+GETH_READY := $(if $(GETH),,$(if $(GO),$(GETH_INSTALLED)))
+
 INTEROP := tests/interop
 NODE_READY := $(INTEROP)/node_modules/.ready
 VENV_READY := $(INTEROP)/.venv/.ready $(INTEROP)/.venv-web3-7/.ready
 
 # Go's clients are tested where Go is at hand; what is missing the tests name.
-GO ?= $(shell scripts/go)
 GO_READY := $(if $(GO),$(INTEROP)/go/bin/interop)
 
 .DEFAULT_GOAL := help
@@ -41,8 +47,17 @@ build: ## the release binary, below target/release
 	$(CARGO) build --release --locked
 
 .PHONY: test
-test: $(NODE_READY) $(VENV_READY) $(GO_READY) ## every test: Rust, then real web3 libraries; ends with "N passed, N failed"
-	@scripts/test
+test: $(NODE_READY) $(VENV_READY) $(GO_READY) geth ## every test: Rust, then real web3 libraries; ends with "N passed, N failed"
+	@$(if $(GETH),,if [ -x $(GETH_INSTALLED) ]; then export GETH=$(abspath $(GETH_INSTALLED)); fi;) scripts/test
+
+.PHONY: geth
+geth: $(GETH_READY) ## geth, to compare with; needs Go, and two minutes once
+	@$(if $(GETH)$(GETH_READY),:,echo "make geth: Go not found, so nothing is compared with geth; install Go 1.25, or set GETH to the path of geth")
+
+.PHONY: conformance
+conformance: $(NODE_READY) geth ## every row of the wire's specification, on devnet, anvil and geth, as a table (ROW=J17 for one)
+	@ANVIL=$(abspath $(INTEROP))/node_modules/.bin/anvil \
+	$(CARGO) test --locked --test conformance -- $(ROW)
 
 .PHONY: simulate
 simulate: ## the app under drawn faults on simulated time: SEEDS=500 new ones, or SEED=7 again (TIMES=20)
@@ -130,6 +145,13 @@ $(CARGO_DENY):
 
 $(CARGO_FUZZ):
 	$(CARGO) install cargo-fuzz --version $(CARGO_FUZZ_VERSION) --locked --debug --root .local/cargo-fuzz-$(CARGO_FUZZ_VERSION)
+
+# nice, for it takes all cores and somebody may be waiting for a test beside it. Where it cannot be had, the other tests are
+# worth running, and those that compare say that they were skipped.
+$(GETH_INSTALLED):
+	@echo "installing geth $(GETH_VERSION), two minutes"
+	@GOBIN=$(abspath $(dir $@)) nice -n 10 $(GO) install github.com/ethereum/go-ethereum/cmd/geth@v$(GETH_VERSION) || \
+		echo "make geth: geth $(GETH_VERSION) could not be installed, so nothing is compared with it" >&2
 
 $(HADOLINT):
 	$(PYTHON) -m venv .local/hadolint-$(HADOLINT_VERSION)

@@ -126,6 +126,7 @@ impl<'a> Item<'a> {
         };
         let id = members.id.filter(|id| !id.get().starts_with(['{', '[']));
         let id_is_absent = members.id.is_none();
+        let is_answer = members.is_answer();
         let method = members.method.filter(|method| !method.is_empty());
         match method {
             Some(method) if members.version && (id.is_some() || id_is_absent) => {
@@ -140,7 +141,7 @@ impl<'a> Item<'a> {
                     Item::Call(request)
                 }
             }
-            None if members.version && id.is_some() && members.answer && !members.method_present => Item::Response,
+            None if is_answer && id.is_some() => Item::Response,
             _ => Item::Invalid(id),
         }
     }
@@ -176,9 +177,17 @@ struct Members<'a> {
     version: bool,
     id: Option<&'a RawValue>,
     method: Option<Cow<'a, str>>,
-    method_present: bool,
+    /// There is one that is no text.
+    strange_method: bool,
     params: Option<&'a RawValue>,
-    answer: bool,
+    outcome: bool,
+}
+
+impl Members<'_> {
+    /// Whether it is no request but the answer to one; an empty method is none.
+    fn is_answer(&self) -> bool {
+        self.version && self.outcome && !self.strange_method && self.params.is_none()
+    }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -198,15 +207,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                     let value = map.next_value::<&'de RawValue>()?;
                     let some = (value.get() != "null").then_some(value);
                     match key.0.to_ascii_lowercase().as_str() {
-                        "jsonrpc" => members.version = value.get() == "\"2.0\"",
+                        "jsonrpc" => {
+                            let version = serde_json::from_str::<Text<'de>>(value.get());
+                            members.version = version.is_ok_and(|version| version.0 == "2.0");
+                        }
                         "id" => members.id = Some(value),
                         "method" => {
-                            members.method_present = some.is_some();
                             members.method = serde_json::from_str::<Text<'de>>(value.get()).ok().map(|text| text.0);
+                            members.strange_method = some.is_some() && members.method.is_none();
                         }
                         "params" => members.params = some,
-                        "result" => members.answer = true,
-                        "error" => members.answer |= some.is_some(),
+                        "result" | "error" => members.outcome = true,
                         _ => {}
                     }
                 }
@@ -271,12 +282,26 @@ impl Outcome {
 
 impl From<ErrorObjectOwned> for Outcome {
     fn from(error: ErrorObjectOwned) -> Self {
-        Self::Error(
-            serde_json::to_vec(&error)
-                .expect("an error object holds nothing that JSON cannot say")
-                .into(),
-        )
+        let json = serde_json::to_string(&error).expect("an error object holds nothing that JSON cannot say");
+        Self::Error(escaped(json).into())
     }
+}
+
+/// As Go writes JSON, and so geth: what HTML and JavaScript know is escaped. Such characters stand in strings only.
+fn escaped(json: String) -> String {
+    const KNOWN: [char; 5] = ['<', '>', '&', '\u{2028}', '\u{2029}'];
+    if !json.contains(KNOWN) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + 32);
+    for char in json.chars() {
+        if KNOWN.contains(&char) {
+            out.push_str(&format!("\\u{:04x}", u32::from(char)));
+        } else {
+            out.push(char);
+        }
+    }
+    out
 }
 
 /// A response in the parts that go out one after the other: `head body tail`, the body being the node's own bytes.
@@ -409,6 +434,10 @@ mod tests {
         check(r#"{"jsonrpc":"2.0","id":7,"result":1}"#, "response");
         check(r#"{"jsonrpc":"2.0","id":7,"result":null}"#, "response");
         check(r#"{"jsonrpc":"2.0","id":7,"error":{}}"#, "response");
+        check(r#"{"jsonrpc":"2.0","id":7,"error":null}"#, "response");
+        check(r#"{"jsonrpc":"2.0","id":7,"method":"","result":1}"#, "response");
+        check(r#"{"jsonrpc":"2.0","id":7,"method":5,"result":1}"#, "invalid 7");
+        check(r#"{"jsonrpc":"2.0","id":7,"params":[],"result":1}"#, "invalid 7");
         check(
             r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"a","method":"b"}"#,
             "call 2 b",
@@ -420,6 +449,7 @@ mod tests {
         );
         check(r#"{"jsonrpc":"2.0","id":1,"method":"m","params":null}"#, "call 1 m");
         check(r#"{"jsonrpc":"2.0","id":1,"method":"\u006d"}"#, "call 1 m");
+        check(r#"{"jsonrpc":"2.\u0030","id":1,"method":"m"}"#, "call 1 m");
         check("[]", "[]");
         check("[1,2,3]", "[invalid null invalid null invalid null]");
         check(r#"[1,{"jsonrpc":"2.0","id":9,"method":"m"},3,4]"#, "too many, first 9");
@@ -442,5 +472,18 @@ mod tests {
             r#"[{"jsonrpc":"2.0","id":1.50,"result":{"a": 1}},{"jsonrpc":"2.0","id":null,"error":{"code":-32005,"message":"limit exceeded"}}]"#
         );
         assert!(batch(&[]).is_none());
+    }
+
+    #[test]
+    fn our_own_words_are_escaped_as_geth_escapes_them() {
+        let check = |message: &str, expect: &str| {
+            let Outcome::Error(json) = error(-1, message).into() else {
+                unreachable!("an error")
+            };
+            assert_eq!(json, format!(r#"{{"code":-1,"message":"{expect}"}}"#));
+        };
+        check("2049 > 2048", r"2049 \u003e 2048");
+        check("<a>&\u{2028}\u{2029}é", r"\u003ca\u003e\u0026\u2028\u2029é");
+        check("\\ \"", r#"\\ \""#);
     }
 }

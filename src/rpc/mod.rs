@@ -235,12 +235,14 @@ pub fn not_available(method: &str) -> ErrorObjectOwned {
     )
 }
 
-/// Whether a method subscribes or unsubscribes, and in which namespace (geth goes by the suffix, `rpc/json.go`).
+/// Whether a method subscribes or unsubscribes, and in which namespace. geth goes by the suffix, and the namespace ends
+/// where the first `_` is (`rpc/json.go`): `eth_a_subscribe` is one of `eth`.
 #[must_use]
 pub fn subscription_method(method: &str) -> Option<(&str, bool)> {
+    let (namespace, _) = method.split_once('_')?;
     match method.rsplit_once('_') {
-        Some((namespace, "subscribe")) => Some((namespace, true)),
-        Some((namespace, "unsubscribe")) => Some((namespace, false)),
+        Some((_, "subscribe")) => Some((namespace, true)),
+        Some((_, "unsubscribe")) => Some((namespace, false)),
         _ => None,
     }
 }

@@ -754,15 +754,16 @@ fn too_many_calls() -> Outcome {
 /// geth's grammar of `eth_unsubscribe` (PROTOCOL 1.7). An id that is none names no subscription.
 fn unsubscribe_id(request: &Request<'_>) -> Result<Option<SubscriptionId>, jsonrpc::ErrorObjectOwned> {
     let args = request.args()?;
-    if args.len() > 1 {
-        return Err(error(INVALID_PARAMS, "too many arguments, want at most 1"));
-    }
-    let first = args
-        .first()
-        .ok_or_else(|| error(INVALID_PARAMS, "missing value for required argument 0"))?;
+    let missing = || error(INVALID_PARAMS, "missing value for required argument 0");
+    let first = args.first().ok_or_else(missing)?;
     let kind = match serde_json::from_str(first.get()) {
+        Ok(Value::Null) => return Err(missing()),
+        // As geth: what is there is read before what is too many is counted.
+        Ok(Value::String(_)) | Err(_) if args.len() > 1 => {
+            return Err(error(INVALID_PARAMS, "too many arguments, want at most 1"));
+        }
         Ok(Value::String(id)) => return Ok(SubscriptionId::parse(&id)),
-        Ok(Value::Null) | Err(_) => return Ok(None),
+        Err(_) => return Ok(None),
         Ok(Value::Bool(_)) => "bool",
         Ok(Value::Number(_)) => "number",
         Ok(Value::Array(_)) => "array",

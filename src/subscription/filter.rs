@@ -56,7 +56,7 @@ impl LogFilter {
                 )));
             }
         };
-        let present = |name: &str| fields.get(name).filter(|value| !value.is_null());
+        let present = |name: &str| field(fields, name);
         if let Some(hash) = present("blockHash") {
             check_hash(hash).map_err(argument)?;
         }
@@ -69,8 +69,11 @@ impl LogFilter {
             ));
         }
         let addresses = addresses(present("address"))?;
+        if positions.len() > MAX_TOPICS {
+            return Err(argument("exceed max topics".into()));
+        }
         let topics = positions.iter().map(position).collect::<Result<Vec<_>, _>>()?;
-        if topics.len() > MAX_TOPICS || topics.iter().any(|position| position.len() > MAX_SUB_TOPICS) {
+        if topics.iter().any(|position| position.len() > MAX_SUB_TOPICS) {
             return Err(argument("exceed max topics".into()));
         }
         if addresses.len() > MAX_ADDRESSES {
@@ -190,6 +193,14 @@ fn canonical<T: Ord>(mut values: Vec<T>) -> Box<[T]> {
     values.into()
 }
 
+/// A field that is there and not `null`. Go knows a field in any case of its letters: not to know it would mean to send
+/// everything to somebody who wants little. Of several, the one in lower case stands last in the map.
+fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    let mut named = fields.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name));
+    let (_, value) = named.next_back()?;
+    (!value.is_null()).then_some(value)
+}
+
 /// geth names the position of the parameter, counting the kind as 0.
 pub(super) fn argument(message: String) -> ErrorObjectOwned {
     error(INVALID_PARAMS, format!("invalid argument 1: {message}"))
@@ -216,10 +227,11 @@ fn decode_hex(text: &str) -> Result<Vec<u8>, &'static str> {
         .strip_prefix("0x")
         .or_else(|| text.strip_prefix("0X"))
         .ok_or("hex string without 0x prefix")?;
-    if digits.len() % 2 == 1 {
-        return Err("hex string of odd length");
+    // What is no digit is named before what is missing.
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err("invalid hex string");
     }
-    hex::decode(digits).map_err(|_| "invalid hex string")
+    hex::decode(digits).map_err(|_| "hex string of odd length")
 }
 
 fn fixed<const N: usize>(text: &str, what: &str) -> Result<[u8; N], String> {
@@ -235,18 +247,20 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
     fixed::<20>(text, "address").map(Address::from)
 }
 
+/// `hexutil.UnmarshalFixedJSON`, which wraps only some of its errors.
 fn check_hash(value: &Value) -> Result<(), String> {
+    let unreadable =
+        |what: &str| format!("json: cannot unmarshal {what} into Go struct field input.blockHash of type common.Hash");
     let Value::String(text) = value else {
-        return Err(
-            "json: cannot unmarshal non-string into Go struct field input.blockHash of type common.Hash".into(),
-        );
+        return Err(unreadable("non-string"));
     };
-    let digits = text
-        .strip_prefix("0x")
-        .or_else(|| text.strip_prefix("0X"))
-        .ok_or("hex string without 0x prefix")?;
+    let digits = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => digits,
+        None if text.is_empty() => text,
+        None => return Err(unreadable("hex string without 0x prefix")),
+    };
     if digits.len() % 2 == 1 {
-        return Err("hex string of odd length".into());
+        return Err(unreadable("hex string of odd length"));
     }
     if digits.len() != 64 {
         return Err(format!(
@@ -254,7 +268,7 @@ fn check_hash(value: &Value) -> Result<(), String> {
             digits.len()
         ));
     }
-    decode_hex(text).map(drop).map_err(str::to_owned)
+    decode_hex(text).map(drop).map_err(unreadable)
 }
 
 fn addresses(value: Option<&Value>) -> Result<Vec<Address>, ErrorObjectOwned> {
@@ -278,8 +292,8 @@ fn addresses(value: Option<&Value>) -> Result<Vec<Address>, ErrorObjectOwned> {
 }
 
 fn topics_array(fields: &Map<String, Value>) -> Result<&[Value], ErrorObjectOwned> {
-    match fields.get("topics") {
-        None | Some(Value::Null) => Ok(&[]),
+    match field(fields, "topics") {
+        None => Ok(&[]),
         Some(Value::Array(positions)) => Ok(positions),
         Some(other) => Err(argument(format!(
             "json: cannot unmarshal {} into Go struct field input.topics of type []interface {{}}",
@@ -323,7 +337,7 @@ enum Tag {
 impl Tag {
     fn parse(value: &Value) -> Result<Self, String> {
         let text = match value {
-            Value::String(text) => text.trim(),
+            Value::String(text) => text.as_str(),
             _ => return Err("hex string without 0x prefix".into()),
         };
         Ok(match text {
@@ -420,6 +434,7 @@ mod tests {
             ("0x123", "hex string of odd length"),
             ("zz", "hex string without 0x prefix"),
             ("0xzz", "invalid hex string"),
+            ("0xz", "invalid hex string"),
             (
                 "0x1234",
                 "hex has invalid length 2 after decoding; expected 20 for address",
@@ -447,6 +462,10 @@ mod tests {
             "invalid argument 1: exceed max topics",
         );
         refused(
+            &json!({"topics": [5, null, null, null, null]}),
+            "invalid argument 1: exceed max topics",
+        );
+        refused(
             &json!({"topics": [vec![t; 1001]]}),
             "invalid argument 1: exceed max topics",
         );
@@ -470,6 +489,7 @@ mod tests {
             (json!(""), "empty hex string"),
             (json!("0x"), "hex string \"0x\""),
             (json!("0x0100"), "hex number with leading zero digits"),
+            (json!(" 0x1 "), "hex string without 0x prefix"),
         ] {
             refused(&json!({"fromBlock": wrong}), &format!("invalid argument 1: {why}"));
         }
@@ -479,6 +499,37 @@ mod tests {
             &json!({"blockHash": "0x12"}),
             "invalid argument 1: hex string has length 2, want 64 for common.Hash",
         );
+        for (wrong, why) in [
+            (json!(5), "non-string"),
+            (json!("aa"), "hex string without 0x prefix"),
+            (json!("0xaaa"), "hex string of odd length"),
+            (json!(format!("0x{}", "z".repeat(64))), "invalid hex string"),
+        ] {
+            refused(
+                &json!({"blockHash": wrong}),
+                &format!(
+                    "invalid argument 1: json: cannot unmarshal {why} into Go struct field input.blockHash of type common.Hash"
+                ),
+            );
+        }
+        refused(
+            &json!({"blockHash": ""}),
+            "invalid argument 1: hex string has length 0, want 64 for common.Hash",
+        );
+    }
+
+    #[test]
+    fn fields_are_known_in_any_case() {
+        refused(&json!({"ADDRESS": 5}), "invalid argument 1: invalid addresses in query");
+        refused(&json!({"fromblock": "pending"}), "pending logs are not supported");
+        let a = Address::repeat_byte(1);
+        for (one, other) in [
+            (json!({"Address": a}), json!({"address": a})),
+            (json!({"Address": 5, "address": a}), json!({"address": a})),
+            (json!({"TOPICS": [null]}), json!({"topics": [null]})),
+        ] {
+            assert_eq!(LogFilter::parse(&one), LogFilter::parse(&other), "{one}");
+        }
     }
 
     #[test]

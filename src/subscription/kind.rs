@@ -108,12 +108,11 @@ impl Topic {
             "newHeads" => start(1).map(|start| Self::Chain(Stream::Heads, start)),
             "syncing" => at_most(1).map(|()| Self::Syncing),
             "logs" => {
-                let start = start(2)?;
+                // What is there is read before what is too many is counted.
                 let filter = LogFilter::parse(&argument()?)?;
-                Ok(Self::Chain(Stream::Logs(filter), start))
+                Ok(Self::Chain(Stream::Logs(filter), start(2)?))
             }
             "newPendingTransactions" | "pendingTransactions" => {
-                at_most(2)?;
                 let filter = match argument()? {
                     Value::Null | Value::Bool(false) => TransactionFilter::all(TransactionForm::Hash),
                     Value::Bool(true) => TransactionFilter::all(TransactionForm::Full),
@@ -128,6 +127,7 @@ impl Topic {
                         return Err(error(INVALID_PARAMS, why));
                     }
                 };
+                at_most(2)?;
                 Ok(Self::Pending(filter))
             }
             "alchemy_pendingTransactions" | "nodit_pendingTransactions" => {

@@ -120,7 +120,7 @@ fn rows() -> Vec<(String, String)> {
     );
     row(
         &format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "m".repeat(2049)),
-        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":"method name too long: 2049 > 2048"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":"method name too long: 2049 \u003e 2048"}}"#,
     );
     // B1, B2: empty and too large.
     row(

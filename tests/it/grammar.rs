@@ -83,12 +83,23 @@ async fn what_cannot_be_subscribed_to_is_refused_in_geths_words() {
             -32602,
             "too many arguments, want at most 2",
         ),
+        (
+            r#"["newPendingTransactions",1,1]"#,
+            -32602,
+            "invalid argument 1: json: cannot unmarshal number into Go value of type bool",
+        ),
+        (
+            r#"["logs",true,1]"#,
+            -32602,
+            "invalid argument 1: json: cannot unmarshal bool into Go value of type filters.input",
+        ),
     ] {
         refused(&mut client, "eth_subscribe", params, code, message).await;
     }
     for (method, message) in [
         ("admin_subscribe", r#"no "peerEvents" subscription in admin namespace"#),
         ("foo_subscribe", r#"no "peerEvents" subscription in foo namespace"#),
+        ("foo_bar_subscribe", r#"no "peerEvents" subscription in foo namespace"#),
     ] {
         refused(&mut client, method, r#"["peerEvents"]"#, -32601, message).await;
     }
@@ -321,7 +332,8 @@ async fn unsubscribing_is_answered_in_geths_words() {
         ("", -32602, "missing value for required argument 0".into()),
         ("[]", -32602, "missing value for required argument 0".into()),
         ("{}", -32602, "non-array args".into()),
-        ("[null]", -32000, not_found.to_owned()),
+        ("[null]", -32602, "missing value for required argument 0".into()),
+        ("[1,2]", -32602, type_error("number")),
         ("[1]", -32602, type_error("number")),
         ("[true]", -32602, type_error("bool")),
         ("[{}]", -32602, type_error("object")),

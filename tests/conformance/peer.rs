@@ -1,0 +1,263 @@
+//! A client that writes whatever it is told to, takes nothing but RFC 6455 in return, and says what is wrong rather than
+//! to panic: the suite goes on with the next row.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Longer than anything takes that is to happen, also where many tests share few cores.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What a browser sends, without `Origin`.
+const UPGRADE: [(&str, &str); 4] = [
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    // RFC 6455's own example.
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T, String> {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .map_err(|_| format!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Looks again and again, for what can only be looked at.
+pub async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) -> Result<(), String> {
+    within(what, async {
+        while !seen().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+/// An HTTP answer.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let name = name.to_ascii_lowercase();
+        let found = self.headers.iter().find(|(own, _)| *own == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// What came from the other end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    Text(String),
+    Pong(Vec<u8>),
+    Close(Option<u16>, String),
+    /// Of the connection.
+    End,
+}
+
+impl Heard {
+    pub fn show(&self) -> String {
+        match self {
+            Self::Text(text) => text.replace('\n', "⏎"),
+            Self::Pong(payload) => format!("pong {}", String::from_utf8_lossy(payload)),
+            Self::Close(code, reason) => format!(
+                "close {} {reason}",
+                code.map(|code| code.to_string()).unwrap_or_default()
+            ),
+            Self::End => "the end of the connection".into(),
+        }
+    }
+}
+
+/// One connection.
+pub struct Peer {
+    socket: TcpStream,
+    /// Neither side says more.
+    pub over: bool,
+}
+
+/// One request on a connection of its own, which remains where it was upgraded. `headers` replace those that an upgrade or a
+/// POST has anyway; without a value they take them away.
+pub async fn request(
+    address: SocketAddr,
+    line: &str,
+    upgrade: bool,
+    headers: &[(String, Option<String>)],
+    body: Option<&str>,
+) -> Result<(Reply, Option<Peer>), String> {
+    let mut all: Vec<(&str, String)> = vec![("Host", address.to_string())];
+    if upgrade {
+        all.extend(UPGRADE.map(|(name, value)| (name, value.to_owned())));
+    } else {
+        all.push(("Connection", "close".into()));
+    }
+    if let Some(body) = body {
+        all.push(("Content-Length", body.len().to_string()));
+        all.push(("Content-Type", "application/json".into()));
+    }
+    for (name, value) in headers {
+        all.retain(|(own, _)| !own.eq_ignore_ascii_case(name));
+        all.extend(value.clone().map(|value| (name.as_str(), value)));
+    }
+    let lines: String = all.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let text = format!("{line} HTTP/1.1\r\n{lines}\r\n{}", body.unwrap_or_default());
+    let mut socket = within("connect", TcpStream::connect(address))
+        .await?
+        .map_err(|why| format!("connect: {why}"))?;
+    // Requests are small, and those of a benchmark are elsewhere.
+    socket.set_nodelay(true).map_err(|why| why.to_string())?;
+    // A refusal may come before all was taken.
+    let _ = within("write", socket.write_all(text.as_bytes())).await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = within("the answer's head", socket.read_u8()).await?;
+        head.push(byte.map_err(|why| format!("{why} in {:?}", String::from_utf8_lossy(&head)))?);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let mut reply = Reply {
+        status: status.ok_or_else(|| format!("no HTTP: {head}"))?,
+        headers: lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect(),
+        body: String::new(),
+    };
+    if reply.status == 101 {
+        return Ok((reply, Some(Peer { socket, over: false })));
+    }
+    let length = reply.header("content-length").and_then(|length| length.parse().ok());
+    let mut body = Vec::new();
+    match length {
+        _ if line.starts_with("HEAD") => {}
+        Some(length) => {
+            body.resize(length, 0);
+            let read = within("the answer's body", socket.read_exact(&mut body)).await?;
+            read.map_err(|why| format!("the answer's body: {why}"))?;
+        }
+        None => {
+            let read = within("the answer's body", socket.read_to_end(&mut body)).await?;
+            read.map_err(|why| format!("the answer's body: {why}"))?;
+        }
+    }
+    reply.body = String::from_utf8_lossy(&body).into_owned();
+    Ok((reply, None))
+}
+
+/// Posts JSON; the answer's body.
+pub async fn post(address: SocketAddr, body: &str) -> Result<String, String> {
+    Ok(request(address, "POST /", false, &[], Some(body)).await?.0.body)
+}
+
+impl Peer {
+    pub async fn open(address: SocketAddr) -> Result<Self, String> {
+        let (reply, peer) = request(address, "GET /", true, &[], None).await?;
+        peer.ok_or_else(|| format!("the upgrade: {} {}", reply.status, reply.body))
+    }
+
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+        within("write", self.socket.write_all(bytes))
+            .await?
+            .map_err(|why| format!("write: {why}"))
+    }
+
+    /// Sends a frame as a client does: masked.
+    pub async fn frame(&mut self, first: u8, payload: &[u8]) -> Result<(), String> {
+        const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+        let mut out = vec![first];
+        match payload.len() {
+            len @ 0..=125 => out.push(0x80 | len as u8),
+            len @ 126..=0xffff => {
+                out.push(0x80 | 126);
+                out.extend_from_slice(&(len as u16).to_be_bytes());
+            }
+            len => {
+                out.push(0x80 | 127);
+                out.extend_from_slice(&(len as u64).to_be_bytes());
+            }
+        }
+        out.extend_from_slice(&MASK);
+        out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        self.write(&out).await
+    }
+
+    pub async fn say(&mut self, text: &str) -> Result<(), String> {
+        self.frame(0x81, text.as_bytes()).await
+    }
+
+    /// The next message, put together, or control frame; pings are answered.
+    pub async fn hear(&mut self, what: &str) -> Result<Heard, String> {
+        within(what, self.next()).await?
+    }
+
+    async fn next(&mut self) -> Result<Heard, String> {
+        let mut message: Option<Vec<u8>> = None;
+        loop {
+            let Ok((first, payload)) = self.read_frame().await? else {
+                self.over = true;
+                return Ok(Heard::End);
+            };
+            let last = first & 0x80 != 0;
+            if first & 0x08 != 0 && (!last || payload.len() > 125) {
+                return Err(format!("a control frame {first:#x} of {} bytes", payload.len()));
+            }
+            match (first & 0x0f, &mut message) {
+                (1, None) => message = Some(payload),
+                (0, Some(message)) => message.extend(payload),
+                (8, _) => {
+                    let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                    let reason = payload.get(2..).unwrap_or_default().to_vec();
+                    let reason = String::from_utf8(reason).map_err(|_| "a close reason that is no UTF-8")?;
+                    // The echo that is owed; it may be too late for it.
+                    let _ = self.frame(0x88, &payload).await;
+                    return Ok(Heard::Close(code, reason));
+                }
+                (9, _) => {
+                    self.frame(0x8a, &payload).await?;
+                    continue;
+                }
+                (10, _) => return Ok(Heard::Pong(payload)),
+                _ => {
+                    return Err(format!(
+                        "a frame {first:#x} out of place: {}",
+                        String::from_utf8_lossy(&payload)
+                    ));
+                }
+            }
+            if last && let Some(message) = message.take() {
+                let text = String::from_utf8(message).map_err(|_| "a text that is no UTF-8")?;
+                return Ok(Heard::Text(text));
+            }
+        }
+    }
+
+    /// The inner error is the end of the connection.
+    async fn read_frame(&mut self) -> Result<std::io::Result<(u8, Vec<u8>)>, String> {
+        let read = async {
+            let (first, len) = (self.socket.read_u8().await?, self.socket.read_u8().await?);
+            let length = match len & 0x7f {
+                126 => self.socket.read_u16().await? as usize,
+                127 => self.socket.read_u64().await? as usize,
+                len => len as usize,
+            };
+            let mut payload = vec![0; length];
+            self.socket.read_exact(&mut payload).await?;
+            Ok((first, len, payload))
+        };
+        Ok(match read.await {
+            Ok((first, ..)) if first & 0x70 != 0 => return Err(format!("reserved bits in {first:#x}")),
+            Ok((_, len, _)) if len & 0x80 != 0 => return Err("a masked frame".into()),
+            Ok((first, _, payload)) => Ok((first, payload)),
+            Err(why) => Err(why),
+        })
+    }
+}

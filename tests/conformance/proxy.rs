@@ -1,0 +1,100 @@
+//! headwater in this process, before one node.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use headwater::app::{App, Broken};
+use headwater::config::{Config, typed};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::{Block, Node};
+use crate::peer::{Heard, Peer, request, until, within};
+
+pub struct Proxy {
+    pub address: SocketAddr,
+    admin: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), Broken>>,
+}
+
+impl Proxy {
+    /// Returns when it is ready; `config` is TOML.
+    pub async fn start(node: &Node, config: &str) -> Result<Self, String> {
+        let mut typed: typed::Config = toml::from_str(config).map_err(|why| format!("{config}: {why}"))?;
+        typed.listen = "127.0.0.1:0".into();
+        typed.admin = "127.0.0.1:0".into();
+        typed.upstream = vec![node.url().into()];
+        typed.node.reconnect_min = Duration::from_millis(5);
+        typed.node.reconnect_max = Duration::from_millis(50);
+        // All rows together are more than one client should ask in that time.
+        if typed.limits.request_burst == typed::Limits::default().request_burst {
+            typed.limits.request_burst = 1_000_000;
+        }
+        let config = Config::check(&typed).map_err(|why| format!("{config}: {why}"))?;
+        let app = App::bind(config).await.map_err(|why| why.to_string())?;
+        let address = app.address().map_err(|why| why.to_string())?;
+        let admin = app.admin_address().map_err(|why| why.to_string())?;
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
+        let proxy = Self {
+            address,
+            admin,
+            stop,
+            running,
+        };
+        until("headwater is ready", async || proxy.is_ready().await).await?;
+        Ok(proxy)
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        let asked = request(self.admin, "GET /ready", false, &[], None).await;
+        asked.is_ok_and(|(reply, _)| reply.status == 200)
+    }
+
+    pub async fn stop(self) -> Result<(), String> {
+        self.stop.cancel();
+        let ended = within("headwater ends", self.running).await?;
+        ended.map_err(|why| why.to_string())?.map_err(|why| why.to_string())
+    }
+}
+
+/// Follows heads and logs through a door, to know when all of a block was told there: what a case does not wait for would
+/// else reach the next.
+pub struct Observer(Peer);
+
+impl Observer {
+    pub async fn start(door: SocketAddr) -> Result<Self, String> {
+        let mut peer = Peer::open(door).await?;
+        for params in [r#"["newHeads"]"#, r#"["logs",{}]"#] {
+            peer.say(&format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":{params}}}"#
+            ))
+            .await?;
+            loop {
+                match peer.hear("the observer's answer").await? {
+                    Heard::Text(text) if text.contains("\"id\":1") => break,
+                    Heard::Text(_) => {}
+                    other => return Err(format!("the observer heard {}", other.show())),
+                }
+            }
+        }
+        Ok(Self(peer))
+    }
+
+    /// Until the block's head and all its logs have come.
+    pub async fn has_seen(&mut self, block: &Block) -> Result<(), String> {
+        let (mut head, mut logs) = (false, 0);
+        while !head || logs < block.logs {
+            let Heard::Text(text) = self.0.hear("the observer's events").await? else {
+                return Err("the observer heard no text".into());
+            };
+            let mut event: Value = serde_json::from_str(&text).map_err(|why| why.to_string())?;
+            let result = event["params"]["result"].take();
+            head |= result["hash"] == *block.hash;
+            logs += usize::from(result["blockHash"] == *block.hash && result["removed"] == false);
+        }
+        Ok(())
+    }
+}
