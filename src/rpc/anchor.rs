@@ -74,8 +74,8 @@ pub struct Ground {
     pub view: View,
     /// Another one where nothing holds that was known of the chain.
     pub era: u64,
-    /// A node has told of a later block than was published: the head that is known is not the newest.
-    pub is_outrun: bool,
+    /// A node has told of this later block than was published: the head that is known is not the newest.
+    pub outrun: Option<u64>,
     /// The node in use, or the one that was last.
     pub node: Option<UpstreamId>,
 }
@@ -142,7 +142,7 @@ impl Ground {
             (Some(last), Some(head)) if last + FRESH <= head.number => {
                 self.of_block(Some(BlockName::Number(last)), false)
             }
-            (Some(last), Some(head)) if last > head.number => self.unkept(),
+            (Some(last), Some(head)) if last > head.number => self.of_block(Some(BlockName::Number(last)), false),
             _ => self.at_head(),
         }
     }
@@ -172,7 +172,10 @@ impl Ground {
         };
         let branch = self.view.branch;
         if number > head.number {
-            return self.unkept();
+            return Plan {
+                reach: Reach::Beyond(number),
+                ..self.unkept()
+            };
         }
         let is_final = number == 0 || self.view.final_block.is_some_and(|newest| number <= newest);
         Plan {
@@ -193,7 +196,7 @@ impl Ground {
     }
 
     fn at_head(&self) -> Plan {
-        let head = self.view.head.filter(|_| !self.is_outrun);
+        let head = self.view.head.filter(|_| self.outrun.is_none());
         Plan {
             anchor: head.map(|head| Anchor::Head {
                 era: self.era,
@@ -207,7 +210,7 @@ impl Ground {
     fn unkept(&self) -> Plan {
         Plan {
             anchor: None,
-            reach: Reach::Head,
+            reach: self.outrun.map_or(Reach::Head, Reach::Beyond),
             of_node: false,
             archive: false,
         }
@@ -234,7 +237,7 @@ mod tests {
                 is_settled: true,
             },
             era: 5,
-            is_outrun: false,
+            outrun: None,
             node: Some(UpstreamId(0)),
         }
     }
@@ -283,7 +286,7 @@ mod tests {
         check(ground(), Basis::Block(0), Some(Number(900)), "chain, Head");
         check(ground(), Basis::Block(0), Some(Number(901)), "branch, Head");
         check(ground(), Basis::Block(0), Some(Number(1000)), "branch, Head");
-        check(ground(), Basis::Block(0), Some(Number(1001)), "nothing, Head");
+        check(ground(), Basis::Block(0), Some(Number(1001)), "nothing, Beyond(1001)");
         check(ground(), Basis::State(1), None, "head, Head");
         check(
             ground(),
@@ -306,10 +309,10 @@ mod tests {
             "branch, Number(5)",
         );
         let outrun = Ground {
-            is_outrun: true,
+            outrun: Some(1001),
             ..ground()
         };
-        check(outrun, Basis::Head, None, "nothing, Head");
+        check(outrun, Basis::Head, None, "nothing, Beyond(1001)");
         check(outrun, Basis::Block(0), Some(BlockName::Number(1000)), "branch, Head");
         let before = Ground {
             view: View::default(),

@@ -13,8 +13,10 @@ use super::RpcSettings;
 use super::anchor::{Anchor, FRESH, Ground, Plan};
 use super::cache::{By, Cache, Key};
 use super::filters::Filters;
+use super::finality::{self, Finality};
 use super::held_logs::{self, Held, LogQuery};
 use super::method::{Basis, Method, Role};
+use super::outrun::Outrun;
 use super::params::{self, BlockName};
 use super::send;
 use crate::chain::{BlockRef, Published, Tip};
@@ -197,7 +199,7 @@ impl Calls {
     fn newest(&self) -> Option<BlockRef> {
         let view = self.tip.view();
         let head = view.head.filter(|_| view.is_settled)?;
-        (!self.outrun.is_beyond(head.number)).then_some(head)
+        self.outrun.beyond(head.number).is_none().then_some(head)
     }
 
     fn ground(&self) -> Ground {
@@ -208,7 +210,7 @@ impl Calls {
         Ground {
             view,
             era: view.era + self.changes.load(Ordering::Relaxed),
-            is_outrun: self.outrun.is_beyond(head),
+            outrun: self.outrun.beyond(head),
             node: *node,
         }
     }
@@ -250,7 +252,7 @@ impl Calls {
         loop {
             let view = self.tip.view();
             let Some(head) = view.head else { return Held::No };
-            if query.last().is_none() && self.outrun.is_beyond(head.number) {
+            if query.last().is_none() && self.outrun.beyond(head.number).is_some() {
                 return Held::No;
             }
             match self.registry.with_history(|history| query.held(history, head)) {
@@ -309,7 +311,7 @@ impl Calls {
             }
             (Some(BlockName::Hash(hash)), Some(head)) if hash == head.hash => !is_null(json),
             (Some(BlockName::Latest), Some(head)) if tells_number => {
-                number_of(json, "number").is_some_and(|number| number >= head.number)
+                params::number_of(json, "number").is_some_and(|number| number >= head.number)
             }
             _ => true,
         };
@@ -323,10 +325,10 @@ impl Calls {
         let (answer, by) = self.kept_or_asked(known, plan.anchor, ask, holds, is_there).await;
         if let (Ok(Outcome::Result(json)), By::Node, false) = (&answer, by, plan.of_node && plan.anchor.is_none()) {
             if tells_number {
-                self.heed(number_of(json, "number"));
+                self.heed(params::number_of(json, "number"));
             }
             if let Some(question) = question {
-                let number = number_of(json, "blockNumber");
+                let number = params::number_of(json, "blockNumber");
                 self.heed(number);
                 self.settle(&ground, &question, number, json).await;
             }
@@ -366,7 +368,7 @@ impl Calls {
         let deep = head.number.saturating_sub(number) >= Finality::DEEP;
         let known = ground.view.final_block.is_some_and(|newest| number <= newest);
         if deep && !known && self.finality.is_due(head.number) {
-            tokio::spawn(look(self.pool.clone(), self.tip.clone()));
+            tokio::spawn(finality::look(self.pool.clone(), self.tip.clone()));
         }
     }
 
@@ -460,90 +462,6 @@ fn is_empty_list(json: &Bytes) -> bool {
     &json[..] == b"[]"
 }
 
-fn number_of(json: &Bytes, member: &str) -> Option<u64> {
-    params::member(json, member).and_then(params::quantity)
-}
-
 fn is_empty(params: &str) -> bool {
     params.is_empty() || params::args(params).is_some_and(|args| args.is_empty())
-}
-
-/// When a node was last asked which block is final.
-#[derive(Debug, Default)]
-struct Finality {
-    /// The head then, or 0.
-    asked_at: AtomicU64,
-}
-
-impl Finality {
-    /// Blocks so far below the head may be final: two epochs of Ethereum's consensus.
-    const DEEP: u64 = 64;
-
-    /// A node is asked at most once in so many blocks: an epoch, in which finality moves once.
-    const EVERY: u64 = 32;
-
-    /// Whether it is time to ask; then it counts as asked.
-    fn is_due(&self, head: u64) -> bool {
-        let asked_at = self.asked_at.load(Ordering::Relaxed);
-        // A head below is another chain's.
-        (asked_at == 0 || head < asked_at || head >= asked_at + Self::EVERY)
-            && self
-                .asked_at
-                .compare_exchange(asked_at, head.max(1), Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-    }
-}
-
-/// Asks for the newest final block. A node that does not tell leaves everything as it is: then nothing is final.
-async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
-    let ask = Ask {
-        method: "eth_getBlockByNumber".into(),
-        params: r#"["finalized",false]"#.into(),
-        class: "eth_getBlockByNumber",
-        reach: Reach::Head,
-        whom: Whom::LeastLoaded,
-        again: true,
-        archive: false,
-        long: false,
-    };
-    if let Ok(Outcome::Result(json)) = pool.call(&ask).await
-        && let Some(number) = number_of(&json, "number")
-    {
-        tip.note_final(number);
-    }
-}
-
-/// The highest block of which a node has told before it was published: what stands on the head is asked of nodes until the
-/// head has come so far, so that nobody who was told of a block is told later that there is none.
-#[derive(Debug, Default)]
-struct Outrun {
-    /// 0 where there is none, so that most looks cost one load.
-    number: AtomicU64,
-    since: Mutex<Option<Instant>>,
-}
-
-impl Outrun {
-    /// A block that is not published within so long was on a branch that nobody else will see.
-    const LIFETIME: Duration = Duration::from_secs(10);
-
-    fn note(&self, number: u64) {
-        *self.since.lock() = Some(Instant::now());
-        self.number.fetch_max(number, Ordering::Relaxed);
-    }
-
-    fn is_beyond(&self, head: u64) -> bool {
-        let number = self.number.load(Ordering::Relaxed);
-        if number == 0 {
-            return false;
-        }
-        let old = || self.since.lock().is_none_or(|since| since.elapsed() > Self::LIFETIME);
-        if number <= head || old() {
-            // Only this one: another may have been noted meanwhile.
-            let _ = self
-                .number
-                .compare_exchange(number, 0, Ordering::Relaxed, Ordering::Relaxed);
-            return false;
-        }
-        true
-    }
 }

@@ -4,14 +4,17 @@
 //! calls    method (what is known of it)  >  anchor (what its answer stands on)  >  cache (kept, or somebody is asking)
 //!          > upstream::routing           a node
 //!          held_logs  the logs of held blocks      filters  filters that live at one node      send  signed transactions
+//!          outrun     what nodes told too early    finality what is kept for good
 //! ```
 
 mod anchor;
 mod cache;
 mod calls;
 mod filters;
+mod finality;
 mod held_logs;
 mod method;
+mod outrun;
 mod params;
 mod send;
 

@@ -221,6 +221,12 @@ pub fn quantity(raw: &RawValue) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
+/// A member that is such a number.
+#[must_use]
+pub fn number_of(json: &[u8], name: &str) -> Option<u64> {
+    member(json, name).and_then(quantity)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

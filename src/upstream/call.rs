@@ -60,6 +60,8 @@ pub enum Reach {
     Number(u64),
     /// It has the newest head that clients were shown, and on the same branch.
     Head,
+    /// As [`Self::Head`], and rather one that has come as far as this number, where there is one: somebody was told of it.
+    Beyond(u64),
 }
 
 /// Which of several upstreams is asked.

@@ -122,13 +122,18 @@ impl Choice {
     pub fn reached(&self, reach: Reach) -> Vec<UpstreamId> {
         let published = self.published_head();
         let standing = &self.decided.lock().standing;
+        let have_head = || match published {
+            Some((number, hash)) => standing.have(number, hash),
+            None => standing.connected().collect(),
+        };
         match reach {
             Reach::Anywhere => standing.connected().collect(),
             Reach::Number(number) => standing.reached(number).collect(),
-            Reach::Head => match published {
-                Some((number, hash)) => standing.have(number, hash),
-                None => standing.connected().collect(),
-            },
+            Reach::Head => have_head(),
+            Reach::Beyond(number) => {
+                let beyond: Vec<UpstreamId> = standing.reached(number).collect();
+                if beyond.is_empty() { have_head() } else { beyond }
+            }
         }
     }
 

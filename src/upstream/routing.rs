@@ -110,7 +110,9 @@ impl Pool {
                 };
                 return Err(match (self.able(&anywhere).is_empty(), ask.reach) {
                     (false, Reach::Number(number)) => CallError::Behind(number),
-                    (false, Reach::Head) => CallError::Behind(self.choice.published_head().unwrap_or_default().0),
+                    (false, Reach::Head | Reach::Beyond(_)) => {
+                        CallError::Behind(self.choice.published_head().unwrap_or_default().0)
+                    }
                     _ => CallError::Unavailable,
                 });
             }
