@@ -89,6 +89,7 @@ impl LogQuery {
     #[must_use]
     pub fn held(&self, history: &History, head: BlockRef) -> Held {
         match self.blocks(history) {
+            _ if self.is_older(history, head) => Held::No,
             // Whoever was told of a head must not be answered from before it.
             _ if history.tip().is_none_or(|tip| tip.header.block != head) => Held::Later,
             None => Held::No,
@@ -96,6 +97,15 @@ impl LogQuery {
             // That a block has no logs is known where its bloom says so, and blooms can be believed.
             Some(blocks) if blocks.iter().all(is_told) || history.has_blooms() => Held::Blocks(blocks),
             Some(_) => Held::No,
+        }
+    }
+
+    /// Whether it begins before what is held, so that nothing has to be waited for.
+    fn is_older(&self, history: &History, head: BlockRef) -> bool {
+        let oldest = history.oldest().map(|oldest| oldest.header.block.number);
+        match self.blocks {
+            Blocks::Range(from, _) => from.zip(oldest).is_some_and(|(from, oldest)| from < oldest),
+            Blocks::Hash(hash) => hash != head.hash && history.find(hash).is_none(),
         }
     }
 
