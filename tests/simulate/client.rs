@@ -60,6 +60,8 @@ pub struct Diary {
     pub closed: Vec<u16>,
     /// How often it went on where it was.
     pub resumed: usize,
+    /// Blocks that it asked for behind their heads, and got.
+    pub asked: u64,
     /// What no client should ever see.
     pub complaints: Vec<String>,
     /// Whether it ever stopped reading, which is the one reason to be closed as too slow.
@@ -357,7 +359,18 @@ impl Task {
                                 return End::Refused;
                             }
                         },
-                        Some(ids) => self.told(&text, ids),
+                        Some(ids) => {
+                            let asks = match asked(&text) {
+                                Some(answer) => self.answered(&answer),
+                                None => self.told(&text, ids).map(|number| (number, 0)),
+                            };
+                            // One that stops reading may not be written to for a while.
+                            if let Some((number, again)) = asks
+                                && socket.send(Message::text(question(number, again))).await.is_err()
+                            {
+                                return End::Broken;
+                            }
+                        }
                     },
                     Some(Ok(Message::Close(Some(frame)))) => return End::Closed(frame.code.into()),
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
@@ -396,10 +409,29 @@ impl Task {
         });
     }
 
-    fn told(&mut self, text: &str, [heads, logs]: &[Option<String>; 2]) {
+    /// Whoever is told of a head asks for its block, as viem does; what comes may not contradict itself. Which block to ask
+    /// for once more: between the two halves of an answer the chain may have changed.
+    fn answered(&mut self, answer: &Asked) -> Option<(u64, u64)> {
+        let (number, again) = (answer.number, answer.again);
+        self.diary.lock().asked += u64::from(answer.got);
+        if !answer.contradicts_itself {
+            return None;
+        }
+        if again < 3 {
+            return Some((number, again + 1));
+        }
+        self.complain(format!("block {number} is not there, and the newest is higher"));
+        None
+    }
+
+    /// The number of the head, where it was one.
+    fn told(&mut self, text: &str, [heads, logs]: &[Option<String>; 2]) -> Option<u64> {
         let notification = match serde_json::from_str::<Notification<'_>>(text) {
             Ok(notification) => notification.params,
-            Err(error) => return self.complain(format!("no notification ({error}): {text}")),
+            Err(error) => {
+                self.complain(format!("no notification ({error}): {text}"));
+                return None;
+            }
         };
         let told = if Some(notification.subscription) == heads.as_deref() {
             serde_json::from_str(notification.result.get()).map(|head: HeadShape| {
@@ -414,20 +446,78 @@ impl Task {
         } else if Some(notification.subscription) == logs.as_deref() {
             serde_json::from_str(notification.result.get()).map(|log: LogShape| self.place.log(log))
         } else {
-            return self.complain(format!("an event of no subscription: {text}"));
+            self.complain(format!("an event of no subscription: {text}"));
+            return None;
         };
         match told {
             Ok(told) => {
+                let number = match &told {
+                    Told::Head { number, .. } => Some(*number),
+                    _ => None,
+                };
                 let mut diary = self.diary.lock();
                 diary.events += 1;
                 diary.last_head = self.place.head;
                 if let Some((record, _)) = &mut diary.current {
                     record.told.push(told);
                 }
+                number
             }
-            Err(error) => self.complain(format!("an event that cannot be read ({error}): {text}")),
+            Err(error) => {
+                self.complain(format!("an event that cannot be read ({error}): {text}"));
+                None
+            }
         }
     }
+}
+
+/// The block of this number, and the newest number.
+fn question(number: u64, again: u64) -> String {
+    let id = |half: u64| 100 + 8 * number + 2 * again + half;
+    json!([
+        {"jsonrpc": "2.0", "id": id(0), "method": "eth_getBlockByNumber", "params": [format!("{number:#x}"), false]},
+        {"jsonrpc": "2.0", "id": id(1), "method": "eth_blockNumber"},
+    ])
+    .to_string()
+}
+
+/// An answer to [`question`].
+struct Asked {
+    number: u64,
+    again: u64,
+    got: bool,
+    /// There is no such block, although the newest is not below it; or it is another one.
+    contradicts_itself: bool,
+}
+
+/// `None` where it is none. Where there is no node, an answer may be an error: that says nothing.
+fn asked(text: &str) -> Option<Asked> {
+    #[derive(Deserialize)]
+    struct Answer<T> {
+        id: u64,
+        #[serde(default = "Option::default")]
+        result: Option<T>,
+        error: Option<Value>,
+    }
+    #[derive(Deserialize)]
+    struct Block {
+        number: U64,
+    }
+    let (block, newest): (Answer<Block>, Answer<U64>) = serde_json::from_str(text).ok()?;
+    let (number, again) = ((block.id - 100) / 8, (block.id - 100) % 8 / 2);
+    let got = block.result.map(|block| block.number.to::<u64>());
+    let newest = newest.result.map(|newest| newest.to::<u64>());
+    let contradicts_itself = match (got, &block.error, newest) {
+        (Some(got), _, _) => got != number,
+        (None, None, Some(newest)) => newest >= number,
+        _ => false,
+    };
+    Some(Asked {
+        number,
+        again,
+        got: got == Some(number),
+        contradicts_itself,
+    })
 }
 
 impl Place {

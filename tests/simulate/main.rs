@@ -83,6 +83,7 @@ fn no_event_is_lost_doubled_or_out_of_order_whatever_happens() {
         total.records += outcome.records;
         total.resumed += outcome.resumed;
         total.events += outcome.events;
+        total.asked += outcome.asked;
         total.verdict.merge(outcome.verdict);
         done += 1;
         if done % 20 == 0 {
@@ -91,8 +92,8 @@ fn no_event_is_lost_doubled_or_out_of_order_whatever_happens() {
     }
     total.verdict.examples.clear();
     eprintln!(
-        "{} seeds, {} clients, {} records, {} resumptions, {} events: {}",
-        done, total.clients, total.records, total.resumed, total.events, total.verdict
+        "{} seeds, {} clients, {} records, {} resumptions, {} blocks asked for, {} events: {}",
+        done, total.clients, total.records, total.resumed, total.asked, total.events, total.verdict
     );
     assert!(
         failed.is_empty(),

@@ -25,6 +25,8 @@ pub struct Outcome {
     pub resumed: usize,
     pub verdict: Verdict,
     /// What else went wrong.
+    /// Blocks that clients asked for and got.
+    pub asked: u64,
     pub complaints: Vec<String>,
     /// The record of the first fault.
     pub evidence: Option<Record>,
@@ -223,6 +225,7 @@ fn judge(plan: &Plan, fleet: &Fleet, clients: Vec<Client>, outcome: &mut Outcome
         outcome.clients += 1;
         outcome.events += diary.events;
         outcome.resumed += diary.resumed;
+        outcome.asked += diary.asked;
         outcome.complaints.extend(diary.complaints);
         if diary.closed.contains(&1012) && !may_lose_continuity {
             outcome.complaints.push(format!(
