@@ -311,9 +311,13 @@ pub struct Response {
     pub head: Bytes,
     /// The result or error itself, shared with whoever else holds it.
     pub body: Bytes,
+    id_length: usize,
 }
 
 impl Response {
+    const START: &'static [u8] = b"{\"jsonrpc\":\"2.0\",\"id\":";
+    /// Where the id begins.
+    const ID_AT: usize = Self::START.len();
     /// What follows the body.
     const TAIL: &'static [u8] = b"}";
 
@@ -325,13 +329,27 @@ impl Response {
             Outcome::Error(body) => (",\"error\":", body),
         };
         let mut head = Vec::with_capacity(32 + id.len());
-        head.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+        head.extend_from_slice(Self::START);
         head.extend_from_slice(id.as_bytes());
         head.extend_from_slice(member.as_bytes());
         Self {
             head: head.into(),
             body,
+            id_length: id.len(),
         }
+    }
+
+    /// The same with an error in its place, for there is no room; what is about as short already stays as it is, and so does
+    /// the id of a subscription, which stands.
+    #[must_use]
+    pub fn shortened(self) -> Self {
+        const SHORT: usize = 1024;
+        if self.body.len() <= SHORT {
+            return self;
+        }
+        let id = self.head.slice(Self::ID_AT..Self::ID_AT + self.id_length);
+        let too_large = error(RESPONSE_TOO_LARGE, "response too large").into();
+        Self::new(std::str::from_utf8(&id).unwrap_or("null"), too_large)
     }
 
     /// Length in bytes.
@@ -465,6 +483,10 @@ mod tests {
         let text = response.parts().concat();
         assert_eq!(text, br#"{"jsonrpc":"2.0","id":1.50,"result":{"a": 1}}"#);
         assert_eq!(text.len(), response.length());
+        let long = Response::new("\"x\"", Outcome::Result(vec![b'1'; 1025].into())).shortened();
+        let too_large = br#"{"jsonrpc":"2.0","id":"x","error":{"code":-32003,"message":"response too large"}}"#;
+        assert_eq!(long.parts().concat(), too_large);
+        assert_eq!(response.clone().shortened().parts(), response.parts());
         let failed = Response::new("null", error(-32005, "limit exceeded").into());
         let array = batch(&[response, failed]).expect("two answers");
         assert_eq!(

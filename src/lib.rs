@@ -17,7 +17,8 @@
 //!          < delivery::outbox            every answer leaves by the same queue as the events
 //! ```
 //!
-//! The two lines meet at two places only: the client's socket and the upstream pool.
+//! The two lines meet at four places: the client's socket, the upstream pool, and, where calls are answered from what was
+//! published, the tip of the chain and the blocks that the registry holds.
 //!
 //! # What holds
 //!

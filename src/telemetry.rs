@@ -253,7 +253,7 @@ impl Metrics {
         );
         r.register(
             "rerouted_calls",
-            "Calls sent to a second upstream: unavailable, lost, throttled (the first gave no answer), or hedged (it was slow)",
+            "Calls sent to a second upstream: lost, throttled, elsewhere (the first gave no answer, was asked too much, could not tell), or hedged (it was slow)",
             metrics.rerouted.clone(),
         );
         r.register(

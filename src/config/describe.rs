@@ -20,7 +20,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "node.request_timeout",
-        "How long a forwarded call may take; then -32002.",
+        "How long a node may take to answer a call; then -32002. A call that is sent to a second node begins anew.",
     ),
     ("node.connect_timeout", "How long connecting to a node may take."),
     (
@@ -173,7 +173,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "delivery.max_total_queue_bytes",
-        "What may wait for all clients together whose sockets are full; above it those with the longest queues are closed with 1013, longest first. An event counts in every queue that it waits in, although its bytes are in memory once. Answers over HTTP may take as much again; more get -32005.",
+        "What may wait for all clients together whose sockets are full; above it those with the longest queues are closed with 1013, longest first. An event counts in every queue that it waits in, although its bytes are in memory once. Answers over HTTP from 64 KiB on may take as much again, those of one client a quarter of it; more get -32003.",
     ),
     (
         "delivery.max_queue_age",
@@ -287,12 +287,12 @@ const NAMED: &[(&str, &str, &str)] = &[
     (
         "upstream[].address",
         "\"wss://node.example\"",
-        "As upstream itself; a table with more to say, among addresses or alone.",
+        "As in upstream; a table with more to say, in the list among addresses or alone.",
     ),
     (
         "upstream[].archive",
         "false",
-        "It has the state of every block. Where one does, calls about the state of old blocks, and traces, go to such ones alone.",
+        "It has the state of every block. While such a node is connected, calls about the state of old blocks (by number) and traces go to such ones alone.",
     ),
     (
         "upstream[].methods",

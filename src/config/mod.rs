@@ -230,6 +230,12 @@ fn upstream(typed: &typed::Upstream) -> Result<Node, ConfigError> {
         typed::Upstream::Described(own) => Ok(Node {
             archive: own.archive,
             methods: match &own.methods {
+                Some(methods) if methods.is_empty() => {
+                    return Err(bad(
+                        "upstream.methods",
+                        &"is empty: name what the node serves, or set calls = \"none\" for heads and logs alone",
+                    ));
+                }
                 Some(methods) => Patterns::parse(methods).map_err(|why| bad("upstream.methods", &why))?,
                 None => Patterns::all(),
             },

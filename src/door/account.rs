@@ -146,6 +146,7 @@ pub struct Account {
     connections: AtomicUsize,
     subscriptions: AtomicUsize,
     index_entries: AtomicUsize,
+    unread: AtomicUsize,
     revoked: AtomicBool,
     /// When it was first seen unused; 0 while it is used.
     unused_since: AtomicU64,
@@ -160,6 +161,7 @@ impl Account {
             connections: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             index_entries: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
             revoked: AtomicBool::new(false),
             unused_since: AtomicU64::new(0),
         }
@@ -169,6 +171,12 @@ impl Account {
     #[must_use]
     pub fn terms(&self) -> Guard<Arc<Terms>> {
         self.terms.load()
+    }
+
+    /// Bytes of long answers over HTTP that it has not read yet.
+    #[must_use]
+    pub fn unread(&self) -> &AtomicUsize {
+        &self.unread
     }
 
     /// The budget of its notifications.

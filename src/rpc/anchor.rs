@@ -113,7 +113,10 @@ impl Ground {
         let (era, node) = (self.era, self.node);
         match basis {
             Basis::Chain => anywhere(Anchor::Chain { era }),
-            Basis::Software => anywhere(Anchor::Software { era, node }),
+            Basis::Software => Plan {
+                of_node: true,
+                ..anywhere(Anchor::Software { era, node })
+            },
             Basis::Head | Basis::Mined => self.at_head(),
             Basis::Sought => Plan {
                 of_node: true,
@@ -267,10 +270,10 @@ mod tests {
         use BlockName::{Hash, Latest, Moving, Number, Pending};
         let hash = Some(Hash(B256::ZERO));
         check(ground(), Basis::Chain, None, "chain, Anywhere");
-        check(ground(), Basis::Software, None, "software, Anywhere");
         check(ground(), Basis::Head, None, "head, Head");
         check(ground(), Basis::Mined, None, "head, Head");
         check(ground(), Basis::Sought, None, "head, Head of node");
+        check(ground(), Basis::Software, None, "software, Anywhere of node");
         check(ground(), Basis::Recent(1), Some(Number(5)), "head, Head");
         check(ground(), Basis::Recent(1), Some(Pending), "nothing, Head of node");
         check(ground(), Basis::Recent(1), None, "nothing, Head");

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::RpcSettings;
 use super::anchor::{Anchor, FRESH, Ground, Plan};
 use super::cache::{By, Cache, Key};
 use super::filters::Filters;
@@ -19,7 +18,8 @@ use super::method::{Basis, Method, Role};
 use super::outrun::Outrun;
 use super::params::{self, BlockName};
 use super::send;
-use crate::chain::{BlockRef, Published, Tip};
+use super::{RpcSettings, not_available};
+use crate::chain::{BlockLogs, BlockRef, Tip};
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::subscription::Registry;
 use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel};
@@ -95,13 +95,18 @@ impl Calls {
             self.count("too_large");
             return error(INVALID_REQUEST, "request too large").into();
         }
+        let name = method.clone();
         let outcome = match self.find(method, params).await {
             Ok(outcome) => outcome,
+            Err(CallError::NotServed) => {
+                self.count("not_served");
+                return not_available(&name).into();
+            }
             Err(why) => {
                 // PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
                 let (label, code) = match why {
                     CallError::Unavailable => ("unavailable", INTERNAL_ERROR),
-                    CallError::Behind(_) => ("behind", INTERNAL_ERROR),
+                    CallError::NotServed | CallError::Behind(_) => ("behind", INTERNAL_ERROR),
                     CallError::Lost => ("lost", INTERNAL_ERROR),
                     CallError::TooLong => ("response_too_large", RESPONSE_TOO_LARGE),
                     CallError::Throttled(_) => ("throttled", LIMIT_EXCEEDED),
@@ -138,12 +143,14 @@ impl Calls {
             method,
             params,
             class: known.name,
-            reach: Reach::Head,
+            // Whoever was told of a later block is not asked to forget it.
+            reach: self.outrun().map_or(Reach::Head, Reach::Beyond),
             whom: Whom::InUse,
             again: true,
             archive: false,
-            long: known.is_long(),
+            long: false,
         };
+        ask.long = known.is_long(&ask.params);
         match known.role {
             Role::ChainId if let Some(id) = self.pool.chain_id().filter(|_| is_empty(&ask.params)) => {
                 self.note(known, "memory");
@@ -183,7 +190,11 @@ impl Calls {
                 ask.reach = Reach::Anywhere;
                 let answer = self.timed(self.pool.call(&ask)).await;
                 // A node that refuses has changed nothing, and most do: anybody may ask.
-                if !matches!(answer, Ok(Outcome::Error(_)) | Err(CallError::Unavailable)) {
+                let refused = matches!(
+                    answer,
+                    Ok(Outcome::Error(_)) | Err(CallError::Unavailable | CallError::Throttled(_))
+                );
+                if !refused {
                     self.changes.fetch_add(1, Ordering::Relaxed);
                     let head = self.tip.view().head.map_or(0, |head| head.number);
                     self.outrun.note(head + 1);
@@ -200,6 +211,11 @@ impl Calls {
         let view = self.tip.view();
         let head = view.head.filter(|_| view.is_settled)?;
         self.outrun.beyond(head.number).is_none().then_some(head)
+    }
+
+    /// The block beyond the published head of which a node has told lately.
+    fn outrun(&self) -> Option<u64> {
+        self.outrun.beyond(self.tip.view().head?.number)
     }
 
     fn ground(&self) -> Ground {
@@ -231,6 +247,8 @@ impl Calls {
             }
         }
         let ground = self.ground();
+        let last = query.as_ref().and_then(LogQuery::last);
+        self.look_for_finality(&ground, last);
         let by_hash = query.as_ref().is_some_and(LogQuery::is_by_hash);
         let plan = match &query {
             Some(_) if by_hash => ground.plan(Basis::Hash(0), Some(Some(BlockName::Hash(B256::ZERO)))),
@@ -265,7 +283,7 @@ impl Calls {
         }
     }
 
-    async fn put_together(&self, query: &LogQuery, blocks: &[Published]) -> Outcome {
+    async fn put_together(&self, query: &LogQuery, blocks: &[Arc<BlockLogs>]) -> Outcome {
         // Hundreds at the same time would be hundreds of times as much memory, and no sooner.
         let _place = if held_logs::length(blocks) > LONG {
             self.builders.acquire().await.ok()
@@ -292,7 +310,9 @@ impl Calls {
             (Basis::Hash(_), Some(Some(named))) if !matches!(named, BlockName::Hash(_)) => Some(None),
             (_, block) => block,
         };
-        self.look_for_finality(&ground, block.flatten());
+        if let Some(Some(BlockName::Number(number))) = block {
+            self.look_for_finality(&ground, Some(number));
+        }
         let plan = ground.plan(basis, block);
         route(&mut ask, plan);
         let of_transaction = matches!(basis, Basis::Mined | Basis::Sought);
@@ -330,6 +350,7 @@ impl Calls {
             if let Some(question) = question {
                 let number = params::number_of(json, "blockNumber");
                 self.heed(number);
+                self.look_for_finality(&ground, number);
                 self.settle(&ground, &question, number, json).await;
             }
         }
@@ -361,8 +382,8 @@ impl Calls {
     }
 
     /// Asks which block is final, where that would help and has not been asked for a while.
-    fn look_for_finality(&self, ground: &Ground, block: Option<BlockName>) {
-        let (Some(head), Some(BlockName::Number(number))) = (ground.view.head, block) else {
+    fn look_for_finality(&self, ground: &Ground, block: Option<u64>) {
+        let (Some(head), Some(number)) = (ground.view.head, block) else {
             return;
         };
         let deep = head.number.saturating_sub(number) >= Finality::DEEP;
@@ -417,6 +438,7 @@ impl Calls {
             Ok(Outcome::Result(_)) => "result",
             Ok(Outcome::Error(_)) => "node_error",
             Err(CallError::Unavailable) => "unavailable",
+            Err(CallError::NotServed) => "not_served",
             Err(CallError::Behind(_)) => "behind",
             Err(CallError::Lost) => "lost",
             Err(CallError::TooLong) => "response_too_large",

@@ -1,10 +1,12 @@
 //! The logs of blocks that are held, as one answer to `eth_getLogs`.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::params::BlockName;
-use crate::chain::{BlockRef, History, Published};
+use crate::chain::{BlockLogs, BlockRef, History};
 use crate::jsonrpc::Outcome;
 use crate::subscription::LogFilter;
 
@@ -15,7 +17,7 @@ const IN_A_ROW: usize = 4096;
 #[derive(Debug)]
 pub enum Held {
     /// All of it, oldest block first.
-    Blocks(Vec<Published>),
+    Blocks(Vec<Arc<BlockLogs>>),
     /// Not yet.
     Later,
     /// No.
@@ -88,15 +90,25 @@ impl LogQuery {
     /// The blocks that are asked for, where the newest is `head`.
     #[must_use]
     pub fn held(&self, history: &History, head: BlockRef) -> Held {
-        match self.blocks(history) {
-            _ if self.is_older(history, head) => Held::No,
-            // Whoever was told of a head must not be answered from before it.
-            _ if history.tip().is_none_or(|tip| tip.header.block != head) => Held::Later,
-            None => Held::No,
-            Some(blocks) if blocks.iter().any(|block| block.logs.is_none()) => Held::Later,
-            // That a block has no logs is known where its bloom says so, and blooms can be believed.
-            Some(blocks) if blocks.iter().all(is_told) || history.has_blooms() => Held::Blocks(blocks),
-            Some(_) => Held::No,
+        if self.is_older(history, head) {
+            return Held::No;
+        }
+        // Whoever was told of a head must not be answered from before it.
+        if history.tip().is_none_or(|tip| tip.header.block != head) {
+            return Held::Later;
+        }
+        let Some((first, last)) = self.range(history) else {
+            return Held::No;
+        };
+        let logs = |number| history.at(number)?.logs.clone();
+        let Some(blocks) = (first..=last).map(logs).collect::<Option<Vec<_>>>() else {
+            return Held::Later;
+        };
+        // That a block has no logs is known where its bloom says so, and blooms can be believed.
+        if blocks.iter().all(|block| !block.logs.is_empty()) || history.has_blooms() {
+            Held::Blocks(blocks)
+        } else {
+            Held::No
         }
     }
 
@@ -109,7 +121,8 @@ impl LogQuery {
         }
     }
 
-    fn blocks(&self, history: &History) -> Option<Vec<Published>> {
+    /// First and last number, where all between are held.
+    fn range(&self, history: &History) -> Option<(u64, u64)> {
         let tip = history.tip()?.header.block;
         if history.stands_at() != Some(tip) {
             return None;
@@ -123,17 +136,14 @@ impl LogQuery {
             Blocks::Range(from, to) => (from.unwrap_or(tip.number), to.unwrap_or(tip.number)),
         };
         let oldest = history.oldest()?.header.block.number;
-        if from > to || from < oldest || to > tip.number {
-            return None;
-        }
-        (from..=to).map(|number| history.at(number).cloned()).collect()
+        (from <= to && from >= oldest && to <= tip.number).then_some((from, to))
     }
 
     /// The node's own bytes of every log that is asked for. `None` where they are more than `max_bytes`.
-    pub async fn answer(&self, blocks: &[Published], max_bytes: usize) -> Option<Outcome> {
+    pub async fn answer(&self, blocks: &[Arc<BlockLogs>], max_bytes: usize) -> Option<Outcome> {
         let mut out = vec![b'['];
         let mut looked = 0;
-        for logs in blocks.iter().filter_map(|block| block.logs.as_deref()) {
+        for logs in blocks {
             looked += logs.logs.len() + 1;
             if looked > IN_A_ROW {
                 looked = 0;
@@ -158,13 +168,8 @@ impl LogQuery {
 
 /// At most so many bytes may come out.
 #[must_use]
-pub fn length(blocks: &[Published]) -> usize {
-    let logs = blocks.iter().filter_map(|block| block.logs.as_deref());
-    logs.map(|logs| logs.json_len() + logs.logs.len()).sum()
-}
-
-fn is_told(block: &Published) -> bool {
-    block.logs.as_deref().is_some_and(|logs| !logs.logs.is_empty())
+pub fn length(blocks: &[Arc<BlockLogs>]) -> usize {
+    blocks.iter().map(|block| block.json_len() + block.logs.len()).sum()
 }
 
 /// `None` where it is not understood, `Some(None)` for the newest.

@@ -19,6 +19,7 @@ mod params;
 mod send;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
@@ -26,8 +27,7 @@ use serde_json::value::RawValue;
 
 use crate::chain::Tip;
 use crate::jsonrpc::{
-    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, RESPONSE_TOO_LARGE, Request, Response,
-    error,
+    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
 };
 use crate::subscription::Registry;
 use crate::telemetry::{Metrics, OutcomeLabel};
@@ -37,9 +37,6 @@ use calls::Calls;
 
 /// Items of one batch that are under way at the same time.
 const BATCH_CONCURRENCY: usize = 32;
-
-/// An answer that costs no more than the error in its place, in bytes.
-const SHORT: usize = 1024;
 
 /// One element of a message on its way to its answer.
 pub enum Planned {
@@ -196,14 +193,21 @@ impl Rpc {
 
     /// The responses to a batch, in the order of the request.
     pub async fn complete_batch(&self, planned: Vec<Planned>) -> Vec<Response> {
-        let mut responses = stream::iter(planned.into_iter().map(|one| self.complete(one))).buffered(BATCH_CONCURRENCY);
+        // What is done waits for what stands before it; of that, too, there is only so much.
+        let done = AtomicUsize::new(0);
+        let complete = |one| async {
+            let response = self.complete(one).await?;
+            let before = done.fetch_add(response.body.len(), Ordering::Relaxed);
+            let fits = response.body.len() <= self.max_batch_response && before <= 2 * self.max_batch_response;
+            Some(if fits { response } else { response.shortened() })
+        };
+        let mut responses = stream::iter(planned.into_iter().map(complete)).buffered(BATCH_CONCURRENCY);
         let (mut out, mut bytes) = (Vec::new(), 0);
         while let Some(response) = responses.next().await {
             let Some(mut response) = response else { continue };
             bytes += response.body.len();
-            // A short one may be the id of a subscription, which stands.
-            if bytes > self.max_batch_response && response.body.len() > SHORT {
-                response = response.too_large();
+            if bytes > self.max_batch_response {
+                response = response.shortened();
             }
             out.push(response);
         }
@@ -212,20 +216,6 @@ impl Rpc {
 
     fn count(&self, outcome: &'static str) {
         self.metrics.requests.get_or_create(&OutcomeLabel { outcome }).inc();
-    }
-}
-
-impl Response {
-    /// The same id with an error in place of what it was: there is no room for it.
-    #[must_use]
-    pub fn too_large(&self) -> Self {
-        let head = String::from_utf8_lossy(&self.head);
-        let id = head.trim_start_matches("{\"jsonrpc\":\"2.0\",\"id\":");
-        let id = id
-            .strip_suffix(",\"result\":")
-            .or_else(|| id.strip_suffix(",\"error\":"))
-            .unwrap_or("null");
-        Self::new(id, error(RESPONSE_TOO_LARGE, "response too large").into())
     }
 }
 

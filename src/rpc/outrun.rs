@@ -20,8 +20,9 @@ impl Outrun {
 
     /// A node told of this block.
     pub fn note(&self, number: u64) {
-        *self.since.lock() = Some(Instant::now());
-        self.number.fetch_max(number, Ordering::Relaxed);
+        if self.number.fetch_max(number, Ordering::Relaxed) < number {
+            *self.since.lock() = Some(Instant::now());
+        }
     }
 
     /// The block beyond this one of which a node has told lately, if any has.

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body as HyperBody, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::room::Taken;
 use crate::pieces;
 
 /// Pieces, last first.
@@ -15,13 +15,13 @@ use crate::pieces;
 pub struct Body {
     pieces: Vec<Bytes>,
     /// Its room among all long answers, until it is sent or given up.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Taken>,
 }
 
 impl Body {
     /// These, one after the other; `room` is given back when they are gone.
     #[must_use]
-    pub fn new(parts: &[Bytes], room: Option<OwnedSemaphorePermit>) -> Self {
+    pub fn new(parts: &[Bytes], room: Option<Taken>) -> Self {
         let mut pieces = pieces::together(parts);
         pieces.reverse();
         Self { pieces, _room: room }

@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 
 use super::body::Body;
 use super::patient::Patient;
+use super::room::Room;
 use super::{answer, extension, handshake, post, proxied};
 use crate::delivery::{Compression, Socket};
 use crate::door::{Caller, Handshake, Pass, Place, Refusal, Refusals};
@@ -75,6 +76,7 @@ struct Shared {
     settings: ServerSettings,
     certificate: Option<Arc<Certificate>>,
     services: Arc<Services>,
+    room: Room,
     open: AtomicUsize,
     /// Connections since the start.
     accepted: AtomicU64,
@@ -114,6 +116,22 @@ struct Kept {
     refusals: Refusals,
 }
 
+impl Connection {
+    /// What every connection works with.
+    pub(super) fn services(&self) -> &Arc<Services> {
+        &self.shared.services
+    }
+
+    pub(super) fn settings(&self) -> &ServerSettings {
+        &self.shared.settings
+    }
+
+    /// Room for long answers.
+    pub(super) fn room(&self) -> &Room {
+        &self.shared.room
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.turned_away.is_some() {
@@ -135,6 +153,7 @@ impl Server {
         let shared = Shared {
             settings,
             certificate,
+            room: Room::new(services.settings.outbox.max_total_bytes),
             services,
             open: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
@@ -351,7 +370,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     let pass = door.admit(&request, connection.caller, upgrades)?;
     if !upgrades {
         connection.enter(&pass)?;
-        return Ok(post::answer(request, &pass, &connection, &shared.services, &shared.settings).await);
+        return Ok(post::answer(request, &pass, &connection).await);
     }
     let accept = handshake::check(&request)?;
     connection.enter(&pass)?;

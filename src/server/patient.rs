@@ -15,7 +15,13 @@ pub struct Patient<S> {
     patience: Duration,
     /// Made when a write has to wait.
     blocked: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were taken since.
+    progress: usize,
 }
+
+/// What has to be taken within the patience, in bytes, where more is there: a reader of a byte a second makes progress too,
+/// but not enough of it.
+const PROGRESS: usize = 16 << 10;
 
 impl<S> Patient<S> {
     /// Waits no longer than this for any byte to be taken.
@@ -24,6 +30,7 @@ impl<S> Patient<S> {
             stream,
             patience,
             blocked: None,
+            progress: 0,
         }
     }
 
@@ -32,10 +39,26 @@ impl<S> Patient<S> {
         self.stream
     }
 
+    /// A write is over, or waits.
+    fn watch_write(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(taken)) = &polled {
+            self.progress += taken;
+            if self.progress >= PROGRESS {
+                self.blocked = None;
+            }
+            return polled;
+        }
+        self.watch(cx, polled)
+    }
+
     fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
+            // Everything was taken.
             self.blocked = None;
             return polled;
+        }
+        if self.blocked.is_none() {
+            self.progress = 0;
         }
         let patience = self.patience;
         let blocked = self
@@ -55,7 +78,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.watch(cx, polled)
+        self.watch_write(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -64,7 +87,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.watch(cx, polled)
+        self.watch_write(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -89,19 +112,25 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_something_now_and_then_is_waited_for_and_who_takes_nothing_is_not() {
-        let (ours, mut theirs) = tokio::io::duplex(8);
-        let mut stream = Patient::new(ours, Duration::from_secs(5));
-        let reading = tokio::spawn(async move {
-            for _ in 0..4 {
-                tokio::time::sleep(Duration::from_secs(4)).await;
-                theirs.read_exact(&mut [0; 8]).await.unwrap();
-            }
-            theirs
-        });
-        stream.write_all(&[7; 32]).await.unwrap();
-        let _theirs = reading.await.unwrap();
-        let failed = stream.write_all(&[7; 32]).await.unwrap_err();
-        assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
+    async fn who_takes_enough_now_and_then_is_waited_for_and_who_takes_less_is_not() {
+        for (taken, enough) in [(PROGRESS, true), (PROGRESS / 2, false), (0, false)] {
+            let (ours, mut theirs) = tokio::io::duplex(PROGRESS);
+            let mut stream = Patient::new(ours, Duration::from_secs(5));
+            let reading = tokio::spawn(async move {
+                for _ in 0..8 {
+                    tokio::time::sleep(Duration::from_secs(4)).await;
+                    theirs.read_exact(&mut vec![0; taken]).await.unwrap();
+                }
+                theirs
+            });
+            let written = stream.write_all(&vec![7; 8 * PROGRESS]).await;
+            let ended = written.map_err(|error| error.kind());
+            assert_eq!(
+                ended,
+                if enough { Ok(()) } else { Err(io::ErrorKind::TimedOut) },
+                "{taken}"
+            );
+            drop(reading.await.unwrap());
+        }
     }
 }

@@ -8,12 +8,11 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::ServerSettings;
 use super::answer::{plain, retry_after};
 use super::body::Body;
 use super::listener::Connection;
+use super::room::{Full, Taken};
 use crate::door::{Exceeded, Pass};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error,
@@ -35,13 +34,8 @@ pub fn answer_others(method: &Method) -> Response<Body> {
 }
 
 /// Answers one request.
-pub async fn answer(
-    request: Request<Incoming>,
-    pass: &Pass,
-    connection: &Connection,
-    services: &Arc<Services>,
-    settings: &ServerSettings,
-) -> Response<Body> {
+pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connection) -> Response<Body> {
+    let (services, settings) = (connection.services(), connection.settings());
     let content_type = request
         .headers()
         .get(CONTENT_TYPE)
@@ -74,15 +68,16 @@ pub async fn answer(
     if body.iter().all(u8::is_ascii_whitespace) {
         return plain(StatusCode::OK, "");
     }
-    let answered = respond(&body, pass, services).await;
-    let mut response = match services.room_for(pieces::length(&answered.body)) {
-        Ok(room) => json(&answered.body, room),
-        Err(why) => {
+    let Answered { answer, refused } = respond(&body, pass, services).await;
+    let parts = answer.parts();
+    let mut response = match connection.room().take(pass.account(), pieces::length(&parts)) {
+        Ok(room) => json(&parts, room),
+        Err(Full) => {
             services.count_refusal("long_answers");
-            json(&Answered::whole("null", why).body, None)
+            json(&answer.shortened().parts(), None)
         }
     };
-    if let Some(exceeded) = answered.refused {
+    if let Some(exceeded) = refused {
         *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
         if let Some(after) = exceeded.retry_after {
             retry_after(response.headers_mut(), after);
@@ -98,18 +93,47 @@ pub async fn answer(
 }
 
 /// What a body came to.
-#[derive(Default)]
 struct Answered {
-    /// Empty where nothing wants an answer.
-    body: Vec<Bytes>,
+    answer: Answer,
     /// It was refused as a whole.
     refused: Option<Exceeded>,
 }
 
+enum Answer {
+    /// Nobody wants one.
+    Nothing,
+    One(jsonrpc::Response),
+    Batch(Vec<jsonrpc::Response>),
+}
+
+impl Answer {
+    fn parts(&self) -> Vec<Bytes> {
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::One(response) => response.parts().to_vec(),
+            Self::Batch(responses) => jsonrpc::batch(responses).unwrap_or_default(),
+        }
+    }
+
+    /// The same with errors in place of what is long.
+    fn shortened(self) -> Self {
+        match self {
+            Self::Nothing => Self::Nothing,
+            Self::One(response) => Self::One(response.shortened()),
+            Self::Batch(all) => Self::Batch(all.into_iter().map(jsonrpc::Response::shortened).collect()),
+        }
+    }
+}
+
 impl Answered {
     fn whole(id: &str, why: ErrorObjectOwned) -> Self {
-        let body = jsonrpc::Response::new(id, why.into()).parts().to_vec();
-        Self { body, refused: None }
+        Answer::One(jsonrpc::Response::new(id, why.into())).into()
+    }
+}
+
+impl From<Answer> for Answered {
+    fn from(answer: Answer) -> Self {
+        Self { answer, refused: None }
     }
 }
 
@@ -144,21 +168,20 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answere
                 }
                 None => None,
             };
-            let body = response.map_or_else(Vec::new, |response| response.parts().to_vec());
-            Answered { body, refused }
+            let answer = response.map_or(Answer::Nothing, Answer::One);
+            Answered { answer, refused }
         }
         Ok(Message::Batch(items)) if items.is_empty() => Answered::whole("null", error(INVALID_REQUEST, "empty batch")),
         Ok(Message::TooMany(first)) => {
             let why = error(INVALID_REQUEST, "batch too large").into();
-            let body = jsonrpc::batch(&[jsonrpc::Response::new(jsonrpc::id_text(first), why)]).unwrap_or_default();
-            Answered { body, refused: None }
+            Answer::Batch(vec![jsonrpc::Response::new(jsonrpc::id_text(first), why)]).into()
         }
         Ok(Message::Batch(items)) => {
             let (planned, refused) = plan(&items, pass, services);
             let rpc = services.rpc.clone();
             let responses = staying(async move { rpc.complete_batch(planned).await }).await;
-            let body = responses.and_then(|all| jsonrpc::batch(&all)).unwrap_or_default();
-            Answered { body, refused }
+            let answer = Answer::Batch(responses.unwrap_or_default());
+            Answered { answer, refused }
         }
     }
 }
@@ -195,7 +218,7 @@ fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, 
     (items.iter().map(plan).collect(), None)
 }
 
-fn json(body: &[Bytes], room: Option<OwnedSemaphorePermit>) -> Response<Body> {
+fn json(body: &[Bytes], room: Option<Taken>) -> Response<Body> {
     let mut response = Response::new(Body::new(body, room));
     response
         .headers_mut()

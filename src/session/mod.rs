@@ -17,7 +17,6 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tracing::debug;
 
@@ -70,12 +69,7 @@ pub struct Services {
     /// Time.
     pub clock: Clock,
     outboxes: Arc<OutboxShared>,
-    /// Room for long answers over HTTP, in units of [`ROOM_UNIT`].
-    long_answers: Arc<Semaphore>,
 }
-
-/// Answers over HTTP from here on take room among all; it is handed out in units of as many bytes.
-const ROOM_UNIT: usize = 64 << 10;
 
 impl Services {
     /// Puts them together.
@@ -90,9 +84,7 @@ impl Services {
         clock: Clock,
     ) -> Self {
         let outboxes = OutboxShared::new(settings.outbox, clock, &metrics);
-        let room = (settings.outbox.max_total_bytes / ROOM_UNIT).clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            long_answers: Arc::new(Semaphore::new(room)),
             registry,
             replays,
             rpc,
@@ -103,22 +95,6 @@ impl Services {
             clock,
             outboxes,
         }
-    }
-
-    /// Room for an answer of so many bytes over HTTP, to be held until it is sent: who does not read must not make others'
-    /// memory theirs. Short ones need none; where all is taken, one that is longer than the whole still gets in alone.
-    ///
-    /// # Errors
-    /// What the client is told.
-    pub fn room_for(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, ErrorObjectOwned> {
-        if bytes < ROOM_UNIT {
-            return Ok(None);
-        }
-        let whole = self.settings.outbox.max_total_bytes / ROOM_UNIT;
-        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT).min(whole.max(1))).unwrap_or(u32::MAX);
-        let room = self.long_answers.clone().try_acquire_many_owned(units);
-        room.map(Some)
-            .map_err(|_| error(LIMIT_EXCEEDED, "limit exceeded: too many long answers under way"))
     }
 
     /// Counts what was refused.
@@ -696,7 +672,7 @@ impl Services {
         let pieces = |response: &Response| outbox.text(&response.parts());
         if let Answered::NoRoom(releases) = outbox.answer(pieces(response), releases) {
             // An error is short: it is queued, or the connection ends.
-            drop(outbox.answer(pieces(&response.too_large()), releases));
+            drop(outbox.answer(pieces(&response.clone().shortened()), releases));
         }
         if resumes {
             self.replays.begin(outbox);
@@ -708,14 +684,7 @@ impl Services {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
         let Some(array) = jsonrpc::batch(responses) else { return };
         if let Answered::NoRoom(releases) = outbox.answer(outbox.text(&array), releases) {
-            let short = |response: &Response| {
-                if response.length() > 1024 {
-                    response.too_large()
-                } else {
-                    response.clone()
-                }
-            };
-            let short: Vec<Response> = responses.iter().map(short).collect();
+            let short: Vec<Response> = responses.iter().cloned().map(Response::shortened).collect();
             if let Some(array) = jsonrpc::batch(&short)
                 && let Answered::NoRoom(_) = outbox.answer(outbox.text(&array), releases)
             {

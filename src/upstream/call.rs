@@ -13,6 +13,9 @@ pub enum CallError {
     /// No upstream is connected, or none that serves this method. Nothing was sent.
     #[error("upstream unavailable")]
     Unavailable,
+    /// None of the upstreams is there for this method.
+    #[error("no upstream serves this method")]
+    NotServed,
     /// No upstream has the newest block that clients were shown. Nothing was sent.
     #[error("no upstream has reached block {0} yet")]
     Behind(u64),

@@ -131,8 +131,9 @@ impl Choice {
             Reach::Number(number) => standing.reached(number).collect(),
             Reach::Head => have_head(),
             Reach::Beyond(number) => {
-                let beyond: Vec<UpstreamId> = standing.reached(number).collect();
-                if beyond.is_empty() { have_head() } else { beyond }
+                let have = have_head();
+                let beyond: Vec<UpstreamId> = standing.reached(number).filter(|id| have.contains(id)).collect();
+                if beyond.is_empty() { have } else { beyond }
             }
         }
     }

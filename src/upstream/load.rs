@@ -85,11 +85,11 @@ impl Load {
         state.latency = Some((smoothed, now));
     }
 
+    /// As good as nothing came: it is no quicker than it was, and one that never was quick is not taken to be.
     fn took_at_least(&self, took: Duration, now: Instant) {
-        let before = self.0.lock().latency(now);
-        if before.is_none_or(|before| took.as_secs_f64() > before) {
-            self.took(took, now);
-        }
+        let mut state = self.0.lock();
+        let before = state.latency.map_or(LOST.as_secs_f64(), |(before, _)| before);
+        state.latency = Some((before.max(took.as_secs_f64()), now));
     }
 
     /// It says that it is asked too much, and perhaps when to come again.
@@ -214,12 +214,18 @@ mod tests {
         one.failed(now);
         two.failed(now);
         assert_eq!(load.cost(now), 0.1, "an error is no measure of speed");
+        let soon = now + HALF_LIFE;
+        load.begin(soon).failed(soon);
+        assert_eq!(load.cost(soon), 0.1, "nor is it forgiven by and by while it fails");
         assert!(
-            (load.cost(now + HALF_LIFE) - 0.05).abs() < 1e-9,
+            (load.cost(soon + HALF_LIFE) - 0.05).abs() < 1e-9,
             "idle: half is forgotten"
         );
-        load.begin(now).lost(now);
-        assert!(load.cost(now) > 0.2, "one that loses calls is slow");
+        load.begin(soon).lost(soon);
+        assert_eq!(load.cost(soon), 1.0, "one that loses calls is slow");
+        let fresh = Load::default();
+        fresh.begin(now).failed(now);
+        assert_eq!(fresh.cost(now), 1.0, "and so is one of which nothing else is known");
         assert_eq!(load.figures().0, 0);
     }
 

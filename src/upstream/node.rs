@@ -8,8 +8,8 @@ use crate::patterns::Patterns;
 pub struct Node {
     /// Where it is.
     pub endpoint: Endpoint,
-    /// Whether it has the state of every block. Where one does, questions about the state of old blocks go to such ones
-    /// alone.
+    /// Whether it has the state of every block. While such a one is connected, questions about the state of old blocks go to
+    /// such ones alone.
     pub archive: bool,
     /// What it serves.
     pub methods: Patterns,

@@ -80,11 +80,11 @@ impl Node {
             }
             answer.extend_from_slice(&chunk);
         }
+        if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
+            return Err(Failed::Throttled(after.map(Duration::from_secs)));
+        }
         match NodeMessage::parse(&answer.into()).pop() {
             Some(NodeMessage::Answer(_, outcome)) => Ok(outcome),
-            _ if status == reqwest::StatusCode::TOO_MANY_REQUESTS => {
-                Err(Failed::Throttled(after.map(Duration::from_secs)))
-            }
             _ => Err(Failed::Other(format!("HTTP {status} without a JSON-RPC answer"))),
         }
     }

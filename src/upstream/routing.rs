@@ -31,6 +31,9 @@ impl Pool {
     /// # Errors
     /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
     pub async fn call(&self, ask: &Ask) -> Answer {
+        if !self.serves(&ask.method) {
+            return Err(CallError::NotServed);
+        }
         let mut until = Instant::now() + self.call_patience;
         let (mut not, mut again) = (None, ask.again);
         loop {
@@ -119,6 +122,14 @@ impl Pool {
         }
     }
 
+    /// Whether any node that is there for calls serves a method.
+    fn serves(&self, method: &str) -> bool {
+        let nodes = self.upstreams.iter().map(|upstream| &upstream.node);
+        nodes
+            .filter(|node| node.calls != Share::None)
+            .any(|node| node.methods.match_any(method))
+    }
+
     /// Those who know the answer and serve the method, by priority.
     fn able(&self, ask: &Ask) -> Vec<UpstreamId> {
         let node = |id: &UpstreamId| &self.upstreams[id.0].node;
@@ -186,7 +197,13 @@ impl Pool {
                 upstream.load.throttled(now, *after);
             }
             Err(CallError::TimedOut) => under_way.failed(now),
-            Err(CallError::Lost | CallError::TooLong | CallError::Unavailable | CallError::Behind(_)) => {
+            Err(
+                CallError::Lost
+                | CallError::TooLong
+                | CallError::Unavailable
+                | CallError::NotServed
+                | CallError::Behind(_),
+            ) => {
                 under_way.lost(now);
             }
         }
@@ -209,7 +226,12 @@ impl Pool {
             Either::Left((answer, _)) => return answer,
             Either::Right(((), asked)) => asked,
         };
-        let Some(second) = self.choose(ask, Some(first)).filter(|second| *second != first) else {
+        // One that is there for those whom no other can take is not there for those who are in a hurry.
+        let is_free = |second: &UpstreamId| {
+            let upstream = &self.upstreams[second.0];
+            *second != first && upstream.node.calls == Share::Share && !upstream.load.is_backing_off(Instant::now())
+        };
+        let Some(second) = self.choose(ask, Some(first)).filter(is_free) else {
             return asked.await;
         };
         self.count_rerouted("hedged");

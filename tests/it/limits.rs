@@ -392,8 +392,10 @@ async fn long_answers_over_http_have_room_together_and_no_more() {
         receipts.len()
     );
     idle.write_all((head + receipts).as_bytes()).await.unwrap();
-    let full = r#""code":-32005,"message":"limit exceeded: too many long answers under way""#;
-    eventually("the room is taken", async || rig.post(receipts).await.contains(full)).await;
+    let full = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32003,"message":"response too large"}}"#;
+    eventually("the room is taken", async || rig.post(receipts).await == full).await;
+    let batch = rig.post(format!("[{CHAIN_ID},{receipts}]")).await;
+    assert_eq!(batch, format!("[{CHAIN_ID_ANSWER},{full}]"));
     assert_eq!(rig.post(CHAIN_ID).await, CHAIN_ID_ANSWER, "short ones need none");
     drop(idle);
     eventually("the room is free", async || rig.post(receipts).await.len() > 5_000_000).await;
