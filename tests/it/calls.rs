@@ -214,7 +214,7 @@ async fn what_is_not_there_yet_and_what_failed_is_not_kept() {
 /// Whatever the filter: what is answered from held blocks is what the node says, byte for byte.
 #[tokio::test]
 async fn logs_of_held_blocks_are_the_nodes_own() {
-    let rig = Rig::start().await;
+    let rig = Rig::with(|config| config.limits.request_burst = 1_000_000).await;
     let (mut client, mut watcher) = (rig.client().await, rig.watcher().await);
     let blocks = rig.control.mine_many(12);
     watcher.expect(adopted(&blocks)).await;
