@@ -56,6 +56,7 @@ pub mod devnet;
 pub mod clock;
 pub mod deflate;
 pub mod jsonrpc;
+mod look;
 pub mod patterns;
 pub mod reload;
 pub mod telemetry;
