@@ -137,6 +137,9 @@ impl Options {
             "no anvil at {}: `make bench` installs it, or set ANVIL to its path",
             self.anvil.display()
         );
+        if let Some(geth) = &self.geth {
+            ensure!(geth.is_file(), "no geth at {}: set GETH to its path", geth.display());
+        }
         // The relay and the clients inherit this limit.
         let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
         let needed = self.clients as u64 + 100;

@@ -39,7 +39,7 @@ impl Kind {
 /// A running node. It ends with this value.
 pub struct Node {
     kind: Kind,
-    _process: Process,
+    process: Process,
     /// WebSocket and HTTP.
     pub address: SocketAddr,
 }
@@ -63,7 +63,7 @@ impl Node {
             .collect();
         let node = Self {
             kind,
-            _process: Process::start_program(kind.name(), binary, &args, &[])?,
+            process: Process::start_program(kind.name(), binary, &args, &[])?,
             address,
         };
         let until = Instant::now() + START;
@@ -75,6 +75,10 @@ impl Node {
             node.mine()?;
         }
         Ok(node)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Its name and version, without the machine that it was built on.

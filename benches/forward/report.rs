@@ -32,7 +32,7 @@ pub fn text(tables: &[Results]) -> String {
             "Measured on {machine}, which node, headwater and load share; each is a process of its own. {rounds} round(s) of ",
             "direct, through headwater, through headwater, direct for each row. Shown are medians; differences and ratios are ",
             "taken between neighbours, since the machine may be busy with other things, and only they are worth comparing ",
-            "between machines.\n\n",
+            "between machines. Where calls are cheap the load is what takes the time, and the CPU says more than calls a second.\n\n",
             "Every one of the {checked} answers was checked: a wrong, missing or doubled one fails the run. `eth_chainId` is ",
             "known to headwater; the newest block and the `eth_call` that is the same each time are asked of the node once and ",
             "kept until the next head; an `eth_call` with other data each time goes to the node each time. headwater's own ",
@@ -112,17 +112,17 @@ fn targets(tables: &[Results]) -> String {
 
 fn rows(table: &Results) -> String {
     let mut out = "| call | over | in flight | directly: p50 / p90 / p99 ms | calls/s | through headwater: p50 / p90 / p99 ms | \
-                   calls/s | p50 added, ms | × calls/s | µs of headwater's CPU |\n|---|---|---|---|---|---|---|---|---|---|\n"
+                   calls/s | p50 added, ms | × calls/s | µs of CPU a call: node directly / headwater |\n|---|---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
     for cell in &table.cells {
         let times = |of: &Measured| {
             let milli = |micros: f64| format!("{:.3}", micros / 1e3);
             [milli(of.p50), milli(of.p90), milli(of.p99)].join(" / ")
         };
-        let (direct, through) = (cell.direct(), cell.through());
+        let (direct, through, (of_node, of_headwater)) = (cell.direct(), cell.through(), cell.cpu_us());
         let _infallible = writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} | {:+.3} | {:.2} | {:.1} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {:+.3} | {:.2} | {} / {} |",
             cell.call.title(),
             cell.transport.name(),
             cell.in_flight,
@@ -132,7 +132,8 @@ fn rows(table: &Results) -> String {
             HumanCount(through.per_second as u64),
             cell.added_ms(),
             cell.multiple(),
-            cell.cpu_us(),
+            shown(of_node),
+            shown(of_headwater),
         );
     }
     let megabytes = table.memory as f64 / 1e6;

@@ -61,8 +61,8 @@ pub struct Cell {
 pub struct Pair {
     direct: Measured,
     through: Measured,
-    /// Of headwater, for each call.
-    cpu_us: f64,
+    /// For each call, of the node directly and of headwater.
+    cpu_us: (f64, f64),
     /// The part of the calls that headwater asked the node.
     forwarded: f64,
 }
@@ -115,8 +115,9 @@ impl Cell {
         self.median(|pair| pair.through.per_second / pair.direct.per_second)
     }
 
-    pub fn cpu_us(&self) -> f64 {
-        self.median(|pair| pair.cpu_us)
+    /// Microseconds for each call, of the node directly and of headwater.
+    pub fn cpu_us(&self) -> (f64, f64) {
+        (self.median(|pair| pair.cpu_us.0), self.median(|pair| pair.cpu_us.1))
     }
 
     pub fn checked(&self) -> u64 {
@@ -159,11 +160,16 @@ impl<'a> Stage<'a> {
 
     /// Direct, through, through, direct: what the machine does beside it, and whatever grows with time, meets both alike.
     pub fn round(&mut self, cell: &mut Cell) -> Result<Pair> {
-        let direct = self.turn(cell, self.node.address)?;
-        let first = self.through(cell, direct)?;
-        let second = self.through(cell, direct)?;
-        let direct = self.turn(cell, self.node.address)?;
-        cell.pairs.extend([first, Pair { direct, ..second }]);
+        let earlier = self.turn(cell, self.node.address, self.node.pid())?;
+        let first = self.through(cell, earlier)?;
+        let second = self.through(cell, earlier)?;
+        let (direct, cpu_us) = self.turn(cell, self.node.address, self.node.pid())?;
+        let second = Pair {
+            direct,
+            cpu_us: (cpu_us, second.cpu_us.1),
+            ..second
+        };
+        cell.pairs.extend([first, second]);
         Ok(first)
     }
 
@@ -172,17 +178,15 @@ impl<'a> Stage<'a> {
         resident_memory(self.headwater.process.pid())
     }
 
-    fn through(&mut self, cell: &Cell, direct: Measured) -> Result<Pair> {
+    fn through(&mut self, cell: &Cell, (direct, cpu_of_node): (Measured, f64)) -> Result<Pair> {
         let asked = self.forwarded()?;
-        let pid = self.headwater.process.pid();
-        let cpu = CpuTime::of(pid)?;
-        let through = self.turn(cell, self.headwater.address)?;
-        let calls = through.calls as f64;
+        let (address, pid) = (self.headwater.address, self.headwater.process.pid());
+        let (through, cpu_us) = self.turn(cell, address, pid)?;
         let pair = Pair {
             direct,
             through,
-            cpu_us: CpuTime::of(pid)?.since(&cpu).as_nanos() as f64 / 1e3 / calls,
-            forwarded: (self.forwarded()? - asked) / calls,
+            cpu_us: (cpu_of_node, cpu_us),
+            forwarded: (self.forwarded()? - asked) / through.calls as f64,
         };
         let as_meant = if cell.call.is_kept() {
             pair.forwarded < 0.05
@@ -197,7 +201,8 @@ impl<'a> Stage<'a> {
         Ok(pair)
     }
 
-    fn turn(&mut self, cell: &Cell, server: SocketAddr) -> Result<Measured> {
+    /// What the load tells, and the CPU time of the process that answers, for each call.
+    fn turn(&mut self, cell: &Cell, server: SocketAddr, pid: u32) -> Result<(Measured, f64)> {
         self.turns += 1;
         let args = load::Args {
             server,
@@ -211,8 +216,11 @@ impl<'a> Stage<'a> {
         };
         let mut load = Process::start_role("load", &args.to_args())?;
         load.wait_for("ready", STEP)?;
+        let cpu = CpuTime::of(pid)?;
         load.send("go")?;
-        load.wait_for("measured ", STEP)?.parse()
+        let measured: Measured = load.wait_for("measured ", STEP)?.parse()?;
+        let cpu = CpuTime::of(pid)?.since(&cpu);
+        Ok((measured, cpu.as_nanos() as f64 / 1e3 / measured.calls as f64))
     }
 
     /// Calls that headwater passed on, as it counts them itself.
