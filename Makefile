@@ -132,12 +132,14 @@ static: ## the static musl binary, started from an empty directory without an en
 	@scripts/check-static $(TARGET_DIR)/$(STATIC_TARGET)/release/headwater
 
 .PHONY: bench
-bench: ## the whole table, some twenty minutes: writes benches/RESULTS.md with its plots
+bench: $(NODE_READY) ## the whole table, some twenty-five minutes: writes benches/RESULTS.md with its plots (GETH=geth: before geth too)
 	$(CARGO) bench --locked --bench fanout -- --clients 100,1000,9000 --report $(abspath benches)
+	$(CARGO) bench --locked --bench forward -- --report $(abspath benches)
 
 .PHONY: bench-quick
-bench-quick: ## the fan-out benchmark in a minute or two; a lost or reordered event fails it
+bench-quick: $(NODE_READY) ## the benchmarks in two or three minutes; a lost or reordered event, or a wrong answer, fails them
 	$(CARGO) bench --locked --bench fanout -- --rounds 2 --events 50 --bursts 10
+	$(CARGO) bench --locked --bench forward -- --quick
 
 # Unoptimised: half the compile time, and a check still takes a second.
 $(CARGO_DENY):

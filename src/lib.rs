@@ -58,6 +58,7 @@ pub mod devnet;
 pub mod clock;
 pub mod deflate;
 pub mod jsonrpc;
+mod look;
 pub mod patterns;
 pub mod pieces;
 pub mod reload;

@@ -32,7 +32,7 @@ use crate::{
     frames::{BINARY, CLOSE, FrameReader, Message, PING, PONG, TEXT, client_frame, header},
     notification,
     roles::LoadArgs,
-    websocket::{CLIENT_KEY, accept_value, http_head_len, http_header, upgrade_request},
+    websocket::{check_upgrade, http_head_len, upgrade_request},
 };
 
 const COMMANDS: Token = Token(usize::MAX);
@@ -417,24 +417,6 @@ impl Client {
         frames.feed(bytes, on_message)?;
         Ok(news)
     }
-}
-
-fn check_upgrade(head: &str, compress: bool) -> Result<()> {
-    let status = head.lines().next().unwrap_or_default();
-    ensure!(
-        status.split_whitespace().nth(1) == Some("101"),
-        "the upgrade was refused: {status}"
-    );
-    let accept = http_header(head, "sec-websocket-accept");
-    ensure!(
-        accept == Some(&accept_value(CLIENT_KEY)),
-        "the upgrade was accepted with a wrong key"
-    );
-    ensure!(
-        http_header(head, "sec-websocket-extensions").is_some() == compress,
-        "compression was not agreed on, or without an offer"
-    );
-    Ok(())
 }
 
 /// One subscription from its answer on.

@@ -15,11 +15,10 @@ use mio::{
 };
 
 use crate::{
-    frames::{FrameReader, TEXT},
+    frames::{FrameReader, TEXT, header},
     notification,
-    process::on_each_event,
-    roles::ServeArgs,
-    websocket::{http_head_len, http_header, text_header, upgrade_response},
+    roles::{ServeArgs, on_each_event},
+    websocket::{accept_value, http_head_len, http_header},
 };
 
 const LISTENER: Token = Token(usize::MAX);
@@ -242,4 +241,17 @@ impl Client {
         }
         Ok(())
     }
+}
+
+fn upgrade_response(key: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {}\r\n\r\n",
+        accept_value(key)
+    )
+}
+
+/// The header of an unfragmented, unmasked text frame.
+fn text_header(payload_len: usize) -> Vec<u8> {
+    header(TEXT, payload_len, 0)
 }

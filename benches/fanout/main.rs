@@ -32,16 +32,23 @@ mod loop_server;
 mod matching;
 mod node;
 mod notification;
+#[path = "../shared/process.rs"]
 mod process;
+#[path = "../shared/proxy.rs"]
+mod proxy;
 mod report;
+#[path = "../shared/results.rs"]
+mod results;
 mod roles;
 mod run;
 mod stalled;
 mod stock_server;
+#[path = "../shared/svg.rs"]
 mod svg;
 mod table;
 #[path = "../../src/bench/usage.rs"]
 mod usage;
+#[path = "../shared/websocket.rs"]
 mod websocket;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};

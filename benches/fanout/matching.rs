@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     chain::{self, mix},
-    table::median,
+    results::median,
 };
 
 const LOGS: u64 = 400;

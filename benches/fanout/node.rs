@@ -22,8 +22,7 @@ use tokio_tungstenite::{accept_async, tungstenite::Message};
 use crate::{
     chain::{Chain, START},
     notification,
-    process::on_each_event,
-    roles::ServeArgs,
+    roles::{ServeArgs, on_each_event},
 };
 
 /// Blocks per `eth_getLogs`; hosted nodes draw a line as well.

@@ -1,6 +1,6 @@
 //! `RESULTS.md` and its plots, written by the run that measured them.
 
-use std::{fmt::Write as _, fs, path::Path, thread};
+use std::{fmt::Write as _, path::Path};
 
 use anyhow::{Context, Result};
 use indicatif::HumanCount;
@@ -8,10 +8,11 @@ use indicatif::HumanCount;
 use crate::{
     chain::Scenario,
     matching::{self, Matching},
+    results::{self, machine, median, save},
     run::{Plan, Server, idle_memory},
     stalled::{self, Stalled},
     svg::{Bars, shown},
-    table::{Compression, Results, Row, median},
+    table::{Compression, Results, Row},
 };
 
 /// What the fan-out tables do not hold.
@@ -87,13 +88,10 @@ impl Extras {
 
 /// The tables and plots of one run; `command` repeats it.
 pub fn write(folder: &Path, results: &[Results], extras: &Extras, command: &str) -> Result<()> {
-    let save = |name: &str, text: String| {
-        fs::write(folder.join(name), text).with_context(|| format!("cannot write {name} to {}", folder.display()))
-    };
-    save("RESULTS.md", text(results, extras, command))?;
-    save("fanout.svg", fanout_plot(results))?;
-    save("memory.svg", memory_plot(extras))?;
-    save("matching.svg", matching_plot(extras))
+    results::write(folder, "fanout", &text(results, extras, command))?;
+    save(folder, "fanout.svg", &fanout_plot(results))?;
+    save(folder, "memory.svg", &memory_plot(extras))?;
+    save(folder, "matching.svg", &matching_plot(extras))
 }
 
 fn text(results: &[Results], extras: &Extras, command: &str) -> String {
@@ -376,12 +374,4 @@ fn title(scenario: Scenario) -> &'static str {
         Scenario::Heads => "One event at a time",
         Scenario::Bursts => "Bursts",
     }
-}
-
-/// In general words.
-fn machine() -> String {
-    let cores = thread::available_parallelism().map_or(0, usize::from);
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let version: Vec<&str> = kernel.trim().split(['.', '-']).take(2).collect();
-    format!("{cores} cores, Linux {}", version.join("."))
 }

@@ -1,6 +1,6 @@
 //! The parts that this program plays in its child processes.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, thread};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -94,4 +94,13 @@ impl LoadArgs {
         }
         args
     }
+}
+
+/// The numbers of the events to produce, one per line of standard input, handed to `on_event` on a thread of their own.
+pub fn on_each_event(mut on_event: impl FnMut(usize) + Send + 'static) {
+    thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            on_event(line.trim().parse().expect("the benchmark sends event numbers only"));
+        }
+    });
 }

@@ -14,8 +14,9 @@ use crate::{
     chain::Scenario,
     load::{Totals, monotonic_now},
     process::{Process, Silence},
+    proxy::Headwater,
+    results::median,
     roles::{LoadArgs, ServeArgs},
-    table::median,
     usage::{CpuTime, resident_memory},
 };
 
@@ -147,18 +148,12 @@ pub fn idle_memory(server: Server, plan: &Plan) -> Result<f64> {
 pub struct Stage {
     /// The server itself, or the node behind it.
     producer: Process,
-    _headwater: Option<Process>,
+    _headwater: Option<Headwater>,
     pub server_pid: u32,
     pub address: SocketAddr,
     /// Whether the clients offer compression.
     compress: bool,
 }
-
-/// All clients have one address here, so the limit of one address would be what is measured.
-const NO_LIMIT: [(&str, &str); 2] = [
-    ("HEADWATER_LIMITS_REQUESTS_PER_SECOND", "1000000"),
-    ("HEADWATER_LIMITS_REQUEST_BURST", "1000000"),
-];
 
 impl Stage {
     /// `settings` are headwater's, as variables.
@@ -183,40 +178,19 @@ impl Stage {
             });
         }
 
-        let fixed = [
-            "run",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--upstream",
-            &format!("ws://{address}"),
-        ];
-        let args: Vec<String> = fixed
-            .into_iter()
-            .map(str::to_owned)
-            .chain(plan.headwater_args.iter().cloned())
-            .collect();
         let compress = server == Server::Compressed;
-        let compression = if compress { "on" } else { "off" };
-        let fixed = [&NO_LIMIT[..], &[("HEADWATER_DELIVERY_COMPRESSION", compression)]].concat();
-        let mut headwater = Process::start_program("headwater", &plan.headwater, &args, &[&fixed, settings].concat())?;
-        let rest = headwater.wait_for("serving on ws://", STEP)?;
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')
-            .unwrap_or(rest.len());
-        let address = rest[..end]
-            .parse()
-            .with_context(|| format!("headwater serves on {rest:?}"))?;
+        let compression = [("HEADWATER_DELIVERY_COMPRESSION", if compress { "on" } else { "off" })];
+        let settings = [&compression, settings].concat();
+        let headwater = Headwater::start(&plan.headwater, address, &plan.headwater_args, &settings)?;
         producer
             .wait_for("followed", STEP)
             .context("headwater did not follow its node's head")?;
         thread::sleep(SETTLE);
         Ok(Self {
-            server_pid: headwater.pid(),
+            server_pid: headwater.process.pid(),
             producer,
+            address: headwater.address,
             _headwater: Some(headwater),
-            address,
             compress,
         })
     }

@@ -22,7 +22,10 @@ use jsonrpsee::{
 use serde_json::value::RawValue;
 use tokio::sync::broadcast;
 
-use crate::{notification, process::on_each_event, roles::ServeArgs};
+use crate::{
+    notification,
+    roles::{ServeArgs, on_each_event},
+};
 
 /// The results of one event, shared by all subscriptions.
 type Event = Arc<[Box<RawValue>]>;

@@ -183,6 +183,8 @@ struct State {
     closing_since: Millis,
     /// Somebody will flush.
     flush_due: bool,
+    /// The session is reading requests, and will flush.
+    corked: bool,
     /// There is something that the session has not looked at.
     news: bool,
     waker: Option<Waker>,
@@ -200,6 +202,9 @@ pub enum Answered {
 
 /// From here on an answer is long, in bytes.
 const LONG_ANSWER: usize = 16 << 10;
+
+/// Bytes of answers that are held back until all requests that came in together are read.
+const CORKED: usize = 32 << 10;
 
 /// What the session has to wait for on behalf of the writing half.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -313,10 +318,11 @@ impl Outbox {
         if matches!(state.phase, Phase::Closing(_)) {
             return Answered::Yes;
         }
-        let (long, max) = (
-            pieces.iter().map(Bytes::len).sum::<usize>() > LONG_ANSWER,
-            self.shared.limits.max_bytes,
-        );
+        let len = pieces::length(&pieces);
+        let (long, max) = (len > LONG_ANSWER, self.shared.limits.max_bytes);
+        if state.corked && state.queue.bytes() + len > CORKED {
+            self.pump(&mut state);
+        }
         // Short ones may use as much again, so that what did not fit can be told.
         let push = state
             .queue
@@ -325,10 +331,24 @@ impl Outbox {
             return Answered::NoRoom(releases);
         }
         releases.iter().for_each(|recipient| recipient.answered());
-        if self.settle(&mut state, push) {
+        if self.settle(&mut state, push) && !(state.corked && state.queue.bytes() <= CORKED) {
             self.pump(&mut state);
         }
         Answered::Yes
+    }
+
+    /// Holds answers back until [`Self::uncork`]: those to requests that came in together leave together.
+    pub fn cork(&self) {
+        self.state.lock().corked = true;
+    }
+
+    /// Lets them leave.
+    pub fn uncork(&self) {
+        let mut state = self.state.lock();
+        state.corked = false;
+        if !state.queue.is_empty() {
+            self.pump(&mut state);
+        }
     }
 
     /// Queues a ping or pong ahead of all data and flushes.
@@ -534,6 +554,10 @@ impl Outbox {
     }
 
     fn begin_close(&self, state: &mut State, reason: CloseReason) {
+        if std::mem::take(&mut state.corked) {
+            // What was answered before the end was only held back for a moment.
+            self.pump(state);
+        }
         match state.phase {
             // A second reason changes nothing once a close frame is on its way.
             Phase::Closing(_) => return,

@@ -21,6 +21,7 @@ use super::send;
 use super::{RpcSettings, not_available};
 use crate::chain::{BlockLogs, BlockRef, Tip};
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
+use crate::look::awaited;
 use crate::subscription::Registry;
 use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel};
 use crate::upstream::{Ask, CallError, Pool, Reach, UpstreamId, Whom};
@@ -431,6 +432,7 @@ impl Calls {
     // ---- counting
 
     async fn timed(&self, asking: impl Future<Output = Answer>) -> Answer {
+        awaited().await;
         let began = Instant::now();
         let answer = asking.await;
         self.metrics.forward_seconds.observe(began.elapsed().as_secs_f64());

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -17,6 +16,7 @@ use crate::door::{Exceeded, Pass};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error,
 };
+use crate::look::look;
 use crate::pieces;
 use crate::rpc::{Planned, not_available, subscription_method};
 use crate::session::{Services, methods};
@@ -189,7 +189,7 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answere
 /// Goes on also where the one who asked hangs up: others may be waiting for the same answer.
 async fn staying<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     let mut work = Box::pin(work);
-    match work.as_mut().now_or_never() {
+    match look(work.as_mut()) {
         Some(done) => Some(done),
         None => tokio::spawn(work).await.ok(),
     }

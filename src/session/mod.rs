@@ -35,6 +35,7 @@ use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_PARAMS, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR,
     Request, Response, SERVER_ERROR, error,
 };
+use crate::look::look;
 use crate::rpc::{Local, Planned, Rpc, not_available, subscription_method};
 use crate::subscription::{Registry, Replays, Start, Subscription, Topic, no_such_kind};
 use crate::telemetry::{Metrics, ReasonLabel};
@@ -268,7 +269,10 @@ impl Session {
                 Ok(read) => {
                     self.services.metrics.bytes_in.inc_by(read as u64);
                     self.outbox.heard();
+                    // A write for each answer is most of what a short one costs (benches/forward).
+                    self.outbox.cork();
                     self.take_messages();
+                    self.outbox.uncork();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return Err(Over::Gone),
@@ -412,8 +416,8 @@ impl Session {
             (planned, place) => {
                 let services = self.services.clone();
                 let mut completing = Box::pin(async move { services.rpc.complete(planned).await });
-                // What is known already needs no task, and what is not is on its way to the node without waiting for one.
-                if let Some(known) = completing.as_mut().now_or_never() {
+                // What is known already needs no task.
+                if let Some(known) = look(completing.as_mut()) {
                     if let Some(response) = known {
                         self.answer(response, releases);
                     }

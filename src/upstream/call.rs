@@ -104,6 +104,11 @@ impl Inbox {
             call = self.theirs.recv(), if room => call,
         }
     }
+
+    /// A call that is there already, in the same order.
+    pub fn try_next(&mut self) -> Option<Call> {
+        self.ours.try_recv().or_else(|_| self.theirs.try_recv()).ok()
+    }
 }
 
 /// Sends a call and waits for its answer, so long at most.

@@ -1,8 +1,8 @@
 //! One node over WebSocket or IPC: connects, serves, reconnects.
 //!
 //! Per connection: ask for the chain id and the genesis, subscribe to heads, fetch the newest block (so that what was missed meanwhile
-//! shows at once), then serve calls and whatever else is wanted. A writer task owns the writing half, so that reading
-//! never waits for writing.
+//! shows at once), then serve calls and whatever else is wanted. Reading and writing are this one task's, and neither waits for
+//! the other: a writer task, or a channel to it, cost each call a wake-up of another thread (`benches/forward`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,8 +11,7 @@ use std::time::Duration;
 use alloy_primitives::B256;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
@@ -23,7 +22,7 @@ use super::pool::Shared;
 use super::{CallError, Gossip, Sighting, TransactionForm};
 use crate::jsonrpc::Outcome;
 
-/// Messages that wait for the writer. When it is full calls wait in their queue, where callers see it.
+/// Messages that wait until the node takes them. When there are so many calls wait in their queue, where callers see it.
 const WRITE_QUEUE: usize = 128;
 
 /// Events of subscriptions whose id is not known yet: some nodes send the first event before the answer.
@@ -95,7 +94,10 @@ pub(super) struct Connection {
 #[derive(Debug)]
 struct Serving {
     shared: Arc<Shared>,
-    out: mpsc::Sender<Outbound>,
+    /// See [`WRITE_QUEUE`].
+    out: VecDeque<Outbound>,
+    /// Not all of it is with the kernel.
+    unsent: bool,
     next_id: u64,
     waiting: HashMap<u64, Purpose>,
     feeds: HashMap<String, Feed>,
@@ -180,37 +182,40 @@ impl Connection {
             Ok(Err(error)) => return error.into(),
             Err(_) => return End::ConnectTimeout,
         };
-        let (out, mut outbox) = mpsc::channel(WRITE_QUEUE);
-        let mut writing = JoinSet::new();
-        writing.spawn(async move {
-            while let Some(message) = outbox.recv().await {
-                writer.send(message).await?;
-            }
-            Ok::<(), LinkError>(())
-        });
-        let mut serving = Serving::new(self.shared.clone(), out.clone());
+        let mut serving = Serving::new(self.shared.clone());
         serving.ask("eth_chainId", "", Purpose::ChainId);
         let mut wanted = self.shared.wanted.clone();
         let mut active = self.shared.choice.watch_active();
         let mut tick = tokio::time::interval(settings.tick());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let (room, unsent) = (serving.has_room(), serving.unsent);
             let outcome = tokio::select! {
                 inbound = reader.next() => match inbound {
                     Ok(inbound) => serving.apply(inbound).await,
                     Err(error) => Err(error.into()),
                 },
-                taken = next_call(&out, &mut self.calls, serving.has_room()) => match taken {
-                    Some((permit, call)) => { serving.call(permit, call); Ok(()) }
+                call = self.calls.next(room), if serving.out.len() < WRITE_QUEUE => match call {
+                    Some(call) => {
+                        serving.call(call);
+                        // Those behind it leave in the same write.
+                        while serving.has_room()
+                            && serving.out.len() < WRITE_QUEUE
+                            && let Some(call) = self.calls.try_next()
+                        {
+                            serving.call(call);
+                        }
+                        Ok(())
+                    }
                     None => Err(End::Shutdown),
                 },
                 _ = tick.tick() => serving.tick(&reader),
                 Ok(()) = wanted.changed() => { serving.reconcile(); Ok(()) }
                 Ok(()) = active.changed() => { serving.reconcile(); Ok(()) }
-                Some(ended) = writing.join_next() => Err(match ended {
-                    Ok(Err(error)) => error.into(),
-                    _ => LinkError::Closed.into(),
-                }),
+                written = writer.drain(&mut serving.out), if unsent => {
+                    serving.unsent = false;
+                    written.map_err(End::from)
+                }
             };
             if let Err(end) = outcome {
                 serving.too_long = matches!(&end, End::Link(error) if error.is_too_big());
@@ -222,21 +227,12 @@ impl Connection {
     }
 }
 
-/// Takes a call only when there is room to write it. Both waits are cancel-safe.
-async fn next_call<'a>(
-    out: &'a mpsc::Sender<Outbound>,
-    calls: &mut Inbox,
-    room: bool,
-) -> Option<(mpsc::Permit<'a, Outbound>, Call)> {
-    let permit = out.reserve().await.ok()?;
-    Some((permit, calls.next(room).await?))
-}
-
 impl Serving {
-    fn new(shared: Arc<Shared>, out: mpsc::Sender<Outbound>) -> Self {
+    fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            out,
+            out: VecDeque::new(),
+            unsent: false,
             next_id: 0,
             waiting: HashMap::new(),
             feeds: HashMap::new(),
@@ -263,9 +259,19 @@ impl Serving {
         self.next_id
     }
 
-    fn call(&mut self, permit: mpsc::Permit<'_, Outbound>, call: Call) {
+    fn call(&mut self, call: Call) {
         let id = self.register(Purpose::Caller(call.reply));
-        permit.send(Outbound::Message(message::request(id, &call.method, &call.params)));
+        self.put(Outbound::Message(message::request(id, &call.method, &call.params)));
+    }
+
+    /// `false` where there is no room.
+    fn put(&mut self, message: Outbound) -> bool {
+        let room = self.out.len() < WRITE_QUEUE;
+        if room {
+            self.out.push_back(message);
+            self.unsent = true;
+        }
+        room
     }
 
     /// A question of our own. A full write queue drops it; those that matter are asked again at the next tick.
@@ -274,10 +280,7 @@ impl Serving {
             self.asked.get_or_insert_with(Instant::now);
         }
         let id = self.register(purpose);
-        let sent = self
-            .out
-            .try_send(Outbound::Message(message::request(id, method, params)))
-            .is_ok();
+        let sent = self.put(Outbound::Message(message::request(id, method, params)));
         if !sent {
             self.waiting.remove(&id);
         }
@@ -480,7 +483,7 @@ impl Serving {
             .retain(|_, purpose| !matches!(purpose, Purpose::Caller(reply) if reply.is_closed()));
         if quiet >= patience / 3 {
             match reader {
-                Reader::Ws(_) => drop(self.out.try_send(Outbound::Ping)),
+                Reader::Ws(_) => drop(self.put(Outbound::Ping)),
                 Reader::Ipc(..) => drop(self.ask("eth_chainId", "", Purpose::Ignored)),
             }
         }

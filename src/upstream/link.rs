@@ -1,12 +1,16 @@
 //! One open connection to a node that speaks in messages: a reading half and a writing half.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::{Sink, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::tungstenite::Message;
@@ -100,8 +104,8 @@ pub enum Reader {
 pub enum Writer {
     /// WebSocket.
     Ws(SplitSink<Socket, Message>),
-    /// Unix socket.
-    Ipc(OwnedWriteHalf),
+    /// Unix socket, and what it did not take yet.
+    Ipc(OwnedWriteHalf, BytesMut),
 }
 
 /// Connects.
@@ -128,7 +132,7 @@ pub async fn connect(
             let (reader, writer) = UnixStream::connect(path).await?.into_split();
             Ok((
                 Reader::Ipc(reader, Splitter::default(), max_message_bytes),
-                Writer::Ipc(writer),
+                Writer::Ipc(writer, BytesMut::new()),
             ))
         }
         Endpoint::Http(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "HTTP nodes are polled").into()),
@@ -184,21 +188,50 @@ impl Reader {
 }
 
 impl Writer {
-    /// Writes and flushes one message.
+    /// Writes what is queued, all that there is at once. Cancel-safe: what was taken out of the queue is written by the next
+    /// call.
     ///
     /// # Errors
     /// [`LinkError`] when the connection is over.
-    pub async fn send(&mut self, message: Outbound) -> Result<(), LinkError> {
-        match (self, message) {
-            (Self::Ws(sink), Outbound::Message(text)) => sink.send(Message::text(text)).await?,
-            (Self::Ws(sink), Outbound::Ping) => sink.send(Message::Ping(Bytes::new())).await?,
-            (Self::Ipc(half), Outbound::Message(mut text)) => {
-                text.push('\n');
-                half.write_all(text.as_bytes()).await?;
+    pub async fn drain(&mut self, queue: &mut VecDeque<Outbound>) -> Result<(), LinkError> {
+        poll_fn(|cx| self.poll_drain(cx, queue)).await
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, queue: &mut VecDeque<Outbound>) -> Poll<Result<(), LinkError>> {
+        match self {
+            Self::Ws(sink) => {
+                let mut sink = Pin::new(sink);
+                while !queue.is_empty() {
+                    ready!(sink.as_mut().poll_ready(cx))?;
+                    let message = queue.pop_front().map(|message| match message {
+                        Outbound::Message(text) => Message::text(text),
+                        Outbound::Ping => Message::Ping(Bytes::new()),
+                    });
+                    message.map_or(Ok(()), |message| sink.as_mut().start_send(message))?;
+                }
+                ready!(sink.poll_flush(cx))?;
             }
-            // A Unix socket has no pings; the actor asks a cheap question instead.
-            (Self::Ipc(_), Outbound::Ping) => {}
+            Self::Ipc(half, unwritten) => {
+                for message in queue.drain(..) {
+                    match message {
+                        Outbound::Message(text) => {
+                            unwritten.extend_from_slice(text.as_bytes());
+                            unwritten.extend_from_slice(b"\n");
+                        }
+                        // A Unix socket has no pings; the actor asks a cheap question instead.
+                        Outbound::Ping => {}
+                    }
+                }
+                while !unwritten.is_empty() {
+                    match ready!(Pin::new(&mut *half).poll_write(cx, unwritten))? {
+                        0 => return Poll::Ready(Err(LinkError::Closed)),
+                        written => unwritten.advance(written),
+                    }
+                }
+                // What the longest request took does not stay.
+                *unwritten = BytesMut::new();
+            }
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 }

@@ -1,9 +1,8 @@
-//! The handshake of RFC 6455 as the loop server and the load generator need it; neither may spend time in a library.
+//! The handshake of RFC 6455 as the loop server and the load generators need it; none may spend time in a library.
 
+use anyhow::{Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha1::{Digest, Sha1};
-
-use crate::frames::{TEXT, header};
 
 /// Every client of the benchmark sends this key; nothing here defends against caches.
 pub const CLIENT_KEY: &str = "aGVhZHdhdGVyIGZhbm91dA==";
@@ -28,12 +27,23 @@ pub fn upgrade_request(host: &str, compress: bool) -> String {
     )
 }
 
-pub fn upgrade_response(key: &str) -> String {
-    format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {}\r\n\r\n",
-        accept_value(key)
-    )
+/// What the server answered; with compression or without, as it was asked for.
+pub fn check_upgrade(head: &str, compress: bool) -> Result<()> {
+    let status = head.lines().next().unwrap_or_default();
+    ensure!(
+        status.split_whitespace().nth(1) == Some("101"),
+        "the upgrade was refused: {status}"
+    );
+    let accept = http_header(head, "sec-websocket-accept");
+    ensure!(
+        accept == Some(&accept_value(CLIENT_KEY)),
+        "the upgrade was accepted with a wrong key"
+    );
+    ensure!(
+        http_header(head, "sec-websocket-extensions").is_some() == compress,
+        "compression was not agreed on, or without an offer"
+    );
+    Ok(())
 }
 
 /// The length of an HTTP head with its blank line, once it is complete.
@@ -50,9 +60,4 @@ pub fn http_header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
         .skip(1)
         .filter_map(|line| line.split_once(':'))
         .find_map(|(key, value)| key.trim().eq_ignore_ascii_case(name).then(|| value.trim()))
-}
-
-/// The header of an unfragmented, unmasked text frame.
-pub fn text_header(payload_len: usize) -> Vec<u8> {
-    header(TEXT, payload_len, 0)
 }

@@ -162,12 +162,3 @@ pub fn become_program(command: &[String]) -> Result<()> {
     let (program, args) = command.split_first().context("exec needs a program")?;
     Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot run {program}"))
 }
-
-/// The numbers of the events to produce, one per line of standard input, handed to `on_event` on a thread of their own.
-pub fn on_each_event(mut on_event: impl FnMut(usize) + Send + 'static) {
-    thread::spawn(move || {
-        for line in std::io::stdin().lines().map_while(Result::ok) {
-            on_event(line.trim().parse().expect("the benchmark sends event numbers only"));
-        }
-    });
-}

@@ -1,0 +1,111 @@
+//! The calls that are made, and the answers that are right.
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Call {
+    ChainId,
+    Latest,
+    Same,
+    Another,
+}
+
+impl Call {
+    pub const ALL: [Self; 4] = [Self::ChainId, Self::Latest, Self::Same, Self::Another];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::ChainId => "eth_chainId",
+            Self::Latest => "eth_getBlockByNumber (latest)",
+            Self::Same => "eth_call, the same",
+            Self::Another => "eth_call, another each time",
+        }
+    }
+
+    /// Whether headwater has the answer after the first time, until the next head at least.
+    pub fn is_kept(self) -> bool {
+        self != Self::Another
+    }
+
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::ChainId => "eth_chainId",
+            Self::Latest => "eth_getBlockByNumber",
+            Self::Same | Self::Another => "eth_call",
+        }
+    }
+
+    /// Parameters of the call of this number. The contract of `eth_call` is the one that every chain has at address 4: it
+    /// returns what it is given.
+    pub fn params(self, number: u64) -> String {
+        match self {
+            Self::ChainId => "[]".to_owned(),
+            Self::Latest => r#"["latest",false]"#.to_owned(),
+            Self::Same => Self::Another.params(0),
+            Self::Another => {
+                format!(r#"[{{"to":"0x0000000000000000000000000000000000000004","data":"0x{number:064x}"}},"latest"]"#)
+            }
+        }
+    }
+
+    /// The result of the call of this number; `fixed` is what the node answered before.
+    pub fn check(self, number: u64, result: &RawValue, fixed: &RawValue) -> Result<()> {
+        let given = || format!("\"0x{number:064x}\"");
+        let is_right = match self {
+            Self::Another => result.get() == given(),
+            // The same in other bytes is still right.
+            _ => result.get() == fixed.get() || value(result)? == value(fixed)?,
+        };
+        ensure!(
+            is_right,
+            "a wrong answer to {}: {}",
+            self.title(),
+            quoted(result.get().as_bytes())
+        );
+        Ok(())
+    }
+}
+
+fn value(json: &RawValue) -> Result<Value> {
+    Ok(serde_json::from_str(json.get())?)
+}
+
+/// One request as it goes out.
+pub fn request(id: u64, method: &str, params: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
+}
+
+/// An answer, or an event of a subscription, which has no id.
+#[derive(Deserialize)]
+pub struct Message<'a> {
+    pub id: Option<u64>,
+    #[serde(borrow)]
+    pub result: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub params: Option<&'a RawValue>,
+}
+
+impl<'a> Message<'a> {
+    pub fn parse(json: &'a [u8]) -> Result<Self> {
+        serde_json::from_slice(json).with_context(|| format!("not JSON-RPC: {}", quoted(json)))
+    }
+
+    /// The result with its id.
+    pub fn answer(json: &'a [u8]) -> Result<(u64, &'a RawValue)> {
+        match Self::parse(json)? {
+            Self {
+                id: Some(id),
+                result: Some(result),
+                ..
+            } => Ok((id, result)),
+            _ => bail!("no result: {}", quoted(json)),
+        }
+    }
+}
+
+pub fn quoted(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().take(400).collect()
+}

@@ -1,0 +1,128 @@
+//! A real node, which mines when it is told to.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::value::RawValue;
+
+use crate::{
+    call::{Message, request},
+    line::fetch,
+    process::Process,
+};
+
+const START: Duration = Duration::from_secs(60);
+
+/// Blocks before anything is measured: nobody's chain is empty.
+const BLOCKS: usize = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Anvil,
+    Geth,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Anvil => "anvil",
+            Self::Geth => "geth",
+        }
+    }
+}
+
+/// A running node. It ends with this value.
+pub struct Node {
+    kind: Kind,
+    process: Process,
+    /// WebSocket and HTTP.
+    pub address: SocketAddr,
+}
+
+impl Node {
+    pub fn start(kind: Kind, binary: &Path) -> Result<Self> {
+        // Chosen here: a node that says where it listens also says on the way what it is asked, and that costs it time.
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let port = address.port();
+        let args = match kind {
+            Kind::Anvil => format!("--silent --no-mining --host 127.0.0.1 --port {port}"),
+            Kind::Geth => format!(
+                "--dev --verbosity 1 --nodiscover --maxpeers 0 --ipcdisable --authrpc.port 0 --http --http.addr 127.0.0.1 \
+                 --http.port {port} --ws --ws.addr 127.0.0.1 --ws.port {port}"
+            ),
+        };
+        let args: Vec<String> = args
+            .split(' ')
+            .filter(|arg| !arg.is_empty())
+            .map(str::to_owned)
+            .collect();
+        let node = Self {
+            kind,
+            process: Process::start_program(kind.name(), binary, &args, &[])?,
+            address,
+        };
+        let until = Instant::now() + START;
+        while node.version().is_err() {
+            ensure!(Instant::now() < until, "it does not answer on {address}");
+            thread::sleep(Duration::from_millis(50));
+        }
+        for _ in 0..BLOCKS {
+            node.mine()?;
+        }
+        Ok(node)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its name and version, without the machine that it was built on.
+    pub fn version(&self) -> Result<String> {
+        let version: String = serde_json::from_str(ask(self.address, "web3_clientVersion", "[]")?.get())?;
+        Ok(version.split(['-', '+']).next().unwrap_or_default().to_owned())
+    }
+
+    /// The number of its head.
+    pub fn head(&self) -> Result<u64> {
+        let number: String = serde_json::from_str(ask(self.address, "eth_blockNumber", "[]")?.get())?;
+        quantity(&number)
+    }
+
+    /// One more block.
+    pub fn mine(&self) -> Result<()> {
+        let before = self.head()?;
+        match self.kind {
+            Kind::Anvil => drop(ask(self.address, "evm_mine", "[]")?),
+            // A development chain of geth has a block for each transaction.
+            Kind::Geth => {
+                let accounts: Vec<String> = serde_json::from_str(ask(self.address, "eth_accounts", "[]")?.get())?;
+                let own = accounts.first().context("a geth without its developer's account")?;
+                let transfer = format!(r#"[{{"from":"{own}","to":"{own}","value":"0x1"}}]"#);
+                drop(ask(self.address, "eth_sendTransaction", &transfer)?);
+            }
+        }
+        let until = Instant::now() + START;
+        while self.head()? == before {
+            ensure!(Instant::now() < until, "no block was mined");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+/// One call on a connection of its own.
+pub fn ask(server: SocketAddr, method: &str, params: &str) -> Result<Box<RawValue>> {
+    let (_, answer) = fetch(server, "POST", "/", &request(1, method, params)).with_context(|| method.to_owned())?;
+    let (_, result) = Message::answer(answer.as_bytes()).with_context(|| method.to_owned())?;
+    Ok(result.to_owned())
+}
+
+pub fn quantity(hex: &str) -> Result<u64> {
+    let digits = hex.strip_prefix("0x").context("no quantity")?;
+    Ok(u64::from_str_radix(digits, 16)?)
+}

@@ -1,0 +1,307 @@
+//! What is measured: one call with so many in flight, directly and through headwater in turns; and the crowd.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    call::Call,
+    crowd,
+    line::{Transport, fetch},
+    load::{self, Measured},
+    node::{Kind, Node},
+    process::Process,
+    proxy::Headwater,
+    relay::Counts,
+    results::median,
+    usage::{CpuTime, resident_memory},
+};
+
+/// A bound for each step.
+const STEP: Duration = Duration::from_secs(60);
+
+/// Between two blocks that the crowd asks for.
+const PACE: Duration = Duration::from_millis(50);
+
+/// How it is run.
+pub struct Plan {
+    pub headwater: PathBuf,
+    pub warmup: Duration,
+    pub counted: Duration,
+}
+
+/// All that was measured with one node.
+pub struct Results {
+    /// Its name and version.
+    pub node: String,
+    pub kind: Kind,
+    pub rounds: usize,
+    pub cells: Vec<Cell>,
+    /// headwater's, in bytes, when all rows were done.
+    pub memory: u64,
+    pub crowds: Crowds,
+}
+
+/// One row of the table.
+pub struct Cell {
+    pub call: Call,
+    pub transport: Transport,
+    pub in_flight: usize,
+    pairs: Vec<Pair>,
+}
+
+/// Directly and through headwater, one right after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    direct: Measured,
+    through: Measured,
+    /// For each call, of the node directly and of headwater.
+    cpu_us: (f64, f64),
+    /// The part of the calls that headwater asked the node.
+    forwarded: f64,
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { direct, through, .. } = self;
+        write!(
+            f,
+            "p50 {:.0} and {:.0} µs, {:.0} and {:.0} calls/s",
+            direct.p50, through.p50, direct.per_second, through.per_second
+        )
+    }
+}
+
+impl Cell {
+    pub fn new(call: Call, transport: Transport, in_flight: usize) -> Self {
+        Self {
+            call,
+            transport,
+            in_flight,
+            pairs: Vec::new(),
+        }
+    }
+
+    pub fn name(&self) -> String {
+        format!(
+            "{} over {}, {} in flight",
+            self.call.title(),
+            self.transport.name(),
+            self.in_flight
+        )
+    }
+
+    pub fn direct(&self) -> Measured {
+        self.medians(|pair| pair.direct)
+    }
+
+    pub fn through(&self) -> Measured {
+        self.medians(|pair| pair.through)
+    }
+
+    /// Milliseconds, of the p50.
+    pub fn added_ms(&self) -> f64 {
+        self.median(|pair| (pair.through.p50 - pair.direct.p50) / 1e3)
+    }
+
+    /// Calls a second through headwater, against those directly.
+    pub fn multiple(&self) -> f64 {
+        self.median(|pair| pair.through.per_second / pair.direct.per_second)
+    }
+
+    /// Microseconds for each call, of the node directly and of headwater.
+    pub fn cpu_us(&self) -> (f64, f64) {
+        (self.median(|pair| pair.cpu_us.0), self.median(|pair| pair.cpu_us.1))
+    }
+
+    pub fn checked(&self) -> u64 {
+        self.direct().calls + self.through().calls
+    }
+
+    fn medians(&self, side: fn(&Pair) -> Measured) -> Measured {
+        Measured {
+            calls: self.pairs.iter().map(|pair| side(pair).calls).sum(),
+            per_second: self.median(|pair| side(pair).per_second),
+            p50: self.median(|pair| side(pair).p50),
+            p90: self.median(|pair| side(pair).p90),
+            p99: self.median(|pair| side(pair).p99),
+        }
+    }
+
+    fn median(&self, of: impl Fn(&Pair) -> f64) -> f64 {
+        median(&mut self.pairs.iter().map(of).collect::<Vec<_>>())
+    }
+}
+
+/// A node, and headwater before it.
+pub struct Stage<'a> {
+    node: &'a Node,
+    plan: &'a Plan,
+    headwater: Headwater,
+    /// Turns so far.
+    turns: u64,
+}
+
+impl<'a> Stage<'a> {
+    pub fn set(node: &'a Node, plan: &'a Plan) -> Result<Self> {
+        Ok(Self {
+            node,
+            plan,
+            headwater: before(node, node.address, plan)?,
+            turns: 0,
+        })
+    }
+
+    /// Direct, through, through, direct: what the machine does beside it, and whatever grows with time, meets both alike.
+    pub fn round(&mut self, cell: &mut Cell) -> Result<Pair> {
+        let earlier = self.turn(cell, self.node.address, self.node.pid())?;
+        let first = self.through(cell, earlier)?;
+        let second = self.through(cell, earlier)?;
+        let (direct, cpu_us) = self.turn(cell, self.node.address, self.node.pid())?;
+        let second = Pair {
+            direct,
+            cpu_us: (cpu_us, second.cpu_us.1),
+            ..second
+        };
+        cell.pairs.extend([first, second]);
+        Ok(first)
+    }
+
+    /// Bytes that headwater has by now.
+    pub fn memory(&self) -> Result<u64> {
+        resident_memory(self.headwater.process.pid())
+    }
+
+    fn through(&mut self, cell: &Cell, (direct, cpu_of_node): (Measured, f64)) -> Result<Pair> {
+        let asked = self.forwarded()?;
+        let (address, pid) = (self.headwater.address, self.headwater.process.pid());
+        let (through, cpu_us) = self.turn(cell, address, pid)?;
+        let pair = Pair {
+            direct,
+            through,
+            cpu_us: (cpu_of_node, cpu_us),
+            forwarded: (self.forwarded()? - asked) / through.calls as f64,
+        };
+        let as_meant = if cell.call.is_kept() {
+            pair.forwarded < 0.05
+        } else {
+            (0.999..1.001).contains(&pair.forwarded)
+        };
+        ensure!(
+            as_meant,
+            "headwater asked the node for {:.1} % of them",
+            pair.forwarded * 100.0
+        );
+        Ok(pair)
+    }
+
+    /// What the load tells, and the CPU time of the process that answers, for each call.
+    fn turn(&mut self, cell: &Cell, server: SocketAddr, pid: u32) -> Result<(Measured, f64)> {
+        self.turns += 1;
+        let args = load::Args {
+            server,
+            node: self.node.address,
+            call: cell.call,
+            transport: cell.transport,
+            in_flight: cell.in_flight,
+            first: self.turns << 32,
+            warmup_ms: self.plan.warmup.as_millis() as u64,
+            counted_ms: self.plan.counted.as_millis() as u64,
+        };
+        let mut load = Process::start_role("load", &args.to_args())?;
+        load.wait_for("ready", STEP)?;
+        let cpu = CpuTime::of(pid)?;
+        load.send("go")?;
+        let measured: Measured = load.wait_for("measured ", STEP)?.parse()?;
+        let cpu = CpuTime::of(pid)?.since(&cpu);
+        Ok((measured, cpu.as_nanos() as f64 / 1e3 / measured.calls as f64))
+    }
+
+    /// Calls that headwater passed on, as it counts them itself.
+    fn forwarded(&self) -> Result<f64> {
+        let (_, page) = fetch(self.headwater.admin, "GET", "/metrics", "").context("its metrics")?;
+        let counts = page
+            .lines()
+            .filter(|line| line.starts_with("headwater_forwarded_calls_total{"))
+            .filter_map(|line| line.rsplit(' ').next())
+            .map(str::parse::<f64>);
+        Ok(counts.sum::<Result<f64, _>>()?)
+    }
+}
+
+/// A headwater that knows the node's head. It reaches the node at `address`.
+fn before(node: &Node, address: SocketAddr, plan: &Plan) -> Result<Headwater> {
+    let headwater = Headwater::start(&plan.headwater, address, &[], &[])?;
+    let level = format!("ready: head {}\n", node.head()?);
+    let until = Instant::now() + STEP;
+    while fetch(headwater.admin, "GET", "/ready", "")?.1 != level {
+        ensure!(Instant::now() < until, "headwater does not follow its node");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(headwater)
+}
+
+/// Clients that ask for each new block: directly, and through headwater.
+pub struct Crowds {
+    pub clients: usize,
+    pub blocks: u64,
+    /// Until the last of them has a block, in milliseconds.
+    pub direct_ms: f64,
+    pub through_ms: f64,
+    /// What reached the node through headwater, beyond what it takes to begin.
+    pub asked: Counts,
+}
+
+impl Crowds {
+    pub fn measure(node: &Node, plan: &Plan, clients: usize, blocks: u64) -> Result<Self> {
+        let mut relay = Process::start_role("relay", &[format!("--node={}", node.address)])?;
+        let address = relay.wait_for("listening ", STEP)?.parse()?;
+        let headwater = before(node, address, plan)?;
+        let mut count = || -> Result<Counts> {
+            relay.send("count")?;
+            Ok(serde_json::from_str(&relay.wait_for("counted ", STEP)?)?)
+        };
+        let direct_ms = crowd(node, node.address, clients, blocks).context("directly")?;
+        // headwater has followed all the time; what it does beside the crowd is no call of theirs.
+        thread::sleep(4 * PACE);
+        let earlier = count()?;
+        let through_ms = crowd(node, headwater.address, clients, blocks).context("through headwater")?;
+        let mut asked = count()?;
+        for (method, count) in &mut asked {
+            *count -= earlier.get(method).unwrap_or(&0);
+        }
+        asked.retain(|_, count| *count > 0);
+        Ok(Self {
+            clients,
+            blocks,
+            direct_ms,
+            through_ms,
+            asked,
+        })
+    }
+
+    /// Times that the node was asked for a block, for each of them.
+    pub fn asked_per_block(&self) -> f64 {
+        *self.asked.get("eth_getBlockByNumber").unwrap_or(&0) as f64 / self.blocks as f64
+    }
+}
+
+/// Milliseconds until the last client has a block, the median of all blocks.
+fn crowd(node: &Node, server: SocketAddr, clients: usize, blocks: u64) -> Result<f64> {
+    let mut crowd = Process::start_role("crowd", &crowd::Args { server, clients }.to_args())?;
+    crowd.wait_for("ready", STEP)?;
+    let mut times = Vec::new();
+    for _ in 0..blocks {
+        thread::sleep(PACE);
+        node.mine()?;
+        let micros: f64 = crowd.wait_for(&format!("done {} ", node.head()?), STEP)?.parse()?;
+        times.push(micros / 1e3);
+    }
+    Ok(median(&mut times))
+}
