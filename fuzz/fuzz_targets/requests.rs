@@ -104,6 +104,7 @@ fn answered(message: &Message<'_>) {
         assert!(ids.is_empty());
         return;
     };
+    let array = array.concat();
     let array: Vec<&RawValue> = serde_json::from_slice(&array).expect("an array");
     assert_eq!(array.len(), ids.len());
     for (answer, id) in array.iter().zip(ids) {
