@@ -138,15 +138,14 @@ impl Ground {
         }
     }
 
-    /// What a range of blocks says that ends with this number; near the head a node may not have indexed all of it yet.
+    /// What the logs up to this block stand on; near the head a node may not have indexed all of them yet.
     #[must_use]
-    pub fn plan_range(&self, last: Option<u64>) -> Plan {
+    pub fn plan_logs(&self, last: BlockName) -> Plan {
         match (last, self.view.head) {
-            (Some(last), Some(head)) if last + FRESH <= head.number => {
-                self.of_block(Some(BlockName::Number(last)), false)
+            (BlockName::Number(last), Some(head)) if last <= head.number && last + FRESH > head.number => {
+                self.at_head()
             }
-            (Some(last), Some(head)) if last > head.number => self.of_block(Some(BlockName::Number(last)), false),
-            _ => self.at_head(),
+            _ => self.of_block(Some(last), false),
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use alloy_primitives::B256;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -96,24 +95,17 @@ impl Calls {
             self.count("too_large");
             return error(INVALID_REQUEST, "request too large").into();
         }
-        let name = method.clone();
         let outcome = match self.find(method, params).await {
             Ok(outcome) => outcome,
-            Err(CallError::NotServed) => {
-                self.count("not_served");
-                return not_available(&name).into();
-            }
             Err(why) => {
                 // PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
-                let (label, code) = match why {
-                    CallError::Unavailable => ("unavailable", INTERNAL_ERROR),
-                    CallError::NotServed | CallError::Behind(_) => ("behind", INTERNAL_ERROR),
-                    CallError::Lost => ("lost", INTERNAL_ERROR),
-                    CallError::TooLong => ("response_too_large", RESPONSE_TOO_LARGE),
-                    CallError::Throttled(_) => ("throttled", LIMIT_EXCEEDED),
-                    CallError::TimedOut => ("timeout", TIMEOUT),
+                let code = match why {
+                    CallError::Unavailable | CallError::Behind(_) | CallError::Lost => INTERNAL_ERROR,
+                    CallError::TooLong => RESPONSE_TOO_LARGE,
+                    CallError::Throttled(_) => LIMIT_EXCEEDED,
+                    CallError::TimedOut => TIMEOUT,
                 };
-                self.count(label);
+                self.count(why.label());
                 return error(code, why.to_string()).into();
             }
         };
@@ -140,6 +132,13 @@ impl Calls {
 
     async fn find(&self, method: String, params: String) -> Answer {
         let known = Method::of(&method);
+        if let Some(outcome) = self.known(known.role, &params) {
+            self.note(known, "memory");
+            return Ok(outcome);
+        }
+        if !self.pool.serves(&method) {
+            return Ok(not_available(&method).into());
+        }
         let mut ask = Ask {
             method,
             params,
@@ -153,14 +152,6 @@ impl Calls {
         };
         ask.long = known.is_long(&ask.params);
         match known.role {
-            Role::ChainId if let Some(id) = self.pool.chain_id().filter(|_| is_empty(&ask.params)) => {
-                self.note(known, "memory");
-                return Ok(Outcome::Result(Bytes::copy_from_slice(id.as_bytes())));
-            }
-            Role::BlockNumber if let Some(head) = self.newest().filter(|_| is_empty(&ask.params)) => {
-                self.note(known, "memory");
-                return Ok(Outcome::Result(format!("\"{:#x}\"", head.number).into()));
-            }
             Role::Logs => return self.logs(known, ask).await,
             Role::Read(basis) => return self.read(known, basis, ask).await,
             Role::ChainId | Role::OfNode => ask.reach = Reach::Anywhere,
@@ -207,6 +198,16 @@ impl Calls {
         self.timed(self.pool.call(&ask)).await
     }
 
+    /// What needs no node, unless it has parameters that it does not take: those are the node's business.
+    fn known(&self, role: Role, params: &str) -> Option<Outcome> {
+        let json = match role {
+            Role::ChainId if is_empty(params) => Bytes::copy_from_slice(self.pool.chain_id()?.as_bytes()),
+            Role::BlockNumber if is_empty(params) => format!("\"{:#x}\"", self.newest()?.number).into(),
+            _ => return None,
+        };
+        Some(Outcome::Result(json))
+    }
+
     /// What the newest number is, where that is known here as well as at a node.
     fn newest(&self) -> Option<BlockRef> {
         let view = self.tip.view();
@@ -248,19 +249,14 @@ impl Calls {
             }
         }
         let ground = self.ground();
-        let last = query.as_ref().and_then(LogQuery::last);
-        self.look_for_finality(&ground, last);
-        let by_hash = query.as_ref().is_some_and(LogQuery::is_by_hash);
-        let plan = match &query {
-            Some(_) if by_hash => ground.plan(Basis::Hash(0), Some(Some(BlockName::Hash(B256::ZERO)))),
-            Some(query) => ground.plan_range(query.last()),
-            None => ground.plan_range(None),
-        };
-        route(&mut ask, plan);
+        let last = query.as_ref().map_or(BlockName::Latest, LogQuery::last);
+        self.look_for_finality(&ground, Some(last));
+        route(&mut ask, ground.plan_logs(last));
+        let by_hash = matches!(last, BlockName::Hash(_));
         // A node that has a block may not have indexed it yet: that there is nothing must not be said for long.
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // What is not understood is between the client and the node.
-        let anchor = plan.anchor.filter(|_| query.is_some() && !late);
+        let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
         self.kept_or_asked(known, anchor, ask, holds, |_| true).await.0
     }
 
@@ -271,7 +267,7 @@ impl Calls {
         loop {
             let view = self.tip.view();
             let Some(head) = view.head else { return Held::No };
-            if query.last().is_none() && self.outrun.beyond(head.number).is_some() {
+            if query.last() == BlockName::Latest && self.outrun.beyond(head.number).is_some() {
                 return Held::No;
             }
             match self.registry.with_history(|history| query.held(history, head)) {
@@ -311,9 +307,7 @@ impl Calls {
             (Basis::Hash(_), Some(Some(named))) if !matches!(named, BlockName::Hash(_)) => Some(None),
             (_, block) => block,
         };
-        if let Some(Some(BlockName::Number(number))) = block {
-            self.look_for_finality(&ground, Some(number));
-        }
+        self.look_for_finality(&ground, block.flatten());
         let plan = ground.plan(basis, block);
         route(&mut ask, plan);
         let of_transaction = matches!(basis, Basis::Mined | Basis::Sought);
@@ -351,7 +345,7 @@ impl Calls {
             if let Some(question) = question {
                 let number = params::number_of(json, "blockNumber");
                 self.heed(number);
-                self.look_for_finality(&ground, number);
+                self.look_for_finality(&ground, number.map(BlockName::Number));
                 self.settle(&ground, &question, number, json).await;
             }
         }
@@ -367,7 +361,7 @@ impl Calls {
         }
     }
 
-    /// The place of a transaction in a final block is kept for good.
+    /// The place of a transaction in a final block is kept as long as the chain is the same.
     async fn settle(&self, ground: &Ground, ask: &Ask, number: Option<u64>, json: &Bytes) {
         if let (Some(number), Some(newest)) = (number, ground.view.final_block)
             && number <= newest
@@ -383,8 +377,8 @@ impl Calls {
     }
 
     /// Asks which block is final, where that would help and has not been asked for a while.
-    fn look_for_finality(&self, ground: &Ground, block: Option<u64>) {
-        let (Some(head), Some(number)) = (ground.view.head, block) else {
+    fn look_for_finality(&self, ground: &Ground, block: Option<BlockName>) {
+        let (Some(head), Some(BlockName::Number(number))) = (ground.view.head, block) else {
             return;
         };
         let deep = head.number.saturating_sub(number) >= Finality::DEEP;
@@ -439,13 +433,7 @@ impl Calls {
         let outcome = match &answer {
             Ok(Outcome::Result(_)) => "result",
             Ok(Outcome::Error(_)) => "node_error",
-            Err(CallError::Unavailable) => "unavailable",
-            Err(CallError::NotServed) => "not_served",
-            Err(CallError::Behind(_)) => "behind",
-            Err(CallError::Lost) => "lost",
-            Err(CallError::TooLong) => "response_too_large",
-            Err(CallError::Throttled(_)) => "throttled",
-            Err(CallError::TimedOut) => "timeout",
+            Err(why) => why.label(),
         };
         self.metrics.forwarded.get_or_create(&OutcomeLabel { outcome }).inc();
         answer

@@ -72,19 +72,13 @@ impl LogQuery {
         Some(Self { blocks, filter })
     }
 
-    /// The highest number that is asked for; `None` for the newest block.
+    /// The last block that is asked for.
     #[must_use]
-    pub fn last(&self) -> Option<u64> {
+    pub fn last(&self) -> BlockName {
         match self.blocks {
-            Blocks::Range(_, to) => to,
-            Blocks::Hash(_) => None,
+            Blocks::Range(_, to) => to.map_or(BlockName::Latest, BlockName::Number),
+            Blocks::Hash(hash) => BlockName::Hash(hash),
         }
-    }
-
-    /// Whether it names its block by hash.
-    #[must_use]
-    pub fn is_by_hash(&self) -> bool {
-        matches!(self.blocks, Blocks::Hash(_))
     }
 
     /// The blocks that are asked for, where the newest is `head`.

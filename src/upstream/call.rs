@@ -13,9 +13,6 @@ pub enum CallError {
     /// No upstream is connected, or none that serves this method. Nothing was sent.
     #[error("upstream unavailable")]
     Unavailable,
-    /// None of the upstreams is there for this method.
-    #[error("no upstream serves this method")]
-    NotServed,
     /// No upstream has the newest block that clients were shown. Nothing was sent.
     #[error("no upstream has reached block {0} yet")]
     Behind(u64),
@@ -31,6 +28,21 @@ pub enum CallError {
     /// No answer in time.
     #[error("request timed out")]
     TimedOut,
+}
+
+impl CallError {
+    /// The value of the `outcome` label in the metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Behind(_) => "behind",
+            Self::Lost => "lost",
+            Self::TooLong => "response_too_large",
+            Self::Throttled(_) => "throttled",
+            Self::TimedOut => "timeout",
+        }
+    }
 }
 
 /// What a client's call asks, and what may be done with it.

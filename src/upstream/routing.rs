@@ -31,9 +31,6 @@ impl Pool {
     /// # Errors
     /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
     pub async fn call(&self, ask: &Ask) -> Answer {
-        if !self.serves(&ask.method) {
-            return Err(CallError::NotServed);
-        }
         let mut until = Instant::now() + self.call_patience;
         let (mut not, mut again) = (None, ask.again);
         loop {
@@ -123,7 +120,8 @@ impl Pool {
     }
 
     /// Whether any node that is there for calls serves a method.
-    fn serves(&self, method: &str) -> bool {
+    #[must_use]
+    pub fn serves(&self, method: &str) -> bool {
         let nodes = self.upstreams.iter().map(|upstream| &upstream.node);
         nodes
             .filter(|node| node.calls != Share::None)
@@ -197,13 +195,7 @@ impl Pool {
                 upstream.load.throttled(now, *after);
             }
             Err(CallError::TimedOut) => under_way.failed(now),
-            Err(
-                CallError::Lost
-                | CallError::TooLong
-                | CallError::Unavailable
-                | CallError::NotServed
-                | CallError::Behind(_),
-            ) => {
+            Err(CallError::Lost | CallError::TooLong | CallError::Unavailable | CallError::Behind(_)) => {
                 under_way.lost(now);
             }
         }
