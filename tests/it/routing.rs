@@ -196,6 +196,30 @@ async fn a_node_is_asked_what_it_is_there_for() {
 }
 
 #[tokio::test]
+async fn what_no_node_is_there_for_is_not_waited_for() {
+    let describe =
+        |_: usize, own: &mut Described| own.methods = Some(vec!["eth_getBalance".into(), "eth_syncing".into()]);
+    // Longer than the test may take: there is nothing to wait for.
+    let nodes = Nodes::start(1, describe, |config| config.calls.patience = Duration::from_secs(3600)).await;
+    let mut client = nodes.proxy.client().await;
+    for method in [
+        "eth_gasPrice",
+        "eth_sendRawTransaction",
+        "eth_newBlockFilter",
+        "eth_nothing",
+    ] {
+        let answer = client.call(method, json!([])).await;
+        let words = format!("the method {method} does not exist/is not available");
+        assert_eq!(answer["error"], json!({"code": -32601, "message": words}));
+    }
+    assert!(client.ask(work(1)).await.contains("result"));
+    assert!(
+        client.call("eth_chainId", json!([])).await["result"].is_string(),
+        "known without one"
+    );
+}
+
+#[tokio::test]
 async fn a_read_whose_node_is_lost_is_asked_once_more_elsewhere() {
     let nodes = Nodes::plain(2).await;
     let mut client = nodes.proxy.client().await;
