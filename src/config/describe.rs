@@ -368,15 +368,11 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
 /// What `section` may hold, dotted, where its name is the operator's own.
 pub(super) fn keys_of(section: &str) -> Vec<String> {
     let own = |field: &str| format!("{section}.{field}");
+    let named = |prefix: &'static str| NAMED.iter().filter_map(move |(key, ..)| key.strip_prefix(prefix));
     match section.split_once('.') {
         Some(("plans", _)) => keys().filter_map(|key| key.strip_prefix("limits.")).map(own).collect(),
-        Some(("keys", _)) => {
-            let named = NAMED.iter().map(|(key, ..)| key);
-            named
-                .filter_map(|key| key.strip_prefix("keys.NAME."))
-                .map(own)
-                .collect()
-        }
+        Some(("keys", _)) => named("keys.NAME.").map(own).collect(),
+        Some(("upstream", _)) => named("upstream[].").map(own).collect(),
         _ => Vec::new(),
     }
 }
