@@ -262,7 +262,7 @@ mod tests {
             (r#"[{ address = "ws://a", calls = "some" }]"#, "upstream.0.calls: "),
             (
                 r#"[{ address = "ws://a", archiv = true }]"#,
-                "upstream.0.archiv: no such setting",
+                "upstream.0.archiv: no such setting; did you mean upstream.0.archive?",
             ),
             ("5", "upstream: "),
         ] {
