@@ -257,7 +257,9 @@ impl Calls {
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // What is not understood is between the client and the node.
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
-        self.kept_or_asked(known, anchor, ask, holds, |_| true).await.0
+        self.kept_or_asked(known, anchor, &ask, holds, self.pool.call(&ask))
+            .await
+            .0
     }
 
     /// The blocks that a question is about, as soon as everything is held that was published.
@@ -336,17 +338,28 @@ impl Calls {
             let is_nothing = is_null(json) || of_block && is_empty_list(json);
             !is_nothing && is_there(json) && (!of_transaction || in_block())
         };
-        let question = of_transaction.then(|| ask.clone());
-        let (answer, by) = self.kept_or_asked(known, plan.anchor, ask, holds, is_there).await;
+        // What was published is denied by nobody as long as it stands: the nodes are on their way to another branch, and
+        // whoever is told now that there is no such block has been told by `eth_blockNumber` that there is.
+        let missing = |json: &Bytes| {
+            let head = head.filter(|_| ground.outrun.is_none() && is_null(json) && !is_there(json))?;
+            (self.tip.view().branch == ground.view.branch).then_some(CallError::Behind(head.number))
+        };
+        let asking = async {
+            match self.ask(&ask, is_there).await {
+                Ok(Outcome::Result(json)) => missing(&json).map_or(Ok(Outcome::Result(json)), Err),
+                other => other,
+            }
+        };
+        let (answer, by) = self.kept_or_asked(known, plan.anchor, &ask, holds, asking).await;
         if let (Ok(Outcome::Result(json)), By::Node, false) = (&answer, by, plan.of_node && plan.anchor.is_none()) {
             if tells_number {
                 self.heed(params::number_of(json, "number"));
             }
-            if let Some(question) = question {
+            if of_transaction {
                 let number = params::number_of(json, "blockNumber");
                 self.heed(number);
                 self.look_for_finality(&ground, number.map(BlockName::Number));
-                self.settle(&ground, &question, number, json).await;
+                self.settle(&ground, &ask, number, json).await;
             }
         }
         answer
@@ -392,12 +405,12 @@ impl Calls {
         &self,
         known: Method,
         anchor: Option<Anchor>,
-        ask: Ask,
+        ask: &Ask,
         holds: impl Fn(&Bytes) -> bool,
-        is_there: impl Fn(&Bytes) -> bool,
+        asking: impl Future<Output = Answer>,
     ) -> (Answer, By) {
-        let key = anchor.and_then(|anchor| key(anchor, &ask));
-        let asking = self.timed(self.ask(&ask, is_there));
+        let key = anchor.and_then(|anchor| key(anchor, ask));
+        let asking = self.timed(asking);
         let (answer, by) = match key {
             Some(key) => self.cache.answer(key, holds, asking).await,
             None => (asking.await, By::Node),
@@ -411,6 +424,7 @@ impl Calls {
         (answer, by)
     }
 
+    /// Asks again for a while, as long as it is not there.
     async fn ask(&self, ask: &Ask, is_there: impl Fn(&Bytes) -> bool) -> Answer {
         let mut answer = self.pool.call(ask).await;
         for wait in MISSING {

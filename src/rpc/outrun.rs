@@ -1,9 +1,10 @@
 //! Blocks of which a node has told before they were published.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// The highest block of which a node has told before it was published: what stands on the head is asked of nodes until the
 /// head has come so far, so that nobody who was told of a block is told later that there is none.

@@ -67,6 +67,32 @@ async fn the_newest_number_goes_back_with_the_nodes() {
     .await;
 }
 
+/// What clients were shown is not denied before they are told that it was taken back: its block comes, or an error, and
+/// `null` once the newest number is below it.
+#[tokio::test]
+async fn a_block_that_was_shown_is_not_denied_while_it_stands() {
+    let rig = Rig::with(|config| config.node.silence_timeout = std::time::Duration::from_secs(1)).await;
+    let mut client = rig.watcher().await;
+    rig.head(&mut client).await;
+    let shown = format!("{:#x}", rig.head(&mut client).await);
+    // A node that returns with less is believed after a while only: it may have to catch up.
+    rig.control.rewind(2).unwrap();
+    rig.control.disconnect();
+    let block = request("eth_getBlockByNumber", &json!([shown, false]));
+    let refused = client.ask(block.to_string()).await;
+    assert!(
+        refused.contains("-32603") && refused.contains("no upstream has reached block"),
+        "{refused}"
+    );
+    let number = request("eth_blockNumber", &json!([]));
+    assert!(client.ask(number.to_string()).await.contains(&shown), "it stands still");
+    crate::harness::eventually("it was taken back", async || {
+        !client.ask(number.to_string()).await.contains(&shown)
+    })
+    .await;
+    assert!(client.ask(block.to_string()).await.contains(r#""result":null"#));
+}
+
 #[tokio::test]
 async fn a_hundred_clients_that_ask_for_each_new_head_cost_the_node_one_call_a_block() {
     let rig = Rig::start().await;
