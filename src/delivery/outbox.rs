@@ -183,7 +183,7 @@ struct State {
     closing_since: Millis,
     /// Somebody will flush.
     flush_due: bool,
-    /// The session is reading requests, and will flush.
+    /// Answers are held back for a moment by somebody who will flush.
     corked: bool,
     /// There is something that the session has not looked at.
     news: bool,
@@ -337,9 +337,10 @@ impl Outbox {
         Answered::Yes
     }
 
-    /// Holds answers back until [`Self::uncork`]: those to requests that came in together leave together.
-    pub fn cork(&self) {
-        self.state.lock().corked = true;
+    /// Holds answers back until [`Self::uncork`]: those that are there together leave together. `false` where they are held
+    /// back already, and somebody else will let them leave.
+    pub fn cork(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().corked, true)
     }
 
     /// Lets them leave.
@@ -757,6 +758,14 @@ impl InFlight {
     #[must_use]
     pub fn outbox(&self) -> Option<Arc<Outbox>> {
         self.0.upgrade()
+    }
+}
+
+impl Outbox {
+    /// Whether several calls of this client are in flight: their answers often come together.
+    #[must_use]
+    pub fn awaits_several(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 1
     }
 }
 

@@ -51,6 +51,17 @@ pub enum Anchor {
 }
 
 impl Anchor {
+    /// The same in numbers: which kind, and what it is made of.
+    #[must_use]
+    pub fn parts(&self) -> [u64; 4] {
+        match *self {
+            Self::Chain { era } => [0, era, 0, 0],
+            Self::Software { era, node } => [1, era, node.map_or(0, |id| id.0 as u64 + 1), 0],
+            Self::Branch { era, branch } => [2, era, branch, 0],
+            Self::Head { era, branch, number } => [3, era, branch, number],
+        }
+    }
+
     /// After so long it is asked for again, though it may hold.
     #[must_use]
     pub fn lifetime(&self) -> Duration {

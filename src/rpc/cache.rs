@@ -1,5 +1,6 @@
 //! Answers that are kept, and calls that are under way: equal ones share one answer.
 
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,18 @@ const OVERHEAD: usize = 256;
 const LARGEST_PART: u64 = 16;
 
 /// What is asked, and what the answer stands on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// See [`Anchor`].
-    pub anchor: Anchor,
-    /// SHA-256 of method and canonical parameters: these may be long.
-    pub question: [u8; 32],
+    anchor: Anchor,
+    /// SHA-256 of the anchor, the method and the canonical parameters: these may be long.
+    digest: [u8; 32],
+}
+
+impl Hash for Key {
+    /// A part of the digest does: moka hashes a key several times, and whole that took a twentieth of a call's time.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.digest[..8]);
+    }
 }
 
 impl Key {
@@ -33,12 +40,15 @@ impl Key {
     #[must_use]
     pub fn new(anchor: Anchor, method: &str, params: &str) -> Self {
         let mut hash = Context::new(&SHA256);
+        for part in anchor.parts() {
+            hash.update(&part.to_le_bytes());
+        }
         hash.update(method.as_bytes());
         hash.update(b"\n");
         hash.update(params.as_bytes());
-        let mut question = [0; 32];
-        question.copy_from_slice(hash.finish().as_ref());
-        Self { anchor, question }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(hash.finish().as_ref());
+        Self { anchor, digest }
     }
 }
 
@@ -89,11 +99,11 @@ impl Cache {
 
     /// The answer to a question: kept, that of somebody who is asking the same just now, or by `ask`. Of what a node said
     /// only a result is kept, and only where `holds` says that it will be the same.
-    pub async fn answer(
+    pub async fn answer<A: Future<Output = Answer>>(
         &self,
         key: Key,
         holds: impl Fn(&Bytes) -> bool,
-        ask: impl Future<Output = Answer>,
+        ask: impl FnOnce() -> A,
     ) -> (Answer, By) {
         if let Some(kept) = self.kept.get(&key).await {
             return (Ok(Outcome::Result(kept)), By::Memory);
@@ -101,7 +111,7 @@ impl Cache {
         let asked = AtomicBool::new(false);
         let asking = async {
             asked.store(true, Ordering::Relaxed);
-            match ask.await {
+            match ask().await {
                 // Copied: it may be a small part of what was read from the node at once, which must not stay with it.
                 Ok(Outcome::Result(json)) if json.len() <= self.largest && holds(&json) => {
                     Ok(Bytes::copy_from_slice(&json))
@@ -110,7 +120,8 @@ impl Cache {
                 other => Err(other),
             }
         };
-        let answer = match self.kept.try_get_with(key, asking).await {
+        // Boxed, both: moka holds its argument several times over, and what is kept is answered without either.
+        let answer = match Box::pin(self.kept.try_get_with(key, Box::pin(asking))).await {
             Ok(json) => Ok(Outcome::Result(json)),
             Err(unkept) => (*unkept).clone(),
         };
@@ -157,7 +168,7 @@ mod tests {
     async fn a_kept_answer_is_asked_for_once_until_its_ground_moves() {
         let cache = Cache::new(1 << 20);
         for (era, by) in [(0, By::Node), (0, By::Memory), (1, By::Node), (0, By::Memory)] {
-            let answer = cache.answer(key("a", era), |_| true, async { result("1") }).await;
+            let answer = cache.answer(key("a", era), |_| true, || async { result("1") }).await;
             assert_eq!(answer, (result("1"), by));
         }
     }
@@ -173,20 +184,20 @@ mod tests {
             };
             let holds = |json: &Bytes| &json[..] != b"null";
             let both = join(
-                cache.answer(key("a", 0), holds, slow()),
-                cache.answer(key("a", 0), holds, slow()),
+                cache.answer(key("a", 0), holds, slow),
+                cache.answer(key("a", 0), holds, slow),
             );
             assert_eq!(both.await, ((answer.clone(), By::Node), (answer.clone(), By::Shared)));
-            assert_eq!(cache.answer(key("a", 0), holds, slow()).await.1, By::Node);
+            assert_eq!(cache.answer(key("a", 0), holds, slow).await.1, By::Node);
         }
     }
 
     #[tokio::test]
     async fn who_was_asking_may_go_and_the_others_still_get_their_answer() {
         let cache = Cache::new(1 << 20);
-        let mut first = Box::pin(cache.answer(key("a", 0), |_| true, std::future::pending()));
+        let mut first = Box::pin(cache.answer(key("a", 0), |_| true, std::future::pending::<Answer>));
         assert!(futures_util::poll!(&mut first).is_pending());
-        let mut second = Box::pin(cache.answer(key("a", 0), |_| true, async { result("1") }));
+        let mut second = Box::pin(cache.answer(key("a", 0), |_| true, || async { result("1") }));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
         assert_eq!(second.await, (result("1"), By::Node));
@@ -198,8 +209,8 @@ mod tests {
         let long = || Ok(Outcome::Result(Bytes::from(vec![b'1'; 4000])));
         for question in 0..100 {
             let question = question.to_string();
-            let _ = cache.answer(key(&question, 0), |_| true, async { long() }).await;
-            let _ = cache.answer(key("0", 0), |_| true, async { long() }).await;
+            let _ = cache.answer(key(&question, 0), |_| true, || async { long() }).await;
+            let _ = cache.answer(key("0", 0), |_| true, || async { long() }).await;
             // moka looks at what was asked for now and then; here, each time.
             let _ = cache.size().await;
         }
@@ -209,7 +220,7 @@ mod tests {
         assert!(cache.get(&key("1", 0)).await.is_none());
         // Above a sixteenth of it nothing is kept.
         let longer = || Ok(Outcome::Result(Bytes::from(vec![b'1'; 4097])));
-        let _ = cache.answer(key("x", 0), |_| true, async { longer() }).await;
+        let _ = cache.answer(key("x", 0), |_| true, || async { longer() }).await;
         assert!(cache.get(&key("x", 0)).await.is_none());
     }
 
@@ -220,7 +231,7 @@ mod tests {
             tokio::task::yield_now().await;
             result("1")
         };
-        let answers = join_all((0..10).map(|_| cache.answer(key("a", 0), |_| true, ask()))).await;
+        let answers = join_all((0..10).map(|_| cache.answer(key("a", 0), |_| true, ask))).await;
         assert_eq!(answers.iter().filter(|(_, by)| *by == By::Node).count(), 1);
         assert!(cache.get(&key("a", 0)).await.is_none());
     }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -152,11 +154,11 @@ impl Calls {
         };
         ask.long = known.is_long(&ask.params);
         match known.role {
-            Role::Logs => return self.logs(known, ask).await,
+            Role::Logs => return Box::pin(self.logs(known, ask)).await,
             Role::Read(basis) => return self.read(known, basis, ask).await,
             Role::ChainId | Role::OfNode => ask.reach = Reach::Anywhere,
             Role::BlockNumber => {
-                let answer = self.timed(self.pool.call(&ask)).await;
+                let answer = self.timed(self.pool.call(&ask).boxed()).await;
                 if let Ok(Outcome::Result(json)) = &answer {
                     let number = serde_json::from_slice(json).ok().and_then(params::quantity);
                     self.heed(number);
@@ -166,21 +168,22 @@ impl Calls {
             Role::Send => {
                 ask.reach = Reach::Anywhere;
                 ask.again = false;
-                return self.timed(send::send(&self.pool, ask, self.settings.broadcast)).await;
+                let sent = send::send(&self.pool, ask, self.settings.broadcast);
+                return self.timed(sent.boxed()).await;
             }
             Role::NewFilter => {
                 ask.again = false;
-                return self.timed(self.filters.make(&self.pool, &ask)).await;
+                return self.timed(self.filters.make(&self.pool, &ask).boxed()).await;
             }
             Role::UseFilter => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
-                return self.timed(self.filters.ask(&self.pool, ask)).await;
+                return self.timed(self.filters.ask(&self.pool, ask).boxed()).await;
             }
             Role::Control => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
-                let answer = self.timed(self.pool.call(&ask)).await;
+                let answer = self.timed(self.pool.call(&ask).boxed()).await;
                 // A node that refuses has changed nothing, and most do: anybody may ask.
                 let refused = matches!(
                     answer,
@@ -195,7 +198,7 @@ impl Calls {
             }
             Role::Unknown => ask.again = false,
         }
-        self.timed(self.pool.call(&ask)).await
+        self.timed(self.pool.call(&ask).boxed()).await
     }
 
     /// What needs no node, unless it has parameters that it does not take: those are the node's business.
@@ -257,7 +260,7 @@ impl Calls {
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // What is not understood is between the client and the node.
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
-        self.kept_or_asked(known, anchor, &ask, holds, self.pool.call(&ask))
+        self.kept_or_asked(known, anchor, &ask, holds, || self.pool.call(&ask).boxed())
             .await
             .0
     }
@@ -344,11 +347,14 @@ impl Calls {
             let head = head.filter(|_| ground.outrun.is_none() && is_null(json) && !is_there(json))?;
             (self.tip.view().branch == ground.view.branch).then_some(CallError::Behind(head.number))
         };
-        let asking = async {
-            match self.ask(&ask, is_there).await {
-                Ok(Outcome::Result(json)) => missing(&json).map_or(Ok(Outcome::Result(json)), Err),
-                other => other,
-            }
+        let asking = || {
+            let asking = async {
+                match self.ask(&ask, is_there).await {
+                    Ok(Outcome::Result(json)) => missing(&json).map_or(Ok(Outcome::Result(json)), Err),
+                    other => other,
+                }
+            };
+            asking.boxed()
         };
         let (answer, by) = self.kept_or_asked(known, plan.anchor, &ask, holds, asking).await;
         if let (Ok(Outcome::Result(json)), By::Node, false) = (&answer, by, plan.of_node && plan.anchor.is_none()) {
@@ -401,19 +407,19 @@ impl Calls {
         }
     }
 
-    async fn kept_or_asked(
-        &self,
+    async fn kept_or_asked<'a>(
+        &'a self,
         known: Method,
         anchor: Option<Anchor>,
         ask: &Ask,
         holds: impl Fn(&Bytes) -> bool,
-        asking: impl Future<Output = Answer>,
+        asking: impl FnOnce() -> BoxFuture<'a, Answer>,
     ) -> (Answer, By) {
         let key = anchor.and_then(|anchor| key(anchor, ask));
-        let asking = self.timed(asking);
+        let asking = || self.timed(asking());
         let (answer, by) = match key {
             Some(key) => self.cache.answer(key, holds, asking).await,
-            None => (asking.await, By::Node),
+            None => (asking().await, By::Node),
         };
         let who = match by {
             By::Memory => "memory",
@@ -439,7 +445,8 @@ impl Calls {
 
     // ---- counting
 
-    async fn timed(&self, asking: impl Future<Output = Answer>) -> Answer {
+    /// Boxed: the way to a node has a large state, which would else be part of every call's, also where the answer is known.
+    async fn timed(&self, asking: BoxFuture<'_, Answer>) -> Answer {
         awaited().await;
         let began = Instant::now();
         let answer = asking.await;

@@ -198,6 +198,10 @@ impl Connection {
                 call = self.calls.next(room), if serving.out.len() < WRITE_QUEUE => match call {
                     Some(call) => {
                         serving.call(call);
+                        if serving.waiting.len() > 1 {
+                            // Where many ask, others are about to.
+                            tokio::task::yield_now().await;
+                        }
                         // Those behind it leave in the same write.
                         while serving.has_room()
                             && serving.out.len() < WRITE_QUEUE

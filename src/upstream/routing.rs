@@ -209,9 +209,14 @@ impl Pool {
         } else {
             None
         };
-        let Some(usual) = usual else {
-            return self.ask_one(ask, first).await;
-        };
+        match usual {
+            // Boxed: it is rare, and larger than all the rest of a call.
+            Some(usual) => Box::pin(self.ask_two(ask, first, usual)).await,
+            None => self.ask_one(ask, first).await,
+        }
+    }
+
+    async fn ask_two(&self, ask: &Ask, first: UpstreamId, usual: Duration) -> Answer {
         let asked = std::pin::pin!(self.ask_one(ask, first));
         let late = std::pin::pin!(tokio::time::sleep(usual.max(LEAST_HEDGE)));
         let asked = match select(asked, late).await {
