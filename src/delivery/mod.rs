@@ -22,5 +22,4 @@ pub use queue::{Chunk, Gathered, Kind, Queue};
 pub use recipient::{Batch, Recipient, SubscriptionId};
 pub use socket::Socket;
 
-/// Milliseconds since the process's clock began; compared, never shown.
-pub type Millis = u64;
+pub use crate::clock::Millis;
