@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::delivery::Millis;
+/// Milliseconds since the process's clock began; compared, never shown.
+pub type Millis = u64;
 
 /// The process's clock.
 #[derive(Clone, Copy, Debug)]

@@ -29,6 +29,8 @@
 //! 4. Loss is never silent: what cannot be delivered ends the connection with a close code and a reason.
 //! 5. Only what may be asked twice is asked twice: a signed transaction goes to each node once.
 //! 6. On the event path the node's JSON is not rebuilt: its bytes go in, the same bytes go out, to all.
+//! 7. Dependencies point one way: `server > session > door, rpc, subscription > delivery`, `rpc > subscription > backplane >
+//!    chain > upstream`. `src/layers.rs` says of each module which others it may use, and a test holds the sources against it.
 //!
 //! Modules in the order of the event's path, then of the request's, then what both stand on.
 
@@ -58,6 +60,8 @@ pub mod devnet;
 pub mod clock;
 pub mod deflate;
 pub mod jsonrpc;
+#[cfg(test)]
+mod layers;
 mod look;
 pub mod patterns;
 pub mod pieces;

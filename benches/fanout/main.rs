@@ -137,14 +137,8 @@ impl Options {
             "every count is at least 1, and that of clients 2"
         );
         ensure!(self.rate.is_finite() && self.rate > 0.0, "--rate must be above 0");
-        // One descriptor per client in the servers and in the load generator, which all inherit this limit.
-        let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
         let most = self.clients.iter().max().copied().unwrap_or(0);
-        let needed = most as u64 + 100;
-        ensure!(
-            limit >= needed,
-            "{needed} open files are needed and {limit} allowed: raise `ulimit -n`"
-        );
+        process::allow_open_files(most)?;
 
         let servers = if self.only.is_empty() {
             &Server::ALL[..]

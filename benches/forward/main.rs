@@ -140,13 +140,7 @@ impl Options {
         if let Some(geth) = &self.geth {
             ensure!(geth.is_file(), "no geth at {}: set GETH to its path", geth.display());
         }
-        // The relay and the clients inherit this limit.
-        let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
-        let needed = self.clients as u64 + 100;
-        ensure!(
-            limit >= needed,
-            "{needed} open files are needed and {limit} allowed: raise `ulimit -n`"
-        );
+        process::allow_open_files(self.clients)?;
 
         let mut tables = vec![self.table(Kind::Anvil, &self.anvil)?];
         if let Some(geth) = &self.geth {

@@ -11,11 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// How many lines of a process are quoted when it ends before its time.
 const QUOTED_LINES: usize = 12;
+
+/// Files that a process opens beside its clients' sockets, and more.
+const OTHER_FILES: u64 = 100;
 
 /// A running child. Dropping it ends it, on the way out of an error too.
 pub struct Process {
@@ -150,6 +153,17 @@ impl Drop for Process {
 pub struct Silence {
     name: &'static str,
     timeout: Duration,
+}
+
+/// One descriptor for each client and each of the others, here and in the child processes, which all inherit this limit.
+pub fn allow_open_files(clients: usize) -> Result<()> {
+    let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
+    let needed = clients as u64 + OTHER_FILES;
+    ensure!(
+        limit >= needed,
+        "{needed} open files are needed and {limit} allowed: raise `ulimit -n`"
+    );
+    Ok(())
 }
 
 /// Called first in every child: it ends with its parent.

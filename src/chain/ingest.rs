@@ -26,10 +26,11 @@ const PAST_TRIES: u32 = 5;
 
 /// Where the chain stands as it was published, for those who answer questions about it.
 #[derive(Debug, Default)]
-pub struct Tip(Mutex<Standing>);
+pub struct Tip(Mutex<Extent>);
 
+/// How far the published chain goes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Standing {
+struct Extent {
     view: View,
     /// Highest number that was published since the chain began, or began anew.
     highest: u64,
@@ -72,8 +73,8 @@ impl Tip {
     }
 
     fn note(&self, event: &ChainEvent) {
-        let mut standing = self.0.lock();
-        let Standing { view, highest, arrived } = &mut *standing;
+        let mut extent = self.0.lock();
+        let Extent { view, highest, arrived } = &mut *extent;
         match event {
             ChainEvent::Head(header) => {
                 view.head = Some(header.block);

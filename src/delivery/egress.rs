@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Millis;
+use crate::clock::Millis;
 
 /// What may be saved up, in microseconds: a second's worth.
 const SAVED: u64 = 1_000_000;

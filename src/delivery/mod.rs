@@ -21,6 +21,3 @@ pub use outbox::{Answered, InFlight, Outbox, OutboxLimits, OutboxShared, Over, P
 pub use queue::{Chunk, Gathered, Kind, Queue};
 pub use recipient::{Batch, Recipient, SubscriptionId};
 pub use socket::Socket;
-
-/// Milliseconds since the process's clock began; compared, never shown.
-pub type Millis = u64;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Allowance, Batch, Millis, Recipient, SubscriptionId};
+use super::{Allowance, Batch, Recipient, SubscriptionId};
+use crate::clock::Millis;
 
 /// What an event is; decides what may be shed and names the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

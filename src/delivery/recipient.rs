@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::frame::Deflated;
 use super::series::Series;
-use super::{Compression, Event, Kind, Millis, Prefix};
+use super::{Compression, Event, Kind, Prefix};
+use crate::clock::Millis;
 
 /// `0x` and 32 hex digits, the first not zero: unguessable, and its own canonical form as a number (alloy parses ids as
 /// 256-bit integers and sends that form back).

@@ -7,17 +7,17 @@ use super::{
     chain::{Chain, ChainError, Reorg},
     config::Faults,
     feed::Stats,
-    node::Node,
+    node::SimulatedNode,
 };
 
 /// Commands to a [`super::Devnet`]. Cheap to clone; commands to a node that was dropped have no effect on anybody.
 ///
 /// A command returns when everything that follows from it is queued for the clients.
 #[derive(Clone, Debug)]
-pub struct Control(Arc<Node>);
+pub struct Control(Arc<SimulatedNode>);
 
 impl Control {
-    pub(super) fn new(node: Arc<Node>) -> Self {
+    pub(super) fn new(node: Arc<SimulatedNode>) -> Self {
         Self(node)
     }
 

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    node::{Node, is_control},
+    node::{SimulatedNode, is_control},
     server::spawn,
     session::serve_websocket,
 };
@@ -28,7 +28,7 @@ use super::{
 const MAX_BODY_BYTES: usize = 5 << 20;
 
 /// Serves one TCP connection until it ends or becomes a WebSocket.
-pub(super) async fn serve_connection(node: Arc<Node>, stream: TcpStream) {
+pub(super) async fn serve_connection(node: Arc<SimulatedNode>, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let mut cuts = node.cuts.subscribe();
     let service = service_fn(|request| {
@@ -50,7 +50,7 @@ pub(super) async fn serve_connection(node: Arc<Node>, stream: TcpStream) {
     }
 }
 
-async fn handle(node: Arc<Node>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn handle(node: Arc<SimulatedNode>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let mut gate = node.stall.gate();
     if is_upgrade(request.headers()) {
         gate.open().await;
@@ -96,7 +96,7 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// Answers the handshake and leaves the socket to a session.
-fn upgrade(node: Arc<Node>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+fn upgrade(node: Arc<SimulatedNode>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     if request
         .headers()
         .get(SEC_WEBSOCKET_VERSION)

@@ -23,7 +23,7 @@ const MAX_BATCH: usize = 1_000;
 
 /// A simulated node.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct SimulatedNode {
     state: Mutex<State>,
     pub(super) stall: Stall,
     /// Counts the commands to cut all connections.
@@ -58,7 +58,7 @@ pub(super) enum Caller {
     Client(ClientId),
 }
 
-impl Node {
+impl SimulatedNode {
     pub(super) fn new(config: &Config) -> Self {
         let state = State {
             chain: Chain::new(config),

@@ -12,7 +12,7 @@ use super::{
     chain::{Chain, ChainError},
     feed::{Kind, Subscription},
     filter::{Blocks, LogFilter},
-    node::{Caller, Node, State},
+    node::{Caller, SimulatedNode, State},
     params::{BlockTag, Params, hex_bytes, parse_quantity, word},
     polling::Polled,
     shape::{self, Quantity},
@@ -70,7 +70,7 @@ type Answer = Result<String, RpcError>;
 
 /// Executes one call. A new subscription is put into `subscribed`, to be activated after the answer is queued.
 pub(super) fn call(
-    node: &Node,
+    node: &SimulatedNode,
     state: &mut State,
     caller: Caller,
     method: &str,

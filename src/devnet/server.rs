@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{config::Config, control::Control, http::serve_connection, node::Node, session::serve_ipc};
+use super::{config::Config, control::Control, http::serve_connection, node::SimulatedNode, session::serve_ipc};
 
 /// Pending transactions come in groups at rates above one per this.
 const PENDING_TICK: Duration = Duration::from_millis(5);
@@ -46,7 +46,7 @@ pub enum Error {
 /// A running simulated node. Dropping it ends its listeners and connections; the tasks stop soon after.
 #[derive(Debug)]
 pub struct Devnet {
-    node: Arc<Node>,
+    node: Arc<SimulatedNode>,
     address: SocketAddr,
     ipc: Option<PathBuf>,
 }
@@ -64,7 +64,7 @@ impl Devnet {
         let address = tcp.local_addr().map_err(listen_error)?;
         let unix = config.ipc.as_deref().map(bind_unix).transpose()?;
 
-        let node = Arc::new(Node::new(&config));
+        let node = Arc::new(SimulatedNode::new(&config));
         spawn(&node, accept_tcp(node.clone(), tcp));
         if let Some(unix) = unix {
             spawn(&node, accept_unix(node.clone(), unix));
@@ -114,7 +114,7 @@ impl Drop for Devnet {
 }
 
 /// Runs a task no longer than the node.
-pub(super) fn spawn(node: &Arc<Node>, task: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn spawn(node: &Arc<SimulatedNode>, task: impl Future<Output = ()> + Send + 'static) {
     let shutdown = node.shutdown.clone();
     tokio::spawn(async move {
         shutdown.run_until_cancelled(task).await;
@@ -132,7 +132,7 @@ fn bind_unix(path: &Path) -> Result<UnixListener, Error> {
     })
 }
 
-async fn accept_tcp(node: Arc<Node>, listener: TcpListener) {
+async fn accept_tcp(node: Arc<SimulatedNode>, listener: TcpListener) {
     loop {
         match listener.accept().await {
             Ok(_) if node.lock().faults.refuse_connections => {}
@@ -142,7 +142,7 @@ async fn accept_tcp(node: Arc<Node>, listener: TcpListener) {
     }
 }
 
-async fn accept_unix(node: Arc<Node>, listener: UnixListener) {
+async fn accept_unix(node: Arc<SimulatedNode>, listener: UnixListener) {
     loop {
         match listener.accept().await {
             Ok(_) if node.lock().faults.refuse_connections => {}
@@ -153,7 +153,7 @@ async fn accept_unix(node: Arc<Node>, listener: UnixListener) {
 }
 
 /// Mines at regular times, however long mining takes.
-async fn mine_by_time(node: Arc<Node>) {
+async fn mine_by_time(node: Arc<SimulatedNode>) {
     let mut timing = node.timing.subscribe();
     let mut due = Instant::now();
     loop {
@@ -174,7 +174,7 @@ async fn mine_by_time(node: Arc<Node>) {
     }
 }
 
-async fn add_pending_by_time(node: Arc<Node>) {
+async fn add_pending_by_time(node: Arc<SimulatedNode>) {
     let mut timing = node.timing.subscribe();
     loop {
         let rate = timing.borrow_and_update().pending_rate;

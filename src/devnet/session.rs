@@ -24,7 +24,7 @@ use tokio_util::codec::Framed;
 use super::{
     feed::{ClientId, Connection, NOTIFICATION_END, Outgoing},
     ipc::JsonCodec,
-    node::Node,
+    node::SimulatedNode,
     stall::Gate,
 };
 
@@ -40,7 +40,7 @@ const WRITE_BATCH: usize = 256;
 pub(super) type Cuts = watch::Receiver<u64>;
 
 /// Runs a WebSocket whose handshake is done. `read` is what came behind the handshake.
-pub(super) async fn serve_websocket(node: Arc<Node>, cuts: Cuts, stream: TcpStream, read: Bytes) {
+pub(super) async fn serve_websocket(node: Arc<SimulatedNode>, cuts: Cuts, stream: TcpStream, read: Bytes) {
     let Ok(socket) = second_descriptor(&stream) else { return };
     let config = WebSocketConfig::default()
         // Small, for there may be thousands of clients.
@@ -66,7 +66,7 @@ pub(super) async fn serve_websocket(node: Arc<Node>, cuts: Cuts, stream: TcpStre
 }
 
 /// Runs a connection on the Unix socket.
-pub(super) async fn serve_ipc(node: Arc<Node>, cuts: Cuts, stream: UnixStream) {
+pub(super) async fn serve_ipc(node: Arc<SimulatedNode>, cuts: Cuts, stream: UnixStream) {
     let (writer, reader) = Framed::new(stream, JsonCodec::new(MAX_MESSAGE_BYTES)).split::<String>();
     serve(&node, cuts, reader, writer).await;
 }
@@ -80,7 +80,7 @@ enum Ending {
 }
 
 async fn serve<E>(
-    node: &Node,
+    node: &SimulatedNode,
     mut cuts: Cuts,
     reader: impl Stream<Item = Result<Bytes, E>>,
     writer: impl Sink<String>,
@@ -102,7 +102,7 @@ async fn serve<E>(
 }
 
 /// Executes messages in the order of their arrival, each after the simulated delay.
-async fn read<E>(node: &Node, id: ClientId, reader: impl Stream<Item = Result<Bytes, E>>) {
+async fn read<E>(node: &SimulatedNode, id: ClientId, reader: impl Stream<Item = Result<Bytes, E>>) {
     let mut reader = std::pin::pin!(reader);
     let mut gate = node.stall.gate();
     let mut delayed: FuturesUnordered<BoxFuture<'static, Bytes>> = FuturesUnordered::new();
@@ -156,7 +156,7 @@ async fn write(mut queue: mpsc::Receiver<Outgoing>, mut gate: Gate, writer: impl
 
 /// Takes the client off the feed however its session ends.
 struct Registered<'a> {
-    node: &'a Node,
+    node: &'a SimulatedNode,
     id: ClientId,
 }
 

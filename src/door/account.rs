@@ -16,7 +16,8 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use parking_lot::Mutex;
 
 use super::{Identity, Policy, Rights};
-use crate::delivery::{Egress, Millis};
+use crate::clock::Millis;
+use crate::delivery::Egress;
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED};
 
 /// A message of this length costs as much as a request, whatever it says. Most requests are a hundredth of it.

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delivery::Millis;
+use crate::clock::Millis;
 
 /// The bounds of one client, whoever it is. Those of a client hold for all of its connections together.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
-use crate::clock::Clock;
-use crate::delivery::{Backlog, CloseReason, Millis, Outbox, Signs, frame};
+use crate::clock::{Clock, Millis};
+use crate::delivery::{Backlog, CloseReason, Outbox, Signs, frame};
 use crate::door::{Pass, unix_now};
 
 /// How often every client is looked at.

@@ -1,6 +1,7 @@
 //! Pings and pongs of one connection, which are no requests and yet work.
 
-use crate::delivery::{CloseReason, Millis};
+use crate::clock::Millis;
+use crate::delivery::CloseReason;
 
 /// How many pings and pongs one connection has sent of late.
 ///

@@ -8,7 +8,8 @@ use alloy_primitives::Bloom;
 use tokio::sync::Notify;
 
 use crate::chain::{BlockRef, Cursor, History, Log, Needs, Next, Page, Undo};
-use crate::delivery::{Batch, Event, Kind, Millis, Phase, SubscriptionId};
+use crate::clock::Millis;
+use crate::delivery::{Batch, Event, Kind, Phase, SubscriptionId};
 
 use super::registry::Subscriber;
 use super::{InBloom, LogFilter, Stream};

@@ -20,8 +20,8 @@ use super::transaction_event::{Fate, InForms, hash_json};
 use super::{Index, Line, LogFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{ChainEvent, Gossip, TransactionForm, Wanted};
 use crate::chain::{BlockLogs, BlockTransactions, Cursor, History, Log, Loss, Page, Transaction};
-use crate::clock::Clock;
-use crate::delivery::{Batch, CloseReason, Compression, Event, Kind, Millis, Outbox, Phase, Recipient, SubscriptionId};
+use crate::clock::{Clock, Millis};
+use crate::delivery::{Batch, CloseReason, Compression, Event, Kind, Outbox, Phase, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
 /// A subscription as its owner, the session, holds it.

@@ -113,14 +113,15 @@ struct Serving {
     asked: Option<Instant>,
     asked_syncing: Option<Instant>,
     /// Subscriptions that are asked for or stand, pending ones only.
-    pending: HashMap<TransactionForm, Standing>,
+    pending: HashMap<TransactionForm, SubscriptionState>,
     ready: bool,
     /// It ended by a message that was longer than is read.
     too_long: bool,
 }
 
+/// A subscription to pending transactions, as the node has it.
 #[derive(Debug)]
-enum Standing {
+enum SubscriptionState {
     Asked,
     Stands(String),
     /// The node does not offer it; asked again with the next connection.
@@ -328,7 +329,7 @@ impl Serving {
             (Purpose::Subscribe(Feed::Heads), Outcome::Error(error)) => return Err(End::NoHeads(text(&error))),
             (Purpose::Subscribe(Feed::Pending(form)), Outcome::Error(error)) => {
                 warn!(upstream = %self.shared.endpoint, ?form, "no pending transactions: {}", text(&error));
-                self.pending.insert(form, Standing::Refused);
+                self.pending.insert(form, SubscriptionState::Refused);
                 self.shared.settle(form, true);
             }
             (Purpose::Latest, Outcome::Result(json)) => {
@@ -355,7 +356,8 @@ impl Serving {
                 self.ask("eth_getBlockByNumber", r#"["latest",false]"#, Purpose::Latest);
             }
             Feed::Pending(form) => {
-                self.pending.insert(form, Standing::Stands(subscription.clone()));
+                self.pending
+                    .insert(form, SubscriptionState::Stands(subscription.clone()));
                 self.shared.settle(form, true);
             }
         }
@@ -440,21 +442,21 @@ impl Serving {
             match (self.pending.remove(&form), wanted) {
                 (None, true) => {
                     if self.ask("eth_subscribe", params, Purpose::Subscribe(Feed::Pending(form))) {
-                        self.pending.insert(form, Standing::Asked);
+                        self.pending.insert(form, SubscriptionState::Asked);
                     }
                 }
-                (Some(Standing::Stands(subscription)), false) => {
+                (Some(SubscriptionState::Stands(subscription)), false) => {
                     self.shared.settle(form, false);
                     self.feeds.remove(&subscription);
                     self.ask("eth_unsubscribe", &format!("[{subscription}]"), Purpose::Ignored);
                 }
                 // Asked for: when the answer comes this is looked at again. Else it is known already, also where another
                 // upstream was in use for a moment.
-                (Some(standing), _) => {
-                    if wanted && !matches!(standing, Standing::Asked) {
+                (Some(state), _) => {
+                    if wanted && !matches!(state, SubscriptionState::Asked) {
                         self.shared.settle(form, true);
                     }
-                    self.pending.insert(form, standing);
+                    self.pending.insert(form, state);
                 }
                 (None, false) => {}
             }

@@ -26,15 +26,15 @@ const MAX_FULL_PER_POLL: usize = 256;
 #[derive(Debug)]
 pub(super) struct Poller {
     shared: Arc<Shared>,
-    node: Node,
+    node: HttpTransport,
     inbox: Option<Inbox>,
     head: Option<Bytes>,
     ready: bool,
 }
 
-/// The node as HTTP shows it.
+/// The way to the node by HTTP.
 #[derive(Clone, Debug)]
-struct Node {
+struct HttpTransport {
     client: reqwest::Client,
     url: Url,
     max_message_bytes: usize,
@@ -57,7 +57,7 @@ impl From<Failed> for String {
     }
 }
 
-impl Node {
+impl HttpTransport {
     async fn call(&self, method: &str, params: &str) -> Result<Outcome, Failed> {
         let body = message::request(1, method, params);
         let request = self
@@ -98,7 +98,7 @@ impl Node {
 }
 
 /// Posts calls until the pool is gone.
-async fn forward(node: Node, mut calls: mpsc::Receiver<Call>, max_in_flight: usize) {
+async fn forward(node: HttpTransport, mut calls: mpsc::Receiver<Call>, max_in_flight: usize) {
     let room = Arc::new(Semaphore::new(max_in_flight));
     while let Some(call) = calls.recv().await {
         let Ok(place) = room.clone().acquire_owned().await else {
@@ -144,7 +144,7 @@ impl Poller {
             .tls_backend_preconfigured(rustls::ClientConfig::clone(&shared.settings.trust))
             .build()
             .expect("nothing is set that could fail");
-        let node = Node {
+        let node = HttpTransport {
             client,
             url,
             max_message_bytes: shared.settings.max_message_bytes,
@@ -232,7 +232,7 @@ impl Poller {
 #[derive(Debug)]
 struct Gossiper {
     shared: Arc<Shared>,
-    node: Node,
+    node: HttpTransport,
     filter: Option<String>,
 }
 
@@ -240,7 +240,7 @@ struct Gossiper {
 const FULL_CONCURRENCY: usize = 16;
 
 impl Gossiper {
-    fn new(shared: Arc<Shared>, node: Node) -> Self {
+    fn new(shared: Arc<Shared>, node: HttpTransport) -> Self {
         Self {
             shared,
             node,

@@ -10,6 +10,8 @@
 // In a test a panic is the report, and the table is what this is for.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "../shared/client_frame.rs"]
+mod client_frame;
 mod coverage;
 mod node;
 mod pattern;

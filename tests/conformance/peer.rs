@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::client_frame;
+
 /// Longer than anything takes that is to happen, also where many tests share few cores.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -172,22 +174,7 @@ impl Peer {
 
     /// Sends a frame as a client does: masked.
     pub async fn frame(&mut self, first: u8, payload: &[u8]) -> Result<(), String> {
-        const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-        let mut out = vec![first];
-        match payload.len() {
-            len @ 0..=125 => out.push(0x80 | len as u8),
-            len @ 126..=0xffff => {
-                out.push(0x80 | 126);
-                out.extend_from_slice(&(len as u16).to_be_bytes());
-            }
-            len => {
-                out.push(0x80 | 127);
-                out.extend_from_slice(&(len as u64).to_be_bytes());
-            }
-        }
-        out.extend_from_slice(&MASK);
-        out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        self.write(&out).await
+        self.write(&client_frame::frame(first, payload)).await
     }
 
     pub async fn say(&mut self, text: &str) -> Result<(), String> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use headwater::devnet::{Block, ChainError, Control, Faults, Reorg};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Event, Rig, adopted, dropped, eventually, reorged, within};
+use crate::harness::{Client, Event, Rig, adopted, dropped, eventually, reorged, take_away, within};
 
 /// The node says the same things in the same order to a client of its own: heads and logs, removed ones first.
 async fn same(client: &mut Client, witness: &mut Client, count: usize) {
@@ -262,8 +262,7 @@ async fn a_reorg_during_a_lost_connection_is_told_afterwards() {
     let blocks = rig.control.mine_many(5);
     client.expect(adopted(&blocks)).await;
     for depth in 1..=4 {
-        rig.control.set_faults(|faults| faults.refuse_connections = true);
-        rig.control.disconnect();
+        take_away(&rig.control);
         eventually("the connection is lost", async || rig.control.stats().connections == 0).await;
         let reorg = rig.control.reorg(depth, depth + 2).unwrap();
         rig.control.set_faults(|faults| faults.refuse_connections = false);
@@ -278,7 +277,7 @@ async fn a_node_that_falls_silent_is_left_and_nothing_is_lost() {
     let mut client = rig.watcher().await;
     rig.control.stall(None);
     let blocks = rig.control.mine_many(3);
-    eventually("the node is given up", async || rig.admin("/ready").await.status == 503).await;
+    rig.unready().await;
     rig.control.resume();
     client.expect(adopted(&blocks)).await;
     rig.nothing_else(&mut client).await;
@@ -590,8 +589,7 @@ async fn what_cannot_be_repaired_ends_the_streams_that_it_touches() {
         if deep_reorg {
             rig.control.reorg(10, 11).unwrap();
         } else {
-            rig.control.set_faults(|faults| faults.refuse_connections = true);
-            rig.control.disconnect();
+            take_away(&rig.control);
             eventually("the connection is lost", async || rig.control.stats().connections == 0).await;
             rig.control.mine_many(20);
             rig.control.set_faults(|faults| faults.refuse_connections = false);

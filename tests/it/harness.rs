@@ -115,6 +115,34 @@ impl Proxy {
         eventually("ready", async || self.admin("/ready").await.status == 200).await;
     }
 
+    /// Waits until `/ready` says no: no node is in use, or for another reason.
+    pub async fn unready(&self) {
+        eventually("not ready", async || self.admin("/ready").await.status == 503).await;
+    }
+
+    /// The nodes in the order of the settings, as `/status` shows them.
+    pub async fn upstreams(&self) -> Vec<Value> {
+        let status: Value = serde_json::from_str(&self.admin("/status").await.body).unwrap();
+        status["upstreams"].as_array().unwrap().clone()
+    }
+
+    /// Waits until all nodes are connected.
+    pub async fn connected(&self) {
+        eventually("all are connected", async || {
+            self.upstreams().await.iter().all(|one| one["connected"] == true)
+        })
+        .await;
+    }
+
+    /// Takes this node away, which is the one of this number, and waits until its loss is known.
+    pub async fn lose(&self, node: &Control, number: usize) {
+        take_away(node);
+        eventually("it is lost", async || {
+            self.upstreams().await[number]["connected"] == false
+        })
+        .await;
+    }
+
     /// Ready, and done with the block that was there before: its logs might else reach whoever subscribes first.
     pub async fn settled(&self, node: &Control) {
         self.ready().await;
@@ -239,6 +267,12 @@ impl Rig {
         .await
         .body
     }
+}
+
+/// Cuts all connections of a node, which takes no new ones as long as it has this fault.
+pub fn take_away(node: &Control) {
+    node.set_faults(|faults| faults.refuse_connections = true);
+    node.disconnect();
 }
 
 /// A notification.

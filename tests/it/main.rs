@@ -10,6 +10,8 @@ mod admin;
 mod bench;
 mod calls;
 mod cli;
+#[path = "../shared/client_frame.rs"]
+mod client_frame;
 mod compression;
 mod door;
 mod envelope;

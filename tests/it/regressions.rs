@@ -5,7 +5,7 @@ use std::time::Duration;
 use headwater::devnet;
 use serde_json::{Value, json};
 
-use crate::harness::{Proxy, Rig, adopted, dropped, eventually, node};
+use crate::harness::{Proxy, Rig, adopted, dropped, eventually, node, take_away};
 use crate::wire::{CLOSE, TEXT, Wire, close, http};
 
 /// The id is echoed in front of the answer. Only the part behind it was cut into fragments, which panicked, and what the
@@ -177,8 +177,7 @@ async fn a_failover_to_a_node_that_is_far_behind_closes_nobody() {
     .await;
     let mut client = proxy.client().await;
     client.subscribe(json!(["newHeads"])).await;
-    ahead.handle().set_faults(|faults| faults.refuse_connections = true);
-    ahead.handle().disconnect();
+    take_away(&ahead.handle());
     behind.handle().mine();
     // Still served: the calls go to the one that stands, and no head goes back in time.
     eventually("the other one answers", async || {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use headwater::devnet::{Config, Devnet};
 use serde_json::{Value, json};
 
-use crate::harness::{Proxy, Rig, adopted, eventually, node};
+use crate::harness::{Proxy, Rig, adopted, eventually, node, take_away};
 
 /// Nobody logs from here.
 const NOBODY: &str = "0x000000000000000000000000000000000000dEaD";
@@ -88,9 +88,8 @@ async fn an_outage_says_nothing_about_a_block() {
     let rig = Rig::with(|config| config.history.blocks = 4).await;
     let blocks = rig.control.mine_many(12);
     rig.settled(&rig.control).await;
-    rig.control.set_faults(|faults| faults.refuse_connections = true);
-    rig.control.disconnect();
-    eventually("the node is lost", async || rig.admin("/ready").await.status == 503).await;
+    take_away(&rig.control);
+    rig.unready().await;
     let mut client = rig.client().await;
     let start = json!({"after": {"blockHash": blocks[1].hash()}});
     let answer = client.call("eth_subscribe", json!(["logs", {}, start])).await;
@@ -136,7 +135,7 @@ async fn a_chain_that_is_lower_after_an_outage_is_believed_after_a_while() {
     let mut client = proxy.watcher().await;
     client.expect(adopted(&control.mine_many(40))).await;
     drop((node, control));
-    eventually("the node is lost", async || proxy.admin("/ready").await.status == 503).await;
+    proxy.unready().await;
     let config = Config {
         listen,
         fork_seed: 9,

@@ -73,10 +73,7 @@ impl Nodes {
             controls,
             proxy,
         };
-        eventually("all are connected", async || {
-            nodes.status().await.iter().all(|one| one["connected"] == true)
-        })
-        .await;
+        nodes.proxy.connected().await;
         nodes
     }
 
@@ -85,8 +82,11 @@ impl Nodes {
     }
 
     async fn status(&self) -> Vec<Value> {
-        let status: Value = serde_json::from_str(&self.proxy.admin("/status").await.body).unwrap();
-        status["upstreams"].as_array().unwrap().clone()
+        self.proxy.upstreams().await
+    }
+
+    async fn lose(&self, node: usize) {
+        self.proxy.lose(&self.controls[node], node).await;
     }
 
     fn asked(&self, method: &str) -> Vec<u64> {
@@ -184,12 +184,7 @@ async fn a_node_is_asked_what_it_is_there_for() {
     );
     client.call("eth_feeHistory", json!(["0x1", "latest", []])).await;
     assert_eq!(nodes.asked("eth_feeHistory"), [0, 1, 0], "the first does not serve it");
-    nodes.controls[0].set_faults(|faults| faults.refuse_connections = true);
-    nodes.controls[0].disconnect();
-    eventually("the first is lost", async || {
-        nodes.status().await[0]["connected"] == false
-    })
-    .await;
+    nodes.lose(0).await;
     client.call("eth_gasPrice", json!([])).await;
     assert_eq!(nodes.asked("eth_gasPrice"), [0, 1, 0], "nobody else is left");
     assert!(nodes.asked("eth_getBalance")[2] + nodes.asked("eth_feeHistory")[2] == 0);
@@ -254,9 +249,7 @@ async fn a_read_whose_only_node_is_lost_waits_for_its_return() {
     nodes.controls[0].disconnect();
     assert!(client.next().await.contains("result"));
     // And what comes while it is away waits, too.
-    nodes.controls[0].set_faults(|faults| faults.refuse_connections = true);
-    nodes.controls[0].disconnect();
-    eventually("it is lost", async || nodes.status().await[0]["connected"] == false).await;
+    nodes.lose(0).await;
     client.send(request("eth_syncing", &json!([]))).await;
     nodes.controls[0].set_faults(|faults| faults.refuse_connections = false);
     assert!(client.next().await.contains("false"));
@@ -317,15 +310,7 @@ async fn a_node_that_is_asked_too_much_over_http_is_spared() {
         config.node.poll_interval = Duration::from_millis(20);
     })
     .await;
-    eventually("both are connected", async || {
-        let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
-        status["upstreams"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|one| one["connected"] == true)
-    })
-    .await;
+    proxy.connected().await;
     proxy.ready().await;
     let mut client = proxy.client().await;
     for n in 0..10 {
@@ -386,12 +371,7 @@ async fn calls_wait_for_a_node_that_has_the_head_that_clients_were_shown_but_not
         [10, 0],
         "the other one has not got so far"
     );
-    nodes.controls[0].set_faults(|faults| faults.refuse_connections = true);
-    nodes.controls[0].disconnect();
-    eventually("the first is lost", async || {
-        nodes.status().await[0]["connected"] == false
-    })
-    .await;
+    nodes.lose(0).await;
     let price = request("eth_gasPrice", &json!([]));
     let refused: Value = serde_json::from_str(&client.ask(price.clone()).await).unwrap();
     let number = block.number();
@@ -453,12 +433,7 @@ async fn a_filter_lives_at_one_node_under_an_id_of_ours() {
     assert_eq!(other.call("eth_getFilterChanges", json!([second])).await["error"], gone);
     assert_eq!(other.call("eth_getFilterChanges", json!(["0x1"])).await["error"], gone);
     // Its node is lost: another one could not tell what happened meanwhile.
-    nodes.controls[0].set_faults(|faults| faults.refuse_connections = true);
-    nodes.controls[0].disconnect();
-    eventually("the first is lost", async || {
-        nodes.status().await[0]["connected"] == false
-    })
-    .await;
+    nodes.lose(0).await;
     assert_eq!(client.call("eth_getFilterChanges", json!([first])).await["error"], gone);
     let (_, third) = make(client).await;
     let blocks = nodes.controls[1].mine_many(1);

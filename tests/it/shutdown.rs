@@ -22,7 +22,7 @@ async fn clients_get_what_was_queued_and_then_1012() {
 
     rig.stop();
     // The slow one keeps it open for a while.
-    eventually("not ready", async || rig.admin("/ready").await.status == 503).await;
+    rig.unready().await;
     assert_eq!(rig.admin("/ready").await.body, "not ready: draining\n");
     assert_eq!(rig.admin("/health").await.status, 200);
     eventually("no new clients", async || {
@@ -115,7 +115,7 @@ async fn a_crowd_is_shown_out_one_after_the_other_and_served_until_then() {
         crowd.push(rig.watcher().await);
     }
     rig.stop();
-    eventually("not ready", async || rig.admin("/ready").await.status == 503).await;
+    rig.unready().await;
     let blocks = rig.control.mine_many(1);
     let story = adopted(&blocks);
     let mut served = 0;

@@ -6,7 +6,7 @@ use alloy_primitives::Address;
 use headwater::devnet::{Block, Transaction};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Event, Proxy, Rig, adopted, eventually, node};
+use crate::harness::{Client, Event, Proxy, Rig, adopted, eventually, node, take_away};
 
 /// A client of the app with these two subscriptions; the second wants every whole transaction, and shows that of the
 /// first nothing is missing and nothing too much.
@@ -297,8 +297,7 @@ async fn after_an_outage_the_transactions_of_every_block_come_in_order() {
     let rig = Rig::start().await;
     let mut client = mined(&rig, json!({"hashesOnly": true})).await;
     let mut watcher = rig.watcher().await;
-    rig.control.set_faults(|faults| faults.refuse_connections = true);
-    rig.control.disconnect();
+    take_away(&rig.control);
     let blocks = rig.control.mine_many(40);
     rig.control.set_faults(|faults| faults.refuse_connections = false);
     expect(&mut client, told("mined", &blocks, |_| true)).await;

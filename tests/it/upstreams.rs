@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Client, Proxy, Rig, adopted, dropped, eventually, node, reorged};
+use crate::harness::{Client, Proxy, Rig, adopted, dropped, eventually, node, reorged, take_away};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, FORWARDED, FORWARDED_ANSWER};
 
 #[tokio::test]
@@ -103,9 +103,8 @@ async fn a_node_that_returns_is_used_again_over_every_transport() {
         proxy.settled(&control).await;
         let mut client = proxy.watcher().await;
         for _ in 0..2 {
-            control.set_faults(|faults| faults.refuse_connections = true);
-            control.disconnect();
-            eventually("the node is lost", async || proxy.admin("/ready").await.status == 503).await;
+            take_away(&control);
+            proxy.unready().await;
             let refused: Value = serde_json::from_str(&client.ask(FORWARDED).await).unwrap();
             assert_eq!(client.ask(CHAIN_ID).await, CHAIN_ID_ANSWER, "known without a node");
             assert_eq!(
@@ -232,18 +231,10 @@ async fn who_subscribes_before_there_is_a_node_is_served_when_there_is_one() {
 async fn the_stream_goes_on_from_the_second_node_without_a_seam() {
     let (first, second) = (node().await, node().await);
     let proxy = Proxy::start(&[first.ws_url(), second.ws_url()], |_| {}).await;
-    eventually("both are connected", async || {
-        let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
-        status["upstreams"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|one| one["connected"] == true)
-    })
-    .await;
+    proxy.connected().await;
     // Whichever came first is in use.
-    let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
-    let (active, standby) = if status["upstreams"][0]["active"] == true {
+    let upstreams = proxy.upstreams().await;
+    let (active, standby) = if upstreams[0]["active"] == true {
         (first, second)
     } else {
         (second, first)
@@ -383,17 +374,13 @@ impl Several {
     }
 
     async fn stand(&self) {
-        eventually("all are connected", async || {
-            self.upstreams().await.iter().all(|one| one["connected"] == true)
-        })
-        .await;
+        self.proxy.connected().await;
         assert_eq!(self.upstreams().await[0]["active"], true);
     }
 
     /// As the admin port shows them.
     async fn upstreams(&self) -> Vec<Value> {
-        let status: Value = serde_json::from_str(&self.proxy.admin("/status").await.body).unwrap();
-        status["upstreams"].as_array().unwrap().clone()
+        self.proxy.upstreams().await
     }
 
     async fn in_use(&self, id: usize) {
@@ -516,8 +503,7 @@ async fn a_lost_node_is_left_at_once_and_taken_back_when_it_has_stood_for_a_whil
     several.stand().await;
     let mut client = several.proxy.watcher().await;
     for round in 1..=3 {
-        several.controls[0].set_faults(|faults| faults.refuse_connections = true);
-        several.controls[0].disconnect();
+        take_away(&several.controls[0]);
         for _ in 0..3 {
             client.expect(adopted(&[several.mine()])).await;
         }
@@ -595,8 +581,7 @@ async fn two_that_disagree_do_not_make_the_stream_flap() {
     assert_eq!(several.upstreams().await[0]["active"], true);
     assert_eq!(several.proxy.metric("headwater_reorgs_total").await, 0.0);
     // Lost, it is no longer believed; what the other one has told already counts from now on.
-    several.controls[0].set_faults(|faults| faults.refuse_connections = true);
-    several.controls[0].disconnect();
+    take_away(&several.controls[0]);
     let lost = Instant::now();
     client.expect([dropped(&ours), adopted(&theirs)].concat()).await;
     assert!(lost.elapsed() < SILENCE / 4, "{:?}", lost.elapsed());
@@ -642,8 +627,8 @@ async fn the_chain_that_is_set_is_served_whoever_is_reached_first() {
     let proxy = Proxy::start(&addresses, |config| config.node.chain_id = 1337).await;
     let refused = r#"is on chain "0x5", and node.chain_id is "0x539": check upstreams"#;
     eventually("the stranger is refused", async || {
-        let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
-        status["upstreams"][0]["refused"]
+        let upstreams = proxy.upstreams().await;
+        upstreams[0]["refused"]
             .as_str()
             .is_some_and(|why| why.ends_with(refused))
     })
@@ -693,12 +678,8 @@ async fn a_node_of_another_chain_is_refused_by_name() {
             let blocks = several.controls[0].mine_many(3);
             client.expect(adopted(&blocks)).await;
             // It does not come into use where it would be alone either.
-            several.controls[0].set_faults(|faults| faults.refuse_connections = true);
-            several.controls[0].disconnect();
-            eventually("nobody is in use", async || {
-                several.proxy.admin("/ready").await.status == 503
-            })
-            .await;
+            take_away(&several.controls[0]);
+            several.proxy.unready().await;
             several.controls[0].set_faults(|faults| faults.refuse_connections = false);
             client.expect(adopted(&several.controls[0].mine_many(1))).await;
             drop(several.nodes);
@@ -724,8 +705,7 @@ async fn whatever_fails_nothing_is_lost_and_nothing_told_twice(seed: u64) {
             4 => control.set_faults(|faults| faults.duplicate_heads ^= true),
             5 => control.set_faults(|faults| faults.late_heads = 2),
             6 => {
-                control.set_faults(|faults| faults.refuse_connections = true);
-                control.disconnect();
+                take_away(control);
                 let control = control.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(soon).await;
@@ -824,7 +804,7 @@ async fn a_development_chain_that_was_started_anew_closes_clients_and_serves_new
             client.expect(adopted(&control.mine_many(4))).await;
         }
         drop((node, control));
-        eventually("the node is lost", async || proxy.admin("/ready").await.status == 503).await;
+        proxy.unready().await;
         let anew = Config {
             listen,
             genesis_timestamp: 1_800_000_000,

@@ -8,6 +8,7 @@ use headwater::delivery::Compression;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
+pub use crate::client_frame::frame;
 use crate::harness::within;
 
 pub const TEXT: u8 = 0x81;
@@ -83,27 +84,6 @@ pub async fn http(address: SocketAddr, head: &str, body: impl AsRef<[u8]>) -> Re
     let ended = within("an answer", socket.read_to_end(&mut answer)).await;
     assert!(ended.is_ok() || !answer.is_empty(), "{ended:?}");
     Reply::parse(&answer)
-}
-
-/// A frame as a client sends it: masked.
-pub fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
-    const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-    let payload = payload.as_ref();
-    let mut out = vec![first];
-    match payload.len() {
-        len @ 0..=125 => out.push(0x80 | len as u8),
-        len @ 126..=0xffff => {
-            out.push(0x80 | 126);
-            out.extend_from_slice(&(len as u16).to_be_bytes());
-        }
-        len => {
-            out.push(0x80 | 127);
-            out.extend_from_slice(&(len as u64).to_be_bytes());
-        }
-    }
-    out.extend_from_slice(&MASK);
-    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    out
 }
 
 /// A close frame's payload.

@@ -11,14 +11,14 @@ use crate::devnet::{
     block::Block,
     chain::Reorg,
     config::Faults,
-    node::{Node, State},
+    node::{SimulatedNode, State},
     params::Params,
 };
 
 /// More blocks in one command would hold the node for seconds.
 const MAX_BLOCKS: u64 = 10_000;
 
-pub(super) fn call(node: &Node, state: &mut State, method: &str, params: &Params) -> Answer {
+pub(super) fn call(node: &SimulatedNode, state: &mut State, method: &str, params: &Params) -> Answer {
     match method {
         // devnet_mine(count = 1) -> [blockHash]
         "devnet_mine" => {

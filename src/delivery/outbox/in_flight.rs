@@ -1,0 +1,54 @@
+//! A call of one client that is not answered yet.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use super::{Outbox, Phase};
+
+/// A place among the calls in flight of one client; given back when dropped. It does not keep the socket open: a client
+/// that left is not waited for.
+#[derive(Debug)]
+pub struct InFlight(Weak<Outbox>);
+
+impl InFlight {
+    /// One of `max` places, if one is free.
+    pub(super) fn begin(outbox: &Arc<Outbox>, max: u32) -> Option<Self> {
+        let before = outbox.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = Self(Arc::downgrade(outbox));
+        // One too many is given back by its drop.
+        (before < max).then_some(place)
+    }
+
+    /// Where the answer goes; nowhere when the client has left.
+    #[must_use]
+    pub fn outbox(&self) -> Option<Arc<Outbox>> {
+        self.0.upgrade()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some(outbox) = self.0.upgrade()
+            && outbox.in_flight.fetch_sub(1, Ordering::Relaxed) == 1
+            && matches!(outbox.phase(), Phase::Flushing(_))
+        {
+            // The close frame waited for this call.
+            outbox.flush();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::delivery::outbox::tests::pair;
+
+    #[tokio::test]
+    async fn calls_in_flight_are_counted_and_given_back() {
+        let (outbox, _client) = pair(10_000, 0).await;
+        let first = outbox.begin_call(1);
+        assert!(first.is_some());
+        assert!(outbox.begin_call(1).is_none());
+        drop(first);
+        assert!(outbox.begin_call(1).is_some());
+    }
+}

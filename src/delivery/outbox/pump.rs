@@ -1,0 +1,240 @@
+//! The pump of an outbox: what drives its queue into its socket and counts what that does.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use super::shared::Tally;
+use super::state::State;
+use super::{Outbox, Over, Phase};
+use crate::clock::Millis;
+use crate::delivery::queue::Push;
+use crate::delivery::writing::Done;
+use crate::delivery::{CloseReason, Compression};
+
+/// Writes in a row before others get their turn.
+const MAX_WRITES: usize = 8;
+
+impl Outbox {
+    /// Keeps count of what a push did; `true` when somebody has to flush.
+    pub(super) fn settle(&self, state: &mut State, push: Push) -> bool {
+        match push {
+            Push::Queued { shed } => state.shed += shed as u64,
+            Push::Shed => {
+                state.shed += 1;
+                return false;
+            }
+            Push::Full => {
+                self.begin_close(state, state.backlogged());
+                return false;
+            }
+        }
+        self.recount(state);
+        // While the socket is blocked its readiness is what we wait for.
+        !state.blockage.is_blocked() && !std::mem::replace(&mut state.flush_due, true)
+    }
+
+    /// Keeps the sum over all clients right. Where the socket takes everything nothing that is shared is touched.
+    pub(super) fn recount(&self, state: &mut State) {
+        let now = if !state.blockage.is_blocked() {
+            0
+        } else if matches!(state.phase, Phase::Closing(_)) {
+            // It is on its way out, within a deadline of its own: others need not leave for it.
+            state.queue.bytes()
+        } else {
+            state.queue.bytes() + state.writing.bytes()
+        };
+        if now != state.held_back {
+            self.shared.backlog().change(state.held_back, now);
+            state.held_back = now;
+        }
+    }
+
+    /// Begins the end, unless a close frame is on its way.
+    pub(super) fn begin_close(&self, state: &mut State, reason: CloseReason) {
+        if std::mem::take(&mut state.corked) {
+            // What was answered before the end was only held back for a moment.
+            self.pump(state);
+        }
+        match state.phase {
+            // A second reason changes nothing once a close frame is on its way.
+            Phase::Closing(_) => return,
+            Phase::Flushing(_) if reason.flushes() => {}
+            Phase::Open if reason.flushes() => state.phase = Phase::Flushing(reason),
+            Phase::Open | Phase::Flushing(_) => {
+                state.writing.cut();
+                state.push_close(reason, self.shared.clock.now());
+            }
+        }
+        self.pump(state);
+    }
+
+    /// Writes until there is nothing left, the socket is full, or others should get their turn; then makes sure that
+    /// the session waits for what comes next.
+    pub(super) fn pump(&self, state: &mut State) {
+        let mut tally = Tally::default();
+        self.pump_into(state, self.shared.clock.now(), &mut tally);
+        self.shared.record(&tally);
+    }
+
+    /// The time is the caller's: reading the clock for each of a thousand clients shows.
+    pub(super) fn pump_into(&self, state: &mut State, now: Millis, tally: &mut Tally) {
+        state.flush_due = false;
+        let before = (state.blockage.is_blocked(), state.held_until);
+        let mut turns = 0;
+        while state.over.is_none() {
+            let calls = self.in_flight.load(Ordering::Relaxed);
+            if state.writing.is_empty() && !state.gather(now, calls, &self.egress) {
+                break;
+            }
+            if turns == MAX_WRITES {
+                // The rest is written when the socket says that it is writable, which it is.
+                state.blockage.yielded(now);
+                break;
+            }
+            turns += 1;
+            match self.write(state, now, tally) {
+                Ok(written) => state.blockage.took(written, state.writing.is_empty(), now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    state.blockage.refused(now);
+                    break;
+                }
+                Err(_) => state.end(Over::Gone),
+            }
+        }
+        match self.socket.try_flush() {
+            Ok(flushed) => state.blockage.flushed(flushed, state.writing.is_empty(), now),
+            Err(_) => state.end(Over::Gone),
+        }
+        let written = state.writing.is_empty() && !state.blockage.is_unsent();
+        if matches!(state.phase, Phase::Closing(reason) if reason.is_violation()) && written {
+            // The echo cannot be told from what is still being sent; the end of our half tells the client to end its own.
+            self.socket.shut();
+        }
+        self.recount(state);
+        let after = (state.blockage.is_blocked(), state.held_until);
+        if after != before && after != (false, None) {
+            state.tell();
+        }
+    }
+
+    fn write(&self, state: &mut State, now: Millis, tally: &mut Tally) -> io::Result<usize> {
+        let release_at = now + self.shared.limits.holdoff;
+        let mut released = false;
+        let written = state.writing.write(
+            |slices| self.socket.try_write(slices),
+            |done| match done {
+                Done::Released(recipients) => {
+                    released = true;
+                    recipients.iter().for_each(|recipient| recipient.release(release_at));
+                }
+                Done::Delivered(batch) => {
+                    tally.delivered[batch.kind as usize] += batch.events.len() as u64;
+                    tally.latest = Some(batch.seen);
+                    if self.compression != Compression::None {
+                        tally.saved += batch.saved(self.compression) as u64;
+                    }
+                }
+            },
+        )?;
+        tally.bytes += written as u64;
+        if released {
+            // Events may wait behind the answer that just left; nobody else would come back for them.
+            state.held_until = Some(state.held_until.map_or(release_at, |at| at.min(release_at)));
+        }
+        Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::outbox::tests::{one, one_of, pair, read, released};
+    use crate::delivery::{Kind, frame};
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_closed_with_1013_behind_the_frame_that_was_begun() {
+        let (outbox, mut client) = pair(4 << 20, 0).await;
+        let (to, batch) = (released(), one(Kind::Logs, 100_000));
+        let mut pushed = 0;
+        while outbox.phase() == Phase::Open {
+            if outbox.push_events(&to, &batch, 1) {
+                outbox.flush();
+            }
+            pushed += 1;
+            assert!(pushed < 10_000, "the queue is bounded");
+        }
+        assert!(outbox.waits().writable);
+        assert!(!outbox.push_events(&to, &batch, 1), "nothing is queued behind the end");
+        let reading = tokio::spawn(async move {
+            let mut wire = Vec::new();
+            while !wire.ends_with(CloseReason::SlowConsumer.text().as_bytes()) {
+                wire.extend(read(&mut client).await);
+            }
+            wire
+        });
+        while outbox.waits().writable {
+            outbox.socket().writable().await.unwrap();
+            outbox.flush();
+        }
+        let wire = reading.await.unwrap();
+        let close = frame::close(1013, CloseReason::SlowConsumer.text()).len();
+        assert_eq!(
+            (wire.len() - close) % batch.wire_len,
+            0,
+            "whole frames, then the close frame"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_drain_delivers_what_is_owed_first() {
+        let (outbox, mut client) = pair(10_000, 0).await;
+        let _ = outbox.push_events(&released(), &one(Kind::Heads, 1), 1);
+        outbox.close(CloseReason::Drain);
+        let wire = read(&mut client).await;
+        assert_eq!(
+            wire.len(),
+            one(Kind::Heads, 1).wire_len + frame::close(1012, CloseReason::Drain.text()).len()
+        );
+        assert_eq!(outbox.waits().over, None, "the echo is still to come");
+        outbox.peer_closed(Some(1012));
+        assert_eq!(outbox.waits().over, Some(Over::Closed));
+    }
+
+    #[tokio::test]
+    async fn what_a_full_socket_holds_back_is_counted_until_it_is_read_forgotten_closed_or_gone() {
+        let (outbox, mut client) = pair(64 << 20, 0).await;
+        let backlog = |outbox: &Outbox| outbox.shared.backlog().bytes();
+        let (to, batch) = (released(), one(Kind::Logs, 100_000));
+        let push = |outbox: &Outbox| {
+            if outbox.push_events(&to, &batch, 1) {
+                outbox.flush();
+            }
+        };
+        push(&outbox);
+        assert_eq!(backlog(&outbox), 0, "the socket takes it");
+        while outbox.held_back() < 3 * batch.wire_len {
+            push(&outbox);
+            assert_eq!(backlog(&outbox), outbox.held_back());
+        }
+        let on_its_way = backlog(&outbox) - outbox.queued_bytes();
+        assert!(on_its_way > 0 && outbox.queued_bytes() > 0, "both count");
+        outbox.forget(to.id());
+        assert_eq!((backlog(&outbox), outbox.queued_bytes()), (on_its_way, 0));
+        while backlog(&outbox) > 0 {
+            read(&mut client).await;
+            outbox.flush();
+        }
+        while backlog(&outbox) == 0 {
+            push(&outbox);
+        }
+        outbox.close(CloseReason::LongestQueue);
+        assert_eq!((backlog(&outbox), outbox.queued_bytes()), (0, 0));
+        let (outbox, _client) = one_of(&outbox.shared).await;
+        while backlog(&outbox) == 0 {
+            push(&outbox);
+        }
+        let shared = outbox.shared.clone();
+        drop(outbox);
+        assert_eq!(shared.backlog().bytes(), 0);
+    }
+}
