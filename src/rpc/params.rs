@@ -1,11 +1,12 @@
 //! The parameters of a call: one text for all that mean the same, and the block that one of them names.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::ops::Range;
 
 use alloy_primitives::B256;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The positional parameters; empty where there are none. `None` for what is no array.
@@ -18,8 +19,8 @@ pub fn args(params: &str) -> Option<Vec<&RawValue>> {
 }
 
 /// A text that is the same for parameters that mean the same: no spaces, members in the order of their names, hexadecimal in
-/// small letters. Numbers stay as they were written. `None` where a member stands twice, which nodes read in different ways,
-/// for what is no JSON, and for what is too long or too deep to be looked at level by level.
+/// small letters, each number and character written in one way. `None` where a member stands twice, which nodes read in
+/// different ways, for numbers that a double does not tell apart, for what is no JSON, and for what is too long or too deep.
 #[must_use]
 pub fn canonical(params: &str) -> Option<String> {
     if params.len() > MAX_LENGTH {
@@ -30,82 +31,138 @@ pub fn canonical(params: &str) -> Option<String> {
         out.push_str("[]");
         return Some(out);
     }
-    let raw: &RawValue = serde_json::from_str(params).ok()?;
-    write(raw, &mut out, MAX_DEPTH)?;
+    let mut json = serde_json::Deserializer::from_str(params);
+    let canonical = Canonical {
+        out: &mut out,
+        depth: MAX_DEPTH,
+    };
+    canonical.deserialize(&mut json).ok()?;
+    json.end().ok()?;
     Some(out)
 }
 
 /// In bytes: the code of a contract fits, in hexadecimal (EIP-3860: 49,152 bytes).
 const MAX_LENGTH: usize = 128 << 10;
 
-/// Each level is read once more than the one above it. `eth_call` with overrides of storage has five.
+/// Whatever is deeper is no call that anybody makes: `eth_call` with overrides of storage has five levels.
 const MAX_DEPTH: usize = 12;
 
-fn write(raw: &RawValue, out: &mut String, depth: usize) -> Option<()> {
-    let below = depth.checked_sub(1)?;
-    let text = raw.get();
-    match text.as_bytes().first()? {
-        b'{' => {
-            let Members(members) = serde_json::from_str(text).ok()?;
-            out.push('{');
-            for (i, (name, value)) in members?.into_iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                out.push_str(&serde_json::to_string(&name).ok()?);
-                out.push(':');
-                write(value, out, below)?;
-            }
-            out.push('}');
-        }
-        b'[' => {
-            let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
-            out.push('[');
-            for (i, item) in items.into_iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                write(item, out, below)?;
-            }
-            out.push(']');
-        }
-        b'"' if is_hex(text) => out.extend(text.chars().map(|c| c.to_ascii_lowercase())),
-        _ => out.push_str(text),
-    }
-    Some(())
+/// Doubles are told apart up to here (2^53).
+const MAX_DOUBLE: f64 = 9_007_199_254_740_992.0;
+
+/// Writes a value as it is read, once: this is done for every call whose answer may be kept.
+struct Canonical<'o> {
+    out: &'o mut String,
+    depth: usize,
 }
 
-fn is_hex(quoted: &str) -> bool {
-    quoted
-        .strip_prefix("\"0x")
-        .and_then(|rest| rest.strip_suffix('"'))
+impl Canonical<'_> {
+    fn inner<E: de::Error>(&mut self) -> Result<Canonical<'_>, E> {
+        let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom("too deep"))?;
+        Ok(Canonical { out: self.out, depth })
+    }
+
+    fn text<E: de::Error>(&mut self, text: &str) -> Result<(), E> {
+        self.out.push_str(&serde_json::to_string(text).map_err(E::custom)?);
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Canonical<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Canonical<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        self.out.push_str("null");
+        Ok(())
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
+        self.out.push_str(if value { "true" } else { "false" });
+        Ok(())
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
+        write!(self.out, "{value}").map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
+        write!(self.out, "{value}").map_err(E::custom)
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
+        if value.abs() >= MAX_DOUBLE {
+            return Err(E::custom("too large"));
+        }
+        // Never as an integer is written: 1.0 is none to a node.
+        write!(self.out, "{value:?}").map_err(E::custom)
+    }
+
+    fn visit_str<E: de::Error>(mut self, value: &str) -> Result<(), E> {
+        if !is_hex(value) {
+            return self.text(value);
+        }
+        self.out.push('"');
+        let from = self.out.len();
+        self.out.push_str(value);
+        self.out[from..].make_ascii_lowercase();
+        self.out.push('"');
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        self.out.push('[');
+        let from = self.out.len();
+        while items.next_element_seed(self.inner()?)?.is_some() {
+            self.out.push(',');
+        }
+        self.out.truncate(from.max(self.out.len() - 1));
+        self.out.push(']');
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.out.push('{');
+        let from = self.out.len();
+        let mut members: Vec<(Cow<'de, str>, Range<usize>)> = Vec::new();
+        while let Some(Name(name)) = map.next_key()? {
+            let start = self.out.len() - from;
+            self.text(&name)?;
+            self.out.push(':');
+            map.next_value_seed(self.inner()?)?;
+            self.out.push(',');
+            members.push((name, start..self.out.len() - from));
+        }
+        if !members.is_sorted_by(|(a, _), (b, _)| a < b) {
+            members.sort_by(|(a, _), (b, _)| a.cmp(b));
+            if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+                return Err(de::Error::custom("a member stands twice"));
+            }
+            let unsorted = self.out.split_off(from);
+            for (_, member) in members {
+                self.out.push_str(&unsorted[member]);
+            }
+        }
+        self.out.truncate(from.max(self.out.len() - 1));
+        self.out.push('}');
+        Ok(())
+    }
+}
+
+fn is_hex(text: &str) -> bool {
+    text.strip_prefix("0x")
         .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-/// The members of an object by name; nothing where one stands twice.
-struct Members<'a>(Option<BTreeMap<Cow<'a, str>, &'a RawValue>>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = BTreeMap::new();
-                let mut twice = false;
-                while let Some((Name(name), value)) = map.next_entry()? {
-                    twice |= members.insert(name, value).is_some();
-                }
-                Ok(Members((!twice).then_some(members)))
-            }
-        }
-        deserializer.deserialize_map(Read)
-    }
 }
 
 /// A name that borrows where it holds no escape.
@@ -247,8 +304,14 @@ mod tests {
             (r#"[{"d\u0061ta":"0x"}]"#, r#"[{"data":"0x"}]"#),
             // What may not be the same stays apart.
             (
-                "[1.0, 1, 1e0, 18446744073709551617]",
-                "[1.0,1,1e0,18446744073709551617]",
+                r#"[1.0, 1, -1, 1e0, 25.50, 18446744073709551615, "\u0030xAB", "\/"]"#,
+                r#"[1.0,1,-1,1.0,25.5,18446744073709551615,"0xab","/"]"#,
+            ),
+            ("[18446744073709551617]", "none"),
+            ("[9007199254740993.0]", "none"),
+            (
+                "[{},[],{\"b\":{},\"a\":[[],true,null]}]",
+                "[{},[],{\"a\":[[],true,null],\"b\":{}}]",
             ),
             (r#"["0Xab","0xzz","AB","a b"]"#, r#"["0Xab","0xzz","AB","a b"]"#),
             (r#"[{"a":1,"a":2}]"#, "none"),
