@@ -1,17 +1,15 @@
 //! Which node a call goes to, and what happens where it does not answer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use futures_util::future::join_all;
 use headwater::config::typed::{self, Described, Upstream};
 use headwater::devnet::{Config, Control, Devnet};
 use headwater::upstream::Share;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Proxy, adopted, eventually, node};
+use crate::harness::{Client, Proxy, adopted, eventually};
 
 /// Nodes of one chain, all connected.
 struct Nodes {
@@ -283,63 +281,6 @@ async fn a_node_that_is_asked_too_much_is_spared() {
         let answer = client.ask(work(10)).await;
         assert!(answer.contains(&expect), "{answer}");
     }
-}
-
-/// A hosted node that says so by HTTP alone, and when to come again.
-#[tokio::test]
-async fn a_node_that_is_asked_too_much_over_http_is_spared() {
-    let (first, second) = (node().await, node().await);
-    let throttled = Arc::new(AtomicU64::new(0));
-    let (count, target, client) = (throttled.clone(), first.http_url(), reqwest::Client::new());
-    let front = axum::Router::new().fallback(move |body: String| {
-        let (count, target, client) = (count.clone(), target.clone(), client.clone());
-        async move {
-            if body.contains("eth_getBalance") {
-                count.fetch_add(1, Ordering::Relaxed);
-                return (
-                    StatusCode::TOO_MANY_REQUESTS,
-                    [("retry-after", "30")],
-                    "slow down".into(),
-                );
-            }
-            let request = client
-                .post(target)
-                .header("content-type", "application/json")
-                .body(body);
-            let answer = request.send().await.unwrap().text().await.unwrap();
-            (StatusCode::OK, [("retry-after", "0")], answer)
-        }
-    });
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, front).await });
-    let proxy = Proxy::start(&[address, second.ws_url()], |config| {
-        config.node.poll_interval = Duration::from_millis(20);
-    })
-    .await;
-    eventually("both are connected", async || {
-        let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
-        status["upstreams"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|one| one["connected"] == true)
-    })
-    .await;
-    proxy.ready().await;
-    let mut client = proxy.client().await;
-    for n in 0..10 {
-        let answer = client.ask(work(n)).await;
-        assert!(answer.contains("result"), "{answer}");
-    }
-    assert_eq!(throttled.load(Ordering::Relaxed), 1);
-    // Where there is no other the client is told.
-    drop(second);
-    eventually("the second is lost", async || {
-        let answer = client.ask(work(10)).await;
-        answer.contains(r#"{"code":-32005,"message":"upstream is rate limited"}"#)
-    })
-    .await;
 }
 
 #[tokio::test]
