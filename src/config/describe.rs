@@ -131,7 +131,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "limits.max_in_flight",
-        "Calls of one connection that wait for the node; more get -32005.",
+        "Calls of one connection that wait for the node; more get -32005. Items of a batch count one by one: over WebSocket those beyond its first find a place while half are free, and wait for one.",
     ),
     (
         "limits.max_refusals",

@@ -179,7 +179,10 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answere
         Ok(Message::Batch(items)) => {
             let (planned, refused) = plan(&items, pass, services);
             let rpc = services.rpc.clone();
-            let responses = staying(async move { rpc.complete_batch(planned).await }).await;
+            // A connection has one request at a time, so that all its places are this batch's.
+            let max = pass.terms().rights.plan.max_in_flight as usize;
+            let more = move |under_way| (under_way < max).then_some(());
+            let responses = staying(async move { rpc.complete_batch(planned, more).await }).await;
             let answer = Answer::Batch(responses.unwrap_or_default());
             Answered { answer, refused }
         }

@@ -1,4 +1,8 @@
 //! A batch: one message of several items, answered by one.
+//!
+//! It needs one of the connection's places, as a single call does, and is refused without. Each further item that is under
+//! way at the same time takes one more, but only while half of them are free, and the others wait. So a batch of any length
+//! is answered whole, and takes nobody the room for a single call.
 
 use std::sync::Arc;
 
@@ -50,7 +54,8 @@ impl Session {
         };
         let services = self.services.clone();
         tokio::spawn(async move {
-            let responses = services.rpc.complete_batch(planned).await;
+            let more = |_| place.outbox()?.begin_call(max_in_flight / 2);
+            let responses = services.rpc.complete_batch(planned, more).await;
             if let Some(outbox) = place.outbox() {
                 services.answer_batch(&outbox, &responses, releases);
             }
