@@ -230,7 +230,17 @@ impl Calls {
             era: view.era + self.changes.load(Ordering::Relaxed),
             outrun: self.outrun.beyond(head),
             node: *node,
+            named: None,
         }
+    }
+
+    /// The number of the block that is named by its hash, where it is held; looked up only where that decides anything.
+    fn number_held(&self, block: Option<BlockName>) -> Option<u64> {
+        let (BlockName::Hash(hash) | BlockName::Canonical(hash)) = block.filter(|_| self.pool.has_archives())? else {
+            return None;
+        };
+        self.registry
+            .with_history(|history| Some(history.find(hash)?.header.block.number))
     }
 
     // ---- logs
@@ -296,7 +306,7 @@ impl Calls {
     // ---- everything else that can be read
 
     async fn read(&self, known: Method, basis: Basis, mut ask: Ask) -> Answer {
-        let ground = self.ground();
+        let mut ground = self.ground();
         let block = match (basis, params::args(&ask.params)) {
             (_, None) => Some(None),
             (
@@ -309,6 +319,9 @@ impl Calls {
             (Basis::Hash(_), Some(Some(named))) if !matches!(named, BlockName::Hash(_)) => Some(None),
             (_, block) => block,
         };
+        if matches!(basis, Basis::State(_) | Basis::Account(_)) {
+            ground.named = self.number_held(block.flatten());
+        }
         self.look_for_finality(&ground, block.flatten());
         let plan = ground.plan(basis, block);
         route(&mut ask, plan);

@@ -125,6 +125,8 @@ pub enum BlockName {
     Number(u64),
     /// By hash.
     Hash(B256),
+    /// By hash, as long as it is canonical: not the same thing for ever.
+    Canonical(B256),
 }
 
 impl BlockName {
@@ -143,8 +145,8 @@ impl BlockName {
             let own: Eip1898<'_> = serde_json::from_str(raw.get()).ok()?;
             return match (own.block_number, own.block_hash) {
                 (Some(number), None) => Self::named(number),
-                // One that must be canonical is not the same thing for ever.
-                (None, Some(hash)) if own.require_canonical != Some(true) => Some(Self::Hash(hash)),
+                (None, Some(hash)) if own.require_canonical == Some(true) => Some(Self::Canonical(hash)),
+                (None, Some(hash)) => Some(Self::Hash(hash)),
                 _ => None,
             };
         }
@@ -313,7 +315,10 @@ mod tests {
             (&hash, by_hash),
             (&format!(r#"{{"blockHash":{hash}}}"#), by_hash),
             (&format!(r#"{{"blockHash":{hash},"requireCanonical":false}}"#), by_hash),
-            (&format!(r#"{{"blockHash":{hash},"requireCanonical":true}}"#), None),
+            (
+                &format!(r#"{{"blockHash":{hash},"requireCanonical":true}}"#),
+                Some(BlockName::Canonical(B256::repeat_byte(7))),
+            ),
             (r#"{"blockNumber":"0x5"}"#, Some(BlockName::Number(5))),
             (r#"{"blockNumber":"0x5","x":1}"#, None),
             (&format!(r#"{{"blockHash":{hash},"blockNumber":"0x5"}}"#), None),

@@ -127,6 +127,12 @@ impl Pool {
             .any(|node| node.methods.match_any(method))
     }
 
+    /// Whether any node is an archive.
+    #[must_use]
+    pub fn has_archives(&self) -> bool {
+        self.upstreams.iter().any(|upstream| upstream.node.archive)
+    }
+
     /// Those who know the answer and serve the method, by priority.
     fn able(&self, ask: &Ask) -> Vec<UpstreamId> {
         let node = |id: &UpstreamId| &self.upstreams[id.0].node;

@@ -193,6 +193,47 @@ async fn a_node_is_asked_what_it_is_there_for() {
     assert!(nodes.asked("eth_getBalance")[2] + nodes.asked("eth_feeHistory")[2] == 0);
 }
 
+/// What is held of the chain says which hashes are recent.
+#[tokio::test]
+async fn old_state_is_asked_of_the_archive_also_by_hash() {
+    let describe = |i: usize, own: &mut Described| own.archive = i == 1;
+    for held in [200, 16] {
+        let nodes = Nodes::start(2, describe, |config| config.history.blocks = held).await;
+        let mut watcher = nodes.proxy.watcher().await;
+        // The archive is slow: nobody asks it without a reason.
+        nodes.controls[1].set_faults(|faults| faults.delay = Some(Duration::from_millis(50)));
+        let blocks: Vec<_> = (0..140).map(|_| nodes.mine()[0].clone()).collect();
+        watcher.expect(adopted(&blocks)).await;
+        let mut client = nodes.proxy.client().await;
+        for n in 0..4 {
+            client.ask(work(n)).await;
+        }
+        let (old, recent) = (blocks[0].hash(), blocks[139 - 5].hash());
+        let names = |hash: alloy_primitives::B256| {
+            [
+                json!(hash),
+                json!({"blockHash": hash}),
+                json!({"blockHash": hash, "requireCanonical": true}),
+            ]
+        };
+        for (hash, archive) in [(old, 1), (recent, 0)] {
+            for name in names(hash) {
+                let before = nodes.asked("eth_getBalance");
+                let answer = client
+                    .call("eth_getBalance", json!([alloy_primitives::Address::ZERO, name]))
+                    .await;
+                let after = nodes.asked("eth_getBalance");
+                let asked = [after[0] - before[0], after[1] - before[1]];
+                assert_eq!(asked, [1 - archive, archive], "{held} held: {name} {answer}");
+            }
+        }
+        // What does not need the state is anybody's.
+        let before = nodes.asked("eth_getBlockByHash");
+        client.call("eth_getBlockByHash", json!([old, true])).await;
+        assert_eq!(nodes.asked("eth_getBlockByHash")[0], before[0] + 1);
+    }
+}
+
 #[tokio::test]
 async fn what_no_node_is_there_for_is_not_waited_for() {
     let describe =
