@@ -175,7 +175,9 @@ impl Calls {
             Role::UseFilter => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
-                return self.timed(self.filters.ask(&self.pool, ask)).await;
+                let answer = self.timed(self.filters.ask(&self.pool, ask)).await;
+                self.heed_last(&answer);
+                return answer;
             }
             Role::Control => {
                 ask.again = false;
@@ -267,9 +269,12 @@ impl Calls {
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // What is not understood is between the client and the node.
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
-        self.kept_or_asked(known, anchor, &ask, holds, self.pool.call(&ask))
-            .await
-            .0
+        let asking = self.pool.call(&ask);
+        let (answer, by) = self.kept_or_asked(known, anchor, &ask, holds, asking).await;
+        if !matches!(by, By::Memory) {
+            self.heed_last(&answer);
+        }
+        answer
     }
 
     /// The blocks that a question is about, as soon as everything is held that was published.
@@ -368,6 +373,9 @@ impl Calls {
             if tells_number {
                 self.heed(params::number_of(json, "number"));
             }
+            if known.name == "eth_getBlockReceipts" {
+                self.heed(params::last_block_number(json));
+            }
             if of_transaction {
                 let number = params::number_of(json, "blockNumber");
                 self.heed(number);
@@ -384,6 +392,13 @@ impl Calls {
             && number > head.number
         {
             self.outrun.note(number);
+        }
+    }
+
+    /// As [`Self::heed`], of the last of a list of logs or receipts.
+    fn heed_last(&self, answer: &Answer) {
+        if let Ok(Outcome::Result(list)) = answer {
+            self.heed(params::last_block_number(list));
         }
     }
 
