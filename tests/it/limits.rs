@@ -65,6 +65,44 @@ async fn requests_above_the_quota_are_told_when_to_come_again() {
     .await;
 }
 
+/// A body is charged before it is read, also where nobody has said how long it becomes.
+#[tokio::test]
+async fn a_body_beyond_the_quota_is_not_read() {
+    const UNIT: usize = 64 << 10;
+    let node = node().await;
+    let rig = Proxy::start(&[node.ws_url()], |config| {
+        config.limits.request_burst = 60;
+        config.limits.requests_per_second = 1;
+        config.limits.max_batch = 10;
+    })
+    .await;
+    rig.ready().await;
+    let post = |length: &str| format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{length}");
+    let announce = async |length: usize| {
+        let mut wire = Wire::connect(rig.address).await;
+        wire.handshake(&post(&format!("content-length: {length}")), b"").await
+    };
+    // Nothing of the body was sent.
+    assert_eq!(announce(61 * UNIT).await.status, 429);
+    // As much as the quota reaches for is read.
+    let spaces = " ".repeat(60 * UNIT);
+    let head = "POST / HTTP/1.1\r\ncontent-type: application/json";
+    assert_eq!(http(rig.address, head, &spaces).await.status, 200);
+    let reply = announce(50 * UNIT).await;
+    assert_eq!((reply.status, reply.header("retry-after").is_some()), (429, true));
+    // Faster than the quota fills up.
+    let chunks = format!("transfer-encoding: chunked\r\n\r\n{UNIT:x}\r\n{}\r\n0", &spaces[..UNIT]);
+    eventually("of a body without a length a piece is too much", async || {
+        let mut wire = Wire::connect(rig.address).await;
+        wire.try_handshake(&post(&chunks)).await == Some(429)
+    })
+    .await;
+    assert!(rig.metric(r#"headwater_refused_total{reason="requests"}"#).await >= 3.0);
+    // A short one is read, so that its answer has its id.
+    let reply = rig.post_for(429, format!("[{}]", [CHAIN_ID; 10].join(","))).await;
+    assert_eq!(errors(&reply.body).0, 10);
+}
+
 /// Garbage is answered, so it is charged: else it could be sent for nothing.
 #[tokio::test]
 async fn what_holds_no_request_counts_as_one() {
