@@ -511,10 +511,12 @@ impl Outbox {
     /// Takes one of `max` places for a call in flight.
     #[must_use]
     pub fn begin_call(self: &Arc<Self>, max: u32) -> Option<InFlight> {
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = InFlight(Arc::downgrade(self));
-        // One too many is given back by its drop.
-        (before < max).then_some(place)
+        // One too many is not counted for a moment either: somebody else might be refused for it.
+        let one_more = |now: u32| (now < max).then(|| now + 1);
+        let taken = self
+            .in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.ok().map(|_| InFlight(Arc::downgrade(self)))
     }
 
     // ---- behind the lock
