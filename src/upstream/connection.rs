@@ -343,6 +343,11 @@ impl Serving {
             (Purpose::ChainId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
             (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await,
             (Purpose::Subscribe(Feed::Heads), Outcome::Error(error)) => return Err(End::NoHeads(text(&error))),
+            (Purpose::Subscribe(Feed::Pending(form)), outcome) if is_throttled(&outcome) => {
+                // It is asked for again when the node is no longer spared.
+                self.shared.load.throttled(Instant::now(), None);
+                self.pending.remove(&form);
+            }
             (Purpose::Subscribe(Feed::Pending(form)), Outcome::Error(error)) => {
                 warn!(upstream = %self.shared.endpoint, ?form, "no pending transactions: {}", text(&error));
                 self.pending.insert(form, Standing::Refused);
@@ -458,6 +463,7 @@ impl Serving {
             return;
         }
         let wanted = self.shared.wants();
+        let spared = self.shared.load.is_backing_off(Instant::now());
         let forms = [
             (
                 TransactionForm::Hash,
@@ -473,7 +479,7 @@ impl Serving {
         for (form, wanted, params) in forms {
             match (self.pending.remove(&form), wanted) {
                 (None, true) => {
-                    if self.ask("eth_subscribe", params, Purpose::Subscribe(Feed::Pending(form))) {
+                    if !spared && self.ask("eth_subscribe", params, Purpose::Subscribe(Feed::Pending(form))) {
                         self.pending.insert(form, Standing::Asked);
                     }
                 }

@@ -9,7 +9,7 @@ use headwater::devnet::{Control, Devnet};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::harness::{Proxy, adopted, eventually, node};
+use crate::harness::{Proxy, Rig, adopted, eventually, node};
 
 /// What of the requests to a node is answered with 429, and when it says to come again.
 #[derive(Clone, Copy)]
@@ -266,4 +266,23 @@ async fn a_handshake_that_is_refused_for_a_limit_goes_on_later() {
         proxy.ready().await;
         assert_eq!(control.stats().connections_opened, opened + 1, "{method}");
     }
+}
+
+/// It was taken for a node that does not serve them, until the next connection.
+#[tokio::test]
+async fn a_subscription_to_pending_transactions_that_is_refused_for_a_limit_is_asked_for_again() {
+    let rig = Rig::start().await;
+    rig.control.set_faults(|faults| {
+        faults.failing_methods = vec!["eth_subscribe".into()];
+        faults.failure = (-32005, "rate limited".into());
+    });
+    let mut client = rig.client().await;
+    client.subscribe(json!(["newPendingTransactions"])).await;
+    rig.control.set_faults(|faults| faults.failing_methods.clear());
+    eventually("it stands", async || {
+        rig.control.stats().subscriptions.contains_key("newPendingTransactions")
+    })
+    .await;
+    let hash = rig.control.add_pending().unwrap().hash();
+    assert_eq!(client.event().await.payload, json!(hash).to_string());
 }
