@@ -131,7 +131,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "limits.max_in_flight",
-        "Calls of one connection that wait for the node; more get -32005.",
+        "Calls of one connection that wait for the node; more get -32005. Items of a batch count one by one: over WebSocket those beyond its first find a place while half are free, and wait for one.",
     ),
     (
         "limits.max_refusals",
@@ -292,7 +292,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     (
         "upstream[].archive",
         "false",
-        "It has the state of every block. While such a node is connected, calls about the state of old blocks (by number) and traces go to such ones alone.",
+        "It has the state of every block. While such a node is connected, calls about the state of old blocks and traces go to such ones alone. A block that is named by its hash is old where it is none of the recent ones (history.blocks).",
     ),
     (
         "upstream[].methods",

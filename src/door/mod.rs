@@ -33,7 +33,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::Request;
 use http::header::{HOST, HeaderMap, ORIGIN};
 
-pub use account::{Account, Accounts, Exceeded, Limit, Place, Reserved, Terms};
+pub use account::{Account, Accounts, BYTES_PER_REQUEST, Exceeded, Limit, Place, Reserved, Terms};
 pub use address::{ForwardedHeader, Proxies};
 pub use handshake::{Handshake, Handshakes};
 pub use identity::{Identity, Network};

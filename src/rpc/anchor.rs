@@ -89,6 +89,9 @@ pub struct Ground {
     pub outrun: Option<u64>,
     /// The node in use, or the one that was last.
     pub node: Option<UpstreamId>,
+    /// The number of the block that the call names by its hash, where that block is held. One that is not is taken to be old:
+    /// what is held reaches back from the head, and a node that knows no such block says so.
+    pub named: Option<u64>,
 }
 
 /// How a call can be treated.
@@ -175,7 +178,14 @@ impl Ground {
             BlockName::Hash(_) => {
                 return Plan {
                     anchor: Some(Anchor::Chain { era }),
+                    archive: state && self.is_old(self.named),
                     ..self.at_head()
+                };
+            }
+            BlockName::Canonical(_) => {
+                return Plan {
+                    archive: state && self.is_old(self.named),
+                    ..self.unkept()
                 };
             }
             BlockName::Number(number) => number,
@@ -198,14 +208,20 @@ impl Ground {
                 Anchor::Branch { era, branch }
             }),
             // The newest must be on the branch that clients know; of older ones it is known by now.
-            reach: if head.number - number < STATE_KEPT {
-                Reach::Head
-            } else {
+            reach: if self.is_old(Some(number)) {
                 Reach::Number(number)
+            } else {
+                Reach::Head
             },
             of_node: false,
-            archive: state && head.number - number >= STATE_KEPT,
+            archive: state && self.is_old(Some(number)),
         }
+    }
+
+    /// Whether only archives have the state of a block of this number, or of one whose number is not known.
+    fn is_old(&self, number: Option<u64>) -> bool {
+        let head = self.view.head.map_or(0, |head| head.number);
+        number.is_none_or(|number| head.saturating_sub(number) >= STATE_KEPT)
     }
 
     fn at_head(&self) -> Plan {
@@ -252,6 +268,7 @@ mod tests {
             era: 5,
             outrun: None,
             node: Some(UpstreamId(0)),
+            named: None,
         }
     }
 
@@ -309,6 +326,27 @@ mod tests {
         );
         check(ground(), Basis::State(1), Some(Number(873)), "chain, Head");
         check(ground(), Basis::Account(1), None, "nothing, Head of node");
+    }
+
+    #[test]
+    fn old_state_is_the_archives_also_where_its_block_is_named_by_hash() {
+        for (number, old) in [(None, true), (Some(872), true), (Some(873), false), (Some(1000), false)] {
+            let ground = Ground {
+                named: number,
+                ..ground()
+            };
+            let archive = if old { " archive" } else { "" };
+            let (hash, canonical) = (BlockName::Hash(B256::ZERO), BlockName::Canonical(B256::ZERO));
+            check(ground, Basis::State(1), Some(hash), &format!("chain, Head{archive}"));
+            check(
+                ground,
+                Basis::Account(1),
+                Some(canonical),
+                &format!("nothing, Head{archive}"),
+            );
+            check(ground, Basis::Block(0), Some(hash), "chain, Head");
+            check(ground, Basis::Block(0), Some(canonical), "nothing, Head");
+        }
     }
 
     #[test]

@@ -178,7 +178,9 @@ impl Calls {
             Role::UseFilter => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
-                return self.timed(self.filters.ask(&self.pool, ask).boxed()).await;
+                let answer = self.timed(self.filters.ask(&self.pool, ask).boxed()).await;
+                self.heed_last(&answer);
+                return answer;
             }
             Role::Control => {
                 ask.again = false;
@@ -233,7 +235,17 @@ impl Calls {
             era: view.era + self.changes.load(Ordering::Relaxed),
             outrun: self.outrun.beyond(head),
             node: *node,
+            named: None,
         }
+    }
+
+    /// The number of the block that is named by its hash, where it is held; looked up only where that decides anything.
+    fn number_held(&self, block: Option<BlockName>) -> Option<u64> {
+        let (BlockName::Hash(hash) | BlockName::Canonical(hash)) = block.filter(|_| self.pool.has_archives())? else {
+            return None;
+        };
+        self.registry
+            .with_history(|history| Some(history.find(hash)?.header.block.number))
     }
 
     // ---- logs
@@ -260,9 +272,12 @@ impl Calls {
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // What is not understood is between the client and the node.
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
-        self.kept_or_asked(known, anchor, &ask, holds, || self.pool.call(&ask).boxed())
-            .await
-            .0
+        let asking = || self.pool.call(&ask).boxed();
+        let (answer, by) = self.kept_or_asked(known, anchor, &ask, holds, asking).await;
+        if !matches!(by, By::Memory) {
+            self.heed_last(&answer);
+        }
+        answer
     }
 
     /// The blocks that a question is about, as soon as everything is held that was published.
@@ -299,7 +314,7 @@ impl Calls {
     // ---- everything else that can be read
 
     async fn read(&self, known: Method, basis: Basis, mut ask: Ask) -> Answer {
-        let ground = self.ground();
+        let mut ground = self.ground();
         let block = match (basis, params::args(&ask.params)) {
             (_, None) => Some(None),
             (
@@ -312,6 +327,9 @@ impl Calls {
             (Basis::Hash(_), Some(Some(named))) if !matches!(named, BlockName::Hash(_)) => Some(None),
             (_, block) => block,
         };
+        if matches!(basis, Basis::State(_) | Basis::Account(_)) {
+            ground.named = self.number_held(block.flatten());
+        }
         self.look_for_finality(&ground, block.flatten());
         let plan = ground.plan(basis, block);
         route(&mut ask, plan);
@@ -361,6 +379,9 @@ impl Calls {
             if tells_number {
                 self.heed(params::number_of(json, "number"));
             }
+            if known.name == "eth_getBlockReceipts" {
+                self.heed(params::last_block_number(json));
+            }
             if of_transaction {
                 let number = params::number_of(json, "blockNumber");
                 self.heed(number);
@@ -377,6 +398,13 @@ impl Calls {
             && number > head.number
         {
             self.outrun.note(number);
+        }
+    }
+
+    /// As [`Self::heed`], of the last of a list of logs or receipts.
+    fn heed_last(&self, answer: &Answer) {
+        if let Ok(Outcome::Result(list)) = answer {
+            self.heed(params::last_block_number(list));
         }
     }
 

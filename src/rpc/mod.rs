@@ -19,10 +19,10 @@ mod params;
 mod send;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::{StreamExt, stream};
+use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 
 use crate::chain::Tip;
@@ -35,7 +35,7 @@ use crate::upstream::{Pool, TransactionForm};
 
 use calls::Calls;
 
-/// Items of one batch that are under way at the same time.
+/// Items of one batch that are under way at the same time, at most.
 const BATCH_CONCURRENCY: usize = 32;
 
 /// One element of a message on its way to its answer.
@@ -191,27 +191,48 @@ impl Rpc {
         Response::new(id, outcome)
     }
 
-    /// The responses to a batch, in the order of the request.
-    pub async fn complete_batch(&self, planned: Vec<Planned>) -> Vec<Response> {
+    /// The responses to a batch, in the order of the request. It may have one item under way, and beside so many that are
+    /// another one for each place that `more` gives; an item holds its place until it is answered.
+    pub async fn complete_batch<P>(&self, planned: Vec<Planned>, more: impl Fn(usize) -> Option<P>) -> Vec<Response> {
+        let mut responses: Vec<Option<Response>> = planned.iter().map(|_| None).collect();
+        let mut planned = planned.into_iter().enumerate();
+        let (mut under_way, mut first_is_free) = (FuturesUnordered::new(), true);
         // What is done waits for what stands before it; of that, too, there is only so much.
-        let done = AtomicUsize::new(0);
-        let complete = |one| async {
-            let response = self.complete(one).await?;
-            let before = done.fetch_add(response.body.len(), Ordering::Relaxed);
-            let fits = response.body.len() <= self.max_batch_response && before <= 2 * self.max_batch_response;
-            Some(if fits { response } else { response.shortened() })
-        };
-        let mut responses = stream::iter(planned.into_iter().map(complete)).buffered(BATCH_CONCURRENCY);
-        let (mut out, mut bytes) = (Vec::new(), 0);
-        while let Some(response) = responses.next().await {
-            let Some(mut response) = response else { continue };
+        let mut done = 0;
+        loop {
+            while planned.len() > 0 && under_way.len() < BATCH_CONCURRENCY {
+                let place = if std::mem::take(&mut first_is_free) {
+                    None
+                } else {
+                    let Some(place) = more(under_way.len()) else { break };
+                    Some(place)
+                };
+                under_way.extend(
+                    planned
+                        .next()
+                        .map(|(at, one)| async move { (at, self.complete(one).await, place) }),
+                );
+            }
+            let Some((at, response, place)) = under_way.next().await else {
+                break;
+            };
+            first_is_free |= place.is_none();
+            responses[at] = response.map(|response| {
+                let fits = response.body.len() <= self.max_batch_response && done <= 2 * self.max_batch_response;
+                done += response.body.len();
+                if fits { response } else { response.shortened() }
+            });
+        }
+        let mut bytes = 0;
+        let fitted = responses.into_iter().flatten().map(|response| {
             bytes += response.body.len();
             if bytes > self.max_batch_response {
-                response = response.shortened();
+                response.shortened()
+            } else {
+                response
             }
-            out.push(response);
-        }
-        out
+        });
+        fitted.collect()
     }
 
     fn count(&self, outcome: &'static str) {

@@ -1,4 +1,5 @@
-//! Blocks of which a node has told before they were published.
+//! Blocks of which a node has told before they were published: by the block itself, its receipts or its logs, whatever was
+//! asked; not by its hash alone (`eth_getFilterChanges` of a block filter), which says no number.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

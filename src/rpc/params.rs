@@ -182,6 +182,8 @@ pub enum BlockName {
     Number(u64),
     /// By hash.
     Hash(B256),
+    /// By hash, as long as it is canonical: not the same thing for ever.
+    Canonical(B256),
 }
 
 impl BlockName {
@@ -200,8 +202,8 @@ impl BlockName {
             let own: Eip1898<'_> = serde_json::from_str(raw.get()).ok()?;
             return match (own.block_number, own.block_hash) {
                 (Some(number), None) => Self::named(number),
-                // One that must be canonical is not the same thing for ever.
-                (None, Some(hash)) if own.require_canonical != Some(true) => Some(Self::Hash(hash)),
+                (None, Some(hash)) if own.require_canonical == Some(true) => Some(Self::Canonical(hash)),
+                (None, Some(hash)) => Some(Self::Hash(hash)),
                 _ => None,
             };
         }
@@ -282,6 +284,22 @@ pub fn quantity(raw: &RawValue) -> Option<u64> {
 #[must_use]
 pub fn number_of(json: &[u8], name: &str) -> Option<u64> {
     member(json, name).and_then(quantity)
+}
+
+/// The block of the last of a list of logs or receipts, which is the newest: nodes tell them in the order of their blocks. The
+/// list may be many megabytes, so it is not read as JSON: its last object is looked for from the end. A name inside of a string
+/// would be written with `\"`, which is not what is looked for.
+#[must_use]
+pub fn last_block_number(list: &[u8]) -> Option<u64> {
+    const NAME: &[u8] = b"\"blockNumber\"";
+    let objects = list.trim_ascii_end().strip_suffix(b"]")?.trim_ascii_end();
+    // A list of hashes is as long, and holds none.
+    objects.strip_suffix(b"}")?;
+    let at = objects.windows(NAME.len()).rposition(|own| own == NAME)?;
+    let value = objects[at + NAME.len()..].trim_ascii_start().strip_prefix(b":")?;
+    let quoted = value.trim_ascii_start().strip_prefix(b"\"0x")?;
+    let digits = quoted.split(|&byte| byte == b'"').next()?;
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]
@@ -376,12 +394,39 @@ mod tests {
             (&hash, by_hash),
             (&format!(r#"{{"blockHash":{hash}}}"#), by_hash),
             (&format!(r#"{{"blockHash":{hash},"requireCanonical":false}}"#), by_hash),
-            (&format!(r#"{{"blockHash":{hash},"requireCanonical":true}}"#), None),
+            (
+                &format!(r#"{{"blockHash":{hash},"requireCanonical":true}}"#),
+                Some(BlockName::Canonical(B256::repeat_byte(7))),
+            ),
             (r#"{"blockNumber":"0x5"}"#, Some(BlockName::Number(5))),
             (r#"{"blockNumber":"0x5","x":1}"#, None),
             (&format!(r#"{{"blockHash":{hash},"blockNumber":"0x5"}}"#), None),
         ] {
             assert_eq!(parse(text), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_a_list_says_how_far_it_goes() {
+        for (list, number) in [
+            (r#"[{"blockNumber":"0x1"},{"blockNumber":"0x2a"}]"#, Some(42)),
+            (
+                "[ {\"a\":1, \"blockNumber\" : \"0x2\" ,\"removed\":false}\n]\n",
+                Some(2),
+            ),
+            (r#"[{"blockNumber":"0x2","data":"\"blockNumber\":\"0x3\""}]"#, Some(2)),
+            (r#"[{"blockNumber":null}]"#, None),
+            (r#"[{"blockNumber":5}]"#, None),
+            (r#"[{"blockNumber":"0x"}]"#, None),
+            (r#"[{"blockNumber":"0x11111111111111111"}]"#, None),
+            (r#"[{"blockNumber"}]"#, None),
+            (r#"[{"blockNumber":"0x"#, None),
+            (r#"["0x2"]"#, None),
+            ("[]", None),
+            ("null", None),
+            ("", None),
+        ] {
+            assert_eq!(last_block_number(list.as_bytes()), number, "{list}");
         }
     }
 

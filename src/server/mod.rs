@@ -12,6 +12,7 @@ mod patient;
 mod post;
 mod proxied;
 mod room;
+mod upload;
 
 // These for whoever upgrades without the rest of the door: the echo server of `make autobahn`, and the fuzz targets.
 pub use extension::agree as agree_on_extension;

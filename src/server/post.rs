@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::answer::{plain, retry_after};
 use super::body::Body;
 use super::listener::Connection;
 use super::room::{Full, Taken};
+use super::upload::{self, Unread};
 use crate::door::{Exceeded, Pass};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error,
@@ -53,22 +53,17 @@ pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connec
             "invalid content type, only application/json is supported\n",
         );
     }
-    let max = pass.terms().rights.plan.max_body_bytes;
-    let collecting = Limited::new(request.into_body(), max).collect();
-    let Ok(collected) = tokio::time::timeout(settings.body_timeout(), collecting).await else {
+    let reading = upload::read(request.into_body(), pass);
+    let Ok(read) = tokio::time::timeout(settings.body_timeout(), reading).await else {
         return plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n");
     };
-    let body = match collected {
-        Ok(body) => body.to_bytes(),
-        Err(why) if why.is::<http_body_util::LengthLimitError>() => {
-            return plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n");
-        }
-        Err(_) => return plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
+    let Answered { answer, refused } = match read {
+        Ok(body) if body.iter().all(u8::is_ascii_whitespace) => return plain(StatusCode::OK, ""),
+        Ok(body) => respond(&body, pass, services).await,
+        Err(Unread::Exceeded(exceeded)) => Answered::unread(exceeded, services),
+        Err(Unread::TooLong) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
+        Err(Unread::Broken) => return plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
     };
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return plain(StatusCode::OK, "");
-    }
-    let Answered { answer, refused } = respond(&body, pass, services).await;
     let parts = answer.parts();
     let mut response = match connection.room().take(pass.account(), pieces::length(&parts)) {
         Ok(room) => json(&parts, room),
@@ -129,6 +124,15 @@ impl Answered {
     fn whole(id: &str, why: ErrorObjectOwned) -> Self {
         Answer::One(jsonrpc::Response::new(id, why.into())).into()
     }
+
+    /// Nobody looked at what it asks.
+    fn unread(exceeded: Exceeded, services: &Services) -> Self {
+        services.count_refusal("requests");
+        Self {
+            refused: Some(exceeded),
+            ..Self::whole("null", exceeded.into())
+        }
+    }
 }
 
 impl From<Answer> for Answered {
@@ -139,22 +143,12 @@ impl From<Answer> for Answered {
 
 async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answered {
     let terms = pass.account().terms();
-    let unread = |exceeded: Exceeded| {
-        services.count_refusal("requests");
-        Answered {
-            refused: Some(exceeded),
-            ..Answered::whole("null", exceeded.into())
-        }
-    };
-    if let Err(exceeded) = terms.charge_bytes(body.len()) {
-        return unread(exceeded);
-    }
     let parsed = Message::parse(body, terms.rights.plan.max_batch);
     // As in a session: what holds no request costs as much as one.
     if !parsed.as_ref().is_ok_and(Message::holds_requests)
         && let Err(exceeded) = terms.charge_one()
     {
-        return unread(exceeded);
+        return Answered::unread(exceeded, services);
     }
     drop(terms);
     match parsed {
@@ -179,7 +173,10 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answere
         Ok(Message::Batch(items)) => {
             let (planned, refused) = plan(&items, pass, services);
             let rpc = services.rpc.clone();
-            let responses = staying(async move { rpc.complete_batch(planned).await }).await;
+            // A connection has one request at a time, so that all its places are this batch's.
+            let max = pass.terms().rights.plan.max_in_flight as usize;
+            let more = move |under_way| (under_way < max).then_some(());
+            let responses = staying(async move { rpc.complete_batch(planned, more).await }).await;
             let answer = Answer::Batch(responses.unwrap_or_default());
             Answered { answer, refused }
         }

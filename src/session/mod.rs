@@ -3,6 +3,7 @@
 //! One task, no timer and no buffer while idle. It waits in `select` and decides in `apply`; nothing in `apply` waits, so
 //! a client that does not read cannot keep its own session from hearing that it is over.
 
+mod batch;
 mod clients;
 mod control_frames;
 mod reader;
@@ -452,55 +453,6 @@ impl Session {
         (terms.rights.plan.max_in_flight, charged)
     }
 
-    fn batch(&mut self, items: &[Item<'_>]) {
-        if items.is_empty() {
-            return self.answer(
-                Response::new("null", error(INVALID_REQUEST, "empty batch").into()),
-                Vec::new(),
-            );
-        }
-        let mut releases = Vec::new();
-        // Before anything is done: a batch that finds no place must not have ended a subscription already.
-        let waits = items.iter().any(waits);
-        let (max_in_flight, charged) = self.charge(items);
-        let place = if waits {
-            self.outbox.begin_call(max_in_flight)
-        } else {
-            None
-        };
-        let refusal = match charged {
-            Err(why) => Some(("requests", why.into())),
-            Ok(()) if waits && place.is_none() => Some(("in_flight", too_many_calls())),
-            Ok(()) => None,
-        };
-        let planned: Vec<Planned> = match &refusal {
-            Some((limit, why)) => items.iter().map(|item| self.refuse(item, limit, why)).collect(),
-            None => items
-                .iter()
-                .map(|item| self.plan(item, place.is_some(), &mut releases))
-                .collect(),
-        };
-        let Some(place) = place.filter(|_| refusal.is_none()) else {
-            let done = planned.into_iter().filter_map(|one| match one {
-                Planned::Done(id, outcome) => Some(self.services.rpc.local(&id, outcome)),
-                _ => None,
-            });
-            let responses: Vec<Response> = done.collect();
-            self.services.answer_batch(&self.outbox, &responses, releases);
-            if refusal.is_some() {
-                self.lose_patience();
-            }
-            return;
-        };
-        let services = self.services.clone();
-        tokio::spawn(async move {
-            let responses = services.rpc.complete_batch(planned).await;
-            if let Some(outbox) = place.outbox() {
-                services.answer_batch(&outbox, &responses, releases);
-            }
-        });
-    }
-
     /// `can_wait`: there is a place for an answer that is not known at once.
     fn plan(&mut self, item: &Item<'_>, can_wait: bool, releases: &mut Vec<Arc<Recipient>>) -> Planned {
         let notification = matches!(item, Item::Notification(_));
@@ -684,23 +636,6 @@ impl Services {
         if let Answered::NoRoom(releases) = outbox.answer(pieces(response), releases) {
             // An error is short: it is queued, or the connection ends.
             drop(outbox.answer(pieces(&response.clone().shortened()), releases));
-        }
-        if resumes {
-            self.replays.begin(outbox);
-        }
-    }
-
-    /// As [`Self::answer`], item by item the same.
-    fn answer_batch(&self, outbox: &Arc<Outbox>, responses: &[Response], releases: Vec<Arc<Recipient>>) {
-        let resumes = releases.iter().any(|recipient| recipient.is_resumed());
-        let Some(array) = jsonrpc::batch(responses) else { return };
-        if let Answered::NoRoom(releases) = outbox.answer(outbox.text(&array), releases) {
-            let short: Vec<Response> = responses.iter().cloned().map(Response::shortened).collect();
-            if let Some(array) = jsonrpc::batch(&short)
-                && let Answered::NoRoom(_) = outbox.answer(outbox.text(&array), releases)
-            {
-                outbox.close(CloseReason::SlowConsumer);
-            }
         }
         if resumes {
             self.replays.begin(outbox);

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
-use super::call::{Call, Inbox};
+use super::call::{Call, Inbox, is_throttled};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::message::{self, NodeMessage};
 use super::pool::Shared;
@@ -76,10 +76,18 @@ enum Purpose {
 impl Purpose {
     /// Whether a node that does not answer this is of no use.
     fn is_vital(&self) -> bool {
-        matches!(
-            self,
-            Self::ChainId | Self::Genesis | Self::Subscribe(Feed::Heads) | Self::Latest | Self::Probe
-        )
+        self.vital_question().is_some()
+    }
+
+    /// What only a node that is of no use does not answer: method and parameters.
+    fn vital_question(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::ChainId => Some(("eth_chainId", "")),
+            Self::Genesis => Some(("eth_getBlockByNumber", r#"["0x0",false]"#)),
+            Self::Subscribe(Feed::Heads) => Some(("eth_subscribe", r#"["newHeads"]"#)),
+            Self::Latest | Self::Probe => Some(("eth_getBlockByNumber", r#"["latest",false]"#)),
+            _ => None,
+        }
     }
 }
 
@@ -111,6 +119,8 @@ struct Serving {
     unannounced: u32,
     /// Since when the oldest question that must be answered waits.
     asked: Option<Instant>,
+    /// What is asked again when the node is no longer spared; each question of the handshake follows from the one before.
+    postponed: Option<Purpose>,
     asked_syncing: Option<Instant>,
     /// Subscriptions that are asked for or stand, pending ones only.
     pending: HashMap<TransactionForm, SubscriptionState>,
@@ -184,7 +194,7 @@ impl Connection {
             Err(_) => return End::ConnectTimeout,
         };
         let mut serving = Serving::new(self.shared.clone());
-        serving.ask("eth_chainId", "", Purpose::ChainId);
+        serving.ask_vital(Purpose::ChainId);
         let mut wanted = self.shared.wanted.clone();
         let mut active = self.shared.choice.watch_active();
         let mut tick = tokio::time::interval(settings.tick());
@@ -247,6 +257,7 @@ impl Serving {
             head: None,
             unannounced: 0,
             asked: None,
+            postponed: None,
             asked_syncing: None,
             pending: HashMap::new(),
             ready: false,
@@ -292,6 +303,12 @@ impl Serving {
         sent
     }
 
+    fn ask_vital(&mut self, purpose: Purpose) {
+        if let Some((method, params)) = purpose.vital_question() {
+            self.ask(method, params, purpose);
+        }
+    }
+
     async fn apply(&mut self, inbound: Inbound) -> Result<(), End> {
         self.last_received = Instant::now();
         self.shared.choice.heard(self.shared.id);
@@ -313,20 +330,29 @@ impl Serving {
     async fn answered(&mut self, purpose: Purpose, outcome: Outcome) -> Result<(), End> {
         if purpose.is_vital() {
             self.asked = None;
+            if is_throttled(&outcome) {
+                self.spare(purpose);
+                return Ok(());
+            }
         }
         match (purpose, outcome) {
             (Purpose::Caller(reply), outcome) => drop(reply.send(Ok(outcome))),
             (Purpose::ChainId, Outcome::Result(json)) => {
                 self.shared.check_chain_id(&text(&json)).map_err(End::Refused)?;
-                self.ask("eth_getBlockByNumber", r#"["0x0",false]"#, Purpose::Genesis);
+                self.ask_vital(Purpose::Genesis);
             }
             (Purpose::Genesis, outcome) => {
                 self.shared.check_genesis(outcome).await.map_err(End::Refused)?;
-                self.ask("eth_subscribe", r#"["newHeads"]"#, Purpose::Subscribe(Feed::Heads));
+                self.ask_vital(Purpose::Subscribe(Feed::Heads));
             }
             (Purpose::ChainId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
             (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await,
             (Purpose::Subscribe(Feed::Heads), Outcome::Error(error)) => return Err(End::NoHeads(text(&error))),
+            (Purpose::Subscribe(Feed::Pending(form)), outcome) if is_throttled(&outcome) => {
+                // It is asked for again when the node is no longer spared.
+                self.shared.load.throttled(Instant::now(), None);
+                self.pending.remove(&form);
+            }
             (Purpose::Subscribe(Feed::Pending(form)), Outcome::Error(error)) => {
                 warn!(upstream = %self.shared.endpoint, ?form, "no pending transactions: {}", text(&error));
                 self.pending.insert(form, SubscriptionState::Refused);
@@ -350,10 +376,27 @@ impl Serving {
         Ok(())
     }
 
+    /// The node is asked too much, which is no sign of death: what is not asked anyway by and by is asked again when the
+    /// node was left alone for a while. A new connection would begin with more questions.
+    fn spare(&mut self, purpose: Purpose) {
+        self.shared.load.throttled(Instant::now(), None);
+        if matches!(purpose, Purpose::Probe) {
+            debug!(upstream = %self.shared.endpoint, "rate limited: whether there is a newer head is asked again later");
+            return;
+        }
+        let why = "rate limited: the node says that it is asked too much";
+        warn!(
+            "upstream {}: {why}; the handshake goes on in a while",
+            self.shared.endpoint
+        );
+        self.shared.status.lock().last_error = Some(why.into());
+        self.postponed = Some(purpose);
+    }
+
     async fn subscribed(&mut self, feed: Feed, subscription: String) {
         match feed {
             Feed::Heads => {
-                self.ask("eth_getBlockByNumber", r#"["latest",false]"#, Purpose::Latest);
+                self.ask_vital(Purpose::Latest);
             }
             Feed::Pending(form) => {
                 self.pending
@@ -426,6 +469,7 @@ impl Serving {
             return;
         }
         let wanted = self.shared.wants();
+        let spared = self.shared.load.is_backing_off(Instant::now());
         let forms = [
             (
                 TransactionForm::Hash,
@@ -441,7 +485,7 @@ impl Serving {
         for (form, wanted, params) in forms {
             match (self.pending.remove(&form), wanted) {
                 (None, true) => {
-                    if self.ask("eth_subscribe", params, Purpose::Subscribe(Feed::Pending(form))) {
+                    if !spared && self.ask("eth_subscribe", params, Purpose::Subscribe(Feed::Pending(form))) {
                         self.pending.insert(form, SubscriptionState::Asked);
                     }
                 }
@@ -479,10 +523,15 @@ impl Serving {
         if self.asked.is_some_and(|at| at.elapsed() >= patience / 2) {
             return Err(End::Unanswered(patience / 2));
         }
+        if !self.shared.load.is_backing_off(Instant::now())
+            && let Some(purpose) = self.postponed.take()
+        {
+            self.ask_vital(purpose);
+        }
         // A third to wait, half for the answer: what remains is for the ticks.
         if self.ready && self.last_head.elapsed() >= patience / 3 {
             self.last_head = Instant::now();
-            self.ask("eth_getBlockByNumber", r#"["latest",false]"#, Purpose::Probe);
+            self.ask_vital(Purpose::Probe);
         }
         // Callers that gave up need no answer any more.
         self.waiting

@@ -1,4 +1,5 @@
-//! How busy one upstream is with clients' calls, and how soon it answers. The caller brings the time.
+//! How busy one upstream is with clients' calls, how soon it answers, and whether it says that it is asked too much. The
+//! caller brings the time.
 
 use std::time::Duration;
 
@@ -97,8 +98,15 @@ impl Load {
         let mut state = self.0.lock();
         let (first, longest) = BACK_OFF;
         let length = match state.back_off {
-            // What was under way already says nothing new.
-            Some(own) if now < own.until => return,
+            // What was under way already says nothing new, unless it is that it takes longer.
+            Some(own) if now < own.until => {
+                let until = now + after.unwrap_or_default().min(longest);
+                state.back_off = Some(BackOff {
+                    until: until.max(own.until),
+                    ..own
+                });
+                return;
+            }
             // It came back and was told the same again.
             Some(own) if now < own.until + own.length => (own.length * 2).min(longest),
             _ => first,
@@ -110,9 +118,15 @@ impl Load {
         });
     }
 
+    /// Until when it should be spared, if it should be.
+    pub fn spared_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.0.lock().back_off?.until;
+        (now < until).then_some(until)
+    }
+
     /// Whether it should be spared for a while.
     pub fn is_backing_off(&self, now: Instant) -> bool {
-        self.0.lock().back_off.is_some_and(|own| now < own.until)
+        self.spared_until(now).is_some()
     }
 
     /// What one more call would cost, to be compared: how long it waits where each of those under way takes its time. One
@@ -250,6 +264,11 @@ mod tests {
         now += 5 * SECOND;
         load.throttled(now, Some(10 * SECOND));
         assert!(load.is_backing_off(now + 9 * SECOND), "it said when to come again");
+        load.throttled(now, Some(5 * SECOND));
+        assert!(load.is_backing_off(now + 9 * SECOND), "the longer of two");
+        load.throttled(now, Some(20 * SECOND));
+        assert_eq!(load.spared_until(now + 9 * SECOND), Some(now + 20 * SECOND));
+        assert_eq!(load.spared_until(now + 20 * SECOND), None);
         now += 300 * SECOND;
         load.throttled(now, Some(3600 * SECOND));
         assert!(!load.is_backing_off(now + 30 * SECOND), "but not for so long");

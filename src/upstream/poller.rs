@@ -1,19 +1,22 @@
 //! One node over HTTP: its head is asked for again and again, calls are posted.
 //!
 //! It says the same things as a connection does, so nothing downstream can tell the two apart.
+//!
+//! A node that says that it is asked too much is not lost, but spared: nothing is asked of it before it said, or for a while
+//! that grows, and it is lost only where no head could be learned for so long that silence would have been its end, too.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::call::{Call, Inbox};
+use super::call::{Call, Inbox, is_throttled};
 use super::message::{self, NodeMessage};
 use super::pool::Shared;
 use super::{CallError, Gossip, Sighting, TransactionForm};
@@ -30,6 +33,18 @@ pub(super) struct Poller {
     inbox: Option<Inbox>,
     head: Option<Bytes>,
     ready: bool,
+    /// When its head was last learned.
+    learned: Instant,
+    /// The last poll was refused, since the node is asked too much.
+    refused: Option<Refused>,
+}
+
+/// How a poll was refused.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    at: Instant,
+    /// The node said when to come again.
+    said_when: bool,
 }
 
 /// The way to the node by HTTP.
@@ -43,7 +58,7 @@ struct HttpTransport {
 /// A post came to nothing.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
-    #[error("HTTP 429: the node is asked too much")]
+    #[error("rate limited: the node says that it is asked too much")]
     Throttled(Option<Duration>),
     #[error("an answer of more than {0} bytes (raise node.max_message_bytes)")]
     TooLong(usize),
@@ -51,9 +66,9 @@ enum Failed {
     Other(String),
 }
 
-impl From<Failed> for String {
-    fn from(failed: Failed) -> Self {
-        failed.to_string()
+impl From<String> for Failed {
+    fn from(why: String) -> Self {
+        Self::Other(why)
     }
 }
 
@@ -89,11 +104,20 @@ impl HttpTransport {
         }
     }
 
-    async fn result(&self, method: &str, params: &str) -> Result<Bytes, String> {
-        match self.call(method, params).await? {
+    async fn result(&self, method: &str, params: &str) -> Result<Bytes, Failed> {
+        match self.outcome(method, params).await? {
             Outcome::Result(json) => Ok(json),
-            Outcome::Error(error) => Err(String::from_utf8_lossy(&error).into_owned()),
+            Outcome::Error(error) => Err(String::from_utf8_lossy(&error).into_owned().into()),
         }
+    }
+
+    /// As [`Self::call`]; that it is asked too much is no answer, however the node says it.
+    async fn outcome(&self, method: &str, params: &str) -> Result<Outcome, Failed> {
+        let outcome = self.call(method, params).await?;
+        if is_throttled(&outcome) {
+            return Err(Failed::Throttled(None));
+        }
+        Ok(outcome)
     }
 }
 
@@ -155,6 +179,8 @@ impl Poller {
             inbox: Some(inbox),
             head: None,
             ready: false,
+            learned: Instant::now(),
+            refused: None,
         }
     }
 
@@ -172,18 +198,9 @@ impl Poller {
         let gossiping = tokio::spawn(Gossiper::new(self.shared.clone(), self.node.clone()).run());
         loop {
             tokio::select! {
-                _ = tick.tick() => {
-                    // Half: a poll that never ends may have begun a while after the node fell silent.
-                    let patience = self.shared.settings.silence_timeout / 2;
-                    let polled = tokio::time::timeout(patience, self.poll()).await;
-                    if let Err(why) = polled.unwrap_or_else(|_| Err(format!("no answer for {patience:?}"))) {
-                        self.failed(why);
-                        // One of another chain will hardly change; it is asked now and then.
-                        if self.shared.status.lock().refused.is_some() {
-                            tick.reset_after(self.shared.settings.reconnect_max);
-                        }
-                    }
-                }
+                _ = tick.tick() => if let Some(next) = self.turn().await {
+                    tick.reset_at(next);
+                },
                 _ = &mut forwarding => {
                     fetching.abort();
                     gossiping.abort();
@@ -193,23 +210,89 @@ impl Poller {
         }
     }
 
+    /// Asks the node unless it is spared; when the next turn is, where that is another time than usual.
+    async fn turn(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if let Some(next) = self.next_poll(now) {
+            let end = self.learned + self.shared.settings.silence_timeout;
+            if self.ready && now < end {
+                return Some(next.min(end));
+            }
+            if self.ready {
+                self.failed(Failed::Throttled(None).to_string());
+            }
+            return Some(next);
+        }
+        // Half: a poll that never ends may have begun a while after the node fell silent.
+        let patience = self.shared.settings.silence_timeout / 2;
+        let polled = tokio::time::timeout(patience, self.poll()).await;
+        match polled.unwrap_or_else(|_| Err(format!("no answer for {patience:?}").into())) {
+            Ok(()) => {
+                self.learned = Instant::now();
+                self.refused = None;
+                None
+            }
+            Err(Failed::Throttled(after)) => {
+                self.throttled(after);
+                None
+            }
+            Err(why) => {
+                self.failed(why.to_string());
+                // One of another chain will hardly change; it is asked now and then.
+                let refused = self.shared.status.lock().refused.is_some();
+                refused.then(|| Instant::now() + self.shared.settings.reconnect_max)
+            }
+        }
+    }
+
+    /// When the node is asked again, where it is spared until then. Where it did not say itself when its head may be asked
+    /// for again, it is asked once more while there is time: it should not be lost by our own patience.
+    fn next_poll(&self, now: Instant) -> Option<Instant> {
+        let until = self.shared.load.spared_until(now)?;
+        let once_more = self.learned + self.shared.settings.silence_timeout / 2;
+        let was_told = |refused: Refused| refused.said_when || refused.at >= once_more;
+        if !self.ready || self.refused.is_some_and(was_told) {
+            return Some(until);
+        }
+        (now < once_more).then(|| until.min(once_more))
+    }
+
+    /// The node is asked too much. It is lost only where it has told no head for as long as a silent one may be silent.
+    fn throttled(&mut self, after: Option<Duration>) {
+        let now = Instant::now();
+        self.shared.load.throttled(now, after);
+        let refused = Refused {
+            at: now,
+            said_when: after.is_some(),
+        };
+        let is_first = self.refused.replace(refused).is_none();
+        let why = Failed::Throttled(after);
+        if !self.ready || now >= self.learned + self.shared.settings.silence_timeout {
+            self.failed(why.to_string());
+        } else if is_first {
+            warn!("upstream {}: {why}; it is spared for a while", self.shared.endpoint);
+        }
+    }
+
     fn failed(&mut self, why: String) {
         if self.ready || self.shared.status.lock().last_error.as_ref() != Some(&why) {
-            warn!(
-                "upstream {}: {why}; asking again every {:?}",
-                self.shared.endpoint, self.shared.settings.poll_interval
-            );
+            let spared = self.shared.load.spared_until(Instant::now());
+            let again = match spared {
+                Some(until) => format!("in {:.1?}", until.saturating_duration_since(Instant::now())),
+                None => format!("every {:?}", self.shared.settings.poll_interval),
+            };
+            warn!("upstream {}: {why}; asking again {again}", self.shared.endpoint);
         }
         self.shared.down(why);
         self.head = None;
         self.ready = false;
     }
 
-    async fn poll(&mut self) -> Result<(), String> {
+    async fn poll(&mut self) -> Result<(), Failed> {
         if !self.ready {
             let chain_id = self.node.result("eth_chainId", "").await?;
             self.shared.check_chain_id(&String::from_utf8_lossy(&chain_id))?;
-            let genesis = self.node.call("eth_getBlockByNumber", r#"["0x0",false]"#).await?;
+            let genesis = self.node.outcome("eth_getBlockByNumber", r#"["0x0",false]"#).await?;
             self.shared.check_genesis(genesis).await?;
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
@@ -258,9 +341,16 @@ impl Gossiper {
                 _ = tick.tick() => {}
                 Ok(()) = wanted.changed() => {}
             }
+            let now = Instant::now();
+            if self.shared.load.is_backing_off(now) {
+                continue;
+            }
             if let Err(why) = self.poll().await {
                 debug!("upstream {}: {why}", self.shared.endpoint);
-                self.filter = None;
+                match why {
+                    Failed::Throttled(after) => self.shared.load.throttled(now, after),
+                    Failed::TooLong(_) | Failed::Other(_) => self.filter = None,
+                }
             }
         }
     }
@@ -271,7 +361,7 @@ impl Gossiper {
         self.shared.settle(TransactionForm::Full, settled);
     }
 
-    async fn poll(&mut self) -> Result<(), String> {
+    async fn poll(&mut self) -> Result<(), Failed> {
         let wanted = self.shared.wants();
         if wanted.syncing {
             let syncing = self.node.result("eth_syncing", "").await?;
@@ -280,7 +370,7 @@ impl Gossiper {
         if !wanted.pending_hashes && !wanted.pending_full {
             if let Some(filter) = self.filter.take() {
                 self.settle(false);
-                self.node.call("eth_uninstallFilter", &format!("[{filter}]")).await?;
+                self.node.outcome("eth_uninstallFilter", &format!("[{filter}]")).await?;
             }
             return Ok(());
         }
@@ -290,13 +380,15 @@ impl Gossiper {
             None => {
                 let id = self.node.result("eth_newPendingTransactionFilter", "").await;
                 // A node without this filter has answered too: nobody waits for it any longer.
-                self.settle(true);
+                if !matches!(id, Err(Failed::Throttled(_))) {
+                    self.settle(true);
+                }
                 let id = id?;
                 self.filter.insert(String::from_utf8_lossy(&id).into_owned())
             }
         };
         let changes = self.node.result("eth_getFilterChanges", &format!("[{filter}]")).await?;
-        let seen = Instant::now();
+        let seen = std::time::Instant::now();
         let found: Vec<&RawValue> = serde_json::from_slice(&changes).unwrap_or_default();
         if wanted.pending_hashes {
             for hash in &found {
@@ -321,14 +413,14 @@ impl Gossiper {
             });
             let mut full = stream::iter(fetches).buffered(FULL_CONCURRENCY);
             while let Some(transaction) = full.next().await {
-                if let Ok(json) = transaction
-                    && &json[..] != b"null"
-                {
-                    self.shared.gossip(Gossip::Pending {
+                match transaction {
+                    Ok(json) if &json[..] != b"null" => self.shared.gossip(Gossip::Pending {
                         form: TransactionForm::Full,
                         json,
                         seen,
-                    });
+                    }),
+                    Err(why @ Failed::Throttled(_)) => return Err(why),
+                    Ok(_) | Err(_) => {}
                 }
             }
         }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use alloy_primitives::B256;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
-use super::call::{Call, Inbox, exchange};
+use super::call::{Call, Inbox, exchange, throttled};
 use super::choice::Choice;
 use super::connection::Connection;
 use super::identity::{Genesis, Identity};
@@ -63,6 +63,8 @@ pub(super) struct Shared {
     pub gossip: mpsc::Sender<Gossip>,
     pub gossip_dropped: Arc<AtomicU64>,
     pub wanted: watch::Receiver<Wanted>,
+    /// Of clients' calls; and whether it is spared, whoever was told that it is asked too much.
+    pub load: Load,
 }
 
 impl Shared {
@@ -181,8 +183,7 @@ pub(super) struct Upstream {
     pub(super) calls: mpsc::Sender<Call>,
     /// A lane of our own: the stream must not wait behind clients' calls.
     ours: mpsc::Sender<Call>,
-    pub(super) load: Load,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// All upstreams.
@@ -246,6 +247,7 @@ impl Pool {
                     gossip: channels.gossip.clone(),
                     gossip_dropped: gossip_dropped.clone(),
                     wanted: channels.wanted.clone(),
+                    load: Load::default(),
                 });
                 let (calls, theirs_in) = mpsc::channel(CALL_QUEUE);
                 let (ours, ours_in) = mpsc::channel(CALL_QUEUE);
@@ -261,7 +263,6 @@ impl Pool {
                     node: node.clone(),
                     calls,
                     ours,
-                    load: Load::default(),
                     shared,
                 }
             })
@@ -331,8 +332,12 @@ impl Pool {
         } else {
             self.request_timeout
         };
-        let lane = &self.upstreams[id.0].ours;
-        exchange(lane, method.to_owned(), params.to_owned(), patience).await
+        let Upstream { ours, shared, .. } = &self.upstreams[id.0];
+        let answer = exchange(ours, method.to_owned(), params.to_owned(), patience).await;
+        if let Some(after) = throttled(&answer) {
+            shared.load.throttled(Instant::now(), after);
+        }
+        answer
     }
 
     /// The chain's id as JSON, once a node told it or where it is set.
@@ -345,8 +350,8 @@ impl Pool {
     #[must_use]
     pub fn status(&self) -> Vec<(String, UpstreamStatus)> {
         let active = self.active();
-        let one = |Upstream { shared, load, .. }: &Upstream| {
-            let (in_flight, latency) = load.figures();
+        let one = |Upstream { shared, .. }: &Upstream| {
+            let (in_flight, latency) = shared.load.figures();
             let status = UpstreamStatus {
                 active: active == Some(shared.id),
                 lag: self.choice.lag(shared.id),

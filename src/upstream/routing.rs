@@ -11,7 +11,7 @@ use alloy_primitives::B256;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use super::call::{exchange, is_elsewhere, is_throttled};
+use super::call::{exchange, is_elsewhere, is_throttled, throttled};
 use super::node::Share;
 use super::pool::Pool;
 use super::{Ask, CallError, Reach, UpstreamId, Whom};
@@ -46,8 +46,7 @@ impl Pool {
                 _ if !again => return answer,
                 Err(CallError::Lost) => "lost",
                 Err(CallError::TooLong) if !ask.long => "lost",
-                Err(CallError::Throttled(_)) => "throttled",
-                Ok(outcome) if is_throttled(outcome) => "throttled",
+                answer if throttled(answer).is_some() => "throttled",
                 Ok(outcome) if is_elsewhere(outcome) => "elsewhere",
                 _ => return answer,
             };
@@ -128,6 +127,12 @@ impl Pool {
             .any(|node| node.methods.match_any(method))
     }
 
+    /// Whether any node is an archive.
+    #[must_use]
+    pub fn has_archives(&self) -> bool {
+        self.upstreams.iter().any(|upstream| upstream.node.archive)
+    }
+
     /// Those who know the answer and serve the method, by priority.
     fn able(&self, ask: &Ask) -> Vec<UpstreamId> {
         let node = |id: &UpstreamId| &self.upstreams[id.0].node;
@@ -151,12 +156,12 @@ impl Pool {
             let upstream = &self.upstreams[id.0];
             let avoided = (
                 Some(*id) == not,
-                upstream.load.is_backing_off(now),
+                upstream.shared.load.is_backing_off(now),
                 upstream.node.calls == Share::Spare,
             );
             match ask.whom {
                 Whom::InUse => (avoided, u8::from(Some(*id) != active), 0.0),
-                Whom::LeastLoaded => (avoided, 0, upstream.load.cost(now)),
+                Whom::LeastLoaded => (avoided, 0, upstream.shared.load.cost(now)),
             }
         };
         // The first of equals, which is the one of better priority. Costs are no NaN.
@@ -168,7 +173,7 @@ impl Pool {
 
     async fn ask_one(&self, ask: &Ask, id: UpstreamId) -> Answer {
         let upstream = &self.upstreams[id.0];
-        let under_way = upstream.load.begin(Instant::now());
+        let under_way = upstream.shared.load.begin(Instant::now());
         let answer = exchange(
             &upstream.calls,
             ask.method.clone(),
@@ -184,20 +189,13 @@ impl Pool {
                     self.usual.lock().entry(ask.class).or_default().note(took);
                 }
             }
-            Ok(outcome) => {
-                under_way.failed(now);
-                if is_throttled(outcome) {
-                    upstream.load.throttled(now, None);
-                }
-            }
-            Err(CallError::Throttled(after)) => {
-                under_way.failed(now);
-                upstream.load.throttled(now, *after);
-            }
-            Err(CallError::TimedOut) => under_way.failed(now),
+            Ok(_) | Err(CallError::Throttled(_) | CallError::TimedOut) => under_way.failed(now),
             Err(CallError::Lost | CallError::TooLong | CallError::Unavailable | CallError::Behind(_)) => {
                 under_way.lost(now);
             }
+        }
+        if let Some(after) = throttled(&answer) {
+            upstream.shared.load.throttled(now, after);
         }
         answer
     }
@@ -226,7 +224,9 @@ impl Pool {
         // One that is there for those whom no other can take is not there for those who are in a hurry.
         let is_free = |second: &UpstreamId| {
             let upstream = &self.upstreams[second.0];
-            *second != first && upstream.node.calls == Share::Share && !upstream.load.is_backing_off(Instant::now())
+            *second != first
+                && upstream.node.calls == Share::Share
+                && !upstream.shared.load.is_backing_off(Instant::now())
         };
         let Some(second) = self.choose(ask, Some(first)).filter(is_free) else {
             return asked.await;

@@ -337,6 +337,33 @@ async fn nobody_who_was_told_of_a_block_is_told_later_that_there_is_none() {
     assert_eq!(client.ask(logs.to_string()).await, rig.ask_node(&logs).await);
 }
 
+/// Logs tell of their block, too, and so do receipts.
+#[tokio::test]
+async fn who_was_told_of_a_block_by_its_logs_is_answered_from_there() {
+    for method in [
+        "eth_getFilterChanges",
+        "eth_getFilterLogs",
+        "eth_getLogs",
+        "eth_getBlockReceipts",
+    ] {
+        let rig = Rig::start().await;
+        let mut client = rig.client().await;
+        let filter = client.call("eth_newFilter", json!([{}])).await["result"].clone();
+        // This one is mined, but its announcement is lost.
+        rig.control.set_faults(|faults| faults.skip_heads = 1);
+        let block = rig.control.mine();
+        let params = match method {
+            "eth_getLogs" => json!([{"blockHash": block.hash()}]),
+            "eth_getBlockReceipts" => json!([block.hash()]),
+            _ => json!([filter]),
+        };
+        let told = client.call(method, params).await;
+        assert!(told.to_string().contains(&block.hash().to_string()), "{method}: {told}");
+        let number = client.call("eth_blockNumber", json!([])).await;
+        assert_eq!(number["result"], format!("{:#x}", block.number()), "{method}");
+    }
+}
+
 #[tokio::test]
 async fn items_of_a_batch_are_answered_in_order_whoever_answers_them() {
     let rig = Rig::start().await;

@@ -65,6 +65,44 @@ async fn requests_above_the_quota_are_told_when_to_come_again() {
     .await;
 }
 
+/// A body is charged before it is read, also where nobody has said how long it becomes.
+#[tokio::test]
+async fn a_body_beyond_the_quota_is_not_read() {
+    const UNIT: usize = 64 << 10;
+    let node = node().await;
+    let rig = Proxy::start(&[node.ws_url()], |config| {
+        config.limits.request_burst = 60;
+        config.limits.requests_per_second = 1;
+        config.limits.max_batch = 10;
+    })
+    .await;
+    rig.ready().await;
+    let post = |length: &str| format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{length}");
+    let announce = async |length: usize| {
+        let mut wire = Wire::connect(rig.address).await;
+        wire.handshake(&post(&format!("content-length: {length}")), b"").await
+    };
+    // Nothing of the body was sent.
+    assert_eq!(announce(61 * UNIT).await.status, 429);
+    // As much as the quota reaches for is read.
+    let spaces = " ".repeat(60 * UNIT);
+    let head = "POST / HTTP/1.1\r\ncontent-type: application/json";
+    assert_eq!(http(rig.address, head, &spaces).await.status, 200);
+    let reply = announce(50 * UNIT).await;
+    assert_eq!((reply.status, reply.header("retry-after").is_some()), (429, true));
+    // Faster than the quota fills up.
+    let chunks = format!("transfer-encoding: chunked\r\n\r\n{UNIT:x}\r\n{}\r\n0", &spaces[..UNIT]);
+    eventually("of a body without a length a piece is too much", async || {
+        let mut wire = Wire::connect(rig.address).await;
+        wire.try_handshake(&post(&chunks)).await == Some(429)
+    })
+    .await;
+    assert!(rig.metric(r#"headwater_refused_total{reason="requests"}"#).await >= 3.0);
+    // A short one is read, so that its answer has its id.
+    let reply = rig.post_for(429, format!("[{}]", [CHAIN_ID; 10].join(","))).await;
+    assert_eq!(errors(&reply.body).0, 10);
+}
+
 /// Garbage is answered, so it is charged: else it could be sent for nothing.
 #[tokio::test]
 async fn what_holds_no_request_counts_as_one() {
@@ -119,7 +157,7 @@ async fn calls_in_flight_up_to_the_limit_and_not_one_more() {
         .set_faults(|faults| faults.delay = Some(Duration::from_millis(300)));
     let call = |id: u32| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"eth_syncing"}}"#);
     client.send(call(0)).await;
-    // A batch is one call.
+    // A batch needs one place, though more of its items could use one.
     client.send(format!("[{},{}]", call(1), call(2))).await;
     client.send(call(3)).await;
     client.send(call(4)).await;
@@ -145,6 +183,73 @@ async fn calls_in_flight_up_to_the_limit_and_not_one_more() {
         FORWARDED_ANSWER,
         "the places are free again"
     );
+}
+
+/// Eight places: a batch takes half of them, and leaves the others to whoever comes next.
+#[tokio::test]
+async fn items_of_a_batch_take_places_of_their_own_and_wait_for_them() {
+    let rig = Rig::with(|config| config.limits.max_in_flight = 8).await;
+    let in_flight = async |count: u64| {
+        eventually("so many wait for the node", async || {
+            let status: Value = serde_json::from_str(&rig.admin("/status").await.body).unwrap();
+            let now = status["upstreams"][0]["callsInFlight"].as_u64().unwrap();
+            assert!(now <= count, "{now} of {count}");
+            now == count
+        })
+        .await;
+    };
+    let call = |of: u64, id: u64| {
+        let account = alloy_primitives::Address::left_padding_from(&(1000 * of + id).to_be_bytes());
+        json!({"jsonrpc": "2.0", "id": id, "method": "eth_getBalance", "params": [account, "latest"]})
+    };
+    let batch = |of| Value::from((0..20).map(|id| call(of, id)).collect::<Vec<_>>()).to_string();
+    let (mut client, mut other) = (rig.client().await, rig.client().await);
+    rig.control
+        .set_faults(|faults| faults.delay = Some(Duration::from_secs(60)));
+    client.send(batch(1)).await;
+    in_flight(4).await;
+    client.send(batch(2)).await;
+    in_flight(5).await;
+    for id in 20..23 {
+        client.send(call(1, id).to_string()).await;
+    }
+    in_flight(8).await;
+    for refused in [call(1, 23).to_string(), batch(3)] {
+        assert!(client.ask(refused).await.contains("-32005"));
+    }
+    // Nobody else is affected.
+    for id in 0..8 {
+        other.send(call(4, id).to_string()).await;
+    }
+    in_flight(16).await;
+    let posted = rig.post(batch(5));
+    let all = async {
+        in_flight(24).await;
+        rig.control.set_faults(|faults| faults.delay = None);
+        rig.control.disconnect();
+    };
+    let (posted, ()) = futures_util::join!(posted, all);
+    let whole = |answer: &str| {
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        let all = answer.as_array().unwrap();
+        all.iter().map(|one| one["id"].as_u64().unwrap()).eq(0..20) && all.iter().all(|one| one["result"].is_string())
+    };
+    assert!(whole(&posted), "{posted}");
+    let mut batches = 0;
+    for _ in 0..5 {
+        let answer = client.next().await;
+        batches += usize::from(answer.starts_with('[') && whole(&answer));
+    }
+    assert_eq!(batches, 2);
+    // All places are free again.
+    client.send(batch(6)).await;
+    for id in 20..27 {
+        client.send(call(6, id).to_string()).await;
+    }
+    for _ in 0..8 {
+        let answer = client.next().await;
+        assert!(answer.contains("result") && !answer.contains("-32005"), "{answer}");
+    }
 }
 
 /// Its answer says that it failed, so nothing of it may go on.

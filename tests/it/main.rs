@@ -23,6 +23,7 @@ mod harness;
 mod hostile;
 mod keys;
 mod limits;
+mod rate_limits;
 mod regressions;
 mod reload;
 mod replays;

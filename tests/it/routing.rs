@@ -1,17 +1,15 @@
 //! Which node a call goes to, and what happens where it does not answer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use futures_util::future::join_all;
 use headwater::config::typed::{self, Described, Upstream};
 use headwater::devnet::{Config, Control, Devnet};
 use headwater::upstream::Share;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Proxy, adopted, eventually, node};
+use crate::harness::{Client, Proxy, adopted, eventually};
 
 /// Nodes of one chain, all connected.
 struct Nodes {
@@ -190,6 +188,47 @@ async fn a_node_is_asked_what_it_is_there_for() {
     assert!(nodes.asked("eth_getBalance")[2] + nodes.asked("eth_feeHistory")[2] == 0);
 }
 
+/// What is held of the chain says which hashes are recent.
+#[tokio::test]
+async fn old_state_is_asked_of_the_archive_also_by_hash() {
+    let describe = |i: usize, own: &mut Described| own.archive = i == 1;
+    for held in [200, 16] {
+        let nodes = Nodes::start(2, describe, |config| config.history.blocks = held).await;
+        let mut watcher = nodes.proxy.watcher().await;
+        // The archive is slow: nobody asks it without a reason.
+        nodes.controls[1].set_faults(|faults| faults.delay = Some(Duration::from_millis(50)));
+        let blocks: Vec<_> = (0..140).map(|_| nodes.mine()[0].clone()).collect();
+        watcher.expect(adopted(&blocks)).await;
+        let mut client = nodes.proxy.client().await;
+        for n in 0..4 {
+            client.ask(work(n)).await;
+        }
+        let (old, recent) = (blocks[0].hash(), blocks[139 - 5].hash());
+        let names = |hash: alloy_primitives::B256| {
+            [
+                json!(hash),
+                json!({"blockHash": hash}),
+                json!({"blockHash": hash, "requireCanonical": true}),
+            ]
+        };
+        for (hash, archive) in [(old, 1), (recent, 0)] {
+            for name in names(hash) {
+                let before = nodes.asked("eth_getBalance");
+                let answer = client
+                    .call("eth_getBalance", json!([alloy_primitives::Address::ZERO, name]))
+                    .await;
+                let after = nodes.asked("eth_getBalance");
+                let asked = [after[0] - before[0], after[1] - before[1]];
+                assert_eq!(asked, [1 - archive, archive], "{held} held: {name} {answer}");
+            }
+        }
+        // What does not need the state is anybody's.
+        let before = nodes.asked("eth_getBlockByHash");
+        client.call("eth_getBlockByHash", json!([old, true])).await;
+        assert_eq!(nodes.asked("eth_getBlockByHash")[0], before[0] + 1);
+    }
+}
+
 #[tokio::test]
 async fn what_no_node_is_there_for_is_not_waited_for() {
     let describe =
@@ -276,55 +315,6 @@ async fn a_node_that_is_asked_too_much_is_spared() {
         let answer = client.ask(work(10)).await;
         assert!(answer.contains(&expect), "{answer}");
     }
-}
-
-/// A hosted node that says so by HTTP alone, and when to come again.
-#[tokio::test]
-async fn a_node_that_is_asked_too_much_over_http_is_spared() {
-    let (first, second) = (node().await, node().await);
-    let throttled = Arc::new(AtomicU64::new(0));
-    let (count, target, client) = (throttled.clone(), first.http_url(), reqwest::Client::new());
-    let front = axum::Router::new().fallback(move |body: String| {
-        let (count, target, client) = (count.clone(), target.clone(), client.clone());
-        async move {
-            if body.contains("eth_getBalance") {
-                count.fetch_add(1, Ordering::Relaxed);
-                return (
-                    StatusCode::TOO_MANY_REQUESTS,
-                    [("retry-after", "30")],
-                    "slow down".into(),
-                );
-            }
-            let request = client
-                .post(target)
-                .header("content-type", "application/json")
-                .body(body);
-            let answer = request.send().await.unwrap().text().await.unwrap();
-            (StatusCode::OK, [("retry-after", "0")], answer)
-        }
-    });
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, front).await });
-    let proxy = Proxy::start(&[address, second.ws_url()], |config| {
-        config.node.poll_interval = Duration::from_millis(20);
-    })
-    .await;
-    proxy.connected().await;
-    proxy.ready().await;
-    let mut client = proxy.client().await;
-    for n in 0..10 {
-        let answer = client.ask(work(n)).await;
-        assert!(answer.contains("result"), "{answer}");
-    }
-    assert_eq!(throttled.load(Ordering::Relaxed), 1);
-    // Where there is no other the client is told.
-    drop(second);
-    eventually("the second is lost", async || {
-        let answer = client.ask(work(10)).await;
-        answer.contains(r#"{"code":-32005,"message":"upstream is rate limited"}"#)
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -13,10 +13,12 @@ pub struct InFlight(Weak<Outbox>);
 impl InFlight {
     /// One of `max` places, if one is free.
     pub(super) fn begin(outbox: &Arc<Outbox>, max: u32) -> Option<Self> {
-        let before = outbox.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = Self(Arc::downgrade(outbox));
-        // One too many is given back by its drop.
-        (before < max).then_some(place)
+        // One too many is not counted for a moment either: somebody else might be refused for it.
+        let one_more = |now: u32| (now < max).then(|| now + 1);
+        let taken = outbox
+            .in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.ok().map(|_| Self(Arc::downgrade(outbox)))
     }
 
     /// Where the answer goes; nowhere when the client has left.

@@ -1,0 +1,83 @@
+//! A batch: one message of several items, answered by one.
+//!
+//! It needs one of the connection's places, as a single call does, and is refused without. Each further item that is under
+//! way at the same time takes one more, but only while half of them are free, and the others wait. So a batch of any length
+//! is answered whole, and takes nobody the room for a single call.
+
+use std::sync::Arc;
+
+use super::{Services, Session, too_many_calls, waits};
+use crate::delivery::{Answered, CloseReason, Outbox, Recipient};
+use crate::jsonrpc::{self, INVALID_REQUEST, Item, Response, error};
+use crate::rpc::Planned;
+
+impl Session {
+    pub(super) fn batch(&mut self, items: &[Item<'_>]) {
+        if items.is_empty() {
+            return self.answer(
+                Response::new("null", error(INVALID_REQUEST, "empty batch").into()),
+                Vec::new(),
+            );
+        }
+        let mut releases = Vec::new();
+        // Before anything is done: a batch that finds no place must not have ended a subscription already.
+        let waits = items.iter().any(waits);
+        let (max_in_flight, charged) = self.charge(items);
+        let place = if waits {
+            self.outbox.begin_call(max_in_flight)
+        } else {
+            None
+        };
+        let refusal = match charged {
+            Err(why) => Some(("requests", why.into())),
+            Ok(()) if waits && place.is_none() => Some(("in_flight", too_many_calls())),
+            Ok(()) => None,
+        };
+        let planned: Vec<Planned> = match &refusal {
+            Some((limit, why)) => items.iter().map(|item| self.refuse(item, limit, why)).collect(),
+            None => items
+                .iter()
+                .map(|item| self.plan(item, place.is_some(), &mut releases))
+                .collect(),
+        };
+        let Some(place) = place.filter(|_| refusal.is_none()) else {
+            let done = planned.into_iter().filter_map(|one| match one {
+                Planned::Done(id, outcome) => Some(self.services.rpc.local(&id, outcome)),
+                _ => None,
+            });
+            let responses: Vec<Response> = done.collect();
+            self.services.answer_batch(&self.outbox, &responses, releases);
+            if refusal.is_some() {
+                self.lose_patience();
+            }
+            return;
+        };
+        let services = self.services.clone();
+        tokio::spawn(async move {
+            let more = |_| place.outbox()?.begin_call(max_in_flight / 2);
+            let responses = services.rpc.complete_batch(planned, more).await;
+            if let Some(outbox) = place.outbox() {
+                services.answer_batch(&outbox, &responses, releases);
+            }
+        });
+    }
+}
+
+impl Services {
+    /// As [`Self::answer`], item by item the same.
+    pub(super) fn answer_batch(&self, outbox: &Arc<Outbox>, responses: &[Response], releases: Vec<Arc<Recipient>>) {
+        let resumes = releases.iter().any(|recipient| recipient.is_resumed());
+        let Some(array) = jsonrpc::batch(responses) else { return };
+        if let Answered::NoRoom(releases) = outbox.answer(outbox.text(&array), releases) {
+            let short: Vec<Response> = responses.iter().cloned().map(Response::shortened).collect();
+            if let Some(array) = jsonrpc::batch(&short)
+                && let Answered::NoRoom(_) = outbox.answer(outbox.text(&array), releases)
+            {
+                outbox.close(CloseReason::SlowConsumer);
+            }
+        }
+        if resumes {
+            self.replays.begin(outbox);
+        }
+    }
+}

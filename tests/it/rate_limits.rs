@@ -1,0 +1,288 @@
+//! Nodes that say that they are asked too much: they are spared, and not taken for dead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use headwater::devnet::{Control, Devnet};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::harness::{Proxy, Rig, adopted, eventually, node};
+
+/// What of the requests to a node is answered with 429, and when it says to come again.
+#[derive(Clone, Copy)]
+struct Limit {
+    /// Of the request's text.
+    part: &'static str,
+    retry_after: Option<&'static str>,
+}
+
+/// A question for the head, as headwater's polls write it.
+const POLL: &str = r#""eth_getBlockByNumber","params":["latest",false]"#;
+
+/// A hosted node: a rate limit before a node that is polled.
+struct Hosted {
+    node: Devnet,
+    control: Control,
+    address: String,
+    limit: Arc<Mutex<Option<Limit>>>,
+    refused: Arc<AtomicU64>,
+}
+
+impl Hosted {
+    async fn start() -> Self {
+        // The front asks the node by HTTP; whoever is first says how TLS is done.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let node = node().await;
+        let (limit, refused) = (Arc::new(Mutex::new(None::<Limit>)), Arc::new(AtomicU64::new(0)));
+        let (rule, count, target, client) = (limit.clone(), refused.clone(), node.http_url(), reqwest::Client::new());
+        let front = axum::Router::new().fallback(move |body: String| {
+            let (limit, count) = (*rule.lock(), count.clone());
+            let (target, client) = (target.clone(), client.clone());
+            async move {
+                if let Some(limit) = limit.filter(|limit| body.contains(limit.part)) {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let mut answer = axum::response::Response::new("slow down".to_owned());
+                    *answer.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                    if let Some(after) = limit.retry_after {
+                        answer.headers_mut().insert("retry-after", after.parse().unwrap());
+                    }
+                    return answer;
+                }
+                let request = client.post(target).header("content-type", "application/json");
+                let answer = request.body(body).send().await.unwrap().text().await.unwrap();
+                axum::response::Response::new(answer)
+            }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, front).await });
+        Self {
+            control: node.handle(),
+            node,
+            address,
+            limit,
+            refused,
+        }
+    }
+
+    fn limit(&self, part: &'static str, retry_after: Option<&'static str>) {
+        *self.limit.lock() = Some(Limit { part, retry_after });
+    }
+
+    fn refused(&self) -> u64 {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    fn asked(&self, method: &str) -> u64 {
+        asked(&self.control, method)
+    }
+
+    /// Polls that arrive in so many intervals.
+    async fn polls_in(&self, intervals: u32) -> u64 {
+        let before = self.asked("eth_getBlockByNumber") + self.refused();
+        tokio::time::sleep(POLL_INTERVAL * intervals).await;
+        self.asked("eth_getBlockByNumber") + self.refused() - before
+    }
+}
+
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+fn asked(control: &Control, method: &str) -> u64 {
+    control.stats().calls.get(method).copied().unwrap_or(0)
+}
+
+async fn before(addresses: &[String], silence: Duration) -> Proxy {
+    let proxy = Proxy::start(addresses, |config| {
+        config.node.poll_interval = POLL_INTERVAL;
+        config.node.silence_timeout = silence;
+        config.calls.patience = Duration::from_millis(300);
+    })
+    .await;
+    proxy.ready().await;
+    proxy
+}
+
+async fn upstreams(proxy: &Proxy) -> Vec<Value> {
+    let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
+    status["upstreams"].as_array().unwrap().clone()
+}
+
+/// A question that nobody asked before, for whoever has the least to do.
+fn work(n: usize) -> String {
+    let account = alloy_primitives::Address::left_padding_from(&n.to_be_bytes());
+    json!({"jsonrpc": "2.0", "id": 1, "method": "eth_getBalance", "params": [account, "latest"]}).to_string()
+}
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(120);
+
+/// It says so by HTTP alone, and when to come again.
+#[tokio::test]
+async fn a_node_that_refuses_calls_is_asked_for_none_where_there_is_another() {
+    let (hosted, second) = (Hosted::start().await, node().await);
+    let proxy = before(&[hosted.address.clone(), second.ws_url()], LONG).await;
+    eventually("both are connected", async || {
+        upstreams(&proxy).await.iter().all(|one| one["connected"] == true)
+    })
+    .await;
+    let mut client = proxy.client().await;
+    hosted.limit("eth_getBalance", Some("30"));
+    for n in 0..10 {
+        let answer = client.ask(work(n)).await;
+        assert!(answer.contains("result"), "{answer}");
+    }
+    assert_eq!(hosted.refused(), 1);
+    // Where there is no other the client is told.
+    drop(second);
+    eventually("the second is lost", async || {
+        let answer = client.ask(work(10)).await;
+        answer.contains(r#"{"code":-32005,"message":"upstream is rate limited"}"#)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_whose_polls_are_refused_is_not_lost_and_tells_its_heads_again() {
+    let hosted = Hosted::start().await;
+    let proxy = before(std::slice::from_ref(&hosted.address), LONG).await;
+    proxy.settled(&hosted.control).await;
+    let mut client = proxy.watcher().await;
+    client.expect(adopted(&[hosted.control.mine()])).await;
+    hosted.limit(POLL, Some("1"));
+    eventually("a poll is refused", async || hosted.refused() > 0).await;
+    // Its calls are another matter.
+    assert!(client.ask(work(0)).await.contains("result"));
+    let block = hosted.control.mine();
+    eventually("it is asked again", async || hosted.refused() > 1).await;
+    *hosted.limit.lock() = None;
+    client.expect(adopted(&[block])).await;
+    let status = &upstreams(&proxy).await[0];
+    assert_eq!((&status["connected"], &status["connects"]), (&json!(true), &json!(1)));
+}
+
+/// Some say it by the code of an error, with status 200.
+#[tokio::test]
+async fn a_node_whose_polls_are_answered_with_a_limits_error_is_not_lost() {
+    for code in [-32005, -32029] {
+        let node = node().await;
+        let control = node.handle();
+        let proxy = before(&[node.http_url()], LONG).await;
+        proxy.settled(&control).await;
+        let mut client = proxy.watcher().await;
+        control.set_faults(|faults| {
+            faults.failing_methods = vec!["eth_getBlockByNumber".into()];
+            faults.failure = (code, "rate limited".into());
+        });
+        let failed = asked(&control, "eth_getBlockByNumber");
+        eventually("it is asked again", async || {
+            asked(&control, "eth_getBlockByNumber") > failed + 1
+        })
+        .await;
+        let block = control.mine();
+        control.set_faults(|faults| faults.failing_methods.clear());
+        client.expect(adopted(&[block])).await;
+        assert_eq!(upstreams(&proxy).await[0]["connects"], 1);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_every_poll_is_lost_as_a_silent_one_is_and_comes_back() {
+    let hosted = Hosted::start().await;
+    let proxy = before(std::slice::from_ref(&hosted.address), Duration::from_secs(2)).await;
+    hosted.limit(POLL, Some("1"));
+    eventually("it is lost", async || upstreams(&proxy).await[0]["connected"] == false).await;
+    assert!(hosted.refused() > 1, "asked again before it was given up");
+    let status = &upstreams(&proxy).await[0];
+    assert!(
+        status["lastError"].as_str().unwrap().starts_with("rate limited"),
+        "{status}"
+    );
+    *hosted.limit.lock() = None;
+    eventually("it is back", async || upstreams(&proxy).await[0]["connected"] == true).await;
+}
+
+#[tokio::test]
+async fn a_refused_poll_spares_the_node_clients_calls_and_a_refused_call_its_polls() {
+    let (hosted, second) = (Hosted::start().await, node().await);
+    let proxy = before(&[hosted.address.clone(), second.ws_url()], LONG).await;
+    eventually("both are connected", async || {
+        upstreams(&proxy).await.iter().all(|one| one["connected"] == true)
+    })
+    .await;
+    let mut client = proxy.client().await;
+    hosted.limit(POLL, Some("30"));
+    eventually("a poll is refused", async || hosted.refused() > 0).await;
+    // What the poll came to is known when no other follows.
+    while hosted.polls_in(10).await > 0 {}
+    for n in 0..10 {
+        assert!(client.ask(work(n)).await.contains("result"));
+    }
+    assert_eq!(hosted.asked("eth_getBalance"), 0);
+    assert_eq!(asked(&second.handle(), "eth_getBalance"), 10);
+    // The reverse.
+    let hosted = Hosted::start().await;
+    let proxy = before(std::slice::from_ref(&hosted.address), LONG).await;
+    let mut client = proxy.client().await;
+    hosted.limit("eth_getBalance", Some("30"));
+    assert!(client.ask(work(0)).await.contains("upstream is rate limited"));
+    while hosted.polls_in(10).await > 0 {}
+    assert_eq!(upstreams(&proxy).await[0]["connected"], true);
+    drop((hosted.node, second));
+}
+
+/// A client's calls that are refused for long do not end the stream: the node may answer a poll.
+#[tokio::test]
+async fn a_node_that_refuses_calls_alone_is_asked_for_its_head_in_time() {
+    let hosted = Hosted::start().await;
+    let proxy = before(std::slice::from_ref(&hosted.address), Duration::from_secs(2)).await;
+    proxy.settled(&hosted.control).await;
+    let mut client = proxy.watcher().await;
+    hosted.limit("eth_getBalance", Some("30"));
+    for n in 0..3 {
+        assert!(client.ask(work(n)).await.contains("upstream is rate limited"));
+        client.expect(adopted(&[hosted.control.mine()])).await;
+    }
+    assert_eq!(upstreams(&proxy).await[0]["connects"], 1);
+}
+
+/// The questions of a handshake over WebSocket, too; a new connection would only ask more.
+#[tokio::test]
+async fn a_handshake_that_is_refused_for_a_limit_goes_on_later() {
+    let node = node().await;
+    let control = node.handle();
+    for method in ["eth_chainId", "eth_getBlockByNumber", "eth_subscribe"] {
+        control.set_faults(|faults| {
+            faults.failing_methods = vec![method.into()];
+            faults.failure = (-32005, "rate limited".into());
+        });
+        let opened = control.stats().connections_opened;
+        let before = asked(&control, method);
+        let proxy = Proxy::start(&[node.ws_url()], |_| {}).await;
+        eventually("it is asked again", async || asked(&control, method) > before + 1).await;
+        control.set_faults(|faults| faults.failing_methods.clear());
+        proxy.ready().await;
+        assert_eq!(control.stats().connections_opened, opened + 1, "{method}");
+    }
+}
+
+/// It was taken for a node that does not serve them, until the next connection.
+#[tokio::test]
+async fn a_subscription_to_pending_transactions_that_is_refused_for_a_limit_is_asked_for_again() {
+    let rig = Rig::start().await;
+    rig.control.set_faults(|faults| {
+        faults.failing_methods = vec!["eth_subscribe".into()];
+        faults.failure = (-32005, "rate limited".into());
+    });
+    let mut client = rig.client().await;
+    client.subscribe(json!(["newPendingTransactions"])).await;
+    rig.control.set_faults(|faults| faults.failing_methods.clear());
+    eventually("it stands", async || {
+        rig.control.stats().subscriptions.contains_key("newPendingTransactions")
+    })
+    .await;
+    let hash = rig.control.add_pending().unwrap().hash();
+    assert_eq!(client.event().await.payload, json!(hash).to_string());
+}
