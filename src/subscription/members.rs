@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::chain::{BlockRef, Cursor, History, Log, Needs, Next, Page, Undo};
 use crate::delivery::{Batch, Event, Kind, Millis, Phase, SubscriptionId};
 
-use super::registry::Subscriber;
+use super::tables::Subscriber;
 use super::{InBloom, LogFilter, Stream};
 
 /// What a turn may cost, in words and logs looked at, some tens of nanoseconds each: the registry's lock is held for a

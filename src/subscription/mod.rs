@@ -1,7 +1,9 @@
 //! Who wants what, and handing it to them.
 
 mod dispatch;
+mod due;
 mod filter;
+mod gossip;
 mod index;
 mod kind;
 mod line;
@@ -9,6 +11,7 @@ mod members;
 mod registry;
 mod replay;
 mod start;
+mod tables;
 mod transaction_event;
 mod transaction_filter;
 

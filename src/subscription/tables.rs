@@ -1,0 +1,329 @@
+//! Who is subscribed to what, and what each event of the chain means for them. All of it is behind the registry's lock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::due::{Due, answered, send, share_a_series};
+use super::gossip::Recent;
+use super::members::Members;
+use super::transaction_event::{Fate, InForms};
+use super::{Index, LogFilter, Slot, Stream, Topic, TransactionFilter};
+use crate::backplane::{ChainEvent, TransactionForm, Wanted};
+use crate::chain::{BlockLogs, BlockTransactions, History, Log, Loss, Transaction};
+use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Phase, Recipient, SubscriptionId};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    Heads(usize),
+    Logs(Slot),
+    PendingHashes(usize),
+    Pending(Slot),
+    Syncing(usize),
+    Mined(Slot),
+    /// On its way to the live stream, or there already.
+    Resumed(Kind, ClientKey),
+}
+
+impl Place {
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Heads(_) => Kind::Heads,
+            Self::Logs(_) => Kind::Logs,
+            Self::PendingHashes(_) | Self::Pending(_) => Kind::Pending,
+            Self::Syncing(_) => Kind::Syncing,
+            Self::Mined(_) => Kind::Mined,
+            Self::Resumed(kind, _) => kind,
+        }
+    }
+}
+/// A subscription as the fan-out sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Subscriber {
+    pub(super) recipient: Arc<Recipient>,
+    pub(super) outbox: Arc<Outbox>,
+}
+/// See [`Outbox::id`].
+pub(super) type ClientKey = u64;
+
+/// The tables.
+#[derive(Debug)]
+pub(super) struct Tables {
+    heads: Slab<Subscriber>,
+    logs: Index<LogFilter, Subscriber>,
+    /// Those who are told what a node's own stream of hashes tells.
+    pub pending_hashes: Slab<Subscriber>,
+    /// Those who need the whole transaction, to be told or to be selected by.
+    pub pending: Index<TransactionFilter, Subscriber>,
+    pub syncing: Slab<Subscriber>,
+    mined: Index<TransactionFilter, Subscriber>,
+    /// What those who are told of removals were sent, by the sequence of its block; for as many blocks as are remembered.
+    told: BTreeMap<u64, Vec<Transaction>>,
+    /// The last block whose transactions were told.
+    mined_through: u64,
+    /// Until then nobody else may want transactions of blocks: the node does not serve them, and every head would wait for
+    /// them in vain.
+    pub mined_refused_until: Millis,
+    /// The node's last word on its sync state, for newcomers.
+    pub sync_state: Option<(Bytes, Arc<Batch>)>,
+    pub history: History,
+    /// Subscriptions that are told what was before they join the live stream, by client.
+    pub replays: HashMap<ClientKey, Members>,
+    /// Where resumed subscriptions have joined.
+    pub joined: HashMap<SubscriptionId, Place>,
+    pub seen_pending: Recent,
+    /// Clients may agree on compression.
+    compresses: bool,
+}
+
+impl Tables {
+    /// Empty ones that remember so many blocks; clients may agree on compression where it `compresses`.
+    pub fn new(remembered: usize, compresses: bool) -> Self {
+        Self {
+            heads: Slab::new(),
+            logs: Index::default(),
+            pending_hashes: Slab::new(),
+            pending: Index::default(),
+            syncing: Slab::new(),
+            mined: Index::default(),
+            told: BTreeMap::new(),
+            mined_through: 0,
+            mined_refused_until: 0,
+            sync_state: None,
+            history: History::new(remembered),
+            replays: HashMap::new(),
+            joined: HashMap::new(),
+            seen_pending: Recent::default(),
+            compresses,
+        }
+    }
+
+    /// Adds a subscription, live.
+    pub fn insert(&mut self, topic: Topic, subscriber: Subscriber) -> Place {
+        match topic {
+            Topic::Chain(stream, _) => self.join(stream, subscriber),
+            Topic::Pending(filter) => match filter.source() {
+                TransactionForm::Hash => Place::PendingHashes(self.pending_hashes.insert(subscriber)),
+                TransactionForm::Full => Place::Pending(self.pending.insert(filter, subscriber)),
+            },
+            Topic::Syncing => Place::Syncing(self.syncing.insert(subscriber)),
+            Topic::Mined(filter) => Place::Mined(self.mined.insert(filter, subscriber)),
+        }
+    }
+
+    /// Takes a subscription out; nothing happens where it is gone already.
+    pub fn remove(&mut self, place: Place, id: SubscriptionId) -> Option<Subscriber> {
+        match place {
+            Place::Heads(at) => self.heads.try_remove(at),
+            Place::Logs(slot) => self.logs.remove(slot),
+            Place::PendingHashes(at) => self.pending_hashes.try_remove(at),
+            Place::Pending(slot) => self.pending.remove(slot),
+            Place::Syncing(at) => self.syncing.try_remove(at),
+            Place::Mined(slot) => self.mined.remove(slot),
+            Place::Resumed(_, client) => self.leave_replay(client, id).map(|(_, subscriber)| subscriber),
+        }
+    }
+
+    /// What the nodes have to be asked for beside the chain.
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            pending_hashes: !self.pending_hashes.is_empty(),
+            pending_full: !self.pending.is_empty(),
+            syncing: !self.syncing.is_empty(),
+        }
+    }
+
+    /// Distinct filters of logs.
+    pub fn log_filters(&self) -> usize {
+        self.logs.filters()
+    }
+
+    /// Puts a subscription where live events find it.
+    pub fn join(&mut self, stream: Stream, subscriber: Subscriber) -> Place {
+        match stream {
+            Stream::Logs(filter) => Place::Logs(self.logs.insert(filter, subscriber)),
+            Stream::Heads => Place::Heads(self.heads.insert(subscriber)),
+        }
+    }
+
+    pub fn leave_replay(&mut self, client: ClientKey, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
+        let members = self.replays.get_mut(&client)?;
+        let gone = members.remove(id);
+        // Whoever replays for it removes it: a second one must not come in between.
+        if members.is_over() {
+            self.replays.remove(&client);
+        }
+        gone
+    }
+
+    /// An error where continuity is lost, which everybody whom it concerns has been told then.
+    pub fn chain(&mut self, event: ChainEvent, due: &mut Due, now: Millis) -> Result<(), Loss> {
+        match event {
+            ChainEvent::Head(header) => {
+                let (json, seen) = (header.json.clone(), header.seen);
+                let Some(dropped) = self.history.head(header) else {
+                    return Ok(());
+                };
+                for own in dropped {
+                    let told = |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
+                    if let Some(block) = own.logs {
+                        self.logs(&block, |log| self.event(&log.removed_json()), &mut { told }, due, now);
+                    }
+                    if let Some(transactions) = self.told.remove(&own.sequence) {
+                        let seen = Instant::now();
+                        self.mined(&transactions, Fate::Removed, seen, told, due, now);
+                    }
+                }
+                if !self.heads.is_empty() {
+                    let batch = self.one(Kind::Heads, &json, seen);
+                    send(answered(&self.heads), &batch, due, now);
+                }
+            }
+            ChainEvent::Logs(block) => {
+                if let Some(sequence) = self.history.logs(block.clone()) {
+                    let takes = &mut |subscriber: &Subscriber| subscriber.recipient.takes(sequence);
+                    self.logs(&block, |log| self.event(log.json()), takes, due, now);
+                }
+            }
+            ChainEvent::Rewind(to) => {
+                if self.history.rewind(to).is_err() {
+                    self.lose_continuity();
+                    return Err(Loss::TooFar);
+                }
+            }
+            ChainEvent::Past(header, logs) => self.history.past(header, logs),
+            ChainEvent::ContinuityLost(loss) => {
+                self.lose_continuity();
+                return Err(loss);
+            }
+        }
+        Ok(())
+    }
+
+    fn lose_continuity(&mut self) {
+        self.history.clear();
+        self.told.clear();
+        let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
+        let replayed = self.replays.values().flat_map(Members::subscribers);
+        for subscriber in heads.chain(self.logs.iter()).chain(replayed).chain(self.mined.iter()) {
+            subscriber.outbox.close(CloseReason::ContinuityLost);
+        }
+    }
+
+    /// Whether the transactions of the next block are for anybody: those who are on their way out need not be waited for.
+    pub fn wants_transactions(&self) -> bool {
+        self.mined
+            .iter()
+            .any(|subscriber| subscriber.outbox.phase() == Phase::Open)
+    }
+
+    /// The tip's transactions cannot be had.
+    pub fn lose_transactions(&self) {
+        for subscriber in self.mined.iter() {
+            subscriber.outbox.close(CloseReason::ContinuityLost);
+        }
+    }
+
+    /// The tip's transactions are here.
+    pub fn transactions(&mut self, block: &BlockTransactions, due: &mut Due, now: Millis) {
+        let tip = self.history.tip().filter(|tip| tip.header.block == block.block);
+        let Some(sequence) = tip.map(|tip| tip.sequence) else {
+            return;
+        };
+        // The chain may have gone back, and come the same way again.
+        if sequence <= self.mined_through {
+            return;
+        }
+        self.mined_through = sequence;
+        // Who subscribed behind the block's logs begins with the next one.
+        let takes = |subscriber: &Subscriber| {
+            let recipient = &subscriber.recipient;
+            recipient.takes(sequence) && recipient.was_sent(sequence)
+        };
+        let told = self.mined(&block.transactions, Fate::Adopted, block.seen, takes, due, now);
+        if !told.is_empty() {
+            self.told.insert(sequence, told);
+        }
+        let oldest = self.history.oldest().map_or(sequence, |own| own.sequence);
+        self.told = self.told.split_off(&oldest);
+    }
+
+    /// Every transaction is encoded at most once in each form, and the events of a filter are shared by all its
+    /// subscribers. Those that were sent to somebody who is to be told if they are removed.
+    fn mined(
+        &self,
+        transactions: &[Transaction],
+        fate: Fate,
+        seen: Instant,
+        wants: impl Fn(&Subscriber) -> bool,
+        due: &mut Due,
+        now: Millis,
+    ) -> Vec<Transaction> {
+        let mut encoded: Vec<InForms<Event>> = transactions.iter().map(|_| InForms::default()).collect();
+        let mut told = BTreeSet::new();
+        self.mined
+            .for_each_match(transactions, |filter, positions, subscribers| {
+                let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
+                if (fate == Fate::Removed && !filter.removed) || wanting.peek().is_none() {
+                    return;
+                }
+                if filter.removed {
+                    told.extend(positions);
+                }
+                let encode = |&at: &usize| {
+                    let event = || self.event(&fate.json(&transactions[at], filter.form));
+                    encoded[at].get(filter.form, event).clone()
+                };
+                let events = positions.iter().map(encode).collect();
+                send(wanting, &Batch::new(Kind::Mined, events, seen), due, now);
+            });
+        told.into_iter().map(|at: usize| transactions[at].alone()).collect()
+    }
+
+    /// An event for all who want it.
+    fn event(&self, payload: &[u8]) -> Event {
+        let event = Event::new(payload);
+        if self.compresses { event.compressible() } else { event }
+    }
+
+    pub fn one(&self, kind: Kind, payload: &[u8], seen: Instant) -> Arc<Batch> {
+        Batch::new(kind, Box::new([self.event(payload)]), seen)
+    }
+
+    /// Every log is encoded at most once, and the events of a filter are shared by all its subscribers.
+    fn logs(
+        &self,
+        block: &BlockLogs,
+        encode: impl Fn(&Log) -> Event,
+        wants: &mut dyn FnMut(&Subscriber) -> bool,
+        due: &mut Due,
+        now: Millis,
+    ) {
+        let mut encoded: Vec<Option<Event>> = vec![None; block.logs.len()];
+        self.logs
+            .for_each_match(&block.logs, block.block.number, |positions, subscribers| {
+                let subscribers = || subscribers.iter().map(|(_, subscriber)| subscriber);
+                let mut wanting = subscribers().filter(|subscriber| wants(subscriber)).peekable();
+                if wanting.peek().is_none() {
+                    return;
+                }
+                let events = positions
+                    .iter()
+                    .map(|&at| {
+                        encoded[at as usize]
+                            .get_or_insert_with(|| encode(&block.logs[at as usize]))
+                            .clone()
+                    })
+                    .collect();
+                let batch = if self.compresses && positions.len() > 1 && share_a_series(subscribers()) {
+                    Batch::in_series(Kind::Logs, events, block.seen)
+                } else {
+                    Batch::new(Kind::Logs, events, block.seen)
+                };
+                send(wanting, &batch, due, now);
+            });
+    }
+}
