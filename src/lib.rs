@@ -5,7 +5,8 @@
 //! ```text
 //! event    upstream (a node's words; standing: whose) > chain (ingest, assembly, tracker: one history) > backplane
 //!          > subscription (registry with what was published; index, dispatch) > delivery (frames, queue, outbox) > the socket
-//!          Of a block's transactions dispatch has chain::source fetch those that somebody wants; the next head waits.
+//!          Of a block's transactions and receipts dispatch has chain::source fetch those that somebody wants; the next head
+//!          waits.
 //!
 //! past     subscription::replay (a client that comes back) > chain::cursor over chain::history, or chain::archive for what
 //!          is older than memory > delivery::outbox, until it is level and joins the line above

@@ -114,7 +114,8 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "limits.max_index_entries",
-        "Addresses times topics (each at least one) over all logs filters of one client; more get -32005.",
+        "Addresses times topics (each at least one) over all logs filters of one client, and what its filters of transactions and \
+         receipts name; more get -32005.",
     ),
     (
         "limits.egress_bytes_per_second",
@@ -323,7 +324,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     (
         "keys.NAME.subscriptions",
         "[\"newHeads\", \"logs\"]",
-        "What it may subscribe to, of newHeads, logs, newPendingTransactions, syncing.",
+        "What it may subscribe to, of newHeads, logs, newPendingTransactions, syncing, minedTransactions, transactionReceipts.",
     ),
     (
         "keys.NAME.origins",

@@ -295,7 +295,7 @@ mod tests {
         );
         refused(
             &key("alice", |key| key.subscriptions = Some(vec!["heads".into()])).0,
-            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing or minedTransactions",
+            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions or transactionReceipts",
         );
         refused(
             &with(&|c| c.server.trusted_proxies = vec!["10.0.0.0/33".into()]),

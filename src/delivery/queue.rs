@@ -25,11 +25,20 @@ pub enum Kind {
     Syncing,
     /// Transactions of one block.
     Mined,
+    /// Receipts of one block.
+    Receipts,
 }
 
 impl Kind {
     /// All of them, each in its place.
-    pub const ALL: [Self; 5] = [Self::Heads, Self::Logs, Self::Pending, Self::Syncing, Self::Mined];
+    pub const ALL: [Self; 6] = [
+        Self::Heads,
+        Self::Logs,
+        Self::Pending,
+        Self::Syncing,
+        Self::Mined,
+        Self::Receipts,
+    ];
 
     /// The value of the `kind` label in the metrics.
     #[must_use]
@@ -40,6 +49,7 @@ impl Kind {
             Self::Pending => "newPendingTransactions",
             Self::Syncing => "syncing",
             Self::Mined => "minedTransactions",
+            Self::Receipts => "transactionReceipts",
         }
     }
 }

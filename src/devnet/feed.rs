@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     block::{Block, Transaction},
     filter::LogFilter,
+    receipts::ReceiptFilter,
     shape::{self, json},
 };
 
@@ -36,6 +37,7 @@ pub(super) enum Kind {
     /// `true` sends whole transactions.
     Pending(bool),
     Syncing,
+    Receipts(ReceiptFilter),
 }
 
 impl Kind {
@@ -45,6 +47,7 @@ impl Kind {
             Self::Logs(_) => "logs",
             Self::Pending(_) => "newPendingTransactions",
             Self::Syncing => "syncing",
+            Self::Receipts(_) => "transactionReceipts",
         }
     }
 }
@@ -222,6 +225,13 @@ impl Feed {
                 _ => None,
             });
         }
+    }
+
+    pub(super) fn publish_receipts(&mut self, block: &Block) {
+        self.publish(|kind| match kind {
+            Kind::Receipts(filter) => filter.of(block).map(Into::into),
+            _ => None,
+        });
     }
 
     pub(super) fn publish_pending(&mut self, transaction: &Transaction) {

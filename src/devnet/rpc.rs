@@ -15,6 +15,7 @@ use super::{
     node::{Caller, Node, State},
     params::{BlockTag, Params, hex_bytes, parse_quantity, word},
     polling::Polled,
+    receipts::ReceiptFilter,
     shape::{self, Quantity},
 };
 
@@ -361,6 +362,10 @@ fn subscribe(state: &mut State, params: &Params, subscribed: &mut Vec<Subscripti
         "newPendingTransactions" => {
             params.limit(2)?;
             Kind::Pending(params.flag(1)?)
+        }
+        "transactionReceipts" => {
+            params.limit(2)?;
+            Kind::Receipts(ReceiptFilter::parse(params.get(1).unwrap_or(&Value::Null))?)
         }
         "logs" => {
             params.limit(2)?;

@@ -96,7 +96,10 @@ pub struct Kinds(Option<Vec<Kind>>);
 
 /// The text is no kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing or minedTransactions")]
+#[error(
+    "{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions or \
+     transactionReceipts"
+)]
 pub struct NoKind(String);
 
 impl Kinds {

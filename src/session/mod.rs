@@ -548,12 +548,9 @@ impl Session {
             let message = format!("limit exceeded: {max} subscriptions on this connection");
             return Err(error(LIMIT_EXCEEDED, message));
         }
-        if matches!(topic, Topic::Mined(_)) && !services.registry.serves_mined() {
-            services.count_refusal("no_transactions");
-            return Err(error(
-                SERVER_ERROR,
-                "the node does not serve the transactions of its blocks",
-            ));
+        if let Some((label, words)) = services.registry.refuses(&topic) {
+            services.count_refusal(label);
+            return Err(error(SERVER_ERROR, words));
         }
         let reserved = self.pass.account().reserve(topic.index_entries()).map_err(|limit| {
             let (label, message) = match limit {
@@ -563,7 +560,7 @@ impl Session {
                 ),
                 Limit::IndexEntries(max) => (
                     "index_entries",
-                    format!("limit exceeded: {max} addresses times topics in the filters of this client"),
+                    format!("limit exceeded: {max} addresses times topics, and hashes, in the filters of this client"),
                 ),
             };
             services.count_refusal(label);
@@ -606,7 +603,7 @@ impl Session {
                 let source = filter.source();
                 Some(async move { services.rpc.pending_settled(source).await }.boxed())
             }
-            Topic::Mined(_) if !services.registry.has_begun() => {
+            Topic::Mined(_) | Topic::Receipts(_) if !services.registry.has_begun() => {
                 Some(async move { services.registry.begun().await }.boxed())
             }
             _ => None,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::filter::go_type;
-use super::{LogFilter, Start, TransactionFilter};
+use super::{LogFilter, ReceiptFilter, Start, TransactionFilter};
 use crate::backplane::TransactionForm;
 use crate::delivery::Kind;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, METHOD_NOT_FOUND, Request, error};
@@ -19,6 +19,8 @@ pub enum Topic {
     Syncing,
     /// `alchemy_minedTransactions`, which no node has.
     Mined(TransactionFilter),
+    /// `transactionReceipts`.
+    Receipts(ReceiptFilter),
 }
 
 /// What the chain does: nothing of it may be missing, and it can begin where a client left off (E9).
@@ -42,12 +44,14 @@ impl Stream {
 }
 
 impl Topic {
-    /// What it adds to the index: addresses times topics of its filter, each at least one; nothing where it is no filter.
+    /// What it adds to the index: addresses times topics of its filter, each at least one; addresses or transactions that it
+    /// names; nothing where it is no filter.
     #[must_use]
     pub fn index_entries(&self) -> usize {
         let filter = match self {
             Self::Chain(Stream::Logs(filter), _) => filter,
             Self::Pending(filter) | Self::Mined(filter) => return filter.addresses(),
+            Self::Receipts(filter) => return filter.transactions(),
             Self::Chain(Stream::Heads, _) | Self::Syncing => return 0,
         };
         let topics: usize = (0..4).map(|position| filter.topics_at(position).len()).sum();
@@ -62,6 +66,7 @@ impl Topic {
             Self::Pending(_) => Kind::Pending,
             Self::Syncing => Kind::Syncing,
             Self::Mined(_) => Kind::Mined,
+            Self::Receipts(_) => Kind::Receipts,
         }
     }
 
@@ -138,6 +143,12 @@ impl Topic {
             "alchemy_minedTransactions" | "nodit_minedTransactions" => {
                 at_most(2)?;
                 Ok(Self::Mined(TransactionFilter::mined(&argument()?)?))
+            }
+            "transactionReceipts" => {
+                // As geth: what is there is read, then what is too many is counted, then how many hashes there are.
+                let transactions = ReceiptFilter::parse(&argument()?)?;
+                at_most(2)?;
+                Ok(Self::Receipts(ReceiptFilter::at_most(transactions)?))
             }
             "alchemy_newFullPendingTransactions" => {
                 at_most(1).map(|()| Self::Pending(TransactionFilter::all(TransactionForm::Full)))
@@ -288,6 +299,74 @@ mod tests {
         assert_eq!(more, Err("-32602 too many arguments, want at most 1".to_owned()));
     }
 
+    /// Asked of geth 1.17.8.
+    #[test]
+    fn receipts_in_geths_words() {
+        let hash = format!("\"0x{}\"", "ab".repeat(32));
+        let many = |count: usize| format!("[{}]", vec![hash.as_str(); count].join(","));
+        let parsed = |rest: &str| parse("eth_subscribe", &format!(r#","params":["transactionReceipts"{rest}]"#));
+        let of = |hashes: &str| parsed(&format!(r#",{{"transactionHashes":{hashes}}}"#));
+        let all = Ok(Topic::Receipts(ReceiptFilter::default()));
+        for rest in ["", ",null", ",{}", r#",{"else":1}"#] {
+            assert_eq!(parsed(rest), all);
+        }
+        for hashes in ["null", "[]"] {
+            assert_eq!(of(hashes), all);
+        }
+        let one = of(&many(1));
+        assert!(one.is_ok() && one != all);
+        assert_eq!(of(&many(200)), one, "twice is once");
+        assert_eq!(of(&format!("[{}]", hash.to_uppercase())), one);
+        assert_eq!(parsed(&format!(r#",{{"TransactionHashes":{}}}"#, many(1))), one);
+        let too_many = "-32000 exceed max number of transaction hashes allowed per transactionReceipts subscription";
+        assert_eq!(of(&many(201)), Err(too_many.to_owned()));
+        let unread = |what: &str, of: &str| {
+            let field = "into Go struct field input.transactionHashes of type";
+            format!("json: cannot unmarshal {what} {field} {of}")
+        };
+        let input = |what: &str| format!("json: cannot unmarshal {what} into Go value of type filters.input");
+        let (one, list) = ("common.Hash", "[]common.Hash");
+        let short = |length: usize| format!("hex string has length {length}, want 64 for common.Hash");
+        for (rest, why) in [
+            (",true", input("bool")),
+            (",[]", input("array")),
+            (r#","x""#, input("string")),
+            (",1", input("number")),
+            (r#",{"transactionHashes":"0xaa"}"#, unread("string", list)),
+            (r#",{"transactionHashes":5}"#, unread("number", list)),
+            (r#",{"transactionHashes":true}"#, unread("bool", list)),
+            (r#",{"transactionHashes":{}}"#, unread("object", list)),
+            (r#",{"transactionHashes":["0xaa"]}"#, short(2)),
+            (r#",{"transactionHashes":["0xaa"]},1"#, short(2)),
+            (r#",{"transactionHashes":["0xaa",5]}"#, short(2)),
+            (r#",{"transactionHashes":[""]}"#, short(0)),
+            (r#",{"transactionHashes":["0x"]}"#, short(0)),
+            (r#",{"transactionHashes":[null]}"#, unread("non-string", one)),
+            (r#",{"transactionHashes":[5,"0xaa"]}"#, unread("non-string", one)),
+            (
+                r#",{"transactionHashes":["0xabc"]}"#,
+                unread("hex string of odd length", one),
+            ),
+            (
+                r#",{"transactionHashes":["abab"]}"#,
+                unread("hex string without 0x prefix", one),
+            ),
+            (
+                &format!(r#",{{"transactionHashes":["0x{}"]}}"#, "zz".repeat(32)),
+                unread("invalid hex string", one),
+            ),
+        ] {
+            assert_eq!(parsed(rest), Err(format!("-32602 invalid argument 1: {why}")), "{rest}");
+        }
+        // What is too many is counted before how many hashes there are.
+        for rest in [",null,1", &format!(r#",{{"transactionHashes":{}}},1"#, many(201))] {
+            assert_eq!(
+                parsed(rest),
+                Err("-32602 too many arguments, want at most 2".to_owned())
+            );
+        }
+    }
+
     #[test]
     fn what_a_filter_adds_to_the_index() {
         let entries = |params: &str| {
@@ -303,6 +382,10 @@ mod tests {
         assert_eq!(entries(&pending), 3);
         let mined = format!(r#"["alchemy_minedTransactions",{{"addresses":[{{"from":{a},"to":{b}}},{{"to":{a}}}]}}]"#);
         assert_eq!(entries(&mined), 3);
+        assert_eq!(entries(r#"["transactionReceipts"]"#), 0);
+        let [c, d] = [1, 2].map(|byte| format!("\"{}\"", alloy_primitives::B256::repeat_byte(byte)));
+        let receipts = format!(r#"["transactionReceipts",{{"transactionHashes":[{c},{d},{c}]}}]"#);
+        assert_eq!(entries(&receipts), 2);
     }
 
     #[test]

@@ -12,11 +12,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::due::{Due, flush};
+use super::line::{Content, Contents};
 use super::members::{Members, Progress, Until};
 use super::tables::{Place, Subscriber, Tables};
 use super::{Line, Stream, Topic};
 use crate::backplane::{ChainEvent, Gossip, Wanted};
-use crate::chain::{BlockTransactions, Cursor, History, Page};
+use crate::chain::{Cursor, History, Page};
 use crate::clock::Clock;
 use crate::delivery::{Kind, Millis, Outbox, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
@@ -32,8 +33,12 @@ pub struct Subscription {
 /// How long a subscription waits for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
 
-/// How long nobody else may want transactions of blocks after a node did not serve them, in milliseconds.
-const MINED_REFUSED: Millis = 60_000;
+/// How long nobody else may want transactions or receipts of blocks after a node did not serve them, in milliseconds.
+const REFUSED: Millis = 60_000;
+
+/// What is counted where a node does not serve them.
+const NO_TRANSACTIONS: &str = "no_transactions";
+const NO_RECEIPTS: &str = "no_receipts";
 
 /// The tables of all subscriptions.
 #[derive(Debug)]
@@ -130,10 +135,27 @@ impl Registry {
         }
     }
 
-    /// Whether transactions of blocks can be had, as far as is known.
+    /// Why this cannot be subscribed to, as far as is known: the label of the refusal, and the words. Every head would wait
+    /// in vain for what no node serves.
     #[must_use]
-    pub fn serves_mined(&self) -> bool {
-        self.clock.now() >= self.tables.lock().mined_refused_until
+    pub fn refuses(&self, topic: &Topic) -> Option<(&'static str, &'static str)> {
+        let (until, label, words) = {
+            let tables = self.tables.lock();
+            match topic {
+                Topic::Mined(_) => (
+                    tables.mined_refused_until,
+                    NO_TRANSACTIONS,
+                    "the node does not serve the transactions of its blocks",
+                ),
+                Topic::Receipts(_) => (
+                    tables.receipts_refused_until,
+                    NO_RECEIPTS,
+                    "the node does not serve the receipts of its blocks",
+                ),
+                Topic::Chain(..) | Topic::Pending(_) | Topic::Syncing => return None,
+            }
+        };
+        (self.clock.now() < until).then_some((label, words))
     }
 
     /// Whether what is published next is for those who subscribe now: the chain has begun, and stands at its tip.
@@ -239,45 +261,42 @@ impl Registry {
         });
     }
 
-    /// Fans out chain events, in order, as far as they need not wait, and writes to each client once.
+    /// Fans out chain events, in order, as far as they need not wait, with what was fetched of their blocks, and writes to
+    /// each client once.
     pub fn fan_out(&self, line: &mut Line) {
         self.with_tables(|tables, due, now| self.fan_out_line(line, tables, due, now));
         self.published.send_replace(());
     }
 
-    /// Fans out the transactions of the block that the line waits for, and what has waited for them. Without them those
-    /// who want them are closed.
-    pub fn fan_out_transactions(&self, found: Option<BlockTransactions>, line: &mut Line) {
-        self.with_tables(|tables, due, now| {
-            line.go_on();
-            match found {
-                Some(block) => tables.transactions(&block, due, now),
-                None => {
-                    tables.mined_refused_until = now + MINED_REFUSED;
-                    tables.lose_transactions();
-                    self.count_loss("no_transactions");
-                }
-            }
-            self.fan_out_line(line, tables, due, now);
-        });
-        self.published.send_replace(());
-    }
-
     fn fan_out_line(&self, line: &mut Line, tables: &mut Tables, due: &mut Due, now: Millis) {
-        if !tables.wants_transactions() {
-            // Whoever wanted them has left.
-            line.go_on();
-        }
-        while let Some(event) = line.take() {
-            if let ChainEvent::Head(header) = &event
-                && tables.wants_transactions()
-            {
-                line.wait_for(header.clone());
+        // Whoever wanted something may have left.
+        line.keep(tables.wants());
+        loop {
+            if let Some(contents) = line.complete() {
+                self.fan_out_contents(&contents, tables, due, now);
+            }
+            let Some(event) = line.take() else { return };
+            if let ChainEvent::Head(header) = &event {
+                line.wait_for(header, tables.wants());
             }
             if let Err(loss) = tables.chain(event, due, now) {
                 self.count_loss(loss.label());
             }
         }
+    }
+
+    /// Fans out what was fetched of a block. Where no node has it those who want it are closed, and for a while nobody else
+    /// may.
+    fn fan_out_contents(&self, contents: &Contents, tables: &mut Tables, due: &mut Due, now: Millis) {
+        if matches!(contents.transactions, Content::Missing) {
+            tables.lose_transactions(now + REFUSED);
+            self.count_loss(NO_TRANSACTIONS);
+        }
+        if matches!(contents.receipts, Content::Missing) {
+            tables.lose_receipts(now + REFUSED);
+            self.count_loss(NO_RECEIPTS);
+        }
+        tables.contents(contents, due, now);
     }
 
     fn count_loss(&self, reason: &'static str) {

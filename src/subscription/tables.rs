@@ -9,11 +9,13 @@ use slab::Slab;
 
 use super::due::{Due, answered, send, share_a_series};
 use super::gossip::Recent;
+use super::line::{Content, Contents, Wants};
 use super::members::Members;
+use super::receipt_filter::array;
 use super::transaction_event::{Fate, InForms};
-use super::{Index, LogFilter, Slot, Stream, Topic, TransactionFilter};
+use super::{Index, LogFilter, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{ChainEvent, TransactionForm, Wanted};
-use crate::chain::{BlockLogs, BlockTransactions, History, Log, Loss, Transaction};
+use crate::chain::{BlockLogs, BlockReceipts, History, Log, Loss, Transaction};
 use crate::delivery::{Batch, CloseReason, Event, Kind, Millis, Outbox, Phase, Recipient, SubscriptionId};
 
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +26,7 @@ pub(super) enum Place {
     Pending(Slot),
     Syncing(usize),
     Mined(Slot),
+    Receipts(Slot),
     /// On its way to the live stream, or there already.
     Resumed(Kind, ClientKey),
 }
@@ -36,6 +39,7 @@ impl Place {
             Self::PendingHashes(_) | Self::Pending(_) => Kind::Pending,
             Self::Syncing(_) => Kind::Syncing,
             Self::Mined(_) => Kind::Mined,
+            Self::Receipts(_) => Kind::Receipts,
             Self::Resumed(kind, _) => kind,
         }
     }
@@ -62,11 +66,14 @@ pub(super) struct Tables {
     mined: Index<TransactionFilter, Subscriber>,
     /// What those who are told of removals were sent, by the sequence of its block; for as many blocks as are remembered.
     told: BTreeMap<u64, Vec<Transaction>>,
-    /// The last block whose transactions were told.
-    mined_through: u64,
+    receipts: Index<ReceiptFilter, Subscriber>,
+    /// The last block whose transactions or receipts were told.
+    contents_through: u64,
     /// Until then nobody else may want transactions of blocks: the node does not serve them, and every head would wait for
     /// them in vain.
     pub mined_refused_until: Millis,
+    /// The same for receipts.
+    pub receipts_refused_until: Millis,
     /// The node's last word on its sync state, for newcomers.
     pub sync_state: Option<(Bytes, Arc<Batch>)>,
     pub history: History,
@@ -90,8 +97,10 @@ impl Tables {
             syncing: Slab::new(),
             mined: Index::default(),
             told: BTreeMap::new(),
-            mined_through: 0,
+            receipts: Index::default(),
+            contents_through: 0,
             mined_refused_until: 0,
+            receipts_refused_until: 0,
             sync_state: None,
             history: History::new(remembered),
             replays: HashMap::new(),
@@ -111,6 +120,7 @@ impl Tables {
             },
             Topic::Syncing => Place::Syncing(self.syncing.insert(subscriber)),
             Topic::Mined(filter) => Place::Mined(self.mined.insert(filter, subscriber)),
+            Topic::Receipts(filter) => Place::Receipts(self.receipts.insert(filter, subscriber)),
         }
     }
 
@@ -123,6 +133,7 @@ impl Tables {
             Place::Pending(slot) => self.pending.remove(slot),
             Place::Syncing(at) => self.syncing.try_remove(at),
             Place::Mined(slot) => self.mined.remove(slot),
+            Place::Receipts(slot) => self.receipts.remove(slot),
             Place::Resumed(_, client) => self.leave_replay(client, id).map(|(_, subscriber)| subscriber),
         }
     }
@@ -208,47 +219,77 @@ impl Tables {
         self.told.clear();
         let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
         let replayed = self.replays.values().flat_map(Members::subscribers);
-        for subscriber in heads.chain(self.logs.iter()).chain(replayed).chain(self.mined.iter()) {
+        let contents = self.mined.iter().chain(self.receipts.iter());
+        for subscriber in heads.chain(self.logs.iter()).chain(replayed).chain(contents) {
             subscriber.outbox.close(CloseReason::ContinuityLost);
         }
     }
 
-    /// Whether the transactions of the next block are for anybody: those who are on their way out need not be waited for.
-    pub fn wants_transactions(&self) -> bool {
-        self.mined
-            .iter()
-            .any(|subscriber| subscriber.outbox.phase() == Phase::Open)
+    /// Which contents of the next block are for anybody: those who are on their way out need not be waited for.
+    pub fn wants(&self) -> Wants {
+        let is_open = |subscriber: &Subscriber| subscriber.outbox.phase() == Phase::Open;
+        Wants {
+            transactions: self.mined.iter().any(is_open),
+            receipts: self.receipts.iter().any(is_open),
+        }
     }
 
-    /// The tip's transactions cannot be had.
-    pub fn lose_transactions(&self) {
+    /// A block's transactions cannot be had.
+    pub fn lose_transactions(&mut self, refused_until: Millis) {
+        self.mined_refused_until = refused_until;
         for subscriber in self.mined.iter() {
             subscriber.outbox.close(CloseReason::ContinuityLost);
         }
     }
 
-    /// The tip's transactions are here.
-    pub fn transactions(&mut self, block: &BlockTransactions, due: &mut Due, now: Millis) {
-        let tip = self.history.tip().filter(|tip| tip.header.block == block.block);
+    /// A block's receipts cannot be had.
+    pub fn lose_receipts(&mut self, refused_until: Millis) {
+        self.receipts_refused_until = refused_until;
+        for subscriber in self.receipts.iter() {
+            subscriber.outbox.close(CloseReason::ContinuityLost);
+        }
+    }
+
+    /// What was fetched of the tip, behind its logs.
+    pub fn contents(&mut self, contents: &Contents, due: &mut Due, now: Millis) {
+        let block = contents.header.block;
+        let tip = self.history.tip().filter(|tip| tip.header.block == block);
         let Some(sequence) = tip.map(|tip| tip.sequence) else {
             return;
         };
         // The chain may have gone back, and come the same way again.
-        if sequence <= self.mined_through {
+        if sequence <= self.contents_through {
             return;
         }
-        self.mined_through = sequence;
+        self.contents_through = sequence;
         // Who subscribed behind the block's logs begins with the next one.
         let takes = |subscriber: &Subscriber| {
             let recipient = &subscriber.recipient;
             recipient.takes(sequence) && recipient.was_sent(sequence)
         };
-        let told = self.mined(&block.transactions, Fate::Adopted, block.seen, takes, due, now);
-        if !told.is_empty() {
-            self.told.insert(sequence, told);
+        if let Content::Here(block) = &contents.transactions {
+            let told = self.mined(&block.transactions, Fate::Adopted, block.seen, takes, due, now);
+            if !told.is_empty() {
+                self.told.insert(sequence, told);
+            }
+            let oldest = self.history.oldest().map_or(sequence, |own| own.sequence);
+            self.told = self.told.split_off(&oldest);
         }
-        let oldest = self.history.oldest().map_or(sequence, |own| own.sequence);
-        self.told = self.told.split_off(&oldest);
+        if let Content::Here(block) = &contents.receipts {
+            self.receipts(block, takes, due, now);
+        }
+    }
+
+    /// One event for each filter that wants any of the block's receipts, shared by all its subscribers. Nothing is taken
+    /// back of them on a reorg (PROTOCOL R5), so nothing is kept.
+    fn receipts(&self, block: &BlockReceipts, wants: impl Fn(&Subscriber) -> bool, due: &mut Due, now: Millis) {
+        self.receipts.for_each_match(&block.receipts, |positions, subscribers| {
+            let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
+            if wanting.peek().is_some() {
+                let json = array(positions.iter().map(|&at| &block.receipts[at]));
+                send(wanting, &self.one(Kind::Receipts, &json, block.seen), due, now);
+            }
+        });
     }
 
     /// Every transaction is encoded at most once in each form, and the events of a filter are shared by all its

@@ -335,6 +335,13 @@ impl Pool {
         exchange(lane, method.to_owned(), params.to_owned(), patience).await
     }
 
+    /// How many upstreams there are, connected or not.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "the configuration has at least one")]
+    pub fn len(&self) -> usize {
+        self.upstreams.len()
+    }
+
     /// The chain's id as JSON, once a node told it or where it is set.
     #[must_use]
     pub fn chain_id(&self) -> Option<&str> {
