@@ -12,7 +12,7 @@
 //!          is older than memory > delivery::outbox, until it is level and joins the line above
 //!
 //! request  server (listener, handshake) > door (who, how much) > session (reader)
-//!          > subscription::registry      eth_subscribe, eth_unsubscribe
+//!          > subscription::registry      eth_subscribe, eth_unsubscribe; a kind that only the node knows is wanted of it
 //!          > rpc                         everything else: known, held, kept, or somebody is asking
 //!                > upstream::routing     a node that has the newest head, can answer, and has the least to do
 //!          < delivery::outbox            every answer leaves by the same queue as the events

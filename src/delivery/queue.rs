@@ -27,17 +27,20 @@ pub enum Kind {
     Mined,
     /// Receipts of one block.
     Receipts,
+    /// Of a kind that only the node knows.
+    Passed,
 }
 
 impl Kind {
     /// All of them, each in its place.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Heads,
         Self::Logs,
         Self::Pending,
         Self::Syncing,
         Self::Mined,
         Self::Receipts,
+        Self::Passed,
     ];
 
     /// The value of the `kind` label in the metrics.
@@ -50,6 +53,7 @@ impl Kind {
             Self::Syncing => "syncing",
             Self::Mined => "minedTransactions",
             Self::Receipts => "transactionReceipts",
+            Self::Passed => "passed",
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,12 @@ pub(super) enum Kind {
     Pending(bool),
     Syncing,
     Receipts(ReceiptFilter),
+    /// A kind that no other node has: the number of each head with whatever was given as the argument, and one number at
+    /// once.
+    Numbers {
+        of: Value,
+        at_first: u64,
+    },
 }
 
 impl Kind {
@@ -48,6 +55,7 @@ impl Kind {
             Self::Pending(_) => "newPendingTransactions",
             Self::Syncing => "syncing",
             Self::Receipts(_) => "transactionReceipts",
+            Self::Numbers { .. } => "blockNumbers",
         }
     }
 }
@@ -172,11 +180,12 @@ impl Feed {
     }
 
     /// A subscription with an id of its own, not yet active.
-    pub(super) fn prepare(&mut self, kind: Kind) -> Subscription {
+    pub(super) fn prepare(&mut self, namespace: &str, kind: Kind) -> Subscription {
         // As long as geth's at most and without leading zeros, for clients that read ids as numbers.
         let id = format!("{:#x}", self.ids.random_range(1u128 << 124..=u128::MAX));
-        let prefix =
-            format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":"{id}","result":"#);
+        let prefix = format!(
+            r#"{{"jsonrpc":"2.0","method":"{namespace}_subscription","params":{{"subscription":"{id}","result":"#
+        );
         Subscription {
             id,
             prefix: prefix.into(),
@@ -186,8 +195,13 @@ impl Feed {
 
     /// Starts a subscription: from here on it gets every event.
     pub(super) fn activate(&mut self, client: ClientId, subscription: Subscription) {
-        // A node that is not syncing says so at once, and never again.
-        let first = matches!(subscription.kind, Kind::Syncing).then(|| subscription.notification(&"false".into()));
+        let first = match &subscription.kind {
+            // A node that is not syncing says so at once, and never again.
+            Kind::Syncing => Some("false".into()),
+            Kind::Numbers { of, at_first } => Some(number(*at_first, of)),
+            _ => None,
+        };
+        let first = first.map(|payload| subscription.notification(&payload));
         let Some(entry) = self.clients.get_mut(&client) else {
             return;
         };
@@ -211,6 +225,10 @@ impl Feed {
         let mut payload = None;
         self.counts.heads_sent += self.publish(|kind| {
             matches!(kind, Kind::NewHeads).then(|| payload.get_or_insert_with(|| shape::head(block)).clone())
+        });
+        self.publish(|kind| match kind {
+            Kind::Numbers { of, .. } => Some(number(block.number(), of)),
+            _ => None,
         });
     }
 
@@ -285,6 +303,11 @@ impl Feed {
             self.clients.remove(&client);
         }
     }
+}
+
+/// With a space that nobody would write: what is passed on is these bytes.
+fn number(number: u64, of: &Value) -> Arc<str> {
+    format!(r#"{{"number": "{number:#x}","of":{of}}}"#).into()
 }
 
 impl Client {

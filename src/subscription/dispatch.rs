@@ -6,10 +6,11 @@ use std::future::Future;
 use std::sync::Arc;
 
 use alloy_primitives::B256;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Line, Registry};
-use crate::backplane::Feed;
+use crate::backplane::{Answers, Feed};
 use crate::chain::{Header, Source};
 
 /// Events fanned out before clients are woken. What came in together leaves together, in one write for each client. So
@@ -20,8 +21,13 @@ const MAX_TOGETHER: usize = 64;
 /// one round trip each is too slow.
 const MAX_FETCHES: usize = 8;
 
-/// Runs until the backplane ends.
-pub async fn dispatch(mut feed: Feed, registry: Arc<Registry>, source: Arc<Source>) {
+/// Runs until the backplane ends. `answers` is what the node in use says of subscriptions that are passed through.
+pub async fn dispatch(
+    mut feed: Feed,
+    mut answers: watch::Receiver<Answers>,
+    registry: Arc<Registry>,
+    source: Arc<Source>,
+) {
     let mut arrived = Vec::with_capacity(MAX_TOGETHER);
     let mut line = Line::default();
     let mut transactions = Fetches::default();
@@ -47,6 +53,7 @@ pub async fn dispatch(mut feed: Feed, registry: Arc<Registry>, source: Arc<Sourc
                 line.extend(arrived.drain(..));
                 registry.fan_out(&mut line);
             }
+            Ok(()) = answers.changed() => registry.answered(&answers.borrow_and_update()),
             Some(gossip) = feed.gossip.recv() => registry.fan_out_gossip(gossip),
         }
         transactions.follow(line.of_transactions().1, |header| {

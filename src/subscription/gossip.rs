@@ -12,7 +12,7 @@ use super::tables::Tables;
 use super::transaction_event::{InForms, hash_json};
 use crate::backplane::{Gossip, TransactionForm};
 use crate::chain::Transaction;
-use crate::delivery::{Batch, Kind, Millis};
+use crate::delivery::{Batch, Event, Kind, Millis};
 
 impl Tables {
     fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut Due, now: Millis) {
@@ -56,6 +56,13 @@ impl Tables {
                 TransactionForm::Hash => self.pending_hash(&json, seen, due, now),
                 TransactionForm::Full => self.pending(json, seen, due, now),
             },
+            Gossip::Passed { of, json, seen } => {
+                let event = || match of.namespace() {
+                    "eth" => self.event(&json),
+                    other => Event::within(other, &json),
+                };
+                self.passing.event(&of, event, seen, due, now);
+            }
             Gossip::Syncing(state) => {
                 if self.sync_state.as_ref().is_some_and(|(known, _)| *known == state) {
                     return;

@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use super::filter::go_type;
 use super::{LogFilter, ReceiptFilter, Start, TransactionFilter};
-use crate::backplane::TransactionForm;
+use crate::backplane::{Passed, TransactionForm};
 use crate::delivery::Kind;
-use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, METHOD_NOT_FOUND, Request, error};
+use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Request, error};
 
 /// A subscription that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Topic {
     Mined(TransactionFilter),
     /// `transactionReceipts`.
     Receipts(ReceiptFilter),
+    /// A kind that is not known here, with its name: the node may know it.
+    Passed(Passed, String),
 }
 
 /// What the chain does: nothing of it may be missing, and it can begin where a client left off (E9).
@@ -52,7 +54,7 @@ impl Topic {
             Self::Chain(Stream::Logs(filter), _) => filter,
             Self::Pending(filter) | Self::Mined(filter) => return filter.addresses(),
             Self::Receipts(filter) => return filter.transactions(),
-            Self::Chain(Stream::Heads, _) | Self::Syncing => return 0,
+            Self::Chain(Stream::Heads, _) | Self::Syncing | Self::Passed(..) => return 0,
         };
         let topics: usize = (0..4).map(|position| filter.topics_at(position).len()).sum();
         filter.addresses().len().max(1) * topics.max(1)
@@ -67,6 +69,16 @@ impl Topic {
             Self::Syncing => Kind::Syncing,
             Self::Mined(_) => Kind::Mined,
             Self::Receipts(_) => Kind::Receipts,
+            Self::Passed(..) => Kind::Passed,
+        }
+    }
+
+    /// What it is called where it is refused.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Passed(_, name) => name,
+            known => known.kind().label(),
         }
     }
 
@@ -74,7 +86,8 @@ impl Topic {
     /// what a node takes (E9).
     ///
     /// # Errors
-    /// geth's errors, word by word. Two inputs that geth refuses are accepted, for no library depends on the error and
+    /// geth's errors, word by word; a kind that is not known here is none: whether it is passed to the node is its caller's
+    /// to say. Two inputs that geth refuses are accepted, for no library depends on the error and
     /// reth and anvil accept them: `logs` without a filter, and the name `pendingTransactions`.
     pub fn parse(namespace: &str, request: &Request<'_>) -> Result<Self, ErrorObjectOwned> {
         if request.params.is_none() {
@@ -85,9 +98,16 @@ impl Topic {
             .first()
             .and_then(|first| serde_json::from_str(first.get()).ok())
             .ok_or_else(|| error(INVALID_PARAMS, "expected subscription name as first argument"))?;
-        let unknown = || no_such_kind(namespace, &kind);
+        let unknown = || match Passed::new(&request.method, &args) {
+            _ if !is_name(&kind) => Err(no_such_kind(namespace, &kind)),
+            Some(passed) => Ok(Self::Passed(passed, kind.clone())),
+            None => Err(error(
+                LIMIT_EXCEEDED,
+                "limit exceeded: parameters too long for a subscription that is passed to the node",
+            )),
+        };
         if namespace != "eth" {
-            return Err(unknown());
+            return unknown();
         }
         let at_most = |n: usize| {
             let message = format!("too many arguments, want at most {n}");
@@ -153,9 +173,17 @@ impl Topic {
             "alchemy_newFullPendingTransactions" => {
                 at_most(1).map(|()| Self::Pending(TransactionFilter::all(TransactionForm::Full)))
             }
-            _ => Err(unknown()),
+            _ => unknown(),
         }
     }
+}
+
+/// Longest name of a kind, in bytes; those that nodes know are shorter than forty.
+const MAX_NAME: usize = 64;
+
+/// Whether a node may know a kind of this name: what is none is not asked for.
+fn is_name(kind: &str) -> bool {
+    (1..=MAX_NAME).contains(&kind.len()) && kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// What geth says of a kind that it does not offer.
@@ -192,17 +220,7 @@ mod tests {
         for params in ["[]", "[1]", "[null]"] {
             refused(params, "-32602 expected subscription name as first argument");
         }
-        refused(r#"["foo"]"#, r#"-32601 no "foo" subscription in eth namespace"#);
-        refused(
-            r#"["NewHeads"]"#,
-            r#"-32601 no "NewHeads" subscription in eth namespace"#,
-        );
         refused(r#"[""]"#, r#"-32601 no "" subscription in eth namespace"#);
-        let other = parse("admin_subscribe", r#","params":["peerEvents"]"#);
-        assert_eq!(
-            other,
-            Err(r#"-32601 no "peerEvents" subscription in admin namespace"#.into())
-        );
         assert_eq!(eth(r#"["newHeads"]"#), Ok(Topic::Chain(Stream::Heads, Start::Live)));
         for params in [
             r#"["newHeads",{}]"#,
@@ -297,6 +315,33 @@ mod tests {
         assert_eq!(eth(&format!(r#"["{old}"]"#)), all(TransactionForm::Full));
         let more = eth(&format!(r#"["{old}",{{}}]"#));
         assert_eq!(more, Err("-32602 too many arguments, want at most 1".to_owned()));
+    }
+
+    #[test]
+    fn a_name_that_is_not_known_is_for_the_node_and_what_is_no_name_is_refused() {
+        for (method, kind) in [
+            ("eth_subscribe", "NewHeads"),
+            ("admin_subscribe", "peerEvents"),
+            ("chain_subscribe", "newHeads"),
+            ("eth_subscribe", &*"x".repeat(64)),
+        ] {
+            let topic = parse(method, &format!(r#","params":["{kind}", 1]"#));
+            let Ok(Topic::Passed(passed, name)) = topic else {
+                panic!("{topic:?}")
+            };
+            assert_eq!((passed.method(), &*name), (method, kind));
+            assert_eq!(passed.params(), format!(r#"["{kind}",1]"#));
+        }
+        for kind in ["a b", "<&>", "a\"b", "é", &"x".repeat(65)] {
+            let topic = parse("eth_subscribe", &format!(r#","params":[{}]"#, Value::from(kind)));
+            let why = format!(r#"-32601 no "{kind}" subscription in eth namespace"#);
+            assert_eq!(topic, Err(why));
+        }
+        let long = parse(
+            "eth_subscribe",
+            &format!(r#","params":["x","{}"]"#, "y".repeat(16 << 10)),
+        );
+        assert!(long.is_err_and(|why| why.starts_with("-32005 ")));
     }
 
     /// Asked of geth 1.17.8.

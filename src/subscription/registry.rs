@@ -14,9 +14,10 @@ use tokio::sync::{Notify, watch};
 use super::due::{Due, flush};
 use super::line::{Content, Contents};
 use super::members::{Members, Progress, Until};
+use super::passing::Full;
 use super::tables::{Place, Subscriber, Tables};
 use super::{Line, Stream, Topic};
-use crate::backplane::{ChainEvent, Gossip, Wanted};
+use crate::backplane::{Answers, ChainEvent, Gossip, Wanted};
 use crate::chain::{Cursor, History, Page};
 use crate::clock::Clock;
 use crate::delivery::{Kind, Millis, Outbox, Recipient, SubscriptionId};
@@ -44,6 +45,8 @@ const NO_RECEIPTS: &str = "no_receipts";
 #[derive(Debug)]
 pub struct Registry {
     tables: Mutex<Tables>,
+    /// Most different subscriptions that are passed through.
+    max_passed: usize,
     wanted: watch::Sender<Wanted>,
     /// Tells those who wait for it that the chain went on.
     published: watch::Sender<()>,
@@ -53,10 +56,11 @@ pub struct Registry {
 
 impl Registry {
     /// Empty tables that remember so many blocks; clients may agree on compression where it `compresses`; `wanted` tells
-    /// the upstreams what is subscribed to.
+    /// the upstreams what is subscribed to, of which `max_passed` different ones at most are of kinds that only they know.
     #[must_use]
     pub fn new(
         remembered: usize,
+        max_passed: usize,
         compresses: bool,
         wanted: watch::Sender<Wanted>,
         clock: Clock,
@@ -64,6 +68,7 @@ impl Registry {
     ) -> Self {
         Self {
             tables: Mutex::new(Tables::new(remembered, compresses)),
+            max_passed,
             wanted,
             published: watch::Sender::new(()),
             clock,
@@ -71,11 +76,18 @@ impl Registry {
         }
     }
 
-    /// Adds a subscription, live. From now on its events are queued; they leave when the answer did (see [`Recipient`]).
-    #[must_use]
-    pub fn subscribe(&self, topic: Topic, outbox: &Arc<Outbox>) -> Subscription {
+    /// Adds a subscription, live. From now on its events are queued; they leave when the answer did (see [`Recipient`]). One
+    /// that is passed through is not answered before the node has [accepted](Self::accept) it.
+    ///
+    /// # Errors
+    /// [`Full`]: no more different ones are passed through.
+    pub fn subscribe(&self, topic: Topic, outbox: &Arc<Outbox>) -> Result<Subscription, Full> {
         let mut tables = self.tables.lock();
-        let recipient = Recipient::new(SubscriptionId::random(), tables.history.next_sequence());
+        let id = SubscriptionId::random();
+        let recipient = match &topic {
+            Topic::Passed(passed, _) => Recipient::within(passed.namespace(), id),
+            _ => Recipient::new(id, tables.history.next_sequence()),
+        };
         let subscriber = Subscriber {
             recipient: recipient.clone(),
             outbox: outbox.clone(),
@@ -87,10 +99,32 @@ impl Registry {
         {
             outbox.flush();
         }
-        let place = tables.insert(topic, subscriber);
+        let place = tables.insert(topic, subscriber, self.max_passed)?;
         self.count(place.kind()).inc();
         self.publish_wanted(&mut tables);
-        Subscription { recipient, place }
+        Ok(Subscription { recipient, place })
+    }
+
+    /// The node has said yes to a subscription that is passed through. From now on its client is closed where another node
+    /// says no.
+    pub fn accept(&self, id: SubscriptionId) {
+        self.tables.lock().passing.accept(id);
+    }
+
+    /// The node has said no to a subscription that is passed through; its owner may still hold it.
+    pub fn refuse(&self, id: SubscriptionId) {
+        let mut tables = self.tables.lock();
+        if let Some(subscriber) = tables.passing.remove(id) {
+            subscriber.recipient.give_up();
+            subscriber.outbox.forget(id);
+            self.count(Kind::Passed).dec();
+            self.publish_wanted(&mut tables);
+        }
+    }
+
+    /// What the node in use says of everything that is passed through.
+    pub fn answered(&self, answers: &Answers) {
+        self.tables.lock().passing.answered(answers);
     }
 
     /// Adds a subscription that is told what came behind `cursor` before it joins the live stream, by
@@ -152,7 +186,7 @@ impl Registry {
                     NO_RECEIPTS,
                     "the node does not serve the receipts of its blocks",
                 ),
-                Topic::Chain(..) | Topic::Pending(_) | Topic::Syncing => return None,
+                Topic::Chain(..) | Topic::Pending(_) | Topic::Syncing | Topic::Passed(..) => return None,
             }
         };
         (self.clock.now() < until).then_some((label, words))

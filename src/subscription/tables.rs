@@ -11,6 +11,7 @@ use super::due::{Due, answered, send, share_a_series};
 use super::gossip::Recent;
 use super::line::{Content, Contents, Wants};
 use super::members::Members;
+use super::passing::{Full, Passing};
 use super::receipt_filter::array;
 use super::transaction_event::{Fate, InForms};
 use super::{Index, LogFilter, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
@@ -27,6 +28,7 @@ pub(super) enum Place {
     Syncing(usize),
     Mined(Slot),
     Receipts(Slot),
+    Passed,
     /// On its way to the live stream, or there already.
     Resumed(Kind, ClientKey),
 }
@@ -40,6 +42,7 @@ impl Place {
             Self::Syncing(_) => Kind::Syncing,
             Self::Mined(_) => Kind::Mined,
             Self::Receipts(_) => Kind::Receipts,
+            Self::Passed => Kind::Passed,
             Self::Resumed(kind, _) => kind,
         }
     }
@@ -74,6 +77,7 @@ pub(super) struct Tables {
     pub mined_refused_until: Millis,
     /// The same for receipts.
     pub receipts_refused_until: Millis,
+    pub passing: Passing,
     /// The node's last word on its sync state, for newcomers.
     pub sync_state: Option<(Bytes, Arc<Batch>)>,
     pub history: History,
@@ -101,6 +105,7 @@ impl Tables {
             contents_through: 0,
             mined_refused_until: 0,
             receipts_refused_until: 0,
+            passing: Passing::default(),
             sync_state: None,
             history: History::new(remembered),
             replays: HashMap::new(),
@@ -110,9 +115,9 @@ impl Tables {
         }
     }
 
-    /// Adds a subscription, live.
-    pub fn insert(&mut self, topic: Topic, subscriber: Subscriber) -> Place {
-        match topic {
+    /// Adds a subscription, live; of those that are passed through there are `max_passed` different ones at most.
+    pub fn insert(&mut self, topic: Topic, subscriber: Subscriber, max_passed: usize) -> Result<Place, Full> {
+        Ok(match topic {
             Topic::Chain(stream, _) => self.join(stream, subscriber),
             Topic::Pending(filter) => match filter.source() {
                 TransactionForm::Hash => Place::PendingHashes(self.pending_hashes.insert(subscriber)),
@@ -121,7 +126,11 @@ impl Tables {
             Topic::Syncing => Place::Syncing(self.syncing.insert(subscriber)),
             Topic::Mined(filter) => Place::Mined(self.mined.insert(filter, subscriber)),
             Topic::Receipts(filter) => Place::Receipts(self.receipts.insert(filter, subscriber)),
-        }
+            Topic::Passed(passed, _) => {
+                self.passing.insert(passed, subscriber, max_passed)?;
+                Place::Passed
+            }
+        })
     }
 
     /// Takes a subscription out; nothing happens where it is gone already.
@@ -134,6 +143,7 @@ impl Tables {
             Place::Syncing(at) => self.syncing.try_remove(at),
             Place::Mined(slot) => self.mined.remove(slot),
             Place::Receipts(slot) => self.receipts.remove(slot),
+            Place::Passed => self.passing.remove(id),
             Place::Resumed(_, client) => self.leave_replay(client, id).map(|(_, subscriber)| subscriber),
         }
     }
@@ -144,6 +154,7 @@ impl Tables {
             pending_hashes: !self.pending_hashes.is_empty(),
             pending_full: !self.pending.is_empty(),
             syncing: !self.syncing.is_empty(),
+            passed: self.passing.wanted(),
         }
     }
 
@@ -325,7 +336,7 @@ impl Tables {
     }
 
     /// An event for all who want it.
-    fn event(&self, payload: &[u8]) -> Event {
+    pub fn event(&self, payload: &[u8]) -> Event {
         let event = Event::new(payload);
         if self.compresses { event.compressible() } else { event }
     }

@@ -134,6 +134,15 @@ impl Proxy {
         .await;
     }
 
+    /// Waits until this upstream is connected.
+    pub async fn connected(&self, upstream: usize) {
+        eventually("connected", async || {
+            let status: Value = serde_json::from_str(&self.admin("/status").await.body).unwrap();
+            status["upstreams"][upstream]["connected"] == true
+        })
+        .await;
+    }
+
     pub async fn client(&self) -> Client {
         Client::connect(&format!("ws://{}", self.address)).await
     }

@@ -21,6 +21,7 @@ mod harness;
 mod hostile;
 mod keys;
 mod limits;
+mod passed;
 mod receipts;
 mod regressions;
 mod reload;

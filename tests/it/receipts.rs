@@ -186,8 +186,11 @@ async fn after_an_outage_the_receipts_of_every_block_come_in_order() {
 #[tokio::test]
 async fn receipts_go_on_from_the_second_node_without_a_seam() {
     let (first, second) = (node().await, node().await);
+    second.handle().set_faults(|faults| faults.refuse_connections = true);
     let proxy = Proxy::start(&[first.ws_url(), second.ws_url()], |_| {}).await;
     proxy.settled(&first.handle()).await;
+    second.handle().set_faults(|faults| faults.refuse_connections = false);
+    proxy.connected(1).await;
     let mut client = all(&proxy).await;
     let mut story = first.handle().mine_many(2);
     second.handle().mine_many(2);

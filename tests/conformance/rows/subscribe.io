@@ -27,13 +27,21 @@ let hashes_200 = 200 * "${T}"
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":[null]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"expected subscription name as first argument"}}
 
-== S3: a name that is not known is refused
+== S3: a name that is not known is the node's to refuse
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["foo"]}
+[devnet geth proxied] << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"foo\" subscription in eth namespace"}}
+[anvil] << {"jsonrpc":"2.0","id":1,"error":${:json}}
+
+== S3: a name that is not known is refused without a node where none is to be asked
+only headwater: geth is the node
+config subscriptions.pass = []
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["foo"]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"foo\" subscription in eth namespace"}}
 
 == S3: a name has one case
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["NewHeads"]}
-<< {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"NewHeads\" subscription in eth namespace"}}
+[devnet geth proxied] << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"NewHeads\" subscription in eth namespace"}}
+[anvil] << {"jsonrpc":"2.0","id":1,"error":${:json}}
 
 == S3: an empty name is not known
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":[""]}
@@ -53,7 +61,8 @@ let hashes_200 = 200 * "${T}"
 
 == S4: the namespace ends at the first of several lines below
 >> {"jsonrpc":"2.0","id":1,"method":"eth_a_subscribe","params":["x"]}
-<< {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"x\" subscription in eth namespace"}}
+[devnet geth proxied] << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"x\" subscription in eth namespace"}}
+[anvil] << {"jsonrpc":"2.0","id":1,"error":${:json}}
 >> {"jsonrpc":"2.0","id":1,"method":"eth_a_subscribe","params":["newHeads"]}
 << {"jsonrpc":"2.0","id":1,"result":"${:id}"}
 
