@@ -186,6 +186,7 @@ impl App {
         );
         let registry = Arc::new(Registry::new(
             config.history.blocks,
+            config.max_passed,
             config.server.compression,
             wanted,
             clock,
@@ -217,7 +218,7 @@ impl App {
         ));
         let admin = Arc::new(Admin {
             services: services.clone(),
-            pool,
+            pool: pool.clone(),
             tip,
             registry: registry_of_metrics,
             max_head_age: config.max_head_age,
@@ -236,7 +237,10 @@ impl App {
         let serving = tokio::spawn(server.run());
         let mut critical = JoinSet::new();
         critical.spawn(named("ingest", ingest.run()));
-        critical.spawn(named("dispatch", dispatch(feed, registry, source)));
+        critical.spawn(named(
+            "dispatch",
+            dispatch(feed, pool.watch_answers(), registry, source),
+        ));
         critical.spawn(named("admin", serve_admin(admin_listener, admin.clone())));
         let watched = services.clone();
         critical.spawn(named("client watch", async move {

@@ -5,13 +5,14 @@
 //! ```text
 //! event    upstream (a node's words; standing: whose) > chain (ingest, assembly, tracker: one history) > backplane
 //!          > subscription (registry with what was published; index, dispatch) > delivery (frames, queue, outbox) > the socket
-//!          Of a block's transactions dispatch has chain::source fetch those that somebody wants; the next head waits.
+//!          Of a block's transactions and receipts dispatch has chain::source fetch those that somebody wants; the next head
+//!          waits.
 //!
 //! past     subscription::replay (a client that comes back) > chain::cursor over chain::history, or chain::archive for what
 //!          is older than memory > delivery::outbox, until it is level and joins the line above
 //!
 //! request  server (listener, handshake) > door (who, how much) > session (reader)
-//!          > subscription::registry      eth_subscribe, eth_unsubscribe
+//!          > subscription::registry      eth_subscribe, eth_unsubscribe; a kind that only the node knows is wanted of it
 //!          > rpc                         everything else: known, held, kept, or somebody is asking
 //!                > upstream::routing     a node that has the newest head, can answer, and has the least to do
 //!          < delivery::outbox            every answer leaves by the same queue as the events

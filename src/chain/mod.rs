@@ -2,6 +2,7 @@
 
 mod archive;
 mod assembly;
+mod block_receipts;
 mod cursor;
 mod header;
 mod history;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use archive::{Archive, Located, Unavailable};
 pub use assembly::{ChainEvent, HistorySettings, Loss};
+pub use block_receipts::{BlockReceipts, NotItsReceipts, Receipt};
 pub use cursor::{Cursor, Left, Needs, Next, Page, Undo};
 pub use header::{BlockRef, Header, HeaderShape, NotAHeader};
 pub use history::{Forgotten, History, Published};

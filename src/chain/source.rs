@@ -1,6 +1,7 @@
 //! What the chain asks of the nodes: blocks by hash or number, and a block's logs. Each answer is held against what is
 //! known before anybody believes it.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
-use super::{BlockLogs, BlockTransactions, Header, HeaderShape, NotAHeader, receipts};
-use crate::jsonrpc::Outcome;
+use super::{BlockLogs, BlockReceipts, BlockTransactions, Header, HeaderShape, NotAHeader, receipts};
+use crate::jsonrpc::{METHOD_NOT_FOUND, Outcome};
 use crate::upstream::{CallError, Pool};
 
 /// First and longest wait before a fetch that failed is tried again.
@@ -25,8 +26,9 @@ const PRUNED: i64 = 4444;
 struct Code {
     code: i64,
 }
-/// How long the transactions of one block are waited for: the next head waits with them, everybody's.
-const TRANSACTIONS_PATIENCE: Duration = Duration::from_secs(6);
+
+/// How long the transactions or receipts of one block are waited for: the next head waits with them, everybody's.
+const CONTENT_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Whether this chain's blooms can be believed: some chains leave them empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub enum Refused {
     CallFailed,
     /// The node answered with an error.
     NodeError,
+    /// The node answered that it has no such method.
+    NotServed,
     /// It had it once: error 4444 of EIP-4444, as geth, reth and Nethermind answer.
     Pruned,
     /// It cannot be this block's.
@@ -65,6 +69,7 @@ impl Refused {
         match self {
             Self::CallFailed => "call_failed",
             Self::NodeError => "node_error",
+            Self::NotServed => "not_served",
             Self::Pruned => "pruned",
             Self::Malformed => "malformed",
             Self::Bloom => "bloom",
@@ -151,6 +156,10 @@ impl Learned {
         }
     }
 }
+
+/// So many times each node says that it does not serve what is asked for before that is believed of all: a balancer may
+/// have asked one that is different.
+const NOT_SERVED: usize = 3;
 
 /// What a block is looked for by.
 #[derive(Clone, Copy, Debug)]
@@ -266,10 +275,7 @@ impl Source {
 
     async fn check_receipts(&self, header: &Header, logs: &BlockLogs, attempt: u32) -> Result<(), Refused> {
         let block = header.block;
-        receipts::verify_hash(&header.json).map_err(|error| {
-            debug!(%block, "header refused: {error}");
-            Refused::Header
-        })?;
+        verify_hash(header)?;
         let params = format!(r#"["{}"]"#, block.hash);
         let asked = self
             .pool
@@ -281,43 +287,105 @@ impl Source {
         })
     }
 
-    /// All transactions of a block; `None` where no node gives any that hold within six seconds, whatever it says
-    /// or does not say, for everybody's next head waits. While no node is connected there is no next head, and nothing to
-    /// give up on.
+    /// All transactions of a block; `None` where no node gives any that hold within six seconds, or all say that they do not
+    /// serve them.
     pub async fn transactions(&self, header: &Header) -> Option<BlockTransactions> {
-        if let Some(none) = BlockTransactions::none(header) {
-            return Some(none);
+        match BlockTransactions::none(header) {
+            Some(none) => Some(none),
+            None => {
+                let fetch = |attempt| self.try_transactions(header, attempt);
+                self.patiently("transactions", header, fetch).await
+            }
         }
-        let mut attempt = 0;
-        let mut end = Instant::now() + TRANSACTIONS_PATIENCE;
-        while Instant::now() < end {
-            let tried = tokio::time::timeout_at(end.into(), self.try_transactions(header, attempt)).await;
-            match tried {
-                Ok(Ok(transactions)) => return Some(transactions),
-                Ok(Err(Refused::CallFailed)) => end = Instant::now() + TRANSACTIONS_PATIENCE,
-                Ok(Err(_)) => {}
+    }
+
+    /// All receipts of a block; `None` as of [`Self::transactions`].
+    pub async fn receipts(&self, header: &Header) -> Option<BlockReceipts> {
+        match BlockReceipts::none(header) {
+            Some(none) => Some(none),
+            None => {
+                let fetch = |attempt| self.try_receipts(header, attempt);
+                self.patiently("receipts", header, fetch).await
+            }
+        }
+    }
+
+    /// Fetches what a block holds, again and again; `None` where no node gives what holds within six seconds, whatever it
+    /// says or does not say, for everybody's next head waits; sooner where all say that they do not serve it. While no
+    /// node is connected there is no next head, and nothing to give up on.
+    async fn patiently<T, F: Future<Output = Result<T, Refused>>>(
+        &self,
+        what: &str,
+        header: &Header,
+        fetch: impl Fn(u32) -> F,
+    ) -> Option<T> {
+        let all = NOT_SERVED * self.pool.len();
+        let (mut attempt, mut not_served) = (0, 0);
+        let mut end = Instant::now() + CONTENT_PATIENCE;
+        while Instant::now() < end && not_served < all {
+            match tokio::time::timeout_at(end.into(), fetch(attempt)).await {
+                Ok(Ok(found)) => return Some(found),
+                Ok(Err(Refused::CallFailed)) => {
+                    end = Instant::now() + CONTENT_PATIENCE;
+                    not_served = 0;
+                }
+                // Each further attempt is another node's.
+                Ok(Err(Refused::NotServed)) => not_served += 1,
+                Ok(Err(_)) => not_served = 0,
                 Err(_) => break,
             }
             attempt += 1;
             tokio::time::sleep(wait_before(attempt)).await;
         }
-        warn!(block = %header.block, "no node has the transactions of this block; who wants them is closed with 1012");
+        warn!(block = %header.block, "no node has the {what} of this block; who wants them is closed with 1012");
         None
     }
 
     async fn try_transactions(&self, header: &Header, attempt: u32) -> Result<BlockTransactions, Refused> {
         let hash = header.block.hash;
         let params = format!(r#"["{hash}",true]"#);
-        let asked = self.pool.call_ours("eth_getBlockByHash", &params, Some(hash), attempt);
-        let json = match asked.await {
-            Err(CallError::Unavailable) => return Err(Refused::CallFailed),
-            Err(_) => return Err(Refused::NodeError),
-            answer => answered(answer)?,
-        };
+        let json = self.content("eth_getBlockByHash", &params, hash, attempt).await?;
         BlockTransactions::parse(header, &json).map_err(|error| {
             debug!(block = %header.block, "transactions refused: {error}");
             Refused::Malformed
         })
+    }
+
+    async fn try_receipts(&self, header: &Header, attempt: u32) -> Result<BlockReceipts, Refused> {
+        let hash = header.block.hash;
+        let params = format!(r#"["{hash}"]"#);
+        let json = self.content("eth_getBlockReceipts", &params, hash, attempt).await?;
+        let block = header.block;
+        let read = BlockReceipts::parse(header, &json).map_err(|error| {
+            debug!(%block, "receipts refused: {error}");
+            Refused::Malformed
+        })?;
+        match self.learned.verify {
+            Verify::None => {}
+            Verify::Bloom => read
+                .check_bloom(&header.bloom, believes_more(attempt))
+                .map_err(|error| {
+                    debug!(%block, "receipts refused: {error}");
+                    Refused::Bloom
+                })?,
+            Verify::Receipts => {
+                verify_hash(header)?;
+                receipts::verify_root(header, &json).map_err(|error| {
+                    debug!(%block, "receipts refused: {error}");
+                    Refused::Receipts
+                })?;
+            }
+        }
+        Ok(read)
+    }
+
+    /// As [`answered`]; a node that is connected and does not answer is no lost connection.
+    async fn content(&self, method: &str, params: &str, hash: B256, attempt: u32) -> Result<Bytes, Refused> {
+        match self.pool.call_ours(method, params, Some(hash), attempt).await {
+            Err(CallError::Unavailable) => Err(Refused::CallFailed),
+            Err(_) => Err(Refused::NodeError),
+            answer => answered(answer),
+        }
     }
 
     /// A block with its logs, for nobody in a hurry; `None` after so many tries.
@@ -349,11 +417,20 @@ pub(super) fn wait_before(attempt: u32) -> Duration {
     }
 }
 
+/// The header is what its hash stands for.
+fn verify_hash(header: &Header) -> Result<(), Refused> {
+    receipts::verify_hash(&header.json).map_err(|error| {
+        debug!(block = %header.block, "header refused: {error}");
+        Refused::Header
+    })
+}
+
 fn answered(answer: Result<Outcome, CallError>) -> Result<Bytes, Refused> {
     match answer {
         Ok(Outcome::Result(json)) => Ok(json),
         Ok(Outcome::Error(error)) => Err(match serde_json::from_slice(&error) {
             Ok(Code { code: PRUNED }) => Refused::Pruned,
+            Ok(Code { code }) if code == i64::from(METHOD_NOT_FOUND) => Refused::NotServed,
             _ => Refused::NodeError,
         }),
         Err(_) => Err(Refused::CallFailed),
@@ -368,8 +445,13 @@ fn found(answer: Result<Outcome, CallError>) -> Option<Bytes> {
     }
 }
 
-/// Whether logs and bloom fit. Some chains have logs that are in no bloom (Bor's state sync): after some tries more than
-/// the bloom says is believed, less never.
+/// Whether logs and bloom fit.
 fn holds(logs: &BlockLogs, header: &Header, attempt: u32) -> bool {
-    logs.check_bloom(&header.bloom).is_ok() || (attempt >= 3 && logs.covers_bloom(&header.bloom))
+    logs.check_bloom(&header.bloom).is_ok() || (believes_more(attempt) && logs.covers_bloom(&header.bloom))
+}
+
+/// Some chains have logs that are in no bloom (Bor's state sync): after some tries more than the bloom says is believed,
+/// less never.
+fn believes_more(attempt: u32) -> bool {
+    attempt >= 3
 }

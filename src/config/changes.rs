@@ -14,6 +14,7 @@ const LIVE: &[&str] = &[
     "keys.",
     "auth.",
     "methods.",
+    "subscriptions.pass",
     "server.origins",
     "server.hosts",
     "server.subprotocols",

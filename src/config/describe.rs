@@ -87,6 +87,14 @@ const KEYS: &[(&str, &str)] = &[
         "subscriptions.filter_from_block",
         "What fromBlock in a logs filter means: bound (as in geth, only later logs) or replay (logs from there on come first; not for 0x0, which go-ethereum always sends).",
     ),
+    (
+        "subscriptions.pass",
+        "Kinds unknown here that are asked of the node in use, as namespace_kind or by prefix with *: \"eth_newVotes\", \"debug_traceChain\"; [] for none. What methods.denied says of debug_subscribe and the like comes first.",
+    ),
+    (
+        "subscriptions.max_passed",
+        "Different ones of these (kind and parameters) at the node at one time, over all clients; more get -32005. Each costs the node, and the line to it, what one client of its own would.",
+    ),
     ("limits.max_connections", "Open connections; more get HTTP 429."),
     (
         "limits.max_connections_per_client",
@@ -114,7 +122,8 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "limits.max_index_entries",
-        "Addresses times topics (each at least one) over all logs filters of one client; more get -32005.",
+        "Addresses times topics (each at least one) over all logs filters of one client, and what its filters of transactions and \
+         receipts name; more get -32005.",
     ),
     (
         "limits.egress_bytes_per_second",
@@ -323,7 +332,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     (
         "keys.NAME.subscriptions",
         "[\"newHeads\", \"logs\"]",
-        "What it may subscribe to, of newHeads, logs, newPendingTransactions, syncing.",
+        "What it may subscribe to, of newHeads, logs, newPendingTransactions, syncing, minedTransactions, transactionReceipts, passed (what subscriptions.pass says).",
     ),
     (
         "keys.NAME.origins",

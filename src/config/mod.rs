@@ -59,6 +59,8 @@ pub struct Config {
     pub server: ServerSettings,
     /// Each client.
     pub session: SessionSettings,
+    /// Most different subscriptions that are passed to the node.
+    pub max_passed: usize,
     /// Pings and deadlines.
     pub life_signs: LifeSigns,
     /// A head older than this is stale.
@@ -185,6 +187,7 @@ impl Config {
                 proxied: typed.server.proxy_protocol,
                 tls: certificate,
             },
+            max_passed: typed.subscriptions.max_passed,
             session: SessionSettings {
                 outbox: OutboxLimits {
                     max_bytes: bytes("delivery.max_queue_bytes", delivery.max_queue_bytes, 64 << 10)?,

@@ -30,6 +30,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         },
         weights: Arc::new(Weights::parse(&typed.methods.weights).map_err(|why| bad("methods.weights", &why))?),
         kinds: Kinds::ALL,
+        passed: Arc::new(patterns("subscriptions.pass", &typed.subscriptions.pass)?),
         origins: None,
         addresses: None,
     };
@@ -295,7 +296,7 @@ mod tests {
         );
         refused(
             &key("alice", |key| key.subscriptions = Some(vec!["heads".into()])).0,
-            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing or minedTransactions",
+            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, transactionReceipts or passed (those that only the node knows)",
         );
         refused(
             &with(&|c| c.server.trusted_proxies = vec!["10.0.0.0/33".into()]),

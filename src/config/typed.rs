@@ -190,6 +190,9 @@ section!(History, "What is kept of the chain." {
 
 section!(Subscriptions, "What subscriptions mean." {
     filter_from_block: FilterFromBlock = FilterFromBlock::Bound,
+    #[serde(deserialize_with = "one_or_many")]
+    pass: Vec<String> = vec!["eth_*".into()],
+    max_passed: usize = 16,
 });
 
 /// What the `fromBlock` of a filter means in `eth_subscribe("logs", …)`.

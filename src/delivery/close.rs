@@ -30,6 +30,8 @@ pub enum CloseReason {
     Silent,
     /// The stream has a gap that could not be repaired; the client should read the chain again and resubscribe.
     ContinuityLost,
+    /// Another node is in use, and refuses a subscription that the one before served.
+    NotServed,
     /// Events waited for the client's budget of bytes for as long as they may, and no longer.
     OverBudget,
     /// Refused again and again, it went on.
@@ -58,7 +60,7 @@ impl CloseReason {
             | Self::Flood(_)
             | Self::Unfinished => Some(1008),
             Self::TooBig => Some(1009),
-            Self::ContinuityLost | Self::Drain => Some(1012),
+            Self::ContinuityLost | Self::NotServed | Self::Drain => Some(1012),
             Self::SlowConsumer | Self::LongestQueue | Self::WriteDeadline => Some(1013),
         }
     }
@@ -78,6 +80,7 @@ impl CloseReason {
             Self::WriteDeadline => "slow consumer: nothing was read before the write deadline",
             Self::Silent => "no frame received, not even a pong",
             Self::ContinuityLost => "events were lost upstream and cannot be repaired: resubscribe",
+            Self::NotServed => "the node that is in use now does not serve a subscription of yours: resubscribe",
             Self::OverBudget => "more events than the budget of bytes a second allows: subscribe to less",
             Self::Abuse => "too many requests above the limit",
             Self::Expired => "the token has expired",
@@ -102,6 +105,7 @@ impl CloseReason {
             Self::WriteDeadline => "write_deadline",
             Self::Silent => "silent",
             Self::ContinuityLost => "continuity_lost",
+            Self::NotServed => "not_served",
             Self::OverBudget => "over_budget",
             Self::Abuse => "abuse",
             Self::Expired => "expired",
@@ -123,6 +127,6 @@ impl CloseReason {
     /// Whether what is queued is still written before the close frame.
     #[must_use]
     pub fn flushes(self) -> bool {
-        matches!(self, Self::Drain | Self::ContinuityLost)
+        matches!(self, Self::Drain | Self::ContinuityLost | Self::NotServed)
     }
 }

@@ -110,6 +110,19 @@ impl Prefix {
         Self(format!("{}{id}{}", Self::OPEN, Self::BETWEEN).into_bytes().into())
     }
 
+    /// As [`Self::new`], for events of another namespace than `eth`; they are not compressed.
+    #[must_use]
+    pub fn within(namespace: &str, id: SubscriptionId) -> Self {
+        let open = Self::OPEN.replacen("eth_", &format!("{namespace}_"), 1);
+        Self(format!("{open}{id}{}", Self::BETWEEN).into_bytes().into())
+    }
+
+    /// How long it is in this namespace, in bytes.
+    #[must_use]
+    pub fn len_within(namespace: &str) -> usize {
+        Self::LEN - "eth".len() + namespace.len()
+    }
+
     /// The bytes on the wire.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
@@ -146,6 +159,8 @@ static OPENING: LazyLock<Vec<u8>> = LazyLock::new(|| {
 #[derive(Clone, Debug)]
 pub struct Event {
     header: Header,
+    /// Length of the prefix that comes between.
+    prefix: u32,
     body: Bytes,
     /// Made when the first client needs it, and shared by all batches that the event is in.
     deflated: Option<Arc<OnceLock<Option<Deflated>>>>,
@@ -205,23 +220,36 @@ impl Event {
     /// Encodes a payload (one JSON value, the node's own bytes). This is the one copy that an event costs.
     #[must_use]
     pub fn new(payload: &[u8]) -> Self {
-        let total = Prefix::LEN + payload.len() + Self::CLOSE.len();
+        Self::behind(Prefix::LEN, payload)
+    }
+
+    /// As [`Self::new`], for subscriptions of this namespace alone; not to be made [compressible](Self::compressible)
+    /// where it is not `eth`.
+    #[must_use]
+    pub fn within(namespace: &str, payload: &[u8]) -> Self {
+        Self::behind(Prefix::len_within(namespace), payload)
+    }
+
+    fn behind(prefix: usize, payload: &[u8]) -> Self {
+        let total = prefix + payload.len() + Self::CLOSE.len();
         let mut text = Vec::with_capacity(payload.len() + Self::CLOSE.len());
         text.extend_from_slice(payload);
         text.extend_from_slice(Self::CLOSE);
         if total <= MAX_FRAME {
             return Self {
                 header: Header::new(Opcode::Text, true, total),
+                prefix: prefix as u32,
                 body: text.into(),
                 deflated: None,
             };
         }
-        let (first, rest) = text.split_at(FRAGMENT - Prefix::LEN);
+        let (first, rest) = text.split_at(FRAGMENT - prefix);
         let mut body = Vec::with_capacity(text.len() + 10 * (text.len() / FRAGMENT + 1));
         body.extend_from_slice(first);
         append_fragments(rest, &mut body);
         Self {
             header: Header::new(Opcode::Text, false, FRAGMENT),
+            prefix: prefix as u32,
             body: body.into(),
             deflated: None,
         }
@@ -251,7 +279,7 @@ impl Event {
     /// Bytes on the wire without compression, the same for every subscription.
     #[must_use]
     pub fn wire_len(&self) -> usize {
-        self.header.as_slice().len() + Prefix::LEN + self.body.len()
+        self.header.as_slice().len() + self.prefix as usize + self.body.len()
     }
 
     /// Compressed alone, if that makes it shorter.
@@ -384,6 +412,31 @@ mod tests {
         };
         let text = deflate::inflate(&frame.2, MAX_FRAME, || Ok::<(), ()>(()));
         assert_eq!(text, Ok(read(&plain).remove(0).2));
+    }
+
+    #[test]
+    fn events_of_another_namespace_are_framed_by_the_length_of_its_name() {
+        let id = SubscriptionId::random();
+        for namespace in ["eth", "e", "chain"] {
+            let prefix = Prefix::within(namespace, id);
+            assert_eq!(prefix.as_slice().len(), Prefix::len_within(namespace));
+            for len in [1, 200, MAX_FRAME - Prefix::len_within(namespace) - 2, MAX_FRAME] {
+                let event = Event::within(namespace, &vec![b'1'; len]);
+                let frame = event.slices(&prefix).concat();
+                assert_eq!(frame.len(), event.wire_len());
+                let open =
+                    format!(r#"{{"jsonrpc":"2.0","method":"{namespace}_subscription","params":{{"subscription":"#);
+                let head = Header::new(Opcode::Text, true, prefix.as_slice().len() + len + 2);
+                if len < MAX_FRAME {
+                    assert!(frame.starts_with(&[head.as_slice(), open.as_bytes()].concat()));
+                } else {
+                    // The first of several fragments.
+                    assert_eq!(frame[0], Opcode::Text as u8);
+                    assert_eq!(frame[10 + FRAGMENT], Opcode::Continuation as u8);
+                }
+            }
+        }
+        assert_eq!(Prefix::within("eth", id).as_slice(), Prefix::new(id).as_slice());
     }
 
     #[test]

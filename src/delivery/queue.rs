@@ -26,11 +26,23 @@ pub enum Kind {
     Syncing,
     /// Transactions of one block.
     Mined,
+    /// Receipts of one block.
+    Receipts,
+    /// Of a kind that only the node knows.
+    Passed,
 }
 
 impl Kind {
     /// All of them, each in its place.
-    pub const ALL: [Self; 5] = [Self::Heads, Self::Logs, Self::Pending, Self::Syncing, Self::Mined];
+    pub const ALL: [Self; 7] = [
+        Self::Heads,
+        Self::Logs,
+        Self::Pending,
+        Self::Syncing,
+        Self::Mined,
+        Self::Receipts,
+        Self::Passed,
+    ];
 
     /// The value of the `kind` label in the metrics.
     #[must_use]
@@ -41,6 +53,8 @@ impl Kind {
             Self::Pending => "newPendingTransactions",
             Self::Syncing => "syncing",
             Self::Mined => "minedTransactions",
+            Self::Receipts => "transactionReceipts",
+            Self::Passed => "passed",
         }
     }
 }

@@ -80,6 +80,14 @@ impl Recipient {
         Arc::new(Self::made(id, since, false))
     }
 
+    /// As [`Self::new`], of a subscription in this namespace.
+    #[must_use]
+    pub fn within(namespace: &str, id: SubscriptionId) -> Arc<Self> {
+        let prefix = Prefix::within(namespace, id);
+        let made = Self::made(id, 0, false);
+        Arc::new(Self { prefix, ..made })
+    }
+
     /// One that is told what was before, and takes no live events until it [begins](Self::begin).
     #[must_use]
     pub fn resumed(id: SubscriptionId) -> Arc<Self> {

@@ -117,6 +117,8 @@ pub struct Faults {
     pub failing_calls: u32,
     /// Logs of blocks below this number are answered with error 4444, as nodes do that expire history (EIP-4444).
     pub pruned_below: u64,
+    /// The node does not have its own kind of subscriptions, `blockNumbers`.
+    pub no_own_kind: bool,
     /// Connections are closed as soon as they are accepted.
     pub refuse_connections: bool,
     /// Every call waits this long before it is executed and answered.
@@ -138,6 +140,7 @@ impl Default for Faults {
             failure: (-32000, "simulated failure".into()),
             failing_calls: 0,
             pruned_below: 0,
+            no_own_kind: false,
             refuse_connections: false,
             delay: None,
         }

@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     block::{Block, Transaction},
     filter::LogFilter,
+    receipts::ReceiptFilter,
     shape::{self, json},
 };
 
@@ -36,6 +38,13 @@ pub(super) enum Kind {
     /// `true` sends whole transactions.
     Pending(bool),
     Syncing,
+    Receipts(ReceiptFilter),
+    /// A kind that no other node has: the number of each head with whatever was given as the argument, and one number at
+    /// once.
+    Numbers {
+        of: Value,
+        at_first: u64,
+    },
 }
 
 impl Kind {
@@ -45,6 +54,8 @@ impl Kind {
             Self::Logs(_) => "logs",
             Self::Pending(_) => "newPendingTransactions",
             Self::Syncing => "syncing",
+            Self::Receipts(_) => "transactionReceipts",
+            Self::Numbers { .. } => "blockNumbers",
         }
     }
 }
@@ -169,11 +180,12 @@ impl Feed {
     }
 
     /// A subscription with an id of its own, not yet active.
-    pub(super) fn prepare(&mut self, kind: Kind) -> Subscription {
+    pub(super) fn prepare(&mut self, namespace: &str, kind: Kind) -> Subscription {
         // As long as geth's at most and without leading zeros, for clients that read ids as numbers.
         let id = format!("{:#x}", self.ids.random_range(1u128 << 124..=u128::MAX));
-        let prefix =
-            format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":"{id}","result":"#);
+        let prefix = format!(
+            r#"{{"jsonrpc":"2.0","method":"{namespace}_subscription","params":{{"subscription":"{id}","result":"#
+        );
         Subscription {
             id,
             prefix: prefix.into(),
@@ -183,8 +195,13 @@ impl Feed {
 
     /// Starts a subscription: from here on it gets every event.
     pub(super) fn activate(&mut self, client: ClientId, subscription: Subscription) {
-        // A node that is not syncing says so at once, and never again.
-        let first = matches!(subscription.kind, Kind::Syncing).then(|| subscription.notification(&"false".into()));
+        let first = match &subscription.kind {
+            // A node that is not syncing says so at once, and never again.
+            Kind::Syncing => Some("false".into()),
+            Kind::Numbers { of, at_first } => Some(number(*at_first, of)),
+            _ => None,
+        };
+        let first = first.map(|payload| subscription.notification(&payload));
         let Some(entry) = self.clients.get_mut(&client) else {
             return;
         };
@@ -209,6 +226,10 @@ impl Feed {
         self.counts.heads_sent += self.publish(|kind| {
             matches!(kind, Kind::NewHeads).then(|| payload.get_or_insert_with(|| shape::head(block)).clone())
         });
+        self.publish(|kind| match kind {
+            Kind::Numbers { of, .. } => Some(number(block.number(), of)),
+            _ => None,
+        });
     }
 
     pub(super) fn publish_logs(&mut self, block: &Block, removed: bool) {
@@ -222,6 +243,13 @@ impl Feed {
                 _ => None,
             });
         }
+    }
+
+    pub(super) fn publish_receipts(&mut self, block: &Block) {
+        self.publish(|kind| match kind {
+            Kind::Receipts(filter) => filter.of(block).map(Into::into),
+            _ => None,
+        });
     }
 
     pub(super) fn publish_pending(&mut self, transaction: &Transaction) {
@@ -275,6 +303,11 @@ impl Feed {
             self.clients.remove(&client);
         }
     }
+}
+
+/// With a space that nobody would write: what is passed on is these bytes.
+fn number(number: u64, of: &Value) -> Arc<str> {
+    format!(r#"{{"number": "{number:#x}","of":{of}}}"#).into()
 }
 
 impl Client {

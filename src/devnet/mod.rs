@@ -24,6 +24,7 @@ mod node;
 mod params;
 mod polling;
 mod pool;
+mod receipts;
 mod rpc;
 mod server;
 mod session;

@@ -274,6 +274,9 @@ impl State {
     fn announce_logs(&mut self, block: &Block, removed: bool) {
         self.polling.collect_logs(block, removed);
         self.feed.publish_logs(block, removed);
+        if !removed {
+            self.feed.publish_receipts(block);
+        }
     }
 
     fn announce_pending(&mut self, transaction: &Transaction) {

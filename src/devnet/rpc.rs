@@ -15,6 +15,7 @@ use super::{
     node::{Caller, SimulatedNode, State},
     params::{BlockTag, Params, hex_bytes, parse_quantity, word},
     polling::Polled,
+    receipts::ReceiptFilter,
     shape::{self, Quantity},
 };
 
@@ -88,8 +89,12 @@ pub(super) fn call(
     }
     let params = Params::parse(params)?;
     match method {
-        "eth_subscribe" => subscribe(state, &params, subscribed),
-        "eth_unsubscribe" => unsubscribe(state, caller, &params),
+        _ if method.ends_with("_subscribe") => {
+            // As geth: the namespace ends where the first `_` is.
+            let namespace = method.split_once('_').map_or(method, |(namespace, _)| namespace);
+            subscribe(state, namespace, &params, subscribed)
+        }
+        _ if method.ends_with("_unsubscribe") => unsubscribe(state, caller, &params),
         "eth_sendRawTransaction" => send_raw_transaction(state, &params),
         "eth_newBlockFilter" => ok(&Quantity(state.polling.make(Polled::Blocks))),
         "eth_newPendingTransactionFilter" => ok(&Quantity(state.polling.make(Polled::Pending))),
@@ -350,17 +355,32 @@ fn send_raw_transaction(state: &mut State, params: &Params) -> Answer {
     ok(&state.submit(transaction)?.hash())
 }
 
-fn subscribe(state: &mut State, params: &Params, subscribed: &mut Vec<Subscription>) -> Answer {
+/// The namespace in which the node has a kind of its own and nothing else.
+const OWN_NAMESPACE: &str = "chain";
+
+fn subscribe(state: &mut State, namespace: &str, params: &Params, subscribed: &mut Vec<Subscription>) -> Answer {
     let Some(Value::String(name)) = params.get(0) else {
         return Err(RpcError::new(-32602, "expected subscription name as first argument"));
     };
     // geth counts a subscription's arguments without its name.
     let kind = match name.as_str() {
+        "blockNumbers" if ["eth", OWN_NAMESPACE].contains(&namespace) && !state.faults.no_own_kind => {
+            params.limit(2)?;
+            Kind::Numbers {
+                of: params.get(1).cloned().unwrap_or_default(),
+                at_first: state.chain.head().number(),
+            }
+        }
+        _ if namespace != "eth" => return Err(no_such_kind(namespace, name)),
         "newHeads" => params.limit(1).map(|()| Kind::NewHeads)?,
         "syncing" => params.limit(1).map(|()| Kind::Syncing)?,
         "newPendingTransactions" => {
             params.limit(2)?;
             Kind::Pending(params.flag(1)?)
+        }
+        "transactionReceipts" => {
+            params.limit(2)?;
+            Kind::Receipts(ReceiptFilter::parse(params.get(1).unwrap_or(&Value::Null))?)
         }
         "logs" => {
             params.limit(2)?;
@@ -372,17 +392,16 @@ fn subscribe(state: &mut State, params: &Params, subscribed: &mut Vec<Subscripti
             filter.check_live()?;
             Kind::Logs(filter)
         }
-        _ => {
-            return Err(RpcError::new(
-                -32601,
-                format!("no \"{name}\" subscription in eth namespace"),
-            ));
-        }
+        _ => return Err(no_such_kind(namespace, name)),
     };
-    let subscription = state.feed.prepare(kind);
+    let subscription = state.feed.prepare(namespace, kind);
     let answer = ok(&subscription.id());
     subscribed.push(subscription);
     answer
+}
+
+fn no_such_kind(namespace: &str, name: &str) -> RpcError {
+    RpcError::new(-32601, format!("no \"{name}\" subscription in {namespace} namespace"))
 }
 
 fn unsubscribe(state: &mut State, caller: Caller, params: &Params) -> Answer {

@@ -23,7 +23,7 @@ pub struct Plan {
     pub max_subscriptions: usize,
     /// Subscriptions of a client.
     pub max_subscriptions_per_client: usize,
-    /// Addresses times topics, over all of a client's `logs` filters.
+    /// Addresses times topics, over all of a client's `logs` filters, and what its other filters name.
     pub max_index_entries: usize,
     /// Calls (a batch counts as one) of a connection that wait for the node.
     pub max_in_flight: u32,

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::{ApiKey, Digest, Hosts, Identity, Methods, Origins, Plan, Proxies, Tokens, Weights};
 use crate::delivery::Kind;
+use crate::patterns::Patterns;
 
 /// What the configuration says about clients.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ pub struct Rights {
     pub weights: Arc<Weights>,
     /// Which subscriptions.
     pub kinds: Kinds,
+    /// Which kinds that are not known here are asked of the node, as `<namespace>_<kind>`.
+    pub passed: Arc<Patterns>,
     /// From which pages, where its key says so.
     pub origins: Option<Origins>,
     /// From which addresses, where its key says so.
@@ -96,7 +99,10 @@ pub struct Kinds(Option<Vec<Kind>>);
 
 /// The text is no kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing or minedTransactions")]
+#[error(
+    "{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, \
+     transactionReceipts or passed (those that only the node knows)"
+)]
 pub struct NoKind(String);
 
 impl Kinds {

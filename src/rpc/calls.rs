@@ -100,15 +100,8 @@ impl Calls {
         let outcome = match self.find(method, params).await {
             Ok(outcome) => outcome,
             Err(why) => {
-                // PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
-                let code = match why {
-                    CallError::Unavailable | CallError::Behind(_) | CallError::Lost => INTERNAL_ERROR,
-                    CallError::TooLong => RESPONSE_TOO_LARGE,
-                    CallError::Throttled(_) => LIMIT_EXCEEDED,
-                    CallError::TimedOut => TIMEOUT,
-                };
                 self.count(why.label());
-                return error(code, why.to_string()).into();
+                return failed(why);
             }
         };
         match outcome {
@@ -509,6 +502,17 @@ fn route(ask: &mut Ask, plan: Plan) {
 fn key(anchor: Anchor, ask: &Ask) -> Option<Key> {
     let params = params::canonical(&ask.params)?;
     Some(Key::new(anchor, &ask.method, &params))
+}
+
+/// PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
+pub(super) fn failed(why: CallError) -> Outcome {
+    let code = match why {
+        CallError::Unavailable | CallError::Behind(_) | CallError::Lost => INTERNAL_ERROR,
+        CallError::TooLong => RESPONSE_TOO_LARGE,
+        CallError::Throttled(_) => LIMIT_EXCEEDED,
+        CallError::TimedOut => TIMEOUT,
+    };
+    error(code, why.to_string()).into()
 }
 
 fn settled_key(ground: &Ground, ask: &Ask) -> Option<Key> {

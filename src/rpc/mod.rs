@@ -31,7 +31,7 @@ use crate::jsonrpc::{
 };
 use crate::subscription::Registry;
 use crate::telemetry::{Metrics, OutcomeLabel};
-use crate::upstream::{Pool, TransactionForm};
+use crate::upstream::{Passed, Pool, TransactionForm};
 
 use calls::Calls;
 
@@ -168,6 +168,29 @@ impl Rpc {
     /// See [`Pool::pending_settled`].
     pub async fn pending_settled(&self, form: TransactionForm) {
         self.pool.pending_settled(form).await;
+    }
+
+    /// Waits for what the node in use says of a subscription that is passed through, and is wanted.
+    ///
+    /// # Errors
+    /// The node's own error object, or why there is none.
+    pub async fn passed(&self, passed: &Passed) -> Result<(), Outcome> {
+        match self.pool.passed(passed).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Outcome::Error(error)),
+            Err(why) => Err(calls::failed(why)),
+        }
+    }
+
+    /// As [`Self::passed`], unless nothing is said at present.
+    ///
+    /// # Errors
+    /// The node's own error object.
+    pub fn passed_now(&self, passed: &Passed) -> Result<(), Outcome> {
+        match self.pool.watch_answers().borrow().get(passed) {
+            Some(Err(error)) => Err(Outcome::Error(error.clone())),
+            Some(Ok(())) | None => Ok(()),
+        }
     }
 
     /// The response to one item, if it gets one.

@@ -38,7 +38,7 @@ use crate::jsonrpc::{
 };
 use crate::look::look;
 use crate::rpc::{Local, Planned, Rpc, not_available, subscription_method};
-use crate::subscription::{Registry, Replays, Start, Subscription, Topic, no_such_kind};
+use crate::subscription::{Passed, Registry, Replays, Start, Subscription, Topic, no_such_kind};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// What of a session is settled for as long as the service runs; the rest is its client's [`crate::door::Plan`].
@@ -491,9 +491,20 @@ impl Session {
         let terms = self.pass.account().terms();
         if !terms.rights.methods.allow(&request.method) || !terms.rights.kinds.allow(topic.kind()) {
             self.services.count_refusal("kind");
-            return Err(no_such_kind(namespace, topic.kind().label()));
+            return Err(no_such_kind(namespace, topic.name()));
         }
         let services = self.services.clone();
+        if let Topic::Passed(_, kind) = &topic {
+            if !terms.rights.passed.match_any(&format!("{namespace}_{kind}")) {
+                return Err(no_such_kind(namespace, kind));
+            }
+            if !can_wait {
+                services.count_refusal("in_flight");
+                return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
+            }
+            // Those that the node refused are not counted.
+            self.subscriptions.retain(|(own, _)| !own.recipient.is_over());
+        }
         if let Topic::Chain(stream, start @ Start::Live) = &mut topic {
             *start = services.replays.start_of(stream);
         }
@@ -507,12 +518,9 @@ impl Session {
             let message = format!("limit exceeded: {max} subscriptions on this connection");
             return Err(error(LIMIT_EXCEEDED, message));
         }
-        if matches!(topic, Topic::Mined(_)) && !services.registry.serves_mined() {
-            services.count_refusal("no_transactions");
-            return Err(error(
-                SERVER_ERROR,
-                "the node does not serve the transactions of its blocks",
-            ));
+        if let Some((label, words)) = services.registry.refuses(&topic) {
+            services.count_refusal(label);
+            return Err(error(SERVER_ERROR, words));
         }
         let reserved = self.pass.account().reserve(topic.index_entries()).map_err(|limit| {
             let (label, message) = match limit {
@@ -522,13 +530,17 @@ impl Session {
                 ),
                 Limit::IndexEntries(max) => (
                     "index_entries",
-                    format!("limit exceeded: {max} addresses times topics in the filters of this client"),
+                    format!("limit exceeded: {max} addresses times topics, and hashes, in the filters of this client"),
                 ),
             };
             services.count_refusal(label);
             error(LIMIT_EXCEEDED, message)
         })?;
         let settled = self.settled(&topic);
+        let passed = match &topic {
+            Topic::Passed(passed, _) => Some(passed.clone()),
+            _ => None,
+        };
         let (subscription, finding) = match topic {
             // Before the first block nobody can say where "now" is, so what is answered then could have a gap; and where the
             // chain went back, others know blocks that this client is still to be told.
@@ -539,7 +551,13 @@ impl Session {
                 }
                 services.replays.subscribe(stream, start, &self.outbox)?
             }
-            topic => (services.registry.subscribe(topic, &self.outbox), None),
+            topic => match services.registry.subscribe(topic, &self.outbox) {
+                Ok(subscription) => (subscription, None),
+                Err(full) => {
+                    services.count_refusal("passed");
+                    return Err(error(LIMIT_EXCEEDED, full.to_string()));
+                }
+            },
         };
         let recipient = subscription.recipient.clone();
         if self.subscriptions.capacity() == 0 {
@@ -547,8 +565,14 @@ impl Session {
             self.subscriptions.reserve_exact(1);
         }
         self.subscriptions.push((subscription, reserved));
-        let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
+        let own = recipient.id();
+        let id = Outcome::Result(format!("\"{own}\"").into());
         releases.push(recipient);
+        if let Some(passed) = passed {
+            return Ok(Local::Later(
+                async move { services.pass(&passed, own).await.err().unwrap_or(id) }.boxed(),
+            ));
+        }
         Ok(match (finding, settled) {
             (Some(finding), _) => Local::Later(finding.outcome().boxed()),
             (None, Some(settled)) if can_wait => Local::Later(settled.map(|()| id).boxed()),
@@ -565,7 +589,7 @@ impl Session {
                 let source = filter.source();
                 Some(async move { services.rpc.pending_settled(source).await }.boxed())
             }
-            Topic::Mined(_) if !services.registry.has_begun() => {
+            Topic::Mined(_) | Topic::Receipts(_) if !services.registry.has_begun() => {
                 Some(async move { services.registry.begun().await }.boxed())
             }
             _ => None,
@@ -629,6 +653,23 @@ impl Session {
 }
 
 impl Services {
+    /// Waits for the node in use to say what it thinks of a subscription that is passed to it.
+    ///
+    /// # Errors
+    /// What the client is told instead; there is no subscription then.
+    async fn pass(&self, passed: &Passed, id: SubscriptionId) -> Result<(), Outcome> {
+        let mut answered = self.rpc.passed(passed).await;
+        if answered.is_ok() {
+            self.registry.accept(id);
+            // Another node may have come into use since, and said no before anybody was there to be closed.
+            answered = self.rpc.passed_now(passed);
+        }
+        if answered.is_err() {
+            self.registry.refuse(id);
+        }
+        answered
+    }
+
     /// Sends a response, or where it is too long for what the client has left unread, says that.
     fn answer(&self, outbox: &Arc<Outbox>, response: &Response, releases: Vec<Arc<Recipient>>) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());

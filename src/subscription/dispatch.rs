@@ -1,34 +1,51 @@
-//! The fan-out loop: reads the backplane, fans out, wakes; and has the transactions of blocks fetched, while somebody
-//! wants them.
+//! The fan-out loop: reads the backplane, fans out, wakes; and has the transactions and receipts of blocks fetched, while
+//! somebody wants them.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 
 use alloy_primitives::B256;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Line, Registry};
-use crate::backplane::Feed;
-use crate::chain::{BlockTransactions, Source};
+use crate::backplane::{Answers, Feed};
+use crate::chain::{Header, Source};
 
 /// Events fanned out before clients are woken. What came in together leaves together, in one write for each client. So
 /// many wait here, too, where a head has to wait; the backplane has a bound of its own.
 const MAX_TOGETHER: usize = 64;
 
-/// Blocks whose transactions are fetched at the same time: after an outage many wait, and one round trip each is too slow.
+/// Blocks whose transactions are fetched at the same time, and as many whose receipts are: after an outage many wait, and
+/// one round trip each is too slow.
 const MAX_FETCHES: usize = 8;
 
-/// Runs until the backplane ends.
-pub async fn dispatch(mut feed: Feed, registry: Arc<Registry>, source: Arc<Source>) {
+/// Runs until the backplane ends. `answers` is what the node in use says of subscriptions that are passed through.
+pub async fn dispatch(
+    mut feed: Feed,
+    mut answers: watch::Receiver<Answers>,
+    registry: Arc<Registry>,
+    source: Arc<Source>,
+) {
     let mut arrived = Vec::with_capacity(MAX_TOGETHER);
     let mut line = Line::default();
-    let mut fetches = Fetches::new(source);
+    let mut transactions = Fetches::default();
+    let mut receipts = Fetches::default();
     loop {
         let room = MAX_TOGETHER - line.len();
+        let (wants_transactions, wants_receipts) = (line.of_transactions().0, line.of_receipts().0);
         tokio::select! {
             // Blocks before gossip: pending transactions may wait, and may be dropped.
             biased;
-            found = fetches.first() => registry.fan_out_transactions(found, &mut line),
+            found = transactions.first(), if wants_transactions => {
+                line.transactions_came(found);
+                registry.fan_out(&mut line);
+            }
+            found = receipts.first(), if wants_receipts => {
+                line.receipts_came(found);
+                registry.fan_out(&mut line);
+            }
             taken = feed.chain.recv_many(&mut arrived, room), if room > 0 => {
                 if taken == 0 {
                     return;
@@ -36,48 +53,58 @@ pub async fn dispatch(mut feed: Feed, registry: Arc<Registry>, source: Arc<Sourc
                 line.extend(arrived.drain(..));
                 registry.fan_out(&mut line);
             }
+            Ok(()) = answers.changed() => registry.answered(&answers.borrow_and_update()),
             Some(gossip) = feed.gossip.recv() => registry.fan_out_gossip(gossip),
         }
-        fetches.follow(&line);
+        transactions.follow(line.of_transactions().1, |header| {
+            let source = source.clone();
+            async move { source.transactions(&header).await }
+        });
+        receipts.follow(line.of_receipts().1, |header| {
+            let source = source.clone();
+            async move { source.receipts(&header).await }
+        });
         // A full feed must not keep this thread from the sessions that it wakes.
         tokio::task::yield_now().await;
     }
 }
 
-/// Fetches of blocks' transactions, in the order of the blocks.
-struct Fetches {
-    source: Arc<Source>,
-    under_way: VecDeque<(B256, JoinHandle<Option<BlockTransactions>>)>,
+/// Fetches of blocks' contents, in the order of the blocks.
+struct Fetches<T> {
+    under_way: VecDeque<(B256, JoinHandle<Option<T>>)>,
 }
 
-impl Fetches {
-    fn new(source: Arc<Source>) -> Self {
+impl<T> Default for Fetches<T> {
+    fn default() -> Self {
         let under_way = VecDeque::new();
-        Self { source, under_way }
+        Self { under_way }
     }
+}
 
-    /// Fetches for the block that is waited for, and ahead for those behind it. Others are given up.
-    fn follow(&mut self, line: &Line) {
-        let awaited = line.awaited();
-        while let Some((hash, fetch)) = self.under_way.front()
-            && awaited.is_none_or(|header| header.block.hash != *hash)
+impl<T: Send + 'static> Fetches<T> {
+    /// Fetches for the first of these, and ahead for those behind it. Others are given up.
+    fn follow<'a, F>(&mut self, blocks: impl Iterator<Item = &'a Header>, fetch: impl Fn(Header) -> F)
+    where
+        F: Future<Output = Option<T>> + Send + 'static,
+    {
+        let mut blocks = blocks.take(MAX_FETCHES).peekable();
+        let first = blocks.peek().map(|header| header.block.hash);
+        while let Some((hash, under_way)) = self.under_way.front()
+            && first != Some(*hash)
         {
-            fetch.abort();
+            under_way.abort();
             self.under_way.pop_front();
         }
-        let Some(awaited) = awaited else { return };
-        for header in std::iter::once(awaited).chain(line.heads()).take(MAX_FETCHES) {
+        for header in blocks {
             let hash = header.block.hash;
             if self.under_way.len() < MAX_FETCHES && self.under_way.iter().all(|(own, _)| *own != hash) {
-                let (source, header) = (self.source.clone(), header.clone());
-                let fetch = tokio::spawn(async move { source.transactions(&header).await });
-                self.under_way.push_back((hash, fetch));
+                self.under_way.push_back((hash, tokio::spawn(fetch(header.clone()))));
             }
         }
     }
 
-    /// What was fetched for the block that is waited for; nothing where no node has it.
-    async fn first(&mut self) -> Option<BlockTransactions> {
+    /// What was fetched for the first block; nothing where no node has it.
+    async fn first(&mut self) -> Option<T> {
         match self.under_way.front_mut() {
             Some((_, fetch)) => {
                 let found = fetch.await.ok().flatten();

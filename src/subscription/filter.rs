@@ -49,16 +49,11 @@ impl LogFilter {
         let fields = match value {
             Value::Null => return Ok(Self::default()),
             Value::Object(fields) => fields,
-            other => {
-                let kind = go_type(other);
-                return Err(argument(format!(
-                    "json: cannot unmarshal {kind} into Go value of type filters.input"
-                )));
-            }
+            other => return Err(no_input(other)),
         };
         let present = |name: &str| field(fields, name);
         if let Some(hash) = present("blockHash") {
-            check_hash(hash).map_err(argument)?;
+            read_hash(hash, "blockHash").map_err(argument)?;
         }
         let from = present("fromBlock").map(Tag::parse).transpose().map_err(argument)?;
         let to = present("toBlock").map(Tag::parse).transpose().map_err(argument)?;
@@ -187,15 +182,23 @@ impl BloomBits {
     }
 }
 
-fn canonical<T: Ord>(mut values: Vec<T>) -> Box<[T]> {
+pub(super) fn canonical<T: Ord>(mut values: Vec<T>) -> Box<[T]> {
     values.sort_unstable();
     values.dedup();
     values.into()
 }
 
+/// What Go says of a value in the place of geth's options.
+pub(super) fn no_input(value: &Value) -> ErrorObjectOwned {
+    let kind = go_type(value);
+    argument(format!(
+        "json: cannot unmarshal {kind} into Go value of type filters.input"
+    ))
+}
+
 /// A field that is there and not `null`. Go knows a field in any case of its letters: not to know it would mean to send
 /// everything to somebody who wants little. Of several, the one in lower case stands last in the map.
-fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub(super) fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     let mut named = fields.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name));
     let (_, value) = named.next_back()?;
     (!value.is_null()).then_some(value)
@@ -247,10 +250,10 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
     fixed::<20>(text, "address").map(Address::from)
 }
 
-/// `hexutil.UnmarshalFixedJSON`, which wraps only some of its errors.
-fn check_hash(value: &Value) -> Result<(), String> {
+/// `hexutil.UnmarshalFixedJSON`, which wraps only some of its errors, of a hash in this field.
+pub(super) fn read_hash(value: &Value, field: &str) -> Result<B256, String> {
     let unreadable =
-        |what: &str| format!("json: cannot unmarshal {what} into Go struct field input.blockHash of type common.Hash");
+        |what: &str| format!("json: cannot unmarshal {what} into Go struct field input.{field} of type common.Hash");
     let Value::String(text) = value else {
         return Err(unreadable("non-string"));
     };
@@ -268,7 +271,9 @@ fn check_hash(value: &Value) -> Result<(), String> {
             digits.len()
         ));
     }
-    decode_hex(text).map(drop).map_err(unreadable)
+    decode_hex(text)
+        .map(|bytes| B256::from_slice(&bytes))
+        .map_err(unreadable)
 }
 
 fn addresses(value: Option<&Value>) -> Result<Vec<Address>, ErrorObjectOwned> {

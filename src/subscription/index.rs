@@ -127,6 +127,11 @@ impl<F: Filter, S> Index<F, S> {
             .flat_map(|(_, entry)| entry.subscribers.iter().map(|(_, subscriber)| subscriber))
     }
 
+    /// The distinct filters.
+    pub(super) fn each_filter(&self) -> impl Iterator<Item = &F> {
+        self.entries.iter().map(|(_, entry)| &*entry.filter)
+    }
+
     /// The entries that hang under these keys, again and again where they hang under several.
     pub(super) fn under(&self, keys: impl Iterator<Item = F::Key>) -> impl Iterator<Item = usize> {
         keys.filter_map(|key| self.postings.get(&key)).flatten().copied()

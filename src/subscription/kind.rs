@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::filter::go_type;
-use super::{LogFilter, Start, TransactionFilter};
-use crate::backplane::TransactionForm;
+use super::{LogFilter, ReceiptFilter, Start, TransactionFilter};
+use crate::backplane::{Passed, TransactionForm};
 use crate::delivery::Kind;
-use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, METHOD_NOT_FOUND, Request, error};
+use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Request, error};
 
 /// A subscription that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub enum Topic {
     Syncing,
     /// `alchemy_minedTransactions`, which no node has.
     Mined(TransactionFilter),
+    /// `transactionReceipts`.
+    Receipts(ReceiptFilter),
+    /// A kind that is not known here, with its name: the node may know it.
+    Passed(Passed, String),
 }
 
 /// What the chain does: nothing of it may be missing, and it can begin where a client left off (E9).
@@ -42,13 +46,15 @@ impl Stream {
 }
 
 impl Topic {
-    /// What it adds to the index: addresses times topics of its filter, each at least one; nothing where it is no filter.
+    /// What it adds to the index: addresses times topics of its filter, each at least one; addresses or transactions that it
+    /// names; nothing where it is no filter.
     #[must_use]
     pub fn index_entries(&self) -> usize {
         let filter = match self {
             Self::Chain(Stream::Logs(filter), _) => filter,
             Self::Pending(filter) | Self::Mined(filter) => return filter.addresses(),
-            Self::Chain(Stream::Heads, _) | Self::Syncing => return 0,
+            Self::Receipts(filter) => return filter.transactions(),
+            Self::Chain(Stream::Heads, _) | Self::Syncing | Self::Passed(..) => return 0,
         };
         let topics: usize = (0..4).map(|position| filter.topics_at(position).len()).sum();
         filter.addresses().len().max(1) * topics.max(1)
@@ -62,6 +68,17 @@ impl Topic {
             Self::Pending(_) => Kind::Pending,
             Self::Syncing => Kind::Syncing,
             Self::Mined(_) => Kind::Mined,
+            Self::Receipts(_) => Kind::Receipts,
+            Self::Passed(..) => Kind::Passed,
+        }
+    }
+
+    /// What it is called where it is refused.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Passed(_, name) => name,
+            known => known.kind().label(),
         }
     }
 
@@ -69,7 +86,8 @@ impl Topic {
     /// what a node takes (E9).
     ///
     /// # Errors
-    /// geth's errors, word by word. Two inputs that geth refuses are accepted, for no library depends on the error and
+    /// geth's errors, word by word; a kind that is not known here is none: whether it is passed to the node is its caller's
+    /// to say. Two inputs that geth refuses are accepted, for no library depends on the error and
     /// reth and anvil accept them: `logs` without a filter, and the name `pendingTransactions`.
     pub fn parse(namespace: &str, request: &Request<'_>) -> Result<Self, ErrorObjectOwned> {
         if request.params.is_none() {
@@ -80,9 +98,16 @@ impl Topic {
             .first()
             .and_then(|first| serde_json::from_str(first.get()).ok())
             .ok_or_else(|| error(INVALID_PARAMS, "expected subscription name as first argument"))?;
-        let unknown = || no_such_kind(namespace, &kind);
+        let unknown = || match Passed::new(&request.method, &args) {
+            _ if !is_name(&kind) => Err(no_such_kind(namespace, &kind)),
+            Some(passed) => Ok(Self::Passed(passed, kind.clone())),
+            None => Err(error(
+                LIMIT_EXCEEDED,
+                "limit exceeded: parameters too long for a subscription that is passed to the node",
+            )),
+        };
         if namespace != "eth" {
-            return Err(unknown());
+            return unknown();
         }
         let at_most = |n: usize| {
             let message = format!("too many arguments, want at most {n}");
@@ -139,12 +164,26 @@ impl Topic {
                 at_most(2)?;
                 Ok(Self::Mined(TransactionFilter::mined(&argument()?)?))
             }
+            "transactionReceipts" => {
+                // As geth: what is there is read, then what is too many is counted, then how many hashes there are.
+                let transactions = ReceiptFilter::parse(&argument()?)?;
+                at_most(2)?;
+                Ok(Self::Receipts(ReceiptFilter::at_most(transactions)?))
+            }
             "alchemy_newFullPendingTransactions" => {
                 at_most(1).map(|()| Self::Pending(TransactionFilter::all(TransactionForm::Full)))
             }
-            _ => Err(unknown()),
+            _ => unknown(),
         }
     }
+}
+
+/// Longest name of a kind, in bytes; those that nodes know are shorter than forty.
+const MAX_NAME: usize = 64;
+
+/// Whether a node may know a kind of this name: what is none is not asked for.
+fn is_name(kind: &str) -> bool {
+    (1..=MAX_NAME).contains(&kind.len()) && kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// What geth says of a kind that it does not offer.
@@ -181,17 +220,7 @@ mod tests {
         for params in ["[]", "[1]", "[null]"] {
             refused(params, "-32602 expected subscription name as first argument");
         }
-        refused(r#"["foo"]"#, r#"-32601 no "foo" subscription in eth namespace"#);
-        refused(
-            r#"["NewHeads"]"#,
-            r#"-32601 no "NewHeads" subscription in eth namespace"#,
-        );
         refused(r#"[""]"#, r#"-32601 no "" subscription in eth namespace"#);
-        let other = parse("admin_subscribe", r#","params":["peerEvents"]"#);
-        assert_eq!(
-            other,
-            Err(r#"-32601 no "peerEvents" subscription in admin namespace"#.into())
-        );
         assert_eq!(eth(r#"["newHeads"]"#), Ok(Topic::Chain(Stream::Heads, Start::Live)));
         for params in [
             r#"["newHeads",{}]"#,
@@ -289,6 +318,101 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_not_known_is_for_the_node_and_what_is_no_name_is_refused() {
+        for (method, kind) in [
+            ("eth_subscribe", "NewHeads"),
+            ("admin_subscribe", "peerEvents"),
+            ("chain_subscribe", "newHeads"),
+            ("eth_subscribe", &*"x".repeat(64)),
+        ] {
+            let topic = parse(method, &format!(r#","params":["{kind}", 1]"#));
+            let Ok(Topic::Passed(passed, name)) = topic else {
+                panic!("{topic:?}")
+            };
+            assert_eq!((passed.method(), &*name), (method, kind));
+            assert_eq!(passed.params(), format!(r#"["{kind}",1]"#));
+        }
+        for kind in ["a b", "<&>", "a\"b", "é", &"x".repeat(65)] {
+            let topic = parse("eth_subscribe", &format!(r#","params":[{}]"#, Value::from(kind)));
+            let why = format!(r#"-32601 no "{kind}" subscription in eth namespace"#);
+            assert_eq!(topic, Err(why));
+        }
+        let long = parse(
+            "eth_subscribe",
+            &format!(r#","params":["x","{}"]"#, "y".repeat(16 << 10)),
+        );
+        assert!(long.is_err_and(|why| why.starts_with("-32005 ")));
+    }
+
+    /// Asked of geth 1.17.8.
+    #[test]
+    fn receipts_in_geths_words() {
+        let hash = format!("\"0x{}\"", "ab".repeat(32));
+        let many = |count: usize| format!("[{}]", vec![hash.as_str(); count].join(","));
+        let parsed = |rest: &str| parse("eth_subscribe", &format!(r#","params":["transactionReceipts"{rest}]"#));
+        let of = |hashes: &str| parsed(&format!(r#",{{"transactionHashes":{hashes}}}"#));
+        let all = Ok(Topic::Receipts(ReceiptFilter::default()));
+        for rest in ["", ",null", ",{}", r#",{"else":1}"#] {
+            assert_eq!(parsed(rest), all);
+        }
+        for hashes in ["null", "[]"] {
+            assert_eq!(of(hashes), all);
+        }
+        let one = of(&many(1));
+        assert!(one.is_ok() && one != all);
+        assert_eq!(of(&many(200)), one, "twice is once");
+        assert_eq!(of(&format!("[{}]", hash.to_uppercase())), one);
+        assert_eq!(parsed(&format!(r#",{{"TransactionHashes":{}}}"#, many(1))), one);
+        let too_many = "-32000 exceed max number of transaction hashes allowed per transactionReceipts subscription";
+        assert_eq!(of(&many(201)), Err(too_many.to_owned()));
+        let unread = |what: &str, of: &str| {
+            let field = "into Go struct field input.transactionHashes of type";
+            format!("json: cannot unmarshal {what} {field} {of}")
+        };
+        let input = |what: &str| format!("json: cannot unmarshal {what} into Go value of type filters.input");
+        let (one, list) = ("common.Hash", "[]common.Hash");
+        let short = |length: usize| format!("hex string has length {length}, want 64 for common.Hash");
+        for (rest, why) in [
+            (",true", input("bool")),
+            (",[]", input("array")),
+            (r#","x""#, input("string")),
+            (",1", input("number")),
+            (r#",{"transactionHashes":"0xaa"}"#, unread("string", list)),
+            (r#",{"transactionHashes":5}"#, unread("number", list)),
+            (r#",{"transactionHashes":true}"#, unread("bool", list)),
+            (r#",{"transactionHashes":{}}"#, unread("object", list)),
+            (r#",{"transactionHashes":["0xaa"]}"#, short(2)),
+            (r#",{"transactionHashes":["0xaa"]},1"#, short(2)),
+            (r#",{"transactionHashes":["0xaa",5]}"#, short(2)),
+            (r#",{"transactionHashes":[""]}"#, short(0)),
+            (r#",{"transactionHashes":["0x"]}"#, short(0)),
+            (r#",{"transactionHashes":[null]}"#, unread("non-string", one)),
+            (r#",{"transactionHashes":[5,"0xaa"]}"#, unread("non-string", one)),
+            (
+                r#",{"transactionHashes":["0xabc"]}"#,
+                unread("hex string of odd length", one),
+            ),
+            (
+                r#",{"transactionHashes":["abab"]}"#,
+                unread("hex string without 0x prefix", one),
+            ),
+            (
+                &format!(r#",{{"transactionHashes":["0x{}"]}}"#, "zz".repeat(32)),
+                unread("invalid hex string", one),
+            ),
+        ] {
+            assert_eq!(parsed(rest), Err(format!("-32602 invalid argument 1: {why}")), "{rest}");
+        }
+        // What is too many is counted before how many hashes there are.
+        for rest in [",null,1", &format!(r#",{{"transactionHashes":{}}},1"#, many(201))] {
+            assert_eq!(
+                parsed(rest),
+                Err("-32602 too many arguments, want at most 2".to_owned())
+            );
+        }
+    }
+
+    #[test]
     fn what_a_filter_adds_to_the_index() {
         let entries = |params: &str| {
             let topic = parse("eth_subscribe", &format!(r#","params":{params}"#)).expect("a topic");
@@ -303,6 +427,10 @@ mod tests {
         assert_eq!(entries(&pending), 3);
         let mined = format!(r#"["alchemy_minedTransactions",{{"addresses":[{{"from":{a},"to":{b}}},{{"to":{a}}}]}}]"#);
         assert_eq!(entries(&mined), 3);
+        assert_eq!(entries(r#"["transactionReceipts"]"#), 0);
+        let [c, d] = [1, 2].map(|byte| format!("\"{}\"", alloy_primitives::B256::repeat_byte(byte)));
+        let receipts = format!(r#"["transactionReceipts",{{"transactionHashes":[{c},{d},{c}]}}]"#);
+        assert_eq!(entries(&receipts), 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::chain::{BlockRef, Cursor, History, Log, Needs, Next, Page, Undo};
 use crate::clock::Millis;
 use crate::delivery::{Batch, Event, Kind, Phase, SubscriptionId};
 
-use super::registry::Subscriber;
+use super::tables::Subscriber;
 use super::{InBloom, LogFilter, Stream};
 
 /// What a turn may cost, in words and logs looked at, some tens of nanoseconds each: the registry's lock is held for a

@@ -1,22 +1,30 @@
 //! Who wants what, and handing it to them.
 
 mod dispatch;
+mod due;
 mod filter;
+mod gossip;
 mod index;
 mod kind;
 mod line;
 mod members;
+mod passing;
+mod receipt_filter;
 mod registry;
 mod replay;
 mod start;
+mod tables;
 mod transaction_event;
 mod transaction_filter;
 
+pub use crate::backplane::Passed;
 pub use dispatch::dispatch;
 pub use filter::{InBloom, LogFilter};
 pub use index::{Filter, Index, Slot};
 pub use kind::{Stream, Topic, no_such_kind};
 pub use line::Line;
+pub use passing::Full;
+pub use receipt_filter::{ReceiptFilter, ReceiptKey};
 pub use registry::{Registry, Subscription};
 pub use replay::{Finding, ReplaySettings, Replays};
 pub use start::Start;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::standing::{Standing, Switch, Told, Why};
-use super::{Endpoint, Reach, UpstreamId, UpstreamSettings, Wanted};
+use super::{Answers, Endpoint, Reach, UpstreamId, UpstreamSettings, Wanted};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// Shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that what is said
@@ -26,6 +26,8 @@ pub(super) struct Choice {
     active: watch::Sender<Option<UpstreamId>>,
     /// What the upstream in use was asked for and has answered.
     settled: watch::Sender<Wanted>,
+    /// The same of what is passed through, with what it said.
+    answers: watch::Sender<Answers>,
     /// Says that somebody came, went or told a head.
     moves: watch::Sender<()>,
     /// The newest head that clients were shown: number and hash.
@@ -54,6 +56,7 @@ impl Choice {
             endpoints,
             active: watch::Sender::new(None),
             settled: watch::Sender::new(Wanted::default()),
+            answers: watch::Sender::default(),
             moves: watch::Sender::new(()),
             published: Mutex::new(None),
             metrics,
@@ -70,6 +73,10 @@ impl Choice {
 
     pub fn settled(&self) -> &watch::Sender<Wanted> {
         &self.settled
+    }
+
+    pub fn answers(&self) -> &watch::Sender<Answers> {
+        &self.answers
     }
 
     /// It gave a sign of life.
@@ -166,6 +173,8 @@ impl Choice {
     fn enforce(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Duration)>, now: Duration) {
         self.settled.send_replace(Wanted::default());
         self.active.send_replace(to);
+        // Behind it: what the one before says from now on is not heard.
+        self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());
         let heard = |id: UpstreamId| Duration::from_millis(self.heard[id.0].load(Ordering::Relaxed));
         if let Some(from) = from {
             *left = Some((from, heard(from)));

@@ -19,7 +19,7 @@ use super::call::{Call, Inbox, is_throttled};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::message::{self, NodeMessage};
 use super::pool::Shared;
-use super::{CallError, Gossip, Sighting, TransactionForm};
+use super::{CallError, Gossip, Passed, Sighting, TransactionForm, Wanted};
 use crate::jsonrpc::Outcome;
 
 /// Messages that wait until the node takes them. When there are so many calls wait in their queue, where callers see it.
@@ -53,10 +53,11 @@ enum End {
 }
 
 /// What a subscription at the node feeds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Feed {
     Heads,
     Pending(TransactionForm),
+    Passed(Passed),
 }
 
 /// What an answer is for.
@@ -124,6 +125,8 @@ struct Serving {
     asked_syncing: Option<Instant>,
     /// Subscriptions that are asked for or stand, pending ones only.
     pending: HashMap<TransactionForm, SubscriptionState>,
+    /// The same of those that are passed through; the node's error where it refused one.
+    passed: HashMap<Passed, Passing>,
     ready: bool,
     /// It ended by a message that was longer than is read.
     too_long: bool,
@@ -136,6 +139,14 @@ enum SubscriptionState {
     Stands(String),
     /// The node does not offer it; asked again with the next connection.
     Refused,
+}
+
+#[derive(Debug)]
+enum Passing {
+    Asked,
+    Stands(String),
+    /// Asked again when somebody wants it anew.
+    Refused(Bytes),
 }
 
 impl Connection {
@@ -260,6 +271,7 @@ impl Serving {
             postponed: None,
             asked_syncing: None,
             pending: HashMap::new(),
+            passed: HashMap::new(),
             ready: false,
             too_long: false,
         }
@@ -358,6 +370,13 @@ impl Serving {
                 self.pending.insert(form, SubscriptionState::Refused);
                 self.shared.settle(form, true);
             }
+            (Purpose::Subscribe(Feed::Passed(passed)), Outcome::Error(error)) => {
+                debug!(upstream = %self.shared.endpoint, ?passed, "refused: {}", text(&error));
+                self.shared.settle_passed(&passed, Some(Err(error.clone())));
+                self.passed.insert(passed, Passing::Refused(error));
+                // Whoever asked may be gone.
+                self.reconcile();
+            }
             (Purpose::Latest, Outcome::Result(json)) => {
                 // Head first: who is chosen depends on it.
                 self.tell(Sighting::Latest(json)).await;
@@ -403,20 +422,25 @@ impl Serving {
                     .insert(form, SubscriptionState::Stands(subscription.clone()));
                 self.shared.settle(form, true);
             }
+            Feed::Passed(ref passed) => {
+                self.passed
+                    .insert(passed.clone(), Passing::Stands(subscription.clone()));
+                self.shared.settle_passed(passed, Some(Ok(())));
+            }
         }
-        self.feeds.insert(subscription.clone(), feed);
+        self.feeds.insert(subscription.clone(), feed.clone());
         let (now, later): (VecDeque<_>, _) = self.early.drain(..).partition(|(id, _)| *id == subscription);
         self.early = later;
         for (_, json) in now {
-            self.deliver(feed, json).await;
+            self.deliver(feed.clone(), json).await;
         }
         // It may not be wanted any more by now.
         self.reconcile();
     }
 
     async fn event(&mut self, subscription: String, json: Bytes) {
-        match self.feeds.get(&subscription) {
-            Some(&feed) => self.deliver(feed, json).await,
+        match self.feeds.get(&subscription).cloned() {
+            Some(feed) => self.deliver(feed, json).await,
             None => {
                 if self.early.len() == MAX_EARLY {
                     // A head among them is made up for by the next; a pending transaction is not.
@@ -441,6 +465,10 @@ impl Serving {
                     json,
                     seen: std::time::Instant::now(),
                 });
+            }
+            Feed::Passed(of) => {
+                let seen = std::time::Instant::now();
+                self.shared.gossip(Gossip::Passed { of, json, seen });
             }
         }
     }
@@ -505,11 +533,43 @@ impl Serving {
                 (None, false) => {}
             }
         }
+        self.reconcile_passed(&wanted);
         if !wanted.syncing {
             self.asked_syncing = None;
         } else if self.asked_syncing.is_none_or(|at| at.elapsed() >= SYNCING_INTERVAL) {
             self.asked_syncing = Some(Instant::now());
             self.ask("eth_syncing", "", Purpose::Syncing);
+        }
+    }
+
+    fn reconcile_passed(&mut self, wanted: &Wanted) {
+        let unwanted: Vec<Passed> = self
+            .passed
+            .iter()
+            .filter(|(passed, standing)| !wanted.passed.contains(*passed) && !matches!(standing, Passing::Asked))
+            .map(|(passed, _)| passed.clone())
+            .collect();
+        for passed in unwanted {
+            self.shared.settle_passed(&passed, None);
+            if let Some(Passing::Stands(subscription)) = self.passed.remove(&passed) {
+                self.feeds.remove(&subscription);
+                self.ask(&passed.unsubscribe(), &format!("[{subscription}]"), Purpose::Ignored);
+            }
+        }
+        for passed in &*wanted.passed {
+            match self.passed.get(passed) {
+                None => {
+                    let purpose = Purpose::Subscribe(Feed::Passed(passed.clone()));
+                    if self.ask(passed.method(), passed.params(), purpose) {
+                        self.passed.insert(passed.clone(), Passing::Asked);
+                    }
+                }
+                // When the answer comes this is looked at again.
+                Some(Passing::Asked) => {}
+                // Also where another upstream was in use for a moment.
+                Some(Passing::Stands(_)) => self.shared.settle_passed(passed, Some(Ok(()))),
+                Some(Passing::Refused(error)) => self.shared.settle_passed(passed, Some(Err(error.clone()))),
+            }
         }
     }
 

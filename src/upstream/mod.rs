@@ -20,12 +20,14 @@ mod link;
 mod load;
 mod message;
 mod node;
+mod passed;
 mod poller;
 mod pool;
 mod routing;
 mod splitter;
 mod standing;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +38,7 @@ use bytes::Bytes;
 pub use call::{Ask, CallError, Reach, Whom};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use node::{Node, Share};
+pub use passed::{Answers, Passed};
 pub use pool::{Channels, Pool, UpstreamStatus};
 use standing::Told;
 
@@ -49,7 +52,7 @@ pub enum TransactionForm {
 }
 
 /// What somebody downstream wants beyond heads; nothing is asked of the node that nobody wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Hashes of pending transactions.
     pub pending_hashes: bool,
@@ -57,6 +60,8 @@ pub struct Wanted {
     pub pending_full: bool,
     /// The node's sync state.
     pub syncing: bool,
+    /// What is passed through.
+    pub passed: Arc<BTreeSet<Passed>>,
 }
 
 impl Wanted {
@@ -99,6 +104,15 @@ pub enum Gossip {
     },
     /// The answer to `eth_syncing`.
     Syncing(Bytes),
+    /// An event of a subscription that is passed through.
+    Passed {
+        /// Which.
+        of: Passed,
+        /// The node's bytes.
+        json: Bytes,
+        /// When it arrived.
+        seen: Instant,
+    },
 }
 
 /// Where a block or header stands.

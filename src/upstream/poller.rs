@@ -20,7 +20,7 @@ use super::call::{Call, Inbox, is_throttled};
 use super::message::{self, NodeMessage};
 use super::pool::Shared;
 use super::{CallError, Gossip, Sighting, TransactionForm};
-use crate::jsonrpc::Outcome;
+use crate::jsonrpc::{METHOD_NOT_FOUND, Outcome, error};
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
 const MAX_FULL_PER_POLL: usize = 256;
@@ -363,6 +363,13 @@ impl Gossiper {
 
     async fn poll(&mut self) -> Result<(), Failed> {
         let wanted = self.shared.wants();
+        for passed in &*wanted.passed {
+            // geth's words over HTTP (PROTOCOL 1.5).
+            let none = error(METHOD_NOT_FOUND, "notifications not supported");
+            if let Outcome::Error(none) = none.into() {
+                self.shared.settle_passed(passed, Some(Err(none)));
+            }
+        }
         if wanted.syncing {
             let syncing = self.node.result("eth_syncing", "").await?;
             self.shared.gossip(Gossip::Syncing(syncing));

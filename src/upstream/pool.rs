@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use alloy_primitives::B256;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -18,7 +19,8 @@ use super::identity::{Genesis, Identity};
 use super::load::{Load, P95};
 use super::poller::Poller;
 use super::{
-    CallError, Endpoint, Gossip, Node, Sighting, TransactionForm, UpstreamId, UpstreamSettings, Wanted, place_of,
+    Answers, CallError, Endpoint, Gossip, Node, Passed, Sighting, TransactionForm, UpstreamId, UpstreamSettings,
+    Wanted, place_of,
 };
 use crate::jsonrpc::Outcome;
 use crate::telemetry::Metrics;
@@ -138,10 +140,31 @@ impl Shared {
         }
     }
 
+    /// The upstream in use has answered for what is passed through, or has nothing to do with it any more.
+    pub fn settle_passed(&self, passed: &Passed, answer: Option<Result<(), Bytes>>) {
+        self.choice.answers().send_if_modified(|all| {
+            if self.choice.active() != Some(self.id) {
+                return false;
+            }
+            match answer {
+                Some(answer) if all.get(passed) == Some(&answer) => false,
+                Some(answer) => {
+                    all.insert(passed.clone(), answer);
+                    true
+                }
+                None => all.remove(passed).is_some(),
+            }
+        });
+    }
+
     /// What is wanted of this upstream: nothing unless it is the active one.
     pub fn wants(&self) -> Wanted {
         let mine = self.choice.active() == Some(self.id);
-        if mine { *self.wanted.borrow() } else { Wanted::default() }
+        if mine {
+            self.wanted.borrow().clone()
+        } else {
+            Wanted::default()
+        }
     }
 
     /// It told a head: the choice is told first, then the ingest, which may ask for this block at once. The block's hash.
@@ -311,6 +334,32 @@ impl Pool {
         }
     }
 
+    /// Waits for what the upstream in use says of a subscription that is passed through, and is wanted: it stands, or the
+    /// node's error object.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`] where none comes into use, [`CallError::TimedOut`] where it does not answer.
+    pub async fn passed(&self, passed: &Passed) -> Result<Result<(), Bytes>, CallError> {
+        let mut active = self.choice.watch_active();
+        let comes = active.wait_for(Option::is_some);
+        if !matches!(tokio::time::timeout(self.call_patience, comes).await, Ok(Ok(_))) {
+            return Err(CallError::Unavailable);
+        }
+        let mut answers = self.choice.answers().subscribe();
+        let answered = answers.wait_for(|all| all.contains_key(passed));
+        match tokio::time::timeout(self.request_timeout, answered).await {
+            Ok(Ok(all)) => all.get(passed).cloned().ok_or(CallError::Lost),
+            Ok(Err(_)) => Err(CallError::Lost),
+            Err(_) => Err(CallError::TimedOut),
+        }
+    }
+
+    /// What the upstream in use says of everything that is passed through.
+    #[must_use]
+    pub fn watch_answers(&self) -> watch::Receiver<Answers> {
+        self.choice.answers().subscribe()
+    }
+
     /// Asks for the stream itself: it waits behind no client. What is asked about `block` is asked of those
     /// who told it first, and with each further `attempt` of another upstream, as far as there are any: then none is
     /// waited for long, at first.
@@ -338,6 +387,13 @@ impl Pool {
             shared.load.throttled(Instant::now(), after);
         }
         answer
+    }
+
+    /// How many upstreams there are, connected or not.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "the configuration has at least one")]
+    pub fn len(&self) -> usize {
+        self.upstreams.len()
     }
 
     /// The chain's id as JSON, once a node told it or where it is set.

@@ -23,7 +23,7 @@ enum By {
 use By::{Nobody, Test, Us};
 
 #[rustfmt::skip]
-const ROWS: [(&str, &str, By); 177] = [
+const ROWS: [(&str, &str, By); 179] = [
     ("H1", "an upgrade, in any case, among others", Us),
     ("H2", "paths and queries", Us),
     ("H3", "no origin", Us),
@@ -88,8 +88,10 @@ const ROWS: [(&str, &str, By); 177] = [
     ("P4", "with more", Us),
     ("Y1", "syncing", Us),
     ("Y2", "with more", Us),
-    ("T1", "transactionReceipts", Us),
-    ("T2", "its arguments, beyond their form", Nobody("headwater does not offer the kind: see T1")),
+    ("T1", "transactionReceipts: hashes, null, nothing", Us),
+    ("T2", "hashes too many", Us),
+    ("T3", "a hash that cannot be read", Us),
+    ("T4", "an argument that is none", Us),
     ("L1", "logs: a filter, null, nothing", Us),
     ("L2", "fields that nobody knows, and fields in any case", Us),
     ("L3", "a filter that is none", Us),
@@ -149,11 +151,11 @@ const ROWS: [(&str, &str, By); 177] = [
     ("E5", "whole", Us),
     ("E6", "syncing, where it is done", Us),
     ("E7", "syncing, where it is not", Nobody("none of these nodes has anything to fetch, and headwater says only false")),
-    ("E8", "transactionReceipts", Nobody("headwater does not offer the kind: see T1")),
+    ("E8", "transactionReceipts", Us),
     ("O1", "the answer first", Us),
     ("O2", "then, after a while, the first event", Test("it/events.rs", "the_first_notification_waits_behind_its_answer")),
     ("O3", "in order, each once", Us),
-    ("O4", "a head before its logs", Us),
+    ("O4", "a head before its logs, these before the receipts", Us),
     ("O5", "equal subscriptions", Us),
     ("O6", "from the answer on", Us),
     ("R1", "a reorg of any depth", Test("it/events.rs", "a_reorg_of_any_depth_takes_back_the_old_logs_before_it_tells_the_new_blocks")),

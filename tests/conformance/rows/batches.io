@@ -42,8 +42,8 @@ let no_request = {"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"in
 << [${no_request},${answer},${no_request},${no_request},${no_request},{"jsonrpc":"2.0","id":7,"error":{"code":-32600,"message":"invalid request"}},${no_request}]
 
 == B6: each of two requests with one id is answered
->> [${call},${call},{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["nothing"]}]
-<< [${answer},${answer},{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"nothing\" subscription in eth namespace"}}]
+>> [${call},${call},{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads",1]}]
+<< [${answer},${answer},{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"too many arguments, want at most 1"}}]
 
 == B7: of a subscription in a batch the answer comes first
 >> [{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads"]},{"jsonrpc":"2.0","id":2,"method":"eth_chainId"}]

@@ -67,3 +67,17 @@ only headwater: see Y1
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["syncing"]}
 << {"jsonrpc":"2.0","id":1,"result":"${syncing:id}"}
 << {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${syncing}","result":false}}
+
+== E8: the receipts of a block are one event, each as the node says when it is asked
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts"]}
+<< {"jsonrpc":"2.0","id":1,"result":"${receipts:id}"}
+! block
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${receipts}","result":${told:json}}}
+ask known eth_getBlockReceipts ["${block}"]
+check ${told} == ${known}
+
+== E8: of a block without those that are wanted nothing is told
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":["0xbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"]}]}
+<< {"jsonrpc":"2.0","id":1,"result":"${receipts:id}"}
+! block
+<<nothing

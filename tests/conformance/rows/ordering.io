@@ -78,6 +78,31 @@ check ${head.hash} == ${block}
 << {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${logs}","result":${c:json}}}
 check ${a.blockHash} == ${block}
 
+== O4: the receipts of a block come behind its logs, and before the next head
+only headwater: geth promises no order among subscriptions
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts"]}
+<< {"jsonrpc":"2.0","id":1,"result":"${receipts:id}"}
+>> {"jsonrpc":"2.0","id":2,"method":"eth_subscribe","params":["logs",{}]}
+<< {"jsonrpc":"2.0","id":2,"result":"${logs:id}"}
+>> {"jsonrpc":"2.0","id":3,"method":"eth_subscribe","params":["newHeads"]}
+<< {"jsonrpc":"2.0","id":3,"result":"${heads:id}"}
+! block
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${heads}","result":${head:json}}}
+check ${head.hash} == ${block}
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${logs}","result":${a:json}}}
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${logs}","result":${b:json}}}
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${logs}","result":${c:json}}}
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${receipts}","result":${told:json}}}
+ask known eth_getBlockReceipts ["${block}"]
+check ${told} == ${known}
+! block
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${heads}","result":${head:json}}}
+check ${head.hash} == ${block}
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${logs}","result":${a:json}}}
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${logs}","result":${b:json}}}
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${logs}","result":${c:json}}}
+<< {"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"${receipts}","result":${told:json}}}
+
 == O5: two equal subscriptions on one connection are told each
 only headwater: geth promises no order among subscriptions
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads"]}

@@ -156,3 +156,15 @@ check ${old.hash} == ${block}
 ! reorg 1
 << ${event}:"${heads}","result":${new:json}}}
 check ${new.hash} == ${block}
+
+== R5: of receipts nothing is taken back, and those of the new block are told
+only devnet anvil: geth's own chain can be set back, but then says nothing of it, and what comes next is chance
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts"]}
+<< {"jsonrpc":"2.0","id":1,"result":"${receipts:id}"}
+! block
+<< ${event}:"${receipts}","result":${old:json}}}
+! reorg 1
+<< ${event}:"${receipts}","result":${new:json}}}
+ask known eth_getBlockReceipts ["${block}"]
+check ${new} == ${known}
+check ${old} != ${new}

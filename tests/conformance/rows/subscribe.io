@@ -7,6 +7,7 @@ let A = 0xaAaAaAaaAaAaAaaAaAAAAAAAAaaaAaAaAaaAaaAa
 let T = 0xbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
 let addresses_1000 = 1000 * "${A}"
 let topics_1000 = 1000 * "${T}"
+let hashes_200 = 200 * "${T}"
 
 == S1: parameters are a list
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe"}
@@ -26,13 +27,21 @@ let topics_1000 = 1000 * "${T}"
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":[null]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"expected subscription name as first argument"}}
 
-== S3: a name that is not known is refused
+== S3: a name that is not known is the node's to refuse
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["foo"]}
+[devnet geth proxied] << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"foo\" subscription in eth namespace"}}
+[anvil] << {"jsonrpc":"2.0","id":1,"error":${:json}}
+
+== S3: a name that is not known is refused without a node where none is to be asked
+only headwater: geth is the node
+config subscriptions.pass = []
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["foo"]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"foo\" subscription in eth namespace"}}
 
 == S3: a name has one case
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["NewHeads"]}
-<< {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"NewHeads\" subscription in eth namespace"}}
+[devnet geth proxied] << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"NewHeads\" subscription in eth namespace"}}
+[anvil] << {"jsonrpc":"2.0","id":1,"error":${:json}}
 
 == S3: an empty name is not known
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":[""]}
@@ -52,7 +61,8 @@ let topics_1000 = 1000 * "${T}"
 
 == S4: the namespace ends at the first of several lines below
 >> {"jsonrpc":"2.0","id":1,"method":"eth_a_subscribe","params":["x"]}
-<< {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"x\" subscription in eth namespace"}}
+[devnet geth proxied] << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"x\" subscription in eth namespace"}}
+[anvil] << {"jsonrpc":"2.0","id":1,"error":${:json}}
 >> {"jsonrpc":"2.0","id":1,"method":"eth_a_subscribe","params":["newHeads"]}
 << {"jsonrpc":"2.0","id":1,"result":"${:id}"}
 
@@ -133,14 +143,55 @@ differs: geth says false only when it has synchronised once, which a chain of it
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["syncing",{}]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"too many arguments, want at most 1"}}
 
-== T1: transactionReceipts is geth's alone
-differs: headwater does not offer it, and says so as a geth before 1.16.5 does
+== T1: transactionReceipts takes hashes, or nothing
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts"]}
-[headwater] << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"transactionReceipts\" subscription in eth namespace"}}
-[geth] << {"jsonrpc":"2.0","id":1,"result":"${:id}"}
+<< {"jsonrpc":"2.0","id":1,"result":"${:id}"}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",null]}
+<< {"jsonrpc":"2.0","id":1,"result":"${:id}"}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{}]}
+<< {"jsonrpc":"2.0","id":1,"result":"${:id}"}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"unknown":1}]}
+<< {"jsonrpc":"2.0","id":1,"result":"${:id}"}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":null}]}
+<< {"jsonrpc":"2.0","id":1,"result":"${:id}"}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":[]}]}
+<< {"jsonrpc":"2.0","id":1,"result":"${:id}"}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":["${T}","${T}"]}]}
+<< {"jsonrpc":"2.0","id":1,"result":"${:id}"}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":[${hashes_200}]}]}
+<< {"jsonrpc":"2.0","id":1,"result":"${:id}"}
+
+== T2: hashes of transactions too many
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":[${hashes_200},"${T}"]}]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"exceed max number of transaction hashes allowed per transactionReceipts subscription"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":[${hashes_200},"${T}"]},1]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"too many arguments, want at most 2"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":[${hashes_200},"0x"]}]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: hex string has length 0, want 64 for common.Hash"}}
+
+== T3: a hash of a transaction that cannot be read
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":["0xaa"]}]}
-[headwater] << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"transactionReceipts\" subscription in eth namespace"}}
-[geth] << {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: hex string has length 2, want 64 for common.Hash"}}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: hex string has length 2, want 64 for common.Hash"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"TRANSACTIONHASHES":["0xaa"]}]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: hex string has length 2, want 64 for common.Hash"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":["0xaaa"]}]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: json: cannot unmarshal hex string of odd length into Go struct field input.transactionHashes of type common.Hash"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":["aa"]}]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: json: cannot unmarshal hex string without 0x prefix into Go struct field input.transactionHashes of type common.Hash"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":[null]}]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: json: cannot unmarshal non-string into Go struct field input.transactionHashes of type common.Hash"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":["${T}",5]}]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: json: cannot unmarshal non-string into Go struct field input.transactionHashes of type common.Hash"}}
+
+== T4: an argument of transactionReceipts that is none
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",{"transactionHashes":"${T}"}]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: json: cannot unmarshal string into Go struct field input.transactionHashes of type []common.Hash"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",true]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: json: cannot unmarshal bool into Go value of type filters.input"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",["${T}"]]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: json: cannot unmarshal array into Go value of type filters.input"}}
+>> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["transactionReceipts",null,1]}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"too many arguments, want at most 2"}}
 
 == L1: a filter may be empty
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs",{}]}

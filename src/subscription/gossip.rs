@@ -1,0 +1,158 @@
+//! What may be lost: pending transactions and the node's sync state.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use alloy_primitives::B256;
+use bytes::Bytes;
+
+use super::due::{Due, answered, is_answered, send};
+use super::tables::Tables;
+use super::transaction_event::{InForms, hash_json};
+use crate::backplane::{Gossip, TransactionForm};
+use crate::chain::Transaction;
+use crate::clock::Millis;
+use crate::delivery::{Batch, Event, Kind};
+
+impl Tables {
+    fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut Due, now: Millis) {
+        // What cannot be read cannot be told apart, and passes.
+        let known =
+            serde_json::from_slice(json).is_ok_and(|hash| !self.seen_pending.is_new(TransactionForm::Hash, hash));
+        if !known && !self.pending_hashes.is_empty() {
+            let batch = self.one(Kind::Pending, json, seen);
+            send(answered(&self.pending_hashes), &batch, due, now);
+        }
+    }
+
+    fn pending(&mut self, json: Bytes, seen: Instant, due: &mut Due, now: Millis) {
+        let read = Transaction::parse(json.clone());
+        if let Ok(read) = &read
+            && !self.seen_pending.is_new(TransactionForm::Full, read.hash)
+        {
+            return;
+        }
+        // What cannot be read is for those who want everything.
+        let (from, to) = read.as_ref().map_or((None, None), |read| (read.from, read.to));
+        let mut forms = InForms::default();
+        for entry in self.pending.who_want(from, to) {
+            let (filter, subscribers) = self.pending.entry(entry);
+            let batch = forms.get(filter.form, || match (filter.form, &read) {
+                (TransactionForm::Hash, Ok(read)) => self.one(Kind::Pending, &hash_json(read), seen),
+                _ => self.one(Kind::Pending, &json, seen),
+            });
+            send(subscribers.filter(is_answered), batch, due, now);
+        }
+    }
+
+    /// The node's last word on its sync state, for newcomers.
+    pub fn sync_state(&self) -> Option<&Arc<Batch>> {
+        self.sync_state.as_ref().map(|(_, batch)| batch)
+    }
+
+    pub fn gossip(&mut self, gossip: Gossip, due: &mut Due, now: Millis) {
+        match gossip {
+            Gossip::Pending { form, json, seen } => match form {
+                TransactionForm::Hash => self.pending_hash(&json, seen, due, now),
+                TransactionForm::Full => self.pending(json, seen, due, now),
+            },
+            Gossip::Passed { of, json, seen } => {
+                let event = || match of.namespace() {
+                    "eth" => self.event(&json),
+                    other => Event::within(other, &json),
+                };
+                self.passing.event(&of, event, seen, due, now);
+            }
+            Gossip::Syncing(state) => {
+                if self.sync_state.as_ref().is_some_and(|(known, _)| *known == state) {
+                    return;
+                }
+                let batch = self.one(Kind::Syncing, &sync_payload(&state), Instant::now());
+                // Told once, so it waits even for an answer that is not there yet.
+                let everyone = self.syncing.iter().map(|(_, subscriber)| subscriber);
+                send(everyone, &batch, due, now);
+                self.sync_state = Some((state, batch));
+            }
+        }
+    }
+}
+
+/// What geth's `syncing` subscription sends (PROTOCOL 1.8), out of what `eth_syncing` answers: `false` as it is, the
+/// progress as an object with Go's field names and plain numbers.
+fn sync_payload(state: &[u8]) -> Vec<u8> {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(state) else {
+        return state.to_vec();
+    };
+    let status: serde_json::Map<String, serde_json::Value> = fields
+        .into_iter()
+        .map(|(name, value)| {
+            let mut letters = name.chars();
+            let name = letters
+                .next()
+                .map(|first| first.to_ascii_uppercase())
+                .into_iter()
+                .chain(letters)
+                .collect();
+            let number = value
+                .as_str()
+                .and_then(|hex| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
+            (name, number.map_or(value, Into::into))
+        })
+        .collect();
+    serde_json::json!({"syncing": true, "status": status})
+        .to_string()
+        .into_bytes()
+}
+
+/// Pending transactions seen lately: a failover must not repeat them (E8).
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    known: HashSet<(TransactionForm, B256)>,
+    order: VecDeque<(TransactionForm, B256)>,
+}
+
+/// About a minute of a busy mainnet node.
+const RECENT_PENDING: usize = 16_384;
+
+impl Recent {
+    pub fn is_new(&mut self, form: TransactionForm, hash: B256) -> bool {
+        if !self.known.insert((form, hash)) {
+            return false;
+        }
+        self.order.push_back((form, hash));
+        if self.order.len() > RECENT_PENDING
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sync_progress_is_told_in_geths_words() {
+        assert_eq!(sync_payload(b"false"), b"false");
+        let payload = sync_payload(br#"{"startingBlock":"0x1","currentBlock":"0x10","stages":[]}"#);
+        let expect =
+            serde_json::json!({"syncing": true, "status": {"StartingBlock": 1, "CurrentBlock": 16, "Stages": []}});
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&payload).expect("json"),
+            expect
+        );
+    }
+
+    #[test]
+    fn a_pending_transaction_is_told_once_in_each_form() {
+        let mut recent = Recent::default();
+        let hash = B256::repeat_byte(1);
+        for form in [TransactionForm::Hash, TransactionForm::Full] {
+            assert!(recent.is_new(form, hash));
+            assert!(!recent.is_new(form, hash));
+        }
+    }
+}

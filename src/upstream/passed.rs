@@ -1,0 +1,158 @@
+//! Subscriptions of a kind that only the node knows: they are passed through, one at the node for all who ask for the same.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+/// Longest parameters, in bytes: they are kept as long as somebody subscribes, and sent anew after every failover.
+const MAX_PARAMS: usize = 16 << 10;
+
+/// Deeper values are compared as they were written.
+const MAX_DEPTH: usize = 16;
+
+/// What is asked of the node, in one form whatever the white space and the order of members; numbers stay as they were
+/// written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Passed {
+    method: Arc<str>,
+    params: Arc<str>,
+}
+
+/// What the node in use says of each that is wanted: it stands, or this error object.
+pub type Answers = HashMap<Passed, Result<(), Bytes>>;
+
+impl Passed {
+    /// What `method` (`<namespace>_subscribe`) asks with these parameters; `None` where they are longer than 16 KiB.
+    #[must_use]
+    pub fn new(method: &str, params: &[&RawValue]) -> Option<Self> {
+        let len: usize = params.iter().map(|param| param.get().len()).sum();
+        if len > MAX_PARAMS {
+            return None;
+        }
+        let mut canonical = String::with_capacity(len + 2);
+        list(params, 0, &mut canonical);
+        Some(Self {
+            method: method.into(),
+            params: canonical.into(),
+        })
+    }
+
+    /// The method by which it is begun.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// Its parameters, as JSON.
+    #[must_use]
+    pub fn params(&self) -> &str {
+        &self.params
+    }
+
+    /// What its events are told in: `<namespace>_subscription`. It ends where the first `_` is, as in geth.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.method
+            .split_once('_')
+            .map_or(&*self.method, |(namespace, _)| namespace)
+    }
+
+    /// The method by which it is ended.
+    pub(super) fn unsubscribe(&self) -> String {
+        let stem = self.method.strip_suffix("subscribe").unwrap_or(&self.method);
+        format!("{stem}unsubscribe")
+    }
+}
+
+fn list(items: &[&RawValue], depth: usize, out: &mut String) {
+    out.push('[');
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        canonical(item, depth, out);
+    }
+    out.push(']');
+}
+
+/// Of two members of one name the last counts, as in Go.
+fn canonical(value: &RawValue, depth: usize, out: &mut String) {
+    let text = value.get();
+    let deeper = depth < MAX_DEPTH;
+    if deeper
+        && text.starts_with('{')
+        && let Ok(members) = serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(text)
+    {
+        out.push('{');
+        for (at, (name, value)) in members.into_iter().enumerate() {
+            if at > 0 {
+                out.push(',');
+            }
+            out.push_str(&serde_json::Value::from(name).to_string());
+            out.push(':');
+            canonical(value, depth + 1, out);
+        }
+        out.push('}');
+    } else if deeper
+        && text.starts_with('[')
+        && let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(text)
+    {
+        list(&items, depth + 1, out);
+    } else {
+        out.push_str(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed(method: &str, params: &str) -> Option<Passed> {
+        let params: Vec<&RawValue> = serde_json::from_str(params).expect("a list");
+        Passed::new(method, &params)
+    }
+
+    #[test]
+    fn equal_parameters_are_one_whatever_they_look_like() {
+        let same = [
+            r#"["x",{"a":[1,{"b":null,"c":"d"}],"e":1.0}]"#,
+            r#"[ "x" , { "e" : 1.0, "a" : [ 1, { "c":"d", "b":null } ] } ]"#,
+            r#"["x",{"a":0,"a":[1,{"b":null,"c":"d"}],"e":1.0}]"#,
+        ];
+        for text in same {
+            let own = passed("eth_subscribe", text).expect("short");
+            assert_eq!(own.params(), same[0]);
+        }
+        // What a number means only the node knows.
+        for other in ["1.00", "1", "1e0", "10000000000000000000000000000000001"] {
+            let text = same[0].replace("1.0", other);
+            assert_eq!(passed("eth_subscribe", &text).expect("short").params(), text);
+        }
+    }
+
+    #[test]
+    fn the_method_says_what_it_is_told_and_ended_by() {
+        let eth = passed("eth_subscribe", r#"["x"]"#).expect("short");
+        assert_eq!((eth.namespace(), &*eth.unsubscribe()), ("eth", "eth_unsubscribe"));
+        let other = passed("chain_a_subscribe", r#"["x"]"#).expect("short");
+        assert_eq!(
+            (other.namespace(), &*other.unsubscribe()),
+            ("chain", "chain_a_unsubscribe")
+        );
+        assert_ne!(eth, other);
+    }
+
+    #[test]
+    fn parameters_up_to_the_limit_and_not_one_byte_more() {
+        let of = |len: usize| format!("[\"{}\"]", "x".repeat(len - 2));
+        assert!(passed("eth_subscribe", &of(MAX_PARAMS)).is_some());
+        assert!(passed("eth_subscribe", &of(MAX_PARAMS + 1)).is_none());
+        // However deep, it ends.
+        let deep = format!("[{}{}]", "[".repeat(8_000), "]".repeat(8_000));
+        let read = passed("eth_subscribe", &deep).expect("short");
+        assert_eq!(read.params(), deep);
+    }
+}

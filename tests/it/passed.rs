@@ -1,0 +1,281 @@
+//! Subscriptions of a kind that headwater does not know: they are the node's, one there for all who ask for the same.
+
+use headwater::devnet::Control;
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Proxy, Rig, eventually, node};
+
+/// The node's own kind.
+fn numbers(of: &Value) -> Value {
+    json!(["blockNumbers", of])
+}
+
+/// How many of them the node has.
+fn at_node(node: &Control) -> usize {
+    node.stats().subscriptions.get("blockNumbers").copied().unwrap_or(0)
+}
+
+fn calls(node: &Control, method: &str) -> u64 {
+    node.stats().calls.get(method).copied().unwrap_or(0)
+}
+
+/// What the node tells, byte for byte.
+fn told(number: u64, of: &Value) -> String {
+    format!(r#"{{"number": "{number:#x}","of":{of}}}"#)
+}
+
+/// Reads until this is told: a number may have been told at once, or not, to those who came later.
+async fn until(client: &mut Client, number: u64, of: &Value) {
+    let (earlier, wanted) = (told(number - 1, of), told(number, of));
+    loop {
+        let payload = client.event().await.payload;
+        if payload == wanted {
+            return;
+        }
+        assert_eq!(payload, earlier);
+    }
+}
+
+/// The error of what is refused.
+async fn refused(client: &mut Client, method: &str, params: Value) -> Value {
+    let answer = client.call(method, params).await;
+    assert!(answer["error"].is_object(), "{answer}");
+    answer["error"].clone()
+}
+
+#[tokio::test]
+async fn one_at_the_node_serves_all_who_ask_for_the_same() {
+    let rig = Rig::start().await;
+    let of = json!({"a": 1, "b": [2]});
+    let mut first = rig.client().await;
+    let id = first.subscribe(numbers(&of)).await;
+    let now = rig.control.head().number();
+    // The node tells one at once, behind its answer: it is not lost.
+    let event = first.event().await;
+    assert_eq!((event.payload, event.subscription), (told(now, &of), id.clone()));
+    let before = calls(&rig.control, "eth_subscribe");
+    let mut second = rig.client().await;
+    let text = r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":[ "blockNumbers", {"b":[2],"a":1} ]}"#;
+    assert!(second.ask(text).await.contains("result"));
+    let third = second.subscribe(numbers(&of)).await;
+    assert_eq!(calls(&rig.control, "eth_subscribe"), before);
+    assert_eq!(at_node(&rig.control), 1);
+    let mut other = rig.client().await;
+    other.subscribe(numbers(&json!(7))).await;
+    assert_eq!(at_node(&rig.control), 2);
+    let block = rig.control.mine();
+    assert_eq!(first.event().await.payload, told(block.number(), &of));
+    let both = second.events(2).await;
+    assert!(both.iter().all(|event| event.payload == told(block.number(), &of)));
+    assert_ne!(both[0].subscription, both[1].subscription);
+    until(&mut other, block.number(), &json!(7)).await;
+    // The last one to leave ends it at the node.
+    assert_eq!(first.unsubscribe(&id).await["result"], true);
+    assert_eq!(second.unsubscribe(&third).await["result"], true);
+    drop(other);
+    eventually("the other is ended", async || at_node(&rig.control) == 1).await;
+    rig.control.mine();
+    assert_eq!(second.event().await.payload, told(block.number() + 1, &of));
+    drop(second);
+    eventually("nobody wants any", async || at_node(&rig.control) == 0).await;
+    assert_eq!(rig.metric(r#"headwater_subscriptions{kind="passed"}"#).await, 0.0);
+}
+
+#[tokio::test]
+async fn what_the_node_refuses_is_refused_in_its_own_words() {
+    let rig = Rig::start().await;
+    let mut client = rig.client().await;
+    let before = calls(&rig.control, "unknown");
+    let unknown = refused(&mut client, "eth_subscribe", json!(["newVotes"])).await;
+    let words = r#"no "newVotes" subscription in eth namespace"#;
+    assert_eq!(unknown, json!({"code": -32601, "message": words}));
+    assert_eq!(calls(&rig.control, "unknown"), before + 1, "the node was asked");
+    let many = refused(&mut client, "eth_subscribe", json!(["blockNumbers", 1, 2])).await;
+    assert_eq!(many["message"], "too many arguments, want at most 2");
+    rig.control.set_faults(|faults| {
+        faults.failing_methods = vec!["eth_subscribe".to_owned()];
+        faults.failure = (-39001, "not today".to_owned());
+    });
+    let failed = refused(&mut client, "eth_subscribe", numbers(&json!(1))).await;
+    assert_eq!(failed, json!({"code": -39001, "message": "not today"}));
+    rig.control.set_faults(|faults| faults.failing_methods = Vec::new());
+    // It is asked anew, and what was refused is not told of.
+    eventually("the node is asked again", async || {
+        client.call("eth_subscribe", numbers(&json!(1))).await["result"].is_string()
+    })
+    .await;
+    assert_eq!(at_node(&rig.control), 1);
+    assert_eq!(rig.metric(r#"headwater_subscriptions{kind="passed"}"#).await, 1.0);
+}
+
+#[tokio::test]
+async fn after_a_failover_it_is_made_anew_and_where_that_is_refused_its_clients_are_told() {
+    let (first, second) = (node().await, node().await);
+    let (one, two) = (first.handle(), second.handle());
+    two.set_faults(|faults| faults.refuse_connections = true);
+    let proxy = Proxy::start(&[first.ws_url(), second.ws_url()], |config| {
+        config.node.take_back_after = std::time::Duration::from_secs(3_600);
+    })
+    .await;
+    proxy.settled(&one).await;
+    two.set_faults(|faults| faults.refuse_connections = false);
+    proxy.connected().await;
+    let of = json!("x");
+    let mut client = proxy.client().await;
+    let id = client.subscribe(numbers(&of)).await;
+    assert_eq!(client.event().await.subscription, id);
+    one.set_faults(|faults| faults.refuse_connections = true);
+    one.disconnect();
+    eventually("it is at the second", async || at_node(&two) == 1).await;
+    let block = two.mine();
+    loop {
+        // The second tells its present number at once, too.
+        let event = client.event().await;
+        assert_eq!(event.subscription, id, "its id stays");
+        if event.payload == told(block.number(), &of) {
+            break;
+        }
+    }
+    one.set_faults(|faults| {
+        faults.refuse_connections = false;
+        faults.no_own_kind = true;
+    });
+    let mut bystander = proxy.watcher().await;
+    proxy.connected().await;
+    two.set_faults(|faults| faults.refuse_connections = true);
+    two.disconnect();
+    let (_, code, reason) = client.closed().await;
+    assert_eq!(code, 1012);
+    assert!(reason.contains("does not serve a subscription"), "{reason}");
+    // Nobody else is.
+    bystander.forget_early();
+    assert!(bystander.call("eth_chainId", json!([])).await["result"].is_string());
+}
+
+#[tokio::test]
+async fn the_same_node_serves_it_again_after_its_connection_was_lost() {
+    let rig = Rig::start().await;
+    let mut client = rig.client().await;
+    let of = Value::Null;
+    client.subscribe(json!(["blockNumbers"])).await;
+    let now = rig.control.head().number();
+    assert_eq!(client.event().await.payload, told(now, &of));
+    rig.control.disconnect();
+    assert_eq!(client.event().await.payload, told(now, &of), "what it tells at first");
+    let block = rig.control.mine();
+    assert_eq!(client.event().await.payload, told(block.number(), &of));
+    assert_eq!(at_node(&rig.control), 1);
+}
+
+#[tokio::test]
+async fn over_http_there_are_none() {
+    let node = node().await;
+    let proxy = Proxy::start(&[node.http_url()], |_| {}).await;
+    proxy.settled(&node.handle()).await;
+    let mut client = proxy.client().await;
+    let why = refused(&mut client, "eth_subscribe", numbers(&json!(1))).await;
+    assert_eq!(why, json!({"code": -32601, "message": "notifications not supported"}));
+}
+
+#[tokio::test]
+async fn where_no_node_is_connected_nobody_can_say() {
+    let node = node().await;
+    node.handle().set_faults(|faults| faults.refuse_connections = true);
+    let proxy = Proxy::start(&[node.ws_url()], |config| {
+        config.calls.patience = std::time::Duration::from_millis(50);
+    })
+    .await;
+    let mut client = proxy.client().await;
+    let why = refused(&mut client, "eth_subscribe", numbers(&json!(1))).await;
+    assert_eq!(why, json!({"code": -32603, "message": "upstream unavailable"}));
+}
+
+#[tokio::test]
+async fn different_ones_up_to_the_limit_and_not_one_more() {
+    let rig = Rig::with(|config| config.subscriptions.max_passed = 2).await;
+    let mut client = rig.client().await;
+    let first = client.subscribe(numbers(&json!(1))).await;
+    client.subscribe(numbers(&json!(2))).await;
+    // The same is no other.
+    client.subscribe(numbers(&json!(2))).await;
+    let why = refused(&mut client, "eth_subscribe", numbers(&json!(3))).await;
+    assert_eq!(
+        why,
+        json!({
+            "code": -32005,
+            "message": "limit exceeded: 2 different subscriptions are passed to the node (subscriptions.max_passed)",
+        })
+    );
+    assert_eq!(at_node(&rig.control), 2);
+    client.unsubscribe(&first).await;
+    client.subscribe(numbers(&json!(3))).await;
+    // What the node refuses takes no place.
+    client.call("eth_subscribe", json!(["newVotes"])).await;
+}
+
+#[tokio::test]
+async fn only_kinds_that_are_listed_are_passed_and_what_is_denied_is_denied() {
+    let rig = Rig::start().await;
+    let mut client = rig.client().await;
+    let own = json!(["blockNumbers"]);
+    let words = |namespace: &str| {
+        let message = format!(r#"no "blockNumbers" subscription in {namespace} namespace"#);
+        json!({"code": -32601, "message": message})
+    };
+    for namespace in ["chain", "debug", "admin"] {
+        let method = format!("{namespace}_subscribe");
+        assert_eq!(refused(&mut client, &method, own.clone()).await, words(namespace));
+    }
+    let before = calls(&rig.control, "eth_subscribe");
+    assert_eq!(at_node(&rig.control), 0);
+    // Another namespace is told in its own words.
+    let listed = Rig::with(|config| {
+        config.subscriptions.pass = vec!["chain_blockNumbers".to_owned(), "debug_*".to_owned()];
+    })
+    .await;
+    let mut client = listed.client().await;
+    let answer = client.call("chain_subscribe", own.clone()).await;
+    let id = answer["result"].as_str().unwrap().to_owned();
+    let now = listed.control.head().number();
+    let expected = |number| {
+        let params = format!(r#"{{"subscription":"{id}","result":{}}}"#, told(number, &Value::Null));
+        format!(r#"{{"jsonrpc":"2.0","method":"chain_subscription","params":{params}}}"#)
+    };
+    assert_eq!(client.next().await, expected(now));
+    listed.control.mine();
+    assert_eq!(client.next().await, expected(now + 1));
+    assert_eq!(refused(&mut client, "eth_subscribe", own.clone()).await, words("eth"));
+    // methods.denied comes first.
+    assert_eq!(
+        refused(&mut client, "debug_subscribe", own.clone()).await,
+        words("debug")
+    );
+    assert_eq!(client.call("chain_unsubscribe", json!([id])).await["result"], true);
+    eventually("it is ended", async || at_node(&listed.control) == 0).await;
+    assert_eq!(calls(&rig.control, "eth_subscribe"), before);
+    // Nothing is passed where nothing is listed.
+    let none = Rig::with(|config| config.subscriptions.pass = Vec::new()).await;
+    let mut client = none.client().await;
+    assert_eq!(refused(&mut client, "eth_subscribe", own).await, words("eth"));
+    assert_eq!(calls(&none.control, "unknown"), 0);
+}
+
+/// Asking costs a client what a call does, and it has no more of them under way than of those.
+#[tokio::test]
+async fn who_asks_again_and_again_is_refused_as_for_any_call() {
+    let rig = Rig::with(|config| {
+        config.limits.requests_per_second = 1;
+        config.limits.request_burst = 5;
+        config.limits.max_batch = 5;
+    })
+    .await;
+    let mut client = rig.client().await;
+    let before = calls(&rig.control, "unknown");
+    let mut limited = 0;
+    for _ in 0..20 {
+        let why = refused(&mut client, "eth_subscribe", json!(["newVotes"])).await;
+        limited += u32::from(why["code"] == -32005);
+    }
+    let asked = calls(&rig.control, "unknown") - before;
+    assert!(limited >= 10 && asked <= 20 - u64::from(limited), "{limited} {asked}");
+}
