@@ -172,25 +172,23 @@ impl Outbox {
             return Answered::NoRoom(releases);
         }
         releases.iter().for_each(|recipient| recipient.answered());
-        if self.settle(&mut state, push) && !(state.corked && state.queue.bytes() <= CORKED) {
-            self.pump(&mut state);
+        if self.settle(&mut state, push) {
+            if state.corked && state.queue.bytes() <= CORKED {
+                // Whoever brings events need not wait for it.
+                state.flush_due = false;
+            } else {
+                self.pump(&mut state);
+            }
         }
         Answered::Yes
     }
 
-    /// Holds answers back until [`Self::uncork`]: those that are there together leave together. `false` where they are held
-    /// back already, and somebody else will let them leave.
-    pub fn cork(&self) -> bool {
-        !std::mem::replace(&mut self.state.lock().corked, true)
-    }
-
-    /// Lets them leave.
-    pub fn uncork(&self) {
-        let mut state = self.state.lock();
-        state.corked = false;
-        if !state.queue.is_empty() {
-            self.pump(&mut state);
-        }
+    /// Holds answers back until the cork is dropped: those that are there together leave together. `None` where they are
+    /// held back already, and somebody else will let them leave.
+    #[must_use]
+    pub fn cork(self: &Arc<Self>) -> Option<Cork> {
+        let held_back = std::mem::replace(&mut self.state.lock().corked, true);
+        (!held_back).then(|| Cork(self.clone()))
     }
 
     /// Queues a ping or pong ahead of all data and flushes.
@@ -341,6 +339,20 @@ impl Outbox {
     #[must_use]
     pub fn awaits_several(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) > 1
+    }
+}
+
+/// Answers are held back while it lives.
+#[derive(Debug)]
+pub struct Cork(Arc<Outbox>);
+
+impl Drop for Cork {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.corked = false;
+        if !state.queue.is_empty() {
+            self.0.pump(&mut state);
+        }
     }
 }
 

@@ -171,8 +171,11 @@ impl Calls {
             Role::UseFilter => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
+                let of_blocks = self.filters.tells_of_blocks(&ask.params).await;
                 let answer = self.timed(self.filters.ask(&self.pool, ask).boxed()).await;
-                self.heed_last(&answer);
+                if of_blocks {
+                    self.heed_last(&answer);
+                }
                 return answer;
             }
             Role::Control => {
@@ -267,7 +270,7 @@ impl Calls {
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
         let asking = || self.pool.call(&ask).boxed();
         let (answer, by) = self.kept_or_asked(known, anchor, &ask, holds, asking).await;
-        if !matches!(by, By::Memory) {
+        if query.is_some() && !matches!(by, By::Memory) {
             self.heed_last(&answer);
         }
         answer
@@ -368,7 +371,9 @@ impl Calls {
             asking.boxed()
         };
         let (answer, by) = self.kept_or_asked(known, plan.anchor, &ask, holds, asking).await;
-        if let (Ok(Outcome::Result(json)), By::Node, false) = (&answer, by, plan.of_node && plan.anchor.is_none()) {
+        // A block that is named in a way that is not understood here may be the pending one.
+        let of_blocks = block != Some(None) && !(plan.of_node && plan.anchor.is_none());
+        if let (Ok(Outcome::Result(json)), By::Node, true) = (&answer, by, of_blocks) {
             if tells_number {
                 self.heed(params::number_of(json, "number"));
             }
@@ -385,7 +390,9 @@ impl Calls {
         answer
     }
 
-    /// What a node tells of a block beyond the head that was published says that the head is not the newest.
+    /// What a node tells of a block beyond the head that was published says that the head is not the newest. Only where the
+    /// question was understood: the pending block has a number beyond the head as well, and who asks for it by each head
+    /// would keep everybody's answers from being kept.
     fn heed(&self, number: Option<u64>) {
         if let (Some(head), Some(number)) = (self.tip.view().head, number)
             && number > head.number

@@ -11,6 +11,7 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use serde_json::value::RawValue;
 
+use super::held_logs::LogQuery;
 use super::params;
 use crate::delivery::SubscriptionId;
 use crate::jsonrpc::{Outcome, SERVER_ERROR, error};
@@ -27,6 +28,8 @@ struct Place {
     node: UpstreamId,
     /// As the node wrote it.
     id: String,
+    /// What it tells is of blocks, and not of the pending one.
+    of_blocks: bool,
 }
 
 /// All filters of all clients.
@@ -57,8 +60,19 @@ impl Filters {
         };
         let own = SubscriptionId::random();
         let id = String::from_utf8_lossy(id).into_owned();
-        self.0.insert(own, Place { node, id }).await;
+        let query = params::args(&ask.params).and_then(|args| LogQuery::parse(&args));
+        let of_blocks = ask.method == "eth_newFilter" && query.is_some();
+        let place = Place { node, id, of_blocks };
+        self.0.insert(own, place).await;
         Ok(Outcome::Result(format!("\"{own}\"").into()))
+    }
+
+    /// Whether the parameters name a filter that tells of blocks; of one that was not understood nobody knows.
+    pub async fn tells_of_blocks(&self, params: &str) -> bool {
+        let Some(own) = filter_id(params).and_then(|own| SubscriptionId::parse(&own)) else {
+            return false;
+        };
+        self.0.get(&own).await.is_some_and(|place| place.of_blocks)
     }
 
     /// Asks for a filter's news or ends it, where it lives.

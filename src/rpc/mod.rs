@@ -215,15 +215,21 @@ impl Rpc {
     }
 
     /// The responses to a batch, in the order of the request. It may have one item under way, and beside so many that are
-    /// another one for each place that `more` gives; an item holds its place until it is answered.
-    pub async fn complete_batch<P>(&self, planned: Vec<Planned>, more: impl Fn(usize) -> Option<P>) -> Vec<Response> {
+    /// another one for each place that `more` gives; an item holds its place until it is answered. Where nobody `awaits` the
+    /// answer any more nothing else is begun.
+    pub async fn complete_batch<P>(
+        &self,
+        planned: Vec<Planned>,
+        more: impl Fn(usize) -> Option<P>,
+        awaits: impl Fn() -> bool,
+    ) -> Vec<Response> {
         let mut responses: Vec<Option<Response>> = planned.iter().map(|_| None).collect();
         let mut planned = planned.into_iter().enumerate();
         let (mut under_way, mut first_is_free) = (FuturesUnordered::new(), true);
         // What is done waits for what stands before it; of that, too, there is only so much.
         let mut done = 0;
         loop {
-            while planned.len() > 0 && under_way.len() < BATCH_CONCURRENCY {
+            while planned.len() > 0 && under_way.len() < BATCH_CONCURRENCY && awaits() {
                 let place = if std::mem::take(&mut first_is_free) {
                     None
                 } else {
@@ -242,8 +248,9 @@ impl Rpc {
             first_is_free |= place.is_none();
             responses[at] = response.map(|response| {
                 let fits = response.body.len() <= self.max_batch_response && done <= 2 * self.max_batch_response;
+                let response = if fits { response } else { response.shortened() };
                 done += response.body.len();
-                if fits { response } else { response.shortened() }
+                response
             });
         }
         let mut bytes = 0;

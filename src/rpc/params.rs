@@ -19,8 +19,8 @@ pub fn args(params: &str) -> Option<Vec<&RawValue>> {
 }
 
 /// A text that is the same for parameters that mean the same: no spaces, members in the order of their names, hexadecimal in
-/// small letters, each number and character written in one way. `None` where a member stands twice, which nodes read in
-/// different ways, for numbers that a double does not tell apart, for what is no JSON, and for what is too long or too deep.
+/// small letters, each number and character written in one way. `None` where a member stands twice, in large letters or small,
+/// which nodes read in different ways, for numbers that a double does not tell apart, for what is no JSON, and for what is too long or too deep.
 #[must_use]
 pub fn canonical(params: &str) -> Option<String> {
     if params.len() > MAX_LENGTH {
@@ -102,8 +102,8 @@ impl<'de> Visitor<'de> for Canonical<'_> {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
-        if value.abs() >= MAX_DOUBLE {
-            return Err(E::custom("too large"));
+        if value.abs() >= MAX_DOUBLE || value == 0.0 && value.is_sign_negative() {
+            return Err(E::custom("not told apart from others"));
         }
         // Never as an integer is written: 1.0 is none to a node.
         write!(self.out, "{value:?}").map_err(E::custom)
@@ -144,9 +144,16 @@ impl<'de> Visitor<'de> for Canonical<'_> {
             self.out.push(',');
             members.push((name, start..self.out.len() - from));
         }
-        if !members.is_sorted_by(|(a, _), (b, _)| a < b) {
-            members.sort_by(|(a, _), (b, _)| a.cmp(b));
-            if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        let order = |a: &str, b: &str| {
+            let [a, b] = [a, b].map(|name| name.bytes().map(|byte| byte.to_ascii_lowercase()));
+            a.cmp(b)
+        };
+        if !members.is_sorted_by(|(a, _), (b, _)| order(a, b).is_lt()) {
+            members.sort_by(|(a, _), (b, _)| order(a, b));
+            if members
+                .windows(2)
+                .any(|pair| pair[0].0.eq_ignore_ascii_case(&pair[1].0))
+            {
                 return Err(de::Error::custom("a member stands twice"));
             }
             let unsorted = self.out.split_off(from);
@@ -334,6 +341,8 @@ mod tests {
             (r#"["0Xab","0xzz","AB","a b"]"#, r#"["0Xab","0xzz","AB","a b"]"#),
             (r#"[{"a":1,"a":2}]"#, "none"),
             (r#"[{"b":{"a":1,"\u0061":2}}]"#, "none"),
+            (r#"[{"data":1,"to":2,"DATA":3}]"#, "none"),
+            ("[-0]", "none"),
             ("nonsense", "none"),
             ("[1] 2", "none"),
             (&"[".repeat(100_000), "none"),

@@ -176,7 +176,7 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answere
             // A connection has one request at a time, so that all its places are this batch's.
             let max = pass.terms().rights.plan.max_in_flight as usize;
             let more = move |under_way| (under_way < max).then_some(());
-            let responses = staying(async move { rpc.complete_batch(planned, more).await }).await;
+            let responses = staying(async move { rpc.complete_batch(planned, more, || true).await }).await;
             let answer = Answer::Batch(responses.unwrap_or_default());
             Answered { answer, refused }
         }

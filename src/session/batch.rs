@@ -55,7 +55,8 @@ impl Session {
         let services = self.services.clone();
         tokio::spawn(async move {
             let more = |_| place.outbox()?.begin_call(max_in_flight / 2);
-            let responses = services.rpc.complete_batch(planned, more).await;
+            let awaits = || place.outbox().is_some();
+            let responses = services.rpc.complete_batch(planned, more, awaits).await;
             if let Some(outbox) = place.outbox() {
                 services.answer_batch(&outbox, &responses, releases);
             }

@@ -271,9 +271,8 @@ impl Session {
                     self.services.metrics.bytes_in.inc_by(read as u64);
                     self.outbox.heard();
                     // A write for each answer is most of what a short one costs (benches/forward).
-                    let _ = self.outbox.cork();
+                    let _cork = self.outbox.cork();
                     self.take_messages();
-                    self.outbox.uncork();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return Err(Over::Gone),
@@ -430,11 +429,10 @@ impl Session {
                         {
                             // What the node answered at once leaves at once, after everybody's turn: a write for each was
                             // a fifth of what a call costs (benches/forward).
-                            let holds_back = outbox.awaits_several() && outbox.cork();
+                            let cork = outbox.awaits_several().then(|| outbox.cork()).flatten();
                             services.answer(&outbox, &response, releases);
-                            if holds_back {
+                            if cork.is_some() {
                                 tokio::task::yield_now().await;
-                                outbox.uncork();
                             }
                         }
                     });
@@ -489,7 +487,10 @@ impl Session {
     ) -> Result<Local, ErrorObjectOwned> {
         let mut topic = Topic::parse(namespace, request)?;
         let terms = self.pass.account().terms();
-        if !terms.rights.methods.allow(&request.method) || !terms.rights.kinds.allow(topic.kind()) {
+        // `eth_x_subscribe` subscribes as `eth_subscribe` does: who denies the one denies the other.
+        let methods = &terms.rights.methods;
+        let allowed = methods.allow(&request.method) && methods.allow(&format!("{namespace}_subscribe"));
+        if !allowed || !terms.rights.kinds.allow(topic.kind()) {
             self.services.count_refusal("kind");
             return Err(no_such_kind(namespace, topic.name()));
         }

@@ -364,6 +364,37 @@ async fn who_was_told_of_a_block_by_its_logs_is_answered_from_there() {
     }
 }
 
+/// reth reads tags in any case: what headwater does not understand may be the pending block, which is beyond every head.
+#[tokio::test]
+async fn a_block_that_is_asked_for_in_an_odd_way_says_nothing_of_the_head() {
+    // The front asks the node by HTTP; whoever is first says how TLS is done.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let node = crate::harness::node().await;
+    let (target, client) = (node.http_url(), reqwest::Client::new());
+    let front = axum::Router::new().fallback(move |body: String| {
+        let request = client.post(&target).header("content-type", "application/json");
+        async move {
+            if body.contains("PENDING") {
+                let request: Value = serde_json::from_str(&body).unwrap();
+                return json!({"jsonrpc": "2.0", "id": request["id"], "result": {"number": "0xffff"}}).to_string();
+            }
+            request.body(body).send().await.unwrap().text().await.unwrap()
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, front).await });
+    let proxy = crate::harness::Proxy::start(&[address], |_| {}).await;
+    proxy.settled(&node.handle()).await;
+    let mut client = proxy.client().await;
+    let odd = client.call("eth_getBlockByNumber", json!(["PENDING", false])).await;
+    assert!(odd.to_string().contains("0xffff"), "{odd}");
+    for _ in 0..2 {
+        client.call("eth_gasPrice", json!([])).await;
+    }
+    assert_eq!(node.handle().stats().calls["eth_gasPrice"], 1, "kept");
+}
+
 #[tokio::test]
 async fn items_of_a_batch_are_answered_in_order_whoever_answers_them() {
     let rig = Rig::start().await;

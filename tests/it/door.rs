@@ -590,6 +590,18 @@ async fn methods_that_are_not_offered_do_not_exist() {
     );
 }
 
+/// geth goes by the ending of the name: other names for the same are denied with it.
+#[tokio::test]
+async fn subscribing_is_denied_by_whatever_name() {
+    let rig = Rig::with(|config| config.methods.denied.push("eth_subscribe".into())).await;
+    let mut client: Client = rig.client().await;
+    let refused = json!({"code": -32601, "message": r#"no "newHeads" subscription in eth namespace"#});
+    for method in ["eth_subscribe", "eth_x_subscribe"] {
+        let answer = client.call(method, json!(["newHeads"])).await;
+        assert_eq!(answer["error"], refused, "{method}");
+    }
+}
+
 #[tokio::test]
 async fn the_table_of_accounts_is_counted() {
     let rig = Rig::with(behind_proxies).await;

@@ -234,6 +234,28 @@ async fn a_batch_is_answered_in_its_order_and_before_what_it_subscribed_to() {
     }
 }
 
+/// One that is too long is told so, and takes nothing from the others.
+#[tokio::test]
+async fn a_long_item_of_a_batch_leaves_room_for_the_others() {
+    let node = devnet::Config {
+        log_data_bytes: 16 << 10,
+        initial_blocks: 12,
+        ..devnet::Config::manual()
+    };
+    let rig = Rig::before(devnet::Devnet::start(node).await.unwrap(), |config| {
+        config.calls.max_batch_response_bytes = bytesize::ByteSize::kib(64);
+        // One after the other.
+        config.limits.max_in_flight = 1;
+    })
+    .await;
+    let logs = |from: &str| json!({"jsonrpc": "2.0", "id": from, "method": "eth_getLogs", "params": [{"fromBlock": from, "toBlock": "0xc"}]});
+    let block = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber", "params": ["0x3", false]});
+    let batch = json!([logs("0x1"), logs("0x2"), block, block]).to_string();
+    let answers: Vec<Value> = serde_json::from_str(&rig.client().await.ask(batch).await).unwrap();
+    let too_long: Vec<bool> = answers.iter().map(|one| one["error"]["code"] == -32003).collect();
+    assert_eq!(too_long, [true, true, false, false], "{answers:?}");
+}
+
 /// B5: geth's bound on the answer to a batch.
 #[tokio::test]
 async fn a_batch_of_large_answers_ends_in_errors() {

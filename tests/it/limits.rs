@@ -252,6 +252,34 @@ async fn items_of_a_batch_take_places_of_their_own_and_wait_for_them() {
     }
 }
 
+/// What nobody waits for any more is not begun.
+#[tokio::test]
+async fn a_batch_whose_client_left_goes_no_further() {
+    let rig = Rig::with(|config| config.limits.max_in_flight = 2).await;
+    let calls = |rig: &Rig| rig.control.stats().calls.get("eth_getBalance").copied().unwrap_or(0);
+    rig.control
+        .set_faults(|faults| faults.delay = Some(Duration::from_millis(20)));
+    let call = |id: u64| {
+        let account = alloy_primitives::Address::left_padding_from(&id.to_be_bytes());
+        json!({"jsonrpc": "2.0", "id": id, "method": "eth_getBalance", "params": [account, "latest"]})
+    };
+    let mut client = rig.client().await;
+    let batch = Value::from((0..50).map(call).collect::<Vec<_>>()).to_string();
+    client.send(batch).await;
+    eventually("it is under way", async || calls(&rig) >= 1).await;
+    let gone = async || rig.metric(r#"headwater_closes_total{reason="gone"}"#).await;
+    let before = gone().await;
+    drop(client);
+    eventually("it has left", async || gone().await > before).await;
+    let mut other = rig.client().await;
+    let before = calls(&rig);
+    for id in 100..120 {
+        other.ask(call(id).to_string()).await;
+    }
+    // Those two that were under way may have been sent meanwhile.
+    assert!(calls(&rig) - before <= 20 + 2, "{}", calls(&rig) - before);
+}
+
 /// Its answer says that it failed, so nothing of it may go on.
 #[tokio::test]
 async fn a_refused_batch_leaves_no_subscription_behind() {
