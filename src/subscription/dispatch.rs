@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::{Line, Registry};
 use crate::backplane::{Answers, Feed};
-use crate::chain::{Header, Source};
+use crate::chain::{Absent, Header, Source};
 
 /// Events fanned out before clients are woken. What came in together leaves together, in one write for each client. So
 /// many wait here, too, where a head has to wait; the backplane has a bound of its own.
@@ -71,7 +71,7 @@ pub async fn dispatch(
 
 /// Fetches of blocks' contents, in the order of the blocks.
 struct Fetches<T> {
-    under_way: VecDeque<(B256, JoinHandle<Option<T>>)>,
+    under_way: VecDeque<(B256, JoinHandle<Result<T, Absent>>)>,
 }
 
 impl<T> Default for Fetches<T> {
@@ -85,7 +85,7 @@ impl<T: Send + 'static> Fetches<T> {
     /// Fetches for the first of these, and ahead for those behind it. Others are given up.
     fn follow<'a, F>(&mut self, blocks: impl Iterator<Item = &'a Header>, fetch: impl Fn(Header) -> F)
     where
-        F: Future<Output = Option<T>> + Send + 'static,
+        F: Future<Output = Result<T, Absent>> + Send + 'static,
     {
         let mut blocks = blocks.take(MAX_FETCHES).peekable();
         let first = blocks.peek().map(|header| header.block.hash);
@@ -103,11 +103,11 @@ impl<T: Send + 'static> Fetches<T> {
         }
     }
 
-    /// What was fetched for the first block; nothing where no node has it.
-    async fn first(&mut self) -> Option<T> {
+    /// What was fetched for the first block, or why it cannot be had.
+    async fn first(&mut self) -> Result<T, Absent> {
         match self.under_way.front_mut() {
             Some((_, fetch)) => {
-                let found = fetch.await.ok().flatten();
+                let found = fetch.await.unwrap_or(Err(Absent::NotServed));
                 self.under_way.pop_front();
                 found
             }

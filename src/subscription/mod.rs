@@ -10,6 +10,7 @@ mod line;
 mod members;
 mod passing;
 mod receipt_filter;
+mod refusal;
 mod registry;
 mod replay;
 mod start;

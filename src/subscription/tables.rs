@@ -13,10 +13,11 @@ use super::line::{Content, Contents, Wants};
 use super::members::Members;
 use super::passing::{Full, Passing};
 use super::receipt_filter::array;
+use super::refusal::Refusal;
 use super::transaction_event::{Fate, InForms};
 use super::{Index, LogFilter, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{ChainEvent, TransactionForm, Wanted};
-use crate::chain::{BlockLogs, BlockReceipts, History, Log, Loss, Transaction};
+use crate::chain::{Absent, BlockLogs, BlockReceipts, History, Log, Loss, Transaction};
 use crate::clock::Millis;
 use crate::delivery::{Batch, CloseReason, Event, Kind, Outbox, Phase, Recipient, SubscriptionId};
 
@@ -73,11 +74,11 @@ pub(super) struct Tables {
     receipts: Index<ReceiptFilter, Subscriber>,
     /// The last block whose transactions or receipts were told.
     contents_through: u64,
-    /// Until then nobody else may want transactions of blocks: the node does not serve them, and every head would wait for
+    /// Where the nodes do not give transactions of blocks nobody else may want them for a while: every head would wait for
     /// them in vain.
-    pub mined_refused_until: Millis,
-    /// The same for receipts.
-    pub receipts_refused_until: Millis,
+    pub no_transactions: Refusal,
+    /// The same for receipts, which are another question.
+    pub no_receipts: Refusal,
     pub passing: Passing,
     /// The node's last word on its sync state, for newcomers.
     pub sync_state: Option<(Bytes, Arc<Batch>)>,
@@ -104,8 +105,8 @@ impl Tables {
             told: BTreeMap::new(),
             receipts: Index::default(),
             contents_through: 0,
-            mined_refused_until: 0,
-            receipts_refused_until: 0,
+            no_transactions: Refusal::default(),
+            no_receipts: Refusal::default(),
             passing: Passing::default(),
             sync_state: None,
             history: History::new(remembered),
@@ -247,16 +248,16 @@ impl Tables {
     }
 
     /// A block's transactions cannot be had.
-    pub fn lose_transactions(&mut self, refused_until: Millis) {
-        self.mined_refused_until = refused_until;
+    pub fn lose_transactions(&mut self, why: Absent, now: Millis) {
+        self.no_transactions.begin(why, now);
         for subscriber in self.mined.iter() {
             subscriber.outbox.close(CloseReason::ContinuityLost);
         }
     }
 
     /// A block's receipts cannot be had.
-    pub fn lose_receipts(&mut self, refused_until: Millis) {
-        self.receipts_refused_until = refused_until;
+    pub fn lose_receipts(&mut self, why: Absent, now: Millis) {
+        self.no_receipts.begin(why, now);
         for subscriber in self.receipts.iter() {
             subscriber.outbox.close(CloseReason::ContinuityLost);
         }
@@ -264,6 +265,13 @@ impl Tables {
 
     /// What was fetched of the tip, behind its logs.
     pub fn contents(&mut self, contents: &Contents, due: &mut Due, now: Millis) {
+        // Those of an empty block were not asked for.
+        if matches!(&contents.transactions, Content::Here(block) if !block.transactions.is_empty()) {
+            self.no_transactions.end();
+        }
+        if matches!(&contents.receipts, Content::Here(block) if !block.receipts.is_empty()) {
+            self.no_receipts.end();
+        }
         let block = contents.header.block;
         let tip = self.history.tip().filter(|tip| tip.header.block == block);
         let Some(sequence) = tip.map(|tip| tip.sequence) else {
