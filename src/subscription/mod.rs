@@ -18,6 +18,9 @@ mod tables;
 mod transaction_event;
 mod transaction_filter;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::backplane::Passed;
 pub use dispatch::dispatch;
 pub use filter::{InBloom, LogFilter};
