@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_primitives::B256;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::{Line, Registry};
 use crate::backplane::{Answers, Feed};
@@ -21,6 +23,10 @@ const MAX_TOGETHER: usize = 64;
 /// one round trip each is too slow.
 const MAX_FETCHES: usize = 8;
 
+/// How often it is looked whether those were answered for whom something came too early: as long as a new subscription is
+/// held (E5), about, and only while there is anything.
+const EARLY_LOOK: Duration = Duration::from_millis(10);
+
 /// Runs until the backplane ends. `answers` is what the node in use says of subscriptions that are passed through.
 pub async fn dispatch(
     mut feed: Feed,
@@ -32,6 +38,9 @@ pub async fn dispatch(
     let mut line = Line::default();
     let mut transactions = Fetches::default();
     let mut receipts = Fetches::default();
+    let mut early = false;
+    let mut look = tokio::time::interval(EARLY_LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let room = MAX_TOGETHER - line.len();
         let (wants_transactions, wants_receipts) = (line.of_transactions().0, line.of_receipts().0);
@@ -54,7 +63,8 @@ pub async fn dispatch(
                 registry.fan_out(&mut line);
             }
             Ok(()) = answers.changed() => registry.answered(&answers.borrow_and_update()),
-            Some(gossip) = feed.gossip.recv() => registry.fan_out_gossip(gossip),
+            _ = look.tick(), if early => early = registry.tell_early(),
+            Some(gossip) = feed.gossip.recv() => early = registry.fan_out_gossip(gossip),
         }
         transactions.follow(line.of_transactions().1, |header| {
             let source = source.clone();

@@ -342,14 +342,28 @@ impl Registry {
             .inc();
     }
 
-    /// Fans out what may be lost.
-    pub fn fan_out_gossip(&self, gossip: Gossip) {
-        self.with_tables(|tables, due, now| tables.gossip(gossip, due, now));
+    /// Fans out what may be lost. `true` where some of it waits for an answer, to be told by [`Self::tell_early`].
+    #[must_use]
+    pub fn fan_out_gossip(&self, gossip: Gossip) -> bool {
+        self.with_tables(|tables, due, now| {
+            tables.gossip(gossip, due, now);
+            tables.passing.has_early()
+        })
     }
 
-    fn with_tables(&self, apply: impl FnOnce(&mut Tables, &mut Due, Millis)) {
+    /// Tells what came before an answer to those who were answered meanwhile; `true` where some of it still waits.
+    #[must_use]
+    pub fn tell_early(&self) -> bool {
+        self.with_tables(|tables, due, now| {
+            tables.passing.tell_early(due, now);
+            tables.passing.has_early()
+        })
+    }
+
+    fn with_tables<T>(&self, apply: impl FnOnce(&mut Tables, &mut Due, Millis) -> T) -> T {
         let mut due = Due::default();
-        apply(&mut self.tables.lock(), &mut due, self.clock.now());
+        let result = apply(&mut self.tables.lock(), &mut due, self.clock.now());
         flush(due);
+        result
     }
 }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
+use bytes::Bytes;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{Line, ReceiptFilter, Registry, Start, Stream, Subscription, Topic};
-use crate::backplane::{ChainEvent, Wanted};
+use super::{Line, Passed, ReceiptFilter, Registry, Start, Stream, Subscription, Topic};
+use crate::backplane::{ChainEvent, Gossip, Wanted};
 use crate::chain::{Absent, BlockLogs, BlockReceipts, BlockRef, Header};
 use crate::clock::Clock;
 use crate::delivery::{Compression, Egress, Outbox, OutboxLimits, OutboxShared};
@@ -20,11 +22,12 @@ use crate::telemetry::Metrics;
 struct Desk {
     registry: Registry,
     line: Line,
+    wanted: watch::Receiver<Wanted>,
     shared: Arc<OutboxShared>,
 }
 
 impl Desk {
-    fn new() -> Self {
+    fn new(max_passed: usize) -> Self {
         let (metrics, _) = Metrics::new();
         let limits = OutboxLimits {
             max_bytes: 1 << 20,
@@ -32,12 +35,13 @@ impl Desk {
             max_age: 60_000,
             holdoff: 0,
         };
-        let sender = watch::Sender::new(Wanted::default());
+        let (sender, wanted) = watch::channel(Wanted::default());
         let shared = OutboxShared::new(limits, Clock::start(), &metrics);
-        let registry = Registry::new(8, 0, false, sender, Clock::start(), Arc::new(metrics));
+        let registry = Registry::new(8, max_passed, false, sender, Clock::start(), Arc::new(metrics));
         Self {
             registry,
             line: Line::default(),
+            wanted,
             shared,
         }
     }
@@ -53,8 +57,13 @@ impl Desk {
         }
     }
 
+    /// Subscribes, and is not answered.
+    fn ask(&self, client: &Client, topic: Topic) -> Subscription {
+        self.registry.subscribe(topic, &client.outbox).unwrap()
+    }
+
     fn subscribe(&self, client: &Client, topic: Topic) -> Subscription {
-        let subscription = self.registry.subscribe(topic, &client.outbox).unwrap();
+        let subscription = self.ask(client, topic);
         subscription.recipient.release(0);
         subscription
     }
@@ -77,6 +86,14 @@ impl Desk {
             self.line.extend(std::iter::once(event));
         }
         self.registry.fan_out(&mut self.line);
+    }
+
+    fn pass(&self, of: &Passed, payload: &'static str) -> bool {
+        self.registry.fan_out_gossip(Gossip::Passed {
+            of: of.clone(),
+            json: Bytes::from(payload),
+            seen: Instant::now(),
+        })
     }
 }
 
@@ -154,6 +171,15 @@ fn of_transactions(hashes: &[B256]) -> Topic {
     Topic::Receipts(ReceiptFilter::at_most(hashes.to_vec()).unwrap())
 }
 
+fn passed(kind: &str) -> Passed {
+    let name = RawValue::from_string(format!("\"{kind}\"")).unwrap();
+    Passed::new("eth_subscribe", &[&*name]).unwrap()
+}
+
+fn kind(kind: &str) -> Topic {
+    Topic::Passed(passed(kind), kind.to_owned())
+}
+
 /// A head as its number, receipts as their transactions' last digits.
 fn words(told: &[Value]) -> String {
     let word = |one: &Value| match one {
@@ -170,7 +196,7 @@ fn words(told: &[Value]) -> String {
 /// already is not told again, but its receipts were not told.
 #[tokio::test]
 async fn receipts_are_told_where_the_chain_goes_back_and_comes_the_same_way_again() {
-    let mut desk = Desk::new();
+    let mut desk = Desk::new(0);
     let mut client = desk.client(&Arc::default()).await;
     desk.subscribe(&client, heads());
     desk.subscribe(&client, of_transactions(&[]));
@@ -183,7 +209,7 @@ async fn receipts_are_told_where_the_chain_goes_back_and_comes_the_same_way_agai
 /// The same, where a block above comes otherwise.
 #[tokio::test]
 async fn nobody_is_told_the_receipts_of_one_block_twice() {
-    let mut desk = Desk::new();
+    let mut desk = Desk::new(0);
     let mut client = desk.client(&Arc::default()).await;
     desk.subscribe(&client, heads());
     desk.subscribe(&client, of_transactions(&[]));
@@ -199,7 +225,7 @@ async fn nobody_is_told_the_receipts_of_one_block_twice() {
 
 #[tokio::test]
 async fn filters_that_select_the_same_receipts_are_told_the_same() {
-    let mut desk = Desk::new();
+    let mut desk = Desk::new(0);
     let (mut one, mut other) = (desk.client(&Arc::default()).await, desk.client(&Arc::default()).await);
     desk.subscribe(&one, of_transactions(&[hash(10), hash(99)]));
     desk.subscribe(&other, of_transactions(&[hash(10), hash(98)]));
@@ -214,7 +240,7 @@ async fn filters_that_select_the_same_receipts_are_told_the_same() {
 
 #[tokio::test]
 async fn who_was_refused_for_a_rate_limit_is_told_so() {
-    let mut desk = Desk::new();
+    let mut desk = Desk::new(0);
     let client = desk.client(&Arc::default()).await;
     desk.subscribe(&client, of_transactions(&[]));
     desk.play("h1 l1");
@@ -224,4 +250,93 @@ async fn who_was_refused_for_a_rate_limit_is_told_so() {
     let (_, why) = desk.registry.refuses(&of_transactions(&[])).unwrap();
     assert!(why.contains("rate limit"), "{why}");
     assert_eq!(desk.registry.refuses(&heads()), None);
+}
+
+/// In a batch with a slow call an answer is long in coming: what came before it must not hold up the rest of the queue.
+#[tokio::test]
+async fn what_is_passed_before_its_answer_holds_nothing_up_and_is_told_behind_the_answer() {
+    let mut desk = Desk::new(4);
+    let mut client = desk.client(&Arc::default()).await;
+    desk.subscribe(&client, heads());
+    let waits = desk.ask(&client, kind("votes"));
+    let of = passed("votes");
+    // The newest eight are kept.
+    for payload in ["0", "1", "2", "3", "4", "5", "6", "7", "8"] {
+        assert!(desk.pass(&of, payload), "it waits");
+    }
+    desk.play("h1 l1");
+    assert_eq!(client.told(1).await, [json!(1)]);
+    assert!(desk.registry.tell_early(), "it still waits");
+    waits.recipient.release(0);
+    assert!(!desk.registry.tell_early());
+    assert!(!desk.pass(&of, "9"));
+    assert_eq!(client.told(9).await, (1..=9).map(Value::from).collect::<Vec<_>>());
+    // Nothing is kept for who has left.
+    let waits = desk.ask(&client, kind("votes"));
+    assert!(desk.pass(&of, "10"));
+    desk.registry.unsubscribe(&waits);
+    assert!(!desk.registry.tell_early());
+}
+
+#[tokio::test]
+async fn what_is_wanted_of_the_node_is_made_anew_only_when_a_different_one_comes_or_goes() {
+    let mut desk = Desk::new(4);
+    let client = desk.client(&Arc::default()).await;
+    let mut wanted = || desk.wanted.borrow_and_update().passed.clone();
+    let first = desk.registry.subscribe(kind("a"), &client.outbox).unwrap();
+    let held = wanted();
+    assert_eq!(held.iter().collect::<Vec<_>>(), [&passed("a")]);
+    let same = desk.registry.subscribe(kind("a"), &client.outbox).unwrap();
+    let other = desk.registry.subscribe(heads(), &client.outbox).unwrap();
+    desk.registry.unsubscribe(&first);
+    desk.registry.unsubscribe(&other);
+    let pending = desk.registry.subscribe(Topic::Syncing, &client.outbox).unwrap();
+    assert!(Arc::ptr_eq(&held, &wanted()));
+    desk.registry.unsubscribe(&pending);
+    desk.registry.unsubscribe(&same);
+    assert!(wanted().is_empty());
+}
+
+#[tokio::test]
+async fn an_account_has_a_quarter_of_what_is_passed_and_all_together_no_more_than_there_is() {
+    let desk = Desk::new(8);
+    let (one, other) = (Arc::default(), Arc::default());
+    let (client, again) = (desk.client(&one).await, desk.client(&one).await);
+    let ask = |client: &Client, name: &str| desk.registry.subscribe(kind(name), &client.outbox);
+    let first = ask(&client, "a").unwrap();
+    ask(&again, "b").unwrap();
+    // Another connection is no other account, and the same is no other subscription.
+    for client in [&client, &again] {
+        let why = ask(client, "c").unwrap_err().to_string();
+        assert!(why.contains(": 2 different subscriptions of this client"), "{why}");
+        ask(client, "b").unwrap();
+    }
+    let second = ask(&again, "a").unwrap();
+    let stranger = desk.client(&other).await;
+    ask(&stranger, "c").unwrap();
+    assert!(
+        ask(&client, "c").is_err(),
+        "it is there already, but two are this account's"
+    );
+    desk.registry.unsubscribe(&first);
+    assert!(ask(&client, "c").is_err(), "the other connection has it still");
+    desk.registry.unsubscribe(&second);
+    ask(&client, "c").unwrap();
+    // b and c are there.
+    for names in [["d", "e"], ["f", "g"], ["h", "i"]] {
+        let own = desk.client(&Arc::default()).await;
+        for name in names {
+            ask(&own, name).unwrap();
+        }
+    }
+    let late = desk.client(&Arc::default()).await;
+    let why = ask(&late, "j").unwrap_err().to_string();
+    assert!(why.contains(": 8 different subscriptions are"), "{why}");
+    ask(&late, "d").unwrap();
+    // However few there are, one is for everybody.
+    let small = Desk::new(2);
+    let (one, other) = (small.client(&one).await, small.client(&other).await);
+    small.ask(&one, kind("a"));
+    assert!(small.registry.subscribe(kind("b"), &one.outbox).is_err());
+    small.ask(&other, kind("b"));
 }
