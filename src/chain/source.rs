@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
-use super::{BlockLogs, BlockReceipts, BlockTransactions, Header, HeaderShape, NotAHeader, receipts};
+use super::patience::{Failed, Patience};
+use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Header, HeaderShape, NotAHeader, receipts};
 use crate::jsonrpc::{METHOD_NOT_FOUND, Outcome};
-use crate::upstream::{CallError, Pool};
+use crate::upstream::{CallError, Pool, throttled};
 
 /// First and longest wait before a fetch that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
@@ -26,9 +27,6 @@ const PRUNED: i64 = 4444;
 struct Code {
     code: i64,
 }
-
-/// How long the transactions or receipts of one block are waited for: the next head waits with them, everybody's.
-const CONTENT_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Whether this chain's blooms can be believed: some chains leave them empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,10 +155,6 @@ impl Learned {
     }
 }
 
-/// So many times each node says that it does not serve what is asked for before that is believed of all: a balancer may
-/// have asked one that is different.
-const NOT_SERVED: usize = 3;
-
 /// What a block is looked for by.
 #[derive(Clone, Copy, Debug)]
 pub enum Seek {
@@ -287,11 +281,13 @@ impl Source {
         })
     }
 
-    /// All transactions of a block; `None` where no node gives any that hold within six seconds, or all say that they do not
-    /// serve them.
-    pub async fn transactions(&self, header: &Header) -> Option<BlockTransactions> {
+    /// All transactions of a block.
+    ///
+    /// # Errors
+    /// [`Absent`]: no node gives any that hold within six seconds, all say that they do not serve them, or they hang up.
+    pub async fn transactions(&self, header: &Header) -> Result<BlockTransactions, Absent> {
         match BlockTransactions::none(header) {
-            Some(none) => Some(none),
+            Some(none) => Ok(none),
             None => {
                 let fetch = |attempt| self.try_transactions(header, attempt);
                 self.patiently("transactions", header, fetch).await
@@ -299,10 +295,13 @@ impl Source {
         }
     }
 
-    /// All receipts of a block; `None` as of [`Self::transactions`].
-    pub async fn receipts(&self, header: &Header) -> Option<BlockReceipts> {
+    /// All receipts of a block.
+    ///
+    /// # Errors
+    /// As [`Self::transactions`].
+    pub async fn receipts(&self, header: &Header) -> Result<BlockReceipts, Absent> {
         match BlockReceipts::none(header) {
-            Some(none) => Some(none),
+            Some(none) => Ok(none),
             None => {
                 let fetch = |attempt| self.try_receipts(header, attempt);
                 self.patiently("receipts", header, fetch).await
@@ -310,55 +309,51 @@ impl Source {
         }
     }
 
-    /// Fetches what a block holds, again and again; `None` where no node gives what holds within six seconds, whatever it
-    /// says or does not say, for everybody's next head waits; sooner where all say that they do not serve it. While no
-    /// node is connected there is no next head, and nothing to give up on.
-    async fn patiently<T, F: Future<Output = Result<T, Refused>>>(
+    /// Fetches what a block holds, again and again, with [`Patience`].
+    async fn patiently<T, F: Future<Output = Result<T, Failed>>>(
         &self,
         what: &str,
         header: &Header,
         fetch: impl Fn(u32) -> F,
-    ) -> Option<T> {
-        let all = NOT_SERVED * self.pool.len();
-        let (mut attempt, mut not_served) = (0, 0);
-        let mut end = Instant::now() + CONTENT_PATIENCE;
-        while Instant::now() < end && not_served < all {
-            match tokio::time::timeout_at(end.into(), fetch(attempt)).await {
-                Ok(Ok(found)) => return Some(found),
-                Ok(Err(Refused::CallFailed)) => {
-                    end = Instant::now() + CONTENT_PATIENCE;
-                    not_served = 0;
-                }
-                // Each further attempt is another node's.
-                Ok(Err(Refused::NotServed)) => not_served += 1,
-                Ok(Err(_)) => not_served = 0,
-                Err(_) => break,
-            }
-            attempt += 1;
-            tokio::time::sleep(wait_before(attempt)).await;
+    ) -> Result<T, Absent> {
+        let mut patience = Patience::new(self.pool.len());
+        loop {
+            let begun = Instant::now();
+            let fetched = tokio::time::timeout(patience.left(), fetch(patience.attempt())).await;
+            let why = match fetched {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(why)) => why,
+                Err(_) => Failed::Other,
+            };
+            let wait = patience.failed(why, begun.elapsed()).inspect_err(|absent| {
+                let why = match absent {
+                    Absent::NotServed => "no node has the",
+                    Absent::Throttled => "the nodes' rate limits hold back the",
+                };
+                warn!(block = %header.block, "{why} {what} of this block; who wants them is closed with 1012");
+            })?;
+            tokio::time::sleep(wait).await;
         }
-        warn!(block = %header.block, "no node has the {what} of this block; who wants them is closed with 1012");
-        None
     }
 
-    async fn try_transactions(&self, header: &Header, attempt: u32) -> Result<BlockTransactions, Refused> {
+    async fn try_transactions(&self, header: &Header, attempt: u32) -> Result<BlockTransactions, Failed> {
         let hash = header.block.hash;
         let params = format!(r#"["{hash}",true]"#);
         let json = self.content("eth_getBlockByHash", &params, hash, attempt).await?;
         BlockTransactions::parse(header, &json).map_err(|error| {
             debug!(block = %header.block, "transactions refused: {error}");
-            Refused::Malformed
+            Failed::Other
         })
     }
 
-    async fn try_receipts(&self, header: &Header, attempt: u32) -> Result<BlockReceipts, Refused> {
+    async fn try_receipts(&self, header: &Header, attempt: u32) -> Result<BlockReceipts, Failed> {
         let hash = header.block.hash;
         let params = format!(r#"["{hash}"]"#);
         let json = self.content("eth_getBlockReceipts", &params, hash, attempt).await?;
         let block = header.block;
         let read = BlockReceipts::parse(header, &json).map_err(|error| {
             debug!(%block, "receipts refused: {error}");
-            Refused::Malformed
+            Failed::Other
         })?;
         match self.learned.verify {
             Verify::None => {}
@@ -366,25 +361,35 @@ impl Source {
                 .check_bloom(&header.bloom, believes_more(attempt))
                 .map_err(|error| {
                     debug!(%block, "receipts refused: {error}");
-                    Refused::Bloom
+                    Failed::Other
                 })?,
             Verify::Receipts => {
-                verify_hash(header)?;
+                verify_hash(header).map_err(|_| Failed::Other)?;
                 receipts::verify_root(header, &json).map_err(|error| {
                     debug!(%block, "receipts refused: {error}");
-                    Refused::Receipts
+                    Failed::Other
                 })?;
             }
         }
         Ok(read)
     }
 
-    /// As [`answered`]; a node that is connected and does not answer is no lost connection.
-    async fn content(&self, method: &str, params: &str, hash: B256, attempt: u32) -> Result<Bytes, Refused> {
-        match self.pool.call_ours(method, params, Some(hash), attempt).await {
-            Err(CallError::Unavailable) => Err(Refused::CallFailed),
-            Err(_) => Err(Refused::NodeError),
-            answer => answered(answer),
+    async fn content(&self, method: &str, params: &str, hash: B256, attempt: u32) -> Result<Bytes, Failed> {
+        let answer = self.pool.call_ours(method, params, Some(hash), attempt).await;
+        if throttled(&answer).is_some() {
+            return Err(Failed::Throttled);
+        }
+        match answer {
+            Err(CallError::Unavailable) => Err(Failed::Unavailable),
+            Err(CallError::TooLong) => Err(Failed::Broken),
+            // Over HTTP a node that restarts is answered for by nobody, or by a balancer, again and again.
+            Err(CallError::Lost) if !self.pool.any_http() => Err(Failed::Broken),
+            // A node that is connected and does not answer is no lost connection.
+            Err(_) => Err(Failed::Other),
+            answer => answered(answer).map_err(|why| match why {
+                Refused::NotServed => Failed::NotServed,
+                _ => Failed::Other,
+            }),
         }
     }
 

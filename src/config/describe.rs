@@ -93,7 +93,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "subscriptions.max_passed",
-        "Different ones of these (kind and parameters) at the node at one time, over all clients; more get -32005. Each costs the node, and the line to it, what one client of its own would.",
+        "Different ones of these (kind and parameters) at the node at one time, over all clients, a quarter (at least one) for one client; more get -32005. Each costs the node, and the line to it, what one client of its own would.",
     ),
     ("limits.max_connections", "Open connections; more get HTTP 429."),
     (

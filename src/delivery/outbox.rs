@@ -117,6 +117,12 @@ impl Outbox {
         self.compression
     }
 
+    /// The budget of its notifications, which it shares with all connections of its account, and with no other.
+    #[must_use]
+    pub fn egress(&self) -> &Arc<Egress> {
+        &self.egress
+    }
+
     // ---- putting in
 
     /// A text message as this client reads it, in pieces for [`Self::answer`].

@@ -115,6 +115,8 @@ pub struct Faults {
     pub failure: (i64, String),
     /// The next so many calls fail in the same way, whatever they are, counted down.
     pub failing_calls: u32,
+    /// Over these methods a connection is closed in place of an answer; over HTTP they are answered.
+    pub hangs_up_on: Vec<String>,
     /// Logs of blocks below this number are answered with error 4444, as nodes do that expire history (EIP-4444).
     pub pruned_below: u64,
     /// The node does not have its own kind of subscriptions, `blockNumbers`.
@@ -139,6 +141,7 @@ impl Default for Faults {
             failing_methods: Vec::new(),
             failure: (-32000, "simulated failure".into()),
             failing_calls: 0,
+            hangs_up_on: Vec::new(),
             pruned_below: 0,
             no_own_kind: false,
             refuse_connections: false,

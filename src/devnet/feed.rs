@@ -167,6 +167,13 @@ impl Feed {
         self.clients.remove(&client);
     }
 
+    /// Cuts a client's connection; what would be answered is lost.
+    pub(super) fn cut(&mut self, client: ClientId) {
+        if let Some(gone) = self.clients.remove(&client) {
+            gone.overflow.cancel();
+        }
+    }
+
     pub(super) fn count_call(&mut self, method: &str) {
         match self.counts.calls.get_mut(method) {
             Some(count) => *count += 1,

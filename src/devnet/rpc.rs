@@ -84,6 +84,11 @@ pub(super) fn call(
         let (code, message) = state.faults.failure.clone();
         return Err(RpcError::new(code, message));
     }
+    if let Caller::Client(client) = caller
+        && state.faults.hangs_up_on.iter().any(|own| own == method)
+    {
+        state.feed.cut(client);
+    }
     if let (true, Caller::Http) = (method.ends_with("_subscribe"), caller) {
         return Err(RpcError::new(-32601, "notifications not supported"));
     }

@@ -4,14 +4,16 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_primitives::B256;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::{Line, Registry};
 use crate::backplane::{Answers, Feed};
-use crate::chain::{Header, Source};
+use crate::chain::{Absent, Header, Source};
 
 /// Events fanned out before clients are woken. What came in together leaves together, in one write for each client. So
 /// many wait here, too, where a head has to wait; the backplane has a bound of its own.
@@ -20,6 +22,10 @@ const MAX_TOGETHER: usize = 64;
 /// Blocks whose transactions are fetched at the same time, and as many whose receipts are: after an outage many wait, and
 /// one round trip each is too slow.
 const MAX_FETCHES: usize = 8;
+
+/// How often it is looked whether those were answered for whom something came too early: as long as a new subscription is
+/// held (E5), about, and only while there is anything.
+const EARLY_LOOK: Duration = Duration::from_millis(10);
 
 /// Runs until the backplane ends. `answers` is what the node in use says of subscriptions that are passed through.
 pub async fn dispatch(
@@ -32,6 +38,9 @@ pub async fn dispatch(
     let mut line = Line::default();
     let mut transactions = Fetches::default();
     let mut receipts = Fetches::default();
+    let mut early = false;
+    let mut look = tokio::time::interval(EARLY_LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let room = MAX_TOGETHER - line.len();
         let (wants_transactions, wants_receipts) = (line.of_transactions().0, line.of_receipts().0);
@@ -54,7 +63,8 @@ pub async fn dispatch(
                 registry.fan_out(&mut line);
             }
             Ok(()) = answers.changed() => registry.answered(&answers.borrow_and_update()),
-            Some(gossip) = feed.gossip.recv() => registry.fan_out_gossip(gossip),
+            _ = look.tick(), if early => early = registry.tell_early(),
+            Some(gossip) = feed.gossip.recv() => early = registry.fan_out_gossip(gossip),
         }
         transactions.follow(line.of_transactions().1, |header| {
             let source = source.clone();
@@ -71,7 +81,7 @@ pub async fn dispatch(
 
 /// Fetches of blocks' contents, in the order of the blocks.
 struct Fetches<T> {
-    under_way: VecDeque<(B256, JoinHandle<Option<T>>)>,
+    under_way: VecDeque<(B256, JoinHandle<Result<T, Absent>>)>,
 }
 
 impl<T> Default for Fetches<T> {
@@ -85,7 +95,7 @@ impl<T: Send + 'static> Fetches<T> {
     /// Fetches for the first of these, and ahead for those behind it. Others are given up.
     fn follow<'a, F>(&mut self, blocks: impl Iterator<Item = &'a Header>, fetch: impl Fn(Header) -> F)
     where
-        F: Future<Output = Option<T>> + Send + 'static,
+        F: Future<Output = Result<T, Absent>> + Send + 'static,
     {
         let mut blocks = blocks.take(MAX_FETCHES).peekable();
         let first = blocks.peek().map(|header| header.block.hash);
@@ -103,11 +113,11 @@ impl<T: Send + 'static> Fetches<T> {
         }
     }
 
-    /// What was fetched for the first block; nothing where no node has it.
-    async fn first(&mut self) -> Option<T> {
+    /// What was fetched for the first block, or why it cannot be had.
+    async fn first(&mut self) -> Result<T, Absent> {
         match self.under_way.front_mut() {
             Some((_, fetch)) => {
-                let found = fetch.await.ok().flatten();
+                let found = fetch.await.unwrap_or(Err(Absent::NotServed));
                 self.under_way.pop_front();
                 found
             }

@@ -58,7 +58,7 @@ impl Tables {
                 TransactionForm::Full => self.pending(json, seen, due, now),
             },
             Gossip::Passed { of, json, seen } => {
-                let event = || match of.namespace() {
+                let event = match of.namespace() {
                     "eth" => self.event(&json),
                     other => Event::within(other, &json),
                 };

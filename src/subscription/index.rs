@@ -102,6 +102,11 @@ impl<F: Filter, S> Index<F, S> {
         Some(subscriber)
     }
 
+    /// A subscriber, while it is here.
+    pub(super) fn get(&self, slot: Slot) -> Option<&S> {
+        self.entries.get(slot.entry)?.subscribers.get(slot.subscriber)
+    }
+
     /// Number of subscribers.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::backplane::ChainEvent;
-use crate::chain::{BlockReceipts, BlockTransactions, Header};
+use crate::chain::{Absent, BlockReceipts, BlockTransactions, Header};
 
 /// Events in their order, and the block whose contents the next head waits for.
 #[derive(Debug, Default)]
@@ -34,8 +34,8 @@ pub enum Content<T> {
     Awaited,
     /// It came.
     Here(T),
-    /// No node has it.
-    Missing,
+    /// It cannot be had.
+    Missing(Absent),
 }
 
 /// All that was wanted of a block.
@@ -71,9 +71,9 @@ impl<T> Content<T> {
         matches!(self, Self::Awaited)
     }
 
-    fn came(&mut self, found: Option<T>) {
+    fn came(&mut self, found: Result<T, Absent>) {
         if self.is_awaited() {
-            *self = found.map_or(Self::Missing, Self::Here);
+            *self = found.map_or_else(Self::Missing, Self::Here);
         }
     }
 
@@ -127,14 +127,14 @@ impl Line {
     }
 
     /// The transactions of the block that is waited for, or that they will not come.
-    pub fn transactions_came(&mut self, found: Option<BlockTransactions>) {
+    pub fn transactions_came(&mut self, found: Result<BlockTransactions, Absent>) {
         if let Some(Awaited { contents, .. }) = &mut self.awaited {
             contents.transactions.came(found);
         }
     }
 
     /// As [`Self::transactions_came`], for its receipts.
-    pub fn receipts_came(&mut self, found: Option<BlockReceipts>) {
+    pub fn receipts_came(&mut self, found: Result<BlockReceipts, Absent>) {
         if let Some(Awaited { contents, .. }) = &mut self.awaited {
             contents.receipts.came(found);
         }
@@ -272,17 +272,17 @@ mod tests {
         for came in story.split_whitespace() {
             let awaited = line.awaited.as_ref().map(|awaited| awaited.contents.header.clone());
             match came {
-                "!" => line.transactions_came(awaited.map(|own| BlockTransactions {
+                "!" => line.transactions_came(awaited.ok_or(Absent::NotServed).map(|own| BlockTransactions {
                     block: own.block,
                     transactions: Vec::new(),
                     seen: own.seen,
                 })),
-                "$" => line.receipts_came(awaited.map(|own| BlockReceipts {
+                "$" => line.receipts_came(awaited.ok_or(Absent::NotServed).map(|own| BlockReceipts {
                     block: own.block,
                     receipts: Vec::new(),
                     seen: own.seen,
                 })),
-                "?" => line.transactions_came(None),
+                "?" => line.transactions_came(Err(Absent::NotServed)),
                 less if less.starts_with('=') => {
                     wants = wanted(less);
                     line.keep(wants);
@@ -294,7 +294,7 @@ mod tests {
                     let number = contents.header.block.number;
                     match contents.transactions {
                         Content::Here(_) => told.push(format!("t{number}")),
-                        Content::Missing => told.push(format!("t{number}?")),
+                        Content::Missing(_) => told.push(format!("t{number}?")),
                         Content::Unwanted | Content::Awaited => {}
                     }
                     if matches!(contents.receipts, Content::Here(_)) {

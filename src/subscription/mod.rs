@@ -10,12 +10,16 @@ mod line;
 mod members;
 mod passing;
 mod receipt_filter;
+mod refusal;
 mod registry;
 mod replay;
 mod start;
 mod tables;
 mod transaction_event;
 mod transaction_filter;
+
+#[cfg(test)]
+mod tests;
 
 pub use crate::backplane::Passed;
 pub use dispatch::dispatch;

@@ -4,6 +4,7 @@
 //! share one entry of the index, and one body.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use alloy_primitives::B256;
 use serde_json::Value;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use super::filter::{argument, canonical, field, go_type, no_input, read_hash};
 use super::index::{Filter, Index};
 use crate::chain::Receipt;
+use crate::delivery::Batch;
 use crate::jsonrpc::{ErrorObjectOwned, SERVER_ERROR, error};
 
 /// Most transactions of one subscription (geth `eth/filters/api.go`, `maxTxHashes`).
@@ -114,8 +116,35 @@ impl<S> Index<ReceiptFilter, S> {
     }
 }
 
+/// The events that are made of one block's receipts. Receipts can be long and filters many: those that select the same share
+/// one.
+#[derive(Debug)]
+pub(super) struct Bodies<'a> {
+    receipts: &'a [Receipt],
+    /// By the positions of its receipts.
+    made: HashMap<Box<[usize]>, Arc<Batch>>,
+}
+
+impl<'a> Bodies<'a> {
+    /// None yet.
+    pub fn new(receipts: &'a [Receipt]) -> Self {
+        let made = HashMap::new();
+        Self { receipts, made }
+    }
+
+    /// The event of the receipts in these places, made of its JSON where it is the first.
+    pub fn of(&mut self, positions: &[usize], make: impl FnOnce(&[u8]) -> Arc<Batch>) -> Arc<Batch> {
+        if let Some(made) = self.made.get(positions) {
+            return made.clone();
+        }
+        let batch = make(&array(positions.iter().map(|&at| &self.receipts[at])));
+        self.made.insert(positions.into(), batch.clone());
+        batch
+    }
+}
+
 /// One event: an array of receipts, each in the node's own bytes.
-pub(super) fn array<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> {
+fn array<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> {
     let mut json = vec![b'['];
     for (position, receipt) in receipts.enumerate() {
         if position > 0 {
@@ -125,4 +154,51 @@ pub(super) fn array<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> 
     }
     json.push(b']');
     json
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::chain::{BlockReceipts, BlockRef, Header};
+    use crate::delivery::{Event, Kind};
+
+    #[test]
+    fn a_body_is_made_once_for_all_filters_that_select_the_same() {
+        let block = BlockRef {
+            number: 7,
+            hash: B256::ZERO,
+        };
+        let header = Header {
+            block,
+            parent: B256::ZERO,
+            bloom: Box::default(),
+            timestamp: 0,
+            json: bytes::Bytes::new(),
+            seen: Instant::now(),
+        };
+        let one = |index: u8| {
+            serde_json::json!({
+                "transactionHash": B256::repeat_byte(index), "blockHash": block.hash,
+                "transactionIndex": format!("{index:#x}"),
+            })
+        };
+        let answer = serde_json::json!([one(0), one(1)]).to_string().into();
+        let block = BlockReceipts::parse(&header, &answer).expect("receipts");
+        let [first, second] = &block.receipts[..] else {
+            panic!("two receipts");
+        };
+        let mut made = Vec::new();
+        let mut bodies = Bodies::new(&block.receipts);
+        let mut of = |positions: &[usize]| {
+            bodies.of(positions, |json| {
+                made.push(json.to_vec());
+                Batch::new(Kind::Receipts, [Event::new(json)].into(), header.seen)
+            })
+        };
+        let (both, one) = (of(&[0, 1]), of(&[1]));
+        assert!(Arc::ptr_eq(&of(&[0, 1]), &both) && Arc::ptr_eq(&of(&[1]), &one));
+        assert_eq!(made, [array([first, second].into_iter()), array([second].into_iter())]);
+    }
 }

@@ -18,7 +18,7 @@ use super::passing::Full;
 use super::tables::{Place, Subscriber, Tables};
 use super::{Line, Stream, Topic};
 use crate::backplane::{Answers, ChainEvent, Gossip, Wanted};
-use crate::chain::{Cursor, History, Page};
+use crate::chain::{Absent, Cursor, History, Page};
 use crate::clock::{Clock, Millis};
 use crate::delivery::{Kind, Outbox, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
@@ -33,9 +33,6 @@ pub struct Subscription {
 
 /// How long a subscription waits for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
-
-/// How long nobody else may want transactions or receipts of blocks after a node did not serve them, in milliseconds.
-const REFUSED: Millis = 60_000;
 
 /// What is counted where a node does not serve them.
 const NO_TRANSACTIONS: &str = "no_transactions";
@@ -173,23 +170,28 @@ impl Registry {
     /// in vain for what no node serves.
     #[must_use]
     pub fn refuses(&self, topic: &Topic) -> Option<(&'static str, &'static str)> {
-        let (until, label, words) = {
-            let tables = self.tables.lock();
-            match topic {
-                Topic::Mined(_) => (
-                    tables.mined_refused_until,
+        let now = self.clock.now();
+        let tables = self.tables.lock();
+        match topic {
+            Topic::Mined(_) => tables.no_transactions.now(now).map(|why| match why {
+                Absent::NotServed => (
                     NO_TRANSACTIONS,
                     "the node does not serve the transactions of its blocks",
                 ),
-                Topic::Receipts(_) => (
-                    tables.receipts_refused_until,
-                    NO_RECEIPTS,
-                    "the node does not serve the receipts of its blocks",
+                Absent::Throttled => (
+                    NO_TRANSACTIONS,
+                    "the node's rate limit leaves no room for the transactions of its blocks, try again later",
                 ),
-                Topic::Chain(..) | Topic::Pending(_) | Topic::Syncing | Topic::Passed(..) => return None,
-            }
-        };
-        (self.clock.now() < until).then_some((label, words))
+            }),
+            Topic::Receipts(_) => tables.no_receipts.now(now).map(|why| match why {
+                Absent::NotServed => (NO_RECEIPTS, "the node does not serve the receipts of its blocks"),
+                Absent::Throttled => (
+                    NO_RECEIPTS,
+                    "the node's rate limit leaves no room for the receipts of its blocks, try again later",
+                ),
+            }),
+            Topic::Chain(..) | Topic::Pending(_) | Topic::Syncing | Topic::Passed(..) => None,
+        }
     }
 
     /// Whether what is published next is for those who subscribe now: the chain has begun, and stands at its tip.
@@ -322,12 +324,12 @@ impl Registry {
     /// Fans out what was fetched of a block. Where no node has it those who want it are closed, and for a while nobody else
     /// may.
     fn fan_out_contents(&self, contents: &Contents, tables: &mut Tables, due: &mut Due, now: Millis) {
-        if matches!(contents.transactions, Content::Missing) {
-            tables.lose_transactions(now + REFUSED);
+        if let Content::Missing(why) = contents.transactions {
+            tables.lose_transactions(why, now);
             self.count_loss(NO_TRANSACTIONS);
         }
-        if matches!(contents.receipts, Content::Missing) {
-            tables.lose_receipts(now + REFUSED);
+        if let Content::Missing(why) = contents.receipts {
+            tables.lose_receipts(why, now);
             self.count_loss(NO_RECEIPTS);
         }
         tables.contents(contents, due, now);
@@ -340,14 +342,28 @@ impl Registry {
             .inc();
     }
 
-    /// Fans out what may be lost.
-    pub fn fan_out_gossip(&self, gossip: Gossip) {
-        self.with_tables(|tables, due, now| tables.gossip(gossip, due, now));
+    /// Fans out what may be lost. `true` where some of it waits for an answer, to be told by [`Self::tell_early`].
+    #[must_use]
+    pub fn fan_out_gossip(&self, gossip: Gossip) -> bool {
+        self.with_tables(|tables, due, now| {
+            tables.gossip(gossip, due, now);
+            tables.passing.has_early()
+        })
     }
 
-    fn with_tables(&self, apply: impl FnOnce(&mut Tables, &mut Due, Millis)) {
+    /// Tells what came before an answer to those who were answered meanwhile; `true` where some of it still waits.
+    #[must_use]
+    pub fn tell_early(&self) -> bool {
+        self.with_tables(|tables, due, now| {
+            tables.passing.tell_early(due, now);
+            tables.passing.has_early()
+        })
+    }
+
+    fn with_tables<T>(&self, apply: impl FnOnce(&mut Tables, &mut Due, Millis) -> T) -> T {
         let mut due = Due::default();
-        apply(&mut self.tables.lock(), &mut due, self.clock.now());
+        let result = apply(&mut self.tables.lock(), &mut due, self.clock.now());
         flush(due);
+        result
     }
 }

@@ -12,11 +12,12 @@ use super::gossip::Recent;
 use super::line::{Content, Contents, Wants};
 use super::members::Members;
 use super::passing::{Full, Passing};
-use super::receipt_filter::array;
+use super::receipt_filter::Bodies;
+use super::refusal::Refusal;
 use super::transaction_event::{Fate, InForms};
 use super::{Index, LogFilter, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{ChainEvent, TransactionForm, Wanted};
-use crate::chain::{BlockLogs, BlockReceipts, History, Log, Loss, Transaction};
+use crate::chain::{Absent, BlockLogs, BlockReceipts, History, Log, Loss, Transaction};
 use crate::clock::Millis;
 use crate::delivery::{Batch, CloseReason, Event, Kind, Outbox, Phase, Recipient, SubscriptionId};
 
@@ -57,6 +58,11 @@ pub(super) struct Subscriber {
 /// See [`Outbox::id`].
 pub(super) type ClientKey = u64;
 
+/// Whether its client takes more.
+fn is_open(subscriber: &Subscriber) -> bool {
+    subscriber.outbox.phase() == Phase::Open
+}
+
 /// The tables.
 #[derive(Debug)]
 pub(super) struct Tables {
@@ -73,11 +79,11 @@ pub(super) struct Tables {
     receipts: Index<ReceiptFilter, Subscriber>,
     /// The last block whose transactions or receipts were told.
     contents_through: u64,
-    /// Until then nobody else may want transactions of blocks: the node does not serve them, and every head would wait for
+    /// Where the nodes do not give transactions of blocks nobody else may want them for a while: every head would wait for
     /// them in vain.
-    pub mined_refused_until: Millis,
-    /// The same for receipts.
-    pub receipts_refused_until: Millis,
+    pub no_transactions: Refusal,
+    /// The same for receipts, which are another question.
+    pub no_receipts: Refusal,
     pub passing: Passing,
     /// The node's last word on its sync state, for newcomers.
     pub sync_state: Option<(Bytes, Arc<Batch>)>,
@@ -104,8 +110,8 @@ impl Tables {
             told: BTreeMap::new(),
             receipts: Index::default(),
             contents_through: 0,
-            mined_refused_until: 0,
-            receipts_refused_until: 0,
+            no_transactions: Refusal::default(),
+            no_receipts: Refusal::default(),
             passing: Passing::default(),
             sync_state: None,
             history: History::new(remembered),
@@ -239,7 +245,6 @@ impl Tables {
 
     /// Which contents of the next block are for anybody: those who are on their way out need not be waited for.
     pub fn wants(&self) -> Wants {
-        let is_open = |subscriber: &Subscriber| subscriber.outbox.phase() == Phase::Open;
         Wants {
             transactions: self.mined.iter().any(is_open),
             receipts: self.receipts.iter().any(is_open),
@@ -247,26 +252,35 @@ impl Tables {
     }
 
     /// A block's transactions cannot be had.
-    pub fn lose_transactions(&mut self, refused_until: Millis) {
-        self.mined_refused_until = refused_until;
+    pub fn lose_transactions(&mut self, why: Absent, now: Millis) {
+        self.no_transactions.begin(why, now);
         for subscriber in self.mined.iter() {
             subscriber.outbox.close(CloseReason::ContinuityLost);
         }
     }
 
     /// A block's receipts cannot be had.
-    pub fn lose_receipts(&mut self, refused_until: Millis) {
-        self.receipts_refused_until = refused_until;
+    pub fn lose_receipts(&mut self, why: Absent, now: Millis) {
+        self.no_receipts.begin(why, now);
         for subscriber in self.receipts.iter() {
             subscriber.outbox.close(CloseReason::ContinuityLost);
         }
     }
 
-    /// What was fetched of the tip, behind its logs.
+    /// What was fetched of a block, behind its logs.
     pub fn contents(&mut self, contents: &Contents, due: &mut Due, now: Millis) {
+        // Those of an empty block were not asked for.
+        if matches!(&contents.transactions, Content::Here(block) if !block.transactions.is_empty()) {
+            self.no_transactions.end();
+        }
+        if matches!(&contents.receipts, Content::Here(block) if !block.receipts.is_empty()) {
+            self.no_receipts.end();
+        }
         let block = contents.header.block;
-        let tip = self.history.tip().filter(|tip| tip.header.block == block);
-        let Some(sequence) = tip.map(|tip| tip.sequence) else {
+        // It need not be the tip: where the chain went back, and comes the same way again, blocks above it are known already
+        // while those below them are told what they hold.
+        let own = self.history.at(block.number).filter(|own| own.header.block == block);
+        let Some(sequence) = own.map(|own| own.sequence) else {
             return;
         };
         // The chain may have gone back, and come the same way again.
@@ -277,7 +291,7 @@ impl Tables {
         // Who subscribed behind the block's logs begins with the next one.
         let takes = |subscriber: &Subscriber| {
             let recipient = &subscriber.recipient;
-            recipient.takes(sequence) && recipient.was_sent(sequence)
+            recipient.was_sent(sequence) && recipient.takes(sequence)
         };
         if let Content::Here(block) = &contents.transactions {
             let told = self.mined(&block.transactions, Fate::Adopted, block.seen, takes, due, now);
@@ -294,12 +308,16 @@ impl Tables {
 
     /// One event for each filter that wants any of the block's receipts, shared by all its subscribers. Nothing is taken
     /// back of them on a reorg (PROTOCOL R5), so nothing is kept.
+    ///
+    /// None is made for clients that take no more, so that what is copied under the lock is bounded by what queues hold.
     fn receipts(&self, block: &BlockReceipts, wants: impl Fn(&Subscriber) -> bool, due: &mut Due, now: Millis) {
+        let mut bodies = Bodies::new(&block.receipts);
         self.receipts.for_each_match(&block.receipts, |positions, subscribers| {
-            let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
+            let takes = |subscriber: &&Subscriber| wants(subscriber) && is_open(subscriber);
+            let mut wanting = subscribers.filter(takes).peekable();
             if wanting.peek().is_some() {
-                let json = array(positions.iter().map(|&at| &block.receipts[at]));
-                send(wanting, &self.one(Kind::Receipts, &json, block.seen), due, now);
+                let batch = bodies.of(positions, |json| self.one(Kind::Receipts, json, block.seen));
+                send(wanting, &batch, due, now);
             }
         });
     }

@@ -193,7 +193,7 @@ pub(super) fn is_throttled(outcome: &Outcome) -> bool {
 }
 
 /// Whether an answer, or none, says that the node is asked too much; and perhaps when to come again.
-pub(super) fn throttled(answer: &Result<Outcome, CallError>) -> Option<Option<Duration>> {
+pub(crate) fn throttled(answer: &Result<Outcome, CallError>) -> Option<Option<Duration>> {
     match answer {
         Ok(outcome) => is_throttled(outcome).then_some(None),
         Err(CallError::Throttled(after)) => Some(*after),

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use alloy_primitives::{B256, U64};
 use bytes::Bytes;
 
+pub(crate) use call::throttled;
 pub use call::{Ask, CallError, Reach, Whom};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use node::{Node, Share};

@@ -396,6 +396,13 @@ impl Pool {
         self.upstreams.len()
     }
 
+    /// Whether any is asked over HTTP, where a call that is lost takes no other with it.
+    #[must_use]
+    pub fn any_http(&self) -> bool {
+        let is_http = |upstream: &Upstream| matches!(upstream.shared.endpoint, Endpoint::Http(_));
+        self.upstreams.iter().any(is_http)
+    }
+
     /// The chain's id as JSON, once a node told it or where it is set.
     #[must_use]
     pub fn chain_id(&self) -> Option<&str> {

@@ -376,3 +376,27 @@ async fn a_token_opens_until_it_expires() {
     })
     .await;
 }
+
+/// What README says of `debug_traceChain`, with a namespace that the node has: a kind alone of what is denied otherwise.
+#[tokio::test]
+async fn a_key_has_one_kind_of_a_namespace_that_stays_denied() {
+    let key = ApiKey::random();
+    let rig = Rig::with(|config| {
+        config.subscriptions.pass = vec!["eth_*".to_owned(), "chain_blockNumbers".to_owned()];
+        config.methods.denied.push("chain_*".to_owned());
+        allow(config, "tracer", &key, r#"methods = ["eth_*", "chain_subscribe"]"#);
+    })
+    .await;
+    let tracer = UPGRADE.to_owned() + &bearer(key.reveal());
+    for (head, may) in [(UPGRADE, false), (&*tracer, true)] {
+        let mut wire = Wire::connect(rig.address).await;
+        assert_eq!(wire.handshake(head, b"").await.status, 101);
+        for method in ["chain_call", "debug_traceBlockByNumber"] {
+            assert_eq!(ask(&mut wire, method, json!([])).await["error"]["code"], -32601);
+        }
+        let other = ask(&mut wire, "chain_subscribe", json!(["others"])).await;
+        assert_eq!(other["error"]["code"], -32601, "{other}");
+        let answer = ask(&mut wire, "chain_subscribe", json!(["blockNumbers"])).await;
+        assert_eq!(answer["result"].is_string(), may, "{answer}");
+    }
+}

@@ -192,7 +192,7 @@ async fn where_no_node_is_connected_nobody_can_say() {
 
 #[tokio::test]
 async fn different_ones_up_to_the_limit_and_not_one_more() {
-    let rig = Rig::with(|config| config.subscriptions.max_passed = 2).await;
+    let rig = Rig::with(|config| config.subscriptions.max_passed = 8).await;
     let mut client = rig.client().await;
     let first = client.subscribe(numbers(&json!(1))).await;
     client.subscribe(numbers(&json!(2))).await;
@@ -203,7 +203,8 @@ async fn different_ones_up_to_the_limit_and_not_one_more() {
         why,
         json!({
             "code": -32005,
-            "message": "limit exceeded: 2 different subscriptions are passed to the node (subscriptions.max_passed)",
+            "message": "limit exceeded: 2 different subscriptions of this client are passed to the node (a quarter of \
+                subscriptions.max_passed)",
         })
     );
     assert_eq!(at_node(&rig.control), 2);

@@ -252,6 +252,37 @@ async fn where_the_node_does_not_serve_receipts_who_wants_them_is_told_and_the_o
     watcher.subscribe(json!(["alchemy_minedTransactions"])).await;
 }
 
+/// The question itself is too much for the node: asked for ever it would keep everybody's next head waiting.
+#[tokio::test]
+async fn where_the_node_hangs_up_on_the_question_who_asked_is_told_and_the_others_go_on() {
+    let rig = Rig::start().await;
+    let mut client = all(&rig).await;
+    let mut watcher = rig.watcher().await;
+    let asked = calls(&rig.control);
+    let hangs_up_on = vec!["eth_getBlockReceipts".to_owned()];
+    rig.control.set_faults(|faults| faults.hangs_up_on = hangs_up_on);
+    let mut blocks = vec![rig.control.mine()];
+    let (messages, code, _) = client.closed().await;
+    assert_eq!((messages.len(), code), (0, 1012));
+    assert_eq!(calls(&rig.control), asked + 3);
+    blocks.push(rig.control.mine());
+    watcher.expect(adopted(&blocks)).await;
+    assert_eq!(calls(&rig.control), asked + 3, "nobody wants any");
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_called_so() {
+    let rig = Rig::start().await;
+    let mut client = all(&rig).await;
+    fail(&rig.control, 429, &["eth_getBlockReceipts"]);
+    rig.control.mine();
+    assert_eq!(client.closed().await.1, 1012);
+    let mut other = rig.client().await;
+    let refused = other.call("eth_subscribe", json!(["transactionReceipts"])).await;
+    let words = "the node's rate limit leaves no room for the receipts of its blocks, try again later";
+    assert_eq!(refused["error"], json!({"code": -32000, "message": words}));
+}
+
 #[tokio::test]
 async fn a_block_that_is_dropped_before_its_receipts_came_holds_nobody_up() {
     let rig = Rig::start().await;
