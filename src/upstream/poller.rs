@@ -21,7 +21,7 @@ use super::call::{Call, Inbox, is_throttled};
 use super::load::{BackOff, LONGEST};
 use super::message::{self, NodeMessage};
 use super::pool::Shared;
-use super::{CallError, Gossip, Sighting, TransactionForm};
+use super::{CallError, Gossip, Sighting, TransactionForm, Wanted};
 use crate::jsonrpc::{METHOD_NOT_FOUND, Outcome, error};
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
@@ -335,17 +335,26 @@ impl Gossiper {
     async fn run(mut self) {
         let mut tick = tokio::time::interval(self.shared.settings.poll_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut wanted = self.shared.wanted.clone();
+        let mut changes = self.shared.wanted.clone();
+        let mut before = Wanted::default();
         loop {
-            // A new wish is answered at once.
-            tokio::select! {
-                _ = tick.tick() => {}
-                Ok(()) = wanted.changed() => {}
-            }
-            if self.back_off.until(Instant::now()).is_some() {
+            let is_due = tokio::select! {
+                _ = tick.tick() => true,
+                Ok(()) = changes.changed() => false,
+            };
+            let wanted = self.shared.wants();
+            self.refuse_passed(&wanted);
+            // A new wish is answered at once, but not with every poll: anybody may wish for what is refused here.
+            let wanted = Wanted {
+                passed: Arc::default(),
+                ..wanted
+            };
+            let is_new = before != wanted;
+            before = wanted.clone();
+            if !is_due && !is_new || self.back_off.until(Instant::now()).is_some() {
                 continue;
             }
-            if let Err(why) = self.poll().await {
+            if let Err(why) = self.poll(&wanted).await {
                 debug!("upstream {}: {why}", self.shared.endpoint);
                 match why {
                     Failed::Throttled(after) => {
@@ -365,8 +374,9 @@ impl Gossiper {
         self.shared.settle(TransactionForm::Full, settled);
     }
 
-    async fn poll(&mut self) -> Result<(), Failed> {
-        let wanted = self.shared.wants();
+    /// Over HTTP nothing is passed through.
+    fn refuse_passed(&self, wanted: &Wanted) {
+        self.shared.forget_unwanted(wanted);
         for passed in &*wanted.passed {
             // geth's words over HTTP (PROTOCOL 1.5).
             let none = error(METHOD_NOT_FOUND, "notifications not supported");
@@ -374,6 +384,9 @@ impl Gossiper {
                 self.shared.settle_passed(passed, Some(Err(none)));
             }
         }
+    }
+
+    async fn poll(&mut self, wanted: &Wanted) -> Result<(), Failed> {
         if wanted.syncing {
             let syncing = self.node.result("eth_syncing", "").await?;
             self.shared.gossip(Gossip::Syncing(syncing));

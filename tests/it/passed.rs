@@ -1,9 +1,16 @@
 //! Subscriptions of a kind that headwater does not know: they are the node's, one there for all who ask for the same.
 
-use headwater::devnet::Control;
-use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::harness::{Client, Proxy, Rig, eventually, node};
+use headwater::config::{Config, typed};
+use headwater::devnet::Control;
+use headwater::telemetry::Metrics;
+use headwater::upstream::{Channels, Passed, Pool, Wanted};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use crate::harness::{Client, Proxy, Rig, eventually, node, take_away};
 
 /// The node's own kind.
 fn numbers(of: &Value) -> Value {
@@ -278,4 +285,77 @@ async fn who_asks_again_and_again_is_refused_as_for_any_call() {
     }
     let asked = calls(&rig.control, "unknown") - before;
     assert!(limited >= 10 && asked <= 20 - u64::from(limited), "{limited} {asked}");
+}
+
+/// A pool without the rest, which is asked for these.
+fn pool(nodes: &[String]) -> (Arc<Pool>, watch::Sender<Wanted>, impl Sized + use<>) {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let typed = typed::Config {
+        upstream: nodes.iter().cloned().map(Into::into).collect(),
+        ..typed::Config::default()
+    };
+    let mut config = Config::check(&typed).unwrap();
+    // One poll, and no other while the test runs.
+    config.node.poll_interval = Duration::from_secs(3600);
+    let ((sightings, seen), (gossip, heard)) = (mpsc::channel(64), mpsc::channel(64));
+    let (wants, wanted) = watch::channel(Wanted::default());
+    let channels = Channels {
+        sightings,
+        gossip,
+        wanted,
+    };
+    let pool = Pool::start(&config.upstreams, &config.node, &channels, Arc::new(Metrics::new().0));
+    (pool, wants, (seen, heard))
+}
+
+fn kind(n: usize) -> Passed {
+    let param = serde_json::value::to_raw_value(&n).unwrap();
+    Passed::new("eth_subscribe", &[&param]).unwrap()
+}
+
+/// There is no end to what can be asked for.
+#[tokio::test]
+async fn an_answer_is_kept_as_long_as_somebody_wants_it_and_over_http_costs_no_poll() {
+    for over_http in [true, false] {
+        let node = node().await;
+        let control = node.handle();
+        let url = if over_http { node.http_url() } else { node.ws_url() };
+        let (pool, wants, _rest) = pool(&[url]);
+        eventually("it is in use", async || pool.active().is_some()).await;
+        wants.send_modify(|wanted| wanted.syncing = true);
+        eventually("polled", async || calls(&control, "eth_syncing") > 0).await;
+        let answers = pool.watch_answers();
+        for n in 0..50 {
+            wants.send_modify(|wanted| wanted.passed = Arc::new([kind(n)].into()));
+            assert!(pool.passed(&kind(n)).await.unwrap().is_err());
+            eventually("those before are forgotten", async || answers.borrow().len() == 1).await;
+        }
+        wants.send_modify(|wanted| wanted.passed = Arc::default());
+        eventually("all are forgotten", async || answers.borrow().is_empty()).await;
+        assert_eq!(calls(&control, "eth_syncing"), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_forgotten_with_the_node_that_gave_it() {
+    let (first, second) = (node().await, node().await);
+    let (pool, wants, _rest) = pool(&[first.ws_url(), second.ws_url()]);
+    eventually("both are connected", async || {
+        pool.status().iter().all(|(_, status)| status.connected)
+    })
+    .await;
+    wants.send_modify(|wanted| wanted.passed = Arc::new([kind(1), kind(2)].into()));
+    for n in [1, 2] {
+        assert!(pool.passed(&kind(n)).await.unwrap().is_err());
+    }
+    wants.send_modify(|wanted| wanted.passed = Arc::new([kind(2)].into()));
+    let lost = pool.active().unwrap();
+    take_away(&if lost.0 == 0 { first.handle() } else { second.handle() });
+    eventually("the other is in use", async || {
+        pool.active().is_some_and(|active| active != lost)
+    })
+    .await;
+    assert!(pool.passed(&kind(2)).await.unwrap().is_err());
+    let answers = pool.watch_answers();
+    assert_eq!(answers.borrow().keys().collect::<Vec<_>>(), [&kind(2)]);
 }
