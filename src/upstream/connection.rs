@@ -409,7 +409,11 @@ impl Serving {
             }
             (Purpose::Subscribe(feed), Outcome::Error(error)) => self.refused(feed, error)?,
             // Also where it is refused: then the node does not know it.
-            (Purpose::Unsubscribe(subscription), _) => self.ended(&subscription),
+            (Purpose::Unsubscribe(subscription), _) => {
+                self.ended(&subscription);
+                // It may have taken the place of another one.
+                self.reconcile();
+            }
             (Purpose::Latest, Outcome::Result(json)) => {
                 // Head first: who is chosen depends on it.
                 self.tell(Sighting::Latest(json)).await;
@@ -911,6 +915,22 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         serving.reconcile();
         assert_eq!(written(&mut serving).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_being_ended_takes_a_place_until_the_node_has_answered() {
+        let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 1);
+        want(&wants, [1]);
+        serving.reconcile();
+        says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
+        written(&mut serving);
+        want(&wants, [2]);
+        serving.reconcile();
+        let end = written(&mut serving);
+        assert!(end.len() == 1 && end[0].contains("eth_unsubscribe"), "{end:?}");
+        says(&mut serving, r#"{"jsonrpc":"2.0","id":2,"result":true}"#).await;
+        let next = written(&mut serving);
+        assert!(next.len() == 1 && next[0].contains(r#""params":[2]"#), "{next:?}");
     }
 
     #[tokio::test(start_paused = true)]
