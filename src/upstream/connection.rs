@@ -30,6 +30,9 @@ const WRITE_QUEUE: usize = 128;
 /// Questions for subscriptions that were given up whose answers are still known when they come.
 const MAX_LATE: usize = 64;
 
+/// Subscriptions that wait to be ended; while there are more, none to pending transactions is begun.
+const MAX_ENDING: usize = 64;
+
 /// How often a node is asked for its sync state while someone wants it.
 const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -83,8 +86,11 @@ enum Purpose {
     /// No head was announced for a while: is there a newer one?
     Probe,
     Syncing,
-    /// The end of the subscription with this id of the node's.
-    Unsubscribe(String),
+    /// The end of the subscription with this id of the node's, by this method.
+    Unsubscribe {
+        method: String,
+        subscription: String,
+    },
     Ignored,
 }
 
@@ -132,6 +138,8 @@ struct Serving {
     feeds: HashMap<String, Option<Feed>>,
     /// What is to be ended and was not written yet: method and id.
     ending: VecDeque<(String, String)>,
+    /// When that is written, where the node was asked too much to end one.
+    end_back_off: BackOff,
     early: Early,
     last_received: Instant,
     /// When a head was last announced or probed for.
@@ -295,6 +303,7 @@ impl Serving {
             late: BTreeMap::new(),
             feeds: HashMap::new(),
             ending: VecDeque::new(),
+            end_back_off: BackOff::default(),
             early: Early::default(),
             last_received: Instant::now(),
             last_head: Instant::now(),
@@ -408,8 +417,16 @@ impl Serving {
                 self.put_off(feed, outcome);
             }
             (Purpose::Subscribe(feed), Outcome::Error(error)) => self.refused(feed, error)?,
+            (Purpose::Unsubscribe { method, subscription }, outcome) if is_throttled(&outcome) => {
+                let now = Instant::now();
+                self.shared.load.throttled(now, None);
+                self.end_back_off.refused(now, None, LONGEST);
+                if let Some(None) = self.feeds.get(&subscription) {
+                    self.ending.push_back((method, subscription));
+                }
+            }
             // Also where it is refused: then the node does not know it.
-            (Purpose::Unsubscribe(subscription), _) => {
+            (Purpose::Unsubscribe { subscription, .. }, _) => {
                 self.ended(&subscription);
                 // It may have taken the place of another one.
                 self.reconcile();
@@ -536,11 +553,14 @@ impl Serving {
     }
 
     fn write_ending(&mut self) {
+        if self.end_back_off.until(Instant::now()).is_some() {
+            return;
+        }
         while self.out.len() < WRITE_QUEUE
             && let Some((method, subscription)) = self.ending.pop_front()
         {
             let params = format!("[{subscription}]");
-            self.ask(&method, &params, Purpose::Unsubscribe(subscription));
+            self.ask(&method.clone(), &params, Purpose::Unsubscribe { method, subscription });
         }
     }
 
@@ -579,7 +599,7 @@ impl Serving {
                         (feed, Outcome::Error(why) | Outcome::Result(why)) => self.refused(feed, why)?,
                     }
                 }
-                Some(Purpose::Unsubscribe(subscription)) => self.ended(&subscription),
+                Some(Purpose::Unsubscribe { subscription, .. }) => self.ended(&subscription),
                 _ => {}
             }
         }
@@ -668,7 +688,8 @@ impl Serving {
             match (self.pending.remove(&form), wanted) {
                 (None, true) => {
                     let feed = Feed::Pending(form);
-                    if !self.is_put_off(&feed) && self.ask("eth_subscribe", params, Purpose::Subscribe(feed)) {
+                    let may_ask = !self.is_put_off(&feed) && self.ending.len() < MAX_ENDING;
+                    if may_ask && self.ask("eth_subscribe", params, Purpose::Subscribe(feed)) {
                         self.pending.insert(form, SubscriptionState::Asked);
                     }
                 }
@@ -915,6 +936,28 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         serving.reconcile();
         assert_eq!(written(&mut serving).len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_is_ended_also_where_the_node_is_asked_too_much() {
+        let (mut serving, wants) = serving(|_| {});
+        want(&wants, [1]);
+        serving.reconcile();
+        says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
+        want(&wants, []);
+        serving.reconcile();
+        written(&mut serving);
+        says(
+            &mut serving,
+            r#"{"jsonrpc":"2.0","id":2,"error":{"code":429,"message":"slow down"}}"#,
+        )
+        .await;
+        serving.reconcile();
+        assert!(written(&mut serving).is_empty(), "not at once");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        serving.reconcile();
+        let end = written(&mut serving).concat();
+        assert!(end.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{end}");
     }
 
     #[tokio::test]
