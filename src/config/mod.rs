@@ -151,6 +151,7 @@ impl Config {
                 call_patience: typed.calls.patience,
                 hedge: typed.calls.hedge,
                 max_in_flight: at_least("node.max_in_flight", node.max_in_flight, 1)?,
+                max_passed: typed.subscriptions.max_passed,
                 max_message_bytes: bytes("node.max_message_bytes", node.max_message_bytes, 1 << 20)?,
                 trust: tls::trust(file(&node.ca).as_deref()).map_err(|why| bad("node.ca", &why))?,
             },

@@ -1,17 +1,19 @@
 //! The choice of the upstream in use: what the actors hear goes into [`Standing`], and its verdicts come into force here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alloy_primitives::B256;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::standing::{Standing, Switch, Told, Why};
-use super::{Answers, Endpoint, Reach, UpstreamId, UpstreamSettings, Wanted};
+use super::{Answers, Endpoint, Passed, Reach, UpstreamId, UpstreamSettings, Wanted};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// Shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that what is said
@@ -28,6 +30,8 @@ pub(super) struct Choice {
     settled: watch::Sender<Wanted>,
     /// The same of what is passed through, with what it said.
     answers: watch::Sender<Answers>,
+    /// What is passed through and was put off, since the node is asked too much, with what it said.
+    put_off: watch::Sender<HashMap<Passed, Bytes>>,
     /// Says that somebody came, went or told a head.
     moves: watch::Sender<()>,
     /// The newest head that clients were shown: number and hash.
@@ -57,6 +61,7 @@ impl Choice {
             active: watch::Sender::new(None),
             settled: watch::Sender::new(Wanted::default()),
             answers: watch::Sender::default(),
+            put_off: watch::Sender::default(),
             moves: watch::Sender::new(()),
             published: Mutex::new(None),
             metrics,
@@ -77,6 +82,10 @@ impl Choice {
 
     pub fn answers(&self) -> &watch::Sender<Answers> {
         &self.answers
+    }
+
+    pub fn put_off(&self) -> &watch::Sender<HashMap<Passed, Bytes>> {
+        &self.put_off
     }
 
     /// It gave a sign of life.
@@ -175,6 +184,7 @@ impl Choice {
         self.active.send_replace(to);
         // Behind it: what the one before says from now on is not heard.
         self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());
+        self.put_off.send_if_modified(|all| !std::mem::take(all).is_empty());
         let heard = |id: UpstreamId| Duration::from_millis(self.heard[id.0].load(Ordering::Relaxed));
         if let Some(from) = from {
             *left = Some((from, heard(from)));

@@ -4,7 +4,7 @@
 //! shows at once), then serve calls and whatever else is wanted. Reading and writing are this one task's, and neither waits for
 //! the other: a writer task, or a channel to it, cost each call a wake-up of another thread (`benches/forward`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +16,22 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use super::call::{Call, Inbox, is_throttled};
+use super::early::Early;
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
+use super::load::{BackOff, LONGEST};
 use super::message::{self, NodeMessage};
 use super::pool::Shared;
 use super::{CallError, Gossip, Passed, Sighting, TransactionForm, Wanted};
-use crate::jsonrpc::Outcome;
+use crate::jsonrpc::{INTERNAL_ERROR, Outcome, TIMEOUT, error};
 
 /// Messages that wait until the node takes them. When there are so many calls wait in their queue, where callers see it.
 const WRITE_QUEUE: usize = 128;
 
-/// Events of subscriptions whose id is not known yet: some nodes send the first event before the answer.
-const MAX_EARLY: usize = 64;
+/// Questions for subscriptions that were given up whose answers are still known when they come.
+const MAX_LATE: usize = 64;
+
+/// Subscriptions that wait to be ended; while there are more, none to pending transactions is begun.
+const MAX_ENDING: usize = 64;
 
 /// How often a node is asked for its sync state while someone wants it.
 const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
@@ -53,11 +58,21 @@ enum End {
 }
 
 /// What a subscription at the node feeds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Feed {
     Heads,
     Pending(TransactionForm),
     Passed(Passed),
+}
+
+impl Feed {
+    /// The method by which it is ended at the node.
+    fn unsubscribe(&self) -> String {
+        match self {
+            Self::Heads | Self::Pending(_) => "eth_unsubscribe".to_owned(),
+            Self::Passed(passed) => passed.unsubscribe(),
+        }
+    }
 }
 
 /// What an answer is for.
@@ -71,6 +86,11 @@ enum Purpose {
     /// No head was announced for a while: is there a newer one?
     Probe,
     Syncing,
+    /// The end of the subscription with this id of the node's, by this method.
+    Unsubscribe {
+        method: String,
+        subscription: String,
+    },
     Ignored,
 }
 
@@ -109,8 +129,18 @@ struct Serving {
     unsent: bool,
     next_id: u64,
     waiting: HashMap<u64, Purpose>,
-    feeds: HashMap<String, Feed>,
-    early: VecDeque<(String, Bytes)>,
+    /// Questions of our own among them that are not vital, and since when they wait: what is left unanswered must not take
+    /// the place of clients' calls for ever.
+    own: BTreeMap<u64, Instant>,
+    /// Questions for subscriptions that were given up, with the method that ends what they may still be answered with.
+    late: BTreeMap<u64, String>,
+    /// By the node's id; `None` where it is being ended: what is still told of it is for nobody, whoever gets its id next.
+    feeds: HashMap<String, Option<Feed>>,
+    /// What is to be ended and was not written yet: method and id.
+    ending: VecDeque<(String, String)>,
+    /// When that is written, where the node was asked too much to end one.
+    end_back_off: BackOff,
+    early: Early,
     last_received: Instant,
     /// When a head was last announced or probed for.
     last_head: Instant,
@@ -120,13 +150,18 @@ struct Serving {
     unannounced: u32,
     /// Since when the oldest question that must be answered waits.
     asked: Option<Instant>,
-    /// What is asked again when the node is no longer spared; each question of the handshake follows from the one before.
+    /// The question of the handshake that was refused, since the node is asked too much; each follows from the one before.
     postponed: Option<Purpose>,
+    /// When that is asked again.
+    handshake: BackOff,
+    /// When subscriptions are asked for again that were refused for the same reason.
+    back_offs: HashMap<Feed, BackOff>,
     asked_syncing: Option<Instant>,
     /// Subscriptions that are asked for or stand, pending ones only.
     pending: HashMap<TransactionForm, SubscriptionState>,
-    /// The same of those that are passed through; the node's error where it refused one.
-    passed: HashMap<Passed, Passing>,
+    /// The same of those that are passed through: [`UpstreamSettings::max_passed`](super::UpstreamSettings) at most, also
+    /// of those that nobody wants any more.
+    passed: HashMap<Passed, PassedState>,
     ready: bool,
     /// It ended by a message that was longer than is read.
     too_long: bool,
@@ -141,12 +176,15 @@ enum SubscriptionState {
     Refused,
 }
 
+/// A subscription that is passed through, as the node has it.
 #[derive(Debug)]
-enum Passing {
+enum PassedState {
     Asked,
     Stands(String),
-    /// Asked again when somebody wants it anew.
+    /// With this error; asked again when somebody wants it anew.
     Refused(Bytes),
+    /// With this error, since the node is asked too much; asked again after a while.
+    PutOff(Bytes),
 }
 
 impl Connection {
@@ -261,14 +299,20 @@ impl Serving {
             unsent: false,
             next_id: 0,
             waiting: HashMap::new(),
+            own: BTreeMap::new(),
+            late: BTreeMap::new(),
             feeds: HashMap::new(),
-            early: VecDeque::new(),
+            ending: VecDeque::new(),
+            end_back_off: BackOff::default(),
+            early: Early::default(),
             last_received: Instant::now(),
             last_head: Instant::now(),
             head: None,
             unannounced: 0,
             asked: None,
             postponed: None,
+            handshake: BackOff::default(),
+            back_offs: HashMap::new(),
             asked_syncing: None,
             pending: HashMap::new(),
             passed: HashMap::new(),
@@ -304,13 +348,20 @@ impl Serving {
 
     /// A question of our own. A full write queue drops it; those that matter are asked again at the next tick.
     fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
-        if purpose.is_vital() {
+        let is_vital = purpose.is_vital();
+        if is_vital {
             self.asked.get_or_insert_with(Instant::now);
+        }
+        if matches!(purpose, Purpose::Subscribe(_)) && !self.awaits_id() {
+            // What came for those before is for none of those that follow.
+            self.early.clear();
         }
         let id = self.register(purpose);
         let sent = self.put(Outbound::Message(message::request(id, method, params)));
         if !sent {
             self.waiting.remove(&id);
+        } else if !is_vital {
+            self.own.insert(id, Instant::now());
         }
         sent
     }
@@ -329,7 +380,10 @@ impl Serving {
                 match message {
                     NodeMessage::Answer(id, outcome) => {
                         if let Some(purpose) = self.waiting.remove(&id) {
+                            self.own.remove(&id);
                             self.answered(purpose, outcome).await?;
+                        } else if let Some(method) = self.late.remove(&id) {
+                            self.answered_late(method, outcome);
                         }
                     }
                     NodeMessage::Event(subscription, json) => self.event(subscription, json).await,
@@ -358,23 +412,23 @@ impl Serving {
                 self.ask_vital(Purpose::Subscribe(Feed::Heads));
             }
             (Purpose::ChainId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
-            (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await,
-            (Purpose::Subscribe(Feed::Heads), Outcome::Error(error)) => return Err(End::NoHeads(text(&error))),
-            (Purpose::Subscribe(Feed::Pending(form)), outcome) if is_throttled(&outcome) => {
-                // It is asked for again when the node is no longer spared.
-                self.shared.load.throttled(Instant::now(), None);
-                self.pending.remove(&form);
+            (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await?,
+            (Purpose::Subscribe(feed), outcome @ Outcome::Error(_)) if is_throttled(&outcome) => {
+                self.put_off(feed, outcome);
             }
-            (Purpose::Subscribe(Feed::Pending(form)), Outcome::Error(error)) => {
-                warn!(upstream = %self.shared.endpoint, ?form, "no pending transactions: {}", text(&error));
-                self.pending.insert(form, SubscriptionState::Refused);
-                self.shared.settle(form, true);
+            (Purpose::Subscribe(feed), Outcome::Error(error)) => self.refused(feed, error)?,
+            (Purpose::Unsubscribe { method, subscription }, outcome) if is_throttled(&outcome) => {
+                let now = Instant::now();
+                self.shared.load.throttled(now, None);
+                self.end_back_off.refused(now, None, LONGEST);
+                if let Some(None) = self.feeds.get(&subscription) {
+                    self.ending.push_back((method, subscription));
+                }
             }
-            (Purpose::Subscribe(Feed::Passed(passed)), Outcome::Error(error)) => {
-                debug!(upstream = %self.shared.endpoint, ?passed, "refused: {}", text(&error));
-                self.shared.settle_passed(&passed, Some(Err(error.clone())));
-                self.passed.insert(passed, Passing::Refused(error));
-                // Whoever asked may be gone.
+            // Also where it is refused: then the node does not know it.
+            (Purpose::Unsubscribe { subscription, .. }, _) => {
+                self.ended(&subscription);
+                // It may have taken the place of another one.
                 self.reconcile();
             }
             (Purpose::Latest, Outcome::Result(json)) => {
@@ -398,7 +452,8 @@ impl Serving {
     /// The node is asked too much, which is no sign of death: what is not asked anyway by and by is asked again when the
     /// node was left alone for a while. A new connection would begin with more questions.
     fn spare(&mut self, purpose: Purpose) {
-        self.shared.load.throttled(Instant::now(), None);
+        let now = Instant::now();
+        self.shared.load.throttled(now, None);
         if matches!(purpose, Purpose::Probe) {
             debug!(upstream = %self.shared.endpoint, "rate limited: whether there is a newer head is asked again later");
             return;
@@ -410,9 +465,18 @@ impl Serving {
         );
         self.shared.status.lock().last_error = Some(why.into());
         self.postponed = Some(purpose);
+        self.handshake.refused(now, None, LONGEST);
     }
 
-    async fn subscribed(&mut self, feed: Feed, subscription: String) {
+    async fn subscribed(&mut self, feed: Feed, subscription: String) -> Result<(), End> {
+        if let Some(Some(_)) = self.feeds.get(&subscription) {
+            // Whoever has it keeps it. To end the connection would end it for all, again and again.
+            let why = error(INTERNAL_ERROR, "the node gave two subscriptions one id");
+            return match why.into() {
+                Outcome::Error(why) | Outcome::Result(why) => self.refused(feed, why),
+            };
+        }
+        self.back_offs.remove(&feed);
         match feed {
             Feed::Heads => {
                 self.ask_vital(Purpose::Latest);
@@ -424,32 +488,142 @@ impl Serving {
             }
             Feed::Passed(ref passed) => {
                 self.passed
-                    .insert(passed.clone(), Passing::Stands(subscription.clone()));
+                    .insert(passed.clone(), PassedState::Stands(subscription.clone()));
                 self.shared.settle_passed(passed, Some(Ok(())));
             }
         }
-        self.feeds.insert(subscription.clone(), feed.clone());
-        let (now, later): (VecDeque<_>, _) = self.early.drain(..).partition(|(id, _)| *id == subscription);
-        self.early = later;
-        for (_, json) in now {
+        self.feeds.insert(subscription.clone(), Some(feed.clone()));
+        for json in self.early.take(&subscription) {
             self.deliver(feed.clone(), json).await;
         }
         // It may not be wanted any more by now.
         self.reconcile();
+        Ok(())
+    }
+
+    /// The node does not serve it.
+    fn refused(&mut self, feed: Feed, error: Bytes) -> Result<(), End> {
+        self.back_offs.remove(&feed);
+        match feed {
+            Feed::Heads => return Err(End::NoHeads(text(&error))),
+            Feed::Pending(form) => {
+                warn!(upstream = %self.shared.endpoint, ?form, "no pending transactions: {}", text(&error));
+                self.pending.insert(form, SubscriptionState::Refused);
+                self.shared.settle(form, true);
+            }
+            Feed::Passed(passed) => {
+                debug!(upstream = %self.shared.endpoint, ?passed, "refused: {}", text(&error));
+                self.shared.settle_passed(&passed, Some(Err(error.clone())));
+                self.passed.insert(passed, PassedState::Refused(error));
+                // Whoever asked may be gone.
+                self.reconcile();
+            }
+        }
+        Ok(())
+    }
+
+    /// The node is asked too much: the subscription is asked for again after a while. Whatever else it refuses meanwhile does
+    /// not make that later.
+    fn put_off(&mut self, feed: Feed, outcome: Outcome) {
+        let now = Instant::now();
+        self.shared.load.throttled(now, None);
+        let back_off = self.back_offs.entry(feed.clone()).or_default();
+        back_off.refused(now, None, LONGEST);
+        match (feed, outcome) {
+            (Feed::Pending(form), _) => drop(self.pending.remove(&form)),
+            (Feed::Passed(passed), Outcome::Error(error)) => {
+                self.shared.put_off(&passed, Some(error.clone()));
+                self.passed.insert(passed, PassedState::PutOff(error));
+                self.reconcile();
+            }
+            _ => {}
+        }
+    }
+
+    fn is_put_off(&self, feed: &Feed) -> bool {
+        let back_off = self.back_offs.get(feed);
+        back_off.is_some_and(|back_off| back_off.until(Instant::now()).is_some())
+    }
+
+    /// Ends a subscription at the node, as soon as there is room to say so.
+    fn unsubscribe(&mut self, method: String, subscription: String) {
+        self.feeds.insert(subscription.clone(), None);
+        self.ending.push_back((method, subscription));
+        self.write_ending();
+    }
+
+    fn write_ending(&mut self) {
+        if self.end_back_off.until(Instant::now()).is_some() {
+            return;
+        }
+        while self.out.len() < WRITE_QUEUE
+            && let Some((method, subscription)) = self.ending.pop_front()
+        {
+            let params = format!("[{subscription}]");
+            self.ask(&method.clone(), &params, Purpose::Unsubscribe { method, subscription });
+        }
+    }
+
+    /// The node tells nothing of it any more; its id may be another's by now.
+    fn ended(&mut self, subscription: &str) {
+        if let Some(None) = self.feeds.get(subscription) {
+            self.feeds.remove(subscription);
+        }
+    }
+
+    /// A subscription stands that was given up.
+    fn answered_late(&mut self, method: String, outcome: Outcome) {
+        if let Outcome::Result(json) = outcome
+            && !self.feeds.contains_key(&text(&json))
+        {
+            self.unsubscribe(method, text(&json));
+        }
+    }
+
+    /// Gives up what the node has left unanswered for as long as a call may take.
+    fn expire(&mut self) -> Result<(), End> {
+        let patience = self.shared.settings.request_timeout;
+        while let Some((&id, since)) = self.own.first_key_value()
+            && since.elapsed() >= patience
+        {
+            self.own.remove(&id);
+            match self.waiting.remove(&id) {
+                Some(Purpose::Subscribe(feed)) => {
+                    if self.late.len() == MAX_LATE {
+                        self.late.pop_first();
+                    }
+                    self.late.insert(id, feed.unsubscribe());
+                    match (feed, error(TIMEOUT, CallError::TimedOut.to_string()).into()) {
+                        // It is asked for again.
+                        (Feed::Pending(form), _) => drop(self.pending.remove(&form)),
+                        (feed, Outcome::Error(why) | Outcome::Result(why)) => self.refused(feed, why)?,
+                    }
+                }
+                Some(Purpose::Unsubscribe { subscription, .. }) => self.ended(&subscription),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     async fn event(&mut self, subscription: String, json: Bytes) {
-        match self.feeds.get(&subscription).cloned() {
-            Some(feed) => self.deliver(feed, json).await,
-            None => {
-                if self.early.len() == MAX_EARLY {
-                    // A head among them is made up for by the next; a pending transaction is not.
-                    self.early.pop_front();
-                    self.shared.count_dropped(1);
-                }
-                self.early.push_back((subscription, json));
+        match self.feeds.get(&subscription) {
+            Some(Some(feed)) => self.deliver(feed.clone(), json).await,
+            Some(None) => {}
+            None if self.awaits_id() => {
+                // A head among them is made up for by the next; a pending transaction is not.
+                let lost = self.early.push(subscription, &json);
+                self.shared.count_dropped(lost);
             }
+            // Of one that was ended a while ago, or never was ours.
+            None => {}
         }
+    }
+
+    /// Whether a subscription is asked for, so that its events may come before its id.
+    fn awaits_id(&self) -> bool {
+        let mut purposes = self.waiting.values();
+        purposes.any(|purpose| matches!(purpose, Purpose::Subscribe(_)))
     }
 
     async fn deliver(&mut self, feed: Feed, json: Bytes) {
@@ -497,7 +671,7 @@ impl Serving {
             return;
         }
         let wanted = self.shared.wants();
-        let spared = self.shared.load.is_backing_off(Instant::now());
+        self.write_ending();
         let forms = [
             (
                 TransactionForm::Hash,
@@ -513,14 +687,15 @@ impl Serving {
         for (form, wanted, params) in forms {
             match (self.pending.remove(&form), wanted) {
                 (None, true) => {
-                    if !spared && self.ask("eth_subscribe", params, Purpose::Subscribe(Feed::Pending(form))) {
+                    let feed = Feed::Pending(form);
+                    let may_ask = !self.is_put_off(&feed) && self.ending.len() < MAX_ENDING;
+                    if may_ask && self.ask("eth_subscribe", params, Purpose::Subscribe(feed)) {
                         self.pending.insert(form, SubscriptionState::Asked);
                     }
                 }
                 (Some(SubscriptionState::Stands(subscription)), false) => {
                     self.shared.settle(form, false);
-                    self.feeds.remove(&subscription);
-                    self.ask("eth_unsubscribe", &format!("[{subscription}]"), Purpose::Ignored);
+                    self.unsubscribe(Feed::Pending(form).unsubscribe(), subscription);
                 }
                 // Asked for: when the answer comes this is looked at again. Else it is known already, also where another
                 // upstream was in use for a moment.
@@ -546,31 +721,44 @@ impl Serving {
         let unwanted: Vec<Passed> = self
             .passed
             .iter()
-            .filter(|(passed, standing)| !wanted.passed.contains(*passed) && !matches!(standing, Passing::Asked))
+            .filter(|(passed, state)| !wanted.passed.contains(*passed) && !matches!(state, PassedState::Asked))
             .map(|(passed, _)| passed.clone())
             .collect();
         for passed in unwanted {
-            self.shared.settle_passed(&passed, None);
-            if let Some(Passing::Stands(subscription)) = self.passed.remove(&passed) {
-                self.feeds.remove(&subscription);
-                self.ask(&passed.unsubscribe(), &format!("[{subscription}]"), Purpose::Ignored);
+            self.back_offs.remove(&Feed::Passed(passed.clone()));
+            if let Some(PassedState::Stands(subscription)) = self.passed.remove(&passed) {
+                self.unsubscribe(passed.unsubscribe(), subscription);
             }
         }
+        self.shared.forget_unwanted(wanted);
         for passed in &*wanted.passed {
+            let feed = Feed::Passed(passed.clone());
             match self.passed.get(passed) {
-                None => {
-                    let purpose = Purpose::Subscribe(Feed::Passed(passed.clone()));
-                    if self.ask(passed.method(), passed.params(), purpose) {
-                        self.passed.insert(passed.clone(), Passing::Asked);
+                // When the answer comes this is looked at again.
+                Some(PassedState::Asked) => {}
+                // Also where another upstream was in use for a moment.
+                Some(PassedState::Stands(_)) => self.shared.settle_passed(passed, Some(Ok(()))),
+                Some(PassedState::Refused(error)) => self.shared.settle_passed(passed, Some(Err(error.clone()))),
+                Some(PassedState::PutOff(error)) if self.is_put_off(&feed) => {
+                    self.shared.put_off(passed, Some(error.clone()));
+                }
+                None if !self.has_room_to_pass() => {}
+                Some(PassedState::PutOff(_)) | None => {
+                    if self.ask(passed.method(), passed.params(), Purpose::Subscribe(feed)) {
+                        self.passed.insert(passed.clone(), PassedState::Asked);
+                        self.shared.put_off(passed, None);
                     }
                 }
-                // When the answer comes this is looked at again.
-                Some(Passing::Asked) => {}
-                // Also where another upstream was in use for a moment.
-                Some(Passing::Stands(_)) => self.shared.settle_passed(passed, Some(Ok(()))),
-                Some(Passing::Refused(error)) => self.shared.settle_passed(passed, Some(Err(error.clone()))),
             }
         }
+    }
+
+    /// Neither those who ask and leave before the node answers, nor those that it does not end, come to more than may be
+    /// wanted at the same time.
+    fn has_room_to_pass(&self) -> bool {
+        let max = self.shared.settings.max_passed;
+        let ending = self.feeds.values().filter(|feed| feed.is_none()).count();
+        self.passed.len() < max && ending < max
     }
 
     fn tick(&mut self, reader: &Reader) -> Result<(), End> {
@@ -583,7 +771,8 @@ impl Serving {
         if self.asked.is_some_and(|at| at.elapsed() >= patience / 2) {
             return Err(End::Unanswered(patience / 2));
         }
-        if !self.shared.load.is_backing_off(Instant::now())
+        self.expire()?;
+        if self.handshake.until(Instant::now()).is_none()
             && let Some(purpose) = self.postponed.take()
         {
             self.ask_vital(purpose);
@@ -625,4 +814,190 @@ impl Drop for Serving {
 
 fn text(json: &Bytes) -> String {
     String::from_utf8_lossy(json).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::AtomicU64;
+
+    use parking_lot::Mutex;
+    use tokio::sync::{mpsc, watch};
+
+    use super::super::choice::Choice;
+    use super::super::identity::Identity;
+    use super::super::load::Load;
+    use super::super::{Endpoint, UpstreamId};
+    use super::*;
+    use crate::config::{Config, typed};
+    use crate::telemetry::Metrics;
+
+    /// A connection that stands, to the node in use, and what is wanted of it.
+    fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>) {
+        let mut typed = typed::Config {
+            upstream: vec!["ws://127.0.0.1:1".to_owned().into()],
+            ..typed::Config::default()
+        };
+        edit(&mut typed);
+        let config = Config::check(&typed).expect("good settings");
+        let endpoint: Endpoint = config.upstreams[0].endpoint.clone();
+        let (wants, wanted) = watch::channel(Wanted::default());
+        let metrics = Arc::new(Metrics::new().0);
+        let shared = Shared {
+            id: UpstreamId(0),
+            endpoint: endpoint.clone(),
+            status: Mutex::default(),
+            choice: Arc::new(Choice::new(vec![endpoint], &config.node, metrics)),
+            settings: config.node,
+            identity: Arc::new(Identity::new(1, None)),
+            newest: Mutex::default(),
+            sightings: mpsc::channel(1).0,
+            gossip: mpsc::channel(1).0,
+            gossip_dropped: Arc::new(AtomicU64::new(0)),
+            wanted,
+            load: Load::default(),
+        };
+        shared.up();
+        let mut serving = Serving::new(Arc::new(shared));
+        serving.ready = true;
+        (serving, wants)
+    }
+
+    fn passed(of: usize) -> Passed {
+        let param = serde_json::value::to_raw_value(&of).expect("a number");
+        Passed::new("eth_subscribe", &[&param]).expect("short")
+    }
+
+    fn want(wants: &watch::Sender<Wanted>, of: impl IntoIterator<Item = usize>) {
+        wants.send_modify(|wanted| wanted.passed = Arc::new(of.into_iter().map(passed).collect::<BTreeSet<_>>()));
+    }
+
+    /// What is written next.
+    fn written(serving: &mut Serving) -> Vec<String> {
+        let messages = serving.out.drain(..).map(|message| match message {
+            Outbound::Message(text) => text,
+            Outbound::Ping => "ping".to_owned(),
+        });
+        messages.collect()
+    }
+
+    async fn says(serving: &mut Serving, text: &str) {
+        let message = Inbound::Message(Bytes::copy_from_slice(text.as_bytes()));
+        serving.apply(message).await.expect("the connection stands");
+    }
+
+    #[tokio::test]
+    async fn a_subscription_is_ended_also_where_the_write_queue_is_full() {
+        let (mut serving, wants) = serving(|_| {});
+        want(&wants, [1]);
+        wants.send_modify(|wanted| wanted.pending_hashes = true);
+        serving.reconcile();
+        assert_eq!(written(&mut serving).len(), 2);
+        for (id, subscription) in [(1, "0xa"), (2, "0xb")] {
+            let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"{subscription}"}}"#);
+            says(&mut serving, &answer).await;
+        }
+        while serving.put(Outbound::Ping) {}
+        wants.send_replace(Wanted::default());
+        serving.reconcile();
+        assert!(written(&mut serving).iter().all(|text| text == "ping"));
+        serving.reconcile();
+        let ends = written(&mut serving).concat();
+        assert!(ends.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{ends}");
+        assert!(ends.contains(r#""eth_unsubscribe","params":["0xb"]"#), "{ends}");
+        serving.reconcile();
+        assert!(written(&mut serving).is_empty(), "once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_waits_for_its_own_refusals_alone() {
+        let (mut serving, wants) = serving(|_| {});
+        let hour = Duration::from_secs(3600);
+        serving.shared.load.throttled(Instant::now(), Some(hour));
+        want(&wants, [1]);
+        wants.send_modify(|wanted| wanted.pending_hashes = true);
+        serving.reconcile();
+        assert_eq!(written(&mut serving).len(), 2);
+        let limit = r#""error":{"code":-32005,"message":"rate limited"}"#;
+        for id in [1, 2] {
+            says(&mut serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},{limit}}}"#)).await;
+        }
+        serving.reconcile();
+        assert!(written(&mut serving).is_empty(), "not at once");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        serving.reconcile();
+        assert_eq!(written(&mut serving).len(), 2);
+        for id in [3, 4] {
+            says(&mut serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},{limit}}}"#)).await;
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        serving.reconcile();
+        assert!(written(&mut serving).is_empty(), "the second time it takes longer");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        serving.reconcile();
+        assert_eq!(written(&mut serving).len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_is_ended_also_where_the_node_is_asked_too_much() {
+        let (mut serving, wants) = serving(|_| {});
+        want(&wants, [1]);
+        serving.reconcile();
+        says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
+        want(&wants, []);
+        serving.reconcile();
+        written(&mut serving);
+        says(
+            &mut serving,
+            r#"{"jsonrpc":"2.0","id":2,"error":{"code":429,"message":"slow down"}}"#,
+        )
+        .await;
+        serving.reconcile();
+        assert!(written(&mut serving).is_empty(), "not at once");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        serving.reconcile();
+        let end = written(&mut serving).concat();
+        assert!(end.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{end}");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_being_ended_takes_a_place_until_the_node_has_answered() {
+        let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 1);
+        want(&wants, [1]);
+        serving.reconcile();
+        says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
+        written(&mut serving);
+        want(&wants, [2]);
+        serving.reconcile();
+        let end = written(&mut serving);
+        assert!(end.len() == 1 && end[0].contains("eth_unsubscribe"), "{end:?}");
+        says(&mut serving, r#"{"jsonrpc":"2.0","id":2,"result":true}"#).await;
+        let next = written(&mut serving);
+        assert!(next.len() == 1 && next[0].contains(r#""params":[2]"#), "{next:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_never_answered_takes_no_place_for_ever() {
+        let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 2);
+        let mut asked = 0;
+        // Who asks and leaves comes to no more than the limit.
+        for of in 0..10 {
+            want(&wants, [of]);
+            serving.reconcile();
+            asked += written(&mut serving).len();
+        }
+        assert_eq!((asked, serving.waiting.len()), (2, 2));
+        tokio::time::advance(serving.shared.settings.request_timeout).await;
+        serving.expire().expect("it stands");
+        let next = written(&mut serving).concat();
+        assert!(next.contains(r#""params":[9]"#), "{next}");
+        // What is granted after all is ended.
+        says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
+        let end = written(&mut serving).concat();
+        assert!(end.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{end}");
+        // And an end that is not answered takes no place for ever either.
+        tokio::time::advance(serving.shared.settings.request_timeout).await;
+        serving.expire().expect("it stands");
+        assert!(serving.waiting.is_empty() && serving.feeds.is_empty() && serving.own.is_empty());
+    }
 }

@@ -12,8 +12,12 @@ const HALF_LIFE: Duration = Duration::from_secs(5);
 /// Weight of one answer in the average of latencies, as in TCP's smoothed round trip (RFC 6298 section 2.3).
 const SMOOTHING: f64 = 1.0 / 8.0;
 
-/// First and longest time for which an upstream that is asked too much is asked only where no other is left.
-const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The shortest time for which what was refused is not asked for, unless so long is too long.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// The longest, where nothing else bounds it; for so long an upstream that is asked too much is asked only where no other
+/// is left.
+pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
 /// The load of one upstream.
 #[derive(Debug, Default)]
@@ -24,13 +28,50 @@ struct State {
     in_flight: u32,
     /// Smoothed latency in seconds, and when it was last told.
     latency: Option<(f64, Instant)>,
-    back_off: Option<BackOff>,
+    back_off: BackOff,
 }
 
+/// How long something is not asked for after a node refused it, since it is asked too much: longer each time, until there
+/// was quiet for as long. Each question of our own has one: whatever else the node refuses, its own answer decides.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BackOff(Option<Spared>);
+
 #[derive(Clone, Copy, Debug)]
-struct BackOff {
+struct Spared {
     until: Instant,
     length: Duration,
+}
+
+impl BackOff {
+    /// It was refused; the node may have said when to come again. It is not asked for `longest` at most.
+    pub fn refused(&mut self, now: Instant, after: Option<Duration>, longest: Duration) {
+        let shortest = SHORTEST.min(longest);
+        let length = match self.0 {
+            // What was under way already says nothing new, unless it is that it takes longer.
+            Some(own) if now < own.until => {
+                let until = now + after.unwrap_or_default().min(longest);
+                self.0 = Some(Spared {
+                    until: until.max(own.until),
+                    ..own
+                });
+                return;
+            }
+            // It came back and was told the same again.
+            Some(own) if now < own.until + own.length => (own.length * 2).min(longest),
+            _ => shortest,
+        };
+        let length = after.map_or(length, |after| after.clamp(shortest, longest));
+        self.0 = Some(Spared {
+            until: now + length,
+            length,
+        });
+    }
+
+    /// Until when it is not asked for, where that is still to come.
+    pub fn until(&self, now: Instant) -> Option<Instant> {
+        let until = self.0?.until;
+        (now < until).then_some(until)
+    }
 }
 
 /// Where a call was lost the node is taken to be as slow as this, at least, and is tried again by and by.
@@ -95,38 +136,12 @@ impl Load {
 
     /// It says that it is asked too much, and perhaps when to come again.
     pub fn throttled(&self, now: Instant, after: Option<Duration>) {
-        let mut state = self.0.lock();
-        let (first, longest) = BACK_OFF;
-        let length = match state.back_off {
-            // What was under way already says nothing new, unless it is that it takes longer.
-            Some(own) if now < own.until => {
-                let until = now + after.unwrap_or_default().min(longest);
-                state.back_off = Some(BackOff {
-                    until: until.max(own.until),
-                    ..own
-                });
-                return;
-            }
-            // It came back and was told the same again.
-            Some(own) if now < own.until + own.length => (own.length * 2).min(longest),
-            _ => first,
-        };
-        let length = after.map_or(length, |after| after.clamp(first, longest));
-        state.back_off = Some(BackOff {
-            until: now + length,
-            length,
-        });
+        self.0.lock().back_off.refused(now, after, LONGEST);
     }
 
-    /// Until when it should be spared, if it should be.
-    pub fn spared_until(&self, now: Instant) -> Option<Instant> {
-        let until = self.0.lock().back_off?.until;
-        (now < until).then_some(until)
-    }
-
-    /// Whether it should be spared for a while.
+    /// Whether clients' calls should spare it for a while.
     pub fn is_backing_off(&self, now: Instant) -> bool {
-        self.spared_until(now).is_some()
+        self.0.lock().back_off.until(now).is_some()
     }
 
     /// What one more call would cost, to be compared: how long it waits where each of those under way takes its time. One
@@ -267,11 +282,25 @@ mod tests {
         load.throttled(now, Some(5 * SECOND));
         assert!(load.is_backing_off(now + 9 * SECOND), "the longer of two");
         load.throttled(now, Some(20 * SECOND));
-        assert_eq!(load.spared_until(now + 9 * SECOND), Some(now + 20 * SECOND));
-        assert_eq!(load.spared_until(now + 20 * SECOND), None);
+        assert!(load.is_backing_off(now + 19 * SECOND));
+        assert!(!load.is_backing_off(now + 20 * SECOND));
         now += 300 * SECOND;
         load.throttled(now, Some(3600 * SECOND));
         assert!(!load.is_backing_off(now + 30 * SECOND), "but not for so long");
+    }
+
+    #[test]
+    fn a_question_of_our_own_is_not_put_off_for_longer_than_it_can_wait() {
+        let (mut back_off, now) = (BackOff::default(), Instant::now());
+        assert_eq!(back_off.until(now), None);
+        back_off.refused(now, Some(30 * SECOND), 3 * SECOND);
+        assert_eq!(back_off.until(now), Some(now + 3 * SECOND));
+        let longest = SECOND / 4;
+        let mut back_off = BackOff::default();
+        for after in [None, Some(Duration::ZERO), Some(SECOND)] {
+            back_off.refused(now, after, longest);
+            assert_eq!(back_off.until(now), Some(now + longest), "shorter than the shortest");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@
 mod call;
 mod choice;
 mod connection;
+mod early;
 mod endpoint;
 mod identity;
 mod link;
@@ -157,6 +158,8 @@ pub struct UpstreamSettings {
     pub hedge: bool,
     /// Calls in flight on one upstream.
     pub max_in_flight: usize,
+    /// Different subscriptions that are passed through, as many as are ever wanted at the same time.
+    pub max_passed: usize,
     /// Longest message that is read from a node, in bytes.
     pub max_message_bytes: usize,
     /// Whose certificates are believed.

@@ -2,8 +2,9 @@
 //!
 //! It says the same things as a connection does, so nothing downstream can tell the two apart.
 //!
-//! A node that says that it is asked too much is not lost, but spared: nothing is asked of it before it said, or for a while
-//! that grows, and it is lost only where no head could be learned for so long that silence would have been its end, too.
+//! A node that says that it is asked too much is not lost: what it refused is asked again when it said, or after a while that
+//! grows, and it is lost only where no head could be learned for so long that silence would have been its end, too. Its head
+//! and the gossip wait for their own refusals alone: a client whose calls are refused takes neither from the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +18,17 @@ use tracing::{debug, info, warn};
 use url::Url;
 
 use super::call::{Call, Inbox, is_throttled};
+use super::load::{BackOff, LONGEST};
 use super::message::{self, NodeMessage};
 use super::pool::Shared;
-use super::{CallError, Gossip, Sighting, TransactionForm};
+use super::{CallError, Gossip, Sighting, TransactionForm, Wanted};
 use crate::jsonrpc::{METHOD_NOT_FOUND, Outcome, error};
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
 const MAX_FULL_PER_POLL: usize = 256;
+
+/// Polls, all of them refused, within the silence that ends a node: it should not be lost by our own patience.
+const TRIES: u32 = 4;
 
 /// The actor.
 #[derive(Debug)]
@@ -35,16 +40,8 @@ pub(super) struct Poller {
     ready: bool,
     /// When its head was last learned.
     learned: Instant,
-    /// The last poll was refused, since the node is asked too much.
-    refused: Option<Refused>,
-}
-
-/// How a poll was refused.
-#[derive(Clone, Copy, Debug)]
-struct Refused {
-    at: Instant,
-    /// The node said when to come again.
-    said_when: bool,
+    /// Of polls that were refused since the last that was not.
+    back_off: Option<BackOff>,
 }
 
 /// The way to the node by HTTP.
@@ -180,7 +177,7 @@ impl Poller {
             head: None,
             ready: false,
             learned: Instant::now(),
-            refused: None,
+            back_off: None,
         }
     }
 
@@ -210,18 +207,14 @@ impl Poller {
         }
     }
 
-    /// Asks the node unless it is spared; when the next turn is, where that is another time than usual.
+    /// Asks the node unless its last refusal stands; when the next turn is, where that is another time than usual.
     async fn turn(&mut self) -> Option<Instant> {
         let now = Instant::now();
         if let Some(next) = self.next_poll(now) {
-            let end = self.learned + self.shared.settings.silence_timeout;
-            if self.ready && now < end {
-                return Some(next.min(end));
-            }
-            if self.ready {
+            if self.ready && now >= self.end() {
                 self.failed(Failed::Throttled(None).to_string());
             }
-            return Some(next);
+            return Some(self.next_turn(next));
         }
         // Half: a poll that never ends may have begun a while after the node fell silent.
         let patience = self.shared.settings.silence_timeout / 2;
@@ -229,12 +222,12 @@ impl Poller {
         match polled.unwrap_or_else(|_| Err(format!("no answer for {patience:?}").into())) {
             Ok(()) => {
                 self.learned = Instant::now();
-                self.refused = None;
+                self.back_off = None;
                 None
             }
             Err(Failed::Throttled(after)) => {
                 self.throttled(after);
-                None
+                self.next_poll(Instant::now()).map(|next| self.next_turn(next))
             }
             Err(why) => {
                 self.failed(why.to_string());
@@ -245,40 +238,46 @@ impl Poller {
         }
     }
 
-    /// When the node is asked again, where it is spared until then. Where it did not say itself when its head may be asked
-    /// for again, it is asked once more while there is time: it should not be lost by our own patience.
+    /// When the node is asked again, where that is still to come.
     fn next_poll(&self, now: Instant) -> Option<Instant> {
-        let until = self.shared.load.spared_until(now)?;
-        let once_more = self.learned + self.shared.settings.silence_timeout / 2;
-        let was_told = |refused: Refused| refused.said_when || refused.at >= once_more;
-        if !self.ready || self.refused.is_some_and(was_told) {
-            return Some(until);
-        }
-        (now < once_more).then(|| until.min(once_more))
+        self.back_off?.until(now)
     }
 
-    /// The node is asked too much. It is lost only where it has told no head for as long as a silent one may be silent.
+    /// Not later than its end is known.
+    fn next_turn(&self, next: Instant) -> Instant {
+        if self.ready { next.min(self.end()) } else { next }
+    }
+
+    /// When it is lost unless its head is learned before.
+    fn end(&self) -> Instant {
+        self.learned + self.shared.settings.silence_timeout
+    }
+
+    /// The node is asked too much. It is lost only where it has told no head for as long as a silent one may be silent; until
+    /// then it is asked a few times, whenever it said to come again. Clients' calls spare it, too.
     fn throttled(&mut self, after: Option<Duration>) {
         let now = Instant::now();
         self.shared.load.throttled(now, after);
-        let refused = Refused {
-            at: now,
-            said_when: after.is_some(),
+        let is_first = self.back_off.is_none();
+        let longest = if self.ready {
+            (self.shared.settings.silence_timeout / TRIES).min(LONGEST)
+        } else {
+            LONGEST
         };
-        let is_first = self.refused.replace(refused).is_none();
+        self.back_off.get_or_insert_default().refused(now, after, longest);
         let why = Failed::Throttled(after);
-        if !self.ready || now >= self.learned + self.shared.settings.silence_timeout {
+        if !self.ready || now >= self.end() {
             self.failed(why.to_string());
         } else if is_first {
-            warn!("upstream {}: {why}; it is spared for a while", self.shared.endpoint);
+            warn!("upstream {}: {why}; it is asked less often", self.shared.endpoint);
         }
     }
 
     fn failed(&mut self, why: String) {
         if self.ready || self.shared.status.lock().last_error.as_ref() != Some(&why) {
-            let spared = self.shared.load.spared_until(Instant::now());
-            let again = match spared {
-                Some(until) => format!("in {:.1?}", until.saturating_duration_since(Instant::now())),
+            let now = Instant::now();
+            let again = match self.next_poll(now) {
+                Some(next) => format!("in {:.1?}", next.saturating_duration_since(now)),
                 None => format!("every {:?}", self.shared.settings.poll_interval),
             };
             warn!("upstream {}: {why}; asking again {again}", self.shared.endpoint);
@@ -317,6 +316,7 @@ struct Gossiper {
     shared: Arc<Shared>,
     node: HttpTransport,
     filter: Option<String>,
+    back_off: BackOff,
 }
 
 /// Transactions fetched at the same time.
@@ -328,27 +328,40 @@ impl Gossiper {
             shared,
             node,
             filter: None,
+            back_off: BackOff::default(),
         }
     }
 
     async fn run(mut self) {
         let mut tick = tokio::time::interval(self.shared.settings.poll_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut wanted = self.shared.wanted.clone();
+        let mut changes = self.shared.wanted.clone();
+        let mut before = Wanted::default();
         loop {
-            // A new wish is answered at once.
-            tokio::select! {
-                _ = tick.tick() => {}
-                Ok(()) = wanted.changed() => {}
-            }
-            let now = Instant::now();
-            if self.shared.load.is_backing_off(now) {
+            let is_due = tokio::select! {
+                _ = tick.tick() => true,
+                Ok(()) = changes.changed() => false,
+            };
+            let wanted = self.shared.wants();
+            self.refuse_passed(&wanted);
+            // A new wish is answered at once, but not with every poll: anybody may wish for what is refused here.
+            let wanted = Wanted {
+                passed: Arc::default(),
+                ..wanted
+            };
+            let is_new = before != wanted;
+            before = wanted.clone();
+            if !is_due && !is_new || self.back_off.until(Instant::now()).is_some() {
                 continue;
             }
-            if let Err(why) = self.poll().await {
+            if let Err(why) = self.poll(&wanted).await {
                 debug!("upstream {}: {why}", self.shared.endpoint);
                 match why {
-                    Failed::Throttled(after) => self.shared.load.throttled(now, after),
+                    Failed::Throttled(after) => {
+                        let now = Instant::now();
+                        self.shared.load.throttled(now, after);
+                        self.back_off.refused(now, after, LONGEST);
+                    }
                     Failed::TooLong(_) | Failed::Other(_) => self.filter = None,
                 }
             }
@@ -361,8 +374,9 @@ impl Gossiper {
         self.shared.settle(TransactionForm::Full, settled);
     }
 
-    async fn poll(&mut self) -> Result<(), Failed> {
-        let wanted = self.shared.wants();
+    /// Over HTTP nothing is passed through.
+    fn refuse_passed(&self, wanted: &Wanted) {
+        self.shared.forget_unwanted(wanted);
         for passed in &*wanted.passed {
             // geth's words over HTTP (PROTOCOL 1.5).
             let none = error(METHOD_NOT_FOUND, "notifications not supported");
@@ -370,6 +384,9 @@ impl Gossiper {
                 self.shared.settle_passed(passed, Some(Err(none)));
             }
         }
+    }
+
+    async fn poll(&mut self, wanted: &Wanted) -> Result<(), Failed> {
         if wanted.syncing {
             let syncing = self.node.result("eth_syncing", "").await?;
             self.shared.gossip(Gossip::Syncing(syncing));

@@ -65,7 +65,7 @@ pub(super) struct Shared {
     pub gossip: mpsc::Sender<Gossip>,
     pub gossip_dropped: Arc<AtomicU64>,
     pub wanted: watch::Receiver<Wanted>,
-    /// Of clients' calls; and whether it is spared, whoever was told that it is asked too much.
+    /// Of clients' calls; and whether they spare it, whoever was told that it is asked too much.
     pub load: Load,
 }
 
@@ -142,18 +142,45 @@ impl Shared {
 
     /// The upstream in use has answered for what is passed through, or has nothing to do with it any more.
     pub fn settle_passed(&self, passed: &Passed, answer: Option<Result<(), Bytes>>) {
-        self.choice.answers().send_if_modified(|all| {
+        self.put_off(passed, None);
+        self.say(self.choice.answers(), passed, answer);
+    }
+
+    /// The upstream in use is asked too much to say anything of what is passed through: whoever asks is told so in its own
+    /// words, whoever has it waits. `None` when it is asked again.
+    pub fn put_off(&self, passed: &Passed, error: Option<Bytes>) {
+        self.say(self.choice.put_off(), passed, error);
+    }
+
+    fn say<T: PartialEq>(&self, all: &watch::Sender<HashMap<Passed, T>>, passed: &Passed, word: Option<T>) {
+        all.send_if_modified(|all| {
             if self.choice.active() != Some(self.id) {
                 return false;
             }
-            match answer {
-                Some(answer) if all.get(passed) == Some(&answer) => false,
-                Some(answer) => {
-                    all.insert(passed.clone(), answer);
+            match word {
+                Some(word) if all.get(passed) == Some(&word) => false,
+                Some(word) => {
+                    all.insert(passed.clone(), word);
                     true
                 }
                 None => all.remove(passed).is_some(),
             }
+        });
+    }
+
+    /// What the upstream in use said of what nobody wants any more is forgotten: there is no end to what may be asked.
+    pub fn forget_unwanted(&self, wanted: &Wanted) {
+        self.keep_wanted(self.choice.answers(), wanted);
+        self.keep_wanted(self.choice.put_off(), wanted);
+    }
+
+    fn keep_wanted<T>(&self, all: &watch::Sender<HashMap<Passed, T>>, wanted: &Wanted) {
+        all.send_if_modified(|all| {
+            let before = all.len();
+            if self.choice.active() == Some(self.id) {
+                all.retain(|passed, _| wanted.passed.contains(passed));
+            }
+            all.len() != before
         });
     }
 
@@ -335,7 +362,7 @@ impl Pool {
     }
 
     /// Waits for what the upstream in use says of a subscription that is passed through, and is wanted: it stands, or the
-    /// node's error object.
+    /// node's error object, which may say that it is asked too much: then it is asked again for those who have it.
     ///
     /// # Errors
     /// [`CallError::Unavailable`] where none comes into use, [`CallError::TimedOut`] where it does not answer.
@@ -346,10 +373,16 @@ impl Pool {
             return Err(CallError::Unavailable);
         }
         let mut answers = self.choice.answers().subscribe();
-        let answered = answers.wait_for(|all| all.contains_key(passed));
+        let mut put_off = self.choice.put_off().subscribe();
+        let answered = async {
+            tokio::select! {
+                biased;
+                all = answers.wait_for(|all| all.contains_key(passed)) => all.ok()?.get(passed).cloned(),
+                all = put_off.wait_for(|all| all.contains_key(passed)) => all.ok()?.get(passed).cloned().map(Err),
+            }
+        };
         match tokio::time::timeout(self.request_timeout, answered).await {
-            Ok(Ok(all)) => all.get(passed).cloned().ok_or(CallError::Lost),
-            Ok(Err(_)) => Err(CallError::Lost),
+            Ok(answer) => answer.ok_or(CallError::Lost),
             Err(_) => Err(CallError::TimedOut),
         }
     }

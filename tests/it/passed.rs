@@ -1,9 +1,21 @@
 //! Subscriptions of a kind that headwater does not know: they are the node's, one there for all who ask for the same.
 
-use headwater::devnet::Control;
-use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::harness::{Client, Proxy, Rig, eventually, node};
+use futures_util::{SinkExt, StreamExt};
+use headwater::config::{Config, typed};
+use headwater::devnet::{Control, Devnet};
+use headwater::telemetry::Metrics;
+use headwater::upstream::{Channels, Passed, Pool, Wanted};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{accept_async, connect_async};
+
+use crate::harness::{Client, Proxy, Rig, eventually, node, take_away};
 
 /// The node's own kind.
 fn numbers(of: &Value) -> Value {
@@ -279,4 +291,285 @@ async fn who_asks_again_and_again_is_refused_as_for_any_call() {
     }
     let asked = calls(&rig.control, "unknown") - before;
     assert!(limited >= 10 && asked <= 20 - u64::from(limited), "{limited} {asked}");
+}
+
+/// What a [`Front`] does with a question: `None` lets it through to the node, else this is said instead.
+type Rule = dyn FnMut(&Value) -> Option<Vec<Value>> + Send;
+
+/// What stands between headwater and a node, and answers some questions itself.
+struct Front {
+    address: String,
+    rule: Arc<Mutex<Box<Rule>>>,
+    /// The questions that were kept from the node.
+    kept: Arc<Mutex<Vec<Value>>>,
+    say: broadcast::Sender<Value>,
+}
+
+impl Front {
+    async fn start(node: &Devnet) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = Self {
+            address: format!("ws://{}", listener.local_addr().unwrap()),
+            rule: Arc::new(Mutex::new(Box::new(|_| None))),
+            kept: Arc::default(),
+            say: broadcast::Sender::new(16),
+        };
+        let (rule, kept, said, target) = (front.rule.clone(), front.kept.clone(), front.say.clone(), node.ws_url());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (rule, kept, mut said, target) = (rule.clone(), kept.clone(), said.subscribe(), target.clone());
+                tokio::spawn(async move {
+                    let mut near = accept_async(stream).await.unwrap();
+                    let Ok((mut far, _)) = connect_async(target).await else {
+                        return;
+                    };
+                    loop {
+                        tokio::select! {
+                            message = near.next() => {
+                                let Some(Ok(message)) = message else { return };
+                                let question: Value = match &message {
+                                    Message::Text(text) => serde_json::from_str(text).unwrap(),
+                                    _ => Value::Null,
+                                };
+                                let verdict = rule.lock()(&question);
+                                let Some(answers) = verdict else {
+                                    drop(far.send(message).await);
+                                    continue;
+                                };
+                                for answer in answers {
+                                    drop(near.send(Message::text(answer.to_string())).await);
+                                }
+                                kept.lock().push(question);
+                            }
+                            message = far.next() => {
+                                let Some(Ok(message)) = message else { return };
+                                drop(near.send(message).await);
+                            }
+                            Ok(message) = said.recv() => drop(near.send(Message::text(message.to_string())).await),
+                        }
+                    }
+                });
+            }
+        });
+        front
+    }
+
+    fn rule(&self, rule: impl FnMut(&Value) -> Option<Vec<Value>> + Send + 'static) {
+        *self.rule.lock() = Box::new(rule);
+    }
+
+    fn kept(&self) -> Vec<Value> {
+        self.kept.lock().clone()
+    }
+
+    /// A message of the node.
+    fn say(&self, message: Value) {
+        self.say.send(message).unwrap();
+    }
+}
+
+fn asks_for_numbers(question: &Value) -> bool {
+    question["params"][0] == "blockNumbers"
+}
+
+fn answer(question: &Value, result: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": question["id"], "result": result})
+}
+
+fn event(subscription: &str, result: &str) -> Value {
+    let params = json!({"subscription": subscription, "result": result});
+    json!({"jsonrpc": "2.0", "method": "eth_subscription", "params": params})
+}
+
+/// A node behind a front.
+async fn fronted(edit: impl FnOnce(&mut typed::Config)) -> (Devnet, Front, Proxy) {
+    let node = node().await;
+    let front = Front::start(&node).await;
+    let proxy = Proxy::start(std::slice::from_ref(&front.address), edit).await;
+    proxy.settled(&node.handle()).await;
+    (node, front, proxy)
+}
+
+/// A limit is no refusal: whoever has the subscription goes without for a while, and only who asks is told.
+#[tokio::test]
+async fn where_the_node_is_asked_too_much_it_is_asked_again_and_nobody_is_closed() {
+    let (node, front, proxy) = fronted(|_| {}).await;
+    let (control, of) = (node.handle(), json!("x"));
+    let mut client = proxy.client().await;
+    let id = client.subscribe(numbers(&of)).await;
+    client.event().await;
+    let error = json!({"code": -32005, "message": "daily request count exceeded"});
+    let said = error.clone();
+    front.rule(move |question| {
+        let answer = json!({"jsonrpc": "2.0", "id": question["id"], "error": said});
+        asks_for_numbers(question).then(|| vec![answer])
+    });
+    control.disconnect();
+    eventually("it is asked for again", async || front.kept().len() > 1).await;
+    let mut other = proxy.client().await;
+    assert_eq!(refused(&mut other, "eth_subscribe", numbers(&of)).await, error);
+    assert_eq!(refused(&mut other, "eth_subscribe", numbers(&json!("y"))).await, error);
+    front.rule(|_| None);
+    let event = client.event().await;
+    assert_eq!(
+        (event.subscription, event.payload),
+        (id, told(control.head().number(), &of))
+    );
+}
+
+/// Whoever has it would wait for ever, and be told nothing.
+#[tokio::test]
+async fn what_is_not_answered_is_refused_after_a_while_and_ended_where_it_stands_after_all() {
+    let (node, front, proxy) = fronted(|config| {
+        config.node.request_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let mut client = proxy.client().await;
+    client.subscribe(numbers(&json!(1))).await;
+    front.rule(|question| asks_for_numbers(question).then(Vec::new));
+    node.handle().disconnect();
+    let (_, code, _) = client.closed().await;
+    assert_eq!(code, 1012);
+    let question = front.kept()[0].clone();
+    front.rule(|question| (question["method"] == "eth_unsubscribe").then(Vec::new));
+    front.say(answer(&question, "0xdead"));
+    eventually("it is ended", async || {
+        let last = front.kept().pop().unwrap();
+        last["method"] == "eth_unsubscribe" && last["params"] == json!(["0xdead"])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_asks_and_leaves_again_and_again_has_no_more_asked_than_the_limit() {
+    let (_node, front, proxy) = fronted(|config| config.subscriptions.max_passed = 2).await;
+    front.rule(|question| asks_for_numbers(question).then(Vec::new));
+    for of in 0..6 {
+        let mut client = proxy.client().await;
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": numbers(&json!(of))});
+        client.send(request.to_string()).await;
+        eventually("it is wanted", async || {
+            proxy.metric(r#"headwater_subscriptions{kind="passed"}"#).await == 1.0
+        })
+        .await;
+        eventually("it is asked, if at all", async || front.kept().len() > of.min(1)).await;
+        drop(client);
+        eventually("it is left", async || {
+            proxy.metric(r#"headwater_subscriptions{kind="passed"}"#).await == 0.0
+        })
+        .await;
+    }
+    assert_eq!(front.kept().len(), 2);
+    // An answer makes room.
+    let mut client = proxy.client().await;
+    let first = front.kept()[0].clone();
+    front.rule(|question| asks_for_numbers(question).then(|| vec![answer(question, "0x2")]));
+    front.say(json!({"jsonrpc": "2.0", "id": first["id"], "error": {"code": -32000, "message": "no"}}));
+    client.subscribe(numbers(&json!(7))).await;
+}
+
+#[tokio::test]
+async fn a_node_that_gives_two_one_id_serves_the_first() {
+    let (node, front, proxy) = fronted(|_| {}).await;
+    front.rule(|question| match &question["method"] {
+        _ if asks_for_numbers(question) => Some(vec![answer(question, "0x77")]),
+        method if method == "eth_unsubscribe" => Some(Vec::new()),
+        _ => None,
+    });
+    let mut first = proxy.client().await;
+    let id = first.subscribe(numbers(&json!(1))).await;
+    let mut second = proxy.client().await;
+    let why = refused(&mut second, "eth_subscribe", numbers(&json!(2))).await;
+    assert_eq!(why["message"], "the node gave two subscriptions one id");
+    front.say(event("0x77", "one"));
+    let told = first.event().await;
+    assert_eq!((told.subscription, told.payload), (id.clone(), r#""one""#.to_owned()));
+    // What is told of one that is ended is nobody's, whoever has its id next.
+    first.unsubscribe(&id).await;
+    eventually("it is ended", async || {
+        front
+            .kept()
+            .iter()
+            .any(|question| question["method"] == "eth_unsubscribe")
+    })
+    .await;
+    front.say(event("0x77", "still one"));
+    let id = second.subscribe(numbers(&json!(2))).await;
+    front.say(event("0x77", "two"));
+    let told = second.event().await;
+    assert_eq!((told.subscription, told.payload), (id, r#""two""#.to_owned()));
+    assert_eq!(node.handle().stats().connections_opened, 1);
+}
+
+/// A pool without the rest, which is asked for these.
+fn pool(nodes: &[String]) -> (Arc<Pool>, watch::Sender<Wanted>, impl Sized + use<>) {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let typed = typed::Config {
+        upstream: nodes.iter().cloned().map(Into::into).collect(),
+        ..typed::Config::default()
+    };
+    let mut config = Config::check(&typed).unwrap();
+    // One poll, and no other while the test runs.
+    config.node.poll_interval = Duration::from_secs(3600);
+    let ((sightings, seen), (gossip, heard)) = (mpsc::channel(64), mpsc::channel(64));
+    let (wants, wanted) = watch::channel(Wanted::default());
+    let channels = Channels {
+        sightings,
+        gossip,
+        wanted,
+    };
+    let pool = Pool::start(&config.upstreams, &config.node, &channels, Arc::new(Metrics::new().0));
+    (pool, wants, (seen, heard))
+}
+
+fn kind(n: usize) -> Passed {
+    let param = serde_json::value::to_raw_value(&n).unwrap();
+    Passed::new("eth_subscribe", &[&param]).unwrap()
+}
+
+/// There is no end to what can be asked for.
+#[tokio::test]
+async fn an_answer_is_kept_as_long_as_somebody_wants_it_and_over_http_costs_no_poll() {
+    for over_http in [true, false] {
+        let node = node().await;
+        let control = node.handle();
+        let url = if over_http { node.http_url() } else { node.ws_url() };
+        let (pool, wants, _rest) = pool(&[url]);
+        eventually("it is in use", async || pool.active().is_some()).await;
+        wants.send_modify(|wanted| wanted.syncing = true);
+        eventually("polled", async || calls(&control, "eth_syncing") > 0).await;
+        let answers = pool.watch_answers();
+        for n in 0..50 {
+            wants.send_modify(|wanted| wanted.passed = Arc::new([kind(n)].into()));
+            assert!(pool.passed(&kind(n)).await.unwrap().is_err());
+            eventually("those before are forgotten", async || answers.borrow().len() == 1).await;
+        }
+        wants.send_modify(|wanted| wanted.passed = Arc::default());
+        eventually("all are forgotten", async || answers.borrow().is_empty()).await;
+        assert_eq!(calls(&control, "eth_syncing"), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_forgotten_with_the_node_that_gave_it() {
+    let (first, second) = (node().await, node().await);
+    let (pool, wants, _rest) = pool(&[first.ws_url(), second.ws_url()]);
+    eventually("both are connected", async || {
+        pool.status().iter().all(|(_, status)| status.connected)
+    })
+    .await;
+    wants.send_modify(|wanted| wanted.passed = Arc::new([kind(1), kind(2)].into()));
+    for n in [1, 2] {
+        assert!(pool.passed(&kind(n)).await.unwrap().is_err());
+    }
+    wants.send_modify(|wanted| wanted.passed = Arc::new([kind(2)].into()));
+    let lost = pool.active().unwrap();
+    take_away(&if lost.0 == 0 { first.handle() } else { second.handle() });
+    eventually("the other is in use", async || {
+        pool.active().is_some_and(|active| active != lost)
+    })
+    .await;
+    assert!(pool.passed(&kind(2)).await.unwrap().is_err());
+    let answers = pool.watch_answers();
+    assert_eq!(answers.borrow().keys().collect::<Vec<_>>(), [&kind(2)]);
 }

@@ -192,9 +192,11 @@ async fn a_node_whose_polls_are_answered_with_a_limits_error_is_not_lost() {
 async fn a_node_that_refuses_every_poll_is_lost_as_a_silent_one_is_and_comes_back() {
     let hosted = Hosted::start().await;
     let proxy = before(std::slice::from_ref(&hosted.address), Duration::from_secs(2)).await;
+    // Longer than may be waited.
+    hosted.limit(POLL, Some("30"));
+    eventually("asked again before it is given up", async || hosted.refused() > 2).await;
     hosted.limit(POLL, Some("1"));
     eventually("it is lost", async || upstreams(&proxy).await[0]["connected"] == false).await;
-    assert!(hosted.refused() > 1, "asked again before it was given up");
     let status = &upstreams(&proxy).await[0];
     assert!(
         status["lastError"].as_str().unwrap().starts_with("rate limited"),
@@ -205,7 +207,7 @@ async fn a_node_that_refuses_every_poll_is_lost_as_a_silent_one_is_and_comes_bac
 }
 
 #[tokio::test]
-async fn a_refused_poll_spares_the_node_clients_calls_and_a_refused_call_its_polls() {
+async fn a_refused_poll_spares_the_node_clients_calls() {
     let (hosted, second) = (Hosted::start().await, node().await);
     let proxy = before(&[hosted.address.clone(), second.ws_url()], LONG).await;
     eventually("both are connected", async || {
@@ -222,27 +224,57 @@ async fn a_refused_poll_spares_the_node_clients_calls_and_a_refused_call_its_pol
     }
     assert_eq!(hosted.asked("eth_getBalance"), 0);
     assert_eq!(asked(&second.handle(), "eth_getBalance"), 10);
-    // The reverse.
-    let hosted = Hosted::start().await;
-    let proxy = before(std::slice::from_ref(&hosted.address), LONG).await;
-    let mut client = proxy.client().await;
-    hosted.limit("eth_getBalance", Some("30"));
-    assert!(client.ask(work(0)).await.contains("upstream is rate limited"));
-    while hosted.polls_in(10).await > 0 {}
-    assert_eq!(upstreams(&proxy).await[0]["connected"], true);
     drop((hosted.node, second));
 }
 
-/// A client's calls that are refused for long do not end the stream: the node may answer a poll.
+/// A client decides how often its own calls are refused, and with them it would decide what all others are told.
 #[tokio::test]
-async fn a_node_that_refuses_calls_alone_is_asked_for_its_head_in_time() {
+async fn refused_calls_hold_up_neither_the_polls_nor_the_gossip() {
     let hosted = Hosted::start().await;
-    let proxy = before(std::slice::from_ref(&hosted.address), Duration::from_secs(2)).await;
+    let proxy = before(std::slice::from_ref(&hosted.address), LONG).await;
     proxy.settled(&hosted.control).await;
-    let mut client = proxy.watcher().await;
+    let mut heads = proxy.watcher().await;
+    let mut pending = proxy.client().await;
     hosted.limit("eth_getBalance", Some("30"));
     for n in 0..3 {
+        assert!(heads.ask(work(n)).await.contains("upstream is rate limited"));
+        heads.expect(adopted(&[hosted.control.mine()])).await;
+    }
+    pending.subscribe(json!(["newPendingTransactions"])).await;
+    let hash = hosted.control.add_pending().unwrap().hash();
+    assert_eq!(pending.event().await.payload, json!(hash).to_string());
+    assert_eq!(upstreams(&proxy).await[0]["connects"], 1);
+}
+
+#[tokio::test]
+async fn refused_gossip_is_asked_for_again_and_holds_up_no_polls() {
+    let hosted = Hosted::start().await;
+    let proxy = before(std::slice::from_ref(&hosted.address), LONG).await;
+    proxy.settled(&hosted.control).await;
+    let mut heads = proxy.watcher().await;
+    let mut pending = proxy.client().await;
+    hosted.limit("eth_newPendingTransactionFilter", Some("1"));
+    pending.subscribe(json!(["newPendingTransactions"])).await;
+    eventually("it is asked for again", async || hosted.refused() > 1).await;
+    let refused = hosted.refused();
+    hosted.limit("eth_newPendingTransactionFilter", Some("30"));
+    eventually("it is refused for long", async || hosted.refused() > refused).await;
+    heads.expect(adopted(&[hosted.control.mine()])).await;
+}
+
+/// Where the node may not be silent for as long as it says.
+#[tokio::test]
+async fn every_second_request_that_is_refused_ends_no_node() {
+    let hosted = Hosted::start().await;
+    let proxy = before(std::slice::from_ref(&hosted.address), Duration::from_secs(4)).await;
+    proxy.settled(&hosted.control).await;
+    let mut client = proxy.watcher().await;
+    for n in 0..4 {
+        hosted.limit("", Some("5"));
+        let refused = hosted.refused();
         assert!(client.ask(work(n)).await.contains("upstream is rate limited"));
+        eventually("a poll is refused, too", async || hosted.refused() > refused + 1).await;
+        *hosted.limit.lock() = None;
         client.expect(adopted(&[hosted.control.mine()])).await;
     }
     assert_eq!(upstreams(&proxy).await[0]["connects"], 1);
