@@ -70,7 +70,7 @@ pub struct Metrics {
     pub delivery_latency: Histogram,
     /// Bytes that wait in all clients' queues.
     pub queue_bytes: Gauge,
-    /// Pending transactions dropped under pressure, by place.
+    /// Pending transactions, and what is passed through, dropped under pressure, by place.
     pub pending_dropped: Family<ReasonLabel, Counter>,
     /// Requests from clients, by outcome.
     pub requests: Family<OutcomeLabel, Counter>,
@@ -238,7 +238,7 @@ impl Metrics {
         );
         r.register(
             "pending_dropped",
-            "Pending transactions dropped under pressure, by place",
+            "Pending transactions and passed events dropped under pressure, by place",
             metrics.pending_dropped.clone(),
         );
         r.register(

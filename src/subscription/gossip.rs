@@ -51,7 +51,8 @@ impl Tables {
         self.sync_state.as_ref().map(|(_, batch)| batch)
     }
 
-    pub fn gossip(&mut self, gossip: Gossip, due: &mut Due, now: Millis) {
+    /// Fans it out; how much of what waits for an answer made way for it.
+    pub fn gossip(&mut self, gossip: Gossip, due: &mut Due, now: Millis) -> u64 {
         match gossip {
             Gossip::Pending { form, json, seen } => match form {
                 TransactionForm::Hash => self.pending_hash(&json, seen, due, now),
@@ -62,11 +63,11 @@ impl Tables {
                     "eth" => self.event(&json),
                     other => Event::within(other, &json),
                 };
-                self.passing.event(&of, event, seen, due, now);
+                return self.passing.event(&of, event, seen, due, now);
             }
             Gossip::Syncing(state) => {
                 if self.sync_state.as_ref().is_some_and(|(known, _)| *known == state) {
-                    return;
+                    return 0;
                 }
                 let batch = self.one(Kind::Syncing, &sync_payload(&state), Instant::now());
                 // Told once, so it waits even for an answer that is not there yet.
@@ -75,6 +76,7 @@ impl Tables {
                 self.sync_state = Some((state, batch));
             }
         }
+        0
     }
 }
 

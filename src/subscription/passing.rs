@@ -139,9 +139,11 @@ impl Passing {
         self.wanted.clone()
     }
 
-    /// Fans out an event. It may be told but once, so it is kept for those whose answer is not there yet.
-    pub fn event(&mut self, passed: &Passed, event: Event, seen: Instant, due: &mut Due, now: Millis) {
-        let Some(entry) = self.entry(passed) else { return };
+    /// Fans out an event. It may be told but once, so it is kept for those whose answer is not there yet. How many older
+    /// ones made way for it.
+    pub fn event(&mut self, passed: &Passed, event: Event, seen: Instant, due: &mut Due, now: Millis) -> u64 {
+        let Some(entry) = self.entry(passed) else { return 0 };
+        let mut lost = 0;
         self.tell_early(due, now);
         let batch = Batch::new(Kind::Passed, [event].into(), seen);
         let (_, subscribers) = self.index.entry(entry);
@@ -154,11 +156,13 @@ impl Passing {
                 early.push_back(batch.clone());
                 if early.len() > EARLY {
                     early.pop_front();
+                    lost += 1;
                 }
             }
             here
         };
         send(subscribers.filter(answered), &batch, due, now);
+        lost
     }
 
     /// Tells what came early to those who were answered meanwhile.

@@ -345,10 +345,15 @@ impl Registry {
     /// Fans out what may be lost. `true` where some of it waits for an answer, to be told by [`Self::tell_early`].
     #[must_use]
     pub fn fan_out_gossip(&self, gossip: Gossip) -> bool {
-        self.with_tables(|tables, due, now| {
-            tables.gossip(gossip, due, now);
-            tables.passing.has_early()
-        })
+        let (lost, early) = self.with_tables(|tables, due, now| {
+            let lost = tables.gossip(gossip, due, now);
+            (lost, tables.passing.has_early())
+        });
+        if lost > 0 {
+            let place = ReasonLabel { reason: "unanswered" };
+            self.metrics.pending_dropped.get_or_create(&place).inc_by(lost);
+        }
+        early
     }
 
     /// Tells what came before an answer to those who were answered meanwhile; `true` where some of it still waits.

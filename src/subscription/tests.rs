@@ -16,7 +16,7 @@ use crate::backplane::{ChainEvent, Gossip, Wanted};
 use crate::chain::{Absent, BlockLogs, BlockReceipts, BlockRef, Header};
 use crate::clock::Clock;
 use crate::delivery::{Compression, Egress, Outbox, OutboxLimits, OutboxShared};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, ReasonLabel};
 
 /// All that the fan-out needs.
 struct Desk {
@@ -24,6 +24,7 @@ struct Desk {
     line: Line,
     wanted: watch::Receiver<Wanted>,
     shared: Arc<OutboxShared>,
+    metrics: Arc<Metrics>,
 }
 
 impl Desk {
@@ -37,12 +38,14 @@ impl Desk {
         };
         let (sender, wanted) = watch::channel(Wanted::default());
         let shared = OutboxShared::new(limits, Clock::start(), &metrics);
-        let registry = Registry::new(8, max_passed, false, sender, Clock::start(), Arc::new(metrics));
+        let metrics = Arc::new(metrics);
+        let registry = Registry::new(8, max_passed, false, sender, Clock::start(), metrics.clone());
         Self {
             registry,
             line: Line::default(),
             wanted,
             shared,
+            metrics,
         }
     }
 
@@ -264,6 +267,12 @@ async fn what_is_passed_before_its_answer_holds_nothing_up_and_is_told_behind_th
     for payload in ["0", "1", "2", "3", "4", "5", "6", "7", "8"] {
         assert!(desk.pass(&of, payload), "it waits");
     }
+    let lost = ReasonLabel { reason: "unanswered" };
+    assert_eq!(
+        desk.metrics.pending_dropped.get_or_create(&lost).get(),
+        1,
+        "the oldest, and it is counted"
+    );
     desk.play("h1 l1");
     assert_eq!(client.told(1).await, [json!(1)]);
     assert!(desk.registry.tell_early(), "it still waits");
