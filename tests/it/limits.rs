@@ -191,8 +191,7 @@ async fn items_of_a_batch_take_places_of_their_own_and_wait_for_them() {
     let rig = Rig::with(|config| config.limits.max_in_flight = 8).await;
     let in_flight = async |count: u64| {
         eventually("so many wait for the node", async || {
-            let status: Value = serde_json::from_str(&rig.admin("/status").await.body).unwrap();
-            let now = status["upstreams"][0]["callsInFlight"].as_u64().unwrap();
+            let now = rig.upstreams().await[0]["callsInFlight"].as_u64().unwrap();
             assert!(now <= count, "{now} of {count}");
             now == count
         })

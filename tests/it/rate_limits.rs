@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use headwater::devnet::{Control, Devnet};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{Proxy, Rig, adopted, eventually, node};
 
@@ -105,11 +105,6 @@ async fn before(addresses: &[String], silence: Duration) -> Proxy {
     proxy
 }
 
-async fn upstreams(proxy: &Proxy) -> Vec<Value> {
-    let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
-    status["upstreams"].as_array().unwrap().clone()
-}
-
 /// A question that nobody asked before, for whoever has the least to do.
 fn work(n: usize) -> String {
     let account = alloy_primitives::Address::left_padding_from(&n.to_be_bytes());
@@ -124,10 +119,7 @@ const LONG: Duration = Duration::from_secs(120);
 async fn a_node_that_refuses_calls_is_asked_for_none_where_there_is_another() {
     let (hosted, second) = (Hosted::start().await, node().await);
     let proxy = before(&[hosted.address.clone(), second.ws_url()], LONG).await;
-    eventually("both are connected", async || {
-        upstreams(&proxy).await.iter().all(|one| one["connected"] == true)
-    })
-    .await;
+    proxy.connected().await;
     let mut client = proxy.client().await;
     hosted.limit("eth_getBalance", Some("30"));
     for n in 0..10 {
@@ -159,7 +151,7 @@ async fn a_node_whose_polls_are_refused_is_not_lost_and_tells_its_heads_again() 
     eventually("it is asked again", async || hosted.refused() > 1).await;
     *hosted.limit.lock() = None;
     client.expect(adopted(&[block])).await;
-    let status = &upstreams(&proxy).await[0];
+    let status = &proxy.upstreams().await[0];
     assert_eq!((&status["connected"], &status["connects"]), (&json!(true), &json!(1)));
 }
 
@@ -184,7 +176,7 @@ async fn a_node_whose_polls_are_answered_with_a_limits_error_is_not_lost() {
         let block = control.mine();
         control.set_faults(|faults| faults.failing_methods.clear());
         client.expect(adopted(&[block])).await;
-        assert_eq!(upstreams(&proxy).await[0]["connects"], 1);
+        assert_eq!(proxy.upstreams().await[0]["connects"], 1);
     }
 }
 
@@ -196,24 +188,21 @@ async fn a_node_that_refuses_every_poll_is_lost_as_a_silent_one_is_and_comes_bac
     hosted.limit(POLL, Some("30"));
     eventually("asked again before it is given up", async || hosted.refused() > 2).await;
     hosted.limit(POLL, Some("1"));
-    eventually("it is lost", async || upstreams(&proxy).await[0]["connected"] == false).await;
-    let status = &upstreams(&proxy).await[0];
+    eventually("it is lost", async || proxy.upstreams().await[0]["connected"] == false).await;
+    let status = &proxy.upstreams().await[0];
     assert!(
         status["lastError"].as_str().unwrap().starts_with("rate limited"),
         "{status}"
     );
     *hosted.limit.lock() = None;
-    eventually("it is back", async || upstreams(&proxy).await[0]["connected"] == true).await;
+    eventually("it is back", async || proxy.upstreams().await[0]["connected"] == true).await;
 }
 
 #[tokio::test]
 async fn a_refused_poll_spares_the_node_clients_calls() {
     let (hosted, second) = (Hosted::start().await, node().await);
     let proxy = before(&[hosted.address.clone(), second.ws_url()], LONG).await;
-    eventually("both are connected", async || {
-        upstreams(&proxy).await.iter().all(|one| one["connected"] == true)
-    })
-    .await;
+    proxy.connected().await;
     let mut client = proxy.client().await;
     hosted.limit(POLL, Some("30"));
     eventually("a poll is refused", async || hosted.refused() > 0).await;
@@ -243,7 +232,7 @@ async fn refused_calls_hold_up_neither_the_polls_nor_the_gossip() {
     pending.subscribe(json!(["newPendingTransactions"])).await;
     let hash = hosted.control.add_pending().unwrap().hash();
     assert_eq!(pending.event().await.payload, json!(hash).to_string());
-    assert_eq!(upstreams(&proxy).await[0]["connects"], 1);
+    assert_eq!(proxy.upstreams().await[0]["connects"], 1);
 }
 
 #[tokio::test]
@@ -277,7 +266,7 @@ async fn every_second_request_that_is_refused_ends_no_node() {
         *hosted.limit.lock() = None;
         client.expect(adopted(&[hosted.control.mine()])).await;
     }
-    assert_eq!(upstreams(&proxy).await[0]["connects"], 1);
+    assert_eq!(proxy.upstreams().await[0]["connects"], 1);
 }
 
 /// The questions of a handshake over WebSocket, too; a new connection would only ask more.
