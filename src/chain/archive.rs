@@ -135,6 +135,7 @@ impl Archive {
         Some(Published {
             header,
             logs,
+            awaits_logs: false,
             sequence: 0,
         })
     }

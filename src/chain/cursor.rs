@@ -70,9 +70,11 @@ pub enum Next {
     Level,
     /// Nothing before the chain goes on, or the tip's logs are there.
     Pending,
+    /// Nothing before the logs of the block of this number are there, which are being fetched.
+    Awaited(u64),
     /// Nothing yet: the chain has not come so far.
     Ahead,
-    /// The block of this number, which is older than memory.
+    /// The block of this number, which is older than memory, or is in memory without its logs.
     Below(u64),
     /// The stream stands behind a block that memory does not know, or behind a dropped branch that grew from one.
     Lost(BlockRef),
@@ -244,23 +246,23 @@ fn at_number(number: u64, history: &History, page: &Page, needs: Needs<'_>) -> N
     let newest = tip.header.block.number;
     if number > newest {
         // Logs of the tip that are on their way are not for a stream that begins behind it.
-        let waits = logs && tip.logs.is_none();
+        let waits = logs && tip.awaits_logs;
         return match number > newest + 1 {
             true => Next::Ahead,
             false if waits => Next::Pending,
             false => Next::Level,
         };
     }
-    let block = if number < oldest.header.block.number {
-        in_page(page, number).filter(|own| own.logs.is_some() || !needs.logs_of(&own.header))
-    } else {
-        history.at(number)
-    };
-    match block {
-        // The tip, for of every other block in memory they are there.
-        Some(own) if own.logs.is_none() && logs && number == newest => Next::Level,
-        Some(own) => Next::Block(own.clone()),
-        None => Next::Below(number),
+    let has_logs = |own: &&Published| own.logs.is_some() || !needs.logs_of(&own.header);
+    if number < oldest.header.block.number {
+        let block = in_page(page, number).filter(has_logs);
+        return block.map_or(Next::Below(number), |own| Next::Block(own.clone()));
+    }
+    match history.at(number) {
+        Some(own) if own.awaits_logs && logs && number == newest => Next::Level,
+        Some(own) if own.awaits_logs && logs => Next::Awaited(number),
+        Some(own) if has_logs(&own) => Next::Block(own.clone()),
+        _ => Next::Below(number),
     }
 }
 
@@ -268,6 +270,9 @@ fn at_number(number: u64, history: &History, page: &Page, needs: Needs<'_>) -> N
 fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs<'_>) -> Next {
     match at_number(block.number + 1, history, page, needs) {
         Next::Block(own) if own.header.parent != block.hash => Next::Lost(block),
+        Next::Awaited(number) if history.at(number).is_none_or(|own| own.header.parent != block.hash) => {
+            Next::Lost(block)
+        }
         // The tip: it has to be this very block, or the parent of the one whose logs are on their way.
         Next::Level | Next::Pending if !level(history, block) => Next::Lost(block),
         other => other,

@@ -13,8 +13,10 @@ use super::{BlockLogs, BlockRef, Header};
 pub struct Published {
     /// Its header.
     pub header: Header,
-    /// Its logs; `None` while they are on their way.
+    /// Its logs; `None` where they were not fetched, or not yet.
     pub logs: Option<Arc<BlockLogs>>,
+    /// Its logs are being fetched for live subscriptions.
+    pub awaits_logs: bool,
     /// Grows by one from block to block as they are published, across reorgs too.
     pub sequence: u64,
 }
@@ -67,7 +69,7 @@ impl History {
     /// The sequence of the first block whose logs are still to be published.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {
-        let pending = self.tip().is_some_and(|tip| tip.logs.is_none());
+        let pending = self.tip().is_some_and(|tip| tip.awaits_logs);
         if pending { self.sequence } else { self.sequence + 1 }
     }
 
@@ -152,6 +154,7 @@ impl History {
         self.canonical.push_back(Published {
             header,
             logs: None,
+            awaits_logs: false,
             sequence: self.sequence,
         });
         while self.canonical.len() > self.limit {
@@ -160,17 +163,57 @@ impl History {
         Some(dropped)
     }
 
-    /// The logs of the tip; its sequence. `None` where they are not the tip's, or were there before.
-    pub fn logs(&mut self, logs: Arc<BlockLogs>) -> Option<u64> {
-        let tip = self.canonical.back_mut()?;
-        (tip.header.block == logs.block && tip.logs.is_none()).then(|| {
-            tip.logs = Some(logs);
-            tip.sequence
-        })
+    /// The logs of a canonical block were fetched.
+    pub fn logs(&mut self, logs: Arc<BlockLogs>) {
+        if let Some(own) = self.canonical_mut(logs.block.hash) {
+            own.awaits_logs = false;
+            own.logs.get_or_insert(logs);
+        }
+    }
+
+    /// Logs of this block are being fetched for live subscriptions.
+    pub fn await_logs(&mut self, hash: B256) {
+        if let Some(own) = self.canonical_mut(hash) {
+            own.awaits_logs = true;
+        }
+    }
+
+    /// No logs are being fetched any more.
+    pub fn await_no_logs(&mut self) {
+        for own in &mut self.canonical {
+            own.awaits_logs = false;
+        }
+    }
+
+    /// Keeps logs that a replay has fetched, of blocks whose logs are not on their way already: where such a block is dropped
+    /// later, what was delivered of it can be taken back.
+    pub fn fill(&mut self, page: &VecDeque<Published>) {
+        for fetched in page {
+            if let Some(logs) = &fetched.logs
+                && let Some(own) = self.canonical_mut(logs.block.hash)
+                && own.logs.is_none()
+                && !own.awaits_logs
+            {
+                own.logs = Some(logs.clone());
+            }
+        }
+    }
+
+    fn canonical_mut(&mut self, hash: B256) -> Option<&mut Published> {
+        self.canonical
+            .iter_mut()
+            .rev()
+            .find(|own| own.header.block.hash == hash)
+    }
+
+    /// Whether the node's chain has this block, as far as is known: it is canonical, and the chain did not go back below it.
+    #[must_use]
+    pub fn stands(&self, block: BlockRef) -> bool {
+        self.is_canonical(block) && self.stands_at().is_some_and(|at| block.number <= at.number)
     }
 
     /// A block below the oldest; one that is not its parent is left out.
-    pub fn past(&mut self, header: Header, logs: Arc<BlockLogs>) {
+    pub fn past(&mut self, header: Header) {
         let child = self
             .oldest()
             .filter(|oldest| self.standing() < self.limit && oldest.header.parent == header.block.hash)
@@ -178,7 +221,8 @@ impl History {
         if let Some(child) = child {
             self.canonical.push_front(Published {
                 header,
-                logs: Some(logs),
+                logs: None,
+                awaits_logs: false,
                 sequence: child - 1,
             });
         }

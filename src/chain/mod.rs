@@ -3,6 +3,7 @@
 mod archive;
 mod assembly;
 mod block_receipts;
+mod contents;
 mod cursor;
 mod header;
 mod history;
@@ -20,6 +21,7 @@ mod tests;
 pub use archive::{Archive, Located, Unavailable};
 pub use assembly::{ChainEvent, HistorySettings, Loss};
 pub use block_receipts::{BlockReceipts, NotItsReceipts, Receipt};
+pub use contents::{Content, ContentKind, Contents, FetchedContent, MAX_FETCHES};
 pub use cursor::{Cursor, Left, Needs, Next, Page, Undo};
 pub use header::{BlockRef, Header, HeaderShape, NotAHeader};
 pub use history::{Forgotten, History, Published};

@@ -1,12 +1,16 @@
 //! Who wants what, and handing it to them.
 
+mod chain_event;
+mod content_stream;
+mod contents;
 mod dispatch;
 mod due;
+mod fan_out;
 mod filter;
+mod gate;
 mod gossip;
 mod index;
 mod kind;
-mod line;
 mod members;
 mod passing;
 mod receipt_filter;
@@ -14,6 +18,7 @@ mod refusal;
 mod registry;
 mod replay;
 mod start;
+mod subscriber;
 mod tables;
 mod transaction_event;
 mod transaction_filter;
@@ -26,7 +31,6 @@ pub use dispatch::dispatch;
 pub use filter::{InBloom, LogFilter};
 pub use index::{Filter, Index, Slot};
 pub use kind::{Stream, Topic, no_such_kind};
-pub use line::Line;
 pub use passing::Full;
 pub use receipt_filter::{ReceiptFilter, ReceiptKey};
 pub use registry::{Registry, Subscription};

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::due::{Due, is_answered, send};
 use super::index::{Filter, Index, Slot};
-use super::tables::Subscriber;
+use super::subscriber::Subscriber;
 use crate::backplane::{Answers, Passed};
 use crate::clock::Millis;
 use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};

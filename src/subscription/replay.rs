@@ -8,7 +8,6 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use alloy_primitives::Bloom;
 use tokio::sync::Notify;
 
 use crate::chain::{Archive, Cursor, History, Loss, Needs, Page, Unavailable};
@@ -206,12 +205,8 @@ impl Replays {
                     }
                     true
                 }
-                Until::Fetched(first, end, filters) => {
-                    let wanted = |bloom: &Bloom| filters.iter().any(|filter| filter.may_match(bloom));
-                    let needs = match filters[..] {
-                        [] => Needs::Headers,
-                        _ => Needs::Logs(&wanted),
-                    };
+                Until::Fetched(first, end, logs) => {
+                    let needs = if logs { Needs::Logs(&|_| true) } else { Needs::Headers };
                     let generation = self.registry.with_history(History::generation);
                     page = self.archive.page(generation, first, end, needs).await;
                     // The same once more leads nowhere.
