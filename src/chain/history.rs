@@ -15,7 +15,7 @@ pub struct Published {
     pub header: Header,
     /// Its logs; `None` where they were not fetched, or not yet.
     pub logs: Option<Arc<BlockLogs>>,
-    /// Its logs are being fetched for live subscriptions.
+    /// Its logs are still to be delivered to live subscriptions: a stream that resumes waits for them, or joins before them.
     pub awaits_logs: bool,
     /// Grows by one from block to block as they are published, across reorgs too.
     pub sequence: u64,
@@ -166,19 +166,25 @@ impl History {
     /// The logs of a canonical block were fetched.
     pub fn logs(&mut self, logs: Arc<BlockLogs>) {
         if let Some(own) = self.canonical_mut(logs.block.hash) {
-            own.awaits_logs = false;
             own.logs.get_or_insert(logs);
         }
     }
 
-    /// Logs of this block are being fetched for live subscriptions.
+    /// The logs of this block were delivered to live subscriptions.
+    pub fn delivered_logs(&mut self, hash: B256) {
+        if let Some(own) = self.canonical_mut(hash) {
+            own.awaits_logs = false;
+        }
+    }
+
+    /// Logs of this block are to be delivered to live subscriptions.
     pub fn await_logs(&mut self, hash: B256) {
         if let Some(own) = self.canonical_mut(hash) {
             own.awaits_logs = true;
         }
     }
 
-    /// No logs are being fetched any more.
+    /// No logs are to be delivered any more.
     pub fn await_no_logs(&mut self) {
         for own in &mut self.canonical {
             own.awaits_logs = false;
@@ -206,10 +212,14 @@ impl History {
             .find(|own| own.header.block.hash == hash)
     }
 
-    /// Whether the node's chain has this block, as far as is known: it is canonical, and the chain did not go back below it.
+    /// Whether the node's chain has this block, which was published: it is canonical, or so old that it was forgotten as
+    /// such, and the chain did not go back below it.
     #[must_use]
     pub fn stands(&self, block: BlockRef) -> bool {
-        self.is_canonical(block) && self.stands_at().is_some_and(|at| block.number <= at.number)
+        let is_old = self
+            .oldest()
+            .is_some_and(|oldest| block.number < oldest.header.block.number);
+        (is_old || self.is_canonical(block)) && self.stands_at().is_some_and(|at| block.number <= at.number)
     }
 
     /// A block below the oldest; one that is not its parent is left out.

@@ -166,8 +166,8 @@ struct World {
     /// What a subscriber that was there from the start holds, and the first block that it was told.
     live: Vec<Name>,
     live_from: Option<u64>,
-    /// Blocks whose logs it is still to be delivered, oldest first.
-    awaited: VecDeque<B256>,
+    /// Blocks whose logs it is still to be delivered, oldest first, and whether they were fetched.
+    awaited: VecDeque<(BlockRef, bool)>,
     /// The heads that it was told and that were not replaced.
     told: Vec<BlockRef>,
     streams: Vec<Stream>,
@@ -215,7 +215,7 @@ impl World {
             }
             Op::Logs(block) => {
                 if !self.awaited.is_empty() {
-                    self.fetched_logs(self.awaited[block.index(self.awaited.len())]);
+                    self.fetched_logs(block.index(self.awaited.len()));
                 }
             }
             Op::Publish(count) => (0..*count).for_each(|_| {
@@ -295,19 +295,22 @@ impl World {
     }
 
     /// Logs of a block arrive; those whose turn it is are delivered.
-    fn fetched_logs(&mut self, block: B256) {
-        let logs = self.tree.by_hash(block).expect("it is in the tree").1.clone();
+    fn fetched_logs(&mut self, at: usize) {
+        let (block, fetched) = &mut self.awaited[at];
+        *fetched = true;
+        let logs = self.tree.by_hash(block.hash).expect("it is in the tree").1.clone();
         self.history.logs(logs);
         self.deliver();
     }
 
     fn deliver(&mut self) {
-        while let Some(own) = self.awaited.front().and_then(|hash| self.history.find(*hash))
-            && let Some(logs) = own.logs.clone()
-            && self.history.stands(logs.block)
+        while let Some((block, _)) = self
+            .awaited
+            .pop_front_if(|(block, fetched)| *fetched && self.history.stands(*block))
         {
-            self.live.extend(names(&logs));
-            self.awaited.pop_front();
+            self.history.delivered_logs(block.hash);
+            let (_, logs) = self.tree.by_hash(block.hash).expect("it is in the tree");
+            self.live.extend(names(logs));
         }
     }
 
@@ -344,9 +347,9 @@ impl World {
                 self.told.push(block);
                 // Those below the first block were filled in and never told, and those that are awaited were not yet.
                 let first = self.live_from.unwrap_or_default();
-                let were_told = dropped
-                    .iter()
-                    .filter(|own| own.header.block.number >= first && !self.awaited.contains(&own.header.block.hash));
+                let were_told = dropped.iter().filter(|own| {
+                    own.header.block.number >= first && self.awaited.iter().all(|(block, _)| *block != own.header.block)
+                });
                 let gone: Vec<Name> = were_told
                     .filter_map(|own| own.logs.as_deref())
                     .flat_map(names)
@@ -357,9 +360,9 @@ impl World {
                 );
                 self.live.truncate(self.live.len() - gone.len());
                 self.awaited
-                    .retain(|hash| dropped.iter().all(|own| own.header.block.hash != *hash));
+                    .retain(|(block, _)| dropped.iter().all(|own| own.header.block != *block));
                 self.history.await_logs(block.hash);
-                self.awaited.push_back(block.hash);
+                self.awaited.push_back((block, false));
                 let from = self.live_from.unwrap_or(block.number);
                 self.live_from = Some(from.min(block.number));
                 self.deliver();
@@ -473,8 +476,8 @@ impl World {
                 self.asks.extend(self.assembly.asks());
             }
             while self.publish() {}
-            for block in self.awaited.clone() {
-                self.fetched_logs(block);
+            for at in (0..self.awaited.len()).rev() {
+                self.fetched_logs(at);
             }
         }
     }
@@ -497,8 +500,8 @@ proptest! {
         world.settle(&head);
         let tip = world.history.tip().expect("something was published").clone();
         // The chain may have gone back before the logs of the last blocks were there.
-        let awaited = world.awaited.front().and_then(|hash| world.history.find(*hash));
-        let told = awaited.map_or(tip.header.block.hash, |first| first.header.parent);
+        let awaited = world.awaited.front().and_then(|(block, _)| world.tree.by_hash(block.hash));
+        let told = awaited.map_or(tip.header.block.hash, |(first, _)| first.parent);
         let stands_at = world.history.stands_at().expect("as the tip");
         prop_assert_eq!(stands_at.hash, world.head);
         prop_assert!(world.history.is_canonical(stands_at));

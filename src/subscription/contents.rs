@@ -103,7 +103,10 @@ impl Tables {
         }
         let at = Position::of(events_of(kind), sequence);
         match content {
-            Content::Logs(block) => self.logs(block, |log| Cow::Borrowed(&log.json()[..]), at, takes, due, now),
+            Content::Logs(block) => {
+                self.history.delivered_logs(block.block.hash);
+                self.logs(block, |log| Cow::Borrowed(&log.json()[..]), at, takes, due, now);
+            }
             Content::Transactions(block) => {
                 let delivered = self.mined(&block.transactions, Fate::Adopted, block.seen, at, takes, due, now);
                 if !delivered.is_empty() {

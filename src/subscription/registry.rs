@@ -291,6 +291,7 @@ impl Registry {
                 self.count(place.kind()).dec();
             }
             // Events of other kinds may have waited for it.
+            tables.forget_unwanted(now);
             tables.release(due, now);
             self.publish_wanted(tables);
         });

@@ -239,7 +239,8 @@ fn words(told: &[Value]) -> String {
                 Some(transaction) => ("t", transaction),
                 None => ("l", one),
             };
-            let removed = if event["removed"] == true { "-" } else { "" };
+            let is_removed = event.get("removed") == Some(&json!(true));
+            let removed = if is_removed { "-" } else { "" };
             let number = of["blockNumber"].as_str().unwrap().trim_start_matches("0x");
             format!("{removed}{what}{number}")
         }
