@@ -152,19 +152,10 @@ impl Archive {
 
     async fn logs_of(&self, header: &Header) -> Option<Arc<BlockLogs>> {
         let fetch = async {
-            for attempt in 0..TRIES {
-                tokio::time::sleep(wait_before(attempt)).await;
-                let _room = self.room.acquire().await.ok()?;
-                if let Ok(logs) = self.source.logs(header, attempt).await {
-                    return Some(Arc::new(logs));
-                }
-            }
-            None
+            let _room = self.room.acquire().await.ok()?;
+            self.source.logs(header).await.ok().map(Arc::new)
         };
-        match self.source.learned().no_logs(header) {
-            Some(none) => Some(Arc::new(none)),
-            None => self.logs.optionally_get_with(header.block.hash, fetch).await,
-        }
+        self.logs.optionally_get_with(header.block.hash, fetch).await
     }
 
     /// Asks a few times, each time another node as far as there are any; `None` where all say that there is no such block.
@@ -197,7 +188,7 @@ impl Archive {
         }
         let mut pruned = false;
         for attempt in 0..LOCATE_TRIES {
-            match self.source.logs(&header, attempt).await {
+            match self.source.try_logs(&header, attempt).await {
                 Err(Refused::Pruned) => pruned = true,
                 Err(_) => {}
                 Ok(logs) => {

@@ -13,16 +13,16 @@ use alloy_primitives::B256;
 use tracing::{debug, info, warn};
 
 use super::source::{Learned, Refused, Verify};
-use super::{BlockLogs, BlockRef, Header, Step, Tracker};
-use crate::telemetry::{Metrics, ReasonLabel};
+use super::{Absent, BlockLogs, BlockRef, Header, Step, Tracker};
+use crate::telemetry::Metrics;
 
-/// Refused answers for the logs of one block after which it is said aloud (about six seconds), and after which it is
-/// given up (about a minute).
-const LOG_WARN: u32 = 10;
-const LOG_GIVE_UP: u32 = 36;
+/// Answers about one block in vain after which the count starts again while calls fail (about six seconds), and after which
+/// the block is given up (about a minute).
+const PATIENT: u32 = 10;
+const GIVE_UP: u32 = 36;
 
 /// Attempts that are repeated while calls fail; with up to so many upstreams each one gets its turn again and again.
-const LOG_TURNS: u32 = 6;
+const TURNS: u32 = 6;
 
 /// Blocks that may wait for their logs even where less history is kept, before the next stepping stone is looked at.
 const MIN_PIPELINE: usize = 64;
@@ -122,7 +122,7 @@ pub(super) enum Ask {
     /// A block on a walk, and these canonical ones, which the walk may come to.
     Parent(B256, Range<u64>, u32),
     /// A block's logs.
-    Logs(Box<Header>, u32),
+    Logs(Box<Header>),
     /// The tip, for a block was announced that lies behind ours.
     TipBehind(BlockRef),
     /// The tip again after a while, for the upstream that came into use in this round lies behind ours.
@@ -139,7 +139,7 @@ pub(super) enum Fetched {
     /// To [`Ask::Parent`].
     Parent(B256, Result<Option<Header>, Refused>, Vec<Header>, u32),
     /// To [`Ask::Logs`].
-    Logs(BlockRef, Result<BlockLogs, Refused>, u32),
+    Logs(BlockRef, Result<BlockLogs, Absent>),
     /// To [`Ask::TipBehind`].
     TipBehind(BlockRef, Option<Header>),
     /// To [`Ask::Settled`]; `None` where the node says that it is syncing, or nothing.
@@ -464,7 +464,7 @@ impl Assembly {
                 } else if self.log_fetches < MAX_LOG_FETCHES {
                     *logs = LogsState::Fetching;
                     self.log_fetches += 1;
-                    self.asks.push(Ask::Logs(Box::new(header.clone()), 0));
+                    self.asks.push(Ask::Logs(Box::new(header.clone())));
                 }
             }
         }
@@ -506,7 +506,7 @@ impl Assembly {
                     _ => {}
                 }
             }
-            Fetched::Logs(block, result, attempts) => self.logs_fetched(block, result, attempts),
+            Fetched::Logs(block, result) => self.logs_fetched(block, result),
             // Meanwhile another upstream may have come into use, or been first with a block.
             Fetched::TipBehind(block, Some(tip)) if tip.block == block && self.catching_up => {}
             Fetched::TipBehind(block, Some(tip)) if tip.block == block => {
@@ -542,30 +542,18 @@ impl Assembly {
         }
     }
 
-    fn logs_fetched(&mut self, block: BlockRef, result: Result<BlockLogs, Refused>, attempts: u32) {
+    fn logs_fetched(&mut self, block: BlockRef, result: Result<BlockLogs, Absent>) {
         let waiting = self.pipeline.iter_mut().find_map(|work| match work {
             Work::Adopt { header, logs, .. } if header.block == block && matches!(logs, LogsState::Fetching) => {
-                Some((&*header, logs))
+                Some(logs)
             }
             _ => None,
         });
-        match (waiting, result) {
-            (None, _) => {}
-            (Some((_, logs)), Ok(found)) => *logs = LogsState::Ready(Arc::new(found)),
-            (Some((header, logs)), Err(reason)) => {
-                let label = ReasonLabel { reason: reason.label() };
-                self.metrics.log_retries.get_or_create(&label).inc();
-                let attempts = patient(reason, attempts);
-                if attempts == LOG_WARN {
-                    warn!(%block, reason = reason.label(), "the node's logs of this block do not hold; its events wait");
-                }
-                if attempts < LOG_GIVE_UP {
-                    self.asks.push(Ask::Logs(Box::new(header.clone()), attempts));
-                    return;
-                }
-                warn!(%block, reason = reason.label(), "the node has no logs of this block that hold; clients are closed with 1012");
-                *logs = LogsState::GivenUp;
-            }
+        if let Some(logs) = waiting {
+            *logs = match result {
+                Ok(found) => LogsState::Ready(Arc::new(found)),
+                Err(_) => LogsState::GivenUp,
+            };
         }
         self.log_fetches -= 1;
         self.fetch_logs();
@@ -652,7 +640,7 @@ impl Assembly {
 /// for it also says whose turn it is among the upstreams.
 fn patient(reason: Refused, tries: u32) -> u32 {
     match tries {
-        LOG_WARN.. if reason == Refused::CallFailed => LOG_WARN - LOG_TURNS,
+        PATIENT.. if reason == Refused::CallFailed => PATIENT - TURNS,
         _ => tries,
     }
 }
@@ -663,5 +651,5 @@ fn tries_after(answer: &Result<Option<Header>, Refused>, tries: u32) -> Option<u
         Err(reason) => patient(*reason, tries),
         Ok(_) => tries,
     };
-    (tries < LOG_GIVE_UP).then_some(tries)
+    (tries < GIVE_UP).then_some(tries)
 }

@@ -245,11 +245,7 @@ async fn fetch(source: Arc<Source>, patience: Duration, ask: Ask) -> Fetched {
             let (block, ahead) = tokio::join!(source.seek(Seek::Hash(hash), tries), ahead);
             Fetched::Parent(hash, block, ahead.into_iter().flatten().collect(), tries + 1)
         }
-        Ask::Logs(header, tries) => {
-            tokio::time::sleep(wait_before(tries)).await;
-            let logs = source.logs(&header, tries).await;
-            Fetched::Logs(header.block, logs, tries + 1)
-        }
+        Ask::Logs(header) => Fetched::Logs(header.block, source.logs(&header).await),
         Ask::Settled(round) => {
             tokio::time::sleep(patience).await;
             let (tip, syncing) = tokio::join!(source.latest(), source.is_syncing());

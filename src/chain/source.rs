@@ -246,8 +246,29 @@ impl Source {
     /// All logs of a block.
     ///
     /// # Errors
+    /// As [`Self::transactions`].
+    pub async fn logs(&self, header: &Header) -> Result<BlockLogs, Absent> {
+        match self.learned.no_logs(header) {
+            Some(none) => Ok(none),
+            None => {
+                let fetch = |attempt| async move {
+                    let asked = self.try_logs(header, attempt).await;
+                    asked.map_err(|refused| match refused {
+                        Refused::CallFailed if self.pool.active().is_none() => Failed::Unavailable,
+                        Refused::NotServed => Failed::NotServed,
+                        _ => Failed::Other,
+                    })
+                };
+                self.patiently("logs", header, fetch).await
+            }
+        }
+    }
+
+    /// All logs of a block, asked for once.
+    ///
+    /// # Errors
     /// [`Refused`]; asking again may help.
-    pub async fn logs(&self, header: &Header, attempt: u32) -> Result<BlockLogs, Refused> {
+    pub async fn try_logs(&self, header: &Header, attempt: u32) -> Result<BlockLogs, Refused> {
         let block = header.block;
         let params = format!(r#"[{{"blockHash":"{}"}}]"#, block.hash);
         let asked = self.pool.call_ours("eth_getLogs", &params, Some(block.hash), attempt);
@@ -402,11 +423,7 @@ impl Source {
                 header = self.block_by_hash(hash, attempt).await;
             }
             let Some(header) = &header else { continue };
-            let logs = match self.learned.no_logs(header) {
-                Some(none) => Ok(none),
-                None => self.logs(header, attempt).await,
-            };
-            if let Ok(logs) = logs {
+            if let Ok(logs) = self.logs(header).await {
                 return Some((header.clone(), logs));
             }
         }

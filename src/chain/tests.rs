@@ -13,8 +13,8 @@ use proptest::sample::Index;
 use super::assembly::{Ask, Assembly, Fetched};
 use super::source::{Learned, Refused};
 use super::{
-    BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Left, Located, Needs, Next, Page,
-    Published, Undo, Verify,
+    Absent, BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Left, Located, Needs, Next,
+    Page, Published, Undo, Verify,
 };
 use crate::telemetry::Metrics;
 
@@ -268,20 +268,17 @@ impl World {
                 });
                 Fetched::Parent(hash, found, below.collect(), tries + 1)
             }
-            (Ask::Logs(header, tries), Manner::Right) => {
+            (Ask::Logs(header), Manner::Right) => {
                 let logs = self.tree.by_hash(header.block.hash).map(|(_, logs)| logs.as_ref());
                 let again = logs.map(|logs| BlockLogs {
                     block: logs.block,
                     logs: logs.logs.clone(),
                     seen: logs.seen,
                 });
-                Fetched::Logs(header.block, again.ok_or(Refused::NodeError), tries + 1)
+                Fetched::Logs(header.block, again.ok_or(Absent::NotServed))
             }
-            (Ask::Logs(header, tries), Manner::Nothing) => {
-                Fetched::Logs(header.block, Err(Refused::CallFailed), tries + 1)
-            }
-            // Often enough in a row, and the block is given up.
-            (Ask::Logs(header, tries), Manner::Wrong) => Fetched::Logs(header.block, Err(Refused::Bloom), tries + 12),
+            (Ask::Logs(header), Manner::Nothing) => Fetched::Logs(header.block, Err(Absent::Throttled)),
+            (Ask::Logs(header), Manner::Wrong) => Fetched::Logs(header.block, Err(Absent::NotServed)),
             (Ask::TipBehind(block), Manner::Right) => Fetched::TipBehind(block, by_hash(self.head)),
             (Ask::TipBehind(block), Manner::Wrong) => Fetched::TipBehind(block, Some(lie())),
             (Ask::TipBehind(block), Manner::Nothing) => Fetched::TipBehind(block, None),
