@@ -103,15 +103,13 @@ impl BlockReceipts {
     }
 
     /// Holds the receipts' logs against the header's bloom: a receipt without a log that is missing at the end does not
-    /// show. An empty bloom says nothing: some chains leave it so.
+    /// show. `bloom` is [`Header::telling_bloom`]; without one nothing is checked.
     ///
     /// # Errors
     /// [`NotItsReceipts::Bloom`]; where `more` is believed (Bor's state sync has logs that are in no bloom), only where
     /// there is less than the bloom says.
-    pub fn check_bloom(&self, bloom: &Bloom, more: bool) -> Result<(), NotItsReceipts> {
-        if *bloom == Bloom::ZERO {
-            return Ok(());
-        }
+    pub fn check_bloom(&self, bloom: Option<&Bloom>, more: bool) -> Result<(), NotItsReceipts> {
+        let Some(bloom) = bloom else { return Ok(()) };
         let own = self.bloom()?;
         if own == *bloom || (more && own.contains(bloom)) {
             Ok(())
@@ -233,11 +231,14 @@ mod tests {
         let of = |logs: &[Value]| parse(&own, &json!([receipt(0, &json!(logs))])).expect("receipts");
         let (one, two) = (of(&[log(1)]), of(&[log(1), log(2)]));
         let bloom = |of: &BlockReceipts| of.bloom().expect("logs");
-        assert!(one.check_bloom(&bloom(&one), false).is_ok());
-        assert!(one.check_bloom(&bloom(&two), false).is_err());
-        assert!(one.check_bloom(&bloom(&two), true).is_err(), "less is never believed");
-        assert!(two.check_bloom(&bloom(&one), false).is_err());
-        assert!(two.check_bloom(&bloom(&one), true).is_ok());
-        assert!(two.check_bloom(&Bloom::ZERO, false).is_ok());
+        assert!(one.check_bloom(Some(&bloom(&one)), false).is_ok());
+        assert!(one.check_bloom(Some(&bloom(&two)), false).is_err());
+        assert!(
+            one.check_bloom(Some(&bloom(&two)), true).is_err(),
+            "less is never believed"
+        );
+        assert!(two.check_bloom(Some(&bloom(&one)), false).is_err());
+        assert!(two.check_bloom(Some(&bloom(&one)), true).is_ok());
+        assert!(two.check_bloom(None, false).is_ok());
     }
 }

@@ -127,14 +127,16 @@ impl Learned {
     ///
     /// # Errors
     /// As [`Header::parse`].
-    pub fn header_of(&self, block: &[u8]) -> Result<Header, NotAHeader> {
+    pub fn header_of(&self, block: &Bytes) -> Result<Header, NotAHeader> {
         self.shape.lock().header_of(block, Instant::now())
     }
 
     /// The block's logs where its header tells that there are none.
     #[must_use]
     pub fn no_logs(&self, header: &Header) -> Option<BlockLogs> {
-        let none = *header.bloom == Bloom::ZERO && *self.bloom.lock() == BloomTrust::Honest && self.is_whole(header);
+        let none = header.bloom.as_deref() == Some(&Bloom::ZERO)
+            && *self.bloom.lock() == BloomTrust::Honest
+            && self.is_whole(header);
         none.then(|| BlockLogs::empty(header.block, header.seen))
     }
 
@@ -146,9 +148,9 @@ impl Learned {
 
     fn bloom(&self, header: &Header, logs: &BlockLogs) {
         let mut bloom = self.bloom.lock();
-        if *header.bloom != Bloom::ZERO {
+        if header.telling_bloom().is_some() {
             *bloom = BloomTrust::Honest;
-        } else if !logs.logs.is_empty() && *bloom == BloomTrust::Unknown {
+        } else if header.bloom.is_some() && !logs.logs.is_empty() && *bloom == BloomTrust::Unknown {
             warn!("this chain leaves logsBloom empty: logs are asked for at every block and cannot be verified");
             *bloom = BloomTrust::Empty;
         }
@@ -280,8 +282,7 @@ impl Source {
         let verify = self.learned.verify;
         if verify == Verify::Receipts {
             self.check_receipts(header, &logs, attempt).await?;
-        } else if verify == Verify::Bloom && *header.bloom != Bloom::ZERO && !holds(&logs, header, attempt) {
-            // An empty bloom says nothing on chains that leave it empty; whether this is one shows in the logs.
+        } else if verify == Verify::Bloom && !holds(&logs, header, attempt) {
             return Err(Refused::Bloom);
         }
         self.learned.bloom(header, &logs);
@@ -379,7 +380,7 @@ impl Source {
         match self.learned.verify {
             Verify::None => {}
             Verify::Bloom => read
-                .check_bloom(&header.bloom, believes_more(attempt))
+                .check_bloom(header.telling_bloom(), believes_more(attempt))
                 .map_err(|error| {
                     debug!(%block, "receipts refused: {error}");
                     Failed::Other
@@ -467,9 +468,12 @@ fn found(answer: Result<Outcome, CallError>) -> Option<Bytes> {
     }
 }
 
-/// Whether logs and bloom fit.
+/// Whether logs and bloom fit. An empty bloom says nothing on chains that leave it empty; whether this is one shows in the
+/// logs.
 fn holds(logs: &BlockLogs, header: &Header, attempt: u32) -> bool {
-    logs.check_bloom(&header.bloom).is_ok() || (believes_more(attempt) && logs.covers_bloom(&header.bloom))
+    header
+        .telling_bloom()
+        .is_none_or(|bloom| logs.check_bloom(bloom).is_ok() || (believes_more(attempt) && logs.covers_bloom(bloom)))
 }
 
 /// Some chains have logs that are in no bloom (Bor's state sync): after some tries more than the bloom says is believed,

@@ -52,7 +52,7 @@ impl Tree {
         let header = Header {
             block,
             parent,
-            bloom: Box::new(Bloom::repeat_byte(1)),
+            bloom: Some(Box::new(Bloom::repeat_byte(1))),
             timestamp: 0,
             json: Bytes::new(),
             seen: Instant::now(),

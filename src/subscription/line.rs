@@ -224,7 +224,7 @@ mod tests {
                 hash: B256::with_last_byte(number as u8),
             },
             parent: B256::ZERO,
-            bloom: Box::default(),
+            bloom: Some(Box::default()),
             timestamp: 0,
             json: Bytes::new(),
             seen: Instant::now(),

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use alloy_primitives::Bloom;
 use tokio::sync::Notify;
 
 use crate::chain::{BlockRef, Cursor, History, Log, Needs, Next, Page, Undo};
@@ -319,7 +318,12 @@ fn events(wants: &Wants, next: &Next) -> Option<Arc<Batch>> {
         (Wants::Logs(filter, in_bloom), next) => {
             let (logs, removed) = match next {
                 // Looking at each log costs more.
-                Next::Block(own) if *own.header.bloom != Bloom::ZERO && !in_bloom.may_match(&own.header.bloom) => {
+                Next::Block(own)
+                    if own
+                        .header
+                        .telling_bloom()
+                        .is_some_and(|bloom| !in_bloom.may_match(bloom)) =>
+                {
                     return None;
                 }
                 Next::Block(own) => (own.logs.as_ref()?, false),

@@ -197,8 +197,12 @@ impl Shared {
     /// It told a head: the choice is told first, then the ingest, which may ask for this block at once. The block's hash.
     pub async fn tell(&self, sighting: Sighting) -> Option<B256> {
         let told = match &sighting {
-            Sighting::Announced(json) => place_of(json).map(|told| (told, self.choice.announced(self.id, told))),
-            Sighting::Latest(json) => place_of(json).map(|told| (told, self.choice.fetched(self.id, told))),
+            Sighting::Announced(json) => place_of(json)
+                .ok()
+                .map(|told| (told, self.choice.announced(self.id, told))),
+            Sighting::Latest(json) => place_of(json)
+                .ok()
+                .map(|told| (told, self.choice.fetched(self.id, told))),
             Sighting::Replaced => None,
         };
         if let Some((told, true)) = told {

@@ -32,7 +32,7 @@ const NEAR: u64 = 2;
 
 /// A head as its node told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(crate) struct Told {
     pub number: u64,
     pub hash: B256,
     pub parent: B256,
