@@ -459,9 +459,7 @@ impl Assembly {
                 ..
             } = work
             {
-                if let Some(none) = self.learned.no_logs(header) {
-                    *logs = LogsState::Ready(Arc::new(none));
-                } else if self.log_fetches < MAX_LOG_FETCHES {
+                if self.log_fetches < MAX_LOG_FETCHES {
                     *logs = LogsState::Fetching;
                     self.log_fetches += 1;
                     self.asks.push(Ask::Logs(Box::new(header.clone())));

@@ -37,8 +37,8 @@ use alloy_primitives::B256;
 use bytes::Bytes;
 use serde::de::Error as _;
 
-pub(crate) use call::throttled;
 pub use call::{Ask, CallError, Reach, Whom};
+pub(crate) use call::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use node::{Node, Share};
 pub use passed::{Answers, Passed};
