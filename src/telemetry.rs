@@ -110,6 +110,8 @@ pub struct Metrics {
     pub backfilled_blocks: Counter,
     /// Answers to `eth_getLogs` that were refused or missing, and asked for again.
     pub log_retries: Family<ReasonLabel, Counter>,
+    /// Blocks whose bloom was not that of their logs, by direction.
+    pub wrong_blooms: Family<ReasonLabel, Counter>,
     /// Times that continuity was lost, by reason; clients were closed with 1012.
     pub continuity_lost: Family<ReasonLabel, Counter>,
     /// Subscriptions that asked for what was before, by where it was found, or why it was not.
@@ -164,6 +166,7 @@ impl Metrics {
             reorged_blocks: Counter::default(),
             backfilled_blocks: Counter::default(),
             log_retries: Family::default(),
+            wrong_blooms: Family::default(),
             continuity_lost: Family::default(),
             resumed: Family::default(),
         };
@@ -321,8 +324,13 @@ impl Metrics {
         );
         r.register(
             "log_retries",
-            "Answers to eth_getLogs that failed or did not hold, and were asked for again",
+            "Answers about a block's logs that failed or did not hold, and were asked for again",
             metrics.log_retries.clone(),
+        );
+        r.register(
+            "wrong_blooms",
+            "Blocks whose logsBloom was not that of their logs, which were believed: overstated (it claims more than there is), understated",
+            metrics.wrong_blooms.clone(),
         );
         r.register(
             "continuity_lost",

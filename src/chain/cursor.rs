@@ -227,12 +227,12 @@ impl Needs<'_> {
         matches!(self, Self::Logs(_))
     }
 
-    /// Whether a block's logs are needed. An empty bloom tells nothing: there are chains that leave it so.
+    /// Whether a block's logs are needed. An unknown or empty bloom tells nothing: there are chains that leave it so.
     #[must_use]
     pub fn logs_of(&self, header: &Header) -> bool {
         match self {
             Self::Headers => false,
-            Self::Logs(may_match) => *header.bloom == Bloom::ZERO || may_match(&header.bloom),
+            Self::Logs(may_match) => header.telling_bloom().is_none_or(|bloom| may_match(bloom)),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use alloy_primitives::{B256, Bloom};
+use alloy_primitives::B256;
 
 use super::{BlockLogs, BlockRef, Header};
 
@@ -121,7 +121,10 @@ impl History {
     /// Whether any block has a bloom that is not empty: some chains leave all of them so.
     #[must_use]
     pub fn has_blooms(&self) -> bool {
-        self.canonical.iter().rev().any(|own| *own.header.bloom != Bloom::ZERO)
+        self.canonical
+            .iter()
+            .rev()
+            .any(|own| own.header.telling_bloom().is_some())
     }
 
     /// The canonical or dropped block with this hash.

@@ -205,10 +205,16 @@ impl Ingest {
     fn seen(&mut self, sighting: Sighting, in_use: bool) {
         let header = match sighting {
             Sighting::Announced(json) => {
-                if in_use {
-                    self.source.learned().shape(&json, self.assembly.is_catching_up());
+                let header = Header::parse(json, Instant::now());
+                // Nothing is learned from what is refused.
+                if let Ok(header) = &header
+                    && in_use
+                {
+                    self.source
+                        .learned()
+                        .shape(&header.json, self.assembly.is_catching_up());
                 }
-                Header::parse(json, Instant::now())
+                header
             }
             Sighting::Latest(json) => self.source.learned().header_of(&json),
             Sighting::Replaced => return self.assembly.replaced(),

@@ -13,8 +13,8 @@ use proptest::sample::Index;
 use super::assembly::{Ask, Assembly, Fetched};
 use super::source::{Learned, Refused};
 use super::{
-    BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Left, Located, Needs, Next, Page,
-    Published, Undo, Verify,
+    Absent, BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Left, Located, Needs, Next,
+    Page, Published, Undo, Verify,
 };
 use crate::telemetry::Metrics;
 
@@ -52,7 +52,7 @@ impl Tree {
         let header = Header {
             block,
             parent,
-            bloom: Box::new(Bloom::repeat_byte(1)),
+            bloom: Some(Box::new(Bloom::repeat_byte(1))),
             timestamp: 0,
             json: Bytes::new(),
             seen: Instant::now(),

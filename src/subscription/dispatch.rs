@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Registry;
 use crate::backplane::{Answers, Feed};
-use crate::chain::Contents;
+use crate::chain::ContentFetches;
 
 /// Events fanned out before clients are woken. What came in together leaves together, in one write for each client.
 const MAX_TOGETHER: usize = 64;
@@ -22,7 +22,7 @@ pub async fn dispatch(
     mut feed: Feed,
     mut answers: watch::Receiver<Answers>,
     registry: Arc<Registry>,
-    mut contents: Contents,
+    mut contents: ContentFetches,
 ) {
     let mut arrived = Vec::with_capacity(MAX_TOGETHER);
     let mut early = false;

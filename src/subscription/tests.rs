@@ -170,7 +170,7 @@ fn header(number: u64) -> Header {
             hash: hash(number),
         },
         parent: hash(number - 1),
-        bloom: Box::default(),
+        bloom: Some(Box::default()),
         timestamp: 0,
         json: number.to_string().into(),
         seen: Instant::now(),

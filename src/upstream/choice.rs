@@ -159,6 +159,11 @@ impl Choice {
         self.decided.lock().standing.whom_to_ask(block, attempt)
     }
 
+    /// See [`Standing::order_to_ask`].
+    pub fn order_to_ask(&self, block: B256) -> Vec<UpstreamId> {
+        self.decided.lock().standing.order_to_ask(Some(block))
+    }
+
     pub fn lag(&self, id: UpstreamId) -> Option<Duration> {
         self.decided.lock().standing.lag(id, self.now())
     }

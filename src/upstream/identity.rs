@@ -69,7 +69,7 @@ impl Identity {
     /// # Errors
     /// The line that refuses it.
     pub fn check_genesis(&self, endpoint: &Endpoint, block: &Bytes) -> Result<Genesis, String> {
-        let Some(told) = place_of(block).map(|told| told.hash) else {
+        let Ok(told) = place_of(block).map(|told| told.hash) else {
             return Ok(Genesis::Untold);
         };
         let mut known = self.genesis.lock();

@@ -33,16 +33,19 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alloy_primitives::{B256, U64};
+use alloy_primitives::B256;
 use bytes::Bytes;
+use serde::de::Error as _;
 
-pub(crate) use call::throttled;
 pub use call::{Ask, CallError, Reach, Whom};
+pub(crate) use call::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use node::{Node, Share};
 pub use passed::{Answers, Passed};
 pub use pool::{Channels, Pool, UpstreamStatus};
-use standing::Told;
+pub(crate) use standing::Told;
+
+use crate::quantity::Height;
 
 /// The two forms in which a transaction is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,19 +120,28 @@ pub enum Gossip {
     },
 }
 
-/// Where a block or header stands.
-fn place_of(block: &[u8]) -> Option<Told> {
+/// The place of a block or header: all that a head needs to be one.
+///
+/// # Errors
+/// Where the hash, the number or, above block 0, the parent's hash is missing or malformed.
+pub(crate) fn place_of(block: &[u8]) -> serde_json::Result<Told> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Block {
         hash: B256,
-        parent_hash: B256,
-        number: U64,
+        parent_hash: Option<B256>,
+        number: Height,
     }
-    serde_json::from_slice::<Block>(block).ok().map(|block| Told {
-        number: block.number.to(),
+    let block: Block = serde_json::from_slice(block)?;
+    let parent = match (block.parent_hash, block.number) {
+        (Some(parent), _) => parent,
+        (None, Height(0)) => B256::ZERO,
+        (None, _) => return Err(serde_json::Error::missing_field("parentHash")),
+    };
+    Ok(Told {
+        number: block.number.0,
         hash: block.hash,
-        parent: block.parent_hash,
+        parent,
     })
 }
 

@@ -19,13 +19,16 @@ use url::Url;
 
 use super::call::{Call, Inbox, is_throttled};
 use super::load::{BackOff, LONGEST};
-use super::message::{self, NodeMessage};
+use super::message;
 use super::pool::Shared;
 use super::{CallError, Gossip, Sighting, TransactionForm, Wanted};
 use crate::jsonrpc::{METHOD_NOT_FOUND, Outcome, error};
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
 const MAX_FULL_PER_POLL: usize = 256;
+
+/// The id of every call: each has a POST of its own.
+const ID: u64 = 1;
 
 /// Polls, all of them refused, within the silence that ends a node: it should not be lost by our own patience.
 const TRIES: u32 = 4;
@@ -71,7 +74,7 @@ impl From<String> for Failed {
 
 impl HttpTransport {
     async fn call(&self, method: &str, params: &str) -> Result<Outcome, Failed> {
-        let body = message::request(1, method, params);
+        let body = message::request(ID, method, params);
         let request = self
             .client
             .post(self.url.clone())
@@ -95,10 +98,8 @@ impl HttpTransport {
         if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
             return Err(Failed::Throttled(after.map(Duration::from_secs)));
         }
-        match NodeMessage::parse(&answer.into()).pop() {
-            Some(NodeMessage::Answer(_, outcome)) => Ok(outcome),
-            _ => Err(Failed::Other(format!("HTTP {status} without a JSON-RPC answer"))),
-        }
+        message::answer(&answer.into(), ID)
+            .ok_or_else(|| Failed::Other(format!("HTTP {status} without a JSON-RPC answer")))
     }
 
     async fn result(&self, method: &str, params: &str) -> Result<Bytes, Failed> {

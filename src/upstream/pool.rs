@@ -197,8 +197,12 @@ impl Shared {
     /// It told a head: the choice is told first, then the ingest, which may ask for this block at once. The block's hash.
     pub async fn tell(&self, sighting: Sighting) -> Option<B256> {
         let told = match &sighting {
-            Sighting::Announced(json) => place_of(json).map(|told| (told, self.choice.announced(self.id, told))),
-            Sighting::Latest(json) => place_of(json).map(|told| (told, self.choice.fetched(self.id, told))),
+            Sighting::Announced(json) => place_of(json)
+                .ok()
+                .map(|told| (told, self.choice.announced(self.id, told))),
+            Sighting::Latest(json) => place_of(json)
+                .ok()
+                .map(|told| (told, self.choice.fetched(self.id, told))),
             Sighting::Replaced => None,
         };
         if let Some((told, true)) = told {
@@ -248,6 +252,7 @@ pub struct Pool {
     /// How long calls take as a rule, by class; kept only where that decides anything.
     pub(super) usual: Mutex<HashMap<&'static str, P95>>,
     fetch_timeout: Duration,
+    silence_timeout: Duration,
     gossip_dropped: Arc<AtomicU64>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -325,6 +330,7 @@ impl Pool {
             call_patience: settings.call_patience,
             hedges: settings.hedge,
             usual: Mutex::default(),
+            silence_timeout: settings.silence_timeout,
             fetch_timeout: (settings.silence_timeout / 4).max(MIN_FETCH_TIMEOUT),
             gossip_dropped,
             metrics,
@@ -414,6 +420,26 @@ impl Pool {
         } else {
             self.request_timeout
         };
+        self.ask(id, method, params, patience).await
+    }
+
+    /// The connected upstreams, in the order in which they are asked about a block: first those who told it.
+    #[must_use]
+    pub fn order_to_ask(&self, block: B256) -> Vec<UpstreamId> {
+        self.choice.order_to_ask(block)
+    }
+
+    /// Asks one upstream for the stream itself, as [`Self::call_ours`], and waits so long.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn ask(
+        &self,
+        id: UpstreamId,
+        method: &str,
+        params: &str,
+        patience: Duration,
+    ) -> Result<Outcome, CallError> {
         let Upstream { ours, shared, .. } = &self.upstreams[id.0];
         let answer = exchange(ours, method.to_owned(), params.to_owned(), patience).await;
         if let Some(after) = throttled(&answer) {
@@ -422,18 +448,34 @@ impl Pool {
         answer
     }
 
-    /// How many upstreams there are, connected or not.
+    /// The upstream's address, without secrets.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "the configuration has at least one")]
-    pub fn len(&self) -> usize {
-        self.upstreams.len()
+    pub fn address(&self, id: UpstreamId) -> String {
+        self.upstreams[id.0].shared.endpoint.to_string()
     }
 
-    /// Whether any is asked over HTTP, where a call that is lost takes no other with it.
+    /// Connections made to the upstream so far.
     #[must_use]
-    pub fn any_http(&self) -> bool {
-        let is_http = |upstream: &Upstream| matches!(upstream.shared.endpoint, Endpoint::Http(_));
-        self.upstreams.iter().any(is_http)
+    pub fn connects(&self, id: UpstreamId) -> u64 {
+        self.upstreams[id.0].shared.status.lock().connects
+    }
+
+    /// Whether it is asked over HTTP, where a call that is lost takes no other with it.
+    #[must_use]
+    pub fn is_http(&self, id: UpstreamId) -> bool {
+        matches!(self.upstreams[id.0].shared.endpoint, Endpoint::Http(_))
+    }
+
+    /// Within so long what is asked for the stream itself is answered, or given up.
+    #[must_use]
+    pub fn silence_timeout(&self) -> Duration {
+        self.silence_timeout
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The chain's id as JSON, once a node told it or where it is set.
