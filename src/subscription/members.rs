@@ -7,7 +7,7 @@ use std::time::Instant;
 use alloy_primitives::Bloom;
 use tokio::sync::Notify;
 
-use crate::chain::{BlockRef, Cursor, History, Log, Needs, Next, Page, Undo};
+use crate::chain::{BlockRef, Cursor, Gap, History, Log, Needs, Next, Page, Undo};
 use crate::clock::Millis;
 use crate::delivery::{Batch, Event, Kind, Phase, SubscriptionId};
 
@@ -68,8 +68,8 @@ pub enum Until {
     News,
     /// Others have had their turn.
     Turn,
-    /// Blocks older than memory: from the first number, below the second, with the logs that these filters may want.
-    Fetched(u64, u64, Vec<Arc<InBloom>>),
+    /// Blocks that memory has not, with the logs that these filters may want.
+    Fetched(Gap, Vec<Arc<InBloom>>),
     /// A place that memory does not know is found.
     Located(SubscriptionId, Lost),
     /// Nothing: all are live, or the client is gone.
@@ -184,8 +184,10 @@ impl Members {
                     Wants::Logs(_, bloom) => Some(bloom.clone()),
                     Wants::Heads => None,
                 });
-                let end = history.oldest().map_or(round.number, |own| own.header.block.number);
-                break Until::Fetched(round.number, end, filters.collect());
+                break match history.gap(round.number) {
+                    Some(gap) => Until::Fetched(gap, filters.collect()),
+                    None => Until::News,
+                };
             }
             for (_, next) in &round.first {
                 steps += match next {

@@ -168,7 +168,7 @@ impl Replays {
     }
 
     async fn replay(&self, outbox: &Weak<Outbox>, woken: &Notify) {
-        let mut page = Page::new();
+        let mut page = Page::default();
         let mut published = self.registry.watch_published();
         let (mut tries, mut fetched) = (0, None);
         loop {
@@ -197,8 +197,7 @@ impl Replays {
                     true
                 }
                 Until::News => {
-                    page.clear();
-                    page.shrink_to_fit();
+                    page = Page::default();
                     tokio::select! {
                         _ = published.changed() => {}
                         () = woken.notified() => {}
@@ -206,16 +205,17 @@ impl Replays {
                     }
                     true
                 }
-                Until::Fetched(first, end, filters) => {
+                Until::Fetched(gap, filters) => {
                     let wanted = |bloom: &Bloom| filters.iter().any(|filter| filter.may_match(bloom));
                     let needs = match filters[..] {
                         [] => Needs::Headers,
                         _ => Needs::Logs(&wanted),
                     };
                     let generation = self.registry.with_history(History::generation);
-                    page = self.archive.page(generation, first, end, needs).await;
+                    let first = gap.first();
+                    page = self.archive.page(generation, gap, needs).await;
                     // The same once more leads nowhere.
-                    !page.is_empty() && fetched.replace(first) != Some(first)
+                    !page.is_empty() && std::mem::replace(&mut fetched, first) != first
                 }
                 Until::Located(id, lost) => self.locate(outbox, id, lost, &mut page).await,
             };
@@ -242,7 +242,7 @@ impl Replays {
     /// `false` where nothing new was found out: the node knows no more than memory, or the other way round.
     async fn locate(&self, outbox: &Weak<Outbox>, id: SubscriptionId, lost: Lost, page: &mut Page) -> bool {
         self.archive.forget();
-        page.clear();
+        *page = Page::default();
         let Lost { block, up_to, logs } = lost;
         let located = self
             .archive
