@@ -137,6 +137,8 @@ pub(super) struct Assembly {
     /// A head too far ahead for one walk: the chain goes there by stepping stones.
     far: Option<Header>,
     stone_wanted: bool,
+    /// Blocks adopted on the way there.
+    caught_up: u64,
     past: Past,
     /// The upstream in use is new, or returned, or another one was first with a block: it may be behind for a while, which
     /// is no reorg.
@@ -172,6 +174,7 @@ impl Assembly {
             walking: None,
             far: None,
             stone_wanted: false,
+            caught_up: 0,
             past: Past::Wanted,
             catching_up: true,
             round: 0,
@@ -276,10 +279,24 @@ impl Assembly {
     fn announce(&mut self, header: Header) {
         let block = header.block;
         let step = self.tracker.announce(header);
+        self.stepped(block, step);
+    }
+
+    /// The first block at or above the number of a stepping stone: few blocks lead to it, whatever its own number.
+    fn announced_stone(&mut self, stone: Header) {
+        let block = stone.block;
+        let step = self.tracker.walk_to(stone);
+        self.stepped(block, step);
+    }
+
+    fn stepped(&mut self, block: BlockRef, step: Step) {
         self.step(step);
         if self.tracker.tip().is_some_and(|tip| tip.block == block) {
             // Level with what was published: from here on a step back is one.
             self.catching_up = false;
+            if self.far.is_none() {
+                self.caught_up = 0;
+            }
         }
     }
 
@@ -322,7 +339,11 @@ impl Assembly {
             .tracker
             .tip()
             .map_or(0, |tip| head.block.number.saturating_sub(tip.block.number));
-        if missing > self.settings.max_replay {
+        // Not every number need have a block: they are taken to be as far apart as those that are remembered.
+        let (blocks, numbers) = self.tracker.extent();
+        let likely = u128::from(missing) * u128::from(blocks) / u128::from(numbers.max(1));
+        if likely.max(self.caught_up.into()) > self.settings.max_replay.into() {
+            self.caught_up = 0;
             let step = self.tracker.restart(head);
             return self.step(step);
         }
@@ -344,7 +365,7 @@ impl Assembly {
             _ if self.pipeline.len() > self.settings.blocks.max(MIN_PIPELINE) => self.asks.push(Ask::Stone(number, 1)),
             Ok(Some(stone)) => {
                 self.stone_wanted = false;
-                self.announce(stone);
+                self.announced_stone(stone);
             }
             other => match tries_after(&other, attempts) {
                 Some(tries) => self.asks.push(Ask::Stone(number, tries)),
@@ -380,6 +401,9 @@ impl Assembly {
 
     fn adopt(&mut self, headers: Vec<Header>) {
         self.catching_up = false;
+        if self.far.is_some() {
+            self.caught_up += headers.len() as u64;
+        }
         self.metrics
             .backfilled_blocks
             .inc_by(headers.len().saturating_sub(1) as u64);

@@ -258,7 +258,7 @@ async fn fetch(source: Arc<Source>, patience: Duration, ask: Ask) -> Fetched {
         Ask::TipBehind(block) => Fetched::TipBehind(block, source.latest().await),
         Ask::Stone(number, tries) => {
             tokio::time::sleep(wait_before(tries)).await;
-            Fetched::Stone(number, source.seek(Seek::Number(number), tries).await, tries + 1)
+            Fetched::Stone(number, source.first_from(number, tries).await, tries + 1)
         }
         Ask::Past(hash) => {
             for attempt in 0..PAST_TRIES {

@@ -26,12 +26,13 @@ type Name = (B256, u64);
 struct Tree(Vec<(Header, Arc<BlockLogs>)>);
 
 impl Tree {
-    fn grow(blocks: &[(usize, u64)]) -> Self {
+    /// Each block by how far back its parent is, how many numbers before it have no block, and its logs.
+    fn grow(blocks: &[(usize, u64, u64)]) -> Self {
         let mut tree = Self(Vec::new());
         tree.add(B256::with_last_byte(255), 0, 1);
-        for (back, logs) in blocks {
+        for (back, skipped, logs) in blocks {
             let parent = tree.0[tree.0.len() - 1 - back % tree.0.len().min(12)].0.block;
-            tree.add(parent.hash, parent.number + 1, *logs);
+            tree.add(parent.hash, parent.number + 1 + skipped, *logs);
         }
         tree
     }
@@ -135,6 +136,11 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Numbers without a block before one that has.
+fn skipped() -> impl Strategy<Value = u64> {
+    prop_oneof![6 => Just(0u64), 2 => 1u64..4, 1 => 10u64..60]
+}
+
 /// A stream that resumed.
 #[derive(Debug)]
 struct Stream {
@@ -150,7 +156,7 @@ impl Stream {
     fn next(&mut self, history: &History) -> Next {
         let needs = match self.walk {
             Some(_) => Needs::Headers,
-            None => Needs::Logs(&|_| true),
+            None => Needs::Logs,
         };
         self.cursor.next(history, &self.page, needs)
     }
@@ -231,7 +237,7 @@ impl World {
                     cursor: Cursor::behind(header.block, *log),
                     held,
                     walk: None,
-                    page: Page::new(),
+                    page: Page::default(),
                 });
             }
             Op::ResumeHeads(block) => {
@@ -241,7 +247,7 @@ impl World {
                     cursor: Cursor::behind(block, None),
                     held: Vec::new(),
                     walk: Some(walk.iter().map(|(header, _)| header.block.hash).collect()),
-                    page: Page::new(),
+                    page: Page::default(),
                 });
             }
             Op::Step(stream, steps) => {
@@ -258,7 +264,15 @@ impl World {
 
     fn canonical_at(&self, number: u64) -> Option<Header> {
         let path = self.tree.path(self.head);
-        path.get(number as usize).map(|(header, _)| header.clone())
+        let at = |(header, _): &&&(Header, Arc<BlockLogs>)| header.block.number == number;
+        path.iter().find(at).map(|(header, _)| header.clone())
+    }
+
+    /// The first block at or above this number on the node's chain.
+    fn canonical_from(&self, number: u64) -> Option<Header> {
+        let path = self.tree.path(self.head);
+        let at = |(header, _): &&&(Header, Arc<BlockLogs>)| header.block.number >= number;
+        path.iter().find(at).map(|(header, _)| header.clone())
     }
 
     fn answer(&self, ask: Ask, manner: Manner, other: &Index) -> Fetched {
@@ -286,7 +300,7 @@ impl World {
             (Ask::Settled(round), Manner::Wrong) => Fetched::Settled(round, Some(lie())),
             (Ask::Settled(round), Manner::Nothing) => Fetched::Settled(round, None),
             (Ask::Stone(number, tries), Manner::Right) => {
-                Fetched::Stone(number, Ok(self.canonical_at(number)), tries + 1)
+                Fetched::Stone(number, Ok(self.canonical_from(number)), tries + 1)
             }
             (Ask::Stone(number, tries), _) => Fetched::Stone(number, Ok(None), tries + 1),
             (Ask::Past(hash), Manner::Right) => Fetched::Past(hash, by_hash(hash)),
@@ -416,9 +430,9 @@ impl World {
             Next::Level | Next::Pending | Next::Awaited(_) | Next::Ahead => {}
             Next::Below(number) => {
                 let path = self.tree.path(self.head);
-                let page = path
+                let blocks = path
                     .iter()
-                    .skip(*number as usize)
+                    .filter(|(header, _)| header.block.number >= *number)
                     .take(7)
                     .map(|(header, logs)| Published {
                         header: header.clone(),
@@ -426,7 +440,7 @@ impl World {
                         awaits_logs: false,
                         sequence: 0,
                     });
-                stream.page = page.collect();
+                stream.page = Page::new(*number, blocks.collect());
                 self.history.fill(&stream.page);
             }
             Next::Lost(block) => {
@@ -442,7 +456,7 @@ impl World {
                     up_to: stream.cursor.told_of(*block).filter(|_| header.block == *block),
                 });
                 let undo: VecDeque<Undo> = undo.collect();
-                stream.page.clear();
+                stream.page = Page::default();
                 let left = Left {
                     blocks: branch[shared..].iter().map(|(header, _)| header.block).collect(),
                     ancestor: branch[shared - 1].0.block,
@@ -488,7 +502,7 @@ proptest! {
 
     #[test]
     fn whatever_the_upstreams_do_every_stream_ends_with_the_chain(
-        blocks in prop::collection::vec((0usize..12, 0u64..3), 4..90),
+        blocks in prop::collection::vec((0usize..12, skipped(), 0u64..3), 4..90),
         limit in 3usize..40,
         ops in prop::collection::vec(op(), 1..160),
         head in any::<Index>(),

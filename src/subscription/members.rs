@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::chain::{BlockRef, Cursor, History, Log, Needs, Next, Page, Undo};
+use crate::chain::{BlockRef, Cursor, Gap, History, Log, Needs, Next, Page, Undo};
 use crate::clock::Millis;
 use crate::delivery::{Batch, Event, Kind, Phase, SubscriptionId};
 
@@ -67,8 +67,8 @@ pub enum Until {
     News,
     /// Others have had their turn.
     Turn,
-    /// Blocks that are not in memory, or not with their logs: from the first number, below the second, with logs or without.
-    Fetched(u64, u64, bool),
+    /// Blocks, or logs of blocks, that memory has not; with logs or without.
+    Fetched(Gap, Needs),
     /// A place that memory does not know is found.
     Located(SubscriptionId, Lost),
     /// Nothing: all are live, or the client is gone.
@@ -172,8 +172,11 @@ impl Members {
                 return (Progress { wrote, until }, joining);
             }
             if round.below {
-                let end = history.tip().map_or(round.number, |tip| tip.header.block.number + 1);
-                break Until::Fetched(round.number, end, self.need_logs());
+                let needs = if self.need_logs() { Needs::Logs } else { Needs::Headers };
+                break match history.gap(round.number) {
+                    Some(gap) => Until::Fetched(gap, needs),
+                    None => Until::News,
+                };
             }
             for (_, next) in &round.first {
                 steps += match next {
@@ -261,7 +264,7 @@ impl Round {
             }
             let next = match wants {
                 Wants::Heads => cursor.next(history, page, Needs::Headers),
-                Wants::Logs(_) => cursor.next(history, page, Needs::Logs(&|_| true)),
+                Wants::Logs(_) => cursor.next(history, page, Needs::Logs),
             };
             let number = match &next {
                 Next::Ahead => continue,
