@@ -232,7 +232,8 @@ impl Ingest {
             ChainEvent::Head(header) => Some(header.block),
             ChainEvent::Rewind(to) => Some(*to),
             ChainEvent::ContinuityLost(_) => None,
-            ChainEvent::Logs(_) | ChainEvent::Past(..) => return,
+            ChainEvent::Past(header, _) => return self.pool.published_past(header.block.number, header.block.hash),
+            ChainEvent::Logs(_) => return,
         };
         // Before anybody is shown it, and before answers are kept as its: what is asked next goes to those who have it.
         self.pool.published(head.map(|head| (head.number, head.hash)));

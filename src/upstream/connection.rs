@@ -6,6 +6,7 @@
 
 mod subscriptions;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use tracing::{debug, info, warn};
 
 use super::call::{Call, Inbox, is_throttled};
 use super::early::Early;
+use super::feeds::Feeds;
+use super::identity::{Doubt, Genesis};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::load::{BackOff, LONGEST};
 use super::message::{self, NodeMessage};
@@ -80,6 +83,8 @@ enum Purpose {
     Caller(oneshot::Sender<Result<Outcome, CallError>>),
     ChainId,
     Genesis,
+    /// A block that was published, where the node's genesis is another one than before.
+    Published(Doubt),
     Subscribe(Feed),
     Latest,
     /// No head was announced for a while: is there a newer one?
@@ -100,14 +105,16 @@ impl Purpose {
     }
 
     /// What only a node that is of no use does not answer: method and parameters.
-    fn vital_question(&self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::ChainId => Some(("eth_chainId", "")),
-            Self::Genesis => Some(("eth_getBlockByNumber", r#"["0x0",false]"#)),
-            Self::Subscribe(Feed::Heads) => Some(("eth_subscribe", r#"["newHeads"]"#)),
-            Self::Latest | Self::Probe => Some(("eth_getBlockByNumber", r#"["latest",false]"#)),
-            _ => None,
-        }
+    fn vital_question(&self) -> Option<(&'static str, Cow<'static, str>)> {
+        let (method, params) = match self {
+            Self::ChainId => ("eth_chainId", "".into()),
+            Self::Genesis => ("eth_getBlockByNumber", r#"["0x0",false]"#.into()),
+            Self::Published(doubt) => return doubt.question().map(|(method, params)| (method, params.into())),
+            Self::Subscribe(Feed::Heads) => ("eth_subscribe", r#"["newHeads"]"#.into()),
+            Self::Latest | Self::Probe => ("eth_getBlockByNumber", r#"["latest",false]"#.into()),
+            _ => return None,
+        };
+        Some((method, params))
     }
 }
 
@@ -134,7 +141,7 @@ struct Serving {
     /// Questions for subscriptions that were given up, with the method that ends what they may still be answered with.
     late: BTreeMap<u64, String>,
     /// By the node's id; `None` where it is being ended: what is still told of it is for nobody, whoever gets its id next.
-    feeds: HashMap<String, Option<Feed>>,
+    feeds: Feeds<Option<Feed>>,
     /// What is to be ended and was not written yet: method and id.
     ending: VecDeque<(String, String)>,
     /// When that is written, where the node was asked too much to end one.
@@ -300,7 +307,7 @@ impl Serving {
             waiting: HashMap::new(),
             own: BTreeMap::new(),
             late: BTreeMap::new(),
-            feeds: HashMap::new(),
+            feeds: Feeds::default(),
             ending: VecDeque::new(),
             end_back_off: BackOff::default(),
             early: Early::default(),
@@ -367,7 +374,7 @@ impl Serving {
 
     fn ask_vital(&mut self, purpose: Purpose) {
         if let Some((method, params)) = purpose.vital_question() {
-            self.ask(method, params, purpose);
+            self.ask(method, &params, purpose);
         }
     }
 
@@ -406,9 +413,13 @@ impl Serving {
                 self.shared.check_chain_id(&text(&json)).map_err(End::Refused)?;
                 self.ask_vital(Purpose::Genesis);
             }
-            (Purpose::Genesis, outcome) => {
-                self.shared.check_genesis(outcome).await.map_err(End::Refused)?;
-                self.ask_vital(Purpose::Subscribe(Feed::Heads));
+            (Purpose::Genesis, outcome) => match self.shared.check_genesis(&outcome) {
+                Genesis::Same => self.ask_vital(Purpose::Subscribe(Feed::Heads)),
+                Genesis::Other(doubt) => self.doubted(doubt).await?,
+            },
+            (Purpose::Published(mut doubt), outcome) => {
+                doubt.answered(&outcome);
+                self.doubted(doubt).await?;
             }
             (Purpose::ChainId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
             (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await?,
@@ -444,6 +455,17 @@ impl Serving {
             (Purpose::Latest, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
             (Purpose::Syncing, Outcome::Result(json)) => self.shared.gossip(Gossip::Syncing(json)),
             (Purpose::Syncing | Purpose::Probe | Purpose::Ignored, _) => {}
+        }
+        Ok(())
+    }
+
+    /// The node's genesis is another one than before: on with the handshake once its own blocks have said which chain it is on.
+    async fn doubted(&mut self, doubt: Doubt) -> Result<(), End> {
+        if doubt.question().is_some() {
+            self.ask_vital(Purpose::Published(doubt));
+        } else {
+            self.shared.resolve(&doubt).await.map_err(End::Refused)?;
+            self.ask_vital(Purpose::Subscribe(Feed::Heads));
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod choice;
 mod connection;
 mod early;
 mod endpoint;
+mod feeds;
 mod identity;
 mod link;
 mod load;

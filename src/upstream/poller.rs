@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use url::Url;
 
 use super::call::{Call, Inbox, is_throttled};
+use super::identity::Genesis;
 use super::load::{BackOff, LONGEST};
 use super::message;
 use super::pool::Shared;
@@ -293,7 +294,12 @@ impl Poller {
             let chain_id = self.node.result("eth_chainId", "").await?;
             self.shared.check_chain_id(&String::from_utf8_lossy(&chain_id))?;
             let genesis = self.node.outcome("eth_getBlockByNumber", r#"["0x0",false]"#).await?;
-            self.shared.check_genesis(genesis).await?;
+            if let Genesis::Other(mut doubt) = self.shared.check_genesis(&genesis) {
+                while let Some((method, params)) = doubt.question() {
+                    doubt.answered(&self.node.outcome(method, &params).await?);
+                }
+                self.shared.resolve(&doubt).await?;
+            }
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
         self.shared.choice.heard(self.shared.id);
