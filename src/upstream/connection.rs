@@ -1,9 +1,10 @@
 //! One node over WebSocket or IPC: connects, serves, reconnects.
 //!
-//! Per connection: ask for the chain id and the genesis, subscribe to heads, fetch the newest block (so that what was missed meanwhile
-//! shows at once), then serve calls and whatever else is wanted. Reading and writing are this one task's, and neither waits for
+//! Per connection: ask for the chain id and the genesis, subscribe to heads (or poll them where the node serves no `newHeads`),
+//! fetch the newest block (so that what was missed meanwhile shows at once), then serve calls and whatever else is wanted. Reading and writing are this one task's, and neither waits for
 //! the other: a writer task, or a channel to it, cost each call a wake-up of another thread (`benches/forward`).
 
+mod heads;
 mod subscriptions;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
+use self::heads::HeadsState;
 use super::call::{Call, Inbox, is_throttled};
 use super::early::Early;
 use super::feeds::Feeds;
@@ -35,6 +37,9 @@ const WRITE_QUEUE: usize = 128;
 /// Questions for subscriptions that were given up whose answers are still known when they come.
 const MAX_LATE: usize = 64;
 
+/// How long the newest head is not asked for where the node says that it is asked too much.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+
 /// How often a node is asked for its sync state while someone wants it.
 const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -51,8 +56,6 @@ enum End {
     Unanswered(Duration),
     #[error("{0}")]
     Refused(String),
-    #[error("the node does not serve eth_subscribe(\"newHeads\"): {0}")]
-    NoHeads(String),
     #[error("its newHeads subscription is dead: the chain goes on and nothing is announced")]
     Deaf,
     #[error("shutting down")]
@@ -89,6 +92,10 @@ enum Purpose {
     Latest,
     /// No head was announced for a while: is there a newer one?
     Probe,
+    /// The newest head, since one was announced, or since the node announces none.
+    Rung,
+    /// A block that was announced; the number is the comparison's.
+    Compare(u64),
     Syncing,
     /// The end of the subscription with this id of the node's, by this method.
     Unsubscribe {
@@ -111,7 +118,7 @@ impl Purpose {
             Self::Genesis => ("eth_getBlockByNumber", r#"["0x0",false]"#.into()),
             Self::Published(doubt) => return doubt.question().map(|(method, params)| (method, params.into())),
             Self::Subscribe(Feed::Heads) => ("eth_subscribe", r#"["newHeads"]"#.into()),
-            Self::Latest | Self::Probe => ("eth_getBlockByNumber", r#"["latest",false]"#.into()),
+            Self::Latest | Self::Probe | Self::Rung => ("eth_getBlockByNumber", r#"["latest",false]"#.into()),
             _ => return None,
         };
         Some((method, params))
@@ -150,6 +157,7 @@ struct Serving {
     last_received: Instant,
     /// When a head was last announced or probed for.
     last_head: Instant,
+    heads: HeadsState,
     /// Hash of the head that was announced, or seen by a probe, last.
     head: Option<B256>,
     /// Probes in a row that found a head which was never announced.
@@ -280,6 +288,7 @@ impl Connection {
                     None => Err(End::Shutdown),
                 },
                 _ = tick.tick() => serving.tick(&reader),
+                () = due(serving.heads_due()) => serving.heads_turn().await,
                 Ok(()) = wanted.changed() => { serving.reconcile(); Ok(()) }
                 Ok(()) = active.changed() => { serving.reconcile(); Ok(()) }
                 written = writer.drain(&mut serving.out), if unsent => {
@@ -299,6 +308,7 @@ impl Connection {
 
 impl Serving {
     fn new(shared: Arc<Shared>) -> Self {
+        let heads = HeadsState::new(&shared.settings);
         Self {
             shared,
             out: VecDeque::new(),
@@ -313,6 +323,7 @@ impl Serving {
             early: Early::default(),
             last_received: Instant::now(),
             last_head: Instant::now(),
+            heads,
             head: None,
             unannounced: 0,
             asked: None,
@@ -355,7 +366,10 @@ impl Serving {
     /// A question of our own. A full write queue drops it; those that matter are asked again at the next tick.
     fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
         let is_vital = purpose.is_vital();
-        if is_vital {
+        if matches!(purpose, Purpose::Subscribe(Feed::Heads)) {
+            // A node that does not answer this is polled.
+            self.asked_for_heads();
+        } else if is_vital {
             self.asked.get_or_insert_with(Instant::now);
         }
         if matches!(purpose, Purpose::Subscribe(_)) && !self.awaits_id() {
@@ -372,10 +386,9 @@ impl Serving {
         sent
     }
 
-    fn ask_vital(&mut self, purpose: Purpose) {
-        if let Some((method, params)) = purpose.vital_question() {
-            self.ask(method, &params, purpose);
-        }
+    fn ask_vital(&mut self, purpose: Purpose) -> bool {
+        let question = purpose.vital_question();
+        question.is_some_and(|(method, params)| self.ask(method, &params, purpose))
     }
 
     async fn apply(&mut self, inbound: Inbound) -> Result<(), End> {
@@ -413,8 +426,10 @@ impl Serving {
                 self.shared.check_chain_id(&text(&json)).map_err(End::Refused)?;
                 self.ask_vital(Purpose::Genesis);
             }
+            (Purpose::Compare(question), outcome) => self.compared(question, outcome).await,
+            (Purpose::Rung, outcome) => self.rung(outcome).await,
             (Purpose::Genesis, outcome) => match self.shared.check_genesis(&outcome) {
-                Genesis::Same => self.ask_vital(Purpose::Subscribe(Feed::Heads)),
+                Genesis::Same => drop(self.ask_vital(Purpose::Subscribe(Feed::Heads))),
                 Genesis::Other(doubt) => self.doubted(doubt).await?,
             },
             (Purpose::Published(mut doubt), outcome) => {
@@ -475,6 +490,10 @@ impl Serving {
     fn spare(&mut self, purpose: Purpose) {
         let now = Instant::now();
         self.shared.load.throttled(now, None);
+        if matches!(purpose, Purpose::Rung) {
+            self.put_off_head(now + LEFT_ALONE);
+            return;
+        }
         if matches!(purpose, Purpose::Probe) {
             debug!(upstream = %self.shared.endpoint, "rate limited: whether there is a newer head is asked again later");
             return;
@@ -534,7 +553,7 @@ impl Serving {
             Feed::Heads => {
                 self.last_head = Instant::now();
                 self.unannounced = 0;
-                self.tell(Sighting::Announced(json)).await;
+                self.announced(json).await;
             }
             Feed::Pending(form) => {
                 self.shared.gossip(Gossip::Pending {
@@ -585,7 +604,7 @@ impl Serving {
             self.ask_vital(purpose);
         }
         // A third to wait, half for the answer: what remains is for the ticks.
-        if self.ready && self.last_head.elapsed() >= patience / 3 {
+        if self.ready && !self.heads.is_polled() && self.last_head.elapsed() >= patience / 3 {
             self.last_head = Instant::now();
             self.ask_vital(Purpose::Probe);
         }
@@ -616,6 +635,14 @@ impl Drop for Serving {
                 drop(reply.send(Err(why)));
             }
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,6 +11,7 @@
 //! An actor owns its socket. It multiplexes calls by ids of its own, keeps the subscriptions that are wanted, and says
 //! what it sees; it never decides what is canonical. Reconnection, buffering and resubscription are here and nowhere else.
 
+mod announcement;
 mod call;
 mod choice;
 mod connection;
@@ -38,6 +39,7 @@ use alloy_primitives::B256;
 use bytes::Bytes;
 use serde::de::Error as _;
 
+pub use announcement::Heads;
 pub(crate) use call::throttled;
 pub use call::{Ask, CallError, Reach, Whom};
 pub use endpoint::{BadEndpoint, Endpoint};

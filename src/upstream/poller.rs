@@ -22,7 +22,7 @@ use super::identity::Genesis;
 use super::load::{BackOff, LONGEST};
 use super::message;
 use super::pool::Shared;
-use super::{CallError, Gossip, Sighting, TransactionForm, Wanted};
+use super::{CallError, Gossip, Heads, Sighting, TransactionForm, Wanted};
 use crate::jsonrpc::{METHOD_NOT_FOUND, Outcome, error};
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
@@ -310,6 +310,7 @@ impl Poller {
         if !self.ready {
             self.ready = true;
             info!("upstream {}: connected", self.shared.endpoint);
+            self.shared.has_heads(Heads::Polled);
             self.shared.up();
         }
         Ok(())

@@ -19,7 +19,7 @@ use super::identity::{Doubt, Genesis, Identity};
 use super::load::{Load, P95};
 use super::poller::Poller;
 use super::{
-    Answers, CallError, Endpoint, Gossip, Node, Passed, Sighting, TransactionForm, UpstreamId, UpstreamSettings,
+    Answers, CallError, Endpoint, Gossip, Heads, Node, Passed, Sighting, TransactionForm, UpstreamId, UpstreamSettings,
     Wanted, place_of,
 };
 use crate::jsonrpc::Outcome;
@@ -40,6 +40,8 @@ pub struct UpstreamStatus {
     pub refused: Option<String>,
     /// What the node says of itself.
     pub chain_id: Option<String>,
+    /// The way by which its heads come, once it is known.
+    pub heads: Option<Heads>,
     /// Number of the newest head it told.
     pub head: Option<u64>,
     /// How long the oldest block that it has not reached has been known; `None` without a connection.
@@ -203,6 +205,11 @@ impl Shared {
         } else {
             Wanted::default()
         }
+    }
+
+    /// Notes the way by which heads come; `false` where it is the same as before.
+    pub fn has_heads(&self, heads: Heads) -> bool {
+        self.status.lock().heads.replace(heads) != Some(heads)
     }
 
     /// It told a head: the choice is told first, then the ingest, which may ask for this block at once. The block's hash.
