@@ -231,7 +231,7 @@ impl Ingest {
             ChainEvent::Head(header) => Some(header.block),
             ChainEvent::Rewind(to) => Some(*to),
             ChainEvent::ContinuityLost(_) => None,
-            ChainEvent::Past(_) => return,
+            ChainEvent::Past(header) => return self.pool.published_past(header.block.number, header.block.hash),
         };
         // Before anybody is shown it, and before answers are kept as its: what is asked next goes to those who have it.
         self.pool.published(head.map(|head| (head.number, head.hash)));

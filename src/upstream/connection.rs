@@ -1,11 +1,13 @@
 //! One node over WebSocket or IPC: connects, serves, reconnects.
 //!
-//! Per connection: ask for the chain id and the genesis, subscribe to heads, fetch the newest block (so that what was missed meanwhile
-//! shows at once), then serve calls and whatever else is wanted. Reading and writing are this one task's, and neither waits for
+//! Per connection: ask for the chain id and the genesis, subscribe to heads (or poll them where the node serves no `newHeads`),
+//! fetch the newest block (so that what was missed meanwhile shows at once), then serve calls and whatever else is wanted. Reading and writing are this one task's, and neither waits for
 //! the other: a writer task, or a channel to it, cost each call a wake-up of another thread (`benches/forward`).
 
+mod heads;
 mod subscriptions;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +19,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
+use self::heads::HeadsState;
 use super::call::{Call, Inbox, is_throttled};
 use super::early::Early;
+use super::feeds::Feeds;
+use super::identity::{Doubt, Genesis};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::load::{BackOff, LONGEST};
 use super::message::{self, NodeMessage};
@@ -31,6 +36,9 @@ const WRITE_QUEUE: usize = 128;
 
 /// Questions for subscriptions that were given up whose answers are still known when they come.
 const MAX_LATE: usize = 64;
+
+/// How long the newest head is not asked for where the node says that it is asked too much.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
 
 /// How often a node is asked for its sync state while someone wants it.
 const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
@@ -48,8 +56,6 @@ enum End {
     Unanswered(Duration),
     #[error("{0}")]
     Refused(String),
-    #[error("the node does not serve eth_subscribe(\"newHeads\"): {0}")]
-    NoHeads(String),
     #[error("its newHeads subscription is dead: the chain goes on and nothing is announced")]
     Deaf,
     #[error("shutting down")]
@@ -80,10 +86,16 @@ enum Purpose {
     Caller(oneshot::Sender<Result<Outcome, CallError>>),
     ChainId,
     Genesis,
+    /// A block that was published, where the node's genesis is another one than before.
+    Published(Doubt),
     Subscribe(Feed),
     Latest,
     /// No head was announced for a while: is there a newer one?
     Probe,
+    /// The newest head, since one was announced, or since the node announces none.
+    Rung,
+    /// A block that was announced; the number is the comparison's.
+    Compare(u64),
     Syncing,
     /// The end of the subscription with this id of the node's, by this method.
     Unsubscribe {
@@ -100,14 +112,16 @@ impl Purpose {
     }
 
     /// What only a node that is of no use does not answer: method and parameters.
-    fn vital_question(&self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::ChainId => Some(("eth_chainId", "")),
-            Self::Genesis => Some(("eth_getBlockByNumber", r#"["0x0",false]"#)),
-            Self::Subscribe(Feed::Heads) => Some(("eth_subscribe", r#"["newHeads"]"#)),
-            Self::Latest | Self::Probe => Some(("eth_getBlockByNumber", r#"["latest",false]"#)),
-            _ => None,
-        }
+    fn vital_question(&self) -> Option<(&'static str, Cow<'static, str>)> {
+        let (method, params) = match self {
+            Self::ChainId => ("eth_chainId", "".into()),
+            Self::Genesis => ("eth_getBlockByNumber", r#"["0x0",false]"#.into()),
+            Self::Published(doubt) => return doubt.question().map(|(method, params)| (method, params.into())),
+            Self::Subscribe(Feed::Heads) => ("eth_subscribe", r#"["newHeads"]"#.into()),
+            Self::Latest | Self::Probe | Self::Rung => ("eth_getBlockByNumber", r#"["latest",false]"#.into()),
+            _ => return None,
+        };
+        Some((method, params))
     }
 }
 
@@ -134,7 +148,7 @@ struct Serving {
     /// Questions for subscriptions that were given up, with the method that ends what they may still be answered with.
     late: BTreeMap<u64, String>,
     /// By the node's id; `None` where it is being ended: what is still told of it is for nobody, whoever gets its id next.
-    feeds: HashMap<String, Option<Feed>>,
+    feeds: Feeds<Option<Feed>>,
     /// What is to be ended and was not written yet: method and id.
     ending: VecDeque<(String, String)>,
     /// When that is written, where the node was asked too much to end one.
@@ -143,6 +157,7 @@ struct Serving {
     last_received: Instant,
     /// When a head was last announced or probed for.
     last_head: Instant,
+    heads: HeadsState,
     /// Hash of the head that was announced, or seen by a probe, last.
     head: Option<B256>,
     /// Probes in a row that found a head which was never announced.
@@ -273,6 +288,7 @@ impl Connection {
                     None => Err(End::Shutdown),
                 },
                 _ = tick.tick() => serving.tick(&reader),
+                () = due(serving.heads_due()) => serving.heads_turn().await,
                 Ok(()) = wanted.changed() => { serving.reconcile(); Ok(()) }
                 Ok(()) = active.changed() => { serving.reconcile(); Ok(()) }
                 written = writer.drain(&mut serving.out), if unsent => {
@@ -292,6 +308,7 @@ impl Connection {
 
 impl Serving {
     fn new(shared: Arc<Shared>) -> Self {
+        let heads = HeadsState::new(&shared.settings);
         Self {
             shared,
             out: VecDeque::new(),
@@ -300,12 +317,13 @@ impl Serving {
             waiting: HashMap::new(),
             own: BTreeMap::new(),
             late: BTreeMap::new(),
-            feeds: HashMap::new(),
+            feeds: Feeds::default(),
             ending: VecDeque::new(),
             end_back_off: BackOff::default(),
             early: Early::default(),
             last_received: Instant::now(),
             last_head: Instant::now(),
+            heads,
             head: None,
             unannounced: 0,
             asked: None,
@@ -348,7 +366,10 @@ impl Serving {
     /// A question of our own. A full write queue drops it; those that matter are asked again at the next tick.
     fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
         let is_vital = purpose.is_vital();
-        if is_vital {
+        if matches!(purpose, Purpose::Subscribe(Feed::Heads)) {
+            // A node that does not answer this is polled.
+            self.asked_for_heads();
+        } else if is_vital {
             self.asked.get_or_insert_with(Instant::now);
         }
         if matches!(purpose, Purpose::Subscribe(_)) && !self.awaits_id() {
@@ -365,10 +386,9 @@ impl Serving {
         sent
     }
 
-    fn ask_vital(&mut self, purpose: Purpose) {
-        if let Some((method, params)) = purpose.vital_question() {
-            self.ask(method, params, purpose);
-        }
+    fn ask_vital(&mut self, purpose: Purpose) -> bool {
+        let question = purpose.vital_question();
+        question.is_some_and(|(method, params)| self.ask(method, &params, purpose))
     }
 
     async fn apply(&mut self, inbound: Inbound) -> Result<(), End> {
@@ -406,9 +426,15 @@ impl Serving {
                 self.shared.check_chain_id(&text(&json)).map_err(End::Refused)?;
                 self.ask_vital(Purpose::Genesis);
             }
-            (Purpose::Genesis, outcome) => {
-                self.shared.check_genesis(outcome).await.map_err(End::Refused)?;
-                self.ask_vital(Purpose::Subscribe(Feed::Heads));
+            (Purpose::Compare(question), outcome) => self.compared(question, outcome).await,
+            (Purpose::Rung, outcome) => self.rung(outcome).await,
+            (Purpose::Genesis, outcome) => match self.shared.check_genesis(&outcome) {
+                Genesis::Same => drop(self.ask_vital(Purpose::Subscribe(Feed::Heads))),
+                Genesis::Other(doubt) => self.doubted(doubt).await?,
+            },
+            (Purpose::Published(mut doubt), outcome) => {
+                doubt.answered(&outcome);
+                self.doubted(doubt).await?;
             }
             (Purpose::ChainId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
             (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await?,
@@ -448,11 +474,26 @@ impl Serving {
         Ok(())
     }
 
+    /// The node's genesis is another one than before: on with the handshake once its own blocks have said which chain it is on.
+    async fn doubted(&mut self, doubt: Doubt) -> Result<(), End> {
+        if doubt.question().is_some() {
+            self.ask_vital(Purpose::Published(doubt));
+        } else {
+            self.shared.resolve(&doubt).await.map_err(End::Refused)?;
+            self.ask_vital(Purpose::Subscribe(Feed::Heads));
+        }
+        Ok(())
+    }
+
     /// The node is asked too much, which is no sign of death: what is not asked anyway by and by is asked again when the
     /// node was left alone for a while. A new connection would begin with more questions.
     fn spare(&mut self, purpose: Purpose) {
         let now = Instant::now();
         self.shared.load.throttled(now, None);
+        if matches!(purpose, Purpose::Rung) {
+            self.put_off_head(now + LEFT_ALONE);
+            return;
+        }
         if matches!(purpose, Purpose::Probe) {
             debug!(upstream = %self.shared.endpoint, "rate limited: whether there is a newer head is asked again later");
             return;
@@ -512,7 +553,7 @@ impl Serving {
             Feed::Heads => {
                 self.last_head = Instant::now();
                 self.unannounced = 0;
-                self.tell(Sighting::Announced(json)).await;
+                self.announced(json).await;
             }
             Feed::Pending(form) => {
                 self.shared.gossip(Gossip::Pending {
@@ -563,7 +604,7 @@ impl Serving {
             self.ask_vital(purpose);
         }
         // A third to wait, half for the answer: what remains is for the ticks.
-        if self.ready && self.last_head.elapsed() >= patience / 3 {
+        if self.ready && !self.heads.is_polled() && self.last_head.elapsed() >= patience / 3 {
             self.last_head = Instant::now();
             self.ask_vital(Purpose::Probe);
         }
@@ -594,6 +635,14 @@ impl Drop for Serving {
                 drop(reply.send(Err(why)));
             }
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::feeds::key;
+
 /// Events that are kept.
 const MAX_EVENTS: usize = 64;
 
@@ -39,11 +41,11 @@ impl Early {
 
     /// Takes out those of one subscription.
     pub fn take(&mut self, subscription: &str) -> Vec<Bytes> {
-        let (own, others): (Vec<_>, _) = self.events.drain(..).partition(|(id, _)| id == subscription);
+        let id = key(subscription);
+        let (own, others): (Vec<_>, _) = self.events.drain(..).partition(|(own, _)| key(own) == id);
         self.events = others.into();
-        let own: Vec<Bytes> = own.into_iter().map(|(_, json)| json).collect();
-        self.bytes -= own.iter().map(|json| subscription.len() + json.len()).sum::<usize>();
-        own
+        self.bytes -= own.iter().map(|(id, json)| id.len() + json.len()).sum::<usize>();
+        own.into_iter().map(|(_, json)| json).collect()
     }
 
     /// Nobody's id is awaited any more.
@@ -65,7 +67,7 @@ mod tests {
         }
         assert_eq!(early.push("2".into(), &event(0)), 1);
         assert_eq!(early.take("1"), (1..MAX_EVENTS).map(event).collect::<Vec<_>>());
-        assert_eq!(early.take("2"), [event(0)]);
+        assert_eq!(early.take("\"0x2\""), [event(0)], "in another spelling");
         assert_eq!((early.bytes, early.events.len()), (0, 0));
     }
 

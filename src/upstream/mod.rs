@@ -11,11 +11,13 @@
 //! An actor owns its socket. It multiplexes calls by ids of its own, keeps the subscriptions that are wanted, and says
 //! what it sees; it never decides what is canonical. Reconnection, buffering and resubscription are here and nowhere else.
 
+mod announcement;
 mod call;
 mod choice;
 mod connection;
 mod early;
 mod endpoint;
+mod feeds;
 mod identity;
 mod link;
 mod load;
@@ -37,6 +39,7 @@ use alloy_primitives::B256;
 use bytes::Bytes;
 use serde::de::Error as _;
 
+pub use announcement::Heads;
 pub use call::{Ask, CallError, Reach, Whom};
 pub(crate) use call::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};

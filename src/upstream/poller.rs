@@ -18,10 +18,11 @@ use tracing::{debug, info, warn};
 use url::Url;
 
 use super::call::{Call, Inbox, is_throttled};
+use super::identity::Genesis;
 use super::load::{BackOff, LONGEST};
 use super::message;
 use super::pool::Shared;
-use super::{CallError, Gossip, Sighting, TransactionForm, Wanted};
+use super::{CallError, Gossip, Heads, Sighting, TransactionForm, Wanted};
 use crate::jsonrpc::{METHOD_NOT_FOUND, Outcome, error};
 
 /// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
@@ -293,7 +294,12 @@ impl Poller {
             let chain_id = self.node.result("eth_chainId", "").await?;
             self.shared.check_chain_id(&String::from_utf8_lossy(&chain_id))?;
             let genesis = self.node.outcome("eth_getBlockByNumber", r#"["0x0",false]"#).await?;
-            self.shared.check_genesis(genesis).await?;
+            if let Genesis::Other(mut doubt) = self.shared.check_genesis(&genesis) {
+                while let Some((method, params)) = doubt.question() {
+                    doubt.answered(&self.node.outcome(method, &params).await?);
+                }
+                self.shared.resolve(&doubt).await?;
+            }
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
         self.shared.choice.heard(self.shared.id);
@@ -304,6 +310,7 @@ impl Poller {
         if !self.ready {
             self.ready = true;
             info!("upstream {}: connected", self.shared.endpoint);
+            self.shared.has_heads(Heads::Polled);
             self.shared.up();
         }
         Ok(())

@@ -10,16 +10,16 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
 use super::call::{Call, Inbox, exchange, throttled};
 use super::choice::Choice;
 use super::connection::Connection;
-use super::identity::{Genesis, Identity};
+use super::identity::{Doubt, Genesis, Identity};
 use super::load::{Load, P95};
 use super::poller::Poller;
 use super::{
-    Answers, CallError, Endpoint, Gossip, Node, Passed, Sighting, TransactionForm, UpstreamId, UpstreamSettings,
+    Answers, CallError, Endpoint, Gossip, Heads, Node, Passed, Sighting, TransactionForm, UpstreamId, UpstreamSettings,
     Wanted, place_of,
 };
 use crate::jsonrpc::Outcome;
@@ -40,6 +40,8 @@ pub struct UpstreamStatus {
     pub refused: Option<String>,
     /// What the node says of itself.
     pub chain_id: Option<String>,
+    /// The way by which its heads come, once it is known.
+    pub heads: Option<Heads>,
     /// Number of the newest head it told.
     pub head: Option<u64>,
     /// How long the oldest block that it has not reached has been known; `None` without a connection.
@@ -97,30 +99,41 @@ impl Shared {
     pub fn check_chain_id(&self, chain_id: &str) -> Result<(), String> {
         self.status.lock().chain_id = Some(chain_id.to_owned());
         let checked = self.identity.check_chain_id(&self.endpoint, chain_id);
-        self.refused_if(checked)
+        let chain_id = self.refused_if(checked)?;
+        self.status.lock().chain_id = Some(chain_id);
+        Ok(())
     }
 
-    /// As [`Self::check_chain_id`], for the answer about block 0. A development chain that was started anew goes on with
-    /// nothing of what was.
-    pub async fn check_genesis(&self, answer: Outcome) -> Result<(), String> {
-        let genesis = match answer {
-            Outcome::Result(block) => {
-                let checked = self.identity.check_genesis(&self.endpoint, &block);
-                self.refused_if(checked)?
-            }
-            Outcome::Error(_) => Genesis::Untold,
+    /// Reads the answer about block 0.
+    pub fn check_genesis(&self, answer: &Outcome) -> Genesis {
+        let told = match answer {
+            Outcome::Result(block) => self.identity.other_genesis(block),
+            Outcome::Error(_) => None,
         };
-        match genesis {
-            Genesis::Same => {}
-            Genesis::Untold => debug!("upstream {}: it does not tell its genesis", self.endpoint),
-            Genesis::Replaced => {
-                warn!(
-                    "upstream {}: it has another genesis than before; subscribers are closed with 1012",
-                    self.endpoint
-                );
-                self.send(Sighting::Replaced).await;
-            }
+        match told {
+            None => Genesis::Same,
+            Some(other) => Genesis::Other(Doubt::new(other, self.choice.some_published())),
         }
+    }
+
+    /// As [`Self::check_chain_id`], for a genesis that is another one than before. A development chain that was started anew
+    /// goes on with nothing of what was.
+    pub async fn resolve(&self, doubt: &Doubt) -> Result<(), String> {
+        if let Some(block) = doubt.found() {
+            info!(
+                "upstream {}: its genesis is another one than before, but it has block {block}: it is on the same chain",
+                self.endpoint
+            );
+            self.identity.same_chain(doubt.genesis());
+            return Ok(());
+        }
+        let checked = self.identity.other_chain(&self.endpoint, doubt.genesis());
+        self.refused_if(checked)?;
+        warn!(
+            "upstream {}: it has another genesis than before, and none of the published blocks; subscribers are closed with 1012",
+            self.endpoint
+        );
+        self.send(Sighting::Replaced).await;
         Ok(())
     }
 
@@ -192,6 +205,11 @@ impl Shared {
         } else {
             Wanted::default()
         }
+    }
+
+    /// Notes the way by which heads come; `false` where it is the same as before.
+    pub fn has_heads(&self, heads: Heads) -> bool {
+        self.status.lock().heads.replace(heads) != Some(heads)
     }
 
     /// It told a head: the choice is told first, then the ingest, which may ask for this block at once. The block's hash.

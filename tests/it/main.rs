@@ -25,6 +25,7 @@ mod hostile;
 mod keys;
 mod limits;
 mod odd_nodes;
+mod odd_words;
 mod passed;
 mod rate_limits;
 mod receipts;

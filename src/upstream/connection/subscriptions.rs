@@ -30,6 +30,7 @@ impl Serving {
         self.back_offs.remove(&feed);
         match feed {
             Feed::Heads => {
+                self.heads_granted();
                 self.ask_vital(Purpose::Latest);
             }
             Feed::Pending(form) => {
@@ -56,7 +57,7 @@ impl Serving {
     pub(super) fn refused(&mut self, feed: Feed, error: Bytes) -> Result<(), End> {
         self.back_offs.remove(&feed);
         match feed {
-            Feed::Heads => return Err(End::NoHeads(text(&error))),
+            Feed::Heads => self.heads_refused(&text(&error)),
             Feed::Pending(form) => {
                 warn!(upstream = %self.shared.endpoint, ?form, "no pending transactions: {}", text(&error));
                 self.pending.insert(form, SubscriptionState::Refused);
