@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
+use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
 
 /// A call came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -172,6 +172,22 @@ pub(super) fn is_elsewhere(outcome: &Outcome) -> bool {
         "world state unavailable",
     ];
     code == i64::from(METHOD_NOT_FOUND) || stateless.iter().any(|words| message.contains(words))
+}
+
+/// Whether an error object says that this node will never do what it was asked: it does not know the method, or takes no such
+/// parameters (-32004 is EIP-1474's "method not supported").
+pub(super) fn is_for_good(error: &[u8]) -> bool {
+    serde_json::from_slice(error).is_ok_and(|ErrorObject { code, .. }| {
+        [METHOD_NOT_FOUND, INVALID_PARAMS, -32004]
+            .map(i64::from)
+            .contains(&code)
+    })
+}
+
+/// Whether an error object says that the node does not know the method.
+pub(super) fn is_unknown_method(error: &[u8]) -> bool {
+    serde_json::from_slice(error)
+        .is_ok_and(|ErrorObject { code, .. }| [METHOD_NOT_FOUND, -32004].map(i64::from).contains(&code))
 }
 
 /// Whether an answer says that the node is asked too much: 429 as Alchemy and QuickNode answer, -32029 as Erigon's hosts, and
