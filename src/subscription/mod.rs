@@ -26,14 +26,14 @@ mod transaction_filter;
 #[cfg(test)]
 mod tests;
 
-pub use crate::backplane::Passed;
+pub use crate::backplane::{NodeSubscription, Passed};
 pub use dispatch::dispatch;
 pub use filter::{InBloom, LogFilter};
 pub use index::{Filter, Index, Slot};
 pub use kind::{Stream, Topic, no_such_kind};
 pub use passing::Full;
 pub use receipt_filter::{ReceiptFilter, ReceiptKey};
-pub use registry::{Registry, Subscription};
+pub use registry::{Asked, Registry, Subscription};
 pub use replay::{Finding, ReplaySettings, Replays};
 pub use start::Start;
 pub use transaction_filter::{Parties, TransactionFilter};

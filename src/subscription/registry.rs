@@ -19,7 +19,7 @@ use super::passing::Full;
 use super::subscriber::Subscriber;
 use super::tables::{Place, Tables};
 use super::{Stream, Topic};
-use crate::backplane::{Answers, ChainEvent, Gossip, Wanted};
+use crate::backplane::{Answers, ChainEvent, Gossip, NodeSubscription, Wanted};
 use crate::chain::{Absent, ContentKind, Cursor, FetchedContent, Header, History, Page};
 use crate::clock::{Clock, Millis};
 use crate::delivery::{Kind, Outbox, Recipient, SubscriptionId};
@@ -31,6 +31,24 @@ pub struct Subscription {
     /// Its delivery end.
     pub recipient: Arc<Recipient>,
     place: Place,
+}
+
+/// A subscription as the one who waits for the node's answer to it knows it, while its owner may end it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    id: SubscriptionId,
+    place: Place,
+}
+
+impl Subscription {
+    /// What [`Registry::accept`] and [`Registry::refuse`] take.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        Asked {
+            id: self.recipient.id(),
+            place: self.place,
+        }
+    }
 }
 
 /// How long a subscription waits for the first block after a start.
@@ -89,6 +107,7 @@ impl Registry {
         let mut tables = self.tables.lock();
         let id = SubscriptionId::random();
         let recipient = match &topic {
+            Topic::Passed(passed, _) if passed.is_of_its_own() => Recipient::unnamed(id),
             Topic::Passed(passed, _) => Recipient::within(passed.namespace(), id),
             _ => Recipient::new(id, tables.history.next_sequence()),
         };
@@ -112,26 +131,36 @@ impl Registry {
         Ok(Subscription { recipient, place })
     }
 
-    /// The node has said yes to a subscription that is passed through. From now on its client is closed where another node
-    /// says no.
-    pub fn accept(&self, id: SubscriptionId) {
-        self.tables.lock().passing.accept(id);
+    /// The node has said yes to a subscription that is passed through, or to pending transactions. From now on its client is
+    /// closed where another node says no.
+    pub fn accept(&self, Asked { id, place }: Asked) {
+        let mut tables = self.tables.lock();
+        match place {
+            Place::Passed => tables.passing.accept(id),
+            place => tables.accept_pending(place, id),
+        }
     }
 
-    /// The node has said no to a subscription that is passed through; its owner may still hold it.
-    pub fn refuse(&self, id: SubscriptionId) {
+    /// The node has said no to such a subscription; its owner may still hold it.
+    pub fn refuse(&self, Asked { id, place }: Asked) {
         let mut tables = self.tables.lock();
-        if let Some(subscriber) = tables.passing.remove(id) {
+        if let Some(subscriber) = tables.remove(place, id) {
             subscriber.recipient.give_up();
             subscriber.outbox.forget(id);
-            self.count(Kind::Passed).dec();
+            self.count(place.kind()).dec();
             self.publish_wanted(&mut tables);
         }
     }
 
-    /// What the node in use says of everything that is passed through.
+    /// What the node in use says of the subscriptions that are wanted. Whoever only asks is answered.
     pub fn answered(&self, answers: &Answers) {
-        self.tables.lock().passing.answered(answers);
+        let tables = self.tables.lock();
+        for (of, _) in answers.iter().filter(|(_, answer)| answer.is_err()) {
+            match of {
+                NodeSubscription::Pending(form) => tables.close_refused_pending(*form),
+                NodeSubscription::Passed(passed) => tables.passing.close_refused(passed),
+            }
+        }
     }
 
     /// Adds a subscription that is told what came behind `cursor` before it joins the live stream, by

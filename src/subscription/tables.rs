@@ -1,6 +1,6 @@
 //! Who is subscribed to what, and what each event of the chain means for them. All of it is behind the registry's lock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,6 +59,8 @@ pub(super) struct Tables {
     pub pending_hashes: Slab<Subscriber>,
     /// Those who need the whole transaction, to be told or to be selected by.
     pub pending: Index<TransactionFilter, Subscriber>,
+    /// Those of both to whom the node has said yes.
+    pub accepted_pending: HashSet<SubscriptionId>,
     pub syncing: Slab<Subscriber>,
     pub mined: Index<TransactionFilter, Subscriber>,
     /// What those who are told of removals were sent, by the sequence of its block; for as many blocks as are remembered.
@@ -92,6 +94,7 @@ impl Tables {
             logs: Index::default(),
             pending_hashes: Slab::new(),
             pending: Index::default(),
+            accepted_pending: HashSet::new(),
             syncing: Slab::new(),
             mined: Index::default(),
             told: BTreeMap::new(),
@@ -139,8 +142,17 @@ impl Tables {
         let gone = match place {
             Place::Heads(at) => self.heads.try_remove(at),
             Place::Logs(slot) => self.logs.remove(slot),
-            Place::PendingHashes(at) => self.pending_hashes.try_remove(at),
-            Place::Pending(slot) => self.pending.remove(slot),
+            // One that the node refused is gone before its owner knows, and its place may be another's by now.
+            Place::PendingHashes(at) => {
+                self.accepted_pending.remove(&id);
+                let is_own = self.pending_hashes.get(at).is_some_and(|own| own.recipient.id() == id);
+                is_own.then(|| self.pending_hashes.remove(at))
+            }
+            Place::Pending(slot) => {
+                self.accepted_pending.remove(&id);
+                let is_own = self.pending.get(slot).is_some_and(|own| own.recipient.id() == id);
+                is_own.then(|| self.pending.remove(slot)).flatten()
+            }
             Place::Syncing(at) => self.syncing.try_remove(at),
             Place::Mined(slot) => self.mined.remove(slot),
             Place::Receipts(slot) => self.receipts.remove(slot),

@@ -117,6 +117,7 @@ impl Desk {
     fn pass(&self, of: &Passed, payload: &'static str) -> bool {
         self.registry.fan_out_gossip(Gossip::Passed {
             of: of.clone(),
+            method: Bytes::from_static(b"eth_subscription"),
             json: Bytes::from(payload),
             seen: Instant::now(),
         })
