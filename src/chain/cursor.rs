@@ -334,11 +334,11 @@ fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: b
 mod tests {
     use std::time::Instant;
 
-    use alloy_primitives::B256;
+    use alloy_primitives::{B256, Bloom};
     use bytes::Bytes;
     use expect_test::{Expect, expect};
 
-    use super::super::Gap;
+    use super::super::{Gap, Header};
     use super::*;
 
     fn block(number: u64) -> BlockRef {
@@ -346,11 +346,12 @@ mod tests {
         BlockRef { number, hash }
     }
 
-    /// `2 5- 8`: blocks 2, 5 and 8, each the parent of the next, 5 without its logs; they grow on block 1.
+    /// `2 5- 8~`: blocks 2, 5 and 8, each the parent of the next, 5 without its logs, 8 with logs that are still to be
+    /// delivered to live subscriptions; they grow on block 1.
     fn chain(numbers: &str) -> VecDeque<Published> {
         let mut parent = block(1).hash;
         let grow = |word: &str| {
-            let block = block(word.trim_end_matches('-').parse().expect("a number"));
+            let block = block(word.trim_end_matches(['-', '~']).parse().expect("a number"));
             let header = Header {
                 block,
                 parent: std::mem::replace(&mut parent, block.hash),
@@ -359,11 +360,11 @@ mod tests {
                 json: Bytes::new(),
                 seen: Instant::now(),
             };
-            let logs = (!word.ends_with('-')).then(|| Arc::new(BlockLogs::empty(block, header.seen)));
+            let logs = (!word.ends_with(['-', '~'])).then(|| Arc::new(BlockLogs::empty(block, header.seen)));
             Published {
                 header,
                 logs,
-                awaits_logs: false,
+                awaits_logs: word.ends_with('~'),
                 sequence: 0,
             }
         };
@@ -379,6 +380,9 @@ mod tests {
             history.head(own.header.clone());
             if let Some(logs) = &own.logs {
                 history.logs(logs.clone());
+            }
+            if own.awaits_logs {
+                history.await_logs(own.header.block.hash);
             }
         }
         let needs = || match logs {
@@ -438,9 +442,12 @@ mod tests {
         );
         check("2 5 9 12", 4, Cursor::from(13), true, expect!["level"]);
         check("2 5 9 12", 4, Cursor::from(14), true, expect!["ahead"]);
-        check("2 5 9 12-", 4, Cursor::from(10), true, expect!["level"]);
-        check("2 5 9 12-", 4, Cursor::from(10), false, expect!["12 level"]);
-        check("2 5 9 12-", 4, Cursor::from(13), true, expect!["pending"]);
+        check("2 5 9 12~", 4, Cursor::from(10), true, expect!["level"]);
+        check("2 5 9 12-", 4, Cursor::from(10), true, expect!["[logs of 12] 12 level"]);
+        check("2 5 9~ 12~", 4, Cursor::from(4), true, expect!["5 awaited(9)"]);
+        check("2 5 9 12~", 4, Cursor::from(10), false, expect!["12 level"]);
+        check("2 5 9 12-", 4, Cursor::from(13), true, expect!["level"]);
+        check("2 5 9 12~", 4, Cursor::from(13), true, expect!["pending"]);
     }
 
     #[test]
@@ -468,8 +475,8 @@ mod tests {
             true,
             expect!["9 12 level"],
         );
-        check("2 5 9 12-", 2, Cursor::behind(block(9), None), true, expect!["level"]);
-        check("2 5 9 12-", 1, Cursor::behind(block(9), None), true, expect!["level"]);
+        check("2 5 9 12~", 2, Cursor::behind(block(9), None), true, expect!["level"]);
+        check("2 5 9 12~", 1, Cursor::behind(block(9), None), true, expect!["level"]);
     }
 
     #[test]
@@ -516,14 +523,14 @@ mod tests {
             expect!["5 after 1 [logs of 9] 9 12 level"],
         );
         check(
-            "2- 5- 9- 12-",
+            "2- 5- 9- 12~",
             4,
             Cursor::behind(block(5), Some(1)),
             true,
-            expect!["[logs of 5 9 12] 5 after 1 9 level"],
+            expect!["[logs of 5 9] 5 after 1 9 level"],
         );
         check(
-            "2- 5- 9- 12-",
+            "2- 5- 9- 12~",
             4,
             Cursor::behind(block(9), None),
             true,

@@ -405,7 +405,7 @@ mod tests {
         // Streams that began at these numbers were told of all blocks from there on, and of none below.
         let since: Vec<(u64, u64)> = (1..=21).map(|first| (first, history.sequence_from(first))).collect();
         for own in blocks[..4].iter().rev() {
-            history.past(own.clone(), none(own));
+            history.past(own.clone());
         }
         assert_eq!(history.oldest().map(Published::number), Some(2));
         for (first, since) in since {
@@ -424,7 +424,7 @@ mod tests {
         history.head(header(4, tip.hash));
         assert_eq!(history.oldest().map(Published::number), Some(4), "it starts anew");
         let below = header(4, B256::ZERO);
-        history.past(below.clone(), none(&below));
+        history.past(below.clone());
         assert_eq!(history.between(0, 9).count(), 1);
     }
 

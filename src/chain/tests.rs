@@ -13,8 +13,8 @@ use proptest::sample::Index;
 use super::assembly::{Ask, Assembly, Fetched};
 use super::source::{Learned, Refused};
 use super::{
-    Absent, BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Left, Located, Needs, Next,
-    Page, Published, Undo, Verify,
+    BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Left, Located, Needs, Next, Page,
+    Published, Undo, Verify,
 };
 use crate::telemetry::Metrics;
 

@@ -122,9 +122,9 @@ impl NodeMessage {
     }
 
     fn of(frame: &Bytes, envelope: &Envelope<'_>) -> Option<Self> {
-        if let Some(method) = envelope.method() {
+        if let (Some(method), Some(params)) = (envelope.method(), envelope.params) {
             let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
-            let params: Params<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
+            let params: Params<'_> = serde_json::from_str(params.get()).ok()?;
             let notice = match (params.error, params.result) {
                 (Some(error), _) => Notice::Ended(slice(error)),
                 (None, Some(result)) => Notice::Event(slice(result)),
