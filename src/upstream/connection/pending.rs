@@ -7,12 +7,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::subscriptions::{HASHES, WHOLE};
 use super::{End, Feed, Purpose, Serving, SubscriptionState, WRITE_QUEUE, text};
 use crate::jsonrpc::Outcome;
 use crate::upstream::call::{is_throttled, is_unknown_method};
 use crate::upstream::load::{BackOff, LONGEST};
 use crate::upstream::pending::{Announced, Fetches, Forms, fetch};
-use crate::upstream::{NodeSubscription, TransactionForm, Wanted};
+use crate::upstream::{TransactionForm, Wanted};
+
+#[cfg(test)]
+mod tests;
 
 /// What is known of a node's pending transactions as long as the connection lasts.
 #[derive(Debug, Default)]
@@ -73,16 +77,14 @@ impl Serving {
 
     /// The subscription to whole transactions is one to hashes; it is kept where there is no other.
     fn take_for_hashes(&mut self, subscription: String) {
-        let hashes = NodeSubscription::Pending(TransactionForm::Hash);
-        let whole = NodeSubscription::Pending(TransactionForm::Full);
-        let state = self.forget(&whole);
-        match self.subscriptions.get(&hashes) {
+        let state = self.forget(&WHOLE);
+        match self.subscriptions.get(&HASHES) {
             Some(SubscriptionState::Asked | SubscriptionState::Stands { .. }) => {
-                self.unsubscribe(Feed::Beside(whole).unsubscribe(), subscription);
+                self.unsubscribe(Feed::Beside(WHOLE).unsubscribe(), subscription);
             }
             _ => {
-                self.subscriptions.extend(state.map(|state| (hashes.clone(), state)));
-                self.feeds.insert(subscription, Some(Feed::Beside(hashes)));
+                self.subscriptions.extend(state.map(|state| (HASHES, state)));
+                self.feeds.insert(subscription, Some(Feed::Beside(HASHES)));
             }
         }
         self.reconcile();

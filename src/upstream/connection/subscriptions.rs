@@ -18,7 +18,7 @@ use crate::upstream::load::LONGEST;
 use crate::upstream::{NodeSubscription, TransactionForm, Wanted};
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Subscriptions that wait to be ended; while there are more, none to pending transactions is begun.
 const MAX_ENDING: usize = 64;
@@ -29,8 +29,8 @@ const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 /// Times in a row that a subscription is asked for again although the node ended it [`SOON`].
 const MAX_ENDS: u32 = 3;
 
-const HASHES: NodeSubscription = NodeSubscription::Pending(TransactionForm::Hash);
-const WHOLE: NodeSubscription = NodeSubscription::Pending(TransactionForm::Full);
+pub(super) const HASHES: NodeSubscription = NodeSubscription::Pending(TransactionForm::Hash);
+pub(super) const WHOLE: NodeSubscription = NodeSubscription::Pending(TransactionForm::Full);
 
 impl NodeSubscription {
     /// The question for it: method and parameters.

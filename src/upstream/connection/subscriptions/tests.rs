@@ -17,13 +17,13 @@ use crate::upstream::pool::Shared;
 use crate::upstream::{Endpoint, Gossip, Passed, UpstreamId};
 
 /// A connection that stands, to the node in use, and what is wanted of it.
-fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>) {
+pub fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>) {
     let (serving, wants, _) = heard(edit);
     (serving, wants)
 }
 
 /// As [`serving`], with what it passes on.
-fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>, mpsc::Receiver<Gossip>) {
+pub fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>, mpsc::Receiver<Gossip>) {
     let mut typed = typed::Config {
         upstream: vec!["ws://127.0.0.1:1".to_owned().into()],
         ..typed::Config::default()
@@ -54,23 +54,23 @@ fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wante
     (serving, wants, passed_on)
 }
 
-fn want_pending(wants: &watch::Sender<Wanted>, hashes: bool, full: bool) {
+pub fn want_pending(wants: &watch::Sender<Wanted>, hashes: bool, full: bool) {
     wants.send_modify(|wanted| (wanted.pending_hashes, wanted.pending_full) = (hashes, full));
 }
 
 /// A message of the subscription with this id.
-fn message(id: &str, member: &str, value: &str) -> String {
+pub fn message(id: &str, member: &str, value: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":{id},"{member}":{value}}}}}"#)
 }
 
 /// The answer of the node to the last question.
-async fn answers(serving: &mut Serving, member: &str, value: &str) {
+pub async fn answers(serving: &mut Serving, member: &str, value: &str) {
     let id = serving.next_id;
     says(serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{value}}}"#)).await;
 }
 
 /// Method and parameters of what is written next.
-fn asked(serving: &mut Serving) -> Vec<String> {
+pub fn asked(serving: &mut Serving) -> Vec<String> {
     let of = |text: String| {
         let json: serde_json::Value = serde_json::from_str(&text).expect("a question");
         format!("{} {}", json["method"].as_str().expect("a name"), json["params"])
@@ -79,26 +79,12 @@ fn asked(serving: &mut Serving) -> Vec<String> {
 }
 
 /// What is said of a subscription: it stands, an error, or nothing yet.
-fn said(serving: &Serving, of: &NodeSubscription) -> String {
+pub fn said(serving: &Serving, of: &NodeSubscription) -> String {
     match serving.shared.choice.answers().borrow().get(of) {
         Some(Ok(())) => "stands".to_owned(),
         Some(Err(error)) => text(error),
         None => "nothing".to_owned(),
     }
-}
-
-/// What was passed on of pending transactions.
-fn pending(passed_on: &mut mpsc::Receiver<Gossip>) -> Vec<String> {
-    let mut all = Vec::new();
-    while let Ok(Gossip::Pending { form, json, .. }) = passed_on.try_recv() {
-        all.push(format!("{form:?} {}", text(&json)));
-    }
-    all
-}
-
-/// A hash, as JSON.
-fn hash(of: u8) -> String {
-    format!("\"{}\"", alloy_primitives::B256::repeat_byte(of))
 }
 
 fn each_kind() -> [(NodeSubscription, Wanted); 3] {
@@ -234,186 +220,6 @@ async fn heads_that_the_node_ends_are_asked_for_at_once_and_twice_in_a_row_end_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_pending_transactions_is_kept_where_it_is_for_good() {
-    for (error, kept) in [
-        (
-            r#"{"code":-32601,"message":"no \"newPendingTransactions\" subscription in eth namespace"}"#,
-            true,
-        ),
-        (r#"{"code":-32602,"message":"invalid"}"#, true),
-        (r#"{"code":-32004,"message":"not supported"}"#, true),
-        (r#"{"code":-32000,"message":"busy"}"#, false),
-        (r#""no""#, false),
-    ] {
-        let (mut serving, wants) = serving(|_| {});
-        want_pending(&wants, true, false);
-        serving.reconcile();
-        asked(&mut serving);
-        answers(&mut serving, "error", error).await;
-        assert_eq!(said(&serving, &HASHES), error);
-        serving.reconcile();
-        assert!(asked(&mut serving).is_empty());
-        want_pending(&wants, false, false);
-        serving.reconcile();
-        assert_eq!(said(&serving, &HASHES), "nothing", "nobody asks");
-        want_pending(&wants, true, false);
-        serving.reconcile();
-        assert_eq!(asked(&mut serving).is_empty(), kept, "{error}");
-        assert_eq!(said(&serving, &HASHES) == error, kept);
-        // Whole ones are not to be had by hashes that are not told.
-        if kept {
-            want_pending(&wants, true, true);
-            serving.reconcile();
-            assert_eq!(
-                asked(&mut serving),
-                [r#"eth_subscribe ["newPendingTransactions",true]"#]
-            );
-            answers(&mut serving, "error", error).await;
-            assert!(asked(&mut serving).is_empty());
-            assert_eq!(said(&serving, &WHOLE), error);
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_that_does_not_answer_for_pending_transactions_refuses_them() {
-    let (mut serving, wants) = serving(|_| {});
-    want_pending(&wants, true, true);
-    serving.reconcile();
-    assert_eq!(asked(&mut serving).len(), 2);
-    tokio::time::advance(serving.shared.settings.request_timeout).await;
-    serving.expire().expect("it stands");
-    for of in [HASHES, WHOLE] {
-        assert!(said(&serving, &of).contains("request timed out"), "{of:?}");
-    }
-}
-
-/// Where whole transactions are not announced they are fetched, whether the node says so or is found out.
-#[tokio::test]
-async fn whole_transactions_are_fetched_where_only_hashes_are_announced() {
-    let (first, whole) = (hash(1), r#"{"hash":"0x1","from":"0x2"}"#);
-    let with_flag = r#"eth_subscribe ["newPendingTransactions",true]"#;
-    let without = r#"eth_subscribe ["newPendingTransactions"]"#;
-    for (refusal, also_hashes) in [
-        (
-            Some(r#"{"code":-32602,"message":"too many arguments, want at most 1"}"#),
-            false,
-        ),
-        (Some(r#"{"code":-32000,"message":"?"}"#), true),
-        (None, false),
-        (None, true),
-    ] {
-        let (mut serving, wants, mut passed_on) = heard(|_| {});
-        if also_hashes {
-            want_pending(&wants, true, false);
-            serving.reconcile();
-            assert_eq!(asked(&mut serving), [without]);
-            answers(&mut serving, "result", r#""0xa""#).await;
-        }
-        want_pending(&wants, also_hashes, true);
-        serving.reconcile();
-        assert_eq!(asked(&mut serving), [with_flag]);
-        let mut of_hashes = r#""0xa""#;
-        match refusal {
-            Some(error) => {
-                answers(&mut serving, "error", error).await;
-                if !also_hashes {
-                    assert_eq!(asked(&mut serving), [without]);
-                    answers(&mut serving, "result", of_hashes).await;
-                }
-            }
-            None => {
-                answers(&mut serving, "result", r#""0xb""#).await;
-                assert_eq!(said(&serving, &WHOLE), "stands");
-                says(&mut serving, &message(r#""0xb""#, "result", &hash(9))).await;
-                let end: &[&str] = if also_hashes {
-                    &[r#"eth_unsubscribe ["0xb"]"#]
-                } else {
-                    &[]
-                };
-                let fetch = format!("eth_getTransactionByHash [{}]", hash(9));
-                let mut expected = end.to_vec();
-                expected.push(&fetch);
-                assert_eq!(asked(&mut serving), expected);
-                answers(&mut serving, "result", "null").await;
-                assert_eq!(pending(&mut passed_on), [format!("Hash {}", hash(9))]);
-                if !also_hashes {
-                    of_hashes = r#""0xb""#;
-                }
-            }
-        }
-        assert_eq!(said(&serving, &WHOLE), "stands", "{refusal:?} {also_hashes}");
-        says(&mut serving, &message(of_hashes, "result", &first)).await;
-        assert_eq!(asked(&mut serving), [format!("eth_getTransactionByHash [{first}]")]);
-        answers(&mut serving, "result", whole).await;
-        assert_eq!(
-            pending(&mut passed_on),
-            [format!("Hash {first}"), format!("Full {whole}")]
-        );
-        // Nobody wants whole ones: hashes alone stand on, or are ended.
-        want_pending(&wants, also_hashes, false);
-        serving.reconcile();
-        let ended = asked(&mut serving);
-        assert_eq!(ended.is_empty(), also_hashes, "{ended:?}");
-    }
-}
-
-#[tokio::test]
-async fn whole_transactions_in_place_of_hashes_are_reduced() {
-    let (mut serving, wants, mut passed_on) = heard(|_| {});
-    want_pending(&wants, true, false);
-    serving.reconcile();
-    asked(&mut serving);
-    answers(&mut serving, "result", r#""0xa""#).await;
-    for json in [
-        r#"{"from":"0x2","hash":"0x1"}"#,
-        r#"{"hash":null}"#,
-        "{}",
-        "null",
-        "[]",
-        r#""0x3""#,
-    ] {
-        says(&mut serving, &message(r#""0xa""#, "result", json)).await;
-    }
-    assert_eq!(pending(&mut passed_on), [r#"Hash "0x1""#, r#"Hash "0x3""#]);
-    let dropped = serving.shared.gossip_dropped.load(std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(dropped, 4, "they are counted");
-}
-
-#[tokio::test(start_paused = true)]
-async fn fetches_are_bounded_and_end_where_the_node_knows_no_such_method() {
-    let (mut serving, wants, mut passed_on) = heard(|_| {});
-    want_pending(&wants, false, true);
-    serving.reconcile();
-    answers(
-        &mut serving,
-        "error",
-        r#"{"code":-32602,"message":"too many arguments"}"#,
-    )
-    .await;
-    answers(&mut serving, "result", r#""0xa""#).await;
-    asked(&mut serving);
-    for n in 0..=255 {
-        says(&mut serving, &message(r#""0xa""#, "result", &hash(n))).await;
-    }
-    assert_eq!(asked(&mut serving).len(), 16);
-    let last = serving.next_id;
-    // Throttled: nothing is asked for a while, then one for each answer.
-    says(&mut serving, &format!(r#"{{"id":{last},"error":{{"code":429}}}}"#)).await;
-    says(&mut serving, &format!(r#"{{"id":{},"result":{{}}}}"#, last - 1)).await;
-    assert!(asked(&mut serving).is_empty());
-    tokio::time::advance(Duration::from_secs(1)).await;
-    serving.reconcile();
-    assert_eq!(asked(&mut serving).len(), 2);
-    let no = r#"{"code":-32601,"message":"no such method"}"#;
-    says(&mut serving, &format!(r#"{{"id":{},"error":{no}}}"#, last - 2)).await;
-    assert_eq!(said(&serving, &WHOLE), no);
-    assert_eq!(asked(&mut serving), [r#"eth_unsubscribe ["0xa"]"#]);
-    let told = pending(&mut passed_on);
-    assert_eq!(told.iter().filter(|one| one.starts_with("Full")).count(), 1, "{told:?}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
     let (mut serving, wants) = serving(|_| {});
     let event = |name: &str, id: &str| {
@@ -468,17 +274,17 @@ async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
     assert!(ended <= 64, "{ended}");
 }
 
-fn passed(of: usize) -> Passed {
+pub fn passed(of: usize) -> Passed {
     let param = serde_json::value::to_raw_value(&of).expect("a number");
     Passed::new("eth_subscribe", &[&param]).expect("short")
 }
 
-fn want(wants: &watch::Sender<Wanted>, of: impl IntoIterator<Item = usize>) {
+pub fn want(wants: &watch::Sender<Wanted>, of: impl IntoIterator<Item = usize>) {
     wants.send_modify(|wanted| wanted.passed = Arc::new(of.into_iter().map(passed).collect::<BTreeSet<_>>()));
 }
 
 /// What is written next.
-fn written(serving: &mut Serving) -> Vec<String> {
+pub fn written(serving: &mut Serving) -> Vec<String> {
     let messages = serving.out.drain(..).map(|message| match message {
         Outbound::Message(text) => text,
         Outbound::Ping => "ping".to_owned(),
@@ -486,7 +292,7 @@ fn written(serving: &mut Serving) -> Vec<String> {
     messages.collect()
 }
 
-async fn says(serving: &mut Serving, text: &str) {
+pub async fn says(serving: &mut Serving, text: &str) {
     let message = Inbound::Message(Bytes::copy_from_slice(text.as_bytes()));
     serving.apply(message).await.expect("the connection stands");
 }
