@@ -143,13 +143,9 @@ impl Proxy {
         .await;
     }
 
-    /// Ready, and done with the block that was there before: its logs might else reach whoever subscribes first.
+    /// Ready, and the newest head is published.
     pub async fn settled(&self, node: &Control) {
         self.ready().await;
-        eventually("the first logs", async || {
-            node.stats().calls.contains_key("eth_getLogs")
-        })
-        .await;
         // What is on its way from the node gets there before the answers to what is asked now.
         let mut client = self.client().await;
         for _ in 0..10 {
