@@ -130,7 +130,8 @@ impl Archive {
 
     async fn block(&self, number: u64, needs: Needs<'_>) -> Option<Published> {
         let header = self.headers.optionally_get_with(number, self.header(number)).await?;
-        let needed = needs.logs_of(&header) || (needs.any() && !self.source.learned().is_whole(&header));
+        let any_may_match = || self.source.blooms_lack_logs() || !self.source.learned().is_whole(&header);
+        let needed = needs.logs_of(&header) || (needs.any() && any_may_match());
         let logs = if needed {
             Some(self.logs_of(&header).await?)
         } else {

@@ -179,6 +179,7 @@ pub(super) struct Blooms {
     /// Blocks in a row whose bloom claimed too much, and too little.
     too_much: u32,
     too_little: u32,
+    lack_logs: bool,
 }
 
 /// How a chain's bloom was wrong at a block.
@@ -188,6 +189,8 @@ pub(super) enum Wrong {
     TooMuch,
     /// There are logs that it does not contain.
     TooLittle,
+    /// The same, and it is empty: it cannot be held against them.
+    Empty,
 }
 
 impl Blooms {
@@ -217,12 +220,19 @@ impl Blooms {
 
     /// Takes the logs that were believed in the end; how the bloom was wrong, where it was.
     pub fn learn(&mut self, bloom: &Bloom, own: &Bloom) -> Option<Wrong> {
-        if *bloom == Bloom::ZERO {
+        if own == bloom {
+            if *bloom != Bloom::ZERO {
+                let lack_logs = self.lack_logs;
+                *self = Self {
+                    lack_logs,
+                    ..Self::default()
+                };
+            }
             return None;
         }
-        if own == bloom {
-            *self = Self::default();
-            return None;
+        self.lack_logs |= !bloom.contains(own);
+        if *bloom == Bloom::ZERO {
+            return Some(Wrong::Empty);
         }
         if own.contains(bloom) {
             self.too_little = self.too_little.saturating_add(1);
@@ -237,6 +247,11 @@ impl Blooms {
     /// Whether they claim too much as a rule.
     pub fn claim_too_much(&self) -> bool {
         self.too_much >= HABIT
+    }
+
+    /// Whether any block had logs that its bloom does not contain.
+    pub fn lack_logs(&self) -> bool {
+        self.lack_logs
     }
 
     /// Whether a second voice will be needed as a rule, and is better asked at once.
@@ -398,6 +413,10 @@ mod tests {
         blooms.learn(&Bloom::ZERO, &bits("a"));
         assert!(blooms.claim_too_much(), "an empty one proves nothing");
         blooms.learn(&bits("a"), &bits("a"));
-        assert!(!blooms.claim_too_much() && !blooms.need_two());
+        assert!(!blooms.claim_too_much() && !blooms.need_two() && blooms.lack_logs());
+        let mut honest = Blooms::default();
+        honest.learn(&bits("ab"), &bits("a"));
+        honest.learn(&Bloom::ZERO, &Bloom::ZERO);
+        assert!(!honest.lack_logs());
     }
 }

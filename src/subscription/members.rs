@@ -315,17 +315,9 @@ impl Round {
 fn events(wants: &Wants, next: &Next) -> Option<Arc<Batch>> {
     let events: Vec<Event> = match (wants, next) {
         (Wants::Heads, Next::Block(own)) => vec![Event::new(&own.header.json)],
-        (Wants::Logs(filter, in_bloom), next) => {
+        (Wants::Logs(filter, _), next) => {
             let (logs, removed) = match next {
-                // Looking at each log costs more.
-                Next::Block(own)
-                    if own
-                        .header
-                        .telling_bloom()
-                        .is_some_and(|bloom| !in_bloom.may_match(bloom)) =>
-                {
-                    return None;
-                }
+                // Whatever its bloom says: on some chains logs are in no bloom (issue 11).
                 Next::Block(own) => (own.logs.as_ref()?, false),
                 Next::Rest(logs, _) => (logs, false),
                 Next::Undo(Undo { logs, .. }) => (logs, true),
