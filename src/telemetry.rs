@@ -72,6 +72,8 @@ pub struct Metrics {
     pub queue_bytes: Gauge,
     /// Pending transactions, and what is passed through, dropped under pressure, by place.
     pub pending_dropped: Family<ReasonLabel, Counter>,
+    /// Events of upstreams' subscriptions that nobody has.
+    pub ownerless_events: Counter,
     /// Requests from clients, by outcome.
     pub requests: Family<OutcomeLabel, Counter>,
     /// Calls forwarded to an upstream, by outcome.
@@ -146,6 +148,7 @@ impl Metrics {
             delivery_latency: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
             queue_bytes: Gauge::default(),
             pending_dropped: Family::default(),
+            ownerless_events: Counter::default(),
             requests: Family::default(),
             forwarded: Family::default(),
             rerouted: Family::default(),
@@ -243,6 +246,11 @@ impl Metrics {
             "pending_dropped",
             "Pending transactions and passed events dropped under pressure, by place",
             metrics.pending_dropped.clone(),
+        );
+        r.register(
+            "upstream_ownerless_events",
+            "Events of subscriptions at an upstream that nobody here has; each such subscription is ended there",
+            metrics.ownerless_events.clone(),
         );
         r.register(
             "requests",

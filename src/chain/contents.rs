@@ -96,12 +96,6 @@ impl Source {
         self.inquire("logs", header, &Way::LOGS, ask).await
     }
 
-    /// Whether this chain was seen to have logs that are not in their block's bloom: then no bloom says that a block holds
-    /// nothing for a filter.
-    pub(super) fn blooms_lack_logs(&self) -> bool {
-        self.experience.blooms.lock().lack_logs()
-    }
-
     /// All transactions of a block.
     ///
     /// # Errors

@@ -179,7 +179,6 @@ pub(super) struct Blooms {
     /// Blocks in a row whose bloom claimed too much, and too little.
     too_much: u32,
     too_little: u32,
-    lack_logs: bool,
 }
 
 /// How a chain's bloom was wrong at a block.
@@ -222,15 +221,10 @@ impl Blooms {
     pub fn learn(&mut self, bloom: &Bloom, own: &Bloom) -> Option<Wrong> {
         if own == bloom {
             if *bloom != Bloom::ZERO {
-                let lack_logs = self.lack_logs;
-                *self = Self {
-                    lack_logs,
-                    ..Self::default()
-                };
+                *self = Self::default();
             }
             return None;
         }
-        self.lack_logs |= !bloom.contains(own);
         if *bloom == Bloom::ZERO {
             return Some(Wrong::Empty);
         }
@@ -247,11 +241,6 @@ impl Blooms {
     /// Whether they claim too much as a rule.
     pub fn claim_too_much(&self) -> bool {
         self.too_much >= HABIT
-    }
-
-    /// Whether any block had logs that its bloom does not contain.
-    pub fn lack_logs(&self) -> bool {
-        self.lack_logs
     }
 
     /// Whether a second voice will be needed as a rule, and is better asked at once.
@@ -413,10 +402,6 @@ mod tests {
         blooms.learn(&Bloom::ZERO, &bits("a"));
         assert!(blooms.claim_too_much(), "an empty one proves nothing");
         blooms.learn(&bits("a"), &bits("a"));
-        assert!(!blooms.claim_too_much() && !blooms.need_two() && blooms.lack_logs());
-        let mut honest = Blooms::default();
-        honest.learn(&bits("ab"), &bits("a"));
-        honest.learn(&Bloom::ZERO, &Bloom::ZERO);
-        assert!(!honest.lack_logs());
+        assert!(!blooms.claim_too_much() && !blooms.need_two());
     }
 }

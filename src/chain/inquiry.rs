@@ -270,7 +270,8 @@ impl Inquiry {
         let quiet = self.paths.iter().all(|path| path.asked.is_none());
         let closed = quiet && of_these().all(|path| path.closed);
         // Pruned contents do not come back; each short way was tried.
-        let asked = |path: &Path| path.tries > 0 || path.closed || path.way.is_long() || path.way.stands_for().is_some();
+        let asked =
+            |path: &Path| path.tries > 0 || path.closed || path.way.is_long() || path.way.stands_for().is_some();
         let gone = quiet && nodes.iter().all(|node| self.pruned.contains(node)) && of_these().all(asked);
         if !closed && !gone && now < self.budget {
             return None;
@@ -321,8 +322,13 @@ impl Inquiry {
                 if *too_long >= BROKEN {
                     self.close(|path| path.node == node && !path.way.is_long());
                 }
-                let others = self.paths.iter_mut().filter(|path| path.node == node && path.way != way);
-                others.filter(|path| !path.way.is_long()).for_each(|path| path.tries += 1);
+                let others = self
+                    .paths
+                    .iter_mut()
+                    .filter(|path| path.node == node && path.way != way);
+                others
+                    .filter(|path| !path.way.is_long())
+                    .for_each(|path| path.tries += 1);
             }
         }
     }

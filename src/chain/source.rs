@@ -10,12 +10,16 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::contents::Experience;
-use super::{BlockLogs, Header, HeaderShape, NotAHeader, receipts};
+use super::heights::{self, Heights};
+use super::{BlockLogs, Header, HeaderShape, NotAHeader};
 use crate::jsonrpc::Outcome;
 use crate::upstream::{CallError, Complaint, Pool, complaint};
 
 /// First and longest wait before a fetch that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// Tries for the parent of a block that a node has: another node may lack it, or one behind a balancer.
+const PARENT_TRIES: u32 = 5;
 
 /// Why an answer about logs was not believed; the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,12 +110,6 @@ impl Learned {
         self.shape.lock().header_of(block, Instant::now())
     }
 
-    /// Whether the header is what its hash stands for, where that is to be verified.
-    #[must_use]
-    pub fn is_whole(&self, header: &Header) -> bool {
-        self.verify != Verify::Receipts || receipts::verify_hash(&header.json).is_ok()
-    }
-
     /// What contents are held against.
     #[must_use]
     pub fn verify(&self) -> Verify {
@@ -182,14 +180,32 @@ impl Source {
             debug!("a fetched block was refused: {error}");
             Refused::Malformed
         })?;
-        let asked_for = match seek {
-            Seek::Hash(hash) => header.block.hash == hash,
-            Seek::Number(number) => header.block.number == number,
-        };
-        if asked_for {
-            Ok(Some(header))
-        } else {
-            Err(Refused::Malformed)
+        match seek {
+            Seek::Hash(hash) if header.block.hash != hash => Err(Refused::Malformed),
+            Seek::Number(number) if header.block.number > number => Err(Refused::Malformed),
+            // Where a number has no block, Forest answers the one before (issue 11).
+            Seek::Number(number) if header.block.number < number => Ok(None),
+            _ => Ok(Some(header)),
+        }
+    }
+
+    /// The first canonical block at or above this number; `None` where the node's chain ends below it.
+    ///
+    /// # Errors
+    /// [`Refused`] says nothing about the block: the node cannot be asked, or does not have the blocks that prove which one
+    /// is the first.
+    pub async fn first_from(&self, number: u64, attempt: u32) -> Result<Option<Header>, Refused> {
+        let direct = self.seek(Seek::Number(number), attempt).await;
+        if matches!(direct, Ok(Some(_)) | Err(Refused::CallFailed)) {
+            return direct;
+        }
+        match self.latest().await {
+            None => Err(Refused::CallFailed),
+            Some(tip) if tip.block.number < number => Ok(None),
+            Some(tip) => match heights::first_from(self, number, tip).await {
+                Some(first) => Ok(Some(first)),
+                None => direct.and(Err(Refused::NodeError)),
+            },
         }
     }
 
@@ -220,6 +236,27 @@ impl Source {
             if let Some(header) = self.block_by_hash(hash, attempt).await {
                 let logs = self.logs(&header).await.ok()?;
                 return Some((header, logs));
+            }
+        }
+        None
+    }
+}
+
+impl Heights for Source {
+    async fn at(&self, number: u64) -> Option<Header> {
+        self.block_by_number(number, 0).await
+    }
+
+    async fn parent(&self, child: &Header) -> Option<Header> {
+        let seek = match child.has_parent() {
+            true => Seek::Hash(child.parent),
+            // The one of the number before is taken for it.
+            false => Seek::Number(child.block.number.checked_sub(1)?),
+        };
+        for attempt in 0..PARENT_TRIES {
+            tokio::time::sleep(wait_before(attempt)).await;
+            if let Ok(Some(header)) = self.seek(seek, attempt).await {
+                return Some(header);
             }
         }
         None

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
+use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
 
 /// A call came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -178,8 +178,8 @@ const PRUNED: i64 = 4444;
 const METHOD_NOT_SUPPORTED: i64 = -32004;
 /// JSON-RPC's "parse error": ganache's answer to a method that it does not know.
 const PARSE_ERROR: i64 = -32700;
-/// JSON-RPC's "invalid params": nodes from before EIP-234 read no `blockHash` in a filter, others take a block by number only.
-const INVALID_PARAMS: i64 = -32602;
+/// Nodes from before EIP-234 read no `blockHash` in a filter, others take a block by number only.
+const BAD_PARAMS: i64 = INVALID_PARAMS as i64;
 
 /// Reads the error object of an answer to a question of our own.
 pub(crate) fn complaint(outcome: &Outcome) -> Complaint {
@@ -195,7 +195,7 @@ pub(crate) fn complaint(outcome: &Outcome) -> Complaint {
         PRUNED => Complaint::Pruned,
         PARSE_ERROR => Complaint::Unsupported,
         // reth says by it, too, that a query has too many results.
-        INVALID_PARAMS if !too_much.iter().any(|words| message.contains(words)) => Complaint::Unsupported,
+        BAD_PARAMS if !too_much.iter().any(|words| message.contains(words)) => Complaint::Unsupported,
         _ if is_unsupported(&error) => Complaint::Unsupported,
         _ if REFUSALS.iter().any(|words| message.contains(words)) => Complaint::Unsupported,
         _ => Complaint::Other,
@@ -270,6 +270,20 @@ pub(super) fn is_elsewhere(outcome: &Outcome) -> bool {
         "world state unavailable",
     ];
     is_unsupported(&error) || stateless.iter().any(|words| message.contains(words))
+}
+
+/// Whether an error object says that this node will never do what it was asked: it does not know the method, or takes no such
+/// parameters (-32004 is EIP-1474's "method not supported").
+pub(super) fn is_for_good(error: &[u8]) -> bool {
+    serde_json::from_slice(error).is_ok_and(|ErrorObject { code, .. }| {
+        [METHOD_NOT_FOUND.into(), BAD_PARAMS, METHOD_NOT_SUPPORTED].contains(&code)
+    })
+}
+
+/// Whether an error object says that the node does not know the method.
+pub(super) fn is_unknown_method(error: &[u8]) -> bool {
+    serde_json::from_slice(error)
+        .is_ok_and(|ErrorObject { code, .. }| [METHOD_NOT_FOUND, -32004].map(i64::from).contains(&code))
 }
 
 /// Whether an answer says that the node is asked too much: 429 as Alchemy and QuickNode answer, -32029 as Erigon's hosts, and

@@ -224,7 +224,11 @@ async fn one_odd_bloom_is_counted_and_the_next_block_is_held_against_its_own() {
     bloom[255] = 8;
     let odd = node.mine(Mine::default().with("logsBloom", hex(&bloom)));
     watcher.expect(odd.adopted()).await;
-    let overstated = async || proxy.metric(r#"headwater_wrong_blooms_total{reason="overstated"}"#).await;
+    let overstated = async || {
+        proxy
+            .metric(r#"headwater_wrong_blooms_total{reason="overstated"}"#)
+            .await
+    };
     eventually("it is counted", async || overstated().await == 1.0).await;
     // A log is missing in the first answers.
     let asked = node.calls("eth_getLogs");
