@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use alloy_primitives::{B256, Bloom};
@@ -39,6 +40,8 @@ pub(super) struct Experience {
     record: Mutex<Record>,
     blooms: Mutex<Blooms>,
     warned: Mutex<HashSet<(UpstreamId, Odd)>>,
+    /// A header was what its hash stands for: on this chain each must be.
+    hashes_hold: AtomicBool,
     since: Instant,
 }
 
@@ -48,6 +51,7 @@ impl Default for Experience {
             record: Mutex::default(),
             blooms: Mutex::default(),
             warned: Mutex::default(),
+            hashes_hold: AtomicBool::new(false),
             since: Instant::now(),
         }
     }
@@ -59,6 +63,7 @@ enum Odd {
     BloomTooFull,
     BloomTooEmpty,
     NoBloom,
+    NoHash,
     RepeatedIndices,
 }
 
@@ -262,6 +267,14 @@ impl Source {
                 );
                 "overstated"
             }
+            Some(Wrong::Empty) => {
+                self.warn_once(
+                    node,
+                    Odd::NoBloom,
+                    "a block with an empty logsBloom has logs: they cannot be verified",
+                );
+                return;
+            }
             Some(Wrong::TooLittle) => {
                 self.warn_once(
                     node,
@@ -288,8 +301,7 @@ impl Source {
             Way::LogsByHash | Way::LogsByNumber => {
                 let logs =
                     BlockLogs::parse(block, &json, header.seen).map_err(|error| refused(header, "logs", &error))?;
-                if self.learned.verify() == Verify::Receipts {
-                    verify_hash(header)?;
+                if self.level(header, question.node)? == Verify::Receipts {
                     let proof = Question {
                         way: Way::ReceiptsByHash,
                         ..question
@@ -321,12 +333,11 @@ impl Source {
             _ => {
                 let read = BlockReceipts::parse(header, &json).map_err(|error| refused(header, "receipts", &error))?;
                 let logs = read.logs().map_err(|error| refused(header, "receipts", &error))?;
-                if self.learned.verify() == Verify::Receipts {
-                    verify_hash(header)?;
+                if self.level(header, question.node)? == Verify::Receipts {
                     receipts::verify(header, &json, &logs).map_err(|error| unproven(header, &error))?;
                     return Ok(Heard::proven(logs.repeats_indices(), logs));
                 }
-                let (said, bloom) = self.weigh_receipts(header, &read, &logs, || logs.print());
+                let (said, bloom) = self.weigh_receipts(header, &read, &logs, || logs.print())?;
                 Ok(Heard {
                     repeats: logs.repeats_indices(),
                     content: logs,
@@ -340,13 +351,12 @@ impl Source {
     async fn ask_receipts(&self, header: &Header, question: Question) -> Result<Heard<BlockReceipts>, Failed> {
         let json = self.answer(header, question).await?;
         let read = BlockReceipts::parse(header, &json).map_err(|error| refused(header, "receipts", &error))?;
-        if self.learned.verify() == Verify::Receipts {
-            verify_hash(header)?;
+        if self.level(header, question.node)? == Verify::Receipts {
             receipts::verify_root(header, &json).map_err(|error| unproven(header, &error))?;
             return Ok(Heard::proven(false, read));
         }
         let logs = read.logs().map_err(|error| refused(header, "receipts", &error))?;
-        let (said, bloom) = self.weigh_receipts(header, &read, &logs, || read.print(&logs));
+        let (said, bloom) = self.weigh_receipts(header, &read, &logs, || read.print(&logs))?;
         Ok(Heard {
             content: read,
             said,
@@ -359,14 +369,43 @@ impl Source {
         let json = self.answer(header, question).await?;
         let content =
             BlockTransactions::parse(header, &json).map_err(|error| refused(header, "transactions", &error))?;
-        let none = content.transactions.is_empty() && claims(header, Root::Transactions) == Claim::Some;
-        let said = if none { NOTHING } else { Said::WHOLE };
+        let said = match claims(header, Root::Transactions) {
+            Claim::Some if content.transactions.is_empty() => return Err(Failed::Other(Refused::Malformed)),
+            Claim::Idle if content.transactions.is_empty() => NOTHING,
+            _ => Said::WHOLE,
+        };
         Ok(Heard {
             content,
             said,
             bloom: None,
             repeats: false,
         })
+    }
+
+    /// What contents are held against: receipts prove nothing on a chain whose headers have a hash of another kind (zkSync,
+    /// Filecoin). One header that is what its hash stands for shows that this is no such chain, and from then on each must be.
+    fn level(&self, header: &Header, node: UpstreamId) -> Result<Verify, Failed> {
+        let verify = self.learned.verify();
+        if verify != Verify::Receipts {
+            return Ok(verify);
+        }
+        let hold = &self.experience.hashes_hold;
+        match receipts::verify_hash(&header.json) {
+            Ok(()) => hold.store(true, Ordering::Relaxed),
+            Err(error) if hold.load(Ordering::Relaxed) => {
+                debug!(block = %header.block, "header refused: {error}");
+                return Err(Failed::Other(Refused::Header));
+            }
+            Err(error) => {
+                self.warn_once(
+                    node,
+                    Odd::NoHash,
+                    &format!("history.verify = \"receipts\" is not possible, logs are held against logsBloom: {error}"),
+                );
+                return Ok(Verify::Bloom);
+            }
+        }
+        Ok(verify)
     }
 
     /// Holds logs against the header's bloom.
@@ -403,16 +442,16 @@ impl Source {
         read: &BlockReceipts,
         logs: &BlockLogs,
         print: impl Fn() -> B256,
-    ) -> (Said, Option<Bloom>) {
+    ) -> Result<(Said, Option<Bloom>), Failed> {
         let claim = claims(header, Root::Receipts);
-        if read.receipts.is_empty() && claim == Claim::Some {
-            return (
-                Said {
-                    print: print(),
-                    ..NOTHING
-                },
-                Some(logs.bloom()),
-            );
+        match claim {
+            // Hedera's relay, and nodes that have not written them yet.
+            Claim::Some if read.receipts.is_empty() => return Err(Failed::Other(Refused::Receipts)),
+            Claim::Idle if read.receipts.is_empty() => {
+                let print = print();
+                return Ok((Said { print, ..NOTHING }, Some(Bloom::ZERO)));
+            }
+            _ => {}
         }
         let executed = !read.receipts.is_empty() || matches!(claim, Claim::None | Claim::Disputed);
         let amount = match (logs.logs.is_empty(), executed) {
@@ -420,7 +459,7 @@ impl Source {
             (true, true) => Amount::NoneExecuted,
             (true, false) => Amount::None,
         };
-        self.weigh(header, logs, amount, print)
+        Ok(self.weigh(header, logs, amount, print))
     }
 
     /// The answer to one question, as JSON; what it needs several calls for is put together.
@@ -553,12 +592,4 @@ fn refused(header: &Header, what: &str, error: &dyn std::error::Error) -> Failed
 fn unproven(header: &Header, error: &dyn std::error::Error) -> Failed {
     debug!(block = %header.block, "receipts refused: {error}");
     Failed::Other(Refused::Receipts)
-}
-
-/// The header is what its hash stands for.
-fn verify_hash(header: &Header) -> Result<(), Failed> {
-    receipts::verify_hash(&header.json).map_err(|error| {
-        debug!(block = %header.block, "header refused: {error}");
-        Failed::Other(Refused::Header)
-    })
 }

@@ -188,6 +188,8 @@ pub(super) enum Wrong {
     TooMuch,
     /// There are logs that it does not contain.
     TooLittle,
+    /// The same, and it is empty: it cannot be held against them.
+    Empty,
 }
 
 impl Blooms {
@@ -217,12 +219,14 @@ impl Blooms {
 
     /// Takes the logs that were believed in the end; how the bloom was wrong, where it was.
     pub fn learn(&mut self, bloom: &Bloom, own: &Bloom) -> Option<Wrong> {
-        if *bloom == Bloom::ZERO {
+        if own == bloom {
+            if *bloom != Bloom::ZERO {
+                *self = Self::default();
+            }
             return None;
         }
-        if own == bloom {
-            *self = Self::default();
-            return None;
+        if *bloom == Bloom::ZERO {
+            return Some(Wrong::Empty);
         }
         if own.contains(bloom) {
             self.too_little = self.too_little.saturating_add(1);

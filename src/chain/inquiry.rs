@@ -172,9 +172,11 @@ pub(super) struct Inquiry {
     width: usize,
     /// Broken connections, by upstream and method.
     broken: HashMap<(UpstreamId, &'static str), u32>,
-    too_long: Vec<UpstreamId>,
+    /// Answers that were too long, by upstream.
+    too_long: HashMap<UpstreamId, u32>,
     throttled: bool,
-    pruned: bool,
+    /// The upstreams that no longer have the contents.
+    pruned: Vec<UpstreamId>,
 }
 
 impl Inquiry {
@@ -186,9 +188,9 @@ impl Inquiry {
             paths: Vec::new(),
             width: if two { 2 } else { 1 },
             broken: HashMap::new(),
-            too_long: Vec::new(),
+            too_long: HashMap::new(),
             throttled: false,
-            pruned: false,
+            pruned: Vec::new(),
         }
     }
 
@@ -247,7 +249,7 @@ impl Inquiry {
         }
         // Many calls, for the last resort: where one answer is too long, or nothing shorter comes.
         !path.way.is_long()
-            || self.too_long.contains(&path.node)
+            || self.too_long.contains_key(&path.node)
             || now >= self.budget / 4
             || self.ways.iter().all(|way| way.is_long() || dead(*way))
     }
@@ -264,16 +266,20 @@ impl Inquiry {
 
     /// Why there is no next question; asked after [`Self::next`] had none.
     pub fn over(&self, now: Duration, nodes: &[UpstreamId]) -> Option<Missing> {
-        let of_these = |path: &&Path| nodes.contains(&path.node);
-        let closed = self.paths.iter().filter(of_these).all(|path| path.closed)
-            && self.paths.iter().all(|path| path.asked.is_none());
-        if !closed && now < self.budget {
+        let of_these = || self.paths.iter().filter(|path| nodes.contains(&path.node));
+        let quiet = self.paths.iter().all(|path| path.asked.is_none());
+        let closed = quiet && of_these().all(|path| path.closed);
+        // Pruned contents do not come back; each short way was tried.
+        let asked =
+            |path: &Path| path.tries > 0 || path.closed || path.way.is_long() || path.way.stands_for().is_some();
+        let gone = quiet && nodes.iter().all(|node| self.pruned.contains(node)) && of_these().all(asked);
+        if !closed && !gone && now < self.budget {
             return None;
         }
-        Some(match (self.pruned, self.throttled && !closed) {
-            (true, _) => Missing::Pruned,
-            (false, true) => Missing::Throttled,
-            (false, false) => Missing::NotServed,
+        Some(match (self.pruned.is_empty(), self.throttled && !closed) {
+            (false, _) => Missing::Pruned,
+            (true, true) => Missing::Throttled,
+            (true, false) => Missing::NotServed,
         })
     }
 
@@ -294,27 +300,42 @@ impl Inquiry {
                 path.not_before = now + wait_before(path.tries + 4).min(LONGEST_WAIT);
                 self.throttled = true;
             }
-            Failed::NotServed | Failed::Pruned => {
+            Failed::NotServed => {
                 path.not_served += 1;
                 path.closed = path.not_served >= path.patience;
-                self.pruned |= why == Failed::Pruned;
             }
-            Failed::Broken | Failed::TooLong => {
+            Failed::Pruned => {
+                path.closed = true;
+                self.pruned.push(node);
+            }
+            Failed::Broken => {
                 let broken = self.broken.entry((node, way.method())).or_default();
                 *broken += 1;
-                let closed = *broken >= BROKEN;
-                for path in self.paths.iter_mut().filter(|path| path.node == node) {
-                    path.closed |= closed && path.way.method() == way.method();
-                    // The block is long, whichever way it is asked about in one answer: first in parts.
-                    if why == Failed::TooLong && !path.way.is_long() && path.way != way {
-                        path.tries += 1;
-                    }
-                }
-                if why == Failed::TooLong && !self.too_long.contains(&node) {
-                    self.too_long.push(node);
+                if *broken >= BROKEN {
+                    self.close(|path| path.node == node && path.way.method() == way.method());
                 }
             }
+            // The block is long, whichever way it is asked about in one answer: next in parts.
+            Failed::TooLong => {
+                let too_long = self.too_long.entry(node).or_default();
+                *too_long += 1;
+                if *too_long >= BROKEN {
+                    self.close(|path| path.node == node && !path.way.is_long());
+                }
+                let others = self
+                    .paths
+                    .iter_mut()
+                    .filter(|path| path.node == node && path.way != way);
+                others
+                    .filter(|path| !path.way.is_long())
+                    .for_each(|path| path.tries += 1);
+            }
         }
+    }
+
+    fn close(&mut self, which: impl Fn(&Path) -> bool) {
+        let paths = self.paths.iter_mut().filter(|path| which(path));
+        paths.for_each(|path| path.closed = true);
     }
 
     /// The path may be asked again after a while.
@@ -396,9 +417,10 @@ impl Record {
     /// None came; whether the way is put off now that was not before.
     pub fn failed(&mut self, node: UpstreamId, way: Way, why: Failed, clock: Duration) -> bool {
         let row = self.rows.entry((node, way)).or_default();
-        row.strikes += 1;
+        let of_the_block = matches!(why, Failed::Unavailable | Failed::Pruned | Failed::TooLong);
+        row.strikes += u32::from(!of_the_block);
         let bounds = match why {
-            Failed::Unavailable | Failed::Pruned => return false,
+            _ if of_the_block => return false,
             Failed::Throttled => PUT_OFF_THROTTLED,
             Failed::NotServed => PUT_OFF,
             _ if row.strikes >= STRIKES => PUT_OFF,

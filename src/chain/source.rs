@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::contents::Experience;
 use super::heights::{self, Heights};
-use super::{BlockLogs, Header, HeaderShape, NotAHeader, receipts};
+use super::{BlockLogs, Header, HeaderShape, NotAHeader};
 use crate::jsonrpc::Outcome;
 use crate::upstream::{CallError, Complaint, Pool, complaint};
 
@@ -108,12 +108,6 @@ impl Learned {
     /// As [`Header::parse`].
     pub fn header_of(&self, block: &Bytes) -> Result<Header, NotAHeader> {
         self.shape.lock().header_of(block, Instant::now())
-    }
-
-    /// Whether the header is what its hash stands for, where that is to be verified.
-    #[must_use]
-    pub fn is_whole(&self, header: &Header) -> bool {
-        self.verify != Verify::Receipts || receipts::verify_hash(&header.json).is_ok()
     }
 
     /// What contents are held against.

@@ -149,6 +149,8 @@ pub(super) enum Claim {
     None,
     /// There are some.
     Some,
+    /// The root is one of something, but no gas was used: a chain may have a root of its own for nothing.
+    Idle,
     /// There are none by the root, but gas was used or the bloom is not empty: transactions of the system are in no root on
     /// Bor and HyperEVM.
     Disputed,
@@ -176,11 +178,13 @@ pub(super) fn claims(header: &Header, root: Root) -> Claim {
         Root::Receipts => roots.receipts_root,
     };
     let root = root.and_then(|root| serde_json::from_str::<B256>(root.get()).ok());
-    let idle = roots.gas_used.unwrap_or_default() == 0 && header.telling_bloom().is_none();
+    let empty = header.telling_bloom().is_none();
+    let idle = roots.gas_used.unwrap_or_default() == 0 && empty;
     match root {
         Some(EMPTY_ROOT_HASH) if idle => Claim::None,
         Some(EMPTY_ROOT_HASH) => Claim::Disputed,
         None | Some(B256::ZERO) => Claim::Nothing,
+        Some(_) if roots.gas_used == Some(0) && empty => Claim::Idle,
         Some(_) => Claim::Some,
     }
 }
@@ -287,7 +291,10 @@ mod tests {
             (&empty, json!("0x5208"), &none, Claim::Disputed),
             (&empty, json!(21000), &none, Claim::Disputed),
             (&empty, json!("0x0"), &full, Claim::Disputed),
-            (&some, json!("0x0"), &none, Claim::Some),
+            (&some, json!("0x5208"), &none, Claim::Some),
+            (&some, Value::Null, &none, Claim::Some),
+            (&some, json!("0x0"), &full, Claim::Some),
+            (&some, json!("0x0"), &none, Claim::Idle),
             (&zero, json!("0x0"), &none, Claim::Nothing),
             (&Value::Null, json!("0x0"), &none, Claim::Nothing),
             (&json!("0x"), json!("0x0"), &none, Claim::Nothing),

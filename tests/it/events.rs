@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use headwater::devnet::{Block, ChainError, Control, Faults, Reorg};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Event, Rig, adopted, dropped, eventually, reorged, take_away, within};
+use crate::harness::{Client, Event, Rig, adopted, dropped, eventually, reorged, take_away, within, without_logs};
 
 /// The node says the same things in the same order to a client of its own: heads and logs, removed ones first.
 async fn same(client: &mut Client, witness: &mut Client, count: usize) {
@@ -322,8 +322,7 @@ async fn what_nodes_do_wrong_does_not_reach_clients() {
 async fn logs_that_cannot_be_had_hold_up_the_next_head_and_nothing_else() {
     let rig = Rig::start().await;
     let mut client = rig.watcher().await;
-    rig.control
-        .set_faults(|faults| faults.failing_methods = vec!["eth_getLogs".into()]);
+    rig.control.set_faults(|faults| faults.failing_methods = without_logs());
     let blocks = rig.control.mine_many(3);
     let head = client.event().await;
     assert_eq!(head.json()["hash"], json!(blocks[0].hash()));
@@ -508,7 +507,7 @@ async fn equal_subscriptions_have_ids_of_their_own_and_get_a_copy_each() {
 async fn blocks_dropped_before_they_were_told_leave_no_trace() {
     let rig = Rig::start().await;
     let mut client = rig.watcher().await;
-    let no_logs = |faults: &mut Faults| faults.failing_methods = vec!["eth_getLogs".into()];
+    let no_logs = |faults: &mut Faults| faults.failing_methods = without_logs();
     let reorgs = async || rig.metric("headwater_reorgs_total").await;
 
     rig.control.set_faults(no_logs);

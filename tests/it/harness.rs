@@ -332,6 +332,13 @@ impl Event {
     }
 }
 
+/// The methods without which a block's logs cannot be had.
+pub fn without_logs() -> Vec<String> {
+    ["eth_getLogs", "eth_getBlockReceipts", "eth_getTransactionReceipt"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
 /// What a watcher is told when these blocks are adopted.
 pub fn adopted(blocks: &[Arc<Block>]) -> Vec<String> {
     blocks

@@ -14,6 +14,7 @@ mod cli;
 #[path = "../shared/client_frame.rs"]
 mod client_frame;
 mod compression;
+mod contents;
 mod door;
 mod envelope;
 mod events;

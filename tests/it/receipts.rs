@@ -61,6 +61,9 @@ fn calls(node: &Control) -> u64 {
     stats.calls.get("eth_getBlockReceipts").copied().unwrap_or(0)
 }
 
+/// The methods that tell receipts: those of a block together, and one by one.
+const RECEIPTS: [&str; 2] = ["eth_getBlockReceipts", "eth_getTransactionReceipt"];
+
 fn fail(node: &Control, code: i64, methods: &[&str]) {
     let failing_methods = methods.iter().map(|method| (*method).to_owned()).collect();
     node.set_faults(|faults| {
@@ -234,7 +237,7 @@ async fn where_the_node_does_not_serve_receipts_who_wants_them_is_told_and_the_o
     let rig = Rig::start().await;
     let mut client = all(&rig).await;
     let mut watcher = rig.watcher().await;
-    fail(&rig.control, -32601, &["eth_getBlockReceipts"]);
+    fail(&rig.control, -32601, &RECEIPTS);
     let blocks = rig.control.mine_many(2);
     let (messages, code, _) = client.closed().await;
     assert_eq!((messages.len(), code), (0, 1012));
@@ -259,7 +262,7 @@ async fn where_the_node_hangs_up_on_the_question_who_asked_is_told_and_the_other
     let mut client = all(&rig).await;
     let mut watcher = rig.watcher().await;
     let asked = calls(&rig.control);
-    let hangs_up_on = vec!["eth_getBlockReceipts".to_owned()];
+    let hangs_up_on = RECEIPTS.map(str::to_owned).to_vec();
     rig.control.set_faults(|faults| faults.hangs_up_on = hangs_up_on);
     let mut blocks = vec![rig.control.mine()];
     let (messages, code, _) = client.closed().await;
@@ -274,7 +277,7 @@ async fn where_the_node_hangs_up_on_the_question_who_asked_is_told_and_the_other
 async fn a_rate_limit_is_called_so() {
     let rig = Rig::start().await;
     let mut client = all(&rig).await;
-    fail(&rig.control, 429, &["eth_getBlockReceipts"]);
+    fail(&rig.control, 429, &RECEIPTS);
     rig.control.mine();
     assert_eq!(client.closed().await.1, 1012);
     let mut other = rig.client().await;
@@ -288,7 +291,7 @@ async fn a_block_that_is_dropped_before_its_receipts_came_holds_nobody_up() {
     let rig = Rig::start().await;
     let mut client = all(&rig).await;
     let mut watcher = rig.watcher().await;
-    fail(&rig.control, -32000, &["eth_getBlockReceipts"]);
+    fail(&rig.control, -32000, &RECEIPTS);
     let lost = rig.control.mine_many(2);
     watcher.expect(adopted(&lost[..1])).await;
     let reorg = rig.control.reorg(2, 3).unwrap();

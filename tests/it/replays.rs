@@ -5,7 +5,7 @@ use std::time::Duration;
 use headwater::devnet::{Config, Devnet};
 use serde_json::{Value, json};
 
-use crate::harness::{Proxy, Rig, adopted, eventually, node, take_away};
+use crate::harness::{Proxy, Rig, adopted, eventually, node, take_away, without_logs};
 
 /// Nobody logs from here.
 const NOBODY: &str = "0x000000000000000000000000000000000000dEaD";
@@ -68,7 +68,7 @@ async fn a_gap_longer_than_memory_is_made_up_for_also_when_logs_are_slow() {
     let mut client = rig.watcher().await;
     client.expect(adopted(&rig.control.mine_many(1))).await;
     rig.control.set_faults(|faults| {
-        faults.failing_methods = vec!["eth_getLogs".into()];
+        faults.failing_methods = without_logs();
         faults.refuse_connections = true;
     });
     rig.control.disconnect();

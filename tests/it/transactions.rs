@@ -315,7 +315,7 @@ async fn a_block_that_is_dropped_before_its_transactions_came_holds_nobody_up() 
         rig.control
             .set_faults(|faults| faults.failing_methods = failing_methods);
     };
-    fail(&["eth_getBlockByHash"]);
+    fail(&["eth_getBlockByHash", "eth_getBlockByNumber"]);
     let lost = rig.control.mine_many(2);
     // Its logs need not wait, the next head does.
     watcher.expect(adopted(&lost[..1])).await;
@@ -334,7 +334,7 @@ async fn where_no_node_has_the_transactions_who_wants_them_is_told_and_the_other
     let rig = Rig::start().await;
     let mut client = mined(&rig, json!({})).await;
     let mut watcher = rig.watcher().await;
-    let failing_methods = vec!["eth_getBlockByHash".to_owned()];
+    let failing_methods = vec!["eth_getBlockByHash".to_owned(), "eth_getBlockByNumber".to_owned()];
     rig.control
         .set_faults(|faults| faults.failing_methods = failing_methods);
     let blocks = rig.control.mine_many(2);

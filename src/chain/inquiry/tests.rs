@@ -119,6 +119,27 @@ fn it_ends_whatever_is_answered() {
             assert!(asked <= 30 * nodes * ways.len(), "{nodes} {fails:?}: {asked} questions");
         }
     }
+    let long = World::new(1, &Way::LOGS).ask(|question| {
+        Some(if question.way == Way::EachReceipt {
+            OTHER
+        } else {
+            Failed::TooLong
+        })
+    });
+    assert!(
+        long.starts_with("0h 0e 0n 0r 0e "),
+        "in parts, and three times in all: {long}"
+    );
+    assert!(!long[14..].contains(['h', 'n', 'r']), "{long}");
+    // What was pruned does not come back, also where another way says no such thing.
+    let pruned = |question: Question| {
+        Some(if question.way == Way::LogsByHash {
+            Failed::Pruned
+        } else {
+            OTHER
+        })
+    };
+    assert_eq!(World::new(1, &Way::LOGS).ask(pruned), "0h 0n 0r Pruned @0");
     let broken = World::new(1, &Way::RECEIPTS).ask(|_| Some(Failed::Broken));
     for way in ["0r", "0e"] {
         assert_eq!(broken.matches(way).count(), 3, "{broken}");
