@@ -70,13 +70,17 @@ impl Tables {
     fn take_back(&mut self, dropped: &[Published], sequence: u64, due: &mut Due, now: Millis) {
         let logs = &self.streams[ContentKind::Logs as usize];
         let delivered: Vec<bool> = dropped.iter().map(|own| !logs.contains(own.sequence)).collect();
+        let undelivered = self.gate.drop_blocks(dropped);
         for stream in &mut self.streams {
             stream.remove(dropped);
         }
         self.release(due, now);
         let at = Position::removals(sequence);
         for (own, delivered) in dropped.iter().zip(delivered) {
-            let was_sent = |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
+            let was_sent = |subscriber: &Subscriber| {
+                let recipient = &subscriber.recipient;
+                recipient.was_sent(own.sequence) && !undelivered.contains(&(recipient.id(), own.sequence))
+            };
             if let Some(block) = own.logs.as_ref().filter(|_| delivered) {
                 self.logs(block, |log| log.removed_json().into(), at, was_sent, due, now);
             }

@@ -4,11 +4,12 @@
 //! subscribes to (E3). Each kind is published when it is known; an event that is early for a connection is kept here until
 //! the other kinds of this connection have come as far. A connection that subscribes to heads alone waits for nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::due::{Due, send};
 use super::subscriber::{ClientKey, Subscriber};
+use crate::chain::Published;
 use crate::clock::Millis;
 use crate::delivery::{Batch, Kind, SubscriptionId};
 
@@ -102,6 +103,23 @@ impl Gate {
             }
             !waiting.is_empty()
         });
+    }
+
+    /// Forgets events of dropped blocks, which leave no trace on connections where they waited. Returns the subscriptions and
+    /// the sequences of the blocks concerned: there is nothing to take back.
+    pub fn drop_blocks(&mut self, dropped: &[Published]) -> HashSet<(SubscriptionId, u64)> {
+        let mut undelivered = HashSet::new();
+        for waiting in self.waiting.values_mut() {
+            waiting.retain(|early| {
+                let sequence = early.at.sequence;
+                let is_dropped = early.at.part > 0 && dropped.iter().any(|own| own.sequence == sequence);
+                if is_dropped {
+                    undelivered.insert((early.subscriber.recipient.id(), sequence));
+                }
+                !is_dropped
+            });
+        }
+        undelivered
     }
 
     /// Forgets the events of a subscription that ended.

@@ -519,3 +519,21 @@ async fn a_reorg_takes_back_what_was_delivered_and_no_more() {
     desk.play("l3");
     assert_eq!(words(&client.told(8).await), "h1 l1 h2 l2 h3 -l2 h2 l2");
 }
+
+/// On a connection where events of a dropped block waited, neither they nor their removals come.
+#[tokio::test]
+async fn a_dropped_block_leaves_no_trace_where_it_waited() {
+    let desk = Desk::new(0);
+    let (mut client, mut other) = (desk.client(&Arc::default()).await, desk.client(&Arc::default()).await);
+    for topic in [heads(), all_logs(), of_transactions(&[])] {
+        desk.subscribe(&client, topic);
+    }
+    desk.subscribe(&other, all_logs());
+    desk.play("h1 l1 h2 l2 h3 l3 r1");
+    let mut branch = header(2);
+    branch.block.hash = hash(22);
+    desk.registry.fan_out(std::iter::once(ChainEvent::Head(branch)));
+    desk.play("c1");
+    assert_eq!(words(&client.told(4).await), "h1 l1 c0a+0b h2");
+    assert_eq!(words(&other.told(5).await), "l1 l2 l3 -l2 -l3");
+}
