@@ -117,9 +117,9 @@ impl Learned {
         }
     }
 
-    /// The chain has begun anew: nothing that was learned holds.
+    /// The chain has begun anew: nothing that was learned of it holds. The shape is the node's: a backfilled header has it also
+    /// before the first announcement.
     pub fn forget(&self) {
-        *self.shape.lock() = HeaderShape::default();
         *self.bloom.lock() = BloomTrust::Unknown;
     }
 
