@@ -230,7 +230,7 @@ impl Needs<'_> {
     pub fn logs_of(&self, header: &Header) -> bool {
         match self {
             Self::Headers => false,
-            Self::Logs(may_match) => header.telling_bloom().is_none_or(|bloom| may_match(bloom)),
+            Self::Logs(may_match) => header.telling_bloom().is_none_or(may_match),
         }
     }
 }
