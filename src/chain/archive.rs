@@ -1,7 +1,7 @@
 //! Blocks older than memory, fetched from the nodes for clients that come back. What one of them asked for is kept for a
 //! while, since after a restart all come back at once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,11 +11,12 @@ use futures_util::{StreamExt, stream};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
+use super::heights;
+use super::inquiry::Missing;
 use super::source::{Refused, Seek, Source, wait_before};
-use super::{BlockLogs, Header, Left, Needs, Page, Published, Undo};
+use super::{BlockLogs, Gap, Header, Left, Needs, Page, Published, Undo};
 
-/// Blocks of one page, and how many of them are fetched at the same time.
-const PAGE: u64 = 64;
+/// Blocks of one page that are fetched at the same time.
 const AT_ONCE: usize = 8;
 
 /// A page ends when it has so many bytes of JSON: it is held for one client, which may not read.
@@ -33,6 +34,9 @@ const TRIES: u32 = 6;
 /// Tries for a block that may well not exist.
 const LOCATE_TRIES: u32 = 3;
 
+/// How long an old block's logs are waited for before they count as served: a client waits for its subscription meanwhile.
+const SERVES: Duration = Duration::from_secs(2);
+
 /// What is kept, in bytes, of headers and again of logs, and for how long: longer than a crowd takes to come back.
 const KEPT_BYTES: u64 = 64 << 20;
 const KEPT_FOR: Duration = Duration::from_secs(120);
@@ -47,6 +51,7 @@ fn weight(json: usize) -> u32 {
 #[derive(Debug)]
 pub struct Archive {
     source: Arc<Source>,
+    /// The first canonical block at or above a number.
     headers: Cache<u64, Header>,
     logs: Cache<B256, Arc<BlockLogs>>,
     /// Of the history that the headers are from.
@@ -93,22 +98,25 @@ impl Archive {
         }
     }
 
-    /// The blocks from `first` on, below `end`, each the parent of the next: as many as a page holds, fewer where the node has
-    /// no more. Logs are fetched where they are needed. What was kept in another generation of the history is forgotten.
-    pub async fn page(&self, generation: u64, first: u64, end: u64, needs: Needs<'_>) -> Page {
+    /// What fills a gap of memory, as much as a page holds, and less where the node has no more. Logs are fetched where they
+    /// are needed. What was kept in another generation of the history is forgotten.
+    pub async fn page(&self, generation: u64, gap: Gap, needs: Needs) -> Page {
         if self.generation.swap(generation, Ordering::Relaxed) != generation {
             self.forget();
         }
-        let numbers = first..end.min(first + PAGE);
-        let mut blocks = stream::iter(numbers.map(|number| self.block(number, needs))).buffered(AT_ONCE);
-        let (mut page, mut bytes) = (Page::new(), 0);
-        while let Some(Some(block)) = blocks.next().await {
-            let before = page.back().map(|own: &Published| own.header.block.hash);
-            if before.is_some_and(|before| before != block.header.parent) {
-                self.forget();
-                break;
+        let (from, headers, next) = match gap {
+            Gap::Below(first, above) => {
+                let (headers, next) = self.headers(first, *above).await;
+                (first, headers, next)
             }
+            Gap::Logs(headers) => (headers.first().map_or(0, |own| own.block.number), headers.into(), None),
+        };
+        let mut last = headers.back().map(|own| own.block);
+        let mut blocks = stream::iter(headers.into_iter().map(|header| self.block(header, needs))).buffered(AT_ONCE);
+        let (mut page, mut bytes) = (VecDeque::new(), 0);
+        while let Some(Some(block)) = blocks.next().await {
             bytes += block.header.json.len() + block.logs.as_ref().map_or(0, |logs| logs.json_len());
+            last = last.filter(|last| *last != block.header.block);
             page.push_back(block);
             if bytes > PAGE_BYTES {
                 break;
@@ -116,7 +124,81 @@ impl Archive {
             // A page that is kept is found without any wait.
             tokio::task::consume_budget().await;
         }
-        page
+        let page = Page::new(from, page);
+        match next.filter(|_| last.is_none()) {
+            Some(next) => page.joined(next),
+            None => page,
+        }
+    }
+
+    /// The canonical blocks from a number on, each the parent of the next; and the hash of `above`, the oldest block in memory,
+    /// where that follows them.
+    async fn headers(&self, first: u64, above: Header) -> (VecDeque<Header>, Option<B256>) {
+        let top = above.block.number;
+        let end = top.min(first.saturating_add(Gap::MAX as u64));
+        let mut by_number = stream::iter((first..end).map(|number| self.header(number))).buffered(AT_ONCE);
+        let mut found = BTreeMap::new();
+        while let Some(header) = by_number.next().await {
+            let below = header.filter(|header| header.block.number < top);
+            found.extend(below.map(|header| (header.block.number, header)));
+            // A page that is kept is found without any wait.
+            tokio::task::consume_budget().await;
+        }
+        if end == top {
+            found.insert(top, above.clone());
+        }
+        let (mut linked, mut from): (VecDeque<Header>, u64) = (VecDeque::new(), first);
+        loop {
+            let candidate = found.range(from..).next().map(|(_, header)| header);
+            let header = match (linked.back(), candidate) {
+                (Some(last), Some(header)) if header.follows(last.block) => header.clone(),
+                (None, Some(header)) if header.block.number == first => header.clone(),
+                (Some(_), None) => return (linked, None),
+                (_, higher) => match self.search(from, higher.unwrap_or(&above).clone()).await {
+                    Some(header) => header,
+                    None => return (linked, None),
+                },
+            };
+            if linked.back().is_some_and(|last| !header.follows(last.block)) {
+                // They are of two branches.
+                self.forget();
+                return (linked, None);
+            }
+            let number = header.block.number;
+            for proved in from..number.min(end) {
+                self.headers.insert(proved, header.clone()).await;
+            }
+            if header.block == above.block {
+                return (linked, Some(header.block.hash));
+            }
+            linked.push_back(header);
+            from = number.saturating_add(1);
+        }
+    }
+
+    /// The first block at or above this number, below one that is canonical.
+    async fn search(&self, number: u64, above: Header) -> Option<Header> {
+        let search = async {
+            let _room = self.room.acquire().await.ok()?;
+            heights::first_from(&*self.source, number, above).await
+        };
+        self.headers.optionally_get_with(number, search).await
+    }
+
+    /// A block by its number, from a node that can be asked. Where it has none the parents tell whether there is one.
+    async fn header(&self, number: u64) -> Option<Header> {
+        let fetch = async {
+            for attempt in 0..TRIES {
+                tokio::time::sleep(wait_before(attempt)).await;
+                let _room = self.room.acquire().await.ok()?;
+                match self.source.seek(Seek::Number(number), attempt).await {
+                    Err(Refused::CallFailed) => {}
+                    answer => return answer.ok().flatten(),
+                }
+            }
+            None
+        };
+        self.headers.optionally_get_with(number, fetch).await
     }
 
     /// What is kept by number may be of a branch that was left.
@@ -124,9 +206,8 @@ impl Archive {
         self.headers.invalidate_all();
     }
 
-    async fn block(&self, number: u64, needs: Needs<'_>) -> Option<Published> {
-        let header = self.headers.optionally_get_with(number, self.header(number)).await?;
-        let needed = needs.logs_of(&header) || (needs.any() && !self.source.learned().is_whole(&header));
+    async fn block(&self, header: Header, needs: Needs) -> Option<Published> {
+        let needed = needs == Needs::Logs;
         let logs = if needed {
             Some(self.logs_of(&header).await?)
         } else {
@@ -135,44 +216,30 @@ impl Archive {
         Some(Published {
             header,
             logs,
+            awaits_logs: false,
             sequence: 0,
         })
     }
 
-    async fn header(&self, number: u64) -> Option<Header> {
-        for attempt in 0..TRIES {
-            tokio::time::sleep(wait_before(attempt)).await;
-            let _room = self.room.acquire().await.ok()?;
-            if let Some(header) = self.source.block_by_number(number, attempt).await {
-                return Some(header);
-            }
-        }
-        None
-    }
-
     async fn logs_of(&self, header: &Header) -> Option<Arc<BlockLogs>> {
         let fetch = async {
-            for attempt in 0..TRIES {
-                tokio::time::sleep(wait_before(attempt)).await;
-                let _room = self.room.acquire().await.ok()?;
-                if let Ok(logs) = self.source.logs(header, attempt).await {
-                    return Some(Arc::new(logs));
-                }
-            }
-            None
+            let _room = self.room.acquire().await.ok()?;
+            self.source.logs(header).await.ok().map(Arc::new)
         };
-        match self.source.learned().no_logs(header) {
-            Some(none) => Some(Arc::new(none)),
-            None => self.logs.optionally_get_with(header.block.hash, fetch).await,
-        }
+        self.logs.optionally_get_with(header.block.hash, fetch).await
     }
 
     /// Asks a few times, each time another node as far as there are any; `None` where all say that there is no such block.
+    /// By number it is the first block at or above it.
     async fn seek(&self, seek: Seek) -> Result<Option<Header>, Unavailable> {
         let mut said = Err(Unavailable);
         for attempt in 0..LOCATE_TRIES {
             tokio::time::sleep(wait_before(attempt)).await;
-            match self.source.seek(seek, attempt).await {
+            let answer = match seek {
+                Seek::Hash(_) => self.source.seek(seek, attempt).await,
+                Seek::Number(number) => self.source.first_from(number, attempt).await,
+            };
+            match answer {
                 Ok(Some(header)) => return Ok(Some(header)),
                 Ok(None) | Err(Refused::Pruned) => said = Ok(None),
                 Err(_) => {}
@@ -181,7 +248,7 @@ impl Archive {
         said
     }
 
-    /// Whether a node still has this block, with its logs where they are asked for. What it refuses for another reason than
+    /// Whether a node still has the first block at or above this number, with its logs where they are asked for. What it refuses for another reason than
     /// that it was pruned may be served later, and counts as there.
     ///
     /// # Errors
@@ -191,22 +258,15 @@ impl Archive {
         let Some(header) = self.seek(Seek::Number(number)).await? else {
             return Ok(false);
         };
-        let known = || self.source.learned().no_logs(&header).is_some() || self.logs.contains_key(&header.block.hash);
-        if !logs || known() {
+        if !logs || self.logs.contains_key(&header.block.hash) {
             return Ok(true);
         }
-        let mut pruned = false;
-        for attempt in 0..LOCATE_TRIES {
-            match self.source.logs(&header, attempt).await {
-                Err(Refused::Pruned) => pruned = true,
-                Err(_) => {}
-                Ok(logs) => {
-                    self.logs.insert(header.block.hash, Arc::new(logs)).await;
-                    return Ok(true);
-                }
-            }
+        match tokio::time::timeout(SERVES, self.source.find_logs(&header)).await {
+            Ok(Ok(logs)) => self.logs.insert(header.block.hash, Arc::new(logs)).await,
+            Ok(Err(Missing::Pruned)) => return Ok(false),
+            Ok(Err(_)) | Err(_) => {}
         }
-        Ok(!pruned)
+        Ok(true)
     }
 
     /// Finds a block by its hash, and the way back from it to the canonical chain, at most `reach` blocks long. `None`
@@ -244,7 +304,12 @@ impl Archive {
                 undo.push_front(Undo { logs, up_to });
             }
             blocks.push_front(header.block);
-            (hash, up_to) = (header.parent, None);
+            up_to = None;
+            hash = match header.has_parent() {
+                true => header.parent,
+                // The one of the number before is taken for it; on another branch than the canonical one nobody can name it.
+                false => return Ok(None),
+            };
         }
         Ok(None)
     }

@@ -4,10 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use alloy_primitives::Bloom;
-
 use super::history::{History, Published};
-use super::{BlockLogs, BlockRef, Header, Located};
+use super::{BlockLogs, BlockRef, Located, Page};
 
 /// How far a stream was told, and what it was never told of.
 #[derive(Clone, Debug)]
@@ -22,7 +20,7 @@ pub struct Cursor {
 
 #[derive(Clone, Debug)]
 enum At {
-    /// The next block is the canonical one of this number.
+    /// The next block is the first canonical one at or above this number.
     Before(u64),
     /// This block was told: all of it, or its logs up to this index.
     Behind(BlockRef, Option<u64>),
@@ -48,13 +46,13 @@ pub struct Undo {
     pub up_to: Option<u64>,
 }
 
-/// What a stream is made of.
-#[derive(Clone, Copy)]
-pub enum Needs<'a> {
+/// Parts of blocks that a stream needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
     /// Headers alone.
     Headers,
-    /// Logs, unless this says that a block with such a bloom has none for the stream.
-    Logs(&'a (dyn Fn(&Bloom) -> bool + Sync)),
+    /// Headers and logs. A bloom does not tell that there are none (issue 11: Polygon, HyperEVM).
+    Logs,
 }
 
 /// What comes next in a stream.
@@ -70,20 +68,15 @@ pub enum Next {
     Level,
     /// Nothing before the chain goes on, or the tip's logs are there.
     Pending,
+    /// Nothing before the logs of the block of this number are delivered to live subscriptions.
+    Awaited(u64),
     /// Nothing yet: the chain has not come so far.
     Ahead,
-    /// The block of this number, which is older than memory.
+    /// The first block at or above this number, which is older than memory, or its logs, which memory has not: see
+    /// [`History::gap`].
     Below(u64),
     /// The stream stands behind a block that memory does not know, or behind a dropped branch that grew from one.
     Lost(BlockRef),
-}
-
-/// Blocks older than memory, fetched from a node: each the parent of the next, as far as the node told the truth.
-pub type Page = VecDeque<Published>;
-
-fn in_page(page: &Page, number: u64) -> Option<&Published> {
-    let first = page.front()?.header.block.number;
-    page.get(usize::try_from(number.checked_sub(first)?).ok()?)
 }
 
 impl Cursor {
@@ -97,7 +90,7 @@ impl Cursor {
         }
     }
 
-    /// Begins with the block of this number.
+    /// Begins with the first block at or above this number.
     #[must_use]
     pub fn from(number: u64) -> Self {
         Self {
@@ -152,8 +145,8 @@ impl Cursor {
     }
 
     /// What comes next; it stays next until [`Self::told`].
-    pub fn next(&mut self, history: &History, page: &Page, needs: Needs<'_>) -> Next {
-        let logs = needs.any();
+    pub fn next(&mut self, history: &History, page: &Page, needs: Needs) -> Next {
+        let logs = needs == Needs::Logs;
         loop {
             match &mut self.at {
                 At::Undoing(undo, left) => match undo.front() {
@@ -165,10 +158,9 @@ impl Cursor {
                         self.at = At::Behind(left.ancestor, None);
                     }
                 },
-                At::Before(number) => return at_number(*number, history, page, needs),
+                At::Before(number) => return from_number(*number, history, page, needs),
                 &mut At::Behind(block, up_to) => {
-                    let known = history.is_canonical(block)
-                        || in_page(page, block.number).is_some_and(|own| own.header.block == block);
+                    let known = history.is_canonical(block) || page.find(block).is_some();
                     if !known {
                         let (undo, left) = dropped_since(history, block, up_to, logs);
                         if history.is_canonical(left.ancestor) {
@@ -218,65 +210,75 @@ impl Cursor {
     }
 }
 
-impl Needs<'_> {
-    /// Whether any logs are needed.
-    #[must_use]
-    pub fn any(&self) -> bool {
-        matches!(self, Self::Logs(_))
-    }
-
-    /// Whether a block's logs are needed. An unknown or empty bloom tells nothing: there are chains that leave it so.
-    #[must_use]
-    pub fn logs_of(&self, header: &Header) -> bool {
-        match self {
-            Self::Headers => false,
-            Self::Logs(may_match) => header.telling_bloom().is_none_or(may_match),
-        }
-    }
-}
-
-/// The block of this number.
-fn at_number(number: u64, history: &History, page: &Page, needs: Needs<'_>) -> Next {
-    let logs = needs.any();
+/// The first block at or above this number.
+fn from_number(number: u64, history: &History, page: &Page, needs: Needs) -> Next {
     let (Some(oldest), Some(tip)) = (history.oldest(), history.tip()) else {
         return Next::Ahead;
     };
-    let newest = tip.header.block.number;
-    if number > newest {
+    if number > tip.number() {
         // Logs of the tip that are on their way are not for a stream that begins behind it.
-        let waits = logs && tip.logs.is_none();
-        return match number > newest + 1 {
+        let waits = needs == Needs::Logs && tip.awaits_logs;
+        return match number - tip.number() > 1 {
             true => Next::Ahead,
             false if waits => Next::Pending,
             false => Next::Level,
         };
     }
-    let block = if number < oldest.header.block.number {
-        in_page(page, number).filter(|own| own.logs.is_some() || !needs.logs_of(&own.header))
-    } else {
-        history.at(number)
-    };
-    match block {
-        // The tip, for of every other block in memory they are there.
-        Some(own) if own.logs.is_none() && logs && number == newest => Next::Level,
-        Some(own) => Next::Block(own.clone()),
+    if number < oldest.number() && !page.joins(number, oldest.header.block) {
+        let block = page.from(number);
+        let block = block.filter(|own| own.logs.is_some() || needs == Needs::Headers);
+        return block.map_or(Next::Below(number), |own| Next::Block(own.clone()));
+    }
+    match history.from(number) {
+        Some(own) => in_memory(own, history, page, needs),
         None => Next::Below(number),
     }
 }
 
-/// What follows a block of which everything was told.
-fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs<'_>) -> Next {
-    match at_number(block.number + 1, history, page, needs) {
-        Next::Block(own) if own.header.parent != block.hash => Next::Lost(block),
+/// A canonical block that is in memory, with its logs where they are needed.
+fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> Next {
+    let block = own.header.block;
+    if own.awaits_logs && needs == Needs::Logs {
+        // Of the tip, a stream may join before they are delivered.
+        let is_tip = history.tip().is_some_and(|tip| tip.header.block == block);
+        return if is_tip {
+            Next::Level
+        } else {
+            Next::Awaited(block.number)
+        };
+    }
+    if own.logs.is_some() || needs == Needs::Headers {
+        return Next::Block(own.clone());
+    }
+    // Memory may have the header alone.
+    match page.find(block).and_then(|fetched| fetched.logs.clone()) {
+        Some(logs) => Next::Block(Published {
+            logs: Some(logs),
+            ..own.clone()
+        }),
+        None => Next::Below(block.number),
+    }
+}
+
+/// The next after a block of which everything was told.
+fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next {
+    let next = match history.oldest() {
+        // Nothing lies between, however far apart their numbers are.
+        Some(oldest) if oldest.header.follows(block) => in_memory(oldest, history, page, needs),
+        _ => from_number(block.number.saturating_add(1), history, page, needs),
+    };
+    match next {
+        Next::Block(own) if !own.header.follows(block) => Next::Lost(block),
+        Next::Awaited(number) if history.at(number).is_none_or(|own| !own.header.follows(block)) => Next::Lost(block),
         // The tip: it has to be this very block, or the parent of the one whose logs are on their way.
         Next::Level | Next::Pending if !level(history, block) => Next::Lost(block),
         other => other,
     }
 }
 
-/// What follows in a block of which logs were told up to an index.
-fn rest_of(block: BlockRef, up_to: u64, history: &History, page: &Page, needs: Needs<'_>) -> Next {
-    match at_number(block.number, history, page, needs) {
+/// The rest of a block of which logs were told up to an index.
+fn rest_of(block: BlockRef, up_to: u64, history: &History, page: &Page, needs: Needs) -> Next {
+    match from_number(block.number, history, page, needs) {
         Next::Block(own) if own.header.block != block => Next::Lost(block),
         Next::Block(own) => match own.logs {
             Some(logs) => Next::Rest(logs, up_to),
@@ -293,7 +295,7 @@ fn rest_of(block: BlockRef, up_to: u64, history: &History, page: &Page, needs: N
 fn level(history: &History, block: BlockRef) -> bool {
     history
         .tip()
-        .is_some_and(|tip| tip.header.block == block || tip.header.parent == block.hash)
+        .is_some_and(|tip| tip.header.block == block || tip.header.follows(block))
 }
 
 /// What was told of dropped blocks up to this one, oldest first, and these blocks; they grew from one that is canonical, or
@@ -317,10 +319,222 @@ fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: b
         }
         up_to = None;
         blocks.push_front(at);
-        at = BlockRef {
+        let parent = own.header.parent;
+        // The number of one that memory does not know is not known either; whoever is asked for it looks at the hash.
+        let unknown = BlockRef {
             number: at.number - 1,
-            hash: own.header.parent,
+            hash: parent,
         };
+        at = history.find(parent).map_or(unknown, |own| own.header.block);
     }
     (undo, Left { blocks, ancestor: at })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use alloy_primitives::{B256, Bloom};
+    use bytes::Bytes;
+    use expect_test::{Expect, expect};
+
+    use super::super::{Gap, Header};
+    use super::*;
+
+    fn block(number: u64) -> BlockRef {
+        let hash = B256::from(alloy_primitives::U256::from(number + 1000));
+        BlockRef { number, hash }
+    }
+
+    /// `2 5- 8~`: blocks 2, 5 and 8, each the parent of the next, 5 without its logs, 8 with logs that are still to be
+    /// delivered to live subscriptions; they grow on block 1.
+    fn chain(numbers: &str) -> VecDeque<Published> {
+        let mut parent = block(1).hash;
+        let grow = |word: &str| {
+            let block = block(word.trim_end_matches(['-', '~']).parse().expect("a number"));
+            let header = Header {
+                block,
+                parent: std::mem::replace(&mut parent, block.hash),
+                bloom: Some(Box::new(Bloom::repeat_byte(1))),
+                timestamp: 0,
+                json: Bytes::new(),
+                seen: Instant::now(),
+            };
+            let logs = (!word.ends_with(['-', '~'])).then(|| Arc::new(BlockLogs::empty(block, header.seen)));
+            Published {
+                header,
+                logs,
+                awaits_logs: word.ends_with('~'),
+                sequence: 0,
+            }
+        };
+        numbers.split_whitespace().map(grow).collect()
+    }
+
+    /// The blocks of `all` that are in memory; the others below are on the page that is fetched when it is asked for.
+    #[track_caller]
+    fn check(all: &str, in_memory: usize, mut cursor: Cursor, logs: bool, expect: Expect) {
+        let all = chain(all);
+        let mut history = History::new(100);
+        for own in all.iter().skip(all.len() - in_memory) {
+            history.head(own.header.clone());
+            if let Some(logs) = &own.logs {
+                history.logs(logs.clone());
+            }
+            if own.awaits_logs {
+                history.await_logs(own.header.block.hash);
+            }
+        }
+        let needs = || match logs {
+            true => Needs::Logs,
+            false => Needs::Headers,
+        };
+        let (mut page, mut out) = (Page::default(), Vec::new());
+        for _ in 0..20 {
+            let next = cursor.next(&history, &page, needs());
+            out.push(match &next {
+                Next::Block(own) => own.number().to_string(),
+                Next::Rest(logs, up_to) => format!("{} after {up_to}", logs.block.number),
+                Next::Below(number) => {
+                    let joined = history.oldest().map(|own| own.header.block.hash);
+                    match history.gap(*number) {
+                        Some(Gap::Below(first, above)) => {
+                            let below = |own: &&Published| (first..above.block.number).contains(&own.number());
+                            page = Page::new(first, all.iter().filter(below).cloned().collect());
+                            page = joined.map_or(page.clone(), |next| page.joined(next));
+                            format!("[below {number}]")
+                        }
+                        Some(Gap::Logs(headers)) => {
+                            let numbers: Vec<String> = headers.iter().map(|own| own.block.number.to_string()).collect();
+                            let fetched = headers.into_iter().map(|header| Published {
+                                logs: Some(Arc::new(BlockLogs::empty(header.block, header.seen))),
+                                header,
+                                awaits_logs: false,
+                                sequence: 0,
+                            });
+                            page = Page::new(*number, fetched.collect());
+                            format!("[logs of {}]", numbers.join(" "))
+                        }
+                        None => "[nothing]".to_owned(),
+                    }
+                }
+                other => format!("{other:?}").to_lowercase(),
+            });
+            if !matches!(next, Next::Block(_) | Next::Rest(..) | Next::Below(_)) {
+                break;
+            }
+            cursor.told(&next);
+        }
+        expect.assert_eq(&out.join(" "));
+    }
+
+    #[test]
+    fn a_stream_begins_with_the_first_block_there_is() {
+        for number in 6..=9 {
+            check("2 5 9 12", 4, Cursor::from(number), true, expect!["9 12 level"]);
+        }
+        check(
+            "2 5 9 12",
+            4,
+            Cursor::from(0),
+            true,
+            expect!["[below 0] 2 5 9 12 level"],
+        );
+        check("2 5 9 12", 4, Cursor::from(13), true, expect!["level"]);
+        check("2 5 9 12", 4, Cursor::from(14), true, expect!["ahead"]);
+        check("2 5 9 12~", 4, Cursor::from(10), true, expect!["level"]);
+        check("2 5 9 12-", 4, Cursor::from(10), true, expect!["[logs of 12] 12 level"]);
+        check("2 5 9~ 12~", 4, Cursor::from(4), true, expect!["5 awaited(9)"]);
+        check("2 5 9 12~", 4, Cursor::from(10), false, expect!["12 level"]);
+        check("2 5 9 12-", 4, Cursor::from(13), true, expect!["level"]);
+        check("2 5 9 12~", 4, Cursor::from(13), true, expect!["pending"]);
+    }
+
+    #[test]
+    fn a_stream_goes_on_with_the_child_whatever_its_number() {
+        check(
+            "2 5 9 12",
+            4,
+            Cursor::behind(block(5), None),
+            true,
+            expect!["9 12 level"],
+        );
+        check(
+            "2 5 9 12",
+            4,
+            Cursor::behind(block(5), Some(3)),
+            true,
+            expect!["5 after 3 9 12 level"],
+        );
+        check("2 5 9 12", 4, Cursor::behind(block(12), None), true, expect!["level"]);
+        // The oldest in memory is its child: nothing has to be fetched.
+        check(
+            "2 5 9 12",
+            2,
+            Cursor::behind(block(5), None),
+            true,
+            expect!["9 12 level"],
+        );
+        check("2 5 9 12~", 2, Cursor::behind(block(9), None), true, expect!["level"]);
+        check("2 5 9 12~", 1, Cursor::behind(block(9), None), true, expect!["level"]);
+    }
+
+    #[test]
+    fn what_is_older_than_memory_joins_it_across_a_hole() {
+        check(
+            "2 5 9 12",
+            2,
+            Cursor::from(0),
+            true,
+            expect!["[below 0] 2 5 9 12 level"],
+        );
+        check("2 5 9 12", 2, Cursor::from(6), true, expect!["[below 6] 9 12 level"]);
+        check(
+            "2 5 9 12",
+            2,
+            Cursor::behind(block(2), None),
+            false,
+            expect!["[below 3] 5 9 12 level"],
+        );
+        check(
+            "2 5 9 12",
+            2,
+            Cursor::behind(block(2), Some(0)),
+            true,
+            expect!["[below 2] 2 after 0 5 9 12 level"],
+        );
+    }
+
+    #[test]
+    fn logs_that_memory_has_not_are_fetched() {
+        check(
+            "2 5- 9- 12",
+            4,
+            Cursor::from(2),
+            true,
+            expect!["2 [logs of 5 9] 5 9 12 level"],
+        );
+        check("2 5- 9- 12", 4, Cursor::from(2), false, expect!["2 5 9 12 level"]);
+        check(
+            "2- 5 9- 12",
+            3,
+            Cursor::behind(block(5), Some(1)),
+            true,
+            expect!["5 after 1 [logs of 9] 9 12 level"],
+        );
+        check(
+            "2- 5- 9- 12~",
+            4,
+            Cursor::behind(block(5), Some(1)),
+            true,
+            expect!["[logs of 5 9] 5 after 1 9 level"],
+        );
+        check(
+            "2- 5- 9- 12~",
+            4,
+            Cursor::behind(block(9), None),
+            true,
+            expect!["level"],
+        );
+    }
 }

@@ -73,6 +73,24 @@ fn seconds(timestamp: u64) -> u64 {
 }
 
 impl Header {
+    /// Whether there is a block before: block 0 has none, and neither has one whose parent's hash is zero, whatever its
+    /// number (`hardhat_mine` makes such, issue 11).
+    #[must_use]
+    pub fn has_parent(&self) -> bool {
+        self.block.number > 0 && self.parent != B256::ZERO
+    }
+
+    /// Whether this block is the one before. Of a block without a parent the one of the number before is taken for it.
+    #[must_use]
+    pub fn follows(&self, before: BlockRef) -> bool {
+        self.block.number > before.number
+            && if self.has_parent() {
+                self.parent == before.hash
+            } else {
+                self.block.number - before.number == 1
+            }
+    }
+
     /// Reads a `newHeads` payload, which is then delivered as it is.
     ///
     /// # Errors

@@ -6,24 +6,39 @@ use std::sync::Arc;
 
 use alloy_primitives::B256;
 
-use super::{BlockLogs, BlockRef, Header};
+use super::{BlockLogs, BlockRef, Gap, Header, Page};
 
 /// A block that was published.
 #[derive(Clone, Debug)]
 pub struct Published {
     /// Its header.
     pub header: Header,
-    /// Its logs; `None` while they are on their way.
+    /// Its logs; `None` where they were not fetched, or not yet.
     pub logs: Option<Arc<BlockLogs>>,
+    /// Its logs are still to be delivered to live subscriptions: a stream that resumes waits for them, or joins before them.
+    pub awaits_logs: bool,
     /// Grows by one from block to block as they are published, across reorgs too.
     pub sequence: u64,
+}
+
+impl Published {
+    /// Height.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.header.block.number
+    }
+}
+
+/// The position of the first of these blocks, ascending by number, that is at or above a number; the length where none is.
+pub(super) fn position_from(blocks: &VecDeque<Published>, number: u64) -> usize {
+    blocks.partition_point(|own| own.number() < number)
 }
 
 /// The blocks that were published, as far back as memory reaches.
 #[derive(Debug)]
 pub struct History {
     limit: usize,
-    /// Oldest first; each the parent of the next.
+    /// Oldest first; each the parent of the next. Numbers ascend, and some have no block (Filecoin's null rounds, issue 11).
     canonical: VecDeque<Published>,
     /// Blocks of branches that were left, by hash; as many as there are canonical ones at most.
     dropped: HashMap<B256, Published>,
@@ -36,7 +51,8 @@ pub struct History {
     back_at: Option<BlockRef>,
 }
 
-/// Where the sequence begins: blocks that are added below the first one count down from it.
+/// Sequence before the first published block. Blocks that are added below it count down, by as much as their numbers do:
+/// so the sequence of a number is known before its block is ([`History::sequence_from`]), and also where it has none.
 const FIRST: u64 = 1 << 32;
 
 /// The chain went back to a block that is not known: what was sent can no longer be taken back.
@@ -67,20 +83,18 @@ impl History {
     /// The sequence of the first block whose logs are still to be published.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {
-        let pending = self.tip().is_some_and(|tip| tip.logs.is_none());
+        let pending = self.tip().is_some_and(|tip| tip.awaits_logs);
         if pending { self.sequence } else { self.sequence + 1 }
     }
 
     /// The sequence from which on a stream has been told everything that began with this block; 0 is everything.
     #[must_use]
     pub fn sequence_from(&self, first: u64) -> u64 {
-        match (self.oldest(), self.at(first)) {
-            (_, Some(own)) => own.sequence,
-            (_, None) if first == 0 => 0,
+        match (self.oldest(), self.from(first)) {
+            _ if first == 0 && self.at(0).is_none() => 0,
             // The sequence that it has if it is added below the others.
-            (Some(oldest), None) if first < oldest.header.block.number => {
-                oldest.sequence.saturating_sub(oldest.header.block.number - first)
-            }
+            (Some(oldest), _) if first < oldest.number() => oldest.sequence.saturating_sub(oldest.number() - first),
+            (_, Some(own)) => own.sequence,
             _ => self.next_sequence(),
         }
     }
@@ -106,8 +120,52 @@ impl History {
     /// The canonical block of this number.
     #[must_use]
     pub fn at(&self, number: u64) -> Option<&Published> {
-        let first = self.canonical.front()?.header.block.number;
-        self.canonical.get(usize::try_from(number.checked_sub(first)?).ok()?)
+        self.from(number).filter(|own| own.number() == number)
+    }
+
+    /// The first canonical block at or above this number, as far as memory reaches.
+    #[must_use]
+    pub fn from(&self, number: u64) -> Option<&Published> {
+        self.canonical.get(position_from(&self.canonical, number))
+    }
+
+    /// The canonical blocks from this number to that one, both included, oldest first.
+    pub fn between(&self, first: u64, last: u64) -> impl Iterator<Item = &Published> {
+        let begin = position_from(&self.canonical, first);
+        let end = self.canonical.partition_point(|own| own.number() <= last);
+        self.canonical.range(begin..end.max(begin))
+    }
+
+    /// The lowest number from which on there are `blocks` canonical blocks at most on top of the first: those in memory are
+    /// counted, and below memory each number is taken to have one.
+    #[must_use]
+    pub fn reach(&self, blocks: u64) -> u64 {
+        let above = self.canonical.len().saturating_sub(1);
+        let Some(oldest) = self.oldest() else { return 0 };
+        let first = usize::try_from(blocks)
+            .ok()
+            .and_then(|blocks| above.checked_sub(blocks));
+        match first {
+            None => oldest.number().saturating_sub(blocks - above as u64),
+            Some(0) => oldest.number(),
+            // The numbers without a block below it lead to the same block.
+            Some(first) => self.canonical[first - 1].number() + 1,
+        }
+    }
+
+    /// What a stream that goes on at this number needs and memory has not; `None` where memory is empty.
+    #[must_use]
+    pub fn gap(&self, number: u64) -> Option<Gap> {
+        let oldest = self.oldest()?;
+        if number < oldest.number() {
+            return Some(Gap::Below(number, Box::new(oldest.header.clone())));
+        }
+        let first = position_from(&self.canonical, number);
+        let lacking = self.canonical.range(first..);
+        let lacking = lacking.take_while(|own| own.logs.is_none() && !own.awaits_logs);
+        Some(Gap::Logs(
+            lacking.take(Gap::MAX).map(|own| own.header.clone()).collect(),
+        ))
     }
 
     /// Whether this block is canonical, as far as memory reaches.
@@ -140,14 +198,15 @@ impl History {
         let back_at = self.back_at.take();
         if let Some(back_at) = back_at
             && self
-                .at(back_at.number + 1)
+                .canonical
+                .get(self.position_above(back_at.number))
                 .is_some_and(|own| own.header.block == header.block)
         {
             self.stand_at(header.block);
             return None;
         }
         let dropped = back_at.map_or_else(Vec::new, |back_at| self.drop_above(back_at.number));
-        if self.tip().is_some_and(|tip| tip.header.block.hash != header.parent) {
+        if self.tip().is_some_and(|tip| !header.follows(tip.header.block)) {
             self.clear();
         }
         self.dropped.remove(&header.block.hash);
@@ -155,6 +214,7 @@ impl History {
         self.canonical.push_back(Published {
             header,
             logs: None,
+            awaits_logs: false,
             sequence: self.sequence,
         });
         while self.canonical.len() > self.limit {
@@ -163,26 +223,79 @@ impl History {
         Some(dropped)
     }
 
-    /// The logs of the tip; its sequence. `None` where they are not the tip's, or were there before.
-    pub fn logs(&mut self, logs: Arc<BlockLogs>) -> Option<u64> {
-        let tip = self.canonical.back_mut()?;
-        (tip.header.block == logs.block && tip.logs.is_none()).then(|| {
-            tip.logs = Some(logs);
-            tip.sequence
-        })
+    /// The logs of a canonical block were fetched.
+    pub fn logs(&mut self, logs: Arc<BlockLogs>) {
+        if let Some(own) = self.canonical_mut(logs.block.hash) {
+            own.logs.get_or_insert(logs);
+        }
+    }
+
+    /// The logs of this block were delivered to live subscriptions.
+    pub fn delivered_logs(&mut self, hash: B256) {
+        if let Some(own) = self.canonical_mut(hash) {
+            own.awaits_logs = false;
+        }
+    }
+
+    /// Logs of this block are to be delivered to live subscriptions.
+    pub fn await_logs(&mut self, hash: B256) {
+        if let Some(own) = self.canonical_mut(hash) {
+            own.awaits_logs = true;
+        }
+    }
+
+    /// No logs are to be delivered any more.
+    pub fn await_no_logs(&mut self) {
+        for own in &mut self.canonical {
+            own.awaits_logs = false;
+        }
+    }
+
+    /// Keeps logs that a replay has fetched, of blocks whose logs are not on their way already: where such a block is dropped
+    /// later, what was delivered of it can be taken back.
+    pub fn fill(&mut self, page: &Page) {
+        for fetched in page.blocks() {
+            if let Some(logs) = &fetched.logs
+                && let Some(own) = self.canonical_mut(logs.block.hash)
+                && own.logs.is_none()
+                && !own.awaits_logs
+            {
+                own.logs = Some(logs.clone());
+            }
+        }
+    }
+
+    fn canonical_mut(&mut self, hash: B256) -> Option<&mut Published> {
+        self.canonical
+            .iter_mut()
+            .rev()
+            .find(|own| own.header.block.hash == hash)
+    }
+
+    /// Whether the node's chain has this block, which was published: it is canonical, or so old that it was forgotten as
+    /// such, and the chain did not go back below it.
+    #[must_use]
+    pub fn stands(&self, block: BlockRef) -> bool {
+        let is_old = self
+            .oldest()
+            .is_some_and(|oldest| block.number < oldest.header.block.number);
+        (is_old || self.is_canonical(block)) && self.stands_at().is_some_and(|at| block.number <= at.number)
     }
 
     /// A block below the oldest; one that is not its parent is left out.
-    pub fn past(&mut self, header: Header, logs: Arc<BlockLogs>) {
-        let child = self
-            .oldest()
-            .filter(|oldest| self.standing() < self.limit && oldest.header.parent == header.block.hash)
-            .map(|oldest| oldest.sequence);
+    pub fn past(&mut self, header: Header) {
+        let number = header.block.number;
+        let child = self.oldest();
+        let child = child.filter(|oldest| self.standing() < self.limit && oldest.header.follows(header.block));
         if let Some(child) = child {
+            let was_published = child.sequence > FIRST + 1;
+            let below = if was_published { 1 } else { child.number() - number };
+            let sequence = child.sequence.saturating_sub(below);
             self.canonical.push_front(Published {
                 header,
-                logs: Some(logs),
-                sequence: child - 1,
+                logs: None,
+                awaits_logs: false,
+                sequence,
             });
         }
     }
@@ -207,15 +320,17 @@ impl History {
 
     /// How many blocks there are up to where the chain stands; those above are on top of the limit, as dropped ones are.
     fn standing(&self) -> usize {
-        let above = self.tip().zip(self.stands_at());
-        let above = above.map_or(0, |(tip, at)| tip.header.block.number - at.number);
-        self.canonical.len().saturating_sub(above as usize)
+        self.stands_at().map_or(0, |at| self.position_above(at.number))
+    }
+
+    /// The position of the first block above this number.
+    fn position_above(&self, number: u64) -> usize {
+        self.canonical.partition_point(|own| own.number() <= number)
     }
 
     fn drop_above(&mut self, number: u64) -> Vec<Published> {
         self.generation += 1;
-        let first = self.canonical.front().map_or(0, |own| own.header.block.number);
-        let keep = (number - first + 1) as usize;
+        let keep = self.position_above(number);
         let dropped: Vec<Published> = self.canonical.drain(keep..).collect();
         for own in &dropped {
             let hash = own.header.block.hash;
@@ -241,5 +356,125 @@ impl History {
         self.canonical.clear();
         self.dropped.clear();
         self.dropped_order.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(number: u64, parent: B256) -> Header {
+        let hash = B256::from(alloy_primitives::U256::from(number + 1000));
+        Header {
+            block: BlockRef { number, hash },
+            parent,
+            bloom: Some(Box::default()),
+            timestamp: 0,
+            json: Bytes::new(),
+            seen: Instant::now(),
+        }
+    }
+
+    /// A chain of blocks with these numbers.
+    fn chain(numbers: &[u64]) -> Vec<Header> {
+        let mut parent = B256::with_last_byte(7);
+        let grow = |number: &u64| {
+            let own = header(*number, parent);
+            parent = own.block.hash;
+            own
+        };
+        numbers.iter().map(grow).collect()
+    }
+
+    fn none(header: &Header) -> Arc<BlockLogs> {
+        Arc::new(BlockLogs::empty(header.block, header.seen))
+    }
+
+    #[test]
+    fn what_a_stream_was_told_of_is_known_before_its_first_block_is() {
+        let blocks = chain(&[2, 5, 9, 10, 20, 21]);
+        let mut history = History::new(9);
+        history.head(blocks[4].clone());
+        history.head(blocks[5].clone());
+        // Streams that began at these numbers were told of all blocks from there on, and of none below.
+        let since: Vec<(u64, u64)> = (1..=21).map(|first| (first, history.sequence_from(first))).collect();
+        for own in blocks[..4].iter().rev() {
+            history.past(own.clone());
+        }
+        assert_eq!(history.oldest().map(Published::number), Some(2));
+        for (first, since) in since {
+            for own in history.between(0, u64::MAX) {
+                assert_eq!(own.sequence >= since, own.number() >= first, "{first} {}", own.number());
+            }
+        }
+        assert_eq!(history.sequence_from(0), 0);
+    }
+
+    #[test]
+    fn a_child_whose_number_is_not_higher_is_no_child() {
+        let mut history = History::new(9);
+        history.head(header(5, B256::ZERO));
+        let tip = history.tip().expect("one").header.block;
+        history.head(header(4, tip.hash));
+        assert_eq!(history.oldest().map(Published::number), Some(4), "it starts anew");
+        let below = header(4, B256::ZERO);
+        history.past(below.clone());
+        assert_eq!(history.between(0, 9).count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_are_found_by_number_wherever_there_are_holes(
+            numbers in prop::collection::btree_set(0u64..80, 1..30),
+            limit in 1usize..40,
+            back in any::<prop::sample::Index>(),
+            above in 1u64..5,
+            blocks in 0u64..40,
+        ) {
+            let numbers: Vec<u64> = numbers.into_iter().collect();
+            let all = chain(&numbers);
+            let mut history = History::new(limit);
+            for own in &all {
+                prop_assert_eq!(history.head(own.clone()).map(|dropped| dropped.len()), Some(0));
+            }
+            let kept: BTreeMap<u64, B256> =
+                all.iter().rev().take(limit).map(|own| (own.block.number, own.block.hash)).collect();
+            for number in 0..90 {
+                let hash = |own: &Published| own.header.block.hash;
+                prop_assert_eq!(history.at(number).map(hash), kept.get(&number).copied());
+                prop_assert_eq!(history.from(number).map(hash), kept.range(number..).next().map(|(_, hash)| *hash));
+                let between: Vec<B256> = history.between(number, number + 9).map(hash).collect();
+                prop_assert_eq!(between, kept.range(number..number + 10).map(|(_, hash)| *hash).collect::<Vec<_>>());
+            }
+            let reach = history.reach(blocks);
+            let (oldest, count) = (*kept.keys().next().expect("one"), kept.len() as u64);
+            let down_to = |number: u64| kept.range(number..).count() as u64 + oldest.saturating_sub(number) - 1;
+            prop_assert!(down_to(reach) <= blocks);
+            if reach > 0 && (reach <= oldest || count - 1 > blocks) {
+                prop_assert!(down_to(reach - 1) > blocks || reach == oldest && count - 1 == blocks);
+            }
+            // Back to any block, and on from there by another branch.
+            let at = *kept.keys().nth(back.index(kept.len())).expect("one");
+            let to = history.at(at).expect("kept").header.block;
+            history.rewind(to).expect("it is canonical");
+            let own = header(at + above, to.hash);
+            let again = kept.range(at + 1..).next().map(|(number, _)| *number) == Some(at + above);
+            let dropped = history.head(own.clone());
+            let gone: Vec<u64> = kept.range(at + 1..).map(|(number, _)| *number).collect();
+            match dropped {
+                None => prop_assert!(again),
+                Some(dropped) => {
+                    prop_assert_eq!(dropped.iter().map(Published::number).collect::<Vec<_>>(), gone);
+                    prop_assert_eq!(history.tip().map(|tip| tip.header.block), Some(own.block));
+                }
+            }
+            prop_assert_eq!(history.stands_at(), Some(own.block));
+        }
     }
 }

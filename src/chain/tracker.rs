@@ -31,11 +31,11 @@ pub enum Step {
     /// the node decides, and calls [`Tracker::rewind`].
     Behind(BlockRef),
     /// The head is too far ahead for one walk and was not taken: it is to be announced again later. Unless a walk is in
-    /// progress, the node's block of this number is the next stepping stone to announce.
+    /// progress, the node's first block at or above this number is the next stepping stone, for [`Tracker::walk_to`].
     Far {
         /// The head.
         head: Header,
-        /// The number of the stepping stone.
+        /// The least number of the stepping stone.
         stone: u64,
     },
     /// Continuity is lost: no bounded walk leads from here to what was known. The chain starts again at this head.
@@ -43,6 +43,9 @@ pub enum Step {
 }
 
 /// The canonical chain as far back as history reaches, and a walk in progress.
+///
+/// Blocks are related by their parents' hashes alone. Numbers ascend, and some have no block (Filecoin's null rounds, issue
+/// 11): a number says how many blocks there can be at most, never which block is the parent.
 #[derive(Debug)]
 pub struct Tracker {
     /// Blocks kept, and the longest walk; at least one.
@@ -103,16 +106,25 @@ impl Tracker {
     #[must_use]
     pub fn below(&self) -> Option<B256> {
         let oldest = self.canonical.front()?;
-        (self.canonical.len() < self.limit && oldest.block.number > 0).then_some(oldest.parent)
+        (self.canonical.len() < self.limit && oldest.has_parent()).then_some(oldest.parent)
+    }
+
+    /// Canonical blocks that are kept, and the numbers from the first to the last of them.
+    #[must_use]
+    pub fn extent(&self) -> (u64, u64) {
+        let numbers = self.canonical.front().zip(self.canonical.back());
+        let span = numbers.map_or(0, |(first, last)| last.block.number - first.block.number + 1);
+        (self.canonical.len() as u64, span)
     }
 
     /// Adds the parent of the oldest block, so that a reorg may reach below it; `false` where it is not that, or where
     /// there is no room.
     pub fn prepend(&mut self, older: &Header) -> bool {
         let fits = self.canonical.len() < self.limit
-            && self.canonical.front().is_some_and(|oldest| {
-                oldest.parent == older.block.hash && oldest.block.number == older.block.number + 1
-            });
+            && self
+                .canonical
+                .front()
+                .is_some_and(|oldest| oldest.parent == older.block.hash && oldest.block.number > older.block.number);
         if fits {
             self.aside.remove(&older.block.hash);
             self.number_of.insert(older.block.hash, older.block.number);
@@ -154,15 +166,27 @@ impl Tracker {
                 let stone = head.block.number;
                 Step::Far { head, stone }
             }
-            _ => {
-                if let Some(stone) = self.stone_before(&head) {
-                    return Step::Far { head, stone };
-                }
-                self.abandon_walk();
-                self.walk.push(head);
-                self.advance()
-            }
+            _ => match self.number_of.get(&head.parent) {
+                // No number can be taken from it: nothing grows on it that could be believed.
+                Some(parent) if head.block.number <= *parent => Step::Nothing,
+                Some(_) => self.walk_to(head),
+                None => match self.stone_before(&head) {
+                    Some(stone) => Step::Far { head, stone },
+                    None => self.walk_to(head),
+                },
+            },
         }
+    }
+
+    /// As [`Self::announce`], of a head that is new and to which as few blocks lead as can be walked, whatever its number: the
+    /// numbers before it have none.
+    pub fn walk_to(&mut self, head: Header) -> Step {
+        if self.number_of.contains_key(&head.block.hash) {
+            return Step::Nothing;
+        }
+        self.abandon_walk();
+        self.walk.push(head);
+        self.advance()
     }
 
     /// The block to go to first where this head is further ahead than a walk may reach.
@@ -170,7 +194,7 @@ impl Tracker {
         let tip = self.tip()?.block.number;
         let reach = self.limit as u64;
         // Half of it, so that a reorg that happened meanwhile can be walked too.
-        (head.block.number > tip + reach).then_some(tip + reach.div_ceil(2))
+        (head.block.number.saturating_sub(tip) > reach).then_some(tip + reach.div_ceil(2))
     }
 
     /// The answer to a [`Step::Need`]. An answer that nobody waits for any more is put aside.
@@ -201,15 +225,24 @@ impl Tracker {
     /// Goes on with the walk as far as known blocks lead.
     fn advance(&mut self) -> Step {
         while let Some(lowest) = self.walk.last() {
-            let parent = lowest.parent;
-            if self.number_of.contains_key(&parent) {
-                return self.join(parent);
+            let (parent, number) = (lowest.parent, lowest.block.number);
+            // Numbers that do not ascend are no chain.
+            let ascends = self
+                .walk
+                .iter()
+                .rev()
+                .nth(1)
+                .is_none_or(|child| child.block.number > number);
+            match self.number_of.get(&parent) {
+                Some(below) if ascends && *below < number => return self.join(parent),
+                None if ascends => {}
+                _ => return self.reset(),
             }
             let below_history = self
                 .canonical
                 .front()
-                .is_some_and(|oldest| lowest.block.number <= oldest.block.number);
-            if below_history || self.walk.len() >= self.limit || lowest.block.number == 0 {
+                .is_some_and(|oldest| number <= oldest.block.number);
+            if below_history || self.walk.len() >= self.limit || !lowest.has_parent() {
                 return self.reset();
             }
             match self.aside.remove(&parent) {
@@ -493,7 +526,63 @@ mod tests {
         assert!(tracker.prepend(&header("a4", "a3")));
         assert!(tracker.prepend(&header("a3", "a2")));
         assert!(!tracker.prepend(&header("a2", "a1")), "no more than the limit");
+        let mut holes = Tracker::new(3);
+        holes.announce(header("a9", "a5"));
+        assert_eq!(holes.below(), Some(hash("a5")));
+        assert!(holes.prepend(&header("a5", "a2")));
+        assert!(!holes.prepend(&header("a4", "a2")), "not the parent");
+        assert_eq!(show(&holes.announce(header("b7", "a5"))), "reorg -a9 +b7");
         assert_eq!(show(&tracker.announce(header("b4", "a3"))), "reorg -a5 -a4 +b4");
+    }
+
+    #[test]
+    fn numbers_without_a_block_change_nothing() {
+        check(
+            "a1<g0 a5<a1 a8<a5 b7<a5 b9<b7 a8<a5 a12<a8",
+            expect!["extend +a1; extend +a5; extend +a8; reorg -a8 +b7; extend +b9; reorg -b9 -b7 +a8; extend +a12"],
+        );
+        check(
+            "a1<g0 a5<a1 a14<a11 ?a11<a6 ?a6<a5",
+            expect!["extend +a1; extend +a5; far 9; -; -"],
+        );
+        check(
+            "a1<g0 a5<a1 a8<a5 a5<a1 !a5 a13<a5",
+            expect!["extend +a1; extend +a5; extend +a8; behind a5; reorg -a8; extend +a13"],
+        );
+    }
+
+    #[test]
+    fn a_head_on_top_of_the_tip_is_not_far_whatever_its_number() {
+        check(
+            "a1<g0 a9000<a1 b9100<a9000 b20000<b19000",
+            expect!["extend +a1; extend +a9000; extend +b9100; far 9104"],
+        );
+    }
+
+    #[test]
+    fn a_stepping_stone_may_be_above_its_number() {
+        let mut tracker = Tracker::new(8);
+        tracker.announce(header("a1", "g0"));
+        assert_eq!(show(&tracker.announce(header("a90", "a89"))), "far 5");
+        assert_eq!(show(&tracker.walk_to(header("a70", "a3"))), "need a3");
+        assert_eq!(show(&tracker.supply(header("a3", "a1"))), "extend +a3 +a70");
+        assert_eq!(tracker.extent(), (3, 70));
+    }
+
+    #[test]
+    fn numbers_that_do_not_ascend_are_no_chain() {
+        check(
+            "a1<g0 a5<a1 b5<a5 b3<a5 a6<a5",
+            expect!["extend +a1; extend +a5; -; -; extend +a6"],
+        );
+        check(
+            "a1<g0 a5<a1 b8<b7 ?b7<b9 ?b9<a5",
+            expect!["extend +a1; extend +a5; need b7; need b9; reset b8"],
+        );
+        check(
+            "a1<g0 a5<a1 b8<b7 ?b7<b6 ?b6<b3 ?b3<a5",
+            expect!["extend +a1; extend +a5; need b7; need b6; need b3; reset b8"],
+        );
     }
 
     #[test]
@@ -505,12 +594,12 @@ mod tests {
         /// Random trees, any head announced at any time, parents supplied on demand: what comes out, replayed, is
         /// always a chain of parents that ends at the announced head.
         #[test]
-        fn the_replayed_steps_are_the_announced_chain(parents in prop::collection::vec(0usize..6, 2..60), heads in prop::collection::vec(any::<prop::sample::Index>(), 1..80)) {
+        fn the_replayed_steps_are_the_announced_chain(parents in prop::collection::vec((0usize..6, prop_oneof![3 => Just(1u64), 1 => 1u64..200]), 2..60), heads in prop::collection::vec(any::<prop::sample::Index>(), 1..80)) {
             let mut tree: Vec<Header> = vec![header("g0", "x")];
-            for (i, back) in parents.iter().enumerate() {
+            for (i, (back, higher)) in parents.iter().enumerate() {
                 let parent = tree[tree.len() - 1 - (*back).min(tree.len() - 1)].clone();
                 let mut own = header("n", "x");
-                own.block = BlockRef { number: parent.block.number + 1, hash: B256::with_last_byte(i as u8 + 1) };
+                own.block = BlockRef { number: parent.block.number + higher, hash: B256::with_last_byte(i as u8 + 1) };
                 own.parent = parent.block.hash;
                 tree.push(own);
             }
@@ -523,21 +612,29 @@ mod tests {
                 let head = tree[head.index(tree.len())].clone();
                 let mut step = tracker.announce(head.clone());
                 loop {
+                    // After a stepping stone the head is announced again.
+                    if matches!(step, Step::Nothing) && model.last() != Some(&head.block.hash) { step = tracker.announce(head.clone()); }
                     step = match step {
                         Step::Need(hash) => tracker.supply(by_hash[&hash].clone()),
                         Step::Behind(block) => tracker.rewind(block.hash),
                         Step::Nothing => break,
                         Step::Extend(new) => {
                             for h in new { prop_assert_eq!(Some(&h.parent), model.last()); model.push(h.block.hash); }
-                            break;
+                            Step::Nothing
                         }
                         Step::Reorg { ancestor, dropped, adopted } => {
                             for gone in dropped { prop_assert_eq!(Some(gone.hash), model.pop()); }
                             prop_assert_eq!(Some(&ancestor.hash), model.last());
                             for h in adopted { prop_assert_eq!(Some(&h.parent), model.last()); model.push(h.block.hash); }
-                            break;
+                            Step::Nothing
                         }
-                        Step::Reset(_) | Step::Far { .. } => { prop_assert!(false, "nothing here is beyond history"); break; }
+                        Step::Far { head, stone } => {
+                            // What the node has at or above that number.
+                            let mut first = head;
+                            while by_hash[&first.parent].block.number >= stone { first = by_hash[&first.parent].clone(); }
+                            tracker.walk_to(first)
+                        }
+                        Step::Reset(_) => { prop_assert!(false, "nothing here is beyond history"); break; }
                     };
                 }
                 prop_assert_eq!(model.last(), Some(&head.block.hash));

@@ -8,10 +8,9 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use alloy_primitives::Bloom;
 use tokio::sync::Notify;
 
-use crate::chain::{Archive, Cursor, History, Loss, Needs, Page, Unavailable};
+use crate::chain::{Archive, Cursor, History, Loss, Page, Unavailable};
 use crate::delivery::{CloseReason, Kind, Outbox, Phase, Recipient, SubscriptionId};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::telemetry::{Metrics, ReasonLabel};
@@ -168,7 +167,7 @@ impl Replays {
     }
 
     async fn replay(&self, outbox: &Weak<Outbox>, woken: &Notify) {
-        let mut page = Page::new();
+        let mut page = Page::default();
         let mut published = self.registry.watch_published();
         let (mut tries, mut fetched) = (0, None);
         loop {
@@ -197,8 +196,7 @@ impl Replays {
                     true
                 }
                 Until::News => {
-                    page.clear();
-                    page.shrink_to_fit();
+                    page = Page::default();
                     tokio::select! {
                         _ = published.changed() => {}
                         () = woken.notified() => {}
@@ -206,16 +204,12 @@ impl Replays {
                     }
                     true
                 }
-                Until::Fetched(first, end, filters) => {
-                    let wanted = |bloom: &Bloom| filters.iter().any(|filter| filter.may_match(bloom));
-                    let needs = match filters[..] {
-                        [] => Needs::Headers,
-                        _ => Needs::Logs(&wanted),
-                    };
+                Until::Fetched(gap, needs) => {
                     let generation = self.registry.with_history(History::generation);
-                    page = self.archive.page(generation, first, end, needs).await;
+                    let first = gap.first();
+                    page = self.archive.page(generation, gap, needs).await;
                     // The same once more leads nowhere.
-                    !page.is_empty() && fetched.replace(first) != Some(first)
+                    !page.is_empty() && std::mem::replace(&mut fetched, first) != first
                 }
                 Until::Located(id, lost) => self.locate(outbox, id, lost, &mut page).await,
             };
@@ -242,7 +236,7 @@ impl Replays {
     /// `false` where nothing new was found out: the node knows no more than memory, or the other way round.
     async fn locate(&self, outbox: &Weak<Outbox>, id: SubscriptionId, lost: Lost, page: &mut Page) -> bool {
         self.archive.forget();
-        page.clear();
+        *page = Page::default();
         let Lost { block, up_to, logs } = lost;
         let located = self
             .archive

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::standing::{Standing, Switch, Told, Why};
-use super::{Answers, Endpoint, Passed, Reach, UpstreamId, UpstreamSettings, Wanted};
+use super::{Answers, Endpoint, NodeSubscription, Reach, UpstreamId, UpstreamSettings};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// Published blocks that are remembered, to know a chain by. With four blocks a second that is a quarter of an hour.
@@ -29,12 +29,10 @@ pub(super) struct Choice {
     heard: Vec<AtomicU64>,
     decided: Mutex<Decided>,
     active: watch::Sender<Option<UpstreamId>>,
-    /// What the upstream in use was asked for and has answered.
-    settled: watch::Sender<Wanted>,
-    /// The same of what is passed through, with what it said.
+    /// What the upstream in use said of the subscriptions that it was asked for.
     answers: watch::Sender<Answers>,
-    /// What is passed through and was put off, since the node is asked too much, with what it said.
-    put_off: watch::Sender<HashMap<Passed, Bytes>>,
+    /// Those that it put off, since it is asked too much, with what it said.
+    put_off: watch::Sender<HashMap<NodeSubscription, Bytes>>,
     /// Says that somebody came, went or told a head.
     moves: watch::Sender<()>,
     /// Heads that clients were shown and that still stand, with those below them: number and hash, ascending.
@@ -62,7 +60,6 @@ impl Choice {
             }),
             endpoints,
             active: watch::Sender::new(None),
-            settled: watch::Sender::new(Wanted::default()),
             answers: watch::Sender::default(),
             put_off: watch::Sender::default(),
             moves: watch::Sender::new(()),
@@ -79,15 +76,15 @@ impl Choice {
         self.active.subscribe()
     }
 
-    pub fn settled(&self) -> &watch::Sender<Wanted> {
-        &self.settled
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     pub fn answers(&self) -> &watch::Sender<Answers> {
         &self.answers
     }
 
-    pub fn put_off(&self) -> &watch::Sender<HashMap<Passed, Bytes>> {
+    pub fn put_off(&self) -> &watch::Sender<HashMap<NodeSubscription, Bytes>> {
         &self.put_off
     }
 
@@ -200,6 +197,11 @@ impl Choice {
         self.decided.lock().standing.whom_to_ask(block, attempt)
     }
 
+    /// See [`Standing::order_to_ask`].
+    pub fn order_to_ask(&self, block: B256) -> Vec<UpstreamId> {
+        self.decided.lock().standing.order_to_ask(Some(block))
+    }
+
     pub fn lag(&self, id: UpstreamId) -> Option<Duration> {
         self.decided.lock().standing.lag(id, self.now())
     }
@@ -221,7 +223,6 @@ impl Choice {
     }
 
     fn enforce(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Duration)>, now: Duration) {
-        self.settled.send_replace(Wanted::default());
         self.active.send_replace(to);
         // Behind it: what the one before says from now on is not heard.
         self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());

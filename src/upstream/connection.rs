@@ -5,6 +5,8 @@
 //! the other: a writer task, or a channel to it, cost each call a wake-up of another thread (`benches/forward`).
 
 mod heads;
+mod ownerless;
+mod pending;
 mod subscriptions;
 
 use std::borrow::Cow;
@@ -20,15 +22,17 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use self::heads::HeadsState;
+use self::ownerless::Ownerless;
+use self::pending::Pending;
 use super::call::{Call, Inbox, is_throttled};
 use super::early::Early;
 use super::feeds::Feeds;
 use super::identity::{Doubt, Genesis};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::load::{BackOff, LONGEST};
-use super::message::{self, NodeMessage};
+use super::message::{self, NodeMessage, Notice, Notification};
 use super::pool::Shared;
-use super::{CallError, Gossip, Passed, Sighting, TransactionForm};
+use super::{CallError, Gossip, NodeSubscription, Sighting};
 use crate::jsonrpc::{Outcome, TIMEOUT, error};
 
 /// Messages that wait until the node takes them. When there are so many calls wait in their queue, where callers see it.
@@ -58,6 +62,8 @@ enum End {
     Refused(String),
     #[error("its newHeads subscription is dead: the chain goes on and nothing is announced")]
     Deaf,
+    #[error("the node ended its newHeads subscription twice in a row: {0}")]
+    HeadsEnded(String),
     #[error("shutting down")]
     Shutdown,
 }
@@ -66,16 +72,15 @@ enum End {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Feed {
     Heads,
-    Pending(TransactionForm),
-    Passed(Passed),
+    Beside(NodeSubscription),
 }
 
 impl Feed {
     /// The method by which it is ended at the node.
     fn unsubscribe(&self) -> String {
         match self {
-            Self::Heads | Self::Pending(_) => "eth_unsubscribe".to_owned(),
-            Self::Passed(passed) => passed.unsubscribe(),
+            Self::Heads | Self::Beside(NodeSubscription::Pending(_)) => "eth_unsubscribe".to_owned(),
+            Self::Beside(NodeSubscription::Passed(passed)) => passed.unsubscribe(),
         }
     }
 }
@@ -102,6 +107,13 @@ enum Purpose {
         method: String,
         subscription: String,
     },
+    /// As [`Self::Unsubscribe`], of a stream that nobody owns; where it is refused these other methods may end it.
+    Disown {
+        subscription: String,
+        others: Vec<String>,
+    },
+    /// A whole pending transaction that was announced by its hash, and when.
+    Transaction(std::time::Instant),
     Ignored,
 }
 
@@ -171,34 +183,35 @@ struct Serving {
     /// When subscriptions are asked for again that were refused for the same reason.
     back_offs: HashMap<Feed, BackOff>,
     asked_syncing: Option<Instant>,
-    /// Subscriptions that are asked for or stand, pending ones only.
-    pending: HashMap<TransactionForm, SubscriptionState>,
-    /// The same of those that are passed through: [`UpstreamSettings::max_passed`](super::UpstreamSettings) at most, also
-    /// of those that nobody wants any more.
-    passed: HashMap<Passed, PassedState>,
+    /// Subscriptions beside the heads that are asked for or stand, or why not; of those that are passed through
+    /// [`UpstreamSettings::max_passed`](super::UpstreamSettings) at most, also of those that nobody wants any more.
+    subscriptions: HashMap<NodeSubscription, SubscriptionState>,
+    /// Times in a row that the node ended one of them soon after it had granted it.
+    ends: HashMap<NodeSubscription, u32>,
+    /// When it last ended the one to heads.
+    heads_ended: Option<Instant>,
+    pending: Pending,
+    ownerless: Ownerless,
     ready: bool,
     /// It ended by a message that was longer than is read.
     too_long: bool,
 }
 
-/// A subscription to pending transactions, as the node has it.
+/// A subscription as the node has it.
 #[derive(Debug)]
 enum SubscriptionState {
     Asked,
-    Stands(String),
-    /// The node does not offer it; asked again with the next connection.
-    Refused,
-}
-
-/// A subscription that is passed through, as the node has it.
-#[derive(Debug)]
-enum PassedState {
-    Asked,
-    Stands(String),
-    /// With this error; asked again when somebody wants it anew.
+    Stands {
+        subscription: String,
+        since: Instant,
+    },
+    /// With this error; asked again when somebody wants it anew, and one to pending transactions that the node does not
+    /// know with the next connection.
     Refused(Bytes),
     /// With this error, since the node is asked too much; asked again after a while.
     PutOff(Bytes),
+    /// By the node; asked again after a while.
+    Ended,
 }
 
 impl Connection {
@@ -331,8 +344,11 @@ impl Serving {
             handshake: BackOff::default(),
             back_offs: HashMap::new(),
             asked_syncing: None,
-            pending: HashMap::new(),
-            passed: HashMap::new(),
+            subscriptions: HashMap::new(),
+            ends: HashMap::new(),
+            heads_ended: None,
+            pending: Pending::default(),
+            ownerless: Ownerless::default(),
             ready: false,
             too_long: false,
         }
@@ -374,7 +390,7 @@ impl Serving {
         }
         if matches!(purpose, Purpose::Subscribe(_)) && !self.awaits_id() {
             // What came for those before is for none of those that follow.
-            self.early.clear();
+            self.disown_early();
         }
         let id = self.register(purpose);
         let sent = self.put(Outbound::Message(message::request(id, method, params)));
@@ -405,7 +421,7 @@ impl Serving {
                             self.answered_late(method, outcome);
                         }
                     }
-                    NodeMessage::Event(subscription, json) => self.event(subscription, json).await,
+                    NodeMessage::Notification(notification) => self.notified(notification).await?,
                 }
             }
         }
@@ -456,6 +472,13 @@ impl Serving {
                 // It may have taken the place of another one.
                 self.reconcile();
             }
+            (
+                Purpose::Disown {
+                    subscription, others, ..
+                },
+                outcome,
+            ) => self.disowned(subscription, others, &outcome),
+            (Purpose::Transaction(seen), outcome) => self.fetched(outcome, seen)?,
             (Purpose::Latest, Outcome::Result(json)) => {
                 // Head first: who is chosen depends on it.
                 self.tell(Sighting::Latest(json)).await;
@@ -524,52 +547,56 @@ impl Serving {
                         self.late.pop_first();
                     }
                     self.late.insert(id, feed.unsubscribe());
-                    match (feed, error(TIMEOUT, CallError::TimedOut.to_string()).into()) {
-                        // It is asked for again.
-                        (Feed::Pending(form), _) => drop(self.pending.remove(&form)),
-                        (feed, Outcome::Error(why) | Outcome::Result(why)) => self.refused(feed, why)?,
+                    match error(TIMEOUT, CallError::TimedOut.to_string()).into() {
+                        Outcome::Error(why) | Outcome::Result(why) => self.refused(feed, why)?,
                     }
                 }
                 Some(Purpose::Unsubscribe { subscription, .. }) => self.ended(&subscription),
+                Some(Purpose::Transaction(_)) => self.unfetched(),
                 _ => {}
             }
         }
         Ok(())
     }
 
-    async fn event(&mut self, subscription: String, json: Bytes) {
-        match self.feeds.get(&subscription) {
-            Some(Some(feed)) => self.deliver(feed.clone(), json).await,
+    async fn notified(&mut self, notification: Notification) -> Result<(), End> {
+        match self.feeds.get(&notification.subscription) {
+            Some(Some(feed)) => self.deliver(feed.clone(), notification).await?,
             Some(None) => {}
             None if self.awaits_id() => {
                 // A head among them is made up for by the next; a pending transaction is not.
-                let lost = self.early.push(subscription, &json);
+                let lost = self.early.push(notification);
                 self.shared.count_dropped(lost);
             }
             // Of one that was ended a while ago, or never was ours.
-            None => {}
+            None => self.disown(notification),
         }
+        Ok(())
     }
 
-    async fn deliver(&mut self, feed: Feed, json: Bytes) {
+    async fn deliver(&mut self, feed: Feed, notification: Notification) -> Result<(), End> {
+        let Notification {
+            method,
+            subscription,
+            notice,
+        } = notification;
+        let json = match notice {
+            Notice::Event(json) => json,
+            Notice::Ended(why) => return self.ended_by_node(&subscription, feed, why),
+        };
+        let seen = std::time::Instant::now();
         match feed {
             Feed::Heads => {
                 self.last_head = Instant::now();
                 self.unannounced = 0;
                 self.announced(json).await;
             }
-            Feed::Pending(form) => {
-                self.shared.gossip(Gossip::Pending {
-                    form,
-                    json,
-                    seen: std::time::Instant::now(),
-                });
-            }
-            Feed::Passed(of) => {
-                let seen = std::time::Instant::now();
-                self.shared.gossip(Gossip::Passed { of, json, seen });
+            Feed::Beside(NodeSubscription::Pending(form)) => self.announced_pending(subscription, form, &json, seen),
+            Feed::Beside(NodeSubscription::Passed(of)) => {
+                self.shared.gossip(Gossip::Passed { of, method, json, seen });
             }
         }
+        Ok(())
     }
 
     async fn tell(&mut self, sighting: Sighting) {
@@ -619,6 +646,9 @@ impl Serving {
                 Reader::Ws(_) => drop(self.put(Outbound::Ping)),
                 Reader::Ipc(..) => drop(self.ask("eth_chainId", "", Purpose::Ignored)),
             }
+        }
+        if !self.awaits_id() {
+            self.disown_early();
         }
         self.reconcile();
         Ok(())

@@ -16,8 +16,29 @@ use crate::quantity::Quantity;
 pub enum NodeMessage {
     /// The answer to the call with this id of ours.
     Answer(u64, Outcome),
-    /// An event of the subscription with this id of the node's (its raw JSON, for some nodes send numbers).
-    Event(String, Bytes),
+    /// A message of a subscription.
+    Notification(Notification),
+}
+
+/// A message of a subscription at the node, known by its shape: a method, and `params.subscription`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// The method that it names. Libraries differ in it (geth: `eth_subscription`, jsonrpsee: whatever the node's author wrote).
+    pub method: Bytes,
+    /// The node's id (its raw JSON, for some nodes send numbers).
+    pub subscription: String,
+    /// What it brings.
+    pub notice: Notice,
+}
+
+/// What a message of a subscription brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// An event.
+    Event(Bytes),
+    /// The end of the subscription, with the node's error object: jsonrpsee sends `params.error` in place of `params.result`
+    /// where a subscriber lags or the server shuts down.
+    Ended(Bytes),
 }
 
 /// Members as they are: an odd one is no reason to lose the others.
@@ -69,8 +90,11 @@ impl<'a> Envelope<'a> {
 struct Params<'a> {
     #[serde(borrow)]
     subscription: &'a RawValue,
+    /// `null` is a result as any other.
+    #[serde(borrow, default, deserialize_with = "present")]
+    result: Option<&'a RawValue>,
     #[serde(borrow)]
-    result: &'a RawValue,
+    error: Option<&'a RawValue>,
 }
 
 impl NodeMessage {
@@ -99,11 +123,21 @@ impl NodeMessage {
 
     fn of(frame: &Bytes, envelope: &Envelope<'_>) -> Option<Self> {
         if let (Some(method), Some(params)) = (envelope.method(), envelope.params) {
+            let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
             let params: Params<'_> = serde_json::from_str(params.get()).ok()?;
-            let result = frame.slice_ref(params.result.get().as_bytes());
-            return method
-                .ends_with("_subscription")
-                .then(|| Self::Event(params.subscription.get().to_owned(), result));
+            let notice = match (params.error, params.result) {
+                (Some(error), _) => Notice::Ended(slice(error)),
+                (None, Some(result)) => Notice::Event(slice(result)),
+                (None, None) => return None,
+            };
+            return Some(Self::Notification(Notification {
+                method: match method {
+                    Cow::Borrowed(name) => frame.slice_ref(name.as_bytes()),
+                    Cow::Owned(name) => name.into(),
+                },
+                subscription: params.subscription.get().to_owned(),
+                notice,
+            }));
         }
         let outcome = envelope.outcome(frame);
         Some(Self::Answer(envelope.id()?, outcome.unwrap_or_else(no_result)))
@@ -180,7 +214,18 @@ mod tests {
             .map(|message| match message {
                 NodeMessage::Answer(id, Outcome::Result(json)) => format!("{id}={}", String::from_utf8_lossy(&json)),
                 NodeMessage::Answer(id, Outcome::Error(json)) => format!("{id}!{}", String::from_utf8_lossy(&json)),
-                NodeMessage::Event(id, json) => format!("{id}:{}", String::from_utf8_lossy(&json)),
+                NodeMessage::Notification(Notification {
+                    method,
+                    subscription: id,
+                    notice,
+                }) => {
+                    let name = String::from_utf8_lossy(&method);
+                    let name = if name == "eth_subscription" { "" } else { &*name };
+                    match notice {
+                        Notice::Event(json) => format!("{name}{id}:{}", String::from_utf8_lossy(&json)),
+                        Notice::Ended(json) => format!("{name}{id}/{}", String::from_utf8_lossy(&json)),
+                    }
+                }
             })
             .collect();
         assert_eq!(shown.join(" "), expect, "{frame}");
@@ -203,6 +248,63 @@ mod tests {
             "7:null",
         );
         check(r#"[{"id":1,"result":1},{"id":2,"result":2}]"#, "1=1 2=2");
+    }
+
+    #[test]
+    fn an_event_is_known_by_its_shape_and_an_error_in_it_is_its_end() {
+        let of = |method: &str, params: &str| format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
+        for (method, params, expect) in [
+            ("eth_subscription", r#"{"subscription":"a","result":1}"#, r#""a":1"#),
+            (
+                "eth_subscribe",
+                r#"{"result":{},"subscription":7}"#,
+                "eth_subscribe7:{}",
+            ),
+            (
+                "reth_subscriptionChain",
+                r#"{"subscription":"a","result":[]}"#,
+                r#"reth_subscriptionChain"a":[]"#,
+            ),
+            (r"s\u0061w", r#"{"subscription":"a","result":2}"#, r#"saw"a":2"#),
+            ("", r#"{"subscription":"a","result":2}"#, r#""a":2"#),
+            (
+                "eth_subscription",
+                r#"{"subscription":"a","error":{"code":1}}"#,
+                r#""a"/{"code":1}"#,
+            ),
+            (
+                "eth_subscription",
+                r#"{"subscription":"a","error":"lagged"}"#,
+                r#""a"/"lagged""#,
+            ),
+            // Both: what the node calls an error is none to be told as an event.
+            (
+                "eth_subscription",
+                r#"{"result":1,"subscription":"a","error":{}}"#,
+                r#""a"/{}"#,
+            ),
+            (
+                "eth_subscription",
+                r#"{"subscription":"a","error":null,"result":1,"more":2}"#,
+                r#""a":1"#,
+            ),
+            (
+                "eth_subscription",
+                r#"{"subscription":"a","error":null,"result":null}"#,
+                r#""a":null"#,
+            ),
+            ("eth_subscription", r#"{"subscription":"a","error":null}"#, ""),
+            ("eth_subscription", r#"{"subscription":"a"}"#, ""),
+            ("eth_subscription", r#"{"result":1}"#, ""),
+            ("eth_subscription", "[1]", ""),
+            ("eth_call", "null", ""),
+        ] {
+            check(&of(method, params), expect);
+        }
+    }
+
+    #[test]
+    fn what_is_neither_is_left_out() {
         for nonsense in [
             "",
             "5",

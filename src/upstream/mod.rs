@@ -22,8 +22,10 @@ mod identity;
 mod link;
 mod load;
 mod message;
+mod naming;
 mod node;
 mod passed;
+mod pending;
 mod poller;
 mod pool;
 mod routing;
@@ -40,9 +42,10 @@ use bytes::Bytes;
 use serde::de::Error as _;
 
 pub use announcement::Heads;
-pub(crate) use call::throttled;
 pub use call::{Ask, CallError, Reach, Whom};
+pub(crate) use call::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
+pub use naming::SubscriptionMethod;
 pub use node::{Node, Share};
 pub use passed::{Answers, Passed};
 pub use pool::{Channels, Pool, UpstreamStatus};
@@ -51,12 +54,21 @@ pub(crate) use standing::Told;
 use crate::quantity::Height;
 
 /// The two forms in which a transaction is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TransactionForm {
     /// The hash alone.
     Hash,
     /// The whole transaction.
     Full,
+}
+
+/// A subscription at a node beside its heads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeSubscription {
+    /// To pending transactions.
+    Pending(TransactionForm),
+    /// One that is passed through.
+    Passed(Passed),
 }
 
 /// What somebody downstream wants beyond heads; nothing is asked of the node that nobody wants.
@@ -73,11 +85,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// The flag of one form.
-    pub(crate) fn pending(&mut self, form: TransactionForm) -> &mut bool {
-        match form {
-            TransactionForm::Hash => &mut self.pending_hashes,
-            TransactionForm::Full => &mut self.pending_full,
+    /// Whether this one is among it.
+    pub(crate) fn includes(&self, subscription: &NodeSubscription) -> bool {
+        match subscription {
+            NodeSubscription::Pending(TransactionForm::Hash) => self.pending_hashes,
+            NodeSubscription::Pending(TransactionForm::Full) => self.pending_full,
+            NodeSubscription::Passed(passed) => self.passed.contains(passed),
         }
     }
 }
@@ -116,6 +129,8 @@ pub enum Gossip {
     Passed {
         /// Which.
         of: Passed,
+        /// The method that the node names in it.
+        method: Bytes,
         /// The node's bytes.
         json: Bytes,
         /// When it arrived.

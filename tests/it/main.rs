@@ -19,6 +19,7 @@ mod envelope;
 mod events;
 mod frames;
 mod grammar;
+mod granted;
 mod handshake;
 mod harness;
 mod hostile;
