@@ -12,7 +12,7 @@ use std::time::Duration;
 use alloy_primitives::B256;
 use tracing::{debug, info, warn};
 
-use super::source::{Learned, Refused, Verify};
+use super::source::{Refused, Verify};
 use super::{BlockRef, Header, Step, Tracker};
 use crate::telemetry::Metrics;
 
@@ -129,7 +129,6 @@ pub(super) enum Fetched {
 #[derive(Debug)]
 pub(super) struct Assembly {
     settings: HistorySettings,
-    learned: Arc<Learned>,
     metrics: Arc<Metrics>,
     tracker: Tracker,
     pipeline: VecDeque<Work>,
@@ -164,10 +163,9 @@ enum Past {
 }
 
 impl Assembly {
-    pub fn new(settings: HistorySettings, learned: Arc<Learned>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: HistorySettings, metrics: Arc<Metrics>) -> Self {
         Self {
             settings,
-            learned,
             metrics,
             tracker: Tracker::new(settings.blocks),
             pipeline: VecDeque::new(),
@@ -237,7 +235,6 @@ impl Assembly {
         if self.tracker.tip().is_none() {
             return;
         }
-        self.learned.forget();
         self.start_anew(Loss::Replaced);
     }
 

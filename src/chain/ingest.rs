@@ -138,7 +138,7 @@ impl Ingest {
         metrics: Arc<Metrics>,
         tip: Arc<Tip>,
     ) -> Self {
-        let assembly = Assembly::new(settings, source.learned().clone(), metrics.clone());
+        let assembly = Assembly::new(settings, metrics.clone());
         Self {
             pool,
             source,

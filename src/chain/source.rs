@@ -89,17 +89,13 @@ impl Learned {
         }
     }
 
-    /// Takes an announced header as the pattern for those that are fetched.
+    /// Takes an announced header as the pattern for those that are fetched. It is the node's and not the chain's: where the
+    /// chain begins anew, headers that are backfilled before the first announcement have it too.
     pub fn shape(&self, announced: &[u8], anew: bool) {
         let mut shape = self.shape.lock();
         if anew || !shape.is_known() {
             shape.learn(announced);
         }
-    }
-
-    /// The chain has begun anew: nothing that was learned holds.
-    pub fn forget(&self) {
-        *self.shape.lock() = HeaderShape::default();
     }
 
     /// The header of a fetched block, with the members that this node announces.

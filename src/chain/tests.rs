@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::assembly::{Ask, Assembly, Fetched};
-use super::source::{Learned, Refused};
+use super::source::Refused;
 use super::{
     BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Left, Located, Needs, Next, Page,
     Published, Undo, Verify,
@@ -187,11 +187,10 @@ impl World {
             verify: Verify::Bloom,
             patience: Duration::ZERO,
         };
-        let learned = Arc::new(Learned::new(Verify::Bloom));
         let head = tree.0[0].0.block.hash;
         Self {
             tree,
-            assembly: Assembly::new(settings, learned, Arc::new(Metrics::new().0)),
+            assembly: Assembly::new(settings, Arc::new(Metrics::new().0)),
             asks: Vec::new(),
             head,
             history: History::new(blocks),

@@ -521,6 +521,9 @@ impl Serving {
             debug!(upstream = %self.shared.endpoint, "rate limited: whether there is a newer head is asked again later");
             return;
         }
+        if matches!(purpose, Purpose::Subscribe(Feed::Heads)) {
+            self.heads_put_off();
+        }
         let why = "rate limited: the node says that it is asked too much";
         warn!(
             "upstream {}: {why}; the handshake goes on in a while",

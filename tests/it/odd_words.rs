@@ -302,7 +302,7 @@ async fn user_and_password_are_decoded_over_both_transports() {
     node.grow(3);
     for url in [node.ws_url(), node.http_url()] {
         let url = url.replace("://", "://us%40er:p%40ss%3A%2F%25@") + "/v1?key=a%20b";
-        let proxy = Proxy::start(&[url.clone()], |_| {}).await;
+        let proxy = Proxy::start(std::slice::from_ref(&url), |_| {}).await;
         proxy.ready().await;
         let request = node.requests().pop().unwrap().to_ascii_lowercase();
         // us@er:p@ss:/%

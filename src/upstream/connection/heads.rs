@@ -34,6 +34,7 @@ enum Subscription {
     Asked(Instant),
     /// Asked for so long ago that the head is polled meanwhile.
     Late,
+    /// Or it was not asked for yet.
     Stands,
     /// To be asked for then.
     Refused(Instant),
@@ -44,7 +45,6 @@ impl HeadsState {
         Self {
             announcements: Announcements::new(HOLD.min(settings.silence_timeout / 10)),
             ring: Ring::default(),
-            // Nothing was asked yet: until then as one that stands.
             subscription: Subscription::Stands,
             poll: None,
         }
@@ -73,6 +73,11 @@ impl Serving {
     /// The subscription to heads is asked for.
     pub(super) fn asked_for_heads(&mut self) {
         self.heads.subscription = Subscription::Asked(Instant::now());
+    }
+
+    /// The node is asked too much; the handshake asks again.
+    pub(super) fn heads_put_off(&mut self) {
+        self.heads.subscription = Subscription::Stands;
     }
 
     pub(super) fn heads_granted(&mut self) {
