@@ -262,6 +262,12 @@ fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> N
 
 /// The next after a block of which everything was told.
 fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next {
+    // The chain left this block and came back to it: its logs are delivered to live subscriptions once more, so a stream that
+    // has them joins behind them.
+    let own = history.at(block.number).filter(|own| own.header.block == block);
+    if needs == Needs::Logs && own.is_some_and(|own| own.awaits_logs) {
+        return Next::Awaited(block.number);
+    }
     let next = match history.oldest() {
         // Nothing lies between, however far apart their numbers are.
         Some(oldest) if oldest.header.follows(block) => in_memory(oldest, history, page, needs),

@@ -392,10 +392,6 @@ mod tests {
         numbers.iter().map(grow).collect()
     }
 
-    fn none(header: &Header) -> Arc<BlockLogs> {
-        Arc::new(BlockLogs::empty(header.block, header.seen))
-    }
-
     #[test]
     fn what_a_stream_was_told_of_is_known_before_its_first_block_is() {
         let blocks = chain(&[2, 5, 9, 10, 20, 21]);

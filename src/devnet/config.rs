@@ -117,7 +117,7 @@ pub struct Faults {
     pub failing_calls: u32,
     /// Over these methods a connection is closed in place of an answer; over HTTP they are answered.
     pub hangs_up_on: Vec<String>,
-    /// Logs of blocks below this number are answered with error 4444, as nodes do that expire history (EIP-4444).
+    /// Logs and receipts of blocks below this number are answered with error 4444, as nodes do that expire history (EIP-4444).
     pub pruned_below: u64,
     /// The node does not have its own kind of subscriptions, `blockNumbers`.
     pub no_own_kind: bool,

@@ -136,6 +136,11 @@ pub(super) fn call(
         "web3_clientVersion" => ok(&concat!("headwater-devnet/v", env!("CARGO_PKG_VERSION"))),
         "net_version" => ok(&state.chain_id.to_string()),
         "eth_chainId" => ok(&Quantity(state.chain_id)),
+        "eth_getBlockReceipts"
+            if named(&state.chain, &params, 0)?.is_some_and(|block| block.number() < state.faults.pruned_below) =>
+        {
+            Err(RpcError::new(4444, "pruned history unavailable"))
+        }
         _ if method.starts_with("devnet_") => commands::call(node, state, method, &params),
         _ => read(&state.chain, method, &params),
     }

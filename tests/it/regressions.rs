@@ -246,11 +246,9 @@ async fn long_answers_to_parallel_calls_do_not_close_a_client_that_reads() {
     }
     // It looks away for as long as the node takes to answer.
     eventually("all answers", async || {
-        rig.control
-            .stats()
-            .calls
-            .get("eth_getLogs")
-            .is_some_and(|calls| *calls > 8)
+        rig.metric("headwater_requests_total{outcome=\"result\"}").await
+            + rig.metric("headwater_requests_total{outcome=\"error\"}").await
+            >= 8.0
     })
     .await;
     let mut whole = 0;
