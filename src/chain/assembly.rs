@@ -35,7 +35,7 @@ const MAX_PIPELINES: usize = 4;
 const MAX_LOG_FETCHES: usize = 8;
 
 /// Headers asked for in one round trip of a walk: the parent by its hash, the ones below by number, which are used if the
-/// walk comes to them.
+/// walk comes to them. Where none of these is answered the rest of the walk goes by hashes alone.
 const WALK_AHEAD: u64 = 15;
 
 /// What happened to the canonical chain, in the order of delivery (E1 to E3).
@@ -160,6 +160,8 @@ pub(super) struct Assembly {
     pipeline: VecDeque<Work>,
     log_fetches: usize,
     walking: Option<B256>,
+    /// Where the walk stood when it last asked for numbers ahead of it, and the lowest of these; 0 where that led nowhere.
+    ahead_to: Option<(u64, u64)>,
     /// A head too far ahead for one walk: the chain goes there by stepping stones.
     far: Option<Header>,
     stone_wanted: bool,
@@ -199,6 +201,7 @@ impl Assembly {
             pipeline: VecDeque::new(),
             log_fetches: 0,
             walking: None,
+            ahead_to: None,
             far: None,
             stone_wanted: false,
             caught_up: 0,
@@ -352,6 +355,7 @@ impl Assembly {
         }
         if self.tracker.needs().is_none() {
             self.walking = None;
+            self.ahead_to = None;
             if !self.stone_wanted
                 && let Some(head) = self.far.take()
             {
@@ -500,10 +504,18 @@ impl Assembly {
         }
         self.walking = Some(hash);
         let gap = self.tracker.gap();
-        // The parent itself is the last of the gap.
-        let last = gap.end.saturating_sub(1);
+        // The parent itself is the last of the gap, mostly. No number is asked for twice: where it was not answered it has no
+        // block.
+        let asked = self
+            .ahead_to
+            .filter(|(top, _)| gap.end <= *top)
+            .map(|(_, lowest)| lowest);
+        let last = gap.end.saturating_sub(1).min(asked.unwrap_or(u64::MAX));
         let ahead = gap.start.max(last.saturating_sub(WALK_AHEAD))..last;
         let ahead = if attempt == 0 { ahead } else { 0..0 };
+        if !ahead.is_empty() {
+            self.ahead_to = Some((gap.end, ahead.start));
+        }
         self.asks.push(Ask::Parent(hash, ahead, attempt));
     }
 
@@ -511,6 +523,10 @@ impl Assembly {
     pub fn fetched(&mut self, fetched: Fetched) {
         match fetched {
             Fetched::Parent(hash, block, below, attempts) => {
+                if below.is_empty() {
+                    // Few of these numbers have a block, or the node does not answer so many questions.
+                    self.ahead_to = self.ahead_to.map(|(top, _)| (top, 0));
+                }
                 for header in below {
                     // Put aside: the walk comes to it, or not.
                     let step = self.tracker.supply(header);
@@ -602,6 +618,8 @@ impl Assembly {
         }
         self.past = match std::mem::replace(&mut self.past, Past::Wanted) {
             Past::Held(header, logs) if self.tracker.prepend(&header) => Past::Ready(header, logs),
+            // It does not fit, and would not fit if it was asked for again.
+            Past::Held(header, _) if self.tracker.below() == Some(header.block.hash) => Past::Complete,
             // The chain started anew meanwhile.
             Past::Held(..) => Past::Wanted,
             other => other,

@@ -440,7 +440,13 @@ mod tests {
         for number in 6..=9 {
             check("2 5 9 12", 4, Cursor::from(number), true, expect!["9 12 level"]);
         }
-        check("2 5 9 12", 4, Cursor::from(0), true, expect!["[below 0] 2 5 9 12 level"]);
+        check(
+            "2 5 9 12",
+            4,
+            Cursor::from(0),
+            true,
+            expect!["[below 0] 2 5 9 12 level"],
+        );
         check("2 5 9 12", 4, Cursor::from(13), true, expect!["level"]);
         check("2 5 9 12", 4, Cursor::from(14), true, expect!["ahead"]);
         check("2 5 9 12-", 4, Cursor::from(10), true, expect!["level"]);
@@ -450,29 +456,89 @@ mod tests {
 
     #[test]
     fn a_stream_goes_on_with_the_child_whatever_its_number() {
-        check("2 5 9 12", 4, Cursor::behind(block(5), None), true, expect!["9 12 level"]);
-        check("2 5 9 12", 4, Cursor::behind(block(5), Some(3)), true, expect!["5 after 3 9 12 level"]);
+        check(
+            "2 5 9 12",
+            4,
+            Cursor::behind(block(5), None),
+            true,
+            expect!["9 12 level"],
+        );
+        check(
+            "2 5 9 12",
+            4,
+            Cursor::behind(block(5), Some(3)),
+            true,
+            expect!["5 after 3 9 12 level"],
+        );
         check("2 5 9 12", 4, Cursor::behind(block(12), None), true, expect!["level"]);
         // The oldest in memory is its child: nothing has to be fetched.
-        check("2 5 9 12", 2, Cursor::behind(block(5), None), true, expect!["9 12 level"]);
+        check(
+            "2 5 9 12",
+            2,
+            Cursor::behind(block(5), None),
+            true,
+            expect!["9 12 level"],
+        );
         check("2 5 9 12-", 2, Cursor::behind(block(9), None), true, expect!["level"]);
         check("2 5 9 12-", 1, Cursor::behind(block(9), None), true, expect!["level"]);
     }
 
     #[test]
     fn what_is_older_than_memory_joins_it_across_a_hole() {
-        check("2 5 9 12", 2, Cursor::from(0), true, expect!["[below 0] 2 5 9 12 level"]);
+        check(
+            "2 5 9 12",
+            2,
+            Cursor::from(0),
+            true,
+            expect!["[below 0] 2 5 9 12 level"],
+        );
         check("2 5 9 12", 2, Cursor::from(6), true, expect!["[below 6] 9 12 level"]);
-        check("2 5 9 12", 2, Cursor::behind(block(2), None), false, expect!["[below 3] 5 9 12 level"]);
-        check("2 5 9 12", 2, Cursor::behind(block(2), Some(0)), true, expect!["[below 2] 2 after 0 5 9 12 level"]);
+        check(
+            "2 5 9 12",
+            2,
+            Cursor::behind(block(2), None),
+            false,
+            expect!["[below 3] 5 9 12 level"],
+        );
+        check(
+            "2 5 9 12",
+            2,
+            Cursor::behind(block(2), Some(0)),
+            true,
+            expect!["[below 2] 2 after 0 5 9 12 level"],
+        );
     }
 
     #[test]
     fn logs_that_memory_has_not_are_fetched() {
-        check("2 5- 9- 12", 4, Cursor::from(2), true, expect!["2 [logs of 5 9] 5 9 12 level"]);
+        check(
+            "2 5- 9- 12",
+            4,
+            Cursor::from(2),
+            true,
+            expect!["2 [logs of 5 9] 5 9 12 level"],
+        );
         check("2 5- 9- 12", 4, Cursor::from(2), false, expect!["2 5 9 12 level"]);
-        check("2- 5 9- 12", 3, Cursor::behind(block(5), Some(1)), true, expect!["5 after 1 [logs of 9] 9 12 level"]);
-        check("2- 5- 9- 12-", 4, Cursor::behind(block(5), Some(1)), true, expect!["[logs of 5 9 12] 5 after 1 9 level"]);
-        check("2- 5- 9- 12-", 4, Cursor::behind(block(9), None), true, expect!["level"]);
+        check(
+            "2- 5 9- 12",
+            3,
+            Cursor::behind(block(5), Some(1)),
+            true,
+            expect!["5 after 1 [logs of 9] 9 12 level"],
+        );
+        check(
+            "2- 5- 9- 12-",
+            4,
+            Cursor::behind(block(5), Some(1)),
+            true,
+            expect!["[logs of 5 9 12] 5 after 1 9 level"],
+        );
+        check(
+            "2- 5- 9- 12-",
+            4,
+            Cursor::behind(block(9), None),
+            true,
+            expect!["level"],
+        );
     }
 }

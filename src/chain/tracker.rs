@@ -97,7 +97,7 @@ impl Tracker {
     #[must_use]
     pub fn gap(&self) -> std::ops::Range<u64> {
         match (self.tip(), self.walk.last()) {
-            (Some(tip), Some(lowest)) => tip.block.number + 1..lowest.block.number,
+            (Some(tip), Some(lowest)) => tip.block.number.saturating_add(1)..lowest.block.number,
             _ => 0..0,
         }
     }
@@ -113,7 +113,9 @@ impl Tracker {
     #[must_use]
     pub fn extent(&self) -> (u64, u64) {
         let numbers = self.canonical.front().zip(self.canonical.back());
-        let span = numbers.map_or(0, |(first, last)| last.block.number - first.block.number + 1);
+        let span = numbers.map_or(0, |(first, last)| {
+            (last.block.number - first.block.number).saturating_add(1)
+        });
         (self.canonical.len() as u64, span)
     }
 
