@@ -429,6 +429,18 @@ impl Client {
         }
     }
 
+    /// [`Self::ask`], and the notifications that came before the answer.
+    pub async fn ask_alone(&mut self, message: impl Into<Message>) -> (String, Vec<String>) {
+        let answer = self.ask(message).await;
+        (answer, self.early.drain(..).collect())
+    }
+
+    /// The other end ends the connection, without a close frame.
+    pub async fn ends(&mut self) {
+        let end = within("the end", self.socket.next()).await;
+        assert!(!matches!(end, Some(Ok(_))), "{end:?}");
+    }
+
     pub async fn call(&mut self, method: &str, params: Value) -> Value {
         let request = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
         let answer: Value = serde_json::from_str(&self.ask(request.to_string()).await).unwrap();

@@ -8,6 +8,7 @@
 
 mod admin;
 mod bench;
+mod bystander;
 mod calls;
 mod cli;
 #[path = "../shared/client_frame.rs"]
@@ -23,6 +24,7 @@ mod harness;
 mod hostile;
 mod keys;
 mod limits;
+mod odd_nodes;
 mod passed;
 mod rate_limits;
 mod receipts;
@@ -31,6 +33,7 @@ mod reload;
 mod replays;
 mod resume;
 mod routing;
+mod scripted;
 mod sharing;
 mod shutdown;
 mod tls;

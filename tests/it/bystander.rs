@@ -1,0 +1,31 @@
+//! A client that subscribes to heads alone, and must not notice what happens to the others.
+
+use serde_json::json;
+
+use crate::harness::{Client, Proxy};
+use crate::scripted::Made;
+
+pub struct Bystander {
+    client: Client,
+}
+
+impl Bystander {
+    pub async fn join(proxy: &Proxy) -> Self {
+        let mut client = proxy.client().await;
+        client.subscribe(json!(["newHeads"])).await;
+        Self { client }
+    }
+
+    /// The next heads are these, once each and in order.
+    pub async fn sees(&mut self, blocks: &[Made]) {
+        self.client.expect(blocks.iter().map(Made::head_line).collect()).await;
+    }
+
+    /// [`Self::sees`], and no other head, and the connection is still served.
+    pub async fn saw_only(mut self, blocks: &[Made]) {
+        self.sees(blocks).await;
+        let (answer, beside) = self.client.ask_alone(crate::wire::CHAIN_ID).await;
+        assert_eq!(answer, crate::wire::CHAIN_ID_ANSWER);
+        assert!(beside.is_empty(), "{beside:?}");
+    }
+}
