@@ -5,7 +5,7 @@
 //! that is dropped before its head was published leaves no trace.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,12 @@ const MAX_LOG_FETCHES: usize = 8;
 /// Headers asked for in one round trip of a walk: the parent by its hash, the ones below by number, which are used if the
 /// walk comes to them. Where none of these is answered the rest of the walk goes by hashes alone.
 const WALK_AHEAD: u64 = 15;
+
+/// Answers in a row that there is no such block after which it is believed: over a second, and each asks another node.
+const DENIED: u32 = 6;
+
+/// Blocks without a parent that are asked for by number in one round trip.
+const NUMBERED: u64 = 64;
 
 /// What happened to the canonical chain, in the order of delivery (E1 to E3).
 #[derive(Clone, Debug)]
@@ -121,6 +127,8 @@ enum LogsState {
 pub(super) enum Ask {
     /// A block on a walk, and these canonical ones, which the walk may come to.
     Parent(B256, Range<u64>, u32),
+    /// The canonical blocks of these numbers, for a walk that came to this block, which has no parent.
+    Numbered(BlockRef, RangeInclusive<u64>, u32),
     /// A block's logs.
     Logs(Box<Header>, u32),
     /// The tip, for a block was announced that lies behind ours.
@@ -138,6 +146,8 @@ pub(super) enum Ask {
 pub(super) enum Fetched {
     /// To [`Ask::Parent`].
     Parent(B256, Result<Option<Header>, Refused>, Vec<Header>, u32),
+    /// To [`Ask::Numbered`].
+    Numbered(BlockRef, Result<Vec<Header>, Refused>, u32),
     /// To [`Ask::Logs`].
     Logs(BlockRef, Result<BlockLogs, Refused>, u32),
     /// To [`Ask::TipBehind`].
@@ -162,6 +172,10 @@ pub(super) struct Assembly {
     walking: Option<B256>,
     /// Where the walk stood when it last asked for numbers ahead of it, and the lowest of these; 0 where that led nowhere.
     ahead_to: Option<(u64, u64)>,
+    /// Answers in a row that there is no such block as the walk needs.
+    denied: u32,
+    /// Blocks were related by number, and it was said.
+    by_number: bool,
     /// A head too far ahead for one walk: the chain goes there by stepping stones.
     far: Option<Header>,
     stone_wanted: bool,
@@ -202,6 +216,8 @@ impl Assembly {
             log_fetches: 0,
             walking: None,
             ahead_to: None,
+            denied: 0,
+            by_number: false,
             far: None,
             stone_wanted: false,
             caught_up: 0,
@@ -334,6 +350,7 @@ impl Assembly {
         match step {
             Step::Nothing => {}
             Step::Need(hash) => self.walk_to(hash, 0),
+            Step::NeedNumbered(block) => self.walk_by_number(block, 0),
             Step::Extend(new) => self.adopt(new),
             Step::Reorg {
                 ancestor,
@@ -502,6 +519,9 @@ impl Assembly {
         if self.walking == Some(hash) && attempt == 0 {
             return;
         }
+        if attempt == 0 {
+            self.denied = 0;
+        }
         self.walking = Some(hash);
         let gap = self.tracker.gap();
         // The parent itself is the last of the gap, mostly. No number is asked for twice: where it was not answered it has no
@@ -517,6 +537,39 @@ impl Assembly {
             self.ahead_to = Some((gap.end, ahead.start));
         }
         self.asks.push(Ask::Parent(hash, ahead, attempt));
+    }
+
+    /// The parent of a block is not to be had by a hash (`hardhat_mine` makes blocks without one, issue 11).
+    fn walk_by_number(&mut self, block: BlockRef, attempt: u32) {
+        if self.walking == Some(block.hash) && attempt == 0 {
+            return;
+        }
+        self.walking = Some(block.hash);
+        if !std::mem::replace(&mut self.by_number, true) {
+            warn!(%block, "the node has no parent of this block: where parents are missing, its blocks are related by number");
+        }
+        let oldest = self.tracker.oldest().map_or(0, |oldest| oldest.number);
+        let lowest = block.number.saturating_sub(NUMBERED).max(oldest);
+        self.asks.push(Ask::Numbered(block, lowest..=block.number, attempt));
+    }
+
+    fn numbered(&mut self, block: BlockRef, found: Result<Vec<Header>, Refused>, attempts: u32) {
+        if self.walking != Some(block.hash) {
+            return;
+        }
+        let failed = match found {
+            Ok(found) => match self.tracker.supply_numbered(block, found) {
+                Some(step) => return self.step(step),
+                None => None,
+            },
+            Err(reason) => Some(reason),
+        };
+        match failed {
+            // Without an answer there is nothing to give up on.
+            Some(Refused::CallFailed) => self.walk_by_number(block, attempts.min(DENIED - 1)),
+            _ if attempts < DENIED => self.walk_by_number(block, attempts),
+            _ => self.give_up_walk(),
+        }
     }
 
     /// An answer came.
@@ -539,13 +592,22 @@ impl Assembly {
                         self.step(step);
                     }
                     // A node may announce a block before it serves it; while the hash is needed it is asked for.
-                    other if self.tracker.needs() == Some(hash) => match tries_after(&other, attempts) {
-                        Some(tries) => self.walk_to(hash, tries),
-                        None => self.give_up_walk(),
-                    },
+                    other if self.tracker.needs() == Some(hash) => {
+                        self.denied = if matches!(other, Ok(None)) { self.denied + 1 } else { 0 };
+                        match tries_after(&other, attempts) {
+                            _ if self.denied >= DENIED => {
+                                self.denied = 0;
+                                let step = self.tracker.deny(hash);
+                                self.step(step);
+                            }
+                            Some(tries) => self.walk_to(hash, tries),
+                            None => self.give_up_walk(),
+                        }
+                    }
                     _ => {}
                 }
             }
+            Fetched::Numbered(block, found, attempts) => self.numbered(block, found, attempts),
             Fetched::Logs(block, result, attempts) => self.logs_fetched(block, result, attempts),
             // Meanwhile another upstream may have come into use, or been first with a block.
             Fetched::TipBehind(block, Some(tip)) if tip.block == block && self.catching_up => {}

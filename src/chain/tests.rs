@@ -282,6 +282,14 @@ impl World {
                 });
                 Fetched::Parent(hash, found, below.collect(), tries + 1)
             }
+            (Ask::Numbered(block, numbers, tries), manner) => {
+                let found = match manner {
+                    Manner::Right => Ok(numbers.filter_map(|number| self.canonical_at(number)).collect()),
+                    Manner::Nothing => Err(Refused::CallFailed),
+                    Manner::Wrong => Ok(vec![lie()]),
+                };
+                Fetched::Numbered(block, found, tries + 1)
+            }
             (Ask::Logs(header, tries), Manner::Right) => {
                 let logs = self.tree.by_hash(header.block.hash).map(|(_, logs)| logs.as_ref());
                 let again = logs.map(|logs| BlockLogs {
