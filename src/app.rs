@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::admin::Admin;
 use crate::backplane::{self, Wanted};
-use crate::chain::{Archive, Ingest, Source, Tip};
+use crate::chain::{Archive, ContentFetches, Ingest, Source, Tip};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::devnet::Devnet;
@@ -239,7 +239,7 @@ impl App {
         critical.spawn(named("ingest", ingest.run()));
         critical.spawn(named(
             "dispatch",
-            dispatch(feed, pool.watch_answers(), registry, source),
+            dispatch(feed, pool.watch_answers(), registry, ContentFetches::new(source)),
         ));
         critical.spawn(named("admin", serve_admin(admin_listener, admin.clone())));
         let watched = services.clone();

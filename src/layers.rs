@@ -35,8 +35,8 @@ const LAYERS: &str = "
     subscription  backplane chain clock delivery jsonrpc telemetry
     delivery      clock deflate pieces telemetry
     backplane     chain upstream
-    chain         jsonrpc telemetry upstream
-    upstream      jsonrpc patterns telemetry
+    chain         jsonrpc quantity telemetry upstream
+    upstream      jsonrpc patterns quantity telemetry
 
     clock
     deflate
@@ -44,6 +44,7 @@ const LAYERS: &str = "
     look
     patterns
     pieces
+    quantity
     telemetry
     tls
 ";

@@ -66,6 +66,7 @@ mod layers;
 mod look;
 pub mod patterns;
 pub mod pieces;
+pub mod quantity;
 pub mod reload;
 pub mod telemetry;
 pub mod tls;

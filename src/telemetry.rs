@@ -72,6 +72,8 @@ pub struct Metrics {
     pub queue_bytes: Gauge,
     /// Pending transactions, and what is passed through, dropped under pressure, by place.
     pub pending_dropped: Family<ReasonLabel, Counter>,
+    /// Events of upstreams' subscriptions that nobody has.
+    pub ownerless_events: Counter,
     /// Requests from clients, by outcome.
     pub requests: Family<OutcomeLabel, Counter>,
     /// Calls forwarded to an upstream, by outcome.
@@ -110,6 +112,8 @@ pub struct Metrics {
     pub backfilled_blocks: Counter,
     /// Answers to `eth_getLogs` that were refused or missing, and asked for again.
     pub log_retries: Family<ReasonLabel, Counter>,
+    /// Blocks whose bloom was not that of their logs, by direction.
+    pub wrong_blooms: Family<ReasonLabel, Counter>,
     /// Times that continuity was lost, by reason; clients were closed with 1012.
     pub continuity_lost: Family<ReasonLabel, Counter>,
     /// Subscriptions that asked for what was before, by where it was found, or why it was not.
@@ -144,6 +148,7 @@ impl Metrics {
             delivery_latency: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
             queue_bytes: Gauge::default(),
             pending_dropped: Family::default(),
+            ownerless_events: Counter::default(),
             requests: Family::default(),
             forwarded: Family::default(),
             rerouted: Family::default(),
@@ -164,6 +169,7 @@ impl Metrics {
             reorged_blocks: Counter::default(),
             backfilled_blocks: Counter::default(),
             log_retries: Family::default(),
+            wrong_blooms: Family::default(),
             continuity_lost: Family::default(),
             resumed: Family::default(),
         };
@@ -240,6 +246,11 @@ impl Metrics {
             "pending_dropped",
             "Pending transactions and passed events dropped under pressure, by place",
             metrics.pending_dropped.clone(),
+        );
+        r.register(
+            "upstream_ownerless_events",
+            "Events of subscriptions at an upstream that nobody here has; each such subscription is ended there",
+            metrics.ownerless_events.clone(),
         );
         r.register(
             "requests",
@@ -321,8 +332,13 @@ impl Metrics {
         );
         r.register(
             "log_retries",
-            "Answers to eth_getLogs that failed or did not hold, and were asked for again",
+            "Answers about a block's logs that failed or did not hold, and were asked for again",
             metrics.log_retries.clone(),
+        );
+        r.register(
+            "wrong_blooms",
+            "Blocks whose logsBloom was not that of their logs, which were believed: overstated (it claims more than there is), understated",
+            metrics.wrong_blooms.clone(),
         );
         r.register(
             "continuity_lost",

@@ -5,7 +5,7 @@
 use tokio::sync::mpsc;
 
 pub use crate::chain::ChainEvent;
-pub use crate::upstream::{Answers, Gossip, Passed, TransactionForm, Wanted};
+pub use crate::upstream::{Answers, Gossip, NodeSubscription, Passed, TransactionForm, Wanted};
 
 /// Chain events that wait for the dispatcher. It takes a block in about a millisecond, so this is seconds of the fastest
 /// chain; the bound is there for the day when it does not.

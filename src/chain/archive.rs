@@ -12,6 +12,7 @@ use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use super::heights;
+use super::inquiry::Missing;
 use super::source::{Refused, Seek, Source, wait_before};
 use super::{BlockLogs, Gap, Header, Left, Needs, Page, Published, Undo};
 
@@ -32,6 +33,9 @@ const TRIES: u32 = 6;
 
 /// Tries for a block that may well not exist.
 const LOCATE_TRIES: u32 = 3;
+
+/// How long an old block's logs are waited for before they count as served: a client waits for its subscription meanwhile.
+const SERVES: Duration = Duration::from_secs(2);
 
 /// What is kept, in bytes, of headers and again of logs, and for how long: longer than a crowd takes to come back.
 const KEPT_BYTES: u64 = 64 << 20;
@@ -96,7 +100,7 @@ impl Archive {
 
     /// What fills a gap of memory, as much as a page holds, and less where the node has no more. Logs are fetched where they
     /// are needed. What was kept in another generation of the history is forgotten.
-    pub async fn page(&self, generation: u64, gap: Gap, needs: Needs<'_>) -> Page {
+    pub async fn page(&self, generation: u64, gap: Gap, needs: Needs) -> Page {
         if self.generation.swap(generation, Ordering::Relaxed) != generation {
             self.forget();
         }
@@ -202,8 +206,8 @@ impl Archive {
         self.headers.invalidate_all();
     }
 
-    async fn block(&self, header: Header, needs: Needs<'_>) -> Option<Published> {
-        let needed = needs.logs_of(&header) || (needs.any() && !self.source.learned().is_whole(&header));
+    async fn block(&self, header: Header, needs: Needs) -> Option<Published> {
+        let needed = needs == Needs::Logs;
         let logs = if needed {
             Some(self.logs_of(&header).await?)
         } else {
@@ -212,25 +216,17 @@ impl Archive {
         Some(Published {
             header,
             logs,
+            awaits_logs: false,
             sequence: 0,
         })
     }
 
     async fn logs_of(&self, header: &Header) -> Option<Arc<BlockLogs>> {
         let fetch = async {
-            for attempt in 0..TRIES {
-                tokio::time::sleep(wait_before(attempt)).await;
-                let _room = self.room.acquire().await.ok()?;
-                if let Ok(logs) = self.source.logs(header, attempt).await {
-                    return Some(Arc::new(logs));
-                }
-            }
-            None
+            let _room = self.room.acquire().await.ok()?;
+            self.source.logs(header).await.ok().map(Arc::new)
         };
-        match self.source.learned().no_logs(header) {
-            Some(none) => Some(Arc::new(none)),
-            None => self.logs.optionally_get_with(header.block.hash, fetch).await,
-        }
+        self.logs.optionally_get_with(header.block.hash, fetch).await
     }
 
     /// Asks a few times, each time another node as far as there are any; `None` where all say that there is no such block.
@@ -262,22 +258,15 @@ impl Archive {
         let Some(header) = self.seek(Seek::Number(number)).await? else {
             return Ok(false);
         };
-        let known = || self.source.learned().no_logs(&header).is_some() || self.logs.contains_key(&header.block.hash);
-        if !logs || known() {
+        if !logs || self.logs.contains_key(&header.block.hash) {
             return Ok(true);
         }
-        let mut pruned = false;
-        for attempt in 0..LOCATE_TRIES {
-            match self.source.logs(&header, attempt).await {
-                Err(Refused::Pruned) => pruned = true,
-                Err(_) => {}
-                Ok(logs) => {
-                    self.logs.insert(header.block.hash, Arc::new(logs)).await;
-                    return Ok(true);
-                }
-            }
+        match tokio::time::timeout(SERVES, self.source.find_logs(&header)).await {
+            Ok(Ok(logs)) => self.logs.insert(header.block.hash, Arc::new(logs)).await,
+            Ok(Err(Missing::Pruned)) => return Ok(false),
+            Ok(Err(_)) | Err(_) => {}
         }
-        Ok(!pruned)
+        Ok(true)
     }
 
     /// Finds a block by its hash, and the way back from it to the canonical chain, at most `reach` blocks long. `None`

@@ -1,8 +1,8 @@
 //! The chain being put together: what was seen and fetched goes in; what is to be published, in order, and what is to be
 //! asked for comes out. No I/O, no clock.
 //!
-//! The pipeline holds what is still to be published, oldest first; a block leaves it when its logs are there, and a block
-//! that is dropped before its head was published leaves no trace.
+//! The pipeline holds what is still to be published, oldest first. A head leaves it as soon as its parents are known: a block's
+//! contents are fetched beside ([`super::Contents`]). A block that is dropped before its head was published leaves no trace.
 
 use std::collections::VecDeque;
 use std::ops::{Range, RangeInclusive};
@@ -13,26 +13,23 @@ use alloy_primitives::B256;
 use tracing::{debug, info, warn};
 
 use super::source::{Learned, Refused, Verify};
-use super::{BlockLogs, BlockRef, Header, Step, Tracker};
-use crate::telemetry::{Metrics, ReasonLabel};
+use super::{BlockRef, Header, Step, Tracker};
+use crate::telemetry::Metrics;
 
-/// Refused answers for the logs of one block after which it is said aloud (about six seconds), and after which it is
-/// given up (about a minute).
-const LOG_WARN: u32 = 10;
-const LOG_GIVE_UP: u32 = 36;
+/// Attempts to fetch a block of a walk before the walk is given up: about a minute.
+const WALK_GIVE_UP: u32 = 36;
 
-/// Attempts that are repeated while calls fail; with up to so many upstreams each one gets its turn again and again.
-const LOG_TURNS: u32 = 6;
+/// Attempts from which on failed calls are no longer counted, and the attempts that are then repeated; with up to so many
+/// upstreams each one gets its turn again and again.
+const WALK_PATIENT: u32 = 10;
+const WALK_TURNS: u32 = 6;
 
-/// Blocks that may wait for their logs even where less history is kept, before the next stepping stone is looked at.
+/// Blocks that may wait to be published even where less history is kept, before the next stepping stone is looked at.
 const MIN_PIPELINE: usize = 64;
 
 /// So many times as many end in a loss of continuity: the last stone and the head behind it bring one and a half, and
 /// heads go on coming.
 const MAX_PIPELINES: usize = 4;
-
-/// Logs fetched at the same time: after an outage many blocks wait, and one round trip each is too slow.
-const MAX_LOG_FETCHES: usize = 8;
 
 /// Headers asked for in one round trip of a walk: the parent by its hash, the ones below by number, which are used if the
 /// walk comes to them. Where none of these is answered the rest of the walk goes by hashes alone.
@@ -47,14 +44,12 @@ const NUMBERED: u64 = 64;
 /// What happened to the canonical chain, in the order of delivery (E1 to E3).
 #[derive(Clone, Debug)]
 pub enum ChainEvent {
-    /// A block was adopted on top of the one before; its logs follow before the next head.
+    /// A block was adopted on top of the one before.
     Head(Header),
-    /// The logs of the block whose head came last; may be empty.
-    Logs(Arc<BlockLogs>),
     /// Every block above this one was dropped.
     Rewind(BlockRef),
-    /// The block below the oldest one that was told so far: nothing happened, but history reaches further.
-    Past(Header, Arc<BlockLogs>),
+    /// The block below the oldest one that was published so far: nothing happened, but history reaches further.
+    Past(Header),
     /// Blocks are missing that cannot be had any more; what follows starts anew.
     ContinuityLost(Loss),
 }
@@ -66,9 +61,7 @@ pub enum Loss {
     TooFar,
     /// The node's chain began anew.
     Replaced,
-    /// The nodes have no logs of a block that hold.
-    NoLogs,
-    /// Too many blocks waited for their logs.
+    /// Too many blocks waited to be published.
     Backlog,
     /// The nodes have not, or no longer, what a client that came back is to be told.
     NoPast,
@@ -81,7 +74,6 @@ impl Loss {
         match self {
             Self::TooFar => "too_far",
             Self::Replaced => "replaced",
-            Self::NoLogs => "no_logs",
             Self::Backlog => "backlog",
             Self::NoPast => "no_past",
         }
@@ -104,22 +96,9 @@ pub struct HistorySettings {
 
 #[derive(Debug)]
 enum Work {
-    Adopt {
-        header: Header,
-        head_published: bool,
-        logs: LogsState,
-    },
+    Adopt(Header),
     Rewind(BlockRef),
     ContinuityLost(Loss),
-}
-
-#[derive(Debug)]
-enum LogsState {
-    Wanted,
-    Fetching,
-    Ready(Arc<BlockLogs>),
-    /// The node has none that hold.
-    GivenUp,
 }
 
 /// What is to be asked of the nodes; the number counts the tries before.
@@ -129,15 +108,13 @@ pub(super) enum Ask {
     Parent(B256, Range<u64>, u32),
     /// The canonical blocks of these numbers, for a walk that came to this block, which has no parent.
     Numbered(BlockRef, RangeInclusive<u64>, u32),
-    /// A block's logs.
-    Logs(Box<Header>, u32),
     /// The tip, for a block was announced that lies behind ours.
     TipBehind(BlockRef),
     /// The tip again after a while, for the upstream that came into use in this round lies behind ours.
     Settled(u64),
     /// A stepping stone on the way to a head that is far ahead.
     Stone(u64, u32),
-    /// The block below the oldest, with its logs.
+    /// The block below the oldest.
     Past(B256),
 }
 
@@ -148,8 +125,6 @@ pub(super) enum Fetched {
     Parent(B256, Result<Option<Header>, Refused>, Vec<Header>, u32),
     /// To [`Ask::Numbered`].
     Numbered(BlockRef, Result<Vec<Header>, Refused>, u32),
-    /// To [`Ask::Logs`].
-    Logs(BlockRef, Result<BlockLogs, Refused>, u32),
     /// To [`Ask::TipBehind`].
     TipBehind(BlockRef, Option<Header>),
     /// To [`Ask::Settled`]; `None` where the node says that it is syncing, or nothing.
@@ -157,7 +132,7 @@ pub(super) enum Fetched {
     /// To [`Ask::Stone`].
     Stone(u64, Result<Option<Header>, Refused>, u32),
     /// To [`Ask::Past`]; `None` where it cannot be had.
-    Past(B256, Option<(Header, BlockLogs)>),
+    Past(B256, Option<Header>),
 }
 
 /// The chain as far as it is known, published or not.
@@ -168,7 +143,6 @@ pub(super) struct Assembly {
     metrics: Arc<Metrics>,
     tracker: Tracker,
     pipeline: VecDeque<Work>,
-    log_fetches: usize,
     walking: Option<B256>,
     /// Where the walk stood when it last asked for numbers ahead of it, and the lowest of these; 0 where that led nowhere.
     ahead_to: Option<(u64, u64)>,
@@ -199,8 +173,8 @@ enum Past {
     Wanted,
     Fetching(B256),
     /// It is here, and waits until all that is known is published: what listens must have room for it, too.
-    Held(Header, Arc<BlockLogs>),
-    Ready(Header, Arc<BlockLogs>),
+    Held(Header),
+    Ready(Header),
     /// History is full, begins with the chain, or the node has no more.
     Complete,
 }
@@ -213,7 +187,6 @@ impl Assembly {
             metrics,
             tracker: Tracker::new(settings.blocks),
             pipeline: VecDeque::new(),
-            log_fetches: 0,
             walking: None,
             ahead_to: None,
             denied: 0,
@@ -455,22 +428,15 @@ impl Assembly {
         self.metrics
             .backfilled_blocks
             .inc_by(headers.len().saturating_sub(1) as u64);
-        for header in headers {
-            self.pipeline.push_back(Work::Adopt {
-                header,
-                head_published: false,
-                logs: LogsState::Wanted,
-            });
-        }
-        // A node that announces heads but serves no logs must not fill the memory.
+        self.pipeline.extend(headers.into_iter().map(Work::Adopt));
+        // A node that announces heads faster than they can be published must not fill the memory.
         if self.pipeline.len() > MAX_PIPELINES * self.settings.blocks.max(MIN_PIPELINE) {
             warn!(
                 blocks = self.pipeline.len(),
-                "too many blocks wait for their logs; clients are closed with 1012"
+                "too many blocks wait to be published; clients are closed with 1012"
             );
             self.start_anew(Loss::Backlog);
         }
-        self.fetch_logs();
     }
 
     /// Takes back what is above `ancestor`; `dropped` is newest first. A block whose head was not published leaves no trace.
@@ -480,11 +446,8 @@ impl Assembly {
             let waiting = self
                 .pipeline
                 .iter()
-                .rposition(|work| matches!(work, Work::Adopt { header, .. } if header.block == *block));
-            match waiting.and_then(|at| self.pipeline.remove(at)) {
-                Some(Work::Adopt { head_published, .. }) => published |= head_published,
-                _ => published = true,
-            }
+                .rposition(|work| matches!(work, Work::Adopt(header) if header.block == *block));
+            published |= waiting.and_then(|at| self.pipeline.remove(at)).is_none();
         }
         if published {
             // Two steps back are one, so that removals come oldest first (E2).
@@ -492,26 +455,6 @@ impl Assembly {
                 self.pipeline.pop_back();
             }
             self.pipeline.push_back(Work::Rewind(ancestor));
-        }
-    }
-
-    /// Asks for the logs of the oldest blocks that have none yet.
-    fn fetch_logs(&mut self) {
-        for work in &mut self.pipeline {
-            if let Work::Adopt {
-                header,
-                logs: logs @ LogsState::Wanted,
-                ..
-            } = work
-            {
-                if let Some(none) = self.learned.no_logs(header) {
-                    *logs = LogsState::Ready(Arc::new(none));
-                } else if self.log_fetches < MAX_LOG_FETCHES {
-                    *logs = LogsState::Fetching;
-                    self.log_fetches += 1;
-                    self.asks.push(Ask::Logs(Box::new(header.clone()), 0));
-                }
-            }
         }
     }
 
@@ -608,7 +551,6 @@ impl Assembly {
                 }
             }
             Fetched::Numbered(block, found, attempts) => self.numbered(block, found, attempts),
-            Fetched::Logs(block, result, attempts) => self.logs_fetched(block, result, attempts),
             // Meanwhile another upstream may have come into use, or been first with a block.
             Fetched::TipBehind(block, Some(tip)) if tip.block == block && self.catching_up => {}
             Fetched::TipBehind(block, Some(tip)) if tip.block == block => {
@@ -635,7 +577,7 @@ impl Assembly {
             // Another answer is from before the chain started anew.
             Fetched::Past(hash, found) if matches!(self.past, Past::Fetching(asked) if asked == hash) => {
                 self.past = match found {
-                    Some((header, logs)) => Past::Held(header, Arc::new(logs)),
+                    Some(header) => Past::Held(header),
                     None => Past::Complete,
                 };
                 self.fetch_past();
@@ -644,44 +586,15 @@ impl Assembly {
         }
     }
 
-    fn logs_fetched(&mut self, block: BlockRef, result: Result<BlockLogs, Refused>, attempts: u32) {
-        let waiting = self.pipeline.iter_mut().find_map(|work| match work {
-            Work::Adopt { header, logs, .. } if header.block == block && matches!(logs, LogsState::Fetching) => {
-                Some((&*header, logs))
-            }
-            _ => None,
-        });
-        match (waiting, result) {
-            (None, _) => {}
-            (Some((_, logs)), Ok(found)) => *logs = LogsState::Ready(Arc::new(found)),
-            (Some((header, logs)), Err(reason)) => {
-                let label = ReasonLabel { reason: reason.label() };
-                self.metrics.log_retries.get_or_create(&label).inc();
-                let attempts = patient(reason, attempts);
-                if attempts == LOG_WARN {
-                    warn!(%block, reason = reason.label(), "the node's logs of this block do not hold; its events wait");
-                }
-                if attempts < LOG_GIVE_UP {
-                    self.asks.push(Ask::Logs(Box::new(header.clone()), attempts));
-                    return;
-                }
-                warn!(%block, reason = reason.label(), "the node has no logs of this block that hold; clients are closed with 1012");
-                *logs = LogsState::GivenUp;
-            }
-        }
-        self.log_fetches -= 1;
-        self.fetch_logs();
-    }
-
     /// Asks for the block below the oldest one, when there is nothing better to do.
     fn fetch_past(&mut self) {
         if !self.pipeline.is_empty() {
             return;
         }
         self.past = match std::mem::replace(&mut self.past, Past::Wanted) {
-            Past::Held(header, logs) if self.tracker.prepend(&header) => Past::Ready(header, logs),
+            Past::Held(header) if self.tracker.prepend(&header) => Past::Ready(header),
             // It does not fit, and would not fit if it was asked for again.
-            Past::Held(header, _) if self.tracker.below() == Some(header.block.hash) => Past::Complete,
+            Past::Held(header) if self.tracker.below() == Some(header.block.hash) => Past::Complete,
             // The chain started anew meanwhile.
             Past::Held(..) => Past::Wanted,
             other => other,
@@ -699,54 +612,23 @@ impl Assembly {
 
     /// Whether there is something to publish.
     pub fn has_news(&self) -> bool {
-        let waits = matches!(
-            self.pipeline.front(),
-            None | Some(Work::Adopt {
-                head_published: true,
-                logs: LogsState::Wanted | LogsState::Fetching,
-                ..
-            })
-        );
-        !waits || matches!(self.past, Past::Ready(..))
+        !self.pipeline.is_empty() || matches!(self.past, Past::Ready(..))
     }
 
-    /// The next event in order; `None` when what stood first has nothing to tell yet.
+    /// The next event in order.
     pub fn next_event(&mut self) -> Option<ChainEvent> {
-        // First, for what stands behind may go back to it.
+        // First, for events behind it may go back to it.
         if matches!(self.past, Past::Ready(..))
-            && let Past::Ready(header, logs) = std::mem::replace(&mut self.past, Past::Wanted)
+            && let Past::Ready(header) = std::mem::replace(&mut self.past, Past::Wanted)
         {
             self.fetch_past();
-            return Some(ChainEvent::Past(header, logs));
+            return Some(ChainEvent::Past(header));
         }
-        let event = match self.pipeline.front_mut() {
-            Some(Work::Adopt {
-                header, head_published, ..
-            }) if !*head_published => {
-                *head_published = true;
-                return Some(ChainEvent::Head(header.clone()));
-            }
-            Some(Work::Adopt {
-                logs: LogsState::Wanted | LogsState::Fetching,
-                ..
-            })
-            | None => return None,
-            Some(_) => self.pipeline.pop_front().map(|work| match work {
-                Work::Adopt {
-                    logs: LogsState::Ready(logs),
-                    ..
-                } => ChainEvent::Logs(logs),
-                Work::Rewind(to) => ChainEvent::Rewind(to),
-                // A hole: those who listen are told, and what follows starts anew.
-                Work::Adopt { header, .. } => {
-                    // What listens forgets what was; a reorg below the next block is no reorg for it.
-                    self.tracker.forget_through(header.block.number);
-                    self.past = Past::Wanted;
-                    ChainEvent::ContinuityLost(Loss::NoLogs)
-                }
-                Work::ContinuityLost(loss) => ChainEvent::ContinuityLost(loss),
-            }),
-        };
+        let event = self.pipeline.pop_front().map(|work| match work {
+            Work::Adopt(header) => ChainEvent::Head(header),
+            Work::Rewind(to) => ChainEvent::Rewind(to),
+            Work::ContinuityLost(loss) => ChainEvent::ContinuityLost(loss),
+        });
         self.fetch_past();
         event
     }
@@ -756,7 +638,7 @@ impl Assembly {
 /// for it also says whose turn it is among the upstreams.
 fn patient(reason: Refused, tries: u32) -> u32 {
     match tries {
-        LOG_WARN.. if reason == Refused::CallFailed => LOG_WARN - LOG_TURNS,
+        WALK_PATIENT.. if reason == Refused::CallFailed => WALK_PATIENT - WALK_TURNS,
         _ => tries,
     }
 }
@@ -767,5 +649,5 @@ fn tries_after(answer: &Result<Option<Header>, Refused>, tries: u32) -> Option<u
         Err(reason) => patient(*reason, tries),
         Ok(_) => tries,
     };
-    (tries < LOG_GIVE_UP).then_some(tries)
+    (tries < WALK_GIVE_UP).then_some(tries)
 }

@@ -3,15 +3,17 @@
 //!
 //! [`receipts`]: super::receipts
 
+use std::collections::HashSet;
 use std::time::Instant;
 
-use alloy_consensus::constants::EMPTY_ROOT_HASH;
-use alloy_primitives::{Address, B256, Bloom, BloomInput, U64};
+use alloy_primitives::{B256, keccak256};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{BlockRef, Header};
+use super::transaction::{Claim, Root, claims};
+use super::{BadLogs, BlockLogs, BlockRef, Header};
+use crate::quantity;
 
 /// One receipt: the node's own bytes, and what filters look at.
 #[derive(Clone, Debug)]
@@ -49,26 +51,25 @@ pub enum NotItsReceipts {
     /// A receipt of another block, or out of its place.
     #[error("a receipt of another block, or out of order, at position {0}")]
     Foreign(usize),
-    /// The header says that there are some.
-    #[error("no receipts, against the header's receiptsRoot")]
-    None,
-    /// A log is missing or forged, and with it perhaps a receipt.
-    #[error("the receipts' logs do not add up to the header's logsBloom")]
-    Bloom,
+    /// A log in them that cannot be the block's.
+    #[error("their logs: {0}")]
+    Logs(#[from] BadLogs),
 }
 
 impl BlockReceipts {
     /// The block's receipts where its header tells that there are none.
     #[must_use]
     pub fn none(header: &Header) -> Option<Self> {
-        says_none(header).then(|| Self {
+        let none = claims(header, Root::Receipts) == Claim::None;
+        none.then(|| Self {
             block: header.block,
             receipts: Vec::new(),
             seen: header.seen,
         })
     }
 
-    /// Reads the node's answer to `eth_getBlockReceipts` and holds it against the header, except for its bloom and root.
+    /// Reads the node's answer to `eth_getBlockReceipts` and holds it against the header, except for its bloom and root. The
+    /// indices ascend, with holes where a chain has transactions without receipts (Sei, HyperEVM).
     ///
     /// # Errors
     /// [`NotItsReceipts`].
@@ -78,18 +79,21 @@ impl BlockReceipts {
         struct Fields {
             transaction_hash: B256,
             block_hash: B256,
-            transaction_index: U64,
+            #[serde(default, deserialize_with = "quantity::optional")]
+            transaction_index: Option<u64>,
         }
         let items: Vec<&RawValue> = serde_json::from_slice(answer)?;
-        if items.is_empty() && !says_none(header) {
-            return Err(NotItsReceipts::None);
-        }
         let mut receipts = Vec::with_capacity(items.len());
+        let mut seen = HashSet::with_capacity(items.len());
+        let mut next = 0;
         for (position, item) in items.into_iter().enumerate() {
             let fields: Fields = serde_json::from_str(item.get())?;
-            if fields.block_hash != header.block.hash || fields.transaction_index != U64::from(position) {
+            let index = fields.transaction_index.unwrap_or(next);
+            let fits = fields.block_hash == header.block.hash && index >= next && seen.insert(fields.transaction_hash);
+            if !fits {
                 return Err(NotItsReceipts::Foreign(position));
             }
+            next = index.saturating_add(1);
             receipts.push(Receipt {
                 transaction: fields.transaction_hash,
                 json: answer.slice_ref(item.get().as_bytes()),
@@ -102,61 +106,37 @@ impl BlockReceipts {
         })
     }
 
-    /// Holds the receipts' logs against the header's bloom: a receipt without a log that is missing at the end does not
-    /// show. An empty bloom says nothing: some chains leave it so.
+    /// The block's logs, as its receipts hold them.
     ///
     /// # Errors
-    /// [`NotItsReceipts::Bloom`]; where `more` is believed (Bor's state sync has logs that are in no bloom), only where
-    /// there is less than the bloom says.
-    pub fn check_bloom(&self, bloom: &Bloom, more: bool) -> Result<(), NotItsReceipts> {
-        if *bloom == Bloom::ZERO {
-            return Ok(());
-        }
-        let own = self.bloom()?;
-        if own == *bloom || (more && own.contains(bloom)) {
-            Ok(())
-        } else {
-            Err(NotItsReceipts::Bloom)
-        }
-    }
-
-    /// What the header's bloom must be if these are all receipts with logs.
-    fn bloom(&self) -> Result<Bloom, serde_json::Error> {
+    /// [`NotItsReceipts::Logs`], [`NotItsReceipts::Shape`] for receipts without any.
+    pub fn logs(&self) -> Result<BlockLogs, NotItsReceipts> {
         #[derive(Deserialize)]
-        struct Logs {
-            logs: Vec<Words>,
+        struct Logs<'a> {
+            #[serde(borrow)]
+            logs: Option<Vec<&'a RawValue>>,
         }
-        #[derive(Deserialize)]
-        struct Words {
-            address: Address,
-            topics: Vec<B256>,
-        }
-        let mut sum = Bloom::ZERO;
+        let mut logs = Vec::new();
         for receipt in &self.receipts {
-            let Logs { logs } = serde_json::from_slice(&receipt.json)?;
-            for log in logs {
-                sum.accrue(BloomInput::Raw(log.address.as_slice()));
-                for topic in &log.topics {
-                    sum.accrue(BloomInput::Raw(topic.as_slice()));
-                }
-            }
+            let of_receipt: Logs<'_> = serde_json::from_slice(&receipt.json)?;
+            let items = of_receipt.logs.unwrap_or_default();
+            logs.extend(items.iter().map(|item| receipt.json.slice_ref(item.get().as_bytes())));
         }
-        Ok(sum)
+        Ok(BlockLogs::of(self.block, logs.into_iter(), self.seen)?)
     }
-}
 
-/// Whether the header's root is that of no receipts; one that it does not have says nothing.
-fn says_none(header: &Header) -> bool {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Root {
-        receipts_root: B256,
+    /// The same for the same receipts, as far as anybody subscribes to them.
+    #[must_use]
+    pub fn print(&self, logs: &BlockLogs) -> B256 {
+        let hashes = self.receipts.iter().map(|receipt| receipt.transaction);
+        keccak256(hashes.chain([logs.print()]).collect::<Vec<_>>().concat())
     }
-    serde_json::from_slice::<Root>(&header.json).is_ok_and(|root| root.receipts_root == EMPTY_ROOT_HASH)
 }
 
 #[cfg(test)]
 mod tests {
+    use alloy_consensus::constants::EMPTY_ROOT_HASH;
+    use alloy_primitives::{Address, Bloom};
     use serde_json::{Value, json};
 
     use super::*;
@@ -206,10 +186,12 @@ mod tests {
         for (answer, why) in [
             (Value::Null, "not an array"),
             (json!([B256::ZERO]), "not an array"),
-            (json!([]), "no receipts"),
             (json!([first(), foreign]), "a receipt of another block"),
             (json!([first(), first()]), "a receipt of another block"),
-            (json!([receipt(1, &json!([]))]), "a receipt of another block"),
+            (
+                json!([receipt(1, &json!([])), receipt(0, &json!([]))]),
+                "a receipt of another block",
+            ),
         ] {
             let refused = parse(&own, &answer).expect_err(why);
             assert!(refused.starts_with(why), "{refused}");
@@ -220,24 +202,48 @@ mod tests {
     fn none_are_none_where_the_root_says_so() {
         let empty = header(Some(EMPTY_ROOT_HASH));
         assert!(BlockReceipts::none(&empty).is_some_and(|none| none.receipts.is_empty()));
-        assert!(parse(&empty, &json!([])).is_ok());
         for unsure in [header(None), header(Some(B256::ZERO))] {
             assert!(BlockReceipts::none(&unsure).is_none());
         }
     }
 
     #[test]
-    fn the_bloom_shows_a_log_that_is_missing_and_one_too_many() {
-        let own = header(Some(B256::repeat_byte(3)));
-        let log = |n: u8| json!({"address": Address::repeat_byte(n), "topics": [B256::repeat_byte(n)]});
-        let of = |logs: &[Value]| parse(&own, &json!([receipt(0, &json!(logs))])).expect("receipts");
-        let (one, two) = (of(&[log(1)]), of(&[log(1), log(2)]));
-        let bloom = |of: &BlockReceipts| of.bloom().expect("logs");
-        assert!(one.check_bloom(&bloom(&one), false).is_ok());
-        assert!(one.check_bloom(&bloom(&two), false).is_err());
-        assert!(one.check_bloom(&bloom(&two), true).is_err(), "less is never believed");
-        assert!(two.check_bloom(&bloom(&one), false).is_err());
-        assert!(two.check_bloom(&bloom(&one), true).is_ok());
-        assert!(two.check_bloom(&Bloom::ZERO, false).is_ok());
+    fn indices_may_have_holes_and_any_spelling() {
+        let own = header(None);
+        let (first, mut later) = (receipt(1, &json!([])), receipt(4, &json!([])));
+        for index in [json!("0x4"), json!("0x04"), json!(4), Value::Null] {
+            later["transactionIndex"] = index.clone();
+            let read = parse(&own, &json!([first, later]));
+            assert_eq!(read.expect("receipts").receipts.len(), 2, "{index}");
+        }
+    }
+
+    #[test]
+    fn the_logs_are_those_of_all_receipts_in_their_order() {
+        let own = header(None);
+        let log = |n: u8| {
+            json!({
+                "address": Address::repeat_byte(n), "topics": null, "blockHash": B256::repeat_byte(7),
+                "blockNumber": "0x7", "logIndex": n,
+            })
+        };
+        let receipts = json!([
+            receipt(0, &json!([log(0), log(1)])),
+            receipt(1, &Value::Null),
+            receipt(2, &json!([log(2)]))
+        ]);
+        let logs = parse(&own, &receipts).expect("receipts").logs().expect("logs");
+        assert_eq!(logs.logs.iter().map(|log| log.index).collect::<Vec<_>>(), [0, 1, 2]);
+        let mut foreign = log(0);
+        foreign["blockHash"] = json!(B256::ZERO);
+        let receipts = parse(&own, &json!([receipt(0, &json!([foreign]))])).expect("receipts");
+        assert!(matches!(receipts.logs(), Err(NotItsReceipts::Logs(_))));
+        let (one, two) = (json!([receipt(0, &json!([log(0)]))]), json!([receipt(0, &json!([]))]));
+        let print = |answer: &Value| {
+            let receipts = parse(&own, answer).expect("receipts");
+            receipts.print(&receipts.logs().expect("logs"))
+        };
+        assert_ne!(print(&one), print(&two));
+        assert_eq!(print(&one), print(&one));
     }
 }

@@ -4,10 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use alloy_primitives::Bloom;
-
 use super::history::{History, Published};
-use super::{BlockLogs, BlockRef, Header, Located, Page};
+use super::{BlockLogs, BlockRef, Located, Page};
 
 /// How far a stream was told, and what it was never told of.
 #[derive(Clone, Debug)]
@@ -48,13 +46,13 @@ pub struct Undo {
     pub up_to: Option<u64>,
 }
 
-/// What a stream is made of.
-#[derive(Clone, Copy)]
-pub enum Needs<'a> {
+/// Parts of blocks that a stream needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
     /// Headers alone.
     Headers,
-    /// Logs, unless this says that a block with such a bloom has none for the stream.
-    Logs(&'a (dyn Fn(&Bloom) -> bool + Sync)),
+    /// Headers and logs. A bloom does not tell that there are none (issue 11: Polygon, HyperEVM).
+    Logs,
 }
 
 /// What comes next in a stream.
@@ -70,6 +68,8 @@ pub enum Next {
     Level,
     /// Nothing before the chain goes on, or the tip's logs are there.
     Pending,
+    /// Nothing before the logs of the block of this number are delivered to live subscriptions.
+    Awaited(u64),
     /// Nothing yet: the chain has not come so far.
     Ahead,
     /// The first block at or above this number, which is older than memory, or its logs, which memory has not: see
@@ -145,8 +145,8 @@ impl Cursor {
     }
 
     /// What comes next; it stays next until [`Self::told`].
-    pub fn next(&mut self, history: &History, page: &Page, needs: Needs<'_>) -> Next {
-        let logs = needs.any();
+    pub fn next(&mut self, history: &History, page: &Page, needs: Needs) -> Next {
+        let logs = needs == Needs::Logs;
         loop {
             match &mut self.at {
                 At::Undoing(undo, left) => match undo.front() {
@@ -210,31 +210,14 @@ impl Cursor {
     }
 }
 
-impl Needs<'_> {
-    /// Whether any logs are needed.
-    #[must_use]
-    pub fn any(&self) -> bool {
-        matches!(self, Self::Logs(_))
-    }
-
-    /// Whether a block's logs are needed. An empty bloom tells nothing: there are chains that leave it so.
-    #[must_use]
-    pub fn logs_of(&self, header: &Header) -> bool {
-        match self {
-            Self::Headers => false,
-            Self::Logs(may_match) => *header.bloom == Bloom::ZERO || may_match(&header.bloom),
-        }
-    }
-}
-
 /// The first block at or above this number.
-fn from_number(number: u64, history: &History, page: &Page, needs: Needs<'_>) -> Next {
+fn from_number(number: u64, history: &History, page: &Page, needs: Needs) -> Next {
     let (Some(oldest), Some(tip)) = (history.oldest(), history.tip()) else {
         return Next::Ahead;
     };
     if number > tip.number() {
         // Logs of the tip that are on their way are not for a stream that begins behind it.
-        let waits = needs.any() && tip.logs.is_none();
+        let waits = needs == Needs::Logs && tip.awaits_logs;
         return match number - tip.number() > 1 {
             true => Next::Ahead,
             false if waits => Next::Pending,
@@ -243,7 +226,7 @@ fn from_number(number: u64, history: &History, page: &Page, needs: Needs<'_>) ->
     }
     if number < oldest.number() && !page.joins(number, oldest.header.block) {
         let block = page.from(number);
-        let block = block.filter(|own| own.logs.is_some() || !needs.logs_of(&own.header));
+        let block = block.filter(|own| own.logs.is_some() || needs == Needs::Headers);
         return block.map_or(Next::Below(number), |own| Next::Block(own.clone()));
     }
     match history.from(number) {
@@ -253,15 +236,18 @@ fn from_number(number: u64, history: &History, page: &Page, needs: Needs<'_>) ->
 }
 
 /// A canonical block that is in memory, with its logs where they are needed.
-fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs<'_>) -> Next {
-    if own.logs.is_some() || !needs.any() {
-        return Next::Block(own.clone());
-    }
+fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> Next {
     let block = own.header.block;
-    if history.tip().is_some_and(|tip| tip.header.block == block) {
-        return Next::Level;
+    if own.awaits_logs && needs == Needs::Logs {
+        // Of the tip, a stream may join before they are delivered.
+        let is_tip = history.tip().is_some_and(|tip| tip.header.block == block);
+        return if is_tip {
+            Next::Level
+        } else {
+            Next::Awaited(block.number)
+        };
     }
-    if !needs.logs_of(&own.header) {
+    if own.logs.is_some() || needs == Needs::Headers {
         return Next::Block(own.clone());
     }
     // Memory may have the header alone.
@@ -275,7 +261,7 @@ fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs<'_>) 
 }
 
 /// The next after a block of which everything was told.
-fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs<'_>) -> Next {
+fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next {
     let next = match history.oldest() {
         // Nothing lies between, however far apart their numbers are.
         Some(oldest) if oldest.header.follows(block) => in_memory(oldest, history, page, needs),
@@ -283,6 +269,7 @@ fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs<'_>) -> 
     };
     match next {
         Next::Block(own) if !own.header.follows(block) => Next::Lost(block),
+        Next::Awaited(number) if history.at(number).is_none_or(|own| !own.header.follows(block)) => Next::Lost(block),
         // The tip: it has to be this very block, or the parent of the one whose logs are on their way.
         Next::Level | Next::Pending if !level(history, block) => Next::Lost(block),
         other => other,
@@ -290,7 +277,7 @@ fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs<'_>) -> 
 }
 
 /// The rest of a block of which logs were told up to an index.
-fn rest_of(block: BlockRef, up_to: u64, history: &History, page: &Page, needs: Needs<'_>) -> Next {
+fn rest_of(block: BlockRef, up_to: u64, history: &History, page: &Page, needs: Needs) -> Next {
     match from_number(block.number, history, page, needs) {
         Next::Block(own) if own.header.block != block => Next::Lost(block),
         Next::Block(own) => match own.logs {
@@ -347,11 +334,11 @@ fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: b
 mod tests {
     use std::time::Instant;
 
-    use alloy_primitives::B256;
+    use alloy_primitives::{B256, Bloom};
     use bytes::Bytes;
     use expect_test::{Expect, expect};
 
-    use super::super::Gap;
+    use super::super::{Gap, Header};
     use super::*;
 
     fn block(number: u64) -> BlockRef {
@@ -359,23 +346,25 @@ mod tests {
         BlockRef { number, hash }
     }
 
-    /// `2 5- 8`: blocks 2, 5 and 8, each the parent of the next, 5 without its logs; they grow on block 1.
+    /// `2 5- 8~`: blocks 2, 5 and 8, each the parent of the next, 5 without its logs, 8 with logs that are still to be
+    /// delivered to live subscriptions; they grow on block 1.
     fn chain(numbers: &str) -> VecDeque<Published> {
         let mut parent = block(1).hash;
         let grow = |word: &str| {
-            let block = block(word.trim_end_matches('-').parse().expect("a number"));
+            let block = block(word.trim_end_matches(['-', '~']).parse().expect("a number"));
             let header = Header {
                 block,
                 parent: std::mem::replace(&mut parent, block.hash),
-                bloom: Box::new(Bloom::repeat_byte(1)),
+                bloom: Some(Box::new(Bloom::repeat_byte(1))),
                 timestamp: 0,
                 json: Bytes::new(),
                 seen: Instant::now(),
             };
-            let logs = (!word.ends_with('-')).then(|| Arc::new(BlockLogs::empty(block, header.seen)));
+            let logs = (!word.ends_with(['-', '~'])).then(|| Arc::new(BlockLogs::empty(block, header.seen)));
             Published {
                 header,
                 logs,
+                awaits_logs: word.ends_with('~'),
                 sequence: 0,
             }
         };
@@ -392,9 +381,12 @@ mod tests {
             if let Some(logs) = &own.logs {
                 history.logs(logs.clone());
             }
+            if own.awaits_logs {
+                history.await_logs(own.header.block.hash);
+            }
         }
         let needs = || match logs {
-            true => Needs::Logs(&|_| true),
+            true => Needs::Logs,
             false => Needs::Headers,
         };
         let (mut page, mut out) = (Page::default(), Vec::new());
@@ -417,6 +409,7 @@ mod tests {
                             let fetched = headers.into_iter().map(|header| Published {
                                 logs: Some(Arc::new(BlockLogs::empty(header.block, header.seen))),
                                 header,
+                                awaits_logs: false,
                                 sequence: 0,
                             });
                             page = Page::new(*number, fetched.collect());
@@ -449,9 +442,12 @@ mod tests {
         );
         check("2 5 9 12", 4, Cursor::from(13), true, expect!["level"]);
         check("2 5 9 12", 4, Cursor::from(14), true, expect!["ahead"]);
-        check("2 5 9 12-", 4, Cursor::from(10), true, expect!["level"]);
-        check("2 5 9 12-", 4, Cursor::from(10), false, expect!["12 level"]);
-        check("2 5 9 12-", 4, Cursor::from(13), true, expect!["pending"]);
+        check("2 5 9 12~", 4, Cursor::from(10), true, expect!["level"]);
+        check("2 5 9 12-", 4, Cursor::from(10), true, expect!["[logs of 12] 12 level"]);
+        check("2 5 9~ 12~", 4, Cursor::from(4), true, expect!["5 awaited(9)"]);
+        check("2 5 9 12~", 4, Cursor::from(10), false, expect!["12 level"]);
+        check("2 5 9 12-", 4, Cursor::from(13), true, expect!["level"]);
+        check("2 5 9 12~", 4, Cursor::from(13), true, expect!["pending"]);
     }
 
     #[test]
@@ -479,8 +475,8 @@ mod tests {
             true,
             expect!["9 12 level"],
         );
-        check("2 5 9 12-", 2, Cursor::behind(block(9), None), true, expect!["level"]);
-        check("2 5 9 12-", 1, Cursor::behind(block(9), None), true, expect!["level"]);
+        check("2 5 9 12~", 2, Cursor::behind(block(9), None), true, expect!["level"]);
+        check("2 5 9 12~", 1, Cursor::behind(block(9), None), true, expect!["level"]);
     }
 
     #[test]
@@ -527,14 +523,14 @@ mod tests {
             expect!["5 after 1 [logs of 9] 9 12 level"],
         );
         check(
-            "2- 5- 9- 12-",
+            "2- 5- 9- 12~",
             4,
             Cursor::behind(block(5), Some(1)),
             true,
-            expect!["[logs of 5 9 12] 5 after 1 9 level"],
+            expect!["[logs of 5 9] 5 after 1 9 level"],
         );
         check(
-            "2- 5- 9- 12-",
+            "2- 5- 9- 12~",
             4,
             Cursor::behind(block(9), None),
             true,

@@ -3,11 +3,14 @@
 use std::fmt;
 use std::time::Instant;
 
-use alloy_primitives::{B256, Bloom, U64};
+use alloy_primitives::{B256, Bloom};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::quantity;
+use crate::upstream::place_of;
 
 /// A block's place: number and hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,9 +34,10 @@ pub struct Header {
     pub block: BlockRef,
     /// Hash of the block before.
     pub parent: B256,
-    /// What the block's logs must add up to (E7).
-    pub bloom: Box<Bloom>,
-    /// Seconds since 1970, for the age of the head.
+    /// What the block's logs must add up to (E7); `None` where the node sends none that can be read. Such a block may hold
+    /// any logs, and its bloom proves nothing.
+    pub bloom: Option<Box<Bloom>>,
+    /// Seconds since 1970; 0 where the node sends no time that can be read.
     pub timestamp: u64,
     /// What a `newHeads` subscriber gets.
     pub json: Bytes,
@@ -46,15 +50,26 @@ pub struct Header {
 #[error("not a block header: {0}")]
 pub struct NotAHeader(#[from] serde_json::Error);
 
+/// Members that never decide whether there is a head (issue 11): Zilliqa announces no bloom, flow-evm-gateway `"0x"`, and
+/// clocks of some nodes tick in milliseconds or nanoseconds.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Fields {
-    hash: B256,
-    parent_hash: B256,
-    number: U64,
-    logs_bloom: Bloom,
-    #[serde(default)]
-    timestamp: U64,
+struct Fields<'a> {
+    #[serde(borrow)]
+    logs_bloom: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "quantity::optional")]
+    timestamp: Option<u64>,
+}
+
+/// Seconds out of seconds, milliseconds, microseconds or nanoseconds since 1970. The ranges do not meet between the years
+/// 2001 and 33658.
+fn seconds(timestamp: u64) -> u64 {
+    match timestamp {
+        0..1_000_000_000_000 => timestamp,
+        1_000_000_000_000..1_000_000_000_000_000 => timestamp / 1_000,
+        1_000_000_000_000_000..1_000_000_000_000_000_000 => timestamp / 1_000_000,
+        1_000_000_000_000_000_000.. => timestamp / 1_000_000_000,
+    }
 }
 
 impl Header {
@@ -79,20 +94,30 @@ impl Header {
     /// Reads a `newHeads` payload, which is then delivered as it is.
     ///
     /// # Errors
-    /// [`NotAHeader`] where hash, parentHash, number or logsBloom is missing or malformed.
+    /// [`NotAHeader`] where hash, number or, above block 0, parentHash is missing or malformed.
     pub fn parse(json: Bytes, seen: Instant) -> Result<Self, NotAHeader> {
-        let fields: Fields = serde_json::from_slice(&json)?;
+        let place = place_of(&json)?;
+        let fields: Fields<'_> = serde_json::from_slice(&json)?;
+        let bloom = fields
+            .logs_bloom
+            .and_then(|bloom| serde_json::from_str(bloom.get()).ok());
         Ok(Self {
             block: BlockRef {
-                number: fields.number.to(),
-                hash: fields.hash,
+                number: place.number,
+                hash: place.hash,
             },
-            parent: fields.parent_hash,
-            bloom: Box::new(fields.logs_bloom),
-            timestamp: fields.timestamp.to(),
+            parent: place.parent,
+            bloom: bloom.map(Box::new),
+            timestamp: fields.timestamp.map_or(0, seconds),
             json,
             seen,
         })
+    }
+
+    /// The bloom where it can prove anything: known, and not empty, for some chains leave all of them empty.
+    #[must_use]
+    pub fn telling_bloom(&self) -> Option<&Bloom> {
+        self.bloom.as_deref().filter(|bloom| **bloom != Bloom::ZERO)
     }
 }
 
@@ -129,11 +154,17 @@ impl HeaderShape {
         self.members.is_some()
     }
 
-    /// The header of a fetched block.
+    /// The header of a fetched block. Its bloom is the block's, also where this node announces none.
     ///
     /// # Errors
     /// As [`Header::parse`].
-    pub fn header_of(&self, block: &[u8], seen: Instant) -> Result<Header, NotAHeader> {
+    pub fn header_of(&self, block: &Bytes, seen: Instant) -> Result<Header, NotAHeader> {
+        let whole = Header::parse(block.clone(), seen)?;
+        let json = self.cut(block)?.into();
+        Ok(Header { json, ..whole })
+    }
+
+    fn cut(&self, block: &[u8]) -> Result<Vec<u8>, NotAHeader> {
         let Members(have) = serde_json::from_slice(block)?;
         let mut out = Vec::with_capacity(block.len());
         let mut put = |name: &str, value: &RawValue| {
@@ -163,7 +194,7 @@ impl HeaderShape {
             }
         }
         out.push(b'}');
-        Header::parse(out.into(), seen)
+        Ok(out)
     }
 }
 
@@ -210,26 +241,119 @@ pub(crate) mod tests {
         let block =
             json(r#","size":"0x1","transactions":["0x1"],"uncles":[],"withdrawals":[],"totalDifficulty":"0x0""#);
         assert_eq!(
-            shape.header_of(block.as_bytes(), Instant::now()).expect("header").json,
+            shape
+                .header_of(&block.clone().into(), Instant::now())
+                .expect("header")
+                .json,
             announced.as_bytes(),
             "geth's by default"
         );
         shape.learn(json(r#","size":"0x2""#).as_bytes());
-        let header = shape.header_of(block.as_bytes(), Instant::now()).expect("header");
+        let header = shape.header_of(&block.clone().into(), Instant::now()).expect("header");
         assert_eq!(header.json, json(r#","size":"0x1""#).as_bytes());
         assert_eq!((header.block.number, header.timestamp), (16, 5));
         shape.learn(json(r#","slotNumber":null"#).as_bytes());
-        let header = shape.header_of(block.as_bytes(), Instant::now()).expect("header");
+        let header = shape.header_of(&block.clone().into(), Instant::now()).expect("header");
         assert_eq!(header.json, json(r#","slotNumber":null"#).as_bytes());
+    }
+
+    /// A header of these members; `H1` and `H2` stand for hashes.
+    fn parse(members: &str) -> Result<Header, NotAHeader> {
+        let members = members.replace("H1", &B256::with_last_byte(1).to_string());
+        let members = members.replace("H2", &B256::with_last_byte(2).to_string());
+        Header::parse(members.into(), Instant::now())
+    }
+
+    #[test]
+    fn what_only_verification_needs_does_not_decide() {
+        let good = Bloom::repeat_byte(1);
+        for (bloom, expect) in [
+            (String::new(), None),
+            (r#","logsBloom":null"#.into(), None),
+            (r#","logsBloom":"0x""#.into(), None),
+            (r#","logsBloom":"0x123""#.into(), None),
+            (r#","logsBloom":"0x00""#.into(), None),
+            (r#","logsBloom":5"#.into(), None),
+            (r#","logsBloom":{"a":[]}"#.into(), None),
+            (format!(r#","logsBloom":"{good}00""#), None),
+            (format!(r#","logsBloom":"{good}""#), Some(good)),
+            (format!(r#","logsBloom":"0x{}""#, "0".repeat(512)), Some(Bloom::ZERO)),
+        ] {
+            let json = format!(r#"{{"hash":"H1","parentHash":"H2","number":"0x10"{bloom}}}"#);
+            let header = parse(&json).expect(&json);
+            assert_eq!(header.bloom.as_deref(), expect.as_ref(), "{json}");
+            let telling = expect.filter(|bloom| *bloom == good);
+            assert_eq!(header.telling_bloom(), telling.as_ref(), "{json}");
+        }
+        for (timestamp, expect) in [
+            ("null", 0),
+            (r#""""#, 0),
+            (r#""0x10000000000000000""#, 0),
+            ("-1", 0),
+            ("[]", 0),
+            (r#""0x6553f100""#, 1_700_000_000),
+            (r#""0X006553F100""#, 1_700_000_000),
+            ("1700000000", 1_700_000_000),
+            (r#""1700000000""#, 1_700_000_000),
+            ("1700000000123", 1_700_000_000),
+            ("1700000000123456", 1_700_000_000),
+            (r#""0x17979cfe362a0000""#, 1_700_000_000),
+            ("18446744073709551615", 18_446_744_073),
+        ] {
+            let json = format!(r#"{{"hash":"H1","parentHash":"H2","number":"0x10","timestamp":{timestamp}}}"#);
+            assert_eq!(parse(&json).expect(&json).timestamp, expect, "{json}");
+        }
+        for (number, expect) in [
+            (r#""0x00ff""#, 255),
+            (r#""0XFF""#, 255),
+            (r#""255""#, 255),
+            ("255", 255),
+            ("255.0", 255),
+            (r#""0x7fffffffffffffff""#, i64::MAX as u64),
+        ] {
+            let json = format!(r#"{{"hash":"H1","parentHash":"H2","number":{number}}}"#);
+            assert_eq!(parse(&json).expect(&json).block.number, expect, "{json}");
+        }
+        for parent in ["", r#","parentHash":null"#] {
+            let json = format!(r#"{{"hash":"H1","number":"0x0"{parent}}}"#);
+            assert_eq!(parse(&json).expect(&json).parent, B256::ZERO, "{json}");
+        }
     }
 
     #[test]
     fn what_is_no_header_is_an_error() {
-        for wrong in ["null", "5", "{}", r#"{"hash":"0x1"}"#] {
-            assert!(
-                Header::parse(Bytes::copy_from_slice(wrong.as_bytes()), Instant::now()).is_err(),
-                "{wrong}"
-            );
+        for wrong in [
+            "null",
+            "5",
+            "{}",
+            "[]",
+            "",
+            r#"{"hash":"0x1"}"#,
+            r#"{"hash":"H1","parentHash":"H2"}"#,
+            r#"{"hash":"H1","parentHash":"H2","number":null}"#,
+            r#"{"hash":"H1","parentHash":"H2","number":"latest"}"#,
+            r#"{"hash":"H1","parentHash":"H2","number":-1}"#,
+            r#"{"hash":"H1","parentHash":"H2","number":"0xffffffffffffffff"}"#,
+            r#"{"hash":"H1","parentHash":"H2","number":"0x8000000000000000"}"#,
+            r#"{"hash":"H1","parentHash":"H2","number":18446744073709551615}"#,
+            r#"{"hash":null,"parentHash":"H2","number":"0x1"}"#,
+            r#"{"hash":"H1","number":"0x1"}"#,
+            r#"{"hash":"H1","parentHash":null,"number":"0x1"}"#,
+            r#"{"hash":"H1","parentHash":"0x","number":"0x0"}"#,
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_fetched_block_keeps_the_bloom_that_its_node_does_not_announce() {
+        let mut shape = HeaderShape::default();
+        let h = B256::repeat_byte(1);
+        let bare = format!(r#"{{"hash":"{h}","parentHash":"{h}","number":"0x10"}}"#);
+        shape.learn(bare.as_bytes());
+        let header = shape.header_of(&json("").into(), Instant::now()).expect("header");
+        let expect = format!(r#"{{"hash":"{h}","parentHash":"{h}","number":"0x10"}}"#);
+        assert_eq!(header.json, expect.as_bytes());
+        assert_eq!(header.bloom.as_deref(), Some(&Bloom::ZERO));
     }
 }

@@ -88,7 +88,7 @@ mod tests {
                 let header = Header {
                     block: BlockRef { number, hash },
                     parent: before.replace(hash),
-                    bloom: Box::default(),
+                    bloom: Some(Box::default()),
                     timestamp: 0,
                     json: Bytes::new(),
                     seen: std::time::Instant::now(),

@@ -4,9 +4,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use alloy_primitives::{B256, Bloom};
+use alloy_primitives::B256;
 
-use super::{BlockLogs, BlockRef, Gap, Header};
+use super::{BlockLogs, BlockRef, Gap, Header, Page};
 
 /// A block that was published.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Published {
     pub header: Header,
     /// Its logs; `None` where they were not fetched, or not yet.
     pub logs: Option<Arc<BlockLogs>>,
+    /// Its logs are still to be delivered to live subscriptions: a stream that resumes waits for them, or joins before them.
+    pub awaits_logs: bool,
     /// Grows by one from block to block as they are published, across reorgs too.
     pub sequence: u64,
 }
@@ -81,7 +83,7 @@ impl History {
     /// The sequence of the first block whose logs are still to be published.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {
-        let pending = self.tip().is_some_and(|tip| tip.logs.is_none());
+        let pending = self.tip().is_some_and(|tip| tip.awaits_logs);
         if pending { self.sequence } else { self.sequence + 1 }
     }
 
@@ -159,7 +161,8 @@ impl History {
             return Some(Gap::Below(number, Box::new(oldest.header.clone())));
         }
         let first = position_from(&self.canonical, number);
-        let lacking = self.canonical.range(first..).take_while(|own| own.logs.is_none());
+        let lacking = self.canonical.range(first..);
+        let lacking = lacking.take_while(|own| own.logs.is_none() && !own.awaits_logs);
         Some(Gap::Logs(
             lacking.take(Gap::MAX).map(|own| own.header.clone()).collect(),
         ))
@@ -174,7 +177,10 @@ impl History {
     /// Whether any block has a bloom that is not empty: some chains leave all of them so.
     #[must_use]
     pub fn has_blooms(&self) -> bool {
-        self.canonical.iter().rev().any(|own| *own.header.bloom != Bloom::ZERO)
+        self.canonical
+            .iter()
+            .rev()
+            .any(|own| own.header.telling_bloom().is_some())
     }
 
     /// The canonical or dropped block with this hash.
@@ -208,6 +214,7 @@ impl History {
         self.canonical.push_back(Published {
             header,
             logs: None,
+            awaits_logs: false,
             sequence: self.sequence,
         });
         while self.canonical.len() > self.limit {
@@ -216,17 +223,67 @@ impl History {
         Some(dropped)
     }
 
-    /// The logs of the tip; its sequence. `None` where they are not the tip's, or were there before.
-    pub fn logs(&mut self, logs: Arc<BlockLogs>) -> Option<u64> {
-        let tip = self.canonical.back_mut()?;
-        (tip.header.block == logs.block && tip.logs.is_none()).then(|| {
-            tip.logs = Some(logs);
-            tip.sequence
-        })
+    /// The logs of a canonical block were fetched.
+    pub fn logs(&mut self, logs: Arc<BlockLogs>) {
+        if let Some(own) = self.canonical_mut(logs.block.hash) {
+            own.logs.get_or_insert(logs);
+        }
+    }
+
+    /// The logs of this block were delivered to live subscriptions.
+    pub fn delivered_logs(&mut self, hash: B256) {
+        if let Some(own) = self.canonical_mut(hash) {
+            own.awaits_logs = false;
+        }
+    }
+
+    /// Logs of this block are to be delivered to live subscriptions.
+    pub fn await_logs(&mut self, hash: B256) {
+        if let Some(own) = self.canonical_mut(hash) {
+            own.awaits_logs = true;
+        }
+    }
+
+    /// No logs are to be delivered any more.
+    pub fn await_no_logs(&mut self) {
+        for own in &mut self.canonical {
+            own.awaits_logs = false;
+        }
+    }
+
+    /// Keeps logs that a replay has fetched, of blocks whose logs are not on their way already: where such a block is dropped
+    /// later, what was delivered of it can be taken back.
+    pub fn fill(&mut self, page: &Page) {
+        for fetched in page.blocks() {
+            if let Some(logs) = &fetched.logs
+                && let Some(own) = self.canonical_mut(logs.block.hash)
+                && own.logs.is_none()
+                && !own.awaits_logs
+            {
+                own.logs = Some(logs.clone());
+            }
+        }
+    }
+
+    fn canonical_mut(&mut self, hash: B256) -> Option<&mut Published> {
+        self.canonical
+            .iter_mut()
+            .rev()
+            .find(|own| own.header.block.hash == hash)
+    }
+
+    /// Whether the node's chain has this block, which was published: it is canonical, or so old that it was forgotten as
+    /// such, and the chain did not go back below it.
+    #[must_use]
+    pub fn stands(&self, block: BlockRef) -> bool {
+        let is_old = self
+            .oldest()
+            .is_some_and(|oldest| block.number < oldest.header.block.number);
+        (is_old || self.is_canonical(block)) && self.stands_at().is_some_and(|at| block.number <= at.number)
     }
 
     /// A block below the oldest; one that is not its parent is left out.
-    pub fn past(&mut self, header: Header, logs: Arc<BlockLogs>) {
+    pub fn past(&mut self, header: Header) {
         let number = header.block.number;
         let child = self.oldest();
         let child = child.filter(|oldest| self.standing() < self.limit && oldest.header.follows(header.block));
@@ -236,7 +293,8 @@ impl History {
             let sequence = child.sequence.saturating_sub(below);
             self.canonical.push_front(Published {
                 header,
-                logs: Some(logs),
+                logs: None,
+                awaits_logs: false,
                 sequence,
             });
         }
@@ -316,7 +374,7 @@ mod tests {
         Header {
             block: BlockRef { number, hash },
             parent,
-            bloom: Box::default(),
+            bloom: Some(Box::default()),
             timestamp: 0,
             json: Bytes::new(),
             seen: Instant::now(),
@@ -334,10 +392,6 @@ mod tests {
         numbers.iter().map(grow).collect()
     }
 
-    fn none(header: &Header) -> Arc<BlockLogs> {
-        Arc::new(BlockLogs::empty(header.block, header.seen))
-    }
-
     #[test]
     fn what_a_stream_was_told_of_is_known_before_its_first_block_is() {
         let blocks = chain(&[2, 5, 9, 10, 20, 21]);
@@ -347,7 +401,7 @@ mod tests {
         // Streams that began at these numbers were told of all blocks from there on, and of none below.
         let since: Vec<(u64, u64)> = (1..=21).map(|first| (first, history.sequence_from(first))).collect();
         for own in blocks[..4].iter().rev() {
-            history.past(own.clone(), none(own));
+            history.past(own.clone());
         }
         assert_eq!(history.oldest().map(Published::number), Some(2));
         for (first, since) in since {
@@ -366,7 +420,7 @@ mod tests {
         history.head(header(4, tip.hash));
         assert_eq!(history.oldest().map(Published::number), Some(4), "it starts anew");
         let below = header(4, B256::ZERO);
-        history.past(below.clone(), none(&below));
+        history.past(below.clone());
         assert_eq!(history.between(0, 9).count(), 1);
     }
 

@@ -1,7 +1,6 @@
-//! The actor that turns sightings into one history with its logs, and publishes it in order.
+//! The actor that turns sightings into one history, and publishes it in order.
 //!
-//! Sightings are taken at once, whatever else is going on: what has to be fetched (a parent, the logs of a block) is
-//! fetched beside. What all of it means is decided in [`Assembly`].
+//! Sightings are taken at once, whatever else is going on: missing parents are fetched beside. [`Assembly`] decides.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -95,7 +94,7 @@ impl Tip {
                 view.branch += 1;
                 view.era += 1;
             }
-            ChainEvent::Logs(_) | ChainEvent::Past(..) => {}
+            ChainEvent::Past(_) => {}
         }
         view.is_settled = view.head.is_some_and(|head| head.number >= *highest);
     }
@@ -206,10 +205,16 @@ impl Ingest {
     fn seen(&mut self, sighting: Sighting, in_use: bool) {
         let header = match sighting {
             Sighting::Announced(json) => {
-                if in_use {
-                    self.source.learned().shape(&json, self.assembly.is_catching_up());
+                let header = Header::parse(json, Instant::now());
+                // Nothing is learned from what is refused.
+                if let Ok(header) = &header
+                    && in_use
+                {
+                    self.source
+                        .learned()
+                        .shape(&header.json, self.assembly.is_catching_up());
                 }
-                Header::parse(json, Instant::now())
+                header
             }
             Sighting::Latest(json) => self.source.learned().header_of(&json),
             Sighting::Replaced => return self.assembly.replaced(),
@@ -226,7 +231,7 @@ impl Ingest {
             ChainEvent::Head(header) => Some(header.block),
             ChainEvent::Rewind(to) => Some(*to),
             ChainEvent::ContinuityLost(_) => None,
-            ChainEvent::Logs(_) | ChainEvent::Past(..) => return,
+            ChainEvent::Past(header) => return self.pool.published_past(header.block.number, header.block.hash),
         };
         // Before anybody is shown it, and before answers are kept as its: what is asked next goes to those who have it.
         self.pool.published(head.map(|head| (head.number, head.hash)));
@@ -254,11 +259,6 @@ async fn fetch(source: Arc<Source>, patience: Duration, ask: Ask) -> Fetched {
             };
             Fetched::Numbered(block, found, tries + 1)
         }
-        Ask::Logs(header, tries) => {
-            tokio::time::sleep(wait_before(tries)).await;
-            let logs = source.logs(&header, tries).await;
-            Fetched::Logs(header.block, logs, tries + 1)
-        }
         Ask::Settled(round) => {
             tokio::time::sleep(patience).await;
             let (tip, syncing) = tokio::join!(source.latest(), source.is_syncing());
@@ -269,6 +269,14 @@ async fn fetch(source: Arc<Source>, patience: Duration, ask: Ask) -> Fetched {
             tokio::time::sleep(wait_before(tries)).await;
             Fetched::Stone(number, source.first_from(number, tries).await, tries + 1)
         }
-        Ask::Past(hash) => Fetched::Past(hash, source.block_with_logs(hash, PAST_TRIES).await),
+        Ask::Past(hash) => {
+            for attempt in 0..PAST_TRIES {
+                tokio::time::sleep(wait_before(attempt)).await;
+                if let Some(header) = source.block_by_hash(hash, attempt).await {
+                    return Fetched::Past(hash, Some(header));
+                }
+            }
+            Fetched::Past(hash, None)
+        }
     }
 }

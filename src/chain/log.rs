@@ -1,14 +1,17 @@
-//! The logs of one block, as one answer to `eth_getLogs{blockHash}` tells them.
+//! The logs of one block, as a node tells them.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Instant;
 
-use alloy_primitives::{Address, B256, Bloom, BloomInput, U64};
+use alloy_primitives::{Address, B256, Bloom, BloomInput, keccak256};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::BlockRef;
+use crate::quantity;
 
 /// One log: the node's own bytes, and what filters look at.
 #[derive(Clone, Debug)]
@@ -47,7 +50,7 @@ impl Log {
 pub struct BlockLogs {
     /// The block.
     pub block: BlockRef,
-    /// Ordered, each index once.
+    /// Ordered by index. Nodes that count anew in each transaction (Lotus, Thor) repeat indices: then in the node's order.
     pub logs: Vec<Log>,
     /// When the block's header arrived.
     pub seen: Instant,
@@ -62,9 +65,6 @@ pub enum BadLogs {
     /// A log of another block, or one that says it is removed.
     #[error("a log of another block, or one that is marked removed, at position {0}")]
     Foreign(usize),
-    /// An index that does not grow.
-    #[error("log indices out of order at position {0}")]
-    Order(usize),
     /// The header's bloom says otherwise.
     #[error("the logs do not add up to the header's logsBloom")]
     Bloom,
@@ -74,47 +74,149 @@ pub enum BadLogs {
 #[serde(rename_all = "camelCase")]
 struct Fields<'a> {
     address: Address,
-    topics: Vec<B256>,
+    /// `None` for `null` too: cdk-erigon's LOG0.
+    topics: Option<Vec<B256>>,
     block_hash: B256,
-    block_number: U64,
-    log_index: U64,
+    #[serde(default, deserialize_with = "quantity::optional")]
+    block_number: Option<u64>,
+    #[serde(default, deserialize_with = "quantity::optional")]
+    log_index: Option<u64>,
     #[serde(borrow)]
     removed: Option<&'a RawValue>,
 }
 
-impl BlockLogs {
-    /// Reads the node's answer and holds each log against the block that was asked for.
-    ///
-    /// # Errors
-    /// [`BadLogs`] where a log is malformed, of another block, or out of order.
-    pub fn parse(block: BlockRef, answer: &Bytes, seen: Instant) -> Result<Self, BadLogs> {
-        let items: Vec<&RawValue> = serde_json::from_slice(answer)?;
-        let mut logs: Vec<Log> = Vec::with_capacity(items.len());
-        for (position, item) in items.into_iter().enumerate() {
-            let text = item.get();
-            let fields: Fields<'_> = serde_json::from_str(text)?;
-            let removed = fields.removed.map(|value| {
-                let start = value.get().as_ptr() as usize - text.as_ptr() as usize;
-                start..start + value.get().len()
-            });
-            let says_removed = fields.removed.is_some_and(|value| value.get() == "true");
-            if fields.block_hash != block.hash || fields.block_number.to::<u64>() != block.number || says_removed {
-                return Err(BadLogs::Foreign(position));
-            }
-            let index = fields.log_index.to();
-            if logs.last().is_some_and(|last| last.index >= index) {
-                return Err(BadLogs::Order(position));
-            }
-            let json = answer.slice_ref(text.as_bytes());
-            logs.push(Log {
-                address: fields.address,
-                topics: fields.topics,
+impl Log {
+    /// Reads one log of this block; one without an index has the index of its position.
+    fn parse(block: BlockRef, json: Bytes, position: usize) -> Result<Self, BadLogs> {
+        let text = std::str::from_utf8(&json).map_err(|_| BadLogs::Foreign(position))?;
+        // An array is read as a struct, too, but has no members to add to.
+        if !text.starts_with('{') {
+            return Err(BadLogs::Foreign(position));
+        }
+        let fields: Fields<'_> = serde_json::from_str(text)?;
+        let says_removed = fields.removed.is_some_and(|value| value.get() == "true");
+        let of_block = fields.block_number.is_none_or(|number| number == block.number);
+        if fields.block_hash != block.hash || !of_block || says_removed {
+            return Err(BadLogs::Foreign(position));
+        }
+        let removed = fields.removed.map(|value| {
+            let start = value.get().as_ptr() as usize - text.as_ptr() as usize;
+            start..start + value.get().len()
+        });
+        let (address, topics) = (fields.address, fields.topics);
+        let index = fields.log_index.unwrap_or(position as u64);
+        match topics {
+            Some(topics) => Ok(Self {
+                address,
+                topics,
                 index,
                 json,
                 removed,
-            });
+            }),
+            None => Self::parse(block, with_topics(&json)?, position),
+        }
+    }
+}
+
+/// The log with an empty array for topics that are `null` or absent: clients expect one (go-ethereum, ethers).
+fn with_topics(json: &Bytes) -> Result<Bytes, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Topics<'a> {
+        /// Not an `Option`, which would be `None` for `null`.
+        #[serde(borrow, default)]
+        topics: Member<'a>,
+    }
+    #[derive(Default)]
+    struct Member<'a>(Option<&'a RawValue>);
+    impl<'de: 'a, 'a> Deserialize<'de> for Member<'a> {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            <&RawValue>::deserialize(deserializer).map(|value| Self(Some(value)))
+        }
+    }
+    let Topics { topics } = serde_json::from_slice(json)?;
+    let text = match topics.0 {
+        Some(null) => {
+            let start = null.get().as_ptr() as usize - json.as_ptr() as usize;
+            let end = start + null.get().len();
+            [&json[..start], b"[]", &json[end..]].concat()
+        }
+        // An object, as it was read as one, and not an empty one.
+        None => [&json[..json.len() - 1], br#","topics":[]}"#].concat(),
+    };
+    Ok(text.into())
+}
+
+/// Whether an index comes twice.
+fn repeats(logs: &[Log]) -> bool {
+    let mut seen = HashSet::with_capacity(logs.len());
+    !logs.iter().all(|log| seen.insert(log.index))
+}
+
+impl BlockLogs {
+    /// Reads the node's answer and holds each log against the block that was asked for. `null` is none.
+    ///
+    /// # Errors
+    /// [`BadLogs`] where a log is malformed or of another block.
+    pub fn parse(block: BlockRef, answer: &Bytes, seen: Instant) -> Result<Self, BadLogs> {
+        let items: Option<Vec<&RawValue>> = serde_json::from_slice(answer)?;
+        let items = items.unwrap_or_default();
+        Self::of(
+            block,
+            items.into_iter().map(|item| answer.slice_ref(item.get().as_bytes())),
+            seen,
+        )
+    }
+
+    /// As [`Self::parse`], for logs one by one in the node's order.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn of(block: BlockRef, items: impl Iterator<Item = Bytes>, seen: Instant) -> Result<Self, BadLogs> {
+        let parsed = items
+            .enumerate()
+            .map(|(position, json)| Log::parse(block, json, position));
+        let mut logs = parsed.collect::<Result<Vec<Log>, BadLogs>>()?;
+        if !logs.is_sorted_by(|one, next| one.index < next.index) && !repeats(&logs) {
+            logs.sort_by_key(|log| log.index);
         }
         Ok(Self { block, logs, seen })
+    }
+
+    /// Whether an index comes twice: then an index names no log of the block.
+    #[must_use]
+    pub fn repeats_indices(&self) -> bool {
+        !self.logs.is_sorted_by(|one, next| one.index < next.index)
+    }
+
+    /// The same for the same logs, whatever their order and whatever else the node says of them.
+    #[must_use]
+    pub fn print(&self) -> B256 {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Rest<'a> {
+            #[serde(borrow)]
+            data: Option<Cow<'a, str>>,
+            transaction_hash: Option<B256>,
+        }
+        let one = |log: &Log| {
+            let mut content = log.address.to_vec();
+            log.topics
+                .iter()
+                .for_each(|topic| content.extend_from_slice(topic.as_slice()));
+            if let Ok(rest) = serde_json::from_slice::<Rest<'_>>(&log.json) {
+                content.extend_from_slice(rest.transaction_hash.unwrap_or_default().as_slice());
+                content.extend(
+                    rest.data
+                        .unwrap_or_default()
+                        .bytes()
+                        .map(|byte| byte.to_ascii_lowercase()),
+                );
+            }
+            keccak256(content)
+        };
+        let mut prints: Vec<B256> = self.logs.iter().map(one).collect();
+        prints.sort_unstable();
+        keccak256(prints.concat())
     }
 
     /// Nothing to tell.
@@ -144,12 +246,6 @@ impl BlockLogs {
         } else {
             Err(BadLogs::Bloom)
         }
-    }
-
-    /// Whether the logs account for everything that the bloom says, and perhaps for more.
-    #[must_use]
-    pub fn covers_bloom(&self, bloom: &Bloom) -> bool {
-        self.bloom().contains(bloom)
     }
 
     /// What the header's bloom must be if these are all of the block's logs.
@@ -201,19 +297,129 @@ mod tests {
 
     #[test]
     fn logs_that_cannot_be_this_blocks_are_refused() {
-        assert!(matches!(
-            parse(&format!("[{},{}]", log(1, ""), log(1, ""))),
-            Err(BadLogs::Order(1))
-        ));
-        assert!(matches!(
-            parse(&format!("[{}]", log(1, r#","removed":true"#))),
-            Err(BadLogs::Foreign(0))
-        ));
-        assert!(matches!(
-            parse(&format!("[{}]", log(1, "").replace("0x7\"", "0x8\""))),
-            Err(BadLogs::Foreign(0))
-        ));
-        assert!(matches!(parse("null"), Err(BadLogs::Shape(_))));
+        let good = log(1, "");
+        for (answer, why) in [
+            (format!("[{}]", log(1, r#","removed":true"#)), "a log of another block"),
+            (
+                format!("[{}]", good.replace("\"0x7\"", "\"0x8\"")),
+                "a log of another block",
+            ),
+            (format!("[{}]", good.replace("\"0x7\"", "8")), "a log of another block"),
+            (
+                format!("[{good},{}]", good.replace("0x0707", "0x0807")),
+                "a log of another block, or one that is marked removed, at position 1",
+            ),
+            (
+                format!("[{}]", good.replace("blockHash", "blockhash")),
+                "not an array of logs",
+            ),
+            (
+                format!("[{}]", good.replace("[\"0x", "[\"")).replace("\"topics\":[\"", "\"topics\":[1,\""),
+                "not an array of logs",
+            ),
+            ("{}".to_owned(), "not an array of logs"),
+            ("[null]".to_owned(), "a log of another block"),
+            ("[[]]".to_owned(), "a log of another block"),
+            ("[{}]".to_owned(), "not an array of logs"),
+        ] {
+            let refused = parse(&answer).expect_err(&answer).to_string();
+            assert!(refused.starts_with(why), "{answer}: {refused}");
+        }
+    }
+
+    /// Each row: the answer, and the logs as they are delivered with their indices.
+    #[test]
+    fn what_is_odd_and_harmless_is_read() {
+        let (zero, one, two) = (log(0, ""), log(1, ""), log(2, ""));
+        let spelled = |log: &str, index: &str| log.replace(r#""logIndex":"0x1""#, &format!(r#""logIndex":{index}"#));
+        let topics = |log: &str, to: &str| {
+            let from = format!(r#""topics":["{}"],"#, B256::repeat_byte(2));
+            log.replace(&from, to)
+        };
+        let at_end = |log: &str| format!(r#"{},"topics":[]}}"#, &log[..log.len() - 1]);
+        for (answer, expect) in [
+            ("null".to_owned(), vec![]),
+            ("[]".to_owned(), vec![]),
+            (
+                format!("[{two},{one},{zero}]"),
+                vec![(zero.clone(), 0), (one.clone(), 1), (two.clone(), 2)],
+            ),
+            (
+                format!("[{one}, {zero}, {two}]"),
+                vec![(zero.clone(), 0), (one.clone(), 1), (two.clone(), 2)],
+            ),
+            // Counted anew in each transaction: the node's order.
+            (
+                format!("[{zero},{one},{zero},{one}]"),
+                vec![(zero.clone(), 0), (one.clone(), 1), (zero.clone(), 0), (one.clone(), 1)],
+            ),
+            (
+                format!("[{one},{zero},{one}]"),
+                vec![(one.clone(), 1), (zero.clone(), 0), (one.clone(), 1)],
+            ),
+            // Holes, numbers, leading zeros, and none at all.
+            (format!("[{zero},{two}]"), vec![(zero.clone(), 0), (two.clone(), 2)]),
+            (format!("[{}]", spelled(&one, "1")), vec![(spelled(&one, "1"), 1)]),
+            (
+                format!("[{}]", spelled(&one, r#""0x01""#)),
+                vec![(spelled(&one, r#""0x01""#), 1)],
+            ),
+            (
+                format!("[{},{}]", spelled(&one, "null"), spelled(&one, "null")),
+                vec![(spelled(&one, "null"), 0), (spelled(&one, "null"), 1)],
+            ),
+            (
+                format!("[{}]", zero.replace("\"0x7\"", "7")),
+                vec![(zero.replace("\"0x7\"", "7"), 0)],
+            ),
+            (
+                format!("[{}]", zero.replace("\"0x7\"", "null")),
+                vec![(zero.replace("\"0x7\"", "null"), 0)],
+            ),
+            (
+                format!("[{}]", topics(&zero, r#""topics": null ,"#)),
+                vec![(topics(&zero, r#""topics": [] ,"#), 0)],
+            ),
+            (
+                format!("[{}]", topics(&zero, "")),
+                vec![(at_end(&topics(&zero, "")), 0)],
+            ),
+            (
+                format!("[{}]", topics(&zero, r#""topics":[],"#)),
+                vec![(topics(&zero, r#""topics":[],"#), 0)],
+            ),
+        ] {
+            let logs = parse(&answer).expect(&answer).logs;
+            let read: Vec<_> = logs
+                .iter()
+                .map(|log| (String::from_utf8_lossy(log.json()).into_owned(), log.index))
+                .collect();
+            assert_eq!(read, expect, "{answer}");
+            for log in &logs {
+                let removed: serde_json::Value = serde_json::from_slice(&log.removed_json()).expect("JSON");
+                assert_eq!(
+                    (&removed["removed"], removed["topics"].is_array()),
+                    (&true.into(), true),
+                    "{answer}"
+                );
+            }
+        }
+        assert!(parse(&format!("[{zero},{zero}]")).expect("logs").repeats_indices());
+        assert!(!parse(&format!("[{one},{zero}]")).expect("logs").repeats_indices());
+    }
+
+    #[test]
+    fn a_print_is_of_what_the_logs_are() {
+        let (zero, one) = (log(0, ""), log(1, ""));
+        let other = one.replace(r#""data":"0x""#, r#""data":"0xAb""#);
+        let print = |logs: &[&str]| parse(&format!("[{}]", logs.join(","))).expect("logs").print();
+        assert_eq!(
+            print(&[&zero, &other]),
+            print(&[&other.replace("Ab", "ab"), &log(0, r#","x":1"#)])
+        );
+        assert_ne!(print(&[&zero, &other]), print(&[&zero, &one]));
+        assert_ne!(print(&[&zero]), print(&[&zero, &zero]));
+        assert_ne!(print(&[]), print(&[&zero]));
     }
 
     #[test]

@@ -84,8 +84,8 @@ impl Page {
         self.joins == Some(next.hash) && number >= self.from && above_all
     }
 
-    /// The blocks.
-    #[cfg(test)]
+    /// The blocks, oldest first.
+    #[must_use]
     pub fn blocks(&self) -> &VecDeque<Published> {
         &self.blocks
     }

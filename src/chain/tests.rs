@@ -53,7 +53,7 @@ impl Tree {
         let header = Header {
             block,
             parent,
-            bloom: Box::new(Bloom::repeat_byte(1)),
+            bloom: Some(Box::new(Bloom::repeat_byte(1))),
             timestamp: 0,
             json: Bytes::new(),
             seen: Instant::now(),
@@ -103,6 +103,8 @@ enum Op {
     Switch,
     /// An answer arrives: true, none at all, or about another block.
     Answer(Index, Manner, Index),
+    /// Logs of a block arrive that are awaited for live subscriptions.
+    Logs(Index),
     /// So many events are published.
     Publish(u8),
     /// A stream resumes behind a block, or behind a log of it.
@@ -127,6 +129,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Switch),
         8 => (any::<Index>(), manner, any::<Index>()).prop_map(|(ask, manner, other)| Op::Answer(ask, manner, other)),
         6 => (1u8..8).prop_map(Op::Publish),
+        6 => any::<Index>().prop_map(Op::Logs),
         1 => (any::<Index>(), prop::option::of(0u64..3)).prop_map(|(block, log)| Op::Resume(block, log)),
         1 => any::<Index>().prop_map(Op::ResumeHeads),
         3 => (any::<Index>(), 1u8..6).prop_map(|(stream, steps)| Op::Step(stream, steps)),
@@ -153,7 +156,7 @@ impl Stream {
     fn next(&mut self, history: &History) -> Next {
         let needs = match self.walk {
             Some(_) => Needs::Headers,
-            None => Needs::Logs(&|_| true),
+            None => Needs::Logs,
         };
         self.cursor.next(history, &self.page, needs)
     }
@@ -169,6 +172,8 @@ struct World {
     /// What a subscriber that was there from the start holds, and the first block that it was told.
     live: Vec<Name>,
     live_from: Option<u64>,
+    /// Blocks whose logs it is still to be delivered, oldest first, and whether they were fetched.
+    awaited: VecDeque<(BlockRef, bool)>,
     /// The heads that it was told and that were not replaced.
     told: Vec<BlockRef>,
     streams: Vec<Stream>,
@@ -192,6 +197,7 @@ impl World {
             history: History::new(blocks),
             live: Vec::new(),
             live_from: None,
+            awaited: VecDeque::new(),
             told: Vec::new(),
             streams: Vec::new(),
         }
@@ -211,6 +217,11 @@ impl World {
                     let ask = self.asks.swap_remove(ask.index(self.asks.len()));
                     let answer = self.answer(ask, *manner, other);
                     self.assembly.fetched(answer);
+                }
+            }
+            Op::Logs(block) => {
+                if !self.awaited.is_empty() {
+                    self.fetched_logs(block.index(self.awaited.len()));
                 }
             }
             Op::Publish(count) => (0..*count).for_each(|_| {
@@ -290,20 +301,6 @@ impl World {
                 };
                 Fetched::Numbered(block, found, tries + 1)
             }
-            (Ask::Logs(header, tries), Manner::Right) => {
-                let logs = self.tree.by_hash(header.block.hash).map(|(_, logs)| logs.as_ref());
-                let again = logs.map(|logs| BlockLogs {
-                    block: logs.block,
-                    logs: logs.logs.clone(),
-                    seen: logs.seen,
-                });
-                Fetched::Logs(header.block, again.ok_or(Refused::NodeError), tries + 1)
-            }
-            (Ask::Logs(header, tries), Manner::Nothing) => {
-                Fetched::Logs(header.block, Err(Refused::CallFailed), tries + 1)
-            }
-            // Often enough in a row, and the block is given up.
-            (Ask::Logs(header, tries), Manner::Wrong) => Fetched::Logs(header.block, Err(Refused::Bloom), tries + 12),
             (Ask::TipBehind(block), Manner::Right) => Fetched::TipBehind(block, by_hash(self.head)),
             (Ask::TipBehind(block), Manner::Wrong) => Fetched::TipBehind(block, Some(lie())),
             (Ask::TipBehind(block), Manner::Nothing) => Fetched::TipBehind(block, None),
@@ -314,18 +311,28 @@ impl World {
                 Fetched::Stone(number, Ok(self.canonical_from(number)), tries + 1)
             }
             (Ask::Stone(number, tries), _) => Fetched::Stone(number, Ok(None), tries + 1),
-            (Ask::Past(hash), Manner::Right) => Fetched::Past(
-                hash,
-                self.tree.by_hash(hash).map(|(header, logs)| {
-                    let logs = BlockLogs {
-                        block: logs.block,
-                        logs: logs.logs.clone(),
-                        seen: logs.seen,
-                    };
-                    (header.clone(), logs)
-                }),
-            ),
+            (Ask::Past(hash), Manner::Right) => Fetched::Past(hash, by_hash(hash)),
             (Ask::Past(hash), _) => Fetched::Past(hash, None),
+        }
+    }
+
+    /// Logs of a block arrive; those whose turn it is are delivered.
+    fn fetched_logs(&mut self, at: usize) {
+        let (block, fetched) = &mut self.awaited[at];
+        *fetched = true;
+        let logs = self.tree.by_hash(block.hash).expect("it is in the tree").1.clone();
+        self.history.logs(logs);
+        self.deliver();
+    }
+
+    fn deliver(&mut self) {
+        while let Some((block, _)) = self
+            .awaited
+            .pop_front_if(|(block, fetched)| *fetched && self.history.stands(*block))
+        {
+            self.history.delivered_logs(block.hash);
+            let (_, logs) = self.tree.by_hash(block.hash).expect("it is in the tree");
+            self.live.extend(names(logs));
         }
     }
 
@@ -339,7 +346,7 @@ impl World {
         };
         match event {
             ChainEvent::Head(header) => {
-                let tip = self.history.tip().cloned();
+                let tip = self.history.tip().map(|tip| tip.header.block.hash);
                 let (block, parent) = (header.block, header.parent);
                 let Some(dropped) = self.history.head(header) else {
                     let filled_in = self.live_from.is_some_and(|from| block.number < from);
@@ -347,16 +354,12 @@ impl World {
                         filled_in || self.told.contains(&block),
                         "what is not told again was told"
                     );
+                    self.deliver();
                     return true;
                 };
-                let tip = dropped
-                    .first()
-                    .map_or(tip.map(|tip| (tip.header.block.hash, tip.logs.is_some())), |own| {
-                        Some((own.header.parent, true))
-                    });
-                if let Some((tip, logs)) = tip {
+                let tip = dropped.first().map_or(tip, |own| Some(own.header.parent));
+                if let Some(tip) = tip {
                     assert_eq!(tip, parent, "E1: a head grows on the one before");
-                    assert!(logs, "E3: the logs of a block come before the next head");
                 }
                 for own in &dropped {
                     let at = self.told.iter().rposition(|told| *told == own.header.block);
@@ -364,44 +367,38 @@ impl World {
                 }
                 assert!(!self.told.contains(&block), "no head comes twice");
                 self.told.push(block);
-                let gone: Vec<Name> = dropped
-                    .iter()
-                    .filter_map(|own| own.logs.as_deref())
-                    .flat_map(names)
-                    .collect();
-                let keep = self.live.len() - gone.len().min(self.live.len());
-                // Those below the first block were filled in and never told.
-                let told: Vec<Name> = self.live.split_off(keep);
+                // Those below the first block were filled in and never told, and those that are awaited were not yet.
                 let first = self.live_from.unwrap_or_default();
-                let were_told = dropped.iter().filter(|own| own.header.block.number >= first);
-                let expect: Vec<Name> = were_told
+                let were_told = dropped.iter().filter(|own| {
+                    own.header.block.number >= first && self.awaited.iter().all(|(block, _)| *block != own.header.block)
+                });
+                let gone: Vec<Name> = were_told
                     .filter_map(|own| own.logs.as_deref())
                     .flat_map(names)
                     .collect();
-                assert!(told.ends_with(&expect), "E2: what is taken back was told, oldest first");
-                self.live.extend_from_slice(&told[..told.len() - expect.len()]);
+                assert!(
+                    self.live.ends_with(&gone),
+                    "E2: what is taken back was told, oldest first"
+                );
+                self.live.truncate(self.live.len() - gone.len());
+                self.awaited
+                    .retain(|(block, _)| dropped.iter().all(|own| own.header.block != *block));
+                self.history.await_logs(block.hash);
+                self.awaited.push_back((block, false));
                 let from = self.live_from.unwrap_or(block.number);
                 self.live_from = Some(from.min(block.number));
-            }
-            ChainEvent::Logs(logs) => {
-                if self.history.logs(logs.clone()).is_some() {
-                    self.live.extend(names(&logs));
-                } else {
-                    assert!(
-                        self.history.is_canonical(logs.block),
-                        "logs of another block than the tip"
-                    );
-                }
+                self.deliver();
             }
             ChainEvent::Rewind(to) => self
                 .history
                 .rewind(to)
                 .expect("the chain goes back to what was published"),
-            ChainEvent::Past(header, logs) => self.history.past(header, logs),
+            ChainEvent::Past(header) => self.history.past(header),
             ChainEvent::ContinuityLost(_) => {
                 self.history.clear();
                 self.live.clear();
                 self.told.clear();
+                self.awaited.clear();
                 self.live_from = None;
             }
         }
@@ -438,7 +435,7 @@ impl World {
                 let logs = own.logs.as_deref().expect("a stream of logs needs them");
                 stream.held.extend(names(logs));
             }
-            Next::Level | Next::Pending | Next::Ahead => {}
+            Next::Level | Next::Pending | Next::Awaited(_) | Next::Ahead => {}
             Next::Below(number) => {
                 let path = self.tree.path(self.head);
                 let blocks = path
@@ -448,9 +445,11 @@ impl World {
                     .map(|(header, logs)| Published {
                         header: header.clone(),
                         logs: Some(logs.clone()),
+                        awaits_logs: false,
                         sequence: 0,
                     });
                 stream.page = Page::new(*number, blocks.collect());
+                self.history.fill(&stream.page);
             }
             Next::Lost(block) => {
                 let main = self.tree.path(self.head);
@@ -476,7 +475,7 @@ impl World {
             }
         }
         stream.cursor.told(&next);
-        let moved = found && !matches!(next, Next::Level | Next::Pending | Next::Ahead);
+        let moved = found && !matches!(next, Next::Level | Next::Pending | Next::Awaited(_) | Next::Ahead);
         self.streams.push(stream);
         let last = self.streams.len() - 1;
         self.streams.swap(at, last);
@@ -499,6 +498,9 @@ impl World {
                 self.asks.extend(self.assembly.asks());
             }
             while self.publish() {}
+            for at in (0..self.awaited.len()).rev() {
+                self.fetched_logs(at);
+            }
         }
     }
 }
@@ -519,8 +521,9 @@ proptest! {
         }
         world.settle(&head);
         let tip = world.history.tip().expect("something was published").clone();
-        // The chain may have gone back before the logs of the last block were there.
-        let told = if tip.logs.is_some() { tip.header.block.hash } else { tip.header.parent };
+        // The chain may have gone back before the logs of the last blocks were there.
+        let awaited = world.awaited.front().and_then(|(block, _)| world.tree.by_hash(block.hash));
+        let told = awaited.map_or(tip.header.block.hash, |(first, _)| first.parent);
         let stands_at = world.history.stands_at().expect("as the tip");
         prop_assert_eq!(stands_at.hash, world.head);
         prop_assert!(world.history.is_canonical(stands_at));

@@ -424,7 +424,7 @@ mod tests {
                 hash: hash(own),
             },
             parent: hash(parent),
-            bloom: Box::default(),
+            bloom: Some(Box::default()),
             timestamp: 0,
             json: Bytes::new(),
             seen: std::time::Instant::now(),

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use alloy_consensus::constants::EMPTY_ROOT_HASH;
-use alloy_primitives::{Address, B256, U64};
+use alloy_primitives::{Address, B256};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{BlockRef, Header};
+use crate::quantity;
 
 /// One transaction: the node's own bytes, and what filters look at.
 #[derive(Clone, Debug)]
@@ -78,23 +79,22 @@ pub enum BadTransactions {
     /// A transaction of another block, or out of its place.
     #[error("a transaction of another block, or out of order, at position {0}")]
     Foreign(usize),
-    /// The header says that there are some.
-    #[error("no transactions, against the header's transactionsRoot")]
-    None,
 }
 
 impl BlockTransactions {
     /// The block's transactions where its header tells that there are none.
     #[must_use]
     pub fn none(header: &Header) -> Option<Self> {
-        says_none(header).then(|| Self {
+        let none = claims(header, Root::Transactions) == Claim::None;
+        none.then(|| Self {
             block: header.block,
             transactions: Vec::new(),
             seen: header.seen,
         })
     }
 
-    /// Reads the node's answer to `eth_getBlockByHash` and holds it against the header.
+    /// Reads the node's answer to `eth_getBlockByHash` and holds it against the header, except for its root. The indices
+    /// ascend, with holes where a chain has transactions that it does not show (Sei, Oasis, HyperEVM).
     ///
     /// # Errors
     /// [`BadTransactions`].
@@ -109,21 +109,22 @@ impl BlockTransactions {
         #[serde(rename_all = "camelCase")]
         struct Place {
             block_hash: B256,
-            transaction_index: U64,
+            #[serde(default, deserialize_with = "quantity::optional")]
+            transaction_index: Option<u64>,
         }
         let block: Block<'_> = serde_json::from_slice(answer)?;
         if block.hash != header.block.hash {
             return Err(BadTransactions::Block(block.hash));
         }
-        if block.transactions.is_empty() && !says_none(header) {
-            return Err(BadTransactions::None);
-        }
         let mut transactions = Vec::with_capacity(block.transactions.len());
+        let mut next = 0;
         for (position, item) in block.transactions.into_iter().enumerate() {
             let place: Place = serde_json::from_str(item.get())?;
-            if place.block_hash != block.hash || place.transaction_index.to::<usize>() != position {
+            let index = place.transaction_index.unwrap_or(next);
+            if place.block_hash != block.hash || index < next {
                 return Err(BadTransactions::Foreign(position));
             }
+            next = index.saturating_add(1);
             transactions.push(Transaction::parse(answer.slice_ref(item.get().as_bytes()))?);
         }
         Ok(Self {
@@ -134,14 +135,54 @@ impl BlockTransactions {
     }
 }
 
-/// Whether the header's root is that of no transactions; one that it does not have says nothing.
-fn says_none(header: &Header) -> bool {
+/// A root in a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Root {
+    Transactions,
+    Receipts,
+}
+
+/// What a header claims of a block's contents by a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// There are none.
+    None,
+    /// There are some.
+    Some,
+    /// There are none by the root, but gas was used or the bloom is not empty: transactions of the system are in no root on
+    /// Bor and HyperEVM.
+    Disputed,
+    /// Nothing: there is no root, or it is zero (zkSync, Fantom).
+    Nothing,
+}
+
+/// Reads the claim.
+pub(super) fn claims(header: &Header, root: Root) -> Claim {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Root {
-        transactions_root: B256,
+    struct Roots<'a> {
+        #[serde(borrow)]
+        transactions_root: Option<&'a RawValue>,
+        #[serde(borrow)]
+        receipts_root: Option<&'a RawValue>,
+        #[serde(default, deserialize_with = "quantity::optional")]
+        gas_used: Option<u64>,
     }
-    serde_json::from_slice::<Root>(&header.json).is_ok_and(|root| root.transactions_root == EMPTY_ROOT_HASH)
+    let Ok(roots) = serde_json::from_slice::<Roots<'_>>(&header.json) else {
+        return Claim::Nothing;
+    };
+    let root = match root {
+        Root::Transactions => roots.transactions_root,
+        Root::Receipts => roots.receipts_root,
+    };
+    let root = root.and_then(|root| serde_json::from_str::<B256>(root.get()).ok());
+    let idle = roots.gas_used.unwrap_or_default() == 0 && header.telling_bloom().is_none();
+    match root {
+        Some(EMPTY_ROOT_HASH) if idle => Claim::None,
+        Some(EMPTY_ROOT_HASH) => Claim::Disputed,
+        None | Some(B256::ZERO) => Claim::Nothing,
+        Some(_) => Claim::Some,
+    }
 }
 
 #[cfg(test)]
@@ -202,10 +243,12 @@ mod tests {
             (Value::Null, "not a block"),
             (block(&[json!(B256::ZERO)]), "not a block"),
             (other, "another block: 0x00"),
-            (block(&[]), "no transactions"),
             (block(&[first(), foreign]), "a transaction of another block"),
             (block(&[first(), first()]), "a transaction of another block"),
-            (block(&[transaction(1, Value::Null)]), "a transaction of another block"),
+            (
+                block(&[transaction(1, Value::Null), first()]),
+                "a transaction of another block",
+            ),
         ] {
             let refused = parse(&own, &answer).expect_err(why);
             assert!(refused.starts_with(why), "{refused}");
@@ -216,9 +259,46 @@ mod tests {
     fn none_are_none_where_the_root_says_so() {
         let empty = header(Some(EMPTY_ROOT_HASH));
         assert!(BlockTransactions::none(&empty).is_some_and(|none| none.transactions.is_empty()));
-        assert!(parse(&empty, &block(&[])).is_ok());
         for unsure in [header(None), header(Some(B256::ZERO))] {
             assert!(BlockTransactions::none(&unsure).is_none());
+        }
+    }
+
+    #[test]
+    fn indices_may_have_holes_and_any_spelling() {
+        let (first, mut later) = (transaction(1, Value::Null), transaction(4, Value::Null));
+        for index in [json!("0x4"), json!("0x04"), json!(4), Value::Null] {
+            later["transactionIndex"] = index.clone();
+            let read = parse(&header(None), &block(&[first.clone(), later.clone()]));
+            assert_eq!(read.expect("transactions").transactions.len(), 2, "{index}");
+        }
+    }
+
+    #[test]
+    fn what_a_root_claims() {
+        let (empty, some, zero) = (json!(EMPTY_ROOT_HASH), json!(B256::repeat_byte(3)), json!(B256::ZERO));
+        let (none, full) = (
+            json!(alloy_primitives::Bloom::ZERO),
+            json!(alloy_primitives::Bloom::repeat_byte(255)),
+        );
+        for (root, gas, bloom, expect) in [
+            (&empty, json!("0x0"), &none, Claim::None),
+            (&empty, Value::Null, &none, Claim::None),
+            (&empty, json!("0x5208"), &none, Claim::Disputed),
+            (&empty, json!(21000), &none, Claim::Disputed),
+            (&empty, json!("0x0"), &full, Claim::Disputed),
+            (&some, json!("0x0"), &none, Claim::Some),
+            (&zero, json!("0x0"), &none, Claim::Nothing),
+            (&Value::Null, json!("0x0"), &none, Claim::Nothing),
+            (&json!("0x"), json!("0x0"), &none, Claim::Nothing),
+        ] {
+            let json = json!({
+                "hash": B256::repeat_byte(7), "parentHash": B256::ZERO, "number": "0x7", "logsBloom": bloom,
+                "transactionsRoot": root, "receiptsRoot": root, "gasUsed": gas,
+            });
+            let header = Header::parse(json.to_string().into(), Instant::now()).expect("a header");
+            assert_eq!(claims(&header, Root::Transactions), expect, "{json}");
+            assert_eq!(claims(&header, Root::Receipts), expect, "{json}");
         }
     }
 }

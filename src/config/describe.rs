@@ -89,7 +89,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "subscriptions.pass",
-        "Kinds unknown here that are asked of the node in use, as namespace_kind or by prefix with *: \"eth_newVotes\", \"debug_traceChain\"; [] for none. What methods.denied says of debug_subscribe and the like comes first.",
+        "Kinds unknown here that are asked of the node in use, as namespace_kind, by the method where it is reth_subscribeX and its like, or by prefix with *: \"eth_newVotes\", \"debug_traceChain\"; [] for none. What methods.denied says of debug_subscribe and the like comes first.",
     ),
     (
         "subscriptions.max_passed",

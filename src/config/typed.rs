@@ -298,7 +298,7 @@ section!(Keepalive, "Signs of life from clients." {
 
 section!(Server, "The door." {
     #[serde(deserialize_with = "one_or_many")]
-    origins: Vec<String> = vec!["http://localhost".into(), "http://127.0.0.1".into()],
+    origins: Vec<String> = vec!["http://localhost".into(), "http://127.0.0.1".into(), "http://[::1]".into()],
     #[serde(deserialize_with = "one_or_many")]
     hosts: Vec<String> = vec!["*".into()],
     #[serde(deserialize_with = "one_or_many")]

@@ -117,6 +117,14 @@ impl Prefix {
         Self(format!("{open}{id}{}", Self::BETWEEN).into_bytes().into())
     }
 
+    const UNNAMED: &'static str = r#"{"jsonrpc":"2.0","params":{"subscription":""#;
+
+    /// As [`Self::new`], for events that name their method themselves ([`Event::naming`]); they are not compressed.
+    #[must_use]
+    pub fn unnamed(id: SubscriptionId) -> Self {
+        Self(format!("{}{id}{}", Self::UNNAMED, Self::BETWEEN).into_bytes().into())
+    }
+
     /// How long it is in this namespace, in bytes.
     #[must_use]
     pub fn len_within(namespace: &str) -> usize {
@@ -220,21 +228,30 @@ impl Event {
     /// Encodes a payload (one JSON value, the node's own bytes). This is the one copy that an event costs.
     #[must_use]
     pub fn new(payload: &[u8]) -> Self {
-        Self::behind(Prefix::LEN, payload)
+        Self::behind(Prefix::LEN, payload, Self::CLOSE)
     }
 
     /// As [`Self::new`], for subscriptions of this namespace alone; not to be made [compressible](Self::compressible)
     /// where it is not `eth`.
     #[must_use]
     pub fn within(namespace: &str, payload: &[u8]) -> Self {
-        Self::behind(Prefix::len_within(namespace), payload)
+        Self::behind(Prefix::len_within(namespace), payload, Self::CLOSE)
     }
 
-    fn behind(prefix: usize, payload: &[u8]) -> Self {
-        let total = prefix + payload.len() + Self::CLOSE.len();
-        let mut text = Vec::with_capacity(payload.len() + Self::CLOSE.len());
+    /// As [`Self::new`], under a method that the prefix does not name ([`Prefix::unnamed`]): only the node knows it, and not
+    /// before it sends the first event. Of an object the order of members is free.
+    #[must_use]
+    pub fn naming(method: &str, payload: &[u8]) -> Self {
+        let prefix = Prefix::LEN - Prefix::OPEN.len() + Prefix::UNNAMED.len();
+        let close = format!("}},\"method\":{}}}", serde_json::Value::from(method));
+        Self::behind(prefix, payload, close.as_bytes())
+    }
+
+    fn behind(prefix: usize, payload: &[u8], close: &[u8]) -> Self {
+        let total = prefix + payload.len() + close.len();
+        let mut text = Vec::with_capacity(payload.len() + close.len());
         text.extend_from_slice(payload);
-        text.extend_from_slice(Self::CLOSE);
+        text.extend_from_slice(close);
         if total <= MAX_FRAME {
             return Self {
                 header: Header::new(Opcode::Text, true, total),

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use self::shared::Tally;
 use self::state::{GATHER_BYTES, State};
 use super::queue::Push;
-use super::{Batch, CloseReason, Compression, Egress, Recipient, Socket, SubscriptionId, frame};
+use super::{Batch, CloseReason, Compression, Egress, Kind, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::Millis;
 use crate::pieces;
 
@@ -49,6 +49,8 @@ pub struct Outbox {
     egress: Arc<Egress>,
     /// Since when a message of the client is not whole; 0 between messages.
     unfinished_since: AtomicU64,
+    /// Live subscriptions of the connection, by kind. Changed and read under the registry's lock.
+    live: [AtomicU32; Kind::ALL.len()],
 }
 
 /// What became of an answer.
@@ -96,6 +98,7 @@ impl Outbox {
             last_heard: AtomicU64::new(now),
             egress,
             unfinished_since: AtomicU64::new(0),
+            live: Default::default(),
         })
     }
 
@@ -115,6 +118,22 @@ impl Outbox {
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
+    }
+
+    /// A subscription of this kind receives live events from now on.
+    pub fn joined(&self, kind: Kind) {
+        self.live[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A subscription of this kind that had [joined](Self::joined) ended.
+    pub fn left(&self, kind: Kind) {
+        self.live[kind as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a live subscription of this kind is on the connection.
+    #[must_use]
+    pub fn subscribes_to(&self, kind: Kind) -> bool {
+        self.live[kind as usize].load(Ordering::Relaxed) > 0
     }
 
     /// The budget of its notifications, which it shares with all connections of its account, and with no other.

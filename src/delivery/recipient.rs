@@ -88,6 +88,14 @@ impl Recipient {
         Arc::new(Self { prefix, ..made })
     }
 
+    /// As [`Self::new`], of a subscription whose events name their method themselves ([`Event::naming`]).
+    #[must_use]
+    pub fn unnamed(id: SubscriptionId) -> Arc<Self> {
+        let prefix = Prefix::unnamed(id);
+        let made = Self::made(id, 0, false);
+        Arc::new(Self { prefix, ..made })
+    }
+
     /// One that is told what was before, and takes no live events until it [begins](Self::begin).
     #[must_use]
     pub fn resumed(id: SubscriptionId) -> Arc<Self> {

@@ -11,7 +11,8 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// Rules as geth's `--ws.origins`: `*`, or scheme, host and port, of which scheme and port may be left out.
+    /// Rules as geth's `--ws.origins`: `*`, or scheme, host and port, of which scheme and port may be left out. An IPv6 address
+    /// stands in brackets, as in the origin that a browser sends.
     #[must_use]
     pub fn new(rules: &[String]) -> Self {
         Self {
@@ -111,6 +112,36 @@ mod tests {
         assert!(!allow("http://localhost:3000", "http://localhost:3001"));
         assert!(!allow("http://localhost", "http://localhost.evil.example"));
         assert!(!allow("http://localhost", "null"));
+        for page in [
+            "http://[::1]",
+            "http://[::1]:80",
+            "http://[::1]:3000",
+            "HTTP://[::1]:3000",
+        ] {
+            assert!(allow("http://[::1]", page) && allow("[::1]", page), "{page}");
+            assert!(
+                !allow("http://localhost", page) && !allow("https://[::1]", page),
+                "{page}"
+            );
+        }
+        assert!(allow("http://[::1]:3000", "http://[::1]:3000"));
+        for page in [
+            "http://[::1]:3001",
+            "http://[::1]",
+            "http://[::2]:3000",
+            "http://[::1]:3000.evil.example",
+        ] {
+            assert!(!allow("http://[::1]:3000", page), "{page}");
+        }
+        for page in [
+            "http://[::2]",
+            "http://[::1].evil.example",
+            "http://[::1]@evil.example",
+            "http://::1",
+            "http://[::11]",
+        ] {
+            assert!(!allow("http://[::1]", page), "{page}");
+        }
     }
 
     #[test]

@@ -31,7 +31,8 @@ use crate::jsonrpc::{
 };
 use crate::subscription::Registry;
 use crate::telemetry::{Metrics, OutcomeLabel};
-use crate::upstream::{Passed, Pool, TransactionForm};
+pub use crate::upstream::SubscriptionMethod;
+use crate::upstream::{NodeSubscription, Pool};
 
 use calls::Calls;
 
@@ -165,29 +166,24 @@ impl Rpc {
         self.calls.kept().await
     }
 
-    /// See [`Pool::pending_settled`].
-    pub async fn pending_settled(&self, form: TransactionForm) {
-        self.pool.pending_settled(form).await;
-    }
-
-    /// Waits for what the node in use says of a subscription that is passed through, and is wanted.
+    /// Waits for what the node in use says of a subscription that is wanted.
     ///
     /// # Errors
     /// The node's own error object, or why there is none.
-    pub async fn passed(&self, passed: &Passed) -> Result<(), Outcome> {
-        match self.pool.passed(passed).await {
+    pub async fn answered(&self, of: &NodeSubscription) -> Result<(), Outcome> {
+        match self.pool.answered(of).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Outcome::Error(error)),
             Err(why) => Err(calls::failed(why)),
         }
     }
 
-    /// As [`Self::passed`], unless nothing is said at present.
+    /// As [`Self::answered`], unless nothing is said at present.
     ///
     /// # Errors
     /// The node's own error object.
-    pub fn passed_now(&self, passed: &Passed) -> Result<(), Outcome> {
-        match self.pool.watch_answers().borrow().get(passed) {
+    pub fn answered_now(&self, of: &NodeSubscription) -> Result<(), Outcome> {
+        match self.pool.watch_answers().borrow().get(of) {
             Some(Err(error)) => Err(Outcome::Error(error.clone())),
             Some(Ok(())) | None => Ok(()),
         }
@@ -279,14 +275,24 @@ pub fn not_available(method: &str) -> ErrorObjectOwned {
     )
 }
 
-/// Whether a method subscribes or unsubscribes, and in which namespace. geth goes by the suffix, and the namespace ends
-/// where the first `_` is (`rpc/json.go`): `eth_a_subscribe` is one of `eth`.
+/// What is said of a method that subscribes and is not passed to the node; it begins with geth's words.
 #[must_use]
-pub fn subscription_method(method: &str) -> Option<(&str, bool)> {
-    let (namespace, _) = method.split_once('_')?;
-    match method.rsplit_once('_') {
-        Some((_, "subscribe")) => Some((namespace, true)),
-        Some((_, "unsubscribe")) => Some((namespace, false)),
-        _ => None,
-    }
+pub fn not_passed(method: &str) -> ErrorObjectOwned {
+    let why = not_available(method);
+    let message = format!(
+        "{}: it subscribes, and subscriptions.pass does not list it",
+        why.message()
+    );
+    error(METHOD_NOT_FOUND, message)
+}
+
+/// What is said of a method that begins or ends a subscription in a way that is not known here.
+#[must_use]
+pub fn not_paired(method: &str) -> ErrorObjectOwned {
+    let why = not_available(method);
+    let message = format!(
+        "{}: it subscribes, and its counterpart is not known here",
+        why.message()
+    );
+    error(METHOD_NOT_FOUND, message)
 }

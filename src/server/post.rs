@@ -18,7 +18,7 @@ use crate::jsonrpc::{
 };
 use crate::look::look;
 use crate::pieces;
-use crate::rpc::{Planned, not_available, subscription_method};
+use crate::rpc::{Planned, SubscriptionMethod, not_available, not_paired};
 use crate::session::{Services, methods};
 
 /// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
@@ -202,9 +202,12 @@ fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, 
         return (refused, Some(exceeded));
     }
     let plan = |item| {
-        Planned::new(item, &mut |request| match subscription_method(&request.method) {
-            Some((_, true)) => Some(error(METHOD_NOT_FOUND, "notifications not supported").into()),
-            Some((_, false)) => Some(error(SERVER_ERROR, "subscription not found").into()),
+        Planned::new(item, &mut |request| match SubscriptionMethod::of(&request.method) {
+            Some(SubscriptionMethod::Subscribe(_) | SubscriptionMethod::SubscribeKind(_)) => {
+                Some(error(METHOD_NOT_FOUND, "notifications not supported").into())
+            }
+            Some(SubscriptionMethod::Unsubscribe) => Some(error(SERVER_ERROR, "subscription not found").into()),
+            Some(SubscriptionMethod::Unpaired) => Some(not_paired(&request.method).into()),
             None if terms.rights.methods.allow(&request.method) => None,
             None => {
                 services.count_refusal("method");

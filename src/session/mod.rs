@@ -37,8 +37,8 @@ use crate::jsonrpc::{
     Request, Response, SERVER_ERROR, error,
 };
 use crate::look::look;
-use crate::rpc::{Local, Planned, Rpc, not_available, subscription_method};
-use crate::subscription::{Passed, Registry, Replays, Start, Subscription, Topic, no_such_kind};
+use crate::rpc::{Local, Planned, Rpc, SubscriptionMethod, not_available, not_paired, not_passed};
+use crate::subscription::{Asked, NodeSubscription, Registry, Replays, Start, Subscription, Topic, no_such_kind};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// What of a session is settled for as long as the service runs; the rest is its client's [`crate::door::Plan`].
@@ -455,15 +455,19 @@ impl Session {
     fn plan(&mut self, item: &Item<'_>, can_wait: bool, releases: &mut Vec<Arc<Recipient>>) -> Planned {
         let notification = matches!(item, Item::Notification(_));
         Planned::new(item, &mut |request| {
-            match subscription_method(&request.method) {
+            match SubscriptionMethod::of(&request.method) {
+                // The way out is never barred.
+                Some(SubscriptionMethod::Unsubscribe) => Some(self.unsubscribe(request).into()),
+                Some(SubscriptionMethod::Unpaired) => {
+                    self.services.count_refusal("method");
+                    Some(not_paired(&request.method).into())
+                }
                 // Without an id there is no way to tell the subscription's: it is ignored, as in reth (PROTOCOL J7).
-                Some((_, true)) if notification => Some(Outcome::TRUE.into()),
-                Some((namespace, true)) => Some(
-                    self.subscribe(namespace, request, can_wait, releases)
+                Some(_) if notification => Some(Outcome::TRUE.into()),
+                Some(method) => Some(
+                    self.subscribe(method, request, can_wait, releases)
                         .unwrap_or_else(Local::from),
                 ),
-                // The way out is never barred.
-                Some((_, false)) => Some(self.unsubscribe(request).into()),
                 None if self.pass.terms().rights.methods.allow(&request.method) => None,
                 None => {
                     self.services.count_refusal("method");
@@ -480,24 +484,40 @@ impl Session {
 
     fn subscribe(
         &mut self,
-        namespace: &str,
+        method: SubscriptionMethod<'_>,
         request: &Request<'_>,
         can_wait: bool,
         releases: &mut Vec<Arc<Recipient>>,
     ) -> Result<Local, ErrorObjectOwned> {
-        let mut topic = Topic::parse(namespace, request)?;
         let terms = self.pass.account().terms();
-        // `eth_x_subscribe` subscribes as `eth_subscribe` does: who denies the one denies the other.
         let methods = &terms.rights.methods;
-        let allowed = methods.allow(&request.method) && methods.allow(&format!("{namespace}_subscribe"));
-        if !allowed || !terms.rights.kinds.allow(topic.kind()) {
+        let (mut topic, is_allowed, name) = match method {
+            SubscriptionMethod::Subscribe(namespace) => {
+                let topic = Topic::parse(namespace, request)?;
+                let name = format!("{namespace}_{}", topic.name());
+                // `eth_x_subscribe` subscribes as `eth_subscribe` does: who denies the one denies the other.
+                (topic, methods.allow(&format!("{namespace}_subscribe")), name)
+            }
+            _ => (Topic::of_its_own(request)?, true, request.method.clone().into_owned()),
+        };
+        let not_offered = |topic: &Topic| match method {
+            SubscriptionMethod::Subscribe(namespace) => no_such_kind(namespace, topic.name()),
+            _ => not_passed(&request.method),
+        };
+        if !is_allowed || !methods.allow(&request.method) || !terms.rights.kinds.allow(topic.kind()) {
             self.services.count_refusal("kind");
-            return Err(no_such_kind(namespace, topic.name()));
+            return Err(not_offered(&topic));
         }
         let services = self.services.clone();
-        if let Topic::Passed(_, kind) = &topic {
-            if !terms.rights.passed.match_any(&format!("{namespace}_{kind}")) {
-                return Err(no_such_kind(namespace, kind));
+        // The node's answer decides about these.
+        let of = match &topic {
+            Topic::Passed(passed, _) => Some(NodeSubscription::Passed(passed.clone())),
+            Topic::Pending(filter) => Some(NodeSubscription::Pending(filter.source())),
+            _ => None,
+        };
+        if of.is_some() {
+            if matches!(topic, Topic::Passed(..)) && !terms.rights.passed.match_any(&name) {
+                return Err(not_offered(&topic));
             }
             if !can_wait {
                 services.count_refusal("in_flight");
@@ -538,10 +558,6 @@ impl Session {
             error(LIMIT_EXCEEDED, message)
         })?;
         let settled = self.settled(&topic);
-        let passed = match &topic {
-            Topic::Passed(passed, _) => Some(passed.clone()),
-            _ => None,
-        };
         let (subscription, finding) = match topic {
             // Before the first block nobody can say where "now" is, so what is answered then could have a gap; and where the
             // chain went back, others know blocks that this client is still to be told.
@@ -565,13 +581,13 @@ impl Session {
             // Growing begins with four, and most clients have one.
             self.subscriptions.reserve_exact(1);
         }
+        let asked = subscription.asked();
         self.subscriptions.push((subscription, reserved));
-        let own = recipient.id();
-        let id = Outcome::Result(format!("\"{own}\"").into());
+        let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
         releases.push(recipient);
-        if let Some(passed) = passed {
+        if let Some(of) = of {
             return Ok(Local::Later(
-                async move { services.pass(&passed, own).await.err().unwrap_or(id) }.boxed(),
+                async move { services.grant(&of, asked).await.err().unwrap_or(id) }.boxed(),
             ));
         }
         Ok(match (finding, settled) {
@@ -585,11 +601,6 @@ impl Session {
     fn settled(&self, topic: &Topic) -> Option<BoxFuture<'static, ()>> {
         let services = self.services.clone();
         match topic {
-            Topic::Pending(filter) => {
-                // The node's own subscription.
-                let source = filter.source();
-                Some(async move { services.rpc.pending_settled(source).await }.boxed())
-            }
             Topic::Mined(_) | Topic::Receipts(_) if !services.registry.has_begun() => {
                 Some(async move { services.registry.begun().await }.boxed())
             }
@@ -654,19 +665,19 @@ impl Session {
 }
 
 impl Services {
-    /// Waits for the node in use to say what it thinks of a subscription that is passed to it.
+    /// Waits for the node in use to say what it thinks of a subscription that stands there for its clients.
     ///
     /// # Errors
     /// What the client is told instead; there is no subscription then.
-    async fn pass(&self, passed: &Passed, id: SubscriptionId) -> Result<(), Outcome> {
-        let mut answered = self.rpc.passed(passed).await;
+    async fn grant(&self, of: &NodeSubscription, asked: Asked) -> Result<(), Outcome> {
+        let mut answered = self.rpc.answered(of).await;
         if answered.is_ok() {
-            self.registry.accept(id);
+            self.registry.accept(asked);
             // Another node may have come into use since, and said no before anybody was there to be closed.
-            answered = self.rpc.passed_now(passed);
+            answered = self.rpc.answered_now(of);
         }
         if answered.is_err() {
-            self.registry.refuse(id);
+            self.registry.refuse(asked);
         }
         answered
     }
@@ -689,7 +700,10 @@ impl Services {
 /// a block to resume from.
 fn waits(item: &Item<'_>) -> bool {
     match item {
-        Item::Call(request) => !matches!(subscription_method(&request.method), Some((_, false))),
+        Item::Call(request) => !matches!(
+            SubscriptionMethod::of(&request.method),
+            Some(SubscriptionMethod::Unsubscribe | SubscriptionMethod::Unpaired)
+        ),
         Item::Notification(_) => is_forwarded(item),
         Item::Response | Item::Invalid(_) => false,
     }
@@ -697,7 +711,7 @@ fn waits(item: &Item<'_>) -> bool {
 
 fn is_forwarded(item: &Item<'_>) -> bool {
     match item {
-        Item::Call(request) | Item::Notification(request) => subscription_method(&request.method).is_none(),
+        Item::Call(request) | Item::Notification(request) => SubscriptionMethod::of(&request.method).is_none(),
         Item::Response | Item::Invalid(_) => false,
     }
 }

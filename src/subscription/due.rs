@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::tables::Subscriber;
+use super::subscriber::Subscriber;
 use crate::clock::Millis;
 use crate::delivery::{Batch, Compression, Outbox};
 

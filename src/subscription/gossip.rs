@@ -8,12 +8,13 @@ use alloy_primitives::B256;
 use bytes::Bytes;
 
 use super::due::{Due, answered, is_answered, send};
-use super::tables::Tables;
+use super::subscriber::Subscriber;
+use super::tables::{Place, Tables};
 use super::transaction_event::{InForms, hash_json};
 use crate::backplane::{Gossip, TransactionForm};
 use crate::chain::Transaction;
 use crate::clock::Millis;
-use crate::delivery::{Batch, Event, Kind};
+use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
 
 impl Tables {
     fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut Due, now: Millis) {
@@ -46,6 +47,31 @@ impl Tables {
         }
     }
 
+    /// The node has said yes to a subscription to pending transactions, unless that is gone already.
+    pub fn accept_pending(&mut self, place: Place, id: SubscriptionId) {
+        let subscriber = match place {
+            Place::PendingHashes(at) => self.pending_hashes.get(at),
+            Place::Pending(slot) => self.pending.get(slot),
+            _ => None,
+        };
+        if subscriber.is_some_and(|subscriber| subscriber.recipient.id() == id) {
+            self.accepted_pending.insert(id);
+        }
+    }
+
+    /// Another node may refuse what the one before served: those who have it are closed.
+    pub fn close_refused_pending(&self, form: TransactionForm) {
+        let refused: &mut dyn Iterator<Item = &Subscriber> = match form {
+            TransactionForm::Hash => &mut self.pending_hashes.iter().map(|(_, subscriber)| subscriber),
+            TransactionForm::Full => &mut self.pending.iter(),
+        };
+        for subscriber in refused {
+            if self.accepted_pending.contains(&subscriber.recipient.id()) {
+                subscriber.outbox.close(CloseReason::NotServed);
+            }
+        }
+    }
+
     /// The node's last word on its sync state, for newcomers.
     pub fn sync_state(&self) -> Option<&Arc<Batch>> {
         self.sync_state.as_ref().map(|(_, batch)| batch)
@@ -58,8 +84,9 @@ impl Tables {
                 TransactionForm::Hash => self.pending_hash(&json, seen, due, now),
                 TransactionForm::Full => self.pending(json, seen, due, now),
             },
-            Gossip::Passed { of, json, seen } => {
+            Gossip::Passed { of, method, json, seen } => {
                 let event = match of.namespace() {
+                    _ if of.is_of_its_own() => Event::naming(&String::from_utf8_lossy(&method), &json),
                     "eth" => self.event(&json),
                     other => Event::within(other, &json),
                 };

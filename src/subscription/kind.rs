@@ -82,6 +82,16 @@ impl Topic {
         }
     }
 
+    /// Reads the call of a method that is a kind of its own (`<namespace>_subscribe<Kind>`); what its parameters mean only the
+    /// node knows.
+    ///
+    /// # Errors
+    /// Parameters that are no list, or too long to be kept.
+    pub fn of_its_own(request: &Request<'_>) -> Result<Self, ErrorObjectOwned> {
+        let passed = Passed::new(&request.method, &request.args()?).ok_or_else(too_long)?;
+        Ok(Self::Passed(passed, request.method.clone().into_owned()))
+    }
+
     /// Reads the parameters of `<namespace>_subscribe`; where a stream of the chain begins is in options of our own behind
     /// what a node takes (E9).
     ///
@@ -101,10 +111,7 @@ impl Topic {
         let unknown = || match Passed::new(&request.method, &args) {
             _ if !is_name(&kind) => Err(no_such_kind(namespace, &kind)),
             Some(passed) => Ok(Self::Passed(passed, kind.clone())),
-            None => Err(error(
-                LIMIT_EXCEEDED,
-                "limit exceeded: parameters too long for a subscription that is passed to the node",
-            )),
+            None => Err(too_long()),
         };
         if namespace != "eth" {
             return unknown();
@@ -176,6 +183,13 @@ impl Topic {
             _ => unknown(),
         }
     }
+}
+
+fn too_long() -> ErrorObjectOwned {
+    error(
+        LIMIT_EXCEEDED,
+        "limit exceeded: parameters too long for a subscription that is passed to the node",
+    )
 }
 
 /// Longest name of a kind, in bytes; those that nodes know are shorter than forty.

@@ -4,17 +4,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use alloy_primitives::Bloom;
 use tokio::sync::Notify;
 
 use crate::chain::{BlockRef, Cursor, Gap, History, Log, Needs, Next, Page, Undo};
 use crate::clock::Millis;
 use crate::delivery::{Batch, Event, Kind, Phase, SubscriptionId};
 
-use super::tables::Subscriber;
-use super::{InBloom, LogFilter, Stream};
+use super::subscriber::Subscriber;
+use super::{LogFilter, Stream};
 
-/// What a turn may cost, in words and logs looked at, some tens of nanoseconds each: the registry's lock is held for a
+/// What a turn may cost, in blocks and logs looked at, some tens of nanoseconds each: the registry's lock is held for a
 /// fraction of a millisecond, and for one round of a client's streams at least.
 const TURN: usize = 8_192;
 
@@ -38,14 +37,14 @@ struct Member {
 #[derive(Clone, Debug)]
 enum Wants {
     Heads,
-    Logs(LogFilter, Arc<InBloom>),
+    Logs(LogFilter),
 }
 
 impl Wants {
     fn kind(&self) -> Kind {
         match self {
             Self::Heads => Kind::Heads,
-            Self::Logs(..) => Kind::Logs,
+            Self::Logs(_) => Kind::Logs,
         }
     }
 }
@@ -68,8 +67,8 @@ pub enum Until {
     News,
     /// Others have had their turn.
     Turn,
-    /// Blocks that memory has not, with the logs that these filters may want.
-    Fetched(Gap, Vec<Arc<InBloom>>),
+    /// Blocks, or logs of blocks, that memory has not; with logs or without.
+    Fetched(Gap, Needs),
     /// A place that memory does not know is found.
     Located(SubscriptionId, Lost),
     /// Nothing: all are live, or the client is gone.
@@ -90,10 +89,7 @@ pub(super) type Level = (Stream, Subscriber, u64);
 impl Members {
     pub fn add(&mut self, stream: Stream, cursor: Option<Cursor>, subscriber: Subscriber) {
         let wants = match stream {
-            Stream::Logs(filter) => {
-                let bloom = Arc::new(filter.in_bloom());
-                Wants::Logs(filter, bloom)
-            }
+            Stream::Logs(filter) => Wants::Logs(filter),
             Stream::Heads => Wants::Heads,
         };
         self.all.push(Member {
@@ -105,6 +101,11 @@ impl Members {
 
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// Whether any of them is about logs.
+    pub fn need_logs(&self) -> bool {
+        self.all.iter().any(|member| member.wants.kind() == Kind::Logs)
     }
 
     pub fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
@@ -147,15 +148,6 @@ impl Members {
         self.all.is_empty() && self.claimed.is_none()
     }
 
-    /// What a round costs.
-    fn cost(&self) -> usize {
-        let one = |member: &Member| match &member.wants {
-            Wants::Heads => 1,
-            Wants::Logs(_, bloom) => 1 + bloom.words(),
-        };
-        self.all.iter().map(one).sum()
-    }
-
     /// Queues what comes next, the oldest block first, until there is no more room, nothing more to be had, or it is the
     /// turn of others.
     pub fn advance(&mut self, history: &History, page: &Page, now: Millis) -> (Progress, Vec<Level>) {
@@ -165,7 +157,7 @@ impl Members {
             if steps >= TURN {
                 break Until::Turn;
             }
-            steps += self.cost();
+            steps += self.all.len();
             let round = Round::of(&mut self.all, history, page);
             if let Some((id, lost)) = round.lost {
                 break Until::Located(id, lost);
@@ -180,12 +172,9 @@ impl Members {
                 return (Progress { wrote, until }, joining);
             }
             if round.below {
-                let filters = self.all.iter().filter_map(|member| match &member.wants {
-                    Wants::Logs(_, bloom) => Some(bloom.clone()),
-                    Wants::Heads => None,
-                });
+                let needs = if self.need_logs() { Needs::Logs } else { Needs::Headers };
                 break match history.gap(round.number) {
-                    Some(gap) => Until::Fetched(gap, filters.collect()),
+                    Some(gap) => Until::Fetched(gap, needs),
                     None => Until::News,
                 };
             }
@@ -237,7 +226,7 @@ impl Members {
         let member = self.all.swap_remove(i);
         let stream = match member.wants {
             Wants::Heads => Stream::Heads,
-            Wants::Logs(filter, _) => Stream::Logs(filter),
+            Wants::Logs(filter) => Stream::Logs(filter),
         };
         let first = member.cursor.map_or(0, |cursor| cursor.first());
         (stream, member.subscriber, first)
@@ -260,6 +249,7 @@ struct Round {
 impl Round {
     fn of(all: &mut [Member], history: &History, page: &Page) -> Self {
         let mut round = Self::default();
+        let mut awaited = u64::MAX;
         for (i, member) in all.iter_mut().enumerate() {
             let Member {
                 wants,
@@ -274,12 +264,17 @@ impl Round {
             }
             let next = match wants {
                 Wants::Heads => cursor.next(history, page, Needs::Headers),
-                Wants::Logs(_, in_bloom) => cursor.next(history, page, Needs::Logs(&|bloom| in_bloom.may_match(bloom))),
+                Wants::Logs(_) => cursor.next(history, page, Needs::Logs),
             };
             let number = match &next {
                 Next::Ahead => continue,
                 Next::Pending => {
                     round.pending = true;
+                    continue;
+                }
+                Next::Awaited(number) => {
+                    round.pending = true;
+                    awaited = awaited.min(*number);
                     continue;
                 }
                 Next::Level => {
@@ -310,6 +305,10 @@ impl Round {
                 round.first.push((i, next));
             }
         }
+        // The next head comes behind the logs of this block (E3).
+        if round.number > awaited {
+            round.first.clear();
+        }
         round
     }
 }
@@ -318,12 +317,8 @@ impl Round {
 fn events(wants: &Wants, next: &Next) -> Option<Arc<Batch>> {
     let events: Vec<Event> = match (wants, next) {
         (Wants::Heads, Next::Block(own)) => vec![Event::new(&own.header.json)],
-        (Wants::Logs(filter, in_bloom), next) => {
+        (Wants::Logs(filter), next) => {
             let (logs, removed) = match next {
-                // Looking at each log costs more.
-                Next::Block(own) if *own.header.bloom != Bloom::ZERO && !in_bloom.may_match(&own.header.bloom) => {
-                    return None;
-                }
                 Next::Block(own) => (own.logs.as_ref()?, false),
                 Next::Rest(logs, _) => (logs, false),
                 Next::Undo(Undo { logs, .. }) => (logs, true),

@@ -1,12 +1,16 @@
 //! Who wants what, and handing it to them.
 
+mod chain_event;
+mod content_stream;
+mod contents;
 mod dispatch;
 mod due;
+mod fan_out;
 mod filter;
+mod gate;
 mod gossip;
 mod index;
 mod kind;
-mod line;
 mod members;
 mod passing;
 mod receipt_filter;
@@ -14,6 +18,7 @@ mod refusal;
 mod registry;
 mod replay;
 mod start;
+mod subscriber;
 mod tables;
 mod transaction_event;
 mod transaction_filter;
@@ -21,15 +26,14 @@ mod transaction_filter;
 #[cfg(test)]
 mod tests;
 
-pub use crate::backplane::Passed;
+pub use crate::backplane::{NodeSubscription, Passed};
 pub use dispatch::dispatch;
 pub use filter::{InBloom, LogFilter};
 pub use index::{Filter, Index, Slot};
 pub use kind::{Stream, Topic, no_such_kind};
-pub use line::Line;
 pub use passing::Full;
 pub use receipt_filter::{ReceiptFilter, ReceiptKey};
-pub use registry::{Registry, Subscription};
+pub use registry::{Asked, Registry, Subscription};
 pub use replay::{Finding, ReplaySettings, Replays};
 pub use start::Start;
 pub use transaction_filter::{Parties, TransactionFilter};

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use super::due::{Due, is_answered, send};
 use super::index::{Filter, Index, Slot};
-use super::tables::Subscriber;
-use crate::backplane::{Answers, Passed};
+use super::subscriber::Subscriber;
+use crate::backplane::Passed;
 use crate::clock::Millis;
 use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
 
@@ -189,15 +189,13 @@ impl Passing {
     }
 
     /// Another node may refuse what the one before served: those who have it are closed. Whoever only asks is answered.
-    pub fn answered(&self, answers: &Answers) {
-        for (passed, _) in answers.iter().filter(|(_, answer)| answer.is_err()) {
-            let Some(entry) = self.entry(passed) else { continue };
-            let (_, subscribers) = self.index.entry(entry);
-            for subscriber in subscribers {
-                let member = self.members.get(&subscriber.recipient.id());
-                if member.is_some_and(|member| member.accepted) {
-                    subscriber.outbox.close(CloseReason::NotServed);
-                }
+    pub fn close_refused(&self, passed: &Passed) {
+        let Some(entry) = self.entry(passed) else { return };
+        let (_, subscribers) = self.index.entry(entry);
+        for subscriber in subscribers {
+            let member = self.members.get(&subscriber.recipient.id());
+            if member.is_some_and(|member| member.accepted) {
+                subscriber.outbox.close(CloseReason::NotServed);
             }
         }
     }

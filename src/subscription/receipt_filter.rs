@@ -173,7 +173,7 @@ mod tests {
         let header = Header {
             block,
             parent: B256::ZERO,
-            bloom: Box::default(),
+            bloom: Some(Box::default()),
             timestamp: 0,
             json: bytes::Bytes::new(),
             seen: Instant::now(),

@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tracing::warn;
 
+use super::contents::Late;
 use super::due::{Due, flush};
-use super::line::{Content, Contents};
 use super::members::{Members, Progress, Until};
 use super::passing::Full;
-use super::tables::{Place, Subscriber, Tables};
-use super::{Line, Stream, Topic};
-use crate::backplane::{Answers, ChainEvent, Gossip, Wanted};
-use crate::chain::{Absent, Cursor, History, Page};
+use super::subscriber::Subscriber;
+use super::tables::{Place, Tables};
+use super::{Stream, Topic};
+use crate::backplane::{Answers, ChainEvent, Gossip, NodeSubscription, Wanted};
+use crate::chain::{Absent, ContentKind, Cursor, FetchedContent, Header, History, Page};
 use crate::clock::{Clock, Millis};
 use crate::delivery::{Kind, Outbox, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
@@ -31,12 +33,35 @@ pub struct Subscription {
     place: Place,
 }
 
+/// A subscription as the one who waits for the node's answer to it knows it, while its owner may end it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    id: SubscriptionId,
+    place: Place,
+}
+
+impl Subscription {
+    /// What [`Registry::accept`] and [`Registry::refuse`] take.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        Asked {
+            id: self.recipient.id(),
+            place: self.place,
+        }
+    }
+}
+
 /// How long a subscription waits for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
 
-/// What is counted where a node does not serve them.
-const NO_TRANSACTIONS: &str = "no_transactions";
-const NO_RECEIPTS: &str = "no_receipts";
+/// Label of the loss, and of the refusals that follow it, where no node serves these contents of its blocks.
+fn not_served(kind: ContentKind) -> &'static str {
+    match kind {
+        ContentKind::Logs => "no_logs",
+        ContentKind::Transactions => "no_transactions",
+        ContentKind::Receipts => "no_receipts",
+    }
+}
 
 /// The tables of all subscriptions.
 #[derive(Debug)]
@@ -82,6 +107,7 @@ impl Registry {
         let mut tables = self.tables.lock();
         let id = SubscriptionId::random();
         let recipient = match &topic {
+            Topic::Passed(passed, _) if passed.is_of_its_own() => Recipient::unnamed(id),
             Topic::Passed(passed, _) => Recipient::within(passed.namespace(), id),
             _ => Recipient::new(id, tables.history.next_sequence()),
         };
@@ -96,32 +122,45 @@ impl Registry {
         {
             outbox.flush();
         }
+        if let Topic::Chain(Stream::Logs(_), _) = topic {
+            tables.keep_logs_fresh(self.clock.now());
+        }
         let place = tables.insert(topic, subscriber, self.max_passed)?;
         self.count(place.kind()).inc();
         self.publish_wanted(&mut tables);
         Ok(Subscription { recipient, place })
     }
 
-    /// The node has said yes to a subscription that is passed through. From now on its client is closed where another node
-    /// says no.
-    pub fn accept(&self, id: SubscriptionId) {
-        self.tables.lock().passing.accept(id);
+    /// The node has said yes to a subscription that is passed through, or to pending transactions. From now on its client is
+    /// closed where another node says no.
+    pub fn accept(&self, Asked { id, place }: Asked) {
+        let mut tables = self.tables.lock();
+        match place {
+            Place::Passed => tables.passing.accept(id),
+            place => tables.accept_pending(place, id),
+        }
     }
 
-    /// The node has said no to a subscription that is passed through; its owner may still hold it.
-    pub fn refuse(&self, id: SubscriptionId) {
+    /// The node has said no to such a subscription; its owner may still hold it.
+    pub fn refuse(&self, Asked { id, place }: Asked) {
         let mut tables = self.tables.lock();
-        if let Some(subscriber) = tables.passing.remove(id) {
+        if let Some(subscriber) = tables.remove(place, id) {
             subscriber.recipient.give_up();
             subscriber.outbox.forget(id);
-            self.count(Kind::Passed).dec();
+            self.count(place.kind()).dec();
             self.publish_wanted(&mut tables);
         }
     }
 
-    /// What the node in use says of everything that is passed through.
+    /// What the node in use says of the subscriptions that are wanted. Whoever only asks is answered.
     pub fn answered(&self, answers: &Answers) {
-        self.tables.lock().passing.answered(answers);
+        let tables = self.tables.lock();
+        for (of, _) in answers.iter().filter(|(_, answer)| answer.is_err()) {
+            match of {
+                NodeSubscription::Pending(form) => tables.close_refused_pending(*form),
+                NodeSubscription::Passed(passed) => tables.passing.close_refused(passed),
+            }
+        }
     }
 
     /// Adds a subscription that is told what came behind `cursor` before it joins the live stream, by
@@ -137,6 +176,9 @@ impl Registry {
         };
         let members = tables.replays.entry(outbox.id()).or_default();
         members.add(stream, cursor, subscriber);
+        if kind == Kind::Logs {
+            tables.keep_logs_fresh(self.clock.now());
+        }
         self.count(kind).inc();
         Subscription {
             recipient,
@@ -166,32 +208,24 @@ impl Registry {
         }
     }
 
-    /// Why this cannot be subscribed to, as far as is known: the label of the refusal, and the words. Every head would wait
-    /// in vain for what no node serves.
+    /// Why this cannot be subscribed to now: the label of the refusal, and the client's error. Contents that no node gave a
+    /// short while ago would not be had either.
     #[must_use]
-    pub fn refuses(&self, topic: &Topic) -> Option<(&'static str, &'static str)> {
-        let now = self.clock.now();
-        let tables = self.tables.lock();
-        match topic {
-            Topic::Mined(_) => tables.no_transactions.now(now).map(|why| match why {
-                Absent::NotServed => (
-                    NO_TRANSACTIONS,
-                    "the node does not serve the transactions of its blocks",
-                ),
-                Absent::Throttled => (
-                    NO_TRANSACTIONS,
-                    "the node's rate limit leaves no room for the transactions of its blocks, try again later",
-                ),
-            }),
-            Topic::Receipts(_) => tables.no_receipts.now(now).map(|why| match why {
-                Absent::NotServed => (NO_RECEIPTS, "the node does not serve the receipts of its blocks"),
-                Absent::Throttled => (
-                    NO_RECEIPTS,
-                    "the node's rate limit leaves no room for the receipts of its blocks, try again later",
-                ),
-            }),
-            Topic::Chain(..) | Topic::Pending(_) | Topic::Syncing | Topic::Passed(..) => None,
-        }
+    pub fn refuses(&self, topic: &Topic) -> Option<(&'static str, String)> {
+        let kind = match topic {
+            Topic::Chain(Stream::Logs(_), _) => ContentKind::Logs,
+            Topic::Mined(_) => ContentKind::Transactions,
+            Topic::Receipts(_) => ContentKind::Receipts,
+            Topic::Chain(Stream::Heads, _) | Topic::Pending(_) | Topic::Syncing | Topic::Passed(..) => return None,
+        };
+        let what = kind.label();
+        let words = match self.tables.lock().refusal(kind, self.clock.now())? {
+            Absent::NotServed => format!("the node does not serve the {what} of its blocks"),
+            Absent::Throttled => {
+                format!("the node's rate limit leaves no room for the {what} of its blocks, try again later")
+            }
+        };
+        Some((not_served(kind), words))
     }
 
     /// Whether what is published next is for those who subscribe now: the chain has begun, and stands at its tip.
@@ -254,6 +288,7 @@ impl Registry {
             let (wrote, until) = (false, Until::Done);
             return Progress { wrote, until };
         };
+        tables.history.fill(page);
         let (progress, level) = members.advance(&tables.history, page, self.clock.now());
         if members.is_empty() {
             tables.replays.remove(&outbox.id());
@@ -277,14 +312,18 @@ impl Registry {
 
     /// Ends a subscription: nothing more is queued for it, and what was queued is forgotten.
     pub fn unsubscribe(&self, subscription: &Subscription) {
-        let mut tables = self.tables.lock();
         let id = subscription.recipient.id();
-        let place = tables.joined.remove(&id).unwrap_or(subscription.place);
-        if let Some(subscriber) = tables.remove(place, id) {
-            subscriber.outbox.forget(id);
-            self.count(place.kind()).dec();
-        }
-        self.publish_wanted(&mut tables);
+        self.with_tables(|tables, due, now| {
+            let place = tables.joined.remove(&id).unwrap_or(subscription.place);
+            if let Some(subscriber) = tables.remove(place, id) {
+                subscriber.outbox.forget(id);
+                self.count(place.kind()).dec();
+            }
+            // Events of other kinds may have waited for it.
+            tables.forget_unwanted(now);
+            tables.release(due, now);
+            self.publish_wanted(tables);
+        });
     }
 
     fn publish_wanted(&self, tables: &mut Tables) {
@@ -297,42 +336,56 @@ impl Registry {
         });
     }
 
-    /// Fans out chain events, in order, as far as they need not wait, with what was fetched of their blocks, and writes to
-    /// each client once.
-    pub fn fan_out(&self, line: &mut Line) {
-        self.with_tables(|tables, due, now| self.fan_out_line(line, tables, due, now));
+    /// Fans out chain events in their order, and writes to each client once.
+    pub fn fan_out(&self, events: impl Iterator<Item = ChainEvent>) {
+        self.with_tables(|tables, due, now| {
+            for event in events {
+                if let Err(loss) = tables.chain(event, due, now) {
+                    self.count_loss(loss.label());
+                }
+            }
+            self.deliver(tables, due, now);
+        });
         self.published.send_replace(());
     }
 
-    fn fan_out_line(&self, line: &mut Line, tables: &mut Tables, due: &mut Due, now: Millis) {
-        // Whoever wanted something may have left.
-        line.keep(tables.wants());
-        loop {
-            if let Some(contents) = line.complete() {
-                self.fan_out_contents(&contents, tables, due, now);
-            }
-            let Some(event) = line.take() else { return };
-            if let ChainEvent::Head(header) = &event {
-                line.wait_for(header, tables.wants());
-            }
-            if let Err(loss) = tables.chain(event, due, now) {
-                self.count_loss(loss.label());
-            }
-        }
+    /// Takes contents of a block, and delivers those whose turn it is.
+    pub fn fetched(&self, fetched: FetchedContent) {
+        self.with_tables(|tables, due, now| {
+            tables.fetched(fetched);
+            self.deliver(tables, due, now);
+        });
+        self.published.send_replace(());
     }
 
-    /// Fans out what was fetched of a block. Where no node has it those who want it are closed, and for a while nobody else
-    /// may.
-    fn fan_out_contents(&self, contents: &Contents, tables: &mut Tables, due: &mut Due, now: Millis) {
-        if let Content::Missing(why) = contents.transactions {
-            tables.lose_transactions(why, now);
-            self.count_loss(NO_TRANSACTIONS);
+    /// Headers of the blocks whose contents are to be fetched now.
+    #[must_use]
+    pub fn needed(&self) -> Vec<(ContentKind, Header)> {
+        self.tables.lock().needed()
+    }
+
+    /// Logs of new blocks are fetched for a while, also where nobody subscribes to them.
+    pub fn keep_logs_fresh(&self) {
+        self.tables.lock().keep_logs_fresh(self.clock.now());
+    }
+
+    /// Kinds of contents that subscribers await, and for how long; and the events that wait for them.
+    #[must_use]
+    pub fn late(&self) -> (Vec<Late>, usize) {
+        let tables = self.tables.lock();
+        (tables.late(self.clock.now()).collect(), tables.early_events())
+    }
+
+    fn deliver(&self, tables: &mut Tables, due: &mut Due, now: Millis) {
+        for (kind, why) in tables.deliver(due, now) {
+            let reason = match why {
+                Absent::NotServed => "no node gives them",
+                Absent::Throttled => "the nodes' rate limits hold them back",
+            };
+            let what = kind.label();
+            warn!("{what} of blocks: {reason}; clients that subscribe to them are closed with 1012");
+            self.count_loss(not_served(kind));
         }
-        if let Content::Missing(why) = contents.receipts {
-            tables.lose_receipts(why, now);
-            self.count_loss(NO_RECEIPTS);
-        }
-        tables.contents(contents, due, now);
     }
 
     fn count_loss(&self, reason: &'static str) {

@@ -8,10 +8,9 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use alloy_primitives::Bloom;
 use tokio::sync::Notify;
 
-use crate::chain::{Archive, Cursor, History, Loss, Needs, Page, Unavailable};
+use crate::chain::{Archive, Cursor, History, Loss, Page, Unavailable};
 use crate::delivery::{CloseReason, Kind, Outbox, Phase, Recipient, SubscriptionId};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::telemetry::{Metrics, ReasonLabel};
@@ -204,12 +203,7 @@ impl Replays {
                     }
                     true
                 }
-                Until::Fetched(gap, filters) => {
-                    let wanted = |bloom: &Bloom| filters.iter().any(|filter| filter.may_match(bloom));
-                    let needs = match filters[..] {
-                        [] => Needs::Headers,
-                        _ => Needs::Logs(&wanted),
-                    };
+                Until::Fetched(gap, needs) => {
                     let generation = self.registry.with_history(History::generation);
                     let first = gap.first();
                     page = self.archive.page(generation, gap, needs).await;

@@ -11,17 +11,19 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{Line, Passed, ReceiptFilter, Registry, Start, Stream, Subscription, Topic};
+use super::{LogFilter, Passed, ReceiptFilter, Registry, Start, Stream, Subscription, Topic};
 use crate::backplane::{ChainEvent, Gossip, Wanted};
-use crate::chain::{Absent, BlockLogs, BlockReceipts, BlockRef, Header};
+use crate::chain::{
+    Absent, BlockLogs, BlockReceipts, BlockRef, BlockTransactions, Content, ContentKind, FetchedContent, Header,
+};
 use crate::clock::Clock;
 use crate::delivery::{Compression, Egress, Outbox, OutboxLimits, OutboxShared};
+use crate::jsonrpc::{Item, Message};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// All that the fan-out needs.
 struct Desk {
     registry: Registry,
-    line: Line,
     wanted: watch::Receiver<Wanted>,
     shared: Arc<OutboxShared>,
     metrics: Arc<Metrics>,
@@ -42,7 +44,6 @@ impl Desk {
         let registry = Registry::new(8, max_passed, false, sender, Clock::start(), metrics.clone());
         Self {
             registry,
-            line: Line::default(),
             wanted,
             shared,
             metrics,
@@ -71,29 +72,52 @@ impl Desk {
         subscription
     }
 
-    /// Events of the chain: `h` a head, `l` its logs, `r` back to it; and the receipts `c` of the block that is waited for.
-    fn play(&mut self, story: &str) {
+    /// Events of the chain: `h` a head, `r` back to it; and contents of a block as they are fetched: `l` its logs, `t` its
+    /// transactions, `c` its receipts, each with a `!` behind it where no node gives them.
+    fn play(&self, story: &str) {
         for word in story.split_whitespace() {
             let (what, number) = word.split_at(1);
-            let header = header(number.parse().unwrap());
-            let event = match what {
-                "h" => ChainEvent::Head(header),
-                "l" => ChainEvent::Logs(Arc::new(BlockLogs::empty(header.block, header.seen))),
-                "r" => ChainEvent::Rewind(header.block),
-                _ => {
-                    self.registry.fan_out(&mut self.line);
-                    self.line.receipts_came(Ok(receipts(&header)));
+            let header = header(number.trim_end_matches('!').parse().unwrap());
+            let content = match what {
+                "h" => {
+                    self.registry.fan_out(std::iter::once(ChainEvent::Head(header)));
                     continue;
                 }
+                "r" => {
+                    self.registry.fan_out(std::iter::once(ChainEvent::Rewind(header.block)));
+                    continue;
+                }
+                "l" => Content::Logs(Arc::new(logs(&header))),
+                "t" => Content::Transactions(Arc::new(transactions(&header))),
+                _ => Content::Receipts(Arc::new(receipts(&header))),
             };
-            self.line.extend(std::iter::once(event));
+            let kind = match content {
+                Content::Logs(_) => ContentKind::Logs,
+                Content::Transactions(_) => ContentKind::Transactions,
+                Content::Receipts(_) => ContentKind::Receipts,
+            };
+            self.registry.fetched(FetchedContent {
+                block: header.block.hash,
+                kind,
+                result: if number.ends_with('!') {
+                    Err(Absent::Throttled)
+                } else {
+                    Ok(content)
+                },
+            });
         }
-        self.registry.fan_out(&mut self.line);
+    }
+
+    /// Contents that are to be fetched now.
+    fn needed(&self) -> String {
+        let word = |(kind, header): &(ContentKind, Header)| format!("{}{}", &kind.label()[..1], header.block.number);
+        self.registry.needed().iter().map(word).collect::<Vec<_>>().join(" ")
     }
 
     fn pass(&self, of: &Passed, payload: &'static str) -> bool {
         self.registry.fan_out_gossip(Gossip::Passed {
             of: of.clone(),
+            method: Bytes::from_static(b"eth_subscription"),
             json: Bytes::from(payload),
             seen: Instant::now(),
         })
@@ -147,11 +171,32 @@ fn header(number: u64) -> Header {
             hash: hash(number),
         },
         parent: hash(number - 1),
-        bloom: Box::default(),
+        bloom: Some(Box::default()),
         timestamp: 0,
         json: number.to_string().into(),
         seen: Instant::now(),
     }
+}
+
+/// One of each block.
+fn logs(header: &Header) -> BlockLogs {
+    let BlockRef { number, hash } = header.block;
+    let one = json!({
+        "address": format!("{:#042x}", 1), "topics": [], "data": "0x", "blockHash": hash,
+        "blockNumber": format!("{number:#x}"), "logIndex": "0x0",
+    });
+    BlockLogs::parse(header.block, &json!([one]).to_string().into(), header.seen).unwrap()
+}
+
+/// One of each block.
+fn transactions(header: &Header) -> BlockTransactions {
+    let BlockRef { number, hash } = header.block;
+    let one = json!({
+        "hash": self::hash(1000 + number), "from": format!("{:#042x}", 1), "to": null, "blockHash": hash,
+        "blockNumber": format!("{number:#x}"), "transactionIndex": "0x0",
+    });
+    let block = json!({ "hash": hash, "transactions": [one] });
+    BlockTransactions::parse(header, &block.to_string().into()).unwrap()
 }
 
 /// Two of each block.
@@ -183,12 +228,22 @@ fn kind(kind: &str) -> Topic {
     Topic::Passed(passed(kind), kind.to_owned())
 }
 
-/// A head as its number, receipts as their transactions' last digits.
+/// A head as its number, a log and a transaction as those of their block, receipts as their transactions' last digits.
 fn words(told: &[Value]) -> String {
     let word = |one: &Value| match one {
         Value::Array(receipts) => {
             let digits = |receipt: &Value| receipt["transactionHash"].as_str().unwrap()[64..].to_owned();
             format!("c{}", receipts.iter().map(digits).collect::<Vec<_>>().join("+"))
+        }
+        Value::Object(event) => {
+            let (what, of) = match event.get("transaction") {
+                Some(transaction) => ("t", transaction),
+                None => ("l", one),
+            };
+            let is_removed = event.get("removed") == Some(&json!(true));
+            let removed = if is_removed { "-" } else { "" };
+            let number = of["blockNumber"].as_str().unwrap().trim_start_matches("0x");
+            format!("{removed}{what}{number}")
         }
         head => format!("h{head}"),
     };
@@ -199,20 +254,20 @@ fn words(told: &[Value]) -> String {
 /// already is not told again, but its receipts were not told.
 #[tokio::test]
 async fn receipts_are_told_where_the_chain_goes_back_and_comes_the_same_way_again() {
-    let mut desk = Desk::new(0);
+    let desk = Desk::new(0);
     let mut client = desk.client(&Arc::default()).await;
     desk.subscribe(&client, heads());
     desk.subscribe(&client, of_transactions(&[]));
     desk.play("h1 l1 c1 h2 l2");
     desk.play("h3 r1 h2 l2 h3 l3 c2 c3 h4 l4 c4");
     let told = client.told(8).await;
-    assert_eq!(words(&told), "h1 c0a+0b h2 h3 c14+15 c1e+1f h4 c28+29");
+    assert_eq!(words(&told), "h1 c0a+0b h2 c14+15 h3 c1e+1f h4 c28+29");
 }
 
 /// The same, where a block above comes otherwise.
 #[tokio::test]
 async fn nobody_is_told_the_receipts_of_one_block_twice() {
-    let mut desk = Desk::new(0);
+    let desk = Desk::new(0);
     let mut client = desk.client(&Arc::default()).await;
     desk.subscribe(&client, heads());
     desk.subscribe(&client, of_transactions(&[]));
@@ -228,7 +283,7 @@ async fn nobody_is_told_the_receipts_of_one_block_twice() {
 
 #[tokio::test]
 async fn filters_that_select_the_same_receipts_are_told_the_same() {
-    let mut desk = Desk::new(0);
+    let desk = Desk::new(0);
     let (mut one, mut other) = (desk.client(&Arc::default()).await, desk.client(&Arc::default()).await);
     desk.subscribe(&one, of_transactions(&[hash(10), hash(99)]));
     desk.subscribe(&other, of_transactions(&[hash(10), hash(98)]));
@@ -243,13 +298,12 @@ async fn filters_that_select_the_same_receipts_are_told_the_same() {
 
 #[tokio::test]
 async fn who_was_refused_for_a_rate_limit_is_told_so() {
-    let mut desk = Desk::new(0);
+    let desk = Desk::new(0);
     let client = desk.client(&Arc::default()).await;
     desk.subscribe(&client, of_transactions(&[]));
     desk.play("h1 l1");
     assert_eq!(desk.registry.refuses(&of_transactions(&[])), None);
-    desk.line.receipts_came(Err(Absent::Throttled));
-    desk.play("");
+    desk.play("c1!");
     let (_, why) = desk.registry.refuses(&of_transactions(&[])).unwrap();
     assert!(why.contains("rate limit"), "{why}");
     assert_eq!(desk.registry.refuses(&heads()), None);
@@ -258,7 +312,7 @@ async fn who_was_refused_for_a_rate_limit_is_told_so() {
 /// In a batch with a slow call an answer is long in coming: what came before it must not hold up the rest of the queue.
 #[tokio::test]
 async fn what_is_passed_before_its_answer_holds_nothing_up_and_is_told_behind_the_answer() {
-    let mut desk = Desk::new(4);
+    let desk = Desk::new(4);
     let mut client = desk.client(&Arc::default()).await;
     desk.subscribe(&client, heads());
     let waits = desk.ask(&client, kind("votes"));
@@ -348,4 +402,120 @@ async fn an_account_has_a_quarter_of_what_is_passed_and_all_together_no_more_tha
     small.ask(&one, kind("a"));
     assert!(small.registry.subscribe(kind("b"), &one.outbox).is_err());
     small.ask(&other, kind("b"));
+}
+
+fn all_logs() -> Topic {
+    let filter = LogFilter::parse(&json!({})).unwrap();
+    Topic::Chain(Stream::Logs(filter), Start::Live)
+}
+
+fn mined() -> Topic {
+    let text = r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["alchemy_minedTransactions"]}"#;
+    let Ok(Message::Single(Item::Call(request))) = Message::parse(text.as_bytes(), 1) else {
+        panic!("{text}")
+    };
+    Topic::parse("eth", &request).unwrap()
+}
+
+/// Every connection gets head N, the contents of N that it subscribes to, then head N + 1; and waits for nothing else.
+#[tokio::test]
+async fn a_connection_waits_for_contents_that_it_subscribes_to_and_for_no_others() {
+    let story = "h1 l1 t1 c1 h2 h3 c2 t3 l2 h4 t2 l3 c3 l4 t4 c4";
+    for (topics, expect) in [
+        (vec![heads()], "h1 h2 h3 h4"),
+        (vec![heads(), all_logs()], "h1 l1 h2 l2 h3 l3 h4 l4"),
+        (vec![all_logs()], "l1 l2 l3 l4"),
+        (
+            vec![all_logs(), of_transactions(&[])],
+            "l1 c0a+0b l2 c14+15 l3 c1e+1f l4 c28+29",
+        ),
+        (
+            vec![heads(), all_logs(), mined(), of_transactions(&[])],
+            "h1 l1 t1 c0a+0b h2 l2 t2 c14+15 h3 l3 t3 c1e+1f h4 l4 t4 c28+29",
+        ),
+        (vec![heads(), mined()], "h1 t1 h2 t2 h3 t3 h4 t4"),
+    ] {
+        let desk = Desk::new(0);
+        // Somebody else who subscribes to everything.
+        let other = desk.client(&Arc::default()).await;
+        for topic in [heads(), all_logs(), mined(), of_transactions(&[])] {
+            desk.subscribe(&other, topic);
+        }
+        let mut client = desk.client(&Arc::default()).await;
+        for topic in topics {
+            desk.subscribe(&client, topic);
+        }
+        desk.play(story);
+        let told = client.told(expect.split(' ').count()).await;
+        assert_eq!(words(&told), expect);
+    }
+}
+
+#[tokio::test]
+async fn heads_alone_come_at_once_while_logs_of_many_blocks_are_awaited() {
+    let desk = Desk::new(0);
+    let (mut alone, mut both) = (desk.client(&Arc::default()).await, desk.client(&Arc::default()).await);
+    desk.subscribe(&alone, heads());
+    desk.subscribe(&both, heads());
+    desk.subscribe(&both, all_logs());
+    desk.play("h1 h2 h3");
+    assert_eq!(words(&alone.told(3).await), "h1 h2 h3");
+    assert_eq!(words(&both.told(1).await), "h1");
+    assert_eq!(desk.needed(), "l1 l2 l3");
+    desk.play("l3 l2");
+    assert_eq!(desk.needed(), "l1");
+    desk.play("l1");
+    assert_eq!(words(&both.told(5).await), "l1 h2 l2 h3 l3");
+    assert_eq!(desk.registry.late().1, 0, "nothing waits any more");
+}
+
+#[tokio::test]
+async fn what_awaits_a_subscription_that_ended_is_delivered() {
+    let desk = Desk::new(0);
+    let mut client = desk.client(&Arc::default()).await;
+    desk.subscribe(&client, heads());
+    let receipts = desk.subscribe(&client, of_transactions(&[]));
+    desk.play("h1 h2 h3");
+    assert_eq!(words(&client.told(1).await), "h1");
+    desk.registry.unsubscribe(&receipts);
+    assert_eq!(words(&client.told(2).await), "h2 h3");
+    assert_eq!(desk.needed(), "");
+}
+
+#[tokio::test]
+async fn contents_that_no_node_gives_close_those_who_subscribe_to_them_alone() {
+    let desk = Desk::new(0);
+    let (mut alone, both) = (desk.client(&Arc::default()).await, desk.client(&Arc::default()).await);
+    desk.subscribe(&alone, heads());
+    desk.subscribe(&both, heads());
+    desk.subscribe(&both, all_logs());
+    desk.play("h1 h2 l1!");
+    assert_ne!(both.outbox.phase(), crate::delivery::Phase::Open);
+    assert!(desk.registry.refuses(&all_logs()).is_some());
+    assert_eq!(desk.registry.refuses(&heads()), None);
+    desk.play("h3");
+    assert_eq!(desk.needed(), "");
+    assert_eq!(words(&alone.told(3).await), "h1 h2 h3");
+}
+
+/// Of a dropped block, logs that were delivered are taken back, and logs that were not are not delivered.
+#[tokio::test]
+async fn a_reorg_takes_back_what_was_delivered_and_no_more() {
+    let desk = Desk::new(0);
+    let mut client = desk.client(&Arc::default()).await;
+    desk.subscribe(&client, heads());
+    desk.subscribe(&client, all_logs());
+    desk.play("h1 l1 h2 l2 h3 r1");
+    // Another block 2 in place of both.
+    let mut other = header(2);
+    other.block.hash = hash(22);
+    desk.registry.fan_out(std::iter::once(ChainEvent::Head(other.clone())));
+    assert_eq!(desk.needed(), "l2");
+    desk.registry.fetched(FetchedContent {
+        block: other.block.hash,
+        kind: ContentKind::Logs,
+        result: Ok(Content::Logs(Arc::new(logs(&other)))),
+    });
+    desk.play("l3");
+    assert_eq!(words(&client.told(8).await), "h1 l1 h2 l2 h3 -l2 h2 l2");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
+use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
 
 /// A call came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,8 +145,7 @@ pub(super) async fn exchange(
 #[derive(Deserialize)]
 struct ErrorObject {
     code: i64,
-    #[serde(default)]
-    message: String,
+    message: Option<String>,
 }
 
 impl ErrorObject {
@@ -154,15 +153,114 @@ impl ErrorObject {
         let Outcome::Error(json) = outcome else { return None };
         serde_json::from_slice(json).ok()
     }
+
+    fn message(&self) -> String {
+        self.message.as_deref().unwrap_or_default().to_ascii_lowercase()
+    }
+}
+
+/// What a node's error object says of a question that headwater itself put, whose JSON and arguments are known to be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Complaint {
+    /// A rate limit; see [`throttled`].
+    Throttled,
+    /// The node does not serve the method, or not this form of its parameters.
+    Unsupported,
+    /// The node had it once: error 4444 of EIP-4444, as geth, reth and Nethermind answer.
+    Pruned,
+    /// Anything else: the block is not there yet, the node is in trouble, the answer would be too long.
+    Other,
+}
+
+/// The code for history that a node has no longer (EIP-4444).
+const PRUNED: i64 = 4444;
+/// EIP-1474's "method not supported", with which Hardhat answers.
+const METHOD_NOT_SUPPORTED: i64 = -32004;
+/// JSON-RPC's "parse error": ganache's answer to a method that it does not know.
+const PARSE_ERROR: i64 = -32700;
+/// Nodes from before EIP-234 read no `blockHash` in a filter, others take a block by number only.
+const BAD_PARAMS: i64 = INVALID_PARAMS as i64;
+
+/// Reads the error object of an answer to a question of our own.
+pub(crate) fn complaint(outcome: &Outcome) -> Complaint {
+    if is_throttled(outcome) {
+        return Complaint::Throttled;
+    }
+    let Some(error) = ErrorObject::of(outcome) else {
+        return Complaint::Other;
+    };
+    let message = error.message();
+    let too_much = ["result", "range", "response size", "too large", "too many"];
+    match error.code {
+        PRUNED => Complaint::Pruned,
+        PARSE_ERROR => Complaint::Unsupported,
+        // reth says by it, too, that a query has too many results.
+        BAD_PARAMS if !too_much.iter().any(|words| message.contains(words)) => Complaint::Unsupported,
+        _ if is_unsupported(&error) => Complaint::Unsupported,
+        _ if REFUSALS.iter().any(|words| message.contains(words)) => Complaint::Unsupported,
+        _ => Complaint::Other,
+    }
+}
+
+/// Words that refuse a method or a form of it, whatever the code.
+const REFUSALS: [&str; 9] = [
+    "not supported",
+    "unsupported",
+    "not implemented",
+    "unimplemented",
+    "whitelisted",
+    "disabled",
+    "not enabled",
+    "not allowed",
+    "unknown method",
+];
+
+/// Words that refuse a method where they are said of one: said of a block they mean that it is not there yet.
+const VAGUE_REFUSALS: [&str; 5] = [
+    "does not exist",
+    "doesn't exist",
+    "not available",
+    "unavailable",
+    "not found",
+];
+
+/// Whether an error says that the node does not offer the method, whoever asked for it.
+fn is_unsupported(error: &ErrorObject) -> bool {
+    if error.code == i64::from(METHOD_NOT_FOUND) {
+        return true;
+    }
+    let message = error.message();
+    let words = || message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let of_a_method = words().any(|word| word.starts_with("method") || word.starts_with("eth_"));
+    let data = [
+        "block",
+        "header",
+        "receipt",
+        "log",
+        "transaction",
+        "state",
+        "trie",
+        "hash",
+        "history",
+        "data",
+        "resource",
+    ];
+    // A method's name does not count: `eth_getBlockReceipts` is no block.
+    let of_data = words().any(|word| data.iter().any(|stem| word.starts_with(stem)));
+    let vague = VAGUE_REFUSALS.iter().any(|words| message.contains(words));
+    match error.code {
+        METHOD_NOT_SUPPORTED => !(vague && of_data),
+        _ => of_a_method && ((vague && !of_data) || REFUSALS.iter().any(|words| message.contains(words))),
+    }
 }
 
 /// Whether an answer says that this node cannot tell, but another may: it does not offer the method, or has not the state
 /// (geth, reth, Erigon, Nethermind, Besu in this order).
 pub(super) fn is_elsewhere(outcome: &Outcome) -> bool {
-    let Some(ErrorObject { code, message }) = ErrorObject::of(outcome) else {
+    let Some(error) = ErrorObject::of(outcome) else {
         return false;
     };
-    let message = message.to_ascii_lowercase();
+    let message = error.message();
     let stateless = [
         "missing trie node",
         "header not found",
@@ -171,7 +269,21 @@ pub(super) fn is_elsewhere(outcome: &Outcome) -> bool {
         "no state available",
         "world state unavailable",
     ];
-    code == i64::from(METHOD_NOT_FOUND) || stateless.iter().any(|words| message.contains(words))
+    is_unsupported(&error) || stateless.iter().any(|words| message.contains(words))
+}
+
+/// Whether an error object says that this node will never do what it was asked: it does not know the method, or takes no such
+/// parameters (-32004 is EIP-1474's "method not supported").
+pub(super) fn is_for_good(error: &[u8]) -> bool {
+    serde_json::from_slice(error).is_ok_and(|ErrorObject { code, .. }| {
+        [METHOD_NOT_FOUND.into(), BAD_PARAMS, METHOD_NOT_SUPPORTED].contains(&code)
+    })
+}
+
+/// Whether an error object says that the node does not know the method.
+pub(super) fn is_unknown_method(error: &[u8]) -> bool {
+    serde_json::from_slice(error)
+        .is_ok_and(|ErrorObject { code, .. }| [METHOD_NOT_FOUND, -32004].map(i64::from).contains(&code))
 }
 
 /// Whether an answer says that the node is asked too much: 429 as Alchemy and QuickNode answer, -32029 as Erigon's hosts, and
@@ -184,7 +296,7 @@ pub(super) fn is_throttled(outcome: &Outcome) -> bool {
     match error.code {
         429 | -32029 => true,
         code if code == i64::from(LIMIT_EXCEEDED) => {
-            let message = error.message.to_ascii_lowercase();
+            let message = error.message();
             let the_questions = ["result", "range", "logs", "response size", "block"];
             !the_questions.iter().any(|word| message.contains(word))
         }
@@ -236,5 +348,100 @@ mod tests {
         assert!(elsewhere(r#"{"code":-32000,"message":"missing trie node 5a (path )"}"#));
         assert!(!elsewhere(r#"{"code":3,"message":"execution reverted"}"#));
         assert!(!is_throttled(&Outcome::Result(r#"{"code":429}"#.into())));
+    }
+
+    /// One row for each spelling that was seen of a node or a host; the last column says whether a client's call with this
+    /// answer is asked of another upstream.
+    #[test]
+    fn what_an_error_says_of_our_own_question() {
+        use Complaint::{Other, Pruned, Throttled, Unsupported};
+        for (code, message, expected, elsewhere) in [
+            (
+                -32601,
+                "the method eth_getLogs does not exist/is not available",
+                Unsupported,
+                true,
+            ),
+            (-32601, "", Unsupported, true),
+            (
+                -32004,
+                "Method eth_getBlockReceipts is not supported",
+                Unsupported,
+                true,
+            ),
+            (-32004, "", Unsupported, true),
+            (-32004, "block not available yet", Other, false),
+            (-32700, "Method eth_getBlockReceipts not supported.", Unsupported, true),
+            (-32700, "parse error", Unsupported, false),
+            (
+                -32600,
+                "Unsupported method: eth_getBlockReceipts on ETH_MAINNET",
+                Unsupported,
+                true,
+            ),
+            (-32000, "method eth_getLogs is not whitelisted", Unsupported, true),
+            (-32000, "eth_getBlockReceipts is not available", Unsupported, true),
+            (
+                -32000,
+                "The method eth_getBlockReceipts doesn't exist",
+                Unsupported,
+                true,
+            ),
+            (-32000, "rpc method is disabled on this endpoint", Unsupported, true),
+            (-32603, "eth_getLogs has been disabled", Unsupported, true),
+            (-32603, "not implemented", Unsupported, false),
+            (-32000, "filter by blockHash is not supported", Unsupported, false),
+            (
+                -32602,
+                "unknown field `blockHash`, expected one of `fromBlock`, `toBlock`",
+                Unsupported,
+                false,
+            ),
+            (
+                -32602,
+                "invalid argument 0: cannot unmarshal hex number > 64 bits",
+                Unsupported,
+                false,
+            ),
+            (
+                -32602,
+                "query exceeds max results 20000, retry with the range 1-1",
+                Other,
+                false,
+            ),
+            (-32005, "limit exceeded", Throttled, false),
+            (-32005, "query returned more than 10000 results", Other, false),
+            (429, "Too many requests", Throttled, false),
+            (4444, "pruned history unavailable", Pruned, false),
+            (-32000, "unknown block", Other, false),
+            (-32000, "block does not exist", Other, false),
+            (-32000, "eth_getBlockReceipts: block not found", Other, false),
+            (-32000, "receipts not found", Other, false),
+            (-32000, "header not found", Other, true),
+            (-32000, "historical state is not available", Other, true),
+            (-32000, "failed to find transaction in block", Other, false),
+            (-32001, "resource not found", Other, false),
+            (-32603, "internal error", Other, false),
+            (3, "execution reverted", Other, false),
+        ] {
+            let error = serde_json::json!({"code": code, "message": message}).to_string();
+            let answer = Outcome::Error(error.clone().into());
+            assert_eq!(
+                (complaint(&answer), is_elsewhere(&answer)),
+                (expected, elsewhere),
+                "{error}"
+            );
+        }
+        for odd in [r#"{"code":-32601}"#, r#"{"code":-32601,"message":null}"#] {
+            assert_eq!(complaint(&Outcome::Error(odd.into())), Unsupported, "{odd}");
+        }
+        for odd in [
+            "5",
+            "null",
+            r#"{"message":"not supported"}"#,
+            r#"{"code":"x","message":""}"#,
+        ] {
+            assert_eq!(complaint(&Outcome::Error(odd.into())), Other, "{odd}");
+        }
     }
 }

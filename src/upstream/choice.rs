@@ -1,6 +1,6 @@
 //! The choice of the upstream in use: what the actors hear goes into [`Standing`], and its verdicts come into force here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,8 +13,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::standing::{Standing, Switch, Told, Why};
-use super::{Answers, Endpoint, Passed, Reach, UpstreamId, UpstreamSettings, Wanted};
+use super::{Answers, Endpoint, NodeSubscription, Reach, UpstreamId, UpstreamSettings};
 use crate::telemetry::{Metrics, ReasonLabel};
+
+/// Published blocks that are remembered, to know a chain by. With four blocks a second that is a quarter of an hour.
+const MAX_PUBLISHED: usize = 4096;
 
 /// Shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that what is said
 /// of it (watch, log, metrics) comes in the order of the changes.
@@ -26,16 +29,14 @@ pub(super) struct Choice {
     heard: Vec<AtomicU64>,
     decided: Mutex<Decided>,
     active: watch::Sender<Option<UpstreamId>>,
-    /// What the upstream in use was asked for and has answered.
-    settled: watch::Sender<Wanted>,
-    /// The same of what is passed through, with what it said.
+    /// What the upstream in use said of the subscriptions that it was asked for.
     answers: watch::Sender<Answers>,
-    /// What is passed through and was put off, since the node is asked too much, with what it said.
-    put_off: watch::Sender<HashMap<Passed, Bytes>>,
+    /// Those that it put off, since it is asked too much, with what it said.
+    put_off: watch::Sender<HashMap<NodeSubscription, Bytes>>,
     /// Says that somebody came, went or told a head.
     moves: watch::Sender<()>,
-    /// The newest head that clients were shown: number and hash.
-    published: Mutex<Option<(u64, B256)>>,
+    /// Heads that clients were shown and that still stand, with those below them: number and hash, ascending.
+    published: Mutex<VecDeque<(u64, B256)>>,
     metrics: Arc<Metrics>,
 }
 
@@ -59,11 +60,10 @@ impl Choice {
             }),
             endpoints,
             active: watch::Sender::new(None),
-            settled: watch::Sender::new(Wanted::default()),
             answers: watch::Sender::default(),
             put_off: watch::Sender::default(),
             moves: watch::Sender::new(()),
-            published: Mutex::new(None),
+            published: Mutex::default(),
             metrics,
         }
     }
@@ -76,15 +76,15 @@ impl Choice {
         self.active.subscribe()
     }
 
-    pub fn settled(&self) -> &watch::Sender<Wanted> {
-        &self.settled
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     pub fn answers(&self) -> &watch::Sender<Answers> {
         &self.answers
     }
 
-    pub fn put_off(&self) -> &watch::Sender<HashMap<Passed, Bytes>> {
+    pub fn put_off(&self) -> &watch::Sender<HashMap<NodeSubscription, Bytes>> {
         &self.put_off
     }
 
@@ -120,13 +120,51 @@ impl Choice {
 
     /// Clients were shown this head; or they have to begin anew.
     pub fn published(&self, head: Option<(u64, B256)>) {
-        *self.published.lock() = head;
+        {
+            let mut published = self.published.lock();
+            match head {
+                Some(head) => {
+                    while published.back().is_some_and(|(number, _)| *number >= head.0) {
+                        published.pop_back();
+                    }
+                    published.push_back(head);
+                    if published.len() > MAX_PUBLISHED {
+                        published.pop_front();
+                    }
+                }
+                None => published.clear(),
+            }
+        }
         self.moves.send_replace(());
+    }
+
+    /// A block below those that clients were shown joined them.
+    pub fn published_past(&self, number: u64, hash: B256) {
+        let mut published = self.published.lock();
+        let is_below = published.front().is_some_and(|(oldest, _)| number < *oldest);
+        if is_below && published.len() < MAX_PUBLISHED {
+            published.push_front((number, hash));
+        }
     }
 
     /// What they were shown.
     pub fn published_head(&self) -> Option<(u64, B256)> {
-        *self.published.lock()
+        self.published.lock().back().copied()
+    }
+
+    /// Hashes of the newest published block and of some older ones, each about twice as deep as the one before: a node that
+    /// went back some blocks has one that is hardly deeper.
+    pub fn some_published(&self) -> impl DoubleEndedIterator<Item = B256> + use<> {
+        let published = self.published.lock();
+        let deepest = published.len().checked_sub(1);
+        let doubling = (0..).map(|power: u32| (1_usize << power) - 1);
+        let depths = doubling.take_while(|depth| deepest.is_some_and(|deepest| *depth < deepest));
+        let hashes: Vec<B256> = depths
+            .chain(deepest)
+            .filter_map(|depth| published.get(published.len() - 1 - depth))
+            .map(|(_, hash)| *hash)
+            .collect();
+        hashes.into_iter()
     }
 
     /// Says when [`Self::reached`] may have changed.
@@ -159,6 +197,11 @@ impl Choice {
         self.decided.lock().standing.whom_to_ask(block, attempt)
     }
 
+    /// See [`Standing::order_to_ask`].
+    pub fn order_to_ask(&self, block: B256) -> Vec<UpstreamId> {
+        self.decided.lock().standing.order_to_ask(Some(block))
+    }
+
     pub fn lag(&self, id: UpstreamId) -> Option<Duration> {
         self.decided.lock().standing.lag(id, self.now())
     }
@@ -180,7 +223,6 @@ impl Choice {
     }
 
     fn enforce(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Duration)>, now: Duration) {
-        self.settled.send_replace(Wanted::default());
         self.active.send_replace(to);
         // Behind it: what the one before says from now on is not heard.
         self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());
@@ -233,5 +275,47 @@ impl Choice {
             let gap = now.saturating_sub(heard);
             self.metrics.failover_seconds.observe(gap.as_secs_f64());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, typed};
+
+    #[test]
+    fn some_of_what_was_published_is_remembered() {
+        let typed = typed::Config {
+            upstream: vec!["ws://127.0.0.1:1".to_owned().into()],
+            ..typed::Config::default()
+        };
+        let settings = Config::check(&typed).expect("good settings").node;
+        let choice = Choice::new(Vec::new(), &settings, Arc::new(Metrics::new().0));
+        let hash = |number: u64| B256::left_padding_from(&number.to_be_bytes());
+        let publish = |number: u64| choice.published(Some((number, hash(number))));
+        let some = || -> Vec<u64> {
+            let number = |hash: B256| u64::from_be_bytes(hash[24..].try_into().expect("8 bytes"));
+            choice.some_published().map(number).collect()
+        };
+        assert!(some().is_empty());
+        publish(10);
+        assert_eq!(some(), [10]);
+        (11..=20).for_each(publish);
+        assert_eq!(some(), [20, 19, 17, 13, 10]);
+        choice.published_past(9, hash(9));
+        choice.published_past(9, hash(9));
+        choice.published_past(30, hash(30));
+        assert_eq!(some(), [20, 19, 17, 13, 9]);
+        publish(12);
+        assert_eq!(
+            (some(), choice.published_head()),
+            (vec![12, 11, 9], Some((12, hash(12))))
+        );
+        (13..10_000).for_each(publish);
+        choice.published_past(1, hash(1));
+        assert_eq!(choice.published.lock().len(), MAX_PUBLISHED);
+        assert_eq!(some().last(), Some(&(10_000 - MAX_PUBLISHED as u64)));
+        choice.published(None);
+        assert!(some().is_empty() && choice.published_head().is_none());
     }
 }

@@ -1,11 +1,15 @@
 //! One node over WebSocket or IPC: connects, serves, reconnects.
 //!
-//! Per connection: ask for the chain id and the genesis, subscribe to heads, fetch the newest block (so that what was missed meanwhile
-//! shows at once), then serve calls and whatever else is wanted. Reading and writing are this one task's, and neither waits for
+//! Per connection: ask for the chain id and the genesis, subscribe to heads (or poll them where the node serves no `newHeads`),
+//! fetch the newest block (so that what was missed meanwhile shows at once), then serve calls and whatever else is wanted. Reading and writing are this one task's, and neither waits for
 //! the other: a writer task, or a channel to it, cost each call a wake-up of another thread (`benches/forward`).
 
+mod heads;
+mod ownerless;
+mod pending;
 mod subscriptions;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +21,18 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
+use self::heads::HeadsState;
+use self::ownerless::Ownerless;
+use self::pending::Pending;
 use super::call::{Call, Inbox, is_throttled};
 use super::early::Early;
+use super::feeds::Feeds;
+use super::identity::{Doubt, Genesis};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::load::{BackOff, LONGEST};
-use super::message::{self, NodeMessage};
+use super::message::{self, NodeMessage, Notice, Notification};
 use super::pool::Shared;
-use super::{CallError, Gossip, Passed, Sighting, TransactionForm};
+use super::{CallError, Gossip, NodeSubscription, Sighting};
 use crate::jsonrpc::{Outcome, TIMEOUT, error};
 
 /// Messages that wait until the node takes them. When there are so many calls wait in their queue, where callers see it.
@@ -31,6 +40,9 @@ const WRITE_QUEUE: usize = 128;
 
 /// Questions for subscriptions that were given up whose answers are still known when they come.
 const MAX_LATE: usize = 64;
+
+/// How long the newest head is not asked for where the node says that it is asked too much.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
 
 /// How often a node is asked for its sync state while someone wants it.
 const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
@@ -48,10 +60,10 @@ enum End {
     Unanswered(Duration),
     #[error("{0}")]
     Refused(String),
-    #[error("the node does not serve eth_subscribe(\"newHeads\"): {0}")]
-    NoHeads(String),
     #[error("its newHeads subscription is dead: the chain goes on and nothing is announced")]
     Deaf,
+    #[error("the node ended its newHeads subscription twice in a row: {0}")]
+    HeadsEnded(String),
     #[error("shutting down")]
     Shutdown,
 }
@@ -60,16 +72,15 @@ enum End {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Feed {
     Heads,
-    Pending(TransactionForm),
-    Passed(Passed),
+    Beside(NodeSubscription),
 }
 
 impl Feed {
     /// The method by which it is ended at the node.
     fn unsubscribe(&self) -> String {
         match self {
-            Self::Heads | Self::Pending(_) => "eth_unsubscribe".to_owned(),
-            Self::Passed(passed) => passed.unsubscribe(),
+            Self::Heads | Self::Beside(NodeSubscription::Pending(_)) => "eth_unsubscribe".to_owned(),
+            Self::Beside(NodeSubscription::Passed(passed)) => passed.unsubscribe(),
         }
     }
 }
@@ -80,16 +91,29 @@ enum Purpose {
     Caller(oneshot::Sender<Result<Outcome, CallError>>),
     ChainId,
     Genesis,
+    /// A block that was published, where the node's genesis is another one than before.
+    Published(Doubt),
     Subscribe(Feed),
     Latest,
     /// No head was announced for a while: is there a newer one?
     Probe,
+    /// The newest head, since one was announced, or since the node announces none.
+    Rung,
+    /// A block that was announced; the number is the comparison's.
+    Compare(u64),
     Syncing,
     /// The end of the subscription with this id of the node's, by this method.
     Unsubscribe {
         method: String,
         subscription: String,
     },
+    /// As [`Self::Unsubscribe`], of a stream that nobody owns; where it is refused these other methods may end it.
+    Disown {
+        subscription: String,
+        others: Vec<String>,
+    },
+    /// A whole pending transaction that was announced by its hash, and when.
+    Transaction(std::time::Instant),
     Ignored,
 }
 
@@ -100,14 +124,16 @@ impl Purpose {
     }
 
     /// What only a node that is of no use does not answer: method and parameters.
-    fn vital_question(&self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::ChainId => Some(("eth_chainId", "")),
-            Self::Genesis => Some(("eth_getBlockByNumber", r#"["0x0",false]"#)),
-            Self::Subscribe(Feed::Heads) => Some(("eth_subscribe", r#"["newHeads"]"#)),
-            Self::Latest | Self::Probe => Some(("eth_getBlockByNumber", r#"["latest",false]"#)),
-            _ => None,
-        }
+    fn vital_question(&self) -> Option<(&'static str, Cow<'static, str>)> {
+        let (method, params) = match self {
+            Self::ChainId => ("eth_chainId", "".into()),
+            Self::Genesis => ("eth_getBlockByNumber", r#"["0x0",false]"#.into()),
+            Self::Published(doubt) => return doubt.question().map(|(method, params)| (method, params.into())),
+            Self::Subscribe(Feed::Heads) => ("eth_subscribe", r#"["newHeads"]"#.into()),
+            Self::Latest | Self::Probe | Self::Rung => ("eth_getBlockByNumber", r#"["latest",false]"#.into()),
+            _ => return None,
+        };
+        Some((method, params))
     }
 }
 
@@ -134,7 +160,7 @@ struct Serving {
     /// Questions for subscriptions that were given up, with the method that ends what they may still be answered with.
     late: BTreeMap<u64, String>,
     /// By the node's id; `None` where it is being ended: what is still told of it is for nobody, whoever gets its id next.
-    feeds: HashMap<String, Option<Feed>>,
+    feeds: Feeds<Option<Feed>>,
     /// What is to be ended and was not written yet: method and id.
     ending: VecDeque<(String, String)>,
     /// When that is written, where the node was asked too much to end one.
@@ -143,6 +169,7 @@ struct Serving {
     last_received: Instant,
     /// When a head was last announced or probed for.
     last_head: Instant,
+    heads: HeadsState,
     /// Hash of the head that was announced, or seen by a probe, last.
     head: Option<B256>,
     /// Probes in a row that found a head which was never announced.
@@ -156,34 +183,35 @@ struct Serving {
     /// When subscriptions are asked for again that were refused for the same reason.
     back_offs: HashMap<Feed, BackOff>,
     asked_syncing: Option<Instant>,
-    /// Subscriptions that are asked for or stand, pending ones only.
-    pending: HashMap<TransactionForm, SubscriptionState>,
-    /// The same of those that are passed through: [`UpstreamSettings::max_passed`](super::UpstreamSettings) at most, also
-    /// of those that nobody wants any more.
-    passed: HashMap<Passed, PassedState>,
+    /// Subscriptions beside the heads that are asked for or stand, or why not; of those that are passed through
+    /// [`UpstreamSettings::max_passed`](super::UpstreamSettings) at most, also of those that nobody wants any more.
+    subscriptions: HashMap<NodeSubscription, SubscriptionState>,
+    /// Times in a row that the node ended one of them soon after it had granted it.
+    ends: HashMap<NodeSubscription, u32>,
+    /// When it last ended the one to heads.
+    heads_ended: Option<Instant>,
+    pending: Pending,
+    ownerless: Ownerless,
     ready: bool,
     /// It ended by a message that was longer than is read.
     too_long: bool,
 }
 
-/// A subscription to pending transactions, as the node has it.
+/// A subscription as the node has it.
 #[derive(Debug)]
 enum SubscriptionState {
     Asked,
-    Stands(String),
-    /// The node does not offer it; asked again with the next connection.
-    Refused,
-}
-
-/// A subscription that is passed through, as the node has it.
-#[derive(Debug)]
-enum PassedState {
-    Asked,
-    Stands(String),
-    /// With this error; asked again when somebody wants it anew.
+    Stands {
+        subscription: String,
+        since: Instant,
+    },
+    /// With this error; asked again when somebody wants it anew, and one to pending transactions that the node does not
+    /// know with the next connection.
     Refused(Bytes),
     /// With this error, since the node is asked too much; asked again after a while.
     PutOff(Bytes),
+    /// By the node; asked again after a while.
+    Ended,
 }
 
 impl Connection {
@@ -273,6 +301,7 @@ impl Connection {
                     None => Err(End::Shutdown),
                 },
                 _ = tick.tick() => serving.tick(&reader),
+                () = due(serving.heads_due()) => serving.heads_turn().await,
                 Ok(()) = wanted.changed() => { serving.reconcile(); Ok(()) }
                 Ok(()) = active.changed() => { serving.reconcile(); Ok(()) }
                 written = writer.drain(&mut serving.out), if unsent => {
@@ -292,6 +321,7 @@ impl Connection {
 
 impl Serving {
     fn new(shared: Arc<Shared>) -> Self {
+        let heads = HeadsState::new(&shared.settings);
         Self {
             shared,
             out: VecDeque::new(),
@@ -300,12 +330,13 @@ impl Serving {
             waiting: HashMap::new(),
             own: BTreeMap::new(),
             late: BTreeMap::new(),
-            feeds: HashMap::new(),
+            feeds: Feeds::default(),
             ending: VecDeque::new(),
             end_back_off: BackOff::default(),
             early: Early::default(),
             last_received: Instant::now(),
             last_head: Instant::now(),
+            heads,
             head: None,
             unannounced: 0,
             asked: None,
@@ -313,8 +344,11 @@ impl Serving {
             handshake: BackOff::default(),
             back_offs: HashMap::new(),
             asked_syncing: None,
-            pending: HashMap::new(),
-            passed: HashMap::new(),
+            subscriptions: HashMap::new(),
+            ends: HashMap::new(),
+            heads_ended: None,
+            pending: Pending::default(),
+            ownerless: Ownerless::default(),
             ready: false,
             too_long: false,
         }
@@ -348,12 +382,15 @@ impl Serving {
     /// A question of our own. A full write queue drops it; those that matter are asked again at the next tick.
     fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
         let is_vital = purpose.is_vital();
-        if is_vital {
+        if matches!(purpose, Purpose::Subscribe(Feed::Heads)) {
+            // A node that does not answer this is polled.
+            self.asked_for_heads();
+        } else if is_vital {
             self.asked.get_or_insert_with(Instant::now);
         }
         if matches!(purpose, Purpose::Subscribe(_)) && !self.awaits_id() {
             // What came for those before is for none of those that follow.
-            self.early.clear();
+            self.disown_early();
         }
         let id = self.register(purpose);
         let sent = self.put(Outbound::Message(message::request(id, method, params)));
@@ -365,10 +402,9 @@ impl Serving {
         sent
     }
 
-    fn ask_vital(&mut self, purpose: Purpose) {
-        if let Some((method, params)) = purpose.vital_question() {
-            self.ask(method, params, purpose);
-        }
+    fn ask_vital(&mut self, purpose: Purpose) -> bool {
+        let question = purpose.vital_question();
+        question.is_some_and(|(method, params)| self.ask(method, &params, purpose))
     }
 
     async fn apply(&mut self, inbound: Inbound) -> Result<(), End> {
@@ -385,7 +421,7 @@ impl Serving {
                             self.answered_late(method, outcome);
                         }
                     }
-                    NodeMessage::Event(subscription, json) => self.event(subscription, json).await,
+                    NodeMessage::Notification(notification) => self.notified(notification).await?,
                 }
             }
         }
@@ -406,9 +442,15 @@ impl Serving {
                 self.shared.check_chain_id(&text(&json)).map_err(End::Refused)?;
                 self.ask_vital(Purpose::Genesis);
             }
-            (Purpose::Genesis, outcome) => {
-                self.shared.check_genesis(outcome).await.map_err(End::Refused)?;
-                self.ask_vital(Purpose::Subscribe(Feed::Heads));
+            (Purpose::Compare(question), outcome) => self.compared(question, outcome).await,
+            (Purpose::Rung, outcome) => self.rung(outcome).await,
+            (Purpose::Genesis, outcome) => match self.shared.check_genesis(&outcome) {
+                Genesis::Same => drop(self.ask_vital(Purpose::Subscribe(Feed::Heads))),
+                Genesis::Other(doubt) => self.doubted(doubt).await?,
+            },
+            (Purpose::Published(mut doubt), outcome) => {
+                doubt.answered(&outcome);
+                self.doubted(doubt).await?;
             }
             (Purpose::ChainId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
             (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await?,
@@ -430,6 +472,13 @@ impl Serving {
                 // It may have taken the place of another one.
                 self.reconcile();
             }
+            (
+                Purpose::Disown {
+                    subscription, others, ..
+                },
+                outcome,
+            ) => self.disowned(subscription, others, &outcome),
+            (Purpose::Transaction(seen), outcome) => self.fetched(outcome, seen)?,
             (Purpose::Latest, Outcome::Result(json)) => {
                 // Head first: who is chosen depends on it.
                 self.tell(Sighting::Latest(json)).await;
@@ -448,11 +497,26 @@ impl Serving {
         Ok(())
     }
 
+    /// The node's genesis is another one than before: on with the handshake once its own blocks have said which chain it is on.
+    async fn doubted(&mut self, doubt: Doubt) -> Result<(), End> {
+        if doubt.question().is_some() {
+            self.ask_vital(Purpose::Published(doubt));
+        } else {
+            self.shared.resolve(&doubt).await.map_err(End::Refused)?;
+            self.ask_vital(Purpose::Subscribe(Feed::Heads));
+        }
+        Ok(())
+    }
+
     /// The node is asked too much, which is no sign of death: what is not asked anyway by and by is asked again when the
     /// node was left alone for a while. A new connection would begin with more questions.
     fn spare(&mut self, purpose: Purpose) {
         let now = Instant::now();
         self.shared.load.throttled(now, None);
+        if matches!(purpose, Purpose::Rung) {
+            self.put_off_head(now + LEFT_ALONE);
+            return;
+        }
         if matches!(purpose, Purpose::Probe) {
             debug!(upstream = %self.shared.endpoint, "rate limited: whether there is a newer head is asked again later");
             return;
@@ -480,52 +544,56 @@ impl Serving {
                         self.late.pop_first();
                     }
                     self.late.insert(id, feed.unsubscribe());
-                    match (feed, error(TIMEOUT, CallError::TimedOut.to_string()).into()) {
-                        // It is asked for again.
-                        (Feed::Pending(form), _) => drop(self.pending.remove(&form)),
-                        (feed, Outcome::Error(why) | Outcome::Result(why)) => self.refused(feed, why)?,
+                    match error(TIMEOUT, CallError::TimedOut.to_string()).into() {
+                        Outcome::Error(why) | Outcome::Result(why) => self.refused(feed, why)?,
                     }
                 }
                 Some(Purpose::Unsubscribe { subscription, .. }) => self.ended(&subscription),
+                Some(Purpose::Transaction(_)) => self.unfetched(),
                 _ => {}
             }
         }
         Ok(())
     }
 
-    async fn event(&mut self, subscription: String, json: Bytes) {
-        match self.feeds.get(&subscription) {
-            Some(Some(feed)) => self.deliver(feed.clone(), json).await,
+    async fn notified(&mut self, notification: Notification) -> Result<(), End> {
+        match self.feeds.get(&notification.subscription) {
+            Some(Some(feed)) => self.deliver(feed.clone(), notification).await?,
             Some(None) => {}
             None if self.awaits_id() => {
                 // A head among them is made up for by the next; a pending transaction is not.
-                let lost = self.early.push(subscription, &json);
+                let lost = self.early.push(notification);
                 self.shared.count_dropped(lost);
             }
             // Of one that was ended a while ago, or never was ours.
-            None => {}
+            None => self.disown(notification),
         }
+        Ok(())
     }
 
-    async fn deliver(&mut self, feed: Feed, json: Bytes) {
+    async fn deliver(&mut self, feed: Feed, notification: Notification) -> Result<(), End> {
+        let Notification {
+            method,
+            subscription,
+            notice,
+        } = notification;
+        let json = match notice {
+            Notice::Event(json) => json,
+            Notice::Ended(why) => return self.ended_by_node(&subscription, feed, why),
+        };
+        let seen = std::time::Instant::now();
         match feed {
             Feed::Heads => {
                 self.last_head = Instant::now();
                 self.unannounced = 0;
-                self.tell(Sighting::Announced(json)).await;
+                self.announced(json).await;
             }
-            Feed::Pending(form) => {
-                self.shared.gossip(Gossip::Pending {
-                    form,
-                    json,
-                    seen: std::time::Instant::now(),
-                });
-            }
-            Feed::Passed(of) => {
-                let seen = std::time::Instant::now();
-                self.shared.gossip(Gossip::Passed { of, json, seen });
+            Feed::Beside(NodeSubscription::Pending(form)) => self.announced_pending(subscription, form, &json, seen),
+            Feed::Beside(NodeSubscription::Passed(of)) => {
+                self.shared.gossip(Gossip::Passed { of, method, json, seen });
             }
         }
+        Ok(())
     }
 
     async fn tell(&mut self, sighting: Sighting) {
@@ -563,7 +631,7 @@ impl Serving {
             self.ask_vital(purpose);
         }
         // A third to wait, half for the answer: what remains is for the ticks.
-        if self.ready && self.last_head.elapsed() >= patience / 3 {
+        if self.ready && !self.heads.is_polled() && self.last_head.elapsed() >= patience / 3 {
             self.last_head = Instant::now();
             self.ask_vital(Purpose::Probe);
         }
@@ -575,6 +643,9 @@ impl Serving {
                 Reader::Ws(_) => drop(self.put(Outbound::Ping)),
                 Reader::Ipc(..) => drop(self.ask("eth_chainId", "", Purpose::Ignored)),
             }
+        }
+        if !self.awaits_id() {
+            self.disown_early();
         }
         self.reconcile();
         Ok(())
@@ -594,6 +665,14 @@ impl Drop for Serving {
                 drop(reply.send(Err(why)));
             }
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::feeds::key;
+use super::message::{Notice, Notification};
+
 /// Events that are kept.
 const MAX_EVENTS: usize = 64;
 
@@ -13,42 +16,55 @@ const MAX_BYTES: usize = 1 << 20;
 /// What may turn out to be ours, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Early {
-    events: VecDeque<(String, Bytes)>,
+    events: VecDeque<Notification>,
     bytes: usize,
+}
+
+fn length(event: &Notification) -> usize {
+    let (Notice::Event(json) | Notice::Ended(json)) = &event.notice;
+    event.method.len() + event.subscription.len() + json.len()
 }
 
 impl Early {
     /// Keeps one more; how many are lost for it.
-    pub fn push(&mut self, subscription: String, json: &Bytes) -> usize {
-        let len = subscription.len() + json.len();
+    pub fn push(&mut self, event: Notification) -> usize {
+        let len = length(&event);
         if len > MAX_BYTES {
             return 1;
         }
         let mut lost = 0;
         while self.events.len() == MAX_EVENTS || self.bytes + len > MAX_BYTES {
-            if let Some((subscription, json)) = self.events.pop_front() {
-                self.bytes -= subscription.len() + json.len();
+            if let Some(oldest) = self.events.pop_front() {
+                self.bytes -= length(&oldest);
             }
             lost += 1;
         }
         self.bytes += len;
         // A copy: what is kept of a frame must not keep all of it.
-        self.events.push_back((subscription, Bytes::copy_from_slice(json)));
+        let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
+        self.events.push_back(Notification {
+            method: copy(event.method),
+            notice: match event.notice {
+                Notice::Event(json) => Notice::Event(copy(json)),
+                Notice::Ended(json) => Notice::Ended(copy(json)),
+            },
+            subscription: event.subscription,
+        });
         lost
     }
 
     /// Takes out those of one subscription.
-    pub fn take(&mut self, subscription: &str) -> Vec<Bytes> {
-        let (own, others): (Vec<_>, _) = self.events.drain(..).partition(|(id, _)| id == subscription);
+    pub fn take(&mut self, subscription: &str) -> Vec<Notification> {
+        let id = key(subscription);
+        let (own, others): (Vec<_>, _) = self.events.drain(..).partition(|event| key(&event.subscription) == id);
         self.events = others.into();
-        let own: Vec<Bytes> = own.into_iter().map(|(_, json)| json).collect();
-        self.bytes -= own.iter().map(|json| subscription.len() + json.len()).sum::<usize>();
+        self.bytes -= own.iter().map(length).sum::<usize>();
         own
     }
 
-    /// Nobody's id is awaited any more.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Takes out everything, for nobody's id is awaited any more.
+    pub fn take_all(&mut self) -> VecDeque<Notification> {
+        std::mem::take(self).events
     }
 }
 
@@ -56,30 +72,38 @@ impl Early {
 mod tests {
     use super::*;
 
+    fn event(id: &str, json: impl Into<Bytes>) -> Notification {
+        Notification {
+            method: "m".into(),
+            subscription: id.into(),
+            notice: Notice::Event(json.into()),
+        }
+    }
+
     #[test]
     fn as_many_as_the_limit_and_not_one_more() {
         let mut early = Early::default();
-        let event = |n: usize| Bytes::from(n.to_string());
+        let first = |n: usize| event("1", n.to_string());
         for n in 0..MAX_EVENTS {
-            assert_eq!(early.push("1".into(), &event(n)), 0);
+            assert_eq!(early.push(first(n)), 0);
         }
-        assert_eq!(early.push("2".into(), &event(0)), 1);
-        assert_eq!(early.take("1"), (1..MAX_EVENTS).map(event).collect::<Vec<_>>());
-        assert_eq!(early.take("2"), [event(0)]);
+        assert_eq!(early.push(event("2", "0")), 1);
+        assert_eq!(early.take("1"), (1..MAX_EVENTS).map(first).collect::<Vec<_>>());
+        assert_eq!(early.take("\"0x2\""), [event("2", "0")], "in another spelling");
         assert_eq!((early.bytes, early.events.len()), (0, 0));
     }
 
     #[test]
     fn as_many_bytes_as_the_limit_and_not_one_more() {
         let mut early = Early::default();
-        let event = |len: usize| Bytes::from(vec![b'x'; len]);
-        assert_eq!(early.push("1".into(), &event(MAX_BYTES)), 1, "with its id it is longer");
-        assert_eq!(early.push("1".into(), &event(MAX_BYTES - 1)), 0);
-        assert_eq!(early.push("2".into(), &event(1)), 1);
+        let long = |id: &str, len: usize| event(id, vec![b'x'; len]);
+        assert_eq!(early.push(long("1", MAX_BYTES)), 1, "with its id it is longer");
+        assert_eq!(early.push(long("1", MAX_BYTES - 2)), 0);
+        assert_eq!(early.push(long("2", 1)), 1);
         assert!(early.take("1").is_empty());
-        assert_eq!(early.push("2".into(), &event(MAX_BYTES - 3)), 0);
+        assert_eq!(early.push(long("2", MAX_BYTES - 5)), 0);
         assert_eq!(early.bytes, MAX_BYTES);
-        early.clear();
-        assert_eq!(early.push("2".into(), &event(MAX_BYTES - 1)), 0);
+        assert_eq!(early.take_all().len(), 2);
+        assert_eq!(early.push(long("2", MAX_BYTES - 2)), 0);
     }
 }

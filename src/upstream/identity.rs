@@ -8,6 +8,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{Endpoint, place_of};
+use crate::jsonrpc::Outcome;
+use crate::quantity::Quantity;
 
 /// Shared by all actors. Chains that were forked from each other have one id; only the genesis tells a development chain
 /// from one that was started anew.
@@ -21,15 +23,59 @@ pub(super) struct Identity {
     genesis: Mutex<Option<B256>>,
 }
 
-/// What a genesis block means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a node's answer about block 0 means.
+#[derive(Debug)]
 pub(super) enum Genesis {
-    /// It is the one that was known, or the first.
+    /// It is the one that was known, the first, or none: an answer whose number is not 0 says nothing (ethermint takes height
+    /// 0 for "latest", Kava begins at 1).
     Same,
-    /// The only upstream has another one than before.
-    Replaced,
-    /// The node did not tell its own.
-    Untold,
+    /// It is another one; the node's blocks decide.
+    Other(Doubt),
+}
+
+/// The question which chain a node is on whose genesis is another one than before.
+///
+/// A node that has a block which was published is on the same chain whatever it says of block 0: anvil writes another genesis
+/// when it starts from a dumped state, with all other blocks unchanged.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    genesis: B256,
+    /// Hashes of published blocks that the node is still to be asked for, the next one last.
+    blocks: Vec<B256>,
+    found: Option<B256>,
+}
+
+impl Doubt {
+    pub fn new(genesis: B256, published: impl DoubleEndedIterator<Item = B256>) -> Self {
+        Self {
+            genesis,
+            blocks: published.rev().collect(),
+            found: None,
+        }
+    }
+
+    /// Method and parameters of what is to be asked next; `None` where it is decided.
+    pub fn question(&self) -> Option<(&'static str, String)> {
+        let next = self.blocks.last().filter(|_| self.found.is_none())?;
+        Some(("eth_getBlockByHash", format!(r#"["{next}",false]"#)))
+    }
+
+    /// The answer to [`Self::question`]. A node that knows no such block says `null` or gives an error.
+    pub fn answered(&mut self, answer: &Outcome) {
+        let asked = self.blocks.pop();
+        if let Outcome::Result(block) = answer {
+            self.found = asked.filter(|asked| place_of(block).is_ok_and(|place| place.hash == *asked));
+        }
+    }
+
+    pub fn genesis(&self) -> B256 {
+        self.genesis
+    }
+
+    /// The published block that the node has.
+    pub fn found(&self) -> Option<B256> {
+        self.found
+    }
 }
 
 impl Identity {
@@ -48,12 +94,17 @@ impl Identity {
         self.chain_id.get().map(String::as_str)
     }
 
+    /// The chain's id as geth writes it.
+    ///
     /// # Errors
-    /// The line that refuses it.
-    pub fn check_chain_id(&self, endpoint: &Endpoint, chain_id: &str) -> Result<(), String> {
-        let expected = self.chain_id.get_or_init(|| chain_id.to_owned());
-        if expected == chain_id {
-            return Ok(());
+    /// The line that refuses the node.
+    pub fn check_chain_id(&self, endpoint: &Endpoint, chain_id: &str) -> Result<String, String> {
+        let Some(chain_id) = normal(chain_id) else {
+            return Err(format!("{endpoint} gives a chain id that is no number: {chain_id}"));
+        };
+        let expected = self.chain_id.get_or_init(|| chain_id.clone());
+        if *expected == chain_id {
+            return Ok(chain_id);
         }
         Err(if self.fixed {
             format!("{endpoint} is on chain {chain_id}, and node.chain_id is {expected}: check upstreams")
@@ -64,26 +115,49 @@ impl Identity {
         })
     }
 
-    /// `block` is the answer for block 0.
+    /// The hash of the answer for block 0 where it is another one than was known.
+    pub fn other_genesis(&self, block: &Bytes) -> Option<B256> {
+        let told = place_of(block).ok().filter(|place| place.number == 0)?.hash;
+        let mut known = self.genesis.lock();
+        let expected = *known.get_or_insert(told);
+        (expected != told).then_some(told)
+    }
+
+    /// The node of another genesis is on the same chain. What the others say of it still holds for them.
+    pub fn same_chain(&self, genesis: B256) {
+        if self.alone {
+            *self.genesis.lock() = Some(genesis);
+        }
+    }
+
+    /// The node is on another chain. `Ok` where it is alone, so that the chain was begun anew.
     ///
     /// # Errors
     /// The line that refuses it.
-    pub fn check_genesis(&self, endpoint: &Endpoint, block: &Bytes) -> Result<Genesis, String> {
-        let Some(told) = place_of(block).map(|told| told.hash) else {
-            return Ok(Genesis::Untold);
-        };
+    pub fn other_chain(&self, endpoint: &Endpoint, genesis: B256) -> Result<(), String> {
         let mut known = self.genesis.lock();
         match *known {
-            Some(expected) if expected == told => Ok(Genesis::Same),
             Some(expected) if !self.alone => Err(format!(
-                "{endpoint} is on another chain than the others: its genesis is {told}, theirs {expected}: check upstreams"
+                "{endpoint} is on another chain than the others: its genesis is {genesis}, theirs {expected}: check upstreams"
             )),
-            before => {
-                *known = Some(told);
-                Ok(before.map_or(Genesis::Same, |_| Genesis::Replaced))
+            _ => {
+                *known = Some(genesis);
+                Ok(())
             }
         }
     }
+}
+
+/// One text for all spellings of a chain's id, of up to 256 bits; `None` for what is no number.
+fn normal(chain_id: &str) -> Option<String> {
+    if let Some(number) = Quantity::parse(chain_id) {
+        return Some(format!("\"{number:#x}\""));
+    }
+    let text: String = serde_json::from_str(chain_id).ok()?;
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"))?;
+    let digits = digits.trim_start_matches('0').to_ascii_lowercase();
+    let is_number = digits.len() <= 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_number.then(|| format!("\"0x{digits}\""))
 }
 
 #[cfg(test)]
@@ -96,13 +170,84 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_id_is_a_value() {
+        let endpoint: Endpoint = "ws://node:1".parse().unwrap();
+        let identity = Identity::new(1, None);
+        for id in [r#""0x539""#, r#""0x0539""#, r#""0X539""#, r#""1337""#, "1337", "1337.0"] {
+            assert_eq!(identity.check_chain_id(&endpoint, id), Ok(r#""0x539""#.into()), "{id}");
+        }
+        for id in [r#""0x53a""#, "1338", "null", r#""x""#, r#""0x""#, "[]", "-1"] {
+            assert!(identity.check_chain_id(&endpoint, id).is_err(), "{id}");
+        }
+        assert_eq!(identity.chain_id(), Some(r#""0x539""#));
+        let long = format!("0x00{}", "F".repeat(64));
+        let identity = Identity::new(1, None);
+        let expect = format!("\"0x{}\"", "f".repeat(64));
+        assert_eq!(identity.check_chain_id(&endpoint, &format!("\"{long}\"")), Ok(expect));
+    }
+
+    #[test]
+    fn block_zero_is_no_genesis_unless_its_number_is_zero() {
+        let identity = Identity::new(2, None);
+        let at = |number: &str, byte: u8| -> Bytes {
+            let hash = B256::repeat_byte(byte);
+            format!(r#"{{"hash":"{hash}","parentHash":"{hash}","number":{number}}}"#).into()
+        };
+        for block in [
+            at("\"0x5\"", 1),
+            at("\"0x1\"", 2),
+            at("null", 3),
+            "null".into(),
+            "5".into(),
+        ] {
+            assert_eq!(identity.other_genesis(&block), None);
+        }
+        assert_eq!(identity.other_genesis(&at("\"0x0\"", 4)), None, "the first");
+        assert_eq!(identity.other_genesis(&at("0", 4)), None);
+        assert_eq!(identity.other_genesis(&at("\"0x00\"", 5)), Some(B256::repeat_byte(5)));
+        assert_eq!(identity.other_genesis(&at("\"0x6\"", 6)), None);
+    }
+
+    #[test]
+    fn one_published_block_settles_the_doubt() {
+        let hash = B256::with_last_byte;
+        let published = || [3, 2, 1].map(hash).into_iter();
+        let block = |byte: u8| {
+            let (hash, number) = (hash(byte), byte);
+            Outcome::Result(format!(r#"{{"hash":"{hash}","parentHash":"{hash}","number":{number}}}"#).into())
+        };
+        let null = || Outcome::Result("null".into());
+        let error = || Outcome::Error(r#"{"code":-32000,"message":"unknown block"}"#.into());
+        for (answers, found) in [
+            (vec![], None),
+            (vec![block(3)], Some(3)),
+            (vec![null(), error(), block(1)], Some(1)),
+            (vec![null(), error(), null()], None),
+            // An answer about another block is none.
+            (vec![block(1), block(1), block(2)], None),
+        ] {
+            let mut doubt = Doubt::new(hash(9), published().take(answers.len()));
+            for (answer, asked) in answers.iter().zip(published()) {
+                let (method, params) = doubt.question().expect("undecided");
+                assert_eq!(
+                    (method, params),
+                    ("eth_getBlockByHash", format!(r#"["{asked}",false]"#))
+                );
+                doubt.answered(answer);
+            }
+            assert!(doubt.question().is_none());
+            assert_eq!(doubt.found(), found.map(hash), "{answers:?}");
+        }
+    }
+
+    #[test]
     fn a_chain_that_is_set_is_not_the_first_ones_to_choose() {
         let endpoint: Endpoint = "ws://node:1".parse().unwrap();
         for upstreams in [1, 2] {
             let identity = Identity::new(upstreams, NonZeroU64::new(1));
             let refused = identity.check_chain_id(&endpoint, "\"0x2\"").unwrap_err();
             assert!(refused.contains(r#"node.chain_id is "0x1""#), "{refused}");
-            assert_eq!(identity.check_chain_id(&endpoint, "\"0x1\""), Ok(()));
+            assert!(identity.check_chain_id(&endpoint, "\"0x1\"").is_ok());
         }
     }
 
@@ -111,22 +256,24 @@ mod tests {
         let endpoint: Endpoint = "ws://node:1".parse().unwrap();
         for (upstreams, alone) in [(1, true), (2, false)] {
             let identity = Identity::new(upstreams, None);
-            assert_eq!(identity.check_chain_id(&endpoint, "\"0x1\""), Ok(()));
-            assert_eq!(identity.check_chain_id(&endpoint, "\"0x1\""), Ok(()));
+            assert!(identity.check_chain_id(&endpoint, "\"0x1\"").is_ok());
+            assert!(identity.check_chain_id(&endpoint, "\"0x1\"").is_ok());
             let refused = identity.check_chain_id(&endpoint, "\"0x2\"").unwrap_err();
             assert!(refused.contains("ws://node:1") && refused.contains("0x1"), "{refused}");
-            let check = |block: Bytes| identity.check_genesis(&endpoint, &block);
-            assert_eq!(check("null".into()), Ok(Genesis::Untold));
-            assert_eq!(check(block(1)), Ok(Genesis::Same));
-            assert_eq!(check(block(1)), Ok(Genesis::Same));
-            match check(block(2)) {
-                Ok(genesis) => assert!(alone && genesis == Genesis::Replaced),
+            assert_eq!(identity.other_genesis(&"null".into()), None);
+            assert_eq!(identity.other_genesis(&block(1)), None);
+            let other = identity.other_genesis(&block(2)).expect("another");
+            match identity.other_chain(&endpoint, other) {
+                Ok(()) => assert!(alone),
                 Err(refused) => assert!(
                     !alone && refused.contains("ws://node:1 is on another chain"),
                     "{refused}"
                 ),
             }
-            assert_eq!(check(block(2)).is_ok(), alone);
+            assert_eq!(identity.other_genesis(&block(2)).is_none(), alone);
+            let other = B256::repeat_byte(3);
+            identity.same_chain(other);
+            assert_eq!(identity.other_genesis(&block(3)).is_none(), alone);
         }
     }
 }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{Sink, StreamExt};
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
@@ -139,16 +140,19 @@ pub async fn connect(
     }
 }
 
-/// User and password of the address become an `Authorization` header, as go-ethereum and alloy do.
+/// User and password of the address become an `Authorization` header, as go-ethereum and alloy do; they are percent-encoded
+/// in an address (RFC 3986 section 3.2.1) and not in the header (RFC 7617), as reqwest has it over HTTP.
 fn with_basic_auth(url: &Url) -> Result<tokio_tungstenite::tungstenite::http::Request<()>, LinkError> {
     let mut bare = url.clone();
     // Neither can fail for an address that has a host.
     let _ = bare.set_username("");
     let _ = bare.set_password(None);
     let mut request = bare.as_str().into_client_request()?;
-    if !url.username().is_empty() {
+    if !url.username().is_empty() || url.password().is_some() {
         use base64::Engine as _;
-        let pair = format!("{}:{}", url.username(), url.password().unwrap_or_default());
+        let mut pair: Vec<u8> = percent_decode_str(url.username()).collect();
+        pair.push(b':');
+        pair.extend(percent_decode_str(url.password().unwrap_or_default()));
         let value = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
         if let Ok(mut value) = value.parse::<http::HeaderValue>() {
             value.set_sensitive(true);
@@ -233,5 +237,34 @@ impl Writer {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_and_password_are_decoded() {
+        for (address, expect) in [
+            ("ws://node:1", None),
+            ("ws://user:pass@node:1", Some("Basic dXNlcjpwYXNz")),
+            ("ws://user@node:1", Some("Basic dXNlcjo=")),
+            ("ws://:pass@node:1", Some("Basic OnBhc3M=")),
+            // us@er:p@ss:/%
+            (
+                "wss://us%40er:p%40ss%3A%2F%25@node/v1?key=a%20b",
+                Some("Basic dXNAZXI6cEBzczovJQ=="),
+            ),
+            // A plus is a plus; what is no escape stays; bytes need not be UTF-8.
+            ("ws://a+b:100%@node:1", Some("Basic YStiOjEwMCU=")),
+            ("ws://a:%ff@node:1", Some("Basic YTr/")),
+        ] {
+            let request = with_basic_auth(&address.parse().unwrap()).unwrap();
+            let header = request.headers().get("authorization");
+            assert_eq!(header.map(|value| value.to_str().unwrap()), expect, "{address}");
+            assert!(header.is_none_or(http::HeaderValue::is_sensitive));
+            assert!(!request.uri().to_string().contains('@'), "{}", request.uri());
+        }
     }
 }

@@ -1,81 +1,197 @@
 //! What a node sends: answers to our calls and notifications, read without copying their payloads.
 
 use std::borrow::Cow;
+use std::iter;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::splitter::Splitter;
 use crate::jsonrpc::Outcome;
+use crate::quantity::Quantity;
 
 /// One message of a node.
 #[derive(Debug)]
 pub enum NodeMessage {
     /// The answer to the call with this id of ours.
     Answer(u64, Outcome),
-    /// An event of the subscription with this id of the node's (its raw JSON, for some nodes send numbers).
-    Event(String, Bytes),
+    /// A message of a subscription.
+    Notification(Notification),
 }
 
-#[derive(Deserialize)]
+/// A message of a subscription at the node, known by its shape: a method, and `params.subscription`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// The method that it names. Libraries differ in it (geth: `eth_subscription`, jsonrpsee: whatever the node's author wrote).
+    pub method: Bytes,
+    /// The node's id (its raw JSON, for some nodes send numbers).
+    pub subscription: String,
+    /// What it brings.
+    pub notice: Notice,
+}
+
+/// What a message of a subscription brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// An event.
+    Event(Bytes),
+    /// The end of the subscription, with the node's error object: jsonrpsee sends `params.error` in place of `params.result`
+    /// where a subscriber lags or the server shuts down.
+    Ended(Bytes),
+}
+
+/// Members as they are: an odd one is no reason to lose the others.
+#[derive(serde::Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     result: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
     #[serde(borrow)]
-    method: Option<Cow<'a, str>>,
+    method: Option<&'a RawValue>,
     #[serde(borrow)]
-    params: Option<Params<'a>>,
+    params: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+/// Reads a member that is there, also where it is `null`.
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl<'a> Envelope<'a> {
+    fn read(json: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok()
+    }
+
+    /// The number by which we asked; some gateways send it back as a string or as a double.
+    fn id(&self) -> Option<u64> {
+        self.id.and_then(|id| Quantity::parse(id.get()))
+    }
+
+    fn method(&self) -> Option<Cow<'a, str>> {
+        serde_json::from_str(self.method?.get()).ok()
+    }
+
+    /// `None` where there is neither result nor error.
+    fn outcome(&self, frame: &Bytes) -> Option<Outcome> {
+        let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
+        match (self.error, self.result) {
+            (Some(error), _) => Some(Outcome::Error(slice(error))),
+            (None, Some(result)) => Some(Outcome::Result(slice(result))),
+            (None, None) => None,
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
 struct Params<'a> {
     #[serde(borrow)]
     subscription: &'a RawValue,
+    /// `null` is a result as any other.
+    #[serde(borrow, default, deserialize_with = "present")]
+    result: Option<&'a RawValue>,
     #[serde(borrow)]
-    result: &'a RawValue,
+    error: Option<&'a RawValue>,
 }
 
 impl NodeMessage {
-    /// Reads a frame; an array holds several. What is neither answer nor event is left out, and so is what is no JSON:
-    /// a node that talks nonsense is noticed by its silence.
+    /// Reads a frame; an array holds several messages, and a frame may hold several values, with or without newlines between
+    /// them (Nethermind 1.21, Tendermint). Neither answers nor events are left out, and so is what is no JSON: a node that
+    /// talks nonsense is noticed by its silence.
     #[must_use]
     pub fn parse(frame: &Bytes) -> Vec<Self> {
-        let first = frame.iter().find(|byte| !byte.is_ascii_whitespace());
-        if first == Some(&b'[') {
-            let items: Vec<&RawValue> = serde_json::from_slice(frame).unwrap_or_default();
-            return items
-                .into_iter()
-                .filter_map(|item| Self::one(frame, item.get()))
-                .collect();
+        match Self::value(frame) {
+            Some(messages) => messages,
+            None => values(frame).flat_map(|value| Self::value(&value)).flatten().collect(),
         }
-        std::str::from_utf8(frame)
-            .ok()
-            .and_then(|text| Self::one(frame, text))
-            .into_iter()
-            .collect()
     }
 
-    fn one(frame: &Bytes, text: &str) -> Option<Self> {
-        let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
-        let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
-        if let (Some(method), Some(params)) = (&envelope.method, &envelope.params) {
-            return method
-                .ends_with("_subscription")
-                .then(|| Self::Event(params.subscription.get().to_owned(), slice(params.result)));
+    /// Reads one JSON value; `None` where it is none, or more than one.
+    fn value(json: &Bytes) -> Option<Vec<Self>> {
+        if is_array(json) {
+            let items: Vec<&RawValue> = serde_json::from_slice(json).ok()?;
+            let envelopes = items
+                .into_iter()
+                .filter_map(|item| Envelope::read(item.get().as_bytes()));
+            return Some(envelopes.filter_map(|envelope| Self::of(json, &envelope)).collect());
         }
-        let id = serde_json::from_str(envelope.id?.get()).ok()?;
-        let outcome = match (envelope.error, envelope.result) {
-            (Some(error), _) => Outcome::Error(slice(error)),
-            (None, Some(result)) => Outcome::Result(slice(result)),
-            // `"result":null` reads as no result here.
-            (None, None) => Outcome::Result(Bytes::from_static(b"null")),
-        };
-        Some(Self::Answer(id, outcome))
+        Envelope::read(json).map(|envelope| Self::of(json, &envelope).into_iter().collect())
     }
+
+    fn of(frame: &Bytes, envelope: &Envelope<'_>) -> Option<Self> {
+        if let Some(method) = envelope.method() {
+            let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
+            let params: Params<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
+            let notice = match (params.error, params.result) {
+                (Some(error), _) => Notice::Ended(slice(error)),
+                (None, Some(result)) => Notice::Event(slice(result)),
+                (None, None) => return None,
+            };
+            return Some(Self::Notification(Notification {
+                method: match method {
+                    Cow::Borrowed(name) => frame.slice_ref(name.as_bytes()),
+                    Cow::Owned(name) => name.into(),
+                },
+                subscription: params.subscription.get().to_owned(),
+                notice,
+            }));
+        }
+        let outcome = envelope.outcome(frame);
+        Some(Self::Answer(envelope.id()?, outcome.unwrap_or_else(no_result)))
+    }
+}
+
+/// The answer in the body of an HTTP response. One POST has one answer, so its id decides only among several: nodes and
+/// gateways leave it out, write `null` to errors, or make it a string (issue 11). Without our id an error must be an object,
+/// for a gateway's own page is no answer of the node.
+#[must_use]
+pub fn answer(body: &Bytes, id: u64) -> Option<Outcome> {
+    let mut other = None;
+    let mut look = |frame: &Bytes, envelope: &Envelope<'_>| {
+        if envelope.method().is_some() {
+            return None;
+        }
+        let outcome = envelope.outcome(frame);
+        if envelope.id() == Some(id) {
+            return Some(outcome.unwrap_or_else(no_result));
+        }
+        let is_answer = !matches!(&outcome, Some(Outcome::Error(error)) if !error.starts_with(b"{"));
+        other = other.take().or(outcome.filter(|_| is_answer));
+        None
+    };
+    let own = match Envelope::read(body).filter(|_| !is_array(body)) {
+        Some(envelope) => look(body, &envelope),
+        None => values(body).find_map(|value| {
+            if !is_array(&value) {
+                return look(&value, &Envelope::read(&value)?);
+            }
+            let items: Vec<&RawValue> = serde_json::from_slice(&value).ok()?;
+            let mut envelopes = items
+                .into_iter()
+                .filter_map(|item| Envelope::read(item.get().as_bytes()));
+            envelopes.find_map(|envelope| look(&value, &envelope))
+        }),
+    };
+    own.or(other)
+}
+
+/// Objects and arrays, one after the other.
+fn values(frame: &Bytes) -> impl Iterator<Item = Bytes> {
+    let mut splitter = Splitter::default();
+    splitter.buffer().extend_from_slice(frame);
+    iter::from_fn(move || splitter.next())
+}
+
+fn is_array(json: &[u8]) -> bool {
+    json.trim_ascii_start().starts_with(b"[")
+}
+
+/// An answer with neither result nor error reads as `null`.
+fn no_result() -> Outcome {
+    Outcome::Result(Bytes::from_static(b"null"))
 }
 
 /// The call as the node reads it; `params` is JSON, empty for none.
@@ -98,7 +214,18 @@ mod tests {
             .map(|message| match message {
                 NodeMessage::Answer(id, Outcome::Result(json)) => format!("{id}={}", String::from_utf8_lossy(&json)),
                 NodeMessage::Answer(id, Outcome::Error(json)) => format!("{id}!{}", String::from_utf8_lossy(&json)),
-                NodeMessage::Event(id, json) => format!("{id}:{}", String::from_utf8_lossy(&json)),
+                NodeMessage::Notification(Notification {
+                    method,
+                    subscription: id,
+                    notice,
+                }) => {
+                    let name = String::from_utf8_lossy(&method);
+                    let name = if name == "eth_subscription" { "" } else { &*name };
+                    match notice {
+                        Notice::Event(json) => format!("{name}{id}:{}", String::from_utf8_lossy(&json)),
+                        Notice::Ended(json) => format!("{name}{id}/{}", String::from_utf8_lossy(&json)),
+                    }
+                }
             })
             .collect();
         assert_eq!(shown.join(" "), expect, "{frame}");
@@ -121,6 +248,63 @@ mod tests {
             "7:null",
         );
         check(r#"[{"id":1,"result":1},{"id":2,"result":2}]"#, "1=1 2=2");
+    }
+
+    #[test]
+    fn an_event_is_known_by_its_shape_and_an_error_in_it_is_its_end() {
+        let of = |method: &str, params: &str| format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
+        for (method, params, expect) in [
+            ("eth_subscription", r#"{"subscription":"a","result":1}"#, r#""a":1"#),
+            (
+                "eth_subscribe",
+                r#"{"result":{},"subscription":7}"#,
+                "eth_subscribe7:{}",
+            ),
+            (
+                "reth_subscriptionChain",
+                r#"{"subscription":"a","result":[]}"#,
+                r#"reth_subscriptionChain"a":[]"#,
+            ),
+            (r"s\u0061w", r#"{"subscription":"a","result":2}"#, r#"saw"a":2"#),
+            ("", r#"{"subscription":"a","result":2}"#, r#""a":2"#),
+            (
+                "eth_subscription",
+                r#"{"subscription":"a","error":{"code":1}}"#,
+                r#""a"/{"code":1}"#,
+            ),
+            (
+                "eth_subscription",
+                r#"{"subscription":"a","error":"lagged"}"#,
+                r#""a"/"lagged""#,
+            ),
+            // Both: what the node calls an error is none to be told as an event.
+            (
+                "eth_subscription",
+                r#"{"result":1,"subscription":"a","error":{}}"#,
+                r#""a"/{}"#,
+            ),
+            (
+                "eth_subscription",
+                r#"{"subscription":"a","error":null,"result":1,"more":2}"#,
+                r#""a":1"#,
+            ),
+            (
+                "eth_subscription",
+                r#"{"subscription":"a","error":null,"result":null}"#,
+                r#""a":null"#,
+            ),
+            ("eth_subscription", r#"{"subscription":"a","error":null}"#, ""),
+            ("eth_subscription", r#"{"subscription":"a"}"#, ""),
+            ("eth_subscription", r#"{"result":1}"#, ""),
+            ("eth_subscription", "[1]", ""),
+            ("eth_call", "null", ""),
+        ] {
+            check(&of(method, params), expect);
+        }
+    }
+
+    #[test]
+    fn what_is_neither_is_left_out() {
         for nonsense in [
             "",
             "5",
@@ -130,6 +314,113 @@ mod tests {
             r#"{"method":"eth_subscription"}"#,
         ] {
             check(nonsense, "");
+        }
+    }
+
+    #[test]
+    fn several_values_in_one_frame_are_all_read() {
+        let event = r#"{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x1","result":"}{\""}}"#;
+        let answer = r#"{"jsonrpc":"2.0","id":1,"result":[{"a":"]"}]}"#;
+        let (event_read, answer_read) = (r#""0x1":"}{\"""#, r#"1=[{"a":"]"}]"#);
+        for between in ["", "\n", "\r\n", " \t", ",", "\u{1e}", "null", " 5 "] {
+            let both = format!("{event}{between}{answer}");
+            check(&both, &format!("{event_read} {answer_read}"));
+            check(&format!("{both}{between}"), &format!("{event_read} {answer_read}"));
+            check(
+                &format!("[{event},{answer}]{between}{event}{between}[]{between}{answer}"),
+                &format!("{event_read} {answer_read} {event_read} {answer_read}"),
+            );
+            // One that is no JSON takes no other with it.
+            check(
+                &format!(r#"{{"id":nan}}{between}{both}"#),
+                &format!("{event_read} {answer_read}"),
+            );
+            check(
+                &format!(r#"{both}{between}{{"id":"#),
+                &format!("{event_read} {answer_read}"),
+            );
+        }
+    }
+
+    #[test]
+    fn an_odd_member_loses_no_message() {
+        for id in ["7", "\"7\"", "7.0", "\"0x7\"", "\"0x07\"", " 7 "] {
+            check(&format!(r#"{{"id":{id},"result":"0x1"}}"#), r#"7="0x1""#);
+        }
+        for id in ["null", "true", "\"x\"", "-7", "7.5", "[7]", "{}", "1e300"] {
+            check(&format!(r#"{{"id":{id},"result":"0x1"}}"#), "");
+        }
+        for odd in [
+            r#""error":null"#,
+            r#""method":null"#,
+            r#""method":5"#,
+            r#""params":[]"#,
+            r#""params":{"x":1}"#,
+            r#""jsonrpc":2,"more":{"result":[]},"ID":9"#,
+        ] {
+            check(&format!(r#"{{"id":1,{odd},"result":0}}"#), "1=0");
+        }
+        check(r#"{"id":1,"method":"x","result":0}"#, "1=0");
+        check(r#"{"id":1,"result":null,"error":{"code":1}}"#, r#"1!{"code":1}"#);
+        check(
+            r#"{"id":null,"more":[],"method":"eth_subscription","params":{"more":{},"subscription":"0x1","result":{}}}"#,
+            r#""0x1":{}"#,
+        );
+    }
+
+    #[test]
+    fn one_post_has_one_answer() {
+        let check = |body: &str, expect: &str| {
+            let read = match answer(&Bytes::copy_from_slice(body.as_bytes()), 1) {
+                Some(Outcome::Result(json)) => String::from_utf8_lossy(&json).into_owned(),
+                Some(Outcome::Error(json)) => format!("!{}", String::from_utf8_lossy(&json)),
+                None => "none".into(),
+            };
+            assert_eq!(read, expect, "{body}");
+        };
+        let error = r#"{"code":3,"message":"execution reverted: no", "data":"0x08c379a0"}"#;
+        for id in [
+            "",
+            r#""id":null,"#,
+            r#""id":"1","#,
+            r#""id":1.0,"#,
+            r#""id":0,"#,
+            r#""id":"x","#,
+            r#""id":[],"#,
+        ] {
+            check(
+                &format!(r#"{{"jsonrpc":"2.0",{id}"result":{{"a": 1}}}}"#),
+                r#"{"a": 1}"#,
+            );
+            check(&format!(r#"{{"jsonrpc":"2.0",{id}"result":null}}"#), "null");
+            check(
+                &format!(r#"{{"jsonrpc":"2.0",{id}"error":{error}}}"#),
+                &format!("!{error}"),
+            );
+            check(&format!(r#" [{{{id}"result":"0x1"}}] "#), r#""0x1""#);
+        }
+        check(r#"{"id":1}"#, "null");
+        check(r#"{"id":1,"error":"no"}"#, r#"!"no""#);
+        check(r#"{"id":7,"result":7}{"id":1,"result":1}"#, "1");
+        check(r#"[{"id":7,"result":7},{"id":1,"result":1}]"#, "1");
+        check("{\"result\":7}\n{\"result\":8}", "7");
+        check(
+            r#"{"method":"eth_subscription","params":{"subscription":1,"result":5}} {"result":7}"#,
+            "7",
+        );
+        for body in [
+            "",
+            "5",
+            "null",
+            "[]",
+            "{}",
+            "<html>",
+            r#"{"id":7}"#,
+            r#"{"error":"Bad Gateway"}"#,
+            r#"{"message":"no","status":500}"#,
+            r#"{"id":1,"result":"#,
+        ] {
+            check(body, "none");
         }
     }
 

@@ -11,17 +11,21 @@
 //! An actor owns its socket. It multiplexes calls by ids of its own, keeps the subscriptions that are wanted, and says
 //! what it sees; it never decides what is canonical. Reconnection, buffering and resubscription are here and nowhere else.
 
+mod announcement;
 mod call;
 mod choice;
 mod connection;
 mod early;
 mod endpoint;
+mod feeds;
 mod identity;
 mod link;
 mod load;
 mod message;
+mod naming;
 mod node;
 mod passed;
+mod pending;
 mod poller;
 mod pool;
 mod routing;
@@ -33,24 +37,38 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alloy_primitives::{B256, U64};
+use alloy_primitives::B256;
 use bytes::Bytes;
+use serde::de::Error as _;
 
-pub(crate) use call::throttled;
+pub use announcement::Heads;
 pub use call::{Ask, CallError, Reach, Whom};
+pub(crate) use call::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
+pub use naming::SubscriptionMethod;
 pub use node::{Node, Share};
 pub use passed::{Answers, Passed};
 pub use pool::{Channels, Pool, UpstreamStatus};
-use standing::Told;
+pub(crate) use standing::Told;
+
+use crate::quantity::Height;
 
 /// The two forms in which a transaction is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TransactionForm {
     /// The hash alone.
     Hash,
     /// The whole transaction.
     Full,
+}
+
+/// A subscription at a node beside its heads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeSubscription {
+    /// To pending transactions.
+    Pending(TransactionForm),
+    /// One that is passed through.
+    Passed(Passed),
 }
 
 /// What somebody downstream wants beyond heads; nothing is asked of the node that nobody wants.
@@ -67,11 +85,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// The flag of one form.
-    pub(crate) fn pending(&mut self, form: TransactionForm) -> &mut bool {
-        match form {
-            TransactionForm::Hash => &mut self.pending_hashes,
-            TransactionForm::Full => &mut self.pending_full,
+    /// Whether this one is among it.
+    pub(crate) fn includes(&self, subscription: &NodeSubscription) -> bool {
+        match subscription {
+            NodeSubscription::Pending(TransactionForm::Hash) => self.pending_hashes,
+            NodeSubscription::Pending(TransactionForm::Full) => self.pending_full,
+            NodeSubscription::Passed(passed) => self.passed.contains(passed),
         }
     }
 }
@@ -110,6 +129,8 @@ pub enum Gossip {
     Passed {
         /// Which.
         of: Passed,
+        /// The method that the node names in it.
+        method: Bytes,
         /// The node's bytes.
         json: Bytes,
         /// When it arrived.
@@ -117,19 +138,28 @@ pub enum Gossip {
     },
 }
 
-/// Where a block or header stands.
-fn place_of(block: &[u8]) -> Option<Told> {
+/// The place of a block or header: all that a head needs to be one.
+///
+/// # Errors
+/// Where the hash, the number or, above block 0, the parent's hash is missing or malformed.
+pub(crate) fn place_of(block: &[u8]) -> serde_json::Result<Told> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Block {
         hash: B256,
-        parent_hash: B256,
-        number: U64,
+        parent_hash: Option<B256>,
+        number: Height,
     }
-    serde_json::from_slice::<Block>(block).ok().map(|block| Told {
-        number: block.number.to(),
+    let block: Block = serde_json::from_slice(block)?;
+    let parent = match (block.parent_hash, block.number) {
+        (Some(parent), _) => parent,
+        (None, Height(0)) => B256::ZERO,
+        (None, _) => return Err(serde_json::Error::missing_field("parentHash")),
+    };
+    Ok(Told {
+        number: block.number.0,
         hash: block.hash,
-        parent: block.parent_hash,
+        parent,
     })
 }
 

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use super::NodeSubscription;
+use super::naming::{SubscriptionMethod, ended_by};
+
 /// Longest parameters, in bytes: they are kept as long as somebody subscribes, and sent anew after every failover.
 const MAX_PARAMS: usize = 16 << 10;
 
@@ -22,10 +25,11 @@ pub struct Passed {
 }
 
 /// What the node in use says of each that is wanted: it stands, or this error object.
-pub type Answers = HashMap<Passed, Result<(), Bytes>>;
+pub type Answers = HashMap<NodeSubscription, Result<(), Bytes>>;
 
 impl Passed {
-    /// What `method` (`<namespace>_subscribe`) asks with these parameters; `None` where they are longer than 16 KiB.
+    /// What `method` (`<namespace>_subscribe`, `<namespace>_subscribe<Kind>`) asks with these parameters; `None` where they
+    /// are longer than 16 KiB.
     #[must_use]
     pub fn new(method: &str, params: &[&RawValue]) -> Option<Self> {
         let len: usize = params.iter().map(|param| param.get().len()).sum();
@@ -60,10 +64,19 @@ impl Passed {
             .map_or(&*self.method, |(namespace, _)| namespace)
     }
 
+    /// Whether its kind is a method of its own, `<namespace>_subscribe<Kind>`: only the node knows then how it names its
+    /// notifications.
+    #[must_use]
+    pub fn is_of_its_own(&self) -> bool {
+        !matches!(
+            SubscriptionMethod::of(&self.method),
+            Some(SubscriptionMethod::Subscribe(_))
+        )
+    }
+
     /// The method by which it is ended.
     pub(super) fn unsubscribe(&self) -> String {
-        let stem = self.method.strip_suffix("subscribe").unwrap_or(&self.method);
-        format!("{stem}unsubscribe")
+        ended_by(&self.method)
     }
 }
 
@@ -143,6 +156,13 @@ mod tests {
             ("chain", "chain_a_unsubscribe")
         );
         assert_ne!(eth, other);
+        assert!(!eth.is_of_its_own() && !other.is_of_its_own());
+        let own = passed("reth_subscribePersistedBlock", "[]").expect("short");
+        assert!(own.is_of_its_own());
+        assert_eq!(
+            (own.namespace(), &*own.unsubscribe(), own.params()),
+            ("reth", "reth_unsubscribePersistedBlock", "[]")
+        );
     }
 
     #[test]

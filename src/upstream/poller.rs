@@ -17,15 +17,17 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::call::{Call, Inbox, is_throttled};
+use super::call::{Call, Inbox, is_throttled, is_unknown_method};
+use super::identity::Genesis;
 use super::load::{BackOff, LONGEST};
-use super::message::{self, NodeMessage};
+use super::message;
+use super::pending::{self, Announced, Fetches, Forms, MAX_UNDER_WAY};
 use super::pool::Shared;
-use super::{CallError, Gossip, Sighting, TransactionForm, Wanted};
-use crate::jsonrpc::{METHOD_NOT_FOUND, Outcome, error};
+use super::{CallError, Gossip, Heads, NodeSubscription, Sighting, TransactionForm, Wanted};
+use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, error};
 
-/// Full transactions fetched for the hashes of one poll; the rest is dropped and counted (E8).
-const MAX_FULL_PER_POLL: usize = 256;
+/// The id of every call: each has a POST of its own.
+const ID: u64 = 1;
 
 /// Polls, all of them refused, within the silence that ends a node: it should not be lost by our own patience.
 const TRIES: u32 = 4;
@@ -71,7 +73,7 @@ impl From<String> for Failed {
 
 impl HttpTransport {
     async fn call(&self, method: &str, params: &str) -> Result<Outcome, Failed> {
-        let body = message::request(1, method, params);
+        let body = message::request(ID, method, params);
         let request = self
             .client
             .post(self.url.clone())
@@ -95,10 +97,8 @@ impl HttpTransport {
         if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
             return Err(Failed::Throttled(after.map(Duration::from_secs)));
         }
-        match NodeMessage::parse(&answer.into()).pop() {
-            Some(NodeMessage::Answer(_, outcome)) => Ok(outcome),
-            _ => Err(Failed::Other(format!("HTTP {status} without a JSON-RPC answer"))),
-        }
+        message::answer(&answer.into(), ID)
+            .ok_or_else(|| Failed::Other(format!("HTTP {status} without a JSON-RPC answer")))
     }
 
     async fn result(&self, method: &str, params: &str) -> Result<Bytes, Failed> {
@@ -292,7 +292,12 @@ impl Poller {
             let chain_id = self.node.result("eth_chainId", "").await?;
             self.shared.check_chain_id(&String::from_utf8_lossy(&chain_id))?;
             let genesis = self.node.outcome("eth_getBlockByNumber", r#"["0x0",false]"#).await?;
-            self.shared.check_genesis(genesis).await?;
+            if let Genesis::Other(mut doubt) = self.shared.check_genesis(&genesis) {
+                while let Some((method, params)) = doubt.question() {
+                    doubt.answered(&self.node.outcome(method, &params).await?);
+                }
+                self.shared.resolve(&doubt).await?;
+            }
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
         self.shared.choice.heard(self.shared.id);
@@ -303,6 +308,7 @@ impl Poller {
         if !self.ready {
             self.ready = true;
             info!("upstream {}: connected", self.shared.endpoint);
+            self.shared.has_heads(Heads::Polled);
             self.shared.up();
         }
         Ok(())
@@ -317,10 +323,9 @@ struct Gossiper {
     node: HttpTransport,
     filter: Option<String>,
     back_off: BackOff,
+    /// The node tells no transaction by its hash, with this error object.
+    no_whole: Option<Bytes>,
 }
-
-/// Transactions fetched at the same time.
-const FULL_CONCURRENCY: usize = 16;
 
 impl Gossiper {
     fn new(shared: Arc<Shared>, node: HttpTransport) -> Self {
@@ -329,6 +334,7 @@ impl Gossiper {
             node,
             filter: None,
             back_off: BackOff::default(),
+            no_whole: None,
         }
     }
 
@@ -361,6 +367,7 @@ impl Gossiper {
                         let now = Instant::now();
                         self.shared.load.throttled(now, after);
                         self.back_off.refused(now, after, LONGEST);
+                        self.put_off();
                     }
                     Failed::TooLong(_) | Failed::Other(_) => self.filter = None,
                 }
@@ -369,9 +376,21 @@ impl Gossiper {
     }
 
     /// One filter serves both forms.
-    fn settle(&self, settled: bool) {
-        self.shared.settle(TransactionForm::Hash, settled);
-        self.shared.settle(TransactionForm::Full, settled);
+    fn settle(&self, answer: Result<(), Bytes>) {
+        let whole = self.no_whole.clone().map_or(answer.clone(), Err);
+        for (form, answer) in [(TransactionForm::Hash, answer), (TransactionForm::Full, whole)] {
+            self.shared.settle(&NodeSubscription::Pending(form), Some(answer));
+        }
+    }
+
+    /// Whoever asks meanwhile is granted what is asked for again.
+    fn put_off(&self) {
+        let Outcome::Error(why) = error(LIMIT_EXCEEDED, CallError::Throttled(None).to_string()).into() else {
+            return;
+        };
+        for form in [TransactionForm::Hash, TransactionForm::Full] {
+            self.shared.put_off(&NodeSubscription::Pending(form), Some(why.clone()));
+        }
     }
 
     /// Over HTTP nothing is passed through.
@@ -381,7 +400,8 @@ impl Gossiper {
             // geth's words over HTTP (PROTOCOL 1.5).
             let none = error(METHOD_NOT_FOUND, "notifications not supported");
             if let Outcome::Error(none) = none.into() {
-                self.shared.settle_passed(passed, Some(Err(none)));
+                self.shared
+                    .settle(&NodeSubscription::Passed(passed.clone()), Some(Err(none)));
             }
         }
     }
@@ -393,59 +413,92 @@ impl Gossiper {
         }
         if !wanted.pending_hashes && !wanted.pending_full {
             if let Some(filter) = self.filter.take() {
-                self.settle(false);
                 self.node.outcome("eth_uninstallFilter", &format!("[{filter}]")).await?;
             }
             return Ok(());
         }
         // Nodes forget filters; then this fails, and the next poll makes a new one.
+        let is_new = self.filter.is_none();
         let filter = match &self.filter {
             Some(filter) => filter,
             None => {
-                let id = self.node.result("eth_newPendingTransactionFilter", "").await;
-                // A node without this filter has answered too: nobody waits for it any longer.
-                if !matches!(id, Err(Failed::Throttled(_))) {
-                    self.settle(true);
-                }
-                let id = id?;
+                let made = self.node.outcome("eth_newPendingTransactionFilter", "").await?;
+                let id = match made {
+                    Outcome::Result(id) => id,
+                    Outcome::Error(error) => {
+                        let why = String::from_utf8_lossy(&error).into_owned();
+                        self.settle(Err(error));
+                        return Err(why.into());
+                    }
+                };
+                self.no_whole = None;
                 self.filter.insert(String::from_utf8_lossy(&id).into_owned())
             }
         };
-        let changes = self.node.result("eth_getFilterChanges", &format!("[{filter}]")).await?;
+        let changes = self
+            .node
+            .outcome("eth_getFilterChanges", &format!("[{filter}]"))
+            .await?;
+        let changes = match changes {
+            Outcome::Result(changes) => changes,
+            Outcome::Error(error) => {
+                let why = String::from_utf8_lossy(&error).into_owned();
+                if is_new {
+                    self.settle(Err(error));
+                }
+                return Err(why.into());
+            }
+        };
         let seen = std::time::Instant::now();
+        self.settle(Ok(()));
         let found: Vec<&RawValue> = serde_json::from_slice(&changes).unwrap_or_default();
-        if wanted.pending_hashes {
-            for hash in &found {
-                let json = changes.slice_ref(hash.get().as_bytes());
-                self.shared.gossip(Gossip::Pending {
-                    form: TransactionForm::Hash,
-                    json,
-                    seen,
-                });
+        let forms = Forms {
+            hashes: wanted.pending_hashes,
+            whole: wanted.pending_full && self.no_whole.is_none(),
+        };
+        let mut fetches = Fetches::default();
+        let mut dropped = 0;
+        for json in found {
+            match Announced::read(&changes.slice_ref(json.get().as_bytes())) {
+                Some(transaction) => {
+                    let hash = self.shared.announced(transaction, forms, seen);
+                    dropped += hash.map_or(0, |hash| fetches.push(&hash, seen));
+                }
+                None => dropped += 1,
             }
         }
-        if wanted.pending_full {
-            self.shared.count_dropped(found.len().saturating_sub(MAX_FULL_PER_POLL));
-            let wanted: Vec<String> = found
-                .iter()
-                .take(MAX_FULL_PER_POLL)
-                .map(|hash| format!("[{}]", hash.get()))
-                .collect();
-            let fetches = wanted.into_iter().map(|params| {
-                let node = self.node.clone();
-                async move { node.result("eth_getTransactionByHash", &params).await }
-            });
-            let mut full = stream::iter(fetches).buffered(FULL_CONCURRENCY);
-            while let Some(transaction) = full.next().await {
-                match transaction {
-                    Ok(json) if &json[..] != b"null" => self.shared.gossip(Gossip::Pending {
-                        form: TransactionForm::Full,
-                        json,
-                        seen,
-                    }),
-                    Err(why @ Failed::Throttled(_)) => return Err(why),
-                    Ok(_) | Err(_) => {}
+        self.shared.count_dropped(dropped);
+        self.fetch_whole(fetches).await
+    }
+
+    async fn fetch_whole(&mut self, mut fetches: Fetches) -> Result<(), Failed> {
+        let calls = fetches.take_waiting().into_iter().map(|(hash, seen)| {
+            let node = self.node.clone();
+            async move {
+                let (method, params) = pending::fetch(&hash);
+                (node.outcome(method, &params).await, seen)
+            }
+        });
+        let mut left = calls.len();
+        let mut answers = stream::iter(calls).buffered(MAX_UNDER_WAY);
+        while let Some((answer, seen)) = answers.next().await {
+            left -= 1;
+            match answer {
+                Ok(answer) => {
+                    if let Err(error) = self.shared.fetched(answer, seen)
+                        && is_unknown_method(&error)
+                    {
+                        self.shared.count_dropped(left);
+                        self.no_whole = Some(error);
+                        self.settle(Ok(()));
+                        return Ok(());
+                    }
                 }
+                Err(why @ Failed::Throttled(_)) => {
+                    self.shared.count_dropped(left + 1);
+                    return Err(why);
+                }
+                Err(_) => self.shared.count_dropped(1),
             }
         }
         Ok(())

@@ -10,16 +10,16 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
 use super::call::{Call, Inbox, exchange, throttled};
 use super::choice::Choice;
 use super::connection::Connection;
-use super::identity::{Genesis, Identity};
+use super::identity::{Doubt, Genesis, Identity};
 use super::load::{Load, P95};
 use super::poller::Poller;
 use super::{
-    Answers, CallError, Endpoint, Gossip, Node, Passed, Sighting, TransactionForm, UpstreamId, UpstreamSettings,
+    Answers, CallError, Endpoint, Gossip, Heads, Node, NodeSubscription, Sighting, UpstreamId, UpstreamSettings,
     Wanted, place_of,
 };
 use crate::jsonrpc::Outcome;
@@ -40,6 +40,8 @@ pub struct UpstreamStatus {
     pub refused: Option<String>,
     /// What the node says of itself.
     pub chain_id: Option<String>,
+    /// The way by which its heads come, once it is known.
+    pub heads: Option<Heads>,
     /// Number of the newest head it told.
     pub head: Option<u64>,
     /// How long the oldest block that it has not reached has been known; `None` without a connection.
@@ -97,30 +99,41 @@ impl Shared {
     pub fn check_chain_id(&self, chain_id: &str) -> Result<(), String> {
         self.status.lock().chain_id = Some(chain_id.to_owned());
         let checked = self.identity.check_chain_id(&self.endpoint, chain_id);
-        self.refused_if(checked)
+        let chain_id = self.refused_if(checked)?;
+        self.status.lock().chain_id = Some(chain_id);
+        Ok(())
     }
 
-    /// As [`Self::check_chain_id`], for the answer about block 0. A development chain that was started anew goes on with
-    /// nothing of what was.
-    pub async fn check_genesis(&self, answer: Outcome) -> Result<(), String> {
-        let genesis = match answer {
-            Outcome::Result(block) => {
-                let checked = self.identity.check_genesis(&self.endpoint, &block);
-                self.refused_if(checked)?
-            }
-            Outcome::Error(_) => Genesis::Untold,
+    /// Reads the answer about block 0.
+    pub fn check_genesis(&self, answer: &Outcome) -> Genesis {
+        let told = match answer {
+            Outcome::Result(block) => self.identity.other_genesis(block),
+            Outcome::Error(_) => None,
         };
-        match genesis {
-            Genesis::Same => {}
-            Genesis::Untold => debug!("upstream {}: it does not tell its genesis", self.endpoint),
-            Genesis::Replaced => {
-                warn!(
-                    "upstream {}: it has another genesis than before; subscribers are closed with 1012",
-                    self.endpoint
-                );
-                self.send(Sighting::Replaced).await;
-            }
+        match told {
+            None => Genesis::Same,
+            Some(other) => Genesis::Other(Doubt::new(other, self.choice.some_published())),
         }
+    }
+
+    /// As [`Self::check_chain_id`], for a genesis that is another one than before. A development chain that was started anew
+    /// goes on with nothing of what was.
+    pub async fn resolve(&self, doubt: &Doubt) -> Result<(), String> {
+        if let Some(block) = doubt.found() {
+            info!(
+                "upstream {}: its genesis is another one than before, but it has block {block}: it is on the same chain",
+                self.endpoint
+            );
+            self.identity.same_chain(doubt.genesis());
+            return Ok(());
+        }
+        let checked = self.identity.other_chain(&self.endpoint, doubt.genesis());
+        self.refused_if(checked)?;
+        warn!(
+            "upstream {}: it has another genesis than before, and none of the published blocks; subscribers are closed with 1012",
+            self.endpoint
+        );
+        self.send(Sighting::Replaced).await;
         Ok(())
     }
 
@@ -131,39 +144,37 @@ impl Shared {
         checked
     }
 
-    /// The upstream in use has answered for a form, or lost it.
-    pub fn settle(&self, form: TransactionForm, settled: bool) {
-        if self.choice.active() == Some(self.id) {
-            self.choice
-                .settled()
-                .send_if_modified(|all| std::mem::replace(all.pending(form), settled) != settled);
-        }
+    /// The upstream in use has answered for a subscription, or says nothing of it at present.
+    pub fn settle(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
+        self.put_off(of, None);
+        self.say(self.choice.answers(), of, answer);
     }
 
-    /// The upstream in use has answered for what is passed through, or has nothing to do with it any more.
-    pub fn settle_passed(&self, passed: &Passed, answer: Option<Result<(), Bytes>>) {
-        self.put_off(passed, None);
-        self.say(self.choice.answers(), passed, answer);
+    /// The upstream in use is asked too much to say anything of a subscription: whoever asks is told so in its own words,
+    /// whoever has it waits. `None` when it is asked again.
+    pub fn put_off(&self, of: &NodeSubscription, error: Option<Bytes>) {
+        self.say(self.choice.put_off(), of, error);
     }
 
-    /// The upstream in use is asked too much to say anything of what is passed through: whoever asks is told so in its own
-    /// words, whoever has it waits. `None` when it is asked again.
-    pub fn put_off(&self, passed: &Passed, error: Option<Bytes>) {
-        self.say(self.choice.put_off(), passed, error);
-    }
-
-    fn say<T: PartialEq>(&self, all: &watch::Sender<HashMap<Passed, T>>, passed: &Passed, word: Option<T>) {
+    /// Of what nobody wants nothing is kept.
+    fn say<T: PartialEq>(
+        &self,
+        all: &watch::Sender<HashMap<NodeSubscription, T>>,
+        of: &NodeSubscription,
+        word: Option<T>,
+    ) {
+        let word = word.filter(|_| self.wanted.borrow().includes(of));
         all.send_if_modified(|all| {
             if self.choice.active() != Some(self.id) {
                 return false;
             }
             match word {
-                Some(word) if all.get(passed) == Some(&word) => false,
+                Some(word) if all.get(of) == Some(&word) => false,
                 Some(word) => {
-                    all.insert(passed.clone(), word);
+                    all.insert(of.clone(), word);
                     true
                 }
-                None => all.remove(passed).is_some(),
+                None => all.remove(of).is_some(),
             }
         });
     }
@@ -174,11 +185,11 @@ impl Shared {
         self.keep_wanted(self.choice.put_off(), wanted);
     }
 
-    fn keep_wanted<T>(&self, all: &watch::Sender<HashMap<Passed, T>>, wanted: &Wanted) {
+    fn keep_wanted<T>(&self, all: &watch::Sender<HashMap<NodeSubscription, T>>, wanted: &Wanted) {
         all.send_if_modified(|all| {
             let before = all.len();
             if self.choice.active() == Some(self.id) {
-                all.retain(|passed, _| wanted.passed.contains(passed));
+                all.retain(|of, _| wanted.includes(of));
             }
             all.len() != before
         });
@@ -194,11 +205,20 @@ impl Shared {
         }
     }
 
+    /// Notes the way by which heads come; `false` where it is the same as before.
+    pub fn has_heads(&self, heads: Heads) -> bool {
+        self.status.lock().heads.replace(heads) != Some(heads)
+    }
+
     /// It told a head: the choice is told first, then the ingest, which may ask for this block at once. The block's hash.
     pub async fn tell(&self, sighting: Sighting) -> Option<B256> {
         let told = match &sighting {
-            Sighting::Announced(json) => place_of(json).map(|told| (told, self.choice.announced(self.id, told))),
-            Sighting::Latest(json) => place_of(json).map(|told| (told, self.choice.fetched(self.id, told))),
+            Sighting::Announced(json) => place_of(json)
+                .ok()
+                .map(|told| (told, self.choice.announced(self.id, told))),
+            Sighting::Latest(json) => place_of(json)
+                .ok()
+                .map(|told| (told, self.choice.fetched(self.id, told))),
             Sighting::Replaced => None,
         };
         if let Some((told, true)) = told {
@@ -248,6 +268,7 @@ pub struct Pool {
     /// How long calls take as a rule, by class; kept only where that decides anything.
     pub(super) usual: Mutex<HashMap<&'static str, P95>>,
     fetch_timeout: Duration,
+    silence_timeout: Duration,
     gossip_dropped: Arc<AtomicU64>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -262,9 +283,6 @@ pub struct Channels {
     /// What somebody wants.
     pub wanted: watch::Receiver<Wanted>,
 }
-
-/// How long a subscriber to pending transactions waits for the node's own subscription.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The shortest time after which our own question is put to another upstream.
 const MIN_FETCH_TIMEOUT: Duration = Duration::from_millis(250);
@@ -325,6 +343,7 @@ impl Pool {
             call_patience: settings.call_patience,
             hedges: settings.hedge,
             usual: Mutex::default(),
+            silence_timeout: settings.silence_timeout,
             fetch_timeout: (settings.silence_timeout / 4).max(MIN_FETCH_TIMEOUT),
             gossip_dropped,
             metrics,
@@ -351,34 +370,33 @@ impl Pool {
         self.upstreams[id.0].shared.newest.lock().clone()
     }
 
-    /// Waits until the node has answered for this form of pending transactions, so that none is missed that comes after
-    /// our own answer; not for long, and not without a node.
-    pub async fn pending_settled(&self, form: TransactionForm) {
-        let mut settled = self.choice.settled().subscribe();
-        if self.active().is_some() {
-            let stands = settled.wait_for(|all| *all.clone().pending(form));
-            drop(tokio::time::timeout(SETTLE_PATIENCE, stands).await);
-        }
-    }
-
-    /// Waits for what the upstream in use says of a subscription that is passed through, and is wanted: it stands, or the
-    /// node's error object, which may say that it is asked too much: then it is asked again for those who have it.
+    /// Waits for what the upstream in use says of a subscription that is wanted: it stands, or the node's error object.
+    ///
+    /// Where that says that the node is asked too much, it is asked again for those who have the subscription. One to pending
+    /// transactions is granted then, and also while no node is in use: its clients are closed where it is refused later.
     ///
     /// # Errors
     /// [`CallError::Unavailable`] where none comes into use, [`CallError::TimedOut`] where it does not answer.
-    pub async fn passed(&self, passed: &Passed) -> Result<Result<(), Bytes>, CallError> {
+    pub async fn answered(&self, of: &NodeSubscription) -> Result<Result<(), Bytes>, CallError> {
         let mut active = self.choice.watch_active();
-        let comes = active.wait_for(Option::is_some);
-        if !matches!(tokio::time::timeout(self.call_patience, comes).await, Ok(Ok(_))) {
-            return Err(CallError::Unavailable);
+        let is_pending = matches!(of, NodeSubscription::Pending(_));
+        if !is_pending {
+            let comes = active.wait_for(Option::is_some);
+            if !matches!(tokio::time::timeout(self.call_patience, comes).await, Ok(Ok(_))) {
+                return Err(CallError::Unavailable);
+            }
         }
         let mut answers = self.choice.answers().subscribe();
         let mut put_off = self.choice.put_off().subscribe();
         let answered = async {
             tokio::select! {
                 biased;
-                all = answers.wait_for(|all| all.contains_key(passed)) => all.ok()?.get(passed).cloned(),
-                all = put_off.wait_for(|all| all.contains_key(passed)) => all.ok()?.get(passed).cloned().map(Err),
+                all = answers.wait_for(|all| all.contains_key(of)) => all.ok()?.get(of).cloned(),
+                all = put_off.wait_for(|all| all.contains_key(of)) => {
+                    let error = all.ok()?.get(of).cloned();
+                    error.map(|error| if is_pending { Ok(()) } else { Err(error) })
+                }
+                _ = active.wait_for(Option::is_none), if is_pending => Some(Ok(())),
             }
         };
         match tokio::time::timeout(self.request_timeout, answered).await {
@@ -387,7 +405,7 @@ impl Pool {
         }
     }
 
-    /// What the upstream in use says of everything that is passed through.
+    /// What the upstream in use says of the subscriptions that are wanted.
     #[must_use]
     pub fn watch_answers(&self) -> watch::Receiver<Answers> {
         self.choice.answers().subscribe()
@@ -414,6 +432,26 @@ impl Pool {
         } else {
             self.request_timeout
         };
+        self.ask(id, method, params, patience).await
+    }
+
+    /// The connected upstreams, in the order in which they are asked about a block: first those who told it.
+    #[must_use]
+    pub fn order_to_ask(&self, block: B256) -> Vec<UpstreamId> {
+        self.choice.order_to_ask(block)
+    }
+
+    /// Asks one upstream for the stream itself, as [`Self::call_ours`], and waits so long.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn ask(
+        &self,
+        id: UpstreamId,
+        method: &str,
+        params: &str,
+        patience: Duration,
+    ) -> Result<Outcome, CallError> {
         let Upstream { ours, shared, .. } = &self.upstreams[id.0];
         let answer = exchange(ours, method.to_owned(), params.to_owned(), patience).await;
         if let Some(after) = throttled(&answer) {
@@ -422,18 +460,34 @@ impl Pool {
         answer
     }
 
-    /// How many upstreams there are, connected or not.
+    /// The upstream's address, without secrets.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "the configuration has at least one")]
-    pub fn len(&self) -> usize {
-        self.upstreams.len()
+    pub fn address(&self, id: UpstreamId) -> String {
+        self.upstreams[id.0].shared.endpoint.to_string()
     }
 
-    /// Whether any is asked over HTTP, where a call that is lost takes no other with it.
+    /// Connections made to the upstream so far.
     #[must_use]
-    pub fn any_http(&self) -> bool {
-        let is_http = |upstream: &Upstream| matches!(upstream.shared.endpoint, Endpoint::Http(_));
-        self.upstreams.iter().any(is_http)
+    pub fn connects(&self, id: UpstreamId) -> u64 {
+        self.upstreams[id.0].shared.status.lock().connects
+    }
+
+    /// Whether it is asked over HTTP, where a call that is lost takes no other with it.
+    #[must_use]
+    pub fn is_http(&self, id: UpstreamId) -> bool {
+        matches!(self.upstreams[id.0].shared.endpoint, Endpoint::Http(_))
+    }
+
+    /// Within so long what is asked for the stream itself is answered, or given up.
+    #[must_use]
+    pub fn silence_timeout(&self) -> Duration {
+        self.silence_timeout
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The chain's id as JSON, once a node told it or where it is set.

@@ -251,4 +251,9 @@ impl Pool {
     pub fn published(&self, head: Option<(u64, B256)>) {
         self.choice.published(head);
     }
+
+    /// A block below those that clients were shown is known now.
+    pub fn published_past(&self, number: u64, hash: B256) {
+        self.choice.published_past(number, hash);
+    }
 }

@@ -32,7 +32,7 @@ const NEAR: u64 = 2;
 
 /// A head as its node told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(crate) struct Told {
     pub number: u64,
     pub hash: B256,
     pub parent: B256,
@@ -237,6 +237,14 @@ impl Standing {
     /// Whom to ask for a block with this hash at this attempt, and among how many. First those who told it, then those
     /// who did not; the one in use before the others; and who lags or is forked last of all, for it may not answer.
     pub fn whom_to_ask(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
+        let order = self.order_to_ask(block);
+        let among = u32::try_from(order.len()).unwrap_or(u32::MAX);
+        let turn = attempt.checked_rem(among)?;
+        Some((order[turn as usize], among))
+    }
+
+    /// The connected upstreams, in the order in which they are asked about a block.
+    pub fn order_to_ask(&self, block: Option<B256>) -> Vec<UpstreamId> {
         let mut order: Vec<UpstreamId> = self.connected().collect();
         order.sort_by_key(|id| {
             let member = &self.members[id.0];
@@ -247,9 +255,7 @@ impl Standing {
             };
             (unsound, !told, Some(*id) != self.active, id.0)
         });
-        let among = u32::try_from(order.len()).unwrap_or(u32::MAX);
-        let turn = attempt.checked_rem(among)?;
-        Some((order[turn as usize], among))
+        order
     }
 
     /// Who has come as far as this number, by priority.

@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use headwater::config::{Config, typed};
 use headwater::devnet::{Control, Devnet};
 use headwater::telemetry::Metrics;
-use headwater::upstream::{Channels, Passed, Pool, Wanted};
+use headwater::upstream::{Channels, NodeSubscription, Passed, Pool, Wanted};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -541,7 +541,12 @@ async fn an_answer_is_kept_as_long_as_somebody_wants_it_and_over_http_costs_no_p
         let answers = pool.watch_answers();
         for n in 0..50 {
             wants.send_modify(|wanted| wanted.passed = Arc::new([kind(n)].into()));
-            assert!(pool.passed(&kind(n)).await.unwrap().is_err());
+            assert!(
+                pool.answered(&NodeSubscription::Passed(kind(n)))
+                    .await
+                    .unwrap()
+                    .is_err()
+            );
             eventually("those before are forgotten", async || answers.borrow().len() == 1).await;
         }
         wants.send_modify(|wanted| wanted.passed = Arc::default());
@@ -560,7 +565,12 @@ async fn an_answer_is_forgotten_with_the_node_that_gave_it() {
     .await;
     wants.send_modify(|wanted| wanted.passed = Arc::new([kind(1), kind(2)].into()));
     for n in [1, 2] {
-        assert!(pool.passed(&kind(n)).await.unwrap().is_err());
+        assert!(
+            pool.answered(&NodeSubscription::Passed(kind(n)))
+                .await
+                .unwrap()
+                .is_err()
+        );
     }
     wants.send_modify(|wanted| wanted.passed = Arc::new([kind(2)].into()));
     let lost = pool.active().unwrap();
@@ -569,7 +579,15 @@ async fn an_answer_is_forgotten_with_the_node_that_gave_it() {
         pool.active().is_some_and(|active| active != lost)
     })
     .await;
-    assert!(pool.passed(&kind(2)).await.unwrap().is_err());
+    assert!(
+        pool.answered(&NodeSubscription::Passed(kind(2)))
+            .await
+            .unwrap()
+            .is_err()
+    );
     let answers = pool.watch_answers();
-    assert_eq!(answers.borrow().keys().collect::<Vec<_>>(), [&kind(2)]);
+    assert_eq!(
+        answers.borrow().keys().collect::<Vec<_>>(),
+        [&NodeSubscription::Passed(kind(2))]
+    );
 }

@@ -4,19 +4,44 @@
 //! wanted > asked > stands > is being ended > gone
 //!             > refused (until it is wanted anew)    > put off (asked again after a while)
 //!             > given up (its grant, if it comes late, is ended)
+//!                  stands > ended by the node (asked again; refused where that is in vain)
 //! ```
 
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{End, Feed, PassedState, Purpose, SYNCING_INTERVAL, Serving, SubscriptionState, WRITE_QUEUE, text};
+use super::{End, Feed, Purpose, SYNCING_INTERVAL, Serving, SubscriptionState, WRITE_QUEUE, text};
 use crate::jsonrpc::{INTERNAL_ERROR, Outcome, error};
+use crate::upstream::call::is_for_good;
 use crate::upstream::load::LONGEST;
-use crate::upstream::{Passed, TransactionForm, Wanted};
+use crate::upstream::{NodeSubscription, TransactionForm, Wanted};
+
+#[cfg(test)]
+mod tests;
 
 /// Subscriptions that wait to be ended; while there are more, none to pending transactions is begun.
 const MAX_ENDING: usize = 64;
+
+/// A subscription that the node ends earlier than this after it granted it is not served.
+const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Times in a row that a subscription is asked for again although the node ended it [`SOON`].
+const MAX_ENDS: u32 = 3;
+
+const HASHES: NodeSubscription = NodeSubscription::Pending(TransactionForm::Hash);
+const WHOLE: NodeSubscription = NodeSubscription::Pending(TransactionForm::Full);
+
+impl NodeSubscription {
+    /// The question for it: method and parameters.
+    fn question(&self) -> (&str, &str) {
+        match self {
+            Self::Pending(TransactionForm::Hash) => ("eth_subscribe", r#"["newPendingTransactions"]"#),
+            Self::Pending(TransactionForm::Full) => ("eth_subscribe", r#"["newPendingTransactions",true]"#),
+            Self::Passed(passed) => (passed.method(), passed.params()),
+        }
+    }
+}
 
 impl Serving {
     pub(super) async fn subscribed(&mut self, feed: Feed, subscription: String) -> Result<(), End> {
@@ -27,25 +52,23 @@ impl Serving {
                 Outcome::Error(why) | Outcome::Result(why) => self.refused(feed, why),
             };
         }
-        self.back_offs.remove(&feed);
-        match feed {
+        match &feed {
             Feed::Heads => {
+                self.heads_granted();
                 self.ask_vital(Purpose::Latest);
             }
-            Feed::Pending(form) => {
-                self.pending
-                    .insert(form, SubscriptionState::Stands(subscription.clone()));
-                self.shared.settle(form, true);
-            }
-            Feed::Passed(ref passed) => {
-                self.passed
-                    .insert(passed.clone(), PassedState::Stands(subscription.clone()));
-                self.shared.settle_passed(passed, Some(Ok(())));
+            Feed::Beside(of) => {
+                let state = SubscriptionState::Stands {
+                    subscription: subscription.clone(),
+                    since: Instant::now(),
+                };
+                self.subscriptions.insert(of.clone(), state);
+                self.settle(of, Some(Ok(())));
             }
         }
-        self.feeds.insert(subscription.clone(), Some(feed.clone()));
-        for json in self.early.take(&subscription) {
-            self.deliver(feed.clone(), json).await;
+        self.feeds.insert(subscription.clone(), Some(feed));
+        for early in self.early.take(&subscription) {
+            self.notified(early).await?;
         }
         // It may not be wanted any more by now.
         self.reconcile();
@@ -54,23 +77,83 @@ impl Serving {
 
     /// The node does not serve it.
     pub(super) fn refused(&mut self, feed: Feed, error: Bytes) -> Result<(), End> {
-        self.back_offs.remove(&feed);
-        match feed {
-            Feed::Heads => return Err(End::NoHeads(text(&error))),
-            Feed::Pending(form) => {
-                warn!(upstream = %self.shared.endpoint, ?form, "no pending transactions: {}", text(&error));
-                self.pending.insert(form, SubscriptionState::Refused);
-                self.shared.settle(form, true);
+        let of = match feed {
+            Feed::Heads => {
+                self.heads_refused(&text(&error));
+                return Ok(());
             }
-            Feed::Passed(passed) => {
-                debug!(upstream = %self.shared.endpoint, ?passed, "refused: {}", text(&error));
-                self.shared.settle_passed(&passed, Some(Err(error.clone())));
-                self.passed.insert(passed, PassedState::Refused(error));
-                // Whoever asked may be gone.
-                self.reconcile();
+            Feed::Beside(of) => of,
+        };
+        if of == WHOLE {
+            self.whole_by_hash(&text(&error));
+            self.forget(&WHOLE);
+        } else {
+            match &of {
+                NodeSubscription::Pending(_) => {
+                    warn!(upstream = %self.shared.endpoint, "no pending transactions: {}", text(&error));
+                }
+                NodeSubscription::Passed(passed) => {
+                    debug!(upstream = %self.shared.endpoint, ?passed, "refused: {}", text(&error));
+                }
             }
+            self.forget(&of);
+            self.settle(&of, Some(Err(error.clone())));
+            self.subscriptions.insert(of, SubscriptionState::Refused(error));
         }
+        // Whoever asked may be gone.
+        self.reconcile();
         Ok(())
+    }
+
+    /// The node has ended a subscription that it had granted.
+    pub(super) fn ended_by_node(&mut self, subscription: &str, feed: Feed, error: Bytes) -> Result<(), End> {
+        warn!(upstream = %self.shared.endpoint, ?feed, "the node has ended a subscription: {}", text(&error));
+        self.feeds.remove(subscription);
+        let now = Instant::now();
+        let of = match feed {
+            Feed::Heads => {
+                let again = self.shared.settings.silence_timeout;
+                if self.heads_ended.replace(now).is_some_and(|at| now - at < again) {
+                    return Err(End::HeadsEnded(text(&error)));
+                }
+                // Behind the answer the newest block is fetched, so that no head is missing.
+                self.ask_vital(Purpose::Subscribe(Feed::Heads));
+                return Ok(());
+            }
+            Feed::Beside(of) => of,
+        };
+        let state = self.subscriptions.insert(of.clone(), SubscriptionState::Ended);
+        let is_soon = matches!(state, Some(SubscriptionState::Stands { since, .. }) if now - since < SOON);
+        let ends = self.ends.entry(of.clone()).or_default();
+        *ends = if is_soon { *ends + 1 } else { 0 };
+        if *ends > MAX_ENDS {
+            return self.refused(Feed::Beside(of), error);
+        }
+        if is_soon {
+            let back_off = self.back_offs.entry(Feed::Beside(of.clone())).or_default();
+            back_off.refused(now, None, LONGEST);
+        }
+        // Whoever asks now waits until it stands again.
+        self.settle(&of, None);
+        self.reconcile();
+        Ok(())
+    }
+
+    /// Says what the node thinks of a subscription. One to hashes serves whole transactions, too, where these are fetched.
+    fn settle(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
+        self.shared.settle(of, answer.clone());
+        if *of == HASHES && self.pending.is_by_hash() {
+            let whole = self.pending.no_whole().map_or(answer, |error| Some(Err(error)));
+            self.shared.settle(&WHOLE, whole);
+        }
+    }
+
+    /// As [`Self::settle`], where the node is asked too much to say anything.
+    fn say_put_off(&self, of: &NodeSubscription, error: Option<&Bytes>) {
+        self.shared.put_off(of, error.cloned());
+        if *of == HASHES && self.pending.is_by_hash() {
+            self.shared.put_off(&WHOLE, error.cloned());
+        }
     }
 
     /// The node is asked too much: the subscription is asked for again after a while. Whatever else it refuses meanwhile does
@@ -80,24 +163,27 @@ impl Serving {
         self.shared.load.throttled(now, None);
         let back_off = self.back_offs.entry(feed.clone()).or_default();
         back_off.refused(now, None, LONGEST);
-        match (feed, outcome) {
-            (Feed::Pending(form), _) => drop(self.pending.remove(&form)),
-            (Feed::Passed(passed), Outcome::Error(error)) => {
-                self.shared.put_off(&passed, Some(error.clone()));
-                self.passed.insert(passed, PassedState::PutOff(error));
-                self.reconcile();
-            }
-            _ => {}
+        if let (Feed::Beside(of), Outcome::Error(error)) = (feed, outcome) {
+            self.say_put_off(&of, Some(&error));
+            self.subscriptions.insert(of, SubscriptionState::PutOff(error));
+            self.reconcile();
         }
     }
 
-    fn is_put_off(&self, feed: &Feed) -> bool {
-        let back_off = self.back_offs.get(feed);
+    fn is_put_off(&self, of: &NodeSubscription) -> bool {
+        let back_off = self.back_offs.get(&Feed::Beside(of.clone()));
         back_off.is_some_and(|back_off| back_off.until(Instant::now()).is_some())
     }
 
+    /// Nothing is known of it any more; its state as it was.
+    pub(super) fn forget(&mut self, of: &NodeSubscription) -> Option<SubscriptionState> {
+        self.back_offs.remove(&Feed::Beside(of.clone()));
+        self.ends.remove(of);
+        self.subscriptions.remove(of)
+    }
+
     /// Ends a subscription at the node, as soon as there is room to say so.
-    fn unsubscribe(&mut self, method: String, subscription: String) {
+    pub(super) fn unsubscribe(&mut self, method: String, subscription: String) {
         self.feeds.insert(subscription.clone(), None);
         self.ending.push_back((method, subscription));
         self.write_ending();
@@ -144,43 +230,13 @@ impl Serving {
         }
         let wanted = self.shared.wants();
         self.write_ending();
-        let forms = [
-            (
-                TransactionForm::Hash,
-                wanted.pending_hashes,
-                r#"["newPendingTransactions"]"#,
-            ),
-            (
-                TransactionForm::Full,
-                wanted.pending_full,
-                r#"["newPendingTransactions",true]"#,
-            ),
-        ];
-        for (form, wanted, params) in forms {
-            match (self.pending.remove(&form), wanted) {
-                (None, true) => {
-                    let feed = Feed::Pending(form);
-                    let may_ask = !self.is_put_off(&feed) && self.ending.len() < MAX_ENDING;
-                    if may_ask && self.ask("eth_subscribe", params, Purpose::Subscribe(feed)) {
-                        self.pending.insert(form, SubscriptionState::Asked);
-                    }
-                }
-                (Some(SubscriptionState::Stands(subscription)), false) => {
-                    self.shared.settle(form, false);
-                    self.unsubscribe(Feed::Pending(form).unsubscribe(), subscription);
-                }
-                // Asked for: when the answer comes this is looked at again. Else it is known already, also where another
-                // upstream was in use for a moment.
-                (Some(state), _) => {
-                    if wanted && !matches!(state, SubscriptionState::Asked) {
-                        self.shared.settle(form, true);
-                    }
-                    self.pending.insert(form, state);
-                }
-                (None, false) => {}
-            }
+        let needed = self.needed(&wanted);
+        self.end_unneeded(&needed);
+        self.shared.forget_unwanted(&wanted);
+        for of in &needed {
+            self.bring_about(of);
         }
-        self.reconcile_passed(&wanted);
+        self.fetch_whole(&wanted);
         if !wanted.syncing {
             self.asked_syncing = None;
         } else if self.asked_syncing.is_none_or(|at| at.elapsed() >= SYNCING_INTERVAL) {
@@ -189,37 +245,54 @@ impl Serving {
         }
     }
 
-    fn reconcile_passed(&mut self, wanted: &Wanted) {
-        let unwanted: Vec<Passed> = self
-            .passed
-            .iter()
-            .filter(|(passed, state)| !wanted.passed.contains(*passed) && !matches!(state, PassedState::Asked))
-            .map(|(passed, _)| passed.clone())
+    /// The subscriptions that serve what is wanted.
+    fn needed(&self, wanted: &Wanted) -> Vec<NodeSubscription> {
+        let (by_hash, no_whole) = (self.pending.is_by_hash(), self.pending.no_whole());
+        if let Some(error) = &no_whole {
+            self.shared.settle(&WHOLE, Some(Err(error.clone())));
+        }
+        let hashes = wanted.pending_hashes || wanted.pending_full && by_hash && no_whole.is_none();
+        let whole = wanted.pending_full && !by_hash;
+        let passed = wanted.passed.iter().cloned().map(NodeSubscription::Passed);
+        let pending = [hashes.then_some(HASHES), whole.then_some(WHOLE)];
+        pending.into_iter().flatten().chain(passed).collect()
+    }
+
+    fn end_unneeded(&mut self, needed: &[NodeSubscription]) {
+        let is_over = |of: &NodeSubscription, state: &SubscriptionState| match state {
+            // When the answer comes this is looked at again.
+            SubscriptionState::Asked => false,
+            // There are but two of these, and clients who come again and again need not ask the node each time.
+            SubscriptionState::Refused(error) if matches!(of, NodeSubscription::Pending(_)) => !is_for_good(error),
+            _ => true,
+        };
+        let unneeded = self.subscriptions.iter();
+        let unneeded: Vec<NodeSubscription> = unneeded
+            .filter(|(of, state)| !needed.contains(of) && is_over(of, state))
+            .map(|(of, _)| of.clone())
             .collect();
-        for passed in unwanted {
-            self.back_offs.remove(&Feed::Passed(passed.clone()));
-            if let Some(PassedState::Stands(subscription)) = self.passed.remove(&passed) {
-                self.unsubscribe(passed.unsubscribe(), subscription);
+        for of in unneeded {
+            if let Some(SubscriptionState::Stands { subscription, .. }) = self.forget(&of) {
+                self.unsubscribe(Feed::Beside(of).unsubscribe(), subscription);
             }
         }
-        self.shared.forget_unwanted(wanted);
-        for passed in &*wanted.passed {
-            let feed = Feed::Passed(passed.clone());
-            match self.passed.get(passed) {
-                // When the answer comes this is looked at again.
-                Some(PassedState::Asked) => {}
-                // Also where another upstream was in use for a moment.
-                Some(PassedState::Stands(_)) => self.shared.settle_passed(passed, Some(Ok(()))),
-                Some(PassedState::Refused(error)) => self.shared.settle_passed(passed, Some(Err(error.clone()))),
-                Some(PassedState::PutOff(error)) if self.is_put_off(&feed) => {
-                    self.shared.put_off(passed, Some(error.clone()));
-                }
-                None if !self.has_room_to_pass() => {}
-                Some(PassedState::PutOff(_)) | None => {
-                    if self.ask(passed.method(), passed.params(), Purpose::Subscribe(feed)) {
-                        self.passed.insert(passed.clone(), PassedState::Asked);
-                        self.shared.put_off(passed, None);
-                    }
+    }
+
+    fn bring_about(&mut self, of: &NodeSubscription) {
+        match self.subscriptions.get(of) {
+            // When the answer comes this is looked at again.
+            Some(SubscriptionState::Asked) => {}
+            // Also where another upstream was in use for a moment.
+            Some(SubscriptionState::Stands { .. }) => self.settle(of, Some(Ok(()))),
+            Some(SubscriptionState::Refused(error)) => self.settle(of, Some(Err(error.clone()))),
+            Some(SubscriptionState::PutOff(error)) if self.is_put_off(of) => self.say_put_off(of, Some(error)),
+            Some(SubscriptionState::Ended) if self.is_put_off(of) => {}
+            None if !self.has_room_for(of) => {}
+            Some(SubscriptionState::PutOff(_) | SubscriptionState::Ended) | None => {
+                let (method, params) = of.question();
+                if self.ask(method, params, Purpose::Subscribe(Feed::Beside(of.clone()))) {
+                    self.subscriptions.insert(of.clone(), SubscriptionState::Asked);
+                    self.say_put_off(of, None);
                 }
             }
         }
@@ -227,199 +300,14 @@ impl Serving {
 
     /// Neither those who ask and leave before the node answers, nor those that it does not end, come to more than may be
     /// wanted at the same time.
-    fn has_room_to_pass(&self) -> bool {
+    fn has_room_for(&self, of: &NodeSubscription) -> bool {
+        if matches!(of, NodeSubscription::Pending(_)) {
+            return self.ending.len() < MAX_ENDING;
+        }
         let max = self.shared.settings.max_passed;
+        let is_passed = |of: &&NodeSubscription| matches!(of, NodeSubscription::Passed(_));
+        let passed = self.subscriptions.keys().filter(is_passed).count();
         let ending = self.feeds.values().filter(|feed| feed.is_none()).count();
-        self.passed.len() < max && ending < max
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
-    use std::time::Duration;
-
-    use parking_lot::Mutex;
-    use tokio::sync::{mpsc, watch};
-
-    use super::*;
-    use crate::config::{Config, typed};
-    use crate::telemetry::Metrics;
-    use crate::upstream::choice::Choice;
-    use crate::upstream::identity::Identity;
-    use crate::upstream::link::{Inbound, Outbound};
-    use crate::upstream::load::Load;
-    use crate::upstream::pool::Shared;
-    use crate::upstream::{Endpoint, UpstreamId};
-
-    /// A connection that stands, to the node in use, and what is wanted of it.
-    fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>) {
-        let mut typed = typed::Config {
-            upstream: vec!["ws://127.0.0.1:1".to_owned().into()],
-            ..typed::Config::default()
-        };
-        edit(&mut typed);
-        let config = Config::check(&typed).expect("good settings");
-        let endpoint: Endpoint = config.upstreams[0].endpoint.clone();
-        let (wants, wanted) = watch::channel(Wanted::default());
-        let metrics = Arc::new(Metrics::new().0);
-        let shared = Shared {
-            id: UpstreamId(0),
-            endpoint: endpoint.clone(),
-            status: Mutex::default(),
-            choice: Arc::new(Choice::new(vec![endpoint], &config.node, metrics)),
-            settings: config.node,
-            identity: Arc::new(Identity::new(1, None)),
-            newest: Mutex::default(),
-            sightings: mpsc::channel(1).0,
-            gossip: mpsc::channel(1).0,
-            gossip_dropped: Arc::new(AtomicU64::new(0)),
-            wanted,
-            load: Load::default(),
-        };
-        shared.up();
-        let mut serving = Serving::new(Arc::new(shared));
-        serving.ready = true;
-        (serving, wants)
-    }
-
-    fn passed(of: usize) -> Passed {
-        let param = serde_json::value::to_raw_value(&of).expect("a number");
-        Passed::new("eth_subscribe", &[&param]).expect("short")
-    }
-
-    fn want(wants: &watch::Sender<Wanted>, of: impl IntoIterator<Item = usize>) {
-        wants.send_modify(|wanted| wanted.passed = Arc::new(of.into_iter().map(passed).collect::<BTreeSet<_>>()));
-    }
-
-    /// What is written next.
-    fn written(serving: &mut Serving) -> Vec<String> {
-        let messages = serving.out.drain(..).map(|message| match message {
-            Outbound::Message(text) => text,
-            Outbound::Ping => "ping".to_owned(),
-        });
-        messages.collect()
-    }
-
-    async fn says(serving: &mut Serving, text: &str) {
-        let message = Inbound::Message(Bytes::copy_from_slice(text.as_bytes()));
-        serving.apply(message).await.expect("the connection stands");
-    }
-
-    #[tokio::test]
-    async fn a_subscription_is_ended_also_where_the_write_queue_is_full() {
-        let (mut serving, wants) = serving(|_| {});
-        want(&wants, [1]);
-        wants.send_modify(|wanted| wanted.pending_hashes = true);
-        serving.reconcile();
-        assert_eq!(written(&mut serving).len(), 2);
-        for (id, subscription) in [(1, "0xa"), (2, "0xb")] {
-            let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"{subscription}"}}"#);
-            says(&mut serving, &answer).await;
-        }
-        while serving.put(Outbound::Ping) {}
-        wants.send_replace(Wanted::default());
-        serving.reconcile();
-        assert!(written(&mut serving).iter().all(|text| text == "ping"));
-        serving.reconcile();
-        let ends = written(&mut serving).concat();
-        assert!(ends.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{ends}");
-        assert!(ends.contains(r#""eth_unsubscribe","params":["0xb"]"#), "{ends}");
-        serving.reconcile();
-        assert!(written(&mut serving).is_empty(), "once");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_subscription_waits_for_its_own_refusals_alone() {
-        let (mut serving, wants) = serving(|_| {});
-        let hour = Duration::from_secs(3600);
-        serving.shared.load.throttled(Instant::now(), Some(hour));
-        want(&wants, [1]);
-        wants.send_modify(|wanted| wanted.pending_hashes = true);
-        serving.reconcile();
-        assert_eq!(written(&mut serving).len(), 2);
-        let limit = r#""error":{"code":-32005,"message":"rate limited"}"#;
-        for id in [1, 2] {
-            says(&mut serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},{limit}}}"#)).await;
-        }
-        serving.reconcile();
-        assert!(written(&mut serving).is_empty(), "not at once");
-        tokio::time::advance(Duration::from_secs(1)).await;
-        serving.reconcile();
-        assert_eq!(written(&mut serving).len(), 2);
-        for id in [3, 4] {
-            says(&mut serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},{limit}}}"#)).await;
-        }
-        tokio::time::advance(Duration::from_secs(1)).await;
-        serving.reconcile();
-        assert!(written(&mut serving).is_empty(), "the second time it takes longer");
-        tokio::time::advance(Duration::from_secs(1)).await;
-        serving.reconcile();
-        assert_eq!(written(&mut serving).len(), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_subscription_is_ended_also_where_the_node_is_asked_too_much() {
-        let (mut serving, wants) = serving(|_| {});
-        want(&wants, [1]);
-        serving.reconcile();
-        says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
-        want(&wants, []);
-        serving.reconcile();
-        written(&mut serving);
-        says(
-            &mut serving,
-            r#"{"jsonrpc":"2.0","id":2,"error":{"code":429,"message":"slow down"}}"#,
-        )
-        .await;
-        serving.reconcile();
-        assert!(written(&mut serving).is_empty(), "not at once");
-        tokio::time::advance(Duration::from_secs(1)).await;
-        serving.reconcile();
-        let end = written(&mut serving).concat();
-        assert!(end.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{end}");
-    }
-
-    #[tokio::test]
-    async fn one_that_is_being_ended_takes_a_place_until_the_node_has_answered() {
-        let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 1);
-        want(&wants, [1]);
-        serving.reconcile();
-        says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
-        written(&mut serving);
-        want(&wants, [2]);
-        serving.reconcile();
-        let end = written(&mut serving);
-        assert!(end.len() == 1 && end[0].contains("eth_unsubscribe"), "{end:?}");
-        says(&mut serving, r#"{"jsonrpc":"2.0","id":2,"result":true}"#).await;
-        let next = written(&mut serving);
-        assert!(next.len() == 1 && next[0].contains(r#""params":[2]"#), "{next:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_never_answered_takes_no_place_for_ever() {
-        let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 2);
-        let mut asked = 0;
-        // Who asks and leaves comes to no more than the limit.
-        for of in 0..10 {
-            want(&wants, [of]);
-            serving.reconcile();
-            asked += written(&mut serving).len();
-        }
-        assert_eq!((asked, serving.waiting.len()), (2, 2));
-        tokio::time::advance(serving.shared.settings.request_timeout).await;
-        serving.expire().expect("it stands");
-        let next = written(&mut serving).concat();
-        assert!(next.contains(r#""params":[9]"#), "{next}");
-        // What is granted after all is ended.
-        says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
-        let end = written(&mut serving).concat();
-        assert!(end.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{end}");
-        // And an end that is not answered takes no place for ever either.
-        tokio::time::advance(serving.shared.settings.request_timeout).await;
-        serving.expire().expect("it stands");
-        assert!(serving.waiting.is_empty() && serving.feeds.is_empty() && serving.own.is_empty());
+        passed < max && ending < max
     }
 }

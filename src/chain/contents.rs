@@ -1,0 +1,564 @@
+//! The contents of one block as the nodes give them: logs, transactions and receipts, fetched and believed.
+//!
+//! Which way is asked next is decided by [`Inquiry`], what the answers add up to by [`Evidence`].
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::time::Duration;
+
+use alloy_primitives::{B256, Bloom};
+use bytes::Bytes;
+use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::evidence::{Amount, Belief, Blooms, Evidence, Fit, Said, Wrong, shared};
+use super::inquiry::{Failed, Inquiry, Missing, Question, Record, Way};
+use super::source::{Refused, Source, Verify};
+use super::transaction::{Claim, Root, claims};
+use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Header, receipts};
+use crate::jsonrpc::Outcome;
+use crate::telemetry::ReasonLabel;
+use crate::upstream::{CallError, Complaint, UpstreamId, complaint, throttled};
+
+/// How often it is looked whether a node is connected again.
+const NO_NODE: Duration = Duration::from_millis(50);
+
+/// Receipts of one block that are asked for one by one: so many at the same time, so many at most, and so many bytes.
+const PARTS_AT_ONCE: usize = 16;
+const MAX_PARTS: usize = 2000;
+const MAX_PARTS_BYTES: usize = 64 << 20;
+
+/// What earlier blocks have taught about the nodes.
+#[derive(Debug)]
+pub(super) struct Experience {
+    record: Mutex<Record>,
+    blooms: Mutex<Blooms>,
+    warned: Mutex<HashSet<(UpstreamId, Odd)>>,
+    since: Instant,
+}
+
+impl Default for Experience {
+    fn default() -> Self {
+        Self {
+            record: Mutex::default(),
+            blooms: Mutex::default(),
+            warned: Mutex::default(),
+            since: Instant::now(),
+        }
+    }
+}
+
+/// An oddity of an upstream that is worth a line in the log, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Odd {
+    BloomTooFull,
+    BloomTooEmpty,
+    NoBloom,
+    RepeatedIndices,
+}
+
+/// Contents as they were read, and what they say.
+struct Heard<T> {
+    content: T,
+    said: Said,
+    /// The bloom that they add up to, where it was computed.
+    bloom: Option<Bloom>,
+    /// Whether a log's index is the index of no other.
+    repeats: bool,
+}
+
+impl Source {
+    /// All logs of a block, whatever its bloom says. [`Absent`] within `node.silence_timeout`, in which time without any node
+    /// does not count.
+    ///
+    /// # Errors
+    /// [`Absent`]: no node gives any that hold, all say that they do not serve them, or they hang up.
+    pub async fn logs(&self, header: &Header) -> Result<BlockLogs, Absent> {
+        Ok(self.find_logs(header).await?)
+    }
+
+    /// As [`Self::logs`], with the reason why they are missing.
+    ///
+    /// # Errors
+    /// [`Missing`].
+    pub(super) async fn find_logs(&self, header: &Header) -> Result<BlockLogs, Missing> {
+        let ask = |question| self.ask_logs(header, question);
+        self.inquire("logs", header, &Way::LOGS, ask).await
+    }
+
+    /// All transactions of a block.
+    ///
+    /// # Errors
+    /// As [`Self::logs`].
+    pub async fn transactions(&self, header: &Header) -> Result<BlockTransactions, Absent> {
+        if let Some(none) = BlockTransactions::none(header) {
+            return Ok(none);
+        }
+        let ask = |question| self.ask_transactions(header, question);
+        Ok(self.inquire("transactions", header, &Way::TRANSACTIONS, ask).await?)
+    }
+
+    /// All receipts of a block.
+    ///
+    /// # Errors
+    /// As [`Self::logs`].
+    pub async fn receipts(&self, header: &Header) -> Result<BlockReceipts, Absent> {
+        if let Some(none) = BlockReceipts::none(header) {
+            return Ok(none);
+        }
+        let ask = |question| self.ask_receipts(header, question);
+        Ok(self.inquire("receipts", header, &Way::RECEIPTS, ask).await?)
+    }
+
+    /// Asks in one way after the other, and in several beside each other where the first is late, until the answers add up.
+    async fn inquire<T, F: Future<Output = Result<Heard<T>, Failed>>>(
+        &self,
+        what: &'static str,
+        header: &Header,
+        ways: &'static [Way],
+        ask: impl Fn(Question) -> F,
+    ) -> Result<T, Missing> {
+        let Experience {
+            record, blooms, since, ..
+        } = &self.experience;
+        let budget = self.pool.silence_timeout();
+        let (two, habit) = {
+            let blooms = blooms.lock();
+            (blooms.need_two(), blooms.claim_too_much())
+        };
+        let mut inquiry = Inquiry::new(ways, budget, two);
+        let mut evidence = Evidence::new(budget, habit);
+        let mut under_way = FuturesUnordered::new();
+        // The first of the contents that were heard last: `eth_getLogs` rather than receipts that confirm it.
+        let mut kept: Option<(UpstreamId, Way, B256, Heard<T>)> = None;
+        let (begun, mut idle) = (Instant::now(), Duration::ZERO);
+        loop {
+            let nodes = self.pool.order_to_ask(header.block.hash);
+            if nodes.is_empty() && under_way.is_empty() {
+                tokio::time::sleep(NO_NODE).await;
+                idle += NO_NODE;
+                continue;
+            }
+            let now = begun.elapsed().saturating_sub(idle);
+            let next = {
+                let mut record = record.lock();
+                for node in &nodes {
+                    record.connected(*node, self.pool.connects(*node));
+                }
+                inquiry.next(now, &nodes, &record, since.elapsed())
+            };
+            if let Some(question) = next {
+                let asked = ask(question);
+                under_way.push(async move {
+                    let asked_at = Instant::now();
+                    let answer = tokio::time::timeout(question.within, asked).await;
+                    (
+                        question,
+                        asked_at.elapsed(),
+                        answer.unwrap_or(Err(Failed::Other(Refused::CallFailed))),
+                    )
+                });
+                continue;
+            }
+            if let Some(missing) = inquiry.over(now, &nodes) {
+                self.not_found(what, header, missing);
+                return Err(missing);
+            }
+            let (question, took, answer) = tokio::select! {
+                Some(answered) = under_way.next(), if !under_way.is_empty() => answered,
+                () = tokio::time::sleep(inquiry.wake(now).saturating_sub(now)) => continue,
+            };
+            let Question { node, way, .. } = question;
+            let now = begun.elapsed().saturating_sub(idle);
+            let heard = match answer {
+                Ok(heard) => heard,
+                Err(why) => {
+                    inquiry.failed(node, way, why, now);
+                    self.count_retry(what, why.label());
+                    if record.lock().failed(node, way, why, since.elapsed()) {
+                        let (address, why) = (self.pool.address(node), why.label());
+                        warn!("upstream {address}: no {what} by {way:?} for now ({why}); other ways are asked");
+                    }
+                    continue;
+                }
+            };
+            let said = heard.said;
+            match evidence.hear(node, way, said, now) {
+                Some(belief) => {
+                    let mut record = record.lock();
+                    record.works(node, way, took);
+                    for (node, way) in inquiry.late(now) {
+                        record.failed(node, way, Failed::Other(Refused::CallFailed), since.elapsed());
+                    }
+                    drop(record);
+                    let (node, heard) = match kept {
+                        Some((node, _, print, first)) if belief != Belief::Fits && print == said.print => (node, first),
+                        _ => (node, heard),
+                    };
+                    self.learn(node, header, &heard);
+                    return Ok(heard.content);
+                }
+                None => {
+                    debug!(block = %header.block, ?way, ?said, "the {what} are doubted");
+                    inquiry.doubted(node, way, now);
+                    self.count_retry(what, Refused::Bloom.label());
+                    if kept
+                        .as_ref()
+                        .is_none_or(|(own, of, print, _)| *print != said.print && (*own, *of) == (node, way))
+                    {
+                        kept = Some((node, way, said.print, heard));
+                    }
+                }
+            }
+        }
+    }
+
+    fn count_retry(&self, what: &str, reason: &'static str) {
+        if what == "logs" {
+            let label = ReasonLabel { reason };
+            self.pool.metrics().log_retries.get_or_create(&label).inc();
+        }
+    }
+
+    fn not_found(&self, what: &str, header: &Header, missing: Missing) {
+        let why = match missing {
+            Missing::NotServed => "no node has the",
+            Missing::Pruned => "no node has any longer the",
+            Missing::Throttled => "the nodes' rate limits hold back the",
+        };
+        warn!(block = %header.block, "{why} {what} of this block; clients that subscribe to them are closed with 1012");
+    }
+
+    /// Takes what was believed for what this chain and this node are like.
+    fn learn<T>(&self, node: UpstreamId, header: &Header, heard: &Heard<T>) {
+        if heard.repeats {
+            self.warn_once(
+                node,
+                Odd::RepeatedIndices,
+                "it repeats logIndex within a block: resuming after a log is not exact, after a block it is",
+            );
+        }
+        let Some(own) = &heard.bloom else { return };
+        if header.bloom.as_deref() == Some(&Bloom::ZERO) && *own != Bloom::ZERO {
+            self.warn_once(
+                node,
+                Odd::NoBloom,
+                "a block with an empty logsBloom has logs: they cannot be verified",
+            );
+        }
+        let Some(bloom) = header.telling_bloom() else { return };
+        let reason = match self.experience.blooms.lock().learn(bloom, own) {
+            None => return,
+            Some(Wrong::TooMuch) => {
+                self.warn_once(
+                    node,
+                    Odd::BloomTooFull,
+                    "a block's logsBloom claims more than there is: its logs are believed where two answers say the same",
+                );
+                "overstated"
+            }
+            Some(Wrong::TooLittle) => {
+                self.warn_once(
+                    node,
+                    Odd::BloomTooEmpty,
+                    "a block has logs that are not in its logsBloom: they are believed where two answers say the same",
+                );
+                "understated"
+            }
+        };
+        let label = ReasonLabel { reason };
+        self.pool.metrics().wrong_blooms.get_or_create(&label).inc();
+    }
+
+    fn warn_once(&self, node: UpstreamId, odd: Odd, text: &str) {
+        if self.experience.warned.lock().insert((node, odd)) {
+            warn!("upstream {}: {text}", self.pool.address(node));
+        }
+    }
+
+    async fn ask_logs(&self, header: &Header, question: Question) -> Result<Heard<BlockLogs>, Failed> {
+        let json = self.answer(header, question).await?;
+        let block = header.block;
+        match question.way {
+            Way::LogsByHash | Way::LogsByNumber => {
+                let logs =
+                    BlockLogs::parse(block, &json, header.seen).map_err(|error| refused(header, "logs", &error))?;
+                if self.learned.verify() == Verify::Receipts {
+                    verify_hash(header)?;
+                    let proof = Question {
+                        way: Way::ReceiptsByHash,
+                        ..question
+                    };
+                    let receipts = self.answer(header, proof).await?;
+                    receipts::verify(header, &receipts, &logs).map_err(|error| unproven(header, &error))?;
+                    return Ok(Heard::proven(logs.repeats_indices(), logs));
+                }
+                let amount = if logs.logs.is_empty() {
+                    Amount::None
+                } else {
+                    Amount::Some
+                };
+                let (mut said, bloom) = self.weigh(header, &logs, amount, || logs.print());
+                if &json[..] == b"null" && header.bloom.as_deref() != Some(&Bloom::ZERO) {
+                    // No answer, strictly; some nodes mean none by it, others that they do not know the block.
+                    said = Said {
+                        print: logs.print(),
+                        ..NOTHING
+                    };
+                }
+                Ok(Heard {
+                    repeats: logs.repeats_indices(),
+                    content: logs,
+                    said,
+                    bloom,
+                })
+            }
+            _ => {
+                let read = BlockReceipts::parse(header, &json).map_err(|error| refused(header, "receipts", &error))?;
+                let logs = read.logs().map_err(|error| refused(header, "receipts", &error))?;
+                if self.learned.verify() == Verify::Receipts {
+                    verify_hash(header)?;
+                    receipts::verify(header, &json, &logs).map_err(|error| unproven(header, &error))?;
+                    return Ok(Heard::proven(logs.repeats_indices(), logs));
+                }
+                let (said, bloom) = self.weigh_receipts(header, &read, &logs, || logs.print());
+                Ok(Heard {
+                    repeats: logs.repeats_indices(),
+                    content: logs,
+                    said,
+                    bloom,
+                })
+            }
+        }
+    }
+
+    async fn ask_receipts(&self, header: &Header, question: Question) -> Result<Heard<BlockReceipts>, Failed> {
+        let json = self.answer(header, question).await?;
+        let read = BlockReceipts::parse(header, &json).map_err(|error| refused(header, "receipts", &error))?;
+        if self.learned.verify() == Verify::Receipts {
+            verify_hash(header)?;
+            receipts::verify_root(header, &json).map_err(|error| unproven(header, &error))?;
+            return Ok(Heard::proven(false, read));
+        }
+        let logs = read.logs().map_err(|error| refused(header, "receipts", &error))?;
+        let (said, bloom) = self.weigh_receipts(header, &read, &logs, || read.print(&logs));
+        Ok(Heard {
+            content: read,
+            said,
+            bloom,
+            repeats: false,
+        })
+    }
+
+    async fn ask_transactions(&self, header: &Header, question: Question) -> Result<Heard<BlockTransactions>, Failed> {
+        let json = self.answer(header, question).await?;
+        let content =
+            BlockTransactions::parse(header, &json).map_err(|error| refused(header, "transactions", &error))?;
+        let none = content.transactions.is_empty() && claims(header, Root::Transactions) == Claim::Some;
+        let said = if none { NOTHING } else { Said::WHOLE };
+        Ok(Heard {
+            content,
+            said,
+            bloom: None,
+            repeats: false,
+        })
+    }
+
+    /// Holds logs against the header's bloom.
+    fn weigh(
+        &self,
+        header: &Header,
+        logs: &BlockLogs,
+        amount: Amount,
+        print: impl Fn() -> B256,
+    ) -> (Said, Option<Bloom>) {
+        if self.learned.verify() == Verify::None {
+            return (Said::WHOLE, None);
+        }
+        let own = logs.bloom();
+        let Some(bloom) = header.telling_bloom() else {
+            return (Said::WHOLE, Some(own));
+        };
+        let said = match self.experience.blooms.lock().fit(bloom, &own) {
+            Fit::Whole => Said::WHOLE,
+            fit => Said {
+                fit,
+                amount,
+                print: print(),
+                covers: shared(bloom, &own),
+            },
+        };
+        (said, Some(own))
+    }
+
+    /// As [`Self::weigh`], for receipts, and against the claim that there are some.
+    fn weigh_receipts(
+        &self,
+        header: &Header,
+        read: &BlockReceipts,
+        logs: &BlockLogs,
+        print: impl Fn() -> B256,
+    ) -> (Said, Option<Bloom>) {
+        let claim = claims(header, Root::Receipts);
+        if read.receipts.is_empty() && claim == Claim::Some {
+            return (
+                Said {
+                    print: print(),
+                    ..NOTHING
+                },
+                Some(logs.bloom()),
+            );
+        }
+        let executed = !read.receipts.is_empty() || matches!(claim, Claim::None | Claim::Disputed);
+        let amount = match (logs.logs.is_empty(), executed) {
+            (false, _) => Amount::Some,
+            (true, true) => Amount::NoneExecuted,
+            (true, false) => Amount::None,
+        };
+        self.weigh(header, logs, amount, print)
+    }
+
+    /// The answer to one question, as JSON; what it needs several calls for is put together.
+    async fn answer(&self, header: &Header, question: Question) -> Result<Bytes, Failed> {
+        let Question { node, way, within } = question;
+        let (number, hash) = (header.block.number, header.block.hash);
+        let params = match way {
+            Way::LogsByHash => format!(r#"[{{"blockHash":"{hash}"}}]"#),
+            Way::LogsByNumber => format!(r#"[{{"fromBlock":"{number:#x}","toBlock":"{number:#x}"}}]"#),
+            Way::ReceiptsByHash => format!(r#"["{hash}"]"#),
+            Way::ReceiptsByNumber => format!(r#"["{number:#x}"]"#),
+            Way::BlockByHash => format!(r#"["{hash}",true]"#),
+            Way::BlockByNumber => format!(r#"["{number:#x}",true]"#),
+            Way::EachReceipt => return self.each_receipt(header, node, within).await,
+        };
+        let json = self.call(node, way.method(), &params, within).await?;
+        // Nothing names no block: by number it may be nothing of another one.
+        if matches!(way, Way::LogsByNumber | Way::ReceiptsByNumber) && matches!(&json[..], b"[]" | b"null") {
+            self.is_canonical(header, node, within).await?;
+        }
+        Ok(json)
+    }
+
+    async fn is_canonical(&self, header: &Header, node: UpstreamId, within: Duration) -> Result<(), Failed> {
+        #[derive(Deserialize)]
+        struct Block {
+            hash: B256,
+        }
+        let params = format!(r#"["{:#x}",false]"#, header.block.number);
+        let json = self.call(node, "eth_getBlockByNumber", &params, within).await?;
+        let found = serde_json::from_slice::<Block>(&json);
+        if found.is_ok_and(|found| found.hash == header.block.hash) {
+            Ok(())
+        } else {
+            Err(Failed::Other(Refused::Malformed))
+        }
+    }
+
+    /// A block's receipts, asked for by its transactions.
+    async fn each_receipt(&self, header: &Header, node: UpstreamId, within: Duration) -> Result<Bytes, Failed> {
+        #[derive(Deserialize)]
+        struct Block<'a> {
+            hash: B256,
+            #[serde(borrow)]
+            transactions: Vec<&'a RawValue>,
+        }
+        #[derive(Deserialize)]
+        struct Whole {
+            hash: B256,
+        }
+        let malformed = |_| Failed::Other(Refused::Malformed);
+        let params = format!(r#"["{}",false]"#, header.block.hash);
+        let json = self.call(node, "eth_getBlockByHash", &params, within).await?;
+        let block: Block<'_> = serde_json::from_slice(&json).map_err(malformed)?;
+        if block.hash != header.block.hash || block.transactions.len() > MAX_PARTS {
+            return Err(Failed::Other(Refused::Malformed));
+        }
+        let hash_of = |item: &&RawValue| {
+            let hash = serde_json::from_str::<B256>(item.get());
+            hash.or_else(|_| serde_json::from_str::<Whole>(item.get()).map(|whole| whole.hash))
+        };
+        let hashes = block.transactions.iter().map(hash_of).collect::<Result<Vec<B256>, _>>();
+        let method = Way::EachReceipt.method();
+        let one = |hash| async move { self.call(node, method, &format!(r#"["{hash}"]"#), within).await };
+        let parts = stream::iter(hashes.map_err(malformed)?)
+            .map(one)
+            .buffered(PARTS_AT_ONCE);
+        let join = |mut all: Vec<u8>, part: Bytes| async move {
+            if &part[..] == b"null" || all.len() + part.len() > MAX_PARTS_BYTES {
+                return Err(Failed::Other(Refused::NodeError));
+            }
+            all.push(if all.is_empty() { b'[' } else { b',' });
+            all.extend_from_slice(&part);
+            Ok(all)
+        };
+        let mut all = parts.try_fold(Vec::new(), join).await?;
+        if all.is_empty() {
+            all.push(b'[');
+        }
+        all.push(b']');
+        Ok(all.into())
+    }
+
+    async fn call(&self, node: UpstreamId, method: &str, params: &str, within: Duration) -> Result<Bytes, Failed> {
+        let answer = self.pool.ask(node, method, params, within).await;
+        if throttled(&answer).is_some() {
+            return Err(Failed::Throttled);
+        }
+        Err(match answer {
+            Ok(Outcome::Result(json)) => return Ok(json),
+            Ok(error) => match complaint(&error) {
+                Complaint::Throttled => Failed::Throttled,
+                Complaint::Unsupported => Failed::NotServed,
+                Complaint::Pruned => Failed::Pruned,
+                Complaint::Other => Failed::Other(Refused::NodeError),
+            },
+            Err(CallError::Unavailable) => Failed::Unavailable,
+            Err(CallError::TooLong) => Failed::TooLong,
+            // Over HTTP a call that is lost takes no other with it.
+            Err(CallError::Lost) if !self.pool.is_http(node) => Failed::Broken,
+            Err(_) => Failed::Other(Refused::CallFailed),
+        })
+    }
+}
+
+impl<T> Heard<T> {
+    fn proven(repeats: bool, content: T) -> Self {
+        Self {
+            content,
+            said: Said::WHOLE,
+            bloom: None,
+            repeats,
+        }
+    }
+}
+
+/// Nothing, although the header claims that there is something.
+const NOTHING: Said = Said {
+    fit: Fit::Less,
+    amount: Amount::None,
+    print: B256::ZERO,
+    covers: 0,
+};
+
+fn refused(header: &Header, what: &str, error: &dyn std::error::Error) -> Failed {
+    debug!(block = %header.block, "{what} refused: {error}");
+    Failed::Other(Refused::Malformed)
+}
+
+fn unproven(header: &Header, error: &dyn std::error::Error) -> Failed {
+    debug!(block = %header.block, "receipts refused: {error}");
+    Failed::Other(Refused::Receipts)
+}
+
+/// The header is what its hash stands for.
+fn verify_hash(header: &Header) -> Result<(), Failed> {
+    receipts::verify_hash(&header.json).map_err(|error| {
+        debug!(block = %header.block, "header refused: {error}");
+        Failed::Other(Refused::Header)
+    })
+}

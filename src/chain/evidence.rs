@@ -1,0 +1,403 @@
+//! The weight of the answers about one block's contents: which of them add up to belief. No I/O, no clock.
+//!
+//! A bloom that its logs add up to exactly proves them, as good as always, and costs one call. Where they differ the chain may
+//! be odd (Filecoin's blooms are full of ones, Bor's and HyperEVM's lack the logs of system transactions), or the node may be
+//! behind: a block is announced before its receipts are written, and a node then answers `[]`. It never answers a part. So
+//! what differs from the bloom is believed when two say the same, and `[]` only when one of the two cannot be behind, or
+//! when it is said for longer than receipts take to be written.
+
+use std::time::Duration;
+
+use alloy_primitives::{B256, Bloom};
+
+use super::inquiry::Way;
+use crate::upstream::UpstreamId;
+
+/// How long one voice must say the same before it is believed alone.
+const ALONE: Duration = Duration::from_secs(2);
+/// The same where the logs account for all of the bloom and for more, or are some and the chain's blooms always claim more: a
+/// node that is behind says nothing of the kind.
+const ALONE_WITH_LOGS: Duration = Duration::from_millis(250);
+/// So many times it must have said it then.
+const TIMES: u32 = 4;
+/// Blocks in a row whose bloom claimed more than there was, after which that is what this chain does.
+const HABIT: u32 = 3;
+/// Blocks at which bits were claimed in vain before they count as claimed at every block.
+const CONSTANT: u32 = 2;
+
+/// How contents stand to what the header claims of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// They are what the header claims, or it claims nothing that could be held against them.
+    Whole,
+    /// They account for all of it, and there are logs besides.
+    More,
+    /// The header claims more.
+    Less,
+}
+
+/// How empty an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Amount {
+    /// There is something in it.
+    Some,
+    /// Nothing: a node that is behind says the same.
+    None,
+    /// Nothing, and the answer shows that the block was executed: receipts without logs, or none where the root says so.
+    NoneExecuted,
+}
+
+/// An answer about the block, without its content.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said {
+    pub fit: Fit,
+    pub amount: Amount,
+    /// The same for the same contents, whoever says them.
+    pub print: B256,
+    /// Bits of the bloom that it accounts for.
+    pub covers: usize,
+}
+
+impl Said {
+    /// An answer that nothing speaks against.
+    pub const WHOLE: Self = Self {
+        fit: Fit::Whole,
+        amount: Amount::Some,
+        print: B256::ZERO,
+        covers: 0,
+    };
+}
+
+/// Why contents are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Belief {
+    /// They are what the header claims.
+    Fits,
+    /// They are not, and two say so.
+    Agreed,
+    /// They are not, and one says so again and again.
+    Repeated,
+}
+
+/// The last answer of one upstream by one way.
+#[derive(Debug)]
+struct Voice {
+    node: UpstreamId,
+    way: Way,
+    said: Said,
+    /// It has said the same since, so often.
+    since: Duration,
+    times: u32,
+}
+
+/// What was said of one block so far: one entry for each upstream and way.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    voices: Vec<Voice>,
+    alone: Duration,
+    /// The chain's blooms claim too much as a rule.
+    habit: bool,
+}
+
+impl Evidence {
+    /// For a block that may be asked about for so long.
+    pub fn new(budget: Duration, habit: bool) -> Self {
+        Self {
+            voices: Vec::new(),
+            // Where less time is given than two rounds of it, belief must fit into that.
+            alone: ALONE.min(budget / 2),
+            habit,
+        }
+    }
+
+    /// Takes an answer; `None` where it is not believed yet.
+    pub fn hear(&mut self, node: UpstreamId, way: Way, said: Said, now: Duration) -> Option<Belief> {
+        if said.fit == Fit::Whole {
+            return Some(Belief::Fits);
+        }
+        let own = match self
+            .voices
+            .iter_mut()
+            .position(|voice| (voice.node, voice.way) == (node, way))
+        {
+            Some(at) => at,
+            None => {
+                self.voices.push(Voice {
+                    node,
+                    way,
+                    said,
+                    since: now,
+                    times: 0,
+                });
+                self.voices.len() - 1
+            }
+        };
+        let voice = &mut self.voices[own];
+        if voice.said.print != said.print {
+            (voice.since, voice.times) = (now, 0);
+        }
+        voice.said = said;
+        voice.times += 1;
+        let voice = &self.voices[own];
+        let others = || {
+            self.voices
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| *at != own)
+                .map(|(_, other)| other)
+        };
+        if others().any(|other| agree(&voice.said, &other.said)) {
+            return Some(Belief::Agreed);
+        }
+        let at_least = match (said.fit, said.amount) {
+            (Fit::More, _) => ALONE_WITH_LOGS.min(self.alone),
+            (_, Amount::Some) if self.habit => ALONE_WITH_LOGS.min(self.alone),
+            _ => self.alone,
+        };
+        let outdone = others().any(|other| other.said.covers > said.covers);
+        let long = voice.times >= TIMES && now.saturating_sub(voice.since) >= at_least;
+        (long && !outdone).then_some(Belief::Repeated)
+    }
+}
+
+/// Whether two answers say the same, and not for the reason that both come too early.
+fn agree(one: &Said, other: &Said) -> bool {
+    let early = one.amount == Amount::None && other.amount == Amount::None;
+    one.print == other.print && !early
+}
+
+/// What the blooms of a chain have proved to be worth.
+///
+/// Bits that were claimed in vain at two blocks, and are claimed by each header since, are taken for claimed at every block:
+/// the rest of a bloom is held against the logs as ever. The first header without all of them shows that the bloom is
+/// computed again, and from that header on every bit counts: an honest bloom is never weakened by those before it.
+#[derive(Debug, Default)]
+pub(super) struct Blooms {
+    in_vain: Bloom,
+    /// Blocks at which bits were claimed in vain, since `in_vain` was empty.
+    blocks: u32,
+    /// Blocks in a row whose bloom claimed too much, and too little.
+    too_much: u32,
+    too_little: u32,
+}
+
+/// How a chain's bloom was wrong at a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// It claims more than there is.
+    TooMuch,
+    /// There are logs that it does not contain.
+    TooLittle,
+}
+
+impl Blooms {
+    /// What the logs of a block with this bloom must add up to.
+    pub fn fit(&mut self, bloom: &Bloom, own: &Bloom) -> Fit {
+        if !bloom.contains(&self.in_vain) {
+            (self.in_vain, self.blocks) = (Bloom::ZERO, 0);
+        }
+        let constant = self.blocks >= CONSTANT;
+        // An empty bloom says nothing: chains leave it so, and nodes for a block whose logs are those of the system.
+        if *bloom == Bloom::ZERO || own == bloom {
+            return Fit::Whole;
+        }
+        let counts = if constant {
+            without(bloom, &self.in_vain)
+        } else {
+            *bloom
+        };
+        if !own.contains(&counts) {
+            Fit::Less
+        } else if bloom.contains(own) {
+            Fit::Whole
+        } else {
+            Fit::More
+        }
+    }
+
+    /// Takes the logs that were believed in the end; how the bloom was wrong, where it was.
+    pub fn learn(&mut self, bloom: &Bloom, own: &Bloom) -> Option<Wrong> {
+        if *bloom == Bloom::ZERO {
+            return None;
+        }
+        if own == bloom {
+            *self = Self::default();
+            return None;
+        }
+        if own.contains(bloom) {
+            self.too_little = self.too_little.saturating_add(1);
+            return Some(Wrong::TooLittle);
+        }
+        self.in_vain.accrue_bloom(&without(bloom, own));
+        self.blocks = self.blocks.saturating_add(1);
+        self.too_much = self.too_much.saturating_add(1);
+        Some(Wrong::TooMuch)
+    }
+
+    /// Whether they claim too much as a rule.
+    pub fn claim_too_much(&self) -> bool {
+        self.too_much >= HABIT
+    }
+
+    /// Whether a second voice will be needed as a rule, and is better asked at once.
+    pub fn need_two(&self) -> bool {
+        self.too_little >= HABIT
+    }
+}
+
+fn without(bloom: &Bloom, bits: &Bloom) -> Bloom {
+    let mut rest = *bloom;
+    rest.0.iter_mut().zip(bits.0).for_each(|(byte, off)| *byte &= !off);
+    rest
+}
+
+/// How many bits two blooms share.
+pub(super) fn shared(one: &Bloom, other: &Bloom) -> usize {
+    let bytes = one.0.iter().zip(other.0);
+    bytes.map(|(one, other)| (one & other).count_ones() as usize).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits(bits: &str) -> Bloom {
+        let mut bloom = Bloom::ZERO;
+        for bit in bits.bytes() {
+            bloom.0[usize::from(bit - b'a')] = 1;
+        }
+        bloom
+    }
+
+    /// Each word is an answer: the upstream's digit, `h`ash, `n`umber or `r`eceipts, `=` what it says (`-` for nothing, `.`
+    /// for nothing of a block that was executed, letters for its bits of a bloom), `@` the milliseconds. What is believed
+    /// and why, or `?`.
+    fn hear(bloom: &str, habit: bool, answers: &str) -> String {
+        let mut evidence = Evidence::new(Duration::from_secs(10), habit);
+        let mut blooms = Blooms::default();
+        for word in answers.split_whitespace() {
+            let (who, rest) = word.split_once('=').expect("an answer");
+            let (what, at) = rest.split_once('@').expect("a time");
+            let way = match &who[1..] {
+                "h" => Way::LogsByHash,
+                "n" => Way::LogsByNumber,
+                _ => Way::ReceiptsByHash,
+            };
+            let amount = match what {
+                "-" => Amount::None,
+                "." => Amount::NoneExecuted,
+                _ => Amount::Some,
+            };
+            let own = bits(what.trim_matches(['-', '.']));
+            let said = Said {
+                fit: blooms.fit(&bits(bloom), &own),
+                amount,
+                print: alloy_primitives::keccak256(own),
+                covers: shared(&own, &bits(bloom)),
+            };
+            let node = UpstreamId(who[..1].parse().expect("a digit"));
+            let now = Duration::from_millis(at.parse().expect("a time"));
+            if let Some(belief) = evidence.hear(node, way, said, now) {
+                return format!("{what} {belief:?} @{at}");
+            }
+        }
+        "?".to_owned()
+    }
+
+    #[test]
+    fn which_answers_add_up_to_belief() {
+        for (bloom, answers, expect) in [
+            ("ab", "0h=ab@1", "ab Fits @1"),
+            // An empty bloom proves neither that there are logs nor that there are none.
+            ("", "0h=-@1", "- Fits @1"),
+            ("", "0h=ab@1", "ab Fits @1"),
+            // Less than the bloom: another way, another upstream, or the same for a while.
+            ("abc", "0h=a@1 0r=a@2", "a Agreed @2"),
+            ("abc", "0h=a@1 0n=a@2", "a Agreed @2"),
+            ("abc", "0h=a@1 1h=a@2", "a Agreed @2"),
+            ("abc", "0h=a@1 1h=b@2", "?"),
+            ("abc", "0h=a@1 0h=a@40 0h=a@900 0h=a@1900", "?"),
+            ("abc", "0h=a@1 0h=a@40 0h=a@900 0h=a@1900 0h=a@2001", "a Repeated @2001"),
+            ("abc", "0h=a@1 0h=a@5000", "?"),
+            ("abc", "0h=a@1 0h=b@40 0h=a@900 0h=a@1900 0h=a@2001", "?"),
+            ("abc", "0h=a@1 0h=a@40 1h=ab@50 0h=a@1900 0h=a@2001", "?"),
+            // Nothing: that is what a node says that is behind, by whichever way it looks into its index.
+            ("abc", "0h=-@1 0n=-@2 1h=-@3", "?"),
+            ("abc", "0h=-@1 0h=-@20 0h=abc@60", "abc Fits @60"),
+            ("abc", "0h=-@1 0n=-@2 0r=abc@3", "abc Fits @3"),
+            ("abc", "0h=-@1 0r=.@2", ". Agreed @2"),
+            ("abc", "0r=.@1 0h=-@2", "- Agreed @2"),
+            ("abc", "0r=.@1", "?"),
+            ("abc", "0h=-@1 0h=-@700 0h=-@1400 0h=-@2001", "- Repeated @2001"),
+            // More than the bloom: two, or one four times.
+            ("a", "0h=ab@1", "?"),
+            ("a", "0h=ab@1 1h=a@2", "a Fits @2"),
+            ("a", "0h=ab@1 0n=ab@2", "ab Agreed @2"),
+            ("a", "0h=ab@1 0h=ab@20 0h=ab@60 0h=ab@140 0h=ab@300", "ab Repeated @300"),
+            // Neither: as less.
+            ("ac", "0h=ab@1 0h=ab@20 0h=ab@60 0h=ab@140 0h=ab@300", "?"),
+            ("ac", "0h=ab@1 0r=ab@300", "ab Agreed @300"),
+        ] {
+            assert_eq!(hear(bloom, false, answers), expect, "{bloom}: {answers}");
+        }
+        let some = "0h=a@1 0h=a@20 0h=a@60 0h=a@300";
+        assert_eq!(
+            hear("abc", true, some),
+            "a Repeated @300",
+            "where blooms claim too much as a rule"
+        );
+        assert_eq!(
+            hear("abc", true, &some.replace("=a", "=-")),
+            "?",
+            "but nothing is nothing"
+        );
+    }
+
+    /// Each word is a block: its bloom, `/`, its logs. A fit for each, before it is learned from.
+    fn run(blocks: &str) -> String {
+        let mut blooms = Blooms::default();
+        let one = |word: &str| {
+            let (bloom, own) = word.split_once('/').expect("a block");
+            let (bloom, own) = (bits(bloom), bits(own));
+            let fit = blooms.fit(&bloom, &own);
+            blooms.learn(&bloom, &own);
+            format!("{fit:?}")
+        };
+        blocks.split_whitespace().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_is_claimed_at_every_block_is_learned_and_forgotten_at_once() {
+        for (blocks, expect) in [
+            ("ab/ab ab/a", "Whole Less"),
+            // Full of ones: after two blocks nothing is missed.
+            ("abcdef/a abcdef/b abcdef/ abcdef/c", "Less Less Whole Whole"),
+            // The next header computes its bloom: what lacks shows.
+            ("abcdef/a abcdef/b abcdef/ ab/ ab/a", "Less Less Whole Less Less"),
+            // The same bits at every block: the others count.
+            ("axy/a bxy/b cxy/ cxy/c", "Less Less Less Whole"),
+            // One odd block, then honest ones.
+            ("xy/ ab/ ab/ab abxy/ab", "Less Less Whole Less"),
+            // Logs that are in no bloom.
+            ("a/ab a/ab a/a a/", "More More Whole Less"),
+            ("/ /ab ab/", "Whole Whole Less"),
+        ] {
+            assert_eq!(run(blocks), expect, "{blocks}");
+        }
+    }
+
+    #[test]
+    fn a_habit_is_three_blocks_and_one_honest_block_ends_it() {
+        let mut blooms = Blooms::default();
+        for _ in 0..3 {
+            assert!(!blooms.claim_too_much() && !blooms.need_two());
+            blooms.learn(&bits("ab"), &bits("a"));
+            blooms.learn(&bits("a"), &bits("ab"));
+        }
+        assert!(blooms.claim_too_much() && blooms.need_two());
+        blooms.learn(&Bloom::ZERO, &bits("a"));
+        assert!(blooms.claim_too_much(), "an empty one proves nothing");
+        blooms.learn(&bits("a"), &bits("a"));
+        assert!(!blooms.claim_too_much() && !blooms.need_two());
+    }
+}

@@ -1,0 +1,425 @@
+//! The questions about one block's contents: which upstream is asked next, in which way, and when it is given up. No I/O, no
+//! clock: times count from the inquiry's beginning, while a node is connected.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::source::{Refused, wait_before};
+use crate::upstream::UpstreamId;
+
+/// Longest wait between two questions in the same way to the same upstream.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// So many times an upstream says that it does not serve a way before that is believed for this block: a balancer may have
+/// asked a node that is different.
+const NOT_SERVED: u32 = 3;
+
+/// So many times a question may break a connection: with it goes what others are to be told over it.
+const BROKEN: u32 = 3;
+
+/// Failures in a row after which a way is put off, whatever they were.
+const STRIKES: u32 = 3;
+
+/// How long a way is put off at first, and at the longest; less where it was for a rate limit, which passes.
+const PUT_OFF: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+const PUT_OFF_THROTTLED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// A way to ask for what a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    /// `eth_getLogs{blockHash}` (EIP-234).
+    LogsByHash,
+    /// `eth_getLogs{fromBlock, toBlock}`, both this block's number.
+    LogsByNumber,
+    /// `eth_getBlockReceipts`, which hold the logs.
+    ReceiptsByHash,
+    /// The same by number, which some nodes take alone.
+    ReceiptsByNumber,
+    /// `eth_getTransactionReceipt` for each transaction.
+    EachReceipt,
+    /// `eth_getBlockByHash` with whole transactions.
+    BlockByHash,
+    /// The same by number.
+    BlockByNumber,
+}
+
+impl Way {
+    /// To a block's logs, best first.
+    pub const LOGS: [Self; 5] = [
+        Self::LogsByHash,
+        Self::LogsByNumber,
+        Self::ReceiptsByHash,
+        Self::ReceiptsByNumber,
+        Self::EachReceipt,
+    ];
+    /// To its receipts.
+    pub const RECEIPTS: [Self; 3] = [Self::ReceiptsByHash, Self::ReceiptsByNumber, Self::EachReceipt];
+    /// To its transactions.
+    pub const TRANSACTIONS: [Self; 2] = [Self::BlockByHash, Self::BlockByNumber];
+
+    /// The method that answers.
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::LogsByHash | Self::LogsByNumber => "eth_getLogs",
+            Self::ReceiptsByHash | Self::ReceiptsByNumber => "eth_getBlockReceipts",
+            Self::EachReceipt => "eth_getTransactionReceipt",
+            Self::BlockByHash => "eth_getBlockByHash",
+            Self::BlockByNumber => "eth_getBlockByNumber",
+        }
+    }
+
+    /// The way in whose place this one stands: it says the same, so it is of use only where that one is not served.
+    fn stands_for(self) -> Option<Self> {
+        (self == Self::ReceiptsByNumber).then_some(Self::ReceiptsByHash)
+    }
+
+    /// Whether it takes many calls.
+    fn is_long(self) -> bool {
+        self == Self::EachReceipt
+    }
+}
+
+/// What came of a question, where it was nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// The upstream was not there to be asked.
+    Unavailable,
+    /// The connection was lost over it.
+    Broken,
+    /// The answer was too long to be read.
+    TooLong,
+    /// The upstream is rate limited.
+    Throttled,
+    /// The upstream does not serve this way.
+    NotServed,
+    /// The upstream no longer has the block's contents.
+    Pruned,
+    /// Any other error, no answer in time, or an answer that cannot be this block's.
+    Other(Refused),
+}
+
+impl Failed {
+    /// The value of the `reason` label in the metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unavailable | Self::Broken => "call_failed",
+            Self::TooLong => "too_long",
+            Self::Throttled => "throttled",
+            Self::NotServed => "not_served",
+            Self::Pruned => "pruned",
+            Self::Other(refused) => refused.label(),
+        }
+    }
+}
+
+/// Why what a block holds cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// No node has it, or none serves it.
+    NotServed,
+    /// The nodes' rate limits did not let it through.
+    Throttled,
+}
+
+/// [`Absent`], for those to whom it matters that a node had it once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    NotServed,
+    Throttled,
+    Pruned,
+}
+
+impl From<Missing> for Absent {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Throttled => Self::Throttled,
+            Missing::NotServed | Missing::Pruned => Self::NotServed,
+        }
+    }
+}
+
+/// One question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub node: UpstreamId,
+    pub way: Way,
+    /// How long its answer is waited for.
+    pub within: Duration,
+}
+
+/// The state of one way at one upstream, for one block.
+#[derive(Debug)]
+struct Path {
+    node: UpstreamId,
+    way: Way,
+    tries: u32,
+    /// Asked since, and late from then on.
+    asked: Option<(Duration, Duration)>,
+    not_before: Duration,
+    not_served: u32,
+    /// Refusals after which it is closed.
+    patience: u32,
+    closed: bool,
+}
+
+/// All questions about one block.
+#[derive(Debug)]
+pub(super) struct Inquiry {
+    ways: &'static [Way],
+    budget: Duration,
+    paths: Vec<Path>,
+    /// Questions that may be under way at the same time, those that are late not counted.
+    width: usize,
+    /// Broken connections, by upstream and method.
+    broken: HashMap<(UpstreamId, &'static str), u32>,
+    too_long: Vec<UpstreamId>,
+    throttled: bool,
+    pruned: bool,
+}
+
+impl Inquiry {
+    /// About a block that may be asked about for so long; by two ways at once where that is needed as a rule.
+    pub fn new(ways: &'static [Way], budget: Duration, two: bool) -> Self {
+        Self {
+            ways,
+            budget,
+            paths: Vec::new(),
+            width: if two { 2 } else { 1 },
+            broken: HashMap::new(),
+            too_long: Vec::new(),
+            throttled: false,
+            pruned: false,
+        }
+    }
+
+    /// The next question that is due, of these upstreams, best first. It counts as asked.
+    pub fn next(&mut self, now: Duration, nodes: &[UpstreamId], record: &Record, clock: Duration) -> Option<Question> {
+        let (ways, budget) = (self.ways, self.budget);
+        for &way in ways {
+            for &node in nodes {
+                if !self.paths.iter().any(|path| (path.node, path.way) == (node, way)) {
+                    let offered = record.offers(node, way, clock);
+                    self.paths.push(Path {
+                        node,
+                        way,
+                        tries: 0,
+                        asked: None,
+                        not_before: Duration::ZERO,
+                        not_served: 0,
+                        patience: if offered { NOT_SERVED } else { 1 },
+                        closed: false,
+                    });
+                }
+            }
+        }
+        let on_time = |path: &&Path| path.asked.is_some_and(|(_, late)| now < late);
+        if self.paths.iter().filter(on_time).count() >= self.width {
+            return None;
+        }
+        let rank = |path: &Path| nodes.iter().position(|node| *node == path.node);
+        let offered = |path: &Path| path.not_served == 0 && record.offers(path.node, path.way, clock);
+        let open = |path: &Path| !path.closed && rank(path).is_some() && self.is_of_use(path, now, record, clock);
+        // What is put off is asked where nothing else is left.
+        let any_offered = self.paths.iter().any(|path| open(path) && offered(path));
+        let due = self.paths.iter().enumerate().filter(|(_, path)| {
+            path.asked.is_none() && path.not_before <= now && open(path) && (offered(path) || !any_offered)
+        });
+        let way_rank = |way: Way| ways.iter().position(|own| *own == way);
+        let (at, _) = due.min_by_key(|(_, path)| (path.tries, way_rank(path.way), rank(path)))?;
+        let path = &mut self.paths[at];
+        let within = (budget / 2).min(budget.saturating_sub(now));
+        path.asked = Some((now, now + record.late(path.node, path.way, budget)));
+        Some(Question {
+            node: path.node,
+            way: path.way,
+            within,
+        })
+    }
+
+    /// Whether a path may lead further than those before it.
+    fn is_of_use(&self, path: &Path, now: Duration, record: &Record, clock: Duration) -> bool {
+        let dead = |way: Way| {
+            let mut own = self.paths.iter().filter(|own| own.node == path.node && own.way == way);
+            own.any(|own| own.closed || own.not_served > 0) || !record.offers(path.node, way, clock)
+        };
+        if let Some(other) = path.way.stands_for() {
+            return dead(other);
+        }
+        // Many calls, for the last resort: where one answer is too long, or nothing shorter comes.
+        !path.way.is_long()
+            || self.too_long.contains(&path.node)
+            || now >= self.budget / 4
+            || self.ways.iter().all(|way| way.is_long() || dead(*way))
+    }
+
+    /// When to look for the next question, unless an answer comes before.
+    pub fn wake(&self, now: Duration) -> Duration {
+        let lates = self.paths.iter().filter_map(|path| path.asked.map(|(_, late)| late));
+        let waits = self.paths.iter().filter(|path| path.asked.is_none() && !path.closed);
+        let moments = lates.chain(waits.map(|path| path.not_before));
+        let last_resort = [self.budget / 4, self.budget];
+        let next = moments.chain(last_resort).filter(|moment| *moment > now).min();
+        next.unwrap_or(self.budget)
+    }
+
+    /// Why there is no next question; asked after [`Self::next`] had none.
+    pub fn over(&self, now: Duration, nodes: &[UpstreamId]) -> Option<Missing> {
+        let of_these = |path: &&Path| nodes.contains(&path.node);
+        let closed = self.paths.iter().filter(of_these).all(|path| path.closed)
+            && self.paths.iter().all(|path| path.asked.is_none());
+        if !closed && now < self.budget {
+            return None;
+        }
+        Some(match (self.pruned, self.throttled && !closed) {
+            (true, _) => Missing::Pruned,
+            (false, true) => Missing::Throttled,
+            (false, false) => Missing::NotServed,
+        })
+    }
+
+    /// An answer came that is not believed yet: a second voice is asked at once.
+    pub fn doubted(&mut self, node: UpstreamId, way: Way, now: Duration) {
+        self.width = 2;
+        self.again(node, way, now, 1);
+    }
+
+    /// No answer came.
+    pub fn failed(&mut self, node: UpstreamId, way: Way, why: Failed, now: Duration) {
+        let Some(path) = self.again(node, way, now, u32::from(why != Failed::Unavailable)) else {
+            return;
+        };
+        match why {
+            Failed::Unavailable | Failed::Other(_) => {}
+            Failed::Throttled => {
+                path.not_before = now + wait_before(path.tries + 4).min(LONGEST_WAIT);
+                self.throttled = true;
+            }
+            Failed::NotServed | Failed::Pruned => {
+                path.not_served += 1;
+                path.closed = path.not_served >= path.patience;
+                self.pruned |= why == Failed::Pruned;
+            }
+            Failed::Broken | Failed::TooLong => {
+                let broken = self.broken.entry((node, way.method())).or_default();
+                *broken += 1;
+                let closed = *broken >= BROKEN;
+                for path in self.paths.iter_mut().filter(|path| path.node == node) {
+                    path.closed |= closed && path.way.method() == way.method();
+                    // The block is long, whichever way it is asked about in one answer: first in parts.
+                    if why == Failed::TooLong && !path.way.is_long() && path.way != way {
+                        path.tries += 1;
+                    }
+                }
+                if why == Failed::TooLong && !self.too_long.contains(&node) {
+                    self.too_long.push(node);
+                }
+            }
+        }
+    }
+
+    /// The path may be asked again after a while.
+    fn again(&mut self, node: UpstreamId, way: Way, now: Duration, tries: u32) -> Option<&mut Path> {
+        let mut paths = self.paths.iter_mut();
+        let path = paths.find(|path| (path.node, path.way) == (node, way))?;
+        path.asked = None;
+        path.tries += tries;
+        path.not_before = now + wait_before(path.tries.max(1)).min(LONGEST_WAIT);
+        Some(path)
+    }
+
+    /// The questions that are late, now that others were quicker.
+    pub fn late(&self, now: Duration) -> impl Iterator<Item = (UpstreamId, Way)> {
+        let late = move |path: &&Path| path.asked.is_some_and(|(_, late)| late <= now);
+        self.paths.iter().filter(late).map(|path| (path.node, path.way))
+    }
+}
+
+/// What is known of the ways from earlier blocks: an entry for each upstream and way, so it is bounded by both.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    rows: HashMap<(UpstreamId, Way), Row>,
+    connects: HashMap<UpstreamId, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Row {
+    strikes: u32,
+    put_off: Option<PutOff>,
+    /// How long the last answer took.
+    took: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct PutOff {
+    until: Duration,
+    wait: Duration,
+    /// A node that was restarted may serve what it did not; one that hangs up is connected anew each time.
+    ends_with_connection: bool,
+}
+
+impl Record {
+    /// Notes how often an upstream was connected.
+    pub fn connected(&mut self, node: UpstreamId, connects: u64) {
+        if self
+            .connects
+            .insert(node, connects)
+            .is_some_and(|before| before != connects)
+        {
+            for (_, row) in self.rows.iter_mut().filter(|((own, _), _)| *own == node) {
+                row.put_off.take_if(|put_off| put_off.ends_with_connection);
+            }
+        }
+    }
+
+    /// Whether a way is worth a question.
+    pub fn offers(&self, node: UpstreamId, way: Way, clock: Duration) -> bool {
+        let row = self.rows.get(&(node, way));
+        row.and_then(|row| row.put_off.as_ref())
+            .is_none_or(|put_off| put_off.until <= clock)
+    }
+
+    /// From when on an answer is late: well above what the way takes as a rule, so that a slow node is not asked more.
+    fn late(&self, node: UpstreamId, way: Way, budget: Duration) -> Duration {
+        let took = self.rows.get(&(node, way)).and_then(|row| row.took);
+        took.map_or(budget / 8, |took| (took * 4).clamp(budget / 40, budget / 4))
+    }
+
+    /// An answer was of use.
+    pub fn works(&mut self, node: UpstreamId, way: Way, took: Duration) {
+        let row = self.rows.entry((node, way)).or_default();
+        *row = Row {
+            took: Some(took),
+            ..Row::default()
+        };
+    }
+
+    /// None came; whether the way is put off now that was not before.
+    pub fn failed(&mut self, node: UpstreamId, way: Way, why: Failed, clock: Duration) -> bool {
+        let row = self.rows.entry((node, way)).or_default();
+        row.strikes += 1;
+        let bounds = match why {
+            Failed::Unavailable | Failed::Pruned => return false,
+            Failed::Throttled => PUT_OFF_THROTTLED,
+            Failed::NotServed => PUT_OFF,
+            _ if row.strikes >= STRIKES => PUT_OFF,
+            _ => return false,
+        };
+        if row.put_off.as_ref().is_some_and(|put_off| clock < put_off.until) {
+            return false;
+        }
+        let wait = row
+            .put_off
+            .as_ref()
+            .map_or(bounds.0, |put_off| (put_off.wait * 2).clamp(bounds.0, bounds.1));
+        let first = row.put_off.is_none();
+        row.put_off = Some(PutOff {
+            until: clock + wait,
+            wait,
+            ends_with_connection: why == Failed::NotServed,
+        });
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+use super::*;
+
+const BUDGET: Duration = Duration::from_secs(10);
+const OTHER: Failed = Failed::Other(Refused::NodeError);
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// A block asked about, and the record of those before it.
+struct World {
+    inquiry: Inquiry,
+    record: Record,
+    nodes: Vec<UpstreamId>,
+    clock: Duration,
+}
+
+impl World {
+    fn new(nodes: usize, ways: &'static [Way]) -> Self {
+        Self {
+            inquiry: Inquiry::new(ways, BUDGET, false),
+            record: Record::default(),
+            nodes: (0..nodes).map(UpstreamId).collect(),
+            clock: Duration::ZERO,
+        }
+    }
+
+    fn block(&mut self, ways: &'static [Way]) {
+        self.inquiry = Inquiry::new(ways, BUDGET, false);
+    }
+
+    fn next(&mut self, now: Duration) -> Option<Question> {
+        self.inquiry.next(now, &self.nodes, &self.record, self.clock + now)
+    }
+
+    fn fail(&mut self, question: Question, why: Failed, now: Duration) {
+        self.inquiry.failed(question.node, question.way, why, now);
+        self.record.failed(question.node, question.way, why, self.clock + now);
+    }
+
+    /// Asks until it is over, each answer taking a millisecond; `-` where one does not come before its time is up. The
+    /// questions, as upstream and way, and how it ended.
+    fn ask(&mut self, mut answer: impl FnMut(Question) -> Option<Failed>) -> String {
+        let mut now = Duration::ZERO;
+        let mut under_way: Vec<(Duration, Question, Option<Failed>)> = Vec::new();
+        let mut told = String::new();
+        for _ in 0..10_000 {
+            while let Some(question) = self.next(now) {
+                told += &format!("{}{} ", question.node.0, name(question.way));
+                let fails = answer(question);
+                let takes = fails.map_or(question.within, |_| ms(1));
+                under_way.push((now + takes, question, fails));
+            }
+            if let Some(missing) = self.inquiry.over(now, &self.nodes) {
+                return format!("{told}{missing:?} @{}", now.as_secs());
+            }
+            under_way.sort_by_key(|(at, ..)| *at);
+            let wake = self.inquiry.wake(now);
+            match under_way.first() {
+                Some((at, ..)) if *at <= wake => {
+                    let (at, question, fails) = under_way.remove(0);
+                    now = at;
+                    self.fail(question, fails.unwrap_or(OTHER), now);
+                }
+                _ => now = wake,
+            }
+        }
+        panic!("it does not end: {told}");
+    }
+}
+
+fn name(way: Way) -> &'static str {
+    match way {
+        Way::LogsByHash => "h",
+        Way::LogsByNumber => "n",
+        Way::ReceiptsByHash => "r",
+        Way::ReceiptsByNumber => "s",
+        Way::EachReceipt => "e",
+        Way::BlockByHash => "b",
+        Way::BlockByNumber => "c",
+    }
+}
+
+/// The first questions, each of which is answered so.
+fn first(nodes: usize, ways: &'static [Way], count: usize, answer: impl Fn(Way) -> Failed) -> String {
+    let mut world = World::new(nodes, ways);
+    let told = world.ask(|question| Some(answer(question.way)));
+    told.split_whitespace().take(count).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn every_upstream_is_asked_in_one_way_before_the_next_way() {
+    let logs = &Way::LOGS;
+    assert_eq!(first(2, logs, 6, |_| OTHER), "0h 1h 0n 1n 0r 1r");
+    assert_eq!(first(1, logs, 5, |_| OTHER), "0h 0n 0r 0h 0n");
+    assert_eq!(first(1, logs, 6, |_| Failed::NotServed), "0h 0n 0r 0s 0e 0h");
+    // Long, whichever way it is asked about in one answer: in parts.
+    assert_eq!(first(1, logs, 2, |_| Failed::TooLong), "0h 0e");
+    assert_eq!(first(1, &Way::RECEIPTS, 3, |_| Failed::NotServed), "0r 0s 0e");
+    assert_eq!(first(2, &Way::TRANSACTIONS, 4, |_| OTHER), "0b 1b 0c 1c");
+}
+
+#[test]
+fn it_ends_whatever_is_answered() {
+    for (nodes, fails, ends) in [
+        (1, Some(Failed::NotServed), "NotServed @0"),
+        (3, Some(Failed::NotServed), "NotServed @0"),
+        (1, Some(Failed::Pruned), "Pruned @0"),
+        (1, Some(Failed::Broken), "NotServed @"),
+        (1, Some(Failed::Throttled), "Throttled @10"),
+        (2, Some(OTHER), "NotServed @10"),
+        (1, None, "NotServed @10"),
+        (3, None, "NotServed @10"),
+    ] {
+        for ways in [&Way::LOGS[..], &Way::RECEIPTS[..], &Way::TRANSACTIONS[..]] {
+            let told = World::new(nodes, ways).ask(|_| fails);
+            assert!(told.contains(ends), "{nodes} {fails:?}: {told}");
+            let asked = told.split_whitespace().count() - 2;
+            assert!(asked <= 30 * nodes * ways.len(), "{nodes} {fails:?}: {asked} questions");
+        }
+    }
+    let broken = World::new(1, &Way::RECEIPTS).ask(|_| Some(Failed::Broken));
+    for way in ["0r", "0e"] {
+        assert_eq!(broken.matches(way).count(), 3, "{broken}");
+    }
+    // A rate limit that was met on the way is no reason where none serves it.
+    let mut count = 0;
+    let told = World::new(1, &Way::TRANSACTIONS).ask(|_| {
+        count += 1;
+        Some(if count == 1 {
+            Failed::Throttled
+        } else {
+            Failed::NotServed
+        })
+    });
+    assert!(told.contains("NotServed @"), "{told}");
+}
+
+#[test]
+fn what_is_late_is_not_waited_for_and_not_doubled() {
+    let mut world = World::new(1, &Way::LOGS);
+    let asked = world.next(ms(0)).expect("a question");
+    assert_eq!((asked.way, world.next(ms(1_249))), (Way::LogsByHash, None));
+    assert_eq!(
+        world.next(ms(1_250)).map(|question| question.way),
+        Some(Way::LogsByNumber)
+    );
+    assert_eq!(world.next(ms(1_250)), None);
+    // A node that takes its time as a rule is not asked twice for it.
+    world.record.works(UpstreamId(0), Way::LogsByHash, ms(600));
+    world.block(&Way::LOGS);
+    assert!(world.next(ms(0)).is_some());
+    assert_eq!(world.next(ms(2_399)), None);
+    assert!(world.next(ms(2_400)).is_some());
+}
+
+#[test]
+fn a_doubt_asks_a_second_voice_at_once() {
+    for (nodes, second) in [(1, (0, Way::LogsByNumber)), (2, (1, Way::LogsByHash))] {
+        let mut world = World::new(nodes, &Way::LOGS);
+        let asked = world.next(ms(0)).expect("a question");
+        world.inquiry.doubted(asked.node, asked.way, ms(1));
+        let voice = world.next(ms(1)).map(|question| (question.node.0, question.way));
+        assert_eq!(voice, Some(second));
+        assert!(world.next(ms(1)).is_some(), "and a third beside it");
+        assert_eq!(world.next(ms(2)), None);
+    }
+}
+
+#[test]
+fn time_without_a_node_is_not_asked_away() {
+    let mut world = World::new(1, &Way::LOGS);
+    for at in 0..1_000 {
+        let now = ms(at);
+        if let Some(question) = world.next(now) {
+            world.fail(question, Failed::Unavailable, now);
+        }
+        assert_eq!(world.inquiry.over(now, &world.nodes), None);
+    }
+    assert_eq!(world.inquiry.paths.iter().map(|path| path.tries).sum::<u32>(), 0);
+}
+
+#[test]
+fn the_next_block_goes_straight_to_what_works() {
+    let mut world = World::new(1, &Way::LOGS);
+    let told = world.ask(|question| (question.way != Way::ReceiptsByHash).then_some(Failed::NotServed));
+    assert!(told.starts_with("0h 0n 0r "), "{told}");
+    let straight = |world: &mut World| {
+        world.block(&Way::LOGS);
+        world.next(ms(0)).expect("a question").way
+    };
+    assert_eq!(straight(&mut world), Way::ReceiptsByHash);
+    // After a minute it is tried again, and after two more.
+    for (wait, again) in [(61, 119), (121, 239)] {
+        world.clock += Duration::from_secs(wait);
+        assert_eq!(straight(&mut world), Way::LogsByHash);
+        world
+            .record
+            .failed(UpstreamId(0), Way::LogsByHash, Failed::NotServed, world.clock);
+        world
+            .record
+            .failed(UpstreamId(0), Way::LogsByNumber, Failed::NotServed, world.clock);
+        world.clock += Duration::from_secs(again);
+        assert_eq!(straight(&mut world), Way::ReceiptsByHash);
+        world.clock -= Duration::from_secs(again);
+    }
+    // A node that was restarted may serve it.
+    world.record.connected(UpstreamId(0), 1);
+    world.record.connected(UpstreamId(0), 1);
+    assert_eq!(straight(&mut world), Way::ReceiptsByHash);
+    world.record.connected(UpstreamId(0), 2);
+    assert_eq!(straight(&mut world), Way::LogsByHash);
+}
+
+#[test]
+fn where_nothing_is_served_each_way_is_asked_once_a_block() {
+    let mut world = World::new(1, &Way::LOGS);
+    let all = |_| Some(Failed::NotServed);
+    assert_eq!(world.ask(all).split_whitespace().count(), 15 + 2);
+    world.block(&Way::LOGS);
+    assert_eq!(world.ask(all), "0h 0n 0r 0s 0e NotServed @0");
+}
+
+#[test]
+fn three_failures_in_a_row_put_a_way_off_and_a_reconnection_does_not_end_that() {
+    let (node, way) = (UpstreamId(0), Way::LogsByHash);
+    let mut record = Record::default();
+    record.connected(node, 1);
+    for _ in 0..2 {
+        assert!(!record.failed(node, way, Failed::Broken, ms(0)));
+    }
+    record.works(node, way, ms(5));
+    for _ in 0..2 {
+        assert!(!record.failed(node, way, Failed::Broken, ms(0)));
+    }
+    assert!(record.offers(node, way, ms(0)));
+    assert!(
+        record.failed(node, way, Failed::Broken, ms(0)),
+        "once, to be said aloud"
+    );
+    assert!(!record.failed(node, way, Failed::Broken, ms(1)));
+    record.connected(node, 2);
+    assert!(!record.offers(node, way, ms(59_999)));
+    assert!(record.offers(node, way, ms(60_000)));
+    // A rate limit passes sooner.
+    assert!(record.failed(UpstreamId(1), way, Failed::Throttled, ms(0)));
+    assert!(record.offers(UpstreamId(1), way, ms(1_000)));
+    assert_eq!(record.failed(UpstreamId(1), way, Failed::Unavailable, ms(1_000)), false);
+}

@@ -1,0 +1,101 @@
+//! Consequences of a chain event: heads are delivered, and what was delivered of dropped blocks is taken back.
+
+use std::time::Instant;
+
+use super::contents::Streams;
+use super::due::{Due, answered};
+use super::gate::Position;
+use super::members::Members;
+use super::subscriber::Subscriber;
+use super::tables::Tables;
+use super::transaction_event::Fate;
+use crate::backplane::ChainEvent;
+use crate::chain::{ContentKind, Header, Loss, Published};
+use crate::clock::Millis;
+use crate::delivery::{CloseReason, Kind};
+
+impl Tables {
+    /// Takes an event of the chain.
+    ///
+    /// # Errors
+    /// [`Loss`] where continuity is lost; all subscribers concerned are closed then.
+    pub fn chain(&mut self, event: ChainEvent, due: &mut Due, now: Millis) -> Result<(), Loss> {
+        match event {
+            ChainEvent::Head(header) => self.head(header, due, now),
+            ChainEvent::Rewind(to) => {
+                if self.history.rewind(to).is_err() {
+                    self.lose_continuity();
+                    return Err(Loss::TooFar);
+                }
+            }
+            ChainEvent::Past(header) => self.history.past(header),
+            ChainEvent::ContinuityLost(loss) => {
+                self.lose_continuity();
+                return Err(loss);
+            }
+        }
+        Ok(())
+    }
+
+    fn head(&mut self, header: Header, due: &mut Due, now: Millis) {
+        let (json, seen) = (header.json.clone(), header.seen);
+        let Some(dropped) = self.history.head(header.clone()) else {
+            return;
+        };
+        let Some(sequence) = self.history.tip().map(|tip| tip.sequence) else {
+            return;
+        };
+        self.take_back(&dropped, sequence, due, now);
+        if !self.heads.is_empty() {
+            let batch = self.one(Kind::Heads, &json, seen);
+            let fronts = self.fronts();
+            let at = Position::of(Kind::Heads, sequence);
+            self.gate.send(at, &fronts, answered(&self.heads), &batch, due, now);
+        }
+        self.forget_unwanted(now);
+        for kind in ContentKind::ALL {
+            if self.wants(kind, now) {
+                if kind == ContentKind::Logs {
+                    self.history.await_logs(header.block.hash);
+                }
+                self.streams[kind as usize].push(header.clone(), sequence, now);
+            }
+        }
+    }
+
+    /// Takes back what was delivered of dropped blocks, oldest first. Nothing is taken back of receipts (PROTOCOL R5).
+    ///
+    /// What was not delivered before is not delivered any more. All that stands in a stream below a dropped block was
+    /// dropped with it, so the rest of each stream is newer than what is taken back.
+    fn take_back(&mut self, dropped: &[Published], sequence: u64, due: &mut Due, now: Millis) {
+        let logs = &self.streams[ContentKind::Logs as usize];
+        let delivered: Vec<bool> = dropped.iter().map(|own| !logs.contains(own.sequence)).collect();
+        for stream in &mut self.streams {
+            stream.remove(dropped);
+        }
+        self.release(due, now);
+        let at = Position::removals(sequence);
+        for (own, delivered) in dropped.iter().zip(delivered) {
+            let was_sent = |subscriber: &Subscriber| subscriber.recipient.was_sent(own.sequence);
+            if let Some(block) = own.logs.as_ref().filter(|_| delivered) {
+                self.logs(block, |log| log.removed_json().into(), at, was_sent, due, now);
+            }
+            if let Some(transactions) = self.told.remove(&own.sequence) {
+                self.mined(&transactions, Fate::Removed, Instant::now(), at, was_sent, due, now);
+            }
+        }
+    }
+
+    fn lose_continuity(&mut self) {
+        self.history.clear();
+        self.told.clear();
+        self.streams = Streams::default();
+        self.gate.clear();
+        let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
+        let replayed = self.replays.values().flat_map(Members::subscribers);
+        let contents = self.mined.iter().chain(self.receipts.iter());
+        for subscriber in heads.chain(self.logs.iter()).chain(replayed).chain(contents) {
+            subscriber.outbox.close(CloseReason::ContinuityLost);
+        }
+    }
+}

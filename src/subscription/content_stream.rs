@@ -1,0 +1,96 @@
+//! Blocks whose contents of one kind are still to be delivered, oldest first. No I/O, no clock.
+//!
+//! Each kind of contents has a stream of its own, in the order of the chain: receipts that are long in coming delay neither
+//! logs nor heads. The order across kinds (E3) is kept for each connection, by the [gate](super::gate).
+
+use std::collections::VecDeque;
+
+use alloy_primitives::B256;
+
+use crate::chain::{Absent, BlockRef, Content, Header, MAX_FETCHES, Published};
+use crate::clock::Millis;
+
+/// Blocks that await their contents, or wait behind one that does.
+#[derive(Debug, Default)]
+pub(super) struct ContentStream {
+    queue: VecDeque<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    header: Header,
+    sequence: u64,
+    /// When its head was published.
+    since: Millis,
+    content: Option<Result<Content, Absent>>,
+}
+
+impl ContentStream {
+    /// Adds the block whose head was just published.
+    pub fn push(&mut self, header: Header, sequence: u64, now: Millis) {
+        self.queue.push_back(Entry {
+            header,
+            sequence,
+            since: now,
+            content: None,
+        });
+    }
+
+    /// Takes note of what was fetched, or that it cannot be had.
+    pub fn fetched(&mut self, block: B256, content: Result<Content, Absent>) {
+        if let Some(entry) = self.queue.iter_mut().find(|entry| entry.header.block.hash == block) {
+            entry.content = Some(content);
+        }
+    }
+
+    /// Removes blocks that left the canonical chain. Of those, nothing was delivered.
+    pub fn remove(&mut self, dropped: &[Published]) {
+        self.queue
+            .retain(|entry| !dropped.iter().any(|own| own.sequence == entry.sequence));
+    }
+
+    /// The sequence of the oldest block that is still to be delivered.
+    pub fn front(&self) -> Option<u64> {
+        self.queue.front().map(|entry| entry.sequence)
+    }
+
+    /// Whether the contents of this block are still to be delivered.
+    pub fn contains(&self, sequence: u64) -> bool {
+        self.queue.iter().any(|entry| entry.sequence == sequence)
+    }
+
+    /// The sequence of the oldest block, if its contents are known. Where the chain went back below it, it waits: the chain
+    /// may come the same way again.
+    pub fn ready(&self, stands: impl Fn(BlockRef) -> bool) -> Option<u64> {
+        let front = self.queue.front()?;
+        (front.content.is_some() && stands(front.header.block)).then_some(front.sequence)
+    }
+
+    /// Takes the oldest block out, with its contents or the reason why no node gives them.
+    pub fn pop(&mut self) -> Option<(u64, Result<Content, Absent>)> {
+        let entry = self.queue.pop_front_if(|entry| entry.content.is_some())?;
+        Some((entry.sequence, entry.content?))
+    }
+
+    /// Headers of the blocks whose contents are to be fetched now, oldest first.
+    pub fn needed(&self, stands: impl Fn(BlockRef) -> bool) -> impl Iterator<Item = &Header> {
+        let awaited = self.queue.iter().filter(|entry| entry.content.is_none());
+        let headers = awaited.map(|entry| &entry.header);
+        headers.filter(move |header| stands(header.block)).take(MAX_FETCHES)
+    }
+
+    /// Since when the oldest block has awaited its contents.
+    pub fn awaited_since(&self) -> Option<Millis> {
+        self.queue.front().map(|entry| entry.since)
+    }
+
+    /// Number of blocks.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Forgets all blocks: nobody subscribes any more, or nobody can be served.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+    }
+}

@@ -1,0 +1,205 @@
+//! Contents of blocks on their way to subscribers: which are needed, delivered in order, and lost.
+
+use std::borrow::Cow;
+
+use super::content_stream::ContentStream;
+use super::due::Due;
+use super::gate::{Fronts, Position};
+use super::members::Members;
+use super::subscriber::{Subscriber, is_open};
+use super::tables::Tables;
+use super::transaction_event::Fate;
+use crate::chain::{Absent, BlockRef, Content, ContentKind, FetchedContent, Header};
+use crate::clock::Millis;
+use crate::delivery::{CloseReason, Kind};
+
+/// How long logs are fetched on after nobody has needed them: clients come back, and then find them in memory.
+const LOGS_KEPT_FRESH: Millis = 600_000;
+
+/// Blocks that may await contents of one kind; where there are more the kind counts as not served. A block's contents are
+/// given up long before on all but the fastest chains.
+const MAX_AWAITED: usize = 4096;
+
+/// Blocks whose contents are still to be delivered, by kind of contents.
+pub(super) type Streams = [ContentStream; ContentKind::ALL.len()];
+
+/// A kind of contents that somebody awaits for longer than it should take.
+#[derive(Clone, Copy, Debug)]
+pub struct Late {
+    /// The kind.
+    pub kind: ContentKind,
+    /// For how long, in milliseconds.
+    pub for_ms: Millis,
+}
+
+/// The kind of the events that these contents are delivered as.
+fn events_of(kind: ContentKind) -> Kind {
+    match kind {
+        ContentKind::Logs => Kind::Logs,
+        ContentKind::Transactions => Kind::Mined,
+        ContentKind::Receipts => Kind::Receipts,
+    }
+}
+
+impl Tables {
+    /// Takes note of fetched contents; [`Self::deliver`] delivers them when it is their turn.
+    pub fn fetched(&mut self, FetchedContent { block, kind, result }: FetchedContent) {
+        if let Ok(Content::Logs(logs)) = &result {
+            self.history.logs(logs.clone());
+        }
+        self.streams[kind as usize].fetched(block, result);
+    }
+
+    /// Delivers the contents whose turn it is, and what waited for them. Kinds that cannot be had any more are returned.
+    pub fn deliver(&mut self, due: &mut Due, now: Millis) -> Vec<(ContentKind, Absent)> {
+        self.forget_unwanted(now);
+        let mut lost = Vec::new();
+        while let Some(kind) = self.next_ready() {
+            if let Some((sequence, content)) = self.streams[kind as usize].pop() {
+                match content {
+                    Ok(content) => self.contents(&content, sequence, due, now),
+                    Err(why) => {
+                        self.lose(kind, why, now);
+                        lost.push((kind, why));
+                    }
+                }
+            }
+            self.release(due, now);
+        }
+        for kind in ContentKind::ALL {
+            if self.streams[kind as usize].len() > MAX_AWAITED {
+                self.lose(kind, Absent::NotServed, now);
+                lost.push((kind, Absent::NotServed));
+                self.release(due, now);
+            }
+        }
+        lost
+    }
+
+    /// The kind whose contents are delivered next: the oldest block first, so that as little as possible waits at the gate.
+    fn next_ready(&self) -> Option<ContentKind> {
+        let stands = |block: BlockRef| self.history.stands(block);
+        let streams = ContentKind::ALL.into_iter().zip(&self.streams);
+        let ready = streams.filter_map(|(kind, stream)| Some((stream.ready(stands)?, kind)));
+        ready
+            .min_by_key(|(sequence, kind)| (*sequence, *kind as u8))
+            .map(|(_, kind)| kind)
+    }
+
+    fn contents(&mut self, content: &Content, sequence: u64, due: &mut Due, now: Millis) {
+        // A stream may lag behind the head; whoever subscribed since begins with a newer block.
+        let takes = |subscriber: &Subscriber| {
+            let recipient = &subscriber.recipient;
+            recipient.was_sent(sequence) && recipient.takes(sequence)
+        };
+        // Those of an empty block need not have been fetched.
+        let (kind, shows_service) = match content {
+            Content::Logs(block) => (ContentKind::Logs, !block.logs.is_empty()),
+            Content::Transactions(block) => (ContentKind::Transactions, !block.transactions.is_empty()),
+            Content::Receipts(block) => (ContentKind::Receipts, !block.receipts.is_empty()),
+        };
+        if shows_service {
+            self.refusals[kind as usize].end();
+        }
+        let at = Position::of(events_of(kind), sequence);
+        match content {
+            Content::Logs(block) => {
+                self.history.delivered_logs(block.block.hash);
+                self.logs(block, |log| Cow::Borrowed(&log.json()[..]), at, takes, due, now);
+            }
+            Content::Transactions(block) => {
+                let delivered = self.mined(&block.transactions, Fate::Adopted, block.seen, at, takes, due, now);
+                if !delivered.is_empty() {
+                    self.told.insert(sequence, delivered);
+                }
+                let oldest = self.history.oldest().map_or(sequence, |own| own.sequence);
+                self.told = self.told.split_off(&oldest);
+            }
+            Content::Receipts(block) => self.receipts(block, at, takes, due, now),
+        }
+    }
+
+    /// How far the contents were delivered.
+    pub fn fronts(&self) -> Fronts {
+        Fronts::new(ContentKind::ALL.map(|kind| (events_of(kind), self.streams[kind as usize].front())))
+    }
+
+    /// Whether contents of this kind are needed of new blocks. Clients that are on their way out need none.
+    pub fn wants(&self, kind: ContentKind, now: Millis) -> bool {
+        match kind {
+            ContentKind::Logs => {
+                self.logs.iter().any(is_open)
+                    || self.replays.values().any(Members::need_logs)
+                    || now < self.logs_fresh_until && self.refusal(kind, now).is_none()
+            }
+            ContentKind::Transactions => self.mined.iter().any(is_open),
+            ContentKind::Receipts => self.receipts.iter().any(is_open),
+        }
+    }
+
+    /// Logs of new blocks are worth having for a while, also where nobody subscribes to them.
+    pub fn keep_logs_fresh(&mut self, now: Millis) {
+        self.logs_fresh_until = now + LOGS_KEPT_FRESH;
+    }
+
+    pub fn forget_unwanted(&mut self, now: Millis) {
+        for kind in ContentKind::ALL {
+            if self.streams[kind as usize].len() > 0 && !self.wants(kind, now) {
+                self.forget(kind);
+            }
+        }
+    }
+
+    fn forget(&mut self, kind: ContentKind) {
+        self.streams[kind as usize].clear();
+        if kind == ContentKind::Logs {
+            self.history.await_no_logs();
+        }
+    }
+
+    /// Contents of a block cannot be had: those who subscribe to this kind are closed, and for a while nobody else may.
+    fn lose(&mut self, kind: ContentKind, why: Absent, now: Millis) {
+        self.refusals[kind as usize].begin(why, now);
+        self.forget(kind);
+        let close = |subscriber: &Subscriber| subscriber.outbox.close(CloseReason::ContinuityLost);
+        match kind {
+            ContentKind::Logs => {
+                self.logs.iter().for_each(close);
+                let replays = self.replays.values().filter(|members| members.need_logs());
+                replays.flat_map(Members::subscribers).for_each(close);
+            }
+            ContentKind::Transactions => self.mined.iter().for_each(close),
+            ContentKind::Receipts => self.receipts.iter().for_each(close),
+        }
+    }
+
+    /// Why contents of this kind are not offered now.
+    pub fn refusal(&self, kind: ContentKind, now: Millis) -> Option<Absent> {
+        self.refusals[kind as usize].now(now)
+    }
+
+    /// Headers of the blocks whose contents are to be fetched now, oldest first.
+    pub fn needed(&self) -> Vec<(ContentKind, Header)> {
+        let stands = |block: BlockRef| self.history.stands(block);
+        let streams = ContentKind::ALL.into_iter().zip(&self.streams);
+        streams
+            .flat_map(|(kind, stream)| stream.needed(stands).map(move |header| (kind, header.clone())))
+            .collect()
+    }
+
+    /// Kinds of contents that subscribers await, and for how long.
+    pub fn late(&self, now: Millis) -> impl Iterator<Item = Late> {
+        let subscribed = [!self.logs.is_empty(), !self.mined.is_empty(), !self.receipts.is_empty()];
+        let streams = ContentKind::ALL.into_iter().zip(&self.streams);
+        streams.zip(subscribed).map(move |((kind, stream), subscribed)| {
+            let since = stream.awaited_since().filter(|_| subscribed);
+            let for_ms = since.map_or(0, |since| now.saturating_sub(since));
+            Late { kind, for_ms }
+        })
+    }
+
+    /// Events that wait at the gate.
+    pub fn early_events(&self) -> usize {
+        self.gate.len()
+    }
+}

@@ -1,0 +1,125 @@
+//! Batches of one block's contents for the filters that select any of them.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::due::{Due, share_a_series};
+use super::gate::Position;
+use super::receipt_filter::Bodies;
+use super::subscriber::{Subscriber, is_open};
+use super::tables::Tables;
+use super::transaction_event::{Fate, InForms};
+use crate::chain::{BlockLogs, BlockReceipts, Log, Transaction};
+use crate::clock::Millis;
+use crate::delivery::{Batch, Event, Kind};
+
+impl Tables {
+    /// One event for each filter that wants any of the block's receipts, shared by all its subscribers. Nothing is taken
+    /// back of them on a reorg (PROTOCOL R5), so nothing is kept.
+    ///
+    /// None is made for clients that take no more, so that what is copied under the lock is bounded by what queues hold.
+    pub fn receipts(
+        &mut self,
+        block: &BlockReceipts,
+        at: Position,
+        wants: impl Fn(&Subscriber) -> bool,
+        due: &mut Due,
+        now: Millis,
+    ) {
+        let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
+        let mut bodies = Bodies::new(&block.receipts);
+        self.receipts.for_each_match(&block.receipts, |positions, subscribers| {
+            let takes = |subscriber: &&Subscriber| wants(subscriber) && is_open(subscriber);
+            let mut wanting = subscribers.filter(takes).peekable();
+            if wanting.peek().is_some() {
+                let batch = bodies.of(positions, |json| self.one(Kind::Receipts, json, block.seen));
+                gate.send(at, &fronts, wanting, &batch, due, now);
+            }
+        });
+        self.gate = gate;
+    }
+
+    /// Every transaction is encoded at most once in each form, and the events of a filter are shared by all its
+    /// subscribers. Those that were sent to somebody who is to be told if they are removed.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a place, a predicate and the fan-out's own three"
+    )]
+    pub fn mined(
+        &mut self,
+        transactions: &[Transaction],
+        fate: Fate,
+        seen: Instant,
+        place: Position,
+        wants: impl Fn(&Subscriber) -> bool,
+        due: &mut Due,
+        now: Millis,
+    ) -> Vec<Transaction> {
+        let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
+        let mut encoded: Vec<InForms<Event>> = transactions.iter().map(|_| InForms::default()).collect();
+        let mut told = BTreeSet::new();
+        self.mined
+            .for_each_match(transactions, |filter, positions, subscribers| {
+                let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
+                if (fate == Fate::Removed && !filter.removed) || wanting.peek().is_none() {
+                    return;
+                }
+                if filter.removed {
+                    told.extend(positions);
+                }
+                let encode = |&at: &usize| {
+                    let event = || self.event(&fate.json(&transactions[at], filter.form));
+                    encoded[at].get(filter.form, event).clone()
+                };
+                let events = positions.iter().map(encode).collect();
+                gate.send(
+                    place,
+                    &fronts,
+                    wanting,
+                    &Batch::new(Kind::Mined, events, seen),
+                    due,
+                    now,
+                );
+            });
+        self.gate = gate;
+        told.into_iter().map(|at: usize| transactions[at].alone()).collect()
+    }
+
+    /// Every log is encoded at most once, and the events of a filter are shared by all its subscribers.
+    pub fn logs(
+        &mut self,
+        block: &BlockLogs,
+        payload: impl for<'a> Fn(&'a Log) -> Cow<'a, [u8]>,
+        place: Position,
+        wants: impl Fn(&Subscriber) -> bool,
+        due: &mut Due,
+        now: Millis,
+    ) {
+        let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
+        let mut encoded: Vec<Option<Event>> = vec![None; block.logs.len()];
+        self.logs
+            .for_each_match(&block.logs, block.block.number, |positions, subscribers| {
+                let subscribers = || subscribers.iter().map(|(_, subscriber)| subscriber);
+                let mut wanting = subscribers().filter(|subscriber| wants(subscriber)).peekable();
+                if wanting.peek().is_none() {
+                    return;
+                }
+                let events = positions
+                    .iter()
+                    .map(|&at| {
+                        encoded[at as usize]
+                            .get_or_insert_with(|| self.event(&payload(&block.logs[at as usize])))
+                            .clone()
+                    })
+                    .collect();
+                let batch = if self.compresses && positions.len() > 1 && share_a_series(subscribers()) {
+                    Batch::in_series(Kind::Logs, events, block.seen)
+                } else {
+                    Batch::new(Kind::Logs, events, block.seen)
+                };
+                gate.send(place, &fronts, wanting, &batch, due, now);
+            });
+        self.gate = gate;
+    }
+}

@@ -1,0 +1,123 @@
+//! Events that wait for contents of an earlier block, per connection. No I/O, no clock.
+//!
+//! On one connection head N comes before the contents of N, and these before head N + 1, for the kinds that the connection
+//! subscribes to (E3). Each kind is published when it is known; an event that is early for a connection is kept here until
+//! the other kinds of this connection have come as far. A connection that subscribes to heads alone waits for nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::due::{Due, send};
+use super::subscriber::{ClientKey, Subscriber};
+use crate::clock::Millis;
+use crate::delivery::{Batch, Kind, SubscriptionId};
+
+/// A place in the order of events: a block by its sequence, and within it removals, head, logs, transactions, receipts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    sequence: u64,
+    part: u8,
+}
+
+impl Position {
+    /// Removals that make way for the block of this sequence: before its head.
+    pub fn removals(sequence: u64) -> Self {
+        Self { sequence, part: 0 }
+    }
+
+    /// The block's events of this kind; kinds are declared in the order of delivery.
+    pub fn of(kind: Kind, sequence: u64) -> Self {
+        let part = 1 + kind as u8;
+        Self { sequence, part }
+    }
+}
+
+/// How far the contents were delivered: per kind the place of what comes next, `None` where nothing is awaited.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fronts([(Kind, Option<Position>); 3]);
+
+impl Fronts {
+    /// Takes the sequences of the oldest blocks whose contents are still to be delivered.
+    pub fn new(fronts: [(Kind, Option<u64>); 3]) -> Self {
+        Self(fronts.map(|(kind, sequence)| (kind, sequence.map(|sequence| Position::of(kind, sequence)))))
+    }
+
+    /// Kinds that have something to deliver before this place.
+    fn before(&self, at: Position) -> impl Iterator<Item = Kind> {
+        self.0
+            .into_iter()
+            .filter_map(move |(kind, front)| (front? < at).then_some(kind))
+    }
+
+    fn hold_back(&self, subscriber: &Subscriber, at: Position) -> bool {
+        self.before(at).any(|kind| subscriber.outbox.subscribes_to(kind))
+    }
+}
+
+#[derive(Debug)]
+struct Waiting {
+    at: Position,
+    subscriber: Subscriber,
+    batch: Arc<Batch>,
+}
+
+/// Early events, by connection.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    waiting: HashMap<ClientKey, VecDeque<Waiting>>,
+}
+
+impl Gate {
+    /// Queues a batch for those who may have it now, and keeps it for the others.
+    pub fn send<'a>(
+        &mut self,
+        at: Position,
+        fronts: &Fronts,
+        subscribers: impl Iterator<Item = &'a Subscriber>,
+        batch: &Arc<Batch>,
+        due: &mut Due,
+        now: Millis,
+    ) {
+        // Nearly always nobody has to wait.
+        if fronts.before(at).next().is_none() {
+            return send(subscribers, batch, due, now);
+        }
+        for subscriber in subscribers {
+            if fronts.hold_back(subscriber, at) {
+                let waiting = self.waiting.entry(subscriber.outbox.id()).or_default();
+                let behind = waiting.partition_point(|early| early.at <= at);
+                let (subscriber, batch) = (subscriber.clone(), batch.clone());
+                waiting.insert(behind, Waiting { at, subscriber, batch });
+            } else {
+                send(std::iter::once(subscriber), batch, due, now);
+            }
+        }
+    }
+
+    /// Queues what need not wait any longer.
+    pub fn release(&mut self, fronts: &Fronts, due: &mut Due, now: Millis) {
+        self.waiting.retain(|_, waiting| {
+            while let Some(early) = waiting.pop_front_if(|early| !fronts.hold_back(&early.subscriber, early.at)) {
+                send(std::iter::once(&early.subscriber), &early.batch, due, now);
+            }
+            !waiting.is_empty()
+        });
+    }
+
+    /// Forgets the events of a subscription that ended.
+    pub fn forget(&mut self, client: ClientKey, id: SubscriptionId) {
+        if let Some(waiting) = self.waiting.get_mut(&client) {
+            waiting.retain(|early| early.subscriber.recipient.id() != id);
+        }
+    }
+
+    /// Forgets everything: continuity is lost, and everybody concerned is closed.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Number of events that wait.
+    pub fn len(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+}

@@ -1,0 +1,609 @@
+//! The worth of a node's `newHeads`, found by comparing announcements with the blocks that they announce. No I/O, no clock.
+//!
+//! ```text
+//!             the block has the announced hash, and no field that the announcement lacks
+//!   unknown ---------------------------------------------------------------------------> headers, compared now and then
+//!      |  <------------------------------------------------------------------ one block has another hash: a reorg?
+//!      |      two in a row have another hash, or one announcement lacks a field
+//!      +---------------------------------------------------------------------------> bells, as long as the connection lasts
+//! ```
+//!
+//! On Cosmos EVM chains and go-opera the announced hash is not the block's, and elsewhere an announced header lacks fields that
+//! its block has (issue 11). Such announcements only say that there is a new head, which is then fetched. While nothing is
+//! known, announcements wait for the comparison, [`Announcements::new`]'s patience at most.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use alloy_primitives::B256;
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{Told, place_of};
+
+/// Members of a header by which blocks are linked and verified.
+const NEEDED: [&str; 5] = [
+    "parentHash",
+    "logsBloom",
+    "stateRoot",
+    "transactionsRoot",
+    "receiptsRoot",
+];
+
+/// Announcements that wait for a comparison. Of more the oldest are dropped: the chain finds them as parents of the others.
+const MAX_HELD: usize = 64;
+
+/// Blocks in a row with another hash than announced that are no reorgs any more.
+const CONTRADICTIONS: u32 = 2;
+
+/// Comparisons in a row that came to nothing, after which the next one is not tried with the next announcement.
+const UNDECIDED: u32 = 8;
+
+/// Time after which a node whose announcements are headers is compared again: a balancer may have another node behind it.
+const AGAIN: Duration = Duration::from_secs(300);
+
+/// First wait before a question is asked again whose block the node does not have yet; doubled each time.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// Longest such wait.
+const LONGEST_RETRY: Duration = Duration::from_millis(500);
+
+/// Fetches of the newest head for one ring: about two seconds.
+const MAX_RINGS: u32 = 9;
+
+fn wait_before(attempt: u32) -> Duration {
+    RETRY.saturating_mul(1 << attempt.min(10)).min(LONGEST_RETRY)
+}
+
+/// The use of a node's announcements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heads {
+    /// Announcements are headers, and delivered.
+    Announced,
+    /// Announcements only ring, and the head is fetched.
+    Rung,
+    /// There are none, and the head is polled.
+    Polled,
+}
+
+impl Heads {
+    /// The word for it in `/status`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Announced => "header",
+            Self::Rung => "ring",
+            Self::Polled => "poll",
+        }
+    }
+}
+
+/// A step to take.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    /// Pass this announcement on.
+    Deliver(Bytes),
+    /// Fetch the newest head, which should be this one.
+    Ring(Goal),
+    /// Ask for a block; the number goes back with the answer.
+    Ask(u64, Seek),
+    /// Say what was found.
+    Found(Heads, String),
+}
+
+/// A block to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seek {
+    Hash(B256),
+    Number(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worth {
+    Unknown,
+    Headers,
+    Bells,
+}
+
+/// One announcement that is compared with its block.
+#[derive(Debug)]
+struct Comparison {
+    announced: Bytes,
+    place: Told,
+    /// It waits for the result.
+    is_held: bool,
+    seek: Seek,
+    /// The question that waits for an answer.
+    question: u64,
+    attempt: u32,
+    again_at: Option<Instant>,
+    until: Instant,
+}
+
+/// The announcements of one connection.
+#[derive(Debug)]
+pub(super) struct Announcements {
+    worth: Worth,
+    comparison: Option<Comparison>,
+    /// Announcements behind the one that is compared, oldest first.
+    held: VecDeque<Bytes>,
+    contradictions: u32,
+    undecided: u32,
+    questions: u64,
+    /// When headers are compared again.
+    next: Option<Instant>,
+    patience: Duration,
+}
+
+impl Announcements {
+    /// Announcements of a new connection; one waits for its comparison no longer than `patience`.
+    pub fn new(patience: Duration) -> Self {
+        Self {
+            worth: Worth::Unknown,
+            comparison: None,
+            held: VecDeque::new(),
+            contradictions: 0,
+            undecided: 0,
+            questions: 0,
+            next: None,
+            patience,
+        }
+    }
+
+    /// The node announced a head.
+    pub fn announced(&mut self, json: Bytes, now: Instant) -> Vec<Act> {
+        let mut acts = Vec::new();
+        let Ok(place) = place_of(&json) else {
+            self.contradicted("they are no headers", &mut acts);
+            acts.push(Act::Ring(Goal::Change));
+            return acts;
+        };
+        match self.worth {
+            Worth::Bells => acts.push(Act::Ring(Goal::Height(place.number))),
+            Worth::Headers => {
+                acts.push(Act::Deliver(json.clone()));
+                if self.comparison.is_none() && self.next.is_none_or(|next| now >= next) {
+                    self.compare(json, place, false, now, &mut acts);
+                }
+            }
+            Worth::Unknown if self.comparison.is_some() => {
+                if self.held.len() == MAX_HELD {
+                    self.held.pop_front();
+                }
+                // A copy: what is kept of a frame must not keep all of it.
+                self.held.push_back(Bytes::copy_from_slice(&json));
+            }
+            Worth::Unknown => self.compare(json, place, true, now, &mut acts),
+        }
+        acts
+    }
+
+    /// The answer to a question: the block, or `null`, or nothing that can be read.
+    pub fn answered(&mut self, question: u64, block: Option<&Bytes>, now: Instant) -> Vec<Act> {
+        let mut acts = Vec::new();
+        let Some(comparison) = self.comparison.as_mut().filter(|own| own.question == question) else {
+            return acts;
+        };
+        let announced = comparison.place;
+        let found = block.and_then(|block| Some((block, place_of(block).ok()?)));
+        match (comparison.seek, found) {
+            (_, Some((block, place))) if place.hash == announced.hash => match lacks(&comparison.announced, block) {
+                Some(member) => self.bells(&format!("they lack or change {member} of the block"), &mut acts),
+                None => self.headers(now, &mut acts),
+            },
+            (Seek::Number(_), Some((_, place))) if place.number == announced.number => {
+                self.contradicted("their hashes are not the blocks'", &mut acts);
+                if self.worth != Worth::Bells {
+                    self.comparison = None;
+                    self.worth = Worth::Unknown;
+                    acts.push(Act::Ring(Goal::Height(announced.number)));
+                    // The newest one leads to those before it.
+                    let newest = self.held.pop_back();
+                    self.held.clear();
+                    if let Some(json) = newest
+                        && let Ok(place) = place_of(&json)
+                    {
+                        self.compare(json, place, true, now, &mut acts);
+                    }
+                }
+            }
+            (Seek::Hash(_), _) => {
+                comparison.seek = Seek::Number(announced.number);
+                self.ask(&mut acts);
+            }
+            (Seek::Number(_), _) => {
+                comparison.seek = Seek::Hash(announced.hash);
+                comparison.again_at = Some(now + wait_before(comparison.attempt));
+                comparison.attempt += 1;
+            }
+        }
+        acts
+    }
+
+    /// When [`Self::turn`] is due.
+    pub fn due(&self) -> Option<Instant> {
+        let comparison = self.comparison.as_ref()?;
+        Some(
+            comparison
+                .again_at
+                .map_or(comparison.until, |at| at.min(comparison.until)),
+        )
+    }
+
+    /// Asks again, or gives the comparison up.
+    pub fn turn(&mut self, now: Instant) -> Vec<Act> {
+        let mut acts = Vec::new();
+        let Some(comparison) = &mut self.comparison else {
+            return acts;
+        };
+        if now >= comparison.until {
+            self.undecided += 1;
+            self.next = (self.undecided >= UNDECIDED).then(|| now + AGAIN);
+            self.worth = Worth::Headers;
+            self.release(&mut acts);
+        } else if comparison.again_at.is_some_and(|at| now >= at) {
+            comparison.again_at = None;
+            self.ask(&mut acts);
+        }
+        acts
+    }
+
+    fn compare(&mut self, announced: Bytes, place: Told, is_held: bool, now: Instant, acts: &mut Vec<Act>) {
+        self.comparison = Some(Comparison {
+            announced: Bytes::copy_from_slice(&announced),
+            place,
+            is_held,
+            seek: Seek::Hash(place.hash),
+            question: 0,
+            attempt: 0,
+            again_at: None,
+            until: now + self.patience,
+        });
+        self.ask(acts);
+    }
+
+    fn ask(&mut self, acts: &mut Vec<Act>) {
+        if let Some(comparison) = &mut self.comparison {
+            self.questions += 1;
+            comparison.question = self.questions;
+            acts.push(Act::Ask(self.questions, comparison.seek));
+        }
+    }
+
+    fn headers(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        (self.contradictions, self.undecided) = (0, 0);
+        self.next = Some(now + AGAIN);
+        self.worth = Worth::Headers;
+        acts.push(Act::Found(Heads::Announced, String::new()));
+        self.release(acts);
+    }
+
+    /// Delivers what waited.
+    fn release(&mut self, acts: &mut Vec<Act>) {
+        let first = self
+            .comparison
+            .take()
+            .filter(|own| own.is_held)
+            .map(|own| own.announced);
+        acts.extend(first.into_iter().chain(self.held.drain(..)).map(Act::Deliver));
+    }
+
+    fn bells(&mut self, why: &str, acts: &mut Vec<Act>) {
+        self.worth = Worth::Bells;
+        acts.push(Act::Found(Heads::Rung, why.to_owned()));
+        let first = self.comparison.take().map(|own| own.announced);
+        // Also where it was delivered: what it lacks the block has.
+        if let Some(newest) = self.held.drain(..).next_back().or(first)
+            && let Ok(place) = place_of(&newest)
+        {
+            acts.push(Act::Ring(Goal::Height(place.number)));
+        }
+    }
+
+    /// It may be a reorg of one block, unless it is so again.
+    fn contradicted(&mut self, why: &str, acts: &mut Vec<Act>) {
+        if self.worth == Worth::Bells {
+            return;
+        }
+        self.contradictions += 1;
+        if self.contradictions >= CONTRADICTIONS {
+            self.bells(why, acts);
+        }
+    }
+}
+
+/// The member that the block has and its announcement has not, or has otherwise.
+fn lacks(announced: &[u8], block: &[u8]) -> Option<&'static str> {
+    let members = |json| serde_json::from_slice::<HashMap<String, &RawValue>>(json).unwrap_or_default();
+    let (announced, block) = (members(announced), members(block));
+    let digits = |members: &HashMap<String, &RawValue>, name: &str| {
+        let text: String = serde_json::from_str(members.get(name)?.get()).ok()?;
+        let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"))?;
+        (!digits.is_empty()).then(|| digits.to_ascii_lowercase())
+    };
+    NEEDED.into_iter().find(|name| {
+        let (announced, block) = (digits(&announced, name), digits(&block, name));
+        let is_zero = |digits: &String| digits.bytes().all(|digit| digit == b'0');
+        match (announced, block) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(announced), Some(block)) => announced != block && !is_zero(&block),
+        }
+    })
+}
+
+/// The head that a fetch should find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// Any.
+    #[default]
+    Any,
+    /// Another one than before.
+    Change,
+    /// One of this height, or a higher one: a node may announce a block before it answers with it.
+    Height(u64),
+}
+
+/// Fetches of the newest head, one at a time, until one finds what was announced or [`MAX_RINGS`] have not.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    is_asked: bool,
+    /// Another ring came meanwhile.
+    again: bool,
+    goal: Goal,
+    attempt: u32,
+    at: Option<Instant>,
+}
+
+impl Ring {
+    /// Whether to ask now.
+    pub fn ring(&mut self, goal: Goal) -> bool {
+        if goal != Goal::Any {
+            self.goal = goal;
+        }
+        self.attempt = 0;
+        self.again = self.is_asked;
+        self.at = None;
+        !std::mem::replace(&mut self.is_asked, true)
+    }
+
+    /// The newest head was fetched; `None` where there was an error. Whether to ask again at once.
+    pub fn answered(&mut self, height: Option<u64>, is_new: bool, now: Instant) -> bool {
+        self.is_asked = false;
+        let is_reached = match self.goal {
+            Goal::Any => true,
+            Goal::Change => is_new,
+            Goal::Height(goal) => height.is_some_and(|height| height >= goal),
+        };
+        let again = std::mem::take(&mut self.again);
+        if again && (!is_reached || self.goal == Goal::Change) {
+            self.is_asked = true;
+        } else if is_reached || self.attempt == MAX_RINGS {
+            self.goal = Goal::Any;
+        } else {
+            self.at = Some(now + wait_before(self.attempt));
+            self.attempt += 1;
+        }
+        self.is_asked
+    }
+
+    /// It could not be asked, or is asked too much.
+    pub fn put_off(&mut self, until: Instant) {
+        (self.is_asked, self.again) = (false, false);
+        self.at = Some(until);
+    }
+
+    /// When [`Self::turn`] is due.
+    pub fn due(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// Whether to ask now.
+    pub fn turn(&mut self, now: Instant) -> bool {
+        let is_due = self.at.is_some_and(|at| now >= at);
+        if is_due {
+            self.at = None;
+            self.is_asked = true;
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn block(branch: &str, number: u64, bloom: &str) -> Bytes {
+        let hash = |name: &str| alloy_primitives::keccak256(name);
+        let parent = hash(&format!("a{}", number.wrapping_sub(1)));
+        let own = hash(&format!("{branch}{number}"));
+        format!(r#"{{"hash":"{own}","parentHash":"{parent}","number":"{number:#x}",{bloom}"stateRoot":"0x01"}}"#).into()
+    }
+
+    /// A connection on which heads are announced, one a word, and answers come at once: `5` as its block, `x5` under another
+    /// hash, `r5` and replaced by a reorg before the question, `l5` without a bloom, `n5` before the node has it, `u5` and the
+    /// node never has it, `?` unreadable, `+` time passes; `(` and `)`: answers come only at the end of it.
+    #[track_caller]
+    fn check(words: &str, expect: Expect) {
+        let bloom = r#""logsBloom":"0xff","#;
+        let start = Instant::now();
+        let mut now = start;
+        let mut own = Announcements::new(Duration::from_secs(1));
+        let mut story = Vec::new();
+        let mut kinds: HashMap<u64, char> = HashMap::new();
+        let mut open: VecDeque<(u64, Seek)> = VecDeque::new();
+        let mut is_open = false;
+        let note = |acts: Vec<Act>, open: &mut VecDeque<(u64, Seek)>, story: &mut Vec<String>| {
+            for act in acts {
+                story.push(match act {
+                    Act::Deliver(json) => format!("{}", place_of(&json).unwrap().number),
+                    Act::Ring(Goal::Height(number)) => format!("ring{number}"),
+                    Act::Ring(goal) => format!("ring:{goal:?}"),
+                    Act::Found(heads, _) => format!("[{}]", heads.label()),
+                    Act::Ask(question, seek) => {
+                        open.push_back((question, seek));
+                        continue;
+                    }
+                });
+            }
+        };
+        for word in words.split_whitespace() {
+            let kind = word.chars().next().unwrap();
+            match kind {
+                '+' => now += AGAIN,
+                '(' => is_open = true,
+                ')' => is_open = false,
+                '?' => note(own.announced("{}".into(), now), &mut open, &mut story),
+                _ => {
+                    let number: u64 = word.trim_start_matches(char::is_alphabetic).parse().unwrap();
+                    kinds.insert(number, kind);
+                    let announced = match kind {
+                        'x' => block("x", number, bloom),
+                        'l' => block("a", number, ""),
+                        _ => block("a", number, bloom),
+                    };
+                    note(own.announced(announced, now), &mut open, &mut story);
+                }
+            }
+            if is_open {
+                continue;
+            }
+            loop {
+                if let Some((question, seek)) = open.pop_front() {
+                    let answer = kinds.iter().find_map(|(&number, kind)| {
+                        let has = match kind {
+                            'u' => return None,
+                            'n' if now < start + Duration::from_millis(100) => return None,
+                            'r' => block("b", number, bloom),
+                            _ => block("a", number, bloom),
+                        };
+                        let place = place_of(&has).unwrap();
+                        let asked = match seek {
+                            Seek::Hash(hash) => place.hash == hash,
+                            Seek::Number(asked) => place.number == asked,
+                        };
+                        asked.then_some(has)
+                    });
+                    note(own.answered(question, answer.as_ref(), now), &mut open, &mut story);
+                } else if let Some(due) = own.due() {
+                    now = now.max(due);
+                    note(own.turn(now), &mut open, &mut story);
+                } else {
+                    break;
+                }
+            }
+        }
+        expect.assert_eq(&story.join(" "));
+    }
+
+    #[test]
+    fn an_announcement_is_held_until_its_block_came() {
+        check("1 2 3", expect!["[header] 1 2 3"]);
+        check("( 1 2 3 ) 4", expect!["[header] 1 2 3 4"]);
+        check("n1 2", expect!["[header] 1 2"]);
+    }
+
+    #[test]
+    fn where_hashes_are_not_the_blocks_announcements_ring() {
+        check("x1 x2 x3", expect!["ring1 [ring] ring2 ring3"]);
+        check("( x1 x2 x3 ) x4", expect!["ring1 [ring] ring3 ring4"]);
+        check("x1 x2 3", expect!["ring1 [ring] ring2 ring3"]);
+    }
+
+    #[test]
+    fn a_reorg_between_announcement_and_question_is_no_lie() {
+        check("r1 2 3 r4", expect!["ring1 [header] 2 3 4"]);
+        check("( r1 2 3 ) 4", expect!["ring1 [header] 3 4"]);
+    }
+
+    #[test]
+    fn where_a_member_is_missing_announcements_ring() {
+        check("l1 2", expect!["[ring] ring1 ring2"]);
+        check("( l1 2 ) 3", expect!["[ring] ring2 ring3"]);
+        check("? ?", expect!["ring:Change [ring] ring:Change"]);
+        check("( 1 ? ) 2", expect!["ring:Change [header] 1 2"]);
+    }
+
+    #[test]
+    fn headers_are_compared_again_now_and_then() {
+        check("1 x2 + 3 x4", expect!["[header] 1 2 3 [header] 4"]);
+        check("1 + x2 x3", expect!["[header] 1 2 ring2 [ring] ring3"]);
+        check("1 + l2 3", expect!["[header] 1 2 [ring] ring2 ring3"]);
+        check("1 + r2 3", expect!["[header] 1 2 ring2 [header] 3"]);
+    }
+
+    #[test]
+    fn a_node_that_never_has_its_blocks_is_believed() {
+        check("u1 u2 u3", expect!["1 2 3"]);
+        check("( u1 u2 ) u3 4", expect!["1 2 3 4 [header]"]);
+    }
+
+    #[test]
+    fn announcements_that_wait_are_bounded() {
+        let many: Vec<String> = (1..=70).map(|number| number.to_string()).collect();
+        let expect = format!("[header] 1 {}", many[6..].join(" "));
+        let words = format!("( {} ) ", many.join(" "));
+        let data = expect.clone();
+        check(
+            &words,
+            Expect {
+                data: Box::leak(data.into_boxed_str()),
+                ..expect![""]
+            },
+        );
+    }
+
+    #[test]
+    fn members_that_verification_needs() {
+        let zero = r#""logsBloom":"0x00","#;
+        for (announced, has, expect) in [
+            (r#""logsBloom":"0xff","#, r#""logsBloom":"0xFF","#, None),
+            ("", "", None),
+            ("", zero, Some("logsBloom")),
+            (zero, zero, None),
+            (zero, r#""logsBloom":"0xff","#, Some("logsBloom")),
+            (r#""logsBloom":null,"#, zero, Some("logsBloom")),
+            (r#""logsBloom":"0x","#, zero, Some("logsBloom")),
+            (r#""logsBloom":"0xff","#, zero, None),
+            (r#""logsBloom":"0xfe","#, r#""logsBloom":"0xff","#, Some("logsBloom")),
+            (
+                r#""receiptsRoot":"0x00","#,
+                r#""receiptsRoot":"0x01","#,
+                Some("receiptsRoot"),
+            ),
+            (r#""extra":1,"#, r#""size":"0x5","#, None),
+        ] {
+            let (one, other) = (block("a", 1, announced), block("a", 1, has));
+            assert_eq!(lacks(&one, &other), expect, "{announced} {has}");
+        }
+    }
+
+    #[test]
+    fn a_ring_is_answered_by_the_head_that_was_announced() {
+        let now = Instant::now();
+        let mut ring = Ring::default();
+        assert!(ring.ring(Goal::Height(5)));
+        assert!(!ring.ring(Goal::Height(6)), "one at a time");
+        assert!(ring.answered(Some(5), true, now), "the second is still to come");
+        assert!(!ring.answered(Some(6), true, now) && ring.due().is_none());
+        // One that comes late is asked for again, and not for ever.
+        assert!(ring.ring(Goal::Height(7)));
+        let mut asked = 1;
+        assert!(!ring.answered(Some(6), false, now));
+        while let Some(due) = ring.due() {
+            assert!(ring.turn(due));
+            asked += 1;
+            assert!(!ring.answered(None, false, due));
+        }
+        assert_eq!(asked, MAX_RINGS + 1);
+        assert!(ring.ring(Goal::Change));
+        assert!(!ring.answered(Some(6), false, now) && ring.due().is_some());
+        assert!(ring.turn(now + LONGEST_RETRY));
+        assert!(!ring.answered(Some(6), true, now) && ring.due().is_none());
+        assert!(ring.ring(Goal::Any));
+        assert!(!ring.answered(Some(6), false, now) && ring.due().is_none());
+    }
+}

@@ -1,0 +1,116 @@
+//! Streams at the node that no subscription of ours has: some call began them, or their end was lost. Each costs the node and
+//! the line, for nobody, until it is ended.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Purpose, Serving, WRITE_QUEUE};
+use crate::jsonrpc::{MAX_METHOD_NAME, Outcome};
+use crate::upstream::call::is_throttled;
+use crate::upstream::load::LONGEST;
+use crate::upstream::message::{Notice, Notification};
+use crate::upstream::naming::may_end;
+
+/// Streams that are ended within [`WINDOW`]; the events of others are only counted.
+const MAX_KNOWN: usize = 64;
+
+/// After so long those that go on all the same, and others, are ended again.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Longest id that is sent back, in bytes.
+const MAX_ID: usize = 256;
+
+/// The ids of those that were ended lately.
+#[derive(Debug, Default)]
+pub(super) struct Ownerless {
+    known: HashSet<String>,
+    since: Option<Instant>,
+}
+
+impl Ownerless {
+    /// Whether this one is to be ended: it was not lately, and there were not too many.
+    fn is_new(&mut self, id: &str, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now - since >= WINDOW) {
+            self.known.clear();
+            self.since = Some(now);
+        }
+        self.known.len() < MAX_KNOWN && id.len() <= MAX_ID && self.known.insert(id.to_owned())
+    }
+}
+
+impl Serving {
+    /// Nobody has the subscription of this event.
+    pub(super) fn disown(
+        &mut self,
+        Notification {
+            method,
+            subscription,
+            notice,
+        }: Notification,
+    ) {
+        if matches!(notice, Notice::Ended(_)) {
+            return;
+        }
+        self.shared.choice.metrics().ownerless_events.inc();
+        let now = Instant::now();
+        let has_room = self.out.len() < WRITE_QUEUE && self.end_back_off.until(now).is_none();
+        if has_room && method.len() <= MAX_METHOD_NAME && self.ownerless.is_new(&subscription, now) {
+            let name = String::from_utf8_lossy(&method);
+            warn!(
+                "upstream {}: it sends {name} of a subscription that nobody has, {subscription}; it is ended",
+                self.shared.endpoint
+            );
+            self.end_ownerless(subscription, may_end(&name));
+        }
+    }
+
+    /// As [`Self::disown`], of what came before an answer that did not bring its id.
+    pub(super) fn disown_early(&mut self) {
+        for event in self.early.take_all() {
+            self.disown(event);
+        }
+    }
+
+    fn end_ownerless(&mut self, subscription: String, mut methods: Vec<String>) {
+        if methods.is_empty() {
+            return;
+        }
+        let method = methods.remove(0);
+        let params = format!("[{subscription}]");
+        let others = methods;
+        self.ask(&method, &params, Purpose::Disown { subscription, others });
+    }
+
+    /// What the node said to the end of one.
+    pub(super) fn disowned(&mut self, subscription: String, others: Vec<String>, outcome: &Outcome) {
+        if is_throttled(outcome) {
+            let now = Instant::now();
+            self.shared.load.throttled(now, None);
+            self.end_back_off.refused(now, None, LONGEST);
+            // Its next event has it ended again.
+            self.ownerless.known.remove(&subscription);
+        } else if matches!(outcome, Outcome::Error(_)) {
+            self.end_ownerless(subscription, others);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_is_ended_once_in_a_while_and_not_too_many() {
+        let mut ownerless = Ownerless::default();
+        let now = Instant::now;
+        assert!(ownerless.is_new("a", now()) && !ownerless.is_new("a", now()));
+        assert!(!ownerless.is_new(&"x".repeat(MAX_ID + 1), now()));
+        let more = (0..2 * MAX_KNOWN).filter(|n| ownerless.is_new(&n.to_string(), now()));
+        assert_eq!(more.count(), MAX_KNOWN - 1);
+        tokio::time::advance(WINDOW).await;
+        assert!(ownerless.is_new("a", now()), "it goes on");
+    }
+}

@@ -1,0 +1,607 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use super::*;
+use crate::config::{Config, typed};
+use crate::telemetry::Metrics;
+use crate::upstream::choice::Choice;
+use crate::upstream::identity::Identity;
+use crate::upstream::link::{Inbound, Outbound};
+use crate::upstream::load::Load;
+use crate::upstream::pool::Shared;
+use crate::upstream::{Endpoint, Gossip, Passed, UpstreamId};
+
+/// A connection that stands, to the node in use, and what is wanted of it.
+fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>) {
+    let (serving, wants, _) = heard(edit);
+    (serving, wants)
+}
+
+/// As [`serving`], with what it passes on.
+fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>, mpsc::Receiver<Gossip>) {
+    let mut typed = typed::Config {
+        upstream: vec!["ws://127.0.0.1:1".to_owned().into()],
+        ..typed::Config::default()
+    };
+    edit(&mut typed);
+    let config = Config::check(&typed).expect("good settings");
+    let endpoint: Endpoint = config.upstreams[0].endpoint.clone();
+    let (wants, wanted) = watch::channel(Wanted::default());
+    let (gossip, passed_on) = mpsc::channel(1024);
+    let metrics = Arc::new(Metrics::new().0);
+    let shared = Shared {
+        id: UpstreamId(0),
+        endpoint: endpoint.clone(),
+        status: Mutex::default(),
+        choice: Arc::new(Choice::new(vec![endpoint], &config.node, metrics)),
+        settings: config.node,
+        identity: Arc::new(Identity::new(1, None)),
+        newest: Mutex::default(),
+        sightings: mpsc::channel(1).0,
+        gossip,
+        gossip_dropped: Arc::new(AtomicU64::new(0)),
+        wanted,
+        load: Load::default(),
+    };
+    shared.up();
+    let mut serving = Serving::new(Arc::new(shared));
+    serving.ready = true;
+    (serving, wants, passed_on)
+}
+
+fn want_pending(wants: &watch::Sender<Wanted>, hashes: bool, full: bool) {
+    wants.send_modify(|wanted| (wanted.pending_hashes, wanted.pending_full) = (hashes, full));
+}
+
+/// A message of the subscription with this id.
+fn message(id: &str, member: &str, value: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":{id},"{member}":{value}}}}}"#)
+}
+
+/// The answer of the node to the last question.
+async fn answers(serving: &mut Serving, member: &str, value: &str) {
+    let id = serving.next_id;
+    says(serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{value}}}"#)).await;
+}
+
+/// Method and parameters of what is written next.
+fn asked(serving: &mut Serving) -> Vec<String> {
+    let of = |text: String| {
+        let json: serde_json::Value = serde_json::from_str(&text).expect("a question");
+        format!("{} {}", json["method"].as_str().expect("a name"), json["params"])
+    };
+    written(serving).into_iter().map(of).collect()
+}
+
+/// What is said of a subscription: it stands, an error, or nothing yet.
+fn said(serving: &Serving, of: &NodeSubscription) -> String {
+    match serving.shared.choice.answers().borrow().get(of) {
+        Some(Ok(())) => "stands".to_owned(),
+        Some(Err(error)) => text(error),
+        None => "nothing".to_owned(),
+    }
+}
+
+/// What was passed on of pending transactions.
+fn pending(passed_on: &mut mpsc::Receiver<Gossip>) -> Vec<String> {
+    let mut all = Vec::new();
+    while let Ok(Gossip::Pending { form, json, .. }) = passed_on.try_recv() {
+        all.push(format!("{form:?} {}", text(&json)));
+    }
+    all
+}
+
+/// A hash, as JSON.
+fn hash(of: u8) -> String {
+    format!("\"{}\"", alloy_primitives::B256::repeat_byte(of))
+}
+
+fn each_kind() -> [(NodeSubscription, Wanted); 3] {
+    let none = Wanted::default;
+    [
+        (
+            HASHES,
+            Wanted {
+                pending_hashes: true,
+                ..none()
+            },
+        ),
+        (
+            WHOLE,
+            Wanted {
+                pending_full: true,
+                ..none()
+            },
+        ),
+        (
+            NodeSubscription::Passed(passed(1)),
+            Wanted {
+                passed: Arc::new([passed(1)].into()),
+                ..none()
+            },
+        ),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_node_ends_is_asked_for_again() {
+    for (of, wanted) in each_kind() {
+        // Before or behind the answer; whatever else the message says.
+        for (early, end) in [
+            (
+                false,
+                message(r#""0xa""#, "error", r#"{"code":-32020,"message":"lagged"}"#),
+            ),
+            (false, message(r#""0xa""#, "error", r#""lagged""#)),
+            (false, message(r#""0xa""#, "result", r#"null,"error":{}"#)),
+            (true, message(r#""0xa""#, "error", "{}")),
+        ] {
+            let (mut serving, wants) = serving(|_| {});
+            wants.send_replace(wanted.clone());
+            serving.reconcile();
+            let question = asked(&mut serving);
+            assert_eq!(question.len(), 1);
+            if early {
+                says(&mut serving, &end).await;
+            }
+            answers(&mut serving, "result", r#""0xa""#).await;
+            if !early {
+                assert_eq!(said(&serving, &of), "stands");
+                says(&mut serving, &end).await;
+            }
+            assert_eq!(said(&serving, &of), "nothing", "whoever asks now waits");
+            assert!(asked(&mut serving).is_empty(), "not at once");
+            tokio::time::advance(Duration::from_secs(1)).await;
+            serving.reconcile();
+            assert_eq!(asked(&mut serving), question);
+            answers(&mut serving, "result", r#""0xb""#).await;
+            assert_eq!(said(&serving, &of), "stands");
+            // One that stood for a while is asked for at once.
+            tokio::time::advance(SOON).await;
+            says(&mut serving, &end.replace("0xa", "0xb")).await;
+            assert_eq!(asked(&mut serving), question);
+            answers(&mut serving, "error", r#"{"code":-32000,"message":"no more"}"#).await;
+            if of == WHOLE {
+                assert_eq!(asked(&mut serving), [r#"eth_subscribe ["newPendingTransactions"]"#]);
+                answers(&mut serving, "error", r#"{"code":-32000,"message":"no more"}"#).await;
+            }
+            assert_eq!(said(&serving, &of), r#"{"code":-32000,"message":"no more"}"#);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_node_ends_again_and_again_is_refused() {
+    for (of, wanted) in each_kind() {
+        let (mut serving, wants) = serving(|_| {});
+        wants.send_replace(wanted);
+        let (mut questions, mut began) = (0, Instant::now());
+        while said(&serving, &of) != r#"{"code":7}"# {
+            serving.reconcile();
+            for _ in asked(&mut serving) {
+                questions += 1;
+                let id = format!("\"{questions}\"");
+                answers(&mut serving, "result", &id).await;
+                says(&mut serving, &message(&id, "error", r#"{"code":7}"#)).await;
+            }
+            tokio::time::advance(Duration::from_millis(500)).await;
+            assert!(began.elapsed() < Duration::from_secs(60));
+        }
+        // Whole ones are tried as hashes, too.
+        let most = (MAX_ENDS + 1) * if of == WHOLE { 2 } else { 1 };
+        assert_eq!(questions, most);
+        assert!(serving.feeds.is_empty());
+        // Whoever wants it anew has it asked for anew: the node knows it.
+        wants.send_replace(Wanted::default());
+        serving.reconcile();
+        began = Instant::now();
+        wants.send_replace(
+            each_kind()
+                .into_iter()
+                .find(|(own, _)| *own == of)
+                .expect("one of them")
+                .1,
+        );
+        serving.reconcile();
+        assert_eq!((asked(&mut serving).len(), began.elapsed()), (1, Duration::ZERO));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_that_the_node_ends_are_asked_for_at_once_and_twice_in_a_row_end_the_connection() {
+    let (mut serving, _wants) = serving(|_| {});
+    let heads = r#"eth_subscribe ["newHeads"]"#;
+    let latest = r#"eth_getBlockByNumber ["latest",false]"#;
+    serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+    for round in 0..3 {
+        assert_eq!(asked(&mut serving), [heads], "{round}");
+        answers(&mut serving, "result", r#""0xa""#).await;
+        // What was missed meanwhile shows.
+        assert_eq!(asked(&mut serving), [latest]);
+        answers(&mut serving, "result", "{}").await;
+        tokio::time::advance(serving.shared.settings.silence_timeout).await;
+        says(&mut serving, &message(r#""0xa""#, "error", "{}")).await;
+    }
+    assert_eq!(asked(&mut serving), [heads]);
+    answers(&mut serving, "result", r#""0xb""#).await;
+    let end = Inbound::Message(message(r#""0xb""#, "error", "{}").into());
+    assert!(matches!(serving.apply(end).await, Err(End::HeadsEnded(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_pending_transactions_is_kept_where_it_is_for_good() {
+    for (error, kept) in [
+        (
+            r#"{"code":-32601,"message":"no \"newPendingTransactions\" subscription in eth namespace"}"#,
+            true,
+        ),
+        (r#"{"code":-32602,"message":"invalid"}"#, true),
+        (r#"{"code":-32004,"message":"not supported"}"#, true),
+        (r#"{"code":-32000,"message":"busy"}"#, false),
+        (r#""no""#, false),
+    ] {
+        let (mut serving, wants) = serving(|_| {});
+        want_pending(&wants, true, false);
+        serving.reconcile();
+        asked(&mut serving);
+        answers(&mut serving, "error", error).await;
+        assert_eq!(said(&serving, &HASHES), error);
+        serving.reconcile();
+        assert!(asked(&mut serving).is_empty());
+        want_pending(&wants, false, false);
+        serving.reconcile();
+        assert_eq!(said(&serving, &HASHES), "nothing", "nobody asks");
+        want_pending(&wants, true, false);
+        serving.reconcile();
+        assert_eq!(asked(&mut serving).is_empty(), kept, "{error}");
+        assert_eq!(said(&serving, &HASHES) == error, kept);
+        // Whole ones are not to be had by hashes that are not told.
+        if kept {
+            want_pending(&wants, true, true);
+            serving.reconcile();
+            assert_eq!(
+                asked(&mut serving),
+                [r#"eth_subscribe ["newPendingTransactions",true]"#]
+            );
+            answers(&mut serving, "error", error).await;
+            assert!(asked(&mut serving).is_empty());
+            assert_eq!(said(&serving, &WHOLE), error);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_answer_for_pending_transactions_refuses_them() {
+    let (mut serving, wants) = serving(|_| {});
+    want_pending(&wants, true, true);
+    serving.reconcile();
+    assert_eq!(asked(&mut serving).len(), 2);
+    tokio::time::advance(serving.shared.settings.request_timeout).await;
+    serving.expire().expect("it stands");
+    for of in [HASHES, WHOLE] {
+        assert!(said(&serving, &of).contains("request timed out"), "{of:?}");
+    }
+}
+
+/// Where whole transactions are not announced they are fetched, whether the node says so or is found out.
+#[tokio::test]
+async fn whole_transactions_are_fetched_where_only_hashes_are_announced() {
+    let (first, whole) = (hash(1), r#"{"hash":"0x1","from":"0x2"}"#);
+    let with_flag = r#"eth_subscribe ["newPendingTransactions",true]"#;
+    let without = r#"eth_subscribe ["newPendingTransactions"]"#;
+    for (refusal, also_hashes) in [
+        (
+            Some(r#"{"code":-32602,"message":"too many arguments, want at most 1"}"#),
+            false,
+        ),
+        (Some(r#"{"code":-32000,"message":"?"}"#), true),
+        (None, false),
+        (None, true),
+    ] {
+        let (mut serving, wants, mut passed_on) = heard(|_| {});
+        if also_hashes {
+            want_pending(&wants, true, false);
+            serving.reconcile();
+            assert_eq!(asked(&mut serving), [without]);
+            answers(&mut serving, "result", r#""0xa""#).await;
+        }
+        want_pending(&wants, also_hashes, true);
+        serving.reconcile();
+        assert_eq!(asked(&mut serving), [with_flag]);
+        let mut of_hashes = r#""0xa""#;
+        match refusal {
+            Some(error) => {
+                answers(&mut serving, "error", error).await;
+                if !also_hashes {
+                    assert_eq!(asked(&mut serving), [without]);
+                    answers(&mut serving, "result", of_hashes).await;
+                }
+            }
+            None => {
+                answers(&mut serving, "result", r#""0xb""#).await;
+                assert_eq!(said(&serving, &WHOLE), "stands");
+                says(&mut serving, &message(r#""0xb""#, "result", &hash(9))).await;
+                let end: &[&str] = if also_hashes {
+                    &[r#"eth_unsubscribe ["0xb"]"#]
+                } else {
+                    &[]
+                };
+                let fetch = format!("eth_getTransactionByHash [{}]", hash(9));
+                let mut expected = end.to_vec();
+                expected.push(&fetch);
+                assert_eq!(asked(&mut serving), expected);
+                answers(&mut serving, "result", "null").await;
+                assert_eq!(pending(&mut passed_on), [format!("Hash {}", hash(9))]);
+                if !also_hashes {
+                    of_hashes = r#""0xb""#;
+                }
+            }
+        }
+        assert_eq!(said(&serving, &WHOLE), "stands", "{refusal:?} {also_hashes}");
+        says(&mut serving, &message(of_hashes, "result", &first)).await;
+        assert_eq!(asked(&mut serving), [format!("eth_getTransactionByHash [{first}]")]);
+        answers(&mut serving, "result", whole).await;
+        assert_eq!(
+            pending(&mut passed_on),
+            [format!("Hash {first}"), format!("Full {whole}")]
+        );
+        // Nobody wants whole ones: hashes alone stand on, or are ended.
+        want_pending(&wants, also_hashes, false);
+        serving.reconcile();
+        let ended = asked(&mut serving);
+        assert_eq!(ended.is_empty(), also_hashes, "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn whole_transactions_in_place_of_hashes_are_reduced() {
+    let (mut serving, wants, mut passed_on) = heard(|_| {});
+    want_pending(&wants, true, false);
+    serving.reconcile();
+    asked(&mut serving);
+    answers(&mut serving, "result", r#""0xa""#).await;
+    for json in [
+        r#"{"from":"0x2","hash":"0x1"}"#,
+        r#"{"hash":null}"#,
+        "{}",
+        "null",
+        "[]",
+        r#""0x3""#,
+    ] {
+        says(&mut serving, &message(r#""0xa""#, "result", json)).await;
+    }
+    assert_eq!(pending(&mut passed_on), [r#"Hash "0x1""#, r#"Hash "0x3""#]);
+    let dropped = serving.shared.gossip_dropped.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(dropped, 4, "they are counted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fetches_are_bounded_and_end_where_the_node_knows_no_such_method() {
+    let (mut serving, wants, mut passed_on) = heard(|_| {});
+    want_pending(&wants, false, true);
+    serving.reconcile();
+    answers(
+        &mut serving,
+        "error",
+        r#"{"code":-32602,"message":"too many arguments"}"#,
+    )
+    .await;
+    answers(&mut serving, "result", r#""0xa""#).await;
+    asked(&mut serving);
+    for n in 0..=255 {
+        says(&mut serving, &message(r#""0xa""#, "result", &hash(n))).await;
+    }
+    assert_eq!(asked(&mut serving).len(), 16);
+    let last = serving.next_id;
+    // Throttled: nothing is asked for a while, then one for each answer.
+    says(&mut serving, &format!(r#"{{"id":{last},"error":{{"code":429}}}}"#)).await;
+    says(&mut serving, &format!(r#"{{"id":{},"result":{{}}}}"#, last - 1)).await;
+    assert!(asked(&mut serving).is_empty());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    serving.reconcile();
+    assert_eq!(asked(&mut serving).len(), 2);
+    let no = r#"{"code":-32601,"message":"no such method"}"#;
+    says(&mut serving, &format!(r#"{{"id":{},"error":{no}}}"#, last - 2)).await;
+    assert_eq!(said(&serving, &WHOLE), no);
+    assert_eq!(asked(&mut serving), [r#"eth_unsubscribe ["0xa"]"#]);
+    let told = pending(&mut passed_on);
+    assert_eq!(told.iter().filter(|one| one.starts_with("Full")).count(), 1, "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
+    let (mut serving, wants) = serving(|_| {});
+    let event = |name: &str, id: &str| {
+        format!(r#"{{"jsonrpc":"2.0","method":"{name}","params":{{"subscription":{id},"result":1}}}}"#)
+    };
+    let counted = |serving: &Serving| serving.shared.choice.metrics().ownerless_events.get();
+    for (name, id, first, second) in [
+        ("eth_subscription", r#""0xa""#, r#"eth_unsubscribe ["0xa"]"#, ""),
+        ("debug_subscription", "7", "debug_unsubscribe [7]", ""),
+        (
+            "reth_subscribeBlocks",
+            "8",
+            "reth_unsubscribeBlocks [8]",
+            "reth_unsubscribe [8]",
+        ),
+    ] {
+        let before = counted(&serving);
+        says(&mut serving, &event(name, id)).await;
+        assert_eq!(asked(&mut serving), [first]);
+        says(&mut serving, &event(name, id)).await;
+        assert!(asked(&mut serving).is_empty(), "once");
+        answers(&mut serving, "error", r#"{"code":-32601}"#).await;
+        assert_eq!(asked(&mut serving).concat(), second);
+        answers(&mut serving, "result", "true").await;
+        says(&mut serving, &event(name, id)).await;
+        assert!(asked(&mut serving).is_empty());
+        assert_eq!(counted(&serving) - before, 3);
+    }
+    // The end of one is no event.
+    let before = counted(&serving);
+    says(&mut serving, &message(r#""0xff""#, "error", "{}")).await;
+    assert!(asked(&mut serving).is_empty() && counted(&serving) == before);
+    // While an id is awaited an event may be ours; when it was none, it is nobody's.
+    want(&wants, [1]);
+    serving.reconcile();
+    asked(&mut serving);
+    says(&mut serving, &event("eth_subscription", r#""0xb""#)).await;
+    assert!(asked(&mut serving).is_empty());
+    answers(&mut serving, "result", r#""0xc""#).await;
+    want(&wants, [1, 2]);
+    serving.reconcile();
+    let next = asked(&mut serving);
+    assert_eq!(next[0], r#"eth_unsubscribe ["0xb"]"#);
+    assert_eq!(next.len(), 2);
+    // A node that invents ids does not have us write as much as it does.
+    answers(&mut serving, "result", r#""0xd""#).await;
+    let mut ended = 0;
+    for n in 0..1000 {
+        says(&mut serving, &event("eth_subscription", &n.to_string())).await;
+        ended += asked(&mut serving).len();
+    }
+    assert!(ended <= 64, "{ended}");
+}
+
+fn passed(of: usize) -> Passed {
+    let param = serde_json::value::to_raw_value(&of).expect("a number");
+    Passed::new("eth_subscribe", &[&param]).expect("short")
+}
+
+fn want(wants: &watch::Sender<Wanted>, of: impl IntoIterator<Item = usize>) {
+    wants.send_modify(|wanted| wanted.passed = Arc::new(of.into_iter().map(passed).collect::<BTreeSet<_>>()));
+}
+
+/// What is written next.
+fn written(serving: &mut Serving) -> Vec<String> {
+    let messages = serving.out.drain(..).map(|message| match message {
+        Outbound::Message(text) => text,
+        Outbound::Ping => "ping".to_owned(),
+    });
+    messages.collect()
+}
+
+async fn says(serving: &mut Serving, text: &str) {
+    let message = Inbound::Message(Bytes::copy_from_slice(text.as_bytes()));
+    serving.apply(message).await.expect("the connection stands");
+}
+
+#[tokio::test]
+async fn a_subscription_is_ended_also_where_the_write_queue_is_full() {
+    let (mut serving, wants) = serving(|_| {});
+    want(&wants, [1]);
+    wants.send_modify(|wanted| wanted.pending_hashes = true);
+    serving.reconcile();
+    assert_eq!(written(&mut serving).len(), 2);
+    for (id, subscription) in [(1, "0xa"), (2, "0xb")] {
+        let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"{subscription}"}}"#);
+        says(&mut serving, &answer).await;
+    }
+    while serving.put(Outbound::Ping) {}
+    wants.send_replace(Wanted::default());
+    serving.reconcile();
+    assert!(written(&mut serving).iter().all(|text| text == "ping"));
+    serving.reconcile();
+    let ends = written(&mut serving).concat();
+    assert!(ends.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{ends}");
+    assert!(ends.contains(r#""eth_unsubscribe","params":["0xb"]"#), "{ends}");
+    serving.reconcile();
+    assert!(written(&mut serving).is_empty(), "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_waits_for_its_own_refusals_alone() {
+    let (mut serving, wants) = serving(|_| {});
+    let hour = Duration::from_secs(3600);
+    serving.shared.load.throttled(Instant::now(), Some(hour));
+    want(&wants, [1]);
+    wants.send_modify(|wanted| wanted.pending_hashes = true);
+    serving.reconcile();
+    assert_eq!(written(&mut serving).len(), 2);
+    let limit = r#""error":{"code":-32005,"message":"rate limited"}"#;
+    for id in [1, 2] {
+        says(&mut serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},{limit}}}"#)).await;
+    }
+    serving.reconcile();
+    assert!(written(&mut serving).is_empty(), "not at once");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    serving.reconcile();
+    assert_eq!(written(&mut serving).len(), 2);
+    for id in [3, 4] {
+        says(&mut serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},{limit}}}"#)).await;
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    serving.reconcile();
+    assert!(written(&mut serving).is_empty(), "the second time it takes longer");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    serving.reconcile();
+    assert_eq!(written(&mut serving).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_is_ended_also_where_the_node_is_asked_too_much() {
+    let (mut serving, wants) = serving(|_| {});
+    want(&wants, [1]);
+    serving.reconcile();
+    says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
+    want(&wants, []);
+    serving.reconcile();
+    written(&mut serving);
+    says(
+        &mut serving,
+        r#"{"jsonrpc":"2.0","id":2,"error":{"code":429,"message":"slow down"}}"#,
+    )
+    .await;
+    serving.reconcile();
+    assert!(written(&mut serving).is_empty(), "not at once");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    serving.reconcile();
+    let end = written(&mut serving).concat();
+    assert!(end.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{end}");
+}
+
+#[tokio::test]
+async fn one_that_is_being_ended_takes_a_place_until_the_node_has_answered() {
+    let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 1);
+    want(&wants, [1]);
+    serving.reconcile();
+    says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
+    written(&mut serving);
+    want(&wants, [2]);
+    serving.reconcile();
+    let end = written(&mut serving);
+    assert!(end.len() == 1 && end[0].contains("eth_unsubscribe"), "{end:?}");
+    says(&mut serving, r#"{"jsonrpc":"2.0","id":2,"result":true}"#).await;
+    let next = written(&mut serving);
+    assert!(next.len() == 1 && next[0].contains(r#""params":[2]"#), "{next:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_never_answered_takes_no_place_for_ever() {
+    let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 2);
+    let mut asked = 0;
+    // Who asks and leaves comes to no more than the limit.
+    for of in 0..10 {
+        want(&wants, [of]);
+        serving.reconcile();
+        asked += written(&mut serving).len();
+    }
+    assert_eq!((asked, serving.waiting.len()), (2, 2));
+    tokio::time::advance(serving.shared.settings.request_timeout).await;
+    serving.expire().expect("it stands");
+    let next = written(&mut serving).concat();
+    assert!(next.contains(r#""params":[9]"#), "{next}");
+    // What is granted after all is ended.
+    says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
+    let end = written(&mut serving).concat();
+    assert!(end.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{end}");
+    // And an end that is not answered takes no place for ever either.
+    tokio::time::advance(serving.shared.settings.request_timeout).await;
+    serving.expire().expect("it stands");
+    assert!(serving.waiting.is_empty() && serving.feeds.is_empty() && serving.own.is_empty());
+}

@@ -1,0 +1,200 @@
+//! Pending transactions as a node announces them, whichever form it was asked for, and the fetching of whole ones where it
+//! announces hashes alone.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use alloy_primitives::B256;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::pool::Shared;
+use super::{Gossip, TransactionForm};
+use crate::jsonrpc::Outcome;
+
+/// Hashes that wait until their transactions are fetched; more are dropped and counted (E8).
+const MAX_WAITING: usize = 256;
+
+/// Transactions fetched at the same time.
+pub(super) const MAX_UNDER_WAY: usize = 16;
+
+/// A pending transaction in the form in which a node announces it. Geth before 1.11 and Frontier know hashes alone, and take
+/// the flag for whole transactions all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Announced {
+    Hash(Bytes),
+    /// The whole one, and its hash where that can be read.
+    Whole(Bytes, Option<Bytes>),
+}
+
+/// The forms in which it is passed on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forms {
+    pub hashes: bool,
+    pub whole: bool,
+}
+
+impl Announced {
+    /// `None` for what is neither a string nor an object.
+    pub fn read(json: &Bytes) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Whole<'a> {
+            #[serde(borrow)]
+            hash: &'a RawValue,
+        }
+        match json.first()? {
+            b'"' => Some(Self::Hash(json.clone())),
+            b'{' => {
+                let hash = serde_json::from_slice::<Whole<'_>>(json).ok();
+                let hash = hash.map(|whole| json.slice_ref(whole.hash.get().as_bytes()));
+                Some(Self::Whole(json.clone(), hash.filter(|hash| hash.starts_with(b"\""))))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Shared {
+    /// Passes on a pending transaction. Its hash, where the whole one is wanted and has to be fetched.
+    pub fn announced(&self, transaction: Announced, forms: Forms, seen: Instant) -> Option<Bytes> {
+        let pass = |form, json| self.gossip(Gossip::Pending { form, json, seen });
+        match transaction {
+            Announced::Hash(hash) => {
+                let fetched = forms.whole && serde_json::from_slice::<B256>(&hash).is_ok();
+                if forms.whole && !fetched {
+                    self.count_dropped(1);
+                }
+                if forms.hashes {
+                    pass(TransactionForm::Hash, hash.clone());
+                }
+                fetched.then_some(hash)
+            }
+            Announced::Whole(json, hash) => {
+                if forms.hashes {
+                    match hash {
+                        Some(hash) => pass(TransactionForm::Hash, hash),
+                        None => self.count_dropped(1),
+                    }
+                }
+                if forms.whole {
+                    pass(TransactionForm::Full, json);
+                }
+                None
+            }
+        }
+    }
+
+    /// Passes on what a node answered to [`fetch`]; nothing where it does not have the transaction any more.
+    ///
+    /// # Errors
+    /// The node's error object; the transaction is counted as dropped.
+    pub fn fetched(&self, answer: Outcome, seen: Instant) -> Result<(), Bytes> {
+        let form = TransactionForm::Full;
+        match answer {
+            Outcome::Result(json) if json.starts_with(b"{") => self.gossip(Gossip::Pending { form, json, seen }),
+            Outcome::Result(_) => {}
+            Outcome::Error(error) => {
+                self.count_dropped(1);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The question for the whole transaction: method and parameters.
+pub(super) fn fetch(hash: &Bytes) -> (&'static str, String) {
+    (
+        "eth_getTransactionByHash",
+        format!("[{}]", String::from_utf8_lossy(hash)),
+    )
+}
+
+/// Whole transactions that are to be fetched, oldest first, with the time when each was announced.
+#[derive(Debug, Default)]
+pub(super) struct Fetches {
+    waiting: VecDeque<(Bytes, Instant)>,
+    under_way: usize,
+}
+
+impl Fetches {
+    /// Adds one; how many are dropped for want of room.
+    pub fn push(&mut self, hash: &Bytes, seen: Instant) -> usize {
+        if self.waiting.len() == MAX_WAITING {
+            return 1;
+        }
+        // A copy: what waits of a message must not keep all of it.
+        self.waiting.push_back((Bytes::copy_from_slice(hash), seen));
+        0
+    }
+
+    /// The next one, unless enough are under way; it is until [`Self::done`].
+    pub fn begin(&mut self) -> Option<(Bytes, Instant)> {
+        if self.under_way >= MAX_UNDER_WAY {
+            return None;
+        }
+        let next = self.waiting.pop_front()?;
+        self.under_way += 1;
+        Some(next)
+    }
+
+    /// One that was under way is over.
+    pub fn done(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    /// Takes out those that wait.
+    pub fn take_waiting(&mut self) -> VecDeque<(Bytes, Instant)> {
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_known_by_its_shape() {
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        for (json, expect) in [
+            (r#""0xab""#, r#"hash "0xab""#),
+            (r#"{"hash":"0xab","from":"0x1"}"#, r#"whole "0xab""#),
+            (r#"{ "from":{"hash":"0xcd"}, "hash" : "0xab" }"#, r#"whole "0xab""#),
+            (r#"{"hash":5}"#, "whole"),
+            (r#"{"from":"0x1"}"#, "whole"),
+            ("null", "none"),
+            ("[]", "none"),
+            ("7", "none"),
+            ("", "none"),
+        ] {
+            let read = Announced::read(&Bytes::from(json));
+            let shown = match read {
+                Some(Announced::Hash(hash)) => format!("hash {}", text(&hash)),
+                Some(Announced::Whole(whole, hash)) => {
+                    assert_eq!(whole, json);
+                    format!("whole {}", hash.as_ref().map_or_else(String::new, text))
+                }
+                None => "none".to_owned(),
+            };
+            assert_eq!(shown.trim_end(), expect, "{json}");
+        }
+    }
+
+    #[test]
+    fn as_many_wait_and_are_under_way_as_the_limits_say() {
+        let (mut fetches, now) = (Fetches::default(), Instant::now());
+        let hash = |n: usize| Bytes::from(n.to_string());
+        let lost: usize = (0..MAX_WAITING + 3).map(|n| fetches.push(&hash(n), now)).sum();
+        assert_eq!(lost, 3);
+        for n in 0..MAX_UNDER_WAY {
+            assert_eq!(fetches.begin(), Some((hash(n), now)));
+        }
+        assert_eq!(fetches.begin(), None);
+        fetches.done();
+        assert_eq!(fetches.begin(), Some((hash(MAX_UNDER_WAY), now)));
+        assert_eq!(fetches.take_waiting().len(), MAX_WAITING - MAX_UNDER_WAY - 1);
+        fetches.done();
+        assert_eq!(fetches.begin(), None);
+    }
+}

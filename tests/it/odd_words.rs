@@ -1,0 +1,311 @@
+//! Nodes whose words are odd: numbers, ids, headers and frames as nodes really write them (issue 11). Each stands beside a client
+//! that subscribes to heads alone.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::bystander::Bystander;
+use crate::harness::{Proxy, eventually};
+use crate::scripted::{Answer, Made, Mine, Scripted, word};
+
+/// Blocks of two logs, each mined so, reach a watcher of heads and logs and a bystander, whole and once.
+async fn all_arrive(node: &Scripted, proxy: &Proxy, mine: impl Fn(usize) -> Mine) {
+    let bystander = Bystander::join(proxy).await;
+    let mut watcher = proxy.watcher().await;
+    let mut blocks = Vec::new();
+    for i in 0..5 {
+        let made = node.mine(mine(i));
+        watcher.expect(made.adopted()).await;
+        blocks.push(made);
+    }
+    bystander.saw_only(&blocks).await;
+}
+
+async fn announcements(proxy: &Proxy) -> Value {
+    proxy.upstreams().await[0]["announcements"].clone()
+}
+
+/// Members that no block needs to be a head.
+#[tokio::test]
+async fn a_header_with_odd_members_is_a_head() {
+    for over_http in [false, true] {
+        let node = Scripted::start().await;
+        node.grow(3);
+        let proxy = match over_http {
+            true => node.polling_proxy(|_| {}).await,
+            false => node.proxy(|_| {}).await,
+        };
+        for (name, value) in [
+            ("logsBloom", json!(null)),
+            ("logsBloom", json!("0x")),
+            ("logsBloom", json!("0x123")),
+            ("timestamp", json!(null)),
+            ("timestamp", json!(1_700_000_000)),
+            ("timestamp", json!("0x17979cfe362a0000")),
+            ("timestamp", json!("0x10000000000000000")),
+        ] {
+            all_arrive(&node, &proxy, |_| Mine::logs(2).with(name, value.clone())).await;
+        }
+        for name in ["logsBloom", "timestamp"] {
+            all_arrive(&node, &proxy, |_| Mine::logs(2).without(name)).await;
+        }
+    }
+}
+
+/// A head that cannot be one is refused, and the stream goes on.
+#[tokio::test]
+async fn nothing_is_learned_from_a_head_that_is_refused() {
+    let node = Scripted::start().await;
+    node.grow(3);
+    let proxy = node.proxy(|_| {}).await;
+    all_arrive(&node, &proxy, |_| Mine::logs(2)).await;
+    let good = node.head().block(false);
+    for number in ["0xffffffffffffffff", "0x8000000000000000", "latest"] {
+        let mut odd = good.clone();
+        (odd["number"], odd["hash"]) = (json!(number), json!(word(number)));
+        node.announce(&odd, "newHeads");
+        all_arrive(&node, &proxy, |_| Mine::logs(2)).await;
+        let head = proxy.upstreams().await[0]["head"].as_u64();
+        assert_eq!(head, Some(node.head().number()), "{number}");
+    }
+}
+
+type Lie = fn(&mut Map<String, Value>);
+
+/// Announcements that are not their blocks' headers only say that there is a head.
+#[tokio::test]
+async fn an_announcement_is_a_bell_where_its_block_says_otherwise() {
+    let lies: [(&str, Lie); 6] = [
+        ("hash", |header| {
+            header["hash"] = json!(word(&header["hash"].to_string()))
+        }),
+        ("bloom", |header| _ = header.remove("logsBloom")),
+        ("null bloom", |header| header["logsBloom"] = json!(null)),
+        ("zero bloom", |header| {
+            header["logsBloom"] = json!(format!("0x{}", "0".repeat(512)))
+        }),
+        ("zero root", |header| {
+            header["receiptsRoot"] = json!(format!("0x{}", "0".repeat(64)))
+        }),
+        ("parent", |header| _ = header.remove("parentHash")),
+    ];
+    for (name, lie) in lies {
+        let node = Scripted::start().await;
+        node.grow(3);
+        let proxy = node.proxy(|_| {}).await;
+        all_arrive(&node, &proxy, |_| Mine::logs(2).announced(lie)).await;
+        assert_eq!(announcements(&proxy).await, "ring", "{name}");
+        // The same with the next connection.
+        node.disconnect();
+        eventually("another connection", async || {
+            proxy.upstreams().await[0]["connects"] == 2
+        })
+        .await;
+        all_arrive(&node, &proxy, |_| Mine::logs(2).announced(lie)).await;
+        // One that has mended its ways is told so at the next connection.
+        node.disconnect();
+        eventually("another connection", async || {
+            proxy.upstreams().await[0]["connects"] == 3
+        })
+        .await;
+        all_arrive(&node, &proxy, |_| Mine::logs(2)).await;
+        assert_eq!(announcements(&proxy).await, "header", "{name}");
+    }
+}
+
+/// A burst of lying announcements, faster than they can be compared.
+#[tokio::test]
+async fn no_head_is_lost_while_announcements_are_compared() {
+    for lies in [false, true] {
+        let node = Scripted::start().await;
+        node.grow(3);
+        let proxy = node.proxy(|_| {}).await;
+        let bystander = Bystander::join(&proxy).await;
+        let mut watcher = proxy.watcher().await;
+        node.hold("eth_getBlockByHash");
+        let mine = || match lies {
+            true => Mine::logs(1).announced(|header| header["hash"] = json!(word(&header["hash"].to_string()))),
+            false => Mine::logs(1),
+        };
+        let mut blocks: Vec<Made> = (0..10).map(|_| node.mine(mine())).collect();
+        node.release("eth_getBlockByHash");
+        blocks.extend((0..10).map(|_| node.mine(mine())));
+        watcher.expect(blocks.iter().flat_map(Made::adopted).collect()).await;
+        bystander.saw_only(&blocks).await;
+    }
+}
+
+/// A node whose block 0 is another one, with all other blocks unchanged, as anvil from a dumped state; one that answers the
+/// newest block for block 0; and one that spells its chain's id otherwise.
+#[tokio::test]
+async fn a_node_is_on_our_chain_whatever_it_says_of_block_0() {
+    for over_http in [false, true] {
+        let node = Scripted::start().await;
+        node.grow(3);
+        let proxy = match over_http {
+            true => node.polling_proxy(|_| {}).await,
+            false => node.proxy(|_| {}).await,
+        };
+        let bystander = Bystander::join(&proxy).await;
+        let mut watcher = proxy.watcher().await;
+        let mut blocks = Vec::new();
+        let is_block_0 = |params: &Value| params[0] == "0x0";
+        for round in 0..5 {
+            let made = node.mine(Mine::logs(1));
+            watcher.expect(made.adopted()).await;
+            blocks.push(made);
+            node.answer("eth_getBlockByNumber", move |ask| {
+                match (is_block_0(ask.params), round) {
+                    (true, 0 | 1) => ask.edited(|block| block["hash"] = json!(word(&round.to_string()))),
+                    (true, 2) => ask.node.head().block(false).into(),
+                    _ => ask.usual(),
+                }
+            });
+            node.answer("eth_chainId", move |_| match round {
+                2 => json!("0x0539").into(),
+                3 => json!(1337).into(),
+                _ => json!("0X539").into(),
+            });
+            // Over HTTP one refused poll is a connection lost.
+            let connects = proxy.upstreams().await[0]["connects"].as_u64().unwrap();
+            if over_http {
+                node.answer("eth_getBlockByNumber", |_| Answer::error(-32000, "starting"));
+                eventually("lost", async || proxy.upstreams().await[0]["connected"] == false).await;
+                node.answer("eth_getBlockByNumber", move |ask| {
+                    match (is_block_0(ask.params), round) {
+                        (true, 0 | 1) => ask.edited(|block| block["hash"] = json!(word(&round.to_string()))),
+                        (true, 2) => ask.node.head().block(false).into(),
+                        _ => ask.usual(),
+                    }
+                });
+            } else {
+                node.disconnect();
+            }
+            eventually("another connection", async || {
+                let upstream = &proxy.upstreams().await[0];
+                upstream["connects"].as_u64() > Some(connects) && upstream["connected"] == true
+            })
+            .await;
+        }
+        let made = node.mine(Mine::logs(1));
+        watcher.expect(made.adopted()).await;
+        blocks.push(made);
+        bystander.saw_only(&blocks).await;
+        let answer = proxy.client().await.call("eth_chainId", json!([])).await;
+        assert_eq!(answer["result"], "0x539");
+    }
+}
+
+/// Frames that hold several values, and ids of subscriptions that are spelled otherwise than they were granted.
+#[tokio::test]
+async fn an_announcement_is_read_however_it_is_sent() {
+    let node = Scripted::start().await;
+    node.grow(3);
+    let proxy = node.proxy(|_| {}).await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut watcher = proxy.watcher().await;
+    let mut blocks = Vec::new();
+    let digits = |id: &str| id.trim_start_matches("0x").to_owned();
+    let spellings: [fn(&str) -> String; 5] = [
+        |digits| format!("\"0x{digits}\""),
+        |digits| format!("\"0X00{}\"", digits.to_ascii_uppercase()),
+        |digits| u64::from_str_radix(digits, 16).unwrap().to_string(),
+        |digits| format!("\"{}\"", u64::from_str_radix(digits, 16).unwrap()),
+        |digits| format!("{}.0", u64::from_str_radix(digits, 16).unwrap()),
+    ];
+    for spelling in spellings {
+        for between in ["", "\n", " \r\n", "[]"] {
+            let pair = [node.mine(Mine::logs(1).silent()), node.mine(Mine::logs(1).silent())];
+            node.notify("newHeads", |id| {
+                let event = |made: &Made| {
+                    let (id, header) = (spelling(&digits(id)), made.block(false));
+                    format!(r#"{{"method":"eth_subscription","params":{{"subscription":{id},"result":{header}}},"more":[]}}"#)
+                };
+                format!("{}{between}[{}]", event(&pair[0]), event(&pair[1]))
+            });
+            watcher.expect(pair.iter().flat_map(Made::adopted).collect()).await;
+            blocks.extend(pair);
+        }
+    }
+    bystander.saw_only(&blocks).await;
+}
+
+/// Answers over HTTP whose id is not ours.
+#[tokio::test]
+async fn an_answer_over_http_is_taken_whatever_its_id() {
+    for id in ["", r#""id":null,"#, r#""id":"1","#, r#""id":1.0,"#, r#""id":77,"#] {
+        let node = Scripted::start().await;
+        node.grow(3);
+        for method in [
+            "eth_chainId",
+            "eth_getBlockByNumber",
+            "eth_getBlockByHash",
+            "eth_getLogs",
+            "eth_call",
+        ] {
+            node.answer(method, move |ask| match ask.usual() {
+                Answer::Result(result) => Answer::Raw(format!(r#"{{{id}"result":{result}}}"#)),
+                _ => Answer::Raw(format!(
+                    r#"{{{id}"error":{{"code":3,"message":"execution reverted: no", "data":"0x08c379a0"}}}}"#
+                )),
+            });
+        }
+        let proxy = node.polling_proxy(|_| {}).await;
+        all_arrive(&node, &proxy, |_| Mine::logs(2)).await;
+        let request = r#"{"jsonrpc":"2.0","id":5,"method":"eth_call","params":[{},"latest"]}"#;
+        assert_eq!(
+            proxy.post(request).await,
+            r#"{"jsonrpc":"2.0","id":5,"error":{"code":3,"message":"execution reverted: no", "data":"0x08c379a0"}}"#
+        );
+    }
+}
+
+/// A WebSocket node without `newHeads`: its head is polled over the same connection, and it serves all else.
+#[tokio::test]
+async fn a_node_without_new_heads_is_polled_over_its_socket() {
+    for answers in [true, false] {
+        let node = Scripted::start().await;
+        node.grow(3);
+        node.answer("eth_subscribe", move |ask| match ask.params[0] == "newHeads" {
+            true if answers => Answer::error(-32601, "Unsupported JSON-RPC method"),
+            true => Answer::Never,
+            false => ask.usual(),
+        });
+        let proxy = node
+            .proxy(|config| {
+                config.node.poll_interval = Duration::from_millis(20);
+                config.node.silence_timeout = Duration::from_secs(2);
+            })
+            .await;
+        all_arrive(&node, &proxy, |_| Mine::logs(2)).await;
+        let mut pending = proxy.client().await;
+        pending.subscribe(json!(["newPendingTransactions"])).await;
+        eventually("a subscription", async || {
+            node.subscribed("newPendingTransactions") == 1
+        })
+        .await;
+        node.announce(&json!(word("pending")), "newPendingTransactions");
+        assert_eq!(pending.event().await.json(), json!(word("pending")));
+        let upstream = &proxy.upstreams().await[0];
+        assert_eq!(
+            (&upstream["announcements"], &upstream["connects"]),
+            (&json!("poll"), &json!(1))
+        );
+    }
+}
+
+/// User and password of an address.
+#[tokio::test]
+async fn user_and_password_are_decoded_over_both_transports() {
+    let node = Scripted::start().await;
+    node.grow(3);
+    for url in [node.ws_url(), node.http_url()] {
+        let url = url.replace("://", "://us%40er:p%40ss%3A%2F%25@") + "/v1?key=a%20b";
+        let proxy = Proxy::start(&[url.clone()], |_| {}).await;
+        proxy.ready().await;
+        let request = node.requests().pop().unwrap().to_ascii_lowercase();
+        // us@er:p@ss:/%
+        assert!(request.contains("basic dxnazxi6cebzczovjq=="), "{url} {request}");
+    }
+}
