@@ -5,7 +5,7 @@
 //! contents are fetched beside ([`super::Contents`]). A block that is dropped before its head was published leaves no trace.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +32,14 @@ const MIN_PIPELINE: usize = 64;
 const MAX_PIPELINES: usize = 4;
 
 /// Headers asked for in one round trip of a walk: the parent by its hash, the ones below by number, which are used if the
-/// walk comes to them.
+/// walk comes to them. Where none of these is answered the rest of the walk goes by hashes alone.
 const WALK_AHEAD: u64 = 15;
+
+/// Answers in a row that there is no such block after which it is believed: over a second, and each asks another node.
+const DENIED: u32 = 6;
+
+/// Blocks without a parent that are asked for by number in one round trip.
+const NUMBERED: u64 = 64;
 
 /// What happened to the canonical chain, in the order of delivery (E1 to E3).
 #[derive(Clone, Debug)]
@@ -100,6 +106,8 @@ enum Work {
 pub(super) enum Ask {
     /// A block on a walk, and these canonical ones, which the walk may come to.
     Parent(B256, Range<u64>, u32),
+    /// The canonical blocks of these numbers, for a walk that came to this block, which has no parent.
+    Numbered(BlockRef, RangeInclusive<u64>, u32),
     /// The tip, for a block was announced that lies behind ours.
     TipBehind(BlockRef),
     /// The tip again after a while, for the upstream that came into use in this round lies behind ours.
@@ -115,6 +123,8 @@ pub(super) enum Ask {
 pub(super) enum Fetched {
     /// To [`Ask::Parent`].
     Parent(B256, Result<Option<Header>, Refused>, Vec<Header>, u32),
+    /// To [`Ask::Numbered`].
+    Numbered(BlockRef, Result<Vec<Header>, Refused>, u32),
     /// To [`Ask::TipBehind`].
     TipBehind(BlockRef, Option<Header>),
     /// To [`Ask::Settled`]; `None` where the node says that it is syncing, or nothing.
@@ -133,6 +143,12 @@ pub(super) struct Assembly {
     tracker: Tracker,
     pipeline: VecDeque<Work>,
     walking: Option<B256>,
+    /// Where the walk stood when it last asked for numbers ahead of it, and the lowest of these; 0 where that led nowhere.
+    ahead_to: Option<(u64, u64)>,
+    /// Answers in a row that there is no such block as the walk needs.
+    denied: u32,
+    /// Blocks were related by number, and it was said.
+    by_number: bool,
     /// A head too far ahead for one walk: the chain goes there by stepping stones.
     far: Option<Header>,
     stone_wanted: bool,
@@ -170,6 +186,9 @@ impl Assembly {
             tracker: Tracker::new(settings.blocks),
             pipeline: VecDeque::new(),
             walking: None,
+            ahead_to: None,
+            denied: 0,
+            by_number: false,
             far: None,
             stone_wanted: false,
             caught_up: 0,
@@ -301,6 +320,7 @@ impl Assembly {
         match step {
             Step::Nothing => {}
             Step::Need(hash) => self.walk_to(hash, 0),
+            Step::NeedNumbered(block) => self.walk_by_number(block, 0),
             Step::Extend(new) => self.adopt(new),
             Step::Reorg {
                 ancestor,
@@ -322,6 +342,7 @@ impl Assembly {
         }
         if self.tracker.needs().is_none() {
             self.walking = None;
+            self.ahead_to = None;
             if !self.stone_wanted
                 && let Some(head) = self.far.take()
             {
@@ -438,19 +459,67 @@ impl Assembly {
         if self.walking == Some(hash) && attempt == 0 {
             return;
         }
+        if attempt == 0 {
+            self.denied = 0;
+        }
         self.walking = Some(hash);
         let gap = self.tracker.gap();
-        // The parent itself is the last of the gap.
-        let last = gap.end.saturating_sub(1);
+        // The parent itself is the last of the gap, mostly. No number is asked for twice: where it was not answered it has no
+        // block.
+        let asked = self
+            .ahead_to
+            .filter(|(top, _)| gap.end <= *top)
+            .map(|(_, lowest)| lowest);
+        let last = gap.end.saturating_sub(1).min(asked.unwrap_or(u64::MAX));
         let ahead = gap.start.max(last.saturating_sub(WALK_AHEAD))..last;
         let ahead = if attempt == 0 { ahead } else { 0..0 };
+        if !ahead.is_empty() {
+            self.ahead_to = Some((gap.end, ahead.start));
+        }
         self.asks.push(Ask::Parent(hash, ahead, attempt));
+    }
+
+    /// The parent of a block is not to be had by a hash (`hardhat_mine` makes blocks without one, issue 11).
+    fn walk_by_number(&mut self, block: BlockRef, attempt: u32) {
+        if self.walking == Some(block.hash) && attempt == 0 {
+            return;
+        }
+        self.walking = Some(block.hash);
+        if !std::mem::replace(&mut self.by_number, true) {
+            warn!(%block, "the node has no parent of this block: where parents are missing, its blocks are related by number");
+        }
+        let oldest = self.tracker.oldest().map_or(0, |oldest| oldest.number);
+        let lowest = block.number.saturating_sub(NUMBERED).max(oldest);
+        self.asks.push(Ask::Numbered(block, lowest..=block.number, attempt));
+    }
+
+    fn numbered(&mut self, block: BlockRef, found: Result<Vec<Header>, Refused>, attempts: u32) {
+        if self.walking != Some(block.hash) {
+            return;
+        }
+        let failed = match found {
+            Ok(found) => match self.tracker.supply_numbered(block, found) {
+                Some(step) => return self.step(step),
+                None => None,
+            },
+            Err(reason) => Some(reason),
+        };
+        match failed {
+            // Without an answer there is nothing to give up on.
+            Some(Refused::CallFailed) => self.walk_by_number(block, attempts.min(DENIED - 1)),
+            _ if attempts < DENIED => self.walk_by_number(block, attempts),
+            _ => self.give_up_walk(),
+        }
     }
 
     /// An answer came.
     pub fn fetched(&mut self, fetched: Fetched) {
         match fetched {
             Fetched::Parent(hash, block, below, attempts) => {
+                if below.is_empty() {
+                    // Few of these numbers have a block, or the node does not answer so many questions.
+                    self.ahead_to = self.ahead_to.map(|(top, _)| (top, 0));
+                }
                 for header in below {
                     // Put aside: the walk comes to it, or not.
                     let step = self.tracker.supply(header);
@@ -463,13 +532,22 @@ impl Assembly {
                         self.step(step);
                     }
                     // A node may announce a block before it serves it; while the hash is needed it is asked for.
-                    other if self.tracker.needs() == Some(hash) => match tries_after(&other, attempts) {
-                        Some(tries) => self.walk_to(hash, tries),
-                        None => self.give_up_walk(),
-                    },
+                    other if self.tracker.needs() == Some(hash) => {
+                        self.denied = if matches!(other, Ok(None)) { self.denied + 1 } else { 0 };
+                        match tries_after(&other, attempts) {
+                            _ if self.denied >= DENIED => {
+                                self.denied = 0;
+                                let step = self.tracker.deny(hash);
+                                self.step(step);
+                            }
+                            Some(tries) => self.walk_to(hash, tries),
+                            None => self.give_up_walk(),
+                        }
+                    }
                     _ => {}
                 }
             }
+            Fetched::Numbered(block, found, attempts) => self.numbered(block, found, attempts),
             // Meanwhile another upstream may have come into use, or been first with a block.
             Fetched::TipBehind(block, Some(tip)) if tip.block == block && self.catching_up => {}
             Fetched::TipBehind(block, Some(tip)) if tip.block == block => {
@@ -512,6 +590,8 @@ impl Assembly {
         }
         self.past = match std::mem::replace(&mut self.past, Past::Wanted) {
             Past::Held(header) if self.tracker.prepend(&header) => Past::Ready(header),
+            // It does not fit, and would not fit if it was asked for again.
+            Past::Held(header) if self.tracker.below() == Some(header.block.hash) => Past::Complete,
             // The chain started anew meanwhile.
             Past::Held(..) => Past::Wanted,
             other => other,

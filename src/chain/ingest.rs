@@ -250,6 +250,15 @@ async fn fetch(source: Arc<Source>, patience: Duration, ask: Ask) -> Fetched {
             let (block, ahead) = tokio::join!(source.seek(Seek::Hash(hash), tries), ahead);
             Fetched::Parent(hash, block, ahead.into_iter().flatten().collect(), tries + 1)
         }
+        Ask::Numbered(block, numbers, tries) => {
+            tokio::time::sleep(wait_before(tries)).await;
+            let below = join_all(numbers.map(|number| source.seek(Seek::Number(number), tries))).await;
+            let found = match below.last() {
+                Some(Err(reason)) => Err(*reason),
+                _ => Ok(below.into_iter().flatten().flatten().collect()),
+            };
+            Fetched::Numbered(block, found, tries + 1)
+        }
         Ask::Settled(round) => {
             tokio::time::sleep(patience).await;
             let (tip, syncing) = tokio::join!(source.latest(), source.is_syncing());

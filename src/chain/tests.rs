@@ -292,6 +292,14 @@ impl World {
                 });
                 Fetched::Parent(hash, found, below.collect(), tries + 1)
             }
+            (Ask::Numbered(block, numbers, tries), manner) => {
+                let found = match manner {
+                    Manner::Right => Ok(numbers.filter_map(|number| self.canonical_at(number)).collect()),
+                    Manner::Nothing => Err(Refused::CallFailed),
+                    Manner::Wrong => Ok(vec![lie()]),
+                };
+                Fetched::Numbered(block, found, tries + 1)
+            }
             (Ask::TipBehind(block), Manner::Right) => Fetched::TipBehind(block, by_hash(self.head)),
             (Ask::TipBehind(block), Manner::Wrong) => Fetched::TipBehind(block, Some(lie())),
             (Ask::TipBehind(block), Manner::Nothing) => Fetched::TipBehind(block, None),

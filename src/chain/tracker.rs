@@ -16,6 +16,9 @@ pub enum Step {
     Nothing,
     /// The header with this hash is needed to go on; give it to [`Tracker::supply`].
     Need(B256),
+    /// The walk came to this block, which has no parent, or one that no node has. The node's blocks up to this one by number
+    /// are needed to go on; give them to [`Tracker::supply_numbered`].
+    NeedNumbered(BlockRef),
     /// The chain grew: oldest first, never empty.
     Extend(Vec<Header>),
     /// The chain changed its mind.
@@ -97,7 +100,7 @@ impl Tracker {
     #[must_use]
     pub fn gap(&self) -> std::ops::Range<u64> {
         match (self.tip(), self.walk.last()) {
-            (Some(tip), Some(lowest)) => tip.block.number + 1..lowest.block.number,
+            (Some(tip), Some(lowest)) => tip.block.number.saturating_add(1)..lowest.block.number,
             _ => 0..0,
         }
     }
@@ -113,7 +116,9 @@ impl Tracker {
     #[must_use]
     pub fn extent(&self) -> (u64, u64) {
         let numbers = self.canonical.front().zip(self.canonical.back());
-        let span = numbers.map_or(0, |(first, last)| last.block.number - first.block.number + 1);
+        let span = numbers.map_or(0, |(first, last)| {
+            (last.block.number - first.block.number).saturating_add(1)
+        });
         (self.canonical.len() as u64, span)
     }
 
@@ -209,6 +214,44 @@ impl Tracker {
         Step::Nothing
     }
 
+    /// No node has the block that the walk needs: the one of the number before is taken for it, where the node has that.
+    pub fn deny(&mut self, hash: B256) -> Step {
+        match self.walk.last_mut().filter(|lowest| lowest.parent == hash) {
+            Some(lowest) => {
+                lowest.parent = B256::ZERO;
+                self.advance()
+            }
+            None => Step::Nothing,
+        }
+    }
+
+    /// The answer to a [`Step::NeedNumbered`] for this block: canonical blocks of the node, each known by its number alone.
+    /// `None` where they do not lead on: they do not have the block itself, or none of the number before.
+    pub fn supply_numbered(&mut self, block: BlockRef, canonical: Vec<Header>) -> Option<Step> {
+        let waits = |lowest: &&Header| lowest.block == block && !lowest.has_parent();
+        if self.walk.last().filter(waits).is_none() {
+            return Some(Step::Nothing);
+        }
+        let by_number: HashMap<u64, Header> = canonical.into_iter().map(|own| (own.block.number, own)).collect();
+        if by_number.get(&block.number)?.block != block {
+            return None;
+        }
+        while let Some(lowest) = self.walk.last_mut()
+            && !lowest.has_parent()
+            && let Some(before) = lowest.block.number.checked_sub(1)
+            && let Some(before) = by_number.get(&before)
+        {
+            // From here on it is the parent, for all who go by hashes.
+            lowest.parent = before.block.hash;
+            if self.number_of.contains_key(&before.block.hash) || self.walk.len() >= self.limit {
+                break;
+            }
+            self.walk.push(before.clone());
+        }
+        self.walk.last().filter(|lowest| !waits(lowest))?;
+        Some(self.advance())
+    }
+
     /// The node really went back to this canonical block.
     pub fn rewind(&mut self, to: B256) -> Step {
         self.abandon_walk();
@@ -242,8 +285,11 @@ impl Tracker {
                 .canonical
                 .front()
                 .is_some_and(|oldest| number <= oldest.block.number);
-            if below_history || self.walk.len() >= self.limit || !lowest.has_parent() {
+            if below_history || self.walk.len() >= self.limit || number == 0 {
                 return self.reset();
+            }
+            if !lowest.has_parent() {
+                return Step::NeedNumbered(lowest.block);
             }
             match self.aside.remove(&parent) {
                 Some(header) => self.walk.push(header),
@@ -395,6 +441,7 @@ mod tests {
         match step {
             Step::Nothing => "-".to_owned(),
             Step::Need(hash) => format!("need {}", name(*hash)),
+            Step::NeedNumbered(block) => format!("need numbers to {}", name(block.hash)),
             Step::Extend(new) => format!("extend{}", names(new)),
             Step::Reorg { dropped, adopted, .. } => {
                 let gone: String = dropped.iter().map(|b| format!(" -{}", name(b.hash))).collect();
@@ -560,6 +607,52 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_of_blocks_without_a_parent_is_crossed_by_number() {
+        let block = |own: &str, parent: &str| header(own, if parent == "-" { "" } else { parent });
+        let listed = |words: &str| -> Vec<Header> {
+            let pairs = words
+                .split_whitespace()
+                .map(|word| word.split_once('<').expect("own<parent"));
+            pairs.map(|(own, parent)| block(own, parent)).collect()
+        };
+        let mut tracker = Tracker::new(8);
+        tracker.announce(block("a1", "g0"));
+        assert_eq!(show(&tracker.announce(block("a6", "a5"))), "need a5");
+        assert_eq!(show(&tracker.supply(block("a5", "-"))), "need numbers to a5");
+        let to = block("a5", "-").block;
+        assert!(
+            tracker.supply_numbered(to, listed("b5<- a4<- a3<-")).is_none(),
+            "of another branch"
+        );
+        assert!(
+            tracker.supply_numbered(to, listed("a5<- a3<-")).is_none(),
+            "with a hole"
+        );
+        let step = tracker.supply_numbered(to, listed("a5<- a4<- a3<-"));
+        assert_eq!(step.as_ref().map(show).as_deref(), Some("need numbers to a3"));
+        let step = tracker.supply_numbered(block("a3", "-").block, listed("a3<- a2<a1 a1<g0"));
+        assert_eq!(step.as_ref().map(show).as_deref(), Some("extend +a2 +a3 +a4 +a5 +a6"));
+        // Now they are related by hashes.
+        assert_eq!(show(&tracker.announce(block("b5", "a4"))), "reorg -a6 -a5 +b5");
+        assert_eq!(show(&tracker.announce(block("a6", "a5"))), "reorg -b5 +a5 +a6");
+        assert_eq!(show(&tracker.announce(block("a7", "-"))), "need numbers to a7");
+        let step = tracker.supply_numbered(block("a7", "-").block, listed("a7<- a6<a5"));
+        assert_eq!(step.as_ref().map(show).as_deref(), Some("extend +a7"));
+    }
+
+    #[test]
+    fn a_parent_that_every_node_denies_is_the_block_of_the_number_before() {
+        let mut tracker = Tracker::new(8);
+        tracker.announce(header("a1", "g0"));
+        assert_eq!(show(&tracker.announce(header("a3", "x"))), "need x");
+        assert_eq!(show(&tracker.deny(hash("y"))), "-", "another one");
+        assert_eq!(show(&tracker.deny(hash("x"))), "need numbers to a3");
+        let a3 = header("a3", "x");
+        let step = tracker.supply_numbered(a3.block, vec![a3.clone(), header("a2", "a1")]);
+        assert_eq!(step.as_ref().map(show).as_deref(), Some("extend +a2 +a3"));
+    }
+
+    #[test]
     fn a_stepping_stone_may_be_above_its_number() {
         let mut tracker = Tracker::new(8);
         tracker.announce(header("a1", "g0"));
@@ -617,6 +710,7 @@ mod tests {
                     step = match step {
                         Step::Need(hash) => tracker.supply(by_hash[&hash].clone()),
                         Step::Behind(block) => tracker.rewind(block.hash),
+                        Step::NeedNumbered(_) => { prop_assert!(false, "all have parents"); break; }
                         Step::Nothing => break,
                         Step::Extend(new) => {
                             for h in new { prop_assert_eq!(Some(&h.parent), model.last()); model.push(h.block.hash); }

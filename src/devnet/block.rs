@@ -113,6 +113,9 @@ pub(super) struct PlacedLog<'a> {
 /// What a block takes from chance and settings rather than from its parent and transactions.
 #[derive(Clone, Debug)]
 pub(super) struct Seal {
+    /// Above the parent's.
+    pub(super) number: u64,
+    pub(super) bloom: SealedBloom,
     pub(super) timestamp: u64,
     pub(super) gas_limit: u64,
     pub(super) beneficiary: Address,
@@ -120,18 +123,36 @@ pub(super) struct Seal {
     pub(super) mix_hash: B256,
 }
 
+/// What a block's bloom says of its logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SealedBloom {
+    Honest,
+    Empty,
+    /// It claims this item too.
+    With(B256),
+    /// It claims everything.
+    Full,
+}
+
+impl SealedBloom {
+    fn of(self, logs: Bloom) -> Bloom {
+        match self {
+            Self::Honest => logs,
+            Self::Empty => Bloom::ZERO,
+            Self::With(item) => {
+                let mut claimed = logs;
+                claimed.accrue(BloomInput::Raw(item.as_slice()));
+                claimed
+            }
+            Self::Full => Bloom::repeat_byte(0xff),
+        }
+    }
+}
+
 impl Block {
     pub(super) fn genesis(chain_id: u64, seal: Seal) -> Self {
         let origin = keccak256(format!("headwater devnet {chain_id}"));
-        Self::seal(
-            B256::ZERO,
-            0,
-            GENESIS_BASE_FEE,
-            origin,
-            HashMap::new(),
-            Vec::new(),
-            seal,
-        )
+        Self::seal(B256::ZERO, GENESIS_BASE_FEE, origin, HashMap::new(), Vec::new(), seal)
     }
 
     /// The block after `self` with these transactions and the logs that each leaves behind.
@@ -142,13 +163,12 @@ impl Block {
             self.base_fee(),
             BaseFeeParams::ethereum(),
         );
-        let (number, nonces) = (self.number() + 1, self.nonces.clone());
-        Self::seal(self.hash, number, base_fee, self.header.state_root, nonces, body, seal)
+        let nonces = self.nonces.clone();
+        Self::seal(self.hash, base_fee, self.header.state_root, nonces, body, seal)
     }
 
     fn seal(
         parent_hash: B256,
-        number: u64,
         base_fee: u64,
         parent_state: B256,
         mut nonces: HashMap<Address, u64>,
@@ -197,9 +217,9 @@ impl Block {
             state_root: keccak256([parent_state, transactions_root].concat()),
             transactions_root,
             receipts_root: calculate_receipt_root(&receipts),
-            logs_bloom,
+            logs_bloom: seal.bloom.of(logs_bloom),
             difficulty: U256::ZERO,
-            number,
+            number: seal.number,
             gas_limit: seal.gas_limit.max(gas_total),
             gas_used: gas_total,
             timestamp: seal.timestamp,
@@ -241,7 +261,7 @@ impl Block {
         self.header.parent_hash
     }
 
-    /// How many blocks are below it.
+    /// Its height. Without [`super::Config::holes`] as many blocks are below it.
     pub fn number(&self) -> u64 {
         self.header.number
     }

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{
     accounts::{Accounts, GAS_TRANSFER},
-    block::{Block, Seal, Transaction},
+    block::{Block, Seal, SealedBloom, Transaction},
     config::Config,
     pool::Pool,
 };
@@ -34,6 +34,7 @@ pub struct Chain {
     timestamp_interval: u64,
     gas_limit: u64,
     keep_blocks: u64,
+    habits: Habits,
     /// Every block that can be read by hash, of all branches.
     blocks: HashMap<B256, Arc<Block>>,
     /// The same, to forget the old ones.
@@ -115,6 +116,8 @@ impl Chain {
         // Twice what a usual block takes keeps the base fee where it starts.
         let gas_limit = (accounts.gas() * config.transactions_per_block as u64 * 2).max(1_000_000);
         let seal = Seal {
+            number: 0,
+            bloom: SealedBloom::Honest,
             timestamp: config.genesis_timestamp,
             gas_limit,
             beneficiary: Address::ZERO,
@@ -129,6 +132,11 @@ impl Chain {
             timestamp_interval: config.timestamp_interval.max(1),
             gas_limit,
             keep_blocks: config.keep_blocks.max(1),
+            habits: Habits {
+                holes: config.holes,
+                empty_blooms: config.empty_blooms,
+                greedy_blooms: config.greedy_blooms,
+            },
             blocks: HashMap::from([(genesis.hash(), genesis.clone())]),
             numbers: BTreeMap::new(),
             canonical: VecDeque::from([genesis.clone()]),
@@ -224,7 +232,11 @@ impl Chain {
         }
         adopted.reverse();
         let ancestor = ancestor.clone();
-        let dropped = self.unwind(self.head().number() - ancestor.number())?;
+        // A genesis block that is not kept among the others is deeper than anything.
+        let above = self
+            .position(ancestor.number())
+            .map_or(self.canonical.len(), |at| self.canonical.len() - 1 - at);
+        let dropped = self.unwind(above as u64)?;
         for block in &adopted {
             self.adopt(block.clone());
         }
@@ -304,8 +316,23 @@ impl Chain {
         if number == 0 {
             return Some(&self.genesis);
         }
-        let oldest = self.canonical.front()?.number();
-        self.canonical.get(usize::try_from(number.checked_sub(oldest)?).ok()?)
+        self.canonical.get(self.position(number)?)
+    }
+
+    /// The newest canonical block that is not above this number, among those that are kept.
+    pub fn block_at_or_below(&self, number: u64) -> Option<&Arc<Block>> {
+        if number == 0 {
+            return Some(&self.genesis);
+        }
+        let above = self.canonical.partition_point(|block| block.number() <= number);
+        self.canonical.get(above.checked_sub(1)?)
+    }
+
+    /// Where a number stands among the canonical blocks that are kept.
+    fn position(&self, number: u64) -> Option<usize> {
+        self.canonical
+            .binary_search_by_key(&number, |block| block.number())
+            .ok()
     }
 
     /// The number of the oldest canonical block that is kept, the genesis block aside.
@@ -372,11 +399,16 @@ impl Chain {
                 (transaction, logs, gas)
             })
             .collect();
+        let beneficiary = Address::from_slice(&self.rng.random::<[u8; 20]>());
+        let mix_hash = random_hash(&mut self.rng);
+        let number = self.head().number() + 1 + self.habits.gap(mix_hash);
         let seal = Seal {
-            timestamp: self.genesis_timestamp + (self.head().number() + 1) * self.timestamp_interval,
+            number,
+            bloom: self.habits.bloom(mix_hash),
+            timestamp: self.genesis_timestamp + number * self.timestamp_interval,
             gas_limit: self.gas_limit,
-            beneficiary: Address::from_slice(&self.rng.random::<[u8; 20]>()),
-            mix_hash: random_hash(&mut self.rng),
+            beneficiary,
+            mix_hash,
         };
         let block = Arc::new(self.head().child(body, seal));
         self.adopt(block.clone());
@@ -461,6 +493,44 @@ impl Chain {
         let base_fee = self.head().base_fee();
         Arc::new(self.accounts.sign(sender, nonce, base_fee, &mut self.rng))
     }
+}
+
+/// How this chain differs from Ethereum's. What it does to a block follows from the block's randomness, so that it draws
+/// nothing from the chain's: a chain with habits has the transactions that it would have without.
+#[derive(Clone, Copy, Debug)]
+struct Habits {
+    holes: u32,
+    empty_blooms: u32,
+    greedy_blooms: u32,
+}
+
+impl Habits {
+    /// How many numbers are left out below a block.
+    fn gap(self, randomness: B256) -> u64 {
+        if happens(self.holes, randomness, 0) {
+            1 + u64::from(randomness[4] % 3)
+        } else {
+            0
+        }
+    }
+
+    fn bloom(self, randomness: B256) -> SealedBloom {
+        if happens(self.empty_blooms, randomness, 8) {
+            SealedBloom::Empty
+        } else if !happens(self.greedy_blooms, randomness, 12) {
+            SealedBloom::Honest
+        } else if randomness[16].is_multiple_of(2) {
+            SealedBloom::With(randomness)
+        } else {
+            SealedBloom::Full
+        }
+    }
+}
+
+/// Whether this is one of so many, by the four bytes from `at` on; 0 is never.
+fn happens(one_in: u32, randomness: B256, at: usize) -> bool {
+    let bytes = [0, 1, 2, 3].map(|byte| randomness[at + byte]);
+    u32::from_be_bytes(bytes).checked_rem(one_in) == Some(0)
 }
 
 fn random_hash(rng: &mut impl Rng) -> B256 {

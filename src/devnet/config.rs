@@ -41,6 +41,16 @@ pub struct Config {
     pub logs_per_transaction: usize,
     /// Length of a log's data in bytes, at least 32: the amount, then padding. 32 gives about 650 bytes of JSON.
     pub log_data_bytes: usize,
+    /// About one block in so many stands one to three heights above its parent's successor, so that the numbers between
+    /// have no block, as where rounds or slots may stay empty (Filecoin); 0 for none. Follows from the block's
+    /// randomness: siblings may have different numbers, and all else is as without.
+    pub holes: u32,
+    /// About one block in so many has an empty bloom whatever its logs, as where logs are not part of the bloom (Polygon's
+    /// state sync, HyperEVM); 1 for all blocks, 0 for none.
+    pub empty_blooms: u32,
+    /// About one block in so many has a bloom that claims more than its logs, be it one item or everything (Bor); 1 for
+    /// all blocks, 0 for none.
+    pub greedy_blooms: u32,
     /// How many accounts send transactions. At least 1.
     pub accounts: usize,
     /// How many token contracts there are. The first is the busiest, the n-th has an n-th of its share. At least 1.
@@ -69,6 +79,9 @@ impl Default for Config {
             transactions_per_block: 8,
             logs_per_transaction: 3,
             log_data_bytes: 32,
+            holes: 0,
+            empty_blooms: 0,
+            greedy_blooms: 0,
             accounts: 32,
             tokens: 64,
             keep_blocks: 1024,
@@ -92,6 +105,19 @@ impl Config {
     }
 }
 
+/// The answer to a number that has no block, see [`Config::holes`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HoleAnswer {
+    /// `null`, as for a block that is not there yet.
+    #[default]
+    Null,
+    /// An error.
+    Error,
+    /// The nearest block below, under its own number.
+    Before,
+}
+
 /// What the node does wrong. Changeable while it runs, see [`super::Control::set_faults`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -100,6 +126,13 @@ pub struct Faults {
     pub announce_tip_only_after_reorg: bool,
     /// Whether a reorg sends `removed: true` logs. Some nodes never do.
     pub send_removed_logs: bool,
+    /// The answer to a number that has no block.
+    pub hole_answer: HoleAnswer,
+    /// Announced headers have a hash by which no block is known; `parentHash` is that of the parent (Cosmos EVM chains,
+    /// go-opera).
+    pub announce_other_hash: bool,
+    /// Announced headers have no `logsBloom`; the blocks have.
+    pub announce_without_bloom: bool,
     /// Every head is announced twice.
     pub duplicate_heads: bool,
     /// Heads that were to be announced next stay unannounced: this many, counted down.
@@ -134,6 +167,9 @@ impl Default for Faults {
         Self {
             announce_tip_only_after_reorg: false,
             send_removed_logs: true,
+            hole_answer: HoleAnswer::Null,
+            announce_other_hash: false,
+            announce_without_bloom: false,
             duplicate_heads: false,
             skip_heads: 0,
             late_heads: 0,

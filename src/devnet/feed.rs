@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     block::{Block, Transaction},
+    config::Faults,
     filter::LogFilter,
     receipts::ReceiptFilter,
     shape::{self, json},
@@ -228,10 +229,14 @@ impl Feed {
         client.subscriptions.len() < before
     }
 
-    pub(super) fn publish_head(&mut self, block: &Block) {
+    pub(super) fn publish_head(&mut self, block: &Block, faults: &Faults) {
         let mut payload = None;
         self.counts.heads_sent += self.publish(|kind| {
-            matches!(kind, Kind::NewHeads).then(|| payload.get_or_insert_with(|| shape::head(block)).clone())
+            matches!(kind, Kind::NewHeads).then(|| {
+                payload
+                    .get_or_insert_with(|| shape::announcement(block, faults))
+                    .clone()
+            })
         });
         self.publish(|kind| match kind {
             Kind::Numbers { of, .. } => Some(number(block.number(), of)),

@@ -33,7 +33,7 @@ mod stall;
 
 pub use block::{Block, Transaction};
 pub use chain::{Chain, ChainError, Reorg};
-pub use config::{Config, Faults};
+pub use config::{Config, Faults, HoleAnswer};
 pub use control::Control;
 pub use feed::Stats;
 pub use filter::LogFilter;

@@ -264,9 +264,9 @@ impl State {
             return;
         }
         for head in [Some(block.clone()), self.late_head.take()].into_iter().flatten() {
-            self.feed.publish_head(&head);
+            self.feed.publish_head(&head, &self.faults);
             if self.faults.duplicate_heads {
-                self.feed.publish_head(&head);
+                self.feed.publish_head(&head, &self.faults);
             }
         }
     }

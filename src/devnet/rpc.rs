@@ -10,6 +10,7 @@ use super::{
     accounts::PRIORITY_FEE,
     block::{Block, Transaction},
     chain::{Chain, ChainError},
+    config::HoleAnswer,
     feed::{Kind, Subscription},
     filter::{Blocks, LogFilter},
     node::{Caller, SimulatedNode, State},
@@ -121,7 +122,7 @@ pub(super) fn call(
             let filter = LogFilter::parse(params.required(0)?)?;
             let first = match &filter.blocks {
                 Blocks::Hash(hash) => state.chain.block(*hash).map(|block| block.number()),
-                Blocks::Range { from, .. } => resolve(&state.chain, *from).map(Block::number),
+                Blocks::Range { from, .. } => number_of(&state.chain, *from),
             };
             if first.is_some_and(|first| first < state.faults.pruned_below) {
                 return Err(RpcError::new(4444, "pruned history unavailable"));
@@ -142,12 +143,12 @@ pub(super) fn call(
             Err(RpcError::new(4444, "pruned history unavailable"))
         }
         _ if method.starts_with("devnet_") => commands::call(node, state, method, &params),
-        _ => read(&state.chain, method, &params),
+        _ => read(&state.chain, state.faults.hole_answer, method, &params),
     }
 }
 
 /// The methods that only read the chain.
-fn read(chain: &Chain, method: &str, params: &Params) -> Answer {
+fn read(chain: &Chain, hole: HoleAnswer, method: &str, params: &Params) -> Answer {
     let head = chain.head();
     match method {
         "eth_blockNumber" => ok(&Quantity(head.number())),
@@ -155,19 +156,21 @@ fn read(chain: &Chain, method: &str, params: &Params) -> Answer {
         "eth_accounts" => ok(&[(); 0]),
         "eth_gasPrice" => ok(&Quantity(u128::from(head.base_fee()) + PRIORITY_FEE)),
         "eth_maxPriorityFeePerGas" => ok(&Quantity(PRIORITY_FEE)),
-        "eth_feeHistory" => fee_history(chain, params),
+        "eth_feeHistory" => fee_history(chain, hole, params),
         "eth_getBlockByNumber" => {
             let full = params.flag(1)?;
-            ok(&resolve(chain, params.block(0)?).map(|block| shape::block(block, full)))
+            ok(&resolve(chain, hole, params.block(0)?)?.map(|block| shape::block(block, full)))
         }
         "eth_getBlockByHash" => {
             let full = params.flag(1)?;
             ok(&chain.block(params.hash(0)?).map(|block| shape::block(block, full)))
         }
-        "eth_getHeaderByNumber" => raw(resolve(chain, params.block(0)?).map(|block| shape::head(block).to_string())),
+        "eth_getHeaderByNumber" => {
+            raw(resolve(chain, hole, params.block(0)?)?.map(|block| shape::head(block).to_string()))
+        }
         "eth_getHeaderByHash" => raw(chain.block(params.hash(0)?).map(|block| shape::head(block).to_string())),
         "eth_getBlockTransactionCountByNumber" => {
-            ok(&resolve(chain, params.block(0)?).map(|block| Quantity(block.transactions().len())))
+            ok(&resolve(chain, hole, params.block(0)?)?.map(|block| Quantity(block.transactions().len())))
         }
         "eth_getBlockTransactionCountByHash" => ok(&chain
             .block(params.hash(0)?)
@@ -183,7 +186,7 @@ fn read(chain: &Chain, method: &str, params: &Params) -> Answer {
             .mined(params.hash(0)?)
             .map(|(block, index)| shape::receipt(block, index))),
         "eth_getBlockReceipts" => {
-            let block = named(chain, params, 0)?;
+            let block = named(chain, hole, params, 0)?;
             let receipts = |block: &Block| {
                 (0..block.transactions().len())
                     .map(|index| shape::json(&shape::receipt(block, index)))
@@ -195,19 +198,19 @@ fn read(chain: &Chain, method: &str, params: &Params) -> Answer {
             let account = params.address(0)?;
             match params.block(1)? {
                 BlockTag::Pending => ok(&Quantity(chain.pending_nonce(account))),
-                _ => ok(&Quantity(existing(named(chain, params, 1)?)?.nonce_of(account))),
+                _ => ok(&Quantity(existing(named(chain, hole, params, 1)?)?.nonce_of(account))),
             }
         }
         "eth_getBalance" => {
             params.address(0)?;
-            existing(named(chain, params, 1)?)?;
+            existing(named(chain, hole, params, 1)?)?;
             ok(&Quantity(
                 U256::from(BALANCE_ETHER) * U256::from(10).pow(U256::from(18)),
             ))
         }
         "eth_getCode" => {
             let is_token = chain.tokens().contains(&params.address(0)?);
-            existing(named(chain, params, 1)?)?;
+            existing(named(chain, hole, params, 1)?)?;
             ok(&alloy_primitives::Bytes::from_static(if is_token {
                 abi::TOKEN_CODE
             } else {
@@ -217,11 +220,11 @@ fn read(chain: &Chain, method: &str, params: &Params) -> Answer {
         "eth_getStorageAt" => {
             params.address(0)?;
             params.required(1)?;
-            existing(named(chain, params, 2)?)?;
+            existing(named(chain, hole, params, 2)?)?;
             ok(&word(U256::ZERO))
         }
         "eth_call" => {
-            existing(named(chain, params, 1)?)?;
+            existing(named(chain, hole, params, 1)?)?;
             execute(chain, params.required(0)?)
         }
         "eth_estimateGas" => {
@@ -243,27 +246,45 @@ fn raw(result: Option<String>) -> Answer {
     Ok(result.unwrap_or_else(|| "null".to_owned()))
 }
 
-fn resolve(chain: &Chain, tag: BlockTag) -> Option<&Block> {
+fn resolve(chain: &Chain, hole: HoleAnswer, tag: BlockTag) -> Result<Option<&Block>, RpcError> {
+    let (oldest, head) = (chain.oldest_number(), chain.head().number());
+    let found = match (tag, hole) {
+        (BlockTag::Number(number), HoleAnswer::Null) => chain.block_at(number),
+        (BlockTag::Number(number), HoleAnswer::Error) => {
+            let block = chain.block_at(number);
+            if block.is_none() && (oldest..head).contains(&number) {
+                return Err(RpcError::new(-32000, format!("no block was made in round {number}")));
+            }
+            block
+        }
+        (BlockTag::Number(number), HoleAnswer::Before) if number > head => None,
+        (tag, _) => number_of(chain, tag).and_then(|number| chain.block_at_or_below(number)),
+    };
+    Ok(found.map(AsRef::as_ref))
+}
+
+/// A number as it stands, and that of the block that a tag means.
+fn number_of(chain: &Chain, tag: BlockTag) -> Option<u64> {
     let head = chain.head().number();
     let number = match tag {
-        BlockTag::Number(number) => number,
+        BlockTag::Number(number) => return Some(number),
         BlockTag::Earliest => 0,
         BlockTag::Latest | BlockTag::Pending => head,
         BlockTag::Safe => head.saturating_sub(SAFE_DEPTH),
         BlockTag::Finalized => head.saturating_sub(FINALIZED_DEPTH),
     };
-    chain.block_at(number).map(AsRef::as_ref)
+    chain.block_at_or_below(number).map(|block| block.number())
 }
 
 /// A block named by number, tag, hash or an object with either.
-fn named<'a>(chain: &'a Chain, params: &Params, index: usize) -> Result<Option<&'a Block>, RpcError> {
+fn named<'a>(chain: &'a Chain, hole: HoleAnswer, params: &Params, index: usize) -> Result<Option<&'a Block>, RpcError> {
     let hash = match params.get(index) {
         Some(Value::Object(object)) => object.get("blockHash").and_then(Value::as_str),
         Some(Value::String(text)) if text.len() == 66 => Some(text.as_str()),
         _ => None,
     };
     let Some(hash) = hash else {
-        return Ok(resolve(chain, params.block(index)?));
+        return resolve(chain, hole, params.block(index)?);
     };
     let hash = hash
         .parse()
@@ -290,8 +311,7 @@ fn logs(chain: &Chain, filter: &LogFilter) -> Answer {
         Blocks::Range { from, to } => {
             let number = |tag: &BlockTag| match tag {
                 BlockTag::Pending => Err(RpcError::new(-32602, "pending logs are not supported")),
-                BlockTag::Number(number) => Ok(*number),
-                tag => Ok(resolve(chain, *tag).map_or(0, Block::number)),
+                tag => Ok(number_of(chain, *tag).unwrap_or(0)),
             };
             let (from, to) = (number(from)?, number(to)?);
             if from > to {
@@ -305,9 +325,9 @@ fn logs(chain: &Chain, filter: &LogFilter) -> Answer {
     Ok(format!("[{}]", found.join(",")))
 }
 
-fn fee_history(chain: &Chain, params: &Params) -> Answer {
+fn fee_history(chain: &Chain, hole: HoleAnswer, params: &Params) -> Answer {
     let count = params.number(0)?.unwrap_or(1).clamp(1, 1024);
-    let newest = existing(resolve(chain, params.block(1)?))?.number();
+    let newest = existing(resolve(chain, hole, params.block(1)?)?)?.number();
     let oldest = (newest + 1).saturating_sub(count).max(chain.oldest_number());
     let percentiles = params.get(2).and_then(Value::as_array).map_or(0, Vec::len);
     let blocks: Vec<_> = (oldest..=newest).filter_map(|number| chain.block_at(number)).collect();
@@ -431,3 +451,6 @@ fn filter_id(params: &Params) -> Result<u64, RpcError> {
 fn filter_not_found() -> RpcError {
     RpcError::new(-32000, "filter not found")
 }
+
+#[cfg(test)]
+mod tests;

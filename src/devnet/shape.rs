@@ -7,10 +7,11 @@ use std::{fmt::LowerHex, sync::Arc};
 
 use alloy_consensus::{Transaction as _, TxEnvelope, Typed2718};
 use alloy_eips::{eip2930::AccessListItem, eip7702::SignedAuthorization};
-use alloy_primitives::{Address, B64, B256, Bloom, Bytes, U256};
+use alloy_primitives::{Address, B64, B256, Bloom, Bytes, U256, keccak256};
 use serde::{Serialize, Serializer};
 
 use super::block::{Block, PlacedLog, Transaction};
+use super::config::Faults;
 
 /// A number as `0x` and hex digits without leading zeros.
 #[derive(Clone, Copy, Debug)]
@@ -27,9 +28,15 @@ pub(super) fn json(shape: &impl Serialize) -> String {
     serde_json::to_string(shape).expect("shapes have string keys and infallible fields")
 }
 
-/// The payload of a `newHeads` notification.
+/// A header as in `eth_getHeaderBy*`.
 pub(super) fn head(block: &Block) -> Arc<str> {
+    announcement(block, &Faults::default())
+}
+
+/// The payload of a `newHeads` notification.
+pub(super) fn announcement(block: &Block, faults: &Faults) -> Arc<str> {
     let header = block.header();
+    let hash = block.hash();
     json(&Head {
         parent_hash: header.parent_hash,
         sha3_uncles: header.ommers_hash,
@@ -37,7 +44,7 @@ pub(super) fn head(block: &Block) -> Arc<str> {
         state_root: header.state_root,
         transactions_root: header.transactions_root,
         receipts_root: header.receipts_root,
-        logs_bloom: &header.logs_bloom,
+        logs_bloom: (!faults.announce_without_bloom).then_some(&header.logs_bloom),
         difficulty: Quantity(0),
         number: Quantity(header.number),
         gas_limit: Quantity(header.gas_limit),
@@ -54,7 +61,11 @@ pub(super) fn head(block: &Block) -> Arc<str> {
         requests_hash: header.requests_hash,
         block_access_list_hash: (),
         slot_number: (),
-        hash: block.hash(),
+        hash: if faults.announce_other_hash {
+            keccak256(hash)
+        } else {
+            hash
+        },
     })
     .into()
 }
@@ -68,7 +79,8 @@ struct Head<'a> {
     state_root: B256,
     transactions_root: B256,
     receipts_root: B256,
-    logs_bloom: &'a Bloom,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logs_bloom: Option<&'a Bloom>,
     difficulty: Quantity<u64>,
     number: Quantity<u64>,
     gas_limit: Quantity<u64>,

@@ -244,6 +244,14 @@ impl Calls {
             .with_history(|history| Some(history.find(hash)?.header.block.number))
     }
 
+    /// Whether the published chain goes on above this number, and has no block of it.
+    fn has_no_block(&self, number: u64) -> bool {
+        self.registry.with_history(|history| {
+            let reaches_down = history.oldest().is_some_and(|oldest| oldest.number() <= number);
+            reaches_down && history.from(number).is_some_and(|own| own.number() > number)
+        })
+    }
+
     // ---- logs
 
     async fn logs(&self, known: Method, mut ask: Ask) -> Answer {
@@ -341,7 +349,7 @@ impl Calls {
         let is_there = |json: &Bytes| match (block.flatten(), head) {
             _ if !of_block => true,
             (Some(BlockName::Number(number)), Some(head)) if number <= head.number && number + FRESH > head.number => {
-                !is_null(json)
+                !is_null(json) || self.has_no_block(number)
             }
             (Some(BlockName::Hash(hash)), Some(head)) if hash == head.hash => !is_null(json),
             (Some(BlockName::Latest), Some(head)) if tells_number => {

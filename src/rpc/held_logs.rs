@@ -94,9 +94,14 @@ impl LogQuery {
         let Some((first, last)) = self.range(history) else {
             return Held::No;
         };
-        let logs = |number| history.at(number)?.logs.clone();
-        let Some(blocks) = (first..=last).map(logs).collect::<Option<Vec<_>>>() else {
-            return Held::Later;
+        // Numbers between them have no block, and no logs.
+        let own = history.between(first, last);
+        let Some(blocks) = own.map(|own| own.logs.clone()).collect::<Option<Vec<_>>>() else {
+            // Those of the newest are on their way; older ones that are not there were not asked for.
+            let newest = history
+                .between(first, last)
+                .all(|own| own.logs.is_some() || own.header.block == head);
+            return if newest { Held::Later } else { Held::No };
         };
         // That a block has no logs is known where its bloom says so, and blooms can be believed.
         if blocks.iter().all(|block| !block.logs.is_empty()) || history.has_blooms() {
@@ -123,9 +128,8 @@ impl LogQuery {
         }
         let (from, to) = match self.blocks {
             Blocks::Hash(hash) => {
-                let number = history.find(hash)?.header.block.number;
-                let canonical = history.at(number)?.header.block.hash == hash;
-                canonical.then_some((number, number))?
+                let block = history.find(hash)?.header.block;
+                history.is_canonical(block).then_some((block.number, block.number))?
             }
             Blocks::Range(from, to) => (from.unwrap_or(tip.number), to.unwrap_or(tip.number)),
         };

@@ -136,10 +136,10 @@ impl Replays {
             Start::Live => {
                 // Below the tip where the chain went back.
                 let stands_at = history.stands_at().map_or(tip, |block| block.number);
-                Ok(Some(Cursor::from(stands_at + 1)))
+                Ok(Some(Cursor::from(stands_at.saturating_add(1))))
             }
             Start::From(number) => {
-                self.within_reach(number, tip)?;
+                self.within_reach(number, history.reach(self.settings.max_blocks))?;
                 let remembered = history
                     .oldest()
                     .is_some_and(|oldest| number >= oldest.header.block.number);
@@ -152,8 +152,7 @@ impl Replays {
         }
     }
 
-    fn within_reach(&self, number: u64, tip: u64) -> Result<(), ErrorObjectOwned> {
-        let oldest = tip.saturating_sub(self.settings.max_blocks);
+    fn within_reach(&self, number: u64, oldest: u64) -> Result<(), ErrorObjectOwned> {
         if number >= oldest {
             return Ok(());
         }
@@ -306,8 +305,12 @@ impl Finding {
         {
             return Ok(cursor);
         }
+        let reach = || {
+            let blocks = replays.settings.max_blocks;
+            replays.registry.with_history(|history| history.reach(blocks))
+        };
         let (block, log) = match self.start {
-            Start::Live => return Ok(Cursor::from(tip + 1)),
+            Start::Live => return Ok(Cursor::from(tip.saturating_add(1))),
             Start::From(number) => {
                 self.is_served(number, tip).await?;
                 replays.count("node");
@@ -321,13 +324,12 @@ impl Finding {
             .await;
         let Some(located) = located.map_err(|Unavailable| unavailable())? else {
             replays.count("unknown");
-            let oldest = tip.saturating_sub(replays.settings.max_blocks);
-            return Err(cannot_resume(&format!("block {block} is not known"), oldest));
+            return Err(cannot_resume(&format!("block {block} is not known"), reach()));
         };
         let number = located.left.ancestor.number;
-        replays.within_reach(number, tip)?;
-        self.is_served(if log.is_some() { number } else { number + 1 }, tip)
-            .await?;
+        replays.within_reach(number, reach())?;
+        let first = number.saturating_add(u64::from(log.is_none()));
+        self.is_served(first, tip).await?;
         replays.count("node");
         let mut cursor = Cursor::behind(located.left.ancestor, log);
         if located.left.ancestor.hash != block {

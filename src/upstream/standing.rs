@@ -75,7 +75,8 @@ pub(super) struct Standing {
 #[derive(Debug, Default)]
 struct Member {
     connected: bool,
-    /// The end of its chain: number and hash, each the parent of the next.
+    /// The end of its chain: number and hash, each the parent of the next. Numbers ascend, and some have no block. The first is
+    /// known as a parent alone, and stands at the highest number that it can have.
     chain: VecDeque<(u64, B256)>,
     /// The highest block that it told with this connection.
     highest: Option<(u64, B256)>,
@@ -108,7 +109,7 @@ impl Standing {
     /// It announced a head. `false` where that is a block which it told before: late or repeated.
     pub fn announced(&mut self, id: UpstreamId, told: Told) -> bool {
         let member = &mut self.members[id.0];
-        let news = member.hash_at(told.number) != Some(told.hash);
+        let news = !member.told(told.hash);
         if news {
             member.tell(told);
         }
@@ -200,7 +201,14 @@ impl Standing {
     }
 
     fn is_near(&self, id: UpstreamId) -> bool {
-        self.newest().is_none_or(|newest| self.number(id) + NEAR >= newest)
+        let Some(newest) = self.newest() else { return true };
+        let number = self.number(id);
+        // Where not every number has a block, two blocks may be many numbers.
+        let ahead = |id: UpstreamId| {
+            let blocks = self.members[id.0].above(number);
+            self.number(id) == newest && blocks.is_some_and(|blocks| blocks as u64 <= NEAR)
+        };
+        number.saturating_add(NEAR) >= newest || self.connected().any(ahead)
     }
 
     fn is_forked(&self, id: UpstreamId, now: Duration) -> bool {
@@ -260,7 +268,7 @@ impl Standing {
     pub fn have(&self, number: u64, hash: B256) -> Vec<UpstreamId> {
         let told = |id: &UpstreamId| {
             let member = &self.members[id.0];
-            member.hash_at(number) == Some(hash) || member.highest == Some((number, hash))
+            member.told(hash) || member.highest == Some((number, hash))
         };
         let known: Vec<UpstreamId> = self.connected().filter(told).collect();
         if !known.is_empty() {
@@ -300,9 +308,14 @@ impl Member {
     }
 
     fn hash_at(&self, number: u64) -> Option<B256> {
-        let oldest = self.chain.front()?.0;
-        let at = usize::try_from(number.checked_sub(oldest)?).ok()?;
-        self.chain.get(at).map(|(_, hash)| *hash)
+        let at = self.chain.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        Some(self.chain[at].1)
+    }
+
+    /// How many blocks it has above this number, where its chain is known so far down.
+    fn above(&self, number: u64) -> Option<usize> {
+        let at = self.chain.partition_point(|(own, _)| *own <= number);
+        at.checked_sub(1).map(|_| self.chain.len() - at)
     }
 
     fn told(&self, hash: B256) -> bool {
@@ -314,10 +327,13 @@ impl Member {
         while self.number().is_some_and(|newest| newest >= head.number) {
             self.chain.pop_back();
         }
-        let below = head.number.checked_sub(1).map(|number| (number, head.parent));
-        if self.chain.back().copied() != below {
+        let below = head.number.checked_sub(1);
+        let no_parent = head.parent == B256::ZERO;
+        let follows = |(number, hash): &(u64, B256)| *hash == head.parent || no_parent && Some(*number) == below;
+        if !self.chain.back().is_some_and(follows) {
             self.chain.clear();
-            self.chain.extend(below);
+            let parent = below.filter(|_| !no_parent).map(|number| (number, head.parent));
+            self.chain.extend(parent);
         }
         self.chain.push_back((head.number, head.hash));
         if self.highest.is_none_or(|(number, _)| head.number >= number) {
@@ -373,9 +389,13 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(4);
     const TAKE_BACK: Duration = Duration::from_secs(10);
 
-    /// `a3` is block 3 of branch a; its parent is block 2 of the same branch.
+    /// `a3` is block 3 of branch a; its parent is block 2 of the same branch. That of `a8<5` is block 5.
     fn told(name: &str) -> Told {
+        let (name, parent) = name
+            .split_once('<')
+            .map_or((name, None), |(name, parent)| (name, Some(parent)));
         let number: u64 = name[1..].parse().unwrap();
+        let parent = parent.map_or(number.wrapping_sub(1), |parent| parent.parse().unwrap());
         let hash = |number: u64| {
             let mut hash = B256::with_last_byte(name.as_bytes()[0]);
             hash[..8].copy_from_slice(&number.to_be_bytes());
@@ -384,7 +404,7 @@ mod tests {
         Told {
             number,
             hash: hash(number),
-            parent: hash(number.wrapping_sub(1)),
+            parent: hash(parent),
         }
     }
 
@@ -454,6 +474,33 @@ mod tests {
     fn one_that_is_far_behind_is_no_refuge_while_another_is_not() {
         check("0+a50 1+a5 2+a49 0-", expect!["->0 first @0ns; 0>2 lost @0ns"]);
         check("0+a50 1+a4 2+a5 +9 0-", expect!["->0 first @0ns; 0>2 lost @9s"]);
+    }
+
+    #[test]
+    fn numbers_without_a_block_are_no_distance() {
+        // Two blocks behind, by whatever numbers: near enough to be chosen by its priority.
+        check(
+            "0+a5 1+a5 2+a5 2a90<5 2a95<90 0-",
+            expect!["->0 first @0ns; 0>1 lost @0ns"],
+        );
+        check(
+            "0+a5 1+a5 2+a5 2a90<5 2a95<90 2a97<95 0-",
+            expect!["->0 first @0ns; 0>2 lost @0ns"],
+        );
+        let (standing, _) = story("0+a5 0a9<5 0a20<9 1+a20<9 2+a20<9");
+        let hash = |name: &str| told(name).hash;
+        assert_eq!(
+            standing.have(9, hash("a9")),
+            [UpstreamId(0), UpstreamId(1), UpstreamId(2)]
+        );
+        assert_eq!(standing.have(5, hash("a5")), [UpstreamId(0)]);
+        let mut standing = standing;
+        assert!(!standing.announced(UpstreamId(0), told("a9<5")), "late");
+        assert!(
+            !standing.announced(UpstreamId(1), told("a9<5")),
+            "late, and known as a parent"
+        );
+        assert!(standing.announced(UpstreamId(1), told("b15<9")));
     }
 
     #[test]

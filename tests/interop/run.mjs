@@ -1,11 +1,11 @@
-// Real web3 libraries against the proxy in front of a real node (anvil).
+// Real web3 libraries against the proxy in front of a real node (anvil), and other real nodes behind it.
 //
 //   node run.mjs [--direct] [--only <library or scenario>]
 //
 // --direct leaves the proxy out: it shows that the tests themselves hold for a node, apart from what anvil lacks.
 
 import { parseArgs } from "node:util";
-import { Chain, Story, hex, sleep, startProxy, stopAll, until, within } from "./support.mjs";
+import { Chain, Story, sleep, startProxy, stopAll, until, within } from "./support.mjs";
 import { COLUMNS, scenarios } from "./scenarios.mjs";
 import { Table } from "./table.mjs";
 import * as aiohttp from "./libraries/aiohttp.mjs";
@@ -15,6 +15,7 @@ import * as ethclient from "./libraries/ethclient.mjs";
 import * as ethers from "./libraries/ethers.mjs";
 import * as examples from "./libraries/examples.mjs";
 import * as gorilla from "./libraries/gorilla.mjs";
+import * as nodes from "./libraries/nodes.mjs";
 import * as proxyTests from "./libraries/proxy.mjs";
 import * as raw from "./libraries/raw.mjs";
 import * as viem from "./libraries/viem.mjs";
@@ -28,6 +29,7 @@ const LIBRARIES = [
   ...[ethers, viem, web3js, web3py, web3pySync, ethclient, chromiumViem],
   ...[raw, chromium, websockets, aiohttp, gorilla, wscat],
   ...[examples, proxyTests],
+  ...nodes.rows,
 ];
 const SCENARIO_LIMIT = 120_000;
 
@@ -78,8 +80,8 @@ class Test {
     return compressing;
   }
 
-  story(filters) {
-    return Story.begin(this.chain, filters, { direct: this.direct });
+  story(filters, chain = this.chain) {
+    return Story.begin(chain, filters, { direct: this.direct });
   }
 
   /** Runs a check that anvil itself is known to fail: with the proxy it counts, without it is only noted. */
@@ -105,13 +107,13 @@ class Test {
   }
 
   /** Waits until the server tells of the node's newest block, so that no event of an earlier scenario is still under way. */
-  async settle(ws = this.ws) {
+  async settle(ws = this.ws, chain = this.chain) {
     const client = await raw.RawClient.open(ws);
     try {
       const seen = new Set();
       await client.subscribe(["newHeads"], ({ hash }) => seen.add(hash));
-      await this.chain.rpc("anvil_mine", [hex(1)]);
-      const { hash } = await this.chain.block();
+      await chain.mine(1);
+      const { hash } = await chain.block();
       await until("the newest head, before the scenario", () => seen.has(hash));
     } finally {
       client.close();
@@ -172,20 +174,23 @@ try {
   const chain = await Chain.start();
   const server = options.direct ? chain : await startProxy(chain.ws, 0, ALL_ARE_ONE_CLIENT);
   for (const library of LIBRARIES) {
-    const scenariosOf = Object.entries({ ...(library.connect ? scenarios : {}), ...library.extras });
+    const common = Object.entries(library.connect ? scenarios : {}).filter(([name]) => library.only?.includes(name) ?? true);
+    const scenariosOf = [...common, ...Object.entries(library.extras ?? {})];
     const all = scenariosOf.filter(([name]) => chosen(library.name, name));
     if (!all.length) continue;
-    const lack = await library.missing?.();
+    const lack = await library.missing?.(options);
     if (lack) {
       table.leaveOut(library, lack);
       console.log(`${library.name.padEnd(22)}  left out: ${lack}`);
       continue;
     }
     table.name(library, await (library.version?.call ? library.version() : library.version));
+    const place = (await library.place?.()) ?? { chain, server };
     for (const [name, scenario] of all) {
-      await runScenario(library, name, scenario, server, chain);
-      if (chain.child.end) throw new Error(`anvil ended; its last lines:\n${chain.child.tail()}`);
-      if (server.child.end) throw new Error(`headwater ended; its last lines:\n${server.child.tail(40)}`);
+      await runScenario(library, name, scenario, place.server, place.chain);
+      for (const { child } of [place.chain, place.server]) {
+        if (child.end) throw new Error(`${child.name} ended; its last lines:\n${child.tail(40)}`);
+      }
     }
   }
   if (table.count("ok") + table.count("FAIL") === 0) throw new Error("no scenario ran");

@@ -25,8 +25,7 @@ import { TRAFFIC } from "./traffic.mjs";
 
 export const UNKNOWN = "foo_bar";
 
-
-const FILTERS = ({ contract }) => ({
+export const FILTERS = ({ contract }) => ({
   transfers: { address: contract, topics: [TRANSFER] },
   either: { address: contract, topics: [[TRANSFER, NOTE]] },
   receivers: { address: [contract, topicOf(0).slice(0, 42)], topics: [TRANSFER, null, [topicOf(1), topicOf(2)]] },
@@ -321,7 +320,7 @@ function seenBy({ sent }) {
   };
 }
 
-async function listen(conn, story) {
+export async function listen(conn, story) {
   const got = {};
   for (const [name, filter] of Object.entries(story.filters)) {
     got[name] = [];
@@ -330,7 +329,7 @@ async function listen(conn, story) {
   return got;
 }
 
-async function compareLogs(got, story) {
+export async function compareLogs(got, story) {
   for (const name of Object.keys(story.filters)) {
     const want = story.logs[name];
     await until(() => `${name}: ${got[name].length} of ${want.length} logs came`, () => got[name].length >= want.length);

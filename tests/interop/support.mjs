@@ -178,26 +178,45 @@ export const NOTE = "0x65b360985453687445a7c456f6bbedbff9af3294dcd65b0fc5cc5140d
 const SELECTOR = { emitMany: "0x3d23178e", double: "0xeee97206", refuse: "0xa60a07b2", refusePlainly: "0x64e1c79d" };
 export const calldata = (name, ...args) => SELECTOR[name] + args.map(word).join("");
 
-/** anvil, which mines only when told to, with the Emitter contract on it. Spoken to directly, never by the proxy. */
+const ANVIL = {
+  name: "anvil",
+  launch: () => [anvilBinary(), ["--host", "127.0.0.1", "--port", "0", "--no-mining"]],
+  listening: /Listening on 127\.0\.0\.1:(\d+)/,
+  mine: (chain, count) => chain.rpc("anvil_mine", [hex(count)]),
+};
+
+/** A node that mines only when told to, with the Emitter contract on it. Spoken to directly, never by the proxy. */
 export class Chain {
-  static async start() {
+  static async start(node = ANVIL) {
     const chain = new Chain();
-    chain.child = new Child("anvil", anvilBinary(), ["--host", "127.0.0.1", "--port", "0", "--no-mining"]);
-    const port = await chain.child.says(/Listening on 127\.0\.0\.1:(\d+)/);
+    chain.node = node;
+    chain.child = new Child(node.name, ...node.launch());
+    const port = await chain.child.says(node.listening, 60_000);
     chain.ws = `ws://127.0.0.1:${port}`;
     chain.http = `http://127.0.0.1:${port}`;
     chain.accounts = await chain.rpc("eth_accounts");
-    const hash = await chain.rpc("eth_sendTransaction", [{ from: chain.accounts[0], data: emitter.bytecode }]);
-    await chain.rpc("evm_mine");
-    chain.contract = (await chain.rpc("eth_getTransactionReceipt", [hash])).contractAddress;
+    await chain.deploy();
     return chain;
+  }
+
+  /** Mines a block with the contract. */
+  async deploy() {
+    const creation = { from: this.accounts[0], data: emitter.bytecode, gas: "0x300000" };
+    const hash = await this.rpc("eth_sendTransaction", [creation]);
+    await this.mine(1);
+    this.contract = (await this.rpc("eth_getTransactionReceipt", [hash])).contractAddress;
+  }
+
+  /** Mines blocks in one go. */
+  mine(count) {
+    return this.node.mine(this, count);
   }
 
   async rpc(method, params = []) {
     const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
     const request = { method: "POST", headers: { "content-type": "application/json" }, body };
     const answer = await (await fetch(this.http, request)).json();
-    if (answer.error) throw new Error(`anvil ${method}: ${JSON.stringify(answer.error)}`);
+    if (answer.error) throw new Error(`${this.node.name} ${method}: ${JSON.stringify(answer.error)}`);
     return answer.result;
   }
 
@@ -252,21 +271,52 @@ export class Story {
 
   /** Mines `count` blocks in one go, so that their heads come as a burst. */
   async mined(count) {
-    await this.chain.rpc("anvil_mine", [hex(count)]);
+    await this.chain.mine(count);
+    await this.#adopt();
+  }
+
+  /** Mines blocks by a command of the node's own. */
+  async command(method, params) {
+    await this.chain.rpc(method, params);
+    await this.#adopt();
+  }
+
+  /** Goes back by `depth` blocks to a snapshot and mines a block for each of `counts`. */
+  async revert(snapshot, depth, counts) {
+    same("evm_revert", await this.chain.rpc("evm_revert", [snapshot]), true);
+    this.#drop(depth);
+    for (const list of counts) await this.mine(...list);
+  }
+
+  /** Begins the chain anew from its genesis, with the contract in its first block. */
+  async reset() {
+    const before = [];
+    for (let number = 0; number <= this.base; number++) before.push((await this.chain.block(number)).hash);
+    await this.chain.rpc("hardhat_reset");
+    this.#drop(this.blocks.length);
+    await this.chain.deploy();
+    // A block that comes out as it was, to the hash, is the same block, and nobody is told of it again.
+    let same = 0;
+    while (before[same] && before[same] === (await this.chain.block(same))?.hash) same++;
+    this.base = same - 1;
     await this.#adopt();
   }
 
   /** Replaces the last `depth` blocks by as many new ones; `counts[i]` lists the transactions of the i-th. */
   async reorg(depth, counts) {
-    const dropped = this.blocks.splice(-depth);
+    this.#drop(depth);
+    const transactions = counts.flatMap((list, at) => list.map((count) => [this.chain.emission(count), at]));
+    await this.chain.rpc("anvil_reorg", [depth, transactions]);
+    await this.#adopt();
+  }
+
+  #drop(depth) {
+    const dropped = this.blocks.splice(this.blocks.length - depth);
     for (const name of Object.keys(this.filters)) {
       // anvil 1.7.1 never says what a reorg removed, so without the proxy nobody does.
       if (this.direct) break;
       for (const block of dropped) this.logs[name].push(...block.logs[name].map((log) => ({ ...log, removed: true })));
     }
-    const transactions = counts.flatMap((list, at) => list.map((count) => [this.chain.emission(count), at]));
-    await this.chain.rpc("anvil_reorg", [depth, transactions]);
-    await this.#adopt();
   }
 
   async #adopt() {

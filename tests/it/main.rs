@@ -23,6 +23,7 @@ mod grammar;
 mod granted;
 mod handshake;
 mod harness;
+mod heights;
 mod hostile;
 mod keys;
 mod limits;

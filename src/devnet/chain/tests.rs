@@ -234,3 +234,70 @@ fn transactions_are_refused_in_geths_words() {
         ChainError::WrongChain { have: 5, want: 1337 }
     );
 }
+
+#[test]
+fn numbers_have_holes_and_all_else_is_as_without() {
+    let with = |holes, initial_blocks| {
+        Chain::new(&Config {
+            holes,
+            initial_blocks,
+            ..Config::manual()
+        })
+    };
+    let (plain, mut chain) = (with(0, 60), with(3, 60));
+    let kept: Vec<_> = (0..=chain.head().number())
+        .filter_map(|number| chain.block_at(number).cloned())
+        .collect();
+    assert_eq!(kept.len(), 61);
+    assert!(chain.head().number() > 70, "{}", chain.head().number());
+    for (pair, plain) in kept.windows(2).zip((1..).map_while(|number| plain.block_at(number))) {
+        assert_eq!(pair[1].parent_hash(), pair[0].hash());
+        assert!((1..=4).contains(&(pair[1].number() - pair[0].number())));
+        assert_eq!(pair[1].transactions(), plain.transactions());
+    }
+    let above = kept
+        .windows(2)
+        .find(|pair| pair[1].number() > pair[0].number() + 1)
+        .unwrap();
+    let hole = above[1].number() - 1;
+    assert!(chain.block_at(hole).is_none());
+    assert_eq!(chain.block_at_or_below(hole).unwrap().hash(), above[0].hash());
+    // Depths are counted in blocks.
+    let reorg = chain.reorg(20, 25).unwrap();
+    assert_eq!((reorg.dropped.len(), reorg.adopted.len()), (20, 25));
+    let back = chain.switch_back().unwrap();
+    assert_eq!((back.dropped.len(), back.adopted.len()), (25, 20));
+    assert_eq!(chain.head().hash(), kept[60].hash());
+    let mut follower = with(3, 60);
+    follower.reorg(3, 3).unwrap();
+    assert_eq!(follower.import(&kept[1..]).unwrap().adopted.len(), 3);
+}
+
+#[test]
+fn blooms_lie_where_they_are_to() {
+    let blooms = |empty_blooms, greedy_blooms| {
+        let chain = Chain::new(&Config {
+            empty_blooms,
+            greedy_blooms,
+            initial_blocks: 60,
+            ..Config::manual()
+        });
+        let (mut empty, mut greedy, mut honest) = (0, 0, 0);
+        for block in (1..=60).map(|number| chain.block_at(number).unwrap()) {
+            let (bloom, logs) = (
+                block.header().logs_bloom,
+                block.logs().collect::<alloy_primitives::Bloom>(),
+            );
+            assert!(bloom.is_zero() || bloom & logs == logs);
+            empty += usize::from(bloom.is_zero());
+            greedy += usize::from(!bloom.is_zero() && bloom != logs);
+            honest += usize::from(bloom == logs);
+        }
+        (empty, greedy, honest)
+    };
+    assert_eq!(blooms(0, 0), (0, 0, 60));
+    assert_eq!(blooms(1, 0), (60, 0, 0));
+    assert_eq!(blooms(0, 1), (0, 60, 0));
+    let (empty, greedy, honest) = blooms(3, 3);
+    assert!(empty > 5 && greedy > 5 && honest > 5, "{empty} {greedy} {honest}");
+}
