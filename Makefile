@@ -60,8 +60,8 @@ conformance: $(NODE_READY) geth ## every row of the wire's specification, on dev
 	$(CARGO) test --locked --test conformance -- $(ROW)
 
 .PHONY: simulate
-simulate: ## the app under drawn faults on simulated time: SEEDS=500 new ones, or SEED=7 again (TIMES=20)
-	@$(if $(SEED),SEED=$(SEED)) $(if $(SEEDS),SEEDS=$(SEEDS)) $(if $(TIMES),TIMES=$(TIMES)) $(CARGO) test --locked --test simulate -- --nocapture
+simulate: ## the app under drawn faults on simulated time: SEEDS=500 new ones, or SEED=7 again (TIMES=20); FEATURES=holes,blooms,lies
+	@$(if $(SEED),SEED=$(SEED)) $(if $(SEEDS),SEEDS=$(SEEDS)) $(if $(TIMES),TIMES=$(TIMES)) $(if $(FEATURES),FEATURES=$(FEATURES)) $(CARGO) test --locked --test simulate -- --nocapture
 
 # The unoptimised echo server is no slower than its client, and checks that nothing overflows.
 AUTOBAHN := $(PYTHON) tests/autobahn/run.py $(WSTEST) $(TARGET_DIR)/debug/examples/echo .local/autobahn

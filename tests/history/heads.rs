@@ -113,16 +113,20 @@ impl Walk {
             self.push(block, false);
             return Moved::Switched(ancestor);
         }
-        if self.branch.first().is_some_and(|first| block.0 <= first.block.0) {
-            // It leaves the chain below all that was told: nothing of that stands any more.
-            self.pop_to(0, verdict);
-            self.push(block, false);
-            return Moved::Switched(block.0.saturating_sub(1));
-        }
         if next.is_some_and(|(hash, _)| hash == parent) {
             self.early.insert(block.1);
             verdict.misordered(|| format!("head {} before its parent", name(block)));
             return Moved::Stray;
+        }
+        if self
+            .branch
+            .first()
+            .is_some_and(|first| below(tree, block) < first.block.0)
+        {
+            // It leaves the chain below all that was told: nothing of that stands any more.
+            self.pop_to(0, verdict);
+            self.push(block, false);
+            return Moved::Switched(below(tree, block));
         }
         if next.is_none() && !tree.is_canonical(block) {
             verdict.misordered(|| format!("head {} of a branch that was left", name(block)));
@@ -131,7 +135,7 @@ impl Walk {
         let joined = self.presume_path(tree, block, verdict);
         match joined {
             Some(joined) if joined == top => Moved::Extended,
-            joined => Moved::Switched(joined.map_or(self.branch[0].block.0.saturating_sub(1), |(number, _)| number)),
+            joined => Moved::Switched(joined.map_or_else(|| below(tree, self.branch[0].block), |(number, _)| number)),
         }
     }
 
@@ -148,17 +152,17 @@ impl Walk {
         let mut between = Vec::new();
         let mut lowest = block;
         let joined = loop {
-            let Some(parent) = tree.parent(lowest.1) else {
+            let Some(parent) = tree.below(lowest) else {
                 break None;
             };
-            if let Some(at) = self.position(parent) {
+            if let Some(at) = self.position(parent.1) {
                 break Some(at);
             }
             let floor = self.branch.first().map_or(self.from, |first| first.block.0);
-            if lowest.0 <= floor {
+            if lowest.0 <= floor || parent.0 < floor {
                 break None;
             }
-            lowest = (lowest.0 - 1, parent);
+            lowest = parent;
             between.push(lowest);
         };
         self.pop_to(joined.map_or(0, |at| at + 1), verdict);
@@ -202,14 +206,21 @@ impl Walk {
         if let Some(first) = self.branch.first().map(|first| first.block) {
             let mut lowest = first;
             while lowest.0 > self.from
-                && let Some(parent) = tree.parent(lowest.1)
+                && let Some(parent) = tree.below(lowest)
+                && parent.0 >= self.from
             {
-                lowest = (lowest.0 - 1, parent);
-                if !self.early.contains(&parent) {
+                lowest = parent;
+                if !self.early.contains(&parent.1) {
                     verdict.lost(|| format!("head {}", name(lowest)));
                 }
             }
         }
         self.pop_to(0, verdict);
     }
+}
+
+/// The number of the block below this one.
+fn below(tree: &Tree, block: At) -> u64 {
+    tree.below(block)
+        .map_or(block.0.saturating_sub(1), |(number, _)| number)
 }

@@ -189,8 +189,17 @@ impl Ledger {
         }
     }
 
-    /// Takes a new log; `rest` is what is told after it. Whether it was new and at its place among logs.
-    pub(super) fn added(&mut self, tree: &Tree, block: At, log: &Log, rest: &[Told], verdict: &mut Verdict) -> bool {
+    /// Takes a new log; `rest` is what is told after it, and `elsewhere` that the heads are on another branch. Whether it
+    /// was new and at its place among logs.
+    pub(super) fn added(
+        &mut self,
+        tree: &Tree,
+        block: At,
+        log: &Log,
+        rest: &[Told],
+        elsewhere: bool,
+        verdict: &mut Verdict,
+    ) -> bool {
         let key = (block.1, log.index);
         let words = || log_name(block, log.index);
         if let Some(logs) = tree.logs(block.1)
@@ -258,7 +267,7 @@ impl Ledger {
         };
         // What stands is one branch, so that its last log speaks for all.
         let leaves = self.live.last().is_some_and(on_another_branch);
-        if !first_time && !returned().unwrap_or(!leaves) {
+        if !first_time && !returned().unwrap_or(!leaves && !elsewhere) {
             verdict.duplicated(words);
             return false;
         }
@@ -283,11 +292,13 @@ impl Ledger {
         let last = self.live.last().map(|last| (last.block, last.index));
         let lowest = last.map_or(self.floor.min(block.0), |(block, _)| block.0);
         let mut path = vec![block];
-        let mut hash = block.1;
-        for number in (lowest..block.0).rev() {
-            let Some(parent) = tree.parent(hash) else { break };
-            path.push((number, parent));
-            hash = parent;
+        let mut at = block;
+        while at.0 > lowest
+            && let Some(below) = tree.below(at)
+            && below.0 >= lowest
+        {
+            path.push(below);
+            at = below;
         }
         for at in path.into_iter().rev() {
             let expected = tree.logs(at.1).unwrap_or_default().iter().filter(|log| {

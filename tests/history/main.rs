@@ -24,10 +24,12 @@ struct World {
     delivered: Vec<(B256, Vec<Log>)>,
     /// Blocks that were left last, oldest first.
     left: Vec<B256>,
+    /// Numbers may have no block.
+    holes: bool,
 }
 
 impl World {
-    fn new(seed: u64, heads: bool, logs: bool, filter: fn(&Log) -> bool) -> Self {
+    fn new(seed: u64, heads: bool, logs: bool, filter: fn(&Log) -> bool, holes: bool) -> Self {
         let mut world = Self {
             rng: StdRng::seed_from_u64(seed),
             blocks: HashMap::new(),
@@ -42,6 +44,7 @@ impl World {
             }],
             delivered: Vec::new(),
             left: Vec::new(),
+            holes,
         };
         let genesis = world.block(99, B256::ZERO);
         world.canonical.push(genesis);
@@ -73,7 +76,12 @@ impl World {
     fn extend(&mut self, count: u64) {
         for _ in 0..count {
             let tip = self.canonical[self.canonical.len() - 1];
-            let block = self.block(self.blocks[&tip].number + 1, tip);
+            let gap = if self.holes && self.rng.random_ratio(1, 3) {
+                self.rng.random_range(1..4)
+            } else {
+                0
+            };
+            let block = self.block(self.blocks[&tip].number + 1 + gap, tip);
             self.adopt(block);
         }
     }
@@ -199,9 +207,12 @@ const KINDS: [(bool, bool, Filter); 4] = [
 
 fn each_record(seeds: u64, returns: bool, mut look: impl FnMut(Record, Canonical, Filter)) {
     for seed in 0..seeds {
-        for (heads, logs, filter) in KINDS {
-            let (mut record, canonical) = World::new(seed, heads, logs, filter).live(returns);
-            record.name = format!("seed {seed}, heads {heads}, logs {logs}");
+        for (holes, (heads, logs, filter)) in [false, true]
+            .into_iter()
+            .flat_map(|holes| KINDS.map(|kind| (holes, kind)))
+        {
+            let (mut record, canonical) = World::new(seed, heads, logs, filter, holes).live(returns);
+            record.name = format!("seed {seed}, heads {heads}, logs {logs}, holes {holes}");
             look(record, canonical, filter);
         }
     }

@@ -277,26 +277,21 @@ impl Tree {
         self.blocks.get(&hash)?.logs.as_deref()
     }
 
-    /// The block of this number among a block's ancestors and itself; `None` where too little is known.
-    fn ancestor(&self, hash: B256, number: u64) -> Option<B256> {
-        let mut hash = hash;
-        loop {
-            let node = self.blocks.get(&hash)?;
-            match node.number.cmp(&number) {
-                std::cmp::Ordering::Less => return None,
-                std::cmp::Ordering::Equal => return Some(hash),
-                std::cmp::Ordering::Greater if node.number == number + 1 => return Some(node.parent),
-                std::cmp::Ordering::Greater => hash = node.parent,
-            }
-        }
+    /// A block's parent with its number. Numbers may have holes, so it is one less only where nothing better is known.
+    fn below(&self, block: At) -> Option<At> {
+        let parent = self.parent(block.1)?;
+        let known = self.blocks.get(&parent).map(|node| node.number);
+        Some((known.unwrap_or(block.0.saturating_sub(1)), parent))
     }
 
     /// Whether `old` is this block or one of its ancestors; `None` where too little is known.
     fn descends(&self, hash: B256, number: u64, old: At) -> Option<bool> {
-        if old.0 >= number {
-            return Some(old == (number, hash));
+        let mut at = (number, hash);
+        while at.0 > old.0 {
+            at = self.below(at)?;
         }
-        self.ancestor(hash, old.0).map(|ancestor| ancestor == old.1)
+        // Below it there is no way back up: on this branch its number is another block's, or none's.
+        Some(at == old)
     }
 
     fn is_canonical(&self, block: At) -> bool {
@@ -423,7 +418,9 @@ impl Checker {
         // client does, it has the heads already.
         let again = self.ledger.was_undone(block, log);
         let on_top = self.walk.top().is_none_or(|top| top == block);
-        let fresh = self.ledger.added(&self.tree, block, log, rest, &mut self.verdict);
+        let fresh = self
+            .ledger
+            .added(&self.tree, block, log, rest, !announced, &mut self.verdict);
         if fresh && !announced {
             self.walk.presume(&self.tree, block, &mut self.verdict);
         } else if fresh && !(self.resumed && again) && self.heads && !on_top && block.0 >= self.from {

@@ -101,6 +101,7 @@ impl Client {
             bulky: plan.is_bulky(),
             behind: plan.behind[client],
             resumes: plan.resumes,
+            holes: plan.features.holes.is_some(),
         };
         tokio::spawn(task.run());
         Self {
@@ -182,6 +183,8 @@ struct Task {
     behind: Option<u64>,
     /// Whether it goes on where it was; else every connection is a record of its own.
     resumes: bool,
+    /// Whether a number may have no block, which is then answered with the one before or none.
+    holes: bool,
 }
 
 /// Where a client stands: what it needs to go on from there.
@@ -360,7 +363,7 @@ impl Task {
                             }
                         },
                         Some(ids) => {
-                            let asks = match asked(&text) {
+                            let asks = match asked(&text, self.holes) {
                                 Some(answer) => self.answered(&answer),
                                 None => self.told(&text, ids).map(|number| (number, 0)),
                             };
@@ -491,7 +494,7 @@ struct Asked {
 }
 
 /// `None` where it is none. Where there is no node, an answer may be an error: that says nothing.
-fn asked(text: &str) -> Option<Asked> {
+fn asked(text: &str, holes: bool) -> Option<Asked> {
     #[derive(Deserialize)]
     struct Answer<T> {
         id: u64,
@@ -508,6 +511,8 @@ fn asked(text: &str) -> Option<Asked> {
     let got = block.result.map(|block| block.number.to::<u64>());
     let newest = newest.result.map(|newest| newest.to::<u64>());
     let contradicts_itself = match (got, &block.error, newest) {
+        (Some(got), _, _) if holes => got > number,
+        (None, ..) if holes => false,
         (Some(got), _, _) => got != number,
         (None, None, Some(newest)) => newest >= number,
         _ => false,

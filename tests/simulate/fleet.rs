@@ -35,6 +35,8 @@ struct Node {
     devnet: Devnet,
     control: Control,
     view: View,
+    /// What it does also when all is repaired.
+    habits: Faults,
 }
 
 /// What a follower makes of the leader's chain.
@@ -53,7 +55,7 @@ impl Fleet {
             progress: Arc::default(),
         };
         for node in 0..plan.nodes {
-            let config = Config {
+            let mut config = Config {
                 seed: plan.seed,
                 fork_seed: node as u64,
                 initial_blocks: if node == 0 { INITIAL_BLOCKS } else { 0 },
@@ -61,19 +63,22 @@ impl Fleet {
                 log_data_bytes: plan.log_bytes,
                 accounts: 4,
                 tokens: 4,
+                faults: plan.features.faults(node),
                 ..Config::manual()
             };
+            plan.features.config(&mut config);
             let devnet = Devnet::start(config).await.unwrap();
             let control = devnet.handle();
             fleet.nodes.push(Node {
                 devnet,
                 control,
                 view: View::Behind(0),
+                habits: plan.features.faults(node),
             });
         }
         let initial: Vec<_> = fleet.leader().with_chain(|chain| {
             let numbers = 0..=chain.head().number();
-            numbers.map(|number| chain.block_at(number).unwrap().clone()).collect()
+            numbers.filter_map(|number| chain.block_at(number).cloned()).collect()
         });
         fleet.know(&initial);
         fleet.follow(false);
@@ -179,7 +184,7 @@ impl Fleet {
             };
             let target = self.leader().with_chain(|chain| {
                 let number = chain.head().number().saturating_sub(lag);
-                chain.block_at(number).cloned()
+                chain.block_at_or_below(number).cloned()
             });
             let Some(target) = target else { continue };
             let follower = &self.nodes[at].control;
@@ -196,7 +201,7 @@ impl Fleet {
     /// Nothing is wrong any more, and all nodes agree.
     pub fn repair(&mut self) {
         for node in &mut self.nodes {
-            node.control.set_faults(|faults| *faults = Faults::default());
+            node.control.set_faults(|faults| *faults = node.habits.clone());
             node.control.resume();
             node.view = View::Behind(0);
         }

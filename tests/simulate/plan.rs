@@ -7,6 +7,8 @@ use headwater::devnet::Faults;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::features::Features;
+
 /// Blocks that are there before anything else: as many as the deepest reorg drops, and some.
 pub const INITIAL_BLOCKS: u64 = 80;
 
@@ -20,6 +22,7 @@ const LENGTH: u64 = 30_000;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
+    pub features: Features,
     /// The first one leads; its chain is what is true at the end.
     pub nodes: usize,
     /// By which priority the app knows them.
@@ -146,7 +149,7 @@ impl Fault {
 }
 
 impl Plan {
-    pub fn draw(seed: u64) -> Self {
+    pub fn draw(seed: u64, features: Features) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let nodes = rng.random_range(1..=3);
         let mut order: Vec<usize> = (0..nodes).collect();
@@ -154,6 +157,7 @@ impl Plan {
         let bulky = rng.random_ratio(1, 4);
         let mut plan = Self {
             seed,
+            features,
             nodes,
             order,
             polled: rng.random_ratio(1, 6).then(|| rng.random_range(0..nodes)),
@@ -170,6 +174,11 @@ impl Plan {
         plan.draw_clients(&mut rng);
         plan.draw_starts();
         plan.acts.sort_by_key(|(at, _)| *at);
+        if features.hides_logs() {
+            // Nobody could tell an answer that lacks logs from the truth.
+            let lacking = |act: &Act| matches!(act, Act::Fault(_, Fault::EmptyLogs(_), _));
+            plan.acts.retain(|(_, act)| !lacking(act));
+        }
         plan
     }
 
@@ -345,6 +354,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             seed,
+            features,
             nodes,
             order,
             polled,
@@ -358,7 +368,7 @@ impl fmt::Display for Plan {
         } = self;
         writeln!(
             f,
-            "seed {seed}: {nodes} nodes as {order:?}, polled {polled:?}, history {history}, {transactions} transactions, logs of {log_bytes} bytes"
+            "seed {seed} with {features}: {nodes} nodes as {order:?}, polled {polled:?}, history {history}, {transactions} transactions, logs of {log_bytes} bytes"
         )?;
         writeln!(f, "  clients: {clients:?}, behind {behind:?}, resuming: {resumes}")?;
         let mut mined = 0;
