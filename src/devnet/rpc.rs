@@ -138,7 +138,16 @@ pub(super) fn call(
         "net_version" => ok(&state.chain_id.to_string()),
         "eth_chainId" => ok(&Quantity(state.chain_id)),
         "eth_getBlockReceipts"
-            if named(&state.chain, state.faults.hole_answer, &params, 0)?.is_some_and(|block| block.number() < state.faults.pruned_below) =>
+            if named(&state.chain, state.faults.hole_answer, &params, 0)?
+                .is_some_and(|block| block.number() < state.faults.pruned_below) =>
+        {
+            Err(RpcError::new(4444, "pruned history unavailable"))
+        }
+        "eth_getTransactionReceipt"
+            if state
+                .chain
+                .mined(params.hash(0)?)
+                .is_some_and(|(block, _)| block.number() < state.faults.pruned_below) =>
         {
             Err(RpcError::new(4444, "pruned history unavailable"))
         }
