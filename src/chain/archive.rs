@@ -1,20 +1,22 @@
 //! Blocks older than memory, fetched from the nodes for clients that come back. What one of them asked for is kept for a
 //! while, since after a restart all come back at once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alloy_primitives::B256;
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use super::heights;
 use super::inquiry::Missing;
+use super::ranges::{Between, Ranges};
 use super::source::{Refused, Seek, Source, wait_before};
-use super::{BlockLogs, Gap, Header, Left, Needs, Page, Published, Undo};
+use super::{BlockLogs, BlockRef, Fetch, Gap, Header, Left, Page, Published, Undo};
 
 /// Blocks of one page that are fetched at the same time.
 const AT_ONCE: usize = 8;
@@ -54,11 +56,20 @@ pub struct Archive {
     /// The first canonical block at or above a number.
     headers: Cache<u64, Header>,
     logs: Cache<B256, Arc<BlockLogs>>,
+    ranges: Ranges,
     /// Of the history that the headers are from.
     generation: AtomicU64,
     room: Semaphore,
     /// For blocks that may not exist: whoever asks for those waits for others of the kind.
     seeking: Semaphore,
+}
+
+/// Blocks of a page of which the logs are fetched.
+#[derive(Debug)]
+enum NeededLogs {
+    None,
+    All,
+    Of(HashSet<B256>),
 }
 
 /// No node could be asked.
@@ -72,6 +83,13 @@ pub struct Located {
     pub undo: VecDeque<Undo>,
     /// These blocks; their ancestor is the block itself where it is canonical.
     pub left: Left,
+}
+
+impl Between for Archive {
+    async fn logs(&self, first: BlockRef, last: BlockRef, criteria: &str) -> Result<Bytes, Refused> {
+        let _room = self.room.acquire().await.map_err(|_| Refused::CallFailed)?;
+        self.source.logs_between(first, last, criteria).await
+    }
 }
 
 impl Archive {
@@ -92,6 +110,7 @@ impl Archive {
             source,
             headers,
             logs,
+            ranges: Ranges::new(KEPT_FOR),
             generation: AtomicU64::new(0),
             room: Semaphore::new(FETCHES),
             seeking: Semaphore::new(SEEKS),
@@ -100,19 +119,24 @@ impl Archive {
 
     /// What fills a gap of memory, as much as a page holds, and less where the node has no more. Logs are fetched where they
     /// are needed. What was kept in another generation of the history is forgotten.
-    pub async fn page(&self, generation: u64, gap: Gap, needs: Needs) -> Page {
+    pub async fn page(&self, generation: u64, gap: Gap, fetch: Fetch) -> Page {
         if self.generation.swap(generation, Ordering::Relaxed) != generation {
             self.forget();
         }
-        let (from, headers, next) = match gap {
+        let (from, headers, next, needed) = match gap {
             Gap::Below(first, above) => {
                 let (headers, next) = self.headers(first, *above).await;
-                (first, headers, next)
+                let needed = self.needed(&headers, fetch).await;
+                (first, headers, next, needed)
             }
-            Gap::Logs(headers) => (headers.first().map_or(0, |own| own.block.number), headers.into(), None),
+            // Memory keeps what was told, in order to take it back.
+            Gap::Logs(headers) => {
+                let from = headers.first().map_or(0, |own| own.block.number);
+                (from, headers.into(), None, NeededLogs::All)
+            }
         };
         let mut last = headers.back().map(|own| own.block);
-        let mut blocks = stream::iter(headers.into_iter().map(|header| self.block(header, needs))).buffered(AT_ONCE);
+        let mut blocks = stream::iter(headers.into_iter().map(|header| self.block(header, &needed))).buffered(AT_ONCE);
         let (mut page, mut bytes) = (VecDeque::new(), 0);
         while let Some(Some(block)) = blocks.next().await {
             bytes += block.header.json.len() + block.logs.as_ref().map_or(0, |logs| logs.json_len());
@@ -124,11 +148,27 @@ impl Archive {
             // A page that is kept is found without any wait.
             tokio::task::consume_budget().await;
         }
-        let page = Page::new(from, page);
+        drop(blocks);
+        let page = match needed {
+            NeededLogs::Of(_) => Page::new(from, page).sifted(),
+            NeededLogs::None | NeededLogs::All => Page::new(from, page),
+        };
         match next.filter(|_| last.is_none()) {
             Some(next) => page.joined(next),
             None => page,
         }
+    }
+
+    /// Blocks of which the logs are fetched.
+    async fn needed(&self, headers: &VecDeque<Header>, fetch: Fetch) -> NeededLogs {
+        let queries = match fetch {
+            Fetch::Headers => return NeededLogs::None,
+            Fetch::Logs => return NeededLogs::All,
+            Fetch::LogsFor(queries) => queries,
+        };
+        let is_kept = |header: &Header| self.logs.contains_key(&header.block.hash);
+        let needed = self.ranges.needed(headers, &queries, is_kept, self).await;
+        needed.map_or(NeededLogs::All, NeededLogs::Of)
     }
 
     /// The canonical blocks from a number on, each the parent of the next; and the hash of `above`, the oldest block in memory,
@@ -204,11 +244,16 @@ impl Archive {
     /// What is kept by number may be of a branch that was left.
     pub fn forget(&self) {
         self.headers.invalidate_all();
+        self.ranges.forget();
     }
 
-    async fn block(&self, header: Header, needs: Needs) -> Option<Published> {
-        let needed = needs == Needs::Logs;
-        let logs = if needed {
+    async fn block(&self, header: Header, needed: &NeededLogs) -> Option<Published> {
+        let is_needed = match needed {
+            NeededLogs::None => false,
+            NeededLogs::All => true,
+            NeededLogs::Of(blocks) => blocks.contains(&header.block.hash),
+        };
+        let logs = if is_needed {
             Some(self.logs_of(&header).await?)
         } else {
             None

@@ -53,6 +53,15 @@ pub enum Needs {
     Headers,
     /// Headers and logs. A bloom does not tell that there are none (issue 11: Polygon, HyperEVM).
     Logs,
+    /// The same, and the page was fetched for this stream's filter too: what it leaves out is not for the stream. In memory
+    /// blocks have all their logs, for they may be dropped and what was told of them taken back.
+    MatchingLogs,
+}
+
+impl Needs {
+    fn logs(self) -> bool {
+        self != Self::Headers
+    }
 }
 
 /// What comes next in a stream.
@@ -146,7 +155,7 @@ impl Cursor {
 
     /// What comes next; it stays next until [`Self::told`].
     pub fn next(&mut self, history: &History, page: &Page, needs: Needs) -> Next {
-        let logs = needs == Needs::Logs;
+        let logs = needs.logs();
         loop {
             match &mut self.at {
                 At::Undoing(undo, left) => match undo.front() {
@@ -217,7 +226,7 @@ fn from_number(number: u64, history: &History, page: &Page, needs: Needs) -> Nex
     };
     if number > tip.number() {
         // Logs of the tip that are on their way are not for a stream that begins behind it.
-        let waits = needs == Needs::Logs && tip.awaits_logs;
+        let waits = needs.logs() && tip.awaits_logs;
         return match number - tip.number() > 1 {
             true => Next::Ahead,
             false if waits => Next::Pending,
@@ -226,7 +235,7 @@ fn from_number(number: u64, history: &History, page: &Page, needs: Needs) -> Nex
     }
     if number < oldest.number() && !page.joins(number, oldest.header.block) {
         let block = page.from(number);
-        let block = block.filter(|own| own.logs.is_some() || needs == Needs::Headers);
+        let block = block.filter(|own| page.suffices(own, needs));
         return block.map_or(Next::Below(number), |own| Next::Block(own.clone()));
     }
     match history.from(number) {
@@ -238,7 +247,7 @@ fn from_number(number: u64, history: &History, page: &Page, needs: Needs) -> Nex
 /// A canonical block that is in memory, with its logs where they are needed.
 fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> Next {
     let block = own.header.block;
-    if own.awaits_logs && needs == Needs::Logs {
+    if own.awaits_logs && needs.logs() {
         // Of the tip, a stream may join before they are delivered.
         let is_tip = history.tip().is_some_and(|tip| tip.header.block == block);
         return if is_tip {
@@ -247,7 +256,7 @@ fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> N
             Next::Awaited(block.number)
         };
     }
-    if own.logs.is_some() || needs == Needs::Headers {
+    if own.logs.is_some() || !needs.logs() {
         return Next::Block(own.clone());
     }
     // Memory may have the header alone.
@@ -542,5 +551,38 @@ mod tests {
             true,
             expect!["level"],
         );
+    }
+
+    #[test]
+    fn what_a_page_leaves_out_is_not_for_the_filters_it_was_fetched_for() {
+        let all = chain("2- 5 9- 12- 20");
+        let mut history = History::new(100);
+        history.head(all[3].header.clone());
+        history.head(all[4].header.clone());
+        let above = all[3].header.block.hash;
+        let fetched = Page::new(2, all.iter().take(3).cloned().collect()).joined(above);
+        let sifted = fetched.clone().sifted();
+        for (page, needs, at, expect) in [
+            (&fetched, Needs::Headers, 2, expect!["2"]),
+            (&fetched, Needs::Logs, 2, expect!["below(2)"]),
+            (&fetched, Needs::MatchingLogs, 2, expect!["below(2)"]),
+            (&sifted, Needs::MatchingLogs, 2, expect!["2"]),
+            // Another filter came meanwhile.
+            (&sifted, Needs::Logs, 2, expect!["below(2)"]),
+            (&sifted, Needs::Logs, 3, expect!["5"]),
+            (&sifted, Needs::MatchingLogs, 3, expect!["5"]),
+            (&sifted, Needs::MatchingLogs, 6, expect!["9"]),
+            // In memory.
+            (&sifted, Needs::MatchingLogs, 10, expect!["below(12)"]),
+        ] {
+            let next = Cursor::from(at).next(&history, page, needs);
+            expect.assert_eq(&match next {
+                Next::Block(own) => own.number().to_string(),
+                other => format!("{other:?}").to_lowercase(),
+            });
+        }
+        // Nothing after the log that was told is for the stream.
+        let next = Cursor::behind(block(2), Some(1)).next(&history, &sifted, Needs::MatchingLogs);
+        assert!(matches!(next, Next::Block(own) if own.number() == 5));
     }
 }

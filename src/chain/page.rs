@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use alloy_primitives::B256;
 
 use super::history::{Published, position_from};
-use super::{BlockRef, Header};
+use super::{BlockRef, Header, Needs};
 
 /// What a stream needs and memory has not.
 #[derive(Clone, Debug)]
@@ -38,14 +38,35 @@ pub struct Page {
     blocks: VecDeque<Published>,
     /// The block in memory that follows the last of them, or all numbers from `from` on where there are none.
     joins: Option<B256>,
+    without_logs: WithoutLogs,
+}
+
+/// Why a block of a page has no logs with it.
+#[derive(Clone, Copy, Debug, Default)]
+enum WithoutLogs {
+    /// They were not asked for, and may be any.
+    #[default]
+    Unknown,
+    /// None of them matches the filters for which the page was fetched.
+    NoMatch,
 }
 
 impl Page {
     /// The blocks from this number on. The parent of the first has a lower number.
     #[must_use]
     pub fn new(from: u64, blocks: VecDeque<Published>) -> Self {
-        let joins = None;
-        Self { from, blocks, joins }
+        Self {
+            from,
+            blocks,
+            ..Self::default()
+        }
+    }
+
+    /// The same, where the blocks without logs have none that match the filters for which the page was fetched.
+    #[must_use]
+    pub fn sifted(self) -> Self {
+        let without_logs = WithoutLogs::NoMatch;
+        Self { without_logs, ..self }
     }
 
     /// The same, where this block in memory is the next.
@@ -75,6 +96,17 @@ impl Page {
         self.blocks
             .get(position_from(&self.blocks, block.number))
             .filter(|own| own.header.block == block)
+    }
+
+    /// Whether this block of the page is here with all that a stream needs of it.
+    #[must_use]
+    pub fn suffices(&self, own: &Published, needs: Needs) -> bool {
+        let sifted = matches!(self.without_logs, WithoutLogs::NoMatch);
+        match needs {
+            Needs::Headers => true,
+            Needs::Logs => own.logs.is_some(),
+            Needs::MatchingLogs => own.logs.is_some() || sifted,
+        }
     }
 
     /// Whether no block lies between this number and this block, the number included.

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::contents::Experience;
 use super::heights::{self, Heights};
-use super::{BlockLogs, Header, HeaderShape, NotAHeader};
+use super::{BlockLogs, BlockRef, Header, HeaderShape, NotAHeader};
 use crate::jsonrpc::Outcome;
 use crate::upstream::{CallError, Complaint, Pool, complaint};
 
@@ -20,6 +20,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 
 /// Tries for the parent of a block that a node has: another node may lack it, or one behind a balancer.
 const PARENT_TRIES: u32 = 5;
+
+/// How long logs of a range are waited for: to fetch those of each block does not take much longer.
+const RANGE: Duration = Duration::from_secs(2);
 
 /// Why an answer about logs was not believed; the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +206,18 @@ impl Source {
                 None => direct.and(Err(Refused::NodeError)),
             },
         }
+    }
+
+    /// The node's answer about the logs of its canonical blocks of these numbers that meet the criteria, as JSON.
+    pub(super) async fn logs_between(&self, first: BlockRef, last: BlockRef, criteria: &str) -> Result<Bytes, Refused> {
+        let (from, to) = (first.number, last.number);
+        let params = format!(r#"[{{"fromBlock":"{from:#x}","toBlock":"{to:#x}",{criteria}}}]"#);
+        let call = self.pool.call_ours("eth_getLogs", &params, Some(last.hash), 0);
+        answered(
+            tokio::time::timeout(RANGE, call)
+                .await
+                .unwrap_or(Err(CallError::TimedOut)),
+        )
     }
 
     /// The node's newest block.

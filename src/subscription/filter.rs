@@ -3,10 +3,10 @@
 //! Equal filters become equal values whatever their order, case or repetitions, so that clients who ask for the same
 //! share one entry of the index.
 
-use alloy_primitives::{Address, B256, Bloom, hex, keccak256};
+use alloy_primitives::{Address, B256, hex};
 use serde_json::{Map, Value};
 
-use crate::chain::Log;
+use crate::chain::{Log, LogQuery};
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, SERVER_ERROR, error};
 
 /// Most topic positions (geth `eth/filters/api.go`, `maxTopics`).
@@ -98,21 +98,16 @@ impl LogFilter {
                 .all(|(wanted, topic)| wanted.is_empty() || wanted.binary_search(topic).is_ok())
     }
 
-    /// The filter's words as they would stand in a block's bloom.
+    /// The filter as the nodes and the blooms are asked about it.
     #[must_use]
-    pub fn in_bloom(&self) -> InBloom {
-        InBloom {
-            addresses: self
-                .addresses
-                .iter()
-                .map(|address| BloomBits::of(address.as_slice()))
-                .collect(),
-            topics: self
-                .topics
-                .iter()
-                .map(|position| position.iter().map(|topic| BloomBits::of(topic.as_slice())).collect())
-                .collect(),
-        }
+    pub fn query(&self) -> LogQuery {
+        LogQuery::new(&self.addresses, &self.topics)
+    }
+
+    /// Whether it wants all logs, or all that have so many topics.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.addresses.is_empty() && self.topics.iter().all(|position| position.is_empty())
     }
 
     /// The lower bound of the live logs, 0 for none.
@@ -140,45 +135,6 @@ impl LogFilter {
             topics: topics.into_iter().map(canonical).collect(),
             blocks: (0, u64::MAX),
         }
-    }
-}
-
-/// A filter's words, hashed once: a client may name thousands, and a replay holds them against each block's bloom.
-#[derive(Clone, Debug)]
-pub struct InBloom {
-    addresses: Box<[BloomBits]>,
-    topics: Box<[Box<[BloomBits]>]>,
-}
-
-impl InBloom {
-    /// Whether a block with this bloom may have a log that is wanted; never `false` for one that has.
-    #[must_use]
-    pub fn may_match(&self, bloom: &Bloom) -> bool {
-        let any = |words: &[BloomBits]| words.is_empty() || words.iter().any(|word| word.are_in(bloom));
-        any(&self.addresses) && self.topics.iter().all(|position| any(position))
-    }
-
-    /// How many words there are, which is what a look costs.
-    #[must_use]
-    pub fn words(&self) -> usize {
-        self.addresses.len() + self.topics.iter().map(|position| position.len()).sum::<usize>()
-    }
-}
-
-/// The three bits of a word in a bloom of 2048 (Yellow Paper section 4.3.1).
-#[derive(Clone, Copy, Debug)]
-struct BloomBits([u16; 3]);
-
-impl BloomBits {
-    fn of(word: &[u8]) -> Self {
-        let hash = keccak256(word);
-        Self([0, 2, 4].map(|at| u16::from_be_bytes([hash[at], hash[at + 1]]) & 2047))
-    }
-
-    fn are_in(self, bloom: &Bloom) -> bool {
-        self.0
-            .iter()
-            .all(|bit| bloom[255 - usize::from(bit / 8)] & (1 << (bit % 8)) != 0)
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Members {
 #[derive(Debug)]
 struct Member {
     wants: Wants,
+    /// Its logs were among those for which the page at hand was fetched.
+    is_asked_for: bool,
     /// Known when the block was found.
     cursor: Option<Cursor>,
     subscriber: Subscriber,
@@ -37,7 +39,7 @@ struct Member {
 #[derive(Clone, Debug)]
 enum Wants {
     Heads,
-    Logs(LogFilter),
+    Logs(Arc<LogFilter>),
 }
 
 impl Wants {
@@ -67,8 +69,8 @@ pub enum Until {
     News,
     /// Others have had their turn.
     Turn,
-    /// Blocks, or logs of blocks, that memory has not; with logs or without.
-    Fetched(Gap, Needs),
+    /// Blocks, or logs of blocks, that memory has not; with the logs that match these filters.
+    Fetched(Gap, Vec<Arc<LogFilter>>),
     /// A place that memory does not know is found.
     Located(SubscriptionId, Lost),
     /// Nothing: all are live, or the client is gone.
@@ -89,11 +91,12 @@ pub(super) type Level = (Stream, Subscriber, u64);
 impl Members {
     pub fn add(&mut self, stream: Stream, cursor: Option<Cursor>, subscriber: Subscriber) {
         let wants = match stream {
-            Stream::Logs(filter) => Wants::Logs(filter),
+            Stream::Logs(filter) => Wants::Logs(filter.into()),
             Stream::Heads => Wants::Heads,
         };
         self.all.push(Member {
             wants,
+            is_asked_for: false,
             cursor,
             subscriber,
         });
@@ -106,6 +109,18 @@ impl Members {
     /// Whether any of them is about logs.
     pub fn need_logs(&self) -> bool {
         self.all.iter().any(|member| member.wants.kind() == Kind::Logs)
+    }
+
+    /// The filters of all, for which a page is fetched now.
+    fn ask_for_all(&mut self) -> Vec<Arc<LogFilter>> {
+        let ask = |member: &mut Member| match &member.wants {
+            Wants::Heads => None,
+            Wants::Logs(filter) => {
+                member.is_asked_for = true;
+                Some(filter.clone())
+            }
+        };
+        self.all.iter_mut().filter_map(ask).collect()
     }
 
     pub fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
@@ -172,9 +187,8 @@ impl Members {
                 return (Progress { wrote, until }, joining);
             }
             if round.below {
-                let needs = if self.need_logs() { Needs::Logs } else { Needs::Headers };
                 break match history.gap(round.number) {
-                    Some(gap) => Until::Fetched(gap, needs),
+                    Some(gap) => Until::Fetched(gap, self.ask_for_all()),
                     None => Until::News,
                 };
             }
@@ -226,7 +240,7 @@ impl Members {
         let member = self.all.swap_remove(i);
         let stream = match member.wants {
             Wants::Heads => Stream::Heads,
-            Wants::Logs(filter) => Stream::Logs(filter),
+            Wants::Logs(filter) => Stream::Logs(Arc::unwrap_or_clone(filter)),
         };
         let first = member.cursor.map_or(0, |cursor| cursor.first());
         (stream, member.subscriber, first)
@@ -253,6 +267,7 @@ impl Round {
         for (i, member) in all.iter_mut().enumerate() {
             let Member {
                 wants,
+                is_asked_for,
                 cursor: Some(cursor),
                 subscriber,
             } = member
@@ -262,10 +277,12 @@ impl Round {
             if !subscriber.recipient.is_answered() {
                 continue;
             }
-            let next = match wants {
-                Wants::Heads => cursor.next(history, page, Needs::Headers),
-                Wants::Logs(_) => cursor.next(history, page, Needs::Logs),
+            let needs = match wants {
+                Wants::Heads => Needs::Headers,
+                Wants::Logs(_) if *is_asked_for => Needs::MatchingLogs,
+                Wants::Logs(_) => Needs::Logs,
             };
+            let next = cursor.next(history, page, needs);
             let number = match &next {
                 Next::Ahead => continue,
                 Next::Pending => {

@@ -28,7 +28,7 @@ mod tests;
 
 pub use crate::backplane::{NodeSubscription, Passed};
 pub use dispatch::dispatch;
-pub use filter::{InBloom, LogFilter};
+pub use filter::LogFilter;
 pub use index::{Filter, Index, Slot};
 pub use kind::{Stream, Topic, no_such_kind};
 pub use passing::Full;

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::chain::{Archive, Cursor, History, Loss, Page, Unavailable};
+use crate::chain::{Archive, Cursor, Fetch, History, Loss, Page, Unavailable};
 use crate::delivery::{CloseReason, Kind, Outbox, Phase, Recipient, SubscriptionId};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 use super::members::{Lost, Until};
-use super::{Registry, Start, Stream, Subscription};
+use super::{LogFilter, Registry, Start, Stream, Subscription};
 
 /// How often a client that is behind is looked at for room. Only those that come back have this timer.
 const LOOK: Duration = Duration::from_millis(5);
@@ -30,6 +30,9 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
 /// How long a client that comes back waits for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
+
+/// Most different filters of a client for which the nodes are asked beside each other; for more all logs are fetched.
+const FILTERS: usize = 4;
 
 /// Bounds of what may be asked for.
 #[derive(Clone, Copy, Debug)]
@@ -203,12 +206,12 @@ impl Replays {
                     }
                     true
                 }
-                Until::Fetched(gap, needs) => {
+                Until::Fetched(gap, filters) => {
                     let generation = self.registry.with_history(History::generation);
-                    let first = gap.first();
-                    page = self.archive.page(generation, gap, needs).await;
+                    let asked = gap.first().map(|first| (first, filters.len()));
+                    page = self.archive.page(generation, gap, fetch(&filters)).await;
                     // The same once more leads nowhere.
-                    !page.is_empty() && std::mem::replace(&mut fetched, first) != first
+                    !page.is_empty() && std::mem::replace(&mut fetched, asked) != asked
                 }
                 Until::Located(id, lost) => self.locate(outbox, id, lost, &mut page).await,
             };
@@ -251,6 +254,24 @@ impl Replays {
             }
         });
         found
+    }
+}
+
+/// What is fetched for streams of logs with these filters.
+fn fetch(filters: &[Arc<LogFilter>]) -> Fetch {
+    let mut distinct: Vec<&LogFilter> = Vec::new();
+    for filter in filters {
+        if distinct.contains(&&**filter) {
+            continue;
+        }
+        if filter.is_wildcard() || distinct.len() == FILTERS {
+            return Fetch::Logs;
+        }
+        distinct.push(filter);
+    }
+    match distinct[..] {
+        [] => Fetch::Headers,
+        _ => Fetch::LogsFor(distinct.into_iter().map(LogFilter::query).collect()),
     }
 }
 

@@ -7,7 +7,9 @@ use headwater::devnet::Block;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+use crate::bystander::Bystander;
 use crate::harness::{Client, Rig, adopted, dropped, eventually, node_with_logs_of};
+use crate::scripted::{Answer, Ask, Made, Mine, Scripted, address, word};
 
 /// `after` for the last thing of this block.
 fn behind(block: &Block) -> Value {
@@ -398,4 +400,74 @@ async fn a_filter_that_matches_little_costs_the_node_little() {
     .await;
     // A bloom says yes now and then where it should not.
     assert!(calls() - before < 20, "{} calls for nothing", calls() - before);
+}
+
+/// A chain whose blooms lack the logs of system transactions: the bloom of the block at 7 is empty (HyperEVM), that of the
+/// one at 20 has the other logs alone (Bor).
+fn mine_with_system_logs(node: &Scripted) -> Vec<Made> {
+    let system = |index: usize, log: &mut Value| {
+        if index == 1 {
+            log["address"] = json!(address("system"));
+        }
+    };
+    let plain = node.mine(Mine::logs(1)).header["logsBloom"].clone();
+    let mine = |place: usize| match place {
+        7 => Mine::logs(2)
+            .edit_logs(system)
+            .with("logsBloom", json!(format!("0x{}", "0".repeat(512)))),
+        20 => Mine::logs(2).edit_logs(system).with("logsBloom", plain.clone()),
+        _ => Mine::logs(1),
+    };
+    (0..40).map(|place| node.mine(mine(place))).collect()
+}
+
+type Override = fn(&Ask<'_>) -> Answer;
+
+#[tokio::test]
+async fn a_narrow_filter_finds_logs_that_no_bloom_shows() {
+    let other = |ask: &Ask<'_>| {
+        ask.edited(|logs| {
+            let logs = logs.as_array_mut().unwrap();
+            logs.iter_mut()
+                .for_each(|log| log["blockHash"] = json!(word("another branch")));
+        })
+    };
+    let table: [(&str, Override, bool); 8] = [
+        ("ordinary", |ask| ask.usual(), true),
+        ("narrow", |_| Answer::error(-32005, "block range is too wide"), false),
+        ("without ranges", |_| Answer::error(-32601, "not found"), false),
+        ("busy", |_| Answer::error(-32005, "limit exceeded"), false),
+        ("long", |_| Answer::error(-32602, "query exceeds max results 2"), false),
+        ("null", |_| Value::Null.into(), false),
+        ("reorganized", other, false),
+        ("silent", |_| Answer::Never, false),
+    ];
+    for (name, answer, is_cheap) in table {
+        let node = Scripted::start().await;
+        let blocks = mine_with_system_logs(&node);
+        node.answer("eth_getLogs", move |ask| {
+            let edges = (&ask.params[0]["fromBlock"], &ask.params[0]["toBlock"]);
+            match edges.0 == edges.1 {
+                true => ask.usual(),
+                false => answer(ask),
+            }
+        });
+        let proxy = node.proxy(|config| config.history.blocks = 4).await;
+        let bystander = Bystander::join(&proxy).await;
+        let before = node.calls("eth_getLogs");
+        let mut client = proxy.client().await;
+        let start = json!({"fromBlock": format!("{:#x}", blocks[0].number())});
+        let nobody = json!({"address": address("nobody"), "topics": [null, null]});
+        let system = json!({"address": address("system"), "topics": [[word("Transfer"), word("x")], null]});
+        client.subscribe(json!(["logs", nobody, start])).await;
+        client.subscribe(json!(["logs", system, start])).await;
+        let story = [7, 20].map(|place: usize| blocks[place].adopted().pop().unwrap());
+        client.expect(story.to_vec()).await;
+        // Live, behind all that was replayed.
+        let head = node.mine(Mine::logs(1).edit_logs(|_, log| log["address"] = json!(address("system"))));
+        client.expect(head.adopted().split_off(1)).await;
+        let calls = node.calls("eth_getLogs") - before;
+        assert_eq!(calls < 25, is_cheap, "{name}: {calls} calls");
+        bystander.saw_only(&[head]).await;
+    }
 }

@@ -1,0 +1,128 @@
+//! The filter of a stream of logs as the nodes and the blooms are asked about it. No I/O, no clock.
+
+use alloy_primitives::{Address, B256, Bloom, keccak256};
+
+use super::Header;
+
+/// Logs that a stream wants: any of these addresses, and at each position any of these topics. No words stand for any.
+#[derive(Clone, Debug)]
+pub struct LogQuery {
+    criteria: Box<str>,
+    addresses: Box<[BloomBits]>,
+    topics: Box<[Box<[BloomBits]>]>,
+}
+
+/// What is fetched with the headers of a page.
+#[derive(Clone, Debug)]
+pub enum Fetch {
+    /// Nothing.
+    Headers,
+    /// The logs of all blocks.
+    Logs,
+    /// The logs of the blocks, older than memory, that may have some for one of these queries; few, and none for all logs.
+    LogsFor(Vec<LogQuery>),
+}
+
+impl LogQuery {
+    /// Hashes the words once: a client may name thousands, and they are held against the bloom of each block.
+    #[must_use]
+    pub fn new(addresses: &[Address], topics: &[Box<[B256]>]) -> Self {
+        let bits = |words: &[B256]| words.iter().map(|topic| BloomBits::of(topic.as_slice())).collect();
+        Self {
+            criteria: criteria(addresses, topics).into(),
+            addresses: addresses
+                .iter()
+                .map(|address| BloomBits::of(address.as_slice()))
+                .collect(),
+            topics: topics.iter().map(|position| bits(position)).collect(),
+        }
+    }
+
+    /// The `address` and `topics` of a filter object that finds these logs and perhaps more, as members of JSON.
+    #[must_use]
+    pub fn criteria(&self) -> &str {
+        &self.criteria
+    }
+
+    /// Whether a block with this bloom may have such a log, as far as the bloom contains the block's logs.
+    #[must_use]
+    pub fn may_match(&self, bloom: &Bloom) -> bool {
+        let any = |words: &[BloomBits]| words.is_empty() || words.iter().any(|word| word.are_in(bloom));
+        any(&self.addresses) && self.topics.iter().all(|position| any(position))
+    }
+
+    /// Whether the bloom of a block says that it may have such a log. One that is empty or unknown says nothing.
+    pub(super) fn is_claimed_by(&self, header: &Header) -> bool {
+        header.telling_bloom().is_some_and(|bloom| self.may_match(bloom))
+    }
+}
+
+/// geth reads `[T0,null]` as two topics at least, reth as one (PROTOCOL fact 14): without wildcards at the end the answer is
+/// the longer one of the two from each of them.
+fn criteria(addresses: &[Address], topics: &[Box<[B256]>]) -> String {
+    let array = |words: Vec<String>| format!("[{}]", words.join(","));
+    let mut members = Vec::new();
+    if !addresses.is_empty() {
+        let words = addresses.iter().map(|address| format!("\"{address:#x}\"")).collect();
+        members.push(format!(r#""address":{}"#, array(words)));
+    }
+    let positions = topics.iter().rposition(|position| !position.is_empty());
+    if let Some(last) = positions {
+        let position = |words: &Box<[B256]>| match words[..] {
+            [] => "null".to_owned(),
+            _ => array(words.iter().map(|topic| format!("\"{topic:#x}\"")).collect()),
+        };
+        members.push(format!(
+            r#""topics":{}"#,
+            array(topics[..=last].iter().map(position).collect())
+        ));
+    }
+    members.join(",")
+}
+
+/// The three bits of a word in a bloom of 2048 (Yellow Paper section 4.3.1).
+#[derive(Clone, Copy, Debug)]
+struct BloomBits([u16; 3]);
+
+impl BloomBits {
+    fn of(word: &[u8]) -> Self {
+        let hash = keccak256(word);
+        Self([0, 2, 4].map(|at| u16::from_be_bytes([hash[at], hash[at + 1]]) & 2047))
+    }
+
+    fn are_in(self, bloom: &Bloom) -> bool {
+        self.0
+            .iter()
+            .all(|bit| bloom[255 - usize::from(bit / 8)] & (1 << (bit % 8)) != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_asks_for_no_less_than_the_filter_wants() {
+        let (a, b) = (Address::repeat_byte(0xaa), Address::repeat_byte(0xbb));
+        let (t, u) = (B256::repeat_byte(1), B256::repeat_byte(2));
+        let (x, y) = (format!("0x{}", "aa".repeat(20)), format!("0x{}", "bb".repeat(20)));
+        let (v, w) = (format!("0x{}", "01".repeat(32)), format!("0x{}", "02".repeat(32)));
+        let any: &[B256] = &[];
+        for (addresses, topics, expected) in [
+            (&[][..], &[][..], String::new()),
+            (&[], &[any, any], String::new()),
+            (&[a], &[], format!(r#""address":["{x}"]"#)),
+            (&[a, b], &[any], format!(r#""address":["{x}","{y}"]"#)),
+            (&[], &[&[t], any, any], format!(r#""topics":[["{v}"]]"#)),
+            (&[], &[any, &[t, u]], format!(r#""topics":[null,["{v}","{w}"]]"#)),
+            (
+                &[b],
+                &[&[t], any, &[u], any],
+                format!(r#""address":["{y}"],"topics":[["{v}"],null,["{w}"]]"#),
+            ),
+        ] {
+            let topics: Vec<Box<[B256]>> = topics.iter().map(|position| (*position).into()).collect();
+            assert_eq!(LogQuery::new(addresses, &topics).criteria(), expected);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The blocks of a page that have logs for few filters, found by one `eth_getLogs` over the page for each of them: a narrow
+//! filter must not cost the node a call for each block, and blooms do not say that a block has no logs (issue 11: Polygon's
+//! state sync, HyperEVM's system transactions).
+//!
+//! Only names of blocks are taken from such an answer; the logs of a named block are fetched and verified as ever. That a
+//! block is not named cannot be verified: a node whose index of logs is behind names too few. So blocks that may match by
+//! their bloom are fetched whatever the answer says, and only logs that no bloom shows rest on it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use alloy_primitives::{B256, keccak256};
+use bytes::Bytes;
+use moka::future::Cache;
+use serde::Deserialize;
+use tracing::debug;
+
+use super::source::Refused;
+use super::{BlockRef, Gap, Header, LogQuery};
+
+/// Answers that are kept, in bytes.
+const KEPT_BYTES: u64 = 16 << 20;
+
+/// How long ranges are not asked for where a node does not serve them, or does not answer.
+const REST: Duration = Duration::from_secs(30);
+
+/// Calls about the blocks of one page, for all clients within the time for which answers are kept. A crowd with a filter
+/// each costs less when all logs are fetched once.
+const CALLS: u32 = 16;
+
+/// A node that is asked about a range of blocks.
+pub(super) trait Between {
+    /// The logs of its canonical blocks of these numbers that meet the criteria of a [`LogQuery`], as JSON.
+    fn logs(
+        &self,
+        first: BlockRef,
+        last: BlockRef,
+        criteria: &str,
+    ) -> impl Future<Output = Result<Bytes, Refused>> + Send;
+}
+
+/// The answers about ranges of blocks.
+#[derive(Debug)]
+pub(super) struct Ranges {
+    /// Hashes of the blocks that were named; by the first and the last block of the range and the hash of the criteria.
+    named: Cache<(B256, B256, B256), Arc<HashSet<B256>>>,
+    /// Calls so far, by the number of the first block over the length of a page.
+    calls: Cache<u64, Arc<AtomicU32>>,
+    /// There during a [`REST`].
+    refused: Cache<(), ()>,
+}
+
+impl Ranges {
+    /// Keeps answers for so long.
+    pub fn new(kept_for: Duration) -> Self {
+        let named = Cache::builder()
+            .weigher(|_, named: &Arc<HashSet<B256>>| (512 + 64 * named.len()).try_into().unwrap_or(u32::MAX))
+            .max_capacity(KEPT_BYTES)
+            .time_to_live(kept_for)
+            .build();
+        Self {
+            named,
+            calls: Cache::builder().max_capacity(10_000).time_to_live(kept_for).build(),
+            refused: Cache::builder().time_to_live(REST).build(),
+        }
+    }
+
+    /// Answers may be of a branch that was left.
+    pub fn forget(&self) {
+        self.named.invalidate_all();
+    }
+
+    /// The blocks whose logs have to be fetched for these queries; `None` for all. Logs that are kept cost nothing.
+    pub async fn needed(
+        &self,
+        headers: &VecDeque<Header>,
+        queries: &[LogQuery],
+        is_kept: impl Fn(&Header) -> bool + Send,
+        node: &(impl Between + Sync),
+    ) -> Option<HashSet<B256>> {
+        let is_needed = |header: &&Header| is_kept(header) || queries.iter().any(|query| query.is_claimed_by(header));
+        let (needed, open): (Vec<&Header>, Vec<&Header>) = headers.iter().partition(is_needed);
+        let mut needed: HashSet<B256> = needed.into_iter().map(|header| header.block.hash).collect();
+        let (Some(first), Some(last)) = (open.first(), open.last()) else {
+            return Some(needed);
+        };
+        if open.len() <= queries.len() {
+            return None;
+        }
+        let between = |header: &&Header| (first.block.number..=last.block.number).contains(&header.block.number);
+        let range: Vec<BlockRef> = headers.iter().filter(between).map(|header| header.block).collect();
+        for query in queries {
+            needed.extend(self.named(&range, query.criteria(), node).await?.iter());
+        }
+        Some(needed)
+    }
+
+    /// The blocks of a range that have logs which meet the criteria; `None` where the node does not tell.
+    async fn named(
+        &self,
+        range: &[BlockRef],
+        criteria: &str,
+        node: &(impl Between + Sync),
+    ) -> Option<Arc<HashSet<B256>>> {
+        let (first, last) = (*range.first()?, *range.last()?);
+        let fetch = async {
+            if self.refused.contains_key(&()) || !self.may_call(first.number).await {
+                return None;
+            }
+            let answer = node.logs(first, last, criteria).await;
+            if let Err(why @ (Refused::CallFailed | Refused::NotServed)) = answer {
+                debug!(
+                    "no logs of a range of blocks for now ({}): they are fetched by block",
+                    why.label()
+                );
+                self.refused.insert((), ()).await;
+            }
+            names(&answer.ok()?, range).map(Arc::new)
+        };
+        let key = (first.hash, last.hash, keccak256(criteria));
+        self.named.optionally_get_with(key, fetch).await
+    }
+
+    async fn may_call(&self, number: u64) -> bool {
+        let calls = self.calls.get_with(number / Gap::MAX as u64, async { Arc::default() });
+        calls.await.fetch_add(1, Ordering::Relaxed) < CALLS
+    }
+}
+
+/// The blocks of the range that an answer names; `None` where it names others, for the node is on another branch, or is no
+/// array of logs.
+fn names(answer: &[u8], range: &[BlockRef]) -> Option<HashSet<B256>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Named {
+        block_hash: B256,
+    }
+    let logs: Vec<Named> = serde_json::from_slice(answer).ok()?;
+    let known: HashSet<B256> = range.iter().map(|block| block.hash).collect();
+    let named: HashSet<B256> = logs.into_iter().map(|log| log.block_hash).collect();
+    named.is_subset(&known).then_some(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use alloy_primitives::{Address, Bloom, U256};
+    use expect_test::{Expect, expect};
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    fn hash(number: u64) -> B256 {
+        B256::from(U256::from(number + 1000))
+    }
+
+    /// `2 5! 8?`: blocks of these numbers; the bloom of 5 claims whatever is asked for, that of 8 is unknown.
+    fn page(words: &str) -> VecDeque<Header> {
+        let header = |word: &str| {
+            let number = word.trim_end_matches(['!', '?']).parse().expect("a number");
+            let bloom = match word.chars().last() {
+                Some('!') => Some(Bloom::repeat_byte(0xff)),
+                Some('?') => None,
+                _ => Some(Bloom::ZERO),
+            };
+            Header {
+                block: BlockRef {
+                    number,
+                    hash: hash(number),
+                },
+                parent: B256::ZERO,
+                bloom: bloom.map(Box::new),
+                timestamp: 0,
+                json: Bytes::new(),
+                seen: Instant::now(),
+            }
+        };
+        words.split_whitespace().map(header).collect()
+    }
+
+    fn queries(count: u8) -> Vec<LogQuery> {
+        let query = |byte| LogQuery::new(&[Address::repeat_byte(byte)], &[]);
+        (0..count).map(query).collect()
+    }
+
+    /// A node that gives one answer, and the ranges that it was asked for.
+    struct Node {
+        answer: Result<String, Refused>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl Node {
+        /// One that has logs in the blocks of these numbers.
+        fn with_logs_in(numbers: &[u64]) -> Self {
+            let log = |number: &u64| format!(r#"{{"blockHash":"{}","logIndex":"0x0"}}"#, hash(*number));
+            let logs: Vec<String> = numbers.iter().map(log).collect();
+            Self::that_says(Ok(format!("[{}]", logs.join(","))))
+        }
+
+        fn that_says(answer: Result<String, Refused>) -> Self {
+            let asked = Mutex::default();
+            Self { answer, asked }
+        }
+    }
+
+    impl Between for Node {
+        async fn logs(&self, first: BlockRef, last: BlockRef, _: &str) -> Result<Bytes, Refused> {
+            self.asked.lock().push(format!("{}-{}", first.number, last.number));
+            self.answer.clone().map(Bytes::from)
+        }
+    }
+
+    /// The blocks that are needed, and the ranges that were asked for; those in `kept` cost nothing.
+    async fn needed(ranges: &Ranges, words: &str, count: u8, kept: &[u64], node: &Node) -> String {
+        let headers = page(words);
+        let is_kept = |header: &Header| kept.contains(&header.block.number);
+        let found = ranges.needed(&headers, &queries(count), is_kept, node).await;
+        let asked = std::mem::take(&mut *node.asked.lock()).join(" ");
+        let numbers = headers.iter().map(|header| header.block);
+        let needed = found.map_or("all".to_owned(), |found| {
+            let numbers = numbers.filter(|block| found.contains(&block.hash));
+            let words: Vec<String> = numbers.map(|block| block.number.to_string()).collect();
+            words.join(" ")
+        });
+        format!("{needed} [{asked}]")
+    }
+
+    async fn check(words: &str, count: u8, kept: &[u64], node: Node, expect: Expect) {
+        let ranges = Ranges::new(Duration::from_secs(60));
+        expect.assert_eq(&needed(&ranges, words, count, kept, &node).await);
+    }
+
+    #[tokio::test]
+    async fn blocks_are_needed_where_their_bloom_or_the_nodes_answer_says_so() {
+        let node = Node::with_logs_in;
+        check("1 2 3 4", 1, &[], node(&[]), expect![" [1-4]"]).await;
+        check("1 2 3 4", 1, &[], node(&[3, 3]), expect!["3 [1-4]"]).await;
+        check("1 2! 3 4?", 1, &[], node(&[4]), expect!["2 4 [1-4]"]).await;
+        // Those that are claimed at either end are not asked about; within the range they may be named too.
+        check("1! 3 5! 9 12!", 1, &[], node(&[5, 9]), expect!["1 5 9 12 [3-9]"]).await;
+        check("1 2 3 4", 3, &[], node(&[2]), expect!["2 [1-4 1-4 1-4]"]).await;
+        check("1 2 3 4", 1, &[1, 2], node(&[]), expect!["1 2 [3-4]"]).await;
+        // Nothing is saved.
+        check("1! 2! 3!", 1, &[], node(&[]), expect!["1 2 3 []"]).await;
+        check("1 2! 3!", 1, &[], node(&[]), expect!["all []"]).await;
+        check("1 2 3 4", 2, &[1, 2], node(&[]), expect!["all []"]).await;
+        check("", 1, &[], node(&[]), expect![" []"]).await;
+    }
+
+    #[tokio::test]
+    async fn all_blocks_are_needed_where_the_answer_is_of_no_use() {
+        for answer in [
+            "null",
+            "{}",
+            "7",
+            "",
+            r#"[{"logIndex":"0x0"}]"#,
+            r#"[{"blockHash":null}]"#,
+            "[[]]",
+        ] {
+            let node = Node::that_says(Ok(answer.to_owned()));
+            check("1 2 3", 1, &[], node, expect!["all [1-3]"]).await;
+        }
+        // Of another branch, or of another range.
+        check("1 2 3", 1, &[], Node::with_logs_in(&[2, 7]), expect!["all [1-3]"]).await;
+        check("1! 2 3", 1, &[], Node::with_logs_in(&[1]), expect!["all [2-3]"]).await;
+        for why in [
+            Refused::NodeError,
+            Refused::Pruned,
+            Refused::NotServed,
+            Refused::CallFailed,
+        ] {
+            check("1 2 3", 2, &[], Node::that_says(Err(why)), expect!["all [1-3]"]).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_crowd_costs_little() {
+        let ranges = Ranges::new(Duration::from_secs(60));
+        let node = Node::with_logs_in(&[2]);
+        for asked in ["1-9", "", ""] {
+            let expected = format!("2 [{asked}]");
+            assert_eq!(needed(&ranges, "1 2 3 9", 1, &[], &node).await, expected);
+        }
+        ranges.forget();
+        assert_eq!(needed(&ranges, "1 2 3 9", 1, &[], &node).await, "2 [1-9]");
+        // Each with another range, as if each had another filter.
+        for last in 10..40 {
+            let asked = needed(&ranges, &format!("1 2 3 {last}"), 1, &[], &node).await;
+            let is_asked = last < 8 + u64::from(CALLS);
+            assert_eq!(asked.starts_with("2 "), is_asked, "{last}: {asked}");
+        }
+        assert_eq!(
+            needed(&ranges, "64 65 66", 1, &[], &node).await,
+            "all [64-66]",
+            "another page"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_node_that_serves_no_ranges_is_left_alone_for_a_while() {
+        for (why, then) in [
+            (Refused::NotServed, "all []"),
+            (Refused::CallFailed, "all []"),
+            (Refused::NodeError, "all [70-72]"),
+        ] {
+            let ranges = Ranges::new(Duration::from_secs(60));
+            let node = Node::that_says(Err(why));
+            assert_eq!(needed(&ranges, "1 2 3", 1, &[], &node).await, "all [1-3]");
+            assert_eq!(needed(&ranges, "70 71 72", 1, &[], &node).await, then, "{why:?}");
+        }
+    }
+}
