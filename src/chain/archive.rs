@@ -262,6 +262,7 @@ impl Archive {
             header,
             logs,
             awaits_logs: false,
+            lacks_logs: false,
             sequence: 0,
         })
     }

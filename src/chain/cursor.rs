@@ -380,6 +380,7 @@ mod tests {
                 header,
                 logs,
                 awaits_logs: word.ends_with('~'),
+                lacks_logs: false,
                 sequence: 0,
             }
         };
@@ -425,6 +426,7 @@ mod tests {
                                 logs: Some(Arc::new(BlockLogs::empty(header.block, header.seen))),
                                 header,
                                 awaits_logs: false,
+                                lacks_logs: false,
                                 sequence: 0,
                             });
                             page = Page::new(*number, fetched.collect());

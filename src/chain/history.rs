@@ -17,6 +17,8 @@ pub struct Published {
     pub logs: Option<Arc<BlockLogs>>,
     /// Its logs are still to be delivered to live subscriptions: a stream that resumes waits for them, or joins before them.
     pub awaits_logs: bool,
+    /// No node gives its logs: they are not asked for again.
+    pub lacks_logs: bool,
     /// Grows by one from block to block as they are published, across reorgs too.
     pub sequence: u64,
 }
@@ -215,6 +217,7 @@ impl History {
             header,
             logs: None,
             awaits_logs: false,
+            lacks_logs: false,
             sequence: self.sequence,
         });
         while self.canonical.len() > self.limit {
@@ -249,6 +252,20 @@ impl History {
         for own in &mut self.canonical {
             own.awaits_logs = false;
         }
+    }
+
+    /// No node gives the logs of this block.
+    pub fn no_logs(&mut self, hash: B256) {
+        if let Some(own) = self.canonical_mut(hash) {
+            own.lacks_logs = true;
+        }
+    }
+
+    /// Blocks whose logs were not fetched, newest first. A client that resumes may have their logs, and a reorg takes them back.
+    pub fn without_logs(&self) -> impl Iterator<Item = &Header> {
+        let own = self.canonical.iter().rev();
+        own.filter(|own| own.logs.is_none() && !own.awaits_logs && !own.lacks_logs)
+            .map(|own| &own.header)
     }
 
     /// Keeps logs that a replay has fetched, of blocks whose logs are not on their way already: where such a block is dropped
@@ -295,6 +312,7 @@ impl History {
                 header,
                 logs: None,
                 awaits_logs: false,
+                lacks_logs: false,
                 sequence,
             });
         }

@@ -445,6 +445,7 @@ impl World {
                         header: header.clone(),
                         logs: Some(logs.clone()),
                         awaits_logs: false,
+                        lacks_logs: false,
                         sequence: 0,
                     });
                 stream.page = Page::new(*number, blocks.collect());

@@ -81,8 +81,16 @@ impl Tables {
                 let recipient = &subscriber.recipient;
                 recipient.was_sent(own.sequence) && !undelivered.contains(&(recipient.id(), own.sequence))
             };
-            if let Some(block) = own.logs.as_ref().filter(|_| delivered) {
-                self.logs(block, |log| log.removed_json().into(), at, was_sent, due, now);
+            match &own.logs {
+                Some(block) if delivered => self.logs(block, |log| log.removed_json().into(), at, was_sent, due, now),
+                // What a client has of this block from before it resumed cannot be taken back.
+                None if delivered => {
+                    let resumed = |subscriber: &&Subscriber| subscriber.recipient.is_resumed() && was_sent(subscriber);
+                    for subscriber in self.logs.iter().filter(resumed) {
+                        subscriber.outbox.close(CloseReason::ContinuityLost);
+                    }
+                }
+                _ => {}
             }
             if let Some(transactions) = self.told.remove(&own.sequence) {
                 self.mined(&transactions, Fate::Removed, Instant::now(), at, was_sent, due, now);

@@ -9,7 +9,7 @@ use super::members::Members;
 use super::subscriber::{Subscriber, is_open};
 use super::tables::Tables;
 use super::transaction_event::Fate;
-use crate::chain::{Absent, BlockRef, Content, ContentKind, FetchedContent, Header};
+use crate::chain::{Absent, BlockRef, Content, ContentKind, FetchedContent, Header, MAX_FETCHES};
 use crate::clock::Millis;
 use crate::delivery::{CloseReason, Kind};
 
@@ -46,6 +46,9 @@ impl Tables {
     pub fn fetched(&mut self, FetchedContent { block, kind, result }: FetchedContent) {
         if let Ok(Content::Logs(logs)) = &result {
             self.history.logs(logs.clone());
+        }
+        if kind == ContentKind::Logs && result.is_err() {
+            self.history.no_logs(block);
         }
         self.streams[kind as usize].fetched(block, result);
     }
@@ -143,6 +146,7 @@ impl Tables {
     }
 
     pub fn forget_unwanted(&mut self, now: Millis) {
+        self.takes_back &= !self.logs.is_empty() || self.replays.values().any(Members::need_logs);
         for kind in ContentKind::ALL {
             if self.streams[kind as usize].len() > 0 && !self.wants(kind, now) {
                 self.forget(kind);
@@ -182,9 +186,20 @@ impl Tables {
     pub fn needed(&self) -> Vec<(ContentKind, Header)> {
         let stands = |block: BlockRef| self.history.stands(block);
         let streams = ContentKind::ALL.into_iter().zip(&self.streams);
-        streams
+        let mut needed: Vec<_> = streams
             .flat_map(|(kind, stream)| stream.needed(stands).map(move |header| (kind, header.clone())))
-            .collect()
+            .collect();
+        // Streams that resumed may have to take back what they have from before.
+        let logs = needed.iter().filter(|(kind, _)| *kind == ContentKind::Logs).count();
+        if self.takes_back && logs < MAX_FETCHES {
+            let older = self.history.without_logs().filter(|header| stands(header.block));
+            needed.extend(
+                older
+                    .take(MAX_FETCHES - logs)
+                    .map(|header| (ContentKind::Logs, header.clone())),
+            );
+        }
+        needed
     }
 
     /// Kinds of contents that subscribers await, and for how long.

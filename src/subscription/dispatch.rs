@@ -43,6 +43,7 @@ pub async fn dispatch(
                 registry.fetched(fetched);
                 contents.follow(&registry.needed());
             }
+            () = registry.needs_more() => contents.follow(&registry.needed()),
             Ok(()) = answers.changed() => registry.answered(&answers.borrow_and_update()),
             _ = look.tick(), if early => early = registry.tell_early(),
             Some(gossip) = feed.gossip.recv() => early = registry.fan_out_gossip(gossip),

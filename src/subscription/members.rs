@@ -294,6 +294,11 @@ impl Round {
                     awaited = awaited.min(*number);
                     continue;
                 }
+                // A reorg may take back logs that the client has from before: they are fetched first.
+                Next::Level if wants.kind() == Kind::Logs && history.without_logs().next().is_some() => {
+                    round.pending = true;
+                    continue;
+                }
                 Next::Level => {
                     round.level.push(i);
                     continue;

@@ -70,6 +70,8 @@ pub struct Registry {
     /// Most different subscriptions that are passed through.
     max_passed: usize,
     wanted: watch::Sender<Wanted>,
+    /// Tells the dispatcher that contents are needed that were not before.
+    needs: Notify,
     /// Tells those who wait for it that the chain went on.
     published: watch::Sender<()>,
     clock: Clock,
@@ -92,6 +94,7 @@ impl Registry {
             tables: Mutex::new(Tables::new(remembered, compresses)),
             max_passed,
             wanted,
+            needs: Notify::new(),
             published: watch::Sender::new(()),
             clock,
             metrics,
@@ -178,6 +181,8 @@ impl Registry {
         members.add(stream, cursor, subscriber);
         if kind == Kind::Logs {
             tables.keep_logs_fresh(self.clock.now());
+            tables.takes_back = true;
+            self.needs.notify_one();
         }
         self.count(kind).inc();
         Subscription {
@@ -356,6 +361,11 @@ impl Registry {
             self.deliver(tables, due, now);
         });
         self.published.send_replace(());
+    }
+
+    /// Waits until contents are needed for another reason than that the chain went on.
+    pub async fn needs_more(&self) {
+        self.needs.notified().await;
     }
 
     /// Headers of the blocks whose contents are to be fetched now.

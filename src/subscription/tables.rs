@@ -69,6 +69,8 @@ pub(super) struct Tables {
     /// Blocks whose contents are still to be delivered, by kind of contents.
     pub streams: Streams,
     pub gate: Gate,
+    /// Somebody who subscribes to logs resumed: of each block in memory logs may have to be taken back.
+    pub takes_back: bool,
     /// Until then logs of new blocks are fetched although nobody subscribes to them.
     pub logs_fresh_until: Millis,
     /// Per kind of contents, the time for which it is not offered after no node gave those of a block.
@@ -101,6 +103,7 @@ impl Tables {
             receipts: Index::default(),
             streams: Streams::default(),
             gate: Gate::default(),
+            takes_back: false,
             logs_fresh_until: 0,
             refusals: Default::default(),
             passing: Passing::default(),
