@@ -68,13 +68,13 @@ fn criteria(addresses: &[Address], topics: &[Box<[B256]>]) -> String {
     }
     let positions = topics.iter().rposition(|position| !position.is_empty());
     if let Some(last) = positions {
-        let position = |words: &Box<[B256]>| match words[..] {
+        let position = |words: &[B256]| match words[..] {
             [] => "null".to_owned(),
             _ => array(words.iter().map(|topic| format!("\"{topic:#x}\"")).collect()),
         };
         members.push(format!(
             r#""topics":{}"#,
-            array(topics[..=last].iter().map(position).collect())
+            array(topics[..=last].iter().map(|own| position(own)).collect())
         ));
     }
     members.join(",")

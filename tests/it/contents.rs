@@ -174,7 +174,6 @@ async fn logs_reach_clients_however_the_node_tells_them() {
             let mut blocks = Vec::new();
             for logs in [4, 0, 1, 3] {
                 let made = node.mine(edit(Mine::logs(logs)));
-                println!("{name}, {verify:?}: block of {logs}");
                 watcher.expect(made.adopted()).await;
                 blocks.push(made);
             }
@@ -297,7 +296,8 @@ async fn receipts_and_transactions_come_by_whichever_way_is_served() {
             });
         }
     };
-    let rows: [(&str, &dyn Fn(&Scripted)); 3] = [("each", &one_by_one), ("number", &by_number), ("holes", &holes)];
+    type Edit<'a> = &'a dyn Fn(&Scripted);
+    let rows: [(&str, Edit<'_>); 3] = [("each", &one_by_one), ("number", &by_number), ("holes", &holes)];
     for (name, odd) in rows {
         let node = Scripted::start().await;
         node.grow(3);

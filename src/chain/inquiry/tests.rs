@@ -269,5 +269,5 @@ fn three_failures_in_a_row_put_a_way_off_and_a_reconnection_does_not_end_that() 
     // A rate limit passes sooner.
     assert!(record.failed(UpstreamId(1), way, Failed::Throttled, ms(0)));
     assert!(record.offers(UpstreamId(1), way, ms(1_000)));
-    assert_eq!(record.failed(UpstreamId(1), way, Failed::Unavailable, ms(1_000)), false);
+    assert!(!record.failed(UpstreamId(1), way, Failed::Unavailable, ms(1_000)));
 }
