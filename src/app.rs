@@ -170,6 +170,7 @@ impl App {
             gossip,
             wanted: wants,
         };
+        let max_contents_age = config.node.silence_timeout / 2;
         let pool = Pool::start(&config.upstreams, &config.node, &channels, metrics.clone());
         drop(channels);
         let tip = Arc::new(Tip::default());
@@ -222,6 +223,7 @@ impl App {
             tip,
             registry: registry_of_metrics,
             max_head_age: config.max_head_age,
+            max_contents_age,
             draining: AtomicBool::new(false),
         });
 

@@ -110,6 +110,10 @@ pub struct Metrics {
     pub reorged_blocks: Counter,
     /// Blocks fetched because their announcement was missed.
     pub backfilled_blocks: Counter,
+    /// For how long subscribers have awaited contents of a block, by kind of contents, in seconds.
+    pub contents_awaited: Family<KindLabel, Gauge<f64, AtomicU64>>,
+    /// Events that wait for contents of an earlier block on their connection.
+    pub early_events: Gauge,
     /// Answers to `eth_getLogs` that were refused or missing, and asked for again.
     pub log_retries: Family<ReasonLabel, Counter>,
     /// Blocks whose bloom was not that of their logs, by direction.
@@ -168,6 +172,8 @@ impl Metrics {
             reorgs: Counter::default(),
             reorged_blocks: Counter::default(),
             backfilled_blocks: Counter::default(),
+            contents_awaited: Family::default(),
+            early_events: Gauge::default(),
             log_retries: Family::default(),
             wrong_blooms: Family::default(),
             continuity_lost: Family::default(),
@@ -329,6 +335,16 @@ impl Metrics {
             "backfilled_blocks",
             "Blocks fetched because they were never announced",
             metrics.backfilled_blocks.clone(),
+        );
+        r.register(
+            "contents_awaited_seconds",
+            "For how long subscribers have awaited the contents of a block, by kind of contents",
+            metrics.contents_awaited.clone(),
+        );
+        r.register(
+            "early_events",
+            "Events that wait for contents of an earlier block on their connection",
+            metrics.early_events.clone(),
         );
         r.register(
             "log_retries",

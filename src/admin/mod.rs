@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::chain::Tip;
 use crate::session::Services;
-use crate::telemetry::{ReasonLabel, UpstreamLabel};
+use crate::telemetry::{KindLabel, ReasonLabel, UpstreamLabel};
 use crate::upstream::Pool;
 
 /// What the pages are made of.
@@ -30,6 +30,8 @@ pub struct Admin {
     pub registry: Registry,
     /// A head older than this is stale, and we are not ready.
     pub max_head_age: Duration,
+    /// Contents of a block that subscribers have awaited for longer are late, and we are not ready.
+    pub max_contents_age: Duration,
     /// Set when shutdown begins.
     pub draining: AtomicBool,
 }
@@ -64,6 +66,15 @@ impl Admin {
                 block.number
             ));
         }
+        let (late, _) = self.services.registry.late();
+        let max = self.max_contents_age.as_millis() as u64;
+        if let Some(late) = late.iter().find(|late| late.for_ms > max) {
+            return Err(format!(
+                "{} of a block have been awaited for {} s, subscribers wait for them",
+                late.kind.label(),
+                late.for_ms / 1000
+            ));
+        }
         Ok(format!("head {}", block.number))
     }
 
@@ -77,6 +88,12 @@ impl Admin {
                 .get()
                 .map_or(f64::NAN, |(_, seen)| seen.elapsed().as_secs_f64()),
         );
+        let (late, early) = self.services.registry.late();
+        for late in late {
+            let label = KindLabel { kind: late.kind.label() };
+            metrics.contents_awaited.get_or_create(&label).set(late.for_ms as f64 / 1000.0);
+        }
+        metrics.early_events.set(early as i64);
         for (upstream, status) in self.pool.status() {
             let label = UpstreamLabel { upstream };
             metrics.upstream_up.get_or_create(&label).set(status.connected.into());

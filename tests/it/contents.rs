@@ -174,6 +174,7 @@ async fn logs_reach_clients_however_the_node_tells_them() {
             let mut blocks = Vec::new();
             for logs in [4, 0, 1, 3] {
                 let made = node.mine(edit(Mine::logs(logs)));
+                eprintln!("{name}, {verify:?}: block of {logs}");
                 watcher.expect(made.adopted()).await;
                 blocks.push(made);
             }
