@@ -90,8 +90,13 @@ impl Admin {
         );
         let (late, early) = self.services.registry.late();
         for late in late {
-            let label = KindLabel { kind: late.kind.label() };
-            metrics.contents_awaited.get_or_create(&label).set(late.for_ms as f64 / 1000.0);
+            let label = KindLabel {
+                kind: late.kind.label(),
+            };
+            metrics
+                .contents_awaited
+                .get_or_create(&label)
+                .set(late.for_ms as f64 / 1000.0);
         }
         metrics.early_events.set(early as i64);
         for (upstream, status) in self.pool.status() {

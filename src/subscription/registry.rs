@@ -374,11 +374,6 @@ impl Registry {
         self.tables.lock().needed()
     }
 
-    /// Logs of new blocks are fetched for a while, also where nobody subscribes to them.
-    pub fn keep_logs_fresh(&self) {
-        self.tables.lock().keep_logs_fresh(self.clock.now());
-    }
-
     /// Kinds of contents that subscribers await, and for how long; and the events that wait for them.
     #[must_use]
     pub fn late(&self) -> (Vec<Late>, usize) {
