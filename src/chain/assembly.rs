@@ -144,6 +144,8 @@ pub(super) struct Assembly {
     tracker: Tracker,
     pipeline: VecDeque<Work>,
     walking: Option<B256>,
+    /// The block without a parent below which the node's blocks are asked for by number.
+    numbering: Option<BlockRef>,
     /// Where the walk stood when it last asked for numbers ahead of it, and the lowest of these; 0 where that led nowhere.
     ahead_to: Option<(u64, u64)>,
     /// Answers in a row that there is no such block as the walk needs.
@@ -188,6 +190,7 @@ impl Assembly {
             tracker: Tracker::new(settings.blocks),
             pipeline: VecDeque::new(),
             walking: None,
+            numbering: None,
             ahead_to: None,
             denied: 0,
             by_number: false,
@@ -245,6 +248,7 @@ impl Assembly {
         // A walk on the word of another one may lead to blocks that this one never had.
         self.tracker.abandon_walk();
         self.walking = None;
+        self.numbering = None;
         self.far = None;
         if matches!(self.past, Past::Complete) {
             self.past = Past::Wanted;
@@ -264,6 +268,7 @@ impl Assembly {
     fn start_anew(&mut self, loss: Loss) {
         self.tracker = Tracker::new(self.settings.blocks);
         self.walking = None;
+        self.numbering = None;
         self.far = None;
         self.past = Past::Wanted;
         self.pipeline.clear();
@@ -345,6 +350,7 @@ impl Assembly {
         }
         if self.tracker.needs().is_none() {
             self.walking = None;
+            self.numbering = None;
             self.ahead_to = None;
             if !self.stone_wanted
                 && let Some(head) = self.far.take()
@@ -484,10 +490,10 @@ impl Assembly {
 
     /// The parent of a block is not to be had by a hash (`hardhat_mine` makes blocks without one, issue 11).
     fn walk_by_number(&mut self, block: BlockRef, attempt: u32) {
-        if self.walking == Some(block.hash) && attempt == 0 {
+        if self.numbering == Some(block) && attempt == 0 {
             return;
         }
-        self.walking = Some(block.hash);
+        self.numbering = Some(block);
         if !std::mem::replace(&mut self.by_number, true) {
             warn!(%block, "the node has no parent of this block: where parents are missing, its blocks are related by number");
         }
@@ -497,7 +503,7 @@ impl Assembly {
     }
 
     fn numbered(&mut self, block: BlockRef, found: Result<Vec<Header>, Refused>, attempts: u32) {
-        if self.walking != Some(block.hash) {
+        if self.numbering != Some(block) {
             return;
         }
         let failed = match found {

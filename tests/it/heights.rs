@@ -49,7 +49,11 @@ impl Sparse {
             _ => 1,
         };
         let mine = Mine::logs(self.random.usize(..3)).on_block(parent);
-        let mine = mine.number(parent.number() + gap).tag(&self.branch.to_string());
+        // A head is as high as any before it: of a block above the head no node can say that it was dropped.
+        let highest = self.ever.iter().map(Made::number).max().unwrap();
+        let least = if announced { highest } else { 0 };
+        let number = (parent.number() + gap).max(least);
+        let mine = mine.number(number).tag(&self.branch.to_string());
         let made = self.node.mine(if announced { mine } else { mine.silent() });
         self.ever.push(made.clone());
         made
@@ -61,7 +65,9 @@ impl Sparse {
         let depth = self.random.usize(..5);
         let (kept, gone) = canonical.split_at(canonical.len() - depth);
         self.branch += 1;
-        let mut story: Vec<String> = gone.iter().flat_map(Made::dropped).collect();
+        // What was there before a watcher came is not taken back from it.
+        let told = |made: &&Made| self.adopted.iter().any(|own| own.hash() == made.hash());
+        let mut story: Vec<String> = gone.iter().filter(told).flat_map(Made::dropped).collect();
         let mut parent = kept.last().unwrap().clone();
         let length = self.random.usize(1..5);
         for block in 1..=length {
