@@ -285,14 +285,3 @@ pub fn not_passed(method: &str) -> ErrorObjectOwned {
     );
     error(METHOD_NOT_FOUND, message)
 }
-
-/// What is said of a method that begins or ends a subscription in a way that is not known here.
-#[must_use]
-pub fn not_paired(method: &str) -> ErrorObjectOwned {
-    let why = not_available(method);
-    let message = format!(
-        "{}: it subscribes, and its counterpart is not known here",
-        why.message()
-    );
-    error(METHOD_NOT_FOUND, message)
-}

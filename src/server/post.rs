@@ -18,7 +18,7 @@ use crate::jsonrpc::{
 };
 use crate::look::look;
 use crate::pieces;
-use crate::rpc::{Planned, SubscriptionMethod, not_available, not_paired};
+use crate::rpc::{Planned, SubscriptionMethod, not_available};
 use crate::session::{Services, methods};
 
 /// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
@@ -207,7 +207,7 @@ fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, 
                 Some(error(METHOD_NOT_FOUND, "notifications not supported").into())
             }
             Some(SubscriptionMethod::Unsubscribe) => Some(error(SERVER_ERROR, "subscription not found").into()),
-            Some(SubscriptionMethod::Unpaired) => Some(not_paired(&request.method).into()),
+            Some(SubscriptionMethod::Unpaired) => Some(not_available(&request.method).into()),
             None if terms.rights.methods.allow(&request.method) => None,
             None => {
                 services.count_refusal("method");

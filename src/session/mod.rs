@@ -37,7 +37,7 @@ use crate::jsonrpc::{
     Request, Response, SERVER_ERROR, error,
 };
 use crate::look::look;
-use crate::rpc::{Local, Planned, Rpc, SubscriptionMethod, not_available, not_paired, not_passed};
+use crate::rpc::{Local, Planned, Rpc, SubscriptionMethod, not_available, not_passed};
 use crate::subscription::{Asked, NodeSubscription, Registry, Replays, Start, Subscription, Topic, no_such_kind};
 use crate::telemetry::{Metrics, ReasonLabel};
 
@@ -460,7 +460,7 @@ impl Session {
                 Some(SubscriptionMethod::Unsubscribe) => Some(self.unsubscribe(request).into()),
                 Some(SubscriptionMethod::Unpaired) => {
                     self.services.count_refusal("method");
-                    Some(not_paired(&request.method).into())
+                    Some(not_available(&request.method).into())
                 }
                 // Without an id there is no way to tell the subscription's: it is ignored, as in reth (PROTOCOL J7).
                 Some(_) if notification => Some(Outcome::TRUE.into()),

@@ -330,3 +330,31 @@ async fn receipts_and_transactions_come_by_whichever_way_is_served() {
         bystander.saw_only(&blocks).await;
     }
 }
+
+/// A promise that is not kept shows: `/ready` and a metric say so as long as somebody waits, and no longer.
+#[tokio::test]
+async fn contents_that_are_late_show_in_ready_and_in_a_metric() {
+    let node = Scripted::start().await;
+    node.grow(3);
+    let proxy = node
+        .proxy(|config| config.node.silence_timeout = Duration::from_secs(4))
+        .await;
+    proxy.ready().await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut watcher = proxy.client().await;
+    watcher.subscribe(json!(["logs", {}])).await;
+    for method in ["eth_getLogs", "eth_getBlockReceipts", "eth_getTransactionReceipt"] {
+        node.answer(method, |_| Answer::Never);
+    }
+    let mut blocks = vec![node.mine(Mine::logs(1))];
+    proxy.unready().await;
+    let page = proxy.admin("/ready").await.body;
+    assert!(page.contains("logs of a block have been awaited"), "{page}");
+    assert!(proxy.metric("headwater_contents_awaited_seconds{kind=\"logs\"}").await > 0.0);
+    // In the end the one who waited is closed, and nobody waits any more.
+    let (_, code, _) = watcher.closed().await;
+    assert_eq!(code, 1012);
+    proxy.ready().await;
+    blocks.push(node.mine(Mine::logs(1)));
+    bystander.saw_only(&blocks).await;
+}

@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 import { mkdtempSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { Chain, exactly, here, hex, npmVersion, outcome, plainLog, remaining, same, startProxy, until, within } from "../support.mjs";
+import { Chain, exactly, here, hex, npmVersion, plainLog, remaining, same, startProxy, until } from "../support.mjs";
 import { FILTERS, compareLogs, listen } from "../scenarios.mjs";
 import * as raw from "./raw.mjs";
 
@@ -94,18 +94,20 @@ const sharedExtras = (node, transport) => ({
     await exactly("mined transactions", told, want);
   },
 
-  /** Receipts cannot be had: who asks for them is refused, or closed at the first block, and nobody else notices. */
+  /** These nodes serve no `eth_getBlockReceipts`: a block's receipts are fetched one by one. */
   receipts: (t) =>
     alone(t, node, transport, async (scene) => {
-      const { story, server } = scene;
+      const { chain, story, server } = scene;
       const { client } = await t.connectTo(server);
-      const first = await outcome(client.subscribe(["transactionReceipts"], () => {}));
-      await story.mine(2, 1);
-      if (!first.error) same("close code", await within(30_000, "the close frame", client.closed), 1012);
-      const { client: second } = await t.connectTo(server);
-      const refused = await outcome(second.subscribe(["transactionReceipts"], () => {}));
-      same("code", refused.error?.code, -32000);
-      await story.mine(1);
+      const blocks = [];
+      await client.subscribe(["transactionReceipts"], (receipts) => blocks.push(receipts));
+      for (const count of [1, 2, 3]) await story.mine(count, 1);
+      await until("the receipts of three blocks", () => blocks.length === 3);
+      for (const receipts of blocks) {
+        for (const receipt of receipts) {
+          same("a receipt", receipt, await chain.rpc("eth_getTransactionReceipt", [receipt.transactionHash]));
+        }
+      }
     }),
 
   /** `evm_revert` and another branch: each log that was told is taken back, each new head is told. */
