@@ -264,7 +264,9 @@ impl Stream {
         let place = (event.number, event.key.index);
         feed.last = Some(id);
         if event.key.removed {
-            feed.floor = feed.floor.min((event.number, 0));
+            // The new branch may begin below the client's first block, where it had nothing to be taken back.
+            let floor = if event.number > feed.began { event.number } else { 0 };
+            feed.floor = feed.floor.min((floor, 0));
             feed.standing = None;
             return;
         }
@@ -470,6 +472,13 @@ mod tests {
             &[(0, 0, 0), (0, 1, 0)],
         );
         check(Kind::Logs, &[sound, "5a.0 6a.0 5a.1 7a.0"], &[(0, 0, 0), (0, 0, 1)]);
+        // The second began with block 5, so it lacks block 4 and its removal, but block 4b is in order.
+        check(
+            Kind::Logs,
+            &["4a.0 5a.0 -4a.0 -5a.0 4b.0 5b.0", "5a.0 -5a.0 4b.0 5b.0"],
+            &[(0, 0, 0), (2, 0, 0)],
+        );
+        check(Kind::Logs, &["4a.0 5a.0 -5a.0 4b.0 5b.0"], &[(0, 0, 1)]);
         // A branch that was left without a word.
         check(Kind::Logs, &["5a.0 5b.1 6b.0"], &[(0, 0, 1)]);
         check(Kind::Logs, &["5a.0 -5a.0 -5a.0 5b.0"], &[(0, 1, 0)]);
