@@ -252,6 +252,12 @@ impl Calls {
         })
     }
 
+    /// Whether a remembered block of the published chain has this number.
+    fn is_published(&self, number: u64) -> bool {
+        self.registry
+            .with_history(|history| history.from(number).is_some_and(|own| own.number() == number))
+    }
+
     // ---- logs
 
     async fn logs(&self, known: Method, mut ask: Ask) -> Answer {
@@ -351,6 +357,8 @@ impl Calls {
             (Some(BlockName::Number(number)), Some(head)) if number <= head.number && number + FRESH > head.number => {
                 !is_null(json) || self.has_no_block(number)
             }
+            // A node that went back a long way denies older blocks, too, until its next head says so.
+            (Some(BlockName::Number(number)), Some(_)) => !is_null(json) || !self.is_published(number),
             (Some(BlockName::Hash(hash)), Some(head)) if hash == head.hash => !is_null(json),
             (Some(BlockName::Latest), Some(head)) if tells_number => {
                 params::number_of(json, "number").is_some_and(|number| number >= head.number)
