@@ -59,6 +59,7 @@ pub mod config;
 pub mod devnet;
 
 pub mod clock;
+pub mod conduct;
 pub mod deflate;
 pub mod jsonrpc;
 #[cfg(test)]

@@ -158,6 +158,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
                 "connects": status.connects,
                 "chainId": status.chain_id.and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok()),
                 "head": status.head,
+                "lanes": status.lanes.map(|lanes| lanes.label()),
                 "announcements": status.heads.map(|heads| heads.label()),
                 "lagSeconds": status.lag.map(|lag| lag.as_secs_f64()),
                 "callsInFlight": status.in_flight,

@@ -37,6 +37,10 @@ const KEYS: &[(&str, &str)] = &[
         "How long a node must have been connected, level with the others and not forked before it is preferred again to one that was given after it.",
     ),
     ("node.poll_interval", "How often an HTTP node is asked for its head."),
+    (
+        "node.lanes",
+        "Connections to a node over WebSocket or IPC: with 2, calls have one of their own and delay no head; 1 for nodes that allow one.",
+    ),
     ("node.max_in_flight", "Calls that wait for one node; more wait in line."),
     (
         "node.max_request_bytes",

@@ -152,6 +152,10 @@ impl Config {
                 hedge: typed.calls.hedge,
                 max_in_flight: at_least("node.max_in_flight", node.max_in_flight, 1)?,
                 max_passed: typed.subscriptions.max_passed,
+                lanes: match node.lanes {
+                    lanes @ 1..=2 => lanes,
+                    _ => return Err(bad("node.lanes", &"must be 1 or 2")),
+                },
                 max_message_bytes: bytes("node.max_message_bytes", node.max_message_bytes, 1 << 20)?,
                 trust: tls::trust(file(&node.ca).as_deref()).map_err(|why| bad("node.ca", &why))?,
             },

@@ -106,6 +106,7 @@ section!(Node, "Patience towards the nodes." {
     take_back_after: Duration = Duration::from_secs(30),
     #[serde(with = "humantime_serde")]
     poll_interval: Duration = Duration::from_secs(1),
+    lanes: u8 = 2,
     max_in_flight: usize = 4096,
     max_request_bytes: ByteSize = ByteSize::mib(5),
     max_message_bytes: ByteSize = ByteSize::mib(256),

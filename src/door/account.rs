@@ -14,9 +14,11 @@ use arc_swap::{ArcSwap, Guard};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{Identity, Policy, Rights};
 use crate::clock::Millis;
+use crate::conduct::Conduct;
 use crate::delivery::Egress;
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED};
 
@@ -60,6 +62,7 @@ pub struct Terms {
     pub rights: Arc<Rights>,
     requests: Arc<Limiter>,
     handshakes: Arc<Limiter>,
+    conduct: Arc<Conduct>,
 }
 
 impl Terms {
@@ -70,6 +73,7 @@ impl Terms {
         Self {
             requests: Arc::new(RateLimiter::direct(requests)),
             handshakes: Arc::new(RateLimiter::direct(handshakes)),
+            conduct: Arc::default(),
             rights,
         }
     }
@@ -91,6 +95,7 @@ impl Terms {
             } else {
                 fresh.handshakes
             },
+            conduct: self.conduct.clone(),
             rights: fresh.rights,
         }
     }
@@ -99,12 +104,23 @@ impl Terms {
     /// all of it.
     ///
     /// # Errors
-    /// [`Exceeded`].
+    /// [`Exceeded`], also for a while after a call that broke a node's connection.
     pub fn charge<'a>(&self, methods: impl Iterator<Item = Option<&'a str>>) -> Result<(), Exceeded> {
+        if let Some(left) = self.conduct.refused_for(Instant::now()) {
+            return Err(Exceeded {
+                retry_after: Some(left),
+            });
+        }
         let burst = u32::from(self.rights.plan.request_burst);
         // What is no request at all was still read.
         let weights = methods.map(|method| method.map_or(1, |method| self.rights.weights.of(method)).min(burst));
         self.charge_units(weights.fold(0, u32::saturating_add))
+    }
+
+    /// Record of the account's calls that broke a node's connection.
+    #[must_use]
+    pub fn conduct(&self) -> &Arc<Conduct> {
+        &self.conduct
     }
 
     /// Charges the length of a message before it is read: one request for each 64 KiB.

@@ -21,6 +21,7 @@ use super::params::{self, BlockName};
 use super::send;
 use super::{RpcSettings, not_available};
 use crate::chain::{BlockLogs, BlockRef, Tip};
+use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::look::awaited;
 use crate::subscription::Registry;
@@ -92,12 +93,12 @@ impl Calls {
     }
 
     /// What a call comes to; every failure is an error object.
-    pub async fn answer(&self, method: String, params: String) -> Outcome {
+    pub async fn answer(&self, method: String, params: String, conduct: &Arc<Conduct>) -> Outcome {
         if params.len() > self.settings.max_request_bytes {
             self.count("too_large");
             return error(INVALID_REQUEST, "request too large").into();
         }
-        let outcome = match self.find(method, params).await {
+        let outcome = match self.find(method, params, conduct).await {
             Ok(outcome) => outcome,
             Err(why) => {
                 self.count(why.label());
@@ -125,7 +126,7 @@ impl Calls {
         self.cache.size().await
     }
 
-    async fn find(&self, method: String, params: String) -> Answer {
+    async fn find(&self, method: String, params: String, conduct: &Arc<Conduct>) -> Answer {
         let known = Method::of(&method);
         if let Some(outcome) = self.known(known.role, &params) {
             self.note(known, "memory");
@@ -144,6 +145,7 @@ impl Calls {
             again: true,
             archive: false,
             long: false,
+            conduct: conduct.clone(),
         };
         ask.long = known.is_long(&ask.params);
         match known.role {
@@ -358,7 +360,9 @@ impl Calls {
                 !is_null(json) || self.has_no_block(number)
             }
             // A node that went back a long way denies older blocks, too, until its next head says so.
-            (Some(BlockName::Number(number)), Some(_)) => !is_null(json) || !self.is_published(number),
+            (Some(BlockName::Number(number)), Some(head)) if number <= head.number => {
+                !is_null(json) || !self.is_published(number)
+            }
             (Some(BlockName::Hash(hash)), Some(head)) if hash == head.hash => !is_null(json),
             (Some(BlockName::Latest), Some(head)) if tells_number => {
                 params::number_of(json, "number").is_some_and(|number| number >= head.number)
@@ -530,7 +534,7 @@ fn key(anchor: Anchor, ask: &Ask) -> Option<Key> {
 /// PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
 pub(super) fn failed(why: CallError) -> Outcome {
     let code = match why {
-        CallError::Unavailable | CallError::Behind(_) | CallError::Lost => INTERNAL_ERROR,
+        CallError::Unavailable | CallError::Behind(_) | CallError::Lost | CallError::Breaks => INTERNAL_ERROR,
         CallError::TooLong => RESPONSE_TOO_LARGE,
         CallError::Throttled(_) => LIMIT_EXCEEDED,
         CallError::TimedOut => TIMEOUT,

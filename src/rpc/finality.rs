@@ -45,6 +45,7 @@ pub async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
         again: true,
         archive: false,
         long: false,
+        conduct: Arc::default(),
     };
     if let Ok(Outcome::Result(json)) = pool.call(&ask).await
         && let Some(number) = params::number_of(&json, "number")

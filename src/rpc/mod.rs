@@ -26,6 +26,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 
 use crate::chain::Tip;
+use crate::conduct::Conduct;
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
 };
@@ -189,14 +190,14 @@ impl Rpc {
         }
     }
 
-    /// The response to one item, if it gets one.
-    pub async fn complete(&self, planned: Planned) -> Option<Response> {
+    /// The response to one item, if it gets one; what its call did to a node's connection is noted in the caller's `conduct`.
+    pub async fn complete(&self, planned: Planned, conduct: &Arc<Conduct>) -> Option<Response> {
         match planned {
             Planned::Silent => None,
             Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
             Planned::Later(id, outcome) => Some(self.local(&id, outcome.await)),
             Planned::Forward { id, method, params } => {
-                let outcome = self.calls.answer(method, params).await;
+                let outcome = self.calls.answer(method, params, conduct).await;
                 id.map(|id| Response::new(&id, outcome))
             }
         }
@@ -216,6 +217,7 @@ impl Rpc {
     pub async fn complete_batch<P>(
         &self,
         planned: Vec<Planned>,
+        conduct: &Arc<Conduct>,
         more: impl Fn(usize) -> Option<P>,
         awaits: impl Fn() -> bool,
     ) -> Vec<Response> {
@@ -235,7 +237,7 @@ impl Rpc {
                 under_way.extend(
                     planned
                         .next()
-                        .map(|(at, one)| async move { (at, self.complete(one).await, place) }),
+                        .map(|(at, one)| async move { (at, self.complete(one, conduct).await, place) }),
                 );
             }
             let Some((at, response, place)) = under_way.next().await else {

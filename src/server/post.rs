@@ -158,7 +158,10 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answere
             let response = match planned.pop() {
                 Some(planned) => {
                     let rpc = services.rpc.clone();
-                    staying(async move { rpc.complete(planned).await }).await.flatten()
+                    let conduct = pass.terms().conduct().clone();
+                    staying(async move { rpc.complete(planned, &conduct).await })
+                        .await
+                        .flatten()
                 }
                 None => None,
             };
@@ -176,7 +179,9 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answere
             // A connection has one request at a time, so that all its places are this batch's.
             let max = pass.terms().rights.plan.max_in_flight as usize;
             let more = move |under_way| (under_way < max).then_some(());
-            let responses = staying(async move { rpc.complete_batch(planned, more, || true).await }).await;
+            let conduct = pass.terms().conduct().clone();
+            let batch = async move { rpc.complete_batch(planned, &conduct, more, || true).await };
+            let responses = staying(batch).await;
             let answer = Answer::Batch(responses.unwrap_or_default());
             Answered { answer, refused }
         }

@@ -53,10 +53,11 @@ impl Session {
             return;
         };
         let services = self.services.clone();
+        let conduct = self.pass.terms().conduct().clone();
         tokio::spawn(async move {
             let more = |_| place.outbox()?.begin_call(max_in_flight / 2);
             let awaits = || place.outbox().is_some();
-            let responses = services.rpc.complete_batch(planned, more, awaits).await;
+            let responses = services.rpc.complete_batch(planned, &conduct, more, awaits).await;
             if let Some(outbox) = place.outbox() {
                 services.answer_batch(&outbox, &responses, releases);
             }

@@ -415,7 +415,8 @@ impl Session {
             }
             (planned, place) => {
                 let services = self.services.clone();
-                let mut completing = Box::pin(async move { services.rpc.complete(planned).await });
+                let conduct = self.pass.terms().conduct().clone();
+                let mut completing = Box::pin(async move { services.rpc.complete(planned, &conduct).await });
                 // What is known already needs no task.
                 if let Some(known) = look(completing.as_mut()) {
                     if let Some(response) = known {

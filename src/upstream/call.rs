@@ -1,10 +1,12 @@
 //! A call on its way to a node: what is asked, who may be asked, and what it may come to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::conduct::Conduct;
 use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
 
 /// A call came to nothing.
@@ -19,9 +21,12 @@ pub enum CallError {
     /// The connection was lost before the answer came; the node may have acted.
     #[error("upstream connection lost")]
     Lost,
-    /// Somebody's answer was longer than is read from a node; over a connection that many share, everybody's.
+    /// The answer was longer than is read from a node.
     #[error("response too large")]
     TooLong,
+    /// The node ends each connection on which it is asked this.
+    #[error("the node closes its connection on this call")]
+    Breaks,
     /// The node is asked too much, and perhaps says when to come again.
     #[error("upstream is rate limited")]
     Throttled(Option<Duration>),
@@ -39,6 +44,7 @@ impl CallError {
             Self::Behind(_) => "behind",
             Self::Lost => "lost",
             Self::TooLong => "response_too_large",
+            Self::Breaks => "breaks_connections",
             Self::Throttled(_) => "throttled",
             Self::TimedOut => "timeout",
         }
@@ -64,6 +70,8 @@ pub struct Ask {
     pub archive: bool,
     /// Its answer may be of any length.
     pub long: bool,
+    /// Record of the account that asks.
+    pub conduct: Arc<Conduct>,
 }
 
 /// How far an upstream must have come to be asked.
@@ -95,10 +103,22 @@ pub(super) struct Call {
     pub method: String,
     /// JSON, empty for none.
     pub params: String,
-    pub reply: oneshot::Sender<Result<Outcome, CallError>>,
+    pub reply: Reply,
 }
 
-/// Calls for one upstream.
+/// The way back to whoever asked.
+pub(super) type Reply = oneshot::Sender<Result<Outcome, CallError>>;
+
+/// Calls for one connection: the sending ends of its [`Inbox`].
+#[derive(Clone, Debug)]
+pub(super) struct Outbox {
+    /// The stream's own: they wait behind no client's.
+    pub ours: mpsc::Sender<Call>,
+    /// Clients'.
+    pub theirs: mpsc::Sender<Call>,
+}
+
+/// Calls for one connection.
 #[derive(Debug)]
 pub(super) struct Inbox {
     /// The stream's own.
@@ -107,7 +127,21 @@ pub(super) struct Inbox {
     pub theirs: mpsc::Receiver<Call>,
 }
 
+/// Calls that wait for an actor to take them.
+const CALL_QUEUE: usize = 256;
+
 impl Inbox {
+    /// An empty one with its sending ends.
+    pub fn new() -> (Outbox, Self) {
+        let (ours, ours_in) = mpsc::channel(CALL_QUEUE);
+        let (theirs, theirs_in) = mpsc::channel(CALL_QUEUE);
+        let inbox = Self {
+            ours: ours_in,
+            theirs: theirs_in,
+        };
+        (Outbox { ours, theirs }, inbox)
+    }
+
     /// The next call, ours first; clients' only where there is room for them. `None` when the pool is gone.
     pub async fn next(&mut self, room: bool) -> Option<Call> {
         tokio::select! {

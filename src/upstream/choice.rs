@@ -167,6 +167,11 @@ impl Choice {
         hashes.into_iter()
     }
 
+    /// Tells those who wait for a node that there may be one now.
+    pub fn moved(&self) {
+        self.moves.send_replace(());
+    }
+
     /// Says when [`Self::reached`] may have changed.
     pub fn watch_moves(&self) -> watch::Receiver<()> {
         self.moves.subscribe()

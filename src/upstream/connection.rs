@@ -17,14 +17,13 @@ use std::time::Duration;
 use alloy_primitives::B256;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use self::heads::HeadsState;
 use self::ownerless::Ownerless;
 use self::pending::Pending;
-use super::call::{Call, Inbox, is_throttled};
+use super::call::{Call, Inbox, Reply, is_throttled};
 use super::early::Early;
 use super::feeds::Feeds;
 use super::identity::{Doubt, Genesis};
@@ -40,6 +39,9 @@ const WRITE_QUEUE: usize = 128;
 
 /// Questions for subscriptions that were given up whose answers are still known when they come.
 const MAX_LATE: usize = 64;
+
+/// More bytes than the pongs between two looks: part of a message.
+const CONTROL_BYTES: u64 = 4096;
 
 /// How long the newest head is not asked for where the node says that it is asked too much.
 const LEFT_ALONE: Duration = Duration::from_secs(1);
@@ -88,7 +90,7 @@ impl Feed {
 /// What an answer is for.
 #[derive(Debug)]
 enum Purpose {
-    Caller(oneshot::Sender<Result<Outcome, CallError>>),
+    Caller(Reply),
     ChainId,
     Genesis,
     /// A block that was published, where the node's genesis is another one than before.
@@ -166,7 +168,11 @@ struct Serving {
     /// When that is written, where the node was asked too much to end one.
     end_back_off: BackOff,
     early: Early,
+    /// When bytes were last received.
     last_received: Instant,
+    /// Bytes received until the last look, and whether a whole message came since.
+    bytes: u64,
+    whole: bool,
     /// When a head was last announced or probed for.
     last_head: Instant,
     heads: HeadsState,
@@ -335,6 +341,8 @@ impl Serving {
             end_back_off: BackOff::default(),
             early: Early::default(),
             last_received: Instant::now(),
+            bytes: 0,
+            whole: false,
             last_head: Instant::now(),
             heads,
             head: None,
@@ -411,6 +419,7 @@ impl Serving {
         self.last_received = Instant::now();
         self.shared.choice.heard(self.shared.id);
         if let Inbound::Message(frame) = inbound {
+            self.whole = true;
             for message in NodeMessage::parse(&frame) {
                 match message {
                     NodeMessage::Answer(id, outcome) => {
@@ -617,8 +626,21 @@ impl Serving {
         if self.unannounced > 1 { Err(End::Deaf) } else { Ok(()) }
     }
 
+    /// Bytes of a message that is not complete yet are signs of life, and the answers behind it are not overdue.
+    fn look_at_bytes(&mut self, received: u64) {
+        let came = received.saturating_sub(self.bytes);
+        if came > 0 {
+            self.last_received = Instant::now();
+        }
+        if came > CONTROL_BYTES && !self.whole && self.asked.is_some() {
+            self.asked = Some(Instant::now());
+        }
+        (self.bytes, self.whole) = (received, false);
+    }
+
     fn tick(&mut self, reader: &Reader) -> Result<(), End> {
         let patience = self.shared.settings.silence_timeout;
+        self.look_at_bytes(reader.received());
         let quiet = self.last_received.elapsed();
         if quiet >= patience {
             return Err(End::Silent(patience));
@@ -642,9 +664,10 @@ impl Serving {
         self.waiting
             .retain(|_, purpose| !matches!(purpose, Purpose::Caller(reply) if reply.is_closed()));
         if quiet >= patience / 3 {
-            match reader {
-                Reader::Ws(_) => drop(self.put(Outbound::Ping)),
-                Reader::Ipc(..) => drop(self.ask("eth_chainId", "", Purpose::Ignored)),
+            if reader.has_pings() {
+                self.put(Outbound::Ping);
+            } else {
+                self.ask("eth_chainId", "", Purpose::Ignored);
             }
         }
         if !self.awaits_id() {
@@ -658,7 +681,12 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         debug!(upstream = %self.shared.endpoint, calls = self.waiting.len(), "calls lost with the connection");
-        let why = if self.too_long {
+        let callers = self
+            .waiting
+            .values()
+            .filter(|purpose| matches!(purpose, Purpose::Caller(_)));
+        // Of several callers, whose answer was too long is not known.
+        let why = if self.too_long && callers.count() == 1 {
             CallError::TooLong
         } else {
             CallError::Lost

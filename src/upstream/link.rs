@@ -17,13 +17,14 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 use url::Url;
 
 use super::Endpoint;
+use super::metered::{Meter, Metered};
 use super::splitter::Splitter;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type Socket = WebSocketStream<MaybeTlsStream<Metered<TcpStream>>>;
 
 /// The connection failed.
 #[derive(Debug, thiserror::Error)]
@@ -93,10 +94,15 @@ pub enum Outbound {
 
 /// The reading half.
 #[derive(Debug)]
-pub enum Reader {
-    /// WebSocket.
+pub struct Reader {
+    half: ReadHalf,
+    meter: Meter,
+}
+
+#[derive(Debug)]
+enum ReadHalf {
     Ws(SplitStream<Socket>),
-    /// Unix socket.
+    /// With the longest message that is read, in bytes.
     Ipc(OwnedReadHalf, Splitter, usize),
 }
 
@@ -124,20 +130,35 @@ pub async fn connect(
                 .max_message_size(Some(max_message_bytes))
                 .max_frame_size(Some(max_message_bytes));
             let request = with_basic_auth(url)?;
+            let stream = TcpStream::connect(host_and_port(url)).await?;
+            stream.set_nodelay(true)?;
+            let meter = Meter::default();
+            let stream = Metered::new(stream, meter.clone());
             let tls = Connector::Rustls(trust.clone());
-            let (socket, _) = connect_async_tls_with_config(request, Some(config), true, Some(tls)).await?;
+            let (socket, _) = client_async_tls_with_config(request, stream, Some(config), Some(tls)).await?;
             let (sink, stream) = socket.split();
-            Ok((Reader::Ws(stream), Writer::Ws(sink)))
+            let half = ReadHalf::Ws(stream);
+            Ok((Reader { half, meter }, Writer::Ws(sink)))
         }
         Endpoint::Ipc(path) => {
             let (reader, writer) = UnixStream::connect(path).await?.into_split();
-            Ok((
-                Reader::Ipc(reader, Splitter::default(), max_message_bytes),
-                Writer::Ipc(writer, BytesMut::new()),
-            ))
+            let half = ReadHalf::Ipc(reader, Splitter::default(), max_message_bytes);
+            let meter = Meter::default();
+            Ok((Reader { half, meter }, Writer::Ipc(writer, BytesMut::new())))
         }
         Endpoint::Http(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "HTTP nodes are polled").into()),
     }
+}
+
+/// The TCP address of a WebSocket URL; an IPv6 host stands in brackets there and without them here.
+fn host_and_port(url: &Url) -> (String, u16) {
+    let host = match url.host() {
+        Some(url::Host::Ipv6(ip)) => ip.to_string(),
+        Some(host) => host.to_string(),
+        None => String::new(),
+    };
+    let port = url.port_or_known_default().unwrap_or(80);
+    (host, port)
 }
 
 /// User and password of the address become an `Authorization` header, as go-ethereum and alloy do; they are percent-encoded
@@ -168,13 +189,14 @@ impl Reader {
     /// # Errors
     /// [`LinkError`] when the connection is over.
     pub async fn next(&mut self) -> Result<Inbound, LinkError> {
-        match self {
-            Self::Ws(stream) => match stream.next().await.ok_or(LinkError::Closed)?? {
+        let Self { half, meter } = self;
+        match half {
+            ReadHalf::Ws(stream) => match stream.next().await.ok_or(LinkError::Closed)?? {
                 message @ (Message::Text(_) | Message::Binary(_)) => Ok(Inbound::Message(message.into_data())),
                 Message::Close(_) => Err(LinkError::Closed),
                 _ => Ok(Inbound::Alive),
             },
-            Self::Ipc(half, splitter, max) => loop {
+            ReadHalf::Ipc(half, splitter, max) => loop {
                 if let Some(value) = splitter.next() {
                     return Ok(Inbound::Message(value));
                 }
@@ -183,11 +205,24 @@ impl Reader {
                 }
                 let buffer: &mut BytesMut = splitter.buffer();
                 buffer.reserve(16 << 10);
-                if half.read_buf(buffer).await? == 0 {
-                    return Err(LinkError::Closed);
+                match half.read_buf(buffer).await? {
+                    0 => return Err(LinkError::Closed),
+                    read => meter.add(read),
                 }
             },
         }
+    }
+
+    /// Bytes that came so far, also those of a message that is not complete yet.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.meter.total()
+    }
+
+    /// Whether the other side answers pings: a Unix socket has none.
+    #[must_use]
+    pub fn has_pings(&self) -> bool {
+        matches!(self.half, ReadHalf::Ws(_))
     }
 }
 
@@ -243,6 +278,19 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_are_read() {
+        for (address, host, port) in [
+            ("ws://node", "node", 80),
+            ("wss://node/v1", "node", 443),
+            ("ws://127.0.0.1:8546", "127.0.0.1", 8546),
+            ("ws://user:key@[::1]:8546/", "::1", 8546),
+        ] {
+            let url = address.parse().unwrap();
+            assert_eq!(host_and_port(&url), (host.to_owned(), port), "{address}");
+        }
+    }
 
     #[test]
     fn user_and_password_are_decoded() {

@@ -11,26 +11,32 @@
 //! An actor owns its socket. It multiplexes calls by ids of its own, keeps the subscriptions that are wanted, and says
 //! what it sees; it never decides what is canonical. Reconnection, buffering and resubscription are here and nowhere else.
 
+mod alone;
 mod announcement;
 mod call;
+mod call_lane;
 mod choice;
 mod connection;
 mod early;
 mod endpoint;
 mod feeds;
 mod identity;
+mod lanes;
 mod link;
 mod load;
 mod message;
+mod metered;
 mod naming;
 mod node;
 mod passed;
 mod pending;
 mod poller;
 mod pool;
+mod quarantine;
 mod routing;
 mod splitter;
 mod standing;
+mod under_way;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -45,6 +51,7 @@ pub use announcement::Heads;
 pub use call::{Ask, CallError, Reach, Whom};
 pub(crate) use call::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
+pub use lanes::Lanes;
 pub use naming::SubscriptionMethod;
 pub use node::{Node, Share};
 pub use passed::{Answers, Passed};
@@ -190,6 +197,8 @@ pub struct UpstreamSettings {
     pub max_in_flight: usize,
     /// Different subscriptions that are passed through, as many as are ever wanted at the same time.
     pub max_passed: usize,
+    /// Connections to a node over WebSocket or IPC: 2, or 1 where calls share the stream's.
+    pub lanes: u8,
     /// Longest message that is read from a node, in bytes.
     pub max_message_bytes: usize,
     /// Whose certificates are believed.

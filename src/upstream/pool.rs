@@ -12,12 +12,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use super::call::{Call, Inbox, exchange, throttled};
+use super::call::{Inbox, Outbox, exchange, throttled};
+use super::call_lane::CallLane;
 use super::choice::Choice;
 use super::connection::Connection;
 use super::identity::{Doubt, Genesis, Identity};
+use super::lanes::{Lane, Lanes};
 use super::load::{Load, P95};
 use super::poller::Poller;
+use super::quarantine::Quarantine;
 use super::{
     Answers, CallError, Endpoint, Gossip, Heads, Node, NodeSubscription, Sighting, UpstreamId, UpstreamSettings,
     Wanted, place_of,
@@ -42,6 +45,8 @@ pub struct UpstreamStatus {
     pub chain_id: Option<String>,
     /// The way by which its heads come, once it is known.
     pub heads: Option<Heads>,
+    /// The connections that calls may take; `None` over HTTP, where each call has its own.
+    pub lanes: Option<Lanes>,
     /// Number of the newest head it told.
     pub head: Option<u64>,
     /// How long the oldest block that it has not reached has been known; `None` without a connection.
@@ -69,18 +74,27 @@ pub(super) struct Shared {
     pub wanted: watch::Receiver<Wanted>,
     /// Of clients' calls; and whether they spare it, whoever was told that it is asked too much.
     pub load: Load,
+    /// Number of the stream's connection, `None` while there is none.
+    pub stream: watch::Sender<Option<u64>>,
+    /// The way of calls.
+    pub lanes: watch::Sender<Lanes>,
 }
 
 impl Shared {
     /// A connection stands.
     pub fn up(&self) {
-        {
+        let connects = {
             let mut status = self.status.lock();
             status.connected = true;
             status.connects += 1;
             status.last_error = None;
             status.refused = None;
-        }
+            status.connects
+        };
+        // Calls that come at once wait for their connection.
+        self.lanes
+            .send_if_modified(|lanes| *lanes == Lanes::Down && std::mem::replace(lanes, Lanes::Opening) == Lanes::Down);
+        self.stream.send_replace(Some(connects));
         self.choice.heard(self.id);
         self.choice.up(self.id);
     }
@@ -92,6 +106,7 @@ impl Shared {
             status.connected = false;
             status.last_error = Some(why);
         }
+        self.stream.send_replace(None);
         self.choice.down(self.id);
     }
 
@@ -250,10 +265,37 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) node: Node,
-    pub(super) calls: mpsc::Sender<Call>,
-    /// A lane of our own: the stream must not wait behind clients' calls.
-    ours: mpsc::Sender<Call>,
+    /// Calls over the stream's connection.
+    pub(super) stream: Outbox,
+    /// Calls over the connection for calls, where the node has two lanes.
+    pub(super) calls: Outbox,
+    pub(super) quarantine: Quarantine,
     pub(super) shared: Arc<Shared>,
+}
+
+impl Upstream {
+    /// The way that calls of this lane take now; waits while it is being opened.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`] where there is none, or none in time.
+    pub(super) async fn way(&self, lane: Lane, patience: Duration) -> Result<&Outbox, CallError> {
+        if lane == Lane::Stream {
+            return Ok(&self.stream);
+        }
+        let now = *self.shared.lanes.borrow();
+        let lanes = if now == Lanes::Opening {
+            let mut lanes = self.shared.lanes.subscribe();
+            let opened = tokio::time::timeout(patience, lanes.wait_for(|lanes| *lanes != Lanes::Opening)).await;
+            opened.ok().and_then(Result::ok).map_or(Lanes::Down, |lanes| *lanes)
+        } else {
+            now
+        };
+        match lanes {
+            Lanes::Two => Ok(&self.calls),
+            Lanes::One => Ok(&self.stream),
+            Lanes::Down | Lanes::Opening => Err(CallError::Unavailable),
+        }
+    }
 }
 
 /// All upstreams.
@@ -287,9 +329,6 @@ pub struct Channels {
 /// The shortest time after which our own question is put to another upstream.
 const MIN_FETCH_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Calls that wait for an actor to take them.
-const CALL_QUEUE: usize = 256;
-
 impl Pool {
     /// Starts an actor for each node. They run until the pool's last handle is gone.
     #[must_use]
@@ -316,21 +355,30 @@ impl Pool {
                     gossip_dropped: gossip_dropped.clone(),
                     wanted: channels.wanted.clone(),
                     load: Load::default(),
+                    stream: watch::Sender::default(),
+                    lanes: watch::Sender::new(Lanes::One),
                 });
-                let (calls, theirs_in) = mpsc::channel(CALL_QUEUE);
-                let (ours, ours_in) = mpsc::channel(CALL_QUEUE);
-                let inbox = Inbox {
-                    ours: ours_in,
-                    theirs: theirs_in,
-                };
+                let (stream, inbox) = Inbox::new();
+                let mut calls = stream.clone();
                 match endpoint {
-                    Endpoint::Http(url) => tokio::spawn(Poller::new(shared.clone(), url.clone(), inbox).run()),
-                    _ => tokio::spawn(Connection::new(shared.clone(), inbox).run()),
-                };
+                    Endpoint::Http(url) => {
+                        tokio::spawn(Poller::new(shared.clone(), url.clone(), inbox).run());
+                    }
+                    _ => {
+                        tokio::spawn(Connection::new(shared.clone(), inbox).run());
+                        if settings.lanes > 1 {
+                            let inbox;
+                            (calls, inbox) = Inbox::new();
+                            shared.lanes.send_replace(Lanes::Down);
+                            tokio::spawn(CallLane::new(shared.clone(), inbox).run());
+                        }
+                    }
+                }
                 Upstream {
                     node: node.clone(),
+                    stream,
                     calls,
-                    ours,
+                    quarantine: Quarantine::default(),
                     shared,
                 }
             })
@@ -452,10 +500,11 @@ impl Pool {
         params: &str,
         patience: Duration,
     ) -> Result<Outcome, CallError> {
-        let Upstream { ours, shared, .. } = &self.upstreams[id.0];
-        let answer = exchange(ours, method.to_owned(), params.to_owned(), patience).await;
+        let upstream = &self.upstreams[id.0];
+        let way = upstream.way(Lane::of(method, params), patience).await?;
+        let answer = exchange(&way.ours, method.to_owned(), params.to_owned(), patience).await;
         if let Some(after) = throttled(&answer) {
-            shared.load.throttled(Instant::now(), after);
+            upstream.shared.load.throttled(Instant::now(), after);
         }
         answer
     }
@@ -505,6 +554,7 @@ impl Pool {
             let status = UpstreamStatus {
                 active: active == Some(shared.id),
                 lag: self.choice.lag(shared.id),
+                lanes: (!matches!(shared.endpoint, Endpoint::Http(_))).then(|| *shared.lanes.borrow()),
                 in_flight,
                 latency,
                 ..shared.status.lock().clone()

@@ -12,9 +12,10 @@ use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
 use super::call::{exchange, is_elsewhere, is_throttled, throttled};
+use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
-use super::{Ask, CallError, Reach, UpstreamId, Whom};
+use super::{Ask, CallError, Endpoint, Reach, UpstreamId, Whom};
 use crate::jsonrpc::Outcome;
 use crate::telemetry::ReasonLabel;
 
@@ -31,7 +32,13 @@ impl Pool {
     /// # Errors
     /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
     pub async fn call(&self, ask: &Ask) -> Answer {
-        let mut until = Instant::now() + self.call_patience;
+        let now = Instant::now();
+        let mut until = now + self.call_patience;
+        if ask.conduct.is_alone(ask.again, now)
+            || self.upstreams.iter().any(|upstream| upstream.quarantine.refuses(ask))
+        {
+            return self.call_alone(ask, None, until).await;
+        }
         let (mut not, mut again) = (None, ask.again);
         loop {
             let id = self.find(ask, not, until).await?;
@@ -43,16 +50,28 @@ impl Pool {
                     not = Some(id);
                     continue;
                 }
+                Err(CallError::TooLong) => {
+                    ask.conduct.got_too_long_an_answer(Instant::now());
+                    return answer;
+                }
+                Err(CallError::Lost) if !ask.again => {
+                    ask.conduct.lost_a_send(Instant::now());
+                    return answer;
+                }
+                // It may be what broke the connection.
+                Err(CallError::Lost) => {
+                    self.count_rerouted("lost");
+                    return self
+                        .call_alone(ask, Some(id), Instant::now() + self.call_patience)
+                        .await;
+                }
                 _ if !again => return answer,
-                Err(CallError::Lost) => "lost",
-                Err(CallError::TooLong) if !ask.long => "lost",
                 answer if throttled(answer).is_some() => "throttled",
                 Ok(outcome) if is_elsewhere(outcome) => "elsewhere",
                 _ => return answer,
             };
             // Who has answered, has answered; only another one may know better.
-            let waits = reason == "lost";
-            if !waits && self.choose(ask, Some(id)).is_none_or(|second| second == id) {
+            if self.choose(ask, Some(id)).is_none_or(|second| second == id) {
                 return answer;
             }
             again = false;
@@ -60,6 +79,43 @@ impl Pool {
             until = Instant::now() + self.call_patience;
             self.count_rerouted(reason);
         }
+    }
+
+    /// Asks on a connection where nothing else is asked; rather another upstream than the one where the call was lost. Where
+    /// one closes the connection on it, a call that may be asked twice is asked of the next.
+    async fn call_alone(&self, ask: &Ask, lost: Option<UpstreamId>, until: Instant) -> Answer {
+        let mut asked: Vec<UpstreamId> = Vec::new();
+        loop {
+            let id = self.find(ask, lost, until).await?;
+            let id = if asked.contains(&id) {
+                let others = self.able(ask).into_iter().filter(|other| !asked.contains(other));
+                match others.min_by_key(|other| Some(*other) == lost) {
+                    Some(other) => other,
+                    None => break,
+                }
+            } else {
+                id
+            };
+            asked.push(id);
+            let upstream = &self.upstreams[id.0];
+            let answer = match upstream.shared.endpoint {
+                // Each call has its own there.
+                Endpoint::Http(_) => self.ask_one(ask, id).await,
+                _ if upstream.quarantine.refuses(ask) => Err(CallError::Breaks),
+                _ => upstream.ask_alone(ask, self.request_timeout).await,
+            };
+            match &answer {
+                Err(CallError::Breaks) if ask.again => {}
+                Err(CallError::Breaks) => break,
+                Err(CallError::TooLong) => {
+                    ask.conduct.got_too_long_an_answer(Instant::now());
+                    return answer;
+                }
+                _ => return answer,
+            }
+        }
+        ask.conduct.broke_a_connection(Instant::now());
+        Err(CallError::Breaks)
     }
 
     /// Asks this upstream, wherever the others stand: what is asked about lives there alone.
@@ -141,6 +197,11 @@ impl Pool {
         if ask.archive && able.iter().any(|id| node(id).archive) {
             able.retain(|id| node(id).archive);
         }
+        // Where one has a way for calls, none waits for another's.
+        let is_open = |id: &UpstreamId| *self.upstreams[id.0].shared.lanes.borrow() != Lanes::Opening;
+        if able.len() > 1 && able.iter().any(is_open) {
+            able.retain(is_open);
+        }
         able
     }
 
@@ -173,9 +234,10 @@ impl Pool {
 
     async fn ask_one(&self, ask: &Ask, id: UpstreamId) -> Answer {
         let upstream = &self.upstreams[id.0];
+        let way = upstream.way(Lane::Calls, self.call_patience).await?;
         let under_way = upstream.shared.load.begin(Instant::now());
         let answer = exchange(
-            &upstream.calls,
+            &way.theirs,
             ask.method.clone(),
             ask.params.clone(),
             self.request_timeout,
@@ -190,7 +252,13 @@ impl Pool {
                 }
             }
             Ok(_) | Err(CallError::Throttled(_) | CallError::TimedOut) => under_way.failed(now),
-            Err(CallError::Lost | CallError::TooLong | CallError::Unavailable | CallError::Behind(_)) => {
+            Err(
+                CallError::Lost
+                | CallError::TooLong
+                | CallError::Breaks
+                | CallError::Unavailable
+                | CallError::Behind(_),
+            ) => {
                 under_way.lost(now);
             }
         }

@@ -15,10 +15,12 @@ use headwater::reload::{Follower, Source};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async, connect_async_tls_with_config};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, client_async, connect_async, connect_async_tls_with_config,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::wire::{Reply, http};
@@ -126,10 +128,11 @@ impl Proxy {
         status["upstreams"].as_array().unwrap().clone()
     }
 
-    /// Waits until all nodes are connected.
+    /// Waits until all nodes are connected, and calls have their own connection where they get one.
     pub async fn connected(&self) {
         eventually("all are connected", async || {
-            self.upstreams().await.iter().all(|one| one["connected"] == true)
+            let is_open = |one: &Value| one["connected"] == true && one["lanes"] != "opening";
+            self.upstreams().await.iter().all(is_open)
         })
         .await;
     }
@@ -379,6 +382,20 @@ pub struct Client {
 impl Client {
     pub async fn connect(url: &str) -> Self {
         let (socket, _) = within("connect", connect_async(url)).await.unwrap();
+        Self {
+            socket,
+            early: VecDeque::new(),
+        }
+    }
+
+    /// From another address of this machine, such as 127.0.0.7: an account of its own.
+    pub async fn connect_from(ip: &str, address: SocketAddr) -> Self {
+        let local = TcpSocket::new_v4().unwrap();
+        local.bind(format!("{ip}:0").parse().unwrap()).unwrap();
+        let stream = within("connect", local.connect(address)).await.unwrap();
+        let url = format!("ws://{address}");
+        let upgraded = client_async(url, MaybeTlsStream::Plain(stream));
+        let (socket, _) = within("upgrade", upgraded).await.unwrap();
         Self {
             socket,
             early: VecDeque::new(),

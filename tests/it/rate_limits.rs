@@ -281,7 +281,7 @@ async fn a_handshake_that_is_refused_for_a_limit_goes_on_later() {
         });
         let opened = control.stats().connections_opened;
         let before = asked(&control, method);
-        let proxy = Proxy::start(&[node.ws_url()], |_| {}).await;
+        let proxy = Proxy::start(&[node.ws_url()], |config| config.node.lanes = 1).await;
         eventually("it is asked again", async || asked(&control, method) > before + 1).await;
         control.set_faults(|faults| faults.failing_methods.clear());
         proxy.ready().await;

@@ -219,7 +219,7 @@ async fn a_rewind_after_a_reconnection_is_told() {
     client.expect(adopted(&blocks)).await;
     rig.control.disconnect();
     eventually("it is back", async || {
-        rig.control.stats().subscriptions.contains_key("newHeads") && rig.control.stats().connections_opened == 2
+        rig.control.stats().subscriptions.contains_key("newHeads") && rig.control.stats().connections_opened > 2
     })
     .await;
     // The first look at the newest block is over when later calls are answered.

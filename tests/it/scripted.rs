@@ -86,6 +86,11 @@ impl Ask<'_> {
         }
     }
 
+    /// Number of the WebSocket connection, from 1 on; none over HTTP.
+    pub fn connection(&self) -> Option<usize> {
+        self.socket.map(|socket| socket.number)
+    }
+
     pub fn is_http(&self) -> bool {
         self.socket.is_none()
     }
@@ -114,8 +119,11 @@ struct State {
     trace: Vec<(String, Value)>,
     requests: Vec<String>,
     sockets: Vec<Socket>,
+    /// Most WebSocket connections at a time.
+    max_sockets: usize,
     subscriptions: Vec<Subscription>,
     ids: usize,
+    opened: usize,
 }
 
 struct Inner {
@@ -141,8 +149,10 @@ impl Scripted {
             trace: Vec::new(),
             requests: Vec::new(),
             sockets: Vec::new(),
+            max_sockets: usize::MAX,
             subscriptions: Vec::new(),
             ids: 0,
+            opened: 0,
         };
         let node = Self(Arc::new(Inner {
             address: listener.local_addr().unwrap(),
@@ -303,6 +313,17 @@ impl Scripted {
     /// The heads of the HTTP requests that opened connections.
     pub fn requests(&self) -> Vec<String> {
         self.0.state.lock().requests.clone()
+    }
+
+    /// Takes no more than so many WebSocket connections at a time.
+    pub fn limit_connections(&self, max: usize) {
+        self.0.state.lock().max_sockets = max;
+    }
+
+    /// WebSocket connections that are open, and those that were so far.
+    pub fn connections(&self) -> (usize, usize) {
+        let state = self.0.state.lock();
+        (state.sockets.len(), state.opened)
     }
 
     /// Ends all WebSocket connections; new ones are taken.

@@ -57,7 +57,8 @@ async fn fifty_clients_are_one_to_the_node() {
     })
     .await;
     let after = rig.control.stats();
-    assert_eq!((after.connections, after.connections_opened), (1, 1));
+    // The stream's, and the one for calls.
+    assert_eq!((after.connections, after.connections_opened), (2, 2));
     assert_eq!((count(&after, "newHeads"), count(&after, "logs")), (1, 0));
     assert_eq!(count(&after, "newPendingTransactions"), 2);
     let asked = calls(&after, "eth_getLogs") - calls(&before, "eth_getLogs");
@@ -89,7 +90,7 @@ async fn pending_transactions_are_asked_for_while_somebody_wants_them() {
     // Also after the node was lost.
     rig.control.disconnect();
     eventually("and again", async || {
-        rig.control.stats().connections_opened == 2 && pending() == 1
+        rig.control.stats().connections_opened > 2 && pending() == 1
     })
     .await;
     rig.control.add_pending();

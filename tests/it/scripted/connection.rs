@@ -46,6 +46,13 @@ impl Scripted {
     }
 
     async fn serve_socket(&self, stream: TcpStream) {
+        let is_full = {
+            let state = self.0.state.lock();
+            state.sockets.len() >= state.max_sockets
+        };
+        if is_full {
+            return;
+        }
         let Ok(websocket) = accept_async(stream).await else {
             return;
         };
@@ -54,6 +61,7 @@ impl Scripted {
         let socket = {
             let mut state = self.0.state.lock();
             state.ids += 1;
+            state.opened += 1;
             let (number, end) = (state.ids, CancellationToken::new());
             let socket = Socket { number, out, end };
             state.sockets.push(socket.clone());

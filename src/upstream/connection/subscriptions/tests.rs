@@ -11,6 +11,7 @@ use crate::config::{Config, typed};
 use crate::telemetry::Metrics;
 use crate::upstream::choice::Choice;
 use crate::upstream::identity::Identity;
+use crate::upstream::lanes::Lanes;
 use crate::upstream::link::{Inbound, Outbound};
 use crate::upstream::load::Load;
 use crate::upstream::pool::Shared;
@@ -47,6 +48,8 @@ pub fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<W
         gossip_dropped: Arc::new(AtomicU64::new(0)),
         wanted,
         load: Load::default(),
+        stream: watch::Sender::default(),
+        lanes: watch::Sender::new(Lanes::One),
     };
     shared.up();
     let mut serving = Serving::new(Arc::new(shared));
@@ -410,4 +413,32 @@ async fn what_is_never_answered_takes_no_place_for_ever() {
     tokio::time::advance(serving.shared.settings.request_timeout).await;
     serving.expire().expect("it stands");
     assert!(serving.waiting.is_empty() && serving.feeds.is_empty() && serving.own.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_of_a_long_message_are_signs_of_life() {
+    let (mut serving, _wants) = serving(|_| {});
+    let patience = serving.shared.settings.silence_timeout;
+    serving.ask_vital(Purpose::Probe);
+    let asked = serving.asked;
+    // Pongs: the connection lives, and the answer is still due.
+    tokio::time::advance(patience / 4).await;
+    serving.look_at_bytes(6);
+    assert_eq!(
+        (serving.last_received.elapsed(), serving.asked),
+        (Duration::ZERO, asked)
+    );
+    // Part of a message, behind which the answer stands.
+    tokio::time::advance(patience / 4).await;
+    serving.look_at_bytes(1 << 20);
+    assert_eq!(serving.asked.map(|at| at.elapsed()), Some(Duration::ZERO));
+    let asked = serving.asked;
+    // Whole messages beside a question that is not answered.
+    tokio::time::advance(patience / 4).await;
+    serving.whole = true;
+    serving.look_at_bytes(2 << 20);
+    assert_eq!(serving.asked, asked);
+    tokio::time::advance(patience / 4).await;
+    serving.look_at_bytes(2 << 20);
+    assert_eq!((serving.last_received.elapsed(), serving.asked), (patience / 4, asked));
 }

@@ -1,0 +1,94 @@
+//! An account's record of calls that broke a node's connection, and for how long it has consequences.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Time for which a consequence lasts (issue 12).
+pub const CONSEQUENCE: Duration = Duration::from_secs(600);
+
+/// The record; shared by an account and its calls on their way to the nodes.
+#[derive(Debug, Default)]
+pub struct Conduct {
+    /// Nearly all accounts have none: the fast path.
+    has_record: AtomicBool,
+    until: Mutex<Until>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Until {
+    refused: Option<Instant>,
+    all_alone: Option<Instant>,
+    sends_alone: Option<Instant>,
+}
+
+impl Conduct {
+    /// A call broke a connection on which it was alone: calls are refused for a while.
+    pub fn broke_a_connection(&self, now: Instant) {
+        self.record(|until| until.refused = Some(now + CONSEQUENCE));
+    }
+
+    /// An answer was longer than is read from a node, which ends the connection: calls are asked alone for a while.
+    pub fn got_too_long_an_answer(&self, now: Instant) {
+        self.record(|until| until.all_alone = Some(now + CONSEQUENCE));
+    }
+
+    /// A call that is not asked twice was under way on a connection that broke: calls of this sort are asked alone for a
+    /// while, so that it shows which one it is.
+    pub fn lost_a_send(&self, now: Instant) {
+        self.record(|until| until.sends_alone = Some(now + CONSEQUENCE));
+    }
+
+    /// Remaining time for which calls are refused.
+    #[must_use]
+    pub fn refused_for(&self, now: Instant) -> Option<Duration> {
+        let until = self.until()?.refused?;
+        until.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+
+    /// Whether a call is asked on a connection of its own; `again`: it may be asked twice.
+    #[must_use]
+    pub fn is_alone(&self, again: bool, now: Instant) -> bool {
+        self.until().is_some_and(|until| {
+            let lasts = |until: Option<Instant>| until.is_some_and(|until| now < until);
+            lasts(until.all_alone) || !again && lasts(until.sends_alone)
+        })
+    }
+
+    fn record(&self, edit: impl FnOnce(&mut Until)) {
+        edit(&mut self.until.lock());
+        self.has_record.store(true, Ordering::Release);
+    }
+
+    fn until(&self) -> Option<Until> {
+        self.has_record.load(Ordering::Acquire).then(|| *self.until.lock())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_consequence_lasts_ten_minutes() {
+        let (conduct, now) = (Conduct::default(), Instant::now());
+        let state = |at: Instant| {
+            (
+                conduct.refused_for(at),
+                conduct.is_alone(true, at),
+                conduct.is_alone(false, at),
+            )
+        };
+        assert_eq!(state(now), (None, false, false));
+        conduct.lost_a_send(now);
+        assert_eq!(state(now), (None, false, true));
+        conduct.got_too_long_an_answer(now);
+        assert_eq!(state(now), (None, true, true));
+        conduct.broke_a_connection(now);
+        let second = Duration::from_secs(1);
+        assert_eq!(state(now + second), (Some(CONSEQUENCE - second), true, true));
+        assert_eq!(state(now + CONSEQUENCE), (None, false, false));
+    }
+}

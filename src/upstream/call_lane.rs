@@ -1,0 +1,343 @@
+//! The connection to a node for calls, beside the one of its stream.
+//!
+//! It stands only while the stream's does: together they are one node, whose chain, genesis and newest head are checked
+//! before the lane is used, since behind a balancer the second connection may lead to another node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::alone::Alone;
+use super::call::{Inbox, is_throttled};
+use super::lanes::{Attempts, EARLY, Ended, Lanes, Next};
+use super::link::{Inbound, LinkError, Outbound, Reader, Writer};
+use super::message::NodeMessage;
+use super::pool::Shared;
+use super::under_way::UnderWay;
+use super::{CallError, Sighting, place_of};
+use crate::jsonrpc::Outcome;
+
+/// First wait before a block that the node does not know is asked for again; the node may be about to import it.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// The reason why the lane ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("not opened within {0:?}")]
+    Late(Duration),
+    #[error("nothing received for {0:?}, not even a pong")]
+    Silent(Duration),
+    #[error("{0}")]
+    OtherNode(String),
+    #[error("the stream's connection is lost")]
+    StreamLost,
+    #[error("shutting down")]
+    Shutdown,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub(super) struct CallLane {
+    shared: Arc<Shared>,
+    calls: Inbox,
+    /// Number of the stream's connection, `None` while there is none.
+    stream: watch::Receiver<Option<u64>>,
+    attempts: Attempts,
+}
+
+impl CallLane {
+    pub(super) fn new(shared: Arc<Shared>, calls: Inbox) -> Self {
+        let stream = shared.stream.subscribe();
+        Self {
+            shared,
+            calls,
+            stream,
+            attempts: Attempts::default(),
+        }
+    }
+
+    /// Runs until the pool is gone.
+    pub(super) async fn run(mut self) {
+        let settings = self.shared.settings.clone();
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(settings.reconnect_min)
+            .with_max_delay(settings.reconnect_max)
+            .with_jitter()
+            .without_max_times();
+        let mut waits = backoff.build();
+        loop {
+            let Some(stream) = self.stream_is_up().await else {
+                return;
+            };
+            // A node that counts as one of one connection is used as such while the next attempt is made.
+            if self.lanes() != Lanes::One {
+                self.shared.lanes.send_replace(Lanes::Opening);
+            }
+            let began = Instant::now();
+            let (end, used) = self.connect_and_serve(stream).await;
+            let ended = match &end {
+                End::Shutdown => return,
+                End::StreamLost => Ended::StreamLost {
+                    early: began.elapsed() < EARLY,
+                },
+                _ if used => Ended::InUse,
+                _ => Ended::NotOpened,
+            };
+            let next = self.attempts.ended(ended);
+            let endpoint = &self.shared.endpoint;
+            match (next, &end) {
+                (Next::Share(span), _) => {
+                    if self.lanes() != Lanes::One {
+                        warn!("upstream {endpoint}: no second connection ({end}); calls share the stream's");
+                        self.shared.lanes.send_replace(Lanes::One);
+                    }
+                    if !self.refuse_calls_for(span).await {
+                        return;
+                    }
+                }
+                (Next::Again, End::StreamLost) => {}
+                (Next::Again, _) => {
+                    if began.elapsed() > settings.reconnect_max {
+                        waits = backoff.build();
+                    }
+                    if used {
+                        warn!("upstream {endpoint}: the connection for calls ended: {end}; connecting again");
+                        self.shared.lanes.send_replace(Lanes::Opening);
+                    } else {
+                        debug!("upstream {endpoint}: no connection for calls: {end}");
+                    }
+                    let wait = waits.next().unwrap_or(settings.reconnect_max);
+                    if !self.refuse_calls_for(wait).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn lanes(&self) -> Lanes {
+        *self.shared.lanes.borrow()
+    }
+
+    /// Waits for the stream's connection; `None` when the pool is gone.
+    async fn stream_is_up(&mut self) -> Option<u64> {
+        loop {
+            if let Some(stream) = *self.stream.borrow_and_update() {
+                return Some(stream);
+            }
+            if self.lanes() != Lanes::One {
+                self.shared.lanes.send_replace(Lanes::Down);
+            }
+            tokio::select! {
+                changed = self.stream.changed() => changed.ok()?,
+                call = self.calls.next(true) => drop(call?.reply.send(Err(CallError::Unavailable))),
+            }
+        }
+    }
+
+    /// Calls fail at once: whoever asks looks again which lane there is. `false` when the pool is gone.
+    async fn refuse_calls_for(&mut self, span: Duration) -> bool {
+        let until = Instant::now() + span;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return true,
+                call = self.calls.next(true) => match call {
+                    Some(call) => drop(call.reply.send(Err(CallError::Unavailable))),
+                    None => return false,
+                },
+            }
+        }
+    }
+
+    /// Returns why it ended, and whether it was in use.
+    async fn connect_and_serve(&mut self, stream: u64) -> (End, bool) {
+        let settings = &self.shared.settings;
+        let patience = settings.connect_timeout.min(settings.silence_timeout / 2);
+        let opening = timeout(patience, open(&self.shared));
+        let opened = tokio::select! {
+            opened = opening => opened.unwrap_or(Err(End::Late(patience))),
+            changed = self.stream.changed() => Err(if changed.is_ok() { End::StreamLost } else { End::Shutdown }),
+        };
+        let (reader, writer) = match opened {
+            Ok(link) => link.into_halves(),
+            Err(end) => return (end, false),
+        };
+        if *self.stream.borrow() != Some(stream) {
+            return (End::StreamLost, false);
+        }
+        if self.lanes() == Lanes::One {
+            info!(
+                "upstream {}: calls have a connection of their own now",
+                self.shared.endpoint
+            );
+        }
+        self.shared.lanes.send_replace(Lanes::Two);
+        self.shared.choice.moved();
+        (self.serve(reader, writer).await, true)
+    }
+
+    async fn serve(&mut self, mut reader: Reader, mut writer: Writer) -> End {
+        let settings = self.shared.settings.clone();
+        let mut under_way = UnderWay::default();
+        let mut life = Life::new(reader.received());
+        let mut tick = tokio::time::interval(settings.tick());
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let end = loop {
+            let room = under_way.len() < settings.max_in_flight;
+            let (writable, unsent) = (under_way.is_writable(), !under_way.out.is_empty() || life.is_unsent);
+            let outcome = tokio::select! {
+                inbound = reader.next() => match inbound {
+                    Ok(Inbound::Message(frame)) => {
+                        NodeMessage::parse(&frame).into_iter().for_each(|message| under_way.received(message));
+                        Ok(())
+                    }
+                    Ok(Inbound::Alive) => Ok(()),
+                    Err(error) => Err(End::Link(error)),
+                },
+                call = self.calls.next(room), if writable => match call {
+                    Some(call) => {
+                        under_way.begin(call);
+                        if under_way.len() > 1 {
+                            // Where many ask, others are about to.
+                            tokio::task::yield_now().await;
+                        }
+                        // Those behind it leave in the same write.
+                        while under_way.len() < settings.max_in_flight
+                            && under_way.is_writable()
+                            && let Some(call) = self.calls.try_next()
+                        {
+                            under_way.begin(call);
+                        }
+                        life.is_unsent = true;
+                        Ok(())
+                    }
+                    None => Err(End::Shutdown),
+                },
+                _ = tick.tick() => {
+                    under_way.forget_closed();
+                    life.tick(&reader, &mut under_way, settings.silence_timeout)
+                }
+                changed = self.stream.changed() => Err(if changed.is_ok() { End::StreamLost } else { End::Shutdown }),
+                written = writer.drain(&mut under_way.out), if unsent => {
+                    life.is_unsent = false;
+                    written.map_err(End::from)
+                }
+            };
+            if let Err(end) = outcome {
+                break end;
+            }
+        };
+        // Before those who wait learn of it: whoever asks again must not find it open.
+        self.shared.lanes.send_replace(match end {
+            End::StreamLost | End::Shutdown => Lanes::Down,
+            _ => Lanes::Opening,
+        });
+        under_way.lose_all(matches!(&end, End::Link(error) if error.is_too_big()));
+        end
+    }
+}
+
+/// Signs of life.
+#[derive(Debug)]
+struct Life {
+    received: u64,
+    last: Instant,
+    /// Not all that was queued is with the kernel.
+    is_unsent: bool,
+}
+
+impl Life {
+    fn new(received: u64) -> Self {
+        Self {
+            received,
+            last: Instant::now(),
+            is_unsent: false,
+        }
+    }
+
+    fn tick(&mut self, reader: &Reader, under_way: &mut UnderWay, patience: Duration) -> Result<(), End> {
+        let received = reader.received();
+        if received != self.received {
+            (self.received, self.last) = (received, Instant::now());
+        }
+        let quiet = self.last.elapsed();
+        if quiet >= patience {
+            return Err(End::Silent(patience));
+        }
+        if quiet >= patience / 3 && under_way.is_writable() {
+            if reader.has_pings() {
+                under_way.out.push_back(Outbound::Ping);
+            } else {
+                under_way.probe("eth_chainId");
+            }
+            self.is_unsent = true;
+        }
+        Ok(())
+    }
+}
+
+/// Connects, and checks that it is the node of the stream, or one like it: of the same chain, with the newest block.
+async fn open(shared: &Shared) -> Result<Alone, End> {
+    let mut link = Alone::connect(&shared.endpoint, &shared.settings).await?;
+    let chain_id = match patient(&mut link, "eth_chainId", "").await? {
+        Outcome::Result(json) => String::from_utf8_lossy(&json).into_owned(),
+        Outcome::Error(error) => return Err(End::OtherNode(String::from_utf8_lossy(&error).into_owned())),
+    };
+    let checked = shared.identity.check_chain_id(&shared.endpoint, &chain_id);
+    checked.map_err(End::OtherNode)?;
+    let genesis = patient(&mut link, "eth_getBlockByNumber", r#"["0x0",false]"#).await?;
+    let is_same = match &genesis {
+        Outcome::Result(block) => shared.identity.other_genesis(block).is_none(),
+        Outcome::Error(_) => true,
+    };
+    let mut wait = FIRST_WAIT;
+    loop {
+        // A development node that started from a dumped state has another genesis and the same blocks.
+        let Some(head) = newest(shared) else {
+            return if is_same {
+                Ok(link)
+            } else {
+                Err(End::OtherNode(
+                    "it has another genesis than the stream's connection".into(),
+                ))
+            };
+        };
+        let answer = patient(&mut link, "eth_getBlockByHash", &format!(r#"["{head}",false]"#)).await?;
+        if let Outcome::Result(block) = &answer
+            && place_of(block).is_ok_and(|place| place.hash == head)
+        {
+            return Ok(link);
+        }
+        debug!(upstream = %shared.endpoint, %head, "the connection for calls does not know the newest head yet");
+        sleep(wait).await;
+        wait *= 2;
+    }
+}
+
+/// Hash of the newest block that the stream's connection reported.
+fn newest(shared: &Shared) -> Option<alloy_primitives::B256> {
+    let newest = shared.newest.lock();
+    match newest.as_ref()? {
+        Sighting::Announced(json) | Sighting::Latest(json) => place_of(json).ok().map(|place| place.hash),
+        Sighting::Replaced => None,
+    }
+}
+
+/// Asks again where the node says that it is asked too often.
+async fn patient(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, End> {
+    let mut wait = Duration::from_millis(250);
+    loop {
+        let outcome = link.ask(method, params).await?;
+        if !is_throttled(&outcome) {
+            return Ok(outcome);
+        }
+        sleep(wait).await;
+        wait *= 2;
+    }
+}

@@ -1,0 +1,218 @@
+//! Connections on which a call that may have broken one is asked alone.
+//!
+//! Of the calls that were under way on a connection that broke, any may be the cause: each is asked once more on a
+//! connection of its own. One that breaks this one as well, twice, while the node goes on, is the cause; it is remembered
+//! and not asked again for a while. No other call is ever marked by it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, warn};
+
+use super::alone::Alone;
+use super::call::exchange;
+use super::pool::Upstream;
+use super::{Ask, CallError};
+use crate::conduct::CONSEQUENCE;
+use crate::jsonrpc::Outcome;
+
+/// Connections of this kind to one node at the same time.
+const PLACES: usize = 4;
+
+/// Calls that are remembered; the oldest is forgotten first.
+const REMEMBERED: usize = 1024;
+
+/// The quarantine of one node.
+#[derive(Debug)]
+pub(super) struct Quarantine {
+    places: Semaphore,
+    breaking: Mutex<Breaking>,
+}
+
+/// Calls that broke a connection on which they were alone, by a hash that is new in each process, and when.
+#[derive(Debug, Default)]
+struct Breaking {
+    since: HashMap<u64, Instant>,
+    hasher: RandomState,
+}
+
+impl Breaking {
+    fn key(&self, ask: &Ask) -> u64 {
+        // One spelling for all: white space and the order of members do not make it another call.
+        let params: Option<serde_json::Value> = serde_json::from_str(&ask.params).ok();
+        let params = params.map_or_else(|| ask.params.clone(), |params| params.to_string());
+        self.hasher.hash_one((&ask.method, params))
+    }
+
+    fn remember(&mut self, ask: &Ask, now: Instant) {
+        self.since.retain(|_, since| now < *since + CONSEQUENCE);
+        if self.since.len() >= REMEMBERED
+            && let Some(oldest) = self.since.iter().min_by_key(|(_, since)| **since).map(|(key, _)| *key)
+        {
+            self.since.remove(&oldest);
+        }
+        self.since.insert(self.key(ask), now);
+    }
+
+    fn includes(&self, ask: &Ask, now: Instant) -> bool {
+        if self.since.is_empty() {
+            return false;
+        }
+        let since = self.since.get(&self.key(ask));
+        since.is_some_and(|since| now < *since + CONSEQUENCE)
+    }
+}
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self {
+            places: Semaphore::new(PLACES),
+            breaking: Mutex::default(),
+        }
+    }
+}
+
+impl Quarantine {
+    /// Whether this call is known to break the node's connections.
+    pub fn refuses(&self, ask: &Ask) -> bool {
+        self.breaking.lock().includes(ask, Instant::now())
+    }
+}
+
+impl Upstream {
+    /// Asks on a connection where nothing else is asked.
+    ///
+    /// # Errors
+    /// [`CallError::Breaks`] where the call ends such connections while the node goes on; [`CallError::TooLong`];
+    /// [`CallError::Lost`] where the node cannot be reached, or the connection ended for another reason.
+    pub async fn ask_alone(&self, ask: &Ask, patience: Duration) -> Result<Outcome, CallError> {
+        let until = Instant::now() + patience;
+        let asking = async {
+            let _place = self
+                .quarantine
+                .places
+                .acquire()
+                .await
+                .map_err(|_| CallError::Unavailable)?;
+            let attempts = if ask.again { 2 } else { 1 };
+            for attempt in 1..=attempts {
+                match self.attempt(ask).await {
+                    Err(CallError::Breaks) if attempt < attempts => {}
+                    other => return other,
+                }
+            }
+            Err(CallError::Lost)
+        };
+        let answer = timeout_at(until, asking).await.unwrap_or(Err(CallError::TimedOut));
+        if answer == Err(CallError::Breaks) {
+            warn!(
+                "upstream {}: it closes the connection on a call of {}; the call is refused for {CONSEQUENCE:?}",
+                self.shared.endpoint, ask.method
+            );
+            self.quarantine.breaking.lock().remember(ask, Instant::now());
+        }
+        answer
+    }
+
+    async fn attempt(&self, ask: &Ask) -> Result<Outcome, CallError> {
+        let shared = &self.shared;
+        let stream = *shared.stream.borrow();
+        let mut link = match Alone::connect(&shared.endpoint, &shared.settings).await {
+            Ok(link) => link,
+            Err(why) => {
+                debug!(upstream = %shared.endpoint, %why, "no connection for a call that is asked alone");
+                return Err(CallError::Lost);
+            }
+        };
+        // Behind a balancer it may be a node of another chain; and a node that is about to go closes before the call.
+        match link.ask("eth_chainId", "").await {
+            Ok(Outcome::Result(id)) => {
+                let id = String::from_utf8_lossy(&id);
+                shared
+                    .identity
+                    .check_chain_id(&shared.endpoint, &id)
+                    .map_err(|_| CallError::Unavailable)?;
+            }
+            Ok(Outcome::Error(_)) => {}
+            Err(_) => return Err(CallError::Lost),
+        }
+        match link.ask(&ask.method, &ask.params).await {
+            Ok(outcome) => Ok(outcome),
+            Err(why) if why.is_too_big() => Err(CallError::TooLong),
+            Err(_) => {
+                // A node that restarts breaks every connection.
+                let alive = exchange(
+                    &self.stream.ours,
+                    "eth_chainId".into(),
+                    String::new(),
+                    shared.settings.silence_timeout,
+                );
+                let goes_on = alive.await.is_ok() && stream.is_some() && *shared.stream.borrow() == stream;
+                Err(if goes_on { CallError::Breaks } else { CallError::Lost })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::{Reach, Whom};
+
+    fn ask(method: &str, params: &str) -> Ask {
+        Ask {
+            method: method.into(),
+            params: params.into(),
+            class: "other",
+            reach: Reach::Anywhere,
+            whom: Whom::LeastLoaded,
+            again: true,
+            archive: false,
+            long: false,
+            conduct: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_call_is_remembered_whatever_its_spelling() {
+        let mut breaking = Breaking::default();
+        let now = Instant::now();
+        breaking.remember(&ask("eth_call", r#"[{"to":"0x1","data":"0x"},"latest"]"#), now);
+        for (method, params, expect) in [
+            ("eth_call", r#"[{"to":"0x1","data":"0x"},"latest"]"#, true),
+            ("eth_call", "[ {\"data\":\"0x\",\n\"to\":\"0x1\"}, \"latest\" ]", true),
+            ("eth_call", r#"[{"to":"0x2","data":"0x"},"latest"]"#, false),
+            ("eth_estimateGas", r#"[{"to":"0x1","data":"0x"},"latest"]"#, false),
+            ("eth_call", "", false),
+            ("eth_call", "[", false),
+        ] {
+            assert_eq!(
+                breaking.includes(&ask(method, params), now),
+                expect,
+                "{method} {params}"
+            );
+        }
+        let known = ask("eth_call", r#"[{"to":"0x1","data":"0x"},"latest"]"#);
+        assert!(breaking.includes(&known, now + CONSEQUENCE - Duration::from_secs(1)));
+        assert!(!breaking.includes(&known, now + CONSEQUENCE));
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let mut breaking = Breaking::default();
+        let now = Instant::now();
+        for number in 0..REMEMBERED as u64 + 10 {
+            breaking.remember(
+                &ask("eth_call", &format!("[{number}]")),
+                now + Duration::from_micros(number),
+            );
+        }
+        assert_eq!(breaking.since.len(), REMEMBERED);
+        assert!(!breaking.includes(&ask("eth_call", "[9]"), now) && breaking.includes(&ask("eth_call", "[10]"), now));
+    }
+}

@@ -1,0 +1,132 @@
+//! Calls under way on one connection to a node, and the messages that wait to be written. No I/O, no clock.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::CallError;
+use super::call::{Call, Reply};
+use super::link::Outbound;
+use super::message::{self, NodeMessage};
+
+/// Messages that wait until the node takes them; where there are so many, calls wait in their queue, where callers see it.
+const WRITE_QUEUE: usize = 128;
+
+/// The calls, by the ids that they are asked with.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    next_id: u64,
+    waiting: HashMap<u64, Reply>,
+    pub out: VecDeque<Outbound>,
+}
+
+impl UnderWay {
+    /// Number of calls without an answer.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether another message may be queued.
+    pub fn is_writable(&self) -> bool {
+        self.out.len() < WRITE_QUEUE
+    }
+
+    /// Queues a call.
+    pub fn begin(&mut self, Call { method, params, reply }: Call) {
+        self.next_id += 1;
+        self.waiting.insert(self.next_id, reply);
+        self.out
+            .push_back(Outbound::Message(message::request(self.next_id, &method, &params)));
+    }
+
+    /// Queues a question whose answer is a sign of life and nothing else.
+    pub fn probe(&mut self, method: &str) {
+        self.next_id += 1;
+        self.out
+            .push_back(Outbound::Message(message::request(self.next_id, method, "")));
+    }
+
+    /// Answers whoever asked. Notifications are for nobody: nothing is subscribed to here.
+    pub fn received(&mut self, message: NodeMessage) {
+        if let NodeMessage::Answer(id, outcome) = message
+            && let Some(reply) = self.waiting.remove(&id)
+        {
+            drop(reply.send(Ok(outcome)));
+        }
+    }
+
+    /// Forgets callers that gave up.
+    pub fn forget_closed(&mut self) {
+        self.waiting.retain(|_, reply| !reply.is_closed());
+    }
+
+    /// Ends all calls: the connection is over. An answer that was too long can be said to be one call's only where there is
+    /// one; of several each is lost.
+    pub fn lose_all(&mut self, too_long: bool) {
+        let why = if too_long && self.waiting.len() == 1 {
+            CallError::TooLong
+        } else {
+            CallError::Lost
+        };
+        for (_, reply) in self.waiting.drain() {
+            drop(reply.send(Err(why)));
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.lose_all(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::jsonrpc::Outcome;
+
+    fn begin(under_way: &mut UnderWay, method: &str) -> oneshot::Receiver<Result<Outcome, CallError>> {
+        let (reply, answer) = oneshot::channel();
+        under_way.begin(Call {
+            method: method.into(),
+            params: "[]".into(),
+            reply,
+        });
+        answer
+    }
+
+    #[test]
+    fn answers_find_their_callers_in_any_order() {
+        let mut under_way = UnderWay::default();
+        let (mut one, mut two) = (begin(&mut under_way, "a"), begin(&mut under_way, "b"));
+        under_way.probe("eth_chainId");
+        let asked: Vec<_> = under_way.out.iter().map(|message| format!("{message:?}")).collect();
+        assert!(
+            asked[0].contains("\\\"a\\\"") && asked[2].contains("eth_chainId"),
+            "{asked:?}"
+        );
+        for (id, json) in [(3, "3"), (2, "2"), (2, "4"), (9, "9"), (1, "1")] {
+            under_way.received(NodeMessage::Answer(id, Outcome::Result(json.into())));
+        }
+        assert_eq!(one.try_recv(), Ok(Ok(Outcome::Result("1".into()))));
+        assert_eq!(two.try_recv(), Ok(Ok(Outcome::Result("2".into()))));
+        assert_eq!(under_way.len(), 0);
+    }
+
+    #[test]
+    fn only_a_call_that_is_alone_has_too_long_an_answer() {
+        let mut under_way = UnderWay::default();
+        let mut one = begin(&mut under_way, "a");
+        under_way.lose_all(true);
+        assert_eq!(one.try_recv(), Ok(Err(CallError::TooLong)));
+        let (mut one, mut two) = (begin(&mut under_way, "a"), begin(&mut under_way, "b"));
+        under_way.lose_all(true);
+        assert_eq!(
+            (one.try_recv(), two.try_recv()),
+            (Ok(Err(CallError::Lost)), Ok(Err(CallError::Lost)))
+        );
+        let mut one = begin(&mut under_way, "a");
+        drop(under_way);
+        assert_eq!(one.try_recv(), Ok(Err(CallError::Lost)));
+    }
+}

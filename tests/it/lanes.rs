@@ -1,0 +1,246 @@
+//! The two connections to a node: what goes wrong on the one for calls is neither the stream's nor another client's.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde_json::{Value, json};
+
+use crate::bystander::Bystander;
+use crate::harness::{Client, Proxy, eventually};
+use crate::scripted::{Answer, Mine, Scripted};
+
+fn request(method: &str, params: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+}
+
+async fn lanes(proxy: &Proxy) -> Value {
+    proxy.upstreams().await[0]["lanes"].clone()
+}
+
+async fn has(proxy: &Proxy, expected: &str) {
+    eventually("its lanes", async || lanes(proxy).await == expected).await;
+}
+
+/// A node that closes the connection on calls to `0xdead`, and on transactions of these bytes.
+async fn easily_broken() -> Scripted {
+    let node = Scripted::start().await;
+    node.grow(3);
+    node.answer("eth_call", |ask| match ask.params[0]["to"] == "0xdead" {
+        true => Answer::Close,
+        false => json!("0x1").into(),
+    });
+    node.answer("eth_sendRawTransaction", |ask| match ask.params[0] == "0xdead" {
+        true => Answer::Close,
+        false => json!("0x2").into(),
+    });
+    node
+}
+
+fn poison(number: usize) -> Value {
+    request("eth_call", &json!([{"to": "0xdead", "nonce": number}, "latest"]))
+}
+
+fn harmless() -> Value {
+    request("eth_call", &json!([{"to": "0xbeef"}, "latest"]))
+}
+
+/// The answer to a call, whatever comes beside it.
+async fn ask(client: &mut Client, call: Value) -> String {
+    client.ask(call.to_string()).await
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_connections_costs_its_account_alone() {
+    let node = easily_broken().await;
+    let proxy = node.proxy(|_| {}).await;
+    has(&proxy, "two").await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut other = proxy.client().await;
+    let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
+    let heads = attacker.subscribe(json!(["newHeads"])).await;
+    // Another client's call is under way on the same connection.
+    node.hold("eth_gasPrice");
+    other.send(request("eth_gasPrice", &json!([])).to_string()).await;
+    eventually("it is under way", async || node.calls("eth_gasPrice") == 1).await;
+    attacker.send(poison(1).to_string()).await;
+    eventually("it is asked again", async || node.calls("eth_gasPrice") == 2).await;
+    node.release("eth_gasPrice");
+    let answer = other.next().await;
+    assert!(answer.contains("result"), "{answer}");
+    let why = attacker.next().await;
+    assert!(why.contains("-32603") && why.contains("closes its connection"), "{why}");
+    // From now on the attacker is refused, and nobody else is.
+    for number in 1..4 {
+        let refused = ask(&mut attacker, poison(number)).await;
+        assert!(
+            refused.contains("-32005") && refused.contains("retryAfterMs"),
+            "{refused}"
+        );
+        let answer = ask(&mut other, harmless()).await;
+        assert!(answer.contains("\"0x1\""), "{answer}");
+    }
+    // The call that breaks connections is asked for nobody.
+    let asked = node.calls("eth_call");
+    let mut third = Client::connect_from("127.0.0.8", proxy.address).await;
+    let refused = ask(&mut third, poison(1)).await;
+    assert!(refused.contains("-32603"), "{refused}");
+    assert_eq!(node.calls("eth_call"), asked);
+    // Its subscriptions go on, as everybody's.
+    let made = node.mine(Mine::default());
+    let event = attacker.event().await;
+    assert_eq!(
+        (event.subscription.clone(), event.json()["hash"].clone()),
+        (heads, json!(made.hash()))
+    );
+    bystander.saw_only(&[made]).await;
+    assert_eq!(node.calls("eth_subscribe"), 1, "the stream's connection never broke");
+}
+
+/// It may not be asked twice, so the next one of the account is asked alone.
+#[tokio::test]
+async fn a_transaction_that_breaks_connections_is_found_at_the_second_time() {
+    let node = easily_broken().await;
+    let proxy = node.proxy(|_| {}).await;
+    has(&proxy, "two").await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
+    let bad = || request("eth_sendRawTransaction", &json!(["0xdead"]));
+    let lost = ask(&mut attacker, bad()).await;
+    assert!(lost.contains("-32603") && lost.contains("connection lost"), "{lost}");
+    // A good one among the suspects is sent, once.
+    let good = request("eth_sendRawTransaction", &json!(["0xbeef"]));
+    let sent = ask(&mut attacker, good).await;
+    assert!(sent.contains("\"0x2\""), "{sent}");
+    has(&proxy, "two").await;
+    let opened = node.connections().1;
+    let found = ask(&mut attacker, bad()).await;
+    assert!(found.contains("closes its connection"), "{found}");
+    assert_eq!(
+        node.connections().1,
+        opened + 1,
+        "nothing but the connection of its own broke"
+    );
+    let refused = ask(&mut attacker, harmless()).await;
+    assert!(refused.contains("-32005"), "{refused}");
+    assert_eq!(node.calls("eth_sendRawTransaction"), 3);
+    let made = node.mine(Mine::default());
+    bystander.saw_only(&[made]).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_nobody_elses() {
+    let node = easily_broken().await;
+    node.answer("eth_getCode", |_| json!("0".repeat(2 << 20)).into());
+    let proxy = node
+        .proxy(|config| config.node.max_message_bytes = ByteSize::mib(1))
+        .await;
+    has(&proxy, "two").await;
+    let bystander = Bystander::join(&proxy).await;
+    let (mut one, mut two) = (proxy.client().await, proxy.client().await);
+    let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
+    let long = || request("eth_getCode", &json!(["0x5a", "latest"]));
+    node.hold("eth_sendRawTransaction");
+    node.hold("eth_gasPrice");
+    one.send(request("eth_sendRawTransaction", &json!(["0xbeef"])).to_string())
+        .await;
+    two.send(request("eth_gasPrice", &json!([])).to_string()).await;
+    eventually("both are under way", async || {
+        node.calls("eth_sendRawTransaction") + node.calls("eth_gasPrice") == 2
+    })
+    .await;
+    let answer = ask(&mut attacker, long()).await;
+    assert!(
+        answer.contains("-32003") && answer.contains("response too large"),
+        "{answer}"
+    );
+    node.release("eth_gasPrice");
+    let (lost, answer) = (one.next().await, two.next().await);
+    assert!(lost.contains("-32603") && lost.contains("connection lost"), "{lost}");
+    assert!(answer.contains("result"), "{answer}");
+    // The next one breaks a connection of its own.
+    has(&proxy, "two").await;
+    let opened = node.connections().1;
+    let answer = ask(&mut attacker, long()).await;
+    assert!(answer.contains("response too large"), "{answer}");
+    assert_eq!(node.connections().1, opened + 1);
+    let answer = ask(&mut attacker, harmless()).await;
+    assert!(
+        answer.contains("\"0x1\""),
+        "it goes on, on connections of its own: {answer}"
+    );
+    let made = node.mine(Mine::default());
+    bystander.saw_only(&[made]).await;
+}
+
+/// The node goes away with everything that is under way: that is nobody's fault.
+#[tokio::test]
+async fn a_node_that_restarts_marks_no_call() {
+    let node = easily_broken().await;
+    let proxy = node.proxy(|_| {}).await;
+    has(&proxy, "two").await;
+    let mut client = proxy.client().await;
+    node.hold("eth_gasPrice");
+    client.send(request("eth_gasPrice", &json!([])).to_string()).await;
+    for asked in 1..4 {
+        eventually("it is under way", async || node.calls("eth_gasPrice") >= asked).await;
+        node.disconnect();
+    }
+    node.release("eth_gasPrice");
+    let answer = client.next().await;
+    assert!(!answer.contains("closes its connection"), "{answer}");
+    has(&proxy, "two").await;
+    let answer = ask(&mut client, request("eth_gasPrice", &json!([]))).await;
+    assert!(answer.contains("result"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_node_that_allows_one_connection_gets_one() {
+    let node = easily_broken().await;
+    node.limit_connections(1);
+    let proxy = node.proxy(|_| {}).await;
+    has(&proxy, "one").await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut client = proxy.watcher().await;
+    let answer = ask(&mut client, harmless()).await;
+    assert!(answer.contains("\"0x1\""), "{answer}");
+    let made = node.mine(Mine::logs(2));
+    client.expect(made.adopted()).await;
+    bystander.saw_only(&[made]).await;
+    assert_eq!(node.calls("eth_subscribe"), 1);
+}
+
+/// Behind a balancer the second connection may lead to another node.
+#[tokio::test]
+async fn a_second_connection_to_another_chain_or_an_older_block_is_not_used() {
+    for (method, answer) in [("eth_chainId", json!("0x63")), ("eth_getBlockByHash", json!(null))] {
+        let node = easily_broken().await;
+        let right = node.head();
+        node.answer(method, move |ask| {
+            // The first connection is the stream's.
+            match (ask.connection(), &ask.params[0]) {
+                (Some(1), _) => ask.usual(),
+                (_, hash) if method == "eth_getBlockByHash" && *hash != json!(right.hash()) => ask.usual(),
+                _ => answer.clone().into(),
+            }
+        });
+        let proxy = node
+            .proxy(|config| config.node.silence_timeout = Duration::from_millis(500))
+            .await;
+        has(&proxy, "one").await;
+        let mut client = proxy.client().await;
+        let answer = ask(&mut client, harmless()).await;
+        assert!(answer.contains("\"0x1\""), "{answer}");
+        assert_eq!(node.calls("eth_subscribe"), 1, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn one_lane_is_enough_where_it_is_set() {
+    let node = easily_broken().await;
+    let proxy = node.proxy(|config| config.node.lanes = 1).await;
+    has(&proxy, "one").await;
+    let mut client = proxy.client().await;
+    let answer = ask(&mut client, harmless()).await;
+    assert!(answer.contains("\"0x1\""), "{answer}");
+    assert_eq!(node.connections(), (1, 1));
+}
