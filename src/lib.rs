@@ -75,6 +75,8 @@ pub mod devnet;
 
 pub mod clock;
 pub mod deflate;
+#[cfg(test)]
+mod documents;
 pub mod jsonrpc;
 #[cfg(test)]
 mod layers;
