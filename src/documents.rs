@@ -94,7 +94,7 @@ fn without_code_blocks(markdown: &str) -> impl Iterator<Item = &str> {
 fn links(markdown: &str) -> Vec<String> {
     let mut links = Vec::new();
     for line in without_code_blocks(markdown) {
-        // What stands between backticks is no link; a link's text may.
+        // Text between backticks is not a link; the text of a link may hold some.
         for (at, mark) in line.match_indices("](") {
             let before = line[..at].matches('`').count();
             if before.is_multiple_of(2) {
@@ -171,7 +171,7 @@ fn none_of(violations: &[String]) {
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
-/// Replaces what stands between two marks of a document, or checks that it is the same.
+/// Replaces the part between two marks of a document, or checks that it is the same.
 #[track_caller]
 fn check_part(file: &str, mark: &str, fresh: &str) {
     let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->"));
@@ -209,7 +209,7 @@ fn citations_of_promises_resolve() {
     let anchors = anchors(&read("docs/design.md"));
     let mut violations = Vec::new();
     for file in files(&[".rs", ".io", ".md", ".mjs"]) {
-        // There E is a row of PROTOCOL 1.8, and here are words for the test.
+        // In these E is a row of PROTOCOL 1.8; this file holds words for the test.
         if file.starts_with("tests/conformance") || file == "docs/protocol.md" || file == "src/documents.rs" {
             continue;
         }
@@ -256,7 +256,7 @@ fn links_lead_somewhere() {
             };
             if !target.exists() {
                 violations.push(format!("{file}: {link}: there is no such file"));
-            } else if !anchor.is_empty() && path.ends_with(".md") | path.is_empty() {
+            } else if !anchor.is_empty() && (path.ends_with(".md") || path.is_empty()) {
                 let known = anchors(&std::fs::read_to_string(&target).unwrap());
                 if !known.contains(anchor) {
                     violations.push(format!("{file}: {link}: there is no such anchor"));
