@@ -3,35 +3,50 @@
 //! # The map
 //!
 //! ```text
-//! event    upstream (a node's words; standing: whose) > chain (ingest, assembly, tracker: one history) > backplane
-//!          > subscription (registry with what was published; index, dispatch) > delivery (frames, queue, outbox) > the socket
-//!          Of a block's transactions and receipts dispatch has chain::source fetch those that somebody wants; the next head
-//!          waits.
+//! event    upstream      connection | poller      one actor per node: reports heads, answers calls
+//!          chain         ingest > assembly        one canonical history (tracker) out of all reports
+//!          backplane                              ordered chain events, bounded
+//!          subscription  dispatch > registry      history; subscriptions that match (index); order per connection (gate)
+//!          delivery      outbox > queue > socket  encoded once, one bounded queue per client
 //!
-//! past     subscription::replay (a client that comes back) > chain::cursor over chain::history, or chain::archive for what
-//!          is older than memory > delivery::outbox, until it is level and joins the line above
+//! contents subscription  content_stream           blocks whose logs, transactions or receipts are still to be delivered
+//!          chain         content_fetches > source fetched beside the heads from any node, checked
+//!          subscription  contents > gate          delivered per kind, in the order of the chain, then as events above
 //!
-//! request  server (listener, handshake) > door (who, how much) > session (reader)
-//!          > subscription::registry      eth_subscribe, eth_unsubscribe; a kind that only the node knows is wanted of it
-//!          > rpc                         everything else: known, held, kept, or somebody is asking
-//!                > upstream::routing     a node that has the newest head, can answer, and has the least to do
-//!          < delivery::outbox            every answer leaves by the same queue as the events
+//! request  server        listener > handshake     TCP, TLS, HTTP, upgrade
+//!          door                                   identity, rights, quotas
+//!          session       reader > session         frames to JSON-RPC; charge, parse, plan
+//!            > subscription::registry             eth_subscribe, eth_unsubscribe
+//!            > rpc                                everything else: known here, cached, shared with an equal call, or
+//!                > upstream::routing              sent to a node that has the newest head and the least load
+//!          < delivery::outbox                     answers and events share one queue
+//!
+//! resume   subscription  replay > members         a client that returns, up to the live stream
+//!          chain         cursor                   over history (memory) or archive (fetched from a node)
 //! ```
 //!
-//! The two lines meet at four places: the client's socket, the upstream pool, and, where calls are answered from what was
-//! published, the tip of the chain and the blocks that the registry holds.
+//! These lines meet at the client's queue, at the pool of upstreams, and at what was published: rpc answers from the tip of the
+//! chain (`chain::Tip`) and from the blocks in the registry (`chain::History`).
 //!
-//! # What holds
+//! `docs/architecture.md` follows a head, a log, a subscription, a call and a resume step by step. `docs/design.md` holds the
+//! event contract (E1 to E9) and the reasons of decisions, `docs/protocol.md` the rows of the wire that comments cite as
+//! "PROTOCOL J17".
 //!
-//! 1. Nothing before [`delivery`] knows that a client exists; nothing after [`chain`] knows that an upstream exists.
-//! 2. What decides does no I/O and reads no clock: upstream's standing; the chain's assembly, tracker, history and cursor; the
-//!    filter and its index; what an answer stands on (rpc's anchor); frames and the queue.
-//! 3. No channel, map or buffer is unbounded.
-//! 4. Loss is never silent: what cannot be delivered ends the connection with a close code and a reason.
-//! 5. Only what may be asked twice is asked twice: a signed transaction goes to each node once.
-//! 6. On the event path the node's JSON is not rebuilt: its bytes go in, the same bytes go out, to all.
-//! 7. Dependencies point one way: `server > session > door, rpc, subscription > delivery`, `rpc > subscription > backplane >
-//!    chain > upstream`. `src/layers.rs` says of each module which others it may use, and a test holds the sources against it.
+//! # Invariants
+//!
+//! 1. `upstream`, `chain` and `backplane` know no client. `delivery`, `session` and `server` use neither `chain` nor `upstream`.
+//! 2. A head is published as soon as its header and its parents are known. Contents of blocks never delay a head; the order of
+//!    heads and contents is kept per connection, for the kinds that it subscribes to (`subscription::gate`).
+//! 3. Decisions do no I/O and read no clock; they log and count at most: upstream's standing; the chain's assembly, tracker,
+//!    history, cursor, inquiry and evidence; streams of contents, gate, filters and index; rpc's anchor; the queue.
+//! 4. Every channel, map and buffer has a bound.
+//! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason. Best-effort
+//!    events (pending transactions, kinds that only the node knows) are dropped first, and counted.
+//! 6. Only idempotent calls are sent twice: a signed transaction goes to each node once.
+//! 7. On the event path the node's JSON is not rebuilt: its bytes come in, the same bytes go out to all.
+//! 8. Tables of subscriptions change under one lock; sockets are written to after it was released.
+//! 9. Dependencies point one way: `server > session > door, rpc, subscription > delivery`, `rpc > subscription > backplane >
+//!    chain > upstream`. `src/layers.rs` lists the modules that each may use, and a test checks the sources against it.
 //!
 //! Modules in the order of the event's path, then of the request's, then what both stand on.
 
@@ -61,6 +76,8 @@ pub mod devnet;
 pub mod clock;
 pub mod conduct;
 pub mod deflate;
+#[cfg(test)]
+mod documents;
 pub mod jsonrpc;
 #[cfg(test)]
 mod layers;

@@ -24,12 +24,17 @@ const LIVE: &[&str] = &[
     "tls.",
 ];
 
+/// Whether a reload changes this setting for clients that are connected.
+pub(super) fn is_live(key: &str) -> bool {
+    LIVE.iter().any(|live| key.starts_with(live))
+}
+
 /// Settings that differ, but stay as they are until a restart.
 #[must_use]
 pub fn settled(old: &typed::Config, new: &typed::Config) -> Vec<String> {
     let mut differing = Vec::new();
     compare(&dict(old), &dict(new), "", &mut differing);
-    differing.retain(|key| !LIVE.iter().any(|live| key.starts_with(live)));
+    differing.retain(|key| !is_live(key));
     // Another certificate is shown at once; whether there is one at all is not changed under those who connect.
     if old.tls.certificate.is_empty() != new.tls.certificate.is_empty() {
         differing.push("tls.certificate".into());

@@ -1,10 +1,10 @@
-//! The words for every key: `default-config`, `config/example.toml` and README's table are made of them.
+//! The words for every key: `default-config`, `config/example.toml` and `docs/configuration.md` are made of them.
 
 use figment::Figment;
 use figment::providers::Serialized;
 use figment::value::Value;
 
-use super::typed;
+use super::{changes, typed};
 
 /// Every key with what it means, in the order in which people read them.
 const KEYS: &[(&str, &str)] = &[
@@ -439,16 +439,47 @@ pub fn example() -> String {
     out
 }
 
-/// README's table.
+/// The beginning of `docs/configuration.md`.
+const REFERENCE: &str = "\
+# Configuration
+
+Every setting with its default. This page is generated from [`src/config/describe.rs`](../src/config/describe.rs):
+`UPDATE_EXPECT=1 cargo test --lib describe`. [`config/example.toml`](../config/example.toml) is the same as a file, which
+`headwater default-config` prints; `headwater check-config` checks a configuration and says what it comes to.
+
+Flags come before variables, variables before the file (`--config FILE`), the file before the defaults. A key `limits.max_batch`
+is `max_batch` in section `[limits]` of the file and the variable `HEADWATER_LIMITS_MAX_BATCH`. A key that does not exist or a
+value that makes no sense stops the start with one line and exit code 64.
+
+Settings that are marked *live* take effect without a restart, for connected clients too ([operations.md](operations.md#reload)).
+";
+
+/// The page `docs/configuration.md`: a heading for each key, so that others can link to it.
 #[must_use]
-pub fn settings_table() -> String {
-    let mut out = String::from("| setting | default | what it does |\n|---|---|---|\n");
+pub fn reference() -> String {
+    let mut out = String::from(REFERENCE);
+    let mut section = None;
     for (key, words) in KEYS {
-        out.push_str(&format!("| `{key}` | `{}` | {words} |\n", default_of(key)));
+        let own = key.split_once('.').map_or("", |(own, _)| own);
+        if section != Some(own) {
+            section = Some(own);
+            let title = if own.is_empty() {
+                "Top level".to_owned()
+            } else {
+                format!("`[{own}]`")
+            };
+            out.push_str(&format!("\n## {title}\n"));
+        }
+        let live = if changes::is_live(key) { ", *live*" } else { "" };
+        out.push_str(&format!(
+            "\n### `{key}`\n\nDefault: `{}`{live}\n\n{words}\n",
+            default_of(key)
+        ));
     }
-    out.push_str("\n| in a table of its own, or under a name of yours | for example | what it does |\n|---|---|---|\n");
+    out.push_str("\n## Sections with names of your own\n");
     for (key, example, words) in NAMED {
-        out.push_str(&format!("| `{key}` | `{example}` | {words} |\n"));
+        let live = if changes::is_live(key) { ", *live*" } else { "" };
+        out.push_str(&format!("\n### `{key}`\n\nFor example: `{example}`{live}\n\n{words}\n"));
     }
     out
 }
@@ -502,25 +533,6 @@ mod tests {
     #[test]
     fn the_files_people_read_are_true() {
         expect_test::expect_file!["../../config/example.toml"].assert_eq(&example());
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-        let readme = std::fs::read_to_string(path).expect("README");
-        let (before, rest) = readme
-            .split_once("<!-- settings -->\n")
-            .expect("a mark before the table");
-        let (_, after) = rest
-            .split_once("<!-- end of settings -->")
-            .expect("a mark behind the table");
-        let fresh = format!(
-            "{before}<!-- settings -->\n{}<!-- end of settings -->{after}",
-            settings_table()
-        );
-        if std::env::var_os("UPDATE_EXPECT").is_some() {
-            std::fs::write(path, &fresh).expect("README is written");
-        } else {
-            assert!(
-                readme == fresh,
-                "README's table of settings is stale: UPDATE_EXPECT=1 cargo test --lib describe"
-            );
-        }
+        expect_test::expect_file!["../../docs/configuration.md"].assert_eq(&reference());
     }
 }

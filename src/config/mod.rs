@@ -28,7 +28,7 @@ use crate::tls::{self, TlsFiles};
 use crate::upstream::{Endpoint, Node, Share, UpstreamSettings};
 
 pub use changes::settled;
-pub use describe::{example, settings_table};
+pub use describe::{example, reference};
 pub use load::{Flags, load};
 
 /// A configuration that cannot be used; one line that names the key and the remedy.

@@ -377,7 +377,7 @@ async fn a_token_opens_until_it_expires() {
     .await;
 }
 
-/// What README says of `debug_traceChain`, with a namespace that the node has: a kind alone of what is denied otherwise.
+/// What docs/streams.md says of `debug_traceChain`, with a namespace that the node has: a kind alone of what is denied otherwise.
 #[tokio::test]
 async fn a_key_has_one_kind_of_a_namespace_that_stays_denied() {
     let key = ApiKey::random();

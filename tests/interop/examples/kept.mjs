@@ -2,8 +2,8 @@
 
 const [, , , address, fromBlock] = process.argv;
 
-// README
-export const logs = []; // what you have, oldest first; in earnest a table
+// docs/resume.md
+export const logs = []; // what you have, oldest first; a table in production
 
 export function take(log) {
   if (log.removed) undo((own) => own.blockHash === log.blockHash && own.logIndex === log.logIndex);
@@ -12,7 +12,7 @@ export function take(log) {
 
 function undo(isDropped) {
   const at = logs.findIndex(isDropped);
-  if (at >= 0) logs.splice(at); // and all after it, which is built on it
+  if (at >= 0) logs.splice(at); // and everything after it, which is built on it
 }
 
 export function params() {
@@ -24,7 +24,7 @@ export function refused({ code, data }) {
   if (code !== -32001) return; // the connection was lost, or the node is busy: try again
   const last = logs.at(-1);
   if (!last || Number(last.blockNumber) < Number(data.oldestBlock)) throw new Error("away for too long");
-  undo((own) => own.blockHash === last.blockHash); // dropped and forgotten: go on after the block before
+  undo((own) => own.blockHash === last.blockHash); // dropped and forgotten: resume after the block before
 }
 // end
 

@@ -7,14 +7,14 @@ import { show } from "./kept.mjs";
 const url = process.argv[2];
 show();
 
-// README
+// docs/resume.md
 import { WebSocketProvider } from "ethers";
 import { params, refused, take } from "./kept.mjs";
 
 function connect() {
   const provider = new WebSocketProvider(url);
   provider.websocket.onerror = () => {}; // "close" follows
-  provider.websocket.onclose = () => setTimeout(connect, 1000); // ethers does not come back by itself
+  provider.websocket.onclose = () => setTimeout(connect, 1000); // ethers does not reconnect by itself
   const subscribed = provider.send("eth_subscribe", params());
   subscribed.then((id) => provider._register(id, { _handleMessage: take })).catch((error) => {
     refused(error.error ?? error);

@@ -7,12 +7,12 @@ import { show } from "./kept.mjs";
 const url = process.argv[2];
 show();
 
-// README
+// docs/resume.md
 import { createPublicClient, webSocket } from "viem";
 import { params, refused, take } from "./kept.mjs";
 
 async function follow() {
-  // Left to itself, viem would come back with the old params.
+  // By itself, viem would reconnect with the old params.
   const { transport } = createPublicClient({ transport: webSocket(url, { reconnect: false }) });
   const socket = await transport.getRpcClient();
   const lost = new Promise((_, onError) => {

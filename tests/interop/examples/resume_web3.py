@@ -8,7 +8,7 @@ import sys
 
 url, address, from_block = sys.argv[1:]
 
-# README
+# docs/resume.md
 import asyncio
 
 from web3 import AsyncWeb3, WebSocketProvider
@@ -16,7 +16,7 @@ from web3.exceptions import Web3RPCError
 from web3.utils.subscriptions import EthSubscription
 from websockets import ConnectionClosed
 
-logs = []  # what you have, oldest first; in earnest a table
+logs = []  # what you have, oldest first; a table in production
 
 
 def take(log):
@@ -28,7 +28,7 @@ def take(log):
 
 def undo(is_dropped):
     at = next((at for at, own in enumerate(logs) if is_dropped(own)), len(logs))
-    del logs[at:]  # and all after it, which is built on it
+    del logs[at:]  # and everything after it, which is built on it
 
 
 def params():
@@ -44,7 +44,7 @@ def refused(error):
     last = logs[-1] if logs else None
     if not last or last["blockNumber"] < int(error["data"]["oldestBlock"], 16):
         raise RuntimeError("away for too long")
-    undo(lambda own: own["blockHash"] == last["blockHash"])  # dropped and forgotten: go on after the block before
+    undo(lambda own: own["blockHash"] == last["blockHash"])  # dropped and forgotten: resume after the block before
 
 
 async def follow():

@@ -1,4 +1,4 @@
-// The README's examples of coming back, run as they stand there: each is cut off while logs arrive, misses some twenty
+// The examples of docs/resume.md, run as they stand there: each is cut off while logs arrive, misses some twenty
 // blocks and a reorg, and must end with exactly the logs that are canonical. And what they rest on, on the wire.
 
 import { readFileSync } from "node:fs";
@@ -213,13 +213,13 @@ async function knows(ws, story) {
 const told = (blocks) => blocks.flatMap(({ hash, logs }) => [`head ${hash}`, ...logs.all.map((log) => `log ${key(log)}`)]);
 
 export const extras = {
-  /** The README shows the examples as they are. */
-  async readme() {
-    const readme = readFileSync(path.join(here, "../../README.md"), "utf8");
+  /** docs/resume.md shows the examples as they are. */
+  async page() {
+    const page = readFileSync(path.join(here, "../../docs/resume.md"), "utf8");
     for (const example of ["kept.mjs", ...Object.values(EXAMPLES)]) {
-      const [, core] = readFileSync(file(example), "utf8").match(/^(?:\/\/|#) README\n(.*?)^(?:\/\/|#) end$/ms);
+      const [, core] = readFileSync(file(example), "utf8").match(/^(?:\/\/|#) docs\/resume\.md\n(.*?)^(?:\/\/|#) end$/ms);
       const fence = `\`\`\`${example.endsWith(".py") ? "python" : "js"}\n${core.trim()}\n\`\`\``;
-      same(`README.md shows ${example} as it is`, readme.includes(fence), true);
+      same(`docs/resume.md shows ${example} as it is`, page.includes(fence), true);
     }
   },
 
