@@ -1,4 +1,4 @@
-//! headwater: an Ethereum JSON-RPC endpoint that holds one connection to a node and serves subscriptions to thousands.
+//! headwater: an Ethereum JSON-RPC endpoint that subscribes once at a node and serves subscriptions to thousands.
 //!
 //! # The map
 //!

@@ -8,6 +8,9 @@
 //! routing               clients' calls    > the actor of whoever has the newest head, can answer and has the least to do
 //! ```
 //!
+//! A node that speaks in messages has two actors: `connection`, of its stream, and `call_lane`, of calls and long answers; a
+//! call that may have broken a connection is asked in `quarantine`.
+//!
 //! An actor owns its socket. It multiplexes calls by ids of its own, keeps the subscriptions that are wanted, and says
 //! what it sees; it never decides what is canonical. Reconnection, buffering and resubscription are here and nowhere else.
 
