@@ -76,7 +76,7 @@ autobahn-quick: $(WSTEST) ## as autobahn, without the long cases (sizes and comp
 	@$(AUTOBAHN) quick
 
 SECONDS ?= 60
-FUZZ_TARGETS := frames handshake requests filters
+FUZZ_TARGETS := frames handshake requests filters grouping
 
 # Without a sanitizer: there is no unsafe code of ours that it could find wrong, and assertions are on.
 .PHONY: fuzz

@@ -26,7 +26,7 @@ const LAYERS: &str = "
     session       clock deflate delivery door jsonrpc look rpc subscription telemetry
     # What was published is answered from: the registry holds the blocks, the filter of a subscription finds their logs.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
-    rpc           chain conduct delivery jsonrpc look subscription telemetry upstream
+    rpc           chain conduct delivery jsonrpc look quantity subscription telemetry upstream
     # An account holds what all connections of a client share, so the budget of its bytes (delivery's egress); a right is to
     # a kind of events, and a pass ends with a close reason.
     door          clock conduct delivery jsonrpc patterns

@@ -99,6 +99,9 @@ struct Options {
     /// Measure stalled clients, idle memory and matching too, and write RESULTS.md with its plots into this folder.
     #[arg(long, value_name = "FOLDER")]
     report: Option<PathBuf>,
+    /// Measure matching alone, in this process.
+    #[arg(long)]
+    matching: bool,
     /// Print JSON in place of the tables.
     #[arg(long)]
     json: bool,
@@ -126,6 +129,11 @@ impl Options {
     fn compare(&self) -> Result<()> {
         if !self.bench {
             eprintln!("fanout: nothing measured: `cargo bench` passes --bench, `cargo test` does not");
+            return Ok(());
+        }
+        if self.matching {
+            let table = report::matching_table(&matching::measure()?);
+            println!("{table}{}", report::shared_table(&matching::measure_shared()?));
             return Ok(());
         }
         ensure!(

@@ -13,7 +13,7 @@ use anyhow::{Result, anyhow, ensure};
 use bytes::Bytes;
 use headwater::{
     chain::{BlockLogs, BlockRef},
-    subscription::{Index, LogFilter},
+    subscription::{LogFilter, LogIndex},
 };
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ fn measure_one(case: Case) -> Result<Matching> {
     let Case { filters, hot, .. } = case;
     let common = (0..filters - hot).map(filter);
     let all: Vec<LogFilter> = common.chain((0..hot).map(hot_filter)).collect::<Result<_>>()?;
-    let mut index = Index::default();
+    let mut index = LogIndex::default();
     for (number, filter) in all.iter().enumerate() {
         index.insert(filter.clone(), number);
     }
@@ -84,14 +84,29 @@ fn measure_one(case: Case) -> Result<Matching> {
     );
     let block = block(case)?;
 
+    let (block_us, found, scan_us) = matched(&mut index, &all, &block)?;
+    Ok(Matching {
+        filters,
+        matches: found.iter().map(|(_, matches)| matches).sum(),
+        block_us,
+        scan_us,
+    })
+}
+
+/// Time for a block, what each filter was found to want of it, and the time of a scan that finds the same.
+fn matched(
+    index: &mut LogIndex<usize>,
+    all: &[LogFilter],
+    block: &BlockLogs,
+) -> Result<(f64, Vec<(usize, usize)>, f64)> {
     let mut times = Vec::new();
     let mut found = Vec::new();
     let end = Instant::now() + Duration::from_millis(500);
     while times.len() < 15 || Instant::now() < end {
         found.clear();
         let started = Instant::now();
-        index.for_each_match(&block.logs, NUMBER, |positions, subscribers| {
-            found.extend(subscribers.iter().map(|(_, subscriber)| (*subscriber, positions.len())));
+        index.for_each_match(&block.logs, NUMBER, |positions, takers| {
+            found.extend(takers.iter().map(|subscriber| (*subscriber, positions.len())));
         });
         times.push(started.elapsed().as_secs_f64() * 1e6);
         black_box(&found);
@@ -108,11 +123,91 @@ fn measure_one(case: Case) -> Result<Matching> {
     let scan_us = started.elapsed().as_secs_f64() * 1e6;
     found.sort_unstable();
     ensure!(found == scanned, "the index finds something else than a scan");
-    Ok(Matching {
-        filters,
+    Ok((median(&mut times), found, scan_us))
+}
+
+/// Filters of which few want anything, by what all of them have in common.
+#[derive(Clone, Copy, Debug)]
+pub enum Sharing {
+    /// Each asks for another contract.
+    Nothing,
+    /// They differ in their first block.
+    AllButBlocks,
+    /// They differ in one topic.
+    AllButTopic,
+}
+
+impl Sharing {
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Nothing => "their event",
+            Self::AllButBlocks => "all but `fromBlock`",
+            Self::AllButTopic => "all but one topic",
+        }
+    }
+
+    /// Filter `number`, of which the first [`SHARED_WANT`] want the hot contract's logs of the block.
+    fn filter(self, number: u64) -> Result<LogFilter> {
+        let wants = number < SHARED_WANT;
+        let contract = |number: u64| Address::from_word(word("contract", number));
+        let (hot, event) = (contract(HOT), word("event", 0));
+        parse(&match self {
+            Self::Nothing if wants => json!({"address": [hot, contract(number)], "topics": [event]}),
+            Self::Nothing => json!({"address": contract(number), "topics": [event]}),
+            Self::AllButBlocks => {
+                let first = if wants { number } else { NUMBER + number };
+                json!({"address": hot, "topics": [event], "fromBlock": format!("{first:#x}")})
+            }
+            Self::AllButTopic => {
+                let senders = (LOGS - HOT_LOGS..LOGS).map(sender).filter(|_| wants);
+                let any: Vec<B256> = senders.chain([wallet(number)]).collect();
+                json!({"address": hot, "topics": [event, any]})
+            }
+        })
+    }
+}
+
+const SHARED_FILTERS: u64 = 100_000;
+const SHARED_WANT: u64 = 100;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Shared {
+    pub sharing: Sharing,
+    pub filters: u64,
+    pub matches: usize,
+    pub block_us: f64,
+    /// Until all have left.
+    pub leave_us: f64,
+}
+
+/// One hundred thousand filters each, with the same matches.
+pub fn measure_shared() -> Result<Vec<Shared>> {
+    let kinds = [Sharing::Nothing, Sharing::AllButBlocks, Sharing::AllButTopic];
+    kinds.into_iter().map(measure_sharing).collect()
+}
+
+fn measure_sharing(sharing: Sharing) -> Result<Shared> {
+    let all: Vec<LogFilter> = (0..SHARED_FILTERS)
+        .map(|number| sharing.filter(number))
+        .collect::<Result<_>>()?;
+    let mut index = LogIndex::default();
+    let slots: Vec<_> = all
+        .iter()
+        .enumerate()
+        .map(|(number, filter)| index.insert(filter.clone(), number))
+        .collect();
+    let block = block(case(SHARED_FILTERS, 0, 0))?;
+    let (block_us, found, _) = matched(&mut index, &all, &block)?;
+    let started = Instant::now();
+    for slot in slots {
+        ensure!(index.remove(slot).is_some(), "a filter that is not there");
+    }
+    Ok(Shared {
+        sharing,
+        filters: SHARED_FILTERS,
         matches: found.iter().map(|(_, matches)| matches).sum(),
-        block_us: median(&mut times),
-        scan_us,
+        block_us,
+        leave_us: started.elapsed().as_secs_f64() * 1e6,
     })
 }
 
@@ -151,7 +246,7 @@ fn block(case: Case) -> Result<BlockLogs> {
             };
             json!({
                 "address": Address::from_word(word("contract", contract)),
-                "topics": [word("event", 0), wallet(QUIET + LOGS + index), to],
+                "topics": [word("event", 0), sender(index), to],
                 "blockHash": B256::ZERO, "blockNumber": format!("{NUMBER:#x}"), "logIndex": format!("{index:#x}"),
             })
         })
@@ -162,6 +257,10 @@ fn block(case: Case) -> Result<BlockLogs> {
     };
     let answer = Bytes::from(serde_json::to_vec(&logs)?);
     Ok(BlockLogs::parse(at, &answer, Instant::now())?)
+}
+
+fn sender(index: u64) -> B256 {
+    wallet(QUIET + LOGS + index)
 }
 
 fn wallet(number: u64) -> B256 {

@@ -7,7 +7,7 @@ use indicatif::HumanCount;
 
 use crate::{
     chain::Scenario,
-    matching::{self, Matching},
+    matching::{self, Matching, Shared},
     results::{self, machine, median, save},
     run::{Plan, Server, idle_memory},
     stalled::{self, Stalled},
@@ -24,6 +24,7 @@ pub struct Extras {
     disturbed: Vec<Stalled>,
     stalled_among: usize,
     matching: Vec<Matching>,
+    shared: Vec<Shared>,
 }
 
 impl Extras {
@@ -52,6 +53,7 @@ impl Extras {
             disturbed,
             stalled_among: usual.clients,
             matching: matching::measure()?,
+            shared: matching::measure_shared()?,
         })
     }
 
@@ -124,7 +126,8 @@ fn text(results: &[Results], extras: &Extras, command: &str) -> String {
     }
     out += &idle_table(extras);
     out += &stalled_table(extras);
-    out += &matching_table(extras);
+    out += &matching_table(&extras.matching);
+    out += &shared_table(&extras.shared);
     out
 }
 
@@ -197,6 +200,13 @@ fn targets(results: &[Results], extras: &Extras) -> String {
         "≤ 3 ms a block",
         format!("{millis:.2} ms"),
         millis <= 3.0,
+    );
+    let ratio = sharing_ratio(&extras.shared);
+    line(
+        "100,000 filters that share all but their blocks or a topic",
+        "≤ 2 × distinct ones",
+        format!("{ratio:.2}"),
+        ratio <= 2.0,
     );
     let ratio = extras.stalled_ratio();
     line(
@@ -297,12 +307,12 @@ fn stalled_table(extras: &Extras) -> String {
     out
 }
 
-fn matching_table(extras: &Extras) -> String {
+pub fn matching_table(samples: &[Matching]) -> String {
     let mut out = "\n## Matching: the 400 logs of a block\n\n![matching](matching.svg)\n\nThe index alone, in process. Its \
         matches are held against those of the scan.\n\n| distinct filters | matches | a block | a match | scan of all filters \
         |\n|---|---|---|---|---|\n"
         .to_owned();
-    for sample in &extras.matching {
+    for sample in samples {
         let _infallible = writeln!(
             out,
             "| {} | {} | {} µs | {} ns | {} µs |",
@@ -313,6 +323,36 @@ fn matching_table(extras: &Extras) -> String {
             shown(sample.scan_us),
         );
     }
+    out
+}
+
+/// The dearest kind of filters that share something, as a multiple of those that do not.
+fn sharing_ratio(shared: &[Shared]) -> f64 {
+    let distinct = shared.first().map_or(f64::NAN, |first| first.block_us);
+    let ratios = shared.iter().map(|sample| sample.block_us / distinct);
+    ratios.fold(f64::NAN, f64::max)
+}
+
+pub fn shared_table(shared: &[Shared]) -> String {
+    let mut out = "\nFilters that have much in common cost no more than others.\n\n| filters | all share | matches | a block | until \
+        all have left |\n|---|---|---|---|---|\n"
+        .to_owned();
+    for sample in shared {
+        let _infallible = writeln!(
+            out,
+            "| {} | {} | {} | {} µs | {} µs |",
+            HumanCount(sample.filters),
+            sample.sharing.words(),
+            HumanCount(sample.matches as u64),
+            shown(sample.block_us),
+            shown(sample.leave_us),
+        );
+    }
+    let _infallible = writeln!(
+        out,
+        "\nA block costs {:.2} times as much at most.",
+        sharing_ratio(shared)
+    );
     out
 }
 

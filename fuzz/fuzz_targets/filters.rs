@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use alloy_primitives::{Address, B256};
 use headwater::chain::{BlockLogs, BlockRef};
-use headwater::subscription::{Index, LogFilter};
+use headwater::subscription::{LogFilter, LogIndex};
 use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
@@ -159,7 +159,7 @@ impl Drawn {
         self.logs.iter_mut().for_each(|log| log.topics.truncate(4));
         let number = u64::from(self.number);
         let logs = self.logs_of(number).logs;
-        let mut index = Index::default();
+        let mut index = LogIndex::default();
         let mut expected = BTreeSet::new();
         let mut slots = Vec::new();
         for (name, filter) in self.filters.iter().enumerate() {
@@ -180,7 +180,7 @@ impl Drawn {
         }
         let mut found = BTreeSet::new();
         index.for_each_match(&logs, number, |positions, names| {
-            for (_, name) in names {
+            for name in names.iter() {
                 for position in positions {
                     assert!(found.insert((*name, *position)), "told twice");
                 }

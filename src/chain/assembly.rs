@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::source::{Refused, Verify};
 use super::{BlockRef, Header, Step, Tracker};
 use crate::telemetry::Metrics;
+use crate::upstream::MAX_HOLE;
 
 /// Attempts to fetch a block of a walk before the walk is given up: about a minute.
 const WALK_GIVE_UP: u32 = 36;
@@ -34,6 +35,10 @@ const MAX_PIPELINES: usize = 4;
 /// Headers asked for in one round trip of a walk: the parent by its hash, the ones below by number, which are used if the
 /// walk comes to them. Where none of these is answered the rest of the walk goes by hashes alone.
 const WALK_AHEAD: u64 = 15;
+
+/// Blocks by which a head that is doubted may be ahead and is walked to all the same: a node that is polled tells one of
+/// several blocks, and is the first to do so now and then.
+const SHORT_WALK: u64 = 64;
 
 /// Answers in a row that there is no such block after which it is believed: over a second, and each asks another node.
 const DENIED: u32 = 6;
@@ -160,6 +165,8 @@ pub(super) struct Assembly {
     /// The upstream in use is new, or returned, or another one was first with a block: it may be behind for a while, which
     /// is no reorg.
     catching_up: bool,
+    /// The word of the upstream in use is doubted.
+    is_wary: bool,
     /// Counts the times that it began to catch up, and which of them is asked about.
     round: u64,
     settling: Option<u64>,
@@ -197,6 +204,7 @@ impl Assembly {
             caught_up: 0,
             past: Past::Wanted,
             catching_up: true,
+            is_wary: false,
             round: 0,
             settling: None,
             asks: Vec::new(),
@@ -213,12 +221,20 @@ impl Assembly {
         self.catching_up
     }
 
+    /// The upstream in use says that it is higher than can be believed, or does so no longer: see [`Tracker::set_wary`].
+    pub fn doubt(&mut self, is_doubted: bool) {
+        self.is_wary = is_doubted;
+        self.tracker.set_wary(is_doubted);
+    }
+
     /// What an upstream that stands by was first to see: believed where it extends the tip. Branches are a matter of the
-    /// upstream in use.
+    /// upstream in use, and so are numbers without a block: anybody can name the tip as a parent.
     pub fn glimpsed(&mut self, header: Header) {
-        let extends = self.tracker.tip().is_some_and(|tip| tip.block.hash == header.parent);
-        // A walk is the way to more than this block.
-        if extends && self.tracker.needs().is_none() {
+        let extends = self.tracker.tip().is_some_and(|tip| {
+            tip.block.hash == header.parent && header.block.number.saturating_sub(tip.block.number) <= MAX_HOLE
+        });
+        // A walk is the way to more than this block, unless it leads to what is doubted.
+        if extends && (self.is_wary || self.tracker.needs().is_none()) {
             let step = self.tracker.announce(header);
             self.step(step);
             self.catch_up();
@@ -264,6 +280,7 @@ impl Assembly {
     /// Nothing that is known leads on: the next head is the first.
     fn start_anew(&mut self, loss: Loss) {
         self.tracker = Tracker::new(self.settings.blocks);
+        self.tracker.set_wary(self.is_wary);
         self.walking = None;
         self.numbering = None;
         self.far = None;
@@ -274,6 +291,11 @@ impl Assembly {
 
     /// The upstream in use says: this is my head.
     pub fn announced(&mut self, header: Header) {
+        let tip = self.tracker.tip().map(|tip| tip.block.number);
+        if self.is_wary && tip.is_some_and(|tip| header.block.number.saturating_sub(tip) > SHORT_WALK) {
+            debug!(head = %header.block, "doubted: no other node has come so far");
+            return self.glimpsed(header);
+        }
         // On another branch it may be one that this upstream has only not left yet.
         let behind = self.catching_up
             && self

@@ -123,6 +123,8 @@ pub struct Ingest {
     patience: Duration,
     /// The upstream in use.
     active: Option<UpstreamId>,
+    /// Nothing that is believed leads to its head.
+    is_doubted: bool,
     fetches: FuturesUnordered<Fetch>,
 }
 
@@ -149,6 +151,7 @@ impl Ingest {
             assembly,
             patience: settings.patience,
             active: None,
+            is_doubted: false,
             fetches: FuturesUnordered::new(),
         }
     }
@@ -183,6 +186,9 @@ impl Ingest {
     }
 
     fn apply(&mut self, input: Input<'_>) {
+        if !matches!(input, Input::Active(_)) {
+            self.weigh();
+        }
         match input {
             Input::Room(permit) => {
                 if let Some(event) = self.assembly.next_event() {
@@ -194,11 +200,27 @@ impl Ingest {
             Input::Active(active) => {
                 self.active = active;
                 self.assembly.in_use();
+                self.is_doubted = false;
+                self.weigh();
                 if let Some(sighting) = active.and_then(|id| self.pool.newest(id)) {
                     self.seen(sighting, true);
                 }
             }
             Input::Sighting(from, sighting) => self.seen(sighting, self.active == Some(from)),
+        }
+    }
+
+    /// Looks whether the upstream in use is doubted. What it said meanwhile was not followed: when it is believed again, because
+    /// another one came as far, its head is looked at anew.
+    fn weigh(&mut self) {
+        let is_doubted = self.active.is_some_and(|id| self.pool.is_doubted(id));
+        let was_doubted = std::mem::replace(&mut self.is_doubted, is_doubted);
+        self.assembly.doubt(is_doubted);
+        if was_doubted
+            && !is_doubted
+            && let Some(sighting) = self.active.and_then(|id| self.pool.newest(id))
+        {
+            self.seen(sighting, true);
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use alloy_primitives::B256;
 
 use super::{BlockRef, Header};
+use crate::upstream::MAX_HOLE;
 
 /// What an announcement, or an answer to a [`Step::Need`], came to.
 #[derive(Clone, Debug)]
@@ -61,6 +62,8 @@ pub struct Tracker {
     /// Blocks off the canonical chain that need not be fetched again.
     aside: HashMap<B256, Header>,
     aside_order: VecDeque<B256>,
+    /// Nothing makes it give up its chain, and no child far above its parent joins it: see [`Self::set_wary`].
+    is_wary: bool,
 }
 
 impl Tracker {
@@ -74,7 +77,14 @@ impl Tracker {
             walk: Vec::new(),
             aside: HashMap::new(),
             aside_order: VecDeque::new(),
+            is_wary: false,
         }
+    }
+
+    /// While the node's word is doubted, what would cost continuity is not taken: walks that lead nowhere and restarts come to
+    /// nothing, as do blocks further than [`MAX_HOLE`] above their parents.
+    pub fn set_wary(&mut self, is_wary: bool) {
+        self.is_wary = is_wary;
     }
 
     /// The newest canonical header.
@@ -301,6 +311,10 @@ impl Tracker {
 
     /// The walk met the chain at `ancestor`.
     fn join(&mut self, ancestor: B256) -> Step {
+        if self.is_wary && self.leaps(ancestor) {
+            self.walk.clear();
+            return Step::Nothing;
+        }
         let mut adopted = std::mem::take(&mut self.walk);
         adopted.reverse();
         let dropped = self.drop_above(ancestor);
@@ -317,7 +331,19 @@ impl Tracker {
         }
     }
 
+    /// `true` where a block of the walk is further above its parent than can be believed of one node.
+    fn leaps(&self, ancestor: B256) -> bool {
+        let below = self.number_of.get(&ancestor).copied();
+        let parents = self.walk.iter().skip(1).map(|own| own.block.number).chain(below);
+        let mut pairs = self.walk.iter().zip(parents);
+        pairs.any(|(child, parent)| child.block.number.saturating_sub(parent) > MAX_HOLE)
+    }
+
     fn reset(&mut self) -> Step {
+        if self.is_wary && !self.canonical.is_empty() {
+            self.walk.clear();
+            return Step::Nothing;
+        }
         let mut walk = std::mem::take(&mut self.walk);
         self.canonical.clear();
         self.number_of.clear();

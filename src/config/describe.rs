@@ -126,8 +126,8 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "limits.max_index_entries",
-        "Addresses times topics (each at least one) over all logs filters of one client, and what its filters of transactions and \
-         receipts name; more get -32005.",
+        "Addresses times topics (each at least one) over all logs filters of one client, at least 1000 for one with more than \
+         256 combinations of several lists, and what its filters of transactions and receipts name; more get -32005.",
     ),
     (
         "limits.egress_bytes_per_second",

@@ -38,6 +38,10 @@ const MISSING: [Duration; 3] = [
 /// How long the logs of the newest block are waited for before a node is asked for them.
 const LOGS_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Blocks beyond the published head that count of what a node tells of one: the published head is not far behind any node that
+/// is believed, and one node's word must not keep everybody's answers from being kept for long.
+const MAX_OUTRUN: u64 = 64;
+
 /// Answers from here on are put together a few at a time, in bytes.
 const LONG: usize = 1 << 20;
 
@@ -157,6 +161,11 @@ impl Calls {
                 if let Ok(Outcome::Result(json)) = &answer {
                     let number = serde_json::from_slice(json).ok().and_then(params::quantity);
                     self.heed(number);
+                    if number.is_none()
+                        && let Some(head) = self.tip.view().head
+                    {
+                        return Ok(Outcome::Result(format!("\"{:#x}\"", head.number).into()));
+                    }
                 }
                 return answer;
             }
@@ -417,7 +426,8 @@ impl Calls {
         if let (Some(head), Some(number)) = (self.tip.view().head, number)
             && number > head.number
         {
-            self.outrun.note(number);
+            // The next block or two decide, whatever one node says.
+            self.outrun.note(number.min(head.number + MAX_OUTRUN));
         }
     }
 

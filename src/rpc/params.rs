@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::quantity::MAX_HEIGHT;
+
 /// The positional parameters; empty where there are none. `None` for what is no array.
 #[must_use]
 pub fn args(params: &str) -> Option<Vec<&RawValue>> {
@@ -280,11 +282,16 @@ pub fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a RawValue> {
     Find(name).deserialize(&mut deserializer).ok().flatten()
 }
 
-/// A number as Ethereum writes it: `"0x1b4"`.
+/// A block's number as Ethereum writes it: `"0x1b4"`; none where no block can be so high.
 #[must_use]
 pub fn quantity(raw: &RawValue) -> Option<u64> {
     let text: &str = serde_json::from_str(raw.get()).ok()?;
-    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+    height(text.strip_prefix("0x")?)
+}
+
+fn height(digits: &str) -> Option<u64> {
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    (number <= MAX_HEIGHT).then_some(number)
 }
 
 /// A member that is such a number.
@@ -306,7 +313,7 @@ pub fn last_block_number(list: &[u8]) -> Option<u64> {
     let value = objects[at + NAME.len()..].trim_ascii_start().strip_prefix(b":")?;
     let quoted = value.trim_ascii_start().strip_prefix(b"\"0x")?;
     let digits = quoted.split(|&byte| byte == b'"').next()?;
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    height(std::str::from_utf8(digits).ok()?)
 }
 
 #[cfg(test)]

@@ -203,9 +203,9 @@ pub async fn serve(socket: Socket, early: Bytes, pass: Pass, compression: Compre
 /// Whatever ends a session, even a bug of ours: nothing of it stays behind.
 impl Drop for Session {
     fn drop(&mut self) {
-        for (subscription, _) in self.subscriptions.drain(..) {
-            self.services.registry.unsubscribe(&subscription);
-        }
+        let own = self.subscriptions.iter().map(|(subscription, _)| subscription);
+        self.services.registry.unsubscribe_all(own);
+        self.subscriptions.clear();
         self.services.clients.remove(self.number);
         self.services.metrics.clients.dec();
     }

@@ -86,7 +86,11 @@ impl Tables {
         told.into_iter().map(|at: usize| transactions[at].alone()).collect()
     }
 
-    /// Every log is encoded at most once, and the events of a filter are shared by all its subscribers.
+    /// Every log is encoded at most once, and the events of a filter are shared by all its subscribers, whatever blocks they
+    /// begin and end with.
+    ///
+    /// No batch is made for clients that take no more: one that subscribes to the same logs by many filters is closed when its
+    /// queue is full.
     pub fn logs(
         &mut self,
         block: &BlockLogs,
@@ -97,29 +101,29 @@ impl Tables {
         now: Millis,
     ) {
         let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
+        let mut index = std::mem::take(&mut self.logs);
         let mut encoded: Vec<Option<Event>> = vec![None; block.logs.len()];
-        self.logs
-            .for_each_match(&block.logs, block.block.number, |positions, subscribers| {
-                let subscribers = || subscribers.iter().map(|(_, subscriber)| subscriber);
-                let mut wanting = subscribers().filter(|subscriber| wants(subscriber)).peekable();
-                if wanting.peek().is_none() {
-                    return;
-                }
-                let events = positions
-                    .iter()
-                    .map(|&at| {
-                        encoded[at as usize]
-                            .get_or_insert_with(|| self.event(&payload(&block.logs[at as usize])))
-                            .clone()
-                    })
-                    .collect();
-                let batch = if self.compresses && positions.len() > 1 && share_a_series(subscribers()) {
-                    Batch::in_series(Kind::Logs, events, block.seen)
-                } else {
-                    Batch::new(Kind::Logs, events, block.seen)
-                };
-                gate.send(place, &fronts, wanting, &batch, due, now);
-            });
+        index.for_each_match(&block.logs, block.block.number, |positions, takers| {
+            let wanting = || takers.iter().filter(|subscriber| wants(subscriber));
+            if !wanting().any(is_open) {
+                return;
+            }
+            let events = positions
+                .iter()
+                .map(|&at| {
+                    encoded[at as usize]
+                        .get_or_insert_with(|| self.event(&payload(&block.logs[at as usize])))
+                        .clone()
+                })
+                .collect();
+            let batch = if self.compresses && positions.len() > 1 && share_a_series(takers.iter()) {
+                Batch::in_series(Kind::Logs, events, block.seen)
+            } else {
+                Batch::new(Kind::Logs, events, block.seen)
+            };
+            gate.send(place, &fronts, wanting(), &batch, due, now);
+        });
+        self.logs = index;
         self.gate = gate;
     }
 }

@@ -6,6 +6,8 @@
 use alloy_primitives::{Address, B256, hex};
 use serde_json::{Map, Value};
 
+use super::criteria::Criteria;
+use super::ranged::{ALL_BLOCKS, Range};
 use crate::chain::{Log, LogQuery};
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, SERVER_ERROR, error};
 
@@ -22,20 +24,16 @@ pub const MAX_ADDRESSES: usize = 1000;
 /// (geth, besu, nethermind; PROTOCOL fact 14).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogFilter {
-    /// Sorted, each once; empty means any.
-    addresses: Box<[Address]>,
-    /// One entry a position: sorted, each once; empty means any.
-    topics: Box<[Box<[B256]>]>,
-    /// First and last block; they bound the live logs and never replay.
-    blocks: (u64, u64),
+    criteria: Criteria,
+    /// They bound the live logs and never replay.
+    blocks: Range,
 }
 
 impl Default for LogFilter {
     fn default() -> Self {
         Self {
-            addresses: Box::default(),
-            topics: Box::default(),
-            blocks: (0, u64::MAX),
+            criteria: Criteria::default(),
+            blocks: ALL_BLOCKS,
         }
     }
 }
@@ -78,8 +76,7 @@ impl LogFilter {
             ));
         }
         Ok(Self {
-            addresses: canonical(addresses),
-            topics: topics.into_iter().map(canonical).collect(),
+            criteria: criteria(addresses, topics),
             blocks: range(from, to)?,
         })
     }
@@ -88,26 +85,19 @@ impl LogFilter {
     #[must_use]
     pub fn matches(&self, log: &Log, number: u64) -> bool {
         let (from, to) = self.blocks;
-        (from..=to).contains(&number)
-            && (self.addresses.is_empty() || self.addresses.binary_search(&log.address).is_ok())
-            && self.topics.len() <= log.topics.len()
-            && self
-                .topics
-                .iter()
-                .zip(&log.topics)
-                .all(|(wanted, topic)| wanted.is_empty() || wanted.binary_search(topic).is_ok())
+        (from..=to).contains(&number) && self.criteria.matches(log)
     }
 
     /// The filter as the nodes and the blooms are asked about it.
     #[must_use]
     pub fn query(&self) -> LogQuery {
-        LogQuery::new(&self.addresses, &self.topics)
+        LogQuery::new(&self.criteria.addresses, &self.criteria.topics)
     }
 
     /// Whether it wants all logs, or all that have so many topics.
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
-        self.addresses.is_empty() && self.topics.iter().all(|position| position.is_empty())
+        self.criteria.addresses.is_empty() && self.criteria.topics.iter().all(|position| position.is_empty())
     }
 
     /// The lower bound of the live logs, 0 for none.
@@ -119,22 +109,48 @@ impl LogFilter {
     /// Wanted addresses, sorted; empty means any.
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
-        &self.addresses
+        &self.criteria.addresses
     }
 
     /// Wanted topics at a position, sorted; empty means any.
     #[must_use]
     pub fn topics_at(&self, position: usize) -> &[B256] {
-        self.topics.get(position).map_or(&[], |wanted| wanted)
+        self.criteria.topics.get(position).map_or(&[], |wanted| wanted)
+    }
+
+    /// What it takes of the index: addresses times topics, each at least one, and more where it has too many combinations of
+    /// them to be found by all.
+    #[must_use]
+    pub fn index_entries(&self) -> usize {
+        let topics: usize = self.criteria.topics.iter().map(|position| position.len()).sum();
+        let named = self.criteria.addresses.len().max(1) * topics.max(1);
+        named.max(self.criteria.index_entries())
+    }
+
+    /// The filter without its blocks, and these.
+    pub(super) fn into_parts(self) -> (Criteria, Range) {
+        (self.criteria, self.blocks)
     }
 
     #[cfg(test)]
     pub(crate) fn of(addresses: Vec<Address>, topics: Vec<Vec<B256>>) -> Self {
         Self {
-            addresses: canonical(addresses),
-            topics: topics.into_iter().map(canonical).collect(),
-            blocks: (0, u64::MAX),
+            criteria: criteria(addresses, topics),
+            blocks: ALL_BLOCKS,
         }
+    }
+
+    /// The same, of these blocks.
+    #[cfg(test)]
+    pub(crate) fn within(self, blocks: (u64, u64)) -> Self {
+        Self { blocks, ..self }
+    }
+}
+
+fn criteria(addresses: Vec<Address>, topics: Vec<Vec<B256>>) -> Criteria {
+    Criteria {
+        addresses: canonical(addresses),
+        topics: topics.into_iter().map(canonical).collect(),
     }
 }
 

@@ -15,7 +15,7 @@ use super::members::Members;
 use super::passing::{Full, Passing};
 use super::refusal::Refusal;
 use super::subscriber::{ClientKey, Subscriber};
-use super::{Index, LogFilter, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
+use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{TransactionForm, Wanted};
 use crate::chain::{ContentKind, History, Transaction};
 use crate::clock::Millis;
@@ -24,7 +24,7 @@ use crate::delivery::{Batch, Event, Kind, SubscriptionId};
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
     Heads(usize),
-    Logs(Slot),
+    Logs(LogSlot),
     PendingHashes(usize),
     Pending(Slot),
     Syncing(usize),
@@ -54,7 +54,7 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Tables {
     pub heads: Slab<Subscriber>,
-    pub logs: Index<LogFilter, Subscriber>,
+    pub logs: LogIndex<Subscriber>,
     /// Those who are told what a node's own stream of hashes tells.
     pub pending_hashes: Slab<Subscriber>,
     /// Those who need the whole transaction, to be told or to be selected by.
@@ -93,7 +93,7 @@ impl Tables {
     pub fn new(remembered: usize, compresses: bool) -> Self {
         Self {
             heads: Slab::new(),
-            logs: Index::default(),
+            logs: LogIndex::default(),
             pending_hashes: Slab::new(),
             pending: Index::default(),
             accepted_pending: HashSet::new(),

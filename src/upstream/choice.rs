@@ -1,6 +1,6 @@
 //! The choice of the upstream in use: what the actors hear goes into [`Standing`], and its verdicts come into force here.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,12 +12,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::standing::{Standing, Switch, Told, Why};
+use super::standing::{Claim, Standing, Switch, Told, Why};
 use super::{Answers, Endpoint, NodeSubscription, Reach, UpstreamId, UpstreamSettings};
 use crate::telemetry::{Metrics, ReasonLabel};
-
-/// Published blocks that are remembered, to know a chain by. With four blocks a second that is a quarter of an hour.
-const MAX_PUBLISHED: usize = 4096;
 
 /// Shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that what is said
 /// of it (watch, log, metrics) comes in the order of the changes.
@@ -35,8 +32,6 @@ pub(super) struct Choice {
     put_off: watch::Sender<HashMap<NodeSubscription, Bytes>>,
     /// Says that somebody came, went or told a head.
     moves: watch::Sender<()>,
-    /// Heads that clients were shown and that still stand, with those below them: number and hash, ascending.
-    published: Mutex<VecDeque<(u64, B256)>>,
     metrics: Arc<Metrics>,
 }
 
@@ -63,7 +58,6 @@ impl Choice {
             answers: watch::Sender::default(),
             put_off: watch::Sender::default(),
             moves: watch::Sender::new(()),
-            published: Mutex::default(),
             metrics,
         }
     }
@@ -120,51 +114,43 @@ impl Choice {
 
     /// Clients were shown this head; or they have to begin anew.
     pub fn published(&self, head: Option<(u64, B256)>) {
-        {
-            let mut published = self.published.lock();
-            match head {
-                Some(head) => {
-                    while published.back().is_some_and(|(number, _)| *number >= head.0) {
-                        published.pop_back();
-                    }
-                    published.push_back(head);
-                    if published.len() > MAX_PUBLISHED {
-                        published.pop_front();
-                    }
-                }
-                None => published.clear(),
-            }
-        }
-        self.moves.send_replace(());
+        self.weigh(|standing| standing.published(head));
     }
 
     /// A block below those that clients were shown joined them.
     pub fn published_past(&self, number: u64, hash: B256) {
-        let mut published = self.published.lock();
-        let is_below = published.front().is_some_and(|(oldest, _)| number < *oldest);
-        if is_below && published.len() < MAX_PUBLISHED {
-            published.push_front((number, hash));
-        }
+        self.decided.lock().standing.published_past(number, hash);
     }
 
     /// What they were shown.
     pub fn published_head(&self) -> Option<(u64, B256)> {
-        self.published.lock().back().copied()
+        self.decided.lock().standing.published_head()
     }
 
-    /// Hashes of the newest published block and of some older ones, each about twice as deep as the one before: a node that
-    /// went back some blocks has one that is hardly deeper.
+    /// Hashes of the newest published block and of some older ones, see [`super::published::Published::some`].
     pub fn some_published(&self) -> impl DoubleEndedIterator<Item = B256> + use<> {
-        let published = self.published.lock();
-        let deepest = published.len().checked_sub(1);
-        let doubling = (0..).map(|power: u32| (1_usize << power) - 1);
-        let depths = doubling.take_while(|depth| deepest.is_some_and(|deepest| *depth < deepest));
-        let hashes: Vec<B256> = depths
-            .chain(deepest)
-            .filter_map(|depth| published.get(published.len() - 1 - depth))
-            .map(|(_, hash)| *hash)
-            .collect();
-        hashes.into_iter()
+        self.decided.lock().standing.some_published().into_iter()
+    }
+
+    /// See [`Standing::is_doubted`].
+    pub fn is_doubted(&self, id: UpstreamId) -> bool {
+        self.decided.lock().standing.is_doubted(id)
+    }
+
+    /// See [`Standing::unproved`].
+    pub fn unproved(&self) -> Option<Claim> {
+        self.decided.lock().standing.unproved(self.now())
+    }
+
+    /// See [`Standing::published_number`].
+    pub fn published_number(&self, hash: B256) -> Option<u64> {
+        self.decided.lock().standing.published_number(hash)
+    }
+
+    /// See [`Standing::walked`].
+    pub fn walked(&self, claim: Claim, leads_to_published: bool) {
+        let now = self.now();
+        self.weigh(|standing| standing.walked(claim, leads_to_published, now));
     }
 
     /// Tells those who wait for a node that there may be one now.
@@ -179,9 +165,8 @@ impl Choice {
 
     /// Who has come so far, by priority.
     pub fn reached(&self, reach: Reach) -> Vec<UpstreamId> {
-        let published = self.published_head();
         let standing = &self.decided.lock().standing;
-        let have_head = || match published {
+        let have_head = || match standing.published_head() {
             Some((number, hash)) => standing.have(number, hash),
             None => standing.connected().collect(),
         };
@@ -266,6 +251,14 @@ impl Choice {
                 );
                 "forked"
             }
+            Why::Doubted => {
+                warn!(
+                    "upstream {} is in use now: nothing leads from the head of {} to the published chain, and no other has come so far",
+                    name(to),
+                    name(from)
+                );
+                "doubted"
+            }
             Why::TakeBack => {
                 info!(
                     "upstream {} is in use now: it has been sound for node.take_back_after and comes before {}",
@@ -280,47 +273,5 @@ impl Choice {
             let gap = now.saturating_sub(heard);
             self.metrics.failover_seconds.observe(gap.as_secs_f64());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Config, typed};
-
-    #[test]
-    fn some_of_what_was_published_is_remembered() {
-        let typed = typed::Config {
-            upstream: vec!["ws://127.0.0.1:1".to_owned().into()],
-            ..typed::Config::default()
-        };
-        let settings = Config::check(&typed).expect("good settings").node;
-        let choice = Choice::new(Vec::new(), &settings, Arc::new(Metrics::new().0));
-        let hash = |number: u64| B256::left_padding_from(&number.to_be_bytes());
-        let publish = |number: u64| choice.published(Some((number, hash(number))));
-        let some = || -> Vec<u64> {
-            let number = |hash: B256| u64::from_be_bytes(hash[24..].try_into().expect("8 bytes"));
-            choice.some_published().map(number).collect()
-        };
-        assert!(some().is_empty());
-        publish(10);
-        assert_eq!(some(), [10]);
-        (11..=20).for_each(publish);
-        assert_eq!(some(), [20, 19, 17, 13, 10]);
-        choice.published_past(9, hash(9));
-        choice.published_past(9, hash(9));
-        choice.published_past(30, hash(30));
-        assert_eq!(some(), [20, 19, 17, 13, 9]);
-        publish(12);
-        assert_eq!(
-            (some(), choice.published_head()),
-            (vec![12, 11, 9], Some((12, hash(12))))
-        );
-        (13..10_000).for_each(publish);
-        choice.published_past(1, hash(1));
-        assert_eq!(choice.published.lock().len(), MAX_PUBLISHED);
-        assert_eq!(some().last(), Some(&(10_000 - MAX_PUBLISHED as u64)));
-        choice.published(None);
-        assert!(some().is_empty() && choice.published_head().is_none());
     }
 }

@@ -35,6 +35,8 @@ mod passed;
 mod pending;
 mod poller;
 mod pool;
+mod proof;
+mod published;
 mod quarantine;
 mod routing;
 mod splitter;
@@ -59,7 +61,7 @@ pub use naming::SubscriptionMethod;
 pub use node::{Node, Share};
 pub use passed::{Answers, Passed};
 pub use pool::{Channels, Pool, UpstreamStatus};
-pub(crate) use standing::Told;
+pub(crate) use standing::{MAX_HOLE, Told};
 
 use crate::quantity::Height;
 

@@ -9,6 +9,7 @@ use alloy_primitives::B256;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
@@ -20,6 +21,7 @@ use super::identity::{Doubt, Genesis, Identity};
 use super::lanes::{Lane, Lanes};
 use super::load::{Load, P95};
 use super::poller::Poller;
+use super::proof::prove;
 use super::quarantine::Quarantine;
 use super::{
     Answers, CallError, Endpoint, Gossip, Heads, Node, NodeSubscription, Sighting, UpstreamId, UpstreamSettings,
@@ -412,6 +414,12 @@ impl Pool {
         self.choice.watch_active()
     }
 
+    /// `true` where nothing but this upstream's own word speaks for its height.
+    #[must_use]
+    pub fn is_doubted(&self, id: UpstreamId) -> bool {
+        self.choice.is_doubted(id)
+    }
+
     /// The newest head that this upstream told.
     #[must_use]
     pub fn newest(&self, id: UpstreamId) -> Option<Sighting> {
@@ -574,11 +582,13 @@ impl Pool {
 async fn look(pool: Weak<Pool>, every: Duration) {
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut proving: Option<JoinHandle<()>> = None;
     loop {
         tick.tick().await;
-        match pool.upgrade() {
-            Some(pool) => pool.choice.look(),
-            None => return,
+        let Some(pool) = pool.upgrade() else { return };
+        pool.choice.look();
+        if proving.as_ref().is_none_or(JoinHandle::is_finished) {
+            proving = pool.choice.unproved().map(|claim| tokio::spawn(prove(pool, claim)));
         }
     }
 }

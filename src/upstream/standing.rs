@@ -10,6 +10,10 @@
 //! Lag is measured in time, not in blocks: how long ago the oldest block that an upstream has not reached was first told
 //! by another one. So one patience fits a chain with a block every 12 seconds and one with four blocks a second.
 //!
+//! A height counts against the others only where its parents lead to the published chain, or where two tell it: one node
+//! alone can say any number. One whose height does not count is doubted: it is no refuge, and it is left when it is in use and
+//! stays so. What it announces may be a jump that is real; [`super::proof`] walks from there to the published chain.
+//!
 //! Nothing flaps: one is left for lag or a fork only towards another that has at most half of the patience behind it, so
 //! that it takes time until that one can be left too; and it is taken back only after it was sound without interruption.
 
@@ -20,6 +24,7 @@ use std::time::Duration;
 use alloy_primitives::B256;
 
 use super::UpstreamId;
+use super::published::Published;
 
 /// Blocks remembered of each upstream, to compare branches with and to know who can be asked for a block.
 const MAX_CHAIN: usize = 128;
@@ -29,6 +34,13 @@ const MAX_SIGHTS: usize = 1024;
 
 /// Blocks by which an upstream may be behind the newest one and still be chosen by its priority alone.
 const NEAR: u64 = 2;
+
+/// Numbers without a block between a parent and its child beyond which the child's number is no proof of itself: who names
+/// any parent may name any number. Filecoin's longest runs of null rounds are a tenth of it.
+pub(crate) const MAX_HOLE: u64 = 128;
+
+/// Patiences after which a walk that led nowhere is tried again.
+const WALK_AGAIN: u32 = 8;
 
 /// A head as its node told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +61,8 @@ pub(super) enum Why {
     Lagging(Duration),
     /// It was on another branch than most of the others.
     Forked,
+    /// Its height did not count, see [`Standing::is_doubted`].
+    Doubted,
     /// One of better priority has been sound for long enough.
     TakeBack,
 }
@@ -61,6 +75,18 @@ pub(super) struct Switch {
     pub why: Why,
 }
 
+/// A head that is to be proved by a walk along its parents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub id: UpstreamId,
+    pub number: u64,
+    pub hash: B256,
+    /// The lowest parent that is known, from which the walk goes on; its child's number is an upper bound of its own.
+    pub below: (u64, B256),
+    /// Lower than the published chain is known to be there is nothing to find.
+    pub oldest: u64,
+}
+
 /// All upstreams as they were told of so far.
 #[derive(Debug)]
 pub(super) struct Standing {
@@ -70,6 +96,7 @@ pub(super) struct Standing {
     members: Vec<Member>,
     active: Option<UpstreamId>,
     sights: FirstSights,
+    published: Published,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +108,11 @@ struct Member {
     /// The highest block that it told with this connection.
     highest: Option<(u64, B256)>,
     outvoted_since: Option<Duration>,
+    /// Its chain leads to the published one.
+    is_rooted: bool,
+    doubted_since: Option<Duration>,
+    /// When a walk from its chain may be tried.
+    walk_at: Option<Duration>,
     /// Since when it has been connected, without lag and not forked.
     sound_since: Option<Duration>,
 }
@@ -93,6 +125,80 @@ impl Standing {
             members: (0..members).map(|_| Member::default()).collect(),
             active: None,
             sights: FirstSights::default(),
+            published: Published::default(),
+        }
+    }
+
+    /// Clients were shown this head; or they have to begin anew.
+    pub fn published(&mut self, head: Option<(u64, B256)>) {
+        self.published.head(head);
+        match head {
+            Some((_, hash)) => {
+                for member in &mut self.members {
+                    member.is_rooted |= member.told(hash);
+                }
+            }
+            None => self.members.iter_mut().for_each(|member| member.is_rooted = false),
+        }
+    }
+
+    /// A block below those that clients were shown joined them.
+    pub fn published_past(&mut self, number: u64, hash: B256) {
+        self.published.past(number, hash);
+    }
+
+    /// What they were shown.
+    pub fn published_head(&self) -> Option<(u64, B256)> {
+        self.published.newest()
+    }
+
+    /// See [`Published::some`].
+    pub fn some_published(&self) -> Vec<B256> {
+        self.published.some()
+    }
+
+    /// The number of this block where it was published.
+    pub fn published_number(&self, hash: B256) -> Option<u64> {
+        self.published.number_of(hash)
+    }
+
+    /// `true` where it says that it is higher than can be believed: no parents lead from its head to the published chain, as far as
+    /// is known, and no other has come so far. One that is alone is never doubted, and before the first block none is.
+    pub fn is_doubted(&self, id: UpstreamId) -> bool {
+        let member = &self.members[id.0];
+        member.connected
+            && !member.is_rooted
+            && self.published.newest().is_some()
+            && self.connected().count() > 1
+            && self.newest().is_some_and(|newest| self.number(id) > newest)
+    }
+
+    /// A head that is doubted for a while already, and from which no walk was tried lately.
+    pub fn unproved(&self, now: Duration) -> Option<Claim> {
+        let oldest = self.published.oldest()?;
+        self.connected().find_map(|id| {
+            let member = &self.members[id.0];
+            let doubted_for = now.saturating_sub(member.doubted_since?);
+            let is_due = member.walk_at.is_none_or(|at| now >= at);
+            let (number, hash) = *member.chain.back()?;
+            let below = *member.chain.front()?;
+            (doubted_for >= self.patience / 4 && is_due).then_some(Claim {
+                id,
+                number,
+                hash,
+                below,
+                oldest,
+            })
+        })
+    }
+
+    /// The walk from a head has come to the published chain, or to nothing.
+    pub fn walked(&mut self, claim: Claim, leads_to_published: bool, now: Duration) {
+        let member = &mut self.members[claim.id.0];
+        if !leads_to_published {
+            member.walk_at = Some(now + self.patience * WALK_AGAIN);
+        } else if member.told(claim.hash) {
+            member.is_rooted = true;
         }
     }
 
@@ -111,7 +217,7 @@ impl Standing {
         let member = &mut self.members[id.0];
         let news = !member.told(told.hash);
         if news {
-            member.tell(told);
+            member.tell(told, &self.published);
         }
         news
     }
@@ -121,7 +227,7 @@ impl Standing {
         let member = &mut self.members[id.0];
         let news = member.chain.back() != Some(&(told.number, told.hash));
         if news {
-            member.tell(told);
+            member.tell(told, &self.published);
         }
         news
     }
@@ -141,13 +247,20 @@ impl Standing {
             let since = &mut self.members[id.0].outvoted_since;
             *since = outvoted.then(|| since.unwrap_or(now));
         }
+        for id in (0..self.members.len()).map(UpstreamId) {
+            let doubted = self.is_doubted(id);
+            let since = &mut self.members[id.0].doubted_since;
+            *since = doubted.then(|| since.unwrap_or(now));
+        }
         if let Some(newest) = self.newest() {
             self.sights.note(newest, now);
             // What nobody claims any more is no block that others miss.
             self.sights.forget_above(newest);
         }
         for id in (0..self.members.len()).map(UpstreamId) {
-            let sound = !self.is_forked(id, now) && self.lag(id, now).is_some_and(|lag| lag < self.patience);
+            let sound = !self.is_forked(id, now)
+                && !self.was_doubted(id, now)
+                && self.lag(id, now).is_some_and(|lag| lag < self.patience);
             let since = &mut self.members[id.0].sound_since;
             *since = sound.then(|| since.unwrap_or(now));
         }
@@ -173,6 +286,13 @@ impl Standing {
         {
             return Some((Some(to), Why::Forked));
         }
+        // What it said before may be all that was published: only one that has this is better.
+        if self.was_doubted(active, now)
+            && let Some(to) = self.refuge(now)
+            && self.published.newest().is_some_and(|(head, _)| self.number(to) >= head)
+        {
+            return Some((Some(to), Why::Doubted));
+        }
         let recovered = |id: &UpstreamId| {
             let since = self.members[id.0].sound_since;
             since.is_some_and(|since| now.saturating_sub(since) >= self.take_back_after)
@@ -191,13 +311,19 @@ impl Standing {
 
     /// Where to go from nothing: to whatever stands.
     fn shelter(&self, now: Duration) -> Option<UpstreamId> {
-        let highest = || self.connected().max_by_key(|id| (self.number(*id), Reverse(id.0)));
+        let highest = || {
+            self.connected()
+                .max_by_key(|id| (!self.is_doubted(*id), self.number(*id), Reverse(id.0)))
+        };
         self.refuge(now).or_else(highest)
     }
 
     /// Half the patience: who is chosen must not be the next one to be left.
     fn is_fit(&self, id: UpstreamId, now: Duration) -> bool {
-        self.members[id.0].outvoted_since.is_none() && self.lag(id, now).is_some_and(|lag| lag < self.patience / 2)
+        let member = &self.members[id.0];
+        member.outvoted_since.is_none()
+            && member.doubted_since.is_none()
+            && self.lag(id, now).is_some_and(|lag| lag < self.patience / 2)
     }
 
     fn is_near(&self, id: UpstreamId) -> bool {
@@ -213,6 +339,11 @@ impl Standing {
 
     fn is_forked(&self, id: UpstreamId, now: Duration) -> bool {
         let since = self.members[id.0].outvoted_since;
+        since.is_some_and(|since| now.saturating_sub(since) >= self.patience)
+    }
+
+    fn was_doubted(&self, id: UpstreamId, now: Duration) -> bool {
+        let since = self.members[id.0].doubted_since;
         since.is_some_and(|since| now.saturating_sub(since) >= self.patience)
     }
 
@@ -260,7 +391,8 @@ impl Standing {
 
     /// Who has come as far as this number, by priority.
     pub fn reached(&self, number: u64) -> impl Iterator<Item = UpstreamId> {
-        self.connected().filter(move |id| self.number(*id) >= number)
+        let reached = move |id: &UpstreamId| self.number(*id) >= number && self.members[id.0].doubted_since.is_none();
+        self.connected().filter(reached)
     }
 
     /// Who has this block, by priority: those who have it on their chain, or told it as their highest (one behind a balancer
@@ -276,7 +408,10 @@ impl Standing {
         }
         let unknown = |id: &UpstreamId| {
             let member = &self.members[id.0];
-            self.number(*id) >= number && member.hash_at(number).is_none() && member.outvoted_since.is_none()
+            self.number(*id) >= number
+                && member.hash_at(number).is_none()
+                && member.outvoted_since.is_none()
+                && member.doubted_since.is_none()
         };
         self.connected().filter(unknown).collect()
     }
@@ -293,12 +428,21 @@ impl Standing {
         self.members[id.0].number().unwrap_or(0)
     }
 
-    /// The height that counts; that of a branch that was voted down does not, or nobody could be fit to replace it.
+    /// The height that counts: one that leads to the published chain, or that two have come to. That of a branch that was voted
+    /// down does not, or nobody could be fit to replace it.
     fn newest(&self) -> Option<u64> {
-        let on_the_chain = self
+        let mut heights: Vec<(u64, bool)> = self
             .connected()
-            .filter(|id| self.members[id.0].outvoted_since.is_none());
-        on_the_chain.map(|id| self.number(id)).max()
+            .filter(|id| self.members[id.0].outvoted_since.is_none())
+            .map(|id| (self.number(id), self.members[id.0].is_rooted))
+            .collect();
+        heights.sort_unstable_by_key(|(number, _)| Reverse(*number));
+        let all_count = self.published.newest().is_none() || heights.len() == 1;
+        let mut counts = heights
+            .iter()
+            .enumerate()
+            .filter(|(place, (_, is_rooted))| all_count || *is_rooted || *place > 0);
+        counts.next().map(|(_, (number, _))| *number)
     }
 }
 
@@ -323,18 +467,28 @@ impl Member {
     }
 
     /// Only what leads to the new head stays: of the rest nobody knows whether it is still this node's chain.
-    fn tell(&mut self, head: Told) {
+    fn tell(&mut self, head: Told, published: &Published) {
         while self.number().is_some_and(|newest| newest >= head.number) {
             self.chain.pop_back();
         }
         let below = head.number.checked_sub(1);
         let no_parent = head.parent == B256::ZERO;
         let follows = |(number, hash): &(u64, B256)| *hash == head.parent || no_parent && Some(*number) == below;
-        if !self.chain.back().is_some_and(follows) {
+        // The number of a parent of which nothing is known is taken to be the one before.
+        let parent;
+        if let Some((number, _)) = self.chain.back().filter(|own| follows(own)) {
+            parent = Some(*number);
+        } else {
             self.chain.clear();
-            let parent = below.filter(|_| !no_parent).map(|number| (number, head.parent));
-            self.chain.extend(parent);
+            let known = below.filter(|_| !no_parent).map(|number| (number, head.parent));
+            self.chain.extend(known);
+            self.is_rooted = published.has(head.parent);
+            parent = published.number_of(head.parent).or(below);
+            self.walk_at = self.walk_at.filter(|_| !self.is_rooted);
         }
+        // Any node knows the published head, and can write any number above it.
+        let is_near = parent.is_none_or(|parent| head.number.saturating_sub(parent) <= MAX_HOLE);
+        self.is_rooted = (self.is_rooted && is_near) || published.has(head.hash);
         self.chain.push_back((head.number, head.hash));
         if self.highest.is_none_or(|(number, _)| head.number >= number) {
             self.highest = Some((head.number, head.hash));
@@ -409,7 +563,7 @@ mod tests {
     }
 
     /// `0+a3` upstream 0 connects with head a3, `0a4` it tells a4, `0-` it is lost, `+5` five seconds pass, with a look
-    /// at each quarter of a second. What comes out are the switches with the second of each.
+    /// at each quarter of a second, `=a3` clients were shown a3. What comes out are the switches with the second of each.
     fn story(events: &str) -> (Standing, String) {
         let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
         let mut now = Duration::ZERO;
@@ -431,6 +585,12 @@ mod tests {
                     now += Duration::from_millis(250);
                     note(standing.decide(now), now);
                 }
+                continue;
+            }
+            if let Some(head) = event.strip_prefix('=') {
+                let Told { number, hash, .. } = told(head);
+                standing.published(Some((number, hash)));
+                note(standing.decide(now), now);
                 continue;
             }
             let (id, what) = event.split_at(1);
@@ -565,6 +725,113 @@ mod tests {
             "0+a5 1+b5 2+b5 0a6 0a7 0a8 +5",
             expect!["->0 first @0ns; 0>1 forked @4s"],
         );
+    }
+
+    /// 0 and 1 are honest, 2 is not, or the other way round.
+    #[test]
+    fn a_height_counts_where_it_leads_to_the_published_chain_or_where_two_tell_it() {
+        // The last by priority jumps by a million, and grows there: nobody leaves for it, and nobody lags.
+        let jump = "0+a5 1+a5 2+a5 =a5 2b1000005";
+        check(&format!("{jump} +60"), expect!["->0 first @0ns"]);
+        check(
+            &format!("{jump} +2 0a6 1a6 =a6 2b1000006 +2 0a7 1a7 =a7 2b1000007 +60"),
+            expect!["->0 first @0ns"],
+        );
+        check(
+            &format!("{jump} 0- +1 1-"),
+            expect!["->0 first @0ns; 0>1 lost @0ns; 1>2 lost @1s"],
+        );
+        // It names the published head as the parent.
+        check("0+a5 1+a5 2+a5 =a5 2a1000005<5 +60", expect!["->0 first @0ns"]);
+        check(
+            "0+a5 1+a5 2+a5 =a5 2a1000005<5 2a1000006 +60",
+            expect!["->0 first @0ns"],
+        );
+        // The greatest number there is.
+        check(
+            "0+a5 1+a5 2+a5 =a5 2b9223372036854775807 +60",
+            expect!["->0 first @0ns"],
+        );
+        // It recants, and is as good as before.
+        check(
+            &format!("{jump} +60 0a6 1a6 2a6 =a6 +1 0- 1-"),
+            expect!["->0 first @0ns; 0>1 lost @61s; 1>2 lost @61s"],
+        );
+        // Two say it: now 0 lags, and it is true of 0 alone.
+        check(
+            "0+a5 1+a5 2+a5 =a5 2a1000005 +1 1a1000005 +60",
+            expect!["->0 first @0ns; 0>1 lagging 4s @5s"],
+        );
+        // Of two only one goes on, block by block: it leads to what is published.
+        check(
+            "0+a5 1+a5 =a5 1a6 1a7 +60",
+            expect!["->0 first @0ns; 0>1 lagging 4s @4s"],
+        );
+        // All jump.
+        check(
+            "0+a5 1+a5 2+a5 =a5 0a1000005 1a1000005 2a1000005 +60",
+            expect!["->0 first @0ns"],
+        );
+    }
+
+    #[test]
+    fn who_is_in_use_and_jumps_alone_is_left_for_one_that_has_what_was_published() {
+        let jump = "0+a5 1+a5 2+a5 =a5 0b1000005";
+        check(&format!("{jump} +60"), expect!["->0 first @0ns; 0>1 doubted @4s"]);
+        check(
+            &format!("{jump} +1 1a6 2a6 =a6 0b1000006 +1 1a7 2a7 =a7 +60"),
+            expect!["->0 first @0ns; 0>1 doubted @4s"],
+        );
+        // It recants in time; or later, and is taken back after a while.
+        check(&format!("{jump} +3 0a6 1a6 2a6 =a6 +60"), expect!["->0 first @0ns"]);
+        check(
+            &format!("{jump} +20 0a6 1a6 2a6 =a6 +20"),
+            expect!["->0 first @0ns; 0>1 doubted @4s; 1>0 takeback @30s"],
+        );
+        // The others are behind what was published by it: it is all that there is.
+        check(
+            "0+a5 1+a5 2+a5 =a5 0a6 0a7 =a7 0a100 +3 =a100 +60",
+            expect!["->0 first @0ns"],
+        );
+        // Alone it may say what it likes.
+        check("0+a5 =a5 0b1000005 +60", expect!["->0 first @0ns"]);
+        check("0+a5 1+a5 1- =a5 0b1000005 +60", expect!["->0 first @0ns"]);
+    }
+
+    #[test]
+    fn a_head_in_doubt_is_walked_from_and_counts_when_the_walk_arrived() {
+        let (mut standing, _) = story("0+a5 1+a5 =a5 1- 1+a50 +2");
+        let now = Duration::from_secs(2);
+        let claim = standing.unproved(now).expect("a claim");
+        assert_eq!(
+            (claim.id, claim.number, claim.below.0, claim.oldest),
+            (UpstreamId(1), 50, 49, 5)
+        );
+        assert!(standing.is_doubted(UpstreamId(1)) && !standing.is_doubted(UpstreamId(0)));
+        standing.walked(claim, false, now);
+        assert_eq!(standing.unproved(now + PATIENCE), None, "not again soon");
+        assert_eq!(standing.unproved(now + PATIENCE * WALK_AGAIN), Some(claim));
+        // It went on meanwhile: what was proved is below its head.
+        standing.announced(UpstreamId(1), told("a51"));
+        standing.walked(claim, true, now);
+        assert!(!standing.is_doubted(UpstreamId(1)));
+        assert_eq!(standing.decide(now), None);
+        let lag = standing.lag(UpstreamId(0), now + PATIENCE);
+        assert_eq!(lag, Some(PATIENCE));
+        // Proved was another chain than this one.
+        standing.announced(UpstreamId(1), told("b90"));
+        standing.walked(claim, true, now);
+        assert!(standing.is_doubted(UpstreamId(1)));
+    }
+
+    #[test]
+    fn who_is_doubted_is_not_asked_for_what_it_claims_to_have() {
+        let (standing, _) = story("0+a5 1+a5 2+a5 =a5 2b1000005");
+        let ids = |ids: Vec<UpstreamId>| ids.into_iter().map(|id| id.0).collect::<Vec<_>>();
+        assert_eq!(ids(standing.reached(5).collect()), [0, 1]);
+        assert_eq!(ids(standing.reached(6).collect()), Vec::<usize>::new());
+        let a5 = told("a5");
+        assert_eq!(ids(standing.have(a5.number, a5.hash)), [0, 1]);
     }
 
     #[test]

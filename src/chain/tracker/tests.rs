@@ -56,13 +56,19 @@ fn show(step: &Step) -> String {
     }
 }
 
-/// `b2<a1` announces b2 with parent a1; `?b2<a1` supplies it; `!a1` confirms a rewind.
+/// `b2<a1` announces b2 with parent a1; `?b2<a1` supplies it; `!a1` confirms a rewind; `~` makes it wary, or no longer.
 #[track_caller]
 fn check(events: &str, expect: Expect) {
     let mut tracker = Tracker::new(8);
+    let mut is_wary = false;
     let steps: Vec<String> = events
         .split_whitespace()
         .map(|event| {
+            if event == "~" {
+                is_wary = !is_wary;
+                tracker.set_wary(is_wary);
+                return "~".to_owned();
+            }
             if let Some(to) = event.strip_prefix('!') {
                 return show(&tracker.rewind(hash(to)));
             }
@@ -199,6 +205,27 @@ fn numbers_without_a_block_change_nothing() {
         "a1<g0 a5<a1 a8<a5 a5<a1 !a5 a13<a5",
         expect!["extend +a1; extend +a5; extend +a8; behind a5; reorg -a8; extend +a13"],
     );
+}
+
+#[test]
+fn a_wary_chain_is_never_given_up() {
+    // Above its parent by too much; then by as much as there may be.
+    check(
+        "a1<g0 ~ b9000<a1 a2<a1 c131<a2 c130<a2",
+        expect!["extend +a1; ~; -; extend +a2; -; extend +c130"],
+    );
+    // A walk that leads nowhere, and a head below history.
+    check(
+        "a1<g0 a2<a1 ~ b4<b3 ?b3<b2 ?b2<b1 ?b1<b0 a3<a2 ~ b4<b3 ?b3<b2 ?b2<b1 ?b1<b0",
+        expect![""],
+    );
+    let mut tracker = Tracker::new(8);
+    tracker.announce(header("a1", "g0"));
+    tracker.set_wary(true);
+    assert_eq!(show(&tracker.restart(header("b9000", "b8999"))), "nothing");
+    assert_eq!(tracker.tip().map(|tip| tip.block.number), Some(1));
+    tracker.set_wary(false);
+    assert_eq!(show(&tracker.restart(header("b9000", "b8999"))), "reset b9000");
 }
 
 #[test]

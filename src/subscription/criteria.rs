@@ -1,0 +1,206 @@
+//! The addresses and topics of a `logs` filter, and the keys under which they are found. No I/O, no clock.
+//!
+//! A key is a combination of one value from each field that the filter names: address, topics 0 to 3. A log has one
+//! combination for each set of fields, so that the filters under it are those that match and no others, whatever they share.
+//! Filters with too many combinations are found by some of their fields and compared with the log; they are few, for each
+//! counts as many index entries.
+
+use std::hash::{BuildHasher, RandomState};
+
+use alloy_primitives::{Address, B256};
+
+use crate::chain::Log;
+
+/// What a filter selects by, without the blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Criteria {
+    /// Sorted, each once; empty means any.
+    pub addresses: Box<[Address]>,
+    /// One entry a position: sorted, each once; empty means any.
+    pub topics: Box<[Box<[B256]>]>,
+}
+
+/// Address and topics 0 to 3.
+const FIELDS: usize = 5;
+
+/// Keys of one filter. A filter that names more values in one field has one for each of these all the same.
+const MAX_KEYS: usize = 256;
+
+/// Index entries of a filter that is found by some of its fields only: two hundred of a client by default, each of which
+/// may have to be compared with each log of a block, some 50 ns a time.
+const INEXACT_ENTRIES: usize = 1_000;
+
+/// The fields that a key combines, as bits, and the number of topics that a log has at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    fields: u8,
+    topics: u8,
+}
+
+impl Shape {
+    fn fields(self) -> impl Iterator<Item = usize> {
+        (0..FIELDS).filter(move |field| self.fields & (1 << field) != 0)
+    }
+}
+
+impl Criteria {
+    /// The predicate of geth's `filterLogs`.
+    pub fn matches(&self, log: &Log) -> bool {
+        (self.addresses.is_empty() || self.addresses.binary_search(&log.address).is_ok())
+            && self.topics.len() <= log.topics.len()
+            && self
+                .topics
+                .iter()
+                .zip(&log.topics)
+                .all(|(wanted, topic)| wanted.is_empty() || wanted.binary_search(topic).is_ok())
+    }
+
+    /// Values that it names in a field; none means any.
+    fn values(&self, field: usize) -> usize {
+        match field.checked_sub(1) {
+            None => self.addresses.len(),
+            Some(position) => self.topics.get(position).map_or(0, |wanted| wanted.len()),
+        }
+    }
+
+    /// The fields of its keys, as many combinations of them as may be, and the number of these.
+    fn keyed(&self) -> (Shape, usize) {
+        let values: [usize; FIELDS] = std::array::from_fn(|field| self.values(field));
+        let most = values.into_iter().max().unwrap_or(0).max(MAX_KEYS);
+        let combinations = |shape: &Shape| shape.fields().map(|field| values[field]).product::<usize>();
+        let named = (0..FIELDS).fold(0, |named, field| named | u8::from(values[field] > 0) << field);
+        let topics = self.topics.len() as u8;
+        let shapes = (0..1u8 << FIELDS)
+            .filter(|fields| fields & !named == 0)
+            .map(|fields| Shape { fields, topics });
+        shapes
+            .map(|shape| (shape, combinations(&shape)))
+            .filter(|(_, keys)| *keys <= most)
+            .max_by_key(|(shape, keys)| (*keys, shape.fields.count_ones()))
+            .unwrap_or((Shape { fields: 0, topics }, 1))
+    }
+
+    /// The fields of its keys.
+    pub fn shape(&self) -> Shape {
+        self.keyed().0
+    }
+
+    /// What it takes of the index, at least.
+    pub fn index_entries(&self) -> usize {
+        let (shape, keys) = self.keyed();
+        let is_exact = (0..FIELDS).all(|field| self.values(field) == 0 || shape.fields & (1 << field) != 0);
+        if is_exact { keys } else { keys.max(INEXACT_ENTRIES) }
+    }
+}
+
+/// Makes keys of words. They are sums of seeded hashes of their words: nobody outside can make two that are the same, and a
+/// log's words are hashed once for all its keys.
+#[derive(Debug, Default)]
+pub(super) struct Keys(RandomState);
+
+impl Keys {
+    /// What all keys of a shape have in common.
+    pub fn base(&self, shape: Shape) -> u64 {
+        self.0.hash_one(shape)
+    }
+
+    fn word(&self, field: usize, word: &[u8]) -> u64 {
+        self.0.hash_one((field, word))
+    }
+
+    /// The keys of a filter, in the same order each time, each once.
+    pub fn of(&self, criteria: &Criteria) -> Vec<u64> {
+        let shape = criteria.shape();
+        let mut keys = vec![self.base(shape)];
+        for field in shape.fields() {
+            let words: Vec<u64> = match field.checked_sub(1) {
+                None => criteria
+                    .addresses
+                    .iter()
+                    .map(|own| self.word(field, own.as_slice()))
+                    .collect(),
+                Some(position) => {
+                    let topics = criteria.topics[position].iter();
+                    topics.map(|own| self.word(field, own.as_slice())).collect()
+                }
+            };
+            let with = |key: &u64| words.iter().map(|word| key.wrapping_add(*word)).collect::<Vec<_>>();
+            keys = keys.iter().flat_map(with).collect();
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// The words of a log.
+    pub fn words(&self, log: &Log) -> Words {
+        let mut fields = [None; FIELDS];
+        fields[0] = Some(self.word(0, log.address.as_slice()));
+        for (field, topic) in (1..).zip(&log.topics).take(FIELDS - 1) {
+            fields[field] = Some(self.word(field, topic.as_slice()));
+        }
+        let topics = log.topics.len();
+        Words { fields, topics }
+    }
+}
+
+/// The words of a log, hashed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Words {
+    fields: [Option<u64>; FIELDS],
+    topics: usize,
+}
+
+impl Words {
+    /// The log's key of a shape with this base; `None` where it has too few topics.
+    pub fn key(&self, shape: Shape, base: u64) -> Option<u64> {
+        if usize::from(shape.topics) > self.topics {
+            return None;
+        }
+        let mut fields = shape.fields();
+        fields.try_fold(base, |key, field| Some(key.wrapping_add(self.fields[field]?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values named in each field, where a topic position without any is a wildcard.
+    fn named(addresses: u64, topics: &[u64]) -> Criteria {
+        let word = |number: u64| B256::from(alloy_primitives::U256::from(number));
+        Criteria {
+            addresses: (0..addresses).map(|own| Address::from_word(word(own))).collect(),
+            topics: topics.iter().map(|own| (0..*own).map(word).collect()).collect(),
+        }
+    }
+
+    /// What is keyed, how many keys that makes, and what a client is charged.
+    #[test]
+    fn a_filter_is_found_by_all_its_fields_or_by_as_many_combinations_as_may_be() {
+        for (addresses, topics, fields, keys, entries) in [
+            (0, &[][..], 0b0_0000, 1, 1),
+            (0, &[0, 0], 0b0_0000, 1, 1),
+            (1, &[], 0b0_0001, 1, 1),
+            (1, &[1, 1, 1, 1], 0b1_1111, 1, 1),
+            (0, &[1, 0, 1], 0b0_1010, 1, 1),
+            (2, &[3, 0, 4], 0b0_1011, 24, 24),
+            (16, &[16], 0b0_0011, 256, 256),
+            (1000, &[1], 0b0_0011, 1000, 1000),
+            (0, &[1, 1000], 0b0_0110, 1000, 1000),
+            // Too many combinations: the best that there is, and it counts.
+            (1000, &[2], 0b0_0001, 1000, 1000),
+            (0, &[17, 16], 0b0_0010, 17, 1000),
+            (0, &[10, 10, 10], 0b0_1100, 100, 1000),
+            (1, &[1, 1000, 1000], 0b0_1011, 1000, 1000),
+        ] {
+            let criteria = named(addresses, topics);
+            let (shape, combinations) = criteria.keyed();
+            let case = (addresses, topics);
+            assert_eq!(shape.fields.count_ones(), u32::count_ones(fields), "{case:?} {shape:?}");
+            assert_eq!(combinations, keys, "{case:?}");
+            assert_eq!(Keys::default().of(&criteria).len(), keys, "{case:?}");
+            assert_eq!(criteria.index_entries(), entries, "{case:?}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The subscribers of filters that differ in their blocks alone, by range. No I/O, no clock.
+//!
+//! Most have no bounds. The others are ordered by them, and only those whose range holds the block are looked at.
+
+use std::collections::BTreeSet;
+
+use slab::Slab;
+
+/// First and last block; the bounds of `fromBlock` and `toBlock`.
+pub(super) type Range = (u64, u64);
+
+/// The range without bounds.
+pub(super) const ALL_BLOCKS: Range = (0, u64::MAX);
+
+/// Subscribers with their ranges.
+#[derive(Debug)]
+pub(super) struct Ranged<S> {
+    unbounded: Slab<S>,
+    /// In a box of its own: nearly no group has any.
+    bounded: Option<Box<Bounded<S>>>,
+}
+
+/// Where a subscriber is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seat {
+    Unbounded(usize),
+    Bounded(usize),
+}
+
+#[derive(Debug)]
+struct Bounded<S> {
+    all: Slab<(Range, S)>,
+    /// The block by which they are sorted into those that begin behind it, those that take it and those that end before it.
+    at: u64,
+    /// By first block.
+    ahead: BTreeSet<(u64, usize)>,
+    /// By last block.
+    current: BTreeSet<(u64, usize)>,
+    /// By last block.
+    over: BTreeSet<(u64, usize)>,
+}
+
+/// Subscribers of one filter that take a block.
+#[derive(Debug)]
+pub struct Takers<'a, S>(&'a Ranged<S>);
+
+impl<S> Clone for Takers<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Takers<'_, S> {}
+
+impl<'a, S> Takers<'a, S> {
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = &'a S> {
+        let bounded = self.0.bounded.iter().flat_map(|bounded| bounded.takers());
+        self.0.unbounded.iter().map(|(_, subscriber)| subscriber).chain(bounded)
+    }
+}
+
+impl<S> Default for Ranged<S> {
+    fn default() -> Self {
+        Self {
+            unbounded: Slab::new(),
+            bounded: None,
+        }
+    }
+}
+
+impl<S> Ranged<S> {
+    pub fn insert(&mut self, range: Range, subscriber: S) -> Seat {
+        if range == ALL_BLOCKS {
+            if self.unbounded.capacity() == 0 {
+                // Growing begins with four, and most filters have one subscriber.
+                self.unbounded.reserve_exact(1);
+            }
+            return Seat::Unbounded(self.unbounded.insert(subscriber));
+        }
+        let bounded = self.bounded.get_or_insert_with(Box::default);
+        Seat::Bounded(bounded.insert(range, subscriber))
+    }
+
+    /// Takes a subscriber out; nothing happens where it is gone already.
+    pub fn remove(&mut self, seat: Seat) -> Option<S> {
+        match seat {
+            Seat::Unbounded(at) => self.unbounded.try_remove(at),
+            Seat::Bounded(at) => {
+                let bounded = self.bounded.as_mut()?;
+                let gone = bounded.remove(at);
+                if bounded.all.is_empty() {
+                    self.bounded = None;
+                }
+                gone
+            }
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.unbounded.is_empty() && self.bounded.is_none()
+    }
+
+    /// All of them, whatever they take.
+    pub fn iter(&self) -> impl Iterator<Item = &S> {
+        let bounded = self.bounded.iter().flat_map(|bounded| bounded.all.iter());
+        let unbounded = self.unbounded.iter().map(|(_, subscriber)| subscriber);
+        unbounded.chain(bounded.map(|(_, (_, subscriber))| subscriber))
+    }
+
+    /// Makes block `number` the one that is delivered; `false` where nobody takes it. The cost is that of the ranges which
+    /// begin or end between the block before and this one, and a chain that goes on meets each of these twice.
+    pub fn turn_to(&mut self, number: u64) -> bool {
+        let bounded = self.bounded.as_mut().is_some_and(|bounded| bounded.turn_to(number));
+        bounded || !self.unbounded.is_empty()
+    }
+
+    /// Those who take the block that was last turned to.
+    pub fn takers(&self) -> Takers<'_, S> {
+        Takers(self)
+    }
+}
+
+impl<S> Default for Bounded<S> {
+    fn default() -> Self {
+        Self {
+            all: Slab::new(),
+            at: 0,
+            ahead: BTreeSet::new(),
+            current: BTreeSet::new(),
+            over: BTreeSet::new(),
+        }
+    }
+}
+
+impl<S> Bounded<S> {
+    /// The set in which a range is kept, and the bound that orders it there.
+    fn set_of(&mut self, (first, last): Range) -> (&mut BTreeSet<(u64, usize)>, u64) {
+        if first > self.at {
+            (&mut self.ahead, first)
+        } else if last >= self.at {
+            (&mut self.current, last)
+        } else {
+            (&mut self.over, last)
+        }
+    }
+
+    fn insert(&mut self, range: Range, subscriber: S) -> usize {
+        let at = self.all.insert((range, subscriber));
+        let (set, bound) = self.set_of(range);
+        set.insert((bound, at));
+        at
+    }
+
+    fn remove(&mut self, at: usize) -> Option<S> {
+        let (range, subscriber) = self.all.try_remove(at)?;
+        let (set, bound) = self.set_of(range);
+        set.remove(&(bound, at));
+        Some(subscriber)
+    }
+
+    fn turn_to(&mut self, number: u64) -> bool {
+        let mut moving: Vec<usize> = Vec::new();
+        if number > self.at {
+            let begun = self.ahead.range(..=(number, usize::MAX));
+            let ended = self.current.range(..(number, 0));
+            moving.extend(begun.chain(ended).map(|(_, at)| *at));
+        } else if number < self.at {
+            let all = &self.all;
+            // Those were told of the block at which it stood.
+            let not_begun = self.current.iter().filter(|(_, at)| all[*at].0.0 > number);
+            let not_ended = self.over.range((number, 0)..);
+            moving.extend(not_begun.chain(not_ended).map(|(_, at)| *at));
+        }
+        // Out of the sets as they were, into those as they are.
+        for &at in &moving {
+            let (set, bound) = self.set_of(self.all[at].0);
+            set.remove(&(bound, at));
+        }
+        self.at = number;
+        for at in moving {
+            let (set, bound) = self.set_of(self.all[at].0);
+            set.insert((bound, at));
+        }
+        !self.current.is_empty()
+    }
+
+    fn takers(&self) -> impl Iterator<Item = &S> {
+        self.current.iter().map(|(_, at)| &self.all[*at].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add(u64, Option<u64>),
+        Leave(prop::sample::Index),
+        Block(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0u64..12, prop::option::of(0u64..6)).prop_map(|(first, length)| Step::Add(first, length)),
+            1 => any::<prop::sample::Index>().prop_map(Step::Leave),
+            3 => (0u64..20).prop_map(Step::Block),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn those_take_a_block_whose_range_holds_it_wherever_the_chain_goes(steps in prop::collection::vec(step(), 0..60)) {
+            let mut ranged = Ranged::default();
+            let mut alive: Vec<(Range, usize, Seat)> = Vec::new();
+            for (name, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Add(first, length) => {
+                        let range = (first, length.map_or(u64::MAX, |length| first + length));
+                        alive.push((range, name, ranged.insert(range, name)));
+                    }
+                    Step::Leave(which) if !alive.is_empty() => {
+                        let (_, name, seat) = alive.swap_remove(which.index(alive.len()));
+                        prop_assert_eq!(ranged.remove(seat), Some(name));
+                    }
+                    Step::Leave(_) => {}
+                    Step::Block(number) => {
+                        let mut expected: Vec<usize> = alive
+                            .iter()
+                            .filter(|((first, last), ..)| (*first..=*last).contains(&number))
+                            .map(|(_, name, _)| *name)
+                            .collect();
+                        expected.sort_unstable();
+                        prop_assert_eq!(ranged.turn_to(number), !expected.is_empty());
+                        let mut found: Vec<usize> = ranged.takers().iter().copied().collect();
+                        found.sort_unstable();
+                        prop_assert_eq!(found, expected);
+                    }
+                }
+                prop_assert_eq!(ranged.iter().count(), alive.len());
+                prop_assert_eq!(ranged.is_empty(), alive.is_empty());
+            }
+        }
+    }
+}

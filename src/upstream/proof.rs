@@ -1,0 +1,70 @@
+//! The proof of a height that one node alone tells: a walk along the parents of its head to the published chain.
+//!
+//! It is tried where a head stays in doubt, as that of a node which was connected anew far ahead of one that is stuck. All of
+//! it is asked of the node whose height it is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use alloy_primitives::B256;
+use futures_util::future::join_all;
+
+use super::pool::Pool;
+use super::standing::{Claim, MAX_HOLE};
+use super::{Told, UpstreamId, place_of};
+use crate::jsonrpc::Outcome;
+
+/// Blocks of a walk at most: as many as are remembered of the published chain.
+const MAX_WALK: usize = 4096;
+
+/// Blocks that are asked for in one round trip by their numbers, beside the parent by its hash.
+const AHEAD: u64 = 15;
+
+/// Walks from a head that is in doubt, and says what was found.
+pub(super) async fn prove(pool: Arc<Pool>, claim: Claim) {
+    let found = leads_to_published(&pool, &claim).await;
+    pool.choice.walked(claim, found);
+}
+
+async fn leads_to_published(pool: &Pool, claim: &Claim) -> bool {
+    let (mut highest, mut parent) = claim.below;
+    let mut known: HashMap<B256, Told> = HashMap::new();
+    for _ in 0..MAX_WALK {
+        // A child that is too far above its parent is no child: see the constant.
+        let lowest = highest.saturating_sub(MAX_HOLE);
+        if let Some(number) = pool.choice.published_number(parent) {
+            return (lowest..=highest).contains(&number);
+        }
+        if highest < claim.oldest {
+            return false;
+        }
+        if !known.contains_key(&parent) {
+            known = blocks(pool, claim.id, parent, highest).await;
+        }
+        let Some(block) = known.remove(&parent) else {
+            return false;
+        };
+        if !(lowest..=highest).contains(&block.number) || block.number == 0 {
+            return false;
+        }
+        (highest, parent) = (block.number - 1, block.parent);
+    }
+    false
+}
+
+/// A block and, most likely, those below it, by their hashes.
+async fn blocks(pool: &Pool, id: UpstreamId, hash: B256, number: u64) -> HashMap<B256, Told> {
+    let patience = pool.silence_timeout() / 4;
+    let ask = async |method: &str, params: String| match pool.ask(id, method, &params, patience).await {
+        Ok(Outcome::Result(block)) => place_of(&block).ok(),
+        _ => None,
+    };
+    let below = (number.saturating_sub(AHEAD)..number)
+        .map(|number| ask("eth_getBlockByNumber", format!(r#"["{number:#x}",false]"#)));
+    let (block, below) = tokio::join!(
+        ask("eth_getBlockByHash", format!(r#"["{hash}",false]"#)),
+        join_all(below)
+    );
+    let all = below.into_iter().chain([block]).flatten();
+    all.map(|block| (block.hash, block)).collect()
+}
