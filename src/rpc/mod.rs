@@ -26,6 +26,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 
 use crate::chain::Tip;
+pub use crate::jsonrpc::not_available;
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
 };
@@ -84,17 +85,14 @@ impl Planned {
                 let outcome = error(INVALID_REQUEST, "invalid request").into();
                 return Self::Done(jsonrpc::id_text(*id).to_owned(), outcome);
             }
+            Item::Flawed(request, flaw) => {
+                let answer = |id: &RawValue| Self::Done(id.get().to_owned(), flaw.error(&request.method).into());
+                return request.id.map_or(Self::Silent, answer);
+            }
             Item::Call(request) => (request, Some(jsonrpc::id_text(request.id).to_owned())),
             Item::Notification(request) => (request, None),
         };
-        let len = request.method.len();
-        let outcome = if len > jsonrpc::MAX_METHOD_NAME {
-            let message = format!("method name too long: {len} > {}", jsonrpc::MAX_METHOD_NAME);
-            Some(error(INVALID_REQUEST, message).into())
-        } else {
-            local(request)
-        };
-        match (outcome, id) {
+        match (local(request), id) {
             (Some(Local::Now(outcome)), Some(id)) => Self::Done(id, outcome),
             (Some(Local::Later(outcome)), Some(id)) => Self::Later(id, outcome),
             (Some(_), None) => Self::Silent,
@@ -112,6 +110,10 @@ impl Planned {
         match item {
             Item::Call(request) => Self::Done(jsonrpc::id_text(request.id).to_owned(), why.clone()),
             Item::Invalid(id) => Self::Done(jsonrpc::id_text(*id).to_owned(), why.clone()),
+            Item::Flawed(request, _) => {
+                let answer = |id: &RawValue| Self::Done(id.get().to_owned(), why.clone());
+                request.id.map_or(Self::Silent, answer)
+            }
             Item::Notification(_) | Item::Response => Self::Silent,
         }
     }
@@ -264,15 +266,6 @@ impl Rpc {
     fn count(&self, outcome: &'static str) {
         self.metrics.requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
-}
-
-/// What geth says of a method that it does not offer; ethers 6 knows it by these words (PROTOCOL J17).
-#[must_use]
-pub fn not_available(method: &str) -> ErrorObjectOwned {
-    error(
-        METHOD_NOT_FOUND,
-        format!("the method {method} does not exist/is not available"),
-    )
 }
 
 /// What is said of a method that subscribes and is not passed to the node; it begins with geth's words.

@@ -120,7 +120,7 @@ impl AsRef<Door> for Services {
 /// What the items of a message call, for [`crate::door::Terms::charge`].
 pub fn methods<'a>(items: &'a [Item<'_>]) -> impl Iterator<Item = Option<&'a str>> {
     items.iter().map(|item| match item {
-        Item::Call(request) | Item::Notification(request) => Some(&*request.method),
+        Item::Call(request) | Item::Notification(request) | Item::Flawed(request, _) => Some(&*request.method),
         Item::Response | Item::Invalid(_) => None,
     })
 }
@@ -705,14 +705,14 @@ fn waits(item: &Item<'_>) -> bool {
             Some(SubscriptionMethod::Unsubscribe | SubscriptionMethod::Unpaired)
         ),
         Item::Notification(_) => is_forwarded(item),
-        Item::Response | Item::Invalid(_) => false,
+        Item::Response | Item::Invalid(_) | Item::Flawed(..) => false,
     }
 }
 
 fn is_forwarded(item: &Item<'_>) -> bool {
     match item {
         Item::Call(request) | Item::Notification(request) => SubscriptionMethod::of(&request.method).is_none(),
-        Item::Response | Item::Invalid(_) => false,
+        Item::Response | Item::Invalid(_) | Item::Flawed(..) => false,
     }
 }
 
