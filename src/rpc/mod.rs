@@ -5,14 +5,17 @@
 //!          > upstream::routing           a node
 //!          held_logs  the logs of held blocks      filters  filters that live at one node      send  signed transactions
 //!          outrun     what nodes told too early    finality what is kept for good
+//!          development  commands to development chains
 //! ```
 
 mod anchor;
 mod cache;
 mod calls;
+mod development;
 mod filters;
 mod finality;
 mod held_logs;
+mod id_argument;
 mod method;
 mod outrun;
 mod params;
@@ -31,11 +34,13 @@ use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
 };
 use crate::subscription::Registry;
-use crate::telemetry::{Metrics, OutcomeLabel};
+use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
 pub use crate::upstream::SubscriptionMethod;
 use crate::upstream::{NodeSubscription, Pool};
 
 use calls::Calls;
+use development::Development;
+pub use id_argument::id_argument;
 
 /// Items of one batch that are under way at the same time, at most.
 const BATCH_CONCURRENCY: usize = 32;
@@ -54,13 +59,33 @@ pub enum Planned {
         method: String,
         /// JSON, empty for none.
         params: String,
+        /// Whose it is.
+        holder: Holder,
+        /// Before any node, or before development nodes alone.
+        before: Before,
     },
     /// Gets no answer.
     Silent,
 }
 
-/// What a door (WebSocket, HTTP) says to a request that is not forwarded.
+/// Names the account that a call comes from, the same for one account as long as the process runs: what is made at a node
+/// by one account is not another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Holder(pub u64);
+
+/// The nodes that may be given a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Any.
+    AnyNode,
+    /// None, unless every upstream is a development node.
+    DevelopmentNodes,
+}
+
+/// What a door (WebSocket, HTTP) says to a request that is not forwarded to any node.
 pub enum Local {
+    /// It is forwarded to development nodes.
+    InDevelopment,
     /// This.
     Now(Outcome),
     /// What this will come to.
@@ -78,7 +103,7 @@ pub type Door<'a> = dyn FnMut(&Request<'_>) -> Option<Local> + 'a;
 
 impl Planned {
     /// Decides what becomes of an item.
-    pub fn new(item: &Item<'_>, local: &mut Door<'_>) -> Self {
+    pub fn new(item: &Item<'_>, holder: Holder, local: &mut Door<'_>) -> Self {
         let (request, id) = match item {
             Item::Response => return Self::Silent,
             Item::Invalid(id) => {
@@ -92,15 +117,19 @@ impl Planned {
             Item::Call(request) => (request, Some(jsonrpc::id_text(request.id).to_owned())),
             Item::Notification(request) => (request, None),
         };
+        let forward = |id, before| Self::Forward {
+            id,
+            method: request.method.clone().into_owned(),
+            params: request.params.map(RawValue::get).unwrap_or_default().to_owned(),
+            holder,
+            before,
+        };
         match (local(request), id) {
+            (None, id) => forward(id, Before::AnyNode),
+            (Some(Local::InDevelopment), id) => forward(id, Before::DevelopmentNodes),
             (Some(Local::Now(outcome)), Some(id)) => Self::Done(id, outcome),
             (Some(Local::Later(outcome)), Some(id)) => Self::Later(id, outcome),
             (Some(_), None) => Self::Silent,
-            (None, id) => Self::Forward {
-                id,
-                method: request.method.clone().into_owned(),
-                params: request.params.map(RawValue::get).unwrap_or_default().to_owned(),
-            },
         }
     }
 
@@ -134,6 +163,8 @@ pub struct RpcSettings {
     pub max_cache_bytes: u64,
     /// Whether the logs that are held were held against their blocks.
     pub trusts_held: bool,
+    /// Clients connect from this machine alone.
+    pub is_local: bool,
 }
 
 /// The half of the service that answers calls.
@@ -141,6 +172,7 @@ pub struct RpcSettings {
 pub struct Rpc {
     pool: Arc<Pool>,
     calls: Calls,
+    development: Development,
     max_batch_response: usize,
     metrics: Arc<Metrics>,
 }
@@ -158,6 +190,7 @@ impl Rpc {
         Self {
             pool: pool.clone(),
             calls: Calls::new(pool, tip, registry, settings, metrics.clone()),
+            development: Development::new(settings.is_local),
             max_batch_response: settings.max_batch_response_bytes,
             metrics,
         }
@@ -197,8 +230,19 @@ impl Rpc {
             Planned::Silent => None,
             Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
             Planned::Later(id, outcome) => Some(self.local(&id, outcome.await)),
-            Planned::Forward { id, method, params } => {
-                let outcome = self.calls.answer(method, params).await;
+            Planned::Forward {
+                id,
+                method,
+                params,
+                holder,
+                before,
+            } => {
+                let outcome = match before {
+                    Before::DevelopmentNodes if !Box::pin(self.development.is_on(&self.pool)).await => {
+                        self.refused_method(&method)
+                    }
+                    _ => self.calls.answer(method, params, holder).await,
+                };
                 id.map(|id| Response::new(&id, outcome))
             }
         }
@@ -261,6 +305,20 @@ impl Rpc {
             }
         });
         fitted.collect()
+    }
+
+    /// Counts a method that may not be called, and answers it.
+    #[must_use]
+    pub fn refused_method(&self, method: &str) -> Outcome {
+        let label = ReasonLabel { reason: "method" };
+        self.metrics.refused.get_or_create(&label).inc();
+        not_available(method).into()
+    }
+
+    /// Whether commands to development chains may be served at all, which is then found out with each.
+    #[must_use]
+    pub fn may_develop(&self) -> bool {
+        self.development.is_possible()
     }
 
     fn count(&self, outcome: &'static str) {
