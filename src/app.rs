@@ -150,13 +150,14 @@ impl App {
     /// [`Broken`] where a part that must not end has ended.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Broken> {
         let Self {
-            config,
+            mut config,
             listener,
             admin_listener,
             devnet: _devnet,
             follower,
         } = self;
         raise_file_limit(config.door.max_connections);
+        warn_of_namespaces(&config);
         let clock = Clock::start();
         let (metrics, registry_of_metrics) = Metrics::new();
         let metrics = Arc::new(metrics);
@@ -196,7 +197,8 @@ impl App {
         let archive = Archive::new(source.clone());
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
-        // The request path, from the sockets to the node.
+        // The request path, from the sockets to the node. The socket may be another's than the settings name.
+        config.rpc.is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
         let rpc = Arc::new(Rpc::new(
             pool.clone(),
             tip.clone(),
@@ -318,6 +320,27 @@ async fn sweep(door: &Door) {
     loop {
         tokio::time::sleep(SWEEP).await;
         door.forget_idle();
+    }
+}
+
+/// What a node has beyond what it is asked for as a rule, and may be asked for all the same.
+fn warn_of_namespaces(config: &Config) {
+    let ipc = config
+        .upstreams
+        .iter()
+        .find(|node| matches!(node.endpoint, Endpoint::Ipc(_)));
+    if let Some(node) = ipc {
+        warn!(
+            "upstream {}: over IPC a node serves every namespace that it has, its operator's too; which of them clients may \
+             call is up to methods and keys (docs/methods.md)",
+            node.endpoint
+        );
+    }
+    if config.door.anonymous.methods.allowed.are_all() {
+        warn!(
+            "methods.allowed has \"*\": whatever namespaces a node has are served, but for methods that sign, write or \
+             administer; leave it out for the list in docs/methods.md"
+        );
     }
 }
 

@@ -7,10 +7,13 @@
 //!
 //! Nothing here copies a payload: what is parsed borrows from the message, and an answer is assembled around the node's bytes.
 
+mod flaw;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
+pub use flaw::{Flaw, MAX_DEPTH, is_method_name, not_available};
 pub use jsonrpsee_types::ErrorObjectOwned;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
@@ -41,6 +44,9 @@ pub enum Item<'a> {
     Response,
     /// Gets `-32600 invalid request` under the `id` that could be read, else under `null`.
     Invalid(Option<&'a RawValue>),
+    /// A request that is answered here whatever it asks, with the error of its flaw under its `id`; no node is given it. A
+    /// notification, which has no `id`, gets nothing.
+    Flawed(Request<'a>, Flaw),
 }
 
 /// A method call as the client wrote it.
@@ -92,12 +98,9 @@ impl<'a> Message<'a> {
                 max: max_batch,
             });
             if items.len() > max_batch {
-                let first = items.iter().find_map(|item| {
-                    if let Item::Call(request) = item {
-                        request.id
-                    } else {
-                        None
-                    }
+                let first = items.iter().find_map(|item| match item {
+                    Item::Call(request) | Item::Flawed(request, _) => request.id,
+                    _ => None,
                 });
                 return Ok(Self::TooMany(first));
             }
@@ -130,15 +133,16 @@ impl<'a> Item<'a> {
         let method = members.method.filter(|method| !method.is_empty());
         match method {
             Some(method) if members.version && (id.is_some() || id_is_absent) => {
+                let flaw = Flaw::of(value.get(), &method);
                 let request = Request {
                     id,
                     method,
                     params: members.params,
                 };
-                if id_is_absent {
-                    Item::Notification(request)
-                } else {
-                    Item::Call(request)
+                match flaw {
+                    Some(flaw) => Item::Flawed(request, flaw),
+                    None if id_is_absent => Item::Notification(request),
+                    None => Item::Call(request),
                 }
             }
             None if is_answer && id.is_some() => Item::Response,
@@ -412,6 +416,7 @@ mod tests {
             Item::Notification(r) => format!("notification {}", r.method),
             Item::Response => "response".to_owned(),
             Item::Invalid(id) => format!("invalid {}", id_text(*id)),
+            Item::Flawed(r, flaw) => format!("{flaw:?} {}", r.id.map_or("-", RawValue::get)),
         }
     }
 

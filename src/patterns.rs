@@ -56,6 +56,32 @@ impl Patterns {
         patterns.collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether one of them is every method's.
+    #[must_use]
+    pub fn are_all(&self) -> bool {
+        self.0.contains(&Pattern::Prefix(String::new()))
+    }
+
+    /// Whether one of them is this method's whole name.
+    #[must_use]
+    pub fn name(&self, method: &str) -> bool {
+        let is_named = |pattern: &Pattern| matches!(pattern, Pattern::Name(name) if name == method);
+        self.0.iter().any(is_named)
+    }
+
+    /// As [`Self::match_any`], in large letters or small.
+    #[must_use]
+    pub fn match_any_case(&self, method: &str) -> bool {
+        let matches = |pattern: &Pattern| match pattern {
+            Pattern::Name(name) => method.eq_ignore_ascii_case(name),
+            Pattern::Prefix(prefix) => {
+                let beginning = method.as_bytes().get(..prefix.len());
+                beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(prefix.as_bytes()))
+            }
+        };
+        self.0.iter().any(matches)
+    }
+
     /// Whether one of them is this method's.
     #[must_use]
     pub fn match_any(&self, method: &str) -> bool {

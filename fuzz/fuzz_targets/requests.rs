@@ -2,8 +2,8 @@
 
 #![no_main]
 
-use headwater::jsonrpc::{self, Item, Message, Outcome, Request, Response, id_text};
-use headwater::rpc::subscription_method;
+use headwater::jsonrpc::{self, Flaw, Item, MAX_DEPTH, Message, Outcome, Request, Response, id_text, is_method_name};
+use headwater::rpc::SubscriptionMethod;
 use headwater::subscription::Topic;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -47,12 +47,23 @@ fn check(item: &Item<'_>, value: &Value) {
         Item::Call(request) => {
             let id = request.id.expect("a call has an id");
             assert!(!id.get().starts_with(['{', '[']));
-            assert!(value.is_object() && !request.method.is_empty());
+            assert!(value.is_object() && is_method_name(&request.method));
+            shallow(request, value);
             understood(request);
         }
         Item::Notification(request) => {
-            assert!(value.is_object() && request.id.is_none());
+            assert!(value.is_object() && request.id.is_none() && is_method_name(&request.method));
+            shallow(request, value);
             understood(request);
+        }
+        Item::Flawed(request, flaw) => {
+            assert!(value.is_object());
+            match flaw {
+                // Members that stand twice count for their depth, and are not in the value.
+                Flaw::TooDeep => assert!(is_method_name(&request.method)),
+                Flaw::OddName => assert!(!is_method_name(&request.method)),
+                Flaw::LongName => assert!(request.method.len() > jsonrpc::MAX_METHOD_NAME),
+            }
         }
         Item::Response => assert!(value.is_object()),
         Item::Invalid(_) => {
@@ -71,6 +82,24 @@ fn check(item: &Item<'_>, value: &Value) {
     }
 }
 
+/// What may be forwarded is no deeper than the limit, the request itself being the first level.
+fn shallow(request: &Request<'_>, value: &Value) {
+    assert!(depth(value) <= MAX_DEPTH, "{value}");
+    if let Some(params) = request.params {
+        let params: Value = serde_json::from_str(params.get()).expect("no deeper than serde_json reads");
+        assert!(depth(&params) < MAX_DEPTH, "{params}");
+    }
+}
+
+/// Arrays and objects inside each other. serde_json reads 127 at most, so that this may call itself.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 fn understood(request: &Request<'_>) {
     if let Ok(args) = request.args() {
         let expected = request
@@ -78,7 +107,7 @@ fn understood(request: &Request<'_>) {
             .and_then(|params| serde_json::from_str::<Vec<&RawValue>>(params.get()).ok());
         assert_eq!(args.len(), expected.map_or(0, |expected| expected.len()));
     }
-    if let Some((namespace, true)) = subscription_method(&request.method) {
+    if let Some(SubscriptionMethod::Subscribe(namespace)) = SubscriptionMethod::of(&request.method) {
         drop(Topic::parse(namespace, request));
     }
     // Also under the name that makes the most of the parameters.
@@ -95,6 +124,7 @@ fn answered(message: &Message<'_>) {
     assert_eq!(message.holds_requests(), !items.is_empty());
     let ids = items.iter().filter_map(|item| match item {
         Item::Call(request) => Some(request.id),
+        Item::Flawed(request, _) => request.id.map(Some),
         Item::Invalid(id) => Some(*id),
         Item::Notification(_) | Item::Response => None,
     });

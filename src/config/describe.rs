@@ -93,7 +93,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "subscriptions.pass",
-        "Kinds unknown here that are asked of the node in use, as namespace_kind, by the method where it is reth_subscribeX and its like, or by prefix with *: \"eth_newVotes\", \"debug_traceChain\"; [] for none. What methods.denied says of debug_subscribe and the like comes first.",
+        "Kinds unknown here that are asked of the node in use, as namespace_kind, by the method where it is reth_subscribeX and its like, or by prefix with *: \"eth_newVotes\", \"debug_traceChain\"; [] for none. Of namespaces that are not for everybody methods.allowed must name debug_subscribe and the like, too.",
     ),
     (
         "subscriptions.max_passed",
@@ -256,11 +256,19 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "methods.allowed",
-        "Methods that may be called, by name or by prefix with *; others get geth's \"does not exist\".",
+        "Methods that may be called, by name or by prefix with *; others get geth's \"does not exist\". A prefix stands for what reads: a method that signs, writes or administers (docs/methods.md) is named in full.",
     ),
     (
         "methods.denied",
-        "Methods that may not be called all the same: the operator's, and those by which a node signs for its own accounts.",
+        "Methods that may not be called all the same, by name or by prefix with *.",
+    ),
+    (
+        "methods.unknown",
+        "Namespaces that neither methods.allowed nor docs/methods.md knows: refuse, or serve (what reads).",
+    ),
+    (
+        "methods.development",
+        "Commands to a development chain (evm, anvil, hardhat, ganache, devnet) and its unlocked accounts: local (served where every upstream is anvil, Hardhat, Ganache or headwater's devnet by its web3_clientVersion, we listen on loopback and no proxy is trusted), or off.",
     ),
     (
         "methods.weights",
@@ -331,7 +339,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     (
         "keys.NAME.methods",
         "[\"eth_*\"]",
-        "What it may call, in place of methods.allowed and methods.denied.",
+        "What it may call, in place of everything that [methods] says; a prefix stands for what reads.",
     ),
     (
         "keys.NAME.subscriptions",

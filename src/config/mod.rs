@@ -170,6 +170,7 @@ impl Config {
                 )?,
                 max_cache_bytes: typed.cache.max_bytes.as_u64(),
                 trusts_held: typed.history.verify != Verify::None,
+                is_local: address("listen", &typed.listen)?.ip().is_loopback(),
             },
             history: HistorySettings {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,

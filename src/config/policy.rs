@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use super::{ConfigError, at_least, bad, bytes, non_zero, positive, typed};
 use crate::door::{
-    Auth, Digest, Hosts, Kinds, Methods, Origins, Patience, Plan, Policy, Proxies, Rights, TokenSettings, Tokens, Ways,
-    Weights,
+    Auth, Beyond, Development, Digest, Hosts, Kinds, Methods, Origins, Patience, Plan, Policy, Proxies, Rights,
+    TokenSettings, Tokens, Ways, Weights,
 };
 use crate::patterns::Patterns;
 
@@ -27,6 +27,10 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         methods: Methods {
             allowed: patterns("methods.allowed", &typed.methods.allowed)?,
             denied: patterns("methods.denied", &typed.methods.denied)?,
+            beyond: Beyond::Settings {
+                unknown: typed.methods.unknown,
+                development: development(typed),
+            },
         },
         weights: Arc::new(Weights::parse(&typed.methods.weights).map_err(|why| bad("methods.weights", &why))?),
         kinds: Kinds::ALL,
@@ -69,7 +73,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         if let Some(methods) = &own.methods {
             rights.methods = Methods {
                 allowed: patterns(&key("methods"), methods)?,
-                denied: Patterns::default(),
+                ..Methods::default()
             };
         }
         if let Some(kinds) = &own.subscriptions {
@@ -126,6 +130,15 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         anonymous,
         plans,
     })
+}
+
+/// Behind a proxy on this machine clients come from anywhere.
+fn development(typed: &typed::Config) -> Development {
+    if typed.server.proxy_protocol || !typed.server.trusted_proxies.is_empty() {
+        Development::Off
+    } else {
+        typed.methods.development
+    }
 }
 
 fn given(text: &str) -> Option<&str> {
@@ -216,7 +229,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::door::{ApiKey, Identity};
+    use crate::door::{ApiKey, Identity, Verdict};
 
     fn key(name: &str, edit: impl FnOnce(&mut typed::Key)) -> (typed::Config, Digest) {
         let digest = ApiKey::random().digest();
@@ -263,6 +276,123 @@ mod tests {
             .rights(&Identity::Key(digest))
             .expect("ops's");
         assert!(rights.methods.allow("debug_traceCall") && !rights.methods.allow("eth_call"));
+        assert!(!rights.methods.allow("debug_setHead") && !rights.methods.allow("unheard_of"));
+    }
+
+    /// README's own example of a key.
+    #[test]
+    fn a_pattern_in_a_keys_methods_does_not_open_the_nodes_wallet() {
+        let (typed, digest) = key("tracer", |key| {
+            key.methods = Some(vec!["eth_*".into(), "debug_subscribe".into()]);
+        });
+        let policy = check(&typed).expect("good");
+        let rights = policy.rights(&Identity::Key(digest)).expect("the tracer's");
+        assert!(rights.methods.allow("eth_call") && rights.methods.allow("debug_subscribe"));
+        for method in [
+            "eth_sendTransaction",
+            "eth_sign",
+            "eth_resend",
+            "debug_traceCall",
+            "evm_mine",
+        ] {
+            assert_eq!(rights.methods.verdict(method), Verdict::Refuse, "{method}");
+        }
+    }
+
+    /// A configuration of before, as `default-config` printed it.
+    #[test]
+    fn the_lists_of_before_open_nothing_that_acts() {
+        let mut typed = typed::Config::default();
+        typed.methods.allowed = vec!["*".into()];
+        for denied in [
+            vec![],
+            vec![
+                "admin_*",
+                "debug_*",
+                "personal_*",
+                "eth_sendTransaction",
+                "eth_sign",
+                "eth_signTypedData*",
+            ],
+        ] {
+            typed.methods.denied = denied.into_iter().map(str::to_owned).collect();
+            let policy = check(&typed).expect("good");
+            let methods = &policy.anonymous.methods;
+            assert!(methods.allow("eth_call") && methods.allow("unheard_of"));
+            for method in [
+                "eth_sendTransaction",
+                "eth_sign",
+                "eth_resend",
+                "admin_peers",
+                "testing_commitBlockV1",
+            ] {
+                assert!(!methods.allow(method), "{method}");
+            }
+        }
+    }
+
+    #[test]
+    fn behind_a_proxy_nothing_is_for_development() {
+        let verdict = |edit: &dyn Fn(&mut typed::Config)| {
+            let mut typed = typed::Config::default();
+            edit(&mut typed);
+            check(&typed).expect("good").anonymous.methods.verdict("evm_mine")
+        };
+        assert_eq!(verdict(&|_| {}), Verdict::InDevelopment);
+        assert_eq!(verdict(&|c| c.methods.development = Development::Off), Verdict::Refuse);
+        assert_eq!(verdict(&|c| c.server.proxy_protocol = true), Verdict::Refuse);
+        assert_eq!(
+            verdict(&|c| c.server.trusted_proxies = vec!["127.0.0.1".into()]),
+            Verdict::Refuse
+        );
+    }
+
+    /// docs/methods.md, line by line: method, served or refused, and how a refused one is opened.
+    #[test]
+    fn the_documented_methods_are_served_as_documented() {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/methods.md"));
+        let everybodys = check(&typed::Config::default())
+            .expect("good")
+            .anonymous
+            .methods
+            .clone();
+        let mut seen = std::collections::BTreeSet::new();
+        let (_, text) = text.split_once("## Every method of geth").expect("the table");
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+        for row in rows {
+            let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_end_matches('`')).collect();
+            let [method, verdict, opened, reason, ""] = cells[..] else {
+                panic!("{row}: not a row of method, verdict, opened by, reason");
+            };
+            assert!(seen.insert(method), "{method} stands twice");
+            assert!(!reason.is_empty(), "{method} has no reason");
+            let is_served = match method.split_once('_') {
+                Some((_, "subscribe")) => everybodys.allow_subscription(method),
+                // The way out is never barred, and never forwarded as a call.
+                Some((_, "unsubscribe")) => true,
+                _ => everybodys.allow(method),
+            };
+            assert_eq!(is_served, verdict == "served", "{method} is documented as {verdict}");
+            let all = Methods {
+                allowed: Patterns::all(),
+                ..Methods::default()
+            };
+            let by = match (is_served, all.allow(method)) {
+                (true, _) => "",
+                (false, true) => "pattern",
+                (false, false) => "full name",
+            };
+            assert_eq!(by, opened, "{method}");
+        }
+        for namespace in [
+            "eth", "net", "web3", "txpool", "rpc", "debug", "admin", "miner", "engine", "testing", "dev",
+        ] {
+            assert!(
+                seen.iter().any(|method| method.starts_with(&format!("{namespace}_"))),
+                "{namespace}"
+            );
+        }
+        assert!(seen.len() > 180, "{} rows", seen.len());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::chain::Verify;
-use crate::door::{ForwardedHeader, Way};
+use crate::door::{Development, ForwardedHeader, PUBLIC, Unknown, Way};
 use crate::telemetry::LogFormat;
 use crate::upstream::Share;
 
@@ -322,25 +322,13 @@ section!(Tls, "Our certificate." {
 
 section!(Methods, "What is forwarded." {
     #[serde(deserialize_with = "one_or_many")]
-    allowed: Vec<String> = vec!["*".into()],
+    allowed: Vec<String> = PUBLIC.iter().map(|namespace| format!("{namespace}_*")).collect(),
     #[serde(deserialize_with = "one_or_many")]
-    denied: Vec<String> = DENIED.map(str::to_owned).to_vec(),
+    denied: Vec<String> = Vec::new(),
+    unknown: Unknown = Unknown::Refuse,
+    development: Development = Development::Local,
     weights: BTreeMap<String, u32> = WEIGHTS.iter().map(|(method, weight)| ((*method).to_owned(), *weight)).collect(),
 });
-
-/// What a node offers to its operator, and what it does with its own accounts: whoever can reach us could spend from them.
-const DENIED: [&str; 10] = [
-    "admin_*",
-    "clique_*",
-    "debug_*",
-    "engine_*",
-    "miner_*",
-    "personal_*",
-    "eth_sendTransaction",
-    "eth_sign",
-    "eth_signTransaction",
-    "eth_signTypedData*",
-];
 
 /// What a call costs a node, against the cheapest; about as hosted nodes price them.
 const WEIGHTS: &[(&str, u32)] = &[

@@ -5,9 +5,10 @@
 //! a fresh one is the same.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -154,10 +155,14 @@ fn take(limiter: &Limiter, units: NonZeroU32) -> Result<(), Exceeded> {
     }
 }
 
+/// Numbers identities, in a way that nobody outside can foresee.
+static NUMBERS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 /// One identity.
 #[derive(Debug)]
 pub struct Account {
     identity: Identity,
+    number: u64,
     terms: ArcSwap<Terms>,
     egress: Arc<Egress>,
     connections: AtomicUsize,
@@ -172,6 +177,7 @@ pub struct Account {
 impl Account {
     fn new(identity: Identity, rights: Arc<Rights>) -> Self {
         Self {
+            number: NUMBERS.hash_one(&identity),
             identity,
             egress: Arc::new(Egress::new(rights.plan.egress_bytes_per_second)),
             terms: ArcSwap::from_pointee(Terms::new(rights)),
@@ -182,6 +188,12 @@ impl Account {
             revoked: AtomicBool::new(false),
             unused_since: AtomicU64::new(0),
         }
+    }
+
+    /// The number of its identity, which is the same when the account was forgotten and comes again.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// What holds now.

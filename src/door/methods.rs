@@ -2,22 +2,111 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::effect;
 use crate::patterns::{NoPattern, Pattern, Patterns};
 
-/// What may be called.
+/// The methods that may be called.
 #[derive(Clone, Debug, Default)]
 pub struct Methods {
-    /// These.
+    /// These: a pattern stands for those that read, and a method that [acts](effect::acts) is named in full.
     pub allowed: Patterns,
-    /// But not these.
+    /// But not these, in large letters or small.
     pub denied: Patterns,
+    /// And others beside.
+    pub beyond: Beyond,
+}
+
+/// Methods that may be called although no list names them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beyond {
+    /// None: a key's list is complete.
+    #[default]
+    Nothing,
+    /// As the settings say about everybody.
+    Settings {
+        /// Of namespaces that are not known here.
+        unknown: Unknown,
+        /// For development.
+        development: Development,
+    },
+}
+
+/// Treatment of namespaces that are not known here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unknown {
+    /// They get geth's "does not exist".
+    #[default]
+    Refuse,
+    /// They go to the node, unless the name says that the method acts.
+    Serve,
+}
+
+/// Treatment of the methods by which a development chain is commanded, and of a development node's own accounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Development {
+    /// As any others.
+    #[default]
+    Off,
+    /// Served where every upstream is a development node, and clients connect from this machine alone.
+    Local,
+}
+
+/// The answer to the question if a method may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Serve,
+    /// It may where every upstream is a development node.
+    InDevelopment,
+    /// It may not.
+    Refuse,
 }
 
 impl Methods {
-    /// Whether this one may.
+    /// Whether this one may be called before any node.
     #[must_use]
     pub fn allow(&self, method: &str) -> bool {
-        self.allowed.match_any(method) && !self.denied.match_any(method)
+        self.verdict(method) == Verdict::Serve
+    }
+
+    /// Decides about a call.
+    #[must_use]
+    pub fn verdict(&self, method: &str) -> Verdict {
+        if self.denied.match_any_case(method) {
+            return Verdict::Refuse;
+        }
+        let (unknown, development) = match self.beyond {
+            Beyond::Nothing => (Unknown::Refuse, Development::Off),
+            Beyond::Settings { unknown, development } => (unknown, development),
+        };
+        let acts = effect::acts(method);
+        let is_served_unlisted = unknown == Unknown::Serve && !acts && !effect::is_known(method);
+        if self.list(method, acts) || is_served_unlisted {
+            Verdict::Serve
+        } else if development == Development::Local && effect::is_for_development(method) {
+            Verdict::InDevelopment
+        } else {
+            Verdict::Refuse
+        }
+    }
+
+    /// Whether a subscription may be begun by this method. Which of those that only the node knows are passed is said by
+    /// `subscriptions.pass`, kind by kind, so that a namespace that is not known here need not be listed twice.
+    #[must_use]
+    pub fn allow_subscription(&self, method: &str) -> bool {
+        let acts = effect::acts(method);
+        let is_passed = self.beyond != Beyond::Nothing && !acts && !effect::is_known(method);
+        !self.denied.match_any_case(method) && (self.list(method, acts) || is_passed)
+    }
+
+    fn list(&self, method: &str, acts: bool) -> bool {
+        if acts {
+            self.allowed.name(method)
+        } else {
+            self.allowed.match_any(method)
+        }
     }
 }
 
@@ -66,26 +155,138 @@ mod tests {
         Patterns::parse(texts).unwrap()
     }
 
+    #[track_caller]
+    fn check(methods: &Methods, rows: &[(&str, Verdict)]) {
+        for (method, verdict) in rows {
+            assert_eq!(methods.verdict(method), *verdict, "{method}");
+        }
+    }
+
     #[test]
     fn what_is_denied_is_not_allowed_whatever_else_is_said() {
         let methods = Methods {
-            allowed: patterns(&["eth_*", "debug_traceCall"]),
-            denied: patterns(&["eth_sign*", "debug_*"]),
+            allowed: patterns(&["eth_*", "debug_traceCall", "eth_sign"]),
+            denied: patterns(&["eth_getLogs", "eth_sign*", "debug_*"]),
+            beyond: Beyond::Settings {
+                unknown: Unknown::Serve,
+                development: Development::Local,
+            },
         };
         for (method, allowed) in [
             ("eth_call", true),
+            ("eth_getLogs", false),
+            ("eth_getlogs", false),
             ("eth_sign", false),
             ("eth_signTypedData_v4", false),
             ("debug_traceCall", false),
             ("net_version", false),
             ("Eth_call", false),
-            ("", false),
+            ("unheard_of", true),
         ] {
             assert_eq!(methods.allow(method), allowed, "{method}");
+            assert!(allowed || methods.verdict(method) == Verdict::Refuse);
         }
         assert!(!Methods::default().allow("eth_call"));
         for wrong in ["", "a*b", "*_call", "eth call"] {
             assert!(Patterns::parse(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_opens_nothing_that_acts() {
+        use Verdict::{Refuse, Serve};
+        for pattern in [
+            "*",
+            "eth_*",
+            "eth_s*",
+            "eth_sendTransaction*",
+            "e*",
+            "debug_*",
+            "debug_s*",
+            "admin_*",
+            "evm_*",
+        ] {
+            let methods = Methods {
+                allowed: patterns(&[pattern]),
+                ..Methods::default()
+            };
+            let acting = [
+                "eth_sendTransaction",
+                "eth_sign",
+                "eth_SIGN",
+                "debug_setHead",
+                "admin_peers",
+                "evm_mine",
+                "x_setY",
+            ];
+            check(&methods, &acting.map(|method| (method, Refuse)));
+        }
+        let named = Methods {
+            allowed: patterns(&["eth_*", "eth_sendTransaction", "admin_peers", "debug_*"]),
+            ..Methods::default()
+        };
+        check(
+            &named,
+            &[
+                ("eth_sendTransaction", Serve),
+                ("eth_SendTransaction", Refuse),
+                ("eth_sign", Refuse),
+                ("admin_peers", Serve),
+                ("admin_addPeer", Refuse),
+                ("debug_traceCall", Serve),
+                ("debug_writeMemProfile", Refuse),
+                ("evm_mine", Refuse),
+                ("unheard_of", Refuse),
+            ],
+        );
+    }
+
+    #[test]
+    fn beyond_the_list_is_what_the_settings_say() {
+        use Verdict::{InDevelopment, Refuse, Serve};
+        let methods = |unknown, development| Methods {
+            allowed: patterns(&["eth_*"]),
+            denied: patterns(&["hardhat_reset"]),
+            beyond: Beyond::Settings { unknown, development },
+        };
+        let rows = |unknown, development| {
+            [
+                ("eth_call", Serve),
+                ("unheard_of", unknown),
+                ("unheard_setOf", Refuse),
+                ("debug_traceCall", Refuse),
+                ("evm_mine", development),
+                ("eth_sendTransaction", development),
+                ("hardhat_reset", Refuse),
+                ("tenderly_setBalance", Refuse),
+                ("personal_sign", Refuse),
+            ]
+        };
+        check(&methods(Unknown::Refuse, Development::Off), &rows(Refuse, Refuse));
+        check(&methods(Unknown::Serve, Development::Off), &rows(Serve, Refuse));
+        check(
+            &methods(Unknown::Refuse, Development::Local),
+            &rows(Refuse, InDevelopment),
+        );
+        let subscribes = |methods: &Methods, method: &str| methods.allow_subscription(method);
+        let everybodys = methods(Unknown::Refuse, Development::Local);
+        for method in ["eth_subscribe", "chain_subscribe", "chain_subscribeBlocks"] {
+            assert!(subscribes(&everybodys, method), "{method}");
+        }
+        for method in ["debug_subscribe", "admin_subscribe", "evm_subscribe"] {
+            assert!(!subscribes(&everybodys, method), "{method}");
+        }
+        let keys = Methods {
+            allowed: patterns(&["debug_subscribe", "admin_*"]),
+            ..Methods::default()
+        };
+        for (method, may) in [
+            ("debug_subscribe", true),
+            ("eth_subscribe", false),
+            ("chain_subscribe", false),
+            ("admin_subscribe", false),
+        ] {
+            assert_eq!(subscribes(&keys, method), may, "{method}");
         }
     }
 

@@ -5,7 +5,7 @@
 //! identity   who is charged: a key, a token's subject, a network, a connection
 //! key token  what proves it
 //! origin     which pages and which names of ours
-//! methods    what may be called, and what it costs
+//! methods    what may be called, and what it costs; effect says which of it reads
 //! plan       how much; policy holds all of the above, as one value that a reload swaps
 //! account    what one identity has used; accounts all of them
 //! handshake  those who have not said yet who they are
@@ -16,6 +16,7 @@
 
 mod account;
 mod address;
+mod effect;
 mod handshake;
 mod identity;
 mod key;
@@ -35,10 +36,11 @@ use http::header::{HOST, HeaderMap, ORIGIN};
 
 pub use account::{Account, Accounts, BYTES_PER_REQUEST, Exceeded, Limit, Place, Reserved, Terms};
 pub use address::{ForwardedHeader, Proxies};
+pub use effect::PUBLIC;
 pub use handshake::{Handshake, Handshakes};
 pub use identity::{Identity, Network};
 pub use key::{ApiKey, Digest, NoDigest};
-pub use methods::{Methods, Weights};
+pub use methods::{Beyond, Development, Methods, Unknown, Verdict, Weights};
 pub use origin::{Hosts, Origins};
 pub use plan::{Patience, Plan, Refusals};
 pub use policy::{Auth, Kinds, NoKind, Policy, Rights, Unproven, Way, Ways};

@@ -19,7 +19,7 @@ use super::method::{Basis, Method, Role};
 use super::outrun::Outrun;
 use super::params::{self, BlockName};
 use super::send;
-use super::{RpcSettings, not_available};
+use super::{Holder, RpcSettings, not_available};
 use crate::chain::{BlockLogs, BlockRef, Tip};
 use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
@@ -97,12 +97,12 @@ impl Calls {
     }
 
     /// What a call comes to; every failure is an error object.
-    pub async fn answer(&self, method: String, params: String, conduct: &Arc<Conduct>) -> Outcome {
+    pub async fn answer(&self, method: String, params: String, holder: Holder, conduct: &Arc<Conduct>) -> Outcome {
         if params.len() > self.settings.max_request_bytes {
             self.count("too_large");
             return error(INVALID_REQUEST, "request too large").into();
         }
-        let outcome = match self.find(method, params, conduct).await {
+        let outcome = match self.find(method, params, holder, conduct).await {
             Ok(outcome) => outcome,
             Err(why) => {
                 self.count(why.label());
@@ -130,13 +130,13 @@ impl Calls {
         self.cache.size().await
     }
 
-    async fn find(&self, method: String, params: String, conduct: &Arc<Conduct>) -> Answer {
+    async fn find(&self, method: String, params: String, holder: Holder, conduct: &Arc<Conduct>) -> Answer {
         let known = Method::of(&method);
         if let Some(outcome) = self.known(known.role, &params) {
             self.note(known, "memory");
             return Ok(outcome);
         }
-        if !self.pool.serves(&method) {
+        if known.role == Role::Misspelt || !self.pool.serves(&method) {
             return Ok(not_available(&method).into());
         }
         let mut ask = Ask {
@@ -177,13 +177,17 @@ impl Calls {
             }
             Role::NewFilter => {
                 ask.again = false;
-                return self.timed(self.filters.make(&self.pool, &ask).boxed()).await;
+                return self.timed(self.filters.make(&self.pool, &ask, holder).boxed()).await;
             }
             Role::UseFilter => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
-                let of_blocks = self.filters.tells_of_blocks(&ask.params).await;
-                let answer = self.timed(self.filters.ask(&self.pool, ask).boxed()).await;
+                let filter = match self.filters.find(&ask, holder).await {
+                    Ok(filter) => filter,
+                    Err(answer) => return Ok(answer),
+                };
+                let of_blocks = filter.tells_of_blocks();
+                let answer = self.timed(self.filters.ask(&self.pool, ask, filter).boxed()).await;
                 if of_blocks {
                     self.heed_last(&answer);
                 }
@@ -205,7 +209,7 @@ impl Calls {
                 }
                 return answer;
             }
-            Role::Unknown => ask.again = false,
+            Role::Unknown | Role::Misspelt => ask.again = false,
         }
         self.timed(self.pool.call(&ask).boxed()).await
     }

@@ -1,21 +1,21 @@
 //! Filters that a node keeps for a client (`eth_newFilter` and its kin): which node has which.
 //!
 //! A client is given an id of ours. So two nodes may use the same id, nobody guesses another's, and a filter is asked for
-//! where it lives, whichever node answers everything else. A node that is lost takes its filters along: what happened
+//! where it lives, whichever node answers everything else. No other id reaches a node: nodes count their filters, and one
+//! that takes a number or an object for an id would tell a client another's news, or end another's filter. A node that is lost takes its filters along: what happened
 //! meanwhile could not be told by a new one, so the client hears "filter not found", as it does from a node that was
 //! started anew, and libraries make another.
 
 use std::time::Duration;
 
+use super::held_logs::LogQuery;
+use super::id_argument::id_argument;
+use super::{Holder, params};
+use crate::delivery::SubscriptionId;
+use crate::jsonrpc::{INVALID_PARAMS, Outcome, SERVER_ERROR, error};
+use crate::upstream::{Ask, CallError, Pool, UpstreamId};
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
-use serde_json::value::RawValue;
-
-use super::held_logs::LogQuery;
-use super::params;
-use crate::delivery::SubscriptionId;
-use crate::jsonrpc::{Outcome, SERVER_ERROR, error};
-use crate::upstream::{Ask, CallError, Pool, UpstreamId};
 
 /// Filters that are known; each is a few hundred bytes. Beyond them the one that was not asked for the longest time goes.
 const MAX_FILTERS: u64 = 100_000;
@@ -25,11 +25,27 @@ const IDLE: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Clone, Debug)]
 struct Place {
+    /// The account that made it.
+    holder: Holder,
     node: UpstreamId,
     /// As the node wrote it.
     id: String,
     /// What it tells is of blocks, and not of the pending one.
     of_blocks: bool,
+}
+
+/// A filter that stands at a node, and is this account's.
+#[derive(Clone, Debug)]
+pub struct Found {
+    own: SubscriptionId,
+    place: Place,
+}
+
+impl Found {
+    /// Whether it tells of blocks; of a filter that was not understood nobody knows.
+    pub fn tells_of_blocks(&self) -> bool {
+        self.place.of_blocks
+    }
 }
 
 /// All filters of all clients.
@@ -52,7 +68,7 @@ impl Filters {
     ///
     /// # Errors
     /// As [`Pool::call`].
-    pub async fn make(&self, pool: &Pool, ask: &Ask) -> Result<Outcome, CallError> {
+    pub async fn make(&self, pool: &Pool, ask: &Ask, holder: Holder) -> Result<Outcome, CallError> {
         let node = pool.place(ask).await?;
         let answer = pool.call_at(node, ask).await?;
         let Outcome::Result(id) = &answer else {
@@ -62,36 +78,38 @@ impl Filters {
         let id = String::from_utf8_lossy(id).into_owned();
         let query = params::args(&ask.params).and_then(|args| LogQuery::parse(&args));
         let of_blocks = ask.method == "eth_newFilter" && query.is_some();
-        let place = Place { node, id, of_blocks };
+        let place = Place {
+            holder,
+            node,
+            id,
+            of_blocks,
+        };
         self.0.insert(own, place).await;
         Ok(Outcome::Result(format!("\"{own}\"").into()))
     }
 
-    /// Whether the parameters name a filter that tells of blocks; of one that was not understood nobody knows.
-    pub async fn tells_of_blocks(&self, params: &str) -> bool {
-        let Some(own) = filter_id(params).and_then(|own| SubscriptionId::parse(&own)) else {
-            return false;
-        };
-        self.0.get(&own).await.is_some_and(|place| place.of_blocks)
+    /// The filter that the parameters name, where they are one id of this account's.
+    ///
+    /// # Errors
+    /// The answer to anything else, in geth's words.
+    pub async fn find(&self, ask: &Ask, holder: Holder) -> Result<Found, Outcome> {
+        let non_array = || error(INVALID_PARAMS, "non-array args");
+        let args = params::args(&ask.params).ok_or_else(non_array)?;
+        let unknown = || unknown(ends(ask));
+        let own = id_argument(&args)?.ok_or_else(unknown)?;
+        let place = self.0.get(&own).await;
+        let place = place.filter(|place| place.holder == holder).ok_or_else(unknown)?;
+        Ok(Found { own, place })
     }
 
     /// Asks for a filter's news or ends it, where it lives.
     ///
     /// # Errors
     /// As [`Pool::call`].
-    pub async fn ask(&self, pool: &Pool, ask: Ask) -> Result<Outcome, CallError> {
-        let Some(own) = filter_id(&ask.params) else {
-            // The node has words for it.
-            return pool.call(&ask).await;
-        };
-        let ends = ask.method == "eth_uninstallFilter";
-        let place = match SubscriptionId::parse(&own) {
-            Some(own) if ends => self.0.remove(&own).await,
-            Some(own) => self.0.get(&own).await,
-            None => None,
-        };
-        let Some(place) = place else { return Ok(unknown(ends)) };
-        if !pool.is_connected(place.node) && pool.active().is_some() {
+    pub async fn ask(&self, pool: &Pool, ask: Ask, Found { own, place }: Found) -> Result<Outcome, CallError> {
+        let ends = ends(&ask);
+        // Of two who end it at once one hears that there is none.
+        if ends && self.0.remove(&own).await.is_none() || !pool.is_connected(place.node) && pool.active().is_some() {
             return Ok(unknown(ends));
         }
         let params = format!("[{}]", place.id);
@@ -99,12 +117,8 @@ impl Filters {
     }
 }
 
-/// The one parameter, where it is one and a string.
-fn filter_id(params: &str) -> Option<String> {
-    match &params::args(params)?[..] {
-        [id] => serde_json::from_str(RawValue::get(id)).ok(),
-        _ => None,
-    }
+fn ends(ask: &Ask) -> bool {
+    ask.method == "eth_uninstallFilter"
 }
 
 /// geth's words (`eth/filters/api.go`).

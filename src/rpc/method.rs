@@ -34,6 +34,9 @@ pub enum Role {
     Control,
     /// Nobody here knows.
     Unknown,
+    /// A known name in other letters, large for small: geth has no such method, and what another node would make of it is
+    /// not what is done with it here.
+    Misspelt,
 }
 
 /// What the answer to a question stands on.
@@ -101,8 +104,25 @@ impl Method {
             Err(_) => PREFIXES
                 .iter()
                 .find(|(name, _)| method.starts_with(name.trim_end_matches('*')))
-                .map_or(Self::UNKNOWN, |&(name, role)| Self { name, role }),
+                .map_or_else(|| Self::unlisted(method), |&(name, role)| Self { name, role }),
         }
+    }
+
+    fn unlisted(method: &str) -> Self {
+        let is_known = |name: &str| match name.strip_suffix('*') {
+            Some(prefix) => method
+                .as_bytes()
+                .get(..prefix.len())
+                .is_some_and(|beginning| beginning.eq_ignore_ascii_case(prefix.as_bytes())),
+            None => method.eq_ignore_ascii_case(name),
+        };
+        if TABLE.iter().chain(PREFIXES).any(|(name, _)| is_known(name)) {
+            return Self {
+                role: Role::Misspelt,
+                ..Self::UNKNOWN
+            };
+        }
+        Self::UNKNOWN
     }
 
     const UNKNOWN: Self = Self {
@@ -193,8 +213,18 @@ mod tests {
         }
         assert_eq!(Method::of("debug_traceCall").name, "debug_trace*");
         assert_eq!(Method::of("evm_mine").role, Role::Control);
-        for unknown in ["", "eth_", "eth_callMany", "ETH_CALL", "debug_getRawBlock"] {
+        for unknown in ["", "eth_", "eth_callMany", "debug_getRawBlock"] {
             assert_eq!(Method::of(unknown), Method::UNKNOWN, "{unknown}");
+        }
+        for misspelt in [
+            "ETH_CALL",
+            "eth_getfilterchanges",
+            "Eth_call",
+            "EVM_mine",
+            "Trace_block",
+            "DEBUG_traceCall",
+        ] {
+            assert_eq!(Method::of(misspelt).role, Role::Misspelt, "{misspelt}");
         }
     }
 }

@@ -5,14 +5,17 @@
 //!          > upstream::routing           a node
 //!          held_logs  the logs of held blocks      filters  filters that live at one node      send  signed transactions
 //!          outrun     what nodes told too early    finality what is kept for good
+//!          development  commands to development chains
 //! ```
 
 mod anchor;
 mod cache;
 mod calls;
+mod development;
 mod filters;
 mod finality;
 mod held_logs;
+mod id_argument;
 mod method;
 mod outrun;
 mod params;
@@ -27,15 +30,18 @@ use serde_json::value::RawValue;
 
 use crate::chain::Tip;
 use crate::conduct::Conduct;
+pub use crate::jsonrpc::not_available;
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
 };
 use crate::subscription::Registry;
-use crate::telemetry::{Metrics, OutcomeLabel};
+use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
 pub use crate::upstream::SubscriptionMethod;
 use crate::upstream::{NodeSubscription, Pool};
 
 use calls::Calls;
+use development::Development;
+pub use id_argument::id_argument;
 
 /// Items of one batch that are under way at the same time, at most.
 const BATCH_CONCURRENCY: usize = 32;
@@ -54,13 +60,33 @@ pub enum Planned {
         method: String,
         /// JSON, empty for none.
         params: String,
+        /// Whose it is.
+        holder: Holder,
+        /// Before any node, or before development nodes alone.
+        before: Before,
     },
     /// Gets no answer.
     Silent,
 }
 
-/// What a door (WebSocket, HTTP) says to a request that is not forwarded.
+/// Names the account that a call comes from, the same for one account as long as the process runs: what is made at a node
+/// by one account is not another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Holder(pub u64);
+
+/// The nodes that may be given a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Any.
+    AnyNode,
+    /// None, unless every upstream is a development node.
+    DevelopmentNodes,
+}
+
+/// What a door (WebSocket, HTTP) says to a request that is not forwarded to any node.
 pub enum Local {
+    /// It is forwarded to development nodes.
+    InDevelopment,
     /// This.
     Now(Outcome),
     /// What this will come to.
@@ -78,32 +104,33 @@ pub type Door<'a> = dyn FnMut(&Request<'_>) -> Option<Local> + 'a;
 
 impl Planned {
     /// Decides what becomes of an item.
-    pub fn new(item: &Item<'_>, local: &mut Door<'_>) -> Self {
+    pub fn new(item: &Item<'_>, holder: Holder, local: &mut Door<'_>) -> Self {
         let (request, id) = match item {
             Item::Response => return Self::Silent,
             Item::Invalid(id) => {
                 let outcome = error(INVALID_REQUEST, "invalid request").into();
                 return Self::Done(jsonrpc::id_text(*id).to_owned(), outcome);
             }
+            Item::Flawed(request, flaw) => {
+                let answer = |id: &RawValue| Self::Done(id.get().to_owned(), flaw.error(&request.method).into());
+                return request.id.map_or(Self::Silent, answer);
+            }
             Item::Call(request) => (request, Some(jsonrpc::id_text(request.id).to_owned())),
             Item::Notification(request) => (request, None),
         };
-        let len = request.method.len();
-        let outcome = if len > jsonrpc::MAX_METHOD_NAME {
-            let message = format!("method name too long: {len} > {}", jsonrpc::MAX_METHOD_NAME);
-            Some(error(INVALID_REQUEST, message).into())
-        } else {
-            local(request)
+        let forward = |id, before| Self::Forward {
+            id,
+            method: request.method.clone().into_owned(),
+            params: request.params.map(RawValue::get).unwrap_or_default().to_owned(),
+            holder,
+            before,
         };
-        match (outcome, id) {
+        match (local(request), id) {
+            (None, id) => forward(id, Before::AnyNode),
+            (Some(Local::InDevelopment), id) => forward(id, Before::DevelopmentNodes),
             (Some(Local::Now(outcome)), Some(id)) => Self::Done(id, outcome),
             (Some(Local::Later(outcome)), Some(id)) => Self::Later(id, outcome),
             (Some(_), None) => Self::Silent,
-            (None, id) => Self::Forward {
-                id,
-                method: request.method.clone().into_owned(),
-                params: request.params.map(RawValue::get).unwrap_or_default().to_owned(),
-            },
         }
     }
 
@@ -113,6 +140,10 @@ impl Planned {
         match item {
             Item::Call(request) => Self::Done(jsonrpc::id_text(request.id).to_owned(), why.clone()),
             Item::Invalid(id) => Self::Done(jsonrpc::id_text(*id).to_owned(), why.clone()),
+            Item::Flawed(request, _) => {
+                let answer = |id: &RawValue| Self::Done(id.get().to_owned(), why.clone());
+                request.id.map_or(Self::Silent, answer)
+            }
             Item::Notification(_) | Item::Response => Self::Silent,
         }
     }
@@ -133,6 +164,8 @@ pub struct RpcSettings {
     pub max_cache_bytes: u64,
     /// Whether the logs that are held were held against their blocks.
     pub trusts_held: bool,
+    /// Clients connect from this machine alone.
+    pub is_local: bool,
 }
 
 /// The half of the service that answers calls.
@@ -140,6 +173,7 @@ pub struct RpcSettings {
 pub struct Rpc {
     pool: Arc<Pool>,
     calls: Calls,
+    development: Development,
     max_batch_response: usize,
     metrics: Arc<Metrics>,
 }
@@ -157,6 +191,7 @@ impl Rpc {
         Self {
             pool: pool.clone(),
             calls: Calls::new(pool, tip, registry, settings, metrics.clone()),
+            development: Development::new(settings.is_local),
             max_batch_response: settings.max_batch_response_bytes,
             metrics,
         }
@@ -196,8 +231,19 @@ impl Rpc {
             Planned::Silent => None,
             Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
             Planned::Later(id, outcome) => Some(self.local(&id, outcome.await)),
-            Planned::Forward { id, method, params } => {
-                let outcome = self.calls.answer(method, params, conduct).await;
+            Planned::Forward {
+                id,
+                method,
+                params,
+                holder,
+                before,
+            } => {
+                let outcome = match before {
+                    Before::DevelopmentNodes if !Box::pin(self.development.is_on(&self.pool)).await => {
+                        self.refused_method(&method)
+                    }
+                    _ => self.calls.answer(method, params, holder, conduct).await,
+                };
                 id.map(|id| Response::new(&id, outcome))
             }
         }
@@ -263,18 +309,23 @@ impl Rpc {
         fitted.collect()
     }
 
+    /// Counts a method that may not be called, and answers it.
+    #[must_use]
+    pub fn refused_method(&self, method: &str) -> Outcome {
+        let label = ReasonLabel { reason: "method" };
+        self.metrics.refused.get_or_create(&label).inc();
+        not_available(method).into()
+    }
+
+    /// Whether commands to development chains may be served at all, which is then found out with each.
+    #[must_use]
+    pub fn may_develop(&self) -> bool {
+        self.development.is_possible()
+    }
+
     fn count(&self, outcome: &'static str) {
         self.metrics.requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
-}
-
-/// What geth says of a method that it does not offer; ethers 6 knows it by these words (PROTOCOL J17).
-#[must_use]
-pub fn not_available(method: &str) -> ErrorObjectOwned {
-    error(
-        METHOD_NOT_FOUND,
-        format!("the method {method} does not exist/is not available"),
-    )
 }
 
 /// What is said of a method that subscribes and is not passed to the node; it begins with geth's words.

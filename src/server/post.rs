@@ -18,7 +18,7 @@ use crate::jsonrpc::{
 };
 use crate::look::look;
 use crate::pieces;
-use crate::rpc::{Planned, SubscriptionMethod, not_available};
+use crate::rpc::{Holder, Planned, SubscriptionMethod, not_available};
 use crate::session::{Services, methods};
 
 /// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
@@ -206,19 +206,20 @@ fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, 
         let refused = items.iter().map(|item| Planned::refused(item, &why)).collect();
         return (refused, Some(exceeded));
     }
+    let holder = Holder(pass.account().number());
     let plan = |item| {
-        Planned::new(item, &mut |request| match SubscriptionMethod::of(&request.method) {
-            Some(SubscriptionMethod::Subscribe(_) | SubscriptionMethod::SubscribeKind(_)) => {
-                Some(error(METHOD_NOT_FOUND, "notifications not supported").into())
-            }
-            Some(SubscriptionMethod::Unsubscribe) => Some(error(SERVER_ERROR, "subscription not found").into()),
-            Some(SubscriptionMethod::Unpaired) => Some(not_available(&request.method).into()),
-            None if terms.rights.methods.allow(&request.method) => None,
-            None => {
-                services.count_refusal("method");
-                Some(not_available(&request.method).into())
-            }
-        })
+        Planned::new(
+            item,
+            holder,
+            &mut |request| match SubscriptionMethod::of(&request.method) {
+                Some(SubscriptionMethod::Subscribe(_) | SubscriptionMethod::SubscribeKind(_)) => {
+                    Some(error(METHOD_NOT_FOUND, "notifications not supported").into())
+                }
+                Some(SubscriptionMethod::Unsubscribe) => Some(error(SERVER_ERROR, "subscription not found").into()),
+                Some(SubscriptionMethod::Unpaired) => Some(not_available(&request.method).into()),
+                None => services.refused_call(&terms.rights.methods, &request.method),
+            },
+        )
     };
     (items.iter().map(plan).collect(), None)
 }

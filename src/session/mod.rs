@@ -17,7 +17,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde_json::Value;
 use tokio::time::Sleep;
 use tracing::debug;
 
@@ -29,15 +28,15 @@ use crate::clock::Clock;
 use crate::deflate;
 use crate::delivery::{
     Answered, CloseReason, Compression, InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, Socket,
-    SubscriptionId, frame,
+    frame,
 };
-use crate::door::{Door, Limit, Pass, Refusals, Reserved};
+use crate::door::{Door, Limit, Methods, Pass, Refusals, Reserved, Verdict};
 use crate::jsonrpc::{
-    self, ErrorObjectOwned, INVALID_PARAMS, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR,
-    Request, Response, SERVER_ERROR, error,
+    self, ErrorObjectOwned, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR, Request, Response,
+    SERVER_ERROR, error,
 };
 use crate::look::look;
-use crate::rpc::{Local, Planned, Rpc, SubscriptionMethod, not_available, not_passed};
+use crate::rpc::{Holder, Local, Planned, Rpc, SubscriptionMethod, id_argument, not_passed};
 use crate::subscription::{Asked, NodeSubscription, Registry, Replays, Start, Subscription, Topic, no_such_kind};
 use crate::telemetry::{Metrics, ReasonLabel};
 
@@ -105,6 +104,15 @@ impl Services {
         self.metrics.refused.get_or_create(&label).inc_by(count as u64);
     }
 
+    /// Decides about a call that is no subscription: `None` where it is forwarded to any node.
+    pub fn refused_call(&self, methods: &Methods, method: &str) -> Option<Local> {
+        match methods.verdict(method) {
+            Verdict::Serve => None,
+            Verdict::InDevelopment if self.rpc.may_develop() => Some(Local::InDevelopment),
+            Verdict::InDevelopment | Verdict::Refuse => Some(self.rpc.refused_method(method).into()),
+        }
+    }
+
     /// As [`Self::count_refusals`], of one.
     pub fn count_refusal(&self, limit: &'static str) {
         self.count_refusals(limit, 1);
@@ -120,7 +128,7 @@ impl AsRef<Door> for Services {
 /// What the items of a message call, for [`crate::door::Terms::charge`].
 pub fn methods<'a>(items: &'a [Item<'_>]) -> impl Iterator<Item = Option<&'a str>> {
     items.iter().map(|item| match item {
-        Item::Call(request) | Item::Notification(request) => Some(&*request.method),
+        Item::Call(request) | Item::Notification(request) | Item::Flawed(request, _) => Some(&*request.method),
         Item::Response | Item::Invalid(_) => None,
     })
 }
@@ -455,25 +463,21 @@ impl Session {
     /// `can_wait`: there is a place for an answer that is not known at once.
     fn plan(&mut self, item: &Item<'_>, can_wait: bool, releases: &mut Vec<Arc<Recipient>>) -> Planned {
         let notification = matches!(item, Item::Notification(_));
-        Planned::new(item, &mut |request| {
+        let holder = Holder(self.pass.account().number());
+        Planned::new(item, holder, &mut |request| {
             match SubscriptionMethod::of(&request.method) {
                 // The way out is never barred.
                 Some(SubscriptionMethod::Unsubscribe) => Some(self.unsubscribe(request).into()),
-                Some(SubscriptionMethod::Unpaired) => {
-                    self.services.count_refusal("method");
-                    Some(not_available(&request.method).into())
-                }
+                Some(SubscriptionMethod::Unpaired) => Some(self.services.rpc.refused_method(&request.method).into()),
                 // Without an id there is no way to tell the subscription's: it is ignored, as in reth (PROTOCOL J7).
                 Some(_) if notification => Some(Outcome::TRUE.into()),
                 Some(method) => Some(
                     self.subscribe(method, request, can_wait, releases)
                         .unwrap_or_else(Local::from),
                 ),
-                None if self.pass.terms().rights.methods.allow(&request.method) => None,
-                None => {
-                    self.services.count_refusal("method");
-                    Some(not_available(&request.method).into())
-                }
+                None => self
+                    .services
+                    .refused_call(&self.pass.terms().rights.methods, &request.method),
             }
         })
     }
@@ -497,7 +501,11 @@ impl Session {
                 let topic = Topic::parse(namespace, request)?;
                 let name = format!("{namespace}_{}", topic.name());
                 // `eth_x_subscribe` subscribes as `eth_subscribe` does: who denies the one denies the other.
-                (topic, methods.allow(&format!("{namespace}_subscribe")), name)
+                (
+                    topic,
+                    methods.allow_subscription(&format!("{namespace}_subscribe")),
+                    name,
+                )
             }
             _ => (Topic::of_its_own(request)?, true, request.method.clone().into_owned()),
         };
@@ -505,7 +513,7 @@ impl Session {
             SubscriptionMethod::Subscribe(namespace) => no_such_kind(namespace, topic.name()),
             _ => not_passed(&request.method),
         };
-        if !is_allowed || !methods.allow(&request.method) || !terms.rights.kinds.allow(topic.kind()) {
+        if !is_allowed || !methods.allow_subscription(&request.method) || !terms.rights.kinds.allow(topic.kind()) {
             self.services.count_refusal("kind");
             return Err(not_offered(&topic));
         }
@@ -610,7 +618,7 @@ impl Session {
     }
 
     fn unsubscribe(&mut self, request: &Request<'_>) -> Outcome {
-        let id = match unsubscribe_id(request) {
+        let id = match request.args().and_then(|args| id_argument(&args)) {
             Ok(id) => id,
             Err(why) => return why.into(),
         };
@@ -706,14 +714,14 @@ fn waits(item: &Item<'_>) -> bool {
             Some(SubscriptionMethod::Unsubscribe | SubscriptionMethod::Unpaired)
         ),
         Item::Notification(_) => is_forwarded(item),
-        Item::Response | Item::Invalid(_) => false,
+        Item::Response | Item::Invalid(_) | Item::Flawed(..) => false,
     }
 }
 
 fn is_forwarded(item: &Item<'_>) -> bool {
     match item {
         Item::Call(request) | Item::Notification(request) => SubscriptionMethod::of(&request.method).is_none(),
-        Item::Response | Item::Invalid(_) => false,
+        Item::Response | Item::Invalid(_) | Item::Flawed(..) => false,
     }
 }
 
@@ -721,28 +729,4 @@ const TOO_MANY_CALLS: &str = "limit exceeded: too many calls in flight";
 
 fn too_many_calls() -> Outcome {
     error(LIMIT_EXCEEDED, TOO_MANY_CALLS).into()
-}
-
-/// geth's grammar of `eth_unsubscribe` (PROTOCOL 1.7). An id that is none names no subscription.
-fn unsubscribe_id(request: &Request<'_>) -> Result<Option<SubscriptionId>, jsonrpc::ErrorObjectOwned> {
-    let args = request.args()?;
-    let missing = || error(INVALID_PARAMS, "missing value for required argument 0");
-    let first = args.first().ok_or_else(missing)?;
-    let kind = match serde_json::from_str(first.get()) {
-        Ok(Value::Null) => return Err(missing()),
-        // As geth: what is there is read before what is too many is counted.
-        Ok(Value::String(_)) | Err(_) if args.len() > 1 => {
-            return Err(error(INVALID_PARAMS, "too many arguments, want at most 1"));
-        }
-        Ok(Value::String(id)) => return Ok(SubscriptionId::parse(&id)),
-        Err(_) => return Ok(None),
-        Ok(Value::Bool(_)) => "bool",
-        Ok(Value::Number(_)) => "number",
-        Ok(Value::Array(_)) => "array",
-        Ok(Value::Object(_)) => "object",
-    };
-    Err(error(
-        INVALID_PARAMS,
-        format!("invalid argument 0: json: cannot unmarshal {kind} into Go value of type rpc.ID"),
-    ))
 }

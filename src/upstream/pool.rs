@@ -523,6 +523,12 @@ impl Pool {
         self.upstreams[id.0].shared.endpoint.to_string()
     }
 
+    /// How many upstreams there are; each has its number as [`UpstreamId`].
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.upstreams.len()
+    }
+
     /// Connections made to the upstream so far.
     #[must_use]
     pub fn connects(&self, id: UpstreamId) -> u64 {

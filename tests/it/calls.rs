@@ -1,6 +1,7 @@
 //! Calls: what is answered without a node, once for many, and never stale.
 
 use futures_util::future::join_all;
+use headwater::door::Unknown;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
@@ -120,7 +121,7 @@ async fn a_hundred_clients_that_ask_for_each_new_head_cost_the_node_one_call_a_b
 
 #[tokio::test]
 async fn an_answer_holds_as_long_as_what_it_stands_on() {
-    let rig = Rig::start().await;
+    let rig = Rig::with(|config| config.methods.unknown = Unknown::Serve).await;
     let (mut client, mut watcher) = (rig.client().await, rig.watcher().await);
     let number = rig.head(&mut watcher).await;
     let block = json!([format!("{number:#x}"), false]);

@@ -31,6 +31,7 @@ mod limits;
 mod odd_nodes;
 mod odd_words;
 mod passed;
+mod policy;
 mod rate_limits;
 mod receipts;
 mod regressions;

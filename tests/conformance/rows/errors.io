@@ -72,6 +72,7 @@ UPGRADE /
 
 == K6: a method that is not allowed is not there
 only headwater: geth is asked by whoever reaches it
+config methods.development = "off"
 >> {"jsonrpc":"2.0","id":1,"method":"debug_traceBlockByNumber","params":["latest"]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"the method debug_traceBlockByNumber does not exist/is not available"}}
 >> {"jsonrpc":"2.0","id":2,"method":"eth_sendTransaction","params":[{}]}
