@@ -19,6 +19,7 @@ use super::{Identity, Policy, Rights};
 use crate::clock::Millis;
 use crate::delivery::Egress;
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED};
+use crate::shares::Owner;
 
 /// A message of this length costs as much as a request, whatever it says. Most requests are a hundredth of it.
 pub const BYTES_PER_REQUEST: usize = 64 << 10;
@@ -147,7 +148,6 @@ pub struct Account {
     connections: AtomicUsize,
     subscriptions: AtomicUsize,
     index_entries: AtomicUsize,
-    unread: AtomicUsize,
     revoked: AtomicBool,
     /// When it was first seen unused; 0 while it is used.
     unused_since: AtomicU64,
@@ -162,7 +162,6 @@ impl Account {
             connections: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             index_entries: AtomicUsize::new(0),
-            unread: AtomicUsize::new(0),
             revoked: AtomicBool::new(false),
             unused_since: AtomicU64::new(0),
         }
@@ -174,10 +173,10 @@ impl Account {
         self.terms.load()
     }
 
-    /// Bytes of long answers over HTTP that it has not read yet.
+    /// Its name in what all clients share.
     #[must_use]
-    pub fn unread(&self) -> &AtomicUsize {
-        &self.unread
+    pub fn owner(&self) -> Owner {
+        self.egress.owner()
     }
 
     /// The budget of its notifications.

@@ -19,6 +19,7 @@ mod params;
 mod send;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -29,8 +30,9 @@ use crate::chain::Tip;
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
 };
+use crate::shares::{Budget, Charge, Full, Owner};
 use crate::subscription::Registry;
-use crate::telemetry::{Metrics, OutcomeLabel};
+use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
 pub use crate::upstream::SubscriptionMethod;
 use crate::upstream::{NodeSubscription, Pool};
 
@@ -38,6 +40,9 @@ use calls::Calls;
 
 /// Items of one batch that are under way at the same time, at most.
 const BATCH_CONCURRENCY: usize = 32;
+
+/// Answers below this need no room, in bytes.
+const LONG_ANSWER: usize = 64 << 10;
 
 /// One element of a message on its way to its answer.
 pub enum Planned {
@@ -132,6 +137,12 @@ pub struct RpcSettings {
     pub max_cache_bytes: u64,
     /// Whether the logs that are held were held against their blocks.
     pub trusts_held: bool,
+    /// Calls of all clients that are under way at the nodes.
+    pub max_in_flight: usize,
+    /// How long a call waits to be one of them.
+    pub patience: Duration,
+    /// Bytes of answers that are put together, or wait to be read over HTTP, of all clients.
+    pub max_answer_bytes: usize,
 }
 
 /// The half of the service that answers calls.
@@ -190,13 +201,13 @@ impl Rpc {
     }
 
     /// The response to one item, if it gets one.
-    pub async fn complete(&self, planned: Planned) -> Option<Response> {
+    pub async fn complete(&self, planned: Planned, owner: Owner) -> Option<Response> {
         match planned {
             Planned::Silent => None,
             Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
             Planned::Later(id, outcome) => Some(self.local(&id, outcome.await)),
             Planned::Forward { id, method, params } => {
-                let outcome = self.calls.answer(method, params).await;
+                let outcome = self.calls.answer(method, params, owner).await;
                 id.map(|id| Response::new(&id, outcome))
             }
         }
@@ -212,13 +223,15 @@ impl Rpc {
 
     /// The responses to a batch, in the order of the request. It may have one item under way, and beside so many that are
     /// another one for each place that `more` gives; an item holds its place until it is answered. Where nobody `awaits` the
-    /// answer any more nothing else is begun.
+    /// answer any more nothing else is begun. The responses' room is given back with what comes beside them.
     pub async fn complete_batch<P>(
         &self,
         planned: Vec<Planned>,
+        owner: Owner,
         more: impl Fn(usize) -> Option<P>,
         awaits: impl Fn() -> bool,
-    ) -> Vec<Response> {
+    ) -> (Vec<Response>, Option<Charge>) {
+        let mut room = None;
         let mut responses: Vec<Option<Response>> = planned.iter().map(|_| None).collect();
         let mut planned = planned.into_iter().enumerate();
         let (mut under_way, mut first_is_free) = (FuturesUnordered::new(), true);
@@ -235,7 +248,7 @@ impl Rpc {
                 under_way.extend(
                     planned
                         .next()
-                        .map(|(at, one)| async move { (at, self.complete(one).await, place) }),
+                        .map(|(at, one)| async move { (at, self.complete(one, owner).await, place) }),
                 );
             }
             let Some((at, response, place)) = under_way.next().await else {
@@ -244,7 +257,11 @@ impl Rpc {
             first_is_free |= place.is_none();
             responses[at] = response.map(|response| {
                 let fits = response.body.len() <= self.max_batch_response && done <= 2 * self.max_batch_response;
-                let response = if fits { response } else { response.shortened() };
+                let response = match self.room(&mut room, owner, done + response.body.len()) {
+                    _ if !fits => response.shortened(),
+                    Ok(()) => response,
+                    Err(full) => response.instead(full.into()),
+                };
                 done += response.body.len();
                 response
             });
@@ -258,7 +275,37 @@ impl Rpc {
                 response
             }
         });
-        fitted.collect()
+        (fitted.collect(), room)
+    }
+
+    /// Room for answers that come to so many bytes together; short ones need none.
+    fn room(&self, room: &mut Option<Charge>, owner: Owner, bytes: usize) -> Result<(), Full> {
+        if bytes < LONG_ANSWER {
+            return Ok(());
+        }
+        let answers = &self.calls.answers;
+        let charged = room.get_or_insert_with(|| answers.open(owner)).resize(bytes);
+        charged.inspect_err(|_| self.count_refusal("long_answers"))
+    }
+
+    /// Room for one answer of so many bytes until it is read, where it needs any.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn room_for(&self, owner: Owner, bytes: usize) -> Result<Option<Charge>, Full> {
+        let mut room = None;
+        self.room(&mut room, owner, bytes)?;
+        Ok(room)
+    }
+
+    /// Bytes of answers that are put together, or wait to be read over HTTP.
+    #[must_use]
+    pub fn answers(&self) -> &Budget {
+        &self.calls.answers
+    }
+
+    fn count_refusal(&self, reason: &'static str) {
+        self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     fn count(&self, outcome: &'static str) {

@@ -52,11 +52,12 @@ impl Session {
             }
             return;
         };
-        let services = self.services.clone();
+        let (services, owner, held) = (self.services.clone(), self.outbox.owner(), self.held.take());
         tokio::spawn(async move {
             let more = |_| place.outbox()?.begin_call(max_in_flight / 2);
             let awaits = || place.outbox().is_some();
-            let responses = services.rpc.complete_batch(planned, more, awaits).await;
+            let _held = held;
+            let (responses, _room) = services.rpc.complete_batch(planned, owner, more, awaits).await;
             if let Some(outbox) = place.outbox() {
                 services.answer_batch(&outbox, &responses, releases);
             }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
+use crate::shares::{Full, Owner};
 
 /// A call came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum CallError {
     /// No answer in time.
     #[error("request timed out")]
     TimedOut,
+    /// There is no room for its answer beside those that are being read.
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 impl CallError {
@@ -41,6 +45,7 @@ impl CallError {
             Self::TooLong => "response_too_large",
             Self::Throttled(_) => "throttled",
             Self::TimedOut => "timeout",
+            Self::Full(_) => "full",
         }
     }
 }
@@ -64,6 +69,8 @@ pub struct Ask {
     pub archive: bool,
     /// Its answer may be of any length.
     pub long: bool,
+    /// On whose behalf it is asked.
+    pub owner: Owner,
 }
 
 /// How far an upstream must have come to be asked.
@@ -95,6 +102,8 @@ pub(super) struct Call {
     pub method: String,
     /// JSON, empty for none.
     pub params: String,
+    /// On whose behalf: the room for its answer is this account's.
+    pub owner: Owner,
     pub reply: oneshot::Sender<Result<Outcome, CallError>>,
 }
 
@@ -128,10 +137,16 @@ pub(super) async fn exchange(
     lane: &mpsc::Sender<Call>,
     method: String,
     params: String,
+    owner: Owner,
     patience: Duration,
 ) -> Result<Outcome, CallError> {
     let (reply, answer) = oneshot::channel();
-    let call = Call { method, params, reply };
+    let call = Call {
+        method,
+        params,
+        owner,
+        reply,
+    };
     let exchange = async {
         lane.send(call).await.map_err(|_| CallError::Unavailable)?;
         answer.await.map_err(|_| CallError::Lost)?

@@ -192,6 +192,8 @@ pub struct UpstreamSettings {
     pub max_passed: usize,
     /// Longest message that is read from a node, in bytes.
     pub max_message_bytes: usize,
+    /// Bytes of answers to clients' calls that are being read from HTTP nodes, and again of those to our own questions.
+    pub max_answer_bytes: usize,
     /// Whose certificates are believed.
     pub trust: Arc<rustls::ClientConfig>,
 }

@@ -23,6 +23,7 @@ use super::{
     Wanted, place_of,
 };
 use crate::jsonrpc::Outcome;
+use crate::shares::{Budget, Owner};
 use crate::telemetry::Metrics;
 
 /// What is known of one upstream, for the admin port.
@@ -69,6 +70,10 @@ pub(super) struct Shared {
     pub wanted: watch::Receiver<Wanted>,
     /// Of clients' calls; and whether they spare it, whoever was told that it is asked too much.
     pub load: Load,
+    /// Room for answers to clients' calls that are being read.
+    pub answers: Arc<Budget>,
+    /// The same for our own: clients take none of it.
+    pub our_answers: Arc<Budget>,
 }
 
 impl Shared {
@@ -270,6 +275,8 @@ pub struct Pool {
     fetch_timeout: Duration,
     silence_timeout: Duration,
     gossip_dropped: Arc<AtomicU64>,
+    answers: Arc<Budget>,
+    our_answers: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -298,6 +305,8 @@ impl Pool {
         let choice = Arc::new(Choice::new(endpoints, settings, metrics.clone()));
         let identity = Arc::new(Identity::new(nodes.len(), settings.chain_id));
         let gossip_dropped = Arc::new(AtomicU64::new(0));
+        let answers = Budget::new("too many bytes of answers at once", settings.max_answer_bytes);
+        let our_answers = Budget::new("answers to our own questions", settings.max_answer_bytes);
         let upstreams = nodes
             .iter()
             .enumerate()
@@ -316,6 +325,8 @@ impl Pool {
                     gossip_dropped: gossip_dropped.clone(),
                     wanted: channels.wanted.clone(),
                     load: Load::default(),
+                    answers: answers.clone(),
+                    our_answers: our_answers.clone(),
                 });
                 let (calls, theirs_in) = mpsc::channel(CALL_QUEUE);
                 let (ours, ours_in) = mpsc::channel(CALL_QUEUE);
@@ -346,6 +357,8 @@ impl Pool {
             silence_timeout: settings.silence_timeout,
             fetch_timeout: (settings.silence_timeout / 4).max(MIN_FETCH_TIMEOUT),
             gossip_dropped,
+            answers,
+            our_answers,
             metrics,
         });
         tokio::spawn(look(Arc::downgrade(&pool), settings.tick()));
@@ -453,7 +466,7 @@ impl Pool {
         patience: Duration,
     ) -> Result<Outcome, CallError> {
         let Upstream { ours, shared, .. } = &self.upstreams[id.0];
-        let answer = exchange(ours, method.to_owned(), params.to_owned(), patience).await;
+        let answer = exchange(ours, method.to_owned(), params.to_owned(), Owner::OURS, patience).await;
         if let Some(after) = throttled(&answer) {
             shared.load.throttled(Instant::now(), after);
         }
@@ -512,6 +525,12 @@ impl Pool {
             (shared.endpoint.to_string(), status)
         };
         self.upstreams.iter().map(one).collect()
+    }
+
+    /// Bytes of answers that are being read from HTTP nodes, clients' and our own.
+    #[must_use]
+    pub fn answers_under_way(&self) -> (usize, usize) {
+        (self.answers.used(), self.our_answers.used())
     }
 
     /// Pending transactions that arrived faster than they could be passed on.

@@ -178,6 +178,7 @@ impl Pool {
             &upstream.calls,
             ask.method.clone(),
             ask.params.clone(),
+            ask.owner,
             self.request_timeout,
         )
         .await;
@@ -189,7 +190,7 @@ impl Pool {
                     self.usual.lock().entry(ask.class).or_default().note(took);
                 }
             }
-            Ok(_) | Err(CallError::Throttled(_) | CallError::TimedOut) => under_way.failed(now),
+            Ok(_) | Err(CallError::Throttled(_) | CallError::TimedOut | CallError::Full(_)) => under_way.failed(now),
             Err(CallError::Lost | CallError::TooLong | CallError::Unavailable | CallError::Behind(_)) => {
                 under_way.lost(now);
             }

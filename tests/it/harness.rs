@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async, connect_async_tls_with_config};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, client_async, connect_async, connect_async_tls_with_config,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::wire::{Reply, http};
@@ -383,6 +385,21 @@ impl Client {
             socket,
             early: VecDeque::new(),
         }
+    }
+
+    /// Over a connection that is there already.
+    pub async fn over(socket: TcpStream) -> Self {
+        Self::try_over(socket).await.unwrap()
+    }
+
+    /// As [`Self::over`], unless it is refused.
+    pub async fn try_over(socket: TcpStream) -> Result<Self, tokio_tungstenite::tungstenite::Error> {
+        let upgrading = client_async("ws://localhost/", MaybeTlsStream::Plain(socket));
+        let (socket, _) = within("upgrade", upgrading).await?;
+        Ok(Self {
+            socket,
+            early: VecDeque::new(),
+        })
     }
 
     /// Over TLS.

@@ -38,6 +38,7 @@ mod replays;
 mod resume;
 mod routing;
 mod scripted;
+mod shares;
 mod sharing;
 mod shutdown;
 mod tls;

@@ -47,6 +47,8 @@ pub fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<W
         gossip_dropped: Arc::new(AtomicU64::new(0)),
         wanted,
         load: Load::default(),
+        answers: crate::shares::Budget::new("answers", 1 << 20),
+        our_answers: crate::shares::Budget::new("answers", 1 << 20),
     };
     shared.up();
     let mut serving = Serving::new(Arc::new(shared));
