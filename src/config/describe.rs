@@ -39,7 +39,7 @@ const KEYS: &[(&str, &str)] = &[
     ("node.poll_interval", "How often an HTTP node is asked for its head."),
     (
         "node.max_in_flight",
-        "Calls that wait for one node; more wait in line, in turns by client. One client has a quarter of the places (half while nobody else waits), and 1,024 calls in line; more get -32005 with a hint when to come again.",
+        "Calls that wait for nodes; more wait in line, in turns by client. One client has a quarter of the places (half while nobody else waits), and 1,024 calls in line; more get -32005 with a hint when to come again.",
     ),
     (
         "node.max_request_bytes",

@@ -167,7 +167,7 @@ impl Config {
                 )?,
                 max_cache_bytes: typed.cache.max_bytes.as_u64(),
                 trusts_held: typed.history.verify != Verify::None,
-                max_in_flight: node.max_in_flight.saturating_mul(typed.upstream.len().max(1)),
+                max_in_flight: node.max_in_flight,
                 patience: node.request_timeout,
                 max_answer_bytes: bytes("memory.answers", typed.memory.answers, 64 << 10)?,
             },

@@ -137,7 +137,7 @@ pub struct RpcSettings {
     pub max_cache_bytes: u64,
     /// Whether the logs that are held were held against their blocks.
     pub trusts_held: bool,
-    /// Calls of all clients that are under way at the nodes.
+    /// Calls of all clients that are under way, at any node: nearly all may be one node's.
     pub max_in_flight: usize,
     /// How long a call waits to be one of them.
     pub patience: Duration,

@@ -11,7 +11,7 @@ use crate::door::{BYTES_PER_REQUEST, Exceeded, Pass};
 use crate::shares::{Budget, Charge, Full};
 
 /// A body from here on takes room among those of all clients, in bytes.
-const LONG: usize = 16 << 10;
+const LONG: usize = (4 << 10) + 1;
 
 /// Why a body was not read to its end.
 #[derive(Debug)]

@@ -142,7 +142,7 @@ impl Services {
 const MAX_READS: usize = 16;
 
 /// A message from here on takes room among those of all clients, in bytes. Shorter ones are bounded by their number.
-const LONG_MESSAGE: usize = 16 << 10;
+const LONG_MESSAGE: usize = (4 << 10) + 1;
 
 /// Bytes asked of the socket in one read.
 const READ_BYTES: usize = 4 << 10;

@@ -297,8 +297,8 @@ mod tests {
         check(
             "a8=80 a8=300 a8=75 a9=1 b8=25 b9=1 c8=1 a8=0 a8=25 b8=75 b8=74",
             expect![[r#"
-                a8=80 yes 80 
-                a8=300 yes 300 
+                a8=80 yes 75 
+                a8=300 yes 75 
                 a8=75 yes 75 
                 a9=1 no 75 
                 b8=25 yes 100 

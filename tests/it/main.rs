@@ -27,6 +27,7 @@ mod heights;
 mod hostile;
 mod keys;
 mod limits;
+mod memory;
 mod odd_nodes;
 mod odd_words;
 mod passed;
