@@ -63,6 +63,10 @@ conformance: $(NODE_READY) geth ## every row of the wire's specification, on dev
 simulate: ## the app under drawn faults on simulated time: SEEDS=500 new ones, or SEED=7 again (TIMES=20); FEATURES=holes,blooms,lies
 	@$(if $(SEED),SEED=$(SEED)) $(if $(SEEDS),SEEDS=$(SEEDS)) $(if $(TIMES),TIMES=$(TIMES)) $(if $(FEATURES),FEATURES=$(FEATURES)) $(CARGO) test --locked --test simulate -- --nocapture
 
+.PHONY: memory
+memory: ## everything that takes memory at once, against the bound that README states: a minute, Linux
+	@$(CARGO) test --locked --test it -- --ignored --nocapture memory::
+
 # The unoptimised echo server is no slower than its client, and checks that nothing overflows.
 AUTOBAHN := $(PYTHON) tests/autobahn/run.py $(WSTEST) $(TARGET_DIR)/debug/examples/echo .local/autobahn
 

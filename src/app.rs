@@ -186,14 +186,15 @@ impl App {
             metrics.clone(),
             tip.clone(),
         );
-        let registry = Arc::new(Registry::new(
+        let registry = Registry::new(
             config.history.blocks,
             config.max_passed,
             config.server.compression,
             wanted,
             clock,
             metrics.clone(),
-        ));
+        );
+        let registry = Arc::new(registry.within(config.history.max_bytes));
         let archive = Archive::new(source.clone());
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 

@@ -11,6 +11,7 @@ mod flaw;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 pub use flaw::{Flaw, MAX_DEPTH, is_method_name, not_available};
@@ -351,9 +352,35 @@ impl Response {
         if self.body.len() <= SHORT {
             return self;
         }
+        self.instead(error(RESPONSE_TOO_LARGE, "response too large").into())
+    }
+
+    /// Another outcome under the same id.
+    #[must_use]
+    pub fn instead(&self, outcome: Outcome) -> Self {
         let id = self.head.slice(Self::ID_AT..Self::ID_AT + self.id_length);
-        let too_large = error(RESPONSE_TOO_LARGE, "response too large").into();
-        Self::new(std::str::from_utf8(&id).unwrap_or("null"), too_large)
+        Self::new(std::str::from_utf8(&id).unwrap_or("null"), outcome)
+    }
+
+    /// When to come again, where the answer is that a limit is exceeded and says so (`data.retryAfterMs`).
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        #[derive(Deserialize)]
+        struct Refusal {
+            code: i32,
+            data: Hint,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Hint {
+            retry_after_ms: u64,
+        }
+        const SHORT: usize = 1024;
+        if !self.head.ends_with(b"\"error\":") || self.body.len() > SHORT {
+            return None;
+        }
+        let refusal: Refusal = serde_json::from_slice(&self.body).ok()?;
+        (refusal.code == LIMIT_EXCEEDED).then_some(Duration::from_millis(refusal.data.retry_after_ms))
     }
 
     /// Length in bytes.

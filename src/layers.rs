@@ -22,22 +22,24 @@ const LAYERS: &str = "
     admin         chain session telemetry upstream
     devnet
 
-    server        delivery door jsonrpc look pieces rpc session tls
-    session       clock deflate delivery door jsonrpc look rpc subscription telemetry
+    server        delivery door jsonrpc look pieces rpc session shares tls
+    session       clock deflate delivery door jsonrpc look rpc shares subscription telemetry
     # What was published is answered from: the registry holds the blocks, the filter of a subscription finds their logs.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
-    rpc           chain conduct delivery jsonrpc look quantity subscription telemetry upstream
+    rpc           chain conduct delivery jsonrpc look quantity shares subscription telemetry upstream
     # An account holds what all connections of a client share, so the budget of its bytes (delivery's egress); a right is to
     # a kind of events, and a pass ends with a close reason.
-    door          clock conduct delivery jsonrpc patterns
+    door          clock conduct delivery jsonrpc patterns shares
 
     # Not upstream: what comes from there and is no chain comes by the backplane.
-    subscription  backplane chain clock delivery jsonrpc telemetry
-    delivery      clock deflate pieces telemetry
+    subscription  backplane chain clock delivery jsonrpc shares telemetry
+    delivery      clock deflate pieces shares telemetry
     backplane     chain upstream
-    chain         jsonrpc quantity telemetry upstream
-    upstream      conduct jsonrpc patterns quantity telemetry
+    chain         jsonrpc quantity shares telemetry upstream
+    upstream      conduct jsonrpc patterns quantity shares telemetry
 
+    # Places and bytes that clients compete for.
+    shares        jsonrpc
     clock
     conduct
     deflate

@@ -86,5 +86,6 @@ pub mod patterns;
 pub mod pieces;
 pub mod quantity;
 pub mod reload;
+pub mod shares;
 pub mod telemetry;
 pub mod tls;

@@ -23,6 +23,13 @@ pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
+/// `budget="inbound"` and its like.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BudgetLabel {
+    /// As in the section `[memory]` of the settings.
+    pub budget: &'static str,
+}
+
 /// `outcome="result"` and its like.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
@@ -70,6 +77,8 @@ pub struct Metrics {
     pub delivery_latency: Histogram,
     /// Bytes that wait in all clients' queues.
     pub queue_bytes: Gauge,
+    /// Bytes that are held, by the budget that bounds them.
+    pub memory_bytes: Family<BudgetLabel, Gauge>,
     /// Pending transactions, and what is passed through, dropped under pressure, by place.
     pub pending_dropped: Family<ReasonLabel, Counter>,
     /// Events of upstreams' subscriptions that nobody has.
@@ -151,6 +160,7 @@ impl Metrics {
             // 50 microseconds to 13 seconds.
             delivery_latency: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
             queue_bytes: Gauge::default(),
+            memory_bytes: Family::default(),
             pending_dropped: Family::default(),
             ownerless_events: Counter::default(),
             requests: Family::default(),
@@ -247,6 +257,11 @@ impl Metrics {
             "queue_bytes",
             "Bytes that wait in all clients' queues",
             metrics.queue_bytes.clone(),
+        );
+        r.register(
+            "memory_bytes",
+            "Bytes that are held, by the budget that bounds them",
+            metrics.memory_bytes.clone(),
         );
         r.register(
             "pending_dropped",

@@ -12,9 +12,9 @@ use axum::routing::get;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
-use crate::chain::Tip;
+use crate::chain::{History, Tip};
 use crate::session::Services;
-use crate::telemetry::{KindLabel, ReasonLabel, UpstreamLabel};
+use crate::telemetry::{BudgetLabel, KindLabel, ReasonLabel, UpstreamLabel};
 use crate::upstream::Pool;
 
 /// What the pages are made of.
@@ -111,6 +111,18 @@ impl Admin {
                 .upstream_lag
                 .get_or_create(&label)
                 .set(status.lag.map_or(f64::NAN, |lag| lag.as_secs_f64()));
+        }
+        let (upstream, ours) = self.pool.answers_under_way();
+        for (budget, bytes) in [
+            ("inbound", self.services.inbound.used()),
+            ("answers", self.services.rpc.answers().used()),
+            ("upstream", upstream),
+            ("upstream_ours", ours),
+            ("history", self.services.registry.with_history(History::bytes)),
+            ("replays", self.services.replays.budget().used()),
+        ] {
+            let gauge = metrics.memory_bytes.get_or_create_owned(&BudgetLabel { budget });
+            gauge.set(bytes as i64);
         }
         let ingress = metrics
             .pending_dropped

@@ -17,6 +17,7 @@ use super::inquiry::Missing;
 use super::ranges::{Between, Ranges};
 use super::source::{Refused, Seek, Source, wait_before};
 use super::{BlockLogs, BlockRef, Fetch, Gap, Header, Left, Page, Published, Undo};
+use crate::shares::{FairPool, Full, Owner};
 
 /// Blocks of one page that are fetched at the same time.
 const AT_ONCE: usize = 8;
@@ -29,6 +30,9 @@ const FETCHES: usize = 32;
 
 /// Searches for blocks that may not exist, at the same time.
 const SEEKS: usize = 8;
+
+/// Searches of one account that wait for their turn. One takes a few round trips, and longer for a block that no node has.
+const MAX_SEEKING: usize = 256;
 
 /// Tries for one block before the page ends with the one before it.
 const TRIES: u32 = 6;
@@ -61,7 +65,7 @@ pub struct Archive {
     generation: AtomicU64,
     room: Semaphore,
     /// For blocks that may not exist: whoever asks for those waits for others of the kind.
-    seeking: Semaphore,
+    seeking: Arc<FairPool>,
 }
 
 /// Blocks of a page of which the logs are fetched.
@@ -72,9 +76,20 @@ enum NeededLogs {
     Of(HashSet<B256>),
 }
 
-/// No node could be asked.
+/// No node was asked, which says nothing about the block.
 #[derive(Debug)]
-pub struct Unavailable;
+pub enum NotAsked {
+    /// None could be.
+    Unavailable,
+    /// Too many others wait to ask.
+    Busy(Full),
+}
+
+impl From<Full> for NotAsked {
+    fn from(full: Full) -> Self {
+        Self::Busy(full)
+    }
+}
 
 /// Where a block that memory does not know stands.
 #[derive(Debug)]
@@ -113,7 +128,7 @@ impl Archive {
             ranges: Ranges::new(KEPT_FOR),
             generation: AtomicU64::new(0),
             room: Semaphore::new(FETCHES),
-            seeking: Semaphore::new(SEEKS),
+            seeking: FairPool::new("too many wait for a block to resume from", SEEKS, MAX_SEEKING),
         }
     }
 
@@ -277,8 +292,8 @@ impl Archive {
 
     /// Asks a few times, each time another node as far as there are any; `None` where all say that there is no such block.
     /// By number it is the first block at or above it.
-    async fn seek(&self, seek: Seek) -> Result<Option<Header>, Unavailable> {
-        let mut said = Err(Unavailable);
+    async fn seek(&self, seek: Seek) -> Result<Option<Header>, NotAsked> {
+        let mut said = Err(NotAsked::Unavailable);
         for attempt in 0..LOCATE_TRIES {
             tokio::time::sleep(wait_before(attempt)).await;
             let answer = match seek {
@@ -298,9 +313,9 @@ impl Archive {
     /// that it was pruned may be served later, and counts as there.
     ///
     /// # Errors
-    /// [`Unavailable`], which says nothing about the block.
-    pub async fn serves(&self, number: u64, logs: bool) -> Result<bool, Unavailable> {
-        let _place = self.seeking.acquire().await.map_err(|_| Unavailable)?;
+    /// [`NotAsked`].
+    pub async fn serves(&self, owner: Owner, number: u64, logs: bool) -> Result<bool, NotAsked> {
+        let _place = self.seeking.acquire(owner).await?;
         let Some(header) = self.seek(Seek::Number(number)).await? else {
             return Ok(false);
         };
@@ -319,15 +334,16 @@ impl Archive {
     /// where the node does not know it, or not all that was told of the branch.
     ///
     /// # Errors
-    /// [`Unavailable`], which says nothing about the block.
+    /// [`NotAsked`].
     pub async fn locate(
         &self,
+        owner: Owner,
         hash: B256,
         up_to: Option<u64>,
         logs: bool,
         reach: usize,
-    ) -> Result<Option<Located>, Unavailable> {
-        let _place = self.seeking.acquire().await.map_err(|_| Unavailable)?;
+    ) -> Result<Option<Located>, NotAsked> {
+        let _place = self.seeking.acquire(owner).await?;
         let (mut hash, mut up_to) = (hash, up_to);
         let (mut undo, mut blocks) = (VecDeque::new(), VecDeque::new());
         for _ in 0..reach.max(1) {

@@ -97,6 +97,10 @@ pub struct HistorySettings {
     /// How long an upstream that comes into use may be behind what was published before the chain is taken to have gone
     /// back.
     pub patience: Duration,
+    /// Bytes of blocks that do not belong to the chain yet, or not any more.
+    pub max_parent_bytes: usize,
+    /// Bytes of the blocks that are kept.
+    pub max_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -192,7 +196,7 @@ impl Assembly {
         Self {
             settings,
             metrics,
-            tracker: Tracker::new(settings.blocks),
+            tracker: Tracker::new(settings.blocks).within(settings.max_parent_bytes),
             pipeline: VecDeque::new(),
             walking: None,
             numbering: None,
@@ -214,6 +218,11 @@ impl Assembly {
     /// What is to be asked for now.
     pub fn asks(&mut self) -> std::vec::Drain<'_, Ask> {
         self.asks.drain(..)
+    }
+
+    /// Bytes of blocks that do not belong to the published chain.
+    pub fn stray_bytes(&self) -> usize {
+        self.tracker.stray_bytes() + self.pipeline_bytes()
     }
 
     /// Whether the upstream in use has not yet come to where the chain is.
@@ -279,7 +288,7 @@ impl Assembly {
 
     /// Nothing that is known leads on: the next head is the first.
     fn start_anew(&mut self, loss: Loss) {
-        self.tracker = Tracker::new(self.settings.blocks);
+        self.tracker = Tracker::new(self.settings.blocks).within(self.settings.max_parent_bytes);
         self.tracker.set_wary(self.is_wary);
         self.walking = None;
         self.numbering = None;
@@ -455,13 +464,22 @@ impl Assembly {
             .inc_by(headers.len().saturating_sub(1) as u64);
         self.pipeline.extend(headers.into_iter().map(Work::Adopt));
         // A node that announces heads faster than they can be published must not fill the memory.
-        if self.pipeline.len() > MAX_PIPELINES * self.settings.blocks.max(MIN_PIPELINE) {
+        let is_long = self.pipeline.len() > MAX_PIPELINES * self.settings.blocks.max(MIN_PIPELINE);
+        if is_long || self.pipeline_bytes() > self.settings.max_parent_bytes {
             warn!(
                 blocks = self.pipeline.len(),
                 "too many blocks wait to be published; clients are closed with 1012"
             );
             self.start_anew(Loss::Backlog);
         }
+    }
+
+    fn pipeline_bytes(&self) -> usize {
+        let bytes = |work: &Work| match work {
+            Work::Adopt(header) => header.json.len(),
+            Work::Rewind(_) | Work::ContinuityLost(_) => 0,
+        };
+        self.pipeline.iter().map(bytes).sum()
     }
 
     /// Takes back what is above `ancestor`; `dropped` is newest first. A block whose head was not published leaves no trace.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use alloy_primitives::{B256, Bloom};
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::Error as _;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -114,12 +115,28 @@ impl Header {
         })
     }
 
+    /// The same, and nothing else of what came with it in one message is kept in memory.
+    ///
+    /// # Errors
+    /// [`NotAHeader`] where it is longer than any header is: a node could else fill the memory with a few hundred.
+    pub fn bounded(self) -> Result<Self, NotAHeader> {
+        if self.json.len() > MAX_HEADER {
+            let why = format!("a header of {} bytes, more than {MAX_HEADER}", self.json.len());
+            return Err(serde_json::Error::custom(why).into());
+        }
+        let json = Bytes::copy_from_slice(&self.json);
+        Ok(Self { json, ..self })
+    }
+
     /// The bloom where it can prove anything: known, and not empty, for some chains leave all of them empty.
     #[must_use]
     pub fn telling_bloom(&self) -> Option<&Bloom> {
         self.bloom.as_deref().filter(|bloom| **bloom != Bloom::ZERO)
     }
 }
+
+/// Longest header, in bytes of JSON. Most have one or two thousand; where hundreds of validators sign, tens of thousands.
+const MAX_HEADER: usize = 256 << 10;
 
 /// Which members this node puts into its `newHeads`, and in which order.
 ///
@@ -161,7 +178,7 @@ impl HeaderShape {
     pub fn header_of(&self, block: &Bytes, seen: Instant) -> Result<Header, NotAHeader> {
         let whole = Header::parse(block.clone(), seen)?;
         let json = self.cut(block)?.into();
-        Ok(Header { json, ..whole })
+        Header { json, ..whole }.bounded()
     }
 
     fn cut(&self, block: &[u8]) -> Result<Vec<u8>, NotAHeader> {

@@ -40,6 +40,9 @@ pub(super) fn position_from(blocks: &VecDeque<Published>, number: u64) -> usize 
 #[derive(Debug)]
 pub struct History {
     limit: usize,
+    /// Bytes of all blocks that are kept, and how many they may be; see [`weight`].
+    bytes: usize,
+    max_bytes: usize,
     /// Oldest first; each the parent of the next. Numbers ascend, and some have no block (Filecoin's null rounds, issue 11).
     canonical: VecDeque<Published>,
     /// Blocks of branches that were left, by hash; as many as there are canonical ones at most.
@@ -57,6 +60,21 @@ pub struct History {
 /// so the sequence of a number is known before its block is ([`History::sequence_from`]), and also where it has none.
 const FIRST: u64 = 1 << 32;
 
+/// Blocks that are kept however long they are: reorgs of a few blocks happen every day.
+const FEW: usize = 16;
+
+/// What a log costs beside its JSON, roughly.
+const LOG: usize = 256;
+
+/// What a block costs in memory, roughly.
+fn weight(own: &Published) -> usize {
+    own.header.json.len() + own.logs.as_ref().map_or(0, |logs| weight_of_logs(logs))
+}
+
+fn weight_of_logs(logs: &BlockLogs) -> usize {
+    logs.json_len() + LOG * logs.logs.len()
+}
+
 /// The chain went back to a block that is not known: what was sent can no longer be taken back.
 #[derive(Debug)]
 pub struct Forgotten;
@@ -67,12 +85,50 @@ impl History {
     pub fn new(limit: usize) -> Self {
         Self {
             limit: limit.max(1),
+            bytes: 0,
+            max_bytes: usize::MAX,
             canonical: VecDeque::new(),
             dropped: HashMap::new(),
             dropped_order: VecDeque::new(),
             sequence: FIRST,
             generation: 0,
             back_at: None,
+        }
+    }
+
+    /// The same within so many bytes; a few blocks are kept however long they are.
+    #[must_use]
+    pub fn within(self, max_bytes: usize) -> Self {
+        Self { max_bytes, ..self }
+    }
+
+    /// Bytes that are kept.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Forgets the oldest, dropped ones first, where all are too long together. A reorg beyond that is told as one beyond
+    /// memory.
+    fn trim(&mut self) {
+        while self.bytes > self.max_bytes {
+            if let Some(oldest) = self.dropped_order.pop_front() {
+                if !self.dropped_order.contains(&oldest) {
+                    self.forget_dropped(&oldest);
+                }
+            } else if self.canonical.len() > FEW.min(self.limit)
+                && let Some(oldest) = self.canonical.pop_front()
+            {
+                self.bytes -= weight(&oldest);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn forget_dropped(&mut self, hash: &B256) {
+        if let Some(own) = self.dropped.remove(hash) {
+            self.bytes -= weight(&own);
         }
     }
 
@@ -211,25 +267,35 @@ impl History {
         if self.tip().is_some_and(|tip| !header.follows(tip.header.block)) {
             self.clear();
         }
-        self.dropped.remove(&header.block.hash);
+        self.forget_dropped(&header.block.hash);
         self.sequence += 1;
-        self.canonical.push_back(Published {
+        let own = Published {
             header,
             logs: None,
             awaits_logs: false,
             lacks_logs: false,
             sequence: self.sequence,
-        });
-        while self.canonical.len() > self.limit {
-            self.canonical.pop_front();
+        };
+        self.bytes += weight(&own);
+        self.canonical.push_back(own);
+        while self.canonical.len() > self.limit
+            && let Some(oldest) = self.canonical.pop_front()
+        {
+            self.bytes -= weight(&oldest);
         }
+        self.trim();
         Some(dropped)
     }
 
     /// The logs of a canonical block were fetched.
     pub fn logs(&mut self, logs: Arc<BlockLogs>) {
-        if let Some(own) = self.canonical_mut(logs.block.hash) {
-            own.logs.get_or_insert(logs);
+        if let Some(own) = self.canonical_mut(logs.block.hash)
+            && own.logs.is_none()
+        {
+            let bytes = weight_of_logs(&logs);
+            own.logs = Some(logs);
+            self.bytes += bytes;
+            self.trim();
         }
     }
 
@@ -278,8 +344,10 @@ impl History {
                 && !own.awaits_logs
             {
                 own.logs = Some(logs.clone());
+                self.bytes += weight_of_logs(logs);
             }
         }
+        self.trim();
     }
 
     fn canonical_mut(&mut self, hash: B256) -> Option<&mut Published> {
@@ -308,13 +376,17 @@ impl History {
             let was_published = child.sequence > FIRST + 1;
             let below = if was_published { 1 } else { child.number() - number };
             let sequence = child.sequence.saturating_sub(below);
-            self.canonical.push_front(Published {
+            let own = Published {
                 header,
                 logs: None,
                 awaits_logs: false,
                 lacks_logs: false,
                 sequence,
-            });
+            };
+            if self.bytes + weight(&own) <= self.max_bytes {
+                self.bytes += weight(&own);
+                self.canonical.push_front(own);
+            }
         }
     }
 
@@ -352,8 +424,9 @@ impl History {
         let dropped: Vec<Published> = self.canonical.drain(keep..).collect();
         for own in &dropped {
             let hash = own.header.block.hash;
-            if self.dropped.insert(hash, own.clone()).is_none() {
-                self.dropped_order.push_back(hash);
+            match self.dropped.insert(hash, own.clone()) {
+                None => self.dropped_order.push_back(hash),
+                Some(before) => self.bytes -= weight(&before),
             }
         }
         // The order may name blocks that came back; they make the memory shorter than the limit, not longer.
@@ -361,7 +434,7 @@ impl History {
             && let Some(oldest) = self.dropped_order.pop_front()
         {
             if !self.dropped_order.contains(&oldest) {
-                self.dropped.remove(&oldest);
+                self.forget_dropped(&oldest);
             }
         }
         dropped
@@ -371,6 +444,7 @@ impl History {
     pub fn clear(&mut self) {
         self.generation += 1;
         self.back_at = None;
+        self.bytes = 0;
         self.canonical.clear();
         self.dropped.clear();
         self.dropped_order.clear();

@@ -11,13 +11,14 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::assembly::{Ask, Assembly, Fetched};
 use super::source::{Seek, Source, wait_before};
 use super::{BlockRef, ChainEvent, Header, HistorySettings};
-use crate::telemetry::Metrics;
+use crate::telemetry::{BudgetLabel, Metrics};
 use crate::upstream::{Pool, Sighting, UpstreamId};
 
 /// Tries for a block below the oldest known one; nobody waits for it.
@@ -126,6 +127,8 @@ pub struct Ingest {
     /// Nothing that is believed leads to its head.
     is_doubted: bool,
     fetches: FuturesUnordered<Fetch>,
+    /// Bytes of blocks that do not belong to the chain.
+    stray: Gauge,
 }
 
 impl Ingest {
@@ -141,6 +144,8 @@ impl Ingest {
         tip: Arc<Tip>,
     ) -> Self {
         let assembly = Assembly::new(settings, metrics.clone());
+        let stray = BudgetLabel { budget: "parents" };
+        let stray = metrics.memory_bytes.get_or_create_owned(&stray);
         Self {
             pool,
             source,
@@ -153,6 +158,7 @@ impl Ingest {
             active: None,
             is_doubted: false,
             fetches: FuturesUnordered::new(),
+            stray,
         }
     }
 
@@ -182,6 +188,7 @@ impl Ingest {
                 },
             };
             self.apply(input);
+            self.stray.set(self.assembly.stray_bytes() as i64);
         }
     }
 
@@ -227,7 +234,7 @@ impl Ingest {
     fn seen(&mut self, sighting: Sighting, in_use: bool) {
         let header = match sighting {
             Sighting::Announced(json) => {
-                let header = Header::parse(json, Instant::now());
+                let header = Header::parse(json, Instant::now()).and_then(Header::bounded);
                 // Nothing is learned from what is refused.
                 if let Ok(header) = &header
                     && in_use

@@ -24,7 +24,7 @@ mod transaction;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{Archive, Located, Unavailable};
+pub use archive::{Archive, Located, NotAsked};
 pub use assembly::{ChainEvent, HistorySettings, Loss};
 pub use block_receipts::{BlockReceipts, NotItsReceipts, Receipt};
 pub use content_fetches::{Content, ContentFetches, ContentKind, FetchedContent, MAX_FETCHES};

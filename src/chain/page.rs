@@ -116,6 +116,13 @@ impl Page {
         self.joins == Some(next.hash) && number >= self.from && above_all
     }
 
+    /// Bytes of JSON in it.
+    #[must_use]
+    pub fn json_len(&self) -> usize {
+        let bytes = |own: &Published| own.header.json.len() + own.logs.as_ref().map_or(0, |logs| logs.json_len());
+        self.blocks.iter().map(bytes).sum()
+    }
+
     /// The blocks, oldest first.
     #[must_use]
     pub fn blocks(&self) -> &VecDeque<Published> {

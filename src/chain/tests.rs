@@ -186,6 +186,8 @@ impl World {
             max_replay: 40,
             verify: Verify::Bloom,
             patience: Duration::ZERO,
+            max_parent_bytes: usize::MAX,
+            max_bytes: usize::MAX,
         };
         let head = tree.0[0].0.block.hash;
         Self {

@@ -64,6 +64,9 @@ pub struct Tracker {
     aside_order: VecDeque<B256>,
     /// Nothing makes it give up its chain, and no child far above its parent joins it: see [`Self::set_wary`].
     is_wary: bool,
+    aside_bytes: usize,
+    /// Of JSON, of the blocks of a walk, and again of those put aside.
+    max_bytes: usize,
 }
 
 impl Tracker {
@@ -78,6 +81,8 @@ impl Tracker {
             aside: HashMap::new(),
             aside_order: VecDeque::new(),
             is_wary: false,
+            aside_bytes: 0,
+            max_bytes: usize::MAX,
         }
     }
 
@@ -85,6 +90,28 @@ impl Tracker {
     /// nothing, as do blocks further than [`MAX_HOLE`] above their parents.
     pub fn set_wary(&mut self, is_wary: bool) {
         self.is_wary = is_wary;
+    }
+
+    /// The same within so many bytes for the blocks of a walk, and again for those that are put aside.
+    #[must_use]
+    pub fn within(self, max_bytes: usize) -> Self {
+        Self { max_bytes, ..self }
+    }
+
+    /// Bytes of JSON of blocks that do not belong to the chain, or not yet.
+    #[must_use]
+    pub fn stray_bytes(&self) -> usize {
+        self.aside_bytes + self.walk_bytes()
+    }
+
+    fn walk_bytes(&self) -> usize {
+        self.walk.iter().map(|header| header.json.len()).sum()
+    }
+
+    fn take_aside(&mut self, hash: &B256) -> Option<Header> {
+        let header = self.aside.remove(hash)?;
+        self.aside_bytes -= header.json.len();
+        Some(header)
     }
 
     /// The newest canonical header.
@@ -141,7 +168,7 @@ impl Tracker {
                 .front()
                 .is_some_and(|oldest| oldest.parent == older.block.hash && oldest.block.number > older.block.number);
         if fits {
-            self.aside.remove(&older.block.hash);
+            self.take_aside(&older.block.hash);
             self.number_of.insert(older.block.hash, older.block.number);
             self.canonical.push_front(older.clone());
         }
@@ -295,13 +322,14 @@ impl Tracker {
                 .canonical
                 .front()
                 .is_some_and(|oldest| number <= oldest.block.number);
-            if below_history || self.walk.len() >= self.limit || number == 0 {
+            let too_long = self.walk.len() >= self.limit || self.walk_bytes() > self.max_bytes;
+            if below_history || too_long || number == 0 {
                 return self.reset();
             }
             if !lowest.has_parent() {
                 return Step::NeedNumbered(lowest.block);
             }
-            match self.aside.remove(&parent) {
+            match self.take_aside(&parent) {
                 Some(header) => self.walk.push(header),
                 None => return Step::Need(parent),
             }
@@ -358,7 +386,7 @@ impl Tracker {
     }
 
     fn append(&mut self, header: Header) {
-        self.aside.remove(&header.block.hash);
+        self.take_aside(&header.block.hash);
         self.number_of.insert(header.block.hash, header.block.number);
         self.canonical.push_back(header);
         while self.canonical.len() > self.limit
@@ -408,15 +436,23 @@ impl Tracker {
     }
 
     fn put_aside(&mut self, header: Header) {
-        let hash = header.block.hash;
-        if self.aside.insert(hash, header).is_none() {
+        let (hash, bytes) = (header.block.hash, header.json.len());
+        if self.take_aside(&hash).is_none() {
             self.aside_order.push_back(hash);
+        }
+        self.aside.insert(hash, header);
+        self.aside_bytes += bytes;
+        while self.aside_bytes > self.max_bytes
+            && let Some(longest) = self.aside.values().max_by_key(|own| own.json.len())
+        {
+            let longest = longest.block.hash;
+            self.take_aside(&longest);
         }
         // The order may name blocks that were taken back; they leave it here too.
         while self.aside_order.len() > self.limit
             && let Some(oldest) = self.aside_order.pop_front()
         {
-            self.aside.remove(&oldest);
+            self.take_aside(&oldest);
         }
     }
 }

@@ -41,7 +41,10 @@ const KEYS: &[(&str, &str)] = &[
         "node.lanes",
         "Connections to a node over WebSocket or IPC: with 2, calls have one of their own and delay no head; 1 for nodes that allow one.",
     ),
-    ("node.max_in_flight", "Calls that wait for one node; more wait in line."),
+    (
+        "node.max_in_flight",
+        "Calls that wait for nodes; more wait in line, in turns by client. One client has a quarter of the places (half while nobody else waits), and 1,024 calls in line; more get -32005 with a hint when to come again.",
+    ),
     (
         "node.max_request_bytes",
         "Longest parameters of a call that are sent to a node.",
@@ -99,7 +102,10 @@ const KEYS: &[(&str, &str)] = &[
         "subscriptions.max_passed",
         "Different ones of these (kind and parameters) at the node at one time, over all clients, a quarter (at least one) for one client; more get -32005. Each costs the node, and the line to it, what one client of its own would.",
     ),
-    ("limits.max_connections", "Open connections; more get HTTP 429."),
+    (
+        "limits.max_connections",
+        "Open connections. Where all places are taken a newcomer gets that of the idlest connection (without subscriptions first) of the network (IPv4 /24, IPv6 /48) and address that have most, which is closed with 1013; HTTP 429 where nobody has more than the newcomer.",
+    ),
     (
         "limits.max_connections_per_client",
         "Open connections of one client, which is an API key, the subject of a token, or an address (IPv6: its /64); more get HTTP 429.",
@@ -186,7 +192,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "delivery.max_total_queue_bytes",
-        "What may wait for all clients together whose sockets are full; above it those with the longest queues are closed with 1013, longest first. An event counts in every queue that it waits in, although its bytes are in memory once. Answers over HTTP from 64 KiB on may take as much again, those of one client a quarter of it; more get -32003.",
+        "What may wait for all clients together whose sockets are full; above it those with the longest queues are closed with 1013, longest first. An event counts in every queue that it waits in, although its bytes are in memory once.",
     ),
     (
         "delivery.max_queue_age",
@@ -203,6 +209,30 @@ const KEYS: &[(&str, &str)] = &[
     (
         "delivery.compression",
         "on: clients that offer permessage-deflate get it, and what many of them get is compressed once for all; off: declined, as nodes do.",
+    ),
+    (
+        "memory.inbound",
+        "Bytes of clients' messages and bodies that are not whole, or whose long parameters wait for their answer, a quarter of it for one client; where there is no room the longest goes first: closed with 1013, over HTTP 503.",
+    ),
+    (
+        "memory.answers",
+        "Bytes of answers that are put together (batches, eth_getLogs from memory) or wait to be read over HTTP, a quarter of it for one client, but one answer may have three quarters, or be as long as calls.max_response_bytes where it is alone; more get -32005 with a hint when to come again, over HTTP with status 503.",
+    ),
+    (
+        "memory.upstream",
+        "Bytes of answers to clients' calls that are being read from HTTP nodes, and again of those to our own questions; shared as memory.answers is.",
+    ),
+    (
+        "memory.replays",
+        "Bytes of old blocks that are held for clients which resume; who does not read keeps none.",
+    ),
+    (
+        "memory.parents",
+        "Bytes of blocks that a node announced and that do not belong to the chain yet, or not any more; the longest go first.",
+    ),
+    (
+        "memory.history",
+        "Bytes of the blocks of history.blocks, dropped ones beside; above it the oldest go first, down to 16.",
     ),
     ("keepalive.ping_interval", "How often clients are pinged."),
     (
@@ -231,7 +261,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "server.max_handshakes",
-        "Connections that have not sent a request yet, a quarter of them from one network at most; more get HTTP 503.",
+        "Connections that have not sent a request yet, a quarter of them from one address at most; for more the oldest gives way, of the network (IPv4 /24, IPv6 /48) that has most, or of the address itself.",
     ),
     (
         "server.header_timeout",

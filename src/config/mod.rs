@@ -157,6 +157,7 @@ impl Config {
                     _ => return Err(bad("node.lanes", &"must be 1 or 2")),
                 },
                 max_message_bytes: bytes("node.max_message_bytes", node.max_message_bytes, 1 << 20)?,
+                max_answer_bytes: bytes("memory.upstream", typed.memory.upstream, 1 << 20)?,
                 trust: tls::trust(file(&node.ca).as_deref()).map_err(|why| bad("node.ca", &why))?,
             },
             rpc: RpcSettings {
@@ -171,6 +172,9 @@ impl Config {
                 max_cache_bytes: typed.cache.max_bytes.as_u64(),
                 trusts_held: typed.history.verify != Verify::None,
                 is_local: address("listen", &typed.listen)?.ip().is_loopback(),
+                max_in_flight: node.max_in_flight,
+                patience: node.request_timeout,
+                max_answer_bytes: bytes("memory.answers", typed.memory.answers, 64 << 10)?,
             },
             history: HistorySettings {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,
@@ -179,11 +183,14 @@ impl Config {
                 // Longer than any upstream may be silent: a node that comes up again may tell of a branch that was left before
                 // it has caught up, and to follow it there may lead below what is remembered.
                 patience: 3 * node.silence_timeout,
+                max_parent_bytes: bytes("memory.parents", typed.memory.parents, 1 << 20)?,
+                max_bytes: bytes("memory.history", typed.memory.history, 1 << 20)?,
             },
             replay: ReplaySettings {
                 max_blocks: typed.history.max_replay,
                 max_reorg: typed.history.blocks,
                 filter_from_block: typed.subscriptions.filter_from_block == typed::FilterFromBlock::Replay,
+                max_page_bytes: bytes("memory.replays", typed.memory.replays, 1 << 20)?,
             },
             door: Arc::new(policy::check(typed)?),
             server: ServerSettings {
@@ -205,6 +212,7 @@ impl Config {
                     max_age: positive("delivery.max_queue_age", delivery.max_queue_age)?.as_millis() as u64,
                     holdoff: delivery.holdoff.as_millis() as u64,
                 },
+                max_inbound_bytes: bytes("memory.inbound", typed.memory.inbound, 64 << 10)?,
                 notsent_lowat: u32::try_from(delivery.notsent_lowat.as_u64())
                     .map_err(|_| bad("delivery.notsent_lowat", &"must be below 4 GiB"))?,
             },

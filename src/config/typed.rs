@@ -34,6 +34,7 @@ pub struct Config {
     pub auth: Auth,
     pub keys: BTreeMap<String, Key>,
     pub delivery: Delivery,
+    pub memory: Memory,
     pub keepalive: Keepalive,
     pub server: Server,
     pub tls: Tls,
@@ -60,6 +61,7 @@ impl Default for Config {
             auth: Auth::default(),
             keys: BTreeMap::new(),
             delivery: Delivery::default(),
+            memory: Memory::default(),
             keepalive: Keepalive::default(),
             server: Server::default(),
             tls: Tls::default(),
@@ -271,7 +273,7 @@ section!(Delivery, "How events leave." {
     #[serde(with = "humantime_serde")]
     holdoff: Duration = Duration::from_millis(10),
     max_queue_bytes: ByteSize = ByteSize::mib(16),
-    max_total_queue_bytes: ByteSize = ByteSize::mib(512),
+    max_total_queue_bytes: ByteSize = ByteSize::mib(256),
     #[serde(with = "humantime_serde")]
     max_queue_age: Duration = Duration::from_secs(30),
     #[serde(with = "humantime_serde")]
@@ -289,6 +291,15 @@ pub enum Compression {
     /// permessage-deflate (RFC 7692).
     On,
 }
+
+section!(Memory, "What is held for clients and of nodes." {
+    inbound: ByteSize = ByteSize::mib(64),
+    answers: ByteSize = ByteSize::mib(128),
+    upstream: ByteSize = ByteSize::mib(128),
+    replays: ByteSize = ByteSize::mib(64),
+    parents: ByteSize = ByteSize::mib(64),
+    history: ByteSize = ByteSize::mib(128),
+});
 
 section!(Keepalive, "Signs of life from clients." {
     #[serde(with = "humantime_serde")]

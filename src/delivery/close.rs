@@ -20,6 +20,8 @@ pub enum CloseReason {
     Flood(&'static str),
     /// A message was begun and not finished in time.
     Unfinished,
+    /// A message was begun for which there is no more room among those of all clients.
+    NoRoom,
     /// The queue grew past its bound in bytes or age.
     SlowConsumer,
     /// All clients' queues together grew past their bound, and this one was the longest.
@@ -34,6 +36,8 @@ pub enum CloseReason {
     NotServed,
     /// Events waited for the client's budget of bytes for as long as they may, and no longer.
     OverBudget,
+    /// It was idle, its network has most connections, and others came for whom there was no room.
+    Displaced,
     /// Refused again and again, it went on.
     Abuse,
     /// The token that let it in has expired.
@@ -61,7 +65,9 @@ impl CloseReason {
             | Self::Unfinished => Some(1008),
             Self::TooBig => Some(1009),
             Self::ContinuityLost | Self::NotServed | Self::Drain => Some(1012),
-            Self::SlowConsumer | Self::LongestQueue | Self::WriteDeadline => Some(1013),
+            Self::SlowConsumer | Self::LongestQueue | Self::WriteDeadline | Self::NoRoom | Self::Displaced => {
+                Some(1013)
+            }
         }
     }
 
@@ -75,6 +81,7 @@ impl CloseReason {
             Self::Corrupt => "invalid compressed data",
             Self::TooBig => "message too big",
             Self::Unfinished => "a message was begun and not finished in time",
+            Self::NoRoom => "too many bytes of unfinished messages: try again later",
             Self::SlowConsumer => "slow consumer: the queue of undelivered events is full",
             Self::LongestQueue => "slow consumer: all queues together are full, and this one is the longest",
             Self::WriteDeadline => "slow consumer: nothing was read before the write deadline",
@@ -82,6 +89,7 @@ impl CloseReason {
             Self::ContinuityLost => "events were lost upstream and cannot be repaired: resubscribe",
             Self::NotServed => "the node that is in use now does not serve a subscription of yours: resubscribe",
             Self::OverBudget => "more events than the budget of bytes a second allows: subscribe to less",
+            Self::Displaced => "idle, and others need the place: connect again when needed",
             Self::Abuse => "too many requests above the limit",
             Self::Expired => "the token has expired",
             Self::Revoked => "the key is not valid any more, or one is needed now",
@@ -100,6 +108,7 @@ impl CloseReason {
             Self::TooBig => "too_big",
             Self::Flood(_) => "flood",
             Self::Unfinished => "unfinished",
+            Self::NoRoom => "inbound_bytes",
             Self::SlowConsumer => "slow_consumer",
             Self::LongestQueue => "longest_queue",
             Self::WriteDeadline => "write_deadline",
@@ -107,6 +116,7 @@ impl CloseReason {
             Self::ContinuityLost => "continuity_lost",
             Self::NotServed => "not_served",
             Self::OverBudget => "over_budget",
+            Self::Displaced => "displaced",
             Self::Abuse => "abuse",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
@@ -120,7 +130,13 @@ impl CloseReason {
     pub fn is_violation(self) -> bool {
         matches!(
             self,
-            Self::Protocol(_) | Self::NotUtf8 | Self::Corrupt | Self::TooBig | Self::Flood(_) | Self::Unfinished
+            Self::Protocol(_)
+                | Self::NotUtf8
+                | Self::Corrupt
+                | Self::TooBig
+                | Self::Flood(_)
+                | Self::Unfinished
+                | Self::NoRoom
         )
     }
 

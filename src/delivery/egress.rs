@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Millis;
+use crate::shares::Owner;
 
 /// What may be saved up, in microseconds: a second's worth.
 const SAVED: u64 = 1_000_000;
@@ -22,6 +23,7 @@ pub struct Egress {
     rate: AtomicU64,
     /// What was sent is paid for then, in microseconds.
     paid_at: AtomicU64,
+    owner: Owner,
 }
 
 /// What may be sent now.
@@ -42,7 +44,14 @@ impl Egress {
         Self {
             rate: AtomicU64::new(rate),
             paid_at: AtomicU64::new(0),
+            owner: Owner::default(),
         }
+    }
+
+    /// The account whose budget it is, in what all clients share.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.owner
     }
 
     /// Another rate, from now on; what is owed at the old one is forgiven.

@@ -27,6 +27,7 @@ use super::queue::Push;
 use super::{Batch, CloseReason, Compression, Egress, Kind, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::Millis;
 use crate::pieces;
+use crate::shares::Owner;
 
 pub use in_flight::InFlight;
 pub use shared::{OutboxLimits, OutboxShared};
@@ -140,6 +141,12 @@ impl Outbox {
     #[must_use]
     pub fn egress(&self) -> &Arc<Egress> {
         &self.egress
+    }
+
+    /// The account on whose behalf the connection is served.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.egress.owner()
     }
 
     // ---- putting in

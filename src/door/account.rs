@@ -22,6 +22,7 @@ use crate::clock::Millis;
 use crate::conduct::Conduct;
 use crate::delivery::Egress;
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED};
+use crate::shares::Owner;
 
 /// A message of this length costs as much as a request, whatever it says. Most requests are a hundredth of it.
 pub const BYTES_PER_REQUEST: usize = 64 << 10;
@@ -168,7 +169,6 @@ pub struct Account {
     connections: AtomicUsize,
     subscriptions: AtomicUsize,
     index_entries: AtomicUsize,
-    unread: AtomicUsize,
     revoked: AtomicBool,
     /// When it was first seen unused; 0 while it is used.
     unused_since: AtomicU64,
@@ -184,7 +184,6 @@ impl Account {
             connections: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             index_entries: AtomicUsize::new(0),
-            unread: AtomicUsize::new(0),
             revoked: AtomicBool::new(false),
             unused_since: AtomicU64::new(0),
         }
@@ -202,10 +201,10 @@ impl Account {
         self.terms.load()
     }
 
-    /// Bytes of long answers over HTTP that it has not read yet.
+    /// Its name in what all clients share.
     #[must_use]
-    pub fn unread(&self) -> &AtomicUsize {
-        &self.unread
+    pub fn owner(&self) -> Owner {
+        self.egress.owner()
     }
 
     /// The budget of its notifications.
@@ -350,7 +349,8 @@ impl Accounts {
         let mut all = self.all.lock();
         all.retain(|_, account| {
             // Under the lock nobody gets hold of it who does not hold it already.
-            if Arc::strong_count(account) > 1 {
+            let is_refused = account.terms.load().conduct.refused_for(Instant::now()).is_some();
+            if Arc::strong_count(account) > 1 || is_refused {
                 account.unused_since.store(0, Ordering::Relaxed);
                 return true;
             }

@@ -1,90 +1,91 @@
 //! Connections that have not sent a request yet.
 //!
-//! They cost a socket and a buffer and say nothing about who they are, so their number is bounded, and no network may have
-//! more than a quarter of the places: one that sends its headers byte by byte shuts nobody out.
+//! They cost a socket and a buffer and say nothing about who they are, so their number is bounded. Where there is no room the
+//! oldest of the network that has most gives way, and where an address has a quarter of the places, its own oldest: who
+//! sends its headers byte by byte shuts nobody out, and who sends a request at once is gone from here before its turn comes.
 
-use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use super::{Activity, Crowd, Seat};
+use crate::clock::Millis;
 
-use super::Network;
-
-/// Which part of all places one network may have.
+/// Which part of all places one address may have.
 pub(super) const SHARE: usize = 4;
 
 /// All of them.
 #[derive(Debug, Default)]
-pub struct Handshakes(Arc<Mutex<Open>>);
-
-#[derive(Debug, Default)]
-struct Open {
-    total: usize,
-    by_network: HashMap<Network, usize>,
-}
+pub struct Handshakes(Crowd);
 
 /// One of them, until dropped.
 #[derive(Debug)]
-pub struct Handshake {
-    all: Arc<Mutex<Open>>,
-    network: Network,
+pub struct Handshake(Seat);
+
+impl Handshake {
+    /// What its connection does.
+    #[must_use]
+    pub fn activity(&self) -> &Arc<Activity> {
+        self.0.activity()
+    }
 }
 
 impl Handshakes {
-    /// A place among `max`, of which a network may have one part in `share`.
-    pub(super) fn begin(&self, network: Network, max: usize, share: usize) -> Option<Handshake> {
-        let mut open = self.0.lock();
-        let own = open.by_network.get(&network).copied().unwrap_or_default();
-        if open.total >= max || own >= max.div_ceil(share) {
-            return None;
-        }
-        open.total += 1;
-        open.by_network.insert(network, own + 1);
-        Some(Handshake {
-            all: self.0.clone(),
-            network,
-        })
+    /// A place among `max`, of which an address may have one part in `share`.
+    pub(super) fn begin(&self, address: IpAddr, max: usize, share: usize, now: Millis) -> Option<Handshake> {
+        let (total, own) = self.0.count(address);
+        let fits = if own >= max.div_ceil(share) {
+            self.0.displace_own(address)
+        } else {
+            // Where nobody has more than the newcomer would, it is still the oldest that goes.
+            total < max || self.0.displace(address) || self.0.displace_own(address) || self.0.displace_any()
+        };
+        fits.then(|| Handshake(self.0.enter(address, now)))
     }
 
     pub(super) fn shrink(&self) {
-        self.0.lock().by_network.shrink_to_fit();
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        let mut open = self.all.lock();
-        open.total -= 1;
-        if let Some(own) = open.by_network.get_mut(&self.network) {
-            *own -= 1;
-            if *own == 0 {
-                open.by_network.remove(&self.network);
-            }
-        }
+        self.0.shrink();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use parking_lot::Mutex;
 
     use super::*;
 
     #[test]
-    fn one_network_takes_its_share_and_all_together_the_rest() {
+    fn newcomers_find_a_place_however_many_are_silent() {
+        let (all, gone) = (Handshakes::default(), Arc::new(Mutex::new(Vec::new())));
+        let begin = |ip: [u8; 4], share, now| {
+            let begun = all.begin(IpAddr::from(ip), 8, share, now)?;
+            let gone = gone.clone();
+            begun.activity().on_leave(move || gone.lock().push((ip, now)));
+            Some(begun)
+        };
+        let gone = || std::mem::take(&mut *gone.lock());
+        let mut held: Vec<_> = (1..=3).map(|now| begin([10, 0, 0, 1], SHARE, now).unwrap()).collect();
+        assert_eq!(gone(), [([10, 0, 0, 1], 1)], "a quarter, and its own oldest goes");
+        for ip in 2..5 {
+            held.extend((4..6).map(|now| begin([10, 0, 0, ip], SHARE, now).unwrap()));
+        }
+        assert!(gone().is_empty());
+        held.push(begin([10, 9, 0, 1], SHARE, 6).unwrap());
+        assert_eq!(gone().len(), 1, "a network that has fewer");
+        held.push(begin([10, 0, 0, 9], SHARE, 7).unwrap());
+        assert_eq!(gone().len(), 1, "an address that has fewer");
+        held.extend((8..20).map(|now| begin([10, 0, 1, 1], 1, now).unwrap()));
+        assert_eq!(all.0.count([10, 0, 1, 1].into()).0, 8, "a proxy may have all");
+        drop(held);
+        assert_eq!(all.0.count([10, 0, 1, 1].into()).0, 0);
+    }
+
+    #[test]
+    fn where_each_has_one_somebody_goes_all_the_same() {
         let all = Handshakes::default();
-        let begin = |ip: u8| all.begin(IpAddr::from([10, 0, 0, ip]).into(), 8, SHARE);
-        let mut held: Vec<_> = (0..2).map(|_| begin(1).unwrap()).collect();
-        assert!(begin(1).is_none());
-        held.extend((2..5).flat_map(|ip| [begin(ip).unwrap(), begin(ip).unwrap()]));
-        assert!(begin(6).is_none(), "all are taken");
-        held.remove(0);
-        assert!(begin(6).is_some());
-        assert!(
-            all.begin(IpAddr::from([10, 0, 0, 1]).into(), 8, 1).is_some(),
-            "a proxy may have all"
-        );
-        held.clear();
-        assert!(all.0.lock().by_network.is_empty() && all.0.lock().total == 0);
+        let begin = |ip: u8| all.begin(IpAddr::from([10, ip, 0, 1]), 4, SHARE, 1);
+        let held: Vec<_> = (0..9).map(|ip| begin(ip).unwrap()).collect();
+        assert_eq!(all.0.count([10, 0, 0, 1].into()).0, 4);
+        drop(held);
+        assert_eq!(all.0.count([10, 0, 0, 1].into()).0, 0);
     }
 }

@@ -9,6 +9,7 @@
 //! plan       how much; policy holds all of the above, as one value that a reload swaps
 //! account    what one identity has used; accounts all of them
 //! handshake  those who have not said yet who they are
+//! crowd      which connection gives way to another one
 //! ```
 //!
 //! [`Policy`] is made from checked settings and never changes; [`Door`] holds the one in force. A client's session holds a
@@ -16,6 +17,7 @@
 
 mod account;
 mod address;
+mod crowd;
 mod effect;
 mod handshake;
 mod identity;
@@ -36,6 +38,7 @@ use http::header::{HOST, HeaderMap, ORIGIN};
 
 pub use account::{Account, Accounts, BYTES_PER_REQUEST, Exceeded, Limit, Place, Reserved, Terms};
 pub use address::{ForwardedHeader, Proxies};
+pub use crowd::{Activity, Crowd, Seat};
 pub use effect::PUBLIC;
 pub use handshake::{Handshake, Handshakes};
 pub use identity::{Identity, Network};
@@ -114,6 +117,9 @@ pub struct Pass {
     account: Arc<Account>,
     /// End of a token, in seconds since 1970.
     expires: Option<u64>,
+    /// Where the client is, as far as anybody tells.
+    address: Option<IpAddr>,
+    activity: Option<Arc<Activity>>,
 }
 
 impl Pass {
@@ -121,6 +127,22 @@ impl Pass {
     #[must_use]
     pub fn account(&self) -> &Arc<Account> {
         &self.account
+    }
+
+    /// The same on this connection, which may have to give way to others.
+    #[must_use]
+    pub fn on(self, seat: &Seat) -> Self {
+        if let Some(address) = self.address {
+            seat.is_of(address);
+        }
+        let activity = Some(seat.activity().clone());
+        Self { activity, ..self }
+    }
+
+    /// What its connection does.
+    #[must_use]
+    pub fn activity(&self) -> Option<&Arc<Activity>> {
+        self.activity.as_ref()
     }
 
     /// What holds now.
@@ -199,7 +221,7 @@ impl Door {
             handshake::SHARE
         };
         self.handshakes
-            .begin(Network::from(peer), policy.max_handshakes, share)
+            .begin(peer, policy.max_handshakes, share, self.clock.now())
             .ok_or(Refusal::Busy)
     }
 
@@ -241,7 +263,12 @@ impl Door {
                 .charge_handshake()
                 .map_err(|exceeded| Refusal::Handshakes(exceeded.retry_after.unwrap_or_default()))?;
         }
-        Ok(Pass { account, expires })
+        Ok(Pass {
+            account,
+            expires,
+            address,
+            activity: None,
+        })
     }
 
     /// Whether a page may ask for what is given to everybody: that we are alive, and whether it may ask for more.

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
 use super::anchor::{Anchor, FRESH, Ground, Plan};
 use super::cache::{By, Cache, Key};
@@ -19,13 +18,13 @@ use super::method::{Basis, Method, Role};
 use super::outrun::Outrun;
 use super::params::{self, BlockName};
 use super::send;
-use super::{Holder, RpcSettings, not_available};
+use super::{Caller, RpcSettings, not_available};
 use crate::chain::{BlockLogs, BlockRef, Tip};
-use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::look::awaited;
+use crate::shares::{Budget, Charge, FairPool, Full, Owner, Place};
 use crate::subscription::Registry;
-use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel};
+use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel, ReasonLabel};
 use crate::upstream::{Ask, CallError, Pool, Reach, UpstreamId, Whom};
 
 /// A block that clients were shown may be asked for before the node that answers can tell it: asked again after so long.
@@ -48,6 +47,13 @@ const LONG: usize = 1 << 20;
 /// Long answers that are put together at the same time.
 const BUILDERS: usize = 2;
 
+/// Long answers of one account that wait to be put together.
+const MAX_BUILDS: usize = 64;
+
+/// Calls of one account that wait to be sent to a node; as many again as it may have under way where
+/// `node.max_in_flight` is as by default.
+const MAX_WAITING: usize = 1024;
+
 type Answer = Result<Outcome, CallError>;
 
 /// Answers calls.
@@ -58,8 +64,12 @@ pub struct Calls {
     registry: Arc<Registry>,
     cache: Cache,
     filters: Filters,
+    /// Room for answers that are put together, or wait to be read over HTTP.
+    pub(super) answers: Arc<Budget>,
+    /// Places for calls under way at the nodes.
+    places: Arc<FairPool>,
     /// Places for those who put a long answer together.
-    builders: Semaphore,
+    builders: Arc<FairPool>,
     finality: Finality,
     outrun: Outrun,
     /// Times that somebody changed a development chain at will.
@@ -86,7 +96,9 @@ impl Calls {
             registry,
             cache: Cache::new(settings.max_cache_bytes),
             filters: Filters::default(),
-            builders: Semaphore::new(BUILDERS),
+            answers: Budget::new("too many bytes of answers at once", settings.max_answer_bytes),
+            places: FairPool::new("too many calls under way", settings.max_in_flight, MAX_WAITING),
+            builders: FairPool::new("too many long answers at once", BUILDERS, MAX_BUILDS),
             finality: Finality::default(),
             outrun: Outrun::default(),
             changes: AtomicU64::new(0),
@@ -97,12 +109,12 @@ impl Calls {
     }
 
     /// What a call comes to; every failure is an error object.
-    pub async fn answer(&self, method: String, params: String, holder: Holder, conduct: &Arc<Conduct>) -> Outcome {
+    pub async fn answer(&self, method: String, params: String, caller: &Caller) -> Outcome {
         if params.len() > self.settings.max_request_bytes {
             self.count("too_large");
             return error(INVALID_REQUEST, "request too large").into();
         }
-        let outcome = match self.find(method, params, holder, conduct).await {
+        let outcome = match self.find(method, params, caller).await {
             Ok(outcome) => outcome,
             Err(why) => {
                 self.count(why.label());
@@ -130,7 +142,8 @@ impl Calls {
         self.cache.size().await
     }
 
-    async fn find(&self, method: String, params: String, holder: Holder, conduct: &Arc<Conduct>) -> Answer {
+    async fn find(&self, method: String, params: String, caller: &Caller) -> Answer {
+        let owner = caller.owner;
         let known = Method::of(&method);
         if let Some(outcome) = self.known(known.role, &params) {
             self.note(known, "memory");
@@ -149,15 +162,16 @@ impl Calls {
             again: true,
             archive: false,
             long: false,
-            conduct: conduct.clone(),
+            conduct: caller.conduct.clone(),
+            owner,
         };
         ask.long = known.is_long(&ask.params);
         match known.role {
-            Role::Logs => return Box::pin(self.logs(known, ask)).await,
-            Role::Read(basis) => return self.read(known, basis, ask).await,
+            Role::Logs => return Box::pin(self.logs(known, ask, owner)).await,
+            Role::Read(basis) => return self.read(known, basis, ask, owner).await,
             Role::ChainId | Role::OfNode => ask.reach = Reach::Anywhere,
             Role::BlockNumber => {
-                let answer = self.timed(self.pool.call(&ask).boxed()).await;
+                let answer = self.forwarded(owner, self.pool.call(&ask).boxed()).await;
                 if let Ok(Outcome::Result(json)) = &answer {
                     let number = serde_json::from_slice(json).ok().and_then(params::quantity);
                     self.heed(number);
@@ -173,21 +187,23 @@ impl Calls {
                 ask.reach = Reach::Anywhere;
                 ask.again = false;
                 let sent = send::send(&self.pool, ask, self.settings.broadcast);
-                return self.timed(sent.boxed()).await;
+                return self.forwarded(owner, sent.boxed()).await;
             }
             Role::NewFilter => {
                 ask.again = false;
-                return self.timed(self.filters.make(&self.pool, &ask, holder).boxed()).await;
+                let made = self.filters.make(&self.pool, &ask, caller.holder);
+                return self.forwarded(owner, made.boxed()).await;
             }
             Role::UseFilter => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
-                let filter = match self.filters.find(&ask, holder).await {
+                let filter = match self.filters.find(&ask, caller.holder).await {
                     Ok(filter) => filter,
                     Err(answer) => return Ok(answer),
                 };
                 let of_blocks = filter.tells_of_blocks();
-                let answer = self.timed(self.filters.ask(&self.pool, ask, filter).boxed()).await;
+                let asked = self.filters.ask(&self.pool, ask, filter);
+                let answer = self.forwarded(owner, asked.boxed()).await;
                 if of_blocks {
                     self.heed_last(&answer);
                 }
@@ -196,7 +212,7 @@ impl Calls {
             Role::Control => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
-                let answer = self.timed(self.pool.call(&ask).boxed()).await;
+                let answer = self.forwarded(owner, self.pool.call(&ask).boxed()).await;
                 // A node that refuses has changed nothing, and most do: anybody may ask.
                 let refused = matches!(
                     answer,
@@ -211,7 +227,7 @@ impl Calls {
             }
             Role::Unknown | Role::Misspelt => ask.again = false,
         }
-        self.timed(self.pool.call(&ask).boxed()).await
+        self.forwarded(owner, self.pool.call(&ask).boxed()).await
     }
 
     /// What needs no node, unless it has parameters that it does not take: those are the node's business.
@@ -275,14 +291,14 @@ impl Calls {
 
     // ---- logs
 
-    async fn logs(&self, known: Method, mut ask: Ask) -> Answer {
+    async fn logs(&self, known: Method, mut ask: Ask, owner: Owner) -> Answer {
         let query = params::args(&ask.params).and_then(|args| LogQuery::parse(&args));
         let mut late = false;
         if let Some(query) = query.as_ref().filter(|_| self.settings.trusts_held) {
             match self.held_logs(query).await {
                 Held::Blocks(blocks) => {
                     self.note(known, "history");
-                    return Ok(self.put_together(query, &blocks).await);
+                    return Ok(self.put_together(query, &blocks, owner).await);
                 }
                 Held::Later => late = true,
                 Held::No => {}
@@ -298,7 +314,7 @@ impl Calls {
         // What is not understood is between the client and the node.
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
         let asking = || self.pool.call(&ask).boxed();
-        let (answer, by) = self.kept_or_asked(known, anchor, &ask, holds, asking).await;
+        let (answer, by) = self.kept_or_asked(known, anchor, (&ask, owner), holds, asking).await;
         if query.is_some() && !matches!(by, By::Memory) {
             self.heed_last(&answer);
         }
@@ -325,10 +341,16 @@ impl Calls {
         }
     }
 
-    async fn put_together(&self, query: &LogQuery, blocks: &[Arc<BlockLogs>]) -> Outcome {
-        // Hundreds at the same time would be hundreds of times as much memory, and no sooner.
-        let _place = if held_logs::length(blocks) > LONG {
-            self.builders.acquire().await.ok()
+    async fn put_together(&self, query: &LogQuery, blocks: &[Arc<BlockLogs>], owner: Owner) -> Outcome {
+        let at_most = held_logs::length(blocks).min(self.settings.max_response_bytes);
+        let _room = if at_most > LONG {
+            match self.builder(owner, at_most).await {
+                Ok(room) => Some(room),
+                Err(full) => {
+                    self.count_refusal("long_answers");
+                    return full.into();
+                }
+            }
         } else {
             None
         };
@@ -336,9 +358,16 @@ impl Calls {
         outcome.unwrap_or_else(|| error(RESPONSE_TOO_LARGE, "response too large").into())
     }
 
+    /// A place and room for a long answer, before it is put together: hundreds at the same time would be hundreds of times as
+    /// much memory, and no sooner.
+    async fn builder(&self, owner: Owner, bytes: usize) -> Result<(Place, Charge), Full> {
+        let place = self.builders.acquire(owner).await?;
+        Ok((place, self.answers.charge(owner, bytes)?))
+    }
+
     // ---- everything else that can be read
 
-    async fn read(&self, known: Method, basis: Basis, mut ask: Ask) -> Answer {
+    async fn read(&self, known: Method, basis: Basis, mut ask: Ask, owner: Owner) -> Answer {
         let mut ground = self.ground();
         let block = match (basis, params::args(&ask.params)) {
             (_, None) => Some(None),
@@ -403,7 +432,9 @@ impl Calls {
             };
             asking.boxed()
         };
-        let (answer, by) = self.kept_or_asked(known, plan.anchor, &ask, holds, asking).await;
+        let (answer, by) = self
+            .kept_or_asked(known, plan.anchor, (&ask, owner), holds, asking)
+            .await;
         // A block that is named in a way that is not understood here may be the pending one.
         let of_blocks = block != Some(None) && !(plan.of_node && plan.anchor.is_none());
         if let (Ok(Outcome::Result(json)), By::Node, true) = (&answer, by, of_blocks) {
@@ -473,11 +504,22 @@ impl Calls {
         &'a self,
         known: Method,
         anchor: Option<Anchor>,
-        ask: &Ask,
+        (ask, owner): (&Ask, Owner),
         holds: impl Fn(&Bytes) -> bool,
         asking: impl FnOnce() -> BoxFuture<'a, Answer>,
     ) -> (Answer, By) {
         let key = anchor.and_then(|anchor| key(anchor, ask));
+        if let Some(key) = &key
+            && let Some(kept) = self.cache.get(key).await
+        {
+            self.note(known, "memory");
+            return (Ok(Outcome::Result(kept)), By::Memory);
+        }
+        // Before the answer is shared: whoever asks the same must not wait behind the other calls of this account.
+        let _place = match self.place(owner).await {
+            Ok(place) => place,
+            Err(full) => return (Ok(full.into()), By::Node),
+        };
         let asking = || self.timed(asking());
         let (answer, by) = match key {
             Some(key) => self.cache.answer(key, holds, asking).await,
@@ -505,7 +547,32 @@ impl Calls {
         answer
     }
 
+    // ---- places
+
+    /// A place among the calls under way, as soon as it is this account's turn.
+    async fn place(&self, owner: Owner) -> Result<Place, Full> {
+        // Whoever only looks takes none.
+        awaited().await;
+        let place = tokio::time::timeout(self.settings.patience, self.places.acquire(owner)).await;
+        let place = place.unwrap_or(Err(Full("too many calls under way")));
+        if place.is_err() {
+            self.count_refusal("calls");
+        }
+        place
+    }
+
+    async fn forwarded(&self, owner: Owner, asking: BoxFuture<'_, Answer>) -> Answer {
+        match self.place(owner).await {
+            Ok(_place) => self.timed(asking).await,
+            Err(full) => Ok(full.into()),
+        }
+    }
+
     // ---- counting
+
+    fn count_refusal(&self, reason: &'static str) {
+        self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
 
     /// Boxed: the way to a node has a large state, which would else be part of every call's, also where the answer is known.
     async fn timed(&self, asking: BoxFuture<'_, Answer>) -> Answer {
@@ -551,6 +618,7 @@ pub(super) fn failed(why: CallError) -> Outcome {
         CallError::Unavailable | CallError::Behind(_) | CallError::Lost | CallError::Breaks => INTERNAL_ERROR,
         CallError::TooLong => RESPONSE_TOO_LARGE,
         CallError::Throttled(_) => LIMIT_EXCEEDED,
+        CallError::Full(full) => return full.into(),
         CallError::TimedOut => TIMEOUT,
     };
     error(code, why.to_string()).into()

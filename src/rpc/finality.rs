@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::params;
 use crate::chain::Tip;
 use crate::jsonrpc::Outcome;
+use crate::shares::Owner;
 use crate::upstream::{Ask, Pool, Reach, Whom};
 
 /// When a node was last asked which block is final.
@@ -37,6 +38,7 @@ impl Finality {
 /// Asks for the newest final block. A node that does not tell leaves everything as it is: then nothing is final.
 pub async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
     let ask = Ask {
+        owner: Owner::OURS,
         method: "eth_getBlockByNumber".into(),
         params: r#"["finalized",false]"#.into(),
         class: "eth_getBlockByNumber",

@@ -22,6 +22,7 @@ mod params;
 mod send;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -34,6 +35,7 @@ pub use crate::jsonrpc::not_available;
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
 };
+use crate::shares::{Budget, Charge, Full, Owner};
 use crate::subscription::Registry;
 use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
 pub use crate::upstream::SubscriptionMethod;
@@ -45,6 +47,9 @@ pub use id_argument::id_argument;
 
 /// Items of one batch that are under way at the same time, at most.
 const BATCH_CONCURRENCY: usize = 32;
+
+/// Answers below this need no room, in bytes.
+const LONG_ANSWER: usize = 64 << 10;
 
 /// One element of a message on its way to its answer.
 pub enum Planned {
@@ -60,8 +65,6 @@ pub enum Planned {
         method: String,
         /// JSON, empty for none.
         params: String,
-        /// Whose it is.
-        holder: Holder,
         /// Before any node, or before development nodes alone.
         before: Before,
     },
@@ -73,6 +76,17 @@ pub enum Planned {
 /// by one account is not another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Holder(pub u64);
+
+/// The account on whose behalf a call is made.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Its name among those who share pools and budgets.
+    pub owner: Owner,
+    /// Its name where it comes again after it was forgotten.
+    pub holder: Holder,
+    /// Record of its calls that broke a node's connection.
+    pub conduct: Arc<Conduct>,
+}
 
 /// The nodes that may be given a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +118,7 @@ pub type Door<'a> = dyn FnMut(&Request<'_>) -> Option<Local> + 'a;
 
 impl Planned {
     /// Decides what becomes of an item.
-    pub fn new(item: &Item<'_>, holder: Holder, local: &mut Door<'_>) -> Self {
+    pub fn new(item: &Item<'_>, local: &mut Door<'_>) -> Self {
         let (request, id) = match item {
             Item::Response => return Self::Silent,
             Item::Invalid(id) => {
@@ -122,7 +136,6 @@ impl Planned {
             id,
             method: request.method.clone().into_owned(),
             params: request.params.map(RawValue::get).unwrap_or_default().to_owned(),
-            holder,
             before,
         };
         match (local(request), id) {
@@ -166,6 +179,12 @@ pub struct RpcSettings {
     pub trusts_held: bool,
     /// Clients connect from this machine alone.
     pub is_local: bool,
+    /// Calls of all clients that are under way, at any node: nearly all may be one node's.
+    pub max_in_flight: usize,
+    /// How long a call waits to be one of them.
+    pub patience: Duration,
+    /// Bytes of answers that are put together, or wait to be read over HTTP, of all clients.
+    pub max_answer_bytes: usize,
 }
 
 /// The half of the service that answers calls.
@@ -225,8 +244,8 @@ impl Rpc {
         }
     }
 
-    /// The response to one item, if it gets one; what its call did to a node's connection is noted in the caller's `conduct`.
-    pub async fn complete(&self, planned: Planned, conduct: &Arc<Conduct>) -> Option<Response> {
+    /// The response to one item, if it gets one.
+    pub async fn complete(&self, planned: Planned, caller: &Caller) -> Option<Response> {
         match planned {
             Planned::Silent => None,
             Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
@@ -235,14 +254,13 @@ impl Rpc {
                 id,
                 method,
                 params,
-                holder,
                 before,
             } => {
                 let outcome = match before {
                     Before::DevelopmentNodes if !Box::pin(self.development.is_on(&self.pool)).await => {
                         self.refused_method(&method)
                     }
-                    _ => self.calls.answer(method, params, holder, conduct).await,
+                    _ => self.calls.answer(method, params, caller).await,
                 };
                 id.map(|id| Response::new(&id, outcome))
             }
@@ -259,14 +277,15 @@ impl Rpc {
 
     /// The responses to a batch, in the order of the request. It may have one item under way, and beside so many that are
     /// another one for each place that `more` gives; an item holds its place until it is answered. Where nobody `awaits` the
-    /// answer any more nothing else is begun.
+    /// answer any more nothing else is begun. The responses' room is given back with what comes beside them.
     pub async fn complete_batch<P>(
         &self,
         planned: Vec<Planned>,
-        conduct: &Arc<Conduct>,
+        caller: &Caller,
         more: impl Fn(usize) -> Option<P>,
         awaits: impl Fn() -> bool,
-    ) -> Vec<Response> {
+    ) -> (Vec<Response>, Option<Charge>) {
+        let (mut room, owner) = (None, caller.owner);
         let mut responses: Vec<Option<Response>> = planned.iter().map(|_| None).collect();
         let mut planned = planned.into_iter().enumerate();
         let (mut under_way, mut first_is_free) = (FuturesUnordered::new(), true);
@@ -283,7 +302,7 @@ impl Rpc {
                 under_way.extend(
                     planned
                         .next()
-                        .map(|(at, one)| async move { (at, self.complete(one, conduct).await, place) }),
+                        .map(|(at, one)| async move { (at, self.complete(one, caller).await, place) }),
                 );
             }
             let Some((at, response, place)) = under_way.next().await else {
@@ -292,7 +311,11 @@ impl Rpc {
             first_is_free |= place.is_none();
             responses[at] = response.map(|response| {
                 let fits = response.body.len() <= self.max_batch_response && done <= 2 * self.max_batch_response;
-                let response = if fits { response } else { response.shortened() };
+                let response = match self.room(&mut room, owner, done + response.body.len()) {
+                    _ if !fits => response.shortened(),
+                    Ok(()) => response,
+                    Err(full) => response.instead(full.into()),
+                };
                 done += response.body.len();
                 response
             });
@@ -306,7 +329,37 @@ impl Rpc {
                 response
             }
         });
-        fitted.collect()
+        (fitted.collect(), room)
+    }
+
+    /// Room for answers that come to so many bytes together; short ones need none.
+    fn room(&self, room: &mut Option<Charge>, owner: Owner, bytes: usize) -> Result<(), Full> {
+        if bytes < LONG_ANSWER {
+            return Ok(());
+        }
+        let answers = &self.calls.answers;
+        let charged = room.get_or_insert_with(|| answers.open(owner)).resize(bytes);
+        charged.inspect_err(|_| self.count_refusal("long_answers"))
+    }
+
+    /// Room for one answer of so many bytes until it is read, where it needs any.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn room_for(&self, owner: Owner, bytes: usize) -> Result<Option<Charge>, Full> {
+        let mut room = None;
+        self.room(&mut room, owner, bytes)?;
+        Ok(room)
+    }
+
+    /// Bytes of answers that are put together, or wait to be read over HTTP.
+    #[must_use]
+    pub fn answers(&self) -> &Budget {
+        &self.calls.answers
+    }
+
+    fn count_refusal(&self, reason: &'static str) {
+        self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Counts a method that may not be called, and answers it.

@@ -7,21 +7,25 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body as HyperBody, Frame, SizeHint};
 
-use super::room::Taken;
 use crate::pieces;
+use crate::shares::Charge;
+
+/// What is handed to hyper at once, in bytes: it asks for more when nearly all of that is written, so that what is unread stays
+/// here, with its room.
+const SLICE: usize = 64 << 10;
 
 /// Pieces, last first.
 #[derive(Debug, Default)]
 pub struct Body {
     pieces: Vec<Bytes>,
-    /// Its room among all long answers, until it is sent or given up.
-    _room: Option<Taken>,
+    /// Its room among all long answers, until it is written, but for a slice, or given up.
+    _room: Option<Charge>,
 }
 
 impl Body {
     /// These, one after the other; `room` is given back when they are gone.
     #[must_use]
-    pub fn new(parts: &[Bytes], room: Option<Taken>) -> Self {
+    pub fn new(parts: &[Bytes], room: Option<Charge>) -> Self {
         let mut pieces = pieces::together(parts);
         pieces.reverse();
         Self { pieces, _room: room }
@@ -39,7 +43,14 @@ impl HyperBody for Body {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.pieces.pop().map(|piece| Ok(Frame::data(piece))))
+        let Some(piece) = self.pieces.last_mut() else {
+            return Poll::Ready(None);
+        };
+        let slice = piece.split_to(piece.len().min(SLICE));
+        if piece.is_empty() {
+            self.pieces.pop();
+        }
+        Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 
     fn is_end_stream(&self) -> bool {

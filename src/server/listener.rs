@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,10 +27,9 @@ use tracing::{debug, warn};
 
 use super::body::Body;
 use super::patient::Patient;
-use super::room::Room;
 use super::{answer, extension, handshake, post, proxied};
 use crate::delivery::{Compression, Socket};
-use crate::door::{Caller, Handshake, Pass, Place, Refusal, Refusals};
+use crate::door::{Caller, Crowd, Handshake, Pass, Place, Refusal, Refusals, Seat};
 use crate::session::{self, Services};
 use crate::tls::Certificate;
 
@@ -60,6 +59,9 @@ impl ServerSettings {
 /// Connections above a limit that are still answered, with 429 or 503; beyond these they are dropped unheard.
 const TURNED_AWAY: usize = 64;
 
+/// One part in so many of all connections, and so many, may be on their way out, beside those that took their places.
+const LEAVING: usize = 16;
+
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
@@ -76,8 +78,8 @@ struct Shared {
     settings: ServerSettings,
     certificate: Option<Arc<Certificate>>,
     services: Arc<Services>,
-    room: Room,
     open: AtomicUsize,
+    crowd: Crowd,
     /// Connections since the start.
     accepted: AtomicU64,
     turned_away: AtomicUsize,
@@ -88,11 +90,15 @@ struct Shared {
 
 /// One open connection; counted until dropped.
 #[derive(Debug)]
-struct Open(Arc<Shared>);
+struct Open {
+    shared: Arc<Shared>,
+    /// Among all that are open, as soon as it is known whose it is.
+    seat: OnceLock<Seat>,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -103,6 +109,8 @@ pub(super) struct Connection {
     caller: Caller,
     /// It is open only to be told this.
     turned_away: Option<Refusal>,
+    /// It has to give way to another one.
+    displaced: CancellationToken,
     kept: Mutex<Kept>,
 }
 
@@ -124,11 +132,6 @@ impl Connection {
 
     pub(super) fn settings(&self) -> &ServerSettings {
         &self.shared.settings
-    }
-
-    /// Room for long answers.
-    pub(super) fn room(&self) -> &Room {
-        &self.shared.room
     }
 }
 
@@ -153,9 +156,9 @@ impl Server {
         let shared = Shared {
             settings,
             certificate,
-            room: Room::new(services.settings.outbox.max_total_bytes),
             services,
             open: AtomicUsize::new(0),
+            crowd: Crowd::default(),
             accepted: AtomicU64::new(0),
             turned_away: AtomicUsize::new(0),
             stop,
@@ -193,27 +196,48 @@ impl Server {
     fn accept(&self, stream: TcpStream, peer: IpAddr) {
         let shared = &self.shared;
         let before = shared.open.fetch_add(1, Ordering::Relaxed);
-        let open = Arc::new(Open(shared.clone()));
+        let open = Arc::new(Open {
+            shared: shared.clone(),
+            seat: OnceLock::new(),
+        });
         // Those who are turned away are open too, but take no place from others.
         let turned_away = shared.turned_away.load(Ordering::Relaxed);
-        let full = before.saturating_sub(turned_away) >= shared.services.door.policy().max_connections;
+        let (before, max) = (
+            before.saturating_sub(turned_away),
+            shared.services.door.policy().max_connections,
+        );
+        let room = match before {
+            _ if before < max => Room::Free,
+            // Those who give way take a moment to be gone.
+            _ if before < max + max / LEAVING + LEAVING => Room::OfOthers,
+            _ => Room::None,
+        };
         if let Err(error) = stream.set_nodelay(true) {
             debug!("TCP_NODELAY: {error}");
         }
         if shared.settings.proxied {
-            shared.tasks.spawn(begin_proxied(stream, peer, open, full));
+            shared.tasks.spawn(begin_proxied(stream, peer, open, room));
         } else {
-            begin(stream, peer, open, full);
+            begin(stream, peer, open, room);
         }
     }
 }
 
+/// Whether there is room for one more connection.
+#[derive(Clone, Copy)]
+enum Room {
+    Free,
+    /// Where another one gives way.
+    OfOthers,
+    None,
+}
+
 /// As [`begin`], for the client that the balancer names.
-async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>, full: bool) {
-    let shared = &open.0;
+async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
+    let shared = &open.shared;
     let client = proxied::client_of(&mut stream);
     match tokio::time::timeout(shared.settings.header_timeout, client).await {
-        Ok(Ok(client)) => begin(stream, client.unwrap_or(peer), open, full),
+        Ok(Ok(client)) => begin(stream, client.unwrap_or(peer), open, room),
         Ok(Err(why)) => {
             debug!("{why}");
             shared.services.count_refusal(Refusal::NotProxied.label());
@@ -223,13 +247,28 @@ async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>, ful
 }
 
 /// Serves a connection of this client, or turns it away.
-fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, full: bool) {
-    let shared = open.0.clone();
-    let begun = if full {
-        Err(Refusal::Full)
-    } else {
-        shared.services.door.handshake(peer)
+fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
+    let shared = open.shared.clone();
+    let has_room = match room {
+        Room::Free => true,
+        Room::OfOthers => shared.crowd.displace(peer),
+        Room::None => false,
     };
+    let begun = if has_room {
+        shared.services.door.handshake(peer)
+    } else {
+        Err(Refusal::Full)
+    };
+    let displaced = CancellationToken::new();
+    if let Ok(handshake) = &begun {
+        let seat = open
+            .seat
+            .get_or_init(|| shared.crowd.enter(peer, shared.services.clock.now()));
+        for activity in [seat.activity(), handshake.activity()] {
+            let displaced = displaced.clone();
+            activity.on_leave(move || displaced.cancel());
+        }
+    }
     let (handshake, turned) = match begun {
         Ok(handshake) => (Some(handshake), None),
         Err(why) => (None, Some(why)),
@@ -246,6 +285,7 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, full: bool) {
             connection: shared.accepted.fetch_add(1, Ordering::Relaxed),
         },
         turned_away: turned,
+        displaced,
         kept: Mutex::new(Kept {
             handshake,
             ..Kept::default()
@@ -257,7 +297,14 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, full: bool) {
         shared.services.count_refusal(why.label());
         return;
     }
-    shared.tasks.spawn(serve(stream, connection));
+    shared.tasks.spawn(async move {
+        let displaced = connection.displaced.clone();
+        let services = connection.shared.services.clone();
+        tokio::select! {
+            () = serve(stream, connection) => {}
+            () = displaced.cancelled() => services.count_refusal("displaced"),
+        }
+    });
 }
 
 impl Connection {
@@ -332,7 +379,9 @@ async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Res
     // A page that may not ask is not told either.
     let page = page.filter(|_| services.door.policy().may_ask(request.headers()));
     let holds_a_place = request.method() == Method::POST;
+    let seat = InUse::new(&connection);
     let admitted = admit(request, connection).await;
+    drop(seat);
     // Only a connection with a place among its client's may stay open, or their number would bound nothing.
     let stays = admitted.is_ok() && holds_a_place;
     let mut response = admitted.unwrap_or_else(|why| {
@@ -351,6 +400,34 @@ async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Res
     response
 }
 
+/// A request is being answered on this connection, until this is dropped.
+struct InUse {
+    open: Arc<Open>,
+}
+
+impl InUse {
+    fn new(connection: &Connection) -> Self {
+        let in_use = Self {
+            open: connection.open.clone(),
+        };
+        in_use.set(true);
+        in_use
+    }
+
+    fn set(&self, in_use: bool) {
+        if let Some(seat) = self.open.seat.get() {
+            seat.activity().used(self.open.shared.services.clock.now());
+            seat.activity().set_in_use(in_use);
+        }
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
 async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Body>, Refusal> {
     connection.kept.lock().handshake = None;
     connection.turned_away.map_or(Ok(()), Err)?;
@@ -367,7 +444,10 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
         }
         return Ok(post::answer_others(request.method()));
     }
-    let pass = door.admit(&request, connection.caller, upgrades)?;
+    let mut pass = door.admit(&request, connection.caller, upgrades)?;
+    if let Some(seat) = connection.open.seat.get() {
+        pass = pass.on(seat);
+    }
     if !upgrades {
         connection.enter(&pass)?;
         return Ok(post::answer(request, &pass, &connection).await);

@@ -11,7 +11,6 @@ mod listener;
 mod patient;
 mod post;
 mod proxied;
-mod room;
 mod upload;
 
 // These for whoever upgrades without the rest of the door: the echo server of `make autobahn`, and the fuzz targets.

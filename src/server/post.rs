@@ -1,6 +1,7 @@
 //! JSON-RPC over HTTP, as geth serves it (PROTOCOL 1.15).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
@@ -10,7 +11,6 @@ use hyper::body::Incoming;
 use super::answer::{plain, retry_after};
 use super::body::Body;
 use super::listener::Connection;
-use super::room::{Full, Taken};
 use super::upload::{self, Unread};
 use crate::door::{Exceeded, Pass};
 use crate::jsonrpc::{
@@ -18,8 +18,9 @@ use crate::jsonrpc::{
 };
 use crate::look::look;
 use crate::pieces;
-use crate::rpc::{Holder, Planned, SubscriptionMethod, not_available};
+use crate::rpc::{Caller, Holder, Planned, SubscriptionMethod, not_available};
 use crate::session::{Services, methods};
+use crate::shares::{Charge, Full, RETRY_AFTER};
 
 /// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
 const CONTENT_TYPES: [&str; 3] = ["application/json", "application/json-rpc", "application/jsonrequest"];
@@ -53,28 +54,39 @@ pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connec
             "invalid content type, only application/json is supported\n",
         );
     }
-    let reading = upload::read(request.into_body(), pass);
+    let reading = upload::read(request.into_body(), pass, &services.inbound);
     let Ok(read) = tokio::time::timeout(settings.body_timeout(), reading).await else {
         return plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n");
     };
-    let Answered { answer, refused } = match read {
-        Ok(body) if body.iter().all(u8::is_ascii_whitespace) => return plain(StatusCode::OK, ""),
-        Ok(body) => respond(&body, pass, services).await,
+    let Answered { answer, room, refused } = match read {
+        Ok((body, _)) if body.iter().all(u8::is_ascii_whitespace) => return plain(StatusCode::OK, ""),
+        Ok((body, held)) => respond(body, held, pass, services).await,
+        Err(Unread::Full(full)) => Answered::busy("null", full, services),
         Err(Unread::Exceeded(exceeded)) => Answered::unread(exceeded, services),
         Err(Unread::TooLong) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
         Err(Unread::Broken) => return plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
     };
     let parts = answer.parts();
-    let mut response = match connection.room().take(pass.account(), pieces::length(&parts)) {
-        Ok(room) => json(&parts, room),
-        Err(Full) => {
-            services.count_refusal("long_answers");
-            json(&answer.shortened().parts(), None)
-        }
+    let needed = match &answer {
+        Answer::One(_) => services.rpc.room_for(pass.account().owner(), pieces::length(&parts)),
+        // It took its room as it grew.
+        Answer::Nothing | Answer::Batch(_) => Ok(room),
     };
-    if let Some(exceeded) = refused {
-        *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-        if let Some(after) = exceeded.retry_after {
+    let (mut response, refused) = match (needed, &answer) {
+        (Ok(room), _) => (json(&parts, room), refused),
+        (Err(full), Answer::One(one)) => {
+            let refused = Some(Refused::Busy(RETRY_AFTER));
+            (json(&one.instead(full.into()).parts(), None), refused)
+        }
+        (Err(_), _) => (json(&parts, None), refused),
+    };
+    if let Some(refused) = refused {
+        let (status, after) = match refused {
+            Refused::Quota(exceeded) => (StatusCode::TOO_MANY_REQUESTS, exceeded.retry_after),
+            Refused::Busy(after) => (StatusCode::SERVICE_UNAVAILABLE, Some(after)),
+        };
+        *response.status_mut() = status;
+        if let Some(after) = after {
             retry_after(response.headers_mut(), after);
         }
         if connection.refused(pass) {
@@ -90,8 +102,19 @@ pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connec
 /// What a body came to.
 struct Answered {
     answer: Answer,
+    /// Of the answer, where it was taken before.
+    room: Option<Charge>,
     /// It was refused as a whole.
-    refused: Option<Exceeded>,
+    refused: Option<Refused>,
+}
+
+/// Why nothing of a message was answered.
+#[derive(Clone, Copy)]
+enum Refused {
+    /// The client's quota is used up.
+    Quota(Exceeded),
+    /// There is no room now; when to come again.
+    Busy(Duration),
 }
 
 enum Answer {
@@ -109,15 +132,6 @@ impl Answer {
             Self::Batch(responses) => jsonrpc::batch(responses).unwrap_or_default(),
         }
     }
-
-    /// The same with errors in place of what is long.
-    fn shortened(self) -> Self {
-        match self {
-            Self::Nothing => Self::Nothing,
-            Self::One(response) => Self::One(response.shortened()),
-            Self::Batch(all) => Self::Batch(all.into_iter().map(jsonrpc::Response::shortened).collect()),
-        }
-    }
 }
 
 impl Answered {
@@ -129,61 +143,117 @@ impl Answered {
     fn unread(exceeded: Exceeded, services: &Services) -> Self {
         services.count_refusal("requests");
         Self {
-            refused: Some(exceeded),
+            refused: Some(Refused::Quota(exceeded)),
             ..Self::whole("null", exceeded.into())
+        }
+    }
+
+    /// There was no room for it.
+    fn busy(id: &str, full: Full, services: &Services) -> Self {
+        services.count_refusal("inbound_bytes");
+        Self {
+            refused: Some(Refused::Busy(RETRY_AFTER)),
+            ..Self::whole(id, full.into())
         }
     }
 }
 
 impl From<Answer> for Answered {
     fn from(answer: Answer) -> Self {
-        Self { answer, refused: None }
+        Self {
+            answer,
+            room: None,
+            refused: None,
+        }
     }
 }
 
-async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answered {
+/// Requests that were read, before any of them is answered.
+enum Intake {
+    /// Nothing is left to do.
+    Answered(Answered),
+    Single(Option<Planned>, Option<Exceeded>),
+    Batch(Vec<Planned>, Option<Exceeded>),
+}
+
+/// `held` is the body's room. The body itself is not needed any more as soon as it is known what it asks.
+async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<Services>) -> Answered {
+    let intake = take_in(&body, pass, services);
+    drop(body);
+    let (rpc, caller) = (services.rpc.clone(), caller(pass));
+    match intake {
+        Intake::Answered(answered) => answered,
+        Intake::Single(planned, exceeded) => {
+            let response = match planned {
+                Some(planned) => {
+                    let completing = async move {
+                        let _held = held;
+                        rpc.complete(planned, &caller).await
+                    };
+                    staying(completing).await.flatten()
+                }
+                None => None,
+            };
+            let busy = response.as_ref().and_then(jsonrpc::Response::retry_after);
+            Answered {
+                answer: response.map_or(Answer::Nothing, Answer::One),
+                room: None,
+                refused: exceeded.map(Refused::Quota).or(busy.map(Refused::Busy)),
+            }
+        }
+        Intake::Batch(planned, exceeded) => {
+            // A connection has one request at a time, so that all its places are this batch's.
+            let max = pass.terms().rights.plan.max_in_flight as usize;
+            let more = move |under_way| (under_way < max).then_some(());
+            let completing = async move {
+                let _held = held;
+                rpc.complete_batch(planned, &caller, more, || true).await
+            };
+            let (responses, room) = staying(completing).await.unwrap_or_default();
+            Answered {
+                answer: Answer::Batch(responses),
+                room,
+                refused: exceeded.map(Refused::Quota),
+            }
+        }
+    }
+}
+
+fn caller(pass: &Pass) -> Caller {
+    Caller {
+        owner: pass.account().owner(),
+        holder: Holder(pass.account().number()),
+        conduct: pass.terms().conduct().clone(),
+    }
+}
+
+fn take_in(body: &[u8], pass: &Pass, services: &Services) -> Intake {
     let terms = pass.account().terms();
     let parsed = Message::parse(body, terms.rights.plan.max_batch);
     // As in a session: what holds no request costs as much as one.
     if !parsed.as_ref().is_ok_and(Message::holds_requests)
         && let Err(exceeded) = terms.charge_one()
     {
-        return Answered::unread(exceeded, services);
+        return Intake::Answered(Answered::unread(exceeded, services));
     }
     drop(terms);
     match parsed {
-        Err(why) => Answered::whole("null", error(PARSE_ERROR, why.to_string())),
+        Err(why) => Intake::Answered(Answered::whole("null", error(PARSE_ERROR, why.to_string()))),
         Ok(Message::Single(item)) => {
-            let (mut planned, refused) = plan(std::slice::from_ref(&item), pass, services);
-            let response = match planned.pop() {
-                Some(planned) => {
-                    let rpc = services.rpc.clone();
-                    let conduct = pass.terms().conduct().clone();
-                    staying(async move { rpc.complete(planned, &conduct).await })
-                        .await
-                        .flatten()
-                }
-                None => None,
-            };
-            let answer = response.map_or(Answer::Nothing, Answer::One);
-            Answered { answer, refused }
+            let (mut planned, exceeded) = plan(std::slice::from_ref(&item), pass, services);
+            Intake::Single(planned.pop(), exceeded)
         }
-        Ok(Message::Batch(items)) if items.is_empty() => Answered::whole("null", error(INVALID_REQUEST, "empty batch")),
+        Ok(Message::Batch(items)) if items.is_empty() => {
+            Intake::Answered(Answered::whole("null", error(INVALID_REQUEST, "empty batch")))
+        }
         Ok(Message::TooMany(first)) => {
             let why = error(INVALID_REQUEST, "batch too large").into();
-            Answer::Batch(vec![jsonrpc::Response::new(jsonrpc::id_text(first), why)]).into()
+            let response = jsonrpc::Response::new(jsonrpc::id_text(first), why);
+            Intake::Answered(Answer::Batch(vec![response]).into())
         }
         Ok(Message::Batch(items)) => {
-            let (planned, refused) = plan(&items, pass, services);
-            let rpc = services.rpc.clone();
-            // A connection has one request at a time, so that all its places are this batch's.
-            let max = pass.terms().rights.plan.max_in_flight as usize;
-            let more = move |under_way| (under_way < max).then_some(());
-            let conduct = pass.terms().conduct().clone();
-            let batch = async move { rpc.complete_batch(planned, &conduct, more, || true).await };
-            let responses = staying(batch).await;
-            let answer = Answer::Batch(responses.unwrap_or_default());
-            Answered { answer, refused }
+            let (planned, exceeded) = plan(&items, pass, services);
+            Intake::Batch(planned, exceeded)
         }
     }
 }
@@ -206,25 +276,20 @@ fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, 
         let refused = items.iter().map(|item| Planned::refused(item, &why)).collect();
         return (refused, Some(exceeded));
     }
-    let holder = Holder(pass.account().number());
     let plan = |item| {
-        Planned::new(
-            item,
-            holder,
-            &mut |request| match SubscriptionMethod::of(&request.method) {
-                Some(SubscriptionMethod::Subscribe(_) | SubscriptionMethod::SubscribeKind(_)) => {
-                    Some(error(METHOD_NOT_FOUND, "notifications not supported").into())
-                }
-                Some(SubscriptionMethod::Unsubscribe) => Some(error(SERVER_ERROR, "subscription not found").into()),
-                Some(SubscriptionMethod::Unpaired) => Some(not_available(&request.method).into()),
-                None => services.refused_call(&terms.rights.methods, &request.method),
-            },
-        )
+        Planned::new(item, &mut |request| match SubscriptionMethod::of(&request.method) {
+            Some(SubscriptionMethod::Subscribe(_) | SubscriptionMethod::SubscribeKind(_)) => {
+                Some(error(METHOD_NOT_FOUND, "notifications not supported").into())
+            }
+            Some(SubscriptionMethod::Unsubscribe) => Some(error(SERVER_ERROR, "subscription not found").into()),
+            Some(SubscriptionMethod::Unpaired) => Some(not_available(&request.method).into()),
+            None => services.refused_call(&terms.rights.methods, &request.method),
+        })
     };
     (items.iter().map(plan).collect(), None)
 }
 
-fn json(body: &[Bytes], room: Option<Taken>) -> Response<Body> {
+fn json(body: &[Bytes], room: Option<Charge>) -> Response<Body> {
     let mut response = Response::new(Body::new(body, room));
     response
         .headers_mut()

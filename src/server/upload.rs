@@ -1,27 +1,48 @@
 //! The body of a request, charged before it is read: who has used up the quota does not cost the reading of a long one.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use tokio::sync::Notify;
 
 use crate::door::{BYTES_PER_REQUEST, Exceeded, Pass};
+use crate::shares::{Budget, Charge, Full};
+
+/// A body from here on takes room among those of all clients, in bytes.
+const LONG: usize = (4 << 10) + 1;
 
 /// Why a body was not read to its end.
 #[derive(Debug)]
 pub enum Unread {
     /// The client's quota does not reach for its length.
     Exceeded(Exceeded),
+    /// There is no room for what has come of it.
+    Full(Full),
     /// It is longer than bodies may be.
     TooLong,
     /// The client broke off, or broke the rules of HTTP.
     Broken,
 }
 
-/// Reads a body. The length that was announced is charged at once; where none was, what comes is charged as it comes.
+/// Reads a body, and takes room for it as it comes. The length that was announced is charged at once; where none was, what comes is charged as it comes.
 ///
 /// # Errors
 /// [`Unread`].
-pub async fn read(mut body: Incoming, pass: &Pass) -> Result<Bytes, Unread> {
+pub async fn read(mut body: Incoming, pass: &Pass, inbound: &Arc<Budget>) -> Result<(Bytes, Option<Charge>), Unread> {
+    let given_up = Arc::new(Notify::new());
+    let mut room: Option<Charge> = None;
+    let mut held = |bytes: usize| {
+        if bytes < LONG {
+            return Ok(());
+        }
+        let charge = room.get_or_insert_with(|| {
+            let given_up = given_up.clone();
+            inbound.open_evictable(pass.account().owner(), Arc::new(move || given_up.notify_one()))
+        });
+        charge.resize(bytes).map_err(Unread::Full)
+    };
     let max = pass.terms().rights.plan.max_body_bytes;
     let charge = |bytes| pass.terms().charge_bytes(bytes).map_err(Unread::Exceeded);
     let announced = body.size_hint().exact();
@@ -34,7 +55,12 @@ pub async fn read(mut body: Incoming, pass: &Pass) -> Result<Bytes, Unread> {
     }
     // Grows with what comes: an announcement alone is no reason for memory.
     let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = given_up.notified() => return Err(Unread::Full(Full("too many bytes of messages at once"))),
+        };
+        let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
             continue;
         };
@@ -47,9 +73,15 @@ pub async fn read(mut body: Incoming, pass: &Pass) -> Result<Bytes, Unread> {
         }
         // Most bodies come in one piece, which need not be copied.
         if before == 0 && body.is_end_stream() {
-            return Ok(data);
+            held(data.len())?;
+            whole = data.into();
+            break;
         }
         whole.extend_from_slice(&data);
+        held(whole.capacity())?;
     }
-    Ok(whole.freeze())
+    if let Some(room) = &mut room {
+        room.keep();
+    }
+    Ok((whole.freeze(), room))
 }

@@ -52,12 +52,12 @@ impl Session {
             }
             return;
         };
-        let services = self.services.clone();
-        let conduct = self.pass.terms().conduct().clone();
+        let (services, caller, held) = (self.services.clone(), self.caller(), self.held.take());
         tokio::spawn(async move {
             let more = |_| place.outbox()?.begin_call(max_in_flight / 2);
             let awaits = || place.outbox().is_some();
-            let responses = services.rpc.complete_batch(planned, &conduct, more, awaits).await;
+            let _held = held;
+            let (responses, _room) = services.rpc.complete_batch(planned, &caller, more, awaits).await;
             if let Some(outbox) = place.outbox() {
                 services.answer_batch(&outbox, &responses, releases);
             }

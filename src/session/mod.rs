@@ -36,7 +36,8 @@ use crate::jsonrpc::{
     SERVER_ERROR, error,
 };
 use crate::look::look;
-use crate::rpc::{Holder, Local, Planned, Rpc, SubscriptionMethod, id_argument, not_passed};
+use crate::rpc::{Caller, Holder, Local, Planned, Rpc, SubscriptionMethod, id_argument, not_passed};
+use crate::shares::{Budget, Charge};
 use crate::subscription::{Asked, NodeSubscription, Registry, Replays, Start, Subscription, Topic, no_such_kind};
 use crate::telemetry::{Metrics, ReasonLabel};
 
@@ -48,6 +49,8 @@ pub struct SessionSettings {
     /// `TCP_NOTSENT_LOWAT`, in bytes: what the kernel may hold back unsent, so that the backlog stays in our queue as
     /// references to shared frames. 0 leaves the kernel's own.
     pub notsent_lowat: u32,
+    /// Bytes of messages that are not whole or not answered, of all clients.
+    pub max_inbound_bytes: usize,
 }
 
 /// What every session works with.
@@ -69,6 +72,8 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: Clock,
+    /// Room for messages that are not whole, and for long ones that are not answered.
+    pub inbound: Arc<Budget>,
     outboxes: Arc<OutboxShared>,
 }
 
@@ -94,6 +99,7 @@ impl Services {
             settings,
             metrics,
             clock,
+            inbound: Budget::new("too many bytes of messages at once", settings.max_inbound_bytes),
             outboxes,
         }
     }
@@ -143,6 +149,9 @@ impl Services {
 /// Reads in a row before others get their turn.
 const MAX_READS: usize = 16;
 
+/// A message from here on takes room among those of all clients, in bytes. Shorter ones are bounded by their number.
+const LONG_MESSAGE: usize = (4 << 10) + 1;
+
 /// Bytes asked of the socket in one read.
 const READ_BYTES: usize = 4 << 10;
 
@@ -167,6 +176,10 @@ struct Session {
     /// The client broke the framing: what it sends is not looked at any more.
     deaf: bool,
     subscriptions: Vec<(Subscription, Reserved)>,
+    /// Room of a message that is not whole, where it is long.
+    unfinished: Option<Charge>,
+    /// Room of the message that is being looked at, where it is long: for its calls, until they are answered.
+    held: Option<Charge>,
 }
 
 /// Serves a client until it is gone. `early` is what arrived behind the handshake, which agreed on compression or not.
@@ -181,6 +194,15 @@ pub async fn serve(socket: Socket, early: Bytes, pass: Pass, compression: Compre
     let egress = pass.account().egress().clone();
     let outbox = Outbox::new(socket, compression, egress, services.outboxes.clone());
     let number = services.clients.add(outbox.clone(), pass.clone());
+    if let Some(activity) = pass.activity() {
+        let outbox = Arc::downgrade(&outbox);
+        activity.set_in_use(false);
+        activity.on_leave(move || {
+            if let Some(outbox) = outbox.upgrade() {
+                outbox.close(CloseReason::Displaced);
+            }
+        });
+    }
     services.metrics.clients.inc();
     services.metrics.connections.inc();
     let longest = pass.terms().rights.plan.max_message_bytes;
@@ -198,6 +220,8 @@ pub async fn serve(socket: Socket, early: Bytes, pass: Pass, compression: Compre
         control_frames: ControlFrames::default(),
         deaf: false,
         subscriptions: Vec::new(),
+        unfinished: None,
+        held: None,
     };
     session.take_messages();
     // What TLS has decrypted already makes no socket readable.
@@ -260,7 +284,7 @@ impl Session {
 
     fn apply(&mut self, wake: Wake) -> Result<(), Over> {
         match wake {
-            Wake::News => {}
+            Wake::News => self.forget_message(),
             Wake::Readable => return self.read(),
             Wake::Released | Wake::Writable => self.outbox.flush(),
         }
@@ -287,6 +311,7 @@ impl Session {
             }
         }
         self.reader.rest();
+        self.charge_unfinished();
         Ok(())
     }
 
@@ -305,6 +330,7 @@ impl Session {
             };
             if !self.reader.is_inside_message() {
                 self.outbox.message_done();
+                self.unfinished = None;
             }
             match inbound {
                 Inbound::Close(code) => self.outbox.peer_closed(code),
@@ -322,6 +348,40 @@ impl Session {
         self.reader.buffer().clear();
     }
 
+    /// What has come of a message that is not whole takes room among all of them.
+    fn charge_unfinished(&mut self) {
+        let bytes = self.reader.held_bytes();
+        if bytes < LONG_MESSAGE {
+            self.unfinished = None;
+            return;
+        }
+        let charge = self.unfinished.get_or_insert_with(|| {
+            let outbox = Arc::downgrade(&self.outbox);
+            let evict = move || {
+                if let Some(outbox) = outbox.upgrade() {
+                    outbox.close(CloseReason::NoRoom);
+                }
+            };
+            self.services
+                .inbound
+                .open_evictable(self.outbox.owner(), Arc::new(evict))
+        });
+        if charge.resize(bytes).is_err() {
+            self.outbox.close(CloseReason::NoRoom);
+            self.forget_message();
+        }
+    }
+
+    /// Gives back what has come of a message where it was given up for others.
+    fn forget_message(&mut self) {
+        if matches!(self.outbox.phase(), Phase::Closing(CloseReason::NoRoom)) && !self.deaf {
+            self.services.count_refusal("inbound_bytes");
+            self.deaf = true;
+            self.reader.forget();
+            self.unfinished = None;
+        }
+    }
+
     /// Whether it was not one too many.
     fn counts_control_frame(&mut self) -> bool {
         let counted = self.control_frames.count(self.services.clock.now());
@@ -336,11 +396,14 @@ impl Session {
     // ---- requests
 
     fn message(&mut self, message: &[u8]) {
+        if let Some(activity) = self.pass.activity() {
+            activity.used(self.services.clock.now());
+        }
         // Long messages are work before they are understood; who has used up the quota is not even read.
         let charged = self.pass.terms().charge_bytes(message.len());
         match charged {
             Ok(()) => self.charged(message),
-            Err(exceeded) => self.unread(exceeded.into()),
+            Err(exceeded) => self.unread("requests", exceeded.into()),
         }
     }
 
@@ -352,13 +415,13 @@ impl Session {
         drop(terms);
         match inflated {
             Ok(message) => self.charged(&message),
-            Err(Ok(exceeded)) => self.unread(exceeded.into()),
+            Err(Ok(exceeded)) => self.unread("requests", exceeded.into()),
             Err(Err(reason)) => self.violated(reason),
         }
     }
 
-    fn unread(&mut self, why: ErrorObjectOwned) {
-        self.services.count_refusal("requests");
+    fn unread(&mut self, limit: &'static str, why: ErrorObjectOwned) {
+        self.services.count_refusal(limit);
         self.answer(Response::new("null", why.into()), Vec::new());
         self.lose_patience();
     }
@@ -379,9 +442,15 @@ impl Session {
             && let Err(exceeded) = terms.charge_one()
         {
             drop(terms);
-            return self.unread(exceeded.into());
+            return self.unread("requests", exceeded.into());
         }
         drop(terms);
+        if message.len() >= LONG_MESSAGE {
+            match self.services.inbound.charge(self.outbox.owner(), message.len()) {
+                Ok(room) => self.held = Some(room),
+                Err(full) => return self.unread("inbound_bytes", full.into()),
+            }
+        }
         match parsed {
             // geth closes here; that gains nothing and ends ethers users for good (PROTOCOL J3, J4).
             Err(why) => self.answer(
@@ -399,6 +468,7 @@ impl Session {
                 self.services.answer_batch(&self.outbox, &[response], Vec::new());
             }
         }
+        self.held = None;
     }
 
     fn single(&mut self, item: &Item<'_>) {
@@ -422,17 +492,17 @@ impl Session {
                 self.answer(response, releases);
             }
             (planned, place) => {
-                let services = self.services.clone();
-                let conduct = self.pass.terms().conduct().clone();
-                let mut completing = Box::pin(async move { services.rpc.complete(planned, &conduct).await });
+                let (services, caller) = (self.services.clone(), self.caller());
+                let mut completing = Box::pin(async move { services.rpc.complete(planned, &caller).await });
                 // What is known already needs no task.
                 if let Some(known) = look(completing.as_mut()) {
                     if let Some(response) = known {
                         self.answer(response, releases);
                     }
                 } else {
-                    let services = self.services.clone();
+                    let (services, held) = (self.services.clone(), self.held.take());
                     tokio::spawn(async move {
+                        let _held = held;
                         if let Some(response) = completing.await
                             && let Some(outbox) = place.as_ref().and_then(InFlight::outbox)
                         {
@@ -454,6 +524,14 @@ impl Session {
     }
 
     /// Charges all items or none; and how many calls may be in flight.
+    fn caller(&self) -> Caller {
+        Caller {
+            owner: self.outbox.owner(),
+            holder: Holder(self.pass.account().number()),
+            conduct: self.pass.terms().conduct().clone(),
+        }
+    }
+
     fn charge(&self, items: &[Item<'_>]) -> (u32, Result<(), ErrorObjectOwned>) {
         let terms = self.pass.terms();
         let charged = terms.charge(methods(items)).map_err(ErrorObjectOwned::from);
@@ -463,8 +541,7 @@ impl Session {
     /// `can_wait`: there is a place for an answer that is not known at once.
     fn plan(&mut self, item: &Item<'_>, can_wait: bool, releases: &mut Vec<Arc<Recipient>>) -> Planned {
         let notification = matches!(item, Item::Notification(_));
-        let holder = Holder(self.pass.account().number());
-        Planned::new(item, holder, &mut |request| {
+        Planned::new(item, &mut |request| {
             match SubscriptionMethod::of(&request.method) {
                 // The way out is never barred.
                 Some(SubscriptionMethod::Unsubscribe) => Some(self.unsubscribe(request).into()),
@@ -592,6 +669,7 @@ impl Session {
         }
         let asked = subscription.asked();
         self.subscriptions.push((subscription, reserved));
+        self.note_use();
         let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
         releases.push(recipient);
         if let Some(of) = of {
@@ -629,9 +707,17 @@ impl Session {
         match mine.map(|at| self.subscriptions.swap_remove(at)) {
             Some((subscription, _)) => {
                 self.services.registry.unsubscribe(&subscription);
+                self.note_use();
                 Outcome::TRUE
             }
             None => error(SERVER_ERROR, "subscription not found").into(),
+        }
+    }
+
+    /// A connection with subscriptions gives way to others last.
+    fn note_use(&self) {
+        if let Some(activity) = self.pass.activity() {
+            activity.set_in_use(!self.subscriptions.is_empty());
         }
     }
 

@@ -158,10 +158,16 @@ impl Reader {
         }
     }
 
-    /// Bytes that are kept: a message that is not whole, and a frame of it that is not.
+    /// Memory that is kept: for a message that is not whole, and for a frame of it that is not.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.buffer.len() + self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
+        self.buffer.capacity() + self.partial.as_ref().map_or(0, |partial| partial.bytes.capacity())
+    }
+
+    /// Drops what has come of a message; nothing can be read any more.
+    pub fn forget(&mut self) {
+        self.buffer = BytesMut::new();
+        self.partial = None;
     }
 
     /// Whether nothing of a message has come of which more is still to come.

@@ -14,6 +14,7 @@ use super::subscriber::Subscriber;
 use crate::backplane::Passed;
 use crate::clock::Millis;
 use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
+use crate::shares::Owner;
 
 /// Who has which.
 #[derive(Debug, Default)]
@@ -23,7 +24,7 @@ pub(super) struct Passing {
     /// The different ones of all: made anew only when one comes or goes, for every subscription of any kind looks at it.
     wanted: Arc<BTreeSet<Passed>>,
     /// How many of each an account has.
-    held: HashMap<AccountKey, HashMap<Passed, usize>>,
+    held: HashMap<Owner, HashMap<Passed, usize>>,
     /// What came before the answer of these was on its way, oldest first. In a client's queue it would stop whatever is
     /// behind it for as long as the slowest call of a batch takes.
     early: HashMap<SubscriptionId, VecDeque<Arc<Batch>>>,
@@ -33,16 +34,13 @@ pub(super) struct Passing {
 struct Member {
     passed: Passed,
     slot: Slot,
-    account: AccountKey,
+    account: Owner,
     /// The node has said yes.
     accepted: bool,
 }
 
-/// Names an account while anybody of it is here: all its connections share a budget.
-type AccountKey = usize;
-
-fn account_of(subscriber: &Subscriber) -> AccountKey {
-    Arc::as_ptr(subscriber.outbox.egress()).addr()
+fn account_of(subscriber: &Subscriber) -> Owner {
+    subscriber.outbox.owner()
 }
 
 /// What is kept of the newest for somebody who is not answered yet. Some kinds tell the present state first, and then nothing

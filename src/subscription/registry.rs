@@ -104,6 +104,17 @@ impl Registry {
         }
     }
 
+    /// The same, where the blocks that are kept have so many bytes at most.
+    #[must_use]
+    pub fn within(self, max_bytes: usize) -> Self {
+        {
+            let mut tables = self.tables.lock();
+            let history = std::mem::replace(&mut tables.history, History::new(1));
+            tables.history = history.within(max_bytes);
+        }
+        self
+    }
+
     /// Adds a subscription, live. From now on its events are queued; they leave when the answer did (see [`Recipient`]). One
     /// that is passed through is not answered before the node has [accepted](Self::accept) it.
     ///

@@ -5,14 +5,16 @@
 //! without a seam. What is older than memory is fetched between the steps, and no more is queued than the client has room
 //! for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::chain::{Archive, Cursor, Fetch, History, Loss, Page, Unavailable};
+use crate::chain::{Archive, Cursor, Fetch, Gap, History, Loss, NotAsked, Page};
 use crate::delivery::{CloseReason, Kind, Outbox, Phase, Recipient, SubscriptionId};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
+use crate::shares::{Budget, Charge, FairPool, Owner, Place};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 use super::members::{Lost, Until};
@@ -31,6 +33,19 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 /// How long a client that comes back waits for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
 
+/// Pages that are fetched, or fed to a client that reads, at the same time. Each is about a megabyte, and eight blocks of it
+/// are asked for beside each other.
+const PAGES: usize = 16;
+
+/// Clients of one account that wait to fetch a page. Each waits once, so this bounds nothing that connections do not.
+const MAX_WAITING: usize = 1 << 20;
+
+/// A client that has not read for so long keeps no page and no place: both are had again when it reads.
+const STALLED: Duration = Duration::from_millis(250);
+
+/// Before a page is fetched again for which there was no room.
+const NO_ROOM: Duration = Duration::from_millis(100);
+
 /// Most different filters of a client for which the nodes are asked beside each other; for more all logs are fetched.
 const FILTERS: usize = 4;
 
@@ -43,6 +58,8 @@ pub struct ReplaySettings {
     pub max_reorg: usize,
     /// Whether the `fromBlock` of a filter asks for a replay; else it bounds the live logs, as in geth.
     pub filter_from_block: bool,
+    /// Bytes of pages, fetched for clients that are told the past and not queued yet, of all clients.
+    pub max_page_bytes: usize,
 }
 
 /// The way into the live stream for clients that come back.
@@ -51,7 +68,18 @@ pub struct Replays {
     registry: Arc<Registry>,
     archive: Archive,
     settings: ReplaySettings,
+    places: Arc<FairPool>,
+    budget: Arc<Budget>,
     metrics: Arc<Metrics>,
+}
+
+/// Blocks that were fetched for one client, with the place and the room that they take.
+struct HeldPage {
+    page: Page,
+    _place: Place,
+    _charge: Charge,
+    /// Others need the room.
+    is_given_up: Arc<AtomicBool>,
 }
 
 /// A subscription with what is known of where it begins.
@@ -65,6 +93,7 @@ pub struct Finding {
     recipient: Arc<Recipient>,
     start: Start,
     logs: bool,
+    owner: Owner,
 }
 
 impl Replays {
@@ -80,6 +109,8 @@ impl Replays {
             registry,
             archive,
             settings,
+            places: FairPool::new("too many wait for the past", PAGES, MAX_WAITING),
+            budget: Budget::new("blocks of the past", settings.max_page_bytes),
             metrics,
         })
     }
@@ -103,6 +134,7 @@ impl Replays {
             recipient: subscription.recipient.clone(),
             start,
             logs,
+            owner: outbox.owner(),
         });
         Ok((subscription, finding))
     }
@@ -124,6 +156,12 @@ impl Replays {
         if let Some(woken) = self.registry.claim_replay(outbox) {
             tokio::spawn(self.clone().run(Arc::downgrade(outbox), outbox.id(), woken));
         }
+    }
+
+    /// Bytes of pages that are held.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     fn count(&self, reason: &'static str) {
@@ -155,6 +193,16 @@ impl Replays {
         }
     }
 
+    fn not_asked(&self, why: NotAsked) -> ErrorObjectOwned {
+        match why {
+            NotAsked::Unavailable => unavailable(),
+            NotAsked::Busy(full) => {
+                self.count("busy");
+                full.into()
+            }
+        }
+    }
+
     fn within_reach(&self, number: u64, oldest: u64) -> Result<(), ErrorObjectOwned> {
         if number >= oldest {
             return Ok(());
@@ -164,12 +212,15 @@ impl Replays {
     }
 
     async fn run(self: Arc<Self>, outbox: Weak<Outbox>, client: u64, woken: Arc<Notify>) {
-        self.replay(&outbox, &woken).await;
+        let owner = outbox.upgrade().map(|outbox| outbox.owner());
+        if let Some(owner) = owner {
+            self.replay(owner, &outbox, &woken).await;
+        }
         self.registry.end_replay(client, &woken);
     }
 
-    async fn replay(&self, outbox: &Weak<Outbox>, woken: &Notify) {
-        let mut page = Page::default();
+    async fn replay(&self, owner: Owner, outbox: &Weak<Outbox>, woken: &Notify) {
+        let (none, mut page): (_, Option<HeldPage>) = (Page::default(), None);
         let mut published = self.registry.watch_published();
         let (mut tries, mut fetched) = (0, None);
         loop {
@@ -178,7 +229,9 @@ impl Replays {
             published.borrow_and_update();
             let until = {
                 let Some(outbox) = outbox.upgrade() else { return };
-                let progress = self.registry.replay(&outbox, &page);
+                let progress = self
+                    .registry
+                    .replay(&outbox, page.as_ref().map_or(&none, |held| &held.page));
                 if progress.wrote {
                     outbox.flush();
                 }
@@ -190,7 +243,12 @@ impl Replays {
             let found = match until {
                 Until::Done => return,
                 Until::Room => {
-                    room(outbox).await;
+                    if room(outbox, page.as_ref()).await.is_err() {
+                        page = None;
+                        // The same is asked for once more, and leads on.
+                        fetched = None;
+                        drop(room(outbox, None).await);
+                    }
                     true
                 }
                 Until::Turn => {
@@ -198,7 +256,7 @@ impl Replays {
                     true
                 }
                 Until::News => {
-                    page = Page::default();
+                    page = None;
                     tokio::select! {
                         _ = published.changed() => {}
                         () = woken.notified() => {}
@@ -209,11 +267,20 @@ impl Replays {
                 Until::Fetched(gap, filters) => {
                     let generation = self.registry.with_history(History::generation);
                     let asked = gap.first().map(|first| (first, filters.len()));
-                    page = self.archive.page(generation, gap, fetch(&filters)).await;
+                    drop(page.take());
+                    let Some(found) = self.fetch(owner, generation, gap, &filters).await else {
+                        tokio::time::sleep(NO_ROOM).await;
+                        continue;
+                    };
                     // The same once more leads nowhere.
-                    !page.is_empty() && std::mem::replace(&mut fetched, asked) != asked
+                    let leads_on = !found.page.is_empty() && std::mem::replace(&mut fetched, asked) != asked;
+                    page = Some(found);
+                    leads_on
                 }
-                Until::Located(id, lost) => self.locate(outbox, id, lost, &mut page).await,
+                Until::Located(id, lost) => {
+                    page = None;
+                    self.locate(owner, outbox, id, lost).await
+                }
             };
             if found {
                 tries = 0;
@@ -235,14 +302,30 @@ impl Replays {
         }
     }
 
+    /// The blocks of a gap, as soon as it is this account's turn; `None` where there is no room for them now.
+    async fn fetch(&self, owner: Owner, generation: u64, gap: Gap, filters: &[Arc<LogFilter>]) -> Option<HeldPage> {
+        let place = self.places.acquire(owner).await.ok()?;
+        let page = self.archive.page(generation, gap, fetch(filters)).await;
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        let given_up = is_given_up.clone();
+        let evict = Arc::new(move || given_up.store(true, Ordering::Relaxed));
+        let mut charge = self.budget.open_evictable(owner, evict);
+        charge.resize(page.json_len()).ok()?;
+        Some(HeldPage {
+            page,
+            _place: place,
+            _charge: charge,
+            is_given_up,
+        })
+    }
+
     /// `false` where nothing new was found out: the node knows no more than memory, or the other way round.
-    async fn locate(&self, outbox: &Weak<Outbox>, id: SubscriptionId, lost: Lost, page: &mut Page) -> bool {
+    async fn locate(&self, owner: Owner, outbox: &Weak<Outbox>, id: SubscriptionId, lost: Lost) -> bool {
         self.archive.forget();
-        *page = Page::default();
         let Lost { block, up_to, logs } = lost;
         let located = self
             .archive
-            .locate(block.hash, up_to, logs, self.settings.max_reorg)
+            .locate(owner, block.hash, up_to, logs, self.settings.max_reorg)
             .await;
         let (Ok(Some(located)), Some(outbox)) = (located, outbox.upgrade()) else {
             return false;
@@ -275,14 +358,22 @@ fn fetch(filters: &[Arc<LogFilter>]) -> Fetch {
     }
 }
 
-/// Waits until a client has read most of what waits for it, or is gone.
-async fn room(outbox: &Weak<Outbox>) {
+/// A client does not read, and the page that is held for it is needed elsewhere.
+struct Stalled;
+
+/// Waits until a client has read most of what waits for it, or is gone; not for long with a page in hand.
+async fn room(outbox: &Weak<Outbox>, page: Option<&HeldPage>) -> Result<(), Stalled> {
+    let until = tokio::time::Instant::now() + STALLED;
     while outbox
         .upgrade()
         .is_some_and(|outbox| outbox.phase() == Phase::Open && !outbox.has_room())
     {
         tokio::time::sleep(LOOK).await;
+        if page.is_some_and(|page| page.is_given_up.load(Ordering::Relaxed) || tokio::time::Instant::now() >= until) {
+            return Err(Stalled);
+        }
     }
+    Ok(())
 }
 
 impl Finding {
@@ -308,7 +399,7 @@ impl Finding {
     }
 
     async fn find(&self) -> Result<Cursor, ErrorObjectOwned> {
-        let replays = &self.replays;
+        let (replays, owner) = (&self.replays, self.owner);
         let mut published = replays.registry.watch_published();
         let tip = || {
             replays
@@ -341,9 +432,9 @@ impl Finding {
         };
         let located = replays
             .archive
-            .locate(block, log, self.logs, replays.settings.max_reorg)
+            .locate(owner, block, log, self.logs, replays.settings.max_reorg)
             .await;
-        let Some(located) = located.map_err(|Unavailable| unavailable())? else {
+        let Some(located) = located.map_err(|why| replays.not_asked(why))? else {
             replays.count("unknown");
             return Err(cannot_resume(&format!("block {block} is not known"), reach()));
         };
@@ -362,7 +453,7 @@ impl Finding {
     /// An error where the nodes do not have this block any more, as far as it is theirs to serve: said now, not to a client
     /// that waits for it, is closed, and comes back for the same.
     async fn is_served(&self, number: u64, tip: u64) -> Result<(), ErrorObjectOwned> {
-        let replays = &self.replays;
+        let (replays, owner) = (&self.replays, self.owner);
         let oldest = replays
             .registry
             .with_history(|history| history.oldest().map(|own| own.header.block.number));
@@ -370,14 +461,14 @@ impl Finding {
         if number >= oldest {
             return Ok(());
         }
-        match replays.archive.serves(number, self.logs).await {
+        match replays.archive.serves(owner, number, self.logs).await {
             Ok(true) => Ok(()),
             Ok(false) => {
                 replays.count("pruned");
                 let what = format!("the node no longer has block {number:#x}");
                 Err(cannot_resume(&what, oldest))
             }
-            Err(Unavailable) => Err(unavailable()),
+            Err(why) => Err(replays.not_asked(why)),
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::conduct::Conduct;
 use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
+use crate::shares::{Full, Owner};
 
 /// A call came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +34,9 @@ pub enum CallError {
     /// No answer in time.
     #[error("request timed out")]
     TimedOut,
+    /// There is no room for its answer beside those that are being read.
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 impl CallError {
@@ -47,6 +51,7 @@ impl CallError {
             Self::Breaks => "breaks_connections",
             Self::Throttled(_) => "throttled",
             Self::TimedOut => "timeout",
+            Self::Full(_) => "full",
         }
     }
 }
@@ -72,6 +77,8 @@ pub struct Ask {
     pub long: bool,
     /// Record of the account that asks.
     pub conduct: Arc<Conduct>,
+    /// On whose behalf it is asked.
+    pub owner: Owner,
 }
 
 /// How far an upstream must have come to be asked.
@@ -103,6 +110,8 @@ pub(super) struct Call {
     pub method: String,
     /// JSON, empty for none.
     pub params: String,
+    /// On whose behalf: the room for its answer is this account's.
+    pub owner: Owner,
     pub reply: Reply,
 }
 
@@ -162,10 +171,16 @@ pub(super) async fn exchange(
     lane: &mpsc::Sender<Call>,
     method: String,
     params: String,
+    owner: Owner,
     patience: Duration,
 ) -> Result<Outcome, CallError> {
     let (reply, answer) = oneshot::channel();
-    let call = Call { method, params, reply };
+    let call = Call {
+        method,
+        params,
+        owner,
+        reply,
+    };
     let exchange = async {
         lane.send(call).await.map_err(|_| CallError::Unavailable)?;
         answer.await.map_err(|_| CallError::Lost)?

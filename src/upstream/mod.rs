@@ -206,6 +206,8 @@ pub struct UpstreamSettings {
     pub lanes: u8,
     /// Longest message that is read from a node, in bytes.
     pub max_message_bytes: usize,
+    /// Bytes of answers to clients' calls that are being read from HTTP nodes, and again of those to our own questions.
+    pub max_answer_bytes: usize,
     /// Whose certificates are believed.
     pub trust: Arc<rustls::ClientConfig>,
 }

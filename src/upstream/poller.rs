@@ -25,9 +25,13 @@ use super::pending::{self, Announced, Fetches, Forms, MAX_UNDER_WAY};
 use super::pool::Shared;
 use super::{CallError, Gossip, Heads, NodeSubscription, Sighting, TransactionForm, Wanted};
 use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, error};
+use crate::shares::{Budget, Charge, Full, Owner};
 
 /// The id of every call: each has a POST of its own.
 const ID: u64 = 1;
+
+/// Answers up to this length take no room: their number is bounded.
+const UNCHARGED: usize = 64 << 10;
 
 /// Polls, all of them refused, within the silence that ends a node: it should not be lost by our own patience.
 const TRIES: u32 = 4;
@@ -61,6 +65,8 @@ enum Failed {
     Throttled(Option<Duration>),
     #[error("an answer of more than {0} bytes (raise node.max_message_bytes)")]
     TooLong(usize),
+    #[error(transparent)]
+    Full(#[from] Full),
     #[error("{0}")]
     Other(String),
 }
@@ -72,7 +78,7 @@ impl From<String> for Failed {
 }
 
 impl HttpTransport {
-    async fn call(&self, method: &str, params: &str) -> Result<Outcome, Failed> {
+    async fn call(&self, method: &str, params: &str, mut room: Option<Charge>) -> Result<Outcome, Failed> {
         let body = message::request(ID, method, params);
         let request = self
             .client
@@ -87,10 +93,20 @@ impl HttpTransport {
         let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
         // Where the length is known it is taken at its word, as far as it is allowed: growing means copying.
         let length = response.content_length().unwrap_or(0) as usize;
-        let mut answer = Vec::with_capacity(length.min(self.max_message_bytes));
+        let mut charged = |bytes: usize| match &mut room {
+            Some(room) if bytes > UNCHARGED => room.resize(bytes),
+            _ => Ok(()),
+        };
+        let length = length.min(self.max_message_bytes);
+        charged(length)?;
+        let mut answer = Vec::with_capacity(length);
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if answer.len() + chunk.len() > self.max_message_bytes {
                 return Err(Failed::TooLong(self.max_message_bytes));
+            }
+            // Before it grows, by doubling, as it will.
+            if answer.len() + chunk.len() > answer.capacity() {
+                charged((answer.len() + chunk.len()).max(2 * answer.capacity()))?;
             }
             answer.extend_from_slice(&chunk);
         }
@@ -110,7 +126,7 @@ impl HttpTransport {
 
     /// As [`Self::call`]; that it is asked too much is no answer, however the node says it.
     async fn outcome(&self, method: &str, params: &str) -> Result<Outcome, Failed> {
-        let outcome = self.call(method, params).await?;
+        let outcome = self.call(method, params, None).await?;
         if is_throttled(&outcome) {
             return Err(Failed::Throttled(None));
         }
@@ -119,20 +135,28 @@ impl HttpTransport {
 }
 
 /// Posts calls until the pool is gone.
-async fn forward(node: HttpTransport, mut calls: mpsc::Receiver<Call>, max_in_flight: usize) {
+async fn forward(node: HttpTransport, mut calls: mpsc::Receiver<Call>, max_in_flight: usize, answers: Arc<Budget>) {
     let room = Arc::new(Semaphore::new(max_in_flight));
     while let Some(call) = calls.recv().await {
         let Ok(place) = room.clone().acquire_owned().await else {
             return;
         };
         let node = node.clone();
+        // Each of our own questions stands for itself.
+        let owner = if call.owner == Owner::OURS {
+            Owner::default()
+        } else {
+            call.owner
+        };
+        let room = Some(answers.open(owner));
         tokio::spawn(async move {
             let outcome = node
-                .call(&call.method, &call.params)
+                .call(&call.method, &call.params, room)
                 .await
                 .map_err(|failed| match failed {
                     Failed::Throttled(after) => CallError::Throttled(after),
                     Failed::TooLong(_) => CallError::TooLong,
+                    Failed::Full(full) => CallError::Full(full),
                     Failed::Other(_) => CallError::Lost,
                 });
             drop(call.reply.send(outcome));
@@ -190,8 +214,8 @@ impl Poller {
         };
         // Beside the polling: neither a slow poll nor a client's slow call may hold back the stream.
         let max = self.shared.settings.max_in_flight;
-        let mut forwarding = tokio::spawn(forward(self.node.clone(), theirs, max));
-        let fetching = tokio::spawn(forward(self.node.clone(), ours, max));
+        let mut forwarding = tokio::spawn(forward(self.node.clone(), theirs, max, self.shared.answers.clone()));
+        let fetching = tokio::spawn(forward(self.node.clone(), ours, max, self.shared.our_answers.clone()));
         let gossiping = tokio::spawn(Gossiper::new(self.shared.clone(), self.node.clone()).run());
         loop {
             tokio::select! {
@@ -369,7 +393,7 @@ impl Gossiper {
                         self.back_off.refused(now, after, LONGEST);
                         self.put_off();
                     }
-                    Failed::TooLong(_) | Failed::Other(_) => self.filter = None,
+                    Failed::TooLong(_) | Failed::Full(_) | Failed::Other(_) => self.filter = None,
                 }
             }
         }

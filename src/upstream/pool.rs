@@ -28,6 +28,7 @@ use super::{
     Wanted, place_of,
 };
 use crate::jsonrpc::Outcome;
+use crate::shares::{Budget, Owner};
 use crate::telemetry::Metrics;
 
 /// What is known of one upstream, for the admin port.
@@ -80,6 +81,10 @@ pub(super) struct Shared {
     pub stream: watch::Sender<Option<u64>>,
     /// The way of calls.
     pub lanes: watch::Sender<Lanes>,
+    /// Room for answers to clients' calls that are being read.
+    pub answers: Arc<Budget>,
+    /// The same for our own: clients take none of it.
+    pub our_answers: Arc<Budget>,
 }
 
 impl Shared {
@@ -314,6 +319,8 @@ pub struct Pool {
     fetch_timeout: Duration,
     silence_timeout: Duration,
     gossip_dropped: Arc<AtomicU64>,
+    answers: Arc<Budget>,
+    our_answers: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -339,6 +346,8 @@ impl Pool {
         let choice = Arc::new(Choice::new(endpoints, settings, metrics.clone()));
         let identity = Arc::new(Identity::new(nodes.len(), settings.chain_id));
         let gossip_dropped = Arc::new(AtomicU64::new(0));
+        let answers = Budget::new("too many bytes of answers at once", settings.max_answer_bytes);
+        let our_answers = Budget::new("answers to our own questions", settings.max_answer_bytes);
         let upstreams = nodes
             .iter()
             .enumerate()
@@ -359,6 +368,8 @@ impl Pool {
                     load: Load::default(),
                     stream: watch::Sender::default(),
                     lanes: watch::Sender::new(Lanes::One),
+                    answers: answers.clone(),
+                    our_answers: our_answers.clone(),
                 });
                 let (stream, inbox) = Inbox::new();
                 let mut calls = stream.clone();
@@ -396,6 +407,8 @@ impl Pool {
             silence_timeout: settings.silence_timeout,
             fetch_timeout: (settings.silence_timeout / 4).max(MIN_FETCH_TIMEOUT),
             gossip_dropped,
+            answers,
+            our_answers,
             metrics,
         });
         tokio::spawn(look(Arc::downgrade(&pool), settings.tick()));
@@ -510,7 +523,7 @@ impl Pool {
     ) -> Result<Outcome, CallError> {
         let upstream = &self.upstreams[id.0];
         let way = upstream.way(Lane::of(method, params), patience).await?;
-        let answer = exchange(&way.ours, method.to_owned(), params.to_owned(), patience).await;
+        let answer = exchange(&way.ours, method.to_owned(), params.to_owned(), Owner::OURS, patience).await;
         if let Some(after) = throttled(&answer) {
             upstream.shared.load.throttled(Instant::now(), after);
         }
@@ -576,6 +589,12 @@ impl Pool {
             (shared.endpoint.to_string(), status)
         };
         self.upstreams.iter().map(one).collect()
+    }
+
+    /// Bytes of answers that are being read from HTTP nodes, clients' and our own.
+    #[must_use]
+    pub fn answers_under_way(&self) -> (usize, usize) {
+        (self.answers.used(), self.our_answers.used())
     }
 
     /// Pending transactions that arrived faster than they could be passed on.

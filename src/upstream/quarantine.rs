@@ -20,6 +20,7 @@ use super::pool::Upstream;
 use super::{Ask, CallError};
 use crate::conduct::CONSEQUENCE;
 use crate::jsonrpc::Outcome;
+use crate::shares::Owner;
 
 /// Connections of this kind to one node at the same time.
 const PLACES: usize = 4;
@@ -150,6 +151,7 @@ impl Upstream {
                     &self.stream.ours,
                     "eth_chainId".into(),
                     String::new(),
+                    Owner::OURS,
                     shared.settings.silence_timeout,
                 );
                 let goes_on = alive.await.is_ok() && stream.is_some() && *shared.stream.borrow() == stream;
@@ -175,6 +177,7 @@ mod tests {
             archive: false,
             long: false,
             conduct: Default::default(),
+            owner: Owner::OURS,
         }
     }
 

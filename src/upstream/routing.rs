@@ -240,6 +240,7 @@ impl Pool {
             &way.theirs,
             ask.method.clone(),
             ask.params.clone(),
+            ask.owner,
             self.request_timeout,
         )
         .await;
@@ -251,7 +252,7 @@ impl Pool {
                     self.usual.lock().entry(ask.class).or_default().note(took);
                 }
             }
-            Ok(_) | Err(CallError::Throttled(_) | CallError::TimedOut) => under_way.failed(now),
+            Ok(_) | Err(CallError::Throttled(_) | CallError::TimedOut | CallError::Full(_)) => under_way.failed(now),
             Err(
                 CallError::Lost
                 | CallError::TooLong

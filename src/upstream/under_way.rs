@@ -30,7 +30,10 @@ impl UnderWay {
     }
 
     /// Queues a call.
-    pub fn begin(&mut self, Call { method, params, reply }: Call) {
+    pub fn begin(&mut self, call: Call) {
+        let Call {
+            method, params, reply, ..
+        } = call;
         self.next_id += 1;
         self.waiting.insert(self.next_id, reply);
         self.out
@@ -84,12 +87,14 @@ mod tests {
 
     use super::*;
     use crate::jsonrpc::Outcome;
+    use crate::shares::Owner;
 
     fn begin(under_way: &mut UnderWay, method: &str) -> oneshot::Receiver<Result<Outcome, CallError>> {
         let (reply, answer) = oneshot::channel();
         under_way.begin(Call {
             method: method.into(),
             params: "[]".into(),
+            owner: Owner::OURS,
             reply,
         });
         answer

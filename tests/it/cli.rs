@@ -179,7 +179,7 @@ pub fn address_after(before: &str, log: &mut impl BufRead) -> String {
 }
 
 /// Where a started program serves and answers the operator, when it is ready; its log stays open with the third.
-async fn serving(running: &mut Child) -> (String, String, BufReader<ChildStderr>) {
+pub async fn serving(running: &mut Child) -> (String, String, BufReader<ChildStderr>) {
     let mut log = BufReader::new(running.stderr.take().unwrap());
     let address = address_after("serving on ws://", &mut log);
     let admin = address_after("admin on http://", &mut log);

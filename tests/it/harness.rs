@@ -392,14 +392,22 @@ impl Client {
     pub async fn connect_from(ip: &str, address: SocketAddr) -> Self {
         let local = TcpSocket::new_v4().unwrap();
         local.bind(format!("{ip}:0").parse().unwrap()).unwrap();
-        let stream = within("connect", local.connect(address)).await.unwrap();
-        let url = format!("ws://{address}");
-        let upgraded = client_async(url, MaybeTlsStream::Plain(stream));
-        let (socket, _) = within("upgrade", upgraded).await.unwrap();
-        Self {
+        Self::over(within("connect", local.connect(address)).await.unwrap()).await
+    }
+
+    /// Over a connection that is there already.
+    pub async fn over(socket: TcpStream) -> Self {
+        Self::try_over(socket).await.unwrap()
+    }
+
+    /// As [`Self::over`], unless it is refused.
+    pub async fn try_over(socket: TcpStream) -> Result<Self, tokio_tungstenite::tungstenite::Error> {
+        let upgrading = client_async("ws://localhost/", MaybeTlsStream::Plain(socket));
+        let (socket, _) = within("upgrade", upgrading).await?;
+        Ok(Self {
             socket,
             early: VecDeque::new(),
-        }
+        })
     }
 
     /// Over TLS.

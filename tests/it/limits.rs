@@ -514,7 +514,7 @@ async fn behind_a_balancer_the_client_is_who_the_balancer_says() {
 #[tokio::test]
 async fn long_answers_over_http_have_room_together_and_no_more() {
     let rig = Rig::before(node_with_logs_of(1_000_000).await, |config| {
-        config.delivery.max_total_queue_bytes = ByteSize::kib(64);
+        config.memory.answers = ByteSize::kib(64);
     })
     .await;
     let receipts = r#"{"jsonrpc":"2.0","id":1,"method":"eth_getBlockReceipts","params":["0x2"]}"#;
@@ -524,11 +524,21 @@ async fn long_answers_over_http_have_room_together_and_no_more() {
         receipts.len()
     );
     idle.write_all((head + receipts).as_bytes()).await.unwrap();
-    let full = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32003,"message":"response too large"}}"#;
-    eventually("the room is taken", async || rig.post(receipts).await == full).await;
+    let full = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32005,"message":"limit exceeded: too many bytes of answers at once, try again later","data":{"retryAfterMs":1000}}}"#;
+    let post = async || {
+        http(
+            rig.address,
+            "POST / HTTP/1.1\r\ncontent-type: application/json",
+            receipts,
+        )
+        .await
+    };
+    eventually("the room is taken", async || post().await.status == 503).await;
+    let reply = post().await;
+    assert_eq!((reply.body.as_str(), reply.header("retry-after")), (full, Some("1")));
     let batch = rig.post(format!("[{CHAIN_ID},{receipts}]")).await;
     assert_eq!(batch, format!("[{CHAIN_ID_ANSWER},{full}]"));
     assert_eq!(rig.post(CHAIN_ID).await, CHAIN_ID_ANSWER, "short ones need none");
     drop(idle);
-    eventually("the room is free", async || rig.post(receipts).await.len() > 5_000_000).await;
+    eventually("the room is free", async || post().await.body.len() > 5_000_000).await;
 }

@@ -50,6 +50,8 @@ pub fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<W
         load: Load::default(),
         stream: watch::Sender::default(),
         lanes: watch::Sender::new(Lanes::One),
+        answers: crate::shares::Budget::new("answers", 1 << 20),
+        our_answers: crate::shares::Budget::new("answers", 1 << 20),
     };
     shared.up();
     let mut serving = Serving::new(Arc::new(shared));

@@ -1,0 +1,380 @@
+//! Bytes that are held for clients: a bounded sum, with a share for each owner.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Full, Owner, PART};
+
+/// Makes a holder give up what it holds; called without any lock of the budget's.
+pub type Evict = Arc<dyn Fn() + Send + Sync>;
+
+/// A sum of bytes. Owners have a quarter of it each; one thing alone may be longer, for what is allowed to be that long must
+/// be possible: it has three quarters, and where there is nothing else it may be longer than these, which is not counted. Where it does not fit, the longest that can be
+/// given up goes first: of the same owner where its share is used up, else of the owner that holds most.
+#[derive(Debug)]
+pub struct Budget {
+    /// The words for what there is no more room for.
+    what: &'static str,
+    max: usize,
+    share: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: usize,
+    next: u64,
+    by_owner: HashMap<Owner, Own>,
+}
+
+#[derive(Debug, Default)]
+struct Own {
+    used: usize,
+    charges: HashMap<u64, Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    bytes: usize,
+    evict: Option<Evict>,
+    is_evicted: bool,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes)
+    }
+}
+
+/// What one thing is charged; given back when dropped.
+#[derive(Debug)]
+pub struct Charge {
+    budget: Arc<Budget>,
+    owner: Owner,
+    number: u64,
+}
+
+impl Budget {
+    /// So many bytes; `what` names what they are for in a refusal.
+    #[must_use]
+    pub fn new(what: &'static str, max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            what,
+            max,
+            share: max / PART,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Bytes that are charged now.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.state.lock().used
+    }
+
+    /// Nothing yet, for this owner; [`Charge::resize`] says how much it becomes.
+    #[must_use]
+    pub fn open(self: &Arc<Self>, owner: Owner) -> Charge {
+        self.open_as(owner, None)
+    }
+
+    /// As [`Self::open`], of something that can be given up.
+    #[must_use]
+    pub fn open_evictable(self: &Arc<Self>, owner: Owner, evict: Evict) -> Charge {
+        self.open_as(owner, Some(evict))
+    }
+
+    fn open_as(self: &Arc<Self>, owner: Owner, evict: Option<Evict>) -> Charge {
+        let mut state = self.state.lock();
+        let number = state.next;
+        state.next += 1;
+        let held = Held {
+            evict,
+            ..Held::default()
+        };
+        state.by_owner.entry(owner).or_default().charges.insert(number, held);
+        let budget = self.clone();
+        Charge { budget, owner, number }
+    }
+
+    /// Room for so many bytes.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn charge(self: &Arc<Self>, owner: Owner, bytes: usize) -> Result<Charge, Full> {
+        let mut charge = self.open(owner);
+        charge.resize(bytes)?;
+        Ok(charge)
+    }
+}
+
+impl Charge {
+    /// It is so long now.
+    ///
+    /// # Errors
+    /// [`Full`]: it stays as it was, or was given up for others.
+    pub fn resize(&mut self, bytes: usize) -> Result<(), Full> {
+        let mut evicted = Vec::new();
+        let resized = self
+            .budget
+            .state
+            .lock()
+            .resize(&self.budget, self.owner, self.number, bytes, &mut evicted);
+        evicted.iter().for_each(|evict| evict());
+        resized.map_err(|()| Full(self.budget.what))
+    }
+
+    /// As [`Self::resize`], for what is there already and cannot be refused.
+    pub fn settle(&mut self, bytes: usize) {
+        self.budget.state.lock().set(self.owner, self.number, bytes);
+    }
+
+    /// It cannot be given up any more: from here on somebody works with it.
+    pub fn keep(&mut self) {
+        let mut state = self.budget.state.lock();
+        let own = state.by_owner.get_mut(&self.owner);
+        if let Some(held) = own.and_then(|own| own.charges.get_mut(&self.number)) {
+            held.evict = None;
+        }
+    }
+
+    /// Bytes that are charged.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let state = self.budget.state.lock();
+        let own = state.by_owner.get(&self.owner);
+        own.and_then(|own| own.charges.get(&self.number))
+            .map_or(0, |held| held.bytes)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut state = self.budget.state.lock();
+        state.set(self.owner, self.number, 0);
+        if let Some(own) = state.by_owner.get_mut(&self.owner) {
+            own.charges.remove(&self.number);
+            if own.charges.is_empty() {
+                state.by_owner.remove(&self.owner);
+            }
+        }
+    }
+}
+
+/// Why it does not fit.
+enum Lacks {
+    Share,
+    Total,
+}
+
+impl State {
+    fn set(&mut self, owner: Owner, number: u64, bytes: usize) {
+        let Some(own) = self.by_owner.get_mut(&owner) else {
+            return;
+        };
+        let Some(held) = own.charges.get_mut(&number) else {
+            return;
+        };
+        let before = std::mem::replace(&mut held.bytes, bytes);
+        own.used = own.used - before + bytes;
+        self.used = self.used - before + bytes;
+    }
+
+    fn resize(
+        &mut self,
+        budget: &Budget,
+        owner: Owner,
+        number: u64,
+        bytes: usize,
+        evicted: &mut Vec<Evict>,
+    ) -> Result<(), ()> {
+        loop {
+            let own = self.by_owner.get(&owner).ok_or(())?;
+            let held = own.charges.get(&number).ok_or(())?;
+            if held.is_evicted {
+                return Err(());
+            }
+            let before = held.bytes;
+            let (mine, all) = (own.used - before, self.used - before);
+            if bytes <= before || all == 0 {
+                break;
+            }
+            let share = if mine == 0 {
+                budget.max - budget.share
+            } else {
+                budget.share
+            };
+            let lacks = if mine.saturating_add(bytes) > share {
+                Lacks::Share
+            } else if all.saturating_add(bytes) > budget.max {
+                Lacks::Total
+            } else {
+                break;
+            };
+            evicted.push(self.give_up(&lacks, owner, mine + bytes, bytes).ok_or(())?);
+        }
+        // What is alone may be of any length, and others still find their quarter.
+        self.set(owner, number, bytes.min(budget.max - budget.share));
+        Ok(())
+    }
+
+    /// Gives up the longest that goes before this: of the same owner, where that is longer than what is asked for; else of
+    /// the owner that has most, where it has more than this one would.
+    fn give_up(&mut self, lacks: &Lacks, owner: Owner, would_have: usize, bytes: usize) -> Option<Evict> {
+        let candidates = self.by_owner.iter().filter(|(other, own)| match lacks {
+            Lacks::Share => **other == owner,
+            Lacks::Total => own.used > would_have,
+        });
+        let above = match lacks {
+            Lacks::Share => bytes,
+            Lacks::Total => 0,
+        };
+        let can_go = candidates.flat_map(|(other, own)| {
+            let held = own.charges.iter();
+            let held = held.filter(|(_, held)| held.evict.is_some() && held.bytes > above);
+            held.map(|(number, held)| (own.used, held.bytes, *other, *number))
+        });
+        let (_, _, victim, number) = can_go.max()?;
+        let held = self.by_owner.get_mut(&victim)?.charges.get_mut(&number)?;
+        held.is_evicted = true;
+        let evict = held.evict.take();
+        self.set(victim, number, 0);
+        evict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fmt::Write as _;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Runs a story over a budget of 100: `a1=20` sets the thing 1 of owner a to 20 bytes, `a1=0` drops it. Digits below 5
+    /// can be given up. A refusal is shown as `no`, what was given up with its name.
+    fn check(story: &str, expect: Expect) {
+        let budget = Budget::new("bytes", 100);
+        let mut owners: BTreeMap<char, Owner> = BTreeMap::new();
+        let mut things: BTreeMap<String, Charge> = BTreeMap::new();
+        let gone: Arc<Mutex<Vec<String>>> = Arc::default();
+        let mut out = String::new();
+        for word in story.split_whitespace() {
+            let (name, bytes) = word.split_once('=').unwrap();
+            let owner = *owners.entry(name.chars().next().unwrap()).or_default();
+            let bytes: usize = bytes.parse().unwrap();
+            let verdict = if bytes == 0 {
+                things.remove(name);
+                "yes"
+            } else {
+                let thing = things.entry(name.to_owned()).or_insert_with(|| {
+                    let (own, gone) = (name.to_owned(), gone.clone());
+                    if name.ends_with(['1', '2', '3', '4']) {
+                        budget.open_evictable(owner, Arc::new(move || gone.lock().push(own.clone())))
+                    } else {
+                        budget.open(owner)
+                    }
+                });
+                if thing.resize(bytes).is_ok() { "yes" } else { "no" }
+            };
+            let gone: Vec<_> = gone.lock().drain(..).collect();
+            writeln!(out, "{word} {verdict} {} {}", budget.used(), gone.join(" ")).unwrap();
+        }
+        drop(things);
+        assert_eq!(budget.used(), 0);
+        assert!(budget.state.lock().by_owner.is_empty());
+        expect.assert_eq(&out);
+    }
+
+    #[test]
+    fn a_quarter_for_each_and_one_long_thing_leaves_a_quarter() {
+        check(
+            "a8=80 a8=300 a8=75 a9=1 b8=25 b9=1 c8=1 a8=0 a8=25 b8=75 b8=74",
+            expect![[r#"
+                a8=80 yes 75 
+                a8=300 yes 75 
+                a8=75 yes 75 
+                a9=1 no 75 
+                b8=25 yes 100 
+                b9=1 no 100 
+                c8=1 no 100 
+                a8=0 yes 25 
+                a8=25 yes 50 
+                b8=75 yes 100 
+                b8=74 yes 99 
+            "#]],
+        );
+    }
+
+    #[test]
+    fn the_longest_goes_first_and_what_cannot_be_given_up_stays() {
+        check(
+            "a1=10 a2=12 a3=9 a3=15 b9=25 c9=25 d9=25 e1=5 e2=4 f9=2 e1=1",
+            expect![[r#"
+                a1=10 yes 10 
+                a2=12 yes 22 
+                a3=9 yes 19 a2
+                a3=15 yes 25 
+                b9=25 yes 50 
+                c9=25 yes 75 
+                d9=25 yes 100 
+                e1=5 yes 90 a3
+                e2=4 yes 94 
+                f9=2 yes 96 
+                e1=1 yes 92 
+            "#]],
+        );
+        check(
+            "a1=10 a2=15 b1=25 c1=20 d1=20 e1=12 e1=20",
+            expect![[r#"
+                a1=10 yes 10 
+                a2=15 yes 25 
+                b1=25 yes 50 
+                c1=20 yes 70 
+                d1=20 yes 90 
+                e1=12 yes 77 b1
+                e1=20 yes 85 
+            "#]],
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_is_bounded_and_nothing_is_lost(
+            steps in prop::collection::vec((0_u8..4, 0_u8..4, 0_usize..60, any::<bool>()), 1..300),
+        ) {
+            let budget = Budget::new("bytes", 100);
+            let owners: Vec<Owner> = (0..4).map(|_| Owner::default()).collect();
+            let mut things: BTreeMap<(u8, u8), Charge> = BTreeMap::new();
+            let evictions = Arc::new(AtomicUsize::new(0));
+            for (owner, thing, bytes, goes) in steps {
+                if goes {
+                    things.remove(&(owner, thing));
+                    continue;
+                }
+                let counted = evictions.clone();
+                let charge = things.entry((owner, thing)).or_insert_with(|| {
+                    let evict: Evict = Arc::new(move || {
+                        counted.fetch_add(1, Ordering::Relaxed);
+                    });
+                    budget.open_evictable(owners[usize::from(owner)], evict)
+                });
+                let before = charge.bytes();
+                if charge.resize(bytes).is_err() {
+                    prop_assert_eq!(charge.bytes(), before);
+                }
+                prop_assert_eq!(budget.used(), things.values().map(Charge::bytes).sum::<usize>());
+                prop_assert!(budget.used() <= 100);
+            }
+            drop(things);
+            prop_assert_eq!(budget.used(), 0);
+            prop_assert!(budget.state.lock().by_owner.is_empty());
+        }
+    }
+}

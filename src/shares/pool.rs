@@ -1,0 +1,365 @@
+//! Places that clients compete for: a bounded number, shared fairly.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{Full, Owner, PART};
+
+/// Owners' queues together are at most so many times as long as one may be.
+const QUEUES: usize = 4;
+
+/// A number of places. An owner has a quarter of them (at least one) for certain, and more only while nobody else waits and
+/// half of them stay free. Owners that wait are served in turns, each of them in its own order.
+#[derive(Debug)]
+pub struct FairPool {
+    /// The words for what there is no more of.
+    what: &'static str,
+    max: usize,
+    share: usize,
+    max_waiting: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: usize,
+    waiting: usize,
+    /// Names a waiter among all that there ever were.
+    next: u64,
+    by_owner: HashMap<Owner, Own>,
+    /// Owners of which somebody waits; the first is next.
+    turns: VecDeque<Owner>,
+}
+
+#[derive(Debug, Default)]
+struct Own {
+    taken: usize,
+    waiting: VecDeque<(u64, oneshot::Sender<Place>)>,
+}
+
+/// A place that is taken, until this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    pool: Arc<FairPool>,
+    owner: Owner,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.give_back(self.owner);
+    }
+}
+
+/// Somebody in the queue, who leaves it when this is dropped.
+struct Waiting<'a> {
+    pool: &'a FairPool,
+    owner: Owner,
+    number: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state.lock();
+        let Some(own) = state.by_owner.get_mut(&self.owner) else {
+            return;
+        };
+        if let Some(at) = own.waiting.iter().position(|(number, _)| *number == self.number) {
+            own.waiting.remove(at);
+            state.waiting -= 1;
+            state.tidy(self.owner);
+        }
+    }
+}
+
+impl FairPool {
+    /// So many places, and for each owner a queue that is so long at most; `what` names them in a refusal.
+    #[must_use]
+    pub fn new(what: &'static str, places: usize, max_waiting: usize) -> Arc<Self> {
+        let max = places.max(1);
+        Arc::new(Self {
+            what,
+            max,
+            share: (max / PART).max(1),
+            max_waiting,
+            state: Mutex::default(),
+        })
+    }
+
+    /// A place, as soon as it is this owner's turn.
+    ///
+    /// # Errors
+    /// [`Full`] where the queue is too long to be waited in.
+    pub async fn acquire(self: &Arc<Self>, owner: Owner) -> Result<Place, Full> {
+        let (number, given) = {
+            let mut state = self.state.lock();
+            let alone = state.turns.is_empty();
+            let own = state.by_owner.entry(owner).or_default();
+            let goes_first = own.waiting.is_empty();
+            let (taken, waits) = (own.taken, own.waiting.len());
+            if goes_first && self.may_take(&state, taken, alone) {
+                state.take(owner);
+                let pool = self.clone();
+                return Ok(Place { pool, owner });
+            }
+            if waits >= self.max_waiting || state.waiting >= QUEUES.saturating_mul(self.max_waiting) {
+                state.tidy(owner);
+                return Err(Full(self.what));
+            }
+            let (give, given) = oneshot::channel();
+            let number = state.next;
+            state.next += 1;
+            state.waiting += 1;
+            let own = state.by_owner.entry(owner).or_default();
+            own.waiting.push_back((number, give));
+            if goes_first {
+                state.turns.push_back(owner);
+            }
+            (number, given)
+        };
+        let _waiting = Waiting {
+            pool: self,
+            owner,
+            number,
+        };
+        // The pool is there as long as it is borrowed here, and nobody leaves the queue but by a place.
+        given.await.map_err(|_| Full(self.what))
+    }
+
+    /// Places that are taken, and owners' requests that wait for one.
+    #[must_use]
+    pub fn usage(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.taken, state.waiting)
+    }
+
+    /// Whether an owner that has taken so many may take one more; it is `alone` where no other waits.
+    fn may_take(&self, state: &State, taken: usize, alone: bool) -> bool {
+        let free = self.max - state.taken;
+        free > 0 && (taken < self.share || alone && free > self.max / 2)
+    }
+
+    fn give_back(self: &Arc<Self>, owner: Owner) {
+        let mut given = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.taken -= 1;
+            if let Some(own) = state.by_owner.get_mut(&owner) {
+                own.taken -= 1;
+            }
+            while let Some(next) = self.next(&mut state) {
+                given.push(next);
+            }
+            state.tidy(owner);
+        }
+        // Behind the lock: a place that its receiver does not want any more is given back by its drop.
+        for (owner, give) in given {
+            let pool = self.clone();
+            drop(give.send(Place { pool, owner }));
+        }
+    }
+
+    /// Takes a place for the owner whose turn it is.
+    fn next(&self, state: &mut State) -> Option<(Owner, oneshot::Sender<Place>)> {
+        let alone = state.turns.len() == 1;
+        let at = state.turns.iter().position(|owner| {
+            let taken = state.by_owner.get(owner).map_or(0, |own| own.taken);
+            self.may_take(state, taken, alone)
+        })?;
+        let owner = state.turns.remove(at)?;
+        let own = state.by_owner.get_mut(&owner)?;
+        let (_, give) = own.waiting.pop_front()?;
+        if !own.waiting.is_empty() {
+            state.turns.push_back(owner);
+        }
+        state.waiting -= 1;
+        state.take(owner);
+        Some((owner, give))
+    }
+}
+
+impl State {
+    fn take(&mut self, owner: Owner) {
+        self.taken += 1;
+        self.by_owner.entry(owner).or_default().taken += 1;
+    }
+
+    /// Nothing is kept of an owner that has nothing and waits for nothing.
+    fn tidy(&mut self, owner: Owner) {
+        let Some(own) = self.by_owner.get(&owner) else { return };
+        if own.waiting.is_empty() {
+            let is_over = own.taken == 0;
+            self.turns.retain(|other| *other != owner);
+            if is_over {
+                self.by_owner.remove(&owner);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fmt::Write as _;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Acquiring = Pin<Box<dyn Future<Output = Result<Place, Full>>>>;
+
+    /// Runs a story: `a` asks for a place for owner a, `-a` gives its oldest place back, `!a` its oldest in the queue leaves.
+    /// Each line of the outcome shows who has places and who waits.
+    struct Story {
+        pool: Arc<FairPool>,
+        owners: BTreeMap<char, Owner>,
+        queue: Vec<(char, Acquiring)>,
+        places: Vec<(char, Place)>,
+        refused: usize,
+    }
+
+    impl Story {
+        fn new(places: usize, max_waiting: usize) -> Self {
+            Self {
+                pool: FairPool::new("too many", places, max_waiting),
+                owners: BTreeMap::new(),
+                queue: Vec::new(),
+                places: Vec::new(),
+                refused: 0,
+            }
+        }
+
+        fn step(&mut self, word: &str) {
+            let who = word.chars().last().unwrap();
+            match word.chars().next().unwrap() {
+                '-' => {
+                    let at = self.places.iter().position(|(own, _)| *own == who);
+                    drop(at.map(|at| self.places.remove(at)));
+                }
+                '!' => {
+                    let at = self.queue.iter().position(|(own, _)| *own == who);
+                    drop(at.map(|at| self.queue.remove(at)));
+                }
+                _ => {
+                    let (pool, owner) = (self.pool.clone(), *self.owners.entry(who).or_default());
+                    self.queue
+                        .push((who, Box::pin(async move { pool.acquire(owner).await })));
+                }
+            }
+            self.poll();
+        }
+
+        fn poll(&mut self) {
+            let mut cx = Context::from_waker(Waker::noop());
+            for (who, mut asking) in std::mem::take(&mut self.queue) {
+                match asking.as_mut().poll(&mut cx) {
+                    Poll::Ready(Ok(place)) => self.places.push((who, place)),
+                    Poll::Ready(Err(_)) => self.refused += 1,
+                    Poll::Pending => self.queue.push((who, asking)),
+                }
+            }
+        }
+
+        fn show(&self) -> String {
+            let have: String = self.places.iter().map(|(who, _)| who).collect();
+            let wait: String = self.queue.iter().map(|(who, _)| who).collect();
+            format!("{have} | {wait} | {}", self.refused)
+        }
+    }
+
+    fn check(places: usize, max_waiting: usize, story: &str, expect: Expect) {
+        let mut run = Story::new(places, max_waiting);
+        let mut out = String::new();
+        for line in story.split(';') {
+            line.split_whitespace().for_each(|word| run.step(word));
+            writeln!(out, "{}: {}", line.trim(), run.show()).unwrap();
+        }
+        expect.assert_eq(&out);
+    }
+
+    #[test]
+    fn an_owner_alone_leaves_half_and_who_comes_later_has_a_quarter_at_once() {
+        check(
+            8,
+            9,
+            "a a a a a a; b b b; -a; -b; -a -a; -b -b",
+            expect![[r#"
+                a a a a a a: aaaa | aa | 0
+                b b b: aaaabb | aab | 0
+                -a: aaabb | aab | 0
+                -b: aaabb | aa | 0
+                -a -a: abba | a | 0
+                -b -b: aaa |  | 0
+            "#]],
+        );
+    }
+
+    #[test]
+    fn those_who_wait_are_served_in_turns_however_many_one_of_them_sends() {
+        check(
+            4,
+            9,
+            "a b c d; a a a b b c; -d; -a; -a; -b; -c -a",
+            expect![[r#"
+                a b c d: abcd |  | 0
+                a a a b b c: abcd | aaabbc | 0
+                -d: abc | aaabbc | 0
+                -a: bca | aabbc | 0
+                -a: bca | abbc | 0
+                -b: cab | abc | 0
+                -c -a: bca | b | 0
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_long_queue_refuses_and_who_leaves_it_is_forgotten() {
+        check(
+            1,
+            2,
+            "a a a a; b b b; !a !a b; -a; -b; -b",
+            expect![[r#"
+                a a a a: a | aa | 1
+                b b b: a | aabb | 2
+                !a !a b: a | bb | 3
+                -a: b | b | 3
+                -b: b |  | 3
+                -b:  |  | 3
+            "#]],
+        );
+        let mut run = Story::new(2, 5);
+        "a b a b c !a !b !c -a -b".split(' ').for_each(|word| run.step(word));
+        let state = run.pool.state.lock();
+        assert!(state.by_owner.is_empty() && state.turns.is_empty() && state.taken == 0);
+    }
+
+    proptest! {
+        #[test]
+        fn places_are_never_more_than_there_are_nor_lost(
+            places in 1_usize..9,
+            words in prop::collection::vec((0_u8..3, 0_u8..4), 1..200),
+        ) {
+            let mut run = Story::new(places, 3);
+            for (what, who) in words {
+                let who = char::from(b'a' + who);
+                run.step(&match what { 0 => format!("-{who}"), 1 => format!("!{who}"), _ => who.to_string() });
+                prop_assert!(run.places.len() <= places);
+                prop_assert_eq!(run.pool.usage(), (run.places.len(), run.queue.len()));
+                // Whoever has less than a quarter waits only where all places are taken.
+                for (owner, _) in &run.queue {
+                    let has = run.places.iter().filter(|(who, _)| who == owner).count();
+                    prop_assert!(has >= (places / PART).max(1) || run.places.len() == places);
+                }
+            }
+            run.queue.clear();
+            run.places.clear();
+            let state = run.pool.state.lock();
+            prop_assert!(state.by_owner.is_empty() && state.turns.is_empty());
+        }
+    }
+}
