@@ -261,7 +261,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "server.max_handshakes",
-        "Connections that have not sent a request yet, a quarter of them from one address at most; for more the oldest gives way, of the network (IPv4 /24, IPv6 /48) that has most, or of the address itself.",
+        "Connections that have not sent a request yet, a quarter of them from one address at most, which gets HTTP 503 for more; where all are taken the oldest gives way, of the network (IPv4 /24, IPv6 /48) that has most.",
     ),
     (
         "server.header_timeout",
