@@ -19,7 +19,7 @@ const LAYERS: &str = "
     reload        config door telemetry tls
     # A setting becomes what the module takes whose setting it is.
     config        chain delivery devnet door patterns rpc server session subscription telemetry tls upstream
-    admin         chain session telemetry upstream
+    admin         chain door session telemetry upstream
     devnet
 
     server        delivery door jsonrpc look pieces rpc session tls

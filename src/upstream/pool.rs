@@ -9,6 +9,7 @@ use alloy_primitives::B256;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
@@ -271,6 +272,8 @@ pub struct Pool {
     silence_timeout: Duration,
     gossip_dropped: Arc<AtomicU64>,
     pub(super) metrics: Arc<Metrics>,
+    /// The task that finds out whose time is up.
+    looking: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The pool's two outlets and its inlet.
@@ -347,9 +350,19 @@ impl Pool {
             fetch_timeout: (settings.silence_timeout / 4).max(MIN_FETCH_TIMEOUT),
             gossip_dropped,
             metrics,
+            looking: Mutex::default(),
         });
-        tokio::spawn(look(Arc::downgrade(&pool), settings.tick()));
+        let looking = tokio::spawn(look(Arc::downgrade(&pool), settings.tick()));
+        *pool.looking.lock() = Some(looking);
         pool
+    }
+
+    /// Waits for the end of the task that watches the upstreams, which there should be none of.
+    pub async fn watched(self: Arc<Self>) {
+        let looking = self.looking.lock().take();
+        if let Some(looking) = looking {
+            drop(looking.await);
+        }
     }
 
     /// The upstream in use.
