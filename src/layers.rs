@@ -22,8 +22,8 @@ const LAYERS: &str = "
     admin         chain door session telemetry upstream
     devnet
 
-    server        delivery door jsonrpc look pieces rpc session tls
-    session       clock deflate delivery door jsonrpc look rpc subscription telemetry
+    server        delivery door jsonrpc look panics pieces rpc session tls
+    session       clock deflate delivery door jsonrpc look panics rpc subscription telemetry
     # What was published is answered from: the registry holds the blocks, the filter of a subscription finds their logs.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
     rpc           chain delivery jsonrpc look subscription telemetry upstream
@@ -32,16 +32,17 @@ const LAYERS: &str = "
     door          clock delivery jsonrpc patterns
 
     # Not upstream: what comes from there and is no chain comes by the backplane.
-    subscription  backplane chain clock delivery jsonrpc telemetry
+    subscription  backplane chain clock delivery jsonrpc panics telemetry
     delivery      clock deflate pieces telemetry
     backplane     chain upstream
     chain         jsonrpc quantity telemetry upstream
-    upstream      jsonrpc patterns quantity telemetry
+    upstream      jsonrpc panics patterns quantity telemetry
 
     clock
     deflate
     jsonrpc
     look
+    panics        telemetry
     patterns
     pieces
     quantity

@@ -31,6 +31,7 @@ use super::room::Room;
 use super::{answer, extension, handshake, post, proxied};
 use crate::delivery::{Compression, Socket};
 use crate::door::{Caller, Handshake, Pass, Place, Refusal, Refusals};
+use crate::panics;
 use crate::session::{self, Services};
 use crate::tls::Certificate;
 
@@ -257,7 +258,10 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, full: bool) {
         shared.services.count_refusal(why.label());
         return;
     }
-    shared.tasks.spawn(serve(stream, connection));
+    let metrics = shared.services.metrics.clone();
+    shared.tasks.spawn(async move {
+        panics::caught("connection", &metrics, serve(stream, connection)).await;
+    });
 }
 
 impl Connection {
@@ -361,7 +365,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     let door = &shared.services.door;
     let upgrades = handshake::is_upgrade(&request);
     if !upgrades && request.method() != Method::POST {
-        door.admit_page(&request)?;
+        door.admit_page(&request, connection.caller)?;
         if answer::is_preflight(&request) {
             return Ok(answer::preflight());
         }

@@ -14,12 +14,13 @@ use super::room::{Full, Taken};
 use super::upload::{self, Unread};
 use crate::door::{Exceeded, Pass};
 use crate::jsonrpc::{
-    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error,
+    self, ErrorObjectOwned, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR,
+    SERVER_ERROR, error,
 };
 use crate::look::look;
-use crate::pieces;
 use crate::rpc::{Holder, Planned, SubscriptionMethod, not_available};
 use crate::session::{Services, methods};
+use crate::{panics, pieces};
 
 /// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
 const CONTENT_TYPES: [&str; 3] = ["application/json", "application/json-rpc", "application/jsonrequest"];
@@ -48,22 +49,34 @@ pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connec
         .trim()
         .to_ascii_lowercase();
     if !CONTENT_TYPES.contains(&media.as_str()) {
-        return plain(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "invalid content type, only application/json is supported\n",
-        );
+        let wrong = "invalid content type, only application/json is supported\n";
+        return charged(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, wrong), pass, connection);
     }
     let reading = upload::read(request.into_body(), pass);
-    let Ok(read) = tokio::time::timeout(settings.body_timeout(), reading).await else {
-        return plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n");
+    let without_request = match tokio::time::timeout(settings.body_timeout(), reading).await {
+        Ok(Ok(body)) if body.iter().all(u8::is_ascii_whitespace) => plain(StatusCode::OK, ""),
+        Ok(Ok(body)) => return finish(respond(&body, pass, services).await, pass, connection),
+        Ok(Err(Unread::Exceeded(exceeded))) => return finish(Answered::unread(exceeded, services), pass, connection),
+        Ok(Err(Unread::TooLong)) => plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
+        Ok(Err(Unread::Broken)) => plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
+        Err(_) => plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
     };
-    let Answered { answer, refused } = match read {
-        Ok(body) if body.iter().all(u8::is_ascii_whitespace) => return plain(StatusCode::OK, ""),
-        Ok(body) => respond(&body, pass, services).await,
-        Err(Unread::Exceeded(exceeded)) => Answered::unread(exceeded, services),
-        Err(Unread::TooLong) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
-        Err(Unread::Broken) => return plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
-    };
+    charged(without_request, pass, connection)
+}
+
+/// Charges what holds no request, for it was read and is answered; in place of the answer a refusal where the quota is used
+/// up.
+fn charged(response: Response<Body>, pass: &Pass, connection: &Connection) -> Response<Body> {
+    let charged = pass.terms().charge_one();
+    match charged {
+        Ok(()) => response,
+        Err(exceeded) => finish(Answered::unread(exceeded, connection.services()), pass, connection),
+    }
+}
+
+/// The response to what a body came to.
+fn finish(Answered { answer, refused }: Answered, pass: &Pass, connection: &Connection) -> Response<Body> {
+    let services = connection.services();
     let parts = answer.parts();
     let mut response = match connection.room().take(pass.account(), pieces::length(&parts)) {
         Ok(room) => json(&parts, room),
@@ -125,6 +138,11 @@ impl Answered {
         Answer::One(jsonrpc::Response::new(id, why.into())).into()
     }
 
+    /// A bug of ours: nobody knows what became of it.
+    fn broken() -> Self {
+        Self::whole("null", error(INTERNAL_ERROR, "internal error"))
+    }
+
     /// Nobody looked at what it asks.
     fn unread(exceeded: Exceeded, services: &Services) -> Self {
         services.count_refusal("requests");
@@ -158,9 +176,12 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answere
             let response = match planned.pop() {
                 Some(planned) => {
                     let rpc = services.rpc.clone();
-                    staying(async move { rpc.complete(planned).await }).await.flatten()
+                    staying(services, async move { rpc.complete(planned).await }).await
                 }
-                None => None,
+                None => Some(None),
+            };
+            let Some(response) = response else {
+                return Answered::broken();
             };
             let answer = response.map_or(Answer::Nothing, Answer::One);
             Answered { answer, refused }
@@ -176,20 +197,28 @@ async fn respond(body: &Bytes, pass: &Pass, services: &Arc<Services>) -> Answere
             // A connection has one request at a time, so that all its places are this batch's.
             let max = pass.terms().rights.plan.max_in_flight as usize;
             let more = move |under_way| (under_way < max).then_some(());
-            let responses = staying(async move { rpc.complete_batch(planned, more, || true).await }).await;
-            let answer = Answer::Batch(responses.unwrap_or_default());
+            let responses = staying(
+                services,
+                async move { rpc.complete_batch(planned, more, || true).await },
+            )
+            .await;
+            let Some(responses) = responses else {
+                return Answered::broken();
+            };
+            let answer = Answer::Batch(responses);
             Answered { answer, refused }
         }
     }
 }
 
-/// Goes on also where the one who asked hangs up: others may be waiting for the same answer.
-async fn staying<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+/// Goes on also where the one who asked hangs up: others may be waiting for the same answer. `None` where it panicked.
+async fn staying<T: Send + 'static>(services: &Services, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     let mut work = Box::pin(work);
-    match look(work.as_mut()) {
-        Some(done) => Some(done),
-        None => tokio::spawn(work).await.ok(),
+    if let Some(done) = look(work.as_mut()) {
+        return Some(done);
     }
+    let done = tokio::spawn(work).await;
+    done.map_err(|_| panics::count("call", &services.metrics)).ok()
 }
 
 /// Each item is charged; all are refused together where the quota is used up.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Services, Session, too_many_calls, waits};
 use crate::delivery::{Answered, CloseReason, Outbox, Recipient};
 use crate::jsonrpc::{self, INVALID_REQUEST, Item, Response, error};
+use crate::panics;
 use crate::rpc::Planned;
 
 impl Session {
@@ -56,9 +57,12 @@ impl Session {
         tokio::spawn(async move {
             let more = |_| place.outbox()?.begin_call(max_in_flight / 2);
             let awaits = || place.outbox().is_some();
-            let responses = services.rpc.complete_batch(planned, more, awaits).await;
-            if let Some(outbox) = place.outbox() {
-                services.answer_batch(&outbox, &responses, releases);
+            let completing = services.rpc.complete_batch(planned, more, awaits);
+            let responses = panics::caught("call", &services.metrics, completing).await;
+            match (place.outbox(), responses) {
+                (Some(outbox), Some(responses)) => services.answer_batch(&outbox, &responses, releases),
+                (Some(outbox), None) => outbox.close(CloseReason::Internal),
+                (None, _) => {}
             }
         });
     }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::chain::{Archive, Cursor, Fetch, History, Loss, Page, Unavailable};
 use crate::delivery::{CloseReason, Kind, Outbox, Phase, Recipient, SubscriptionId};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
+use crate::panics;
 use crate::telemetry::{Metrics, ReasonLabel};
 
 use super::members::{Lost, Until};
@@ -164,7 +165,13 @@ impl Replays {
     }
 
     async fn run(self: Arc<Self>, outbox: Weak<Outbox>, client: u64, woken: Arc<Notify>) {
-        self.replay(&outbox, &woken).await;
+        if panics::caught("replay", &self.metrics, self.replay(&outbox, &woken))
+            .await
+            .is_none()
+            && let Some(outbox) = outbox.upgrade()
+        {
+            outbox.close(CloseReason::Internal);
+        }
         self.registry.end_replay(client, &woken);
     }
 
