@@ -2,19 +2,21 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use listenfd::ListenFd;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::admin::Admin;
+use crate::admin::{self, Admin};
 use crate::backplane::{self, Wanted};
 use crate::chain::{Archive, ContentFetches, Ingest, Source, Tip};
 use crate::clock::Clock;
@@ -239,14 +241,18 @@ impl App {
             services.clone(),
             closing.clone(),
         );
-        let serving = tokio::spawn(server.run());
+        let mut serving = tokio::spawn(server.run());
         let mut critical = JoinSet::new();
         critical.spawn(named("ingest", ingest.run()));
+        critical.spawn(named("pool", pool.clone().watched()));
         critical.spawn(named(
             "dispatch",
             dispatch(feed, pool.watch_answers(), registry, ContentFetches::new(source)),
         ));
-        critical.spawn(named("admin", serve_admin(admin_listener, admin.clone())));
+        critical.spawn(named(
+            "admin",
+            admin::serve(admin_listener, admin.clone(), config.admin_hosts),
+        ));
         let watched = services.clone();
         critical.spawn(named("client watch", async move {
             watched.clients.watch(config.life_signs).await
@@ -262,7 +268,15 @@ impl App {
         let broken = tokio::select! {
             () = stop => None,
             ended = critical.join_next() => Some(Broken(ended.and_then(Result::ok).unwrap_or("unknown"))),
+            // It is not asked to end before this.
+            ended = &mut serving => {
+                serving = tokio::spawn(async { ended.unwrap_or_default() });
+                Some(Broken("listener"))
+            }
         };
+        if let Some(broken) = &broken {
+            error!("{broken}");
+        }
         info!(clients = services.clients.len(), "draining");
         admin.draining.store(true, Ordering::Relaxed);
         closing.cancel();
@@ -306,15 +320,11 @@ fn adopt(
     adopted.map_err(|why| StartError::Bind { setting, address, why })
 }
 
+/// Runs a part that must not end; its name, however it ended.
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
-    task.await;
+    // The standard hook has written the panic by then.
+    drop(AssertUnwindSafe(task).catch_unwind().await);
     name
-}
-
-async fn serve_admin(listener: TcpListener, admin: Arc<Admin>) {
-    if let Err(error) = axum::serve(listener, admin.router()).await {
-        warn!("admin port: {error}");
-    }
 }
 
 async fn sweep(door: &Door) {

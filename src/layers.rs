@@ -19,11 +19,11 @@ const LAYERS: &str = "
     reload        config door telemetry tls
     # A setting becomes what the module takes whose setting it is.
     config        chain delivery devnet door patterns rpc server session subscription telemetry tls upstream
-    admin         chain session telemetry upstream
+    admin         chain door session telemetry upstream
     devnet
 
-    server        delivery door jsonrpc look pieces rpc session shares tls
-    session       clock deflate delivery door jsonrpc look rpc shares subscription telemetry
+    server        delivery door jsonrpc look panics pieces rpc session shares tls
+    session       clock deflate delivery door jsonrpc look panics rpc shares subscription telemetry
     # What was published is answered from: the registry holds the blocks, the filter of a subscription finds their logs.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
     rpc           chain conduct delivery jsonrpc look quantity shares subscription telemetry upstream
@@ -32,11 +32,11 @@ const LAYERS: &str = "
     door          clock conduct delivery jsonrpc patterns shares
 
     # Not upstream: what comes from there and is no chain comes by the backplane.
-    subscription  backplane chain clock delivery jsonrpc shares telemetry
+    subscription  backplane chain clock delivery jsonrpc panics shares telemetry
     delivery      clock deflate pieces shares telemetry
     backplane     chain upstream
     chain         jsonrpc quantity shares telemetry upstream
-    upstream      conduct jsonrpc patterns quantity shares telemetry
+    upstream      conduct jsonrpc panics patterns quantity shares telemetry
 
     # Places and bytes that clients compete for.
     shares        jsonrpc
@@ -45,6 +45,7 @@ const LAYERS: &str = "
     deflate
     jsonrpc
     look
+    panics        telemetry
     patterns
     pieces
     quantity

@@ -82,6 +82,7 @@ pub mod jsonrpc;
 #[cfg(test)]
 mod layers;
 mod look;
+pub mod panics;
 pub mod patterns;
 pub mod pieces;
 pub mod quantity;

@@ -58,6 +58,27 @@ impl Source {
     }
 }
 
+/// Warns of files with secrets that are not their owner's alone.
+fn warn_of_exposed(typed: &typed::Config) {
+    for (key, path, mode) in exposed(typed) {
+        warn!("{key}: any user of this machine may read or change {path} (mode {mode:04o}): chmod o= {path}");
+    }
+}
+
+/// The setting, path and mode of each file that holds a secret and is open to others.
+fn exposed(typed: &typed::Config) -> Vec<(&'static str, &str, u32)> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let secrets = [
+        ("auth.jwt_secret_file", &typed.auth.jwt_secret_file),
+        ("tls.key", &typed.tls.key),
+    ];
+    let open = secrets.into_iter().filter_map(|(key, path)| {
+        let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+        (mode & 0o007 != 0).then_some((key, path.as_str(), mode))
+    });
+    open.collect()
+}
+
 /// What tells that a file is another than before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Look(Option<(SystemTime, u64, u64)>);
@@ -91,6 +112,7 @@ impl Follower {
     /// # Errors
     /// The system's.
     pub fn new(source: Source, typed: typed::Config) -> io::Result<Self> {
+        warn_of_exposed(&typed);
         Ok(Self {
             seen: source.look(&typed),
             changing: None,
@@ -139,6 +161,7 @@ impl Follower {
     }
 
     fn applied(&mut self, typed: typed::Config) {
+        warn_of_exposed(&typed);
         let settled = config::settled(&self.typed, &typed);
         if !settled.is_empty() {
             warn!("these settings change with a restart only: {}", settled.join(", "));
@@ -149,5 +172,36 @@ impl Follower {
             (self.typed.auth, self.typed.tls) = (typed.auth, typed.tls);
             self.seen = self.source.look(&self.typed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_that_others_can_read_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let mut typed = typed::Config::default();
+        assert!(exposed(&typed).is_empty(), "there are none");
+        (typed.auth.jwt_secret_file, typed.tls.key) = (path.to_owned(), "/nowhere".to_owned());
+        for (mode, is_open) in [
+            (0o600, false),
+            (0o640, false),
+            (0o644, true),
+            (0o604, true),
+            (0o602, true),
+            (0o400, false),
+        ] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let expect = is_open.then_some(("auth.jwt_secret_file", path, mode));
+            assert_eq!(exposed(&typed), Vec::from_iter(expect), "{mode:o}");
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        typed.tls.key = path.to_owned();
+        assert_eq!(exposed(&typed).len(), 2);
     }
 }

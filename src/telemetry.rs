@@ -55,6 +55,8 @@ pub struct Metrics {
     pub connections: Counter,
     /// Upgrades and requests refused, by reason.
     pub refused: Family<ReasonLabel, Counter>,
+    /// Panics, by the task that they ended.
+    pub panics: Family<ReasonLabel, Counter>,
     /// Clients of which an account is kept.
     pub accounts: Gauge,
     /// Times that the configuration was read again, by outcome.
@@ -148,6 +150,7 @@ impl Metrics {
             clients: Gauge::default(),
             connections: Counter::default(),
             refused: Family::default(),
+            panics: Family::default(),
             accounts: Gauge::default(),
             config_reloads: Family::default(),
             closes: Family::default(),
@@ -201,6 +204,11 @@ impl Metrics {
             "refused",
             "Connections and requests refused, by reason",
             metrics.refused.clone(),
+        );
+        r.register(
+            "panics",
+            "Bugs that ended a session, a call, a replay or a connection, and nothing else",
+            metrics.panics.clone(),
         );
         r.register(
             "accounts",

@@ -1,5 +1,7 @@
 //! The operator's port: alive, ready, metrics, status. It reads and changes nothing.
 
+mod listener;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use crate::chain::{History, Tip};
 use crate::session::Services;
 use crate::telemetry::{BudgetLabel, KindLabel, ReasonLabel, UpstreamLabel};
 use crate::upstream::Pool;
+pub use listener::serve;
 
 /// What the pages are made of.
 #[derive(Debug)]

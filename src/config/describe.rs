@@ -11,6 +11,10 @@ const KEYS: &[(&str, &str)] = &[
     ("listen", "Where clients connect: WebSocket and HTTP on one port."),
     ("admin", "Where the operator looks: /health, /ready, /metrics, /status."),
     (
+        "admin_hosts",
+        "Names by which /metrics and /status may be asked for, beside addresses and localhost, against pages that let their own name point there; others get HTTP 403. \"*\" for any.",
+    ),
+    (
         "upstream",
         "The node, or several by priority: ws://, wss://, http://, https:// or the path of an IPC socket. None starts the embedded devnet. A table may stand in place of an address, as in the last lines of config/example.toml.",
     ),

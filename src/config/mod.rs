@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::chain::{HistorySettings, Verify};
 use crate::delivery::OutboxLimits;
-use crate::door::Policy;
+use crate::door::{Hosts, Policy};
 use crate::patterns::Patterns;
 use crate::rpc::RpcSettings;
 use crate::server::ServerSettings;
@@ -43,6 +43,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where the operator looks.
     pub admin: SocketAddr,
+    /// Names by which the operator may ask.
+    pub admin_hosts: Hosts,
     /// Nodes by priority; none means the embedded devnet.
     pub upstreams: Vec<Node>,
     /// Patience towards them.
@@ -137,6 +139,7 @@ impl Config {
         Ok(Self {
             listen: address("listen", &typed.listen)?,
             admin: address("admin", &typed.admin)?,
+            admin_hosts: Hosts::new(&[&typed.admin_hosts[..], &["localhost".to_owned()]].concat()),
             reuse_port: typed.server.reuse_port,
             upstreams,
             node: UpstreamSettings {

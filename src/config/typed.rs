@@ -23,6 +23,8 @@ pub struct Config {
     pub listen: String,
     pub admin: String,
     #[serde(deserialize_with = "one_or_many")]
+    pub admin_hosts: Vec<String>,
+    #[serde(deserialize_with = "one_or_many")]
     pub upstream: Vec<Upstream>,
     pub node: Node,
     pub calls: Calls,
@@ -50,6 +52,7 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:9546".into(),
             admin: "127.0.0.1:9547".into(),
+            admin_hosts: Vec::new(),
             upstream: Vec::new(),
             node: Node::default(),
             calls: Calls::default(),

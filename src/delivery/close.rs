@@ -44,6 +44,8 @@ pub enum CloseReason {
     Expired,
     /// The key that let it in was withdrawn, or it came without one and now needs one.
     Revoked,
+    /// A bug of ours ended what served the client.
+    Internal,
     /// We are shutting down.
     Drain,
 }
@@ -64,6 +66,7 @@ impl CloseReason {
             | Self::Flood(_)
             | Self::Unfinished => Some(1008),
             Self::TooBig => Some(1009),
+            Self::Internal => Some(1011),
             Self::ContinuityLost | Self::NotServed | Self::Drain => Some(1012),
             Self::SlowConsumer | Self::LongestQueue | Self::WriteDeadline | Self::NoRoom | Self::Displaced => {
                 Some(1013)
@@ -93,6 +96,7 @@ impl CloseReason {
             Self::Abuse => "too many requests above the limit",
             Self::Expired => "the token has expired",
             Self::Revoked => "the key is not valid any more, or one is needed now",
+            Self::Internal => "internal error",
             Self::Drain => "service restart",
         }
     }
@@ -120,6 +124,7 @@ impl CloseReason {
             Self::Abuse => "abuse",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::Internal => "internal",
             Self::Drain => "drain",
         }
     }

@@ -55,7 +55,12 @@ impl Digest {
     /// Of a key as it was sent.
     #[must_use]
     pub fn of(key: &str) -> Self {
-        Self(Sha256::digest(key).into())
+        Self::of_bytes(key.as_bytes())
+    }
+
+    /// Of any secret.
+    pub(super) fn of_bytes(secret: &[u8]) -> Self {
+        Self(Sha256::digest(secret).into())
     }
 }
 

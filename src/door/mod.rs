@@ -28,6 +28,7 @@ mod plan;
 mod policy;
 mod token;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -46,7 +47,7 @@ pub use key::{ApiKey, Digest, NoDigest};
 pub use methods::{Beyond, Development, Methods, Unknown, Verdict, Weights};
 pub use origin::{Hosts, Origins};
 pub use plan::{Patience, Plan, Refusals};
-pub use policy::{Auth, Kinds, NoKind, Policy, Rights, Unproven, Way, Ways};
+pub use policy::{Auth, Kinds, NoKind, Policy, Rights, Way, Ways};
 pub use token::{TokenError, TokenSettings, Tokens, Told};
 
 use crate::clock::Clock;
@@ -71,6 +72,8 @@ pub enum Refusal {
     Connections,
     /// Too many handshakes of this client; the time after which the next one passes.
     Handshakes(Duration),
+    /// Too many requests of this address that were not let in, or need not be; the time after which the next one passes.
+    Requests(Duration),
     /// Too many connections that have not sent a request yet, or too many clients to remember.
     Busy,
     /// We are on our way out.
@@ -94,6 +97,7 @@ impl Refusal {
             Self::Full => "connections",
             Self::Connections => "client_connections",
             Self::Handshakes(_) => "handshakes",
+            Self::Requests(_) => "requests",
             Self::Busy => "busy",
             Self::Draining => "draining",
             Self::Tls => "tls",
@@ -120,6 +124,16 @@ pub struct Pass {
     /// Where the client is, as far as anybody tells.
     address: Option<IpAddr>,
     activity: Option<Arc<Activity>>,
+    /// The key that signed it.
+    signer: Option<Digest>,
+    signers: Arc<ArcSwap<HashSet<Digest>>>,
+}
+
+/// What a request proves of the one who sends it.
+struct Proof {
+    identity: Identity,
+    expires: Option<u64>,
+    signer: Option<Digest>,
 }
 
 impl Pass {
@@ -154,7 +168,8 @@ impl Pass {
     /// Why the client may not stay, if it may not; `now` is [`unix_now`].
     #[must_use]
     pub fn over(&self, now: u64) -> Option<CloseReason> {
-        if self.account.is_revoked() {
+        let is_signed = self.signer.is_none_or(|signer| self.signers.load().contains(&signer));
+        if self.account.is_revoked() || !is_signed {
             return Some(CloseReason::Revoked);
         }
         self.expires.is_some_and(|at| at < now).then_some(CloseReason::Expired)
@@ -173,6 +188,8 @@ pub fn unix_now() -> u64 {
 #[derive(Debug)]
 pub struct Door {
     policy: ArcSwap<Policy>,
+    /// The keys that tokens may be signed with, for those who were let in by a token.
+    signers: Arc<ArcSwap<HashSet<Digest>>>,
     accounts: Accounts,
     handshakes: Handshakes,
     clock: Clock,
@@ -183,6 +200,7 @@ impl Door {
     #[must_use]
     pub fn new(policy: Arc<Policy>, clock: Clock) -> Self {
         Self {
+            signers: Arc::new(ArcSwap::from_pointee(policy.auth.signers())),
             policy: ArcSwap::new(policy),
             accounts: Accounts::default(),
             handshakes: Handshakes::default(),
@@ -199,6 +217,7 @@ impl Door {
     /// Puts another policy in force, for living sessions too.
     pub fn exchange(&self, policy: Arc<Policy>) {
         self.policy.store(policy.clone());
+        self.signers.store(Arc::new(policy.auth.signers()));
         self.accounts.review(&policy);
     }
 
@@ -225,32 +244,36 @@ impl Door {
             .ok_or(Refusal::Busy)
     }
 
-    /// Who sends this request, and whether it may; each handshake, and each proof that fails, is charged.
+    /// Who sends this request, and whether it may; each handshake, each proof that fails, each token that was not seen before
+    /// and each request that is not let in is charged.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn admit<B>(&self, request: &Request<B>, caller: Caller, upgrades: bool) -> Result<Pass, Refusal> {
         let policy = self.policy.load();
         let headers = request.headers();
-        policy.hosts.check(host(request)).then_some(()).ok_or(Refusal::Host)?;
         let address = policy.proxies.client(caller.peer, headers);
-        let network = || match address {
-            Some(address) => Identity::Network(address.into()),
-            None => Identity::Connection(caller.connection),
+        let network = || network(address, caller);
+        let turn_away = |why| Err(self.turn_away(&policy, network(), why));
+        if !policy.hosts.check(host(request)) {
+            return turn_away(Refusal::Host);
+        }
+        let proof = match policy.auth.shown(request) {
+            Some(shown) => Some(self.prove(&policy, &shown, network)?),
+            None => None,
         };
-        let (identity, expires, rights) = match policy.auth.identify(request) {
-            Ok(Some((identity, expires))) => match policy.rights(&identity) {
-                Some(rights) => (identity, expires, rights),
-                None => return Err(self.stranger(&policy, network())),
-            },
-            Ok(None) if !policy.auth.required => (network(), None, policy.anonymous.clone()),
-            Ok(None) | Err(_) => return Err(self.stranger(&policy, network())),
+        let (identity, expires, signer) = match proof {
+            Some(proof) => (proof.identity, proof.expires, proof.signer),
+            None => (network(), None, None),
+        };
+        let Some(rights) = policy.rights(&identity) else {
+            return Err(self.stranger(&policy, network()));
         };
         if !rights.origins(&policy).check(headers) {
-            return Err(Refusal::Origin);
+            return turn_away(Refusal::Origin);
         }
         if !rights.allows_address(address) {
-            return Err(Refusal::Address);
+            return turn_away(Refusal::Address);
         }
         let account = self.accounts.open(identity, rights).ok_or(Refusal::Busy)?;
         let now = self.policy.load();
@@ -268,22 +291,75 @@ impl Door {
             expires,
             address,
             activity: None,
+            signer,
+            signers: self.signers.clone(),
         })
     }
 
-    /// Whether a page may ask for what is given to everybody: that we are alive, and whether it may ask for more.
+    /// What a key or token proves. A token is charged to the address before it is verified, which costs more than anything
+    /// else at the door; one that was verified before costs nothing.
+    fn prove(&self, policy: &Policy, shown: &str, network: impl Fn() -> Identity) -> Result<Proof, Refusal> {
+        if ApiKey::is_one(shown) {
+            let digest = Digest::of(shown);
+            if !policy.auth.keys.contains_key(&digest) {
+                return Err(self.stranger(policy, network()));
+            }
+            return Ok(Proof {
+                identity: Identity::Key(digest),
+                expires: None,
+                signer: None,
+            });
+        }
+        let tokens = policy.auth.tokens.as_ref();
+        let told = match tokens.and_then(|tokens| tokens.recall(shown, unix_now())) {
+            Some(told) => told,
+            None => {
+                let refusal = self.stranger(policy, network());
+                let verified = match refusal {
+                    Refusal::Unauthorized => tokens.and_then(|tokens| tokens.verify(shown).ok()),
+                    _ => None,
+                };
+                verified.ok_or(refusal)?
+            }
+        };
+        Ok(Proof {
+            identity: Identity::Token {
+                subject: told.subject,
+                plan: told.plan,
+            },
+            expires: Some(told.expires),
+            signer: Some(told.signer),
+        })
+    }
+
+    /// Whether a page may ask for what is given to everybody: that we are alive, and whether it may ask for more. Charged as a
+    /// request of its address.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn admit_page<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+    pub fn admit_page<B>(&self, request: &Request<B>, caller: Caller) -> Result<(), Refusal> {
         let policy = self.policy.load();
+        let address = policy.proxies.client(caller.peer, request.headers());
+        let turn_away = |why| self.turn_away(&policy, network(address, caller), why);
         if !policy.hosts.check(host(request)) {
-            return Err(Refusal::Host);
+            return Err(turn_away(Refusal::Host));
         }
         if !policy.may_ask(request.headers()) {
-            return Err(Refusal::Origin);
+            return Err(turn_away(Refusal::Origin));
         }
-        Ok(())
+        self.charge(&policy, network(address, caller))
+    }
+
+    /// Charges a request to an address.
+    fn charge(&self, policy: &Policy, network: Identity) -> Result<(), Refusal> {
+        let account = self.accounts.open(network, policy.anonymous.clone());
+        let charged = account.ok_or(Refusal::Busy)?.terms().charge_one();
+        charged.map_err(|exceeded| Refusal::Requests(exceeded.retry_after.unwrap_or_default()))
+    }
+
+    /// A request that is not let in is charged to its address: refusing is work, too.
+    fn turn_away(&self, policy: &Policy, network: Identity, why: Refusal) -> Refusal {
+        self.charge(policy, network).err().unwrap_or(why)
     }
 
     /// A proof that does not hold is charged to the address it came from: guessing is as slow as connecting.
@@ -301,6 +377,14 @@ impl Door {
     pub fn forget_idle(&self) {
         self.accounts.forget_idle(self.clock.now());
         self.handshakes.shrink();
+    }
+}
+
+/// Who is charged for what comes from there.
+fn network(address: Option<IpAddr>, caller: Caller) -> Identity {
+    match address {
+        Some(address) => Identity::Network(address.into()),
+        None => Identity::Connection(caller.connection),
     }
 }
 

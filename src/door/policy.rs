@@ -1,7 +1,7 @@
 //! Everything that a reload exchanges, as one value: whoever looks at it sees all of the old or all of the new.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -161,10 +161,6 @@ pub struct Auth {
     pub tokens: Option<Tokens>,
 }
 
-/// Something was shown that proves nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unproven;
-
 impl Auth {
     /// Whether there is anything that could be proven.
     #[must_use]
@@ -172,32 +168,14 @@ impl Auth {
         self.required || !self.keys.is_empty() || self.tokens.is_some()
     }
 
-    /// Who this request says that it comes from, proven, and until when that holds; none where it says nothing.
-    ///
-    /// # Errors
-    /// [`Unproven`]: a key or token that does not hold is refused also where none is needed, for whoever shows one counts
-    /// on what it gives.
-    pub fn identify<B>(&self, request: &Request<B>) -> Result<Option<(Identity, Option<u64>)>, Unproven> {
-        if !self.is_used() {
-            return Ok(None);
-        }
-        let Some(shown) = self.ways.find(request) else {
-            return Ok(None);
-        };
-        if ApiKey::is_one(&shown) {
-            let digest = Digest::of(&shown);
-            return match self.keys.contains_key(&digest) {
-                true => Ok(Some((Identity::Key(digest), None))),
-                false => Err(Unproven),
-            };
-        }
-        let told = self.tokens.as_ref().and_then(|tokens| tokens.verify(&shown).ok());
-        let told = told.ok_or(Unproven)?;
-        let identity = Identity::Token {
-            subject: told.subject,
-            plan: told.plan,
-        };
-        Ok(Some((identity, Some(told.expires))))
+    /// The keys that tokens may be signed with.
+    pub(super) fn signers(&self) -> HashSet<Digest> {
+        self.tokens.iter().flat_map(Tokens::signers).collect()
+    }
+
+    /// The key or token that this request shows, where anything could be proven.
+    pub(super) fn shown<'a, B>(&self, request: &'a Request<B>) -> Option<Cow<'a, str>> {
+        if self.is_used() { self.ways.find(request) } else { None }
     }
 }
 

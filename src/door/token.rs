@@ -4,6 +4,7 @@
 //! TLS. Its own back ends would bring a C library that needs cmake, or an RSA implementation with an open advisory.
 //! Which algorithm may be used with which key is decided by the key, never by the token.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,8 +14,11 @@ use jsonwebtoken::errors::{ErrorKind, Result as TokenResult};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet};
 use jsonwebtoken::signature::{self, Verifier};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, Validation};
+use parking_lot::Mutex;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::Deserialize;
+
+use super::Digest;
 
 /// Clocks differ by so much, in seconds.
 const LEEWAY: u64 = 5;
@@ -48,13 +52,18 @@ pub enum TokenError {
     Jwks(String),
 }
 
+/// Tokens that are remembered as good, so that the next request with one costs a hash.
+const MAX_REMEMBERED: usize = 4096;
+
 /// Who may sign tokens, and for whom.
 #[derive(Clone, Debug)]
 pub struct Tokens {
-    secret: Option<DecodingKey>,
+    secret: Option<(DecodingKey, Digest)>,
     public: Vec<PublicKey>,
     validation: Validation,
     plan: Arc<str>,
+    /// By the hash of the token.
+    remembered: Arc<Mutex<HashMap<Digest, Told>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +71,7 @@ struct PublicKey {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
+    digest: Digest,
 }
 
 /// What a good token says.
@@ -73,6 +83,8 @@ pub struct Told {
     pub plan: Arc<str>,
     /// The last second in which it holds, since 1970.
     pub expires: u64,
+    /// The hash of the key that it was verified with.
+    pub signer: Digest,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +107,7 @@ impl Tokens {
             if secret.len() < MIN_SECRET {
                 return Err(format!("{}: must hold at least {MIN_SECRET} bytes", path.display()));
             }
-            Ok(DecodingKey::from_secret(&secret))
+            Ok((DecodingKey::from_secret(&secret), Digest::of_bytes(&secret)))
         });
         let public = settings.jwks_file.map(|path| {
             let set: JwkSet =
@@ -135,7 +147,29 @@ impl Tokens {
             public,
             validation,
             plan: settings.plan.into(),
+            remembered: Arc::default(),
         }))
+    }
+
+    /// The hashes of the keys that tokens may be signed with.
+    pub fn signers(&self) -> impl Iterator<Item = Digest> {
+        let secret = self.secret.iter().map(|(_, digest)| *digest);
+        secret.chain(self.public.iter().map(|key| key.digest))
+    }
+
+    /// What a token says that was verified before, and holds still; `now` in seconds since 1970.
+    #[must_use]
+    pub fn recall(&self, token: &str, now: u64) -> Option<Told> {
+        let told = self.remembered.lock().get(&Digest::of(token)).cloned();
+        told.filter(|told| now <= told.expires)
+    }
+
+    fn remember(&self, token: &str, told: &Told) {
+        let mut remembered = self.remembered.lock();
+        if remembered.len() >= MAX_REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(Digest::of(token), told.clone());
     }
 
     /// What a token says, where it holds now.
@@ -146,9 +180,12 @@ impl Tokens {
         let header = jsonwebtoken::decode_header(token)?;
         let mut validation = self.validation.clone();
         validation.algorithms = vec![header.alg];
-        let decode = |key: &DecodingKey| jsonwebtoken::decode::<Claims>(token, key, &validation);
+        let decode = |key: &DecodingKey, signer: Digest| {
+            let decoded = jsonwebtoken::decode::<Claims>(token, key, &validation);
+            decoded.map(|decoded| (decoded.claims, signer))
+        };
         let decoded = match header.alg {
-            Algorithm::HS256 => self.secret.as_ref().map(decode),
+            Algorithm::HS256 => self.secret.as_ref().map(|(key, digest)| decode(key, *digest)),
             algorithm => {
                 let fitting = self.public.iter().filter(|key| {
                     // A key without a name fits every token.
@@ -158,7 +195,7 @@ impl Tokens {
                 // Several may fit while an issuer changes its keys: the one that signed it counts.
                 let mut tried = None;
                 for public in fitting {
-                    let decoded = decode(&public.key);
+                    let decoded = decode(&public.key, public.digest);
                     let done = decoded.is_ok();
                     tried = Some(decoded);
                     if done {
@@ -168,12 +205,15 @@ impl Tokens {
                 tried
             }
         };
-        let claims = decoded.ok_or(ErrorKind::InvalidAlgorithm)??.claims;
-        Ok(Told {
+        let (claims, signer) = decoded.ok_or(ErrorKind::InvalidAlgorithm)??;
+        let told = Told {
             subject: claims.sub.into(),
             plan: claims.plan.map_or_else(|| self.plan.clone(), Into::into),
             expires: (claims.exp as u64).saturating_add(LEEWAY),
-        })
+            signer,
+        };
+        self.remember(token, &told);
+        Ok(told)
     }
 }
 
@@ -207,7 +247,12 @@ fn public_keys(set: &JwkSet) -> Vec<PublicKey> {
         {
             return None;
         }
+        let digest = match key.kind() {
+            DecodingKeyKind::RsaModulusExponent { n, e } => Digest::of_bytes(&[&n[..], b".", &e[..]].concat()),
+            DecodingKeyKind::SecretOrDer(key) => Digest::of_bytes(key),
+        };
         Some(PublicKey {
+            digest,
             id: jwk.common.key_id.clone(),
             algorithm,
             key,

@@ -37,6 +37,7 @@ pub fn refusal(why: Refusal) -> Response<Body> {
             StatusCode::TOO_MANY_REQUESTS,
             "Too many handshakes. Please slow down.\n",
         ),
+        Refusal::Requests(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests. Please slow down.\n"),
         Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Busy. Please try again later.\n"),
         Refusal::Draining => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -49,7 +50,7 @@ pub fn refusal(why: Refusal) -> Response<Body> {
         Refusal::Malformed => drop(headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))),
         Refusal::Unauthorized => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
         Refusal::Full | Refusal::Connections | Refusal::Busy => retry_after(headers, LATER),
-        Refusal::Handshakes(after) => retry_after(headers, after),
+        Refusal::Handshakes(after) | Refusal::Requests(after) => retry_after(headers, after),
         // Another process may be listening already.
         Refusal::Draining => retry_after(headers, Duration::from_secs(1)),
         Refusal::Origin | Refusal::Host | Refusal::Address | Refusal::Tls | Refusal::NotProxied => {}

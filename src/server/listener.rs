@@ -30,6 +30,7 @@ use super::patient::Patient;
 use super::{answer, extension, handshake, post, proxied};
 use crate::delivery::{Compression, Socket};
 use crate::door::{Caller, Crowd, Handshake, Pass, Place, Refusal, Refusals, Seat};
+use crate::panics;
 use crate::session::{self, Services};
 use crate::tls::Certificate;
 
@@ -297,11 +298,12 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
         shared.services.count_refusal(why.label());
         return;
     }
+    let metrics = shared.services.metrics.clone();
     shared.tasks.spawn(async move {
         let displaced = connection.displaced.clone();
         let services = connection.shared.services.clone();
         tokio::select! {
-            () = serve(stream, connection) => {}
+            _ = panics::caught("connection", &metrics, serve(stream, connection)) => {}
             () = displaced.cancelled() => services.count_refusal("displaced"),
         }
     });
@@ -438,7 +440,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     let door = &shared.services.door;
     let upgrades = handshake::is_upgrade(&request);
     if !upgrades && request.method() != Method::POST {
-        door.admit_page(&request)?;
+        door.admit_page(&request, connection.caller)?;
         if answer::is_preflight(&request) {
             return Ok(answer::preflight());
         }

@@ -14,13 +14,14 @@ use super::listener::Connection;
 use super::upload::{self, Unread};
 use crate::door::{Exceeded, Pass};
 use crate::jsonrpc::{
-    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR, SERVER_ERROR, error,
+    self, ErrorObjectOwned, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR,
+    SERVER_ERROR, error,
 };
 use crate::look::look;
-use crate::pieces;
 use crate::rpc::{Caller, Holder, Planned, SubscriptionMethod, not_available};
 use crate::session::{Services, methods};
 use crate::shares::{Charge, Full, RETRY_AFTER};
+use crate::{panics, pieces};
 
 /// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
 const CONTENT_TYPES: [&str; 3] = ["application/json", "application/json-rpc", "application/jsonrequest"];
@@ -49,23 +50,35 @@ pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connec
         .trim()
         .to_ascii_lowercase();
     if !CONTENT_TYPES.contains(&media.as_str()) {
-        return plain(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "invalid content type, only application/json is supported\n",
-        );
+        let wrong = "invalid content type, only application/json is supported\n";
+        return charged(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, wrong), pass, connection);
     }
     let reading = upload::read(request.into_body(), pass, &services.inbound);
-    let Ok(read) = tokio::time::timeout(settings.body_timeout(), reading).await else {
-        return plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n");
+    let without_request = match tokio::time::timeout(settings.body_timeout(), reading).await {
+        Ok(Ok((body, _))) if body.iter().all(u8::is_ascii_whitespace) => plain(StatusCode::OK, ""),
+        Ok(Ok((body, held))) => return finish(respond(body, held, pass, services).await, pass, connection),
+        Ok(Err(Unread::Full(full))) => return finish(Answered::busy("null", full, services), pass, connection),
+        Ok(Err(Unread::Exceeded(exceeded))) => return finish(Answered::unread(exceeded, services), pass, connection),
+        Ok(Err(Unread::TooLong)) => plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
+        Ok(Err(Unread::Broken)) => plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
+        Err(_) => plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
     };
-    let Answered { answer, room, refused } = match read {
-        Ok((body, _)) if body.iter().all(u8::is_ascii_whitespace) => return plain(StatusCode::OK, ""),
-        Ok((body, held)) => respond(body, held, pass, services).await,
-        Err(Unread::Full(full)) => Answered::busy("null", full, services),
-        Err(Unread::Exceeded(exceeded)) => Answered::unread(exceeded, services),
-        Err(Unread::TooLong) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
-        Err(Unread::Broken) => return plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
-    };
+    charged(without_request, pass, connection)
+}
+
+/// Charges what holds no request, for it was read and is answered; in place of the answer a refusal where the quota is used
+/// up.
+fn charged(response: Response<Body>, pass: &Pass, connection: &Connection) -> Response<Body> {
+    let charged = pass.terms().charge_one();
+    match charged {
+        Ok(()) => response,
+        Err(exceeded) => finish(Answered::unread(exceeded, connection.services()), pass, connection),
+    }
+}
+
+/// The response to what a body came to.
+fn finish(Answered { answer, room, refused }: Answered, pass: &Pass, connection: &Connection) -> Response<Body> {
+    let services = connection.services();
     let parts = answer.parts();
     let needed = match &answer {
         Answer::One(_) => services.rpc.room_for(pass.account().owner(), pieces::length(&parts)),
@@ -139,6 +152,11 @@ impl Answered {
         Answer::One(jsonrpc::Response::new(id, why.into())).into()
     }
 
+    /// A bug of ours: nobody knows what became of it.
+    fn broken() -> Self {
+        Self::whole("null", error(INTERNAL_ERROR, "internal error"))
+    }
+
     /// Nobody looked at what it asks.
     fn unread(exceeded: Exceeded, services: &Services) -> Self {
         services.count_refusal("requests");
@@ -190,7 +208,10 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
                         let _held = held;
                         rpc.complete(planned, &caller).await
                     };
-                    staying(completing).await.flatten()
+                    match staying(services, completing).await {
+                        Some(response) => response,
+                        None => return Answered::broken(),
+                    }
                 }
                 None => None,
             };
@@ -209,7 +230,9 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
                 let _held = held;
                 rpc.complete_batch(planned, &caller, more, || true).await
             };
-            let (responses, room) = staying(completing).await.unwrap_or_default();
+            let Some((responses, room)) = staying(services, completing).await else {
+                return Answered::broken();
+            };
             Answered {
                 answer: Answer::Batch(responses),
                 room,
@@ -258,13 +281,14 @@ fn take_in(body: &[u8], pass: &Pass, services: &Services) -> Intake {
     }
 }
 
-/// Goes on also where the one who asked hangs up: others may be waiting for the same answer.
-async fn staying<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+/// Goes on also where the one who asked hangs up: others may be waiting for the same answer. `None` where it panicked.
+async fn staying<T: Send + 'static>(services: &Services, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     let mut work = Box::pin(work);
-    match look(work.as_mut()) {
-        Some(done) => Some(done),
-        None => tokio::spawn(work).await.ok(),
+    if let Some(done) = look(work.as_mut()) {
+        return Some(done);
     }
+    let done = tokio::spawn(work).await;
+    done.map_err(|_| panics::count("call", &services.metrics)).ok()
 }
 
 /// Each item is charged; all are refused together where the quota is used up.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Services, Session, too_many_calls, waits};
 use crate::delivery::{Answered, CloseReason, Outbox, Recipient};
 use crate::jsonrpc::{self, INVALID_REQUEST, Item, Response, error};
+use crate::panics;
 use crate::rpc::Planned;
 
 impl Session {
@@ -57,9 +58,12 @@ impl Session {
             let more = |_| place.outbox()?.begin_call(max_in_flight / 2);
             let awaits = || place.outbox().is_some();
             let _held = held;
-            let (responses, _room) = services.rpc.complete_batch(planned, &caller, more, awaits).await;
-            if let Some(outbox) = place.outbox() {
-                services.answer_batch(&outbox, &responses, releases);
+            let completing = services.rpc.complete_batch(planned, &caller, more, awaits);
+            let completed = panics::caught("call", &services.metrics, completing).await;
+            match (place.outbox(), completed) {
+                (Some(outbox), Some((responses, _room))) => services.answer_batch(&outbox, &responses, releases),
+                (Some(outbox), None) => outbox.close(CloseReason::Internal),
+                (None, _) => {}
             }
         });
     }

@@ -36,6 +36,7 @@ use crate::jsonrpc::{
     SERVER_ERROR, error,
 };
 use crate::look::look;
+use crate::panics;
 use crate::rpc::{Caller, Holder, Local, Planned, Rpc, SubscriptionMethod, id_argument, not_passed};
 use crate::shares::{Budget, Charge};
 use crate::subscription::{Asked, NodeSubscription, Registry, Replays, Start, Subscription, Topic, no_such_kind};
@@ -223,11 +224,13 @@ pub async fn serve(socket: Socket, early: Bytes, pass: Pass, compression: Compre
         unfinished: None,
         held: None,
     };
-    session.take_messages();
-    // What TLS has decrypted already makes no socket readable.
-    let over = match session.read() {
-        Ok(()) => session.run().await,
-        Err(over) => over,
+    let over = match panics::caught("session", &services.metrics, session.live()).await {
+        Some(over) => over,
+        None => {
+            session.violated(CloseReason::Internal);
+            let leaving = panics::caught("session", &services.metrics, session.run()).await;
+            leaving.unwrap_or(Over::Abort(CloseReason::Internal))
+        }
     };
     session.leave(over);
 }
@@ -244,6 +247,15 @@ impl Drop for Session {
 }
 
 impl Session {
+    async fn live(&mut self) -> Over {
+        self.take_messages();
+        // What TLS has decrypted already makes no socket readable.
+        match self.read() {
+            Ok(()) => self.run().await,
+            Err(over) => over,
+        }
+    }
+
     async fn run(&mut self) -> Over {
         // Made when something is held, which is once for each new subscription; an idle client has no timer.
         let mut held: Option<Pin<Box<Sleep>>> = None;
@@ -503,9 +515,14 @@ impl Session {
                     let (services, held) = (self.services.clone(), self.held.take());
                     tokio::spawn(async move {
                         let _held = held;
-                        if let Some(response) = completing.await
-                            && let Some(outbox) = place.as_ref().and_then(InFlight::outbox)
-                        {
+                        let completed = panics::caught("call", &services.metrics, completing).await;
+                        let Some(outbox) = place.as_ref().and_then(InFlight::outbox) else {
+                            return;
+                        };
+                        let Some(completed) = completed else {
+                            return outbox.close(CloseReason::Internal);
+                        };
+                        if let Some(response) = completed {
                             // What the node answered at once leaves at once, after everybody's turn: a write for each was
                             // a fifth of what a call costs (benches/forward).
                             let cork = outbox.awaits_several().then(|| outbox.cork()).flatten();

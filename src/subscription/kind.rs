@@ -282,7 +282,7 @@ mod tests {
         for unreadable in [
             "1e999".to_owned(),
             "\"\\ud800\"".to_owned(),
-            "[".repeat(200) + &"]".repeat(200),
+            "[".repeat(60) + &"]".repeat(60),
         ] {
             let refused = eth(&format!(r#"["logs",{{"x":{unreadable}}}]"#));
             assert!(

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::chain::{Archive, Cursor, Fetch, Gap, History, Loss, NotAsked, Page};
 use crate::delivery::{CloseReason, Kind, Outbox, Phase, Recipient, SubscriptionId};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
+use crate::panics;
 use crate::shares::{Budget, Charge, FairPool, Owner, Place};
 use crate::telemetry::{Metrics, ReasonLabel};
 
@@ -213,8 +214,13 @@ impl Replays {
 
     async fn run(self: Arc<Self>, outbox: Weak<Outbox>, client: u64, woken: Arc<Notify>) {
         let owner = outbox.upgrade().map(|outbox| outbox.owner());
-        if let Some(owner) = owner {
-            self.replay(owner, &outbox, &woken).await;
+        if let Some(owner) = owner
+            && panics::caught("replay", &self.metrics, self.replay(owner, &outbox, &woken))
+                .await
+                .is_none()
+            && let Some(outbox) = outbox.upgrade()
+        {
+            outbox.close(CloseReason::Internal);
         }
         self.registry.end_replay(client, &woken);
     }

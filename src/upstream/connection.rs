@@ -33,6 +33,7 @@ use super::message::{self, NodeMessage, Notice, Notification};
 use super::pool::Shared;
 use super::{CallError, Gossip, NodeSubscription, Sighting};
 use crate::jsonrpc::{Outcome, TIMEOUT, error};
+use crate::panics;
 
 /// Messages that wait until the node takes them. When there are so many calls wait in their queue, where callers see it.
 const WRITE_QUEUE: usize = 128;
@@ -66,6 +67,8 @@ enum End {
     Deaf,
     #[error("the node ended its newHeads subscription twice in a row: {0}")]
     HeadsEnded(String),
+    #[error("a bug of ours ended the connection; the log says where")]
+    Panicked,
     #[error("shutting down")]
     Shutdown,
 }
@@ -236,7 +239,9 @@ impl Connection {
         let mut waits = backoff.build();
         loop {
             let began = Instant::now();
-            let end = self.connect_and_serve().await;
+            let shared = self.shared.clone();
+            let served = panics::caught("node", shared.choice.metrics(), self.connect_and_serve()).await;
+            let end = served.unwrap_or(End::Panicked);
             if matches!(end, End::Shutdown) {
                 return;
             }

@@ -25,6 +25,7 @@ use super::pending::{self, Announced, Fetches, Forms, MAX_UNDER_WAY};
 use super::pool::Shared;
 use super::{CallError, Gossip, Heads, NodeSubscription, Sighting, TransactionForm, Wanted};
 use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, error};
+use crate::panics;
 use crate::shares::{Budget, Charge, Full, Owner};
 
 /// The id of every call: each has a POST of its own.
@@ -219,9 +220,13 @@ impl Poller {
         let gossiping = tokio::spawn(Gossiper::new(self.shared.clone(), self.node.clone()).run());
         loop {
             tokio::select! {
-                _ = tick.tick() => if let Some(next) = self.turn().await {
-                    tick.reset_at(next);
-                },
+                _ = tick.tick() => {
+                    let shared = self.shared.clone();
+                    let turn = panics::caught("node", shared.choice.metrics(), self.turn()).await;
+                    if let Some(Some(next)) = turn {
+                        tick.reset_at(next);
+                    }
+                }
                 _ = &mut forwarding => {
                     fetching.abort();
                     gossiping.abort();

@@ -322,6 +322,8 @@ pub struct Pool {
     answers: Arc<Budget>,
     our_answers: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,
+    /// The task that finds out whose time is up.
+    looking: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The pool's two outlets and its inlet.
@@ -410,9 +412,19 @@ impl Pool {
             answers,
             our_answers,
             metrics,
+            looking: Mutex::default(),
         });
-        tokio::spawn(look(Arc::downgrade(&pool), settings.tick()));
+        let looking = tokio::spawn(look(Arc::downgrade(&pool), settings.tick()));
+        *pool.looking.lock() = Some(looking);
         pool
+    }
+
+    /// Waits for the end of the task that watches the upstreams, which there should be none of.
+    pub async fn watched(self: Arc<Self>) {
+        let looking = self.looking.lock().take();
+        if let Some(looking) = looking {
+            drop(looking.await);
+        }
     }
 
     /// The upstream in use.

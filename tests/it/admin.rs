@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 
-use crate::harness::{Proxy, Rig, eventually, node};
-use crate::wire::{FORWARDED, TEXT, Wire};
+use crate::harness::{Proxy, Rig, eventually, node, within};
+use crate::wire::{FORWARDED, TEXT, Wire, http};
 
 #[tokio::test]
 async fn ready_says_no_until_a_node_is_there_and_alive_all_the_time() {
@@ -141,4 +143,46 @@ async fn secrets_in_a_nodes_address_are_shown_nowhere() {
         let body = proxy.admin(page).await.body;
         assert!(!body.contains("hunter2"), "{body}");
     }
+}
+
+/// A page that lets its own name point at this port is told nothing; probes ask by any name.
+#[tokio::test]
+async fn the_operators_pages_are_for_names_that_are_listed() {
+    let rig = Rig::with(|config| config.admin_hosts = vec!["metrics.internal".into()]).await;
+    for (page, status) in [
+        ("/status", 200),
+        ("http://localhost/status", 200),
+        ("http://127.0.0.1:9547/metrics", 200),
+        ("http://[::1]/metrics", 200),
+        ("http://metrics.internal:9547/metrics", 200),
+        ("http://evil.example/metrics", 403),
+        ("http://evil.example/status", 403),
+        ("http://evil.example/nothing", 403),
+        ("http://evil.example/health", 200),
+        ("http://evil.example/ready", 200),
+    ] {
+        let reply = rig.admin(page).await;
+        assert_eq!(reply.status, status, "{page}: {}", reply.body);
+    }
+    for (origin, status) in [("http://localhost", 200), ("http://localhost:3000", 403), ("null", 403)] {
+        let reply = http(rig.admin, &format!("GET /status HTTP/1.1\r\norigin: {origin}"), "").await;
+        assert_eq!(reply.status, status, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn silent_connections_keep_no_probe_out() {
+    let rig = Rig::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(rig.admin).await.unwrap());
+        if silent.len() % 50 == 0 {
+            assert_eq!(rig.admin("/health").await.status, 200);
+        }
+    }
+    assert_eq!(rig.admin("/metrics").await.status, 200);
+    let mut oldest = silent.swap_remove(0);
+    let mut byte = [0];
+    let read = within("the oldest is let go", oldest.read(&mut byte)).await;
+    assert!(!matches!(read, Ok(1)), "{read:?}");
 }

@@ -95,6 +95,57 @@ async fn calls_cost_what_they_weigh() {
     }
 }
 
+/// 91,000 a second of these cost nothing.
+#[tokio::test]
+async fn what_holds_no_call_is_charged_to_its_address() {
+    let rig = Rig::with(|config| {
+        behind_proxies(config);
+        (config.limits.request_burst, config.limits.requests_per_second) = (20, 1);
+        config.limits.max_batch = 20;
+        config.limits.max_body_bytes = ByteSize::kib(1);
+    })
+    .await;
+    let json = "POST / HTTP/1.1\r\ncontent-type: application/json";
+    let preflight = "OPTIONS / HTTP/1.1\r\norigin: http://localhost\r\naccess-control-request-method: POST";
+    let long = " ".repeat(2048);
+    let rows = [
+        ("POST / HTTP/1.1\r\ncontent-type: text/plain", CHAIN_ID, 415),
+        ("POST / HTTP/1.1", CHAIN_ID, 415),
+        (json, "", 200),
+        (json, " \n", 200),
+        (json, "{", 200),
+        (json, "[]", 200),
+        (json, &*long, 413),
+        ("GET / HTTP/1.1", "", 200),
+        ("HEAD / HTTP/1.1", "", 200),
+        ("OPTIONS / HTTP/1.1", "", 200),
+        ("PUT / HTTP/1.1", "", 405),
+        (preflight, "", 204),
+        ("GET / HTTP/1.1\r\norigin: http://evil.example", "", 403),
+        ("POST / HTTP/1.1\r\norigin: http://evil.example", CHAIN_ID, 403),
+    ];
+    for (i, (head, body, status)) in rows.into_iter().enumerate() {
+        let head = format!("{head}{}", from(&format!("10.1.0.{i}")));
+        assert_eq!(http(rig.address, &head, body).await.status, status, "{head}");
+        let mut limited = 0;
+        for _ in 0..60 {
+            let reply = http(rig.address, &head, body).await;
+            assert!(
+                reply.status == status || reply.status == 429,
+                "{head}: {}",
+                reply.status
+            );
+            if reply.status == 429 {
+                assert!(reply.header("retry-after").is_some(), "{head}");
+                limited += 1;
+            }
+        }
+        assert!(limited > 0, "{head}");
+        let other = format!("{json}{}", from(&format!("10.2.0.{i}")));
+        assert_eq!(http(rig.address, &other, CHAIN_ID).await.body, CHAIN_ID_ANSWER);
+    }
+}
+
 #[tokio::test]
 async fn who_is_refused_and_goes_on_all_the_same_is_shown_out() {
     let node = node().await;

@@ -316,12 +316,16 @@ async fn keys_are_shown_to_nobody() {
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes, for tests";
 
 fn token(claims: &Value) -> String {
+    token_by(SECRET, claims)
+}
+
+fn token_by(secret: &[u8], claims: &Value) -> String {
     let body = format!(
         "{}.{}",
         BASE64.encode(json!({"alg": "HS256", "typ": "JWT"}).to_string()),
         BASE64.encode(claims.to_string())
     );
-    let tag = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET), body.as_bytes());
+    let tag = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret), body.as_bytes());
     format!("{body}.{}", BASE64.encode(tag))
 }
 
@@ -377,7 +381,67 @@ async fn a_token_opens_until_it_expires() {
     .await;
 }
 
-/// What docs/streams.md says of `debug_traceChain`, with a namespace that the node has: a kind alone of what is denied otherwise.
+#[tokio::test]
+async fn a_secret_that_is_replaced_closes_those_who_came_in_by_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, secret) = (dir.path().join("headwater.toml"), dir.path().join("secret"));
+    std::fs::write(&secret, SECRET).unwrap();
+    let text = format!("[auth]\njwt_secret_file = {:?}\n", secret.display().to_string());
+    std::fs::write(&config, text).unwrap();
+    let node = node().await;
+    let proxy = Proxy::from_file(&config, &[node.ws_url()]).await;
+    proxy.settled(&node.handle()).await;
+    let claims = json!({"sub": "alice", "exp": unix_now() + 600});
+    let (old, fresh) = (
+        token(&claims),
+        token_by(b"another secret of at least thirty-two bytes", &claims),
+    );
+    let mut nobody = proxy.client().await;
+    let (mut hers, reply) = upgrade(proxy.address, &bearer(&old)).await;
+    assert_eq!(reply.status, 101);
+    hers.works().await;
+    assert_eq!(post(proxy.address, &bearer(&fresh), CHAIN_ID).await.status, 401);
+    let replaced = dir.path().join("new");
+    std::fs::write(&replaced, "another secret of at least thirty-two bytes").unwrap();
+    std::fs::rename(replaced, &secret).unwrap();
+    let (_, code) = hers.closed().await;
+    assert_eq!(code, Some(1008));
+    assert_eq!(upgrade(proxy.address, &bearer(&old)).await.1.status, 401);
+    assert_eq!(post(proxy.address, &bearer(&old), CHAIN_ID).await.status, 401);
+    let (mut again, reply) = upgrade(proxy.address, &bearer(&fresh)).await;
+    assert_eq!(reply.status, 101);
+    again.works().await;
+    assert_eq!(nobody.call("eth_chainId", json!([])).await["result"], "0x539");
+}
+
+/// To verify one costs more than all else at the door.
+#[tokio::test]
+async fn a_token_is_charged_before_it_is_verified_and_once() {
+    let secret = secret();
+    let rig = Rig::with(|config| {
+        config.auth.jwt_secret_file = secret.path().display().to_string();
+        // One is the rig's own client's.
+        config.limits.handshakes_per_minute = 4;
+    })
+    .await;
+    let good = |subject: &str| bearer(&token(&json!({"sub": subject, "exp": unix_now() + 600})));
+    let (alice, bob) = (good("alice"), good("bob"));
+    let mut statuses = Vec::new();
+    for headers in [
+        &alice,
+        &bearer("a.b.c"),
+        &bearer("a.b.d"),
+        &bearer("a.b.e"),
+        &bob,
+        &alice,
+        &alice,
+    ] {
+        statuses.push(post(rig.address, headers, CHAIN_ID).await.status);
+    }
+    assert_eq!(statuses, [200, 401, 401, 429, 429, 200, 200]);
+}
+
+/// What README says of `debug_traceChain`, with a namespace that the node has: a kind alone of what is denied otherwise.
 #[tokio::test]
 async fn a_key_has_one_kind_of_a_namespace_that_stays_denied() {
     let key = ApiKey::random();

@@ -1,0 +1,185 @@
+//! The operator's port as a socket: who may ask, how slowly, and over how many connections.
+//!
+//! It serves the pages of [`Admin`] to probes, scrapers and people. A page in a browser that lets its own name point at this
+//! port (DNS rebinding) is told nothing; and silent connections do not keep probes out.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::header::{HOST, HeaderMap, ORIGIN};
+use axum::http::{Request, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{debug, warn};
+
+use super::Admin;
+use crate::door::Hosts;
+
+/// Open connections. One more ends the oldest: those who come to look must not be kept out by those who stay.
+const MAX_CONNECTIONS: usize = 64;
+
+/// How long the head of a request may take, and how long a connection may be idle.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// How long a connection lives; a scraper that keeps one makes another.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// Longest head of a request, in bytes.
+const MAX_HEAD: usize = 16 << 10;
+
+/// Pages that probes ask for by any name; they tell that we are alive and whether we are ready.
+const PROBES: [&str; 2] = ["/health", "/ready"];
+
+/// Serves the operator's pages, for ever.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
+    let pages = TowerToHyperService::new(admin.router());
+    let hosts = Arc::new(hosts);
+    let mut serving = JoinSet::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = serving.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors: accepting again at once would spin.
+                warn!("admin port: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        open.push_back(serving.spawn(connection(stream, pages.clone(), hosts.clone())));
+    }
+}
+
+async fn connection(stream: TcpStream, pages: TowerToHyperService<axum::Router>, hosts: Arc<Hosts>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let admitted = admit(&hosts, request.uri(), request.headers());
+        let pages = pages.clone();
+        async move {
+            let response: Response = match admitted {
+                Ok(()) => match pages.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
+                Err(why) => (StatusCode::FORBIDDEN, why).into_response(),
+            };
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(LIFETIME, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => debug!("admin port: {why}"),
+        Err(_) => debug!("admin port: a connection was open for {LIFETIME:?}"),
+    }
+}
+
+/// Whether a request may be answered, by its names.
+///
+/// # Errors
+/// The words for the one who asks.
+fn admit(hosts: &Hosts, target: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
+    if PROBES.contains(&target.path()) {
+        return Ok(());
+    }
+    let header = headers.get(HOST).map(|value| value.as_bytes());
+    let host = target.authority().map_or(header, |own| Some(own.as_str().as_bytes()));
+    if !hosts.check(host) {
+        return Err("invalid host specified: list it in admin_hosts\n");
+    }
+    let is_own = |origin: &[u8]| {
+        let page = std::str::from_utf8(origin).ok().and_then(|page| page.split_once("://"));
+        page.is_some_and(|(_, page)| host.is_some_and(|host| host.eq_ignore_ascii_case(page.as_bytes())))
+    };
+    match headers.get_all(ORIGIN).iter().all(|origin| is_own(origin.as_bytes())) {
+        true => Ok(()),
+        false => Err("not for other pages\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_pages_that_may_ask() {
+        let hosts = Hosts::new(&["localhost".to_owned(), "metrics.internal".to_owned()]);
+        let may = |target: &str, host: &str, origins: &[&str]| {
+            let mut headers = HeaderMap::new();
+            if !host.is_empty() {
+                headers.insert(HOST, host.parse().unwrap());
+            }
+            for origin in origins {
+                headers.append(ORIGIN, origin.parse().unwrap());
+            }
+            admit(&hosts, &target.parse().unwrap(), &headers).is_ok()
+        };
+        for host in [
+            "127.0.0.1:9547",
+            "127.0.0.1",
+            "[::1]:9547",
+            "localhost:9547",
+            "LOCALHOST",
+            "metrics.internal",
+            "",
+        ] {
+            assert!(may("/metrics", host, &[]), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:9547",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "internal",
+        ] {
+            assert!(!may("/metrics", host, &[]) && !may("/status", host, &[]), "{host}");
+            assert!(
+                may("/health", host, &["http://evil.example"]) && may("/ready", host, &[]),
+                "{host}"
+            );
+        }
+        assert!(
+            !may("http://evil.example/status", "localhost", &[]),
+            "the target comes first"
+        );
+        assert!(may("http://localhost/status", "evil.example", &[]));
+        assert!(may("/status", "localhost:9547", &["http://localhost:9547"]));
+        for page in [
+            "http://localhost:3000",
+            "http://evil.example",
+            "null",
+            "",
+            "localhost:9547",
+            "http://localhost:9547/",
+        ] {
+            assert!(!may("/status", "localhost:9547", &[page]), "{page}");
+        }
+        assert!(!may(
+            "/status",
+            "localhost:9547",
+            &["http://localhost:9547", "http://evil.example"]
+        ));
+        assert!(!may("/status", "", &["http://"]));
+    }
+}

@@ -1,0 +1,41 @@
+//! Panics: one ends the task that it happens in, is counted, and is told to whoever has to clean up behind it.
+
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt as _;
+
+use crate::telemetry::{Metrics, ReasonLabel};
+
+/// Runs a task; `None` where it panicked. The standard hook has written the message and the place by then.
+///
+/// What the task shares with others is behind locks that a panic releases, so that what it was about to change stays as far
+/// as it came: the caller ends what the task was for.
+pub async fn caught<T>(task: &'static str, metrics: &Metrics, future: impl Future<Output = T>) -> Option<T> {
+    let outcome = AssertUnwindSafe(future).catch_unwind().await;
+    outcome.map_err(|_| count(task, metrics)).ok()
+}
+
+/// Counts a panic in a task of this name that was caught elsewhere.
+pub fn count(task: &'static str, metrics: &Metrics) {
+    metrics.panics.get_or_create(&ReasonLabel { reason: task }).inc();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_counted_and_ends_its_task_alone() {
+        let (metrics, _) = Metrics::new();
+        let seen = |task| metrics.panics.get_or_create(&ReasonLabel { reason: task }).get();
+        assert_eq!(caught("call", &metrics, async { 5 }).await, Some(5));
+        let overflow = std::hint::black_box(u8::MAX);
+        let broken = async {
+            tokio::task::yield_now().await;
+            overflow + std::hint::black_box(1)
+        };
+        assert_eq!(caught("call", &metrics, broken).await, None);
+        assert_eq!((seen("call"), seen("session")), (1, 0));
+        assert_eq!(caught("call", &metrics, async { 6 }).await, Some(6));
+    }
+}
