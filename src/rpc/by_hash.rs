@@ -17,14 +17,14 @@ pub struct ByHash {
     hashes_hold: AtomicBool,
 }
 
-/// What an answer has to be about.
+/// The hash that an answer has to be about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
     hash: B256,
     shape: Shape,
 }
 
-/// Where an answer says its hash.
+/// The place in an answer of its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     /// A block or header: `hash`, by which all of it is named.

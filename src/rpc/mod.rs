@@ -132,7 +132,7 @@ pub struct RpcSettings {
     pub max_batch_response_bytes: usize,
     /// Bytes of answers that are kept.
     pub max_cache_bytes: u64,
-    /// What the contents of blocks are held against.
+    /// The proof that the contents of blocks are checked against.
     pub verify: Verify,
 }
 

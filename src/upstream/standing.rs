@@ -147,7 +147,7 @@ impl Standing {
         self.published.past(number, hash);
     }
 
-    /// What they were shown.
+    /// The newest published block.
     pub fn published_head(&self) -> Option<(u64, B256)> {
         self.published.newest()
     }

@@ -228,7 +228,7 @@ async fn who_is_ahead_by_a_way_that_can_be_walked_is_believed() {
     assert_eq!(proxy.upstreams().await[1]["active"], true);
 }
 
-/// What is named by its hash is that, for whoever asks and for all who ask later.
+/// A block that is named by its hash is that block, for the client that asks and for all that ask later.
 #[tokio::test]
 async fn an_answer_about_another_hash_is_neither_given_nor_kept() {
     let node = Scripted::start().await;
