@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::chain::{HistorySettings, Verify};
+use crate::chain::HistorySettings;
 use crate::delivery::OutboxLimits;
 use crate::door::{Hosts, Policy};
 use crate::patterns::Patterns;
@@ -173,7 +173,7 @@ impl Config {
                     1024,
                 )?,
                 max_cache_bytes: typed.cache.max_bytes.as_u64(),
-                trusts_held: typed.history.verify != Verify::None,
+                verify: typed.history.verify,
                 is_local: address("listen", &typed.listen)?.ip().is_loopback(),
                 max_in_flight: node.max_in_flight,
                 patience: node.request_timeout,

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::anchor::{Anchor, FRESH, Ground, Plan};
+use super::by_hash::{ByHash, Expected};
 use super::cache::{By, Cache, Key};
 use super::filters::Filters;
 use super::finality::{self, Finality};
@@ -19,7 +20,7 @@ use super::outrun::Outrun;
 use super::params::{self, BlockName};
 use super::send;
 use super::{Caller, RpcSettings, not_available};
-use crate::chain::{BlockLogs, BlockRef, Tip};
+use crate::chain::{BlockLogs, BlockRef, Tip, Verify};
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::look::awaited;
 use crate::shares::{Budget, Charge, FairPool, Full, Owner, Place};
@@ -72,6 +73,7 @@ pub struct Calls {
     builders: Arc<FairPool>,
     finality: Finality,
     outrun: Outrun,
+    by_hash: ByHash,
     /// Times that somebody changed a development chain at will.
     changes: AtomicU64,
     /// The node in use, or the one that was last.
@@ -101,6 +103,7 @@ impl Calls {
             builders: FairPool::new("too many long answers at once", BUILDERS, MAX_BUILDS),
             finality: Finality::default(),
             outrun: Outrun::default(),
+            by_hash: ByHash::new(settings.verify),
             changes: AtomicU64::new(0),
             node: Mutex::default(),
             settings,
@@ -294,7 +297,7 @@ impl Calls {
     async fn logs(&self, known: Method, mut ask: Ask, owner: Owner) -> Answer {
         let query = params::args(&ask.params).and_then(|args| LogQuery::parse(&args));
         let mut late = false;
-        if let Some(query) = query.as_ref().filter(|_| self.settings.trusts_held) {
+        if let Some(query) = query.as_ref().filter(|_| self.settings.verify != Verify::None) {
             match self.held_logs(query).await {
                 Held::Blocks(blocks) => {
                     self.note(known, "history");
@@ -313,7 +316,8 @@ impl Calls {
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // What is not understood is between the client and the node.
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
-        let asking = || self.pool.call(&ask).boxed();
+        let expected = Expected::of(known.name, &ask.params);
+        let asking = || self.ask(&ask, expected, |_| true).boxed();
         let (answer, by) = self.kept_or_asked(known, anchor, (&ask, owner), holds, asking).await;
         if query.is_some() && !matches!(by, By::Memory) {
             self.heed_last(&answer);
@@ -423,9 +427,10 @@ impl Calls {
             let head = head.filter(|_| ground.outrun.is_none() && is_null(json) && !is_there(json))?;
             (self.tip.view().branch == ground.view.branch).then_some(CallError::Behind(head.number))
         };
+        let expected = Expected::of(known.name, &ask.params);
         let asking = || {
             let asking = async {
-                match self.ask(&ask, is_there).await {
+                match self.ask(&ask, expected, is_there).await {
                     Ok(Outcome::Result(json)) => missing(&json).map_or(Ok(Outcome::Result(json)), Err),
                     other => other,
                 }
@@ -534,8 +539,10 @@ impl Calls {
         (answer, by)
     }
 
-    /// Asks again for a while, as long as it is not there.
-    async fn ask(&self, ask: &Ask, is_there: impl Fn(&Bytes) -> bool) -> Answer {
+    /// Asks again for a while, as long as it is not there, or something else is.
+    async fn ask(&self, ask: &Ask, expected: Option<Expected>, is_there: impl Fn(&Bytes) -> bool) -> Answer {
+        let fits = |json: &Bytes| expected.is_none_or(|expected| self.by_hash.fits(expected, json));
+        let is_there = |json: &Bytes| fits(json) && is_there(json);
         let mut answer = self.pool.call(ask).await;
         for wait in MISSING {
             match &answer {
@@ -544,7 +551,10 @@ impl Calls {
             }
             answer = self.pool.call(ask).await;
         }
-        answer
+        match answer {
+            Ok(Outcome::Result(json)) if !fits(&json) => Err(CallError::Another),
+            answer => answer,
+        }
     }
 
     // ---- places
@@ -615,7 +625,9 @@ fn key(anchor: Anchor, ask: &Ask) -> Option<Key> {
 /// PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
 pub(super) fn failed(why: CallError) -> Outcome {
     let code = match why {
-        CallError::Unavailable | CallError::Behind(_) | CallError::Lost | CallError::Breaks => INTERNAL_ERROR,
+        CallError::Unavailable | CallError::Behind(_) | CallError::Lost | CallError::Breaks | CallError::Another => {
+            INTERNAL_ERROR
+        }
         CallError::TooLong => RESPONSE_TOO_LARGE,
         CallError::Throttled(_) => LIMIT_EXCEEDED,
         CallError::Full(full) => return full.into(),

@@ -5,10 +5,12 @@
 //!          > upstream::routing           a node
 //!          held_logs  the logs of held blocks      filters  filters that live at one node      send  signed transactions
 //!          outrun     what nodes told too early    finality what is kept for good
+//!          by_hash    answers checked against the hash that was asked for
 //!          development  commands to development chains
 //! ```
 
 mod anchor;
+mod by_hash;
 mod cache;
 mod calls;
 mod development;
@@ -29,7 +31,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 
-use crate::chain::Tip;
+use crate::chain::{Tip, Verify};
 use crate::conduct::Conduct;
 pub use crate::jsonrpc::not_available;
 use crate::jsonrpc::{
@@ -175,8 +177,8 @@ pub struct RpcSettings {
     pub max_batch_response_bytes: usize,
     /// Bytes of answers that are kept.
     pub max_cache_bytes: u64,
-    /// Whether the logs that are held were held against their blocks.
-    pub trusts_held: bool,
+    /// The proof that the contents of blocks are checked against.
+    pub verify: Verify,
     /// Clients connect from this machine alone.
     pub is_local: bool,
     /// Calls of all clients that are under way, at any node: nearly all may be one node's.

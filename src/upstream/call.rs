@@ -37,6 +37,9 @@ pub enum CallError {
     /// There is no room for its answer beside those that are being read.
     #[error(transparent)]
     Full(#[from] Full),
+    /// The answer is about something else than the hash that was asked for.
+    #[error("upstream answered about another hash")]
+    Another,
 }
 
 impl CallError {
@@ -52,6 +55,7 @@ impl CallError {
             Self::Throttled(_) => "throttled",
             Self::TimedOut => "timeout",
             Self::Full(_) => "full",
+            Self::Another => "another_hash",
         }
     }
 }

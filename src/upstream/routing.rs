@@ -258,7 +258,8 @@ impl Pool {
                 | CallError::TooLong
                 | CallError::Breaks
                 | CallError::Unavailable
-                | CallError::Behind(_),
+                | CallError::Behind(_)
+                | CallError::Another,
             ) => {
                 under_way.lost(now);
             }

@@ -27,6 +27,7 @@ mod heights;
 mod hostile;
 mod keys;
 mod lanes;
+mod liar;
 mod limits;
 mod memory;
 mod odd_nodes;
