@@ -167,7 +167,7 @@ impl Crowd {
                 .max_by_key(|(name, group)| (group.total, **name));
             let Some((name, group)) = largest else { return false };
             let is_same = *name == Neighbourhood::from(address);
-            let client = group.by_client.iter().max_by_key(|(_, all)| all.len());
+            let client = group.by_client.iter().max_by_key(|(name, all)| (all.len(), **name));
             let Some((client, has)) = client.map(|(client, all)| (*client, all.len())) else {
                 return false;
             };
@@ -190,7 +190,7 @@ impl Crowd {
                 .iter()
                 .max_by_key(|(name, group)| (group.total, **name));
             let largest = largest.and_then(|(name, group)| {
-                let client = group.by_client.iter().max_by_key(|(_, all)| all.len());
+                let client = group.by_client.iter().max_by_key(|(name, all)| (all.len(), **name));
                 client.map(|(client, _)| (*name, *client))
             });
             largest.and_then(|(name, client)| state.take_idlest(name, client))
@@ -299,7 +299,7 @@ mod tests {
             expect![[r#"
                 ?b.1: true a.1@5
                 ?b.1: true a.1@7
-                ?c.1: true a.1@3+
+                ?c.1: true a.2@1
                 ?c.1: false 
                 ?c.1: false 
             "#]],
