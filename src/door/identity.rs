@@ -24,7 +24,7 @@ pub enum Identity {
 }
 
 /// An IPv4 address, or the /64 of an IPv6 address, for a /64 is one customer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(u64, bool);
 
 impl From<IpAddr> for Network {
