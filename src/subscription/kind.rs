@@ -46,16 +46,18 @@ impl Stream {
 }
 
 impl Topic {
-    /// Entries that it adds to the index: see [`LogFilter::index_entries`]; addresses or transactions that it names; nothing where it is
-    /// no filter.
+    /// What it adds to the index: addresses times topics of its filter, each at least one; addresses or transactions that it
+    /// names; nothing where it is no filter.
     #[must_use]
     pub fn index_entries(&self) -> usize {
-        match self {
-            Self::Chain(Stream::Logs(filter), _) => filter.index_entries(),
-            Self::Pending(filter) | Self::Mined(filter) => filter.addresses(),
-            Self::Receipts(filter) => filter.transactions(),
-            Self::Chain(Stream::Heads, _) | Self::Syncing | Self::Passed(..) => 0,
-        }
+        let filter = match self {
+            Self::Chain(Stream::Logs(filter), _) => filter,
+            Self::Pending(filter) | Self::Mined(filter) => return filter.addresses(),
+            Self::Receipts(filter) => return filter.transactions(),
+            Self::Chain(Stream::Heads, _) | Self::Syncing | Self::Passed(..) => return 0,
+        };
+        let topics: usize = (0..4).map(|position| filter.topics_at(position).len()).sum();
+        filter.addresses().len().max(1) * topics.max(1)
     }
 
     /// What its events are.
@@ -279,6 +281,7 @@ mod tests {
                 Ok(Topic::Chain(Stream::Logs(LogFilter::default()), Start::Live))
             );
         }
+        // What is too deep to be read does not come this far (`jsonrpc::MAX_DEPTH`).
         for unreadable in ["1e999", "\"\\ud800\""] {
             let refused = eth(&format!(r#"["logs",{{"x":{unreadable}}}]"#));
             assert!(
