@@ -122,7 +122,7 @@ impl Choice {
         self.decided.lock().standing.published_past(number, hash);
     }
 
-    /// What they were shown.
+    /// The newest published block.
     pub fn published_head(&self) -> Option<(u64, B256)> {
         self.decided.lock().standing.published_head()
     }

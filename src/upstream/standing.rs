@@ -147,7 +147,7 @@ impl Standing {
         self.published.past(number, hash);
     }
 
-    /// What they were shown.
+    /// The newest published block.
     pub fn published_head(&self) -> Option<(u64, B256)> {
         self.published.newest()
     }
@@ -474,21 +474,16 @@ impl Member {
         let below = head.number.checked_sub(1);
         let no_parent = head.parent == B256::ZERO;
         let follows = |(number, hash): &(u64, B256)| *hash == head.parent || no_parent && Some(*number) == below;
-        // The number of a parent of which nothing is known is taken to be the one before.
-        let parent;
-        if let Some((number, _)) = self.chain.back().filter(|own| follows(own)) {
-            parent = Some(*number);
-        } else {
+        // Any node knows the published head, and can write any number above it.
+        let is_near = |parent: u64| head.number.saturating_sub(parent) <= MAX_HOLE;
+        if !self.chain.back().is_some_and(|own| follows(own) && is_near(own.0)) {
             self.chain.clear();
-            let known = below.filter(|_| !no_parent).map(|number| (number, head.parent));
-            self.chain.extend(known);
-            self.is_rooted = published.has(head.parent);
-            parent = published.number_of(head.parent).or(below);
+            let parent = below.filter(|_| !no_parent).map(|number| (number, head.parent));
+            self.chain.extend(parent);
+            self.is_rooted = published.number_of(head.parent).is_some_and(is_near);
             self.walk_at = self.walk_at.filter(|_| !self.is_rooted);
         }
-        // Any node knows the published head, and can write any number above it.
-        let is_near = parent.is_none_or(|parent| head.number.saturating_sub(parent) <= MAX_HOLE);
-        self.is_rooted = (self.is_rooted && is_near) || published.has(head.hash);
+        self.is_rooted |= published.has(head.hash);
         self.chain.push_back((head.number, head.hash));
         if self.highest.is_none_or(|(number, _)| head.number >= number) {
             self.highest = Some((head.number, head.hash));
@@ -811,6 +806,10 @@ mod tests {
         standing.walked(claim, false, now);
         assert_eq!(standing.unproved(now + PATIENCE), None, "not again soon");
         assert_eq!(standing.unproved(now + PATIENCE * WALK_AGAIN), Some(claim));
+        // From above a leap, whatever is below it.
+        let (leaping, _) = story("0+a5 1+a5 =a5 1a6 1a1000005<6 1a1000006 +2");
+        let above = leaping.unproved(now).map(|claim| (claim.number, claim.below));
+        assert_eq!(above, Some((1_000_006, (1_000_004, told("a6").hash))));
         // It went on meanwhile: what was proved is below its head.
         standing.announced(UpstreamId(1), told("a51"));
         standing.walked(claim, true, now);

@@ -26,6 +26,7 @@ mod harness;
 mod heights;
 mod hostile;
 mod keys;
+mod liar;
 mod limits;
 mod odd_nodes;
 mod odd_words;
