@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::chain::{HistorySettings, Verify};
+use crate::chain::HistorySettings;
 use crate::delivery::OutboxLimits;
 use crate::door::Policy;
 use crate::patterns::Patterns;
@@ -165,7 +165,7 @@ impl Config {
                     1024,
                 )?,
                 max_cache_bytes: typed.cache.max_bytes.as_u64(),
-                trusts_held: typed.history.verify != Verify::None,
+                verify: typed.history.verify,
             },
             history: HistorySettings {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::anchor::{Anchor, FRESH, Ground, Plan};
+use super::by_hash::{ByHash, Expected};
 use super::cache::{By, Cache, Key};
 use super::filters::Filters;
 use super::finality::{self, Finality};
@@ -20,7 +21,7 @@ use super::outrun::Outrun;
 use super::params::{self, BlockName};
 use super::send;
 use super::{RpcSettings, not_available};
-use crate::chain::{BlockLogs, BlockRef, Tip};
+use crate::chain::{BlockLogs, BlockRef, Tip, Verify};
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::look::awaited;
 use crate::subscription::Registry;
@@ -61,6 +62,7 @@ pub struct Calls {
     builders: Semaphore,
     finality: Finality,
     outrun: Outrun,
+    by_hash: ByHash,
     /// Times that somebody changed a development chain at will.
     changes: AtomicU64,
     /// The node in use, or the one that was last.
@@ -88,6 +90,7 @@ impl Calls {
             builders: Semaphore::new(BUILDERS),
             finality: Finality::default(),
             outrun: Outrun::default(),
+            by_hash: ByHash::new(settings.verify),
             changes: AtomicU64::new(0),
             node: Mutex::default(),
             settings,
@@ -266,7 +269,7 @@ impl Calls {
     async fn logs(&self, known: Method, mut ask: Ask) -> Answer {
         let query = params::args(&ask.params).and_then(|args| LogQuery::parse(&args));
         let mut late = false;
-        if let Some(query) = query.as_ref().filter(|_| self.settings.trusts_held) {
+        if let Some(query) = query.as_ref().filter(|_| self.settings.verify != Verify::None) {
             match self.held_logs(query).await {
                 Held::Blocks(blocks) => {
                     self.note(known, "history");
@@ -285,7 +288,8 @@ impl Calls {
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // What is not understood is between the client and the node.
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
-        let asking = || self.pool.call(&ask).boxed();
+        let expected = Expected::of(known.name, &ask.params);
+        let asking = || self.ask(&ask, expected, |_| true).boxed();
         let (answer, by) = self.kept_or_asked(known, anchor, &ask, holds, asking).await;
         if query.is_some() && !matches!(by, By::Memory) {
             self.heed_last(&answer);
@@ -378,9 +382,10 @@ impl Calls {
             let head = head.filter(|_| ground.outrun.is_none() && is_null(json) && !is_there(json))?;
             (self.tip.view().branch == ground.view.branch).then_some(CallError::Behind(head.number))
         };
+        let expected = Expected::of(known.name, &ask.params);
         let asking = || {
             let asking = async {
-                match self.ask(&ask, is_there).await {
+                match self.ask(&ask, expected, is_there).await {
                     Ok(Outcome::Result(json)) => missing(&json).map_or(Ok(Outcome::Result(json)), Err),
                     other => other,
                 }
@@ -476,8 +481,10 @@ impl Calls {
         (answer, by)
     }
 
-    /// Asks again for a while, as long as it is not there.
-    async fn ask(&self, ask: &Ask, is_there: impl Fn(&Bytes) -> bool) -> Answer {
+    /// Asks again for a while, as long as it is not there, or something else is.
+    async fn ask(&self, ask: &Ask, expected: Option<Expected>, is_there: impl Fn(&Bytes) -> bool) -> Answer {
+        let fits = |json: &Bytes| expected.is_none_or(|expected| self.by_hash.fits(expected, json));
+        let is_there = |json: &Bytes| fits(json) && is_there(json);
         let mut answer = self.pool.call(ask).await;
         for wait in MISSING {
             match &answer {
@@ -486,7 +493,10 @@ impl Calls {
             }
             answer = self.pool.call(ask).await;
         }
-        answer
+        match answer {
+            Ok(Outcome::Result(json)) if !fits(&json) => Err(CallError::Another),
+            answer => answer,
+        }
     }
 
     // ---- counting
@@ -532,7 +542,7 @@ fn key(anchor: Anchor, ask: &Ask) -> Option<Key> {
 /// PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
 pub(super) fn failed(why: CallError) -> Outcome {
     let code = match why {
-        CallError::Unavailable | CallError::Behind(_) | CallError::Lost => INTERNAL_ERROR,
+        CallError::Unavailable | CallError::Behind(_) | CallError::Lost | CallError::Another => INTERNAL_ERROR,
         CallError::TooLong => RESPONSE_TOO_LARGE,
         CallError::Throttled(_) => LIMIT_EXCEEDED,
         CallError::TimedOut => TIMEOUT,

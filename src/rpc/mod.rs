@@ -5,9 +5,11 @@
 //!          > upstream::routing           a node
 //!          held_logs  the logs of held blocks      filters  filters that live at one node      send  signed transactions
 //!          outrun     what nodes told too early    finality what is kept for good
+//!          by_hash    answers checked against the hash that was asked for
 //! ```
 
 mod anchor;
+mod by_hash;
 mod cache;
 mod calls;
 mod filters;
@@ -25,7 +27,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 
-use crate::chain::Tip;
+use crate::chain::{Tip, Verify};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
 };
@@ -130,8 +132,8 @@ pub struct RpcSettings {
     pub max_batch_response_bytes: usize,
     /// Bytes of answers that are kept.
     pub max_cache_bytes: u64,
-    /// Whether the logs that are held were held against their blocks.
-    pub trusts_held: bool,
+    /// The proof that the contents of blocks are checked against.
+    pub verify: Verify,
 }
 
 /// The half of the service that answers calls.

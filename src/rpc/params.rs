@@ -316,6 +316,29 @@ pub fn last_block_number(list: &[u8]) -> Option<u64> {
     height(std::str::from_utf8(digits).ok()?)
 }
 
+/// The block of each object of a list of logs or receipts, and of the logs in these; `None` for one that is no hash. Looked
+/// for as in [`last_block_number`].
+pub fn block_hashes(list: &[u8]) -> impl Iterator<Item = Option<B256>> {
+    const NAME: &[u8] = b"\"blockHash\"";
+    let mut rest = list;
+    std::iter::from_fn(move || {
+        loop {
+            let at = rest.iter().position(|&byte| byte == b'"')?;
+            rest = &rest[at..];
+            let Some(behind) = rest.strip_prefix(NAME) else {
+                rest = &rest[1..];
+                continue;
+            };
+            rest = behind;
+            if let Some(value) = behind.trim_ascii_start().strip_prefix(b":") {
+                let quoted = value.trim_ascii_start().strip_prefix(b"\"");
+                let hash = quoted.and_then(|text| text.split(|&byte| byte == b'"').next());
+                return Some(hash.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()));
+            }
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

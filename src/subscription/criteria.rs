@@ -11,7 +11,7 @@ use alloy_primitives::{Address, B256};
 
 use crate::chain::Log;
 
-/// What a filter selects by, without the blocks.
+/// The addresses and topics of a filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Criteria {
     /// Sorted, each once; empty means any.
@@ -85,7 +85,7 @@ impl Criteria {
         self.keyed().0
     }
 
-    /// What it takes of the index, at least.
+    /// Entries that it takes of the index, at least.
     pub fn index_entries(&self) -> usize {
         let (shape, keys) = self.keyed();
         let is_exact = (0..FIELDS).all(|field| self.values(field) == 0 || shape.fields & (1 << field) != 0);
@@ -99,7 +99,7 @@ impl Criteria {
 pub(super) struct Keys(RandomState);
 
 impl Keys {
-    /// What all keys of a shape have in common.
+    /// The part that all keys of a shape have in common.
     pub fn base(&self, shape: Shape) -> u64 {
         self.0.hash_one(shape)
     }
@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    /// What is keyed, how many keys that makes, and what a client is charged.
+    /// Fields that are keyed, keys that makes, and entries that a client is charged.
     #[test]
     fn a_filter_is_found_by_all_its_fields_or_by_as_many_combinations_as_may_be() {
         for (addresses, topics, fields, keys, entries) in [

@@ -118,7 +118,7 @@ impl LogFilter {
         self.criteria.topics.get(position).map_or(&[], |wanted| wanted)
     }
 
-    /// What it takes of the index: addresses times topics, each at least one, and more where it has too many combinations of
+    /// Entries that it takes of the index: addresses times topics, each at least one, and more where it has too many combinations of
     /// them to be found by all.
     #[must_use]
     pub fn index_entries(&self) -> usize {

@@ -46,7 +46,7 @@ impl Stream {
 }
 
 impl Topic {
-    /// What it adds to the index: see [`LogFilter::index_entries`]; addresses or transactions that it names; nothing where it is
+    /// Entries that it adds to the index: see [`LogFilter::index_entries`]; addresses or transactions that it names; nothing where it is
     /// no filter.
     #[must_use]
     pub fn index_entries(&self) -> usize {

@@ -37,12 +37,12 @@ struct Group<S> {
 #[derive(Debug)]
 struct ShapeInUse {
     shape: Shape,
-    /// What its keys have in common.
+    /// The part that its keys have in common.
     base: u64,
     groups: usize,
 }
 
-/// Where a subscriber was put.
+/// The place of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSlot {
     group: usize,
@@ -125,7 +125,7 @@ impl<S> LogIndex<S> {
         self.subscribers
     }
 
-    /// Whether nobody subscribed.
+    /// `true` where nobody subscribed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.subscribers == 0

@@ -19,7 +19,7 @@ struct Posting {
     key: u32,
 }
 
-/// Where an entry stands in the list of each of its keys, in the order of the keys.
+/// The rank of an entry in the list of each of its keys, in the order of the keys.
 #[derive(Debug, Default)]
 pub(super) struct Ranks(Box<[u32]>);
 

@@ -20,7 +20,7 @@ pub(super) struct Ranged<S> {
     bounded: Option<Box<Bounded<S>>>,
 }
 
-/// Where a subscriber is.
+/// The place of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seat {
     Unbounded(usize),

@@ -28,6 +28,9 @@ pub enum CallError {
     /// No answer in time.
     #[error("request timed out")]
     TimedOut,
+    /// The answer is about something else than the hash that was asked for.
+    #[error("upstream answered about another hash")]
+    Another,
 }
 
 impl CallError {
@@ -41,6 +44,7 @@ impl CallError {
             Self::TooLong => "response_too_large",
             Self::Throttled(_) => "throttled",
             Self::TimedOut => "timeout",
+            Self::Another => "another_hash",
         }
     }
 }

@@ -94,6 +94,11 @@ impl HttpTransport {
             }
             answer.extend_from_slice(&chunk);
         }
+        if status.is_redirection() {
+            return Err(Failed::Other(format!(
+                "HTTP {status}: redirects are not followed, set the address that serves"
+            )));
+        }
         if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
             return Err(Failed::Throttled(after.map(Duration::from_secs)));
         }
@@ -156,6 +161,10 @@ impl Poller {
     pub(super) fn new(shared: Arc<Shared>, url: Url, inbox: Inbox) -> Self {
         let silence = shared.settings.silence_timeout;
         let client = reqwest::Client::builder()
+            // The address that is set is the one that is asked, with its credentials: neither the environment nor an answer
+            // names another.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
             // What has been idle for so long may be half-open, and one that is half-open must not be kept.
             .pool_idle_timeout(silence)
             .http2_keep_alive_interval(silence / 3)

@@ -190,7 +190,13 @@ impl Pool {
                 }
             }
             Ok(_) | Err(CallError::Throttled(_) | CallError::TimedOut) => under_way.failed(now),
-            Err(CallError::Lost | CallError::TooLong | CallError::Unavailable | CallError::Behind(_)) => {
+            Err(
+                CallError::Lost
+                | CallError::TooLong
+                | CallError::Unavailable
+                | CallError::Behind(_)
+                | CallError::Another,
+            ) => {
                 under_way.lost(now);
             }
         }
