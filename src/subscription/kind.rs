@@ -46,8 +46,13 @@ impl Stream {
 }
 
 impl Topic {
+<<<<<<< HEAD
     /// What it adds to the index: addresses times topics of its filter, each at least one; addresses or transactions that it
     /// names; nothing where it is no filter.
+=======
+    /// Entries that it adds to the index: see [`LogFilter::index_entries`]; addresses or transactions that it names; nothing where it is
+    /// no filter.
+>>>>>>> matching
     #[must_use]
     pub fn index_entries(&self) -> usize {
         let filter = match self {

@@ -26,7 +26,10 @@ mod harness;
 mod heights;
 mod hostile;
 mod keys;
+<<<<<<< HEAD
 mod lanes;
+=======
+>>>>>>> matching
 mod liar;
 mod limits;
 mod memory;
