@@ -163,12 +163,19 @@ struct Watcher {
     socket: Socket,
     phases: watch::Receiver<Phase>,
     seen: Arc<Mutex<Seen>>,
-    /// What waits for its answer, since when, and in which phase it was asked.
-    asked: HashMap<u64, (Instant, bool)>,
+    asked: HashMap<u64, Asked>,
     next_id: u64,
     sender: Option<Sender>,
     /// The ids of its subscriptions, by those of the requests.
     kinds: HashMap<String, u64>,
+}
+
+/// A call that waits for its answer.
+struct Asked {
+    since: Instant,
+    during: bool,
+    /// The nonce, where it sends a transaction.
+    nonce: Option<u64>,
 }
 
 impl Watcher {
@@ -219,19 +226,22 @@ impl Watcher {
     async fn call(&mut self, during: bool) -> Result<(), String> {
         // Nobody asked for the balance of this one before.
         let account = Address::left_padding_from(&(0xb0_0000_0000 + self.next_id).to_be_bytes());
-        self.ask("eth_getBalance", &json!([account, "latest"]), during).await
+        self.ask("eth_getBalance", &json!([account, "latest"]), during, None)
+            .await
     }
 
     async fn transact(&mut self, during: bool) -> Result<(), String> {
         let Some(sender) = &mut self.sender else { return Ok(()) };
-        let raw = sender.sign();
-        self.ask("eth_sendRawTransaction", &json!([raw]), during).await
+        let (raw, nonce) = (sender.sign(), sender.nonce);
+        self.ask("eth_sendRawTransaction", &json!([raw]), during, Some(nonce))
+            .await
     }
 
-    async fn ask(&mut self, method: &str, params: &Value, during: bool) -> Result<(), String> {
+    async fn ask(&mut self, method: &str, params: &Value, during: bool, nonce: Option<u64>) -> Result<(), String> {
         let id = self.next_id;
         self.next_id += 1;
-        self.asked.insert(id, (Instant::now(), during));
+        let since = Instant::now();
+        self.asked.insert(id, Asked { since, during, nonce });
         say(&mut self.socket, request(id as usize, method, params)).await
     }
 
@@ -262,12 +272,21 @@ impl Watcher {
             }
             return;
         }
-        let Some((since, during)) = self.asked.remove(&id) else {
+        let Some(Asked { since, during, nonce }) = self.asked.remove(&id) else {
             return seen.failures.push(format!("an answer to nothing: {message}"));
         };
         let took = now - since;
         seen.calls[usize::from(during)].push(took);
-        if message["result"].is_null() {
+        // The node has it, from a time when its answer was lost.
+        let known = ["already known", "nonce too low"];
+        let is_known = |words: &str| known.iter().any(|known| words.contains(known));
+        let is_known = nonce.is_some() && message["error"]["message"].as_str().is_some_and(is_known);
+        if let (Some(nonce), Some(sender)) = (nonce, &mut self.sender)
+            && (is_known || !message["result"].is_null())
+        {
+            sender.nonce = sender.nonce.max(nonce + 1);
+        }
+        if message["result"].is_null() && !is_known {
             seen.failures.push(format!("a call: {}", message["error"]));
         } else if took > PATIENCE {
             seen.failures.push(format!("a call: answered after {took:?}"));
@@ -330,6 +349,7 @@ async fn resume(socket: &mut Socket, id: usize, from: B256) -> Result<(), Failed
 /// An account of its own, which sends nothing to nobody.
 struct Sender {
     key: B256,
+    /// That of the next transaction: the one after the last that the node took.
     nonce: u64,
 }
 
@@ -352,7 +372,6 @@ impl Sender {
             value: U256::ZERO,
             ..TxEip1559::default()
         };
-        self.nonce += 1;
         let signature = sign_message(self.key, transaction.signature_hash()).expect("the key is one");
         hex::encode_prefixed(transaction.into_signed(signature).encoded_2718())
     }

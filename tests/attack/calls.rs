@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::arena::Arena;
-use crate::node::{POISON, SLOW, SLOW_METHOD};
-use crate::peer::{Peer, attacker, request};
+use crate::node::{POISON, SLOW_METHOD};
+use crate::peer::{OWNER, Peer, Reply, attacker, request};
 
 /// One more than Go's decoder takes (`maxNestingDepth` in encoding/json).
 const TOO_DEEP: usize = 10_001;
@@ -112,7 +112,8 @@ pub async fn methods(arena: Arena) {
     }
 }
 
-fn code_of(number: usize) -> Value {
+/// A call with a long answer.
+pub fn code_of(number: usize) -> Value {
     request(1, "eth_getCode", &json!([format!("{number:#042x}"), "latest"]))
 }
 
@@ -147,6 +148,80 @@ pub async fn too_long(arena: Arena) {
     }
 }
 
+/// What another client's filter has to tell is not drained, and the filter not ended, by who guesses its id.
+pub async fn foreign_filter(arena: Arena) {
+    let Some(mut owner) = Peer::connect(&arena, OWNER).await else {
+        return arena.broken("the filter's owner is let in");
+    };
+    let made = result_of(
+        owner
+            .post(r#"{"jsonrpc":"2.0","id":1,"method":"eth_newBlockFilter"}"#)
+            .await,
+    );
+    let Some(id) = made.as_str() else {
+        return arena.broken(format!("a filter is made: {made}"));
+    };
+    let first = arena.node().head().number() + 1;
+    arena
+        .all(2, async |arena: Arena, number| {
+            let Some(mut peer) = Peer::open(&arena, attacker(number)).await else {
+                return;
+            };
+            for guess in 0..40 {
+                let (text, method) = (
+                    format!("{guess:#x}"),
+                    ["eth_getFilterChanges", "eth_uninstallFilter"][number],
+                );
+                for params in [
+                    json!([guess]),
+                    json!([text]),
+                    json!([text, null]),
+                    json!({"id": text}),
+                    json!({}),
+                ] {
+                    peer.ask(request(guess, method, &params).to_string()).await;
+                }
+            }
+        })
+        .await;
+    arena.end().await;
+    let last = arena.node().head().number();
+    // What the node has it may not have told us yet.
+    sleep(Duration::from_millis(300)).await;
+    let changes = result_of(
+        owner
+            .post(&request(2, "eth_getFilterChanges", &json!([id])).to_string())
+            .await,
+    );
+    let got: BTreeSet<&str> = changes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let hash = |number| {
+        arena
+            .node()
+            .with_chain(|chain| chain.block_at(number).map(|block| block.hash().to_string()))
+    };
+    let missing = (first..=last).filter(|number| !hash(*number).is_some_and(|hash| got.contains(hash.as_str())));
+    match missing.count() {
+        0 => {}
+        count => arena.broken(format!(
+            "{count} blocks are missing in another client's filter: {changes}"
+        )),
+    }
+}
+
+fn result_of(reply: Option<Reply>) -> Value {
+    let body = reply.map(|reply| reply.body).unwrap_or_default();
+    let mut answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+    match answer["result"].take() {
+        Value::Null => answer["error"].take(),
+        result => result,
+    }
+}
+
 /// Calls that take long, as many as one connection may have under way, on twenty connections of two addresses.
 pub async fn slow(arena: Arena) {
     const IN_FLIGHT: usize = 256;
@@ -174,5 +249,4 @@ pub async fn slow(arena: Arena) {
             }
         })
         .await;
-    debug_assert!(SLOW > Duration::ZERO);
 }

@@ -13,11 +13,14 @@ mod bystander;
 mod calls;
 #[path = "../shared/client_frame.rs"]
 mod client_frame;
+mod clients;
 mod node;
+mod nodes;
 mod peer;
 mod proxy;
 mod report;
 mod rows;
+mod subscriptions;
 mod verdict;
 
 use std::process::ExitCode;
@@ -57,7 +60,11 @@ fn main() -> ExitCode {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     // Attackers, the node and the bystander must not keep each other waiting.
     let (attackers, nodes, bystanders) = (runtime(2), runtime(2), runtime(1));
-    let node = match nodes.block_on(Node::start()) {
+    let node = match &wishes.geth {
+        Some(binary) => nodes.block_on(Node::geth(binary.clone())),
+        None => nodes.block_on(Node::devnet(wishes.form)),
+    };
+    let node = match node {
         Ok(node) => node,
         Err(why) => return report::close(&wishes, &[Verdict::broken("the node", why)], &[], began.elapsed()),
     };
@@ -107,7 +114,8 @@ impl Stage<'_> {
     async fn play(&self) -> Result<Verdict, String> {
         let (row, form) = (self.row, self.wishes.form);
         let lying = Arc::new(AtomicBool::new(false));
-        let second = Second::start(row.second, self.node, self.nodes, lying.clone()).await?;
+        let starting = Second::start(row.second, self.node.url(), form, lying.clone());
+        let second = self.nodes.spawn(starting).await.map_err(|why| why.to_string())??;
         let directory = tempfile::tempdir().map_err(|why| why.to_string())?;
         let mut upstreams = format!("\"{}\"", self.node.url());
         if let Some(url) = second.url() {

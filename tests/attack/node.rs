@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+use crate::arena::Form;
 use crate::peer::{attacker, request};
 
 /// Over a call with this text the simulated node closes the connection.
@@ -19,8 +20,9 @@ pub const POISON: &str = "0xdeadbeef";
 /// Calls of this method take [`SLOW`] on the simulated node.
 pub const SLOW_METHOD: &str = "eth_estimateGas";
 pub const SLOW: Duration = Duration::from_secs(3);
-/// Characters of an answer to `eth_getCode` on the simulated node.
-pub const LONG: usize = 20 << 20;
+/// Characters of an answer to `eth_getCode` on the simulated node, in the two forms. Both are above what the row of answers
+/// that are too long sets.
+const LONG: [usize; 2] = [5 << 20, 20 << 20];
 
 /// Time between two blocks of geth, which knows whole seconds.
 const GETH_PERIOD: Duration = Duration::from_secs(1);
@@ -44,18 +46,12 @@ pub struct Truth {
 }
 
 impl Node {
-    /// geth where `GETH` says where it is.
-    pub async fn start() -> Result<Self, String> {
-        match std::env::var_os("GETH").filter(|_| std::env::args().any(|argument| argument == "--geth")) {
-            Some(binary) => Self::geth(binary.into()).await,
-            None => Devnet::start(settings(0))
-                .await
-                .map(Self::Devnet)
-                .map_err(|why| why.to_string()),
-        }
+    pub async fn devnet(form: Form) -> Result<Self, String> {
+        let node = Devnet::start(settings(form, 0)).await;
+        node.map(Self::Devnet).map_err(|why| why.to_string())
     }
 
-    async fn geth(binary: PathBuf) -> Result<Self, String> {
+    pub async fn geth(binary: PathBuf) -> Result<Self, String> {
         let directory = tempfile::tempdir().map_err(|why| why.to_string())?;
         let log = directory.path().join("log");
         let process = Command::new(&binary)
@@ -90,10 +86,10 @@ impl Node {
     }
 
     /// A second node of the same beginnings, which then goes its own way.
-    pub async fn rival(&self) -> Result<Devnet, String> {
+    pub async fn rival(form: Form) -> Result<Devnet, String> {
         let config = devnet::Config {
             block_time: None,
-            ..settings(1)
+            ..settings(form, 1)
         };
         Devnet::start(config).await.map_err(|why| why.to_string())
     }
@@ -181,7 +177,7 @@ const BLOCK_TIME: Duration = Duration::from_millis(250);
 
 /// Blocks for a resume that is longer than the program's memory, with what makes it long; a version by which no setting for
 /// development nodes applies.
-fn settings(fork_seed: u64) -> devnet::Config {
+fn settings(form: Form, fork_seed: u64) -> devnet::Config {
     devnet::Config {
         client_version: "Geth/v1.17.8-stable/linux-amd64/go1.25".to_owned(),
         fork_seed,
@@ -196,7 +192,7 @@ fn settings(fork_seed: u64) -> devnet::Config {
             close_on: Some(POISON.to_owned()),
             delay: Some(SLOW),
             delay_on: vec![SLOW_METHOD.to_owned()],
-            code_bytes: LONG / 2,
+            code_bytes: LONG[usize::from(form == Form::Full)] / 2,
             ..devnet::Faults::default()
         },
         ..devnet::Config::default()

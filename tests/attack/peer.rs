@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::arena::Arena;
@@ -17,6 +18,10 @@ const CLOSE: u8 = 0x88;
 
 /// The addresses of attackers end so; the bystander's is another one.
 pub const ATTACKERS: std::ops::RangeInclusive<u8> = 2..=8;
+
+/// The addresses of others who must not suffer: a client that comes during the attack, and one that has a filter.
+pub const NEWCOMER: u8 = 10;
+pub const OWNER: u8 = 11;
 
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -43,11 +48,6 @@ pub async fn connect(to: SocketAddr, from: u8, receive_buffer: Option<u32>) -> s
     Ok(stream)
 }
 
-/// A reset in place of a farewell.
-pub fn cut(stream: &TcpStream) {
-    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-}
-
 /// The answer to an HTTP request.
 pub struct Reply {
     pub status: u16,
@@ -57,7 +57,8 @@ pub struct Reply {
 /// A connection to the program.
 pub struct Peer {
     arena: Arena,
-    stream: BufReader<TcpStream>,
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
 }
 
 impl Peer {
@@ -68,10 +69,14 @@ impl Peer {
 
     pub async fn connect_to(arena: &Arena, to: SocketAddr, from: u8, receive_buffer: Option<u32>) -> Option<Self> {
         match connect(to, from, receive_buffer).await {
-            Ok(stream) => Some(Self {
-                arena: arena.clone(),
-                stream: BufReader::with_capacity(4 << 10, stream),
-            }),
+            Ok(stream) => {
+                let (reader, writer) = stream.into_split();
+                Some(Self {
+                    arena: arena.clone(),
+                    reader: BufReader::with_capacity(4 << 10, reader),
+                    writer,
+                })
+            }
             Err(_) => {
                 arena.count("no TCP");
                 None
@@ -98,7 +103,7 @@ impl Peer {
 
     /// Bytes as they are; false where the other end takes them no more.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.get_mut().write_all(bytes.as_ref()).await.is_ok()
+        self.writer.write_all(bytes.as_ref()).await.is_ok()
     }
 
     pub async fn send(&mut self, text: impl AsRef<[u8]>) -> bool {
@@ -107,26 +112,7 @@ impl Peer {
 
     /// The next message that is no notification, which is counted; none, and a count, where the connection ends.
     pub async fn answer(&mut self) -> Option<String> {
-        loop {
-            let Some((first, payload)) = self.frame().await else {
-                self.arena.count("cut");
-                return None;
-            };
-            match first {
-                CLOSE => {
-                    let code = payload.first_chunk().map_or(0, |code| u16::from_be_bytes(*code));
-                    self.arena.count(&format!("closed {code}"));
-                    return None;
-                }
-                TEXT => {}
-                _ => continue,
-            }
-            let text = String::from_utf8(payload).ok()?;
-            if !text.starts_with(r#"{"jsonrpc":"2.0","method""#) {
-                self.arena.count_answers(&text);
-                return Some(text);
-            }
-        }
+        read_answer(&self.arena, &mut self.reader).await
     }
 
     pub async fn ask(&mut self, text: impl AsRef<[u8]>) -> Option<String> {
@@ -137,23 +123,9 @@ impl Peer {
         self.answer().await
     }
 
-    /// The next frame: its first byte and its payload.
-    pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let stream = &mut self.stream;
-        let first = stream.read_u8().await.ok()?;
-        let length = match stream.read_u8().await.ok()? & 0x7f {
-            126 => u64::from(stream.read_u16().await.ok()?),
-            127 => stream.read_u64().await.ok()?,
-            length => u64::from(length),
-        };
-        let mut payload = vec![0; usize::try_from(length).ok()?];
-        stream.read_exact(&mut payload).await.ok()?;
-        Some((first, payload))
-    }
-
     /// One byte of whatever comes; none where the connection ends.
     pub async fn byte(&mut self) -> Option<u8> {
-        self.stream.read_u8().await.ok()
+        self.reader.read_u8().await.ok()
     }
 
     /// An HTTP request with this head, which lacks its end, on a connection that may have had others; its status is counted.
@@ -178,7 +150,7 @@ impl Peer {
         let (mut status, mut length) = (None, 0);
         loop {
             let mut line = String::new();
-            if self.stream.read_line(&mut line).await.ok()? == 0 {
+            if self.reader.read_line(&mut line).await.ok()? == 0 {
                 return None;
             }
             let line = line.trim_end().to_ascii_lowercase();
@@ -190,14 +162,62 @@ impl Peer {
             }
         }
         let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).await.ok()?;
+        self.reader.read_exact(&mut body).await.ok()?;
         Some(Reply { status: status?, body })
     }
 
-    /// Ends the connection by a reset.
-    pub fn cut(self) {
-        cut(self.stream.get_ref());
+    /// The end that writes; answers are read and counted beside it, until the connection ends.
+    pub fn into_writer(self) -> OwnedWriteHalf {
+        let Self {
+            arena,
+            mut reader,
+            writer,
+        } = self;
+        tokio::spawn(async move { while read_answer(&arena, &mut reader).await.is_some() {} });
+        writer
     }
+
+    /// Ends the connection by a reset in place of a farewell.
+    pub fn cut(self) {
+        let _ = socket2::SockRef::from(self.writer.as_ref()).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// As [`Peer::answer`].
+async fn read_answer(arena: &Arena, reader: &mut BufReader<OwnedReadHalf>) -> Option<String> {
+    loop {
+        let Some((first, payload)) = read_frame(reader).await else {
+            arena.count("cut");
+            return None;
+        };
+        match first {
+            CLOSE => {
+                let code = payload.first_chunk().map_or(0, |code| u16::from_be_bytes(*code));
+                arena.count(&format!("closed {code}"));
+                return None;
+            }
+            TEXT => {}
+            _ => continue,
+        }
+        let text = String::from_utf8(payload).ok()?;
+        if !text.starts_with(r#"{"jsonrpc":"2.0","method""#) {
+            arena.count_answers(&text);
+            return Some(text);
+        }
+    }
+}
+
+/// The next frame: its first byte and its payload.
+async fn read_frame(reader: &mut BufReader<OwnedReadHalf>) -> Option<(u8, Vec<u8>)> {
+    let first = reader.read_u8().await.ok()?;
+    let length = match reader.read_u8().await.ok()? & 0x7f {
+        126 => u64::from(reader.read_u16().await.ok()?),
+        127 => reader.read_u64().await.ok()?,
+        length => u64::from(length),
+    };
+    let mut payload = vec![0; usize::try_from(length).ok()?];
+    reader.read_exact(&mut payload).await.ok()?;
+    Some((first, payload))
 }
 
 /// The head of a POST of so much JSON, without its end.

@@ -14,6 +14,8 @@ pub struct Wishes {
     pub form: Form,
     /// Where the table is written to, as `attack.md` and `attack.json`.
     pub report: Option<PathBuf>,
+    /// The geth to stand behind headwater in place of the simulated node.
+    pub geth: Option<PathBuf>,
 }
 
 impl Wishes {
@@ -24,6 +26,7 @@ impl Wishes {
             list: false,
             form: Form::Short,
             report: None,
+            geth: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
@@ -31,6 +34,7 @@ impl Wishes {
                 "--list" => wishes.list = true,
                 "--full" => wishes.form = Form::Full,
                 "--report" => wishes.report = arguments.next().map(PathBuf::from),
+                "--geth" => wishes.geth = arguments.next().map(PathBuf::from),
                 "--ignored" | "--bench" => return None,
                 "--skip" | "--test-threads" | "--format" | "--color" | "-Z" => drop(arguments.next()),
                 flag if flag.starts_with('-') => {}

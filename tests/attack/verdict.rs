@@ -64,7 +64,7 @@ impl Verdict {
         self.failed = seen.failures.len();
         self.closed = seen.closed.len();
         let mut reasons: Vec<String> = seen.closed.iter().map(|why| format!("closed: {why}")).collect();
-        reasons.extend(counted(&seen.failures));
+        reasons.extend(seen.failures.iter().cloned());
         let lost = losses(seen, truth, last);
         self.lost = lost.len();
         if let Some(first) = lost.first() {
@@ -85,6 +85,7 @@ impl Verdict {
             ));
         }
         self.reasons.extend(reasons);
+        self.reasons = counted(&self.reasons);
     }
 }
 
@@ -96,7 +97,10 @@ fn counted(reasons: &[String]) -> Vec<String> {
     }
     times
         .into_iter()
-        .map(|(reason, times)| format!("{times} × {reason}"))
+        .map(|(reason, times)| match times {
+            1 => reason.clone(),
+            _ => format!("{times} × {reason}"),
+        })
         .collect()
 }
 
