@@ -24,12 +24,22 @@ pub enum Form {
 impl Form {
     /// Time in which the bystander is watched before the attack.
     pub fn calm(self) -> Duration {
-        Duration::from_millis(if self == Self::Full { 3_000 } else { 400 })
+        Duration::from_millis(if self == Self::Full { 3_000 } else { 250 })
+    }
+
+    /// Time for what an attack leaves behind to show, and for an attack that does not end by itself.
+    pub fn aftermath(self) -> Duration {
+        Duration::from_millis(if self == Self::Full { 1_000 } else { 300 })
+    }
+
+    /// Longest time of an answer to the bystander. In the short form it is only to tell late from never, on any machine.
+    pub fn patience(self) -> Duration {
+        Duration::from_secs(if self == Self::Full { 10 } else { 30 })
     }
 
     /// Longest time of an attack.
     pub fn window(self) -> Duration {
-        Duration::from_millis(if self == Self::Full { 6_000 } else { 1_500 })
+        Duration::from_millis(if self == Self::Full { 6_000 } else { 1_200 })
     }
 }
 
@@ -120,12 +130,13 @@ impl Arena {
         sleep_until(self.0.ends).await;
     }
 
-    /// Waits between the steps of an attack that takes all its time in so many steps.
-    pub async fn step(&self, steps: usize) {
-        tokio::time::sleep(self.0.form.window() / steps.max(1) as u32).await;
+    /// Waits for the turn of this one of so many attackers, who take all the attack's time together.
+    pub async fn turn(&self, number: usize, of: usize) {
+        let time = self.0.form.window().mul_f64(number as f64 / of as f64);
+        tokio::time::sleep(time).await;
     }
 
-    /// Runs attackers at the same time, until all have ended.
+    /// Runs attackers at the same time, until all have ended or the attack's time is over.
     pub async fn all<F>(&self, count: usize, attacker: impl Fn(Self, usize) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -134,12 +145,17 @@ impl Arena {
         for number in 0..count {
             attackers.spawn(attacker(self.clone(), number));
         }
-        while let Some(ended) = attackers.join_next().await {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                self.broken(format!("an attacker panicked: {error}"));
+        let ending = async {
+            while let Some(ended) = attackers.join_next().await {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    self.broken("an attacker panicked");
+                }
             }
+        };
+        // Those that end by themselves at the attack's end are not to be counted.
+        let limit = self.0.ends + self.0.form.aftermath() / 2;
+        if tokio::time::timeout_at(limit, ending).await.is_err() {
+            self.count_by("ended by the clock", attackers.len() as u64);
         }
     }
 

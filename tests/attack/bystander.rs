@@ -28,8 +28,8 @@ const ADDRESS: u8 = 9;
 const CALLS: Duration = Duration::from_millis(100);
 const TRANSACTIONS: Duration = Duration::from_secs(1);
 const RESUMES: Duration = Duration::from_secs(1);
-/// An answer that takes longer has failed.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Time in which it has to be let in and to be sent a first head.
+const START: Duration = Duration::from_secs(30);
 
 /// Requests have these ids, then those of calls follow.
 const HEADS: u64 = 1;
@@ -75,13 +75,15 @@ pub struct Bystander {
     seen: Arc<Mutex<Seen>>,
     phase: watch::Sender<Phase>,
     running: JoinHandle<()>,
+    patience: Duration,
 }
 
 type Socket = WebSocketStream<TcpStream>;
 
 impl Bystander {
     /// It is subscribed when this returns. `transactions`: the node takes those of an account without money.
-    pub async fn join(address: SocketAddr, transactions: bool) -> Result<Self, String> {
+    /// What takes longer than `patience` has failed.
+    pub async fn join(address: SocketAddr, transactions: bool, patience: Duration) -> Result<Self, String> {
         let mut events = open(address).await?;
         for (id, kind) in [(LOGS, json!(["logs", {}])), (HEADS, json!(["newHeads"]))] {
             say(&mut events, request(id as usize, "eth_subscribe", &kind)).await?;
@@ -97,21 +99,25 @@ impl Bystander {
             next_id: FIRST_CALL,
             sender: transactions.then(Sender::new),
             kinds: HashMap::new(),
+            patience,
         };
-        let resumer = resume_again_and_again(resumes, phases, seen.clone());
+        let resumer = resume_again_and_again(resumes, phases, seen.clone(), patience);
         let running = tokio::spawn(async move {
             tokio::join!(watcher.run(), resumer);
         });
-        let bystander = Self { seen, phase, running };
+        let bystander = Self {
+            seen,
+            phase,
+            running,
+            patience,
+        };
         // Its first head shows that it is subscribed.
         let first = async {
             while bystander.seen.lock().heads.is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(PATIENCE, first)
-            .await
-            .map_err(|_| "the bystander gets no head")?;
+        timeout(START, first).await.map_err(|_| "the bystander gets no head")?;
         Ok(bystander)
     }
 
@@ -122,8 +128,13 @@ impl Bystander {
     /// Everything that it saw, when the head of this number and its logs have come or do not come.
     pub async fn leave(self, last: u64) -> Seen {
         self.phase.send_replace(Phase::After(last));
-        let Self { seen, running, .. } = self;
-        if let Ok(Err(error)) = timeout(PATIENCE * 2, running).await {
+        let Self {
+            seen,
+            running,
+            patience,
+            ..
+        } = self;
+        if let Ok(Err(error)) = timeout(patience * 2, running).await {
             seen.lock().failures.push(format!("the bystander panicked: {error}"));
         }
         let seen = seen.lock();
@@ -137,7 +148,7 @@ async fn open(address: SocketAddr) -> Result<Socket, String> {
         let upgraded = client_async(format!("ws://{address}"), stream).await;
         upgraded.map(|(socket, _)| socket).map_err(|why| why.to_string())
     };
-    timeout(PATIENCE, opening).await.map_err(|_| "no upgrade in time")?
+    timeout(START, opening).await.map_err(|_| "no upgrade in time")?
 }
 
 async fn say(socket: &mut Socket, message: Value) -> Result<(), String> {
@@ -168,6 +179,7 @@ struct Watcher {
     sender: Option<Sender>,
     /// The ids of its subscriptions, by those of the requests.
     kinds: HashMap<String, u64>,
+    patience: Duration,
 }
 
 /// A call that waits for its answer.
@@ -176,6 +188,15 @@ struct Asked {
     during: bool,
     /// The nonce, where it sends a transaction.
     nonce: Option<u64>,
+}
+
+impl Asked {
+    fn name(&self) -> &'static str {
+        match self.nonce {
+            Some(_) => "a transaction",
+            None => "a call",
+        }
+    }
 }
 
 impl Watcher {
@@ -190,7 +211,7 @@ impl Watcher {
             let phase = *self.phases.borrow_and_update();
             if let Phase::After(last) = phase {
                 let since = *leaving.get_or_insert_with(Instant::now);
-                if self.is_satisfied(last) || since.elapsed() > PATIENCE {
+                if self.is_satisfied(last) || since.elapsed() > self.patience {
                     return self.give_up();
                 }
             }
@@ -218,8 +239,11 @@ impl Watcher {
     }
 
     fn give_up(&mut self) {
-        for _ in self.asked.drain() {
-            self.seen.lock().failures.push("a call: no answer in time".to_owned());
+        for (_, asked) in self.asked.drain() {
+            self.seen
+                .lock()
+                .failures
+                .push(format!("{}: no answer in time", asked.name()));
         }
     }
 
@@ -272,30 +296,35 @@ impl Watcher {
             }
             return;
         }
-        let Some(Asked { since, during, nonce }) = self.asked.remove(&id) else {
+        let Some(asked) = self.asked.remove(&id) else {
             return seen.failures.push(format!("an answer to nothing: {message}"));
         };
-        let took = now - since;
-        seen.calls[usize::from(during)].push(took);
+        let (took, name) = (now - asked.since, asked.name());
+        seen.calls[usize::from(asked.during)].push(took);
         // The node has it, from a time when its answer was lost.
         let known = ["already known", "nonce too low"];
         let is_known = |words: &str| known.iter().any(|known| words.contains(known));
-        let is_known = nonce.is_some() && message["error"]["message"].as_str().is_some_and(is_known);
-        if let (Some(nonce), Some(sender)) = (nonce, &mut self.sender)
+        let is_known = asked.nonce.is_some() && message["error"]["message"].as_str().is_some_and(is_known);
+        if let (Some(nonce), Some(sender)) = (asked.nonce, &mut self.sender)
             && (is_known || !message["result"].is_null())
         {
             sender.nonce = sender.nonce.max(nonce + 1);
         }
         if message["result"].is_null() && !is_known {
-            seen.failures.push(format!("a call: {}", message["error"]));
-        } else if took > PATIENCE {
-            seen.failures.push(format!("a call: answered after {took:?}"));
+            seen.failures.push(format!("{name}: {}", message["error"]));
+        } else if took > self.patience {
+            seen.failures.push(format!("{name}: answered after {took:?}"));
         }
     }
 }
 
 /// Resumes from the head before the last, so that there is something to be told, and leaves again.
-async fn resume_again_and_again(mut socket: Socket, mut phases: watch::Receiver<Phase>, seen: Arc<Mutex<Seen>>) {
+async fn resume_again_and_again(
+    mut socket: Socket,
+    mut phases: watch::Receiver<Phase>,
+    seen: Arc<Mutex<Seen>>,
+    patience: Duration,
+) {
     let mut ticks = interval(RESUMES);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     for id in 1_usize.. {
@@ -310,7 +339,7 @@ async fn resume_again_and_again(mut socket: Socket, mut phases: watch::Receiver<
         let from = seen.lock().heads.iter().rev().nth(1).map(|head| head.hash);
         let Some(from) = from else { continue };
         let began = Instant::now();
-        match timeout(PATIENCE, resume(&mut socket, id, from)).await {
+        match timeout(patience, resume(&mut socket, id, from)).await {
             Ok(Ok(())) => seen.lock().resumes[usize::from(phase == Phase::During)].push(began.elapsed()),
             Ok(Err(Failed::Refused(why))) => seen.lock().failures.push(format!("a resume: {why}")),
             Ok(Err(Failed::Closed(why))) => return seen.lock().closed.push(format!("resumes: {why}")),

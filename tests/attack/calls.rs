@@ -59,25 +59,31 @@ const ODD: [&str; 12] = [
 
 /// What we take for JSON and the node does not.
 pub async fn deep(arena: Arena) {
-    let deep = "[".repeat(TOO_DEEP) + &"]".repeat(TOO_DEEP);
-    let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"eth_call","params":{deep}}}"#);
-    for number in 0..12 {
-        if let Some(mut peer) = Peer::open(&arena, attacker(number)).await {
-            peer.ask(&call).await;
-        }
-        arena.step(12).await;
-    }
+    const CALLS: usize = 12;
+    arena
+        .all(CALLS, async |arena: Arena, number| {
+            arena.turn(number, CALLS).await;
+            let deep = "[".repeat(TOO_DEEP) + &"]".repeat(TOO_DEEP);
+            let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"eth_call","params":{deep}}}"#);
+            if let Some(mut peer) = Peer::open(&arena, attacker(number)).await {
+                peer.ask(call).await;
+            }
+        })
+        .await;
 }
 
 /// Calls over which the node closes the connection that everybody shares.
 pub async fn poison(arena: Arena) {
-    for number in 0..20 {
-        let params = json!([{"to": POISON, "nonce": format!("{number:#x}")}, "latest"]);
-        if let Some(mut peer) = Peer::open(&arena, attacker(number)).await {
-            peer.ask(request(1, "eth_call", &params).to_string()).await;
-        }
-        arena.step(20).await;
-    }
+    const CALLS: usize = 20;
+    arena
+        .all(CALLS, async |arena: Arena, number| {
+            arena.turn(number, CALLS).await;
+            let params = json!([{"to": POISON, "nonce": format!("{number:#x}")}, "latest"]);
+            if let Some(mut peer) = Peer::open(&arena, attacker(number)).await {
+                peer.ask(request(1, "eth_call", &params).to_string()).await;
+            }
+        })
+        .await;
 }
 
 /// The methods that are the operator's, under their names and under odd ones; none may reach the node.
@@ -140,12 +146,15 @@ pub async fn long_answers(arena: Arena) {
 
 /// Answers that are longer than what we read from a node.
 pub async fn too_long(arena: Arena) {
-    for number in 0..10 {
-        if let Some(mut peer) = Peer::open(&arena, attacker(number)).await {
-            peer.ask(code_of(number).to_string()).await;
-        }
-        arena.step(10).await;
-    }
+    const CALLS: usize = 10;
+    arena
+        .all(CALLS, async |arena: Arena, number| {
+            arena.turn(number, CALLS).await;
+            if let Some(mut peer) = Peer::open(&arena, attacker(number)).await {
+                peer.ask(code_of(number).to_string()).await;
+            }
+        })
+        .await;
 }
 
 /// What another client's filter has to tell is not drained, and the filter not ended, by who guesses its id.

@@ -37,10 +37,7 @@ use rows::{Row, Second};
 use tokio::runtime::{Builder, Runtime};
 use verdict::Verdict;
 
-/// Time for what an attack leaves behind to show.
-const AFTERMATH: Duration = Duration::from_millis(600);
-/// An attack that does not end by itself is ended this long behind its time.
-const GRACE: Duration = Duration::from_secs(1);
+/// Between two looks at the process's memory.
 const SAMPLES: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
@@ -127,7 +124,7 @@ impl Stage<'_> {
         let transactions = control.is_some();
         let joining = self
             .bystanders
-            .spawn(async move { Bystander::join(address, transactions).await });
+            .spawn(async move { Bystander::join(address, transactions, form.patience()).await });
         let bystander = joining.await.map_err(|why| why.to_string())??;
         tokio::time::sleep(form.calm()).await;
         let rss_before = memory.max();
@@ -140,11 +137,11 @@ impl Stage<'_> {
             lying,
         };
         let arena = Arena::open(ground, form);
-        let limit = form.window() + GRACE;
+        let limit = form.window() + form.patience();
         if tokio::time::timeout(limit, (row.attack)(arena.clone())).await.is_err() {
-            arena.count("ended by the clock");
+            arena.broken("the attack did not end, so not all was asserted");
         }
-        tokio::time::sleep(AFTERMATH).await;
+        tokio::time::sleep(form.aftermath()).await;
         let last = self.node.height().await;
         let seen = bystander.leave(last).await;
         let rss_max = memory.max();

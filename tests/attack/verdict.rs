@@ -89,19 +89,21 @@ impl Verdict {
     }
 }
 
-/// The same reason once, with how many times.
+/// Reasons that differ in digits alone once, with how many there are.
 fn counted(reasons: &[String]) -> Vec<String> {
-    let mut times = BTreeMap::new();
+    let mut kinds: BTreeMap<String, (&String, usize)> = BTreeMap::new();
     for reason in reasons {
-        *times.entry(reason).or_insert(0) += 1;
+        let kind = reason
+            .split(|c: char| c.is_ascii_hexdigit())
+            .filter(|part| !part.is_empty())
+            .collect();
+        kinds.entry(kind).or_insert((reason, 0)).1 += 1;
     }
-    times
-        .into_iter()
-        .map(|(reason, times)| match times {
-            1 => reason.clone(),
-            _ => format!("{times} × {reason}"),
-        })
-        .collect()
+    let line = |(reason, times): (&String, usize)| match times {
+        1 => reason.clone(),
+        _ => format!("{times} × {reason}"),
+    };
+    kinds.into_values().map(line).collect()
 }
 
 /// The first head may have come before the subscription to its logs; everything behind it is owed.
