@@ -99,6 +99,12 @@ chaos: build $(NODE_READY) ## real processes killed and stopped under load: make
 	CHAOS_SECONDS=$$(($(MINUTES) * 60)) CHAOS_SEED=$(or $(SEED),$$(date +%s)) \
 	$(CARGO) test --locked --test chaos -- --exact chaos_costs_no_client_an_event
 
+# Not GETH, which may be set for other tests: most rows need faults that no real node has on demand.
+.PHONY: attack
+attack: build ## clients and nodes that mean harm, beside a bystander, as a table (ROW=deep for one; ATTACK_GETH=geth; REPORT=dir)
+	PROXY_BIN=$(TARGET_DIR)/release/headwater $(CARGO) test --locked --test attack -- --full \
+		$(if $(ATTACK_GETH),--geth $(ATTACK_GETH)) $(if $(REPORT),--report $(abspath $(REPORT))) $(ROW)
+
 .PHONY: fmt
 fmt: ## format the code
 	$(CARGO) fmt

@@ -24,6 +24,8 @@ pub struct Config {
     pub fork_seed: u64,
     /// What `eth_chainId` answers and transactions are signed for.
     pub chain_id: u64,
+    /// What `web3_clientVersion` answers.
+    pub client_version: String,
     /// The timestamp of block 0, in seconds since 1970. Fixed rather than "now", so that hashes can be repeated.
     pub genesis_timestamp: u64,
     /// Seconds between the timestamps of two blocks, whatever the wall clock says. At least 1.
@@ -71,6 +73,7 @@ impl Default for Config {
             seed: 1,
             fork_seed: 0,
             chain_id: 1337,
+            client_version: concat!("headwater-devnet/v", env!("CARGO_PKG_VERSION")).to_owned(),
             genesis_timestamp: 1_700_000_000,
             timestamp_interval: 2,
             initial_blocks: 16,
@@ -150,6 +153,8 @@ pub struct Faults {
     pub failing_calls: u32,
     /// Over these methods a connection is closed in place of an answer; over HTTP they are answered.
     pub hangs_up_on: Vec<String>,
+    /// Over a message with this text a connection is closed, after a parse error; over HTTP it is answered.
+    pub close_on: Option<String>,
     /// Logs and receipts of blocks below this number are answered with error 4444, as nodes do that expire history (EIP-4444).
     pub pruned_below: u64,
     /// The node does not have its own kind of subscriptions, `blockNumbers`.
@@ -159,6 +164,10 @@ pub struct Faults {
     /// Every call waits this long before it is executed and answered.
     #[serde(with = "humantime_serde")]
     pub delay: Option<Duration>,
+    /// Where it is not empty, [`Self::delay`] is for messages with one of these texts alone.
+    pub delay_on: Vec<String>,
+    /// Length in bytes of the code that `eth_getCode` answers for every account; 0 for that of the contracts.
+    pub code_bytes: usize,
 }
 
 impl Default for Faults {
@@ -178,12 +187,58 @@ impl Default for Faults {
             failure: (-32000, "simulated failure".into()),
             failing_calls: 0,
             hangs_up_on: Vec::new(),
+            close_on: None,
             pruned_below: 0,
             no_own_kind: false,
             refuse_connections: false,
             delay: None,
+            delay_on: Vec::new(),
+            code_bytes: 0,
         }
     }
+}
+
+impl Faults {
+    /// How long this message waits.
+    pub(super) fn delay_of(&self, message: &[u8]) -> Option<Duration> {
+        let slow = self.delay_on.is_empty() || self.delay_on.iter().any(|text| holds(message, text));
+        self.delay.filter(|_| slow)
+    }
+
+    /// Whether a connection is closed over this message.
+    pub(super) fn closes_over(&self, message: &[u8]) -> bool {
+        self.close_on.as_ref().is_some_and(|text| holds(message, text)) || nests_deeper_than(message, MAX_DEPTH)
+    }
+}
+
+/// Arrays and objects within each other that Go's decoder takes (`maxNestingDepth` in encoding/json); deeper ones are a
+/// syntax error to it, after which geth reads no more from the connection.
+const MAX_DEPTH: usize = 10_000;
+
+fn holds(message: &[u8], text: &str) -> bool {
+    !text.is_empty() && message.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// Brackets in strings do not count.
+fn nests_deeper_than(message: &[u8], limit: usize) -> bool {
+    if message.len() <= limit {
+        return false;
+    }
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in message {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => depth += 1,
+            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > limit {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -196,6 +251,28 @@ mod tests {
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default());
         let error = toml::from_str::<Config>("blocktime = '1s'").unwrap_err();
         assert!(error.to_string().contains("blocktime"), "{error}");
+    }
+
+    #[test]
+    fn messages_that_are_delayed_or_end_a_connection() {
+        let faults = Faults {
+            delay: Some(Duration::from_secs(1)),
+            delay_on: vec!["eth_call".into()],
+            close_on: Some("dead".into()),
+            ..Faults::default()
+        };
+        let deep = |depth: usize| [vec![b'['; depth], vec![b']'; depth]].concat();
+        let quoted = [b"[\"\\\"".to_vec(), vec![b'['; 20_000], b"\"]".to_vec()].concat();
+        for (message, delayed, closes) in [
+            (b"eth_call 0xbeef".to_vec(), true, false),
+            (b"eth_syncing 0xdead".to_vec(), false, true),
+            (deep(10_000), false, false),
+            (deep(10_001), false, true),
+            (quoted, false, false),
+        ] {
+            let seen = (faults.delay_of(&message).is_some(), faults.closes_over(&message));
+            assert_eq!(seen, (delayed, closes), "{}", message.len());
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Who is connected, who subscribes to what, and what is sent to them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
@@ -15,6 +18,9 @@ use super::{
     receipts::ReceiptFilter,
     shape::{self, json},
 };
+
+/// Names of unknown methods that [`Stats`] keeps: who asks may invent them without end.
+const MAX_UNKNOWN_METHODS: usize = 1_000;
 
 /// A connected client, by order of arrival.
 pub(super) type ClientId = u64;
@@ -105,6 +111,8 @@ pub struct Stats {
     pub subscriptions: BTreeMap<String, usize>,
     /// Calls by method, over all transports; unknown methods under `unknown`.
     pub calls: BTreeMap<String, u64>,
+    /// Names of the unknown methods, the first 1,000 different ones.
+    pub unknown_methods: BTreeSet<String>,
     /// `newHeads` notifications queued, all clients together.
     pub heads_sent: u64,
     /// `logs` notifications queued, all clients together, removed ones included.
@@ -179,6 +187,13 @@ impl Feed {
         match self.counts.calls.get_mut(method) {
             Some(count) => *count += 1,
             None => drop(self.counts.calls.insert(method.to_owned(), 1)),
+        }
+    }
+
+    pub(super) fn count_unknown_call(&mut self, method: &str) {
+        self.count_call("unknown");
+        if self.counts.unknown_methods.len() < MAX_UNKNOWN_METHODS {
+            self.counts.unknown_methods.insert(method.to_owned());
         }
     }
 

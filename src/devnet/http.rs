@@ -71,7 +71,7 @@ async fn handle(node: Arc<SimulatedNode>, request: Request<Incoming>) -> Respons
     }
     if !is_control(&body) {
         gate.open().await;
-        let delay = node.lock().faults.delay;
+        let delay = node.lock().faults.delay_of(&body);
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
         }

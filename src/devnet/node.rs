@@ -47,6 +47,7 @@ pub(super) struct State {
     pub(super) polling: Polling,
     pub(super) faults: Faults,
     pub(super) chain_id: u64,
+    pub(super) client_version: String,
     /// A head that is held back by a fault until the next one was announced.
     late_head: Option<Arc<Block>>,
 }
@@ -66,6 +67,7 @@ impl SimulatedNode {
             polling: Polling::default(),
             faults: config.faults.clone(),
             chain_id: config.chain_id,
+            client_version: config.client_version.clone(),
             late_head: None,
         };
         let timing = Timing {
@@ -98,6 +100,12 @@ impl SimulatedNode {
     /// notification before it.
     pub(super) fn serve_client(&self, client: ClientId, message: &[u8]) {
         let mut state = self.lock();
+        if state.faults.closes_over(message) {
+            let error = RpcError::new(-32700, "parse error");
+            state.feed.answer(client, error_answer("null", &error));
+            state.feed.cut(client);
+            return;
+        }
         let mut subscribed = Vec::new();
         if let Some(answer) = self.answer(&mut state, Caller::Client(client), message, &mut subscribed) {
             state.feed.answer(client, answer);
@@ -158,11 +166,10 @@ impl SimulatedNode {
             }
         };
         let result = rpc::call(self, state, caller, &request.method, request.params, subscribed);
-        let counted = match &result {
-            Err(error) if error.code == -32601 => "unknown",
-            _ => request.method.as_ref(),
-        };
-        state.feed.count_call(counted);
+        match &result {
+            Err(error) if error.code == -32601 => state.feed.count_unknown_call(&request.method),
+            _ => state.feed.count_call(&request.method),
+        }
         let id = request.id?.get();
         Some(match result {
             Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),

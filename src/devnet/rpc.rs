@@ -14,7 +14,7 @@ use super::{
     feed::{Kind, Subscription},
     filter::{Blocks, LogFilter},
     node::{Caller, SimulatedNode, State},
-    params::{BlockTag, Params, hex_bytes, parse_quantity, word},
+    params::{BlockTag, Params, hex_bytes, word},
     polling::Polled,
     receipts::ReceiptFilter,
     shape::{self, Quantity},
@@ -134,7 +134,8 @@ pub(super) fn call(
             state.faults.empty_log_answers -= 1;
             Ok("[]".to_owned())
         }
-        "web3_clientVersion" => ok(&concat!("headwater-devnet/v", env!("CARGO_PKG_VERSION"))),
+        "web3_clientVersion" => ok(&state.client_version),
+        "eth_getCode" if state.faults.code_bytes > 0 => Ok(format!("\"0x{}\"", "00".repeat(state.faults.code_bytes))),
         "net_version" => ok(&state.chain_id.to_string()),
         "eth_chainId" => ok(&Quantity(state.chain_id)),
         "eth_getBlockReceipts"
@@ -452,9 +453,10 @@ fn unsubscribe(state: &mut State, caller: Caller, params: &Params) -> Answer {
     }
 }
 
+/// As JSON's number too: there are nodes whose ids are integers.
 fn filter_id(params: &Params) -> Result<u64, RpcError> {
-    let id = params.required(0)?.as_str().unwrap_or_default();
-    parse_quantity(id).map_err(|_| filter_not_found())
+    params.required(0)?;
+    params.number(0).ok().flatten().ok_or_else(filter_not_found)
 }
 
 fn filter_not_found() -> RpcError {

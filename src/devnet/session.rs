@@ -31,7 +31,7 @@ use super::{
 /// geth's limit.
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
 /// Calls of one client that may wait for a simulated delay. Then its next messages are not read.
-const MAX_DELAYED_CALLS: usize = 1_024;
+const MAX_DELAYED_CALLS: usize = 16_384;
 /// How many queued messages are written between two flushes at most.
 const WRITE_BATCH: usize = 256;
 
@@ -114,7 +114,7 @@ async fn read<E>(node: &SimulatedNode, id: ClientId, reader: impl Stream<Item = 
             Some(message) = delayed.next(), if !delayed.is_empty() => node.serve_client(id, &message),
             message = reader.next(), if delayed.len() < MAX_DELAYED_CALLS => {
                 let Some(Ok(message)) = message else { return };
-                let delay = node.lock().faults.delay;
+                let delay = node.lock().faults.delay_of(&message);
                 match delay {
                     None => node.serve_client(id, &message),
                     Some(delay) => delayed.push(after(delay, message).boxed()),

@@ -1,0 +1,193 @@
+//! The ground on which a row is played: where the program listens, how long the attack may take, and what it brought.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use headwater::devnet::Control;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+/// The size of an attack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Fewer connections in less time; counts and bounds are asserted, and no times.
+    Short,
+    /// Everything, as `make attack` plays it.
+    Full,
+}
+
+impl Form {
+    /// Time in which the bystander is watched before the attack.
+    pub fn calm(self) -> Duration {
+        Duration::from_millis(if self == Self::Full { 3_000 } else { 250 })
+    }
+
+    /// Time for what an attack leaves behind to show, and for an attack that does not end by itself.
+    pub fn aftermath(self) -> Duration {
+        Duration::from_millis(if self == Self::Full { 1_000 } else { 300 })
+    }
+
+    /// Longest time of an answer to the bystander. In the short form it is only to tell late from never, on any machine.
+    pub fn patience(self) -> Duration {
+        Duration::from_secs(if self == Self::Full { 10 } else { 30 })
+    }
+
+    /// Longest time of an attack.
+    pub fn window(self) -> Duration {
+        Duration::from_millis(if self == Self::Full { 6_000 } else { 1_200 })
+    }
+}
+
+/// What all attackers of a row share. Cheap to clone.
+#[derive(Clone)]
+pub struct Arena(Arc<Inner>);
+
+struct Inner {
+    address: SocketAddr,
+    admin: SocketAddr,
+    form: Form,
+    ends: Instant,
+    node: Option<Control>,
+    second: Option<Control>,
+    lying: Arc<AtomicBool>,
+    got: Mutex<BTreeMap<String, u64>>,
+    broken: Mutex<Vec<String>>,
+}
+
+/// Where the program and its nodes are.
+pub struct Ground {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    /// The commands to the node, where it is a simulated one.
+    pub node: Option<Control>,
+    /// The commands to the second node, where it is a simulated one.
+    pub second: Option<Control>,
+    /// Set while the second node is to lie.
+    pub lying: Arc<AtomicBool>,
+}
+
+impl Arena {
+    /// The attack's time begins now.
+    pub fn open(ground: Ground, form: Form) -> Self {
+        Self(Arc::new(Inner {
+            address: ground.address,
+            admin: ground.admin,
+            form,
+            ends: Instant::now() + form.window(),
+            node: ground.node,
+            second: ground.second,
+            lying: ground.lying,
+            got: Mutex::default(),
+            broken: Mutex::default(),
+        }))
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// The operator's port.
+    pub fn admin(&self) -> SocketAddr {
+        self.0.admin
+    }
+
+    /// The simulated node; rows that need it are left out before another one.
+    pub fn node(&self) -> &Control {
+        self.0
+            .node
+            .as_ref()
+            .expect("the row says that it needs the simulated node")
+    }
+
+    /// The simulated second node.
+    pub fn second(&self) -> &Control {
+        self.0.second.as_ref().expect("the row says that it has a second node")
+    }
+
+    /// From now on the second node lies.
+    pub fn lie(&self) {
+        self.0.lying.store(true, Ordering::Relaxed);
+    }
+
+    /// A size, by form.
+    pub fn size(&self, short: usize, full: usize) -> usize {
+        if self.0.form == Form::Full { full } else { short }
+    }
+
+    /// Whether the attack's time is not over.
+    pub fn goes_on(&self) -> bool {
+        Instant::now() < self.0.ends
+    }
+
+    /// The attack's end.
+    pub async fn end(&self) {
+        sleep_until(self.0.ends).await;
+    }
+
+    /// Waits for the turn of this one of so many attackers, who take all the attack's time together.
+    pub async fn turn(&self, number: usize, of: usize) {
+        let time = self.0.form.window().mul_f64(number as f64 / of as f64);
+        tokio::time::sleep(time).await;
+    }
+
+    /// Runs attackers at the same time, until all have ended or the attack's time is over.
+    pub async fn all<F>(&self, count: usize, attacker: impl Fn(Self, usize) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut attackers = JoinSet::new();
+        for number in 0..count {
+            attackers.spawn(attacker(self.clone(), number));
+        }
+        let ending = async {
+            while let Some(ended) = attackers.join_next().await {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    self.broken("an attacker panicked");
+                }
+            }
+        };
+        // Those that end by themselves at the attack's end are not to be counted.
+        let limit = self.0.ends + self.0.form.aftermath() / 2;
+        if tokio::time::timeout_at(limit, ending).await.is_err() {
+            self.count_by("ended by the clock", attackers.len() as u64);
+        }
+    }
+
+    /// Counts something that the attackers got.
+    pub fn count(&self, what: &str) {
+        self.count_by(what, 1);
+    }
+
+    pub fn count_by(&self, what: &str, times: u64) {
+        *self.0.got.lock().entry(what.to_owned()).or_default() += times;
+    }
+
+    /// Counts the answers in a message: results and codes of errors.
+    pub fn count_answers(&self, text: &str) {
+        // Long answers are results, and their beginning says so.
+        let start = text.get(..text.len().min(4 << 10)).unwrap_or_default();
+        let text = if start.starts_with('[') { text } else { start };
+        self.count_by("result", text.matches(r#","result":"#).count() as u64);
+        for error in text.split(r#""error":{"code":"#).skip(1) {
+            self.count(error.split([',', '}']).next().unwrap_or_default());
+        }
+    }
+
+    /// A claim of the row's own that did not come true.
+    pub fn broken(&self, claim: impl Into<String>) {
+        self.0.broken.lock().push(claim.into());
+    }
+
+    /// What the attackers got, with counts; and the claims that did not come true.
+    pub fn outcome(&self) -> (BTreeMap<String, u64>, Vec<String>) {
+        let mut got = self.0.got.lock().clone();
+        got.retain(|_, times| *times > 0);
+        (got, self.0.broken.lock().clone())
+    }
+}

@@ -1,0 +1,136 @@
+//! What is asked for on the command line, and the table.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::arena::Form;
+use crate::verdict::{MEMORY_BOUND, Part, Verdict};
+
+/// The command line: libtest's as far as it is of use here, and the suite's own flags.
+pub struct Wishes {
+    words: Vec<String>,
+    pub list: bool,
+    pub form: Form,
+    /// Where the table is written to, as `attack.md` and `attack.json`.
+    pub report: Option<PathBuf>,
+    /// The geth to stand behind headwater in place of the simulated node.
+    pub geth: Option<PathBuf>,
+}
+
+impl Wishes {
+    /// Nothing where this program is called for another kind of test.
+    pub fn from_arguments() -> Option<Self> {
+        let mut wishes = Self {
+            words: Vec::new(),
+            list: false,
+            form: Form::Short,
+            report: None,
+            geth: None,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--list" => wishes.list = true,
+                "--full" => wishes.form = Form::Full,
+                "--report" => wishes.report = arguments.next().map(PathBuf::from),
+                "--geth" => wishes.geth = arguments.next().map(PathBuf::from),
+                "--ignored" | "--bench" => return None,
+                "--skip" | "--test-threads" | "--format" | "--color" | "-Z" => drop(arguments.next()),
+                flag if flag.starts_with('-') => {}
+                _ => wishes.words.push(argument.to_lowercase()),
+            }
+        }
+        Some(wishes)
+    }
+
+    /// Whether one of the words is in this name, or there is none.
+    pub fn want(&self, name: &str) -> bool {
+        self.words.is_empty() || self.words.iter().any(|word| name.contains(word.as_str()))
+    }
+}
+
+pub const TITLE: &str = "\
+| attack | before: call p50/max, head gap, resume (ms) | during | failed, lost, closed | RSS before/max (MiB) | attackers got | held |
+|---|---|---|---|---|---|---|";
+
+/// A line of the table.
+pub fn line(verdict: &Verdict) -> String {
+    let part = |part: &Part| {
+        format!(
+            "{:.1}/{:.0}, {:.0}, {:.0}",
+            part.call_p50_ms, part.call_max_ms, part.head_gap_ms, part.resume_max_ms
+        )
+    };
+    let mut got: Vec<_> = verdict.got.iter().collect();
+    got.sort_by_key(|(_, times)| std::cmp::Reverse(**times));
+    let got: Vec<_> = got
+        .iter()
+        .take(5)
+        .map(|(what, times)| format!("{times} × {what}"))
+        .collect();
+    format!(
+        "| {} | {} | {} | {}, {}, {} | {}/{} | {} | {} |",
+        verdict.name,
+        part(&verdict.before),
+        part(&verdict.during),
+        verdict.failed,
+        verdict.lost,
+        verdict.closed,
+        verdict.rss_before >> 20,
+        verdict.rss_max >> 20,
+        got.join(", "),
+        if verdict.held() { "yes" } else { "NO" },
+    )
+}
+
+/// The reasons below the table, the files, and the line by which tests are counted.
+pub fn close(wishes: &Wishes, verdicts: &[Verdict], skipped: &[String], took: Duration) -> ExitCode {
+    for line in skipped {
+        println!("SKIPPED: {line}");
+    }
+    let mut failed = 0;
+    for verdict in verdicts.iter().filter(|verdict| !verdict.held()) {
+        failed += 1;
+        println!("\nFAILED  {}", verdict.name);
+        for reason in &verdict.reasons {
+            println!("  {reason}");
+        }
+    }
+    if let Some(directory) = &wishes.report
+        && let Err(why) = write(directory, verdicts)
+    {
+        failed += 1;
+        println!("\nFAILED  the report: {}: {why}", directory.display());
+    }
+    let passed = verdicts.len().saturating_sub(failed);
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {passed} passed; {failed} failed; {} ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
+        skipped.len(),
+        took.as_secs_f64()
+    );
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(101)
+    }
+}
+
+fn write(directory: &std::path::Path, verdicts: &[Verdict]) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let mut text = format!("{TITLE}\n");
+    for verdict in verdicts {
+        text += &line(verdict);
+        text.push('\n');
+    }
+    text += &format!("\nResident memory has to stay below {} MiB.\n", MEMORY_BOUND >> 20);
+    for verdict in verdicts.iter().filter(|verdict| !verdict.held()) {
+        text += &format!("\n{}:\n", verdict.name);
+        for reason in &verdict.reasons {
+            text += &format!("- {reason}\n");
+        }
+    }
+    std::fs::write(directory.join("attack.md"), text)?;
+    std::fs::write(directory.join("attack.json"), serde_json::to_vec_pretty(verdicts)?)
+}
