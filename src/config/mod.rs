@@ -174,13 +174,10 @@ impl Config {
                 )?,
                 max_cache_bytes: typed.cache.max_bytes.as_u64(),
                 verify: typed.history.verify,
-<<<<<<< HEAD
                 is_local: address("listen", &typed.listen)?.ip().is_loopback(),
                 max_in_flight: node.max_in_flight,
                 patience: node.request_timeout,
                 max_answer_bytes: bytes("memory.answers", typed.memory.answers, 64 << 10)?,
-=======
->>>>>>> matching
             },
             history: HistorySettings {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,

@@ -19,11 +19,7 @@ use super::method::{Basis, Method, Role};
 use super::outrun::Outrun;
 use super::params::{self, BlockName};
 use super::send;
-<<<<<<< HEAD
 use super::{Caller, RpcSettings, not_available};
-=======
-use super::{RpcSettings, not_available};
->>>>>>> matching
 use crate::chain::{BlockLogs, BlockRef, Tip, Verify};
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::look::awaited;
@@ -322,11 +318,7 @@ impl Calls {
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
         let expected = Expected::of(known.name, &ask.params);
         let asking = || self.ask(&ask, expected, |_| true).boxed();
-<<<<<<< HEAD
         let (answer, by) = self.kept_or_asked(known, anchor, (&ask, owner), holds, asking).await;
-=======
-        let (answer, by) = self.kept_or_asked(known, anchor, &ask, holds, asking).await;
->>>>>>> matching
         if query.is_some() && !matches!(by, By::Memory) {
             self.heed_last(&answer);
         }
@@ -563,7 +555,6 @@ impl Calls {
             Ok(Outcome::Result(json)) if !fits(&json) => Err(CallError::Another),
             answer => answer,
         }
-<<<<<<< HEAD
     }
 
     // ---- places
@@ -585,8 +576,6 @@ impl Calls {
             Ok(_place) => self.timed(asking).await,
             Err(full) => Ok(full.into()),
         }
-=======
->>>>>>> matching
     }
 
     // ---- counting
@@ -636,13 +625,9 @@ fn key(anchor: Anchor, ask: &Ask) -> Option<Key> {
 /// PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
 pub(super) fn failed(why: CallError) -> Outcome {
     let code = match why {
-<<<<<<< HEAD
         CallError::Unavailable | CallError::Behind(_) | CallError::Lost | CallError::Breaks | CallError::Another => {
             INTERNAL_ERROR
         }
-=======
-        CallError::Unavailable | CallError::Behind(_) | CallError::Lost | CallError::Another => INTERNAL_ERROR,
->>>>>>> matching
         CallError::TooLong => RESPONSE_TOO_LARGE,
         CallError::Throttled(_) => LIMIT_EXCEEDED,
         CallError::Full(full) => return full.into(),

@@ -6,10 +6,7 @@
 //!          held_logs  the logs of held blocks      filters  filters that live at one node      send  signed transactions
 //!          outrun     what nodes told too early    finality what is kept for good
 //!          by_hash    answers checked against the hash that was asked for
-<<<<<<< HEAD
 //!          development  commands to development chains
-=======
->>>>>>> matching
 //! ```
 
 mod anchor;
@@ -35,11 +32,8 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 
 use crate::chain::{Tip, Verify};
-<<<<<<< HEAD
 use crate::conduct::Conduct;
 pub use crate::jsonrpc::not_available;
-=======
->>>>>>> matching
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
 };
@@ -185,7 +179,6 @@ pub struct RpcSettings {
     pub max_cache_bytes: u64,
     /// The proof that the contents of blocks are checked against.
     pub verify: Verify,
-<<<<<<< HEAD
     /// Clients connect from this machine alone.
     pub is_local: bool,
     /// Calls of all clients that are under way, at any node: nearly all may be one node's.
@@ -194,8 +187,6 @@ pub struct RpcSettings {
     pub patience: Duration,
     /// Bytes of answers that are put together, or wait to be read over HTTP, of all clients.
     pub max_answer_bytes: usize,
-=======
->>>>>>> matching
 }
 
 /// The half of the service that answers calls.

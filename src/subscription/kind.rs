@@ -46,23 +46,16 @@ impl Stream {
 }
 
 impl Topic {
-<<<<<<< HEAD
-    /// What it adds to the index: addresses times topics of its filter, each at least one; addresses or transactions that it
-    /// names; nothing where it is no filter.
-=======
     /// Entries that it adds to the index: see [`LogFilter::index_entries`]; addresses or transactions that it names; nothing where it is
     /// no filter.
->>>>>>> matching
     #[must_use]
     pub fn index_entries(&self) -> usize {
-        let filter = match self {
-            Self::Chain(Stream::Logs(filter), _) => filter,
-            Self::Pending(filter) | Self::Mined(filter) => return filter.addresses(),
-            Self::Receipts(filter) => return filter.transactions(),
-            Self::Chain(Stream::Heads, _) | Self::Syncing | Self::Passed(..) => return 0,
-        };
-        let topics: usize = (0..4).map(|position| filter.topics_at(position).len()).sum();
-        filter.addresses().len().max(1) * topics.max(1)
+        match self {
+            Self::Chain(Stream::Logs(filter), _) => filter.index_entries(),
+            Self::Pending(filter) | Self::Mined(filter) => filter.addresses(),
+            Self::Receipts(filter) => filter.transactions(),
+            Self::Chain(Stream::Heads, _) | Self::Syncing | Self::Passed(..) => 0,
+        }
     }
 
     /// What its events are.

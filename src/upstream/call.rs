@@ -34,12 +34,9 @@ pub enum CallError {
     /// No answer in time.
     #[error("request timed out")]
     TimedOut,
-<<<<<<< HEAD
     /// There is no room for its answer beside those that are being read.
     #[error(transparent)]
     Full(#[from] Full),
-=======
->>>>>>> matching
     /// The answer is about something else than the hash that was asked for.
     #[error("upstream answered about another hash")]
     Another,
@@ -57,10 +54,7 @@ impl CallError {
             Self::Breaks => "breaks_connections",
             Self::Throttled(_) => "throttled",
             Self::TimedOut => "timeout",
-<<<<<<< HEAD
             Self::Full(_) => "full",
-=======
->>>>>>> matching
             Self::Another => "another_hash",
         }
     }

@@ -252,18 +252,11 @@ impl Pool {
                     self.usual.lock().entry(ask.class).or_default().note(took);
                 }
             }
-<<<<<<< HEAD
             Ok(_) | Err(CallError::Throttled(_) | CallError::TimedOut | CallError::Full(_)) => under_way.failed(now),
             Err(
                 CallError::Lost
                 | CallError::TooLong
                 | CallError::Breaks
-=======
-            Ok(_) | Err(CallError::Throttled(_) | CallError::TimedOut) => under_way.failed(now),
-            Err(
-                CallError::Lost
-                | CallError::TooLong
->>>>>>> matching
                 | CallError::Unavailable
                 | CallError::Behind(_)
                 | CallError::Another,

@@ -26,10 +26,7 @@ mod harness;
 mod heights;
 mod hostile;
 mod keys;
-<<<<<<< HEAD
 mod lanes;
-=======
->>>>>>> matching
 mod liar;
 mod limits;
 mod memory;
