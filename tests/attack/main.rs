@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     // Thousands of connections, here and in the program.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     // Attackers, the node and the bystander must not keep each other waiting.
-    let (attackers, nodes, bystanders) = (runtime(2), runtime(2), runtime(1));
+    let (attackers, nodes, bystanders) = (runtime("attackers", 2), runtime("node", 2), runtime("bystander", 1));
     let node = match &wishes.geth {
         Some(binary) => nodes.block_on(Node::geth(binary.clone())),
         None => nodes.block_on(Node::devnet(wishes.form)),
@@ -93,8 +93,12 @@ fn main() -> ExitCode {
     code
 }
 
-fn runtime(threads: usize) -> Runtime {
-    let runtime = Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+fn runtime(name: &str, threads: usize) -> Runtime {
+    let runtime = Builder::new_multi_thread()
+        .thread_name(name)
+        .worker_threads(threads)
+        .enable_all()
+        .build();
     runtime.expect("threads and a poller are to be had")
 }
 

@@ -15,6 +15,8 @@ use crate::client_frame::frame;
 pub const TEXT: u8 = 0x81;
 pub const PING: u8 = 0x89;
 const CLOSE: u8 = 0x88;
+/// The bit of the last fragment of a message.
+const FINAL: u8 = 0x80;
 
 /// The addresses of attackers end so; the bystander's is another one.
 pub const ATTACKERS: std::ops::RangeInclusive<u8> = 2..=8;
@@ -185,39 +187,44 @@ impl Peer {
 
 /// As [`Peer::answer`].
 async fn read_answer(arena: &Arena, reader: &mut BufReader<OwnedReadHalf>) -> Option<String> {
+    // Long messages come in fragments.
+    let mut message = Vec::new();
     loop {
-        let Some((first, payload)) = read_frame(reader).await else {
+        let Some((first, length)) = read_frame(reader, &mut message).await else {
             arena.count("cut");
             return None;
         };
-        match first {
-            CLOSE => {
-                let code = payload.first_chunk().map_or(0, |code| u16::from_be_bytes(*code));
-                arena.count(&format!("closed {code}"));
-                return None;
-            }
-            TEXT => {}
-            _ => continue,
+        let control = first & 0x08 != 0;
+        if first == CLOSE {
+            let payload = &message[message.len() - length..];
+            let code = payload.first_chunk().map_or(0, |code| u16::from_be_bytes(*code));
+            arena.count(&format!("closed {code}"));
+            return None;
         }
-        let text = String::from_utf8(payload).ok()?;
-        if !text.starts_with(r#"{"jsonrpc":"2.0","method""#) {
-            arena.count_answers(&text);
-            return Some(text);
+        if control {
+            message.truncate(message.len() - length);
+        } else if first & FINAL != 0 {
+            let text = String::from_utf8(std::mem::take(&mut message)).ok()?;
+            if !text.starts_with(r#"{"jsonrpc":"2.0","method""#) {
+                arena.count_answers(&text);
+                return Some(text);
+            }
         }
     }
 }
 
-/// The next frame: its first byte and its payload.
-async fn read_frame(reader: &mut BufReader<OwnedReadHalf>) -> Option<(u8, Vec<u8>)> {
+/// Appends the next frame's payload; its first byte and its length.
+async fn read_frame(reader: &mut BufReader<OwnedReadHalf>, message: &mut Vec<u8>) -> Option<(u8, usize)> {
     let first = reader.read_u8().await.ok()?;
     let length = match reader.read_u8().await.ok()? & 0x7f {
         126 => u64::from(reader.read_u16().await.ok()?),
         127 => reader.read_u64().await.ok()?,
         length => u64::from(length),
     };
-    let mut payload = vec![0; usize::try_from(length).ok()?];
-    reader.read_exact(&mut payload).await.ok()?;
-    Some((first, payload))
+    let (start, length) = (message.len(), usize::try_from(length).ok()?);
+    message.resize(start + length, 0);
+    reader.read_exact(&mut message[start..]).await.ok()?;
+    Some((first, length))
 }
 
 /// The head of a POST of so much JSON, without its end.
