@@ -14,7 +14,7 @@ use crate::harness::{Client, within};
 use crate::scripted::{Answer, Scripted};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, TEXT, UPGRADE, Wire, frame};
 
-/// As README states it, in MiB.
+/// The bound that README states, in MiB.
 const BOUND: u64 = 1280;
 
 /// Addresses of those who mean harm: 127.0.0.x, each a client of its own.
@@ -188,6 +188,6 @@ async fn all_that_takes_memory_at_once() {
         }
     }
     let peak = running.peak();
-    println!("peak {peak} MiB, {before} MiB before; the bystander was answered {calls} times");
+    eprintln!("peak {peak} MiB, {before} MiB before; the bystander was answered {calls} times");
     assert!(peak < BOUND, "{peak} MiB");
 }
