@@ -278,7 +278,7 @@ async fn a_failover_to_another_branch_is_told_as_a_reorg() {
     let reorg = second.handle().reorg(2, 3).unwrap();
     second.handle().set_faults(|faults| faults.refuse_connections = false);
     eventually("the second is connected", async || {
-        second.handle().stats().connections == 1
+        second.handle().stats().connections > 0
     })
     .await;
     drop(first);
