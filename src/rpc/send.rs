@@ -1,6 +1,7 @@
 //! A signed transaction on its way to the nodes: to one or to all, to each once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_primitives::{B256, hex, keccak256};
 use alloy_rlp::Header;
@@ -9,9 +10,12 @@ use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 
 use crate::jsonrpc::Outcome;
-use crate::upstream::{Ask, CallError, Pool};
+use crate::upstream::{Ask, CallError, Pool, Reach, Whom};
 
 type Answer = Result<Outcome, CallError>;
+
+/// Waits before a node is asked whether it has a transaction: it may have read it and not taken it in yet.
+const ARRIVING: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(400)];
 
 /// Hands it to the node in use, or to all of them where it is to be `broadcast`, and answers as soon as one has taken it.
 /// That a node has it already is what was wanted.
@@ -19,7 +23,11 @@ pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
     let everybody = if broadcast { pool.everybody(&ask) } else { Vec::new() };
     let hash = hash_of(&ask.params);
     if everybody.len() < 2 {
-        return taken(pool.call(&ask).await, hash);
+        let answer = taken(pool.call(&ask).await, hash);
+        return match (answer, hash) {
+            (Err(CallError::Lost), Some(hash)) => arrived(pool, &ask, hash).await,
+            (answer, _) => answer,
+        };
     }
     let mut sending: FuturesUnordered<_> = everybody
         .into_iter()
@@ -44,6 +52,29 @@ pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
         }
     }
     refused.map_or(Err(CallError::Unavailable), |(_, _, answer)| answer)
+}
+
+/// The answer to a transaction whose connection was lost before the node's own came: its hash where a node has it. It is not
+/// sent again, for in a block already it would be refused.
+async fn arrived(pool: &Pool, ask: &Ask, hash: B256) -> Answer {
+    let question = Ask {
+        method: "eth_getTransactionByHash".into(),
+        params: format!("[\"{hash}\"]"),
+        class: "eth_getTransactionByHash",
+        reach: Reach::Anywhere,
+        whom: Whom::InUse,
+        again: true,
+        long: false,
+        ..ask.clone()
+    };
+    for wait in ARRIVING {
+        tokio::time::sleep(wait).await;
+        let answer = pool.call(&question).await;
+        if matches!(&answer, Ok(Outcome::Result(json)) if &json[..] != b"null") {
+            return Ok(Outcome::Result(format!("\"{hash}\"").into()));
+        }
+    }
+    Err(CallError::Lost)
 }
 
 /// A node that has it already has taken it.

@@ -17,7 +17,7 @@ async fn lanes(proxy: &Proxy) -> Value {
     proxy.upstreams().await[0]["lanes"].clone()
 }
 
-async fn has(proxy: &Proxy, expected: &str) {
+async fn has_lanes(proxy: &Proxy, expected: &str) {
     eventually("its lanes", async || lanes(proxy).await == expected).await;
 }
 
@@ -54,7 +54,7 @@ async fn ask(client: &mut Client, call: Value) -> String {
 async fn a_call_that_breaks_connections_costs_its_account_alone() {
     let node = easily_broken().await;
     let proxy = node.proxy(|_| {}).await;
-    has(&proxy, "two").await;
+    has_lanes(&proxy, "two").await;
     let bystander = Bystander::join(&proxy).await;
     let mut other = proxy.client().await;
     let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
@@ -102,7 +102,7 @@ async fn a_call_that_breaks_connections_costs_its_account_alone() {
 async fn a_transaction_that_breaks_connections_is_found_at_the_second_time() {
     let node = easily_broken().await;
     let proxy = node.proxy(|_| {}).await;
-    has(&proxy, "two").await;
+    has_lanes(&proxy, "two").await;
     let bystander = Bystander::join(&proxy).await;
     let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
     let bad = || request("eth_sendRawTransaction", &json!(["0xdead"]));
@@ -112,7 +112,7 @@ async fn a_transaction_that_breaks_connections_is_found_at_the_second_time() {
     let good = request("eth_sendRawTransaction", &json!(["0xbeef"]));
     let sent = ask(&mut attacker, good).await;
     assert!(sent.contains("\"0x2\""), "{sent}");
-    has(&proxy, "two").await;
+    has_lanes(&proxy, "two").await;
     let opened = node.connections().1;
     let found = ask(&mut attacker, bad()).await;
     assert!(found.contains("closes its connection"), "{found}");
@@ -128,6 +128,31 @@ async fn a_transaction_that_breaks_connections_is_found_at_the_second_time() {
     bystander.saw_only(&[made]).await;
 }
 
+/// The node took it before the connection broke, so the client gets its hash.
+#[tokio::test]
+async fn a_transaction_that_arrived_before_the_connection_broke_is_answered() {
+    let node = easily_broken().await;
+    let known = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (took, has) = (known.clone(), known);
+    node.answer("eth_sendRawTransaction", move |_| {
+        took.store(true, std::sync::atomic::Ordering::Relaxed);
+        Answer::Close
+    });
+    node.answer("eth_getTransactionByHash", move |ask| {
+        match has.load(std::sync::atomic::Ordering::Relaxed) {
+            true => json!({"hash": ask.params[0]}).into(),
+            false => json!(null).into(),
+        }
+    });
+    let proxy = node.proxy(|_| {}).await;
+    has_lanes(&proxy, "two").await;
+    let mut client = proxy.client().await;
+    let sent = ask(&mut client, request("eth_sendRawTransaction", &json!(["0x02c20102"]))).await;
+    let hash = alloy_primitives::keccak256([2, 0xc2, 1, 2]);
+    assert!(sent.contains(&hash.to_string()), "{sent}");
+    assert_eq!(node.calls("eth_sendRawTransaction"), 1);
+}
+
 #[tokio::test]
 async fn an_answer_that_is_too_long_is_nobody_elses() {
     let node = easily_broken().await;
@@ -135,7 +160,7 @@ async fn an_answer_that_is_too_long_is_nobody_elses() {
     let proxy = node
         .proxy(|config| config.node.max_message_bytes = ByteSize::mib(1))
         .await;
-    has(&proxy, "two").await;
+    has_lanes(&proxy, "two").await;
     let bystander = Bystander::join(&proxy).await;
     let (mut one, mut two) = (proxy.client().await, proxy.client().await);
     let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
@@ -159,7 +184,7 @@ async fn an_answer_that_is_too_long_is_nobody_elses() {
     assert!(lost.contains("-32603") && lost.contains("connection lost"), "{lost}");
     assert!(answer.contains("result"), "{answer}");
     // The next one breaks a connection of its own.
-    has(&proxy, "two").await;
+    has_lanes(&proxy, "two").await;
     let opened = node.connections().1;
     let answer = ask(&mut attacker, long()).await;
     assert!(answer.contains("response too large"), "{answer}");
@@ -178,7 +203,7 @@ async fn an_answer_that_is_too_long_is_nobody_elses() {
 async fn a_node_that_restarts_marks_no_call() {
     let node = easily_broken().await;
     let proxy = node.proxy(|_| {}).await;
-    has(&proxy, "two").await;
+    has_lanes(&proxy, "two").await;
     let mut client = proxy.client().await;
     node.hold("eth_gasPrice");
     client.send(request("eth_gasPrice", &json!([])).to_string()).await;
@@ -189,7 +214,7 @@ async fn a_node_that_restarts_marks_no_call() {
     node.release("eth_gasPrice");
     let answer = client.next().await;
     assert!(answer.contains("connection lost"), "{answer}");
-    has(&proxy, "two").await;
+    has_lanes(&proxy, "two").await;
     let answer = ask(&mut client, request("eth_gasPrice", &json!([]))).await;
     assert!(answer.contains("result"), "{answer}");
 }
@@ -199,7 +224,7 @@ async fn a_node_that_allows_one_connection_gets_one() {
     let node = easily_broken().await;
     node.limit_connections(1);
     let proxy = node.proxy(|_| {}).await;
-    has(&proxy, "one").await;
+    has_lanes(&proxy, "one").await;
     let bystander = Bystander::join(&proxy).await;
     let mut client = proxy.watcher().await;
     let answer = ask(&mut client, harmless()).await;
@@ -227,7 +252,7 @@ async fn a_second_connection_to_another_chain_or_an_older_block_is_not_used() {
         let proxy = node
             .proxy(|config| config.node.silence_timeout = Duration::from_millis(500))
             .await;
-        has(&proxy, "one").await;
+        has_lanes(&proxy, "one").await;
         let mut client = proxy.client().await;
         let answer = ask(&mut client, harmless()).await;
         assert!(answer.contains("\"0x1\""), "{answer}");
@@ -239,7 +264,7 @@ async fn a_second_connection_to_another_chain_or_an_older_block_is_not_used() {
 async fn one_lane_is_enough_where_it_is_set() {
     let node = easily_broken().await;
     let proxy = node.proxy(|config| config.node.lanes = 1).await;
-    has(&proxy, "one").await;
+    has_lanes(&proxy, "one").await;
     let mut client = proxy.client().await;
     let answer = ask(&mut client, harmless()).await;
     assert!(answer.contains("\"0x1\""), "{answer}");
