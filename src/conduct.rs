@@ -1,6 +1,6 @@
-//! An account's record of calls that broke a node's connection, and for how long it has consequences.
+//! An account's record of what its calls cost at the nodes: connections that they broke, and long answers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -9,12 +9,17 @@ use tokio::time::Instant;
 /// Time for which a consequence lasts (issue 12).
 pub const CONSEQUENCE: Duration = Duration::from_secs(600);
 
+/// A longer answer is long, in bytes: some milliseconds of a link of 1 Gbit/s.
+const LONG_ANSWER: usize = 1 << 20;
+
 /// The record; shared by an account and its calls on their way to the nodes.
 #[derive(Debug, Default)]
 pub struct Conduct {
     /// Nearly all accounts have none: the fast path.
     has_record: AtomicBool,
     until: Mutex<Until>,
+    /// Length of its answers, in bytes: the longest of late.
+    answer: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +44,21 @@ impl Conduct {
     /// while, so that it shows which one it is.
     pub fn lost_a_send(&self, now: Instant) {
         self.record(|until| until.sends_alone = Some(now + CONSEQUENCE));
+    }
+
+    /// Notes the length of an answer in bytes. A long one is forgotten with some short ones.
+    pub fn got_an_answer(&self, bytes: usize) {
+        let before = self.answer.load(Ordering::Relaxed);
+        let after = bytes.max(before - before / 4);
+        if after != before {
+            self.answer.store(after, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its answers have lately been long.
+    #[must_use]
+    pub fn gets_long_answers(&self) -> bool {
+        self.answer.load(Ordering::Relaxed) > LONG_ANSWER
     }
 
     /// Remaining time for which calls are refused.
@@ -70,6 +90,20 @@ impl Conduct {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_answers_are_forgotten_with_short_ones() {
+        let conduct = Conduct::default();
+        conduct.got_an_answer(LONG_ANSWER);
+        assert!(!conduct.gets_long_answers());
+        conduct.got_an_answer(20 * LONG_ANSWER);
+        let mut short = 0;
+        while conduct.gets_long_answers() {
+            conduct.got_an_answer(100);
+            short += 1;
+        }
+        assert_eq!(short, 11);
+    }
 
     #[test]
     fn each_consequence_lasts_ten_minutes() {

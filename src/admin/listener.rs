@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::header::{HOST, HeaderMap, ORIGIN};
@@ -18,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Admin;
@@ -25,6 +27,9 @@ use crate::door::Hosts;
 
 /// Open connections. One more ends the oldest: those who come to look must not be kept out by those who stay.
 const MAX_CONNECTIONS: usize = 64;
+
+/// A silent connection stays open for so long at least, so that a request which is on its way is answered.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// How long the head of a request may take, and how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(10);
@@ -43,7 +48,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
     let pages = TowerToHyperService::new(admin.router());
     let hosts = Arc::new(hosts);
     let mut serving = JoinSet::new();
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    let mut open: VecDeque<Open> = VecDeque::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -58,20 +63,45 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
                 continue;
             }
         };
-        open.retain(|connection| !connection.is_finished());
-        if open.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.abort();
+        open.retain(|connection| !connection.task.is_finished());
+        if open.len() >= MAX_CONNECTIONS {
+            let silent = open
+                .iter()
+                .position(|connection| !connection.asks.load(Ordering::Relaxed));
+            if let Some(oldest) = open.remove(silent.unwrap_or(0)) {
+                tokio::time::sleep_until(oldest.since + GRACE).await;
+                if !oldest.asks.load(Ordering::Relaxed) || silent.is_none() {
+                    oldest.task.abort();
+                }
+            }
         }
-        open.push_back(serving.spawn(connection(stream, pages.clone(), hosts.clone())));
+        let asks = Arc::new(AtomicBool::new(false));
+        open.push_back(Open {
+            since: Instant::now(),
+            asks: asks.clone(),
+            task: serving.spawn(connection(stream, pages.clone(), hosts.clone(), asks)),
+        });
     }
 }
 
-async fn connection(stream: TcpStream, pages: TowerToHyperService<axum::Router>, hosts: Arc<Hosts>) {
+/// An open connection.
+struct Open {
+    since: Instant,
+    /// A request of it is being answered.
+    asks: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+async fn connection(
+    stream: TcpStream,
+    pages: TowerToHyperService<axum::Router>,
+    hosts: Arc<Hosts>,
+    asks: Arc<AtomicBool>,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let admitted = admit(&hosts, request.uri(), request.headers());
-        let pages = pages.clone();
+        let (pages, asks) = (pages.clone(), asks.clone());
+        asks.store(true, Ordering::Relaxed);
         async move {
             let response: Response = match admitted {
                 Ok(()) => match pages.call(request).await {
@@ -80,6 +110,7 @@ async fn connection(stream: TcpStream, pages: TowerToHyperService<axum::Router>,
                 },
                 Err(why) => (StatusCode::FORBIDDEN, why).into_response(),
             };
+            asks.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(response)
         }
     });

@@ -21,6 +21,7 @@ use super::params::{self, BlockName};
 use super::send;
 use super::{Caller, RpcSettings, not_available};
 use crate::chain::{BlockLogs, BlockRef, Tip, Verify};
+use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::look::awaited;
 use crate::shares::{Budget, Charge, FairPool, Full, Owner, Place};
@@ -48,6 +49,9 @@ const LONG: usize = 1 << 20;
 /// Long answers that are put together at the same time.
 const BUILDERS: usize = 2;
 
+/// Calls under way of accounts whose answers are long; one account has two of them.
+const LONG_CALLS: usize = 8;
+
 /// Long answers of one account that wait to be put together.
 const MAX_BUILDS: usize = 64;
 
@@ -69,6 +73,8 @@ pub struct Calls {
     pub(super) answers: Arc<Budget>,
     /// Places for calls under way at the nodes.
     places: Arc<FairPool>,
+    /// Places for calls of accounts whose answers are long.
+    long: Arc<FairPool>,
     /// Places for those who put a long answer together.
     builders: Arc<FairPool>,
     finality: Finality,
@@ -100,6 +106,7 @@ impl Calls {
             filters: Filters::default(),
             answers: Budget::new("too many bytes of answers at once", settings.max_answer_bytes),
             places: FairPool::new("too many calls under way", settings.max_in_flight, MAX_WAITING),
+            long: FairPool::new("too many long answers at once", LONG_CALLS, MAX_WAITING),
             builders: FairPool::new("too many long answers at once", BUILDERS, MAX_BUILDS),
             finality: Finality::default(),
             outrun: Outrun::default(),
@@ -174,7 +181,7 @@ impl Calls {
             Role::Read(basis) => return self.read(known, basis, ask, owner).await,
             Role::ChainId | Role::OfNode => ask.reach = Reach::Anywhere,
             Role::BlockNumber => {
-                let answer = self.forwarded(owner, self.pool.call(&ask).boxed()).await;
+                let answer = self.forwarded(caller, self.pool.call(&ask).boxed()).await;
                 if let Ok(Outcome::Result(json)) = &answer {
                     let number = serde_json::from_slice(json).ok().and_then(params::quantity);
                     self.heed(number);
@@ -190,12 +197,12 @@ impl Calls {
                 ask.reach = Reach::Anywhere;
                 ask.again = false;
                 let sent = send::send(&self.pool, ask, self.settings.broadcast);
-                return self.forwarded(owner, sent.boxed()).await;
+                return self.forwarded(caller, sent.boxed()).await;
             }
             Role::NewFilter => {
                 ask.again = false;
                 let made = self.filters.make(&self.pool, &ask, caller.holder);
-                return self.forwarded(owner, made.boxed()).await;
+                return self.forwarded(caller, made.boxed()).await;
             }
             Role::UseFilter => {
                 ask.again = false;
@@ -206,7 +213,7 @@ impl Calls {
                 };
                 let of_blocks = filter.tells_of_blocks();
                 let asked = self.filters.ask(&self.pool, ask, filter);
-                let answer = self.forwarded(owner, asked.boxed()).await;
+                let answer = self.forwarded(caller, asked.boxed()).await;
                 if of_blocks {
                     self.heed_last(&answer);
                 }
@@ -215,7 +222,7 @@ impl Calls {
             Role::Control => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
-                let answer = self.forwarded(owner, self.pool.call(&ask).boxed()).await;
+                let answer = self.forwarded(caller, self.pool.call(&ask).boxed()).await;
                 // A node that refuses has changed nothing, and most do: anybody may ask.
                 let refused = matches!(
                     answer,
@@ -230,7 +237,7 @@ impl Calls {
             }
             Role::Unknown | Role::Misspelt => ask.again = false,
         }
-        self.forwarded(owner, self.pool.call(&ask).boxed()).await
+        self.forwarded(caller, self.pool.call(&ask).boxed()).await
     }
 
     /// What needs no node, unless it has parameters that it does not take: those are the node's business.
@@ -521,8 +528,8 @@ impl Calls {
             return (Ok(Outcome::Result(kept)), By::Memory);
         }
         // Before the answer is shared: whoever asks the same must not wait behind the other calls of this account.
-        let _place = match self.place(owner).await {
-            Ok(place) => place,
+        let _turn = match self.turn(owner, &ask.conduct).await {
+            Ok(turn) => turn,
             Err(full) => return (Ok(full.into()), By::Node),
         };
         let asking = || self.timed(asking());
@@ -530,6 +537,7 @@ impl Calls {
             Some(key) => self.cache.answer(key, holds, asking).await,
             None => (asking().await, By::Node),
         };
+        weigh(&ask.conduct, &answer);
         let who = match by {
             By::Memory => "memory",
             By::Shared => "shared",
@@ -571,11 +579,27 @@ impl Calls {
         place
     }
 
-    async fn forwarded(&self, owner: Owner, asking: BoxFuture<'_, Answer>) -> Answer {
-        match self.place(owner).await {
-            Ok(_place) => self.timed(asking).await,
+    async fn forwarded(&self, caller: &Caller, asking: BoxFuture<'_, Answer>) -> Answer {
+        match self.turn(caller.owner, &caller.conduct).await {
+            Ok(_turn) => {
+                let answer = self.timed(asking).await;
+                weigh(&caller.conduct, &answer);
+                answer
+            }
             Err(full) => Ok(full.into()),
         }
+    }
+
+    /// The places that a call takes. An account whose answers have lately been long takes one of few, too: its answers
+    /// would keep everybody else's waiting on the node's connection (20 MiB each: 13 s).
+    async fn turn(&self, owner: Owner, conduct: &Conduct) -> Result<(Option<Place>, Place), Full> {
+        let long = if conduct.gets_long_answers() {
+            let long = tokio::time::timeout(self.settings.patience, self.long.acquire(owner)).await;
+            Some(long.unwrap_or(Err(Full("too many long answers at once")))?)
+        } else {
+            None
+        };
+        Ok((long, self.place(owner).await?))
     }
 
     // ---- counting
@@ -606,6 +630,13 @@ impl Calls {
 
     fn count(&self, outcome: &'static str) {
         self.metrics.requests.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+}
+
+/// Notes how long an answer was that a node gave.
+fn weigh(conduct: &Conduct, answer: &Answer) {
+    if let Ok(Outcome::Result(json)) = answer {
+        conduct.got_an_answer(json.len());
     }
 }
 

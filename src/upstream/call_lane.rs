@@ -112,7 +112,12 @@ impl CallLane {
                     } else {
                         debug!("upstream {endpoint}: no connection for calls: {end}");
                     }
-                    let wait = waits.next().unwrap_or(settings.reconnect_max);
+                    // One that was in use is made anew at once, however often it breaks: the stream shows that the node lives.
+                    let wait = if used {
+                        settings.reconnect_min
+                    } else {
+                        waits.next().unwrap_or(settings.reconnect_max)
+                    };
                     if !self.refuse_calls_for(wait).await {
                         return;
                     }
