@@ -87,7 +87,7 @@ impl Tracker {
     }
 
     /// While the node's word is doubted, what would cost continuity is not taken: walks that lead nowhere and restarts come to
-    /// nothing, as do blocks further than [`MAX_HOLE`] above their parents.
+    /// nothing, as do blocks further than `MAX_HOLE` (`upstream::standing`) above their parents.
     pub fn set_wary(&mut self, is_wary: bool) {
         self.is_wary = is_wary;
     }

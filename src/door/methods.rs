@@ -8,7 +8,7 @@ use crate::patterns::{NoPattern, Pattern, Patterns};
 /// The methods that may be called.
 #[derive(Clone, Debug, Default)]
 pub struct Methods {
-    /// These: a pattern stands for those that read, and a method that [acts](effect::acts) is named in full.
+    /// These: a pattern stands for those that read, and a method that acts is named in full.
     pub allowed: Patterns,
     /// But not these, in large letters or small.
     pub denied: Patterns,
