@@ -95,7 +95,7 @@ impl Header {
     /// Reads a `newHeads` payload, which is then delivered as it is.
     ///
     /// # Errors
-    /// [`NotAHeader`] where hash, number or, above block 0, parentHash is missing or malformed.
+    /// [`NotAHeader`] where hash or number is missing, or one of them or parentHash is malformed.
     pub fn parse(json: Bytes, seen: Instant) -> Result<Self, NotAHeader> {
         let place = place_of(&json)?;
         let fields: Fields<'_> = serde_json::from_slice(&json)?;
@@ -331,9 +331,11 @@ pub(crate) mod tests {
             let json = format!(r#"{{"hash":"H1","parentHash":"H2","number":{number}}}"#);
             assert_eq!(parse(&json).expect(&json).block.number, expect, "{json}");
         }
-        for parent in ["", r#","parentHash":null"#] {
-            let json = format!(r#"{{"hash":"H1","number":"0x0"{parent}}}"#);
-            assert_eq!(parse(&json).expect(&json).parent, B256::ZERO, "{json}");
+        for parent in ["", r#","parentHash":null"#, r#","parentHash":"0x""#] {
+            for number in ["0x0", "0x1"] {
+                let json = format!(r#"{{"hash":"H1","number":"{number}"{parent}}}"#);
+                assert_eq!(parse(&json).expect(&json).parent, B256::ZERO, "{json}");
+            }
         }
     }
 
@@ -354,9 +356,8 @@ pub(crate) mod tests {
             r#"{"hash":"H1","parentHash":"H2","number":"0x8000000000000000"}"#,
             r#"{"hash":"H1","parentHash":"H2","number":18446744073709551615}"#,
             r#"{"hash":null,"parentHash":"H2","number":"0x1"}"#,
-            r#"{"hash":"H1","number":"0x1"}"#,
-            r#"{"hash":"H1","parentHash":null,"number":"0x1"}"#,
-            r#"{"hash":"H1","parentHash":"0x","number":"0x0"}"#,
+            r#"{"hash":"H1","parentHash":"0x12","number":"0x1"}"#,
+            r#"{"hash":"H1","parentHash":7,"number":"0x1"}"#,
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

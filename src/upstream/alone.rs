@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::identity::{NETWORK_ID, has_no_chain_id};
 use super::link::{self, Inbound, LinkError, Outbound, Reader, Writer};
 use super::message::{self, NodeMessage};
 use super::{Endpoint, UpstreamSettings};
@@ -52,6 +53,18 @@ impl Alone {
                 return Ok(outcome);
             }
         }
+    }
+
+    /// The answer that says which chain the node is on; see [`Self::ask`].
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn chain_id(&mut self) -> Result<Outcome, LinkError> {
+        let answer = self.ask("eth_chainId", "").await?;
+        if has_no_chain_id(&answer) {
+            return self.ask(NETWORK_ID, "").await;
+        }
+        Ok(answer)
     }
 
     /// The two halves, for many calls at a time.

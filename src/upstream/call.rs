@@ -339,10 +339,30 @@ pub(super) fn is_unknown_method(error: &[u8]) -> bool {
         .is_ok_and(|ErrorObject { code, .. }| [METHOD_NOT_FOUND, -32004].map(i64::from).contains(&code))
 }
 
-/// Whether an answer says that the node is asked too much: 429 as Alchemy and QuickNode answer, -32029 as Erigon's hosts, and
-/// -32005, which EIP-1474 calls "limit exceeded"; but Infura says by it, too, that a query has too many results, which is
-/// the question's fault.
+/// Words of a rate limit, whatever the code (gateways answer -32601, -32000 and -32603 with them).
+const LIMITS: [&str; 5] = [
+    "rate limit",
+    "ratelimit",
+    "too many requests",
+    "request limit",
+    "compute units",
+];
+
+/// Whether the answer to a question of our own says that the node is asked too much, by its code or by its words.
 pub(super) fn is_throttled(outcome: &Outcome) -> bool {
+    if is_throttled_by_code(outcome) {
+        return true;
+    }
+    ErrorObject::of(outcome).is_some_and(|error| {
+        let message = error.message();
+        LIMITS.iter().any(|words| message.contains(words)) && !message.contains("revert")
+    })
+}
+
+/// Whether the code of an error says that the node is asked too much: 429 as Alchemy and QuickNode answer, -32029 as Erigon's
+/// hosts, and -32005, which EIP-1474 calls "limit exceeded"; but Infura says by it, too, that a query has too many results,
+/// which is the question's fault. The words of an answer to a client may be the client's own: a contract's reason, a name.
+pub(super) fn is_throttled_by_code(outcome: &Outcome) -> bool {
     let Some(error) = ErrorObject::of(outcome) else {
         return false;
     };
@@ -357,8 +377,20 @@ pub(super) fn is_throttled(outcome: &Outcome) -> bool {
     }
 }
 
-/// Whether an answer, or none, says that the node is asked too much; and perhaps when to come again.
+/// Whether an answer to a question of our own, or none, says that the node is asked too much; and perhaps when to come again.
 pub(crate) fn throttled(answer: &Result<Outcome, CallError>) -> Option<Option<Duration>> {
+    answer_throttled(answer, is_throttled)
+}
+
+/// As [`throttled`], for a client's call.
+pub(super) fn call_throttled(answer: &Result<Outcome, CallError>) -> Option<Option<Duration>> {
+    answer_throttled(answer, is_throttled_by_code)
+}
+
+fn answer_throttled(
+    answer: &Result<Outcome, CallError>,
+    is_throttled: fn(&Outcome) -> bool,
+) -> Option<Option<Duration>> {
     match answer {
         Ok(outcome) => is_throttled(outcome).then_some(None),
         Err(CallError::Throttled(after)) => Some(*after),
@@ -372,27 +404,42 @@ mod tests {
 
     #[test]
     fn what_says_that_a_node_is_asked_too_much() {
-        for (error, throttled) in [
+        for (error, by_code, throttled) in [
             (
                 r#"{"code":429,"message":"Your app has exceeded its compute units"}"#,
                 true,
+                true,
             ),
-            (r#"{"code":-32029,"message":"Too many requests"}"#, true),
+            (r#"{"code":-32029,"message":"Too many requests"}"#, true, true),
             (
                 r#"{"code":-32005,"message":"daily request count exceeded, request rate limited"}"#,
                 true,
+                true,
             ),
-            (r#"{"code":-32005,"message":"limit exceeded"}"#, true),
+            (r#"{"code":-32005,"message":"limit exceeded"}"#, true, true),
             (
                 r#"{"code":-32005,"message":"query returned more than 10000 results"}"#,
                 false,
+                false,
             ),
-            (r#"{"code":-32005,"message":"block range is too wide"}"#, false),
-            (r#"{"code":-32000,"message":"too many requests"}"#, false),
-            (r#"{"code":3,"message":"execution reverted"}"#, false),
-            ("5", false),
+            (r#"{"code":-32005,"message":"block range is too wide"}"#, false, false),
+            (r#"{"code":-32000,"message":"too many requests"}"#, false, true),
+            (r#"{"code":-32601,"message":"Rate limit exceeded"}"#, false, true),
+            (r#"{"code":-32603,"message":"request ratelimited"}"#, false, true),
+            (r#"{"code":-32600,"message":"out of compute units"}"#, false, true),
+            (r#"{"code":-32000,"message":"too many results"}"#, false, false),
+            (r#"{"code":-32601,"message":"no such method"}"#, false, false),
+            (r#"{"code":3,"message":"execution reverted"}"#, false, false),
+            (
+                r#"{"code":3,"message":"execution reverted: rate limit exceeded"}"#,
+                false,
+                false,
+            ),
+            ("5", false, false),
         ] {
-            assert_eq!(is_throttled(&Outcome::Error(error.into())), throttled, "{error}");
+            let outcome = Outcome::Error(error.into());
+            assert_eq!(is_throttled_by_code(&outcome), by_code, "{error}");
+            assert_eq!(is_throttled(&outcome), throttled, "{error}");
         }
         let elsewhere = |error: &str| is_elsewhere(&Outcome::Error(error.to_owned().into()));
         assert!(elsewhere(
@@ -465,6 +512,8 @@ mod tests {
             (-32005, "limit exceeded", Throttled, false),
             (-32005, "query returned more than 10000 results", Other, false),
             (429, "Too many requests", Throttled, false),
+            (-32601, "rate limit exceeded", Throttled, true),
+            (-32000, "Too Many Requests", Throttled, false),
             (4444, "pruned history unavailable", Pruned, false),
             (-32000, "unknown block", Other, false),
             (-32000, "block does not exist", Other, false),

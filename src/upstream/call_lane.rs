@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::alone::Alone;
 use super::call::{Inbox, is_throttled};
+use super::identity::{NETWORK_ID, has_no_chain_id};
 use super::lanes::{Attempts, EARLY, Ended, Lanes, Next};
 use super::link::{Inbound, LinkError, Outbound, Reader, Writer};
 use super::message::NodeMessage;
@@ -290,7 +291,11 @@ impl Life {
 /// Connects, and checks that it is the node of the stream, or one like it: of the same chain, with the newest block.
 async fn open(shared: &Shared) -> Result<Alone, End> {
     let mut link = Alone::connect(&shared.endpoint, &shared.settings).await?;
-    let chain_id = match patient(&mut link, "eth_chainId", "").await? {
+    let mut chain_id = patient(&mut link, "eth_chainId", "").await?;
+    if has_no_chain_id(&chain_id) {
+        chain_id = patient(&mut link, NETWORK_ID, "").await?;
+    }
+    let chain_id = match chain_id {
         Outcome::Result(json) => String::from_utf8_lossy(&json).into_owned(),
         Outcome::Error(error) => return Err(End::OtherNode(String::from_utf8_lossy(&error).into_owned())),
     };

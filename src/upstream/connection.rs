@@ -23,10 +23,10 @@ use tracing::{debug, info, warn};
 use self::heads::HeadsState;
 use self::ownerless::Ownerless;
 use self::pending::Pending;
-use super::call::{Call, Inbox, Reply, is_throttled};
+use super::call::{Call, Inbox, Reply, is_throttled, is_throttled_by_code};
 use super::early::Early;
 use super::feeds::Feeds;
-use super::identity::{Doubt, Genesis};
+use super::identity::{Doubt, Genesis, NETWORK_ID, has_no_chain_id};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::load::{BackOff, LONGEST};
 use super::message::{self, NodeMessage, Notice, Notification};
@@ -81,6 +81,14 @@ enum Feed {
 }
 
 impl Feed {
+    /// Whether the node is asked too much to grant it. A refusal of what a client named may repeat the client's words.
+    fn is_throttled(&self, outcome: &Outcome) -> bool {
+        match self {
+            Self::Beside(NodeSubscription::Passed(_)) => is_throttled_by_code(outcome),
+            Self::Heads | Self::Beside(NodeSubscription::Pending(_)) => is_throttled(outcome),
+        }
+    }
+
     /// The method by which it is ended at the node.
     fn unsubscribe(&self) -> String {
         match self {
@@ -95,6 +103,8 @@ impl Feed {
 enum Purpose {
     Caller(Reply),
     ChainId,
+    /// The chain's id where the node serves no `eth_chainId`.
+    NetworkId,
     Genesis,
     /// A block that was published, where the node's genesis is another one than before.
     Published(Doubt),
@@ -132,6 +142,7 @@ impl Purpose {
     fn vital_question(&self) -> Option<(&'static str, Cow<'static, str>)> {
         let (method, params) = match self {
             Self::ChainId => ("eth_chainId", "".into()),
+            Self::NetworkId => (NETWORK_ID, "".into()),
             Self::Genesis => ("eth_getBlockByNumber", r#"["0x0",false]"#.into()),
             Self::Published(doubt) => return doubt.question().map(|(method, params)| (method, params.into())),
             Self::Subscribe(Feed::Heads) => ("eth_subscribe", r#"["newHeads"]"#.into()),
@@ -147,6 +158,8 @@ impl Purpose {
 pub(super) struct Connection {
     shared: Arc<Shared>,
     calls: Inbox,
+    /// The connection before was given up as deaf.
+    was_deaf: bool,
 }
 
 /// What lives as long as one connection.
@@ -225,7 +238,11 @@ enum SubscriptionState {
 
 impl Connection {
     pub(super) fn new(shared: Arc<Shared>, calls: Inbox) -> Self {
-        Self { shared, calls }
+        Self {
+            shared,
+            calls,
+            was_deaf: false,
+        }
     }
 
     /// Runs until the pool is gone.
@@ -245,6 +262,7 @@ impl Connection {
             if matches!(end, End::Shutdown) {
                 return;
             }
+            self.was_deaf = matches!(end, End::Deaf);
             self.shared.down(end.to_string());
             // A connection that held is no reason for patience; one that was refused at once is.
             if began.elapsed() > settings.reconnect_max {
@@ -281,6 +299,9 @@ impl Connection {
             Err(_) => return End::ConnectTimeout,
         };
         let mut serving = Serving::new(self.shared.clone());
+        if self.was_deaf {
+            serving.heads.follows_deaf();
+        }
         serving.ask_vital(Purpose::ChainId);
         let mut wanted = self.shared.wanted.clone();
         let mut active = self.shared.choice.watch_active();
@@ -452,7 +473,8 @@ impl Serving {
         }
         match (purpose, outcome) {
             (Purpose::Caller(reply), outcome) => drop(reply.send(Ok(outcome))),
-            (Purpose::ChainId, Outcome::Result(json)) => {
+            (Purpose::ChainId, outcome) if has_no_chain_id(&outcome) => drop(self.ask_vital(Purpose::NetworkId)),
+            (Purpose::ChainId | Purpose::NetworkId, Outcome::Result(json)) => {
                 self.shared.check_chain_id(&text(&json)).map_err(End::Refused)?;
                 self.ask_vital(Purpose::Genesis);
             }
@@ -466,9 +488,9 @@ impl Serving {
                 doubt.answered(&outcome);
                 self.doubted(doubt).await?;
             }
-            (Purpose::ChainId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
+            (Purpose::ChainId | Purpose::NetworkId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
             (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await?,
-            (Purpose::Subscribe(feed), outcome @ Outcome::Error(_)) if is_throttled(&outcome) => {
+            (Purpose::Subscribe(feed), outcome @ Outcome::Error(_)) if feed.is_throttled(&outcome) => {
                 self.put_off(feed, outcome);
             }
             (Purpose::Subscribe(feed), Outcome::Error(error)) => self.refused(feed, error)?,
@@ -537,6 +559,7 @@ impl Serving {
         }
         if matches!(purpose, Purpose::Subscribe(Feed::Heads)) {
             self.heads_put_off();
+            return;
         }
         let why = "rate limited: the node says that it is asked too much";
         warn!(
@@ -605,7 +628,7 @@ impl Serving {
                 self.unannounced = 0;
                 self.announced(json).await;
             }
-            Feed::Beside(NodeSubscription::Pending(form)) => self.announced_pending(subscription, form, &json, seen),
+            Feed::Beside(NodeSubscription::Pending(form)) => self.announced_pending(&subscription, form, &json, seen),
             Feed::Beside(NodeSubscription::Passed(of)) => {
                 self.shared.gossip(Gossip::Passed { of, method, json, seen });
             }
@@ -620,7 +643,8 @@ impl Serving {
     }
 
     /// A socket that answers pings can still be silent about heads (a frozen node, a subscription that the node lost).
-    /// What a probe finds is passed on, so that nothing is missed meanwhile; found twice, the connection is given up.
+    /// What a probe finds is passed on, so that nothing is missed meanwhile; found twice, the connection is given up. Where
+    /// another one would be no better the head is polled: zetachain and cdk-erigon grant `newHeads` and announce nothing.
     async fn probed(&mut self, json: Bytes) -> Result<(), End> {
         let before = self.head;
         self.tell(Sighting::Latest(json)).await;
@@ -628,6 +652,10 @@ impl Serving {
             return Ok(());
         }
         self.unannounced += 1;
+        if self.heads.is_deaf_by_nature() {
+            self.heads_unannounced();
+            return Ok(());
+        }
         if self.unannounced > 1 { Err(End::Deaf) } else { Ok(()) }
     }
 

@@ -42,6 +42,16 @@ impl<T> Feeds<T> {
     }
 }
 
+/// Whether an answer grants a subscription: an id is a number or a text. Gateways that pass no subscriptions answer `false`,
+/// `null` or `""`.
+pub(super) fn is_id(json: &str) -> bool {
+    match serde_json::from_str(json) {
+        Ok(serde_json::Value::String(text)) => !text.trim().is_empty(),
+        Ok(serde_json::Value::Number(_)) => true,
+        _ => false,
+    }
+}
+
 /// One text for all spellings of an id.
 ///
 /// Nodes grant `"0x1f"` and announce `31`, `"0x1F"` or `"0x001f"` (issue 11): a number is the same in each. Hex digits without
@@ -71,6 +81,22 @@ pub(super) fn key(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_is_a_number_or_a_text() {
+        for id in [
+            r#""0x1f""#,
+            "7",
+            r#""a-b""#,
+            "1e3",
+            "340282366920938463463374607431768211456",
+        ] {
+            assert!(is_id(id), "{id}");
+        }
+        for other in ["null", "false", "true", r#""""#, r#"" ""#, "[]", r#"["0x1"]"#, "{}", ""] {
+            assert!(!is_id(other), "{other}");
+        }
+    }
 
     #[test]
     fn an_id_is_the_same_in_every_spelling() {

@@ -7,7 +7,7 @@ use alloy_primitives::B256;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Endpoint, place_of};
+use super::{Complaint, Endpoint, complaint, place_of};
 use crate::jsonrpc::Outcome;
 use crate::quantity::Quantity;
 
@@ -21,6 +21,17 @@ pub(super) struct Identity {
     fixed: bool,
     chain_id: OnceLock<String>,
     genesis: Mutex<Option<B256>>,
+}
+
+/// The method that is asked where a node does not serve `eth_chainId` (EIP-695): the network's id is the chain's.
+pub(super) const NETWORK_ID: &str = "net_version";
+
+/// Whether an answer to `eth_chainId` leaves the chain's id to [`NETWORK_ID`].
+pub(super) fn has_no_chain_id(answer: &Outcome) -> bool {
+    match answer {
+        Outcome::Result(json) => &**json == b"null",
+        Outcome::Error(_) => complaint(answer) == Complaint::Unsupported,
+    }
 }
 
 /// What a node's answer about block 0 means.
@@ -184,6 +195,26 @@ mod tests {
         let identity = Identity::new(1, None);
         let expect = format!("\"0x{}\"", "f".repeat(64));
         assert_eq!(identity.check_chain_id(&endpoint, &format!("\"{long}\"")), Ok(expect));
+    }
+
+    #[test]
+    fn a_network_id_is_asked_for_where_no_chain_id_is_served() {
+        let error = |json: &'static str| Outcome::Error(json.into());
+        for (answer, expect) in [
+            (Outcome::Result("null".into()), true),
+            (Outcome::Result(r#""0x1""#.into()), false),
+            (Outcome::Result(r#""""#.into()), false),
+            (
+                error(r#"{"code":-32601,"message":"the method eth_chainId does not exist"}"#),
+                true,
+            ),
+            (error(r#"{"code":-32000,"message":"method not supported"}"#), true),
+            (error(r#"{"code":-32601,"message":"rate limit exceeded"}"#), false),
+            (error(r#"{"code":-32603,"message":"internal error"}"#), false),
+            (error("5"), false),
+        ] {
+            assert_eq!(has_no_chain_id(&answer), expect, "{answer:?}");
+        }
     }
 
     #[test]

@@ -122,26 +122,39 @@ impl NodeMessage {
     }
 
     fn of(frame: &Bytes, envelope: &Envelope<'_>) -> Option<Self> {
-        if let (Some(method), Some(params)) = (envelope.method(), envelope.params) {
-            let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
-            let params: Params<'_> = serde_json::from_str(params.get()).ok()?;
-            let notice = match (params.error, params.result) {
-                (Some(error), _) => Notice::Ended(slice(error)),
-                (None, Some(result)) => Notice::Event(slice(result)),
-                (None, None) => return None,
-            };
-            return Some(Self::Notification(Notification {
-                method: match method {
-                    Cow::Borrowed(name) => frame.slice_ref(name.as_bytes()),
-                    Cow::Owned(name) => name.into(),
-                },
-                subscription: params.subscription.get().to_owned(),
-                notice,
-            }));
-        }
         let outcome = envelope.outcome(frame);
+        if let (Some(method), Some(params)) = (envelope.method(), envelope.params) {
+            if let Some(notification) = notification(frame, method, params) {
+                return Some(Self::Notification(notification));
+            }
+            // Some gateways repeat the question in its answer; without a result it is a question of the node's.
+            return Some(Self::Answer(envelope.id()?, outcome?));
+        }
         Some(Self::Answer(envelope.id()?, outcome.unwrap_or_else(no_result)))
     }
+}
+
+/// Reads a message of a subscription; `None` where its parameters are not one's.
+fn notification(frame: &Bytes, method: Cow<'_, str>, params: &RawValue) -> Option<Notification> {
+    let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
+    // Serde reads an array as the members in order, and a question that is repeated has one.
+    if !params.get().starts_with('{') {
+        return None;
+    }
+    let params: Params<'_> = serde_json::from_str(params.get()).ok()?;
+    let notice = match (params.error, params.result) {
+        (Some(error), _) => Notice::Ended(slice(error)),
+        (None, Some(result)) => Notice::Event(slice(result)),
+        (None, None) => return None,
+    };
+    Some(Notification {
+        method: match method {
+            Cow::Borrowed(name) => frame.slice_ref(name.as_bytes()),
+            Cow::Owned(name) => name.into(),
+        },
+        subscription: params.subscription.get().to_owned(),
+        notice,
+    })
 }
 
 /// The answer in the body of an HTTP response. One POST has one answer, so its id decides only among several: nodes and
@@ -151,10 +164,11 @@ impl NodeMessage {
 pub fn answer(body: &Bytes, id: u64) -> Option<Outcome> {
     let mut other = None;
     let mut look = |frame: &Bytes, envelope: &Envelope<'_>| {
-        if envelope.method().is_some() {
+        let outcome = envelope.outcome(frame);
+        // A notification, or a question of the node's.
+        if envelope.method().is_some() && outcome.is_none() {
             return None;
         }
-        let outcome = envelope.outcome(frame);
         if envelope.id() == Some(id) {
             return Some(outcome.unwrap_or_else(no_result));
         }
@@ -361,6 +375,20 @@ mod tests {
             check(&format!(r#"{{"id":1,{odd},"result":0}}"#), "1=0");
         }
         check(r#"{"id":1,"method":"x","result":0}"#, "1=0");
+        // The question stands in its answer.
+        for params in [
+            "[]",
+            r#"["latest",false]"#,
+            "[1,2,null]",
+            "{}",
+            "null",
+            r#"{"subscription":7}"#,
+        ] {
+            let echo = format!(r#""id":1,"method":"eth_chainId","params":{params}"#);
+            check(&format!(r#"{{{echo},"result":"0x1"}}"#), r#"1="0x1""#);
+            check(&format!(r#"{{{echo},"error":{{"code":3}}}}"#), r#"1!{"code":3}"#);
+        }
+        check(r#"{"id":1,"method":"eth_chainId","params":[]}"#, "");
         check(r#"{"id":1,"result":null,"error":{"code":1}}"#, r#"1!{"code":1}"#);
         check(
             r#"{"id":null,"more":[],"method":"eth_subscription","params":{"more":{},"subscription":"0x1","result":{}}}"#,
@@ -401,6 +429,10 @@ mod tests {
         }
         check(r#"{"id":1}"#, "null");
         check(r#"{"id":1,"error":"no"}"#, r#"!"no""#);
+        let echo = r#""method":"eth_call","params":[{},"latest"]"#;
+        check(&format!(r#"{{{echo},"id":1,"result":"0x1"}}"#), r#""0x1""#);
+        check(&format!(r#"{{{echo},"error":{error}}}"#), &format!("!{error}"));
+        check(&format!(r#"{{{echo},"id":1}}"#), "none");
         check(r#"{"id":7,"result":7}{"id":1,"result":1}"#, "1");
         check(r#"[{"id":7,"result":7},{"id":1,"result":1}]"#, "1");
         check("{\"result\":7}\n{\"result\":8}", "7");

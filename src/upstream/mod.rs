@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 use bytes::Bytes;
-use serde::de::Error as _;
+use serde_json::value::RawValue;
 
 pub use announcement::Heads;
 pub use call::{Ask, CallError, Reach, Whom};
@@ -150,29 +150,43 @@ pub enum Gossip {
     },
 }
 
-/// The place of a block or header: all that a head needs to be one.
+/// The place of a block or header: all that a head needs to be one. Some nodes leave out the parent's hash above block 0, or
+/// write `null` or `0x`; it reads as zero, as of a block whose parent is not known.
 ///
 /// # Errors
-/// Where the hash, the number or, above block 0, the parent's hash is missing or malformed.
+/// Where the hash or the number is missing, or any of the three is malformed.
 pub(crate) fn place_of(block: &[u8]) -> serde_json::Result<Told> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Block {
-        hash: B256,
-        parent_hash: Option<B256>,
-        number: Height,
-    }
-    let block: Block = serde_json::from_slice(block)?;
-    let parent = match (block.parent_hash, block.number) {
-        (Some(parent), _) => parent,
-        (None, Height(0)) => B256::ZERO,
-        (None, _) => return Err(serde_json::Error::missing_field("parentHash")),
-    };
+    let place: Place<'_> = serde_json::from_slice(block)?;
     Ok(Told {
-        number: block.number.0,
-        hash: block.hash,
-        parent,
+        number: place.number.0,
+        hash: place.hash,
+        parent: place.parent()?.unwrap_or_default(),
     })
+}
+
+/// Whether a block or header names its parent, where it has one.
+fn names_parent(block: &[u8]) -> bool {
+    let named = serde_json::from_slice(block)
+        .and_then(|place: Place<'_>| Ok(place.number == Height(0) || place.parent()?.is_some()));
+    named.unwrap_or(false)
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Place<'a> {
+    hash: B256,
+    #[serde(borrow)]
+    parent_hash: Option<&'a RawValue>,
+    number: Height,
+}
+
+impl Place<'_> {
+    fn parent(&self) -> serde_json::Result<Option<B256>> {
+        match self.parent_hash.map(RawValue::get) {
+            None | Some("null" | r#""""# | r#""0x""#) => Ok(None),
+            Some(parent) => serde_json::from_str(parent).map(Some),
+        }
+    }
 }
 
 /// Bounds and patience towards the nodes.
@@ -216,5 +230,36 @@ impl UpstreamSettings {
     /// How often it is looked whether somebody's time is up: often enough that the looks hardly add to the timeout.
     fn tick(&self) -> Duration {
         (self.silence_timeout / 20).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_that_is_not_named_is_none() {
+        let (hash, parent) = (B256::repeat_byte(1), B256::repeat_byte(2));
+        let named = format!(r#","parentHash":"{parent}""#);
+        let zero = format!(r#","parentHash":"{}""#, B256::ZERO);
+        for (number, member, read, is_named) in [
+            ("\"0x5\"", &*named, Some(parent), true),
+            ("\"0x5\"", &zero, Some(B256::ZERO), true),
+            ("\"0x5\"", "", Some(B256::ZERO), false),
+            ("\"0x5\"", r#","parentHash":null"#, Some(B256::ZERO), false),
+            ("\"0x5\"", r#","parentHash":"""#, Some(B256::ZERO), false),
+            ("\"0x5\"", r#","parentHash":"0x""#, Some(B256::ZERO), false),
+            ("\"0x5\"", r#","parentHash":"0x12""#, None, false),
+            ("\"0x5\"", r#","parentHash":7"#, None, false),
+            ("\"0x0\"", "", Some(B256::ZERO), true),
+            ("\"0x0\"", r#","parentHash":null"#, Some(B256::ZERO), true),
+            ("null", &named, None, false),
+        ] {
+            let block = format!(r#"{{"hash":"{hash}","number":{number}{member}}}"#);
+            let place = place_of(block.as_bytes()).ok();
+            assert_eq!(place.map(|place| place.parent), read, "{block}");
+            assert_eq!(names_parent(block.as_bytes()), is_named, "{block}");
+        }
+        assert!(place_of(b"null").is_err() && !names_parent(b"null"));
     }
 }

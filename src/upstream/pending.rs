@@ -36,18 +36,39 @@ pub(super) struct Forms {
 }
 
 impl Announced {
+    /// Reads one event: a transaction, or a list of them.
+    pub fn read_all(json: &Bytes) -> Vec<Option<Self>> {
+        let list: Option<Vec<&RawValue>> = json
+            .starts_with(b"[")
+            .then(|| serde_json::from_slice(json).ok())
+            .flatten();
+        match list {
+            Some(list) => list
+                .into_iter()
+                .map(|one| Self::read(&json.slice_ref(one.get().as_bytes())))
+                .collect(),
+            None => vec![Self::read(json)],
+        }
+    }
+
     /// `None` for what is neither a string nor an object.
     pub fn read(json: &Bytes) -> Option<Self> {
         #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
         struct Whole<'a> {
             #[serde(borrow)]
-            hash: &'a RawValue,
+            hash: Option<&'a RawValue>,
+            #[serde(borrow)]
+            transaction_hash: Option<&'a RawValue>,
+            #[serde(borrow)]
+            tx_hash: Option<&'a RawValue>,
         }
         match json.first()? {
             b'"' => Some(Self::Hash(json.clone())),
             b'{' => {
                 let hash = serde_json::from_slice::<Whole<'_>>(json).ok();
-                let hash = hash.map(|whole| json.slice_ref(whole.hash.get().as_bytes()));
+                let hash = hash.and_then(|whole| whole.hash.or(whole.transaction_hash).or(whole.tx_hash));
+                let hash = hash.map(|hash| json.slice_ref(hash.get().as_bytes()));
                 Some(Self::Whole(json.clone(), hash.filter(|hash| hash.starts_with(b"\""))))
             }
             _ => None,
@@ -162,6 +183,9 @@ mod tests {
             (r#"{"hash":"0xab","from":"0x1"}"#, r#"whole "0xab""#),
             (r#"{ "from":{"hash":"0xcd"}, "hash" : "0xab" }"#, r#"whole "0xab""#),
             (r#"{"hash":5}"#, "whole"),
+            (r#"{"transactionHash":"0xab"}"#, r#"whole "0xab""#),
+            (r#"{"txHash":"0xab","hash":null}"#, r#"whole "0xab""#),
+            (r#"{"transactionHash":"0xcd","hash":"0xab"}"#, r#"whole "0xab""#),
             (r#"{"from":"0x1"}"#, "whole"),
             ("null", "none"),
             ("[]", "none"),
@@ -178,6 +202,29 @@ mod tests {
                 None => "none".to_owned(),
             };
             assert_eq!(shown.trim_end(), expect, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_event_may_hold_a_list_of_transactions() {
+        for (json, expect) in [
+            (r#""0xab""#, "hash"),
+            ("[]", ""),
+            (r#"["0xab"]"#, "hash"),
+            (r#"[ "0xab", {"hash":"0xcd"},null, ["0xef"] ]"#, "hash whole none none"),
+            ("[", "none"),
+            ("null", "none"),
+        ] {
+            let read = Announced::read_all(&Bytes::from(json));
+            let shown: Vec<&str> = read
+                .iter()
+                .map(|one| match one {
+                    Some(Announced::Hash(_)) => "hash",
+                    Some(Announced::Whole(..)) => "whole",
+                    None => "none",
+                })
+                .collect();
+            assert_eq!(shown.join(" "), expect, "{json}");
         }
     }
 

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use url::Url;
 
 use super::call::{Call, Inbox, is_throttled, is_unknown_method};
-use super::identity::Genesis;
+use super::identity::{Genesis, NETWORK_ID, has_no_chain_id};
 use super::load::{BackOff, LONGEST};
 use super::message;
 use super::pending::{self, Announced, Fetches, Forms, MAX_UNDER_WAY};
@@ -34,6 +34,9 @@ const ID: u64 = 1;
 /// Answers up to this length take no room: their number is bounded.
 const UNCHARGED: usize = 64 << 10;
 
+/// Longest wait before a node whose poll failed is asked once more.
+const ONCE_MORE: Duration = Duration::from_millis(250);
+
 /// Polls, all of them refused, within the silence that ends a node: it should not be lost by our own patience.
 const TRIES: u32 = 4;
 
@@ -44,11 +47,23 @@ pub(super) struct Poller {
     node: HttpTransport,
     inbox: Option<Inbox>,
     head: Option<Bytes>,
+    /// The part of the handshake that is done, and since when: a node that leaves every third question unanswered begins
+    /// each poll where the one before ended.
+    handshake: Option<(Instant, Step)>,
     ready: bool,
     /// When its head was last learned.
     learned: Instant,
+    /// Its last poll failed, which may have been one answer's fault.
+    failed_once: bool,
     /// Of polls that were refused since the last that was not.
     back_off: Option<BackOff>,
+}
+
+/// A part of the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    ChainId,
+    Genesis,
 }
 
 /// The way to the node by HTTP.
@@ -124,10 +139,7 @@ impl HttpTransport {
     }
 
     async fn result(&self, method: &str, params: &str) -> Result<Bytes, Failed> {
-        match self.outcome(method, params).await? {
-            Outcome::Result(json) => Ok(json),
-            Outcome::Error(error) => Err(String::from_utf8_lossy(&error).into_owned().into()),
-        }
+        result_of(self.outcome(method, params).await?)
     }
 
     /// As [`Self::call`]; that it is asked too much is no answer, however the node says it.
@@ -137,6 +149,13 @@ impl HttpTransport {
             return Err(Failed::Throttled(None));
         }
         Ok(outcome)
+    }
+}
+
+fn result_of(outcome: Outcome) -> Result<Bytes, Failed> {
+    match outcome {
+        Outcome::Result(json) => Ok(json),
+        Outcome::Error(error) => Err(String::from_utf8_lossy(&error).into_owned().into()),
     }
 }
 
@@ -209,8 +228,10 @@ impl Poller {
             node,
             inbox: Some(inbox),
             head: None,
+            handshake: None,
             ready: false,
             learned: Instant::now(),
+            failed_once: false,
             back_off: None,
         }
     }
@@ -260,12 +281,19 @@ impl Poller {
         match polled.unwrap_or_else(|_| Err(format!("no answer for {patience:?}").into())) {
             Ok(()) => {
                 self.learned = Instant::now();
+                self.failed_once = false;
                 self.back_off = None;
                 None
             }
             Err(Failed::Throttled(after)) => {
                 self.throttled(after);
                 self.next_poll(Instant::now()).map(|next| self.next_turn(next))
+            }
+            // Within half the patience: the next one may take the other half.
+            Err(why) if self.ready && !self.failed_once && self.learned.elapsed() < patience => {
+                debug!("upstream {}: {why}; asking once more", self.shared.endpoint);
+                self.failed_once = true;
+                Some(Instant::now() + self.shared.settings.poll_interval.min(ONCE_MORE))
             }
             Err(why) => {
                 self.failed(why.to_string());
@@ -322,13 +350,39 @@ impl Poller {
         }
         self.shared.down(why);
         self.head = None;
-        self.ready = false;
+        if std::mem::take(&mut self.ready) {
+            // Another one may answer next.
+            self.handshake = None;
+        }
+        self.failed_once = false;
+    }
+
+    /// Whether this part of the handshake is done, not too long ago.
+    fn has_done(&self, step: Step) -> bool {
+        let patience = self.shared.settings.silence_timeout;
+        self.handshake
+            .is_some_and(|(since, done)| done >= step && since.elapsed() < patience)
+    }
+
+    fn done(&mut self, step: Step) {
+        let since = match self.handshake {
+            Some((since, _)) if self.has_done(Step::ChainId) => since,
+            _ => Instant::now(),
+        };
+        self.handshake = Some((since, step));
     }
 
     async fn poll(&mut self) -> Result<(), Failed> {
-        if !self.ready {
-            let chain_id = self.node.result("eth_chainId", "").await?;
-            self.shared.check_chain_id(&String::from_utf8_lossy(&chain_id))?;
+        if !self.ready && !self.has_done(Step::ChainId) {
+            let mut chain_id = self.node.outcome("eth_chainId", "").await?;
+            if has_no_chain_id(&chain_id) {
+                chain_id = self.node.outcome(NETWORK_ID, "").await?;
+            }
+            self.shared
+                .check_chain_id(&String::from_utf8_lossy(&result_of(chain_id)?))?;
+            self.done(Step::ChainId);
+        }
+        if !self.ready && !self.has_done(Step::Genesis) {
             let genesis = self.node.outcome("eth_getBlockByNumber", r#"["0x0",false]"#).await?;
             if let Genesis::Other(mut doubt) = self.shared.check_genesis(&genesis) {
                 while let Some((method, params)) = doubt.question() {
@@ -336,6 +390,7 @@ impl Poller {
                 }
                 self.shared.resolve(&doubt).await?;
             }
+            self.done(Step::Genesis);
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
         self.shared.choice.heard(self.shared.id);

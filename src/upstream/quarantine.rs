@@ -131,7 +131,7 @@ impl Upstream {
             }
         };
         // Behind a balancer it may be a node of another chain; and a node that is about to go closes before the call.
-        match link.ask("eth_chainId", "").await {
+        match link.chain_id().await {
             Ok(Outcome::Result(id)) => {
                 let id = String::from_utf8_lossy(&id);
                 shared

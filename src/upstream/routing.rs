@@ -11,7 +11,7 @@ use alloy_primitives::B256;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use super::call::{exchange, is_elsewhere, is_throttled, throttled};
+use super::call::{call_throttled, exchange, is_elsewhere, is_throttled_by_code};
 use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
@@ -66,7 +66,7 @@ impl Pool {
                         .await;
                 }
                 _ if !again => return answer,
-                answer if throttled(answer).is_some() => "throttled",
+                answer if call_throttled(answer).is_some() => "throttled",
                 Ok(outcome) if is_elsewhere(outcome) => "elsewhere",
                 _ => return answer,
             };
@@ -264,7 +264,7 @@ impl Pool {
                 under_way.lost(now);
             }
         }
-        if let Some(after) = throttled(&answer) {
+        if let Some(after) = call_throttled(&answer) {
             upstream.shared.load.throttled(now, after);
         }
         answer
@@ -304,7 +304,7 @@ impl Pool {
         self.count_rerouted("hedged");
         let also_asked = std::pin::pin!(self.ask_one(ask, second));
         // Whoever answers first, unless that is no answer.
-        let is_none = |answer: &Answer| answer.as_ref().is_ok_and(is_throttled) || answer.is_err();
+        let is_none = |answer: &Answer| answer.as_ref().is_ok_and(is_throttled_by_code) || answer.is_err();
         match select(asked, also_asked).await {
             Either::Left((answer, other)) if is_none(&answer) => other.await,
             Either::Right((answer, other)) if is_none(&answer) => other.await,

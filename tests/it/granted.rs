@@ -52,6 +52,49 @@ async fn a_refusal_of_pending_transactions_is_the_clients() {
     }
 }
 
+/// An answer that grants nothing.
+#[tokio::test]
+async fn a_grant_without_an_id_is_a_refusal() {
+    for grant in [json!(false), json!(null), json!(true), json!("")] {
+        let node = Scripted::start().await;
+        let answer = grant.clone();
+        node.answer("eth_subscribe", move |ask| match ask.params[0] == "newHeads" {
+            true => ask.usual(),
+            false => answer.clone().into(),
+        });
+        let proxy = node.proxy(|_| {}).await;
+        let bystander = Bystander::join(&proxy).await;
+        let mut client = proxy.client().await;
+        for params in [json!([PENDING]), json!([PENDING, true]), json!(["newVotes"])] {
+            let answer = client.call("eth_subscribe", params).await;
+            assert_eq!(answer["error"]["code"], -32603, "{grant} {answer}");
+        }
+        let heads = node.mine_many(2, 0);
+        bystander.saw_only(&heads).await;
+    }
+}
+
+/// Several in one event, and objects that are no transactions but name one.
+#[tokio::test]
+async fn pending_transactions_are_read_out_of_lists_and_objects() {
+    let node = Scripted::start().await;
+    let proxy = node.proxy(|_| {}).await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut client = proxy.client().await;
+    client.subscribe(json!([PENDING])).await;
+    let hash = |name: &str| json!(word(name));
+    node.announce(
+        &json!([hash("a"), {"transactionHash": hash("b")}, null, hash("c")]),
+        PENDING,
+    );
+    node.announce(&json!({"txHash": hash("d")}), PENDING);
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(client.event().await.json(), hash(name));
+    }
+    let heads = node.mine_many(1, 0);
+    bystander.saw_only(&heads).await;
+}
+
 /// Over HTTP the question is another, and the answer the same.
 #[tokio::test]
 async fn a_node_without_a_filter_of_pending_transactions_refuses_them_over_http() {

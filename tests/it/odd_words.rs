@@ -1,6 +1,8 @@
 //! Nodes whose words are odd: numbers, ids, headers and frames as nodes really write them (issue 11). Each stands beside a client
 //! that subscribes to heads alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -167,7 +169,7 @@ async fn a_node_is_on_our_chain_whatever_it_says_of_block_0() {
                 3 => json!(1337).into(),
                 _ => json!("0X539").into(),
             });
-            // Over HTTP one refused poll is a connection lost.
+            // Over HTTP two failed polls in a row are a connection lost.
             let connects = proxy.upstreams().await[0]["connects"].as_u64().unwrap();
             if over_http {
                 node.answer("eth_getBlockByNumber", |_| Answer::error(-32000, "starting"));
@@ -261,15 +263,112 @@ async fn an_answer_over_http_is_taken_whatever_its_id() {
     }
 }
 
+/// The app before the node, over HTTP or WebSocket.
+async fn proxy_over(node: &Scripted, over_http: bool) -> Proxy {
+    match over_http {
+        true => node.polling_proxy(|_| {}).await,
+        false => node.proxy(|_| {}).await,
+    }
+}
+
+/// Gateways that repeat the question in its answer.
+#[tokio::test]
+async fn an_answer_is_read_also_where_it_repeats_the_question() {
+    for over_http in [false, true] {
+        let node = Scripted::start().await;
+        node.grow(3);
+        for method in [
+            "eth_chainId",
+            "eth_subscribe",
+            "eth_getBlockByNumber",
+            "eth_getBlockByHash",
+            "eth_getLogs",
+        ] {
+            node.answer(method, move |ask| match ask.usual() {
+                Answer::Result(result) => Answer::Raw(
+                    json!({"jsonrpc": "2.0", "id": ask.id, "method": ask.method, "params": ask.params, "result": result})
+                        .to_string(),
+                ),
+                other => other,
+            });
+        }
+        let proxy = proxy_over(&node, over_http).await;
+        all_arrive(&node, &proxy, |_| Mine::logs(2)).await;
+    }
+}
+
+/// Blocks above 0 that do not name their parents.
+#[tokio::test]
+async fn a_block_without_a_parents_hash_is_a_head() {
+    for over_http in [false, true] {
+        let node = Scripted::start().await;
+        node.mine(Mine::default().without("parentHash"));
+        let proxy = proxy_over(&node, over_http).await;
+        for value in [json!(null), json!("0x"), json!("")] {
+            all_arrive(&node, &proxy, |_| Mine::logs(2).with("parentHash", value.clone())).await;
+        }
+        all_arrive(&node, &proxy, |_| Mine::logs(2).without("parentHash")).await;
+    }
+}
+
+/// Nodes from before EIP-695, and gateways that answer `null`.
+#[tokio::test]
+async fn a_node_without_eth_chain_id_is_asked_for_its_network() {
+    for over_http in [false, true] {
+        for is_null in [false, true] {
+            let node = Scripted::start().await;
+            node.grow(3);
+            node.answer("eth_chainId", move |_| match is_null {
+                true => json!(null).into(),
+                false => Answer::error(-32601, "the method eth_chainId does not exist/is not available"),
+            });
+            let proxy = proxy_over(&node, over_http).await;
+            all_arrive(&node, &proxy, |_| Mine::logs(2)).await;
+            assert_eq!(proxy.upstreams().await[0]["connects"], 1);
+        }
+    }
+}
+
+/// Every third answer over HTTP is a gateway's page.
+#[tokio::test]
+async fn a_page_in_place_of_every_third_answer_ends_no_node() {
+    let node = Scripted::start().await;
+    node.grow(3);
+    let asked = Arc::new(AtomicUsize::new(0));
+    for method in ["eth_chainId", "eth_getBlockByNumber"] {
+        let asked = asked.clone();
+        node.answer(method, move |ask| {
+            let is_poll = ask.params[0].is_null() || ask.params[0] == "latest" || ask.params[0] == "0x0";
+            match is_poll && asked.fetch_add(1, Ordering::Relaxed) % 3 == 2 {
+                true => Answer::Raw("<html>502 Bad Gateway</html>".to_owned()),
+                false => ask.usual(),
+            }
+        });
+    }
+    let proxy = node.polling_proxy(|_| {}).await;
+    for _ in 0..3 {
+        all_arrive(&node, &proxy, |_| Mine::logs(2)).await;
+    }
+    assert_eq!(proxy.upstreams().await[0]["connects"], 1);
+}
+
 /// A WebSocket node without `newHeads`: its head is polled over the same connection, and it serves all else.
 #[tokio::test]
 async fn a_node_without_new_heads_is_polled_over_its_socket() {
-    for answers in [true, false] {
+    let takes: [fn() -> Answer; 7] = [
+        || Answer::error(-32601, "Unsupported JSON-RPC method"),
+        || Answer::error(429, "slow down"),
+        || Answer::Never,
+        || json!(false).into(),
+        || json!(true).into(),
+        || json!(null).into(),
+        || json!("").into(),
+    ];
+    for take in takes {
         let node = Scripted::start().await;
         node.grow(3);
         node.answer("eth_subscribe", move |ask| match ask.params[0] == "newHeads" {
-            true if answers => Answer::error(-32601, "Unsupported JSON-RPC method"),
-            true => Answer::Never,
+            true => take(),
             false => ask.usual(),
         });
         let proxy = node
@@ -293,6 +392,27 @@ async fn a_node_without_new_heads_is_polled_over_its_socket() {
             (&json!("poll"), &json!(1))
         );
     }
+}
+
+/// Granted, and nothing is announced: polled over the same connection until something is.
+#[tokio::test]
+async fn a_node_that_announces_nothing_is_polled_over_its_socket() {
+    let node = Scripted::start().await;
+    node.grow(3);
+    let proxy = node
+        .proxy(|config| {
+            config.node.poll_interval = Duration::from_millis(20);
+            config.node.silence_timeout = Duration::from_secs(2);
+        })
+        .await;
+    all_arrive(&node, &proxy, |_| Mine::logs(2).silent()).await;
+    assert_eq!(announcements(&proxy).await, "poll");
+    all_arrive(&node, &proxy, |_| Mine::logs(2)).await;
+    eventually("announcements are believed", async || {
+        announcements(&proxy).await == "header"
+    })
+    .await;
+    assert_eq!(proxy.upstreams().await[0]["connects"], 1);
 }
 
 /// User and password of an address.

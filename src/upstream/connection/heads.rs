@@ -9,13 +9,18 @@ use tracing::{info, warn};
 use super::{End, Feed, Purpose, Serving};
 use crate::jsonrpc::Outcome;
 use crate::upstream::announcement::{Act, Announcements, Goal, Heads, Ring, Seek};
-use crate::upstream::{Sighting, UpstreamSettings, place_of};
+use crate::upstream::load::{BackOff, LONGEST};
+use crate::upstream::{Sighting, UpstreamSettings, names_parent, place_of};
 
 /// Longest time for which an announcement waits until it was compared with its block.
 const HOLD: Duration = Duration::from_secs(1);
 
 /// Time after which a node that serves no `newHeads` is asked for it again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// A connection that falls silent about heads earlier than this, as the one before it did, is not given up: nodes that
+/// announce a few heads and then no more do so on each connection.
+const DEAF_AGAIN: Duration = Duration::from_secs(600);
 
 /// The state of it.
 #[derive(Debug)]
@@ -25,6 +30,15 @@ pub(super) struct HeadsState {
     subscription: Subscription,
     /// When the head is polled next, where it is.
     poll: Option<Instant>,
+    /// The way by which announced heads come, once it was found.
+    found: Option<Heads>,
+    /// A head was announced on this connection.
+    has_announced: bool,
+    /// The connection before this one was given up since its subscription was dead.
+    was_deaf: bool,
+    began: Instant,
+    /// The back-off of the subscription, where the node is asked too much.
+    back_off: BackOff,
 }
 
 /// The subscription to heads.
@@ -47,7 +61,22 @@ impl HeadsState {
             ring: Ring::default(),
             subscription: Subscription::Stands,
             poll: None,
+            found: None,
+            has_announced: false,
+            was_deaf: false,
+            began: Instant::now(),
+            back_off: BackOff::default(),
         }
+    }
+
+    /// The connection before this one was given up as deaf.
+    pub fn follows_deaf(&mut self) {
+        self.was_deaf = true;
+    }
+
+    /// Whether another connection would hardly announce more than this one.
+    pub fn is_deaf_by_nature(&self) -> bool {
+        !self.has_announced || self.was_deaf && self.began.elapsed() < DEAF_AGAIN
     }
 
     pub fn is_polled(&self) -> bool {
@@ -75,9 +104,17 @@ impl Serving {
         self.heads.subscription = Subscription::Asked(Instant::now());
     }
 
-    /// The node is asked too much; the handshake asks again.
+    /// The node is asked too much to grant it: its head is polled, and the subscription asked for again in a while.
     pub(super) fn heads_put_off(&mut self) {
-        self.heads.subscription = Subscription::Stands;
+        let now = Instant::now();
+        self.heads.back_off.refused(now, None, LONGEST);
+        self.heads.subscription = Subscription::Refused(self.heads.back_off.until(now).unwrap_or(now));
+        self.poll_heads("rate limited");
+    }
+
+    /// Nothing is announced although the chain goes on: the head is polled until something is.
+    pub(super) fn heads_unannounced(&mut self) {
+        self.poll_heads("it grants the subscription and announces nothing");
     }
 
     pub(super) fn heads_granted(&mut self) {
@@ -110,6 +147,19 @@ impl Serving {
     }
 
     pub(super) async fn announced(&mut self, json: Bytes) {
+        self.heads.has_announced = true;
+        if self.heads.poll.take().is_some() {
+            info!("upstream {}: it announces heads after all", self.shared.endpoint);
+            if let Some(found) = self.heads.found {
+                self.shared.has_heads(found);
+            }
+        }
+        // The place of one that does not name its parent is not known: its block is asked for.
+        let json = if names_parent(&json) {
+            json
+        } else {
+            Bytes::from_static(b"null")
+        };
         let acts = self.heads.announcements.announced(json, Instant::now());
         self.act(acts).await;
     }
@@ -206,6 +256,7 @@ impl Serving {
                     self.ask(method, &params, Purpose::Compare(question));
                 }
                 Act::Found(heads, why) => {
+                    self.heads.found = Some(heads);
                     if self.shared.has_heads(heads) && heads == Heads::Rung {
                         warn!(
                             "upstream {}: its newHeads are not its blocks' headers, heads are fetched when it announces one: {why}",

@@ -51,14 +51,20 @@ impl Serving {
         }
     }
 
-    /// A pending transaction was announced in a subscription to this form.
-    pub(super) fn announced_pending(&mut self, subscription: String, form: TransactionForm, json: &Bytes, seen: Seen) {
-        let Some(transaction) = Announced::read(json) else {
-            return self.shared.count_dropped(1);
-        };
+    /// Pending transactions were announced in a subscription to this form.
+    pub(super) fn announced_pending(&mut self, subscription: &str, form: TransactionForm, json: &Bytes, seen: Seen) {
+        for transaction in Announced::read_all(json) {
+            match transaction {
+                Some(transaction) => self.announced_one(subscription, form, transaction, seen),
+                None => self.shared.count_dropped(1),
+            }
+        }
+    }
+
+    fn announced_one(&mut self, subscription: &str, form: TransactionForm, transaction: Announced, seen: Seen) {
         if form == TransactionForm::Full && matches!(transaction, Announced::Hash(_)) && !self.pending.by_hash {
             self.whole_by_hash("it announced a hash although whole ones were asked for");
-            self.take_for_hashes(subscription);
+            self.take_for_hashes(subscription.to_owned());
         }
         let by_hash = self.pending.by_hash;
         let forms = Forms {

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::{End, Feed, Purpose, SYNCING_INTERVAL, Serving, SubscriptionState, WRITE_QUEUE, text};
 use crate::jsonrpc::{INTERNAL_ERROR, Outcome, error};
 use crate::upstream::call::is_for_good;
+use crate::upstream::feeds::is_id;
 use crate::upstream::load::LONGEST;
 use crate::upstream::{NodeSubscription, TransactionForm, Wanted};
 
@@ -45,10 +46,16 @@ impl NodeSubscription {
 
 impl Serving {
     pub(super) async fn subscribed(&mut self, feed: Feed, subscription: String) -> Result<(), End> {
-        if let Some(Some(_)) = self.feeds.get(&subscription) {
+        let why = if !is_id(&subscription) {
+            Some("the node answers a subscription without an id")
+        } else if let Some(Some(_)) = self.feeds.get(&subscription) {
             // Whoever has it keeps it. To end the connection would end it for all, again and again.
-            let why = error(INTERNAL_ERROR, "the node gave two subscriptions one id");
-            return match why.into() {
+            Some("the node gave two subscriptions one id")
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            return match error(INTERNAL_ERROR, why).into() {
                 Outcome::Error(why) | Outcome::Result(why) => self.refused(feed, why),
             };
         }
@@ -211,6 +218,7 @@ impl Serving {
     /// A subscription stands that was given up.
     pub(super) fn answered_late(&mut self, method: String, outcome: Outcome) {
         if let Outcome::Result(json) = outcome
+            && is_id(&text(&json))
             && !self.feeds.contains_key(&text(&json))
         {
             self.unsubscribe(method, text(&json));

@@ -160,10 +160,12 @@ async fn whole_transactions_in_place_of_hashes_are_reduced() {
         "null",
         "[]",
         r#""0x3""#,
+        r#"["0x4",{"transactionHash":"0x5"},7]"#,
     ] {
         says(&mut serving, &message(r#""0xa""#, "result", json)).await;
     }
-    assert_eq!(pending(&mut passed_on), [r#"Hash "0x1""#, r#"Hash "0x3""#]);
+    let hashes = ["0x1", "0x3", "0x4", "0x5"].map(|hash| format!("Hash \"{hash}\""));
+    assert_eq!(pending(&mut passed_on), hashes);
     let dropped = serving.shared.gossip_dropped.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(dropped, 4, "they are counted");
 }

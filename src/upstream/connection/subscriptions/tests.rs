@@ -224,6 +224,160 @@ async fn heads_that_the_node_ends_are_asked_for_at_once_and_twice_in_a_row_end_t
     assert!(matches!(serving.apply(end).await, Err(End::HeadsEnded(_))));
 }
 
+const ASK_HEADS: &str = r#"eth_subscribe ["newHeads"]"#;
+const ASK_LATEST: &str = r#"eth_getBlockByNumber ["latest",false]"#;
+
+/// A block, as JSON.
+fn block(number: u8) -> String {
+    let hash = alloy_primitives::B256::repeat_byte;
+    let (own, parent) = (hash(number), hash(number - 1));
+    format!(r#"{{"hash":"{own}","parentHash":"{parent}","number":{number}}}"#)
+}
+
+/// A probe finds this block.
+async fn probe(serving: &mut Serving, number: u8) -> Result<(), End> {
+    serving.ask_vital(Purpose::Probe);
+    let answer = format!(r#"{{"id":{},"result":{}}}"#, serving.next_id, block(number));
+    asked(serving);
+    serving.apply(Inbound::Message(answer.into())).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_without_an_id_is_none() {
+    for grant in ["false", "null", "true", r#""""#, "[]", "{}"] {
+        for (of, wanted) in each_kind() {
+            let (mut serving, wants) = serving(|_| {});
+            wants.send_replace(wanted);
+            serving.reconcile();
+            asked(&mut serving);
+            answers(&mut serving, "result", grant).await;
+            if of == WHOLE {
+                assert_eq!(asked(&mut serving), [r#"eth_subscribe ["newPendingTransactions"]"#]);
+                answers(&mut serving, "result", grant).await;
+            }
+            assert!(said(&serving, &of).contains("without an id"), "{grant} {of:?}");
+            assert!(serving.feeds.is_empty() && asked(&mut serving).is_empty());
+        }
+        let (mut serving, _wants) = serving(|_| {});
+        serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+        asked(&mut serving);
+        answers(&mut serving, "result", grant).await;
+        assert!(serving.heads.is_polled() && serving.feeds.is_empty(), "{grant}");
+        // Granted late, when nobody waits any more.
+        serving.late.insert(99, "eth_unsubscribe".to_owned());
+        says(&mut serving, &format!(r#"{{"id":99,"result":{grant}}}"#)).await;
+        assert!(asked(&mut serving).is_empty(), "{grant}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_that_are_never_announced_are_polled_until_they_are() {
+    let (mut serving, _wants) = serving(|_| {});
+    serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+    answers(&mut serving, "result", r#""0xa""#).await;
+    answers(&mut serving, "result", &block(1)).await;
+    probe(&mut serving, 1).await.expect("the chain rests");
+    assert!(!serving.heads.is_polled());
+    probe(&mut serving, 2).await.expect("another connection is no better");
+    assert!(serving.heads.is_polled());
+    tokio::time::advance(serving.shared.settings.poll_interval).await;
+    serving.heads_turn().await.expect("it stands");
+    assert_eq!(asked(&mut serving), [ASK_LATEST]);
+    answers(&mut serving, "result", &block(3)).await;
+    // It does announce.
+    says(&mut serving, &message(r#""0xa""#, "result", &block(4))).await;
+    assert!(!serving.heads.is_polled());
+    // One that did announce is given up, the first time.
+    probe(&mut serving, 5).await.expect("once");
+    assert!(matches!(probe(&mut serving, 6).await, Err(End::Deaf)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_deaf_as_the_one_before_it_is_polled() {
+    for (stood, is_polled) in [(1, true), (599, true), (600, false), (100_000, false)] {
+        let (mut serving, _wants) = serving(|_| {});
+        serving.heads.follows_deaf();
+        serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+        answers(&mut serving, "result", r#""0xa""#).await;
+        answers(&mut serving, "result", &block(1)).await;
+        says(&mut serving, &message(r#""0xa""#, "result", &block(2))).await;
+        tokio::time::advance(Duration::from_secs(stood)).await;
+        probe(&mut serving, 3).await.expect("it stands");
+        assert_eq!(serving.heads.is_polled(), is_polled, "{stood}");
+        assert_eq!(probe(&mut serving, 4).await.is_ok(), is_polled, "{stood}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_to_heads_that_is_refused_for_a_limit_holds_up_no_handshake() {
+    let limit = r#"{"code":429,"message":"slow down"}"#;
+    for ready in [false, true] {
+        let (mut serving, _wants) = serving(|_| {});
+        serving.ready = ready;
+        serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+        asked(&mut serving);
+        answers(&mut serving, "error", limit).await;
+        if !ready {
+            assert_eq!(asked(&mut serving), [ASK_LATEST]);
+            answers(&mut serving, "result", &block(1)).await;
+        }
+        assert!(serving.ready && serving.heads.is_polled() && serving.postponed.is_none());
+        // It waits longer each time.
+        for wait in [1, 2, 4] {
+            tokio::time::advance(Duration::from_millis(wait * 1000 - 500)).await;
+            serving.heads_turn().await.expect("it stands");
+            assert!(!asked(&mut serving).contains(&ASK_HEADS.to_owned()), "{wait}");
+            tokio::time::advance(Duration::from_millis(500)).await;
+            serving.heads_turn().await.expect("it stands");
+            let questions = asked(&mut serving);
+            assert_eq!(questions[0], ASK_HEADS, "{wait}");
+            let id = serving.next_id + 1 - questions.len() as u64;
+            says(&mut serving, &format!(r#"{{"id":{id},"error":{limit}}}"#)).await;
+        }
+        tokio::time::advance(Duration::from_secs(8)).await;
+        serving.heads_turn().await.expect("it stands");
+        let questions = asked(&mut serving);
+        let id = serving.next_id + 1 - questions.len() as u64;
+        says(&mut serving, &format!(r#"{{"id":{id},"result":"0xa"}}"#)).await;
+        assert!(!serving.heads.is_polled());
+    }
+}
+
+#[tokio::test]
+async fn the_network_id_stands_for_the_chains() {
+    let unknown = r#"{"code":-32601,"message":"the method eth_chainId does not exist"}"#;
+    for (member, answer) in [("error", unknown), ("result", "null")] {
+        let (mut serving, _wants) = serving(|_| {});
+        serving.ask_vital(Purpose::ChainId);
+        assert_eq!(asked(&mut serving), ["eth_chainId []"]);
+        answers(&mut serving, member, answer).await;
+        assert_eq!(asked(&mut serving), ["net_version []"]);
+        answers(&mut serving, "result", r#""1337""#).await;
+        assert_eq!(asked(&mut serving), [r#"eth_getBlockByNumber ["0x0",false]"#]);
+        assert_eq!(serving.shared.identity.chain_id(), Some(r#""0x539""#));
+    }
+    for (member, answer) in [("error", unknown), ("result", "null")] {
+        let (mut serving, _wants) = serving(|_| {});
+        serving.ask_vital(Purpose::NetworkId);
+        let frame = format!(r#"{{"id":{},"{member}":{answer}}}"#, serving.next_id);
+        let end = serving.apply(Inbound::Message(frame.into())).await;
+        assert!(matches!(end, Err(End::Refused(_))));
+    }
+}
+
+/// A client names the kind, and a refusal may repeat its words.
+#[tokio::test]
+async fn the_words_of_a_refusal_of_what_a_client_named_are_no_limit() {
+    let (mut serving, wants) = serving(|_| {});
+    want(&wants, [1]);
+    serving.reconcile();
+    asked(&mut serving);
+    let error = r#"{"code":-32601,"message":"no \"rate limit\" subscription in eth namespace"}"#;
+    answers(&mut serving, "error", error).await;
+    assert_eq!(said(&serving, &NodeSubscription::Passed(passed(1))), error);
+    assert!(!serving.shared.load.is_backing_off(Instant::now()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
     let (mut serving, wants) = serving(|_| {});
