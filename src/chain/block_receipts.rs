@@ -78,7 +78,10 @@ impl BlockReceipts {
         #[serde(rename_all = "camelCase")]
         struct Fields {
             transaction_hash: B256,
-            block_hash: B256,
+            /// Absent, `null` or zero on some chains: by hash there is no other block to be.
+            block_hash: Option<B256>,
+            #[serde(default, deserialize_with = "quantity::optional")]
+            block_number: Option<u64>,
             #[serde(default, deserialize_with = "quantity::optional")]
             transaction_index: Option<u64>,
         }
@@ -89,8 +92,11 @@ impl BlockReceipts {
         for (position, item) in items.into_iter().enumerate() {
             let fields: Fields = serde_json::from_str(item.get())?;
             let index = fields.transaction_index.unwrap_or(next);
-            let fits = fields.block_hash == header.block.hash && index >= next && seen.insert(fields.transaction_hash);
-            if !fits {
+            let of_block = match fields.block_hash {
+                None | Some(B256::ZERO) => fields.block_number.is_none_or(|number| number == header.block.number),
+                Some(hash) => hash == header.block.hash,
+            };
+            if !of_block || index < next || !seen.insert(fields.transaction_hash) {
                 return Err(NotItsReceipts::Foreign(position));
             }
             next = index.saturating_add(1);
@@ -182,11 +188,15 @@ mod tests {
         let own = header(Some(B256::repeat_byte(3)));
         let first = || receipt(0, &json!([]));
         let mut foreign = receipt(1, &json!([]));
-        foreign["blockHash"] = json!(B256::ZERO);
+        foreign["blockHash"] = json!(B256::repeat_byte(8));
+        let mut nameless = receipt(1, &json!([]));
+        nameless["blockHash"] = Value::Null;
+        nameless["blockNumber"] = json!("0x8");
         for (answer, why) in [
             (Value::Null, "not an array"),
             (json!([B256::ZERO]), "not an array"),
             (json!([first(), foreign]), "a receipt of another block"),
+            (json!([first(), nameless]), "a receipt of another block"),
             (json!([first(), first()]), "a receipt of another block"),
             (
                 json!([receipt(1, &json!([])), receipt(0, &json!([]))]),
@@ -195,6 +205,26 @@ mod tests {
         ] {
             let refused = parse(&own, &answer).expect_err(why);
             assert!(refused.starts_with(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_receipt_need_not_name_its_block() {
+        let own = header(None);
+        for (hash, number) in [
+            (Value::Null, json!("0x7")),
+            (json!(B256::ZERO), json!("0x7")),
+            (Value::Null, Value::Null),
+            (json!(B256::repeat_byte(7)), json!("0x0")),
+        ] {
+            let mut nameless = receipt(1, &json!([]));
+            nameless["blockNumber"] = number;
+            nameless["blockHash"] = hash;
+            let read = parse(&own, &json!([receipt(0, &json!([])), nameless]));
+            assert_eq!(read.expect("receipts").receipts.len(), 2, "{nameless}");
+            _ = nameless.as_object_mut().expect("an object").remove("blockHash");
+            nameless["blockNumber"] = json!(7);
+            assert!(parse(&own, &json!([nameless])).is_ok());
         }
     }
 
@@ -234,10 +264,14 @@ mod tests {
         ]);
         let logs = parse(&own, &receipts).expect("receipts").logs().expect("logs");
         assert_eq!(logs.logs.iter().map(|log| log.index).collect::<Vec<_>>(), [0, 1, 2]);
-        let mut foreign = log(0);
-        foreign["blockHash"] = json!(B256::ZERO);
-        let receipts = parse(&own, &json!([receipt(0, &json!([foreign]))])).expect("receipts");
-        assert!(matches!(receipts.logs(), Err(NotItsReceipts::Logs(_))));
+        let mut nameless = log(0);
+        nameless["blockHash"] = json!(B256::ZERO);
+        let receipts = |log: &Value| parse(&own, &json!([receipt(0, &json!([log]))])).expect("receipts");
+        assert!(receipts(&nameless).logs().is_ok_and(|logs| !logs.is_disputed()));
+        nameless["blockNumber"] = json!("0x8");
+        assert!(matches!(receipts(&nameless).logs(), Err(NotItsReceipts::Logs(_))));
+        nameless["blockHash"] = json!(B256::repeat_byte(8));
+        assert!(receipts(&nameless).logs().is_ok_and(|logs| logs.is_disputed()));
         let (one, two) = (json!([receipt(0, &json!([log(0)]))]), json!([receipt(0, &json!([]))]));
         let print = |answer: &Value| {
             let receipts = parse(&own, answer).expect("receipts");

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use alloy_primitives::{B256, Bloom};
@@ -17,10 +17,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::evidence::{Amount, Belief, Blooms, Evidence, Fit, Said, Wrong, shared};
+use super::evidence::{Amount, Belief, Blooms, Evidence, Fit, LISTED, Said, Wrong, shared};
 use super::inquiry::{Failed, Inquiry, Missing, Question, Record, Way};
 use super::source::{Refused, Source, Verify};
-use super::transaction::{Claim, Root, claims};
+use super::transaction::{Claim, Root, claims, is_filled};
 use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Header, receipts};
 use crate::jsonrpc::Outcome;
 use crate::telemetry::ReasonLabel;
@@ -28,6 +28,9 @@ use crate::upstream::{CallError, Complaint, UpstreamId, complaint, throttled};
 
 /// How often it is looked whether a node is connected again.
 const NO_NODE: Duration = Duration::from_millis(50);
+
+/// So far below the newest block that was asked about the receipts of a block are written.
+const WRITTEN: u64 = 64;
 
 /// Receipts of one block that are asked for one by one: so many at the same time, so many at most, and so many bytes.
 const PARTS_AT_ONCE: usize = 16;
@@ -42,6 +45,8 @@ pub(super) struct Experience {
     warned: Mutex<HashSet<(UpstreamId, Odd)>>,
     /// A header was what its hash stands for: on this chain each must be.
     hashes_hold: AtomicBool,
+    /// Number of the newest block that was asked about.
+    newest: AtomicU64,
     since: Instant,
 }
 
@@ -52,6 +57,7 @@ impl Default for Experience {
             blooms: Mutex::default(),
             warned: Mutex::default(),
             hashes_hold: AtomicBool::new(false),
+            newest: AtomicU64::new(0),
             since: Instant::now(),
         }
     }
@@ -136,6 +142,7 @@ impl Source {
             let blooms = blooms.lock();
             (blooms.need_two(), blooms.claim_too_much())
         };
+        self.experience.newest.fetch_max(header.block.number, Ordering::Relaxed);
         let mut inquiry = Inquiry::new(ways, budget, two);
         let mut evidence = Evidence::new(budget, habit);
         let mut under_way = FuturesUnordered::new();
@@ -184,6 +191,9 @@ impl Source {
                 Ok(heard) => heard,
                 Err(why) => {
                     inquiry.failed(node, way, why, now);
+                    if matches!(way, Way::ReceiptsByHash | Way::EachReceipt) {
+                        evidence.tried_receipts(node);
+                    }
                     self.count_retry(what, why.label());
                     if record.lock().failed(node, way, why, since.elapsed()) {
                         let (address, why) = (self.pool.address(node), why.label());
@@ -193,6 +203,9 @@ impl Source {
                 }
             };
             let said = heard.said;
+            if way.is_by_index() && !record.lock().offers(node, Way::ReceiptsByHash, since.elapsed()) {
+                evidence.tried_receipts(node);
+            }
             match evidence.hear(node, way, said, now) {
                 Some(belief) => {
                     let mut record = record.lock();
@@ -211,6 +224,13 @@ impl Source {
                 None => {
                     debug!(block = %header.block, ?way, ?said, "the {what} are doubted");
                     inquiry.doubted(node, way, now);
+                    match said.amount {
+                        Amount::None if way == Way::LogsByHash && header.telling_bloom().is_none() => {
+                            inquiry.index_is_behind(node, now);
+                        }
+                        Amount::NoneListed => inquiry.listed(node, way, now, LISTED),
+                        _ => {}
+                    }
                     self.count_retry(what, Refused::Bloom.label());
                     if kept
                         .as_ref()
@@ -250,6 +270,7 @@ impl Source {
         }
         let Some(own) = &heard.bloom else { return };
         if header.bloom.as_deref() == Some(&Bloom::ZERO) && *own != Bloom::ZERO {
+            self.experience.blooms.lock().learn(&Bloom::ZERO, own);
             self.warn_once(
                 node,
                 Odd::NoBloom,
@@ -302,6 +323,7 @@ impl Source {
                 let logs =
                     BlockLogs::parse(block, &json, header.seen).map_err(|error| refused(header, "logs", &error))?;
                 if self.level(header, question.node)? == Verify::Receipts {
+                    undisputed(header, &logs)?;
                     let proof = Question {
                         way: Way::ReceiptsByHash,
                         ..question
@@ -315,7 +337,7 @@ impl Source {
                 } else {
                     Amount::Some
                 };
-                let (mut said, bloom) = self.weigh(header, &logs, amount, || logs.print());
+                let (mut said, bloom) = self.weigh(header, question.way, &logs, amount, || logs.print())?;
                 if &json[..] == b"null" && header.bloom.as_deref() != Some(&Bloom::ZERO) {
                     // No answer, strictly; some nodes mean none by it, others that they do not know the block.
                     said = Said {
@@ -334,10 +356,11 @@ impl Source {
                 let read = BlockReceipts::parse(header, &json).map_err(|error| refused(header, "receipts", &error))?;
                 let logs = read.logs().map_err(|error| refused(header, "receipts", &error))?;
                 if self.level(header, question.node)? == Verify::Receipts {
+                    undisputed(header, &logs)?;
                     receipts::verify(header, &json, &logs).map_err(|error| unproven(header, &error))?;
                     return Ok(Heard::proven(logs.repeats_indices(), logs));
                 }
-                let (said, bloom) = self.weigh_receipts(header, &read, &logs, || logs.print())?;
+                let (said, bloom) = self.weigh_receipts(header, question.way, &read, &logs, || logs.print())?;
                 Ok(Heard {
                     repeats: logs.repeats_indices(),
                     content: logs,
@@ -356,7 +379,7 @@ impl Source {
             return Ok(Heard::proven(false, read));
         }
         let logs = read.logs().map_err(|error| refused(header, "receipts", &error))?;
-        let (said, bloom) = self.weigh_receipts(header, &read, &logs, || read.print(&logs))?;
+        let (said, bloom) = self.weigh_receipts(header, question.way, &read, &logs, || read.print(&logs))?;
         Ok(Heard {
             content: read,
             said,
@@ -408,20 +431,58 @@ impl Source {
         Ok(verify)
     }
 
+    /// Whether nothing may be said of a block too early: it has something in it, and no bloom to show whether there are logs.
+    fn may_be_early(&self, header: &Header) -> bool {
+        let is_unknown = match header.bloom.as_deref() {
+            None => true,
+            Some(bloom) => *bloom == Bloom::ZERO && self.experience.blooms.lock().are_left_empty(),
+        };
+        let newest = self.experience.newest.load(Ordering::Relaxed);
+        is_unknown && newest.saturating_sub(header.block.number) < WRITTEN && is_filled(header)
+    }
+
     /// Holds logs against the header's bloom.
     fn weigh(
         &self,
         header: &Header,
+        way: Way,
         logs: &BlockLogs,
         amount: Amount,
         print: impl Fn() -> B256,
-    ) -> (Said, Option<Bloom>) {
+    ) -> Result<(Said, Option<Bloom>), Failed> {
+        if logs.is_disputed() {
+            // Asked for by hash, and all that the bloom is made of: they are the block's, unless another way says better.
+            let own = logs.bloom();
+            if !way.is_by_hash() || header.telling_bloom() != Some(&own) {
+                undisputed(header, logs)?;
+            }
+            let (print, covers) = (print(), shared(&own, &own));
+            return Ok((
+                Said {
+                    fit: Fit::More,
+                    amount,
+                    print,
+                    covers,
+                },
+                Some(own),
+            ));
+        }
         if self.learned.verify() == Verify::None {
-            return (Said::WHOLE, None);
+            return Ok((Said::WHOLE, None));
         }
         let own = logs.bloom();
         let Some(bloom) = header.telling_bloom() else {
-            return (Said::WHOLE, Some(own));
+            let said = match amount {
+                Amount::Some => Said::WHOLE,
+                _ if !self.may_be_early(header) => Said::WHOLE,
+                _ => Said {
+                    fit: Fit::Less,
+                    amount,
+                    print: print(),
+                    covers: 0,
+                },
+            };
+            return Ok((said, Some(own)));
         };
         let said = match self.experience.blooms.lock().fit(bloom, &own) {
             Fit::Whole => Said::WHOLE,
@@ -432,13 +493,14 @@ impl Source {
                 covers: shared(bloom, &own),
             },
         };
-        (said, Some(own))
+        Ok((said, Some(own)))
     }
 
     /// As [`Self::weigh`], for receipts, and against the claim that there are some.
     fn weigh_receipts(
         &self,
         header: &Header,
+        way: Way,
         read: &BlockReceipts,
         logs: &BlockLogs,
         print: impl Fn() -> B256,
@@ -456,10 +518,11 @@ impl Source {
         let executed = !read.receipts.is_empty() || matches!(claim, Claim::None | Claim::Disputed);
         let amount = match (logs.logs.is_empty(), executed) {
             (false, _) => Amount::Some,
+            (true, true) if !read.receipts.is_empty() && self.may_be_early(header) => Amount::NoneListed,
             (true, true) => Amount::NoneExecuted,
             (true, false) => Amount::None,
         };
-        Ok(self.weigh(header, logs, amount, print))
+        self.weigh(header, way, logs, amount, print)
     }
 
     /// The answer to one question, as JSON; what it needs several calls for is put together.
@@ -587,6 +650,14 @@ const NOTHING: Said = Said {
 fn refused(header: &Header, what: &str, error: &dyn std::error::Error) -> Failed {
     debug!(block = %header.block, "{what} refused: {error}");
     Failed::Other(Refused::Malformed)
+}
+
+fn undisputed(header: &Header, logs: &BlockLogs) -> Result<(), Failed> {
+    if logs.is_disputed() {
+        debug!(block = %header.block, "logs refused: one names another block, or is marked removed");
+        return Err(Failed::Other(Refused::Malformed));
+    }
+    Ok(())
 }
 
 fn unproven(header: &Header, error: &dyn std::error::Error) -> Failed {

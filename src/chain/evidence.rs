@@ -2,9 +2,10 @@
 //!
 //! A bloom that its logs add up to exactly proves them, as good as always, and costs one call. Where they differ the chain may
 //! be odd (Filecoin's blooms are full of ones, Bor's and HyperEVM's lack the logs of system transactions), or the node may be
-//! behind: a block is announced before its receipts are written, and a node then answers `[]`. It never answers a part. So
-//! what differs from the bloom is believed when two say the same, and `[]` only when one of the two cannot be behind, or
-//! when it is said for longer than receipts take to be written.
+//! behind: a block is announced before its receipts are written, and a node then answers `[]`. So what differs from the bloom
+//! is believed when two say the same, and `[]` only when one of the two cannot be behind, or when it is said for longer than
+//! receipts take to be written. A part of the logs is answered by gateways that truncate: what one node says by hash and by
+//! number is one answer until its receipts were tried.
 
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ const ALONE: Duration = Duration::from_secs(2);
 const ALONE_WITH_LOGS: Duration = Duration::from_millis(250);
 /// So many times it must have said it then.
 const TIMES: u32 = 4;
+/// How long receipts without logs must be answered where no bloom speaks for them, and so many times: some nodes list them
+/// before they have executed the block (filecoin-project/lotus#12078; 0.6 s were seen).
+pub(super) const LISTED: Duration = Duration::from_secs(1);
+const LISTED_TIMES: u32 = 2;
 /// Blocks in a row whose bloom claimed more than there was, after which that is what this chain does.
 const HABIT: u32 = 3;
 /// Blocks at which bits were claimed in vain before they count as claimed at every block.
@@ -43,6 +48,8 @@ pub(super) enum Amount {
     Some,
     /// Nothing: a node that is behind says the same.
     None,
+    /// Receipts without logs, of a block whose bloom says nothing: a node that is behind may list them.
+    NoneListed,
     /// Nothing, and the answer shows that the block was executed: receipts without logs, or none where the root says so.
     NoneExecuted,
 }
@@ -97,6 +104,8 @@ pub(super) struct Evidence {
     alone: Duration,
     /// The chain's blooms claim too much as a rule.
     habit: bool,
+    /// Upstreams whose receipts were tried.
+    tried: Vec<UpstreamId>,
 }
 
 impl Evidence {
@@ -107,6 +116,14 @@ impl Evidence {
             // Where less time is given than two rounds of it, belief must fit into that.
             alone: ALONE.min(budget / 2),
             habit,
+            tried: Vec::new(),
+        }
+    }
+
+    /// Notes that an upstream's receipts were tried, or are not worth a question.
+    pub fn tried_receipts(&mut self, node: UpstreamId) {
+        if !self.tried.contains(&node) {
+            self.tried.push(node);
         }
     }
 
@@ -114,6 +131,9 @@ impl Evidence {
     pub fn hear(&mut self, node: UpstreamId, way: Way, said: Said, now: Duration) -> Option<Belief> {
         if said.fit == Fit::Whole {
             return Some(Belief::Fits);
+        }
+        if !way.is_by_index() {
+            self.tried_receipts(node);
         }
         let own = match self
             .voices
@@ -146,23 +166,35 @@ impl Evidence {
                 .filter(|(at, _)| *at != own)
                 .map(|(_, other)| other)
         };
-        if others().any(|other| agree(&voice.said, &other.said)) {
+        let apart = |other: &Voice| {
+            let is_one_answer = other.node == node && other.way.is_by_index() && way.is_by_index();
+            let is_part = (said.fit, said.amount) == (Fit::Less, Amount::Some);
+            let outdone = others().any(|other| other.said.covers > said.covers);
+            !is_part || !is_one_answer || self.habit || self.tried.contains(&node) && !outdone
+        };
+        if others().any(|other| agree(&voice.said, &other.said) && apart(other)) {
             return Some(Belief::Agreed);
         }
+        let times = match said.amount {
+            Amount::NoneListed => LISTED_TIMES,
+            _ => TIMES,
+        };
         let at_least = match (said.fit, said.amount) {
+            (_, Amount::NoneListed) => LISTED.min(self.alone),
             (Fit::More, _) => ALONE_WITH_LOGS.min(self.alone),
             (_, Amount::Some) if self.habit => ALONE_WITH_LOGS.min(self.alone),
             _ => self.alone,
         };
         let outdone = others().any(|other| other.said.covers > said.covers);
-        let long = voice.times >= TIMES && now.saturating_sub(voice.since) >= at_least;
+        let long = voice.times >= times && now.saturating_sub(voice.since) >= at_least;
         (long && !outdone).then_some(Belief::Repeated)
     }
 }
 
 /// Whether two answers say the same, and not for the reason that both come too early.
 fn agree(one: &Said, other: &Said) -> bool {
-    let early = one.amount == Amount::None && other.amount == Amount::None;
+    let may_be_early = |said: &Said| matches!(said.amount, Amount::None | Amount::NoneListed);
+    let early = may_be_early(one) && may_be_early(other);
     one.print == other.print && !early
 }
 
@@ -179,6 +211,8 @@ pub(super) struct Blooms {
     /// Blocks in a row whose bloom claimed too much, and too little.
     too_much: u32,
     too_little: u32,
+    /// A block had logs and an empty bloom, and no bloom was right since.
+    left_empty: bool,
 }
 
 /// How a chain's bloom was wrong at a block.
@@ -226,6 +260,7 @@ impl Blooms {
             return None;
         }
         if *bloom == Bloom::ZERO {
+            self.left_empty = true;
             return Some(Wrong::Empty);
         }
         if own.contains(bloom) {
@@ -236,6 +271,11 @@ impl Blooms {
         self.blocks = self.blocks.saturating_add(1);
         self.too_much = self.too_much.saturating_add(1);
         Some(Wrong::TooMuch)
+    }
+
+    /// Whether an empty one says nothing of this chain's blocks.
+    pub fn are_left_empty(&self) -> bool {
+        self.left_empty
     }
 
     /// Whether they claim too much as a rule.
@@ -274,8 +314,8 @@ mod tests {
     }
 
     /// Each word is an answer: the upstream's digit, `h`ash, `n`umber or `r`eceipts, `=` what it says (`-` for nothing, `.`
-    /// for nothing of a block that was executed, letters for its bits of a bloom), `@` the milliseconds. What is believed
-    /// and why, or `?`.
+    /// for nothing of a block that was executed, `:` the same where it may be listed too early, `!` for a failure, letters
+    /// for its bits of a bloom), `@` the milliseconds. What is believed and why, or `?`.
     fn hear(bloom: &str, habit: bool, answers: &str) -> String {
         let mut evidence = Evidence::new(Duration::from_secs(10), habit);
         let mut blooms = Blooms::default();
@@ -287,19 +327,24 @@ mod tests {
                 "n" => Way::LogsByNumber,
                 _ => Way::ReceiptsByHash,
             };
+            let node = UpstreamId(who[..1].parse().expect("a digit"));
+            if what == "!" {
+                evidence.tried_receipts(node);
+                continue;
+            }
             let amount = match what {
                 "-" => Amount::None,
+                ":" => Amount::NoneListed,
                 "." => Amount::NoneExecuted,
                 _ => Amount::Some,
             };
-            let own = bits(what.trim_matches(['-', '.']));
+            let own = bits(what.trim_matches(['-', '.', ':']));
             let said = Said {
                 fit: blooms.fit(&bits(bloom), &own),
                 amount,
                 print: alloy_primitives::keccak256(own),
                 covers: shared(&own, &bits(bloom)),
             };
-            let node = UpstreamId(who[..1].parse().expect("a digit"));
             let now = Duration::from_millis(at.parse().expect("a time"));
             if let Some(belief) = evidence.hear(node, way, said, now) {
                 return format!("{what} {belief:?} @{at}");
@@ -317,7 +362,13 @@ mod tests {
             ("", "0h=ab@1", "ab Fits @1"),
             // Less than the bloom: another way, another upstream, or the same for a while.
             ("abc", "0h=a@1 0r=a@2", "a Agreed @2"),
-            ("abc", "0h=a@1 0n=a@2", "a Agreed @2"),
+            // A gateway that truncates says the same part by hash and by number.
+            ("abc", "0h=a@1 0n=a@2", "?"),
+            ("abc", "0h=a@1 0n=a@2 0r=abc@3", "abc Fits @3"),
+            ("abc", "0h=a@1 0n=a@2 0r=!@3 0h=a@4", "a Agreed @4"),
+            ("abc", "0h=a@1 0r=ab@2 0n=a@3", "?"),
+            ("abc", "0h=a@1 1r=!@2 0n=a@3", "?"),
+            ("abc", "0h=a@1 1n=a@2", "a Agreed @2"),
             ("abc", "0h=a@1 1h=a@2", "a Agreed @2"),
             ("abc", "0h=a@1 1h=b@2", "?"),
             ("abc", "0h=a@1 0h=a@40 0h=a@900 0h=a@1900", "?"),
@@ -333,6 +384,12 @@ mod tests {
             ("abc", "0r=.@1 0h=-@2", "- Agreed @2"),
             ("abc", "0r=.@1", "?"),
             ("abc", "0h=-@1 0h=-@700 0h=-@1400 0h=-@2001", "- Repeated @2001"),
+            // Receipts that may be listed before the block is executed: twice within a second.
+            ("abc", "0h=-@1 0r=:@2", "?"),
+            ("abc", "0h=-@1 0r=:@2 0r=:@900 0h=-@1001", "?"),
+            ("abc", "0h=-@1 0r=:@2 0r=:@1002", ": Repeated @1002"),
+            ("abc", "0h=-@1 0r=:@2 0r=abc@1002", "abc Fits @1002"),
+            ("abc", "0r=:@2 1r=.@3", ". Agreed @3"),
             // More than the bloom: two, or one four times.
             ("a", "0h=ab@1", "?"),
             ("a", "0h=ab@1 1h=a@2", "a Fits @2"),
@@ -387,6 +444,22 @@ mod tests {
             ("/ /ab ab/", "Whole Whole Less"),
         ] {
             assert_eq!(run(blocks), expect, "{blocks}");
+        }
+    }
+
+    #[test]
+    fn an_empty_bloom_says_nothing_once_a_block_had_logs_all_the_same() {
+        let mut blooms = Blooms::default();
+        for (bloom, own, expect) in [
+            ("", "", false),
+            ("ab", "ab", false),
+            ("", "a", true),
+            ("", "", true),
+            ("ab", "a", true),
+            ("ab", "ab", false),
+        ] {
+            blooms.learn(&bits(bloom), &bits(own));
+            assert_eq!(blooms.are_left_empty(), expect, "{bloom}/{own}");
         }
     }
 

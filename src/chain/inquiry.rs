@@ -73,6 +73,16 @@ impl Way {
         (self == Self::ReceiptsByNumber).then_some(Self::ReceiptsByHash)
     }
 
+    /// Whether it is answered from the node's index of logs.
+    pub fn is_by_index(self) -> bool {
+        matches!(self, Self::LogsByHash | Self::LogsByNumber)
+    }
+
+    /// Whether the block is named by its hash, so that what another block's hash is written to is the block's all the same.
+    pub fn is_by_hash(self) -> bool {
+        matches!(self, Self::LogsByHash | Self::ReceiptsByHash | Self::BlockByHash)
+    }
+
     /// Whether it takes many calls.
     fn is_long(self) -> bool {
         self == Self::EachReceipt
@@ -287,6 +297,23 @@ impl Inquiry {
     pub fn doubted(&mut self, node: UpstreamId, way: Way, now: Duration) {
         self.width = 2;
         self.again(node, way, now, 1);
+    }
+
+    /// The index of logs says nothing of a block that should have some: by number it says the same, so receipts are next.
+    pub fn index_is_behind(&mut self, node: UpstreamId, now: Duration) {
+        let is_idle = |path: &Path| path.node == node && path.way == Way::LogsByNumber && path.asked.is_none();
+        if self.paths.iter().any(|path| is_idle(path)) {
+            self.again(node, Way::LogsByNumber, now, 1);
+        }
+    }
+
+    /// Receipts are listed without logs: they are asked for again after so long, before anything else of this upstream.
+    pub fn listed(&mut self, node: UpstreamId, way: Way, now: Duration, rest: Duration) {
+        self.width = 1;
+        for path in self.paths.iter_mut().filter(|path| path.node == node) {
+            let behind = if path.way == way { Duration::ZERO } else { rest / 10 };
+            path.not_before = path.not_before.max(now + rest + behind);
+        }
     }
 
     /// No answer came.

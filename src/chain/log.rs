@@ -48,6 +48,8 @@ impl Log {
 /// All logs of one block, in the order of their index.
 #[derive(Debug)]
 pub struct BlockLogs {
+    /// A log names another block, or is marked removed: all of them are believed only where the header's bloom is theirs.
+    disputed: bool,
     /// The block.
     pub block: BlockRef,
     /// Ordered by index. Nodes that count anew in each transaction (Lotus, Thor) repeat indices: then in the node's order.
@@ -62,8 +64,8 @@ pub enum BadLogs {
     /// Not an array of logs.
     #[error("not an array of logs: {0}")]
     Shape(#[from] serde_json::Error),
-    /// A log of another block, or one that says it is removed.
-    #[error("a log of another block, or one that is marked removed, at position {0}")]
+    /// No object, or one of another height that names no block.
+    #[error("a log of another block at position {0}")]
     Foreign(usize),
     /// The header's bloom says otherwise.
     #[error("the logs do not add up to the header's logsBloom")]
@@ -76,17 +78,29 @@ struct Fields<'a> {
     address: Address,
     /// `None` for `null` too: cdk-erigon's LOG0.
     topics: Option<Vec<B256>>,
-    block_hash: B256,
+    /// Absent, `null` or zero of some nodes' logs of system transactions (bnb-chain/bsc#443, viction#431).
+    block_hash: Option<B256>,
     #[serde(default, deserialize_with = "quantity::optional")]
     block_number: Option<u64>,
     #[serde(default, deserialize_with = "quantity::optional")]
     log_index: Option<u64>,
+    transaction_hash: Option<&'a RawValue>,
     #[serde(borrow)]
     removed: Option<&'a RawValue>,
 }
 
-impl Log {
-    /// Reads one log of this block; one without an index has the index of its position.
+/// A log as it was read.
+struct Read {
+    log: Log,
+    /// It names another block, or is marked removed.
+    disputed: bool,
+    /// It has an index and names its transaction: the same bytes are the same log.
+    placed: bool,
+}
+
+impl Read {
+    /// Reads one log of this block; one without an index has the index of its position. A right hash decides whatever the
+    /// number says; without a hash the number must not be another.
     fn parse(block: BlockRef, json: Bytes, position: usize) -> Result<Self, BadLogs> {
         let text = std::str::from_utf8(&json).map_err(|_| BadLogs::Foreign(position))?;
         // An array is read as a struct, too, but has no members to add to.
@@ -95,26 +109,37 @@ impl Log {
         }
         let fields: Fields<'_> = serde_json::from_str(text)?;
         let says_removed = fields.removed.is_some_and(|value| value.get() == "true");
-        let of_block = fields.block_number.is_none_or(|number| number == block.number);
-        if fields.block_hash != block.hash || !of_block || says_removed {
+        let named = fields.block_hash.filter(|hash| *hash != B256::ZERO);
+        if named.is_none() && fields.block_number.is_some_and(|number| number != block.number) {
             return Err(BadLogs::Foreign(position));
         }
+        let disputed = says_removed || named.is_some_and(|hash| hash != block.hash);
+        let placed = fields.log_index.is_some() && fields.transaction_hash.is_some();
         let removed = fields.removed.map(|value| {
             let start = value.get().as_ptr() as usize - text.as_ptr() as usize;
             start..start + value.get().len()
         });
         let (address, topics) = (fields.address, fields.topics);
         let index = fields.log_index.unwrap_or(position as u64);
-        match topics {
-            Some(topics) => Ok(Self {
-                address,
-                topics,
-                index,
-                json,
-                removed,
-            }),
-            None => Self::parse(block, with_topics(&json)?, position),
-        }
+        let Some(topics) = topics else {
+            return Self::parse(block, with_topics(&json)?, position);
+        };
+        // What is delivered when the block is adopted is not removed.
+        let (json, removed) = match removed {
+            Some(at) if says_removed => {
+                let plain = [&json[..at.start], b"false", &json[at.end..]].concat();
+                (Bytes::from(plain), Some(at.start..at.start + b"false".len()))
+            }
+            removed => (json, removed),
+        };
+        let log = Log {
+            address,
+            topics,
+            index,
+            json,
+            removed,
+        };
+        Ok(Self { log, disputed, placed })
     }
 }
 
@@ -152,6 +177,21 @@ fn repeats(logs: &[Log]) -> bool {
     !logs.iter().all(|log| seen.insert(log.index))
 }
 
+/// Drops the copies of logs that come several times byte for byte, where that leaves each index to one log. Where indices are
+/// counted anew in each transaction two logs may be alike: then all stay.
+fn without_copies(read: Vec<Read>) -> Vec<Log> {
+    let ascend = read.is_sorted_by(|one, next| one.log.index < next.log.index);
+    let mut seen = HashSet::new();
+    let has_copies = !ascend && read.iter().all(|read| read.placed) && {
+        let indices: HashSet<u64> = read.iter().map(|read| read.log.index).collect();
+        let distinct: HashSet<&Bytes> = read.iter().map(|read| &read.log.json).collect();
+        distinct.len() < read.len() && distinct.len() == indices.len()
+    };
+    let logs = read.into_iter().map(|read| read.log);
+    logs.filter(|log| !has_copies || seen.insert(log.json.clone()))
+        .collect()
+}
+
 impl BlockLogs {
     /// Reads the node's answer and holds each log against the block that was asked for. `null` is none.
     ///
@@ -174,12 +214,25 @@ impl BlockLogs {
     pub fn of(block: BlockRef, items: impl Iterator<Item = Bytes>, seen: Instant) -> Result<Self, BadLogs> {
         let parsed = items
             .enumerate()
-            .map(|(position, json)| Log::parse(block, json, position));
-        let mut logs = parsed.collect::<Result<Vec<Log>, BadLogs>>()?;
+            .map(|(position, json)| Read::parse(block, json, position));
+        let read = parsed.collect::<Result<Vec<Read>, BadLogs>>()?;
+        let disputed = read.iter().any(|read| read.disputed);
+        let mut logs = without_copies(read);
         if !logs.is_sorted_by(|one, next| one.index < next.index) && !repeats(&logs) {
             logs.sort_by_key(|log| log.index);
         }
-        Ok(Self { block, logs, seen })
+        Ok(Self {
+            disputed,
+            block,
+            logs,
+            seen,
+        })
+    }
+
+    /// Whether a log names another block, or is marked removed: it is the block's only where a bloom that is not empty says so.
+    #[must_use]
+    pub fn is_disputed(&self) -> bool {
+        self.disputed
     }
 
     /// Whether an index comes twice: then an index names no log of the block.
@@ -223,6 +276,7 @@ impl BlockLogs {
     #[must_use]
     pub fn empty(block: BlockRef, seen: Instant) -> Self {
         Self {
+            disputed: false,
             block,
             logs: Vec::new(),
             seen,
@@ -295,22 +349,76 @@ mod tests {
         assert_eq!(block.logs[1].removed_json(), log(1, r#","removed":true"#).as_bytes());
     }
 
+    /// `log` with another `blockHash`, or none.
+    fn named(log: &str, hash: &str) -> String {
+        let own = format!(r#""blockHash":"{}","#, BLOCK.hash);
+        log.replace(&own, hash)
+    }
+
+    #[test]
+    fn a_log_is_disputed_where_it_names_another_block_or_is_marked_removed() {
+        let good = log(1, "");
+        let zero = format!(r#""blockHash":"{}","#, B256::ZERO);
+        for (one, expect) in [
+            (good.clone(), false),
+            (good.replace("\"0x7\"", "\"0x8\""), false),
+            (good.replace("\"0x7\"", "8"), false),
+            (named(&good, ""), false),
+            (named(&good, r#""blockHash":null,"#), false),
+            (named(&good, &zero), false),
+            (named(&good, "").replace("\"0x7\"", "null"), false),
+            (good.replace("0x0707", "0x0807"), true),
+            (log(1, r#","removed":true"#), true),
+        ] {
+            let logs = parse(&format!("[{},{one}]", log(0, ""))).expect(&one);
+            assert_eq!(logs.is_disputed(), expect, "{one}");
+        }
+        let (marked, plain) = (log(0, r#","removed":true,"x":1"#), log(0, r#","removed":false,"x":1"#));
+        let logs = parse(&format!("[{marked}]")).expect("logs").logs;
+        assert_eq!(
+            (&logs[0].json()[..], &logs[0].removed_json()[..]),
+            (plain.as_bytes(), marked.as_bytes())
+        );
+    }
+
+    /// Each word is a log: its index, and its transaction's letter where it has one. The indices that are left.
+    #[test]
+    fn copies_are_dropped_where_that_leaves_each_index_to_one_log() {
+        for (words, expect) in [
+            ("0a 0a 1a 1a 2b 2b", "0 1 2"),
+            ("0a 1a 2b 0a 1a 2b", "0 1 2"),
+            ("0a 0a", "0"),
+            // Counted anew in each transaction.
+            ("0a 1a 0b 1b", "0 1 0 1"),
+            ("0a 0a 0b", "0 0 0"),
+            // Nothing says that they are the same.
+            ("0 0", "0 0"),
+        ] {
+            let one = |word: &str| {
+                let (index, transaction) = word.split_at(1);
+                let hash = format!(r#","transactionHash":"{}""#, keccak256(transaction));
+                log(
+                    index.parse().expect("a digit"),
+                    if transaction.is_empty() { "" } else { &hash },
+                )
+            };
+            let answer = words.split_whitespace().map(one).collect::<Vec<_>>().join(",");
+            let logs = parse(&format!("[{answer}]")).expect(words).logs;
+            let indices: Vec<String> = logs.iter().map(|log| log.index.to_string()).collect();
+            assert_eq!(indices.join(" "), expect, "{words}");
+        }
+    }
+
     #[test]
     fn logs_that_cannot_be_this_blocks_are_refused() {
         let good = log(1, "");
         for (answer, why) in [
-            (format!("[{}]", log(1, r#","removed":true"#)), "a log of another block"),
             (
-                format!("[{}]", good.replace("\"0x7\"", "\"0x8\"")),
-                "a log of another block",
-            ),
-            (format!("[{}]", good.replace("\"0x7\"", "8")), "a log of another block"),
-            (
-                format!("[{good},{}]", good.replace("0x0707", "0x0807")),
-                "a log of another block, or one that is marked removed, at position 1",
+                format!("[{good},{}]", named(&good, "").replace("\"0x7\"", "\"0x8\"")),
+                "a log of another block at position 1",
             ),
             (
-                format!("[{}]", good.replace("blockHash", "blockhash")),
+                format!("[{}]", named(&good, r#""blockHash":"0x7","#)),
                 "not an array of logs",
             ),
             (

@@ -6,7 +6,7 @@
 //! block is not named cannot be verified: a node whose index of logs is behind names too few. So blocks that may match by
 //! their bloom are fetched whatever the answer says, and only logs that no bloom shows rest on it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::source::Refused;
 use super::{BlockRef, Gap, Header, LogQuery};
+use crate::quantity;
 
 /// Answers that are kept, in bytes.
 const KEPT_BYTES: u64 = 16 << 20;
@@ -135,11 +136,19 @@ fn names(answer: &[u8], range: &[BlockRef]) -> Option<HashSet<B256>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Named {
-        block_hash: B256,
+        block_hash: Option<B256>,
+        #[serde(default, deserialize_with = "quantity::optional")]
+        block_number: Option<u64>,
     }
     let logs: Vec<Named> = serde_json::from_slice(answer).ok()?;
     let known: HashSet<B256> = range.iter().map(|block| block.hash).collect();
-    let named: HashSet<B256> = logs.into_iter().map(|log| log.block_hash).collect();
+    // Some nodes' logs of system transactions have a number alone (bnb-chain/bsc#443).
+    let numbers: HashMap<u64, B256> = range.iter().map(|block| (block.number, block.hash)).collect();
+    let of = |log: Named| match log.block_hash {
+        None | Some(B256::ZERO) => numbers.get(&log.block_number?).copied(),
+        hash => hash,
+    };
+    let named = logs.into_iter().map(of).collect::<Option<HashSet<B256>>>()?;
     named.is_subset(&known).then_some(named)
 }
 
@@ -251,6 +260,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_log_without_a_hash_names_its_block_by_number() {
+        let zero = format!(r#"[{{"blockHash":"{}","blockNumber":"0x3"}}]"#, B256::ZERO);
+        for answer in [
+            r#"[{"blockHash":null,"blockNumber":"0x3"}]"#,
+            r#"[{"blockNumber":3}]"#,
+            &zero,
+        ] {
+            let node = Node::that_says(Ok(answer.to_owned()));
+            check("1 2 3 4", 1, &[], node, expect!["3 [1-4]"]).await;
+        }
+    }
+
+    #[tokio::test]
     async fn all_blocks_are_needed_where_the_answer_is_of_no_use() {
         for answer in [
             "null",
@@ -259,6 +281,7 @@ mod tests {
             "",
             r#"[{"logIndex":"0x0"}]"#,
             r#"[{"blockHash":null}]"#,
+            r#"[{"blockHash":null,"blockNumber":"0x9"}]"#,
             "[[]]",
         ] {
             let node = Node::that_says(Ok(answer.to_owned()));

@@ -1,5 +1,6 @@
 //! A transaction as a node tells it, pending or in a block, and all of those of one block.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use alloy_consensus::constants::EMPTY_ROOT_HASH;
@@ -76,8 +77,8 @@ pub enum BadTransactions {
     /// Another block.
     #[error("another block: {0}")]
     Block(B256),
-    /// A transaction of another block, or out of its place.
-    #[error("a transaction of another block, or out of order, at position {0}")]
+    /// A transaction of another block.
+    #[error("a transaction of another block at position {0}")]
     Foreign(usize),
 }
 
@@ -93,8 +94,9 @@ impl BlockTransactions {
         })
     }
 
-    /// Reads the node's answer to `eth_getBlockByHash` and holds it against the header, except for its root. The indices
-    /// ascend, with holes where a chain has transactions that it does not show (Sei, Oasis, HyperEVM).
+    /// Reads the node's answer to `eth_getBlockByHash` and holds it against the header, except for its root. They are put in
+    /// the order of their indices, which may have holes (Sei, Oasis, HyperEVM); where an index comes twice (ref-fvm#1136) in
+    /// the node's order. A transaction that comes twice (hiero-json-rpc-relay#2853) is one.
     ///
     /// # Errors
     /// [`BadTransactions`].
@@ -108,7 +110,8 @@ impl BlockTransactions {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Place {
-            block_hash: B256,
+            /// Absent, `null` or zero on some chains.
+            block_hash: Option<B256>,
             #[serde(default, deserialize_with = "quantity::optional")]
             transaction_index: Option<u64>,
         }
@@ -117,19 +120,27 @@ impl BlockTransactions {
             return Err(BadTransactions::Block(block.hash));
         }
         let mut transactions = Vec::with_capacity(block.transactions.len());
-        let mut next = 0;
+        let (mut next, mut seen, mut indices) = (0, HashSet::new(), HashSet::new());
         for (position, item) in block.transactions.into_iter().enumerate() {
             let place: Place = serde_json::from_str(item.get())?;
             let index = place.transaction_index.unwrap_or(next);
-            if place.block_hash != block.hash || index < next {
+            let named = place.block_hash.filter(|hash| *hash != B256::ZERO);
+            if named.is_some_and(|hash| hash != block.hash) {
                 return Err(BadTransactions::Foreign(position));
             }
-            next = index.saturating_add(1);
-            transactions.push(Transaction::parse(answer.slice_ref(item.get().as_bytes()))?);
+            let transaction = Transaction::parse(answer.slice_ref(item.get().as_bytes()))?;
+            if seen.insert(transaction.hash) {
+                next = index.saturating_add(1);
+                indices.insert(index);
+                transactions.push((index, transaction));
+            }
+        }
+        if indices.len() == transactions.len() {
+            transactions.sort_by_key(|(index, _)| *index);
         }
         Ok(Self {
             block: header.block,
-            transactions,
+            transactions: transactions.into_iter().map(|(_, transaction)| transaction).collect(),
             seen: header.seen,
         })
     }
@@ -156,6 +167,22 @@ pub(super) enum Claim {
     Disputed,
     /// Nothing: there is no root, or it is zero (zkSync, Fantom).
     Nothing,
+}
+
+/// Whether the header says that there is something in the block: a root of transactions that is not that of none, or gas
+/// that was used.
+pub(super) fn is_filled(header: &Header) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Gas {
+        #[serde(default, deserialize_with = "quantity::optional")]
+        gas_used: Option<u64>,
+    }
+    match claims(header, Root::Transactions) {
+        Claim::Some | Claim::Disputed => true,
+        Claim::None | Claim::Idle => false,
+        Claim::Nothing => serde_json::from_slice::<Gas>(&header.json).is_ok_and(|gas| gas.gas_used > Some(0)),
+    }
 }
 
 /// Reads the claim.
@@ -239,7 +266,7 @@ mod tests {
     fn what_is_not_this_block_or_not_all_of_it_is_refused() {
         let own = header(Some(B256::repeat_byte(3)));
         let mut foreign = transaction(1, Value::Null);
-        foreign["blockHash"] = json!(B256::ZERO);
+        foreign["blockHash"] = json!(B256::repeat_byte(8));
         let mut other = block(&[]);
         other["hash"] = json!(B256::ZERO);
         let first = || transaction(0, Value::Null);
@@ -248,11 +275,6 @@ mod tests {
             (block(&[json!(B256::ZERO)]), "not a block"),
             (other, "another block: 0x00"),
             (block(&[first(), foreign]), "a transaction of another block"),
-            (block(&[first(), first()]), "a transaction of another block"),
-            (
-                block(&[transaction(1, Value::Null), first()]),
-                "a transaction of another block",
-            ),
         ] {
             let refused = parse(&own, &answer).expect_err(why);
             assert!(refused.starts_with(why), "{refused}");
@@ -275,6 +297,64 @@ mod tests {
             later["transactionIndex"] = index.clone();
             let read = parse(&header(None), &block(&[first.clone(), later.clone()]));
             assert_eq!(read.expect("transactions").transactions.len(), 2, "{index}");
+        }
+    }
+
+    /// Each word is a transaction: its hash, `/`, its index. The hashes as they are delivered.
+    #[test]
+    fn each_comes_once_and_in_the_order_of_indices_that_are_its_own() {
+        for (words, expect) in [
+            ("1/0 2/1 3/2", [1, 2, 3].as_slice()),
+            ("1/9 2/8 3/7", &[3, 2, 1]),
+            ("3/0 1/0 2/0", &[3, 1, 2]),
+            ("1/0 1/0 2/1 2/1", &[1, 2]),
+            ("2/1 1/0 2/1", &[1, 2]),
+        ] {
+            let one = |word: &str| {
+                let (hash, index) = word.split_once('/').expect("a transaction");
+                let mut one = transaction(hash.parse().expect("a number"), Value::Null);
+                one["transactionIndex"] = json!(format!("0x{index}"));
+                one
+            };
+            let sent: Vec<Value> = words.split_whitespace().map(one).collect();
+            let read = parse(&header(None), &block(&sent)).expect(words).transactions;
+            let hashes: Vec<B256> = read.iter().map(|own| own.hash).collect();
+            let expect: Vec<B256> = expect.iter().map(|hash| B256::with_last_byte(*hash)).collect();
+            assert_eq!(hashes, expect, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_need_not_name_its_block() {
+        for hash in [Value::Null, json!(B256::ZERO)] {
+            let mut nameless = transaction(0, Value::Null);
+            nameless["blockHash"] = hash;
+            assert!(parse(&header(None), &block(&[nameless.clone()])).is_ok());
+            nameless["transactionIndex"] = Value::Null;
+            _ = nameless.as_object_mut().expect("an object").remove("blockHash");
+            assert!(parse(&header(None), &block(&[nameless])).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_fills_a_block() {
+        let (none, some) = (json!(EMPTY_ROOT_HASH), json!(B256::repeat_byte(3)));
+        for (root, gas, expect) in [
+            (&some, json!("0x5208"), true),
+            (&some, Value::Null, true),
+            (&some, json!("0x0"), false),
+            (&none, json!("0x0"), false),
+            (&none, json!("0x5208"), true),
+            (&Value::Null, json!("0x5208"), true),
+            (&Value::Null, json!("0x0"), false),
+            (&Value::Null, Value::Null, false),
+        ] {
+            let json = json!({
+                "hash": B256::repeat_byte(7), "parentHash": B256::ZERO, "number": "0x7",
+                "transactionsRoot": root, "gasUsed": gas,
+            });
+            let header = Header::parse(json.to_string().into(), Instant::now()).expect("a header");
+            assert_eq!(is_filled(&header), expect, "{json}");
         }
     }
 

@@ -118,6 +118,24 @@ fn rows() -> Vec<Row> {
             }),
             plain,
         ),
+        row(
+            "marked removed, one way",
+            move |node| {
+                node.answer("eth_getBlockReceipts", |_| Answer::error(-32601, ""));
+                node.answer("eth_getLogs", |ask| {
+                    ask.edited(|logs| {
+                        let logs = logs.as_array_mut().unwrap();
+                        logs.iter_mut().for_each(|log| log["removed"] = json!(true));
+                    })
+                });
+            },
+            plain,
+        ),
+        row(
+            "each twice",
+            edited(|logs| *logs = logs.iter().flat_map(|log| [log.clone(), log.clone()]).collect()),
+            plain,
+        ),
         row("descending", edited(|logs| logs.reverse()), plain),
         row("topics null", ordinary, |mine| {
             mine.edit_logs(|index, log| {
@@ -210,6 +228,117 @@ async fn nothing_is_not_believed_of_a_node_that_is_behind() {
             .await,
         0.0
     );
+}
+
+/// The same where no bloom shows that there are logs: receipts come late, or are listed without their logs.
+#[tokio::test]
+async fn nothing_is_not_believed_early_where_no_bloom_shows_logs() {
+    let unknown: fn(Mine) -> Mine = |mine| mine.without("logsBloom");
+    let empty: fn(Mine) -> Mine = |mine| mine.with("logsBloom", hex(&NO_BLOOM));
+    for (name, edit) in [("none", unknown), ("empty", empty)] {
+        let node = Scripted::start().await;
+        node.grow(3);
+        let proxy = node.proxy(|_| {}).await;
+        let bystander = Bystander::join(&proxy).await;
+        let mut watcher = proxy.watcher().await;
+        // That shows that an empty one says nothing.
+        let mut blocks = vec![node.mine(edit(Mine::logs(1)))];
+        watcher.expect(blocks[0].adopted()).await;
+        for listed in [false, true] {
+            let asked = (node.calls("eth_getLogs"), node.calls("eth_getBlockReceipts"));
+            node.answer("eth_getLogs", move |ask| match ask.count - asked.0 {
+                1..=2 => json!([]).into(),
+                _ => ask.usual(),
+            });
+            node.answer("eth_getBlockReceipts", move |ask| match (ask.count - asked.1, listed) {
+                (1, false) => json!([]).into(),
+                (1, true) => ask.edited(|receipts| {
+                    let receipts = receipts.as_array_mut().unwrap();
+                    receipts.iter_mut().for_each(|receipt| receipt["logs"] = json!([]));
+                }),
+                _ => ask.usual(),
+            });
+            let made = node.mine(edit(Mine::logs(2)));
+            eprintln!("{name}, listed: {listed}");
+            watcher.expect(made.adopted()).await;
+            blocks.push(made);
+        }
+        // What is there costs one call.
+        let asked = (node.calls("eth_getLogs"), node.calls("eth_getBlockReceipts"));
+        blocks.push(node.mine(edit(Mine::logs(2).tag("last"))));
+        watcher.expect(blocks[3].adopted()).await;
+        let calls = (node.calls("eth_getLogs"), node.calls("eth_getBlockReceipts"));
+        assert_eq!(calls, (asked.0 + 1, asked.1), "{name}");
+        bystander.saw_only(&blocks).await;
+    }
+}
+
+/// A gateway that truncates answers the same part by hash and by number (issue 11); the receipts have all.
+#[tokio::test]
+async fn a_part_of_the_logs_is_not_believed() {
+    let node = Scripted::start().await;
+    node.grow(3);
+    let proxy = node.proxy(|_| {}).await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut watcher = proxy.watcher().await;
+    node.answer("eth_getLogs", |ask| {
+        ask.edited(|logs| logs.as_array_mut().unwrap().truncate(1))
+    });
+    let blocks: Vec<Made> = [3, 2, 3].map(|logs| node.mine(Mine::logs(logs))).into();
+    for made in &blocks {
+        watcher.expect(made.adopted()).await;
+    }
+    bystander.saw_only(&blocks).await;
+}
+
+/// Logs, receipts and transactions without a `blockHash`, or with one of zero (bnb-chain/bsc#443, viction#431).
+#[tokio::test]
+async fn what_does_not_name_its_block_is_its_own() {
+    fn unname(value: &mut Value, hash: &Value) {
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| unname(item, hash)),
+            Value::Object(members) => {
+                if let Some(own) = members.get_mut("blockHash") {
+                    *own = hash.clone();
+                }
+                members.values_mut().for_each(|member| unname(member, hash));
+            }
+            _ => {}
+        }
+    }
+    for hash in [Value::Null, json!(word(""))] {
+        let node = Scripted::start().await;
+        node.grow(3);
+        let proxy = node.proxy(|_| {}).await;
+        let bystander = Bystander::join(&proxy).await;
+        let mut clients = Vec::new();
+        for params in [
+            json!(["logs", {}]),
+            json!(["transactionReceipts"]),
+            json!(["alchemy_minedTransactions", {"hashesOnly": true}]),
+        ] {
+            let mut client = proxy.client().await;
+            client.subscribe(params).await;
+            clients.push(client);
+        }
+        for method in ["eth_getLogs", "eth_getBlockReceipts", "eth_getBlockByHash"] {
+            let hash = hash.clone();
+            node.answer(method, move |ask| ask.edited(|answer| unname(answer, &hash)));
+        }
+        let made = node.mine(Mine::logs(2));
+        for index in 0..2 {
+            assert_eq!(
+                clients[0].event().await.json()["logIndex"],
+                made.logs[index]["logIndex"]
+            );
+        }
+        assert_eq!(clients[1].event().await.json().as_array().unwrap().len(), 2);
+        for transaction in made.transactions() {
+            let event = clients[2].event().await.json();
+            assert_eq!(event["transaction"]["hash"], json!(transaction));
+        }
+        bystander.saw_only(&[made]).await;
+    }
 }
 
 /// One block's bloom claims more than there is (zksync-era 4580); what is seen of it in the metrics.

@@ -192,6 +192,25 @@ fn a_doubt_asks_a_second_voice_at_once() {
 }
 
 #[test]
+fn where_the_index_of_logs_may_be_behind_receipts_are_next_and_then_rest() {
+    let mut world = World::new(1, &Way::LOGS);
+    let hash = world.next(ms(0)).expect("a question");
+    world.inquiry.doubted(hash.node, hash.way, ms(1));
+    world.inquiry.index_is_behind(hash.node, ms(1));
+    let receipts = world.next(ms(1)).expect("a question");
+    assert_eq!((receipts.way, world.next(ms(1))), (Way::ReceiptsByHash, None));
+    world.inquiry.doubted(receipts.node, receipts.way, ms(2));
+    world.inquiry.listed(receipts.node, receipts.way, ms(2), ms(1000));
+    assert_eq!(world.next(ms(1001)), None);
+    assert_eq!(world.inquiry.wake(ms(2)), ms(1002));
+    assert_eq!(
+        world.next(ms(1002)).map(|question| question.way),
+        Some(Way::ReceiptsByHash)
+    );
+    assert_eq!(world.next(ms(1003)), None);
+}
+
+#[test]
 fn time_without_a_node_is_not_asked_away() {
     let mut world = World::new(1, &Way::LOGS);
     for at in 0..1_000 {
