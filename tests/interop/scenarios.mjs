@@ -23,7 +23,7 @@ import {
 import { Tap } from "./tap.mjs";
 import { TRAFFIC } from "./traffic.mjs";
 
-export const UNKNOWN = "foo_bar";
+export const UNKNOWN = "eth_fooBar";
 
 export const FILTERS = ({ contract }) => ({
   transfers: { address: contract, topics: [TRANSFER] },

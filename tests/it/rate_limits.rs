@@ -158,7 +158,7 @@ async fn a_node_whose_polls_are_refused_is_not_lost_and_tells_its_heads_again() 
 /// Some say it by the code of an error, with status 200.
 #[tokio::test]
 async fn a_node_whose_polls_are_answered_with_a_limits_error_is_not_lost() {
-    for code in [-32005, -32029, -32601, -32000] {
+    for code in [-32005, -32029, -32603, -32000] {
         let node = node().await;
         let control = node.handle();
         let proxy = before(&[node.http_url()], LONG).await;
