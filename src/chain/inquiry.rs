@@ -302,7 +302,7 @@ impl Inquiry {
     /// The index of logs says nothing of a block that should have some: by number it says the same, so receipts are next.
     pub fn index_is_behind(&mut self, node: UpstreamId, now: Duration) {
         let is_idle = |path: &Path| path.node == node && path.way == Way::LogsByNumber && path.asked.is_none();
-        if self.paths.iter().any(|path| is_idle(path)) {
+        if self.paths.iter().any(is_idle) {
             self.again(node, Way::LogsByNumber, now, 1);
         }
     }
