@@ -147,6 +147,7 @@ export const scenarios = {
   async calls(t) {
     const [proxy, node] = [await t.connect(), await t.connectNode()];
     const calls = await ordinaryCalls(t.chain);
+    await reached(t);
     for (const by of ["call", "callHttp"].filter((by) => proxy[by])) {
       for (const [method, params] of calls) {
         // anvil refuses it with other words over HTTP than over WebSocket, and the proxy knows the latter only.
@@ -165,6 +166,7 @@ export const scenarios = {
   async mixed(t) {
     const [proxy, node] = [await t.connect(), await t.connectNode()];
     const calls = await ordinaryCalls(t.chain);
+    await reached(t);
     // Far from each other in the list, so that neighbours are of another kind; all of them come up.
     const mix = Array.from({ length: 500 }, (_, n) => calls[(n * 7) % calls.length]);
     const [got, want] = [await manyCalls(proxy, mix), await manyCalls(node, mix)];
@@ -190,6 +192,7 @@ export const scenarios = {
     if (!conn.batch) t.lacks();
     const node = await t.connectNode();
     const calls = (await ordinaryCalls(t.chain)).filter(([method]) => method !== UNKNOWN);
+    await reached(t);
     const [got, want] = [await conn.batch(calls), await node.batch(calls)];
     same("answers", got.length, calls.length);
     calls.forEach((call, at) => same(`batch ${JSON.stringify(call)}`, got[at], want[at]));
@@ -350,6 +353,13 @@ async function factsOf(chain) {
   chain.facts = { hash, block: Number(block.number), blockHash: block.hash, contract: chain.contract, account: chain.accounts[0] };
   chain.facts.abi = emitter.abi;
   return chain.facts;
+}
+
+/** The newest block, which was mined over another connection, has reached the server under test: some milliseconds. */
+async function reached(t) {
+  const newest = await t.chain.rpc("eth_blockNumber");
+  const number = () => t.chain.rpc.call({ http: t.http, node: t.chain.node }, "eth_blockNumber");
+  await until("the newest block", async () => (await number()) === newest);
 }
 
 export async function ordinaryCalls(chain) {
