@@ -94,8 +94,8 @@ struct Node {
     following: Following,
 }
 
-/// What headwater has done to follow the head. It is level once it has subscribed and has asked for the logs of the block
-/// that was there before; clients that came earlier might get that block, which is no event of the run.
+/// What headwater has done to follow the head. It is level once it has subscribed and has asked for the newest block,
+/// which was there before; clients that came earlier might get that block, which is no event of the run.
 #[derive(Default)]
 struct Following {
     subscribed: AtomicBool,
@@ -186,6 +186,9 @@ impl Node {
             "web3_clientVersion" => r#""scripted-node/1""#.to_owned(),
             "eth_blockNumber" => format!(r#""{head:#x}""#),
             "eth_getBlockByNumber" => {
+                if params.first()?.as_str()? == "latest" {
+                    self.following.note(&self.following.asked);
+                }
                 let number = self.number(params.first()?.as_str()?)?;
                 if number > head {
                     null()
@@ -201,7 +204,6 @@ impl Node {
                 }
             }
             "eth_getLogs" => {
-                self.following.note(&self.following.asked);
                 let range: Range = serde_json::from_value(params.first()?.clone()).ok()?;
                 let (from, to) = match range.block_hash {
                     Some(hash) => Chain::number_of(hash).map(|number| (number, number))?,
