@@ -47,7 +47,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "node.max_in_flight",
-        "Calls that wait for nodes; more wait in line, in turns by client. One client has a quarter of the places (half while nobody else waits), and 1,024 calls in line; more get -32005 with a hint when to come again.",
+        "Calls that wait for nodes; more wait in line, in turns by client. One client has a quarter of the places at most (half while nobody else waits), and half of those that the others leave, and 1,024 calls in line; more get -32005 with a hint when to come again.",
     ),
     (
         "node.max_request_bytes",
@@ -216,11 +216,11 @@ const KEYS: &[(&str, &str)] = &[
     ),
     (
         "memory.inbound",
-        "Bytes of clients' messages and bodies that are not whole, or whose long parameters wait for their answer, a quarter of it for one client; where there is no room the longest goes first: closed with 1013, over HTTP 503.",
+        "Bytes of clients' messages and bodies that are not whole, or whose long parameters wait for their answer, for one client a quarter of it at most, and half of what the others leave; where there is no room the longest goes first: closed with 1013, over HTTP 503.",
     ),
     (
         "memory.answers",
-        "Bytes of answers that are put together (batches, eth_getLogs from memory) or wait to be read over HTTP, a quarter of it for one client, but one answer may have three quarters, or be as long as calls.max_response_bytes where it is alone; more get -32005 with a hint when to come again, over HTTP with status 503.",
+        "Bytes of answers that are put together (batches, eth_getLogs from memory) or wait to be read over HTTP, for one client a quarter of it at most, and half of what the others leave, or one answer of three quarters of that; where there is no other answer it may be as long as calls.max_response_bytes. More get -32005 with a hint when to come again, over HTTP with status 503.",
     ),
     (
         "memory.upstream",

@@ -6,19 +6,21 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Full, Owner, PART};
+use super::{Full, Owner, PART, share};
 
 /// Makes a holder give up what it holds; called without any lock of the budget's.
 pub type Evict = Arc<dyn Fn() + Send + Sync>;
 
-/// A sum of bytes. Owners have a quarter of it each; one thing alone may be longer, for what is allowed to be that long must
-/// be possible: it has three quarters, and where there is nothing else it may be longer than these, which is not counted. Where it does not fit, the longest that can be
-/// given up goes first: of the same owner where its share is used up, else of the owner that holds most.
+/// A sum of bytes. An owner has a quarter of it at most, and half of what the others leave. One thing alone may have three
+/// quarters of what they leave; where there is nothing else it may be longer than is counted, for what is allowed to be that
+/// long must be possible. Where it does not fit, the longest that can be given up goes first: of the same owner where it has
+/// a quarter of the whole, else of one that holds more.
 #[derive(Debug)]
 pub struct Budget {
     /// The words for what there is no more room for.
     what: &'static str,
     max: usize,
+    /// Of an owner, where there is no other.
     share: usize,
     state: Mutex<State>,
 }
@@ -64,7 +66,7 @@ impl Budget {
         Arc::new(Self {
             what,
             max,
-            share: max / PART,
+            share: share(max, 0),
             state: Mutex::default(),
         })
     }
@@ -202,21 +204,25 @@ impl State {
             if bytes <= before || all == 0 {
                 break;
             }
-            let share = if mine == 0 {
-                budget.max - budget.share
-            } else {
-                budget.share
+            let (others, would_have) = (all - mine, mine.saturating_add(bytes));
+            let share = match mine {
+                0 => {
+                    let left = budget.max.saturating_sub(others);
+                    left - left / PART
+                }
+                _ => share(budget.max, others),
             };
-            let lacks = if mine.saturating_add(bytes) > share {
-                Lacks::Share
-            } else if all.saturating_add(bytes) > budget.max {
-                Lacks::Total
-            } else {
+            if would_have <= share {
                 break;
+            }
+            let lacks = if would_have > budget.share {
+                Lacks::Share
+            } else {
+                Lacks::Total
             };
-            evicted.push(self.give_up(&lacks, owner, mine + bytes, bytes).ok_or(())?);
+            evicted.push(self.give_up(&lacks, owner, would_have, bytes).ok_or(())?);
         }
-        // What is alone may be of any length, and others still find their quarter.
+        // What is alone may be of any length, and others still find their room.
         self.set(owner, number, bytes.min(budget.max - budget.share));
         Ok(())
     }
@@ -293,21 +299,24 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_for_each_and_one_long_thing_leaves_a_quarter() {
+    fn a_quarter_for_each_and_one_long_thing_leaves_a_quarter_of_the_rest() {
         check(
-            "a8=80 a8=300 a8=75 a9=1 b8=25 b9=1 c8=1 a8=0 a8=25 b8=75 b8=74",
+            "a8=80 a8=300 a9=1 b8=20 b8=19 b9=1 c8=6 c8=5 d8=1 a8=0 a8=25 a9=1 e8=39 e8=38",
             expect![[r#"
                 a8=80 yes 75 
                 a8=300 yes 75 
-                a8=75 yes 75 
                 a9=1 no 75 
-                b8=25 yes 100 
-                b9=1 no 100 
-                c8=1 no 100 
+                b8=20 no 75 
+                b8=19 yes 94 
+                b9=1 no 94 
+                c8=6 no 94 
+                c8=5 yes 99 
+                d8=1 yes 100 
                 a8=0 yes 25 
                 a8=25 yes 50 
-                b8=75 yes 100 
-                b8=74 yes 99 
+                a9=1 no 50 
+                e8=39 no 50 
+                e8=38 yes 88 
             "#]],
         );
     }
@@ -323,11 +332,11 @@ mod tests {
                 a3=15 yes 25 
                 b9=25 yes 50 
                 c9=25 yes 75 
-                d9=25 yes 100 
-                e1=5 yes 90 a3
-                e2=4 yes 94 
-                f9=2 yes 96 
-                e1=1 yes 92 
+                d9=25 no 75 
+                e1=5 yes 80 
+                e2=4 yes 84 
+                f9=2 yes 86 
+                e1=1 yes 82 
             "#]],
         );
         check(

@@ -1,7 +1,7 @@
 //! What clients share and compete for: places ([`FairPool`]) and bytes ([`Budget`]), with a part of it for each owner.
 //!
-//! Both give one owner a quarter at most, so that whoever takes all that it can get leaves the others three. No I/O, no
-//! clock.
+//! Both give one owner a quarter of the whole at most, and half of what the others leave: however many take all that they
+//! can get, the next one still finds room. No I/O, no clock.
 
 mod budget;
 mod pool;
@@ -14,8 +14,14 @@ pub use pool::{FairPool, Place};
 
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, error_with};
 
-/// The part of the whole that one owner may have.
+/// Part of the whole that one owner may have.
 const PART: usize = 4;
+
+/// Share of one owner where the others have so much. Half of what is left, as in the dynamic thresholds of shared buffers in
+/// switches (Choudhury and Hahne 1998): quarters alone would let four owners leave nothing to a fifth.
+fn share(max: usize, others: usize) -> usize {
+    (max / PART).min(max.saturating_sub(others) / 2)
+}
 
 /// When to come again where a pool or budget is full: nobody knows when there will be room, and most is given back soon.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Full, Owner, PART};
+use super::{Full, Owner, share};
 
 /// Owners' queues together are at most so many times as long as one may be.
 const QUEUES: usize = 4;
 
-/// A number of places. An owner has a quarter of them (at least one) for certain, and more only while nobody else waits and
-/// half of them stay free. Owners that wait are served in turns, each of them in its own order.
+/// A number of places. An owner has a quarter of them at most, and half of those that the others leave (at least one); more
+/// only while nobody else waits and half of all stay free. Owners that wait are served in turns, each of them in its own order; where the queue is
+/// full the longest of theirs gives way.
 #[derive(Debug)]
 pub struct FairPool {
     /// The words for what there is no more of.
     what: &'static str,
     max: usize,
-    share: usize,
     max_waiting: usize,
     state: Mutex<State>,
 }
@@ -82,7 +82,6 @@ impl FairPool {
         Arc::new(Self {
             what,
             max,
-            share: (max / PART).max(1),
             max_waiting,
             state: Mutex::default(),
         })
@@ -104,7 +103,8 @@ impl FairPool {
                 let pool = self.clone();
                 return Ok(Place { pool, owner });
             }
-            if waits >= self.max_waiting || state.waiting >= QUEUES.saturating_mul(self.max_waiting) {
+            let is_full = state.waiting >= QUEUES.saturating_mul(self.max_waiting);
+            if waits >= self.max_waiting || is_full && !state.shorten_longest(waits + 1) {
                 state.tidy(owner);
                 return Err(Full(self.what));
             }
@@ -124,7 +124,7 @@ impl FairPool {
             owner,
             number,
         };
-        // The pool is there as long as it is borrowed here, and nobody leaves the queue but by a place.
+        // Without a place where others needed the room in the queue.
         given.await.map_err(|_| Full(self.what))
     }
 
@@ -138,7 +138,8 @@ impl FairPool {
     /// Whether an owner that has taken so many may take one more; it is `alone` where no other waits.
     fn may_take(&self, state: &State, taken: usize, alone: bool) -> bool {
         let free = self.max - state.taken;
-        free > 0 && (taken < self.share || alone && free > self.max / 2)
+        let share = share(self.max, state.taken - taken).max(1);
+        free > 0 && (taken < share || alone && free > self.max / 2)
     }
 
     fn give_back(self: &Arc<Self>, owner: Owner) {
@@ -184,6 +185,20 @@ impl State {
     fn take(&mut self, owner: Owner) {
         self.taken += 1;
         self.by_owner.entry(owner).or_default().taken += 1;
+    }
+
+    /// Sends the newest of the longest queue away, where that is longer than this.
+    fn shorten_longest(&mut self, than: usize) -> bool {
+        let waiting = |owner: &Owner| self.by_owner.get(owner).map_or(0, |own| own.waiting.len());
+        let longest = self.turns.iter().copied().max_by_key(waiting);
+        let Some(longest) = longest.filter(|owner| waiting(owner) > than) else {
+            return false;
+        };
+        // It waits for the other end of this, which is dropped.
+        let own = self.by_owner.get_mut(&longest);
+        let sent_away = own.and_then(|own| own.waiting.pop_back()).is_some();
+        self.waiting -= usize::from(sent_away);
+        sent_away
     }
 
     /// Nothing is kept of an owner that has nothing and waits for nothing.
@@ -251,6 +266,8 @@ mod tests {
                         .push((who, Box::pin(async move { pool.acquire(owner).await })));
                 }
             }
+            // Twice: whoever was sent away for the newest is polled before it.
+            self.poll();
             self.poll();
         }
 
@@ -322,7 +339,7 @@ mod tests {
         check(
             1,
             2,
-            "a a a a; b b b; !a !a b; -a; -b; -b",
+            "a a a a; b b b; !a !a b; -a; -b; -b; a b b b c c c d d d e e e f; -a",
             expect![[r#"
                 a a a a: a | aa | 1
                 b b b: a | aabb | 2
@@ -330,6 +347,8 @@ mod tests {
                 -a: b | b | 3
                 -b: b |  | 3
                 -b:  |  | 3
+                a b b b c c c d d d e e e f: a | bbccddef | 8
+                -a: b | bccddef | 8
             "#]],
         );
         let mut run = Story::new(2, 5);
@@ -353,7 +372,8 @@ mod tests {
                 // Whoever has less than a quarter waits only where all places are taken.
                 for (owner, _) in &run.queue {
                     let has = run.places.iter().filter(|(who, _)| who == owner).count();
-                    prop_assert!(has >= (places / PART).max(1) || run.places.len() == places);
+                    let others = run.places.len() - has;
+                    prop_assert!(has >= share(places, others).max(1) || run.places.len() == places);
                 }
             }
             run.queue.clear();

@@ -274,7 +274,7 @@ impl Replays {
                     let generation = self.registry.with_history(History::generation);
                     let asked = gap.first().map(|first| (first, filters.len()));
                     drop(page.take());
-                    let Some(found) = self.fetch(owner, generation, gap, &filters).await else {
+                    let Some(found) = self.fetch((owner, outbox), generation, gap, &filters).await else {
                         tokio::time::sleep(NO_ROOM).await;
                         continue;
                     };
@@ -309,8 +309,21 @@ impl Replays {
     }
 
     /// The blocks of a gap, as soon as it is this account's turn; `None` where there is no room for them now.
-    async fn fetch(&self, owner: Owner, generation: u64, gap: Gap, filters: &[Arc<LogFilter>]) -> Option<HeldPage> {
-        let place = self.places.acquire(owner).await.ok()?;
+    async fn fetch(
+        &self,
+        (owner, outbox): (Owner, &Weak<Outbox>),
+        generation: u64,
+        gap: Gap,
+        filters: &[Arc<LogFilter>],
+    ) -> Option<HeldPage> {
+        let mut acquiring = std::pin::pin!(self.places.acquire(owner));
+        let place = loop {
+            if let Ok(place) = tokio::time::timeout(STILL_THERE, acquiring.as_mut()).await {
+                break place.ok()?;
+            }
+            // Nobody waits for a client that left.
+            outbox.upgrade().filter(|outbox| outbox.phase() == Phase::Open)?;
+        };
         let page = self.archive.page(generation, gap, fetch(filters)).await;
         let is_given_up = Arc::new(AtomicBool::new(false));
         let given_up = is_given_up.clone();

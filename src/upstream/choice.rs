@@ -148,9 +148,9 @@ impl Choice {
     }
 
     /// See [`Standing::walked`].
-    pub fn walked(&self, claim: Claim, leads_to_published: bool) {
+    pub fn walked(&self, claim: Claim, root: Option<u64>) {
         let now = self.now();
-        self.weigh(|standing| standing.walked(claim, leads_to_published, now));
+        self.weigh(|standing| standing.walked(claim, root, now));
     }
 
     /// Tells those who wait for a node that there may be one now.

@@ -22,34 +22,33 @@ const AHEAD: u64 = 15;
 
 /// Walks from a head that is in doubt, and says what was found.
 pub(super) async fn prove(pool: Arc<Pool>, claim: Claim) {
-    let found = leads_to_published(&pool, &claim).await;
-    pool.choice.walked(claim, found);
+    let root = root_of(&pool, &claim).await;
+    pool.choice.walked(claim, root);
 }
 
-async fn leads_to_published(pool: &Pool, claim: &Claim) -> bool {
+/// Number of the published block that the walk came to.
+async fn root_of(pool: &Pool, claim: &Claim) -> Option<u64> {
     let (mut highest, mut parent) = claim.below;
     let mut known: HashMap<B256, Told> = HashMap::new();
     for _ in 0..MAX_WALK {
         // A child that is too far above its parent is no child: see the constant.
         let lowest = highest.saturating_sub(MAX_HOLE);
         if let Some(number) = pool.choice.published_number(parent) {
-            return (lowest..=highest).contains(&number);
+            return (lowest..=highest).contains(&number).then_some(number);
         }
         if highest < claim.oldest {
-            return false;
+            return None;
         }
         if !known.contains_key(&parent) {
             known = blocks(pool, claim.id, parent, highest).await;
         }
-        let Some(block) = known.remove(&parent) else {
-            return false;
-        };
+        let block = known.remove(&parent)?;
         if !(lowest..=highest).contains(&block.number) || block.number == 0 {
-            return false;
+            return None;
         }
         (highest, parent) = (block.number - 1, block.parent);
     }
-    false
+    None
 }
 
 /// A block and, most likely, those below it, by their hashes.

@@ -50,8 +50,10 @@ impl Published {
         self.blocks.front().map(|(number, _)| *number)
     }
 
-    pub fn has(&self, hash: B256) -> bool {
-        self.numbers.contains_key(&hash)
+    /// The blocks from this number down.
+    pub fn down_from(&self, number: u64) -> impl Iterator<Item = (u64, B256)> {
+        let end = self.blocks.partition_point(|(own, _)| *own <= number);
+        self.blocks.range(..end).rev().copied()
     }
 
     pub fn number_of(&self, hash: B256) -> Option<u64> {
@@ -98,7 +100,14 @@ mod tests {
             (some(&published), published.newest()),
             (vec![12, 11, 9], Some((12, hash(12))))
         );
-        assert!(published.has(hash(9)) && !published.has(hash(20)));
+        assert_eq!(
+            (published.number_of(hash(9)), published.number_of(hash(20))),
+            (Some(9), None)
+        );
+        assert_eq!(
+            published.down_from(11).collect::<Vec<_>>(),
+            [(11, hash(11)), (9, hash(9))]
+        );
         (13..10_000).for_each(|number| published.head(Some((number, hash(number)))));
         published.past(1, hash(1));
         assert_eq!(

@@ -108,8 +108,8 @@ struct Member {
     /// The highest block that it told with this connection.
     highest: Option<(u64, B256)>,
     outvoted_since: Option<Duration>,
-    /// Its chain leads to the published one.
-    is_rooted: bool,
+    /// Number of the highest published block that is known to be on its chain; `None` where its chain leads to none.
+    root: Option<u64>,
     doubted_since: Option<Duration>,
     /// When a walk from its chain may be tried.
     walk_at: Option<Duration>,
@@ -132,13 +132,13 @@ impl Standing {
     /// Clients were shown this head; or they have to begin anew.
     pub fn published(&mut self, head: Option<(u64, B256)>) {
         self.published.head(head);
-        match head {
-            Some((_, hash)) => {
-                for member in &mut self.members {
-                    member.is_rooted |= member.told(hash);
-                }
-            }
-            None => self.members.iter_mut().for_each(|member| member.is_rooted = false),
+        for member in &mut self.members {
+            member.root = match head {
+                Some((number, hash)) if member.told(hash) => Some(number),
+                // What is at this number now is not on its chain, as far as is known.
+                Some((number, _)) => member.root.map(|root| root.min(number.saturating_sub(1))),
+                None => None,
+            };
         }
     }
 
@@ -163,11 +163,12 @@ impl Standing {
     }
 
     /// `true` where it says that it is higher than can be believed: no parents lead from its head to the published chain, as far as
-    /// is known, and no other has come so far. One that is alone is never doubted, and before the first block none is.
+    /// is known, or two others contradict it, and no other has come so far. One that is alone is never doubted, and before the
+    /// first block none is.
     pub fn is_doubted(&self, id: UpstreamId) -> bool {
         let member = &self.members[id.0];
         member.connected
-            && !member.is_rooted
+            && !self.leads_to_published(id)
             && self.published.newest().is_some()
             && self.connected().count() > 1
             && self.newest().is_some_and(|newest| self.number(id) > newest)
@@ -192,14 +193,25 @@ impl Standing {
         })
     }
 
-    /// The walk from a head has come to the published chain, or to nothing.
-    pub fn walked(&mut self, claim: Claim, leads_to_published: bool, now: Duration) {
+    /// The walk from a head has come to the published block of this number, or to none.
+    pub fn walked(&mut self, claim: Claim, root: Option<u64>, now: Duration) {
         let member = &mut self.members[claim.id.0];
-        if !leads_to_published {
-            member.walk_at = Some(now + self.patience * WALK_AGAIN);
-        } else if member.told(claim.hash) {
-            member.is_rooted = true;
+        if root.is_some() && member.told(claim.hash) {
+            member.root = member.root.max(root);
         }
+        if !self.leads_to_published(claim.id) {
+            self.members[claim.id.0].walk_at = Some(now + self.patience * WALK_AGAIN);
+        }
+    }
+
+    /// Checks that the chain leads to the published one, and that no two others have published blocks where it has others: one
+    /// node alone can invent a branch that begins at a published block.
+    fn leads_to_published(&self, id: UpstreamId) -> bool {
+        let Some(root) = self.members[id.0].root else {
+            return false;
+        };
+        let above = |other: &UpstreamId| self.members[other.0].root.is_some_and(|own| own > root);
+        self.number(id) <= root || self.connected().filter(above).count() < 2
     }
 
     /// A connection stands; it may have told heads already.
@@ -353,7 +365,23 @@ impl Standing {
         if self.connected().count() < 3 {
             return false;
         }
-        for &(number, own) in self.members[id.0].chain.iter().rev() {
+        let member = &self.members[id.0];
+        // Below the end of its chain that is remembered, as far as it is the published one and two others have come.
+        let lowest = member.chain.front().map_or(0, |(number, _)| *number);
+        let mut others: Vec<u64> = self
+            .connected()
+            .filter(|other| *other != id)
+            .map(|id| self.number(id))
+            .collect();
+        others.sort_unstable_by_key(|number| Reverse(*number));
+        let highest = member
+            .root
+            .map(|root| root.min(lowest.saturating_sub(1)).min(others[1]));
+        let published = highest
+            .into_iter()
+            .flat_map(|highest| self.published.down_from(highest))
+            .take(MAX_CHAIN);
+        for (number, own) in member.chain.iter().rev().copied().chain(published) {
             let others = self.connected().filter(|other| *other != id);
             let votes: Vec<B256> = others.filter_map(|id| self.members[id.0].hash_at(number)).collect();
             if votes.len() >= 2 {
@@ -434,14 +462,14 @@ impl Standing {
         let mut heights: Vec<(u64, bool)> = self
             .connected()
             .filter(|id| self.members[id.0].outvoted_since.is_none())
-            .map(|id| (self.number(id), self.members[id.0].is_rooted))
+            .map(|id| (self.number(id), self.leads_to_published(id)))
             .collect();
         heights.sort_unstable_by_key(|(number, _)| Reverse(*number));
         let all_count = self.published.newest().is_none() || heights.len() == 1;
         let mut counts = heights
             .iter()
             .enumerate()
-            .filter(|(place, (_, is_rooted))| all_count || *is_rooted || *place > 0);
+            .filter(|(place, (_, leads_to_published))| all_count || *leads_to_published || *place > 0);
         counts.next().map(|(_, (number, _))| *number)
     }
 }
@@ -480,10 +508,10 @@ impl Member {
             self.chain.clear();
             let parent = below.filter(|_| !no_parent).map(|number| (number, head.parent));
             self.chain.extend(parent);
-            self.is_rooted = published.number_of(head.parent).is_some_and(is_near);
-            self.walk_at = self.walk_at.filter(|_| !self.is_rooted);
+            self.root = published.number_of(head.parent).filter(|number| is_near(*number));
+            self.walk_at = self.walk_at.filter(|_| self.root.is_none());
         }
-        self.is_rooted |= published.has(head.hash);
+        self.root = published.number_of(head.hash).or(self.root);
         self.chain.push_back((head.number, head.hash));
         if self.highest.is_none_or(|(number, _)| head.number >= number) {
             self.highest = Some((head.number, head.hash));
@@ -538,22 +566,28 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(4);
     const TAKE_BACK: Duration = Duration::from_secs(10);
 
-    /// `a3` is block 3 of branch a; its parent is block 2 of the same branch. That of `a8<5` is block 5.
+    /// `a3` is block 3 of branch a; its parent is block 2 of the same branch. That of `a8<5` is block 5, that of `b6<a5` block 5
+    /// of branch a.
     fn told(name: &str) -> Told {
         let (name, parent) = name
             .split_once('<')
             .map_or((name, None), |(name, parent)| (name, Some(parent)));
         let number: u64 = name[1..].parse().unwrap();
-        let parent = parent.map_or(number.wrapping_sub(1), |parent| parent.parse().unwrap());
-        let hash = |number: u64| {
-            let mut hash = B256::with_last_byte(name.as_bytes()[0]);
+        let hash = |branch: u8, number: u64| {
+            let mut hash = B256::with_last_byte(branch);
             hash[..8].copy_from_slice(&number.to_be_bytes());
             hash
         };
+        let own = name.as_bytes()[0];
+        let parent = match parent.map(|parent| (parent.as_bytes()[0], parent)) {
+            None => hash(own, number.wrapping_sub(1)),
+            Some((branch, parent)) if branch.is_ascii_alphabetic() => hash(branch, parent[1..].parse().unwrap()),
+            Some((_, parent)) => hash(own, parent.parse().unwrap()),
+        };
         Told {
             number,
-            hash: hash(number),
-            parent: hash(parent),
+            hash: hash(own, number),
+            parent,
         }
     }
 
@@ -769,6 +803,50 @@ mod tests {
         );
     }
 
+    /// As far above as one likes: more blocks than are remembered of each.
+    fn branch(id: u8, from: u64, count: u64) -> String {
+        let first = format!("{id}b{from}<{}", from - 1);
+        let rest = (from + 1..from + count).map(|number| format!("{id}b{number}"));
+        std::iter::once(first).chain(rest).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_branch_from_a_published_block_does_not_count_where_two_others_have_the_published_one() {
+        // `b6<5` names b5 as its parent, so the branch begins with a block of its own on a5.
+        let fork = |id: u8, count| branch(id, 6, count).replacen(&format!("{id}b6<5"), &format!("{id}b6<a5"), 1);
+        for count in [1, 20, 300] {
+            let ahead = fork(2, count);
+            // The last by priority invents it: nobody leaves for it.
+            check(
+                &format!("0+a5 1+a5 2+a5 =a5 {ahead} 0a6 1a6 =a6 +60"),
+                expect!["->0 first @0ns"],
+            );
+            // Of two that disagree nobody can say which one is right.
+            check(
+                &format!("0+a5 2+a5 =a5 {ahead} 0a6 =a6 +60"),
+                if count == 1 {
+                    expect!["->0 first @0ns"]
+                } else {
+                    expect!["->0 first @0ns; 0>2 lagging 4s @4s"]
+                },
+            );
+            // The one in use invents it, and it is published.
+            let published = (6..6 + count)
+                .map(|number| format!("=b{number}"))
+                .collect::<Vec<_>>()
+                .join(" ");
+            check(
+                &format!("0+a5 1+a5 2+a5 =a5 {} {published} 1a6 2a6 +60", fork(0, count)),
+                expect!["->0 first @0ns; 0>1 forked @4s"],
+            );
+            // Two go on, and one is stuck.
+            check(
+                &format!("0+a5 1+a5 2+a5 =a5 {} {} +60", fork(1, count), fork(2, count)),
+                expect!["->0 first @0ns; 0>1 lagging 4s @4s"],
+            );
+        }
+    }
+
     #[test]
     fn who_is_in_use_and_jumps_alone_is_left_for_one_that_has_what_was_published() {
         let jump = "0+a5 1+a5 2+a5 =a5 0b1000005";
@@ -803,7 +881,7 @@ mod tests {
             (UpstreamId(1), 50, 49, 5)
         );
         assert!(standing.is_doubted(UpstreamId(1)) && !standing.is_doubted(UpstreamId(0)));
-        standing.walked(claim, false, now);
+        standing.walked(claim, None, now);
         assert_eq!(standing.unproved(now + PATIENCE), None, "not again soon");
         assert_eq!(standing.unproved(now + PATIENCE * WALK_AGAIN), Some(claim));
         // From above a leap, whatever is below it.
@@ -812,14 +890,14 @@ mod tests {
         assert_eq!(above, Some((1_000_006, (1_000_004, told("a6").hash))));
         // It went on meanwhile: what was proved is below its head.
         standing.announced(UpstreamId(1), told("a51"));
-        standing.walked(claim, true, now);
+        standing.walked(claim, Some(5), now);
         assert!(!standing.is_doubted(UpstreamId(1)));
         assert_eq!(standing.decide(now), None);
         let lag = standing.lag(UpstreamId(0), now + PATIENCE);
         assert_eq!(lag, Some(PATIENCE));
         // Proved was another chain than this one.
         standing.announced(UpstreamId(1), told("b90"));
-        standing.walked(claim, true, now);
+        standing.walked(claim, Some(5), now);
         assert!(standing.is_doubted(UpstreamId(1)));
     }
 

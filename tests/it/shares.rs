@@ -151,7 +151,7 @@ async fn answers_that_are_being_read() {
     node.handle().mine_many(3);
     let proxy = Proxy::start(&[node.http_url()], |config| {
         config.node.poll_interval = Duration::from_millis(20);
-        config.memory.upstream = ByteSize::mib(8);
+        config.memory.upstream = ByteSize::mib(16);
         config.cache.max_bytes = ByteSize::b(0);
     })
     .await;
