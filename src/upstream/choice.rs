@@ -153,7 +153,7 @@ impl Choice {
         self.weigh(|standing| standing.walked(claim, leads_to_published, now));
     }
 
-    /// Tells those who wait for a node that there may be one now.
+    /// Wakes calls that wait for a node, since there may be one now.
     pub fn moved(&self) {
         self.moves.send_replace(());
     }
