@@ -334,7 +334,7 @@ async fn sweep(door: &Door) {
     }
 }
 
-/// What a node has beyond what it is asked for as a rule, and may be asked for all the same.
+/// Warns of namespaces that a node serves beyond the usual ones and that clients may therefore reach.
 fn warn_of_namespaces(config: &Config) {
     let ipc = config
         .upstreams

@@ -55,7 +55,7 @@ impl Conduct {
         }
     }
 
-    /// Whether its answers have lately been long.
+    /// Checks if the account's recent answers were long.
     #[must_use]
     pub fn gets_long_answers(&self) -> bool {
         self.answer.load(Ordering::Relaxed) > LONG_ANSWER
@@ -68,7 +68,7 @@ impl Conduct {
         until.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
-    /// Whether a call is asked on a connection of its own; `again`: it may be asked twice.
+    /// Checks if a call must be sent on a connection of its own; `again`: the call may be sent twice.
     #[must_use]
     pub fn is_alone(&self, again: bool, now: Instant) -> bool {
         self.until().is_some_and(|until| {

@@ -362,7 +362,7 @@ impl Response {
         Self::new(std::str::from_utf8(&id).unwrap_or("null"), outcome)
     }
 
-    /// When to come again, where the answer is that a limit is exceeded and says so (`data.retryAfterMs`).
+    /// Returns the wait before a retry that a limit-exceeded error names (`data.retryAfterMs`).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         #[derive(Deserialize)]

@@ -25,8 +25,8 @@
 //!          chain         cursor                   over history (memory) or archive (fetched from a node)
 //! ```
 //!
-//! These lines meet at the client's queue, at the pool of upstreams, and at what was published: rpc answers from the tip of the
-//! chain (`chain::Tip`) and from the blocks in the registry (`chain::History`).
+//! The paths meet at the client's queue, at the pool of upstreams, and at the published chain: rpc answers from the tip
+//! of the chain (`chain::Tip`) and from the blocks in the registry (`chain::History`).
 //!
 //! `docs/architecture.md` follows a head, a log, a subscription, a call and a resume step by step. `docs/design.md` holds the
 //! event contract (E1 to E9) and the reasons of decisions, `docs/protocol.md` the rows of the wire that comments cite as

@@ -1,4 +1,4 @@
-//! Panics: one ends the task that it happens in, is counted, and is told to whoever has to clean up behind it.
+//! Panics: each ends the task that it happens in, is counted, and is reported to the caller that cleans up.
 
 use std::panic::AssertUnwindSafe;
 
@@ -8,8 +8,8 @@ use crate::telemetry::{Metrics, ReasonLabel};
 
 /// Runs a task; `None` where it panicked. The standard hook has written the message and the place by then.
 ///
-/// What the task shares with others is behind locks that a panic releases, so that what it was about to change stays as far
-/// as it came: the caller ends what the task was for.
+/// State that the task shares is behind locks that a panic releases, so a change in progress stays half made: the
+/// caller ends whatever the task served.
 pub async fn caught<T>(task: &'static str, metrics: &Metrics, future: impl Future<Output = T>) -> Option<T> {
     let outcome = AssertUnwindSafe(future).catch_unwind().await;
     outcome.map_err(|_| count(task, metrics)).ok()

@@ -56,20 +56,20 @@ impl Patterns {
         patterns.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether one of them is every method's.
+    /// Checks if a pattern matches every method.
     #[must_use]
     pub fn are_all(&self) -> bool {
         self.0.contains(&Pattern::Prefix(String::new()))
     }
 
-    /// Whether one of them is this method's whole name.
+    /// Checks if a pattern is exactly this method's name.
     #[must_use]
     pub fn name(&self, method: &str) -> bool {
         let is_named = |pattern: &Pattern| matches!(pattern, Pattern::Name(name) if name == method);
         self.0.iter().any(is_named)
     }
 
-    /// As [`Self::match_any`], in large letters or small.
+    /// Checks if a pattern matches this method, like [`Self::match_any`] but without regard to case.
     #[must_use]
     pub fn match_any_case(&self, method: &str) -> bool {
         let matches = |pattern: &Pattern| match pattern {
@@ -82,7 +82,7 @@ impl Patterns {
         self.0.iter().any(matches)
     }
 
-    /// Whether one of them is this method's.
+    /// Checks if a pattern matches this method.
     #[must_use]
     pub fn match_any(&self, method: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches(method))

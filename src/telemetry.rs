@@ -26,7 +26,7 @@ pub struct ReasonLabel {
 /// `budget="inbound"` and its like.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BudgetLabel {
-    /// As in the section `[memory]` of the settings.
+    /// Name of the budget, as in the section `[memory]` of the settings.
     pub budget: &'static str,
 }
 

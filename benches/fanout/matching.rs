@@ -128,11 +128,11 @@ fn matched(index: &mut LogIndex<usize>, all: &[LogFilter], block: &BlockLogs) ->
 /// Filters of which few want anything, by what all of them have in common.
 #[derive(Clone, Copy, Debug)]
 pub enum Sharing {
-    /// Each asks for another contract.
+    /// No sharing: each filter names another contract.
     Nothing,
-    /// They differ in their first block.
+    /// Same address and topics, different `fromBlock`.
     AllButBlocks,
-    /// They differ in one topic.
+    /// Same address and event, different values in one more topic.
     AllButTopic,
 }
 
@@ -175,11 +175,11 @@ pub struct Shared {
     pub filters: u64,
     pub matches: usize,
     pub block_us: f64,
-    /// Until all have left.
+    /// Time to remove all filters.
     pub leave_us: f64,
 }
 
-/// One hundred thousand filters each, with the same matches.
+/// Measures one hundred thousand filters of each kind of sharing, with the same matches.
 pub fn measure_shared() -> Result<Vec<Shared>> {
     let kinds = [Sharing::Nothing, Sharing::AllButBlocks, Sharing::AllButTopic];
     kinds.into_iter().map(measure_sharing).collect()

@@ -94,8 +94,8 @@ struct Node {
     following: Following,
 }
 
-/// What headwater has done to follow the head. It is level once it has subscribed and has asked for the newest block,
-/// which was there before; clients that came earlier might get that block, which is no event of the run.
+/// Requests by which headwater follows the head. It is level once it has subscribed and has asked for the newest block;
+/// a client that joins earlier might get that block, which is not an event of the run.
 #[derive(Default)]
 struct Following {
     subscribed: AtomicBool,

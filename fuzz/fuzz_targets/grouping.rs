@@ -108,7 +108,7 @@ fn check(steps: Vec<Step>) {
     assert!(index.is_empty() && index.filters() == 0);
 }
 
-/// The logs as a node tells them.
+/// Returns the logs of a block as a node answers them.
 fn logs_of(number: u64, logs: &[(u8, Vec<u8>)]) -> BlockLogs {
     let block = BlockRef {
         number,

@@ -82,7 +82,7 @@ fn check(item: &Item<'_>, value: &Value) {
     }
 }
 
-/// What may be forwarded is no deeper than the limit, the request itself being the first level.
+/// Asserts that a request is no deeper than the limit; the request itself is the first level.
 fn shallow(request: &Request<'_>, value: &Value) {
     assert!(depth(value) <= MAX_DEPTH, "{value}");
     if let Some(params) = request.params {

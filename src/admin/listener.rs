@@ -1,7 +1,7 @@
-//! The operator's port as a socket: who may ask, how slowly, and over how many connections.
+//! HTTP listener of the operator's port, with bounds on time and connections.
 //!
-//! It serves the pages of [`Admin`] to probes, scrapers and people. A page in a browser that lets its own name point at this
-//! port (DNS rebinding) is told nothing; and silent connections do not keep probes out.
+//! The pages of [`Admin`] are for probes, scrapers and people. A browser page whose own name resolves to this port (DNS
+//! rebinding) gets 403, and silent connections do not keep probes out.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -25,22 +25,22 @@ use tracing::{debug, warn};
 use super::Admin;
 use crate::door::Hosts;
 
-/// Open connections. One more ends the oldest: those who come to look must not be kept out by those who stay.
+/// Most open connections. One more closes the oldest silent one, or else the oldest, so that a new probe gets in.
 const MAX_CONNECTIONS: usize = 64;
 
-/// A silent connection stays open for so long at least, so that a request which is on its way is answered.
+/// Shortest lifetime of a silent connection, so that a request on its way is answered.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// How long the head of a request may take, and how long a connection may be idle.
+/// Timeout for the head of a request, and so for an idle connection.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// How long a connection lives; a scraper that keeps one makes another.
+/// Longest lifetime of a connection; a scraper that keeps one open reconnects.
 const LIFETIME: Duration = Duration::from_secs(60);
 
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-/// Pages that probes ask for by any name; they tell that we are alive and whether we are ready.
+/// Pages that are served under any Host: liveness and readiness, for probes.
 const PROBES: [&str; 2] = ["/health", "/ready"];
 
 /// Serves the operator's pages, for ever.
@@ -87,7 +87,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
 /// An open connection.
 struct Open {
     since: Instant,
-    /// A request of it is being answered.
+    /// `true` while one of its requests is being answered.
     asks: Arc<AtomicBool>,
     task: AbortHandle,
 }
@@ -126,10 +126,10 @@ async fn connection(
     }
 }
 
-/// Whether a request may be answered, by its names.
+/// Checks the Host and Origin of a request; probes may send any.
 ///
 /// # Errors
-/// The words for the one who asks.
+/// Reason for the body of the 403.
 fn admit(hosts: &Hosts, target: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
     if PROBES.contains(&target.path()) {
         return Ok(());

@@ -76,10 +76,10 @@ enum NeededLogs {
     Of(HashSet<B256>),
 }
 
-/// No node was asked, which says nothing about the block.
+/// Reason why no node was asked; not evidence about the block.
 #[derive(Debug)]
 pub enum NotAsked {
-    /// None could be.
+    /// No node could be asked.
     Unavailable,
     /// Too many others wait to ask.
     Busy(Full),

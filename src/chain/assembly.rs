@@ -36,8 +36,8 @@ const MAX_PIPELINES: usize = 4;
 /// walk comes to them. Where none of these is answered the rest of the walk goes by hashes alone.
 const WALK_AHEAD: u64 = 15;
 
-/// Blocks by which a head that is doubted may be ahead and is walked to all the same: a node that is polled tells one of
-/// several blocks, and is the first to do so now and then.
+/// Largest lead of a doubted head, in blocks, at which its parents are fetched all the same: a polled node reports one
+/// of several blocks, and is the first to do so now and then.
 const SHORT_WALK: u64 = 64;
 
 /// Answers in a row that there is no such block after which it is believed: over a second, and each asks another node.
@@ -230,14 +230,14 @@ impl Assembly {
         self.catching_up
     }
 
-    /// The upstream in use says that it is higher than can be believed, or does so no longer: see [`Tracker::set_wary`].
+    /// Records if the height of the upstream in use is doubted, see [`Tracker::set_wary`].
     pub fn doubt(&mut self, is_doubted: bool) {
         self.is_wary = is_doubted;
         self.tracker.set_wary(is_doubted);
     }
 
-    /// What an upstream that stands by was first to see: believed where it extends the tip. Branches are a matter of the
-    /// upstream in use, and so are numbers without a block: anybody can name the tip as a parent.
+    /// Handles a head that an upstream not in use was first to announce: accepted where it extends the tip. Branches,
+    /// and numbers without a block, are accepted from the upstream in use only: any node can name the tip as a parent.
     pub fn glimpsed(&mut self, header: Header) {
         let extends = self.tracker.tip().is_some_and(|tip| {
             tip.block.hash == header.parent && header.block.number.saturating_sub(tip.block.number) <= MAX_HOLE

@@ -29,7 +29,7 @@ use crate::upstream::{CallError, Complaint, UpstreamId, complaint, throttled};
 /// How often it is looked whether a node is connected again.
 const NO_NODE: Duration = Duration::from_millis(50);
 
-/// So far below the newest block that was asked about the receipts of a block are written.
+/// Depth below the newest requested block at which the receipts of a block are written, in blocks.
 const WRITTEN: u64 = 64;
 
 /// Receipts of one block that are asked for one by one: so many at the same time, so many at most, and so many bytes.
@@ -431,7 +431,8 @@ impl Source {
         Ok(verify)
     }
 
-    /// Whether nothing may be said of a block too early: it has something in it, and no bloom to show whether there are logs.
+    /// Checks if an empty answer about a block may be premature: the block is recent and not empty, and its bloom does
+    /// not show whether it has logs.
     fn may_be_early(&self, header: &Header) -> bool {
         let is_unknown = match header.bloom.as_deref() {
             None => true,
@@ -451,7 +452,8 @@ impl Source {
         print: impl Fn() -> B256,
     ) -> Result<(Said, Option<Bloom>), Failed> {
         if logs.is_disputed() {
-            // Asked for by hash, and all that the bloom is made of: they are the block's, unless another way says better.
+            // Logs that were requested by hash and add up to the bloom are the block's, even where they carry another
+            // hash.
             let own = logs.bloom();
             if !way.is_by_hash() || header.telling_bloom() != Some(&own) {
                 undisputed(header, logs)?;

@@ -1,11 +1,11 @@
 //! The weight of the answers about one block's contents: which of them add up to belief. No I/O, no clock.
 //!
-//! A bloom that its logs add up to exactly proves them, as good as always, and costs one call. Where they differ the chain may
-//! be odd (Filecoin's blooms are full of ones, Bor's and HyperEVM's lack the logs of system transactions), or the node may be
-//! behind: a block is announced before its receipts are written, and a node then answers `[]`. So what differs from the bloom
-//! is believed when two say the same, and `[]` only when one of the two cannot be behind, or when it is said for longer than
-//! receipts take to be written. A part of the logs is answered by gateways that truncate: what one node says by hash and by
-//! number is one answer until its receipts were tried.
+//! A bloom that its logs add up to exactly proves them, as good as always, and costs one call. Where they differ the
+//! chain may be odd (Filecoin's blooms are full of ones, Bor's and HyperEVM's lack the logs of system transactions), or
+//! the node may be behind: a block is announced before its receipts are written, and a node then answers `[]`. So logs
+//! that differ from the bloom are believed when two nodes agree, and `[]` only when one of the two cannot be behind, or
+//! when it is repeated for longer than receipts take to be written. Gateways that truncate answer a part of the logs:
+//! answers of one node by hash and by number count as one until its receipts were tried.
 
 use std::time::Duration;
 
@@ -14,15 +14,16 @@ use alloy_primitives::{B256, Bloom};
 use super::inquiry::Way;
 use crate::upstream::UpstreamId;
 
-/// How long one voice must say the same before it is believed alone.
+/// Time for which a single node must repeat its answer before it is believed alone.
 const ALONE: Duration = Duration::from_secs(2);
-/// The same where the logs account for all of the bloom and for more, or are some and the chain's blooms always claim more: a
-/// node that is behind says nothing of the kind.
+/// Shorter time in place of [`ALONE`] where the logs account for all of the bloom and more, or where there are some and
+/// this chain's blooms always claim too much: a node that is behind does not answer so.
 const ALONE_WITH_LOGS: Duration = Duration::from_millis(250);
-/// So many times it must have said it then.
+/// Number of equal answers that are required by then.
 const TIMES: u32 = 4;
-/// How long receipts without logs must be answered where no bloom speaks for them, and so many times: some nodes list them
-/// before they have executed the block (filecoin-project/lotus#12078; 0.6 s were seen).
+/// Time over which receipts without logs must be repeated where no bloom confirms them, and (below) the number of such
+/// answers: some nodes list receipts before they have executed the block (filecoin-project/lotus#12078; 0.6 s were
+/// seen).
 pub(super) const LISTED: Duration = Duration::from_secs(1);
 const LISTED_TIMES: u32 = 2;
 /// Blocks in a row whose bloom claimed more than there was, after which that is what this chain does.
@@ -273,17 +274,17 @@ impl Blooms {
         Some(Wrong::TooMuch)
     }
 
-    /// Whether an empty one says nothing of this chain's blocks.
+    /// Checks if this chain leaves blooms empty, so that an empty bloom is no evidence about a block.
     pub fn are_left_empty(&self) -> bool {
         self.left_empty
     }
 
-    /// Whether they claim too much as a rule.
+    /// Checks if this chain's blooms claim too much as a rule.
     pub fn claim_too_much(&self) -> bool {
         self.too_much >= HABIT
     }
 
-    /// Whether a second voice will be needed as a rule, and is better asked at once.
+    /// Checks if a second node's answer is needed as a rule, and is better requested at once.
     pub fn need_two(&self) -> bool {
         self.too_little >= HABIT
     }

@@ -63,10 +63,10 @@ const FIRST: u64 = 1 << 32;
 /// Blocks that are kept however long they are: reorgs of a few blocks happen every day.
 const FEW: usize = 16;
 
-/// What a log costs beside its JSON, roughly.
+/// Approximate memory of a log besides its JSON, in bytes.
 const LOG: usize = 256;
 
-/// What a block costs in memory, roughly.
+/// Approximate memory of a block, in bytes.
 fn weight(own: &Published) -> usize {
     own.header.json.len() + own.logs.as_ref().map_or(0, |logs| weight_of_logs(logs))
 }
@@ -108,8 +108,8 @@ impl History {
         self.bytes
     }
 
-    /// Forgets the oldest, dropped ones first, where all are too long together. A reorg beyond that is told as one beyond
-    /// memory.
+    /// Forgets the oldest blocks, dropped ones first, while all together are above the bound in bytes. A reorg that
+    /// deep is handled as one beyond memory.
     fn trim(&mut self) {
         while self.bytes > self.max_bytes {
             if let Some(oldest) = self.dropped_order.pop_front() {

@@ -124,7 +124,7 @@ pub struct Ingest {
     patience: Duration,
     /// The upstream in use.
     active: Option<UpstreamId>,
-    /// Nothing that is believed leads to its head.
+    /// `true` while no trusted chain of parents leads to the head of the upstream in use.
     is_doubted: bool,
     fetches: FuturesUnordered<Fetch>,
     /// Bytes of blocks that do not belong to the chain.
@@ -217,8 +217,8 @@ impl Ingest {
         }
     }
 
-    /// Looks whether the upstream in use is doubted. What it said meanwhile was not followed: when it is believed again, because
-    /// another one came as far, its head is looked at anew.
+    /// Updates the doubt about the upstream in use. Its heads are not followed meanwhile: once another upstream has
+    /// come as far, its newest head is handled again.
     fn weigh(&mut self) {
         let is_doubted = self.active.is_some_and(|id| self.pool.is_doubted(id));
         let was_doubted = std::mem::replace(&mut self.is_doubted, is_doubted);

@@ -73,17 +73,18 @@ impl Way {
         (self == Self::ReceiptsByNumber).then_some(Self::ReceiptsByHash)
     }
 
-    /// Whether it is answered from the node's index of logs.
+    /// Checks if the node answers from its index of logs.
     pub fn is_by_index(self) -> bool {
         matches!(self, Self::LogsByHash | Self::LogsByNumber)
     }
 
-    /// Whether the block is named by its hash, so that what another block's hash is written to is the block's all the same.
+    /// Checks if the question names the block by hash: then an answer is about that block even where it carries another
+    /// hash.
     pub fn is_by_hash(self) -> bool {
         matches!(self, Self::LogsByHash | Self::ReceiptsByHash | Self::BlockByHash)
     }
 
-    /// Whether it takes many calls.
+    /// Checks if it takes many calls.
     fn is_long(self) -> bool {
         self == Self::EachReceipt
     }
@@ -299,7 +300,8 @@ impl Inquiry {
         self.again(node, way, now, 1);
     }
 
-    /// The index of logs says nothing of a block that should have some: by number it says the same, so receipts are next.
+    /// Records that a node's index of logs lacks a block that should have some: a question by number would read the
+    /// same index, so receipts are next.
     pub fn index_is_behind(&mut self, node: UpstreamId, now: Duration) {
         let is_idle = |path: &Path| path.node == node && path.way == Way::LogsByNumber && path.asked.is_none();
         if self.paths.iter().any(is_idle) {

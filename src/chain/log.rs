@@ -92,15 +92,15 @@ struct Fields<'a> {
 /// A log as it was read.
 struct Read {
     log: Log,
-    /// It names another block, or is marked removed.
+    /// Log that names another block, or is marked removed.
     disputed: bool,
-    /// It has an index and names its transaction: the same bytes are the same log.
+    /// Log with an index and its transaction's hash: a copy with the same bytes is the same log.
     placed: bool,
 }
 
 impl Read {
-    /// Reads one log of this block; one without an index has the index of its position. A right hash decides whatever the
-    /// number says; without a hash the number must not be another.
+    /// Reads one log of this block; one without an index gets the index of its position. A right hash decides, whatever
+    /// the number; without a hash the number must not be that of another block.
     fn parse(block: BlockRef, json: Bytes, position: usize) -> Result<Self, BadLogs> {
         let text = std::str::from_utf8(&json).map_err(|_| BadLogs::Foreign(position))?;
         // An array is read as a struct, too, but has no members to add to.
@@ -229,13 +229,14 @@ impl BlockLogs {
         })
     }
 
-    /// Whether a log names another block, or is marked removed: it is the block's only where a bloom that is not empty says so.
+    /// Checks if any log names another block or is marked removed. Such logs are the block's only if a bloom that is
+    /// not empty confirms them.
     #[must_use]
     pub fn is_disputed(&self) -> bool {
         self.disputed
     }
 
-    /// Whether an index comes twice: then an index names no log of the block.
+    /// Checks if an index occurs twice: then an index does not identify a log of the block.
     #[must_use]
     pub fn repeats_indices(&self) -> bool {
         !self.logs.is_sorted_by(|one, next| one.index < next.index)

@@ -62,10 +62,11 @@ pub struct Tracker {
     /// Blocks off the canonical chain that need not be fetched again.
     aside: HashMap<B256, Header>,
     aside_order: VecDeque<B256>,
-    /// Nothing makes it give up its chain, and no child far above its parent joins it: see [`Self::set_wary`].
+    /// Wary mode, see [`Self::set_wary`]: the published chain is never given up, and a child far above its parent is
+    /// refused.
     is_wary: bool,
     aside_bytes: usize,
-    /// Of JSON, of the blocks of a walk, and again of those put aside.
+    /// Bound in bytes of JSON, for the blocks of a walk and again for those put aside.
     max_bytes: usize,
 }
 
@@ -86,8 +87,9 @@ impl Tracker {
         }
     }
 
-    /// While the node's word is doubted, what would cost continuity is not taken: walks that lead nowhere and restarts come to
-    /// nothing, as do blocks further than `MAX_HOLE` (`upstream::standing`) above their parents.
+    /// Sets the wary mode, for a node whose height is doubted. Nothing that costs continuity is accepted in it: neither
+    /// walks that lead nowhere and restarts, nor blocks further than `MAX_HOLE` (`upstream::standing`) above their
+    /// parents.
     pub fn set_wary(&mut self, is_wary: bool) {
         self.is_wary = is_wary;
     }

@@ -169,8 +169,8 @@ pub(super) enum Claim {
     Nothing,
 }
 
-/// Whether the header says that there is something in the block: a root of transactions that is not that of none, or gas
-/// that was used.
+/// Checks if the header shows that the block is not empty: by a root of transactions other than that of none, or by gas
+/// used.
 pub(super) fn is_filled(header: &Header) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

@@ -24,7 +24,7 @@ const LIVE: &[&str] = &[
     "tls.",
 ];
 
-/// Whether a reload changes this setting for clients that are connected.
+/// Checks if a reload changes this setting for connected clients.
 pub(super) fn is_live(key: &str) -> bool {
     LIVE.iter().any(|live| key.starts_with(live))
 }

@@ -36,7 +36,7 @@ pub enum CloseReason {
     NotServed,
     /// Events waited for the client's budget of bytes for as long as they may, and no longer.
     OverBudget,
-    /// It was idle, its network has most connections, and others came for whom there was no room.
+    /// Idle connection of the network with most connections, closed to make room for another client.
     Displaced,
     /// Refused again and again, it went on.
     Abuse,

@@ -22,9 +22,9 @@ pub struct Config {
     /// What sets the blocks that this node makes after its start apart from those of another node with the same `seed`:
     /// two that are to disagree need different ones. See [`super::Control::follow`].
     pub fork_seed: u64,
-    /// What `eth_chainId` answers and transactions are signed for.
+    /// Chain id, answered by `eth_chainId` and signed in transactions.
     pub chain_id: u64,
-    /// What `web3_clientVersion` answers.
+    /// Answer to `web3_clientVersion`.
     pub client_version: String,
     /// The timestamp of block 0, in seconds since 1970. Fixed rather than "now", so that hashes can be repeated.
     pub genesis_timestamp: u64,
@@ -164,7 +164,7 @@ pub struct Faults {
     /// Every call waits this long before it is executed and answered.
     #[serde(with = "humantime_serde")]
     pub delay: Option<Duration>,
-    /// Where it is not empty, [`Self::delay`] is for messages with one of these texts alone.
+    /// Texts of the messages that [`Self::delay`] applies to; empty for all messages.
     pub delay_on: Vec<String>,
     /// Length in bytes of the code that `eth_getCode` answers for every account; 0 for that of the contracts.
     pub code_bytes: usize,
@@ -199,13 +199,13 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// How long this message waits.
+    /// Returns the delay of this message.
     pub(super) fn delay_of(&self, message: &[u8]) -> Option<Duration> {
         let slow = self.delay_on.is_empty() || self.delay_on.iter().any(|text| holds(message, text));
         self.delay.filter(|_| slow)
     }
 
-    /// Whether a connection is closed over this message.
+    /// Checks if this message closes its connection.
     pub(super) fn closes_over(&self, message: &[u8]) -> bool {
         self.close_on.as_ref().is_some_and(|text| holds(message, text)) || nests_deeper_than(message, MAX_DEPTH)
     }

@@ -19,7 +19,7 @@ use super::{
     shape::{self, json},
 };
 
-/// Names of unknown methods that [`Stats`] keeps: who asks may invent them without end.
+/// Most unknown methods that [`Stats`] keeps by name: callers may invent them without end.
 const MAX_UNKNOWN_METHODS: usize = 1_000;
 
 /// A connected client, by order of arrival.

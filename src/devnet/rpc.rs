@@ -453,7 +453,7 @@ fn unsubscribe(state: &mut State, caller: Caller, params: &Params) -> Answer {
     }
 }
 
-/// As JSON's number too: there are nodes whose ids are integers.
+/// Parses a filter id. A JSON number is accepted too: there are nodes whose ids are integers.
 fn filter_id(params: &Params) -> Result<u64, RpcError> {
     params.required(0)?;
     params.number(0).ok().flatten().ok_or_else(filter_not_found)

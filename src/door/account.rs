@@ -156,7 +156,7 @@ fn take(limiter: &Limiter, units: NonZeroU32) -> Result<(), Exceeded> {
     }
 }
 
-/// Numbers identities, in a way that nobody outside can foresee.
+/// Hash that numbers identities; unpredictable from outside.
 static NUMBERS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// One identity.
@@ -201,7 +201,7 @@ impl Account {
         self.terms.load()
     }
 
-    /// Its name in what all clients share.
+    /// Returns the owner that its places and bytes are charged to.
     #[must_use]
     pub fn owner(&self) -> Owner {
         self.egress.owner()

@@ -1,7 +1,7 @@
-//! Connections by where they come from, so that it can be said which one gives way where there is no room for another.
+//! Connections by origin, and the choice of the one to displace when there is no room for another.
 //!
-//! The network that has most gives way, of it the address that has most, of that the connection that has been of no use for
-//! longest: whoever holds many idle ones loses them one by one to those who have few.
+//! The victim is of the network that has most, of its address that has most, and there the connection that has been
+//! unused for longest: a client with many idle connections loses them one by one to those with few.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::Network;
 use crate::clock::Millis;
 
-/// A /24 of IPv4, a /48 of IPv6: what one hand is most easily given addresses of.
+/// Network of an address, a /24 of IPv4 or /48 of IPv6: the range that one party most easily gets addresses from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Neighbourhood(u64, bool);
 
@@ -27,7 +27,7 @@ impl From<IpAddr> for Neighbourhood {
     }
 }
 
-/// All connections of some sort.
+/// Set of connections that share a limit.
 #[derive(Clone, Debug, Default)]
 pub struct Crowd(Arc<Mutex<State>>);
 
@@ -53,7 +53,7 @@ struct Group {
 
 type Leave = Box<dyn FnOnce() + Send>;
 
-/// What one connection does.
+/// Activity of one connection, by which the one to displace is chosen.
 #[derive(Default)]
 pub struct Activity {
     used_at: AtomicU64,
@@ -71,17 +71,17 @@ impl fmt::Debug for Activity {
 }
 
 impl Activity {
-    /// A request came.
+    /// Records a request.
     pub fn used(&self, now: Millis) {
         self.used_at.store(now, Ordering::Relaxed);
     }
 
-    /// It has subscriptions, or a request that is not answered; or no longer.
+    /// Records if the connection has subscriptions or an unanswered request.
     pub fn set_in_use(&self, in_use: bool) {
         self.in_use.store(in_use, Ordering::Relaxed);
     }
 
-    /// What ends the connection where it has to give way; it replaces what was said before.
+    /// Sets the action that ends the connection when it is displaced; an earlier action is replaced.
     pub fn on_leave(&self, leave: impl FnOnce() + Send + 'static) {
         *self.leave.lock() = Some(Box::new(leave));
     }
@@ -94,7 +94,7 @@ impl Activity {
     }
 }
 
-/// A connection among the others, until dropped.
+/// Entry of a connection in a crowd, until dropped.
 #[derive(Debug)]
 pub struct Seat {
     crowd: Crowd,
@@ -103,13 +103,13 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// What it does.
+    /// Returns the connection's activity.
     #[must_use]
     pub fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 
-    /// A proxy has said on whose behalf it connected.
+    /// Moves the connection to the client address that a trusted proxy named.
     pub fn is_of(&self, address: IpAddr) {
         let mut state = self.crowd.0.lock();
         let before = state.members.get(&self.number).map(|member| member.address);
@@ -127,7 +127,7 @@ impl Drop for Seat {
 }
 
 impl Crowd {
-    /// One more, from there.
+    /// Adds a connection from this address.
     #[must_use]
     pub fn enter(&self, address: IpAddr, now: Millis) -> Seat {
         let activity = Arc::new(Activity::default());
@@ -144,14 +144,15 @@ impl Crowd {
         }
     }
 
-    /// How many there are, and how many of them are this client's.
+    /// Counts all connections, and those of this address's client.
     #[must_use]
     pub fn count(&self, address: IpAddr) -> (usize, usize) {
         let state = self.0.lock();
         (state.total, state.own(address))
     }
 
-    /// Makes one connection give way to one of this address; `false` where nobody has more than it would have then.
+    /// Displaces a connection to make room for one from this address; `false` where no other has more connections than
+    /// this one would then have.
     #[must_use]
     pub fn displace(&self, address: IpAddr) -> bool {
         let gone = {
@@ -180,7 +181,7 @@ impl Crowd {
         gone.inspect(|gone| gone.leave()).is_some()
     }
 
-    /// Makes the idlest of the largest give way, whoever wants its place.
+    /// Displaces the idlest connection of the largest client, whatever address needs the place.
     #[must_use]
     pub fn displace_any(&self) -> bool {
         let gone = {
@@ -198,7 +199,7 @@ impl Crowd {
         gone.inspect(|gone| gone.leave()).is_some()
     }
 
-    /// Gives memory back that was needed when there were more.
+    /// Releases memory that is no longer needed after a peak.
     pub fn shrink(&self) {
         let mut state = self.0.lock();
         state.members.shrink_to_fit();
@@ -241,7 +242,7 @@ impl State {
         Some(activity)
     }
 
-    /// From here on it counts no more, although it takes a moment to be gone.
+    /// Removes the idlest connection of a client: it no longer counts, although its close takes a moment.
     fn take_idlest(&mut self, name: Neighbourhood, client: Network) -> Option<Arc<Activity>> {
         let own = self.by_network.get(&name)?.by_client.get(&client)?;
         let idle = |number: &&u64| {
@@ -262,7 +263,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs a story: `a.1@5` enters from 10.0.97.1 at 5, `a.1@5+` is in use, `?b.1` wants a place of others, `!` anybody's. The outcome says who had to go.
+    /// Runs a story: `a.1@5` enters from 10.0.97.1 at 5, `a.1@5+` is in use, `?b.1` displaces for 10.0.98.1, `!`
+    /// displaces any. The outcome lists the displaced connections.
     fn check(story: &str, expect: Expect) {
         let crowd = Crowd::default();
         let address = |name: &str| {

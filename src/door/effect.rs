@@ -1,8 +1,8 @@
-//! The effect of a method, by its name: it reads, or it signs, writes or administers.
+//! Effect of a method, judged by its name: it reads, or it signs, writes or administers.
 //!
-//! The list of what may be called cannot know the methods of every node. So a pattern (`eth_*`) stands for what reads alone,
-//! and a method that acts is served only where it is named in full. Names are compared in small letters: a node that reads
-//! `eth_SendTransaction` as `eth_sendTransaction` must not find more than the list allows.
+//! A list of allowed methods cannot know the methods of every node. So a pattern (`eth_*`) covers methods that read
+//! only, and a method that acts is served only where it is named in full. Names are compared without regard to case: a
+//! node that reads `eth_SendTransaction` as `eth_sendTransaction` must not find more than the list allows.
 
 /// Namespaces that everybody may call, unless `methods.allowed` says otherwise; docs/methods.md says why.
 pub const PUBLIC: &[&str] = &[
@@ -10,7 +10,7 @@ pub const PUBLIC: &[&str] = &[
     "linea", "scroll", "taiko",
 ];
 
-/// Namespaces of which every method acts, or of which nobody can say which do not.
+/// Namespaces whose methods all act, or whose reading methods cannot be told apart by name.
 const ACTING: &[&str] = &[
     "account",
     "admin",
@@ -48,11 +48,10 @@ const ACTING: &[&str] = &[
     "wallet",
 ];
 
-/// Namespaces that are known beside the public ones and read: tracing that costs a node minutes, and what its operator looks
-/// at.
+/// Known namespaces that read but are not public: tracing that costs a node minutes, and inspection by its operator.
 const OPERATORS: &[&str] = &["arbdebug", "arbtrace", "debug", "health", "overlay", "proof"];
 
-/// First words of methods that act, in any namespace.
+/// First words of the names of methods that act, in any namespace.
 const VERBS: &[&str] = &[
     "clear",
     "compact",
@@ -76,7 +75,8 @@ const VERBS: &[&str] = &[
     "write",
 ];
 
-/// Beginnings of further ones. A mining rig's are among them, and what writes to a node's disk or reads files there.
+/// Prefixes of further methods that act. Among them are those of mining rigs, and those that write to a node's disk or
+/// read files there.
 const NAMES: &[&str] = &[
     "debug_blockprofile",
     "debug_chaindbcompact",
@@ -95,14 +95,14 @@ const NAMES: &[&str] = &[
     "reth_newpayload",
 ];
 
-/// Namespaces by which a development chain is commanded.
+/// Namespaces of commands to a development chain.
 const DEVELOPMENT: &[&str] = &["anvil", "devnet", "evm", "ganache", "hardhat"];
 
-/// Tells if a method signs with a node's own accounts, writes to it or administers it.
+/// Checks if a method signs with a node's own accounts, writes to it or administers it.
 #[must_use]
 pub fn acts(method: &str) -> bool {
     let (namespace, name) = split(method);
-    // No method is spelt so; a node that reads it as another one must not.
+    // No known method contains `__`; a node that reads such a name as another method must not get it.
     if method.contains("__") {
         return true;
     }
@@ -110,14 +110,14 @@ pub fn acts(method: &str) -> bool {
     of(ACTING) || VERBS.iter().any(|verb| begins(name, verb)) || NAMES.iter().any(|own| begins(method, own))
 }
 
-/// Tells if a method commands a development chain, or uses the unlocked accounts of a development node.
+/// Checks if a method commands a development chain, or uses the unlocked accounts of a development node.
 #[must_use]
 pub fn is_for_development(method: &str) -> bool {
     let (namespace, _) = split(method);
     DEVELOPMENT.contains(&namespace) || namespace == "eth" && acts(method)
 }
 
-/// Tells if the namespace of a method is known here, whatever becomes of it.
+/// Checks if the namespace of a method is known here, allowed or not.
 #[must_use]
 pub fn is_known(method: &str) -> bool {
     let (namespace, _) = split(method);
@@ -125,7 +125,7 @@ pub fn is_known(method: &str) -> bool {
     all.any(|one| namespace.eq_ignore_ascii_case(one))
 }
 
-/// The namespace and the name in it.
+/// Splits a method into its namespace and the name in it.
 fn split(method: &str) -> (&str, &str) {
     method.split_once(['_', '.']).unwrap_or((method, ""))
 }

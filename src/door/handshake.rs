@@ -1,8 +1,9 @@
 //! Connections that have not sent a request yet.
 //!
-//! They cost a socket and a buffer and say nothing about who they are, so their number is bounded, and no address may have
-//! more than a quarter of the places. Where all are taken the oldest of the network that has most gives way: who sends its
-//! headers byte by byte shuts nobody out, and who sends a request at once is gone from here before its turn comes.
+//! Such connections cost a socket and a buffer and have no identity yet, so their number is bounded, and one address
+//! gets a quarter of the places at most. When all places are taken, the oldest connection of the network that has most
+//! is displaced: a client that sends its headers byte by byte shuts nobody out, and one that sends a request at once
+//! has left this list before its turn comes.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,19 +11,19 @@ use std::sync::Arc;
 use super::{Activity, Crowd, Seat};
 use crate::clock::Millis;
 
-/// Which part of all places one address may have.
+/// Divisor of one address's share of all places: a quarter.
 pub(super) const SHARE: usize = 4;
 
-/// All of them.
+/// All connections without a request.
 #[derive(Debug, Default)]
 pub struct Handshakes(Crowd);
 
-/// One of them, until dropped.
+/// Place of such a connection, until dropped.
 #[derive(Debug)]
 pub struct Handshake(Seat);
 
 impl Handshake {
-    /// What its connection does.
+    /// Returns the activity of the connection.
     #[must_use]
     pub fn activity(&self) -> &Arc<Activity> {
         self.0.activity()
@@ -30,10 +31,10 @@ impl Handshake {
 }
 
 impl Handshakes {
-    /// A place among `max`, of which an address may have one part in `share`.
+    /// Takes a place among `max`, of which an address may have one part in `share`.
     pub(super) fn begin(&self, address: IpAddr, max: usize, share: usize, now: Millis) -> Option<Handshake> {
         let (total, own) = self.0.count(address);
-        // Where nobody has more than the newcomer would, it is still the oldest that goes.
+        // The oldest connection is displaced even where no client has more than the newcomer would.
         let has_room = || total < max || self.0.displace(address) || self.0.displace_any();
         (own < max.div_ceil(share) && has_room()).then(|| Handshake(self.0.enter(address, now)))
     }

@@ -58,7 +58,7 @@ impl Digest {
         Self::of_bytes(key.as_bytes())
     }
 
-    /// Of any secret.
+    /// Hashes any secret.
     pub(super) fn of_bytes(secret: &[u8]) -> Self {
         Self(Sha256::digest(secret).into())
     }

@@ -8,25 +8,25 @@ use crate::patterns::{NoPattern, Pattern, Patterns};
 /// The methods that may be called.
 #[derive(Clone, Debug, Default)]
 pub struct Methods {
-    /// These: a pattern stands for those that read, and a method that acts is named in full.
+    /// Allowed methods: a pattern covers methods that read; a method that acts must be named in full.
     pub allowed: Patterns,
-    /// But not these, in large letters or small.
+    /// Denied methods, compared without regard to case; they override `allowed`.
     pub denied: Patterns,
-    /// And others beside.
+    /// Methods that are allowed beyond that list.
     pub beyond: Beyond,
 }
 
 /// Methods that may be called although no list names them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Beyond {
-    /// None: a key's list is complete.
+    /// No further methods: a key's list is complete.
     #[default]
     Nothing,
-    /// As the settings say about everybody.
+    /// Further methods by the settings that apply to everybody.
     Settings {
-        /// Of namespaces that are not known here.
+        /// Treatment of unknown namespaces.
         unknown: Unknown,
-        /// For development.
+        /// Treatment of methods for development.
         development: Development,
     },
 }
@@ -35,10 +35,10 @@ pub enum Beyond {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unknown {
-    /// They get geth's "does not exist".
+    /// Refusal with geth's "does not exist".
     #[default]
     Refuse,
-    /// They go to the node, unless the name says that the method acts.
+    /// Forwarding to the node, unless the name shows that the method acts.
     Serve,
 }
 
@@ -46,7 +46,7 @@ pub enum Unknown {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Development {
-    /// As any others.
+    /// No exception: these methods follow the same rules as others.
     #[default]
     Off,
     /// Served where every upstream is a development node, and clients connect from this machine alone.
@@ -56,16 +56,16 @@ pub enum Development {
 /// The answer to the question if a method may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may.
+    /// Allowed, whatever the upstreams are.
     Serve,
-    /// It may where every upstream is a development node.
+    /// Allowed only while every upstream is a development node.
     InDevelopment,
-    /// It may not.
+    /// Refused.
     Refuse,
 }
 
 impl Methods {
-    /// Whether this one may be called before any node.
+    /// Checks if a method may be called whatever the upstreams are.
     #[must_use]
     pub fn allow(&self, method: &str) -> bool {
         self.verdict(method) == Verdict::Serve
@@ -92,8 +92,8 @@ impl Methods {
         }
     }
 
-    /// Whether a subscription may be begun by this method. Which of those that only the node knows are passed is said by
-    /// `subscriptions.pass`, kind by kind, so that a namespace that is not known here need not be listed twice.
+    /// Checks if a subscription may be started by this method. Kinds that only the node knows are allowed one by one in
+    /// `subscriptions.pass`, so that an unknown namespace need not be listed here as well.
     #[must_use]
     pub fn allow_subscription(&self, method: &str) -> bool {
         let acts = effect::acts(method);

@@ -1,15 +1,15 @@
-//! The door: who may come in, how much each may ask, and how they are shown out.
+//! The door: authentication, limits, and the end of a client's stay.
 //!
 //! ```text
 //! address    the client's address, past trusted hops only
-//! identity   who is charged: a key, a token's subject, a network, a connection
-//! key token  what proves it
-//! origin     which pages and which names of ours
-//! methods    what may be called, and what it costs; effect says which of it reads
-//! plan       how much; policy holds all of the above, as one value that a reload swaps
-//! account    what one identity has used; accounts all of them
-//! handshake  those who have not said yet who they are
-//! crowd      which connection gives way to another one
+//! identity   the party that is charged: a key, a token's subject, a network, a connection
+//! key token  proofs of an identity
+//! origin     pages and host names that are accepted
+//! methods    methods that may be called, and their costs; effect tells those that read
+//! plan       limits; policy holds all of the above, as one value that a reload swaps
+//! account    usage of one identity; accounts all of them
+//! handshake  connections without a request yet
+//! crowd      choice of the connection that is displaced
 //! ```
 //!
 //! [`Policy`] is made from checked settings and never changes; [`Door`] holds the one in force. A client's session holds a
@@ -121,7 +121,7 @@ pub struct Pass {
     account: Arc<Account>,
     /// End of a token, in seconds since 1970.
     expires: Option<u64>,
-    /// Where the client is, as far as anybody tells.
+    /// Address of the client, if known.
     address: Option<IpAddr>,
     activity: Option<Arc<Activity>>,
     /// The key that signed it.
@@ -129,7 +129,7 @@ pub struct Pass {
     signers: Arc<ArcSwap<HashSet<Digest>>>,
 }
 
-/// What a request proves of the one who sends it.
+/// Identity that a request proves by its key or token.
 struct Proof {
     identity: Identity,
     expires: Option<u64>,
@@ -137,13 +137,13 @@ struct Proof {
 }
 
 impl Pass {
-    /// Who is charged.
+    /// Returns the account that is charged.
     #[must_use]
     pub fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    /// The same on this connection, which may have to give way to others.
+    /// Ties the pass to its connection, which may be displaced by others.
     #[must_use]
     pub fn on(self, seat: &Seat) -> Self {
         if let Some(address) = self.address {
@@ -153,19 +153,19 @@ impl Pass {
         Self { activity, ..self }
     }
 
-    /// What its connection does.
+    /// Returns the activity of the connection.
     #[must_use]
     pub fn activity(&self) -> Option<&Arc<Activity>> {
         self.activity.as_ref()
     }
 
-    /// What holds now.
+    /// Returns the terms that apply now.
     #[must_use]
     pub fn terms(&self) -> Guard<Arc<Terms>> {
         self.account.terms()
     }
 
-    /// Why the client may not stay, if it may not; `now` is [`unix_now`].
+    /// Returns the reason why the client may not stay, if there is one; `now` is [`unix_now`].
     #[must_use]
     pub fn over(&self, now: u64) -> Option<CloseReason> {
         let is_signed = self.signer.is_none_or(|signer| self.signers.load().contains(&signer));
@@ -188,7 +188,7 @@ pub fn unix_now() -> u64 {
 #[derive(Debug)]
 pub struct Door {
     policy: ArcSwap<Policy>,
-    /// The keys that tokens may be signed with, for those who were let in by a token.
+    /// Keys that tokens may be signed with, for sessions that were admitted by a token.
     signers: Arc<ArcSwap<HashSet<Digest>>>,
     accounts: Accounts,
     handshakes: Handshakes,
@@ -244,8 +244,8 @@ impl Door {
             .ok_or(Refusal::Busy)
     }
 
-    /// Who sends this request, and whether it may; each handshake, each proof that fails, each token that was not seen before
-    /// and each request that is not let in is charged.
+    /// Identifies the sender of a request and decides if it is admitted. Charges each handshake, each failed proof,
+    /// each token that was not seen before and each request that is rejected.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -296,8 +296,8 @@ impl Door {
         })
     }
 
-    /// What a key or token proves. A token is charged to the address before it is verified, which costs more than anything
-    /// else at the door; one that was verified before costs nothing.
+    /// Verifies a key or token. A token is charged to the address before it is verified, since that costs more than any
+    /// other step of admission; one that was verified before costs nothing.
     fn prove(&self, policy: &Policy, shown: &str, network: impl Fn() -> Identity) -> Result<Proof, Refusal> {
         if ApiKey::is_one(shown) {
             let digest = Digest::of(shown);
@@ -332,7 +332,7 @@ impl Door {
         })
     }
 
-    /// Whether a page may ask for what is given to everybody: that we are alive, and whether it may ask for more. Charged as a
+    /// Checks if a page may request what is open to everybody: a sign of life, and a CORS preflight. Charged as a
     /// request of its address.
     ///
     /// # Errors
@@ -380,7 +380,8 @@ impl Door {
     }
 }
 
-/// Who is charged for what comes from there.
+/// Returns the identity to charge for requests without a key or token: the network, or the connection where its address
+/// is unknown.
 fn network(address: Option<IpAddr>, caller: Caller) -> Identity {
     match address {
         Some(address) => Identity::Network(address.into()),

@@ -62,7 +62,7 @@ pub struct Tokens {
     public: Vec<PublicKey>,
     validation: Validation,
     plan: Arc<str>,
-    /// By the hash of the token.
+    /// Claims of verified tokens, by the hash of the token.
     remembered: Arc<Mutex<HashMap<Digest, Told>>>,
 }
 
@@ -157,7 +157,7 @@ impl Tokens {
         secret.chain(self.public.iter().map(|key| key.digest))
     }
 
-    /// What a token says that was verified before, and holds still; `now` in seconds since 1970.
+    /// Returns the claims of a token that was verified before and has not expired; `now` in seconds since 1970.
     #[must_use]
     pub fn recall(&self, token: &str, now: u64) -> Option<Told> {
         let told = self.remembered.lock().get(&Digest::of(token)).cloned();

@@ -5,10 +5,11 @@ use super::{ErrorObjectOwned, INVALID_PARAMS, INVALID_REQUEST, MAX_METHOD_NAME, 
 /// Most arrays and objects inside each other in one request, the request itself among them; an array around a batch is not,
 /// so that an item is judged alike in a batch and alone.
 ///
-/// A node that takes a request for a syntax error closes the connection that it came on, which is everybody's: geth does at
-/// 10,001 (Go `encoding/json/scanner.go`, `maxNestingDepth`; geth `rpc/json.go`, `readMessage`), what reads with Jackson
-/// (Besu) refuses 1,001 (`StreamReadConstraints`), with serde_json 128, with System.Text.Json (Nethermind) 65
-/// (`JsonReaderOptions.MaxDepth`). The least of these is the limit: no call of the field has more than a dozen.
+/// A node that takes a request for a syntax error closes the connection that it came on, which all clients share: geth
+/// does at 10,001 (Go `encoding/json/scanner.go`, `maxNestingDepth`; geth `rpc/json.go`, `readMessage`), nodes that
+/// read with Jackson (Besu) refuse 1,001 (`StreamReadConstraints`), with serde_json 128, with System.Text.Json
+/// (Nethermind) 65 (`JsonReaderOptions.MaxDepth`). The least of these is the limit: no call of the field has more than
+/// a dozen.
 pub const MAX_DEPTH: usize = 64;
 
 /// The reason for which a request is neither forwarded nor looked up.
@@ -53,7 +54,7 @@ impl Flaw {
     }
 }
 
-/// Tells a name that a method can have: `[A-Za-z0-9_.]+`.
+/// Checks if a name is one that a method can have: `[A-Za-z0-9_.]+`.
 #[must_use]
 pub fn is_method_name(name: &str) -> bool {
     !name.is_empty()
@@ -69,8 +70,8 @@ pub fn not_available(method: &str) -> ErrorObjectOwned {
     error(METHOD_NOT_FOUND, message)
 }
 
-/// Tells if a JSON value has more arrays and objects inside each other than `max`. One pass over bytes that were found to be
-/// JSON before; most requests are too short to be looked at.
+/// Checks if a JSON value nests arrays and objects deeper than `max`, in one pass over bytes that are known to be JSON.
+/// Most requests are too short to need the pass.
 fn is_deeper_than(json: &str, max: usize) -> bool {
     // Each level opens and closes.
     if json.len() < 2 * (max + 1) {

@@ -36,7 +36,7 @@ enum Shape {
 }
 
 impl Expected {
-    /// Of a call; `None` where it names nothing by a hash, or its answer does not repeat it.
+    /// Returns the check for a call; `None` where it names nothing by a hash, or its answer does not repeat the hash.
     #[must_use]
     pub fn of(method: &str, params: &str) -> Option<Self> {
         let shape = match method {

@@ -39,8 +39,8 @@ const MISSING: [Duration; 3] = [
 /// How long the logs of the newest block are waited for before a node is asked for them.
 const LOGS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Blocks beyond the published head that count of what a node tells of one: the published head is not far behind any node that
-/// is believed, and one node's word must not keep everybody's answers from being kept for long.
+/// Largest lead over the published head, in blocks, that is taken from a number in a node's answer: a trusted node is
+/// not far ahead, and the claim of a single one must not keep answers out of the cache for long.
 const MAX_OUTRUN: u64 = 64;
 
 /// Answers from here on are put together a few at a time, in bytes.
@@ -293,7 +293,7 @@ impl Calls {
         })
     }
 
-    /// Whether a remembered block of the published chain has this number.
+    /// Checks if the published chain, as far as it is in memory, has a block with this number.
     fn is_published(&self, number: u64) -> bool {
         self.registry
             .with_history(|history| history.from(number).is_some_and(|own| own.number() == number))
@@ -473,7 +473,7 @@ impl Calls {
         if let (Some(head), Some(number)) = (self.tip.view().head, number)
             && number > head.number
         {
-            // The next block or two decide, whatever one node says.
+            // A lead is bounded, so one node's claim is void after a few blocks.
             self.outrun.note(number.min(head.number + MAX_OUTRUN));
         }
     }
@@ -527,7 +527,8 @@ impl Calls {
             self.note(known, "memory");
             return (Ok(Outcome::Result(kept)), By::Memory);
         }
-        // Before the answer is shared: whoever asks the same must not wait behind the other calls of this account.
+        // Taken before the answer is shared: an equal call of another account must not wait behind the other calls of
+        // this one.
         let _turn = match self.turn(owner, &ask.conduct).await {
             Ok(turn) => turn,
             Err(full) => return (Ok(full.into()), By::Node),
@@ -569,7 +570,7 @@ impl Calls {
 
     /// A place among the calls under way, as soon as it is this account's turn.
     async fn place(&self, owner: Owner) -> Result<Place, Full> {
-        // Whoever only looks takes none.
+        // A poll that only looks takes no place.
         awaited().await;
         let place = tokio::time::timeout(self.settings.patience, self.places.acquire(owner)).await;
         let place = place.unwrap_or(Err(Full("too many calls under way")));
@@ -590,8 +591,8 @@ impl Calls {
         }
     }
 
-    /// The places that a call takes. An account whose answers have lately been long takes one of few, too: its answers
-    /// would keep everybody else's waiting on the node's connection (20 MiB each: 13 s).
+    /// Takes the places that a call needs. An account whose recent answers were long needs one of a few extra places as
+    /// well: its answers would delay those of others on the node's connection (20 MiB each: 13 s).
     async fn turn(&self, owner: Owner, conduct: &Conduct) -> Result<(Option<Place>, Place), Full> {
         let long = if conduct.gets_long_answers() {
             let long = tokio::time::timeout(self.settings.patience, self.long.acquire(owner)).await;

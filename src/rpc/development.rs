@@ -1,7 +1,7 @@
-//! Development nodes: tells if every upstream is one, by what it says of itself.
+//! Development nodes: checks if every upstream is one, by its `web3_clientVersion`.
 //!
-//! Asked for only where somebody commands a development chain or uses a node's unlocked accounts, and once for each
-//! connection to each upstream: behind the same address may be another node after a connection was lost.
+//! Nodes are asked only when a client commands a development chain or uses a node's unlocked accounts, and once for
+//! each connection to each upstream: after a reconnect another node may be behind the same address.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::jsonrpc::Outcome;
 use crate::look::awaited;
 use crate::upstream::{Pool, UpstreamId};
 
-/// Beginnings of what development nodes answer to `web3_clientVersion`, in small letters: anvil, Hardhat, Ganache before
+/// Prefixes of the answers of development nodes to `web3_clientVersion`, in lower case: anvil, Hardhat, Ganache before
 /// version 7 and since, and our own.
 const VERSIONS: [&str; 5] = [
     "anvil/",
@@ -24,23 +24,23 @@ const VERSIONS: [&str; 5] = [
     "headwater-devnet/",
 ];
 
-/// How long a node may take to say what it is.
+/// Timeout of a node's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A node that said nothing is not asked again for so long.
+/// Wait before a node that gave no answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What is known of the upstreams.
+/// Cache of the upstreams that are development nodes.
 #[derive(Debug)]
 pub struct Development {
-    /// Clients connect from this machine alone.
+    /// `true` where clients can connect from this machine only.
     is_local: bool,
-    /// Held while a node is asked, so that it is asked once for all who wait.
+    /// Kinds of the upstreams; locked while a node is asked, so that concurrent callers share one question.
     known: Mutex<HashMap<usize, Known>>,
     is_on: AtomicBool,
 }
 
-/// What a node said on one connection.
+/// Kind of a node, valid for one connection to it.
 #[derive(Debug)]
 struct Known {
     connects: u64,
@@ -51,12 +51,12 @@ struct Known {
 enum Word {
     Development,
     Other,
-    /// Nothing, then.
+    /// No answer, at this time.
     None(Instant),
 }
 
 impl Development {
-    /// Nothing is known. Where clients may connect from elsewhere nothing will be asked.
+    /// Creates an empty cache. Where clients may connect from elsewhere no node is ever asked.
     #[must_use]
     pub fn new(is_local: bool) -> Self {
         Self {
@@ -66,13 +66,13 @@ impl Development {
         }
     }
 
-    /// Whether it is worth asking.
+    /// Checks if development commands can be served at all.
     #[must_use]
     pub fn is_possible(&self) -> bool {
         self.is_local
     }
 
-    /// Whether all upstreams are connected, and each is a development node.
+    /// Checks if all upstreams are connected and each is a development node.
     pub async fn is_on(&self, pool: &Pool) -> bool {
         if !self.is_local {
             return false;
@@ -99,7 +99,7 @@ impl Development {
 }
 
 async fn is_development(known: &mut HashMap<usize, Known>, pool: &Pool, id: UpstreamId) -> bool {
-    // Before the question: an answer of the connection before must not pass for one of the next.
+    // Read before the question: an answer over the previous connection must not count for the next one.
     let connects = pool.connects(id);
     if !pool.is_connected(id) {
         return false;
@@ -122,7 +122,7 @@ async fn is_development(known: &mut HashMap<usize, Known>, pool: &Pool, id: Upst
     is_one && pool.connects(id) == connects && pool.is_connected(id)
 }
 
-/// Whether this JSON is what a development node calls itself.
+/// Checks if this JSON is the version of a development node.
 fn is_version(json: &[u8]) -> bool {
     let version: String = serde_json::from_slice(json).unwrap_or_default();
     let version = version.to_ascii_lowercase();

@@ -1,10 +1,10 @@
-//! Filters that a node keeps for a client (`eth_newFilter` and its kin): which node has which.
+//! Filters that a node keeps for a client (`eth_newFilter` and its kin), and the node of each.
 //!
-//! A client is given an id of ours. So two nodes may use the same id, nobody guesses another's, and a filter is asked for
-//! where it lives, whichever node answers everything else. No other id reaches a node: nodes count their filters, and one
-//! that takes a number or an object for an id would tell a client another's news, or end another's filter. A node that is lost takes its filters along: what happened
-//! meanwhile could not be told by a new one, so the client hears "filter not found", as it does from a node that was
-//! started anew, and libraries make another.
+//! Clients get an id of ours. So two nodes may use the same id, no client can guess another's, and a filter is asked
+//! for at its own node, whichever node answers other calls. No other id reaches a node: nodes count their filters, and
+//! one that accepts a number or an object as an id would give a client another's events, or end another's filter. A
+//! node that is lost takes its filters along: a new filter could not report the events since, so the client gets
+//! "filter not found", as from a node that was restarted, and libraries make another.
 
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ struct Place {
     /// The account that made it.
     holder: Holder,
     node: UpstreamId,
-    /// As the node wrote it.
+    /// Id of the filter at the node, as the node wrote it.
     id: String,
-    /// What it tells is of blocks, and not of the pending one.
+    /// `true` for a filter of blocks' logs, and not of the pending one's.
     of_blocks: bool,
 }
 
@@ -42,7 +42,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether it tells of blocks; of a filter that was not understood nobody knows.
+    /// Checks if the filter's changes are logs, which name their blocks; `false` where its arguments were not
+    /// understood.
     pub fn tells_of_blocks(&self) -> bool {
         self.place.of_blocks
     }
@@ -108,7 +109,7 @@ impl Filters {
     /// As [`Pool::call`].
     pub async fn ask(&self, pool: &Pool, ask: Ask, Found { own, place }: Found) -> Result<Outcome, CallError> {
         let ends = ends(&ask);
-        // Of two who end it at once one hears that there is none.
+        // Of two concurrent calls that end a filter, one gets "not found".
         if ends && self.0.remove(&own).await.is_none() || !pool.is_connected(place.node) && pool.active().is_some() {
             return Ok(unknown(ends));
         }

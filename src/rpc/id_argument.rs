@@ -15,7 +15,7 @@ pub fn id_argument(args: &[&RawValue]) -> Result<Option<SubscriptionId>, ErrorOb
     let first = args.first().ok_or_else(missing)?;
     let kind = match serde_json::from_str(first.get()) {
         Ok(Value::Null) => return Err(missing()),
-        // As geth: what is there is read before what is too many is counted.
+        // The same order as geth: arguments are parsed before they are counted.
         Ok(Value::String(_)) | Err(_) if args.len() > 1 => {
             return Err(error(INVALID_PARAMS, "too many arguments, want at most 1"));
         }

@@ -34,8 +34,8 @@ pub enum Role {
     Control,
     /// Nobody here knows.
     Unknown,
-    /// A known name in other letters, large for small: geth has no such method, and what another node would make of it is
-    /// not what is done with it here.
+    /// A known name in other case: geth has no such method, and another node might take it for the known one, whose
+    /// rules it would escape.
     Misspelt,
 }
 

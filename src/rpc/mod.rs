@@ -74,17 +74,17 @@ pub enum Planned {
     Silent,
 }
 
-/// Names the account that a call comes from, the same for one account as long as the process runs: what is made at a node
-/// by one account is not another's.
+/// Account that a call comes from, by a number that stays the same as long as the process runs: a filter that one
+/// account made at a node is not another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Holder(pub u64);
 
 /// The account on whose behalf a call is made.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Its name among those who share pools and budgets.
+    /// Owner of its places and bytes in shared pools and budgets.
     pub owner: Owner,
-    /// Its name where it comes again after it was forgotten.
+    /// Number of the account, the same when it returns after it was forgotten.
     pub holder: Holder,
     /// Record of its calls that broke a node's connection.
     pub conduct: Arc<Conduct>,
@@ -93,19 +93,19 @@ pub struct Caller {
 /// The nodes that may be given a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Before {
-    /// Any.
+    /// Any node.
     AnyNode,
-    /// None, unless every upstream is a development node.
+    /// Development nodes only: refused unless every upstream is one.
     DevelopmentNodes,
 }
 
-/// What a door (WebSocket, HTTP) says to a request that is not forwarded to any node.
+/// Decision of a transport (WebSocket, HTTP) about a request that does not go to just any node.
 pub enum Local {
-    /// It is forwarded to development nodes.
+    /// Forwarding to development nodes only.
     InDevelopment,
-    /// This.
+    /// Outcome that is known now.
     Now(Outcome),
-    /// What this will come to.
+    /// Outcome that has to be awaited.
     Later(BoxFuture<'static, Outcome>),
 }
 
@@ -183,7 +183,7 @@ pub struct RpcSettings {
     pub is_local: bool,
     /// Calls of all clients that are under way, at any node: nearly all may be one node's.
     pub max_in_flight: usize,
-    /// How long a call waits to be one of them.
+    /// Longest wait of a call for a place among these.
     pub patience: Duration,
     /// Bytes of answers that are put together, or wait to be read over HTTP, of all clients.
     pub max_answer_bytes: usize,
@@ -277,9 +277,9 @@ impl Rpc {
         Response::new(id, outcome)
     }
 
-    /// The responses to a batch, in the order of the request. It may have one item under way, and beside so many that are
-    /// another one for each place that `more` gives; an item holds its place until it is answered. Where nobody `awaits` the
-    /// answer any more nothing else is begun. The responses' room is given back with what comes beside them.
+    /// Returns the responses to a batch, in the order of the request. One item may be under way, and another one for
+    /// each place that `more` gives; an item holds its place until it is answered. Once nobody `awaits` the answer any
+    /// more no further item is begun. The charge for the responses' bytes is returned with them.
     pub async fn complete_batch<P>(
         &self,
         planned: Vec<Planned>,
@@ -372,7 +372,7 @@ impl Rpc {
         not_available(method).into()
     }
 
-    /// Whether commands to development chains may be served at all, which is then found out with each.
+    /// Checks if commands to development chains may be served at all; each command then checks the upstreams.
     #[must_use]
     pub fn may_develop(&self) -> bool {
         self.development.is_possible()

@@ -10,15 +10,15 @@ use hyper::body::{Body as HyperBody, Frame, SizeHint};
 use crate::pieces;
 use crate::shares::Charge;
 
-/// What is handed to hyper at once, in bytes: it asks for more when nearly all of that is written, so that what is unread stays
-/// here, with its room.
+/// Bytes handed to hyper at once. hyper asks for more when nearly all of that is written, so unread bytes stay here and
+/// stay charged.
 const SLICE: usize = 64 << 10;
 
 /// Pieces, last first.
 #[derive(Debug, Default)]
 pub struct Body {
     pieces: Vec<Bytes>,
-    /// Its room among all long answers, until it is written, but for a slice, or given up.
+    /// Charge for the bytes in the budget of all long answers, until they are written, except for a slice, or given up.
     _room: Option<Charge>,
 }
 

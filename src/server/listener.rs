@@ -60,7 +60,8 @@ impl ServerSettings {
 /// Connections above a limit that are still answered, with 429 or 503; beyond these they are dropped unheard.
 const TURNED_AWAY: usize = 64;
 
-/// One part in so many of all connections, and so many, may be on their way out, beside those that took their places.
+/// Allowance for displaced connections that are still closing: this many, and one in this many of all connections, may
+/// be open beyond the limit.
 const LEAVING: usize = 16;
 
 /// Longest head of a request, in bytes.
@@ -108,9 +109,9 @@ pub(super) struct Connection {
     shared: Arc<Shared>,
     open: Arc<Open>,
     caller: Caller,
-    /// It is open only to be told this.
+    /// Refusal to answer with, where the connection is open for that alone.
     turned_away: Option<Refusal>,
-    /// It has to give way to another one.
+    /// Cancelled when the connection is displaced by another one.
     displaced: CancellationToken,
     kept: Mutex<Kept>,
 }
@@ -209,7 +210,7 @@ impl Server {
         );
         let room = match before {
             _ if before < max => Room::Free,
-            // Those who give way take a moment to be gone.
+            // Displaced connections take a moment to close.
             _ if before < max + max / LEAVING + LEAVING => Room::OfOthers,
             _ => Room::None,
         };
@@ -224,16 +225,16 @@ impl Server {
     }
 }
 
-/// Whether there is room for one more connection.
+/// Place for one more connection.
 #[derive(Clone, Copy)]
 enum Room {
     Free,
-    /// Where another one gives way.
+    /// Place that another connection has to vacate.
     OfOthers,
     None,
 }
 
-/// As [`begin`], for the client that the balancer names.
+/// Reads the client's address from the balancer, then continues with [`begin`].
 async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
     let shared = &open.shared;
     let client = proxied::client_of(&mut stream);

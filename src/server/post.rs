@@ -82,7 +82,7 @@ fn finish(Answered { answer, room, refused }: Answered, pass: &Pass, connection:
     let parts = answer.parts();
     let needed = match &answer {
         Answer::One(_) => services.rpc.room_for(pass.account().owner(), pieces::length(&parts)),
-        // It took its room as it grew.
+        // A batch was charged while it grew.
         Answer::Nothing | Answer::Batch(_) => Ok(room),
     };
     let (mut response, refused) = match (needed, &answer) {
@@ -115,23 +115,23 @@ fn finish(Answered { answer, room, refused }: Answered, pass: &Pass, connection:
 /// What a body came to.
 struct Answered {
     answer: Answer,
-    /// Of the answer, where it was taken before.
+    /// Charge for the answer, where it was taken before.
     room: Option<Charge>,
-    /// It was refused as a whole.
+    /// Reason, where the message was refused as a whole.
     refused: Option<Refused>,
 }
 
-/// Why nothing of a message was answered.
+/// Reason why no part of a message was answered.
 #[derive(Clone, Copy)]
 enum Refused {
     /// The client's quota is used up.
     Quota(Exceeded),
-    /// There is no room now; when to come again.
+    /// Full budget, and the wait before a retry.
     Busy(Duration),
 }
 
 enum Answer {
-    /// Nobody wants one.
+    /// No answer: the message holds notifications only.
     Nothing,
     One(jsonrpc::Response),
     Batch(Vec<jsonrpc::Response>),
@@ -152,12 +152,12 @@ impl Answered {
         Answer::One(jsonrpc::Response::new(id, why.into())).into()
     }
 
-    /// A bug of ours: nobody knows what became of it.
+    /// Answers with an internal error, after a panic.
     fn broken() -> Self {
         Self::whole("null", error(INTERNAL_ERROR, "internal error"))
     }
 
-    /// Nobody looked at what it asks.
+    /// Answers a message that was not read, since the client's quota is used up.
     fn unread(exceeded: Exceeded, services: &Services) -> Self {
         services.count_refusal("requests");
         Self {
@@ -166,7 +166,7 @@ impl Answered {
         }
     }
 
-    /// There was no room for it.
+    /// Answers that there is no room for the message at present.
     fn busy(id: &str, full: Full, services: &Services) -> Self {
         services.count_refusal("inbound_bytes");
         Self {
@@ -188,13 +188,14 @@ impl From<Answer> for Answered {
 
 /// Requests that were read, before any of them is answered.
 enum Intake {
-    /// Nothing is left to do.
+    /// Message that is answered already.
     Answered(Answered),
     Single(Option<Planned>, Option<Exceeded>),
     Batch(Vec<Planned>, Option<Exceeded>),
 }
 
-/// `held` is the body's room. The body itself is not needed any more as soon as it is known what it asks.
+/// Answers a message. `held` is the charge for its body, kept while its requests are processed; the body itself is
+/// dropped once they are planned.
 async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<Services>) -> Answered {
     let intake = take_in(&body, pass, services);
     drop(body);
@@ -281,7 +282,8 @@ fn take_in(body: &[u8], pass: &Pass, services: &Services) -> Intake {
     }
 }
 
-/// Goes on also where the one who asked hangs up: others may be waiting for the same answer. `None` where it panicked.
+/// Runs work to its end even where the client disconnects: others may be waiting for the same answer. `None` where it
+/// panicked.
 async fn staying<T: Send + 'static>(services: &Services, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     let mut work = Box::pin(work);
     if let Some(done) = look(work.as_mut()) {

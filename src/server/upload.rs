@@ -13,20 +13,21 @@ use crate::shares::{Budget, Charge, Full};
 /// A body from here on takes room among those of all clients, in bytes.
 const LONG: usize = (4 << 10) + 1;
 
-/// Why a body was not read to its end.
+/// Reason why a body was not read to its end.
 #[derive(Debug)]
 pub enum Unread {
-    /// The client's quota does not reach for its length.
+    /// Body longer than the client's quota.
     Exceeded(Exceeded),
-    /// There is no room for what has come of it.
+    /// Budget too full for the bytes received so far.
     Full(Full),
-    /// It is longer than bodies may be.
+    /// Body longer than the limit.
     TooLong,
-    /// The client broke off, or broke the rules of HTTP.
+    /// Client that disconnected, or violated HTTP.
     Broken,
 }
 
-/// Reads a body, and takes room for it as it comes. The length that was announced is charged at once; where none was, what comes is charged as it comes.
+/// Reads a body, and charges its bytes to the budget as they arrive. An announced length is charged to the client's
+/// quota at once; without one, bytes are charged as they arrive.
 ///
 /// # Errors
 /// [`Unread`].

@@ -360,7 +360,7 @@ impl Session {
         self.reader.buffer().clear();
     }
 
-    /// What has come of a message that is not whole takes room among all of them.
+    /// Charges the received part of a message that is not complete to the budget for all of them.
     fn charge_unfinished(&mut self) {
         let bytes = self.reader.held_bytes();
         if bytes < LONG_MESSAGE {
@@ -731,7 +731,7 @@ impl Session {
         }
     }
 
-    /// A connection with subscriptions gives way to others last.
+    /// Records if the connection has subscriptions: one that has is displaced last.
     fn note_use(&self) {
         if let Some(activity) = self.pass.activity() {
             activity.set_in_use(!self.subscriptions.is_empty());

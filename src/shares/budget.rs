@@ -1,4 +1,4 @@
-//! Bytes that are held for clients: a bounded sum, with a share for each owner.
+//! Memory held for clients, in bytes: a bounded sum, with a share for each owner.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Full, Owner, PART, share};
 
-/// Makes a holder give up what it holds; called without any lock of the budget's.
+/// Callback that makes a holder release its bytes; called without any lock of the budget.
 pub type Evict = Arc<dyn Fn() + Send + Sync>;
 
 /// A sum of bytes. An owner has a quarter of it at most, and half of what the others leave. One thing alone may have three
@@ -17,7 +17,7 @@ pub type Evict = Arc<dyn Fn() + Send + Sync>;
 /// a quarter of the whole, else of one that holds more.
 #[derive(Debug)]
 pub struct Budget {
-    /// The words for what there is no more room for.
+    /// Name of what is charged, for refusals.
     what: &'static str,
     max: usize,
     /// Of an owner, where there is no other.
@@ -51,7 +51,7 @@ impl fmt::Debug for Held {
     }
 }
 
-/// What one thing is charged; given back when dropped.
+/// Bytes charged for one object; released when dropped.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -60,7 +60,7 @@ pub struct Charge {
 }
 
 impl Budget {
-    /// So many bytes; `what` names what they are for in a refusal.
+    /// Creates a budget of `max` bytes; `what` names their use in a refusal.
     #[must_use]
     pub fn new(what: &'static str, max: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -71,19 +71,19 @@ impl Budget {
         })
     }
 
-    /// Bytes that are charged now.
+    /// Bytes charged at present.
     #[must_use]
     pub fn used(&self) -> usize {
         self.state.lock().used
     }
 
-    /// Nothing yet, for this owner; [`Charge::resize`] says how much it becomes.
+    /// Opens an empty charge for this owner; [`Charge::resize`] sets its bytes.
     #[must_use]
     pub fn open(self: &Arc<Self>, owner: Owner) -> Charge {
         self.open_as(owner, None)
     }
 
-    /// As [`Self::open`], of something that can be given up.
+    /// Opens an empty charge whose bytes can be evicted for others.
     #[must_use]
     pub fn open_evictable(self: &Arc<Self>, owner: Owner, evict: Evict) -> Charge {
         self.open_as(owner, Some(evict))
@@ -102,7 +102,7 @@ impl Budget {
         Charge { budget, owner, number }
     }
 
-    /// Room for so many bytes.
+    /// Opens a charge of this many bytes.
     ///
     /// # Errors
     /// [`Full`].
@@ -114,10 +114,10 @@ impl Budget {
 }
 
 impl Charge {
-    /// It is so long now.
+    /// Sets the bytes of the charge, and evicts others where that is needed.
     ///
     /// # Errors
-    /// [`Full`]: it stays as it was, or was given up for others.
+    /// [`Full`]: the charge keeps its bytes, or was itself evicted.
     pub fn resize(&mut self, bytes: usize) -> Result<(), Full> {
         let mut evicted = Vec::new();
         let resized = self
@@ -129,12 +129,12 @@ impl Charge {
         resized.map_err(|()| Full(self.budget.what))
     }
 
-    /// As [`Self::resize`], for what is there already and cannot be refused.
+    /// Sets the bytes of the charge unconditionally, for memory that is in use already.
     pub fn settle(&mut self, bytes: usize) {
         self.budget.state.lock().set(self.owner, self.number, bytes);
     }
 
-    /// It cannot be given up any more: from here on somebody works with it.
+    /// Makes the charge unevictable: its bytes are being processed from here on.
     pub fn keep(&mut self) {
         let mut state = self.budget.state.lock();
         let own = state.by_owner.get_mut(&self.owner);
@@ -143,7 +143,7 @@ impl Charge {
         }
     }
 
-    /// Bytes that are charged.
+    /// Bytes of this charge.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let state = self.budget.state.lock();
@@ -166,7 +166,7 @@ impl Drop for Charge {
     }
 }
 
-/// Why it does not fit.
+/// Limit that a charge would exceed.
 enum Lacks {
     Share,
     Total,
@@ -227,8 +227,8 @@ impl State {
         Ok(())
     }
 
-    /// Gives up the longest that goes before this: of the same owner, where that is longer than what is asked for; else of
-    /// the owner that has most, where it has more than this one would.
+    /// Evicts the longest charge that can go: of the same owner, where it is longer than the request; else of the owner
+    /// that has most, where that is more than the requesting owner would have.
     fn give_up(&mut self, lacks: &Lacks, owner: Owner, would_have: usize, bytes: usize) -> Option<Evict> {
         let candidates = self.by_owner.iter().filter(|(other, own)| match lacks {
             Lacks::Share => **other == owner,

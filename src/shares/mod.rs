@@ -1,4 +1,4 @@
-//! What clients share and compete for: places ([`FairPool`]) and bytes ([`Budget`]), with a part of it for each owner.
+//! Resources that clients compete for: places ([`FairPool`]) and bytes ([`Budget`]), with a share for each owner.
 //!
 //! Both give one owner a quarter of the whole at most, and half of what the others leave: however many take all that they
 //! can get, the next one still finds room. No I/O, no clock.
@@ -26,30 +26,30 @@ fn share(max: usize, others: usize) -> usize {
 /// When to come again where a pool or budget is full: nobody knows when there will be room, and most is given back soon.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The account on whose behalf something is held. An account that was forgotten and came again is another owner.
+/// Account that places and bytes are charged to. An account that was forgotten and comes again is another owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(u64);
 
 impl Owner {
-    /// Nobody's account: headwater itself.
+    /// Owner of headwater's own places and bytes.
     pub const OURS: Self = Self(0);
 }
 
 impl Default for Owner {
-    /// One that there never was.
+    /// Creates an owner that differs from all others.
     fn default() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// There is no room now; there may be soon.
+/// Full pool or budget; a retry may succeed soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("limit exceeded: {0}, try again later")]
 pub struct Full(pub &'static str);
 
 impl From<Full> for ErrorObjectOwned {
-    /// `-32005` with `data.retryAfterMs`, as a quota that is used up.
+    /// Error -32005 with `data.retryAfterMs`, like that of a used-up quota.
     fn from(full: Full) -> Self {
         let hint = serde_json::json!({ "retryAfterMs": RETRY_AFTER.as_millis() as u64 });
         error_with(LIMIT_EXCEEDED, full.to_string(), &hint)

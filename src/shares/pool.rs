@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Full, Owner, share};
 
-/// Owners' queues together are at most so many times as long as one may be.
+/// Most waiters of all owners together, as a multiple of one owner's most.
 const QUEUES: usize = 4;
 
 /// A number of places. An owner has a quarter of them at most, and half of those that the others leave (at least one); more
@@ -16,7 +16,7 @@ const QUEUES: usize = 4;
 /// full the longest of theirs gives way.
 #[derive(Debug)]
 pub struct FairPool {
-    /// The words for what there is no more of.
+    /// Name of the places, for refusals.
     what: &'static str,
     max: usize,
     max_waiting: usize,
@@ -27,10 +27,10 @@ pub struct FairPool {
 struct State {
     taken: usize,
     waiting: usize,
-    /// Names a waiter among all that there ever were.
+    /// Number of the next waiter; never reused.
     next: u64,
     by_owner: HashMap<Owner, Own>,
-    /// Owners of which somebody waits; the first is next.
+    /// Owners with waiters; the first one is next.
     turns: VecDeque<Owner>,
 }
 
@@ -40,7 +40,7 @@ struct Own {
     waiting: VecDeque<(u64, oneshot::Sender<Place>)>,
 }
 
-/// A place that is taken, until this is dropped.
+/// A taken place, given back when dropped.
 #[derive(Debug)]
 pub struct Place {
     pool: Arc<FairPool>,
@@ -53,7 +53,7 @@ impl Drop for Place {
     }
 }
 
-/// Somebody in the queue, who leaves it when this is dropped.
+/// A waiter in the queue, which it leaves when this is dropped.
 struct Waiting<'a> {
     pool: &'a FairPool,
     owner: Owner,
@@ -75,7 +75,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl FairPool {
-    /// So many places, and for each owner a queue that is so long at most; `what` names them in a refusal.
+    /// Creates a pool of `places`, with at most `max_waiting` waiters for each owner; `what` names the places in a
+    /// refusal.
     #[must_use]
     pub fn new(what: &'static str, places: usize, max_waiting: usize) -> Arc<Self> {
         let max = places.max(1);
@@ -87,10 +88,10 @@ impl FairPool {
         })
     }
 
-    /// A place, as soon as it is this owner's turn.
+    /// Takes a place, as soon as it is this owner's turn.
     ///
     /// # Errors
-    /// [`Full`] where the queue is too long to be waited in.
+    /// [`Full`] where too many wait already.
     pub async fn acquire(self: &Arc<Self>, owner: Owner) -> Result<Place, Full> {
         let (number, given) = {
             let mut state = self.state.lock();
@@ -128,14 +129,14 @@ impl FairPool {
         given.await.map_err(|_| Full(self.what))
     }
 
-    /// Places that are taken, and owners' requests that wait for one.
+    /// Places taken, and requests that wait for one.
     #[must_use]
     pub fn usage(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.taken, state.waiting)
     }
 
-    /// Whether an owner that has taken so many may take one more; it is `alone` where no other waits.
+    /// Checks if an owner with `taken` places may take one more; `alone`: no other owner waits.
     fn may_take(&self, state: &State, taken: usize, alone: bool) -> bool {
         let free = self.max - state.taken;
         let share = share(self.max, state.taken - taken).max(1);
@@ -155,14 +156,14 @@ impl FairPool {
             }
             state.tidy(owner);
         }
-        // Behind the lock: a place that its receiver does not want any more is given back by its drop.
+        // After the lock is released: a place whose receiver is gone is given back by its drop.
         for (owner, give) in given {
             let pool = self.clone();
             drop(give.send(Place { pool, owner }));
         }
     }
 
-    /// Takes a place for the owner whose turn it is.
+    /// Takes a place for the first owner in turn that may have one.
     fn next(&self, state: &mut State) -> Option<(Owner, oneshot::Sender<Place>)> {
         let alone = state.turns.len() == 1;
         let at = state.turns.iter().position(|owner| {

@@ -1,9 +1,9 @@
-//! The addresses and topics of a `logs` filter, and the keys under which they are found. No I/O, no clock.
+//! Addresses and topics of a `logs` filter, and the index keys built from them. No I/O, no clock.
 //!
-//! A key is a combination of one value from each field that the filter names: address, topics 0 to 3. A log has one
-//! combination for each set of fields, so that the filters under it are those that match and no others, whatever they share.
-//! Filters with too many combinations are found by some of their fields and compared with the log; they are few, for each
-//! counts as many index entries.
+//! A key combines one value from each field that the filter names: address, topics 0 to 3. A log has one such
+//! combination for each set of fields, so the filters under its keys are exactly those that match, whatever they have
+//! in common. Filters with too many combinations are indexed by some of their fields and compared with the log; they
+//! are few, since each counts as many index entries.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -14,23 +14,23 @@ use crate::chain::Log;
 /// The addresses and topics of a filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Criteria {
-    /// Sorted, each once; empty means any.
+    /// Allowed addresses: sorted, without duplicates; empty means any.
     pub addresses: Box<[Address]>,
-    /// One entry a position: sorted, each once; empty means any.
+    /// Allowed topics for each position: sorted, without duplicates; empty means any.
     pub topics: Box<[Box<[B256]>]>,
 }
 
 /// Address and topics 0 to 3.
 const FIELDS: usize = 5;
 
-/// Keys of one filter. A filter that names more values in one field has one for each of these all the same.
+/// Most keys of one filter, unless it names more values in a single field: then one key for each of them.
 const MAX_KEYS: usize = 256;
 
-/// Index entries of a filter that is found by some of its fields only: two hundred of a client by default, each of which
-/// may have to be compared with each log of a block, some 50 ns a time.
+/// Index entries that a filter counts as when it is indexed by some of its fields only: two hundred of a client by
+/// default, each of which may have to be compared with each log of a block, at some 50 ns a time.
 const INEXACT_ENTRIES: usize = 1_000;
 
-/// The fields that a key combines, as bits, and the number of topics that a log has at least.
+/// Fields that a key combines, as bits, and the least number of topics of a log with that key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     fields: u8,
@@ -55,7 +55,7 @@ impl Criteria {
                 .all(|(wanted, topic)| wanted.is_empty() || wanted.binary_search(topic).is_ok())
     }
 
-    /// Values that it names in a field; none means any.
+    /// Counts the values that are named in a field; 0 means any.
     fn values(&self, field: usize) -> usize {
         match field.checked_sub(1) {
             None => self.addresses.len(),
@@ -63,7 +63,7 @@ impl Criteria {
         }
     }
 
-    /// The fields of its keys, as many combinations of them as may be, and the number of these.
+    /// Chooses the fields that the keys combine, for as many keys as are allowed, and returns the number of keys.
     fn keyed(&self) -> (Shape, usize) {
         let values: [usize; FIELDS] = std::array::from_fn(|field| self.values(field));
         let most = values.into_iter().max().unwrap_or(0).max(MAX_KEYS);
@@ -80,12 +80,12 @@ impl Criteria {
             .unwrap_or((Shape { fields: 0, topics }, 1))
     }
 
-    /// The fields of its keys.
+    /// Returns the fields that the keys combine.
     pub fn shape(&self) -> Shape {
         self.keyed().0
     }
 
-    /// Entries that it takes of the index, at least.
+    /// Counts the index entries that the filter is charged, at least as many as it has keys.
     pub fn index_entries(&self) -> usize {
         let (shape, keys) = self.keyed();
         let is_exact = (0..FIELDS).all(|field| self.values(field) == 0 || shape.fields & (1 << field) != 0);
@@ -93,13 +93,13 @@ impl Criteria {
     }
 }
 
-/// Makes keys of words. They are sums of seeded hashes of their words: nobody outside can make two that are the same, and a
+/// Builder of keys. A key is a sum of seeded hashes of its words: outsiders cannot construct two that collide, and a
 /// log's words are hashed once for all its keys.
 #[derive(Debug, Default)]
 pub(super) struct Keys(RandomState);
 
 impl Keys {
-    /// The part that all keys of a shape have in common.
+    /// Returns the part that all keys of a shape have in common.
     pub fn base(&self, shape: Shape) -> u64 {
         self.0.hash_one(shape)
     }
@@ -108,7 +108,7 @@ impl Keys {
         self.0.hash_one((field, word))
     }
 
-    /// The keys of a filter, in the same order each time, each once.
+    /// Returns the keys of a filter, in the same order each time, without duplicates.
     pub fn of(&self, criteria: &Criteria) -> Vec<u64> {
         let shape = criteria.shape();
         let mut keys = vec![self.base(shape)];
@@ -132,7 +132,7 @@ impl Keys {
         keys
     }
 
-    /// The words of a log.
+    /// Hashes the words of a log.
     pub fn words(&self, log: &Log) -> Words {
         let mut fields = [None; FIELDS];
         fields[0] = Some(self.word(0, log.address.as_slice()));
@@ -144,7 +144,7 @@ impl Keys {
     }
 }
 
-/// The words of a log, hashed.
+/// Hashed words of a log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Words {
     fields: [Option<u64>; FIELDS],
@@ -152,7 +152,7 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// The log's key of a shape with this base; `None` where it has too few topics.
+    /// Returns the log's key of a shape with this base; `None` where it has too few topics.
     pub fn key(&self, shape: Shape, base: u64) -> Option<u64> {
         if usize::from(shape.topics) > self.topics {
             return None;

@@ -25,7 +25,7 @@ pub const MAX_ADDRESSES: usize = 1000;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogFilter {
     criteria: Criteria,
-    /// They bound the live logs and never replay.
+    /// Block range: bounds live logs and never replays.
     blocks: Range,
 }
 

@@ -1,7 +1,7 @@
-//! From an event to the filters that want it. No I/O, no clock.
+//! Index from an event to the filters that match it. No I/O, no clock.
 //!
-//! Equal filters are one entry. Each entry hangs under the keys of its filter, and an event has a handful of keys at which
-//! it is looked up: the cost grows with matches, not with filters. Filters of logs have an index of their own.
+//! Equal filters are one entry. Each entry is listed under the keys of its filter, and an event is looked up under a
+//! handful of keys: the cost grows with matches, not with filters. Filters of logs have an index of their own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -16,7 +16,7 @@ pub trait Filter: Eq + Hash {
     /// A place to look.
     type Key: Eq + Hash;
 
-    /// The keys under which it hangs, at least one, each once: an event that it wants has one of them.
+    /// Returns the keys of the filter, at least one, without duplicates: an event that it matches has one of them.
     fn keys(&self) -> Vec<Self::Key>;
 }
 

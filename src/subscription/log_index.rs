@@ -1,7 +1,7 @@
-//! From the logs of a block to the filters that want them. No I/O, no clock.
+//! Index from the logs of a block to the filters that match them. No I/O, no clock.
 //!
-//! Filters with the same addresses and topics are one group, whatever their blocks. A log is looked up once for each set of
-//! fields by which filters are found: the cost grows with matches, not with filters, whatever these have in common.
+//! Filters with the same addresses and topics are one group, whatever their block ranges. A log is looked up once for
+//! each set of fields that keys combine: the cost grows with matches, not with filters, whatever these have in common.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,7 +21,7 @@ pub struct LogIndex<S> {
     groups: Slab<Group<S>>,
     by_criteria: HashMap<Arc<Criteria>, usize>,
     postings: Postings<u64>,
-    /// The sets of fields in use: a few dozen at most.
+    /// Sets of fields that keys combine: a few dozen at most.
     shapes: Vec<ShapeInUse>,
     keys: Keys,
     subscribers: usize,
@@ -37,12 +37,12 @@ struct Group<S> {
 #[derive(Debug)]
 struct ShapeInUse {
     shape: Shape,
-    /// The part that its keys have in common.
+    /// Part that the keys of this shape have in common.
     base: u64,
     groups: usize,
 }
 
-/// The place of a subscriber.
+/// Handle of a subscriber, for its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSlot {
     group: usize,
@@ -97,7 +97,7 @@ impl<S> LogIndex<S> {
         group
     }
 
-    /// Takes a subscriber out; nothing happens where it is gone already.
+    /// Removes a subscriber; `None` where it is gone already.
     pub fn remove(&mut self, slot: LogSlot) -> Option<S> {
         let group = self.groups.get_mut(slot.group)?;
         let subscriber = group.subscribers.remove(slot.seat)?;
@@ -142,20 +142,20 @@ impl<S> LogIndex<S> {
         self.groups.iter().flat_map(|(_, group)| group.subscribers.iter())
     }
 
-    /// The groups that have a key of this log, each once: a log has one key of each shape.
+    /// Returns the groups that have a key of this log, each once: a log has one key of each shape.
     fn under(&self, log: &Log) -> impl Iterator<Item = usize> {
         let words = self.keys.words(log);
         let keys = self.shapes.iter().filter_map(move |own| words.key(own.shape, own.base));
         keys.flat_map(|key| self.postings.under(&key))
     }
 
-    /// For each filter that wants any of these logs of block `number`: the positions of those logs, ascending, and the
-    /// filter's subscribers that take this block.
+    /// Calls `each` for every group of filters that matches any of these logs of block `number`, with the positions of
+    /// those logs, ascending, and the group's subscribers that take this block.
     pub fn for_each_match(&mut self, logs: &[Log], number: u64, mut each: impl FnMut(&[u32], Takers<'_, S>)) {
         if self.is_empty() {
             return;
         }
-        // Of groups without takers there are none.
+        // `None` for a group without a subscriber that takes this block.
         let mut hits: HashMap<usize, Option<Vec<u32>>> = HashMap::new();
         let mut found: Vec<usize> = Vec::new();
         for (position, log) in (0..).zip(logs) {
@@ -301,8 +301,8 @@ mod tests {
         }
     }
 
-    /// Filters that share what they can, 1,000 of each kind, none of which wants the log: how many of them are compared with
-    /// it.
+    /// Counts comparisons of filters with a log that none of them matches: 1,000 filters of each kind, which share as
+    /// much as they can.
     #[test]
     fn filters_that_share_a_value_are_not_compared_with_its_logs() {
         let [contract, event, wallet] = [1u8, 2, 3];
@@ -395,7 +395,7 @@ mod tests {
         }
     }
 
-    /// The naive matcher that the predicate is held against: PROTOCOL 1.5, read literally.
+    /// Naive matcher, to check the predicate against: PROTOCOL 1.5, read literally.
     fn naive(addresses: &[u8], topics: &[Vec<u8>], log: &(u8, Vec<u8>)) -> bool {
         (addresses.is_empty() || addresses.contains(&log.0))
             && topics.len() <= log.1.len()

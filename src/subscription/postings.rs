@@ -1,6 +1,6 @@
 //! Posting lists: the entries of an index under each of their keys. No I/O, no clock.
 //!
-//! An entry keeps its rank in each of its lists, so that it leaves them in constant time, however long they are: clients
+//! An entry knows its rank in each of its lists, so its removal takes constant time, however long they are: clients
 //! choose the keys, and a hundred thousand filters may share one.
 
 use std::collections::HashMap;
@@ -12,25 +12,26 @@ pub(super) struct Postings<K> {
     lists: HashMap<K, Vec<Posting>>,
 }
 
-/// An entry, under the key that is its own in this place. Lists are many and short: each of them is as small as can be.
+/// An entry in the list of one of its keys; `key` is the position of that key among the entry's own. Lists are many and
+/// short, so both numbers are small.
 #[derive(Clone, Copy, Debug)]
 struct Posting {
     entry: u32,
     key: u32,
 }
 
-/// The rank of an entry in the list of each of its keys, in the order of the keys.
+/// Ranks of an entry in the lists of its keys, in the order of the keys.
 #[derive(Debug, Default)]
 pub(super) struct Ranks(Box<[u32]>);
 
 impl Ranks {
-    /// Notes where the entry stands now in the list of one of its keys.
+    /// Sets the entry's rank in the list of one of its keys.
     pub fn set(&mut self, key: usize, rank: u32) {
         self.0[key] = rank;
     }
 }
 
-/// A list gives memory back when it is a quarter full: seldom enough that leaving stays constant on average.
+/// Divisor of a list's capacity below which it shrinks: seldom enough that removal stays constant on average.
 const SPARSE: usize = 4;
 
 impl<K> Default for Postings<K> {
@@ -40,7 +41,7 @@ impl<K> Default for Postings<K> {
 }
 
 impl<K: Eq + Hash> Postings<K> {
-    /// Adds an entry under these keys, each of which it names once.
+    /// Adds an entry under these keys, which must differ from each other.
     pub fn insert(&mut self, entry: usize, keys: impl IntoIterator<Item = K>) -> Ranks {
         let entry = small(entry);
         let rank = |(key, own): (usize, K)| {
@@ -52,8 +53,8 @@ impl<K: Eq + Hash> Postings<K> {
         Ranks(keys.into_iter().enumerate().map(rank).collect())
     }
 
-    /// Takes an entry out that was added with the same keys in the same order. Its place in a list is given to another one,
-    /// which is `moved`: entry, position among its keys, new rank.
+    /// Removes an entry that was added with the same keys in the same order. The last entry of a list takes the place
+    /// in it that becomes free, and is passed to `moved`: entry, position among its keys, new rank.
     pub fn remove(
         &mut self,
         ranks: &Ranks,
@@ -74,7 +75,7 @@ impl<K: Eq + Hash> Postings<K> {
         }
     }
 
-    /// The entries under a key.
+    /// Returns the entries under a key.
     pub fn under<'a>(&'a self, key: &K) -> impl Iterator<Item = usize> + use<'a, K> {
         let list = self.lists.get(key).map_or(&[][..], |list| list);
         list.iter().map(|posting| posting.entry as usize)

@@ -1,6 +1,7 @@
-//! The subscribers of filters that differ in their blocks alone, by range. No I/O, no clock.
+//! Subscribers of filters that differ in their block range only, ordered by range. No I/O, no clock.
 //!
-//! Most have no bounds. The others are ordered by them, and only those whose range holds the block are looked at.
+//! Most ranges have no bounds. The others are ordered by their bounds, and delivery visits only those that include the
+//! block.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,7 @@ pub(super) const ALL_BLOCKS: Range = (0, u64::MAX);
 #[derive(Debug)]
 pub(super) struct Ranged<S> {
     unbounded: Slab<S>,
-    /// In a box of its own: nearly no group has any.
+    /// Subscribers with bounds; boxed, since hardly any filter has them.
     bounded: Option<Box<Bounded<S>>>,
 }
 
@@ -30,17 +31,18 @@ pub(super) enum Seat {
 #[derive(Debug)]
 struct Bounded<S> {
     all: Slab<(Range, S)>,
-    /// The block by which they are sorted into those that begin behind it, those that take it and those that end before it.
+    /// Current block, by which ranges are sorted into those that begin after it, those that include it and those that
+    /// end before it.
     at: u64,
-    /// By first block.
+    /// Ranges that begin after the current block, by first block.
     ahead: BTreeSet<(u64, usize)>,
-    /// By last block.
+    /// Ranges that include the current block, by last block.
     current: BTreeSet<(u64, usize)>,
-    /// By last block.
+    /// Ranges that end before the current block, by last block.
     over: BTreeSet<(u64, usize)>,
 }
 
-/// Subscribers of one filter that take a block.
+/// Subscribers of one filter whose ranges include the current block.
 #[derive(Debug)]
 pub struct Takers<'a, S>(&'a Ranged<S>);
 
@@ -53,7 +55,7 @@ impl<S> Clone for Takers<'_, S> {
 impl<S> Copy for Takers<'_, S> {}
 
 impl<'a, S> Takers<'a, S> {
-    /// Each of them.
+    /// Iterates over the subscribers.
     pub fn iter(self) -> impl Iterator<Item = &'a S> {
         let bounded = self.0.bounded.iter().flat_map(|bounded| bounded.takers());
         self.0.unbounded.iter().map(|(_, subscriber)| subscriber).chain(bounded)
@@ -82,7 +84,7 @@ impl<S> Ranged<S> {
         Seat::Bounded(bounded.insert(range, subscriber))
     }
 
-    /// Takes a subscriber out; nothing happens where it is gone already.
+    /// Removes a subscriber; `None` where it is gone already.
     pub fn remove(&mut self, seat: Seat) -> Option<S> {
         match seat {
             Seat::Unbounded(at) => self.unbounded.try_remove(at),
@@ -101,21 +103,21 @@ impl<S> Ranged<S> {
         self.unbounded.is_empty() && self.bounded.is_none()
     }
 
-    /// All of them, whatever they take.
+    /// Iterates over all subscribers, whatever their ranges.
     pub fn iter(&self) -> impl Iterator<Item = &S> {
         let bounded = self.bounded.iter().flat_map(|bounded| bounded.all.iter());
         let unbounded = self.unbounded.iter().map(|(_, subscriber)| subscriber);
         unbounded.chain(bounded.map(|(_, (_, subscriber))| subscriber))
     }
 
-    /// Makes block `number` the one that is delivered; `false` where nobody takes it. The cost is that of the ranges which
-    /// begin or end between the block before and this one, and a chain that goes on meets each of these twice.
+    /// Makes block `number` the current one; `false` where no range includes it. The cost grows with the ranges that
+    /// begin or end between the previous block and this one, and an advancing chain meets each of these twice.
     pub fn turn_to(&mut self, number: u64) -> bool {
         let bounded = self.bounded.as_mut().is_some_and(|bounded| bounded.turn_to(number));
         bounded || !self.unbounded.is_empty()
     }
 
-    /// Those who take the block that was last turned to.
+    /// Returns the subscribers whose ranges include the current block.
     pub fn takers(&self) -> Takers<'_, S> {
         Takers(self)
     }
@@ -134,7 +136,7 @@ impl<S> Default for Bounded<S> {
 }
 
 impl<S> Bounded<S> {
-    /// The set in which a range is kept, and the bound that orders it there.
+    /// Returns the set that a range belongs to, and the bound that orders it there.
     fn set_of(&mut self, (first, last): Range) -> (&mut BTreeSet<(u64, usize)>, u64) {
         if first > self.at {
             (&mut self.ahead, first)

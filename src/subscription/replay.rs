@@ -34,8 +34,8 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 /// How long a client that comes back waits for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
 
-/// Pages that are fetched, or fed to a client that reads, at the same time. Each is about a megabyte, and eight blocks of it
-/// are asked for beside each other.
+/// Most pages that are fetched, or sent to a client that reads, at the same time. Each is about a megabyte, and its
+/// blocks are requested eight at a time.
 const PAGES: usize = 16;
 
 /// Clients of one account that wait to fetch a page. Each waits once, so this bounds nothing that connections do not.
@@ -59,7 +59,7 @@ pub struct ReplaySettings {
     pub max_reorg: usize,
     /// Whether the `fromBlock` of a filter asks for a replay; else it bounds the live logs, as in geth.
     pub filter_from_block: bool,
-    /// Bytes of pages, fetched for clients that are told the past and not queued yet, of all clients.
+    /// Most bytes of pages that are fetched for replaying clients and not queued yet, of all clients.
     pub max_page_bytes: usize,
 }
 
@@ -159,7 +159,7 @@ impl Replays {
         }
     }
 
-    /// Bytes of pages that are held.
+    /// Returns the budget of the pages in memory.
     #[must_use]
     pub fn budget(&self) -> &Budget {
         &self.budget
@@ -377,7 +377,7 @@ fn fetch(filters: &[Arc<LogFilter>]) -> Fetch {
     }
 }
 
-/// A client does not read, and the page that is held for it is needed elsewhere.
+/// Client that does not read while the bytes of its page are needed for others.
 struct Stalled;
 
 /// Waits until a client has read most of what waits for it, or is gone; not for long with a page in hand.

@@ -55,7 +55,7 @@ impl Alone {
         }
     }
 
-    /// The answer that says which chain the node is on; see [`Self::ask`].
+    /// Asks for the id of the node's chain; see [`Self::ask`].
     ///
     /// # Errors
     /// [`LinkError`].

@@ -34,7 +34,7 @@ pub enum CallError {
     /// No answer in time.
     #[error("request timed out")]
     TimedOut,
-    /// There is no room for its answer beside those that are being read.
+    /// Full budget of answers that are being read.
     #[error(transparent)]
     Full(#[from] Full),
     /// The answer is about something else than the hash that was asked for.
@@ -119,7 +119,7 @@ pub(super) struct Call {
     pub reply: Reply,
 }
 
-/// The way back to whoever asked.
+/// Sender of the answer to the caller.
 pub(super) type Reply = oneshot::Sender<Result<Outcome, CallError>>;
 
 /// Calls for one connection: the sending ends of its [`Inbox`].
@@ -325,15 +325,15 @@ pub(super) fn is_elsewhere(outcome: &Outcome) -> bool {
     is_unsupported(&error) || stateless.iter().any(|words| message.contains(words))
 }
 
-/// Whether an error object says that this node will never do what it was asked: it does not know the method, or takes no such
-/// parameters (-32004 is EIP-1474's "method not supported").
+/// Checks if an error object says that this node will never serve the request: it does not know the method, or takes no
+/// such parameters (-32004 is EIP-1474's "method not supported").
 pub(super) fn is_for_good(error: &[u8]) -> bool {
     serde_json::from_slice(error).is_ok_and(|ErrorObject { code, .. }| {
         [METHOD_NOT_FOUND.into(), BAD_PARAMS, METHOD_NOT_SUPPORTED].contains(&code)
     })
 }
 
-/// Whether an error object says that the node does not know the method.
+/// Checks if an error object says that the node does not know the method.
 pub(super) fn is_unknown_method(error: &[u8]) -> bool {
     serde_json::from_slice(error)
         .is_ok_and(|ErrorObject { code, .. }| [METHOD_NOT_FOUND, -32004].map(i64::from).contains(&code))
@@ -348,7 +348,7 @@ const LIMITS: [&str; 5] = [
     "compute units",
 ];
 
-/// Whether the answer to a question of our own says that the node is asked too much, by its code or by its words.
+/// Checks if the answer to a question of our own reports a rate limit, by its code or its words.
 pub(super) fn is_throttled(outcome: &Outcome) -> bool {
     if is_throttled_by_code(outcome) {
         return true;
@@ -359,9 +359,9 @@ pub(super) fn is_throttled(outcome: &Outcome) -> bool {
     })
 }
 
-/// Whether the code of an error says that the node is asked too much: 429 as Alchemy and QuickNode answer, -32029 as Erigon's
-/// hosts, and -32005, which EIP-1474 calls "limit exceeded"; but Infura says by it, too, that a query has too many results,
-/// which is the question's fault. The words of an answer to a client may be the client's own: a contract's reason, a name.
+/// Checks if the code of an error reports a rate limit: 429 as Alchemy and QuickNode answer, -32029 as Erigon's hosts,
+/// and -32005, which EIP-1474 calls "limit exceeded". Infura uses -32005 for a query with too many results as well,
+/// which is not a rate limit. The words of an answer to a client may be the client's own: a contract's reason, a name.
 pub(super) fn is_throttled_by_code(outcome: &Outcome) -> bool {
     let Some(error) = ErrorObject::of(outcome) else {
         return false;
@@ -377,12 +377,12 @@ pub(super) fn is_throttled_by_code(outcome: &Outcome) -> bool {
     }
 }
 
-/// Whether an answer to a question of our own, or none, says that the node is asked too much; and perhaps when to come again.
+/// Checks if a question of our own met a rate limit, and returns the wait before a retry where the node names one.
 pub(crate) fn throttled(answer: &Result<Outcome, CallError>) -> Option<Option<Duration>> {
     answer_throttled(answer, is_throttled)
 }
 
-/// As [`throttled`], for a client's call.
+/// Checks a client's call for a rate limit like [`throttled`], but by the code alone.
 pub(super) fn call_throttled(answer: &Result<Outcome, CallError>) -> Option<Option<Duration>> {
     answer_throttled(answer, is_throttled_by_code)
 }

@@ -1,7 +1,7 @@
-//! The connection to a node for calls, beside the one of its stream.
+//! Second connection to a node, for calls, beside the one of its stream.
 //!
-//! It stands only while the stream's does: together they are one node, whose chain, genesis and newest head are checked
-//! before the lane is used, since behind a balancer the second connection may lead to another node.
+//! The lane is open only while the stream's connection is, and both must lead to one node: chain, genesis and newest
+//! head are checked before the lane is used, since a balancer may lead the second connection to another node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +22,11 @@ use super::under_way::UnderWay;
 use super::{CallError, Sighting, place_of};
 use crate::jsonrpc::Outcome;
 
-/// First wait before a block that the node does not know is asked for again; the node may be about to import it.
+/// First wait before the newest head is requested again of a node that does not know it; the node may be about to
+/// import it.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 
-/// The reason why the lane ended.
+/// Reason for the end of the lane.
 #[derive(Debug, thiserror::Error)]
 enum End {
     #[error(transparent)]
@@ -42,7 +43,7 @@ enum End {
     Shutdown,
 }
 
-/// The actor.
+/// Actor of the lane.
 #[derive(Debug)]
 pub(super) struct CallLane {
     shared: Arc<Shared>,
@@ -76,7 +77,7 @@ impl CallLane {
             let Some(stream) = self.stream_is_up().await else {
                 return;
             };
-            // A node that counts as one of one connection is used as such while the next attempt is made.
+            // Calls to a node that counts as single-connection share the stream's while the next attempt is made.
             if self.lanes() != Lanes::One {
                 self.shared.lanes.send_replace(Lanes::Opening);
             }
@@ -113,7 +114,8 @@ impl CallLane {
                     } else {
                         debug!("upstream {endpoint}: no connection for calls: {end}");
                     }
-                    // One that was in use is made anew at once, however often it breaks: the stream shows that the node lives.
+                    // A lane that was in use is reopened at once, however often it breaks: the stream shows that the
+                    // node lives.
                     let wait = if used {
                         settings.reconnect_min
                     } else {
@@ -147,7 +149,7 @@ impl CallLane {
         }
     }
 
-    /// Calls fail at once: whoever asks looks again which lane there is. `false` when the pool is gone.
+    /// Fails calls for this time, whose callers then look for an open lane. `false` when the pool is gone.
     async fn refuse_calls_for(&mut self, span: Duration) -> bool {
         let until = Instant::now() + span;
         loop {
@@ -161,7 +163,7 @@ impl CallLane {
         }
     }
 
-    /// Returns why it ended, and whether it was in use.
+    /// Returns the reason of the end, and if the lane was in use before.
     async fn connect_and_serve(&mut self, stream: u64) -> (End, bool) {
         let settings = &self.shared.settings;
         let patience = settings.connect_timeout.min(settings.silence_timeout / 2);
@@ -210,10 +212,10 @@ impl CallLane {
                     Some(call) => {
                         under_way.begin(call);
                         if under_way.len() > 1 {
-                            // Where many ask, others are about to.
+                            // With several calls under way, more are about to be queued.
                             tokio::task::yield_now().await;
                         }
-                        // Those behind it leave in the same write.
+                        // Queued calls leave in the same write.
                         while under_way.len() < settings.max_in_flight
                             && under_way.is_writable()
                             && let Some(call) = self.calls.try_next()
@@ -239,7 +241,7 @@ impl CallLane {
                 break end;
             }
         };
-        // Before those who wait learn of it: whoever asks again must not find it open.
+        // Closed before waiting calls fail: a retry must not find the lane open.
         self.shared.lanes.send_replace(match end {
             End::StreamLost | End::Shutdown => Lanes::Down,
             _ => Lanes::Opening,
@@ -254,7 +256,7 @@ impl CallLane {
 struct Life {
     received: u64,
     last: Instant,
-    /// Not all that was queued is with the kernel.
+    /// `true` while queued bytes are not with the kernel yet.
     is_unsent: bool,
 }
 
@@ -288,7 +290,7 @@ impl Life {
     }
 }
 
-/// Connects, and checks that it is the node of the stream, or one like it: of the same chain, with the newest block.
+/// Connects, and checks that the other end is the stream's node or its equal: of the same chain, with the newest head.
 async fn open(shared: &Shared) -> Result<Alone, End> {
     let mut link = Alone::connect(&shared.endpoint, &shared.settings).await?;
     let mut chain_id = patient(&mut link, "eth_chainId", "").await?;
@@ -339,7 +341,7 @@ fn newest(shared: &Shared) -> Option<alloy_primitives::B256> {
     }
 }
 
-/// Asks again where the node says that it is asked too often.
+/// Asks a question, and repeats it while the node reports a rate limit.
 async fn patient(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, End> {
     let mut wait = Duration::from_millis(250);
     loop {

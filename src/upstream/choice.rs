@@ -153,7 +153,7 @@ impl Choice {
         self.weigh(|standing| standing.walked(claim, root, now));
     }
 
-    /// Tells those who wait for a node that there may be one now.
+    /// Wakes calls that wait for a node, since there may be one now.
     pub fn moved(&self) {
         self.moves.send_replace(());
     }

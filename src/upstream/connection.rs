@@ -81,7 +81,8 @@ enum Feed {
 }
 
 impl Feed {
-    /// Whether the node is asked too much to grant it. A refusal of what a client named may repeat the client's words.
+    /// Checks if the node refuses the subscription because of a rate limit. The refusal of a kind that a client named
+    /// may repeat the client's words, so only its code counts.
     fn is_throttled(&self, outcome: &Outcome) -> bool {
         match self {
             Self::Beside(NodeSubscription::Passed(_)) => is_throttled_by_code(outcome),
@@ -184,7 +185,7 @@ struct Serving {
     /// When that is written, where the node was asked too much to end one.
     end_back_off: BackOff,
     early: Early,
-    /// When bytes were last received.
+    /// Time at which bytes were last received.
     last_received: Instant,
     /// Bytes received until the last look, and whether a whole message came since.
     bytes: u64,
@@ -642,9 +643,10 @@ impl Serving {
         }
     }
 
-    /// A socket that answers pings can still be silent about heads (a frozen node, a subscription that the node lost).
-    /// What a probe finds is passed on, so that nothing is missed meanwhile; found twice, the connection is given up. Where
-    /// another one would be no better the head is polled: zetachain and cdk-erigon grant `newHeads` and announce nothing.
+    /// Handles the head that a probe found. A socket that answers pings can still miss heads (a frozen node, a
+    /// subscription that the node lost). The head is passed on, so that nothing is missed meanwhile; at the second one
+    /// that was not announced the connection is given up. Where another connection would be no better the head is
+    /// polled: zetachain and cdk-erigon grant `newHeads` and announce nothing.
     async fn probed(&mut self, json: Bytes) -> Result<(), End> {
         let before = self.head;
         self.tell(Sighting::Latest(json)).await;

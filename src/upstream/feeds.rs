@@ -42,8 +42,8 @@ impl<T> Feeds<T> {
     }
 }
 
-/// Whether an answer grants a subscription: an id is a number or a text. Gateways that pass no subscriptions answer `false`,
-/// `null` or `""`.
+/// Checks if an answer grants a subscription, which a number or a text does. Gateways that do not support subscriptions
+/// answer `false`, `null` or `""`.
 pub(super) fn is_id(json: &str) -> bool {
     match serde_json::from_str(json) {
         Ok(serde_json::Value::String(text)) => !text.trim().is_empty(),

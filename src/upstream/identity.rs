@@ -26,7 +26,7 @@ pub(super) struct Identity {
 /// The method that is asked where a node does not serve `eth_chainId` (EIP-695): the network's id is the chain's.
 pub(super) const NETWORK_ID: &str = "net_version";
 
-/// Whether an answer to `eth_chainId` leaves the chain's id to [`NETWORK_ID`].
+/// Checks if an answer to `eth_chainId` gives no id, so that [`NETWORK_ID`] must be asked.
 pub(super) fn has_no_chain_id(answer: &Outcome) -> bool {
     match answer {
         Outcome::Result(json) => &**json == b"null",

@@ -1,38 +1,38 @@
-//! The connections to one node that calls may take, and the decision whether it gets a second one. No I/O, no clock.
+//! Connections to one node that calls may take, and the decision to open a second one. No I/O, no clock.
 //!
-//! A node has two lanes: the stream's connection carries subscriptions, headers and signs of life; the other one logs,
-//! receipts, whole blocks and clients' calls, so that no answer, however long, delays a head (issue 12: a 60 MB answer on a
-//! link of 100 Mbit/s stopped heads for 6.1 s).
+//! A node has two lanes: the stream's connection carries subscriptions, headers and liveness checks; the other one
+//! carries logs, receipts, whole blocks and clients' calls, so that no answer, however long, delays a head (issue 12: a
+//! 60 MB answer on a link of 100 Mbit/s stopped heads for 6.1 s).
 
 use std::time::Duration;
 
-/// Attempts to open the second connection before the node counts as one that allows one only.
+/// Failed attempts to open the second connection before the node counts as one that allows one only.
 const ATTEMPTS: u32 = 3;
 
-/// Time after which a second connection is tried again at such a node.
+/// Wait before a second connection is tried again at such a node.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// As [`RETRY`], where the node gives up its first connection for the second.
+/// Wait in place of [`RETRY`] at a node that drops its first connection for the second.
 const LONG_RETRY: Duration = Duration::from_secs(600);
 
-/// A stream that is lost so soon after the second connection was begun is lost because of it.
+/// Time from the start of an attempt within which the loss of the stream is blamed on the attempt.
 pub(super) const EARLY: Duration = Duration::from_secs(2);
 
-/// The way of calls to a node.
+/// State of the connections that calls to a node may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lanes {
-    /// There is no connection to the node.
+    /// No connection to the node.
     Down,
-    /// The second connection is being opened: calls wait for it.
+    /// Second connection being opened; calls wait for it.
     Opening,
-    /// Calls have a connection of their own.
+    /// Second connection open, for calls.
     Two,
-    /// Calls share the stream's connection.
+    /// Single connection, which calls share with the stream.
     One,
 }
 
 impl Lanes {
-    /// The word in `/status`.
+    /// Label in `/status`.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Lanes {
     }
 }
 
-/// A connection that a question of our own takes.
+/// Connection that a question of our own takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     /// The stream's.
@@ -54,7 +54,7 @@ pub(super) enum Lane {
 }
 
 impl Lane {
-    /// Headers alone are short enough to go beside the stream.
+    /// Chooses the lane of a question: only headers are short enough to share the stream's.
     pub fn of(method: &str, params: &str) -> Self {
         let is_header = match method {
             "eth_getBlockByHash" | "eth_getBlockByNumber" => params.trim_end().ends_with(",false]"),
@@ -65,23 +65,23 @@ impl Lane {
     }
 }
 
-/// The end of an attempt to have a second connection.
+/// Outcome of an attempt to have a second connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It could not be opened, or the node behind it is another one.
+    /// Second connection not opened, or led to another node.
     NotOpened,
-    /// It was in use.
+    /// Second connection lost after it was in use.
     InUse,
-    /// The stream's connection was lost first; `early`: within [`EARLY`] of the attempt.
+    /// Stream's connection lost first; `early`: within [`EARLY`] of the attempt.
     StreamLost { early: bool },
 }
 
-/// The next step.
+/// Step after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Another attempt soon, for which calls wait.
     Again,
-    /// Calls share the stream's connection for so long.
+    /// Calls share the stream's connection for this time.
     Share(Duration),
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Decides what follows.
+    /// Decides the step after an attempt.
     pub fn ended(&mut self, how: Ended) -> Next {
         match how {
             Ended::InUse => {
@@ -124,7 +124,8 @@ impl Attempts {
 mod tests {
     use super::*;
 
-    /// One letter an attempt: `n`ot opened, in `u`se, stream lost `e`arly or `l`ate; the answers are `.` and seconds.
+    /// Story: a letter for each attempt: `n`ot opened, in `u`se, stream lost `e`arly or `l`ate. Each answer is `.` for
+    /// another attempt, or the seconds for which calls share the stream's connection.
     fn check(story: &str, expect: &str) {
         let mut attempts = Attempts::default();
         let next = story.chars().map(|letter| {

@@ -219,7 +219,7 @@ impl Reader {
         self.meter.total()
     }
 
-    /// Whether the other side answers pings: a Unix socket has none.
+    /// Checks if the other side answers pings; a Unix socket has none.
     #[must_use]
     pub fn has_pings(&self) -> bool {
         matches!(self.half, ReadHalf::Ws(_))

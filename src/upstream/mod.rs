@@ -154,7 +154,7 @@ pub enum Gossip {
 /// write `null` or `0x`; it reads as zero, as of a block whose parent is not known.
 ///
 /// # Errors
-/// Where the hash or the number is missing, or any of the three is malformed.
+/// Missing hash or number; malformed hash, number or parent.
 pub(crate) fn place_of(block: &[u8]) -> serde_json::Result<Told> {
     let place: Place<'_> = serde_json::from_slice(block)?;
     Ok(Told {
@@ -164,7 +164,7 @@ pub(crate) fn place_of(block: &[u8]) -> serde_json::Result<Told> {
     })
 }
 
-/// Whether a block or header names its parent, where it has one.
+/// Checks if a block or header names its parent; block 0 has none to name.
 fn names_parent(block: &[u8]) -> bool {
     let named = serde_json::from_slice(block)
         .and_then(|place: Place<'_>| Ok(place.number == Height(0) || place.parent()?.is_some()));

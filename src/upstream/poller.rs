@@ -1,10 +1,10 @@
-//! One node over HTTP: its head is asked for again and again, calls are posted.
+//! Client of one node over HTTP, which polls its head and posts calls.
 //!
-//! It says the same things as a connection does, so nothing downstream can tell the two apart.
+//! A poller reports the same events as a connection, so nothing downstream can tell the two apart.
 //!
-//! A node that says that it is asked too much is not lost: what it refused is asked again when it said, or after a while that
-//! grows, and it is lost only where no head could be learned for so long that silence would have been its end, too. Its head
-//! and the gossip wait for their own refusals alone: a client whose calls are refused takes neither from the others.
+//! A rate-limited node is not lost: a refused poll is repeated after the wait that the node names, or one that grows,
+//! and the node is lost only where no head could be learned for the time after which a silent one would be. The head
+//! and best-effort events each have a back-off of their own: refused calls of clients delay neither.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,45 +28,45 @@ use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, error};
 use crate::panics;
 use crate::shares::{Budget, Charge, Full, Owner};
 
-/// The id of every call: each has a POST of its own.
+/// Id of every call: each has a POST of its own.
 const ID: u64 = 1;
 
-/// Answers up to this length take no room: their number is bounded.
+/// Longest answer that is not charged, in bytes: the number of such answers is bounded.
 const UNCHARGED: usize = 64 << 10;
 
-/// Longest wait before a node whose poll failed is asked once more.
+/// Longest wait before a failed poll is repeated.
 const ONCE_MORE: Duration = Duration::from_millis(250);
 
-/// Polls, all of them refused, within the silence that ends a node: it should not be lost by our own patience.
+/// Polls that fit into the silence timeout when all are refused: our back-off alone must not cost us the node.
 const TRIES: u32 = 4;
 
-/// The actor.
+/// Actor that polls a node.
 #[derive(Debug)]
 pub(super) struct Poller {
     shared: Arc<Shared>,
     node: HttpTransport,
     inbox: Option<Inbox>,
     head: Option<Bytes>,
-    /// The part of the handshake that is done, and since when: a node that leaves every third question unanswered begins
-    /// each poll where the one before ended.
+    /// Completed part of the handshake, and the time of its start: at a node that leaves every third question
+    /// unanswered each poll continues where the previous one ended.
     handshake: Option<(Instant, Step)>,
     ready: bool,
-    /// When its head was last learned.
+    /// Time at which the head was last learned.
     learned: Instant,
-    /// Its last poll failed, which may have been one answer's fault.
+    /// `true` after a failed poll, which may have been one answer's fault.
     failed_once: bool,
-    /// Of polls that were refused since the last that was not.
+    /// Back-off of polls that were refused since the last success.
     back_off: Option<BackOff>,
 }
 
-/// A part of the handshake.
+/// Step of the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     ChainId,
     Genesis,
 }
 
-/// The way to the node by HTTP.
+/// HTTP access to the node.
 #[derive(Clone, Debug)]
 struct HttpTransport {
     client: reqwest::Client,
@@ -74,7 +74,7 @@ struct HttpTransport {
     max_message_bytes: usize,
 }
 
-/// A post came to nothing.
+/// Failure of a POST.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error("rate limited: the node says that it is asked too much")]
@@ -107,7 +107,7 @@ impl HttpTransport {
         let status = response.status();
         let after = response.headers().get(reqwest::header::RETRY_AFTER);
         let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
-        // Where the length is known it is taken at its word, as far as it is allowed: growing means copying.
+        // A known length is reserved at once, as far as it is allowed: growing means copying.
         let length = response.content_length().unwrap_or(0) as usize;
         let mut charged = |bytes: usize| match &mut room {
             Some(room) if bytes > UNCHARGED => room.resize(bytes),
@@ -120,7 +120,7 @@ impl HttpTransport {
             if answer.len() + chunk.len() > self.max_message_bytes {
                 return Err(Failed::TooLong(self.max_message_bytes));
             }
-            // Before it grows, by doubling, as it will.
+            // Charged before the buffer grows, by doubling.
             if answer.len() + chunk.len() > answer.capacity() {
                 charged((answer.len() + chunk.len()).max(2 * answer.capacity()))?;
             }
@@ -142,7 +142,7 @@ impl HttpTransport {
         result_of(self.outcome(method, params).await?)
     }
 
-    /// As [`Self::call`]; that it is asked too much is no answer, however the node says it.
+    /// Makes a call like [`Self::call`], but reports a rate limit as a failure, however the node expresses it.
     async fn outcome(&self, method: &str, params: &str) -> Result<Outcome, Failed> {
         let outcome = self.call(method, params, None).await?;
         if is_throttled(&outcome) {
@@ -167,7 +167,7 @@ async fn forward(node: HttpTransport, mut calls: mpsc::Receiver<Call>, max_in_fl
             return;
         };
         let node = node.clone();
-        // Each of our own questions stands for itself.
+        // Each question of our own is charged separately.
         let owner = if call.owner == Owner::OURS {
             Owner::default()
         } else {
@@ -190,7 +190,7 @@ async fn forward(node: HttpTransport, mut calls: mpsc::Receiver<Call>, max_in_fl
     }
 }
 
-/// The whole story: reqwest's own text leaves the cause out.
+/// Returns an error with its causes, which reqwest's own text leaves out.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -205,11 +205,11 @@ impl Poller {
     pub(super) fn new(shared: Arc<Shared>, url: Url, inbox: Inbox) -> Self {
         let silence = shared.settings.silence_timeout;
         let client = reqwest::Client::builder()
-            // The address that is set is the one that is asked, with its credentials: neither the environment nor an answer
-            // names another.
+            // The configured address is the one that is asked, with its credentials: neither the environment nor a
+            // redirect replaces it.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            // What has been idle for so long may be half-open, and one that is half-open must not be kept.
+            // A connection that was idle for so long may be half-open, and must not be reused.
             .pool_idle_timeout(silence)
             .http2_keep_alive_interval(silence / 3)
             .http2_keep_alive_timeout(silence / 3)
@@ -266,7 +266,7 @@ impl Poller {
         }
     }
 
-    /// Asks the node unless its last refusal stands; when the next turn is, where that is another time than usual.
+    /// Polls the node unless its back-off still runs. Returns the time of the next turn, where it is not the usual one.
     async fn turn(&mut self) -> Option<Instant> {
         let now = Instant::now();
         if let Some(next) = self.next_poll(now) {
@@ -275,7 +275,7 @@ impl Poller {
             }
             return Some(self.next_turn(next));
         }
-        // Half: a poll that never ends may have begun a while after the node fell silent.
+        // Half of the timeout: a poll that never ends may have begun a while after the node fell silent.
         let patience = self.shared.settings.silence_timeout / 2;
         let polled = tokio::time::timeout(patience, self.poll()).await;
         match polled.unwrap_or_else(|_| Err(format!("no answer for {patience:?}").into())) {
@@ -289,7 +289,7 @@ impl Poller {
                 self.throttled(after);
                 self.next_poll(Instant::now()).map(|next| self.next_turn(next))
             }
-            // Within half the patience: the next one may take the other half.
+            // Within half of the timeout: the next poll may take the other half.
             Err(why) if self.ready && !self.failed_once && self.learned.elapsed() < patience => {
                 debug!("upstream {}: {why}; asking once more", self.shared.endpoint);
                 self.failed_once = true;
@@ -297,30 +297,30 @@ impl Poller {
             }
             Err(why) => {
                 self.failed(why.to_string());
-                // One of another chain will hardly change; it is asked now and then.
+                // A node of another chain will hardly change; it is polled now and then.
                 let refused = self.shared.status.lock().refused.is_some();
                 refused.then(|| Instant::now() + self.shared.settings.reconnect_max)
             }
         }
     }
 
-    /// When the node is asked again, where that is still to come.
+    /// Returns the end of the back-off, where it is still to come.
     fn next_poll(&self, now: Instant) -> Option<Instant> {
         self.back_off?.until(now)
     }
 
-    /// Not later than its end is known.
+    /// Bounds the next turn by the time at which the node counts as lost.
     fn next_turn(&self, next: Instant) -> Instant {
         if self.ready { next.min(self.end()) } else { next }
     }
 
-    /// When it is lost unless its head is learned before.
+    /// Returns the time at which the node counts as lost unless its head is learned before.
     fn end(&self) -> Instant {
         self.learned + self.shared.settings.silence_timeout
     }
 
-    /// The node is asked too much. It is lost only where it has told no head for as long as a silent one may be silent; until
-    /// then it is asked a few times, whenever it said to come again. Clients' calls spare it, too.
+    /// Records a rate limit. The node is lost only where no head was learned for the time that a silent node gets;
+    /// until then it is polled a few times, after the waits that it names. Clients' calls avoid it, too.
     fn throttled(&mut self, after: Option<Duration>) {
         let now = Instant::now();
         self.shared.load.throttled(now, after);
@@ -357,7 +357,7 @@ impl Poller {
         self.failed_once = false;
     }
 
-    /// Whether this part of the handshake is done, not too long ago.
+    /// Checks if a step of the handshake is done and recent.
     fn has_done(&self, step: Step) -> bool {
         let patience = self.shared.settings.silence_timeout;
         self.handshake
@@ -408,15 +408,15 @@ impl Poller {
     }
 }
 
-/// What is asked of the node besides its head, while someone wants it. Its trouble is nobody else's: a node that does not
-/// serve it is still a good node.
+/// Poller of best-effort events (pending transactions, sync state) while clients subscribe to them. Failures stay here:
+/// a node that does not serve them is still a good node.
 #[derive(Debug)]
 struct Gossiper {
     shared: Arc<Shared>,
     node: HttpTransport,
     filter: Option<String>,
     back_off: BackOff,
-    /// The node tells no transaction by its hash, with this error object.
+    /// Error object of a node that returns no transaction by its hash.
     no_whole: Option<Bytes>,
 }
 
@@ -443,7 +443,8 @@ impl Gossiper {
             };
             let wanted = self.shared.wants();
             self.refuse_passed(&wanted);
-            // A new wish is answered at once, but not with every poll: anybody may wish for what is refused here.
+            // New subscriptions are answered at once; refused kinds do not add polls, since any client may ask for
+            // them.
             let wanted = Wanted {
                 passed: Arc::default(),
                 ..wanted
@@ -468,7 +469,7 @@ impl Gossiper {
         }
     }
 
-    /// One filter serves both forms.
+    /// Settles the subscription to pending transactions in both forms, which one filter serves.
     fn settle(&self, answer: Result<(), Bytes>) {
         let whole = self.no_whole.clone().map_or(answer.clone(), Err);
         for (form, answer) in [(TransactionForm::Hash, answer), (TransactionForm::Full, whole)] {
@@ -476,7 +477,8 @@ impl Gossiper {
         }
     }
 
-    /// Whoever asks meanwhile is granted what is asked for again.
+    /// Reports the rate limit to clients that subscribe to pending transactions meanwhile; the filter is polled again
+    /// later.
     fn put_off(&self) {
         let Outcome::Error(why) = error(LIMIT_EXCEEDED, CallError::Throttled(None).to_string()).into() else {
             return;
@@ -486,7 +488,7 @@ impl Gossiper {
         }
     }
 
-    /// Over HTTP nothing is passed through.
+    /// Refuses kinds that only the node knows: over HTTP nothing is passed through.
     fn refuse_passed(&self, wanted: &Wanted) {
         self.shared.forget_unwanted(wanted);
         for passed in &*wanted.passed {

@@ -548,7 +548,7 @@ impl Pool {
         self.upstreams[id.0].shared.endpoint.to_string()
     }
 
-    /// How many upstreams there are; each has its number as [`UpstreamId`].
+    /// Number of upstreams; an [`UpstreamId`] counts from 0.
     #[must_use]
     pub fn count(&self) -> usize {
         self.upstreams.len()
@@ -560,7 +560,7 @@ impl Pool {
         self.upstreams[id.0].shared.status.lock().connects
     }
 
-    /// Whether it is asked over HTTP, where a call that is lost takes no other with it.
+    /// Checks if an upstream is asked over HTTP, where a lost call takes no other with it.
     #[must_use]
     pub fn is_http(&self, id: UpstreamId) -> bool {
         matches!(self.upstreams[id.0].shared.endpoint, Endpoint::Http(_))

@@ -1,7 +1,7 @@
-//! The proof of a height that one node alone tells: a walk along the parents of its head to the published chain.
+//! Proof of a height that only one node reports: a walk along the parents of its head to the published chain.
 //!
-//! It is tried where a head stays in doubt, as that of a node which was connected anew far ahead of one that is stuck. All of
-//! it is asked of the node whose height it is.
+//! A walk is tried where a head stays in doubt, for instance that of a node which reconnects far ahead of one that is
+//! stuck. All questions go to the node whose height is to be proved.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use super::standing::{Claim, MAX_HOLE};
 use super::{Told, UpstreamId, place_of};
 use crate::jsonrpc::Outcome;
 
-/// Blocks of a walk at most: as many as are remembered of the published chain.
+/// Longest walk, in blocks: as many as are remembered of the published chain.
 const MAX_WALK: usize = 4096;
 
-/// Blocks that are asked for in one round trip by their numbers, beside the parent by its hash.
+/// Blocks requested by number in one round trip, besides the parent by its hash.
 const AHEAD: u64 = 15;
 
-/// Walks from a head that is in doubt, and says what was found.
+/// Walks from a head that is in doubt, and records the result.
 pub(super) async fn prove(pool: Arc<Pool>, claim: Claim) {
     let root = root_of(&pool, &claim).await;
     pool.choice.walked(claim, root);
@@ -31,7 +31,7 @@ async fn root_of(pool: &Pool, claim: &Claim) -> Option<u64> {
     let (mut highest, mut parent) = claim.below;
     let mut known: HashMap<B256, Told> = HashMap::new();
     for _ in 0..MAX_WALK {
-        // A child that is too far above its parent is no child: see the constant.
+        // A child that claims to be too far above its parent is not believed, see `MAX_HOLE`.
         let lowest = highest.saturating_sub(MAX_HOLE);
         if let Some(number) = pool.choice.published_number(parent) {
             return (lowest..=highest).contains(&number).then_some(number);
@@ -51,7 +51,7 @@ async fn root_of(pool: &Pool, claim: &Claim) -> Option<u64> {
     None
 }
 
-/// A block and, most likely, those below it, by their hashes.
+/// Fetches a block and, most likely, those below it, by their hashes.
 async fn blocks(pool: &Pool, id: UpstreamId, hash: B256, number: u64) -> HashMap<B256, Told> {
     let patience = pool.silence_timeout() / 4;
     let ask = async |method: &str, params: String| match pool.ask(id, method, &params, patience).await {

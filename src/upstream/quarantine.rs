@@ -1,8 +1,8 @@
-//! Connections on which a call that may have broken one is asked alone.
+//! Connections of their own for calls that may have broken a shared one.
 //!
-//! Of the calls that were under way on a connection that broke, any may be the cause: each is asked once more on a
-//! connection of its own. One that breaks this one as well, twice, while the node goes on, is the cause; it is remembered
-//! and not asked again for a while. No other call is ever marked by it.
+//! Any call under way on a connection that breaks may be the cause, so each is sent once more on a connection of its
+//! own. A call that breaks this one as well, twice, while the node stays up, is the cause: it is remembered and refused
+//! for a while. No other call is marked.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -22,10 +22,10 @@ use crate::conduct::CONSEQUENCE;
 use crate::jsonrpc::Outcome;
 use crate::shares::Owner;
 
-/// Connections of this kind to one node at the same time.
+/// Most such connections to one node at the same time.
 const PLACES: usize = 4;
 
-/// Calls that are remembered; the oldest is forgotten first.
+/// Most calls remembered; the oldest is forgotten first.
 const REMEMBERED: usize = 1024;
 
 /// The quarantine of one node.
@@ -35,7 +35,7 @@ pub(super) struct Quarantine {
     breaking: Mutex<Breaking>,
 }
 
-/// Calls that broke a connection on which they were alone, by a hash that is new in each process, and when.
+/// Calls that broke a connection of their own, by a hash whose seed is new in each process, with the time.
 #[derive(Debug, Default)]
 struct Breaking {
     since: HashMap<u64, Instant>,
@@ -44,7 +44,7 @@ struct Breaking {
 
 impl Breaking {
     fn key(&self, ask: &Ask) -> u64 {
-        // One spelling for all: white space and the order of members do not make it another call.
+        // Normalized: white space and the order of members do not make it another call.
         let params: Option<serde_json::Value> = serde_json::from_str(&ask.params).ok();
         let params = params.map_or_else(|| ask.params.clone(), |params| params.to_string());
         self.hasher.hash_one((&ask.method, params))
@@ -79,14 +79,14 @@ impl Default for Quarantine {
 }
 
 impl Quarantine {
-    /// Whether this call is known to break the node's connections.
+    /// Checks if this call is known to break the node's connections.
     pub fn refuses(&self, ask: &Ask) -> bool {
         self.breaking.lock().includes(ask, Instant::now())
     }
 }
 
 impl Upstream {
-    /// Asks on a connection where nothing else is asked.
+    /// Sends a call on a connection of its own.
     ///
     /// # Errors
     /// [`CallError::Breaks`] where the call ends such connections while the node goes on; [`CallError::TooLong`];
@@ -130,7 +130,8 @@ impl Upstream {
                 return Err(CallError::Lost);
             }
         };
-        // Behind a balancer it may be a node of another chain; and a node that is about to go closes before the call.
+        // A balancer may lead to a node of another chain; and a node that is shutting down closes before the call is
+        // sent.
         match link.chain_id().await {
             Ok(Outcome::Result(id)) => {
                 let id = String::from_utf8_lossy(&id);

@@ -1,8 +1,8 @@
-//! How a client's call finds its node, and another one where the first does not answer.
+//! Routing of a client's call to a node, and to another one where the first does not answer.
 //!
 //! ```text
-//! reach (who can know)  >  methods, archive (who can answer)  >  share, back-off, load (who should)  >  the actor
-//!       none yet: wait, not for long                     no answer: once more, elsewhere if there is anybody
+//! reach (has the block)  >  methods, archive (can serve it)  >  share, back-off, load (best choice)  >  the actor
+//!       none: wait a little                                       no answer: retry, elsewhere if possible
 //! ```
 
 use std::time::Duration;
@@ -19,15 +19,16 @@ use super::{Ask, CallError, Endpoint, Reach, UpstreamId, Whom};
 use crate::jsonrpc::Outcome;
 use crate::telemetry::ReasonLabel;
 
-/// A second node is not asked sooner than this, however quick the first one is as a rule: it saves nobody anything.
+/// Shortest wait before a call is hedged to a second node, however fast the first one is as a rule: less gains nothing.
 const LEAST_HEDGE: Duration = Duration::from_millis(5);
 
 type Answer = Result<Outcome, CallError>;
 
 impl Pool {
-    /// Asks an upstream that can answer; an idempotent call goes to another one, or to the same when it is back, where the
-    /// first gives no answer or cannot tell, and where several are slow perhaps to two at once (`calls.hedge`). What no
-    /// upstream was sent yet always finds another.
+    /// Sends a call to an upstream that can answer. An idempotent call that gets no answer, or one that another node
+    /// may improve on, is retried at another upstream, or at the same when it is back; where several nodes are slow it
+    /// may be hedged to two at once (`calls.hedge`). A call that was not sent to any upstream yet always moves on to
+    /// another.
     ///
     /// # Errors
     /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
@@ -45,7 +46,7 @@ impl Pool {
             let answer = self.ask_perhaps_two(ask, id).await;
             let reason = match &answer {
                 Err(CallError::Unavailable) if Instant::now() < until => {
-                    // Its actor knows already that it is lost.
+                    // The upstream's actor already knows that the connection is lost.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     not = Some(id);
                     continue;
@@ -58,7 +59,7 @@ impl Pool {
                     ask.conduct.lost_a_send(Instant::now());
                     return answer;
                 }
-                // It may be what broke the connection.
+                // The call may be what broke the connection.
                 Err(CallError::Lost) => {
                     self.count_rerouted("lost");
                     return self
@@ -70,7 +71,7 @@ impl Pool {
                 Ok(outcome) if is_elsewhere(outcome) => "elsewhere",
                 _ => return answer,
             };
-            // Who has answered, has answered; only another one may know better.
+            // The answer stands unless there is another upstream to ask.
             if self.choose(ask, Some(id)).is_none_or(|second| second == id) {
                 return answer;
             }
@@ -81,8 +82,8 @@ impl Pool {
         }
     }
 
-    /// Asks on a connection where nothing else is asked; rather another upstream than the one where the call was lost. Where
-    /// one closes the connection on it, a call that may be asked twice is asked of the next.
+    /// Sends a call on a connection of its own, preferably to another upstream than the one that lost it. Where an
+    /// upstream closes that connection too, an idempotent call goes on to the next.
     async fn call_alone(&self, ask: &Ask, lost: Option<UpstreamId>, until: Instant) -> Answer {
         let mut asked: Vec<UpstreamId> = Vec::new();
         loop {
@@ -99,7 +100,7 @@ impl Pool {
             asked.push(id);
             let upstream = &self.upstreams[id.0];
             let answer = match upstream.shared.endpoint {
-                // Each call has its own there.
+                // Over HTTP each call has its own connection.
                 Endpoint::Http(_) => self.ask_one(ask, id).await,
                 _ if upstream.quarantine.refuses(ask) => Err(CallError::Breaks),
                 _ => upstream.ask_alone(ask, self.request_timeout).await,
@@ -118,42 +119,42 @@ impl Pool {
         Err(CallError::Breaks)
     }
 
-    /// Asks this upstream, wherever the others stand: what is asked about lives there alone.
+    /// Sends a call to this upstream, whatever the state of the others: its subject (a filter) exists there alone.
     ///
     /// # Errors
-    /// As [`Self::call`].
+    /// [`CallError`], like [`Self::call`].
     pub async fn call_at(&self, id: UpstreamId, ask: &Ask) -> Answer {
         self.ask_one(ask, id).await
     }
 
-    /// Whom a call would be sent to now; for what then stays there.
+    /// Returns the upstream that a call would go to now, for state that then stays there (a filter).
     ///
     /// # Errors
-    /// Where there is nobody, and after a while still is nobody.
+    /// [`CallError`] where no upstream qualifies, even after a wait.
     pub async fn place(&self, ask: &Ask) -> Result<UpstreamId, CallError> {
         self.find(ask, None, Instant::now() + self.call_patience).await
     }
 
-    /// Everybody to whom such a call can be sent now.
+    /// Returns all upstreams that such a call can be sent to now.
     #[must_use]
     pub fn everybody(&self, ask: &Ask) -> Vec<UpstreamId> {
         self.able(ask)
     }
 
-    /// Whether calls can be sent to it.
+    /// Checks if calls can be sent to an upstream.
     #[must_use]
     pub fn is_connected(&self, id: UpstreamId) -> bool {
         self.choice.reached(Reach::Anywhere).contains(&id)
     }
 
-    /// Waits for somebody who can answer, not for long.
+    /// Waits a short time for an upstream that can answer.
     async fn find(&self, ask: &Ask, not: Option<UpstreamId>, until: Instant) -> Result<UpstreamId, CallError> {
         if let Some(id) = self.choose(ask, not) {
             return Ok(id);
         }
         let mut moves = self.choice.watch_moves();
         loop {
-            // Looked at after the watch began: what happened in between is seen.
+            // Checked after the watch began, so that no change in between is missed.
             if let Some(id) = self.choose(ask, not) {
                 return Ok(id);
             }
@@ -174,7 +175,7 @@ impl Pool {
         }
     }
 
-    /// Whether any node that is there for calls serves a method.
+    /// Checks if any node that takes calls serves a method.
     #[must_use]
     pub fn serves(&self, method: &str) -> bool {
         let nodes = self.upstreams.iter().map(|upstream| &upstream.node);
@@ -183,13 +184,13 @@ impl Pool {
             .any(|node| node.methods.match_any(method))
     }
 
-    /// Whether any node is an archive.
+    /// Checks if any node is an archive.
     #[must_use]
     pub fn has_archives(&self) -> bool {
         self.upstreams.iter().any(|upstream| upstream.node.archive)
     }
 
-    /// Those who know the answer and serve the method, by priority.
+    /// Returns the upstreams that have the block in question and serve the method, by priority.
     fn able(&self, ask: &Ask) -> Vec<UpstreamId> {
         let node = |id: &UpstreamId| &self.upstreams[id.0].node;
         let mut able = self.choice.reached(ask.reach);
@@ -197,7 +198,7 @@ impl Pool {
         if ask.archive && able.iter().any(|id| node(id).archive) {
             able.retain(|id| node(id).archive);
         }
-        // Where one has a way for calls, none waits for another's.
+        // While one upstream is open for calls, none waits for another to open.
         let is_open = |id: &UpstreamId| *self.upstreams[id.0].shared.lanes.borrow() != Lanes::Opening;
         if able.len() > 1 && able.iter().any(is_open) {
             able.retain(is_open);
@@ -205,7 +206,7 @@ impl Pool {
         able
     }
 
-    /// Whom to ask now, if there is anybody; one that was asked in vain only where nobody else is left.
+    /// Chooses the upstream to ask now, if there is any; `not`, which was asked in vain, only where no other is left.
     fn choose(&self, ask: &Ask, not: Option<UpstreamId>) -> Option<UpstreamId> {
         let able = self.able(ask);
         if let [only] = able[..] {
@@ -225,7 +226,7 @@ impl Pool {
                 Whom::LeastLoaded => (avoided, 0, upstream.shared.load.cost(now)),
             }
         };
-        // The first of equals, which is the one of better priority. Costs are no NaN.
+        // Equal ranks resolve to the first, which has better priority. Costs are never NaN.
         let ranked = able.into_iter().map(|id| (rank(&id), id));
         ranked
             .min_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal))
@@ -270,7 +271,7 @@ impl Pool {
         answer
     }
 
-    /// Asks this one, and another one too where the answer takes longer than nineteen of twenty did.
+    /// Asks this upstream, and hedges to another one where the answer takes longer than nineteen of twenty did.
     async fn ask_perhaps_two(&self, ask: &Ask, first: UpstreamId) -> Answer {
         let usual = if self.hedges && ask.again && ask.whom == Whom::LeastLoaded {
             self.usual.lock().get(ask.class).and_then(super::load::P95::get)
@@ -278,7 +279,7 @@ impl Pool {
             None
         };
         match usual {
-            // Boxed: it is rare, and larger than all the rest of a call.
+            // Boxed: hedging is rare, and larger than the rest of a call.
             Some(usual) => Box::pin(self.ask_two(ask, first, usual)).await,
             None => self.ask_one(ask, first).await,
         }
@@ -291,7 +292,7 @@ impl Pool {
             Either::Left((answer, _)) => return answer,
             Either::Right(((), asked)) => asked,
         };
-        // One that is there for those whom no other can take is not there for those who are in a hurry.
+        // A spare upstream is for calls that no other can take, not for hedges.
         let is_free = |second: &UpstreamId| {
             let upstream = &self.upstreams[second.0];
             *second != first
@@ -303,7 +304,7 @@ impl Pool {
         };
         self.count_rerouted("hedged");
         let also_asked = std::pin::pin!(self.ask_one(ask, second));
-        // Whoever answers first, unless that is no answer.
+        // The first answer counts, unless it is an error or a rate limit.
         let is_none = |answer: &Answer| answer.as_ref().is_ok_and(is_throttled_by_code) || answer.is_err();
         match select(asked, also_asked).await {
             Either::Left((answer, other)) if is_none(&answer) => other.await,
@@ -316,13 +317,13 @@ impl Pool {
         self.metrics.rerouted.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// Clients are about to be shown this head, or nothing holds of what they were shown: their calls go to upstreams that
-    /// have it.
+    /// Records the head that clients are about to be shown, or that nothing they were shown holds any more: their calls
+    /// go to upstreams that have it.
     pub fn published(&self, head: Option<(u64, B256)>) {
         self.choice.published(head);
     }
 
-    /// A block below those that clients were shown is known now.
+    /// Records a block below those that clients were shown.
     pub fn published_past(&self, number: u64, hash: B256) {
         self.choice.published_past(number, hash);
     }

@@ -1,4 +1,4 @@
-//! How the upstreams stand against each other, and which one is in use. No I/O, no clock: times are passed in.
+//! Ranking of the upstreams, and the choice of the one in use. No I/O, no clock: times are passed in.
 //!
 //! ```text
 //!             the first that connects          it lags or is forked, and there is a refuge
@@ -7,15 +7,17 @@
 //!             lost, and no other stands        A is better by priority and was sound for a while
 //! ```
 //!
-//! Lag is measured in time, not in blocks: how long ago the oldest block that an upstream has not reached was first told
-//! by another one. So one patience fits a chain with a block every 12 seconds and one with four blocks a second.
+//! Lag is measured in time, not in blocks: the time since another upstream first reported the oldest block that this
+//! one has not reached. So one `patience` fits a chain with a block every 12 seconds and one with four blocks a second.
 //!
-//! A height counts against the others only where its parents lead to the published chain, or where two tell it: one node
-//! alone can say any number. One whose height does not count is doubted: it is no refuge, and it is left when it is in use and
-//! stays so. What it announces may be a jump that is real; [`super::proof`] walks from there to the published chain.
+//! A height counts against the others only where its parents lead to the published chain, or where two upstreams report
+//! it: a single node can report any number. An upstream whose height does not count is doubted: it is never a refuge,
+//! and it is left when it is in use and stays doubted. Its head may be a real jump; [`super::proof`] walks from there
+//! to the published chain.
 //!
-//! Nothing flaps: one is left for lag or a fork only towards another that has at most half of the patience behind it, so
-//! that it takes time until that one can be left too; and it is taken back only after it was sound without interruption.
+//! Switches do not flap: an upstream is left for lag or a fork only for another one with less than half of `patience`
+//! of lag, so that it takes time until that one can be left too; and one of better priority is taken back only after it
+//! was sound without interruption.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -26,23 +28,23 @@ use alloy_primitives::B256;
 use super::UpstreamId;
 use super::published::Published;
 
-/// Blocks remembered of each upstream, to compare branches with and to know who can be asked for a block.
+/// Blocks remembered of each upstream, to compare branches and to know which upstreams can be asked for a block.
 const MAX_CHAIN: usize = 128;
 
-/// First sights remembered. With four blocks a second that is four minutes, far beyond anybody's patience.
+/// First reports remembered. With four blocks a second that is four minutes, far longer than any `patience`.
 const MAX_SIGHTS: usize = 1024;
 
-/// Blocks by which an upstream may be behind the newest one and still be chosen by its priority alone.
+/// Blocks by which an upstream may trail the newest one and still be chosen by its priority alone.
 const NEAR: u64 = 2;
 
-/// Numbers without a block between a parent and its child beyond which the child's number is no proof of itself: who names
-/// any parent may name any number. Filecoin's longest runs of null rounds are a tenth of it.
+/// Largest difference of numbers between a parent and its child at which the child's number is credible: a node that
+/// names any parent may name any number. Filecoin's longest runs of null rounds are a tenth of it.
 pub(crate) const MAX_HOLE: u64 = 128;
 
-/// Patiences after which a walk that led nowhere is tried again.
+/// Wait before a walk that led nowhere is repeated, as a multiple of `patience`.
 const WALK_AGAIN: u32 = 8;
 
-/// A head as its node told it.
+/// A head as its node reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     pub number: u64,
@@ -50,20 +52,20 @@ pub(crate) struct Told {
     pub parent: B256,
 }
 
-/// Why another upstream is in use now.
+/// Reason for a change of the upstream in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Nothing was in use.
+    /// No upstream was in use.
     First,
     /// The connection ended.
     Lost,
-    /// It was behind the others by so much.
+    /// Lag behind the others, for this long.
     Lagging(Duration),
-    /// It was on another branch than most of the others.
+    /// Branch other than that of most upstreams.
     Forked,
-    /// Its height did not count, see [`Standing::is_doubted`].
+    /// Height that did not count, see [`Standing::is_doubted`].
     Doubted,
-    /// One of better priority has been sound for long enough.
+    /// Return to an upstream of better priority that has been sound for long enough.
     TakeBack,
 }
 
@@ -75,22 +77,22 @@ pub(super) struct Switch {
     pub why: Why,
 }
 
-/// A head that is to be proved by a walk along its parents.
+/// Head to be proved by a walk along its parents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     pub id: UpstreamId,
     pub number: u64,
     pub hash: B256,
-    /// The lowest parent that is known, from which the walk goes on; its child's number is an upper bound of its own.
+    /// Lowest parent that is known, from which the walk goes on: the highest number that it can have, and its hash.
     pub below: (u64, B256),
-    /// Lower than the published chain is known to be there is nothing to find.
+    /// Lowest number that is remembered of the published chain: a walk below it finds nothing.
     pub oldest: u64,
 }
 
-/// All upstreams as they were told of so far.
+/// All upstreams, as reported so far.
 #[derive(Debug)]
 pub(super) struct Standing {
-    /// How long an upstream in use may lag or be forked.
+    /// Longest lag or fork that is tolerated of the upstream in use.
     patience: Duration,
     take_back_after: Duration,
     members: Vec<Member>,
@@ -102,18 +104,18 @@ pub(super) struct Standing {
 #[derive(Debug, Default)]
 struct Member {
     connected: bool,
-    /// The end of its chain: number and hash, each the parent of the next. Numbers ascend, and some have no block. The first is
-    /// known as a parent alone, and stands at the highest number that it can have.
+    /// Newest part of its chain: number and hash, each the parent of the next. Numbers ascend, and some have no block.
+    /// The first entry may be known as a parent only, and then has the highest number that it can have.
     chain: VecDeque<(u64, B256)>,
-    /// The highest block that it told with this connection.
+    /// Highest block that it reported over this connection.
     highest: Option<(u64, B256)>,
     outvoted_since: Option<Duration>,
     /// Number of the highest published block that is known to be on its chain; `None` where its chain leads to none.
     root: Option<u64>,
     doubted_since: Option<Duration>,
-    /// When a walk from its chain may be tried.
+    /// Earliest time of another walk from its chain.
     walk_at: Option<Duration>,
-    /// Since when it has been connected, without lag and not forked.
+    /// Time since which it has been connected, without lag and not forked.
     sound_since: Option<Duration>,
 }
 
@@ -129,7 +131,7 @@ impl Standing {
         }
     }
 
-    /// Clients were shown this head; or they have to begin anew.
+    /// Records the head that clients were shown, or `None` where they have to begin anew.
     pub fn published(&mut self, head: Option<(u64, B256)>) {
         self.published.head(head);
         for member in &mut self.members {
@@ -142,12 +144,12 @@ impl Standing {
         }
     }
 
-    /// A block below those that clients were shown joined them.
+    /// Records a block below those that clients were shown.
     pub fn published_past(&mut self, number: u64, hash: B256) {
         self.published.past(number, hash);
     }
 
-    /// The newest published block.
+    /// Returns the newest published block.
     pub fn published_head(&self) -> Option<(u64, B256)> {
         self.published.newest()
     }
@@ -157,7 +159,7 @@ impl Standing {
         self.published.some()
     }
 
-    /// The number of this block where it was published.
+    /// Returns the number of a block that was published.
     pub fn published_number(&self, hash: B256) -> Option<u64> {
         self.published.number_of(hash)
     }
@@ -174,7 +176,7 @@ impl Standing {
             && self.newest().is_some_and(|newest| self.number(id) > newest)
     }
 
-    /// A head that is doubted for a while already, and from which no walk was tried lately.
+    /// Returns a head that has been doubted for a while, and from which no walk was tried lately.
     pub fn unproved(&self, now: Duration) -> Option<Claim> {
         let oldest = self.published.oldest()?;
         self.connected().find_map(|id| {
@@ -214,17 +216,17 @@ impl Standing {
         self.number(id) <= root || self.connected().filter(above).count() < 2
     }
 
-    /// A connection stands; it may have told heads already.
+    /// Records a new connection, over which heads may have been reported already.
     pub fn up(&mut self, id: UpstreamId) {
         self.members[id.0].connected = true;
     }
 
-    /// The connection is lost, or there was none.
+    /// Records that there is no connection.
     pub fn down(&mut self, id: UpstreamId) {
         self.members[id.0] = Member::default();
     }
 
-    /// It announced a head. `false` where that is a block which it told before: late or repeated.
+    /// Records an announced head. `false` for a block that the upstream reported before: late or repeated.
     pub fn announced(&mut self, id: UpstreamId, told: Told) -> bool {
         let member = &mut self.members[id.0];
         let news = !member.told(told.hash);
@@ -234,7 +236,7 @@ impl Standing {
         news
     }
 
-    /// It was asked for its head, and this is it, also where that is a step back. `false` where it has not moved.
+    /// Records the answer to a question for the head, which may be a step back. `false` where the head has not moved.
     pub fn fetched(&mut self, id: UpstreamId, told: Told) -> bool {
         let member = &mut self.members[id.0];
         let news = member.chain.back() != Some(&(told.number, told.hash));
@@ -244,7 +246,8 @@ impl Standing {
         news
     }
 
-    /// How long the oldest block that it has not reached has been known.
+    /// Returns the time since the first report of the oldest block that it has not reached; `None` without a
+    /// connection.
     pub fn lag(&self, id: UpstreamId, now: Duration) -> Option<Duration> {
         let member = &self.members[id.0];
         member
@@ -252,7 +255,7 @@ impl Standing {
             .then(|| self.sights.lag(member.number().unwrap_or(0), now))
     }
 
-    /// Which one should be in use; to be asked after every change, and now and then.
+    /// Decides which upstream should be in use; to be called after every change, and now and then.
     pub fn decide(&mut self, now: Duration) -> Option<Switch> {
         for id in (0..self.members.len()).map(UpstreamId) {
             let outvoted = self.is_outvoted(id);
@@ -266,7 +269,7 @@ impl Standing {
         }
         if let Some(newest) = self.newest() {
             self.sights.note(newest, now);
-            // What nobody claims any more is no block that others miss.
+            // A block that no upstream reports any more does not count as lag.
             self.sights.forget_above(newest);
         }
         for id in (0..self.members.len()).map(UpstreamId) {
@@ -298,7 +301,7 @@ impl Standing {
         {
             return Some((Some(to), Why::Forked));
         }
-        // What it said before may be all that was published: only one that has this is better.
+        // All of the published chain may be from the doubted upstream: only one that has reached its head is better.
         if self.was_doubted(active, now)
             && let Some(to) = self.refuge(now)
             && self.published.newest().is_some_and(|(head, _)| self.number(to) >= head)
@@ -315,13 +318,13 @@ impl Standing {
         Some((Some(better), Why::TakeBack))
     }
 
-    /// Where to go from one that still stands: only to one that is clearly better.
+    /// Chooses a replacement for an upstream that is still connected: only one that is clearly better.
     fn refuge(&self, now: Duration) -> Option<UpstreamId> {
         let fit = || self.connected().filter(|id| self.is_fit(*id, now));
         fit().find(|id| self.is_near(*id)).or_else(|| fit().next())
     }
 
-    /// Where to go from nothing: to whatever stands.
+    /// Chooses an upstream where none is in use: any that is connected, preferably one that is fit, else the highest.
     fn shelter(&self, now: Duration) -> Option<UpstreamId> {
         let highest = || {
             self.connected()
@@ -330,7 +333,8 @@ impl Standing {
         self.refuge(now).or_else(highest)
     }
 
-    /// Half the patience: who is chosen must not be the next one to be left.
+    /// Checks if an upstream may replace another: its lag is below half of `patience`, so that it is not the next one
+    /// to be left.
     fn is_fit(&self, id: UpstreamId, now: Duration) -> bool {
         let member = &self.members[id.0];
         member.outvoted_since.is_none()
@@ -359,8 +363,8 @@ impl Standing {
         since.is_some_and(|since| now.saturating_sub(since) >= self.patience)
     }
 
-    /// Whether, at the highest block that can be compared, two or more agree on another hash, and more than agree with
-    /// this one. Of two that disagree neither is right; priority decides.
+    /// Checks if, at the highest block that can be compared, two or more agree on another hash, and more than agree
+    /// with this one. Of two that disagree neither is right; priority decides.
     fn is_outvoted(&self, id: UpstreamId) -> bool {
         if self.connected().count() < 3 {
             return false;
@@ -393,8 +397,9 @@ impl Standing {
         false
     }
 
-    /// Whom to ask for a block with this hash at this attempt, and among how many. First those who told it, then those
-    /// who did not; the one in use before the others; and who lags or is forked last of all, for it may not answer.
+    /// Returns the upstream to ask for a block with this hash at this attempt, and the number of candidates. Those that
+    /// lag or are forked come last, for they may not answer; among the others those that reported the block come first,
+    /// and the one in use before its equals.
     pub fn whom_to_ask(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
         let order = self.order_to_ask(block);
         let among = u32::try_from(order.len()).unwrap_or(u32::MAX);
@@ -402,12 +407,12 @@ impl Standing {
         Some((order[turn as usize], among))
     }
 
-    /// The connected upstreams, in the order in which they are asked about a block.
+    /// Returns the connected upstreams, in the order in which they are asked for a block.
     pub fn order_to_ask(&self, block: Option<B256>) -> Vec<UpstreamId> {
         let mut order: Vec<UpstreamId> = self.connected().collect();
         order.sort_by_key(|id| {
             let member = &self.members[id.0];
-            // What is no matter of a block is one of the upstream in use.
+            // A question that concerns no block goes to the upstream in use.
             let (unsound, told) = match block {
                 Some(hash) => (member.sound_since.is_none(), member.told(hash)),
                 None => (false, true),
@@ -417,14 +422,15 @@ impl Standing {
         order
     }
 
-    /// Who has come as far as this number, by priority.
+    /// Returns the upstreams that have reached this number and are not doubted, by priority.
     pub fn reached(&self, number: u64) -> impl Iterator<Item = UpstreamId> {
         let reached = move |id: &UpstreamId| self.number(*id) >= number && self.members[id.0].doubted_since.is_none();
         self.connected().filter(reached)
     }
 
-    /// Who has this block, by priority: those who have it on their chain, or told it as their highest (one behind a balancer
-    /// may have told less since); where nobody is known to, those who have come so far and of whose branch nothing is known.
+    /// Returns the upstreams that have this block, by priority: those that have it on their chain or as their highest
+    /// one (behind a balancer later reports may be lower); where none is known to, those that have come as far and
+    /// whose branch is not known.
     pub fn have(&self, number: u64, hash: B256) -> Vec<UpstreamId> {
         let told = |id: &UpstreamId| {
             let member = &self.members[id.0];
@@ -444,7 +450,7 @@ impl Standing {
         self.connected().filter(unknown).collect()
     }
 
-    /// By priority.
+    /// Returns the connected upstreams, by priority.
     pub fn connected(&self) -> impl Iterator<Item = UpstreamId> {
         let members = self.members.iter().enumerate();
         members
@@ -456,8 +462,8 @@ impl Standing {
         self.members[id.0].number().unwrap_or(0)
     }
 
-    /// The height that counts: one that leads to the published chain, or that two have come to. That of a branch that was voted
-    /// down does not, or nobody could be fit to replace it.
+    /// Returns the highest height that counts: one that leads to the published chain, or that two upstreams have
+    /// reached. Upstreams that are outvoted do not count, or none could be fit to replace them.
     fn newest(&self) -> Option<u64> {
         let mut heights: Vec<(u64, bool)> = self
             .connected()
@@ -484,7 +490,7 @@ impl Member {
         Some(self.chain[at].1)
     }
 
-    /// How many blocks it has above this number, where its chain is known so far down.
+    /// Counts its blocks above this number, where its chain is known so far down.
     fn above(&self, number: u64) -> Option<usize> {
         let at = self.chain.partition_point(|(own, _)| *own <= number);
         at.checked_sub(1).map(|_| self.chain.len() - at)
@@ -494,7 +500,7 @@ impl Member {
         self.chain.iter().rev().any(|(_, own)| *own == hash)
     }
 
-    /// Only what leads to the new head stays: of the rest nobody knows whether it is still this node's chain.
+    /// Appends a head. Only blocks that lead to it stay: the rest may not be this node's chain any more.
     fn tell(&mut self, head: Told, published: &Published) {
         while self.number().is_some_and(|newest| newest >= head.number) {
             self.chain.pop_back();
@@ -522,7 +528,7 @@ impl Member {
     }
 }
 
-/// When blocks were first told by anybody: ascending numbers, each with the time for itself and the numbers below it
+/// Times at which blocks were first reported: ascending numbers, each with the time for itself and the numbers below it
 /// down to the entry before.
 #[derive(Debug, Default)]
 struct FirstSights(VecDeque<(u64, Duration)>);
@@ -591,8 +597,9 @@ mod tests {
         }
     }
 
-    /// `0+a3` upstream 0 connects with head a3, `0a4` it tells a4, `0-` it is lost, `+5` five seconds pass, with a look
-    /// at each quarter of a second, `=a3` clients were shown a3. What comes out are the switches with the second of each.
+    /// Story: `0+a3` upstream 0 connects with head a3, `0a4` it reports a4, `0-` it is lost, `+5` five seconds pass,
+    /// with a decision at each quarter of a second, `=a3` clients were shown a3. The outcome lists the switches with
+    /// the second of each.
     fn story(events: &str) -> (Standing, String) {
         let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
         let mut now = Duration::ZERO;
@@ -756,7 +763,7 @@ mod tests {
         );
     }
 
-    /// 0 and 1 are honest, 2 is not, or the other way round.
+    /// Nodes 0 and 1 are honest, 2 is not, or the other way round.
     #[test]
     fn a_height_counts_where_it_leads_to_the_published_chain_or_where_two_tell_it() {
         // The last by priority jumps by a million, and grows there: nobody leaves for it, and nobody lags.
@@ -970,7 +977,7 @@ mod tests {
     enum Event {
         Up(usize, u64),
         Down(usize),
-        /// On its own branch?
+        /// A head of an upstream; `true` for one on a branch of its own.
         Head(usize, bool, u64),
         Wait(u64),
     }
@@ -985,8 +992,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: somebody is in use exactly when somebody is connected, and changes are as rare as their
-        /// causes. A take-back betters the priority, so between two other changes there are at most three.
+        /// Invariants of any story: an upstream is in use exactly while one is connected, and switches are as rare as
+        /// their causes. A take-back betters the priority, so between two other switches there are at most three.
         #[test]
         fn one_that_stands_is_in_use_and_nothing_flaps(events in prop::collection::vec(any_event(), 1..200)) {
             let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
@@ -1021,7 +1028,7 @@ mod tests {
             prop_assert!(switches <= 4 * (causes + slow), "{switches} switches, {causes} causes, {slow} patiences");
         }
 
-        /// Who is first to tell every block, by priority too, is never left, whatever the others do.
+        /// Leader of the ranking: an upstream that reports every block first and has the best priority is never left.
         #[test]
         fn who_leads_is_not_left(events in prop::collection::vec(any_event(), 1..200)) {
             let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);

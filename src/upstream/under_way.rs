@@ -24,7 +24,7 @@ impl UnderWay {
         self.waiting.len()
     }
 
-    /// Whether another message may be queued.
+    /// Checks if another message may be queued.
     pub fn is_writable(&self) -> bool {
         self.out.len() < WRITE_QUEUE
     }
@@ -47,7 +47,7 @@ impl UnderWay {
             .push_back(Outbound::Message(message::request(self.next_id, method, "")));
     }
 
-    /// Answers whoever asked. Notifications are for nobody: nothing is subscribed to here.
+    /// Passes an answer to its caller. Notifications are dropped: this connection has no subscriptions.
     pub fn received(&mut self, message: NodeMessage) {
         if let NodeMessage::Answer(id, outcome) = message
             && let Some(reply) = self.waiting.remove(&id)
@@ -61,8 +61,8 @@ impl UnderWay {
         self.waiting.retain(|_, reply| !reply.is_closed());
     }
 
-    /// Ends all calls: the connection is over. An answer that was too long can be said to be one call's only where there is
-    /// one; of several each is lost.
+    /// Fails all calls, since the connection is over. An answer that was too long can be blamed on a call only where it
+    /// is the only one; of several each is lost.
     pub fn lose_all(&mut self, too_long: bool) {
         let why = if too_long && self.waiting.len() == 1 {
             CallError::TooLong

@@ -1,4 +1,4 @@
-//! The ground on which a row is played: where the program listens, how long the attack may take, and what it brought.
+//! Arena of a row: the addresses of the process, the time of the attack, and its outcome.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep_until};
 /// The size of an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Fewer connections in less time; counts and bounds are asserted, and no times.
+    /// Fewer connections in less time; counts and bounds are asserted, but no times.
     Short,
-    /// Everything, as `make attack` plays it.
+    /// All connections and times, as `make attack` plays them.
     Full,
 }
 
@@ -32,7 +32,7 @@ impl Form {
         Duration::from_millis(if self == Self::Full { 1_000 } else { 300 })
     }
 
-    /// Longest time of an answer to the bystander. In the short form it is only to tell late from never, on any machine.
+    /// Timeout of an answer to the bystander. In the short form it only tells late from never, on any machine.
     pub fn patience(self) -> Duration {
         Duration::from_secs(if self == Self::Full { 10 } else { 30 })
     }
@@ -43,7 +43,7 @@ impl Form {
     }
 }
 
-/// What all attackers of a row share. Cheap to clone.
+/// State that all attackers of a row share. Cheap to clone.
 #[derive(Clone)]
 pub struct Arena(Arc<Inner>);
 
@@ -59,20 +59,20 @@ struct Inner {
     broken: Mutex<Vec<String>>,
 }
 
-/// Where the program and its nodes are.
+/// Addresses of the process, and controls of its nodes.
 pub struct Ground {
     pub address: SocketAddr,
     pub admin: SocketAddr,
-    /// The commands to the node, where it is a simulated one.
+    /// Control of the node, where it is a simulated one.
     pub node: Option<Control>,
-    /// The commands to the second node, where it is a simulated one.
+    /// Control of the second node, where it is a simulated one.
     pub second: Option<Control>,
     /// Set while the second node is to lie.
     pub lying: Arc<AtomicBool>,
 }
 
 impl Arena {
-    /// The attack's time begins now.
+    /// Starts the time of the attack.
     pub fn open(ground: Ground, form: Form) -> Self {
         Self(Arc::new(Inner {
             address: ground.address,
@@ -87,17 +87,17 @@ impl Arena {
         }))
     }
 
-    /// Where clients connect.
+    /// Returns the address for clients.
     pub fn address(&self) -> SocketAddr {
         self.0.address
     }
 
-    /// The operator's port.
+    /// Returns the address of the operator's port.
     pub fn admin(&self) -> SocketAddr {
         self.0.admin
     }
 
-    /// The simulated node; rows that need it are left out before another one.
+    /// Returns the control of the simulated node; rows that need it are skipped with a real node.
     pub fn node(&self) -> &Control {
         self.0
             .node
@@ -105,32 +105,32 @@ impl Arena {
             .expect("the row says that it needs the simulated node")
     }
 
-    /// The simulated second node.
+    /// Returns the control of the simulated second node.
     pub fn second(&self) -> &Control {
         self.0.second.as_ref().expect("the row says that it has a second node")
     }
 
-    /// From now on the second node lies.
+    /// Makes the second node lie from now on.
     pub fn lie(&self) {
         self.0.lying.store(true, Ordering::Relaxed);
     }
 
-    /// A size, by form.
+    /// Chooses a size by form.
     pub fn size(&self, short: usize, full: usize) -> usize {
         if self.0.form == Form::Full { full } else { short }
     }
 
-    /// Whether the attack's time is not over.
+    /// Checks if the time of the attack is not over.
     pub fn goes_on(&self) -> bool {
         Instant::now() < self.0.ends
     }
 
-    /// The attack's end.
+    /// Waits for the end of the attack.
     pub async fn end(&self) {
         sleep_until(self.0.ends).await;
     }
 
-    /// Waits for the turn of this one of so many attackers, who take all the attack's time together.
+    /// Waits for the start of attacker `number`; the starts of `of` attackers are spread over the time of the attack.
     pub async fn turn(&self, number: usize, of: usize) {
         let time = self.0.form.window().mul_f64(number as f64 / of as f64);
         tokio::time::sleep(time).await;
@@ -152,7 +152,7 @@ impl Arena {
                 }
             }
         };
-        // Those that end by themselves at the attack's end are not to be counted.
+        // Attackers that end by themselves at the end of the attack are not counted.
         let limit = self.0.ends + self.0.form.aftermath() / 2;
         if tokio::time::timeout_at(limit, ending).await.is_err() {
             self.count_by("ended by the clock", attackers.len() as u64);
@@ -170,7 +170,7 @@ impl Arena {
 
     /// Counts the answers in a message: results and codes of errors.
     pub fn count_answers(&self, text: &str) {
-        // Long answers are results, and their beginning says so.
+        // A long answer is a result, which its beginning shows.
         let start = text.get(..text.len().min(4 << 10)).unwrap_or_default();
         let text = if start.starts_with('[') { text } else { start };
         self.count_by("result", text.matches(r#","result":"#).count() as u64);
@@ -179,12 +179,12 @@ impl Arena {
         }
     }
 
-    /// A claim of the row's own that did not come true.
+    /// Records a claim of the row that proved false.
     pub fn broken(&self, claim: impl Into<String>) {
         self.0.broken.lock().push(claim.into());
     }
 
-    /// What the attackers got, with counts; and the claims that did not come true.
+    /// Returns counts of what the attackers got, and the claims that proved false.
     pub fn outcome(&self) -> (BTreeMap<String, u64>, Vec<String>) {
         let mut got = self.0.got.lock().clone();
         got.retain(|_, times| *times > 0);

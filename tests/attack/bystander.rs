@@ -1,5 +1,5 @@
-//! A client of another address, who does what clients do and must not notice the attack: it follows heads and logs, asks the
-//! node something ten times a second, sends a transaction and resumes once a second.
+//! Bystander: a client of another address that does what clients do and must not notice the attack. It follows heads
+//! and logs, makes ten calls a second, and sends a transaction and resumes once a second.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,30 +23,30 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use crate::node::quantity;
 use crate::peer::{connect, request};
 
-/// 127.0.0.9: no attacker's address.
+/// Last byte of its address, 127.0.0.9; no attacker has it.
 const ADDRESS: u8 = 9;
 const CALLS: Duration = Duration::from_millis(100);
 const TRANSACTIONS: Duration = Duration::from_secs(1);
 const RESUMES: Duration = Duration::from_secs(1);
-/// Time in which it has to be let in and to be sent a first head.
+/// Timeout of its admission and its first head.
 const START: Duration = Duration::from_secs(30);
 
-/// Requests have these ids, then those of calls follow.
+/// Ids of the subscribe requests; those of calls follow.
 const HEADS: u64 = 1;
 const LOGS: u64 = 2;
 const FIRST_CALL: u64 = 10;
 
-/// The part of the row in which something happened.
+/// Part of the row in which something happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     #[default]
     Before,
     During,
-    /// No more calls are made, and what is owed still arrives, up to the head of this number.
+    /// No more calls are made; outstanding answers and events still arrive, up to the head of this number.
     After(u64),
 }
 
-/// A head that came.
+/// A head that was received.
 #[derive(Clone, Debug)]
 pub struct Head {
     pub number: u64,
@@ -55,7 +55,7 @@ pub struct Head {
     pub during: bool,
 }
 
-/// All that it saw.
+/// Record of all that the bystander saw.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub heads: Vec<Head>,
@@ -81,8 +81,8 @@ pub struct Bystander {
 type Socket = WebSocketStream<TcpStream>;
 
 impl Bystander {
-    /// It is subscribed when this returns. `transactions`: the node takes those of an account without money.
-    /// What takes longer than `patience` has failed.
+    /// Connects and subscribes. `transactions`: the node accepts those of an account without money. An answer that
+    /// takes longer than `patience` counts as failed.
     pub async fn join(address: SocketAddr, transactions: bool, patience: Duration) -> Result<Self, String> {
         let mut events = open(address).await?;
         for (id, kind) in [(LOGS, json!(["logs", {}])), (HEADS, json!(["newHeads"]))] {
@@ -111,7 +111,7 @@ impl Bystander {
             running,
             patience,
         };
-        // Its first head shows that it is subscribed.
+        // The first head shows that it is subscribed.
         let first = async {
             while bystander.seen.lock().heads.is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -125,7 +125,7 @@ impl Bystander {
         self.phase.send_replace(Phase::During);
     }
 
-    /// Everything that it saw, when the head of this number and its logs have come or do not come.
+    /// Returns its record, once the head of this number and its logs have arrived or are overdue.
     pub async fn leave(self, last: u64) -> Seen {
         self.phase.send_replace(Phase::After(last));
         let Self {
@@ -156,7 +156,7 @@ async fn say(socket: &mut Socket, message: Value) -> Result<(), String> {
     sent.map_err(|why| why.to_string())
 }
 
-/// The next JSON; an error where the connection ended.
+/// Reads the next JSON; an error where the connection ended.
 async fn hear(socket: &mut Socket) -> Result<Value, String> {
     loop {
         match socket.next().await {
@@ -177,7 +177,7 @@ struct Watcher {
     asked: HashMap<u64, Asked>,
     next_id: u64,
     sender: Option<Sender>,
-    /// The ids of its subscriptions, by those of the requests.
+    /// Request ids by the ids of the subscriptions that they made.
     kinds: HashMap<String, u64>,
     patience: Duration,
 }
@@ -232,7 +232,8 @@ impl Watcher {
         }
     }
 
-    /// Nothing is owed any more: answers, and everything up to this head. A head's logs come before the next head.
+    /// Checks if all calls are answered and all events up to this head have arrived. A head's logs come before the next
+    /// head.
     fn is_satisfied(&self, last: u64) -> bool {
         let newest = self.seen.lock().heads.last().map_or(0, |head| head.number);
         self.asked.is_empty() && newest > last
@@ -248,7 +249,7 @@ impl Watcher {
     }
 
     async fn call(&mut self, during: bool) -> Result<(), String> {
-        // Nobody asked for the balance of this one before.
+        // No balance of this account is in any cache.
         let account = Address::left_padding_from(&(0xb0_0000_0000 + self.next_id).to_be_bytes());
         self.ask("eth_getBalance", &json!([account, "latest"]), during, None)
             .await
@@ -301,7 +302,7 @@ impl Watcher {
         };
         let (took, name) = (now - asked.since, asked.name());
         seen.calls[usize::from(asked.during)].push(took);
-        // The node has it, from a time when its answer was lost.
+        // The node already has the transaction, whose answer was lost.
         let known = ["already known", "nonce too low"];
         let is_known = |words: &str| known.iter().any(|known| words.contains(known));
         let is_known = asked.nonce.is_some() && message["error"]["message"].as_str().is_some_and(is_known);
@@ -318,7 +319,7 @@ impl Watcher {
     }
 }
 
-/// Resumes from the head before the last, so that there is something to be told, and leaves again.
+/// Resumes from the head before the last, so that there is an event to replay, and disconnects again.
 async fn resume_again_and_again(
     mut socket: Socket,
     mut phases: watch::Receiver<Phase>,
@@ -375,10 +376,10 @@ async fn resume(socket: &mut Socket, id: usize, from: B256) -> Result<(), Failed
         .map_err(Failed::Closed)
 }
 
-/// An account of its own, which sends nothing to nobody.
+/// An account that no other client uses; its transactions move no value.
 struct Sender {
     key: B256,
-    /// That of the next transaction: the one after the last that the node took.
+    /// Nonce of the next transaction: one above the last that the node accepted.
     nonce: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Attacks by what is called.
+//! Attacks by calls: their parameters, methods and answers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::arena::Arena;
 use crate::node::{POISON, SLOW_METHOD};
 use crate::peer::{OWNER, Peer, Reply, attacker, request};
 
-/// One more than Go's decoder takes (`maxNestingDepth` in encoding/json).
+/// Nesting depth one above the limit of Go's decoder (`maxNestingDepth` in encoding/json).
 const TOO_DEEP: usize = 10_001;
 
 /// Methods by which a node signs, writes or is administered.
@@ -41,7 +41,7 @@ const FORBIDDEN: [&str; 24] = [
     "wallet_addEthereumChain",
 ];
 
-/// Names that some nodes trim, fold or cut to one of the above.
+/// Names that some nodes trim, fold or cut to one of [`FORBIDDEN`].
 const ODD: [&str; 12] = [
     " eth_sendTransaction",
     "eth_sendTransaction ",
@@ -57,7 +57,7 @@ const ODD: [&str; 12] = [
     "",
 ];
 
-/// What we take for JSON and the node does not.
+/// Parameters that are JSON to us, and too deep for the node.
 pub async fn deep(arena: Arena) {
     const CALLS: usize = 12;
     arena
@@ -72,7 +72,7 @@ pub async fn deep(arena: Arena) {
         .await;
 }
 
-/// Calls over which the node closes the connection that everybody shares.
+/// Calls on which the node closes the connection that all clients share.
 pub async fn poison(arena: Arena) {
     const CALLS: usize = 20;
     arena
@@ -86,7 +86,7 @@ pub async fn poison(arena: Arena) {
         .await;
 }
 
-/// The methods that are the operator's, under their names and under odd ones; none may reach the node.
+/// Methods of the operator, under their names and under odd ones; none may reach the node.
 pub async fn methods(arena: Arena) {
     let reached = || {
         let stats = arena.node().stats();
@@ -144,7 +144,7 @@ pub async fn long_answers(arena: Arena) {
         .await;
 }
 
-/// Answers that are longer than what we read from a node.
+/// Answers longer than the limit for answers from a node.
 pub async fn too_long(arena: Arena) {
     const CALLS: usize = 10;
     arena
@@ -157,7 +157,7 @@ pub async fn too_long(arena: Arena) {
         .await;
 }
 
-/// What another client's filter has to tell is not drained, and the filter not ended, by who guesses its id.
+/// Guesses of another client's filter id, which must neither drain the filter nor uninstall it.
 pub async fn foreign_filter(arena: Arena) {
     let Some(mut owner) = Peer::connect(&arena, OWNER).await else {
         return arena.broken("the filter's owner is let in");
@@ -195,7 +195,7 @@ pub async fn foreign_filter(arena: Arena) {
         .await;
     arena.end().await;
     let last = arena.node().head().number();
-    // What the node has it may not have told us yet.
+    // The node's newest blocks may not have reached the proxy yet.
     sleep(Duration::from_millis(300)).await;
     let changes = result_of(
         owner

@@ -1,4 +1,4 @@
-//! Attacks at the door: by connections, by bytes that are no request, and on the operator's port.
+//! Attacks by connections, by bytes that are not a request, and on the operator's port.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,9 +15,9 @@ use crate::proxy;
 
 /// Longest message of a client, by default.
 const MESSAGE: usize = 5 << 20;
-/// Little, so that who does not read is felt soon.
+/// Receive buffer in bytes: small, so that a client that does not read is noticed soon.
 const RECEIVE_BUFFER: u32 = 4 << 10;
-/// Time in which a newcomer is let in.
+/// Timeout of a newcomer's admission.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connections that say nothing, from four addresses, as many as may wait for their first request, and newcomers beside them.

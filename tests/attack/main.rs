@@ -1,9 +1,11 @@
-//! Attacks on a headwater process with default settings, each beside a bystander who must not notice: no call of its fails, it
-//! is never closed, no head and no log is missing, and the process stays below a bound of memory.
+//! Attacks on a headwater process with default settings, each beside a bystander that must not notice: none of its
+//! calls fails, its connections are never closed, no head and no log is missing, and the memory of the process stays
+//! below a bound.
 //!
-//! `cargo test --test attack` plays every row in its short form, which asserts counts and bounds; `make attack` plays all of it
-//! against the release build, and asserts the gaps between heads, too. Words choose rows by name. A program of its own rather
-//! than libtest's, for its table; the last line is libtest's, by which `scripts/test` counts.
+//! Short form: `cargo test --test attack` plays every row and asserts counts and bounds. Full form: `make attack` plays
+//! every row against the release build, and asserts the gaps between heads, too. Words on the command line choose rows
+//! by name. A test program of its own rather than libtest's, for its table; the last line is libtest's, by which
+//! `scripts/test` counts.
 
 // In a test a panic is the report, and the table is what this is for.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
@@ -37,7 +39,7 @@ use rows::{Kind, Row, Second};
 use tokio::runtime::{Builder, Runtime};
 use verdict::Verdict;
 
-/// Between two looks at the process's memory.
+/// Interval between two samples of the process's memory.
 const SAMPLES: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
@@ -86,7 +88,7 @@ fn main() -> ExitCode {
         verdicts.push(verdict);
     }
     let code = report::close(&wishes, &verdicts, &skipped, began.elapsed());
-    // Whoever still waits for something is not waited for.
+    // Tasks that still wait for something are dropped.
     drop(node);
     for runtime in [attackers, nodes, bystanders] {
         runtime.shutdown_background();
@@ -121,7 +123,7 @@ impl Stage<'_> {
         let directory = tempfile::tempdir().map_err(|why| why.to_string())?;
         let mut upstreams = format!("\"{}\"", self.node.url());
         if row.second == Kind::Rival {
-            // Of two that disagree nobody can tell which one is sound: two of three are.
+            // Of two nodes that disagree neither is known to be sound; of three, two agree.
             upstreams += &format!(", \"{}\"", self.node.url().replace("127.0.0.1", "localhost"));
         }
         if let Some(url) = second.url() {
@@ -171,7 +173,7 @@ impl Stage<'_> {
     }
 }
 
-/// The most memory that the program had.
+/// Peak memory of the process, in bytes.
 struct Memory(Arc<AtomicU64>);
 
 impl Memory {

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep};
 use crate::arena::Form;
 use crate::peer::{attacker, request};
 
-/// Over a call with this text the simulated node closes the connection.
+/// Text of a call on which the simulated node closes the connection.
 pub const POISON: &str = "0xdeadbeef";
-/// Calls of this method take [`SLOW`] on the simulated node.
+/// Method whose calls take [`SLOW`] on the simulated node.
 pub const SLOW_METHOD: &str = "eth_estimateGas";
 pub const SLOW: Duration = Duration::from_secs(3);
 /// Characters of an answer to `eth_getCode` on the simulated node, in the two forms. Both are above what the row of answers
@@ -38,10 +38,10 @@ pub enum Node {
     },
 }
 
-/// A block as clients must be told of it.
+/// Content of a block, which clients must have received.
 pub struct Truth {
     pub hash: B256,
-    /// How many logs it has, where the node has any.
+    /// Number of its logs, where the node has any.
     pub logs: Option<usize>,
 }
 
@@ -85,7 +85,7 @@ impl Node {
         Err(format!("{} does not start", binary.display()))
     }
 
-    /// A second node of the same beginnings, which then goes its own way.
+    /// Starts a second node of the same genesis, which then builds its own branch.
     pub async fn rival(form: Form) -> Result<Devnet, String> {
         let config = devnet::Config {
             block_time: None,
@@ -125,7 +125,7 @@ impl Node {
         }
     }
 
-    /// The blocks of these numbers.
+    /// Returns the blocks of these numbers.
     pub async fn truth(&self, numbers: std::ops::RangeInclusive<u64>) -> HashMap<u64, Truth> {
         let mut all = HashMap::new();
         for number in numbers {
@@ -175,8 +175,8 @@ impl Drop for Node {
 
 const BLOCK_TIME: Duration = Duration::from_millis(250);
 
-/// Blocks for a resume that is longer than the program's memory, with what makes it long; a version by which no setting for
-/// development nodes applies.
+/// Settings of a simulated node: blocks for a resume that is longer than the process's memory, what makes such a resume
+/// long, and a version for which no setting for development nodes applies.
 fn settings(form: Form, fork_seed: u64) -> devnet::Config {
     devnet::Config {
         client_version: "Geth/v1.17.8-stable/linux-amd64/go1.25".to_owned(),
@@ -199,7 +199,7 @@ fn settings(form: Form, fork_seed: u64) -> devnet::Config {
     }
 }
 
-/// A number as the wire has it.
+/// Parses a quantity of JSON-RPC.
 pub fn quantity(value: &Value) -> Option<u64> {
     u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
 }

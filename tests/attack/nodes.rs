@@ -17,25 +17,25 @@ use tokio_tungstenite::{accept_async, connect_async};
 use crate::arena::Arena;
 use crate::node::quantity;
 
-/// What it says instead of what the sound node says.
+/// Heads that a lying node sends in place of the sound node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// Heads a million blocks higher, of unknown parents.
     Height,
-    /// Heads of numbers at the end of what a number can be.
+    /// Heads with the highest numbers that fit the type.
     Last,
-    /// Long heads of unknown parents without end; who asks for a parent gets one more of its kind.
+    /// Long heads of unknown parents without end; a request for a parent is answered with another such head.
     Orphans,
 }
 
-/// Heads a second of a flood.
+/// Rate of the flood, in heads per second.
 const FLOOD: u64 = 500;
-/// Bytes of `extraData` of a head that is made up.
+/// Length of `extraData` in an invented head, in bytes.
 const EXTRA: usize = 16 << 10;
-/// Parents whose numbers it remembers.
+/// Most parents whose numbers are remembered.
 const MAX_PROMISED: usize = 100_000;
 
-/// Speaks as another node does, until it is to lie. It ends with the runtime's tasks.
+/// Relay that repeats another node's messages until it is to lie. Dropping it ends the task that accepts connections.
 pub struct Liar {
     address: SocketAddr,
     task: tokio::task::JoinHandle<()>,
@@ -66,12 +66,12 @@ impl Drop for Liar {
     }
 }
 
-/// What it makes up on one connection.
+/// State of the lies on one connection.
 struct Mouth {
     lie: Lie,
-    /// The newest true notification of a head.
+    /// Newest true notification of a head.
     last: Option<Value>,
-    /// Numbers of the parents that its heads name.
+    /// Numbers of the parents that invented heads name.
     promised: HashMap<String, u64>,
 }
 
@@ -115,7 +115,7 @@ async fn relay(stream: TcpStream, node: String, lie: Lie, lying: Arc<AtomicBool>
 }
 
 impl Mouth {
-    /// What the node says, edited where it is a head.
+    /// Passes a message of the node on, edited where it is a head.
     fn hear(&mut self, message: Message, lies: bool) -> Message {
         let Ok(text) = message.to_text() else { return message };
         if !text.contains(r#""method":"eth_subscription""#) || !text.contains(r#""parentHash""#) {
@@ -141,7 +141,7 @@ impl Mouth {
         Message::text(notification.to_string())
     }
 
-    /// One more head, a little above the last.
+    /// Returns another invented head, a little above the last true one.
     fn orphan(&mut self) -> Option<Message> {
         let mut notification = self.last.clone()?;
         let number = quantity(&notification["params"]["result"]["number"])?;
@@ -150,7 +150,7 @@ impl Mouth {
         Some(Message::text(notification.to_string()))
     }
 
-    /// The answer to who asks for a parent that it has named.
+    /// Returns the answer to a request for a parent that an invented head named.
     fn answer(&mut self, request: &str) -> Option<Message> {
         if !request.contains("ByHash") {
             return None;
@@ -186,7 +186,7 @@ fn drawn() -> String {
     B256::from(rand::random::<[u8; 32]>()).to_string()
 }
 
-/// The second node's chain runs ahead by so many blocks of its own invention.
+/// Chain of the second node that runs ahead by many blocks of its own.
 pub async fn ahead(arena: Arena) {
     let (sound, rival) = (arena.node().clone(), arena.second().clone());
     let blocks = arena.size(500, 5_000);
@@ -204,7 +204,7 @@ pub async fn ahead(arena: Arena) {
     arena.end().await;
 }
 
-/// The second node lies for the attack's time.
+/// Lies of the second node during the attack.
 pub async fn lie(arena: Arena) {
     arena.lie();
     arena.end().await;

@@ -1,5 +1,5 @@
-//! An attacker's connection: bytes over TCP, a WebSocket without a library's manners, or HTTP. Nothing that the program does
-//! to it is an error; it is counted.
+//! Connection of an attacker: bytes over TCP, a WebSocket without a library's rules, or HTTP. Nothing that the process
+//! does to it is an error; it is counted.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -18,17 +18,18 @@ const CLOSE: u8 = 0x88;
 /// The bit of the last fragment of a message.
 const FINAL: u8 = 0x80;
 
-/// The addresses of attackers end so; the bystander's is another one.
+/// Last bytes of attackers' addresses; the bystander's is another one.
 pub const ATTACKERS: std::ops::RangeInclusive<u8> = 2..=8;
 
-/// The addresses of others who must not suffer: a client that comes during the attack, and one that has a filter.
+/// Last bytes of the addresses of other clients that must not suffer: one that connects during the attack, and one with
+/// a filter.
 pub const NEWCOMER: u8 = 10;
 pub const OWNER: u8 = 11;
 
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// The address of the attacker with this number; they take turns.
+/// Returns the last byte of the address of the attacker with this number; attackers share the addresses in turns.
 pub fn attacker(number: usize) -> u8 {
     let (first, last) = (usize::from(*ATTACKERS.start()), usize::from(*ATTACKERS.end()));
     (first + number % (last - first + 1)) as u8
@@ -38,7 +39,7 @@ pub fn request(id: usize, method: &str, params: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
 }
 
-/// A TCP connection from 127.0.0.`from`, with a small receive buffer where one is given.
+/// Opens a TCP connection from 127.0.0.`from`, with a small receive buffer where one is given.
 pub async fn connect(to: SocketAddr, from: u8, receive_buffer: Option<u32>) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     if let Some(bytes) = receive_buffer {
@@ -64,7 +65,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A TCP connection to clients' port; none, and a count, where it cannot be had.
+    /// Opens a TCP connection to the clients' port; `None`, and a count, where that fails.
     pub async fn connect(arena: &Arena, from: u8) -> Option<Self> {
         Self::connect_to(arena, arena.address(), from, None).await
     }
@@ -86,7 +87,7 @@ impl Peer {
         }
     }
 
-    /// A WebSocket; none, and a count, where it is refused.
+    /// Opens a WebSocket; `None`, and a count, where it is refused.
     pub async fn open(arena: &Arena, from: u8) -> Option<Self> {
         Self::open_with(arena, from, None).await
     }
@@ -103,7 +104,7 @@ impl Peer {
         None
     }
 
-    /// Bytes as they are; false where the other end takes them no more.
+    /// Writes bytes as they are; `false` where the other end does not accept them any more.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.writer.write_all(bytes.as_ref()).await.is_ok()
     }
@@ -112,7 +113,8 @@ impl Peer {
         self.write(frame(TEXT, text)).await
     }
 
-    /// The next message that is no notification, which is counted; none, and a count, where the connection ends.
+    /// Reads the next message that is not a notification (those are counted); `None`, and a count, where the connection
+    /// ends.
     pub async fn answer(&mut self) -> Option<String> {
         read_answer(&self.arena, &mut self.reader).await
     }
@@ -125,12 +127,13 @@ impl Peer {
         self.answer().await
     }
 
-    /// One byte of whatever comes; none where the connection ends.
+    /// Reads one byte; `None` where the connection ends.
     pub async fn byte(&mut self) -> Option<u8> {
         self.reader.read_u8().await.ok()
     }
 
-    /// An HTTP request with this head, which lacks its end, on a connection that may have had others; its status is counted.
+    /// Sends an HTTP request with this head, without its final line breaks, and reads the reply; its status is counted.
+    /// The connection may have carried other requests.
     pub async fn http(&mut self, head: &str, body: &str) -> Option<Reply> {
         let reply = match self.write(format!("{head}\r\n\r\n{body}")).await {
             true => self.reply().await,
@@ -168,7 +171,7 @@ impl Peer {
         Some(Reply { status: status?, body })
     }
 
-    /// The end that writes; answers are read and counted beside it, until the connection ends.
+    /// Returns the writing half; answers are read and counted in the background until the connection ends.
     pub fn into_writer(self) -> OwnedWriteHalf {
         let Self {
             arena,
@@ -179,13 +182,13 @@ impl Peer {
         writer
     }
 
-    /// Ends the connection by a reset in place of a farewell.
+    /// Resets the connection instead of closing it.
     pub fn cut(self) {
         let _ = socket2::SockRef::from(self.writer.as_ref()).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// As [`Peer::answer`].
+/// Reads the next message that is not a notification, for [`Peer::answer`].
 async fn read_answer(arena: &Arena, reader: &mut BufReader<OwnedReadHalf>) -> Option<String> {
     // Long messages come in fragments.
     let mut message = Vec::new();
@@ -213,7 +216,7 @@ async fn read_answer(arena: &Arena, reader: &mut BufReader<OwnedReadHalf>) -> Op
     }
 }
 
-/// Appends the next frame's payload; its first byte and its length.
+/// Appends the next frame's payload, and returns its first byte and its length.
 async fn read_frame(reader: &mut BufReader<OwnedReadHalf>, message: &mut Vec<u8>) -> Option<(u8, usize)> {
     let first = reader.read_u8().await.ok()?;
     let length = match reader.read_u8().await.ok()? & 0x7f {
@@ -227,7 +230,7 @@ async fn read_frame(reader: &mut BufReader<OwnedReadHalf>, message: &mut Vec<u8>
     Some((first, length))
 }
 
-/// The head of a POST of so much JSON, without its end.
+/// Returns the head of a POST of so much JSON, without its end.
 pub fn post_head(length: usize) -> String {
     format!("POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}")
 }

@@ -1,4 +1,4 @@
-//! The program under attack: a process with default settings.
+//! Headwater process under attack, with default settings.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::peer::connect;
 
-/// Longer than a start takes on a busy machine.
+/// Timeout of a start, longer than one takes on a busy machine.
 const START: Duration = Duration::from_secs(30);
 
-/// A headwater process. It ends with this value.
+/// A headwater process, which is killed when this is dropped.
 pub struct Proxy {
     process: Child,
     log: PathBuf,
@@ -22,7 +22,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it before these nodes, which are written as in a configuration file; `settings` are TOML, behind them.
+    /// Starts the process with these upstreams, written as in a configuration file; `settings` are TOML that follows
+    /// them.
     pub async fn start(directory: &Path, upstreams: &str, settings: &str) -> Result<Self, String> {
         let (file, log) = (directory.join("attack.toml"), directory.join("proxy.log"));
         let config =
@@ -60,7 +61,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// It says its ports in its log, and is ready when it has a head.
+    /// Checks if the process is ready. Reads its ports from its log first; it is ready when it has a head.
     async fn is_ready(&mut self) -> bool {
         if self.admin.port() == 0 {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -76,7 +77,7 @@ impl Proxy {
         is_ready(self.admin).await
     }
 
-    /// How it ended, and its last words, if it did.
+    /// Returns the exit status and the last lines of the log, if the process has ended.
     pub fn ended(&mut self) -> Option<String> {
         let status = self.process.try_wait().ok()??;
         Some(format!("headwater ended ({status})\n{}", self.newest_lines()))
@@ -95,13 +96,13 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Whether `/ready` says yes, to the operator on this machine.
+/// Checks if `/ready` answers 200 on the operator's port.
 pub async fn is_ready(admin: SocketAddr) -> bool {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let asking = async {
@@ -115,7 +116,7 @@ pub async fn is_ready(admin: SocketAddr) -> bool {
     tokio::time::timeout(Duration::from_secs(5), asking).await == Ok(Some(true))
 }
 
-/// Resident bytes of a process (proc(5), `VmRSS`).
+/// Returns the resident memory of a process in bytes (proc(5), `VmRSS`).
 pub fn resident(id: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,4 +1,4 @@
-//! What is asked for on the command line, and the table.
+//! Command line of the suite, and the table of verdicts.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,19 +7,19 @@ use std::time::Duration;
 use crate::arena::Form;
 use crate::verdict::{MEMORY_BOUND, Part, Verdict};
 
-/// The command line: libtest's as far as it is of use here, and the suite's own flags.
+/// Options of the command line: libtest's as far as they are of use here, and the suite's own.
 pub struct Wishes {
     words: Vec<String>,
     pub list: bool,
     pub form: Form,
-    /// Where the table is written to, as `attack.md` and `attack.json`.
+    /// Directory for the table, as `attack.md` and `attack.json`.
     pub report: Option<PathBuf>,
-    /// The geth to stand behind headwater in place of the simulated node.
+    /// Binary of geth, to run as the node in place of the simulated one.
     pub geth: Option<PathBuf>,
 }
 
 impl Wishes {
-    /// Nothing where this program is called for another kind of test.
+    /// Parses the command line; `None` where the program is started for another kind of test.
     pub fn from_arguments() -> Option<Self> {
         let mut wishes = Self {
             words: Vec::new(),
@@ -44,7 +44,7 @@ impl Wishes {
         Some(wishes)
     }
 
-    /// Whether one of the words is in this name, or there is none.
+    /// Checks if a name contains one of the words, or no word was given.
     pub fn want(&self, name: &str) -> bool {
         self.words.is_empty() || self.words.iter().any(|word| name.contains(word.as_str()))
     }
@@ -54,7 +54,7 @@ pub const TITLE: &str = "\
 | attack | before: call p50/max, head gap, resume (ms) | during | failed, lost, closed | RSS before/max (MiB) | attackers got | held |
 |---|---|---|---|---|---|---|";
 
-/// A line of the table.
+/// Formats a line of the table.
 pub fn line(verdict: &Verdict) -> String {
     let part = |part: &Part| {
         format!(
@@ -84,7 +84,7 @@ pub fn line(verdict: &Verdict) -> String {
     )
 }
 
-/// The reasons below the table, the files, and the line by which tests are counted.
+/// Prints the reasons below the table, writes the files, and prints the line by which tests are counted.
 pub fn close(wishes: &Wishes, verdicts: &[Verdict], skipped: &[String], took: Duration) -> ExitCode {
     for line in skipped {
         println!("SKIPPED: {line}");

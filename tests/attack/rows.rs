@@ -12,27 +12,27 @@ use crate::node::Node;
 use crate::nodes::{self, Liar, Lie};
 use crate::{calls, clients, subscriptions};
 
-/// A row: what is done, and before which nodes.
+/// A row: an attack, and the nodes behind the process.
 pub struct Row {
     pub name: &'static str,
     pub attack: fn(Arena) -> BoxFuture<'static, ()>,
-    /// TOML behind the defaults.
+    /// Settings in TOML, in addition to the defaults.
     pub settings: &'static str,
     pub second: Kind,
     devnet: bool,
-    /// Cheap enough to be one of all at once.
+    /// `true` for an attack that is cheap enough for the row that plays many at once.
     together: bool,
-    /// Not held yet (docs/testing.md), so it is played in the full form alone.
+    /// `true` for a row that does not pass yet (docs/testing.md): played in the full form only.
     pub is_open: bool,
 }
 
-/// The second node, which no call is for.
+/// Kind of the second node, which gets no calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     None,
-    /// Of the same genesis, on a branch of its own as soon as the attack begins.
+    /// Node of the same genesis, on a branch of its own as soon as the attack begins.
     Rival,
-    /// Says what the first says, until the attack begins.
+    /// Node that repeats the first one's messages until the attack begins.
     Liar(Lie),
 }
 
@@ -49,7 +49,7 @@ impl Row {
         }
     }
 
-    /// Left out before a real node.
+    /// Skips the row with a real node.
     fn on_devnet(mut self) -> Self {
         self.devnet = true;
         self
@@ -132,7 +132,7 @@ pub fn all() -> Vec<Row> {
     ]
 }
 
-/// The cheap ones together, with a second node that lies.
+/// All cheap attacks together, with a second node that lies.
 async fn everything(arena: Arena) {
     let attacks: Vec<_> = all()
         .into_iter()
@@ -146,7 +146,7 @@ async fn everything(arena: Arena) {
         .await;
 }
 
-/// A second node that runs.
+/// A running second node.
 pub enum Second {
     None,
     Rival(Devnet),
@@ -154,7 +154,7 @@ pub enum Second {
 }
 
 impl Second {
-    /// Starts it within the runtime that is entered.
+    /// Starts the node on the current runtime.
     pub async fn start(kind: Kind, first: String, form: Form, lying: Arc<AtomicBool>) -> Result<Self, String> {
         Ok(match kind {
             Kind::None => Self::None,

@@ -15,7 +15,7 @@ use crate::peer::{Peer, TEXT, attacker, request};
 const TRANSFER: B256 = b256!("ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef");
 /// Subscriptions of one connection, below the default limit.
 const PER_CONNECTION: usize = 1_000;
-/// Little, so that who does not read is felt soon.
+/// Receive buffer in bytes: small, so that a client that does not read is noticed soon.
 const RECEIVE_BUFFER: u32 = 4 << 10;
 
 /// Filters of one key that differ in their first block, which is far off: each log is matched and nothing is delivered.
@@ -34,9 +34,9 @@ pub async fn filters_of_one_topic(arena: Arena) {
     .await;
 }
 
-/// Within the default limits of each connection and each address; all leave at once.
+/// Subscribes to many filters within the default limits of connections and addresses; all clients disconnect at once.
 async fn many_filters(arena: Arena, filter: fn(Address, usize) -> Value) {
-    // The busiest.
+    // The token with most logs.
     let token = arena.node().with_chain(|chain| chain.tokens()[0]);
     let connections = arena.size(2, 20);
     arena
@@ -60,7 +60,7 @@ async fn many_filters(arena: Arena, filter: fn(Address, usize) -> Value) {
         .await;
 }
 
-/// 480 resumes a second after blocks that nobody has, from one address.
+/// Resumes after unknown blocks, 480 a second, from one address.
 pub async fn resumes_after_nothing(arena: Arena) {
     const A_SECOND: u64 = 480;
     const TICK: Duration = Duration::from_millis(25);
@@ -83,7 +83,7 @@ pub async fn resumes_after_nothing(arena: Arena) {
     }
 }
 
-/// Resumes of all logs from further back than what is in memory, which nobody reads.
+/// Resumes of all logs from further back than memory holds, whose answers are not read.
 pub async fn unread_resumes(arena: Arena) {
     let connections = arena.size(60, 300);
     arena
@@ -98,7 +98,7 @@ pub async fn unread_resumes(arena: Arena) {
         .await;
 }
 
-/// Clients that are subscribed to much and read ten bytes a second.
+/// Clients with many subscriptions that read ten bytes a second.
 pub async fn slow_readers(arena: Arena) {
     let connections = arena.size(40, 200);
     arena

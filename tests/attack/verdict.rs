@@ -1,4 +1,4 @@
-//! The verdict on a row: what the bystander saw before and during the attack, against what the node has.
+//! Verdict on a row: what the bystander received before and during the attack, compared with the node's blocks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -9,11 +9,11 @@ use crate::arena::Form;
 use crate::bystander::Seen;
 use crate::node::Truth;
 
-/// The program's resident memory stays below this, whatever the attack. To be lowered to the sum of the budgets in the
-/// settings, and their overhead, as soon as all that is kept for somebody is counted.
+/// Bound of the process's resident memory in any attack. To be lowered to the sum of the budgets in the settings, and
+/// their overhead, as soon as all memory that is kept for clients is counted.
 pub const MEMORY_BOUND: u64 = 768 << 20;
 
-/// What was measured in one part of the row.
+/// Measurements in one part of the row.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Part {
     pub calls: usize,
@@ -24,7 +24,7 @@ pub struct Part {
     pub head_gap_ms: f64,
 }
 
-/// A row that was played.
+/// Result of a row that was played.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verdict {
     pub name: String,
@@ -34,12 +34,12 @@ pub struct Verdict {
     pub rss_max: u64,
     /// Calls, transactions and resumes of the bystander that failed.
     pub failed: usize,
-    /// Heads and logs that it was not told, or twice, or that the node does not have.
+    /// Heads and logs that it did not receive, or received twice, or that the node does not have.
     pub lost: usize,
     pub closed: usize,
-    /// What the attackers got, counted.
+    /// Counts of what the attackers got.
     pub got: BTreeMap<String, u64>,
-    /// Why it is not held.
+    /// Reasons for a failed row.
     pub reasons: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ impl Verdict {
         self.reasons.is_empty()
     }
 
-    /// A row that could not be played is not held.
+    /// Returns a failure for a row that could not be played.
     pub fn broken(name: &str, why: String) -> Self {
         Self {
             name: name.to_owned(),
@@ -57,7 +57,7 @@ impl Verdict {
         }
     }
 
-    /// Adds what the bystander saw, of which the node has `truth` up to the last head that is owed.
+    /// Adds the bystander's record, compared with the node's blocks up to the last head that it must have received.
     pub fn judge(&mut self, seen: &Seen, truth: &HashMap<u64, Truth>, last: u64, form: Form, block_time: Duration) {
         self.before = part(seen, false);
         self.during = part(seen, true);
@@ -89,7 +89,7 @@ impl Verdict {
     }
 }
 
-/// Reasons that differ in digits alone once, with how many there are.
+/// Merges reasons that differ in digits only, with their number.
 fn counted(reasons: &[String]) -> Vec<String> {
     let mut kinds: BTreeMap<String, (&String, usize)> = BTreeMap::new();
     for reason in reasons {
@@ -106,7 +106,8 @@ fn counted(reasons: &[String]) -> Vec<String> {
     kinds.into_values().map(line).collect()
 }
 
-/// The first head may have come before the subscription to its logs; everything behind it is owed.
+/// Lists missing, repeated and foreign heads and logs. The first head may have come before the subscription to its
+/// logs; everything after it must have arrived.
 fn losses(seen: &Seen, truth: &HashMap<u64, Truth>, last: u64) -> Vec<String> {
     let Some(first) = seen.heads.first().map(|head| head.number) else {
         return vec!["every head".to_owned()];

@@ -400,7 +400,7 @@ impl Client {
         Self::try_over(socket).await.unwrap()
     }
 
-    /// As [`Self::over`], unless it is refused.
+    /// Opens a WebSocket like [`Self::over`]; returns a refusal as an error.
     pub async fn try_over(socket: TcpStream) -> Result<Self, tokio_tungstenite::tungstenite::Error> {
         let upgrading = client_async("ws://localhost/", MaybeTlsStream::Plain(socket));
         let (socket, _) = within("upgrade", upgrading).await?;

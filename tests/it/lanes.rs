@@ -45,7 +45,7 @@ fn harmless() -> Value {
     request("eth_call", &json!([{"to": "0xbeef"}, "latest"]))
 }
 
-/// The answer to a call, whatever comes beside it.
+/// Returns the answer to a call, whatever else arrives.
 async fn ask(client: &mut Client, call: Value) -> String {
     client.ask(call.to_string()).await
 }
@@ -97,7 +97,8 @@ async fn a_call_that_breaks_connections_costs_its_account_alone() {
     assert_eq!(node.calls("eth_subscribe"), 1, "the stream's connection never broke");
 }
 
-/// It may not be asked twice, so the next one of the account is asked alone.
+/// Sends of transactions are never repeated, so after one is lost the account's next send goes on a connection of its
+/// own.
 #[tokio::test]
 async fn a_transaction_that_breaks_connections_is_found_at_the_second_time() {
     let node = easily_broken().await;
@@ -198,7 +199,7 @@ async fn an_answer_that_is_too_long_is_nobody_elses() {
     bystander.saw_only(&[made]).await;
 }
 
-/// The node goes away with everything that is under way: that is nobody's fault.
+/// Restart of a node with many calls under way, none of which is to blame.
 #[tokio::test]
 async fn a_node_that_restarts_marks_no_call() {
     let node = easily_broken().await;

@@ -55,7 +55,7 @@ impl Three {
         three
     }
 
-    /// These nodes mine the same block.
+    /// Mines the same block at these nodes.
     fn mine(&self, by: &[usize]) -> Made {
         let made: Vec<Made> = by.iter().map(|id| self.nodes[*id].mine(Mine::logs(1))).collect();
         assert!(made.iter().all(|one| one.hash() == made[0].hash()));
@@ -84,7 +84,7 @@ impl Three {
 /// The first lie of a node.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Lie {
-    /// A head a million ahead, of whose parent nobody knows.
+    /// A head a million ahead, of an unknown parent.
     Jump,
     /// The same, on top of the newest block.
     Leap,
@@ -112,8 +112,8 @@ impl Lie {
     }
 }
 
-/// One of three lies and goes on lying for longer than the patience; the other two mine on. Then it recants, and is as good
-/// as the others.
+/// Plays a story: one node of three lies for longer than the patience while the others mine on. Then it recants, and
+/// counts as sound again.
 async fn one_lies(liar: usize, lie: Lie) {
     let three = Three::start(liar).await;
     let honest: Vec<usize> = (0..3).filter(|id| *id != liar).collect();
@@ -172,7 +172,29 @@ async fn the_first_of_three_lies_about_its_height() {
     }
 }
 
-/// After a stall all nodes are far ahead: nobody can make up for that, and service goes on from there.
+/// A branch that one node of three invents on top of a published block, longer than what is remembered of it.
+#[tokio::test]
+async fn a_branch_of_one_node_is_not_followed_however_far_it_runs_ahead() {
+    let three = Three::start(2).await;
+    let mut bystander = Bystander::join(&three.proxy).await;
+    bystander.sees(&[three.mine(&[0, 1, 2]), three.mine(&[0, 1, 2])]).await;
+    for _ in 0..300 {
+        three.nodes[2].mine(Mine::default().tag("lie"));
+    }
+    for _ in 0..20 {
+        let made = three.mine(&[0, 1]);
+        three.nodes[2].mine(Mine::default().tag("lie"));
+        bystander.sees(std::slice::from_ref(&made)).await;
+        assert_eq!(three.height().await, made.header["number"]);
+        tokio::time::sleep(SILENCE / 15).await;
+    }
+    three.in_use(0).await;
+    let all = three.failovers("doubted").await + three.failovers("lagging").await + three.failovers("forked").await;
+    assert_eq!(all, 0.0);
+    bystander.saw_only(&[three.mine(&[0, 1])]).await;
+}
+
+/// Jump of all nodes after a stall: no node has the blocks between, and service continues from there.
 #[tokio::test]
 async fn a_chain_that_really_jumps_is_followed_when_a_second_node_says_so() {
     let three = Three::start(2).await;
@@ -208,7 +230,7 @@ async fn a_node_alone_may_jump() {
     bystander.saw_only(&node.mine_many(3, 1)).await;
 }
 
-/// One of two comes back far ahead of the other, which is stuck: its parents lead to what was published.
+/// Node that reconnects far ahead of another one, which is stuck: its parents lead to the published chain.
 #[tokio::test]
 async fn who_is_ahead_by_a_way_that_can_be_walked_is_believed() {
     let nodes = [Scripted::start().await, Scripted::start().await];

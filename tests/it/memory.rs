@@ -17,7 +17,7 @@ use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, TEXT, UPGRADE, Wire, frame};
 /// The bound that README states, in MiB.
 const BOUND: u64 = 1280;
 
-/// Addresses of those who mean harm: 127.0.0.x, each a client of its own.
+/// Addresses of attackers: 127.0.0.x, each a client of its own.
 const HOSTS: std::ops::Range<u8> = 3..13;
 
 /// Connections of each of them, for each way.

@@ -352,7 +352,8 @@ async fn every_upstream_has_to_be_for_development_on_its_present_connection() {
     assert!(!are_done(&proxy).await);
 }
 
-/// Nodes count their filters, and some take a number for an id: whoever asked for `[1]` had another's news.
+/// Filter ids of other accounts: nodes count their filters, and some accept a number as an id, so `[1]` would read
+/// another client's events.
 #[tokio::test]
 async fn a_filter_is_its_accounts_and_no_other_id_reaches_the_node() {
     let node = Scripted::start().await;

@@ -1,4 +1,5 @@
-//! What clients share is shared: one address takes all that it can get, and a bystander of another address is served.
+//! Fair shares of places and bytes: one address takes all that it can get, and a bystander of another address is
+//! served.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ fn memory(budget: &str) -> String {
     format!("headwater_memory_bytes{{budget=\"{budget}\"}}")
 }
 
-/// One address has more calls under way than the node takes; another one's is sent at once.
+/// Calls at the node's limit from one address; another address's call is sent at once.
 #[tokio::test]
 async fn calls_in_flight_at_a_node() {
     let node = Scripted::start().await;
@@ -69,8 +70,8 @@ async fn calls_in_flight_at_a_node() {
     assert_eq!(node.calls("eth_call"), 8);
 }
 
-/// One address looks for blocks that there are not, without end; another one resumes from a block that a node has to be
-/// asked for.
+/// Resumes after unknown blocks, without end, from one address; another address resumes from a block that a node has to
+/// be asked for.
 #[tokio::test]
 async fn searches_for_blocks_to_resume_from() {
     let node = Scripted::start().await;
@@ -105,7 +106,7 @@ async fn searches_for_blocks_to_resume_from() {
     );
 }
 
-/// One address begins messages and does not finish them; another one's long message is read.
+/// Unfinished messages from one address; another address's long message is read.
 #[tokio::test]
 async fn messages_that_are_not_whole() {
     let rig = Rig::with(|config| config.memory.inbound = ByteSize::mib(2)).await;
@@ -144,7 +145,7 @@ async fn messages_that_are_not_whole() {
     .await;
 }
 
-/// One address asks for long answers of a node over HTTP; another one's are read.
+/// Long answers of an HTTP node to one address; another address's are read.
 #[tokio::test]
 async fn answers_that_are_being_read() {
     let node = node_with_logs_of(500_000).await;
@@ -269,7 +270,7 @@ async fn places_before_the_first_request() {
     .await;
 }
 
-/// One address has all places; others displace its idle connections, those without subscriptions first.
+/// Connections of one address on all places; others displace its idle ones, those without subscriptions first.
 #[tokio::test]
 async fn connections_in_total() {
     let rig = Rig::with(|config| {

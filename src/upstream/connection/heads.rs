@@ -37,7 +37,7 @@ pub(super) struct HeadsState {
     /// The connection before this one was given up since its subscription was dead.
     was_deaf: bool,
     began: Instant,
-    /// The back-off of the subscription, where the node is asked too much.
+    /// Back-off of the subscription after a rate limit.
     back_off: BackOff,
 }
 
@@ -74,7 +74,7 @@ impl HeadsState {
         self.was_deaf = true;
     }
 
-    /// Whether another connection would hardly announce more than this one.
+    /// Checks if another connection would hardly announce more heads than this one.
     pub fn is_deaf_by_nature(&self) -> bool {
         !self.has_announced || self.was_deaf && self.began.elapsed() < DEAF_AGAIN
     }
@@ -104,7 +104,7 @@ impl Serving {
         self.heads.subscription = Subscription::Asked(Instant::now());
     }
 
-    /// The node is asked too much to grant it: its head is polled, and the subscription asked for again in a while.
+    /// Polls the head after a rate limit, and subscribes again in a while.
     pub(super) fn heads_put_off(&mut self) {
         let now = Instant::now();
         self.heads.back_off.refused(now, None, LONGEST);
@@ -112,7 +112,7 @@ impl Serving {
         self.poll_heads("rate limited");
     }
 
-    /// Nothing is announced although the chain goes on: the head is polled until something is.
+    /// Polls the head until heads are announced again: the chain advances without announcements.
     pub(super) fn heads_unannounced(&mut self) {
         self.poll_heads("it grants the subscription and announces nothing");
     }
