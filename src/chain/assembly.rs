@@ -238,16 +238,19 @@ impl Assembly {
 
     /// Handles a head that an upstream not in use was first to announce: accepted where it extends the tip. Branches,
     /// and numbers without a block, are accepted from the upstream in use only: any node can name the tip as a parent.
-    pub fn glimpsed(&mut self, header: Header) {
+    /// Returns if it was accepted.
+    pub fn glimpsed(&mut self, header: Header) -> bool {
         let extends = self.tracker.tip().is_some_and(|tip| {
             tip.block.hash == header.parent && header.block.number.saturating_sub(tip.block.number) <= MAX_HOLE
         });
         // A walk is the way to more than this block, unless it leads to what is doubted.
-        if extends && (self.is_wary || self.tracker.needs().is_none()) {
+        let is_accepted = extends && (self.is_wary || self.tracker.needs().is_none());
+        if is_accepted {
             let step = self.tracker.announce(header);
             self.step(step);
             self.catch_up();
         }
+        is_accepted
     }
 
     /// The upstream in use may be behind what was published.
@@ -303,7 +306,8 @@ impl Assembly {
         let tip = self.tracker.tip().map(|tip| tip.block.number);
         if self.is_wary && tip.is_some_and(|tip| header.block.number.saturating_sub(tip) > SHORT_WALK) {
             debug!(head = %header.block, "doubted: no other node has come so far");
-            return self.glimpsed(header);
+            self.glimpsed(header);
+            return;
         }
         // On another branch it may be one that this upstream has only not left yet.
         let behind = self.catching_up

@@ -209,11 +209,13 @@ impl Ingest {
                 self.assembly.in_use();
                 self.is_doubted = false;
                 self.weigh();
-                if let Some(sighting) = active.and_then(|id| self.pool.newest(id)) {
-                    self.seen(sighting, true);
+                if let Some(id) = active
+                    && let Some(sighting) = self.pool.newest(id)
+                {
+                    self.seen(id, sighting);
                 }
             }
-            Input::Sighting(from, sighting) => self.seen(sighting, self.active == Some(from)),
+            Input::Sighting(from, sighting) => self.seen(from, sighting),
         }
     }
 
@@ -225,13 +227,15 @@ impl Ingest {
         self.assembly.doubt(is_doubted);
         if was_doubted
             && !is_doubted
-            && let Some(sighting) = self.active.and_then(|id| self.pool.newest(id))
+            && let Some(id) = self.active
+            && let Some(sighting) = self.pool.newest(id)
         {
-            self.seen(sighting, true);
+            self.seen(id, sighting);
         }
     }
 
-    fn seen(&mut self, sighting: Sighting, in_use: bool) {
+    fn seen(&mut self, from: UpstreamId, sighting: Sighting) {
+        let in_use = self.active == Some(from);
         let header = match sighting {
             Sighting::Announced(json) => {
                 let header = Header::parse(json, Instant::now()).and_then(Header::bounded);
@@ -250,7 +254,12 @@ impl Ingest {
         };
         match header {
             Ok(header) if in_use => self.assembly.announced(header),
-            Ok(header) => self.assembly.glimpsed(header),
+            Ok(header) => {
+                let hash = header.block.hash;
+                if self.pool.may_lead(from, header.parent) && self.assembly.glimpsed(header) {
+                    self.pool.leads(from, hash);
+                }
+            }
             Err(error) => warn!("a node's head was refused: {error}"),
         }
     }

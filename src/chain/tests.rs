@@ -211,7 +211,9 @@ impl World {
                 self.head = header.block.hash;
                 self.assembly.announced(header);
             }
-            Op::Tell(_, block) => self.assembly.glimpsed(self.tree.pick(block).clone()),
+            Op::Tell(_, block) => {
+                self.assembly.glimpsed(self.tree.pick(block).clone());
+            }
             Op::Switch => self.assembly.in_use(),
             Op::Answer(ask, manner, other) => {
                 if !self.asks.is_empty() {

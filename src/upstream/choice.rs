@@ -114,7 +114,8 @@ impl Choice {
 
     /// Clients were shown this head; or they have to begin anew.
     pub fn published(&self, head: Option<(u64, B256)>) {
-        self.weigh(|standing| standing.published(head));
+        let now = self.now();
+        self.weigh(|standing| standing.published(head, now));
     }
 
     /// A block below those that clients were shown joined them.
@@ -135,6 +136,16 @@ impl Choice {
     /// See [`Standing::is_doubted`].
     pub fn is_doubted(&self, id: UpstreamId) -> bool {
         self.decided.lock().standing.is_doubted(id)
+    }
+
+    /// See [`Standing::may_lead`].
+    pub fn may_lead(&self, id: UpstreamId, parent: B256) -> bool {
+        self.decided.lock().standing.may_lead(id, parent, self.now())
+    }
+
+    /// See [`Standing::leads`].
+    pub fn leads(&self, id: UpstreamId, block: B256) {
+        self.decided.lock().standing.leads(id, block);
     }
 
     /// See [`Standing::unproved`].

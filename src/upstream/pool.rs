@@ -445,6 +445,18 @@ impl Pool {
         self.choice.is_doubted(id)
     }
 
+    /// Checks if a block on top of the newest one, `parent`, is published on the word of this upstream, although another
+    /// one is in use.
+    #[must_use]
+    pub fn may_lead(&self, id: UpstreamId, parent: B256) -> bool {
+        self.choice.may_lead(id, parent)
+    }
+
+    /// Records that this block is to be published on the word of this upstream alone.
+    pub fn leads(&self, id: UpstreamId, block: B256) {
+        self.choice.leads(id, block);
+    }
+
     /// The newest head that this upstream told.
     #[must_use]
     pub fn newest(&self, id: UpstreamId) -> Option<Sighting> {

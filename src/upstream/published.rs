@@ -106,7 +106,7 @@ mod tests {
         );
         assert_eq!(
             published.down_from(11).collect::<Vec<_>>(),
-            [(11, hash(11)), (9, hash(9))]
+            [(11, hash(11)), (10, hash(10)), (9, hash(9))]
         );
         (13..10_000).for_each(|number| published.head(Some((number, hash(number)))));
         published.past(1, hash(1));

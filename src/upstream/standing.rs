@@ -44,6 +44,10 @@ pub(crate) const MAX_HOLE: u64 = 128;
 /// Wait before a walk that led nowhere is repeated, as a multiple of `patience`.
 const WALK_AGAIN: u32 = 8;
 
+/// Time for which an upstream may not lead again after a block of its own was published and taken back, as a multiple
+/// of `patience`.
+const LEAD_AGAIN: u32 = 40;
+
 /// A head as its node reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
@@ -99,6 +103,15 @@ pub(super) struct Standing {
     active: Option<UpstreamId>,
     sights: FirstSights,
     published: Published,
+    led: Option<Led>,
+}
+
+/// Block that is published on the word of one upstream that is not in use.
+#[derive(Debug)]
+struct Led {
+    by: UpstreamId,
+    hash: B256,
+    is_published: bool,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +130,8 @@ struct Member {
     walk_at: Option<Duration>,
     /// Time since which it has been connected, without lag and not forked.
     sound_since: Option<Duration>,
+    /// Earliest time at which it may lead, see [`Standing::may_lead`]. Survives a reconnect.
+    leads_at: Duration,
 }
 
 impl Standing {
@@ -128,12 +143,23 @@ impl Standing {
             active: None,
             sights: FirstSights::default(),
             published: Published::default(),
+            led: None,
         }
     }
 
     /// Records the head that clients were shown, or `None` where they have to begin anew.
-    pub fn published(&mut self, head: Option<(u64, B256)>) {
+    pub fn published(&mut self, head: Option<(u64, B256)>, now: Duration) {
         self.published.head(head);
+        if let Some(led) = &mut self.led {
+            let (by, hash, was_published) = (led.by, led.hash, led.is_published);
+            led.is_published = self.published.number_of(hash).is_some();
+            if was_published && !led.is_published {
+                self.led = None;
+                if !self.is_confirmed(by, hash) {
+                    self.members[by.0].leads_at = now + self.patience * LEAD_AGAIN;
+                }
+            }
+        }
         for member in &mut self.members {
             member.root = match head {
                 Some((number, hash)) if member.told(hash) => Some(number),
@@ -216,6 +242,31 @@ impl Standing {
         self.number(id) <= root || self.connected().filter(above).count() < 2
     }
 
+    /// Checks if a block on top of the newest one, `parent`, is published on the word of this upstream, although another
+    /// one is in use. Clients see a head when the first upstream has it; but one that invents blocks must not lead them
+    /// further than one block, nor again and again. Of three or more upstreams another one must have the parent.
+    pub fn may_lead(&self, id: UpstreamId, parent: B256, now: Duration) -> bool {
+        let member = &self.members[id.0];
+        now >= member.leads_at
+            && member.outvoted_since.is_none()
+            && (self.connected().count() < 3 || self.is_confirmed(id, parent))
+    }
+
+    /// Records that this block is to be published on the word of this upstream alone.
+    pub fn leads(&mut self, id: UpstreamId, block: B256) {
+        self.led = Some(Led {
+            by: id,
+            hash: block,
+            is_published: false,
+        });
+    }
+
+    /// Checks if another upstream has reported this block.
+    fn is_confirmed(&self, id: UpstreamId, block: B256) -> bool {
+        self.connected()
+            .any(|other| other != id && self.members[other.0].told(block))
+    }
+
     /// Records a new connection, over which heads may have been reported already.
     pub fn up(&mut self, id: UpstreamId) {
         self.members[id.0].connected = true;
@@ -223,7 +274,11 @@ impl Standing {
 
     /// Records that there is no connection.
     pub fn down(&mut self, id: UpstreamId) {
-        self.members[id.0] = Member::default();
+        let member = &mut self.members[id.0];
+        *member = Member {
+            leads_at: member.leads_at,
+            ..Member::default()
+        };
     }
 
     /// Records an announced head. `false` for a block that the upstream reported before: late or repeated.
@@ -625,7 +680,7 @@ mod tests {
             }
             if let Some(head) = event.strip_prefix('=') {
                 let Told { number, hash, .. } = told(head);
-                standing.published(Some((number, hash)));
+                standing.published(Some((number, hash)), now);
                 note(standing.decide(now), now);
                 continue;
             }
@@ -852,6 +907,45 @@ mod tests {
                 expect!["->0 first @0ns; 0>1 lagging 4s @4s"],
             );
         }
+    }
+
+    #[test]
+    fn who_leads_to_a_block_that_is_taken_back_does_not_lead_again_soon() {
+        // Upstreams of which a block on top of the published one is accepted.
+        let may_lead = |events: &str, led: &str, then: &str| {
+            let (mut standing, _) = story(events);
+            standing.leads(UpstreamId(1), told(led).hash);
+            let mut now = Duration::ZERO;
+            for event in then.split_whitespace() {
+                match (event.strip_prefix('='), event.strip_prefix('+')) {
+                    (Some(head), _) => standing.published(Some((told(head).number, told(head).hash)), now),
+                    (_, Some(seconds)) => now += Duration::from_secs(seconds.parse().unwrap()),
+                    _ => standing.down(UpstreamId(1)),
+                }
+            }
+            let (_, newest) = standing.published_head().unwrap();
+            (0..3)
+                .map(UpstreamId)
+                .filter(|id| standing.may_lead(*id, newest, now))
+                .map(|id| id.0.to_string())
+                .collect::<String>()
+        };
+        let three = "0+a5 1+a5 2+a5 =a5";
+        assert_eq!(may_lead(three, "a6", ""), "012");
+        // A second block waits until another upstream has the first one.
+        assert_eq!(may_lead(&format!("{three} 1a6"), "a6", "=a6"), "02");
+        assert_eq!(may_lead(&format!("{three} 1a6 2a6"), "a6", "=a6"), "012");
+        // Of two upstreams either may be right.
+        assert_eq!(may_lead("0+a5 1+a5 =a5 1a6", "a6", "=a6"), "012");
+        // It was taken back, and nobody else had it.
+        let alone = format!("{three} 1b6<a5");
+        assert_eq!(may_lead(&alone, "b6", "=b6 =a5"), "02");
+        assert_eq!(may_lead(&alone, "b6", "=b6 =a5 - +159"), "02");
+        assert_eq!(may_lead(&alone, "b6", "=b6 =a5 - +160"), "012");
+        assert_eq!(may_lead("0+a5 1+a5 =a5 1b6<a5", "b6", "=b6 =a5"), "02");
+        // It is not published yet, or another one had it too.
+        assert_eq!(may_lead(&alone, "b6", "=a5"), "012");
+        assert_eq!(may_lead(&format!("{alone} 2b6<a5"), "b6", "=b6 =a5"), "012");
     }
 
     #[test]
