@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 /// Time for which a consequence lasts (issue 12).
@@ -12,14 +13,36 @@ pub const CONSEQUENCE: Duration = Duration::from_secs(600);
 /// A longer answer is long, in bytes: some milliseconds of a link of 1 Gbit/s.
 const LONG_ANSWER: usize = 1 << 20;
 
+/// Calls that an account may have under way before the length of its answers is known. Each short answer adds one, as in
+/// the slow start of TCP (RFC 5681, section 3.1): 60 calls at once take four round trips in place of one.
+const FIRST_CALLS: usize = 4;
+
+/// Calls under way from which an account's answers count as known.
+const KNOWN_CALLS: usize = 64;
+
 /// The record; shared by an account and its calls on their way to the nodes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Conduct {
     /// Nearly all accounts have none: the fast path.
     has_record: AtomicBool,
     until: Mutex<Until>,
     /// Length of its answers, in bytes: the longest of late.
     answer: AtomicUsize,
+    /// Calls that it may have under way, up to [`KNOWN_CALLS`], and places for them.
+    window: AtomicUsize,
+    places: Semaphore,
+}
+
+impl Default for Conduct {
+    fn default() -> Self {
+        Self {
+            has_record: AtomicBool::default(),
+            until: Mutex::default(),
+            answer: AtomicUsize::default(),
+            window: AtomicUsize::new(FIRST_CALLS),
+            places: Semaphore::new(FIRST_CALLS),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +76,18 @@ impl Conduct {
         if after != before {
             self.answer.store(after, Ordering::Relaxed);
         }
+        if bytes <= LONG_ANSWER && self.window.load(Ordering::Relaxed) < KNOWN_CALLS {
+            self.window.fetch_add(1, Ordering::Relaxed);
+            self.places.add_permits(1);
+        }
+    }
+
+    /// Takes a place among the calls of an account whose answers are not known yet; `None` where they are.
+    pub async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        if self.window.load(Ordering::Relaxed) >= KNOWN_CALLS {
+            return None;
+        }
+        self.places.acquire().await.ok()
     }
 
     /// Checks if the account's recent answers were long.
@@ -103,6 +138,23 @@ mod tests {
             short += 1;
         }
         assert_eq!(short, 11);
+    }
+
+    #[tokio::test]
+    async fn calls_under_way_grow_with_each_short_answer() {
+        use futures_util::FutureExt as _;
+        let conduct = Conduct::default();
+        // Calls that begin at once, each of which keeps its place.
+        let begin = |answered: usize, bytes: usize| {
+            (0..answered).for_each(|_| conduct.got_an_answer(bytes));
+            std::iter::from_fn(|| conduct.place().now_or_never())
+                .take(100)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(begin(0, 0).len(), 4);
+        assert_eq!(begin(4, 100).len(), 8);
+        assert_eq!(begin(4, LONG_ANSWER + 1).len(), 8);
+        assert_eq!(begin(KNOWN_CALLS - 8, 100).iter().flatten().count(), 0, "known");
     }
 
     #[test]

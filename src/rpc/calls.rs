@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::SemaphorePermit;
 
 use super::anchor::{Anchor, FRESH, Ground, Plan};
 use super::by_hash::{ByHash, Expected};
@@ -60,6 +61,9 @@ const MAX_BUILDS: usize = 64;
 const MAX_WAITING: usize = 1024;
 
 type Answer = Result<Outcome, CallError>;
+
+/// Places of a call under way: of an account whose answers are not known, of a long answer, and of any call.
+type Turn<'a> = (Option<SemaphorePermit<'a>>, Option<Place>, Place);
 
 /// Answers calls.
 #[derive(Debug)]
@@ -592,15 +596,24 @@ impl Calls {
     }
 
     /// Takes the places that a call needs. An account whose recent answers were long needs one of a few extra places as
-    /// well: its answers would delay those of others on the node's connection (20 MiB each: 13 s).
-    async fn turn(&self, owner: Owner, conduct: &Conduct) -> Result<(Option<Place>, Place), Full> {
-        let long = if conduct.gets_long_answers() {
-            let long = tokio::time::timeout(self.settings.patience, self.long.acquire(owner)).await;
-            Some(long.unwrap_or(Err(Full("too many long answers at once")))?)
+    /// well: its answers would delay those of others on the node's connection (20 MiB each: 13 s). So does one whose answers
+    /// are not known yet, beyond a few calls.
+    async fn turn<'a>(&self, owner: Owner, conduct: &'a Conduct) -> Result<Turn<'a>, Full> {
+        let (short, long) = if conduct.gets_long_answers() {
+            (None, Some(self.long_place(owner).await?))
         } else {
-            None
+            tokio::select! {
+                biased;
+                short = conduct.place() => (short, None),
+                long = self.long_place(owner) => (None, Some(long?)),
+            }
         };
-        Ok((long, self.place(owner).await?))
+        Ok((short, long, self.place(owner).await?))
+    }
+
+    async fn long_place(&self, owner: Owner) -> Result<Place, Full> {
+        let place = tokio::time::timeout(self.settings.patience, self.long.acquire(owner)).await;
+        place.unwrap_or(Err(Full("too many long answers at once")))
     }
 
     // ---- counting
@@ -636,7 +649,7 @@ impl Calls {
 
 /// Notes how long an answer was that a node gave.
 fn weigh(conduct: &Conduct, answer: &Answer) {
-    if let Ok(Outcome::Result(json)) = answer {
+    if let Ok(Outcome::Result(json) | Outcome::Error(json)) = answer {
         conduct.got_an_answer(json.len());
     }
 }
