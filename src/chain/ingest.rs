@@ -256,7 +256,7 @@ impl Ingest {
             Ok(header) if in_use => self.assembly.announced(header),
             Ok(header) => {
                 let hash = header.block.hash;
-                if self.pool.may_lead(from, header.parent) && self.assembly.glimpsed(header) {
+                if self.pool.may_lead(from, hash) && self.assembly.glimpsed(header) {
                     self.pool.leads(from, hash);
                 }
             }

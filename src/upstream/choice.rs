@@ -139,8 +139,8 @@ impl Choice {
     }
 
     /// See [`Standing::may_lead`].
-    pub fn may_lead(&self, id: UpstreamId, parent: B256) -> bool {
-        self.decided.lock().standing.may_lead(id, parent, self.now())
+    pub fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
+        self.decided.lock().standing.may_lead(id, block, self.now())
     }
 
     /// See [`Standing::leads`].

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A node that speaks in messages has two actors: `connection`, of its stream, and `call_lane`, of calls and long answers; a
-//! call that may have broken a connection is asked in `quarantine`.
+//! call that may have broken a connection is asked in `quarantine`, and a question of our own that is late behind calls
+//! takes a `detour`.
 //!
 //! An actor owns its socket. It multiplexes calls by ids of its own, keeps the subscriptions that are wanted, and says
 //! what it sees; it never decides what is canonical. Reconnection, buffering and resubscription are here and nowhere else.
@@ -20,6 +21,7 @@ mod call;
 mod call_lane;
 mod choice;
 mod connection;
+mod detour;
 mod early;
 mod endpoint;
 mod feeds;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use alloy_primitives::B256;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
@@ -17,6 +17,7 @@ use super::call::{Inbox, Outbox, exchange, throttled};
 use super::call_lane::CallLane;
 use super::choice::Choice;
 use super::connection::Connection;
+use super::detour;
 use super::identity::{Doubt, Genesis, Identity};
 use super::lanes::{Lane, Lanes};
 use super::load::{Load, P95};
@@ -277,6 +278,8 @@ pub(super) struct Upstream {
     /// Calls over the connection for calls, where the node has two lanes.
     pub(super) calls: Outbox,
     pub(super) quarantine: Quarantine,
+    /// Places for connections of [`Self::overtake`].
+    pub(super) detours: Semaphore,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -394,6 +397,7 @@ impl Pool {
                     stream,
                     calls,
                     quarantine: Quarantine::default(),
+                    detours: Semaphore::new(detour::PLACES),
                     shared,
                 }
             })
@@ -445,11 +449,11 @@ impl Pool {
         self.choice.is_doubted(id)
     }
 
-    /// Checks if a block on top of the newest one, `parent`, is published on the word of this upstream, although another
-    /// one is in use.
+    /// Checks if a block on top of the newest one is published on the word of this upstream, although another one is in
+    /// use.
     #[must_use]
-    pub fn may_lead(&self, id: UpstreamId, parent: B256) -> bool {
-        self.choice.may_lead(id, parent)
+    pub fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
+        self.choice.may_lead(id, block)
     }
 
     /// Records that this block is to be published on the word of this upstream alone.
@@ -546,8 +550,14 @@ impl Pool {
         patience: Duration,
     ) -> Result<Outcome, CallError> {
         let upstream = &self.upstreams[id.0];
-        let way = upstream.way(Lane::of(method, params), patience).await?;
-        let answer = exchange(&way.ours, method.to_owned(), params.to_owned(), Owner::OURS, patience).await;
+        let lane = Lane::of(method, params);
+        let way = upstream.way(lane, patience).await?;
+        let asking = exchange(&way.ours, method.to_owned(), params.to_owned(), Owner::OURS, patience);
+        let answer = tokio::select! {
+            biased;
+            answer = asking => answer,
+            outcome = upstream.overtake(method, params), if lane == Lane::Calls => Ok(outcome),
+        };
         if let Some(after) = throttled(&answer) {
             upstream.shared.load.throttled(Instant::now(), after);
         }

@@ -17,7 +17,7 @@
 //!
 //! Switches do not flap: an upstream is left for lag or a fork only for another one with less than half of `patience`
 //! of lag, so that it takes time until that one can be left too; and one of better priority is taken back only after it
-//! was sound without interruption.
+//! was sound without interruption, or at once where all have just connected.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -101,6 +101,8 @@ pub(super) struct Standing {
     take_back_after: Duration,
     members: Vec<Member>,
     active: Option<UpstreamId>,
+    /// Time at which the first one that connected came into use; `None` once one is lost.
+    began: Option<Duration>,
     sights: FirstSights,
     published: Published,
     led: Option<Led>,
@@ -141,6 +143,7 @@ impl Standing {
             take_back_after,
             members: (0..members).map(|_| Member::default()).collect(),
             active: None,
+            began: None,
             sights: FirstSights::default(),
             published: Published::default(),
             led: None,
@@ -242,14 +245,13 @@ impl Standing {
         self.number(id) <= root || self.connected().filter(above).count() < 2
     }
 
-    /// Checks if a block on top of the newest one, `parent`, is published on the word of this upstream, although another
-    /// one is in use. Clients see a head when the first upstream has it; but one that invents blocks must not lead them
-    /// further than one block, nor again and again. Of three or more upstreams another one must have the parent.
-    pub fn may_lead(&self, id: UpstreamId, parent: B256, now: Duration) -> bool {
+    /// Checks if a block on top of the newest one is published on the word of this upstream, although another one is in
+    /// use: clients see a head when it is known, not when the upstream in use has it. Of three or more upstreams another
+    /// one must have reported it, since one alone can invent blocks; of two, the other one must not have been right before.
+    pub fn may_lead(&self, id: UpstreamId, block: B256, now: Duration) -> bool {
         let member = &self.members[id.0];
-        now >= member.leads_at
-            && member.outvoted_since.is_none()
-            && (self.connected().count() < 3 || self.is_confirmed(id, parent))
+        let is_trusted = now >= member.leads_at && member.outvoted_since.is_none();
+        is_trusted && self.connected().count() < 3 || self.is_confirmed(id, block)
     }
 
     /// Records that this block is to be published on the word of this upstream alone.
@@ -275,6 +277,7 @@ impl Standing {
     /// Records that there is no connection.
     pub fn down(&mut self, id: UpstreamId) {
         let member = &mut self.members[id.0];
+        self.began = self.began.filter(|_| !member.connected);
         *member = Member {
             leads_at: member.leads_at,
             ..Member::default()
@@ -335,6 +338,9 @@ impl Standing {
             *since = sound.then(|| since.unwrap_or(now));
         }
         let (to, why) = self.verdict(now)?;
+        if why == Why::First {
+            self.began = Some(now);
+        }
         let from = std::mem::replace(&mut self.active, to);
         Some(Switch { from, to, why })
     }
@@ -363,11 +369,16 @@ impl Standing {
         {
             return Some((Some(to), Why::Doubted));
         }
+        // Which one is the first to connect is chance.
+        let is_start = |began| now.saturating_sub(began) < self.patience;
+        let wait = if self.began.is_some_and(is_start) {
+            Duration::ZERO
+        } else {
+            self.take_back_after
+        };
         let recovered = |id: &UpstreamId| {
             let since = self.members[id.0].sound_since;
-            since.is_some_and(|since| now.saturating_sub(since) >= self.take_back_after)
-                && self.is_fit(*id, now)
-                && self.is_near(*id)
+            since.is_some_and(|since| now.saturating_sub(since) >= wait) && self.is_fit(*id, now) && self.is_near(*id)
         };
         let better = (0..active.0).map(UpstreamId).find(recovered)?;
         Some((Some(better), Why::TakeBack))
@@ -706,9 +717,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_connects_is_used_and_priority_is_repaired_later() {
-        check("1+a5 0+a5 +9", expect!["->1 first @0ns"]);
-        check("1+a5 0+a5 +11", expect!["->1 first @0ns; 1>0 takeback @10s"]);
+    fn the_first_that_connects_is_used_and_priority_is_repaired() {
+        check("1+a5 +3 0+a5 +60", expect!["->1 first @0ns; 1>0 takeback @3s"]);
+        // It is behind: it has to come up.
+        check("1+a9 +1 0+a5 +1 0a9 +60", expect!["->1 first @0ns; 1>0 takeback @2s"]);
+        // Once all had time to connect, it is one that comes and goes.
+        check("1+a5 +4 0+a5 +9", expect!["->1 first @0ns"]);
+        check("1+a5 +4 0+a5 +11", expect!["->1 first @0ns; 1>0 takeback @14s"]);
+        check("1+a5 2+a5 2- 0+a5 +9", expect!["->1 first @0ns"]);
     }
 
     #[test]
@@ -911,10 +927,12 @@ mod tests {
 
     #[test]
     fn who_leads_to_a_block_that_is_taken_back_does_not_lead_again_soon() {
-        // Upstreams of which a block on top of the published one is accepted.
-        let may_lead = |events: &str, led: &str, then: &str| {
+        // Upstreams of which this block is accepted, after 1 led to a block.
+        let may_lead = |events: &str, block: &str, led: &str, then: &str| {
             let (mut standing, _) = story(events);
-            standing.leads(UpstreamId(1), told(led).hash);
+            if !led.is_empty() {
+                standing.leads(UpstreamId(1), told(led).hash);
+            }
             let mut now = Duration::ZERO;
             for event in then.split_whitespace() {
                 match (event.strip_prefix('='), event.strip_prefix('+')) {
@@ -923,29 +941,24 @@ mod tests {
                     _ => standing.down(UpstreamId(1)),
                 }
             }
-            let (_, newest) = standing.published_head().unwrap();
-            (0..3)
-                .map(UpstreamId)
-                .filter(|id| standing.may_lead(*id, newest, now))
+            let ids = (0..3).map(UpstreamId);
+            ids.filter(|id| standing.may_lead(*id, told(block).hash, now))
                 .map(|id| id.0.to_string())
                 .collect::<String>()
         };
-        let three = "0+a5 1+a5 2+a5 =a5";
-        assert_eq!(may_lead(three, "a6", ""), "012");
-        // A second block waits until another upstream has the first one.
-        assert_eq!(may_lead(&format!("{three} 1a6"), "a6", "=a6"), "02");
-        assert_eq!(may_lead(&format!("{three} 1a6 2a6"), "a6", "=a6"), "012");
-        // Of two upstreams either may be right.
-        assert_eq!(may_lead("0+a5 1+a5 =a5 1a6", "a6", "=a6"), "012");
-        // It was taken back, and nobody else had it.
-        let alone = format!("{three} 1b6<a5");
-        assert_eq!(may_lead(&alone, "b6", "=b6 =a5"), "02");
-        assert_eq!(may_lead(&alone, "b6", "=b6 =a5 - +159"), "02");
-        assert_eq!(may_lead(&alone, "b6", "=b6 =a5 - +160"), "012");
-        assert_eq!(may_lead("0+a5 1+a5 =a5 1b6<a5", "b6", "=b6 =a5"), "02");
-        // It is not published yet, or another one had it too.
-        assert_eq!(may_lead(&alone, "b6", "=a5"), "012");
-        assert_eq!(may_lead(&format!("{alone} 2b6<a5"), "b6", "=b6 =a5"), "012");
+        // Of three, one alone is not believed.
+        assert_eq!(may_lead("0+a5 1+a5 2+a5 =a5 1a6", "a6", "", ""), "02");
+        assert_eq!(may_lead("0+a5 1+a5 2+a5 =a5 1a6 2a6", "a6", "", ""), "012");
+        // Of two either may be right, until one was not.
+        let two = "0+a5 1+a5 =a5 1b6<a5";
+        assert_eq!(may_lead(two, "b6", "", ""), "012");
+        assert_eq!(may_lead(two, "b6", "b6", "=a5"), "012", "not published yet");
+        assert_eq!(may_lead(two, "c6", "b6", "=b6 =a5"), "02");
+        assert_eq!(may_lead(two, "c6", "b6", "=b6 =a6"), "02");
+        assert_eq!(may_lead(two, "c6", "b6", "=b6 =a5 - +159"), "02");
+        assert_eq!(may_lead(two, "c6", "b6", "=b6 =a5 - +160"), "012");
+        // The other one had it too.
+        assert_eq!(may_lead(&format!("{two} 0b6<a5"), "c6", "b6", "=b6 =a5"), "012");
     }
 
     #[test]

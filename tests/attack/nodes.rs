@@ -190,15 +190,14 @@ fn drawn() -> String {
 pub async fn ahead(arena: Arena) {
     let (sound, rival) = (arena.node().clone(), arena.second().clone());
     let blocks = arena.size(500, 5_000);
+    let clock = arena.clone();
     let mining = tokio::task::spawn_blocking(move || {
-        if rival.follow(&sound, 0).is_err() {
-            return false;
-        }
-        (0..blocks).for_each(|_| drop(rival.mine()));
-        true
+        rival.follow(&sound, 0).ok()?;
+        let mined = (0..blocks).take_while(|_| clock.goes_on() && rival.mine().number() > 0);
+        Some(mined.count())
     });
     match mining.await {
-        Ok(true) => arena.count_by("blocks invented", blocks as u64),
+        Ok(Some(mined)) => arena.count_by("blocks invented", mined as u64),
         _ => arena.broken("the second node has the first one's chain"),
     }
     arena.end().await;

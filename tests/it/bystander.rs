@@ -21,12 +21,6 @@ impl Bystander {
         self.client.expect(blocks.iter().map(Made::head_line).collect()).await;
     }
 
-    /// [`Self::sees`], but this block may come first: one that is taken back.
-    pub async fn sees_after_optional(&mut self, taken_back: &Made, blocks: &[Made]) {
-        let story = blocks.iter().map(Made::head_line).collect();
-        self.client.expect_after_optional(&taken_back.head_line(), story).await;
-    }
-
     /// [`Self::sees`], and no other head, and the connection is still served.
     pub async fn saw_only(mut self, blocks: &[Made]) {
         self.sees(blocks).await;

@@ -1,5 +1,6 @@
 //! The two connections to a node: what goes wrong on the one for calls is neither the stream's nor another client's.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::bystander::Bystander;
 use crate::harness::{Client, Proxy, eventually};
-use crate::scripted::{Answer, Mine, Scripted};
+use crate::scripted::{Answer, Made, Mine, Scripted};
 
 fn request(method: &str, params: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
@@ -270,4 +271,37 @@ async fn one_lane_is_enough_where_it_is_set() {
     let answer = ask(&mut client, harmless()).await;
     assert!(answer.contains("\"0x1\""), "{answer}");
     assert_eq!(node.connections(), (1, 1));
+}
+
+/// Long answers keep the connection for calls busy: the logs of a block do not wait behind them.
+#[tokio::test]
+async fn logs_overtake_calls_of_clients() {
+    let node = Scripted::start().await;
+    node.grow(3);
+    // The connection for calls: what is asked on it first is never answered.
+    let busy: Arc<OnceLock<Option<usize>>> = Arc::default();
+    for method in ["eth_getLogs", "eth_getBlockReceipts"] {
+        let busy = busy.clone();
+        node.answer(method, move |ask| {
+            match *busy.get_or_init(|| ask.connection()) == ask.connection() {
+                true => Answer::Never,
+                false => ask.usual(),
+            }
+        });
+    }
+    node.answer("eth_gasPrice", |_| json!("0x3").into());
+    let proxy = node.proxy(|_| {}).await;
+    has_lanes(&proxy, "two").await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut watcher = proxy.watcher().await;
+    node.hold("eth_gasPrice");
+    let mut other = proxy.client().await;
+    other.send(request("eth_gasPrice", &json!([])).to_string()).await;
+    eventually("it is under way", async || node.calls("eth_gasPrice") == 1).await;
+    let made = node.mine_many(2, 2);
+    watcher.expect(made.iter().flat_map(Made::adopted).collect()).await;
+    assert!(node.connections().1 > 2, "{:?}", node.connections());
+    node.release("eth_gasPrice");
+    assert!(other.next().await.contains("result"));
+    bystander.saw_only(&made).await;
 }
