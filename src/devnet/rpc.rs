@@ -135,7 +135,7 @@ pub(super) fn call(
             Ok("[]".to_owned())
         }
         "web3_clientVersion" => ok(&state.client_version),
-        "eth_getCode" if state.faults.code_bytes > 0 => Ok(format!("\"0x{}\"", "00".repeat(state.faults.code_bytes))),
+        "eth_getCode" if state.faults.code_bytes > 0 => Ok(state.long_code().to_owned()),
         "net_version" => ok(&state.chain_id.to_string()),
         "eth_chainId" => ok(&Quantity(state.chain_id)),
         "eth_getBlockReceipts"

@@ -50,8 +50,8 @@ const LONG: usize = 1 << 20;
 /// Long answers that are put together at the same time.
 const BUILDERS: usize = 2;
 
-/// Calls under way of accounts whose answers are long, or not known yet: with answers of 20 MiB, a second of a link of 1 Gbit/s.
-const LONG_CALLS: usize = 6;
+/// Calls under way of accounts whose answers are long, or not known yet: with answers of 20 MiB, 0.7 s of a link of 1 Gbit/s.
+const LONG_CALLS: usize = 4;
 
 /// Long answers of one account that wait to be put together.
 const MAX_BUILDS: usize = 64;

@@ -24,12 +24,12 @@ pub enum Form {
 impl Form {
     /// Time in which the bystander is watched before the attack.
     pub fn calm(self) -> Duration {
-        Duration::from_millis(if self == Self::Full { 3_000 } else { 250 })
+        Duration::from_millis(if self == Self::Full { 4_000 } else { 250 })
     }
 
     /// Time for what an attack leaves behind to show, and for an attack that does not end by itself.
     pub fn aftermath(self) -> Duration {
-        Duration::from_millis(if self == Self::Full { 1_000 } else { 300 })
+        Duration::from_millis(if self == Self::Full { 2_000 } else { 300 })
     }
 
     /// Timeout of an answer to the bystander. In the short form it only tells late from never, on any machine.
@@ -39,7 +39,7 @@ impl Form {
 
     /// Longest time of an attack.
     pub fn window(self) -> Duration {
-        Duration::from_millis(if self == Self::Full { 6_000 } else { 1_200 })
+        Duration::from_millis(if self == Self::Full { 8_000 } else { 1_200 })
     }
 }
 

@@ -168,7 +168,7 @@ impl Stage<'_> {
             ..Verdict::default()
         };
         verdict.reasons.extend(proxy.ended());
-        verdict.judge(&seen, &truth, last, form, self.node.block_time());
+        verdict.judge(&seen, &truth, last, form, self.node.block_time(form));
         Ok(verdict)
     }
 }

@@ -108,9 +108,9 @@ impl Node {
         }
     }
 
-    pub fn block_time(&self) -> Duration {
+    pub fn block_time(&self, form: Form) -> Duration {
         match self {
-            Self::Devnet(_) => BLOCK_TIME,
+            Self::Devnet(_) => block_time(form),
             Self::Geth { .. } => GETH_PERIOD,
         }
     }
@@ -173,7 +173,9 @@ impl Drop for Node {
     }
 }
 
-const BLOCK_TIME: Duration = Duration::from_millis(250);
+fn block_time(form: Form) -> Duration {
+    Duration::from_millis(if form == Form::Full { 1_000 } else { 250 })
+}
 
 /// Settings of a simulated node: blocks for a resume that is longer than the process's memory, what makes such a resume
 /// long, and a version for which no setting for development nodes applies.
@@ -182,7 +184,7 @@ fn settings(form: Form, fork_seed: u64) -> devnet::Config {
         client_version: "Geth/v1.17.8-stable/linux-amd64/go1.25".to_owned(),
         fork_seed,
         initial_blocks: 300,
-        block_time: Some(BLOCK_TIME),
+        block_time: Some(block_time(form)),
         pending_rate: 0.0,
         transactions_per_block: 2,
         logs_per_transaction: 5,
