@@ -10,6 +10,8 @@ use alloy_rpc_types_eth::Header;
 use headwater::chain::Verify;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
 
 use super::node::{Emitter, NOTE, Output, Process, TRANSFER};
 use super::proxy::{Events, Proxy, connect, until, within};
@@ -192,4 +194,75 @@ async fn what_geth_says_comes_byte_for_byte() {
         let ipc = directory.path().join("geth.ipc");
         compare(&geth, ipc.to_str().unwrap(), Verify::Bloom).await;
     }
+}
+
+/// Rows of docs/methods.md: the method, and whether it is served by default.
+fn documented() -> Vec<(&'static str, bool)> {
+    let text = include_str!("../../docs/methods.md");
+    let (_, table) = text.split_once("## Every method of geth").unwrap();
+    let row = |line: &'static str| {
+        let (method, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        Some((method, rest.starts_with("served")))
+    };
+    table.lines().filter_map(row).collect()
+}
+
+/// The code of geth's answer over IPC. More parameters than any method takes: nothing is executed.
+async fn code_over_ipc(socket: &mut BufReader<UnixStream>, method: &str) -> i64 {
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": too_many()});
+    socket.write_all(format!("{request}\n").as_bytes()).await.unwrap();
+    let mut line = String::new();
+    within(method, socket.read_line(&mut line)).await.unwrap();
+    let answer: Value = serde_json::from_str(&line).unwrap();
+    answer["error"]["code"].as_i64().unwrap_or_default()
+}
+
+fn too_many() -> Value {
+    vec![Value::Null; 20].into()
+}
+
+/// Over IPC geth serves every namespace: each of its methods is in the table, and served or refused as it says there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_method_over_ipc_is_served_or_refused_as_documented() {
+    const UNKNOWN: i64 = -32601;
+    const LIMITED: i64 = -32005;
+    let directory = tempfile::tempdir().unwrap();
+    let Some(_geth) = Geth::start(directory.path()).await else {
+        return;
+    };
+    let path = directory.path().join("geth.ipc");
+    let mut socket = BufReader::new(UnixStream::connect(&path).await.unwrap());
+    let modules = json!({"jsonrpc": "2.0", "id": 1, "method": "rpc_modules", "params": []});
+    socket.write_all(format!("{modules}\n").as_bytes()).await.unwrap();
+    let mut line = String::new();
+    within("rpc_modules", socket.read_line(&mut line)).await.unwrap();
+    let modules: Value = serde_json::from_str(&line).unwrap();
+    let rows = documented();
+    for module in modules["result"].as_object().unwrap().keys() {
+        let prefix = format!("{module}_");
+        assert!(rows.iter().any(|(method, _)| method.starts_with(&prefix)), "{module}");
+    }
+    let proxy = Proxy::start(path.to_str().unwrap()).await;
+    let client = proxy.connect().await;
+    for (method, is_served) in rows {
+        // Most of `engine` is there with a consensus client only.
+        let is_there = method.starts_with("engine_") || code_over_ipc(&mut socket, method).await != UNKNOWN;
+        assert!(is_there, "geth has no {method}");
+        // A subscription is refused by what it names.
+        let params = if method.ends_with("_subscribe") {
+            json!(["newHeads"])
+        } else {
+            too_many()
+        };
+        let mut code = LIMITED;
+        while code == LIMITED {
+            let answer: Result<Value, _> = within(method, client.raw_request(method.into(), params.clone())).await;
+            code = answer.map_or_else(|error| error.as_error_resp().expect("an error object").code, |_| 0);
+            if code == LIMITED {
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        }
+        assert_eq!(code != UNKNOWN, is_served, "{method}: {code}");
+    }
+    proxy.stop().await;
 }
