@@ -103,7 +103,7 @@ chaos: build $(NODE_READY) ## real processes killed and stopped under load: make
 # The simulated node keeps the memory of its long answers: to get it anew from a host that lends it takes longer than they do.
 .PHONY: attack
 attack: build ## clients and nodes that mean harm, beside a bystander, as a table (ROW=deep for one; ATTACK_GETH=geth; REPORT=dir)
-	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \
+	MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
 	PROXY_BIN=$(TARGET_DIR)/release/headwater $(CARGO) test --locked --test attack -- --full \
 		$(if $(ATTACK_GETH),--geth $(ATTACK_GETH)) $(if $(REPORT),--report $(abspath $(REPORT))) $(ROW)
 

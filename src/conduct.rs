@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Time for which a consequence lasts (issue 12).
@@ -17,31 +17,47 @@ const LONG_ANSWER: usize = 1 << 20;
 /// the slow start of TCP (RFC 5681, section 3.1): 60 calls at once take five round trips in place of one.
 const FIRST_CALLS: usize = 2;
 
-/// Calls under way from which an account's answers count as known.
+/// Calls under way from which an account's answers count as known: from then on it may have any number.
 const KNOWN_CALLS: usize = 64;
 
 /// The record; shared by an account and its calls on their way to the nodes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Conduct {
     /// Nearly all accounts have none: the fast path.
     has_record: AtomicBool,
     until: Mutex<Until>,
     /// Length of its answers, in bytes: the longest of late.
     answer: AtomicUsize,
-    /// Calls that it may have under way, up to [`KNOWN_CALLS`], and places for them.
-    window: AtomicUsize,
-    places: Semaphore,
+    window: Mutex<Window>,
+    /// Signal that the window has room for a waiting call.
+    room: Notify,
 }
 
-impl Default for Conduct {
+/// Calls of the account at the nodes.
+#[derive(Debug)]
+struct Window {
+    under_way: usize,
+    /// Calls that may be under way: [`FIRST_CALLS`] to [`KNOWN_CALLS`], where there is no bound.
+    size: usize,
+}
+
+impl Default for Window {
     fn default() -> Self {
         Self {
-            has_record: AtomicBool::default(),
-            until: Mutex::default(),
-            answer: AtomicUsize::default(),
-            window: AtomicUsize::new(FIRST_CALLS),
-            places: Semaphore::new(FIRST_CALLS),
+            under_way: 0,
+            size: FIRST_CALLS,
         }
+    }
+}
+
+/// Call under way that the window counts.
+#[derive(Debug)]
+pub struct Counted<'a>(&'a Conduct);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.window.lock().under_way -= 1;
+        self.0.room.notify_one();
     }
 }
 
@@ -76,18 +92,36 @@ impl Conduct {
         if after != before {
             self.answer.store(after, Ordering::Relaxed);
         }
-        if bytes <= LONG_ANSWER && self.window.load(Ordering::Relaxed) < KNOWN_CALLS {
-            self.window.fetch_add(1, Ordering::Relaxed);
-            self.places.add_permits(1);
+        {
+            let mut window = self.window.lock();
+            window.size = match bytes > LONG_ANSWER {
+                true => FIRST_CALLS,
+                false => KNOWN_CALLS.min(window.size + 1),
+            };
+        }
+        self.room.notify_one();
+    }
+
+    /// Counts a call among those under way, as soon as the window has room for it.
+    pub async fn begin(&self) -> Counted<'_> {
+        loop {
+            {
+                let mut window = self.window.lock();
+                if window.under_way < window.size || window.size >= KNOWN_CALLS {
+                    window.under_way += 1;
+                    return Counted(self);
+                }
+            }
+            self.room.notified().await;
         }
     }
 
-    /// Takes a place among the calls of an account whose answers are not known yet; `None` where they are.
-    pub async fn place(&self) -> Option<SemaphorePermit<'_>> {
-        if self.window.load(Ordering::Relaxed) >= KNOWN_CALLS {
-            return None;
-        }
-        self.places.acquire().await.ok()
+    /// Checks if a consequence lasts.
+    #[must_use]
+    pub fn has_consequence(&self, now: Instant) -> bool {
+        let lasts = |until: Option<Instant>| until.is_some_and(|until| now < until);
+        self.until()
+            .is_some_and(|until| lasts(until.refused) || lasts(until.all_alone) || lasts(until.sends_alone))
     }
 
     /// Checks if the account's recent answers were long.
@@ -144,17 +178,35 @@ mod tests {
     async fn calls_under_way_grow_with_each_short_answer() {
         use futures_util::FutureExt as _;
         let conduct = Conduct::default();
-        // Calls that begin at once, each of which keeps its place.
+        // Calls that begin at once; each stays under way.
         let begin = |answered: usize, bytes: usize| {
             (0..answered).for_each(|_| conduct.got_an_answer(bytes));
-            std::iter::from_fn(|| conduct.place().now_or_never())
+            std::iter::from_fn(|| conduct.begin().now_or_never())
                 .take(100)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(begin(0, 0).len(), 2);
-        assert_eq!(begin(2, 100).len(), 4);
-        assert_eq!(begin(4, LONG_ANSWER + 1).len(), 4);
-        assert_eq!(begin(KNOWN_CALLS - 4, 100).iter().flatten().count(), 0, "known");
+        let first = begin(0, 0);
+        assert_eq!(first.len(), 2);
+        assert_eq!(begin(1, 100).len(), 1);
+        drop(first);
+        assert_eq!(begin(2, 100).len(), 5);
+        assert_eq!(begin(KNOWN_CALLS, 100).len(), 100, "known");
+        assert_eq!(begin(1, LONG_ANSWER + 1).len(), 2, "not any more");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_begins_when_another_ends() {
+        let conduct = std::sync::Arc::new(Conduct::default());
+        let (one, two) = (conduct.begin().await, conduct.begin().await);
+        let waiting = {
+            let conduct = conduct.clone();
+            tokio::spawn(async move { drop(conduct.begin().await) })
+        };
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(one);
+        waiting.await.expect("it begins");
+        drop(two);
     }
 
     #[test]

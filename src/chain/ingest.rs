@@ -255,9 +255,9 @@ impl Ingest {
         match header {
             Ok(header) if in_use => self.assembly.announced(header),
             Ok(header) => {
-                let hash = header.block.hash;
+                let BlockRef { number, hash } = header.block;
                 if self.pool.may_lead(from, hash) && self.assembly.glimpsed(header) {
-                    self.pool.leads(from, hash);
+                    self.pool.leads(from, number, hash);
                 }
             }
             Err(error) => warn!("a node's head was refused: {error}"),

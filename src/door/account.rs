@@ -349,8 +349,8 @@ impl Accounts {
         let mut all = self.all.lock();
         all.retain(|_, account| {
             // Under the lock nobody gets hold of it who does not hold it already.
-            let is_refused = account.terms.load().conduct.refused_for(Instant::now()).is_some();
-            if Arc::strong_count(account) > 1 || is_refused {
+            let has_consequence = account.terms.load().conduct.has_consequence(Instant::now());
+            if Arc::strong_count(account) > 1 || has_consequence {
                 account.unused_since.store(0, Ordering::Relaxed);
                 return true;
             }

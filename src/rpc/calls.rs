@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::SemaphorePermit;
 
 use super::anchor::{Anchor, FRESH, Ground, Plan};
 use super::by_hash::{ByHash, Expected};
@@ -22,7 +21,7 @@ use super::params::{self, BlockName};
 use super::send;
 use super::{Caller, RpcSettings, not_available};
 use crate::chain::{BlockLogs, BlockRef, Tip, Verify};
-use crate::conduct::Conduct;
+use crate::conduct::{Conduct, Counted};
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::look::awaited;
 use crate::shares::{Budget, Charge, FairPool, Full, Owner, Place};
@@ -50,8 +49,11 @@ const LONG: usize = 1 << 20;
 /// Long answers that are put together at the same time.
 const BUILDERS: usize = 2;
 
-/// Calls under way of accounts whose answers are long, or not known yet: with answers of 20 MiB, 0.7 s of a link of 1 Gbit/s.
+/// Calls under way of accounts whose answers are long: with answers of 20 MiB, 0.7 s of a link of 1 Gbit/s.
 const LONG_CALLS: usize = 4;
+
+/// Calls under way of accounts whose windows are full: slow ones do not stop the others of a new account.
+const BEYOND_CALLS: usize = 8;
 
 /// Long answers of one account that wait to be put together.
 const MAX_BUILDS: usize = 64;
@@ -62,8 +64,8 @@ const MAX_WAITING: usize = 1024;
 
 type Answer = Result<Outcome, CallError>;
 
-/// Places of a call under way: of an account whose answers are not known, of a long answer, and of any call.
-type Turn<'a> = (Option<SemaphorePermit<'a>>, Option<Place>, Place);
+/// Places of a call under way: in its account's window, or beyond it, and among all calls.
+type Turn<'a> = (Option<Counted<'a>>, Option<Place>, Place);
 
 /// Answers calls.
 #[derive(Debug)]
@@ -79,6 +81,8 @@ pub struct Calls {
     places: Arc<FairPool>,
     /// Places for calls of accounts whose answers are long.
     long: Arc<FairPool>,
+    /// Places for calls beyond the windows of their accounts.
+    beyond: Arc<FairPool>,
     /// Places for those who put a long answer together.
     builders: Arc<FairPool>,
     finality: Finality,
@@ -111,6 +115,7 @@ impl Calls {
             answers: Budget::new("too many bytes of answers at once", settings.max_answer_bytes),
             places: FairPool::new("too many calls under way", settings.max_in_flight, MAX_WAITING),
             long: FairPool::new("too many long answers at once", LONG_CALLS, MAX_WAITING),
+            beyond: FairPool::new("too many calls under way", BEYOND_CALLS, MAX_WAITING),
             builders: FairPool::new("too many long answers at once", BUILDERS, MAX_BUILDS),
             finality: Finality::default(),
             outrun: Outrun::default(),
@@ -572,18 +577,6 @@ impl Calls {
 
     // ---- places
 
-    /// A place among the calls under way, as soon as it is this account's turn.
-    async fn place(&self, owner: Owner) -> Result<Place, Full> {
-        // A poll that only looks takes no place.
-        awaited().await;
-        let place = tokio::time::timeout(self.settings.patience, self.places.acquire(owner)).await;
-        let place = place.unwrap_or(Err(Full("too many calls under way")));
-        if place.is_err() {
-            self.count_refusal("calls");
-        }
-        place
-    }
-
     async fn forwarded(&self, caller: &Caller, asking: BoxFuture<'_, Answer>) -> Answer {
         match self.turn(caller.owner, &caller.conduct).await {
             Ok(_turn) => {
@@ -595,25 +588,30 @@ impl Calls {
         }
     }
 
-    /// Takes the places that a call needs. An account whose recent answers were long needs one of a few extra places as
-    /// well: its answers would delay those of others on the node's connection (20 MiB each: 13 s). So does one whose answers
-    /// are not known yet, beyond a few calls.
+    /// Takes a call's places: one of all calls, and before it one of its account's window. Where its answers were long,
+    /// it takes one of [`LONG_CALLS`] instead; where the window is full, the first that is free of it and [`BEYOND_CALLS`].
     async fn turn<'a>(&self, owner: Owner, conduct: &'a Conduct) -> Result<Turn<'a>, Full> {
-        let (short, long) = if conduct.gets_long_answers() {
-            (None, Some(self.long_place(owner).await?))
+        awaited().await;
+        let (counted, place) = if conduct.gets_long_answers() {
+            (None, Some(self.place_of(&self.long, owner).await?))
         } else {
             tokio::select! {
                 biased;
-                short = conduct.place() => (short, None),
-                long = self.long_place(owner) => (None, Some(long?)),
+                counted = conduct.begin() => (Some(counted), None),
+                place = self.place_of(&self.beyond, owner) => (None, Some(place?)),
             }
         };
-        Ok((short, long, self.place(owner).await?))
+        Ok((counted, place, self.place_of(&self.places, owner).await?))
     }
 
-    async fn long_place(&self, owner: Owner) -> Result<Place, Full> {
-        let place = tokio::time::timeout(self.settings.patience, self.long.acquire(owner)).await;
-        place.unwrap_or(Err(Full("too many long answers at once")))
+    /// Takes a place as soon as it is this account's turn.
+    async fn place_of(&self, places: &Arc<FairPool>, owner: Owner) -> Result<Place, Full> {
+        let place = tokio::time::timeout(self.settings.patience, places.acquire(owner)).await;
+        let place = place.unwrap_or(Err(Full("too many calls under way")));
+        if place.is_err() {
+            self.count_refusal("calls");
+        }
+        place
     }
 
     // ---- counting

@@ -21,6 +21,7 @@ use super::pool::Shared;
 use super::under_way::UnderWay;
 use super::{CallError, Sighting, place_of};
 use crate::jsonrpc::Outcome;
+use crate::panics;
 
 /// First wait before the newest head is requested again of a node that does not know it; the node may be about to
 /// import it.
@@ -39,6 +40,8 @@ enum End {
     OtherNode(String),
     #[error("the stream's connection is lost")]
     StreamLost,
+    #[error("a panic, which the log has")]
+    Panicked,
     #[error("shutting down")]
     Shutdown,
 }
@@ -82,7 +85,12 @@ impl CallLane {
                 self.shared.lanes.send_replace(Lanes::Opening);
             }
             let began = Instant::now();
-            let (end, used) = self.connect_and_serve(stream).await;
+            let shared = self.shared.clone();
+            let served = panics::caught("node", shared.choice.metrics(), self.connect_and_serve(stream)).await;
+            let (end, used) = served.unwrap_or((End::Panicked, true));
+            if matches!(end, End::Panicked) {
+                self.shared.lanes.send_replace(Lanes::Opening);
+            }
             let ended = match &end {
                 End::Shutdown => return,
                 End::StreamLost => Ended::StreamLost {
@@ -194,6 +202,7 @@ impl CallLane {
         let settings = self.shared.settings.clone();
         let mut under_way = UnderWay::default();
         let mut life = Life::new(reader.received());
+        *self.shared.call_bytes.lock() = reader.meter();
         let mut tick = tokio::time::interval(settings.tick());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {

@@ -144,8 +144,8 @@ impl Choice {
     }
 
     /// See [`Standing::leads`].
-    pub fn leads(&self, id: UpstreamId, block: B256) {
-        self.decided.lock().standing.leads(id, block);
+    pub fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
+        self.decided.lock().standing.leads(id, number, hash);
     }
 
     /// See [`Standing::unproved`].

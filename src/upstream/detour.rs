@@ -14,34 +14,51 @@ use super::link::LinkError;
 use super::pool::Upstream;
 use crate::jsonrpc::Outcome;
 
-/// Time after which a question behind calls of clients is asked on a connection of its own as well: a tenth of the
-/// shortest block time that is common.
-const LATE: Duration = Duration::from_millis(100);
+/// Time between two looks at the connection for calls.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Bytes that the connection for calls carries between two looks where long answers keep it busy: 20 Mbit/s.
+const BUSY: u64 = 256 << 10;
 
 /// Most such connections to one node at the same time.
 pub(super) const PLACES: usize = 2;
 
 impl Upstream {
-    /// Asks on a connection of its own, once the answer is late. Never ends where there is nothing to overtake, or where
-    /// that connection gives no result: the other way is waited for.
+    /// Asks on a connection of its own, once the connection for calls is busy. Never ends where it is not, or where the own
+    /// connection gives no result: the answer over the other one is waited for.
     pub async fn overtake(&self, method: &str, params: &str) -> Outcome {
         match self.ask_past_calls(method, params).await {
-            Ok(Outcome::Result(json)) if &json[..] != b"null" => return Outcome::Result(json),
+            Ok(Some(Outcome::Result(json))) if &json[..] != b"null" => return Outcome::Result(json),
             Ok(_) => debug!(upstream = %self.shared.endpoint, method, "no result on a connection of its own"),
             Err(why) => debug!(upstream = %self.shared.endpoint, method, %why, "no connection of its own"),
         }
         std::future::pending().await
     }
 
-    async fn ask_past_calls(&self, method: &str, params: &str) -> Result<Outcome, LinkError> {
+    async fn ask_past_calls(&self, method: &str, params: &str) -> Result<Option<Outcome>, LinkError> {
+        let shared = &self.shared;
+        let mut before = shared.call_bytes.lock().total();
         let _place = loop {
-            sleep(LATE).await;
-            let has_calls_before = *self.shared.lanes.borrow() == Lanes::Two && self.shared.load.figures().0 > 0;
-            if has_calls_before && let Ok(place) = self.detours.try_acquire() {
+            sleep(LOOK).await;
+            let now = shared.call_bytes.lock().total();
+            let carried = now.saturating_sub(std::mem::replace(&mut before, now));
+            if *shared.lanes.borrow() == Lanes::Two
+                && carried >= BUSY
+                && let Ok(place) = self.detours.try_acquire()
+            {
                 break place;
             }
         };
-        let mut link = Alone::connect(&self.shared.endpoint, &self.shared.settings).await?;
-        link.ask(method, params).await
+        let mut link = Alone::connect(&shared.endpoint, &shared.settings).await?;
+        // A balancer may lead to a node of another chain.
+        if let Outcome::Result(id) = link.chain_id().await?
+            && let Err(why) = shared
+                .identity
+                .check_chain_id(&shared.endpoint, &String::from_utf8_lossy(&id))
+        {
+            debug!(%why);
+            return Ok(None);
+        }
+        link.ask(method, params).await.map(Some)
     }
 }

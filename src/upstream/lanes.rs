@@ -115,7 +115,10 @@ impl Attempts {
                 self.lost_streams = 0;
                 Next::Share(LONG_RETRY)
             }
-            Ended::StreamLost { early: false } => Next::Again,
+            Ended::StreamLost { early: false } => {
+                self.lost_streams = 0;
+                Next::Again
+            }
         }
     }
 }
@@ -152,6 +155,7 @@ mod tests {
         check("eee", ". . 600");
         check("eeeee", ". . 600 . .");
         check("llllee", ". . . . . .");
+        check("eelelee", ". . . . . . .");
         check("eueue", ". . . . .");
     }
 

@@ -213,6 +213,12 @@ impl Reader {
         }
     }
 
+    /// The count behind [`Self::received`].
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
     /// Bytes that came so far, also those of a message that is not complete yet.
     #[must_use]
     pub fn received(&self) -> u64 {

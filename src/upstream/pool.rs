@@ -21,6 +21,7 @@ use super::detour;
 use super::identity::{Doubt, Genesis, Identity};
 use super::lanes::{Lane, Lanes};
 use super::load::{Load, P95};
+use super::metered::Meter;
 use super::poller::Poller;
 use super::proof::prove;
 use super::quarantine::Quarantine;
@@ -82,6 +83,8 @@ pub(super) struct Shared {
     pub stream: watch::Sender<Option<u64>>,
     /// The way of calls.
     pub lanes: watch::Sender<Lanes>,
+    /// Bytes read from the newest connection for calls.
+    pub call_bytes: Mutex<Meter>,
     /// Room for answers to clients' calls that are being read.
     pub answers: Arc<Budget>,
     /// The same for our own: clients take none of it.
@@ -373,6 +376,7 @@ impl Pool {
                     load: Load::default(),
                     stream: watch::Sender::default(),
                     lanes: watch::Sender::new(Lanes::One),
+                    call_bytes: Mutex::default(),
                     answers: answers.clone(),
                     our_answers: our_answers.clone(),
                 });
@@ -457,8 +461,8 @@ impl Pool {
     }
 
     /// Records that this block is to be published on the word of this upstream alone.
-    pub fn leads(&self, id: UpstreamId, block: B256) {
-        self.choice.leads(id, block);
+    pub fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
+        self.choice.leads(id, number, hash);
     }
 
     /// The newest head that this upstream told.

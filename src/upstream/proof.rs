@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use alloy_primitives::B256;
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use super::pool::Pool;
 use super::standing::{Claim, MAX_HOLE};
@@ -17,12 +18,17 @@ use crate::jsonrpc::Outcome;
 /// Longest walk, in blocks: as many as are remembered of the published chain.
 const MAX_WALK: usize = 4096;
 
+/// Longest time of a walk, in units of `node.silence_timeout`.
+const WALK_PATIENCE: u32 = 2;
+
 /// Blocks requested by number in one round trip, besides the parent by its hash.
 const AHEAD: u64 = 15;
 
 /// Walks from a head that is in doubt, and records the result.
 pub(super) async fn prove(pool: Arc<Pool>, claim: Claim) {
-    let root = root_of(&pool, &claim).await;
+    // One that answers slowly must not keep others from being proved.
+    let root = timeout(pool.silence_timeout() * WALK_PATIENCE, root_of(&pool, &claim)).await;
+    let root = root.ok().flatten();
     pool.choice.walked(claim, root);
 }
 

@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
@@ -20,10 +20,13 @@ use super::pool::Upstream;
 use super::{Ask, CallError};
 use crate::conduct::CONSEQUENCE;
 use crate::jsonrpc::Outcome;
-use crate::shares::Owner;
+use crate::shares::{FairPool, Owner};
 
 /// Most such connections to one node at the same time.
 const PLACES: usize = 4;
+
+/// Most calls of one account that wait for such a connection.
+const MAX_WAITING: usize = 64;
 
 /// Most calls remembered; the oldest is forgotten first.
 const REMEMBERED: usize = 1024;
@@ -31,7 +34,7 @@ const REMEMBERED: usize = 1024;
 /// The quarantine of one node.
 #[derive(Debug)]
 pub(super) struct Quarantine {
-    places: Semaphore,
+    places: Arc<FairPool>,
     breaking: Mutex<Breaking>,
 }
 
@@ -39,6 +42,7 @@ pub(super) struct Quarantine {
 #[derive(Debug, Default)]
 struct Breaking {
     since: HashMap<u64, Instant>,
+    newest: Option<Instant>,
     hasher: RandomState,
 }
 
@@ -58,10 +62,15 @@ impl Breaking {
             self.since.remove(&oldest);
         }
         self.since.insert(self.key(ask), now);
+        self.newest = Some(now);
     }
 
-    fn includes(&self, ask: &Ask, now: Instant) -> bool {
+    fn includes(&mut self, ask: &Ask, now: Instant) -> bool {
         if self.since.is_empty() {
+            return false;
+        }
+        if self.newest.is_none_or(|newest| now >= newest + CONSEQUENCE) {
+            self.since.clear();
             return false;
         }
         let since = self.since.get(&self.key(ask));
@@ -72,7 +81,7 @@ impl Breaking {
 impl Default for Quarantine {
     fn default() -> Self {
         Self {
-            places: Semaphore::new(PLACES),
+            places: FairPool::new("too many calls on a connection of their own", PLACES, MAX_WAITING),
             breaking: Mutex::default(),
         }
     }
@@ -97,9 +106,9 @@ impl Upstream {
             let _place = self
                 .quarantine
                 .places
-                .acquire()
+                .acquire(ask.owner)
                 .await
-                .map_err(|_| CallError::Unavailable)?;
+                .map_err(CallError::Full)?;
             let attempts = if ask.again { 2 } else { 1 };
             for attempt in 1..=attempts {
                 match self.attempt(ask).await {

@@ -44,6 +44,7 @@ impl Pool {
         loop {
             let id = self.find(ask, not, until).await?;
             let answer = self.ask_perhaps_two(ask, id).await;
+            note_loss(ask, &answer);
             let reason = match &answer {
                 Err(CallError::Unavailable) if Instant::now() < until => {
                     // The upstream's actor already knows that the connection is lost.
@@ -51,14 +52,8 @@ impl Pool {
                     not = Some(id);
                     continue;
                 }
-                Err(CallError::TooLong) => {
-                    ask.conduct.got_too_long_an_answer(Instant::now());
-                    return answer;
-                }
-                Err(CallError::Lost) if !ask.again => {
-                    ask.conduct.lost_a_send(Instant::now());
-                    return answer;
-                }
+                Err(CallError::TooLong) => return answer,
+                Err(CallError::Lost) if !ask.again => return answer,
                 // The call may be what broke the connection.
                 Err(CallError::Lost) => {
                     self.count_rerouted("lost");
@@ -86,6 +81,7 @@ impl Pool {
     /// upstream closes that connection too, an idempotent call goes on to the next.
     async fn call_alone(&self, ask: &Ask, lost: Option<UpstreamId>, until: Instant) -> Answer {
         let mut asked: Vec<UpstreamId> = Vec::new();
+        let mut broke_one = false;
         loop {
             let id = self.find(ask, lost, until).await?;
             let id = if asked.contains(&id) {
@@ -103,19 +99,23 @@ impl Pool {
                 // Over HTTP each call has its own connection.
                 Endpoint::Http(_) => self.ask_one(ask, id).await,
                 _ if upstream.quarantine.refuses(ask) => Err(CallError::Breaks),
-                _ => upstream.ask_alone(ask, self.request_timeout).await,
+                _ => {
+                    let answer = upstream.ask_alone(ask, self.request_timeout).await;
+                    broke_one |= answer == Err(CallError::Breaks);
+                    answer
+                }
             };
+            note_loss(ask, &answer);
             match &answer {
                 Err(CallError::Breaks) if ask.again => {}
                 Err(CallError::Breaks) => break,
-                Err(CallError::TooLong) => {
-                    ask.conduct.got_too_long_an_answer(Instant::now());
-                    return answer;
-                }
                 _ => return answer,
             }
         }
-        ask.conduct.broke_a_connection(Instant::now());
+        // A call that is known to break connections was not sent.
+        if broke_one {
+            ask.conduct.broke_a_connection(Instant::now());
+        }
         Err(CallError::Breaks)
     }
 
@@ -124,7 +124,21 @@ impl Pool {
     /// # Errors
     /// [`CallError`], like [`Self::call`].
     pub async fn call_at(&self, id: UpstreamId, ask: &Ask) -> Answer {
-        self.ask_one(ask, id).await
+        let upstream = &self.upstreams[id.0];
+        let is_http = matches!(upstream.shared.endpoint, Endpoint::Http(_));
+        let answer = if !is_http && upstream.quarantine.refuses(ask) {
+            Err(CallError::Breaks)
+        } else if !is_http && ask.conduct.is_alone(ask.again, Instant::now()) {
+            let answer = upstream.ask_alone(ask, self.request_timeout).await;
+            if answer == Err(CallError::Breaks) {
+                ask.conduct.broke_a_connection(Instant::now());
+            }
+            answer
+        } else {
+            self.ask_one(ask, id).await
+        };
+        note_loss(ask, &answer);
+        answer
     }
 
     /// Returns the upstream that a call would go to now, for state that then stays there (a filter).
@@ -326,5 +340,13 @@ impl Pool {
     /// Records a block below those that clients were shown.
     pub fn published_past(&self, number: u64, hash: B256) {
         self.choice.published_past(number, hash);
+    }
+}
+/// Notes in the account's record what an answer shows of its calls.
+fn note_loss(ask: &Ask, answer: &Answer) {
+    match answer {
+        Err(CallError::TooLong) => ask.conduct.got_too_long_an_answer(Instant::now()),
+        Err(CallError::Lost) if !ask.again => ask.conduct.lost_a_send(Instant::now()),
+        _ => {}
     }
 }

@@ -48,6 +48,9 @@ const WALK_AGAIN: u32 = 8;
 /// of `patience`.
 const LEAD_AGAIN: u32 = 40;
 
+/// Blocks with which one upstream of two leads while the other has none of them.
+const MAX_LED: u32 = 16;
+
 /// A head as its node reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
@@ -108,12 +111,15 @@ pub(super) struct Standing {
     led: Option<Led>,
 }
 
-/// Block that is published on the word of one upstream that is not in use.
+/// Newest block accepted from an upstream that is not in use, and that no other has reported.
 #[derive(Debug)]
 struct Led {
     by: UpstreamId,
+    number: u64,
     hash: B256,
     is_published: bool,
+    /// Such blocks one after the other.
+    run: u32,
 }
 
 #[derive(Debug, Default)]
@@ -154,13 +160,13 @@ impl Standing {
     pub fn published(&mut self, head: Option<(u64, B256)>, now: Duration) {
         self.published.head(head);
         if let Some(led) = &mut self.led {
-            let (by, hash, was_published) = (led.by, led.hash, led.is_published);
-            led.is_published = self.published.number_of(hash).is_some();
+            let (by, was_published) = (led.by, led.is_published);
+            led.is_published = self.published.number_of(led.hash).is_some();
             if was_published && !led.is_published {
-                self.led = None;
-                if !self.is_confirmed(by, hash) {
+                if head.is_some_and(|(number, _)| number <= led.number) {
                     self.members[by.0].leads_at = now + self.patience * LEAD_AGAIN;
                 }
+                self.led = None;
             }
         }
         for member in &mut self.members {
@@ -247,20 +253,34 @@ impl Standing {
 
     /// Checks if a block on top of the newest one is published on the word of this upstream, although another one is in
     /// use: clients see a head when it is known, not when the upstream in use has it. Of three or more upstreams another
-    /// one must have reported it, since one alone can invent blocks; of two, the other one must not have been right before.
+    /// one must have reported it, since one alone can invent blocks; of two, this one must not have led to a dropped block
+    /// within [`LEAD_AGAIN`].
     pub fn may_lead(&self, id: UpstreamId, block: B256, now: Duration) -> bool {
         let member = &self.members[id.0];
         let is_trusted = now >= member.leads_at && member.outvoted_since.is_none();
-        is_trusted && self.connected().count() < 3 || self.is_confirmed(id, block)
+        let run = self.led.as_ref().map_or(0, |led| led.run);
+        is_trusted && run < MAX_LED && self.connected().count() < 3 || self.is_confirmed(id, block)
     }
 
     /// Records that this block is to be published on the word of this upstream alone.
-    pub fn leads(&mut self, id: UpstreamId, block: B256) {
+    pub fn leads(&mut self, id: UpstreamId, number: u64, hash: B256) {
+        if self.is_confirmed(id, hash) {
+            return;
+        }
+        let before = self.led.take().filter(|led| led.by == id);
         self.led = Some(Led {
             by: id,
-            hash: block,
+            number,
+            hash,
             is_published: false,
+            run: before.map_or(0, |led| led.run) + 1,
         });
+    }
+
+    /// Records that another upstream reports the block that one leads with.
+    fn confirm(&mut self, id: UpstreamId, told: Told) {
+        self.led
+            .take_if(|led| led.by != id && (led.hash == told.hash || led.hash == told.parent));
     }
 
     /// Checks if another upstream has reported this block.
@@ -286,6 +306,7 @@ impl Standing {
 
     /// Records an announced head. `false` for a block that the upstream reported before: late or repeated.
     pub fn announced(&mut self, id: UpstreamId, told: Told) -> bool {
+        self.confirm(id, told);
         let member = &mut self.members[id.0];
         let news = !member.told(told.hash);
         if news {
@@ -296,6 +317,7 @@ impl Standing {
 
     /// Records the answer to a question for the head, which may be a step back. `false` where the head has not moved.
     pub fn fetched(&mut self, id: UpstreamId, told: Told) -> bool {
+        self.confirm(id, told);
         let member = &mut self.members[id.0];
         let news = member.chain.back() != Some(&(told.number, told.hash));
         if news {
@@ -931,14 +953,15 @@ mod tests {
         let may_lead = |events: &str, block: &str, led: &str, then: &str| {
             let (mut standing, _) = story(events);
             if !led.is_empty() {
-                standing.leads(UpstreamId(1), told(led).hash);
+                standing.leads(UpstreamId(1), told(led).number, told(led).hash);
             }
             let mut now = Duration::ZERO;
             for event in then.split_whitespace() {
                 match (event.strip_prefix('='), event.strip_prefix('+')) {
                     (Some(head), _) => standing.published(Some((told(head).number, told(head).hash)), now),
                     (_, Some(seconds)) => now += Duration::from_secs(seconds.parse().unwrap()),
-                    _ => standing.down(UpstreamId(1)),
+                    _ if event == "-" => standing.down(UpstreamId(1)),
+                    _ => _ = standing.announced(UpstreamId(0), told(event)),
                 }
             }
             let ids = (0..3).map(UpstreamId);
@@ -957,8 +980,10 @@ mod tests {
         assert_eq!(may_lead(two, "c6", "b6", "=b6 =a6"), "02");
         assert_eq!(may_lead(two, "c6", "b6", "=b6 =a5 - +159"), "02");
         assert_eq!(may_lead(two, "c6", "b6", "=b6 =a5 - +160"), "012");
-        // The other one had it too.
-        assert_eq!(may_lead(&format!("{two} 0b6<a5"), "c6", "b6", "=b6 =a5"), "012");
+        // The other one had it too, and left it: a reorg.
+        assert_eq!(may_lead(two, "c7", "b6", "=b6 b6<a5 c6<a5 =a5 =c6"), "012");
+        // Clients begin anew.
+        assert_eq!(may_lead(two, "c7", "b6", "=b6 =a99"), "012");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Calls under way on one connection to a node, and the messages that wait to be written. No I/O, no clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::CallError;
 use super::call::{Call, Reply};
@@ -10,11 +10,16 @@ use super::message::{self, NodeMessage};
 /// Messages that wait until the node takes them; where there are so many, calls wait in their queue, where callers see it.
 const WRITE_QUEUE: usize = 128;
 
+/// Calls remembered whose callers gave up: a node that answers none of them is not waited for.
+const MAX_ABANDONED: usize = 4096;
+
 /// The calls, by the ids that they are asked with.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     next_id: u64,
     waiting: HashMap<u64, Reply>,
+    /// Calls whose callers gave up, and whose answers may be on their way.
+    abandoned: HashSet<u64>,
     pub out: VecDeque<Outbound>,
 }
 
@@ -49,22 +54,28 @@ impl UnderWay {
 
     /// Passes an answer to its caller. Notifications are dropped: this connection has no subscriptions.
     pub fn received(&mut self, message: NodeMessage) {
-        if let NodeMessage::Answer(id, outcome) = message
-            && let Some(reply) = self.waiting.remove(&id)
-        {
+        let NodeMessage::Answer(id, outcome) = message else {
+            return;
+        };
+        if let Some(reply) = self.waiting.remove(&id) {
             drop(reply.send(Ok(outcome)));
         }
+        self.abandoned.remove(&id);
     }
 
     /// Forgets callers that gave up.
     pub fn forget_closed(&mut self) {
-        self.waiting.retain(|_, reply| !reply.is_closed());
+        let closed = self.waiting.extract_if(|_, reply| reply.is_closed());
+        self.abandoned.extend(closed.map(|(id, _)| id));
+        if self.abandoned.len() > MAX_ABANDONED {
+            self.abandoned.clear();
+        }
     }
 
     /// Fails all calls, since the connection is over. An answer that was too long can be blamed on a call only where it
     /// is the only one; of several each is lost.
     pub fn lose_all(&mut self, too_long: bool) {
-        let why = if too_long && self.waiting.len() == 1 {
+        let why = if too_long && self.waiting.len() == 1 && self.abandoned.is_empty() {
             CallError::TooLong
         } else {
             CallError::Lost

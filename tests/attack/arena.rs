@@ -19,27 +19,34 @@ pub enum Form {
     Short,
     /// All connections and times, as `make attack` plays them.
     Full,
+    /// [`Self::Full`] on a machine whose times say nothing: as in the short form, none is asserted.
+    Untimed,
 }
 
 impl Form {
+    /// Checks if all connections are played.
+    pub fn is_full(self) -> bool {
+        self != Self::Short
+    }
+
     /// Time in which the bystander is watched before the attack.
     pub fn calm(self) -> Duration {
-        Duration::from_millis(if self == Self::Full { 4_000 } else { 250 })
+        Duration::from_millis(if self.is_full() { 4_000 } else { 250 })
     }
 
     /// Time for what an attack leaves behind to show, and for an attack that does not end by itself.
     pub fn aftermath(self) -> Duration {
-        Duration::from_millis(if self == Self::Full { 2_000 } else { 300 })
+        Duration::from_millis(if self.is_full() { 2_000 } else { 300 })
     }
 
-    /// Timeout of an answer to the bystander. In the short form it only tells late from never, on any machine.
+    /// Timeout of an answer to the bystander. Where no times are asserted it only distinguishes late from never.
     pub fn patience(self) -> Duration {
         Duration::from_secs(if self == Self::Full { 10 } else { 30 })
     }
 
     /// Longest time of an attack.
     pub fn window(self) -> Duration {
-        Duration::from_millis(if self == Self::Full { 8_000 } else { 1_200 })
+        Duration::from_millis(if self.is_full() { 8_000 } else { 1_200 })
     }
 }
 
@@ -117,7 +124,7 @@ impl Arena {
 
     /// Chooses a size by form.
     pub fn size(&self, short: usize, full: usize) -> usize {
-        if self.0.form == Form::Full { full } else { short }
+        if self.0.form.is_full() { full } else { short }
     }
 
     /// Checks if the time of the attack is not over.

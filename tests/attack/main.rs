@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arena::{Arena, Form, Ground};
+use arena::{Arena, Ground};
 use bystander::Bystander;
 use node::Node;
 use proxy::Proxy;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let began = Instant::now();
-    let is_played = |row: &Row| wishes.want(row.name) && (wishes.form == Form::Full || !row.is_open);
+    let is_played = |row: &Row| wishes.want(row.name) && (wishes.form.is_full() || !row.is_open);
     let rows: Vec<Row> = rows::all().into_iter().filter(is_played).collect();
     if wishes.list {
         rows.iter().for_each(|row| println!("{}: test", row.name));

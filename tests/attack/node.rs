@@ -174,7 +174,7 @@ impl Drop for Node {
 }
 
 fn block_time(form: Form) -> Duration {
-    Duration::from_millis(if form == Form::Full { 1_000 } else { 250 })
+    Duration::from_millis(if form.is_full() { 1_000 } else { 250 })
 }
 
 /// Settings of a simulated node: blocks for a resume that is longer than the process's memory, what makes such a resume
@@ -194,7 +194,7 @@ fn settings(form: Form, fork_seed: u64) -> devnet::Config {
             close_on: Some(POISON.to_owned()),
             delay: Some(SLOW),
             delay_on: vec![SLOW_METHOD.to_owned()],
-            code_bytes: LONG[usize::from(form == Form::Full)] / 2,
+            code_bytes: LONG[usize::from(form.is_full())] / 2,
             ..devnet::Faults::default()
         },
         ..devnet::Config::default()

@@ -289,19 +289,30 @@ async fn logs_overtake_calls_of_clients() {
             }
         });
     }
-    node.answer("eth_gasPrice", |_| json!("0x3").into());
+    // A megabyte arrives every 20 ms.
+    node.answer("eth_getCode", |ask| {
+        let wait = Duration::from_millis(20 * ask.count as u64);
+        Answer::After(wait, Box::new(json!("0x".to_owned() + &"00".repeat(400 << 10)).into()))
+    });
     let proxy = node.proxy(|_| {}).await;
     has_lanes(&proxy, "two").await;
     let bystander = Bystander::join(&proxy).await;
     let mut watcher = proxy.watcher().await;
-    node.hold("eth_gasPrice");
-    let mut other = proxy.client().await;
-    other.send(request("eth_gasPrice", &json!([])).to_string()).await;
-    eventually("it is under way", async || node.calls("eth_gasPrice") == 1).await;
+    let others = (0..8).map(|number| {
+        let (address, code) = (proxy.address, format!("{number:#042x}"));
+        tokio::spawn(async move {
+            let mut other = Client::connect_from(&format!("127.0.1.{}", number + 1), address).await;
+            for account in 0..30 {
+                let params = json!([format!("{code}{account:02x}")[..42], "latest"]);
+                other.ask(request("eth_getCode", &params).to_string()).await;
+            }
+        })
+    });
+    let others: Vec<_> = others.collect();
+    eventually("long answers come", async || node.calls("eth_getCode") > 4).await;
     let made = node.mine_many(2, 2);
     watcher.expect(made.iter().flat_map(Made::adopted).collect()).await;
     assert!(node.connections().1 > 2, "{:?}", node.connections());
-    node.release("eth_gasPrice");
-    assert!(other.next().await.contains("result"));
+    others.iter().for_each(|other| other.abort());
     bystander.saw_only(&made).await;
 }
