@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::contents::Experience;
 use super::heights::{self, Heights};
-use super::{BlockLogs, BlockRef, Header, HeaderShape, NotAHeader};
+use super::{BlockRef, Header, HeaderShape, NotAHeader};
 use crate::jsonrpc::Outcome;
 use crate::upstream::{CallError, Complaint, Pool, complaint};
 
@@ -238,18 +238,6 @@ impl Source {
             .header_of(&json)
             .inspect_err(|error| debug!("a fetched block was refused: {error}"))
             .ok()
-    }
-
-    /// A block with its logs, for nobody in a hurry; `None` after so many tries for the block.
-    pub async fn block_with_logs(&self, hash: B256, tries: u32) -> Option<(Header, BlockLogs)> {
-        for attempt in 0..tries {
-            tokio::time::sleep(wait_before(attempt)).await;
-            if let Some(header) = self.block_by_hash(hash, attempt).await {
-                let logs = self.logs(&header).await.ok()?;
-                return Some((header, logs));
-            }
-        }
-        None
     }
 }
 

@@ -412,18 +412,6 @@ impl Tracker {
         Some((BlockRef { number, hash: ancestor }, dropped))
     }
 
-    /// Forgets the blocks up to this number.
-    pub fn forget_through(&mut self, number: u64) {
-        while self
-            .canonical
-            .front()
-            .is_some_and(|oldest| oldest.block.number <= number)
-            && let Some(oldest) = self.canonical.pop_front()
-        {
-            self.number_of.remove(&oldest.block.hash);
-        }
-    }
-
     /// The head that the walk in progress leads to.
     #[must_use]
     pub fn target(&self) -> Option<&Header> {

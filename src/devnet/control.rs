@@ -102,17 +102,6 @@ impl Control {
         self.0.stall.end();
     }
 
-    /// Sets the time between automatic blocks; `None` (or zero) stops them.
-    pub fn set_block_time(&self, block_time: Option<Duration>) {
-        let block_time = block_time.filter(|time| !time.is_zero());
-        self.0.timing.send_modify(|timing| timing.block_time = block_time);
-    }
-
-    /// Sets the rate of automatic pending transactions, per second. Anything that is no positive number stops them.
-    pub fn set_pending_rate(&self, rate: f64) {
-        self.0.timing.send_modify(|timing| timing.pending_rate = rate);
-    }
-
     /// Changes what the node does wrong.
     pub fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.0.lock().faults);

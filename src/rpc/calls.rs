@@ -97,7 +97,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// Answers for the chain as `tip` tells it and `registry` holds it, and asks `pool` for the rest.
+    /// Answers from `tip` and `registry`, and asks `pool` for the rest.
     #[must_use]
     pub fn new(
         pool: Arc<Pool>,
@@ -180,11 +180,9 @@ impl Calls {
             whom: Whom::InUse,
             again: true,
             archive: false,
-            long: false,
             conduct: caller.conduct.clone(),
             owner,
         };
-        ask.long = known.is_long(&ask.params);
         match known.role {
             Role::Logs => return Box::pin(self.logs(known, ask, owner)).await,
             Role::Read(basis) => return self.read(known, basis, ask, owner).await,

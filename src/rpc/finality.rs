@@ -46,7 +46,6 @@ pub async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
         whom: Whom::LeastLoaded,
         again: true,
         archive: false,
-        long: false,
         conduct: Arc::default(),
     };
     if let Ok(Outcome::Result(json)) = pool.call(&ask).await

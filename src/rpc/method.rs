@@ -83,16 +83,6 @@ impl Method {
         )
     }
 
-    /// Whether the answer to a call with these parameters may be of any length.
-    #[must_use]
-    pub fn is_long(&self, params: &str) -> bool {
-        let whole_blocks =
-            matches!(self.name, "eth_getBlockByHash" | "eth_getBlockByNumber") && params.contains("true");
-        matches!(self.role, Role::Logs | Role::Unknown | Role::UseFilter | Read(Work))
-            || whole_blocks
-            || self.name == "eth_getBlockReceipts"
-    }
-
     /// What is known of this name.
     #[must_use]
     pub fn of(method: &str) -> Self {

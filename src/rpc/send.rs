@@ -64,7 +64,6 @@ async fn arrived(pool: &Pool, ask: &Ask, hash: B256) -> Answer {
         reach: Reach::Anywhere,
         whom: Whom::InUse,
         again: true,
-        long: false,
         ..ask.clone()
     };
     for wait in ARRIVING {

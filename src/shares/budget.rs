@@ -11,10 +11,10 @@ use super::{Full, Owner, PART, share};
 /// Callback that makes a holder release its bytes; called without any lock of the budget.
 pub type Evict = Arc<dyn Fn() + Send + Sync>;
 
-/// A sum of bytes. An owner has a quarter of it at most, and half of what the others leave. One thing alone may have three
-/// quarters of what they leave; where there is nothing else it may be longer than is counted, for what is allowed to be that
-/// long must be possible. Where it does not fit, the longest that can be given up goes first: of the same owner where it has
-/// a quarter of the whole, else of one that holds more.
+/// A sum of bytes. Two or more charges of an owner share a quarter of it, and half of what the others leave; a single one may
+/// take three quarters of the rest. The only charge of all may exceed the sum and is then counted as three quarters: an answer
+/// of the longest length allowed must be possible. Where a charge does not fit, the longest evictable one is evicted: of the
+/// same owner where it has a quarter of the whole, else of one that holds more.
 #[derive(Debug)]
 pub struct Budget {
     /// Name of what is charged, for refusals.

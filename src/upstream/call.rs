@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::conduct::Conduct;
 use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
@@ -28,7 +29,7 @@ pub enum CallError {
     /// The node ends each connection on which it is asked this.
     #[error("the node closes its connection on this call")]
     Breaks,
-    /// The node is asked too much, and perhaps says when to come again.
+    /// Rate limit of the node, with the wait that it names.
     #[error("upstream is rate limited")]
     Throttled(Option<Duration>),
     /// No answer in time.
@@ -77,8 +78,6 @@ pub struct Ask {
     pub again: bool,
     /// It asks for state that a node keeps only where it is an archive.
     pub archive: bool,
-    /// Its answer may be of any length.
-    pub long: bool,
     /// Record of the account that asks.
     pub conduct: Arc<Conduct>,
     /// On whose behalf it is asked.
@@ -161,6 +160,20 @@ impl Inbox {
             biased;
             call = self.ours.recv() => call,
             call = self.theirs.recv(), if room => call,
+        }
+    }
+
+    /// Fails calls for this time, whose callers then look for another upstream. `false` when the pool is gone.
+    pub async fn refuse_for(&mut self, span: Duration) -> bool {
+        let until = Instant::now() + span;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return true,
+                call = self.next(true) => match call {
+                    Some(call) => drop(call.reply.send(Err(CallError::Unavailable))),
+                    None => return false,
+                },
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::BackoffBuilder as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -70,11 +70,7 @@ impl CallLane {
     /// Runs until the pool is gone.
     pub(super) async fn run(mut self) {
         let settings = self.shared.settings.clone();
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(settings.reconnect_min)
-            .with_max_delay(settings.reconnect_max)
-            .with_jitter()
-            .without_max_times();
+        let backoff = settings.backoff();
         let mut waits = backoff.build();
         loop {
             let Some(stream) = self.stream_is_up().await else {
@@ -107,7 +103,7 @@ impl CallLane {
                         warn!("upstream {endpoint}: no second connection ({end}); calls share the stream's");
                         self.shared.lanes.send_replace(Lanes::One);
                     }
-                    if !self.refuse_calls_for(span).await {
+                    if !self.calls.refuse_for(span).await {
                         return;
                     }
                 }
@@ -129,7 +125,7 @@ impl CallLane {
                     } else {
                         waits.next().unwrap_or(settings.reconnect_max)
                     };
-                    if !self.refuse_calls_for(wait).await {
+                    if !self.calls.refuse_for(wait).await {
                         return;
                     }
                 }
@@ -153,20 +149,6 @@ impl CallLane {
             tokio::select! {
                 changed = self.stream.changed() => changed.ok()?,
                 call = self.calls.next(true) => drop(call?.reply.send(Err(CallError::Unavailable))),
-            }
-        }
-    }
-
-    /// Fails calls for this time, whose callers then look for an open lane. `false` when the pool is gone.
-    async fn refuse_calls_for(&mut self, span: Duration) -> bool {
-        let until = Instant::now() + span;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => return true,
-                call = self.calls.next(true) => match call {
-                    Some(call) => drop(call.reply.send(Err(CallError::Unavailable))),
-                    None => return false,
-                },
             }
         }
     }

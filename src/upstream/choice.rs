@@ -22,15 +22,15 @@ use crate::telemetry::{Metrics, ReasonLabel};
 pub(super) struct Choice {
     started: Instant,
     endpoints: Vec<Endpoint>,
-    /// When something was last heard of each, in milliseconds since the start.
+    /// Time of the newest sign of life of each, in milliseconds since the start.
     heard: Vec<AtomicU64>,
     decided: Mutex<Decided>,
     active: watch::Sender<Option<UpstreamId>>,
-    /// What the upstream in use said of the subscriptions that it was asked for.
+    /// Answers of the upstream in use to subscriptions.
     answers: watch::Sender<Answers>,
-    /// Those that it put off, since it is asked too much, with what it said.
+    /// Subscriptions that the node's rate limit postponed, with its error.
     put_off: watch::Sender<HashMap<NodeSubscription, Bytes>>,
-    /// Says that somebody came, went or told a head.
+    /// Signal that an upstream connected, was lost or reported a head.
     moves: watch::Sender<()>,
     metrics: Arc<Metrics>,
 }
@@ -38,7 +38,7 @@ pub(super) struct Choice {
 #[derive(Debug)]
 struct Decided {
     standing: Standing,
-    /// Who was lost while nobody else stood, and when it was last heard.
+    /// Upstream lost while no other was connected, with the time of its last sign of life.
     left: Option<(UpstreamId, Duration)>,
 }
 

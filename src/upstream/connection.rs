@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::B256;
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::BackoffBuilder as _;
 use bytes::Bytes;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
@@ -249,11 +249,7 @@ impl Connection {
     /// Runs until the pool is gone.
     pub(super) async fn run(mut self) {
         let settings = self.shared.settings.clone();
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(settings.reconnect_min)
-            .with_max_delay(settings.reconnect_max)
-            .with_jitter()
-            .without_max_times();
+        let backoff = settings.backoff();
         let mut waits = backoff.build();
         loop {
             let began = Instant::now();
@@ -271,22 +267,8 @@ impl Connection {
             }
             let wait = waits.next().unwrap_or(settings.reconnect_max);
             warn!("upstream {}: {end}; trying again in {wait:.1?}", self.shared.endpoint);
-            if !self.refuse_calls_for(wait).await {
+            if !self.calls.refuse_for(wait).await {
                 return;
-            }
-        }
-    }
-
-    /// While there is no connection calls fail at once. `false` when the pool is gone.
-    async fn refuse_calls_for(&mut self, wait: Duration) -> bool {
-        let until = Instant::now() + wait;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => return true,
-                call = self.calls.next(true) => match call {
-                    Some(call) => drop(call.reply.send(Err(CallError::Unavailable))),
-                    None => return false,
-                },
             }
         }
     }

@@ -51,6 +51,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
+use backon::ExponentialBuilder;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
@@ -229,6 +230,15 @@ pub struct UpstreamSettings {
 }
 
 impl UpstreamSettings {
+    /// Waits before a lost connection is opened again.
+    fn backoff(&self) -> ExponentialBuilder {
+        ExponentialBuilder::default()
+            .with_min_delay(self.reconnect_min)
+            .with_max_delay(self.reconnect_max)
+            .with_jitter()
+            .without_max_times()
+    }
+
     /// How often it is looked whether somebody's time is up: often enough that the looks hardly add to the timeout.
     fn tick(&self) -> Duration {
         (self.silence_timeout / 20).clamp(Duration::from_millis(10), Duration::from_secs(1))

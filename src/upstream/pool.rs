@@ -71,13 +71,13 @@ pub(super) struct Shared {
     pub status: Mutex<UpstreamStatus>,
     pub choice: Arc<Choice>,
     pub identity: Arc<Identity>,
-    /// What the ingest looks at when this upstream comes into use.
+    /// Newest head, from which the ingest starts when this upstream comes into use.
     pub newest: Mutex<Option<Sighting>>,
     pub sightings: mpsc::Sender<(UpstreamId, Sighting)>,
     pub gossip: mpsc::Sender<Gossip>,
     pub gossip_dropped: Arc<AtomicU64>,
     pub wanted: watch::Receiver<Wanted>,
-    /// Of clients' calls; and whether they spare it, whoever was told that it is asked too much.
+    /// Load by clients' calls, and back-off after a rate limit.
     pub load: Load,
     /// Number of the stream's connection, `None` while there is none.
     pub stream: watch::Sender<Option<u64>>,

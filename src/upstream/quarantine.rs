@@ -185,7 +185,6 @@ mod tests {
             whom: Whom::LeastLoaded,
             again: true,
             archive: false,
-            long: false,
             conduct: Default::default(),
             owner: Owner::OURS,
         }

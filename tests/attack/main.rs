@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let began = Instant::now();
-    let is_played = |row: &Row| wishes.want(row.name) && (wishes.form.is_full() || !row.is_open);
+    let is_played = |row: &Row| wishes.want(row.name) && (wishes.form.is_full() || !row.is_heavy);
     let rows: Vec<Row> = rows::all().into_iter().filter(is_played).collect();
     if wishes.list {
         rows.iter().for_each(|row| println!("{}: test", row.name));

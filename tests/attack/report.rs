@@ -32,8 +32,7 @@ impl Wishes {
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--list" => wishes.list = true,
-                "--full" if is_slow() => wishes.form = Form::Untimed,
-                "--full" => wishes.form = Form::Full,
+                "--full" => wishes.form = if is_slow() { Form::Untimed } else { Form::Full },
                 "--report" => wishes.report = arguments.next().map(PathBuf::from),
                 "--geth" => wishes.geth = arguments.next().map(PathBuf::from),
                 "--ignored" | "--bench" => return None,

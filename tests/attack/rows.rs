@@ -22,8 +22,8 @@ pub struct Row {
     devnet: bool,
     /// `true` for an attack that is cheap enough for the row that plays many at once.
     together: bool,
-    /// `true` for a row that does not pass yet (docs/testing.md): played in the full form only.
-    pub is_open: bool,
+    /// `true` for a row that takes the whole machine: played in the full form only.
+    pub is_heavy: bool,
 }
 
 /// Kind of the second node, which gets no calls.
@@ -45,7 +45,7 @@ impl Row {
             second: Kind::None,
             devnet: false,
             together: false,
-            is_open: false,
+            is_heavy: false,
         }
     }
 
@@ -65,8 +65,8 @@ impl Row {
         self
     }
 
-    fn open(mut self) -> Self {
-        self.is_open = true;
+    fn heavy(mut self) -> Self {
+        self.is_heavy = true;
         self
     }
 
@@ -101,9 +101,7 @@ pub fn all() -> Vec<Row> {
         })
         .on_devnet(),
         Row::new("another client's filter", |arena| calls::foreign_filter(arena).boxed()).on_devnet(),
-        Row::new("a branch that runs ahead", |arena| nodes::ahead(arena).boxed())
-            .beside(Kind::Rival)
-            .open(),
+        Row::new("a branch that runs ahead", |arena| nodes::ahead(arena).boxed()).beside(Kind::Rival),
         Row::new("a height out of reach", |arena| nodes::lie(arena).boxed()).beside(Kind::Liar(Lie::Height)),
         Row::new("the last number there is", |arena| nodes::lie(arena).boxed()).beside(Kind::Liar(Lie::Last)),
         Row::new("a flood of unknown parents", |arena| nodes::lie(arena).boxed()).beside(Kind::Liar(Lie::Orphans)),
@@ -128,7 +126,7 @@ pub fn all() -> Vec<Row> {
         Row::new("everything at once", |arena| everything(arena).boxed())
             .on_devnet()
             .beside(Kind::Liar(Lie::Orphans))
-            .open(),
+            .heavy(),
     ]
 }
 

@@ -50,6 +50,7 @@ pub fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<W
         load: Load::default(),
         stream: watch::Sender::default(),
         lanes: watch::Sender::new(Lanes::One),
+        call_bytes: Mutex::default(),
         answers: crate::shares::Budget::new("answers", 1 << 20),
         our_answers: crate::shares::Budget::new("answers", 1 << 20),
     };
