@@ -114,7 +114,7 @@ pub fn acts(method: &str) -> bool {
 #[must_use]
 pub fn is_for_development(method: &str) -> bool {
     let (namespace, _) = split(method);
-    DEVELOPMENT.iter().any(|own| own.eq_ignore_ascii_case(namespace)) || namespace == "eth" && acts(method)
+    DEVELOPMENT.contains(&namespace) || namespace == "eth" && acts(method)
 }
 
 /// Checks if the namespace of a method is known here, allowed or not.

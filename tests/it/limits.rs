@@ -203,6 +203,7 @@ async fn items_of_a_batch_take_places_of_their_own_and_wait_for_them() {
     };
     let batch = |of| Value::from((0..20).map(|id| call(of, id)).collect::<Vec<_>>()).to_string();
     let (mut client, mut other) = (rig.client().await, rig.client().await);
+    client.become_known().await;
     rig.control
         .set_faults(|faults| faults.delay = Some(Duration::from_secs(60)));
     client.send(batch(1)).await;

@@ -46,6 +46,9 @@ async fn calls_in_flight_at_a_node() {
     let mut greedy = Vec::new();
     for of in 0..6 {
         let mut client = proxy.client().await;
+        if of == 0 {
+            client.become_known().await;
+        }
         for id in 0..256 {
             let data = json!([{"to": format!("0x{of:040x}"), "data": format!("0x{id:08x}")}, "latest"]);
             client.send(call(id, "eth_call", &data)).await;
