@@ -41,6 +41,7 @@ mod proof;
 mod published;
 mod quarantine;
 mod routing;
+mod sights;
 mod splitter;
 mod standing;
 mod under_way;
