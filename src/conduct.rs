@@ -50,6 +50,12 @@ impl Default for Window {
     }
 }
 
+impl Window {
+    fn has_room(&self) -> bool {
+        self.under_way < self.size || self.size >= KNOWN_CALLS
+    }
+}
+
 /// Call under way that the window counts.
 #[derive(Debug)]
 pub struct Counted<'a>(&'a Conduct);
@@ -107,8 +113,12 @@ impl Conduct {
         loop {
             {
                 let mut window = self.window.lock();
-                if window.under_way < window.size || window.size >= KNOWN_CALLS {
+                if window.has_room() {
                     window.under_way += 1;
+                    if window.has_room() {
+                        // One signal may stand for several places.
+                        self.room.notify_one();
+                    }
                     return Counted(self);
                 }
             }
@@ -206,6 +216,18 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(one);
         waiting.await.expect("it begins");
+        // All that wait begin once the answers are known.
+        let waiting: Vec<_> = (0..200)
+            .map(|_| {
+                let conduct = conduct.clone();
+                tokio::spawn(async move { std::mem::forget(conduct.begin().await) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        (0..KNOWN_CALLS).for_each(|_| conduct.got_an_answer(100));
+        for waiting in waiting {
+            waiting.await.expect("it begins");
+        }
         drop(two);
     }
 

@@ -123,6 +123,14 @@ impl Cursor {
         self.first
     }
 
+    /// Checks if logs of dropped blocks are missing in memory on the way from this block to the canonical chain: a stream of
+    /// logs cannot take them back without a node that still has them.
+    #[must_use]
+    pub fn lacks_logs(history: &History, block: BlockRef) -> bool {
+        let (_, left) = dropped_since(history, block, None, true);
+        history.find(left.ancestor.hash).is_some() && !history.is_canonical(left.ancestor)
+    }
+
     /// How much of this block was told, where the stream stands behind it.
     #[must_use]
     pub fn told_of(&self, asked: BlockRef) -> Option<u64> {

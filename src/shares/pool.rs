@@ -12,8 +12,8 @@ use super::{Full, Owner, share};
 const QUEUES: usize = 4;
 
 /// A number of places. An owner has a quarter of them at most, and half of those that the others leave (at least one); more
-/// only while nobody else waits and half of all stay free. Owners that wait are served in turns, each of them in its own order; where the queue is
-/// full the longest of theirs gives way.
+/// only while no other waits and half of all stay free. Waiting owners are served in turns, the requests of each in their
+/// order; in a full queue the owner with most requests loses its newest.
 #[derive(Debug)]
 pub struct FairPool {
     /// Name of the places, for refusals.

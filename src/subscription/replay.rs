@@ -123,7 +123,9 @@ impl Replays {
     /// The start lies too far back.
     pub fn subscribe(self: &Arc<Self>, stream: Stream, start: Start, outbox: &Arc<Outbox>) -> Begun {
         let logs = stream.kind() == Kind::Logs;
-        let cursor = self.registry.with_history(|history| self.in_memory(history, start))?;
+        let cursor = self
+            .registry
+            .with_history(|history| self.in_memory(history, start, logs))?;
         let found = cursor.is_some();
         if found {
             self.count("memory");
@@ -170,7 +172,7 @@ impl Replays {
     }
 
     /// The cursor as far as memory tells; `None` where a node has to be asked.
-    fn in_memory(&self, history: &History, start: Start) -> Result<Option<Cursor>, ErrorObjectOwned> {
+    fn in_memory(&self, history: &History, start: Start, logs: bool) -> Result<Option<Cursor>, ErrorObjectOwned> {
         let Some(tip) = history.tip().map(|tip| tip.header.block.number) else {
             return Ok(None);
         };
@@ -189,6 +191,7 @@ impl Replays {
             }
             Start::After { block, log } => {
                 let found = history.find(block);
+                let found = found.filter(|own| !logs || !Cursor::lacks_logs(history, own.header.block));
                 Ok(found.map(|own| Cursor::behind(own.header.block, log)))
             }
         }
@@ -432,7 +435,7 @@ impl Finding {
         };
         if let Some(cursor) = replays
             .registry
-            .with_history(|history| replays.in_memory(history, self.start))?
+            .with_history(|history| replays.in_memory(history, self.start, self.logs))?
         {
             return Ok(cursor);
         }

@@ -17,7 +17,7 @@ use crate::jsonrpc::Outcome;
 /// Time between two looks at the connection for calls.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Bytes that the connection for calls carries between two looks where long answers keep it busy: 20 Mbit/s.
+/// Bytes that arrive on the connection for calls between two looks where long answers keep it busy: 20 Mbit/s.
 const BUSY: u64 = 256 << 10;
 
 /// Most such connections to one node at the same time.
@@ -42,7 +42,9 @@ impl Upstream {
             sleep(LOOK).await;
             let now = shared.call_bytes.lock().total();
             let carried = now.saturating_sub(std::mem::replace(&mut before, now));
+            // Without calls of clients it is our own answers that keep it busy.
             if *shared.lanes.borrow() == Lanes::Two
+                && shared.load.figures().0 > 0
                 && carried >= BUSY
                 && let Ok(place) = self.detours.try_acquire()
             {

@@ -471,3 +471,43 @@ async fn a_narrow_filter_finds_logs_that_no_bloom_shows() {
         bystander.saw_only(&[head]).await;
     }
 }
+
+/// A branch that was dropped while nobody had its logs, at a node that forgets such blocks: what a client has of it cannot
+/// be taken back, and it learns that at once.
+#[tokio::test]
+async fn a_dropped_block_whose_logs_are_nowhere_is_refused() {
+    let node = Scripted::start().await;
+    let base = node.grow(3)[2].clone();
+    let proxy = node.proxy(|_| {}).await;
+    let mut bystander = Bystander::join(&proxy).await;
+    let gone = node.mine_many(3, 2);
+    bystander.sees(&gone).await;
+    let hashes: Vec<String> = gone.iter().map(Made::hash).collect();
+    node.answer("eth_getBlockByHash", {
+        let hashes = hashes.clone();
+        move |ask| match hashes.iter().any(|hash| ask.params[0] == *hash) {
+            true => Value::Null.into(),
+            false => ask.usual(),
+        }
+    });
+    node.answer("eth_getLogs", move |ask| {
+        match hashes.iter().any(|hash| ask.params[0]["blockHash"] == *hash) {
+            true => Answer::error(-32000, "unknown block"),
+            false => ask.usual(),
+        }
+    });
+    let mut adopted = vec![node.mine(Mine::logs(1).tag("b").on_block(&base))];
+    adopted.extend((0..3).map(|_| node.mine(Mine::logs(1).tag("b"))));
+    bystander.sees(&adopted).await;
+    let mut client = proxy.client().await;
+    for block in &gone {
+        let after = json!({"after": {"blockHash": block.hash(), "logIndex": "0x1"}});
+        let answer = client.call("eth_subscribe", json!(["logs", {}, after])).await;
+        assert_eq!(answer["error"]["code"], -32001, "{answer}");
+    }
+    // Heads need no logs.
+    let after = json!({"after": {"blockHash": gone[2].hash()}});
+    client.subscribe(json!(["newHeads", after])).await;
+    client.expect(adopted.iter().map(Made::head_line).collect()).await;
+    bystander.saw_only(&[node.mine(Mine::default())]).await;
+}
