@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -331,11 +332,21 @@ impl Connection {
 
 /// One connection: HTTP until it upgrades, behind a TLS handshake where there is a certificate.
 async fn serve(stream: TcpStream, connection: Arc<Connection>) {
+    match connection
+        .shared
+        .certificate
+        .as_ref()
+        .map(|certificate| certificate.load_full())
+    {
+        None => serve_http(stream, connection).await,
+        // On the heap, or a connection without TLS would have room for it too.
+        Some(certificate) => Box::pin(serve_tls(stream, certificate, connection)).await,
+    }
+}
+
+async fn serve_tls(stream: TcpStream, certificate: Arc<ServerConfig>, connection: Arc<Connection>) {
     let shared = connection.shared.clone();
-    let Some(certificate) = &shared.certificate else {
-        return serve_http(stream, connection).await;
-    };
-    let handshake = TlsAcceptor::from(certificate.load_full()).accept(stream);
+    let handshake = TlsAcceptor::from(certificate).accept(stream);
     match tokio::time::timeout(shared.settings.header_timeout, handshake).await {
         Ok(Ok(stream)) => serve_http(stream, connection).await,
         Ok(Err(why)) => {
@@ -453,7 +464,8 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     }
     if !upgrades {
         connection.enter(&pass)?;
-        return Ok(post::answer(request, &pass, &connection).await);
+        // On the heap, or a connection that upgrades would have room for it too.
+        return Ok(Box::pin(post::answer(request, &pass, &connection)).await);
     }
     let accept = handshake::check(&request)?;
     connection.enter(&pass)?;

@@ -184,7 +184,15 @@ struct Session {
 }
 
 /// Serves a client until it is gone. `early` is what arrived behind the handshake, which agreed on compression or not.
-pub async fn serve(socket: Socket, early: Bytes, pass: Pass, compression: Compression, services: Arc<Services>) {
+///
+/// No `async fn`: an idle client would keep the room of its arguments.
+pub fn serve(
+    socket: Socket,
+    early: Bytes,
+    pass: Pass,
+    compression: Compression,
+    services: Arc<Services>,
+) -> impl Future<Output = ()> + Send {
     let lowat = services.settings.notsent_lowat;
     if lowat > 0
         && let Err(why) = socket.options().set_tcp_notsent_lowat(lowat)
@@ -224,15 +232,18 @@ pub async fn serve(socket: Socket, early: Bytes, pass: Pass, compression: Compre
         unfinished: None,
         held: None,
     };
-    let over = match panics::caught("session", &services.metrics, session.live()).await {
-        Some(over) => over,
-        None => {
-            session.violated(CloseReason::Internal);
-            let leaving = panics::caught("session", &services.metrics, session.run()).await;
-            leaving.unwrap_or(Over::Abort(CloseReason::Internal))
-        }
-    };
-    session.leave(over);
+    async move {
+        let lived = panics::caught("session", &services.metrics, session.live()).await;
+        let over = match lived {
+            Some(over) => over,
+            None => {
+                session.violated(CloseReason::Internal);
+                let leaving = panics::caught("session", &services.metrics, session.run()).await;
+                leaving.unwrap_or(Over::Abort(CloseReason::Internal))
+            }
+        };
+        session.leave(over);
+    }
 }
 
 /// Whatever ends a session, even a bug of ours: nothing of it stays behind.
