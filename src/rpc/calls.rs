@@ -185,7 +185,8 @@ impl Calls {
         };
         match known.role {
             Role::Logs => return Box::pin(self.logs(known, ask, owner)).await,
-            Role::Read(basis) => return self.read(known, basis, ask, owner).await,
+            // On the heap: a call that memory answers has no room for the way to a node.
+            Role::Read(basis) => return Box::pin(self.read(known, basis, ask, owner)).await,
             Role::ChainId | Role::OfNode => ask.reach = Reach::Anywhere,
             Role::BlockNumber => {
                 let answer = self.forwarded(caller, self.pool.call(&ask).boxed()).await;
@@ -214,7 +215,7 @@ impl Calls {
             Role::UseFilter => {
                 ask.again = false;
                 ask.reach = Reach::Anywhere;
-                let filter = match self.filters.find(&ask, caller.holder).await {
+                let filter = match Box::pin(self.filters.find(&ask, caller.holder)).await {
                     Ok(filter) => filter,
                     Err(answer) => return Ok(answer),
                 };

@@ -22,7 +22,9 @@ impl Alone {
     /// # Errors
     /// [`LinkError`].
     pub async fn connect(endpoint: &Endpoint, settings: &UpstreamSettings) -> Result<Self, LinkError> {
-        let (reader, writer) = link::connect(endpoint, settings.max_message_bytes, &settings.trust).await?;
+        // On the heap: connecting takes some 10 kB, which would be part of every call that may come to need it.
+        let connecting = Box::pin(link::connect(endpoint, settings.max_message_bytes, &settings.trust));
+        let (reader, writer) = connecting.await?;
         Ok(Self {
             reader,
             writer,

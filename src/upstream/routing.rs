@@ -38,7 +38,7 @@ impl Pool {
         if ask.conduct.is_alone(ask.again, now)
             || self.upstreams.iter().any(|upstream| upstream.quarantine.refuses(ask))
         {
-            return self.call_alone(ask, None, until).await;
+            return Box::pin(self.call_alone(ask, None, until)).await;
         }
         let (mut not, mut again) = (None, ask.again);
         loop {
@@ -57,9 +57,8 @@ impl Pool {
                 // The call may be what broke the connection.
                 Err(CallError::Lost) => {
                     self.count_rerouted("lost");
-                    return self
-                        .call_alone(ask, Some(id), Instant::now() + self.call_patience)
-                        .await;
+                    let until = Instant::now() + self.call_patience;
+                    return Box::pin(self.call_alone(ask, Some(id), until)).await;
                 }
                 _ if !again => return answer,
                 answer if call_throttled(answer).is_some() => "throttled",
