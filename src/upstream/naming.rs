@@ -34,6 +34,11 @@ impl<'a> SubscriptionMethod<'a> {
     /// Reads the name; `None` for a method that only answers.
     #[must_use]
     pub fn of(method: &'a str) -> Option<Self> {
+        // Most calls end here.
+        let mut words = method.as_bytes().windows(SUBSCRIBE.len());
+        if !words.any(|word| word.eq_ignore_ascii_case(SUBSCRIBE.as_bytes())) {
+            return STREAMS.contains(&method).then_some(Self::Unpaired);
+        }
         let namespace = method.split_once('_').map(|(namespace, _)| namespace);
         if let Some(namespace) = namespace {
             match method.rsplit_once('_') {
