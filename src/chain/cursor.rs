@@ -123,8 +123,8 @@ impl Cursor {
         self.first
     }
 
-    /// Checks if logs of dropped blocks are missing in memory on the way from this block to the canonical chain: a stream of
-    /// logs cannot take them back without a node that still has them.
+    /// Checks if memory lacks logs of dropped blocks on the way from this block to the canonical chain. Their removal cannot
+    /// be sent unless a node still has them.
     #[must_use]
     pub fn lacks_logs(history: &History, block: BlockRef) -> bool {
         let (_, left) = dropped_since(history, block, None, true);

@@ -130,7 +130,7 @@ fn split(method: &str) -> (&str, &str) {
     method.split_once(['_', '.']).unwrap_or((method, ""))
 }
 
-/// Checks the first byte first: this is asked some thirty-five times a call.
+/// Compares the beginning of a name with a word in lower case, the first byte first: a call takes some thirty-five of these.
 fn begins(name: &str, word: &str) -> bool {
     let (name, word) = (name.as_bytes(), word.as_bytes());
     name.first().map(u8::to_ascii_lowercase) == word.first().copied()

@@ -332,12 +332,8 @@ impl Connection {
 
 /// One connection: HTTP until it upgrades, behind a TLS handshake where there is a certificate.
 async fn serve(stream: TcpStream, connection: Arc<Connection>) {
-    match connection
-        .shared
-        .certificate
-        .as_ref()
-        .map(|certificate| certificate.load_full())
-    {
+    let certificate = connection.shared.certificate.as_ref().map(|own| own.load_full());
+    match certificate {
         None => serve_http(stream, connection).await,
         // On the heap, or a connection without TLS would have room for it too.
         Some(certificate) => Box::pin(serve_tls(stream, certificate, connection)).await,

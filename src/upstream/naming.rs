@@ -34,7 +34,7 @@ impl<'a> SubscriptionMethod<'a> {
     /// Reads the name; `None` for a method that only answers.
     #[must_use]
     pub fn of(method: &'a str) -> Option<Self> {
-        // Most calls end here.
+        // Every form but those of `STREAMS` contains the word; most methods do not.
         let mut words = method.as_bytes().windows(SUBSCRIBE.len());
         if !words.any(|word| word.eq_ignore_ascii_case(SUBSCRIBE.as_bytes())) {
             return STREAMS.contains(&method).then_some(Self::Unpaired);
