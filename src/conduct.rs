@@ -85,7 +85,7 @@ impl Conduct {
         self.record(|until| until.all_alone = Some(now + CONSEQUENCE));
     }
 
-    /// A call that is not asked twice was under way on a connection that broke: calls of this sort are asked alone for a
+    /// A call that is not sent twice, or that arrived at the node, was under way on a connection that broke: calls of this sort are asked alone for a
     /// while, so that it shows which one it is.
     pub fn lost_a_send(&self, now: Instant) {
         self.record(|until| until.sends_alone = Some(now + CONSEQUENCE));
@@ -147,12 +147,12 @@ impl Conduct {
         until.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
-    /// Checks if a call must be sent on a connection of its own; `again`: the call may be sent twice.
+    /// Checks if a call must be sent on a connection of its own; `reads`: the call may be sent twice.
     #[must_use]
-    pub fn is_alone(&self, again: bool, now: Instant) -> bool {
+    pub fn is_alone(&self, reads: bool, now: Instant) -> bool {
         self.until().is_some_and(|until| {
             let lasts = |until: Option<Instant>| until.is_some_and(|until| now < until);
-            lasts(until.all_alone) || !again && lasts(until.sends_alone)
+            lasts(until.all_alone) || !reads && lasts(until.sends_alone)
         })
     }
 

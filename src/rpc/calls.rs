@@ -27,7 +27,7 @@ use crate::look::awaited;
 use crate::shares::{Budget, Charge, FairPool, Full, Owner, Place};
 use crate::subscription::Registry;
 use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel, ReasonLabel};
-use crate::upstream::{Ask, CallError, Pool, Reach, UpstreamId, Whom};
+use crate::upstream::{Ask, CallError, Pool, Reach, Repeat, UpstreamId, Whom};
 
 /// A block that clients were shown may be asked for before the node that answers can tell it: asked again after so long.
 const MISSING: [Duration; 3] = [
@@ -178,7 +178,7 @@ impl Calls {
             // Whoever was told of a later block is not asked to forget it.
             reach: self.outrun().map_or(Reach::Head, Reach::Beyond),
             whom: Whom::InUse,
-            again: true,
+            repeat: Repeat::Read,
             archive: false,
             conduct: caller.conduct.clone(),
             owner,
@@ -203,17 +203,17 @@ impl Calls {
             }
             Role::Send => {
                 ask.reach = Reach::Anywhere;
-                ask.again = false;
+                ask.repeat = Repeat::Signed;
                 let sent = send::send(&self.pool, ask, self.settings.broadcast);
                 return self.forwarded(caller, sent.boxed()).await;
             }
             Role::NewFilter => {
-                ask.again = false;
+                ask.repeat = Repeat::Never;
                 let made = self.filters.make(&self.pool, &ask, caller.holder);
                 return self.forwarded(caller, made.boxed()).await;
             }
             Role::UseFilter => {
-                ask.again = false;
+                ask.repeat = Repeat::Never;
                 ask.reach = Reach::Anywhere;
                 let filter = match Box::pin(self.filters.find(&ask, caller.holder)).await {
                     Ok(filter) => filter,
@@ -228,7 +228,7 @@ impl Calls {
                 return answer;
             }
             Role::Control => {
-                ask.again = false;
+                ask.repeat = Repeat::Never;
                 ask.reach = Reach::Anywhere;
                 let answer = self.forwarded(caller, self.pool.call(&ask).boxed()).await;
                 // A node that refuses has changed nothing, and most do: anybody may ask.
@@ -243,7 +243,7 @@ impl Calls {
                 }
                 return answer;
             }
-            Role::Unknown | Role::Misspelt => ask.again = false,
+            Role::Unknown | Role::Misspelt => ask.repeat = Repeat::Never,
         }
         self.forwarded(caller, self.pool.call(&ask).boxed()).await
     }

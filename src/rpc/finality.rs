@@ -7,7 +7,7 @@ use super::params;
 use crate::chain::Tip;
 use crate::jsonrpc::Outcome;
 use crate::shares::Owner;
-use crate::upstream::{Ask, Pool, Reach, Whom};
+use crate::upstream::{Ask, Pool, Reach, Repeat, Whom};
 
 /// When a node was last asked which block is final.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ pub async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
         class: "eth_getBlockByNumber",
         reach: Reach::Head,
         whom: Whom::LeastLoaded,
-        again: true,
+        repeat: Repeat::Read,
         archive: false,
         conduct: Arc::default(),
     };

@@ -1,4 +1,4 @@
-//! A signed transaction on its way to the nodes: to one or to all, to each once.
+//! A signed transaction on its way to the nodes: to one or to all, and once more where it was lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +8,10 @@ use alloy_rlp::Header;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use crate::jsonrpc::Outcome;
-use crate::upstream::{Ask, CallError, Pool, Reach, Whom};
+use crate::upstream::{Ask, CallError, Pool, Reach, Repeat, Whom};
 
 type Answer = Result<Outcome, CallError>;
 
@@ -18,16 +19,14 @@ type Answer = Result<Outcome, CallError>;
 const ARRIVING: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(400)];
 
 /// Hands it to the node in use, or to all of them where it is to be `broadcast`, and answers as soon as one has taken it.
-/// That a node has it already is what was wanted.
+/// "Already known" is success. Where the connection ended first, the nodes are asked whether they have it; if none has, it
+/// is sent once more, on a connection of its own: its nonce makes it valid only once.
 pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
     let everybody = if broadcast { pool.everybody(&ask) } else { Vec::new() };
     let hash = hash_of(&ask.params);
     if everybody.len() < 2 {
         let answer = taken(pool.call(&ask).await, hash);
-        return match (answer, hash) {
-            (Err(CallError::Lost), Some(hash)) => arrived(pool, &ask, hash).await,
-            (answer, _) => answer,
-        };
+        return found_or_again(pool, &ask, hash, answer).await;
     }
     let mut sending: FuturesUnordered<_> = everybody
         .into_iter()
@@ -51,29 +50,47 @@ pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
             refused = Some((better.0, better.1, answer));
         }
     }
-    refused.map_or(Err(CallError::Unavailable), |(_, _, answer)| answer)
+    let answer = refused.map_or(Err(CallError::Unavailable), |(_, _, answer)| answer);
+    found_or_again(pool, &ask, hash, answer).await
 }
 
-/// The answer to a transaction whose connection was lost before the node's own came: its hash where a node has it. It is not
-/// sent again, for in a block already it would be refused.
-async fn arrived(pool: &Pool, ask: &Ask, hash: B256) -> Answer {
+/// Answers for a transaction whose connection was lost before the node's answer; any other answer stands.
+async fn found_or_again(pool: &Pool, ask: &Ask, hash: Option<B256>, answer: Answer) -> Answer {
+    let (Err(CallError::Lost), Some(hash)) = (&answer, hash) else {
+        return answer;
+    };
+    if let Some(found) = find(pool, ask, hash).await {
+        // It may have been what ended the connection, and would do so each time.
+        ask.conduct.lost_a_send(Instant::now());
+        return found;
+    }
+    let answer = taken(pool.send_again(ask).await, Some(hash));
+    match &answer {
+        // "Nonce too low", say, where the first one arrived late.
+        Ok(Outcome::Error(_)) => find(pool, ask, hash).await.unwrap_or(answer),
+        _ => answer,
+    }
+}
+
+/// Returns the answer to a transaction that a node has: its hash.
+async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Option<Answer> {
     let question = Ask {
         method: "eth_getTransactionByHash".into(),
         params: format!("[\"{hash}\"]"),
         class: "eth_getTransactionByHash",
         reach: Reach::Anywhere,
         whom: Whom::InUse,
-        again: true,
+        repeat: Repeat::Read,
         ..ask.clone()
     };
     for wait in ARRIVING {
         tokio::time::sleep(wait).await;
         let answer = pool.call(&question).await;
         if matches!(&answer, Ok(Outcome::Result(json)) if &json[..] != b"null") {
-            return Ok(Outcome::Result(format!("\"{hash}\"").into()));
+            return Some(Ok(Outcome::Result(format!("\"{hash}\"").into())));
         }
     }
-    Err(CallError::Lost)
+    None
 }
 
 /// A node that has it already has taken it.

@@ -74,14 +74,26 @@ pub struct Ask {
     pub reach: Reach,
     /// Which of them is asked.
     pub whom: Whom,
-    /// Asked twice it does no harm: it may be sent again where the first answer does not come.
-    pub again: bool,
+    /// What is done where its connection ends before the answer.
+    pub repeat: Repeat,
     /// It asks for state that a node keeps only where it is an archive.
     pub archive: bool,
     /// Record of the account that asks.
     pub conduct: Arc<Conduct>,
     /// On whose behalf it is asked.
     pub owner: Owner,
+}
+
+/// What is done with a call whose connection ended before the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// It is sent again, on a connection of its own: it reads.
+    Read,
+    /// It is a signed transaction: who sends it looks for it at the nodes, and sends it again where none has it
+    /// (`rpc/send.rs`).
+    Signed,
+    /// It is lost: it may have changed something.
+    Never,
 }
 
 /// How far an upstream must have come to be asked.

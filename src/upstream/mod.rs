@@ -57,7 +57,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 pub use announcement::Heads;
-pub use call::{Ask, CallError, Reach, Whom};
+pub use call::{Ask, CallError, Reach, Repeat, Whom};
 pub(crate) use call::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use lanes::Lanes;

@@ -17,16 +17,20 @@ use tracing::{debug, warn};
 use super::alone::Alone;
 use super::call::exchange;
 use super::pool::Upstream;
-use super::{Ask, CallError};
+use super::{Ask, CallError, Repeat};
 use crate::conduct::CONSEQUENCE;
 use crate::jsonrpc::Outcome;
 use crate::shares::{FairPool, Owner};
 
-/// Most such connections to one node at the same time.
+/// Most such connections to one node at the same time, for accounts without a consequence.
 const PLACES: usize = 4;
 
-/// Most calls of one account that wait for such a connection.
-const MAX_WAITING: usize = 64;
+/// The same, for accounts all of whose calls, or sends, are asked alone: they do not delay the others.
+const PLACES_OF_SUSPECTS: usize = 2;
+
+/// Most calls of one account that wait for such a connection: all calls under way may be lost with a shared one, and
+/// those are bounded already.
+const MAX_WAITING: usize = 4096;
 
 /// Most calls remembered; the oldest is forgotten first.
 const REMEMBERED: usize = 1024;
@@ -35,6 +39,9 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Quarantine {
     places: Arc<FairPool>,
+    places_of_suspects: Arc<FairPool>,
+    /// Connections whose last call was answered, kept while other calls wait: one call at a time, but not a handshake each.
+    spare: Mutex<Vec<Alone>>,
     breaking: Mutex<Breaking>,
 }
 
@@ -82,6 +89,12 @@ impl Default for Quarantine {
     fn default() -> Self {
         Self {
             places: FairPool::new("too many calls on a connection of their own", PLACES, MAX_WAITING),
+            places_of_suspects: FairPool::new(
+                "too many calls on a connection of their own",
+                PLACES_OF_SUSPECTS,
+                MAX_WAITING,
+            ),
+            spare: Mutex::default(),
             breaking: Mutex::default(),
         }
     }
@@ -91,6 +104,25 @@ impl Quarantine {
     /// Checks if this call is known to break the node's connections.
     pub fn refuses(&self, ask: &Ask) -> bool {
         self.breaking.lock().includes(ask, Instant::now())
+    }
+
+    fn places(&self, ask: &Ask) -> &Arc<FairPool> {
+        match ask.conduct.has_consequence(Instant::now()) {
+            true => &self.places_of_suspects,
+            false => &self.places,
+        }
+    }
+
+    /// Keeps a connection for the calls that wait, and closes all if none does.
+    fn give_back(&self, link: Alone) {
+        let waits = |places: &FairPool| places.usage().1 > 0;
+        let mut spare = self.spare.lock();
+        if waits(&self.places) || waits(&self.places_of_suspects) {
+            spare.truncate(PLACES + PLACES_OF_SUSPECTS - 1);
+            spare.push(link);
+        } else {
+            spare.clear();
+        }
     }
 }
 
@@ -103,13 +135,23 @@ impl Upstream {
     pub async fn ask_alone(&self, ask: &Ask, patience: Duration) -> Result<Outcome, CallError> {
         let until = Instant::now() + patience;
         let asking = async {
-            let _place = self
-                .quarantine
-                .places
-                .acquire(ask.owner)
-                .await
-                .map_err(CallError::Full)?;
-            let attempts = if ask.again { 2 } else { 1 };
+            let places = self.quarantine.places(ask);
+            let _place = places.acquire(ask.owner).await.map_err(CallError::Full)?;
+            if ask.repeat == Repeat::Read {
+                let spare = self.quarantine.spare.lock().pop();
+                if let Some(mut link) = spare {
+                    match link.ask(&ask.method, &ask.params).await {
+                        Ok(outcome) => {
+                            self.quarantine.give_back(link);
+                            return Ok(outcome);
+                        }
+                        Err(why) if why.is_too_big() => return Err(CallError::TooLong),
+                        // It may have ended before this call.
+                        Err(_) => {}
+                    }
+                }
+            }
+            let attempts = if ask.repeat == Repeat::Read { 2 } else { 1 };
             for attempt in 1..=attempts {
                 match self.attempt(ask).await {
                     Err(CallError::Breaks) if attempt < attempts => {}
@@ -153,7 +195,10 @@ impl Upstream {
             Err(_) => return Err(CallError::Lost),
         }
         match link.ask(&ask.method, &ask.params).await {
-            Ok(outcome) => Ok(outcome),
+            Ok(outcome) => {
+                self.quarantine.give_back(link);
+                Ok(outcome)
+            }
             Err(why) if why.is_too_big() => Err(CallError::TooLong),
             Err(_) => {
                 // A node that restarts breaks every connection.
@@ -174,7 +219,7 @@ impl Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::{Reach, Whom};
+    use crate::upstream::{Reach, Repeat, Whom};
 
     fn ask(method: &str, params: &str) -> Ask {
         Ask {
@@ -183,7 +228,7 @@ mod tests {
             class: "other",
             reach: Reach::Anywhere,
             whom: Whom::LeastLoaded,
-            again: true,
+            repeat: Repeat::Read,
             archive: false,
             conduct: Default::default(),
             owner: Owner::OURS,

@@ -15,7 +15,7 @@ use super::call::{call_throttled, exchange, is_elsewhere, is_throttled_by_code};
 use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
-use super::{Ask, CallError, Endpoint, Reach, UpstreamId, Whom};
+use super::{Ask, CallError, Endpoint, Reach, Repeat, UpstreamId, Whom};
 use crate::jsonrpc::Outcome;
 use crate::telemetry::ReasonLabel;
 
@@ -35,12 +35,12 @@ impl Pool {
     pub async fn call(&self, ask: &Ask) -> Answer {
         let now = Instant::now();
         let mut until = now + self.call_patience;
-        if ask.conduct.is_alone(ask.again, now)
+        if ask.conduct.is_alone(ask.repeat == Repeat::Read, now)
             || self.upstreams.iter().any(|upstream| upstream.quarantine.refuses(ask))
         {
             return Box::pin(self.call_alone(ask, None, until)).await;
         }
-        let (mut not, mut again) = (None, ask.again);
+        let (mut not, mut again) = (None, ask.repeat == Repeat::Read);
         loop {
             let id = self.find(ask, not, until).await?;
             let answer = self.ask_perhaps_two(ask, id).await;
@@ -53,7 +53,7 @@ impl Pool {
                     continue;
                 }
                 Err(CallError::TooLong) => return answer,
-                Err(CallError::Lost) if !ask.again => return answer,
+                Err(CallError::Lost) if ask.repeat != Repeat::Read => return answer,
                 // The call may be what broke the connection.
                 Err(CallError::Lost) => {
                     self.count_rerouted("lost");
@@ -74,6 +74,16 @@ impl Pool {
             until = Instant::now() + self.call_patience;
             self.count_rerouted(reason);
         }
+    }
+
+    /// Sends a signed transaction again after its connection was lost, on a connection of its own.
+    ///
+    /// # Errors
+    /// [`CallError`], like [`Self::call`].
+    pub async fn send_again(&self, ask: &Ask) -> Answer {
+        self.count_rerouted("lost");
+        let until = Instant::now() + self.call_patience;
+        Box::pin(self.call_alone(ask, None, until)).await
     }
 
     /// Sends a call on a connection of its own, preferably to another upstream than the one that lost it. Where an
@@ -106,7 +116,7 @@ impl Pool {
             };
             note_loss(ask, &answer);
             match &answer {
-                Err(CallError::Breaks) if ask.again => {}
+                Err(CallError::Breaks) if ask.repeat == Repeat::Read => {}
                 Err(CallError::Breaks) => break,
                 _ => return answer,
             }
@@ -127,7 +137,7 @@ impl Pool {
         let is_http = matches!(upstream.shared.endpoint, Endpoint::Http(_));
         let answer = if !is_http && upstream.quarantine.refuses(ask) {
             Err(CallError::Breaks)
-        } else if !is_http && ask.conduct.is_alone(ask.again, Instant::now()) {
+        } else if !is_http && ask.conduct.is_alone(ask.repeat == Repeat::Read, Instant::now()) {
             let answer = upstream.ask_alone(ask, self.request_timeout).await;
             if answer == Err(CallError::Breaks) {
                 ask.conduct.broke_a_connection(Instant::now());
@@ -286,7 +296,7 @@ impl Pool {
 
     /// Asks this upstream, and hedges to another one where the answer takes longer than nineteen of twenty did.
     async fn ask_perhaps_two(&self, ask: &Ask, first: UpstreamId) -> Answer {
-        let usual = if self.hedges && ask.again && ask.whom == Whom::LeastLoaded {
+        let usual = if self.hedges && ask.repeat == Repeat::Read && ask.whom == Whom::LeastLoaded {
             self.usual.lock().get(ask.class).and_then(super::load::P95::get)
         } else {
             None
@@ -345,7 +355,7 @@ impl Pool {
 fn note_loss(ask: &Ask, answer: &Answer) {
     match answer {
         Err(CallError::TooLong) => ask.conduct.got_too_long_an_answer(Instant::now()),
-        Err(CallError::Lost) if !ask.again => ask.conduct.lost_a_send(Instant::now()),
+        Err(CallError::Lost) if ask.repeat == Repeat::Never => ask.conduct.lost_a_send(Instant::now()),
         _ => {}
     }
 }

@@ -31,10 +31,12 @@ async fn easily_broken() -> Scripted {
         false => json!("0x1").into(),
     });
     node.answer("eth_gasPrice", |_| json!("0x3").into());
-    node.answer("eth_sendRawTransaction", |ask| match ask.params[0] == "0xdead" {
-        true => Answer::Close,
-        false => json!("0x2").into(),
-    });
+    for method in ["eth_sendRawTransaction", "eth_oddity"] {
+        node.answer(method, |ask| match ask.params[0] == "0xdead" {
+            true => Answer::Close,
+            false => json!("0x2").into(),
+        });
+    }
     node
 }
 
@@ -98,20 +100,84 @@ async fn a_call_that_breaks_connections_costs_its_account_alone() {
     assert_eq!(node.calls("eth_subscribe"), 1, "the stream's connection never broke");
 }
 
-/// Sends of transactions are never repeated, so after one is lost the account's next send goes on a connection of its
-/// own.
+/// A transaction that no node has is sent once more, alone, which shows if it is what breaks connections.
 #[tokio::test]
-async fn a_transaction_that_breaks_connections_is_found_at_the_second_time() {
+async fn a_transaction_that_breaks_connections_costs_its_account_alone() {
     let node = easily_broken().await;
     let proxy = node.proxy(|_| {}).await;
     has_lanes(&proxy, "two").await;
     let bystander = Bystander::join(&proxy).await;
     let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
-    let bad = || request("eth_sendRawTransaction", &json!(["0xdead"]));
+    let mut other = proxy.client().await;
+    let bad = request("eth_sendRawTransaction", &json!(["0xdead"]));
+    let found = ask(&mut attacker, bad.clone()).await;
+    assert!(found.contains("closes its connection"), "{found}");
+    assert_eq!(node.calls("eth_sendRawTransaction"), 2);
+    for call in [harmless(), bad] {
+        let refused = ask(&mut attacker, call).await;
+        assert!(refused.contains("-32005"), "{refused}");
+    }
+    let good = request("eth_sendRawTransaction", &json!(["0xbeef"]));
+    let sent = ask(&mut other, good).await;
+    assert!(sent.contains("\"0x2\""), "{sent}");
+    assert_eq!(node.calls("eth_sendRawTransaction"), 3);
+    let made = node.mine(Mine::default());
+    bystander.saw_only(&[made]).await;
+}
+
+/// The answer to a transaction that was under way when the connection broke, by what the nodes say of it then.
+#[tokio::test]
+async fn a_transaction_that_was_lost_is_looked_for_and_sent_again() {
+    // Whether the node has it before and after it is sent again; the node's answer then; how often it is sent.
+    for (before, after, again, sent, expect) in [
+        (true, true, "", 1, "HASH"),
+        (false, false, "", 2, "\"0x2\""),
+        (false, false, "already known", 2, "HASH"),
+        (false, true, "nonce too low: next nonce 5, tx nonce 4", 2, "HASH"),
+        (false, false, "insufficient funds", 2, "insufficient funds"),
+    ] {
+        let node = easily_broken().await;
+        let attempts = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = attempts.clone();
+        let case = format!("{before} {after} {again}");
+        node.answer("eth_sendRawTransaction", move |_| {
+            match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0 => Answer::Close,
+                _ if again.is_empty() => json!("0x2").into(),
+                _ => Answer::Error(-32000, again.into(), Value::Null),
+            }
+        });
+        node.answer("eth_getTransactionByHash", move |ask| {
+            let has = match attempts.load(std::sync::atomic::Ordering::Relaxed) {
+                1 => before,
+                _ => after,
+            };
+            has.then(|| json!({"hash": ask.params[0]})).unwrap_or(json!(null)).into()
+        });
+        let proxy = node.proxy(|_| {}).await;
+        has_lanes(&proxy, "two").await;
+        let mut client = proxy.client().await;
+        let answer = ask(&mut client, request("eth_sendRawTransaction", &json!(["0x02c20102"]))).await;
+        let hash = alloy_primitives::keccak256([2, 0xc2, 1, 2]).to_string();
+        assert!(answer.contains(&expect.replace("HASH", &hash)), "{case}: {answer}");
+        assert_eq!(node.calls("eth_sendRawTransaction"), sent, "{case}");
+    }
+}
+
+/// A call that may have changed something is not sent again, so after one is lost the account's next such call goes on a
+/// connection of its own.
+#[tokio::test]
+async fn a_change_that_breaks_connections_is_found_at_the_second_time() {
+    let node = easily_broken().await;
+    let proxy = node.proxy(|_| {}).await;
+    has_lanes(&proxy, "two").await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
+    let bad = || request("eth_oddity", &json!(["0xdead"]));
     let lost = ask(&mut attacker, bad()).await;
     assert!(lost.contains("-32603") && lost.contains("connection lost"), "{lost}");
     // A good one among the suspects is sent, once.
-    let good = request("eth_sendRawTransaction", &json!(["0xbeef"]));
+    let good = request("eth_oddity", &json!(["0xbeef"]));
     let sent = ask(&mut attacker, good).await;
     assert!(sent.contains("\"0x2\""), "{sent}");
     has_lanes(&proxy, "two").await;
@@ -125,34 +191,9 @@ async fn a_transaction_that_breaks_connections_is_found_at_the_second_time() {
     );
     let refused = ask(&mut attacker, harmless()).await;
     assert!(refused.contains("-32005"), "{refused}");
-    assert_eq!(node.calls("eth_sendRawTransaction"), 3);
+    assert_eq!(node.calls("eth_oddity"), 3);
     let made = node.mine(Mine::default());
     bystander.saw_only(&[made]).await;
-}
-
-/// The node took it before the connection broke, so the client gets its hash.
-#[tokio::test]
-async fn a_transaction_that_arrived_before_the_connection_broke_is_answered() {
-    let node = easily_broken().await;
-    let known = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (took, has) = (known.clone(), known);
-    node.answer("eth_sendRawTransaction", move |_| {
-        took.store(true, std::sync::atomic::Ordering::Relaxed);
-        Answer::Close
-    });
-    node.answer("eth_getTransactionByHash", move |ask| {
-        match has.load(std::sync::atomic::Ordering::Relaxed) {
-            true => json!({"hash": ask.params[0]}).into(),
-            false => json!(null).into(),
-        }
-    });
-    let proxy = node.proxy(|_| {}).await;
-    has_lanes(&proxy, "two").await;
-    let mut client = proxy.client().await;
-    let sent = ask(&mut client, request("eth_sendRawTransaction", &json!(["0x02c20102"]))).await;
-    let hash = alloy_primitives::keccak256([2, 0xc2, 1, 2]);
-    assert!(sent.contains(&hash.to_string()), "{sent}");
-    assert_eq!(node.calls("eth_sendRawTransaction"), 1);
 }
 
 #[tokio::test]
@@ -182,8 +223,10 @@ async fn an_answer_that_is_too_long_is_nobody_elses() {
         "{answer}"
     );
     node.release("eth_gasPrice");
-    let (lost, answer) = (one.next().await, two.next().await);
-    assert!(lost.contains("-32603") && lost.contains("connection lost"), "{lost}");
+    eventually("it is sent again", async || node.calls("eth_sendRawTransaction") == 2).await;
+    node.release("eth_sendRawTransaction");
+    let (sent, answer) = (one.next().await, two.next().await);
+    assert!(sent.contains("\"0x2\""), "{sent}");
     assert!(answer.contains("result"), "{answer}");
     // The next one breaks a connection of its own.
     has_lanes(&proxy, "two").await;
