@@ -152,7 +152,9 @@ async fn a_transaction_that_was_lost_is_looked_for_and_sent_again() {
                 1 => before,
                 _ => after,
             };
-            has.then(|| json!({"hash": ask.params[0]})).unwrap_or(json!(null)).into()
+            has.then(|| json!({"hash": ask.params[0]}))
+                .unwrap_or(json!(null))
+                .into()
         });
         let proxy = node.proxy(|_| {}).await;
         has_lanes(&proxy, "two").await;
