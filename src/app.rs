@@ -1,4 +1,4 @@
-//! Puts everything together: bind, run, drain. The only file that knows every module.
+//! Binds, runs and drains the proxy. The only file that connects all modules.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ use crate::telemetry::Metrics;
 use crate::tls::Certificate;
 use crate::upstream::{self, Endpoint, Pool};
 
-/// The start failed; one line with the remedy.
+/// A failed start; one line with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
@@ -42,7 +42,7 @@ pub enum StartError {
         setting: &'static str,
         /// The address.
         address: SocketAddr,
-        /// The system's words.
+        /// The system's error.
         why: io::Error,
     },
     /// The embedded chain did not start.
@@ -50,24 +50,24 @@ pub enum StartError {
     Devnet(#[from] crate::devnet::Error),
 }
 
-/// A part that must not end has ended.
+/// The unexpected end of a task, by its name.
 #[derive(Debug, thiserror::Error)]
 #[error("the {0} task ended, which it never should; this is a bug")]
 pub struct Broken(&'static str);
 
-/// What upstreams see waits here for the ingest, which takes it at once.
+/// Capacity of the channel from the upstreams to the ingest, which empties it at once.
 const SIGHTINGS: usize = 1024;
 
-/// Pending transactions wait here for the dispatcher; what does not fit is dropped and counted (E8).
+/// Capacity of the channel of best-effort events to the dispatcher; what does not fit is dropped and counted (E8).
 const GOSSIP: usize = 4096;
 
-/// Connections that wait to be accepted; the kernel's own bound (`net.core.somaxconn`) is 4096 as a rule.
+/// Length of the accept queue; the kernel's own bound (`net.core.somaxconn`) is usually 4096.
 const BACKLOG: i32 = 4096;
 
-/// How often the table of accounts is swept.
+/// Interval between sweeps of the account table.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// Everything, bound but not yet running.
+/// The whole proxy, bound but not yet running.
 pub struct App {
     config: Config,
     listener: TcpListener,
@@ -77,12 +77,12 @@ pub struct App {
 }
 
 impl App {
-    /// Binds both ports, and starts the embedded devnet where no upstream is configured.
+    /// Binds both ports, and starts the embedded devnet if no upstream is configured.
     ///
     /// # Errors
-    /// [`StartError`].
+    /// Returns a [`StartError`] if an address cannot be bound or the devnet does not start.
     pub async fn bind(mut config: Config) -> Result<Self, StartError> {
-        // Fails when it is installed already, which is as good.
+        // Fails if a provider is installed already, which serves as well.
         drop(rustls::crypto::ring::default_provider().install_default());
         let mut inherited = ListenFd::from_env();
         let mut inherit = |at| inherited.take_tcp_listener(at).ok().flatten();
@@ -111,22 +111,22 @@ impl App {
         })
     }
 
-    /// Puts in force what the configuration says later on.
+    /// Applies later changes of the configuration.
     #[must_use]
     pub fn follow(mut self, follower: Follower) -> Self {
         self.follower = Some(follower);
         self
     }
 
-    /// Where clients connect.
+    /// Returns the address for clients.
     ///
     /// # Errors
-    /// The system's, which has no reason to have any.
+    /// Returns the system's error, only if the socket has no local address.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Where the operator looks.
+    /// Returns the operator's address.
     ///
     /// # Errors
     /// As [`Self::address`].
@@ -134,22 +134,23 @@ impl App {
         self.admin_listener.local_addr()
     }
 
-    /// Whether clients come over TLS.
+    /// Checks if clients connect over TLS.
     #[must_use]
     pub fn is_secured(&self) -> bool {
         self.config.server.tls.is_some()
     }
 
-    /// The embedded chain, where there is no upstream.
+    /// Returns the embedded chain; `None` if an upstream is configured.
     #[must_use]
     pub fn devnet(&self) -> Option<&Devnet> {
         self.devnet.as_ref()
     }
 
-    /// Serves until `stop`, then drains: not ready, no new clients, a close frame for each behind what it is owed.
+    /// Serves until `stop`, then drains: reports not ready, admits no new clients, and sends each client its queued
+    /// events and then a close frame.
     ///
     /// # Errors
-    /// [`Broken`] where a part that must not end has ended.
+    /// Returns [`Broken`] if a task ended that must not end.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Broken> {
         let Self {
             mut config,
@@ -200,7 +201,8 @@ impl App {
         let archive = Archive::new(source.clone());
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
-        // The request path, from the sockets to the node. The socket may be another's than the settings name.
+        // The request path, from the sockets to the node. The listener may be inherited, with another address than
+        // configured.
         config.rpc.is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
         let rpc = Arc::new(Rpc::new(
             pool.clone(),
@@ -268,7 +270,7 @@ impl App {
         let broken = tokio::select! {
             () = stop => None,
             ended = critical.join_next() => Some(Broken(ended.and_then(Result::ok).unwrap_or("unknown"))),
-            // It is not asked to end before this.
+            // The server must not end before `closing` is cancelled.
             ended = &mut serving => {
                 serving = tokio::spawn(async { ended.unwrap_or_default() });
                 Some(Broken("listener"))
@@ -295,7 +297,7 @@ impl App {
 fn bind(setting: &'static str, address: SocketAddr, reuse_port: bool) -> Result<TcpListener, StartError> {
     let bound = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        // A restart need not wait for the last connections of before to be forgotten.
+        // A restart need not wait until the kernel forgets the last connections of the old process.
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(reuse_port)?;
         socket.set_nonblocking(true)?;
@@ -306,8 +308,8 @@ fn bind(setting: &'static str, address: SocketAddr, reuse_port: bool) -> Result<
     bound().map_err(|why| StartError::Bind { setting, address, why })
 }
 
-/// A socket that whoever started us listens on already (systemd's `LISTEN_FDS`: the first is for clients, the second for
-/// the operator).
+/// Adopts a socket on which the parent process listens already (systemd's `LISTEN_FDS`: the first is for clients, the
+/// second for the operator).
 fn adopt(
     setting: &'static str,
     address: SocketAddr,
@@ -320,7 +322,7 @@ fn adopt(
     adopted.map_err(|why| StartError::Bind { setting, address, why })
 }
 
-/// Runs a part that must not end; its name, however it ended.
+/// Runs a task that must not end; returns its name if it ends nevertheless, even by a panic.
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
     // The standard hook has written the panic by then.
     drop(AssertUnwindSafe(task).catch_unwind().await);
@@ -334,7 +336,7 @@ async fn sweep(door: &Door) {
     }
 }
 
-/// Warns of namespaces that a node serves beyond the usual ones and that clients may therefore reach.
+/// Warns of namespaces beyond the usual ones that a node serves and clients may therefore call.
 fn warn_of_namespaces(config: &Config) {
     let ipc = config
         .upstreams
@@ -355,7 +357,8 @@ fn warn_of_namespaces(config: &Config) {
     }
 }
 
-/// Each client is a file descriptor; the usual soft limit of 1024 is for programs that use `select(2)`.
+/// Raises the limit of open files: each client is a file descriptor, and the usual soft limit of 1024 is for programs
+/// that use `select(2)`.
 fn raise_file_limit(max_connections: usize) {
     // Upstreams, the admin port, standard streams and the runtime's own.
     const OTHERS: u64 = 128;

@@ -7,37 +7,37 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Time for which a consequence lasts (issue 12).
+/// Time for which a consequence is in force (issue 12).
 pub const CONSEQUENCE: Duration = Duration::from_secs(600);
 
-/// A longer answer is long, in bytes: some milliseconds of a link of 1 Gbit/s.
+/// Length of an answer, in bytes, above which it is long: some milliseconds of a link of 1 Gbit/s.
 const LONG_ANSWER: usize = 1 << 20;
 
-/// Calls that an account may have under way before the length of its answers is known. Each short answer adds one, as in
-/// the slow start of TCP (RFC 5681, section 3.1): 60 calls at once take five round trips in place of one.
+/// Calls that an account may have in flight before the length of its answers is known. Each short answer adds one, as
+/// in the slow start of TCP (RFC 5681, section 3.1): 60 calls at once take five round trips in place of one.
 const FIRST_CALLS: usize = 2;
 
-/// Calls under way from which an account's answers count as known: from then on it may have any number.
+/// Size of the window at which an account's answers count as known: from then on the calls in flight are not bounded.
 const KNOWN_CALLS: usize = 64;
 
-/// The record; shared by an account and its calls on their way to the nodes.
+/// Record of an account, shared with its calls on their way to the nodes.
 #[derive(Debug, Default)]
 pub struct Conduct {
-    /// Nearly all accounts have none: the fast path.
+    /// `true` once there was a consequence; nearly all accounts have none, and take this fast path.
     has_record: AtomicBool,
     until: Mutex<Until>,
-    /// Length of its answers, in bytes: the longest of late.
+    /// Length of the account's answers, in bytes: the longest of late, which shrinks with each shorter one.
     answer: AtomicUsize,
     window: Mutex<Window>,
     /// Signal that the window has room for a waiting call.
     room: Notify,
 }
 
-/// Calls of the account at the nodes.
+/// Calls of the account in flight.
 #[derive(Debug)]
 struct Window {
     under_way: usize,
-    /// Calls that may be under way: [`FIRST_CALLS`] to [`KNOWN_CALLS`], where there is no bound.
+    /// Calls that may be in flight: [`FIRST_CALLS`] to [`KNOWN_CALLS`], at which there is no bound.
     size: usize,
 }
 
@@ -56,7 +56,7 @@ impl Window {
     }
 }
 
-/// Call under way that the window counts.
+/// Call in flight that the window counts.
 #[derive(Debug)]
 pub struct Counted<'a>(&'a Conduct);
 
@@ -75,23 +75,24 @@ struct Until {
 }
 
 impl Conduct {
-    /// A call broke a connection on which it was alone: calls are refused for a while.
+    /// Records a call that broke a connection on which it was alone: the account's calls are refused for a while.
     pub fn broke_a_connection(&self, now: Instant) {
         self.record(|until| until.refused = Some(now + CONSEQUENCE));
     }
 
-    /// An answer was longer than is read from a node, which ends the connection: calls are asked alone for a while.
+    /// Records an answer longer than is read from a node, which ended the connection: the account's calls are sent
+    /// alone for a while.
     pub fn got_too_long_an_answer(&self, now: Instant) {
         self.record(|until| until.all_alone = Some(now + CONSEQUENCE));
     }
 
-    /// A call that is not sent twice, or that arrived at the node, was under way on a connection that broke: calls of this sort are asked alone for a
-    /// while, so that it shows which one it is.
+    /// Records a call that was in flight on a connection that broke, and that is not sent twice or had arrived at the
+    /// node: such calls are sent alone for a while, to find the one that breaks connections.
     pub fn lost_a_send(&self, now: Instant) {
         self.record(|until| until.sends_alone = Some(now + CONSEQUENCE));
     }
 
-    /// Notes the length of an answer in bytes. A long one is forgotten with some short ones.
+    /// Records the length of an answer, in bytes. A long answer is forgotten after some short ones.
     pub fn got_an_answer(&self, bytes: usize) {
         let before = self.answer.load(Ordering::Relaxed);
         let after = bytes.max(before - before / 4);
@@ -108,7 +109,7 @@ impl Conduct {
         self.room.notify_one();
     }
 
-    /// Counts a call among those under way, as soon as the window has room for it.
+    /// Counts a call among those in flight, as soon as the window has room for it.
     pub async fn begin(&self) -> Counted<'_> {
         loop {
             {
@@ -126,7 +127,7 @@ impl Conduct {
         }
     }
 
-    /// Checks if a consequence lasts.
+    /// Checks if a consequence is in force.
     #[must_use]
     pub fn has_consequence(&self, now: Instant) -> bool {
         let lasts = |until: Option<Instant>| until.is_some_and(|until| now < until);
@@ -140,7 +141,7 @@ impl Conduct {
         self.answer.load(Ordering::Relaxed) > LONG_ANSWER
     }
 
-    /// Remaining time for which calls are refused.
+    /// Returns the remaining time for which calls are refused; `None` if they are not.
     #[must_use]
     pub fn refused_for(&self, now: Instant) -> Option<Duration> {
         let until = self.until()?.refused?;
@@ -188,7 +189,7 @@ mod tests {
     async fn calls_under_way_grow_with_each_short_answer() {
         use futures_util::FutureExt as _;
         let conduct = Conduct::default();
-        // Calls that begin at once; each stays under way.
+        // Calls that begin at once; each stays in flight.
         let begin = |answered: usize, bytes: usize| {
             (0..answered).for_each(|_| conduct.got_an_answer(bytes));
             std::iter::from_fn(|| conduct.begin().now_or_never())

@@ -1,12 +1,12 @@
-//! Raw DEFLATE (RFC 1951) in the form that WebSocket messages carry: RFC 7692 section 7.2.
+//! Raw DEFLATE (RFC 1951) as used in WebSocket messages: RFC 7692 section 7.2.
 //!
-//! miniz_oxide at its fastest level takes 20 µs for a log and gets within one per cent of what zlib-rs gets in 30 µs,
-//! whose own fastest level does not code hex digits at all. It is used as it is: flate2's inflater around it takes a
-//! reference to what precedes the message for zeros.
+//! miniz_oxide at its fastest level takes 20 µs for a log, and its output is within one per cent of that of zlib-rs in
+//! 30 µs, whose own fastest level does not code hex digits at all. It is used directly, since the inflater in flate2
+//! treats a reference to data before the message as zeros.
 //!
-//! A compressor is 300 kB, so there is one for each thread that needs one; an inflater is 11 kB and lives for a message.
-//! No client has either. Messages may refer to those before them all the same ([`compress_series`]), where it is known
-//! what the receiver has read in between.
+//! A compressor takes 300 kB, so there is one for each thread that needs one; an inflater takes 11 kB and lives for one
+//! message. No client has either. Messages may still refer to earlier ones ([`compress_series`]) if it is known what
+//! the receiver has read in between.
 
 use std::cell::RefCell;
 
@@ -17,7 +17,7 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-/// No zlib header.
+/// Window bits that select raw DEFLATE, without a zlib header.
 const RAW: i32 = -15;
 
 const FASTEST: i32 = 1;
@@ -27,21 +27,20 @@ thread_local! {
         RefCell::new(Box::new(CompressorOxide::new(create_comp_flags_from_zip_params(FASTEST, RAW, 0))));
 }
 
-/// What a sync flush ends with and a message leaves out (RFC 7692 section 7.2.1).
+/// End of a sync flush, which a message omits (RFC 7692 section 7.2.1).
 const FLUSHED: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
-/// What is read behind a message: what it left out, and an empty final block, so that only a message that is whole comes
-/// to an end.
+/// Input read after a message: the omitted bytes, and an empty final block, so that only a complete message ends.
 const END: [u8; 9] = [0, 0, 0xFF, 0xFF, 1, 0, 0, 0xFF, 0xFF];
 
-/// Inflated bytes for which there is no need to ask, and for which it is asked each time.
+/// Inflated bytes allowed without a call of `may_grow`, and with each call.
 pub const STEP: usize = 64 << 10;
 
-/// How far back a match may lie, in bytes (RFC 1951 section 3.3).
+/// Greatest distance of a match, in bytes (RFC 1951 section 3.3).
 pub const WINDOW: usize = 32 << 10;
 
-/// Compresses one text that comes in pieces. The result refers to nothing before itself and lacks the `00 00 FF FF` of
-/// its flush; `None` where it would not be shorter.
+/// Compresses one text, given in pieces. The result refers to nothing before itself and omits the `00 00 FF FF` of its
+/// flush. Returns `None` if the result would not be shorter.
 #[must_use]
 pub fn compress(pieces: &[&[u8]]) -> Option<Vec<u8>> {
     let len: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -58,15 +57,16 @@ pub fn compress(pieces: &[&[u8]]) -> Option<Vec<u8>> {
     (out.len() < len).then_some(out)
 }
 
-/// Compresses texts for one who reads them one after the other, and `before` ahead of each. Each refers to `before` and to
-/// the texts that precede it, to nothing else; like [`compress`] it lacks the end of its flush, but it may be longer than
-/// the text.
+/// Compresses texts for a receiver that reads them in order, with `before` ahead of each. Each result refers only to
+/// `before` and earlier texts; like that of [`compress`] it omits the end of its flush, but it may be longer than the
+/// text.
 ///
-/// What the receiver reads in place of `before` may differ from it in bytes that no text has: there is no reference to
-/// them.
+/// The bytes that the receiver reads instead of `before` may differ in positions whose byte occurs in no text: there
+/// are no references to these. Returns `None` if the compressor fails.
 #[must_use]
 pub fn compress_series<'a>(before: &[u8], texts: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Vec<u8>>> {
-    /// Up to here a block has the fixed codes; to find better ones for what is thrown away took as long as the texts.
+    /// Longest block that gets fixed codes, in bytes; finding better codes for discarded output took as long as the
+    /// texts.
     const FIXED: usize = 47;
     COMPRESSOR.with_borrow_mut(|compressor| {
         compressor.reset();
@@ -93,15 +93,15 @@ fn push(compressor: &mut CompressorOxide, piece: &[u8], flush: TDEFLFlush, out: 
     (status == TDEFLStatus::Okay && read == piece.len()).then_some(())
 }
 
-/// Blocks that say once more the `len` bytes (3 to 257) that were said `distance` bytes ago, and end on a byte: one match
-/// in fixed codes (RFC 1951 section 3.2.6), and an empty stored block.
+/// Returns blocks that repeat the `len` bytes (3 to 257) at `distance` bytes back, and end on a byte boundary: one
+/// match in fixed codes (RFC 1951 section 3.2.6), and an empty stored block.
 #[must_use]
 pub fn repeat(len: usize, distance: usize) -> Vec<u8> {
     debug_assert!((3..=257).contains(&len) && (1..=WINDOW).contains(&distance));
     let (symbol, extra, more) = symbol(len - 3, 2);
     let mut bits = Bits::default();
     bits.number(0b010, 3);
-    // Of the symbols from 256 on, 24 have codes of seven bits, the others of eight.
+    // Of the symbols from 256 on, 24 have codes of seven bits, the rest of eight.
     match symbol + 1 {
         code @ ..24 => bits.code(code, 7),
         code => bits.code(0b1100_0000 + code - 24, 8),
@@ -115,15 +115,15 @@ pub fn repeat(len: usize, distance: usize) -> Vec<u8> {
     [&bits.bytes[..], &FLUSHED].concat()
 }
 
-/// The symbol for a length or a distance, less the least that there is, with its extra bits, of which there is one more
-/// every four symbols (`1 << 2`, lengths) or two (distances): RFC 1951 section 3.2.5.
+/// Returns the symbol, the number of extra bits and their value for a length or distance, given less its minimum. The
+/// number of extra bits grows every four symbols (`1 << 2`, lengths) or two (distances): RFC 1951 section 3.2.5.
 fn symbol(value: usize, group: u32) -> (u32, u32, u32) {
     let value = value as u32;
     let extra = (value | 1).ilog2().saturating_sub(group);
     ((extra << group) + (value >> extra), extra, value & ((1 << extra) - 1))
 }
 
-/// Bits, of each byte the lowest first (RFC 1951 section 3.1.1).
+/// Bit buffer, filled from the lowest bit of each byte (RFC 1951 section 3.1.1).
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,
@@ -131,7 +131,7 @@ struct Bits {
 }
 
 impl Bits {
-    /// The lowest bit first, as all but Huffman codes.
+    /// Appends a number, lowest bit first, as for everything but Huffman codes.
     fn number(&mut self, number: u32, bits: u32) {
         for bit in 0..bits {
             if self.len.is_multiple_of(8) {
@@ -142,28 +142,28 @@ impl Bits {
         }
     }
 
-    /// A Huffman code, the highest bit first.
+    /// Appends a Huffman code, highest bit first.
     fn code(&mut self, code: u32, bits: u32) {
         self.number(code.reverse_bits() >> (32 - bits), bits);
     }
 }
 
-/// Why a message cannot be had.
+/// Reason why a message cannot be inflated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreadable<E> {
-    /// It is no DEFLATE, or not all of it.
+    /// Input that is not valid DEFLATE, or not complete.
     Corrupt,
-    /// It is longer than it may be.
+    /// Message longer than the limit.
     TooLong,
-    /// It may not become longer.
+    /// Error of `may_grow`.
     Refused(E),
 }
 
-/// Inflates a message (RFC 7692 section 7.2.2) of at most `max` bytes. Before every [`STEP`] beyond the first it asks, so
-/// that a small message which becomes a long one is paid for while it grows.
+/// Inflates a message (RFC 7692 section 7.2.2) of at most `max` bytes. Calls `may_grow` before every [`STEP`] bytes
+/// beyond the first, so that a small message that becomes long is charged while it grows.
 ///
 /// # Errors
-/// [`Unreadable`].
+/// [`Unreadable`] if the message is corrupt or longer than `max`, or if `may_grow` refuses.
 pub fn inflate<E>(
     message: &[u8],
     max: usize,
@@ -171,11 +171,11 @@ pub fn inflate<E>(
 ) -> Result<Vec<u8>, Unreadable<E>> {
     const FLAGS: u32 = TINFL_FLAG_HAS_MORE_INPUT | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
     let mut inflater = Box::<DecompressorOxide>::default();
-    // One byte more than there may be shows that it is too long.
+    // One byte more than allowed shows that the message is too long.
     let limit = max.saturating_add(1);
     let mut out = vec![0; STEP.min(limit)];
     let mut len = 0;
-    // A final block in the message itself is allowed; the byte behind it begins the block that `END` completes (RFC 7692
+    // A final block in the message itself is allowed; the byte after it begins the block that `END` completes (RFC 7692
     // section 7.2.3.4).
     for (mut rest, behind) in [(message, &[0][..]), (&END, &[])] {
         loop {
@@ -203,7 +203,7 @@ pub fn inflate<E>(
     Err(Unreadable::Corrupt)
 }
 
-/// Reads messages of which each may refer to those before it (RFC 7692 section 7.2.2), for those who load and test.
+/// Inflater of messages that may refer to earlier ones (RFC 7692 section 7.2.2), for load generators and tests.
 pub struct Inflater {
     state: Box<DecompressorOxide>,
     window: Box<[u8]>,
@@ -221,7 +221,7 @@ impl Default for Inflater {
 }
 
 impl Inflater {
-    /// Appends the text of the next message to `out`; `None` where it is no DEFLATE.
+    /// Appends the text of the next message to `out`; returns `None` if the message is not valid DEFLATE.
     #[must_use]
     pub fn inflate(&mut self, message: &[u8], out: &mut Vec<u8>) -> Option<()> {
         for mut rest in [message, &FLUSHED] {
@@ -239,7 +239,7 @@ impl Inflater {
                 match status {
                     TINFLStatus::NeedsMoreInput if rest.is_empty() => break,
                     TINFLStatus::HasMoreOutput => {}
-                    // A final block ends no context.
+                    // A final block does not end the context.
                     TINFLStatus::Done => *self.state = DecompressorOxide::default(),
                     _ => return None,
                 }
@@ -259,7 +259,7 @@ mod tests {
         inflate(message, max, || Ok(()))
     }
 
-    /// Hex digits, as most of what nodes say.
+    /// Returns hex digits, the most common content of node messages.
     fn hex(len: usize) -> Vec<u8> {
         let mut state = 1_u64;
         let mut digit = || {
@@ -271,7 +271,8 @@ mod tests {
 
     #[test]
     fn the_rfcs_own_examples() {
-        // RFC 7692 sections 7.2.3.1 (fixed codes), 7.2.3.3 (stored), 7.2.3.4 (a final block), 7.2.3.5 (two blocks), 7.2.3.6.
+        // RFC 7692 sections 7.2.3.1 (fixed codes), 7.2.3.3 (stored), 7.2.3.4 (a final block), 7.2.3.5 (two blocks) and
+        // 7.2.3.6.
         for message in [
             &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
             &[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00],
@@ -295,10 +296,10 @@ mod tests {
         }
         for wrong in [
             &[0xff; 5][..],
-            // A final block with something behind it, and with nothing.
+            // A final block with a byte after it, and without the byte that should follow it.
             &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0xf3],
             &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00],
-            // It refers to what another message may have said.
+            // A reference to data of an earlier message.
             &[0xf2, 0x00, 0x11, 0x00, 0x00],
         ] {
             assert_eq!(read(wrong, 1000), Err(Unreadable::Corrupt), "{wrong:x?}");
@@ -332,7 +333,7 @@ mod tests {
     fn an_inflater_goes_on_behind_a_final_block() {
         let mut inflater = Inflater::default();
         let mut out = Vec::new();
-        // RFC 7692 sections 7.2.3.2 (the second refers to the first) and 7.2.3.4.
+        // RFC 7692 sections 7.2.3.2 (the second message refers to the first) and 7.2.3.4.
         for message in [
             &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00][..],
             &[0xf2, 0x00, 0x11, 0x00, 0x00],

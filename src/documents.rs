@@ -1,4 +1,4 @@
-//! The documents checked against the sources: references resolve, links lead somewhere, tables are complete.
+//! Checks of the documents against the sources: references resolve, link targets exist, tables are complete.
 //!
 //! Comments cite "PROTOCOL J17" and "E3"; the anchors are in `docs/protocol.md` and `docs/design.md`.
 
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// Folders whose files are read, and files at the top.
+/// Folders whose files are read, besides the files at the top.
 const READ: [&str; 8] = [
     "src", "tests", "benches", "fuzz", "docs", "config", "scripts", ".github",
 ];
 
-/// Folders that hold no files of ours.
+/// Folders without files of ours.
 const SKIPPED: [&str; 6] = ["target", "node_modules", ".venv", ".venv-web3-7", "corpus", "bin"];
 
 fn root() -> &'static Path {
@@ -23,7 +23,7 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(root().join(file)).unwrap_or_else(|why| panic!("{file}: {why}"))
 }
 
-/// All files with one of these endings, by their path from the root.
+/// Returns all files with one of these endings, by their path from the root, sorted.
 fn files(endings: &[&str]) -> Vec<String> {
     fn walk(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -53,7 +53,7 @@ fn files(endings: &[&str]) -> Vec<String> {
     found
 }
 
-/// Anchors of a document: those that are written out, and those that headings have on GitHub.
+/// Returns the anchors of a document: those that are written out, and those that GitHub gives to headings.
 fn anchors(markdown: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     for (_, rest) in markdown
@@ -90,11 +90,11 @@ fn without_code_blocks(markdown: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Targets of the links and pictures of a document.
+/// Returns the targets of the links and pictures of a document.
 fn links(markdown: &str) -> Vec<String> {
     let mut links = Vec::new();
     for line in without_code_blocks(markdown) {
-        // Text between backticks is not a link; the text of a link may hold some.
+        // Text between backticks is not a link; the text of a link may contain backticks.
         for (at, mark) in line.match_indices("](") {
             let before = line[..at].matches('`').count();
             if before.is_multiple_of(2) {
@@ -118,9 +118,10 @@ fn links(markdown: &str) -> Vec<String> {
     links
 }
 
-/// The anchors that a text cites as `PROTOCOL …`: `j17`, `section-1.5`, `fact-14`.
+/// Returns the anchors that a text cites as `PROTOCOL …`: `j17`, `section-1.5`, `fact-14`.
 ///
-/// "PROTOCOL 1.5 to 1.7", "PROTOCOL J3, J4" and "PROTOCOL 1.3 and 1.4" are two each; other words after the name cite nothing.
+/// "PROTOCOL 1.5 to 1.7", "PROTOCOL J3, J4" and "PROTOCOL 1.3 and 1.4" are two each; other words after the name cite
+/// nothing.
 fn cited(text: &str, document: &str) -> Vec<String> {
     let mut cited = Vec::new();
     for (at, _) in text.match_indices(document) {
@@ -155,7 +156,7 @@ fn cited(text: &str, document: &str) -> Vec<String> {
     cited
 }
 
-/// The promises that a text cites: words of an E and a digit.
+/// Returns the promises that a text cites: words of an E and one or two digits.
 fn promises(text: &str) -> BTreeSet<String> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     let is_promise = |word: &&str| {
@@ -165,13 +166,13 @@ fn promises(text: &str) -> BTreeSet<String> {
     words.filter(is_promise).map(str::to_lowercase).collect()
 }
 
-/// Fails with a line for each.
+/// Fails with one line per violation.
 #[track_caller]
 fn none_of(violations: &[String]) {
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
-/// Replaces the part between two marks of a document, or checks that it is the same.
+/// Checks the part between two marks of a document, or replaces it if `UPDATE_EXPECT` is set.
 #[track_caller]
 fn check_part(file: &str, mark: &str, fresh: &str) {
     let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->"));
@@ -209,7 +210,7 @@ fn citations_of_promises_resolve() {
     let anchors = anchors(&read("docs/design.md"));
     let mut violations = Vec::new();
     for file in files(&[".rs", ".io", ".md", ".mjs"]) {
-        // In these E is a row of PROTOCOL 1.8; this file holds words for the test.
+        // In these files E is a row of PROTOCOL 1.8; this file has words for the test.
         if file.starts_with("tests/conformance") || file == "docs/protocol.md" || file == "src/documents.rs" {
             continue;
         }
@@ -220,7 +221,7 @@ fn citations_of_promises_resolve() {
     none_of(&violations);
 }
 
-/// The rows that the conformance suite covers, of which each is listed with its text and nothing else is.
+/// Each row that the conformance suite covers is listed with its text, and no other row is.
 #[test]
 fn the_document_of_the_wire_has_the_rows_of_its_tests() {
     let coverage = read("tests/conformance/coverage.rs");
@@ -267,7 +268,7 @@ fn links_lead_somewhere() {
     none_of(&violations);
 }
 
-/// Every reason for which a connection is closed, with its text.
+/// Every close reason has a row, with its text and its label.
 #[test]
 fn the_table_of_close_codes_is_complete() {
     let source = read("src/delivery/close.rs");
@@ -290,7 +291,7 @@ fn the_table_of_close_codes_is_complete() {
     none_of(&violations);
 }
 
-/// `UPDATE_EXPECT=1 cargo test --lib documents` writes it anew.
+/// `UPDATE_EXPECT=1 cargo test --lib documents` writes the table again.
 #[test]
 fn the_table_of_metrics_is_true() {
     check_part(
@@ -300,7 +301,7 @@ fn the_table_of_metrics_is_true() {
     );
 }
 
-/// The metrics that a source registers, as a table.
+/// Returns the metrics that a source registers, as a table.
 fn metrics_table(source: &str) -> String {
     let tokens: TokenStream = source.parse().expect("Rust");
     let (mut structs, mut rows) = (BTreeMap::new(), Vec::new());
@@ -329,7 +330,8 @@ fn metrics_table(source: &str) -> String {
     out
 }
 
-/// Fields of structs with their types, by the struct's name; and calls of `register(name, words, metrics.field.clone())`.
+/// Collects the fields of structs with their types, by the struct's name, and the calls of `register(name, words,
+/// metrics.field.clone())`.
 fn find_metrics(
     tokens: TokenStream,
     structs: &mut BTreeMap<String, Vec<(String, String)>>,

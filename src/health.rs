@@ -1,4 +1,4 @@
-//! `headwater health`: a container without a shell asks itself.
+//! `headwater health`: the health check of a container without a shell.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Asks `/health` on the admin port.
+/// Requests `/health` on the admin port. Any answer but 200 is an error.
 pub async fn health(mut admin: SocketAddr) -> anyhow::Result<()> {
-    // What listens everywhere is asked on loopback.
+    // A listener on all addresses is asked on loopback.
     if admin.ip().is_unspecified() {
         let loopback = if admin.is_ipv4() {
             IpAddr::V4(Ipv4Addr::LOCALHOST)

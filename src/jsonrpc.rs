@@ -2,10 +2,11 @@
 //!
 //! PROTOCOL 1.3 and 1.4 are the contract: ids are echoed byte for byte, only the first JSON value of a frame counts,
 //! the last of two equal keys wins, member names match in any case, and an object that is itself a response is ignored.
-//! jsonrpsee's own request type refuses most of these (ids that are no `u64` or string, repeated keys, trailing bytes),
+//! jsonrpsee's own request type refuses most of these (ids other than `u64` or string, repeated keys, trailing bytes),
 //! so the envelope is ours; its error object serves as it is.
 //!
-//! Nothing here copies a payload: what is parsed borrows from the message, and an answer is assembled around the node's bytes.
+//! No payload is copied here: parsed items borrow from the message, and an answer is assembled around the node's
+//! bytes.
 
 mod flaw;
 
@@ -23,30 +24,30 @@ use serde_json::value::RawValue;
 /// Longest method name, in bytes, as in geth (`rpc/handler.go`, `maxMethodNameLength`).
 pub const MAX_METHOD_NAME: usize = 2048;
 
-/// What one message from a client holds.
+/// Content of one message from a client.
 #[derive(Debug)]
 pub enum Message<'a> {
     /// One JSON object (or a bare scalar, which is an [`Item::Invalid`]).
     Single(Item<'a>),
     /// An array: items in the order of the request, possibly none.
     Batch(Vec<Item<'a>>),
-    /// An array of too many items; the id of the first call among those that were looked at.
+    /// An array of too many items; the id of the first call among the items that were parsed.
     TooMany(Option<&'a RawValue>),
 }
 
 /// One element of a message.
 #[derive(Debug)]
 pub enum Item<'a> {
-    /// Wants an answer.
+    /// Call, which gets an answer.
     Call(Request<'a>),
-    /// Has no `id`: gets no answer.
+    /// Notification: has no `id` and gets no answer.
     Notification(Request<'a>),
-    /// Is itself a response: ignored, as geth ignores answers to calls that it never made.
+    /// Response: ignored, as geth ignores answers to calls that it never made.
     Response,
-    /// Gets `-32600 invalid request` under the `id` that could be read, else under `null`.
+    /// Invalid item: gets `-32600 invalid request` under the `id` that could be read, else under `null`.
     Invalid(Option<&'a RawValue>),
-    /// A request that is answered here whatever it asks, with the error of its flaw under its `id`; no node is given it. A
-    /// notification, which has no `id`, gets nothing.
+    /// Request that is never forwarded: answered here under its `id` with the error of its flaw. A notification,
+    /// which has no `id`, gets no answer.
     Flawed(Request<'a>, Flaw),
 }
 
@@ -62,7 +63,7 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// The positional parameters.
+    /// Returns the positional parameters; empty if there are none.
     ///
     /// # Errors
     /// `-32602 non-array args` where `params` is an object or a scalar, as geth answers.
@@ -77,17 +78,17 @@ impl Request<'_> {
     }
 }
 
-/// The message is not JSON at all.
+/// Message that is not JSON.
 #[derive(Debug, thiserror::Error)]
 #[error("parse error")]
 pub struct NotJson;
 
 impl<'a> Message<'a> {
-    /// Reads the first JSON value of a frame; what follows it is ignored (PROTOCOL J2). Of an array no more than
-    /// `max_batch` items and one are looked at: fifteen megabytes hold seven million of them.
+    /// Reads the first JSON value of a frame and ignores the rest (PROTOCOL J2). Of an array no more than `max_batch`
+    /// items and one are parsed: fifteen megabytes can contain seven million of them.
     ///
     /// # Errors
-    /// [`NotJson`] for bytes that are no JSON value or no UTF-8.
+    /// [`NotJson`] if the bytes are not UTF-8 or do not begin with a JSON value.
     pub fn parse(frame: &'a [u8], max_batch: usize) -> Result<Self, NotJson> {
         let text = std::str::from_utf8(frame).map_err(|_| NotJson)?;
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
@@ -112,7 +113,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Whether there are items to answer, or to charge, one by one; else the message gets one answer as a whole.
+    /// Checks if the message has items to answer, or to charge, one by one; if not, it gets one answer as a whole.
     #[must_use]
     pub fn holds_requests(&self) -> bool {
         match self {
@@ -152,7 +153,7 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Reads the items of an array, up to one above the limit.
+/// Reader of the items of an array, up to one above the limit.
 struct Items<'v, 'a> {
     into: &'v mut Vec<Item<'a>>,
     max: usize,
@@ -166,7 +167,7 @@ impl<'a> Visitor<'a> for Items<'_, 'a> {
     }
 
     fn visit_seq<A: SeqAccess<'a>>(self, mut items: A) -> Result<(), A::Error> {
-        // What is left over is an error to serde, which the caller tells apart by the count.
+        // The items that are left are an error to serde, which the caller recognises by the count.
         while self.into.len() <= self.max
             && let Some(item) = items.next_element::<&'a RawValue>()?
         {
@@ -176,20 +177,20 @@ impl<'a> Visitor<'a> for Items<'_, 'a> {
     }
 }
 
-/// The members that decide; all others are skipped.
+/// Members that decide what an item is; all others are skipped.
 #[derive(Default)]
 struct Members<'a> {
     version: bool,
     id: Option<&'a RawValue>,
     method: Option<Cow<'a, str>>,
-    /// There is one that is no text.
+    /// `true` if there is a method that is not a string.
     strange_method: bool,
     params: Option<&'a RawValue>,
     outcome: bool,
 }
 
 impl Members<'_> {
-    /// Whether it is no request but the answer to one; an empty method is none.
+    /// Checks if the object is a response and not a request; an empty method counts as none.
     fn is_answer(&self) -> bool {
         self.version && self.outcome && !self.strange_method && self.params.is_none()
     }
@@ -233,7 +234,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-/// A string that borrows where it holds no escape.
+/// String, borrowed if it has no escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -259,19 +260,19 @@ pub const RESPONSE_TOO_LARGE: i32 = -32003;
 /// EIP-1474 "limit exceeded"; viem retries it.
 pub const LIMIT_EXCEEDED: i32 = -32005;
 
-/// An error object without `data`.
+/// Creates an error object without `data`.
 #[must_use]
 pub fn error(code: i32, message: impl Into<String>) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(code, message, None::<()>)
 }
 
-/// An error object with `data`.
+/// Creates an error object with `data`.
 #[must_use]
 pub fn error_with(code: i32, message: impl Into<String>, data: &serde_json::Value) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(code, message, Some(data))
 }
 
-/// What a call came to: JSON that stands as it is under `result` or under `error`.
+/// Outcome of a call: JSON that is written as it is under `result` or under `error`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The node's (or our) result, verbatim.
@@ -292,7 +293,7 @@ impl From<ErrorObjectOwned> for Outcome {
     }
 }
 
-/// As Go writes JSON, and so geth: what HTML and JavaScript know is escaped. Such characters stand in strings only.
+/// Escapes the characters that HTML and JavaScript know, as Go and so geth writes JSON. They occur in strings only.
 fn escaped(json: String) -> String {
     const KNOWN: [char; 5] = ['<', '>', '&', '\u{2028}', '\u{2029}'];
     if !json.contains(KNOWN) {
@@ -309,21 +310,21 @@ fn escaped(json: String) -> String {
     out
 }
 
-/// A response in the parts that go out one after the other: `head body tail`, the body being the node's own bytes.
+/// Response in the parts that are sent one after the other: `head body tail`, the body being the node's own bytes.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// Up to and including `"result":` or `"error":`.
     pub head: Bytes,
-    /// The result or error itself, shared with whoever else holds it.
+    /// Result or error itself, whose bytes may be shared with other responses.
     pub body: Bytes,
     id_length: usize,
 }
 
 impl Response {
     const START: &'static [u8] = b"{\"jsonrpc\":\"2.0\",\"id\":";
-    /// Where the id begins.
+    /// Offset of the id in the head.
     const ID_AT: usize = Self::START.len();
-    /// What follows the body.
+    /// Bytes after the body.
     const TAIL: &'static [u8] = b"}";
 
     /// Answers `id` (its raw bytes, `null` where there is none) with `outcome`; members in geth's order (PROTOCOL J20).
@@ -344,8 +345,8 @@ impl Response {
         }
     }
 
-    /// The same with an error in its place, for there is no room; what is about as short already stays as it is, and so does
-    /// the id of a subscription, which stands.
+    /// Returns the response with an error in place of an outcome for which there is no room. A short outcome (up to
+    /// 1,024 bytes) stays, and so does the id of a subscription, which was started.
     #[must_use]
     pub fn shortened(self) -> Self {
         const SHORT: usize = 1024;
@@ -355,7 +356,7 @@ impl Response {
         self.instead(error(RESPONSE_TOO_LARGE, "response too large").into())
     }
 
-    /// Another outcome under the same id.
+    /// Returns a response with another outcome under the same id.
     #[must_use]
     pub fn instead(&self, outcome: Outcome) -> Self {
         let id = self.head.slice(Self::ID_AT..Self::ID_AT + self.id_length);
@@ -383,20 +384,20 @@ impl Response {
         (refusal.code == LIMIT_EXCEEDED).then_some(Duration::from_millis(refusal.data.retry_after_ms))
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
         self.head.len() + self.body.len() + Self::TAIL.len()
     }
 
-    /// The whole of it.
+    /// Returns all parts: head, body, tail.
     #[must_use]
     pub fn parts(&self) -> [Bytes; 3] {
         [self.head.clone(), self.body.clone(), Bytes::from_static(Self::TAIL)]
     }
 }
 
-/// The parts of an array of responses; `None` where there is nothing to answer: no empty array is sent (PROTOCOL B3).
+/// Returns the parts of an array of responses; `None` without any: no empty array is sent (PROTOCOL B3).
 #[must_use]
 pub fn batch(responses: &[Response]) -> Option<Vec<Bytes>> {
     if responses.is_empty() {
@@ -411,7 +412,7 @@ pub fn batch(responses: &[Response]) -> Option<Vec<Bytes>> {
     Some(parts)
 }
 
-/// The id's bytes as they are echoed.
+/// Returns the bytes of an id as they are echoed; `null` if there is none.
 #[must_use]
 pub fn id_text(id: Option<&RawValue>) -> &str {
     id.map_or("null", RawValue::get)

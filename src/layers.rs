@@ -1,13 +1,14 @@
-//! Which module of `src/` may use which, and the tests that hold the sources against it.
+//! Allowed dependencies between the modules of `src/`, and the tests that check the sources against them.
 //!
-//! Documentation may name anything, and so may tests: neither is read.
+//! Documentation and tests may name any module: neither is checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use proc_macro2::{TokenStream, TokenTree};
 
-/// A module, and those that it uses; each of them has its row further down, so dependencies point one way.
+/// A row per module: its name, and the modules that it uses. Each of these has its row further down, so dependencies
+/// point one way.
 const LAYERS: &str = "
     # The binary: the command line, and its commands, which main starts.
     main          app config devnet door reload telemetry
@@ -53,7 +54,7 @@ const LAYERS: &str = "
     tls
 ";
 
-/// The rows, from the top down.
+/// Returns the rows, from the top down: a module, and the modules that it uses.
 fn layers() -> Vec<(&'static str, BTreeSet<&'static str>)> {
     let rows = LAYERS.lines().map(str::trim);
     rows.filter(|row| !row.is_empty() && !row.starts_with('#'))
@@ -64,7 +65,7 @@ fn layers() -> Vec<(&'static str, BTreeSet<&'static str>)> {
         .collect()
 }
 
-/// Where a module of the crate is named in another's code.
+/// A place where the code of one module names another.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
     by: String,
@@ -73,7 +74,7 @@ struct Use {
     line: usize,
 }
 
-/// What is read so far.
+/// The modules and uses found so far.
 #[derive(Default)]
 struct Sources {
     modules: BTreeSet<String>,
@@ -81,7 +82,7 @@ struct Sources {
 }
 
 impl Sources {
-    /// Everything that belongs to the library and to the binary.
+    /// Reads all files of the library and of the binary.
     fn of_this_crate() -> Self {
         let mut sources = Self::default();
         sources.file("src/lib.rs", &[]);
@@ -89,7 +90,7 @@ impl Sources {
         sources
     }
 
-    /// Reads the file that holds this module, and those of the modules that it declares.
+    /// Reads the file of this module, and the files of the modules that it declares.
     fn file(&mut self, file: &str, module: &[String]) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let text = std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{file}: {why}"));
@@ -153,7 +154,8 @@ impl Sources {
         self.file(&file, &module);
     }
 
-    /// What follows `crate` or the last `super`, which stands for the module `base`: of interest where that is the root.
+    /// Records the modules named after `crate` or the last `super`. Both stand for the module `base`; only uses of the
+    /// root count.
     fn names(&mut self, after: &[TokenTree], file: &str, module: &[String], base: &[String]) {
         let [TokenTree::Punct(first), TokenTree::Punct(second), named, ..] = after else {
             return;
@@ -185,7 +187,7 @@ fn parent(module: &[String]) -> &[String] {
     module.split_last().map_or(&[], |(_, parent)| parent)
 }
 
-/// Whether what follows a `#` keeps an item for tests.
+/// Checks if the attribute after a `#` is `cfg(test)`.
 fn is_of_tests(after: &[TokenTree]) -> bool {
     matches!(after, [TokenTree::Group(attribute), ..]
         if attribute.stream().to_string().replace(' ', "") == "cfg(test)")
@@ -199,7 +201,7 @@ fn ends_item(token: &TokenTree) -> bool {
     }
 }
 
-/// Fails with a line for each.
+/// Fails with one line per violation.
 #[track_caller]
 fn none_of(violations: &[String]) {
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
@@ -240,7 +242,7 @@ fn a_module_uses_what_its_row_names() {
     none_of(&violations);
 }
 
-/// A row that allows more than is used would let a dependency in that nobody decided on.
+/// A row that allows more than is used would admit a dependency without a decision.
 #[test]
 fn the_table_allows_no_more_than_is_used() {
     let mut sources = Sources::of_this_crate();

@@ -6,11 +6,11 @@
 //! event    upstream      connection | poller      one actor per node: reports heads, answers calls
 //!          chain         ingest > assembly        one canonical history (tracker) out of all reports
 //!          backplane                              ordered chain events, bounded
-//!          subscription  dispatch > registry      history; subscriptions that match (index); order per connection (gate)
+//!          subscription  dispatch > registry      history; matching subscriptions (index); order per connection (gate)
 //!          delivery      outbox > queue > socket  encoded once, one bounded queue per client
 //!
-//! contents subscription  content_stream           blocks whose logs, transactions or receipts are still to be delivered
-//!          chain         content_fetches > source fetched beside the heads from any node, checked
+//! contents subscription  content_stream           blocks whose logs, transactions or receipts are not yet delivered
+//!          chain         content_fetches > source fetched from any node, in parallel with the heads, checked
 //!          subscription  contents > gate          delivered per kind, in the order of the chain, then as events above
 //!
 //! request  server        listener > handshake     TCP, TLS, HTTP, upgrade
@@ -28,27 +28,32 @@
 //! The paths meet at the client's queue, at the pool of upstreams, and at the published chain: rpc answers from the tip
 //! of the chain (`chain::Tip`) and from the blocks in the registry (`chain::History`).
 //!
-//! `docs/architecture.md` follows a head, a log, a subscription, a call and a resume step by step. `docs/design.md` holds the
-//! event contract (E1 to E9) and the reasons of decisions, `docs/protocol.md` the rows of the wire that comments cite as
-//! "PROTOCOL J17".
+//! `docs/architecture.md` follows a head, a log, a subscription, a call and a resume step by step. `docs/design.md` has
+//! the event contract (E1 to E9) and the reasons of decisions, `docs/protocol.md` the details of the wire protocol that
+//! comments cite as "PROTOCOL J17".
 //!
 //! # Invariants
 //!
-//! 1. `upstream`, `chain` and `backplane` know no client. `delivery`, `session` and `server` use neither `chain` nor `upstream`.
-//! 2. A head is published as soon as its header and its parents are known. Contents of blocks never delay a head; the order of
-//!    heads and contents is kept per connection, for the kinds that it subscribes to (`subscription::gate`).
-//! 3. Decisions do no I/O and read no clock; they log and count at most: upstream's standing; the chain's assembly, tracker,
-//!    history, cursor, inquiry and evidence; streams of contents, gate, filters and index; rpc's anchor; the queue.
+//! 1. `upstream`, `chain` and `backplane` know no client; a call carries only its account's number (`shares::Owner`)
+//!    and record (`conduct::Conduct`). `delivery`, `session` and `server` use neither `chain` nor `upstream`.
+//! 2. A head is published as soon as its header and its parents are known. Contents of blocks never delay a head; the
+//!    order of heads and contents is kept per connection, for the kinds to which the client subscribes
+//!    (`subscription::gate`).
+//! 3. Decisions do no I/O and read no clock; they log and count at most: upstream's standing; the chain's assembly,
+//!    tracker, history, cursor, inquiry and evidence; streams of contents, gate, filters and index; rpc's anchor; the
+//!    queue.
 //! 4. Every channel, map and buffer has a bound.
-//! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason. Best-effort
-//!    events (pending transactions, kinds that only the node knows) are dropped first, and counted.
-//! 6. Only idempotent calls are sent twice: a signed transaction goes to each node once.
-//! 7. On the event path the node's JSON is not rebuilt: its bytes come in, the same bytes go out to all.
-//! 8. Tables of subscriptions change under one lock; sockets are written to after it was released.
-//! 9. Dependencies point one way: `server > session > door, rpc, subscription > delivery`, `rpc > subscription > backplane >
-//!    chain > upstream`. `src/layers.rs` lists the modules that each may use, and a test checks the sources against it.
+//! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason.
+//!    Best-effort events (pending transactions, kinds that only the node knows) are dropped first, and counted.
+//! 6. Only idempotent calls are sent twice. A signed transaction is sent to a node again only if its connection was
+//!    lost and no node has it.
+//! 7. On the event path the node's JSON is not rebuilt: the bytes that arrive are the bytes that all clients get.
+//! 8. Tables of subscriptions change under one lock; sockets are written to after the lock is released.
+//! 9. Dependencies point one way: `server > session > door, rpc, subscription > delivery`, `rpc > subscription >
+//!    backplane > chain > upstream`. `src/layers.rs` lists the modules that each may use, and a test checks the sources
+//!    against it.
 //!
-//! Modules in the order of the event's path, then of the request's, then what both stand on.
+//! Modules in the order of the event path, then of the request path, then the modules that both use.
 
 pub mod upstream;
 

@@ -1,13 +1,14 @@
-//! Looking whether an answer is known, without asking anybody for it.
+//! Polling for an answer that is known already, without starting any work for it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// One waker in one place: it is recognised by its address.
+/// Waker with a fixed address, by which [`awaited`] recognises [`look`].
 static LOOKER: &Waker = Waker::noop();
 
-/// What the future comes to, if that is known already. It does not get past [`awaited`]; who gets nothing awaits it.
+/// Polls once, and returns the output if known already. The future does not get past [`awaited`]; if the result is
+/// `None`, the caller awaits the future.
 pub fn look<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(LOOKER)) {
         Poll::Ready(output) => Some(output),
@@ -15,10 +16,11 @@ pub fn look<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Output> {
     }
 }
 
-/// Resolves as soon as somebody waits for the future that it stands in, rather than looks.
+/// Resolves once the surrounding future is awaited instead of polled by [`look`].
 ///
-/// Who looks in vain starts a task. Had the node's actor been woken by then, the new task would push it off this worker's
-/// slot for what runs next, and another worker would be woken for it: that cost more than the call.
+/// A caller that gets `None` from [`look`] spawns a task. If the node's actor had been woken by then, the new task
+/// would displace it from this worker's slot for the next task, and another worker would be woken for it: that cost
+/// more than the call.
 pub fn awaited() -> impl Future<Output = ()> {
     poll_fn(|cx| {
         if cx.waker().will_wake(LOOKER) {

@@ -19,12 +19,12 @@ use headwater::reload::{Follower, Source};
 use headwater::telemetry::{self, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// `EX_USAGE` of sysexits(3): what was typed cannot be used.
+/// `EX_USAGE` of sysexits(3): invalid arguments or settings.
 const USAGE: u8 = 64;
 
 /// One Ethereum node connection in, thousands of subscribers out.
 ///
-/// Without a subcommand headwater runs the proxy; without an upstream it runs it on an embedded devnet.
+/// Without a subcommand headwater runs the proxy; without an upstream, on an embedded devnet.
 #[derive(Debug, Parser)]
 #[command(name = "headwater", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -36,21 +36,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the proxy (what headwater does without a subcommand).
+    /// Run the proxy (the default without a subcommand).
     Run(RunArgs),
     /// Run the simulated node alone.
     Devnet(DevnetArgs),
-    /// Subscribe to an endpoint and print what it sends.
+    /// Subscribe to an endpoint and print its events.
     Tail(tail::TailArgs),
-    /// Load an endpoint with many clients and check what each is sent.
+    /// Load an endpoint with many clients and check the events of each.
     Bench(bench::BenchArgs),
-    /// Check the configuration, say what it comes to, and exit.
+    /// Check the configuration, print a summary, and exit.
     CheckConfig(RunArgs),
     /// Print a configuration file with every setting, its meaning and its default.
     DefaultConfig,
-    /// Make an API key, and print it once, with the lines for the configuration.
+    /// Create an API key, and print it once, with the lines for the configuration.
     Key(KeyArgs),
-    /// Ask a running headwater whether it is alive (for a container's health check).
+    /// Check if a running headwater is alive (for a container's health check).
     Health(RunArgs),
 }
 
@@ -62,47 +62,47 @@ struct RunArgs {
     /// Node address: ws://, wss://, http://, https:// or the path of an IPC socket. Repeat for failover.
     #[arg(long, value_name = "URL")]
     upstream: Vec<String>,
-    /// Where clients connect [default: 127.0.0.1:9546].
+    /// Address for clients [default: 127.0.0.1:9546].
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Where /health, /ready, /metrics and /status are served [default: 127.0.0.1:9547].
+    /// Address of /health, /ready, /metrics and /status [default: 127.0.0.1:9547].
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
-    /// How the log looks [default: text].
+    /// Format of the log [default: text].
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Args)]
 struct KeyArgs {
-    /// Whose it is; a name for the configuration.
+    /// Name of the key in the configuration, such as its owner's.
     name: String,
-    /// Its plan, a section [plans.NAME] of the configuration.
+    /// Plan of the key, a section [plans.NAME] of the configuration.
     #[arg(long, value_name = "NAME", default_value = "default")]
     plan: String,
 }
 
 #[derive(Debug, Args)]
 struct DevnetArgs {
-    /// Where the node listens, WebSocket and HTTP.
+    /// Address of the node, for WebSocket and HTTP.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8546")]
     listen: SocketAddr,
     /// Also listen on this Unix socket.
     #[arg(long, value_name = "PATH")]
     ipc: Option<PathBuf>,
-    /// Same seed, same blocks.
+    /// Seed; the same seed gives the same blocks.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Time between blocks, for example 2s or 100ms; 0s mines by the devnet_mine command only.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
     block_time: Duration,
-    /// Pending transactions a second.
+    /// Pending transactions per second.
     #[arg(long, value_name = "N", default_value_t = 4.0)]
     pending_rate: f64,
-    /// Transactions in a block.
+    /// Transactions per block.
     #[arg(long, value_name = "N", default_value_t = 8)]
     transactions: usize,
-    /// Logs of a transaction.
+    /// Logs per transaction.
     #[arg(long, value_name = "N", default_value_t = 3)]
     logs: usize,
 }
@@ -169,7 +169,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// For text that is the command's result; a closed pipe is no error.
+/// Prints the result of a command; a closed pipe is not an error.
 fn print(text: &str) {
     use std::io::Write as _;
     drop(std::io::stdout().write_all(text.as_bytes()));
@@ -182,7 +182,7 @@ fn source(args: &RunArgs) -> Source {
         admin: args.admin.clone(),
         log_format: args.log_format,
     };
-    // A variable that is not UTF-8 can hold no setting of ours.
+    // A variable that is not UTF-8 cannot be a setting.
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("HEADWATER_"));
@@ -193,7 +193,7 @@ fn source(args: &RunArgs) -> Source {
     }
 }
 
-/// The key is shown here and kept nowhere.
+/// Prints a new key, which is stored nowhere.
 fn key(args: &KeyArgs) -> anyhow::Result<()> {
     let plain = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     if !plain(&args.name) || !plain(&args.plan) {
@@ -263,7 +263,7 @@ async fn run_devnet(args: DevnetArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SIGTERM or SIGINT.
+/// Returns a future that ends on SIGTERM or SIGINT.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {

@@ -6,12 +6,12 @@ use futures_util::FutureExt as _;
 
 use crate::telemetry::{Metrics, ReasonLabel};
 
-/// Runs a task; `None` where it panicked. The standard hook has written the message and the place by then.
+/// Runs a task; returns `None` if it panicked. The standard hook has written the message and the place by then.
 ///
-/// State that the task shares is behind locks that a panic releases, so a change in progress stays half made: the
-/// caller ends whatever the task served.
+/// The task's shared state is behind locks that a panic releases, so a change in progress stays half made: the caller
+/// must end the session or connection that the task served.
 ///
-/// No `async fn`: that has room for its future twice, as an argument and as what it awaits.
+/// Not an `async fn`: its state would hold the future twice, as an argument and as the awaited value.
 pub fn caught<F: Future>(task: &'static str, metrics: &Metrics, future: F) -> impl Future<Output = Option<F::Output>> {
     let guarded = AssertUnwindSafe(future).catch_unwind();
     guarded.map(move |outcome| outcome.map_err(|_| count(task, metrics)).ok())

@@ -1,4 +1,4 @@
-//! Names of methods as settings write them, or the beginnings of names.
+//! Patterns of method names in settings.
 
 /// Names of methods, or prefixes that end in `*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub(crate) enum Pattern {
     Prefix(String),
 }
 
-/// The text is no pattern.
+/// The error for a text that is not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no pattern: it is a method's name, or the beginning of one and a *, as in debug_*")]
 pub struct NoPattern(String);
@@ -41,16 +41,16 @@ impl Pattern {
 }
 
 impl Patterns {
-    /// Every method.
+    /// Returns the pattern that matches every method.
     #[must_use]
     pub fn all() -> Self {
         Self(vec![Pattern::Prefix(String::new())])
     }
 
-    /// Reads them.
+    /// Parses names and prefixes; surrounding whitespace is ignored.
     ///
     /// # Errors
-    /// [`NoPattern`], which names the first that is none.
+    /// Returns [`NoPattern`] with the first text that is not a pattern.
     pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, NoPattern> {
         let patterns = texts.iter().map(|text| Pattern::parse(text.as_ref().trim()));
         patterns.collect::<Result<_, _>>().map(Self)

@@ -1,11 +1,11 @@
-//! A text in pieces that leave one after the other: long ones from where they lie, short ones copied together.
+//! Texts in pieces that are written in order: long pieces are shared, short ones copied together.
 
 use bytes::Bytes;
 
-/// Above this a piece is sent from where it lies; below, one copy is cheaper than another entry of a `writev`.
+/// Minimum length of a piece that is shared, in bytes; below, a copy is cheaper than another entry of a `writev`.
 pub const COPY_BELOW: usize = 4 << 10;
 
-/// What is put together so far.
+/// Builder of a list of pieces.
 #[derive(Debug, Default)]
 pub struct Pieces {
     done: Vec<Bytes>,
@@ -13,7 +13,7 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// With room for so many bytes that are copied.
+    /// Creates a builder with capacity for `bytes` copied bytes.
     #[must_use]
     pub fn with_room(bytes: usize) -> Self {
         Self {
@@ -22,12 +22,12 @@ impl Pieces {
         }
     }
 
-    /// Adds a copy.
+    /// Adds a copy of `piece`.
     pub fn copy(&mut self, piece: &[u8]) {
         self.open.extend_from_slice(piece);
     }
 
-    /// Adds a piece, which is shared where that is worth it.
+    /// Adds a piece, shared if long enough, else copied.
     pub fn share(&mut self, piece: &Bytes) {
         if piece.len() < COPY_BELOW {
             return self.copy(piece);
@@ -36,7 +36,7 @@ impl Pieces {
         self.done.push(piece.clone());
     }
 
-    /// All of them.
+    /// Returns all pieces, in order.
     #[must_use]
     pub fn finish(mut self) -> Vec<Bytes> {
         self.close();
@@ -50,13 +50,13 @@ impl Pieces {
     }
 }
 
-/// Bytes in all of them.
+/// Returns the total length of the pieces, in bytes.
 #[must_use]
 pub fn length(pieces: &[Bytes]) -> usize {
     pieces.iter().map(Bytes::len).sum()
 }
 
-/// The same text in as few pieces as are worth having.
+/// Returns the same text with short neighbours merged into one piece.
 #[must_use]
 pub fn together(pieces: &[Bytes]) -> Vec<Bytes> {
     let mut out = Pieces::with_room(length(pieces).min(COPY_BELOW));

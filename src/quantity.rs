@@ -1,32 +1,33 @@
 //! A number of at most 64 bits as a node writes it in JSON.
 //!
-//! The execution API's specification knows one spelling, `"0x539"`. Nodes also write `"0x0539"`, `"0X539"`, `"1337"`, `1337`
-//! and `1337.0` (issue 11): each of them is the same number, so every reader of a node's JSON reads numbers by this file.
+//! The execution API's specification knows one spelling, `"0x539"`. Nodes also write `"0x0539"`, `"0X539"`, `"1337"`,
+//! `1337` and `1337.0` (issue 11): each of them is the same number to the readers in this file.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde_json::value::RawValue;
 
-/// The greatest height that a block may have: sums of heights, and their signed forms in metrics, cannot overflow below it.
+/// Greatest height of a block: sums of heights, and their signed forms in metrics, cannot overflow below it.
 pub const MAX_HEIGHT: u64 = i64::MAX as u64;
 
-/// Up to here a double holds every integer, so one that is written as a double is exact (IEEE 754, 53 bits).
+/// Bound up to which a double represents every integer, so that a number written as a double is exact (IEEE 754, 53
+/// bits).
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A number, however it is spelled.
+/// Number of at most 64 bits, in any spelling.
 ///
-/// A string of digits alone is decimal unless it begins with a zero (`"010"` may be anything); a string with other hex digits
-/// needs its `0x`. `"0x"` is zero, as OpenEthereum wrote it.
+/// A string of digits alone is decimal unless it begins with a zero (`"010"` is ambiguous); a string with other hex
+/// digits needs its `0x`. `"0x"` is zero, as OpenEthereum wrote it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Quantity(pub u64);
 
-/// A block's height, up to [`MAX_HEIGHT`].
+/// Height of a block, up to [`MAX_HEIGHT`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Height(pub u64);
 
 impl Quantity {
-    /// Reads one JSON value; `None` for all that is no number of 64 bits, such as `null`.
+    /// Reads one JSON value; `None` if it is not a number of at most 64 bits (`null`, say).
     #[must_use]
     pub fn parse(json: &str) -> Option<u64> {
         serde_json::from_str::<Self>(json).ok().map(|quantity| quantity.0)
@@ -35,7 +36,7 @@ impl Quantity {
     fn of_text(text: &str) -> Option<Self> {
         let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
             Some("") => 0,
-            // `from_str_radix` takes a sign too.
+            // `from_str_radix` accepts a sign too.
             Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
                 u64::from_str_radix(digits, 16).ok()?
             }
@@ -88,11 +89,11 @@ impl<'de> Deserialize<'de> for Height {
     }
 }
 
-/// Reads a member that decides nothing: `None` for `null` and for all that is no number. Use with
+/// Reads a member that decides nothing: `None` for `null` and for any value that is not a number. Use with
 /// `#[serde(default, deserialize_with = "quantity::optional")]`, on JSON text in memory.
 ///
 /// # Errors
-/// Where the text is no JSON.
+/// If the text is not JSON.
 pub fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(|value| Quantity::parse(value.get()))
 }

@@ -1,9 +1,9 @@
-//! Reads the configuration again, on SIGHUP or when a file changes, and puts in force what it says about clients, and the
-//! certificate that they are shown.
+//! Reloads the configuration, on SIGHUP or when a file changes, and applies its settings about clients and its TLS
+//! certificate.
 //!
-//! A configuration that cannot be used is refused as a whole, and the old one stays. Files are looked at by the second
-//! rather than watched: that is the same on every system and in every container, whether a file is written, replaced, or a
-//! symbolic link is pointed elsewhere as Kubernetes does.
+//! A configuration that is not valid is refused as a whole, and the old one stays in force. Files are polled every
+//! second rather than watched: polling works alike on every system and in every container, if a file is written,
+//! replaced, or reached by a symbolic link that is pointed elsewhere, as Kubernetes does.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,32 +18,32 @@ use crate::door::Door;
 use crate::telemetry::{Metrics, OutcomeLabel};
 use crate::tls::Certificate;
 
-/// How often files are looked at.
+/// Interval between polls of the files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Where the configuration comes from.
+/// Sources of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
     /// `--config`.
     pub file: Option<PathBuf>,
-    /// `HEADWATER_…`.
+    /// Variables `HEADWATER_…`: name and value.
     pub variables: Vec<(String, String)>,
-    /// Flags.
+    /// Command-line flags.
     pub flags: Flags,
 }
 
 impl Source {
-    /// Reads it.
+    /// Reads and checks the configuration.
     ///
     /// # Errors
-    /// [`ConfigError`].
+    /// Returns a [`ConfigError`] if a source cannot be read or a setting is not valid.
     pub fn read(&self) -> Result<(typed::Config, Config), ConfigError> {
         let typed = config::load(self.file.as_deref(), self.variables.iter().cloned(), &self.flags)?;
         let config = Config::check(&typed)?;
         Ok((typed, config))
     }
 
-    /// The files that it is made of, and how they are now.
+    /// Returns the state of the configuration file and of the files that it names.
     fn look(&self, typed: &typed::Config) -> Vec<Look> {
         let (auth, tls) = (&typed.auth, &typed.tls);
         let named = [
@@ -58,14 +58,14 @@ impl Source {
     }
 }
 
-/// Warns of files with secrets that are not their owner's alone.
+/// Warns of files with secrets that other users can read or change.
 fn warn_of_exposed(typed: &typed::Config) {
     for (key, path, mode) in exposed(typed) {
         warn!("{key}: any user of this machine may read or change {path} (mode {mode:04o}): chmod o= {path}");
     }
 }
 
-/// The setting, path and mode of each file that holds a secret and is open to others.
+/// Returns the setting, path and mode of each file that holds a secret and is open to others.
 fn exposed(typed: &typed::Config) -> Vec<(&'static str, &str, u32)> {
     use std::os::unix::fs::PermissionsExt as _;
     let secrets = [
@@ -79,7 +79,7 @@ fn exposed(typed: &typed::Config) -> Vec<(&'static str, &str, u32)> {
     open.collect()
 }
 
-/// What tells that a file is another than before.
+/// The state of a file, to detect a change: modification time, length in bytes, and inode; `None` if unreadable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Look(Option<(SystemTime, u64, u64)>);
 
@@ -94,23 +94,23 @@ impl Look {
     }
 }
 
-/// Follows a source.
+/// A source, and the task that applies its changes.
 #[derive(Debug)]
 pub struct Follower {
     source: Source,
-    /// What holds, but for what waits for a restart.
+    /// The settings at the start, with `auth` and `tls` as last reloaded.
     typed: typed::Config,
     seen: Vec<Look>,
-    /// How the files were at the last look, where that is another way: half written ones change again.
+    /// The files at the last poll. A change is applied once two polls agree: a half-written file changes again.
     changing: Option<Vec<Look>>,
     hangup: Signal,
 }
 
 impl Follower {
-    /// Hears SIGHUP from now on, which ends a process that does not. `typed` is what the source said.
+    /// Listens for SIGHUP, which would otherwise end the process. `typed` is the configuration as read from `source`.
     ///
     /// # Errors
-    /// The system's.
+    /// Returns the system's error if no signal handler can be installed.
     pub fn new(source: Source, typed: typed::Config) -> io::Result<Self> {
         warn_of_exposed(&typed);
         Ok(Self {
@@ -122,7 +122,7 @@ impl Follower {
         })
     }
 
-    /// Puts in force what it says, for ever.
+    /// Applies changes of the source; never returns.
     pub async fn run(
         mut self,
         services: Arc<impl AsRef<Door>>,
@@ -144,7 +144,7 @@ impl Follower {
             let outcome = match self.source.read() {
                 Ok((typed, config)) => {
                     (*services).as_ref().exchange(config.door);
-                    // A port that speaks TLS goes on doing so, and one that does not, too.
+                    // A reload turns TLS neither on nor off.
                     if let (Some(shown), Some(fresh)) = (&certificate, config.server.tls) {
                         shown.store(fresh);
                     }
@@ -168,7 +168,7 @@ impl Follower {
         }
         info!("the configuration was read again");
         if (&typed.auth, &typed.tls) != (&self.typed.auth, &self.typed.tls) {
-            // Other files may be named now.
+            // The new settings may name other files.
             (self.typed.auth, self.typed.tls) = (typed.auth, typed.tls);
             self.seen = self.source.look(&self.typed);
         }

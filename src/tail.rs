@@ -1,4 +1,4 @@
-//! `headwater tail`: subscribes to any endpoint and prints a line an event.
+//! `headwater tail`: subscribes to any endpoint and prints one line per event.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -21,13 +21,13 @@ pub struct TailArgs {
     /// Endpoint to subscribe to.
     #[arg(default_value = "ws://127.0.0.1:9546")]
     url: String,
-    /// What to subscribe to; repeat for several.
+    /// Kind of events to subscribe to; repeat for several.
     #[arg(long = "kind", value_enum, default_values = ["heads", "logs", "pending"])]
     kinds: Vec<Kind>,
-    /// Print the events as they came.
+    /// Print the events as JSON.
     #[arg(long)]
     json: bool,
-    /// Stop after so many events.
+    /// Stop after this many events.
     #[arg(long, value_name = "N")]
     count: Option<usize>,
 }
@@ -60,9 +60,9 @@ impl Kind {
     }
 }
 
-/// Subscribes and prints until the endpoint closes.
+/// Subscribes and prints until the endpoint closes or `count` events are printed.
 pub async fn tail(args: TailArgs) -> anyhow::Result<()> {
-    // Fails when it is installed already, which is as good.
+    // Fails if a provider is installed already, which serves as well.
     drop(rustls::crypto::ring::default_provider().install_default());
     let (mut socket, _) = tokio_tungstenite::connect_async(&args.url)
         .await
@@ -99,7 +99,7 @@ pub async fn tail(args: TailArgs) -> anyhow::Result<()> {
         } else {
             kind.line(&params["result"])
         };
-        // A closed pipe ends us as it ends any filter.
+        // A closed pipe ends the command, as it ends any filter.
         if writeln!(std::io::stdout(), "{line}").is_err() {
             return Ok(());
         }

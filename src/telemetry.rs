@@ -1,4 +1,4 @@
-//! What is counted, and how the log is written.
+//! Metrics, and the setup of the log.
 
 use std::sync::atomic::AtomicU64;
 
@@ -9,44 +9,44 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// `kind="newHeads"` and its like.
+/// A label such as `kind="newHeads"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KindLabel {
     /// Kind of subscription.
     pub kind: &'static str,
 }
 
-/// `reason="slow_consumer"` and its like.
+/// A label such as `reason="slow_consumer"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
-    /// Why.
+    /// Short name of the reason.
     pub reason: &'static str,
 }
 
-/// `budget="inbound"` and its like.
+/// A label such as `budget="inbound"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BudgetLabel {
     /// Name of the budget, as in the section `[memory]` of the settings.
     pub budget: &'static str,
 }
 
-/// `outcome="result"` and its like.
+/// A label such as `outcome="result"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
-    /// How it ended.
+    /// Short name of the outcome.
     pub outcome: &'static str,
 }
 
-/// `method="eth_call",by="memory"` and its like.
+/// Labels such as `method="eth_call",by="memory"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AnsweredLabel {
-    /// One of the methods that are known.
+    /// Name of a known method.
     pub method: &'static str,
-    /// Who answered.
+    /// Source of the answer: `memory`, `shared`, `history` or `node`.
     pub by: &'static str,
 }
 
-/// Every metric. Counters only grow; gauges that are derived from other state are set when the page is asked for.
+/// All metrics. Counters only grow; gauges that are derived from other state are set when `/metrics` is requested.
 #[derive(Debug)]
 pub struct Metrics {
     /// Open WebSocket clients.
@@ -55,11 +55,11 @@ pub struct Metrics {
     pub connections: Counter,
     /// Upgrades and requests refused, by reason.
     pub refused: Family<ReasonLabel, Counter>,
-    /// Panics, by the task that they ended.
+    /// Panics, by the task that ended.
     pub panics: Family<ReasonLabel, Counter>,
-    /// Clients of which an account is kept.
+    /// Clients with an account in memory.
     pub accounts: Gauge,
-    /// Times that the configuration was read again, by outcome.
+    /// Reloads of the configuration, by outcome.
     pub config_reloads: Family<OutcomeLabel, Counter>,
     /// Closed connections, by reason.
     pub closes: Family<ReasonLabel, Counter>,
@@ -71,49 +71,50 @@ pub struct Metrics {
     pub deliveries: Family<KindLabel, Counter>,
     /// Bytes written to clients' sockets.
     pub bytes_out: Counter,
-    /// Bytes that compression kept off clients' sockets.
+    /// Bytes that compression saved on clients' sockets.
     pub bytes_saved: Counter,
     /// Bytes read from clients' sockets.
     pub bytes_in: Counter,
-    /// From the node's message to the socket, in seconds.
+    /// Seconds from the arrival of the node's message to the write on the client's socket.
     pub delivery_latency: Histogram,
-    /// Bytes that wait in all clients' queues.
+    /// Bytes in the queues of all clients.
     pub queue_bytes: Gauge,
-    /// Bytes that are held, by the budget that bounds them.
+    /// Bytes in memory, by the budget that bounds them.
     pub memory_bytes: Family<BudgetLabel, Gauge>,
-    /// Pending transactions, and what is passed through, dropped under pressure, by place.
+    /// Best-effort events (pending transactions, events of passed-through subscriptions) dropped under pressure, by
+    /// place.
     pub pending_dropped: Family<ReasonLabel, Counter>,
-    /// Events of upstreams' subscriptions that nobody has.
+    /// Events of subscriptions at an upstream that are not ours.
     pub ownerless_events: Counter,
     /// Requests from clients, by outcome.
     pub requests: Family<OutcomeLabel, Counter>,
     /// Calls forwarded to an upstream, by outcome.
     pub forwarded: Family<OutcomeLabel, Counter>,
-    /// Calls that were sent to a second upstream, by reason.
+    /// Calls sent to a second upstream, by reason.
     pub rerouted: Family<ReasonLabel, Counter>,
-    /// Calls by method and by who answered: the node, memory, or both at once for several.
+    /// Calls by method and source of the answer: the node, memory, or one answer shared by equal calls.
     pub answered: Family<AnsweredLabel, Counter>,
-    /// Bytes of answers that are kept.
+    /// Bytes of cached answers.
     pub cache_bytes: Gauge,
-    /// Answers that are kept.
+    /// Number of cached answers.
     pub cache_entries: Gauge,
     /// Duration of forwarded calls, in seconds.
     pub forward_seconds: Histogram,
-    /// 1 where an upstream is connected.
+    /// 1 if an upstream is connected, else 0.
     pub upstream_up: Family<UpstreamLabel, Gauge>,
     /// Connections made to an upstream.
     pub upstream_connects: Family<UpstreamLabel, Gauge>,
-    /// 1 where an upstream is in use.
+    /// 1 if an upstream is in use, else 0.
     pub upstream_active: Family<UpstreamLabel, Gauge>,
-    /// How long ago the oldest block that an upstream has not reached was first told by another, in seconds.
+    /// Seconds since another upstream first reported the oldest block that this upstream has not reached.
     pub upstream_lag: Family<UpstreamLabel, Gauge<f64, AtomicU64>>,
     /// Changes from one upstream to another, by reason.
     pub failovers: Family<ReasonLabel, Counter>,
-    /// From the last thing heard of the upstream that was left until another was in use, in seconds.
+    /// Seconds from the last message of the abandoned upstream until another was in use. Failbacks are not recorded.
     pub failover_seconds: Histogram,
     /// Number of the newest block.
     pub head_number: Gauge,
-    /// Seconds since the newest block arrived.
+    /// Seconds since the newest block arrived; NaN before the first.
     pub head_age: Gauge<f64, AtomicU64>,
     /// Reorgs.
     pub reorgs: Counter,
@@ -121,21 +122,21 @@ pub struct Metrics {
     pub reorged_blocks: Counter,
     /// Blocks fetched because their announcement was missed.
     pub backfilled_blocks: Counter,
-    /// For how long subscribers have awaited contents of a block, by kind of contents, in seconds.
+    /// Seconds for which subscribers have waited for contents of a block, by kind of contents.
     pub contents_awaited: Family<KindLabel, Gauge<f64, AtomicU64>>,
     /// Events that wait for contents of an earlier block on their connection.
     pub early_events: Gauge,
-    /// Answers to `eth_getLogs` that were refused or missing, and asked for again.
+    /// Answers about a block's logs that failed or were not accepted, and were requested again, by reason.
     pub log_retries: Family<ReasonLabel, Counter>,
-    /// Blocks whose bloom was not that of their logs, by direction.
+    /// Blocks whose bloom does not match their logs, by direction.
     pub wrong_blooms: Family<ReasonLabel, Counter>,
     /// Times that continuity was lost, by reason; clients were closed with 1012.
     pub continuity_lost: Family<ReasonLabel, Counter>,
-    /// Subscriptions that asked for what was before, by where it was found, or why it was not.
+    /// Subscriptions that requested past events, by the source of these events or the reason of the refusal.
     pub resumed: Family<ReasonLabel, Counter>,
 }
 
-/// `upstream="ws://127.0.0.1:8546"`; never with a secret.
+/// A label such as `upstream="ws://127.0.0.1:8546"`; never with a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct UpstreamLabel {
     /// Address without secrets.
@@ -143,7 +144,7 @@ pub struct UpstreamLabel {
 }
 
 impl Metrics {
-    /// Fresh metrics, and the registry that prints them.
+    /// Creates the metrics, and the registry that encodes them.
     #[must_use]
     pub fn new() -> (Self, Registry) {
         let metrics = Self {
@@ -388,27 +389,27 @@ impl Metrics {
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// For machines: one JSON object a line.
+    /// One JSON object per line, for machines.
     Json,
 }
 
-/// Writes the log to standard error. `filter` is a level or `tracing`'s directives; a second call changes nothing.
+/// Starts the log on standard error. `filter` is a level or `tracing`'s directives; a second call has no effect.
 ///
 /// # Errors
-/// The filter's own words where it cannot be read.
+/// Returns the parser's message if `filter` is not valid.
 pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
     use std::io::IsTerminal as _;
 
     let named = filter;
     let mut filter = tracing_subscriber::EnvFilter::try_new(named).map_err(|error| error.to_string())?;
-    // At this level they print the requests to the nodes, whose addresses and headers may hold keys: only for those who ask
-    // for them by name.
+    // At trace level these libraries print the requests to the nodes, whose addresses and headers may contain keys:
+    // only if the filter names the library.
     let everything = filter.max_level_hint() == Some(tracing::level_filters::LevelFilter::TRACE);
     for library in ["tungstenite", "tokio_tungstenite", "hyper", "hyper_util", "reqwest"] {
         if everything && !named.contains(library) {

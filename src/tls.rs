@@ -1,4 +1,4 @@
-//! TLS: the certificate that we show to clients, and whose certificates we believe of nodes.
+//! TLS: the server's certificate for clients, and the certificate authorities trusted for nodes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,41 +10,42 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-/// The certificate that handshakes show from now on; a reload exchanges it, and connections that are open keep theirs.
+/// Certificate used for new handshakes; a reload replaces it, and open connections keep theirs.
 pub type Certificate = ArcSwap<ServerConfig>;
 
-/// Files that cannot be used, in one line.
+/// Unusable files, described in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
-    /// There is no such file, or no such thing in it.
+    /// Missing or unreadable file, or a file without the expected content.
     #[error("{}: {why}", path.display())]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// The library's words.
+        /// Error text of the library.
         why: String,
     },
-    /// The files do not fit together.
+    /// Files that do not match each other.
     #[error("{0}")]
     Unfit(String),
 }
 
-/// Where the certificate lies that we show; PEM.
+/// Paths of the server's certificate files, in PEM format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Ours, then those of the authorities between.
+    /// Server certificate, followed by those of intermediate authorities.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// Private key of the certificate.
     pub key: PathBuf,
-    /// Authorities of which one must have signed a client's certificate; without them none is asked for.
+    /// Authorities that client certificates must be signed by; without any, no client certificate is requested.
     pub client_ca: Option<PathBuf>,
 }
 
 impl TlsFiles {
-    /// Reads them.
+    /// Reads the files.
     ///
     /// # Errors
-    /// [`TlsError`].
+    /// [`TlsError`] if a file cannot be read or has no PEM content of its kind, or if the key does not match the
+    /// certificate.
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let certificates = certificates(&self.certificate)?;
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|why| unreadable(&self.key, &why))?;
@@ -69,13 +70,13 @@ impl TlsFiles {
     }
 }
 
-/// Whose certificates are believed of nodes: the system's authorities, and those in this file.
+/// Returns the TLS configuration for connections to nodes, which trusts the system's authorities and those in `ca`.
 ///
 /// # Errors
-/// [`TlsError`].
+/// [`TlsError`] if `ca` cannot be read or has no valid certificate.
 pub fn trust(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
-    // They are some hundred; those that cannot be read are left out.
+    // About a hundred; those that cannot be parsed are skipped.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(ca) = ca {
         add(&mut roots, ca)?;

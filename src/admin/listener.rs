@@ -25,10 +25,11 @@ use tracing::{debug, warn};
 use super::Admin;
 use crate::door::Hosts;
 
-/// Most open connections. One more closes the oldest silent one, or else the oldest, so that a new probe gets in.
+/// Most open connections. A new one beyond that closes the oldest silent connection, or else the oldest, so that a
+/// new probe gets in.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Shortest lifetime of a silent connection, so that a request on its way is answered.
+/// Shortest lifetime of a silent connection, so that a request in flight is answered.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// Timeout for the head of a request, and so for an idle connection.
@@ -43,7 +44,7 @@ const MAX_HEAD: usize = 16 << 10;
 /// Pages that are served under any Host: liveness and readiness, for probes.
 const PROBES: [&str; 2] = ["/health", "/ready"];
 
-/// Serves the operator's pages, for ever.
+/// Serves the operator's pages; never returns.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
     let pages = TowerToHyperService::new(admin.router());
     let hosts = Arc::new(hosts);
@@ -87,7 +88,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
 /// An open connection.
 struct Open {
     since: Instant,
-    /// `true` while one of its requests is being answered.
+    /// `true` while a request of the connection is being answered.
     asks: Arc<AtomicBool>,
     task: AbortHandle,
 }
@@ -126,10 +127,10 @@ async fn connection(
     }
 }
 
-/// Checks the Host and Origin of a request; probes may send any.
+/// Checks the Host and Origin of a request; the pages for probes may be requested with any.
 ///
 /// # Errors
-/// Reason for the body of the 403.
+/// The body of the 403, if the Host is not listed or an Origin is another page.
 fn admit(hosts: &Hosts, target: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
     if PROBES.contains(&target.path()) {
         return Ok(());

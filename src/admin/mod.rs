@@ -1,4 +1,4 @@
-//! The operator's port: alive, ready, metrics, status. It reads and changes nothing.
+//! Operator's port: `/health`, `/ready`, `/metrics`, `/status`. All pages are read-only.
 
 mod listener;
 
@@ -20,27 +20,27 @@ use crate::telemetry::{BudgetLabel, KindLabel, ReasonLabel, UpstreamLabel};
 use crate::upstream::Pool;
 pub use listener::serve;
 
-/// What the pages are made of.
+/// State that the operator's pages show.
 #[derive(Debug)]
 pub struct Admin {
-    /// Clients and their counters.
+    /// Clients, accounts, subscriptions and metrics.
     pub services: Arc<Services>,
     /// Upstreams.
     pub pool: Arc<Pool>,
-    /// The newest block.
+    /// Newest published block and its time of arrival.
     pub tip: Arc<Tip>,
     /// All metrics.
     pub registry: Registry,
-    /// A head older than this is stale, and we are not ready.
+    /// Age of the head above which `/ready` fails.
     pub max_head_age: Duration,
-    /// Contents of a block that subscribers have awaited for longer are late, and we are not ready.
+    /// Longest wait of subscribers for the contents of a block (its logs, say) before `/ready` fails.
     pub max_contents_age: Duration,
     /// Set when shutdown begins.
     pub draining: AtomicBool,
 }
 
 impl Admin {
-    /// The pages: `/health`, `/ready`, `/metrics`, `/status`.
+    /// Returns the router of the pages `/health`, `/ready`, `/metrics`, `/status`.
     pub fn router(self: Arc<Self>) -> Router {
         Router::new()
             .route("/health", get(async || "alive\n"))
@@ -50,7 +50,7 @@ impl Admin {
             .with_state(self)
     }
 
-    /// Why we are not ready, or the line that says that we are.
+    /// Checks readiness; returns the text of the page, or as error the reason why headwater is not ready.
     fn readiness(&self) -> Result<String, String> {
         if self.draining.load(Ordering::Relaxed) {
             return Err("draining".into());

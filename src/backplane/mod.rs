@@ -1,26 +1,27 @@
-//! From the one history to those who fan it out. In process: two bounded channels.
+//! Channels from the one history to the dispatcher. In process: two bounded channels.
 //!
-//! Chain events are never dropped: a full channel makes the ingest wait. Gossip is dropped, and counted, by who sends it.
+//! Chain events are never dropped: a full channel makes the ingest wait. Gossip is dropped, and counted, by its
+//! sender.
 
 use tokio::sync::mpsc;
 
 pub use crate::chain::ChainEvent;
 pub use crate::upstream::{Answers, Gossip, NodeSubscription, Passed, TransactionForm, Wanted};
 
-/// Chain events that wait for the dispatcher. It takes a block in about a millisecond, so this is seconds of the fastest
-/// chain; the bound is there for the day when it does not.
+/// Most chain events that wait for the dispatcher. It takes about a millisecond for a block, so this is seconds of
+/// the fastest chain; the bound is for a dispatcher that does not keep up.
 const CHAIN_QUEUE: usize = 256;
 
-/// What the dispatcher reads.
+/// Events that the dispatcher reads.
 #[derive(Debug)]
 pub struct Feed {
-    /// In order and complete.
+    /// Chain events, in order and complete.
     pub chain: mpsc::Receiver<ChainEvent>,
-    /// Best effort.
+    /// Best-effort events.
     pub gossip: mpsc::Receiver<Gossip>,
 }
 
-/// The in-process backplane: where the ingest publishes, and what the dispatcher reads.
+/// Builds the in-process backplane: the ingest's sender, and the dispatcher's feed.
 #[must_use]
 pub fn in_process(gossip: mpsc::Receiver<Gossip>) -> (mpsc::Sender<ChainEvent>, Feed) {
     let (publisher, chain) = mpsc::channel(CHAIN_QUEUE);

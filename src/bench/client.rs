@@ -1,4 +1,4 @@
-//! One client: its connection, its subscriptions, and what it makes of the bytes that come.
+//! A client of the load generator: its connection, its subscriptions, and the decoding of received bytes.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -28,27 +28,28 @@ use super::frames::{BINARY, CLOSE, FrameReader, Message, PING, PONG, TEXT, clien
 use super::run::Run;
 use super::stream::{Feed, Receipt, Stream};
 
-/// Holds a burst of some hundred logs, so that one read a client and burst is usual. All clients share it.
+/// Bytes; enough for a burst of some hundred logs, so that a client usually needs one read per burst. All clients share
+/// the buffer.
 const READ_BUFFER: usize = 256 * 1024;
 
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
-/// Where to connect, found out once for all clients.
+/// The endpoint, resolved once for all clients.
 pub struct Target {
     url: Url,
     address: SocketAddr,
     connector: Connector,
-    /// What is offered there.
+    /// `true` if clients offer permessage-deflate.
     compress: bool,
 }
 
-/// As browsers do: messages may refer to those before them.
+/// The offer of a browser: the server may keep its compression context from message to message.
 const OFFER: HeaderValue = HeaderValue::from_static("permessage-deflate; client_max_window_bits");
 
 type Socket = MaybeTlsStream<TcpStream>;
 
 impl Target {
-    /// Compression is offered there, or not.
+    /// Resolves `url`. With `compress`, clients offer permessage-deflate.
     pub async fn of(url: &str, compress: bool) -> Result<Self> {
         let parsed: Url = url
             .parse()
@@ -95,7 +96,7 @@ impl Target {
                      --compress out",
                     self.url
                 );
-                // The server speaks when it is asked, so nothing is lost with the buffers of the handshake.
+                // The server sends nothing before a request, so no data is lost with the buffers of the handshake.
                 Ok(socket.into_inner())
             }
             Err(tungstenite::Error::Http(answer)) if answer.status() == http::StatusCode::TOO_MANY_REQUESTS => {
@@ -109,7 +110,7 @@ impl Target {
     }
 }
 
-/// What all clients share.
+/// State shared by all clients.
 pub struct Shared {
     pub target: Target,
     pub run: RefCell<Run>,
@@ -126,7 +127,7 @@ impl Shared {
     }
 }
 
-/// Connects and subscribes; from then on `listen` is to be called.
+/// Connects and subscribes. The caller passes the socket to `listen` next.
 pub async fn connect(shared: &Shared, number: usize) -> Result<Socket> {
     let subscribing = async {
         let mut socket = shared.target.connect().await?;
@@ -144,7 +145,7 @@ pub async fn connect(shared: &Shared, number: usize) -> Result<Socket> {
         .with_context(|| format!("no answer to eth_subscribe within {} s", HANDSHAKE.as_secs()))?
 }
 
-/// Takes what comes until the connection ends, and says why it did.
+/// Reads until the connection ends, and returns the reason.
 pub async fn listen(shared: Rc<Shared>, number: usize, mut socket: Socket) -> anyhow::Error {
     loop {
         if let Err(error) = turn(&shared, number, &mut socket).await {
@@ -153,7 +154,7 @@ pub async fn listen(shared: Rc<Shared>, number: usize, mut socket: Socket) -> an
     }
 }
 
-/// One read. It copies nothing: whole messages are looked at where the kernel has put them.
+/// Reads once. Whole messages are parsed in the shared buffer, without a copy.
 async fn turn(shared: &Shared, number: usize, socket: &mut Socket) -> Result<()> {
     let replies = poll_fn(|cx| {
         let mut buffer = shared.buffer.borrow_mut();
@@ -172,36 +173,36 @@ async fn turn(shared: &Shared, number: usize, socket: &mut Socket) -> Result<()>
     Ok(())
 }
 
-/// What a client has.
+/// State of one client.
 pub struct Client {
     frames: FrameReader,
-    /// Where compression was offered.
+    /// `None` if compression was not offered.
     inflater: Option<Inflater>,
     pub subscriptions: Vec<Subscription>,
 }
 
-/// One subscription; its place among the client's is the id of its request.
+/// One subscription; its index among the client's subscriptions is the id of its request.
 pub struct Subscription {
     pub stream: usize,
-    /// Nothing before the answer.
+    /// `None` until `eth_subscribe` is answered.
     pub given: Option<Given>,
 }
 
 pub struct Given {
     id: String,
-    /// Learnt from the first notification.
+    /// `None` until the first notification.
     envelope: Option<Envelope>,
     pub feed: Feed,
 }
 
-/// What surrounds the result in every notification of a subscription.
+/// The bytes before and after the result in every notification of a subscription.
 struct Envelope {
     before: Box<[u8]>,
     after: Box<[u8]>,
 }
 
 impl Given {
-    /// The result in a message, if it looks like the ones before.
+    /// Returns the result in `message` if the bytes around it match the first notification.
     fn result<'a>(&self, message: &'a [u8]) -> Option<&'a [u8]> {
         let Envelope { before, after } = self.envelope.as_ref()?;
         message.strip_prefix(&**before)?.strip_suffix(&**after)
@@ -227,7 +228,7 @@ struct Notification<'a> {
 }
 
 impl Client {
-    /// To these streams; compression was offered or not.
+    /// Creates a client with one subscription per stream index. With `compress`, it offers permessage-deflate.
     pub fn new(streams: impl Iterator<Item = usize>, compress: bool) -> Self {
         let asked = |stream| Subscription { stream, given: None };
         Self {
@@ -237,7 +238,7 @@ impl Client {
         }
     }
 
-    /// Takes the bytes of one read; gives what is to be written in return.
+    /// Processes the bytes of one read; returns the bytes to send back (pongs).
     pub fn received(&mut self, bytes: &[u8], streams: &mut [Stream], mut on: impl FnMut(Receipt)) -> Result<Vec<u8>> {
         let now = Instant::now();
         let mut replies = Vec::new();

@@ -1,5 +1,5 @@
-//! As much of RFC 6455 as load needs. No library: thousands of clients are read by one core, beside the server that is
-//! measured. The fan-out benchmark uses this file too.
+//! The part of RFC 6455 that the load generator needs. No library: one core reads thousands of clients, next to the
+//! server under test. The fan-out benchmark uses this file too.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ const CONTINUATION: u8 = 0x0;
 
 const MASK: [u8; 4] = [0x17, 0x2b, 0x3d, 0x59];
 
-/// A whole frame as a client sends it.
+/// Returns a whole, masked frame, as a client sends it.
 pub fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = header(opcode, payload.len(), 0x80);
     frame.extend_from_slice(&MASK);
@@ -23,7 +23,7 @@ pub fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The header of an unfragmented frame, up to its mask.
+/// Returns the header of an unfragmented frame, up to its mask. `mask_bit` is 0x80 or 0.
 pub fn header(opcode: u8, payload_len: usize, mask_bit: u8) -> Vec<u8> {
     let mut header = vec![0x80 | opcode];
     if payload_len < 126 {
@@ -41,25 +41,25 @@ pub fn header(opcode: u8, payload_len: usize, mask_bit: u8) -> Vec<u8> {
 /// A message or a control frame.
 pub struct Message<'a> {
     pub opcode: u8,
-    /// RFC 7692 section 6.
+    /// RSV1 of the first frame (RFC 7692 section 6).
     pub compressed: bool,
     pub payload: Cow<'a, [u8]>,
 }
 
-/// Cuts a byte stream into messages. Bytes are copied only when a frame spans two reads or a message several frames, as
-/// geth's larger ones do.
+/// Splits a byte stream into messages. Bytes are copied only if a frame spans two reads or a message several frames, as
+/// geth's larger messages do.
 #[derive(Default)]
 pub struct FrameReader {
-    /// The beginning of a frame.
+    /// The beginning of an incomplete frame.
     partial: Vec<u8>,
-    /// The beginning of a message.
+    /// The beginning of an incomplete message.
     fragments: Option<Message<'static>>,
-    /// permessage-deflate was agreed on.
+    /// `true` if permessage-deflate was negotiated.
     deflates: bool,
 }
 
 impl FrameReader {
-    /// Of a connection on which permessage-deflate was agreed on, or not.
+    /// Creates a reader. `deflates` is `true` if permessage-deflate was negotiated.
     pub fn new(deflates: bool) -> Self {
         Self {
             deflates,
@@ -129,7 +129,8 @@ fn take_frames<'a>(mut bytes: &'a [u8], on_frame: &mut impl FnMut(Frame<'_>) -> 
     Ok(bytes)
 }
 
-/// The first frame and its whole length, or `None` when more bytes are needed.
+/// Parses the first frame. Returns the frame and its length in bytes, header included, or `None` if more bytes are
+/// needed.
 fn first_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>> {
     let [first, second, rest @ ..] = bytes else {
         return Ok(None);
@@ -185,7 +186,7 @@ fn first_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>> {
 
 #[cfg(test)]
 mod tests {
-    // Imports stand in the tests: the benchmark that shares this file has no harness, so no tests either.
+    // Each test has its own imports: the benchmark that includes this file has no harness, so no tests either.
 
     #[test]
     fn messages_come_out_whole_however_their_bytes_were_cut() {

@@ -1,7 +1,7 @@
-//! `headwater bench`: many clients on one endpoint, each of which checks what it is sent.
+//! `headwater bench`: many clients on one endpoint, each of which checks its own notifications.
 //!
-//! One thread, one small task a client, one buffer for all reads. Whether an event came late, twice or never is known
-//! by comparison with the other clients, so any endpoint can be measured, whatever produces its events.
+//! One thread, one small task per client, one buffer for all reads. Late, duplicate and lost events are found by
+//! comparison with the other clients, so any endpoint can be measured, whatever produces its events.
 
 mod client;
 mod frames;
@@ -32,16 +32,16 @@ use self::run::{Counts, Run};
 use self::stream::Kind;
 use self::usage::{CpuTime, resident_memory};
 
-/// Below the backlog of most listeners.
+/// Simultaneous handshakes; below the listen backlog of most servers.
 const CONNECTING_AT_ONCE: usize = 64;
 
-/// Lets what belongs to connecting pass before the memory is read and the window begins.
+/// Pause after connecting, before memory is read and the measurement window begins.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// An event that a client does not have so long after the end of the run is lost.
+/// Time limit for outstanding events after the end of the run; an event still missing then is lost.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Standard streams, the runtime's own.
+/// Open files besides the clients' sockets: standard streams, the runtime's own.
 const OTHER_FILES: u64 = 64;
 
 const LOOK: Duration = Duration::from_millis(200);
@@ -51,10 +51,10 @@ pub struct BenchArgs {
     /// Endpoint to load: headwater, a node, another proxy.
     #[arg(default_value = "ws://127.0.0.1:9546")]
     url: String,
-    /// How many clients.
+    /// Number of clients.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     clients: usize,
-    /// What each client subscribes to: newHeads, logs, or both.
+    /// Subscriptions of each client: newHeads, logs, or both.
     #[arg(
         long = "kind",
         value_name = "KIND",
@@ -62,20 +62,20 @@ pub struct BenchArgs {
         default_value = "newHeads"
     )]
     kinds: Vec<Kind>,
-    /// Filter of the logs; given several times they are handed round among the clients.
+    /// Filter of the logs; several filters are distributed among the clients in turn.
     #[arg(long = "filter", value_name = "JSON", value_parser = parse_filter)]
     filters: Vec<Value>,
-    /// How long events count, once all clients are connected.
+    /// Length of the measurement, once all clients are connected.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// New clients a second.
+    /// New clients per second.
     #[arg(long, value_name = "N", default_value_t = 400.0)]
     connect_rate: f64,
     /// Offer permessage-deflate; an endpoint that declines it fails the run.
     #[arg(long)]
     compress: bool,
-    /// The server's process on this machine; its CPU time and memory are then told too (the memory of one freshly started:
-    /// what earlier clients left free is used again).
+    /// Process id of the server on this machine; its CPU time and memory are then reported too (start the server
+    /// afresh: memory that earlier clients freed is reused).
     #[arg(long)]
     pid: Option<u32>,
     /// Print one JSON object.
@@ -91,7 +91,11 @@ fn parse_filter(text: &str) -> Result<Value, String> {
     }
 }
 
-/// Runs to the end of its duration or to SIGINT; an error where an event was lost, doubled or out of order.
+/// Runs for the given duration or until SIGINT.
+///
+/// # Errors
+/// Returns an error if an argument is not valid, if a client cannot connect and subscribe, if an event was lost,
+/// doubled or out of order, if a connection was closed, or if no event arrived.
 pub fn bench(mut args: BenchArgs) -> Result<()> {
     ensure!(args.clients > 0, "--clients must be at least 1");
     ensure!(
@@ -126,7 +130,7 @@ pub fn bench(mut args: BenchArgs) -> Result<()> {
     } else {
         report.to_string()
     };
-    // A closed pipe takes nothing from the verdict.
+    // A closed pipe does not change the verdict.
     drop(std::io::stdout().write_all(text.as_bytes()));
     let Report {
         lost,
@@ -168,7 +172,7 @@ async fn measure(args: &BenchArgs) -> Result<Report> {
     let started = Instant::now();
     tokio::select! {
         passed = fleet.pass(args.duration) => passed?,
-        // The figures up to here are worth having.
+        // SIGINT ends the window early; the figures so far are reported.
         _ = tokio::signal::ctrl_c() => {}
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -212,12 +216,12 @@ async fn measure(args: &BenchArgs) -> Result<Report> {
     })
 }
 
-/// The server's process.
+/// Resource usage of the server's process.
 struct Watched {
     pid: u32,
-    /// With no client, half of them, and all.
+    /// Bytes: with no client, with half of the clients, and with all.
     resident: Vec<u64>,
-    /// At the last look.
+    /// CPU time at the last `look`.
     cpu: CpuTime,
 }
 
@@ -236,7 +240,7 @@ impl Watched {
         Ok(())
     }
 
-    /// What it has spent since the last look.
+    /// Reports the usage since the last `look`.
     fn end(self, deliveries: u64, clients: usize) -> Result<Server> {
         let cpu = CpuTime::of(self.pid)?.since(&self.cpu);
         let second_half = (clients - clients / 2) as f64;
@@ -254,7 +258,7 @@ impl Watched {
 /// The clients' tasks.
 struct Fleet {
     shared: Rc<Shared>,
-    /// Each ends with its connection.
+    /// One task per client, which ends with the connection.
     clients: JoinSet<Ended>,
     started: usize,
     wanted: usize,
@@ -281,12 +285,12 @@ impl Fleet {
             pace: Duration::from_secs_f64(1.0 / args.connect_rate),
             handshakes: Rc::new(RefCell::new(run::histogram())),
             gone: HashSet::new(),
-            // Hidden where standard error is no terminal, and gone before anything else is said.
+            // Hidden if standard error is not a terminal, and cleared before anything else is printed.
             line: ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear),
         }
     }
 
-    /// Connects clients up to this number; the first that is refused ends the run.
+    /// Connects clients until `up_to` are connected; the first failure ends the run.
     async fn connect(&mut self, up_to: usize) -> Result<()> {
         let slots = Arc::new(Semaphore::new(CONNECTING_AT_ONCE));
         let mut pace = tokio::time::interval(self.pace.max(Duration::from_nanos(1)));
@@ -298,7 +302,7 @@ impl Fleet {
                 pace.tick().await;
                 free.acquire_owned().await
             };
-            // Refusals first: a client that was refused has left its slot too.
+            // Failures first: a refused client has released its slot too.
             tokio::select! {
                 biased;
                 Some(ended) = self.clients.join_next() => self.ended(ended?)?,
@@ -320,7 +324,7 @@ impl Fleet {
                         Ended { client: number, was_subscribed: true, why }
                     });
                 }
-                // All slots are free again: nobody is connecting any more.
+                // All slots are free again: no client is connecting any more.
                 _all = slots.acquire_many(CONNECTING_AT_ONCE as u32), if self.started == up_to => return Ok(()),
             }
         }
@@ -346,7 +350,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Lets time pass while the clients are busy.
+    /// Waits for `time` while the clients run.
     async fn pass(&mut self, time: Duration) -> Result<()> {
         let mut look = tokio::time::interval(LOOK);
         let end = tokio::time::sleep(time);
@@ -360,7 +364,7 @@ impl Fleet {
         }
     }
 
-    /// Waits for what is still on its way.
+    /// Waits for events in flight, at most `GRACE`.
     async fn complete(&mut self, end: &[usize]) -> Result<()> {
         let deadline = Instant::now() + GRACE;
         while Instant::now() < deadline && !self.shared.run.borrow().complete(end, &self.gone) {

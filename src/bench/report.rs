@@ -1,4 +1,4 @@
-//! What a run has shown, for people and for machines.
+//! The result of a run, as text and as JSON.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -10,18 +10,18 @@ use serde::Serialize;
 pub struct Report {
     pub url: String,
     pub clients: usize,
-    /// Parameters of the subscriptions.
+    /// Parameters of `eth_subscribe`, one entry per stream.
     pub subscriptions: Vec<String>,
     pub connecting: Connecting,
-    /// The window of the figures below.
+    /// Length of the measurement window, to which events, deliveries, bytes and times refer.
     pub seconds: f64,
     pub events: u64,
     pub deliveries: u64,
     pub deliveries_per_second: f64,
     pub bytes: u64,
-    /// From the first client's receipt of an event to another's.
+    /// Time from the first client's receipt of an event to each other client's.
     pub spread: Times,
-    /// From the first client's receipt of an event to the last's.
+    /// Time from the first client's receipt of an event to the last client's.
     pub last_client: Times,
     pub server: Option<Server>,
     pub lost: u64,
@@ -29,7 +29,7 @@ pub struct Report {
     pub disordered: u64,
     /// Connections that ended before the run did.
     pub closed: usize,
-    /// The first faults in words.
+    /// Descriptions of the first faults, and the reasons of closed connections.
     pub faults: Vec<String>,
 }
 
@@ -37,11 +37,11 @@ pub struct Report {
 pub struct Connecting {
     pub seconds: f64,
     pub per_second: f64,
-    /// From the connect to the answers to `eth_subscribe`.
+    /// Time from the connect to the answers to `eth_subscribe`.
     pub handshake: Times,
 }
 
-/// In microseconds.
+/// Quantiles in microseconds.
 #[derive(Debug, Serialize)]
 pub struct Times {
     pub p50_us: f64,
@@ -52,14 +52,14 @@ pub struct Times {
 #[derive(Debug, Serialize)]
 pub struct Server {
     pub cpu_us_per_delivery: f64,
-    /// With no client, half of them, and all.
+    /// Bytes: with no client, with half of the clients, and with all.
     pub resident_bytes: Vec<u64>,
-    /// Of the second half of the clients.
+    /// Growth per client while the second half of the clients connected.
     pub resident_bytes_per_client: f64,
 }
 
 impl Times {
-    /// Of nanoseconds.
+    /// Reads the quantiles of a histogram of nanoseconds.
     pub fn of(histogram: &Histogram<u64>) -> Self {
         let micros = |nanos: u64| nanos as f64 / 1e3;
         Self {

@@ -1,4 +1,4 @@
-//! All clients of a run and what they have counted.
+//! All clients of a run and their counts.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::client::{Client, Given, Subscription};
 use super::stream::{Kind, Receipt, Stream};
 
-/// How many faults are told in words; all are counted.
+/// Maximum number of faults that are described in words; all are counted.
 const TOLD: usize = 10;
 
-/// Longer times are counted as this one.
+/// Upper bound of the histograms; longer times are recorded as this.
 const LONGEST: Duration = Duration::from_secs(600);
 
 pub struct Run {
@@ -22,30 +22,30 @@ pub struct Run {
     /// The parameters of each stream's `eth_subscribe`.
     params: Vec<Value>,
     pub subscribed: usize,
-    /// Why clients were closed, and how many for each reason.
+    /// Number of closed clients by reason.
     pub closed: BTreeMap<String, usize>,
-    /// Set while the figures count: from all clients connected to the end.
+    /// `true` during the measurement window: from all clients connected to the end.
     pub counting: bool,
     pub counts: Counts,
 }
 
-/// What counts towards the figures.
+/// Counts of the measurement window.
 pub struct Counts {
     pub deliveries: u64,
     pub bytes: u64,
-    /// Nanoseconds after the first client, of every delivery but the first.
+    /// Nanoseconds after the first client's receipt, for every delivery but the first.
     pub spread: Histogram<u64>,
-    /// The same of each event's last delivery.
+    /// The same for each event's last delivery.
     pub last: Histogram<u64>,
 }
 
-/// What went wrong.
+/// Faults found by comparing the clients.
 #[derive(Debug, Default)]
 pub struct Faults {
     pub lost: u64,
     pub doubled: u64,
     pub disordered: u64,
-    /// The first ones in words.
+    /// Descriptions of the first faults.
     pub told: Vec<String>,
 }
 
@@ -55,7 +55,8 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 impl Run {
-    /// Each client subscribes to all kinds; the filters of logs are handed round. Compression is offered or not.
+    /// Creates a run. Each client subscribes to all kinds; the filters of logs are distributed in turn. With
+    /// `compress`, the clients offer permessage-deflate.
     pub fn new(clients: usize, kinds: &[Kind], filters: &[Value], compress: bool) -> Self {
         let mut run = Self {
             clients: Vec::with_capacity(clients),
@@ -91,7 +92,7 @@ impl Run {
         run
     }
 
-    /// The requests of a client.
+    /// Returns the `eth_subscribe` requests of a client.
     pub fn subscribe_calls(&self, number: usize) -> Vec<String> {
         let subscriptions = self.clients[number].subscriptions.iter().enumerate();
         let call = |(id, subscription): (usize, &Subscription)| {
@@ -106,7 +107,7 @@ impl Run {
         subscriptions.all(|subscription| subscription.given.is_some())
     }
 
-    /// Takes the bytes of one read; gives what is to be written in return.
+    /// Processes the bytes of one read; returns the bytes to send back.
     pub fn received(&mut self, number: usize, bytes: &[u8]) -> Result<Vec<u8>> {
         let (counts, counting) = (&mut self.counts, self.counting);
         if counting {
@@ -129,12 +130,12 @@ impl Run {
         })
     }
 
-    /// How many events each stream has by now.
+    /// Returns the current number of events of each stream.
     pub fn mark(&self) -> Vec<usize> {
         self.streams.iter().map(Stream::len).collect()
     }
 
-    /// Whether all that are still there have all events up to the mark.
+    /// Checks if all clients that are still connected have all events up to the mark.
     pub fn complete(&self, end: &[usize], gone: &HashSet<usize>) -> bool {
         let complete = |subscription: &Subscription| {
             let given = subscription.given.as_ref();
@@ -144,13 +145,13 @@ impl Run {
         clients.all(|(number, client)| gone.contains(&number) || client.subscriptions.iter().all(complete))
     }
 
-    /// What the clients subscribe to.
+    /// Returns the `eth_subscribe` parameters of each stream.
     pub fn subscriptions(&self) -> Vec<String> {
         self.params.iter().map(Value::to_string).collect()
     }
 
-    /// Holds every client against the others. The events between the marks are due to all; a client that was closed is
-    /// told of as such and owed nothing more.
+    /// Checks every client against the others. Each must have the events between the marks, except closed clients,
+    /// which are counted separately.
     pub fn faults(&self, window: &[usize], end: &[usize], gone: &HashSet<usize>) -> Faults {
         let mut faults = Faults::default();
         for (number, client) in self.clients.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! What the clients of one subscription were sent, and whether each got all of it in order. No I/O, no clock.
+//! Events delivered to the clients of one subscription, checked for losses, duplicates and order. No I/O, no clock.
 //!
-//! The first client that has an event puts it down; the others are held against that. Usually a client's next message is
-//! byte for byte the next event, and one comparison is all it costs.
+//! The first client that receives an event records it; the others are compared with that record. Usually a client's
+//! next message is the next event byte for byte, and costs one comparison.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ pub enum Kind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    /// The block's.
+    /// Block hash.
     hash: B256,
-    /// The log's place in it.
+    /// Log index in the block; 0 for heads.
     index: u64,
     removed: bool,
 }
@@ -31,15 +31,15 @@ struct Event {
     key: Key,
     number: u64,
     parent: B256,
-    /// Kept until all clients have it.
+    /// JSON text, kept until all clients have the event.
     body: Box<[u8]>,
     first: Instant,
     clients: usize,
-    /// The same event once more: the chain came back to the branch.
+    /// Index of the next occurrence of this event, if the chain returned to its branch.
     again: Option<usize>,
 }
 
-/// A head or a log as far as it matters here.
+/// The fields of a head or a log that are checked here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fields {
@@ -55,46 +55,46 @@ struct Fields {
     removed: bool,
 }
 
-/// All events of one subscription, in the order of their first arrival at any client.
+/// All events of one subscription, in the order of their first receipt by any client.
 pub struct Stream {
     kind: Kind,
-    /// How many subscribe.
+    /// Number of subscribed clients.
     clients: usize,
     events: Vec<Event>,
-    /// The first occurrence of each.
+    /// Index of each event's first occurrence.
     known: HashMap<Key, usize>,
 }
 
-/// What a message was.
+/// Classification of a received event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
-    /// This client has it first.
+    /// No other client had it before.
     First,
-    /// So long after the first client.
+    /// Time since the first client's receipt; zero for a duplicate.
     Later(Duration),
-    /// So long after the first client, and no client is left without it.
+    /// Time since the first client's receipt; all clients have the event now.
     Last(Duration),
 }
 
-/// What one client has of a stream.
+/// The events of a stream that one client has received.
 pub struct Feed {
-    /// It has all from `start` to `next`.
+    /// The client has all events from `start` up to, but not including, `next`.
     start: usize,
     next: usize,
-    /// What it has outside of that.
+    /// Events received outside that range.
     others: BTreeSet<usize>,
     last: Option<usize>,
-    /// The number of the block that it began with.
+    /// Block number of the client's first event.
     began: u64,
-    /// Heads whose parent is not on the branch where the client was, and whether it had the parent from an earlier visit.
+    /// Heads whose parent is not on the client's branch, each with `true` if the client received the parent earlier.
     broken: Vec<(usize, bool)>,
-    /// Block and log index that the next log must not be below.
+    /// Minimum block number and log index of the next log.
     floor: (u64, u64),
-    /// The block of the last log that stands.
+    /// Block of the last log; `None` after a removal.
     standing: Option<B256>,
     pub doubled: u64,
     pub disordered: u64,
-    /// What went wrong first.
+    /// Description of the first fault.
     pub fault: Option<String>,
 }
 
@@ -112,10 +112,10 @@ impl Stream {
         self.events.len()
     }
 
-    /// The `result` of a notification has come.
+    /// Records the `result` of a notification.
     ///
     /// # Errors
-    /// It is no event of this kind.
+    /// Returns an error if `body` is neither a head nor a log.
     pub fn take(&mut self, feed: &mut Feed, body: &[u8], now: Instant) -> Result<Receipt> {
         let id = match self.events.get(feed.next) {
             Some(event) if feed.others.is_empty() && feed.last.is_some() && *event.body == *body => feed.next,
@@ -145,7 +145,7 @@ impl Stream {
         })
     }
 
-    /// The event that this message tells the client, or nothing if it told it before.
+    /// Finds the event of this message, or records a new one. Returns `None` for a duplicate.
     fn find(&mut self, feed: &mut Feed, body: &[u8], now: Instant) -> Result<Option<usize>> {
         let quoted = || String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
         let fields: Fields =
@@ -188,7 +188,7 @@ impl Stream {
         Ok(Some(id))
     }
 
-    /// Whether what the client has may come once more, since the chain left it meanwhile.
+    /// Checks if an event may be delivered to the client again, because the chain left its branch in between.
     fn may_return(&self, feed: &Feed, key: Key) -> bool {
         match self.kind {
             Kind::Heads => feed
@@ -205,7 +205,7 @@ impl Stream {
         }
     }
 
-    /// How often the client has it.
+    /// Counts how often the client received the event.
     fn times(&self, feed: &Feed, key: Key) -> usize {
         let first = self.known.get(&key).copied();
         std::iter::successors(first, |&id| self.events[id].again)
@@ -213,12 +213,12 @@ impl Stream {
             .count()
     }
 
-    /// Whether a head stands on that block, as far as anybody was told.
+    /// Checks if `ancestor` is an ancestor of the head, as far as the delivered heads show.
     fn descends(&self, head: usize, ancestor: B256) -> bool {
         self.ancestors(head).any(|parent| parent == ancestor)
     }
 
-    /// Parent, grandparent and so on, up to the first that nobody was told of.
+    /// Yields the hashes of parent, grandparent and so on, up to the first block that was not delivered to any client.
     fn ancestors(&self, head: usize) -> impl Iterator<Item = B256> {
         let parent = |id: usize| self.events[id].parent;
         std::iter::successors(Some(parent(head)), move |&hash| self.head(hash).map(parent))
@@ -233,7 +233,7 @@ impl Stream {
         self.known.get(&key).copied()
     }
 
-    /// Each head stands on the one before, or on an ancestor of it.
+    /// Checks that the parent of a head is the previous head or an ancestor of the previous head.
     fn walk(&self, feed: &mut Feed, id: usize) {
         let event = &self.events[id];
         let Some(last) = feed.last else {
@@ -246,7 +246,7 @@ impl Stream {
                 feed.note(|| format!("{} came after one that stands on it", self.describe(id)));
                 return;
             }
-            // Below all that was told nothing is known.
+            // Nothing is known below the lowest delivered head.
             let lowest = self.events[last]
                 .number
                 .saturating_sub(self.ancestors(last).count() as u64);
@@ -258,13 +258,13 @@ impl Stream {
         feed.last = Some(id);
     }
 
-    /// Logs ascend, but for removals, which take the floor down with them.
+    /// Checks that logs ascend, except for removals, which lower the floor to their block.
     fn order(&self, feed: &mut Feed, id: usize) {
         let event = &self.events[id];
         let place = (event.number, event.key.index);
         feed.last = Some(id);
         if event.key.removed {
-            // The new branch may begin below the client's first block, where it had nothing to be taken back.
+            // The new branch may begin below the client's first block, for which the client had no logs to be removed.
             let floor = if event.number > feed.began { event.number } else { 0 };
             feed.floor = feed.floor.min((floor, 0));
             feed.standing = None;
@@ -280,13 +280,13 @@ impl Stream {
         feed.standing = Some(event.key.hash);
     }
 
-    /// What the client lacks of the events up to `end`. All must have those from `window` on; one that began earlier must
-    /// have all from there.
+    /// Counts the events up to `end` that the client lacks. Required are those from `window` on, or from the client's
+    /// first event if it is older.
     pub fn lost(&self, feed: &Feed, window: usize, end: usize) -> u64 {
         self.missing(feed, window, end).count() as u64 + self.gaps(feed).count() as u64
     }
 
-    /// The first of them.
+    /// Describes the first of the events that the client lacks.
     pub fn first_lost(&self, feed: &Feed, window: usize, end: usize) -> Option<String> {
         let missing = self.missing(feed, window, end).next();
         let told = missing.map(|id| format!("{} was lost", self.describe(id)));
@@ -300,14 +300,14 @@ impl Stream {
         let early = feed.last.is_some() && feed.start < window;
         let from = if early { feed.start } else { window };
         (from..end).filter(move |&id| {
-            // Of its first block it may have come too late for a part.
+            // The client may have subscribed in the middle of its first block.
             let due = !early || self.events[id].number > feed.began;
             due && !feed.has(id)
         })
     }
 
-    /// Heads whose parent should have come before them and came to nobody. A parent that another client got is missing
-    /// already.
+    /// Yields heads whose parent should have been delivered before them and was delivered to no client. A parent that
+    /// another client received is counted by `missing`.
     fn gaps(&self, feed: &Feed) -> impl Iterator<Item = usize> {
         let nobody_got = |(id, had): (usize, bool)| match self.head(self.events[id].parent) {
             Some(parent) => had && self.events[parent].again.is_none(),
@@ -330,7 +330,7 @@ impl Stream {
 }
 
 impl Feed {
-    /// A client that is subscribed now, when so many events are known.
+    /// Creates the feed of a client that subscribes when `known` events are recorded.
     pub fn new(known: usize) -> Self {
         Self {
             start: known,
@@ -351,14 +351,14 @@ impl Feed {
         (self.start..self.next).contains(&id) || self.others.contains(&id)
     }
 
-    /// Whether it has all that there is.
+    /// Checks if the client has all events up to `end`.
     pub fn complete(&self, end: usize) -> bool {
         self.next >= end
     }
 
     fn keep(&mut self, id: usize, number: u64) {
         if self.start == self.next && self.others.is_empty() {
-            // Its first: what lies before was there before it.
+            // The client's first event: earlier ones predate its subscription.
             (self.start, self.next, self.began) = (id, id + 1, number);
         } else if id == self.next {
             self.next += 1;
@@ -379,7 +379,8 @@ impl Feed {
 mod tests {
     use super::*;
 
-    /// Heads are `number branch<parent's branch`, such as `7b<a`; logs `number branch.index`, with `-` before a removal.
+    /// Builds an event. Heads are `number branch<parent's branch`, such as `7b<a`; logs `number branch.index`, with `-`
+    /// before a removal.
     fn body(word: &str) -> String {
         let (removed, word) = word.strip_prefix('-').map_or((false, word), |word| (true, word));
         let at = word.find(|c: char| !c.is_ascii_digit()).unwrap();
@@ -407,8 +408,8 @@ mod tests {
         hash
     }
 
-    /// Each client is sent its line, all in the same window; gives lost, doubled and disordered of each. Whoever comes
-    /// first must not matter.
+    /// Delivers a line to each client, all in the same window, and compares lost, doubled and disordered of each. The
+    /// order of the clients must not matter.
     #[track_caller]
     fn check(kind: Kind, lines: &[&str], expected: &[(u64, u64, u64)]) {
         for rotation in 0..lines.len() {
@@ -433,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_walk_with_reorgs_is_sound() {
-        // The chain comes back to the first branch, whose head 2 is announced again.
+        // The chain returns to the first branch, so head 2 is announced again.
         let walk = "1a<a 2a<a 2b<a 3b<b 2a<a 3a<a 4a<a";
         check(Kind::Heads, &[walk, walk], &[(0, 0, 0); 2]);
     }
@@ -450,9 +451,9 @@ mod tests {
         check(Kind::Heads, &[sound, "1a<a 3a<a 2a<a 4a<a"], &[(0, 0, 0), (0, 0, 1)]);
         check(Kind::Heads, &[sound, "1a<a 2a<a 3a<a"], &[(0, 0, 0), (1, 0, 0)]);
         check(Kind::Heads, &[sound, ""], &[(0, 0, 0), (4, 0, 0)]);
-        // Back on the first branch, but not from where it parted.
+        // Back on the first branch, but not at the fork.
         check(Kind::Heads, &["1a<a 2a<a 2b<a 3b<b 3a<a 4a<a"], &[(1, 0, 0)]);
-        // Nobody was told of 3a, as after a reorg of which the tip alone was announced.
+        // No client received 3a, as after a reorg whose tip alone was announced.
         check(Kind::Heads, &["1a<a 2a<a 4a<a", "1a<a 2a<a 4a<a"], &[(1, 0, 0); 2]);
     }
 
@@ -472,14 +473,14 @@ mod tests {
             &[(0, 0, 0), (0, 1, 0)],
         );
         check(Kind::Logs, &[sound, "5a.0 6a.0 5a.1 7a.0"], &[(0, 0, 0), (0, 0, 1)]);
-        // The second began with block 5, so it lacks block 4 and its removal, but block 4b is in order.
+        // The second client began with block 5, so it lacks block 4 and its removal, but block 4b is in order.
         check(
             Kind::Logs,
             &["4a.0 5a.0 -4a.0 -5a.0 4b.0 5b.0", "5a.0 -5a.0 4b.0 5b.0"],
             &[(0, 0, 0), (2, 0, 0)],
         );
         check(Kind::Logs, &["4a.0 5a.0 -5a.0 4b.0 5b.0"], &[(0, 0, 1)]);
-        // A branch that was left without a word.
+        // A branch that was abandoned without removals.
         check(Kind::Logs, &["5a.0 5b.1 6b.0"], &[(0, 0, 1)]);
         check(Kind::Logs, &["5a.0 -5a.0 -5a.0 5b.0"], &[(0, 1, 0)]);
     }
@@ -494,7 +495,7 @@ mod tests {
         take(&mut stream, &mut first, "1a<a");
         let mut second = Feed::new(stream.len());
         take(&mut stream, &mut first, "2a<a");
-        // The server had 2a under way already when the second subscribed.
+        // 2a was already in flight when the second client subscribed.
         assert!(matches!(take(&mut stream, &mut second, "3a<a"), Receipt::First));
         assert!(matches!(take(&mut stream, &mut first, "3a<a"), Receipt::Last(_)));
         let window = stream.len();

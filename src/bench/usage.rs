@@ -1,17 +1,17 @@
-//! What a process has cost so far, as Linux counts it. The fan-out benchmark uses this file too.
+//! CPU time and memory of a process, as reported by Linux. The fan-out benchmark uses this file too.
 
 use std::{collections::HashMap, fs, time::Duration};
 
 use anyhow::{Context, Result};
 
-/// Linux reports `utime` and `stime` in hundredths of a second to user space, whatever the kernel's own tick.
+/// Unit of `utime` and `stime`: Linux reports hundredths of a second to user space, whatever the kernel's own tick.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 /// The CPU time of a process at one moment.
 pub struct CpuTime {
-    /// Nanoseconds on a CPU per thread: exact, but a thread that ends takes its count with it.
+    /// Nanoseconds on a CPU by thread id: exact, but the count of a thread is lost when the thread ends.
     threads: HashMap<String, u64>,
-    /// The whole process with its ended threads, in coarse ticks.
+    /// CPU time of the whole process with its ended threads, in coarse ticks.
     total: Duration,
 }
 
@@ -60,7 +60,7 @@ impl CpuTime {
     }
 }
 
-/// `VmRSS` in bytes.
+/// Returns `VmRSS` in bytes.
 pub fn resident_memory(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| gone(pid))?;
     let line = status

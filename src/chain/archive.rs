@@ -1,5 +1,5 @@
-//! Blocks older than memory, fetched from the nodes for clients that come back. What one of them asked for is kept for a
-//! while, since after a restart all come back at once.
+//! Blocks older than memory, fetched from the nodes for clients that resume. Fetched blocks are cached for a while:
+//! after a restart all clients resume at once.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -19,56 +19,57 @@ use super::source::{Refused, Seek, Source, wait_before};
 use super::{BlockLogs, BlockRef, Fetch, Gap, Header, Left, Page, Published, Undo};
 use crate::shares::{FairPool, Full, Owner};
 
-/// Blocks of one page that are fetched at the same time.
+/// Blocks of one page that are fetched concurrently.
 const AT_ONCE: usize = 8;
 
-/// A page ends when it has so many bytes of JSON: it is held for one client, which may not read.
+/// Bytes of JSON at which a page ends: a page is kept in memory for one client, which may not be reading.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Fetches for all clients together; a node has other things to do.
+/// Concurrent fetches for all clients together; the node has other work, too.
 const FETCHES: usize = 32;
 
-/// Searches for blocks that may not exist, at the same time.
+/// Concurrent searches for blocks that may not exist.
 const SEEKS: usize = 8;
 
-/// Searches of one account that wait for their turn. One takes a few round trips, and longer for a block that no node has.
+/// Searches of one account that may queue. A search takes a few round trips, and longer for a block that no node has.
 const MAX_SEEKING: usize = 256;
 
-/// Tries for one block before the page ends with the one before it.
+/// Attempts to fetch one block; after that the page ends with the block before it.
 const TRIES: u32 = 6;
 
-/// Tries for a block that may well not exist.
+/// Attempts for a block that may well not exist.
 const LOCATE_TRIES: u32 = 3;
 
-/// How long an old block's logs are waited for before they count as served: a client waits for its subscription meanwhile.
+/// Time limit for an old block's logs, after which they count as served: a client waits for its subscription meanwhile.
 const SERVES: Duration = Duration::from_secs(2);
 
-/// What is kept, in bytes, of headers and again of logs, and for how long: longer than a crowd takes to come back.
+/// Size of the cache of headers, and of the cache of logs, in bytes; and the lifetime of an entry: longer than it takes
+/// all clients to reconnect after a restart.
 const KEPT_BYTES: u64 = 64 << 20;
 const KEPT_FOR: Duration = Duration::from_secs(120);
 
-/// What an entry counts for: blocks without logs have no JSON, and cost memory too.
+/// Returns the weight of a cache entry in bytes: a block without logs has no JSON but takes memory, too.
 fn weight(json: usize) -> u32 {
     const ENTRY: usize = 512;
     (json + ENTRY).try_into().unwrap_or(u32::MAX)
 }
 
-/// The nodes' past.
+/// Past blocks and logs, fetched from the nodes and cached.
 #[derive(Debug)]
 pub struct Archive {
     source: Arc<Source>,
-    /// The first canonical block at or above a number.
+    /// First canonical block at or above each number.
     headers: Cache<u64, Header>,
     logs: Cache<B256, Arc<BlockLogs>>,
     ranges: Ranges,
-    /// Of the history that the headers are from.
+    /// Generation of the history from which `headers` and `ranges` were filled.
     generation: AtomicU64,
     room: Semaphore,
-    /// For blocks that may not exist: whoever asks for those waits for others of the kind.
+    /// Places for searches of blocks that may not exist, so that these wait only for each other.
     seeking: Arc<FairPool>,
 }
 
-/// Blocks of a page of which the logs are fetched.
+/// Selection of the blocks of a page whose logs are fetched.
 #[derive(Debug)]
 enum NeededLogs {
     None,
@@ -76,12 +77,12 @@ enum NeededLogs {
     Of(HashSet<B256>),
 }
 
-/// Reason why no node was asked; not evidence about the block.
+/// Reason for which no node answered about a block; not evidence about the block.
 #[derive(Debug)]
 pub enum NotAsked {
-    /// No node could be asked.
+    /// No node gave an answer about the block.
     Unavailable,
-    /// Too many others wait to ask.
+    /// Too many searches are queued.
     Busy(Full),
 }
 
@@ -91,12 +92,14 @@ impl From<Full> for NotAsked {
     }
 }
 
-/// Where a block that memory does not know stands.
+/// Position of a block that is not in memory, relative to the canonical chain.
 #[derive(Debug)]
 pub struct Located {
-    /// Logs of it and of its ancestors that are not canonical, oldest first; empty where it is canonical itself.
+    /// Logs to remove: those of the block and of its ancestors that are not canonical, oldest first; empty if the block
+    /// is canonical.
     pub undo: VecDeque<Undo>,
-    /// These blocks; their ancestor is the block itself where it is canonical.
+    /// Non-canonical blocks from the branch point up to the block; if the block is canonical, no blocks, and the block
+    /// itself as the ancestor.
     pub left: Left,
 }
 
@@ -108,7 +111,7 @@ impl Between for Archive {
 }
 
 impl Archive {
-    /// Asks these nodes.
+    /// Creates an empty archive that fetches from `source`.
     #[must_use]
     pub fn new(source: Arc<Source>) -> Self {
         let headers = Cache::builder()
@@ -132,8 +135,8 @@ impl Archive {
         }
     }
 
-    /// What fills a gap of memory, as much as a page holds, and less where the node has no more. Logs are fetched where they
-    /// are needed. What was kept in another generation of the history is forgotten.
+    /// Returns blocks that fill `gap`: at most one page, fewer if the nodes have no more, with the logs that `fetch`
+    /// selects. Headers and ranges cached in another `generation` of the history are dropped first.
     pub async fn page(&self, generation: u64, gap: Gap, fetch: Fetch) -> Page {
         if self.generation.swap(generation, Ordering::Relaxed) != generation {
             self.forget();
@@ -144,7 +147,7 @@ impl Archive {
                 let needed = self.needed(&headers, fetch).await;
                 (first, headers, next, needed)
             }
-            // Memory keeps what was told, in order to take it back.
+            // Memory keeps all logs of these blocks, to be able to send their removals.
             Gap::Logs(headers) => {
                 let from = headers.first().map_or(0, |own| own.block.number);
                 (from, headers.into(), None, NeededLogs::All)
@@ -160,7 +163,7 @@ impl Archive {
             if bytes > PAGE_BYTES {
                 break;
             }
-            // A page that is kept is found without any wait.
+            // Cached blocks are ready at once, so nothing else in this loop would yield.
             tokio::task::consume_budget().await;
         }
         drop(blocks);
@@ -174,7 +177,7 @@ impl Archive {
         }
     }
 
-    /// Blocks of which the logs are fetched.
+    /// Selects the blocks whose logs are fetched.
     async fn needed(&self, headers: &VecDeque<Header>, fetch: Fetch) -> NeededLogs {
         let queries = match fetch {
             Fetch::Headers => return NeededLogs::None,
@@ -186,8 +189,8 @@ impl Archive {
         needed.map_or(NeededLogs::All, NeededLogs::Of)
     }
 
-    /// The canonical blocks from a number on, each the parent of the next; and the hash of `above`, the oldest block in memory,
-    /// where that follows them.
+    /// Returns the canonical blocks from number `first` on, each the parent of the next; and the hash of `above`, the
+    /// oldest block in memory, if it is the child of the last one.
     async fn headers(&self, first: u64, above: Header) -> (VecDeque<Header>, Option<B256>) {
         let top = above.block.number;
         let end = top.min(first.saturating_add(Gap::MAX as u64));
@@ -196,7 +199,7 @@ impl Archive {
         while let Some(header) = by_number.next().await {
             let below = header.filter(|header| header.block.number < top);
             found.extend(below.map(|header| (header.block.number, header)));
-            // A page that is kept is found without any wait.
+            // Cached headers are ready at once, so nothing else in this loop would yield.
             tokio::task::consume_budget().await;
         }
         if end == top {
@@ -215,7 +218,7 @@ impl Archive {
                 },
             };
             if linked.back().is_some_and(|last| !header.follows(last.block)) {
-                // They are of two branches.
+                // The headers are of two branches.
                 self.forget();
                 return (linked, None);
             }
@@ -231,7 +234,7 @@ impl Archive {
         }
     }
 
-    /// The first block at or above this number, below one that is canonical.
+    /// Finds the first block at or above `number`, starting from a canonical block above it.
     async fn search(&self, number: u64, above: Header) -> Option<Header> {
         let search = async {
             let _room = self.room.acquire().await.ok()?;
@@ -240,7 +243,8 @@ impl Archive {
         self.headers.optionally_get_with(number, search).await
     }
 
-    /// A block by its number, from a node that can be asked. Where it has none the parents tell whether there is one.
+    /// Fetches a block by its number. `None` if the node has none or answers with an error, or all [`TRIES`] calls
+    /// fail; then [`Self::search`] finds out by parents if there is one.
     async fn header(&self, number: u64) -> Option<Header> {
         let fetch = async {
             for attempt in 0..TRIES {
@@ -256,7 +260,7 @@ impl Archive {
         self.headers.optionally_get_with(number, fetch).await
     }
 
-    /// What is kept by number may be of a branch that was left.
+    /// Drops all that is cached by number: it may be of a branch that was abandoned.
     pub fn forget(&self) {
         self.headers.invalidate_all();
         self.ranges.forget();
@@ -290,8 +294,9 @@ impl Archive {
         self.logs.optionally_get_with(header.block.hash, fetch).await
     }
 
-    /// Asks a few times, each time another node as far as there are any; `None` where all say that there is no such block.
-    /// By number it is the first block at or above it.
+    /// Asks up to [`LOCATE_TRIES`] times, each time another node if there is one. `None` if none has the block and at
+    /// least one reports that it does not exist or is pruned. [`Seek::Number`] finds the first block at or above the
+    /// number.
     async fn seek(&self, seek: Seek) -> Result<Option<Header>, NotAsked> {
         let mut said = Err(NotAsked::Unavailable);
         for attempt in 0..LOCATE_TRIES {
@@ -309,11 +314,12 @@ impl Archive {
         said
     }
 
-    /// Whether a node still has the first block at or above this number, with its logs where they are asked for. What it refuses for another reason than
-    /// that it was pruned may be served later, and counts as there.
+    /// Checks if a node still has the first block at or above `number` and, if `logs`, its logs. `false` only if the
+    /// nodes have no such block, or its logs are pruned; logs missing for another reason may be served later, and count
+    /// as there.
     ///
     /// # Errors
-    /// [`NotAsked`].
+    /// [`NotAsked`] if too many searches are queued, or no node gives an answer.
     pub async fn serves(&self, owner: Owner, number: u64, logs: bool) -> Result<bool, NotAsked> {
         let _place = self.seeking.acquire(owner).await?;
         let Some(header) = self.seek(Seek::Number(number)).await? else {
@@ -330,11 +336,12 @@ impl Archive {
         Ok(true)
     }
 
-    /// Finds a block by its hash, and the way back from it to the canonical chain, at most `reach` blocks long. `None`
-    /// where the node does not know it, or not all that was told of the branch.
+    /// Finds a block by its hash, and the way from the block back to the canonical chain, at most `reach` blocks long.
+    /// `up_to` is the index of the last log delivered of the block; `None` for all. Returns `None` if the nodes do not
+    /// have the block, or not all blocks (and, if `logs`, all logs) on the way, or if the way is longer.
     ///
     /// # Errors
-    /// [`NotAsked`].
+    /// [`NotAsked`] if too many searches are queued, or no node gives an answer.
     pub async fn locate(
         &self,
         owner: Owner,
@@ -350,7 +357,7 @@ impl Archive {
             let Some(header) = self.seek(Seek::Hash(hash)).await? else {
                 return Ok(None);
             };
-            // Without this answer the block might be taken back for nothing.
+            // Without this answer a canonical block might be removed.
             let Some(canonical) = self.seek(Seek::Number(header.block.number)).await? else {
                 return Ok(None);
             };
@@ -369,7 +376,8 @@ impl Archive {
             up_to = None;
             hash = match header.has_parent() {
                 true => header.parent,
-                // The one of the number before is taken for it; on another branch than the canonical one nobody can name it.
+                // Its parent is the block of the number before, but off the canonical chain a number does not identify
+                // a block.
                 false => return Ok(None),
             };
         }

@@ -1,8 +1,9 @@
-//! The chain being put together: what was seen and fetched goes in; what is to be published, in order, and what is to be
-//! asked for comes out. No I/O, no clock.
+//! Assembly of the chain: announced and fetched headers go in; events to publish, in order, and requests to the nodes
+//! come out. No I/O, no clock.
 //!
-//! The pipeline holds what is still to be published, oldest first. A head leaves it as soon as its parents are known: a block's
-//! contents are fetched beside ([`super::Contents`]). A block that is dropped before its head was published leaves no trace.
+//! The pipeline contains the events still to be published, oldest first. A head leaves it as soon as its parents are
+//! known: the contents of a block are fetched in parallel ([`super::ContentFetches`]). A block that is dropped before
+//! its head was published leaves no trace.
 
 use std::collections::VecDeque;
 use std::ops::{Range, RangeInclusive};
@@ -20,60 +21,60 @@ use crate::upstream::MAX_HOLE;
 /// Attempts to fetch a block of a walk before the walk is given up: about a minute.
 const WALK_GIVE_UP: u32 = 36;
 
-/// Attempts from which on failed calls are no longer counted, and the attempts that are then repeated; with up to so many
-/// upstreams each one gets its turn again and again.
+/// Attempts after which failed calls no longer count, and the number of attempts that are then repeated: with up to
+/// that many upstreams, each is asked again and again.
 const WALK_PATIENT: u32 = 10;
 const WALK_TURNS: u32 = 6;
 
-/// Blocks that may wait to be published even where less history is kept, before the next stepping stone is looked at.
+/// Blocks that may wait to be published before the next stepping stone is postponed; more if history keeps more.
 const MIN_PIPELINE: usize = 64;
 
-/// So many times as many end in a loss of continuity: the last stone and the head behind it bring one and a half, and
-/// heads go on coming.
+/// Multiple of that number at which continuity is lost: the last stone and the head above it bring one and a half times
+/// as many blocks, and heads keep arriving.
 const MAX_PIPELINES: usize = 4;
 
-/// Headers asked for in one round trip of a walk: the parent by its hash, the ones below by number, which are used if the
-/// walk comes to them. Where none of these is answered the rest of the walk goes by hashes alone.
+/// Headers requested in one round trip of a walk: the parent by its hash, the blocks below by number, used if the walk
+/// reaches them. If none of these is answered, the walk continues by hash alone.
 const WALK_AHEAD: u64 = 15;
 
-/// Largest lead of a doubted head, in blocks, at which its parents are fetched all the same: a polled node reports one
-/// of several blocks, and is the first to do so now and then.
+/// Largest lead of a doubted head over the tip, in blocks, at which its parents are still fetched: a polled node
+/// reports one of several blocks, and is sometimes the first to report a block.
 const SHORT_WALK: u64 = 64;
 
-/// Answers in a row that there is no such block after which it is believed: over a second, and each asks another node.
+/// Consecutive answers that a block does not exist before they are believed: each from another node, over a second.
 const DENIED: u32 = 6;
 
-/// Blocks without a parent that are asked for by number in one round trip.
+/// Blocks requested by number in one round trip, for a block without a parent.
 const NUMBERED: u64 = 64;
 
-/// What happened to the canonical chain, in the order of delivery (E1 to E3).
+/// Change of the canonical chain, in the order of delivery (E1 to E3).
 #[derive(Clone, Debug)]
 pub enum ChainEvent {
-    /// A block was adopted on top of the one before.
+    /// A block was adopted on top of the previous one.
     Head(Header),
-    /// Every block above this one was dropped.
+    /// All blocks above this one were dropped.
     Rewind(BlockRef),
-    /// The block below the oldest one that was published so far: nothing happened, but history reaches further.
+    /// Backfilled parent of the oldest published block: the chain did not change, history reaches further down.
     Past(Header),
-    /// Blocks are missing that cannot be had any more; what follows starts anew.
+    /// Blocks are missing that cannot be fetched any more; the chain starts anew with the next head.
     ContinuityLost(Loss),
 }
 
-/// Why continuity was lost; each has a counter.
+/// Reason for a loss of continuity; each has a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// A reorg reached below what is remembered, or an outage was longer than is made up for.
+    /// A reorg reached below the blocks in memory, or an outage was too long to catch up.
     TooFar,
-    /// The node's chain began anew.
+    /// The node's chain started anew.
     Replaced,
     /// Too many blocks waited to be published.
     Backlog,
-    /// The nodes have not, or no longer, what a client that came back is to be told.
+    /// The nodes lack, or have pruned, blocks or logs that a resuming client needs.
     NoPast,
 }
 
 impl Loss {
-    /// The value of the `reason` label in the metrics.
+    /// Returns the value of the `reason` label in the metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -88,18 +89,19 @@ impl Loss {
 /// Settings of the history.
 #[derive(Clone, Copy, Debug)]
 pub struct HistorySettings {
-    /// Blocks kept with their logs, dropped ones not counted; also how far back a reorg may reach.
+    /// Blocks kept with their logs, dropped ones not counted; also the maximum depth of a reorg.
     pub blocks: usize,
-    /// Blocks that may be missing after an outage and are still fetched one by one.
+    /// Largest number of blocks missing after an outage that is still fetched one by one.
     pub max_replay: u64,
-    /// What logs are held against before they are delivered (E7).
+    /// Data that logs are checked against before delivery (E7).
     pub verify: Verify,
-    /// How long an upstream that comes into use may be behind what was published before the chain is taken to have gone
-    /// back.
+    /// Time that an upstream which comes into use behind the published head has to catch up, before the chain counts as
+    /// rewound.
     pub patience: Duration,
-    /// Bytes of blocks that do not belong to the chain yet, or not any more.
+    /// Bound in bytes of JSON: for the blocks of a walk, for blocks set aside, and for blocks that wait to be
+    /// published, each.
     pub max_parent_bytes: usize,
-    /// Bytes of the blocks that are kept.
+    /// Bound in bytes for the blocks in memory.
     pub max_bytes: usize,
 }
 
@@ -110,41 +112,41 @@ enum Work {
     ContinuityLost(Loss),
 }
 
-/// What is to be asked of the nodes; the number counts the tries before.
+/// Request to the nodes; the `u32` is the number of attempts so far.
 #[derive(Clone, Debug)]
 pub(super) enum Ask {
-    /// A block on a walk, and these canonical ones, which the walk may come to.
+    /// A block of a walk by its hash, and canonical blocks by number that the walk may reach.
     Parent(B256, Range<u64>, u32),
-    /// The canonical blocks of these numbers, for a walk that came to this block, which has no parent.
+    /// The canonical blocks of these numbers, for a walk that reached this block, which has no parent.
     Numbered(BlockRef, RangeInclusive<u64>, u32),
-    /// The tip, for a block was announced that lies behind ours.
+    /// The node's tip, after the node announced this canonical block below our tip.
     TipBehind(BlockRef),
-    /// The tip again after a while, for the upstream that came into use in this round lies behind ours.
+    /// The node's tip after a while, because the upstream that came into use in this round is behind ours.
     Settled(u64),
-    /// A stepping stone on the way to a head that is far ahead.
+    /// The first block at or above this number, a stepping stone towards a head that is far ahead.
     Stone(u64, u32),
-    /// The block below the oldest.
+    /// The parent of the oldest block.
     Past(B256),
 }
 
-/// What a node answered; the number counts the tries with this one.
+/// Answer of a node; the `u32` is the number of attempts including this one.
 #[derive(Debug)]
 pub(super) enum Fetched {
-    /// To [`Ask::Parent`].
+    /// Answer to [`Ask::Parent`].
     Parent(B256, Result<Option<Header>, Refused>, Vec<Header>, u32),
-    /// To [`Ask::Numbered`].
+    /// Answer to [`Ask::Numbered`].
     Numbered(BlockRef, Result<Vec<Header>, Refused>, u32),
-    /// To [`Ask::TipBehind`].
+    /// Answer to [`Ask::TipBehind`].
     TipBehind(BlockRef, Option<Header>),
-    /// To [`Ask::Settled`]; `None` where the node says that it is syncing, or nothing.
+    /// Answer to [`Ask::Settled`]; `None` if the node is syncing, or gives no answer.
     Settled(u64, Option<Header>),
-    /// To [`Ask::Stone`].
+    /// Answer to [`Ask::Stone`].
     Stone(u64, Result<Option<Header>, Refused>, u32),
-    /// To [`Ask::Past`]; `None` where it cannot be had.
+    /// Answer to [`Ask::Past`]; `None` if no node gives the block.
     Past(B256, Option<Header>),
 }
 
-/// The chain as far as it is known, published or not.
+/// Known part of the chain, published or not.
 #[derive(Debug)]
 pub(super) struct Assembly {
     settings: HistorySettings,
@@ -152,42 +154,43 @@ pub(super) struct Assembly {
     tracker: Tracker,
     pipeline: VecDeque<Work>,
     walking: Option<B256>,
-    /// The block without a parent below which the node's blocks are asked for by number.
+    /// Block without a parent, below which the node's blocks are requested by number.
     numbering: Option<BlockRef>,
-    /// Where the walk stood when it last asked for numbers ahead of it, and the lowest of these; 0 where that led nowhere.
+    /// Upper end of the walk's gap when numbers ahead were last requested, and the lowest of these numbers; 0 if none
+    /// was answered.
     ahead_to: Option<(u64, u64)>,
-    /// Answers in a row that there is no such block as the walk needs.
+    /// Consecutive answers that the block which the walk needs does not exist.
     denied: u32,
-    /// Blocks were related by number, and it was said.
+    /// `true` once blocks were related by number, which is logged once.
     by_number: bool,
-    /// A head too far ahead for one walk: the chain goes there by stepping stones.
+    /// Head too far ahead for one walk; the chain gets there by stepping stones.
     far: Option<Header>,
     stone_wanted: bool,
-    /// Blocks adopted on the way there.
+    /// Blocks adopted on the way to `far`.
     caught_up: u64,
     past: Past,
-    /// The upstream in use is new, or returned, or another one was first with a block: it may be behind for a while, which
-    /// is no reorg.
+    /// `true` if the upstream in use is new or reconnected, or another one was first to announce a block: it may be
+    /// behind for a while, which is no reorg.
     catching_up: bool,
-    /// The word of the upstream in use is doubted.
+    /// `true` while the height of the upstream in use is doubted.
     is_wary: bool,
-    /// Counts the times that it began to catch up, and which of them is asked about.
+    /// Number of times that catching up began, and the round for which a request about the tip is pending.
     round: u64,
     settling: Option<u64>,
     asks: Vec<Ask>,
 }
 
-/// How the filling of history below the first block goes. After a start a reorg may reach below it, and clients come back
-/// who were told of those blocks before.
+/// Progress of the backfill below the first block. After a start a reorg may reach below that block, and resuming
+/// clients may have been delivered older blocks.
 #[derive(Debug)]
 enum Past {
-    /// The next one is to be fetched.
+    /// The next block is to be requested.
     Wanted,
     Fetching(B256),
-    /// It is here, and waits until all that is known is published: what listens must have room for it, too.
+    /// Fetched; waits until all known blocks are published, because receivers of the events need room for it, too.
     Held(Header),
     Ready(Header),
-    /// History is full, begins with the chain, or the node has no more.
+    /// History is full, or begins with the chain, or the node has no older block.
     Complete,
 }
 
@@ -215,17 +218,17 @@ impl Assembly {
         }
     }
 
-    /// What is to be asked for now.
+    /// Takes the requests to be sent now.
     pub fn asks(&mut self) -> std::vec::Drain<'_, Ask> {
         self.asks.drain(..)
     }
 
-    /// Bytes of blocks that do not belong to the published chain.
+    /// Returns the bytes of JSON of blocks that are not part of the published chain.
     pub fn stray_bytes(&self) -> usize {
         self.tracker.stray_bytes() + self.pipeline_bytes()
     }
 
-    /// Whether the upstream in use has not yet come to where the chain is.
+    /// Checks if the upstream in use may still be behind the published chain.
     pub fn is_catching_up(&self) -> bool {
         self.catching_up
     }
@@ -236,14 +239,14 @@ impl Assembly {
         self.tracker.set_wary(is_doubted);
     }
 
-    /// Handles a head that an upstream not in use was first to announce: accepted where it extends the tip. Branches,
-    /// and numbers without a block, are accepted from the upstream in use only: any node can name the tip as a parent.
-    /// Returns if it was accepted.
+    /// Handles a head that an upstream not in use was first to announce: accepted if it extends the tip. Branches, and
+    /// numbers without a block, are accepted from the upstream in use only: any node can name the tip as a parent.
+    /// Returns `true` if the head was accepted.
     pub fn glimpsed(&mut self, header: Header) -> bool {
         let extends = self.tracker.tip().is_some_and(|tip| {
             tip.block.hash == header.parent && header.block.number.saturating_sub(tip.block.number) <= MAX_HOLE
         });
-        // A walk is the way to more than this block, unless it leads to what is doubted.
+        // A walk in progress leads to more than this block, unless it leads to a doubted head.
         let is_accepted = extends && (self.is_wary || self.tracker.needs().is_none());
         if is_accepted {
             let step = self.tracker.announce(header);
@@ -253,13 +256,14 @@ impl Assembly {
         is_accepted
     }
 
-    /// The upstream in use may be behind what was published.
+    /// Begins a round in which the upstream in use may be behind the published chain.
     fn catch_up(&mut self) {
         self.catching_up = true;
         self.round += 1;
     }
 
-    /// It is behind. Nearly always it comes up; where it does not, it is the chain that went back.
+    /// Asks for the tip again after a while. Nearly always the upstream catches up; if it does not, the chain was
+    /// rewound.
     fn wait_for_upstream(&mut self, block: BlockRef) {
         debug!(%block, "the upstream is behind what was published; waiting for it");
         if self.settling != Some(self.round) {
@@ -268,10 +272,10 @@ impl Assembly {
         }
     }
 
-    /// Another upstream is in use, or the same one after it was lost.
+    /// Handles that another upstream came into use, or the same one reconnected.
     pub fn in_use(&mut self) {
         self.catch_up();
-        // A walk on the word of another one may lead to blocks that this one never had.
+        // A walk to another upstream's head may lead to blocks that this upstream never had.
         self.tracker.abandon_walk();
         self.walking = None;
         self.numbering = None;
@@ -281,7 +285,7 @@ impl Assembly {
         }
     }
 
-    /// The chain has begun anew, whatever its height.
+    /// Handles that the node's chain started anew, at whatever height.
     pub fn replaced(&mut self) {
         if self.tracker.tip().is_none() {
             return;
@@ -289,7 +293,7 @@ impl Assembly {
         self.start_anew(Loss::Replaced);
     }
 
-    /// Nothing that is known leads on: the next head is the first.
+    /// Forgets the chain and queues the loss of continuity; the next head is the first.
     fn start_anew(&mut self, loss: Loss) {
         self.tracker = Tracker::new(self.settings.blocks).within(self.settings.max_parent_bytes);
         self.tracker.set_wary(self.is_wary);
@@ -301,7 +305,7 @@ impl Assembly {
         self.pipeline.push_back(Work::ContinuityLost(loss));
     }
 
-    /// The upstream in use says: this is my head.
+    /// Handles a head announced by the upstream in use.
     pub fn announced(&mut self, header: Header) {
         let tip = self.tracker.tip().map(|tip| tip.block.number);
         if self.is_wary && tip.is_some_and(|tip| header.block.number.saturating_sub(tip) > SHORT_WALK) {
@@ -309,7 +313,7 @@ impl Assembly {
             self.glimpsed(header);
             return;
         }
-        // On another branch it may be one that this upstream has only not left yet.
+        // Even on another branch, this may be a head that the upstream has yet to leave.
         let behind = self.catching_up
             && self
                 .tracker
@@ -317,7 +321,7 @@ impl Assembly {
                 .is_some_and(|tip| header.block.number < tip.block.number);
         let below = |oldest: BlockRef| header.block.number <= oldest.number && header.block != oldest;
         if behind || self.tracker.oldest().is_some_and(below) {
-            // A node that has just come into use, or a balancer that asked a backend far behind. Once is no proof.
+            // The node has just come into use, or a balancer asked a backend far behind: one report is no proof.
             if !self.catching_up {
                 self.catch_up();
             }
@@ -326,7 +330,7 @@ impl Assembly {
         self.believe(header);
     }
 
-    /// As [`Self::announced`], for a head that is doubted no longer, or never was.
+    /// Handles a head as [`Self::announced`] does, once it is not doubted any more.
     fn believe(&mut self, header: Header) {
         self.far = None;
         self.announce(header);
@@ -338,7 +342,7 @@ impl Assembly {
         self.stepped(block, step);
     }
 
-    /// The first block at or above the number of a stepping stone: few blocks lead to it, whatever its own number.
+    /// Walks to a stepping stone, the first block at or above a number: few blocks lead there, whatever its own number.
     fn announced_stone(&mut self, stone: Header) {
         let block = stone.block;
         let step = self.tracker.walk_to(stone);
@@ -348,7 +352,7 @@ impl Assembly {
     fn stepped(&mut self, block: BlockRef, step: Step) {
         self.step(step);
         if self.tracker.tip().is_some_and(|tip| tip.block == block) {
-            // Level with what was published: from here on a step back is one.
+            // Level with the published chain: from here on, a lower head means a rewind.
             self.catching_up = false;
             if self.far.is_none() {
                 self.caught_up = 0;
@@ -392,13 +396,13 @@ impl Assembly {
         }
     }
 
-    /// A head that no single walk reaches: after an outage that was longer than history.
+    /// Handles a head that is out of reach of a single walk: after an outage longer than history.
     fn go_far(&mut self, head: Header, stone: u64) {
         let missing = self
             .tracker
             .tip()
             .map_or(0, |tip| head.block.number.saturating_sub(tip.block.number));
-        // Not every number need have a block: they are taken to be as far apart as those that are remembered.
+        // Not every number has a block: the missing blocks are estimated from the density of those in memory.
         let (blocks, numbers) = self.tracker.extent();
         let likely = u128::from(missing) * u128::from(blocks) / u128::from(numbers.max(1));
         if likely.max(self.caught_up.into()) > self.settings.max_replay.into() {
@@ -420,7 +424,7 @@ impl Assembly {
             return;
         }
         match stone {
-            // What waits to be published is bounded: the next stone is looked at when there is room.
+            // The pipeline is bounded: the next stone waits until there is room.
             _ if self.pipeline.len() > self.settings.blocks.max(MIN_PIPELINE) => self.asks.push(Ask::Stone(number, 1)),
             Ok(Some(stone)) => {
                 self.stone_wanted = false;
@@ -436,7 +440,7 @@ impl Assembly {
         }
     }
 
-    /// Nobody serves the way from what is known to the node's head.
+    /// Starts anew at the node's head: no node has the blocks between the known chain and that head.
     fn give_up_walk(&mut self) {
         if let Some(head) = self.far.take().or_else(|| self.tracker.target().cloned()) {
             warn!(head = %head.block, "no node has the blocks before this head");
@@ -446,7 +450,7 @@ impl Assembly {
     }
 
     fn reset(&mut self, head: Header) {
-        // Where there is a newer head than the one that did not fit, it is as good a start, and nearer to the tip.
+        // A newer head than the one that did not fit is as good a start, and nearer to the tip.
         if let Some(far) = self.far.take() {
             let step = self.tracker.restart(far);
             return self.step(step);
@@ -486,7 +490,8 @@ impl Assembly {
         self.pipeline.iter().map(bytes).sum()
     }
 
-    /// Takes back what is above `ancestor`; `dropped` is newest first. A block whose head was not published leaves no trace.
+    /// Drops the blocks above `ancestor`; `dropped` is newest first. A block whose head was not published leaves no
+    /// trace.
     fn rewind(&mut self, ancestor: BlockRef, dropped: &[BlockRef]) {
         let mut published = false;
         for block in dropped {
@@ -497,7 +502,7 @@ impl Assembly {
             published |= waiting.and_then(|at| self.pipeline.remove(at)).is_none();
         }
         if published {
-            // Two steps back are one, so that removals come oldest first (E2).
+            // Consecutive rewinds become one, so that removals come oldest first (E2).
             while matches!(self.pipeline.back(), Some(Work::Rewind(_))) {
                 self.pipeline.pop_back();
             }
@@ -514,8 +519,8 @@ impl Assembly {
         }
         self.walking = Some(hash);
         let gap = self.tracker.gap();
-        // The parent itself is the last of the gap, mostly. No number is asked for twice: where it was not answered it has no
-        // block.
+        // The last block of the gap is mostly the parent itself. No number is requested twice: one without an answer
+        // has no block.
         let asked = self
             .ahead_to
             .filter(|(top, _)| gap.end <= *top)
@@ -529,7 +534,7 @@ impl Assembly {
         self.asks.push(Ask::Parent(hash, ahead, attempt));
     }
 
-    /// The parent of a block is not to be had by a hash (`hardhat_mine` makes blocks without one, issue 11).
+    /// Continues a walk at a block whose parent has no usable hash (`hardhat_mine` makes blocks without one, issue 11).
     fn walk_by_number(&mut self, block: BlockRef, attempt: u32) {
         if self.numbering == Some(block) && attempt == 0 {
             return;
@@ -555,33 +560,33 @@ impl Assembly {
             Err(reason) => Some(reason),
         };
         match failed {
-            // Without an answer there is nothing to give up on.
+            // A failed call is no reason to give up.
             Some(Refused::CallFailed) => self.walk_by_number(block, attempts.min(DENIED - 1)),
             _ if attempts < DENIED => self.walk_by_number(block, attempts),
             _ => self.give_up_walk(),
         }
     }
 
-    /// An answer came.
+    /// Handles the answer to a request.
     pub fn fetched(&mut self, fetched: Fetched) {
         match fetched {
             Fetched::Parent(hash, block, below, attempts) => {
                 if below.is_empty() {
-                    // Few of these numbers have a block, or the node does not answer so many questions.
+                    // Few of these numbers have a block, or the node rejects that many calls at once.
                     self.ahead_to = self.ahead_to.map(|(top, _)| (top, 0));
                 }
                 for header in below {
-                    // Put aside: the walk comes to it, or not.
+                    // Set aside in case the walk reaches it.
                     let step = self.tracker.supply(header);
                     self.step(step);
                 }
                 match block {
-                    // One that is not needed any more is put aside: the walk may come back to it.
+                    // A block no longer needed is set aside: the walk may return to it.
                     Ok(Some(header)) => {
                         let step = self.tracker.supply(header);
                         self.step(step);
                     }
-                    // A node may announce a block before it serves it; while the hash is needed it is asked for.
+                    // A node may announce a block before it serves it, so retry while the hash is needed.
                     other if self.tracker.needs() == Some(hash) => {
                         self.denied = if matches!(other, Ok(None)) { self.denied + 1 } else { 0 };
                         match tries_after(&other, attempts) {
@@ -598,7 +603,7 @@ impl Assembly {
                 }
             }
             Fetched::Numbered(block, found, attempts) => self.numbered(block, found, attempts),
-            // Meanwhile another upstream may have come into use, or been first with a block.
+            // Meanwhile another upstream may have come into use, or been first to announce a block.
             Fetched::TipBehind(block, Some(tip)) if tip.block == block && self.catching_up => {}
             Fetched::TipBehind(block, Some(tip)) if tip.block == block => {
                 let step = self.tracker.rewind(block.hash);
@@ -621,7 +626,7 @@ impl Assembly {
                 }
             }
             Fetched::Stone(number, stone, attempts) => self.stone_fetched(number, stone, attempts),
-            // Another answer is from before the chain started anew.
+            // An answer for another hash is from before the chain started anew.
             Fetched::Past(hash, found) if matches!(self.past, Past::Fetching(asked) if asked == hash) => {
                 self.past = match found {
                     Some(header) => Past::Held(header),
@@ -633,14 +638,14 @@ impl Assembly {
         }
     }
 
-    /// Asks for the block below the oldest one, when there is nothing better to do.
+    /// Requests the parent of the oldest block, if no event waits to be published.
     fn fetch_past(&mut self) {
         if !self.pipeline.is_empty() {
             return;
         }
         self.past = match std::mem::replace(&mut self.past, Past::Wanted) {
             Past::Held(header) if self.tracker.prepend(&header) => Past::Ready(header),
-            // It does not fit, and would not fit if it was asked for again.
+            // The block does not fit, and asking again would not help.
             Past::Held(header) if self.tracker.below() == Some(header.block.hash) => Past::Complete,
             // The chain started anew meanwhile.
             Past::Held(..) => Past::Wanted,
@@ -657,14 +662,14 @@ impl Assembly {
         self.asks.push(Ask::Past(below));
     }
 
-    /// Whether there is something to publish.
+    /// Checks if there is an event to publish.
     pub fn has_news(&self) -> bool {
         !self.pipeline.is_empty() || matches!(self.past, Past::Ready(..))
     }
 
-    /// The next event in order.
+    /// Takes the next event, in order.
     pub fn next_event(&mut self) -> Option<ChainEvent> {
-        // First, for events behind it may go back to it.
+        // First, because a later rewind may go back to this block.
         if matches!(self.past, Past::Ready(..))
             && let Past::Ready(header) = std::mem::replace(&mut self.past, Past::Wanted)
         {
@@ -681,8 +686,8 @@ impl Assembly {
     }
 }
 
-/// Without an answer there is nothing to give up on: the node may come back. The count goes back by several, not by one,
-/// for it also says whose turn it is among the upstreams.
+/// Caps the attempts of failed calls, which are no reason to give up: the node may return. The count drops by several,
+/// not by one, because it also selects the upstream to ask.
 fn patient(reason: Refused, tries: u32) -> u32 {
     match tries {
         WALK_PATIENT.. if reason == Refused::CallFailed => WALK_PATIENT - WALK_TURNS,
@@ -690,7 +695,7 @@ fn patient(reason: Refused, tries: u32) -> u32 {
     }
 }
 
-/// How often a block was asked for, `None` where that was often enough.
+/// Returns the number of attempts so far, or `None` if the block is given up.
 fn tries_after(answer: &Result<Option<Header>, Refused>, tries: u32) -> Option<u32> {
     let tries = match answer {
         Err(reason) => patient(*reason, tries),

@@ -1,5 +1,4 @@
-//! All receipts of one block as a node tells them. Whether they are what the block's hash stands for is [`receipts`]'s
-//! to say.
+//! All receipts of one block in a node's own bytes. Verification against the block's hash is in [`receipts`].
 //!
 //! [`receipts`]: super::receipts
 
@@ -15,16 +14,16 @@ use super::transaction::{Claim, Root, claims};
 use super::{BadLogs, BlockLogs, BlockRef, Header};
 use crate::quantity;
 
-/// One receipt: the node's own bytes, and what filters look at.
+/// One receipt: the node's own bytes, and the fields that filters check.
 #[derive(Clone, Debug)]
 pub struct Receipt {
-    /// Its transaction.
+    /// Hash of its transaction.
     pub transaction: B256,
     json: Bytes,
 }
 
 impl Receipt {
-    /// The whole of it.
+    /// Returns the whole receipt as JSON.
     #[must_use]
     pub fn json(&self) -> &Bytes {
         &self.json
@@ -34,30 +33,30 @@ impl Receipt {
 /// All receipts of one block, in the order of its transactions.
 #[derive(Debug)]
 pub struct BlockReceipts {
-    /// The block.
+    /// Number and hash of the block.
     pub block: BlockRef,
-    /// In the order of execution.
+    /// Receipts, ordered by transaction index.
     pub receipts: Vec<Receipt>,
-    /// When the block's header arrived.
+    /// Moment at which the block's header arrived.
     pub seen: Instant,
 }
 
-/// The answer cannot be this block's receipts.
+/// Reason why an answer cannot be this block's receipts.
 #[derive(Debug, thiserror::Error)]
 pub enum NotItsReceipts {
-    /// Not an array of receipts: also where the node does not know the block and says `null`.
+    /// Not an array of receipts: also if the node does not know the block and answers `null`.
     #[error("not an array of receipts: {0}")]
     Shape(#[from] serde_json::Error),
-    /// A receipt of another block, or out of its place.
+    /// A receipt names another block, is out of order, or repeats a transaction; its position in the array, from 0.
     #[error("a receipt of another block, or out of order, at position {0}")]
     Foreign(usize),
-    /// A log in them that cannot be the block's.
+    /// A log of the receipts cannot be the block's.
     #[error("their logs: {0}")]
     Logs(#[from] BadLogs),
 }
 
 impl BlockReceipts {
-    /// The block's receipts where its header tells that there are none.
+    /// Returns empty receipts if the header shows that the block has none.
     #[must_use]
     pub fn none(header: &Header) -> Option<Self> {
         let none = claims(header, Root::Receipts) == Claim::None;
@@ -68,17 +67,18 @@ impl BlockReceipts {
         })
     }
 
-    /// Reads the node's answer to `eth_getBlockReceipts` and holds it against the header, except for its bloom and root. The
-    /// indices ascend, with holes where a chain has transactions without receipts (Sei, HyperEVM).
+    /// Reads the node's answer to `eth_getBlockReceipts` and checks it against the header, except for the header's
+    /// bloom and root. Indices ascend, with holes on chains that have transactions without receipts (Sei, HyperEVM).
     ///
     /// # Errors
-    /// [`NotItsReceipts`].
+    /// [`NotItsReceipts::Shape`] if the answer is not an array of receipts, [`NotItsReceipts::Foreign`] if a receipt is
+    /// of another block, out of order, or of the same transaction as an earlier one.
     pub fn parse(header: &Header, answer: &Bytes) -> Result<Self, NotItsReceipts> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Fields {
             transaction_hash: B256,
-            /// Absent, `null` or zero on some chains: by hash there is no other block to be.
+            /// Absent, `null` or zero on some chains: a request by hash cannot return another block.
             block_hash: Option<B256>,
             #[serde(default, deserialize_with = "quantity::optional")]
             block_number: Option<u64>,
@@ -112,10 +112,11 @@ impl BlockReceipts {
         })
     }
 
-    /// The block's logs, as its receipts hold them.
+    /// Returns the block's logs, read from its receipts; a receipt without `logs`, or with `null`, has none.
     ///
     /// # Errors
-    /// [`NotItsReceipts::Logs`], [`NotItsReceipts::Shape`] for receipts without any.
+    /// [`NotItsReceipts::Logs`] if a log cannot be the block's, [`NotItsReceipts::Shape`] if the `logs` of a receipt
+    /// are not an array.
     pub fn logs(&self) -> Result<BlockLogs, NotItsReceipts> {
         #[derive(Deserialize)]
         struct Logs<'a> {
@@ -131,7 +132,7 @@ impl BlockReceipts {
         Ok(BlockLogs::of(self.block, logs.into_iter(), self.seen)?)
     }
 
-    /// The same for the same receipts, as far as anybody subscribes to them.
+    /// Returns a fingerprint, equal for the same transactions with the same `logs`, the parts that filters check.
     #[must_use]
     pub fn print(&self, logs: &BlockLogs) -> B256 {
         let hashes = self.receipts.iter().map(|receipt| receipt.transaction);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     fn parse(header: &Header, answer: &Value) -> Result<BlockReceipts, String> {
-        // Spaces are the node's own bytes, too.
+        // The node's own bytes include its whitespace.
         let answer = serde_json::to_string_pretty(answer).expect("JSON");
         BlockReceipts::parse(header, &answer.into()).map_err(|error| error.to_string())
     }

@@ -1,7 +1,7 @@
-//! Contents of blocks on their way from the nodes: the logs, transactions and receipts that subscriptions need.
+//! Fetches of block contents from the nodes: the logs, transactions and receipts that subscriptions need.
 //!
-//! Contents never delay a head. Whoever delivers them names the blocks whose contents are needed ([`ContentFetches::follow`]) and
-//! takes what was fetched ([`ContentFetches::next`]), in any order.
+//! Contents never delay a head. The caller names the blocks whose contents are needed ([`ContentFetches::follow`]) and
+//! takes the fetched contents ([`ContentFetches::next`]), in any order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use tracing::error;
 
 use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Header, Source};
 
-/// Fetches of one kind at the same time: after an outage many blocks are needed, and one round trip each is too slow.
+/// Concurrent fetches of one kind: after an outage many blocks are needed, and one round trip after the other is too
+/// slow.
 pub const MAX_FETCHES: usize = 8;
 
 /// A kind of contents.
@@ -30,7 +31,7 @@ impl ContentKind {
     /// All kinds, in the order in which a block's contents are delivered.
     pub const ALL: [Self; 3] = [Self::Logs, Self::Transactions, Self::Receipts];
 
-    /// Name in metrics, log lines and errors.
+    /// Returns the name in metrics, log lines and errors.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -41,7 +42,7 @@ impl ContentKind {
     }
 }
 
-/// Contents of one block, as a node gave them.
+/// Contents of one block, in a node's own bytes.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// Its logs.
@@ -52,29 +53,29 @@ pub enum Content {
     Receipts(Arc<BlockReceipts>),
 }
 
-/// The end of one fetch.
+/// Result of one fetch.
 #[derive(Debug)]
 pub struct FetchedContent {
     /// Hash of the block.
     pub block: B256,
     /// Kind of contents.
     pub kind: ContentKind,
-    /// The contents, or why no node gives them.
+    /// The contents, or the reason why no node served them.
     pub result: Result<Content, Absent>,
 }
 
-/// Fetches under way.
+/// Fetches in flight.
 #[derive(Debug)]
 pub struct ContentFetches {
     source: Arc<Source>,
     fetches: JoinSet<Result<Content, Absent>>,
-    /// Block and kind of each fetch.
+    /// Block and kind of each fetch in `fetches`, aborted ones included.
     of: HashMap<Id, (B256, ContentKind)>,
     under_way: HashMap<(B256, ContentKind), AbortHandle>,
 }
 
 impl ContentFetches {
-    /// Fetches from these nodes; nothing yet.
+    /// Creates an empty set of fetches from `source`.
     #[must_use]
     pub fn new(source: Arc<Source>) -> Self {
         Self {
@@ -85,7 +86,7 @@ impl ContentFetches {
         }
     }
 
-    /// Fetches what is needed now and is not under way yet; gives up what is not needed any more.
+    /// Starts the fetches that are needed and not in flight yet; aborts those that are no longer needed.
     pub fn follow(&mut self, needed: &[(ContentKind, Header)]) {
         let is_needed = |key: &(B256, ContentKind)| {
             let mut needed = needed.iter();
@@ -109,7 +110,7 @@ impl ContentFetches {
         }
     }
 
-    /// The next fetch that ended; `None` where none is under way. Cancel-safe.
+    /// Waits for the next finished fetch; `None` if none is in flight. Cancel-safe.
     pub async fn next(&mut self) -> Option<FetchedContent> {
         loop {
             let (id, result) = match self.fetches.join_next_with_id().await? {
@@ -124,7 +125,7 @@ impl ContentFetches {
                 }
             };
             let Some(key) = self.of.remove(&id) else { continue };
-            // One that was given up may have ended all the same, and another one for the same block may be under way.
+            // An aborted fetch may still have finished, and another one for the same block may be in flight.
             if self.under_way.get(&key).is_some_and(|fetch| fetch.id() == id) {
                 self.under_way.remove(&key);
                 let (block, kind) = key;

@@ -1,6 +1,6 @@
-//! The contents of one block as the nodes give them: logs, transactions and receipts, fetched and believed.
+//! The contents of one block: logs, transactions and receipts, fetched from the nodes and checked.
 //!
-//! Which way is asked next is decided by [`Inquiry`], what the answers add up to by [`Evidence`].
+//! [`Inquiry`] decides which node is asked next and by which calls; [`Evidence`] decides when the answers are believed.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -26,26 +26,26 @@ use crate::jsonrpc::Outcome;
 use crate::telemetry::ReasonLabel;
 use crate::upstream::{CallError, Complaint, UpstreamId, complaint, throttled};
 
-/// How often it is looked whether a node is connected again.
+/// Interval at which to look for a connected node while there is none.
 const NO_NODE: Duration = Duration::from_millis(50);
 
-/// Depth below the newest requested block at which the receipts of a block are written, in blocks.
+/// Number of blocks below the newest requested one from which on a block's receipts count as written by all nodes.
 const WRITTEN: u64 = 64;
 
-/// Receipts of one block that are asked for one by one: so many at the same time, so many at most, and so many bytes.
+/// Limits for receipts of one block that are requested one by one: concurrent calls, receipts, and bytes of JSON.
 const PARTS_AT_ONCE: usize = 16;
 const MAX_PARTS: usize = 2000;
 const MAX_PARTS_BYTES: usize = 64 << 20;
 
-/// What earlier blocks have taught about the nodes.
+/// Knowledge about the nodes from the contents of earlier blocks.
 #[derive(Debug)]
 pub(super) struct Experience {
     record: Mutex<Record>,
     blooms: Mutex<Blooms>,
     warned: Mutex<HashSet<(UpstreamId, Odd)>>,
-    /// A header was what its hash stands for: on this chain each must be.
+    /// `true` once a header hashed to its block's hash: from then on each header must.
     hashes_hold: AtomicBool,
-    /// Number of the newest block that was asked about.
+    /// Number of the newest block whose contents were requested.
     newest: AtomicU64,
     since: Instant,
 }
@@ -63,7 +63,7 @@ impl Default for Experience {
     }
 }
 
-/// An oddity of an upstream that is worth a line in the log, once.
+/// Oddity of an upstream, logged once for each upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Odd {
     BloomTooFull,
@@ -73,39 +73,40 @@ enum Odd {
     RepeatedIndices,
 }
 
-/// Contents as they were read, and what they say.
+/// Parsed contents, with their weight as evidence.
 struct Heard<T> {
     content: T,
     said: Said,
-    /// The bloom that they add up to, where it was computed.
+    /// Bloom of the logs, if it was computed.
     bloom: Option<Bloom>,
-    /// Whether a log's index is the index of no other.
+    /// `true` if several logs have the same index.
     repeats: bool,
 }
 
 impl Source {
-    /// All logs of a block, whatever its bloom says. [`Absent`] within `node.silence_timeout`, in which time without any node
-    /// does not count.
+    /// Fetches all logs of a block, also if its bloom is empty. Gives up after `node.silence_timeout`, not counting
+    /// time without any connected node.
     ///
     /// # Errors
-    /// [`Absent`]: no node gives any that hold, all say that they do not serve them, or they hang up.
+    /// [`Absent`] if no answer is believed in time, or earlier if all nodes refuse the calls, have pruned the logs,
+    /// or keep losing the connection over them.
     pub async fn logs(&self, header: &Header) -> Result<BlockLogs, Absent> {
         Ok(self.find_logs(header).await?)
     }
 
-    /// As [`Self::logs`], with the reason why they are missing.
+    /// Fetches the logs as [`Self::logs`] does, and reports if they are pruned.
     ///
     /// # Errors
-    /// [`Missing`].
+    /// [`Missing`] in the cases of [`Absent`] above.
     pub(super) async fn find_logs(&self, header: &Header) -> Result<BlockLogs, Missing> {
         let ask = |question| self.ask_logs(header, question);
         self.inquire("logs", header, &Way::LOGS, ask).await
     }
 
-    /// All transactions of a block.
+    /// Fetches all transactions of a block, in the same time.
     ///
     /// # Errors
-    /// As [`Self::logs`].
+    /// [`Absent`] in the cases of [`Self::logs`].
     pub async fn transactions(&self, header: &Header) -> Result<BlockTransactions, Absent> {
         if let Some(none) = BlockTransactions::none(header) {
             return Ok(none);
@@ -114,10 +115,10 @@ impl Source {
         Ok(self.inquire("transactions", header, &Way::TRANSACTIONS, ask).await?)
     }
 
-    /// All receipts of a block.
+    /// Fetches all receipts of a block, in the same time.
     ///
     /// # Errors
-    /// As [`Self::logs`].
+    /// [`Absent`] in the cases of [`Self::logs`].
     pub async fn receipts(&self, header: &Header) -> Result<BlockReceipts, Absent> {
         if let Some(none) = BlockReceipts::none(header) {
             return Ok(none);
@@ -126,7 +127,7 @@ impl Source {
         Ok(self.inquire("receipts", header, &Way::RECEIPTS, ask).await?)
     }
 
-    /// Asks in one way after the other, and in several beside each other where the first is late, until the answers add up.
+    /// Asks by one way after the other, and by several in parallel once the first is late, until an answer is believed.
     async fn inquire<T, F: Future<Output = Result<Heard<T>, Failed>>>(
         &self,
         what: &'static str,
@@ -146,7 +147,8 @@ impl Source {
         let mut inquiry = Inquiry::new(ways, budget, two);
         let mut evidence = Evidence::new(budget, habit);
         let mut under_way = FuturesUnordered::new();
-        // The first of the contents that were heard last: `eth_getLogs` rather than receipts that confirm it.
+        // The first doubted answer; replaced when the same node changes its answer by the same way. If an equal answer
+        // confirms it, this one is returned: `eth_getLogs` rather than the receipts that confirm it.
         let mut kept: Option<(UpstreamId, Way, B256, Heard<T>)> = None;
         let (begun, mut idle) = (Instant::now(), Duration::ZERO);
         loop {
@@ -259,7 +261,7 @@ impl Source {
         warn!(block = %header.block, "{why} {what} of this block; clients that subscribe to them are closed with 1012");
     }
 
-    /// Takes what was believed for what this chain and this node are like.
+    /// Updates the knowledge about the chain's blooms from believed contents, and logs the node's oddities.
     fn learn<T>(&self, node: UpstreamId, header: &Header, heard: &Heard<T>) {
         if heard.repeats {
             self.warn_once(
@@ -339,7 +341,7 @@ impl Source {
                 };
                 let (mut said, bloom) = self.weigh(header, question.way, &logs, amount, || logs.print())?;
                 if &json[..] == b"null" && header.bloom.as_deref() != Some(&Bloom::ZERO) {
-                    // No answer, strictly; some nodes mean none by it, others that they do not know the block.
+                    // `null`: some nodes mean by it that there are no logs, others that they do not know the block.
                     said = Said {
                         print: logs.print(),
                         ..NOTHING
@@ -405,8 +407,9 @@ impl Source {
         })
     }
 
-    /// What contents are held against: receipts prove nothing on a chain whose headers have a hash of another kind (zkSync,
-    /// Filecoin). One header that is what its hash stands for shows that this is no such chain, and from then on each must be.
+    /// Returns the level of verification that is possible: receipts prove nothing on a chain whose headers have another
+    /// kind of hash (zkSync, Filecoin). One header that hashes to its block's hash shows that this is not such a chain;
+    /// from then on each header must.
     fn level(&self, header: &Header, node: UpstreamId) -> Result<Verify, Failed> {
         let verify = self.learned.verify();
         if verify != Verify::Receipts {
@@ -442,7 +445,7 @@ impl Source {
         is_unknown && newest.saturating_sub(header.block.number) < WRITTEN && is_filled(header)
     }
 
-    /// Holds logs against the header's bloom.
+    /// Checks logs against the header's bloom.
     fn weigh(
         &self,
         header: &Header,
@@ -452,7 +455,7 @@ impl Source {
         print: impl Fn() -> B256,
     ) -> Result<(Said, Option<Bloom>), Failed> {
         if logs.is_disputed() {
-            // Logs that were requested by hash and add up to the bloom are the block's, even where they carry another
+            // Logs that were requested by hash and add up to the bloom are the block's, even if they carry another
             // hash.
             let own = logs.bloom();
             if !way.is_by_hash() || header.telling_bloom() != Some(&own) {
@@ -498,7 +501,7 @@ impl Source {
         Ok((said, Some(own)))
     }
 
-    /// As [`Self::weigh`], for receipts, and against the claim that there are some.
+    /// Checks receipts as [`Self::weigh`] checks logs, and also against the header's claim that there are receipts.
     fn weigh_receipts(
         &self,
         header: &Header,
@@ -509,7 +512,7 @@ impl Source {
     ) -> Result<(Said, Option<Bloom>), Failed> {
         let claim = claims(header, Root::Receipts);
         match claim {
-            // Hedera's relay, and nodes that have not written them yet.
+            // Hedera's relay, and nodes that have not written the receipts yet.
             Claim::Some if read.receipts.is_empty() => return Err(Failed::Other(Refused::Receipts)),
             Claim::Idle if read.receipts.is_empty() => {
                 let print = print();
@@ -527,7 +530,7 @@ impl Source {
         self.weigh(header, way, logs, amount, print)
     }
 
-    /// The answer to one question, as JSON; what it needs several calls for is put together.
+    /// Returns the answer to one question as JSON; an answer that takes several calls is assembled.
     async fn answer(&self, header: &Header, question: Question) -> Result<Bytes, Failed> {
         let Question { node, way, within } = question;
         let (number, hash) = (header.block.number, header.block.hash);
@@ -541,7 +544,7 @@ impl Source {
             Way::EachReceipt => return self.each_receipt(header, node, within).await,
         };
         let json = self.call(node, way.method(), &params, within).await?;
-        // Nothing names no block: by number it may be nothing of another one.
+        // An empty answer names no block: by number, it may be about a block of another branch.
         if matches!(way, Way::LogsByNumber | Way::ReceiptsByNumber) && matches!(&json[..], b"[]" | b"null") {
             self.is_canonical(header, node, within).await?;
         }
@@ -563,7 +566,7 @@ impl Source {
         }
     }
 
-    /// A block's receipts, asked for by its transactions.
+    /// Fetches a block's receipts one by one, by its transactions' hashes; returns a JSON array.
     async fn each_receipt(&self, header: &Header, node: UpstreamId, within: Duration) -> Result<Bytes, Failed> {
         #[derive(Deserialize)]
         struct Block<'a> {
@@ -623,7 +626,7 @@ impl Source {
             },
             Err(CallError::Unavailable) => Failed::Unavailable,
             Err(CallError::TooLong) => Failed::TooLong,
-            // Over HTTP a call that is lost takes no other with it.
+            // Over HTTP a lost call breaks no other call.
             Err(CallError::Lost) if !self.pool.is_http(node) => Failed::Broken,
             Err(_) => Failed::Other(Refused::CallFailed),
         })
@@ -641,7 +644,7 @@ impl<T> Heard<T> {
     }
 }
 
-/// Nothing, although the header claims that there is something.
+/// An empty answer although the header claims that there is something.
 const NOTHING: Said = Said {
     fit: Fit::Less,
     amount: Amount::None,

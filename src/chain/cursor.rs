@@ -1,5 +1,5 @@
-//! A place in the chain from which a stream of events goes on: what comes next, whatever the chain did meanwhile. No I/O,
-//! no clock.
+//! Position in the chain from which a stream of events continues: the next event, however the chain changed meanwhile.
+//! No I/O, no clock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,54 +7,55 @@ use std::sync::Arc;
 use super::history::{History, Published};
 use super::{BlockLogs, BlockRef, Located, Page};
 
-/// How far a stream was told, and what it was never told of.
+/// Position of a stream: the events it was delivered, and the block it began with.
 #[derive(Clone, Debug)]
 pub struct Cursor {
-    /// Nothing below this block was told, so nothing below it is taken back.
+    /// Number at which the stream began: no block below was delivered, so none below is removed.
     first: u64,
     at: At,
-    /// Told, above where it stands, oldest first: a stream of heads has nothing to take back, so where the chain comes the
-    /// same way again there is nothing to tell.
+    /// Delivered blocks above `at`, oldest first: a stream of heads sends no removals, so if the chain adopts these
+    /// blocks again there is nothing to send.
     again: VecDeque<BlockRef>,
 }
 
 #[derive(Clone, Debug)]
 enum At {
-    /// The next block is the first canonical one at or above this number.
+    /// Before the first canonical block at or above this number.
     Before(u64),
-    /// This block was told: all of it, or its logs up to this index.
+    /// Behind this block, of which all was delivered, or the logs up to this index.
     Behind(BlockRef, Option<u64>),
-    /// These are to be taken back, oldest first; then the stream stands behind the ancestor.
+    /// On an abandoned branch: these logs are to be removed, oldest first; then the stream continues behind the
+    /// ancestor.
     Undoing(VecDeque<Undo>, Left),
 }
 
-/// A branch that was left, as far as a stream was told of it.
+/// Abandoned branch, as far as it was delivered to a stream.
 #[derive(Clone, Debug)]
 pub struct Left {
-    /// Its blocks, oldest first.
+    /// Blocks of the branch, oldest first.
     pub blocks: VecDeque<BlockRef>,
-    /// The block from which it grew.
+    /// Block at which the branch began.
     pub ancestor: BlockRef,
 }
 
-/// Logs that were told and are no longer true.
+/// Delivered logs of a dropped block, to be removed.
 #[derive(Clone, Debug)]
 pub struct Undo {
-    /// The dropped block's.
+    /// All logs of the dropped block.
     pub logs: Arc<BlockLogs>,
-    /// Only those up to this index were told.
+    /// Index of the last log that was delivered; `None` for all.
     pub up_to: Option<u64>,
 }
 
 /// Parts of blocks that a stream needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
-    /// Headers alone.
+    /// Headers only.
     Headers,
-    /// Headers and logs. A bloom does not tell that there are none (issue 11: Polygon, HyperEVM).
+    /// Headers and logs. A bloom does not show that a block has no logs (issue 11: Polygon, HyperEVM).
     Logs,
-    /// The same, and the page was fetched for this stream's filter too: what it leaves out is not for the stream. In memory
-    /// blocks have all their logs, for they may be dropped and what was told of them taken back.
+    /// The same, for a page fetched for this stream's filter too: logs that the page leaves out do not match. Blocks in
+    /// memory have all their logs, to be able to send removals.
     MatchingLogs,
 }
 
@@ -64,32 +65,33 @@ impl Needs {
     }
 }
 
-/// What comes next in a stream.
+/// Next step of a stream.
 #[derive(Clone, Debug)]
 pub enum Next {
-    /// Logs are taken back.
+    /// Remove logs.
     Undo(Undo),
-    /// The logs of a block after this index.
+    /// Send the logs of a block after this index.
     Rest(Arc<BlockLogs>, u64),
-    /// A whole block.
+    /// Send a whole block.
     Block(Published),
-    /// Nothing: what is published from now on is for this stream.
+    /// Nothing to send: the stream has caught up and joins the live stream.
     Level,
-    /// Nothing before the chain goes on, or the tip's logs are there.
+    /// Nothing to send before the next head, or before the tip's logs are fetched.
     Pending,
-    /// Nothing before the logs of the block of this number are delivered to live subscriptions.
+    /// Nothing to send before the logs of the block of this number are delivered to live subscriptions.
     Awaited(u64),
-    /// Nothing yet: the chain has not come so far.
+    /// Nothing to send yet: the chain has not reached the stream's position.
     Ahead,
-    /// The first block at or above this number, which is older than memory, or its logs, which memory has not: see
-    /// [`History::gap`].
+    /// Fetch the first block at or above this number, which is older than memory, or its logs, which are not in memory;
+    /// see [`History::gap`].
     Below(u64),
-    /// The stream stands behind a block that memory does not know, or behind a dropped branch that grew from one.
+    /// Locate this block: the stream is behind it, or behind a dropped branch on top of it, and memory does not know
+    /// it.
     Lost(BlockRef),
 }
 
 impl Cursor {
-    /// Goes on behind this block, of which all logs were told or those up to an index.
+    /// Creates a cursor behind this block, of which all logs were delivered, or those up to an index.
     #[must_use]
     pub fn behind(block: BlockRef, up_to: Option<u64>) -> Self {
         Self {
@@ -99,7 +101,7 @@ impl Cursor {
         }
     }
 
-    /// Begins with the first block at or above this number.
+    /// Creates a cursor before the first block at or above this number.
     #[must_use]
     pub fn from(number: u64) -> Self {
         Self {
@@ -109,7 +111,8 @@ impl Cursor {
         }
     }
 
-    /// Takes back what was told of a branch that was left, oldest first, and goes on behind its ancestor.
+    /// Moves to an abandoned branch: first its delivered logs are removed, oldest first, then the stream continues
+    /// behind its ancestor.
     pub fn retrace(&mut self, undo: impl IntoIterator<Item = Undo>, mut left: Left) {
         let first = self.first;
         let undo = undo.into_iter().filter(|undo| undo.logs.block.number >= first);
@@ -117,13 +120,13 @@ impl Cursor {
         self.at = At::Undoing(undo.collect(), left);
     }
 
-    /// The first block that it told, 0 for all.
+    /// Returns the number at which the stream began; 0 for a stream that began behind a block.
     #[must_use]
     pub fn first(&self) -> u64 {
         self.first
     }
 
-    /// Checks if memory lacks logs of dropped blocks on the way from this block to the canonical chain. Their removal cannot
+    /// Checks if memory lacks logs of dropped blocks between this block and the canonical chain: their removal cannot
     /// be sent unless a node still has them.
     #[must_use]
     pub fn lacks_logs(history: &History, block: BlockRef) -> bool {
@@ -131,7 +134,8 @@ impl Cursor {
         history.find(left.ancestor.hash).is_some() && !history.is_canonical(left.ancestor)
     }
 
-    /// How much of this block was told, where the stream stands behind it.
+    /// Returns the index of the last delivered log of `asked`; `None` if all were, or if the stream is not behind that
+    /// block.
     #[must_use]
     pub fn told_of(&self, asked: BlockRef) -> Option<u64> {
         match self.at {
@@ -140,8 +144,8 @@ impl Cursor {
         }
     }
 
-    /// The block that memory did not know was found; `false` where that leads no further: it is canonical, and memory has
-    /// not come to see it yet.
+    /// Handles that the nodes located `asked`, which memory did not know. `false` if that does not help: the block is
+    /// canonical, and memory does not have it yet.
     pub fn found(&mut self, history: &History, asked: BlockRef, located: Located, logs: bool) -> bool {
         let At::Behind(block, up_to) = self.at else { return true };
         if block == asked && located.left.ancestor == asked {
@@ -151,7 +155,7 @@ impl Cursor {
         if block != asked {
             let (newer, since) = dropped_since(history, block, up_to, logs);
             if since.ancestor != asked {
-                // The chain went on meanwhile: another look tells.
+                // The chain changed meanwhile: [`Self::next`] looks again.
                 return true;
             }
             undo.extend(newer);
@@ -161,7 +165,7 @@ impl Cursor {
         true
     }
 
-    /// What comes next; it stays next until [`Self::told`].
+    /// Returns the next step; it stays the same until [`Self::told`].
     pub fn next(&mut self, history: &History, page: &Page, needs: Needs) -> Next {
         let logs = needs.logs();
         loop {
@@ -185,13 +189,13 @@ impl Cursor {
                             continue;
                         }
                         if left.ancestor != block {
-                            // Removals come oldest first, so those of the branch's older part have to be found before.
+                            // Removals come oldest first, so the older part of the branch has to be located first.
                             return Next::Lost(left.ancestor);
                         }
                     }
                     match history.tip() {
                         None => return Next::Ahead,
-                        // The chain may yet come to it, or have left it.
+                        // The chain may yet reach this block, or may have abandoned it.
                         Some(tip) if tip.header.block.number < block.number => return Next::Lost(block),
                         Some(_) => {}
                     }
@@ -204,7 +208,8 @@ impl Cursor {
                             self.at = At::Behind(*told, None);
                             self.again.pop_front();
                         }
-                        // Those that are live are told whatever comes: it waits for what takes the place of these.
+                        // A live stream gets every head: join when other blocks take the place of these, or these come
+                        // again.
                         (Next::Level, Some(_)) => return Next::Pending,
                         _ => return next,
                     }
@@ -213,7 +218,7 @@ impl Cursor {
         }
     }
 
-    /// What was next is told.
+    /// Advances the stream: `next` was delivered.
     pub fn told(&mut self, next: &Next) {
         match (next, &mut self.at) {
             (Next::Undo(_), At::Undoing(undo, _)) => drop(undo.pop_front()),
@@ -227,13 +232,13 @@ impl Cursor {
     }
 }
 
-/// The first block at or above this number.
+/// Returns the next step before the first block at or above this number.
 fn from_number(number: u64, history: &History, page: &Page, needs: Needs) -> Next {
     let (Some(oldest), Some(tip)) = (history.oldest(), history.tip()) else {
         return Next::Ahead;
     };
     if number > tip.number() {
-        // Logs of the tip that are on their way are not for a stream that begins behind it.
+        // A stream that begins above the tip must not get the tip's logs, which live subscriptions are yet to be sent.
         let waits = needs.logs() && tip.awaits_logs;
         return match number - tip.number() > 1 {
             true => Next::Ahead,
@@ -252,11 +257,11 @@ fn from_number(number: u64, history: &History, page: &Page, needs: Needs) -> Nex
     }
 }
 
-/// A canonical block that is in memory, with its logs where they are needed.
+/// Returns the step for a canonical block in memory, with its logs if they are needed.
 fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> Next {
     let block = own.header.block;
     if own.awaits_logs && needs.logs() {
-        // Of the tip, a stream may join before they are delivered.
+        // A stream may join the live one before the tip's logs are delivered.
         let is_tip = history.tip().is_some_and(|tip| tip.header.block == block);
         return if is_tip {
             Next::Level
@@ -267,7 +272,7 @@ fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> N
     if own.logs.is_some() || !needs.logs() {
         return Next::Block(own.clone());
     }
-    // Memory may have the header alone.
+    // Memory may have only the header.
     match page.find(block).and_then(|fetched| fetched.logs.clone()) {
         Some(logs) => Next::Block(Published {
             logs: Some(logs),
@@ -277,52 +282,52 @@ fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> N
     }
 }
 
-/// The next after a block of which everything was told.
+/// Returns the next step behind a block that was fully delivered.
 fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next {
-    // The chain left this block and came back to it: its logs are delivered to live subscriptions once more, so a stream that
-    // has them joins behind them.
+    // If the chain abandoned this block and adopted it again, live subscriptions get its logs once more: a stream that
+    // has them joins after that.
     let own = history.at(block.number).filter(|own| own.header.block == block);
     if needs == Needs::Logs && own.is_some_and(|own| own.awaits_logs) {
         return Next::Awaited(block.number);
     }
     let next = match history.oldest() {
-        // Nothing lies between, however far apart their numbers are.
+        // No block is in between, however far apart the numbers are.
         Some(oldest) if oldest.header.follows(block) => in_memory(oldest, history, page, needs),
         _ => from_number(block.number.saturating_add(1), history, page, needs),
     };
     match next {
         Next::Block(own) if !own.header.follows(block) => Next::Lost(block),
         Next::Awaited(number) if history.at(number).is_none_or(|own| !own.header.follows(block)) => Next::Lost(block),
-        // The tip: it has to be this very block, or the parent of the one whose logs are on their way.
+        // The tip has to be this very block, or the child of this block whose logs are being fetched.
         Next::Level | Next::Pending if !level(history, block) => Next::Lost(block),
         other => other,
     }
 }
 
-/// The rest of a block of which logs were told up to an index.
+/// Returns the next step within a block of which the logs up to an index were delivered.
 fn rest_of(block: BlockRef, up_to: u64, history: &History, page: &Page, needs: Needs) -> Next {
     match from_number(block.number, history, page, needs) {
         Next::Block(own) if own.header.block != block => Next::Lost(block),
         Next::Block(own) => match own.logs {
             Some(logs) => Next::Rest(logs, up_to),
-            // None that the stream wants.
+            // The page left the logs out: none matches the stream's filter.
             None => behind(block, history, page, needs),
         },
-        // Its logs are on their way, and not all of them are for this stream.
+        // The tip's logs are being fetched, and only a part of them is for this stream.
         Next::Level => Next::Pending,
         other => other,
     }
 }
 
-/// Whether what is published from now on follows this block.
+/// Checks if the live stream continues right behind this block.
 fn level(history: &History, block: BlockRef) -> bool {
     history
         .tip()
         .is_some_and(|tip| tip.header.block == block || tip.header.follows(block))
 }
 
-/// What was told of dropped blocks up to this one, oldest first, and these blocks; they grew from one that is canonical, or
-/// that memory does not know.
+/// Returns the delivered logs of dropped blocks up to this one, oldest first, and these blocks with their ancestor,
+/// which is canonical or not in memory.
 fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: bool) -> (VecDeque<Undo>, Left) {
     let mut blocks = VecDeque::new();
     let mut undo = VecDeque::new();
@@ -336,14 +341,14 @@ fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: b
                 logs: logs.clone(),
                 up_to,
             }),
-            // It was dropped before its logs were there: the stream has them from elsewhere.
+            // Dropped before its logs were fetched: the stream got them from elsewhere.
             None if logs => break,
             None => {}
         }
         up_to = None;
         blocks.push_front(at);
         let parent = own.header.parent;
-        // The number of one that memory does not know is not known either; whoever is asked for it looks at the hash.
+        // The parent's number is unknown as well; a search for it goes by the hash.
         let unknown = BlockRef {
             number: at.number - 1,
             hash: parent,
@@ -369,8 +374,8 @@ mod tests {
         BlockRef { number, hash }
     }
 
-    /// `2 5- 8~`: blocks 2, 5 and 8, each the parent of the next, 5 without its logs, 8 with logs that are still to be
-    /// delivered to live subscriptions; they grow on block 1.
+    /// `2 5- 8~`: blocks 2, 5 and 8, each the parent of the next, on top of block 1; 5 without its logs, 8 with logs
+    /// that are still to be delivered to live subscriptions.
     fn chain(numbers: &str) -> VecDeque<Published> {
         let mut parent = block(1).hash;
         let grow = |word: &str| {
@@ -395,7 +400,8 @@ mod tests {
         numbers.split_whitespace().map(grow).collect()
     }
 
-    /// The blocks of `all` that are in memory; the others below are on the page that is fetched when it is asked for.
+    /// Runs the cursor with the last `in_memory` blocks of `all` in memory; the blocks below are on the page fetched on
+    /// demand.
     #[track_caller]
     fn check(all: &str, in_memory: usize, mut cursor: Cursor, logs: bool, expect: Expect) {
         let all = chain(all);
@@ -492,7 +498,7 @@ mod tests {
             expect!["5 after 3 9 12 level"],
         );
         check("2 5 9 12", 4, Cursor::behind(block(12), None), true, expect!["level"]);
-        // The oldest in memory is its child: nothing has to be fetched.
+        // The oldest block in memory is its child: nothing has to be fetched.
         check(
             "2 5 9 12",
             2,
@@ -577,7 +583,7 @@ mod tests {
             (&fetched, Needs::Logs, 2, expect!["below(2)"]),
             (&fetched, Needs::MatchingLogs, 2, expect!["below(2)"]),
             (&sifted, Needs::MatchingLogs, 2, expect!["2"]),
-            // Another filter came meanwhile.
+            // A subscription with another filter was added meanwhile.
             (&sifted, Needs::Logs, 2, expect!["below(2)"]),
             (&sifted, Needs::Logs, 3, expect!["5"]),
             (&sifted, Needs::MatchingLogs, 3, expect!["5"]),
@@ -591,7 +597,7 @@ mod tests {
                 other => format!("{other:?}").to_lowercase(),
             });
         }
-        // Nothing after the log that was told is for the stream.
+        // No log after the delivered one matches the stream's filter.
         let next = Cursor::behind(block(2), Some(1)).next(&history, &sifted, Needs::MatchingLogs);
         assert!(matches!(next, Next::Block(own) if own.number() == 5));
     }

@@ -1,11 +1,11 @@
-//! The weight of the answers about one block's contents: which of them add up to belief. No I/O, no clock.
+//! Weight of the answers about one block's contents: decides which answers are believed. No I/O, no clock.
 //!
-//! A bloom that its logs add up to exactly proves them, as good as always, and costs one call. Where they differ the
-//! chain may be odd (Filecoin's blooms are full of ones, Bor's and HyperEVM's lack the logs of system transactions), or
-//! the node may be behind: a block is announced before its receipts are written, and a node then answers `[]`. So logs
-//! that differ from the bloom are believed when two nodes agree, and `[]` only when one of the two cannot be behind, or
-//! when it is repeated for longer than receipts take to be written. Gateways that truncate answer a part of the logs:
-//! answers of one node by hash and by number count as one until its receipts were tried.
+//! Logs that add up exactly to the header's bloom are as good as proven, by one call. If they differ, the chain may be
+//! odd (Filecoin's blooms are full of ones, Bor's and HyperEVM's lack the logs of system transactions), or the node may
+//! be behind: a block is announced before its receipts are written, and a node then answers `[]`. So logs that differ
+//! from the bloom are believed when two nodes agree, and `[]` only when one of the two cannot be behind, or when it is
+//! repeated for longer than writing the receipts takes. Gateways that truncate return a part of the logs: answers of
+//! one node by hash and by number count as one until its receipts were tried.
 
 use std::time::Duration;
 
@@ -14,60 +14,60 @@ use alloy_primitives::{B256, Bloom};
 use super::inquiry::Way;
 use crate::upstream::UpstreamId;
 
-/// Time for which a single node must repeat its answer before it is believed alone.
+/// Time for which a single node must repeat its answer to be believed alone.
 const ALONE: Duration = Duration::from_secs(2);
-/// Shorter time in place of [`ALONE`] where the logs account for all of the bloom and more, or where there are some and
-/// this chain's blooms always claim too much: a node that is behind does not answer so.
+/// Shorter time in place of [`ALONE`], if the logs account for all of the bloom and more, or if there are some and this
+/// chain's blooms always claim too much: a node that is behind does not answer so.
 const ALONE_WITH_LOGS: Duration = Duration::from_millis(250);
-/// Number of equal answers that are required by then.
+/// Number of equal answers that is required within that time.
 const TIMES: u32 = 4;
-/// Time over which receipts without logs must be repeated where no bloom confirms them, and (below) the number of such
+/// Time over which receipts without logs must be repeated if no bloom confirms them, and (below) the number of such
 /// answers: some nodes list receipts before they have executed the block (filecoin-project/lotus#12078; 0.6 s were
-/// seen).
+/// measured).
 pub(super) const LISTED: Duration = Duration::from_secs(1);
 const LISTED_TIMES: u32 = 2;
-/// Blocks in a row whose bloom claimed more than there was, after which that is what this chain does.
+/// Blocks with a wrong bloom since the last exact one, after which wrong blooms count as a habit of this chain.
 const HABIT: u32 = 3;
-/// Blocks at which bits were claimed in vain before they count as claimed at every block.
+/// Blocks with bits that no log accounts for, after which these bits count as set in each block's bloom.
 const CONSTANT: u32 = 2;
 
-/// How contents stand to what the header claims of them.
+/// Relation of the contents to the header's claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// They are what the header claims, or it claims nothing that could be held against them.
+    /// They are what the header claims, or it makes no claim to check them against.
     Whole,
-    /// They account for all of it, and there are logs besides.
+    /// They account for all of the bloom, and have further logs.
     More,
-    /// The header claims more.
+    /// They do not account for all that the header claims.
     Less,
 }
 
-/// How empty an answer is.
+/// Emptiness of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Amount {
-    /// There is something in it.
+    /// Not empty.
     Some,
-    /// Nothing: a node that is behind says the same.
+    /// Empty: a node that is behind gives the same answer.
     None,
-    /// Receipts without logs, of a block whose bloom says nothing: a node that is behind may list them.
+    /// Receipts without logs, of a block whose bloom proves nothing: a node that is behind may list them.
     NoneListed,
-    /// Nothing, and the answer shows that the block was executed: receipts without logs, or none where the root says so.
+    /// Empty, and the answer shows that the block was executed: receipts without logs, or none according to the root.
     NoneExecuted,
 }
 
-/// An answer about the block, without its content.
+/// Answer about the block, without its contents.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Said {
     pub fit: Fit,
     pub amount: Amount,
-    /// The same for the same contents, whoever says them.
+    /// Fingerprint, equal for the same contents from any node.
     pub print: B256,
-    /// Bits of the bloom that it accounts for.
+    /// Number of bits of the bloom that the contents account for.
     pub covers: usize,
 }
 
 impl Said {
-    /// An answer that nothing speaks against.
+    /// Answer without any contradiction to the header.
     pub const WHOLE: Self = Self {
         fit: Fit::Whole,
         amount: Amount::Some,
@@ -76,14 +76,14 @@ impl Said {
     };
 }
 
-/// Why contents are believed.
+/// Reason why contents are believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Belief {
-    /// They are what the header claims.
+    /// The contents are what the header claims.
     Fits,
-    /// They are not, and two say so.
+    /// The contents contradict the header, and two answers agree.
     Agreed,
-    /// They are not, and one says so again and again.
+    /// The contents contradict the header, and one node repeats them.
     Repeated,
 }
 
@@ -93,42 +93,42 @@ struct Voice {
     node: UpstreamId,
     way: Way,
     said: Said,
-    /// It has said the same since, so often.
+    /// Time of the first of `times` equal answers in a row.
     since: Duration,
     times: u32,
 }
 
-/// What was said of one block so far: one entry for each upstream and way.
+/// Answers about one block so far: one entry for each upstream and way.
 #[derive(Debug)]
 pub(super) struct Evidence {
     voices: Vec<Voice>,
     alone: Duration,
-    /// The chain's blooms claim too much as a rule.
+    /// `true` if the chain's blooms claim too much as a rule.
     habit: bool,
-    /// Upstreams whose receipts were tried.
+    /// Upstreams that were asked for receipts, or need not be.
     tried: Vec<UpstreamId>,
 }
 
 impl Evidence {
-    /// For a block that may be asked about for so long.
+    /// Creates the evidence about a block for which answers may arrive within `budget`.
     pub fn new(budget: Duration, habit: bool) -> Self {
         Self {
             voices: Vec::new(),
-            // Where less time is given than two rounds of it, belief must fit into that.
+            // With a budget below twice [`ALONE`], half of the budget has to do.
             alone: ALONE.min(budget / 2),
             habit,
             tried: Vec::new(),
         }
     }
 
-    /// Notes that an upstream's receipts were tried, or are not worth a question.
+    /// Records that an upstream's receipts were tried, or are not worth a call.
     pub fn tried_receipts(&mut self, node: UpstreamId) {
         if !self.tried.contains(&node) {
             self.tried.push(node);
         }
     }
 
-    /// Takes an answer; `None` where it is not believed yet.
+    /// Records an answer; returns `None` while it is not believed.
     pub fn hear(&mut self, node: UpstreamId, way: Way, said: Said, now: Duration) -> Option<Belief> {
         if said.fit == Fit::Whole {
             return Some(Belief::Fits);
@@ -192,49 +192,50 @@ impl Evidence {
     }
 }
 
-/// Whether two answers say the same, and not for the reason that both come too early.
+/// Checks if two answers agree, and not only because both may be early.
 fn agree(one: &Said, other: &Said) -> bool {
     let may_be_early = |said: &Said| matches!(said.amount, Amount::None | Amount::NoneListed);
     let early = may_be_early(one) && may_be_early(other);
     one.print == other.print && !early
 }
 
-/// What the blooms of a chain have proved to be worth.
+/// Reliability of a chain's blooms, learned from its blocks.
 ///
-/// Bits that were claimed in vain at two blocks, and are claimed by each header since, are taken for claimed at every block:
-/// the rest of a bloom is held against the logs as ever. The first header without all of them shows that the bloom is
-/// computed again, and from that header on every bit counts: an honest bloom is never weakened by those before it.
+/// Bits without a log at two blocks, which each header since has set, count as set at every block: the rest of a bloom
+/// is still checked against the logs. The first header without all of these bits shows that blooms are computed again,
+/// and from that header on every bit counts: an exact bloom is never weakened by those before it.
 #[derive(Debug, Default)]
 pub(super) struct Blooms {
     in_vain: Bloom,
-    /// Blocks at which bits were claimed in vain, since `in_vain` was empty.
+    /// Blocks with bits that no log accounts for, since `in_vain` was last empty.
     blocks: u32,
-    /// Blocks in a row whose bloom claimed too much, and too little.
+    /// Blocks since the last exact bloom whose bloom claims too much, and too little.
     too_much: u32,
     too_little: u32,
-    /// A block had logs and an empty bloom, and no bloom was right since.
+    /// `true` if a block had logs and an empty bloom, and no bloom was exact since.
     left_empty: bool,
 }
 
-/// How a chain's bloom was wrong at a block.
+/// Error of a block's bloom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
-    /// It claims more than there is.
+    /// The bloom claims more than the logs account for.
     TooMuch,
-    /// There are logs that it does not contain.
+    /// The block has logs that the bloom does not contain.
     TooLittle,
-    /// The same, and it is empty: it cannot be held against them.
+    /// The bloom is empty although there are logs: it cannot be checked against them.
     Empty,
 }
 
 impl Blooms {
-    /// What the logs of a block with this bloom must add up to.
+    /// Compares a block's bloom with the bloom of its logs, `own`.
     pub fn fit(&mut self, bloom: &Bloom, own: &Bloom) -> Fit {
         if !bloom.contains(&self.in_vain) {
             (self.in_vain, self.blocks) = (Bloom::ZERO, 0);
         }
         let constant = self.blocks >= CONSTANT;
-        // An empty bloom says nothing: chains leave it so, and nodes for a block whose logs are those of the system.
+        // An empty bloom proves nothing: some chains leave all blooms empty, some nodes that of a block with
+        // system logs only.
         if *bloom == Bloom::ZERO || own == bloom {
             return Fit::Whole;
         }
@@ -252,7 +253,7 @@ impl Blooms {
         }
     }
 
-    /// Takes the logs that were believed in the end; how the bloom was wrong, where it was.
+    /// Learns from logs that were believed; returns the bloom's error, or `None` if it was right.
     pub fn learn(&mut self, bloom: &Bloom, own: &Bloom) -> Option<Wrong> {
         if own == bloom {
             if *bloom != Bloom::ZERO {
@@ -296,7 +297,7 @@ fn without(bloom: &Bloom, bits: &Bloom) -> Bloom {
     rest
 }
 
-/// How many bits two blooms share.
+/// Returns the number of bits that two blooms share.
 pub(super) fn shared(one: &Bloom, other: &Bloom) -> usize {
     let bytes = one.0.iter().zip(other.0);
     bytes.map(|(one, other)| (one & other).count_ones() as usize).sum()
@@ -314,9 +315,9 @@ mod tests {
         bloom
     }
 
-    /// Each word is an answer: the upstream's digit, `h`ash, `n`umber or `r`eceipts, `=` what it says (`-` for nothing, `.`
-    /// for nothing of a block that was executed, `:` the same where it may be listed too early, `!` for a failure, letters
-    /// for its bits of a bloom), `@` the milliseconds. What is believed and why, or `?`.
+    /// Returns the belief and its reason, or `?`. Each word is an answer: the upstream's digit, `h`ash, `n`umber or
+    /// `r`eceipts, `=` its contents (`-` for nothing, `.` for nothing of a block that was executed, `:` for the same if
+    /// it may be listed too early, `!` for a failure, letters for bits of a bloom), `@` the milliseconds.
     fn hear(bloom: &str, habit: bool, answers: &str) -> String {
         let mut evidence = Evidence::new(Duration::from_secs(10), habit);
         let mut blooms = Blooms::default();
@@ -361,9 +362,9 @@ mod tests {
             // An empty bloom proves neither that there are logs nor that there are none.
             ("", "0h=-@1", "- Fits @1"),
             ("", "0h=ab@1", "ab Fits @1"),
-            // Less than the bloom: another way, another upstream, or the same for a while.
+            // Less than the bloom: another way, another upstream, or the same answer for a while.
             ("abc", "0h=a@1 0r=a@2", "a Agreed @2"),
-            // A gateway that truncates says the same part by hash and by number.
+            // A gateway that truncates returns the same part by hash and by number.
             ("abc", "0h=a@1 0n=a@2", "?"),
             ("abc", "0h=a@1 0n=a@2 0r=abc@3", "abc Fits @3"),
             ("abc", "0h=a@1 0n=a@2 0r=!@3 0h=a@4", "a Agreed @4"),
@@ -377,7 +378,7 @@ mod tests {
             ("abc", "0h=a@1 0h=a@5000", "?"),
             ("abc", "0h=a@1 0h=b@40 0h=a@900 0h=a@1900 0h=a@2001", "?"),
             ("abc", "0h=a@1 0h=a@40 1h=ab@50 0h=a@1900 0h=a@2001", "?"),
-            // Nothing: that is what a node says that is behind, by whichever way it looks into its index.
+            // Nothing: a node that is behind answers so by both ways that read its index.
             ("abc", "0h=-@1 0n=-@2 1h=-@3", "?"),
             ("abc", "0h=-@1 0h=-@20 0h=abc@60", "abc Fits @60"),
             ("abc", "0h=-@1 0n=-@2 0r=abc@3", "abc Fits @3"),
@@ -385,7 +386,7 @@ mod tests {
             ("abc", "0r=.@1 0h=-@2", "- Agreed @2"),
             ("abc", "0r=.@1", "?"),
             ("abc", "0h=-@1 0h=-@700 0h=-@1400 0h=-@2001", "- Repeated @2001"),
-            // Receipts that may be listed before the block is executed: twice within a second.
+            // Receipts that may be listed before the block is executed: two answers over a second.
             ("abc", "0h=-@1 0r=:@2", "?"),
             ("abc", "0h=-@1 0r=:@2 0r=:@900 0h=-@1001", "?"),
             ("abc", "0h=-@1 0r=:@2 0r=:@1002", ": Repeated @1002"),
@@ -415,7 +416,8 @@ mod tests {
         );
     }
 
-    /// Each word is a block: its bloom, `/`, its logs. A fit for each, before it is learned from.
+    /// Each word is a block: its bloom, `/`, its logs. Returns the fit of each, computed before learning from the
+    /// block.
     fn run(blocks: &str) -> String {
         let mut blooms = Blooms::default();
         let one = |word: &str| {
@@ -432,9 +434,9 @@ mod tests {
     fn what_is_claimed_at_every_block_is_learned_and_forgotten_at_once() {
         for (blocks, expect) in [
             ("ab/ab ab/a", "Whole Less"),
-            // Full of ones: after two blocks nothing is missed.
+            // All bits set: after two blocks nothing is missed.
             ("abcdef/a abcdef/b abcdef/ abcdef/c", "Less Less Whole Whole"),
-            // The next header computes its bloom: what lacks shows.
+            // The next header has a computed bloom: missing logs show.
             ("abcdef/a abcdef/b abcdef/ ab/ ab/a", "Less Less Whole Less Less"),
             // The same bits at every block: the others count.
             ("axy/a bxy/b cxy/ cxy/c", "Less Less Less Whole"),

@@ -1,4 +1,4 @@
-//! A block header: the node's own bytes, and the few fields that decide.
+//! Block header: the node's own bytes, and the few fields that headwater reads.
 
 use std::fmt;
 use std::time::Instant;
@@ -13,12 +13,12 @@ use serde_json::value::RawValue;
 use crate::quantity;
 use crate::upstream::place_of;
 
-/// A block's place: number and hash.
+/// Number and hash of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockRef {
-    /// Height.
+    /// Block number.
     pub number: u64,
-    /// Hash.
+    /// Block hash.
     pub hash: B256,
 }
 
@@ -28,31 +28,31 @@ impl fmt::Display for BlockRef {
     }
 }
 
-/// A header as the chain module carries it.
+/// A block header.
 #[derive(Clone, Debug)]
 pub struct Header {
-    /// Height and hash.
+    /// Number and hash.
     pub block: BlockRef,
-    /// Hash of the block before.
+    /// Hash of the parent; zero if the node names none.
     pub parent: B256,
-    /// What the block's logs must add up to (E7); `None` where the node sends none that can be read. Such a block may hold
-    /// any logs, and its bloom proves nothing.
+    /// Bloom that the block's logs must add up to (E7); `None` if the node sends none that can be read. Such a block
+    /// may have any logs.
     pub bloom: Option<Box<Bloom>>,
-    /// Seconds since 1970; 0 where the node sends no time that can be read.
+    /// Seconds since 1970; 0 if the node sends no readable time.
     pub timestamp: u64,
-    /// What a `newHeads` subscriber gets.
+    /// Bytes delivered to `newHeads` subscribers.
     pub json: Bytes,
-    /// When it arrived.
+    /// Moment at which the header arrived.
     pub seen: Instant,
 }
 
-/// The node sent something that is no header.
+/// The node sent an invalid header.
 #[derive(Debug, thiserror::Error)]
 #[error("not a block header: {0}")]
 pub struct NotAHeader(#[from] serde_json::Error);
 
-/// Members that never decide whether there is a head (issue 11): Zilliqa announces no bloom, flow-evm-gateway `"0x"`, and
-/// clocks of some nodes tick in milliseconds or nanoseconds.
+/// Members that do not decide if a header is valid (issue 11): Zilliqa announces no bloom, flow-evm-gateway `"0x"`, and
+/// some nodes' clocks tick in milliseconds or nanoseconds.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fields<'a> {
@@ -62,8 +62,8 @@ struct Fields<'a> {
     timestamp: Option<u64>,
 }
 
-/// Seconds out of seconds, milliseconds, microseconds or nanoseconds since 1970. The ranges do not meet between the years
-/// 2001 and 33658.
+/// Converts seconds, milliseconds, microseconds or nanoseconds since 1970 to seconds. The ranges do not overlap between
+/// the years 2001 and 33658.
 fn seconds(timestamp: u64) -> u64 {
     match timestamp {
         0..1_000_000_000_000 => timestamp,
@@ -74,14 +74,15 @@ fn seconds(timestamp: u64) -> u64 {
 }
 
 impl Header {
-    /// Whether there is a block before: block 0 has none, and neither has one whose parent's hash is zero, whatever its
-    /// number (`hardhat_mine` makes such, issue 11).
+    /// Checks if the block has a parent: block 0 has none, and neither has a block with a zero parent hash, whatever
+    /// its number (`hardhat_mine` makes such blocks, issue 11).
     #[must_use]
     pub fn has_parent(&self) -> bool {
         self.block.number > 0 && self.parent != B256::ZERO
     }
 
-    /// Whether this block is the one before. Of a block without a parent the one of the number before is taken for it.
+    /// Checks if `before` is the parent. For a block without a parent, the block of the number before counts as the
+    /// parent.
     #[must_use]
     pub fn follows(&self, before: BlockRef) -> bool {
         self.block.number > before.number
@@ -92,10 +93,10 @@ impl Header {
             }
     }
 
-    /// Reads a `newHeads` payload, which is then delivered as it is.
+    /// Parses a `newHeads` payload, which is later delivered unchanged.
     ///
     /// # Errors
-    /// [`NotAHeader`] where hash or number is missing, or one of them or parentHash is malformed.
+    /// [`NotAHeader`] if the hash or number is missing, or if one of them or `parentHash` is malformed.
     pub fn parse(json: Bytes, seen: Instant) -> Result<Self, NotAHeader> {
         let place = place_of(&json)?;
         let fields: Fields<'_> = serde_json::from_slice(&json)?;
@@ -115,10 +116,11 @@ impl Header {
         })
     }
 
-    /// The same, and nothing else of what came with it in one message is kept in memory.
+    /// Copies the header out of the message it arrived in, so that memory keeps nothing else of that message.
     ///
     /// # Errors
-    /// [`NotAHeader`] where it is longer than any header is: a node could else fill the memory with a few hundred.
+    /// [`NotAHeader`] if the header is longer than any real one: a node could fill the memory with a few hundred of
+    /// them.
     pub fn bounded(self) -> Result<Self, NotAHeader> {
         if self.json.len() > MAX_HEADER {
             let why = format!("a header of {} bytes, more than {MAX_HEADER}", self.json.len());
@@ -128,32 +130,33 @@ impl Header {
         Ok(Self { json, ..self })
     }
 
-    /// The bloom where it can prove anything: known, and not empty, for some chains leave all of them empty.
+    /// Returns the bloom if it can prove anything: known, and not empty, because some chains leave all blooms empty.
     #[must_use]
     pub fn telling_bloom(&self) -> Option<&Bloom> {
         self.bloom.as_deref().filter(|bloom| **bloom != Bloom::ZERO)
     }
 }
 
-/// Longest header, in bytes of JSON. Most have one or two thousand; where hundreds of validators sign, tens of thousands.
+/// Longest header, in bytes of JSON. Most have one or two thousand; chains with hundreds of signing validators have
+/// tens of thousands.
 const MAX_HEADER: usize = 256 << 10;
 
-/// Which members this node puts into its `newHeads`, and in which order.
+/// Members of a node's `newHeads` payloads, in order.
 ///
-/// A block that was fetched (a walk along parents, a polled node) has more members than a header that was announced;
-/// the shape cuts it down to what this node's subscribers are used to. This is the one place where a node's JSON is put
-/// together anew, value by value as it came.
+/// A fetched block (on a walk along parents, or from a polled node) has more members than an announced header; the
+/// shape cuts the block down to the members that subscribers of this node expect. This is the only place where a node's
+/// JSON is reassembled, value by value, unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderShape {
-    /// Each member's name, and whether it was announced as `null`.
+    /// Name of each member, and `true` if it was announced as `null`; `None` before the first header.
     members: Option<Vec<(String, bool)>>,
 }
 
-/// What a block has and a geth header has not (PROTOCOL 1.8), for nodes that never announced one.
+/// Members that a block has and geth's header lacks (PROTOCOL 1.8), for nodes that never announced a header.
 const BLOCK_ONLY: [&str; 5] = ["transactions", "uncles", "withdrawals", "size", "totalDifficulty"];
 
 impl HeaderShape {
-    /// Learns from an announced header.
+    /// Learns the shape from an announced header.
     pub fn learn(&mut self, json: &[u8]) {
         if let Ok(Members(members)) = serde_json::from_slice(json) {
             self.members = Some(
@@ -165,16 +168,16 @@ impl HeaderShape {
         }
     }
 
-    /// Whether a header was seen yet.
+    /// Checks if a header was learned from.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.members.is_some()
     }
 
-    /// The header of a fetched block. Its bloom is the block's, also where this node announces none.
+    /// Returns the header of a fetched block. The bloom is the block's, even if this node announces none.
     ///
     /// # Errors
-    /// As [`Header::parse`].
+    /// [`NotAHeader`] in the cases of [`Header::parse`] and [`Header::bounded`].
     pub fn header_of(&self, block: &Bytes, seen: Instant) -> Result<Header, NotAHeader> {
         let whole = Header::parse(block.clone(), seen)?;
         let json = self.cut(block)?.into();
@@ -196,7 +199,7 @@ impl HeaderShape {
                 for (name, was_null) in wanted {
                     match have.iter().find(|(own, _)| own == name) {
                         Some((_, value)) => put(name, value),
-                        // geth announces as `null` what its blocks leave out.
+                        // geth announces as `null` some members that its blocks leave out.
                         None if *was_null => put(name, RawValue::NULL),
                         None => {}
                     }
@@ -215,7 +218,7 @@ impl HeaderShape {
     }
 }
 
-/// The members of an object in their order. Names of a header hold no escapes.
+/// Members of an object in their order. Names of a header's members have no escapes.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -274,7 +277,7 @@ pub(crate) mod tests {
         assert_eq!(header.json, json(r#","slotNumber":null"#).as_bytes());
     }
 
-    /// A header of these members; `H1` and `H2` stand for hashes.
+    /// Parses a header with these members; `H1` and `H2` stand for hashes.
     fn parse(members: &str) -> Result<Header, NotAHeader> {
         let members = members.replace("H1", &B256::with_last_byte(1).to_string());
         let members = members.replace("H2", &B256::with_last_byte(2).to_string());

@@ -1,30 +1,31 @@
-//! The search for the first block at or above a number, on a chain where not every number has a block.
+//! Search for the first block at or above a number, on a chain on which some numbers have no block.
 //!
-//! A node that is asked for such a number answers an error (Lotus: "requested epoch was a null round"), `null`, or the block
-//! before (Forest, filecoin-project/lotus#12633, ChainSafe/forest#7276). A node that is behind, failing, rate limited or
-//! pruned answers the same, so no answer by number is believed to mean that there is none: the proof is a block above whose
-//! parent lies below.
+//! Asked for such a number, a node answers with an error (Lotus: "requested epoch was a null round"), `null`, or the
+//! block before (Forest, filecoin-project/lotus#12633, ChainSafe/forest#7276). A node that is behind, failing, rate
+//! limited or pruned answers the same, so no answer by number is believed as proof that there is no block: the proof is
+//! a block above the number whose parent is below.
 
 use std::future::Future;
 
 use super::Header;
 
-/// Questions of one search; each second one at most is about a number that has no block.
+/// Largest number of requests in one search, by number or for a parent.
 const MAX_QUESTIONS: u32 = 4096;
 
-/// The chain of a node, as the search asks for it.
+/// A node's chain, as the search requests it.
 pub(super) trait Heights {
-    /// The canonical block of this number; `None` says nothing.
+    /// Fetches the canonical block of this number; `None` is no evidence.
     fn at(&self, number: u64) -> impl Future<Output = Option<Header>> + Send;
 
-    /// The block before this one; `None` where it cannot be had.
+    /// Fetches the parent of `child`; `None` if no node gives it.
     fn parent(&self, child: &Header) -> impl Future<Output = Option<Header>> + Send;
 }
 
-/// The first canonical block at or above a number, where `above` is one that is canonical; `None` where it cannot be proved.
+/// Finds the first canonical block at or above `number`, starting from `above`, a canonical block; `None` if it cannot
+/// be proved.
 ///
-/// Numbers are halved towards the number that is looked for, so that a hole of thousands costs a few questions. Where halving
-/// finds nothing, blocks are far apart, and ever more parents are followed before it is tried again.
+/// The search bisects towards `number`, so that a hole of thousands costs a few requests. If bisection finds no block,
+/// blocks are far apart, and twice as many parents are followed before the next bisection.
 pub(super) async fn first_from(chain: &impl Heights, number: u64, above: Header) -> Option<Header> {
     if above.block.number < number {
         return None;
@@ -75,7 +76,7 @@ mod tests {
 
     struct Chain {
         blocks: BTreeMap<u64, Header>,
-        /// What it does not tell by number, though it has it.
+        /// Numbers for which the node does not return the block it has.
         hidden: Vec<u64>,
         questions: AtomicU32,
     }
@@ -157,7 +158,7 @@ mod tests {
         check(&chain, 40, expect!["Some(40) in 10"]);
         chain.hidden = (0..100).collect();
         check(&chain, 40, expect!["Some(40) in 83"]);
-        // Below the first that it has nothing is proved.
+        // No parent proves that the lowest block is the first one at or above 40.
         check(&Chain::of(50..100), 40, expect!["None in 8"]);
     }
 

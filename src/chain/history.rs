@@ -1,5 +1,5 @@
-//! The chain as it was published: recent blocks with their headers and logs, dropped branches included, and how to go on
-//! from any place in it. No I/O, no clock.
+//! Published chain in memory: recent blocks with their headers and logs, dropped branches included. Streams resume from
+//! it. No I/O, no clock.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,65 +8,68 @@ use alloy_primitives::B256;
 
 use super::{BlockLogs, BlockRef, Gap, Header, Page};
 
-/// A block that was published.
+/// A published block.
 #[derive(Clone, Debug)]
 pub struct Published {
     /// Its header.
     pub header: Header,
-    /// Its logs; `None` where they were not fetched, or not yet.
+    /// Its logs; `None` if they were not fetched, or not yet.
     pub logs: Option<Arc<BlockLogs>>,
-    /// Its logs are still to be delivered to live subscriptions: a stream that resumes waits for them, or joins before them.
+    /// `true` while its logs are to be delivered to live subscriptions: a resuming stream waits for them, or joins
+    /// before them.
     pub awaits_logs: bool,
-    /// No node gives its logs: they are not asked for again.
+    /// `true` if no node has its logs: they are not requested again.
     pub lacks_logs: bool,
-    /// Grows by one from block to block as they are published, across reorgs too.
+    /// Position in the order of publication: grows by one from block to block, across reorgs too.
     pub sequence: u64,
 }
 
 impl Published {
-    /// Height.
+    /// Returns the block number.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.header.block.number
     }
 }
 
-/// The position of the first of these blocks, ascending by number, that is at or above a number; the length where none is.
+/// Returns the index of the first of these blocks, ascending by number, at or above `number`; the length if there is
+/// none.
 pub(super) fn position_from(blocks: &VecDeque<Published>, number: u64) -> usize {
     blocks.partition_point(|own| own.number() < number)
 }
 
-/// The blocks that were published, as far back as memory reaches.
+/// Blocks that were published, as far back as memory reaches.
 #[derive(Debug)]
 pub struct History {
     limit: usize,
-    /// Bytes of all blocks that are kept, and how many they may be; see [`weight`].
+    /// Bytes of all blocks in memory, and their bound; see [`weight`].
     bytes: usize,
     max_bytes: usize,
-    /// Oldest first; each the parent of the next. Numbers ascend, and some have no block (Filecoin's null rounds, issue 11).
+    /// Oldest first; each the parent of the next. Numbers ascend, and some have no block (Filecoin's null rounds, issue
+    /// 11).
     canonical: VecDeque<Published>,
-    /// Blocks of branches that were left, by hash; as many as there are canonical ones at most.
+    /// Blocks of abandoned branches, by hash; at most as many as canonical ones.
     dropped: HashMap<B256, Published>,
     dropped_order: VecDeque<B256>,
-    /// Of the block that was published last.
+    /// Sequence of the block published last.
     sequence: u64,
-    /// Counts what was taken back.
+    /// Number of reorgs and of calls of [`Self::clear`].
     generation: u64,
-    /// The chain went back to this block, and no other has taken the place of those above it: see [`Self::rewind`].
+    /// Block to which the chain went back, while no other block took the place of those above; see [`Self::rewind`].
     back_at: Option<BlockRef>,
 }
 
-/// Sequence before the first published block. Blocks that are added below it count down, by as much as their numbers do:
-/// so the sequence of a number is known before its block is ([`History::sequence_from`]), and also where it has none.
+/// Sequence before the first published block. Blocks added below count down, by as much as their numbers do: so the
+/// sequence of a number is known before its block is ([`History::sequence_from`]), even if it has no block.
 const FIRST: u64 = 1 << 32;
 
-/// Blocks that are kept however long they are: reorgs of a few blocks happen every day.
+/// Blocks kept whatever their size: reorgs of a few blocks happen every day.
 const FEW: usize = 16;
 
-/// Approximate memory of a log besides its JSON, in bytes.
+/// Approximate memory of a log in addition to its JSON, in bytes.
 const LOG: usize = 256;
 
-/// Approximate memory of a block, in bytes.
+/// Returns the approximate memory of a block, in bytes.
 fn weight(own: &Published) -> usize {
     own.header.json.len() + own.logs.as_ref().map_or(0, |logs| weight_of_logs(logs))
 }
@@ -75,12 +78,12 @@ fn weight_of_logs(logs: &BlockLogs) -> usize {
     logs.json_len() + LOG * logs.logs.len()
 }
 
-/// The chain went back to a block that is not known: what was sent can no longer be taken back.
+/// The chain went back to a block that is not in memory: delivered events can no longer be removed.
 #[derive(Debug)]
 pub struct Forgotten;
 
 impl History {
-    /// Keeps `limit` canonical blocks, and as many dropped ones.
+    /// Creates an empty history that keeps `limit` canonical blocks, and as many dropped ones.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -96,20 +99,20 @@ impl History {
         }
     }
 
-    /// The same within so many bytes; a few blocks are kept however long they are.
+    /// Bounds the memory to `max_bytes`; the newest 16 blocks are kept whatever their size.
     #[must_use]
     pub fn within(self, max_bytes: usize) -> Self {
         Self { max_bytes, ..self }
     }
 
-    /// Bytes that are kept.
+    /// Returns the approximate bytes of all blocks in memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Forgets the oldest blocks, dropped ones first, while all together are above the bound in bytes. A reorg that
-    /// deep is handled as one beyond memory.
+    /// Forgets the oldest blocks, dropped ones first, while all together exceed the bound in bytes. A reorg that deep
+    /// is handled as one beyond memory.
     fn trim(&mut self) {
         while self.bytes > self.max_bytes {
             if let Some(oldest) = self.dropped_order.pop_front() {
@@ -132,70 +135,72 @@ impl History {
         }
     }
 
-    /// Another one where blocks were dropped or forgotten since: what is known of the chain elsewhere may be stale.
+    /// Returns a number that changes when blocks are dropped or all are forgotten: then other caches of the chain may
+    /// be stale.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The sequence of the first block whose logs are still to be published.
+    /// Returns the sequence of the first block whose logs are yet to be delivered to live subscriptions.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {
         let pending = self.tip().is_some_and(|tip| tip.awaits_logs);
         if pending { self.sequence } else { self.sequence + 1 }
     }
 
-    /// The sequence from which on a stream has been told everything that began with this block; 0 is everything.
+    /// Returns the sequence of the first block for a stream that began at number `first`; 0 for a stream that began
+    /// with all.
     #[must_use]
     pub fn sequence_from(&self, first: u64) -> u64 {
         match (self.oldest(), self.from(first)) {
             _ if first == 0 && self.at(0).is_none() => 0,
-            // The sequence that it has if it is added below the others.
+            // The sequence that the block gets if it is added below the others.
             (Some(oldest), _) if first < oldest.number() => oldest.sequence.saturating_sub(oldest.number() - first),
             (_, Some(own)) => own.sequence,
             _ => self.next_sequence(),
         }
     }
 
-    /// The newest block.
+    /// Returns the newest block.
     #[must_use]
     pub fn tip(&self) -> Option<&Published> {
         self.canonical.back()
     }
 
-    /// Where the node's chain stands: at the tip, or below it where it went back ([`Self::rewind`]).
+    /// Returns the head of the node's chain: the tip, or a block below after the chain went back ([`Self::rewind`]).
     #[must_use]
     pub fn stands_at(&self) -> Option<BlockRef> {
         self.back_at.or_else(|| Some(self.tip()?.header.block))
     }
 
-    /// The oldest canonical block.
+    /// Returns the oldest canonical block.
     #[must_use]
     pub fn oldest(&self) -> Option<&Published> {
         self.canonical.front()
     }
 
-    /// The canonical block of this number.
+    /// Returns the canonical block of this number.
     #[must_use]
     pub fn at(&self, number: u64) -> Option<&Published> {
         self.from(number).filter(|own| own.number() == number)
     }
 
-    /// The first canonical block at or above this number, as far as memory reaches.
+    /// Returns the first canonical block at or above this number, if it is in memory.
     #[must_use]
     pub fn from(&self, number: u64) -> Option<&Published> {
         self.canonical.get(position_from(&self.canonical, number))
     }
 
-    /// The canonical blocks from this number to that one, both included, oldest first.
+    /// Returns the canonical blocks with numbers from `first` to `last`, both included, oldest first.
     pub fn between(&self, first: u64, last: u64) -> impl Iterator<Item = &Published> {
         let begin = position_from(&self.canonical, first);
         let end = self.canonical.partition_point(|own| own.number() <= last);
         self.canonical.range(begin..end.max(begin))
     }
 
-    /// The lowest number from which on there are `blocks` canonical blocks at most on top of the first: those in memory are
-    /// counted, and below memory each number is taken to have one.
+    /// Returns the lowest number at which a stream can begin with at most `blocks` canonical blocks above its first
+    /// one. Blocks in memory are counted; below memory each number counts as one block. 0 if memory is empty.
     #[must_use]
     pub fn reach(&self, blocks: u64) -> u64 {
         let above = self.canonical.len().saturating_sub(1);
@@ -211,7 +216,7 @@ impl History {
         }
     }
 
-    /// What a stream that goes on at this number needs and memory has not; `None` where memory is empty.
+    /// Returns the blocks or logs that a stream at this number needs and memory lacks; `None` if memory is empty.
     #[must_use]
     pub fn gap(&self, number: u64) -> Option<Gap> {
         let oldest = self.oldest()?;
@@ -226,13 +231,13 @@ impl History {
         ))
     }
 
-    /// Whether this block is canonical, as far as memory reaches.
+    /// Checks if this block is canonical and in memory.
     #[must_use]
     pub fn is_canonical(&self, block: BlockRef) -> bool {
         self.at(block.number).is_some_and(|own| own.header.block == block)
     }
 
-    /// Whether any block has a bloom that is not empty: some chains leave all of them so.
+    /// Checks if any block has a bloom that is not empty: some chains leave all blooms empty.
     #[must_use]
     pub fn has_blooms(&self) -> bool {
         self.canonical
@@ -241,7 +246,7 @@ impl History {
             .any(|own| own.header.telling_bloom().is_some())
     }
 
-    /// The canonical or dropped block with this hash.
+    /// Returns the canonical or dropped block with this hash.
     #[must_use]
     pub fn find(&self, hash: B256) -> Option<&Published> {
         self.dropped
@@ -249,9 +254,9 @@ impl History {
             .or_else(|| self.canonical.iter().rev().find(|own| own.header.block.hash == hash))
     }
 
-    /// A head on top of where the chain stands; the blocks whose place it takes, oldest first. `None` where it was
-    /// published before: the chain went back, and comes the same way again. One that is on top of nothing known starts
-    /// anew.
+    /// Adds a head on top of [`Self::stands_at`]; returns the dropped blocks that it replaces, oldest first. `None` if
+    /// the head was published before: the chain went back, and adopts the same blocks again. A head that is not a child
+    /// of the tip starts the history anew.
     pub fn head(&mut self, header: Header) -> Option<Vec<Published>> {
         let back_at = self.back_at.take();
         if let Some(back_at) = back_at
@@ -287,7 +292,7 @@ impl History {
         Some(dropped)
     }
 
-    /// The logs of a canonical block were fetched.
+    /// Stores the logs fetched for a canonical block.
     pub fn logs(&mut self, logs: Arc<BlockLogs>) {
         if let Some(own) = self.canonical_mut(logs.block.hash)
             && own.logs.is_none()
@@ -299,43 +304,44 @@ impl History {
         }
     }
 
-    /// The logs of this block were delivered to live subscriptions.
+    /// Records that the logs of this block were delivered to live subscriptions.
     pub fn delivered_logs(&mut self, hash: B256) {
         if let Some(own) = self.canonical_mut(hash) {
             own.awaits_logs = false;
         }
     }
 
-    /// Logs of this block are to be delivered to live subscriptions.
+    /// Records that logs of this block are to be delivered to live subscriptions.
     pub fn await_logs(&mut self, hash: B256) {
         if let Some(own) = self.canonical_mut(hash) {
             own.awaits_logs = true;
         }
     }
 
-    /// No logs are to be delivered any more.
+    /// Records that no logs are to be delivered any more.
     pub fn await_no_logs(&mut self) {
         for own in &mut self.canonical {
             own.awaits_logs = false;
         }
     }
 
-    /// No node gives the logs of this block.
+    /// Records that no node has the logs of this block.
     pub fn no_logs(&mut self, hash: B256) {
         if let Some(own) = self.canonical_mut(hash) {
             own.lacks_logs = true;
         }
     }
 
-    /// Blocks whose logs were not fetched, newest first. A client that resumes may have their logs, and a reorg takes them back.
+    /// Returns the headers of canonical blocks without logs, newest first, except blocks whose logs are being fetched
+    /// or lost. A client that resumed may have their logs, and a reorg has to remove them.
     pub fn without_logs(&self) -> impl Iterator<Item = &Header> {
         let own = self.canonical.iter().rev();
         own.filter(|own| own.logs.is_none() && !own.awaits_logs && !own.lacks_logs)
             .map(|own| &own.header)
     }
 
-    /// Keeps logs that a replay has fetched, of blocks whose logs are not on their way already: where such a block is dropped
-    /// later, what was delivered of it can be taken back.
+    /// Stores logs that a replay fetched, except of blocks whose logs are being fetched for live subscriptions: if a
+    /// block is dropped later, its delivered logs can be removed.
     pub fn fill(&mut self, page: &Page) {
         for fetched in page.blocks() {
             if let Some(logs) = &fetched.logs
@@ -357,8 +363,8 @@ impl History {
             .find(|own| own.header.block.hash == hash)
     }
 
-    /// Whether the node's chain has this block, which was published: it is canonical, or so old that it was forgotten as
-    /// such, and the chain did not go back below it.
+    /// Checks if the node's chain has this published block: it is canonical, or older than memory, and the chain did
+    /// not go back below it.
     #[must_use]
     pub fn stands(&self, block: BlockRef) -> bool {
         let is_old = self
@@ -367,7 +373,7 @@ impl History {
         (is_old || self.is_canonical(block)) && self.stands_at().is_some_and(|at| block.number <= at.number)
     }
 
-    /// A block below the oldest; one that is not its parent is left out.
+    /// Adds a block below the oldest; ignored if it is not the parent of the oldest, or if there is no room.
     pub fn past(&mut self, header: Header) {
         let number = header.block.number;
         let child = self.oldest();
@@ -390,12 +396,13 @@ impl History {
         }
     }
 
-    /// The chain went back to this block. Nothing is dropped before a head says what takes its place ([`Self::head`]): a
-    /// node that was restored, or one behind a balancer, goes back and comes the same way again, and nobody should be told
-    /// the same blocks twice. A node itself is silent about it, too: it announces heads, never the lack of one.
+    /// Records that the chain went back to this block. Nothing is dropped before a head shows which blocks take its
+    /// place ([`Self::head`]): a restored node, or one behind a balancer, goes back and adopts the same blocks again,
+    /// and no client should get these twice. Nodes are silent about a rewind, too: they announce heads, never the lack
+    /// of one.
     ///
     /// # Errors
-    /// [`Forgotten`].
+    /// [`Forgotten`] if the block is not a canonical block in memory.
     pub fn rewind(&mut self, to: BlockRef) -> Result<(), Forgotten> {
         if !self.is_canonical(to) {
             return Err(Forgotten);
@@ -408,12 +415,13 @@ impl History {
         self.back_at = Some(block).filter(|block| self.tip().is_some_and(|tip| tip.header.block != *block));
     }
 
-    /// How many blocks there are up to where the chain stands; those above are on top of the limit, as dropped ones are.
+    /// Returns the number of blocks up to [`Self::stands_at`]; those above do not count towards the limit, like dropped
+    /// ones.
     fn standing(&self) -> usize {
         self.stands_at().map_or(0, |at| self.position_above(at.number))
     }
 
-    /// The position of the first block above this number.
+    /// Returns the index of the first block above this number.
     fn position_above(&self, number: u64) -> usize {
         self.canonical.partition_point(|own| own.number() <= number)
     }
@@ -429,7 +437,7 @@ impl History {
                 Some(before) => self.bytes -= weight(&before),
             }
         }
-        // The order may name blocks that came back; they make the memory shorter than the limit, not longer.
+        // The order may list blocks that were adopted again, so fewer blocks than the limit may be kept, never more.
         while self.dropped_order.len() > self.limit
             && let Some(oldest) = self.dropped_order.pop_front()
         {
@@ -440,7 +448,7 @@ impl History {
         dropped
     }
 
-    /// Forgets everything: what follows has no connection with it.
+    /// Forgets all blocks: the next head is not connected with them.
     pub fn clear(&mut self) {
         self.generation += 1;
         self.back_at = None;
@@ -473,7 +481,7 @@ mod tests {
         }
     }
 
-    /// A chain of blocks with these numbers.
+    /// Makes a chain of blocks with these numbers.
     fn chain(numbers: &[u64]) -> Vec<Header> {
         let mut parent = B256::with_last_byte(7);
         let grow = |number: &u64| {
@@ -490,7 +498,7 @@ mod tests {
         let mut history = History::new(9);
         history.head(blocks[4].clone());
         history.head(blocks[5].clone());
-        // Streams that began at these numbers were told of all blocks from there on, and of none below.
+        // Streams that began at these numbers were delivered all blocks from there on, and none below.
         let since: Vec<(u64, u64)> = (1..=21).map(|first| (first, history.sequence_from(first))).collect();
         for own in blocks[..4].iter().rev() {
             history.past(own.clone());

@@ -1,6 +1,6 @@
-//! The actor that turns sightings into one history, and publishes it in order.
+//! Actor that turns the heads reported by the upstreams into one chain, and publishes its events in order.
 //!
-//! Sightings are taken at once, whatever else is going on: missing parents are fetched beside. [`Assembly`] decides.
+//! Reports are accepted at once: missing parents are fetched concurrently. [`Assembly`] decides.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,52 +21,55 @@ use super::{BlockRef, ChainEvent, Header, HistorySettings};
 use crate::telemetry::{BudgetLabel, Metrics};
 use crate::upstream::{Pool, Sighting, UpstreamId};
 
-/// Tries for a block below the oldest known one; nobody waits for it.
+/// Attempts for a block below the oldest known one; no client waits for it.
 const PAST_TRIES: u32 = 5;
 
-/// Where the chain stands as it was published, for those who answer questions about it.
+/// Published state of the chain, for answering calls about it.
 #[derive(Debug, Default)]
 pub struct Tip(Mutex<Extent>);
 
-/// How far the published chain goes.
+/// State of [`Tip`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Extent {
     view: View,
-    /// Highest number that was published since the chain began, or began anew.
+    /// Highest number published since the chain began, or began anew.
     highest: u64,
-    /// When the newest block arrived, whichever it is now.
+    /// Block that was adopted last, even if it was dropped since, and the moment at which its header arrived.
     arrived: Option<(BlockRef, Instant)>,
 }
 
-/// The chain at one moment.
+/// The published chain at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Its newest block; `None` before the first, and after continuity was lost.
+    /// Newest block; `None` before the first one, and after a loss of continuity.
     pub head: Option<BlockRef>,
-    /// Another one where blocks were taken back since: what was true of a number may not be any more.
+    /// Counter that grows whenever blocks are dropped: answers about a number may then be stale.
     pub branch: u64,
-    /// Another one where the chain was lost and began anew.
+    /// Counter that grows whenever the chain starts anew, or drops a block that a node reported as final.
     pub era: u64,
-    /// Up to here blocks are final, as a node said; `None` where none has.
+    /// Number of the newest block that a node reported as final; `None` if there is none.
     pub final_block: Option<u64>,
-    /// It stands as high as ever. Below that it is on its way to another branch, or became shorter; only the node knows.
+    /// `true` if the head is the highest one published. `false` without a head, during a reorg and after a rewind: then
+    /// only the node knows the height.
     pub is_settled: bool,
 }
 
 impl Tip {
-    /// The newest block and when it arrived.
+    /// Returns the block that was adopted last, even if it was dropped since, and the moment at which its header
+    /// arrived.
     #[must_use]
     pub fn get(&self) -> Option<(BlockRef, Instant)> {
         self.0.lock().arrived
     }
 
-    /// The chain now.
+    /// Returns the published chain at this moment.
     #[must_use]
     pub fn view(&self) -> View {
         self.0.lock().view
     }
 
-    /// A node said that blocks are final up to this one; those that are not published yet count when they are asked for again.
+    /// Records that a node reported blocks up to `number` as final, capped at the published head; ignored without a
+    /// head.
     pub fn note_final(&self, number: u64) {
         let view = &mut self.0.lock().view;
         view.final_block = view.head.map(|head| number.min(head.number));
@@ -85,7 +88,7 @@ impl Tip {
                 view.head = Some(*to);
                 view.branch += 1;
                 if view.final_block.is_some_and(|newest| newest > to.number) {
-                    // What was called final was not: a development chain, mostly.
+                    // A block reported as final was dropped: mostly on a development chain.
                     view.final_block = None;
                     view.era += 1;
                 }
@@ -103,16 +106,16 @@ impl Tip {
 
 type Fetch = Pin<Box<dyn Future<Output = Fetched> + Send>>;
 
-/// What the actor waits for.
+/// Input of the actor.
 enum Input<'a> {
-    /// Another upstream is in use, or the same one after it was lost, or none.
+    /// Another upstream came into use, or the same one reconnected, or none is left.
     Active(Option<UpstreamId>),
     Sighting(UpstreamId, Sighting),
     Fetched(Box<Fetched>),
     Room(mpsc::Permit<'a, ChainEvent>),
 }
 
-/// The actor.
+/// Actor that publishes the chain.
 pub struct Ingest {
     pool: Arc<Pool>,
     source: Arc<Source>,
@@ -122,17 +125,17 @@ pub struct Ingest {
     tip: Arc<Tip>,
     assembly: Assembly,
     patience: Duration,
-    /// The upstream in use.
+    /// Upstream in use.
     active: Option<UpstreamId>,
     /// `true` while no trusted chain of parents leads to the head of the upstream in use.
     is_doubted: bool,
     fetches: FuturesUnordered<Fetch>,
-    /// Bytes of blocks that do not belong to the chain.
+    /// Bytes of blocks that do not belong to the published chain.
     stray: Gauge,
 }
 
 impl Ingest {
-    /// An ingest that publishes to `out`.
+    /// Creates an actor that publishes to `out`.
     #[must_use]
     pub fn new(
         pool: Arc<Pool>,
@@ -162,7 +165,7 @@ impl Ingest {
         }
     }
 
-    /// Runs until the upstreams or the readers are gone.
+    /// Runs until the upstreams or the receiver of the events are gone.
     pub async fn run(mut self) {
         let mut active = self.pool.watch_active();
         active.mark_changed();
@@ -173,8 +176,9 @@ impl Ingest {
                     .push(Box::pin(fetch(self.source.clone(), self.patience, ask)));
             }
             let input = tokio::select! {
-                // Publishing first: what is ready should not wait for what comes in. Who is in use before what is seen: a
-                // sighting of an upstream that has just returned must not be taken for one of before.
+                // Publishing comes first: ready events must not wait for input. The upstream in use comes before
+                // reported heads: the first head of an upstream that has just reconnected must not count as one from
+                // before.
                 biased;
                 room = out.reserve(), if self.assembly.has_news() => match room {
                     Ok(permit) => Input::Room(permit),
@@ -219,8 +223,8 @@ impl Ingest {
         }
     }
 
-    /// Updates the doubt about the upstream in use. Its heads are not followed meanwhile: once another upstream has
-    /// come as far, its newest head is handled again.
+    /// Updates the doubt about the upstream in use, whose heads are not followed meanwhile: once the doubt ends, its
+    /// newest head is handled again.
     fn weigh(&mut self) {
         let is_doubted = self.active.is_some_and(|id| self.pool.is_doubted(id));
         let was_doubted = std::mem::replace(&mut self.is_doubted, is_doubted);
@@ -239,7 +243,7 @@ impl Ingest {
         let header = match sighting {
             Sighting::Announced(json) => {
                 let header = Header::parse(json, Instant::now()).and_then(Header::bounded);
-                // Nothing is learned from what is refused.
+                // Rejected headers do not change the shape.
                 if let Ok(header) = &header
                     && in_use
                 {
@@ -271,7 +275,8 @@ impl Ingest {
             ChainEvent::ContinuityLost(_) => None,
             ChainEvent::Past(header) => return self.pool.published_past(header.block.number, header.block.hash),
         };
-        // Before anybody is shown it, and before answers are kept as its: what is asked next goes to those who have it.
+        // Before clients get the head, and before answers are cached for it: the next calls go to upstreams that have
+        // this head.
         self.pool.published(head.map(|head| (head.number, head.hash)));
         self.tip.note(event);
         if let Some(head) = head {

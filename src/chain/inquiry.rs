@@ -1,5 +1,6 @@
-//! The questions about one block's contents: which upstream is asked next, in which way, and when it is given up. No I/O, no
-//! clock: times count from the inquiry's beginning, while a node is connected.
+//! Schedules the questions about one block's contents: which upstream is asked next, in which way, and when the
+//! search is given up. No I/O, no clock: times count from the start of the inquiry, excluding time without a
+//! connected node.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,44 +8,46 @@ use std::time::Duration;
 use super::source::{Refused, wait_before};
 use crate::upstream::UpstreamId;
 
-/// Longest wait between two questions in the same way to the same upstream.
+/// Longest wait before the same upstream is asked again in the same way.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// So many times an upstream says that it does not serve a way before that is believed for this block: a balancer may have
-/// asked a node that is different.
+/// "Not served" answers of an upstream after which a way is closed for this block. One is not enough: behind a load
+/// balancer another node may serve it.
 const NOT_SERVED: u32 = 3;
 
-/// So many times a question may break a connection: with it goes what others are to be told over it.
+/// Connection losses after which an upstream's method is closed for this block: each loss also interrupts the
+/// subscriptions and calls on that connection. The same bound counts too long answers.
 const BROKEN: u32 = 3;
 
-/// Failures in a row after which a way is put off, whatever they were.
+/// Consecutive failures after which a way is put off; [`Failed::Unavailable`], [`Failed::Pruned`] and
+/// [`Failed::TooLong`] do not count.
 const STRIKES: u32 = 3;
 
-/// How long a way is put off at first, and at the longest; less where it was for a rate limit, which passes.
+/// First and longest time for which a way is put off, doubling in between; shorter for rate limits, which pass.
 const PUT_OFF: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 const PUT_OFF_THROTTLED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// A way to ask for what a block holds.
+/// A way to request a block's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Way {
     /// `eth_getLogs{blockHash}` (EIP-234).
     LogsByHash,
     /// `eth_getLogs{fromBlock, toBlock}`, both this block's number.
     LogsByNumber,
-    /// `eth_getBlockReceipts`, which hold the logs.
+    /// `eth_getBlockReceipts`; the receipts contain the logs.
     ReceiptsByHash,
-    /// The same by number, which some nodes take alone.
+    /// `eth_getBlockReceipts` by number, the only form that some nodes accept.
     ReceiptsByNumber,
     /// `eth_getTransactionReceipt` for each transaction.
     EachReceipt,
     /// `eth_getBlockByHash` with whole transactions.
     BlockByHash,
-    /// The same by number.
+    /// `eth_getBlockByNumber` with whole transactions.
     BlockByNumber,
 }
 
 impl Way {
-    /// To a block's logs, best first.
+    /// Ways to a block's logs, best first.
     pub const LOGS: [Self; 5] = [
         Self::LogsByHash,
         Self::LogsByNumber,
@@ -52,12 +55,12 @@ impl Way {
         Self::ReceiptsByNumber,
         Self::EachReceipt,
     ];
-    /// To its receipts.
+    /// Ways to a block's receipts, best first.
     pub const RECEIPTS: [Self; 3] = [Self::ReceiptsByHash, Self::ReceiptsByNumber, Self::EachReceipt];
-    /// To its transactions.
+    /// Ways to a block's transactions, best first.
     pub const TRANSACTIONS: [Self; 2] = [Self::BlockByHash, Self::BlockByNumber];
 
-    /// The method that answers.
+    /// Returns the JSON-RPC method of the call.
     pub fn method(self) -> &'static str {
         match self {
             Self::LogsByHash | Self::LogsByNumber => "eth_getLogs",
@@ -68,7 +71,8 @@ impl Way {
         }
     }
 
-    /// The way in whose place this one stands: it says the same, so it is of use only where that one is not served.
+    /// Returns the way that this one replaces. Both get the same answer, so the replacement is used only if the node
+    /// does not serve the original.
     fn stands_for(self) -> Option<Self> {
         (self == Self::ReceiptsByNumber).then_some(Self::ReceiptsByHash)
     }
@@ -78,26 +82,26 @@ impl Way {
         matches!(self, Self::LogsByHash | Self::LogsByNumber)
     }
 
-    /// Checks if the question names the block by hash: then an answer is about that block even where it carries another
-    /// hash.
+    /// Checks if the question names the block by hash: then the answer is about that block, even if it carries
+    /// another hash.
     pub fn is_by_hash(self) -> bool {
         matches!(self, Self::LogsByHash | Self::ReceiptsByHash | Self::BlockByHash)
     }
 
-    /// Checks if it takes many calls.
+    /// Checks if the way takes many calls.
     fn is_long(self) -> bool {
         self == Self::EachReceipt
     }
 }
 
-/// What came of a question, where it was nothing.
+/// Reason why a question failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failed {
-    /// The upstream was not there to be asked.
+    /// The upstream was not connected.
     Unavailable,
-    /// The connection was lost over it.
+    /// The connection was lost while the question was in flight.
     Broken,
-    /// The answer was too long to be read.
+    /// The answer exceeded the size limit.
     TooLong,
     /// The upstream is rate limited.
     Throttled,
@@ -105,12 +109,12 @@ pub(super) enum Failed {
     NotServed,
     /// The upstream no longer has the block's contents.
     Pruned,
-    /// Any other error, no answer in time, or an answer that cannot be this block's.
+    /// Any other error, a timeout, or an answer that cannot be this block's.
     Other(Refused),
 }
 
 impl Failed {
-    /// The value of the `reason` label in the metrics.
+    /// Returns the value of the `reason` label in the metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unavailable | Self::Broken => "call_failed",
@@ -123,16 +127,16 @@ impl Failed {
     }
 }
 
-/// Why what a block holds cannot be had.
+/// Reason why a block's contents cannot be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absent {
-    /// No node has it, or none serves it.
+    /// No node has the contents, or serves them within the time limit.
     NotServed,
-    /// The nodes' rate limits did not let it through.
+    /// The time limit passed, and nodes rate limited the calls.
     Throttled,
 }
 
-/// [`Absent`], for those to whom it matters that a node had it once.
+/// [`Absent`], with pruned contents kept apart for callers to which it matters that a node had them once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
     NotServed,
@@ -149,26 +153,26 @@ impl From<Missing> for Absent {
     }
 }
 
-/// One question.
+/// One request for a block's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Question {
     pub node: UpstreamId,
     pub way: Way,
-    /// How long its answer is waited for.
+    /// Time limit for the answer.
     pub within: Duration,
 }
 
-/// The state of one way at one upstream, for one block.
+/// State of one way at one upstream, for one block.
 #[derive(Debug)]
 struct Path {
     node: UpstreamId,
     way: Way,
     tries: u32,
-    /// Asked since, and late from then on.
+    /// Time when the question in flight was asked, and the time from which it counts as late.
     asked: Option<(Duration, Duration)>,
     not_before: Duration,
     not_served: u32,
-    /// Refusals after which it is closed.
+    /// "Not served" answers after which the path is closed.
     patience: u32,
     closed: bool,
 }
@@ -179,19 +183,20 @@ pub(super) struct Inquiry {
     ways: &'static [Way],
     budget: Duration,
     paths: Vec<Path>,
-    /// Questions that may be under way at the same time, those that are late not counted.
+    /// Questions that may be in flight at the same time; late ones do not count.
     width: usize,
-    /// Broken connections, by upstream and method.
+    /// Connection losses, by upstream and method.
     broken: HashMap<(UpstreamId, &'static str), u32>,
-    /// Answers that were too long, by upstream.
+    /// Too long answers, by upstream.
     too_long: HashMap<UpstreamId, u32>,
     throttled: bool,
-    /// The upstreams that no longer have the contents.
+    /// Upstreams that no longer have the contents.
     pruned: Vec<UpstreamId>,
 }
 
 impl Inquiry {
-    /// About a block that may be asked about for so long; by two ways at once where that is needed as a rule.
+    /// Creates the inquiry about a block with `budget` as its time limit. With `two`, two questions are in flight
+    /// from the start, for chains that usually need a second answer.
     pub fn new(ways: &'static [Way], budget: Duration, two: bool) -> Self {
         Self {
             ways,
@@ -205,7 +210,8 @@ impl Inquiry {
         }
     }
 
-    /// The next question that is due, of these upstreams, best first. It counts as asked.
+    /// Returns the next question that is due and marks it as asked; `nodes` are listed best first. `now` counts from
+    /// the start of the inquiry, `clock` is the time of `record`.
     pub fn next(&mut self, now: Duration, nodes: &[UpstreamId], record: &Record, clock: Duration) -> Option<Question> {
         let (ways, budget) = (self.ways, self.budget);
         for &way in ways {
@@ -232,7 +238,7 @@ impl Inquiry {
         let rank = |path: &Path| nodes.iter().position(|node| *node == path.node);
         let offered = |path: &Path| path.not_served == 0 && record.offers(path.node, path.way, clock);
         let open = |path: &Path| !path.closed && rank(path).is_some() && self.is_of_use(path, now, record, clock);
-        // What is put off is asked where nothing else is left.
+        // Ways that are put off are used only if no other way is left.
         let any_offered = self.paths.iter().any(|path| open(path) && offered(path));
         let due = self.paths.iter().enumerate().filter(|(_, path)| {
             path.asked.is_none() && path.not_before <= now && open(path) && (offered(path) || !any_offered)
@@ -249,7 +255,7 @@ impl Inquiry {
         })
     }
 
-    /// Whether a path may lead further than those before it.
+    /// Checks if a path may succeed where those before it did not.
     fn is_of_use(&self, path: &Path, now: Duration, record: &Record, clock: Duration) -> bool {
         let dead = |way: Way| {
             let mut own = self.paths.iter().filter(|own| own.node == path.node && own.way == way);
@@ -258,14 +264,14 @@ impl Inquiry {
         if let Some(other) = path.way.stands_for() {
             return dead(other);
         }
-        // Many calls, for the last resort: where one answer is too long, or nothing shorter comes.
+        // Many calls are the last resort: for answers that are too long, or if no shorter way succeeds.
         !path.way.is_long()
             || self.too_long.contains_key(&path.node)
             || now >= self.budget / 4
             || self.ways.iter().all(|way| way.is_long() || dead(*way))
     }
 
-    /// When to look for the next question, unless an answer comes before.
+    /// Returns the time at which to call [`Self::next`] again unless an answer arrives earlier.
     pub fn wake(&self, now: Duration) -> Duration {
         let lates = self.paths.iter().filter_map(|path| path.asked.map(|(_, late)| late));
         let waits = self.paths.iter().filter(|path| path.asked.is_none() && !path.closed);
@@ -275,7 +281,7 @@ impl Inquiry {
         next.unwrap_or(self.budget)
     }
 
-    /// Why there is no next question; asked after [`Self::next`] had none.
+    /// Returns why the inquiry has ended, or `None` if it goes on; to be called after [`Self::next`] returned `None`.
     pub fn over(&self, now: Duration, nodes: &[UpstreamId]) -> Option<Missing> {
         let of_these = || self.paths.iter().filter(|path| nodes.contains(&path.node));
         let quiet = self.paths.iter().all(|path| path.asked.is_none());
@@ -294,14 +300,14 @@ impl Inquiry {
         })
     }
 
-    /// An answer came that is not believed yet: a second voice is asked at once.
+    /// Records an answer that is not believed yet: a second question may be in flight at once.
     pub fn doubted(&mut self, node: UpstreamId, way: Way, now: Duration) {
         self.width = 2;
         self.again(node, way, now, 1);
     }
 
-    /// Records that a node's index of logs lacks a block that should have some: a question by number would read the
-    /// same index, so receipts are next.
+    /// Records that a node's log index lacks a block that should have logs. A question by number would read the same
+    /// index, so receipts are next.
     pub fn index_is_behind(&mut self, node: UpstreamId, now: Duration) {
         let is_idle = |path: &Path| path.node == node && path.way == Way::LogsByNumber && path.asked.is_none();
         if self.paths.iter().any(is_idle) {
@@ -309,7 +315,8 @@ impl Inquiry {
         }
     }
 
-    /// Receipts are listed without logs: they are asked for again after so long, before anything else of this upstream.
+    /// Records that receipts are listed without logs: they are requested again after `rest`, before any other way at
+    /// this upstream.
     pub fn listed(&mut self, node: UpstreamId, way: Way, now: Duration, rest: Duration) {
         self.width = 1;
         for path in self.paths.iter_mut().filter(|path| path.node == node) {
@@ -318,7 +325,7 @@ impl Inquiry {
         }
     }
 
-    /// No answer came.
+    /// Records a question that failed.
     pub fn failed(&mut self, node: UpstreamId, way: Way, why: Failed, now: Duration) {
         let Some(path) = self.again(node, way, now, u32::from(why != Failed::Unavailable)) else {
             return;
@@ -344,7 +351,7 @@ impl Inquiry {
                     self.close(|path| path.node == node && path.way.method() == way.method());
                 }
             }
-            // The block is long, whichever way it is asked about in one answer: next in parts.
+            // A long block is too long for any single answer: request its parts next.
             Failed::TooLong => {
                 let too_long = self.too_long.entry(node).or_default();
                 *too_long += 1;
@@ -367,7 +374,8 @@ impl Inquiry {
         paths.for_each(|path| path.closed = true);
     }
 
-    /// The path may be asked again after a while.
+    /// Ends the question in flight on a path, adds `tries` to its count and sets the back-off. `None` for an unknown
+    /// path.
     fn again(&mut self, node: UpstreamId, way: Way, now: Duration, tries: u32) -> Option<&mut Path> {
         let mut paths = self.paths.iter_mut();
         let path = paths.find(|path| (path.node, path.way) == (node, way))?;
@@ -377,14 +385,14 @@ impl Inquiry {
         Some(path)
     }
 
-    /// The questions that are late, now that others were quicker.
+    /// Returns the questions in flight that are late.
     pub fn late(&self, now: Duration) -> impl Iterator<Item = (UpstreamId, Way)> {
         let late = move |path: &&Path| path.asked.is_some_and(|(_, late)| late <= now);
         self.paths.iter().filter(late).map(|path| (path.node, path.way))
     }
 }
 
-/// What is known of the ways from earlier blocks: an entry for each upstream and way, so it is bounded by both.
+/// Experience with each way from earlier blocks. One entry for each upstream and way, so its size is bounded.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     rows: HashMap<(UpstreamId, Way), Row>,
@@ -395,7 +403,7 @@ pub(super) struct Record {
 struct Row {
     strikes: u32,
     put_off: Option<PutOff>,
-    /// How long the last answer took.
+    /// Duration of the last useful answer.
     took: Option<Duration>,
 }
 
@@ -403,12 +411,13 @@ struct Row {
 struct PutOff {
     until: Duration,
     wait: Duration,
-    /// A node that was restarted may serve what it did not; one that hangs up is connected anew each time.
+    /// A restarted node may serve what it did not serve before. `false` for a node that hangs up: it reconnects each
+    /// time.
     ends_with_connection: bool,
 }
 
 impl Record {
-    /// Notes how often an upstream was connected.
+    /// Records an upstream's number of connections; a change ends the put-offs that end with the connection.
     pub fn connected(&mut self, node: UpstreamId, connects: u64) {
         if self
             .connects
@@ -421,20 +430,21 @@ impl Record {
         }
     }
 
-    /// Whether a way is worth a question.
+    /// Checks if a way is not put off.
     pub fn offers(&self, node: UpstreamId, way: Way, clock: Duration) -> bool {
         let row = self.rows.get(&(node, way));
         row.and_then(|row| row.put_off.as_ref())
             .is_none_or(|put_off| put_off.until <= clock)
     }
 
-    /// From when on an answer is late: well above what the way takes as a rule, so that a slow node is not asked more.
+    /// Returns the time from a question until its answer is late: well above the way's usual duration, so that a slow
+    /// node does not get more questions.
     fn late(&self, node: UpstreamId, way: Way, budget: Duration) -> Duration {
         let took = self.rows.get(&(node, way)).and_then(|row| row.took);
         took.map_or(budget / 8, |took| (took * 4).clamp(budget / 40, budget / 4))
     }
 
-    /// An answer was of use.
+    /// Records a useful answer and how long it took.
     pub fn works(&mut self, node: UpstreamId, way: Way, took: Duration) {
         let row = self.rows.entry((node, way)).or_default();
         *row = Row {
@@ -443,7 +453,8 @@ impl Record {
         };
     }
 
-    /// None came; whether the way is put off now that was not before.
+    /// Records a failure. Returns `true` if it puts off a way that was not put off before; renewing an expired put-off
+    /// returns `false`.
     pub fn failed(&mut self, node: UpstreamId, way: Way, why: Failed, clock: Duration) -> bool {
         let row = self.rows.entry((node, way)).or_default();
         let of_the_block = matches!(why, Failed::Unavailable | Failed::Pruned | Failed::TooLong);

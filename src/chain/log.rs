@@ -1,4 +1,4 @@
-//! The logs of one block, as a node tells them.
+//! Logs of one block, as a node reports them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,28 +13,28 @@ use serde_json::value::RawValue;
 use super::BlockRef;
 use crate::quantity;
 
-/// One log: the node's own bytes, and what filters look at.
+/// One log: the node's own bytes, and the fields that filters match.
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// Who emitted it.
+    /// Contract that emitted the log.
     pub address: Address,
-    /// None to four words.
+    /// Up to four words.
     pub topics: Vec<B256>,
-    /// Place within the block.
+    /// Position within the block (`logIndex`).
     pub index: u64,
     json: Bytes,
-    /// Where the value of `removed` stands in `json`; nowhere if the node left it out.
+    /// Range of the value of `removed` in `json`; `None` if the node omits it.
     removed: Option<Range<usize>>,
 }
 
 impl Log {
-    /// What a subscriber gets when the block is adopted.
+    /// Returns the JSON delivered when the block is adopted.
     #[must_use]
     pub fn json(&self) -> &Bytes {
         &self.json
     }
 
-    /// What a subscriber gets when the block is dropped: the same bytes but for `removed` (PROTOCOL R3).
+    /// Returns the JSON delivered when the block is dropped: the same bytes except for `removed` (PROTOCOL R3).
     #[must_use]
     pub fn removed_json(&self) -> Vec<u8> {
         let json = &self.json;
@@ -45,29 +45,31 @@ impl Log {
     }
 }
 
-/// All logs of one block, in the order of their index.
+/// All logs of one block, ordered by index.
 #[derive(Debug)]
 pub struct BlockLogs {
-    /// A log names another block, or is marked removed: all of them are believed only where the header's bloom is theirs.
+    /// `true` if a log names another block or is marked removed: then the logs are believed only if they match the
+    /// header's bloom.
     disputed: bool,
-    /// The block.
+    /// Number and hash of the block.
     pub block: BlockRef,
-    /// Ordered by index. Nodes that count anew in each transaction (Lotus, Thor) repeat indices: then in the node's order.
+    /// Ordered by index. Nodes that restart the index in each transaction (Lotus, Thor) repeat indices: then in the
+    /// node's order.
     pub logs: Vec<Log>,
-    /// When the block's header arrived.
+    /// Time when the block's header arrived.
     pub seen: Instant,
 }
 
-/// The answer cannot be this block's logs.
+/// Reason why an answer cannot be this block's logs.
 #[derive(Debug, thiserror::Error)]
 pub enum BadLogs {
     /// Not an array of logs.
     #[error("not an array of logs: {0}")]
     Shape(#[from] serde_json::Error),
-    /// No object, or one of another height that names no block.
+    /// Not an object, or a log without a block hash whose number is another block's.
     #[error("a log of another block at position {0}")]
     Foreign(usize),
-    /// The header's bloom says otherwise.
+    /// The logs do not match the header's bloom.
     #[error("the logs do not add up to the header's logsBloom")]
     Bloom,
 }
@@ -78,7 +80,7 @@ struct Fields<'a> {
     address: Address,
     /// `None` for `null` too: cdk-erigon's LOG0.
     topics: Option<Vec<B256>>,
-    /// Absent, `null` or zero of some nodes' logs of system transactions (bnb-chain/bsc#443, viction#431).
+    /// Absent, `null` or zero in some nodes' logs of system transactions (bnb-chain/bsc#443, viction#431).
     block_hash: Option<B256>,
     #[serde(default, deserialize_with = "quantity::optional")]
     block_number: Option<u64>,
@@ -89,21 +91,21 @@ struct Fields<'a> {
     removed: Option<&'a RawValue>,
 }
 
-/// A log as it was read.
+/// A parsed log, with properties that only the whole block's check needs.
 struct Read {
     log: Log,
-    /// Log that names another block, or is marked removed.
+    /// The log names another block, or is marked removed.
     disputed: bool,
-    /// Log with an index and its transaction's hash: a copy with the same bytes is the same log.
+    /// The log has an index and its transaction's hash: then a copy with the same bytes is the same log.
     placed: bool,
 }
 
 impl Read {
-    /// Reads one log of this block; one without an index gets the index of its position. A right hash decides, whatever
-    /// the number; without a hash the number must not be that of another block.
+    /// Reads one log of this block; a log without an index gets its position as the index. A block hash overrides the
+    /// number; a log without a hash must not have another block's number.
     fn parse(block: BlockRef, json: Bytes, position: usize) -> Result<Self, BadLogs> {
         let text = std::str::from_utf8(&json).map_err(|_| BadLogs::Foreign(position))?;
-        // An array is read as a struct, too, but has no members to add to.
+        // serde would read an array as a struct too, but an array has no members to add to.
         if !text.starts_with('{') {
             return Err(BadLogs::Foreign(position));
         }
@@ -124,7 +126,7 @@ impl Read {
         let Some(topics) = topics else {
             return Self::parse(block, with_topics(&json)?, position);
         };
-        // What is delivered when the block is adopted is not removed.
+        // A log delivered on adoption must not be marked removed.
         let (json, removed) = match removed {
             Some(at) if says_removed => {
                 let plain = [&json[..at.start], b"false", &json[at.end..]].concat();
@@ -143,11 +145,11 @@ impl Read {
     }
 }
 
-/// The log with an empty array for topics that are `null` or absent: clients expect one (go-ethereum, ethers).
+/// Replaces `null` or absent topics by an empty array, which clients expect (go-ethereum, ethers).
 fn with_topics(json: &Bytes) -> Result<Bytes, serde_json::Error> {
     #[derive(Deserialize)]
     struct Topics<'a> {
-        /// Not an `Option`, which would be `None` for `null`.
+        /// Not an `Option`, which would read `null` as `None`.
         #[serde(borrow, default)]
         topics: Member<'a>,
     }
@@ -165,20 +167,20 @@ fn with_topics(json: &Bytes) -> Result<Bytes, serde_json::Error> {
             let end = start + null.get().len();
             [&json[..start], b"[]", &json[end..]].concat()
         }
-        // An object, as it was read as one, and not an empty one.
+        // A non-empty object: it was already read as one.
         None => [&json[..json.len() - 1], br#","topics":[]}"#].concat(),
     };
     Ok(text.into())
 }
 
-/// Whether an index comes twice.
+/// Checks if an index occurs twice.
 fn repeats(logs: &[Log]) -> bool {
     let mut seen = HashSet::with_capacity(logs.len());
     !logs.iter().all(|log| seen.insert(log.index))
 }
 
-/// Drops the copies of logs that come several times byte for byte, where that leaves each index to one log. Where indices are
-/// counted anew in each transaction two logs may be alike: then all stay.
+/// Drops byte-for-byte copies of logs if that leaves one log for each index. If indices restart in each transaction,
+/// two different logs may be identical: then all are kept.
 fn without_copies(read: Vec<Read>) -> Vec<Log> {
     let ascend = read.is_sorted_by(|one, next| one.log.index < next.log.index);
     let mut seen = HashSet::new();
@@ -193,10 +195,10 @@ fn without_copies(read: Vec<Read>) -> Vec<Log> {
 }
 
 impl BlockLogs {
-    /// Reads the node's answer and holds each log against the block that was asked for. `null` is none.
+    /// Reads the node's answer and checks each log against the requested block. `null` means no logs.
     ///
     /// # Errors
-    /// [`BadLogs`] where a log is malformed or of another block.
+    /// [`BadLogs`] if the answer is not an array, or a log is malformed or of another block.
     pub fn parse(block: BlockRef, answer: &Bytes, seen: Instant) -> Result<Self, BadLogs> {
         let items: Option<Vec<&RawValue>> = serde_json::from_slice(answer)?;
         let items = items.unwrap_or_default();
@@ -207,10 +209,10 @@ impl BlockLogs {
         )
     }
 
-    /// As [`Self::parse`], for logs one by one in the node's order.
+    /// Reads logs one by one, in the node's order; otherwise the same as [`Self::parse`].
     ///
     /// # Errors
-    /// As [`Self::parse`].
+    /// [`BadLogs`] if a log is malformed or of another block.
     pub fn of(block: BlockRef, items: impl Iterator<Item = Bytes>, seen: Instant) -> Result<Self, BadLogs> {
         let parsed = items
             .enumerate()
@@ -229,8 +231,8 @@ impl BlockLogs {
         })
     }
 
-    /// Checks if any log names another block or is marked removed. Such logs are the block's only if a bloom that is
-    /// not empty confirms them.
+    /// Checks if any log names another block or is marked removed. Such logs are the block's only if a non-empty
+    /// bloom confirms them.
     #[must_use]
     pub fn is_disputed(&self) -> bool {
         self.disputed
@@ -242,7 +244,8 @@ impl BlockLogs {
         !self.logs.is_sorted_by(|one, next| one.index < next.index)
     }
 
-    /// The same for the same logs, whatever their order and whatever else the node says of them.
+    /// Returns a digest of the logs' addresses, topics, data and transaction hashes, independent of their order and
+    /// other members.
     #[must_use]
     pub fn print(&self) -> B256 {
         #[derive(Deserialize)]
@@ -273,7 +276,7 @@ impl BlockLogs {
         keccak256(prints.concat())
     }
 
-    /// Nothing to tell.
+    /// Returns a block without logs.
     #[must_use]
     pub fn empty(block: BlockRef, seen: Instant) -> Self {
         Self {
@@ -284,17 +287,17 @@ impl BlockLogs {
         }
     }
 
-    /// Bytes of JSON.
+    /// Returns the length of all logs' JSON, in bytes.
     #[must_use]
     pub fn json_len(&self) -> usize {
         self.logs.iter().map(|log| log.json.len()).sum()
     }
 
-    /// Holds the logs against the header's bloom. Equality, not inclusion: the bloom is built from exactly these logs
-    /// (Yellow Paper section 4.3.1), so a log that is missing shows.
+    /// Checks the logs against the header's bloom. Equality, not inclusion: the bloom is built from exactly these
+    /// logs (Yellow Paper section 4.3.1), so a missing log is detected unless the others set its bits too.
     ///
     /// # Errors
-    /// [`BadLogs::Bloom`].
+    /// [`BadLogs::Bloom`] if the blooms differ.
     pub fn check_bloom(&self, bloom: &Bloom) -> Result<(), BadLogs> {
         if self.bloom() == *bloom {
             Ok(())
@@ -303,7 +306,7 @@ impl BlockLogs {
         }
     }
 
-    /// What the header's bloom must be if these are all of the block's logs.
+    /// Computes the bloom of these logs; it equals the header's if they are all of the block's logs.
     #[must_use]
     pub fn bloom(&self) -> Bloom {
         let mut sum = Bloom::ZERO;
@@ -350,7 +353,7 @@ mod tests {
         assert_eq!(block.logs[1].removed_json(), log(1, r#","removed":true"#).as_bytes());
     }
 
-    /// `log` with another `blockHash`, or none.
+    /// Replaces the `blockHash` of `log`, or removes it.
     fn named(log: &str, hash: &str) -> String {
         let own = format!(r#""blockHash":"{}","#, BLOCK.hash);
         log.replace(&own, hash)
@@ -382,17 +385,18 @@ mod tests {
         );
     }
 
-    /// Each word is a log: its index, and its transaction's letter where it has one. The indices that are left.
+    /// Each word is a log: its index, and its transaction's letter if it has one. Expected are the indices that
+    /// remain.
     #[test]
     fn copies_are_dropped_where_that_leaves_each_index_to_one_log() {
         for (words, expect) in [
             ("0a 0a 1a 1a 2b 2b", "0 1 2"),
             ("0a 1a 2b 0a 1a 2b", "0 1 2"),
             ("0a 0a", "0"),
-            // Counted anew in each transaction.
+            // Indices that restart in each transaction.
             ("0a 1a 0b 1b", "0 1 0 1"),
             ("0a 0a 0b", "0 0 0"),
-            // Nothing says that they are the same.
+            // Nothing proves that they are the same log.
             ("0 0", "0 0"),
         ] {
             let one = |word: &str| {
@@ -436,7 +440,7 @@ mod tests {
         }
     }
 
-    /// Each row: the answer, and the logs as they are delivered with their indices.
+    /// Each row: the answer, and the delivered logs with their indices.
     #[test]
     fn what_is_odd_and_harmless_is_read() {
         let (zero, one, two) = (log(0, ""), log(1, ""), log(2, ""));
@@ -457,7 +461,7 @@ mod tests {
                 format!("[{one}, {zero}, {two}]"),
                 vec![(zero.clone(), 0), (one.clone(), 1), (two.clone(), 2)],
             ),
-            // Counted anew in each transaction: the node's order.
+            // Indices that restart in each transaction: the node's order.
             (
                 format!("[{zero},{one},{zero},{one}]"),
                 vec![(zero.clone(), 0), (one.clone(), 1), (zero.clone(), 0), (one.clone(), 1)],
@@ -466,7 +470,7 @@ mod tests {
                 format!("[{one},{zero},{one}]"),
                 vec![(one.clone(), 1), (zero.clone(), 0), (one.clone(), 1)],
             ),
-            // Holes, numbers, leading zeros, and none at all.
+            // Indices with holes, as numbers, with leading zeros, and absent.
             (format!("[{zero},{two}]"), vec![(zero.clone(), 0), (two.clone(), 2)]),
             (format!("[{}]", spelled(&one, "1")), vec![(spelled(&one, "1"), 1)]),
             (

@@ -1,4 +1,4 @@
-//! One ordered history out of what the upstreams say.
+//! The chain: merges the upstreams' announcements into one ordered history.
 
 mod archive;
 mod assembly;

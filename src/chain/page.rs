@@ -1,4 +1,4 @@
-//! Blocks, or logs of blocks, that memory has not and that were fetched for a stream. No I/O, no clock.
+//! Blocks, or logs of blocks, that are not in memory and were fetched for a stream. No I/O, no clock.
 
 use std::collections::VecDeque;
 
@@ -7,20 +7,20 @@ use alloy_primitives::B256;
 use super::history::{Published, position_from};
 use super::{BlockRef, Header, Needs};
 
-/// What a stream needs and memory has not.
+/// Part of the chain that a stream needs and memory lacks.
 #[derive(Clone, Debug)]
 pub enum Gap {
-    /// The blocks from this number on, below this one, which is the oldest in memory.
+    /// The blocks from this number up to, but not including, this one, which is the oldest in memory.
     Below(u64, Box<Header>),
-    /// The logs of these blocks, each the parent of the next.
+    /// The logs of these blocks, oldest first, each the parent of the next.
     Logs(Vec<Header>),
 }
 
 impl Gap {
-    /// Blocks that are fetched for a stream at the same time.
+    /// Maximum number of blocks fetched for a stream at a time.
     pub const MAX: usize = 64;
 
-    /// The number at which it begins.
+    /// Returns the number at which the gap begins; `None` for [`Self::Logs`] without blocks.
     #[must_use]
     pub fn first(&self) -> Option<u64> {
         match self {
@@ -30,29 +30,30 @@ impl Gap {
     }
 }
 
-/// Blocks that were fetched, oldest first, each the parent of the next: no canonical block from a number on, up to the last
-/// of them, is missing. Numbers between them have no block; the parents' hashes are the proof.
+/// Fetched blocks, oldest first, each the parent of the next: from `from` to the last block, no canonical block is
+/// missing. Numbers between them have no block, as the parent hashes prove.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     from: u64,
     blocks: VecDeque<Published>,
-    /// The block in memory that follows the last of them, or all numbers from `from` on where there are none.
+    /// Hash of the block in memory that follows the last one; without blocks, no number from `from` up to it has a
+    /// block.
     joins: Option<B256>,
     without_logs: WithoutLogs,
 }
 
-/// Why a block of a page has no logs with it.
+/// Reason why a block of a page comes without logs.
 #[derive(Clone, Copy, Debug, Default)]
 enum WithoutLogs {
-    /// They were not asked for, and may be any.
+    /// The logs were not requested; the block may have any.
     #[default]
     Unknown,
-    /// None of them matches the filters for which the page was fetched.
+    /// No log matches the filters for which the page was fetched.
     NoMatch,
 }
 
 impl Page {
-    /// The blocks from this number on. The parent of the first has a lower number.
+    /// Creates a page of the blocks from this number on, oldest first. The parent of the first has a lower number.
     #[must_use]
     pub fn new(from: u64, blocks: VecDeque<Published>) -> Self {
         Self {
@@ -62,27 +63,28 @@ impl Page {
         }
     }
 
-    /// The same, where the blocks without logs have none that match the filters for which the page was fetched.
+    /// Marks the page as filtered: blocks without logs have none that match the filters for which the page was
+    /// fetched.
     #[must_use]
     pub fn sifted(self) -> Self {
         let without_logs = WithoutLogs::NoMatch;
         Self { without_logs, ..self }
     }
 
-    /// The same, where this block in memory is the next.
+    /// Sets the hash of the block in memory that follows the page.
     #[must_use]
     pub fn joined(self, next: B256) -> Self {
         let joins = Some(next);
         Self { joins, ..self }
     }
 
-    /// Nothing was fetched, and nothing is known.
+    /// Checks if nothing was fetched and nothing is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty() && self.joins.is_none()
     }
 
-    /// The first block at or above this number.
+    /// Returns the first block at or above this number; `None` if the page begins above it or ends below.
     #[must_use]
     pub fn from(&self, number: u64) -> Option<&Published> {
         self.blocks
@@ -90,7 +92,7 @@ impl Page {
             .filter(|_| number >= self.from)
     }
 
-    /// This very block.
+    /// Returns the block with this number and hash.
     #[must_use]
     pub fn find(&self, block: BlockRef) -> Option<&Published> {
         self.blocks
@@ -98,7 +100,7 @@ impl Page {
             .filter(|own| own.header.block == block)
     }
 
-    /// Whether this block of the page is here with all that a stream needs of it.
+    /// Checks if a block of the page comes with everything that the stream needs.
     #[must_use]
     pub fn suffices(&self, own: &Published, needs: Needs) -> bool {
         let sifted = matches!(self.without_logs, WithoutLogs::NoMatch);
@@ -109,21 +111,21 @@ impl Page {
         }
     }
 
-    /// Whether no block lies between this number and this block, the number included.
+    /// Checks if `next`, a block in memory, is the first canonical block at or above this number.
     #[must_use]
     pub fn joins(&self, number: u64, next: BlockRef) -> bool {
         let above_all = self.blocks.back().is_none_or(|last| number > last.number());
         self.joins == Some(next.hash) && number >= self.from && above_all
     }
 
-    /// Bytes of JSON in it.
+    /// Returns the length of the headers' and logs' JSON, in bytes.
     #[must_use]
     pub fn json_len(&self) -> usize {
         let bytes = |own: &Published| own.header.json.len() + own.logs.as_ref().map_or(0, |logs| logs.json_len());
         self.blocks.iter().map(bytes).sum()
     }
 
-    /// The blocks, oldest first.
+    /// Returns the blocks, oldest first.
     #[must_use]
     pub fn blocks(&self) -> &VecDeque<Published> {
         &self.blocks

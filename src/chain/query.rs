@@ -1,10 +1,11 @@
-//! The filter of a stream of logs as the nodes and the blooms are asked about it. No I/O, no clock.
+//! A stream's log filter, in the forms for nodes and blooms. No I/O, no clock.
 
 use alloy_primitives::{Address, B256, Bloom, keccak256};
 
 use super::Header;
 
-/// Logs that a stream wants: any of these addresses, and at each position any of these topics. No words stand for any.
+/// Logs that a stream subscribes to: any of these addresses, and at each position any of these topics. An empty list
+/// matches everything.
 #[derive(Clone, Debug)]
 pub struct LogQuery {
     criteria: Box<str>,
@@ -12,19 +13,21 @@ pub struct LogQuery {
     topics: Box<[Box<[BloomBits]>]>,
 }
 
-/// What is fetched with the headers of a page.
+/// Data fetched along with the headers of a page.
 #[derive(Clone, Debug)]
 pub enum Fetch {
-    /// Nothing.
+    /// Headers alone.
     Headers,
     /// The logs of all blocks.
     Logs,
-    /// The logs of the blocks, older than memory, that may have some for one of these queries; few, and none for all logs.
+    /// The logs of blocks older than memory that may match one of these queries. Few queries, and none of them
+    /// matches all logs.
     LogsFor(Vec<LogQuery>),
 }
 
 impl LogQuery {
-    /// Hashes the words once: a client may name thousands, and they are held against the bloom of each block.
+    /// Hashes the addresses and topics once: a client may name thousands, and each block's bloom is checked against
+    /// them.
     #[must_use]
     pub fn new(addresses: &[Address], topics: &[Box<[B256]>]) -> Self {
         let bits = |words: &[B256]| words.iter().map(|topic| BloomBits::of(topic.as_slice())).collect();
@@ -38,27 +41,29 @@ impl LogQuery {
         }
     }
 
-    /// The `address` and `topics` of a filter object that finds these logs and perhaps more, as members of JSON.
+    /// Returns the `address` and `topics` members of a filter object, as JSON without braces. They match the query's
+    /// logs and possibly more.
     #[must_use]
     pub fn criteria(&self) -> &str {
         &self.criteria
     }
 
-    /// Whether a block with this bloom may have such a log, as far as the bloom contains the block's logs.
+    /// Checks if a block with this bloom may have a matching log, provided that the bloom covers all of the block's
+    /// logs.
     #[must_use]
     pub fn may_match(&self, bloom: &Bloom) -> bool {
         let any = |words: &[BloomBits]| words.is_empty() || words.iter().any(|word| word.are_in(bloom));
         any(&self.addresses) && self.topics.iter().all(|position| any(position))
     }
 
-    /// Whether the bloom of a block says that it may have such a log. One that is empty or unknown says nothing.
+    /// Checks if a block's bloom claims that there may be a matching log. An empty or unknown bloom claims nothing.
     pub(super) fn is_claimed_by(&self, header: &Header) -> bool {
         header.telling_bloom().is_some_and(|bloom| self.may_match(bloom))
     }
 }
 
-/// geth reads `[T0,null]` as two topics at least, reth as one (PROTOCOL fact 14): without wildcards at the end the answer is
-/// the longer one of the two from each of them.
+/// Builds the `address` and `topics` members. geth reads `[T0,null]` as at least two topics, reth as at least one
+/// (PROTOCOL fact 14); without trailing wildcards both nodes return the longer of the two results.
 fn criteria(addresses: &[Address], topics: &[Box<[B256]>]) -> String {
     let array = |words: Vec<String>| format!("[{}]", words.join(","));
     let mut members = Vec::new();
@@ -80,7 +85,7 @@ fn criteria(addresses: &[Address], topics: &[Box<[B256]>]) -> String {
     members.join(",")
 }
 
-/// The three bits of a word in a bloom of 2048 (Yellow Paper section 4.3.1).
+/// The three bits of a word in a bloom of 2048 bits (Yellow Paper section 4.3.1).
 #[derive(Clone, Copy, Debug)]
 struct BloomBits([u16; 3]);
 

@@ -1,10 +1,10 @@
-//! The blocks of a page that have logs for few filters, found by one `eth_getLogs` over the page for each of them: a narrow
-//! filter must not cost the node a call for each block, and blooms do not say that a block has no logs (issue 11: Polygon's
-//! state sync, HyperEVM's system transactions).
+//! Finds the blocks of a page that have logs for a few filters, by one `eth_getLogs` over the page for each filter: a
+//! narrow filter must not cost the node a call for each block, and blooms cannot prove that a block has no logs
+//! (issue 11: Polygon's state sync, HyperEVM's system transactions).
 //!
-//! Only names of blocks are taken from such an answer; the logs of a named block are fetched and verified as ever. That a
-//! block is not named cannot be verified: a node whose index of logs is behind names too few. So blocks that may match by
-//! their bloom are fetched whatever the answer says, and only logs that no bloom shows rest on it.
+//! Only block hashes are taken from such an answer; the logs of a named block are fetched and verified as usual. The
+//! absence of a block cannot be verified: a node whose log index is behind names too few. So blocks that may match by
+//! their bloom are fetched in any case; only logs that no bloom shows depend on the answer.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -21,19 +21,20 @@ use super::source::Refused;
 use super::{BlockRef, Gap, Header, LogQuery};
 use crate::quantity;
 
-/// Answers that are kept, in bytes.
+/// Maximum size of the cached answers, in bytes.
 const KEPT_BYTES: u64 = 16 << 20;
 
-/// How long ranges are not asked for where a node does not serve them, or does not answer.
+/// Pause in range queries after a node did not serve or did not answer one.
 const REST: Duration = Duration::from_secs(30);
 
-/// Calls about the blocks of one page, for all clients within the time for which answers are kept. A crowd with a filter
-/// each costs less when all logs are fetched once.
+/// Maximum number of calls about one page, for all clients together, while answers are cached. For many clients with
+/// a filter each, fetching all logs once is cheaper.
 const CALLS: u32 = 16;
 
-/// A node that is asked about a range of blocks.
+/// A node that answers queries about a range of blocks.
 pub(super) trait Between {
-    /// The logs of its canonical blocks of these numbers that meet the criteria of a [`LogQuery`], as JSON.
+    /// Returns the logs of the node's canonical blocks from `first` to `last`, both included, that match the criteria
+    /// of a [`LogQuery`], as JSON.
     fn logs(
         &self,
         first: BlockRef,
@@ -42,19 +43,19 @@ pub(super) trait Between {
     ) -> impl Future<Output = Result<Bytes, Refused>> + Send;
 }
 
-/// The answers about ranges of blocks.
+/// Cached answers to range queries.
 #[derive(Debug)]
 pub(super) struct Ranges {
-    /// Hashes of the blocks that were named; by the first and the last block of the range and the hash of the criteria.
+    /// Hashes of the named blocks, by the hashes of the range's first and last block and of the criteria.
     named: Cache<(B256, B256, B256), Arc<HashSet<B256>>>,
-    /// Calls so far, by the number of the first block over the length of a page.
+    /// Calls made, by the first block's number divided by [`Gap::MAX`].
     calls: Cache<u64, Arc<AtomicU32>>,
-    /// There during a [`REST`].
+    /// Has an entry during a [`REST`].
     refused: Cache<(), ()>,
 }
 
 impl Ranges {
-    /// Keeps answers for so long.
+    /// Creates an empty cache that keeps each answer for `kept_for`.
     pub fn new(kept_for: Duration) -> Self {
         let named = Cache::builder()
             .weigher(|_, named: &Arc<HashSet<B256>>| (512 + 64 * named.len()).try_into().unwrap_or(u32::MAX))
@@ -68,12 +69,13 @@ impl Ranges {
         }
     }
 
-    /// Answers may be of a branch that was left.
+    /// Drops the cached answers, which may belong to an abandoned branch.
     pub fn forget(&self) {
         self.named.invalidate_all();
     }
 
-    /// The blocks whose logs have to be fetched for these queries; `None` for all. Logs that are kept cost nothing.
+    /// Returns the hashes of the blocks whose logs must be fetched for these queries; `None` means all blocks. Blocks
+    /// with cached logs are always included: they cost no call.
     pub async fn needed(
         &self,
         headers: &VecDeque<Header>,
@@ -98,7 +100,8 @@ impl Ranges {
         Some(needed)
     }
 
-    /// The blocks of a range that have logs which meet the criteria; `None` where the node does not tell.
+    /// Returns the hashes of the range's blocks with logs that match the criteria; `None` if there is no usable
+    /// answer.
     async fn named(
         &self,
         range: &[BlockRef],
@@ -130,8 +133,8 @@ impl Ranges {
     }
 }
 
-/// The blocks of the range that an answer names; `None` where it names others, for the node is on another branch, or is no
-/// array of logs.
+/// Returns the hashes of the range's blocks that an answer names; `None` if the answer is not an array of logs, or
+/// names other blocks because the node is on another branch.
 fn names(answer: &[u8], range: &[BlockRef]) -> Option<HashSet<B256>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -142,7 +145,7 @@ fn names(answer: &[u8], range: &[BlockRef]) -> Option<HashSet<B256>> {
     }
     let logs: Vec<Named> = serde_json::from_slice(answer).ok()?;
     let known: HashSet<B256> = range.iter().map(|block| block.hash).collect();
-    // Some nodes' logs of system transactions have a number alone (bnb-chain/bsc#443).
+    // Some nodes' logs of system transactions have only a number (bnb-chain/bsc#443).
     let numbers: HashMap<u64, B256> = range.iter().map(|block| (block.number, block.hash)).collect();
     let of = |log: Named| match log.block_hash {
         None | Some(B256::ZERO) => numbers.get(&log.block_number?).copied(),
@@ -166,7 +169,7 @@ mod tests {
         B256::from(U256::from(number + 1000))
     }
 
-    /// `2 5! 8?`: blocks of these numbers; the bloom of 5 claims whatever is asked for, that of 8 is unknown.
+    /// `2 5! 8?`: blocks with these numbers; the bloom of 5 claims every log, the bloom of 8 is unknown.
     fn page(words: &str) -> VecDeque<Header> {
         let header = |word: &str| {
             let number = word.trim_end_matches(['!', '?']).parse().expect("a number");
@@ -195,14 +198,14 @@ mod tests {
         (0..count).map(query).collect()
     }
 
-    /// A node that gives one answer, and the ranges that it was asked for.
+    /// A node with one answer, and the ranges that it was asked for.
     struct Node {
         answer: Result<String, Refused>,
         asked: Mutex<Vec<String>>,
     }
 
     impl Node {
-        /// One that has logs in the blocks of these numbers.
+        /// Creates a node with logs in the blocks of these numbers.
         fn with_logs_in(numbers: &[u64]) -> Self {
             let log = |number: &u64| format!(r#"{{"blockHash":"{}","logIndex":"0x0"}}"#, hash(*number));
             let logs: Vec<String> = numbers.iter().map(log).collect();
@@ -222,7 +225,7 @@ mod tests {
         }
     }
 
-    /// The blocks that are needed, and the ranges that were asked for; those in `kept` cost nothing.
+    /// Returns the needed blocks and the requested ranges; logs of the blocks in `kept` are cached.
     async fn needed(ranges: &Ranges, words: &str, count: u8, kept: &[u64], node: &Node) -> String {
         let headers = page(words);
         let is_kept = |header: &Header| kept.contains(&header.block.number);
@@ -248,11 +251,11 @@ mod tests {
         check("1 2 3 4", 1, &[], node(&[]), expect![" [1-4]"]).await;
         check("1 2 3 4", 1, &[], node(&[3, 3]), expect!["3 [1-4]"]).await;
         check("1 2! 3 4?", 1, &[], node(&[4]), expect!["2 4 [1-4]"]).await;
-        // Those that are claimed at either end are not asked about; within the range they may be named too.
+        // Blocks claimed by their bloom at either end are left out of the range; within it they may be named too.
         check("1! 3 5! 9 12!", 1, &[], node(&[5, 9]), expect!["1 5 9 12 [3-9]"]).await;
         check("1 2 3 4", 3, &[], node(&[2]), expect!["2 [1-4 1-4 1-4]"]).await;
         check("1 2 3 4", 1, &[1, 2], node(&[]), expect!["1 2 [3-4]"]).await;
-        // Nothing is saved.
+        // A range query would save no call.
         check("1! 2! 3!", 1, &[], node(&[]), expect!["1 2 3 []"]).await;
         check("1 2! 3!", 1, &[], node(&[]), expect!["all []"]).await;
         check("1 2 3 4", 2, &[1, 2], node(&[]), expect!["all []"]).await;
@@ -287,7 +290,7 @@ mod tests {
             let node = Node::that_says(Ok(answer.to_owned()));
             check("1 2 3", 1, &[], node, expect!["all [1-3]"]).await;
         }
-        // Of another branch, or of another range.
+        // Blocks of another branch, or outside the range.
         check("1 2 3", 1, &[], Node::with_logs_in(&[2, 7]), expect!["all [1-3]"]).await;
         check("1! 2 3", 1, &[], Node::with_logs_in(&[1]), expect!["all [2-3]"]).await;
         for why in [
@@ -310,7 +313,7 @@ mod tests {
         }
         ranges.forget();
         assert_eq!(needed(&ranges, "1 2 3 9", 1, &[], &node).await, "2 [1-9]");
-        // Each with another range, as if each had another filter.
+        // A different range each, as if each client had another filter.
         for last in 10..40 {
             let asked = needed(&ranges, &format!("1 2 3 {last}"), 1, &[], &node).await;
             let is_asked = last < 8 + u64::from(CALLS);

@@ -1,4 +1,4 @@
-//! Whether a block's receipts and header are those that its hash stands for (E7): the optional level above the bloom.
+//! Verifies a block's receipts and header against its hash (E7): the optional level above the bloom.
 //!
 //! ```text
 //! hash         = keccak(rlp(header))                    verify_hash
@@ -6,9 +6,10 @@
 //! the receipts' logs = the answer to eth_getLogs        verify
 //! ```
 //!
-//! With both, an upstream can neither forge nor omit a log of a block whose hash is right. Three things stay on trust:
-//! that the hash is canonical, which is the consensus layer's to say; the hash of the transaction that a log belongs to,
-//! which `transactionsRoot` covers and not this root (its index is proven); and a log's optional `blockTimestamp`.
+//! With both, an upstream can neither forge nor omit a log of a block whose hash is right. Three things remain on
+//! trust: that the hash is canonical, which only the consensus layer can prove; the hash of the log's transaction,
+//! which is covered by `transactionsRoot` and not by this root (its index is proven); and a log's optional
+//! `blockTimestamp`.
 
 use alloy_consensus::Header as ConsensusHeader;
 use alloy_consensus::proofs::ordered_trie_root_with_encoder;
@@ -18,32 +19,33 @@ use serde::Deserialize;
 
 use super::{BlockLogs, Header};
 
-/// The receipts are not this block's, or the logs are not the receipts'.
+/// Reason why the receipts are not this block's, or the logs are not in the receipts.
 #[derive(Debug, thiserror::Error)]
 pub enum BadReceipts {
-    /// The header names no root to hold the receipts against.
+    /// The header has no valid `receiptsRoot` to check the receipts against.
     #[error("the header has no receiptsRoot: {0}")]
     Header(#[source] serde_json::Error),
-    /// Not an array of receipts: also where the node does not know the block and says `null`.
+    /// Not an array of receipts; also for `null`, the answer of a node that does not know the block.
     #[error("not an array of receipts: {0}")]
     Shape(#[source] serde_json::Error),
     /// A receipt with neither `status` nor `root`.
     #[error("the receipt at position {0} has neither status nor root")]
     Outcome(usize),
-    /// A receipt whose bloom is not that of its logs. Where each block has some, the chain leaves them empty.
+    /// A receipt whose bloom does not match its logs. If every block has such receipts, the chain leaves receipt blooms
+    /// empty.
     #[error("the logs of the receipt at position {0} do not add up to its logsBloom")]
     Bloom(usize),
-    /// A receipt is missing, forged or out of its place.
+    /// A receipt is missing, forged or out of order.
     #[error("the receipts add up to the root {computed}, the header's receiptsRoot is {said}")]
     Root {
-        /// Of the receipts in the answer.
+        /// Root of the receipts in the answer.
         computed: B256,
-        /// By the header.
+        /// Root in the header.
         said: B256,
     },
-    /// The same, but the chain may be at fault rather than the node: it has transactions of a type of its own, whose
-    /// receipts need not be encoded in the standard form. A node that lies can claim such a type, too: one answer is no
-    /// ground for switching the verification off.
+    /// The roots differ, but the chain rather than the node may be at fault: it has transactions of its own type,
+    /// whose receipts need not have the standard encoding. A lying node can claim such a type too, so one answer is
+    /// no reason to switch the verification off.
     #[error(
         "the receipts do not add up to the header's receiptsRoot; one is of the type {0:#x}, which this chain may encode \
          in a form of its own: if this goes on, its receipts cannot be verified"
@@ -52,55 +54,56 @@ pub enum BadReceipts {
     /// More or fewer logs than the receipts have.
     #[error("{answered} logs were answered, the receipts have {proven}")]
     Count {
-        /// By `eth_getLogs`.
+        /// Number of logs in the answer to `eth_getLogs`.
         answered: usize,
-        /// In the receipts.
+        /// Number of logs in the receipts.
         proven: usize,
     },
-    /// A log that differs from the one in the receipts.
+    /// A log that differs from the receipts' log at the same position.
     #[error("the log at position {0} is not the one in the receipts")]
     Log(usize),
 }
 
-/// The header is not what its hash stands for.
+/// Reason why a header does not match its hash.
 #[derive(Debug, thiserror::Error)]
 pub enum BadHash {
-    /// Members are missing or malformed that each Ethereum header has.
+    /// Members that every Ethereum header has are missing or malformed.
     #[error("not a whole header: {0}")]
     Shape(#[from] serde_json::Error),
-    /// A forged header; or, if it is so for every block and by every upstream, a chain whose headers have other members
-    /// than Ethereum's.
+    /// A forged header; or, if every block of every upstream fails, a chain whose headers have other members than
+    /// Ethereum's.
     #[error("the header's members hash to {computed}, it says {said}")]
     Mismatch {
-        /// From the members.
+        /// Hash of the header's members.
         computed: B256,
-        /// By the header.
+        /// Hash that the header names.
         said: B256,
     },
 }
 
-/// Holds the node's answer to `eth_getBlockReceipts` against the header's `receiptsRoot`, and the block's logs against
-/// the receipts. The root is worth as much as the header that it stands in: see [`verify_hash`].
+/// Checks the node's answer to `eth_getBlockReceipts` against the header's `receiptsRoot`, and the block's logs
+/// against the receipts. The root is only as trustworthy as its header: see [`verify_hash`].
 ///
-/// The trie is that of the Yellow Paper ("Holistic Validity"): each receipt under the RLP of its index. A receipt that
-/// is missing, changed or moved gives another root.
+/// The trie is that of the Yellow Paper ("Holistic Validity"): each receipt under the RLP of its index. A missing,
+/// changed or moved receipt gives another root.
 ///
 /// # Errors
-/// [`BadReceipts`], which says what differs.
+/// [`BadReceipts`] if the receipts are malformed or do not match the header, or the logs do not match the receipts.
 pub fn verify(header: &Header, receipts_answer: &[u8], logs: &BlockLogs) -> Result<(), BadReceipts> {
     same_logs(&proven(header, receipts_answer)?, logs)
 }
 
-/// As [`verify`], without the answer to `eth_getLogs`: for receipts that are to be told themselves. What the root does not
-/// cover stays on trust: the hashes of their transactions, and what nodes derive (addresses, prices, gas of each).
+/// Checks the receipts as [`verify`] does, but without logs: for receipts that are delivered themselves. The root
+/// does not cover their transactions' hashes and the values that nodes derive (addresses, prices, gas of each); these
+/// remain on trust.
 ///
 /// # Errors
-/// [`BadReceipts`], which says what differs.
+/// [`BadReceipts`] if the receipts are malformed or do not match the header.
 pub fn verify_root(header: &Header, receipts_answer: &[u8]) -> Result<(), BadReceipts> {
     proven(header, receipts_answer).map(drop)
 }
 
-/// The receipts, which have the header's root.
+/// Parses the receipts and checks that their root is the header's.
 fn proven(header: &Header, receipts_answer: &[u8]) -> Result<Vec<Receipt>, BadReceipts> {
     let Roots { receipts_root: said } = serde_json::from_slice(&header.json).map_err(BadReceipts::Header)?;
     let receipts: Vec<Receipt> = serde_json::from_slice(receipts_answer).map_err(BadReceipts::Shape)?;
@@ -115,11 +118,12 @@ fn proven(header: &Header, receipts_answer: &[u8]) -> Result<Vec<Receipt>, BadRe
     Ok(receipts)
 }
 
-/// Recomputes the header's hash from its members, of an announced header or of a whole block (Yellow Paper,
-/// "Serialisation"). A member that is announced as `null` is absent, as those of forks are that the chain has not had.
+/// Recomputes the hash of an announced header or a whole block from its members (Yellow Paper, "Serialisation"). A
+/// `null` member counts as absent: nodes send `null` for members of forks that the chain has not had.
 ///
 /// # Errors
-/// [`BadHash`]: where it comes with every block, the chain's headers cannot be verified.
+/// [`BadHash`] if members are missing or the hash differs. If every block fails, the chain's headers cannot be
+/// verified.
 pub fn verify_hash(header_json: &[u8]) -> Result<(), BadHash> {
     let members: Members = serde_json::from_slice(header_json)?;
     let said = members.hash;
@@ -137,16 +141,16 @@ struct Roots {
     receipts_root: B256,
 }
 
-/// What consensus knows of a receipt, and the hash of its transaction.
+/// The members of a receipt that consensus covers, and its transaction's hash.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Receipt {
-    /// Nodes from before EIP-2718 leave it out.
+    /// Nodes older than EIP-2718 omit the type.
     #[serde(default, rename = "type")]
     kind: U8,
-    /// Since Byzantium (EIP-658).
+    /// Present since Byzantium (EIP-658).
     status: Option<U64>,
-    /// Before Byzantium: the state after the transaction. Nethermind sends a `status` along with it.
+    /// State root after the transaction, before Byzantium. Nethermind sends a `status` along with it.
     root: Option<B256>,
     cumulative_gas_used: U64,
     logs_bloom: Bloom,
@@ -156,15 +160,15 @@ struct Receipt {
     transaction_hash: B256,
 }
 
-/// EIP-2718's legacy transactions, whose receipts have no type before them.
+/// Type of legacy transactions (EIP-2718), whose encoded receipts have no type prefix.
 const LEGACY: u8 = 0;
-/// The newest of Ethereum's types, EIP-7702's.
+/// Newest type of Ethereum (EIP-7702).
 const NEWEST: u8 = 4;
-/// Optimism's deposits.
+/// Type of Optimism's deposits.
 const DEPOSIT: u8 = 0x7e;
 
 impl Receipt {
-    /// What the root does not need, but what tells which receipt is wrong.
+    /// Checks one receipt by itself. The root would detect the same faults, but not show which receipt is wrong.
     fn check(&self, position: usize) -> Result<(), BadReceipts> {
         if self.status.is_none() && self.root.is_none() {
             return Err(BadReceipts::Outcome(position));
@@ -175,8 +179,8 @@ impl Receipt {
         Ok(())
     }
 
-    /// `type || rlp([status or root, cumulative gas, bloom, logs])` (EIP-2718; Yellow Paper, "Transaction Receipt").
-    /// Types that are not known here are taken to have this form too, as most chains' own have.
+    /// Appends `type || rlp([status or root, cumulative gas, bloom, logs])` (EIP-2718; Yellow Paper, "Transaction
+    /// Receipt"). Unknown types are assumed to have this form too, as most chains' own types do.
     fn encode(&self, out: &mut Vec<u8>) {
         let status = self.status.unwrap_or_default();
         let outcome: &dyn Encodable = match &self.root {
@@ -185,7 +189,7 @@ impl Receipt {
         };
         let mut members = vec![outcome, &self.cumulative_gas_used, &self.logs_bloom, &self.logs];
         let nonce = self.deposit_nonce.unwrap_or_default();
-        // Since Canyon, which brought the version; before, the nonce was announced but not hashed.
+        // Hashed since Canyon, which added the version; before, nodes sent the nonce but it was not hashed.
         if let Some(version) = &self.deposit_receipt_version {
             members.extend([&nonce as &dyn Encodable, version]);
         }
@@ -202,7 +206,7 @@ impl Receipt {
     }
 }
 
-/// What the answer to `eth_getLogs` says of a log besides its address, topics and index.
+/// Members of a log in the answer to `eth_getLogs`, besides its address, topics and index.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Rest {
@@ -211,7 +215,8 @@ struct Rest {
     transaction_hash: B256,
 }
 
-/// The index counts across the block's receipts, from zero and without holes.
+/// Compares the answered logs with the receipts' logs. Indices count across the block's receipts, from 0 without
+/// holes.
 fn same_logs(receipts: &[Receipt], logs: &BlockLogs) -> Result<(), BadReceipts> {
     let answered = logs.logs.len();
     let proven = receipts.iter().map(|receipt| receipt.logs.len()).sum();
@@ -238,7 +243,7 @@ fn same_logs(receipts: &[Receipt], logs: &BlockLogs) -> Result<(), BadReceipts> 
     Ok(())
 }
 
-/// A header's members as nodes send them, and the hash that they are to have.
+/// A header's members as nodes send them, and the hash to check them against.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Members {
@@ -268,7 +273,7 @@ struct Members {
     hash: B256,
 }
 
-/// Without `..Default::default()`: a member that alloy learns of must not be forgotten here.
+/// Without `..Default::default()`, so that a member added by alloy cannot be forgotten here.
 impl From<Members> for ConsensusHeader {
     fn from(members: Members) -> Self {
         let number = |quantity: U64| quantity.to::<u64>();
@@ -318,8 +323,8 @@ mod tests {
     }
 
     impl Block {
-        /// What a real node sent to `eth_getBlockByHash`, `eth_getBlockReceipts` and `eth_getLogs`: transactions of three
-        /// types (of two by geth), with several logs, one or none; one of them failed.
+        /// Reads the answers of a real node to `eth_getBlockByHash`, `eth_getBlockReceipts` and `eth_getLogs`:
+        /// transactions of three types (two from geth), with several logs, one or none; one of them failed.
         fn of(fixture: &str) -> Self {
             let mut fixture: Value = serde_json::from_str(fixture).unwrap();
             Self {
@@ -362,7 +367,7 @@ mod tests {
             verify_hash(self.header.to_string().as_bytes())
         }
 
-        /// The logs of the first receipt, which in each of these blocks has some.
+        /// Returns the logs of the first receipt, which has some in each of these blocks.
         fn receipt_logs(&mut self) -> &mut Vec<Value> {
             self.receipts[0]["logs"].as_array_mut().unwrap()
         }
@@ -371,7 +376,7 @@ mod tests {
             self.logs.as_array_mut().unwrap()
         }
 
-        /// The same forgery in both answers.
+        /// Makes the same forgery in both answers.
         fn forge_log(&mut self, member: &str, value: Value) {
             self.receipt_logs()[0][member] = value.clone();
             self.answered_logs()[0][member] = value;
@@ -388,7 +393,7 @@ mod tests {
     type Forgery = fn(&mut Block);
 
     async fn ask(devnet: &Devnet, method: &str, params: Value) -> Value {
-        // The crate is built without a TLS provider, which plain HTTP does not ask for but the client does.
+        // The crate is built without a TLS provider; plain HTTP needs none, but the client requires one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         let request = reqwest::Client::new().post(devnet.http_url()).body(request.to_string());
@@ -445,7 +450,8 @@ mod tests {
                 let refusal = block.refused(|block| block.answered_logs()[0][member] = forged.clone());
                 assert_eq!(refusal, first, "{node}: {member}");
             }
-            // The index grows, as it must in `BlockLogs`, but with a hole; or the logs change places beneath it.
+            // The index ascends, as `BlockLogs` requires, but with a hole; or the logs are swapped under their
+            // indices.
             let hole = block.refused(|block| block.answered_logs()[count - 1]["logIndex"] = json!("0xff"));
             assert_eq!(hole, first.replace('0', &(count - 1).to_string()), "{node}");
             let moved = block.refused(|block| {
@@ -475,7 +481,7 @@ mod tests {
                 bloom,
                 "{node}: a log is missing"
             );
-            // What no bloom shows, the root does.
+            // Forgeries that no bloom shows are detected by the root.
             let forgeries: [(&str, Forgery); 7] = [
                 ("data", |block| block.forge_log("data", json!("0xbad0"))),
                 ("a log and its bloom", |block| {
@@ -509,7 +515,7 @@ mod tests {
         }
     }
 
-    /// geth's block has two notes of one contract with one tag: without the second the bloom is the same.
+    /// geth's block has two logs of one contract with the same topic: without the second the bloom is the same.
     #[test]
     fn a_missing_log_that_no_bloom_shows_is_missed() {
         let mut block = Block::geth();
@@ -524,7 +530,8 @@ mod tests {
         assert!(matches!(block.verify(), Err(BadReceipts::Root { .. })));
     }
 
-    /// An upstream that alters the root to suit its receipts must alter the hash as well, and then it is another block.
+    /// An upstream that changes the root to match its receipts must change the hash too, and then it is another
+    /// block.
     #[tokio::test]
     async fn a_header_with_another_root_has_another_hash() {
         for (node, block) in nodes().await {
@@ -578,7 +585,7 @@ mod tests {
         );
     }
 
-    /// A chain whose receipts have a form of their own must not read as one that is lied about.
+    /// A chain with its own receipt encoding must not be reported as a lying node.
     #[test]
     fn a_type_that_is_not_known_is_named() {
         let refusal = Block::anvil().refused(|block| block.receipts[1]["type"] = json!("0x7b"));
@@ -602,7 +609,7 @@ mod tests {
 
     #[test]
     fn receipts_are_encoded_as_their_time_and_type_asks() {
-        // The gas, the bloom and no logs.
+        // The gas, the bloom and the empty list of logs.
         let rest = [&[0x82, 0xb7, 0x41, 0xb9, 0x01, 0x00][..], &[0; 256], &[0xc0]].concat();
         let root = B256::repeat_byte(7);
         let legacy: &[&[u8]] = &[&[0xf9, 0x01, 0x08, 0x01], &rest];

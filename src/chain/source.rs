@@ -1,4 +1,5 @@
-//! The questions of the chain to the nodes: blocks by hash or number. What a block holds is asked for in `contents.rs`.
+//! The chain's requests to the nodes: blocks by hash or number. The contents of blocks are requested in
+//! `contents.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,38 +16,39 @@ use super::{BlockRef, Header, HeaderShape, NotAHeader};
 use crate::jsonrpc::Outcome;
 use crate::upstream::{CallError, Complaint, Pool, complaint};
 
-/// First and longest wait before a fetch that failed is tried again.
+/// Base and upper bound of the back-off before a fetch is retried, see [`wait_before`].
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
-/// Tries for the parent of a block that a node has: another node may lack it, or one behind a balancer.
+/// Attempts to fetch the parent of a block that a node has: another node, or another one behind a load balancer, may
+/// lack the parent.
 const PARENT_TRIES: u32 = 5;
 
-/// How long logs of a range are waited for: to fetch those of each block does not take much longer.
+/// Time limit for a range query: fetching the logs of each block does not take much longer.
 const RANGE: Duration = Duration::from_secs(2);
 
-/// Why an answer about logs was not believed; the label of a metric.
+/// Reason why an answer about a block was not used; a metrics label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// No answer: a matter of the connection, not of the block.
+    /// No answer: a fault of the connection, not evidence about the block.
     CallFailed,
     /// The node answered with an error.
     NodeError,
-    /// The node answered that it has no such method.
+    /// The node does not serve the method.
     NotServed,
-    /// It had it once: error 4444 of EIP-4444, as geth, reth and Nethermind answer.
+    /// The node no longer has the data: error 4444 of EIP-4444, as geth, reth and Nethermind answer.
     Pruned,
-    /// It cannot be this block's.
+    /// The answer is malformed, or cannot be about this block.
     Malformed,
-    /// It does not add up to the header's bloom.
+    /// The logs do not match the header's bloom.
     Bloom,
-    /// The header is not what its hash stands for.
+    /// The header does not match its hash.
     Header,
-    /// It is not what the block's receipts say, or these are not the block's.
+    /// The logs do not match the block's receipts, or the receipts are not the block's.
     Receipts,
 }
 
 impl Refused {
-    /// The value of the `reason` label in the metrics.
+    /// Returns the value of the `reason` label in the metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -62,28 +64,28 @@ impl Refused {
     }
 }
 
-/// What the nodes' answers have taught about this chain.
+/// Properties of this chain learned from the nodes' answers.
 #[derive(Debug)]
 pub struct Learned {
     shape: Mutex<HeaderShape>,
     verify: Verify,
 }
 
-/// What the logs of a block are held against before they are delivered (E7).
+/// Evidence that logs are checked against before delivery (E7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// Block, order and indices alone.
     None,
-    /// The header's `logsBloom` too: a log that is missing shows, as good as always.
+    /// Also the header's `logsBloom`: a missing log is nearly always detected.
     #[default]
     Bloom,
-    /// The block's receipts, their root and the header's hash too: a node can neither forge nor omit a log.
+    /// Also the block's receipts, their root and the header's hash: a node can neither forge nor omit a log.
     Receipts,
 }
 
 impl Learned {
-    /// Nothing yet.
+    /// Starts without any knowledge.
     #[must_use]
     pub fn new(verify: Verify) -> Self {
         Self {
@@ -92,8 +94,8 @@ impl Learned {
         }
     }
 
-    /// Takes an announced header as the pattern for those that are fetched. It is the node's and not the chain's: where the
-    /// chain begins anew, headers that are backfilled before the first announcement have it too.
+    /// Takes an announced header as the pattern for fetched headers, if there is none yet or `anew` is set. The
+    /// pattern belongs to the node, not to the chain: it is replaced while the upstream in use catches up.
     pub fn shape(&self, announced: &[u8], anew: bool) {
         let mut shape = self.shape.lock();
         if anew || !shape.is_known() {
@@ -101,31 +103,31 @@ impl Learned {
         }
     }
 
-    /// The header of a fetched block, with the members that this node announces.
+    /// Reads the header of a fetched block and reduces it to the members that this node announces.
     ///
     /// # Errors
-    /// As [`Header::parse`].
+    /// [`NotAHeader`] in the same cases as [`Header::parse`].
     pub fn header_of(&self, block: &Bytes) -> Result<Header, NotAHeader> {
         self.shape.lock().header_of(block, Instant::now())
     }
 
-    /// What contents are held against.
+    /// Returns the evidence that contents are checked against.
     #[must_use]
     pub fn verify(&self) -> Verify {
         self.verify
     }
 }
 
-/// What a block is looked for by.
+/// Key for a block lookup.
 #[derive(Clone, Copy, Debug)]
 pub enum Seek {
-    /// Its hash, whatever branch it is on.
+    /// The block's hash, on any branch.
     Hash(B256),
-    /// Its number on the canonical chain.
+    /// The block's number on the canonical chain.
     Number(u64),
 }
 
-/// The nodes as the chain sees them.
+/// The chain's access to the nodes.
 #[derive(Debug)]
 pub struct Source {
     pub(super) pool: Arc<Pool>,
@@ -134,7 +136,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Asks these nodes, and holds what they say against the rest.
+    /// Creates a source that asks the upstreams of `pool` and checks their answers as `verify` requires.
     #[must_use]
     pub fn new(pool: Arc<Pool>, verify: Verify) -> Self {
         let learned = Arc::new(Learned::new(verify));
@@ -146,26 +148,28 @@ impl Source {
         }
     }
 
-    /// What their answers have taught.
+    /// Returns the properties learned from the nodes' answers.
     #[must_use]
     pub fn learned(&self) -> &Arc<Learned> {
         &self.learned
     }
 
-    /// The block with this hash; `None` where the node does not have it, or not yet, or gave no answer.
+    /// Fetches the block with this hash; `None` if the node does not have it (yet) or gave no answer.
     pub async fn block_by_hash(&self, hash: B256, attempt: u32) -> Option<Header> {
         self.seek(Seek::Hash(hash), attempt).await.ok().flatten()
     }
 
-    /// The node's canonical block of this number.
+    /// Fetches the node's canonical block of this number; `None` if the node does not have it (yet) or gave no
+    /// answer.
     pub async fn block_by_number(&self, number: u64, attempt: u32) -> Option<Header> {
         self.seek(Seek::Number(number), attempt).await.ok().flatten()
     }
 
-    /// A block; `None` where the node says that it has none.
+    /// Fetches a block; `None` if the node answers that there is none.
     ///
     /// # Errors
-    /// [`Refused`] says nothing about the block.
+    /// [`Refused`] if there is no answer, an error, or an answer about another block; none of these is evidence about
+    /// the block.
     pub async fn seek(&self, seek: Seek, attempt: u32) -> Result<Option<Header>, Refused> {
         let (method, params, hash) = match seek {
             Seek::Hash(hash) => ("eth_getBlockByHash", format!(r#"["{hash}",false]"#), Some(hash)),
@@ -182,17 +186,17 @@ impl Source {
         match seek {
             Seek::Hash(hash) if header.block.hash != hash => Err(Refused::Malformed),
             Seek::Number(number) if header.block.number > number => Err(Refused::Malformed),
-            // Where a number has no block, Forest answers the one before (issue 11).
+            // For a number without a block, Forest answers the block before (issue 11).
             Seek::Number(number) if header.block.number < number => Ok(None),
             _ => Ok(Some(header)),
         }
     }
 
-    /// The first canonical block at or above this number; `None` where the node's chain ends below it.
+    /// Finds the first canonical block at or above this number; `None` if the node's chain ends below it.
     ///
     /// # Errors
-    /// [`Refused`] says nothing about the block: the node cannot be asked, or does not have the blocks that prove which one
-    /// is the first.
+    /// [`Refused`] if the node gave no answer, or lacks the blocks that prove which one is the first; neither is
+    /// evidence about the block.
     pub async fn first_from(&self, number: u64, attempt: u32) -> Result<Option<Header>, Refused> {
         let direct = self.seek(Seek::Number(number), attempt).await;
         if matches!(direct, Ok(Some(_)) | Err(Refused::CallFailed)) {
@@ -208,7 +212,8 @@ impl Source {
         }
     }
 
-    /// The node's answer about the logs of its canonical blocks of these numbers that meet the criteria, as JSON.
+    /// Fetches the logs of the node's canonical blocks from `first` to `last`, both included, that match the
+    /// criteria, as JSON.
     pub(super) async fn logs_between(&self, first: BlockRef, last: BlockRef, criteria: &str) -> Result<Bytes, Refused> {
         let (from, to) = (first.number, last.number);
         let params = format!(r#"[{{"fromBlock":"{from:#x}","toBlock":"{to:#x}",{criteria}}}]"#);
@@ -220,18 +225,18 @@ impl Source {
         )
     }
 
-    /// The node's newest block.
+    /// Fetches the node's newest block; `None` if there is no usable answer.
     pub async fn latest(&self) -> Option<Header> {
         self.block("eth_getBlockByNumber", r#"["latest",false]"#, None, 0).await
     }
 
-    /// Whether the node says that it is syncing.
+    /// Checks if the node reports that it is syncing; `false` without an answer.
     pub async fn is_syncing(&self) -> bool {
         let said = found(self.pool.call_ours("eth_syncing", "", None, 0).await);
         said.is_some_and(|json| &json[..] != b"false")
     }
 
-    /// Each further `attempt` asks another node, as far as there are any.
+    /// Fetches a block; each further `attempt` asks another node, as long as there is one.
     async fn block(&self, method: &str, params: &str, hash: Option<B256>, attempt: u32) -> Option<Header> {
         let json = found(self.pool.call_ours(method, params, hash, attempt).await)?;
         self.learned
@@ -249,7 +254,7 @@ impl Heights for Source {
     async fn parent(&self, child: &Header) -> Option<Header> {
         let seek = match child.has_parent() {
             true => Seek::Hash(child.parent),
-            // The one of the number before is taken for it.
+            // A block without a parent: the block with the previous number takes its place.
             false => Seek::Number(child.block.number.checked_sub(1)?),
         };
         for attempt in 0..PARENT_TRIES {
@@ -262,7 +267,7 @@ impl Heights for Source {
     }
 }
 
-/// How long to wait before this attempt.
+/// Returns the wait before an attempt, counted from 0: none before the first, then 40 ms, doubling up to 2 s.
 pub(super) fn wait_before(attempt: u32) -> Duration {
     match attempt {
         0 => Duration::ZERO,
@@ -282,7 +287,7 @@ fn answered(answer: Result<Outcome, CallError>) -> Result<Bytes, Refused> {
     }
 }
 
-/// The block that a call found; `null`, an error and a lost connection all mean "not yet".
+/// Returns the result of a call; `None` for `null`, an error, or no answer, which all mean "not yet".
 fn found(answer: Result<Outcome, CallError>) -> Option<Bytes> {
     match answer {
         Ok(Outcome::Result(json)) if &json[..] != b"null" => Some(json),

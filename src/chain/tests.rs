@@ -1,5 +1,6 @@
-//! The deciding half of the chain as a whole: heads of three upstreams in any order, with gaps, repetitions, forks and
-//! lies, answers late, wrong or never, and streams that resume anywhere. What comes out, replayed, is the chain.
+//! Property tests of the chain's I/O-free half: heads of three upstreams in any order, with gaps, repetitions, forks
+//! and lies; answers that are late, wrong or missing; streams that resume anywhere. The published events, replayed,
+//! are the chain.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,15 +19,16 @@ use super::{
 };
 use crate::telemetry::Metrics;
 
-/// A log by its block and its index.
+/// Identifies a log by its block's hash and its index.
 type Name = (B256, u64);
 
-/// Every block that there ever is: each grows on an earlier one.
+/// All blocks of all branches; each grows on an earlier one.
 #[derive(Debug)]
 struct Tree(Vec<(Header, Arc<BlockLogs>)>);
 
 impl Tree {
-    /// Each block by how far back its parent is, how many numbers before it have no block, and its logs.
+    /// Grows a tree; each block is given as the distance back to its parent, the count of numbers without a block
+    /// before it, and the count of its logs.
     fn grow(blocks: &[(usize, u64, u64)]) -> Self {
         let mut tree = Self(Vec::new());
         tree.add(B256::with_last_byte(255), 0, 1);
@@ -69,7 +71,7 @@ impl Tree {
         self.0.iter().find(|(header, _)| header.block.hash == hash)
     }
 
-    /// From the first block to this one.
+    /// Returns the blocks from the first one to this one.
     fn path(&self, to: B256) -> Vec<&(Header, Arc<BlockLogs>)> {
         let mut path = VecDeque::new();
         let mut at = to;
@@ -80,7 +82,7 @@ impl Tree {
         path.into()
     }
 
-    /// All logs of the chain that ends here, from block `first` on.
+    /// Returns all logs of the chain that ends at `to`, from number `first` on.
     fn logs(&self, to: B256, first: u64) -> Vec<Name> {
         let path = self
             .path(to)
@@ -94,24 +96,24 @@ fn names(logs: &BlockLogs) -> Vec<Name> {
     logs.logs.iter().map(|log| (logs.block.hash, log.index)).collect()
 }
 
-/// Something that happens.
+/// One step of a test.
 #[derive(Clone, Debug)]
 enum Op {
-    /// An upstream, the first being the one in use, tells a head.
+    /// An upstream announces a head; upstream 0 is the one in use.
     Tell(u8, Index),
     /// Another upstream comes into use.
     Switch,
-    /// An answer arrives: true, none at all, or about another block.
+    /// An answer arrives: true, empty, or about another block.
     Answer(Index, Manner, Index),
-    /// Logs of a block arrive that are awaited for live subscriptions.
+    /// A block's logs arrive that live subscriptions await.
     Logs(Index),
-    /// So many events are published.
+    /// This many events are published.
     Publish(u8),
-    /// A stream resumes behind a block, or behind a log of it.
+    /// A stream resumes after a block, or after one of its logs.
     Resume(Index, Option<u64>),
-    /// A stream of heads resumes behind a block.
+    /// A stream of heads resumes after a block.
     ResumeHeads(Index),
-    /// A stream that resumed is told so much.
+    /// A resumed stream is advanced by this many steps.
     Step(Index, u8),
 }
 
@@ -136,18 +138,18 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Numbers without a block before one that has.
+/// Count of numbers without a block before the next block.
 fn skipped() -> impl Strategy<Value = u64> {
     prop_oneof![6 => Just(0u64), 2 => 1u64..4, 1 => 10u64..60]
 }
 
-/// A stream that resumed.
+/// A resumed stream.
 #[derive(Debug)]
 struct Stream {
     cursor: Cursor,
-    /// All logs that its client holds.
+    /// All logs that its client has.
     held: Vec<Name>,
-    /// For a stream of heads, the branch on which its client stands.
+    /// The client's branch, for a stream of heads.
     walk: Option<Vec<B256>>,
     page: Page,
 }
@@ -166,15 +168,15 @@ struct World {
     tree: Tree,
     assembly: Assembly,
     asks: Vec<Ask>,
-    /// What the node in use says when it is asked for a number.
+    /// Head of the node in use; its canonical chain ends here.
     head: B256,
     history: History,
-    /// What a subscriber that was there from the start holds, and the first block that it was told.
+    /// Logs of a subscriber that was connected from the start, and the number of the first block delivered to it.
     live: Vec<Name>,
     live_from: Option<u64>,
-    /// Blocks whose logs it is still to be delivered, oldest first, and whether they were fetched.
+    /// Blocks whose logs are not delivered to this subscriber yet, oldest first, and whether they were fetched.
     awaited: VecDeque<(BlockRef, bool)>,
-    /// The heads that it was told and that were not replaced.
+    /// Heads delivered to this subscriber and not replaced.
     told: Vec<BlockRef>,
     streams: Vec<Stream>,
 }
@@ -271,7 +273,7 @@ impl World {
         path.iter().find(at).map(|(header, _)| header.clone())
     }
 
-    /// The first block at or above this number on the node's chain.
+    /// Returns the first block at or above this number on the node's chain.
     fn canonical_from(&self, number: u64) -> Option<Header> {
         let path = self.tree.path(self.head);
         let at = |(header, _): &&&(Header, Arc<BlockLogs>)| header.block.number >= number;
@@ -283,7 +285,7 @@ impl World {
         let by_hash = |hash| self.tree.by_hash(hash).map(|(header, _)| header.clone());
         match (ask, manner) {
             (Ask::Parent(hash, ahead, tries), manner) => {
-                // By hash nothing else is believed; by number a node may say what it likes.
+                // An answer by hash is checked; by number a node may answer any block.
                 let found = match manner {
                     Manner::Right => Ok(by_hash(hash)),
                     Manner::Nothing => Err(Refused::CallFailed),
@@ -319,7 +321,7 @@ impl World {
         }
     }
 
-    /// Logs of a block arrive; those whose turn it is are delivered.
+    /// Handles fetched logs of a block, and delivers the blocks that are next in order.
     fn fetched_logs(&mut self, at: usize) {
         let (block, fetched) = &mut self.awaited[at];
         *fetched = true;
@@ -339,7 +341,7 @@ impl World {
         }
     }
 
-    /// Publishes the next event and checks it against what was published before; `false` where there is none.
+    /// Publishes the next event and checks it against those before; `false` if there is none.
     fn publish(&mut self) -> bool {
         if !self.assembly.has_news() {
             return false;
@@ -370,7 +372,8 @@ impl World {
                 }
                 assert!(!self.told.contains(&block), "no head comes twice");
                 self.told.push(block);
-                // Those below the first block were filled in and never told, and those that are awaited were not yet.
+                // Blocks below the first delivered one were backfilled and never delivered; awaited ones are not
+                // delivered yet.
                 let first = self.live_from.unwrap_or_default();
                 let were_told = dropped.iter().filter(|own| {
                     own.header.block.number >= first && self.awaited.iter().all(|(block, _)| *block != own.header.block)
@@ -408,7 +411,7 @@ impl World {
         true
     }
 
-    /// Tells a stream what comes next; `false` where it is level or has to wait.
+    /// Advances a stream by one step; `false` if it is level or has to wait.
     fn step(&mut self, at: usize) -> bool {
         let mut stream = self.streams.swap_remove(at);
         let next = stream.next(&self.history);
@@ -486,12 +489,12 @@ impl World {
         moved
     }
 
-    /// The node in use settles on one head, every question is answered, everything is published.
+    /// Fixes the node in use on one head, answers every question and publishes everything.
     fn settle(&mut self, last: &Index) {
         let head = self.tree.pick(last).clone();
         self.head = head.block.hash;
         for round in 0..400 {
-            // A node that stands still is heard of again by a probe or a poll.
+            // A node that stands still is seen again by a probe or a poll.
             if round % 40 == 0 {
                 self.assembly.announced(head.clone());
             }
@@ -525,7 +528,7 @@ proptest! {
         }
         world.settle(&head);
         let tip = world.history.tip().expect("something was published").clone();
-        // The chain may have gone back before the logs of the last blocks were there.
+        // The chain may have gone back before the logs of the last blocks arrived.
         let awaited = world.awaited.front().and_then(|(block, _)| world.tree.by_hash(block.hash));
         let told = awaited.map_or(tip.header.block.hash, |(first, _)| first.parent);
         let stands_at = world.history.stands_at().expect("as the tip");
@@ -533,7 +536,7 @@ proptest! {
         prop_assert!(world.history.is_canonical(stands_at));
         prop_assert_eq!(&world.live, &world.tree.logs(told, world.live_from.unwrap_or_default()));
         for at in 0..world.streams.len() {
-            // Those that stand behind blocks which this chain has not reached wait for ever, and rightly.
+            // Streams after blocks that this chain has not reached wait forever, as they must.
             for _ in 0..400 {
                 if !world.step(at) {
                     break;

@@ -1,7 +1,7 @@
-//! One history out of what a node announces. No I/O, no clock.
+//! Builds one history from a node's announcements. No I/O, no clock.
 //!
-//! Heads in any order go in; what they mean for the canonical chain comes out. A head whose parent is unknown starts a
-//! walk: the tracker names the hash that it needs next, until the walk meets the chain that it knows.
+//! Heads go in, in any order; the resulting changes of the canonical chain come out. A head with an unknown parent
+//! starts a walk: the tracker requests one parent after the other until the walk meets a known block.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,68 +10,70 @@ use alloy_primitives::B256;
 use super::{BlockRef, Header};
 use crate::upstream::MAX_HOLE;
 
-/// What an announcement, or an answer to a [`Step::Need`], came to.
+/// The result of an announcement, or of an answer to a [`Step::Need`].
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Nothing new.
     Nothing,
-    /// The header with this hash is needed to go on; give it to [`Tracker::supply`].
+    /// The walk needs the header with this hash; pass it to [`Tracker::supply`].
     Need(B256),
-    /// The walk came to this block, which has no parent, or one that no node has. The node's blocks up to this one by number
-    /// are needed to go on; give them to [`Tracker::supply_numbered`].
+    /// The walk reached this block, which has no parent, or a parent that no node has. The walk needs the node's
+    /// blocks by number up to this one; pass them to [`Tracker::supply_numbered`].
     NeedNumbered(BlockRef),
-    /// The chain grew: oldest first, never empty.
+    /// The chain grew by these blocks: oldest first, never empty.
     Extend(Vec<Header>),
-    /// The chain changed its mind.
+    /// A reorg, or a rewind if `adopted` is empty.
     Reorg {
-        /// The newest block that both branches have.
+        /// The newest block that both branches share.
         ancestor: BlockRef,
-        /// Newest first; may not be empty.
+        /// Blocks that left the canonical chain, newest first; never empty.
         dropped: Vec<BlockRef>,
-        /// Oldest first; empty when the node only went back.
+        /// Blocks that joined the canonical chain, oldest first; empty if the node only went back.
         adopted: Vec<Header>,
     },
-    /// The node announces a block that is already behind the tip: it went back, or it repeats itself. Whoever can ask
-    /// the node decides, and calls [`Tracker::rewind`].
+    /// The node announced a canonical block below the tip: it went back, or repeats itself. The caller asks the node,
+    /// and calls [`Tracker::rewind`] if it went back.
     Behind(BlockRef),
-    /// The head is too far ahead for one walk and was not taken: it is to be announced again later. Unless a walk is in
-    /// progress, the node's first block at or above this number is the next stepping stone, for [`Tracker::walk_to`].
+    /// The head is too far ahead for one walk and was not accepted; announce it again later. Unless a walk is in
+    /// progress, the node's first block at or above `stone` is the next stepping stone, for [`Tracker::walk_to`].
     Far {
         /// The head.
         head: Header,
-        /// The least number of the stepping stone.
+        /// Lowest number of the stepping stone.
         stone: u64,
     },
-    /// Continuity is lost: no bounded walk leads from here to what was known. The chain starts again at this head.
+    /// Continuity is lost: no bounded walk leads from this head to a known block. The chain starts again at this
+    /// head.
     Reset(Header),
 }
 
-/// The canonical chain as far back as history reaches, and a walk in progress.
+/// The canonical chain as far back as history reaches, and the walk in progress.
 ///
-/// Blocks are related by their parents' hashes alone. Numbers ascend, and some have no block (Filecoin's null rounds, issue
-/// 11): a number says how many blocks there can be at most, never which block is the parent.
+/// Blocks are linked by parent hashes alone. Numbers ascend, and some have no block (Filecoin's null rounds, issue
+/// 11): a number bounds how many blocks there can be, but does not identify the parent. The exception is a parent
+/// that no node has, see [`Self::supply_numbered`].
 #[derive(Debug)]
 pub struct Tracker {
-    /// Blocks kept, and the longest walk; at least one.
+    /// Maximum number of canonical blocks, of blocks in a walk, and of blocks set aside; at least 1.
     limit: usize,
     /// Oldest first; each the parent of the next.
     canonical: VecDeque<Header>,
     number_of: HashMap<B256, u64>,
     /// From the announced head down to the oldest ancestor fetched so far; newest first.
     walk: Vec<Header>,
-    /// Blocks off the canonical chain that need not be fetched again.
+    /// Blocks off the canonical chain, kept so that they need not be fetched again.
     aside: HashMap<B256, Header>,
     aside_order: VecDeque<B256>,
     /// Wary mode, see [`Self::set_wary`]: the published chain is never given up, and a child far above its parent is
     /// refused.
     is_wary: bool,
     aside_bytes: usize,
-    /// Bound in bytes of JSON, for the blocks of a walk and again for those put aside.
+    /// Bound in bytes of JSON, for the blocks of a walk and separately for those set aside.
     max_bytes: usize,
 }
 
 impl Tracker {
-    /// A tracker that keeps `limit` blocks and walks back as many at most.
+    /// Creates a tracker that keeps up to `limit` blocks and walks back by up to as many.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -87,20 +89,20 @@ impl Tracker {
         }
     }
 
-    /// Sets the wary mode, for a node whose height is doubted. Nothing that costs continuity is accepted in it: neither
-    /// walks that lead nowhere and restarts, nor blocks further than `MAX_HOLE` (`upstream::standing`) above their
-    /// parents.
+    /// Sets the wary mode, for a node whose height is doubted. It rejects everything that would cost continuity:
+    /// walks that do not meet the chain, restarts, and blocks further than `MAX_HOLE` (`upstream::standing`) above
+    /// their parents.
     pub fn set_wary(&mut self, is_wary: bool) {
         self.is_wary = is_wary;
     }
 
-    /// The same within so many bytes for the blocks of a walk, and again for those that are put aside.
+    /// Bounds the blocks of a walk, and separately those set aside, to `max_bytes` bytes of JSON.
     #[must_use]
     pub fn within(self, max_bytes: usize) -> Self {
         Self { max_bytes, ..self }
     }
 
-    /// Bytes of JSON of blocks that do not belong to the chain, or not yet.
+    /// Returns the bytes of JSON in blocks that are not, or not yet, canonical.
     #[must_use]
     pub fn stray_bytes(&self) -> usize {
         self.aside_bytes + self.walk_bytes()
@@ -116,26 +118,26 @@ impl Tracker {
         Some(header)
     }
 
-    /// The newest canonical header.
+    /// Returns the newest canonical header.
     #[must_use]
     pub fn tip(&self) -> Option<&Header> {
         self.canonical.back()
     }
 
-    /// The oldest canonical block that is kept.
+    /// Returns the oldest canonical block in memory.
     #[must_use]
     pub fn oldest(&self) -> Option<BlockRef> {
         self.canonical.front().map(|header| header.block)
     }
 
-    /// The hash that the walk in progress waits for.
+    /// Returns the hash that the walk in progress needs next; `None` without a walk.
     #[must_use]
     pub fn needs(&self) -> Option<B256> {
         self.walk.last().map(|lowest| lowest.parent)
     }
 
-    /// The numbers that the walk in progress has yet to cross if no block of ours is dropped: above our tip, below what was
-    /// fetched so far.
+    /// Returns the numbers that the walk in progress has yet to cross if no canonical block is dropped: above the
+    /// tip, below the lowest block fetched so far.
     #[must_use]
     pub fn gap(&self) -> std::ops::Range<u64> {
         match (self.tip(), self.walk.last()) {
@@ -144,14 +146,14 @@ impl Tracker {
         }
     }
 
-    /// The block below the oldest one, where there is one and room for it.
+    /// Returns the parent hash of the oldest block, if there is a parent and room for it.
     #[must_use]
     pub fn below(&self) -> Option<B256> {
         let oldest = self.canonical.front()?;
         (self.canonical.len() < self.limit && oldest.has_parent()).then_some(oldest.parent)
     }
 
-    /// Canonical blocks that are kept, and the numbers from the first to the last of them.
+    /// Returns the count of canonical blocks in memory, and the count of numbers from the first to the last of them.
     #[must_use]
     pub fn extent(&self) -> (u64, u64) {
         let numbers = self.canonical.front().zip(self.canonical.back());
@@ -161,8 +163,8 @@ impl Tracker {
         (self.canonical.len() as u64, span)
     }
 
-    /// Adds the parent of the oldest block, so that a reorg may reach below it; `false` where it is not that, or where
-    /// there is no room.
+    /// Adds the parent of the oldest block, so that a reorg may reach below it; `false` if `older` is not the parent,
+    /// or there is no room.
     pub fn prepend(&mut self, older: &Header) -> bool {
         let fits = self.canonical.len() < self.limit
             && self
@@ -177,13 +179,13 @@ impl Tracker {
         fits
     }
 
-    /// Gives up what was known and starts again at this head.
+    /// Drops the known chain and starts again at this head. In wary mode a chain that has blocks is kept.
     pub fn restart(&mut self, head: Header) -> Step {
         self.walk = vec![head];
         self.reset()
     }
 
-    /// The node says: this is my head.
+    /// Handles a head that the node announces.
     pub fn announce(&mut self, head: Header) -> Step {
         let hash = head.block.hash;
         if self.canonical.is_empty() {
@@ -201,7 +203,7 @@ impl Tracker {
         }
         match self.walk.first() {
             Some(target) if target.block.hash == hash => Step::Nothing,
-            // The chain grew while its gap is being fetched: the same gap is still the one to fill.
+            // The chain grew while its gap is being fetched: the gap to fill is still the same.
             Some(target) if target.block.hash == head.parent && self.walk.len() < self.limit => {
                 self.walk.insert(0, head);
                 Step::Nothing
@@ -211,7 +213,7 @@ impl Tracker {
                 Step::Far { head, stone }
             }
             _ => match self.number_of.get(&head.parent) {
-                // No number can be taken from it: nothing grows on it that could be believed.
+                // A head whose number does not exceed its parent's is invalid: ignore it.
                 Some(parent) if head.block.number <= *parent => Step::Nothing,
                 Some(_) => self.walk_to(head),
                 None => match self.stone_before(&head) {
@@ -222,8 +224,8 @@ impl Tracker {
         }
     }
 
-    /// As [`Self::announce`], of a head that is new and to which as few blocks lead as can be walked, whatever its number: the
-    /// numbers before it have none.
+    /// Handles a new head like [`Self::announce`], but walks to it whatever its number. Few blocks lead to it: the
+    /// numbers from the requested stepping stone up to it have no block.
     pub fn walk_to(&mut self, head: Header) -> Step {
         if self.number_of.contains_key(&head.block.hash) {
             return Step::Nothing;
@@ -233,15 +235,16 @@ impl Tracker {
         self.advance()
     }
 
-    /// The block to go to first where this head is further ahead than a walk may reach.
+    /// Returns the lowest number of the stepping stone to take first, if a head is further ahead than a walk may
+    /// reach.
     fn stone_before(&self, head: &Header) -> Option<u64> {
         let tip = self.tip()?.block.number;
         let reach = self.limit as u64;
-        // Half of it, so that a reorg that happened meanwhile can be walked too.
+        // Half of the reach, so that the walk can also cover a reorg that happened meanwhile.
         (head.block.number.saturating_sub(tip) > reach).then_some(tip + reach.div_ceil(2))
     }
 
-    /// The answer to a [`Step::Need`]. An answer that nobody waits for any more is put aside.
+    /// Handles the answer to a [`Step::Need`]. A block that no walk needs any more is set aside.
     pub fn supply(&mut self, header: Header) -> Step {
         if self.needs() == Some(header.block.hash) {
             self.walk.push(header);
@@ -253,7 +256,8 @@ impl Tracker {
         Step::Nothing
     }
 
-    /// No node has the block that the walk needs: the one of the number before is taken for it, where the node has that.
+    /// Records that no node has the block that the walk needs: the node's block with the previous number takes its
+    /// place.
     pub fn deny(&mut self, hash: B256) -> Step {
         match self.walk.last_mut().filter(|lowest| lowest.parent == hash) {
             Some(lowest) => {
@@ -264,8 +268,9 @@ impl Tracker {
         }
     }
 
-    /// The answer to a [`Step::NeedNumbered`] for this block: canonical blocks of the node, each known by its number alone.
-    /// `None` where they do not lead on: they do not have the block itself, or none of the number before.
+    /// Handles the answer to a [`Step::NeedNumbered`] for this block: the node's canonical blocks, each identified by
+    /// its number alone. `None` if they do not extend the walk: the block itself or the one with the previous number
+    /// is missing.
     pub fn supply_numbered(&mut self, block: BlockRef, canonical: Vec<Header>) -> Option<Step> {
         let waits = |lowest: &&Header| lowest.block == block && !lowest.has_parent();
         if self.walk.last().filter(waits).is_none() {
@@ -280,7 +285,7 @@ impl Tracker {
             && let Some(before) = lowest.block.number.checked_sub(1)
             && let Some(before) = by_number.get(&before)
         {
-            // From here on it is the parent, for all who go by hashes.
+            // From now on the two blocks are linked by hash.
             lowest.parent = before.block.hash;
             if self.number_of.contains_key(&before.block.hash) || self.walk.len() >= self.limit {
                 break;
@@ -291,7 +296,7 @@ impl Tracker {
         Some(self.advance())
     }
 
-    /// The node really went back to this canonical block.
+    /// Handles a confirmed rewind of the node to this canonical block.
     pub fn rewind(&mut self, to: B256) -> Step {
         self.abandon_walk();
         match self.drop_above(to) {
@@ -304,11 +309,11 @@ impl Tracker {
         }
     }
 
-    /// Goes on with the walk as far as known blocks lead.
+    /// Continues the walk as far as known blocks lead.
     fn advance(&mut self) -> Step {
         while let Some(lowest) = self.walk.last() {
             let (parent, number) = (lowest.parent, lowest.block.number);
-            // Numbers that do not ascend are no chain.
+            // Blocks whose numbers do not ascend are not a valid chain.
             let ascends = self
                 .walk
                 .iter()
@@ -339,7 +344,7 @@ impl Tracker {
         Step::Nothing
     }
 
-    /// The walk met the chain at `ancestor`.
+    /// Completes a walk that met the chain at `ancestor`.
     fn join(&mut self, ancestor: B256) -> Step {
         if self.is_wary && self.leaps(ancestor) {
             self.walk.clear();
@@ -361,7 +366,7 @@ impl Tracker {
         }
     }
 
-    /// `true` where a block of the walk is further above its parent than can be believed of one node.
+    /// Checks if a block of the walk is more than `MAX_HOLE` above its parent: too much on one node's word.
     fn leaps(&self, ancestor: B256) -> bool {
         let below = self.number_of.get(&ancestor).copied();
         let parents = self.walk.iter().skip(1).map(|own| own.block.number).chain(below);
@@ -398,7 +403,8 @@ impl Tracker {
         }
     }
 
-    /// What is dropped, newest first; `None` where `ancestor` is not canonical.
+    /// Drops the blocks above `ancestor`. Returns `ancestor` and the dropped blocks, newest first; `None` if
+    /// `ancestor` is not canonical.
     fn drop_above(&mut self, ancestor: B256) -> Option<(BlockRef, Vec<BlockRef>)> {
         let number = *self.number_of.get(&ancestor)?;
         let mut dropped = Vec::new();
@@ -412,13 +418,13 @@ impl Tracker {
         Some((BlockRef { number, hash: ancestor }, dropped))
     }
 
-    /// The head that the walk in progress leads to.
+    /// Returns the head that the walk in progress leads to.
     #[must_use]
     pub fn target(&self) -> Option<&Header> {
         self.walk.first()
     }
 
-    /// Gives up the walk in progress; its blocks are put aside.
+    /// Gives up the walk in progress; its blocks are set aside.
     pub fn abandon_walk(&mut self) {
         for header in std::mem::take(&mut self.walk) {
             self.put_aside(header);
@@ -438,7 +444,7 @@ impl Tracker {
             let longest = longest.block.hash;
             self.take_aside(&longest);
         }
-        // The order may name blocks that were taken back; they leave it here too.
+        // The order may name blocks that are no longer set aside; they are removed from the order here.
         while self.aside_order.len() > self.limit
             && let Some(oldest) = self.aside_order.pop_front()
         {

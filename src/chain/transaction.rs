@@ -1,4 +1,4 @@
-//! A transaction as a node tells it, pending or in a block, and all of those of one block.
+//! A transaction as a node reports it, pending or in a block, and all transactions of one block.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -12,14 +12,14 @@ use serde_json::value::RawValue;
 use super::{BlockRef, Header};
 use crate::quantity;
 
-/// One transaction: the node's own bytes, and what filters look at.
+/// One transaction: the node's own bytes, and the fields that filters match.
 #[derive(Clone, Debug)]
 pub struct Transaction {
-    /// Its name.
+    /// Hash that identifies the transaction.
     pub hash: B256,
-    /// Who signed it; some chains have transactions that nobody did.
+    /// Sender; `None` for transactions without a signer, which some chains have.
     pub from: Option<Address>,
-    /// Whom it calls; nobody where it makes a contract.
+    /// Recipient; `None` for a contract creation.
     pub to: Option<Address>,
     json: Bytes,
 }
@@ -32,16 +32,16 @@ struct Fields {
 }
 
 impl Transaction {
-    /// Reads what decides.
+    /// Reads the hash, the sender and the recipient.
     ///
     /// # Errors
-    /// The JSON has no hash, or a party that is no address.
+    /// [`serde_json::Error`] if the JSON has no hash, or its sender or recipient is not a valid address.
     pub fn parse(json: Bytes) -> Result<Self, serde_json::Error> {
         let Fields { hash, from, to } = serde_json::from_slice(&json)?;
         Ok(Self { hash, from, to, json })
     }
 
-    /// The same, without the block that it came in: what is kept should not keep that.
+    /// Copies the transaction's bytes, so that keeping it does not keep the whole block's answer in memory.
     #[must_use]
     pub fn alone(&self) -> Self {
         Self {
@@ -50,40 +50,40 @@ impl Transaction {
         }
     }
 
-    /// The whole of it.
+    /// Returns the node's JSON, unchanged.
     #[must_use]
     pub fn json(&self) -> &Bytes {
         &self.json
     }
 }
 
-/// All transactions of one block, in their order.
+/// All transactions of one block.
 #[derive(Debug)]
 pub struct BlockTransactions {
-    /// The block.
+    /// Number and hash of the block.
     pub block: BlockRef,
-    /// In the order of their execution.
+    /// Transactions in the order of execution.
     pub transactions: Vec<Transaction>,
-    /// When the block's header arrived.
+    /// Time when the block's header arrived.
     pub seen: Instant,
 }
 
-/// The answer cannot be this block.
+/// Reason why an answer cannot be this block.
 #[derive(Debug, thiserror::Error)]
 pub enum BadTransactions {
-    /// Not a block with whole transactions: also where the node does not know it and says `null`.
+    /// Not a block with whole transactions; also for `null`, the answer of a node that does not know the block.
     #[error("not a block with its transactions: {0}")]
     Shape(#[from] serde_json::Error),
-    /// Another block.
+    /// The answer is another block; this is its hash.
     #[error("another block: {0}")]
     Block(B256),
-    /// A transaction of another block.
+    /// A transaction names another block.
     #[error("a transaction of another block at position {0}")]
     Foreign(usize),
 }
 
 impl BlockTransactions {
-    /// The block's transactions where its header tells that there are none.
+    /// Returns the empty list if the header shows that the block has no transactions.
     #[must_use]
     pub fn none(header: &Header) -> Option<Self> {
         let none = claims(header, Root::Transactions) == Claim::None;
@@ -94,12 +94,12 @@ impl BlockTransactions {
         })
     }
 
-    /// Reads the node's answer to `eth_getBlockByHash` and holds it against the header, except for its root. They are put in
-    /// the order of their indices, which may have holes (Sei, Oasis, HyperEVM); where an index comes twice (ref-fvm#1136) in
-    /// the node's order. A transaction that comes twice (hiero-json-rpc-relay#2853) is one.
+    /// Reads the node's answer to `eth_getBlockByHash` and checks it against the header, except for the header's
+    /// root. Transactions are ordered by index, which may have holes (Sei, Oasis, HyperEVM); if an index occurs twice
+    /// (ref-fvm#1136), in the node's order. A transaction that occurs twice (hiero-json-rpc-relay#2853) is kept once.
     ///
     /// # Errors
-    /// [`BadTransactions`].
+    /// [`BadTransactions`] if the answer is malformed, another block, or has a transaction of another block.
     pub fn parse(header: &Header, answer: &Bytes) -> Result<Self, BadTransactions> {
         #[derive(Deserialize)]
         struct Block<'a> {
@@ -146,31 +146,31 @@ impl BlockTransactions {
     }
 }
 
-/// A root in a header.
+/// One of the roots in a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Root {
     Transactions,
     Receipts,
 }
 
-/// What a header claims of a block's contents by a root.
+/// A header's claim about a kind of contents, derived from its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// There are none.
+    /// The block has none.
     None,
-    /// There are some.
+    /// The block has some.
     Some,
-    /// The root is one of something, but no gas was used: a chain may have a root of its own for nothing.
+    /// The root is not the empty one, but no gas was used: a chain may have its own root for no contents.
     Idle,
-    /// There are none by the root, but gas was used or the bloom is not empty: transactions of the system are in no root on
-    /// Bor and HyperEVM.
+    /// The root is the empty one, but gas was used or the bloom is not empty: on Bor and HyperEVM no root covers
+    /// system transactions.
     Disputed,
-    /// Nothing: there is no root, or it is zero (zkSync, Fantom).
+    /// No claim: the root is absent, invalid or zero (zkSync, Fantom).
     Nothing,
 }
 
-/// Checks if the header shows that the block is not empty: by a root of transactions other than that of none, or by gas
-/// used.
+/// Checks if the header shows that the block is not empty: by [`Claim::Some`] or [`Claim::Disputed`], or without a root
+/// by the gas used.
 pub(super) fn is_filled(header: &Header) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -185,7 +185,7 @@ pub(super) fn is_filled(header: &Header) -> bool {
     }
 }
 
-/// Reads the claim.
+/// Reads a header's claim from `root`, the gas used and the bloom.
 pub(super) fn claims(header: &Header, root: Root) -> Claim {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -300,7 +300,7 @@ mod tests {
         }
     }
 
-    /// Each word is a transaction: its hash, `/`, its index. The hashes as they are delivered.
+    /// Each word is a transaction: its hash, `/`, its index. Expected are the hashes in the order of delivery.
     #[test]
     fn each_comes_once_and_in_the_order_of_indices_that_are_its_own() {
         for (words, expect) in [

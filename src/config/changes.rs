@@ -1,4 +1,4 @@
-//! Which settings differ between two configurations, and which of these wait for a restart.
+//! Differences between two configurations that take effect only after a restart.
 
 use figment::providers::Serialized;
 use figment::value::{Dict, Value};
@@ -6,8 +6,8 @@ use figment::{Profile, Provider};
 
 use super::typed;
 
-/// What a reload changes for those who are connected too. The rest is bound to sockets, tasks and memory that were made at
-/// the start.
+/// Keys and key prefixes of settings that a reload changes for connected clients too. The other settings are bound to
+/// sockets, tasks and memory created at the start.
 const LIVE: &[&str] = &[
     "limits.",
     "plans.",
@@ -29,13 +29,13 @@ pub(super) fn is_live(key: &str) -> bool {
     LIVE.iter().any(|live| key.starts_with(live))
 }
 
-/// Settings that differ, but stay as they are until a restart.
+/// Returns the changed settings that keep their old value until a restart, as dotted keys.
 #[must_use]
 pub fn settled(old: &typed::Config, new: &typed::Config) -> Vec<String> {
     let mut differing = Vec::new();
     compare(&dict(old), &dict(new), "", &mut differing);
     differing.retain(|key| !is_live(key));
-    // Another certificate is shown at once; whether there is one at all is not changed under those who connect.
+    // A new certificate is used at once, but a reload does not turn TLS on or off for new connections.
     if old.tls.certificate.is_empty() != new.tls.certificate.is_empty() {
         differing.push("tls.certificate".into());
     }
@@ -48,7 +48,7 @@ fn dict(config: &typed::Config) -> Dict {
         .unwrap_or_default()
 }
 
-/// Sections have the same keys on both sides; only plans and keys come and go, and these are live.
+/// Collects the keys that differ. Sections have the same keys on both sides, except plans and keys, which are live.
 fn compare(old: &Dict, new: &Dict, prefix: &str, differing: &mut Vec<String>) {
     for (key, value) in new {
         let key_path = format!("{prefix}{key}");

@@ -1,4 +1,5 @@
-//! The words for every key: `default-config`, `config/example.toml` and `docs/configuration.md` are made of them.
+//! Descriptions of all keys, from which `default-config`, `config/example.toml` and `docs/configuration.md` are
+//! generated.
 
 use figment::Figment;
 use figment::providers::Serialized;
@@ -6,7 +7,7 @@ use figment::value::Value;
 
 use super::{changes, typed};
 
-/// Every key with what it means, in the order in which people read them.
+/// Every key with its description, in the order of the generated files.
 const KEYS: &[(&str, &str)] = &[
     ("listen", "Where clients connect: WebSocket and HTTP on one port."),
     ("admin", "Where the operator looks: /health, /ready, /metrics, /status."),
@@ -337,7 +338,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What a section `[plans.NAME]` or `[keys.NAME]` may hold, with an example of each.
+/// Keys of the sections `[plans.NAME]` and `[keys.NAME]` and of tables in `upstream`: key, example, description.
 const NAMED: &[(&str, &str, &str)] = &[
     (
         "upstream[].address",
@@ -392,7 +393,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// A plan and a key, to be taken up.
+/// A node, a plan and a key as comments, for the end of the example file.
 const NAMED_EXAMPLE: &str = "
 # A node with more to say than its address: an archive that gets only the calls that no other can take.
 #
@@ -415,12 +416,12 @@ const NAMED_EXAMPLE: &str = "
 # addresses = [\"10.0.0.0/8\"]
 ";
 
-/// All keys, dotted.
+/// Returns all keys, dotted.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     KEYS.iter().map(|(key, _)| *key)
 }
 
-/// What `section` may hold, dotted, where its name is the operator's own.
+/// Returns the dotted keys of `section`, if the operator chose its name.
 pub(super) fn keys_of(section: &str) -> Vec<String> {
     let own = |field: &str| format!("{section}.{field}");
     let named = |prefix: &'static str| NAMED.iter().filter_map(move |(key, ..)| key.strip_prefix(prefix));
@@ -432,7 +433,7 @@ pub(super) fn keys_of(section: &str) -> Vec<String> {
     }
 }
 
-/// The variable for a key.
+/// Returns the environment variable of a key.
 pub(super) fn variable(key: &str) -> String {
     format!("HEADWATER_{}", key.replace('.', "_").to_ascii_uppercase())
 }
@@ -459,7 +460,7 @@ fn toml_text(value: &Value) -> String {
     }
 }
 
-/// A configuration file with every key, its words and its default.
+/// Returns a configuration file with every key, its description and its default.
 #[must_use]
 pub fn example() -> String {
     let mut out = String::from(
@@ -481,7 +482,7 @@ pub fn example() -> String {
     out
 }
 
-/// The beginning of `docs/configuration.md`.
+/// Introduction of `docs/configuration.md`.
 const REFERENCE: &str = "\
 # Configuration
 
@@ -496,7 +497,7 @@ value that makes no sense stops the start with one line and exit code 64.
 Settings that are marked *live* take effect without a restart, for connected clients too ([operations.md](operations.md#reload)).
 ";
 
-/// The page `docs/configuration.md`: a heading for each key, so that others can link to it.
+/// Returns the page `docs/configuration.md`, with a heading for each key as a link target.
 #[must_use]
 pub fn reference() -> String {
     let mut out = String::from(REFERENCE);
@@ -545,7 +546,7 @@ mod tests {
     fn leaves(dict: &Dict, prefix: &str, out: &mut Vec<String>) {
         for (key, value) in dict {
             match value {
-                // A table whose keys are the operator's own words.
+                // A table whose keys the operator chooses.
                 Value::Dict(..) if keys().any(|known| known == format!("{prefix}{key}")) => {
                     out.push(format!("{prefix}{key}"));
                 }
@@ -571,7 +572,7 @@ mod tests {
         assert_eq!(read, typed::Config::default());
     }
 
-    /// `UPDATE_EXPECT=1 cargo test` writes both anew.
+    /// `UPDATE_EXPECT=1 cargo test` writes both files again.
     #[test]
     fn the_files_people_read_are_true() {
         expect_test::expect_file!["../../config/example.toml"].assert_eq(&example());

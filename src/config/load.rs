@@ -1,4 +1,4 @@
-//! Gathers what was typed: defaults, then a file, then variables, then flags.
+//! Reads the configuration: defaults, then a file, then environment variables, then flags.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use figment::value::Value;
 use super::describe::{keys, keys_of, variable};
 use super::{ConfigError, typed};
 
-/// What flags can say; each is a key of its own.
+/// Settings that flags can override.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// `--upstream`.
@@ -24,10 +24,11 @@ pub struct Flags {
     pub log_format: Option<crate::telemetry::LogFormat>,
 }
 
-/// Reads file and variables and lays the flags over them.
+/// Reads the defaults, the file and the variables, and applies the flags last.
 ///
 /// # Errors
-/// [`ConfigError`] with one line that names the key, where it stands and what would be right.
+/// Returns a [`ConfigError`] if the file cannot be read, a key is unknown or a value has the wrong type. It is one line
+/// that names the key, its source and, for an unknown key, the nearest valid one.
 pub fn load(
     file: Option<&Path>,
     variables: impl Iterator<Item = (String, String)>,
@@ -37,7 +38,7 @@ pub fn load(
     if let Some(path) = file {
         let text =
             std::fs::read_to_string(path).map_err(|why| ConfigError(format!("--config {}: {why}", path.display())))?;
-        // Unknown keys are found here, where the file is the only source.
+        // Unknown keys are checked here, where the file is the only source.
         figment = figment.merge(Toml::string(&text));
         Figment::from(Toml::string(&text))
             .extract::<typed::Config>()
@@ -45,7 +46,7 @@ pub fn load(
     }
     for (key, name, text) in known_variables(variables)? {
         let value: Value = text.parse().unwrap_or_else(|_| Value::from(text.clone()));
-        // A value such as 2024 for a string key arrives as a number: what was typed is then tried as text.
+        // A value such as 2024 for a string key is parsed as a number; on failure the original text is used.
         let with = |value: Value| figment.clone().merge(Serialized::default(key, value));
         let candidate = with(value);
         figment = match candidate.extract::<typed::Config>() {
@@ -75,8 +76,8 @@ pub fn load(
     Ok(typed)
 }
 
-/// `HEADWATER_…` variables that are settings. One that is none is a mistake and stops the start, except for what
-/// Kubernetes sets for a service that is named headwater.
+/// Returns the settings among the `HEADWATER_…` variables: key, variable, value. An unknown variable is an error,
+/// except for those that Kubernetes sets for a service named headwater.
 fn known_variables(
     variables: impl Iterator<Item = (String, String)>,
 ) -> Result<Vec<(&'static str, String, String)>, ConfigError> {
@@ -100,7 +101,7 @@ fn known_variables(
 }
 
 fn explain(error: figment::Error, place: &str) -> ConfigError {
-    // The first of several is enough for one line.
+    // One line has room for the first of several errors.
     let Some(error) = error.into_iter().next() else {
         return ConfigError("the configuration cannot be read".into());
     };
@@ -127,7 +128,8 @@ fn explain(error: figment::Error, place: &str) -> ConfigError {
     }
 }
 
-/// Without the excerpts that TOML's errors show: a line of the file may hold a secret, and errors are logged.
+/// Joins the lines of an error without the excerpts of TOML's errors: a line of the file may hold a secret, and errors
+/// are logged.
 fn one_line(text: &str) -> String {
     let excerpt = |line: &&str| {
         line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
@@ -140,7 +142,7 @@ fn one_line(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The known name that shares the most with what was typed.
+/// Returns the known name with the smallest edit distance to `typed`.
 fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
     known
         .min_by_key(|name| (strsim::levenshtein(typed, name), *name))

@@ -1,7 +1,7 @@
-//! Settings: from what was typed to what it means.
+//! Settings, from text to checked values.
 //!
-//! [`typed::Config`] is what a file, variables and flags can say; [`Config`] is what the program runs on, and can only be
-//! made by checking the former. An unknown key or a value that makes no sense stops the start and names itself.
+//! [`typed::Config`] has what a file, variables and flags can set; [`Config`] is what the program runs on, and is made
+//! only by checking the former. An unknown key or an invalid value stops the start with an error that names the key.
 
 mod changes;
 mod describe;
@@ -31,59 +31,59 @@ pub use changes::settled;
 pub use describe::{example, reference};
 pub use load::{Flags, load};
 
-/// A configuration that cannot be used; one line that names the key and the remedy.
+/// An unusable configuration; one line that names the key and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
-/// What the program runs on.
+/// The checked settings that the program runs on.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where clients connect.
+    /// Address for clients.
     pub listen: SocketAddr,
-    /// Where the operator looks.
+    /// Address for the operator's endpoints (health, metrics, status).
     pub admin: SocketAddr,
-    /// Names by which the operator may ask.
+    /// Host names accepted in requests to the operator's endpoints.
     pub admin_hosts: Hosts,
-    /// Nodes by priority; none means the embedded devnet.
+    /// Nodes by priority; an empty list starts the embedded devnet.
     pub upstreams: Vec<Node>,
-    /// Patience towards them.
+    /// Time limits and sizes for nodes.
     pub node: UpstreamSettings,
-    /// What is forwarded, and what is kept of the answers.
+    /// Forwarding of calls, and caching of their answers.
     pub rpc: RpcSettings,
-    /// What is kept of the chain.
+    /// Bounds of the chain history in memory.
     pub history: HistorySettings,
-    /// How far back clients may go.
+    /// Bounds of replays for resuming clients.
     pub replay: ReplaySettings,
-    /// Who may come in, and how much each may have; a reload exchanges it.
+    /// Admission, rights and quotas of clients; replaced by a reload.
     pub door: Arc<Policy>,
-    /// The listening end.
+    /// Settings of the listener.
     pub server: ServerSettings,
-    /// Each client.
+    /// Settings of each session.
     pub session: SessionSettings,
-    /// Most different subscriptions that are passed to the node.
+    /// Maximum number of different subscriptions passed through to the node.
     pub max_passed: usize,
-    /// Pings and deadlines.
+    /// Intervals and time limits of pings and writes.
     pub life_signs: LifeSigns,
     /// A head older than this is stale.
     pub max_head_age: Duration,
-    /// How long a drain may take.
+    /// Time limit of the drain at shutdown.
     pub grace: Duration,
-    /// Whether another process may listen on the same port.
+    /// `true` if another process may listen on the same port (SO_REUSEPORT).
     pub reuse_port: bool,
-    /// How the log looks.
+    /// Format of the log.
     pub log_format: LogFormat,
-    /// What is logged.
+    /// Filter of the log, in `tracing` syntax.
     pub log_filter: String,
-    /// The embedded chain, when there is no upstream.
+    /// Settings of the embedded chain, used if there is no upstream.
     pub devnet: crate::devnet::Config,
 }
 
 impl Config {
-    /// Checks what was typed.
+    /// Checks the settings, and reads the files that they name.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first value that makes no sense.
+    /// Returns a [`ConfigError`] for the first invalid value.
     pub fn check(typed: &typed::Config) -> Result<Self, ConfigError> {
         let address = |key: &str, value: &str| {
             value.parse::<SocketAddr>().map_err(|_| {
@@ -107,7 +107,7 @@ impl Config {
                 &"must not be shorter than node.reconnect_min",
             ));
         }
-        // Between two polls a node is behind by nobody's fault.
+        // Between two polls a healthy node may lag behind.
         let polled = upstreams.iter().any(|node| matches!(node.endpoint, Endpoint::Http(_)));
         if polled && upstreams.len() > 1 && node.poll_interval > node.silence_timeout / 4 {
             return Err(bad(
@@ -183,8 +183,8 @@ impl Config {
                 blocks: at_least("history.blocks", typed.history.blocks, 1)?,
                 max_replay: typed.history.max_replay,
                 verify: typed.history.verify,
-                // Longer than any upstream may be silent: a node that comes up again may tell of a branch that was left before
-                // it has caught up, and to follow it there may lead below what is remembered.
+                // Longer than the silence timeout of any upstream: a node that reconnects may report an abandoned
+                // branch before it has caught up, and to follow it there may lead below the history in memory.
                 patience: 3 * node.silence_timeout,
                 max_parent_bytes: bytes("memory.parents", typed.memory.parents, 1 << 20)?,
                 max_bytes: bytes("memory.history", typed.memory.history, 1 << 20)?,

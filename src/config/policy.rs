@@ -1,4 +1,4 @@
-//! What was typed about clients, and what it means.
+//! Checks the settings about clients and builds the access policy from them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,13 +13,13 @@ use crate::door::{
 };
 use crate::patterns::Patterns;
 
-/// The plan of those who have none.
+/// Name of the plan of clients without one.
 const DEFAULT: &str = "default";
 
-/// Slower than this a single block could not leave before it is too old.
+/// Bytes per second. At a lower rate a single block would be too old before it is sent.
 const LEAST_EGRESS: usize = 1024;
 
-/// Checks it, and reads the files that it names.
+/// Checks the settings, and reads the files that they name.
 pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
     let (limits, server) = (&typed.limits, &typed.server);
     let everybodys = Rights {
@@ -132,7 +132,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
     })
 }
 
-/// Behind a proxy on this machine clients come from anywhere.
+/// Returns `Off` behind a proxy: a local peer address does not prove a local client there.
 fn development(typed: &typed::Config) -> Development {
     if typed.server.proxy_protocol || !typed.server.trusted_proxies.is_empty() {
         Development::Off
@@ -192,7 +192,7 @@ fn patterns(key: &str, texts: &[String]) -> Result<Patterns, ConfigError> {
     Patterns::parse(texts).map_err(|why| bad(key, &why))
 }
 
-/// Networks, or addresses alone.
+/// Parses networks in CIDR notation or single addresses.
 fn networks(key: &str, texts: &[String]) -> Result<Vec<IpNet>, ConfigError> {
     let network = |text: &String| {
         let text = text.trim();
@@ -209,7 +209,7 @@ fn networks(key: &str, texts: &[String]) -> Result<Vec<IpNet>, ConfigError> {
     texts.iter().map(network).collect()
 }
 
-/// Tokens of RFC 9110, for they stand in a header.
+/// Checks that subprotocols are tokens of RFC 9110, as required in a header.
 fn subprotocols(texts: &[String]) -> Result<Vec<String>, ConfigError> {
     let is_token = |text: &String| {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -279,7 +279,7 @@ mod tests {
         assert!(!rights.methods.allow("debug_setHead") && !rights.methods.allow("unheard_of"));
     }
 
-    /// README's own example of a key.
+    /// The example of a key in the README.
     #[test]
     fn a_pattern_in_a_keys_methods_does_not_open_the_nodes_wallet() {
         let (typed, digest) = key("tracer", |key| {
@@ -299,7 +299,7 @@ mod tests {
         }
     }
 
-    /// A configuration of before, as `default-config` printed it.
+    /// An earlier version's configuration, as `default-config` printed it.
     #[test]
     fn the_lists_of_before_open_nothing_that_acts() {
         let mut typed = typed::Config::default();
@@ -347,7 +347,7 @@ mod tests {
         );
     }
 
-    /// docs/methods.md, line by line: method, served or refused, and how a refused one is opened.
+    /// Compares docs/methods.md line by line: method, served or refused, and the setting that opens a refused one.
     #[test]
     fn the_documented_methods_are_served_as_documented() {
         let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/methods.md"));
@@ -368,7 +368,7 @@ mod tests {
             assert!(!reason.is_empty(), "{method} has no reason");
             let is_served = match method.split_once('_') {
                 Some((_, "subscribe")) => everybodys.allow_subscription(method),
-                // The way out is never barred, and never forwarded as a call.
+                // Unsubscribing is never refused, and never forwarded as a call.
                 Some((_, "unsubscribe")) => true,
                 _ => everybodys.allow(method),
             };

@@ -1,4 +1,5 @@
-//! What can be typed, with its defaults. Every field is a key of the file and a variable `HEADWATER_SECTION_KEY`.
+//! The settings as they are written, with defaults. Each field is a key of the file and a variable
+//! `HEADWATER_SECTION_KEY`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -77,7 +78,7 @@ impl Default for Config {
     }
 }
 
-/// A section: its fields, their types and defaults.
+/// Defines a section: its fields, their types and defaults.
 macro_rules! section {
     ($name:ident, $what:literal { $( $(#[$attribute:meta])* $field:ident: $kind:ty = $default:expr, )* }) => {
         #[doc = $what]
@@ -117,7 +118,7 @@ section!(Node, "Patience towards the nodes." {
     max_message_bytes: ByteSize = ByteSize::mib(256),
 });
 
-/// A node: its address, or a table with more to say.
+/// A node: an address, or a table with an address and options.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 #[allow(missing_docs)]
@@ -146,7 +147,7 @@ impl From<String> for Upstream {
     }
 }
 
-/// By hand: where one of two forms is to be guessed, serde can say that neither fits, but not why.
+/// Implemented by hand: for an untagged enum serde reports that no variant fits, but not why.
 impl<'de> Deserialize<'de> for Upstream {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Read;
@@ -201,13 +202,13 @@ section!(Subscriptions, "What subscriptions mean." {
     max_passed: usize = 16,
 });
 
-/// What the `fromBlock` of a filter means in `eth_subscribe("logs", …)`.
+/// Meaning of a filter's `fromBlock` in `eth_subscribe("logs", …)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FilterFromBlock {
-    /// It bounds the live logs, as in geth.
+    /// `fromBlock` bounds the live logs, as in geth.
     Bound,
-    /// The logs from there on are told first.
+    /// The logs from `fromBlock` on are delivered first.
     Replay,
 }
 
@@ -230,7 +231,7 @@ section!(Limits, "How much clients may ask." {
     refusal_window: Duration = Duration::from_secs(10),
 });
 
-/// What a plan says otherwise than [`Limits`].
+/// Limits of a plan that differ from [`Limits`]; `None` takes the limit there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -285,11 +286,11 @@ section!(Delivery, "How events leave." {
     compression: Compression = Compression::Off,
 });
 
-/// Whether clients that offer compression get it.
+/// Setting for clients that offer permessage-deflate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Their offer is declined by silence, as nodes do.
+    /// The offer is ignored, as nodes do.
     Off,
     /// permessage-deflate (RFC 7692).
     On,
@@ -344,7 +345,7 @@ section!(Methods, "What is forwarded." {
     weights: BTreeMap<String, u32> = WEIGHTS.iter().map(|(method, weight)| ((*method).to_owned(), *weight)).collect(),
 });
 
-/// What a call costs a node, against the cheapest; about as hosted nodes price them.
+/// Weight of a call: its cost for a node relative to the cheapest call, about as hosted nodes price it.
 const WEIGHTS: &[(&str, u32)] = &[
     ("debug_*", 25),
     ("debug_trace*", 100),
@@ -389,7 +390,7 @@ section!(Devnet, "The embedded chain." {
     logs_per_transaction: usize = 3,
 });
 
-/// One, several in a list, or several with commas between (the form for a variable).
+/// Reads one value, a list, or a text with commas (the form for a variable).
 fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de> + From<String>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {

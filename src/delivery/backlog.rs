@@ -1,16 +1,15 @@
-//! What all clients together hold back, bounded in bytes: one client's bound, times many clients, is more than a machine
-//! has.
+//! Global limit on undelivered bytes: the limit of one client, times the number of clients, exceeds a machine's memory.
 //!
-//! Only queues whose socket is full are counted, so a delivery to clients that read touches nothing that is shared. An
-//! event counts in each queue that holds it, with all its bytes, although the queues share it: the sum is an upper bound of
-//! the memory, reached where every client waits for something of its own (answers; events of filters that nobody else
-//! has). What was already taken from a queue for the next write counts too, for a long answer is taken whole.
+//! Only queues whose socket is full are counted, so deliveries to clients that read touch no shared counter. An event
+//! counts with all its bytes in each queue that contains it, although the queues share the memory: the sum is an upper
+//! bound, reached if the queues share nothing (answers; events of filters that no other client has). Bytes already
+//! taken from a queue for the next write count too, since a long answer is taken whole.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// The sum of the bytes that wait for clients that do not read.
+/// Sum of the bytes that wait for clients that do not read, and its limit.
 #[derive(Debug)]
 pub struct Backlog {
     max: usize,
@@ -19,7 +18,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Nothing waits, and no more than `max` bytes may.
+    /// Creates an empty backlog with a limit of `max` bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self {
@@ -29,27 +28,27 @@ impl Backlog {
         }
     }
 
-    /// How much waits.
+    /// Returns the bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Whether more waits than may.
+    /// Checks if the limit is exceeded.
     #[must_use]
     pub fn is_exceeded(&self) -> bool {
         self.bytes() > self.max
     }
 
-    /// Resolves when more waits than may. Whoever waits here closes clients, which takes locks that whoever fills a queue
-    /// holds: what is queued until then comes on top.
+    /// Resolves when the limit is exceeded. The waiting task then closes clients, for which it needs locks that a task
+    /// filling a queue may have; events queued until then come on top of the limit.
     pub async fn exceeded(&self) {
         while !self.is_exceeded() {
             self.exceeded.notified().await;
         }
     }
 
-    /// A queue that held back `before` bytes holds back `now`.
+    /// Records that the held-back bytes of one queue changed from `before` to `now`.
     pub(super) fn change(&self, before: usize, now: usize) {
         if now < before {
             self.total.fetch_sub(before - now, Ordering::Relaxed);

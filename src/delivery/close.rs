@@ -1,57 +1,57 @@
-//! Why a connection ends. Close codes are an API: each reason has one code, one text and one metric label.
+//! Reasons to close a connection. Close codes are an API: each reason has one code, one text and one metric label.
 
-/// Every reason for which headwater closes a client's connection.
+/// Reason for which headwater closes a client's connection.
 ///
-/// Codes: RFC 6455 section 7.4 and its registry. 1000 and 1001 are never sent on our own account, for web3.js 4
-/// reconnects for every other code only (PROTOCOL 4.10).
+/// Codes: RFC 6455 section 7.4 and its registry. headwater never sends 1000 or 1001 on its own initiative, because
+/// web3.js 4 does not reconnect after these two (PROTOCOL 4.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    /// The client said goodbye; its code (or none) is echoed.
+    /// Close frame from the client; its code (or none) is echoed.
     Goodbye(Option<u16>),
-    /// A frame that breaks RFC 6455.
+    /// Frame that violates RFC 6455.
     Protocol(&'static str),
-    /// Text that is not UTF-8, or a close reason that is not.
+    /// Text message or close reason that is not UTF-8.
     NotUtf8,
-    /// A compressed message that cannot be inflated.
+    /// Compressed message that cannot be inflated.
     Corrupt,
-    /// A message above the limit.
+    /// Message longer than the limit.
     TooBig,
-    /// Control frames or fragments without end, which carry nothing and so cost no quota.
+    /// Flood of control frames or fragments, which carry no data and so are not charged to the quota.
     Flood(&'static str),
-    /// A message was begun and not finished in time.
+    /// Message whose rest did not arrive in time.
     Unfinished,
-    /// A message was begun for which there is no more room among those of all clients.
+    /// Unfinished message that exceeds the budget for inbound bytes of all clients.
     NoRoom,
-    /// The queue grew past its bound in bytes or age.
+    /// Queue of this client above its limit of bytes or age.
     SlowConsumer,
-    /// All clients' queues together grew past their bound, and this one was the longest.
+    /// Queues of all clients together above their limit, with this one the longest.
     LongestQueue,
-    /// No bytes could be written for too long: the peer does not read.
+    /// Socket that accepted no bytes before the deadline: the peer does not read.
     WriteDeadline,
-    /// Nothing was heard from the client, not even a pong.
+    /// No frame from the client within the timeout, not even a pong.
     Silent,
-    /// The stream has a gap that could not be repaired; the client should read the chain again and resubscribe.
+    /// Gap in the stream that could not be repaired; the client should read the chain again and resubscribe.
     ContinuityLost,
-    /// Another node is in use, and refuses a subscription that the one before served.
+    /// Failover to a node that refuses a subscription which the previous node served.
     NotServed,
-    /// Events waited for the client's budget of bytes for as long as they may, and no longer.
+    /// Events that waited too long for the client's egress budget.
     OverBudget,
-    /// Idle connection of the network with most connections, closed to make room for another client.
+    /// Idle connection from the network with the most connections, closed to make room for another client.
     Displaced,
-    /// Refused again and again, it went on.
+    /// Client that kept sending requests after repeated refusals.
     Abuse,
-    /// The token that let it in has expired.
+    /// Expired token.
     Expired,
-    /// The key that let it in was withdrawn, or it came without one and now needs one.
+    /// Revoked key, or a connection without one after keys became mandatory.
     Revoked,
-    /// A bug of ours ended what served the client.
+    /// Panic in the task that served the client.
     Internal,
-    /// We are shutting down.
+    /// Shutdown of headwater.
     Drain,
 }
 
 impl CloseReason {
-    /// The close code on the wire; `None` where the peer sent none.
+    /// Returns the close code on the wire; `None` if the client's own close frame had none.
     #[must_use]
     pub fn code(self) -> Option<u16> {
         match self {
@@ -74,7 +74,7 @@ impl CloseReason {
         }
     }
 
-    /// The text on the wire, at most 123 bytes; a goodbye is echoed without one.
+    /// Returns the text on the wire, at most 123 bytes; empty for the echo of a client's close.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -101,7 +101,7 @@ impl CloseReason {
         }
     }
 
-    /// The value of the `reason` label in the metrics.
+    /// Returns the value of the `reason` label in the metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -129,8 +129,8 @@ impl CloseReason {
         }
     }
 
-    /// Whether what the client sends afterwards is not read any more, not even its echo: it broke the rules of the
-    /// framing, goes on without end, or is in the middle of a message.
+    /// Checks if later input from the client is ignored, even its close frame: the client violated the framing, floods,
+    /// or is in the middle of a message.
     #[must_use]
     pub fn is_violation(self) -> bool {
         matches!(
@@ -145,7 +145,7 @@ impl CloseReason {
         )
     }
 
-    /// Whether what is queued is still written before the close frame.
+    /// Checks if the queue is still written before the close frame.
     #[must_use]
     pub fn flushes(self) -> bool {
         matches!(self, Self::Drain | Self::ContinuityLost | Self::NotServed)

@@ -1,13 +1,14 @@
-//! What was agreed on with a client about the messages to it (RFC 7692).
+//! Compression agreed with a client for messages to it (RFC 7692).
 
-/// Whether messages are compressed, and what they may refer to.
+/// Compression of the messages to a client, by what back-references may point to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// They are not compressed.
+    /// No compression.
     #[default]
     None,
-    /// Each refers to itself alone: the client asked for `server_no_context_takeover` (section 7.1.1.1).
+    /// Back-references within the same message only: the client asked for `server_no_context_takeover` (section
+    /// 7.1.1.1).
     NoTakeover,
-    /// Each may refer to the 32 KiB of compressed messages before it.
+    /// Back-references also into the preceding 32 KiB of compressed messages.
     Takeover,
 }

@@ -1,44 +1,44 @@
-//! The budget of a client's notifications, in bytes a second, shared by its connections.
+//! Egress budget: bytes of notifications a second for one client, shared by its connections.
 //!
-//! Over it nothing is thrown away: events wait in the client's own queue, within its bounds in bytes and age, as they wait
-//! for a slow reader, and past these the connection ends with a reason. So a burst is smoothed, and only who wants more
-//! than the budget for good is shown out.
+//! A client over its budget loses nothing: events wait in its queue, within the limits of bytes and age, as they do for
+//! a slow reader; beyond these limits the connection is closed with a reason. So bursts are smoothed, and only a client
+//! whose average demand exceeds the budget is disconnected.
 //!
-//! A virtual clock of one number (GCRA, as governor's) rather than governor itself, which lets nothing pass that is above a
-//! burst: the logs of one block may be, and cannot be split. They pass, and are paid for afterwards. Where there is no
-//! budget, one relaxed load is all that it costs.
+//! Implemented as one number (GCRA, the algorithm of the `governor` crate) rather than with `governor`, which never
+//! passes an item larger than the burst: the logs of one block may be larger and cannot be split. Such a batch is sent,
+//! and the debt is paid off afterwards. Without a budget the cost is one relaxed load.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Millis;
 use crate::shares::Owner;
 
-/// What may be saved up, in microseconds: a second's worth.
+/// Unused budget that a client can save up, in microseconds: one second's worth.
 const SAVED: u64 = 1_000_000;
 
-/// One client's budget.
+/// Egress budget of one client.
 #[derive(Debug, Default)]
 pub struct Egress {
-    /// Bytes a second; 0 for any number.
+    /// Bytes a second; 0 for unlimited.
     rate: AtomicU64,
-    /// What was sent is paid for then, in microseconds.
+    /// Moment at which the bytes sent so far are paid off, in microseconds since the clock began.
     paid_at: AtomicU64,
     owner: Owner,
 }
 
-/// What may be sent now.
+/// Amount of event bytes that may be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowance {
-    /// Anything.
+    /// Unlimited.
     Free,
-    /// About so many bytes.
+    /// About this many bytes; a batch is not split.
     Bytes(usize),
-    /// Nothing before then.
+    /// Nothing before this moment.
     NotBefore(Millis),
 }
 
 impl Egress {
-    /// So many bytes a second; 0 for any number.
+    /// Creates a budget of `rate` bytes a second; 0 for unlimited.
     #[must_use]
     pub fn new(rate: u64) -> Self {
         Self {
@@ -48,20 +48,20 @@ impl Egress {
         }
     }
 
-    /// The account whose budget it is, in what all clients share.
+    /// Returns the account as which this client takes its share of global budgets.
     #[must_use]
     pub fn owner(&self) -> Owner {
         self.owner
     }
 
-    /// Another rate, from now on; what is owed at the old one is forgiven.
+    /// Changes the rate; debt from the old rate is forgiven.
     pub fn set_rate(&self, rate: u64) {
         if self.rate.swap(rate, Ordering::Relaxed) != rate {
             self.paid_at.store(0, Ordering::Relaxed);
         }
     }
 
-    /// What may be sent.
+    /// Returns how much may be sent at `now`.
     #[must_use]
     pub fn allowance(&self, now: Millis) -> Allowance {
         let rate = self.rate.load(Ordering::Relaxed);
@@ -76,7 +76,7 @@ impl Egress {
         Allowance::Bytes(usize::try_from(bytes).unwrap_or(usize::MAX).max(1))
     }
 
-    /// So much was sent.
+    /// Charges `bytes` that were sent at `now`.
     pub fn charge(&self, bytes: usize, now: Millis) {
         let rate = self.rate.load(Ordering::Relaxed);
         if rate == 0 || bytes == 0 {

@@ -1,14 +1,14 @@
-//! A WebSocket frame as it leaves: encoded once, shared by all who receive it.
+//! Outgoing WebSocket frames: encoded once, shared by all receivers.
 //!
-//! A notification is `[header][prefix][body]`. The prefix carries the subscription's id, whose length never changes, so
+//! A notification is `[header][prefix][body]`. The prefix contains the subscription's id, whose length is constant, so
 //! the header is the same for every receiver; the body is the event's JSON and the two braces that end the envelope.
 //! Server frames are not masked (RFC 6455 section 5.1), so the same bytes are valid on every connection.
 //!
-//! For clients that agreed on permessage-deflate (RFC 7692) it is `[header, opening][id][body]`: the opening, the same
-//! for all, is compressed and ends in the head of a *stored* block, whose content is the end of the prefix with the id.
-//! A stored block ends on a byte, and the body, compressed once for all of them, refers to nothing before itself, or to
-//! earlier events of its [series](super::series) alone. So what is put together for each client is one valid DEFLATE
-//! stream, and no client needs a compressor.
+//! For clients with permessage-deflate (RFC 7692) the layout is `[header, opening][id][body]`. The opening is
+//! compressed and the same for all clients; it ends with the head of a *stored* block, whose content is the rest of the
+//! prefix with the id. A stored block ends on a byte boundary, and the body, compressed once for all clients, refers to
+//! nothing before itself, or only to earlier events of its [series](super::series). So the parts concatenated for each
+//! client form one valid DEFLATE stream, and no client needs a compressor.
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -18,7 +18,7 @@ use super::SubscriptionId;
 use crate::deflate;
 use crate::pieces::{self, Pieces};
 
-/// Longest payload of one frame, in bytes; a longer message leaves in fragments of [`FRAGMENT`].
+/// Longest payload of one frame, in bytes; a longer message is split into fragments of [`FRAGMENT`].
 ///
 /// websocket-node (web3.js 1) refuses longer frames (PROTOCOL F10).
 pub const MAX_FRAME: usize = 1 << 20;
@@ -28,26 +28,26 @@ pub const FRAGMENT: usize = 256 << 10;
 
 const FIN: u8 = 0x80;
 
-/// Marks the first frame of a compressed message (RFC 7692 section 6).
+/// Bit that marks the first frame of a compressed message (RFC 7692 section 6).
 const RSV1: u8 = 0x40;
 
-/// The frame types that a server sends (RFC 6455 section 11.8).
+/// Frame types that a server sends (RFC 6455 section 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
-    /// A fragment after the first.
+    /// Fragment after the first.
     Continuation = 0x0,
-    /// JSON.
+    /// Text message: JSON.
     Text = 0x1,
-    /// The end.
+    /// Close frame.
     Close = 0x8,
-    /// Are you there?
+    /// Ping.
     Ping = 0x9,
-    /// I am here.
+    /// Pong.
     Pong = 0xA,
 }
 
-/// The two to ten bytes before a payload (RFC 6455 section 5.2).
+/// Frame header: the two to ten bytes before a payload (RFC 6455 section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     bytes: [u8; 10],
@@ -55,7 +55,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header of an unmasked frame of `payload` bytes.
+    /// Builds the header of an unmasked frame with `payload` bytes.
     #[must_use]
     pub fn new(opcode: Opcode, fin: bool, payload: usize) -> Self {
         let mut bytes = [0; 10];
@@ -79,7 +79,7 @@ impl Header {
         Self { bytes, len }
     }
 
-    /// The header of a compressed message in one frame.
+    /// Builds the header of a compressed message in one frame of `payload` compressed bytes.
     #[must_use]
     pub fn deflated(payload: usize) -> Self {
         let mut header = Self::new(Opcode::Text, true, payload);
@@ -87,30 +87,30 @@ impl Header {
         header
     }
 
-    /// The bytes on the wire.
+    /// Returns the bytes on the wire.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
 
-/// What precedes the event in a notification; one for each subscription.
+/// Bytes before the event in a notification; one for each subscription.
 #[derive(Debug)]
 pub struct Prefix(Box<[u8]>);
 
 impl Prefix {
     const OPEN: &'static str = r#"{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":""#;
     const BETWEEN: &'static str = r#"","result":"#;
-    /// Length in bytes, the same for every subscription.
+    /// Length in bytes, the same for every subscription in the namespace `eth`.
     pub const LEN: usize = Self::OPEN.len() + SubscriptionId::TEXT_LEN + Self::BETWEEN.len();
 
-    /// The envelope of PROTOCOL 1.8 up to the event.
+    /// Builds the envelope of PROTOCOL 1.8 up to the event.
     #[must_use]
     pub fn new(id: SubscriptionId) -> Self {
         Self(format!("{}{id}{}", Self::OPEN, Self::BETWEEN).into_bytes().into())
     }
 
-    /// As [`Self::new`], for events of another namespace than `eth`; they are not compressed.
+    /// Like [`Self::new`], for events of another namespace than `eth`; these are not compressed.
     #[must_use]
     pub fn within(namespace: &str, id: SubscriptionId) -> Self {
         let open = Self::OPEN.replacen("eth_", &format!("{namespace}_"), 1);
@@ -119,25 +119,25 @@ impl Prefix {
 
     const UNNAMED: &'static str = r#"{"jsonrpc":"2.0","params":{"subscription":""#;
 
-    /// As [`Self::new`], for events that name their method themselves ([`Event::naming`]); they are not compressed.
+    /// Like [`Self::new`], for events that contain their own method name ([`Event::naming`]); these are not compressed.
     #[must_use]
     pub fn unnamed(id: SubscriptionId) -> Self {
         Self(format!("{}{id}{}", Self::UNNAMED, Self::BETWEEN).into_bytes().into())
     }
 
-    /// How long it is in this namespace, in bytes.
+    /// Returns the length of a prefix in this namespace, in bytes.
     #[must_use]
     pub fn len_within(namespace: &str) -> usize {
         Self::LEN - "eth".len() + namespace.len()
     }
 
-    /// The bytes on the wire.
+    /// Returns the bytes on the wire.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.0
     }
 
-    /// A prefix whose id is made of bytes that no JSON has.
+    /// Returns a prefix whose id consists of the byte 0xFF, which no JSON contains.
     pub(super) fn of_nobody() -> Vec<u8> {
         [
             Self::OPEN.as_bytes(),
@@ -147,14 +147,14 @@ impl Prefix {
         .concat()
     }
 
-    /// The id and what follows it: what a compressed message holds as it is.
+    /// Returns the id and the rest of the prefix: the content of the stored block in a compressed message.
     fn stored(&self) -> &[u8] {
         &self.0[Self::OPEN.len()..]
     }
 }
 
-/// [`Prefix::OPEN`] compressed, and the head of the stored block for the rest of the prefix (RFC 1951 section 3.2.4): the
-/// empty block of the flush, given a length. It saves 13 of 121 bytes over a prefix that is stored as a whole.
+/// [`Prefix::OPEN`] compressed, and the head of the stored block for the rest of the prefix (RFC 1951 section 3.2.4):
+/// the empty block of the flush, given a length. Saves 13 of 121 bytes compared to storing the whole prefix.
 static OPENING: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let stored = (Prefix::LEN - Prefix::OPEN.len()) as u16;
     let mut opening = deflate::compress(&[Prefix::OPEN.as_bytes()]).expect("58 bytes instead of 71");
@@ -163,27 +163,28 @@ static OPENING: LazyLock<Vec<u8>> = LazyLock::new(|| {
     opening
 });
 
-/// One event, encoded for every subscription that wants it.
+/// One event, encoded once for every subscription that receives it.
 #[derive(Clone, Debug)]
 pub struct Event {
     header: Header,
-    /// Length of the prefix that comes between.
+    /// Length of the prefix between header and body, in bytes.
     prefix: u32,
     body: Bytes,
-    /// Made when the first client needs it, and shared by all batches that the event is in.
+    /// Compressed form, made for the first client that needs it and shared by all batches with this event. Outer
+    /// `None`: not compressible; inner `None`: compression would not make it shorter.
     deflated: Option<Arc<OnceLock<Option<Deflated>>>>,
 }
 
-/// An event for clients that agreed on compression.
+/// Compressed frame of an event.
 #[derive(Debug)]
 pub(super) enum Deflated {
-    /// The subscription's id comes between.
+    /// Frame with the subscription's id between `head` and `body`.
     Opened {
         /// Header and [`OPENING`].
         head: Box<[u8]>,
         body: Box<[u8]>,
     },
-    /// The whole frame, the same for all: its prefix is that of an earlier one once more.
+    /// Whole frame, the same for all clients: its prefix is a back-reference to that of an earlier event.
     Repeated(Box<[u8]>),
 }
 
@@ -196,7 +197,7 @@ impl Deflated {
         }
     }
 
-    /// As the one before it that began `distance` bytes of text earlier.
+    /// Builds a frame whose prefix repeats the one of the message that began `distance` bytes of text earlier.
     pub fn repeated(distance: usize, body: &[u8]) -> Self {
         let prefix = deflate::repeat(Prefix::LEN, distance);
         let header = Header::deflated(prefix.len() + body.len());
@@ -218,28 +219,29 @@ impl Deflated {
     }
 }
 
-/// Body of an event from where it is worth compressing, in bytes. Pending transactions' hashes (70 bytes) get 3 per cent
-/// shorter; logs (400 bytes and more) 30 to 50.
+/// Minimum body length of an event that is compressed, in bytes. Hashes of pending transactions (70 bytes) become 3 per
+/// cent shorter; logs (400 bytes and more) 30 to 50.
 const COMPRESS_EVENT: usize = 256;
 
 impl Event {
     const CLOSE: &'static [u8] = b"}}";
 
-    /// Encodes a payload (one JSON value, the node's own bytes). This is the one copy that an event costs.
+    /// Encodes a payload (one JSON value, as the node sent it). This is the only copy made of an event.
     #[must_use]
     pub fn new(payload: &[u8]) -> Self {
         Self::behind(Prefix::LEN, payload, Self::CLOSE)
     }
 
-    /// As [`Self::new`], for subscriptions of this namespace alone; not to be made [compressible](Self::compressible)
-    /// where it is not `eth`.
+    /// Like [`Self::new`], for subscriptions of this namespace only; must not be made
+    /// [compressible](Self::compressible) unless the namespace is `eth`.
     #[must_use]
     pub fn within(namespace: &str, payload: &[u8]) -> Self {
         Self::behind(Prefix::len_within(namespace), payload, Self::CLOSE)
     }
 
-    /// As [`Self::new`], under a method that the prefix does not name ([`Prefix::unnamed`]): only the node knows it, and not
-    /// before it sends the first event. Of an object the order of members is free.
+    /// Like [`Self::new`], with the method name in the event instead of the prefix ([`Prefix::unnamed`]): the name is
+    /// known only when the node sends the first event. The order of members in a JSON object is free, so the name can
+    /// come last.
     #[must_use]
     pub fn naming(method: &str, payload: &[u8]) -> Self {
         let prefix = Prefix::LEN - Prefix::OPEN.len() + Prefix::UNNAMED.len();
@@ -272,8 +274,8 @@ impl Event {
         }
     }
 
-    /// May be compressed for clients that agreed on it, if that is worth it: not what is tiny, nor what needs fragments,
-    /// for others wait while a megabyte is compressed.
+    /// Allows compression for clients that agreed on it, unless the event is too short to benefit or needs fragments:
+    /// other clients would wait while a megabyte is compressed.
     #[must_use]
     pub fn compressible(mut self) -> Self {
         if self.body.len() >= COMPRESS_EVENT && Prefix::LEN + self.body.len() <= MAX_FRAME {
@@ -282,31 +284,31 @@ impl Event {
         self
     }
 
-    /// The text behind the prefix, where it may be compressed.
+    /// Returns the text after the prefix, or `None` if the event is not compressible.
     pub(super) fn compressible_body(&self) -> Option<&[u8]> {
         self.deflated.as_ref().map(|_| &self.body[..])
     }
 
-    /// The three pieces of the uncompressed frame for one subscription.
+    /// Returns the three pieces of the uncompressed frame for one subscription.
     #[must_use]
     pub fn slices<'a>(&'a self, prefix: &'a Prefix) -> [&'a [u8]; 3] {
         [self.header.as_slice(), prefix.as_slice(), &self.body]
     }
 
-    /// Bytes on the wire without compression, the same for every subscription.
+    /// Returns the bytes on the wire without compression, the same for every subscription of the event.
     #[must_use]
     pub fn wire_len(&self) -> usize {
         self.header.as_slice().len() + self.prefix as usize + self.body.len()
     }
 
-    /// Compressed alone, if that makes it shorter.
+    /// Returns the event compressed on its own, or `None` if not compressible or not shorter.
     pub(super) fn deflated(&self) -> Option<&Deflated> {
         let deflate = || deflate::compress(&[&self.body]).map(Deflated::opened);
         self.deflated.as_ref()?.get_or_init(deflate).as_ref()
     }
 }
 
-/// Every fragment but the first.
+/// Appends the frames of all fragments but the first.
 fn append_fragments(rest: &[u8], out: &mut Vec<u8>) {
     let mut chunks = rest.chunks(FRAGMENT).peekable();
     while let Some(chunk) = chunks.next() {
@@ -316,7 +318,7 @@ fn append_fragments(rest: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// A text message for one client alone, in pieces that leave one after the other.
+/// Encodes a text message for one client, as pieces to write in order.
 #[must_use]
 pub fn text(parts: &[Bytes]) -> Vec<Bytes> {
     let total = pieces::length(parts);
@@ -330,11 +332,12 @@ pub fn text(parts: &[Bytes]) -> Vec<Bytes> {
     out.finish()
 }
 
-/// An answer from where it is worth compressing, in bytes; below it is one packet with or without.
+/// Minimum length of an answer that is compressed, in bytes; a shorter one is a single packet with or without
+/// compression.
 const COMPRESS_ANSWER: usize = 1 << 10;
 
-/// As [`text`] for a client that agreed on compression; `None` where that is not worth it: what is short, what does not
-/// get shorter, and what needs fragments, for others wait while a megabyte is compressed.
+/// Like [`text`], for a client that agreed on compression. Returns `None` if the message is too short, would not become
+/// shorter, or needs fragments: other clients would wait while a megabyte is compressed.
 #[must_use]
 pub fn deflated_text(parts: &[Bytes]) -> Option<Bytes> {
     if !(COMPRESS_ANSWER..=MAX_FRAME).contains(&pieces::length(parts)) {
@@ -345,8 +348,8 @@ pub fn deflated_text(parts: &[Bytes]) -> Option<Bytes> {
     Some([Header::deflated(payload.len()).as_slice(), &payload].concat().into())
 }
 
-/// A long message: what is long is sliced, not copied. Any part may be the long one, for a client chooses the id that the
-/// head echoes.
+/// Encodes a message in fragments. Long parts are sliced, not copied; any part may be long, since a client chooses the
+/// id that the head echoes.
 fn fragmented(parts: &[Bytes], total: usize) -> Vec<Bytes> {
     let mut parts = parts.iter().cloned();
     let mut part = Bytes::new();
@@ -373,7 +376,7 @@ fn fragmented(parts: &[Bytes], total: usize) -> Vec<Bytes> {
     out.finish()
 }
 
-/// A control frame; the payload is cut at 125 bytes, the most that RFC 6455 section 5.5 allows.
+/// Encodes a control frame; the payload is cut at 125 bytes, the maximum in RFC 6455 section 5.5.
 #[must_use]
 pub fn control(opcode: Opcode, payload: &[u8]) -> Bytes {
     let payload = &payload[..payload.len().min(125)];
@@ -382,7 +385,7 @@ pub fn control(opcode: Opcode, payload: &[u8]) -> Bytes {
     out.into()
 }
 
-/// A close frame with a code and a reason (at most 123 bytes of it).
+/// Encodes a close frame with a code and a reason (cut at 123 bytes).
 #[must_use]
 pub fn close(code: u16, reason: &str) -> Bytes {
     let mut payload = code.to_be_bytes().to_vec();
@@ -507,7 +510,7 @@ mod tests {
             prop_assert!(event.deflated().is_none(), "nothing was said of compression");
         }
 
-        /// Of one letter, of hex digits, and of noise, which stays as it is.
+        /// With payloads of one letter, of hex digits, and of noise, which does not compress.
         #[test]
         fn a_compressed_event_says_the_same(
             len in prop_oneof![0usize..2_000, 65_300usize..65_700, 130_900usize..131_200],

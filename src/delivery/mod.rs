@@ -1,4 +1,4 @@
-//! What leaves for a client: frames encoded once, and one bounded queue for each connection.
+//! Output to clients: frames encoded once, and one bounded queue for each connection.
 
 mod backlog;
 mod close;

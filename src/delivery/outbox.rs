@@ -1,12 +1,12 @@
-//! The writing half of one client, as the fan-out, the session and the watch over all clients use it.
+//! Writing half of one client, as used by the fan-out, the session and the watch over all clients.
 //!
-//! Whoever has something for a client writes it: the fan-out puts a block's events into the queue and then flushes,
-//! so that they leave in one `writev` with no task woken for them. The session's task is woken only for what needs
-//! waiting: a socket that takes no more, a subscription that is still held, the end. That saved a third of the CPU for
-//! each delivery over waking a task for it (`benches/fanout`, one event at a time).
+//! The producer of data also writes it: the fan-out puts a block's events into the queue and then flushes, so that they
+//! leave in one `writev` and no task is woken for them. The session's task is woken only to wait: for a socket that
+//! takes no more, for a subscription that is still on hold, for the end. This saves a third of the CPU time per
+//! delivery compared to waking a task (`benches/fanout`, one event at a time).
 //!
-//! Its state is behind one lock, held for a push or for a `writev`; both are of this client alone. The pump carries what is
-//! queued into the socket.
+//! The state is behind one lock, taken for a push or a `writev`; both concern this client alone. The pump writes the
+//! queue to the socket.
 
 mod blockage;
 mod in_flight;
@@ -33,10 +33,10 @@ pub use in_flight::InFlight;
 pub use shared::{OutboxLimits, OutboxShared};
 pub use state::{Over, Phase, Waits};
 
-/// What may wait for a client while more of the past is to come, in bytes: a write's worth.
+/// Queue length at which a replay pauses, in bytes: the size of one write.
 const REPLAY_BYTES: usize = GATHER_BYTES;
 
-/// One client's writing half.
+/// Writing half of one client.
 #[derive(Debug)]
 pub struct Outbox {
     id: u64,
@@ -46,46 +46,47 @@ pub struct Outbox {
     in_flight: AtomicU32,
     compression: Compression,
     last_heard: AtomicU64,
-    /// Shared with the client's other connections.
+    /// Egress budget, shared with the client's other connections.
     egress: Arc<Egress>,
-    /// Since when a message of the client is not whole; 0 between messages.
+    /// Arrival of the first part of an unfinished message; 0 between messages.
     unfinished_since: AtomicU64,
-    /// Live subscriptions of the connection, by kind. Changed and read under the registry's lock.
+    /// Number of live subscriptions of the connection, by kind. Changed and read under the registry's lock.
     live: [AtomicU32; Kind::ALL.len()],
 }
 
-/// What became of an answer.
+/// Result of queueing an answer.
 #[derive(Debug)]
 pub enum Answered {
-    /// It is on its way, or nobody is there to read it.
+    /// Queued, or dropped because the connection is closing.
     Yes,
-    /// Nothing was queued; the subscriptions that it would have released are given back.
+    /// Not queued for lack of room; returns the subscriptions that the answer would have released.
     NoRoom(Vec<Arc<Recipient>>),
 }
 
-/// From here on an answer is long, in bytes.
+/// Length above which an answer is long, in bytes.
 const LONG_ANSWER: usize = 16 << 10;
 
-/// Bytes of answers that are held back until all requests that came in together are read.
+/// Bytes of answers that may be corked until all requests that arrived together are read.
 const CORKED: usize = 32 << 10;
 
-/// What the watch over all clients looks at.
+/// Signs of life of one client, checked by the watch over all clients. Moments are `Millis`.
 #[derive(Clone, Copy, Debug)]
 pub struct Signs {
-    /// When a frame last arrived.
+    /// Arrival of the last frame.
     pub last_heard: Millis,
-    /// Since when a message is not whole; 0 between messages.
+    /// Arrival of the first part of an unfinished message; 0 between messages.
     pub unfinished_since: Millis,
-    /// Since when the socket takes no bytes; 0 when it does.
+    /// Moment since which the socket takes no bytes; 0 if the socket takes them.
     pub blocked_since: Millis,
-    /// Since when the connection is closing; 0 when it is not.
+    /// Moment since which the connection is closing; 0 if it is not closing.
     pub closing_since: Millis,
-    /// An event waits for longer than it may, for this reason.
+    /// Reason to close the connection, if an event has waited longer than the limit.
     pub overdue: Option<CloseReason>,
 }
 
 impl Outbox {
-    /// The writing half of a socket, to a client that agreed on this, within its budget.
+    /// Creates the writing half of a socket, with the compression agreed with the client and the egress budget of its
+    /// account.
     #[must_use]
     pub fn new(socket: Socket, compression: Compression, egress: Arc<Egress>, shared: Arc<OutboxShared>) -> Arc<Self> {
         let now = shared.clock.now();
@@ -103,55 +104,55 @@ impl Outbox {
         })
     }
 
-    /// Names it among all that there ever were.
+    /// Returns an id that is unique among all outboxes since the start.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The socket, for reading.
+    /// Returns the socket, for reading.
     #[must_use]
     pub fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    /// What the client agreed on.
+    /// Returns the compression agreed with the client.
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
     }
 
-    /// A subscription of this kind receives live events from now on.
+    /// Records that a subscription of this kind receives live events from now on.
     pub fn joined(&self, kind: Kind) {
         self.live[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A subscription of this kind that had [joined](Self::joined) ended.
+    /// Records that a subscription of this kind that had [joined](Self::joined) ended.
     pub fn left(&self, kind: Kind) {
         self.live[kind as usize].fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether a live subscription of this kind is on the connection.
+    /// Checks if the connection has a live subscription of this kind.
     #[must_use]
     pub fn subscribes_to(&self, kind: Kind) -> bool {
         self.live[kind as usize].load(Ordering::Relaxed) > 0
     }
 
-    /// The budget of its notifications, which it shares with all connections of its account, and with no other.
+    /// Returns the budget for notifications, shared by all connections of the account and no others.
     #[must_use]
     pub fn egress(&self) -> &Arc<Egress> {
         &self.egress
     }
 
-    /// The account on whose behalf the connection is served.
+    /// Returns the account on whose behalf the connection is served.
     #[must_use]
     pub fn owner(&self) -> Owner {
         self.egress.owner()
     }
 
-    // ---- putting in
+    // ---- queueing
 
-    /// A text message as this client reads it, in pieces for [`Self::answer`].
+    /// Encodes a text message as agreed with this client, in pieces for [`Self::answer`].
     #[must_use]
     pub fn text(&self, parts: &[Bytes]) -> Vec<Bytes> {
         if self.compression != Compression::None
@@ -164,7 +165,7 @@ impl Outbox {
         frame::text(parts)
     }
 
-    /// Queues events; `true` when [`Self::flush`] has to follow, after all pushes.
+    /// Queues events. Returns `true` if the caller has to call [`Self::flush`] after all its pushes.
     #[must_use]
     pub fn push_events(&self, to: &Arc<Recipient>, batch: &Arc<Batch>, now: Millis) -> bool {
         let mut state = self.state.lock();
@@ -182,12 +183,13 @@ impl Outbox {
         self.settle(&mut state, push)
     }
 
-    /// Queues an answer and flushes; subscriptions in `releases` are served a hold-off after it left. A long answer for
-    /// which there is no room is given back: the caller says so under its id. A short one ends the connection.
+    /// Queues an answer and flushes. Subscriptions in `releases` get events one hold-off after the answer is written. A
+    /// long answer without room is rejected, and the caller answers its id with an error; a short one ends the
+    /// connection.
     #[must_use]
     pub fn answer(&self, pieces: Vec<Bytes>, releases: Vec<Arc<Recipient>>) -> Answered {
         let mut state = self.state.lock();
-        // What was asked before the end is still answered.
+        // While flushing, requests from before the end are still answered.
         if matches!(state.phase, Phase::Closing(_)) {
             return Answered::Yes;
         }
@@ -196,7 +198,7 @@ impl Outbox {
         if state.corked && state.queue.bytes() + len > CORKED {
             self.pump(&mut state);
         }
-        // Short ones may use as much again, so that what did not fit can be told.
+        // Short answers may use twice the limit, so that the error in place of a rejected long one still fits.
         let push = state
             .queue
             .push_answer(pieces, &releases, if long { max } else { 2 * max });
@@ -206,7 +208,7 @@ impl Outbox {
         releases.iter().for_each(|recipient| recipient.answered());
         if self.settle(&mut state, push) {
             if state.corked && state.queue.bytes() <= CORKED {
-                // Whoever brings events need not wait for it.
+                // Events pushed meanwhile need not wait for the cork: their push asks for a flush of its own.
                 state.flush_due = false;
             } else {
                 self.pump(&mut state);
@@ -215,8 +217,8 @@ impl Outbox {
         Answered::Yes
     }
 
-    /// Holds answers back until the cork is dropped: those that are there together leave together. `None` where they are
-    /// held back already, and somebody else will let them leave.
+    /// Corks answers until the cork is dropped: answers produced together leave together. Returns `None` if answers are
+    /// corked already; then the owner of that cork flushes.
     #[must_use]
     pub fn cork(self: &Arc<Self>) -> Option<Cork> {
         let held_back = std::mem::replace(&mut self.state.lock().corked, true);
@@ -232,20 +234,20 @@ impl Outbox {
         }
     }
 
-    /// Drops the queued events of a subscription that was ended.
+    /// Drops the queued events of a subscription that has ended.
     pub fn forget(&self, id: SubscriptionId) {
         let mut state = self.state.lock();
         state.queue.forget(id);
         self.recount(&mut state);
     }
 
-    /// Writes what can be written now.
+    /// Writes as much as possible now.
     pub fn flush(&self) {
         self.pump(&mut self.state.lock());
     }
 
-    /// Writes what can be written now to each of these clients. They are counted together, for counters that all cores
-    /// share cost as much as the rest of a delivery.
+    /// Writes as much as possible now to each of these clients. Metrics are updated once for all of them, since
+    /// counters shared by all cores cost as much as the rest of a delivery.
     pub fn flush_all(outboxes: &[Arc<Self>]) {
         let Some(first) = outboxes.first() else { return };
         let (mut tally, now) = (Tally::default(), first.shared.clock.now());
@@ -257,12 +259,12 @@ impl Outbox {
 
     // ---- the end
 
-    /// Ends the connection with a close frame; the first reason stays.
+    /// Ends the connection with a close frame; the first reason is kept.
     pub fn close(&self, reason: CloseReason) {
         self.begin_close(&mut self.state.lock(), reason);
     }
 
-    /// The peer's close frame arrived: it is echoed where it was the first.
+    /// Handles the peer's close frame: echoes it unless a close frame of ours was first.
     pub fn peer_closed(&self, code: Option<u16>) {
         let mut state = self.state.lock();
         state.echoed = true;
@@ -278,7 +280,7 @@ impl Outbox {
         self.state.lock().end(Over::Abort(reason));
     }
 
-    /// Where the connection stands.
+    /// Returns the phase of the connection.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.state.lock().phase
@@ -286,37 +288,37 @@ impl Outbox {
 
     // ---- waiting
 
-    /// Resolves when [`Self::waits`] has something new to say.
+    /// Resolves when the result of [`Self::waits`] may have changed.
     pub fn poll_news(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.state.lock().poll_news(cx)
     }
 
-    /// What to wait for.
+    /// Returns what the session has to wait for.
     #[must_use]
     pub fn waits(&self) -> Waits {
         self.state.lock().waits()
     }
 
-    // ---- being watched
+    // ---- signs of life
 
-    /// A frame arrived from the client.
+    /// Records that a frame arrived from the client.
     pub fn heard(&self) {
         self.last_heard.store(self.shared.clock.now(), Ordering::Relaxed);
     }
 
-    /// Part of a message arrived; the clock runs from the first part on.
+    /// Records that part of a message arrived; the time limit runs from the first part.
     pub fn message_begun(&self) {
         if self.unfinished_since.load(Ordering::Relaxed) == 0 {
             self.unfinished_since.store(self.shared.clock.now(), Ordering::Relaxed);
         }
     }
 
-    /// A message is whole.
+    /// Records that a message is complete.
     pub fn message_done(&self) {
         self.unfinished_since.store(0, Ordering::Relaxed);
     }
 
-    /// Signs of life.
+    /// Returns the signs of life at `now`.
     #[must_use]
     pub fn signs(&self, now: Millis) -> Signs {
         let state = self.state.lock();
@@ -330,51 +332,51 @@ impl Outbox {
         }
     }
 
-    /// Bytes that wait.
+    /// Returns the bytes in the queue.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.state.lock().queue.bytes()
     }
 
-    /// Bytes that wait because the socket takes no more.
+    /// Returns the bytes that wait because the socket takes no more.
     #[must_use]
     pub fn held_back(&self) -> usize {
         self.state.lock().held_back
     }
 
-    /// Bytes that wait or are on their way.
+    /// Returns the bytes in the queue and in the current write.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         let state = self.state.lock();
         state.queue.bytes() + state.writing.bytes()
     }
 
-    /// Whether a replay may queue more: the better part of the queue stays for what is live.
+    /// Checks if a replay may queue more: most of the queue is reserved for live events.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.queued_bytes() < REPLAY_BYTES.min(self.shared.limits.max_bytes / 4)
     }
 
-    /// Pending transactions that were dropped for this client.
+    /// Returns the number of pending-transaction events dropped for this client.
     #[must_use]
     pub fn shed(&self) -> u64 {
         self.state.lock().shed
     }
 
-    /// Takes one of `max` places for a call in flight.
+    /// Takes one of `max` places for calls in flight; `None` if no place is free.
     #[must_use]
     pub fn begin_call(self: &Arc<Self>, max: u32) -> Option<InFlight> {
         InFlight::begin(self, max)
     }
 
-    /// Whether several calls of this client are in flight: their answers often come together.
+    /// Checks if several calls of this client are in flight: their answers often arrive together.
     #[must_use]
     pub fn awaits_several(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) > 1
     }
 }
 
-/// Answers are held back while it lives.
+/// Guard that corks answers while it lives.
 #[derive(Debug)]
 pub struct Cork(Arc<Outbox>);
 
@@ -406,7 +408,7 @@ mod tests {
     use crate::delivery::{Event, Kind};
     use crate::telemetry::Metrics;
 
-    /// An outbox and the client's end of its socket.
+    /// Returns an outbox and the client's end of its socket.
     pub(super) async fn pair(max_bytes: usize, holdoff: Millis) -> (Arc<Outbox>, TcpStream) {
         let limits = OutboxLimits {
             max_bytes,

@@ -1,9 +1,9 @@
-//! What waits for one client, bounded in bytes. No I/O, no clock: the caller brings the time.
+//! Queue of undelivered data for one client, bounded in bytes. No I/O, no clock: the caller passes the time.
 //!
-//! Three lanes, for three promises: control frames overtake everything (alloy gives a pong ten seconds), answers are
-//! never held back, and events keep their order behind the hold-off of a new subscription (E5). Events of a
-//! subscription that is still held stop the lane, so that the order across a connection's subscriptions (E3) survives;
-//! each subscription is held once and for milliseconds, so nobody can stop a lane for good.
+//! Three lanes, for three promises: control frames overtake everything (alloy waits ten seconds for a pong), answers
+//! are never delayed, and events keep their order behind the hold-off of a new subscription (E5). Events of a
+//! subscription on hold block the lane, so that the order across a connection's subscriptions (E3) is kept; each
+//! subscription is on hold once and for milliseconds, so no client can block its lane for good.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use bytes::Bytes;
 use super::{Allowance, Batch, Recipient, SubscriptionId};
 use crate::clock::Millis;
 
-/// What an event is; decides what may be shed and names the metric.
+/// Kind of an event; decides if it may be shed, and names the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A block header.
+    /// Block header.
     Heads,
     /// Logs of one block.
     Logs,
-    /// A pending transaction: best effort (E8).
+    /// Pending transaction: best effort (E8).
     Pending,
-    /// The node's sync state.
+    /// Sync state of the node.
     Syncing,
     /// Transactions of one block.
     Mined,
     /// Receipts of one block.
     Receipts,
-    /// Of a kind that only the node knows.
+    /// Event of a passed-through subscription, whose kind only the node knows.
     Passed,
 }
 
 impl Kind {
-    /// All of them, each in its place.
+    /// All kinds, each at the index of its discriminant.
     pub const ALL: [Self; 7] = [
         Self::Heads,
         Self::Logs,
@@ -44,7 +44,7 @@ impl Kind {
         Self::Passed,
     ];
 
-    /// The value of the `kind` label in the metrics.
+    /// Returns the value of the `kind` label in the metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl Kind {
     }
 }
 
-/// A piece of what is written next.
+/// Part of the next write.
 #[derive(Debug)]
 pub enum Chunk {
     /// Frames for this client alone, and the subscriptions that their last byte releases.
@@ -68,32 +68,33 @@ pub enum Chunk {
     Events(Arc<Recipient>, Arc<Batch>),
 }
 
-/// What a gathering found.
+/// Result of [`Queue::gather`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Gathered {
-    /// Bytes handed over.
+    /// Bytes gathered, events included.
     pub bytes: usize,
-    /// When the first held event may leave, if one stopped the lane.
+    /// Moment at which the first event on hold, or over the egress budget, may be written; `None` if no event waits or
+    /// the moment is unknown.
     pub held_until: Option<Millis>,
-    /// Whether more could be had at once.
+    /// `true` if another gathering would return more at once.
     pub more: bool,
-    /// Bytes of events among those handed over.
+    /// Bytes of events among the bytes gathered.
     pub event_bytes: usize,
-    /// Whether it is the client's budget that holds events back.
+    /// `true` if events wait for the client's egress budget.
     pub over_budget: bool,
 }
 
-/// How a push of events went.
+/// Result of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Push {
-    /// It waits; so many pending-transaction events made room for it.
+    /// Queued.
     Queued {
-        /// Pending-transaction events that were dropped instead.
+        /// Deliveries of pending transactions that were dropped to make room.
         shed: usize,
     },
-    /// It was a pending transaction and there was no room for it.
+    /// Dropped: a pending transaction without room.
     Shed,
-    /// The bound is passed: the client must be closed.
+    /// Over the limit: the client must be closed.
     Full,
 }
 
@@ -110,7 +111,7 @@ struct Delivery {
     queued_at: Millis,
 }
 
-/// One client's backlog.
+/// Queue of one client.
 #[derive(Debug, Default)]
 pub struct Queue {
     control: VecDeque<Bytes>,
@@ -119,30 +120,30 @@ pub struct Queue {
     bytes: usize,
 }
 
-/// Most control frames that wait. RFC 6455 section 5.5.3 lets an endpoint answer only the latest of several pings, so a
-/// flood of pings costs no memory.
+/// Most control frames in the queue. RFC 6455 section 5.5.3 lets an endpoint answer only the latest of several pings,
+/// so a flood of pings costs no memory.
 const MAX_CONTROL: usize = 64;
 
 impl Queue {
-    /// Bytes that wait, as they would be on the wire without compression.
+    /// Returns the queued bytes, as on the wire without compression.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether nothing waits.
+    /// Checks if the queue is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.control.is_empty() && self.answers.is_empty() && self.events.is_empty()
     }
 
-    /// When the oldest event was queued.
+    /// Returns the moment at which the oldest event was queued.
     #[must_use]
     pub fn oldest(&self) -> Option<Millis> {
         self.events.front().map(|delivery| delivery.queued_at)
     }
 
-    /// A ping or pong, ahead of all data.
+    /// Queues a ping or pong ahead of all data; the oldest control frame is dropped if there are too many.
     pub fn push_control(&mut self, frame: Bytes) {
         if self.control.len() == MAX_CONTROL
             && let Some(oldest) = self.control.pop_front()
@@ -153,11 +154,11 @@ impl Queue {
         self.control.push_back(frame);
     }
 
-    /// An answer. Subscriptions in `releases` may be served a hold-off after its last byte was written.
+    /// Queues an answer. Subscriptions in `releases` get events one hold-off after its last byte is written.
     #[must_use]
     pub fn push_answer(&mut self, pieces: Vec<Bytes>, releases: &[Arc<Recipient>], max_bytes: usize) -> Push {
         let len: usize = pieces.iter().map(Bytes::len).sum();
-        // An answer above the whole bound still goes to a client that owes nothing: the call was allowed.
+        // An answer longer than the limit is still accepted by an empty queue: the call was allowed.
         if self.bytes > 0 && self.bytes + len > max_bytes {
             return Push::Full;
         }
@@ -169,13 +170,13 @@ impl Queue {
         Push::Queued { shed: 0 }
     }
 
-    /// Events for one subscription.
+    /// Queues events for one subscription.
     #[must_use]
     pub fn push_events(&mut self, to: Arc<Recipient>, batch: Arc<Batch>, now: Millis, max_bytes: usize) -> Push {
         let len = batch.wire_len;
         let mut shed = 0;
         if batch.kind == Kind::Pending {
-            // Half of the room stays for what may not be lost.
+            // Half of the room is reserved for events that must not be lost.
             if self.bytes + len > max_bytes / 2 {
                 return Push::Shed;
             }
@@ -187,7 +188,7 @@ impl Queue {
         }
         self.bytes += len;
         if self.events.capacity() == 0 {
-            // Room for one, for most clients that is all they ever need; growing begins with four.
+            // Room for one, which is all that most clients ever need; growing starts with four.
             self.events.reserve_exact(1);
         }
         self.events.push_back(Delivery {
@@ -198,13 +199,13 @@ impl Queue {
         Push::Queued { shed }
     }
 
-    /// Drops the events of a subscription that was ended, so that nothing follows the answer to `eth_unsubscribe`.
+    /// Drops the events of a subscription that has ended, so that none follows the answer to `eth_unsubscribe`.
     pub fn forget(&mut self, id: SubscriptionId) {
         self.retain(|delivery| delivery.to.id() != id);
     }
 
-    /// Moves what may be written now to `out`, about `budget` bytes of answers and as many of events, of which no more
-    /// than the client is allowed.
+    /// Moves chunks that may be written now to `out`: all control frames, about `budget` bytes of answers and as many
+    /// of events, but no more events than `allowance`.
     pub fn gather(&mut self, now: Millis, budget: usize, allowance: Allowance, out: &mut VecDeque<Chunk>) -> Gathered {
         let mut gathered = Gathered::default();
         if !self.control.is_empty() {
@@ -220,7 +221,7 @@ impl Queue {
             out.push_back(Chunk::Bytes(answer.pieces, answer.releases));
         }
         if self.answers.is_empty() {
-            // A client that only listens asks once.
+            // A client that only listens sends one request: free the lane's memory.
             self.answers = VecDeque::new();
         }
         let before = gathered.bytes;
@@ -239,7 +240,7 @@ impl Queue {
         {
             let release_at = first.to.release_at();
             if release_at.is_none_or(|at| at > now) {
-                // Until the answer is written nobody knows when; whoever writes it comes back.
+                // `None` until the answer is written; the task that writes the answer gathers again.
                 gathered.held_until = release_at;
                 gathered.event_bytes = gathered.bytes - before;
                 self.bytes -= gathered.bytes;
@@ -375,7 +376,7 @@ mod tests {
             )
         };
         assert_eq!(gather(Allowance::NotBefore(9)), (2, 0, Some(9), true, false));
-        // What cannot be split passes whole.
+        // A batch cannot be split and passes whole.
         assert_eq!(gather(Allowance::Bytes(1)), (1, len, None, false, true));
         assert_eq!(gather(Allowance::Bytes(len + 1)), (2, 2 * len, None, false, false));
         assert_eq!(

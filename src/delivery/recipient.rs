@@ -1,4 +1,5 @@
-//! One subscription as the delivery path sees it: an id, the bytes before its events, and when it may first be served.
+//! Recipient of events: one subscription as the delivery path sees it, with its id, the bytes before its events, and
+//! the moment from which events may be written.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +11,8 @@ use super::series::Series;
 use super::{Compression, Event, Kind, Prefix};
 use crate::clock::Millis;
 
-/// `0x` and 32 hex digits, the first not zero: unguessable, and its own canonical form as a number (alloy parses ids as
-/// 256-bit integers and sends that form back).
+/// Subscription id: `0x` and 32 hex digits, the first not zero. Unguessable, and in canonical form as a number (alloy
+/// parses ids as 256-bit integers and sends them back in that form).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SubscriptionId(u128);
 
@@ -19,7 +20,7 @@ impl SubscriptionId {
     /// Length of the text form in bytes.
     pub const TEXT_LEN: usize = 34;
 
-    /// A fresh id from the thread's cryptographic generator.
+    /// Generates an id with the thread's cryptographic generator.
     #[must_use]
     pub fn random() -> Self {
         loop {
@@ -30,7 +31,7 @@ impl SubscriptionId {
         }
     }
 
-    /// Reads an id as any client may write it back: hex, either case, leading zeros or none.
+    /// Parses an id as any client may send it back: hex in either case, with or without leading zeros.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"))?;
@@ -51,36 +52,36 @@ impl fmt::Debug for SubscriptionId {
     }
 }
 
-/// The receiving end of one subscription.
+/// Receiving end of one subscription.
 #[derive(Debug)]
 pub struct Recipient {
     id: SubscriptionId,
     prefix: Prefix,
-    /// First moment at which a notification may be written; [`UNANSWERED`] or [`ANSWERING`] before it is known.
+    /// First moment at which a notification may be written, or one of [`UNANSWERED`], [`ANSWERING`] and [`OVER`].
     release_at: AtomicU64,
-    /// Fan-outs before this one were not for it.
+    /// Sequence number of the first fan-out that this subscription receives.
     since: AtomicU64,
-    /// It is told what was before it goes live.
+    /// `true` if past events are replayed before live ones.
     resumed: bool,
 }
 
-/// The answer is not queued yet: the client cannot know the id, and events pass it by.
+/// State before the answer is queued: the client cannot know the id, and events skip this subscription.
 const UNANSWERED: Millis = Millis::MAX;
 
-/// There will be no events: what it asked for was refused after all.
+/// State after a refusal: the answer is an error, and there will be no events.
 const OVER: Millis = Millis::MAX - 2;
 
-/// The answer is queued, not yet written: events queue up behind it.
+/// State while the answer is queued but not written: events queue behind the answer.
 const ANSWERING: Millis = Millis::MAX - 1;
 
 impl Recipient {
-    /// A recipient that waits for its answer to be written.
+    /// Creates a recipient whose answer is not queued yet, for fan-outs from number `since` on.
     #[must_use]
     pub fn new(id: SubscriptionId, since: u64) -> Arc<Self> {
         Arc::new(Self::made(id, since, false))
     }
 
-    /// As [`Self::new`], of a subscription in this namespace.
+    /// Like [`Self::new`], for a subscription in this namespace, from the first fan-out on.
     #[must_use]
     pub fn within(namespace: &str, id: SubscriptionId) -> Arc<Self> {
         let prefix = Prefix::within(namespace, id);
@@ -88,7 +89,7 @@ impl Recipient {
         Arc::new(Self { prefix, ..made })
     }
 
-    /// As [`Self::new`], of a subscription whose events name their method themselves ([`Event::naming`]).
+    /// Like [`Self::new`], for a subscription whose events contain their own method name ([`Event::naming`]).
     #[must_use]
     pub fn unnamed(id: SubscriptionId) -> Arc<Self> {
         let prefix = Prefix::unnamed(id);
@@ -96,7 +97,7 @@ impl Recipient {
         Arc::new(Self { prefix, ..made })
     }
 
-    /// One that is told what was before, and takes no live events until it [begins](Self::begin).
+    /// Creates a recipient that gets replayed events, and no live ones until [`Self::begin`].
     #[must_use]
     pub fn resumed(id: SubscriptionId) -> Arc<Self> {
         Arc::new(Self::made(id, u64::MAX, true))
@@ -112,55 +113,55 @@ impl Recipient {
         }
     }
 
-    /// Whether it is told what was before.
+    /// Checks if past events are replayed before live ones.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         self.resumed
     }
 
-    /// The id that the client knows.
+    /// Returns the id that the client knows.
     #[must_use]
     pub fn id(&self) -> SubscriptionId {
         self.id
     }
 
-    /// The bytes before each event.
+    /// Returns the bytes before each event.
     #[must_use]
     pub fn prefix(&self) -> &Prefix {
         &self.prefix
     }
 
-    /// The answer is queued.
+    /// Records that the answer is queued.
     pub fn answered(&self) {
         if !self.is_over() {
             self.release_at.store(ANSWERING, Ordering::Relaxed);
         }
     }
 
-    /// The answer is an error.
+    /// Records that the answer is an error: there will be no events.
     pub fn give_up(&self) {
         self.release_at.store(OVER, Ordering::Relaxed);
     }
 
-    /// Whether the answer was an error.
+    /// Checks if the answer was an error.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.release_at.load(Ordering::Relaxed) == OVER
     }
 
-    /// Whether its answer is on its way at least.
+    /// Checks if the answer has at least been queued.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         self.release_at.load(Ordering::Relaxed) != UNANSWERED
     }
 
-    /// It has been sent everything from fan-out number `since` on.
+    /// Starts live events with fan-out number `since`.
     pub fn begin(&self, since: u64) {
         self.since.store(since, Ordering::Relaxed);
     }
 
-    /// Whether fan-out number `sequence` is for it. A subscription that waits for its answer (in a batch with a slow
-    /// call) is passed by, and begins with the fan-out after.
+    /// Checks if fan-out number `sequence` is for this subscription. A subscription whose answer is not queued (in a
+    /// batch with a slow call) is skipped, and starts with the next fan-out.
     #[must_use]
     pub fn takes(&self, sequence: u64) -> bool {
         let answered = self.is_answered();
@@ -170,51 +171,52 @@ impl Recipient {
         answered
     }
 
-    /// Whether it was sent what fan-out number `sequence` sent.
+    /// Checks if this subscription received fan-out number `sequence`.
     #[must_use]
     pub fn was_sent(&self, sequence: u64) -> bool {
         self.since.load(Ordering::Relaxed) <= sequence
     }
 
-    /// The answer left; events may follow from `at` on (E5: web3.js 4 and web3.py 8 lose what arrives with the answer).
+    /// Records that the answer is written: events may follow from `at` on (E5: web3.js 4 and web3.py 8 lose events that
+    /// arrive with the answer).
     pub fn release(&self, at: Millis) {
         if !self.is_over() {
             self.release_at.store(at, Ordering::Relaxed);
         }
     }
 
-    /// First moment at which a notification may be written; `None` until the answer was.
+    /// Returns the first moment at which a notification may be written; `None` until the answer is written.
     #[must_use]
     pub fn release_at(&self) -> Option<Millis> {
         Some(self.release_at.load(Ordering::Relaxed)).filter(|&at| at < OVER)
     }
 }
 
-/// The events that one block (or one transaction) has for one filter; shared by all subscriptions of that filter.
+/// Events of one block (or one transaction) for one filter; shared by all subscriptions of that filter.
 #[derive(Debug)]
 pub struct Batch {
-    /// What the events are.
+    /// Kind of the events.
     pub kind: Kind,
-    /// In the order in which they are delivered; never empty.
+    /// Events in order of delivery; never empty.
     pub events: Box<[Event]>,
-    /// Bytes on the wire for one subscription, uncompressed: the queue counts every client's backlog by it.
+    /// Bytes on the wire for one subscription, uncompressed; counted by every client's queue.
     pub wire_len: usize,
-    /// When the node's message arrived, for the latency histogram.
+    /// Arrival of the node's message, for the latency histogram.
     pub seen: Instant,
-    /// The events compressed as [`Series`], one behind the other, when the first client needs them; none where each is
+    /// Events compressed as successive [`Series`], each made for the first client that needs it; empty if each event is
     /// compressed alone.
     series: Box<[OnceLock<Series>]>,
 }
 
 impl Batch {
-    /// A batch of at least one event.
+    /// Creates a batch of at least one event, each compressed alone.
     #[must_use]
     pub fn new(kind: Kind, events: Box<[Event]>, seen: Instant) -> Arc<Self> {
         Arc::new(Self::alone(kind, events, seen))
     }
 
-    /// A batch whose events refer to those before them where the client can read that: shorter, but compressed for this
-    /// batch and no other that the events are in.
+    /// Creates a batch whose events refer to earlier ones for clients that can read this: shorter, but compressed for
+    /// this batch and not shared with other batches that contain the same events.
     #[must_use]
     pub fn in_series(kind: Kind, events: Box<[Event]>, seen: Instant) -> Arc<Self> {
         let series = events.chunks(Series::MAX).map(|_| OnceLock::new()).collect();
@@ -233,7 +235,8 @@ impl Batch {
         }
     }
 
-    /// The pieces of the frame of one event. The batch is sent whole, with nothing compressed in between.
+    /// Returns the pieces of the frame of event number `at`. The batch must be sent whole, with nothing compressed in
+    /// between.
     #[must_use]
     pub fn slices<'a>(&'a self, at: usize, prefix: &'a Prefix, compression: Compression) -> [&'a [u8]; 3] {
         match self.deflated(at, compression) {
@@ -242,7 +245,7 @@ impl Batch {
         }
     }
 
-    /// Bytes on the wire of one event.
+    /// Returns the bytes on the wire of event number `at`.
     #[must_use]
     pub fn event_len(&self, at: usize, compression: Compression) -> usize {
         match self.deflated(at, compression) {
@@ -266,11 +269,11 @@ impl Batch {
         })
     }
 
-    /// Bytes that compression has kept off the wire for one subscription.
+    /// Returns the bytes that compression saves on the wire for one subscription.
     #[must_use]
     pub fn saved(&self, compression: Compression) -> usize {
         let sent = (0..self.events.len()).map(|at| self.event_len(at, compression)).sum();
-        // In a series what does not get shorter gets longer.
+        // In a series an event that does not compress becomes longer.
         self.wire_len.saturating_sub(sent)
     }
 }

@@ -1,32 +1,35 @@
-//! Events of one batch that refer to those before them, for clients whose context is taken over (RFC 7692 section 7.1.1).
+//! Compression of the events of one batch with references to earlier ones, for clients with context takeover (RFC 7692
+//! section 7.1.1).
 //!
-//! Only compressed messages enter a client's window (RFC 7692 section 7.2.2), and a batch reaches each of its clients
-//! whole and with nothing compressed in between. So from the first event of a series on, all their windows hold the same,
-//! but for the 34 bytes of the subscription's id in each prefix, whose places are the same too. One compressor for all of
-//! them compresses the bodies in that window, with an id that no text can refer to, and never looks at what was before.
+//! Only compressed messages enter a client's window (RFC 7692 section 7.2.2), and each client of a batch gets the batch
+//! whole, with nothing compressed in between. So from the first event of a series on, the windows of all clients have
+//! the same content, except for the 34 bytes of the subscription's id in each prefix, at the same positions for all.
+//! One compressor for all clients compresses the bodies in that window, with an id that no text can refer to, and never
+//! refers to anything before the series.
 //!
-//! The first prefix holds the id as it is (see [`frame`](super::frame)); the later ones are the prefix before once more, a
-//! single match, so their frames are the same for all clients. Logs get 70 per cent shorter and not 36, and what a client
-//! costs is one piece of memory for each event and not three.
+//! The first prefix contains the id as stored bytes (see [`frame`](super::frame)); each later prefix is a single match
+//! that repeats the previous one, so these frames are the same for all clients. Logs become 70 per cent shorter instead
+//! of 36, and the cost per client is one memory slice for each event instead of three.
 
 use super::frame::{Deflated, Event, Prefix};
 use crate::deflate::{self, WINDOW};
 
-/// Frames of successive events; nothing for those that leave as they are.
+/// Frames of successive events; `None` for those sent uncompressed.
 #[derive(Debug)]
 pub struct Series(Box<[Option<Deflated>]>);
 
 impl Series {
-    /// Most events in one. A client's lock is held while they are compressed, some 15 µs each.
+    /// Most events in one series. A client's lock is held while they are compressed, about 15 µs each.
     pub const MAX: usize = 128;
 
-    /// Compresses them. Whatever may be compressed is, even where it gets no shorter, for those behind it refer to it.
+    /// Compresses these events. Every compressible event is compressed, even if it becomes no shorter, since later
+    /// events refer to it.
     #[must_use]
     pub fn of(events: &[Event]) -> Self {
         let bodies = events.iter().filter_map(Event::compressible_body);
         let compressed = deflate::compress_series(&Prefix::of_nobody(), bodies);
         let mut compressed = compressed.unwrap_or_default().into_iter();
-        // From the beginning of the message before to that of the next.
+        // Distance from the start of the previous message to the start of the next, in bytes of text.
         let mut distance = None;
         let frame = |event: &Event| {
             let text = event.compressible_body()?;
@@ -41,7 +44,7 @@ impl Series {
         Self(events.iter().map(frame).collect())
     }
 
-    /// The frame of an event, if it is compressed.
+    /// Returns the frame of event number `at`, or `None` if sent uncompressed.
     pub(super) fn frame(&self, at: usize) -> Option<&Deflated> {
         self.0[at].as_ref()
     }
@@ -61,7 +64,7 @@ mod tests {
     use crate::delivery::writing::Writing;
     use crate::delivery::{Batch, Chunk, Compression, Kind, Recipient, SubscriptionId, frame};
 
-    /// What a client is sent, one after the other.
+    /// Message to a client.
     #[derive(Clone, Debug)]
     enum Sent {
         /// Texts in one batch, for subscription 0 or 1, as a series or alone.
@@ -93,7 +96,7 @@ mod tests {
         ]
     }
 
-    /// The messages in the text that a client should read, and what is written for them.
+    /// Returns the texts that a client should read, and the chunks written for them.
     fn written(sent: &[Sent], compression: Compression) -> (Vec<String>, Vec<Chunk>) {
         let recipients = [(); 2].map(|()| Recipient::new(SubscriptionId::random(), 0));
         let (mut texts, mut chunks) = (Vec::new(), Vec::new());
@@ -131,7 +134,7 @@ mod tests {
         (texts, chunks)
     }
 
-    /// What the socket gets, which takes so much at a time.
+    /// Returns the bytes that a socket gets which takes at most `take` bytes at a time.
     fn wire(chunks: Vec<Chunk>, compression: Compression, take: usize) -> Vec<u8> {
         let mut writing = Writing::new(compression);
         writing.chunks().extend(chunks);
@@ -148,7 +151,7 @@ mod tests {
         wire
     }
 
-    /// What a client reads that keeps its context, or forgets it with every message.
+    /// Returns the texts read by a client that keeps its context, or resets it for every message.
     fn read(mut wire: &[u8], takeover: bool) -> Vec<String> {
         let (mut inflater, mut texts) = (Inflater::default(), Vec::new());
         while let [first, second, rest @ ..] = wire {
@@ -213,7 +216,7 @@ mod tests {
         assert!(alone > 0.35 && series > 0.75, "{alone:.2} {series:.2}");
     }
 
-    /// Only what it holds of the id is a client's own, and that is in the first frame.
+    /// Only the id is specific to a client, and only the first frame contains it.
     #[test]
     fn the_later_frames_are_the_same_for_all() {
         let batch = Batch::in_series(Kind::Logs, logs(Series::MAX + 2).into(), Instant::now());
@@ -227,7 +230,7 @@ mod tests {
         }
     }
 
-    /// A client that is cut off has a frame more of the batch, and can read what it has.
+    /// A cut client gets at most the rest of the current frame, and can read everything it got.
     #[test]
     fn a_batch_that_is_cut_is_read_as_far_as_it_came() {
         let batch = Batch::in_series(Kind::Logs, logs(20).into(), Instant::now());

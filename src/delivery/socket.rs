@@ -1,4 +1,4 @@
-//! A client's socket: plain, or with TLS on top. Both are read and written without waiting, by whoever has something.
+//! Socket of a client: plain, or with TLS on top. Any task may read and write it, without waiting.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -9,20 +9,20 @@ use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// Encrypted bytes that may wait for the socket, in bytes: what is not taken stays in the client's queue, where it
+/// Most encrypted bytes that wait for the socket. Data that is not encrypted yet stays in the client's queue, where it
 /// is bounded and can be dropped.
 const UNSENT: usize = 64 << 10;
 
-/// The socket of a client whose handshakes are over.
+/// Socket of a client after its handshakes.
 #[derive(Debug)]
 pub enum Socket {
-    /// `ws://`.
+    /// `ws://`, not encrypted.
     Plain(TcpStream),
-    /// `wss://`.
+    /// `wss://`, with TLS.
     Tls(Box<Secured>),
 }
 
-/// A socket and the state of its TLS.
+/// TCP socket with its TLS state.
 #[derive(Debug)]
 pub struct Secured {
     tcp: TcpStream,
@@ -36,7 +36,7 @@ impl From<TcpStream> for Socket {
 }
 
 impl Socket {
-    /// Goes on where a TLS handshake ended.
+    /// Creates a TLS socket from a completed TLS handshake.
     #[must_use]
     pub fn secured(tcp: TcpStream, mut tls: ServerConnection) -> Self {
         tls.set_buffer_limit(Some(UNSENT));
@@ -53,32 +53,32 @@ impl Socket {
         }
     }
 
-    /// The socket's options.
+    /// Returns the socket, to set its options.
     #[must_use]
     pub fn options(&self) -> SockRef<'_> {
         SockRef::from(self.tcp())
     }
 
-    /// Waits until there may be something to read.
+    /// Waits until there may be data to read.
     ///
     /// # Errors
-    /// The system's.
+    /// If the socket fails, with the system's error.
     pub async fn readable(&self) -> io::Result<()> {
         self.tcp().readable().await
     }
 
-    /// Waits until something may be written.
+    /// Waits until data may be written.
     ///
     /// # Errors
-    /// The system's.
+    /// If the socket fails, with the system's error.
     pub async fn writable(&self) -> io::Result<()> {
         self.tcp().writable().await
     }
 
-    /// Reads what is there into the room that `buffer` has; 0 at the end.
+    /// Reads available data into the spare capacity of `buffer`; returns the bytes read, 0 at the end of the stream.
     ///
     /// # Errors
-    /// The system's, `WouldBlock` among them; `InvalidData` for what is no TLS.
+    /// `WouldBlock` if there is no data, `InvalidData` if the peer violates TLS, else the system's error.
     pub fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Plain(tcp) => tcp.try_read_buf(buffer),
@@ -86,10 +86,10 @@ impl Socket {
         }
     }
 
-    /// Takes as much as it can.
+    /// Writes as much as the socket takes; returns the bytes taken.
     ///
     /// # Errors
-    /// The system's, `WouldBlock` among them.
+    /// `WouldBlock` if the socket takes nothing, else the system's error.
     pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(tcp) => tcp.try_write_vectored(slices),
@@ -97,11 +97,11 @@ impl Socket {
         }
     }
 
-    /// Whether all that was taken is with the system. Where it is not, this is to be asked again when the socket is
-    /// writable.
+    /// Hands bytes that were taken but not sent to the system. Returns `false` if some remain: call this again when the
+    /// socket is writable.
     ///
     /// # Errors
-    /// The system's, but not `WouldBlock`.
+    /// If the socket fails, with the system's error, but never `WouldBlock`.
     pub fn try_flush(&self) -> io::Result<bool> {
         match self {
             Self::Plain(_) => Ok(true),
@@ -109,8 +109,8 @@ impl Socket {
         }
     }
 
-    /// Throws away some of what is there: unread bytes would turn the close into a reset, and the peer would lose what was
-    /// written last.
+    /// Discards up to 64 KiB of unread input: closing a socket with unread bytes sends a reset, and the peer would lose
+    /// the last data written.
     pub fn discard(&self) {
         let mut sink = [0; READ];
         for _ in 0..16 {
@@ -120,7 +120,7 @@ impl Socket {
         }
     }
 
-    /// Ends our half.
+    /// Ends our half of the connection, after a `close_notify` alert over TLS.
     pub fn shut(&self) {
         if let Self::Tls(secured) = self {
             let mut tls = secured.tls.lock();
@@ -139,7 +139,7 @@ impl Secured {
             let mut text = [0; READ];
             match tls.reader().read(&mut text[..room]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A peer that ends without saying so has only ended.
+                // A peer that disconnects without `close_notify` has only disconnected.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) => return Err(error),
                 Ok(read) => {
@@ -149,7 +149,7 @@ impl Secured {
             }
             tls.read_tls(&mut Raw(&self.tcp))?;
             if let Err(error) = tls.process_new_packets() {
-                // The alert that says why.
+                // Sends the alert with the reason.
                 drop(self.try_flush(&mut tls));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
@@ -179,10 +179,10 @@ impl Secured {
     }
 }
 
-/// Plain text that is read at once, in bytes.
+/// Most plain text read at once, in bytes.
 const READ: usize = 4 << 10;
 
-/// A socket as rustls wants it.
+/// Adapter that lets rustls use the socket.
 struct Raw<'a>(&'a TcpStream);
 
 impl Read for Raw<'_> {

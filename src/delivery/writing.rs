@@ -1,4 +1,4 @@
-//! What is on its way into the socket: gathered chunks, and how far they are written.
+//! Current write: gathered chunks, and the position up to which they are written.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -9,19 +9,19 @@ use bytes::Bytes;
 
 use super::{Batch, Chunk, Compression, Recipient};
 
-/// Pieces in one `writev`. The kernel takes 1024 (`UIO_MAXIOV`); they live on the stack, 6 kB.
+/// Most pieces in one `writev`. The kernel takes 1024 (`UIO_MAXIOV`); the array is on the stack, 6 kB.
 const MAX_SLICES: usize = 384;
 
-/// What was completed by a write.
+/// Chunk completed by a write.
 #[derive(Debug)]
 pub enum Done {
-    /// Frames for this client alone; these subscriptions may be served soon.
+    /// Frames for this client alone; these subscriptions start after the hold-off.
     Released(Vec<Arc<Recipient>>),
-    /// The events of a batch.
+    /// All events of a batch.
     Delivered(Arc<Batch>),
 }
 
-/// Chunks and a place in the first of them.
+/// Chunks, and a position in the first of them.
 #[derive(Debug, Default)]
 pub struct Writing {
     chunks: VecDeque<Chunk>,
@@ -33,7 +33,7 @@ pub struct Writing {
 }
 
 impl Writing {
-    /// Nothing yet, for a client that agreed on this.
+    /// Creates an empty write for a client with this compression.
     #[must_use]
     pub fn new(compression: Compression) -> Self {
         Self {
@@ -42,16 +42,16 @@ impl Writing {
         }
     }
 
-    /// Where gathered chunks go.
+    /// Returns the list to which gathered chunks are added.
     pub fn chunks(&mut self) -> &mut VecDeque<Chunk> {
         if self.chunks.capacity() == 0 {
-            // Growing begins with four, three of which most clients never need.
+            // Growing starts with four, three of which most clients never need.
             self.chunks.reserve_exact(1);
         }
         &mut self.chunks
     }
 
-    /// Bytes on their way, those of the first chunk that are written included.
+    /// Returns the uncompressed bytes of all chunks, including the written part of the first.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let len = |chunk: &Chunk| match chunk {
@@ -61,26 +61,26 @@ impl Writing {
         self.chunks.iter().map(len).sum()
     }
 
-    /// Whether all is written.
+    /// Checks if everything is written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
-    /// Gives the memory back where nothing is on its way; room for a few chunks stays, for the next event.
+    /// Frees the memory if nothing is left to write; capacity for up to four chunks is kept for the next event.
     pub fn rest(&mut self) {
         if self.chunks.is_empty() && self.chunks.capacity() > 4 {
             self.chunks = VecDeque::new();
         }
     }
 
-    /// Adds one frame behind everything.
+    /// Adds one frame after all chunks.
     pub fn push(&mut self, frame: Bytes) {
         self.chunks.push_back(Chunk::Bytes(vec![frame], Vec::new()));
     }
 
-    /// Drops what was not begun, so that a close frame can follow the frame that was. A message for this client alone
-    /// is finished whole, for its pieces may be parts of one frame.
+    /// Drops all but the frame in progress, so that a close frame can follow. A message for this client alone is
+    /// written to its end, since its pieces may be parts of one frame.
     pub fn cut(&mut self) {
         self.chunks.truncate(1);
         let begun = self.unit > 0 || self.offset > 0;
@@ -102,10 +102,10 @@ impl Writing {
         }
     }
 
-    /// One `write`, as much as the socket takes; returns the bytes written and tells what is complete.
+    /// Calls `write` once with as many pieces as fit; returns the bytes written and reports completed chunks to `done`.
     ///
     /// # Errors
-    /// The socket's, `WouldBlock` among them.
+    /// Returns the error of `write`, `WouldBlock` included.
     pub fn write(
         &mut self,
         mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
@@ -116,7 +116,7 @@ impl Writing {
         Ok(written)
     }
 
-    /// The next pieces. Not a `Vec`: one allocation for each write of each client would show.
+    /// Returns the next pieces. Not in a `Vec`: the cost of one allocation for each write of each client is measurable.
     fn slices(&self) -> ArrayVec<IoSlice<'_>, MAX_SLICES> {
         let mut slices = ArrayVec::new();
         let mut skip = self.offset;
@@ -127,7 +127,7 @@ impl Writing {
                 Chunk::Events(_, batch) => batch.events.len(),
             };
             for unit in first..units {
-                // An event has three pieces; one that does not fit waits whole.
+                // An event has three pieces; an event that does not fit waits whole.
                 if slices.remaining_capacity() < 3 {
                     return slices;
                 }

@@ -16,13 +16,13 @@ const DECIMALS: [u8; 4] = [0x31, 0x3c, 0xe5, 0x67];
 const TOTAL_SUPPLY: [u8; 4] = [0x18, 0x16, 0x0d, 0xdd];
 const BALANCE_OF: [u8; 4] = [0x70, 0xa0, 0x82, 0x31];
 const ALLOWANCE: [u8; 4] = [0xdd, 0x62, 0xed, 0x3e];
-/// `Error(string)`, which Solidity's `require` reverts with.
+/// `Error(string)`, the revert data of Solidity's `require`.
 const ERROR: [u8; 4] = [0x08, 0xc3, 0x79, 0xa0];
 
-/// What the contracts answer as their code: they have some, and it means nothing.
+/// Code of the token contracts: not empty, but without meaning.
 pub(super) const TOKEN_CODE: &[u8] = &[0x60, 0x80, 0x60, 0x40, 0x52, 0x00];
 
-/// A call that a contract refused.
+/// The revert of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Revert {
     pub(super) reason: &'static str,
@@ -46,7 +46,7 @@ pub(super) fn call_with_address_and_amount(selector: [u8; 4], address: Address, 
         .into()
 }
 
-/// The inverse of [`call_with_address_and_amount`]; `None` for input of any other length.
+/// Decodes the input of [`call_with_address_and_amount`]; returns `None` for input of any other length.
 pub(super) fn decode_address_and_amount(input: &[u8]) -> Option<([u8; 4], Address, U256)> {
     let (selector, arguments) = input.split_first_chunk::<4>()?;
     let arguments: &[u8; 64] = arguments.try_into().ok()?;
@@ -57,8 +57,8 @@ pub(super) fn decode_address_and_amount(input: &[u8]) -> Option<([u8; 4], Addres
     ))
 }
 
-/// What a call to the `index`-th token contract returns. Unknown selectors return nothing, as a fallback function
-/// would; `transferFrom` always reverts, so that errors with data can be seen.
+/// Returns the result of a call to the `index`-th token contract. Unknown selectors return nothing, as a fallback
+/// function would; `transferFrom` always reverts, to provide errors with data.
 pub(super) fn call_token(token: Address, index: usize, input: &[u8]) -> Result<Bytes, Revert> {
     let Some((selector, arguments)) = input.split_first_chunk::<4>() else {
         return Ok(Bytes::new());
@@ -79,7 +79,8 @@ pub(super) fn call_token(token: Address, index: usize, input: &[u8]) -> Result<B
     })
 }
 
-/// Balances are not tracked: each follows from who asks about whom, and never changes.
+/// Returns a balance or an allowance. Neither is tracked: each is a constant that follows from the token and the
+/// arguments.
 fn balance(token: Address, arguments: &[u8]) -> U256 {
     let hash = keccak256([token.as_slice(), arguments].concat());
     U256::from_be_slice(&hash[..10])

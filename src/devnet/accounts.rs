@@ -1,4 +1,4 @@
-//! Who sends transactions, and which contracts they call.
+//! The accounts that send transactions, and the contracts they call.
 
 use alloy_consensus::{
     SignableTransaction, TxEip1559, TxEnvelope,
@@ -14,14 +14,14 @@ pub(super) const PRIORITY_FEE: u128 = 100_000_000;
 
 /// The seeded accounts and token contracts.
 ///
-/// The logs of a transaction follow from the transaction alone, so that it leaves the same logs on whatever branch it is
-/// mined: as on a real chain, a reorg mostly brings the same events back under another block hash.
+/// The logs of a transaction follow from the transaction alone, so it emits the same logs on any branch: as on a real
+/// chain, a reorg mostly brings the same events back under another block hash.
 #[derive(Debug)]
 pub(super) struct Accounts {
     chain_id: u64,
     keys: Vec<(Address, B256)>,
     tokens: Vec<Address>,
-    /// The running sum of the tokens' popularity, to draw from.
+    /// Running sum of the tokens' popularity, for weighted draws.
     popularity: Vec<f64>,
     logs_per_transaction: usize,
     log_data_bytes: usize,
@@ -76,7 +76,7 @@ impl Accounts {
         self.keys[rng.random_range(0..self.keys.len())].0
     }
 
-    /// A new signed ERC-20 call by `from`, which must be one of the senders.
+    /// Signs a new ERC-20 call by `from`, which must be one of the senders.
     pub(super) fn sign(&self, from: Address, nonce: u64, base_fee: u64, rng: &mut impl Rng) -> Transaction {
         let key = self
             .keys
@@ -106,7 +106,7 @@ impl Accounts {
         Transaction::new(TxEnvelope::Eip1559(transaction.into_signed(signature)), from)
     }
 
-    /// The logs that the transaction leaves behind wherever it is mined: none unless it calls a token contract.
+    /// Returns the transaction's logs, the same on any branch: none unless it calls a token contract.
     pub(super) fn logs_of(&self, transaction: &Transaction) -> Vec<Log> {
         let Some(token) = transaction.to().filter(|to| self.tokens.contains(to)) else {
             return Vec::new();
@@ -116,7 +116,7 @@ impl Accounts {
         (0..self.logs_per_transaction)
             .map(|index| {
                 let (event, to, amount) = match (&called, index) {
-                    // The first log is what the call says, so that a client's own transfer can be found.
+                    // The first log follows the call's arguments, so that a client can find its own transfer.
                     (Some((abi::TRANSFER, to, amount)), 0) => (abi::transfer_event(), *to, *amount),
                     (Some((abi::APPROVE, to, amount)), 0) => (abi::approval_event(), *to, *amount),
                     _ => {
@@ -140,7 +140,7 @@ impl Accounts {
             .collect()
     }
 
-    /// What a token call costs here: the real order of magnitude, not an execution.
+    /// Returns the gas of a token call: of the real order of magnitude, not from an execution.
     pub(super) fn gas(&self) -> u64 {
         GAS_TRANSFER + GAS_PER_LOG * self.logs_per_transaction as u64
     }
@@ -159,12 +159,12 @@ impl Accounts {
     }
 }
 
-/// What a plain transfer costs, in gas.
+/// Gas of a plain transfer.
 pub(super) const GAS_TRANSFER: u64 = 21_000;
-/// What a log adds here: a transfer's storage writes and the log itself.
+/// Gas per log: a transfer's storage writes and the log itself.
 pub(super) const GAS_PER_LOG: u64 = 12_000;
 
-/// The address of a secret key: what recovers from anything signed with it.
+/// Derives the address of a secret key by recovering it from a signature.
 fn address_of(key: B256) -> Address {
     let message = keccak256(b"whose key is this");
     sign_message(key, message)

@@ -1,4 +1,4 @@
-//! One block with everything that belongs to it, and how it is sealed.
+//! A block with its transactions and receipts, and its sealing.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -28,7 +28,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Joins a transaction with the sender that the caller knows signed it.
+    /// Combines a transaction with its signer, which is not checked.
     pub(super) fn new(envelope: TxEnvelope, from: Address) -> Self {
         Self {
             hash: *envelope.tx_hash(),
@@ -37,54 +37,54 @@ impl Transaction {
         }
     }
 
-    /// Decodes what `eth_sendRawTransaction` takes (EIP-2718) and recovers the sender.
+    /// Decodes the argument of `eth_sendRawTransaction` (EIP-2718) and recovers the sender.
     ///
     /// # Errors
     ///
-    /// A sentence in geth's words when the bytes are no transaction or the signature is invalid.
+    /// Returns a sentence in geth's words if the bytes are not a transaction or the signature is invalid.
     pub fn decode(mut raw: &[u8]) -> Result<Self, String> {
         let envelope = TxEnvelope::decode_2718(&mut raw).map_err(|error| format!("rlp: {error}"))?;
         let from = envelope.recover_signer().map_err(|_| "invalid sender".to_owned())?;
         Ok(Self::new(envelope, from))
     }
 
-    /// The transaction itself.
+    /// Returns the transaction itself.
     pub fn envelope(&self) -> &TxEnvelope {
         &self.envelope
     }
 
-    /// The hash by which it is known.
+    /// Returns the transaction hash.
     pub fn hash(&self) -> B256 {
         self.hash
     }
 
-    /// Who signed it.
+    /// Returns the signer.
     pub fn from(&self) -> Address {
         self.from
     }
 
-    /// Whom it calls; `None` when it creates a contract.
+    /// Returns the called account; `None` for a contract creation.
     pub fn to(&self) -> Option<Address> {
         self.envelope.to()
     }
 
-    /// The call data.
+    /// Returns the call data.
     pub fn input(&self) -> &Bytes {
         self.envelope.input()
     }
 
-    /// The sender's count of transactions before this one.
+    /// Returns the nonce: the sender's count of earlier transactions.
     pub fn nonce(&self) -> u64 {
         self.envelope.nonce()
     }
 }
 
-/// A transaction's outcome in a block: the consensus receipt and what is derived from its place.
+/// A transaction's outcome in a block: the consensus receipt and values that depend on the position.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     pub(super) receipt: ReceiptEnvelope,
     pub(super) gas_used: u64,
-    /// The index in the block of its first log.
+    /// Index in the block of the transaction's first log.
     pub(super) first_log: usize,
 }
 
@@ -97,11 +97,11 @@ pub struct Block {
     size: usize,
     transactions: Vec<Arc<Transaction>>,
     outcomes: Vec<Outcome>,
-    /// The transaction counts of all accounts after this block. Accounts that never sent are absent.
+    /// Transaction counts of all accounts after this block. Accounts that never sent are absent.
     nonces: HashMap<Address, u64>,
 }
 
-/// A log with its place in its block.
+/// A log with its position in its block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlacedLog<'a> {
     pub(super) log: &'a Log,
@@ -110,27 +110,27 @@ pub(super) struct PlacedLog<'a> {
     pub(super) transaction_hash: B256,
 }
 
-/// What a block takes from chance and settings rather than from its parent and transactions.
+/// Properties of a block that come from randomness and settings rather than from its parent and transactions.
 #[derive(Clone, Debug)]
 pub(super) struct Seal {
-    /// Above the parent's.
+    /// Above the parent's number.
     pub(super) number: u64,
     pub(super) bloom: SealedBloom,
     pub(super) timestamp: u64,
     pub(super) gas_limit: u64,
     pub(super) beneficiary: Address,
-    /// The randomness by which siblings with the same transactions differ.
+    /// Randomness that makes siblings with the same transactions differ.
     pub(super) mix_hash: B256,
 }
 
-/// What a block's bloom says of its logs.
+/// Relation of a block's bloom to its logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SealedBloom {
     Honest,
     Empty,
-    /// It claims this item too.
+    /// Claims this item besides the logs.
     With(B256),
-    /// It claims everything.
+    /// Claims everything.
     Full,
 }
 
@@ -155,7 +155,7 @@ impl Block {
         Self::seal(B256::ZERO, GENESIS_BASE_FEE, origin, HashMap::new(), Vec::new(), seal)
     }
 
-    /// The block after `self` with these transactions and the logs that each leaves behind.
+    /// Seals the block after `self` from transactions, each with its logs and gas used.
     pub(super) fn child(&self, body: Vec<(Arc<Transaction>, Vec<Log>, u64)>, seal: Seal) -> Self {
         let base_fee = calc_next_block_base_fee(
             self.header.gas_used,
@@ -213,7 +213,7 @@ impl Block {
             parent_hash,
             ommers_hash: EMPTY_OMMER_ROOT_HASH,
             beneficiary: seal.beneficiary,
-            // There is no state to take the root of; this one changes when the history does.
+            // There is no state to take the root of; this value changes when the history does.
             state_root: keccak256([parent_state, transactions_root].concat()),
             transactions_root,
             receipts_root: calculate_receipt_root(&receipts),
@@ -246,37 +246,37 @@ impl Block {
         }
     }
 
-    /// Its header.
+    /// Returns the header.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// keccak(rlp(header)).
+    /// Returns the block hash, keccak(rlp(header)).
     pub fn hash(&self) -> B256 {
         self.hash
     }
 
-    /// The hash of the block before.
+    /// Returns the parent's hash.
     pub fn parent_hash(&self) -> B256 {
         self.header.parent_hash
     }
 
-    /// Its height. Without [`super::Config::holes`] as many blocks are below it.
+    /// Returns the height: the number of blocks below, unless there are [`super::Config::holes`].
     pub fn number(&self) -> u64 {
         self.header.number
     }
 
-    /// Its transactions, in order.
+    /// Returns the transactions, in order.
     pub fn transactions(&self) -> &[Arc<Transaction>] {
         &self.transactions
     }
 
-    /// The receipts of its transactions, in order.
+    /// Returns the receipts of the transactions, in order.
     pub fn receipts(&self) -> impl ExactSizeIterator<Item = &ReceiptEnvelope> {
         self.outcomes.iter().map(|outcome| &outcome.receipt)
     }
 
-    /// Its logs, in order: a log's place here is its `logIndex`.
+    /// Returns the logs, in order: a log's position is its `logIndex`.
     pub fn logs(&self) -> impl Iterator<Item = &Log> {
         self.placed_logs().map(|placed| placed.log)
     }
@@ -313,13 +313,13 @@ impl Block {
         self.size
     }
 
-    /// The account's transaction count after this block.
+    /// Returns the account's transaction count after this block.
     pub(super) fn nonce_of(&self, account: Address) -> u64 {
         self.nonces.get(&account).copied().unwrap_or_default()
     }
 }
 
-/// The hashes of addresses and topics, which repeat within a block: hashing them anew was most of the time of mining.
+/// Cached hashes of addresses and topics, which repeat within a block: hashing them anew took most of the mining time.
 #[derive(Default)]
 struct Hashes {
     addresses: HashMap<Address, B256>,
@@ -344,7 +344,7 @@ impl Hashes {
     }
 }
 
-/// The RLP length of `[header, transactions, uncles, withdrawals]`, the last two empty.
+/// Returns the RLP length of `[header, transactions, uncles, withdrawals]` in bytes, the last two empty.
 fn block_size(header: &Header, transactions: &[TxEnvelope]) -> usize {
     let body: usize = transactions.iter().map(Encodable::length).sum();
     let list = |payload: usize| payload + alloy_rlp::length_of_length(payload);

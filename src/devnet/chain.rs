@@ -17,12 +17,12 @@ use super::{
     pool::Pool,
 };
 
-/// More transactions than this wait for the block after, as a gas limit would have it.
+/// Maximum number of pending transactions in a block, in place of a gas limit; the rest waits for the next block.
 const MAX_BLOCK_TRANSACTIONS: usize = 2_000;
-/// Generated transactions stop being added here, so that a high rate without blocks stays bounded.
+/// Number of pending transactions at which generation stops, so that a high rate without blocks stays bounded.
 const MAX_PENDING: usize = 10_000;
 
-/// A chain with its side branches, its pending transactions and the source of its randomness.
+/// A chain with its side branches, its pending transactions and its random generator.
 ///
 /// The same settings and the same sequence of calls give the same hashes.
 #[derive(Debug)]
@@ -35,52 +35,52 @@ pub struct Chain {
     gas_limit: u64,
     keep_blocks: u64,
     habits: Habits,
-    /// Every block that can be read by hash, of all branches.
+    /// Blocks that can be read by hash, of all branches.
     blocks: HashMap<B256, Arc<Block>>,
-    /// The same, to forget the old ones.
+    /// Hashes of the same blocks by number, to forget the old blocks.
     numbers: BTreeMap<u64, Vec<B256>>,
-    /// The canonical blocks that are kept, oldest first. Never empty.
+    /// Canonical blocks that are kept, oldest first. Never empty.
     canonical: VecDeque<Arc<Block>>,
     genesis: Arc<Block>,
-    /// Where the canonical transactions are: block hash and index.
+    /// Block hash and index of each canonical transaction.
     mined: HashMap<B256, (B256, usize)>,
     pool: Pool,
-    /// The head before the newest change of branch.
+    /// Head before the last change of branch.
     abandoned: Option<B256>,
 }
 
 /// A change of branch. Both lists may be empty, but a reorg proper has both.
 #[derive(Clone, Debug)]
 pub struct Reorg {
-    /// The newest block that both branches have.
+    /// The newest block common to both branches.
     pub ancestor: Arc<Block>,
-    /// The blocks that are canonical no more, newest first.
+    /// The blocks that are no longer canonical, newest first.
     pub dropped: Vec<Arc<Block>>,
     /// The blocks that became canonical, oldest first.
     pub adopted: Vec<Arc<Block>>,
 }
 
-/// Why a command or a transaction was refused. The messages about transactions are geth's.
+/// The reason why a command or a transaction was refused. The messages about transactions are geth's.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ChainError {
-    /// The depth goes beyond the blocks that are kept.
+    /// The depth exceeds the blocks that are kept.
     #[error("cannot drop {depth} blocks, only {available} are kept; raise keep_blocks")]
     TooDeep {
-        /// What was asked for.
+        /// Requested depth.
         depth: u64,
-        /// What is possible now.
+        /// Maximum depth now.
         available: u64,
     },
-    /// No such block is kept.
+    /// The block is not kept.
     #[error("unknown block")]
     UnknownBlock,
-    /// No branch was dropped yet that could be returned to.
+    /// No branch was dropped yet.
     #[error("no branch was dropped yet")]
     NothingAbandoned,
-    /// The pool has it.
+    /// The pool has this transaction.
     #[error("already known")]
     AlreadyKnown,
-    /// The sender has mined a transaction with this nonce.
+    /// A transaction of the sender with this nonce is mined.
     #[error("nonce too low: next nonce {next}, tx nonce {nonce}")]
     NonceTooLow {
         /// The sender's transaction count.
@@ -88,7 +88,7 @@ pub enum ChainError {
         /// The refused transaction's nonce.
         nonce: u64,
     },
-    /// An earlier nonce is missing. Unlike geth this node does not queue.
+    /// An earlier nonce is missing. Unlike geth this node does not queue such transactions.
     #[error("nonce too high: next nonce {next}, tx nonce {nonce}")]
     NonceTooHigh {
         /// The sender's transaction count, pending ones included.
@@ -99,21 +99,21 @@ pub enum ChainError {
     /// A pending transaction with this nonce pays as much.
     #[error("replacement transaction underpriced")]
     ReplacementUnderpriced,
-    /// It was signed for another chain.
+    /// The transaction was signed for another chain.
     #[error("invalid chain id for signer: have {have} want {want}")]
     WrongChain {
         /// The transaction's chain id.
         have: u64,
-        /// This chain's.
+        /// This chain's id.
         want: u64,
     },
 }
 
 impl Chain {
-    /// The genesis block and `initial_blocks` more.
+    /// Creates a chain of the genesis block and `initial_blocks` more.
     pub fn new(config: &Config) -> Self {
         let accounts = Accounts::new(config);
-        // Twice what a usual block takes keeps the base fee where it starts.
+        // Twice the gas of a usual block keeps the base fee constant.
         let gas_limit = (accounts.gas() * config.transactions_per_block as u64 * 2).max(1_000_000);
         let seal = Seal {
             number: 0,
@@ -154,7 +154,7 @@ impl Chain {
         chain
     }
 
-    /// Mines a block of the pending transactions, filled up with new ones.
+    /// Mines a block of the pending transactions, filled up with generated ones.
     pub fn mine(&mut self) -> Arc<Block> {
         self.fill_pool();
         self.mine_up_to(self.transactions_per_block.max(MAX_BLOCK_TRANSACTIONS))
@@ -163,11 +163,11 @@ impl Chain {
     /// Replaces the newest `depth` blocks by `new_len` different ones.
     ///
     /// Most of the dropped transactions are mined again, in other places; about a quarter are replaced by others with
-    /// the same nonce and are never seen again.
+    /// the same nonce and never return.
     ///
     /// # Errors
     ///
-    /// [`ChainError::TooDeep`], and then nothing has changed.
+    /// Returns [`ChainError::TooDeep`] if fewer blocks are kept; the chain is unchanged then.
     pub fn reorg(&mut self, depth: u64, new_len: u64) -> Result<Reorg, ChainError> {
         let dropped = self.unwind(depth)?;
         let returned = self.returned(&dropped);
@@ -190,11 +190,11 @@ impl Chain {
         })
     }
 
-    /// Makes the block `depth` below the head the new head. Transactions return to the pool.
+    /// Makes the block `depth` below the head the new head. The dropped transactions return to the pool.
     ///
     /// # Errors
     ///
-    /// [`ChainError::TooDeep`], and then nothing has changed.
+    /// Returns [`ChainError::TooDeep`] if fewer blocks are kept; the chain is unchanged then.
     pub fn rewind(&mut self, depth: u64) -> Result<Reorg, ChainError> {
         let dropped = self.unwind(depth)?;
         let returned = self.returned(&dropped);
@@ -206,20 +206,22 @@ impl Chain {
         })
     }
 
-    /// Returns to the branch that was canonical before the newest change of branch.
+    /// Returns to the branch that was canonical before the last change of branch.
     ///
     /// # Errors
     ///
-    /// [`ChainError::NothingAbandoned`], or [`ChainError::UnknownBlock`] when that branch is forgotten.
+    /// Returns [`ChainError::NothingAbandoned`] if no branch was dropped yet, and the errors of [`Self::set_head`],
+    /// such as [`ChainError::UnknownBlock`] if that branch is forgotten.
     pub fn switch_back(&mut self) -> Result<Reorg, ChainError> {
         self.set_head(self.abandoned.ok_or(ChainError::NothingAbandoned)?)
     }
 
-    /// Makes a known block the head, on whatever branch it is.
+    /// Makes a known block the head, on any branch.
     ///
     /// # Errors
     ///
-    /// [`ChainError::UnknownBlock`] when it or one of its ancestors is not kept; [`ChainError::TooDeep`].
+    /// Returns [`ChainError::UnknownBlock`] if the block or one of its ancestors is not kept, and
+    /// [`ChainError::TooDeep`] if the change begins below the canonical blocks that are kept.
     pub fn set_head(&mut self, hash: B256) -> Result<Reorg, ChainError> {
         let mut adopted = Vec::new();
         let mut ancestor = self.blocks.get(&hash).ok_or(ChainError::UnknownBlock)?;
@@ -232,7 +234,7 @@ impl Chain {
         }
         adopted.reverse();
         let ancestor = ancestor.clone();
-        // A genesis block that is not kept among the others is deeper than anything.
+        // A genesis block that is not among the kept blocks is deeper than any of them.
         let above = self
             .position(ancestor.number())
             .map_or(self.canonical.len(), |at| self.canonical.len() - 1 - at);
@@ -249,12 +251,12 @@ impl Chain {
         })
     }
 
-    /// Takes blocks that another node made, oldest first, and makes the last of them the head. Blocks that are known
-    /// already are left out.
+    /// Imports blocks of another node, oldest first, and makes the last one the head. Known blocks are skipped.
     ///
     /// # Errors
     ///
-    /// As [`Self::set_head`]; [`ChainError::UnknownBlock`] too when the first one's parent is not kept.
+    /// Returns [`ChainError::UnknownBlock`] if `branch` is empty or the parent of its first block is not kept, and the
+    /// errors of [`Self::set_head`].
     pub fn import(&mut self, branch: &[Arc<Block>]) -> Result<Reorg, ChainError> {
         for block in branch {
             if !self.blocks.contains_key(&block.parent_hash()) && !self.blocks.contains_key(&block.hash()) {
@@ -267,7 +269,8 @@ impl Chain {
         self.set_head(branch.last().ok_or(ChainError::UnknownBlock)?.hash())
     }
 
-    /// A new pending transaction, as if it had arrived from the network; `None` while the pool is full.
+    /// Adds a generated pending transaction, as if it had arrived from the network; returns `None` while the pool is
+    /// full.
     pub fn next_pending(&mut self) -> Option<Arc<Transaction>> {
         if self.pool.len() >= MAX_PENDING {
             return None;
@@ -283,11 +286,12 @@ impl Chain {
         Some(transaction)
     }
 
-    /// Takes a transaction into the pool.
+    /// Adds a transaction to the pool.
     ///
     /// # Errors
     ///
-    /// geth's, see [`ChainError`].
+    /// Returns geth's error if the chain id, the nonce or the fee does not fit, or the transaction is known; see
+    /// [`ChainError`].
     pub fn submit(&mut self, transaction: Transaction) -> Result<Arc<Transaction>, ChainError> {
         let want = self.accounts.chain_id();
         if let Some(have) = transaction.envelope().chain_id().filter(|have| *have != want) {
@@ -299,19 +303,19 @@ impl Chain {
         Ok(transaction)
     }
 
-    /// The newest canonical block.
+    /// Returns the newest canonical block.
     pub fn head(&self) -> &Arc<Block> {
         self.canonical
             .back()
             .expect("the chain starts with a block and keeps at least one")
     }
 
-    /// A block by hash, canonical or not.
+    /// Returns a block by hash, canonical or not.
     pub fn block(&self, hash: B256) -> Option<&Arc<Block>> {
         self.blocks.get(&hash)
     }
 
-    /// A canonical block by number. Only the newest `keep_blocks` and the genesis block are known.
+    /// Returns a canonical block by number. Only the newest `keep_blocks` and the genesis block are known.
     pub fn block_at(&self, number: u64) -> Option<&Arc<Block>> {
         if number == 0 {
             return Some(&self.genesis);
@@ -319,7 +323,7 @@ impl Chain {
         self.canonical.get(self.position(number)?)
     }
 
-    /// The newest canonical block that is not above this number, among those that are kept.
+    /// Returns the newest kept canonical block at or below this number.
     pub fn block_at_or_below(&self, number: u64) -> Option<&Arc<Block>> {
         if number == 0 {
             return Some(&self.genesis);
@@ -328,56 +332,56 @@ impl Chain {
         self.canonical.get(above.checked_sub(1)?)
     }
 
-    /// Where a number stands among the canonical blocks that are kept.
+    /// Returns the index of a number among the canonical blocks that are kept.
     fn position(&self, number: u64) -> Option<usize> {
         self.canonical
             .binary_search_by_key(&number, |block| block.number())
             .ok()
     }
 
-    /// The number of the oldest canonical block that is kept, the genesis block aside.
+    /// Returns the number of the oldest canonical block that is kept, the genesis block aside.
     pub fn oldest_number(&self) -> u64 {
         self.canonical.front().map_or(0, |block| block.number())
     }
 
-    /// Whether the block is on the branch of the head.
+    /// Checks if the block is on the branch of the head.
     pub fn is_canonical(&self, block: &Block) -> bool {
         self.block_at(block.number())
             .is_some_and(|canonical| canonical.hash() == block.hash())
     }
 
-    /// The canonical block and index of a mined transaction.
+    /// Returns the canonical block and index of a mined transaction.
     pub fn mined(&self, transaction: B256) -> Option<(&Arc<Block>, usize)> {
         let (block, index) = self.mined.get(&transaction)?;
         Some((self.blocks.get(block)?, *index))
     }
 
-    /// A transaction that waits for a block.
+    /// Returns a pending transaction.
     pub fn pending(&self, transaction: B256) -> Option<&Arc<Transaction>> {
         self.pool.get(transaction)
     }
 
-    /// How many transactions wait for a block.
+    /// Returns the number of pending transactions.
     pub fn pending_len(&self) -> usize {
         self.pool.len()
     }
 
-    /// The account's transaction count, pending ones included.
+    /// Returns the account's transaction count, pending ones included.
     pub fn pending_nonce(&self, account: Address) -> u64 {
         self.pool.next_nonce(account, self.head().nonce_of(account))
     }
 
-    /// The token contracts, the busiest first.
+    /// Returns the token contracts, the busiest first.
     pub fn tokens(&self) -> &[Address] {
         self.accounts.tokens()
     }
 
-    /// The accounts that send transactions.
+    /// Returns the accounts that send transactions.
     pub fn senders(&self) -> impl ExactSizeIterator<Item = Address> + '_ {
         self.accounts.senders()
     }
 
-    /// What a call costs here, in gas.
+    /// Returns the gas of a call to `to`; `None` is a contract creation.
     pub(super) fn gas_of(&self, to: Option<Address>) -> u64 {
         match to {
             Some(to) if !self.accounts.tokens().contains(&to) => GAS_TRANSFER,
@@ -415,7 +419,7 @@ impl Chain {
         block
     }
 
-    /// Puts a child of the head on top and forgets what is too old.
+    /// Appends a child of the head and forgets blocks that are too old.
     fn adopt(&mut self, block: Arc<Block>) {
         for (index, transaction) in block.transactions().iter().enumerate() {
             self.mined.insert(transaction.hash(), (block.hash(), index));
@@ -453,7 +457,8 @@ impl Chain {
         }
     }
 
-    /// Takes the newest `depth` blocks off the canonical chain, newest first. They stay readable by hash.
+    /// Takes the newest `depth` blocks off the canonical chain and returns them, newest first. They stay readable by
+    /// hash.
     fn unwind(&mut self, depth: u64) -> Result<Vec<Arc<Block>>, ChainError> {
         let available = self.canonical.len() as u64 - 1;
         if depth > available {
@@ -469,7 +474,7 @@ impl Chain {
         Ok(dropped)
     }
 
-    /// The transactions of dropped blocks in the order in which they were mined.
+    /// Returns the transactions of dropped blocks, in the order in which they were mined.
     fn returned(&self, dropped: &[Arc<Block>]) -> Vec<Arc<Transaction>> {
         dropped
             .iter()
@@ -484,7 +489,7 @@ impl Chain {
         self.pool.rebuild(returned, |account| head.nonce_of(account));
     }
 
-    /// A quarter of our own accounts' transactions are "sped up": another takes the same nonce.
+    /// "Speeds up" a quarter of our own accounts' transactions: replaces them by others with the same nonce.
     fn perhaps_replace(&mut self, transaction: Arc<Transaction>) -> Arc<Transaction> {
         let (sender, nonce) = (transaction.from(), transaction.nonce());
         if !self.accounts.is_sender(sender) || !self.rng.random_ratio(1, 4) {
@@ -495,8 +500,8 @@ impl Chain {
     }
 }
 
-/// How this chain differs from Ethereum's. What it does to a block follows from the block's randomness, so that it draws
-/// nothing from the chain's: a chain with habits has the transactions that it would have without.
+/// Deviations from Ethereum. They follow from each block's randomness and draw nothing from the chain's generator: a
+/// chain has the same transactions with and without them.
 #[derive(Clone, Copy, Debug)]
 struct Habits {
     holes: u32,
@@ -505,7 +510,7 @@ struct Habits {
 }
 
 impl Habits {
-    /// How many numbers are left out below a block.
+    /// Returns the number of heights left out below a block.
     fn gap(self, randomness: B256) -> u64 {
         if happens(self.holes, randomness, 0) {
             1 + u64::from(randomness[4] % 3)
@@ -527,7 +532,7 @@ impl Habits {
     }
 }
 
-/// Whether this is one of so many, by the four bytes from `at` on; 0 is never.
+/// Returns `true` for one in `one_in`, by the four bytes from `at` on; never for 0.
 fn happens(one_in: u32, randomness: B256, at: usize) -> bool {
     let bytes = [0, 1, 2, 3].map(|byte| randomness[at + byte]);
     u32::from_be_bytes(bytes).checked_rem(one_in) == Some(0)

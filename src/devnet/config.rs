@@ -1,4 +1,4 @@
-//! What a simulated node is made of, and what it does wrong on demand.
+//! Settings of a simulated node, and its faults on demand.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where WebSocket and HTTP are served. Port 0 takes a free one; see [`super::Devnet::ws_url`].
+    /// Address for WebSocket and HTTP. Port 0 picks a free port; see [`super::Devnet::ws_url`].
     pub listen: SocketAddr,
     /// A Unix socket to serve as well, as geth's IPC does. A stale file at this path is replaced.
     pub ipc: Option<PathBuf>,
-    /// What every random choice follows from: accounts, contracts, transactions, hashes.
+    /// Seed of every random choice: accounts, contracts, transactions, hashes.
     pub seed: u64,
-    /// What sets the blocks that this node makes after its start apart from those of another node with the same `seed`:
-    /// two that are to disagree need different ones. See [`super::Control::follow`].
+    /// Distinguishes the blocks that nodes with the same `seed` make after their start: nodes that are to fork need
+    /// different values. 0 continues with the randomness of `seed`. See [`super::Control::follow`].
     pub fork_seed: u64,
     /// Chain id, answered by `eth_chainId` and signed in transactions.
     pub chain_id: u64,
@@ -30,38 +30,39 @@ pub struct Config {
     pub genesis_timestamp: u64,
     /// Seconds between the timestamps of two blocks, whatever the wall clock says. At least 1.
     pub timestamp_interval: u64,
-    /// How many blocks follow the genesis block before the node serves.
+    /// Number of blocks after the genesis block before the node serves.
     pub initial_blocks: u64,
-    /// Time between automatic blocks; without it blocks come by command only.
+    /// Time between automatic blocks; `None` for blocks by command only.
     #[serde(with = "humantime_serde")]
     pub block_time: Option<Duration>,
     /// Automatic pending transactions per second; 0 for none.
     pub pending_rate: f64,
-    /// A block is filled up to this many transactions. Each one that did not come from the pool costs a signature.
+    /// Number of transactions up to which a block is filled. Each generated transaction costs a signature.
     pub transactions_per_block: usize,
-    /// Logs that every transaction to a token contract leaves behind.
+    /// Logs of every transaction to a token contract.
     pub logs_per_transaction: usize,
     /// Length of a log's data in bytes, at least 32: the amount, then padding. 32 gives about 650 bytes of JSON.
     pub log_data_bytes: usize,
-    /// About one block in so many stands one to three heights above its parent's successor, so that the numbers between
-    /// have no block, as where rounds or slots may stay empty (Filecoin); 0 for none. Follows from the block's
-    /// randomness: siblings may have different numbers, and all else is as without.
+    /// About one block in this many is one to three heights above its parent's successor, so the numbers between have
+    /// no block, as with empty rounds or slots (Filecoin); 0 for none. The choice follows from the block's randomness:
+    /// siblings may have different numbers, and all else is the same as without holes.
     pub holes: u32,
-    /// About one block in so many has an empty bloom whatever its logs, as where logs are not part of the bloom (Polygon's
-    /// state sync, HyperEVM); 1 for all blocks, 0 for none.
+    /// About one block in this many has an empty bloom whatever its logs, as on chains that leave logs out of the bloom
+    /// (Polygon's state sync, HyperEVM); 1 for all blocks, 0 for none.
     pub empty_blooms: u32,
-    /// About one block in so many has a bloom that claims more than its logs, be it one item or everything (Bor); 1 for
+    /// About one block in this many has a bloom that claims more than its logs, by one item or everything (Bor); 1 for
     /// all blocks, 0 for none.
     pub greedy_blooms: u32,
-    /// How many accounts send transactions. At least 1.
+    /// Number of accounts that send transactions. At least 1.
     pub accounts: usize,
-    /// How many token contracts there are. The first is the busiest, the n-th has an n-th of its share. At least 1.
+    /// Number of token contracts. The first is the busiest, the n-th has an n-th of its share. At least 1.
     pub tokens: usize,
-    /// How far back blocks stay readable, dropped branches too. Also the bound on the depth of a reorg.
+    /// Number of heights for which blocks stay readable, on dropped branches too. Also the bound on the depth of a
+    /// reorg.
     pub keep_blocks: u64,
-    /// Messages that may wait for one client before it is dropped as a slow reader.
+    /// Maximum number of messages queued for one client; above it the client is dropped as a slow reader.
     pub queue_messages: usize,
-    /// What the node does wrong from the start.
+    /// Faults from the start.
     pub faults: Faults,
 }
 
@@ -95,7 +96,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The settings for tests: nothing happens unless commanded, and the start is quick.
+    /// Returns the settings for tests: no event without a command, and a quick start.
     pub fn manual() -> Self {
         Self {
             block_time: None,
@@ -112,52 +113,54 @@ impl Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HoleAnswer {
-    /// `null`, as for a block that is not there yet.
+    /// `null`, as for a block that does not exist yet.
     #[default]
     Null,
-    /// An error.
+    /// An error response.
     Error,
-    /// The nearest block below, under its own number.
+    /// The nearest block below, with its own number.
     Before,
 }
 
-/// What the node does wrong. Changeable while it runs, see [`super::Control::set_faults`].
+/// Faults of the node. Changeable while it runs, see [`super::Control::set_faults`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// After a reorg only the newest of the adopted heads is announced, as geth does. The logs of the others still are.
+    /// Announces only the newest adopted head after a reorg, as geth does. The logs of all adopted blocks are still
+    /// sent.
     pub announce_tip_only_after_reorg: bool,
-    /// Whether a reorg sends `removed: true` logs. Some nodes never do.
+    /// Sends `removed: true` logs in a reorg. Some nodes never do.
     pub send_removed_logs: bool,
     /// The answer to a number that has no block.
     pub hole_answer: HoleAnswer,
-    /// Announced headers have a hash by which no block is known; `parentHash` is that of the parent (Cosmos EVM chains,
+    /// Announces headers with a hash by which no block is known; `parentHash` is the real one (Cosmos EVM chains,
     /// go-opera).
     pub announce_other_hash: bool,
-    /// Announced headers have no `logsBloom`; the blocks have.
+    /// Announces headers without `logsBloom`; the blocks have it.
     pub announce_without_bloom: bool,
-    /// Every head is announced twice.
+    /// Announces every head twice.
     pub duplicate_heads: bool,
-    /// Heads that were to be announced next stay unannounced: this many, counted down.
+    /// Number of next heads that are not announced, counted down.
     pub skip_heads: u32,
-    /// Heads are announced after the head that follows them: this many, counted down. Their logs come on time.
+    /// Number of next heads that are announced after their successor, counted down. Their logs are sent on time.
     pub late_heads: u32,
-    /// The next so many `eth_getLogs` answers are empty although there are logs, counted down. Nodes do this while their
-    /// receipts are not written yet.
+    /// Number of next `eth_getLogs` answers that are empty although there are logs, counted down. Nodes do this while
+    /// their receipts are not written yet.
     pub empty_log_answers: u32,
-    /// These methods fail with [`Self::failure`].
+    /// Methods that fail with [`Self::failure`].
     pub failing_methods: Vec<String>,
-    /// Code and message of what fails.
+    /// Code and message of simulated failures.
     pub failure: (i64, String),
-    /// The next so many calls fail in the same way, whatever they are, counted down.
+    /// Number of next calls, of any method, that fail with [`Self::failure`], counted down.
     pub failing_calls: u32,
-    /// Over these methods a connection is closed in place of an answer; over HTTP they are answered.
+    /// Methods on which a connection is closed instead of an answer; over HTTP they are answered.
     pub hangs_up_on: Vec<String>,
-    /// Over a message with this text a connection is closed, after a parse error; over HTTP it is answered.
+    /// Text of messages on which a connection is closed, after a parse error; over HTTP they are answered.
     pub close_on: Option<String>,
-    /// Logs and receipts of blocks below this number are answered with error 4444, as nodes do that expire history (EIP-4444).
+    /// Answers logs and receipts of blocks below this number with error 4444, as nodes that expire history do
+    /// (EIP-4444).
     pub pruned_below: u64,
-    /// The node does not have its own kind of subscriptions, `blockNumbers`.
+    /// Removes the node's own kind of subscriptions, `blockNumbers`.
     pub no_own_kind: bool,
     /// Connections are closed as soon as they are accepted.
     pub refuse_connections: bool,
@@ -166,7 +169,7 @@ pub struct Faults {
     pub delay: Option<Duration>,
     /// Texts of the messages that [`Self::delay`] applies to; empty for all messages.
     pub delay_on: Vec<String>,
-    /// Length in bytes of the code that `eth_getCode` answers for every account; 0 for that of the contracts.
+    /// Length in bytes of the code that `eth_getCode` answers for every account; 0 for the contracts' own code.
     pub code_bytes: usize,
 }
 
@@ -211,15 +214,15 @@ impl Faults {
     }
 }
 
-/// Arrays and objects within each other that Go's decoder takes (`maxNestingDepth` in encoding/json); deeper ones are a
-/// syntax error to it, after which geth reads no more from the connection.
+/// Maximum nesting of arrays and objects in Go's decoder (`maxNestingDepth` in encoding/json). Deeper nesting is a
+/// syntax error there, after which geth reads no more from the connection.
 const MAX_DEPTH: usize = 10_000;
 
 fn holds(message: &[u8], text: &str) -> bool {
     !text.is_empty() && message.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// Brackets in strings do not count.
+/// Checks if brackets outside strings nest deeper than `limit`.
 fn nests_deeper_than(message: &[u8], limit: usize) -> bool {
     if message.len() <= limit {
         return false;

@@ -1,4 +1,4 @@
-//! Who is connected, who subscribes to what, and what is sent to them.
+//! Connected clients, their subscriptions, and the messages queued for them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,35 +19,35 @@ use super::{
     shape::{self, json},
 };
 
-/// Most unknown methods that [`Stats`] keeps by name: callers may invent them without end.
+/// Maximum number of unknown methods that [`Stats`] keeps by name: callers may invent any number.
 const MAX_UNKNOWN_METHODS: usize = 1_000;
 
-/// A connected client, by order of arrival.
+/// A connected client, numbered by order of arrival.
 pub(super) type ClientId = u64;
 
-/// What waits to be written to a client.
+/// A message queued for a client.
 #[derive(Debug)]
 pub(super) enum Outgoing {
-    /// A whole message, flushed by itself so that nothing shares its packet.
+    /// A whole message, flushed by itself so that no other message shares its packet.
     Answer(String),
-    /// `prefix`, `payload` and [`NOTIFICATION_END`]. The payload is written once for all clients.
+    /// `prefix`, `payload` and [`NOTIFICATION_END`]. All clients share one payload.
     Notification { prefix: Arc<str>, payload: Arc<str> },
 }
 
-/// What closes a notification after its payload.
+/// The end of a notification, after its payload.
 pub(super) const NOTIFICATION_END: &str = "}}";
 
-/// What a client subscribed to.
+/// Kind and arguments of a subscription.
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     NewHeads,
     Logs(LogFilter),
-    /// `true` sends whole transactions.
+    /// `true` for whole transactions.
     Pending(bool),
     Syncing,
     Receipts(ReceiptFilter),
-    /// A kind that no other node has: the number of each head with whatever was given as the argument, and one number at
-    /// once.
+    /// A kind that no other node has: the number of each head together with the subscription's argument, and one number
+    /// immediately.
     Numbers {
         of: Value,
         at_first: u64,
@@ -93,19 +93,19 @@ impl Subscription {
 pub(super) struct Connection {
     pub(super) id: ClientId,
     pub(super) queue: mpsc::Receiver<Outgoing>,
-    /// Cancelled when the queue has overflowed: the client must go.
+    /// Cancelled when the queue has overflowed or the client was cut: the session must end.
     pub(super) overflow: CancellationToken,
 }
 
-/// What a node did so far.
+/// Counters of a node since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
-    /// WebSocket and IPC connections that are open now.
+    /// Open WebSocket and IPC connections.
     pub connections: usize,
     /// WebSocket and IPC connections since the start.
     pub connections_opened: u64,
-    /// Clients dropped because they read too slowly.
+    /// Clients dropped as slow readers.
     pub slow_clients_dropped: u64,
     /// Active subscriptions by kind.
     pub subscriptions: BTreeMap<String, usize>,
@@ -121,20 +121,19 @@ pub struct Stats {
     pub pending_sent: u64,
     /// The number of the newest block.
     pub block_number: u64,
-    /// Transactions that wait for a block.
+    /// Number of pending transactions.
     pub pending_transactions: usize,
 }
 
 /// The clients and their subscriptions.
 ///
-/// All methods are synchronous and are called under the node's lock: that alone makes the order of what is queued the
-/// order of what happened.
+/// All methods are synchronous and are called under the node's lock, so messages are queued in the order of events.
 #[derive(Debug)]
 pub(super) struct Feed {
     clients: BTreeMap<ClientId, Client>,
     queue_messages: usize,
     ids: StdRng,
-    /// The running counts; what can be counted on demand is filled in by [`Feed::stats`].
+    /// Running counts; [`Feed::stats`] adds those that are computed on demand.
     counts: Stats,
 }
 
@@ -150,7 +149,7 @@ impl Feed {
         Self {
             clients: BTreeMap::new(),
             queue_messages: queue_messages.max(1),
-            // Apart from the chain's randomness, so that clients do not change the chain.
+            // Separate from the chain's randomness, so that clients do not change the chain.
             ids: StdRng::seed_from_u64(!seed),
             counts: Stats::default(),
         }
@@ -176,7 +175,7 @@ impl Feed {
         self.clients.remove(&client);
     }
 
-    /// Cuts a client's connection; what would be answered is lost.
+    /// Cuts a client's connection; its pending answers are lost.
     pub(super) fn cut(&mut self, client: ClientId) {
         if let Some(gone) = self.clients.remove(&client) {
             gone.overflow.cancel();
@@ -197,14 +196,14 @@ impl Feed {
         }
     }
 
-    /// Queues an answer. A client that is gone needs none.
+    /// Queues an answer; does nothing if the client is gone.
     pub(super) fn answer(&mut self, client: ClientId, answer: String) {
         self.send(client, Outgoing::Answer(answer));
     }
 
-    /// A subscription with an id of its own, not yet active.
+    /// Creates a subscription with a new id, not yet active.
     pub(super) fn prepare(&mut self, namespace: &str, kind: Kind) -> Subscription {
-        // As long as geth's at most and without leading zeros, for clients that read ids as numbers.
+        // At most as long as geth's ids and without leading zeros, for clients that read ids as numbers.
         let id = format!("{:#x}", self.ids.random_range(1u128 << 124..=u128::MAX));
         let prefix = format!(
             r#"{{"jsonrpc":"2.0","method":"{namespace}_subscription","params":{{"subscription":"{id}","result":"#
@@ -216,10 +215,10 @@ impl Feed {
         }
     }
 
-    /// Starts a subscription: from here on it gets every event.
+    /// Starts a subscription, which gets every event from here on.
     pub(super) fn activate(&mut self, client: ClientId, subscription: Subscription) {
         let first = match &subscription.kind {
-            // A node that is not syncing says so at once, and never again.
+            // A node that is not syncing reports this immediately, and never again.
             Kind::Syncing => Some("false".into()),
             Kind::Numbers { of, at_first } => Some(number(*at_first, of)),
             _ => None,
@@ -234,7 +233,7 @@ impl Feed {
         }
     }
 
-    /// Ends a subscription of this client; false if it has none of this id.
+    /// Ends a subscription of this client; returns `false` if the client has none with this id.
     pub(super) fn unsubscribe(&mut self, client: ClientId, id: &str) -> bool {
         let Some(client) = self.clients.get_mut(&client) else {
             return false;
@@ -305,7 +304,7 @@ impl Feed {
         stats
     }
 
-    /// Queues a payload for each subscription that `wants` one. Returns how many did.
+    /// Queues a payload for each subscription for which `wants` returns one. Returns the number of queued payloads.
     fn publish(&mut self, mut wants: impl FnMut(&Kind) -> Option<Arc<str>>) -> u64 {
         let (mut sent, dropped) = (0, &mut self.counts.slow_clients_dropped);
         self.clients.retain(|_, client| {
@@ -332,17 +331,17 @@ impl Feed {
     }
 }
 
-/// With a space that nobody would write: what is passed on is these bytes.
+/// Formats a number with an unusual space: a proxy must pass on exactly these bytes.
 fn number(number: u64, of: &Value) -> Arc<str> {
     format!(r#"{{"number": "{number:#x}","of":{of}}}"#).into()
 }
 
 impl Client {
-    /// False when the queue is full; then the session is told to end.
+    /// Returns `false` if the queue is full, and signals the session to end.
     fn queue(&self, outgoing: Outgoing) -> bool {
         match self.queue.try_send(outgoing) {
             Ok(()) => true,
-            // Its session has ended and will disconnect it.
+            // The session has ended and will disconnect the client.
             Err(mpsc::error::TrySendError::Closed(_)) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 self.overflow.cancel();

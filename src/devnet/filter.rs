@@ -8,22 +8,22 @@ use super::{
     rpc::RpcError,
 };
 
-/// As many positions as a log can have topics.
+/// Maximum number of topic positions, and of topics of a log.
 const MAX_TOPICS: usize = 4;
 
-/// Which logs are wanted.
+/// A filter of logs by block, address and topics.
 ///
-/// A filter with n topic positions only matches logs of at least n topics, also when the last positions are wildcards.
+/// A filter with n topic positions matches only logs of at least n topics, also if the last positions are wildcards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogFilter {
     pub(super) blocks: Blocks,
-    /// Any of these; empty for any address.
+    /// Accepted addresses; empty for any address.
     addresses: Vec<Address>,
-    /// For each position any of these; empty for any topic.
+    /// Accepted topics for each position; empty for any topic.
     topics: Vec<Vec<B256>>,
 }
 
-/// The blocks of a filter.
+/// The blocks to which a filter applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Blocks {
     Hash(B256),
@@ -44,7 +44,7 @@ impl LogFilter {
     ///
     /// # Errors
     ///
-    /// -32602 with geth's sentence.
+    /// Returns -32602 with geth's message if `value` is not a valid filter.
     pub fn parse(value: &Value) -> Result<Self, RpcError> {
         let invalid = |what: &str| RpcError::invalid_argument(0, what);
         let object = match value {
@@ -94,8 +94,8 @@ impl LogFilter {
         })
     }
 
-    /// Refuses the ranges that geth's subscriptions refuse. Those that begin in the past are accepted; they replay
-    /// nothing.
+    /// Refuses the ranges that geth's subscriptions refuse. Ranges that begin in the past are accepted, but nothing is
+    /// replayed.
     pub(super) fn check_live(&self) -> Result<(), RpcError> {
         use BlockTag::{Earliest, Finalized, Latest, Number, Pending, Safe};
         let Blocks::Range { from, to } = &self.blocks else {
@@ -111,7 +111,7 @@ impl LogFilter {
         }
     }
 
-    /// Whether a log's address and topics are wanted.
+    /// Checks if a log's address and topics match.
     pub fn matches(&self, log: &Log) -> bool {
         let topics = log.topics();
         (self.addresses.is_empty() || self.addresses.contains(&log.address))
@@ -123,7 +123,7 @@ impl LogFilter {
                 .all(|(wanted, topic)| wanted.is_empty() || wanted.contains(topic))
     }
 
-    /// Whether a live log of this block is wanted: numeric bounds hold, all others do not bound the future.
+    /// Checks if live logs of this block match: numeric bounds hold, all others do not bound the future.
     pub(super) fn covers(&self, number: u64) -> bool {
         match &self.blocks {
             Blocks::Hash(_) => true,
@@ -175,7 +175,7 @@ fn parse_topics(value: &Value) -> Result<Vec<Vec<B256>>, String> {
             let mut topics = Vec::with_capacity(items.len());
             for item in items {
                 match item {
-                    // A null anywhere makes the position a wildcard, and what stands after it is not looked at.
+                    // A null anywhere makes the position a wildcard, and the items after it are not checked.
                     Value::Null => return Ok(Vec::new()),
                     Value::String(_) => topics.push(parse_word(item)?),
                     _ => return Err("invalid topic(s)".to_owned()),
@@ -209,7 +209,7 @@ mod tests {
         B256::repeat_byte(byte)
     }
 
-    /// A log of address 0xaa… with the given topics.
+    /// Builds a log of address 0xaa… with the given topics.
     fn log(topics: &[u8]) -> Log {
         let topics = topics.iter().map(|byte| word(*byte)).collect();
         Log {

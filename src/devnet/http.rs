@@ -44,7 +44,7 @@ pub(super) async fn serve_connection(node: Arc<SimulatedNode>, stream: TcpStream
         _ = cuts.changed() => true,
     };
     if cut {
-        // The answer under way may be that of the very command to cut.
+        // The answer in flight may be that of the very command to cut.
         connection.as_mut().graceful_shutdown();
         let _ = connection.await;
     }
@@ -95,7 +95,7 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
     has(UPGRADE, "websocket") && has(CONNECTION, "upgrade")
 }
 
-/// Answers the handshake and leaves the socket to a session.
+/// Answers the handshake and passes the socket to a session.
 fn upgrade(node: Arc<SimulatedNode>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     if request
         .headers()
@@ -115,7 +115,7 @@ fn upgrade(node: Arc<SimulatedNode>, mut request: Request<Incoming>) -> Response
     let cuts = node.cuts.subscribe();
     spawn(&node.clone(), async move {
         let Ok(upgraded) = upgraded.await else { return };
-        // Always what serve_connection was given; anything else could not be a session's socket.
+        // Always the stream given to `serve_connection`; any other could not be a session's socket.
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
             return;
         };

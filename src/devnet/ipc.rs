@@ -7,11 +7,11 @@ use tokio_util::codec::{Decoder, Encoder};
 
 /// Splits incoming bytes into JSON objects and arrays; ends outgoing messages with a newline.
 ///
-/// It only counts brackets. Whether a value is well-formed is for the parser to say.
+/// The codec only counts brackets. The parser checks if a value is well-formed.
 #[derive(Debug)]
 pub(super) struct JsonCodec {
     max_bytes: usize,
-    /// How far the buffer was looked at, so that a value in many pieces is scanned once.
+    /// Number of buffered bytes that were scanned, so that a value in many pieces is scanned once.
     scanned: usize,
     depth: usize,
     in_string: bool,
@@ -29,7 +29,7 @@ impl JsonCodec {
         }
     }
 
-    /// Whether the value ends with this byte.
+    /// Checks if the value ends with this byte.
     fn ends_with(&mut self, byte: u8) -> bool {
         if self.in_string {
             match byte {
@@ -47,7 +47,7 @@ impl JsonCodec {
                 self.depth = self.depth.saturating_sub(1);
                 return self.depth == 0;
             }
-            // Something that is neither object nor array: it ends with its line and is refused later.
+            // A value that is neither object nor array ends with its line and is refused later.
             b'\n' => return self.depth == 0,
             _ => {}
         }
@@ -94,7 +94,7 @@ impl Encoder<String> for JsonCodec {
 mod tests {
     use super::*;
 
-    /// What comes out when the bytes arrive in pieces of each size.
+    /// Decodes the input in pieces of each size and compares the values.
     #[track_caller]
     fn check(input: &str, values: &[&str]) {
         for size in 1..=input.len() {

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Everything is seeded: the same [`Config`] and the same sequence of commands give the same hashes. Headers, roots,
-//! blooms, signatures and nonces are real; only the state root and the contracts' code are made up. It is no evidence
-//! that real nodes work.
+//! blooms, signatures and nonces are real; only the state root and the contracts' code are made up. Tests with it are
+//! no evidence that real nodes work.
 
 mod abi;
 mod accounts;

@@ -1,4 +1,4 @@
-//! The node itself: one lock around everything that a command or a request can change.
+//! The node: one lock around all state that a command or a request can change.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use super::{
     stall::Stall,
 };
 
-/// More calls in one batch than this are refused, as geth does.
+/// Maximum number of calls in a batch; larger batches are refused, as geth does.
 const MAX_BATCH: usize = 1_000;
 
 /// A simulated node.
@@ -26,20 +26,20 @@ const MAX_BATCH: usize = 1_000;
 pub(super) struct SimulatedNode {
     state: Mutex<State>,
     pub(super) stall: Stall,
-    /// Counts the commands to cut all connections.
+    /// Counter of the commands to cut all connections.
     pub(super) cuts: watch::Sender<u64>,
     pub(super) timing: watch::Sender<Timing>,
     pub(super) shutdown: CancellationToken,
 }
 
-/// What happens by itself.
+/// Rates of automatic blocks and transactions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Timing {
     pub(super) block_time: Option<Duration>,
     pub(super) pending_rate: f64,
 }
 
-/// What is behind the lock.
+/// The state behind the lock.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) chain: Chain,
@@ -48,13 +48,13 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) chain_id: u64,
     pub(super) client_version: String,
-    /// A head that is held back by a fault until the next one was announced.
+    /// A head delayed by a fault until the next head is announced.
     late_head: Option<Arc<Block>>,
     /// See [`Self::long_code`].
     long_code: String,
 }
 
-/// Who calls: subscriptions need a connection that can be written to.
+/// The origin of a call: subscriptions need a connection that can be written to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Caller {
     Http,
@@ -94,12 +94,12 @@ impl SimulatedNode {
         self.lock().feed.connect()
     }
 
-    /// Cuts every connection.
+    /// Cuts all connections.
     pub(super) fn disconnect(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Executes a client's message and queues the answer in the same breath, so that no answer is older than the
+    /// Executes a client's message and queues the answer under one lock, so that no answer is older than the
     /// notification before it.
     pub(super) fn serve_client(&self, client: ClientId, message: &[u8]) {
         let mut state = self.lock();
@@ -118,7 +118,7 @@ impl SimulatedNode {
         }
     }
 
-    /// Executes an HTTP request's message; `None` if it asks for no answer.
+    /// Executes an HTTP request's message; returns `None` if no answer is due (notifications only).
     pub(super) fn serve_http(&self, message: &[u8]) -> Option<String> {
         self.answer(&mut self.lock(), Caller::Http, message, &mut Vec::new())
     }
@@ -159,7 +159,7 @@ impl SimulatedNode {
     ) -> Option<String> {
         let request = match serde_json::from_str::<Request<'_>>(request.get()) {
             Ok(request) if request.jsonrpc == "2.0" => request,
-            // Whatever else is wrong with it, the caller finds its answer by the id.
+            // Any other error keeps the request's id, by which the caller finds the answer.
             _ => {
                 let id = serde_json::from_str::<Identified<'_>>(request.get())
                     .ok()
@@ -176,7 +176,7 @@ impl SimulatedNode {
         let id = request.id?.get();
         Some(match result {
             Ok(mut answer) => {
-                // In place: a copy of a long result takes longer than all else here.
+                // In place: a copy of a long result would take longer than all else here.
                 answer.insert_str(0, &format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#));
                 answer.push('}');
                 answer
@@ -187,7 +187,7 @@ impl SimulatedNode {
 }
 
 impl State {
-    /// The answer to `eth_getCode` of [`Faults::code_bytes`], made once.
+    /// Returns the answer to `eth_getCode` under [`Faults::code_bytes`], built once.
     pub(super) fn long_code(&mut self) -> &str {
         let bytes = self.faults.code_bytes;
         if self.long_code.len() != 2 * bytes + 4 {
@@ -251,7 +251,7 @@ impl State {
         self.announce_logs(block, false);
     }
 
-    /// First what is undone, the oldest block first; then what is new.
+    /// Announces removed logs first, oldest block first, then the new blocks.
     fn announce_reorg(&mut self, reorg: &Reorg) {
         if self.faults.send_removed_logs {
             for block in reorg.dropped.iter().rev() {
@@ -259,7 +259,7 @@ impl State {
             }
         }
         match reorg.adopted.split_last() {
-            // As geth does: going back is announced as a head that was there before.
+            // As geth does: a rewind is announced by the ancestor's head, once more.
             None if !reorg.dropped.is_empty() => self.announce_head(&reorg.ancestor),
             None => {}
             Some((tip, others)) if self.faults.announce_tip_only_after_reorg => {
@@ -309,7 +309,7 @@ impl State {
     }
 }
 
-/// Whether a message holds control methods only. These are answered during a stall too, so that it can be ended.
+/// Checks if a message has control methods only, which are answered during a stall too, so that it can be ended.
 pub(super) fn is_control(message: &[u8]) -> bool {
     let control = |request: &&RawValue| {
         serde_json::from_str::<Request<'_>>(request.get()).is_ok_and(|request| request.method.starts_with("devnet_"))
@@ -346,19 +346,19 @@ struct Request<'a> {
     method: std::borrow::Cow<'a, str>,
     #[serde(borrow, default)]
     params: Option<&'a RawValue>,
-    /// Echoed as it was written. Absent in a notification, which is executed and not answered.
+    /// Echoed as written. Absent in a notification, which is executed and not answered.
     #[serde(borrow, default, deserialize_with = "present")]
     id: Option<&'a RawValue>,
 }
 
-/// What is left of a request that is none.
+/// The id of an invalid request.
 #[derive(Deserialize)]
 struct Identified<'a> {
     #[serde(borrow, default)]
     id: Option<&'a RawValue>,
 }
 
-/// Keeps `"id": null` apart from no id at all.
+/// Distinguishes `"id": null` from an absent id.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     Deserialize::deserialize(deserializer).map(Some)
 }

@@ -5,12 +5,12 @@ use serde_json::{Value, value::RawValue};
 
 use super::rpc::RpcError;
 
-/// A call's positional parameters. Absent and `null` ones are the same.
+/// A call's positional parameters. Absent and `null` parameters are the same.
 #[derive(Debug, Default)]
 pub(super) struct Params(Vec<Value>);
 
 impl Params {
-    /// Reads `params`; absent and `null` mean none.
+    /// Parses `params`; absent and `null` mean no parameters.
     pub(super) fn parse(raw: Option<&RawValue>) -> Result<Self, RpcError> {
         match raw.map(|raw| serde_json::from_str(raw.get())) {
             None | Some(Ok(Value::Null)) => Ok(Self::default()),
@@ -77,7 +77,7 @@ impl Params {
         hex_bytes(text).map_err(|error| RpcError::invalid_argument(index, &error))
     }
 
-    /// A number, as JSON or as a hex string: control methods are typed by people.
+    /// Returns a number, written as JSON number or hex string: people type the control methods. `None` if absent.
     pub(super) fn number(&self, index: usize) -> Result<Option<u64>, RpcError> {
         let invalid = || RpcError::invalid_argument(index, "expected a number");
         match self.get(index) {
@@ -88,7 +88,7 @@ impl Params {
         }
     }
 
-    /// A block named by number, tag or (EIP-1898) an object; the latest when absent.
+    /// Returns a block named by number, tag or (EIP-1898) an object; the latest if absent.
     pub(super) fn block(&self, index: usize) -> Result<BlockTag, RpcError> {
         let Some(value) = self.get(index) else {
             return Ok(BlockTag::Latest);
@@ -97,7 +97,7 @@ impl Params {
     }
 }
 
-/// How a request names a canonical block.
+/// A canonical block named by number or tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BlockTag {
     Number(u64),
@@ -125,7 +125,7 @@ impl BlockTag {
     }
 }
 
-/// A number in geth's strict notation.
+/// Parses a number in geth's strict notation.
 pub(super) fn parse_quantity(text: &str) -> Result<u64, String> {
     if text.is_empty() {
         return Err("empty hex string".to_owned());
@@ -142,7 +142,7 @@ pub(super) fn parse_quantity(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Bytes in geth's notation: the prefix is required.
+/// Parses bytes in geth's notation, with the required prefix.
 pub(super) fn hex_bytes(text: &str) -> Result<Bytes, String> {
     if text.is_empty() {
         return Err("empty hex string".to_owned());
@@ -158,7 +158,7 @@ pub(super) fn hex_bytes(text: &str) -> Result<Bytes, String> {
         .map_err(|_| "invalid hex string".to_owned())
 }
 
-/// A 32-byte word of an answer.
+/// Converts a number to a 32-byte word.
 pub(super) fn word(value: U256) -> B256 {
     B256::from(value.to_be_bytes::<32>())
 }

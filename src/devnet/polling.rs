@@ -1,4 +1,4 @@
-//! The filters that HTTP clients poll.
+//! Filters polled by HTTP clients.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,12 +11,12 @@ use super::{
     shape::{self, json},
 };
 
-/// The oldest filter goes when one more than these is made; geth forgets them by time, and this node has no clock.
+/// Maximum number of filters; above it the oldest is dropped. geth drops filters by time, and this node has no clock.
 const MAX_FILTERS: usize = 1_024;
-/// What a filter that nobody polls keeps at most; the oldest go first.
+/// Maximum number of changes kept by an unpolled filter; the oldest are dropped first.
 const MAX_CHANGES: usize = 10_000;
 
-/// What a filter collects.
+/// The events that a filter collects.
 #[derive(Debug)]
 pub(super) enum Polled {
     Blocks,
@@ -39,7 +39,7 @@ struct Filter {
 }
 
 impl Polling {
-    /// Makes a filter and returns its id.
+    /// Creates a filter and returns its id.
     pub(super) fn make(&mut self, polled: Polled) -> u64 {
         self.made += 1;
         self.filters.insert(
@@ -59,7 +59,7 @@ impl Polling {
         self.filters.remove(&id).is_some()
     }
 
-    /// The JSON array of what happened since the last poll; `None` without such a filter.
+    /// Takes the events since the last poll as a JSON array; returns `None` if there is no such filter.
     pub(super) fn take(&mut self, id: u64) -> Option<String> {
         let changes = std::mem::take(&mut self.filters.get_mut(&id)?.changes);
         let texts: Vec<&str> = changes.iter().map(AsRef::as_ref).collect();

@@ -1,4 +1,4 @@
-//! The transactions that wait for a block.
+//! Pending transactions.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,12 +7,12 @@ use alloy_primitives::{Address, B256};
 
 use super::{block::Transaction, chain::ChainError};
 
-/// Pending transactions in order of arrival. A sender's nonces are always without a gap, so any prefix can be mined.
+/// Pending transactions in order of arrival. A sender's nonces never have a gap, so any prefix can be mined.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     order: Vec<Arc<Transaction>>,
     by_hash: HashMap<B256, Arc<Transaction>>,
-    /// The nonce after the last pending one, of the senders that have any.
+    /// The nonce after the last pending transaction, for senders that have any.
     next_nonces: HashMap<Address, u64>,
 }
 
@@ -25,7 +25,7 @@ impl Pool {
         self.by_hash.get(&hash)
     }
 
-    /// The nonce for the sender's next transaction, given its count in the newest block.
+    /// Returns the nonce of the sender's next transaction; `mined` is the sender's count in the newest block.
     pub(super) fn next_nonce(&self, sender: Address, mined: u64) -> u64 {
         self.next_nonces.get(&sender).copied().unwrap_or(mined)
     }
@@ -51,7 +51,7 @@ impl Pool {
             .iter_mut()
             .find(|pending| pending.from() == transaction.from() && pending.nonce() == nonce)
             .expect("a sender's pending nonces have no gap");
-        // geth asks for a tenth more.
+        // geth requires a tenth more.
         let fee = |transaction: &Transaction| transaction.envelope().max_fee_per_gas();
         if fee(&transaction) * 10 < fee(replaced) * 11 {
             return Err(ChainError::ReplacementUnderpriced);
@@ -62,7 +62,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes the oldest transactions out.
+    /// Takes up to `limit` of the oldest transactions out of the pool.
     pub(super) fn take(&mut self, limit: usize) -> Vec<Arc<Transaction>> {
         let taken: Vec<_> = self.order.drain(..limit.min(self.order.len())).collect();
         for transaction in &taken {
@@ -74,10 +74,11 @@ impl Pool {
         taken
     }
 
-    /// After the chain changed branch: puts `returned` before what is pending and keeps what is still valid.
+    /// Rebuilds the pool after a change of branch: puts `returned` before the pending transactions and keeps the valid
+    /// ones.
     pub(super) fn rebuild(&mut self, mut returned: Vec<Arc<Transaction>>, mined: impl Fn(Address) -> u64) {
         returned.append(&mut self.order);
-        // Two branches' transactions interleave; by nonce, each sender's come in an order that has no gap.
+        // Transactions of two branches interleave; sorted by nonce, each sender's transactions have no gap.
         returned.sort_by_key(|transaction| transaction.nonce());
         *self = Self::default();
         for transaction in returned {

@@ -1,4 +1,4 @@
-//! Which receipts a subscription wants, with geth's grammar.
+//! The filter of a subscription to receipts, with geth's grammar.
 
 use std::collections::BTreeSet;
 
@@ -7,15 +7,15 @@ use serde_json::Value;
 
 use super::{block::Block, params::hex_bytes, rpc::RpcError, shape};
 
-/// As many transactions as geth lets a subscription name.
+/// Maximum number of transactions named by a subscription, as in geth.
 const MAX_TRANSACTIONS: usize = 200;
 
-/// Of these transactions; empty for all.
+/// Hashes of the transactions to report; empty for all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReceiptFilter(BTreeSet<B256>);
 
 impl ReceiptFilter {
-    /// Reads the argument of `transactionReceipts`; `null` is the filter that matches everything.
+    /// Parses the argument of `transactionReceipts`; `null` matches everything.
     pub(super) fn parse(value: &Value) -> Result<Self, RpcError> {
         let unreadable = |what: &str| RpcError::invalid_argument(1, what);
         let fields = match value {
@@ -47,7 +47,7 @@ impl ReceiptFilter {
         Ok(Self(wanted))
     }
 
-    /// What it wants of a block, as an array; nothing where that is empty.
+    /// Returns the matching receipts of a block as a JSON array, or `None` if there are none.
     pub(super) fn of(&self, block: &Block) -> Option<String> {
         let wanted = |transaction: B256| self.0.is_empty() || self.0.contains(&transaction);
         let receipts: Vec<String> = (0..block.transactions().len())

@@ -1,4 +1,4 @@
-//! The method table: what is asked, answered in geth's words.
+//! The method table, with answers and errors in geth's words.
 
 use alloy_primitives::U256;
 use serde::Serialize;
@@ -22,28 +22,28 @@ use super::{
 
 mod commands;
 
-/// How far below the head the safe block is.
+/// Depth of the safe block below the head.
 const SAFE_DEPTH: u64 = 32;
-/// How far below the head the finalized block is. Reorgs on command may go deeper all the same.
+/// Depth of the finalized block below the head. Reorgs on command may go deeper nevertheless.
 const FINALIZED_DEPTH: u64 = 64;
-/// Every account has 1,000 ether, for ever.
+/// Balance of every account in ether, constant.
 const BALANCE_ETHER: u64 = 1_000;
 
 /// A JSON-RPC error object.
 #[derive(Clone, Debug, Error, PartialEq, Eq, Serialize)]
 #[error("{message} ({code})")]
 pub struct RpcError {
-    /// JSON-RPC's or the node's own code.
+    /// JSON-RPC's code or the node's own.
     pub code: i64,
-    /// A sentence.
+    /// A message for people.
     pub message: String,
-    /// Only with reverts here.
+    /// Present only in reverts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Value>,
 }
 
 impl RpcError {
-    /// An error without data.
+    /// Creates an error without data.
     pub fn new(code: i64, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -67,10 +67,10 @@ impl From<ChainError> for RpcError {
     }
 }
 
-/// The JSON text of a result.
+/// The result as JSON text.
 type Answer = Result<String, RpcError>;
 
-/// Executes one call. A new subscription is put into `subscribed`, to be activated after the answer is queued.
+/// Executes one call. A new subscription is added to `subscribed`, to be activated after the answer is queued.
 pub(super) fn call(
     node: &SimulatedNode,
     state: &mut State,
@@ -96,7 +96,7 @@ pub(super) fn call(
     let params = Params::parse(params)?;
     match method {
         _ if method.ends_with("_subscribe") => {
-            // As geth: the namespace ends where the first `_` is.
+            // As in geth, the namespace ends at the first `_`.
             let namespace = method.split_once('_').map_or(method, |(namespace, _)| namespace);
             subscribe(state, namespace, &params, subscribed)
         }
@@ -157,7 +157,7 @@ pub(super) fn call(
     }
 }
 
-/// The methods that only read the chain.
+/// Executes the methods that only read the chain.
 fn read(chain: &Chain, hole: HoleAnswer, method: &str, params: &Params) -> Answer {
     let head = chain.head();
     match method {
@@ -251,7 +251,7 @@ fn ok(result: &impl Serialize) -> Answer {
     Ok(shape::json(result))
 }
 
-/// JSON text that is written already; `null` without.
+/// Returns JSON text as it is, or `null` without any.
 fn raw(result: Option<String>) -> Answer {
     Ok(result.unwrap_or_else(|| "null".to_owned()))
 }
@@ -273,7 +273,7 @@ fn resolve(chain: &Chain, hole: HoleAnswer, tag: BlockTag) -> Result<Option<&Blo
     Ok(found.map(AsRef::as_ref))
 }
 
-/// A number as it stands, and that of the block that a tag means.
+/// Returns a number as it is, or the number of the block that a tag names.
 fn number_of(chain: &Chain, tag: BlockTag) -> Option<u64> {
     let head = chain.head().number();
     let number = match tag {
@@ -286,7 +286,7 @@ fn number_of(chain: &Chain, tag: BlockTag) -> Option<u64> {
     chain.block_at_or_below(number).map(|block| block.number())
 }
 
-/// A block named by number, tag, hash or an object with either.
+/// Returns a block named by number, tag, hash or an object with either.
 fn named<'a>(chain: &'a Chain, hole: HoleAnswer, params: &Params, index: usize) -> Result<Option<&'a Block>, RpcError> {
     let hash = match params.get(index) {
         Some(Value::Object(object)) => object.get("blockHash").and_then(Value::as_str),
@@ -342,7 +342,7 @@ fn fee_history(chain: &Chain, hole: HoleAnswer, params: &Params) -> Answer {
     let percentiles = params.get(2).and_then(Value::as_array).map_or(0, Vec::len);
     let blocks: Vec<_> = (oldest..=newest).filter_map(|number| chain.block_at(number)).collect();
     let mut base_fees: Vec<_> = blocks.iter().map(|block| Quantity(block.base_fee())).collect();
-    // One more than blocks: the fee of the block that follows, which here changes little.
+    // One more than blocks: the fee of the block that follows, which changes little here.
     let next = chain.block_at(newest + 1).or(blocks.last().copied());
     base_fees.extend(next.map(|block| Quantity(block.base_fee())));
     let ratios = blocks
@@ -371,7 +371,7 @@ struct FeeHistory {
     blob_gas_used_ratio: Vec<u64>,
 }
 
-/// A call that changes nothing. Only token contracts answer.
+/// Executes a call without effects. Only token contracts return data.
 fn execute(chain: &Chain, call: &Value) -> Answer {
     let member = |name: &str| call.get(name).and_then(Value::as_str);
     let input = member("input").or_else(|| member("data")).unwrap_or("0x");
@@ -395,7 +395,7 @@ fn send_raw_transaction(state: &mut State, params: &Params) -> Answer {
     ok(&state.submit(transaction)?.hash())
 }
 
-/// The namespace in which the node has a kind of its own and nothing else.
+/// The namespace that has only the node's own kind of subscription.
 const OWN_NAMESPACE: &str = "chain";
 
 fn subscribe(state: &mut State, namespace: &str, params: &Params, subscribed: &mut Vec<Subscription>) -> Answer {

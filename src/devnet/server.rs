@@ -1,4 +1,4 @@
-//! The running node: its listeners and its clock.
+//! The running node: its listeners and its timers.
 
 use std::{
     future::Future,
@@ -17,33 +17,33 @@ use tokio::{
 
 use super::{config::Config, control::Control, http::serve_connection, node::SimulatedNode, session::serve_ipc};
 
-/// Pending transactions come in groups at rates above one per this.
+/// Shortest interval between pending transactions; at higher rates several are added at once.
 const PENDING_TICK: Duration = Duration::from_millis(5);
-/// How long to wait when the process has no descriptor left to accept with.
+/// Wait after a failed accept, as when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Why a node could not start.
+/// The reason why a node could not start.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The TCP address is not to be had.
+    /// The TCP address cannot be bound.
     #[error("devnet cannot listen on {address}: {source}; port 0 takes any free one")]
     Listen {
-        /// As configured.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The Unix socket is not to be had.
+    /// The Unix socket cannot be bound.
     #[error("devnet cannot listen on {}: {source}", path.display())]
     Ipc {
-        /// As configured.
+        /// The configured path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// A running simulated node. Dropping it ends its listeners and connections; the tasks stop soon after.
+/// A running simulated node. Dropping it closes its listeners and connections; the tasks stop soon after.
 #[derive(Debug)]
 pub struct Devnet {
     node: Arc<SimulatedNode>,
@@ -56,7 +56,7 @@ impl Devnet {
     ///
     /// # Errors
     ///
-    /// When an address cannot be bound; then nothing runs.
+    /// Returns an error if an address cannot be bound; no task runs then.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let address = config.listen;
         let listen_error = |source| Error::Listen { address, source };
@@ -78,27 +78,27 @@ impl Devnet {
         })
     }
 
-    /// `ws://` and the address.
+    /// Returns `ws://` and the address.
     pub fn ws_url(&self) -> String {
         format!("ws://{}", self.address)
     }
 
-    /// `http://` and the address.
+    /// Returns `http://` and the address.
     pub fn http_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The TCP address with the port that was taken.
+    /// Returns the TCP address with the actual port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The Unix socket, if one is served.
+    /// Returns the path of the Unix socket, if there is one.
     pub fn ipc_path(&self) -> Option<&Path> {
         self.ipc.as_deref()
     }
 
-    /// The commands.
+    /// Returns a handle for commands.
     pub fn handle(&self) -> Control {
         Control::new(self.node.clone())
     }
@@ -113,7 +113,7 @@ impl Drop for Devnet {
     }
 }
 
-/// Runs a task no longer than the node.
+/// Spawns a task that ends with the node at the latest.
 pub(super) fn spawn(node: &Arc<SimulatedNode>, task: impl Future<Output = ()> + Send + 'static) {
     let shutdown = node.shutdown.clone();
     tokio::spawn(async move {
@@ -122,7 +122,7 @@ pub(super) fn spawn(node: &Arc<SimulatedNode>, task: impl Future<Output = ()> + 
 }
 
 fn bind_unix(path: &Path) -> Result<UnixListener, Error> {
-    // Left by a process that was killed; only a socket is ever removed.
+    // Left by a killed process; only a socket is ever removed.
     if std::fs::symlink_metadata(path).is_ok_and(|file| std::os::unix::fs::FileTypeExt::is_socket(&file.file_type())) {
         let _ = std::fs::remove_file(path);
     }
@@ -165,7 +165,7 @@ async fn mine_by_time(node: Arc<SimulatedNode>) {
             due = Instant::now();
             continue;
         };
-        // Blocks that are late are not caught up with.
+        // Late blocks are not caught up with.
         due = (due + block_time).max(Instant::now());
         tokio::select! {
             () = sleep_until(due) => drop(node.lock().mine()),
@@ -195,7 +195,7 @@ async fn add_pending_by_time(node: Arc<SimulatedNode>) {
                 _ = timing.changed() => break,
             }
             owed += rate * tick.as_secs_f64();
-            // One lock each, so that requests are served in between.
+            // One lock per transaction, so that requests are served in between.
             while owed >= 0.999 {
                 owed -= 1.0;
                 node.lock().add_pending();

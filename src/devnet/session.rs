@@ -30,20 +30,20 @@ use super::{
 
 /// geth's limit.
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
-/// Calls of one client that may wait for a simulated delay. Then its next messages are not read.
+/// Maximum number of a client's calls in a simulated delay; above it the client's next messages are not read.
 const MAX_DELAYED_CALLS: usize = 16_384;
-/// How many queued messages are written between two flushes at most.
+/// Maximum number of queued messages written between two flushes.
 const WRITE_BATCH: usize = 256;
 
-/// Sees the commands to cut all connections that come after it was made. Made before the client can know that it is
-/// connected, so that no later command misses it.
+/// Receives the commands to cut all connections given after its creation. Created before the client can know that it is
+/// connected, so that no later command is missed.
 pub(super) type Cuts = watch::Receiver<u64>;
 
-/// Runs a WebSocket whose handshake is done. `read` is what came behind the handshake.
+/// Runs a WebSocket after its handshake. `read` has the bytes received after the handshake.
 pub(super) async fn serve_websocket(node: Arc<SimulatedNode>, cuts: Cuts, stream: TcpStream, read: Bytes) {
     let Ok(socket) = second_descriptor(&stream) else { return };
     let config = WebSocketConfig::default()
-        // Small, for there may be thousands of clients.
+        // Small, since there may be thousands of clients.
         .read_buffer_size(8 << 10)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
@@ -53,7 +53,7 @@ pub(super) async fn serve_websocket(node: Arc<SimulatedNode>, cuts: Cuts, stream
         ready(match message {
             Ok(Message::Text(text)) => Some(Ok(Bytes::from(text))),
             Ok(Message::Binary(bytes)) => Some(Ok(bytes)),
-            // Pings and closes are answered below us.
+            // tungstenite answers pings and closes.
             Ok(_) => None,
             Err(error) => Some(Err(error)),
         })
@@ -73,9 +73,9 @@ pub(super) async fn serve_ipc(node: Arc<SimulatedNode>, cuts: Cuts, stream: Unix
 
 #[derive(Debug, PartialEq, Eq)]
 enum Ending {
-    /// By the client, or the node has shut down.
+    /// Closed by the client or by the node's shutdown.
     Closed,
-    /// By command, or because the client read too slowly.
+    /// Cut by command, or because the client read too slowly.
     Cut,
 }
 
@@ -89,7 +89,7 @@ async fn serve<E>(
     let _registered = Registered { node, id };
     let overflowed = async {
         overflow.cancelled().await;
-        // Not even that is told during a silence.
+        // A stall hides even the cut.
         node.stall.gate().open().await;
     };
     tokio::select! {
@@ -101,7 +101,7 @@ async fn serve<E>(
     }
 }
 
-/// Executes messages in the order of their arrival, each after the simulated delay.
+/// Executes messages in order of arrival, each after the simulated delay.
 async fn read<E>(node: &SimulatedNode, id: ClientId, reader: impl Stream<Item = Result<Bytes, E>>) {
     let mut reader = std::pin::pin!(reader);
     let mut gate = node.stall.gate();
@@ -129,13 +129,13 @@ async fn after(delay: Duration, message: Bytes) -> Bytes {
     message
 }
 
-/// Writes what is queued, until the socket fails.
+/// Writes queued messages until the socket fails.
 async fn write(mut queue: mpsc::Receiver<Outgoing>, mut gate: Gate, writer: impl Sink<String>) {
     let mut writer = std::pin::pin!(writer);
     let mut batch = Vec::with_capacity(4);
     loop {
         if queue.recv_many(&mut batch, WRITE_BATCH).await == 0 {
-            // The client is not served any more; its session ends by another way.
+            // The feed dropped the client; another branch of `serve` ends the session.
             return std::future::pending().await;
         }
         gate.open().await;
@@ -154,7 +154,7 @@ async fn write(mut queue: mpsc::Receiver<Outgoing>, mut gate: Gate, writer: impl
     }
 }
 
-/// Takes the client off the feed however its session ends.
+/// Removes the client from the feed when its session ends, in whatever way.
 struct Registered<'a> {
     node: &'a SimulatedNode,
     id: ClientId,
@@ -166,7 +166,7 @@ impl Drop for Registered<'_> {
     }
 }
 
-/// A second descriptor of the socket, to set its linger time when the first is buried in a stream.
+/// Duplicates the descriptor of the socket, to set the linger time while the original is inside a stream.
 fn second_descriptor(stream: &TcpStream) -> std::io::Result<socket2::Socket> {
     socket2::SockRef::from(stream).try_clone()
 }

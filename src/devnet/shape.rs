@@ -1,7 +1,7 @@
-//! Blocks, transactions, receipts and logs as geth writes them: its members, in its order.
+//! Blocks, transactions, receipts and logs in geth's format, with the same members in the same order.
 //!
-//! geth builds headers of notifications, transactions and logs from structs, blocks and receipts from maps, which Go
-//! writes in alphabetical order. Hence the two different orders of a header's fields.
+//! geth builds headers in notifications, transactions and logs from structs, but blocks and receipts from maps, which
+//! Go writes in alphabetical order. Hence the two orders of a header's fields.
 
 use std::{fmt::LowerHex, sync::Arc};
 
@@ -23,17 +23,17 @@ impl<T: LowerHex> Serialize for Quantity<T> {
     }
 }
 
-/// JSON text of anything here.
+/// Returns the JSON text of a shape.
 pub(super) fn json(shape: &impl Serialize) -> String {
     serde_json::to_string(shape).expect("shapes have string keys and infallible fields")
 }
 
-/// A header as in `eth_getHeaderBy*`.
+/// Returns a header as in `eth_getHeaderBy*`.
 pub(super) fn head(block: &Block) -> Arc<str> {
     announcement(block, &Faults::default())
 }
 
-/// The payload of a `newHeads` notification.
+/// Returns the payload of a `newHeads` notification.
 pub(super) fn announcement(block: &Block, faults: &Faults) -> Arc<str> {
     let header = block.header();
     let hash = block.hash();
@@ -95,13 +95,13 @@ struct Head<'a> {
     excess_blob_gas: Quantity<u64>,
     parent_beacon_block_root: Option<B256>,
     requests_hash: Option<B256>,
-    // Forks that this chain does not have: present as null, as geth's header struct writes them.
+    // Fields of forks that this chain does not have: null, as geth's header struct writes them.
     block_access_list_hash: (),
     slot_number: (),
     hash: B256,
 }
 
-/// A log as in `eth_getLogs`, receipts and notifications.
+/// Returns a log as in `eth_getLogs`, receipts and notifications.
 pub(super) fn log<'a>(block: &Block, placed: PlacedLog<'a>, removed: bool) -> LogShape<'a> {
     LogShape {
         address: placed.log.address,
@@ -132,7 +132,7 @@ pub(super) struct LogShape<'a> {
     removed: bool,
 }
 
-/// A block as in `eth_getBlockBy*`, with whole transactions or their hashes.
+/// Returns a block as in `eth_getBlockBy*`, with whole transactions or their hashes.
 pub(super) fn block(block: &Block, full: bool) -> BlockShape<'_> {
     let header = block.header();
     let transactions = if full {
@@ -215,7 +215,7 @@ enum Transactions<'a> {
     Full(Vec<TransactionShape<'a>>),
 }
 
-/// A transaction with its place in a block.
+/// Returns a transaction with its position in a block.
 pub(super) fn mined_transaction(block: &Block, index: usize) -> TransactionShape<'_> {
     let mut shape = pending_transaction(&block.transactions()[index]);
     shape.block_hash = Some(block.hash());
@@ -230,13 +230,13 @@ pub(super) fn mined_transaction(block: &Block, index: usize) -> TransactionShape
     shape
 }
 
-/// A transaction that has no place yet.
+/// Returns a transaction without a block.
 pub(super) fn pending_transaction(transaction: &Transaction) -> TransactionShape<'_> {
     let envelope = transaction.envelope();
     let signature = envelope.signature();
     let parity = u64::from(signature.v());
     let (v, typed) = match envelope {
-        // EIP-155 mixes the chain id into v.
+        // EIP-155 includes the chain id in v.
         TxEnvelope::Legacy(_) => (
             envelope.chain_id().map_or(27 + parity, |id| 35 + 2 * id + parity),
             false,
@@ -353,7 +353,7 @@ impl From<&SignedAuthorization> for AuthorizationShape {
     }
 }
 
-/// A receipt as in `eth_getTransactionReceipt`.
+/// Returns a receipt as in `eth_getTransactionReceipt`.
 pub(super) fn receipt(block: &Block, index: usize) -> ReceiptShape<'_> {
     let (transaction, outcome) = (&block.transactions()[index], &block.outcomes()[index]);
     let envelope = transaction.envelope();
@@ -406,7 +406,7 @@ mod tests {
         *,
     };
 
-    /// The member names of an object, as written.
+    /// Returns the member names of an object, in order.
     fn keys(json: &str) -> String {
         let mut depth = 0;
         let mut keys = Vec::new();

@@ -1,4 +1,4 @@
-//! Silence on command: nothing is read, sent or answered, and the sockets stay open.
+//! Stalls on command: nothing is read, sent or answered, and the sockets stay open.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Where the silence is commanded.
+/// The control of stalls; connections wait at its gates.
 #[derive(Debug)]
 pub(super) struct Stall(watch::Sender<Silence>);
 
@@ -15,7 +15,7 @@ pub(super) struct Stall(watch::Sender<Silence>);
 enum Silence {
     None,
     Until(Instant),
-    /// Until commanded otherwise.
+    /// Until a command ends it.
     Open,
 }
 
@@ -36,7 +36,7 @@ impl Default for Stall {
 }
 
 impl Stall {
-    /// Begins a silence; `None` lasts until [`Self::end`].
+    /// Begins a stall; `None` lasts until [`Self::end`].
     pub(super) fn begin(&self, duration: Option<Duration>) {
         let end = duration.and_then(|duration| Instant::now().checked_add(duration));
         self.0.send_replace(end.map_or(Silence::Open, Silence::Until));
@@ -51,12 +51,12 @@ impl Stall {
     }
 }
 
-/// Where a connection waits the silence out.
+/// The place where a connection waits for the end of a stall.
 #[derive(Clone, Debug)]
 pub(super) struct Gate(watch::Receiver<Silence>);
 
 impl Gate {
-    /// Waits until there is no silence. Cancel-safe.
+    /// Waits until there is no stall. Cancel-safe.
     pub(super) async fn open(&mut self) {
         loop {
             let silence = *self.0.borrow_and_update();
@@ -69,13 +69,13 @@ impl Gate {
                 Silence::Open | Silence::None => self.0.changed().await,
             };
             if changed.is_err() {
-                // The node is gone; whoever waits here is about to be stopped.
+                // The node is gone; the waiting task is about to be stopped.
                 return std::future::pending().await;
             }
         }
     }
 
-    /// Waits until a silence begins. Cancel-safe.
+    /// Waits until a stall begins. Cancel-safe.
     pub(super) async fn shut(&mut self) {
         if self.0.wait_for(|silence| silence.holds()).await.is_err() {
             std::future::pending().await

@@ -1,8 +1,8 @@
-//! What each identity has used of its plan.
+//! Accounts: the usage of each identity, counted against its plan.
 //!
-//! A session looks its account up once and keeps it, so that a request touches no table: governor's quotas and three
-//! counters are all behind one pointer. An account is forgotten when nobody holds it and its quotas are full again, for then
-//! a fresh one is the same.
+//! A session looks up its account once and keeps the pointer, so that a request needs no table: governor's quotas and
+//! three counters are behind that pointer. An account that is not in use is dropped once its quotas are full again
+//! and no consequence of its [`Conduct`] is in force: a new account would have the same quotas.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -24,21 +24,23 @@ use crate::delivery::Egress;
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED};
 use crate::shares::Owner;
 
-/// A message of this length costs as much as a request, whatever it says. Most requests are a hundredth of it.
+/// Length of a message, in bytes, that costs as much as a request, whatever its content. Most requests are a
+/// hundredth of it.
 pub const BYTES_PER_REQUEST: usize = 64 << 10;
 
-/// Most accounts that are remembered; a flood from ever new networks then finds those forgotten that nobody holds.
+/// Most accounts in the table. A flood from ever new networks that reaches it evicts the accounts that are not in
+/// use.
 const MAX_ACCOUNTS: usize = 100_000;
 
-/// A quota is used up.
+/// Error of a quota that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded {
-    /// When to come again; never, where the whole quota would not be enough.
+    /// Wait until the same charge fits; `None` if it exceeds the whole quota and never fits.
     pub retry_after: Option<Duration>,
 }
 
 impl From<Exceeded> for ErrorObjectOwned {
-    /// `-32005 limit exceeded` with `data.retryAfterMs`.
+    /// Returns `-32005 limit exceeded`, with `data.retryAfterMs` if a retry can succeed.
     fn from(exceeded: Exceeded) -> Self {
         let hint = exceeded.retry_after.map(|after| after.as_millis() as u64 + 1);
         let data = hint.map(|ms| serde_json::json!({ "retryAfterMs": ms }));
@@ -46,21 +48,21 @@ impl From<Exceeded> for ErrorObjectOwned {
     }
 }
 
-/// What there is no more room for.
+/// Limit that was reached, with its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Subscriptions of the client.
+    /// Subscriptions of the client, over all of its connections.
     Subscriptions(usize),
-    /// Addresses times topics of the client.
+    /// Index entries of the client: addresses times topics of its filters.
     IndexEntries(usize),
 }
 
 type Limiter = DefaultDirectRateLimiter;
 
-/// What holds for an account, and the quotas that go with it.
+/// Rights of an account in force, and the quotas that belong to them.
 #[derive(Debug)]
 pub struct Terms {
-    /// What its identity may do.
+    /// Rights of the account's identity.
     pub rights: Arc<Rights>,
     requests: Arc<Limiter>,
     handshakes: Arc<Limiter>,
@@ -80,7 +82,7 @@ impl Terms {
         }
     }
 
-    /// With other rights. Quotas that stay as they are keep what was used of them; others begin full.
+    /// Returns these terms with other rights. Quotas that are unchanged keep their usage; changed ones begin full.
     fn with(&self, rights: Arc<Rights>) -> Self {
         let fresh = Self::new(rights);
         let (old, new) = (&self.rights.plan, &fresh.rights.plan);
@@ -102,11 +104,12 @@ impl Terms {
         }
     }
 
-    /// Charges a message: its items by their weights, all of them or none. One call that weighs more than the burst takes
-    /// all of it.
+    /// Charges a message: the weights of its items, all of them or none; 1 for an item that is not a request
+    /// (`None`). A call that weighs more than the burst costs the whole burst.
     ///
     /// # Errors
-    /// [`Exceeded`], also for a while after a call that broke a node's connection.
+    /// [`Exceeded`] if the quota does not cover the message, and for ten minutes after a call of the account broke a
+    /// node's connection.
     pub fn charge<'a>(&self, methods: impl Iterator<Item = Option<&'a str>>) -> Result<(), Exceeded> {
         if let Some(left) = self.conduct.refused_for(Instant::now()) {
             return Err(Exceeded {
@@ -114,12 +117,12 @@ impl Terms {
             });
         }
         let burst = u32::from(self.rights.plan.request_burst);
-        // What is no request at all was still read.
+        // An item that is not a request costs 1: it was read, too.
         let weights = methods.map(|method| method.map_or(1, |method| self.rights.weights.of(method)).min(burst));
         self.charge_units(weights.fold(0, u32::saturating_add))
     }
 
-    /// Record of the account's calls that broke a node's connection.
+    /// Returns the account's record of calls that broke a node's connection, and of long answers.
     #[must_use]
     pub fn conduct(&self) -> &Arc<Conduct> {
         &self.conduct
@@ -128,15 +131,15 @@ impl Terms {
     /// Charges the length of a message before it is read: one request for each 64 KiB.
     ///
     /// # Errors
-    /// [`Exceeded`].
+    /// [`Exceeded`] if the quota of requests does not cover the length.
     pub fn charge_bytes(&self, bytes: usize) -> Result<(), Exceeded> {
         self.charge_units(u32::try_from(bytes / BYTES_PER_REQUEST).unwrap_or(u32::MAX))
     }
 
-    /// Charges a message that holds no request: it was read, and gets an answer.
+    /// Charges a message without requests as one request: it was read, and gets an answer.
     ///
     /// # Errors
-    /// [`Exceeded`].
+    /// [`Exceeded`] if the quota of requests is used up.
     pub fn charge_one(&self) -> Result<(), Exceeded> {
         self.charge_units(1)
     }
@@ -156,10 +159,10 @@ fn take(limiter: &Limiter, units: NonZeroU32) -> Result<(), Exceeded> {
     }
 }
 
-/// Hash that numbers identities; unpredictable from outside.
+/// Hash that numbers identities; its random seed makes the numbers unpredictable from outside.
 static NUMBERS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// One identity.
+/// Account of one identity.
 #[derive(Debug)]
 pub struct Account {
     identity: Identity,
@@ -170,7 +173,7 @@ pub struct Account {
     subscriptions: AtomicUsize,
     index_entries: AtomicUsize,
     revoked: AtomicBool,
-    /// When it was first seen unused; 0 while it is used.
+    /// Time at which the account was first found unused, in milliseconds; 0 while it is in use.
     unused_since: AtomicU64,
 }
 
@@ -189,31 +192,32 @@ impl Account {
         }
     }
 
-    /// The number of its identity, which is the same when the account was forgotten and comes again.
+    /// Returns the number of the identity, which is the same after the account was dropped and opened again.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// What holds now.
+    /// Returns the terms in force.
     #[must_use]
     pub fn terms(&self) -> Guard<Arc<Terms>> {
         self.terms.load()
     }
 
-    /// Returns the owner that its places and bytes are charged to.
+    /// Returns the owner to which the account's places and bytes are charged.
     #[must_use]
     pub fn owner(&self) -> Owner {
         self.egress.owner()
     }
 
-    /// The budget of its notifications.
+    /// Returns the budget of the account's notifications, in bytes a second.
     #[must_use]
     pub fn egress(&self) -> &Arc<Egress> {
         &self.egress
     }
 
-    /// Whether the key was withdrawn, or the plan of the token is no more.
+    /// Checks if the identity has lost its rights: its key or the plan of its token was removed, or a key is required
+    /// now.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         self.revoked.load(Ordering::Relaxed)
@@ -233,24 +237,24 @@ impl Account {
     /// Charges a handshake.
     ///
     /// # Errors
-    /// [`Exceeded`].
+    /// [`Exceeded`] if the quota of handshakes is used up.
     pub fn charge_handshake(&self) -> Result<(), Exceeded> {
         take(&self.terms.load().handshakes, NonZeroU32::MIN)
     }
 
-    /// A place for one more connection.
+    /// Takes a place for one more connection; `None` at the plan's limit.
     #[must_use]
     pub fn enter(self: &Arc<Self>) -> Option<Place> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        // One too many is given back by its drop.
+        // A place above the limit is given back when it is dropped.
         let place = Place(self.clone());
         (before < self.terms.load().rights.plan.max_connections).then_some(place)
     }
 
-    /// A place for one more subscription with so many addresses times topics.
+    /// Reserves one more subscription with this many index entries (addresses times topics).
     ///
     /// # Errors
-    /// The [`Limit`] that is reached.
+    /// [`Limit`] if the client's subscriptions or index entries would exceed the plan.
     pub fn reserve(self: &Arc<Self>, index_entries: usize) -> Result<Reserved, Limit> {
         let subscriptions = self.subscriptions.fetch_add(1, Ordering::Relaxed);
         let entries = self.index_entries.fetch_add(index_entries, Ordering::Relaxed);
@@ -270,12 +274,12 @@ impl Account {
     }
 }
 
-/// One open connection of an account, until dropped.
+/// Open connection of an account, counted until dropped.
 #[derive(Debug)]
 pub struct Place(Arc<Account>);
 
 impl Place {
-    /// Whether it is this account's.
+    /// Checks if the connection belongs to this account.
     #[must_use]
     pub fn is_of(&self, account: &Arc<Account>) -> bool {
         Arc::ptr_eq(&self.0, account)
@@ -288,7 +292,7 @@ impl Drop for Place {
     }
 }
 
-/// One subscription of an account, until dropped.
+/// Subscription of an account, counted until dropped.
 #[derive(Debug)]
 pub struct Reserved {
     account: Arc<Account>,
@@ -304,7 +308,7 @@ impl Drop for Reserved {
     }
 }
 
-/// All accounts, bounded, and shrinking.
+/// Table of all accounts, bounded; it shrinks as accounts are dropped.
 #[derive(Debug)]
 pub struct Accounts {
     all: Mutex<HashMap<Identity, Arc<Account>>>,
@@ -321,7 +325,8 @@ impl Default for Accounts {
 }
 
 impl Accounts {
-    /// The account of an identity, new with these rights; none where there are too many that somebody holds.
+    /// Returns the account of an identity, or a new one with these rights; `None` if the table is full of accounts in
+    /// use.
     #[must_use]
     pub fn open(&self, identity: Identity, rights: Arc<Rights>) -> Option<Arc<Account>> {
         let mut all = self.all.lock();
@@ -344,11 +349,12 @@ impl Accounts {
         self.all.lock().values().for_each(|account| account.review(policy));
     }
 
-    /// Forgets accounts that nobody holds and whose quotas are full again, so that the table shrinks.
+    /// Drops accounts that are not in use, once their quotas are full again and no consequence is in force; shrinks
+    /// the table. `now` is in milliseconds.
     pub fn forget_idle(&self, now: Millis) {
         let mut all = self.all.lock();
         all.retain(|_, account| {
-            // Under the lock nobody gets hold of it who does not hold it already.
+            // Under the lock no session can obtain an account that is not in use.
             let has_consequence = account.terms.load().conduct.has_consequence(Instant::now());
             if Arc::strong_count(account) > 1 || has_consequence {
                 account.unused_since.store(0, Ordering::Relaxed);
@@ -366,13 +372,13 @@ impl Accounts {
         all.shrink_to_fit();
     }
 
-    /// How many are remembered.
+    /// Returns the number of accounts in the table.
     #[must_use]
     pub fn len(&self) -> usize {
         self.all.lock().len()
     }
 
-    /// Whether nobody is remembered.
+    /// Checks if the table has no accounts.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.all.lock().is_empty()

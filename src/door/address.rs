@@ -1,8 +1,8 @@
-//! The client's address: the peer's, or where the peer is a proxy of ours, the one that it tells.
+//! Address of a client: the peer's, or the one that a trusted proxy reports in a header.
 //!
-//! Each hop appends the address it was called from, so only the right end of the header is anybody's word but the client's
-//! own: it is read from there, and no further than to the first hop that is not trusted. Which of the two headers counts is a
-//! setting, for a proxy that appends to one of them passes the other on as the client wrote it.
+//! Each hop appends the address that connected to it, so only the right end of the header can be trusted: the rest
+//! may be the client's own text. The header is read from the right, up to the first hop that is not trusted. A setting
+//! selects one of the two headers, because a proxy that appends to one passes the other on as the client wrote it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,26 +11,26 @@ use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// In which header trusted proxies tell whom they speak for.
+/// Header in which trusted proxies report the address of the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ForwardedHeader {
-    /// What nearly all of them do.
+    /// `X-Forwarded-For`, which nearly all proxies use.
     #[default]
     #[serde(rename = "x-forwarded-for")]
     XForwardedFor,
-    /// RFC 7239.
+    /// `Forwarded` (RFC 7239).
     Forwarded,
 }
 
-/// The proxies before us.
+/// Trusted proxies in front of headwater.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     trusted: Vec<IpNet>,
     header: ForwardedHeader,
 }
 
-/// What one hop says of the one before it.
+/// Report of one hop about the hop before it.
 enum Hop {
     At(IpAddr),
     /// RFC 7239 section 6: `unknown`, or a name that begins with `_`.
@@ -39,21 +39,21 @@ enum Hop {
 }
 
 impl Proxies {
-    /// These networks hold proxies, who tell in this header.
+    /// Trusts the proxies in these networks, and reads this header of theirs.
     #[must_use]
     pub fn new(trusted: Vec<IpNet>, header: ForwardedHeader) -> Self {
         Self { trusted, header }
     }
 
-    /// Whether a proxy of ours has this address.
+    /// Checks if this address belongs to a trusted proxy.
     #[must_use]
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.trusted.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address; none where a trusted proxy says that it keeps it to itself. Of what cannot be read the hop
-    /// that sent it is taken for the client, so that nonsense never buys a limit of its own.
+    /// Returns the client's address; `None` if a trusted proxy withholds it. If a hop's report cannot be read, the
+    /// hop that sent it counts as the client, so that nonsense never gets a limit of its own.
     #[must_use]
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
         let mut client = peer.to_canonical();
@@ -64,15 +64,15 @@ impl Proxies {
             ForwardedHeader::XForwardedFor => (X_FORWARDED_FOR, node),
             ForwardedHeader::Forwarded => (FORWARDED, element),
         };
-        // No address holds a comma, so quotes need no care; a client's own unbalanced one must not swallow what our
-        // proxy has appended.
+        // No address contains a comma, so quotes are ignored: an unbalanced quote of the client must not swallow the
+        // addresses that our proxy appended.
         let values: Vec<_> = headers.get_all(name).iter().collect();
         let hops = values
             .iter()
             .rev()
             .flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
         for hop in hops {
-            // One hop that is no text says nothing about those that our proxies appended behind it.
+            // A hop that is not UTF-8 does not invalidate the hops that our proxies appended after it.
             let hop = std::str::from_utf8(hop).unwrap_or_default();
             match read(hop.trim()) {
                 Hop::At(address) => client = address.to_canonical(),
@@ -87,7 +87,7 @@ impl Proxies {
     }
 }
 
-/// `for=…` of one element of `Forwarded`.
+/// Reads `for=…` of one element of `Forwarded`.
 fn element(text: &str) -> Hop {
     let node_of = |pair: &str| {
         let (name, value) = pair.split_once('=')?;
@@ -98,7 +98,7 @@ fn element(text: &str) -> Hop {
     text.split(';').find_map(node_of).unwrap_or(Hop::Unreadable)
 }
 
-/// An address, with or without a port.
+/// Reads an address, with or without a port.
 fn node(text: &str) -> Hop {
     if text.eq_ignore_ascii_case("unknown") || text.starts_with('_') {
         return Hop::Hidden;

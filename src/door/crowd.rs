@@ -1,7 +1,7 @@
 //! Connections by origin, and the choice of the one to displace when there is no room for another.
 //!
-//! The victim is of the network that has most, of its address that has most, and there the connection that has been
-//! unused for longest: a client with many idle connections loses them one by one to those with few.
+//! The victim is the connection idle for longest, of the client with most connections, in the network with most
+//! connections: a client with many idle connections loses them one by one to clients with few.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -76,7 +76,7 @@ impl Activity {
         self.used_at.store(now, Ordering::Relaxed);
     }
 
-    /// Records if the connection has subscriptions or an unanswered request.
+    /// Records if the connection has subscriptions or an unanswered request; such a connection is displaced last.
     pub fn set_in_use(&self, in_use: bool) {
         self.in_use.store(in_use, Ordering::Relaxed);
     }
@@ -144,15 +144,15 @@ impl Crowd {
         }
     }
 
-    /// Counts all connections, and those of this address's client.
+    /// Returns the number of all connections, and of those of the client at this address.
     #[must_use]
     pub fn count(&self, address: IpAddr) -> (usize, usize) {
         let state = self.0.lock();
         (state.total, state.own(address))
     }
 
-    /// Displaces a connection to make room for one from this address; `false` where no other has more connections than
-    /// this one would then have.
+    /// Displaces a connection to make room for one from this address. Returns `false` if neither another network nor,
+    /// in the same network, another client has more connections than the newcomer's would have.
     #[must_use]
     pub fn displace(&self, address: IpAddr) -> bool {
         let gone = {
@@ -181,7 +181,8 @@ impl Crowd {
         gone.inspect(|gone| gone.leave()).is_some()
     }
 
-    /// Displaces the idlest connection of the largest client, whatever address needs the place.
+    /// Displaces the idlest connection of the largest client, whatever address needs the place; `false` if there is
+    /// none.
     #[must_use]
     pub fn displace_any(&self) -> bool {
         let gone = {
@@ -242,7 +243,7 @@ impl State {
         Some(activity)
     }
 
-    /// Removes the idlest connection of a client: it no longer counts, although its close takes a moment.
+    /// Removes the idlest connection of a client from the counts at once, although its close takes a moment.
     fn take_idlest(&mut self, name: Neighbourhood, client: Network) -> Option<Arc<Activity>> {
         let own = self.by_network.get(&name)?.by_client.get(&client)?;
         let idle = |number: &&u64| {

@@ -1,10 +1,10 @@
-//! Effect of a method, judged by its name: it reads, or it signs, writes or administers.
+//! Effect of a method, judged by its name: it reads, or it acts (signs, writes or administers).
 //!
 //! A list of allowed methods cannot know the methods of every node. So a pattern (`eth_*`) covers methods that read
 //! only, and a method that acts is served only where it is named in full. Names are compared without regard to case: a
 //! node that reads `eth_SendTransaction` as `eth_sendTransaction` must not find more than the list allows.
 
-/// Namespaces that everybody may call, unless `methods.allowed` says otherwise; docs/methods.md says why.
+/// Namespaces that all clients may call, unless `methods.allowed` is set; docs/methods.md gives the reasons.
 pub const PUBLIC: &[&str] = &[
     "eth", "net", "web3", "rpc", "txpool", "trace", "ots", "erigon", "bor", "parlia", "zks", "arb", "optimism",
     "linea", "scroll", "taiko",
@@ -75,8 +75,8 @@ const VERBS: &[&str] = &[
     "write",
 ];
 
-/// Prefixes of further methods that act. Among them are those of mining rigs, and those that write to a node's disk or
-/// read files there.
+/// Prefixes of further methods that act, among them the methods of mining rigs, and methods that write to a node's
+/// disk or read files there.
 const NAMES: &[&str] = &[
     "debug_blockprofile",
     "debug_chaindbcompact",
@@ -130,7 +130,7 @@ fn split(method: &str) -> (&str, &str) {
     method.split_once(['_', '.']).unwrap_or((method, ""))
 }
 
-/// Compares the beginning of a name with a word in lower case, the first byte first: a call takes some thirty-five of these.
+/// Checks if a name begins with a word in lower case, the first byte first: each call costs about 35 of these checks.
 fn begins(name: &str, word: &str) -> bool {
     let (name, word) = (name.as_bytes(), word.as_bytes());
     name.first().map(u8::to_ascii_lowercase) == word.first().copied()

@@ -1,9 +1,9 @@
 //! Connections that have not sent a request yet.
 //!
 //! Such connections cost a socket and a buffer and have no identity yet, so their number is bounded, and one address
-//! gets a quarter of the places at most. When all places are taken, the oldest connection of the network that has most
-//! is displaced: a client that sends its headers byte by byte shuts nobody out, and one that sends a request at once
-//! has left this list before its turn comes.
+//! gets at most a quarter of the places. When all places are taken, the oldest connection of the network with most
+//! connections is displaced: a client that sends its headers byte by byte does not shut others out, and a client that
+//! sends its request at once has left this list before its turn comes.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(super) const SHARE: usize = 4;
 #[derive(Debug, Default)]
 pub struct Handshakes(Crowd);
 
-/// Place of such a connection, until dropped.
+/// Place of a connection without a request, until dropped.
 #[derive(Debug)]
 pub struct Handshake(Seat);
 
@@ -31,10 +31,11 @@ impl Handshake {
 }
 
 impl Handshakes {
-    /// Takes a place among `max`, of which an address may have one part in `share`.
+    /// Takes one of `max` places, of which one address may have one part in `share`; `None` if the address has its
+    /// part.
     pub(super) fn begin(&self, address: IpAddr, max: usize, share: usize, now: Millis) -> Option<Handshake> {
         let (total, own) = self.0.count(address);
-        // The oldest connection is displaced even where no client has more than the newcomer would.
+        // The oldest connection is displaced even if no client has more connections than the newcomer would.
         let has_room = || total < max || self.0.displace(address) || self.0.displace_any();
         (own < max.div_ceil(share) && has_room()).then(|| Handshake(self.0.enter(address, now)))
     }

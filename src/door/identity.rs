@@ -1,29 +1,29 @@
-//! Who is charged.
+//! Identities: the parties to which limits apply.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Digest;
 
-/// Who is charged: whoever proved something, else the network it comes from, else the connection.
+/// Party that is charged: the holder of a key or token, else the client's network, else the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Identity {
-    /// The holder of an API key. By its hash, so that a key that is replaced under its name is another one.
+    /// Holder of an API key, by the key's hash: a key that is replaced under the same name is another identity.
     Key(Digest),
-    /// The subject of a token, on the plan that the token names.
+    /// Subject of a token, on the plan of the token.
     Token {
-        /// `sub`.
+        /// Claim `sub`.
         subject: Arc<str>,
-        /// Name of a plan.
+        /// Name of the plan.
         plan: Arc<str>,
     },
-    /// An address, or its network.
+    /// Network of a client without a key or token.
     Network(Network),
-    /// Somebody of whom a trusted proxy says only that there is somebody.
+    /// Number of a connection, for a client whose address a trusted proxy withholds (`for=unknown`).
     Connection(u64),
 }
 
-/// An IPv4 address, or the /64 of an IPv6 address, for a /64 is one customer.
+/// IPv4 address, or the /64 of an IPv6 address: a /64 belongs to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(u64, bool);
 

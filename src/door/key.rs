@@ -1,8 +1,9 @@
 //! API keys: `hw_` and 256 random bits. Only their hashes are kept.
 //!
-//! SHA-256 without salt or stretching is right here, where it would be wrong for passwords: nobody can try 2^256 values,
-//! so there is nothing to slow down, and a slow hash at the door would be a way to keep us busy. Look-up is by the hash of
-//! what was sent: what its timing could tell is how a hash compares with others, and from a hash nobody gets to a key.
+//! SHA-256 without salt or stretching would be wrong for passwords and is right here: 2^256 values cannot be tried,
+//! so there is no attack to slow down, and a slow hash at admission would be a way to keep us busy. The look-up is by
+//! the hash of the key that was sent: its timing can only reveal how hashes compare, and a hash does not lead to a
+//! key.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,15 +12,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-/// What every key begins with: it is how a key is told from a token and from an ordinary path, and how scanners for leaked
-/// secrets find one.
+/// Prefix of every key. It distinguishes a key from a token and from an ordinary path, and lets scanners for leaked
+/// secrets find keys.
 const PREFIX: &str = "hw_";
 
-/// A key in the clear: exists when it is made, and never again.
+/// Key in the clear, which exists only when it is made.
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// A fresh key from the thread's cryptographic generator.
+    /// Makes a key with the thread's cryptographic generator.
     #[must_use]
     pub fn random() -> Self {
         Self(format!(
@@ -28,19 +29,19 @@ impl ApiKey {
         ))
     }
 
-    /// For its owner, once.
+    /// Returns the key in the clear, to be shown to its owner once.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// For the configuration.
+    /// Returns the hash of the key, for the configuration.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of(&self.0)
     }
 
-    /// Whether this is a key and not a token, a path or anything else.
+    /// Checks by the prefix if a text is a key, and not a token, a path or anything else.
     #[must_use]
     pub fn is_one(text: &str) -> bool {
         text.starts_with(PREFIX)
@@ -52,7 +53,7 @@ impl ApiKey {
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Of a key as it was sent.
+    /// Hashes a key as it was sent.
     #[must_use]
     pub fn of(key: &str) -> Self {
         Self::of_bytes(key.as_bytes())
@@ -71,14 +72,14 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Not even the hash gets into a log.
+/// Hides the digits: not even the hash may get into a log.
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Digest(…)")
     }
 }
 
-/// The text is no hash of a key.
+/// Text that is not a hash of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is no hash of a key: it is sha256: and 64 hex digits, as `headwater key` prints it")]
 pub struct NoDigest;

@@ -1,4 +1,4 @@
-//! Which methods may be called, and what each costs.
+//! Methods that may be called, and their costs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,7 +22,7 @@ pub enum Beyond {
     /// No further methods: a key's list is complete.
     #[default]
     Nothing,
-    /// Further methods by the settings that apply to everybody.
+    /// Further methods by the settings that apply to all clients.
     Settings {
         /// Treatment of unknown namespaces.
         unknown: Unknown,
@@ -53,7 +53,7 @@ pub enum Development {
     Local,
 }
 
-/// The answer to the question if a method may be called.
+/// Decision about a call of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Allowed, whatever the upstreams are.
@@ -71,7 +71,7 @@ impl Methods {
         self.verdict(method) == Verdict::Serve
     }
 
-    /// Decides about a call.
+    /// Decides if a method may be called.
     #[must_use]
     pub fn verdict(&self, method: &str) -> Verdict {
         if self.denied.match_any_case(method) {
@@ -110,19 +110,19 @@ impl Methods {
     }
 }
 
-/// What a call costs; 1 where nothing else is said.
+/// Costs of calls, in units of the request quota; 1 for a method without an entry.
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
     names: HashMap<String, u32>,
-    /// Longest first: the closest word counts.
+    /// Prefixes and costs, the longest prefix first: the most specific one counts.
     prefixes: Vec<(String, u32)>,
 }
 
 impl Weights {
-    /// Reads them.
+    /// Reads the costs by method name or prefix (`debug_*`).
     ///
     /// # Errors
-    /// [`NoPattern`].
+    /// [`NoPattern`] if a text is neither a method name nor a prefix.
     pub fn parse(weights: &BTreeMap<String, u32>) -> Result<Self, NoPattern> {
         let mut read = Self::default();
         for (text, weight) in weights {
@@ -135,7 +135,7 @@ impl Weights {
         Ok(read)
     }
 
-    /// Of one call.
+    /// Returns the cost of one call.
     #[must_use]
     pub fn of(&self, method: &str) -> u32 {
         let prefixed = || {

@@ -5,15 +5,17 @@
 //! identity   the party that is charged: a key, a token's subject, a network, a connection
 //! key token  proofs of an identity
 //! origin     pages and host names that are accepted
-//! methods    methods that may be called, and their costs; effect tells those that read
+//! methods    methods that may be called, and their costs
+//! effect     effect of a method by its name: it reads, or it acts
 //! plan       limits; policy holds all of the above, as one value that a reload swaps
 //! account    usage of one identity; accounts all of them
 //! handshake  connections without a request yet
 //! crowd      choice of the connection that is displaced
 //! ```
 //!
-//! [`Policy`] is made from checked settings and never changes; [`Door`] holds the one in force. A client's session holds a
-//! [`Pass`]: its account, in which a reload exchanges the terms, so that it is neither dropped nor asked again.
+//! [`Policy`] is made from checked settings and never changes; [`Door`] keeps the one in force. A client's session
+//! has a [`Pass`] with its account. A reload exchanges the terms in the account, so that the session is neither
+//! dropped nor authenticated again.
 
 mod account;
 mod address;
@@ -53,39 +55,40 @@ pub use token::{TokenError, TokenSettings, Tokens, Told};
 use crate::clock::Clock;
 use crate::delivery::CloseReason;
 
-/// Why somebody is not let in.
+/// Reason why a client is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Not RFC 6455, version 13.
+    /// Handshake that is not RFC 6455, version 13.
     Malformed,
-    /// No key or token where one is needed, or one that is not known, or not any more.
+    /// No key or token where one is required, or one that is not valid, or not any more.
     Unauthorized,
-    /// The page's origin is not on the list.
+    /// Origin of a page that is not on the list.
     Origin,
-    /// The name by which we were asked for is not on the list.
+    /// Host name that is not on the list.
     Host,
-    /// The key is not for this address.
+    /// Address that the key does not allow.
     Address,
-    /// No room for another client.
+    /// Connections of all clients at their maximum.
     Full,
-    /// No room for another connection of this client.
+    /// Connections of this client at their maximum.
     Connections,
-    /// Too many handshakes of this client; the time after which the next one passes.
+    /// Too many handshakes of this client, with the wait until the next one passes.
     Handshakes(Duration),
-    /// Too many requests of this address that were not let in, or need not be; the time after which the next one passes.
+    /// Too many requests of this address that were rejected or need no admission, with the wait until the next one
+    /// passes.
     Requests(Duration),
-    /// Too many connections that have not sent a request yet, or too many clients to remember.
+    /// Too many connections that have not sent a request yet, or too many accounts in use.
     Busy,
-    /// We are on our way out.
+    /// Shutdown of headwater.
     Draining,
-    /// There was no TLS handshake, so there is no answer either.
+    /// No TLS handshake, so that no answer can be sent.
     Tls,
-    /// There was no PROXY protocol header before everything else; no answer here, too.
+    /// No PROXY protocol header at the start of the connection; no answer is sent.
     NotProxied,
 }
 
 impl Refusal {
-    /// The value of the `reason` label in the metrics.
+    /// Returns the value of the `reason` label in the metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -106,25 +109,25 @@ impl Refusal {
     }
 }
 
-/// The other end of a connection, as far as it goes without a request.
+/// Remote end of a connection, as far as it is known without a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// Its address.
+    /// Address of the peer, which may be a proxy's.
     pub peer: IpAddr,
-    /// Names the connection among all that there ever were.
+    /// Number of the connection, never used again.
     pub connection: u64,
 }
 
-/// What lets a client in, for as long as it is there.
+/// Admission of a client, kept as long as its connection.
 #[derive(Debug)]
 pub struct Pass {
     account: Arc<Account>,
-    /// End of a token, in seconds since 1970.
+    /// Expiry of the token, in seconds since 1970; `None` without a token.
     expires: Option<u64>,
-    /// Address of the client, if known.
+    /// Address of the client; `None` if a proxy withholds it.
     address: Option<IpAddr>,
     activity: Option<Arc<Activity>>,
-    /// The key that signed it.
+    /// Hash of the key that signed the token; `None` without a token.
     signer: Option<Digest>,
     signers: Arc<ArcSwap<HashSet<Digest>>>,
 }
@@ -176,7 +179,7 @@ impl Pass {
     }
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970; 0 if the clock is before.
 #[must_use]
 pub fn unix_now() -> u64 {
     SystemTime::now()
@@ -184,7 +187,7 @@ pub fn unix_now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// The policy in force, and everybody's accounts.
+/// Policy in force, and the accounts of all clients.
 #[derive(Debug)]
 pub struct Door {
     policy: ArcSwap<Policy>,
@@ -196,7 +199,7 @@ pub struct Door {
 }
 
 impl Door {
-    /// Nobody came yet.
+    /// Creates a door without accounts.
     #[must_use]
     pub fn new(policy: Arc<Policy>, clock: Clock) -> Self {
         Self {
@@ -208,32 +211,32 @@ impl Door {
         }
     }
 
-    /// What holds now.
+    /// Returns the policy in force.
     #[must_use]
     pub fn policy(&self) -> Guard<Arc<Policy>> {
         self.policy.load()
     }
 
-    /// Puts another policy in force, for living sessions too.
+    /// Puts another policy in force, for open sessions too.
     pub fn exchange(&self, policy: Arc<Policy>) {
         self.policy.store(policy.clone());
         self.signers.store(Arc::new(policy.auth.signers()));
         self.accounts.review(&policy);
     }
 
-    /// Everybody's accounts.
+    /// Returns the accounts of all clients.
     #[must_use]
     pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
 
-    /// A connection that has not sent a request yet.
+    /// Registers a connection that has not sent a request yet.
     ///
     /// # Errors
-    /// [`Refusal::Busy`] where there are too many of them.
+    /// [`Refusal::Busy`] if this address has its share of such connections already.
     pub fn handshake(&self, peer: IpAddr) -> Result<Handshake, Refusal> {
         let policy = self.policy();
-        // Behind a proxy everybody comes from there.
+        // All clients behind a proxy have the proxy's address.
         let share = if policy.proxies.trusts(peer) {
             1
         } else {
@@ -244,11 +247,13 @@ impl Door {
             .ok_or(Refusal::Busy)
     }
 
-    /// Identifies the sender of a request and decides if it is admitted. Charges each handshake, each failed proof,
-    /// each token that was not seen before and each request that is rejected.
+    /// Identifies the sender of a request and decides if it is admitted; `upgrades`: the request is a handshake.
+    /// Charges each handshake, each failed proof, each token that was not seen before and each request that is
+    /// rejected.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`] if the host, the key or token, the origin or the address is not accepted, a quota is used up, or
+    /// too many accounts are in use.
     pub fn admit<B>(&self, request: &Request<B>, caller: Caller, upgrades: bool) -> Result<Pass, Refusal> {
         let policy = self.policy.load();
         let headers = request.headers();
@@ -278,7 +283,7 @@ impl Door {
         let account = self.accounts.open(identity, rights).ok_or(Refusal::Busy)?;
         let now = self.policy.load();
         if !Arc::ptr_eq(&policy, &now) {
-            // Exchanged meanwhile, maybe before the account was there to be reviewed.
+            // The policy was exchanged meanwhile, maybe before the account existed and could be reviewed.
             account.review(&now);
         }
         if upgrades {
@@ -296,8 +301,8 @@ impl Door {
         })
     }
 
-    /// Verifies a key or token. A token is charged to the address before it is verified, since that costs more than any
-    /// other step of admission; one that was verified before costs nothing.
+    /// Verifies a key or token. A token is charged to the address before its verification, which costs more than any
+    /// other step of admission; a token that was verified before costs nothing.
     fn prove(&self, policy: &Policy, shown: &str, network: impl Fn() -> Identity) -> Result<Proof, Refusal> {
         if ApiKey::is_one(shown) {
             let digest = Digest::of(shown);
@@ -332,11 +337,11 @@ impl Door {
         })
     }
 
-    /// Checks if a page may request what is open to everybody: a sign of life, and a CORS preflight. Charged as a
-    /// request of its address.
+    /// Checks if a page may send a request that needs no identity (a liveness check, a CORS preflight), and charges
+    /// it as a request of its address.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`] if the host or the origin is not accepted, or the requests of the address are used up.
     pub fn admit_page<B>(&self, request: &Request<B>, caller: Caller) -> Result<(), Refusal> {
         let policy = self.policy.load();
         let address = policy.proxies.client(caller.peer, request.headers());
@@ -357,12 +362,13 @@ impl Door {
         charged.map_err(|exceeded| Refusal::Requests(exceeded.retry_after.unwrap_or_default()))
     }
 
-    /// A request that is not let in is charged to its address: refusing is work, too.
+    /// Charges a rejected request to its address, since a refusal is work too; returns the refusal to answer with.
     fn turn_away(&self, policy: &Policy, network: Identity, why: Refusal) -> Refusal {
         self.charge(policy, network).err().unwrap_or(why)
     }
 
-    /// A proof that does not hold is charged to the address it came from: guessing is as slow as connecting.
+    /// Charges a failed proof as a handshake of its address, so that guessing is as slow as connecting; returns the
+    /// refusal to answer with.
     fn stranger(&self, policy: &Policy, network: Identity) -> Refusal {
         let Some(account) = self.accounts.open(network, policy.anonymous.clone()) else {
             return Refusal::Busy;
@@ -373,7 +379,7 @@ impl Door {
         }
     }
 
-    /// Forgets whom nothing has to be remembered of.
+    /// Drops idle accounts whose quotas are full again, and releases unused memory.
     pub fn forget_idle(&self) {
         self.accounts.forget_idle(self.clock.now());
         self.handshakes.shrink();
@@ -389,7 +395,7 @@ fn network(address: Option<IpAddr>, caller: Caller) -> Identity {
     }
 }
 
-/// The name by which we are asked for: of the request's target where it is absolute, else of its header.
+/// Returns the requested host: of the request's target if that is absolute, else of the `Host` header.
 fn host<B>(request: &Request<B>) -> Option<&[u8]> {
     match request.uri().host() {
         Some(host) => Some(host.as_bytes()),
@@ -397,7 +403,7 @@ fn host<B>(request: &Request<B>) -> Option<&[u8]> {
     }
 }
 
-/// The page that sends a request.
+/// Returns the `Origin` of the page that sends a request.
 fn page(headers: &HeaderMap) -> Option<&[u8]> {
     headers.get(ORIGIN).map(http::HeaderValue::as_bytes)
 }

@@ -1,18 +1,18 @@
-//! Which browser pages may connect, and by which names we may be asked for.
+//! Browser pages that may connect (`Origin`), and host names that requests may use (`Host`).
 
 use std::net::IpAddr;
 
 use http::header::HeaderMap;
 
-/// Which browser pages may connect. Requests without `Origin` do not come from browsers and pass, as in geth.
+/// Browser pages that may connect. Requests without `Origin` do not come from browsers and pass, as in geth.
 #[derive(Clone, Debug, Default)]
 pub struct Origins {
     rules: Vec<String>,
 }
 
 impl Origins {
-    /// Rules as geth's `--ws.origins`: `*`, or scheme, host and port, of which scheme and port may be left out. An IPv6 address
-    /// stands in brackets, as in the origin that a browser sends.
+    /// Reads rules in the form of geth's `--ws.origins`: `*`, or scheme, host and port, where scheme and port are
+    /// optional. An IPv6 address is written in brackets, as in the origin that a browser sends.
     #[must_use]
     pub fn new(rules: &[String]) -> Self {
         Self {
@@ -20,13 +20,13 @@ impl Origins {
         }
     }
 
-    /// Whether the page that sends this may; for POST too, for a page can reach a service on its reader's own machine.
+    /// Checks the `Origin` of a request; for POST too, since a page can reach a service on its reader's own machine.
     #[must_use]
     pub fn check(&self, headers: &HeaderMap) -> bool {
         super::page(headers).is_none_or(|origin| std::str::from_utf8(origin).is_ok_and(|origin| self.allow(origin)))
     }
 
-    /// Whether this page may.
+    /// Checks if the pages of this origin may connect.
     #[must_use]
     pub fn allow(&self, origin: &str) -> bool {
         let origin = origin.to_ascii_lowercase();
@@ -52,7 +52,7 @@ fn parts(text: &str) -> Parts<'_> {
         Some((scheme, rest)) => (Some(scheme), rest),
         None => (None, text),
     };
-    // The colons of a bare IPv6 address are no port.
+    // The colons within the brackets of an IPv6 address do not begin a port.
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit()) => {
             (host, Some(port))
@@ -62,15 +62,15 @@ fn parts(text: &str) -> Parts<'_> {
     Parts { scheme, host, port }
 }
 
-/// The names by which we may be asked for, against DNS rebinding: a page that lets its own name point at our address.
+/// Host names that requests may use, against DNS rebinding: a page that lets its own name resolve to our address.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts {
-    /// None: any.
+    /// `None` for any name.
     names: Option<Vec<String>>,
 }
 
 impl Hosts {
-    /// Names as in geth's `--http.vhosts`: `*` for any, else names without ports.
+    /// Reads names in the form of geth's `--http.vhosts`: `*` for any, else names without ports.
     #[must_use]
     pub fn new(names: &[String]) -> Self {
         let names: Vec<_> = names.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
@@ -79,7 +79,8 @@ impl Hosts {
         }
     }
 
-    /// Whether this `Host` may be asked for. As in geth, an address always may, which no rebinding can make, and so may none.
+    /// Checks the `Host` of a request. As in geth, an IP address always passes, since rebinding needs a name, and so
+    /// does a request without `Host`.
     #[must_use]
     pub fn check(&self, host: Option<&[u8]>) -> bool {
         let Some(names) = &self.names else { return true };

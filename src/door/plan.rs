@@ -1,4 +1,4 @@
-//! How much a client may have.
+//! Limits of a client.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -6,41 +6,42 @@ use std::time::Duration;
 
 use crate::clock::Millis;
 
-/// The bounds of one client, whoever it is. Those of a client hold for all of its connections together.
+/// Limits of one client. Those "of a client" apply to all of its connections together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// As in `[plans.NAME]`; `default` is `[limits]`.
+    /// Name, as in `[plans.NAME]`; `default` is `[limits]`.
     pub name: Arc<str>,
-    /// Refills what is used up of the burst, in units of [`super::Weights`].
+    /// Refill of the burst, in units of [`super::Weights`] a second.
     pub requests_per_second: NonZeroU32,
-    /// Units at once.
+    /// Most units at once.
     pub request_burst: NonZeroU32,
-    /// Upgrades, and proofs that fail.
+    /// Most upgrades and failed proofs a minute.
     pub handshakes_per_minute: NonZeroU32,
-    /// Connections of a client.
+    /// Most connections of a client.
     pub max_connections: usize,
-    /// Subscriptions of a connection.
+    /// Most subscriptions of a connection.
     pub max_subscriptions: usize,
-    /// Subscriptions of a client.
+    /// Most subscriptions of a client.
     pub max_subscriptions_per_client: usize,
-    /// Addresses times topics, over all of a client's `logs` filters, and what its other filters name.
+    /// Most index entries of a client: addresses times topics of its `logs` filters, and the addresses or
+    /// transactions that its other filters name.
     pub max_index_entries: usize,
-    /// Calls (a batch counts as one) of a connection that wait for the node.
+    /// Most calls of a connection in flight at the node; items of a batch count one by one.
     pub max_in_flight: u32,
-    /// Items of a batch.
+    /// Most items of a batch.
     pub max_batch: usize,
     /// Longest message, in bytes.
     pub max_message_bytes: usize,
     /// Longest HTTP body, in bytes.
     pub max_body_bytes: usize,
-    /// Notifications of a client, in bytes a second; 0 for any number.
+    /// Most notifications of a client, in bytes a second; 0 for no limit.
     pub egress_bytes_per_second: u64,
-    /// With what goes on all the same.
+    /// Refused messages that are tolerated.
     pub patience: Patience,
 }
 
 impl Plan {
-    /// After so long without any use every quota is full again.
+    /// Returns the time without use after which every quota is full again, at least a minute.
     #[must_use]
     pub fn refill(&self) -> Duration {
         let requests = u32::from(self.request_burst).div_ceil(u32::from(self.requests_per_second));
@@ -48,17 +49,17 @@ impl Plan {
     }
 }
 
-/// How many refusals a connection may collect within which time.
+/// Refused messages that a connection may collect within a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// One more is too many.
+    /// Most refusals within the window; one more closes the connection.
     pub refusals: u32,
-    /// Since the first of them.
+    /// Length of the window, which begins with its first refusal.
     pub window: Duration,
 }
 
-/// The refused messages of one connection. A client that was told when to come again and goes on all the same costs as
-/// much as one that is served.
+/// Refused messages of one connection. A client that ignores the hint when to retry costs as much as one that is
+/// served.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Refusals {
     since: Millis,
@@ -66,7 +67,7 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// One more; `true` where it is one too many.
+    /// Counts a refusal; returns `true` if it is above the limit.
     #[must_use]
     pub fn note(&mut self, now: Millis, patience: Patience) -> bool {
         if self.count == 0 || now.saturating_sub(self.since) > patience.window.as_millis() as Millis {

@@ -1,4 +1,4 @@
-//! Everything that a reload exchanges, as one value: whoever looks at it sees all of the old or all of the new.
+//! Everything that a reload exchanges, as one value: a reader sees all of the old policy or all of the new.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -13,7 +13,7 @@ use super::{ApiKey, Digest, Hosts, Identity, Methods, Origins, Plan, Proxies, To
 use crate::delivery::Kind;
 use crate::patterns::Patterns;
 
-/// What the configuration says about clients.
+/// Configuration that applies to clients.
 #[derive(Debug)]
 pub struct Policy {
     /// Most open connections, of either kind, of all clients.
@@ -22,22 +22,23 @@ pub struct Policy {
     pub max_handshakes: usize,
     /// Pages that may connect.
     pub origins: Origins,
-    /// Names by which we may be asked for.
+    /// Host names that requests may use.
     pub hosts: Hosts,
     /// WebSocket subprotocols that are echoed.
     pub subprotocols: Vec<String>,
-    /// The proxies before us.
+    /// Trusted proxies in front of headwater.
     pub proxies: Proxies,
-    /// Who proves what.
+    /// Keys and tokens that are accepted.
     pub auth: Auth,
-    /// Of those who prove nothing.
+    /// Rights of clients without a key or token.
     pub anonymous: Arc<Rights>,
-    /// Of tokens, by the name of their plan.
+    /// Rights of clients with a token, by the name of the token's plan.
     pub plans: HashMap<Arc<str>, Arc<Rights>>,
 }
 
 impl Policy {
-    /// What an identity may do; none where it is nobody's any more.
+    /// Returns the rights of an identity; `None` if its key or plan was removed, or if a key is required and it has
+    /// none.
     #[must_use]
     pub fn rights(&self, identity: &Identity) -> Option<Arc<Rights>> {
         match identity {
@@ -50,7 +51,7 @@ impl Policy {
         }
     }
 
-    /// Whether a page may ask whether it may ask. Its question comes without the key, so pages of any key pass.
+    /// Checks if a page may send a CORS preflight. The preflight comes without the key, so the pages of any key pass.
     #[must_use]
     pub fn may_ask(&self, headers: &HeaderMap) -> bool {
         let mut of_keys = self.auth.keys.values().filter_map(|rights| rights.origins.as_ref());
@@ -58,33 +59,34 @@ impl Policy {
     }
 }
 
-/// What one identity may do.
+/// Rights of one identity.
 #[derive(Clone, Debug)]
 pub struct Rights {
-    /// How much.
+    /// Limits.
     pub plan: Arc<Plan>,
-    /// Which methods.
+    /// Methods that may be called.
     pub methods: Methods,
-    /// What each costs.
+    /// Costs of the methods.
     pub weights: Arc<Weights>,
-    /// Which subscriptions.
+    /// Kinds of subscriptions that may be started.
     pub kinds: Kinds,
-    /// Which kinds that are not known here are asked of the node, as `<namespace>_<kind>`.
+    /// Kinds of subscriptions, unknown to headwater, that are passed to the node, as `<namespace>_<kind>`.
     pub passed: Arc<Patterns>,
-    /// From which pages, where its key says so.
+    /// Pages that the key allows; `None` for the policy's.
     pub origins: Option<Origins>,
-    /// From which addresses, where its key says so.
+    /// Networks of clients that the key allows; `None` for any.
     pub addresses: Option<Vec<IpNet>>,
 }
 
 impl Rights {
-    /// From which pages.
+    /// Returns the pages that may connect: the key's, or else the policy's.
     #[must_use]
     pub fn origins<'a>(&'a self, policy: &'a Policy) -> &'a Origins {
         self.origins.as_ref().unwrap_or(&policy.origins)
     }
 
-    /// Whether it may come from there; from an address that nobody tells it may not, where addresses matter.
+    /// Checks if a client may connect from this address. An unknown address (`None`) fails if the key restricts
+    /// addresses.
     #[must_use]
     pub fn allows_address(&self, address: Option<IpAddr>) -> bool {
         self.addresses.as_ref().is_none_or(|allowed| {
@@ -93,11 +95,11 @@ impl Rights {
     }
 }
 
-/// Kinds of subscriptions.
+/// Set of subscription kinds.
 #[derive(Clone, Debug, Default)]
 pub struct Kinds(Option<Vec<Kind>>);
 
-/// The text is no kind.
+/// Name that is not a kind of subscription.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, \
@@ -106,13 +108,13 @@ pub struct Kinds(Option<Vec<Kind>>);
 pub struct NoKind(String);
 
 impl Kinds {
-    /// All of them.
+    /// All kinds.
     pub const ALL: Self = Self(None);
 
-    /// These.
+    /// Reads kinds by their names.
     ///
     /// # Errors
-    /// [`NoKind`], which names the first that is none.
+    /// [`NoKind`] with the first name that is not a kind.
     pub fn parse(names: &[String]) -> Result<Self, NoKind> {
         let kind = |name: &String| {
             let mut kinds = Kind::ALL.into_iter();
@@ -123,14 +125,14 @@ impl Kinds {
         names.iter().map(kind).collect::<Result<_, _>>().map(Some).map(Self)
     }
 
-    /// Whether this one is among them.
+    /// Checks if a kind is in the set.
     #[must_use]
     pub fn allow(&self, kind: Kind) -> bool {
         self.0.as_ref().is_none_or(|kinds| kinds.contains(&kind))
     }
 }
 
-/// A place in a request where a key may stand.
+/// Place in a request that may have a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
@@ -144,43 +146,43 @@ pub enum Way {
     Query,
 }
 
-/// Where keys are looked for.
+/// Places in a request that are searched for a key or token.
 #[derive(Clone, Debug, Default)]
 pub struct Ways(pub Vec<Way>);
 
-/// Who proves what.
+/// Keys and tokens that are accepted.
 #[derive(Debug, Default)]
 pub struct Auth {
-    /// Nobody comes in without.
+    /// `true` if only clients with a key or token are admitted.
     pub required: bool,
-    /// Where keys are looked for.
+    /// Places in a request that are searched for a key or token.
     pub ways: Ways,
-    /// Keys, by their hash.
+    /// Rights of the keys, by the key's hash.
     pub keys: HashMap<Digest, Arc<Rights>>,
-    /// Tokens, where they are taken.
+    /// Tokens; `None` if they are not accepted.
     pub tokens: Option<Tokens>,
 }
 
 impl Auth {
-    /// Whether there is anything that could be proven.
+    /// Checks if keys or tokens are configured or required.
     #[must_use]
     pub fn is_used(&self) -> bool {
         self.required || !self.keys.is_empty() || self.tokens.is_some()
     }
 
-    /// The keys that tokens may be signed with.
+    /// Returns the hashes of the keys that tokens may be signed with.
     pub(super) fn signers(&self) -> HashSet<Digest> {
         self.tokens.iter().flat_map(Tokens::signers).collect()
     }
 
-    /// The key or token that this request shows, where anything could be proven.
+    /// Returns the key or token of a request; `None` without one, or if neither is configured.
     pub(super) fn shown<'a, B>(&self, request: &'a Request<B>) -> Option<Cow<'a, str>> {
         if self.is_used() { self.ways.find(request) } else { None }
     }
 }
 
 impl Ways {
-    /// The first key or token that stands where one may.
+    /// Returns the first key or token, searched in the order of bearer, header, path, query.
     fn find<'a, B>(&self, request: &'a Request<B>) -> Option<Cow<'a, str>> {
         [Way::Bearer, Way::Header, Way::Path, Way::Query]
             .into_iter()
@@ -199,13 +201,13 @@ impl Way {
         };
         match self {
             Self::Bearer => {
-                // Other schemes are not for us: libraries make one of an address with a user.
+                // Other schemes are ignored: libraries send `Basic` for an address with a user name.
                 let (scheme, token) = header(AUTHORIZATION.as_str())?.split_once(' ')?;
                 scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().into())
             }
             Self::Header => header("x-api-key").map(|key| key.trim().into()),
             Self::Path => {
-                // An ordinary path is no key that failed.
+                // An ordinary path does not count as a wrong key.
                 let last = request.uri().path().trim_end_matches('/').rsplit('/').next()?;
                 ApiKey::is_one(last).then(|| last.into())
             }

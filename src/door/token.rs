@@ -1,8 +1,8 @@
 //! JSON Web Tokens: HS256 by a shared secret, RS256 and ES256 by the public keys of a JWKS file.
 //!
-//! The `jsonwebtoken` crate reads tokens and judges their claims; signatures are checked by ring, which is in the tree for
-//! TLS. Its own back ends would bring a C library that needs cmake, or an RSA implementation with an open advisory.
-//! Which algorithm may be used with which key is decided by the key, never by the token.
+//! The `jsonwebtoken` crate reads tokens and checks their claims; signatures are verified by ring, which is in the
+//! tree for TLS. The crate's own back ends would bring a C library that needs cmake, or an RSA implementation with an
+//! open advisory. The algorithm is decided by the key, never by the token.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,42 +20,42 @@ use serde::Deserialize;
 
 use super::Digest;
 
-/// Clocks differ by so much, in seconds.
+/// Difference between clocks that is tolerated, in seconds.
 const LEEWAY: u64 = 5;
 
 /// Shortest secret, in bytes: as long as its hash (RFC 7518 section 3.2).
 const MIN_SECRET: usize = 32;
 
-/// What the files hold, and what claims must say.
+/// Files of the keys, and the claims that are required.
 #[derive(Clone, Debug, Default)]
 pub struct TokenSettings<'a> {
-    /// A shared secret: 64 hex digits as geth keeps them, or at least 32 bytes as they are.
+    /// File of a shared secret: 64 hex digits in geth's form, or at least 32 bytes, used as they are.
     pub secret_file: Option<&'a Path>,
-    /// Public keys (RFC 7517).
+    /// File of public keys (RFC 7517).
     pub jwks_file: Option<&'a Path>,
-    /// `iss`, where it matters.
+    /// Required `iss`; `None` for any.
     pub issuer: Option<&'a str>,
-    /// `aud`, where it matters.
+    /// Required `aud`; `None` for any.
     pub audience: Option<&'a str>,
-    /// The plan of tokens without a claim `plan`.
+    /// Plan of tokens without a claim `plan`.
     pub plan: &'a str,
 }
 
-/// A file that cannot be used.
+/// File that cannot be used, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// The secret.
+    /// File of the secret.
     #[error("auth.jwt_secret_file: {0}")]
     Secret(String),
-    /// The public keys.
+    /// File of the public keys.
     #[error("auth.jwks_file: {0}")]
     Jwks(String),
 }
 
-/// Tokens that are remembered as good, so that the next request with one costs a hash.
+/// Most verified tokens in memory; the next request with one of them costs a hash.
 const MAX_REMEMBERED: usize = 4096;
 
-/// Who may sign tokens, and for whom.
+/// Keys that may sign tokens, and the claims that are required.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     secret: Option<(DecodingKey, Digest)>,
@@ -74,32 +74,32 @@ struct PublicKey {
     digest: Digest,
 }
 
-/// What a good token says.
+/// Claims of a verified token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// `sub`.
+    /// Claim `sub`.
     pub subject: Arc<str>,
-    /// `plan`, or the plan of those without.
+    /// Claim `plan`, or the plan of tokens without one.
     pub plan: Arc<str>,
-    /// The last second in which it holds, since 1970.
+    /// Last second in which the token is valid, leeway included, since 1970.
     pub expires: u64,
-    /// The hash of the key that it was verified with.
+    /// Hash of the key that the token was verified with.
     pub signer: Digest,
 }
 
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
-    /// A number, maybe with a fraction (RFC 7519 section 2).
+    /// Seconds since 1970, maybe with a fraction (RFC 7519 section 2).
     exp: f64,
     plan: Option<String>,
 }
 
 impl Tokens {
-    /// Reads the files; none where neither is configured.
+    /// Reads the files; `None` if neither is configured.
     ///
     /// # Errors
-    /// [`TokenError`].
+    /// [`TokenError`] if a file cannot be read or has no usable key.
     pub fn read(settings: &TokenSettings<'_>) -> Result<Option<Self>, TokenError> {
         let read = |path: &Path| std::fs::read(path).map_err(|why| format!("{}: {why}", path.display()));
         let secret = settings.secret_file.map(|path| {
@@ -126,7 +126,7 @@ impl Tokens {
         if secret.is_none() && public.is_empty() {
             return Ok(None);
         }
-        // Fails when it is installed already, which is as good.
+        // Fails if the provider is installed already, which makes no difference.
         let _ = RING.install_default();
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY;
@@ -151,7 +151,7 @@ impl Tokens {
         }))
     }
 
-    /// The hashes of the keys that tokens may be signed with.
+    /// Returns the hashes of the keys that tokens may be signed with.
     pub fn signers(&self) -> impl Iterator<Item = Digest> {
         let secret = self.secret.iter().map(|(_, digest)| *digest);
         secret.chain(self.public.iter().map(|key| key.digest))
@@ -172,10 +172,10 @@ impl Tokens {
         remembered.insert(Digest::of(token), told.clone());
     }
 
-    /// What a token says, where it holds now.
+    /// Verifies a token and returns its claims.
     ///
     /// # Errors
-    /// The crate's, of which nobody is told.
+    /// The error of `jsonwebtoken` if the token is malformed, forged or not valid now; clients do not see it.
     pub fn verify(&self, token: &str) -> TokenResult<Told> {
         let header = jsonwebtoken::decode_header(token)?;
         let mut validation = self.validation.clone();
@@ -188,11 +188,11 @@ impl Tokens {
             Algorithm::HS256 => self.secret.as_ref().map(|(key, digest)| decode(key, *digest)),
             algorithm => {
                 let fitting = self.public.iter().filter(|key| {
-                    // A key without a name fits every token.
+                    // A key without an id fits every token, and every key fits a token without one.
                     let named = header.kid.is_none() || key.id.is_none() || key.id == header.kid;
                     named && key.algorithm == algorithm
                 });
-                // Several may fit while an issuer changes its keys: the one that signed it counts.
+                // Several keys may fit while an issuer rotates them: the one that signed the token counts.
                 let mut tried = None;
                 for public in fitting {
                     let decoded = decode(&public.key, public.digest);
@@ -217,7 +217,7 @@ impl Tokens {
     }
 }
 
-/// geth's form, or the bytes as they are without the line's end.
+/// Reads a secret: 64 hex digits (geth's form), or else the bytes without the whitespace around them.
 fn secret(file: &[u8]) -> Vec<u8> {
     let text = file.trim_ascii();
     let digits = text.strip_prefix(b"0x").unwrap_or(text);
@@ -229,7 +229,7 @@ fn secret(file: &[u8]) -> Vec<u8> {
     text.to_vec()
 }
 
-/// Those that can be used; files of issuers hold others too.
+/// Returns the keys that can be used; the files of issuers contain others too.
 fn public_keys(set: &JwkSet) -> Vec<PublicKey> {
     let usable = set.keys.iter().filter_map(|jwk| {
         let algorithm = match &jwk.algorithm {
@@ -267,7 +267,7 @@ static RING: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// One signature's check.
+/// Verifier of the signatures of one key.
 struct RingVerifier {
     algorithm: Algorithm,
     key: DecodingKey,
@@ -299,7 +299,7 @@ impl Verifier<Vec<u8>> for RingVerifier {
             }
             DecodingKeyKind::SecretOrDer(key) if self.algorithm == Algorithm::HS256 => {
                 let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
-                // In constant time.
+                // Compares in constant time.
                 ring::hmac::verify(&key, message, signature)
             }
             DecodingKeyKind::SecretOrDer(key) => {
@@ -331,7 +331,8 @@ mod tests {
 
     const SECRET: &[u8] = b"a secret of at least thirty-two bytes, for tests";
 
-    /// Of a pair whose private half was thrown away, and a token that it signed: `{"sub":"alice","exp":4102444800}`.
+    /// Public half of a key pair whose private half was discarded, and a token that it signed:
+    /// `{"sub":"alice","exp":4102444800}`.
     const MODULUS: &str = "oi0SOwrXwPP2xkJNfxZl64shw7oUIKi7_9hncxJmx3SNoH1wLTrZ3ee5yA4MhckYiJnUbh5FRV-KryhISFmOD86_ttvgIMireTc7ATzQTmqO2T4LXRzhIx2T6CAmc3s7SNuUP_onsVLty8dHqu-Ktecb6ko2JHsm8a68AnT3XIBGble1EC1rau5aa9XoaE8DCBdAx0CZc4m2wYRt-5T1qwgl8qXLWFRU3g0YHN2aAsJKCzbhkjQ1uhFoJW-85ERvUXk1OsYI-tXowz4nvOIlWLKlP6sI093GLnSC7_XVTuRAoGp8iKbNu-27GzHtjpHs3tLKEC_O8WTltTwUNmQxqQ";
     const RS256: &str = "eyJhbGciOiAiUlMyNTYiLCAia2lkIjogInRlc3QtcnNhIn0.eyJzdWIiOiAiYWxpY2UiLCAiZXhwIjogNDEwMjQ0NDgwMH0.ffz7LVbneqh06cfyEm_8lzkEZMACiht-DKHpPnwPykUeCl3FWIGLxD9keDcp_hQLeneHPLg0NYpGea9BiOrKO2URSQMg3Caq7S0UdoMDA50rWSk8DerVpNpNXurqD3tRLr8YCF5bvWJvnXLNV0tEabeyQUBSBR3ogfmWp2Ag2AMGwFzlAJtwpDYCn3itAbQOaXrn9VMulWOIe3nK15SliBA0AjKn2hqzhUCB-AmWx1QtZST1VRRSiDWheJglOJkWrRLcHSAUeX451eXoDCguQmzJPmRxcVGGqZwZPPI0OJtMm1YzKM_n1iNM7JXTuT9pV3Sj06soWCEXGhqku603eg";
 
@@ -481,7 +482,7 @@ mod tests {
                 .is_err()
         );
         assert!(tokens.verify(&es256(&json!({"alg": "RS256", "kid": "ec"}))).is_err());
-        // A symmetric key among public ones is nobody's, and a public key is no secret.
+        // A symmetric key among public ones is ignored, and a public key is not a secret.
         assert!(tokens.verify(&hs256(SECRET, &good)).is_err());
         assert!(tokens.verify(&hs256(&BASE64.decode(MODULUS).unwrap(), &good)).is_err());
     }

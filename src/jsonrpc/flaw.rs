@@ -1,26 +1,26 @@
-//! Flaws: what is wrong with a request of the right form, so that it is answered here, whatever it asks.
+//! Flaws of requests that have the right form: such a request is answered with an error here, whatever its method.
 
 use super::{ErrorObjectOwned, INVALID_PARAMS, INVALID_REQUEST, MAX_METHOD_NAME, METHOD_NOT_FOUND, error};
 
-/// Most arrays and objects inside each other in one request, the request itself among them; an array around a batch is not,
-/// so that an item is judged alike in a batch and alone.
+/// Most nesting levels of arrays and objects in one request, the request itself included. The array of a batch is not
+/// counted, so that an item is treated alike in a batch and alone.
 ///
-/// A node that takes a request for a syntax error closes the connection that it came on, which all clients share: geth
-/// does at 10,001 (Go `encoding/json/scanner.go`, `maxNestingDepth`; geth `rpc/json.go`, `readMessage`), nodes that
-/// read with Jackson (Besu) refuse 1,001 (`StreamReadConstraints`), with serde_json 128, with System.Text.Json
-/// (Nethermind) 65 (`JsonReaderOptions.MaxDepth`). The least of these is the limit: no call of the field has more than
-/// a dozen.
+/// A node that takes a request for a syntax error closes its connection, which all clients share: geth does so at
+/// 10,001 levels (Go `encoding/json/scanner.go`, `maxNestingDepth`; geth `rpc/json.go`, `readMessage`), nodes that
+/// read with Jackson (Besu) reject 1,001 (`StreamReadConstraints`), with serde_json 128, with System.Text.Json
+/// (Nethermind) 65 (`JsonReaderOptions.MaxDepth`). The limit is the least of these: no call in use has more than a
+/// dozen.
 pub const MAX_DEPTH: usize = 64;
 
-/// The reason for which a request is neither forwarded nor looked up.
+/// Reason why a request is neither forwarded nor looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// Nested deeper than [`MAX_DEPTH`].
     TooDeep,
     /// A method name longer than [`MAX_METHOD_NAME`].
     LongName,
-    /// A method name of other characters than `A-Z a-z 0-9 _ .`: some nodes trim names, or compare them in another way than
-    /// the list of what may be called does.
+    /// A method name with characters other than `A-Z a-z 0-9 _ .`: some nodes trim names, or compare them differently
+    /// from the list of allowed methods.
     OddName,
 }
 
@@ -37,7 +37,7 @@ impl Flaw {
         }
     }
 
-    /// The error that answers a request of this method.
+    /// Returns the error that answers a request of this method.
     #[must_use]
     pub fn error(self, method: &str) -> ErrorObjectOwned {
         match self {
@@ -54,7 +54,7 @@ impl Flaw {
     }
 }
 
-/// Checks if a name is one that a method can have: `[A-Za-z0-9_.]+`.
+/// Checks if a name is a valid method name: `[A-Za-z0-9_.]+`.
 #[must_use]
 pub fn is_method_name(name: &str) -> bool {
     !name.is_empty()
@@ -63,7 +63,7 @@ pub fn is_method_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.')
 }
 
-/// geth's words for a method that it does not offer; ethers 6 knows it by these words (PROTOCOL J17).
+/// Returns geth's error for a method that it does not offer; ethers 6 recognises the message (PROTOCOL J17).
 #[must_use]
 pub fn not_available(method: &str) -> ErrorObjectOwned {
     let message = format!("the method {method} does not exist/is not available");
@@ -73,7 +73,7 @@ pub fn not_available(method: &str) -> ErrorObjectOwned {
 /// Checks if a JSON value nests arrays and objects deeper than `max`, in one pass over bytes that are known to be JSON.
 /// Most requests are too short to need the pass.
 fn is_deeper_than(json: &str, max: usize) -> bool {
-    // Each level opens and closes.
+    // Each level takes two bytes: it opens and closes.
     if json.len() < 2 * (max + 1) {
         return false;
     }
@@ -88,7 +88,7 @@ fn is_deeper_than(json: &str, max: usize) -> bool {
                 }
             }
             b']' | b'}' => depth = depth.saturating_sub(1),
-            // Past the string: what it holds is text, and what follows a backslash does not end it.
+            // Skip the string: its brackets are text, and an escaped quote does not end it.
             b'"' => {
                 while let Some(byte) = bytes.next() {
                     match byte {
@@ -131,7 +131,7 @@ mod tests {
         }
     }
 
-    /// A value of so many levels; what stands around the innermost is repeated.
+    /// Returns a value of this many levels: `open` and `close` are repeated around the innermost value.
     fn nested(open: &str, close: &str, levels: usize) -> String {
         open.repeat(levels) + "1" + &close.repeat(levels)
     }
@@ -160,8 +160,8 @@ mod tests {
                     Ok(Message::Single(Item::Call(_))) => false,
                     other => panic!("{other:?} for {levels} of {open}"),
                 };
-                // In each member that a request can have, and in those that none has; the last of two counts for its value,
-                // and both for their depth.
+                // In each member that a request can have, and in unknown ones. Of two equal members the last gives
+                // the value, and both count for the depth.
                 for member in ["params", "PARAMS", "p\\u0061rams", "extra", "result"] {
                     let text = call(&format!("\"{member}\":{value}"));
                     assert_eq!(flaw(&text), is_deep, "{levels} of {open} in {member}");
@@ -187,7 +187,7 @@ mod tests {
                 other => panic!("{other:?} for {members}"),
             }
         }
-        // A string that ends counts again.
+        // Brackets count again after the end of a string.
         let after = format!(r#""params":["\\",{}]"#, nested("[", "]", deepest));
         check(&call(&after), "TooDeep 7");
     }
@@ -199,7 +199,7 @@ mod tests {
         let silent = bad.replace(r#""id":7,"#, "");
         check(&format!("[{good},{bad},{silent}]"), "call 7, TooDeep 7, TooDeep -");
         check(&format!("[{bad},{bad},{bad},{bad}]"), "too many, first 7");
-        // What is no request is answered as that, however deep.
+        // A value that is not a request is answered as invalid, however deep it is.
         for levels in [2, 10_001, 100_000] {
             check(&nested("[", "]", levels), "invalid null");
             check(&nested("{\"a\":", "}", levels), "invalid null");

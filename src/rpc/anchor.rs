@@ -1,14 +1,14 @@
-//! What an answer stands on, and so how long it holds. No I/O, no clock.
+//! Anchors: the state that an answer depends on, and so the time for which it is valid. No I/O, no clock.
 //!
 //! ```text
-//! chain      the era: until the chain begins anew, or somebody changes it at will
-//! software   which node, for a while
-//! branch     the era and what was taken back: a block by number, not final yet
-//! head       as branch, and the newest number
+//! chain      the era: until continuity is lost, or a command changes a development chain
+//! software   one node, for a while
+//! branch     the era and its reorgs: a block by number that is not final yet
+//! head       as branch, and the number of the head
 //! ```
 //!
-//! An anchor is part of the key under which an answer is kept. So nothing is ever searched for and thrown away when the head
-//! moves or a branch is left: its key is asked for no more.
+//! The anchor is part of the cache key. So a new head or a reorg needs no search for answers to invalidate: nothing
+//! looks up the old keys any more.
 
 use std::time::Duration;
 
@@ -17,41 +17,41 @@ use super::params::BlockName;
 use crate::chain::View;
 use crate::upstream::{Reach, UpstreamId};
 
-/// What an answer stands on.
+/// State that an answer depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Anchor {
-    /// It holds as long as the chain does.
+    /// Valid as long as the chain is the same.
     Chain {
         /// See [`Ground::era`].
         era: u64,
     },
-    /// It holds as long as this node runs the same software.
+    /// Valid as long as this node runs the same software.
     Software {
         /// See [`Ground::era`].
         era: u64,
-        /// Which node.
+        /// Node in use; `None` before the first.
         node: Option<UpstreamId>,
     },
-    /// It holds until blocks are taken back.
+    /// Valid until the next reorg or rewind.
     Branch {
         /// See [`Ground::era`].
         era: u64,
         /// See [`View::branch`].
         branch: u64,
     },
-    /// It holds until the next head.
+    /// Valid until the next head.
     Head {
         /// See [`Ground::era`].
         era: u64,
         /// See [`View::branch`].
         branch: u64,
-        /// The newest number.
+        /// Number of the head.
         number: u64,
     },
 }
 
 impl Anchor {
-    /// The same in numbers: which kind, and what it is made of.
+    /// Returns the anchor as numbers: its kind, then its fields, then zeros.
     #[must_use]
     pub fn parts(&self) -> [u64; 4] {
         match *self {
@@ -62,60 +62,61 @@ impl Anchor {
         }
     }
 
-    /// After so long it is asked for again, though it may hold.
+    /// Returns the time after which an answer is requested again even if its anchor is still valid.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         const MINUTE: Duration = Duration::from_secs(60);
         match self {
             // Some chains complete a block later on (zkSync's batch numbers).
             Self::Chain { .. } => 60 * MINUTE,
-            // A node may be started anew with another version.
+            // A node may be restarted with another version.
             Self::Software { .. } => 10 * MINUTE,
             Self::Branch { .. } => 30 * MINUTE,
-            // An idle development chain is changed between its blocks, at the node itself.
+            // The state of an idle development chain can be changed at the node itself, between its blocks.
             Self::Head { .. } => Duration::from_secs(5),
         }
     }
 }
 
-/// What an answer can stand on at one moment.
+/// State of the chain and of the nodes at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Ground {
-    /// The chain as it was published.
+    /// Published chain.
     pub view: View,
-    /// Another one where nothing holds that was known of the chain.
+    /// Number of the era; a new one begins when all that was known of the chain is void.
     pub era: u64,
-    /// A node has told of this later block than was published: the head that is known is not the newest.
+    /// Block number beyond the published head that a node has reported: the published head is not the newest.
     pub outrun: Option<u64>,
-    /// The node in use, or the one that was last.
+    /// Node in use, or the last one that was.
     pub node: Option<UpstreamId>,
-    /// The number of the block that the call names by its hash, where that block is held. One that is not is taken to be old:
-    /// what is held reaches back from the head, and a node that knows no such block says so.
+    /// Number of the block that the call names by its hash, if the block is in memory. Any other block is taken to be
+    /// old: memory reaches back from the head, and a node reports a block that it does not know.
     pub named: Option<u64>,
 }
 
-/// How a call can be treated.
+/// Routing and caching of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// What the answer stands on; `None`: nothing is kept, and nobody shares it.
+    /// Anchor of the answer; `None` if the answer is neither cached nor shared.
     pub anchor: Option<Anchor>,
-    /// How far a node must have come to answer.
+    /// Block that a node must have reached to answer.
     pub reach: Reach,
-    /// What one node has in its memory and the others have not.
+    /// `true` if the answer is in the memory of one node and not of the others: the node in use is asked.
     pub of_node: bool,
-    /// State so old that only archives have it.
+    /// `true` if the state is so old that only archives have it.
     pub archive: bool,
 }
 
-/// Blocks so near to the head are new to nodes.
+/// Distance from the head, in blocks, up to which a block is new to nodes.
 pub const FRESH: u64 = 16;
 
-/// Beyond so many blocks nodes that are no archives have no state (geth `core/state/pruner`, `TriesInMemory`).
+/// Number of recent blocks whose state all nodes have; older state is in archives only (geth `core/state/pruner`,
+/// `TriesInMemory`).
 const STATE_KEPT: u64 = 128;
 
 impl Ground {
-    /// What the answer to a call stands on, where `block` is what the parameter at its place names: `None` where there is
-    /// none, `Some(None)` where it is not understood.
+    /// Plans a call. `block` is the block that the parameter names: `None` without the parameter, `Some(None)` for a
+    /// parameter that is not understood.
     #[must_use]
     pub fn plan(&self, basis: Basis, block: Option<Option<BlockName>>) -> Plan {
         let anywhere = |anchor| Plan {
@@ -152,7 +153,7 @@ impl Ground {
         }
     }
 
-    /// What the logs up to this block stand on; near the head a node may not have indexed all of them yet.
+    /// Plans a call for the logs up to this block; near the head a node may not have indexed all of them yet.
     #[must_use]
     pub fn plan_logs(&self, last: BlockName) -> Plan {
         match (last, self.view.head) {
@@ -174,7 +175,7 @@ impl Ground {
                     ..self.unkept()
                 };
             }
-            // A block that has a hash never changes.
+            // A block that is named by its hash never changes.
             BlockName::Hash(_) => {
                 return Plan {
                     anchor: Some(Anchor::Chain { era }),
@@ -207,7 +208,8 @@ impl Ground {
             } else {
                 Anchor::Branch { era, branch }
             }),
-            // The newest must be on the branch that clients know; of older ones it is known by now.
+            // A recent block must be on the branch that clients know; an old one is on the branch of every node that
+            // has reached it.
             reach: if self.is_old(Some(number)) {
                 Reach::Number(number)
             } else {
@@ -218,7 +220,8 @@ impl Ground {
         }
     }
 
-    /// Whether only archives have the state of a block of this number, or of one whose number is not known.
+    /// Checks if only archives have the state of a block of this number; a block of unknown number (`None`) counts as
+    /// old.
     fn is_old(&self, number: Option<u64>) -> bool {
         let head = self.view.head.map_or(0, |head| head.number);
         number.is_none_or(|number| head.saturating_sub(number) >= STATE_KEPT)

@@ -1,4 +1,5 @@
-//! Answers about what is named by its hash, checked against it before they are kept or shared.
+//! Answers about blocks and transactions that a call names by hash, checked against the hash before they are cached
+//! or shared.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,34 +10,35 @@ use serde_json::value::RawValue;
 use super::params::{self, BlockName};
 use crate::chain::{Verify, receipts};
 
-/// The check of answers by hash.
+/// Check of answers against hashes.
 #[derive(Debug)]
 pub struct ByHash {
     verify: Verify,
-    /// A header was what its hash stands for: each must be. On some chains none is.
+    /// `true` once a header matched its recomputed hash: from then on each header must. On some chains none does.
     hashes_hold: AtomicBool,
 }
 
-/// The hash that an answer has to be about.
+/// Hash that an answer must be about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
     hash: B256,
     shape: Shape,
 }
 
-/// The place in an answer of its hash.
+/// Place of the hash in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
-    /// A block or header: `hash`, by which all of it is named.
+    /// A block or header: in `hash`, which is computed from the whole header.
     Header,
-    /// An object, in this member.
+    /// An object: in this member.
     Member(&'static str),
-    /// A list, in the `blockHash` of each of its objects.
+    /// A list: in the `blockHash` of each of its objects.
     List,
 }
 
 impl Expected {
-    /// Returns the check for a call; `None` where it names nothing by a hash, or its answer does not repeat the hash.
+    /// Returns the check of a call's answer; `None` if the call names no hash, or its answer does not repeat the
+    /// hash.
     #[must_use]
     pub fn of(method: &str, params: &str) -> Option<Self> {
         let shape = match method {
@@ -61,7 +63,7 @@ impl Expected {
 }
 
 impl ByHash {
-    /// With `receipts` the hash of a header is recomputed.
+    /// Creates the check; with [`Verify::Receipts`] the hashes of headers are recomputed.
     #[must_use]
     pub fn new(verify: Verify) -> Self {
         Self {
@@ -70,7 +72,7 @@ impl ByHash {
         }
     }
 
-    /// `true` where an answer is about what was asked for. `null` is about nothing else.
+    /// Checks if an answer is about the expected hash; `null` always passes.
     pub fn fits(&self, expected: Expected, json: &Bytes) -> bool {
         let Expected { hash, shape } = expected;
         if json.trim_ascii() == b"null" {

@@ -1,4 +1,4 @@
-//! Answers that are kept, and calls that are under way: equal ones share one answer.
+//! Cache of answers, and calls in flight: equal calls share one answer.
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,29 +14,30 @@ use super::anchor::Anchor;
 use crate::jsonrpc::Outcome;
 use crate::upstream::CallError;
 
-/// What an entry costs beside its bytes, roughly: the key and moka's own records.
+/// Approximate size of an entry besides its answer, in bytes: the key and moka's own records.
 const OVERHEAD: usize = 256;
 
-/// An answer longer than this part of the whole is not kept: it would drive out everybody else's.
+/// Part of the cache that one answer may fill (one sixteenth); a longer one would evict the answers of all others.
 const LARGEST_PART: u64 = 16;
 
-/// What is asked, and what the answer stands on.
+/// Call and anchor under which an answer is cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     anchor: Anchor,
-    /// SHA-256 of the anchor, the method and the canonical parameters: these may be long.
+    /// SHA-256 of the anchor, the method and the canonical parameters, since these may be long.
     digest: [u8; 32],
 }
 
 impl Hash for Key {
-    /// A part of the digest does: moka hashes a key several times, and whole that took a twentieth of a call's time.
+    /// Hashes a part of the digest: moka hashes a key several times, and the whole key took a twentieth of a call's
+    /// time.
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.digest[..8]);
     }
 }
 
 impl Key {
-    /// Of a method with canonical parameters.
+    /// Creates the key of a method with canonical parameters.
     #[must_use]
     pub fn new(anchor: Anchor, method: &str, params: &str) -> Self {
         let mut hash = Context::new(&SHA256);
@@ -52,21 +53,21 @@ impl Key {
     }
 }
 
-/// An answer of a node, or why there is none.
+/// Answer of a node, or the reason why there is none.
 type Answer = Result<Outcome, CallError>;
 
-/// Who answered.
+/// Source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
-    /// It was kept.
+    /// Cached answer.
     Memory,
-    /// Somebody else was asking the same.
+    /// Answer to an equal call that was in flight.
     Shared,
-    /// A node.
+    /// Answer of a node to this call.
     Node,
 }
 
-/// Bounded in bytes; what was not asked for the longest time goes first.
+/// Cache of answers, bounded in bytes; the least recently used answer is evicted first.
 #[derive(Debug)]
 pub struct Cache {
     kept: Kept<Key, Bytes>,
@@ -82,13 +83,14 @@ impl Expiry<Key, Bytes> for Lifetimes {
 }
 
 impl Cache {
-    /// Keeps so many bytes.
+    /// Creates a cache of at most this many bytes, overhead included.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         let weigh = |_: &Key, answer: &Bytes| u32::try_from(answer.len() + OVERHEAD).unwrap_or(u32::MAX);
         let kept = Kept::builder()
             .max_capacity(max_bytes)
-            // A new head's answers are wanted by everybody and have no past by which they could be preferred.
+            // LRU: all clients request the answers of a new head, which have no past use by which they could be
+            // preferred.
             .eviction_policy(EvictionPolicy::lru())
             .weigher(weigh)
             .expire_after(Lifetimes)
@@ -97,8 +99,8 @@ impl Cache {
         Self { kept, largest }
     }
 
-    /// The answer to a question: kept, that of somebody who is asking the same just now, or by `ask`. Of what a node said
-    /// only a result is kept, and only where `holds` says that it will be the same.
+    /// Returns the answer to a call: the cached one, that of an equal call in flight, or the one by `ask`. Only a
+    /// node's result is cached, and only if `holds` returns `true` for it: it will stay the same.
     pub async fn answer<A: Future<Output = Answer>>(
         &self,
         key: Key,
@@ -112,15 +114,16 @@ impl Cache {
         let asking = async {
             asked.store(true, Ordering::Relaxed);
             match ask().await {
-                // Copied: it may be a small part of what was read from the node at once, which must not stay with it.
+                // Copied: the answer may be a small part of a buffer read from the node, which must not stay in
+                // memory with it.
                 Ok(Outcome::Result(json)) if json.len() <= self.largest && holds(&json) => {
                     Ok(Bytes::copy_from_slice(&json))
                 }
-                // Shared by all who wait for it, and forgotten.
+                // Shared by all calls that wait for it, and not cached.
                 other => Err(other),
             }
         };
-        // Boxed, both: moka holds its argument several times over, and what is kept is answered without either.
+        // Both are boxed: moka's future contains its argument several times, and a cached answer needs neither box.
         let answer = match Box::pin(self.kept.try_get_with(key, Box::pin(asking))).await {
             Ok(json) => Ok(Outcome::Result(json)),
             Err(unkept) => (*unkept).clone(),
@@ -129,19 +132,19 @@ impl Cache {
         (answer, by)
     }
 
-    /// What is kept under this key.
+    /// Returns the cached answer under this key.
     pub async fn get(&self, key: &Key) -> Option<Bytes> {
         self.kept.get(key).await
     }
 
-    /// Keeps an answer under another key too.
+    /// Caches an answer under another key too, if it is not too long.
     pub async fn keep(&self, key: Key, json: Bytes) {
         if json.len() <= self.largest {
             self.kept.insert(key, json).await;
         }
     }
 
-    /// Entries and bytes.
+    /// Returns the number of entries, and their bytes with overhead.
     pub async fn size(&self) -> (u64, u64) {
         self.kept.run_pending_tasks().await;
         (self.kept.entry_count(), self.kept.weighted_size())
@@ -211,14 +214,14 @@ mod tests {
             let question = question.to_string();
             let _ = cache.answer(key(&question, 0), |_| true, || async { long() }).await;
             let _ = cache.answer(key("0", 0), |_| true, || async { long() }).await;
-            // moka looks at what was asked for now and then; here, each time.
+            // moka applies the recorded look-ups now and then; here, after each one.
             let _ = cache.size().await;
         }
         let (entries, bytes) = cache.size().await;
         assert!((10..=15).contains(&entries) && bytes <= 64 << 10, "{entries}, {bytes}");
         assert!(cache.get(&key("0", 0)).await.is_some(), "asked for again and again");
         assert!(cache.get(&key("1", 0)).await.is_none());
-        // Above a sixteenth of it nothing is kept.
+        // An answer longer than a sixteenth of the cache is not cached.
         let longer = || Ok(Outcome::Result(Bytes::from(vec![b'1'; 4097])));
         let _ = cache.answer(key("x", 0), |_| true, || async { longer() }).await;
         assert!(cache.get(&key("x", 0)).await.is_none());

@@ -1,4 +1,4 @@
-//! What a call comes to: what is known already, what is held or kept, or what a node says.
+//! Answers to calls: known already, from blocks in memory, from the cache, or from a node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,45 +29,46 @@ use crate::subscription::Registry;
 use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel, ReasonLabel};
 use crate::upstream::{Ask, CallError, Pool, Reach, Repeat, UpstreamId, Whom};
 
-/// A block that clients were shown may be asked for before the node that answers can tell it: asked again after so long.
+/// Waits before a node is asked again for a published block that it does not have yet.
 const MISSING: [Duration; 3] = [
     Duration::from_millis(20),
     Duration::from_millis(80),
     Duration::from_millis(320),
 ];
 
-/// How long the logs of the newest block are waited for before a node is asked for them.
+/// Longest wait for the logs of the newest block before a node is asked for them.
 const LOGS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Largest lead over the published head, in blocks, that is taken from a number in a node's answer: a trusted node is
-/// not far ahead, and the claim of a single one must not keep answers out of the cache for long.
+/// not far ahead, and the claim of a single node must not keep answers out of the cache for long.
 const MAX_OUTRUN: u64 = 64;
 
-/// Answers from here on are put together a few at a time, in bytes.
+/// Length of answers, in bytes, above which few are put together at the same time.
 const LONG: usize = 1 << 20;
 
-/// Long answers that are put together at the same time.
+/// Most long answers that are put together at the same time.
 const BUILDERS: usize = 2;
 
-/// Calls under way of accounts whose answers are long: with answers of 20 MiB, 0.7 s of a link of 1 Gbit/s.
+/// Most calls in flight of accounts whose answers are long: with answers of 20 MiB, 0.7 s of a link of 1 Gbit/s.
 const LONG_CALLS: usize = 4;
 
-/// Calls under way of accounts whose windows are full: slow ones do not stop the others of a new account.
+/// Most calls in flight beyond the windows of their accounts: slow calls of a new account do not stop its other
+/// calls.
 const BEYOND_CALLS: usize = 8;
 
-/// Long answers of one account that wait to be put together.
+/// Most long answers of one account that wait to be put together.
 const MAX_BUILDS: usize = 64;
 
-/// Calls of one account that wait to be sent to a node; as many again as it may have under way where
-/// `node.max_in_flight` is as by default.
+/// Most calls of one account that wait to be sent to a node: as many as it may have in flight with the default of
+/// `node.max_in_flight`.
 const MAX_WAITING: usize = 1024;
 
 type Answer = Result<Outcome, CallError>;
 
-/// Places of a call under way: in its account's window, or beyond it, and among all calls.
+/// Places of a call in flight: in its account's window, or else beyond it, and among all calls.
 type Turn<'a> = (Option<Counted<'a>>, Option<Place>, Place);
 
-/// Answers calls.
+/// Service that answers calls.
 #[derive(Debug)]
 pub struct Calls {
     pool: Arc<Pool>,
@@ -75,29 +76,29 @@ pub struct Calls {
     registry: Arc<Registry>,
     cache: Cache,
     filters: Filters,
-    /// Room for answers that are put together, or wait to be read over HTTP.
+    /// Bytes of answers that are put together, or wait to be read over HTTP.
     pub(super) answers: Arc<Budget>,
-    /// Places for calls under way at the nodes.
+    /// Places for calls in flight at the nodes.
     places: Arc<FairPool>,
-    /// Places for calls of accounts whose answers are long.
+    /// Places for calls in flight of accounts whose answers are long.
     long: Arc<FairPool>,
-    /// Places for calls beyond the windows of their accounts.
+    /// Places for calls in flight beyond the windows of their accounts.
     beyond: Arc<FairPool>,
-    /// Places for those who put a long answer together.
+    /// Places for long answers that are put together.
     builders: Arc<FairPool>,
     finality: Finality,
     outrun: Outrun,
     by_hash: ByHash,
-    /// Times that somebody changed a development chain at will.
+    /// Number of commands that changed a development chain; added to the era.
     changes: AtomicU64,
-    /// The node in use, or the one that was last.
+    /// Node in use, or the last one that was.
     node: Mutex<Option<UpstreamId>>,
     settings: RpcSettings,
     metrics: Arc<Metrics>,
 }
 
 impl Calls {
-    /// Answers from `tip` and `registry`, and asks `pool` for the rest.
+    /// Creates the service: it answers from `tip` and `registry`, and asks `pool` for the rest.
     #[must_use]
     pub fn new(
         pool: Arc<Pool>,
@@ -127,7 +128,7 @@ impl Calls {
         }
     }
 
-    /// What a call comes to; every failure is an error object.
+    /// Returns the outcome of a call; every failure is an error object.
     pub async fn answer(&self, method: String, params: String, caller: &Caller) -> Outcome {
         if params.len() > self.settings.max_request_bytes {
             self.count("too_large");
@@ -156,7 +157,7 @@ impl Calls {
         }
     }
 
-    /// Entries and bytes that are kept.
+    /// Returns the number of cached answers, and their bytes.
     pub async fn kept(&self) -> (u64, u64) {
         self.cache.size().await
     }
@@ -175,7 +176,7 @@ impl Calls {
             method,
             params,
             class: known.name,
-            // Whoever was told of a later block is not asked to forget it.
+            // A client that has seen a later block is not answered from before it.
             reach: self.outrun().map_or(Reach::Head, Reach::Beyond),
             whom: Whom::InUse,
             repeat: Repeat::Read,
@@ -185,7 +186,7 @@ impl Calls {
         };
         match known.role {
             Role::Logs => return Box::pin(self.logs(known, ask, owner)).await,
-            // On the heap: a call that memory answers has no room for the way to a node.
+            // On the heap: the future of a call that is answered from memory does not contain the way to a node.
             Role::Read(basis) => return Box::pin(self.read(known, basis, ask, owner)).await,
             Role::ChainId | Role::OfNode => ask.reach = Reach::Anywhere,
             Role::BlockNumber => {
@@ -231,7 +232,8 @@ impl Calls {
                 ask.repeat = Repeat::Never;
                 ask.reach = Reach::Anywhere;
                 let answer = self.forwarded(caller, self.pool.call(&ask).boxed()).await;
-                // A node that refuses has changed nothing, and most do: anybody may ask.
+                // A node that answers with an error has changed nothing. Most nodes do, and any client may send these
+                // calls.
                 let refused = matches!(
                     answer,
                     Ok(Outcome::Error(_)) | Err(CallError::Unavailable | CallError::Throttled(_))
@@ -248,7 +250,7 @@ impl Calls {
         self.forwarded(caller, self.pool.call(&ask).boxed()).await
     }
 
-    /// What needs no node, unless it has parameters that it does not take: those are the node's business.
+    /// Returns the answer that needs no node. A call with unexpected parameters is left to the node.
     fn known(&self, role: Role, params: &str) -> Option<Outcome> {
         let json = match role {
             Role::ChainId if is_empty(params) => Bytes::copy_from_slice(self.pool.chain_id()?.as_bytes()),
@@ -258,14 +260,14 @@ impl Calls {
         Some(Outcome::Result(json))
     }
 
-    /// What the newest number is, where that is known here as well as at a node.
+    /// Returns the head, if the nodes are not known to have a newer block or to be on their way to another branch.
     fn newest(&self) -> Option<BlockRef> {
         let view = self.tip.view();
         let head = view.head.filter(|_| view.is_settled)?;
         self.outrun.beyond(head.number).is_none().then_some(head)
     }
 
-    /// The block beyond the published head of which a node has told lately.
+    /// Returns the block number beyond the published head that a node has reported lately.
     fn outrun(&self) -> Option<u64> {
         self.outrun.beyond(self.tip.view().head?.number)
     }
@@ -284,7 +286,8 @@ impl Calls {
         }
     }
 
-    /// The number of the block that is named by its hash, where it is held; looked up only where that decides anything.
+    /// Returns the number of a block that is named by its hash, if it is in memory; looked up only if there are
+    /// archives, for which alone it matters.
     fn number_held(&self, block: Option<BlockName>) -> Option<u64> {
         let (BlockName::Hash(hash) | BlockName::Canonical(hash)) = block.filter(|_| self.pool.has_archives())? else {
             return None;
@@ -293,7 +296,7 @@ impl Calls {
             .with_history(|history| Some(history.find(hash)?.header.block.number))
     }
 
-    /// Whether the published chain goes on above this number, and has no block of it.
+    /// Checks if the published chain has no block of this number and goes on above it, as far as it is in memory.
     fn has_no_block(&self, number: u64) -> bool {
         self.registry.with_history(|history| {
             let reaches_down = history.oldest().is_some_and(|oldest| oldest.number() <= number);
@@ -327,9 +330,9 @@ impl Calls {
         self.look_for_finality(&ground, Some(last));
         route(&mut ask, ground.plan_logs(last));
         let by_hash = matches!(last, BlockName::Hash(_));
-        // A node that has a block may not have indexed it yet: that there is nothing must not be said for long.
+        // A node that has a block may not have indexed it yet: an empty list of its logs must not be cached.
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
-        // What is not understood is between the client and the node.
+        // The answer to a query that is not understood here is not cached.
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
         let expected = Expected::of(known.name, &ask.params);
         let asking = || self.ask(&ask, expected, |_| true).boxed();
@@ -340,7 +343,8 @@ impl Calls {
         answer
     }
 
-    /// The blocks that a question is about, as soon as everything is held that was published.
+    /// Returns the blocks of a query, as soon as all that was published is in memory; waits for [`LOGS_PATIENCE`] at
+    /// most.
     async fn held_logs(&self, query: &LogQuery) -> Held {
         let mut published = self.registry.watch_published();
         let until = tokio::time::Instant::now() + LOGS_PATIENCE;
@@ -377,8 +381,8 @@ impl Calls {
         outcome.unwrap_or_else(|| error(RESPONSE_TOO_LARGE, "response too large").into())
     }
 
-    /// A place and room for a long answer, before it is put together: hundreds at the same time would be hundreds of times as
-    /// much memory, and no sooner.
+    /// Takes a place and room for a long answer, before it is put together: hundreds at the same time would need
+    /// hundreds of times as much memory, and finish no sooner.
     async fn builder(&self, owner: Owner, bytes: usize) -> Result<(Place, Charge), Full> {
         let place = self.builders.acquire(owner).await?;
         Ok((place, self.answers.charge(owner, bytes)?))
@@ -414,13 +418,15 @@ impl Calls {
         let of_block = known.is_of_a_block_itself();
         let tells_number = matches!(known.name, "eth_getBlockByNumber" | "eth_getBlockByHash");
         let head = ground.view.head;
-        // Whether it is what it was asked for: a node behind a balancer may not have what another one announced.
+        // Checks if the requested block is there: a node behind a balancer may not have the block that another node
+        // announced.
         let is_there = |json: &Bytes| match (block.flatten(), head) {
             _ if !of_block => true,
             (Some(BlockName::Number(number)), Some(head)) if number <= head.number && number + FRESH > head.number => {
                 !is_null(json) || self.has_no_block(number)
             }
-            // A node that went back a long way denies older blocks, too, until its next head says so.
+            // A node that went back a long way answers `null` for older blocks, too, before its next head reports the
+            // rewind.
             (Some(BlockName::Number(number)), Some(head)) if number <= head.number => {
                 !is_null(json) || !self.is_published(number)
             }
@@ -431,13 +437,13 @@ impl Calls {
             _ => true,
         };
         let holds = |json: &Bytes| {
-            // A transaction that is pending, or not known yet, is another thing in the next moment.
+            // The answer for a transaction that is pending, or unknown, may be another one in the next moment.
             let in_block = || params::member(json, "blockHash").is_some_and(|hash| hash.get() != "null");
             let is_nothing = is_null(json) || of_block && is_empty_list(json);
             !is_nothing && is_there(json) && (!of_transaction || in_block())
         };
-        // What was published is denied by nobody as long as it stands: the nodes are on their way to another branch, and
-        // whoever is told now that there is no such block has been told by `eth_blockNumber` that there is.
+        // A published block is never answered with `null` while it is canonical: the nodes are on their way to
+        // another branch, and `eth_blockNumber` has reported the block to clients. They get an error instead.
         let missing = |json: &Bytes| {
             let head = head.filter(|_| ground.outrun.is_none() && is_null(json) && !is_there(json))?;
             (self.tip.view().branch == ground.view.branch).then_some(CallError::Behind(head.number))
@@ -455,7 +461,7 @@ impl Calls {
         let (answer, by) = self
             .kept_or_asked(known, plan.anchor, (&ask, owner), holds, asking)
             .await;
-        // A block that is named in a way that is not understood here may be the pending one.
+        // A block parameter that is not understood here may name the pending block.
         let of_blocks = block != Some(None) && !(plan.of_node && plan.anchor.is_none());
         if let (Ok(Outcome::Result(json)), By::Node, true) = (&answer, by, of_blocks) {
             if tells_number {
@@ -474,26 +480,26 @@ impl Calls {
         answer
     }
 
-    /// What a node tells of a block beyond the head that was published says that the head is not the newest. Only where the
-    /// question was understood: the pending block has a number beyond the head as well, and who asks for it by each head
-    /// would keep everybody's answers from being kept.
+    /// Records the number of a block in a node's answer: beyond the published head, it shows that the head is not the
+    /// newest block. Only for calls that were understood: the pending block has a number beyond the head as well, and
+    /// a client that asks for it at each head would keep the answers of all clients out of the cache.
     fn heed(&self, number: Option<u64>) {
         if let (Some(head), Some(number)) = (self.tip.view().head, number)
             && number > head.number
         {
-            // A lead is bounded, so one node's claim is void after a few blocks.
+            // The lead is bounded, so that the claim of one node is void after some blocks.
             self.outrun.note(number.min(head.number + MAX_OUTRUN));
         }
     }
 
-    /// As [`Self::heed`], of the last of a list of logs or receipts.
+    /// Records the last block number of a list of logs or receipts, as in [`Self::heed`].
     fn heed_last(&self, answer: &Answer) {
         if let Ok(Outcome::Result(list)) = answer {
             self.heed(params::last_block_number(list));
         }
     }
 
-    /// The place of a transaction in a final block is kept as long as the chain is the same.
+    /// Caches a transaction or receipt of a final block for as long as the chain is the same.
     async fn settle(&self, ground: &Ground, ask: &Ask, number: Option<u64>, json: &Bytes) {
         if let (Some(number), Some(newest)) = (number, ground.view.final_block)
             && number <= newest
@@ -508,7 +514,7 @@ impl Calls {
         self.cache.get(&settled_key(ground, ask)?).await
     }
 
-    /// Asks which block is final, where that would help and has not been asked for a while.
+    /// Asks a node for the final block, if this block may be final and the last question is some time ago.
     fn look_for_finality(&self, ground: &Ground, block: Option<BlockName>) {
         let (Some(head), Some(BlockName::Number(number))) = (ground.view.head, block) else {
             return;
@@ -535,8 +541,8 @@ impl Calls {
             self.note(known, "memory");
             return (Ok(Outcome::Result(kept)), By::Memory);
         }
-        // Taken before the answer is shared: an equal call of another account must not wait behind the other calls of
-        // this one.
+        // The place is taken before the answer is shared: an equal call of another account must not wait behind the
+        // other calls of this account.
         let _turn = match self.turn(owner, &ask.conduct).await {
             Ok(turn) => turn,
             Err(full) => return (Ok(full.into()), By::Node),
@@ -556,7 +562,11 @@ impl Calls {
         (answer, by)
     }
 
-    /// Asks again for a while, as long as it is not there, or something else is.
+    /// Asks a node, and again after each wait of [`MISSING`] while the block is not there or the answer is about
+    /// another hash.
+    ///
+    /// # Errors
+    /// [`CallError::Another`] if the last answer is still about another hash.
     async fn ask(&self, ask: &Ask, expected: Option<Expected>, is_there: impl Fn(&Bytes) -> bool) -> Answer {
         let fits = |json: &Bytes| expected.is_none_or(|expected| self.by_hash.fits(expected, json));
         let is_there = |json: &Bytes| fits(json) && is_there(json);
@@ -587,8 +597,9 @@ impl Calls {
         }
     }
 
-    /// Takes a call's places: one of all calls, and before it one of its account's window. Where its answers were long,
-    /// it takes one of [`LONG_CALLS`] instead; where the window is full, the first that is free of it and [`BEYOND_CALLS`].
+    /// Takes the places of a call: first one in its account's window, then one among all calls. An account whose
+    /// answers were long takes one of [`LONG_CALLS`] in place of the first; if the window is full, the call takes the
+    /// first place that is free in the window or among [`BEYOND_CALLS`].
     async fn turn<'a>(&self, owner: Owner, conduct: &'a Conduct) -> Result<Turn<'a>, Full> {
         awaited().await;
         let (counted, place) = if conduct.gets_long_answers() {
@@ -604,6 +615,9 @@ impl Calls {
     }
 
     /// Takes a place as soon as it is this account's turn.
+    ///
+    /// # Errors
+    /// [`Full`] if too many calls wait, or if no place is free for this account within the time limit.
     async fn place_of(&self, places: &Arc<FairPool>, owner: Owner) -> Result<Place, Full> {
         let place = tokio::time::timeout(self.settings.patience, places.acquire(owner)).await;
         let place = place.unwrap_or(Err(Full("too many calls under way")));
@@ -619,7 +633,8 @@ impl Calls {
         self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// Boxed: the way to a node has a large state, which would else be part of every call's, also where the answer is known.
+    /// Awaits a node's answer, and records its outcome and time. The future is boxed: otherwise its large state would
+    /// be part of every call's future, also of those that are answered from memory.
     async fn timed(&self, asking: BoxFuture<'_, Answer>) -> Answer {
         awaited().await;
         let began = Instant::now();
@@ -644,7 +659,7 @@ impl Calls {
     }
 }
 
-/// Notes how long an answer was that a node gave.
+/// Records the length of a node's answer.
 fn weigh(conduct: &Conduct, answer: &Answer) {
     if let Ok(Outcome::Result(json) | Outcome::Error(json)) = answer {
         conduct.got_an_answer(json.len());
@@ -664,7 +679,8 @@ fn key(anchor: Anchor, ask: &Ask) -> Option<Key> {
     Some(Key::new(anchor, &ask.method, &params))
 }
 
-/// PROTOCOL 1.14. The text is the variant's own; nothing of the upstream's address is in it.
+/// Returns the error object of a failed call (PROTOCOL 1.14). The message is the variant's own, without the
+/// upstream's address.
 pub(super) fn failed(why: CallError) -> Outcome {
     let code = match why {
         CallError::Unavailable | CallError::Behind(_) | CallError::Lost | CallError::Breaks | CallError::Another => {

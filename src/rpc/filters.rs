@@ -17,24 +17,25 @@ use crate::upstream::{Ask, CallError, Pool, UpstreamId};
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
-/// Filters that are known; each is a few hundred bytes. Beyond them the one that was not asked for the longest time goes.
+/// Most filters in memory, a few hundred bytes each; beyond them the least recently used one is evicted.
 const MAX_FILTERS: u64 = 100_000;
 
-/// Nodes forget a filter that is not asked for in five minutes (geth `eth/filters/api.go`, `deadline`).
+/// Time without use after which a filter is forgotten. Nodes forget it after five minutes (geth `eth/filters/api.go`,
+/// `deadline`).
 const IDLE: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Clone, Debug)]
 struct Place {
-    /// The account that made it.
+    /// Account that made the filter.
     holder: Holder,
     node: UpstreamId,
     /// Id of the filter at the node, as the node wrote it.
     id: String,
-    /// `true` for a filter of blocks' logs, and not of the pending one's.
+    /// `true` if the filter is for the logs of blocks, and not of the pending block.
     of_blocks: bool,
 }
 
-/// A filter that stands at a node, and is this account's.
+/// Filter at a node that belongs to the account that names it.
 #[derive(Clone, Debug)]
 pub struct Found {
     own: SubscriptionId,
@@ -57,7 +58,7 @@ impl Default for Filters {
     fn default() -> Self {
         let kept = Cache::builder()
             .max_capacity(MAX_FILTERS)
-            // Who makes filters without end loses their own first: others' are asked for.
+            // LRU: an account that makes filters without end loses its own first, since clients poll the other ones.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(IDLE);
         Self(kept.build())
@@ -68,7 +69,7 @@ impl Filters {
     /// Makes a filter at a node.
     ///
     /// # Errors
-    /// As [`Pool::call`].
+    /// [`CallError`], like [`Pool::call`].
     pub async fn make(&self, pool: &Pool, ask: &Ask, holder: Holder) -> Result<Outcome, CallError> {
         let node = pool.place(ask).await?;
         let answer = pool.call_at(node, ask).await?;
@@ -89,10 +90,10 @@ impl Filters {
         Ok(Outcome::Result(format!("\"{own}\"").into()))
     }
 
-    /// The filter that the parameters name, where they are one id of this account's.
+    /// Returns the filter that the parameters name.
     ///
     /// # Errors
-    /// The answer to anything else, in geth's words.
+    /// The answer of geth, if the parameters are not one id of a filter of this account.
     pub async fn find(&self, ask: &Ask, holder: Holder) -> Result<Found, Outcome> {
         let non_array = || error(INVALID_PARAMS, "non-array args");
         let args = params::args(&ask.params).ok_or_else(non_array)?;
@@ -103,10 +104,10 @@ impl Filters {
         Ok(Found { own, place })
     }
 
-    /// Asks for a filter's news or ends it, where it lives.
+    /// Sends a call about a filter to the filter's node.
     ///
     /// # Errors
-    /// As [`Pool::call`].
+    /// [`CallError`], like [`Pool::call`].
     pub async fn ask(&self, pool: &Pool, ask: Ask, Found { own, place }: Found) -> Result<Outcome, CallError> {
         let ends = ends(&ask);
         // Of two concurrent calls that end a filter, one gets "not found".
@@ -122,7 +123,7 @@ fn ends(ask: &Ask) -> bool {
     ask.method == "eth_uninstallFilter"
 }
 
-/// geth's words (`eth/filters/api.go`).
+/// Returns geth's answer about an unknown filter (`eth/filters/api.go`).
 fn unknown(ends: bool) -> Outcome {
     if ends {
         Outcome::Result("false".into())

@@ -1,4 +1,4 @@
-//! Which block is final, asked of a node when it would help.
+//! Look-up of the final block at a node, when a call may gain from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,24 +9,24 @@ use crate::jsonrpc::Outcome;
 use crate::shares::Owner;
 use crate::upstream::{Ask, Pool, Reach, Repeat, Whom};
 
-/// When a node was last asked which block is final.
+/// Record of the last look-up of the final block.
 #[derive(Debug, Default)]
 pub struct Finality {
-    /// The head then, or 0.
+    /// Number of the head at the look-up; 0 before the first.
     asked_at: AtomicU64,
 }
 
 impl Finality {
-    /// Blocks so far below the head may be final: two epochs of Ethereum's consensus.
+    /// Depth below the head, in blocks, from which a block may be final: two epochs of Ethereum's consensus.
     pub const DEEP: u64 = 64;
 
-    /// A node is asked at most once in so many blocks: an epoch, in which finality moves once.
+    /// Fewest blocks between two look-ups: an epoch, in which finality moves once.
     const EVERY: u64 = 32;
 
-    /// Whether it is time to ask; then it counts as asked.
+    /// Checks if a look-up is due, and records it as done if so.
     pub fn is_due(&self, head: u64) -> bool {
         let asked_at = self.asked_at.load(Ordering::Relaxed);
-        // A head below is another chain's.
+        // A lower head is another chain's.
         (asked_at == 0 || head < asked_at || head >= asked_at + Self::EVERY)
             && self
                 .asked_at
@@ -35,7 +35,8 @@ impl Finality {
     }
 }
 
-/// Asks for the newest final block. A node that does not tell leaves everything as it is: then nothing is final.
+/// Asks a node for the newest final block and records its number. If the node does not answer with one, nothing
+/// changes.
 pub async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
     let ask = Ask {
         owner: Owner::OURS,

@@ -1,4 +1,4 @@
-//! The logs of blocks that are held, as one answer to `eth_getLogs`.
+//! Answers to `eth_getLogs` from the logs of blocks in memory.
 
 use std::sync::Arc;
 
@@ -10,21 +10,21 @@ use crate::chain::{BlockLogs, BlockRef, History};
 use crate::jsonrpc::Outcome;
 use crate::subscription::LogFilter;
 
-/// Logs that are looked at in a row before others get their turn.
+/// Logs that are matched in a row before the task yields.
 const IN_A_ROW: usize = 4096;
 
-/// Whether what is asked for is held.
+/// Blocks of a query, as far as they are in memory.
 #[derive(Debug)]
 pub enum Held {
-    /// All of it, oldest block first.
+    /// All of them, oldest first.
     Blocks(Vec<Arc<BlockLogs>>),
-    /// Not yet.
+    /// Not in memory yet, but about to be.
     Later,
-    /// No.
+    /// Not in memory: a node must be asked.
     No,
 }
 
-/// What a question for logs is about, where it is one that can be answered from what is held.
+/// Query for logs of a form that can be answered from memory.
 #[derive(Clone, Debug)]
 pub struct LogQuery {
     blocks: Blocks,
@@ -33,14 +33,14 @@ pub struct LogQuery {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blocks {
-    /// First and last; `None` for the newest.
+    /// First and last number; `None` for the newest.
     Range(Option<u64>, Option<u64>),
     Hash(alloy_primitives::B256),
 }
 
 impl LogQuery {
-    /// Reads the one parameter of `eth_getLogs`; `None` for what is not plainly right, since the node has its own words for
-    /// what is wrong, and its own mind on members that nobody else knows.
+    /// Reads the parameter of `eth_getLogs`; `None` for a query that is not plainly valid: the node has its own
+    /// errors, and its own reading of members that are not known here.
     #[must_use]
     pub fn parse(args: &[&RawValue]) -> Option<Self> {
         let [query] = args else { return None };
@@ -60,7 +60,8 @@ impl LogQuery {
             },
             None => Blocks::Range(bound(from)?, bound(to)?),
         };
-        // A filter that ends in "anything" needs one more topic by geth's reading, and none by reth's (PROTOCOL fact 14).
+        // A filter that ends in "anything" needs one more topic in geth's reading, and none in reth's (PROTOCOL fact
+        // 14).
         let last = members
             .get("topics")
             .and_then(Value::as_array)
@@ -72,7 +73,7 @@ impl LogQuery {
         Some(Self { blocks, filter })
     }
 
-    /// The last block that is asked for.
+    /// Returns the last block of the query.
     #[must_use]
     pub fn last(&self) -> BlockName {
         match self.blocks {
@@ -81,29 +82,29 @@ impl LogQuery {
         }
     }
 
-    /// The blocks that are asked for, where the newest is `head`.
+    /// Returns the blocks of the query, where `head` is the newest published block.
     #[must_use]
     pub fn held(&self, history: &History, head: BlockRef) -> Held {
         if self.is_older(history, head) {
             return Held::No;
         }
-        // Whoever was told of a head must not be answered from before it.
+        // A client that was shown a head must not be answered from before it.
         if history.tip().is_none_or(|tip| tip.header.block != head) {
             return Held::Later;
         }
         let Some((first, last)) = self.range(history) else {
             return Held::No;
         };
-        // Numbers between them have no block, and no logs.
+        // Skipped numbers have no block, and no logs.
         let own = history.between(first, last);
         let Some(blocks) = own.map(|own| own.logs.clone()).collect::<Option<Vec<_>>>() else {
-            // Those of the newest are on their way; older ones that are not there were not asked for.
+            // The logs of the newest block are on their way; the missing logs of older blocks were never fetched.
             let newest = history
                 .between(first, last)
                 .all(|own| own.logs.is_some() || own.header.block == head);
             return if newest { Held::Later } else { Held::No };
         };
-        // That a block has no logs is known where its bloom says so, and blooms can be believed.
+        // Empty lists are trusted only on a chain with meaningful blooms: some chains leave all blooms empty.
         if blocks.iter().all(|block| !block.logs.is_empty()) || history.has_blooms() {
             Held::Blocks(blocks)
         } else {
@@ -111,7 +112,7 @@ impl LogQuery {
         }
     }
 
-    /// Whether it begins before what is held, so that nothing has to be waited for.
+    /// Checks if the query begins before the blocks in memory, so that no wait can help.
     fn is_older(&self, history: &History, head: BlockRef) -> bool {
         let oldest = history.oldest().map(|oldest| oldest.header.block.number);
         match self.blocks {
@@ -120,7 +121,7 @@ impl LogQuery {
         }
     }
 
-    /// First and last number, where all between are held.
+    /// Returns the first and last number of the query; `None` if not all canonical blocks between them are in memory.
     fn range(&self, history: &History) -> Option<(u64, u64)> {
         let tip = history.tip()?.header.block;
         if history.stands_at() != Some(tip) {
@@ -137,7 +138,7 @@ impl LogQuery {
         (from <= to && from >= oldest && to <= tip.number).then_some((from, to))
     }
 
-    /// The node's own bytes of every log that is asked for. `None` where they are more than `max_bytes`.
+    /// Returns the node's own bytes of every log that matches; `None` if they are more than `max_bytes`.
     pub async fn answer(&self, blocks: &[Arc<BlockLogs>], max_bytes: usize) -> Option<Outcome> {
         let mut out = vec![b'['];
         let mut looked = 0;
@@ -164,13 +165,13 @@ impl LogQuery {
     }
 }
 
-/// At most so many bytes may come out.
+/// Returns the most bytes that an answer from these blocks can have, without its brackets.
 #[must_use]
 pub fn length(blocks: &[Arc<BlockLogs>]) -> usize {
     blocks.iter().map(|block| block.json_len() + block.logs.len()).sum()
 }
 
-/// `None` where it is not understood, `Some(None)` for the newest.
+/// Reads one end of a range: `None` if it is not understood, `Some(None)` for the newest block.
 fn bound(value: Option<Value>) -> Option<Option<u64>> {
     match value.map(|value| block(&value)) {
         None | Some(Some(BlockName::Latest)) => Some(None),

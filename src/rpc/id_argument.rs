@@ -6,10 +6,10 @@ use serde_json::value::RawValue;
 use crate::delivery::SubscriptionId;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, error};
 
-/// Reads it by geth's grammar of `rpc.ID` (PROTOCOL 1.7); `None` for a text that is no id of ours.
+/// Reads an id by geth's grammar of `rpc.ID` (PROTOCOL 1.7); `None` for a text that is not an id of ours.
 ///
 /// # Errors
-/// geth's words for what is missing, too many, or no text.
+/// The error of geth, if the id is missing, is not a string, or has other arguments after it.
 pub fn id_argument(args: &[&RawValue]) -> Result<Option<SubscriptionId>, ErrorObjectOwned> {
     let missing = || error(INVALID_PARAMS, "missing value for required argument 0");
     let first = args.first().ok_or_else(missing)?;

@@ -1,45 +1,45 @@
-//! What is known of each method: what its answer stands on, which node can give it, and whether asking twice does harm.
+//! Table of methods: the state that an answer depends on, the node that can give it, and if a call may be repeated.
 //!
-//! A method that is not in the table is asked of the node in use, once, and nothing of it is kept.
+//! A call of a method that is not in the table goes to the node in use, once, and its answer is not cached.
 
-/// A method as it is treated.
+/// Method, as it is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method {
-    /// Its name, or the beginning of its name and `*`; the label of metrics.
+    /// Name, or prefix and `*`; the label of metrics.
     pub name: &'static str,
-    /// What it does.
+    /// Role of the method.
     pub role: Role,
 }
 
-/// What a method does.
+/// Role of a method, which decides how a call is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Asks for the chain's id, which is known.
     ChainId,
-    /// Asks for the newest number, which is what clients were shown.
+    /// Asks for the newest number: the published head's.
     BlockNumber,
-    /// Asks for logs, of which the newest are held.
+    /// Asks for logs; those of the newest blocks are in memory.
     Logs,
-    /// Asks for what any node of the chain knows.
+    /// Asks for data that any node of the chain has.
     Read(Basis),
-    /// Asks for what one node knows: its pool of transactions, its sync state.
+    /// Asks for data of one node: its transaction pool, its sync state.
     OfNode,
-    /// Hands in a signed transaction.
+    /// Sends a signed transaction.
     Send,
     /// Makes a filter at a node.
     NewFilter,
-    /// Asks such a filter, or ends it.
+    /// Polls a filter at its node, or ends it.
     UseFilter,
-    /// Changes a development chain at will: nothing that was known of it may hold.
+    /// Changes a development chain by command: all that was known of the chain may be void.
     Control,
-    /// Nobody here knows.
+    /// Has no entry in the table.
     Unknown,
-    /// A known name in other case: geth has no such method, and another node might take it for the known one, whose
-    /// rules it would escape.
+    /// Known name in other case: geth has no such method, and another node might take it for the known method, whose
+    /// rules the call would escape.
     Misspelt,
 }
 
-/// What the answer to a question stands on.
+/// State that the answer to a call depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
     /// The chain itself: it never changes.
@@ -48,27 +48,28 @@ pub enum Basis {
     Software,
     /// The newest block.
     Head,
-    /// The newest block, whichever the parameter at this place names, unless that is the pending one: a node may tell of
-    /// what comes after its head (anvil, in `eth_feeHistory`).
+    /// The newest block, whichever block the parameter at this position names, unless that is the pending one: a node
+    /// may report data from beyond its head (anvil, in `eth_feeHistory`).
     Recent(usize),
-    /// A block that the parameter at this place names by hash.
+    /// A block that the parameter at this position names by hash.
     Hash(usize),
-    /// A block that the parameter at this place names by number, tag or hash.
+    /// A block that the parameter at this position names by number, tag or hash.
     Block(usize),
-    /// As [`Self::Block`], and it needs that block's state; without the parameter it is the newest.
+    /// The state of a block, named as for [`Self::Block`]; of the newest block without the parameter.
     State(usize),
-    /// As [`Self::State`], but without the parameter nodes differ, and some take the pending one.
+    /// The state of a block, as for [`Self::State`]; without the parameter nodes differ, and some take the pending
+    /// block.
     Account(usize),
-    /// Where a transaction was mined.
+    /// The block in which a transaction was mined.
     Mined,
-    /// As [`Self::Mined`]; before that it is in a node's pool.
+    /// The block of a transaction, as for [`Self::Mined`]; until then the transaction is in a node's pool.
     Sought,
-    /// So many blocks that it is not worth keeping.
+    /// So many blocks that the answer is not worth caching.
     Work,
 }
 
 impl Method {
-    /// Whether `null` says that there is no such block, rather than that there is nothing in it.
+    /// Checks if `null` means that there is no such block, rather than that the block has no such item.
     #[must_use]
     pub fn is_of_a_block_itself(&self) -> bool {
         matches!(
@@ -83,7 +84,7 @@ impl Method {
         )
     }
 
-    /// What is known of this name.
+    /// Returns the method of this name.
     #[must_use]
     pub fn of(method: &str) -> Self {
         match TABLE.binary_search_by(|(name, _)| (*name).cmp(method)) {
@@ -124,7 +125,7 @@ impl Method {
 use Basis::{Account, Block, Chain, Hash, Head, Mined, Recent, Software, Sought, State, Work};
 use Role::{BlockNumber, ChainId, Control, Logs, NewFilter, OfNode, Read, Send, UseFilter};
 
-/// Sorted by name (execution-apis, and what geth adds to it).
+/// Methods by name, sorted (execution-apis, and geth's additions).
 const TABLE: &[(&str, Role)] = &[
     ("debug_setHead", Control),
     ("eth_accounts", Read(Software)),
@@ -178,7 +179,7 @@ const TABLE: &[(&str, Role)] = &[
     ("web3_sha3", OfNode),
 ];
 
-/// Beginnings of names, looked at where the table has nothing.
+/// Prefixes of names, searched for a name that is not in the table.
 const PREFIXES: &[(&str, Role)] = &[
     ("anvil_*", Control),
     ("debug_trace*", Read(Work)),

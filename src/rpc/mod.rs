@@ -1,11 +1,11 @@
-//! Requests that are not subscriptions: what each comes to, and their answers in order.
+//! Requests other than subscriptions, and their answers in order.
 //!
 //! ```text
-//! calls    method (what is known of it)  >  anchor (what its answer stands on)  >  cache (kept, or somebody is asking)
+//! calls    method (table of methods)  >  anchor (state that the answer depends on)  >  cache (or equal call in flight)
 //!          > upstream::routing           a node
-//!          held_logs  the logs of held blocks      filters  filters that live at one node      send  signed transactions
-//!          outrun     what nodes told too early    finality what is kept for good
-//!          by_hash    answers checked against the hash that was asked for
+//!          held_logs    logs of blocks in memory         filters   filters that exist at one node
+//!          send         signed transactions              outrun    blocks that nodes reported before their publication
+//!          finality     look-up of the final block       by_hash   answers checked against the requested hash
 //!          development  commands to development chains
 //! ```
 
@@ -47,50 +47,50 @@ use calls::Calls;
 use development::Development;
 pub use id_argument::id_argument;
 
-/// Items of one batch that are under way at the same time, at most.
+/// Most items of one batch in flight at the same time.
 const BATCH_CONCURRENCY: usize = 32;
 
-/// Answers below this need no room, in bytes.
+/// Length of answers, in bytes, below which they need no room in the budget.
 const LONG_ANSWER: usize = 64 << 10;
 
-/// One element of a message on its way to its answer.
+/// Item of a message on its way to its answer.
 pub enum Planned {
     /// Answered here; the raw id and the outcome.
     Done(String, Outcome),
-    /// Answered here, but not yet.
+    /// Answered here, after a wait; the raw id and the future outcome.
     Later(String, BoxFuture<'static, Outcome>),
-    /// For the node.
+    /// Forwarded to a node.
     Forward {
         /// Raw id; `None` for a notification, whose answer is dropped.
         id: Option<String>,
         /// Method name.
         method: String,
-        /// JSON, empty for none.
+        /// Parameters as JSON; empty for none.
         params: String,
-        /// Before any node, or before development nodes alone.
+        /// Nodes that may get the call.
         before: Before,
     },
     /// Gets no answer.
     Silent,
 }
 
-/// Account that a call comes from, by a number that stays the same as long as the process runs: a filter that one
-/// account made at a node is not another's.
+/// Number of the account that makes a call, the same as long as the process runs: a filter that one account made at a
+/// node is not another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Holder(pub u64);
 
-/// The account on whose behalf a call is made.
+/// Account that makes a call.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Owner of its places and bytes in shared pools and budgets.
     pub owner: Owner,
-    /// Number of the account, the same when it returns after it was forgotten.
+    /// Number of the account, the same after the account was dropped and opened again.
     pub holder: Holder,
     /// Record of its calls that broke a node's connection.
     pub conduct: Arc<Conduct>,
 }
 
-/// The nodes that may be given a call.
+/// Nodes that may get a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Before {
     /// Any node.
@@ -115,11 +115,11 @@ impl<T: Into<Outcome>> From<T> for Local {
     }
 }
 
-/// What a door does itself with a request; `None` to forward it.
+/// Callback of a transport that answers a request itself; `None` to forward it.
 pub type Door<'a> = dyn FnMut(&Request<'_>) -> Option<Local> + 'a;
 
 impl Planned {
-    /// Decides what becomes of an item.
+    /// Decides how an item is answered.
     pub fn new(item: &Item<'_>, local: &mut Door<'_>) -> Self {
         let (request, id) = match item {
             Item::Response => return Self::Silent,
@@ -149,7 +149,7 @@ impl Planned {
         }
     }
 
-    /// The same item refused; notifications get nothing, as ever.
+    /// Plans the refusal of an item; notifications and responses get no answer, as always.
     #[must_use]
     pub fn refused(item: &Item<'_>, why: &Outcome) -> Self {
         match item {
@@ -164,32 +164,34 @@ impl Planned {
     }
 }
 
-/// What is forwarded, how long answers may be, and how many are kept.
+/// Settings of calls: forwarding, lengths of answers, sizes of cache and budgets.
 #[derive(Clone, Copy, Debug)]
 pub struct RpcSettings {
-    /// Signed transactions go to all nodes.
+    /// `true` to send signed transactions to all nodes.
     pub broadcast: bool,
-    /// Longest parameters of a call, in bytes: a node that hangs up on a long message hangs up on everybody.
+    /// Longest parameters of a call, in bytes: a node that closes its connection on a long message closes it for all
+    /// clients.
     pub max_request_bytes: usize,
     /// Longest answer to one call, in bytes.
     pub max_response_bytes: usize,
-    /// Bytes of a batch's answer after which items get an error instead (geth `node/defaults.go`, `BatchResponseMaxSize`).
+    /// Bytes of a batch's answer after which items get an error instead (geth `node/defaults.go`,
+    /// `BatchResponseMaxSize`).
     pub max_batch_response_bytes: usize,
-    /// Bytes of answers that are kept.
+    /// Bytes of answers that are cached.
     pub max_cache_bytes: u64,
     /// The proof that the contents of blocks are checked against.
     pub verify: Verify,
-    /// Clients connect from this machine alone.
+    /// `true` if clients connect from this machine alone.
     pub is_local: bool,
-    /// Calls of all clients that are under way, at any node: nearly all may be one node's.
+    /// Most calls in flight, of all clients and at all nodes: nearly all may be at one node.
     pub max_in_flight: usize,
-    /// Longest wait of a call for a place among these.
+    /// Longest wait of a call for a place among those in flight.
     pub patience: Duration,
-    /// Bytes of answers that are put together, or wait to be read over HTTP, of all clients.
+    /// Most bytes of answers that are put together, or wait to be read over HTTP, of all clients.
     pub max_answer_bytes: usize,
 }
 
-/// The half of the service that answers calls.
+/// Service that answers calls.
 #[derive(Debug)]
 pub struct Rpc {
     pool: Arc<Pool>,
@@ -200,7 +202,7 @@ pub struct Rpc {
 }
 
 impl Rpc {
-    /// Answers for the chain as `tip` tells it and `registry` holds it, and asks `pool` for the rest.
+    /// Creates the service: it answers from the chain in `tip` and `registry`, and asks `pool` for the rest.
     #[must_use]
     pub fn new(
         pool: Arc<Pool>,
@@ -218,15 +220,15 @@ impl Rpc {
         }
     }
 
-    /// Entries and bytes of answers that are kept.
+    /// Returns the number of cached answers, and their bytes.
     pub async fn kept(&self) -> (u64, u64) {
         self.calls.kept().await
     }
 
-    /// Waits for what the node in use says of a subscription that is wanted.
+    /// Waits for the answer of the node in use to a subscription.
     ///
     /// # Errors
-    /// The node's own error object, or why there is none.
+    /// The node's own error object, or an error if the node does not answer.
     pub async fn answered(&self, of: &NodeSubscription) -> Result<(), Outcome> {
         match self.pool.answered(of).await {
             Ok(Ok(())) => Ok(()),
@@ -235,7 +237,8 @@ impl Rpc {
         }
     }
 
-    /// As [`Self::answered`], unless nothing is said at present.
+    /// Returns the answer of the node in use to a subscription, like [`Self::answered`] but without a wait: `Ok` if
+    /// there is no answer yet.
     ///
     /// # Errors
     /// The node's own error object.
@@ -246,7 +249,7 @@ impl Rpc {
         }
     }
 
-    /// The response to one item, if it gets one.
+    /// Returns the response to one item; `None` if it gets none.
     pub async fn complete(&self, planned: Planned, caller: &Caller) -> Option<Response> {
         match planned {
             Planned::Silent => None,
@@ -269,7 +272,7 @@ impl Rpc {
         }
     }
 
-    /// The response to what was answered here; counted.
+    /// Returns the response to an item that was answered here, and counts it.
     #[must_use]
     pub fn local(&self, id: &str, outcome: Outcome) -> Response {
         let result = matches!(outcome, Outcome::Result(_));
@@ -277,9 +280,10 @@ impl Rpc {
         Response::new(id, outcome)
     }
 
-    /// Returns the responses to a batch, in the order of the request. One item may be under way, and another one for
-    /// each place that `more` gives; an item holds its place until it is answered. Once nobody `awaits` the answer any
-    /// more no further item is begun. The charge for the responses' bytes is returned with them.
+    /// Returns the responses to a batch, in the order of the request. One item may be in flight, and another one for
+    /// each place that `more` gives (its argument: the items in flight); an item keeps its place until it is
+    /// answered. Once `awaits` returns `false`, no further item is begun. The charge for the responses' bytes is
+    /// returned with them.
     pub async fn complete_batch<P>(
         &self,
         planned: Vec<Planned>,
@@ -291,7 +295,7 @@ impl Rpc {
         let mut responses: Vec<Option<Response>> = planned.iter().map(|_| None).collect();
         let mut planned = planned.into_iter().enumerate();
         let (mut under_way, mut first_is_free) = (FuturesUnordered::new(), true);
-        // What is done waits for what stands before it; of that, too, there is only so much.
+        // A response waits for the ones before it, and the bytes that wait are bounded, too.
         let mut done = 0;
         loop {
             while planned.len() > 0 && under_way.len() < BATCH_CONCURRENCY && awaits() {
@@ -334,7 +338,7 @@ impl Rpc {
         (fitted.collect(), room)
     }
 
-    /// Room for answers that come to so many bytes together; short ones need none.
+    /// Takes room for answers of this many bytes together; short ones need none.
     fn room(&self, room: &mut Option<Charge>, owner: Owner, bytes: usize) -> Result<(), Full> {
         if bytes < LONG_ANSWER {
             return Ok(());
@@ -344,17 +348,17 @@ impl Rpc {
         charged.inspect_err(|_| self.count_refusal("long_answers"))
     }
 
-    /// Room for one answer of so many bytes until it is read, where it needs any.
+    /// Takes room for one answer of this many bytes until it is read; `None` if it is too short to need any.
     ///
     /// # Errors
-    /// [`Full`].
+    /// [`Full`] if the budget has no room for it.
     pub fn room_for(&self, owner: Owner, bytes: usize) -> Result<Option<Charge>, Full> {
         let mut room = None;
         self.room(&mut room, owner, bytes)?;
         Ok(room)
     }
 
-    /// Bytes of answers that are put together, or wait to be read over HTTP.
+    /// Returns the budget of answers that are put together, or wait to be read over HTTP.
     #[must_use]
     pub fn answers(&self) -> &Budget {
         &self.calls.answers
@@ -364,7 +368,7 @@ impl Rpc {
         self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// Counts a method that may not be called, and answers it.
+    /// Counts a call of a method that may not be called, and returns the answer to it.
     #[must_use]
     pub fn refused_method(&self, method: &str) -> Outcome {
         let label = ReasonLabel { reason: "method" };
@@ -383,7 +387,7 @@ impl Rpc {
     }
 }
 
-/// What is said of a method that subscribes and is not passed to the node; it begins with geth's words.
+/// Returns the error for a method that subscribes and is not passed to the node; its message begins with geth's.
 #[must_use]
 pub fn not_passed(method: &str) -> ErrorObjectOwned {
     let why = not_available(method);

@@ -1,5 +1,6 @@
-//! Blocks of which a node has told before they were published: by the block itself, its receipts or its logs, whatever was
-//! asked; not by its hash alone (`eth_getFilterChanges` of a block filter), which says no number.
+//! Highest block number that a node has reported before it was published: by the block itself, its receipts or its
+//! logs, in the answer to any call; not by the block's hash alone (`eth_getFilterChanges` of a block filter), which
+//! has no number.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,27 +8,27 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// The highest block of which a node has told before it was published: what stands on the head is asked of nodes until the
-/// head has come so far, so that nobody who was told of a block is told later that there is none.
+/// Highest block number that a node has reported before it was published. Until the head reaches it, nodes are asked
+/// for answers that depend on the head, so that a client that saw a block is not answered later that there is none.
 #[derive(Debug, Default)]
 pub struct Outrun {
-    /// 0 where there is none, so that most looks cost one load.
+    /// Block number; 0 for none, so that most checks cost one load.
     number: AtomicU64,
     since: Mutex<Option<Instant>>,
 }
 
 impl Outrun {
-    /// A block that is not published within so long was on a branch that nobody else will see.
+    /// Time after which an unpublished block is forgotten: it was on a branch that no other node follows.
     const LIFETIME: Duration = Duration::from_secs(10);
 
-    /// A node told of this block.
+    /// Records a block number that a node reported.
     pub fn note(&self, number: u64) {
         if self.number.fetch_max(number, Ordering::Relaxed) < number {
             *self.since.lock() = Some(Instant::now());
         }
     }
 
-    /// The block beyond this one of which a node has told lately, if any has.
+    /// Returns the recorded number if it is above this head and was reported lately; otherwise forgets it.
     pub fn beyond(&self, head: u64) -> Option<u64> {
         let number = self.number.load(Ordering::Relaxed);
         if number == 0 {
@@ -37,7 +38,7 @@ impl Outrun {
         if number > head && !old() {
             return Some(number);
         }
-        // Only this one: another may have been noted meanwhile.
+        // Only this number is cleared: another one may have been recorded meanwhile.
         let _ = self
             .number
             .compare_exchange(number, 0, Ordering::Relaxed, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The parameters of a call: one text for all that mean the same, and the block that one of them names.
+//! Parameters of a call: one text for all that mean the same, and the block that one of them names.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::quantity::MAX_HEIGHT;
 
-/// The positional parameters; empty where there are none. `None` for what is no array.
+/// Returns the positional parameters, empty if there are none; `None` if the text is not an array.
 #[must_use]
 pub fn args(params: &str) -> Option<Vec<&RawValue>> {
     if params.is_empty() {
@@ -20,9 +20,10 @@ pub fn args(params: &str) -> Option<Vec<&RawValue>> {
     serde_json::from_str(params).ok()
 }
 
-/// A text that is the same for parameters that mean the same: no spaces, members in the order of their names, hexadecimal in
-/// small letters, each number and character written in one way. `None` where a member stands twice, in large letters or small,
-/// which nodes read in different ways, for numbers that a double does not tell apart, for what is no JSON, and for what is too long or too deep.
+/// Returns a text that is the same for parameters that mean the same: no spaces, members sorted by name, hexadecimal
+/// in lower case, each number and character written in one way. `None` for an object with two members of one name in
+/// any case, which nodes read in different ways, for numbers that a double does not distinguish, for text that is not
+/// JSON, and for text that is too long or too deep.
 #[must_use]
 pub fn canonical(params: &str) -> Option<String> {
     if params.len() > MAX_LENGTH {
@@ -43,16 +44,16 @@ pub fn canonical(params: &str) -> Option<String> {
     Some(out)
 }
 
-/// In bytes: the code of a contract fits, in hexadecimal (EIP-3860: 49,152 bytes).
+/// Longest parameters, in bytes: the code of a contract fits, in hexadecimal (EIP-3860: 49,152 bytes).
 const MAX_LENGTH: usize = 128 << 10;
 
-/// Whatever is deeper is no call that anybody makes: `eth_call` with overrides of storage has five levels.
+/// Most nesting levels; no call in use is deeper: `eth_call` with overrides of storage has five.
 const MAX_DEPTH: usize = 12;
 
-/// Doubles are told apart up to here (2^53).
+/// Bound below which a double represents every integer (2^53).
 const MAX_DOUBLE: f64 = 9_007_199_254_740_992.0;
 
-/// Writes a value as it is read, once: this is done for every call whose answer may be kept.
+/// Writer of canonical JSON, in one pass over the input: each call whose answer may be cached needs this.
 struct Canonical<'o> {
     out: &'o mut String,
     depth: usize,
@@ -107,7 +108,7 @@ impl<'de> Visitor<'de> for Canonical<'_> {
         if value.abs() >= MAX_DOUBLE || value == 0.0 && value.is_sign_negative() {
             return Err(E::custom("not told apart from others"));
         }
-        // Never as an integer is written: 1.0 is none to a node.
+        // Never written as an integer: to a node 1.0 is not one.
         write!(self.out, "{value:?}").map_err(E::custom)
     }
 
@@ -174,29 +175,29 @@ fn is_hex(text: &str) -> bool {
         .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// A name that borrows where it holds no escape.
+/// Name of a member, borrowed if it has no escapes.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A block as a parameter names it.
+/// Block, as a parameter names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockName {
-    /// The newest.
+    /// The newest block.
     Latest,
-    /// `safe` or `finalized`: it moves with the head.
+    /// `safe` or `finalized`, which move with the head.
     Moving,
-    /// What is not in a block yet.
+    /// The pending block.
     Pending,
-    /// By number; `earliest` is 0.
+    /// Block by number; `earliest` is 0.
     Number(u64),
-    /// By hash.
+    /// Block by hash.
     Hash(B256),
-    /// By hash, as long as it is canonical: not the same thing for ever.
+    /// Block by hash, as long as it is canonical: the answer may change.
     Canonical(B256),
 }
 
 impl BlockName {
-    /// Reads a tag, a number, a hash, or the object of EIP-1898. `None` for anything else: the node has words for it.
+    /// Reads a tag, a number, a hash, or the object of EIP-1898. `None` for anything else, which is left to the node.
     #[must_use]
     pub fn parse(raw: &RawValue) -> Option<Self> {
         #[derive(Deserialize)]
@@ -227,7 +228,7 @@ impl BlockName {
             "safe" | "finalized" => Self::Moving,
             _ => {
                 let digits = text.strip_prefix("0x")?;
-                // geth refuses leading zeros and more than 64 bits, and says so itself.
+                // geth rejects leading zeros and more than 64 bits with its own error.
                 match digits.len() {
                     64 => Self::Hash(text.parse().ok()?),
                     1 => Self::Number(u64::from_str_radix(digits, 16).ok()?),
@@ -239,7 +240,7 @@ impl BlockName {
     }
 }
 
-/// The value of one member of a JSON object, without looking at the others' inside.
+/// Returns the value of one member of a JSON object, the last of equal names; other values are skipped unread.
 #[must_use]
 pub fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a RawValue> {
     struct Find<'n>(&'n str);
@@ -282,7 +283,7 @@ pub fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a RawValue> {
     Find(name).deserialize(&mut deserializer).ok().flatten()
 }
 
-/// A block's number as Ethereum writes it: `"0x1b4"`; none where no block can be so high.
+/// Reads a block number in Ethereum's spelling, `"0x1b4"`; `None` above [`MAX_HEIGHT`].
 #[must_use]
 pub fn quantity(raw: &RawValue) -> Option<u64> {
     let text: &str = serde_json::from_str(raw.get()).ok()?;
@@ -294,20 +295,20 @@ fn height(digits: &str) -> Option<u64> {
     (number <= MAX_HEIGHT).then_some(number)
 }
 
-/// A member that is such a number.
+/// Returns the value of a member that is a block number, read by [`quantity`].
 #[must_use]
 pub fn number_of(json: &[u8], name: &str) -> Option<u64> {
     member(json, name).and_then(quantity)
 }
 
-/// The block of the last of a list of logs or receipts, which is the newest: nodes tell them in the order of their blocks. The
-/// list may be many megabytes, so it is not read as JSON: its last object is looked for from the end. A name inside of a string
-/// would be written with `\"`, which is not what is looked for.
+/// Returns the block number of the last entry of a list of logs or receipts, which is the newest: nodes list them in
+/// the order of their blocks. The list may be many megabytes, so it is not parsed as JSON: the last `"blockNumber"`
+/// is searched from the end. The same name inside a string is written with `\"` and does not match.
 #[must_use]
 pub fn last_block_number(list: &[u8]) -> Option<u64> {
     const NAME: &[u8] = b"\"blockNumber\"";
     let objects = list.trim_ascii_end().strip_suffix(b"]")?.trim_ascii_end();
-    // A list of hashes is as long, and holds none.
+    // A list of hashes may be as long, and has no such member.
     objects.strip_suffix(b"}")?;
     let at = objects.windows(NAME.len()).rposition(|own| own == NAME)?;
     let value = objects[at + NAME.len()..].trim_ascii_start().strip_prefix(b":")?;
@@ -316,8 +317,8 @@ pub fn last_block_number(list: &[u8]) -> Option<u64> {
     height(std::str::from_utf8(digits).ok()?)
 }
 
-/// The block of each object of a list of logs or receipts, and of the logs in these; `None` for one that is no hash. Looked
-/// for as in [`last_block_number`].
+/// Returns the block hash of each object of a list of logs or receipts, and of the logs in these; `None` for a value
+/// that is not a hash. The bytes are searched, as in [`last_block_number`].
 pub fn block_hashes(list: &[u8]) -> impl Iterator<Item = Option<B256>> {
     const NAME: &[u8] = b"\"blockHash\"";
     let mut rest = list;
@@ -357,7 +358,7 @@ mod tests {
                 r#"[{"data":"0xcd","to":"0xab"},"latest"]"#,
             ),
             (r#"[{"d\u0061ta":"0x"}]"#, r#"[{"data":"0x"}]"#),
-            // What may not be the same stays apart.
+            // Values that may differ in meaning keep different texts.
             (
                 r#"[1.0, 1, -1, 1e0, 25.50, 18446744073709551615, "\u0030xAB", "\/"]"#,
                 r#"[1.0,1,-1,1.0,25.5,18446744073709551615,"0xab","/"]"#,

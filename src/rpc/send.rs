@@ -1,4 +1,4 @@
-//! A signed transaction on its way to the nodes: to one or to all, and once more where it was lost.
+//! Signed transactions on their way to the nodes: to one node or to all, and once more if lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,13 @@ use crate::upstream::{Ask, CallError, Pool, Reach, Repeat, Whom};
 
 type Answer = Result<Outcome, CallError>;
 
-/// Waits before a node is asked whether it has a transaction: it may have read it and not taken it in yet.
+/// Waits before a node is asked if it has a transaction: it may have read the transaction, but not added it to its
+/// pool yet.
 const ARRIVING: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(400)];
 
-/// Hands it to the node in use, or to all of them where it is to be `broadcast`, and answers as soon as one has taken it.
-/// "Already known" is success. Where the connection ended first, the nodes are asked whether they have it; if none has, it
-/// is sent once more, on a connection of its own: its nonce makes it valid only once.
+/// Sends a transaction to the node in use, or to all nodes if `broadcast` is set, and answers as soon as one node has
+/// accepted it. "Already known" is success. If the connection ended first, the nodes are asked for the transaction;
+/// if none has it, it is sent once more, on a connection of its own: its nonce makes it valid only once.
 pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
     let everybody = if broadcast { pool.everybody(&ask) } else { Vec::new() };
     let hash = hash_of(&ask.params);
@@ -33,7 +34,7 @@ pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
         .enumerate()
         .map(|(rank, id)| {
             let (pool, ask) = (pool.clone(), ask.clone());
-            // Tasks of their own: the others get it also after one has answered.
+            // Tasks of their own: the other nodes get the transaction even after one has answered.
             let sent = tokio::spawn(async move { pool.call_at(id, &ask).await });
             async move { (rank, sent.await.unwrap_or(Err(CallError::Lost))) }
         })
@@ -44,7 +45,7 @@ pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
         if let Ok(Outcome::Result(_)) = answer {
             return answer;
         }
-        // A node's own words rather than that there were none, and those of the node that comes first.
+        // A node's own error is better than no answer, and the error of the first node is better than that of others.
         let better = (answer.is_err(), rank);
         if refused.as_ref().is_none_or(|(lost, rank, _)| better < (*lost, *rank)) {
             refused = Some((better.0, better.1, answer));
@@ -54,25 +55,25 @@ pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
     found_or_again(pool, &ask, hash, answer).await
 }
 
-/// Answers for a transaction whose connection was lost before the node's answer; any other answer stands.
+/// Looks for a transaction whose connection was lost before the node's answer; returns any other answer unchanged.
 async fn found_or_again(pool: &Pool, ask: &Ask, hash: Option<B256>, answer: Answer) -> Answer {
     let (Err(CallError::Lost), Some(hash)) = (&answer, hash) else {
         return answer;
     };
     if let Some(found) = find(pool, ask, hash).await {
-        // It may have been what ended the connection, and would do so each time.
+        // The transaction may be what ended the connection, and would do so each time.
         ask.conduct.lost_a_send(Instant::now());
         return found;
     }
     let answer = taken(pool.send_again(ask).await, Some(hash));
     match &answer {
-        // "Nonce too low", say, where the first one arrived late.
+        // "Nonce too low", say, if the first copy arrived late.
         Ok(Outcome::Error(_)) => find(pool, ask, hash).await.unwrap_or(answer),
         _ => answer,
     }
 }
 
-/// Returns the answer to a transaction that a node has: its hash.
+/// Returns the answer to a transaction that a node has: its hash; `None` if no node has it.
 async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Option<Answer> {
     let question = Ask {
         method: "eth_getTransactionByHash".into(),
@@ -93,7 +94,7 @@ async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Option<Answer> {
     None
 }
 
-/// A node that has it already has taken it.
+/// Turns the error of a node that has the transaction already into success.
 fn taken(answer: Answer, hash: Option<B256>) -> Answer {
     match (&answer, hash) {
         (Ok(Outcome::Error(error)), Some(hash)) if is_known(error) => Ok(Outcome::Result(format!("\"{hash}\"").into())),
@@ -101,7 +102,7 @@ fn taken(answer: Answer, hash: Option<B256>) -> Answer {
     }
 }
 
-/// Whether a node's error says that it has the transaction (geth and reth, Nethermind, Besu, anvil).
+/// Checks if a node's error means that it has the transaction (geth and reth, Nethermind, Besu, anvil).
 fn is_known(error: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Error {
@@ -111,14 +112,14 @@ fn is_known(error: &[u8]) -> bool {
         return false;
     };
     let message = message.to_ascii_lowercase();
-    // Besu's words stand in "unknown transaction type", too.
+    // Only at the beginning: "unknown transaction type" contains Besu's words, too.
     message.starts_with("known transaction")
         || ["already known", "alreadyknown", "already imported"]
             .iter()
             .any(|words| message.contains(words))
 }
 
-/// What the transaction will be known by; `None` where the parameters are not one of hexadecimal bytes.
+/// Returns the hash of the transaction; `None` if the parameters are not one string of hexadecimal bytes.
 fn hash_of(params: &str) -> Option<B256> {
     let (text,): (String,) = serde_json::from_str(params).ok()?;
     let raw = hex::decode(text.strip_prefix("0x")?).ok()?;
@@ -129,11 +130,11 @@ fn hash_of(params: &str) -> Option<B256> {
     }
 }
 
-/// The type of transactions that carry blobs (EIP-4844).
+/// Type of transactions that carry blobs (EIP-4844).
 const BLOB_TYPE: u8 = 3;
 
-/// The transaction itself in the form in which it is sent with its blobs: a list whose first member is a list (EIP-4844,
-/// "Networking").
+/// Returns the transaction itself, if it is in the form in which it is sent with its blobs: a list whose first member
+/// is a list (EIP-4844, "Networking"). `None` for any other form.
 fn without_blobs(raw: &[u8]) -> Option<&[u8]> {
     let mut rest = raw.strip_prefix(&[BLOB_TYPE])?;
     Header::decode(&mut rest).ok().filter(|outer| outer.list)?;

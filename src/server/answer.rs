@@ -1,4 +1,4 @@
-//! Answers that hold no JSON, and what browsers want to be told about any.
+//! HTTP responses without JSON, and CORS headers for all responses.
 
 use std::time::Duration;
 
@@ -12,17 +12,18 @@ use http::{Method, Request, Response, StatusCode};
 use super::body::Body;
 use crate::door::Refusal;
 
-/// When to come again where nobody knows when there will be room.
+/// `Retry-After` if the moment at which there will be room is unknown.
 const LATER: Duration = Duration::from_secs(10);
 
-/// A short answer in plain text.
+/// Returns a short response in plain text.
 pub fn plain(status: StatusCode, body: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response
 }
 
-/// Tells somebody who is not let in why, as far as it concerns them; where geth has words, in these.
+/// Returns the response for a refused client: the reason as far as it concerns the client, in geth's words if geth has
+/// any.
 pub fn refusal(why: Refusal) -> Response<Body> {
     let (status, body) = match why {
         Refusal::Malformed | Refusal::Tls | Refusal::NotProxied => (StatusCode::BAD_REQUEST, "Bad Request\n"),
@@ -51,27 +52,27 @@ pub fn refusal(why: Refusal) -> Response<Body> {
         Refusal::Unauthorized => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
         Refusal::Full | Refusal::Connections | Refusal::Busy => retry_after(headers, LATER),
         Refusal::Handshakes(after) | Refusal::Requests(after) => retry_after(headers, after),
-        // Another process may be listening already.
+        // A replacement process may be listening already.
         Refusal::Draining => retry_after(headers, Duration::from_secs(1)),
         Refusal::Origin | Refusal::Host | Refusal::Address | Refusal::Tls | Refusal::NotProxied => {}
     }
     response
 }
 
-/// In whole seconds, as the header wants it, and never too early.
+/// Sets `Retry-After`, in whole seconds, rounded up, at least 1.
 pub fn retry_after(headers: &mut HeaderMap, after: Duration) {
     let seconds = after.as_millis().div_ceil(1000).max(1) as u64;
     headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
 }
 
-/// Whether a page asks whether it may ask.
+/// Checks if the request is a CORS preflight.
 pub fn is_preflight<B>(request: &Request<B>) -> bool {
     request.method() == Method::OPTIONS
         && request.headers().contains_key(ORIGIN)
         && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// It may; [`share`] adds from where.
+/// Returns the response to a preflight, without the origin, which [`share`] adds.
 pub fn preflight() -> Response<Body> {
     let mut response = plain(StatusCode::NO_CONTENT, "");
     let headers = response.headers_mut();
@@ -80,12 +81,13 @@ pub fn preflight() -> Response<Body> {
         ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static("content-type, authorization, x-api-key"),
     );
-    // geth's (`node/rpcstack.go`, `newCorsHandler`).
+    // As in geth (`node/rpcstack.go`, `newCorsHandler`).
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response
 }
 
-/// Lets the page at `origin` read this answer. The origin itself rather than `*`, so that a list stays one.
+/// Lets the page at `origin` read this response. Returns the origin itself rather than `*`, so that a list of origins
+/// is enforced.
 pub fn share(response: &mut Response<Body>, origin: HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);

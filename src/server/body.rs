@@ -1,4 +1,4 @@
-//! An HTTP body in pieces, each sent from where it lies.
+//! HTTP response body in pieces, each sent without a copy.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,16 +14,17 @@ use crate::shares::Charge;
 /// stay charged.
 const SLICE: usize = 64 << 10;
 
-/// Pieces, last first.
+/// Pieces of a response body, last first.
 #[derive(Debug, Default)]
 pub struct Body {
     pieces: Vec<Bytes>,
-    /// Charge for the bytes in the budget of all long answers, until they are written, except for a slice, or given up.
+    /// Charge to the budget of all long answers, released when the bytes are written, except for the last slice, or
+    /// dropped.
     _room: Option<Charge>,
 }
 
 impl Body {
-    /// These, one after the other; `room` is given back when they are gone.
+    /// Creates a body of these parts in order; `room` is released once they are sent or dropped.
     #[must_use]
     pub fn new(parts: &[Bytes], room: Option<Charge>) -> Self {
         let mut pieces = pieces::together(parts);
@@ -57,7 +58,7 @@ impl HyperBody for Body {
         self.pieces.is_empty()
     }
 
-    /// Exact, so that the answer has a Content-Length.
+    /// Returns the exact length in bytes, so that the response has a `Content-Length`.
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(pieces::length(&self.pieces) as u64)
     }

@@ -1,23 +1,23 @@
-//! Which of the offered extensions is agreed on: permessage-deflate (RFC 7692 section 7.1).
+//! Negotiation of the WebSocket extension permessage-deflate (RFC 7692 section 7.1).
 //!
-//! What the client compresses refers to nothing before it, for a client should cost no memory while it is idle. A client
-//! need not offer that: the answer may ask for it (section 7.1.1.2). What we compress is compressed once for all clients
-//! in any case; those that do not ask for messages that stand alone (section 7.1.1.1) get shorter ones.
+//! Client messages are compressed without context takeover, so that an idle client costs no memory. A client need not
+//! offer this: the response may demand it (section 7.1.1.2). Server messages are compressed once for all clients in
+//! either case; clients that do not request messages without context (section 7.1.1.1) get shorter ones.
 
 use http::header::{HeaderMap, SEC_WEBSOCKET_EXTENSIONS};
 
 use crate::delivery::Compression;
 
-/// What is agreed on.
+/// Agreed extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// What the client can read.
+    /// Compression of messages to the client.
     pub compression: Compression,
-    /// The value of `Sec-WebSocket-Extensions` in the answer.
+    /// Value of `Sec-WebSocket-Extensions` in the response.
     pub answer: &'static str,
 }
 
-/// Answers the first offer that can be taken, for the first is the one that the client likes best.
+/// Accepts the first acceptable offer, since offers are in the client's order of preference; `None` if there is none.
 #[must_use]
 pub fn agree(headers: &HeaderMap) -> Option<Agreement> {
     headers
@@ -28,8 +28,8 @@ pub fn agree(headers: &HeaderMap) -> Option<Agreement> {
         .find_map(answer)
 }
 
-/// The answer to one offer; `None` where it has to be declined (section 7.1): a parameter that is unknown, given twice or
-/// has a value that is not allowed, or a window that is smaller than the one in which all is compressed.
+/// Returns the response to one offer; `None` if the offer has to be declined (section 7.1): a parameter is unknown,
+/// repeated or has an invalid value, or the server's window would be smaller than the 32 KiB used for compression.
 fn answer(offer: &str) -> Option<Agreement> {
     let mut parts = split(offer, ';');
     if parts.next()? != "permessage-deflate" {
@@ -47,13 +47,14 @@ fn answer(offer: &str) -> Option<Agreement> {
         seen.push(name);
         match (name, value) {
             ("server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits", None) => {}
-            // What the client compresses in is its choice: what it may use is inflated in any case (section 7.1.2.2).
+            // The client may choose its window: messages are inflated with the largest one in any case (section
+            // 7.1.2.2).
             ("client_max_window_bits", Some("8" | "9" | "10" | "11" | "12" | "13" | "14" | "15")) => {}
             ("server_max_window_bits", Some("15")) => {}
             _ => return None,
         }
     }
-    // Both have to be repeated where they were offered.
+    // If offered, both have to be repeated in the response.
     let alone = seen.contains(&"server_no_context_takeover");
     let window = seen.contains(&"server_max_window_bits");
     Some(Agreement {
@@ -73,7 +74,7 @@ fn answer(offer: &str) -> Option<Agreement> {
     })
 }
 
-/// The parts of a header's value, which stand in quotes where they hold the separator themselves.
+/// Splits a header's value at `separator`, except inside quoted strings.
 fn split(value: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let parts = value.split(move |c| {
@@ -84,7 +85,7 @@ fn split(value: &str, separator: char) -> impl Iterator<Item = &str> {
     parts.map(trim)
 }
 
-/// A value may stand in quotes (RFC 6455 section 9.1); none of ours has a character that would have to.
+/// Removes the quotes of a value (RFC 6455 section 9.1). Escapes are left as they are: no valid value needs one.
 fn unquoted(value: &str) -> &str {
     value
         .strip_prefix('"')
@@ -122,7 +123,7 @@ mod tests {
             "permessage-deflate; client_no_context_takeover",
             "x-webkit-deflate-frame, permessage-deflate",
             "permessage-bzip2; x=\"a, permessage-deflate; b\", \tpermessage-deflate",
-            // RFC 7692 section 7.1.3: a wish, and what will do.
+            // RFC 7692 section 7.1.3: a preferred offer, and a fallback.
             "permessage-deflate; server_max_window_bits=10, permessage-deflate",
             "permessage-deflate; unknown, permessage-deflate; client_max_window_bits",
         ] {

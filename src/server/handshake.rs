@@ -1,4 +1,4 @@
-//! Whether a request may become a WebSocket (RFC 6455 section 4.2; PROTOCOL 1.1).
+//! Checks of the WebSocket opening handshake (RFC 6455 section 4.2; PROTOCOL 1.1).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,16 +11,17 @@ use sha1::{Digest, Sha1};
 
 use crate::door::Refusal;
 
-/// Whether the client asks for an upgrade at all (PROTOCOL H1: any case, anywhere in a list).
+/// Checks if the client requests an upgrade (PROTOCOL H1: in any case, anywhere in a list).
 #[must_use]
 pub fn is_upgrade<B>(request: &Request<B>) -> bool {
     has_token(request.headers(), &CONNECTION, "upgrade") && has_token(request.headers(), &UPGRADE, "websocket")
 }
 
-/// Checks the request; the value of `Sec-WebSocket-Accept` on success.
+/// Checks an upgrade request and returns the value of `Sec-WebSocket-Accept`.
 ///
 /// # Errors
-/// [`Refusal::Malformed`].
+/// [`Refusal::Malformed`] if the method, the HTTP version, the WebSocket version or the key is invalid, or if there is
+/// a body.
 pub fn check<B>(request: &Request<B>) -> Result<String, Refusal> {
     let headers = request.headers();
     let version = headers
@@ -30,7 +31,7 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Refusal> {
         .get(SEC_WEBSOCKET_KEY)
         .filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16));
     match key {
-        // A body's bytes would be read as frames.
+        // The bytes of a body would be parsed as frames.
         Some(key)
             if version
                 && !has_body(headers)
@@ -48,8 +49,8 @@ fn has_body(headers: &HeaderMap) -> bool {
     length || headers.contains_key(TRANSFER_ENCODING)
 }
 
-/// The subprotocol to echo: of those offered the first that is listed. Never one that was not offered, on which clients give
-/// up (PROTOCOL H6).
+/// Returns the subprotocol for the response: the first of those offered that is in `listed`. Never one that was not
+/// offered, since clients then fail the connection (PROTOCOL H6).
 #[must_use]
 pub fn subprotocol(headers: &HeaderMap, listed: &[String]) -> Option<HeaderValue> {
     let offered = headers
@@ -70,7 +71,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-/// RFC 6455 section 4.2.2, step 5.
+/// Computes `Sec-WebSocket-Accept` from the key (RFC 6455 section 4.2.2, step 5).
 fn accept(key: &[u8]) -> String {
     const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())

@@ -1,4 +1,4 @@
-//! Accepts connections and hands each to its protocol.
+//! Accepts connections and serves HTTP on them, until they upgrade to WebSocket.
 
 use std::io;
 use std::net::IpAddr;
@@ -35,30 +35,31 @@ use crate::panics;
 use crate::session::{self, Services};
 use crate::tls::Certificate;
 
-/// What of the server is settled for as long as it runs.
+/// Server settings that do not change while the process runs.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// How long a client may take to send a request's head.
+    /// Time limit for each of a PROXY header, a TLS handshake and a request's head.
     pub header_timeout: Duration,
-    /// Who takes no byte of an answer for so long is cut off.
+    /// Time limit for a client to take the next bytes of a response; then the connection is cut off.
     pub write_deadline: Duration,
-    /// Whether an offer of permessage-deflate is taken.
+    /// `true` if offers of permessage-deflate are accepted.
     pub compression: bool,
-    /// Every connection begins with a PROXY protocol header, version 2.
+    /// `true` if every connection begins with a PROXY protocol header, version 2.
     pub proxied: bool,
-    /// The certificate at the start; without one the port speaks no TLS.
+    /// TLS configuration at the start; `None` for a port without TLS.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl ServerSettings {
-    /// How long a body may take: three times what its head may; 30 s by default, as in geth (`rpc/http.go`).
+    /// Returns the time limit for a body: three times that for a head; 30 s by default, as in geth (`rpc/http.go`).
     #[must_use]
     pub fn body_timeout(&self) -> Duration {
         self.header_timeout * 3
     }
 }
 
-/// Connections above a limit that are still answered, with 429 or 503; beyond these they are dropped unheard.
+/// Refused connections that are open at the same time and get a 429 or 503; further ones are dropped without a
+/// response.
 const TURNED_AWAY: usize = 64;
 
 /// Allowance for displaced connections that are still closing: this many, and one in this many of all connections, may
@@ -68,14 +69,14 @@ const LEAVING: usize = 16;
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-/// The listening end.
+/// Listening socket and the state of its connections.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     shared: Arc<Shared>,
 }
 
-/// What every connection shares.
+/// State shared by all connections.
 #[derive(Debug)]
 struct Shared {
     settings: ServerSettings,
@@ -83,19 +84,19 @@ struct Shared {
     services: Arc<Services>,
     open: AtomicUsize,
     crowd: Crowd,
-    /// Connections since the start.
+    /// Number of connections accepted since the start.
     accepted: AtomicU64,
     turned_away: AtomicUsize,
     stop: CancellationToken,
-    /// Everything that serves a connection, so that the end can wait for it.
+    /// All tasks that serve a connection, awaited at shutdown.
     tasks: TaskTracker,
 }
 
-/// One open connection; counted until dropped.
+/// Open connection, counted until dropped.
 #[derive(Debug)]
 struct Open {
     shared: Arc<Shared>,
-    /// Among all that are open, as soon as it is known whose it is.
+    /// Seat among all open connections, taken once the client's address is known.
     seat: OnceLock<Seat>,
 }
 
@@ -105,30 +106,30 @@ impl Drop for Open {
     }
 }
 
-/// One connection while it speaks HTTP.
+/// Connection that speaks HTTP.
 pub(super) struct Connection {
     shared: Arc<Shared>,
     open: Arc<Open>,
     caller: Caller,
-    /// Refusal to answer with, where the connection is open for that alone.
+    /// Refusal, if every request on this connection is answered with it.
     turned_away: Option<Refusal>,
     /// Cancelled when the connection is displaced by another one.
     displaced: CancellationToken,
     kept: Mutex<Kept>,
 }
 
-/// What a connection holds on to.
+/// State that a connection gains and gives back while open.
 #[derive(Default)]
 struct Kept {
-    /// Until its first request.
+    /// Place among the connections without a request, until the first request.
     handshake: Option<Handshake>,
-    /// From its first request on, among its client's connections.
+    /// Place among its client's connections, from the first admitted request on.
     place: Option<Place>,
     refusals: Refusals,
 }
 
 impl Connection {
-    /// What every connection works with.
+    /// Returns the services shared by all connections.
     pub(super) fn services(&self) -> &Arc<Services> {
         &self.shared.services
     }
@@ -147,7 +148,7 @@ impl Drop for Connection {
 }
 
 impl Server {
-    /// Serves a socket that is already bound, until `stop`; over TLS where there is a certificate to show.
+    /// Creates a server for a bound socket, over TLS if there is a certificate. Serves until `stop` is cancelled.
     #[must_use]
     pub fn new(
         listener: TcpListener,
@@ -173,8 +174,8 @@ impl Server {
         }
     }
 
-    /// Accepts until told to stop; what is still served can be waited for. Sessions go on, see
-    /// [`session::Clients::drain`].
+    /// Accepts connections until stopped; returns a tracker to wait for those still open. Sessions are not ended here,
+    /// see [`session::Clients::drain`].
     pub async fn run(self) -> TaskTracker {
         let stop = self.shared.stop.clone();
         loop {
@@ -203,7 +204,7 @@ impl Server {
             shared: shared.clone(),
             seat: OnceLock::new(),
         });
-        // Those who are turned away are open too, but take no place from others.
+        // Refused connections are counted as open, but occupy no place of admitted ones.
         let turned_away = shared.turned_away.load(Ordering::Relaxed);
         let (before, max) = (
             before.saturating_sub(turned_away),
@@ -226,16 +227,16 @@ impl Server {
     }
 }
 
-/// Place for one more connection.
+/// Room for one more connection.
 #[derive(Clone, Copy)]
 enum Room {
     Free,
-    /// Place that another connection has to vacate.
+    /// Room that another connection has to vacate.
     OfOthers,
     None,
 }
 
-/// Reads the client's address from the balancer, then continues with [`begin`].
+/// Reads the client's address from the load balancer's header, then continues with [`begin`].
 async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
     let shared = &open.shared;
     let client = proxied::client_of(&mut stream);
@@ -249,7 +250,7 @@ async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>, roo
     }
 }
 
-/// Serves a connection of this client, or turns it away.
+/// Serves a connection of this client, or refuses it.
 fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
     let shared = open.shared.clone();
     let has_room = match room {
@@ -312,8 +313,8 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
 }
 
 impl Connection {
-    /// A place among the client's connections, for as long as this one is open. A proxy's connection may carry the requests
-    /// of one client after the other.
+    /// Takes a place among the client's connections until this one is closed. A reverse proxy's connection may carry
+    /// requests of several clients in turn.
     fn enter(&self, pass: &Pass) -> Result<(), Refusal> {
         let mut kept = self.kept.lock();
         if !kept.place.as_ref().is_some_and(|place| place.is_of(pass.account())) {
@@ -323,19 +324,19 @@ impl Connection {
         Ok(())
     }
 
-    /// A request was refused; `true` where that was one too many.
+    /// Records a refused request; returns `true` if there were too many.
     pub(super) fn refused(&self, pass: &Pass) -> bool {
         let (now, patience) = (self.shared.services.clock.now(), pass.terms().rights.plan.patience);
         self.kept.lock().refusals.note(now, patience)
     }
 }
 
-/// One connection: HTTP until it upgrades, behind a TLS handshake where there is a certificate.
+/// Serves one connection: HTTP until an upgrade, after a TLS handshake if there is a certificate.
 async fn serve(stream: TcpStream, connection: Arc<Connection>) {
     let certificate = connection.shared.certificate.as_ref().map(|own| own.load_full());
     match certificate {
         None => serve_http(stream, connection).await,
-        // On the heap, or a connection without TLS would have room for it too.
+        // On the heap, or the future of a connection without TLS would include space for it.
         Some(certificate) => Box::pin(serve_tls(stream, certificate, connection)).await,
     }
 }
@@ -386,13 +387,13 @@ async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
 async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
     let services = connection.shared.services.clone();
     let page = request.headers().get(ORIGIN).cloned();
-    // A page that may not ask is not told either.
+    // A page whose origin is not allowed gets no CORS headers.
     let page = page.filter(|_| services.door.policy().may_ask(request.headers()));
     let holds_a_place = request.method() == Method::POST;
     let seat = InUse::new(&connection);
     let admitted = admit(request, connection).await;
     drop(seat);
-    // Only a connection with a place among its client's may stay open, or their number would bound nothing.
+    // Only a connection with a place among its client's may stay open, or their number would not be bounded.
     let stays = admitted.is_ok() && holds_a_place;
     let mut response = admitted.unwrap_or_else(|why| {
         services.count_refusal(why.label());
@@ -410,7 +411,7 @@ async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Res
     response
 }
 
-/// A request is being answered on this connection, until this is dropped.
+/// Marks the connection as answering a request, until dropped.
 struct InUse {
     open: Arc<Open>,
 }
@@ -460,7 +461,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     }
     if !upgrades {
         connection.enter(&pass)?;
-        // On the heap, or a connection that upgrades would have room for it too.
+        // On the heap, or the future of a connection that upgrades would include space for it.
         return Ok(Box::pin(post::answer(request, &pass, &connection)).await);
     }
     let accept = handshake::check(&request)?;
@@ -470,7 +471,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
 
 fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Connection) -> Response<Body> {
     let shared = &connection.shared;
-    // The rest of a connection goes with hyper; what an idle client keeps is small.
+    // The rest of the connection's state is dropped with hyper; what an idle client keeps is small.
     let (open, place) = (connection.open.clone(), connection.kept.lock().place.take());
     let extension = if shared.settings.compression {
         extension::agree(request.headers())
@@ -505,7 +506,7 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Co
     response
 }
 
-/// The socket itself, and what was read behind the handshake.
+/// Returns the socket itself, and the bytes read after the handshake.
 fn bare(upgraded: Upgraded) -> io::Result<(Socket, Bytes)> {
     let upgraded = match upgraded.downcast::<TokioIo<Patient<TcpStream>>>() {
         Ok(parts) => {

@@ -1,7 +1,7 @@
-//! One port for WebSocket and HTTP.
+//! Server for WebSocket and HTTP on one port.
 //!
-//! hyper reads requests, [`crate::door`] says who may come in; an upgrade leaves hyper at once, and the session gets the
-//! bare socket back, so that nothing stands between our frames and the kernel.
+//! hyper reads requests and [`crate::door`] admits clients. An upgraded connection leaves hyper at once, and the
+//! session gets the bare socket back, so that there is no layer between our frames and the kernel.
 
 mod answer;
 mod body;
@@ -13,7 +13,7 @@ mod post;
 mod proxied;
 mod upload;
 
-// These for whoever upgrades without the rest of the door: the echo server of `make autobahn`, and the fuzz targets.
+// For users of the upgrade without the rest of the server: the echo server of `make autobahn`, and the fuzz targets.
 pub use extension::agree as agree_on_extension;
 pub use handshake::{check as check_upgrade, is_upgrade};
 pub use listener::{Server, ServerSettings};

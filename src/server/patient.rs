@@ -1,4 +1,4 @@
-//! A connection whose other end has to take what is written to it: an answer over HTTP is memory until it is read.
+//! Connection with a write time limit: an HTTP response occupies memory until the peer reads it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,23 +8,23 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// A stream that fails with `TimedOut` where nothing could be written for so long.
+/// Stream that fails with `TimedOut` if the peer takes less than `PROGRESS` bytes within the time limit.
 #[derive(Debug)]
 pub struct Patient<S> {
     stream: S,
     patience: Duration,
-    /// Made when a write has to wait.
+    /// Timer of the time limit, created when a write has to wait.
     blocked: Option<Pin<Box<Sleep>>>,
-    /// Bytes that were taken since.
+    /// Bytes taken since the timer was created.
     progress: usize,
 }
 
-/// What has to be taken within the patience, in bytes, where more is there: a reader of a byte a second makes progress too,
-/// but not enough of it.
+/// Bytes that the peer has to take within the time limit, if there are as many: a reader of one byte a second makes
+/// progress too, but not enough.
 const PROGRESS: usize = 16 << 10;
 
 impl<S> Patient<S> {
-    /// Waits no longer than this for any byte to be taken.
+    /// Wraps a stream, with the time limit for progress in writing.
     pub fn new(stream: S, patience: Duration) -> Self {
         Self {
             stream,
@@ -34,12 +34,12 @@ impl<S> Patient<S> {
         }
     }
 
-    /// The stream alone.
+    /// Returns the stream.
     pub fn into_inner(self) -> S {
         self.stream
     }
 
-    /// A write is over, or waits.
+    /// Checks the result of a write: counts its bytes, or starts or checks the timer.
     fn watch_write(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(taken)) = &polled {
             self.progress += taken;
@@ -53,7 +53,7 @@ impl<S> Patient<S> {
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            // Everything was taken.
+            // The peer has taken everything.
             self.blocked = None;
             return polled;
         }
@@ -119,7 +119,7 @@ mod tests {
             let reading = tokio::spawn(async move {
                 for _ in 0..8 {
                     tokio::time::sleep(Duration::from_secs(4)).await;
-                    // Nothing more comes where the writer has given up.
+                    // There is no more to read if the writer has given up.
                     let _ = theirs.read_exact(&mut vec![0; taken]).await;
                 }
             });

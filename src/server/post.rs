@@ -23,19 +23,19 @@ use crate::session::{Services, methods};
 use crate::shares::{Charge, Full, RETRY_AFTER};
 use crate::{panics, pieces};
 
-/// What geth takes for JSON (`rpc/http.go`, `acceptedContentTypes`).
+/// Media types that geth accepts as JSON (`rpc/http.go`, `acceptedContentTypes`).
 const CONTENT_TYPES: [&str; 3] = ["application/json", "application/json-rpc", "application/jsonrequest"];
 
-/// Answers what is neither an upgrade nor a POST.
+/// Answers a request that is neither an upgrade nor a POST.
 pub fn answer_others(method: &Method) -> Response<Body> {
     match *method {
-        // Health probes of load balancers.
+        // Health checks of load balancers.
         Method::GET | Method::OPTIONS | Method::HEAD => plain(StatusCode::OK, ""),
         _ => plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
     }
 }
 
-/// Answers one request.
+/// Answers one POST request.
 pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connection) -> Response<Body> {
     let (services, settings) = (connection.services(), connection.settings());
     let content_type = request
@@ -66,8 +66,8 @@ pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connec
     charged(without_request, pass, connection)
 }
 
-/// Charges what holds no request, for it was read and is answered; in place of the answer a refusal where the quota is used
-/// up.
+/// Charges a body without a request, since it was read and is answered; returns a refusal instead of `response` if the
+/// quota is used up.
 fn charged(response: Response<Body>, pass: &Pass, connection: &Connection) -> Response<Body> {
     let charged = pass.terms().charge_one();
     match charged {
@@ -76,13 +76,13 @@ fn charged(response: Response<Body>, pass: &Pass, connection: &Connection) -> Re
     }
 }
 
-/// The response to what a body came to.
+/// Builds the HTTP response, with a status and `Retry-After` if the message was refused.
 fn finish(Answered { answer, room, refused }: Answered, pass: &Pass, connection: &Connection) -> Response<Body> {
     let services = connection.services();
     let parts = answer.parts();
     let needed = match &answer {
         Answer::One(_) => services.rpc.room_for(pass.account().owner(), pieces::length(&parts)),
-        // A batch was charged while it grew.
+        // A batch was charged while its answer grew.
         Answer::Nothing | Answer::Batch(_) => Ok(room),
     };
     let (mut response, refused) = match (needed, &answer) {
@@ -112,12 +112,12 @@ fn finish(Answered { answer, room, refused }: Answered, pass: &Pass, connection:
     response
 }
 
-/// What a body came to.
+/// Result of processing a body.
 struct Answered {
     answer: Answer,
-    /// Charge for the answer, where it was taken before.
+    /// Charge for the answer, if taken already.
     room: Option<Charge>,
-    /// Reason, where the message was refused as a whole.
+    /// Reason, if the message was refused as a whole.
     refused: Option<Refused>,
 }
 
@@ -126,7 +126,7 @@ struct Answered {
 enum Refused {
     /// The client's quota is used up.
     Quota(Exceeded),
-    /// Full budget, and the wait before a retry.
+    /// A budget is full; with the wait before a retry.
     Busy(Duration),
 }
 
@@ -224,7 +224,7 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
             }
         }
         Intake::Batch(planned, exceeded) => {
-            // A connection has one request at a time, so that all its places are this batch's.
+            // HTTP/1.1 serves one request at a time, so this batch may use all places of the connection.
             let max = pass.terms().rights.plan.max_in_flight as usize;
             let more = move |under_way| (under_way < max).then_some(());
             let completing = async move {
@@ -254,7 +254,7 @@ fn caller(pass: &Pass) -> Caller {
 fn take_in(body: &[u8], pass: &Pass, services: &Services) -> Intake {
     let terms = pass.account().terms();
     let parsed = Message::parse(body, terms.rights.plan.max_batch);
-    // As in a session: what holds no request costs as much as one.
+    // As in a session: a message without requests costs as much as one request.
     if !parsed.as_ref().is_ok_and(Message::holds_requests)
         && let Err(exceeded) = terms.charge_one()
     {
@@ -282,8 +282,8 @@ fn take_in(body: &[u8], pass: &Pass, services: &Services) -> Intake {
     }
 }
 
-/// Runs work to its end even where the client disconnects: others may be waiting for the same answer. `None` where it
-/// panicked.
+/// Runs work to its end even if the client disconnects: other clients may be waiting for the same answer. Returns
+/// `None` if the work panicked.
 async fn staying<T: Send + 'static>(services: &Services, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     let mut work = Box::pin(work);
     if let Some(done) = look(work.as_mut()) {
@@ -293,7 +293,7 @@ async fn staying<T: Send + 'static>(services: &Services, work: impl Future<Outpu
     done.map_err(|_| panics::count("call", &services.metrics)).ok()
 }
 
-/// Each item is charged; all are refused together where the quota is used up.
+/// Charges and plans all items; all are refused together, with the reason, if the quota is used up.
 fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, Option<Exceeded>) {
     let terms = pass.terms();
     if let Err(exceeded) = terms.charge(methods(items)) {

@@ -1,31 +1,33 @@
-//! The address that a load balancer tells before everything else: PROXY protocol, version 2.
+//! Client address from a load balancer's header at the start of a connection: PROXY protocol, version 2.
 
 use std::net::IpAddr;
 
 use ppp::v2::{Addresses, Command, Header};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The part whose length is known: the signature, two bytes of what it is, and the length of the rest.
+/// Length of the fixed part, in bytes: the signature, version and command, address family, and the length of the rest.
 const FIXED: usize = 16;
 
-/// Longest header that is read, in bytes. Addresses are 36; the rest is what balancers add about TLS and themselves.
+/// Longest variable part accepted, in bytes. Addresses take up to 36; the rest is for extensions by balancers, about
+/// TLS and themselves.
 const MAX: usize = 2 << 10;
 
-/// There was no header of version 2, or one that cannot be read.
+/// Missing or unreadable header of version 2.
 #[derive(Debug, thiserror::Error)]
 pub enum NotProxied {
-    /// Other bytes.
+    /// Bytes that are not a valid header.
     #[error("no PROXY protocol header of version 2: {0}")]
     Malformed(String),
-    /// The connection ended before.
+    /// Connection that failed or ended within the header.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// Reads the header and nothing behind it. `None` for connections of the balancer itself, its health checks.
+/// Reads the header and nothing after it; returns the client's address. `None` for connections of the balancer itself,
+/// such as health checks.
 ///
 /// # Errors
-/// [`NotProxied`].
+/// [`NotProxied`] if the header is not valid, is too long, has no IP address, or cannot be read.
 pub async fn client_of(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpAddr>, NotProxied> {
     let mut header = vec![0; FIXED];
     stream.read_exact(&mut header).await?;

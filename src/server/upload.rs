@@ -1,4 +1,5 @@
-//! The body of a request, charged before it is read: who has used up the quota does not cost the reading of a long one.
+//! Reading of request bodies. Each is charged before it is read, so that a client whose quota is used up cannot make us
+//! read a long one.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use tokio::sync::Notify;
 use crate::door::{BYTES_PER_REQUEST, Exceeded, Pass};
 use crate::shares::{Budget, Charge, Full};
 
-/// A body from here on takes room among those of all clients, in bytes.
+/// Minimum length of a body that is charged to the inbound budget of all clients, in bytes.
 const LONG: usize = (4 << 10) + 1;
 
 /// Reason why a body was not read to its end.
@@ -18,19 +19,20 @@ const LONG: usize = (4 << 10) + 1;
 pub enum Unread {
     /// Body longer than the client's quota.
     Exceeded(Exceeded),
-    /// Budget too full for the bytes received so far.
+    /// Inbound budget too full for the bytes received so far.
     Full(Full),
     /// Body longer than the limit.
     TooLong,
-    /// Client that disconnected, or violated HTTP.
+    /// Client disconnected, or violated HTTP.
     Broken,
 }
 
-/// Reads a body, and charges its bytes to the budget as they arrive. An announced length is charged to the client's
-/// quota at once; without one, bytes are charged as they arrive.
+/// Reads a body, and charges its bytes to the inbound budget as they arrive. An announced length is charged to the
+/// client's quota at once; otherwise bytes are charged as they arrive.
 ///
 /// # Errors
-/// [`Unread`].
+/// [`Unread`] if the body exceeds its limit, the quota or the budget, if the charge was evicted for other clients, or
+/// if the client fails.
 pub async fn read(mut body: Incoming, pass: &Pass, inbound: &Arc<Budget>) -> Result<(Bytes, Option<Charge>), Unread> {
     let given_up = Arc::new(Notify::new());
     let mut room: Option<Charge> = None;
@@ -54,7 +56,7 @@ pub async fn read(mut body: Incoming, pass: &Pass, inbound: &Arc<Budget>) -> Res
         }
         charge(length)?;
     }
-    // Grows with what comes: an announcement alone is no reason for memory.
+    // Grows as bytes arrive: memory is not allocated for an announced length.
     let mut whole = BytesMut::new();
     loop {
         let frame = tokio::select! {
@@ -72,7 +74,7 @@ pub async fn read(mut body: Incoming, pass: &Pass, inbound: &Arc<Budget>) -> Res
         if announced.is_none() {
             charge((after / BYTES_PER_REQUEST - before / BYTES_PER_REQUEST) * BYTES_PER_REQUEST)?;
         }
-        // Most bodies come in one piece, which need not be copied.
+        // Most bodies arrive in one piece, which need not be copied.
         if before == 0 && body.is_end_stream() {
             held(data.len())?;
             whole = data.into();

@@ -1,8 +1,8 @@
-//! A batch: one message of several items, answered by one.
+//! Batches: messages of several items, answered by one message.
 //!
-//! It needs one of the connection's places, as a single call does, and is refused without. Each further item that is under
-//! way at the same time takes one more, but only while half of them are free, and the others wait. So a batch of any length
-//! is answered whole, and takes nobody the room for a single call.
+//! A batch needs one of the connection's places for calls in flight, as a single call does, and is refused without one.
+//! Each further item in progress at the same time takes one more place, but only while half of the places are free;
+//! other items wait. So a batch of any length is answered completely, and always leaves room for a single call.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ impl Session {
             );
         }
         let mut releases = Vec::new();
-        // Before anything is done: a batch that finds no place must not have ended a subscription already.
+        // Before any item is processed: a batch that gets no place must not have ended a subscription already.
         let waits = items.iter().any(waits);
         let (max_in_flight, charged) = self.charge(items);
         let place = if waits {
@@ -70,7 +70,8 @@ impl Session {
 }
 
 impl Services {
-    /// As [`Self::answer`], item by item the same.
+    /// Sends the responses to a batch. If the array is too long for the queue, sends a short error for every item; if
+    /// that is too long too, closes the connection.
     pub(super) fn answer_batch(&self, outbox: &Arc<Outbox>, responses: &[Response], releases: Vec<Arc<Recipient>>) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
         let Some(array) = jsonrpc::batch(responses) else { return };

@@ -1,4 +1,5 @@
-//! All connected clients: their signs of life are watched here, so that no connection needs a timer of its own.
+//! Registry of connected clients. One task checks the signs of life of all clients, so that no connection needs a
+//! timer.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -16,26 +17,27 @@ use crate::clock::{Clock, Millis};
 use crate::delivery::{Backlog, CloseReason, Outbox, Signs, frame};
 use crate::door::{Pass, unix_now};
 
-/// How often every client is looked at.
+/// Interval between checks of all clients.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Between two close frames of a drain, on average: hundred clients a second come back to those that remain.
+/// Average interval between two close frames of a drain: a hundred clients a second reconnect to the remaining
+/// instances.
 const BETWEEN_CLOSES: Duration = Duration::from_millis(10);
-/// How long a client that was cut off may take to be gone.
+/// Pause before the global backlog is checked again, if no client could be closed.
 const LEAVING: Duration = Duration::from_millis(10);
 
-/// How long a client may take to answer a close frame, and to take what is flushed before it.
+/// Time limit for a client to answer a close frame, and to read what is flushed before it, in milliseconds.
 const CLOSE_PATIENCE: Millis = 5_000;
 
-/// When clients are pinged and given up.
+/// Intervals and time limits by which clients are pinged and disconnected.
 #[derive(Clone, Copy, Debug)]
 pub struct LifeSigns {
-    /// A ping goes out that often, whatever the traffic (PROTOCOL 1.12); load balancers cut idle sockets after 30 s.
+    /// Interval between pings, regardless of traffic (PROTOCOL 1.12); load balancers cut idle sockets after 30 s.
     pub ping_interval: Duration,
-    /// Nothing heard for so long, pongs included: the client is gone. A message may take as long from its first byte to its
-    /// last: whoever sends a byte now and then is heard, but keeps what it has sent in our memory.
+    /// Time without any frame, pongs included, after which a client is disconnected. Also the time limit for a message
+    /// from its first byte to its last: a client that sends a byte now and then is alive, but occupies our memory.
     pub silence_timeout: Duration,
-    /// No progress in writing for so long: the client does not read.
+    /// Time without write progress after which a client is disconnected: the client does not read.
     pub write_deadline: Duration,
 }
 
@@ -46,18 +48,18 @@ struct Client {
     pinged_at: Millis,
 }
 
-/// Connected clients.
+/// Registry of connected clients.
 #[derive(Debug)]
 pub struct Clients {
     all: Mutex<Slab<Client>>,
     left: Notify,
-    /// Whoever comes is asked to leave.
+    /// `true` once new clients are closed at once.
     draining: AtomicBool,
     clock: Clock,
 }
 
 impl Clients {
-    /// Nobody yet.
+    /// Creates an empty registry.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         Self {
@@ -68,7 +70,7 @@ impl Clients {
         }
     }
 
-    /// A client came; the number names it until it leaves.
+    /// Adds a client; returns a number that identifies the client until [`Self::remove`].
     pub fn add(&self, outbox: Arc<Outbox>, pass: Arc<Pass>) -> usize {
         let number = self.all.lock().insert(Client {
             outbox: outbox.clone(),
@@ -81,7 +83,7 @@ impl Clients {
         number
     }
 
-    /// A client left.
+    /// Removes a client.
     pub fn remove(&self, number: usize) {
         let mut all = self.all.lock();
         all.try_remove(number);
@@ -91,19 +93,19 @@ impl Clients {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of connected clients.
     #[must_use]
     pub fn len(&self) -> usize {
         self.all.lock().len()
     }
 
-    /// Whether there is none.
+    /// Checks if no client is connected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.all.lock().is_empty()
     }
 
-    /// Bytes that wait in all queues, and behind them for the sockets.
+    /// Returns the bytes in all queues and current writes.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.all
@@ -113,7 +115,7 @@ impl Clients {
             .sum()
     }
 
-    /// Closes the clients with the longest queues whenever all queues together are too long, for ever.
+    /// Closes the clients with the longest queues whenever the global backlog exceeds its limit. Never returns.
     pub async fn relieve(&self, backlog: &Backlog) {
         loop {
             backlog.exceeded().await;
@@ -139,18 +141,18 @@ impl Clients {
                     "the longest queues: all together were above delivery.max_total_queue_bytes"
                 );
             } else {
-                // What is left belongs to clients that are leaving.
+                // The remaining bytes belong to clients that are closing.
                 tokio::time::sleep(LEAVING).await;
             }
         }
     }
 
-    /// Asks every client to leave, one after the other in any order, and waits until all have or the time is over; the rest
-    /// is cut off. All together would come back together. Half of the time at most is for the asking: the last one has to
-    /// read what it is owed, too.
+    /// Closes all clients in random order, and waits until all have disconnected or `grace` is over; the rest is cut
+    /// off. The close frames are spread over time, since clients closed together reconnect together, but over about
+    /// half of `grace` at most: the last client needs time to read its queued events, too.
     pub async fn drain(&self, grace: Duration) {
         let end = tokio::time::Instant::now() + grace;
-        // From here on whoever comes is asked to leave at once; before, it is among these.
+        // From here on new clients are closed at once; clients that connected before are in the list.
         self.draining.store(true, Ordering::SeqCst);
         let mut outboxes: Vec<_> = self
             .all
@@ -163,7 +165,7 @@ impl Clients {
         let between = BETWEEN_CLOSES.min(grace / 2 / count);
         let mut at = tokio::time::Instant::now();
         for outbox in outboxes {
-            // Timers have a millisecond; those that are due before the next go together.
+            // Timers have a resolution of a millisecond; closes due before the next tick happen together.
             tokio::time::sleep_until(at).await;
             outbox.close(CloseReason::Drain);
             at += between.mul_f64(2.0 * rand::random::<f64>());
@@ -184,7 +186,7 @@ impl Clients {
         }
     }
 
-    /// Pings and gives up clients, and shows those out whose pass is over, for ever.
+    /// Pings clients, and disconnects those that are silent, slow or without a valid pass. Never returns.
     pub async fn watch(&self, signs: LifeSigns) {
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,7 +194,8 @@ impl Clients {
         loop {
             round.tick().await;
             let (now, date) = (self.clock.now(), unix_now());
-            // The lock is held for a walk over thousands of clients, about a millisecond; only comings and goings wait.
+            // The lock is held for a walk over thousands of clients, about a millisecond; only connects and disconnects
+            // wait.
             for (_, client) in self.all.lock().iter_mut() {
                 let state = client.outbox.signs(now);
                 if let Some(reason) = verdict(&state, now, &signs) {
@@ -212,7 +215,7 @@ impl Clients {
     }
 }
 
-/// Whether a client is beyond waiting for.
+/// Returns the reason to cut a client off: a close or a write that takes too long.
 fn verdict(state: &Signs, now: Millis, signs: &LifeSigns) -> Option<CloseReason> {
     let since = |at: Millis| now.saturating_sub(at);
     if state.closing_since != 0 {

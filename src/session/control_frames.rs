@@ -1,12 +1,13 @@
-//! Pings and pongs of one connection, which are no requests and yet work.
+//! Limit on pings and pongs of one connection, which are not requests and yet cost work.
 
 use crate::clock::Millis;
 use crate::delivery::CloseReason;
 
-/// How many pings and pongs one connection has sent of late.
+/// Number of pings and pongs from one connection in the current window.
 ///
-/// They are no requests: who shares an address with somebody that has used up the quota may still say that it is alive. But
-/// each is work, and each ping is answered, so their number is bounded by itself.
+/// Control frames are not charged as requests: a client behind the same address as another that has used up the quota
+/// may still show that it is alive. But each frame is work, and each ping is answered, so they have a limit of their
+/// own.
 #[derive(Debug, Default)]
 pub struct ControlFrames {
     since: Millis,
@@ -14,15 +15,15 @@ pub struct ControlFrames {
 }
 
 impl ControlFrames {
-    /// Most in one [`Self::WINDOW`]: hundred a second, where libraries send one in seconds.
+    /// Most frames in one [`Self::WINDOW`]: a hundred a second, while libraries send one every few seconds.
     pub const MAX: u32 = 1_000;
-    /// What is counted together, in milliseconds.
+    /// Length of a window, in milliseconds.
     pub const WINDOW: Millis = 10_000;
 
-    /// Counts one more.
+    /// Counts one frame.
     ///
     /// # Errors
-    /// Why the connection has to end: it was one too many.
+    /// The reason to close the connection, if there were too many frames.
     pub fn count(&mut self, now: Millis) -> Result<(), CloseReason> {
         if now.saturating_sub(self.since) >= Self::WINDOW {
             (self.since, self.count) = (now, 0);

@@ -1,7 +1,7 @@
-//! One WebSocket client: a socket, a reader, a queue, and the subscriptions that live and die with it.
+//! Session of one WebSocket client: a socket, a reader, a queue, and the subscriptions of the connection.
 //!
-//! One task, no timer and no buffer while idle. It waits in `select` and decides in `apply`; nothing in `apply` waits, so
-//! a client that does not read cannot keep its own session from hearing that it is over.
+//! One task, without timer or buffer while idle. The task waits in `select` and decides in `apply`; nothing in `apply`
+//! waits, so a client that does not read cannot prevent its session from noticing the end of the connection.
 
 mod batch;
 mod clients;
@@ -42,44 +42,45 @@ use crate::shares::{Budget, Charge};
 use crate::subscription::{Asked, NodeSubscription, Registry, Replays, Start, Subscription, Topic, no_such_kind};
 use crate::telemetry::{Metrics, ReasonLabel};
 
-/// What of a session is settled for as long as the service runs; the rest is its client's [`crate::door::Plan`].
+/// Session settings that do not change while the process runs; the client's other limits are in its
+/// [`crate::door::Plan`].
 #[derive(Clone, Copy, Debug)]
 pub struct SessionSettings {
-    /// Bounds of the queue.
+    /// Limits of the queue.
     pub outbox: OutboxLimits,
-    /// `TCP_NOTSENT_LOWAT`, in bytes: what the kernel may hold back unsent, so that the backlog stays in our queue as
-    /// references to shared frames. 0 leaves the kernel's own.
+    /// `TCP_NOTSENT_LOWAT`, in bytes: how much the kernel may buffer unsent, so that the backlog stays in our queue as
+    /// references to shared frames. 0 keeps the kernel's default.
     pub notsent_lowat: u32,
-    /// Bytes of messages that are not whole or not answered, of all clients.
+    /// Limit on bytes of incomplete or unanswered messages of all clients.
     pub max_inbound_bytes: usize,
 }
 
-/// What every session works with.
+/// Services shared by all sessions.
 #[derive(Debug)]
 pub struct Services {
-    /// Subscriptions.
+    /// Live subscriptions.
     pub registry: Arc<Registry>,
-    /// Subscriptions that begin in the past.
+    /// Subscriptions that start in the past.
     pub replays: Arc<Replays>,
-    /// Everything else.
+    /// All other methods.
     pub rpc: Arc<Rpc>,
     /// Connected clients.
     pub clients: Clients,
-    /// Who may come in, and how much each may ask.
+    /// Admission of clients, and their quotas.
     pub door: Door,
-    /// Bounds.
+    /// Settings.
     pub settings: SessionSettings,
-    /// Counters.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Time.
+    /// Clock of the process.
     pub clock: Clock,
-    /// Room for messages that are not whole, and for long ones that are not answered.
+    /// Budget for incomplete messages, and for long ones that are not answered yet.
     pub inbound: Arc<Budget>,
     outboxes: Arc<OutboxShared>,
 }
 
 impl Services {
-    /// Puts them together.
+    /// Combines the services, and creates the client registry, the inbound budget and the shared state of outboxes.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
@@ -105,13 +106,13 @@ impl Services {
         }
     }
 
-    /// Counts what was refused.
+    /// Counts `count` refusals under this reason.
     pub fn count_refusals(&self, limit: &'static str, count: usize) {
         let label = ReasonLabel { reason: limit };
         self.metrics.refused.get_or_create(&label).inc_by(count as u64);
     }
 
-    /// Decides about a call that is no subscription: `None` where it is forwarded to any node.
+    /// Decides if a call other than a subscription is refused: `None` if it may be forwarded.
     pub fn refused_call(&self, methods: &Methods, method: &str) -> Option<Local> {
         match methods.verdict(method) {
             Verdict::Serve => None,
@@ -120,7 +121,7 @@ impl Services {
         }
     }
 
-    /// As [`Self::count_refusals`], of one.
+    /// Counts one refusal under this reason.
     pub fn count_refusal(&self, limit: &'static str) {
         self.count_refusals(limit, 1);
     }
@@ -132,7 +133,7 @@ impl AsRef<Door> for Services {
     }
 }
 
-/// What the items of a message call, for [`crate::door::Terms::charge`].
+/// Returns the method of each item, for [`crate::door::Terms::charge`]; `None` for an item that is not a request.
 pub fn methods<'a>(items: &'a [Item<'_>]) -> impl Iterator<Item = Option<&'a str>> {
     items.iter().map(|item| match item {
         Item::Call(request) | Item::Notification(request) | Item::Flawed(request, _) => Some(&*request.method),
@@ -141,25 +142,26 @@ pub fn methods<'a>(items: &'a [Item<'_>]) -> impl Iterator<Item = Option<&'a str
 }
 
 impl Services {
-    /// Keeps what waits for all clients together within its bound, for ever.
+    /// Enforces the limit on the global backlog, see [`Clients::relieve`]. Never returns.
     pub async fn relieve(&self) {
         self.clients.relieve(self.outboxes.backlog()).await;
     }
 }
 
-/// Reads in a row before others get their turn.
+/// Reads in a row before other tasks get their turn.
 const MAX_READS: usize = 16;
 
-/// A message from here on takes room among those of all clients, in bytes. Shorter ones are bounded by their number.
+/// Minimum length of a message that is charged to the inbound budget of all clients, in bytes. Shorter ones are bounded
+/// by their number.
 const LONG_MESSAGE: usize = (4 << 10) + 1;
 
-/// Bytes asked of the socket in one read.
+/// Buffer space for one read, in bytes.
 const READ_BYTES: usize = 4 << 10;
 
-/// What the session waits for.
+/// Event that wakes the session.
 #[derive(Debug)]
 enum Wake {
-    /// What there is to wait for has changed.
+    /// The outbox's waits have changed.
     News,
     Readable,
     Writable,
@@ -174,18 +176,19 @@ struct Session {
     outbox: Arc<Outbox>,
     reader: Reader,
     control_frames: ControlFrames,
-    /// The client broke the framing: what it sends is not looked at any more.
+    /// `true` if further input is ignored, after a violation of the framing.
     deaf: bool,
     subscriptions: Vec<(Subscription, Reserved)>,
-    /// Room of a message that is not whole, where it is long.
+    /// Charge for an incomplete message, if long.
     unfinished: Option<Charge>,
-    /// Room of the message that is being looked at, where it is long: for its calls, until they are answered.
+    /// Charge for the message being processed, if long; passed on to its calls until they are answered.
     held: Option<Charge>,
 }
 
-/// Serves a client until it is gone. `early` is what arrived behind the handshake, which agreed on compression or not.
+/// Serves a client until it is disconnected. `early` are the bytes that arrived after the handshake, in which
+/// `compression` was agreed.
 ///
-/// No `async fn`: an idle client would keep the room of its arguments.
+/// Not an `async fn`, whose future would keep space for the arguments while the client is idle.
 pub fn serve(
     socket: Socket,
     early: Bytes,
@@ -217,7 +220,7 @@ pub fn serve(
     let longest = pass.terms().rights.plan.max_message_bytes;
     let mut reader = Reader::new(longest, compression != Compression::None);
     reader.buffer().extend_from_slice(&early);
-    // Even an empty rest keeps the handshake's whole read buffer alive.
+    // Even an empty slice keeps the handshake's whole read buffer alive.
     drop(early);
     let mut session = Session {
         number,
@@ -246,7 +249,7 @@ pub fn serve(
     }
 }
 
-/// Whatever ends a session, even a bug of ours: nothing of it stays behind.
+/// Removes all traces of the session, whatever ended it, a panic included.
 impl Drop for Session {
     fn drop(&mut self) {
         let own = self.subscriptions.iter().map(|(subscription, _)| subscription);
@@ -260,7 +263,7 @@ impl Drop for Session {
 impl Session {
     async fn live(&mut self) -> Over {
         self.take_messages();
-        // What TLS has decrypted already makes no socket readable.
+        // Data that TLS has decrypted already does not make the socket readable.
         match self.read() {
             Ok(()) => self.run().await,
             Err(over) => over,
@@ -268,7 +271,7 @@ impl Session {
     }
 
     async fn run(&mut self) -> Over {
-        // Made when something is held, which is once for each new subscription; an idle client has no timer.
+        // Created when an event is on hold, once for each new subscription; an idle client has no timer.
         let mut held: Option<Pin<Box<Sleep>>> = None;
         loop {
             let waits = self.outbox.waits();
@@ -282,7 +285,7 @@ impl Session {
                 (_, None) => held = None,
                 _ => {}
             }
-            // A socket that is always ready takes nothing from tokio's budget by itself.
+            // A socket that is always ready does not consume tokio's budget by itself.
             tokio::task::consume_budget().await;
             let wake = match self.select(waits.writable, held.as_mut()).await {
                 Ok(wake) => wake,
@@ -325,7 +328,7 @@ impl Session {
                 Ok(read) => {
                     self.services.metrics.bytes_in.inc_by(read as u64);
                     self.outbox.heard();
-                    // A write for each answer is most of what a short one costs (benches/forward).
+                    // One write per answer would be most of the cost of a short answer (benches/forward).
                     let _cork = self.outbox.cork();
                     self.take_messages();
                 }
@@ -339,7 +342,7 @@ impl Session {
     }
 
     fn take_messages(&mut self) {
-        // After a violation nothing that follows can be read as frames.
+        // After a violation, the rest of the input cannot be parsed as frames.
         while !self.deaf {
             let phase = self.outbox.phase();
             let inbound = match self.reader.next_inbound() {
@@ -371,7 +374,7 @@ impl Session {
         self.reader.buffer().clear();
     }
 
-    /// Charges the received part of a message that is not complete to the budget for all of them.
+    /// Charges the received part of an incomplete message to the inbound budget.
     fn charge_unfinished(&mut self) {
         let bytes = self.reader.held_bytes();
         if bytes < LONG_MESSAGE {
@@ -395,7 +398,7 @@ impl Session {
         }
     }
 
-    /// Gives back what has come of a message where it was given up for others.
+    /// Frees an incomplete message that was evicted to make room for other clients.
     fn forget_message(&mut self) {
         if matches!(self.outbox.phase(), Phase::Closing(CloseReason::NoRoom)) && !self.deaf {
             self.services.count_refusal("inbound_bytes");
@@ -405,7 +408,7 @@ impl Session {
         }
     }
 
-    /// Whether it was not one too many.
+    /// Counts a ping or pong; closes the connection and returns `false` if there were too many.
     fn counts_control_frame(&mut self) -> bool {
         let counted = self.control_frames.count(self.services.clock.now());
         counted.map_err(|reason| self.violated(reason)).is_ok()
@@ -422,7 +425,7 @@ impl Session {
         if let Some(activity) = self.pass.activity() {
             activity.used(self.services.clock.now());
         }
-        // Long messages are work before they are understood; who has used up the quota is not even read.
+        // Long messages cost work before they are parsed; a message over the quota is not even parsed.
         let charged = self.pass.terms().charge_bytes(message.len());
         match charged {
             Ok(()) => self.charged(message),
@@ -430,7 +433,7 @@ impl Session {
         }
     }
 
-    /// As [`Self::message`], but charged while it grows, for nobody knows before how long it becomes.
+    /// Like [`Self::message`], but charged while inflating, since the length is not known before.
     fn deflated(&mut self, message: &Deflated) {
         let terms = self.pass.account().terms();
         let max = terms.rights.plan.max_message_bytes;
@@ -449,7 +452,8 @@ impl Session {
         self.lose_patience();
     }
 
-    /// A message was refused for a limit. One is told when to come again; who goes on all the same is shown out.
+    /// Records a message refused because of a limit. The client learns when to retry; a client that goes on anyway is
+    /// closed.
     fn lose_patience(&mut self) {
         let patience = self.pass.terms().rights.plan.patience;
         if self.refusals.note(self.services.clock.now(), patience) {
@@ -460,7 +464,7 @@ impl Session {
     fn charged(&mut self, message: &[u8]) {
         let terms = self.pass.account().terms();
         let parsed = Message::parse(message, terms.rights.plan.max_batch);
-        // Requests are charged one by one. What holds none costs as much as one, for it is read and answered.
+        // Requests are charged one by one. A message without any costs as much as one, since it is read and answered.
         if !parsed.as_ref().is_ok_and(Message::holds_requests)
             && let Err(exceeded) = terms.charge_one()
         {
@@ -475,14 +479,15 @@ impl Session {
             }
         }
         match parsed {
-            // geth closes here; that gains nothing and ends ethers users for good (PROTOCOL J3, J4).
+            // geth closes the connection here; that has no benefit and breaks ethers clients for good (PROTOCOL J3,
+            // J4).
             Err(why) => self.answer(
                 Response::new("null", error(PARSE_ERROR, why.to_string()).into()),
                 Vec::new(),
             ),
             Ok(Message::Single(item)) => self.single(&item),
             Ok(Message::Batch(items)) => self.batch(&items),
-            // As geth: an array of one, under the id of the first call (PROTOCOL B2).
+            // As in geth: an array of one, with the id of the first call (PROTOCOL B2).
             Ok(Message::TooMany(first)) => {
                 let response = Response::new(
                     jsonrpc::id_text(first),
@@ -517,7 +522,7 @@ impl Session {
             (planned, place) => {
                 let (services, caller) = (self.services.clone(), self.caller());
                 let mut completing = Box::pin(async move { services.rpc.complete(planned, &caller).await });
-                // What is known already needs no task.
+                // An answer that is known already needs no task.
                 if let Some(known) = look(completing.as_mut()) {
                     if let Some(response) = known {
                         self.answer(response, releases);
@@ -534,8 +539,8 @@ impl Session {
                             return outbox.close(CloseReason::Internal);
                         };
                         if let Some(response) = completed {
-                            // What the node answered at once leaves at once, after everybody's turn: a write for each was
-                            // a fifth of what a call costs (benches/forward).
+                            // Answers that the node sent together leave together, after all ready tasks have run: a
+                            // write for each was a fifth of the cost of a call (benches/forward).
                             let cork = outbox.awaits_several().then(|| outbox.cork()).flatten();
                             services.answer(&outbox, &response, releases);
                             if cork.is_some() {
@@ -551,7 +556,7 @@ impl Session {
         }
     }
 
-    /// Charges all items or none; and how many calls may be in flight.
+    /// Returns the identity of this client for calls.
     fn caller(&self) -> Caller {
         Caller {
             owner: self.outbox.owner(),
@@ -560,21 +565,22 @@ impl Session {
         }
     }
 
+    /// Charges all items or none; returns also how many calls may be in flight.
     fn charge(&self, items: &[Item<'_>]) -> (u32, Result<(), ErrorObjectOwned>) {
         let terms = self.pass.terms();
         let charged = terms.charge(methods(items)).map_err(ErrorObjectOwned::from);
         (terms.rights.plan.max_in_flight, charged)
     }
 
-    /// `can_wait`: there is a place for an answer that is not known at once.
+    /// Plans an item. `can_wait` is `true` if there is a place for an answer that is not known at once.
     fn plan(&mut self, item: &Item<'_>, can_wait: bool, releases: &mut Vec<Arc<Recipient>>) -> Planned {
         let notification = matches!(item, Item::Notification(_));
         Planned::new(item, &mut |request| {
             match SubscriptionMethod::of(&request.method) {
-                // The way out is never barred.
+                // Unsubscribing is always allowed.
                 Some(SubscriptionMethod::Unsubscribe) => Some(self.unsubscribe(request).into()),
                 Some(SubscriptionMethod::Unpaired) => Some(self.services.rpc.refused_method(&request.method).into()),
-                // Without an id there is no way to tell the subscription's: it is ignored, as in reth (PROTOCOL J7).
+                // Without an id there is no response to carry the subscription's id: ignored, as in reth (PROTOCOL J7).
                 Some(_) if notification => Some(Outcome::TRUE.into()),
                 Some(method) => Some(
                     self.subscribe(method, request, can_wait, releases)
@@ -605,7 +611,7 @@ impl Session {
             SubscriptionMethod::Subscribe(namespace) => {
                 let topic = Topic::parse(namespace, request)?;
                 let name = format!("{namespace}_{}", topic.name());
-                // `eth_x_subscribe` subscribes as `eth_subscribe` does: who denies the one denies the other.
+                // `eth_x_subscribe` subscribes like `eth_subscribe`: a rule that denies one denies the other.
                 (
                     topic,
                     methods.allow_subscription(&format!("{namespace}_subscribe")),
@@ -623,7 +629,7 @@ impl Session {
             return Err(not_offered(&topic));
         }
         let services = self.services.clone();
-        // The node's answer decides about these.
+        // For these, the node's answer decides.
         let of = match &topic {
             Topic::Passed(passed, _) => Some(NodeSubscription::Passed(passed.clone())),
             Topic::Pending(filter) => Some(NodeSubscription::Pending(filter.source())),
@@ -637,7 +643,7 @@ impl Session {
                 services.count_refusal("in_flight");
                 return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
             }
-            // Those that the node refused are not counted.
+            // Subscriptions that the node refused are not counted.
             self.subscriptions.retain(|(own, _)| !own.recipient.is_over());
         }
         if let Topic::Chain(stream, start @ Start::Live) = &mut topic {
@@ -645,7 +651,7 @@ impl Session {
         }
         let max = terms.rights.plan.max_subscriptions;
         if self.subscriptions.len() >= max {
-            // Those that found no place to resume from are not counted.
+            // Subscriptions that found no block to resume from are not counted.
             self.subscriptions.retain(|(own, _)| !own.recipient.is_over());
         }
         if self.subscriptions.len() >= max {
@@ -673,8 +679,8 @@ impl Session {
         })?;
         let settled = self.settled(&topic);
         let (subscription, finding) = match topic {
-            // Before the first block nobody can say where "now" is, so what is answered then could have a gap; and where the
-            // chain went back, others know blocks that this client is still to be told.
+            // Before the first block there is no position for "now", so an answer could leave a gap; and after a
+            // rewind, live subscribers know blocks that this client still has to receive.
             Topic::Chain(stream, start) if start != Start::Live || !services.registry.is_at_its_tip() => {
                 if !can_wait {
                     services.count_refusal("in_flight");
@@ -692,7 +698,7 @@ impl Session {
         };
         let recipient = subscription.recipient.clone();
         if self.subscriptions.capacity() == 0 {
-            // Growing begins with four, and most clients have one.
+            // Growing starts with four, and most clients have one.
             self.subscriptions.reserve_exact(1);
         }
         let asked = subscription.asked();
@@ -712,7 +718,8 @@ impl Session {
         })
     }
 
-    /// What the answer to a subscription waits for, so that there is no gap behind it.
+    /// Returns the event that the answer to a subscription waits for, so that no gap follows the answer; `None` if it
+    /// need not wait.
     fn settled(&self, topic: &Topic) -> Option<BoxFuture<'static, ()>> {
         let services = self.services.clone();
         match topic {
@@ -755,7 +762,7 @@ impl Session {
 
     // ---- the end
 
-    /// Counts the end and lets go of the socket.
+    /// Counts the end of the session and closes the socket.
     fn leave(&mut self, over: Over) {
         let label = match (over, self.outbox.phase()) {
             (_, Phase::Closing(reason) | Phase::Flushing(reason)) => reason.label(),
@@ -777,7 +784,7 @@ impl Session {
         }
         let socket = self.outbox.socket();
         match over {
-            // A peer that does not read would pin what the kernel holds for it: reset instead.
+            // A peer that does not read would pin its bytes in the kernel: reset the connection instead.
             Over::Abort(_) => drop(socket.options().set_linger(Some(Duration::ZERO))),
             Over::Gone | Over::Closed => {
                 socket.shut();
@@ -788,15 +795,15 @@ impl Session {
 }
 
 impl Services {
-    /// Waits for the node in use to say what it thinks of a subscription that stands there for its clients.
+    /// Waits for the active node's answer to a subscription made there on behalf of clients.
     ///
     /// # Errors
-    /// What the client is told instead; there is no subscription then.
+    /// The client's answer, if the node refuses; the subscription is removed.
     async fn grant(&self, of: &NodeSubscription, asked: Asked) -> Result<(), Outcome> {
         let mut answered = self.rpc.answered(of).await;
         if answered.is_ok() {
             self.registry.accept(asked);
-            // Another node may have come into use since, and said no before anybody was there to be closed.
+            // Another node may have become active since, and refused before the subscription could be closed for it.
             answered = self.rpc.answered_now(of);
         }
         if answered.is_err() {
@@ -805,12 +812,12 @@ impl Services {
         answered
     }
 
-    /// Sends a response, or where it is too long for what the client has left unread, says that.
+    /// Sends a response, or a short error if the response is too long for the client's queue.
     fn answer(&self, outbox: &Arc<Outbox>, response: &Response, releases: Vec<Arc<Recipient>>) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
         let pieces = |response: &Response| outbox.text(&response.parts());
         if let Answered::NoRoom(releases) = outbox.answer(pieces(response), releases) {
-            // An error is short: it is queued, or the connection ends.
+            // An error is short: queued, or the connection ends.
             drop(outbox.answer(pieces(&response.clone().shortened()), releases));
         }
         if resumes {
@@ -819,8 +826,8 @@ impl Services {
     }
 }
 
-/// Whether the answer to an item may have to wait: for the node, for its own subscription to pending transactions, or for
-/// a block to resume from.
+/// Checks if the answer to an item may have to wait: for the node, for its own subscription to pending transactions, or
+/// for a block to resume from.
 fn waits(item: &Item<'_>) -> bool {
     match item {
         Item::Call(request) => !matches!(

@@ -1,9 +1,10 @@
-//! From bytes to messages.
+//! Parser from bytes to WebSocket messages.
 //!
-//! yawc's frame decoder does the frames: of the crates at hand (see DESIGN) it is the one whose decoder stands alone,
-//! needs no buffer of its own while idle and leaves the socket to us. tungstenite and fastwebsockets own socket and
-//! buffer, soketto checks neither masks nor UTF-8. Here is what lies above frames: fragments put together under one
-//! limit, UTF-8, the rules for control frames (RFC 6455 section 5.5), and close codes (section 7.4).
+//! yawc's frame decoder parses frames: of the available crates (see DESIGN) it is the one whose decoder can be used
+//! alone, needs no buffer of its own while idle and leaves the socket to us. tungstenite and fastwebsockets own socket
+//! and buffer, soketto checks neither masks nor UTF-8. This module implements the layer above frames: reassembly of
+//! fragments under one limit, UTF-8, the rules for control frames (RFC 6455 section 5.5), and close codes (section
+//! 7.4).
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::codec::Decoder as _;
@@ -17,31 +18,31 @@ use crate::delivery::CloseReason;
 /// Most fragments of one message. Libraries send a few; Autobahn sends 4 MiB in pieces of 64 bytes.
 pub const MAX_FRAGMENTS: u32 = 128 << 10;
 
-/// What a message says it is.
+/// Declared type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// UTF-8.
+    /// Text: UTF-8.
     Text,
-    /// Anything.
+    /// Binary: any bytes.
     Binary,
 }
 
-/// What a client sent.
+/// Message or control frame from a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Inbound {
-    /// A whole message; text was checked, binary is taken for text too (web3.py sends every request so).
+    /// Complete message. Text was checked; binary is treated as text too (web3.py sends every request as binary).
     Message(Form, Bytes),
-    /// A whole message that is compressed.
+    /// Complete compressed message.
     Deflated(Deflated),
-    /// Wants a pong with the same payload.
+    /// Ping; the pong must carry the same payload.
     Ping(Bytes),
-    /// A sign of life.
+    /// Pong: a sign of life.
     Pong,
-    /// The end, with the code that was given.
+    /// Close frame, with its code, if any.
     Close(Option<u16>),
 }
 
-/// A compressed message (RFC 7692 section 6.2). Inflating it is work, so its owner decides whether that is done.
+/// Compressed message (RFC 7692 section 6.2). Inflating is work, so the owner decides if it is done.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Deflated {
     form: Form,
@@ -49,16 +50,18 @@ pub struct Deflated {
 }
 
 impl Deflated {
-    /// What it says it is.
+    /// Returns the declared type.
     #[must_use]
     pub fn form(&self) -> Form {
         self.form
     }
 
-    /// The message, of at most `max` bytes; before it becomes long it asks whether it may.
+    /// Inflates the message to at most `max` bytes; calls `may_grow` before each `deflate::STEP` bytes beyond the
+    /// first.
     ///
     /// # Errors
-    /// What was refused, or why the connection has to end.
+    /// `Ok` with the error of `may_grow`, or `Err` with the reason to close the connection: the message is corrupt, too
+    /// long or not UTF-8.
     pub fn inflate<E>(
         &self,
         max: usize,
@@ -76,31 +79,31 @@ impl Deflated {
     }
 }
 
-/// Reads one client's frames. Keeps no buffer while nothing is half read.
+/// Parser of one client's frames. Has no buffer while no input is incomplete.
 pub struct Reader {
     buffer: BytesMut,
     decoder: Decoder,
     at_boundary: bool,
-    /// The client agreed on compression.
+    /// `true` if compression was agreed.
     deflates: bool,
-    /// The frame that is being read begins a compressed message.
+    /// `true` if the current frame begins a compressed message.
     deflated: bool,
     partial: Option<Partial>,
     max_message: usize,
 }
 
-/// A message of which fragments are still to come.
+/// Message with fragments still to come.
 struct Partial {
     form: Form,
     deflated: bool,
     bytes: BytesMut,
-    /// How many of them are text for certain: a character may be cut in two.
+    /// Number of bytes known to be valid UTF-8: a character may be split between fragments.
     checked: usize,
     fragments: u32,
 }
 
 impl Partial {
-    /// Adds a fragment. What can be no text whatever follows is refused at once.
+    /// Adds a fragment. Text that is not UTF-8, whatever follows, is rejected at once.
     fn add(&mut self, payload: &[u8], max: usize) -> Result<(), CloseReason> {
         self.fragments += 1;
         if self.fragments > MAX_FRAGMENTS {
@@ -131,12 +134,12 @@ impl Partial {
 }
 
 impl Reader {
-    /// A reader of messages up to `max_message` bytes, from a client that agreed on compression or one that did not.
+    /// Creates a reader of messages up to `max_message` bytes; `deflates` if compression was agreed.
     #[must_use]
     pub fn new(max_message: usize, deflates: bool) -> Self {
         Self {
             buffer: BytesMut::new(),
-            // The decoder refuses what is as long as its limit.
+            // The decoder rejects a payload as long as its limit.
             decoder: Decoder::new(Role::Server, max_payload(max_message, deflates).saturating_add(1)),
             at_boundary: true,
             deflates,
@@ -146,46 +149,46 @@ impl Reader {
         }
     }
 
-    /// Where to read into.
+    /// Returns the buffer to read into.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// Gives the buffer back where nothing waits in it.
+    /// Frees the buffer if empty.
     pub fn rest(&mut self) {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
     }
 
-    /// Memory that is kept: for a message that is not whole, and for a frame of it that is not.
+    /// Returns the bytes of memory in use: for an incomplete message, and for its incomplete frame.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.buffer.capacity() + self.partial.as_ref().map_or(0, |partial| partial.bytes.capacity())
     }
 
-    /// Drops what has come of a message; nothing can be read any more.
+    /// Drops all incomplete input; nothing can be parsed afterwards.
     pub fn forget(&mut self) {
         self.buffer = BytesMut::new();
         self.partial = None;
     }
 
-    /// Whether nothing of a message has come of which more is still to come.
+    /// Checks if no message or frame is incomplete.
     #[must_use]
     pub fn is_between_messages(&self) -> bool {
         self.partial.is_none() && self.at_boundary && self.buffer.is_empty()
     }
 
-    /// Whether fragments have come of a message that is not whole; there may be a control frame between them.
+    /// Checks if fragments of an incomplete message have arrived; a control frame may come between them.
     #[must_use]
     pub fn is_inside_message(&self) -> bool {
         self.partial.is_some()
     }
 
-    /// The next message or control frame.
+    /// Returns the next message or control frame; `None` if more input is needed.
     ///
     /// # Errors
-    /// Why the connection has to end.
+    /// The reason to close the connection, if the client violates the protocol or exceeds a limit.
     pub fn next_inbound(&mut self) -> Result<Option<Inbound>, CloseReason> {
         loop {
             if self.at_boundary {
@@ -208,8 +211,8 @@ impl Reader {
         }
     }
 
-    /// What the decoder leaves unchecked, with geth's words (PROTOCOL F6). Of the reserved bits only the first may be set,
-    /// where compression was agreed on, by the first frame of a message (RFC 7692 section 6).
+    /// Checks the parts of a header that the decoder does not, with geth's error texts (PROTOCOL F6). Of the reserved
+    /// bits only the first may be set, if compression was agreed, by the first frame of a message (RFC 7692 section 6).
     fn check_header(&mut self) -> Result<(), CloseReason> {
         if let Some(first) = self.buffer.first() {
             self.deflated = first & 0x40 != 0;
@@ -268,7 +271,7 @@ impl Reader {
         }
     }
 
-    /// A message of one frame.
+    /// Returns a message of one frame.
     fn message(&self, form: Form, payload: Bytes) -> Result<Inbound, CloseReason> {
         if self.deflated {
             return Ok(Inbound::Deflated(Deflated { form, payload }));
@@ -283,7 +286,8 @@ impl Reader {
     }
 }
 
-/// What does not compress gets longer, by an eighth where a compressor uses fixed codes (RFC 1951 section 3.2.6).
+/// Returns the payload limit for a message limit. Data that does not compress becomes longer, by an eighth with fixed
+/// codes (RFC 1951 section 3.2.6).
 fn max_payload(max_message: usize, deflated: bool) -> usize {
     let longer = if deflated { max_message / 8 + 64 } else { 0 };
     max_message.saturating_add(longer)
@@ -338,7 +342,7 @@ mod tests {
         out
     }
 
-    /// Feeds the bytes in chunks of every size up to nine, and whole; the outcome may not depend on it.
+    /// Feeds the bytes in chunks of every size up to nine, and whole; the outcome must not depend on the size.
     #[track_caller]
     fn check(wire: &[u8], expect: &str) {
         check_as(false, wire, expect);
@@ -430,7 +434,7 @@ mod tests {
         check(&frame(0x81, b"\xff"), "1007 invalid UTF-8");
         check(&[frame(0x01, b"\xce"), frame(0x80, b"\xba")].concat(), "\u{3ba}");
         check(&frame(0x82, b"\xff"), "\u{fffd}");
-        // What can be no text any more is not waited for; what may still become some is.
+        // Bytes that can no longer become UTF-8 are rejected at once; bytes that still may are not.
         check(&frame(0x01, b"\xff"), "1007 invalid UTF-8");
         check(
             &[frame(0x01, b"\xce"), frame(0x00, b"a")].concat(),
@@ -496,7 +500,7 @@ mod tests {
                 &[frame(0x01, &vec![b'a'; MAX]), frame(0x80, &vec![b'a'; len - MAX])].concat(),
                 expect,
             );
-            // Stored blocks make it a little longer than the text.
+            // Stored blocks make the message a little longer than the text.
             let mut stored = Vec::new();
             for block in vec![b'a'; len].chunks(1000) {
                 stored.extend(

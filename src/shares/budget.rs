@@ -1,4 +1,4 @@
-//! Memory held for clients, in bytes: a bounded sum, with a share for each owner.
+//! Memory used for clients, in bytes: a bounded sum, with a share for each owner.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,16 +11,17 @@ use super::{Full, Owner, PART, share};
 /// Callback that makes a holder release its bytes; called without any lock of the budget.
 pub type Evict = Arc<dyn Fn() + Send + Sync>;
 
-/// A sum of bytes. Two or more charges of an owner share a quarter of it, and half of what the others leave; a single one may
-/// take three quarters of the rest. The only charge of all may exceed the sum and is then counted as three quarters: an answer
-/// of the longest length allowed must be possible. Where a charge does not fit, the longest evictable one is evicted: of the
-/// same owner where it has a quarter of the whole, else of one that holds more.
+/// Bounded sum of bytes. Two or more charges of an owner share a quarter of it, and half of the bytes that the others
+/// leave; a single charge may take three quarters of the rest. The only charge of all may exceed the sum and is then
+/// counted as three quarters: an answer of the longest length allowed must be possible. If a charge does not fit, the
+/// longest evictable charge is evicted: of the same owner if it would exceed a quarter of the whole, else of an owner
+/// that uses more.
 #[derive(Debug)]
 pub struct Budget {
     /// Name of what is charged, for refusals.
     what: &'static str,
     max: usize,
-    /// Of an owner, where there is no other.
+    /// Share of an owner while there is no other, in bytes.
     share: usize,
     state: Mutex<State>,
 }
@@ -105,7 +106,7 @@ impl Budget {
     /// Opens a charge of this many bytes.
     ///
     /// # Errors
-    /// [`Full`].
+    /// [`Full`] if the bytes do not fit and no charge can be evicted for them.
     pub fn charge(self: &Arc<Self>, owner: Owner, bytes: usize) -> Result<Charge, Full> {
         let mut charge = self.open(owner);
         charge.resize(bytes)?;
@@ -222,7 +223,7 @@ impl State {
             };
             evicted.push(self.give_up(&lacks, owner, would_have, bytes).ok_or(())?);
         }
-        // What is alone may be of any length, and others still find their room.
+        // A charge that is alone may be of any length, and other owners still find room.
         self.set(owner, number, bytes.min(budget.max - budget.share));
         Ok(())
     }
@@ -263,8 +264,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs a story over a budget of 100: `a1=20` sets the thing 1 of owner a to 20 bytes, `a1=0` drops it. Digits below 5
-    /// can be given up. A refusal is shown as `no`, what was given up with its name.
+    /// Runs a story over a budget of 100: `a1=20` sets the charge 1 of owner a to 20 bytes, `a1=0` drops it. Charges
+    /// with a digit below 5 can be evicted. A refusal is shown as `no`, an evicted charge by its name.
     fn check(story: &str, expect: Expect) {
         let budget = Budget::new("bytes", 100);
         let mut owners: BTreeMap<char, Owner> = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! Resources that clients compete for: places ([`FairPool`]) and bytes ([`Budget`]), with a share for each owner.
 //!
-//! Both give one owner a quarter of the whole at most, and half of what the others leave: however many take all that they
-//! can get, the next one still finds room. No I/O, no clock.
+//! Both give one owner a quarter of the whole at most, and half of what the others leave: however many owners take
+//! all that they can get, the next one still finds room. No I/O, no clock.
 
 mod budget;
 mod pool;
@@ -14,19 +14,21 @@ pub use pool::{FairPool, Place};
 
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, error_with};
 
-/// Part of the whole that one owner may have.
+/// Part of the whole that one owner may have: a quarter.
 const PART: usize = 4;
 
-/// Share of one owner where the others have so much. Half of what is left, as in the dynamic thresholds of shared buffers in
-/// switches (Choudhury and Hahne 1998): quarters alone would let four owners leave nothing to a fifth.
+/// Returns the share of one owner, if the others have `others`. At most half of the rest, as in the dynamic
+/// thresholds of shared buffers in switches (Choudhury and Hahne 1998): quarters alone would let four owners leave
+/// nothing to a fifth.
 fn share(max: usize, others: usize) -> usize {
     (max / PART).min(max.saturating_sub(others) / 2)
 }
 
-/// When to come again where a pool or budget is full: nobody knows when there will be room, and most is given back soon.
+/// Hint when to retry while a pool or budget is full: the real time is unknown, and most places and bytes are given
+/// back soon.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Account that places and bytes are charged to. An account that was forgotten and comes again is another owner.
+/// Account that places and bytes are charged to. An account that was dropped and opened again is another owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(u64);
 

@@ -8,12 +8,12 @@ use tokio::sync::oneshot;
 
 use super::{Full, Owner, share};
 
-/// Most waiters of all owners together, as a multiple of one owner's most.
+/// Most waiters of all owners together, as a multiple of the most of one owner.
 const QUEUES: usize = 4;
 
-/// A number of places. An owner has a quarter of them at most, and half of those that the others leave (at least one); more
-/// only while no other waits and half of all stay free. Waiting owners are served in turns, the requests of each in their
-/// order; in a full queue the owner with most requests loses its newest.
+/// Bounded number of places. An owner has a quarter of them at most, and half of those that the others leave (at least
+/// one); more only while no other owner waits and half of all stay free. Waiting owners are served in turns, the
+/// requests of each in their order; in a full queue the owner with most requests loses its newest.
 #[derive(Debug)]
 pub struct FairPool {
     /// Name of the places, for refusals.
@@ -91,7 +91,7 @@ impl FairPool {
     /// Takes a place, as soon as it is this owner's turn.
     ///
     /// # Errors
-    /// [`Full`] where too many wait already.
+    /// [`Full`] if too many requests wait already, or if this one is removed from the queue for another owner's.
     pub async fn acquire(self: &Arc<Self>, owner: Owner) -> Result<Place, Full> {
         let (number, given) = {
             let mut state = self.state.lock();
@@ -125,11 +125,11 @@ impl FairPool {
             owner,
             number,
         };
-        // Without a place where others needed the room in the queue.
+        // Fails if this waiter was removed because others needed its room in the queue.
         given.await.map_err(|_| Full(self.what))
     }
 
-    /// Places taken, and requests that wait for one.
+    /// Returns the number of places taken, and of requests that wait for one.
     #[must_use]
     pub fn usage(&self) -> (usize, usize) {
         let state = self.state.lock();
@@ -156,7 +156,7 @@ impl FairPool {
             }
             state.tidy(owner);
         }
-        // After the lock is released: a place whose receiver is gone is given back by its drop.
+        // After the lock is released: a place whose receiver is gone is given back when it is dropped.
         for (owner, give) in given {
             let pool = self.clone();
             drop(give.send(Place { pool, owner }));
@@ -188,21 +188,21 @@ impl State {
         self.by_owner.entry(owner).or_default().taken += 1;
     }
 
-    /// Sends the newest of the longest queue away, where that is longer than this.
+    /// Removes the newest waiter of the longest queue, if that queue is longer than this; `false` if there is none.
     fn shorten_longest(&mut self, than: usize) -> bool {
         let waiting = |owner: &Owner| self.by_owner.get(owner).map_or(0, |own| own.waiting.len());
         let longest = self.turns.iter().copied().max_by_key(waiting);
         let Some(longest) = longest.filter(|owner| waiting(owner) > than) else {
             return false;
         };
-        // It waits for the other end of this, which is dropped.
+        // The waiter waits for the other end of this sender, which is dropped.
         let own = self.by_owner.get_mut(&longest);
         let sent_away = own.and_then(|own| own.waiting.pop_back()).is_some();
         self.waiting -= usize::from(sent_away);
         sent_away
     }
 
-    /// Nothing is kept of an owner that has nothing and waits for nothing.
+    /// Forgets an owner that has no places and no waiters; an owner without waiters loses its turn.
     fn tidy(&mut self, owner: Owner) {
         let Some(own) = self.by_owner.get(&owner) else { return };
         if own.waiting.is_empty() {
@@ -229,8 +229,8 @@ mod tests {
 
     type Acquiring = Pin<Box<dyn Future<Output = Result<Place, Full>>>>;
 
-    /// Runs a story: `a` asks for a place for owner a, `-a` gives its oldest place back, `!a` its oldest in the queue leaves.
-    /// Each line of the outcome shows who has places and who waits.
+    /// Runs a story: `a` requests a place for owner a, `-a` gives its oldest place back, `!a` drops its oldest
+    /// waiter. Each line of the outcome shows the owners of places, then the waiters.
     struct Story {
         pool: Arc<FairPool>,
         owners: BTreeMap<char, Owner>,
@@ -267,7 +267,7 @@ mod tests {
                         .push((who, Box::pin(async move { pool.acquire(owner).await })));
                 }
             }
-            // Twice: whoever was sent away for the newest is polled before it.
+            // Twice: a waiter that was removed for the newest one is polled before it.
             self.poll();
             self.poll();
         }
@@ -370,7 +370,7 @@ mod tests {
                 run.step(&match what { 0 => format!("-{who}"), 1 => format!("!{who}"), _ => who.to_string() });
                 prop_assert!(run.places.len() <= places);
                 prop_assert_eq!(run.pool.usage(), (run.places.len(), run.queue.len()));
-                // Whoever has less than a quarter waits only where all places are taken.
+                // An owner with less than its share waits only if all places are taken.
                 for (owner, _) in &run.queue {
                     let has = run.places.iter().filter(|(who, _)| who == owner).count();
                     let others = run.places.len() - has;

@@ -1,4 +1,5 @@
-//! Consequences of a chain event: heads are delivered, and what was delivered of dropped blocks is taken back.
+//! Effects of chain events on subscriptions: heads are delivered, and logs and transactions of dropped blocks are
+//! taken back.
 
 use std::time::Instant;
 
@@ -15,10 +16,11 @@ use crate::clock::Millis;
 use crate::delivery::{CloseReason, Kind};
 
 impl Tables {
-    /// Takes an event of the chain.
+    /// Applies a chain event.
     ///
     /// # Errors
-    /// [`Loss`] where continuity is lost; all subscribers concerned are closed then.
+    /// [`Loss`] if continuity is lost: all clients with subscriptions to heads, logs, mined transactions or receipts
+    /// are closed.
     pub fn chain(&mut self, event: ChainEvent, due: &mut Due, now: Millis) -> Result<(), Loss> {
         match event {
             ChainEvent::Head(header) => self.head(header, due, now),
@@ -63,10 +65,11 @@ impl Tables {
         }
     }
 
-    /// Takes back what was delivered of dropped blocks, oldest first. Nothing is taken back of receipts (PROTOCOL R5).
+    /// Takes back logs and transactions that were delivered from dropped blocks, oldest block first. Receipts are
+    /// never taken back (PROTOCOL R5).
     ///
-    /// What was not delivered before is not delivered any more. All that stands in a stream below a dropped block was
-    /// dropped with it, so the rest of each stream is newer than what is taken back.
+    /// Contents that were not delivered before the reorg are discarded. A connection that was sent events of a
+    /// dropped block had been sent everything before them (E3), so older contents do not delay its removals.
     fn take_back(&mut self, dropped: &[Published], sequence: u64, due: &mut Due, now: Millis) {
         let logs = &self.streams[ContentKind::Logs as usize];
         let delivered: Vec<bool> = dropped.iter().map(|own| !logs.contains(own.sequence)).collect();
@@ -83,7 +86,8 @@ impl Tables {
             };
             match &own.logs {
                 Some(block) if delivered => self.logs(block, |log| log.removed_json().into(), at, was_sent, due, now),
-                // What a client has of this block from before it resumed cannot be taken back.
+                // The logs of this block are not in memory: a resumed client that has some from before cannot be sent
+                // their removals.
                 None if delivered => {
                     let resumed = |subscriber: &&Subscriber| subscriber.recipient.is_resumed() && was_sent(subscriber);
                     for subscriber in self.logs.iter().filter(resumed) {

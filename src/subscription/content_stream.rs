@@ -1,7 +1,7 @@
 //! Blocks whose contents of one kind are still to be delivered, oldest first. No I/O, no clock.
 //!
-//! Each kind of contents has a stream of its own, in the order of the chain: receipts that are long in coming delay neither
-//! logs nor heads. The order across kinds (E3) is kept for each connection, by the [gate](super::gate).
+//! Each kind of contents has its own stream, in the order of the chain: slow receipts delay neither logs nor heads.
+//! The order across kinds (E3) is kept per connection, by the [gate](super::gate).
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use alloy_primitives::B256;
 use crate::chain::{Absent, BlockRef, Content, Header, MAX_FETCHES, Published};
 use crate::clock::Millis;
 
-/// Blocks that await their contents, or wait behind one that does.
+/// Blocks that await their contents, or wait behind a block that does.
 #[derive(Debug, Default)]
 pub(super) struct ContentStream {
     queue: VecDeque<Entry>,
@@ -20,7 +20,7 @@ pub(super) struct ContentStream {
 struct Entry {
     header: Header,
     sequence: u64,
-    /// When its head was published.
+    /// Time at which the block's head was published.
     since: Millis,
     content: Option<Result<Content, Absent>>,
 }
@@ -36,60 +36,61 @@ impl ContentStream {
         });
     }
 
-    /// Takes note of what was fetched, or that it cannot be had.
+    /// Records the contents of a block, or the reason why no node gives them.
     pub fn fetched(&mut self, block: B256, content: Result<Content, Absent>) {
         if let Some(entry) = self.queue.iter_mut().find(|entry| entry.header.block.hash == block) {
             entry.content = Some(content);
         }
     }
 
-    /// Removes blocks that left the canonical chain. Of those, nothing was delivered.
+    /// Removes blocks that left the canonical chain before their contents were delivered.
     pub fn remove(&mut self, dropped: &[Published]) {
         self.queue
             .retain(|entry| !dropped.iter().any(|own| own.sequence == entry.sequence));
     }
 
-    /// The sequence of the oldest block that is still to be delivered.
+    /// Returns the sequence of the oldest block that is still to be delivered.
     pub fn front(&self) -> Option<u64> {
         self.queue.front().map(|entry| entry.sequence)
     }
 
-    /// Whether the contents of this block are still to be delivered.
+    /// Checks if the contents of the block with this sequence are still to be delivered.
     pub fn contains(&self, sequence: u64) -> bool {
         self.queue.iter().any(|entry| entry.sequence == sequence)
     }
 
-    /// The sequence of the oldest block, if its contents are known. Where the chain went back below it, it waits: the chain
-    /// may come the same way again.
+    /// Returns the sequence of the oldest block if its contents are known and the block `stands`. After a rewind
+    /// below the block its contents wait: the chain may adopt the same block again.
     pub fn ready(&self, stands: impl Fn(BlockRef) -> bool) -> Option<u64> {
         let front = self.queue.front()?;
         (front.content.is_some() && stands(front.header.block)).then_some(front.sequence)
     }
 
-    /// Takes the oldest block out, with its contents or the reason why no node gives them.
+    /// Removes and returns the oldest block's sequence, with its contents or the reason why no node gives them;
+    /// `None` if the contents are still awaited.
     pub fn pop(&mut self) -> Option<(u64, Result<Content, Absent>)> {
         let entry = self.queue.pop_front_if(|entry| entry.content.is_some())?;
         Some((entry.sequence, entry.content?))
     }
 
-    /// Headers of the blocks whose contents are to be fetched now, oldest first.
+    /// Returns the headers of the blocks whose contents are to be fetched now, oldest first, at most `MAX_FETCHES`.
     pub fn needed(&self, stands: impl Fn(BlockRef) -> bool) -> impl Iterator<Item = &Header> {
         let awaited = self.queue.iter().filter(|entry| entry.content.is_none());
         let headers = awaited.map(|entry| &entry.header);
         headers.filter(move |header| stands(header.block)).take(MAX_FETCHES)
     }
 
-    /// Since when the oldest block has awaited its contents.
+    /// Returns the time at which the head of the oldest block in the stream was published.
     pub fn awaited_since(&self) -> Option<Millis> {
         self.queue.front().map(|entry| entry.since)
     }
 
-    /// Number of blocks.
+    /// Returns the number of blocks in the stream.
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Forgets all blocks: nobody subscribes any more, or nobody can be served.
+    /// Forgets all blocks: there is no subscriber, or no node serves these contents.
     pub fn clear(&mut self) {
         self.queue.clear();
     }

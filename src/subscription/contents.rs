@@ -1,4 +1,4 @@
-//! Contents of blocks on their way to subscribers: which are needed, delivered in order, and lost.
+//! Contents of blocks on their way to subscribers: what to fetch, delivery in order, and loss.
 
 use std::borrow::Cow;
 
@@ -13,26 +13,27 @@ use crate::chain::{Absent, BlockRef, Content, ContentKind, FetchedContent, Heade
 use crate::clock::Millis;
 use crate::delivery::{CloseReason, Kind};
 
-/// How long logs are fetched on after nobody has needed them: clients come back, and then find them in memory.
+/// Time after the last new logs subscription during which logs of new blocks are fetched even without subscribers, in
+/// milliseconds: clients that reconnect find these logs in memory.
 const LOGS_KEPT_FRESH: Millis = 600_000;
 
-/// Blocks that may await contents of one kind; where there are more the kind counts as not served. A block's contents are
-/// given up long before on all but the fastest chains.
+/// Most blocks that may await contents of one kind; above that the kind counts as not served. On all but the fastest
+/// chains, fetches for a block are given up long before.
 const MAX_AWAITED: usize = 4096;
 
 /// Blocks whose contents are still to be delivered, by kind of contents.
 pub(super) type Streams = [ContentStream; ContentKind::ALL.len()];
 
-/// A kind of contents that somebody awaits for longer than it should take.
+/// Time for which subscribers have waited for one kind of contents.
 #[derive(Clone, Copy, Debug)]
 pub struct Late {
-    /// The kind.
+    /// Kind of contents.
     pub kind: ContentKind,
-    /// For how long, in milliseconds.
+    /// Age of the oldest undelivered block, in milliseconds; 0 if there is none, or no live subscriber.
     pub for_ms: Millis,
 }
 
-/// The kind of the events that these contents are delivered as.
+/// Returns the kind of event as which these contents are delivered.
 fn events_of(kind: ContentKind) -> Kind {
     match kind {
         ContentKind::Logs => Kind::Logs,
@@ -42,7 +43,7 @@ fn events_of(kind: ContentKind) -> Kind {
 }
 
 impl Tables {
-    /// Takes note of fetched contents; [`Self::deliver`] delivers them when it is their turn.
+    /// Records fetched contents; [`Self::deliver`] delivers them when it is their turn.
     pub fn fetched(&mut self, FetchedContent { block, kind, result }: FetchedContent) {
         if let Ok(Content::Logs(logs)) = &result {
             self.history.logs(logs.clone());
@@ -53,7 +54,8 @@ impl Tables {
         self.streams[kind as usize].fetched(block, result);
     }
 
-    /// Delivers the contents whose turn it is, and what waited for them. Kinds that cannot be had any more are returned.
+    /// Delivers contents that are next in order, and the events that waited for them. Returns the kinds that no node
+    /// gives, with the reason; their subscribers are closed.
     pub fn deliver(&mut self, due: &mut Due, now: Millis) -> Vec<(ContentKind, Absent)> {
         self.forget_unwanted(now);
         let mut lost = Vec::new();
@@ -79,7 +81,8 @@ impl Tables {
         lost
     }
 
-    /// The kind whose contents are delivered next: the oldest block first, so that as little as possible waits at the gate.
+    /// Returns the kind to deliver next: the one with the oldest block, so that as few events as possible wait at the
+    /// gate.
     fn next_ready(&self) -> Option<ContentKind> {
         let stands = |block: BlockRef| self.history.stands(block);
         let streams = ContentKind::ALL.into_iter().zip(&self.streams);
@@ -90,12 +93,13 @@ impl Tables {
     }
 
     fn contents(&mut self, content: &Content, sequence: u64, due: &mut Due, now: Millis) {
-        // A stream may lag behind the head; whoever subscribed since begins with a newer block.
+        // A stream may lag behind the head; later subscriptions do not get its older blocks
+        // (`History::next_sequence`).
         let takes = |subscriber: &Subscriber| {
             let recipient = &subscriber.recipient;
             recipient.was_sent(sequence) && recipient.takes(sequence)
         };
-        // Those of an empty block need not have been fetched.
+        // Contents of an empty block may have been derived without a fetch.
         let (kind, shows_service) = match content {
             Content::Logs(block) => (ContentKind::Logs, !block.logs.is_empty()),
             Content::Transactions(block) => (ContentKind::Transactions, !block.transactions.is_empty()),
@@ -122,12 +126,12 @@ impl Tables {
         }
     }
 
-    /// How far the contents were delivered.
+    /// Returns, per kind, the position of the oldest block whose contents are still to be delivered.
     pub fn fronts(&self) -> Fronts {
         Fronts::new(ContentKind::ALL.map(|kind| (events_of(kind), self.streams[kind as usize].front())))
     }
 
-    /// Whether contents of this kind are needed of new blocks. Clients that are on their way out need none.
+    /// Checks if contents of this kind are needed of new blocks. Connections that are closing need none.
     pub fn wants(&self, kind: ContentKind, now: Millis) -> bool {
         match kind {
             ContentKind::Logs => {
@@ -140,7 +144,7 @@ impl Tables {
         }
     }
 
-    /// Logs of new blocks are worth having for a while, also where nobody subscribes to them.
+    /// Keeps logs of new blocks fetched for the next `LOGS_KEPT_FRESH`, even without subscribers.
     pub fn keep_logs_fresh(&mut self, now: Millis) {
         self.logs_fresh_until = now + LOGS_KEPT_FRESH;
     }
@@ -161,7 +165,7 @@ impl Tables {
         }
     }
 
-    /// Contents of a block cannot be had: those who subscribe to this kind are closed, and for a while nobody else may.
+    /// Handles contents that no node gives: closes all subscribers of this kind, and refuses new ones for a while.
     fn lose(&mut self, kind: ContentKind, why: Absent, now: Millis) {
         self.refusals[kind as usize].begin(why, now);
         self.forget(kind);
@@ -177,19 +181,20 @@ impl Tables {
         }
     }
 
-    /// Why contents of this kind are not offered now.
+    /// Returns the reason for which subscriptions to this kind are refused now; `None` if they are accepted.
     pub fn refusal(&self, kind: ContentKind, now: Millis) -> Option<Absent> {
         self.refusals[kind as usize].now(now)
     }
 
-    /// Headers of the blocks whose contents are to be fetched now, oldest first.
+    /// Returns the headers of the blocks whose contents are to be fetched now: per kind oldest first, then blocks in
+    /// memory that lack logs, newest first.
     pub fn needed(&self) -> Vec<(ContentKind, Header)> {
         let stands = |block: BlockRef| self.history.stands(block);
         let streams = ContentKind::ALL.into_iter().zip(&self.streams);
         let mut needed: Vec<_> = streams
             .flat_map(|(kind, stream)| stream.needed(stands).map(move |header| (kind, header.clone())))
             .collect();
-        // Streams that resumed may have to take back what they have from before.
+        // A reorg may take back logs that resumed clients got earlier, from blocks whose logs memory lacks.
         let logs = needed.iter().filter(|(kind, _)| *kind == ContentKind::Logs).count();
         if self.takes_back && logs < MAX_FETCHES {
             let older = self.history.without_logs().filter(|header| stands(header.block));
@@ -202,7 +207,7 @@ impl Tables {
         needed
     }
 
-    /// Kinds of contents that subscribers await, and for how long.
+    /// Returns, for each kind of contents, the time for which live subscribers have waited.
     pub fn late(&self, now: Millis) -> impl Iterator<Item = Late> {
         let subscribed = [!self.logs.is_empty(), !self.mined.is_empty(), !self.receipts.is_empty()];
         let streams = ContentKind::ALL.into_iter().zip(&self.streams);
@@ -213,7 +218,7 @@ impl Tables {
         })
     }
 
-    /// Events that wait at the gate.
+    /// Returns the number of events that wait at the gate.
     pub fn early_events(&self) -> usize {
         self.gate.len()
     }

@@ -1,9 +1,9 @@
 //! Addresses and topics of a `logs` filter, and the index keys built from them. No I/O, no clock.
 //!
 //! A key combines one value from each field that the filter names: address, topics 0 to 3. A log has one such
-//! combination for each set of fields, so the filters under its keys are exactly those that match, whatever they have
-//! in common. Filters with too many combinations are indexed by some of their fields and compared with the log; they
-//! are few, since each counts as many index entries.
+//! combination for each set of fields, so the filters under its keys are exactly those that match, however many
+//! values they share. A filter with too many combinations is indexed by some of its fields and then compared with the
+//! log; such filters are few, since each counts as many index entries.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -23,14 +23,15 @@ pub(super) struct Criteria {
 /// Address and topics 0 to 3.
 const FIELDS: usize = 5;
 
-/// Most keys of one filter, unless it names more values in a single field: then one key for each of them.
+/// Most keys of one filter, unless the filter names more values in a single field: then one key for each of these
+/// values.
 const MAX_KEYS: usize = 256;
 
-/// Index entries that a filter counts as when it is indexed by some of its fields only: two hundred of a client by
-/// default, each of which may have to be compared with each log of a block, at some 50 ns a time.
+/// Index entries charged for a filter that is indexed by only some of its fields: by default a client can have two
+/// hundred of them, each of which may have to be compared with each log of a block, at some 50 ns a time.
 const INEXACT_ENTRIES: usize = 1_000;
 
-/// Fields that a key combines, as bits, and the least number of topics of a log with that key.
+/// Fields that a key combines, as bits (bit 0 the address), and the least number of topics of a log with that key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     fields: u8,
@@ -44,7 +45,7 @@ impl Shape {
 }
 
 impl Criteria {
-    /// The predicate of geth's `filterLogs`.
+    /// Checks if the filter matches a log, as geth's `filterLogs` does.
     pub fn matches(&self, log: &Log) -> bool {
         (self.addresses.is_empty() || self.addresses.binary_search(&log.address).is_ok())
             && self.topics.len() <= log.topics.len()
@@ -55,7 +56,7 @@ impl Criteria {
                 .all(|(wanted, topic)| wanted.is_empty() || wanted.binary_search(topic).is_ok())
     }
 
-    /// Counts the values that are named in a field; 0 means any.
+    /// Counts the values that the filter names in a field; 0 means any.
     fn values(&self, field: usize) -> usize {
         match field.checked_sub(1) {
             None => self.addresses.len(),
@@ -63,7 +64,8 @@ impl Criteria {
         }
     }
 
-    /// Chooses the fields that the keys combine, for as many keys as are allowed, and returns the number of keys.
+    /// Chooses the fields that the keys combine: the named ones that give the most keys within the bound. Returns the
+    /// number of keys, too.
     fn keyed(&self) -> (Shape, usize) {
         let values: [usize; FIELDS] = std::array::from_fn(|field| self.values(field));
         let most = values.into_iter().max().unwrap_or(0).max(MAX_KEYS);
@@ -85,7 +87,7 @@ impl Criteria {
         self.keyed().0
     }
 
-    /// Counts the index entries that the filter is charged, at least as many as it has keys.
+    /// Returns the number of index entries that the filter is charged, at least its number of keys.
     pub fn index_entries(&self) -> usize {
         let (shape, keys) = self.keyed();
         let is_exact = (0..FIELDS).all(|field| self.values(field) == 0 || shape.fields & (1 << field) != 0);
@@ -93,8 +95,8 @@ impl Criteria {
     }
 }
 
-/// Builder of keys. A key is a sum of seeded hashes of its words: outsiders cannot construct two that collide, and a
-/// log's words are hashed once for all its keys.
+/// Builder of keys. A key is a sum of seeded hashes of its words: outsiders cannot construct two keys that collide,
+/// and a log's words are hashed once for all its keys.
 #[derive(Debug, Default)]
 pub(super) struct Keys(RandomState);
 
@@ -108,7 +110,7 @@ impl Keys {
         self.0.hash_one((field, word))
     }
 
-    /// Returns the keys of a filter, in the same order each time, without duplicates.
+    /// Returns the keys of a filter, ascending, without duplicates.
     pub fn of(&self, criteria: &Criteria) -> Vec<u64> {
         let shape = criteria.shape();
         let mut keys = vec![self.base(shape)];
@@ -152,7 +154,7 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// Returns the log's key of a shape with this base; `None` where it has too few topics.
+    /// Returns the log's key of a shape with this base; `None` if the log has too few topics.
     pub fn key(&self, shape: Shape, base: u64) -> Option<u64> {
         if usize::from(shape.topics) > self.topics {
             return None;
@@ -166,7 +168,7 @@ impl Words {
 mod tests {
     use super::*;
 
-    /// Values named in each field, where a topic position without any is a wildcard.
+    /// Builds criteria with so many values in each field; a topic position with 0 values is a wildcard.
     fn named(addresses: u64, topics: &[u64]) -> Criteria {
         let word = |number: u64| B256::from(alloy_primitives::U256::from(number));
         Criteria {
@@ -175,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Fields that are keyed, keys that makes, and entries that a client is charged.
+    /// Fields that are keyed, keys that result, and index entries that a client is charged.
     #[test]
     fn a_filter_is_found_by_all_its_fields_or_by_as_many_combinations_as_may_be() {
         for (addresses, topics, fields, keys, entries) in [
@@ -188,7 +190,7 @@ mod tests {
             (16, &[16], 0b0_0011, 256, 256),
             (1000, &[1], 0b0_0011, 1000, 1000),
             (0, &[1, 1000], 0b0_0110, 1000, 1000),
-            // Too many combinations: the best that there is, and it counts.
+            // Too many combinations: indexed by the best subset, and charged for it.
             (1000, &[2], 0b0_0001, 1000, 1000),
             (0, &[17, 16], 0b0_0010, 17, 1000),
             (0, &[10, 10, 10], 0b0_1100, 100, 1000),

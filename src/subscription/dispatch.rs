@@ -1,4 +1,5 @@
-//! The fan-out loop: chain events, fetched contents and best-effort events go to the registry, one after the other.
+//! The fan-out loop: hands chain events, fetched contents and best-effort events to the registry, one after the
+//! other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +11,16 @@ use super::Registry;
 use crate::backplane::{Answers, Feed};
 use crate::chain::ContentFetches;
 
-/// Events fanned out before clients are woken. What came in together leaves together, in one write for each client.
+/// Most chain events fanned out before clients are woken. Events that arrive together leave together, in one write
+/// for each client.
 const MAX_TOGETHER: usize = 64;
 
-/// How often it is looked whether those were answered for whom something came too early: as long as a new subscription is
-/// held (E5), about, and only while there is anything.
+/// Interval of checks for `eth_subscribe` answers that early events wait for: about the hold-off of a new
+/// subscription (E5). Runs only while there are early events.
 const EARLY_LOOK: Duration = Duration::from_millis(10);
 
-/// Runs until the backplane ends. `answers` is what the node in use says of subscriptions that are passed through.
+/// Runs until the backplane closes. `answers` are the answers of the node in use to subscriptions that are passed
+/// through.
 pub async fn dispatch(
     mut feed: Feed,
     mut answers: watch::Receiver<Answers>,
@@ -48,7 +51,7 @@ pub async fn dispatch(
             _ = look.tick(), if early => early = registry.tell_early(),
             Some(gossip) = feed.gossip.recv() => early = registry.fan_out_gossip(gossip),
         }
-        // A full feed must not keep this thread from the sessions that it wakes.
+        // A full feed must not keep this thread from the sessions that were woken.
         tokio::task::yield_now().await;
     }
 }

@@ -1,4 +1,4 @@
-//! Which clients have something to be written, and writing it to them. What is put into their queues is decided elsewhere.
+//! Flushes clients whose queues got events in this fan-out. Other modules decide which events are queued.
 
 use std::sync::Arc;
 
@@ -8,26 +8,27 @@ use super::subscriber::Subscriber;
 use crate::clock::Millis;
 use crate::delivery::{Batch, Compression, Outbox};
 
-/// Clients that have something to be written.
+/// Clients with events to write.
 #[derive(Debug, Default)]
 pub(super) struct Due {
     outboxes: Vec<Arc<Outbox>>,
-    /// Those that agreed on compression: the first of them compresses, which the others should not wait for.
+    /// Clients that agreed on compression: the first one compresses a shared event, for which the clients in
+    /// `outboxes` should not wait.
     deflating: Vec<Arc<Outbox>>,
-    /// Bytes of the largest batch.
+    /// Bytes of the largest batch, uncompressed.
     heaviest: usize,
 }
 
-/// Clients written to by one task: many where each write is small, for a second core costs more than it brings
-/// (1.16 against 1.30 of the bare loop's CPU for heads to a thousand clients); few where each is long (1.2 to 1.4 against 1.45
-/// for bursts of a hundred logs). Measured by `benches/fanout`.
+/// Clients written to by one task: many if each write is small, for a second core costs more than it brings (1.16
+/// against 1.30 of the bare loop's CPU for heads to a thousand clients); few if each write is long (1.2 to 1.4
+/// against 1.45 for bursts of a hundred logs). Measured by `benches/fanout`.
 const SMALL_TOGETHER: usize = 1024;
 const LARGE_TOGETHER: usize = 128;
 
-/// From here on a write is long, in bytes.
+/// Least size of a long write, in bytes.
 const LARGE: usize = 16 << 10;
 
-/// Writes to the sockets of these clients: the first here, the others on all cores.
+/// Writes to the sockets of these clients: the first group on this task, the others on all cores.
 pub(super) fn flush(mut due: Due) {
     let together = if due.heaviest < LARGE {
         SMALL_TOGETHER
@@ -50,16 +51,17 @@ pub(super) fn answered(table: &Slab<Subscriber>) -> impl Iterator<Item = &Subscr
     table.iter().map(|(_, subscriber)| subscriber).filter(is_answered)
 }
 
-/// Whether the answer of a subscriber is on its way at least.
+/// Checks if the answer to a subscriber's `eth_subscribe` is at least queued.
 pub(super) fn is_answered(subscriber: &&Subscriber) -> bool {
     subscriber.recipient.is_answered()
 }
 
-/// Subscribers that make it worth compressing the events of one filter for them alone, some 15 µs an event, where an event
-/// that is compressed alone costs that once whatever the number of filters. With 32, fan-out costs at most twice what it
-/// costs uncompressed, and that where every event is in dozens of batches: of a thousand clients with a hundred logs a
-/// block, 8 to a filter cost 2.1 µs a delivery, 16 cost 1.1, 32 cost 0.66, a thousand 0.17; compressed alone 0.37, not
-/// compressed 0.32. The series saves 360 bytes of 750 over the events alone.
+/// Subscribers from which on it pays to compress the events of one filter for them alone, in a series. A series costs
+/// some 15 µs an event for each filter, while an event that is compressed alone costs that once, whatever the number
+/// of filters. With 32, fan-out costs at most twice what it costs uncompressed, and only if every event is in dozens
+/// of batches: of a thousand clients with a hundred logs a block, 8 to a filter cost 2.1 µs a delivery, 16 cost 1.1,
+/// 32 cost 0.66, a thousand 0.17; compressed alone 0.37, not compressed 0.32. The series saves 360 bytes of 750 over
+/// the events alone.
 const SHARED_BY: usize = 32;
 
 pub(super) fn share_a_series<'a>(subscribers: impl Iterator<Item = &'a Subscriber>) -> bool {

@@ -15,10 +15,11 @@ use crate::clock::Millis;
 use crate::delivery::{Batch, Event, Kind};
 
 impl Tables {
-    /// One event for each filter that wants any of the block's receipts, shared by all its subscribers. Nothing is taken
-    /// back of them on a reorg (PROTOCOL R5), so nothing is kept.
+    /// Delivers a block's receipts: one event for each filter that matches any of them, shared by all its
+    /// subscribers. A reorg does not take receipts back (PROTOCOL R5), so none are kept.
     ///
-    /// None is made for clients that take no more, so that what is copied under the lock is bounded by what queues hold.
+    /// Builds no event for clients that are closing: the bytes copied under the lock are bounded by the size of the
+    /// queues.
     pub fn receipts(
         &mut self,
         block: &BlockReceipts,
@@ -40,8 +41,9 @@ impl Tables {
         self.gate = gate;
     }
 
-    /// Every transaction is encoded at most once in each form, and the events of a filter are shared by all its
-    /// subscribers. Those that were sent to somebody who is to be told if they are removed.
+    /// Delivers a block's transactions, or their removal. Encodes each transaction at most once in each form; all
+    /// subscribers of a filter share its events. Returns the transactions delivered to at least one subscription with
+    /// `includeRemoved`.
     #[expect(
         clippy::too_many_arguments,
         reason = "a place, a predicate and the fan-out's own three"
@@ -86,11 +88,11 @@ impl Tables {
         told.into_iter().map(|at: usize| transactions[at].alone()).collect()
     }
 
-    /// Every log is encoded at most once, and the events of a filter are shared by all its subscribers, whatever blocks they
-    /// begin and end with.
+    /// Delivers a block's logs, or their removal. Encodes each log at most once; all subscribers of a filter share
+    /// its events, whatever their block ranges.
     ///
-    /// No batch is made for clients that take no more: one that subscribes to the same logs by many filters is closed when its
-    /// queue is full.
+    /// Builds no batch for clients that are closing: a client that subscribes to the same logs by many filters is
+    /// closed when its queue is full.
     pub fn logs(
         &mut self,
         block: &BlockLogs,

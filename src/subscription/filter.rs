@@ -1,6 +1,6 @@
-//! The canonical form of a `logs` filter, read with geth's grammar and geth's words (PROTOCOL 1.5).
+//! The canonical form of a `logs` filter, read with geth's grammar and geth's error texts (PROTOCOL 1.5).
 //!
-//! Equal filters become equal values whatever their order, case or repetitions, so that clients who ask for the same
+//! Equal filters become equal values whatever their order, case or repetitions, so that clients with equal filters
 //! share one entry of the index.
 
 use alloy_primitives::{Address, B256, hex};
@@ -18,14 +18,14 @@ pub const MAX_SUB_TOPICS: usize = 1000;
 /// Most addresses (geth's default of `--rpc.logquerylimit`).
 pub const MAX_ADDRESSES: usize = 1000;
 
-/// Which logs a subscription wants.
+/// Filter of a `logs` subscription.
 ///
 /// The number of topic positions counts, wildcards included: a filter of n positions needs a log of at least n topics
 /// (geth, besu, nethermind; PROTOCOL fact 14).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogFilter {
     criteria: Criteria,
-    /// Block range: bounds live logs and never replays.
+    /// Block range, both ends included: bounds live logs and never replays.
     blocks: Range,
 }
 
@@ -39,10 +39,11 @@ impl Default for LogFilter {
 }
 
 impl LogFilter {
-    /// Reads the second parameter of `eth_subscribe("logs", …)`. `null` matches everything, as web3.js 4 sends it.
+    /// Reads the second parameter of `eth_subscribe("logs", …)`. `null` matches everything, as web3.js 4 sends it. A
+    /// `blockHash` is checked and otherwise ignored.
     ///
     /// # Errors
-    /// geth's error for each wrong field.
+    /// geth's error if a field is malformed or exceeds a limit, or if the block range is not valid.
     pub fn parse(value: &Value) -> Result<Self, ErrorObjectOwned> {
         let fields = match value {
             Value::Null => return Ok(Self::default()),
@@ -81,45 +82,45 @@ impl LogFilter {
         })
     }
 
-    /// Whether this log of block `number` is wanted; the predicate of geth's `filterLogs`.
+    /// Checks if the filter matches this log of block `number`, as geth's `filterLogs` does.
     #[must_use]
     pub fn matches(&self, log: &Log, number: u64) -> bool {
         let (from, to) = self.blocks;
         (from..=to).contains(&number) && self.criteria.matches(log)
     }
 
-    /// The filter as the nodes and the blooms are asked about it.
+    /// Returns the filter without its block range, as sent to nodes and checked against blooms.
     #[must_use]
     pub fn query(&self) -> LogQuery {
         LogQuery::new(&self.criteria.addresses, &self.criteria.topics)
     }
 
-    /// Whether it wants all logs, or all that have so many topics.
+    /// Checks if the filter names neither addresses nor topics; it may still require a number of topics.
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
         self.criteria.addresses.is_empty() && self.criteria.topics.iter().all(|position| position.is_empty())
     }
 
-    /// The lower bound of the live logs, 0 for none.
+    /// Returns the lower bound of the live logs, 0 for none.
     #[must_use]
     pub fn first_block(&self) -> u64 {
         self.blocks.0
     }
 
-    /// Wanted addresses, sorted; empty means any.
+    /// Returns the addresses that match, sorted; empty means any.
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.criteria.addresses
     }
 
-    /// Wanted topics at a position, sorted; empty means any.
+    /// Returns the topics that match at a position, sorted; empty means any.
     #[must_use]
     pub fn topics_at(&self, position: usize) -> &[B256] {
         self.criteria.topics.get(position).map_or(&[], |wanted| wanted)
     }
 
-    /// Entries that it takes of the index: addresses times topics, each at least one, and more where it has too many combinations of
-    /// them to be found by all.
+    /// Returns the index entries that the filter is charged: addresses times topics, each at least one, and more if
+    /// it has too many combinations of them to be indexed by all.
     #[must_use]
     pub fn index_entries(&self) -> usize {
         let topics: usize = self.criteria.topics.iter().map(|position| position.len()).sum();
@@ -127,7 +128,7 @@ impl LogFilter {
         named.max(self.criteria.index_entries())
     }
 
-    /// The filter without its blocks, and these.
+    /// Splits the filter into its criteria and its block range.
     pub(super) fn into_parts(self) -> (Criteria, Range) {
         (self.criteria, self.blocks)
     }
@@ -140,7 +141,7 @@ impl LogFilter {
         }
     }
 
-    /// The same, of these blocks.
+    /// Returns the filter with this block range.
     #[cfg(test)]
     pub(crate) fn within(self, blocks: (u64, u64)) -> Self {
         Self { blocks, ..self }
@@ -160,7 +161,7 @@ pub(super) fn canonical<T: Ord>(mut values: Vec<T>) -> Box<[T]> {
     values.into()
 }
 
-/// What Go says of a value in the place of geth's options.
+/// Returns Go's error for a value that is not an object in place of geth's options.
 pub(super) fn no_input(value: &Value) -> ErrorObjectOwned {
     let kind = go_type(value);
     argument(format!(
@@ -168,20 +169,21 @@ pub(super) fn no_input(value: &Value) -> ErrorObjectOwned {
     ))
 }
 
-/// A field that is there and not `null`. Go knows a field in any case of its letters: not to know it would mean to send
-/// everything to somebody who wants little. Of several, the one in lower case stands last in the map.
+/// Returns a field that is present and not `null`. Go matches field names in any case: to ignore a field in another
+/// case would send everything to a client that filters. Of several spellings, the last in the map's byte order
+/// counts, which is the one in lower case.
 pub(super) fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     let mut named = fields.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name));
     let (_, value) = named.next_back()?;
     (!value.is_null()).then_some(value)
 }
 
-/// geth names the position of the parameter, counting the kind as 0.
+/// Builds geth's error for the filter; geth names the position of the parameter, counting the kind as 0.
 pub(super) fn argument(message: String) -> ErrorObjectOwned {
     error(INVALID_PARAMS, format!("invalid argument 1: {message}"))
 }
 
-/// The word that Go's JSON reader has for a value.
+/// Returns the name that Go's JSON reader uses for the type of a value.
 pub(super) fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -193,7 +195,7 @@ pub(super) fn go_type(value: &Value) -> &'static str {
     }
 }
 
-/// `hexutil.Decode`.
+/// Decodes hex as geth's `hexutil.Decode` does, with the same error texts.
 fn decode_hex(text: &str) -> Result<Vec<u8>, &'static str> {
     if text.is_empty() {
         return Err("empty hex string");
@@ -202,7 +204,7 @@ fn decode_hex(text: &str) -> Result<Vec<u8>, &'static str> {
         .strip_prefix("0x")
         .or_else(|| text.strip_prefix("0X"))
         .ok_or("hex string without 0x prefix")?;
-    // What is no digit is named before what is missing.
+    // geth reports an invalid digit before an odd length.
     if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err("invalid hex string");
     }
@@ -217,12 +219,12 @@ fn fixed<const N: usize>(text: &str, what: &str) -> Result<[u8; N], String> {
         .map_err(|_| format!("hex has invalid length {len} after decoding; expected {N} for {what}"))
 }
 
-/// An address as geth reads it: either case, whatever the checksum says.
+/// Reads an address as geth does: in either case, without checking the checksum.
 pub(super) fn address(text: &str) -> Result<Address, String> {
     fixed::<20>(text, "address").map(Address::from)
 }
 
-/// `hexutil.UnmarshalFixedJSON`, which wraps only some of its errors, of a hash in this field.
+/// Reads a hash in this field as geth's `hexutil.UnmarshalFixedJSON` does, which wraps only some of its errors.
 pub(super) fn read_hash(value: &Value, field: &str) -> Result<B256, String> {
     let unreadable =
         |what: &str| format!("json: cannot unmarshal {what} into Go struct field input.{field} of type common.Hash");
@@ -279,7 +281,8 @@ fn topics_array(fields: &Map<String, Value>) -> Result<&[Value], ErrorObjectOwne
     }
 }
 
-/// One position; empty means any. A `null` among alternatives makes a wildcard, and what follows it is not read.
+/// Reads one topic position; an empty result means any. A `null` among alternatives makes a wildcard, and the
+/// alternatives after it are not read.
 fn position(value: &Value) -> Result<Vec<B256>, ErrorObjectOwned> {
     let topic = |text: &str| fixed::<32>(text, "topic").map(B256::from).map_err(argument);
     match value {
@@ -300,7 +303,7 @@ fn position(value: &Value) -> Result<Vec<B256>, ErrorObjectOwned> {
     }
 }
 
-/// A block parameter of the filter.
+/// Block parameter of the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tag {
     Number(u64),
@@ -347,8 +350,8 @@ impl Tag {
     }
 }
 
-/// geth's `SubscribeLogs` on the range; a start in the past is "from now on" (PROTOCOL fact 15: go-ethereum's client
-/// sends `0x0` always).
+/// Checks the range as geth's `SubscribeLogs` does; a start in the past means "from now on" (PROTOCOL fact 15:
+/// go-ethereum's client always sends `0x0`).
 fn range(from: Option<Tag>, to: Option<Tag>) -> Result<(u64, u64), ErrorObjectOwned> {
     let (from, to) = (from.unwrap_or(Tag::Latest), to.unwrap_or(Tag::Latest));
     if from == Tag::Pending || to == Tag::Pending {

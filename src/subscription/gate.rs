@@ -1,8 +1,9 @@
 //! Events that wait for contents of an earlier block, per connection. No I/O, no clock.
 //!
-//! On one connection head N comes before the contents of N, and these before head N + 1, for the kinds that the connection
-//! subscribes to (E3). Each kind is published when it is known; an event that is early for a connection is kept here until
-//! the other kinds of this connection have come as far. A connection that subscribes to heads alone waits for nothing.
+//! On one connection head N is delivered before the contents of N, and these before head N + 1, for the kinds that
+//! the connection subscribes to (E3). Each kind is published as soon as it is known; an event that is early for a
+//! connection is kept here until the connection's other kinds have caught up. A connection that subscribes to heads
+//! alone waits for nothing.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use crate::chain::Published;
 use crate::clock::Millis;
 use crate::delivery::{Batch, Kind, SubscriptionId};
 
-/// A place in the order of events: a block by its sequence, and within it removals, head, logs, transactions, receipts.
+/// Position in the order of events: first by block sequence; within a block removals, head, logs, transactions,
+/// receipts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     sequence: u64,
@@ -21,29 +23,29 @@ pub(super) struct Position {
 }
 
 impl Position {
-    /// Removals that make way for the block of this sequence: before its head.
+    /// Returns the position of removals caused by the block of this sequence: before its head.
     pub fn removals(sequence: u64) -> Self {
         Self { sequence, part: 0 }
     }
 
-    /// The block's events of this kind; kinds are declared in the order of delivery.
+    /// Returns the position of the block's events of this kind; kinds are declared in the order of delivery.
     pub fn of(kind: Kind, sequence: u64) -> Self {
         let part = 1 + kind as u8;
         Self { sequence, part }
     }
 }
 
-/// How far the contents were delivered: per kind the place of what comes next, `None` where nothing is awaited.
+/// Progress of the contents: per kind the position of the next delivery, `None` if nothing is awaited.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fronts([(Kind, Option<Position>); 3]);
 
 impl Fronts {
-    /// Takes the sequences of the oldest blocks whose contents are still to be delivered.
+    /// Builds the fronts from the sequences of the oldest blocks whose contents are still to be delivered.
     pub fn new(fronts: [(Kind, Option<u64>); 3]) -> Self {
         Self(fronts.map(|(kind, sequence)| (kind, sequence.map(|sequence| Position::of(kind, sequence)))))
     }
 
-    /// Kinds that have something to deliver before this place.
+    /// Returns the kinds with a delivery outstanding before this position.
     fn before(&self, at: Position) -> impl Iterator<Item = Kind> {
         self.0
             .into_iter()
@@ -69,7 +71,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Queues a batch for those who may have it now, and keeps it for the others.
+    /// Queues a batch for the clients whose turn it is, and keeps it for the others.
     pub fn send<'a>(
         &mut self,
         at: Position,
@@ -79,7 +81,7 @@ impl Gate {
         due: &mut Due,
         now: Millis,
     ) {
-        // Nearly always nobody has to wait.
+        // In nearly all cases no client has to wait.
         if fronts.before(at).next().is_none() {
             return send(subscribers, batch, due, now);
         }
@@ -95,7 +97,7 @@ impl Gate {
         }
     }
 
-    /// Queues what need not wait any longer.
+    /// Queues the events that need not wait any longer.
     pub fn release(&mut self, fronts: &Fronts, due: &mut Due, now: Millis) {
         self.waiting.retain(|_, waiting| {
             while let Some(early) = waiting.pop_front_if(|early| !fronts.hold_back(&early.subscriber, early.at)) {
@@ -105,8 +107,8 @@ impl Gate {
         });
     }
 
-    /// Forgets events of dropped blocks, which leave no trace on connections where they waited. Returns the subscriptions and
-    /// the sequences of the blocks concerned: there is nothing to take back.
+    /// Forgets waiting events of dropped blocks: connections on which they waited never see these blocks. Returns the
+    /// subscription and the block's sequence of each forgotten event, for which no removal is due.
     pub fn drop_blocks(&mut self, dropped: &[Published]) -> HashSet<(SubscriptionId, u64)> {
         let mut undelivered = HashSet::new();
         for waiting in self.waiting.values_mut() {
@@ -129,12 +131,12 @@ impl Gate {
         }
     }
 
-    /// Forgets everything: continuity is lost, and everybody concerned is closed.
+    /// Forgets all events: continuity is lost, and the clients concerned are closed.
     pub fn clear(&mut self) {
         self.waiting.clear();
     }
 
-    /// Number of events that wait.
+    /// Returns the number of events that wait.
     pub fn len(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
     }

@@ -1,4 +1,4 @@
-//! What may be lost: pending transactions and the node's sync state.
+//! Best-effort events: pending transactions, events of kinds that only the node knows, and the node's sync state.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
 
 impl Tables {
     fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut Due, now: Millis) {
-        // What cannot be read cannot be told apart, and passes.
+        // An unreadable hash cannot be deduplicated and is delivered.
         let known =
             serde_json::from_slice(json).is_ok_and(|hash| !self.seen_pending.is_new(TransactionForm::Hash, hash));
         if !known && !self.pending_hashes.is_empty() {
@@ -34,7 +34,7 @@ impl Tables {
         {
             return;
         }
-        // What cannot be read is for those who want everything.
+        // An unreadable transaction matches only filters without addresses.
         let (from, to) = read.as_ref().map_or((None, None), |read| (read.from, read.to));
         let mut forms = InForms::default();
         for entry in self.pending.who_want(from, to) {
@@ -47,7 +47,7 @@ impl Tables {
         }
     }
 
-    /// The node has said yes to a subscription to pending transactions, unless that is gone already.
+    /// Marks a subscription to pending transactions as accepted by the node, unless it ended meanwhile.
     pub fn accept_pending(&mut self, place: Place, id: SubscriptionId) {
         let subscriber = match place {
             Place::PendingHashes(at) => self.pending_hashes.get(at),
@@ -59,7 +59,7 @@ impl Tables {
         }
     }
 
-    /// Another node may refuse what the one before served: those who have it are closed.
+    /// Closes clients whose subscriptions of this form a node had accepted, now that the node in use refuses them.
     pub fn close_refused_pending(&self, form: TransactionForm) {
         let refused: &mut dyn Iterator<Item = &Subscriber> = match form {
             TransactionForm::Hash => &mut self.pending_hashes.iter().map(|(_, subscriber)| subscriber),
@@ -72,12 +72,12 @@ impl Tables {
         }
     }
 
-    /// The node's last word on its sync state, for newcomers.
+    /// Returns the node's latest sync state, for new subscribers.
     pub fn sync_state(&self) -> Option<&Arc<Batch>> {
         self.sync_state.as_ref().map(|(_, batch)| batch)
     }
 
-    /// Fans it out; how much of what waits for an answer made way for it.
+    /// Fans out a best-effort event; returns how many early events were evicted to keep this one.
     pub fn gossip(&mut self, gossip: Gossip, due: &mut Due, now: Millis) -> u64 {
         match gossip {
             Gossip::Pending { form, json, seen } => match form {
@@ -97,7 +97,7 @@ impl Tables {
                     return 0;
                 }
                 let batch = self.one(Kind::Syncing, &sync_payload(&state), Instant::now());
-                // Told once, so it waits even for an answer that is not there yet.
+                // A state is announced once, so it is queued even for subscribers whose answer is not queued yet.
                 let everyone = self.syncing.iter().map(|(_, subscriber)| subscriber);
                 send(everyone, &batch, due, now);
                 self.sync_state = Some((state, batch));
@@ -107,8 +107,8 @@ impl Tables {
     }
 }
 
-/// What geth's `syncing` subscription sends (PROTOCOL 1.8), out of what `eth_syncing` answers: `false` as it is, the
-/// progress as an object with Go's field names and plain numbers.
+/// Converts an answer to `eth_syncing` into the payload of geth's `syncing` subscription (PROTOCOL 1.8): `false`
+/// unchanged, the progress as an object with Go's field names and plain numbers.
 fn sync_payload(state: &[u8]) -> Vec<u8> {
     let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(state) else {
         return state.to_vec();
@@ -134,14 +134,14 @@ fn sync_payload(state: &[u8]) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Pending transactions seen lately: a failover must not repeat them (E8).
+/// Hashes of recently seen pending transactions, by form: a failover must not repeat them (E8).
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     known: HashSet<(TransactionForm, B256)>,
     order: VecDeque<(TransactionForm, B256)>,
 }
 
-/// About a minute of a busy mainnet node.
+/// Entries kept: about a minute of a busy mainnet node.
 const RECENT_PENDING: usize = 16_384;
 
 impl Recent {

@@ -1,7 +1,8 @@
 //! Index from an event to the filters that match it. No I/O, no clock.
 //!
 //! Equal filters are one entry. Each entry is listed under the keys of its filter, and an event is looked up under a
-//! handful of keys: the cost grows with matches, not with filters. Filters of logs have an index of their own.
+//! handful of keys: the cost grows with matches, not with filters. Filters of logs have their own index,
+//! `log_index`.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,12 +12,13 @@ use slab::Slab;
 
 use super::postings::{Postings, Ranks};
 
-/// What an index can be made of.
+/// Filter that an [`Index`] can hold.
 pub trait Filter: Eq + Hash {
-    /// A place to look.
+    /// Value under which a filter is listed and an event is looked up.
     type Key: Eq + Hash;
 
-    /// Returns the keys of the filter, at least one, without duplicates: an event that it matches has one of them.
+    /// Returns the keys of the filter, at least one, without duplicates: an event that the filter matches has one of
+    /// them.
     fn keys(&self) -> Vec<Self::Key>;
 }
 
@@ -36,7 +38,7 @@ pub struct Index<F: Filter, S> {
     subscribers: usize,
 }
 
-/// Where a subscriber was put.
+/// Handle of a subscriber, for its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
     entry: usize,
@@ -78,7 +80,7 @@ impl<F: Filter, S> Index<F, S> {
         }
     }
 
-    /// Takes a subscriber out; nothing happens where it is gone already.
+    /// Removes and returns a subscriber; `None` if the slot is empty.
     pub fn remove(&mut self, slot: Slot) -> Option<S> {
         let entry = self.entries.get_mut(slot.entry)?;
         let subscriber = entry.subscribers.try_remove(slot.subscriber)?;
@@ -94,47 +96,47 @@ impl<F: Filter, S> Index<F, S> {
         Some(subscriber)
     }
 
-    /// A subscriber, while it is here.
+    /// Returns the subscriber in a slot.
     pub(super) fn get(&self, slot: Slot) -> Option<&S> {
         self.entries.get(slot.entry)?.subscribers.get(slot.subscriber)
     }
 
-    /// Number of subscribers.
+    /// Returns the number of subscribers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.subscribers
     }
 
-    /// Whether nobody subscribed.
+    /// Checks if there are no subscribers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.subscribers == 0
     }
 
-    /// Number of distinct filters.
+    /// Returns the number of distinct filters.
     #[must_use]
     pub fn filters(&self) -> usize {
         self.entries.len()
     }
 
-    /// All subscribers.
+    /// Iterates over all subscribers.
     pub fn iter(&self) -> impl Iterator<Item = &S> {
         self.entries
             .iter()
             .flat_map(|(_, entry)| entry.subscribers.iter().map(|(_, subscriber)| subscriber))
     }
 
-    /// The distinct filters.
+    /// Iterates over the distinct filters.
     pub(super) fn each_filter(&self) -> impl Iterator<Item = &F> {
         self.entries.iter().map(|(_, entry)| &*entry.filter)
     }
 
-    /// The entries that hang under these keys, again and again where they hang under several.
+    /// Returns the entries listed under these keys; an entry with several of the keys is repeated.
     pub(super) fn under(&self, keys: impl Iterator<Item = F::Key>) -> impl Iterator<Item = usize> {
         keys.flat_map(|key| self.postings.under(&key))
     }
 
-    /// A filter and who wants what it selects.
+    /// Returns an entry's filter and its subscribers.
     pub(super) fn entry(&self, entry: usize) -> (&F, impl Iterator<Item = &S>) {
         let Entry {
             filter, subscribers, ..

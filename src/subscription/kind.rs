@@ -1,4 +1,4 @@
-//! What a client may subscribe to, read with geth's grammar (PROTOCOL 1.5).
+//! The topics that a client can subscribe to, read with geth's grammar (PROTOCOL 1.5).
 
 use serde_json::Value;
 
@@ -8,24 +8,24 @@ use crate::backplane::{Passed, TransactionForm};
 use crate::delivery::Kind;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Request, error};
 
-/// A subscription that was understood.
+/// Subject of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topic {
-    /// What the chain itself does, and where it begins.
+    /// Heads or logs of the chain, and the place where the stream begins.
     Chain(Stream, Start),
-    /// `newPendingTransactions`, and what Alchemy and Nodit call it where it can be filtered.
+    /// `newPendingTransactions`, and the names that Alchemy and Nodit give it with a filter.
     Pending(TransactionFilter),
     /// `syncing`.
     Syncing,
-    /// `alchemy_minedTransactions`, which no node has.
+    /// `alchemy_minedTransactions`, which no node offers.
     Mined(TransactionFilter),
     /// `transactionReceipts`.
     Receipts(ReceiptFilter),
-    /// A kind that is not known here, with its name: the node may know it.
+    /// Kind that only the node may know, with its name.
     Passed(Passed, String),
 }
 
-/// What the chain does: nothing of it may be missing, and it can begin where a client left off (E9).
+/// Event stream of the chain: complete, and a client can resume it where it left off (E9).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// `newHeads`.
@@ -35,7 +35,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// What its events are.
+    /// Returns the kind of the stream's events.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
@@ -46,8 +46,8 @@ impl Stream {
 }
 
 impl Topic {
-    /// Entries that it adds to the index: see [`LogFilter::index_entries`]; addresses or transactions that it names; nothing where it is
-    /// no filter.
+    /// Returns the index entries that the topic is charged: [`LogFilter::index_entries`] for logs, the addresses or
+    /// transactions named by other filters, 0 without a filter.
     #[must_use]
     pub fn index_entries(&self) -> usize {
         match self {
@@ -58,7 +58,7 @@ impl Topic {
         }
     }
 
-    /// What its events are.
+    /// Returns the kind of the topic's events.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
@@ -71,7 +71,7 @@ impl Topic {
         }
     }
 
-    /// What it is called where it is refused.
+    /// Returns the name used in refusals.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -80,23 +80,24 @@ impl Topic {
         }
     }
 
-    /// Reads the call of a method that is a kind of its own (`<namespace>_subscribe<Kind>`); what its parameters mean only the
-    /// node knows.
+    /// Reads the call of a method that is a kind of its own (`<namespace>_subscribe<Kind>`); only the node knows the
+    /// meaning of its parameters.
     ///
     /// # Errors
-    /// Parameters that are no list, or too long to be kept.
+    /// If the parameters are not a list, or too long to be kept.
     pub fn of_its_own(request: &Request<'_>) -> Result<Self, ErrorObjectOwned> {
         let passed = Passed::new(&request.method, &request.args()?).ok_or_else(too_long)?;
         Ok(Self::Passed(passed, request.method.clone().into_owned()))
     }
 
-    /// Reads the parameters of `<namespace>_subscribe`; where a stream of the chain begins is in options of our own behind
-    /// what a node takes (E9).
+    /// Reads the parameters of `<namespace>_subscribe`. The start of a chain stream is given in headwater's own
+    /// options, behind the arguments that a node takes (E9).
     ///
     /// # Errors
-    /// geth's errors, word by word; a kind that is not known here is none: whether it is passed to the node is its caller's
-    /// to say. Two inputs that geth refuses are accepted, for no library depends on the error and
-    /// reth and anvil accept them: `logs` without a filter, and the name `pendingTransactions`.
+    /// geth's error, word by word, if geth refuses the parameters. A kind that is not known here is not an error: the
+    /// caller decides whether to pass it to the node. Two inputs that geth refuses are accepted, for no library
+    /// depends on the error and reth and anvil accept them: `logs` without a filter, and the name
+    /// `pendingTransactions`.
     pub fn parse(namespace: &str, request: &Request<'_>) -> Result<Self, ErrorObjectOwned> {
         if request.params.is_none() {
             return Err(error(INVALID_PARAMS, "non-array args"));
@@ -127,7 +128,7 @@ impl Topic {
             let unreadable = |why| error(INVALID_PARAMS, format!("invalid argument 1: {why}"));
             serde_json::from_str(raw.get()).map_err(unreadable)
         };
-        // Options stand behind everything that a node knows of.
+        // The start options come after all arguments that nodes know.
         let start = |place: usize| -> Result<Start, ErrorObjectOwned> {
             match args.get(place).filter(|_| args.len() == place + 1) {
                 Some(last) => Start::parse(last, place).unwrap_or_else(|| at_most(place).map(|()| Start::Live)),
@@ -138,7 +139,7 @@ impl Topic {
             "newHeads" => start(1).map(|start| Self::Chain(Stream::Heads, start)),
             "syncing" => at_most(1).map(|()| Self::Syncing),
             "logs" => {
-                // What is there is read before what is too many is counted.
+                // The filter is read before surplus arguments are reported, as in geth.
                 let filter = LogFilter::parse(&argument()?)?;
                 Ok(Self::Chain(Stream::Logs(filter), start(2)?))
             }
@@ -146,7 +147,7 @@ impl Topic {
                 let filter = match argument()? {
                     Value::Null | Value::Bool(false) => TransactionFilter::all(TransactionForm::Hash),
                     Value::Bool(true) => TransactionFilter::all(TransactionForm::Full),
-                    // Ours: nodes take no such options.
+                    // headwater's own: nodes take no such options.
                     options if TransactionFilter::is_pending_options(&options) => {
                         TransactionFilter::pending(&options, TransactionForm::Hash)?
                     }
@@ -170,7 +171,7 @@ impl Topic {
                 Ok(Self::Mined(TransactionFilter::mined(&argument()?)?))
             }
             "transactionReceipts" => {
-                // As geth: what is there is read, then what is too many is counted, then how many hashes there are.
+                // As geth: the filter is read, then surplus arguments are reported, then the hashes are counted.
                 let transactions = ReceiptFilter::parse(&argument()?)?;
                 at_most(2)?;
                 Ok(Self::Receipts(ReceiptFilter::at_most(transactions)?))
@@ -190,15 +191,15 @@ fn too_long() -> ErrorObjectOwned {
     )
 }
 
-/// Longest name of a kind, in bytes; those that nodes know are shorter than forty.
+/// Longest name of a kind, in bytes; the names that nodes know are shorter than forty.
 const MAX_NAME: usize = 64;
 
-/// Whether a node may know a kind of this name: what is none is not asked for.
+/// Checks if a node could know a kind of this name; other names are never sent to a node.
 fn is_name(kind: &str) -> bool {
     (1..=MAX_NAME).contains(&kind.len()) && kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// What geth says of a kind that it does not offer.
+/// Returns geth's error for a kind that it does not offer.
 #[must_use]
 pub fn no_such_kind(namespace: &str, kind: &str) -> ErrorObjectOwned {
     error(
@@ -279,7 +280,7 @@ mod tests {
                 Ok(Topic::Chain(Stream::Logs(LogFilter::default()), Start::Live))
             );
         }
-        // What is too deep to be read does not come this far (`jsonrpc::MAX_DEPTH`).
+        // Parameters nested too deeply are refused earlier (`jsonrpc::MAX_DEPTH`).
         for unreadable in ["1e999", "\"\\ud800\""] {
             let refused = eth(&format!(r#"["logs",{{"x":{unreadable}}}]"#));
             assert!(
@@ -303,7 +304,7 @@ mod tests {
             let filter = r#"{"fromAddress":"0x0000000000000000000000000000000000000001","toAddress":[]}"#;
             let filtered = eth(&format!(r#"["{name}",{filter}]"#));
             assert!(filtered.is_ok() && filtered != all(TransactionForm::Full));
-            // The same options in the place of geth's flag; what is told without `hashesOnly` is the kind's own.
+            // The same options in place of geth's flag; without `hashesOnly` each kind delivers its own default form.
             let same = |hashes| filter.replace("{", &format!(r#"{{"hashesOnly":{hashes},"#));
             let geths = eth(&format!(r#"["newPendingTransactions",{}]"#, same(false)));
             assert_eq!(geths, filtered);
@@ -353,7 +354,7 @@ mod tests {
         assert!(long.is_err_and(|why| why.starts_with("-32005 ")));
     }
 
-    /// Asked of geth 1.17.8.
+    /// Answers recorded from geth 1.17.8.
     #[test]
     fn receipts_in_geths_words() {
         let hash = format!("\"0x{}\"", "ab".repeat(32));
@@ -412,7 +413,7 @@ mod tests {
         ] {
             assert_eq!(parsed(rest), Err(format!("-32602 invalid argument 1: {why}")), "{rest}");
         }
-        // What is too many is counted before how many hashes there are.
+        // Surplus arguments are reported before the hashes are counted.
         for rest in [",null,1", &format!(r#",{{"transactionHashes":{}}},1"#, many(201))] {
             assert_eq!(
                 parsed(rest),

@@ -1,7 +1,8 @@
 //! Index from the logs of a block to the filters that match them. No I/O, no clock.
 //!
 //! Filters with the same addresses and topics are one group, whatever their block ranges. A log is looked up once for
-//! each set of fields that keys combine: the cost grows with matches, not with filters, whatever these have in common.
+//! each set of fields that keys combine: the cost grows with matches, not with filters, however many values these
+//! share.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -97,7 +98,7 @@ impl<S> LogIndex<S> {
         group
     }
 
-    /// Removes a subscriber; `None` where it is gone already.
+    /// Removes and returns a subscriber; `None` if the slot is empty.
     pub fn remove(&mut self, slot: LogSlot) -> Option<S> {
         let group = self.groups.get_mut(slot.group)?;
         let subscriber = group.subscribers.remove(slot.seat)?;
@@ -119,25 +120,25 @@ impl<S> LogIndex<S> {
         Some(subscriber)
     }
 
-    /// Number of subscribers.
+    /// Returns the number of subscribers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.subscribers
     }
 
-    /// `true` where nobody subscribed.
+    /// Checks if there are no subscribers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.subscribers == 0
     }
 
-    /// Number of filters that differ in addresses or topics.
+    /// Returns the number of filters that differ in addresses or topics.
     #[must_use]
     pub fn filters(&self) -> usize {
         self.groups.len()
     }
 
-    /// All subscribers.
+    /// Iterates over all subscribers.
     pub fn iter(&self) -> impl Iterator<Item = &S> {
         self.groups.iter().flat_map(|(_, group)| group.subscribers.iter())
     }
@@ -149,13 +150,13 @@ impl<S> LogIndex<S> {
         keys.flat_map(|key| self.postings.under(&key))
     }
 
-    /// Calls `each` for every group of filters that matches any of these logs of block `number`, with the positions of
-    /// those logs, ascending, and the group's subscribers that take this block.
+    /// Calls `each` for every group of filters that matches any of these logs of block `number`, with the positions
+    /// of those logs, ascending, and the group's subscribers whose ranges include this block.
     pub fn for_each_match(&mut self, logs: &[Log], number: u64, mut each: impl FnMut(&[u32], Takers<'_, S>)) {
         if self.is_empty() {
             return;
         }
-        // `None` for a group without a subscriber that takes this block.
+        // `None` for a group without a subscriber whose range includes this block.
         let mut hits: HashMap<usize, Option<Vec<u32>>> = HashMap::new();
         let mut found: Vec<usize> = Vec::new();
         for (position, log) in (0..).zip(logs) {
@@ -230,7 +231,7 @@ mod tests {
         0u8..4
     }
 
-    /// Few values and, now and then, a field with so many more that all combinations are too many.
+    /// Few values and, now and then, a field with so many values that all combinations are too many.
     fn filter() -> impl Strategy<Value = LogFilter> {
         let set = || {
             prop_oneof![
@@ -254,7 +255,7 @@ mod tests {
     }
 
     proptest! {
-        /// Filters come and go between blocks, whose numbers go forth and back as in reorgs.
+        /// Filters are added and removed between blocks, whose numbers go forth and back as in reorgs.
         #[test]
         fn the_index_finds_what_a_scan_finds(
             filters in prop::collection::vec((filter(), 0usize..4), 0..40),
@@ -302,7 +303,7 @@ mod tests {
     }
 
     /// Counts comparisons of filters with a log that none of them matches: 1,000 filters of each kind, which share as
-    /// much as they can.
+    /// many values as they can.
     #[test]
     fn filters_that_share_a_value_are_not_compared_with_its_logs() {
         let [contract, event, wallet] = [1u8, 2, 3];
@@ -379,7 +380,7 @@ mod tests {
             let slots: Vec<LogSlot> = filters.iter().map(|filter| index.insert(filter.clone(), ())).collect();
             assert!(filters.iter().all(|filter| !filter.matches(log, 7)), "{differ_in}");
             assert_eq!(index.filters(), groups, "{differ_in}");
-            // A group whose subscribers all take other blocks is one look.
+            // A group whose subscribers' ranges all exclude the block costs one look-up.
             let found: Vec<usize> = index.under(log).collect();
             let mut takes = |group: &usize| index.groups[*group].subscribers.turn_to(7);
             assert_eq!(
@@ -395,7 +396,7 @@ mod tests {
         }
     }
 
-    /// Naive matcher, to check the predicate against: PROTOCOL 1.5, read literally.
+    /// Naive matcher as a reference for the predicate: PROTOCOL 1.5, read literally.
     fn naive(addresses: &[u8], topics: &[Vec<u8>], log: &(u8, Vec<u8>)) -> bool {
         (addresses.is_empty() || addresses.contains(&log.0))
             && topics.len() <= log.1.len()

@@ -1,4 +1,4 @@
-//! The subscriptions of one client that are told what came before, and the step in which they go on together: block by
+//! The subscriptions of one client that replay missed events, and the step in which they advance together: block by
 //! block, heads before logs, so that the order across them (E3) is that of the live stream. No I/O.
 
 use std::sync::Arc;
@@ -13,29 +13,29 @@ use crate::delivery::{Batch, Event, Kind, Phase, SubscriptionId};
 use super::subscriber::Subscriber;
 use super::{LogFilter, Stream};
 
-/// What a turn may cost, in blocks and logs looked at, some tens of nanoseconds each: the registry's lock is held for a
-/// fraction of a millisecond, and for one round of a client's streams at least.
+/// Bound of one turn, in blocks and logs visited, some tens of nanoseconds each: a turn keeps the registry's lock for
+/// a fraction of a millisecond, and for at least one round of a client's streams.
 const TURN: usize = 8_192;
 
 /// A client's subscriptions that are not yet live.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     all: Vec<Member>,
-    /// Whoever replays for them is woken by this.
+    /// Wakes the task that replays for this client; `None` if there is none.
     claimed: Option<Arc<Notify>>,
 }
 
 #[derive(Debug)]
 struct Member {
     wants: Wants,
-    /// Its logs were among those for which the page at hand was fetched.
+    /// `true` if the pages fetched for this client include the logs that match this stream's filter.
     is_asked_for: bool,
-    /// Known when the block was found.
+    /// Place at which the stream goes on; `None` until the block it starts from is found.
     cursor: Option<Cursor>,
     subscriber: Subscriber,
 }
 
-/// What a stream that can be resumed is about.
+/// Content of a stream that can be resumed.
 #[derive(Clone, Debug)]
 enum Wants {
     Heads,
@@ -51,33 +51,33 @@ impl Wants {
     }
 }
 
-/// How a step went.
+/// Result of a step.
 #[derive(Debug)]
 pub struct Progress {
-    /// Something was queued.
+    /// `true` if events were queued.
     pub wrote: bool,
-    /// What has to happen before the next.
+    /// Condition for the next step.
     pub until: Until,
 }
 
-/// What a replay waits for.
+/// Condition that a replay waits for.
 #[derive(Debug)]
 pub enum Until {
-    /// The client has room.
+    /// Room in the client's queue.
     Room,
-    /// The chain goes on, or an answer leaves.
+    /// A newly published block, newly delivered logs, or the answer to a subscription.
     News,
-    /// Others have had their turn.
+    /// Other tasks' turn.
     Turn,
-    /// Blocks, or logs of blocks, that memory has not; with the logs that match these filters.
+    /// Blocks, or logs of blocks, that are not in memory; of the logs, those that match these filters.
     Fetched(Gap, Vec<Arc<LogFilter>>),
-    /// A place that memory does not know is found.
+    /// Search for a block that is not in memory.
     Located(SubscriptionId, Lost),
-    /// Nothing: all are live, or the client is gone.
+    /// Nothing: all streams are live, or the client is gone.
     Done,
 }
 
-/// A stream stands behind a block that is not known.
+/// Place of a stream behind a block that is not in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Lost {
     pub(super) block: BlockRef,
@@ -85,7 +85,7 @@ pub struct Lost {
     pub(super) logs: bool,
 }
 
-/// A stream that has been told everything: what it wants, who wants it, and the first block that it was told.
+/// Stream that has caught up, its subscriber, and the number of the first block that it covers (0 for all).
 pub(super) type Level = (Stream, Subscriber, u64);
 
 impl Members {
@@ -106,12 +106,12 @@ impl Members {
         self.all.is_empty()
     }
 
-    /// Whether any of them is about logs.
+    /// Checks if any of the streams is of logs.
     pub fn need_logs(&self) -> bool {
         self.all.iter().any(|member| member.wants.kind() == Kind::Logs)
     }
 
-    /// The filters of all, for which a page is fetched now.
+    /// Returns the filters of all log streams, for the page that is fetched next.
     fn ask_for_all(&mut self) -> Vec<Arc<LogFilter>> {
         let ask = |member: &mut Member| match &member.wants {
             Wants::Heads => None,
@@ -144,7 +144,8 @@ impl Members {
         Some((member.wants.kind(), member.subscriber))
     }
 
-    /// For the first who asks, to be woken by; the others wake that one.
+    /// Claims the replay of this client: returns the notifier of the new task. `None` if a task already replays; that
+    /// task is woken.
     pub fn claim(&mut self) -> Option<Arc<Notify>> {
         if let Some(claimed) = &self.claimed {
             claimed.notify_one();
@@ -153,18 +154,18 @@ impl Members {
         Some(self.claimed.insert(Arc::default()).clone())
     }
 
-    /// Whoever is woken by this does not replay any more; another one may have claimed them meanwhile.
+    /// Ends the claim of the task with this notifier, unless another task has claimed the replay meanwhile.
     pub fn unclaim(&mut self, woken: &Arc<Notify>) {
         self.claimed.take_if(|claimed| Arc::ptr_eq(claimed, woken));
     }
 
-    /// Nobody is in it, and nobody will look again.
+    /// Checks if there are neither streams nor a task.
     pub fn is_over(&self) -> bool {
         self.all.is_empty() && self.claimed.is_none()
     }
 
-    /// Queues what comes next, the oldest block first, until there is no more room, nothing more to be had, or it is the
-    /// turn of others.
+    /// Queues the next events, the oldest block first, until the queue is full, nothing more is available, or the
+    /// turn is over. Returns the streams that join the live stream.
     pub fn advance(&mut self, history: &History, page: &Page, now: Millis) -> (Progress, Vec<Level>) {
         let mut wrote = false;
         let mut steps = 0;
@@ -178,7 +179,8 @@ impl Members {
                 break Until::Located(id, lost);
             }
             if round.first.is_empty() {
-                // Nobody is behind: those that are level go on together, lest the next head overtakes the logs of this one.
+                // No stream is behind: level streams join together, lest the next head overtakes the logs of this
+                // block.
                 if round.pending {
                     break Until::News;
                 }
@@ -210,8 +212,8 @@ impl Members {
         (Progress { wrote, until }, Vec::new())
     }
 
-    /// Queues the events of one block for those who are at it; whether there were any, and what to wait for if it does not
-    /// go on.
+    /// Queues the events of one block for the streams in `first`. Returns `true` if there were any; the error holds
+    /// the same, and the condition to wait for before the rest.
     fn tell(&mut self, mut first: Vec<(usize, Next)>, now: Millis) -> Result<bool, (bool, Until)> {
         let mut wrote = false;
         first.sort_by_key(|(i, _)| self.all[*i].wants.kind() as u8);
@@ -226,7 +228,7 @@ impl Members {
             }
             if let Some(batch) = events(&member.wants, &next) {
                 wrote = true;
-                // Whether it has to be flushed is known: it has.
+                // The caller flushes in any case.
                 let _flush = outbox.push_events(&member.subscriber.recipient, &batch, now);
             }
             if let Some(cursor) = &mut member.cursor {
@@ -247,13 +249,13 @@ impl Members {
     }
 }
 
-/// Where all streams of a client are.
+/// Positions of all streams of a client.
 #[derive(Debug, Default)]
 struct Round {
-    /// Those at the oldest block that somebody is at, and its number.
+    /// Streams at the oldest block that any stream is at, with their next events; and the number of that block.
     first: Vec<(usize, Next)>,
     number: u64,
-    /// That block has to be fetched.
+    /// `true` if that block has to be fetched.
     below: bool,
     level: Vec<usize>,
     pending: bool,
@@ -294,7 +296,8 @@ impl Round {
                     awaited = awaited.min(*number);
                     continue;
                 }
-                // A reorg may take back logs that the client has from before: they are fetched first.
+                // A reorg may take back logs that the client got before it resumed: logs that memory lacks are
+                // fetched first.
                 Next::Level if wants.kind() == Kind::Logs && history.without_logs().next().is_some() => {
                     round.pending = true;
                     continue;
@@ -327,7 +330,7 @@ impl Round {
                 round.first.push((i, next));
             }
         }
-        // The next head comes behind the logs of this block (E3).
+        // The next head is delivered after the logs of this block (E3).
         if round.number > awaited {
             round.first.clear();
         }
@@ -335,7 +338,7 @@ impl Round {
     }
 }
 
-/// What a stream is told; `None` where the filter wants nothing of it.
+/// Builds a stream's events; `None` if the filter matches nothing.
 fn events(wants: &Wants, next: &Next) -> Option<Arc<Batch>> {
     let events: Vec<Event> = match (wants, next) {
         (Wants::Heads, Next::Block(own)) => vec![Event::new(&own.header.json)],
@@ -362,6 +365,6 @@ fn events(wants: &Wants, next: &Next) -> Option<Arc<Batch>> {
         }
         _ => return None,
     };
-    // Late by nature: what is measured is how long they wait here.
+    // Replayed events are late by nature: the latency measured is their time in the queue.
     (!events.is_empty()).then(|| Batch::new(wants.kind(), events.into(), Instant::now()))
 }

@@ -1,4 +1,4 @@
-//! Who wants what, and handing it to them.
+//! Subscriptions of all clients: matches chain events and contents against them, and queues what matches.
 
 mod chain_event;
 mod content_stream;

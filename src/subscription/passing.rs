@@ -1,7 +1,7 @@
-//! Subscriptions that are passed through: who has them, and what is told to them.
+//! Subscriptions that are passed through to the node: their subscribers, and the delivery of their events.
 //!
-//! One at the node serves all who ask for the same. It is wanted from the moment when somebody asks; whoever asks is answered
-//! when the node is.
+//! One subscription at the node serves all clients with an equal one. It is requested as soon as the first client
+//! subscribes; a client's `eth_subscribe` is answered when the node has answered.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -16,17 +16,18 @@ use crate::clock::Millis;
 use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
 use crate::shares::Owner;
 
-/// Who has which.
+/// Passed subscriptions with their subscribers.
 #[derive(Debug, Default)]
 pub(super) struct Passing {
     index: Index<Passed, Subscriber>,
     members: HashMap<SubscriptionId, Member>,
-    /// The different ones of all: made anew only when one comes or goes, for every subscription of any kind looks at it.
+    /// All different subscriptions; rebuilt only if one is added or removed, for every subscription of any kind
+    /// compares this set.
     wanted: Arc<BTreeSet<Passed>>,
-    /// How many of each an account has.
+    /// Number of equal subscriptions of each account.
     held: HashMap<Owner, HashMap<Passed, usize>>,
-    /// What came before the answer of these was on its way, oldest first. In a client's queue it would stop whatever is
-    /// behind it for as long as the slowest call of a batch takes.
+    /// Events that arrived before the answer to a subscription was queued, oldest first. In a client's queue they
+    /// would block everything behind them for as long as the slowest call of a batch takes.
     early: HashMap<SubscriptionId, VecDeque<Arc<Batch>>>,
 }
 
@@ -35,7 +36,7 @@ struct Member {
     passed: Passed,
     slot: Slot,
     account: Owner,
-    /// The node has said yes.
+    /// The node has accepted the subscription.
     accepted: bool,
 }
 
@@ -43,20 +44,20 @@ fn account_of(subscriber: &Subscriber) -> Owner {
     subscriber.outbox.owner()
 }
 
-/// What is kept of the newest for somebody who is not answered yet. Some kinds tell the present state first, and then nothing
-/// for long.
+/// Newest events kept for a subscription whose answer is not queued yet. Some kinds announce the present state first,
+/// and then nothing for long.
 const EARLY: usize = 8;
 
-/// What part of all places one account may have: an account alone must not leave the others without.
+/// Divisor of the total that gives one account's share: an account alone must not use up all places.
 const SHARE: usize = 4;
 
-/// There is no place for one more.
+/// Limit on passed subscriptions that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// So many different ones are at the node already.
+    /// So many different subscriptions are at the node already.
     #[error("limit exceeded: {0} different subscriptions are passed to the node (subscriptions.max_passed)")]
     All(usize),
-    /// So many of them are this client's.
+    /// So many different subscriptions are this account's already.
     #[error(
         "limit exceeded: {0} different subscriptions of this client are passed to the node (a quarter of subscriptions.max_passed)"
     )]
@@ -72,7 +73,11 @@ impl Filter for Passed {
 }
 
 impl Passing {
-    /// Adds somebody who asks. Of different ones there are `max` at most, and of one account a quarter of it, at least one.
+    /// Adds a subscriber.
+    ///
+    /// # Errors
+    /// [`Full`] if there would be more than `max` different subscriptions, or more than a quarter of `max`, but at
+    /// least one, of this account.
     pub fn insert(&mut self, passed: Passed, subscriber: Subscriber, max: usize) -> Result<(), Full> {
         let is_new = self.entry(&passed).is_none();
         if is_new && self.index.filters() >= max {
@@ -99,14 +104,14 @@ impl Passing {
         Ok(())
     }
 
-    /// The node has said yes.
+    /// Marks a subscription as accepted by the node.
     pub fn accept(&mut self, id: SubscriptionId) {
         if let Some(member) = self.members.get_mut(&id) {
             member.accepted = true;
         }
     }
 
-    /// Takes somebody out; nothing happens where nobody has this id.
+    /// Removes and returns a subscriber; `None` if there is none with this id.
     pub fn remove(&mut self, id: SubscriptionId) -> Option<Subscriber> {
         let member = self.members.remove(&id)?;
         self.early.remove(&id);
@@ -132,13 +137,14 @@ impl Passing {
         self.wanted = Arc::new(self.index.each_filter().cloned().collect());
     }
 
-    /// What the node is asked for. Equal ones are compared as pointers.
+    /// Returns the different subscriptions. The `Arc` changes only with the set, so that comparing two of them
+    /// compares pointers.
     pub fn wanted(&self) -> Arc<BTreeSet<Passed>> {
         self.wanted.clone()
     }
 
-    /// Fans out an event. It may be told but once, so it is kept for those whose answer is not there yet. How many older
-    /// ones made way for it.
+    /// Fans out an event, and keeps it for subscribers whose answer is not queued yet: the node may announce it only
+    /// once. Returns how many older events were evicted.
     pub fn event(&mut self, passed: &Passed, event: Event, seen: Instant, due: &mut Due, now: Millis) -> u64 {
         let Some(entry) = self.entry(passed) else { return 0 };
         let mut lost = 0;
@@ -147,7 +153,7 @@ impl Passing {
         let (_, subscribers) = self.index.entry(entry);
         let answered = |subscriber: &&Subscriber| {
             let id = subscriber.recipient.id();
-            // In their order, whenever the answer came.
+            // An answer may have been queued meanwhile: earlier events go first.
             let here = is_answered(subscriber) && !self.early.contains_key(&id);
             if !here {
                 let early = self.early.entry(id).or_default();
@@ -163,7 +169,7 @@ impl Passing {
         lost
     }
 
-    /// Tells what came early to those who were answered meanwhile.
+    /// Delivers early events to the subscribers that were answered meanwhile.
     pub fn tell_early(&mut self, due: &mut Due, now: Millis) {
         let Self {
             index, members, early, ..
@@ -181,12 +187,13 @@ impl Passing {
         });
     }
 
-    /// Whether anything waits for an answer.
+    /// Checks if any event waits for the answer to a subscription.
     pub fn has_early(&self) -> bool {
         !self.early.is_empty()
     }
 
-    /// Another node may refuse what the one before served: those who have it are closed. Whoever only asks is answered.
+    /// Closes clients whose subscription a node had accepted, now that the node in use refuses it. A client that
+    /// still waits for the answer to `eth_subscribe` gets the refusal there.
     pub fn close_refused(&self, passed: &Passed) {
         let Some(entry) = self.entry(passed) else { return };
         let (_, subscribers) = self.index.entry(entry);

@@ -1,7 +1,7 @@
 //! Posting lists: the entries of an index under each of their keys. No I/O, no clock.
 //!
-//! An entry knows its rank in each of its lists, so its removal takes constant time, however long they are: clients
-//! choose the keys, and a hundred thousand filters may share one.
+//! An entry knows its rank in each of its lists, so its removal takes constant time, however long the lists are:
+//! clients choose the keys, and a hundred thousand filters may share one.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -31,7 +31,7 @@ impl Ranks {
     }
 }
 
-/// Divisor of a list's capacity below which it shrinks: seldom enough that removal stays constant on average.
+/// Divisor of a list's capacity below which the list shrinks: seldom enough that removal stays constant on average.
 const SPARSE: usize = 4;
 
 impl<K> Default for Postings<K> {
@@ -53,8 +53,8 @@ impl<K: Eq + Hash> Postings<K> {
         Ranks(keys.into_iter().enumerate().map(rank).collect())
     }
 
-    /// Removes an entry that was added with the same keys in the same order. The last entry of a list takes the place
-    /// in it that becomes free, and is passed to `moved`: entry, position among its keys, new rank.
+    /// Removes an entry that was added with the same keys in the same order. The last entry of a list moves to the
+    /// rank that becomes free, and is passed to `moved`: entry, position among its keys, new rank.
     pub fn remove(
         &mut self,
         ranks: &Ranks,

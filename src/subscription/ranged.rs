@@ -1,7 +1,7 @@
 //! Subscribers of filters that differ in their block range only, ordered by range. No I/O, no clock.
 //!
-//! Most ranges have no bounds. The others are ordered by their bounds, and delivery visits only those that include the
-//! block.
+//! Most ranges have no bounds. The others are ordered by their bounds, and delivery visits only those that include
+//! the block.
 
 use std::collections::BTreeSet;
 
@@ -17,11 +17,11 @@ pub(super) const ALL_BLOCKS: Range = (0, u64::MAX);
 #[derive(Debug)]
 pub(super) struct Ranged<S> {
     unbounded: Slab<S>,
-    /// Subscribers with bounds; boxed, since hardly any filter has them.
+    /// Subscribers with bounds; boxed, since few filters have any.
     bounded: Option<Box<Bounded<S>>>,
 }
 
-/// The place of a subscriber.
+/// Handle of a subscriber, for its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seat {
     Unbounded(usize),
@@ -75,7 +75,7 @@ impl<S> Ranged<S> {
     pub fn insert(&mut self, range: Range, subscriber: S) -> Seat {
         if range == ALL_BLOCKS {
             if self.unbounded.capacity() == 0 {
-                // Growing begins with four, and most filters have one subscriber.
+                // A slab grows to four at first, and most filters have one subscriber.
                 self.unbounded.reserve_exact(1);
             }
             return Seat::Unbounded(self.unbounded.insert(subscriber));
@@ -84,7 +84,7 @@ impl<S> Ranged<S> {
         Seat::Bounded(bounded.insert(range, subscriber))
     }
 
-    /// Removes a subscriber; `None` where it is gone already.
+    /// Removes and returns a subscriber; `None` if the seat is empty.
     pub fn remove(&mut self, seat: Seat) -> Option<S> {
         match seat {
             Seat::Unbounded(at) => self.unbounded.try_remove(at),
@@ -110,8 +110,8 @@ impl<S> Ranged<S> {
         unbounded.chain(bounded.map(|(_, (_, subscriber))| subscriber))
     }
 
-    /// Makes block `number` the current one; `false` where no range includes it. The cost grows with the ranges that
-    /// begin or end between the previous block and this one, and an advancing chain meets each of these twice.
+    /// Makes block `number` the current one; returns `false` if no range includes it. The cost grows with the ranges
+    /// that begin or end between the previous block and this one, and an advancing chain meets each of these twice.
     pub fn turn_to(&mut self, number: u64) -> bool {
         let bounded = self.bounded.as_mut().is_some_and(|bounded| bounded.turn_to(number));
         bounded || !self.unbounded.is_empty()
@@ -169,12 +169,12 @@ impl<S> Bounded<S> {
             moving.extend(begun.chain(ended).map(|(_, at)| *at));
         } else if number < self.at {
             let all = &self.all;
-            // Those were told of the block at which it stood.
+            // Scanning these costs no more than the delivery of the previous block.
             let not_begun = self.current.iter().filter(|(_, at)| all[*at].0.0 > number);
             let not_ended = self.over.range((number, 0)..);
             moving.extend(not_begun.chain(not_ended).map(|(_, at)| *at));
         }
-        // Out of the sets as they were, into those as they are.
+        // Remove from the sets by the previous block, then insert by the new one.
         for &at in &moving {
             let (set, bound) = self.set_of(self.all[at].0);
             set.remove(&(bound, at));

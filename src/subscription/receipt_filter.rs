@@ -1,6 +1,6 @@
-//! The canonical form of what a subscription to `transactionReceipts` wants, read with geth's grammar (PROTOCOL 1.5).
+//! The canonical form of a `transactionReceipts` filter, read with geth's grammar (PROTOCOL 1.5).
 //!
-//! Equal filters become equal values whatever their order, case or repetitions, so that clients who ask for the same
+//! Equal filters become equal values whatever their order, case or repetitions, so that clients with equal filters
 //! share one entry of the index, and one body.
 
 use std::collections::HashMap;
@@ -18,27 +18,27 @@ use crate::jsonrpc::{ErrorObjectOwned, SERVER_ERROR, error};
 /// Most transactions of one subscription (geth `eth/filters/api.go`, `maxTxHashes`).
 pub const MAX_TRANSACTIONS: usize = 200;
 
-/// Which receipts a subscription wants.
+/// Filter of a `transactionReceipts` subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ReceiptFilter {
-    /// Of these transactions: sorted, each once; empty means any.
+    /// Transaction hashes that match: sorted, without duplicates; empty means any.
     transactions: Box<[B256]>,
 }
 
-/// Where a filter of receipts hangs.
+/// Index key of a receipt filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReceiptKey {
-    /// Every receipt.
+    /// Matches every receipt.
     Any,
-    /// This transaction's.
+    /// Matches the receipt of this transaction.
     Of(B256),
 }
 
 impl ReceiptFilter {
-    /// Reads the second parameter of `eth_subscribe("transactionReceipts", …)`; `null` is every receipt.
+    /// Reads the second parameter of `eth_subscribe("transactionReceipts", …)`; `null` matches every receipt.
     ///
     /// # Errors
-    /// geth's for what cannot be read. How many there are is counted later: see [`Self::at_most`].
+    /// geth's error if the value cannot be read. [`Self::at_most`] checks the number of hashes later.
     pub fn parse(value: &Value) -> Result<Vec<B256>, ErrorObjectOwned> {
         let fields = match value {
             Value::Null => return Ok(Vec::new()),
@@ -58,10 +58,10 @@ impl ReceiptFilter {
         }
     }
 
-    /// The filter, unless it names more transactions than geth takes, repetitions counted.
+    /// Builds the filter from the hashes of [`Self::parse`].
     ///
     /// # Errors
-    /// geth's.
+    /// geth's error if there are more than `MAX_TRANSACTIONS`, repetitions counted.
     pub fn at_most(transactions: Vec<B256>) -> Result<Self, ErrorObjectOwned> {
         if transactions.len() > MAX_TRANSACTIONS {
             return Err(error(
@@ -73,7 +73,7 @@ impl ReceiptFilter {
         Ok(Self { transactions })
     }
 
-    /// Transactions that it names; none means any.
+    /// Returns the number of transactions that the filter names; 0 means any.
     #[must_use]
     pub fn transactions(&self) -> usize {
         self.transactions.len()
@@ -92,7 +92,8 @@ impl Filter for ReceiptFilter {
 }
 
 impl<S> Index<ReceiptFilter, S> {
-    /// For each filter that wants any of a block's receipts: their positions, ascending, and its subscribers.
+    /// Calls `each` for every filter that matches any of a block's receipts, with the positions of those receipts,
+    /// ascending, and the filter's subscribers.
     pub(super) fn for_each_match<'a>(
         &'a self,
         receipts: &[Receipt],
@@ -103,7 +104,7 @@ impl<S> Index<ReceiptFilter, S> {
         }
         let mut hits: HashMap<usize, Vec<usize>> = HashMap::new();
         for (position, receipt) in receipts.iter().enumerate() {
-            // A filter hangs under one of them at most.
+            // A filter has at most one of these keys.
             let keys = [ReceiptKey::Any, ReceiptKey::Of(receipt.transaction)];
             for entry in self.under(keys.into_iter()) {
                 hits.entry(entry).or_default().push(position);
@@ -116,23 +117,23 @@ impl<S> Index<ReceiptFilter, S> {
     }
 }
 
-/// The events that are made of one block's receipts. Receipts can be long and filters many: those that select the same share
-/// one.
+/// The events built from one block's receipts. Receipts can be long and filters many: filters that match the same
+/// receipts share one event.
 #[derive(Debug)]
 pub(super) struct Bodies<'a> {
     receipts: &'a [Receipt],
-    /// By the positions of its receipts.
+    /// Events by the positions of their receipts.
     made: HashMap<Box<[usize]>, Arc<Batch>>,
 }
 
 impl<'a> Bodies<'a> {
-    /// None yet.
+    /// Begins without any event.
     pub fn new(receipts: &'a [Receipt]) -> Self {
         let made = HashMap::new();
         Self { receipts, made }
     }
 
-    /// The event of the receipts in these places, made of its JSON where it is the first.
+    /// Returns the event of the receipts at these positions; `make` builds it from its JSON the first time.
     pub fn of(&mut self, positions: &[usize], make: impl FnOnce(&[u8]) -> Arc<Batch>) -> Arc<Batch> {
         if let Some(made) = self.made.get(positions) {
             return made.clone();
@@ -143,7 +144,7 @@ impl<'a> Bodies<'a> {
     }
 }
 
-/// One event: an array of receipts, each in the node's own bytes.
+/// Returns an event's JSON: an array of receipts, each in the node's own bytes.
 fn array<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> {
     let mut json = vec![b'['];
     for (position, receipt) in receipts.enumerate() {

@@ -1,15 +1,16 @@
-//! For how long nobody may want what the nodes did not give: every head would wait for it anew. No I/O, no clock.
+//! Cool-down of new subscriptions after no node gave a block's contents: 1 min, doubling to 1 h. Without it new
+//! subscribers would wait for contents in vain, and be closed, again and again. No I/O, no clock.
 
 use crate::chain::Absent;
 use crate::clock::Millis;
 
-/// After the first time, in milliseconds; each further time in a row it is twice as long as before.
+/// First cool-down, in milliseconds; each further one in a row is twice as long as the one before.
 const FIRST: Millis = 60_000;
 
-/// Longest, in milliseconds.
+/// Longest cool-down, in milliseconds.
 const LONGEST: Millis = 3_600_000;
 
-/// One question that the nodes do not answer.
+/// Cool-down of one kind of contents.
 #[derive(Debug, Default)]
 pub(super) struct Refusal {
     last: Option<Last>,
@@ -23,19 +24,19 @@ struct Last {
 }
 
 impl Refusal {
-    /// It was asked in vain.
+    /// Starts a cool-down after a failure.
     pub fn begin(&mut self, why: Absent, now: Millis) {
         let lasts = self.last.as_ref().map_or(FIRST, |last| (2 * last.lasts).min(LONGEST));
         let until = now + lasts;
         self.last = Some(Last { until, lasts, why });
     }
 
-    /// It was answered: the next time is the first again.
+    /// Resets the cool-down after a success: the next one is the shortest again.
     pub fn end(&mut self) {
         self.last = None;
     }
 
-    /// Why nobody may want it now.
+    /// Returns the reason for the cool-down; `None` if there is none now.
     pub fn now(&self, now: Millis) -> Option<Absent> {
         self.last.as_ref().filter(|last| now < last.until).map(|last| last.why)
     }

@@ -1,9 +1,9 @@
 //! All subscriptions of all clients, behind one lock.
 //!
-//! Sessions subscribe and unsubscribe, the dispatcher fans out, each in one short hold of the lock. That makes the
-//! promises simple: whoever is in the tables when a block is fanned out gets all of it, whoever is not gets none of it,
-//! and after `unsubscribe` returned nothing more is queued. Time under the lock is some tens of nanoseconds for each
-//! delivery; writes to sockets happen after it.
+//! Sessions subscribe and unsubscribe, the dispatcher fans out; each takes the lock once, for a short time. That
+//! makes the promises simple: a subscription gets everything from its first block on ([`History::next_sequence`]) and
+//! nothing from before, and after `unsubscribe` has returned no more events are queued. Time under the lock is some
+//! tens of nanoseconds for each delivery; sockets are written to after it is released.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,15 +25,15 @@ use crate::clock::{Clock, Millis};
 use crate::delivery::{Kind, Outbox, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
-/// A subscription as its owner, the session, holds it.
+/// A client's subscription, as the session owns it.
 #[derive(Debug)]
 pub struct Subscription {
-    /// Its delivery end.
+    /// Delivery end of the subscription.
     pub recipient: Arc<Recipient>,
     place: Place,
 }
 
-/// A subscription as the one who waits for the node's answer to it knows it, while its owner may end it.
+/// Handle of a subscription that awaits the node's answer; the session may end the subscription meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
     id: SubscriptionId,
@@ -41,7 +41,7 @@ pub struct Asked {
 }
 
 impl Subscription {
-    /// What [`Registry::accept`] and [`Registry::refuse`] take.
+    /// Returns the handle that [`Registry::accept`] and [`Registry::refuse`] take.
     #[must_use]
     pub fn asked(&self) -> Asked {
         Asked {
@@ -51,13 +51,13 @@ impl Subscription {
     }
 }
 
-/// How long a subscription waits for the first block after a start.
+/// Longest wait for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
 
-/// Subscriptions that end in one hold of the lock, some hundreds of nanoseconds each.
+/// Subscriptions ended under one lock, some hundreds of nanoseconds each.
 const LEAVE_TOGETHER: usize = 256;
 
-/// Label of the loss, and of the refusals that follow it, where no node serves these contents of its blocks.
+/// Returns the label of the loss, and of the refusals that follow it, if no node gives these contents.
 fn not_served(kind: ContentKind) -> &'static str {
     match kind {
         ContentKind::Logs => "no_logs",
@@ -70,20 +70,21 @@ fn not_served(kind: ContentKind) -> &'static str {
 #[derive(Debug)]
 pub struct Registry {
     tables: Mutex<Tables>,
-    /// Most different subscriptions that are passed through.
+    /// Most different subscriptions that are passed through to the node.
     max_passed: usize,
     wanted: watch::Sender<Wanted>,
-    /// Tells the dispatcher that contents are needed that were not before.
+    /// Notifies the dispatcher that a resumed subscription needs contents.
     needs: Notify,
-    /// Tells those who wait for it that the chain went on.
+    /// Notifies waiting tasks of published blocks and delivered contents.
     published: watch::Sender<()>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
 
 impl Registry {
-    /// Empty tables that remember so many blocks; clients may agree on compression where it `compresses`; `wanted` tells
-    /// the upstreams what is subscribed to, of which `max_passed` different ones at most are of kinds that only they know.
+    /// Builds empty tables. `remembered` is the number of blocks to keep; with `compresses` clients may agree on
+    /// compression. `wanted` announces to the upstreams which subscriptions are needed; at most `max_passed`
+    /// different ones are of kinds that only the nodes know.
     #[must_use]
     pub fn new(
         remembered: usize,
@@ -104,7 +105,7 @@ impl Registry {
         }
     }
 
-    /// The same, where the blocks that are kept have so many bytes at most.
+    /// Bounds the blocks kept in memory to `max_bytes`.
     #[must_use]
     pub fn within(self, max_bytes: usize) -> Self {
         {
@@ -115,11 +116,11 @@ impl Registry {
         self
     }
 
-    /// Adds a subscription, live. From now on its events are queued; they leave when the answer did (see [`Recipient`]). One
-    /// that is passed through is not answered before the node has [accepted](Self::accept) it.
+    /// Adds a live subscription. From now on its events are queued; they leave after the answer (see [`Recipient`]).
+    /// A subscription that is passed through is not answered before the node has [accepted](Self::accept) it.
     ///
     /// # Errors
-    /// [`Full`]: no more different ones are passed through.
+    /// [`Full`] if no further different subscription may be passed through.
     pub fn subscribe(&self, topic: Topic, outbox: &Arc<Outbox>) -> Result<Subscription, Full> {
         let mut tables = self.tables.lock();
         let id = SubscriptionId::random();
@@ -133,7 +134,7 @@ impl Registry {
             outbox: outbox.clone(),
         };
         if matches!(topic, Topic::Syncing)
-            // A newcomer is told the present state at once, as geth does (PROTOCOL 1.8).
+            // A new subscriber gets the present state at once, as in geth (PROTOCOL 1.8).
             && let Some(batch) = tables.sync_state()
             && outbox.push_events(&recipient, batch, self.clock.now())
         {
@@ -148,8 +149,8 @@ impl Registry {
         Ok(Subscription { recipient, place })
     }
 
-    /// The node has said yes to a subscription that is passed through, or to pending transactions. From now on its client is
-    /// closed where another node says no.
+    /// Records that the node accepted a passed or pending-transactions subscription. From now on the client is closed
+    /// if another node refuses it.
     pub fn accept(&self, Asked { id, place }: Asked) {
         let mut tables = self.tables.lock();
         match place {
@@ -158,7 +159,7 @@ impl Registry {
         }
     }
 
-    /// The node has said no to such a subscription; its owner may still hold it.
+    /// Removes a subscription that the node refused; its session may still own it.
     pub fn refuse(&self, Asked { id, place }: Asked) {
         let mut tables = self.tables.lock();
         if let Some(subscriber) = tables.remove(place, id) {
@@ -169,7 +170,8 @@ impl Registry {
         }
     }
 
-    /// What the node in use says of the subscriptions that are wanted. Whoever only asks is answered.
+    /// Applies the answers of the node in use: closes clients whose accepted subscriptions this node refuses. Clients
+    /// that still wait for the answer to `eth_subscribe` get the refusal there.
     pub fn answered(&self, answers: &Answers) {
         let tables = self.tables.lock();
         for (of, _) in answers.iter().filter(|(_, answer)| answer.is_err()) {
@@ -180,8 +182,8 @@ impl Registry {
         }
     }
 
-    /// Adds a subscription that is told what came behind `cursor` before it joins the live stream, by
-    /// [`Self::replay`]. Without a cursor it waits for one.
+    /// Adds a subscription that gets the events behind `cursor` by [`Self::replay`] before it joins the live stream.
+    /// Without a cursor it waits for one ([`Self::with_cursor`]).
     #[must_use]
     pub fn resume(&self, stream: Stream, cursor: Option<Cursor>, outbox: &Arc<Outbox>) -> Subscription {
         let mut tables = self.tables.lock();
@@ -205,7 +207,7 @@ impl Registry {
         }
     }
 
-    /// Changes where a resumed subscription goes on, unless it is over.
+    /// Changes the place at which a resumed subscription goes on; does nothing if the subscription is live or ended.
     pub fn with_cursor(
         &self,
         outbox: &Arc<Outbox>,
@@ -219,7 +221,7 @@ impl Registry {
         }
     }
 
-    /// Ends a resumed subscription that found no place to go on; its owner may still hold it.
+    /// Ends a resumed subscription whose place was not found; its session may still own it.
     pub fn give_up(&self, outbox: &Arc<Outbox>, id: SubscriptionId) {
         if let Some((kind, subscriber)) = self.tables.lock().leave_replay(outbox.id(), id) {
             subscriber.recipient.give_up();
@@ -227,8 +229,8 @@ impl Registry {
         }
     }
 
-    /// Why this cannot be subscribed to now: the label of the refusal, and the client's error. Contents that no node gave a
-    /// short while ago would not be had either.
+    /// Returns the label and the client's error text if this topic is refused now: no node gave such contents a short
+    /// while ago.
     #[must_use]
     pub fn refuses(&self, topic: &Topic) -> Option<(&'static str, String)> {
         let kind = match topic {
@@ -247,7 +249,7 @@ impl Registry {
         Some((not_served(kind), words))
     }
 
-    /// Whether what is published next is for those who subscribe now: the chain has begun, and stands at its tip.
+    /// Checks if the chain stands at the newest published block, so that new subscriptions begin with the next one.
     #[must_use]
     pub fn is_at_its_tip(&self) -> bool {
         self.with_history(|history| {
@@ -256,38 +258,39 @@ impl Registry {
         })
     }
 
-    /// Whether a block was published since the start, or since continuity was lost.
+    /// Checks if a block was published since the start, or since continuity was lost.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.with_history(|history| history.tip().is_some())
     }
 
-    /// Waits for the first block after a start, for a while.
+    /// Waits for the first block after a start, for at most 10 s.
     pub async fn begun(&self) {
         let mut published = self.watch_published();
         let first = published.wait_for(|()| self.has_begun());
         drop(tokio::time::timeout(FIRST_BLOCK, first).await);
     }
 
-    /// Looks at what was published, under the lock.
+    /// Reads the history under the lock.
     pub fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.tables.lock().history)
     }
 
-    /// Tells when the chain goes on.
+    /// Returns a receiver that is notified of published blocks and delivered contents.
     #[must_use]
     pub fn watch_published(&self) -> watch::Receiver<()> {
         self.published.subscribe()
     }
 
-    /// Where this client's resumed subscriptions have nobody yet who replays for them, that is the caller, woken by this.
+    /// Claims the replay of this client's resumed subscriptions for the caller, which the returned notifier wakes.
+    /// `None` if there are none, or a task replays them already; that task is woken.
     #[must_use]
     pub fn claim_replay(&self, outbox: &Arc<Outbox>) -> Option<Arc<Notify>> {
         let mut tables = self.tables.lock();
         tables.replays.get_mut(&outbox.id()).and_then(Members::claim)
     }
 
-    /// Whoever is woken by this replays for the client no more.
+    /// Ends the claim of the task with this notifier.
     pub fn end_replay(&self, client: u64, woken: &Arc<Notify>) {
         let mut tables = self.tables.lock();
         if let Some(members) = tables.replays.get_mut(&client) {
@@ -298,8 +301,8 @@ impl Registry {
         }
     }
 
-    /// Queues the next events of a client's resumed subscriptions as long as it has room; those that are level with the
-    /// live stream join it.
+    /// Queues the next events of a client's resumed subscriptions while its queue has room; subscriptions that have
+    /// caught up join the live stream.
     pub fn replay(&self, outbox: &Arc<Outbox>, page: &Page) -> Progress {
         let mut tables = self.tables.lock();
         let tables = &mut *tables;
@@ -329,13 +332,13 @@ impl Registry {
             .get_or_create(&KindLabel { kind: kind.label() })
     }
 
-    /// Ends a subscription: nothing more is queued for it, and what was queued is forgotten.
+    /// Ends a subscription: no more events are queued for it, and queued ones are dropped.
     pub fn unsubscribe(&self, subscription: &Subscription) {
         self.unsubscribe_all(std::slice::from_ref(subscription));
     }
 
-    /// Ends subscriptions. The lock is given to others now and then, and what is looked at once for all is not looked at for
-    /// each: a client may have thousands.
+    /// Ends subscriptions. A client may have thousands: the lock is released after every `LEAVE_TOGETHER`, and work
+    /// for all of them is done once per group.
     pub fn unsubscribe_all<'a>(&self, subscriptions: impl IntoIterator<Item = &'a Subscription>) {
         let mut subscriptions = subscriptions.into_iter().peekable();
         while subscriptions.peek().is_some() {
@@ -348,7 +351,7 @@ impl Registry {
                         self.count(place.kind()).dec();
                     }
                 }
-                // Events of other kinds may have waited for them.
+                // Events of other kinds may have waited for contents of these.
                 tables.forget_unwanted(now);
                 tables.release(due, now);
                 self.publish_wanted(tables);
@@ -379,7 +382,7 @@ impl Registry {
         self.published.send_replace(());
     }
 
-    /// Takes contents of a block, and delivers those whose turn it is.
+    /// Takes fetched contents of a block, and delivers contents that are next in order.
     pub fn fetched(&self, fetched: FetchedContent) {
         self.with_tables(|tables, due, now| {
             tables.fetched(fetched);
@@ -388,18 +391,18 @@ impl Registry {
         self.published.send_replace(());
     }
 
-    /// Waits until contents are needed for another reason than that the chain went on.
+    /// Waits until a resumed subscription needs contents.
     pub async fn needs_more(&self) {
         self.needs.notified().await;
     }
 
-    /// Headers of the blocks whose contents are to be fetched now.
+    /// Returns the headers of the blocks whose contents are to be fetched now.
     #[must_use]
     pub fn needed(&self) -> Vec<(ContentKind, Header)> {
         self.tables.lock().needed()
     }
 
-    /// Kinds of contents that subscribers await, and for how long; and the events that wait for them.
+    /// Returns the waiting times per kind of contents, and the number of events that wait for contents.
     #[must_use]
     pub fn late(&self) -> (Vec<Late>, usize) {
         let tables = self.tables.lock();
@@ -425,7 +428,8 @@ impl Registry {
             .inc();
     }
 
-    /// Fans out what may be lost. `true` where some of it waits for an answer, to be told by [`Self::tell_early`].
+    /// Fans out a best-effort event. Returns `true` if an event waits for the answer to a subscription:
+    /// [`Self::tell_early`] delivers it.
     #[must_use]
     pub fn fan_out_gossip(&self, gossip: Gossip) -> bool {
         let (lost, early) = self.with_tables(|tables, due, now| {
@@ -439,7 +443,7 @@ impl Registry {
         early
     }
 
-    /// Tells what came before an answer to those who were answered meanwhile; `true` where some of it still waits.
+    /// Delivers early events to subscriptions that were answered meanwhile; returns `true` if some still wait.
     #[must_use]
     pub fn tell_early(&self) -> bool {
         self.with_tables(|tables, due, now| {

@@ -1,9 +1,9 @@
-//! The way of clients that come back into the live stream: where they go on, and one task for each that takes all its
-//! subscriptions there.
+//! Resume: finds the place at which a returning client goes on; one task per client replays its subscriptions until
+//! they join the live stream.
 //!
-//! A step ([`super::members`]) happens under the registry's lock, so a stream that is level with what was published joins
-//! without a seam. What is older than memory is fetched between the steps, and no more is queued than the client has room
-//! for.
+//! A step ([`super::members`]) happens under the registry's lock, so a stream that has caught up joins without a gap
+//! or a repetition. Blocks older than memory are fetched between the steps, and no more is queued than the client has
+//! room for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -21,49 +21,50 @@ use crate::telemetry::{Metrics, ReasonLabel};
 use super::members::{Lost, Until};
 use super::{LogFilter, Registry, Start, Stream, Subscription};
 
-/// How often a client that is behind is looked at for room. Only those that come back have this timer.
+/// Interval at which the queue of a replaying client is checked for room.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How often a stream that waits for the chain looks whether its client is still there.
+/// Interval at which a task that waits for the chain checks if its client is still connected.
 const STILL_THERE: Duration = Duration::from_secs(1);
 
-/// Tries, with a wait between them, before a stream that leads nowhere ends: the node may be behind, or change its mind.
+/// Attempts without progress before the client is closed, half a second apart: the node may be behind, or in a reorg.
 const TRIES: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
-/// How long a client that comes back waits for the first block after a start.
+/// Longest wait of a returning client for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
 
-/// Most pages that are fetched, or sent to a client that reads, at the same time. Each is about a megabyte, and its
-/// blocks are requested eight at a time.
+/// Most pages that are being fetched, or sent to a client that reads, at the same time. Each is about a megabyte, and
+/// its blocks are requested eight at a time.
 const PAGES: usize = 16;
 
-/// Clients of one account that wait to fetch a page. Each waits once, so this bounds nothing that connections do not.
+/// Clients of one account that wait to fetch a page. Each waits once, so the number of connections is the real bound.
 const MAX_WAITING: usize = 1 << 20;
 
-/// A client that has not read for so long keeps no page and no place: both are had again when it reads.
+/// Time without room in its queue after which a client gives up its page and its place; it gets both again when it
+/// reads.
 const STALLED: Duration = Duration::from_millis(250);
 
-/// Before a page is fetched again for which there was no room.
+/// Wait before a page is fetched again for which there was no room in the budget.
 const NO_ROOM: Duration = Duration::from_millis(100);
 
-/// Most different filters of a client for which the nodes are asked beside each other; for more all logs are fetched.
+/// Most different filters of a client that nodes are asked for one by one; with more, all logs are fetched.
 const FILTERS: usize = 4;
 
-/// Bounds of what may be asked for.
+/// Bounds of resume requests.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplaySettings {
-    /// How far back a subscription may begin, in blocks behind the newest.
+    /// Furthest start of a subscription, in blocks behind the newest.
     pub max_blocks: u64,
-    /// How far a dropped branch is traced back, in blocks.
+    /// Longest dropped branch that is traced back, in blocks.
     pub max_reorg: usize,
-    /// Whether the `fromBlock` of a filter asks for a replay; else it bounds the live logs, as in geth.
+    /// `true` if the `fromBlock` of a filter requests a replay; otherwise it bounds the live logs, as in geth.
     pub filter_from_block: bool,
-    /// Most bytes of pages that are fetched for replaying clients and not queued yet, of all clients.
+    /// Most bytes of pages in memory, of all clients together.
     pub max_page_bytes: usize,
 }
 
-/// The way into the live stream for clients that come back.
+/// Resume service for clients that return.
 #[derive(Debug)]
 pub struct Replays {
     registry: Arc<Registry>,
@@ -74,19 +75,19 @@ pub struct Replays {
     metrics: Arc<Metrics>,
 }
 
-/// Blocks that were fetched for one client, with the place and the room that they take.
+/// Blocks fetched for one client, with their place among the pages and their share of the budget.
 struct HeldPage {
     page: Page,
     _place: Place,
     _charge: Charge,
-    /// Others need the room.
+    /// Set when other clients need these bytes.
     is_given_up: Arc<AtomicBool>,
 }
 
-/// A subscription with what is known of where it begins.
+/// New subscription; with the search for its first block if that is not in memory, or the client's error.
 pub type Begun = Result<(Subscription, Option<Finding>), ErrorObjectOwned>;
 
-/// A block still has to be found before a subscription can be answered.
+/// Search for the block at which a subscription begins; the answer to `eth_subscribe` waits for it.
 #[derive(Debug)]
 pub struct Finding {
     replays: Arc<Replays>,
@@ -98,7 +99,7 @@ pub struct Finding {
 }
 
 impl Replays {
-    /// Puts them together.
+    /// Builds the service; no task runs yet.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
@@ -116,11 +117,10 @@ impl Replays {
         })
     }
 
-    /// Adds a subscription that begins where `start` says. It is replayed when it is answered and
-    /// [`Self::begin`] is called.
+    /// Adds a subscription that begins at `start`. Its replay begins after the answer, with [`Self::begin`].
     ///
     /// # Errors
-    /// The start lies too far back.
+    /// If `start` is a block number too far back.
     pub fn subscribe(self: &Arc<Self>, stream: Stream, start: Start, outbox: &Arc<Outbox>) -> Begun {
         let logs = stream.kind() == Kind::Logs;
         let cursor = self
@@ -142,11 +142,11 @@ impl Replays {
         Ok((subscription, finding))
     }
 
-    /// Where a subscription without options begins.
+    /// Returns the start of a subscription without options.
     #[must_use]
     pub fn start_of(&self, stream: &Stream) -> Start {
         match stream {
-            // go-ethereum's client sends 0 with every filter (PROTOCOL fact 15) and means nothing by it.
+            // go-ethereum's client sends 0 with every filter (PROTOCOL fact 15) without requesting a replay.
             Stream::Logs(filter) if self.settings.filter_from_block && filter.first_block() > 0 => {
                 Start::From(filter.first_block())
             }
@@ -154,7 +154,7 @@ impl Replays {
         }
     }
 
-    /// Starts replaying for a client whose subscription was answered.
+    /// Starts the replay for a client whose subscription was answered, or wakes the one that runs.
     pub fn begin(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         if let Some(woken) = self.registry.claim_replay(outbox) {
             tokio::spawn(self.clone().run(Arc::downgrade(outbox), outbox.id(), woken));
@@ -171,14 +171,15 @@ impl Replays {
         self.metrics.resumed.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// The cursor as far as memory tells; `None` where a node has to be asked.
+    /// Returns the cursor for `start` if memory suffices; `None` if no block was published yet or a node has to be
+    /// asked.
     fn in_memory(&self, history: &History, start: Start, logs: bool) -> Result<Option<Cursor>, ErrorObjectOwned> {
         let Some(tip) = history.tip().map(|tip| tip.header.block.number) else {
             return Ok(None);
         };
         match start {
             Start::Live => {
-                // Below the tip where the chain went back.
+                // Below the tip after a rewind.
                 let stands_at = history.stands_at().map_or(tip, |block| block.number);
                 Ok(Some(Cursor::from(stands_at.saturating_add(1))))
             }
@@ -233,7 +234,7 @@ impl Replays {
         let mut published = self.registry.watch_published();
         let (mut tries, mut fetched) = (0, None);
         loop {
-            // Where everything is in memory nothing else in here waits.
+            // If everything is in memory, nothing else in this loop waits.
             tokio::task::consume_budget().await;
             published.borrow_and_update();
             let until = {
@@ -254,7 +255,7 @@ impl Replays {
                 Until::Room => {
                     if room(outbox, page.as_ref()).await.is_err() {
                         page = None;
-                        // The same is asked for once more, and leads on.
+                        // The same page is fetched once more, which counts as progress.
                         fetched = None;
                         drop(room(outbox, None).await);
                     }
@@ -281,7 +282,7 @@ impl Replays {
                         tokio::time::sleep(NO_ROOM).await;
                         continue;
                     };
-                    // The same once more leads nowhere.
+                    // Fetching the same page twice is no progress.
                     let leads_on = !found.page.is_empty() && std::mem::replace(&mut fetched, asked) != asked;
                     page = Some(found);
                     leads_on
@@ -311,7 +312,8 @@ impl Replays {
         }
     }
 
-    /// The blocks of a gap, as soon as it is this account's turn; `None` where there is no room for them now.
+    /// Fetches the blocks of a gap, when it is this account's turn; `None` if the client left or the budget has no
+    /// room.
     async fn fetch(
         &self,
         (owner, outbox): (Owner, &Weak<Outbox>),
@@ -324,7 +326,7 @@ impl Replays {
             if let Ok(place) = tokio::time::timeout(STILL_THERE, acquiring.as_mut()).await {
                 break place.ok()?;
             }
-            // Nobody waits for a client that left.
+            // A client that left gives up its turn.
             outbox.upgrade().filter(|outbox| outbox.phase() == Phase::Open)?;
         };
         let page = self.archive.page(generation, gap, fetch(filters)).await;
@@ -341,7 +343,8 @@ impl Replays {
         })
     }
 
-    /// `false` where nothing new was found out: the node knows no more than memory, or the other way round.
+    /// Searches the nodes for a block that is not in memory, and moves the cursor. Returns `false` without progress:
+    /// no node was asked or knows the block, or memory does not have it as canonical yet.
     async fn locate(&self, owner: Owner, outbox: &Weak<Outbox>, id: SubscriptionId, lost: Lost) -> bool {
         self.archive.forget();
         let Lost { block, up_to, logs } = lost;
@@ -362,7 +365,7 @@ impl Replays {
     }
 }
 
-/// What is fetched for streams of logs with these filters.
+/// Returns the contents to fetch for log streams with these filters; without filters headers alone.
 fn fetch(filters: &[Arc<LogFilter>]) -> Fetch {
     let mut distinct: Vec<&LogFilter> = Vec::new();
     for filter in filters {
@@ -380,10 +383,13 @@ fn fetch(filters: &[Arc<LogFilter>]) -> Fetch {
     }
 }
 
-/// Client that does not read while the bytes of its page are needed for others.
+/// Client that does not read while it keeps a page.
 struct Stalled;
 
-/// Waits until a client has read most of what waits for it, or is gone; not for long with a page in hand.
+/// Waits until a client's queue has room, or the client is gone.
+///
+/// # Errors
+/// [`Stalled`] if the client keeps a page and its bytes are needed for others, or 250 ms have passed.
 async fn room(outbox: &Weak<Outbox>, page: Option<&HeldPage>) -> Result<(), Stalled> {
     let until = tokio::time::Instant::now() + STALLED;
     while outbox
@@ -399,7 +405,8 @@ async fn room(outbox: &Weak<Outbox>, page: Option<&HeldPage>) -> Result<(), Stal
 }
 
 impl Finding {
-    /// Finds the block; the answer to the subscription. A client that left is not waited for.
+    /// Finds the block and returns the answer to `eth_subscribe`. The search does not keep the connection of a client
+    /// that left.
     pub async fn outcome(self) -> Outcome {
         let found = self.find().await;
         let Some(outbox) = self.outbox.upgrade() else {
@@ -472,8 +479,8 @@ impl Finding {
         Ok(cursor)
     }
 
-    /// An error where the nodes do not have this block any more, as far as it is theirs to serve: said now, not to a client
-    /// that waits for it, is closed, and comes back for the same.
+    /// Checks that the nodes still have this block, unless it is in memory. The error is returned now, lest a client
+    /// waits for the block, is closed, and returns for the same block.
     async fn is_served(&self, number: u64, tip: u64) -> Result<(), ErrorObjectOwned> {
         let (replays, owner) = (&self.replays, self.owner);
         let oldest = replays
@@ -495,12 +502,12 @@ impl Finding {
     }
 }
 
-/// No node could be asked: nothing is said about the block.
+/// No node could be asked, which is not evidence about the block.
 fn unavailable() -> ErrorObjectOwned {
     error(INTERNAL_ERROR, "upstream unavailable")
 }
 
-/// The block cannot be resumed from; the error says which could.
+/// The client cannot resume from a block; the error names the oldest one from which it can.
 fn cannot_resume(what: &str, oldest: u64) -> ErrorObjectOwned {
     let message = format!("cannot resume: {what}; the oldest block to resume from is {oldest:#x}");
     error_with(

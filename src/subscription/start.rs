@@ -1,4 +1,5 @@
-//! Where a subscription begins: now, or where the client left off (DESIGN E9). The options are headwater's own.
+//! Start of a subscription: now, or the place at which the client left off (DESIGN E9). The options are headwater's
+//! own.
 
 use alloy_primitives::{B256, U64};
 use serde::Deserialize;
@@ -6,20 +7,20 @@ use serde_json::value::RawValue;
 
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, error};
 
-/// Where a subscription begins.
+/// Start of a subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// With what happens next, as in every node.
+    /// The next event, as in every node.
     #[default]
     Live,
-    /// Behind the last event that the client has.
+    /// The place behind the last event that the client has.
     After {
-        /// Its block.
+        /// Hash of that event's block.
         block: B256,
-        /// The index of the last log; without one all of the block's were received.
+        /// Index of the last log that the client has; `None` if it has all of the block's.
         log: Option<u64>,
     },
-    /// With the block of this number.
+    /// The block of this number.
     From(u64),
 }
 
@@ -38,10 +39,10 @@ struct After {
 }
 
 impl Start {
-    /// Reads the argument in this place; `None` where it is not ours: nodes have no argument there.
+    /// Reads the argument at this place; `None` if it is not headwater's own: nodes take no argument there.
     ///
     /// # Errors
-    /// Options that name `after` or `fromBlock` but make no sense.
+    /// If the argument names `after` or `fromBlock` but is not valid.
     pub fn parse(argument: &RawValue, place: usize) -> Option<Result<Self, ErrorObjectOwned>> {
         let text = argument.get();
         let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
@@ -52,7 +53,7 @@ impl Start {
         Some(match serde_json::from_str::<Options>(text) {
             Err(why) => {
                 let why = why.to_string();
-                // Where in the text it is wrong tells nobody anything.
+                // The client has no use for the position in the text.
                 Err(refused(why.split(" at line").next().unwrap_or(&why)))
             }
             Ok(Options {

@@ -1,4 +1,4 @@
-//! A subscription as the fan-out sees it.
+//! A subscription in the fan-out.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ pub(super) struct Subscriber {
     pub outbox: Arc<Outbox>,
 }
 
-/// See [`Outbox::id`].
+/// Id of a connection, see [`Outbox::id`].
 pub(super) type ClientKey = u64;
 
-/// Whether its client takes more.
+/// Checks if the subscriber's connection takes more events.
 pub(super) fn is_open(subscriber: &Subscriber) -> bool {
     subscriber.outbox.phase() == Phase::Open
 }

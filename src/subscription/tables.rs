@@ -1,4 +1,4 @@
-//! Who is subscribed to what, and what each event of the chain means for them. All of it is behind the registry's lock.
+//! The tables of subscriptions, and the effect of each event on them. All of them are behind the registry's lock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) enum Place {
     Mined(Slot),
     Receipts(Slot),
     Passed,
-    /// On its way to the live stream, or there already.
+    /// Replaying, or joined to the live stream (`Tables::joined`).
     Resumed(Kind, ClientKey),
 }
 
@@ -50,46 +50,48 @@ impl Place {
     }
 }
 
-/// The tables.
+/// Tables of live and replaying subscriptions, and the state that the fan-out needs.
 #[derive(Debug)]
 pub(super) struct Tables {
     pub heads: Slab<Subscriber>,
     pub logs: LogIndex<Subscriber>,
-    /// Those who are told what a node's own stream of hashes tells.
+    /// Subscribers that get the node's own stream of hashes, unfiltered.
     pub pending_hashes: Slab<Subscriber>,
-    /// Those who need the whole transaction, to be told or to be selected by.
+    /// Subscribers that need whole transactions, to be delivered or to be matched.
     pub pending: Index<TransactionFilter, Subscriber>,
-    /// Those of both to whom the node has said yes.
+    /// Subscriptions in the two tables above that the node has accepted.
     pub accepted_pending: HashSet<SubscriptionId>,
     pub syncing: Slab<Subscriber>,
     pub mined: Index<TransactionFilter, Subscriber>,
-    /// What those who are told of removals were sent, by the sequence of its block; for as many blocks as are remembered.
+    /// Transactions delivered to subscriptions with `includeRemoved`, by the sequence of their block; kept for as
+    /// many blocks as the history.
     pub told: BTreeMap<u64, Vec<Transaction>>,
     pub receipts: Index<ReceiptFilter, Subscriber>,
     /// Blocks whose contents are still to be delivered, by kind of contents.
     pub streams: Streams,
     pub gate: Gate,
-    /// Somebody who subscribes to logs resumed: of each block in memory logs may have to be taken back.
+    /// `true` while a resumed client may have logs that memory lacks: the logs of every block in memory are needed
+    /// for removals.
     pub takes_back: bool,
-    /// Until then logs of new blocks are fetched although nobody subscribes to them.
+    /// Time until which logs of new blocks are fetched even without subscribers.
     pub logs_fresh_until: Millis,
-    /// Per kind of contents, the time for which it is not offered after no node gave those of a block.
+    /// Cool-down per kind of contents, after no node gave those of a block.
     pub refusals: [Refusal; ContentKind::ALL.len()],
     pub passing: Passing,
-    /// The node's last word on its sync state, for newcomers.
+    /// The node's latest sync state, for new subscribers: its JSON and the event.
     pub sync_state: Option<(Bytes, Arc<Batch>)>,
     pub history: History,
-    /// Subscriptions that are told what was before they join the live stream, by client.
+    /// Subscriptions that replay before they join the live stream, by client.
     pub replays: HashMap<ClientKey, Members>,
-    /// Where resumed subscriptions have joined.
+    /// Places of resumed subscriptions that have joined the live stream.
     pub joined: HashMap<SubscriptionId, Place>,
     pub seen_pending: Recent,
-    /// Clients may agree on compression.
+    /// `true` if clients may agree on compression.
     pub compresses: bool,
 }
 
 impl Tables {
-    /// Empty ones that remember so many blocks; clients may agree on compression where it `compresses`.
+    /// Builds empty tables that remember `remembered` blocks.
     pub fn new(remembered: usize, compresses: bool) -> Self {
         Self {
             heads: Slab::new(),
@@ -116,7 +118,11 @@ impl Tables {
         }
     }
 
-    /// Adds a subscription, live; of those that are passed through there are `max_passed` different ones at most.
+    /// Adds a live subscription.
+    ///
+    /// # Errors
+    /// [`Full`] if more than `max_passed` different subscriptions would be passed through, or the account's share is
+    /// used up.
     pub fn insert(&mut self, topic: Topic, subscriber: Subscriber, max_passed: usize) -> Result<Place, Full> {
         let outbox = subscriber.outbox.clone();
         let place = match topic {
@@ -137,7 +143,7 @@ impl Tables {
         Ok(place)
     }
 
-    /// Takes a subscription out; nothing happens where it is gone already.
+    /// Removes and returns a subscription; `None` if it is gone already.
     pub fn remove(&mut self, place: Place, id: SubscriptionId) -> Option<Subscriber> {
         if let Place::Resumed(_, client) = place {
             return self.leave_replay(client, id).map(|(_, subscriber)| subscriber);
@@ -145,7 +151,7 @@ impl Tables {
         let gone = match place {
             Place::Heads(at) => self.heads.try_remove(at),
             Place::Logs(slot) => self.logs.remove(slot),
-            // One that the node refused is gone before its owner knows, and its place may be another's by now.
+            // A refused subscription is removed before its session knows, and another one may have taken its place.
             Place::PendingHashes(at) => {
                 self.accepted_pending.remove(&id);
                 let is_own = self.pending_hashes.get(at).is_some_and(|own| own.recipient.id() == id);
@@ -166,12 +172,12 @@ impl Tables {
         Some(gone)
     }
 
-    /// Queues what waited for a subscription that ended.
+    /// Queues events at the gate that need not wait any longer.
     pub fn release(&mut self, due: &mut Due, now: Millis) {
         self.gate.release(&self.fronts(), due, now);
     }
 
-    /// What the nodes have to be asked for beside the chain.
+    /// Returns the subscriptions needed at the nodes besides heads.
     pub fn wanted(&self) -> Wanted {
         Wanted {
             pending_hashes: !self.pending_hashes.is_empty(),
@@ -181,12 +187,12 @@ impl Tables {
         }
     }
 
-    /// Distinct filters of logs.
+    /// Returns the number of distinct filters of logs.
     pub fn log_filters(&self) -> usize {
         self.logs.filters()
     }
 
-    /// Puts a subscription where live events find it.
+    /// Adds a subscription of heads or logs to the live tables.
     pub fn join(&mut self, stream: Stream, subscriber: Subscriber) -> Place {
         subscriber.outbox.joined(stream.kind());
         match stream {
@@ -198,14 +204,14 @@ impl Tables {
     pub fn leave_replay(&mut self, client: ClientKey, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
         let members = self.replays.get_mut(&client)?;
         let gone = members.remove(id);
-        // Whoever replays for it removes it: a second one must not come in between.
+        // The replaying task removes an empty entry when it ends: a second task must not start before.
         if members.is_over() {
             self.replays.remove(&client);
         }
         gone
     }
 
-    /// An event for all who want it.
+    /// Encodes an event, to be shared by all its subscribers.
     pub fn event(&self, payload: &[u8]) -> Event {
         let event = Event::new(payload);
         if self.compresses { event.compressible() } else { event }

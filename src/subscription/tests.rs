@@ -21,7 +21,7 @@ use crate::delivery::{Compression, Egress, Outbox, OutboxLimits, OutboxShared};
 use crate::jsonrpc::{Item, Message};
 use crate::telemetry::{Metrics, ReasonLabel};
 
-/// All that the fan-out needs.
+/// A registry with everything that the fan-out needs.
 struct Desk {
     registry: Registry,
     wanted: watch::Receiver<Wanted>,
@@ -61,7 +61,7 @@ impl Desk {
         }
     }
 
-    /// Subscribes, and is not answered.
+    /// Subscribes without an answer.
     fn ask(&self, client: &Client, topic: Topic) -> Subscription {
         self.registry.subscribe(topic, &client.outbox).unwrap()
     }
@@ -72,8 +72,8 @@ impl Desk {
         subscription
     }
 
-    /// Events of the chain: `h` a head, `r` back to it; and contents of a block as they are fetched: `l` its logs, `t` its
-    /// transactions, `c` its receipts, each with a `!` behind it where no node gives them.
+    /// Plays chain events: `h` a head, `r` a rewind to a block; and fetched contents of a block: `l` logs, `t`
+    /// transactions, `c` receipts, with `!` behind them if no node gives them.
     fn play(&self, story: &str) {
         for word in story.split_whitespace() {
             let (what, number) = word.split_at(1);
@@ -108,7 +108,7 @@ impl Desk {
         }
     }
 
-    /// Contents that are to be fetched now.
+    /// Returns the contents that are to be fetched now.
     fn needed(&self) -> String {
         let word = |(kind, header): &(ContentKind, Header)| format!("{}{}", &kind.label()[..1], header.block.number);
         self.registry.needed().iter().map(word).collect::<Vec<_>>().join(" ")
@@ -130,7 +130,7 @@ struct Client {
 }
 
 impl Client {
-    /// The results of the next so many notifications.
+    /// Reads the results of the next `count` notifications.
     async fn told(&mut self, count: usize) -> Vec<Value> {
         let mut results = Vec::new();
         for _ in 0..count {
@@ -178,7 +178,7 @@ fn header(number: u64) -> Header {
     }
 }
 
-/// One of each block.
+/// Makes one log for a block.
 fn logs(header: &Header) -> BlockLogs {
     let BlockRef { number, hash } = header.block;
     let one = json!({
@@ -188,7 +188,7 @@ fn logs(header: &Header) -> BlockLogs {
     BlockLogs::parse(header.block, &json!([one]).to_string().into(), header.seen).unwrap()
 }
 
-/// One of each block.
+/// Makes one transaction for a block.
 fn transactions(header: &Header) -> BlockTransactions {
     let BlockRef { number, hash } = header.block;
     let one = json!({
@@ -199,7 +199,7 @@ fn transactions(header: &Header) -> BlockTransactions {
     BlockTransactions::parse(header, &block.to_string().into()).unwrap()
 }
 
-/// Two of each block.
+/// Makes two receipts for a block.
 fn receipts(header: &Header) -> BlockReceipts {
     let one = |index: u64| {
         json!({
@@ -228,7 +228,8 @@ fn kind(kind: &str) -> Topic {
     Topic::Passed(passed(kind), kind.to_owned())
 }
 
-/// A head as its number, a log and a transaction as those of their block, receipts as their transactions' last digits.
+/// Abbreviates results: a head by its number, a log or transaction by its block's, receipts by their transactions'
+/// last digits.
 fn words(told: &[Value]) -> String {
     let word = |one: &Value| match one {
         Value::Array(receipts) => {
@@ -250,8 +251,8 @@ fn words(told: &[Value]) -> String {
     told.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// The chain steps back over a block whose receipts are waited for, and comes the same way again: a head that was there
-/// already is not told again, but its receipts were not told.
+/// The chain goes back below a block whose receipts are awaited, and adopts the same blocks again: the head is not
+/// delivered twice, but the receipts are still due.
 #[tokio::test]
 async fn receipts_are_told_where_the_chain_goes_back_and_comes_the_same_way_again() {
     let desk = Desk::new(0);
@@ -264,7 +265,7 @@ async fn receipts_are_told_where_the_chain_goes_back_and_comes_the_same_way_agai
     assert_eq!(words(&told), "h1 c0a+0b h2 c14+15 h3 c1e+1f h4 c28+29");
 }
 
-/// The same, where a block above comes otherwise.
+/// The same, with the receipts of block 2 delivered before the rewind.
 #[tokio::test]
 async fn nobody_is_told_the_receipts_of_one_block_twice() {
     let desk = Desk::new(0);
@@ -277,7 +278,7 @@ async fn nobody_is_told_the_receipts_of_one_block_twice() {
     desk.play("r1 h2 l2 c2 h3 l3 c3 h4 l4 c4");
     let told = client.told(8).await;
     assert_eq!(words(&told), "h1 c0a+0b h2 c14+15 h3 c1e+1f h4 c28+29");
-    // Who came behind a block's logs begins with the next.
+    // A subscription made after a block's logs were delivered begins with the next block.
     assert_eq!(words(&late.told(1).await), "c28+29");
 }
 
@@ -291,7 +292,7 @@ async fn filters_that_select_the_same_receipts_are_told_the_same() {
     desk.play("h1 l1 c1 h2 l2 c2");
     assert_eq!(words(&one.told(1).await), "c0a");
     let mut told = other.told(3).await;
-    // In no order between subscriptions.
+    // There is no order between subscriptions.
     told[..2].sort_by_key(Value::to_string);
     assert_eq!(words(&told), "c0a c0b c14+15");
 }
@@ -309,7 +310,7 @@ async fn who_was_refused_for_a_rate_limit_is_told_so() {
     assert_eq!(desk.registry.refuses(&heads()), None);
 }
 
-/// In a batch with a slow call an answer is long in coming: what came before it must not hold up the rest of the queue.
+/// An answer in a batch with a slow call takes long: events that arrive before it must not block the rest of the queue.
 #[tokio::test]
 async fn what_is_passed_before_its_answer_holds_nothing_up_and_is_told_behind_the_answer() {
     let desk = Desk::new(4);
@@ -334,7 +335,7 @@ async fn what_is_passed_before_its_answer_holds_nothing_up_and_is_told_behind_th
     assert!(!desk.registry.tell_early());
     assert!(!desk.pass(&of, "9"));
     assert_eq!(client.told(9).await, (1..=9).map(Value::from).collect::<Vec<_>>());
-    // Nothing is kept for who has left.
+    // Nothing is kept for a subscription that ended.
     let waits = desk.ask(&client, kind("votes"));
     assert!(desk.pass(&of, "10"));
     desk.registry.unsubscribe(&waits);
@@ -368,7 +369,7 @@ async fn an_account_has_a_quarter_of_what_is_passed_and_all_together_no_more_tha
     let ask = |client: &Client, name: &str| desk.registry.subscribe(kind(name), &client.outbox);
     let first = ask(&client, "a").unwrap();
     ask(&again, "b").unwrap();
-    // Another connection is no other account, and the same is no other subscription.
+    // A second connection of the account does not raise its share, and an equal subscription does not count.
     for client in [&client, &again] {
         let why = ask(client, "c").unwrap_err().to_string();
         assert!(why.contains(": 2 different subscriptions of this client"), "{why}");
@@ -396,7 +397,7 @@ async fn an_account_has_a_quarter_of_what_is_passed_and_all_together_no_more_tha
     let why = ask(&late, "j").unwrap_err().to_string();
     assert!(why.contains(": 8 different subscriptions are"), "{why}");
     ask(&late, "d").unwrap();
-    // However few there are, one is for everybody.
+    // Every account may have one, however low the limit.
     let small = Desk::new(2);
     let (one, other) = (small.client(&one).await, small.client(&other).await);
     small.ask(&one, kind("a"));
@@ -417,7 +418,8 @@ fn mined() -> Topic {
     Topic::parse("eth", &request).unwrap()
 }
 
-/// Every connection gets head N, the contents of N that it subscribes to, then head N + 1; and waits for nothing else.
+/// Every connection gets head N, the contents of N that it subscribes to, then head N + 1; and waits for nothing
+/// else.
 #[tokio::test]
 async fn a_connection_waits_for_contents_that_it_subscribes_to_and_for_no_others() {
     let story = "h1 l1 t1 c1 h2 h3 c2 t3 l2 h4 t2 l3 c3 l4 t4 c4";
@@ -436,7 +438,7 @@ async fn a_connection_waits_for_contents_that_it_subscribes_to_and_for_no_others
         (vec![heads(), mined()], "h1 t1 h2 t2 h3 t3 h4 t4"),
     ] {
         let desk = Desk::new(0);
-        // Somebody else who subscribes to everything.
+        // Another client that subscribes to everything.
         let other = desk.client(&Arc::default()).await;
         for topic in [heads(), all_logs(), mined(), of_transactions(&[])] {
             desk.subscribe(&other, topic);
@@ -498,7 +500,7 @@ async fn contents_that_no_node_gives_close_those_who_subscribe_to_them_alone() {
     assert_eq!(words(&alone.told(3).await), "h1 h2 h3");
 }
 
-/// Of a dropped block, logs that were delivered are taken back, and logs that were not are not delivered.
+/// A reorg takes back logs of a dropped block that were delivered, and drops those that were not.
 #[tokio::test]
 async fn a_reorg_takes_back_what_was_delivered_and_no_more() {
     let desk = Desk::new(0);
@@ -506,7 +508,7 @@ async fn a_reorg_takes_back_what_was_delivered_and_no_more() {
     desk.subscribe(&client, heads());
     desk.subscribe(&client, all_logs());
     desk.play("h1 l1 h2 l2 h3 r1");
-    // Another block 2 in place of both.
+    // Another block 2 replaces blocks 2 and 3.
     let mut other = header(2);
     other.block.hash = hash(22);
     desk.registry.fan_out(std::iter::once(ChainEvent::Head(other.clone())));
@@ -520,7 +522,7 @@ async fn a_reorg_takes_back_what_was_delivered_and_no_more() {
     assert_eq!(words(&client.told(8).await), "h1 l1 h2 l2 h3 -l2 h2 l2");
 }
 
-/// On a connection where events of a dropped block waited, neither they nor their removals come.
+/// A connection on which events of a dropped block waited gets neither them nor their removals.
 #[tokio::test]
 async fn a_dropped_block_leaves_no_trace_where_it_waited() {
     let desk = Desk::new(0);

@@ -1,9 +1,9 @@
-//! How a transaction is told: in two forms, pending or with its block.
+//! Events of a transaction: hash alone or whole, pending or with the fate of its block.
 
 use crate::backplane::TransactionForm;
 use crate::chain::Transaction;
 
-/// What is made of one transaction, in the forms that somebody wants.
+/// Values made from one transaction, one for each form in use.
 #[derive(Debug)]
 pub(super) struct InForms<T> {
     hash: Option<T>,
@@ -17,7 +17,7 @@ impl<T> Default for InForms<T> {
 }
 
 impl<T> InForms<T> {
-    /// In this form; made when it is first asked for.
+    /// Returns the value of this form; `make` builds it the first time.
     pub fn get(&mut self, form: TransactionForm, make: impl FnOnce() -> T) -> &T {
         let made = match form {
             TransactionForm::Hash => &mut self.hash,
@@ -27,12 +27,12 @@ impl<T> InForms<T> {
     }
 }
 
-/// A pending transaction's hash, as `newPendingTransactions` tells it.
+/// Returns a pending transaction's hash as JSON, as in `newPendingTransactions`.
 pub(super) fn hash_json(transaction: &Transaction) -> Vec<u8> {
     format!("\"{}\"", transaction.hash).into_bytes()
 }
 
-/// What became of the block of a transaction.
+/// Fate of a transaction's block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Adopted,
@@ -40,7 +40,7 @@ pub(super) enum Fate {
 }
 
 impl Fate {
-    /// The event, in the members that Alchemy documents.
+    /// Returns the event's JSON, with the members that Alchemy documents.
     pub fn json(self, transaction: &Transaction, form: TransactionForm) -> Vec<u8> {
         let head: &[u8] = match self {
             Self::Adopted => br#"{"removed":false,"transaction":"#,

@@ -1,6 +1,6 @@
-//! The canonical form of what a subscription to transactions wants, read with Alchemy's grammar (PROTOCOL 3.2).
+//! The canonical form of a filter of transactions, read with Alchemy's grammar (PROTOCOL 3.2).
 //!
-//! Equal filters become equal values whatever their order, case or repetitions, so that clients who ask for the same
+//! Equal filters become equal values whatever their order, case or repetitions, so that clients with equal filters
 //! share one entry of the index.
 
 use std::collections::{HashMap, HashSet};
@@ -17,27 +17,27 @@ use crate::jsonrpc::ErrorObjectOwned;
 /// Most addresses of one subscription, as Alchemy documents it.
 pub const MAX_PARTIES: usize = 1000;
 
-/// Between whom a transaction is; also the key under which a filter hangs.
+/// Sender and recipient of a transaction to match; also the key under which a filter is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Parties {
-    /// Anybody.
+    /// Any transaction.
     Any,
-    /// Sent by this one.
+    /// Transactions from this sender.
     From(Address),
-    /// To this one; a transaction that makes a contract is to nobody.
+    /// Transactions to this recipient; a contract creation has none.
     To(Address),
-    /// Sent by the first one to the second.
+    /// Transactions from the first address to the second.
     Between(Address, Address),
 }
 
-/// Which transactions a subscription wants, and how it is told of them.
+/// Filter of a subscription to transactions, and the form in which it gets them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TransactionFilter {
-    /// Sorted, each once, at least one; one that fits is enough.
+    /// Alternatives: sorted, without duplicates, at least one.
     parties: Box<[Parties]>,
-    /// The hash alone, or all of it.
+    /// Hash alone, or the whole transaction.
     pub form: TransactionForm,
-    /// It is told, too, of those whose block was dropped.
+    /// `true` if the transactions of dropped blocks are delivered as removed.
     pub removed: bool,
 }
 
@@ -48,7 +48,7 @@ const PENDING: [&str; 3] = ["fromAddress", "toAddress", "hashesOnly"];
 const MINED: [&str; 3] = ["addresses", "includeRemoved", "hashesOnly"];
 
 impl TransactionFilter {
-    /// Every transaction.
+    /// Matches every transaction.
     #[must_use]
     pub fn all(form: TransactionForm) -> Self {
         Self::of(Vec::new(), form)
@@ -64,10 +64,11 @@ impl TransactionFilter {
         Self { parties, form, removed }
     }
 
-    /// Reads the options of `alchemy_pendingTransactions`; `form` is told where `hashesOnly` says nothing.
+    /// Reads the options of `alchemy_pendingTransactions`; `form` is the default without `hashesOnly`.
     ///
     /// # Errors
-    /// `-32602` with the name of the option. A name that is none is refused: ignored, a misspelt filter would be none.
+    /// `-32602` if an option is malformed or unknown, or if there are too many addresses. Unknown names are refused,
+    /// since a misspelt filter that is ignored would match everything.
     pub fn pending(options: &Value, form: TransactionForm) -> Result<Self, ErrorObjectOwned> {
         let options = Options::read(options, &PENDING)?;
         let (from, to) = (options.addresses("fromAddress")?, options.addresses("toAddress")?);
@@ -78,7 +79,7 @@ impl TransactionFilter {
         Ok(Self::of(parties, options.form(form)?))
     }
 
-    /// Whether the value names an option of pending transactions: what nodes take in its place does not.
+    /// Checks if the value names an option of pending transactions; the values that nodes take in its place do not.
     #[must_use]
     pub fn is_pending_options(value: &Value) -> bool {
         value
@@ -113,7 +114,7 @@ impl TransactionFilter {
         Ok(filter)
     }
 
-    /// Addresses that it names.
+    /// Returns the number of addresses in the filter; a pair counts as two.
     #[must_use]
     pub fn addresses(&self) -> usize {
         let named = self.parties.iter().map(|parties| match parties {
@@ -124,7 +125,8 @@ impl TransactionFilter {
         named.sum()
     }
 
-    /// What a node has to be asked for. It has no hashes by sender and recipient.
+    /// Returns the form to request from a node: with addresses whole transactions, since hashes alone cannot be
+    /// matched.
     #[must_use]
     pub fn source(&self) -> TransactionForm {
         match *self.parties {
@@ -143,7 +145,8 @@ impl Filter for TransactionFilter {
 }
 
 impl<S> Index<TransactionFilter, S> {
-    /// For each filter that wants any of these transactions: their positions, ascending, and its subscribers.
+    /// Calls `each` for every filter that matches any of these transactions, with the positions of those, ascending,
+    /// and the filter's subscribers.
     pub(super) fn for_each_match<'a>(
         &'a self,
         transactions: &[Transaction],
@@ -161,8 +164,8 @@ impl<S> Index<TransactionFilter, S> {
         }
     }
 
-    /// The entries of the filters that want a transaction between these, each once. There is nothing to verify: each key
-    /// that fits is a match.
+    /// Returns the entries of the filters that match a transaction between these, each once. Each key that fits is a
+    /// match, so there is nothing to verify.
     pub(super) fn who_want(&self, from: Option<Address>, to: Option<Address>) -> Vec<usize> {
         if self.is_empty() {
             return Vec::new();
@@ -174,7 +177,7 @@ impl<S> Index<TransactionFilter, S> {
             from.zip(to).map(|(from, to)| Parties::Between(from, to)),
         ];
         let mut entries: Vec<usize> = self.under(keys.into_iter().flatten()).collect();
-        // A filter may name the sender and the recipient.
+        // A filter may name both the sender and the recipient.
         entries.sort_unstable();
         entries.dedup();
         entries
@@ -243,7 +246,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// `{"from": …, "to": …}`, one of them at least.
+/// Reads `{"from": …, "to": …}`, of which at least one is required.
 fn entry_parties(entry: &Value) -> Result<Parties, String> {
     let Value::Object(fields) = entry else {
         return Err(format!("expected an object, got {}", go_type(entry)));
@@ -406,7 +409,7 @@ mod tests {
         let many = |range: std::ops::Range<usize>| -> Vec<Address> {
             range.map(|n| Address::left_padding_from(&n.to_be_bytes())).collect()
         };
-        // The same address as sender and as recipient is one.
+        // An address that is both sender and recipient counts once.
         for (from, to) in [(0..1000, 0..0), (0..1000, 0..1000), (0..400, 300..1000)] {
             let options = json!({"fromAddress": many(from), "toAddress": many(to)});
             assert!(pending(options).is_ok());
@@ -459,7 +462,8 @@ mod tests {
     }
 
     proptest! {
-        /// Alchemy's words, read literally: from in its list or to in its list; each entry both, any entry.
+        /// Alchemy's documentation, read literally: the sender is in the one list or the recipient in the other; of
+        /// mined transactions, all members that any one entry names.
         #[test]
         fn the_index_finds_what_the_words_say(
             pendings in prop::collection::vec((prop::collection::vec(0u8..4, 0..3), prop::collection::vec(0u8..4, 0..3)), 0..12),

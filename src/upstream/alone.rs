@@ -1,4 +1,4 @@
-//! A connection to a node on which one question is asked at a time.
+//! A connection to a node that carries one request at a time.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use super::message::{self, NodeMessage};
 use super::{Endpoint, UpstreamSettings};
 use crate::jsonrpc::Outcome;
 
-/// The connection.
+/// A connection without other traffic: each request waits for its answer.
 #[derive(Debug)]
 pub(super) struct Alone {
     reader: Reader,
@@ -17,12 +17,13 @@ pub(super) struct Alone {
 }
 
 impl Alone {
-    /// Connects.
+    /// Connects to the node.
     ///
     /// # Errors
-    /// [`LinkError`].
+    /// [`LinkError`] if connecting or the handshake fails, or if the endpoint is HTTP.
     pub async fn connect(endpoint: &Endpoint, settings: &UpstreamSettings) -> Result<Self, LinkError> {
-        // On the heap: connecting takes some 10 kB, which would be part of every call that may come to need it.
+        // Boxed: the future of a connect takes some 10 kB, which would enlarge the future of every call that may need
+        // one.
         let connecting = Box::pin(link::connect(endpoint, settings.max_message_bytes, &settings.trust));
         let (reader, writer) = connecting.await?;
         Ok(Self {
@@ -32,10 +33,10 @@ impl Alone {
         })
     }
 
-    /// Asks, and waits for the answer; `params` are JSON, empty for none.
+    /// Sends a request and waits for its answer; `params` is JSON, empty for none. Notifications are dropped.
     ///
     /// # Errors
-    /// [`LinkError`] where the connection ends first. There is no time limit.
+    /// [`LinkError`] if the connection ends before the answer. There is no time limit.
     pub async fn ask(&mut self, method: &str, params: &str) -> Result<Outcome, LinkError> {
         self.last_id += 1;
         let request = message::request(self.last_id, method, params);
@@ -57,10 +58,10 @@ impl Alone {
         }
     }
 
-    /// Asks for the id of the node's chain; see [`Self::ask`].
+    /// Requests the chain id, or [`NETWORK_ID`] from a node without `eth_chainId`.
     ///
     /// # Errors
-    /// [`LinkError`].
+    /// [`LinkError`] if the connection ends before an answer, as for [`Self::ask`].
     pub async fn chain_id(&mut self) -> Result<Outcome, LinkError> {
         let answer = self.ask("eth_chainId", "").await?;
         if has_no_chain_id(&answer) {
@@ -69,7 +70,7 @@ impl Alone {
         Ok(answer)
     }
 
-    /// The two halves, for many calls at a time.
+    /// Returns the two halves, for many calls at a time.
     pub fn into_halves(self) -> (Reader, Writer) {
         (self.reader, self.writer)
     }

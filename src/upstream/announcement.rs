@@ -1,16 +1,18 @@
-//! The worth of a node's `newHeads`, found by comparing announcements with the blocks that they announce. No I/O, no clock.
+//! Classification of a node's `newHeads`, by comparing each announcement with the block it announces. No I/O, no
+//! clock.
 //!
 //! ```text
-//!             the block has the announced hash, and no field that the announcement lacks
-//!   unknown ---------------------------------------------------------------------------> headers, compared now and then
-//!      |  <------------------------------------------------------------------ one block has another hash: a reorg?
-//!      |      two in a row have another hash, or one announcement lacks a field
-//!      +---------------------------------------------------------------------------> bells, as long as the connection lasts
+//!            the block has the announced hash, and no field that the announcement lacks
+//! unknown -------------------------------------------------------------------------> headers, compared now and then
+//!    |  <-------------------------------------------------------------------- one block has another hash: a reorg?
+//!    |     two in a row have another hash, or one announcement lacks a field
+//!    +-----------------------------------------------------------------------------> bells, until the connection ends
 //! ```
 //!
-//! On Cosmos EVM chains and go-opera the announced hash is not the block's, and elsewhere an announced header lacks fields that
-//! its block has (issue 11). Such announcements only say that there is a new head, which is then fetched. While nothing is
-//! known, announcements wait for the comparison, [`Announcements::new`]'s patience at most.
+//! On Cosmos EVM chains and go-opera the announced hash is not the block's, and elsewhere an announced header lacks
+//! fields that its block has (issue 11). Such announcements only signal a new head, which is then fetched. While the
+//! class is unknown, announcements wait for the comparison, at most for the time limit given to
+//! [`Announcements::new`].
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -22,7 +24,7 @@ use tokio::time::Instant;
 
 use super::{Told, place_of};
 
-/// Members of a header by which blocks are linked and verified.
+/// Members of a header that link and verify blocks.
 const NEEDED: [&str; 5] = [
     "parentHash",
     "logsBloom",
@@ -31,44 +33,48 @@ const NEEDED: [&str; 5] = [
     "receiptsRoot",
 ];
 
-/// Announcements that wait for a comparison. Of more the oldest are dropped: the chain finds them as parents of the others.
+/// Most announcements queued behind a comparison. Above that the oldest is dropped: the chain fetches it as a parent
+/// of the later ones.
 const MAX_HELD: usize = 64;
 
-/// Blocks in a row with another hash than announced that are no reorgs any more.
+/// Mismatches in a row that are not taken for reorgs any more: blocks with another hash than announced, or
+/// announcements that are not headers.
 const CONTRADICTIONS: u32 = 2;
 
-/// Comparisons in a row that came to nothing, after which the next one is not tried with the next announcement.
+/// Undecided comparisons in a row after which the next one waits for [`AGAIN`], instead of taking the next
+/// announcement.
 const UNDECIDED: u32 = 8;
 
-/// Time after which a node whose announcements are headers is compared again: a balancer may have another node behind it.
+/// Time until a node whose announcements are headers is compared again: a load balancer may have switched to another
+/// node.
 const AGAIN: Duration = Duration::from_secs(300);
 
-/// First wait before a question is asked again whose block the node does not have yet; doubled each time.
+/// First wait before a request is repeated for a block that the node does not have yet; doubled each time.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// Longest such wait.
+/// Longest wait before such a request is repeated.
 const LONGEST_RETRY: Duration = Duration::from_millis(500);
 
-/// Fetches of the newest head for one ring: about two seconds.
+/// Most repeats of the fetch of the newest head for one announcement: about two seconds in all.
 const MAX_RINGS: u32 = 9;
 
 fn wait_before(attempt: u32) -> Duration {
     RETRY.saturating_mul(1 << attempt.min(10)).min(LONGEST_RETRY)
 }
 
-/// The use of a node's announcements.
+/// Source of a node's heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heads {
-    /// Announcements are headers, and delivered.
+    /// Announced headers, delivered as they are.
     Announced,
-    /// Announcements only ring, and the head is fetched.
+    /// Blocks fetched after each announcement, which only signals that there is a new head ("rings").
     Rung,
-    /// There are none, and the head is polled.
+    /// Blocks polled at an interval: the node announces none.
     Polled,
 }
 
 impl Heads {
-    /// The word for it in `/status`.
+    /// Returns the label in `/status`.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -79,20 +85,20 @@ impl Heads {
     }
 }
 
-/// A step to take.
+/// An action for the connection to take.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Act {
-    /// Pass this announcement on.
+    /// Deliver this announcement.
     Deliver(Bytes),
-    /// Fetch the newest head, which should be this one.
+    /// Fetch the newest head, which should reach this goal.
     Ring(Goal),
-    /// Ask for a block; the number goes back with the answer.
+    /// Request a block; the number identifies the request when its answer is passed to [`Announcements::answered`].
     Ask(u64, Seek),
-    /// Say what was found.
+    /// Report the source of heads, with the reason (empty for headers).
     Found(Heads, String),
 }
 
-/// A block to compare with.
+/// Reference to the block to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seek {
     Hash(B256),
@@ -106,38 +112,38 @@ enum Worth {
     Bells,
 }
 
-/// One announcement that is compared with its block.
+/// An announcement in comparison with its block.
 #[derive(Debug)]
 struct Comparison {
     announced: Bytes,
     place: Told,
-    /// It waits for the result.
+    /// `true` if the announcement is delivered only after the comparison, `false` if it was delivered at once.
     is_held: bool,
     seek: Seek,
-    /// The question that waits for an answer.
+    /// Number of the request in flight; answers to earlier ones are ignored.
     question: u64,
     attempt: u32,
     again_at: Option<Instant>,
     until: Instant,
 }
 
-/// The announcements of one connection.
+/// Announcements of one connection, and what is known about them.
 #[derive(Debug)]
 pub(super) struct Announcements {
     worth: Worth,
     comparison: Option<Comparison>,
-    /// Announcements behind the one that is compared, oldest first.
+    /// Announcements queued behind the one in comparison, oldest first; at most [`MAX_HELD`].
     held: VecDeque<Bytes>,
     contradictions: u32,
     undecided: u32,
     questions: u64,
-    /// When headers are compared again.
+    /// Earliest time of the next comparison; `None` for the next announcement.
     next: Option<Instant>,
     patience: Duration,
 }
 
 impl Announcements {
-    /// Announcements of a new connection; one waits for its comparison no longer than `patience`.
+    /// Creates the state of a new connection; an announcement waits for its comparison for `patience` at most.
     pub fn new(patience: Duration) -> Self {
         Self {
             worth: Worth::Unknown,
@@ -151,7 +157,7 @@ impl Announcements {
         }
     }
 
-    /// The node announced a head.
+    /// Handles an announced head; returns the actions to take, in order.
     pub fn announced(&mut self, json: Bytes, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
         let Ok(place) = place_of(&json) else {
@@ -171,7 +177,7 @@ impl Announcements {
                 if self.held.len() == MAX_HELD {
                     self.held.pop_front();
                 }
-                // A copy: what is kept of a frame must not keep all of it.
+                // A copy: a slice would keep the whole frame in memory.
                 self.held.push_back(Bytes::copy_from_slice(&json));
             }
             Worth::Unknown => self.compare(json, place, true, now, &mut acts),
@@ -179,7 +185,7 @@ impl Announcements {
         acts
     }
 
-    /// The answer to a question: the block, or `null`, or nothing that can be read.
+    /// Handles the answer to request number `question`: a block, JSON `null`, or `None` for an error.
     pub fn answered(&mut self, question: u64, block: Option<&Bytes>, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
         let Some(comparison) = self.comparison.as_mut().filter(|own| own.question == question) else {
@@ -198,7 +204,7 @@ impl Announcements {
                     self.comparison = None;
                     self.worth = Worth::Unknown;
                     acts.push(Act::Ring(Goal::Height(announced.number)));
-                    // The newest one leads to those before it.
+                    // The chain fetches the earlier ones as parents of the newest.
                     let newest = self.held.pop_back();
                     self.held.clear();
                     if let Some(json) = newest
@@ -221,7 +227,7 @@ impl Announcements {
         acts
     }
 
-    /// When [`Self::turn`] is due.
+    /// Returns the time at which [`Self::turn`] is due; `None` while no comparison is pending.
     pub fn due(&self) -> Option<Instant> {
         let comparison = self.comparison.as_ref()?;
         Some(
@@ -231,7 +237,8 @@ impl Announcements {
         )
     }
 
-    /// Asks again, or gives the comparison up.
+    /// Repeats the request if it is due, or gives up the comparison after its time limit and delivers the
+    /// announcements.
     pub fn turn(&mut self, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
         let Some(comparison) = &mut self.comparison else {
@@ -279,7 +286,7 @@ impl Announcements {
         self.release(acts);
     }
 
-    /// Delivers what waited.
+    /// Ends the comparison and delivers all announcements that waited for it.
     fn release(&mut self, acts: &mut Vec<Act>) {
         let first = self
             .comparison
@@ -293,7 +300,7 @@ impl Announcements {
         self.worth = Worth::Bells;
         acts.push(Act::Found(Heads::Rung, why.to_owned()));
         let first = self.comparison.take().map(|own| own.announced);
-        // Also where it was delivered: what it lacks the block has.
+        // Also if the announcement was delivered: the fetched block has the members that it lacks.
         if let Some(newest) = self.held.drain(..).next_back().or(first)
             && let Ok(place) = place_of(&newest)
         {
@@ -301,7 +308,7 @@ impl Announcements {
         }
     }
 
-    /// It may be a reorg of one block, unless it is so again.
+    /// Counts a mismatch. A single one may be a reorg; from [`CONTRADICTIONS`] on, announcements only ring.
     fn contradicted(&mut self, why: &str, acts: &mut Vec<Act>) {
         if self.worth == Worth::Bells {
             return;
@@ -313,7 +320,8 @@ impl Announcements {
     }
 }
 
-/// The member that the block has and its announcement has not, or has otherwise.
+/// Returns the first of [`NEEDED`] that the block has and its announcement lacks or changes. A zero value in the
+/// block may differ.
 fn lacks(announced: &[u8], block: &[u8]) -> Option<&'static str> {
     let members = |json| serde_json::from_slice::<HashMap<String, &RawValue>>(json).unwrap_or_default();
     let (announced, block) = (members(announced), members(block));
@@ -333,23 +341,23 @@ fn lacks(announced: &[u8], block: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// The head that a fetch should find.
+/// Condition for the head that a fetch returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Goal {
-    /// Any.
+    /// Any head.
     #[default]
     Any,
-    /// Another one than before.
+    /// A head other than the last one.
     Change,
-    /// One of this height, or a higher one: a node may announce a block before it answers with it.
+    /// A head of this height or above: a node may announce a block before it can serve it.
     Height(u64),
 }
 
-/// Fetches of the newest head, one at a time, until one finds what was announced or [`MAX_RINGS`] have not.
+/// Fetches of the newest head, one at a time, repeated until one reaches the goal, at most [`MAX_RINGS`] times.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     is_asked: bool,
-    /// Another ring came meanwhile.
+    /// `true` if another ring arrived while a fetch was in flight.
     again: bool,
     goal: Goal,
     attempt: u32,
@@ -357,7 +365,7 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Whether to ask now.
+    /// Records a ring; returns `true` if the head must be fetched now.
     pub fn ring(&mut self, goal: Goal) -> bool {
         if goal != Goal::Any {
             self.goal = goal;
@@ -368,7 +376,8 @@ impl Ring {
         !std::mem::replace(&mut self.is_asked, true)
     }
 
-    /// The newest head was fetched; `None` where there was an error. Whether to ask again at once.
+    /// Records the answer to a fetch: the head's height (`None` for an error), and if the head differs from the last
+    /// one. Returns `true` if the head must be fetched again at once.
     pub fn answered(&mut self, height: Option<u64>, is_new: bool, now: Instant) -> bool {
         self.is_asked = false;
         let is_reached = match self.goal {
@@ -388,18 +397,18 @@ impl Ring {
         self.is_asked
     }
 
-    /// It could not be asked, or is asked too much.
+    /// Postpones the fetch, after a full write queue or a rate limit.
     pub fn put_off(&mut self, until: Instant) {
         (self.is_asked, self.again) = (false, false);
         self.at = Some(until);
     }
 
-    /// When [`Self::turn`] is due.
+    /// Returns the time at which [`Self::turn`] is due; `None` if no fetch is scheduled.
     pub fn due(&self) -> Option<Instant> {
         self.at
     }
 
-    /// Whether to ask now.
+    /// Checks if a scheduled fetch is due; if so the caller must fetch the head now.
     pub fn turn(&mut self, now: Instant) -> bool {
         let is_due = self.at.is_some_and(|at| now >= at);
         if is_due {
@@ -423,9 +432,10 @@ mod tests {
         format!(r#"{{"hash":"{own}","parentHash":"{parent}","number":"{number:#x}",{bloom}"stateRoot":"0x01"}}"#).into()
     }
 
-    /// A connection on which heads are announced, one a word, and answers come at once: `5` as its block, `x5` under another
-    /// hash, `r5` and replaced by a reorg before the question, `l5` without a bloom, `n5` before the node has it, `u5` and the
-    /// node never has it, `?` unreadable, `+` time passes; `(` and `)`: answers come only at the end of it.
+    /// Runs a connection on which heads are announced, one a word, and answers arrive at once: `5` as its block, `x5`
+    /// under another hash, `r5` and replaced by a reorg before the request, `l5` without a bloom, `n5` before the
+    /// node has it, `u5` if the node never has it, `?` unreadable, `+` time passes; `(` and `)`: answers arrive only
+    /// at the end of the group.
     #[track_caller]
     fn check(words: &str, expect: Expect) {
         let bloom = r#""logsBloom":"0xff","#;
@@ -589,7 +599,7 @@ mod tests {
         assert!(!ring.ring(Goal::Height(6)), "one at a time");
         assert!(ring.answered(Some(5), true, now), "the second is still to come");
         assert!(!ring.answered(Some(6), true, now) && ring.due().is_none());
-        // One that comes late is asked for again, and not for ever.
+        // A late head is fetched again, a bounded number of times.
         assert!(ring.ring(Goal::Height(7)));
         let mut asked = 1;
         assert!(!ring.answered(Some(6), false, now));

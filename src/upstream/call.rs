@@ -1,4 +1,4 @@
-//! A call on its way to a node: what is asked, who may be asked, and what it may come to.
+//! A call on its way to a node: its request, the upstreams that may answer it, and its errors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,40 +11,41 @@ use crate::conduct::Conduct;
 use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
 use crate::shares::{Full, Owner};
 
-/// A call came to nothing.
+/// Reason why a call has no usable answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// No upstream is connected, or none that serves this method. Nothing was sent.
+    /// No upstream is connected, or none that serves the method. Nothing was sent.
     #[error("upstream unavailable")]
     Unavailable,
-    /// No upstream has the newest block that clients were shown. Nothing was sent.
+    /// No upstream has the block with this number: the published head, or the block that the call asks for. Nothing
+    /// was sent.
     #[error("no upstream has reached block {0} yet")]
     Behind(u64),
-    /// The connection was lost before the answer came; the node may have acted.
+    /// The connection was lost before the answer; the node may have executed the call.
     #[error("upstream connection lost")]
     Lost,
-    /// The answer was longer than is read from a node.
+    /// The answer was longer than the limit (`node.max_message_bytes`).
     #[error("response too large")]
     TooLong,
-    /// The node ends each connection on which it is asked this.
+    /// The node closes every connection on which it receives this call.
     #[error("the node closes its connection on this call")]
     Breaks,
-    /// Rate limit of the node, with the wait that it names.
+    /// The node is rate limiting; `Some` is the wait that it asks for.
     #[error("upstream is rate limited")]
     Throttled(Option<Duration>),
-    /// No answer in time.
+    /// No answer within the time limit.
     #[error("request timed out")]
     TimedOut,
-    /// Full budget of answers that are being read.
+    /// The byte budget for answers being read is used up.
     #[error(transparent)]
     Full(#[from] Full),
-    /// The answer is about something else than the hash that was asked for.
+    /// The answer is about another hash than the one requested.
     #[error("upstream answered about another hash")]
     Another,
 }
 
 impl CallError {
-    /// The value of the `outcome` label in the metrics.
+    /// Returns the value of the `outcome` label in the metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -61,71 +62,70 @@ impl CallError {
     }
 }
 
-/// What a client's call asks, and what may be done with it.
+/// A client's call, and the rules for routing and repeating it.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// The method's name.
     pub method: String,
-    /// JSON, empty for none.
+    /// Parameters as JSON, empty for none.
     pub params: String,
-    /// Calls of one class take about the same time.
+    /// Class for latency statistics: calls of one class take about the same time.
     pub class: &'static str,
-    /// Which upstreams can know the answer.
+    /// Progress that an upstream must have made to know the answer.
     pub reach: Reach,
-    /// Which of them is asked.
+    /// Preference among the upstreams that qualify.
     pub whom: Whom,
-    /// What is done where its connection ends before the answer.
+    /// Handling of a connection that is lost before the answer.
     pub repeat: Repeat,
-    /// It asks for state that a node keeps only where it is an archive.
+    /// `true` for a request for old state, which only archive nodes keep.
     pub archive: bool,
-    /// Record of the account that asks.
+    /// Record of the account that sent the call.
     pub conduct: Arc<Conduct>,
-    /// On whose behalf it is asked.
+    /// Account that the bytes of the answer are charged to.
     pub owner: Owner,
 }
 
-/// What is done with a call whose connection ended before the answer.
+/// Handling of a call whose connection is lost before the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// It is sent again, on a connection of its own: it reads.
+    /// A call that only reads: sent again, on a connection of its own.
     Read,
-    /// It is a signed transaction: who sends it looks for it at the nodes, and sends it again where none has it
-    /// (`rpc/send.rs`).
+    /// A signed transaction: the caller looks it up at the nodes, and sends it again if none has it (`rpc/send.rs`).
     Signed,
-    /// It is lost: it may have changed something.
+    /// Never sent again: the call may have changed something.
     Never,
 }
 
-/// How far an upstream must have come to be asked.
+/// Progress that an upstream must have made to receive a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// It does not matter.
+    /// None: any connected upstream.
     Anywhere,
-    /// As far as the block of this number.
+    /// At least the block with this number.
     Number(u64),
-    /// It has the newest head that clients were shown, and on the same branch.
+    /// The published head, on the same branch.
     Head,
-    /// As [`Self::Head`], and rather one that has come as far as this number, where there is one: somebody was told of it.
+    /// Like [`Self::Head`], and preferably this number: an answer has already named a block of that height.
     Beyond(u64),
 }
 
-/// Which of several upstreams is asked.
+/// Preference among several upstreams that qualify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whom {
-    /// Whoever has the least to do.
+    /// The upstream with the lowest expected wait.
     LeastLoaded,
-    /// The one in use: what is asked about is in one node's own memory (its pool of transactions, say), and asked about
-    /// again and again.
+    /// The upstream in use: the subject of the call is in one node's memory (its pool of transactions, say), and is
+    /// requested again and again.
     InUse,
 }
 
-/// One call on its way to a node.
+/// A call in the queue of one connection.
 #[derive(Debug)]
 pub(super) struct Call {
     pub method: String,
-    /// JSON, empty for none.
+    /// Parameters as JSON, empty for none.
     pub params: String,
-    /// On whose behalf: the room for its answer is this account's.
+    /// Account that the bytes of the answer are charged to.
     pub owner: Owner,
     pub reply: Reply,
 }
@@ -133,29 +133,29 @@ pub(super) struct Call {
 /// Sender of the answer to the caller.
 pub(super) type Reply = oneshot::Sender<Result<Outcome, CallError>>;
 
-/// Calls for one connection: the sending ends of its [`Inbox`].
+/// Sending ends of an [`Inbox`].
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
-    /// The stream's own: they wait behind no client's.
+    /// Our own calls, taken before clients' calls.
     pub ours: mpsc::Sender<Call>,
-    /// Clients'.
+    /// Clients' calls.
     pub theirs: mpsc::Sender<Call>,
 }
 
-/// Calls for one connection.
+/// Queues of calls for one connection.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    /// The stream's own.
+    /// Our own calls.
     pub ours: mpsc::Receiver<Call>,
-    /// Clients'.
+    /// Clients' calls.
     pub theirs: mpsc::Receiver<Call>,
 }
 
-/// Calls that wait for an actor to take them.
+/// Most calls in each queue of an [`Inbox`].
 const CALL_QUEUE: usize = 256;
 
 impl Inbox {
-    /// An empty one with its sending ends.
+    /// Creates an empty inbox and its sending ends.
     pub fn new() -> (Outbox, Self) {
         let (ours, ours_in) = mpsc::channel(CALL_QUEUE);
         let (theirs, theirs_in) = mpsc::channel(CALL_QUEUE);
@@ -166,7 +166,7 @@ impl Inbox {
         (Outbox { ours, theirs }, inbox)
     }
 
-    /// The next call, ours first; clients' only where there is room for them. `None` when the pool is gone.
+    /// Waits for the next call, ours first; clients' calls only if `room`. `None` when the pool is gone.
     pub async fn next(&mut self, room: bool) -> Option<Call> {
         tokio::select! {
             biased;
@@ -175,7 +175,8 @@ impl Inbox {
         }
     }
 
-    /// Fails calls for this time, whose callers then look for another upstream. `false` when the pool is gone.
+    /// Fails calls with [`CallError::Unavailable`] for this time; their callers then try another upstream. Returns
+    /// `false` when the pool is gone.
     pub async fn refuse_for(&mut self, span: Duration) -> bool {
         let until = Instant::now() + span;
         loop {
@@ -189,13 +190,13 @@ impl Inbox {
         }
     }
 
-    /// A call that is there already, in the same order.
+    /// Takes a queued call without waiting, in the same order.
     pub fn try_next(&mut self) -> Option<Call> {
         self.ours.try_recv().or_else(|_| self.theirs.try_recv()).ok()
     }
 }
 
-/// Sends a call and waits for its answer, so long at most.
+/// Sends a call and waits for its answer, both within `patience`.
 pub(super) async fn exchange(
     lane: &mpsc::Sender<Call>,
     method: String,
@@ -219,7 +220,7 @@ pub(super) async fn exchange(
         .unwrap_or(Err(CallError::TimedOut))
 }
 
-/// What matters of an error object.
+/// The members of a JSON-RPC error object that are read.
 #[derive(Deserialize)]
 struct ErrorObject {
     code: i64,
@@ -237,29 +238,30 @@ impl ErrorObject {
     }
 }
 
-/// What a node's error object says of a question that headwater itself put, whose JSON and arguments are known to be right.
+/// Meaning of a node's error for a request of our own, whose JSON and arguments are known to be valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Complaint {
     /// A rate limit; see [`throttled`].
     Throttled,
     /// The node does not serve the method, or not this form of its parameters.
     Unsupported,
-    /// The node had it once: error 4444 of EIP-4444, as geth, reth and Nethermind answer.
+    /// The node no longer has the data: error 4444 of EIP-4444, as geth, reth and Nethermind answer.
     Pruned,
-    /// Anything else: the block is not there yet, the node is in trouble, the answer would be too long.
+    /// Any other error: the block is not available yet, the node has a problem, or the answer would be too long.
     Other,
 }
 
-/// The code for history that a node has no longer (EIP-4444).
+/// Code for history that a node has pruned (EIP-4444).
 const PRUNED: i64 = 4444;
-/// EIP-1474's "method not supported", with which Hardhat answers.
+/// EIP-1474's "method not supported", returned by Hardhat.
 const METHOD_NOT_SUPPORTED: i64 = -32004;
-/// JSON-RPC's "parse error": ganache's answer to a method that it does not know.
+/// JSON-RPC's "parse error", returned by ganache for a method that it does not know.
 const PARSE_ERROR: i64 = -32700;
-/// Nodes from before EIP-234 read no `blockHash` in a filter, others take a block by number only.
+/// JSON-RPC's "invalid params": nodes from before EIP-234 read no `blockHash` in a filter, others accept a block by
+/// number only.
 const BAD_PARAMS: i64 = INVALID_PARAMS as i64;
 
-/// Reads the error object of an answer to a question of our own.
+/// Classifies the error in the answer to a request of our own.
 pub(crate) fn complaint(outcome: &Outcome) -> Complaint {
     if is_throttled(outcome) {
         return Complaint::Throttled;
@@ -272,7 +274,7 @@ pub(crate) fn complaint(outcome: &Outcome) -> Complaint {
     match error.code {
         PRUNED => Complaint::Pruned,
         PARSE_ERROR => Complaint::Unsupported,
-        // reth says by it, too, that a query has too many results.
+        // reth uses this code for a query with too many results, too.
         BAD_PARAMS if !too_much.iter().any(|words| message.contains(words)) => Complaint::Unsupported,
         _ if is_unsupported(&error) => Complaint::Unsupported,
         _ if REFUSALS.iter().any(|words| message.contains(words)) => Complaint::Unsupported,
@@ -280,7 +282,7 @@ pub(crate) fn complaint(outcome: &Outcome) -> Complaint {
     }
 }
 
-/// Words that refuse a method or a form of it, whatever the code.
+/// Words that refuse a method or a form of it, with any code.
 const REFUSALS: [&str; 9] = [
     "not supported",
     "unsupported",
@@ -293,7 +295,7 @@ const REFUSALS: [&str; 9] = [
     "unknown method",
 ];
 
-/// Words that refuse a method where they are said of one: said of a block they mean that it is not there yet.
+/// Words that refuse a method if the message names one; about a block they mean that it is not available yet.
 const VAGUE_REFUSALS: [&str; 5] = [
     "does not exist",
     "doesn't exist",
@@ -302,7 +304,7 @@ const VAGUE_REFUSALS: [&str; 5] = [
     "not found",
 ];
 
-/// Whether an error says that the node does not offer the method, whoever asked for it.
+/// Checks if an error says that the node does not offer the method, for clients' requests and our own.
 fn is_unsupported(error: &ErrorObject) -> bool {
     if error.code == i64::from(METHOD_NOT_FOUND) {
         return true;
@@ -323,7 +325,7 @@ fn is_unsupported(error: &ErrorObject) -> bool {
         "data",
         "resource",
     ];
-    // A method's name does not count: `eth_getBlockReceipts` is no block.
+    // A word in a method name does not count: `eth_getBlockReceipts` is not a block.
     let of_data = words().any(|word| data.iter().any(|stem| word.starts_with(stem)));
     let vague = VAGUE_REFUSALS.iter().any(|words| message.contains(words));
     match error.code {
@@ -332,8 +334,8 @@ fn is_unsupported(error: &ErrorObject) -> bool {
     }
 }
 
-/// Whether an answer says that this node cannot tell, but another may: it does not offer the method, or has not the state
-/// (geth, reth, Erigon, Nethermind, Besu in this order).
+/// Checks if an error says that another node may be able to answer: this one does not offer the method or lacks the
+/// state (messages of geth, reth, Erigon, Nethermind, Besu in this order).
 pub(super) fn is_elsewhere(outcome: &Outcome) -> bool {
     let Some(error) = ErrorObject::of(outcome) else {
         return false;
@@ -350,8 +352,8 @@ pub(super) fn is_elsewhere(outcome: &Outcome) -> bool {
     is_unsupported(&error) || stateless.iter().any(|words| message.contains(words))
 }
 
-/// Checks if an error object says that this node will never serve the request: it does not know the method, or takes no
-/// such parameters (-32004 is EIP-1474's "method not supported").
+/// Checks if an error object says that this node will never serve the request: it does not know the method, or does
+/// not accept such parameters (-32004 is EIP-1474's "method not supported").
 pub(super) fn is_for_good(error: &[u8]) -> bool {
     serde_json::from_slice(error).is_ok_and(|ErrorObject { code, .. }| {
         [METHOD_NOT_FOUND.into(), BAD_PARAMS, METHOD_NOT_SUPPORTED].contains(&code)
@@ -364,7 +366,7 @@ pub(super) fn is_unknown_method(error: &[u8]) -> bool {
         .is_ok_and(|ErrorObject { code, .. }| [METHOD_NOT_FOUND, -32004].map(i64::from).contains(&code))
 }
 
-/// Words of a rate limit, whatever the code (gateways answer -32601, -32000 and -32603 with them).
+/// Words of a rate limit, with any code (gateways use -32601, -32000 and -32603).
 const LIMITS: [&str; 5] = [
     "rate limit",
     "ratelimit",
@@ -373,7 +375,7 @@ const LIMITS: [&str; 5] = [
     "compute units",
 ];
 
-/// Checks if the answer to a question of our own reports a rate limit, by its code or its words.
+/// Checks if the answer to a request of our own reports a rate limit, by its code or its words.
 pub(super) fn is_throttled(outcome: &Outcome) -> bool {
     if is_throttled_by_code(outcome) {
         return true;
@@ -384,9 +386,10 @@ pub(super) fn is_throttled(outcome: &Outcome) -> bool {
     })
 }
 
-/// Checks if the code of an error reports a rate limit: 429 as Alchemy and QuickNode answer, -32029 as Erigon's hosts,
-/// and -32005, which EIP-1474 calls "limit exceeded". Infura uses -32005 for a query with too many results as well,
-/// which is not a rate limit. The words of an answer to a client may be the client's own: a contract's reason, a name.
+/// Checks if the code of an error reports a rate limit: 429 (Alchemy, QuickNode), -32029 (Erigon's hosts), or -32005,
+/// which EIP-1474 calls "limit exceeded". Infura uses -32005 for a query with too many results as well, which is not
+/// a rate limit. In an answer to a client words prove nothing: they may be the client's own (a contract's reason, a
+/// name).
 pub(super) fn is_throttled_by_code(outcome: &Outcome) -> bool {
     let Some(error) = ErrorObject::of(outcome) else {
         return false;
@@ -402,7 +405,8 @@ pub(super) fn is_throttled_by_code(outcome: &Outcome) -> bool {
     }
 }
 
-/// Checks if a question of our own met a rate limit, and returns the wait before a retry where the node names one.
+/// Checks if a request of our own was rate-limited. `None` if not; else the wait before a retry, if the node names
+/// one.
 pub(crate) fn throttled(answer: &Result<Outcome, CallError>) -> Option<Option<Duration>> {
     answer_throttled(answer, is_throttled)
 }
@@ -475,8 +479,8 @@ mod tests {
         assert!(!is_throttled(&Outcome::Result(r#"{"code":429}"#.into())));
     }
 
-    /// One row for each spelling that was seen of a node or a host; the last column says whether a client's call with this
-    /// answer is asked of another upstream.
+    /// One row for each spelling seen from a node or a host; the last column is `true` if a client's call with this
+    /// answer is retried at another upstream.
     #[test]
     fn what_an_error_says_of_our_own_question() {
         use Complaint::{Other, Pruned, Throttled, Unsupported};

@@ -1,7 +1,7 @@
-//! Second connection to a node, for calls, beside the one of its stream.
+//! Second connection to a node, for calls, next to the stream's connection.
 //!
 //! The lane is open only while the stream's connection is, and both must lead to one node: chain, genesis and newest
-//! head are checked before the lane is used, since a balancer may lead the second connection to another node.
+//! head are checked before the lane is used, since a load balancer may lead the second connection to another node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use super::{CallError, Sighting, place_of};
 use crate::jsonrpc::Outcome;
 use crate::panics;
 
-/// First wait before the newest head is requested again of a node that does not know it; the node may be about to
+/// First wait before the newest head is requested again from a node that does not know it; the node may be about to
 /// import it.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 
@@ -153,7 +153,7 @@ impl CallLane {
         }
     }
 
-    /// Returns the reason of the end, and if the lane was in use before.
+    /// Connects and serves calls; returns the reason of the end, and `true` if the lane was in use before.
     async fn connect_and_serve(&mut self, stream: u64) -> (End, bool) {
         let settings = &self.shared.settings;
         let patience = settings.connect_timeout.min(settings.silence_timeout / 2);
@@ -242,7 +242,7 @@ impl CallLane {
     }
 }
 
-/// Signs of life.
+/// Signs of life of the lane.
 #[derive(Debug)]
 struct Life {
     received: u64,
@@ -323,7 +323,7 @@ async fn open(shared: &Shared) -> Result<Alone, End> {
     }
 }
 
-/// Hash of the newest block that the stream's connection reported.
+/// Returns the hash of the newest block that the stream's connection reported.
 fn newest(shared: &Shared) -> Option<alloy_primitives::B256> {
     let newest = shared.newest.lock();
     match newest.as_ref()? {
@@ -332,7 +332,7 @@ fn newest(shared: &Shared) -> Option<alloy_primitives::B256> {
     }
 }
 
-/// Asks a question, and repeats it while the node reports a rate limit.
+/// Sends a request, and repeats it while the node reports a rate limit.
 async fn patient(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, End> {
     let mut wait = Duration::from_millis(250);
     loop {

@@ -1,4 +1,4 @@
-//! The choice of the upstream in use: what the actors hear goes into [`Standing`], and its verdicts come into force here.
+//! The choice of the upstream in use: actors report to [`Standing`], and its decisions take effect here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use super::standing::{Claim, Standing, Switch, Told, Why};
 use super::{Answers, Endpoint, NodeSubscription, Reach, UpstreamId, UpstreamSettings};
 use crate::telemetry::{Metrics, ReasonLabel};
 
-/// Shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that what is said
-/// of it (watch, log, metrics) comes in the order of the changes.
+/// The choice, shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that
+/// watch, log and metrics report changes in their order.
 #[derive(Debug)]
 pub(super) struct Choice {
     started: Instant,
     endpoints: Vec<Endpoint>,
-    /// Time of the newest sign of life of each, in milliseconds since the start.
+    /// Time of the newest sign of life of each upstream, in milliseconds since `started`.
     heard: Vec<AtomicU64>,
     decided: Mutex<Decided>,
     active: watch::Sender<Option<UpstreamId>>,
-    /// Answers of the upstream in use to subscriptions.
+    /// Answers of the upstream in use to subscribe requests.
     answers: watch::Sender<Answers>,
-    /// Subscriptions that the node's rate limit postponed, with its error.
+    /// Subscriptions postponed by the node's rate limit, with the node's error object.
     put_off: watch::Sender<HashMap<NodeSubscription, Bytes>>,
     /// Signal that an upstream connected, was lost or reported a head.
     moves: watch::Sender<()>,
@@ -44,7 +44,7 @@ struct Decided {
 
 impl Choice {
     pub fn new(endpoints: Vec<Endpoint>, settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
-        // Half of the silence: time to notice is as long as time to act.
+        // Half of `silence_timeout`: the time to detect a problem, and the time to act, are equally long.
         let patience = settings.silence_timeout / 2;
         Self {
             started: Instant::now(),
@@ -82,99 +82,100 @@ impl Choice {
         &self.put_off
     }
 
-    /// It gave a sign of life.
+    /// Records a sign of life of this upstream.
     pub fn heard(&self, id: UpstreamId) {
         self.heard[id.0].store(self.now().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// It is connected.
+    /// Records that this upstream is connected.
     pub fn up(&self, id: UpstreamId) {
         self.weigh(|standing| standing.up(id));
     }
 
-    /// It is lost.
+    /// Records that this upstream is lost.
     pub fn down(&self, id: UpstreamId) {
         self.weigh(|standing| standing.down(id));
     }
 
-    /// See [`Standing::announced`].
+    /// Records an announced head, see [`Standing::announced`].
     pub fn announced(&self, id: UpstreamId, told: Told) -> bool {
         self.weigh(|standing| standing.announced(id, told))
     }
 
-    /// See [`Standing::fetched`].
+    /// Records a fetched head, see [`Standing::fetched`].
     pub fn fetched(&self, id: UpstreamId, told: Told) -> bool {
         self.weigh(|standing| standing.fetched(id, told))
     }
 
-    /// Looks whether time has changed anything.
+    /// Decides again, after time has passed.
     pub fn look(&self) {
         self.weigh(|_| ());
     }
 
-    /// Clients were shown this head; or they have to begin anew.
+    /// Records the newest published head, or `None` if clients have to begin anew.
     pub fn published(&self, head: Option<(u64, B256)>) {
         let now = self.now();
         self.weigh(|standing| standing.published(head, now));
     }
 
-    /// A block below those that clients were shown joined them.
+    /// Records a published block below the oldest one known.
     pub fn published_past(&self, number: u64, hash: B256) {
         self.decided.lock().standing.published_past(number, hash);
     }
 
-    /// The newest published block.
+    /// Returns number and hash of the newest published block.
     pub fn published_head(&self) -> Option<(u64, B256)> {
         self.decided.lock().standing.published_head()
     }
 
-    /// Hashes of the newest published block and of some older ones, see [`super::published::Published::some`].
+    /// Returns the hashes of the newest published block and of some older ones, see
+    /// [`super::published::Published::some`].
     pub fn some_published(&self) -> impl DoubleEndedIterator<Item = B256> + use<> {
         self.decided.lock().standing.some_published().into_iter()
     }
 
-    /// See [`Standing::is_doubted`].
+    /// Checks if the upstream's height does not count, see [`Standing::is_doubted`].
     pub fn is_doubted(&self, id: UpstreamId) -> bool {
         self.decided.lock().standing.is_doubted(id)
     }
 
-    /// See [`Standing::may_lead`].
+    /// Checks if a block may be published on the word of this upstream, see [`Standing::may_lead`].
     pub fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
         self.decided.lock().standing.may_lead(id, block, self.now())
     }
 
-    /// See [`Standing::leads`].
+    /// Records a block published on the word of this upstream, see [`Standing::leads`].
     pub fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
         self.decided.lock().standing.leads(id, number, hash);
     }
 
-    /// See [`Standing::unproved`].
+    /// Returns a head to be proved, see [`Standing::unproved`].
     pub fn unproved(&self) -> Option<Claim> {
         self.decided.lock().standing.unproved(self.now())
     }
 
-    /// See [`Standing::published_number`].
+    /// Returns the number of a published block, see [`Standing::published_number`].
     pub fn published_number(&self, hash: B256) -> Option<u64> {
         self.decided.lock().standing.published_number(hash)
     }
 
-    /// See [`Standing::walked`].
+    /// Records the result of a walk, see [`Standing::walked`].
     pub fn walked(&self, claim: Claim, root: Option<u64>) {
         let now = self.now();
         self.weigh(|standing| standing.walked(claim, root, now));
     }
 
-    /// Wakes calls that wait for a node, since there may be one now.
+    /// Wakes calls that wait for an upstream, since one may be available now.
     pub fn moved(&self) {
         self.moves.send_replace(());
     }
 
-    /// Says when [`Self::reached`] may have changed.
+    /// Returns a receiver that is notified when the result of [`Self::reached`] may have changed.
     pub fn watch_moves(&self) -> watch::Receiver<()> {
         self.moves.subscribe()
     }
 
-    /// Who has come so far, by priority.
+    /// Returns the upstreams that satisfy `reach`, highest priority first.
     pub fn reached(&self, reach: Reach) -> Vec<UpstreamId> {
         let standing = &self.decided.lock().standing;
         let have_head = || match standing.published_head() {
@@ -193,12 +194,13 @@ impl Choice {
         }
     }
 
-    /// Who is asked by ourselves, see [`Standing::whom_to_ask`].
+    /// Returns the upstream for a request of our own, and the number of upstreams to choose from, see
+    /// [`Standing::whom_to_ask`].
     pub fn for_us(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
         self.decided.lock().standing.whom_to_ask(block, attempt)
     }
 
-    /// See [`Standing::order_to_ask`].
+    /// Returns the upstreams in the order in which they are asked for a block, see [`Standing::order_to_ask`].
     pub fn order_to_ask(&self, block: B256) -> Vec<UpstreamId> {
         self.decided.lock().standing.order_to_ask(Some(block))
     }
@@ -225,7 +227,7 @@ impl Choice {
 
     fn enforce(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Duration)>, now: Duration) {
         self.active.send_replace(to);
-        // Behind it: what the one before says from now on is not heard.
+        // After the change of `active`: from now on answers of the previous upstream are ignored.
         self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());
         self.put_off.send_if_modified(|all| !std::mem::take(all).is_empty());
         let heard = |id: UpstreamId| Duration::from_millis(self.heard[id.0].load(Ordering::Relaxed));
@@ -233,7 +235,7 @@ impl Choice {
             *left = Some((from, heard(from)));
         }
         let name = |id: UpstreamId| &self.endpoints[id.0];
-        // Of one alone the actor has said that it is connected or lost.
+        // A single upstream's actor logs itself that it is connected or lost.
         let several = self.endpoints.len() > 1;
         let Some(to) = to else {
             return if several {

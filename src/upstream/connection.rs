@@ -1,8 +1,9 @@
-//! One node over WebSocket or IPC: connects, serves, reconnects.
+//! Connection to one node over WebSocket or IPC: connects, serves, reconnects.
 //!
-//! Per connection: ask for the chain id and the genesis, subscribe to heads (or poll them where the node serves no `newHeads`),
-//! fetch the newest block (so that what was missed meanwhile shows at once), then serve calls and whatever else is wanted. Reading and writing are this one task's, and neither waits for
-//! the other: a writer task, or a channel to it, cost each call a wake-up of another thread (`benches/forward`).
+//! Per connection: request the chain id and the genesis, subscribe to heads (or poll them if the node serves no
+//! `newHeads`), fetch the newest block (so that blocks missed meanwhile show at once), then serve calls and the
+//! subscriptions that clients need. One task reads and writes, and neither waits for the other: a writer task, or a
+//! channel to it, cost each call a wake-up of another thread (`benches/forward`).
 
 mod heads;
 mod ownerless;
@@ -35,22 +36,22 @@ use super::{CallError, Gossip, NodeSubscription, Sighting};
 use crate::jsonrpc::{Outcome, TIMEOUT, error};
 use crate::panics;
 
-/// Messages that wait until the node takes them. When there are so many calls wait in their queue, where callers see it.
+/// Most messages that wait to be written. Above that, calls stay in their [`Inbox`], and their callers wait.
 const WRITE_QUEUE: usize = 128;
 
-/// Questions for subscriptions that were given up whose answers are still known when they come.
+/// Most given-up subscribe requests whose late answers are still recognized.
 const MAX_LATE: usize = 64;
 
-/// More bytes than the pongs between two looks: part of a message.
+/// Bytes received between two ticks above which they are not pongs alone: part of a message has arrived.
 const CONTROL_BYTES: u64 = 4096;
 
-/// How long the newest head is not asked for where the node says that it is asked too much.
+/// Time without a fetch of the newest head after a rate limit.
 const LEFT_ALONE: Duration = Duration::from_secs(1);
 
-/// How often a node is asked for its sync state while someone wants it.
+/// Interval of `eth_syncing` requests while a client subscribes to `syncing`.
 const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Why a connection ended.
+/// Reason for the end of a connection.
 #[derive(Debug, thiserror::Error)]
 enum End {
     #[error(transparent)]
@@ -73,7 +74,7 @@ enum End {
     Shutdown,
 }
 
-/// What a subscription at the node feeds.
+/// Purpose of a subscription at the node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Feed {
     Heads,
@@ -90,7 +91,7 @@ impl Feed {
         }
     }
 
-    /// The method by which it is ended at the node.
+    /// Returns the method that ends the subscription at the node.
     fn unsubscribe(&self) -> String {
         match self {
             Self::Heads | Self::Beside(NodeSubscription::Pending(_)) => "eth_unsubscribe".to_owned(),
@@ -99,47 +100,49 @@ impl Feed {
     }
 }
 
-/// What an answer is for.
+/// Purpose of a request, by which its answer is handled.
 #[derive(Debug)]
 enum Purpose {
     Caller(Reply),
     ChainId,
-    /// The chain's id where the node serves no `eth_chainId`.
+    /// The chain's id from a node that does not serve `eth_chainId`.
     NetworkId,
     Genesis,
-    /// A block that was published, where the node's genesis is another one than before.
+    /// A published block, from a node whose genesis differs from the known one.
     Published(Doubt),
     Subscribe(Feed),
     Latest,
-    /// No head was announced for a while: is there a newer one?
+    /// The newest head, after some time without an announcement: is there a newer one?
     Probe,
-    /// The newest head, since one was announced, or since the node announces none.
+    /// The newest head, after an announcement that is not a header, or from a node that is polled.
     Rung,
-    /// A block that was announced; the number is the comparison's.
+    /// An announced block; the number is that of `Act::Ask`.
     Compare(u64),
     Syncing,
-    /// The end of the subscription with this id of the node's, by this method.
+    /// The end of a subscription: `method` ends it, `subscription` is the node's id as JSON.
     Unsubscribe {
         method: String,
         subscription: String,
     },
-    /// As [`Self::Unsubscribe`], of a stream that nobody owns; where it is refused these other methods may end it.
+    /// Like [`Self::Unsubscribe`], for a stream that belongs to no subscription of ours; `others` are methods to try
+    /// if the node refuses.
     Disown {
         subscription: String,
         others: Vec<String>,
     },
-    /// A whole pending transaction that was announced by its hash, and when.
+    /// A whole pending transaction, with the time at which its hash was announced.
     Transaction(std::time::Instant),
     Ignored,
 }
 
 impl Purpose {
-    /// Whether a node that does not answer this is of no use.
+    /// Checks if the request is one that every usable node answers: a step of the handshake, or the newest head.
+    /// Without an answer the connection is closed, or for `newHeads` the head is polled.
     fn is_vital(&self) -> bool {
         self.vital_question().is_some()
     }
 
-    /// What only a node that is of no use does not answer: method and parameters.
+    /// Returns method and parameters of a request for which [`Self::is_vital`] is `true`, else `None`.
     fn vital_question(&self) -> Option<(&'static str, Cow<'static, str>)> {
         let (method, params) = match self {
             Self::ChainId => ("eth_chainId", "".into()),
@@ -154,73 +157,78 @@ impl Purpose {
     }
 }
 
-/// The actor.
+/// Actor of one node; outlives its connections.
 #[derive(Debug)]
 pub(super) struct Connection {
     shared: Arc<Shared>,
     calls: Inbox,
-    /// The connection before was given up as deaf.
+    /// `true` if the previous connection was closed with [`End::Deaf`].
     was_deaf: bool,
 }
 
-/// What lives as long as one connection.
+/// State of one connection.
+///
+/// Reporting a head waits for room in the channel to the ingest, and meanwhile the socket is neither read nor
+/// written.
 #[derive(Debug)]
 struct Serving {
     shared: Arc<Shared>,
-    /// See [`WRITE_QUEUE`].
+    /// Messages to write, see [`WRITE_QUEUE`].
     out: VecDeque<Outbound>,
-    /// Not all of it is with the kernel.
+    /// `true` while queued bytes are not with the kernel yet.
     unsent: bool,
     next_id: u64,
     waiting: HashMap<u64, Purpose>,
-    /// Questions of our own among them that are not vital, and since when they wait: what is left unanswered must not take
-    /// the place of clients' calls for ever.
+    /// Times of our own requests in `waiting` that are not vital: unanswered ones must not take the place of clients'
+    /// calls for ever.
     own: BTreeMap<u64, Instant>,
-    /// Questions for subscriptions that were given up, with the method that ends what they may still be answered with.
+    /// Given-up subscribe requests, each with the method that ends a subscription which the node grants late.
     late: BTreeMap<u64, String>,
-    /// By the node's id; `None` where it is being ended: what is still told of it is for nobody, whoever gets its id next.
+    /// Subscriptions by the node's id. `None` while one is being ended: its further events are dropped, and not taken
+    /// for those of a new subscription that may get the same id.
     feeds: Feeds<Option<Feed>>,
-    /// What is to be ended and was not written yet: method and id.
+    /// Subscriptions to end whose requests are not queued yet: method and the node's id.
     ending: VecDeque<(String, String)>,
-    /// When that is written, where the node was asked too much to end one.
+    /// Back-off of the requests that end subscriptions, after a rate limit.
     end_back_off: BackOff,
     early: Early,
     /// Time at which bytes were last received.
     last_received: Instant,
-    /// Bytes received until the last look, and whether a whole message came since.
+    /// Total of bytes received at the last tick; `whole` is `true` if a complete message has arrived since.
     bytes: u64,
     whole: bool,
-    /// When a head was last announced or probed for.
+    /// Time at which a head was last announced, polled or probed for.
     last_head: Instant,
     heads: HeadsState,
-    /// Hash of the head that was announced, or seen by a probe, last.
+    /// Hash of the head last announced or fetched.
     head: Option<B256>,
-    /// Probes in a row that found a head which was never announced.
+    /// Probes in a row that found a new head which was not announced.
     unannounced: u32,
-    /// Since when the oldest question that must be answered waits.
+    /// Start of the wait for a vital answer, cleared by any such answer; `None` if none is awaited.
     asked: Option<Instant>,
-    /// The question of the handshake that was refused, since the node is asked too much; each follows from the one before.
+    /// Handshake step refused by a rate limit, to be retried. There is one at most: each step follows from the one
+    /// before.
     postponed: Option<Purpose>,
-    /// When that is asked again.
+    /// Back-off of `postponed`.
     handshake: BackOff,
-    /// When subscriptions are asked for again that were refused for the same reason.
+    /// Back-off of each subscription that was rate-limited, or ended by the node soon after its grant.
     back_offs: HashMap<Feed, BackOff>,
     asked_syncing: Option<Instant>,
-    /// Subscriptions beside the heads that are asked for or stand, or why not; of those that are passed through
-    /// [`UpstreamSettings::max_passed`](super::UpstreamSettings) at most, also of those that nobody wants any more.
+    /// Subscriptions other than heads, with their state. Those passed through are at most
+    /// [`UpstreamSettings::max_passed`](super::UpstreamSettings), including those that no client needs any more.
     subscriptions: HashMap<NodeSubscription, SubscriptionState>,
-    /// Times in a row that the node ended one of them soon after it had granted it.
+    /// Times in a row that the node ended a subscription soon after its grant.
     ends: HashMap<NodeSubscription, u32>,
-    /// When it last ended the one to heads.
+    /// Time at which the node last ended the subscription to heads.
     heads_ended: Option<Instant>,
     pending: Pending,
     ownerless: Ownerless,
     ready: bool,
-    /// It ended by a message that was longer than is read.
+    /// `true` if the connection ended with a message above the limit.
     too_long: bool,
 }
 
-/// A subscription as the node has it.
+/// State of a subscription at the node.
 #[derive(Debug)]
 enum SubscriptionState {
     Asked,
@@ -228,12 +236,12 @@ enum SubscriptionState {
         subscription: String,
         since: Instant,
     },
-    /// With this error; asked again when somebody wants it anew, and one to pending transactions that the node does not
-    /// know with the next connection.
+    /// Refused, with this error object. Requested again when a client subscribes anew; one to pending transactions
+    /// that the node will never serve, with the next connection only.
     Refused(Bytes),
-    /// With this error, since the node is asked too much; asked again after a while.
+    /// Rate-limited, with this error object; requested again after a back-off.
     PutOff(Bytes),
-    /// By the node; asked again after a while.
+    /// Ended by the node; requested again, after a back-off if it ended soon after the grant.
     Ended,
 }
 
@@ -261,7 +269,7 @@ impl Connection {
             }
             self.was_deaf = matches!(end, End::Deaf);
             self.shared.down(end.to_string());
-            // A connection that held is no reason for patience; one that was refused at once is.
+            // The back-off starts anew after a connection that lasted, and grows while connections fail at once.
             if began.elapsed() > settings.reconnect_max {
                 waits = backoff.build();
             }
@@ -301,10 +309,10 @@ impl Connection {
                     Some(call) => {
                         serving.call(call);
                         if serving.waiting.len() > 1 {
-                            // Where many ask, others are about to.
+                            // Under load other callers are about to queue their calls.
                             tokio::task::yield_now().await;
                         }
-                        // Those behind it leave in the same write.
+                        // Calls queued behind this one leave in the same write.
                         while serving.has_room()
                             && serving.out.len() < WRITE_QUEUE
                             && let Some(call) = self.calls.try_next()
@@ -326,7 +334,7 @@ impl Connection {
             };
             if let Err(end) = outcome {
                 serving.too_long = matches!(&end, End::Link(error) if error.is_too_big());
-                // Before those who wait are told: whoever asks again must not find it standing.
+                // Before callers get their error (on drop): a retry must not find the connection up.
                 self.shared.down(end.to_string());
                 return end;
             }
@@ -386,7 +394,7 @@ impl Serving {
         self.put(Outbound::Message(message::request(id, &call.method, &call.params)));
     }
 
-    /// `false` where there is no room.
+    /// Queues a message; returns `false` if the write queue is full.
     fn put(&mut self, message: Outbound) -> bool {
         let room = self.out.len() < WRITE_QUEUE;
         if room {
@@ -396,17 +404,18 @@ impl Serving {
         room
     }
 
-    /// A question of our own. A full write queue drops it; those that matter are asked again at the next tick.
+    /// Queues a request of our own. Returns `false` if the write queue is full: the request is dropped, and callers
+    /// repeat those that matter.
     fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
         let is_vital = purpose.is_vital();
         if matches!(purpose, Purpose::Subscribe(Feed::Heads)) {
-            // A node that does not answer this is polled.
+            // Without an answer to this request the head is polled.
             self.asked_for_heads();
         } else if is_vital {
             self.asked.get_or_insert_with(Instant::now);
         }
         if matches!(purpose, Purpose::Subscribe(_)) && !self.awaits_id() {
-            // What came for those before is for none of those that follow.
+            // Early events so far belong to no subscription that is requested from now on.
             self.disown_early();
         }
         let id = self.register(purpose);
@@ -485,10 +494,10 @@ impl Serving {
                     self.ending.push_back((method, subscription));
                 }
             }
-            // Also where it is refused: then the node does not know it.
+            // Also after a refusal: then the node does not know the subscription.
             (Purpose::Unsubscribe { subscription, .. }, _) => {
                 self.ended(&subscription);
-                // It may have taken the place of another one.
+                // Its place may be free for another one now.
                 self.reconcile();
             }
             (
@@ -499,7 +508,7 @@ impl Serving {
             ) => self.disowned(subscription, others, &outcome),
             (Purpose::Transaction(seen), outcome) => self.fetched(outcome, seen)?,
             (Purpose::Latest, Outcome::Result(json)) => {
-                // Head first: who is chosen depends on it.
+                // Head first: the choice of the upstream depends on it.
                 self.tell(Sighting::Latest(json)).await;
                 if !self.ready {
                     self.ready = true;
@@ -516,7 +525,8 @@ impl Serving {
         Ok(())
     }
 
-    /// The node's genesis is another one than before: on with the handshake once its own blocks have said which chain it is on.
+    /// Continues the handshake of a node whose genesis differs from the known one, once the published blocks that it
+    /// has, or lacks, show which chain it is on.
     async fn doubted(&mut self, doubt: Doubt) -> Result<(), End> {
         if doubt.question().is_some() {
             self.ask_vital(Purpose::Published(doubt));
@@ -527,8 +537,9 @@ impl Serving {
         Ok(())
     }
 
-    /// The node is asked too much, which is no sign of death: what is not asked anyway by and by is asked again when the
-    /// node was left alone for a while. A new connection would begin with more questions.
+    /// Handles a rate limit of a vital request: the node is alive, and a new connection would begin with more
+    /// requests. A handshake step is retried after a back-off, and so are the fetch of the head and its subscription;
+    /// probes recur anyway.
     fn spare(&mut self, purpose: Purpose) {
         let now = Instant::now();
         self.shared.load.throttled(now, None);
@@ -554,7 +565,7 @@ impl Serving {
         self.handshake.refused(now, None, LONGEST);
     }
 
-    /// Gives up what the node has left unanswered for as long as a call may take.
+    /// Gives up our own requests that are not vital and were not answered within `request_timeout`.
     fn expire(&mut self) -> Result<(), End> {
         let patience = self.shared.settings.request_timeout;
         while let Some((&id, since)) = self.own.first_key_value()
@@ -584,11 +595,11 @@ impl Serving {
             Some(Some(feed)) => self.deliver(feed.clone(), notification).await?,
             Some(None) => {}
             None if self.awaits_id() => {
-                // A head among them is made up for by the next; a pending transaction is not.
+                // The next head makes up for a dropped one; a dropped pending transaction is lost.
                 let lost = self.early.push(notification);
                 self.shared.count_dropped(lost);
             }
-            // Of one that was ended a while ago, or never was ours.
+            // Its subscription was ended a while ago, or never was ours.
             None => self.disown(notification),
         }
         Ok(())
@@ -626,9 +637,9 @@ impl Serving {
     }
 
     /// Handles the head that a probe found. A socket that answers pings can still miss heads (a frozen node, a
-    /// subscription that the node lost). The head is passed on, so that nothing is missed meanwhile; at the second one
-    /// that was not announced the connection is given up. Where another connection would be no better the head is
-    /// polled: zetachain and cdk-erigon grant `newHeads` and announce nothing.
+    /// subscription that the node lost). The head is reported, so that nothing is missed meanwhile; the second one
+    /// that was not announced ends the connection. If another connection would be no better, the head is polled:
+    /// zetachain and cdk-erigon grant `newHeads` and announce nothing.
     async fn probed(&mut self, json: Bytes) -> Result<(), End> {
         let before = self.head;
         self.tell(Sighting::Latest(json)).await;
@@ -643,7 +654,8 @@ impl Serving {
         if self.unannounced > 1 { Err(End::Deaf) } else { Ok(()) }
     }
 
-    /// Bytes of a message that is not complete yet are signs of life, and the answers behind it are not overdue.
+    /// Compares the total of bytes received with the last tick's. Bytes of an incomplete message are a sign of life,
+    /// and answers behind that message are not overdue.
     fn look_at_bytes(&mut self, received: u64) {
         let came = received.saturating_sub(self.bytes);
         if came > 0 {
@@ -662,7 +674,7 @@ impl Serving {
         if quiet >= patience {
             return Err(End::Silent(patience));
         }
-        // A node that is frozen behind a socket that lives: pongs come, answers do not.
+        // A frozen node behind a live socket: pongs arrive, answers do not.
         if self.asked.is_some_and(|at| at.elapsed() >= patience / 2) {
             return Err(End::Unanswered(patience / 2));
         }
@@ -672,7 +684,7 @@ impl Serving {
         {
             self.ask_vital(purpose);
         }
-        // A third to wait, half for the answer: what remains is for the ticks.
+        // A third of the limit without a head, half for the answer; the rest covers the tick interval.
         if self.ready && !self.heads.is_polled() && self.last_head.elapsed() >= patience / 3 {
             self.last_head = Instant::now();
             self.ask_vital(Purpose::Probe);
@@ -702,7 +714,7 @@ impl Drop for Serving {
             .waiting
             .values()
             .filter(|purpose| matches!(purpose, Purpose::Caller(_)));
-        // Of several callers, whose answer was too long is not known.
+        // With several callers it is not known which answer was too long.
         let why = if self.too_long && callers.count() == 1 {
             CallError::TooLong
         } else {
@@ -716,7 +728,7 @@ impl Drop for Serving {
     }
 }
 
-/// Waits until then, or for ever.
+/// Waits until this time, or for ever if `None`.
 async fn due(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,

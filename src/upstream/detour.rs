@@ -1,7 +1,7 @@
-//! A connection for one question of our own, past a connection for calls that long answers keep busy.
+//! A separate connection for one request of our own, while long answers keep the connection for calls busy.
 //!
-//! Answers arrive in full, one after another: 12 answers of 20 MiB on the connection for calls delayed the logs of a block
-//! by 4.9 s on loopback. On a connection of its own the question shares the link with them instead.
+//! Answers arrive in full, one after another: 12 answers of 20 MiB on the connection for calls delayed the logs of a
+//! block by 4.9 s on loopback. On a separate connection the request shares the link with them instead.
 
 use std::time::Duration;
 
@@ -14,18 +14,19 @@ use super::link::LinkError;
 use super::pool::Upstream;
 use crate::jsonrpc::Outcome;
 
-/// Time between two looks at the connection for calls.
+/// Interval at which the traffic of the connection for calls is checked.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Bytes that arrive on the connection for calls between two looks where long answers keep it busy: 20 Mbit/s.
+/// Bytes per [`LOOK`] from which the connection for calls counts as busy with long answers: 20 Mbit/s.
 const BUSY: u64 = 256 << 10;
 
 /// Most such connections to one node at the same time.
 pub(super) const PLACES: usize = 2;
 
 impl Upstream {
-    /// Asks on a connection of its own, once the connection for calls is busy. Never ends where it is not, or where the own
-    /// connection gives no result: the answer over the other one is waited for.
+    /// Sends a request on a separate connection, once the connection for calls is busy. Never returns if that does
+    /// not happen, or if the separate connection yields no result: the caller also waits for the answer over the
+    /// connection for calls.
     pub async fn overtake(&self, method: &str, params: &str) -> Outcome {
         match self.ask_past_calls(method, params).await {
             Ok(Some(Outcome::Result(json))) if &json[..] != b"null" => return Outcome::Result(json),
@@ -42,7 +43,7 @@ impl Upstream {
             sleep(LOOK).await;
             let now = shared.call_bytes.lock().total();
             let carried = now.saturating_sub(std::mem::replace(&mut before, now));
-            // Without calls of clients it is our own answers that keep it busy.
+            // Without clients' calls in flight, our own answers keep it busy.
             if *shared.lanes.borrow() == Lanes::Two
                 && shared.load.figures().0 > 0
                 && carried >= BUSY
@@ -52,7 +53,7 @@ impl Upstream {
             }
         };
         let mut link = Alone::connect(&shared.endpoint, &shared.settings).await?;
-        // A balancer may lead to a node of another chain.
+        // A load balancer may lead to a node of another chain.
         if let Outcome::Result(id) = link.chain_id().await?
             && let Err(why) = shared
                 .identity

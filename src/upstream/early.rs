@@ -1,4 +1,4 @@
-//! Events of subscriptions whose id is not known yet: some nodes send the first event before the answer.
+//! Early events, of subscriptions with an id not known yet: some nodes send the first event before the answer.
 
 use std::collections::VecDeque;
 
@@ -7,13 +7,13 @@ use bytes::Bytes;
 use super::feeds::key;
 use super::message::{Notice, Notification};
 
-/// Events that are kept.
+/// Most events kept.
 const MAX_EVENTS: usize = 64;
 
-/// Bytes that are kept, of ids and events together: a node may send events of any length.
+/// Most bytes kept, of methods, ids and events together: a node may send events of any length.
 const MAX_BYTES: usize = 1 << 20;
 
-/// What may turn out to be ours, oldest first.
+/// Events that may belong to a subscription in the making, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Early {
     events: VecDeque<Notification>,
@@ -26,7 +26,7 @@ fn length(event: &Notification) -> usize {
 }
 
 impl Early {
-    /// Keeps one more; how many are lost for it.
+    /// Keeps an event; returns the number of events dropped to make room (or 1 if this one is too long).
     pub fn push(&mut self, event: Notification) -> usize {
         let len = length(&event);
         if len > MAX_BYTES {
@@ -40,7 +40,7 @@ impl Early {
             lost += 1;
         }
         self.bytes += len;
-        // A copy: what is kept of a frame must not keep all of it.
+        // A copy: a slice would keep the whole frame in memory.
         let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
         self.events.push_back(Notification {
             method: copy(event.method),
@@ -53,7 +53,7 @@ impl Early {
         lost
     }
 
-    /// Takes out those of one subscription.
+    /// Takes the events of one subscription, in any spelling of its id.
     pub fn take(&mut self, subscription: &str) -> Vec<Notification> {
         let id = key(subscription);
         let (own, others): (Vec<_>, _) = self.events.drain(..).partition(|event| key(&event.subscription) == id);
@@ -62,7 +62,7 @@ impl Early {
         own
     }
 
-    /// Takes out everything, for nobody's id is awaited any more.
+    /// Takes all events, when no subscribe request is in flight any more.
     pub fn take_all(&mut self) -> VecDeque<Notification> {
         std::mem::take(self).events
     }

@@ -1,4 +1,4 @@
-//! Where a node is.
+//! Address of a node.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,18 +6,18 @@ use std::str::FromStr;
 
 use url::Url;
 
-/// A node's address, understood.
+/// Address of a node, parsed.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// `ws://` or `wss://`.
     Ws(Url),
     /// `http://` or `https://`: heads are polled.
     Http(Url),
-    /// A Unix socket.
+    /// Unix socket: a path, or `ipc://` or `unix://` with a path.
     Ipc(PathBuf),
 }
 
-/// The address cannot be a node's.
+/// Error for a text that is not a valid node address.
 #[derive(Debug, thiserror::Error)]
 #[error("{given:?} is no node address: use ws://, wss://, http:// or https://, or the path of an IPC socket")]
 pub struct BadEndpoint {
@@ -56,7 +56,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// An address that failed to parse may hold a key too.
+/// Shortens an address that failed to parse to scheme and host: the rest may contain a key.
 fn redact(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, rest)) => {
@@ -68,7 +68,7 @@ fn redact(text: &str) -> String {
     }
 }
 
-/// Without what may be a secret: user, password, path and query of a hosted node hold keys.
+/// Shows the address without user, password, path and query, which contain the keys of hosted nodes.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,11 +1,11 @@
-//! The subscriptions of a connection by the node's id, however it is spelled.
+//! Subscriptions of a connection by the node's id, in any spelling.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::quantity::Quantity;
 
-/// A map by ids as JSON texts; two spellings of one id are one key.
+/// Map by ids as JSON texts; two spellings of one id are one key.
 #[derive(Debug)]
 pub(super) struct Feeds<T>(HashMap<String, T>);
 
@@ -42,8 +42,8 @@ impl<T> Feeds<T> {
     }
 }
 
-/// Checks if an answer grants a subscription, which a number or a text does. Gateways that do not support subscriptions
-/// answer `false`, `null` or `""`.
+/// Checks if an answer grants a subscription: a number or a non-blank string does. Gateways that do not support
+/// subscriptions answer `false`, `null` or `""`.
 pub(super) fn is_id(json: &str) -> bool {
     match serde_json::from_str(json) {
         Ok(serde_json::Value::String(text)) => !text.trim().is_empty(),
@@ -52,17 +52,18 @@ pub(super) fn is_id(json: &str) -> bool {
     }
 }
 
-/// One text for all spellings of an id.
+/// Returns the same text for all spellings of an id.
 ///
-/// Nodes grant `"0x1f"` and announce `31`, `"0x1F"` or `"0x001f"` (issue 11): a number is the same in each. Hex digits without
-/// a prefix, as in a UUID, are the same in both cases. All else stays as it is: Substrate's ids distinguish case.
+/// Nodes grant `"0x1f"` and announce `31`, `"0x1F"` or `"0x001f"` (issue 11): a number is the same in each. Hex
+/// digits without a prefix, as in a UUID, are the same in both cases. All else stays as it is: Substrate's ids
+/// distinguish case.
 pub(super) fn key(id: &str) -> String {
     let id = id.trim();
     if let Some(number) = Quantity::parse(id) {
         return format!("{number:#x}");
     }
     let Ok(text) = serde_json::from_str::<Cow<'_, str>>(id) else {
-        // A number above 64 bits is shown as a decimal one.
+        // A number above 64 bits is written in decimal.
         return id
             .parse()
             .map_or_else(|_| id.to_owned(), |number: u128| format!("{number:#x}"));

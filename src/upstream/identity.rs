@@ -1,4 +1,4 @@
-//! Which chain the upstreams are on: its id and its genesis, as the first that was reached told them, or as was set.
+//! Identity of the chain: its id and genesis, as configured, or as reported by the first upstream that is reached.
 
 use std::num::NonZeroU64;
 use std::sync::OnceLock;
@@ -11,22 +11,22 @@ use super::{Complaint, Endpoint, complaint, place_of};
 use crate::jsonrpc::Outcome;
 use crate::quantity::Quantity;
 
-/// Shared by all actors. Chains that were forked from each other have one id; only the genesis tells a development chain
-/// from one that was started anew.
+/// Identity of the chain, shared by all actors. Forks of a chain share its id, and so do a development chain and its
+/// restart; only the genesis distinguishes these.
 #[derive(Debug)]
 pub(super) struct Identity {
-    /// With one upstream there is nobody whom it could contradict but its own past.
+    /// `true` with a single upstream, which can contradict only its own past.
     alone: bool,
-    /// Set, not told.
+    /// `true` if the chain id is configured, not reported by a node.
     fixed: bool,
     chain_id: OnceLock<String>,
     genesis: Mutex<Option<B256>>,
 }
 
-/// The method that is asked where a node does not serve `eth_chainId` (EIP-695): the network's id is the chain's.
+/// Fallback for a node that does not serve `eth_chainId` (EIP-695): the network id stands for the chain id.
 pub(super) const NETWORK_ID: &str = "net_version";
 
-/// Checks if an answer to `eth_chainId` gives no id, so that [`NETWORK_ID`] must be asked.
+/// Checks if an answer to `eth_chainId` contains no id, so that [`NETWORK_ID`] must be requested.
 pub(super) fn has_no_chain_id(answer: &Outcome) -> bool {
     match answer {
         Outcome::Result(json) => &**json == b"null",
@@ -34,24 +34,24 @@ pub(super) fn has_no_chain_id(answer: &Outcome) -> bool {
     }
 }
 
-/// What a node's answer about block 0 means.
+/// Result of the check of a node's block 0.
 #[derive(Debug)]
 pub(super) enum Genesis {
-    /// It is the one that was known, the first, or none: an answer whose number is not 0 says nothing (ethermint takes height
-    /// 0 for "latest", Kava begins at 1).
+    /// The known genesis, the first one, or none: an answer with a number other than 0 proves nothing (ethermint
+    /// takes height 0 for "latest", Kava begins at 1).
     Same,
-    /// It is another one; the node's blocks decide.
+    /// Another genesis; the node's blocks decide.
     Other(Doubt),
 }
 
-/// The question which chain a node is on whose genesis is another one than before.
+/// Check of the chain of a node with another genesis than the known one.
 ///
-/// A node that has a block which was published is on the same chain whatever it says of block 0: anvil writes another genesis
-/// when it starts from a dumped state, with all other blocks unchanged.
+/// A node that has a published block is on the same chain, whatever its block 0: anvil writes another genesis when it
+/// starts from a dumped state, with all other blocks unchanged.
 #[derive(Debug)]
 pub(super) struct Doubt {
     genesis: B256,
-    /// Hashes of published blocks that the node is still to be asked for, the next one last.
+    /// Hashes of published blocks still to be requested from the node, the next one last.
     blocks: Vec<B256>,
     found: Option<B256>,
 }
@@ -65,13 +65,13 @@ impl Doubt {
         }
     }
 
-    /// Method and parameters of what is to be asked next; `None` where it is decided.
+    /// Returns method and parameters of the next request; `None` if decided.
     pub fn question(&self) -> Option<(&'static str, String)> {
         let next = self.blocks.last().filter(|_| self.found.is_none())?;
         Some(("eth_getBlockByHash", format!(r#"["{next}",false]"#)))
     }
 
-    /// The answer to [`Self::question`]. A node that knows no such block says `null` or gives an error.
+    /// Records the answer to [`Self::question`]. A node that does not know the block answers `null` or an error.
     pub fn answered(&mut self, answer: &Outcome) {
         let asked = self.blocks.pop();
         if let Outcome::Result(block) = answer {
@@ -83,14 +83,15 @@ impl Doubt {
         self.genesis
     }
 
-    /// The published block that the node has.
+    /// Returns the published block that the node has, if one was found.
     pub fn found(&self) -> Option<B256> {
         self.found
     }
 }
 
 impl Identity {
-    /// Where the chain's id is set, no upstream has a say in it.
+    /// Creates the identity for this number of upstreams. A configured chain id binds all of them; otherwise the
+    /// first one reported does.
     pub fn new(upstreams: usize, chain_id: Option<NonZeroU64>) -> Self {
         Self {
             alone: upstreams == 1,
@@ -100,15 +101,15 @@ impl Identity {
         }
     }
 
-    /// As JSON, once it is known.
+    /// Returns the chain id as JSON, once it is known.
     pub fn chain_id(&self) -> Option<&str> {
         self.chain_id.get().map(String::as_str)
     }
 
-    /// The chain's id as geth writes it.
+    /// Checks a node's chain id, in JSON; returns it as geth writes it.
     ///
     /// # Errors
-    /// The line that refuses the node.
+    /// A message that names the node, if the id is not a number or not that of the known chain.
     pub fn check_chain_id(&self, endpoint: &Endpoint, chain_id: &str) -> Result<String, String> {
         let Some(chain_id) = normal(chain_id) else {
             return Err(format!("{endpoint} gives a chain id that is no number: {chain_id}"));
@@ -126,7 +127,8 @@ impl Identity {
         })
     }
 
-    /// The hash of the answer for block 0 where it is another one than was known.
+    /// Returns the hash of block 0 if it differs from the known genesis. The first one reported becomes the known
+    /// one.
     pub fn other_genesis(&self, block: &Bytes) -> Option<B256> {
         let told = place_of(block).ok().filter(|place| place.number == 0)?.hash;
         let mut known = self.genesis.lock();
@@ -134,17 +136,18 @@ impl Identity {
         (expected != told).then_some(told)
     }
 
-    /// The node of another genesis is on the same chain. What the others say of it still holds for them.
+    /// Records that a node with another genesis is on the same chain. With several upstreams the known genesis
+    /// remains, as it still holds for the others.
     pub fn same_chain(&self, genesis: B256) {
         if self.alone {
             *self.genesis.lock() = Some(genesis);
         }
     }
 
-    /// The node is on another chain. `Ok` where it is alone, so that the chain was begun anew.
+    /// Records that a node is on another chain. A single upstream is accepted: its chain was begun anew.
     ///
     /// # Errors
-    /// The line that refuses it.
+    /// A message that names the node, if there are several upstreams.
     pub fn other_chain(&self, endpoint: &Endpoint, genesis: B256) -> Result<(), String> {
         let mut known = self.genesis.lock();
         match *known {
@@ -159,7 +162,7 @@ impl Identity {
     }
 }
 
-/// One text for all spellings of a chain's id, of up to 256 bits; `None` for what is no number.
+/// Returns the same text for all spellings of a chain id, of up to 256 bits; `None` if it is not a number.
 fn normal(chain_id: &str) -> Option<String> {
     if let Some(number) = Quantity::parse(chain_id) {
         return Some(format!("\"{number:#x}\""));
@@ -254,7 +257,7 @@ mod tests {
             (vec![block(3)], Some(3)),
             (vec![null(), error(), block(1)], Some(1)),
             (vec![null(), error(), null()], None),
-            // An answer about another block is none.
+            // An answer about another block does not count.
             (vec![block(1), block(1), block(2)], None),
         ] {
             let mut doubt = Doubt::new(hash(9), published().take(answers.len()));

@@ -32,7 +32,7 @@ pub enum Lanes {
 }
 
 impl Lanes {
-    /// Label in `/status`.
+    /// Returns the label in `/status`.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -44,17 +44,17 @@ impl Lanes {
     }
 }
 
-/// Connection that a question of our own takes.
+/// Connection that a request of our own takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// The stream's.
+    /// The stream's connection.
     Stream,
-    /// The one for calls.
+    /// The connection for calls.
     Calls,
 }
 
 impl Lane {
-    /// Chooses the lane of a question: only headers are short enough to share the stream's.
+    /// Chooses the lane of a request: only headers are short enough to share the stream's.
     pub fn of(method: &str, params: &str) -> Self {
         let is_header = match method {
             "eth_getBlockByHash" | "eth_getBlockByNumber" => params.trim_end().ends_with(",false]"),

@@ -1,4 +1,4 @@
-//! One open connection to a node that speaks in messages: a reading half and a writing half.
+//! One open connection to a node over WebSocket or IPC: a reading half and a writing half.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -26,19 +26,19 @@ use super::splitter::Splitter;
 
 type Socket = WebSocketStream<MaybeTlsStream<Metered<TcpStream>>>;
 
-/// The connection failed.
+/// Failure of a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// WebSocket or TLS trouble, or a handshake that was refused.
+    /// WebSocket or TLS error, or a refused handshake.
     #[error("{0}")]
     Ws(Box<tokio_tungstenite::tungstenite::Error>),
-    /// Socket trouble.
+    /// Socket error.
     #[error("{0}{hint}", hint = remedy(.0))]
     Io(#[from] io::Error),
-    /// A message above the limit.
+    /// Message above the limit, in bytes.
     #[error("a message of more than {0} bytes (raise node.max_message_bytes)")]
     TooBig(usize),
-    /// The node hung up.
+    /// End of the connection by the node.
     #[error("the node closed the connection")]
     Closed,
 }
@@ -53,7 +53,7 @@ impl From<tokio_tungstenite::tungstenite::Error> for LinkError {
 }
 
 impl LinkError {
-    /// Whether a message was longer than is read.
+    /// Checks if the connection failed because of a message above the limit.
     #[must_use]
     pub fn is_too_big(&self) -> bool {
         match self {
@@ -64,7 +64,7 @@ impl LinkError {
     }
 }
 
-/// What the operator may look at.
+/// Returns a hint for the operator, appended to the error message.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "; is the node running, and does it listen there?",
@@ -74,21 +74,21 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// What is read.
+/// Item read from a connection.
 #[derive(Debug)]
 pub enum Inbound {
-    /// One message.
+    /// One message, whole.
     Message(Bytes),
-    /// A sign of life without content.
+    /// Sign of life without content, such as a pong.
     Alive,
 }
 
-/// What is written.
+/// Item to be written to a connection.
 #[derive(Debug)]
 pub enum Outbound {
     /// One JSON text.
     Message(String),
-    /// A sign of life is wanted.
+    /// Ping, which requests a sign of life; dropped over IPC.
     Ping,
 }
 
@@ -102,23 +102,23 @@ pub struct Reader {
 #[derive(Debug)]
 enum ReadHalf {
     Ws(SplitStream<Socket>),
-    /// With the longest message that is read, in bytes.
+    /// Socket, splitter of messages, and longest message that is read, in bytes.
     Ipc(OwnedReadHalf, Splitter, usize),
 }
 
 /// The writing half.
 #[derive(Debug)]
 pub enum Writer {
-    /// WebSocket.
+    /// WebSocket, with its own queue of frames.
     Ws(SplitSink<Socket, Message>),
-    /// Unix socket, and what it did not take yet.
+    /// Unix socket, and the bytes that it has not accepted yet.
     Ipc(OwnedWriteHalf, BytesMut),
 }
 
-/// Connects.
+/// Connects to a node; a longer message than `max_message_bytes` ends the connection.
 ///
 /// # Errors
-/// [`LinkError`]; an HTTP endpoint is not for links.
+/// [`LinkError`] if connecting or the handshake fails, or if the endpoint is HTTP.
 pub async fn connect(
     endpoint: &Endpoint,
     max_message_bytes: usize,
@@ -150,7 +150,7 @@ pub async fn connect(
     }
 }
 
-/// The TCP address of a WebSocket URL; an IPv6 host stands in brackets there and without them here.
+/// Returns host and port of a WebSocket URL. An IPv6 host is in brackets in the URL, but not in the result.
 fn host_and_port(url: &Url) -> (String, u16) {
     let host = match url.host() {
         Some(url::Host::Ipv6(ip)) => ip.to_string(),
@@ -161,11 +161,12 @@ fn host_and_port(url: &Url) -> (String, u16) {
     (host, port)
 }
 
-/// User and password of the address become an `Authorization` header, as go-ethereum and alloy do; they are percent-encoded
-/// in an address (RFC 3986 section 3.2.1) and not in the header (RFC 7617), as reqwest has it over HTTP.
+/// Builds the handshake request: user and password of the URL become an `Authorization` header, as in go-ethereum and
+/// alloy. They are percent-encoded in a URL (RFC 3986 section 3.2.1) and not in the header (RFC 7617), as in reqwest
+/// over HTTP.
 fn with_basic_auth(url: &Url) -> Result<tokio_tungstenite::tungstenite::http::Request<()>, LinkError> {
     let mut bare = url.clone();
-    // Neither can fail for an address that has a host.
+    // Neither call can fail for a URL that has a host.
     let _ = bare.set_username("");
     let _ = bare.set_password(None);
     let mut request = bare.as_str().into_client_request()?;
@@ -184,10 +185,10 @@ fn with_basic_auth(url: &Url) -> Result<tokio_tungstenite::tungstenite::http::Re
 }
 
 impl Reader {
-    /// The next message. Cancel-safe: what was read stays in the buffer.
+    /// Waits for the next message. Cancel-safe: bytes already read stay in the buffer.
     ///
     /// # Errors
-    /// [`LinkError`] when the connection is over.
+    /// [`LinkError`] if the connection has ended or failed.
     pub async fn next(&mut self) -> Result<Inbound, LinkError> {
         let Self { half, meter } = self;
         match half {
@@ -213,19 +214,19 @@ impl Reader {
         }
     }
 
-    /// The count behind [`Self::received`].
+    /// Returns the counter behind [`Self::received`].
     #[must_use]
     pub fn meter(&self) -> Meter {
         self.meter.clone()
     }
 
-    /// Bytes that came so far, also those of a message that is not complete yet.
+    /// Returns the number of bytes received so far, including those of an incomplete message.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.meter.total()
     }
 
-    /// Checks if the other side answers pings; a Unix socket has none.
+    /// Checks if the node answers pings; over a Unix socket there are none.
     #[must_use]
     pub fn has_pings(&self) -> bool {
         matches!(self.half, ReadHalf::Ws(_))
@@ -233,11 +234,10 @@ impl Reader {
 }
 
 impl Writer {
-    /// Writes what is queued, all that there is at once. Cancel-safe: what was taken out of the queue is written by the next
-    /// call.
+    /// Writes all queued messages at once. Cancel-safe: the next call writes what this one took out of the queue.
     ///
     /// # Errors
-    /// [`LinkError`] when the connection is over.
+    /// [`LinkError`] if the connection has ended or failed.
     pub async fn drain(&mut self, queue: &mut VecDeque<Outbound>) -> Result<(), LinkError> {
         poll_fn(|cx| self.poll_drain(cx, queue)).await
     }
@@ -263,7 +263,7 @@ impl Writer {
                             unwritten.extend_from_slice(text.as_bytes());
                             unwritten.extend_from_slice(b"\n");
                         }
-                        // A Unix socket has no pings; the actor asks a cheap question instead.
+                        // A Unix socket has no pings; the actor sends a cheap request instead.
                         Outbound::Ping => {}
                     }
                 }
@@ -273,7 +273,7 @@ impl Writer {
                         written => unwritten.advance(written),
                     }
                 }
-                // What the longest request took does not stay.
+                // Frees the buffer, so that a long request does not keep its memory.
                 *unwritten = BytesMut::new();
             }
         }
@@ -310,7 +310,7 @@ mod tests {
                 "wss://us%40er:p%40ss%3A%2F%25@node/v1?key=a%20b",
                 Some("Basic dXNAZXI6cEBzczovJQ=="),
             ),
-            // A plus is a plus; what is no escape stays; bytes need not be UTF-8.
+            // A plus stays a plus, an invalid escape stays as it is, and bytes need not be UTF-8.
             ("ws://a+b:100%@node:1", Some("Basic YStiOjEwMCU=")),
             ("ws://a:%ff@node:1", Some("Basic YTr/")),
         ] {

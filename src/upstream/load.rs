@@ -1,22 +1,22 @@
-//! How busy one upstream is with clients' calls, how soon it answers, and whether it says that it is asked too much. The
-//! caller brings the time.
+//! Load of one upstream by client calls: calls in flight, latency, and the back-off after a rate limit. The caller
+//! passes the time.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// After so long without an answer half of what is known of its latency is forgotten: who was slow once is tried again.
+/// Idle time after which a known latency is halved, so that an upstream that was slow once is tried again.
 const HALF_LIFE: Duration = Duration::from_secs(5);
 
 /// Weight of one answer in the average of latencies, as in TCP's smoothed round trip (RFC 6298 section 2.3).
 const SMOOTHING: f64 = 1.0 / 8.0;
 
-/// The shortest time for which what was refused is not asked for, unless so long is too long.
+/// Shortest back-off, unless the caller's bound is shorter.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// The longest, where nothing else bounds it; for so long an upstream that is asked too much is asked only where no other
-/// is left.
+/// Longest back-off where nothing else bounds it. Meanwhile client calls go to a rate-limited upstream only where no
+/// other is left.
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
 /// The load of one upstream.
@@ -26,13 +26,13 @@ pub(super) struct Load(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     in_flight: u32,
-    /// Smoothed latency in seconds, and when it was last told.
+    /// Smoothed latency in seconds, and the time of its last update; `None` before the first answer or failure.
     latency: Option<(f64, Instant)>,
     back_off: BackOff,
 }
 
-/// How long something is not asked for after a node refused it, since it is asked too much: longer each time, until there
-/// was quiet for as long. Each question of our own has one: whatever else the node refuses, its own answer decides.
+/// Back-off after a rate limit or another refusal: it doubles each time, until there was none for as long as the last
+/// back-off. Each kind of our own questions has its own back-off, which only answers of that kind change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BackOff(Option<Spared>);
 
@@ -43,11 +43,11 @@ struct Spared {
 }
 
 impl BackOff {
-    /// It was refused; the node may have said when to come again. It is not asked for `longest` at most.
+    /// Records a refusal. `after` is the wait that the node names, and `longest` bounds the back-off.
     pub fn refused(&mut self, now: Instant, after: Option<Duration>, longest: Duration) {
         let shortest = SHORTEST.min(longest);
         let length = match self.0 {
-            // What was under way already says nothing new, unless it is that it takes longer.
+            // The answer to a call that was already in flight: only a longer wait is news.
             Some(own) if now < own.until => {
                 let until = now + after.unwrap_or_default().min(longest);
                 self.0 = Some(Spared {
@@ -56,7 +56,7 @@ impl BackOff {
                 });
                 return;
             }
-            // It came back and was told the same again.
+            // Refused again soon after the back-off ended.
             Some(own) if now < own.until + own.length => (own.length * 2).min(longest),
             _ => shortest,
         };
@@ -67,17 +67,17 @@ impl BackOff {
         });
     }
 
-    /// Until when it is not asked for, where that is still to come.
+    /// Returns the end of the back-off, `None` where it is over.
     pub fn until(&self, now: Instant) -> Option<Instant> {
         let until = self.0?.until;
         (now < until).then_some(until)
     }
 }
 
-/// Where a call was lost the node is taken to be as slow as this, at least, and is tried again by and by.
+/// Latency that a lost call counts as, at least. It decays, so the node is tried again.
 const LOST: Duration = Duration::from_secs(1);
 
-/// A call that is under way; it counts until this is dropped.
+/// Call in flight; counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct InFlight<'a> {
     load: &'a Load,
@@ -86,7 +86,7 @@ pub(super) struct InFlight<'a> {
 }
 
 impl InFlight<'_> {
-    /// A result came. That of others who are told something else is no measure: an error is quick.
+    /// Records a result, and returns its latency. Errors never lower the average: nodes fail fast.
     pub fn answered(mut self, now: Instant) -> Duration {
         self.answered = true;
         let took = now - self.began;
@@ -94,13 +94,13 @@ impl InFlight<'_> {
         took
     }
 
-    /// An error came, or nothing: at best it was no quicker than the results before.
+    /// Records an error or a time-out: the average can only rise.
     pub fn failed(mut self, now: Instant) {
         self.answered = true;
         self.load.took_at_least(now - self.began, now);
     }
 
-    /// It was lost on the way.
+    /// Records a lost call: its latency counts as `LOST` at least.
     pub fn lost(mut self, now: Instant) {
         self.answered = true;
         self.load.took_at_least(LOST, now);
@@ -108,7 +108,7 @@ impl InFlight<'_> {
 }
 
 impl Load {
-    /// A call is sent.
+    /// Counts a call as in flight from this time.
     pub fn begin(&self, began: Instant) -> InFlight<'_> {
         self.0.lock().in_flight += 1;
         InFlight {
@@ -127,25 +127,26 @@ impl Load {
         state.latency = Some((smoothed, now));
     }
 
-    /// As good as nothing came: it is no quicker than it was, and one that never was quick is not taken to be.
+    /// Records a failed or abandoned call: the average can only rise, and without any sample is `LOST` at least.
     fn took_at_least(&self, took: Duration, now: Instant) {
         let mut state = self.0.lock();
         let before = state.latency.map_or(LOST.as_secs_f64(), |(before, _)| before);
         state.latency = Some((before.max(took.as_secs_f64()), now));
     }
 
-    /// It says that it is asked too much, and perhaps when to come again.
+    /// Records a rate limit, with the wait that the node names.
     pub fn throttled(&self, now: Instant, after: Option<Duration>) {
         self.0.lock().back_off.refused(now, after, LONGEST);
     }
 
-    /// Whether clients' calls should spare it for a while.
+    /// Checks if client calls should avoid this upstream, since a back-off runs.
     pub fn is_backing_off(&self, now: Instant) -> bool {
         self.0.lock().back_off.until(now).is_some()
     }
 
-    /// What one more call would cost, to be compared: how long it waits where each of those under way takes its time. One
-    /// of which nothing is known is tried, by one call at a time.
+    /// Returns the expected latency of one more call in seconds, if each call in flight takes the smoothed latency.
+    /// Without any sample the cost is 0 while no call is in flight, and infinite otherwise: a new upstream is tried
+    /// by one call at a time.
     pub fn cost(&self, now: Instant) -> f64 {
         let state = self.0.lock();
         match state.latency(now) {
@@ -155,7 +156,7 @@ impl Load {
         }
     }
 
-    /// Calls under way, and the smoothed latency.
+    /// Returns the number of calls in flight and the smoothed latency, `None` before the first sample.
     pub fn figures(&self) -> (u32, Option<Duration>) {
         let state = self.0.lock();
         (
@@ -168,7 +169,7 @@ impl Load {
 impl State {
     fn latency(&self, now: Instant) -> Option<f64> {
         let (latency, at) = self.latency?;
-        // A call under way is no idleness: who does not answer is not forgiven for it.
+        // The latency decays only while idle: an upstream that owes answers does not improve by being silent.
         let idle = if self.in_flight == 0 {
             now.saturating_duration_since(at).as_secs_f64()
         } else {
@@ -181,7 +182,7 @@ impl State {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            // Given up, since another one was quicker, or the one who asked has left.
+            // Abandoned: another upstream was quicker, or the caller left.
             let now = Instant::now();
             self.load.took_at_least(now - self.began, now);
         }
@@ -189,14 +190,14 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Answers to be seen before [`P95`] is believed.
+/// Answers needed before [`P95`] gives an estimate.
 const ENOUGH: u32 = 20;
 
-/// How far one answer moves the estimate, as a part of it.
+/// Step by which an answer moves the estimate, as a fraction of it.
 const STEP: f64 = 0.05;
 
-/// The time within which nineteen of twenty answers come, estimated answer by answer: above it the estimate grows by
-/// nineteen parts, below it shrinks by one, so it rests where one in twenty is above.
+/// 95th percentile of latencies, estimated answer by answer: a longer latency raises the estimate by nineteen parts,
+/// a shorter one lowers it by one part, so it rests where one in twenty is longer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct P95 {
     seconds: f64,
@@ -204,7 +205,7 @@ pub(super) struct P95 {
 }
 
 impl P95 {
-    /// One more answer.
+    /// Records the latency of an answer.
     pub fn note(&mut self, took: Duration) {
         let took = took.as_secs_f64();
         self.seconds = match self.seen {
@@ -215,7 +216,7 @@ impl P95 {
         self.seen = self.seen.saturating_add(1);
     }
 
-    /// The estimate, once there were enough answers.
+    /// Returns the estimate; `None` before [`ENOUGH`] answers.
     pub fn get(&self) -> Option<Duration> {
         (self.seen >= ENOUGH).then(|| Duration::from_secs_f64(self.seconds))
     }
@@ -272,7 +273,7 @@ mod tests {
             now += length;
             assert!(!load.is_backing_off(now), "{seconds}");
         }
-        // A time of quiet as long as it was spared, and all is forgotten.
+        // Without a rate limit for as long as the last back-off, the back-off starts anew.
         now += 31 * SECOND;
         load.throttled(now, None);
         assert!(!load.is_backing_off(now + SECOND));

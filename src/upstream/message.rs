@@ -1,4 +1,4 @@
-//! What a node sends: answers to our calls and notifications, read without copying their payloads.
+//! Messages of a node: answers to our calls, and notifications; parsed without copying their payloads.
 
 use std::borrow::Cow;
 use std::iter;
@@ -11,37 +11,38 @@ use super::splitter::Splitter;
 use crate::jsonrpc::Outcome;
 use crate::quantity::Quantity;
 
-/// One message of a node.
+/// A message of a node.
 #[derive(Debug)]
 pub enum NodeMessage {
-    /// The answer to the call with this id of ours.
+    /// Answer to our call with this id.
     Answer(u64, Outcome),
-    /// A message of a subscription.
+    /// Notification of a subscription.
     Notification(Notification),
 }
 
-/// A message of a subscription at the node, known by its shape: a method, and `params.subscription`.
+/// Notification of a subscription at the node, recognised by its shape: a method, and `params.subscription`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
-    /// The method that it names. Libraries differ in it (geth: `eth_subscription`, jsonrpsee: whatever the node's author wrote).
+    /// Method of the notification. Libraries differ in it (geth: `eth_subscription`, jsonrpsee: any name that the
+    /// node's author chose).
     pub method: Bytes,
-    /// The node's id (its raw JSON, for some nodes send numbers).
+    /// Subscription id at the node, as raw JSON, since some nodes send numbers.
     pub subscription: String,
-    /// What it brings.
+    /// Event or end of the subscription.
     pub notice: Notice,
 }
 
-/// What a message of a subscription brings.
+/// Content of a notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// An event.
+    /// Event, as raw JSON.
     Event(Bytes),
-    /// The end of the subscription, with the node's error object: jsonrpsee sends `params.error` in place of `params.result`
-    /// where a subscriber lags or the server shuts down.
+    /// End of the subscription, with the node's error object: jsonrpsee sends `params.error` in place of
+    /// `params.result` where a subscriber lags or the server shuts down.
     Ended(Bytes),
 }
 
-/// Members as they are: an odd one is no reason to lose the others.
+/// A JSON-RPC message with its members as raw JSON, so that a malformed member does not lose the others.
 #[derive(serde::Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -56,7 +57,7 @@ struct Envelope<'a> {
     params: Option<&'a RawValue>,
 }
 
-/// Reads a member that is there, also where it is `null`.
+/// Deserializes a present member as `Some`, even if it is `null`.
 fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
@@ -66,7 +67,7 @@ impl<'a> Envelope<'a> {
         serde_json::from_slice(json).ok()
     }
 
-    /// The number by which we asked; some gateways send it back as a string or as a double.
+    /// Returns our call's id; some gateways send it back as a string or as a double.
     fn id(&self) -> Option<u64> {
         self.id.and_then(|id| Quantity::parse(id.get()))
     }
@@ -75,7 +76,7 @@ impl<'a> Envelope<'a> {
         serde_json::from_str(self.method?.get()).ok()
     }
 
-    /// `None` where there is neither result nor error.
+    /// Returns the outcome; `None` without result and error.
     fn outcome(&self, frame: &Bytes) -> Option<Outcome> {
         let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
         match (self.error, self.result) {
@@ -90,7 +91,7 @@ impl<'a> Envelope<'a> {
 struct Params<'a> {
     #[serde(borrow)]
     subscription: &'a RawValue,
-    /// `null` is a result as any other.
+    /// Result of the notification; `null` is a result like any other.
     #[serde(borrow, default, deserialize_with = "present")]
     result: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -98,9 +99,9 @@ struct Params<'a> {
 }
 
 impl NodeMessage {
-    /// Reads a frame; an array holds several messages, and a frame may hold several values, with or without newlines between
-    /// them (Nethermind 1.21, Tendermint). Neither answers nor events are left out, and so is what is no JSON: a node that
-    /// talks nonsense is noticed by its silence.
+    /// Parses a frame. An array contains several messages, and a frame may contain several values, with or without
+    /// newlines between them (Nethermind 1.21, Tendermint). Skips messages that are neither answers nor
+    /// notifications, and text that is not JSON: a node that sends nonsense is noticed by its silence.
     #[must_use]
     pub fn parse(frame: &Bytes) -> Vec<Self> {
         match Self::value(frame) {
@@ -109,7 +110,7 @@ impl NodeMessage {
         }
     }
 
-    /// Reads one JSON value; `None` where it is none, or more than one.
+    /// Parses a frame that is one JSON object or array; `None` for anything else, such as several values.
     fn value(json: &Bytes) -> Option<Vec<Self>> {
         if is_array(json) {
             let items: Vec<&RawValue> = serde_json::from_slice(json).ok()?;
@@ -127,17 +128,17 @@ impl NodeMessage {
             if let Some(notification) = notification(frame, method, params) {
                 return Some(Self::Notification(notification));
             }
-            // Some gateways repeat the question in its answer; without a result it is a question of the node's.
+            // Some gateways echo the request in its answer. Without a result or error, this is a request of the node.
             return Some(Self::Answer(envelope.id()?, outcome?));
         }
         Some(Self::Answer(envelope.id()?, outcome.unwrap_or_else(no_result)))
     }
 }
 
-/// Reads a message of a subscription; `None` where its parameters are not one's.
+/// Parses a notification; `None` where the parameters are not those of a notification.
 fn notification(frame: &Bytes, method: Cow<'_, str>, params: &RawValue) -> Option<Notification> {
     let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
-    // Serde reads an array as the members in order, and a question that is repeated has one.
+    // Serde would read an array as the members in order, and an echoed request has an array.
     if !params.get().starts_with('{') {
         return None;
     }
@@ -157,15 +158,15 @@ fn notification(frame: &Bytes, method: Cow<'_, str>, params: &RawValue) -> Optio
     })
 }
 
-/// The answer in the body of an HTTP response. One POST has one answer, so its id decides only among several: nodes and
-/// gateways leave it out, write `null` to errors, or make it a string (issue 11). Without our id an error must be an object,
-/// for a gateway's own page is no answer of the node.
+/// Returns the answer in the body of an HTTP response, `None` without one. One POST has one answer, so the id decides
+/// only among several: nodes and gateways leave the id out, write `null` in errors, or make it a string (issue 11).
+/// Without our id an error must be an object, since a gateway's own error page is not an answer of the node.
 #[must_use]
 pub fn answer(body: &Bytes, id: u64) -> Option<Outcome> {
     let mut other = None;
     let mut look = |frame: &Bytes, envelope: &Envelope<'_>| {
         let outcome = envelope.outcome(frame);
-        // A notification, or a question of the node's.
+        // A notification, or a request of the node.
         if envelope.method().is_some() && outcome.is_none() {
             return None;
         }
@@ -192,7 +193,7 @@ pub fn answer(body: &Bytes, id: u64) -> Option<Outcome> {
     own.or(other)
 }
 
-/// Objects and arrays, one after the other.
+/// Splits a frame into its JSON objects and arrays, in order.
 fn values(frame: &Bytes) -> impl Iterator<Item = Bytes> {
     let mut splitter = Splitter::default();
     splitter.buffer().extend_from_slice(frame);
@@ -203,12 +204,12 @@ fn is_array(json: &[u8]) -> bool {
     json.trim_ascii_start().starts_with(b"[")
 }
 
-/// An answer with neither result nor error reads as `null`.
+/// Returns `null`, the result of an answer with neither result nor error.
 fn no_result() -> Outcome {
     Outcome::Result(Bytes::from_static(b"null"))
 }
 
-/// The call as the node reads it; `params` is JSON, empty for none.
+/// Returns the JSON-RPC request; `params` is JSON, empty for none.
 #[must_use]
 pub fn request(id: u64, method: &str, params: &str) -> String {
     let method = serde_json::Value::from(method);
@@ -291,7 +292,7 @@ mod tests {
                 r#"{"subscription":"a","error":"lagged"}"#,
                 r#""a"/"lagged""#,
             ),
-            // Both: what the node calls an error is none to be told as an event.
+            // Both members: an error wins, and the result is not delivered as an event.
             (
                 "eth_subscription",
                 r#"{"result":1,"subscription":"a","error":{}}"#,
@@ -344,7 +345,7 @@ mod tests {
                 &format!("[{event},{answer}]{between}{event}{between}[]{between}{answer}"),
                 &format!("{event_read} {answer_read} {event_read} {answer_read}"),
             );
-            // One that is no JSON takes no other with it.
+            // A value that is not valid JSON does not lose the others.
             check(
                 &format!(r#"{{"id":nan}}{between}{both}"#),
                 &format!("{event_read} {answer_read}"),
@@ -375,7 +376,7 @@ mod tests {
             check(&format!(r#"{{"id":1,{odd},"result":0}}"#), "1=0");
         }
         check(r#"{"id":1,"method":"x","result":0}"#, "1=0");
-        // The question stands in its answer.
+        // Answers that echo the request.
         for params in [
             "[]",
             r#"["latest",false]"#,

@@ -1,4 +1,4 @@
-//! A stream that counts the bytes read from it: a long message shows signs of life before it is complete.
+//! A stream that counts the bytes read from it: a long message is a sign of life before it is complete.
 
 use std::io;
 use std::pin::Pin;
@@ -8,24 +8,24 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The number of bytes read.
+/// Number of bytes read; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Meter(Arc<AtomicU64>);
 
 impl Meter {
-    /// Adds bytes that were read.
+    /// Adds a number of bytes read.
     pub fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// All bytes so far.
+    /// Returns the number of bytes read so far.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The stream.
+/// Stream that counts the bytes read from it in a [`Meter`].
 #[derive(Debug)]
 pub struct Metered<S> {
     stream: S,
@@ -33,7 +33,7 @@ pub struct Metered<S> {
 }
 
 impl<S> Metered<S> {
-    /// Counts what is read of `stream` in `meter`.
+    /// Wraps `stream`, and counts the bytes read from it in `meter`.
     pub fn new(stream: S, meter: Meter) -> Self {
         Self { stream, meter }
     }

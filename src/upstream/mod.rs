@@ -1,19 +1,20 @@
 //! The nodes: one actor for each endpoint, and the pool that chooses among them.
 //!
 //! ```text
-//! connection | poller   what a node says  > standing (pure: lag, forks, priority) > choice (the one in use: watch, log,
-//!                                           metrics) > whoever watches it: ingest, the actors themselves
-//!                       its heads         > ingest
-//! pool                  our own calls     > the actor of whoever told the block
-//! routing               clients' calls    > the actor of whoever has the newest head, can answer and has the least to do
+//! connection | poller   reports         > standing (pure: lag, forks, priority)
+//!                                       > choice (upstream in use: watch, log, metrics) > ingest, the actors
+//!                       heads           > ingest
+//! pool                  our own calls   > actor of an upstream that reported the block
+//! routing               clients' calls  > actor of the least loaded upstream that has the newest head and can answer
 //! ```
 //!
-//! A node that speaks in messages has two actors: `connection`, of its stream, and `call_lane`, of calls and long answers; a
-//! call that may have broken a connection is asked in `quarantine`, and a question of our own that is late behind calls
-//! takes a `detour`.
+//! A node over WebSocket or IPC has two actors: `connection` for the stream, and `call_lane` for calls and long
+//! answers. A call that may have broken a connection is sent again in `quarantine`, and our own question that is
+//! delayed behind calls takes a `detour`.
 //!
-//! An actor owns its socket. It multiplexes calls by ids of its own, keeps the subscriptions that are wanted, and says
-//! what it sees; it never decides what is canonical. Reconnection, buffering and resubscription are here and nowhere else.
+//! An actor owns its socket. It multiplexes calls by its own ids, keeps the subscriptions that clients need, and
+//! reports what the node sends; it never decides which blocks are canonical. Reconnection, buffering and
+//! resubscription happen here and nowhere else.
 
 mod alone;
 mod announcement;
@@ -69,25 +70,25 @@ pub(crate) use standing::{MAX_HOLE, Told};
 
 use crate::quantity::Height;
 
-/// The two forms in which a transaction is told.
+/// Form in which a pending transaction is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TransactionForm {
-    /// The hash alone.
+    /// Hash only.
     Hash,
-    /// The whole transaction.
+    /// Full transaction object.
     Full,
 }
 
-/// A subscription at a node beside its heads.
+/// A subscription at a node besides the one to heads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NodeSubscription {
-    /// To pending transactions.
+    /// Subscription to pending transactions.
     Pending(TransactionForm),
-    /// One that is passed through.
+    /// Subscription of a kind that is passed through.
     Passed(Passed),
 }
 
-/// What somebody downstream wants beyond heads; nothing is asked of the node that nobody wants.
+/// Events besides heads that clients subscribe to; the node is asked for no others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Hashes of pending transactions.
@@ -96,12 +97,12 @@ pub struct Wanted {
     pub pending_full: bool,
     /// The node's sync state.
     pub syncing: bool,
-    /// What is passed through.
+    /// Subscriptions that are passed through.
     pub passed: Arc<BTreeSet<Passed>>,
 }
 
 impl Wanted {
-    /// Whether this one is among it.
+    /// Checks if this subscription is included.
     pub(crate) fn includes(&self, subscription: &NodeSubscription) -> bool {
         match subscription {
             NodeSubscription::Pending(TransactionForm::Hash) => self.pending_hashes,
@@ -111,54 +112,54 @@ impl Wanted {
     }
 }
 
-/// Which of the configured upstreams; also its priority, 0 first.
+/// Index of a configured upstream; also its priority, 0 first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamId(pub usize);
 
-/// What an upstream says about the chain.
+/// Report of an upstream about the chain.
 #[derive(Clone, Debug)]
 pub enum Sighting {
-    /// A `newHeads` payload.
+    /// Payload of a `newHeads` event.
     Announced(Bytes),
-    /// Its newest block, fetched: right after a connection, and again and again from an HTTP node.
+    /// Newest block, fetched: after each connection, after announcements that are not usable headers, or by polling.
     Latest(Bytes),
-    /// The only upstream returned with another genesis: a development chain was started anew, and nothing that was known
-    /// of the old one holds.
+    /// Another genesis at the only upstream after a reconnect: a development chain was started anew, and nothing
+    /// known of the old chain is valid any more.
     Replaced,
 }
 
-/// What an upstream says beyond the chain: best effort by nature (E8).
+/// Best-effort event of an upstream: may be dropped (E8).
 #[derive(Debug)]
 pub enum Gossip {
     /// A pending transaction.
     Pending {
-        /// Hash or whole.
+        /// Form of `json`.
         form: TransactionForm,
         /// The node's bytes.
         json: Bytes,
-        /// When it arrived.
+        /// Time of arrival.
         seen: Instant,
     },
-    /// The answer to `eth_syncing`.
+    /// Answer to `eth_syncing`.
     Syncing(Bytes),
-    /// An event of a subscription that is passed through.
+    /// Event of a subscription that is passed through.
     Passed {
-        /// Which.
+        /// Subscription that the event belongs to.
         of: Passed,
-        /// The method that the node names in it.
+        /// Method of the node's notification.
         method: Bytes,
         /// The node's bytes.
         json: Bytes,
-        /// When it arrived.
+        /// Time of arrival.
         seen: Instant,
     },
 }
 
-/// The place of a block or header: all that a head needs to be one. Some nodes leave out the parent's hash above block 0, or
-/// write `null` or `0x`; it reads as zero, as of a block whose parent is not known.
+/// Parses number, hash and parent of a block or header. Some nodes leave out the parent's hash above block 0, or
+/// write `null` or `0x`; it is zero then, as for a block with an unknown parent.
 ///
 /// # Errors
-/// Missing hash or number; malformed hash, number or parent.
+/// Returns an error where the hash or the number is missing, or where hash, number or parent are malformed.
 pub(crate) fn place_of(block: &[u8]) -> serde_json::Result<Told> {
     let place: Place<'_> = serde_json::from_slice(block)?;
     Ok(Told {
@@ -193,45 +194,47 @@ impl Place<'_> {
     }
 }
 
-/// Bounds and patience towards the nodes.
+/// Limits and time limits for the connections to the nodes.
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
-    /// The chain that all must be on; without it the first that is reached says which.
+    /// Chain id that all upstreams must have; `None`: the id of the first upstream that is reached.
     pub chain_id: Option<NonZeroU64>,
-    /// How long a call may take.
+    /// Time limit of a call.
     pub request_timeout: Duration,
-    /// How long a connection may take to be made.
+    /// Time limit of making a connection.
     pub connect_timeout: Duration,
-    /// First wait before a reconnection; doubled each time, with jitter.
+    /// First wait before a reconnection; doubles each time, with jitter.
     pub reconnect_min: Duration,
     /// Longest wait before a reconnection.
     pub reconnect_max: Duration,
-    /// Within so long a node that is dead, stalled, behind the others or forked is left.
+    /// Time within which a node that is dead, stalled, lagging or forked is replaced by another one.
     pub silence_timeout: Duration,
-    /// How long a better one must have been sound before it is taken back.
+    /// Time for which an upstream of better priority must have been sound before failback to it.
     pub take_back_after: Duration,
-    /// How often an HTTP node is asked for its head.
+    /// Interval at which an HTTP node is polled for its head.
     pub poll_interval: Duration,
-    /// How long a call waits for a node that can answer it.
+    /// Time for which a client's call waits for a node that can answer it.
     pub call_patience: Duration,
-    /// Whether a second node is asked where the first is slow.
+    /// `true` if a read is also sent to a second node where the first is slow.
     pub hedge: bool,
-    /// Calls in flight on one upstream.
+    /// Calls in flight on one connection at which client calls wait. Over HTTP, most calls in flight of clients, and
+    /// again of our own.
     pub max_in_flight: usize,
-    /// Different subscriptions that are passed through, as many as are ever wanted at the same time.
+    /// Most different subscriptions that are passed through at the same time, over all clients.
     pub max_passed: usize,
-    /// Connections to a node over WebSocket or IPC: 2, or 1 where calls share the stream's.
+    /// Connections to a node over WebSocket or IPC: 2, or 1 where calls share the stream's connection.
     pub lanes: u8,
-    /// Longest message that is read from a node, in bytes.
+    /// Longest message accepted from a node, in bytes.
     pub max_message_bytes: usize,
-    /// Bytes of answers to clients' calls that are being read from HTTP nodes, and again of those to our own questions.
+    /// Memory for answers that are being read from HTTP nodes, in bytes: so much for clients' calls, and again for
+    /// our own.
     pub max_answer_bytes: usize,
-    /// Whose certificates are believed.
+    /// TLS client configuration, with the trusted authorities.
     pub trust: Arc<rustls::ClientConfig>,
 }
 
 impl UpstreamSettings {
-    /// Waits before a lost connection is opened again.
+    /// Returns the waits before each reconnection.
     fn backoff(&self) -> ExponentialBuilder {
         ExponentialBuilder::default()
             .with_min_delay(self.reconnect_min)
@@ -240,7 +243,7 @@ impl UpstreamSettings {
             .without_max_times()
     }
 
-    /// How often it is looked whether somebody's time is up: often enough that the looks hardly add to the timeout.
+    /// Returns the interval at which time limits are checked: short enough to add hardly anything to the timeout.
     fn tick(&self) -> Duration {
         (self.silence_timeout / 20).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }

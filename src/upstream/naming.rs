@@ -1,23 +1,25 @@
-//! Names of the methods that begin and end subscriptions, and of the notifications between.
+//! Names of the methods that begin and end subscriptions, and of their notifications.
 //!
-//! geth knows one pair for each namespace, `x_subscribe` and `x_unsubscribe`, whose first parameter names the kind. jsonrpsee
-//! (reth, and Substrate before it) gives each kind a pair of its own: `x_subscribeKind` and `x_unsubscribeKind`.
+//! geth has one pair for each namespace, `x_subscribe` and `x_unsubscribe`, whose first parameter names the kind.
+//! jsonrpsee (reth, and Substrate before it) gives each kind its own pair: `x_subscribeKind` and `x_unsubscribeKind`.
 
 /// A method that begins or ends a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubscriptionMethod<'a> {
-    /// `<namespace>_subscribe`. geth goes by the suffix, and the namespace ends where the first `_` is (`rpc/json.go`):
-    /// `eth_a_subscribe` is one of `eth`.
+    /// `<namespace>_subscribe`. geth checks the suffix, and takes the part before the first `_` as the namespace
+    /// (`rpc/json.go`): `eth_a_subscribe` belongs to `eth`.
     Subscribe(&'a str),
     /// `<namespace>_subscribe<Kind>`.
     SubscribeKind(&'a str),
-    /// `<namespace>_unsubscribe`, `<namespace>_unsubscribe<Kind>`.
+    /// `<namespace>_unsubscribe` or `<namespace>_unsubscribe<Kind>`.
     Unsubscribe,
-    /// One that begins or ends a subscription by its name, and has no counterpart that could be derived from it.
+    /// Method that begins or ends a subscription, judging by its name, but whose counterpart cannot be derived from
+    /// the name.
     Unpaired,
 }
 
-/// Methods that begin a subscription without a word of it in their names (Substrate, under Moonbeam and other EVM chains).
+/// Methods that begin a subscription without saying so in their names (Substrate, under Moonbeam and other EVM
+/// chains).
 const STREAMS: &[&str] = &[
     "author_submitAndWatchExtrinsic",
     "chainHead_v1_follow",
@@ -31,10 +33,10 @@ const UNSUBSCRIBE: &str = "unsubscribe";
 const SUBSCRIPTION: &str = "subscription";
 
 impl<'a> SubscriptionMethod<'a> {
-    /// Reads the name; `None` for a method that only answers.
+    /// Classifies a method by its name; `None` for a method that only answers.
     #[must_use]
     pub fn of(method: &'a str) -> Option<Self> {
-        // Every form but those of `STREAMS` contains the word; most methods do not.
+        // Every form except those of `STREAMS` contains the word; most methods do not.
         let mut words = method.as_bytes().windows(SUBSCRIBE.len());
         if !words.any(|word| word.eq_ignore_ascii_case(SUBSCRIBE.as_bytes())) {
             return STREAMS.contains(&method).then_some(Self::Unpaired);
@@ -59,7 +61,7 @@ impl<'a> SubscriptionMethod<'a> {
     }
 }
 
-/// The method that ends what `method` begins.
+/// Returns the method that ends a subscription which `method` begins.
 pub(super) fn ended_by(method: &str) -> String {
     match word(method, SUBSCRIBE) {
         Some(at) => format!("{}un{}", &method[..at], &method[at..]),
@@ -67,7 +69,8 @@ pub(super) fn ended_by(method: &str) -> String {
     }
 }
 
-/// The methods that may end a subscription of which only a notification's method is known, the likeliest first.
+/// Returns the methods that may end a subscription of which only the notification's method is known, the likeliest
+/// first.
 pub(super) fn may_end(notification: &str) -> Vec<String> {
     let namespace = match notification.split_once('_') {
         Some((namespace, _)) if !namespace.is_empty() => namespace,
@@ -84,7 +87,8 @@ pub(super) fn may_end(notification: &str) -> Vec<String> {
         .collect()
 }
 
-/// Where this word begins behind a `_`; a small letter behind it would make it another one (`x_subscribers`).
+/// Returns the byte offset of this word after a `_`. A small letter after the word makes it another one
+/// (`x_subscribers`).
 fn word(name: &str, word: &str) -> Option<usize> {
     let mut found = name.match_indices(word).map(|(at, _)| at);
     found.find(|&at| name[..at].ends_with('_') && ends_word(&name[at + word.len()..]))
@@ -94,7 +98,7 @@ fn ends_word(rest: &str) -> bool {
     !rest.starts_with(|next: char| next.is_ascii_lowercase())
 }
 
-/// Whether `subscribe` or `unsubscribe` is a word of the name, wherever (`logsSubscribe`).
+/// Checks if `subscribe` or `unsubscribe` is a word anywhere in the name (`logsSubscribe`).
 fn subscribes(name: &str) -> bool {
     let small = name.to_ascii_lowercase();
     small.match_indices(SUBSCRIBE).any(|(at, _)| {
@@ -138,7 +142,7 @@ mod tests {
             ("ETH_SUBSCRIBE", Some(Unpaired)),
             ("chainHead_v1_follow", Some(Unpaired)),
             ("author_submitAndWatchExtrinsic", Some(Unpaired)),
-            // Those only answer.
+            // Methods that only answer.
             ("", None),
             ("_", None),
             ("eth_call", None),

@@ -1,32 +1,32 @@
-//! A node as the operator describes it: where it is, and what may be asked of it.
+//! A node as the operator configures it: its address, and the calls that it gets.
 
 use super::Endpoint;
 use crate::patterns::Patterns;
 
-/// One configured node.
+/// A configured node.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Where it is.
+    /// Address of the node.
     pub endpoint: Endpoint,
-    /// Whether it has the state of every block. While such a one is connected, questions about the state of old blocks go to
-    /// such ones alone.
+    /// `true` if the node has the state of every block. While any such node is connected, calls about the state of
+    /// old blocks go only to such nodes.
     pub archive: bool,
-    /// What it serves.
+    /// Methods that the node serves.
     pub methods: Patterns,
-    /// Which of the clients' calls it gets.
+    /// Share of the clients' calls that the node gets.
     pub calls: Share,
 }
 
-/// A node's part of the clients' calls; the stream itself goes by priority alone.
+/// A node's share of the clients' calls; the stream of heads goes by priority alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Share {
-    /// As many as it answers quickly.
+    /// Full share, according to load and latency.
     #[default]
     Share,
-    /// Those that no other can take.
+    /// Only calls that no other node can take.
     Spare,
-    /// None: it is there for heads and logs.
+    /// No calls: the node is used for heads and logs only.
     None,
 }
 

@@ -1,4 +1,5 @@
-//! Subscriptions of a kind that only the node knows: they are passed through, one at the node for all who ask for the same.
+//! Subscriptions of a kind that only the node knows. They are passed through, with one subscription at the node for
+//! all clients that have the same.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -10,26 +11,25 @@ use serde_json::value::RawValue;
 use super::NodeSubscription;
 use super::naming::{SubscriptionMethod, ended_by};
 
-/// Longest parameters, in bytes: they are kept as long as somebody subscribes, and sent anew after every failover.
+/// Longest parameters, in bytes: they are kept as long as a client subscribes, and sent again after every failover.
 const MAX_PARAMS: usize = 16 << 10;
 
-/// Deeper values are compared as they were written.
+/// Nesting depth down to which values are brought to one form; deeper values are compared as written.
 const MAX_DEPTH: usize = 16;
 
-/// What is asked of the node, in one form whatever the white space and the order of members; numbers stay as they were
-/// written.
+/// A subscription to pass through, in one form for any white space and any order of members; numbers stay as written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Passed {
     method: Arc<str>,
     params: Arc<str>,
 }
 
-/// What the node in use says of each that is wanted: it stands, or this error object.
+/// Answers of the upstream in use to subscriptions: accepted, or refused with this error object.
 pub type Answers = HashMap<NodeSubscription, Result<(), Bytes>>;
 
 impl Passed {
-    /// What `method` (`<namespace>_subscribe`, `<namespace>_subscribe<Kind>`) asks with these parameters; `None` where they
-    /// are longer than 16 KiB.
+    /// Makes the subscription by `method` (`<namespace>_subscribe`, `<namespace>_subscribe<Kind>`) with these
+    /// parameters; `None` where they are longer than 16 KiB.
     #[must_use]
     pub fn new(method: &str, params: &[&RawValue]) -> Option<Self> {
         let len: usize = params.iter().map(|param| param.get().len()).sum();
@@ -44,19 +44,20 @@ impl Passed {
         })
     }
 
-    /// The method by which it is begun.
+    /// Returns the method that begins the subscription.
     #[must_use]
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// Its parameters, as JSON.
+    /// Returns the parameters, as a JSON array.
     #[must_use]
     pub fn params(&self) -> &str {
         &self.params
     }
 
-    /// What its events are told in: `<namespace>_subscription`. It ends where the first `_` is, as in geth.
+    /// Returns the namespace of the notifications, `<namespace>_subscription`: the part before the first `_`, as in
+    /// geth.
     #[must_use]
     pub fn namespace(&self) -> &str {
         self.method
@@ -64,8 +65,8 @@ impl Passed {
             .map_or(&*self.method, |(namespace, _)| namespace)
     }
 
-    /// Whether its kind is a method of its own, `<namespace>_subscribe<Kind>`: only the node knows then how it names its
-    /// notifications.
+    /// Checks if the kind has its own method, `<namespace>_subscribe<Kind>`: then only the node knows the method of
+    /// the notifications.
     #[must_use]
     pub fn is_of_its_own(&self) -> bool {
         !matches!(
@@ -74,7 +75,7 @@ impl Passed {
         )
     }
 
-    /// The method by which it is ended.
+    /// Returns the method that ends the subscription.
     pub(super) fn unsubscribe(&self) -> String {
         ended_by(&self.method)
     }
@@ -91,7 +92,7 @@ fn list(items: &[&RawValue], depth: usize, out: &mut String) {
     out.push(']');
 }
 
-/// Of two members of one name the last counts, as in Go.
+/// Appends a value in canonical form. Of two members with the same name the last one counts, as in Go.
 fn canonical(value: &RawValue, depth: usize, out: &mut String) {
     let text = value.get();
     let deeper = depth < MAX_DEPTH;
@@ -139,7 +140,7 @@ mod tests {
             let own = passed("eth_subscribe", text).expect("short");
             assert_eq!(own.params(), same[0]);
         }
-        // What a number means only the node knows.
+        // Only the node knows the meaning of a number, so numbers are compared as written.
         for other in ["1.00", "1", "1e0", "10000000000000000000000000000000001"] {
             let text = same[0].replace("1.0", other);
             assert_eq!(passed("eth_subscribe", &text).expect("short").params(), text);
@@ -170,7 +171,7 @@ mod tests {
         let of = |len: usize| format!("[\"{}\"]", "x".repeat(len - 2));
         assert!(passed("eth_subscribe", &of(MAX_PARAMS)).is_some());
         assert!(passed("eth_subscribe", &of(MAX_PARAMS + 1)).is_none());
-        // However deep, it ends.
+        // Deep nesting does not overflow the stack.
         let deep = format!("[{}{}]", "[".repeat(8_000), "]".repeat(8_000));
         let read = passed("eth_subscribe", &deep).expect("short");
         assert_eq!(read.params(), deep);

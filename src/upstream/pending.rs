@@ -1,5 +1,5 @@
-//! Pending transactions as a node announces them, whichever form it was asked for, and the fetching of whole ones where it
-//! announces hashes alone.
+//! Pending transactions in either form in which a node announces them, and the fetching of whole ones where a node
+//! announces hashes only.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -13,22 +13,22 @@ use super::pool::Shared;
 use super::{Gossip, TransactionForm};
 use crate::jsonrpc::Outcome;
 
-/// Hashes that wait until their transactions are fetched; more are dropped and counted (E8).
+/// Most hashes whose transactions wait to be fetched; further ones are dropped and counted (E8).
 const MAX_WAITING: usize = 256;
 
-/// Transactions fetched at the same time.
+/// Most transactions fetched at the same time.
 pub(super) const MAX_UNDER_WAY: usize = 16;
 
-/// A pending transaction in the form in which a node announces it. Geth before 1.11 and Frontier know hashes alone, and take
-/// the flag for whole transactions all the same.
+/// A pending transaction in the form in which a node announces it. Geth before 1.11 and Frontier announce hashes
+/// only, even where the flag for whole transactions is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Announced {
     Hash(Bytes),
-    /// The whole one, and its hash where that can be read.
+    /// Whole transaction, and its hash where that can be read.
     Whole(Bytes, Option<Bytes>),
 }
 
-/// The forms in which it is passed on.
+/// Forms in which a transaction is passed on to clients.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forms {
     pub hashes: bool,
@@ -36,7 +36,7 @@ pub(super) struct Forms {
 }
 
 impl Announced {
-    /// Reads one event: a transaction, or a list of them.
+    /// Reads one event: a transaction, or a list of transactions. `None` for an item that is not a transaction.
     pub fn read_all(json: &Bytes) -> Vec<Option<Self>> {
         let list: Option<Vec<&RawValue>> = json
             .starts_with(b"[")
@@ -51,7 +51,7 @@ impl Announced {
         }
     }
 
-    /// `None` for what is neither a string nor an object.
+    /// Reads a transaction; `None` where `json` is neither a string nor an object.
     pub fn read(json: &Bytes) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -77,7 +77,7 @@ impl Announced {
 }
 
 impl Shared {
-    /// Passes on a pending transaction. Its hash, where the whole one is wanted and has to be fetched.
+    /// Passes on a pending transaction. Returns its hash where the whole transaction is needed and has to be fetched.
     pub fn announced(&self, transaction: Announced, forms: Forms, seen: Instant) -> Option<Bytes> {
         let pass = |form, json| self.gossip(Gossip::Pending { form, json, seen });
         match transaction {
@@ -106,10 +106,10 @@ impl Shared {
         }
     }
 
-    /// Passes on what a node answered to [`fetch`]; nothing where it does not have the transaction any more.
+    /// Passes on the answer to [`fetch`]; nothing where the node does not have the transaction any more.
     ///
     /// # Errors
-    /// The node's error object; the transaction is counted as dropped.
+    /// Returns the node's error object, if the node answered with an error; the transaction is counted as dropped.
     pub fn fetched(&self, answer: Outcome, seen: Instant) -> Result<(), Bytes> {
         let form = TransactionForm::Full;
         match answer {
@@ -124,7 +124,7 @@ impl Shared {
     }
 }
 
-/// The question for the whole transaction: method and parameters.
+/// Returns method and parameters of the call that fetches the whole transaction.
 pub(super) fn fetch(hash: &Bytes) -> (&'static str, String) {
     (
         "eth_getTransactionByHash",
@@ -132,7 +132,7 @@ pub(super) fn fetch(hash: &Bytes) -> (&'static str, String) {
     )
 }
 
-/// Whole transactions that are to be fetched, oldest first, with the time when each was announced.
+/// Whole transactions to be fetched, oldest first: hash, and time of the announcement.
 #[derive(Debug, Default)]
 pub(super) struct Fetches {
     waiting: VecDeque<(Bytes, Instant)>,
@@ -140,17 +140,17 @@ pub(super) struct Fetches {
 }
 
 impl Fetches {
-    /// Adds one; how many are dropped for want of room.
+    /// Adds a transaction. Returns the number of transactions dropped for lack of room: 0 or 1.
     pub fn push(&mut self, hash: &Bytes, seen: Instant) -> usize {
         if self.waiting.len() == MAX_WAITING {
             return 1;
         }
-        // A copy: what waits of a message must not keep all of it.
+        // A copy, so that a waiting hash does not keep the whole message in memory.
         self.waiting.push_back((Bytes::copy_from_slice(hash), seen));
         0
     }
 
-    /// The next one, unless enough are under way; it is until [`Self::done`].
+    /// Takes the next transaction, which counts as in flight until [`Self::done`]; `None` while enough are in flight.
     pub fn begin(&mut self) -> Option<(Bytes, Instant)> {
         if self.under_way >= MAX_UNDER_WAY {
             return None;
@@ -160,12 +160,12 @@ impl Fetches {
         Some(next)
     }
 
-    /// One that was under way is over.
+    /// Records the end of a fetch.
     pub fn done(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
-    /// Takes out those that wait.
+    /// Takes the transactions that wait.
     pub fn take_waiting(&mut self) -> VecDeque<(Bytes, Instant)> {
         std::mem::take(&mut self.waiting)
     }

@@ -2,9 +2,9 @@
 //!
 //! A poller reports the same events as a connection, so nothing downstream can tell the two apart.
 //!
-//! A rate-limited node is not lost: a refused poll is repeated after the wait that the node names, or one that grows,
-//! and the node is lost only where no head could be learned for the time after which a silent one would be. The head
-//! and best-effort events each have a back-off of their own: refused calls of clients delay neither.
+//! A rate-limited node is not lost: a refused poll is repeated after the wait that the node names, or after a wait
+//! that grows. The node counts as lost only if no head was learned for `node.silence_timeout`. The head and
+//! best-effort events each have their own back-off: refused calls of clients delay neither.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,13 +31,13 @@ use crate::shares::{Budget, Charge, Full, Owner};
 /// Id of every call: each has a POST of its own.
 const ID: u64 = 1;
 
-/// Longest answer that is not charged, in bytes: the number of such answers is bounded.
+/// Longest answer that is not charged to the memory budget, in bytes: the number of such answers is bounded.
 const UNCHARGED: usize = 64 << 10;
 
 /// Longest wait before a failed poll is repeated.
 const ONCE_MORE: Duration = Duration::from_millis(250);
 
-/// Polls that fit into the silence timeout when all are refused: our back-off alone must not cost us the node.
+/// Polls that fit into the silence timeout when all are refused: our own back-off must not make us lose the node.
 const TRIES: u32 = 4;
 
 /// Actor that polls a node.
@@ -47,13 +47,13 @@ pub(super) struct Poller {
     node: HttpTransport,
     inbox: Option<Inbox>,
     head: Option<Bytes>,
-    /// Completed part of the handshake, and the time of its start: at a node that leaves every third question
-    /// unanswered each poll continues where the previous one ended.
+    /// Last completed step of the handshake, and the time of its start: with a node that leaves every third question
+    /// unanswered, each poll continues where the previous one ended.
     handshake: Option<(Instant, Step)>,
     ready: bool,
     /// Time at which the head was last learned.
     learned: Instant,
-    /// `true` after a failed poll, which may have been one answer's fault.
+    /// `true` after one failed poll, which may have been the fault of a single answer.
     failed_once: bool,
     /// Back-off of polls that were refused since the last success.
     back_off: Option<BackOff>,
@@ -243,7 +243,7 @@ impl Poller {
         let Some(Inbox { ours, theirs }) = self.inbox.take() else {
             return;
         };
-        // Beside the polling: neither a slow poll nor a client's slow call may hold back the stream.
+        // Besides the polling: neither a slow poll nor a client's slow call may delay the stream.
         let max = self.shared.settings.max_in_flight;
         let mut forwarding = tokio::spawn(forward(self.node.clone(), theirs, max, self.shared.answers.clone()));
         let fetching = tokio::spawn(forward(self.node.clone(), ours, max, self.shared.our_answers.clone()));
@@ -297,14 +297,14 @@ impl Poller {
             }
             Err(why) => {
                 self.failed(why.to_string());
-                // A node of another chain will hardly change; it is polled now and then.
+                // A node of another chain will hardly change: poll it rarely.
                 let refused = self.shared.status.lock().refused.is_some();
                 refused.then(|| Instant::now() + self.shared.settings.reconnect_max)
             }
         }
     }
 
-    /// Returns the end of the back-off, where it is still to come.
+    /// Returns the end of the back-off; `None` where it is over.
     fn next_poll(&self, now: Instant) -> Option<Instant> {
         self.back_off?.until(now)
     }
@@ -319,8 +319,8 @@ impl Poller {
         self.learned + self.shared.settings.silence_timeout
     }
 
-    /// Records a rate limit. The node is lost only where no head was learned for the time that a silent node gets;
-    /// until then it is polled a few times, after the waits that it names. Clients' calls avoid it, too.
+    /// Records a rate limit. The node counts as lost only if no head was learned for the silence timeout; until then
+    /// it is polled a few times, after the waits that it names. Clients' calls avoid it, too.
     fn throttled(&mut self, after: Option<Duration>) {
         let now = Instant::now();
         self.shared.load.throttled(now, after);
@@ -351,7 +351,7 @@ impl Poller {
         self.shared.down(why);
         self.head = None;
         if std::mem::take(&mut self.ready) {
-            // Another one may answer next.
+            // Behind a balancer another node may answer next.
             self.handshake = None;
         }
         self.failed_once = false;
@@ -443,8 +443,8 @@ impl Gossiper {
             };
             let wanted = self.shared.wants();
             self.refuse_passed(&wanted);
-            // New subscriptions are answered at once; refused kinds do not add polls, since any client may ask for
-            // them.
+            // New subscriptions are answered at once. Refused kinds do not cause polls, since any client may
+            // subscribe to them.
             let wanted = Wanted {
                 passed: Arc::default(),
                 ..wanted
@@ -469,7 +469,7 @@ impl Gossiper {
         }
     }
 
-    /// Settles the subscription to pending transactions in both forms, which one filter serves.
+    /// Reports the answer for pending transactions in both forms, which one filter serves.
     fn settle(&self, answer: Result<(), Bytes>) {
         let whole = self.no_whole.clone().map_or(answer.clone(), Err);
         for (form, answer) in [(TransactionForm::Hash, answer), (TransactionForm::Full, whole)] {
@@ -477,8 +477,8 @@ impl Gossiper {
         }
     }
 
-    /// Reports the rate limit to clients that subscribe to pending transactions meanwhile; the filter is polled again
-    /// later.
+    /// Reports the rate limit to clients that subscribe to pending transactions in the meantime; the filter is polled
+    /// again later.
     fn put_off(&self) {
         let Outcome::Error(why) = error(LIMIT_EXCEEDED, CallError::Throttled(None).to_string()).into() else {
             return;
@@ -492,7 +492,7 @@ impl Gossiper {
     fn refuse_passed(&self, wanted: &Wanted) {
         self.shared.forget_unwanted(wanted);
         for passed in &*wanted.passed {
-            // geth's words over HTTP (PROTOCOL 1.5).
+            // Message of geth over HTTP (PROTOCOL 1.5).
             let none = error(METHOD_NOT_FOUND, "notifications not supported");
             if let Outcome::Error(none) = none.into() {
                 self.shared
@@ -512,7 +512,7 @@ impl Gossiper {
             }
             return Ok(());
         }
-        // Nodes forget filters; then this fails, and the next poll makes a new one.
+        // Nodes forget filters: then this call fails, and the next poll makes a new filter.
         let is_new = self.filter.is_none();
         let filter = match &self.filter {
             Some(filter) => filter,

@@ -1,4 +1,4 @@
-//! The upstreams together: which one is used, and calls to it.
+//! All upstreams: shared state, the one in use, and calls to them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,36 +33,37 @@ use crate::jsonrpc::Outcome;
 use crate::shares::{Budget, Owner};
 use crate::telemetry::Metrics;
 
-/// What is known of one upstream, for the admin port.
+/// State of one upstream, for the admin port.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamStatus {
-    /// Whether calls can be sent.
+    /// `true` if calls can be sent.
     pub connected: bool,
-    /// Whether it is the one in use.
+    /// `true` if this upstream is in use.
     pub active: bool,
-    /// Connections made so far.
+    /// Number of connections made so far.
     pub connects: u64,
-    /// Why the last connection failed or ended.
+    /// Reason why the last connection failed or ended; `None` while connected.
     pub last_error: Option<String>,
-    /// Why it is not used although it can be reached: it is on another chain.
+    /// Reason why a reachable upstream is not used: it is on another chain.
     pub refused: Option<String>,
-    /// What the node says of itself.
+    /// Chain id that the node reports, as JSON.
     pub chain_id: Option<String>,
-    /// The way by which its heads come, once it is known.
+    /// Source of its heads, once known.
     pub heads: Option<Heads>,
-    /// The connections that calls may take; `None` over HTTP, where each call has its own.
+    /// Connections that calls may take; `None` over HTTP, where each call has its own.
     pub lanes: Option<Lanes>,
-    /// Number of the newest head it told.
+    /// Number of the newest head that the upstream reported.
     pub head: Option<u64>,
-    /// How long the oldest block that it has not reached has been known; `None` without a connection.
+    /// Time since another upstream first reported the oldest block that this one has not reached; `None` without a
+    /// connection.
     pub lag: Option<Duration>,
-    /// Clients' calls that wait for its answer.
+    /// Number of clients' calls in flight.
     pub in_flight: u32,
-    /// How soon it answers them.
+    /// Smoothed latency of clients' calls; `None` before the first answer.
     pub latency: Option<Duration>,
 }
 
-/// What pool and actors share about one upstream.
+/// State of one upstream, shared by the pool and the upstream's actors.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub id: UpstreamId,
@@ -71,7 +72,7 @@ pub(super) struct Shared {
     pub status: Mutex<UpstreamStatus>,
     pub choice: Arc<Choice>,
     pub identity: Arc<Identity>,
-    /// Newest head, from which the ingest starts when this upstream comes into use.
+    /// Newest head, with which the ingest starts when this upstream comes into use.
     pub newest: Mutex<Option<Sighting>>,
     pub sightings: mpsc::Sender<(UpstreamId, Sighting)>,
     pub gossip: mpsc::Sender<Gossip>,
@@ -79,20 +80,20 @@ pub(super) struct Shared {
     pub wanted: watch::Receiver<Wanted>,
     /// Load by clients' calls, and back-off after a rate limit.
     pub load: Load,
-    /// Number of the stream's connection, `None` while there is none.
+    /// Number of the stream's connection, counted from 1; `None` without a connection.
     pub stream: watch::Sender<Option<u64>>,
-    /// The way of calls.
+    /// Connections that calls may take.
     pub lanes: watch::Sender<Lanes>,
     /// Bytes read from the newest connection for calls.
     pub call_bytes: Mutex<Meter>,
-    /// Room for answers to clients' calls that are being read.
+    /// Memory budget of answers to clients' calls that are being read over HTTP.
     pub answers: Arc<Budget>,
-    /// The same for our own: clients take none of it.
+    /// Memory budget of answers to our own calls; clients use none of it.
     pub our_answers: Arc<Budget>,
 }
 
 impl Shared {
-    /// A connection stands.
+    /// Records a new connection.
     pub fn up(&self) {
         let connects = {
             let mut status = self.status.lock();
@@ -102,7 +103,7 @@ impl Shared {
             status.refused = None;
             status.connects
         };
-        // Calls that come at once wait for their connection.
+        // Calls that arrive from now on wait for the second connection.
         self.lanes
             .send_if_modified(|lanes| *lanes == Lanes::Down && std::mem::replace(lanes, Lanes::Opening) == Lanes::Down);
         self.stream.send_replace(Some(connects));
@@ -110,7 +111,7 @@ impl Shared {
         self.choice.up(self.id);
     }
 
-    /// The connection is lost or could not be made.
+    /// Records that the connection was lost or could not be made.
     pub fn down(&self, why: String) {
         {
             let mut status = self.status.lock();
@@ -121,7 +122,8 @@ impl Shared {
         self.choice.down(self.id);
     }
 
-    /// The first node that is reached fixes the chain; one of another chain is refused.
+    /// Checks the node's chain id: the first node that is reached fixes the chain, and a node of another chain is
+    /// refused, with the reason as the error.
     pub fn check_chain_id(&self, chain_id: &str) -> Result<(), String> {
         self.status.lock().chain_id = Some(chain_id.to_owned());
         let checked = self.identity.check_chain_id(&self.endpoint, chain_id);
@@ -130,7 +132,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Reads the answer about block 0.
+    /// Checks the answer about block 0 against the known genesis.
     pub fn check_genesis(&self, answer: &Outcome) -> Genesis {
         let told = match answer {
             Outcome::Result(block) => self.identity.other_genesis(block),
@@ -142,8 +144,8 @@ impl Shared {
         }
     }
 
-    /// As [`Self::check_chain_id`], for a genesis that is another one than before. A development chain that was started anew
-    /// goes on with nothing of what was.
+    /// Decides about a node whose genesis differs from the known one: accepts it if it has a published block, refuses
+    /// it like [`Self::check_chain_id`], or, where it is the only upstream, reports that the chain was started anew.
     pub async fn resolve(&self, doubt: &Doubt) -> Result<(), String> {
         if let Some(block) = doubt.found() {
             info!(
@@ -170,19 +172,20 @@ impl Shared {
         checked
     }
 
-    /// The upstream in use has answered for a subscription, or says nothing of it at present.
+    /// Records the answer of the upstream in use to a subscription; `None` while there is none.
     pub fn settle(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
         self.put_off(of, None);
         self.say(self.choice.answers(), of, answer);
     }
 
-    /// The upstream in use is asked too much to say anything of a subscription: whoever asks is told so in its own words,
-    /// whoever has it waits. `None` when it is asked again.
+    /// Records that a rate limit postponed a subscription at the upstream in use. New subscribers get the node's
+    /// error, those that have the subscription wait. `None` when the node is asked again.
     pub fn put_off(&self, of: &NodeSubscription, error: Option<Bytes>) {
         self.say(self.choice.put_off(), of, error);
     }
 
-    /// Of what nobody wants nothing is kept.
+    /// Sets or removes the entry of a subscription, while this upstream is in use. No entry is kept for a
+    /// subscription that no client has.
     fn say<T: PartialEq>(
         &self,
         all: &watch::Sender<HashMap<NodeSubscription, T>>,
@@ -205,7 +208,8 @@ impl Shared {
         });
     }
 
-    /// What the upstream in use said of what nobody wants any more is forgotten: there is no end to what may be asked.
+    /// Removes the entries of subscriptions that no client has any more: there is no bound on what clients may ask
+    /// for.
     pub fn forget_unwanted(&self, wanted: &Wanted) {
         self.keep_wanted(self.choice.answers(), wanted);
         self.keep_wanted(self.choice.put_off(), wanted);
@@ -221,7 +225,7 @@ impl Shared {
         });
     }
 
-    /// What is wanted of this upstream: nothing unless it is the active one.
+    /// Returns the subscriptions that this upstream has to serve: none unless it is in use.
     pub fn wants(&self) -> Wanted {
         let mine = self.choice.active() == Some(self.id);
         if mine {
@@ -231,12 +235,13 @@ impl Shared {
         }
     }
 
-    /// Notes the way by which heads come; `false` where it is the same as before.
+    /// Records the source of heads; `false` where it has not changed.
     pub fn has_heads(&self, heads: Heads) -> bool {
         self.status.lock().heads.replace(heads) != Some(heads)
     }
 
-    /// It told a head: the choice is told first, then the ingest, which may ask for this block at once. The block's hash.
+    /// Reports a head: first to the choice, then to the ingest, which may ask for this block at once. Returns the
+    /// block's hash, if the head could be parsed.
     pub async fn tell(&self, sighting: Sighting) -> Option<B256> {
         let told = match &sighting {
             Sighting::Announced(json) => place_of(json)
@@ -255,9 +260,9 @@ impl Shared {
         told.map(|(told, _)| told.hash)
     }
 
-    /// Tells the ingest; waits for room, of which there is enough unless the ingest is stuck.
+    /// Sends a report to the ingest; waits for room, of which there is enough unless the ingest is stuck.
     async fn send(&self, sighting: Sighting) {
-        // It is gone only when we shut down.
+        // The receiver is dropped only at shutdown.
         drop(self.sightings.send((self.id, sighting)).await);
     }
 
@@ -267,7 +272,7 @@ impl Shared {
         }
     }
 
-    /// So many events, pending transactions mostly, are not passed on.
+    /// Counts best-effort events, mostly pending transactions, that were not passed on.
     pub fn count_dropped(&self, count: usize) {
         self.gossip_dropped.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -278,19 +283,21 @@ pub(super) struct Upstream {
     pub(super) node: Node,
     /// Calls over the stream's connection.
     pub(super) stream: Outbox,
-    /// Calls over the connection for calls, where the node has two lanes.
+    /// Calls over the second connection, if the node has two lanes.
     pub(super) calls: Outbox,
     pub(super) quarantine: Quarantine,
-    /// Places for connections of [`Self::overtake`].
+    /// Permits for connections of [`Self::overtake`].
     pub(super) detours: Semaphore,
     pub(super) shared: Arc<Shared>,
 }
 
 impl Upstream {
-    /// The way that calls of this lane take now; waits while it is being opened.
+    /// Returns the connection that calls of this lane take now. Waits for `patience` at most while the second
+    /// connection is being opened.
     ///
     /// # Errors
-    /// [`CallError::Unavailable`] where there is none, or none in time.
+    /// Returns [`CallError::Unavailable`] where there is no connection, or where the second one was not opened in
+    /// time.
     pub(super) async fn way(&self, lane: Lane, patience: Duration) -> Result<&Outbox, CallError> {
         if lane == Lane::Stream {
             return Ok(&self.stream);
@@ -311,7 +318,7 @@ impl Upstream {
     }
 }
 
-/// All upstreams.
+/// All configured upstreams, by priority.
 #[derive(Debug)]
 pub struct Pool {
     pub(super) upstreams: Vec<Upstream>,
@@ -320,7 +327,7 @@ pub struct Pool {
     pub(super) request_timeout: Duration,
     pub(super) call_patience: Duration,
     pub(super) hedges: bool,
-    /// How long calls take as a rule, by class; kept only where that decides anything.
+    /// Usual latency of calls by class (`Ask::class`); recorded only if calls are hedged.
     pub(super) usual: Mutex<HashMap<&'static str, P95>>,
     fetch_timeout: Duration,
     silence_timeout: Duration,
@@ -328,26 +335,26 @@ pub struct Pool {
     answers: Arc<Budget>,
     our_answers: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,
-    /// The task that finds out whose time is up.
+    /// Task that checks the upstreams' time limits.
     looking: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The pool's two outlets and its inlet.
+/// Channels from the pool to the chain and to subscriptions, and back.
 #[derive(Debug)]
 pub struct Channels {
-    /// What is seen of the chain; its reader must never wait for a call, or the two would wait for each other.
+    /// Reports about the chain. Their receiver must never wait for a call, or the two would deadlock.
     pub sightings: mpsc::Sender<(UpstreamId, Sighting)>,
-    /// What may be dropped.
+    /// Best-effort events.
     pub gossip: mpsc::Sender<Gossip>,
-    /// What somebody wants.
+    /// Subscriptions that clients have.
     pub wanted: watch::Receiver<Wanted>,
 }
 
-/// The shortest time after which our own question is put to another upstream.
+/// Shortest time limit of our own call before it is retried at another upstream.
 const MIN_FETCH_TIMEOUT: Duration = Duration::from_millis(250);
 
 impl Pool {
-    /// Starts an actor for each node. They run until the pool's last handle is gone.
+    /// Starts the actors of each node. They run until the pool's last handle is dropped.
     #[must_use]
     pub fn start(nodes: &[Node], settings: &UpstreamSettings, channels: &Channels, metrics: Arc<Metrics>) -> Arc<Self> {
         let endpoints = nodes.iter().map(|node| node.endpoint.clone()).collect();
@@ -427,7 +434,7 @@ impl Pool {
         pool
     }
 
-    /// Waits for the end of the task that watches the upstreams, which there should be none of.
+    /// Waits for the end of the task that watches the upstreams, which ends early only by a panic.
     pub async fn watched(self: Arc<Self>) {
         let looking = self.looking.lock().take();
         if let Some(looking) = looking {
@@ -435,26 +442,27 @@ impl Pool {
         }
     }
 
-    /// The upstream in use.
+    /// Returns the upstream in use.
     #[must_use]
     pub fn active(&self) -> Option<UpstreamId> {
         self.choice.active()
     }
 
-    /// Says when another upstream comes into use, or the same one after it was lost.
+    /// Returns a receiver of the upstream in use: it signals a change, and the return of the same upstream after it
+    /// was lost.
     #[must_use]
     pub fn watch_active(&self) -> watch::Receiver<Option<UpstreamId>> {
         self.choice.watch_active()
     }
 
-    /// `true` where nothing but this upstream's own word speaks for its height.
+    /// Checks if this upstream alone vouches for its height.
     #[must_use]
     pub fn is_doubted(&self, id: UpstreamId) -> bool {
         self.choice.is_doubted(id)
     }
 
-    /// Checks if a block on top of the newest one is published on the word of this upstream, although another one is in
-    /// use.
+    /// Checks if a block on top of the newest one may be published on the word of this upstream, although another one
+    /// is in use.
     #[must_use]
     pub fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
         self.choice.may_lead(id, block)
@@ -465,19 +473,22 @@ impl Pool {
         self.choice.leads(id, number, hash);
     }
 
-    /// The newest head that this upstream told.
+    /// Returns the newest head that this upstream reported.
     #[must_use]
     pub fn newest(&self, id: UpstreamId) -> Option<Sighting> {
         self.upstreams[id.0].shared.newest.lock().clone()
     }
 
-    /// Waits for what the upstream in use says of a subscription that is wanted: it stands, or the node's error object.
+    /// Waits for the answer of the upstream in use to a subscription: accepted, or refused with the node's error
+    /// object.
     ///
-    /// Where that says that the node is asked too much, it is asked again for those who have the subscription. One to pending
-    /// transactions is granted then, and also while no node is in use: its clients are closed where it is refused later.
+    /// A rate limit of the node counts as a refusal, while the actor retries for the clients that have the
+    /// subscription already. Only a subscription to pending transactions is granted then, and also while no upstream
+    /// is in use: its clients are closed where the node refuses it later.
     ///
     /// # Errors
-    /// [`CallError::Unavailable`] where none comes into use, [`CallError::TimedOut`] where it does not answer.
+    /// Returns [`CallError::Unavailable`] where no upstream comes into use in time, [`CallError::TimedOut`] where the
+    /// upstream in use does not answer in time.
     pub async fn answered(&self, of: &NodeSubscription) -> Result<Result<(), Bytes>, CallError> {
         let mut active = self.choice.watch_active();
         let is_pending = matches!(of, NodeSubscription::Pending(_));
@@ -506,18 +517,18 @@ impl Pool {
         }
     }
 
-    /// What the upstream in use says of the subscriptions that are wanted.
+    /// Returns a receiver of the answers of the upstream in use to subscriptions.
     #[must_use]
     pub fn watch_answers(&self) -> watch::Receiver<Answers> {
         self.choice.answers().subscribe()
     }
 
-    /// Asks for the stream itself: it waits behind no client. What is asked about `block` is asked of those
-    /// who told it first, and with each further `attempt` of another upstream, as far as there are any: then none is
-    /// waited for long, at first.
+    /// Sends a call of our own, which waits behind no client's. A call about `block` goes first to an upstream that
+    /// reported the block, and with each further `attempt` to the next one; where there are several, the time limit
+    /// is short at first.
     ///
     /// # Errors
-    /// As [`Self::call`].
+    /// Returns a [`CallError`] like [`Self::call`].
     pub async fn call_ours(
         &self,
         method: &str,
@@ -527,7 +538,8 @@ impl Pool {
     ) -> Result<Outcome, CallError> {
         let (id, among) = self.choice.for_us(block, attempt).ok_or(CallError::Unavailable)?;
         let patience = if among > 1 {
-            // Doubled with each round: where all are slow one must be waited for.
+            // Doubled with each round: where all upstreams are slow, the wait must become long enough for one of
+            // them.
             let doubled = self.fetch_timeout.saturating_mul(1 << (attempt / among).min(10));
             doubled.min(self.request_timeout)
         } else {
@@ -536,16 +548,17 @@ impl Pool {
         self.ask(id, method, params, patience).await
     }
 
-    /// The connected upstreams, in the order in which they are asked about a block: first those who told it.
+    /// Returns the connected upstreams in the order in which they are asked about a block: those that lag or are
+    /// forked last, among the others those that reported the block first.
     #[must_use]
     pub fn order_to_ask(&self, block: B256) -> Vec<UpstreamId> {
         self.choice.order_to_ask(block)
     }
 
-    /// Asks one upstream for the stream itself, as [`Self::call_ours`], and waits so long.
+    /// Sends a call of our own to one upstream, like [`Self::call_ours`], with `patience` as the time limit.
     ///
     /// # Errors
-    /// As [`Self::call`].
+    /// Returns a [`CallError`] like [`Self::call`].
     pub async fn ask(
         &self,
         id: UpstreamId,
@@ -568,49 +581,49 @@ impl Pool {
         answer
     }
 
-    /// The upstream's address, without secrets.
+    /// Returns the upstream's address, without secrets.
     #[must_use]
     pub fn address(&self, id: UpstreamId) -> String {
         self.upstreams[id.0].shared.endpoint.to_string()
     }
 
-    /// Number of upstreams; an [`UpstreamId`] counts from 0.
+    /// Returns the number of upstreams; an [`UpstreamId`] counts from 0.
     #[must_use]
     pub fn count(&self) -> usize {
         self.upstreams.len()
     }
 
-    /// Connections made to the upstream so far.
+    /// Returns the number of connections made to the upstream so far.
     #[must_use]
     pub fn connects(&self, id: UpstreamId) -> u64 {
         self.upstreams[id.0].shared.status.lock().connects
     }
 
-    /// Checks if an upstream is asked over HTTP, where a lost call takes no other with it.
+    /// Checks if an upstream is an HTTP node, where a lost call takes no other call with it.
     #[must_use]
     pub fn is_http(&self, id: UpstreamId) -> bool {
         matches!(self.upstreams[id.0].shared.endpoint, Endpoint::Http(_))
     }
 
-    /// Within so long what is asked for the stream itself is answered, or given up.
+    /// Returns `node.silence_timeout`, from which time limits of our own calls derive.
     #[must_use]
     pub fn silence_timeout(&self) -> Duration {
         self.silence_timeout
     }
 
-    /// What is counted.
+    /// Returns the metrics.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// The chain's id as JSON, once a node told it or where it is set.
+    /// Returns the chain's id as JSON, once a node reported it or where it is configured.
     #[must_use]
     pub fn chain_id(&self) -> Option<&str> {
         self.identity.chain_id()
     }
 
-    /// Each upstream's address (without secrets) and state, by priority.
+    /// Returns each upstream's address (without secrets) and state, by priority.
     #[must_use]
     pub fn status(&self) -> Vec<(String, UpstreamStatus)> {
         let active = self.active();
@@ -629,13 +642,14 @@ impl Pool {
         self.upstreams.iter().map(one).collect()
     }
 
-    /// Bytes of answers that are being read from HTTP nodes, clients' and our own.
+    /// Returns the memory of answers that are being read from HTTP nodes, in bytes: clients', and our own.
     #[must_use]
     pub fn answers_under_way(&self) -> (usize, usize) {
         (self.answers.used(), self.our_answers.used())
     }
 
-    /// Pending transactions that arrived faster than they could be passed on.
+    /// Returns the number of best-effort events that were dropped, most of them pending transactions that arrived
+    /// faster than they could be passed on.
     #[must_use]
     pub fn gossip_dropped(&self) -> u64 {
         self.gossip_dropped.load(Ordering::Relaxed)

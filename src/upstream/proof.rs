@@ -1,7 +1,7 @@
 //! Proof of a height that only one node reports: a walk along the parents of its head to the published chain.
 //!
-//! A walk is tried where a head stays in doubt, for instance that of a node which reconnects far ahead of one that is
-//! stuck. All questions go to the node whose height is to be proved.
+//! A walk is tried where a head stays in doubt, for instance the head of a node that reconnects far ahead of a stuck
+//! one. All questions go to the node whose height is to be proved.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,13 +26,13 @@ const AHEAD: u64 = 15;
 
 /// Walks from a head that is in doubt, and records the result.
 pub(super) async fn prove(pool: Arc<Pool>, claim: Claim) {
-    // One that answers slowly must not keep others from being proved.
+    // A node that answers slowly must not keep other heads from being proved.
     let root = timeout(pool.silence_timeout() * WALK_PATIENCE, root_of(&pool, &claim)).await;
     let root = root.ok().flatten();
     pool.choice.walked(claim, root);
 }
 
-/// Number of the published block that the walk came to.
+/// Returns the number of the published block that the walk reached; `None` where it reached none.
 async fn root_of(pool: &Pool, claim: &Claim) -> Option<u64> {
     let (mut highest, mut parent) = claim.below;
     let mut known: HashMap<B256, Told> = HashMap::new();
@@ -57,7 +57,7 @@ async fn root_of(pool: &Pool, claim: &Claim) -> Option<u64> {
     None
 }
 
-/// Fetches a block and, most likely, those below it, by their hashes.
+/// Fetches a block by its hash, and the blocks below it by number, most likely its ancestors. Returns them by hash.
 async fn blocks(pool: &Pool, id: UpstreamId, hash: B256, number: u64) -> HashMap<B256, Told> {
     let patience = pool.silence_timeout() / 4;
     let ask = async |method: &str, params: String| match pool.ask(id, method, &params, patience).await {

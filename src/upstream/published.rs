@@ -1,13 +1,14 @@
-//! The published chain as the upstreams are compared with it. No I/O, no clock.
+//! The published chain, against which the upstreams' chains are checked. No I/O, no clock.
 
 use std::collections::{HashMap, VecDeque};
 
 use alloy_primitives::B256;
 
-/// Published blocks that are remembered, to know a chain by. With four blocks a second that is a quarter of an hour.
+/// Most published blocks remembered, by which a chain is recognised. With four blocks a second that is a quarter of
+/// an hour.
 pub(super) const MAX_PUBLISHED: usize = 4096;
 
-/// Heads that clients were shown and that still stand, with those below them: number and hash, ascending.
+/// Published heads that are still canonical, and blocks below them: number and hash, ascending.
 #[derive(Debug, Default)]
 pub(super) struct Published {
     blocks: VecDeque<(u64, B256)>,
@@ -15,7 +16,8 @@ pub(super) struct Published {
 }
 
 impl Published {
-    /// Clients were shown this head; or they have to begin anew.
+    /// Records a published head, which replaces blocks at its height and above; `None` where clients have to begin
+    /// anew.
     pub fn head(&mut self, head: Option<(u64, B256)>) {
         let Some((number, hash)) = head else {
             *self = Self::default();
@@ -33,7 +35,7 @@ impl Published {
         }
     }
 
-    /// A block below those that clients were shown joined them.
+    /// Adds a block below the published ones, where there is room for it.
     pub fn past(&mut self, number: u64, hash: B256) {
         let is_below = self.blocks.front().is_some_and(|(oldest, _)| number < *oldest);
         if is_below && self.blocks.len() < MAX_PUBLISHED {
@@ -50,7 +52,7 @@ impl Published {
         self.blocks.front().map(|(number, _)| *number)
     }
 
-    /// The blocks from this number down.
+    /// Returns the blocks from this number down, highest first.
     pub fn down_from(&self, number: u64) -> impl Iterator<Item = (u64, B256)> {
         let end = self.blocks.partition_point(|(own, _)| *own <= number);
         self.blocks.range(..end).rev().copied()
@@ -60,8 +62,8 @@ impl Published {
         self.numbers.get(&hash).copied()
     }
 
-    /// Hashes of the newest block and of some older ones, each about twice as deep as the one before: a node that went back
-    /// some blocks has one that is hardly deeper.
+    /// Returns hashes of the newest block, of some older ones, each about twice as deep as the one before, and of the
+    /// oldest: a node that went back some blocks has one of them that is hardly deeper.
     pub fn some(&self) -> Vec<B256> {
         let deepest = self.blocks.len().checked_sub(1);
         let doubling = (0..).map(|power: u32| (1_usize << power) - 1);

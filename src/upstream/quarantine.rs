@@ -1,8 +1,8 @@
-//! Connections of their own for calls that may have broken a shared one.
+//! Separate connections for calls that may have broken a shared one.
 //!
-//! Any call under way on a connection that breaks may be the cause, so each is sent once more on a connection of its
-//! own. A call that breaks this one as well, twice, while the node stays up, is the cause: it is remembered and refused
-//! for a while. No other call is marked.
+//! Any call in flight on a connection that breaks may be the cause, so each that can be repeated is sent once more,
+//! on a connection of its own. A call that breaks this one as well (a read: twice) while the node stays up is the
+//! cause: it is remembered and refused for a while. No other call is marked.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -25,11 +25,11 @@ use crate::shares::{FairPool, Owner};
 /// Most such connections to one node at the same time, for accounts without a consequence.
 const PLACES: usize = 4;
 
-/// The same, for accounts all of whose calls, or sends, are asked alone: they do not delay the others.
+/// The same, for accounts whose calls, or sends, must all be sent alone: they do not delay the others.
 const PLACES_OF_SUSPECTS: usize = 2;
 
-/// Most calls of one account that wait for such a connection: all calls under way may be lost with a shared one, and
-/// those are bounded already.
+/// Most calls of one account that wait for such a connection: all calls in flight may be lost with a shared one, and
+/// their number is bounded already.
 const MAX_WAITING: usize = 4096;
 
 /// Most calls remembered; the oldest is forgotten first.
@@ -40,12 +40,13 @@ const REMEMBERED: usize = 1024;
 pub(super) struct Quarantine {
     places: Arc<FairPool>,
     places_of_suspects: Arc<FairPool>,
-    /// Connections whose last call was answered, kept while other calls wait: one call at a time, but not a handshake each.
+    /// Connections whose last call was answered, kept for the waiting calls: one call at a time, but not a handshake
+    /// for each.
     spare: Mutex<Vec<Alone>>,
     breaking: Mutex<Breaking>,
 }
 
-/// Calls that broke a connection of their own, by a hash whose seed is new in each process, with the time.
+/// Calls that broke a connection of their own, with the time: by a hash whose seed is new in each process.
 #[derive(Debug, Default)]
 struct Breaking {
     since: HashMap<u64, Instant>,
@@ -55,7 +56,7 @@ struct Breaking {
 
 impl Breaking {
     fn key(&self, ask: &Ask) -> u64 {
-        // Normalized: white space and the order of members do not make it another call.
+        // Normalized: calls that differ in white space or in the order of members are the same.
         let params: Option<serde_json::Value> = serde_json::from_str(&ask.params).ok();
         let params = params.map_or_else(|| ask.params.clone(), |params| params.to_string());
         self.hasher.hash_one((&ask.method, params))
@@ -101,7 +102,7 @@ impl Default for Quarantine {
 }
 
 impl Quarantine {
-    /// Checks if this call is known to break the node's connections.
+    /// Checks if this call is known to break the node's connections, and is refused.
     pub fn refuses(&self, ask: &Ask) -> bool {
         self.breaking.lock().includes(ask, Instant::now())
     }
@@ -113,7 +114,7 @@ impl Quarantine {
         }
     }
 
-    /// Keeps a connection for the calls that wait, and closes all if none does.
+    /// Keeps a connection for waiting calls; closes all spare ones where no call waits.
     fn give_back(&self, link: Alone) {
         let waits = |places: &FairPool| places.usage().1 > 0;
         let mut spare = self.spare.lock();
@@ -130,8 +131,11 @@ impl Upstream {
     /// Sends a call on a connection of its own.
     ///
     /// # Errors
-    /// [`CallError::Breaks`] where the call ends such connections while the node goes on; [`CallError::TooLong`];
-    /// [`CallError::Lost`] where the node cannot be reached, or the connection ended for another reason.
+    /// Returns [`CallError::Breaks`] where the call ends such connections while the node stays up;
+    /// [`CallError::TooLong`] where the answer is longer than is accepted; [`CallError::Full`] where too many calls
+    /// wait; [`CallError::TimedOut`] where there is no answer within `patience`; [`CallError::Unavailable`] where the
+    /// connection led to a node of another chain; [`CallError::Lost`] where the node cannot be reached, or the
+    /// connection ended for another reason.
     pub async fn ask_alone(&self, ask: &Ask, patience: Duration) -> Result<Outcome, CallError> {
         let until = Instant::now() + patience;
         let asking = async {
@@ -146,7 +150,7 @@ impl Upstream {
                             return Ok(outcome);
                         }
                         Err(why) if why.is_too_big() => return Err(CallError::TooLong),
-                        // It may have ended before this call.
+                        // The spare connection may have ended before this call.
                         Err(_) => {}
                     }
                 }
@@ -181,7 +185,7 @@ impl Upstream {
                 return Err(CallError::Lost);
             }
         };
-        // A balancer may lead to a node of another chain; and a node that is shutting down closes before the call is
+        // A balancer may route to a node of another chain; and a node that is shutting down closes before the call is
         // sent.
         match link.chain_id().await {
             Ok(Outcome::Result(id)) => {

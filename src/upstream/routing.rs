@@ -1,4 +1,4 @@
-//! Routing of a client's call to a node, and to another one where the first does not answer.
+//! Routing of a client's call to a node, and to another node if the first does not answer.
 //!
 //! ```text
 //! reach (has the block)  >  methods, archive (can serve it)  >  share, back-off, load (best choice)  >  the actor
@@ -19,19 +19,20 @@ use super::{Ask, CallError, Endpoint, Reach, Repeat, UpstreamId, Whom};
 use crate::jsonrpc::Outcome;
 use crate::telemetry::ReasonLabel;
 
-/// Shortest wait before a call is hedged to a second node, however fast the first one is as a rule: less gains nothing.
+/// Shortest wait before a call is hedged to a second node, however fast the first one usually is: a shorter wait
+/// gains nothing.
 const LEAST_HEDGE: Duration = Duration::from_millis(5);
 
 type Answer = Result<Outcome, CallError>;
 
 impl Pool {
-    /// Sends a call to an upstream that can answer. An idempotent call that gets no answer, or one that another node
-    /// may improve on, is retried at another upstream, or at the same when it is back; where several nodes are slow it
-    /// may be hedged to two at once (`calls.hedge`). A call that was not sent to any upstream yet always moves on to
-    /// another.
+    /// Sends a call to an upstream that can answer. An idempotent call that gets no answer, or an answer that another
+    /// node may improve on, is retried at another upstream, or at the same when it is back; where several nodes are
+    /// slow it may be hedged to two at once (`calls.hedge`). A call that was not sent to any upstream yet always
+    /// moves on to another.
     ///
     /// # Errors
-    /// [`CallError`]; an error that the node itself answers is an [`Outcome::Error`].
+    /// Returns a [`CallError`] where no upstream answered; an error object of the node is an [`Outcome::Error`].
     pub async fn call(&self, ask: &Ask) -> Answer {
         let now = Instant::now();
         let mut until = now + self.call_patience;
@@ -79,7 +80,7 @@ impl Pool {
     /// Sends a signed transaction again after its connection was lost, on a connection of its own.
     ///
     /// # Errors
-    /// [`CallError`], like [`Self::call`].
+    /// Returns a [`CallError`] like [`Self::call`].
     pub async fn send_again(&self, ask: &Ask) -> Answer {
         self.count_rerouted("lost");
         let until = Instant::now() + self.call_patience;
@@ -121,17 +122,18 @@ impl Pool {
                 _ => return answer,
             }
         }
-        // A call that is known to break connections was not sent.
+        // A call that is already known to break connections was not sent, so it is not held against the account.
         if broke_one {
             ask.conduct.broke_a_connection(Instant::now());
         }
         Err(CallError::Breaks)
     }
 
-    /// Sends a call to this upstream, whatever the state of the others: its subject (a filter) exists there alone.
+    /// Sends a call to this upstream, regardless of the state of the others: its subject (a filter) exists there
+    /// alone.
     ///
     /// # Errors
-    /// [`CallError`], like [`Self::call`].
+    /// Returns a [`CallError`] like [`Self::call`].
     pub async fn call_at(&self, id: UpstreamId, ask: &Ask) -> Answer {
         let upstream = &self.upstreams[id.0];
         let is_http = matches!(upstream.shared.endpoint, Endpoint::Http(_));
@@ -153,7 +155,7 @@ impl Pool {
     /// Returns the upstream that a call would go to now, for state that then stays there (a filter).
     ///
     /// # Errors
-    /// [`CallError`] where no upstream qualifies, even after a wait.
+    /// Returns a [`CallError`] where no upstream qualifies, even after a wait.
     pub async fn place(&self, ask: &Ask) -> Result<UpstreamId, CallError> {
         self.find(ask, None, Instant::now() + self.call_patience).await
     }
@@ -170,7 +172,7 @@ impl Pool {
         self.choice.reached(Reach::Anywhere).contains(&id)
     }
 
-    /// Waits a short time for an upstream that can answer.
+    /// Waits until `until` at most for an upstream that can answer.
     async fn find(&self, ask: &Ask, not: Option<UpstreamId>, until: Instant) -> Result<UpstreamId, CallError> {
         if let Some(id) = self.choose(ask, not) {
             return Ok(id);
@@ -213,7 +215,7 @@ impl Pool {
         self.upstreams.iter().any(|upstream| upstream.node.archive)
     }
 
-    /// Returns the upstreams that have the block in question and serve the method, by priority.
+    /// Returns the upstreams that have the required block and serve the method, by priority.
     fn able(&self, ask: &Ask) -> Vec<UpstreamId> {
         let node = |id: &UpstreamId| &self.upstreams[id.0].node;
         let mut able = self.choice.reached(ask.reach);
@@ -229,7 +231,8 @@ impl Pool {
         able
     }
 
-    /// Chooses the upstream to ask now, if there is any; `not`, which was asked in vain, only where no other is left.
+    /// Chooses the upstream for a call, `None` where none qualifies; `not`, which failed before, only where no other
+    /// is left.
     fn choose(&self, ask: &Ask, not: Option<UpstreamId>) -> Option<UpstreamId> {
         let able = self.able(ask);
         if let [only] = able[..] {
@@ -294,7 +297,7 @@ impl Pool {
         answer
     }
 
-    /// Asks this upstream, and hedges to another one where the answer takes longer than nineteen of twenty did.
+    /// Sends a call to this upstream, and hedges it to another one once the 95th percentile of latencies has passed.
     async fn ask_perhaps_two(&self, ask: &Ask, first: UpstreamId) -> Answer {
         let usual = if self.hedges && ask.repeat == Repeat::Read && ask.whom == Whom::LeastLoaded {
             self.usual.lock().get(ask.class).and_then(super::load::P95::get)
@@ -340,18 +343,18 @@ impl Pool {
         self.metrics.rerouted.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// Records the head that clients are about to be shown, or that nothing they were shown holds any more: their calls
-    /// go to upstreams that have it.
+    /// Records the head that is about to be published, `None` where clients have to begin anew: their calls go to
+    /// upstreams that have this head.
     pub fn published(&self, head: Option<(u64, B256)>) {
         self.choice.published(head);
     }
 
-    /// Records a block below those that clients were shown.
+    /// Records a published block below the others.
     pub fn published_past(&self, number: u64, hash: B256) {
         self.choice.published_past(number, hash);
     }
 }
-/// Notes in the account's record what an answer shows of its calls.
+/// Records in the account's conduct that a call got too long an answer, or that a send was lost.
 fn note_loss(ask: &Ask, answer: &Answer) {
     match answer {
         Err(CallError::TooLong) => ask.conduct.got_too_long_an_answer(Instant::now()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// First reports remembered. With four blocks a second that is four minutes, far longer than any `patience`.
 const MAX_SIGHTS: usize = 1024;
 
-/// Times at which blocks were first reported: ascending numbers, each with the time for itself and the numbers below it
+/// Times at which blocks were first reported, by ascending number: each entry covers its number and those below it
 /// down to the entry before.
 #[derive(Debug, Default)]
 pub(super) struct FirstSights(VecDeque<(u64, Duration)>);

@@ -1,12 +1,12 @@
-//! Where one JSON value ends and the next begins, in a stream that has no frames (geth's IPC).
+//! Splitting of a stream without frames (geth's IPC) into JSON values.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Collects bytes and gives back whole JSON objects and arrays. Each byte is looked at once, however it arrives.
+/// Collects bytes and returns whole JSON objects and arrays. Each byte is read once, in whatever pieces it arrives.
 #[derive(Debug, Default)]
 pub struct Splitter {
     buffer: BytesMut,
-    /// How far the buffer was looked at.
+    /// Bytes of the buffer that were read already.
     at: usize,
     depth: usize,
     in_string: bool,
@@ -14,18 +14,18 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Where to read into.
+    /// Returns the buffer to read into.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// Bytes that wait for their end.
+    /// Returns the number of bytes of the incomplete value.
     #[must_use]
     pub fn len(&self) -> usize {
         self.buffer.len()
     }
 
-    /// The next whole value; what stands between values (newlines) is skipped.
+    /// Returns the next whole value; bytes between values (newlines) are skipped.
     pub fn next(&mut self) -> Option<Bytes> {
         if self.depth == 0 && self.at == 0 {
             let skip = self

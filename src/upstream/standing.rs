@@ -1,10 +1,10 @@
 //! Ranking of the upstreams, and the choice of the one in use. No I/O, no clock: times are passed in.
 //!
 //! ```text
-//!             the first that connects          it lags or is forked, and there is a refuge
-//!   nothing ---------------------------> A ------------------------------------------------> B
-//!   in use  <--------------------------- in use <------------------------------------------- in use
-//!             lost, and no other stands        A is better by priority and was sound for a while
+//!             first to connect             A is lost, or lags, is forked or doubted while B is fit
+//!   none   ---------------------------> A ------------------------------------------------> B
+//!   in use <--------------------------- in use <------------------------------------------- in use
+//!             lost, no other connected     A is better by priority and was sound for a while
 //! ```
 //!
 //! Lag is measured in time, not in blocks: the time since another upstream first reported the oldest block that this
@@ -29,14 +29,14 @@ use super::UpstreamId;
 use super::published::Published;
 use super::sights::FirstSights;
 
-/// Blocks remembered of each upstream, to compare branches and to know which upstreams can be asked for a block.
+/// Most blocks remembered of each upstream, to compare branches and to know which upstreams have a block.
 const MAX_CHAIN: usize = 128;
 
 /// Blocks by which an upstream may trail the newest one and still be chosen by its priority alone.
 const NEAR: u64 = 2;
 
-/// Largest difference of numbers between a parent and its child at which the child's number is credible: a node that
-/// names any parent may name any number. Filecoin's longest runs of null rounds are a tenth of it.
+/// Largest difference of numbers between a parent and its child at which the child's number is credible: a node can
+/// name any parent and any number. Filecoin's longest runs of null rounds are a tenth of this.
 pub(crate) const MAX_HOLE: u64 = 128;
 
 /// Wait before a walk that led nowhere is repeated, as a multiple of `patience`.
@@ -46,7 +46,7 @@ const WALK_AGAIN: u32 = 8;
 /// of `patience`.
 const LEAD_AGAIN: u32 = 40;
 
-/// Blocks with which one upstream of two leads while the other has none of them.
+/// Most blocks in a row with which one upstream of two leads while the other has none of them.
 const MAX_LED: u32 = 16;
 
 /// A head as its node reported it.
@@ -88,21 +88,21 @@ pub(super) struct Claim {
     pub id: UpstreamId,
     pub number: u64,
     pub hash: B256,
-    /// Lowest parent that is known, from which the walk goes on: the highest number that it can have, and its hash.
+    /// Lowest known parent, from which the walk goes on: the highest number that this parent can have, and its hash.
     pub below: (u64, B256),
-    /// Lowest number that is remembered of the published chain: a walk below it finds nothing.
+    /// Lowest number remembered of the published chain: a walk below this number finds nothing.
     pub oldest: u64,
 }
 
 /// All upstreams, as reported so far.
 #[derive(Debug)]
 pub(super) struct Standing {
-    /// Longest lag or fork that is tolerated of the upstream in use.
+    /// Longest time for which the upstream in use may lag or be forked.
     patience: Duration,
     take_back_after: Duration,
     members: Vec<Member>,
     active: Option<UpstreamId>,
-    /// Time at which the first one that connected came into use; `None` once one is lost.
+    /// Time at which the first upstream that connected came into use; `None` once a connection was lost.
     began: Option<Duration>,
     sights: FirstSights,
     published: Published,
@@ -116,27 +116,28 @@ struct Led {
     number: u64,
     hash: B256,
     is_published: bool,
-    /// Such blocks one after the other.
+    /// Number of such blocks in a row.
     run: u32,
 }
 
 #[derive(Debug, Default)]
 struct Member {
     connected: bool,
-    /// Newest part of its chain: number and hash, each the parent of the next. Numbers ascend, and some have no block.
-    /// The first entry may be known as a parent only, and then has the highest number that it can have.
+    /// Newest part of the chain: number and hash, each the parent of the next. Numbers ascend, and may have gaps. The
+    /// first entry may be known as a parent only, and then has the highest number that it can have.
     chain: VecDeque<(u64, B256)>,
-    /// Highest block that it reported over this connection.
+    /// Highest block reported over this connection.
     highest: Option<(u64, B256)>,
     outvoted_since: Option<Duration>,
-    /// Number of the highest published block that is known to be on its chain; `None` where its chain leads to none.
+    /// Number of the highest published block known to be on this upstream's chain; `None` where no such block is
+    /// known.
     root: Option<u64>,
     doubted_since: Option<Duration>,
     /// Earliest time of another walk from its chain.
     walk_at: Option<Duration>,
-    /// Time since which it has been connected, without lag and not forked.
+    /// Time since which the upstream has been connected, without lag and not forked.
     sound_since: Option<Duration>,
-    /// Earliest time at which it may lead, see [`Standing::may_lead`]. Survives a reconnect.
+    /// Earliest time at which the upstream may lead, see [`Standing::may_lead`]. Survives a reconnect.
     leads_at: Duration,
 }
 
@@ -154,7 +155,7 @@ impl Standing {
         }
     }
 
-    /// Records the head that clients were shown, or `None` where they have to begin anew.
+    /// Records the published head, `None` where clients have to begin anew.
     pub fn published(&mut self, head: Option<(u64, B256)>, now: Duration) {
         self.published.head(head);
         if let Some(led) = &mut self.led {
@@ -170,14 +171,14 @@ impl Standing {
         for member in &mut self.members {
             member.root = match head {
                 Some((number, hash)) if member.told(hash) => Some(number),
-                // What is at this number now is not on its chain, as far as is known.
+                // The block that is published at this number now is not known to be on this chain.
                 Some((number, _)) => member.root.map(|root| root.min(number.saturating_sub(1))),
                 None => None,
             };
         }
     }
 
-    /// Records a block below those that clients were shown.
+    /// Records a published block below the others.
     pub fn published_past(&mut self, number: u64, hash: B256) {
         self.published.past(number, hash);
     }
@@ -187,19 +188,19 @@ impl Standing {
         self.published.newest()
     }
 
-    /// See [`Published::some`].
+    /// Returns some published blocks' hashes, see [`Published::some`].
     pub fn some_published(&self) -> Vec<B256> {
         self.published.some()
     }
 
-    /// Returns the number of a block that was published.
+    /// Returns the number of a published block; `None` for any other block.
     pub fn published_number(&self, hash: B256) -> Option<u64> {
         self.published.number_of(hash)
     }
 
-    /// `true` where it says that it is higher than can be believed: no parents lead from its head to the published chain, as far as
-    /// is known, or two others contradict it, and no other has come so far. One that is alone is never doubted, and before the
-    /// first block none is.
+    /// Checks if an upstream reports a height that does not count: no known parents lead from its head to the
+    /// published chain, or two other upstreams contradict it, and no other has reached that height. An upstream that
+    /// is connected alone is never doubted, and none is before the first block is published.
     pub fn is_doubted(&self, id: UpstreamId) -> bool {
         let member = &self.members[id.0];
         member.connected
@@ -209,7 +210,7 @@ impl Standing {
             && self.newest().is_some_and(|newest| self.number(id) > newest)
     }
 
-    /// Returns a head that has been doubted for a while, and from which no walk was tried lately.
+    /// Returns a head that has been doubted for a while, and from which no walk was tried recently.
     pub fn unproved(&self, now: Duration) -> Option<Claim> {
         let oldest = self.published.oldest()?;
         self.connected().find_map(|id| {
@@ -228,7 +229,7 @@ impl Standing {
         })
     }
 
-    /// The walk from a head has come to the published block of this number, or to none.
+    /// Records the result of a walk: the number of the published block that it reached, or `None`.
     pub fn walked(&mut self, claim: Claim, root: Option<u64>, now: Duration) {
         let member = &mut self.members[claim.id.0];
         if root.is_some() && member.told(claim.hash) {
@@ -239,8 +240,8 @@ impl Standing {
         }
     }
 
-    /// Checks that the chain leads to the published one, and that no two others have published blocks where it has others: one
-    /// node alone can invent a branch that begins at a published block.
+    /// Checks that the chain leads to the published one, and that no two others have published blocks where this one
+    /// has different ones: a single node can invent a branch that begins at a published block.
     fn leads_to_published(&self, id: UpstreamId) -> bool {
         let Some(root) = self.members[id.0].root else {
             return false;
@@ -249,10 +250,10 @@ impl Standing {
         self.number(id) <= root || self.connected().filter(above).count() < 2
     }
 
-    /// Checks if a block on top of the newest one is published on the word of this upstream, although another one is in
-    /// use: clients see a head when it is known, not when the upstream in use has it. Of three or more upstreams another
-    /// one must have reported it, since one alone can invent blocks; of two, this one must not have led to a dropped block
-    /// within [`LEAD_AGAIN`].
+    /// Checks if a block on top of the newest one may be published on the word of this upstream, although another one
+    /// is in use: clients see a head as soon as it is known, not when the upstream in use has it. Of three or more
+    /// upstreams another one must have reported the block, since a single one can invent blocks; of two, this one
+    /// must not have led to a dropped block within [`LEAD_AGAIN`].
     pub fn may_lead(&self, id: UpstreamId, block: B256, now: Duration) -> bool {
         let member = &self.members[id.0];
         let is_trusted = now >= member.leads_at && member.outvoted_since.is_none();
@@ -292,7 +293,7 @@ impl Standing {
         self.members[id.0].connected = true;
     }
 
-    /// Records that there is no connection.
+    /// Records that the connection was lost, or could not be made.
     pub fn down(&mut self, id: UpstreamId) {
         let member = &mut self.members[id.0];
         self.began = self.began.filter(|_| !member.connected);
@@ -313,7 +314,7 @@ impl Standing {
         news
     }
 
-    /// Records the answer to a question for the head, which may be a step back. `false` where the head has not moved.
+    /// Records a fetched head, which may be a step back. `false` where the head has not moved.
     pub fn fetched(&mut self, id: UpstreamId, told: Told) -> bool {
         self.confirm(id, told);
         let member = &mut self.members[id.0];
@@ -324,8 +325,8 @@ impl Standing {
         news
     }
 
-    /// Returns the time since the first report of the oldest block that it has not reached; `None` without a
-    /// connection.
+    /// Returns the time since the first report of the oldest block that this upstream has not reached; `None` without
+    /// a connection.
     pub fn lag(&self, id: UpstreamId, now: Duration) -> Option<Duration> {
         let member = &self.members[id.0];
         member
@@ -333,7 +334,7 @@ impl Standing {
             .then(|| self.sights.lag(member.number().unwrap_or(0), now))
     }
 
-    /// Decides which upstream should be in use; to be called after every change, and now and then.
+    /// Decides which upstream should be in use; to be called after every change, and regularly. Returns a change.
     pub fn decide(&mut self, now: Duration) -> Option<Switch> {
         for id in (0..self.members.len()).map(UpstreamId) {
             let outvoted = self.is_outvoted(id);
@@ -389,7 +390,7 @@ impl Standing {
         {
             return Some((Some(to), Why::Doubted));
         }
-        // Which one is the first to connect is chance.
+        // Chance decides which upstream connects first, so at the start failback does not wait.
         let is_start = |began| now.saturating_sub(began) < self.patience;
         let wait = if self.began.is_some_and(is_start) {
             Duration::ZERO
@@ -431,7 +432,7 @@ impl Standing {
     fn is_near(&self, id: UpstreamId) -> bool {
         let Some(newest) = self.newest() else { return true };
         let number = self.number(id);
-        // Where not every number has a block, two blocks may be many numbers.
+        // On a chain where some numbers have no block, two blocks may be many numbers apart.
         let ahead = |id: UpstreamId| {
             let blocks = self.members[id.0].above(number);
             self.number(id) == newest && blocks.is_some_and(|blocks| blocks as u64 <= NEAR)
@@ -449,14 +450,14 @@ impl Standing {
         since.is_some_and(|since| now.saturating_sub(since) >= self.patience)
     }
 
-    /// Checks if, at the highest block that can be compared, two or more agree on another hash, and more than agree
-    /// with this one. Of two that disagree neither is right; priority decides.
+    /// Checks if, at the highest block that can be compared, two or more upstreams agree on another hash, and more
+    /// than agree with this one. Of two that disagree neither is outvoted; priority decides.
     fn is_outvoted(&self, id: UpstreamId) -> bool {
         if self.connected().count() < 3 {
             return false;
         }
         let member = &self.members[id.0];
-        // Below the end of its chain that is remembered, as far as it is the published one and two others have come.
+        // Below the remembered part of its chain: the published blocks that it has, and that two others have reached.
         let lowest = member.chain.front().map_or(0, |(number, _)| *number);
         let mut others: Vec<u64> = self
             .connected()
@@ -483,9 +484,9 @@ impl Standing {
         false
     }
 
-    /// Returns the upstream to ask for a block with this hash at this attempt, and the number of candidates. Those that
-    /// lag or are forked come last, for they may not answer; among the others those that reported the block come first,
-    /// and the one in use before its equals.
+    /// Returns the upstream to ask for a block with this hash at this attempt, counted from 0, and the number of
+    /// candidates; `None` without a connected upstream. Those that lag or are forked come last, since they may not
+    /// answer; among the others those that reported the block come first, and the one in use before its equals.
     pub fn whom_to_ask(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
         let order = self.order_to_ask(block);
         let among = u32::try_from(order.len()).unwrap_or(u32::MAX);
@@ -498,7 +499,7 @@ impl Standing {
         let mut order: Vec<UpstreamId> = self.connected().collect();
         order.sort_by_key(|id| {
             let member = &self.members[id.0];
-            // A question that concerns no block goes to the upstream in use.
+            // A call that concerns no block goes to the upstream in use.
             let (unsound, told) = match block {
                 Some(hash) => (member.sound_since.is_none(), member.told(hash)),
                 None => (false, true),
@@ -515,8 +516,8 @@ impl Standing {
     }
 
     /// Returns the upstreams that have this block, by priority: those that have it on their chain or as their highest
-    /// one (behind a balancer later reports may be lower); where none is known to, those that have come as far and
-    /// whose branch is not known.
+    /// one (behind a balancer later reports may be lower). If no upstream is known to have the block, returns those
+    /// that have reached its number on an unknown branch.
     pub fn have(&self, number: u64, hash: B256) -> Vec<UpstreamId> {
         let told = |id: &UpstreamId| {
             let member = &self.members[id.0];
@@ -548,8 +549,8 @@ impl Standing {
         self.members[id.0].number().unwrap_or(0)
     }
 
-    /// Returns the highest height that counts: one that leads to the published chain, or that two upstreams have
-    /// reached. Upstreams that are outvoted do not count, or none could be fit to replace them.
+    /// Returns the highest height that counts: one whose block leads to the published chain, or that two upstreams
+    /// have reached. Outvoted upstreams do not count, or else no upstream could be fit to replace them.
     fn newest(&self) -> Option<u64> {
         let mut heights: Vec<(u64, bool)> = self
             .connected()
@@ -576,7 +577,7 @@ impl Member {
         Some(self.chain[at].1)
     }
 
-    /// Counts its blocks above this number, where its chain is known so far down.
+    /// Counts the blocks above this number; `None` where the chain is not known so far down.
     fn above(&self, number: u64) -> Option<usize> {
         let at = self.chain.partition_point(|(own, _)| *own <= number);
         at.checked_sub(1).map(|_| self.chain.len() - at)
@@ -586,7 +587,7 @@ impl Member {
         self.chain.iter().rev().any(|(_, own)| *own == hash)
     }
 
-    /// Appends a head. Only blocks that lead to it stay: the rest may not be this node's chain any more.
+    /// Appends a head. Only blocks that lead to the head stay: the others may not be on this node's chain any more.
     fn tell(&mut self, head: Told, published: &Published) {
         while self.number().is_some_and(|newest| newest >= head.number) {
             self.chain.pop_back();

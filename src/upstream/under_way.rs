@@ -1,4 +1,4 @@
-//! Calls under way on one connection to a node, and the messages that wait to be written. No I/O, no clock.
+//! Calls in flight on one connection to a node, and the messages that wait to be written. No I/O, no clock.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -7,18 +7,19 @@ use super::call::{Call, Reply};
 use super::link::Outbound;
 use super::message::{self, NodeMessage};
 
-/// Messages that wait until the node takes them; where there are so many, calls wait in their queue, where callers see it.
+/// Most messages that wait to be written; further calls wait in the actor's inbox, so that their callers wait with
+/// them.
 const WRITE_QUEUE: usize = 128;
 
-/// Calls remembered whose callers gave up: a node that answers none of them is not waited for.
+/// Most abandoned calls remembered; above that all are forgotten, since the node apparently answers none of them.
 const MAX_ABANDONED: usize = 4096;
 
-/// The calls, by the ids that they are asked with.
+/// Calls in flight, by the ids that they were sent with.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     next_id: u64,
     waiting: HashMap<u64, Reply>,
-    /// Calls whose callers gave up, and whose answers may be on their way.
+    /// Calls whose callers gave up, and whose answers may still arrive.
     abandoned: HashSet<u64>,
     pub out: VecDeque<Outbound>,
 }
@@ -45,7 +46,7 @@ impl UnderWay {
             .push_back(Outbound::Message(message::request(self.next_id, &method, &params)));
     }
 
-    /// Queues a question whose answer is a sign of life and nothing else.
+    /// Queues a call whose answer is used only as a sign of life.
     pub fn probe(&mut self, method: &str) {
         self.next_id += 1;
         self.out
@@ -63,7 +64,7 @@ impl UnderWay {
         self.abandoned.remove(&id);
     }
 
-    /// Forgets callers that gave up.
+    /// Moves calls whose callers gave up to the abandoned ones.
     pub fn forget_closed(&mut self) {
         let closed = self.waiting.extract_if(|_, reply| reply.is_closed());
         self.abandoned.extend(closed.map(|(id, _)| id));
@@ -72,8 +73,8 @@ impl UnderWay {
         }
     }
 
-    /// Fails all calls, since the connection is over. An answer that was too long can be blamed on a call only where it
-    /// is the only one; of several each is lost.
+    /// Fails all calls, since the connection ended. An answer that was too long can be blamed on a call only where
+    /// that call is the only one in flight; of several, each is lost.
     pub fn lose_all(&mut self, too_long: bool) {
         let why = if too_long && self.waiting.len() == 1 && self.abandoned.is_empty() {
             CallError::TooLong

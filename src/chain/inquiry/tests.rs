@@ -7,7 +7,7 @@ fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// A block asked about, and the record of those before it.
+/// The inquiry about one block, and the record of earlier blocks.
 struct World {
     inquiry: Inquiry,
     record: Record,
@@ -38,8 +38,8 @@ impl World {
         self.record.failed(question.node, question.way, why, self.clock + now);
     }
 
-    /// Asks until it is over, each answer taking a millisecond; `-` where one does not come before its time is up. The
-    /// questions, as upstream and way, and how it ended.
+    /// Asks until the inquiry ends. Each answer takes 1 ms; `None` is a timeout. Returns the questions as upstream
+    /// and way, the reason of the end and its second.
     fn ask(&mut self, mut answer: impl FnMut(Question) -> Option<Failed>) -> String {
         let mut now = Duration::ZERO;
         let mut under_way: Vec<(Duration, Question, Option<Failed>)> = Vec::new();
@@ -81,7 +81,7 @@ fn name(way: Way) -> &'static str {
     }
 }
 
-/// The first questions, each of which is answered so.
+/// Returns the first `count` questions if every one fails as `answer` says.
 fn first(nodes: usize, ways: &'static [Way], count: usize, answer: impl Fn(Way) -> Failed) -> String {
     let mut world = World::new(nodes, ways);
     let told = world.ask(|question| Some(answer(question.way)));
@@ -94,7 +94,7 @@ fn every_upstream_is_asked_in_one_way_before_the_next_way() {
     assert_eq!(first(2, logs, 6, |_| OTHER), "0h 1h 0n 1n 0r 1r");
     assert_eq!(first(1, logs, 5, |_| OTHER), "0h 0n 0r 0h 0n");
     assert_eq!(first(1, logs, 6, |_| Failed::NotServed), "0h 0n 0r 0s 0e 0h");
-    // Long, whichever way it is asked about in one answer: in parts.
+    // Too long for any single answer: request its parts.
     assert_eq!(first(1, logs, 2, |_| Failed::TooLong), "0h 0e");
     assert_eq!(first(1, &Way::RECEIPTS, 3, |_| Failed::NotServed), "0r 0s 0e");
     assert_eq!(first(2, &Way::TRANSACTIONS, 4, |_| OTHER), "0b 1b 0c 1c");
@@ -134,7 +134,7 @@ fn it_ends_whatever_is_answered() {
         .split_whitespace()
         .filter(|asked| ["0h", "0n", "0r"].contains(asked));
     assert_eq!(whole.count(), 3, "{long}");
-    // What was pruned does not come back, also where another way says no such thing.
+    // Pruned contents do not come back, even if another way reports another error.
     let pruned = |question: Question| {
         Some(if question.way == Way::LogsByHash {
             Failed::Pruned
@@ -147,7 +147,7 @@ fn it_ends_whatever_is_answered() {
     for way in ["0r", "0e"] {
         assert_eq!(broken.matches(way).count(), 3, "{broken}");
     }
-    // A rate limit that was met on the way is no reason where none serves it.
+    // An earlier rate limit is not the reason if no way is served.
     let mut count = 0;
     let told = World::new(1, &Way::TRANSACTIONS).ask(|_| {
         count += 1;
@@ -170,7 +170,7 @@ fn what_is_late_is_not_waited_for_and_not_doubled() {
         Some(Way::LogsByNumber)
     );
     assert_eq!(world.next(ms(1_250)), None);
-    // A node that takes its time as a rule is not asked twice for it.
+    // A node that is usually slow does not get a second question for it.
     world.record.works(UpstreamId(0), Way::LogsByHash, ms(600));
     world.block(&Way::LOGS);
     assert!(world.next(ms(0)).is_some());
@@ -233,7 +233,7 @@ fn the_next_block_goes_straight_to_what_works() {
         world.next(ms(0)).expect("a question").way
     };
     assert_eq!(straight(&mut world), Way::ReceiptsByHash);
-    // After a minute it is tried again, and after two more.
+    // The way is tried again after one minute, and after two more.
     for (wait, again) in [(61, 119), (121, 239)] {
         world.clock += Duration::from_secs(wait);
         assert_eq!(straight(&mut world), Way::LogsByHash);
@@ -247,7 +247,7 @@ fn the_next_block_goes_straight_to_what_works() {
         assert_eq!(straight(&mut world), Way::ReceiptsByHash);
         world.clock -= Duration::from_secs(again);
     }
-    // A node that was restarted may serve it.
+    // A restarted node may serve the way.
     world.record.connected(UpstreamId(0), 1);
     world.record.connected(UpstreamId(0), 1);
     assert_eq!(straight(&mut world), Way::ReceiptsByHash);

@@ -1,4 +1,4 @@
-//! The tracker on small chains that a word each spells.
+//! Tests of the tracker on small chains, written as one word for each event.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// `a3` is block 3 of branch a; the hash spells the name.
+/// Spells the name as a hash: `a3` is block 3 of branch a.
 fn hash(name: &str) -> B256 {
     let mut hash = B256::ZERO;
     hash[..name.len()].copy_from_slice(name.as_bytes());
@@ -56,7 +56,7 @@ fn show(step: &Step) -> String {
     }
 }
 
-/// `b2<a1` announces b2 with parent a1; `?b2<a1` supplies it; `!a1` confirms a rewind; `~` makes it wary, or no longer.
+/// `b2<a1` announces b2 with parent a1; `?b2<a1` supplies it; `!a1` confirms a rewind; `~` toggles the wary mode.
 #[track_caller]
 fn check(events: &str, expect: Expect) {
     let mut tracker = Tracker::new(8);
@@ -209,12 +209,12 @@ fn numbers_without_a_block_change_nothing() {
 
 #[test]
 fn a_wary_chain_is_never_given_up() {
-    // Above its parent by too much; then by as much as there may be.
+    // One block is too far above its parent, the next as far as allowed.
     check(
         "a1<g0 ~ b9000<a1 a2<a1 c131<a2 c130<a2",
         expect!["extend +a1; ~; -; extend +a2; -; extend +c130"],
     );
-    // A walk that leads nowhere, and a head below history.
+    // A walk that does not meet the chain, and a head below history.
     check(
         "a1<g0 a2<a1 ~ b4<b3 ?b3<b2 ?b2<b1 ?b1<b0 a3<a2 ~ b4<b3 ?b3<b2 ?b2<b1 ?b1<b0",
         expect![
@@ -264,7 +264,7 @@ fn a_gap_of_blocks_without_a_parent_is_crossed_by_number() {
     assert_eq!(step.as_ref().map(show).as_deref(), Some("need numbers to a3"));
     let step = tracker.supply_numbered(block("a3", "-").block, listed("a3<- a2<a1 a1<g0"));
     assert_eq!(step.as_ref().map(show).as_deref(), Some("extend +a2 +a3 +a4 +a5 +a6"));
-    // Now they are related by hashes.
+    // From now on these blocks are linked by hash.
     assert_eq!(show(&tracker.announce(block("b5", "a4"))), "reorg -a6 -a5 +b5");
     assert_eq!(show(&tracker.announce(block("a6", "a5"))), "reorg -b5 +a5 +a6");
     assert_eq!(show(&tracker.announce(block("a7", "-"))), "need numbers to a7");
@@ -316,8 +316,8 @@ fn a_branch_older_than_history_is_told() {
 }
 
 proptest! {
-    /// Random trees, any head announced at any time, parents supplied on demand: what comes out, replayed, is
-    /// always a chain of parents that ends at the announced head.
+    /// Random trees, any head announced at any time, parents supplied on demand: the steps, replayed, are always a
+    /// chain of parents that ends at the announced head.
     #[test]
     fn the_replayed_steps_are_the_announced_chain(parents in prop::collection::vec((0usize..6, prop_oneof![3 => Just(1u64), 1 => 1u64..200]), 2..60), heads in prop::collection::vec(any::<prop::sample::Index>(), 1..80)) {
         let mut tree: Vec<Header> = vec![header("g0", "x")];
@@ -355,7 +355,7 @@ proptest! {
                         Step::Nothing
                     }
                     Step::Far { head, stone } => {
-                        // What the node has at or above that number.
+                        // The node's first block at or above that number.
                         let mut first = head;
                         while by_hash[&first.parent].block.number >= stone { first = by_hash[&first.parent].clone(); }
                         tracker.walk_to(first)

@@ -1,22 +1,22 @@
-//! Since when a socket takes no bytes: what the write deadline runs from.
+//! Time since which a socket takes no bytes: the start of the write deadline.
 
 use crate::clock::Millis;
 
-/// Progress that resets the write deadline. A reader of a byte a second makes progress too, but not enough of it.
+/// Progress that resets the write deadline, in bytes. A reader of one byte a second makes progress too, but not enough.
 const PROGRESS_BYTES: usize = 16 << 10;
 
-/// Whether a socket takes bytes, and how many it took since it last took none.
+/// Blocked state of a socket, and the bytes written since the deadline last started.
 #[derive(Debug, Default)]
 pub(super) struct Blockage {
-    /// 0 while it takes them.
+    /// Start of the write deadline; 0 while the socket takes bytes.
     since: Millis,
-    /// It took what it could not send yet.
+    /// The TLS layer has encrypted bytes that it could not send yet.
     unsent: bool,
     progress: usize,
 }
 
 impl Blockage {
-    /// Since when the socket takes no bytes; 0 when it does.
+    /// Returns the start of the write deadline; 0 if the socket takes bytes.
     pub(super) fn since(&self) -> Millis {
         self.since
     }
@@ -25,24 +25,25 @@ impl Blockage {
         self.since != 0
     }
 
-    /// Whether the socket holds what it could not send yet.
+    /// Checks if the TLS layer has bytes that it could not send yet.
     pub(super) fn is_unsent(&self) -> bool {
         self.unsent
     }
 
-    /// The socket took nothing.
+    /// Records that the socket took nothing.
     pub(super) fn refused(&mut self, now: Millis) {
         if self.since == 0 {
             self.since = now;
         }
     }
 
-    /// The socket would take more; it is others' turn until it says so again.
+    /// Records that the pump paused although the socket takes more: other tasks run until the socket reports writable
+    /// again.
     pub(super) fn yielded(&mut self, now: Millis) {
         self.since = now;
     }
 
-    /// The socket took so many bytes, which may have been all there were.
+    /// Records that the socket took `bytes`; `all` if nothing is left to write.
     pub(super) fn took(&mut self, bytes: usize, all: bool, now: Millis) {
         self.progress += bytes;
         if all {
@@ -54,7 +55,7 @@ impl Blockage {
         }
     }
 
-    /// The socket sent what it had taken, or could not; with that all may have left.
+    /// Records if the TLS layer could send all its bytes; `all` if nothing else is left to write.
     pub(super) fn flushed(&mut self, flushed: bool, all: bool, now: Millis) {
         self.unsent = !flushed;
         if !flushed {

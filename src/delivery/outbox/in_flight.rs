@@ -1,19 +1,19 @@
-//! A call of one client that is not answered yet.
+//! Calls of one client that are not answered yet.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::{Outbox, Phase};
 
-/// A place among the calls in flight of one client; given back when dropped. It does not keep the socket open: a client
-/// that left is not waited for.
+/// Place among the calls in flight of one client, released when dropped. Does not keep the socket open after the client
+/// has disconnected.
 #[derive(Debug)]
 pub struct InFlight(Weak<Outbox>);
 
 impl InFlight {
-    /// One of `max` places, if one is free.
+    /// Takes one of `max` places; `None` if no place is free.
     pub(super) fn begin(outbox: &Arc<Outbox>, max: u32) -> Option<Self> {
-        // One too many is not counted for a moment either: somebody else might be refused for it.
+        // Not `fetch_add` and undo: a concurrent call could be refused because of the temporary count.
         let one_more = |now: u32| (now < max).then(|| now + 1);
         let taken = outbox
             .in_flight
@@ -21,7 +21,7 @@ impl InFlight {
         taken.ok().map(|_| Self(Arc::downgrade(outbox)))
     }
 
-    /// Where the answer goes; nowhere when the client has left.
+    /// Returns the outbox for the answer; `None` if the client has disconnected.
     #[must_use]
     pub fn outbox(&self) -> Option<Arc<Outbox>> {
         self.0.upgrade()
@@ -34,7 +34,7 @@ impl Drop for InFlight {
             && outbox.in_flight.fetch_sub(1, Ordering::Relaxed) == 1
             && matches!(outbox.phase(), Phase::Flushing(_))
         {
-            // The close frame waited for this call.
+            // The close frame may have waited for this call.
             outbox.flush();
         }
     }

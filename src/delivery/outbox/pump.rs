@@ -1,4 +1,4 @@
-//! The pump of an outbox: what drives its queue into its socket and counts what that does.
+//! Pump of an outbox: writes its queue to its socket and updates the counters.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -11,11 +11,11 @@ use crate::delivery::queue::Push;
 use crate::delivery::writing::Done;
 use crate::delivery::{CloseReason, Compression};
 
-/// Writes in a row before others get their turn.
+/// Writes in a row before other tasks get their turn.
 const MAX_WRITES: usize = 8;
 
 impl Outbox {
-    /// Keeps count of what a push did; `true` when somebody has to flush.
+    /// Accounts for a push; returns `true` if the caller has to flush.
     pub(super) fn settle(&self, state: &mut State, push: Push) -> bool {
         match push {
             Push::Queued { shed } => state.shed += shed as u64,
@@ -29,16 +29,17 @@ impl Outbox {
             }
         }
         self.recount(state);
-        // While the socket is blocked its readiness is what we wait for.
+        // While the socket is blocked, the session waits for its readiness and flushes then.
         !state.blockage.is_blocked() && !std::mem::replace(&mut state.flush_due, true)
     }
 
-    /// Keeps the sum over all clients right. Where the socket takes everything nothing that is shared is touched.
+    /// Updates this client's part of the global backlog. No shared counter is touched while the socket takes
+    /// everything.
     pub(super) fn recount(&self, state: &mut State) {
         let now = if !state.blockage.is_blocked() {
             0
         } else if matches!(state.phase, Phase::Closing(_)) {
-            // It is on its way out, within a deadline of its own: others need not leave for it.
+            // The connection ends within its own deadline: other clients need not be closed for its last bytes.
             state.queue.bytes()
         } else {
             state.queue.bytes() + state.writing.bytes()
@@ -49,14 +50,14 @@ impl Outbox {
         }
     }
 
-    /// Begins the end, unless a close frame is on its way.
+    /// Starts to close the connection, unless a close frame is queued already.
     pub(super) fn begin_close(&self, state: &mut State, reason: CloseReason) {
         if std::mem::take(&mut state.corked) {
-            // What was answered before the end was only held back for a moment.
+            // Answers corked before the end were only delayed for a moment.
             self.pump(state);
         }
         match state.phase {
-            // A second reason changes nothing once a close frame is on its way.
+            // A second reason changes nothing once a close frame is queued.
             Phase::Closing(_) => return,
             Phase::Flushing(_) if reason.flushes() => {}
             Phase::Open if reason.flushes() => state.phase = Phase::Flushing(reason),
@@ -68,15 +69,16 @@ impl Outbox {
         self.pump(state);
     }
 
-    /// Writes until there is nothing left, the socket is full, or others should get their turn; then makes sure that
-    /// the session waits for what comes next.
+    /// Writes until nothing is left, the socket is full, or other tasks should get their turn; then notifies the
+    /// session if its waits have changed.
     pub(super) fn pump(&self, state: &mut State) {
         let mut tally = Tally::default();
         self.pump_into(state, self.shared.clock.now(), &mut tally);
         self.shared.record(&tally);
     }
 
-    /// The time is the caller's: reading the clock for each of a thousand clients shows.
+    /// Like [`Self::pump`], with the caller's time and tally: the cost of reading the clock for each of a thousand
+    /// clients is measurable.
     pub(super) fn pump_into(&self, state: &mut State, now: Millis, tally: &mut Tally) {
         state.flush_due = false;
         let before = (state.blockage.is_blocked(), state.held_until);
@@ -87,7 +89,7 @@ impl Outbox {
                 break;
             }
             if turns == MAX_WRITES {
-                // The rest is written when the socket says that it is writable, which it is.
+                // The rest is written when tokio reports the socket writable, which it is already.
                 state.blockage.yielded(now);
                 break;
             }
@@ -107,7 +109,8 @@ impl Outbox {
         }
         let written = state.writing.is_empty() && !state.blockage.is_unsent();
         if matches!(state.phase, Phase::Closing(reason) if reason.is_violation()) && written {
-            // The echo cannot be told from what is still being sent; the end of our half tells the client to end its own.
+            // After a violation the echo cannot be found in the client's input; the end of our half makes the client
+            // end its own.
             self.socket.shut();
         }
         self.recount(state);
@@ -138,7 +141,7 @@ impl Outbox {
         )?;
         tally.bytes += written as u64;
         if released {
-            // Events may wait behind the answer that just left; nobody else would come back for them.
+            // Events may wait for this answer's hold-off; no other wake-up would write them.
             state.held_until = Some(state.held_until.map_or(release_at, |at| at.min(release_at)));
         }
         Ok(written)

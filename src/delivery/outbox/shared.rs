@@ -1,4 +1,4 @@
-//! What all outboxes share: their limits, the clock, and the counts of what they wrote.
+//! State shared by all outboxes: limits, the clock, and counters of written data.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,27 +11,27 @@ use crate::clock::{Clock, Millis};
 use crate::delivery::{Backlog, Kind};
 use crate::telemetry::{KindLabel, Metrics};
 
-/// Bounds of one client's queue.
+/// Limits of one client's queue, and of all queues together.
 #[derive(Clone, Copy, Debug)]
 pub struct OutboxLimits {
-    /// Bytes, not messages: one full block of logs can outweigh a thousand heads.
+    /// Most bytes in one queue. Not messages: one full block of logs can outweigh a thousand heads.
     pub max_bytes: usize,
-    /// Bytes that wait for all clients together; see [`Backlog`].
+    /// Most bytes that wait for all clients together; see [`Backlog`].
     pub max_total_bytes: usize,
-    /// Age of the oldest undelivered event, in milliseconds.
+    /// Greatest age of an undelivered event, in milliseconds.
     pub max_age: Millis,
-    /// From the answer to `eth_subscribe` to the first notification, in milliseconds (E5).
+    /// Hold-off from the answer to `eth_subscribe` to the first notification, in milliseconds (E5).
     pub holdoff: Millis,
 }
 
-/// What all outboxes share.
+/// State shared by all outboxes.
 #[derive(Debug)]
 pub struct OutboxShared {
     pub(super) limits: OutboxLimits,
     pub(super) clock: Clock,
     next_id: AtomicU64,
     backlog: Backlog,
-    /// Looked up once: the delivery path should not hash labels.
+    /// Counter of each kind, looked up once: the delivery path should not hash labels.
     delivered: [Counter; Kind::ALL.len()],
     bytes_out: Counter,
     saved: Counter,
@@ -39,7 +39,7 @@ pub struct OutboxShared {
 }
 
 impl OutboxShared {
-    /// Limits and counters.
+    /// Creates the shared state with these limits, and looks up the counters.
     #[must_use]
     pub fn new(limits: OutboxLimits, clock: Clock, metrics: &Metrics) -> Arc<Self> {
         let delivered = Kind::ALL.map(|kind| {
@@ -59,23 +59,23 @@ impl OutboxShared {
         })
     }
 
-    /// What all of them together hold back.
+    /// Returns the global backlog of undelivered bytes.
     #[must_use]
     pub fn backlog(&self) -> &Backlog {
         &self.backlog
     }
 
-    /// Names an outbox among all that there ever were.
+    /// Returns a new id, unique among all outboxes since the start.
     pub(super) fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Bytes that compression kept from the socket.
+    /// Counts bytes saved by compression.
     pub(super) fn saved(&self, bytes: usize) {
         self.saved.inc_by(bytes as u64);
     }
 
-    /// Counts.
+    /// Adds a tally to the metrics.
     pub(super) fn record(&self, tally: &Tally) {
         if tally.bytes > 0 {
             self.bytes_out.inc_by(tally.bytes);
@@ -94,12 +94,12 @@ impl OutboxShared {
     }
 }
 
-/// What some writes did.
+/// Counts of some writes, added to the metrics together.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) delivered: [u64; Kind::ALL.len()],
     pub(super) bytes: u64,
     pub(super) saved: u64,
-    /// When the event that was written last arrived from the node.
+    /// Arrival from the node of the event that was written last.
     pub(super) latest: Option<Instant>,
 }

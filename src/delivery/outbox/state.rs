@@ -1,4 +1,4 @@
-//! The state of one client's writing half, behind its lock: what waits, what is on its way, how far the end is.
+//! State of one client's writing half, behind its lock: queue, current write and phase of the connection.
 
 use std::task::{Context, Poll, Waker};
 
@@ -7,72 +7,73 @@ use crate::clock::Millis;
 use crate::delivery::writing::Writing;
 use crate::delivery::{Allowance, CloseReason, Compression, Egress, Queue, frame};
 
-/// Bytes gathered for one write. A block for one client is seldom more; a pong waits for no more than this.
+/// Bytes of answers, and of events, gathered for one write. A block for one client is seldom larger. A pong waits for
+/// no more than one write, but a long answer is gathered whole.
 pub(super) const GATHER_BYTES: usize = 256 << 10;
 
-/// How far the connection is from its end.
+/// Phase of the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
-    /// Everything may be sent.
+    /// Open: everything may be sent.
     #[default]
     Open,
-    /// What is queued leaves first, then the close frame.
+    /// Closing after a flush: the queue is written first, then the close frame.
     Flushing(CloseReason),
-    /// The close frame is written or on its way.
+    /// Closing: the close frame is written or next in the current write.
     Closing(CloseReason),
 }
 
-/// The connection is over.
+/// Way in which the connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// The peer hung up or the socket failed.
+    /// The peer disconnected or the socket failed.
     Gone,
-    /// Close frames went both ways.
+    /// Close frames were exchanged.
     Closed,
-    /// Whatever the kernel still holds for this peer is dropped with it.
+    /// Connection cut off; unsent bytes in the kernel are dropped.
     Abort(CloseReason),
 }
 
-/// What the session has to wait for on behalf of the writing half.
+/// Events that the session has to wait for on behalf of the writing half.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waits {
-    /// The socket takes no more for now.
+    /// `true` if the socket takes no more for now.
     pub writable: bool,
-    /// An event may leave then.
+    /// Moment at which the first event on hold may be written.
     pub until: Option<Millis>,
-    /// Nothing: it is over.
+    /// Set when the connection has ended: nothing to wait for.
     pub over: Option<Over>,
 }
 
-/// What the lock holds.
+/// Data behind the lock.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) queue: Queue,
     pub(super) writing: Writing,
     pub(super) phase: Phase,
-    /// The peer's close frame arrived.
+    /// `true` once the peer's close frame has arrived.
     pub(super) echoed: bool,
     pub(super) over: Option<Over>,
     pub(super) blockage: Blockage,
-    /// Bytes of the queue that are counted in the [`Backlog`](crate::delivery::Backlog).
+    /// Bytes of the queue and the current write that are counted in the [`Backlog`](crate::delivery::Backlog).
     pub(super) held_back: usize,
-    /// When the first held event may leave.
+    /// Moment at which the first event on hold may be written.
     pub(super) held_until: Option<Millis>,
-    /// It is the client's budget that holds events back.
+    /// `true` if events wait for the client's egress budget.
     over_budget: bool,
     pub(super) closing_since: Millis,
-    /// Somebody will flush.
+    /// A producer has promised to flush.
     pub(super) flush_due: bool,
-    /// Answers are held back for a moment by somebody who will flush.
+    /// Answers are corked, and the owner of the cork will flush.
     pub(super) corked: bool,
-    /// There is something that the session has not looked at.
+    /// The waits have changed since the session last checked them.
     news: bool,
     waker: Option<Waker>,
     pub(super) shed: u64,
 }
 
 impl State {
-    /// Nothing waits, for a client that agreed on this.
+    /// Creates an empty state for a client with this compression.
     pub(super) fn new(compression: Compression) -> Self {
         Self {
             writing: Writing::new(compression),
@@ -80,7 +81,7 @@ impl State {
         }
     }
 
-    /// Takes the next chunks; `false` where there is nothing to write now.
+    /// Gathers the next chunks, given the calls in flight; returns `false` if there is nothing to write now.
     pub(super) fn gather(&mut self, now: Millis, calls: u32, egress: &Egress) -> bool {
         if matches!(self.phase, Phase::Closing(_)) {
             self.writing.rest();
@@ -89,7 +90,7 @@ impl State {
             }
             return false;
         }
-        // Who is shown out is given what it is owed, whatever its budget.
+        // A closing client gets its queued events regardless of the egress budget.
         let allowance = match self.phase {
             Phase::Open => egress.allowance(now),
             _ => Allowance::Free,
@@ -117,17 +118,17 @@ impl State {
         }
     }
 
-    /// Whether an event waits for longer than it may.
+    /// Checks if the oldest event has waited longer than `max_age`.
     pub(super) fn is_overdue(&self, now: Millis, max_age: Millis) -> bool {
         self.queue
             .oldest()
             .is_some_and(|oldest| now.saturating_sub(oldest) > max_age)
     }
 
-    /// What the session has to wait for.
+    /// Returns what the session has to wait for.
     pub(super) fn waits(&self) -> Waits {
         let writable = !self.writing.is_empty() || self.blockage.is_unsent();
-        // While the socket takes nothing, an event that may leave changes nothing.
+        // The end of a hold changes nothing while the socket takes no bytes.
         let until = if writable { None } else { self.held_until };
         Waits {
             writable,
@@ -136,7 +137,7 @@ impl State {
         }
     }
 
-    /// Why there is a backlog.
+    /// Returns the reason to close a client whose queue is too long or too old.
     pub(super) fn backlogged(&self) -> CloseReason {
         if self.over_budget && !self.blockage.is_blocked() {
             CloseReason::OverBudget
@@ -145,7 +146,7 @@ impl State {
         }
     }
 
-    /// Puts the close frame behind what is on its way; nothing follows it.
+    /// Queues the close frame behind the current write and drops the rest of the queue.
     pub(super) fn push_close(&mut self, reason: CloseReason, now: Millis) {
         self.writing.push(match reason.code() {
             Some(code) => frame::close(code, reason.text()),
@@ -156,13 +157,13 @@ impl State {
         self.closing_since = now;
     }
 
-    /// It is over; the first way stays.
+    /// Marks the connection as over; the first way is kept.
     pub(super) fn end(&mut self, over: Over) {
         self.over.get_or_insert(over);
         self.tell();
     }
 
-    /// Resolves when somebody was told since.
+    /// Resolves when the session was [notified](Self::tell) since the last call.
     pub(super) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if std::mem::take(&mut self.news) {
             return Poll::Ready(());
@@ -173,7 +174,7 @@ impl State {
         Poll::Pending
     }
 
-    /// The session has something to look at.
+    /// Notifies the session that its waits have changed.
     pub(super) fn tell(&mut self) {
         self.news = true;
         if let Some(waker) = self.waker.take() {

@@ -10,7 +10,7 @@ fn hashes(blocks: &[Arc<Block>]) -> Vec<B256> {
     blocks.iter().map(|block| block.hash()).collect()
 }
 
-/// The claims that hold after every command.
+/// Checks the invariants that hold after every command.
 #[track_caller]
 fn check(chain: &Chain) {
     let kept = chain.oldest_number()..=chain.head().number();

@@ -1,4 +1,4 @@
-//! The control methods, `devnet_*`: what [`super::super::Control`] does, over the wire.
+//! The control methods, `devnet_*`: the commands of [`super::super::Control`] over the wire.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::devnet::{
     params::Params,
 };
 
-/// More blocks in one command would hold the node for seconds.
+/// Maximum number of blocks or transactions in one command; more would lock the node for seconds.
 const MAX_BLOCKS: u64 = 10_000;
 
 pub(super) fn call(node: &SimulatedNode, state: &mut State, method: &str, params: &Params) -> Answer {
@@ -41,12 +41,12 @@ pub(super) fn call(node: &SimulatedNode, state: &mut State, method: &str, params
             let added = (0..count).map_while(|_| state.add_pending().map(|transaction| transaction.hash()));
             ok(&added.collect::<Vec<_>>())
         }
-        // devnet_disconnect() -> true, over HTTP; other callers are cut before they get it.
+        // devnet_disconnect() -> true, over HTTP; other callers are cut before the answer.
         "devnet_disconnect" => {
             node.disconnect();
             ok(&true)
         }
-        // devnet_stall(milliseconds or null for ever; 0 ends it) -> true
+        // devnet_stall(milliseconds or null for no end; 0 ends it) -> true
         "devnet_stall" => {
             match params.number(0)? {
                 Some(0) => node.stall.end(),
@@ -67,7 +67,7 @@ pub(super) fn call(node: &SimulatedNode, state: &mut State, method: &str, params
             node.timing.send_modify(|timing| timing.pending_rate = rate);
             ok(&true)
         }
-        // devnet_setFaults({name: value, ...}) -> all faults; those not named stay as they are.
+        // devnet_setFaults({name: value, ...}) -> all faults; faults not named stay as they are.
         "devnet_setFaults" => {
             state.faults = merged(&state.faults, params.required(0)?)?;
             ok(&state.faults)

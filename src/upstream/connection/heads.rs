@@ -1,4 +1,4 @@
-//! The heads of a connection: announced, fetched when one is announced, or polled over the same socket.
+//! Heads of a connection: announced, fetched after an announcement, or polled over the same socket.
 
 use std::time::Duration;
 
@@ -12,29 +12,29 @@ use crate::upstream::announcement::{Act, Announcements, Goal, Heads, Ring, Seek}
 use crate::upstream::load::{BackOff, LONGEST};
 use crate::upstream::{Sighting, UpstreamSettings, names_parent, place_of};
 
-/// Longest time for which an announcement waits until it was compared with its block.
+/// Longest wait of an announcement for the comparison with its block.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// Time after which a node that serves no `newHeads` is asked for it again.
+/// Time after which `newHeads` is requested again from a node that refused it.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
-/// A connection that falls silent about heads earlier than this, as the one before it did, is not given up: nodes that
-/// announce a few heads and then no more do so on each connection.
+/// Age below which a connection without further heads is not closed if the previous one was closed for that: nodes
+/// that announce a few heads and then no more do so on each connection.
 const DEAF_AGAIN: Duration = Duration::from_secs(600);
 
-/// The state of it.
+/// State of the heads of one connection.
 #[derive(Debug)]
 pub(super) struct HeadsState {
     announcements: Announcements,
     ring: Ring,
     subscription: Subscription,
-    /// When the head is polled next, where it is.
+    /// Time of the next poll of the head; `None` if the head is not polled.
     poll: Option<Instant>,
-    /// The way by which announced heads come, once it was found.
+    /// Source of heads while the node announces them, once determined.
     found: Option<Heads>,
-    /// A head was announced on this connection.
+    /// `true` if a head was announced on this connection.
     has_announced: bool,
-    /// The connection before this one was given up since its subscription was dead.
+    /// `true` if the previous connection was closed with [`End::Deaf`].
     was_deaf: bool,
     began: Instant,
     /// Back-off of the subscription after a rate limit.
@@ -44,13 +44,13 @@ pub(super) struct HeadsState {
 /// The subscription to heads.
 #[derive(Debug)]
 enum Subscription {
-    /// Asked for, since then.
+    /// Requested at this time, not answered yet.
     Asked(Instant),
-    /// Asked for so long ago that the head is polled meanwhile.
+    /// Not answered in time: the head is polled meanwhile.
     Late,
-    /// Or it was not asked for yet.
+    /// Granted, or not requested yet.
     Stands,
-    /// To be asked for then.
+    /// Refused, to be requested again at this time.
     Refused(Instant),
 }
 
@@ -69,7 +69,7 @@ impl HeadsState {
         }
     }
 
-    /// The connection before this one was given up as deaf.
+    /// Records that the previous connection was closed with [`End::Deaf`].
     pub fn follows_deaf(&mut self) {
         self.was_deaf = true;
     }
@@ -99,7 +99,7 @@ impl HeadsState {
 }
 
 impl Serving {
-    /// The subscription to heads is asked for.
+    /// Records that the subscription to heads is requested now.
     pub(super) fn asked_for_heads(&mut self) {
         self.heads.subscription = Subscription::Asked(Instant::now());
     }
@@ -124,7 +124,8 @@ impl Serving {
         }
     }
 
-    /// The node serves no `newHeads`: its head is polled over the same socket, as a node's is over HTTP.
+    /// Polls the head over the same socket, as over HTTP, since the node refused `newHeads`; the subscription is
+    /// requested again later.
     pub(super) fn heads_refused(&mut self, why: &str) {
         self.heads.subscription = Subscription::Refused(Instant::now() + ASK_AGAIN);
         self.poll_heads(why);
@@ -154,7 +155,7 @@ impl Serving {
                 self.shared.has_heads(found);
             }
         }
-        // The place of one that does not name its parent is not known: its block is asked for.
+        // A head that does not name its parent cannot be placed in the chain: its block is fetched.
         let json = if names_parent(&json) {
             json
         } else {
@@ -164,7 +165,7 @@ impl Serving {
         self.act(acts).await;
     }
 
-    /// The answer about a block that was announced.
+    /// Handles the answer to the request for an announced block.
     pub(super) async fn compared(&mut self, question: u64, outcome: Outcome) {
         let block = match &outcome {
             Outcome::Result(block) => Some(block),
@@ -174,7 +175,7 @@ impl Serving {
         self.act(acts).await;
     }
 
-    /// The answer about the newest head.
+    /// Handles the answer to a fetch of the newest head.
     pub(super) async fn rung(&mut self, outcome: Outcome) {
         let (before, mut height) = (self.head, None);
         if let Outcome::Result(json) = outcome {
@@ -190,12 +191,12 @@ impl Serving {
         }
     }
 
-    /// The newest head is not asked for before then.
+    /// Postpones the next fetch of the newest head.
     pub(super) fn put_off_head(&mut self, until: Instant) {
         self.heads.ring.put_off(until);
     }
 
-    /// When [`Self::heads_turn`] is due.
+    /// Returns the time at which [`Self::heads_turn`] is due; `None` if nothing is scheduled.
     pub(super) fn heads_due(&self) -> Option<Instant> {
         let heads = &self.heads;
         let times = [
@@ -252,7 +253,7 @@ impl Serving {
                         Seek::Hash(hash) => ("eth_getBlockByHash", format!(r#"["{hash}",false]"#)),
                         Seek::Number(number) => ("eth_getBlockByNumber", format!(r#"["{number:#x}",false]"#)),
                     };
-                    // Without room the comparison comes to nothing in time.
+                    // If the write queue is full, the comparison ends undecided at its time limit.
                     self.ask(method, &params, Purpose::Compare(question));
                 }
                 Act::Found(heads, why) => {

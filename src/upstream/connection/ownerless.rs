@@ -1,5 +1,5 @@
-//! Streams at the node that no subscription of ours has: some call began them, or their end was lost. Each costs the node and
-//! the line, for nobody, until it is ended.
+//! Streams at the node that belong to no subscription of ours: a call began them, or the request to end them was
+//! lost. Each costs work and bandwidth until it is ended.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::upstream::load::LONGEST;
 use crate::upstream::message::{Notice, Notification};
 use crate::upstream::naming::may_end;
 
-/// Streams that are ended within [`WINDOW`]; the events of others are only counted.
+/// Most streams ended within one [`WINDOW`]; events of further ones are only counted.
 const MAX_KNOWN: usize = 64;
 
-/// After so long those that go on all the same, and others, are ended again.
+/// Time after which further streams, and those that go on, are ended again.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Longest id that is sent back, in bytes.
 const MAX_ID: usize = 256;
 
-/// The ids of those that were ended lately.
+/// Ids of the streams ended within the current [`WINDOW`].
 #[derive(Debug, Default)]
 pub(super) struct Ownerless {
     known: HashSet<String>,
@@ -31,7 +31,8 @@ pub(super) struct Ownerless {
 }
 
 impl Ownerless {
-    /// Whether this one is to be ended: it was not lately, and there were not too many.
+    /// Checks if a stream should be ended: not ended in this window yet, below [`MAX_KNOWN`], and its id not too
+    /// long.
     fn is_new(&mut self, id: &str, now: Instant) -> bool {
         if self.since.is_none_or(|since| now - since >= WINDOW) {
             self.known.clear();
@@ -42,7 +43,7 @@ impl Ownerless {
 }
 
 impl Serving {
-    /// Nobody has the subscription of this event.
+    /// Counts an event that belongs to no subscription of ours, and ends its stream at the node.
     pub(super) fn disown(
         &mut self,
         Notification {
@@ -67,7 +68,7 @@ impl Serving {
         }
     }
 
-    /// As [`Self::disown`], of what came before an answer that did not bring its id.
+    /// Disowns all early events: no answer brought their subscription ids.
     pub(super) fn disown_early(&mut self) {
         for event in self.early.take_all() {
             self.disown(event);
@@ -84,13 +85,13 @@ impl Serving {
         self.ask(&method, &params, Purpose::Disown { subscription, others });
     }
 
-    /// What the node said to the end of one.
+    /// Handles the answer to the end of a stream; after an error the next method is tried.
     pub(super) fn disowned(&mut self, subscription: String, others: Vec<String>, outcome: &Outcome) {
         if is_throttled(outcome) {
             let now = Instant::now();
             self.shared.load.throttled(now, None);
             self.end_back_off.refused(now, None, LONGEST);
-            // Its next event has it ended again.
+            // The stream's next event triggers another attempt.
             self.ownerless.known.remove(&subscription);
         } else if matches!(outcome, Outcome::Error(_)) {
             self.end_ownerless(subscription, others);

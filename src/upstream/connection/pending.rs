@@ -1,5 +1,5 @@
-//! Pending transactions over a connection: in the form that was asked for, or whole ones fetched by their hashes where the
-//! node refuses the flag for them or takes it and announces hashes all the same.
+//! Pending transactions over a connection: in the requested form, or whole ones fetched by hash if the node refuses
+//! the flag for them, or accepts it and announces hashes nevertheless.
 
 use std::time::Instant as Seen;
 
@@ -18,15 +18,16 @@ use crate::upstream::{TransactionForm, Wanted};
 #[cfg(test)]
 mod tests;
 
-/// What is known of a node's pending transactions as long as the connection lasts.
+/// State of a node's pending transactions, for one connection.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// Whole ones are fetched by their hashes.
+    /// `true` if whole transactions are fetched by hash.
     by_hash: bool,
-    /// The node does not know the method by which they are fetched, with this error object.
+    /// Error object of a node that does not know the method of these fetches; whole transactions are not available
+    /// then.
     no_whole: Option<Bytes>,
     fetches: Fetches,
-    /// When they are fetched again, where the node was asked too much.
+    /// Back-off of the fetches after a rate limit.
     back_off: BackOff,
 }
 
@@ -41,7 +42,7 @@ impl Pending {
 }
 
 impl Serving {
-    /// From now on whole transactions are fetched.
+    /// Fetches whole transactions by hash from now on, for this reason.
     pub(super) fn whole_by_hash(&mut self, why: &str) {
         if !std::mem::replace(&mut self.pending.by_hash, true) {
             info!(
@@ -51,7 +52,8 @@ impl Serving {
         }
     }
 
-    /// Pending transactions were announced in a subscription to this form.
+    /// Passes on pending transactions, announced at `seen` in a subscription to this form. Unreadable ones are
+    /// counted as dropped.
     pub(super) fn announced_pending(&mut self, subscription: &str, form: TransactionForm, json: &Bytes, seen: Seen) {
         for transaction in Announced::read_all(json) {
             match transaction {
@@ -81,7 +83,8 @@ impl Serving {
         }
     }
 
-    /// The subscription to whole transactions is one to hashes; it is kept where there is no other.
+    /// Turns a subscription to whole transactions, on which the node announces hashes, into the one to hashes; ends
+    /// it if there is one to hashes already.
     fn take_for_hashes(&mut self, subscription: String) {
         let state = self.forget(&WHOLE);
         match self.subscriptions.get(&HASHES) {
@@ -96,7 +99,7 @@ impl Serving {
         self.reconcile();
     }
 
-    /// Fetches what waits, while anybody wants it.
+    /// Fetches waiting transactions, or drops them if no client subscribes to whole ones.
     pub(super) fn fetch_whole(&mut self, wanted: &Wanted) {
         if !wanted.pending_full {
             self.pending.fetches.take_waiting();
@@ -116,7 +119,7 @@ impl Serving {
         }
     }
 
-    /// The answer for one that was announced at this time.
+    /// Handles the answer to a fetch of a transaction that was announced at `seen`.
     pub(super) fn fetched(&mut self, answer: Outcome, seen: Seen) -> Result<(), End> {
         self.pending.fetches.done();
         if is_throttled(&answer) {
@@ -138,7 +141,7 @@ impl Serving {
         Ok(())
     }
 
-    /// One is given up, for the node does not answer.
+    /// Gives up a fetch that the node did not answer; the transaction is counted as dropped.
     pub(super) fn unfetched(&mut self) {
         self.pending.fetches.done();
         self.shared.count_dropped(1);

@@ -1,10 +1,10 @@
-//! What a connection has subscribed to at its node beside the heads: made what is wanted, ended, put off, and given up.
+//! Subscriptions of a connection at its node, other than heads: requested, ended, postponed and given up.
 //!
 //! ```text
-//! wanted > asked > stands > is being ended > gone
-//!             > refused (until it is wanted anew)    > put off (asked again after a while)
-//!             > given up (its grant, if it comes late, is ended)
-//!                  stands > ended by the node (asked again; refused where that is in vain)
+//! needed > asked > stands > being ended > gone
+//!            > refused (until a client subscribes anew)    > put off (asked again after a back-off)
+//!            > given up (a late grant is ended)
+//!                  stands > ended by the node (asked again; refused if it ends soon, several times in a row)
 //! ```
 
 use bytes::Bytes;
@@ -21,20 +21,20 @@ use crate::upstream::{NodeSubscription, TransactionForm, Wanted};
 #[cfg(test)]
 pub(super) mod tests;
 
-/// Subscriptions that wait to be ended; while there are more, none to pending transactions is begun.
+/// Number of subscriptions waiting to be ended at which none to pending transactions is begun any more.
 const MAX_ENDING: usize = 64;
 
-/// A subscription that the node ends earlier than this after it granted it is not served.
+/// Time from the grant within which an end by the node counts as a failure, see [`MAX_ENDS`].
 const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Times in a row that a subscription is asked for again although the node ended it [`SOON`].
+/// Times in a row that a subscription is requested again after the node ended it within [`SOON`].
 const MAX_ENDS: u32 = 3;
 
 pub(super) const HASHES: NodeSubscription = NodeSubscription::Pending(TransactionForm::Hash);
 pub(super) const WHOLE: NodeSubscription = NodeSubscription::Pending(TransactionForm::Full);
 
 impl NodeSubscription {
-    /// The question for it: method and parameters.
+    /// Returns method and parameters of the subscribe request.
     fn question(&self) -> (&str, &str) {
         match self {
             Self::Pending(TransactionForm::Hash) => ("eth_subscribe", r#"["newPendingTransactions"]"#),
@@ -49,7 +49,7 @@ impl Serving {
         let why = if !is_id(&subscription) {
             Some("the node answers a subscription without an id")
         } else if let Some(Some(_)) = self.feeds.get(&subscription) {
-            // Whoever has it keeps it. To end the connection would end it for all, again and again.
+            // The first subscription keeps the id. Closing the connection would end all of them, again and again.
             Some("the node gave two subscriptions one id")
         } else {
             None
@@ -77,12 +77,12 @@ impl Serving {
         for early in self.early.take(&subscription) {
             self.notified(early).await?;
         }
-        // It may not be wanted any more by now.
+        // No client may need the subscription any more.
         self.reconcile();
         Ok(())
     }
 
-    /// The node does not serve it.
+    /// Handles a refusal, with the node's error object, or ours if the node did not answer or gave no usable id.
     pub(super) fn refused(&mut self, feed: Feed, error: Bytes) -> Result<(), End> {
         let of = match feed {
             Feed::Heads => {
@@ -107,12 +107,13 @@ impl Serving {
             self.settle(&of, Some(Err(error.clone())));
             self.subscriptions.insert(of, SubscriptionState::Refused(error));
         }
-        // Whoever asked may be gone.
+        // The client that asked may be gone.
         self.reconcile();
         Ok(())
     }
 
-    /// The node has ended a subscription that it had granted.
+    /// Handles the end of a granted subscription by the node. Returns [`End::HeadsEnded`] if that to heads ends twice
+    /// within `silence_timeout`.
     pub(super) fn ended_by_node(&mut self, subscription: &str, feed: Feed, error: Bytes) -> Result<(), End> {
         warn!(upstream = %self.shared.endpoint, ?feed, "the node has ended a subscription: {}", text(&error));
         self.feeds.remove(subscription);
@@ -123,7 +124,7 @@ impl Serving {
                 if self.heads_ended.replace(now).is_some_and(|at| now - at < again) {
                     return Err(End::HeadsEnded(text(&error)));
                 }
-                // Behind the answer the newest block is fetched, so that no head is missing.
+                // The newest block is fetched after the grant, so that no head is missed.
                 self.ask_vital(Purpose::Subscribe(Feed::Heads));
                 return Ok(());
             }
@@ -140,13 +141,14 @@ impl Serving {
             let back_off = self.back_offs.entry(Feed::Beside(of.clone())).or_default();
             back_off.refused(now, None, LONGEST);
         }
-        // Whoever asks now waits until it stands again.
+        // New subscribers wait until it stands again.
         self.settle(&of, None);
         self.reconcile();
         Ok(())
     }
 
-    /// Says what the node thinks of a subscription. One to hashes serves whole transactions, too, where these are fetched.
+    /// Publishes the node's answer for a subscription: granted, an error object, or `None` if it is not known at
+    /// present. The subscription to hashes answers for whole transactions, too, while these are fetched by hash.
     fn settle(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
         self.shared.settle(of, answer.clone());
         if *of == HASHES && self.pending.is_by_hash() {
@@ -155,7 +157,8 @@ impl Serving {
         }
     }
 
-    /// As [`Self::settle`], where the node is asked too much to say anything.
+    /// Publishes that a subscription is rate-limited, with the node's error object; `None` once it is requested
+    /// again.
     fn say_put_off(&self, of: &NodeSubscription, error: Option<&Bytes>) {
         self.shared.put_off(of, error.cloned());
         if *of == HASHES && self.pending.is_by_hash() {
@@ -163,8 +166,8 @@ impl Serving {
         }
     }
 
-    /// The node is asked too much: the subscription is asked for again after a while. Whatever else it refuses meanwhile does
-    /// not make that later.
+    /// Records a rate limit: the subscription is requested again after a back-off of its own, which other refusals do
+    /// not extend.
     pub(super) fn put_off(&mut self, feed: Feed, outcome: Outcome) {
         let now = Instant::now();
         self.shared.load.throttled(now, None);
@@ -182,14 +185,14 @@ impl Serving {
         back_off.is_some_and(|back_off| back_off.until(Instant::now()).is_some())
     }
 
-    /// Nothing is known of it any more; its state as it was.
+    /// Removes all state of a subscription; returns its last state.
     pub(super) fn forget(&mut self, of: &NodeSubscription) -> Option<SubscriptionState> {
         self.back_offs.remove(&Feed::Beside(of.clone()));
         self.ends.remove(of);
         self.subscriptions.remove(of)
     }
 
-    /// Ends a subscription at the node, as soon as there is room to say so.
+    /// Ends a subscription at the node, as soon as the write queue has room.
     pub(super) fn unsubscribe(&mut self, method: String, subscription: String) {
         self.feeds.insert(subscription.clone(), None);
         self.ending.push_back((method, subscription));
@@ -208,14 +211,14 @@ impl Serving {
         }
     }
 
-    /// The node tells nothing of it any more; its id may be another's by now.
+    /// Forgets a subscription that has ended at the node, unless its id was given to another one meanwhile.
     pub(super) fn ended(&mut self, subscription: &str) {
         if let Some(None) = self.feeds.get(subscription) {
             self.feeds.remove(subscription);
         }
     }
 
-    /// A subscription stands that was given up.
+    /// Ends a subscription that was granted after its request was given up.
     pub(super) fn answered_late(&mut self, method: String, outcome: Outcome) {
         if let Outcome::Result(json) = outcome
             && is_id(&text(&json))
@@ -225,13 +228,13 @@ impl Serving {
         }
     }
 
-    /// Whether a subscription is asked for, so that its events may come before its id.
+    /// Checks if a subscribe request is in flight: events may arrive before its id.
     pub(super) fn awaits_id(&self) -> bool {
         let mut purposes = self.waiting.values();
         purposes.any(|purpose| matches!(purpose, Purpose::Subscribe(_)))
     }
 
-    /// Makes the node's subscriptions what is wanted now.
+    /// Adjusts the node's subscriptions to those that clients need now.
     pub(super) fn reconcile(&mut self) {
         if !self.ready {
             return;
@@ -253,7 +256,7 @@ impl Serving {
         }
     }
 
-    /// The subscriptions that serve what is wanted.
+    /// Returns the subscriptions at the node that serve `wanted`.
     fn needed(&self, wanted: &Wanted) -> Vec<NodeSubscription> {
         let (by_hash, no_whole) = (self.pending.is_by_hash(), self.pending.no_whole());
         if let Some(error) = &no_whole {
@@ -268,9 +271,10 @@ impl Serving {
 
     fn end_unneeded(&mut self, needed: &[NodeSubscription]) {
         let is_over = |of: &NodeSubscription, state: &SubscriptionState| match state {
-            // When the answer comes this is looked at again.
+            // Decided again when the answer arrives.
             SubscriptionState::Asked => false,
-            // There are but two of these, and clients who come again and again need not ask the node each time.
+            // There are only two of these, and clients that subscribe again and again need not cause a request each
+            // time.
             SubscriptionState::Refused(error) if matches!(of, NodeSubscription::Pending(_)) => !is_for_good(error),
             _ => true,
         };
@@ -288,9 +292,9 @@ impl Serving {
 
     fn bring_about(&mut self, of: &NodeSubscription) {
         match self.subscriptions.get(of) {
-            // When the answer comes this is looked at again.
+            // Decided again when the answer arrives.
             Some(SubscriptionState::Asked) => {}
-            // Also where another upstream was in use for a moment.
+            // Repeated, since a change of the upstream in use clears all answers.
             Some(SubscriptionState::Stands { .. }) => self.settle(of, Some(Ok(()))),
             Some(SubscriptionState::Refused(error)) => self.settle(of, Some(Err(error.clone()))),
             Some(SubscriptionState::PutOff(error)) if self.is_put_off(of) => self.say_put_off(of, Some(error)),
@@ -306,8 +310,8 @@ impl Serving {
         }
     }
 
-    /// Neither those who ask and leave before the node answers, nor those that it does not end, come to more than may be
-    /// wanted at the same time.
+    /// Checks if another subscription may be requested. Passed-through subscriptions (also those of clients that left
+    /// before the answer) and subscriptions being ended must each be fewer than `max_passed`.
     fn has_room_for(&self, of: &NodeSubscription) -> bool {
         if matches!(of, NodeSubscription::Pending(_)) {
             return self.ending.len() < MAX_ENDING;

@@ -6,8 +6,8 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(4);
 const TAKE_BACK: Duration = Duration::from_secs(10);
 
-/// `a3` is block 3 of branch a; its parent is block 2 of the same branch. That of `a8<5` is block 5, that of `b6<a5` block 5
-/// of branch a.
+/// Parses a block's name: `a3` is block 3 of branch a, and its parent is block 2 of the same branch. The parent of
+/// `a8<5` is block 5, and the parent of `b6<a5` is block 5 of branch a.
 fn told(name: &str) -> Told {
     let (name, parent) = name
         .split_once('<')
@@ -87,9 +87,9 @@ fn check(events: &str, expect: Expect) {
 #[test]
 fn the_first_that_connects_is_used_and_priority_is_repaired() {
     check("1+a5 +3 0+a5 +60", expect!["->1 first @0ns; 1>0 takeback @3s"]);
-    // It is behind: it has to come up.
+    // Upstream 0 lags: it has to catch up first.
     check("1+a9 +1 0+a5 +1 0a9 +60", expect!["->1 first @0ns; 1>0 takeback @2s"]);
-    // Once all had time to connect, it is one that comes and goes.
+    // After the time to connect, an upstream must first be sound for a while.
     check("1+a5 +4 0+a5 +9", expect!["->1 first @0ns"]);
     check("1+a5 +4 0+a5 +11", expect!["->1 first @0ns; 1>0 takeback @14s"]);
     check("1+a5 2+a5 2- 0+a5 +9", expect!["->1 first @0ns"]);
@@ -113,7 +113,7 @@ fn one_that_is_far_behind_is_no_refuge_while_another_is_not() {
 
 #[test]
 fn numbers_without_a_block_are_no_distance() {
-    // Two blocks behind, by whatever numbers: near enough to be chosen by its priority.
+    // Two blocks behind, however many numbers: near enough to be chosen by priority.
     check(
         "0+a5 1+a5 2+a5 2a90<5 2a95<90 0-",
         expect!["->0 first @0ns; 0>1 lost @0ns"],
@@ -171,7 +171,7 @@ fn a_recovered_one_is_taken_back_after_a_while_without_interruption() {
         "0+a5 1+a5 0- +3 0+a5 +20",
         expect!["->0 first @0ns; 0>1 lost @0ns; 1>0 takeback @13s"],
     );
-    // It is there again but lags: it is not sound before it has caught up.
+    // The upstream is connected again but lags: it is not sound before it has caught up.
     check(
         "0+a5 1+a5 0- 1a8 +5 0+a5 +20 0a8 +20",
         expect!["->0 first @0ns; 0>1 lost @0ns; 1>0 takeback @35s"],
@@ -195,17 +195,17 @@ fn who_stays_alone_on_its_branch_is_left_and_comes_back_when_it_has_joined_the_o
         "0+a5 1+b5 2+b5 +4 +20 0b5 +20",
         expect!["->0 first @0ns; 0>1 forked @4s; 1>0 takeback @34s"],
     );
-    // A fork that is longer than the others is still one.
+    // A fork that is longer than the other chain is still a fork.
     check(
         "0+a5 1+b5 2+b5 0a6 0a7 0a8 +5",
         expect!["->0 first @0ns; 0>1 forked @4s"],
     );
 }
 
-/// Nodes 0 and 1 are honest, 2 is not, or the other way round.
+/// Nodes 0 and 1 are honest and 2 is not, or the other way round.
 #[test]
 fn a_height_counts_where_it_leads_to_the_published_chain_or_where_two_tell_it() {
-    // The last by priority jumps by a million, and grows there: nobody leaves for it, and nobody lags.
+    // The upstream of lowest priority jumps by a million, and grows from there: no failover, and no upstream lags.
     let jump = "0+a5 1+a5 2+a5 =a5 2b1000005";
     check(&format!("{jump} +60"), expect!["->0 first @0ns"]);
     check(
@@ -216,40 +216,40 @@ fn a_height_counts_where_it_leads_to_the_published_chain_or_where_two_tell_it() 
         &format!("{jump} 0- +1 1-"),
         expect!["->0 first @0ns; 0>1 lost @0ns; 1>2 lost @1s"],
     );
-    // It names the published head as the parent.
+    // The jump names the published head as its parent.
     check("0+a5 1+a5 2+a5 =a5 2a1000005<5 +60", expect!["->0 first @0ns"]);
     check(
         "0+a5 1+a5 2+a5 =a5 2a1000005<5 2a1000006 +60",
         expect!["->0 first @0ns"],
     );
-    // The greatest number there is.
+    // The greatest possible number.
     check(
         "0+a5 1+a5 2+a5 =a5 2b9223372036854775807 +60",
         expect!["->0 first @0ns"],
     );
-    // It recants, and is as good as before.
+    // The upstream goes back to the chain, and counts again.
     check(
         &format!("{jump} +60 0a6 1a6 2a6 =a6 +1 0- 1-"),
         expect!["->0 first @0ns; 0>1 lost @61s; 1>2 lost @61s"],
     );
-    // Two say it: now 0 lags, and it is true of 0 alone.
+    // Two upstreams report the height: now 0 lags, and 0 alone.
     check(
         "0+a5 1+a5 2+a5 =a5 2a1000005 +1 1a1000005 +60",
         expect!["->0 first @0ns; 0>1 lagging 4s @5s"],
     );
-    // Of two only one goes on, block by block: it leads to what is published.
+    // Of two upstreams only one goes on, block by block: its chain leads to the published one.
     check(
         "0+a5 1+a5 =a5 1a6 1a7 +60",
         expect!["->0 first @0ns; 0>1 lagging 4s @4s"],
     );
-    // All jump.
+    // All upstreams jump.
     check(
         "0+a5 1+a5 2+a5 =a5 0a1000005 1a1000005 2a1000005 +60",
         expect!["->0 first @0ns"],
     );
 }
 
-/// As far above as one likes: more blocks than are remembered of each.
+/// Returns the events of a branch of `count` blocks, which may be more than are remembered of each upstream.
 fn branch(id: u8, from: u64, count: u64) -> String {
     let first = format!("{id}b{from}<{}", from - 1);
     let rest = (from + 1..from + count).map(|number| format!("{id}b{number}"));
@@ -262,12 +262,12 @@ fn a_branch_from_a_published_block_does_not_count_where_two_others_have_the_publ
     let fork = |id: u8, count| branch(id, 6, count).replacen(&format!("{id}b6<5"), &format!("{id}b6<a5"), 1);
     for count in [1, 20, 300] {
         let ahead = fork(2, count);
-        // The last by priority invents it: nobody leaves for it.
+        // The upstream of lowest priority invents the branch: no failover.
         check(
             &format!("0+a5 1+a5 2+a5 =a5 {ahead} 0a6 1a6 =a6 +60"),
             expect!["->0 first @0ns"],
         );
-        // Of two that disagree nobody can say which one is right.
+        // Of two upstreams that disagree either may be right.
         check(
             &format!("0+a5 2+a5 =a5 {ahead} 0a6 =a6 +60"),
             if count == 1 {
@@ -276,7 +276,7 @@ fn a_branch_from_a_published_block_does_not_count_where_two_others_have_the_publ
                 expect!["->0 first @0ns; 0>2 lagging 4s @4s"]
             },
         );
-        // The one in use invents it, and it is published.
+        // The upstream in use invents the branch, and the branch is published.
         let published = (6..6 + count)
             .map(|number| format!("=b{number}"))
             .collect::<Vec<_>>()
@@ -285,7 +285,7 @@ fn a_branch_from_a_published_block_does_not_count_where_two_others_have_the_publ
             &format!("0+a5 1+a5 2+a5 =a5 {} {published} 1a6 2a6 +60", fork(0, count)),
             expect!["->0 first @0ns; 0>1 forked @4s"],
         );
-        // Two go on, and one is stuck.
+        // Two upstreams go on, and one is stuck.
         check(
             &format!("0+a5 1+a5 2+a5 =a5 {} {} +60", fork(1, count), fork(2, count)),
             expect!["->0 first @0ns; 0>1 lagging 4s @4s"],
@@ -295,7 +295,7 @@ fn a_branch_from_a_published_block_does_not_count_where_two_others_have_the_publ
 
 #[test]
 fn who_leads_to_a_block_that_is_taken_back_does_not_lead_again_soon() {
-    // Upstreams of which this block is accepted, after 1 led to a block.
+    // Returns the upstreams from which this block is accepted, after 1 led to a block.
     let may_lead = |events: &str, block: &str, led: &str, then: &str| {
         let (mut standing, _) = story(events);
         if !led.is_empty() {
@@ -315,10 +315,10 @@ fn who_leads_to_a_block_that_is_taken_back_does_not_lead_again_soon() {
             .map(|id| id.0.to_string())
             .collect::<String>()
     };
-    // Of three, one alone is not believed.
+    // Of three upstreams, a single one is not believed.
     assert_eq!(may_lead("0+a5 1+a5 2+a5 =a5 1a6", "a6", "", ""), "02");
     assert_eq!(may_lead("0+a5 1+a5 2+a5 =a5 1a6 2a6", "a6", "", ""), "012");
-    // Of two either may be right, until one was not.
+    // Of two upstreams either may be right, until one was wrong.
     let two = "0+a5 1+a5 =a5 1b6<a5";
     assert_eq!(may_lead(two, "b6", "", ""), "012");
     assert_eq!(may_lead(two, "b6", "b6", "=a5"), "012", "not published yet");
@@ -326,7 +326,7 @@ fn who_leads_to_a_block_that_is_taken_back_does_not_lead_again_soon() {
     assert_eq!(may_lead(two, "c6", "b6", "=b6 =a6"), "02");
     assert_eq!(may_lead(two, "c6", "b6", "=b6 =a5 - +159"), "02");
     assert_eq!(may_lead(two, "c6", "b6", "=b6 =a5 - +160"), "012");
-    // The other one had it too, and left it: a reorg.
+    // The other upstream had the block too, and left it: a reorg.
     assert_eq!(may_lead(two, "c7", "b6", "=b6 b6<a5 c6<a5 =a5 =c6"), "012");
     // Clients begin anew.
     assert_eq!(may_lead(two, "c7", "b6", "=b6 =a99"), "012");
@@ -340,18 +340,18 @@ fn who_is_in_use_and_jumps_alone_is_left_for_one_that_has_what_was_published() {
         &format!("{jump} +1 1a6 2a6 =a6 0b1000006 +1 1a7 2a7 =a7 +60"),
         expect!["->0 first @0ns; 0>1 doubted @4s"],
     );
-    // It recants in time; or later, and is taken back after a while.
+    // The upstream goes back in time; or later, and failback follows after a while.
     check(&format!("{jump} +3 0a6 1a6 2a6 =a6 +60"), expect!["->0 first @0ns"]);
     check(
         &format!("{jump} +20 0a6 1a6 2a6 =a6 +20"),
         expect!["->0 first @0ns; 0>1 doubted @4s; 1>0 takeback @30s"],
     );
-    // The others are behind what was published by it: it is all that there is.
+    // The others are behind the blocks published from this upstream: it is the best there is.
     check(
         "0+a5 1+a5 2+a5 =a5 0a6 0a7 =a7 0a100 +3 =a100 +60",
         expect!["->0 first @0ns"],
     );
-    // Alone it may say what it likes.
+    // An upstream that is connected alone may report any height.
     check("0+a5 =a5 0b1000005 +60", expect!["->0 first @0ns"]);
     check("0+a5 1+a5 1- =a5 0b1000005 +60", expect!["->0 first @0ns"]);
 }
@@ -369,18 +369,18 @@ fn a_head_in_doubt_is_walked_from_and_counts_when_the_walk_arrived() {
     standing.walked(claim, None, now);
     assert_eq!(standing.unproved(now + PATIENCE), None, "not again soon");
     assert_eq!(standing.unproved(now + PATIENCE * WALK_AGAIN), Some(claim));
-    // From above a leap, whatever is below it.
+    // The walk starts above a leap, whatever is below the leap.
     let (leaping, _) = story("0+a5 1+a5 =a5 1a6 1a1000005<6 1a1000006 +2");
     let above = leaping.unproved(now).map(|claim| (claim.number, claim.below));
     assert_eq!(above, Some((1_000_006, (1_000_004, told("a6").hash))));
-    // It went on meanwhile: what was proved is below its head.
+    // The chain grew in the meantime: the proved block is below the head.
     standing.announced(UpstreamId(1), told("a51"));
     standing.walked(claim, Some(5), now);
     assert!(!standing.is_doubted(UpstreamId(1)));
     assert_eq!(standing.decide(now), None);
     let lag = standing.lag(UpstreamId(0), now + PATIENCE);
     assert_eq!(lag, Some(PATIENCE));
-    // Proved was another chain than this one.
+    // The walk proved another chain than the present one.
     standing.announced(UpstreamId(1), told("b90"));
     standing.walked(claim, Some(5), now);
     assert!(standing.is_doubted(UpstreamId(1)));
@@ -432,7 +432,7 @@ fn it_is_known_who_has_come_how_far_and_on_which_branch() {
         [vec![0, 2], vec![1], vec![2], vec![]]
     );
     assert_eq!(have("c1"), [0, 2], "further back than is remembered, but 1 is outvoted");
-    // One address, two nodes behind it: it is not left for a moment's step back.
+    // One address with two nodes behind it: a momentary step back does not lose the block.
     let (mut standing, _) = story("0+a5");
     standing.fetched(UpstreamId(0), told("a4"));
     let a5 = told("a5");
@@ -455,7 +455,7 @@ fn a_late_or_repeated_head_moves_nobody_back() {
 enum Event {
     Up(usize, u64),
     Down(usize),
-    /// A head of an upstream; `true` for one on a branch of its own.
+    /// Head of an upstream; `true` for a branch of its own.
     Head(usize, bool, u64),
     Wait(u64),
 }
@@ -470,8 +470,8 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Invariants of any story: an upstream is in use exactly while one is connected, and switches are as rare as
-    /// their causes. A take-back betters the priority, so between two other switches there are at most three.
+    /// Checks the invariants of any story: an upstream is in use exactly while one is connected, and switches are as
+    /// rare as their causes. A failback improves the priority, so between two other switches there are at most three.
     #[test]
     fn one_that_stands_is_in_use_and_nothing_flaps(events in prop::collection::vec(any_event(), 1..200)) {
         let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
@@ -506,7 +506,7 @@ proptest! {
         prop_assert!(switches <= 4 * (causes + slow), "{switches} switches, {causes} causes, {slow} patiences");
     }
 
-    /// Leader of the ranking: an upstream that reports every block first and has the best priority is never left.
+    /// Checks that an upstream that reports every block first and has the best priority is never left.
     #[test]
     fn who_leads_is_not_left(events in prop::collection::vec(any_event(), 1..200)) {
         let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);

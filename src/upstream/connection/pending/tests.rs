@@ -7,7 +7,7 @@ use super::super::subscriptions::{HASHES, WHOLE};
 use super::*;
 use crate::upstream::Gossip;
 
-/// What was passed on of pending transactions.
+/// Returns the pending transactions that were passed on, each as its form and JSON.
 fn pending(passed_on: &mut mpsc::Receiver<Gossip>) -> Vec<String> {
     let mut all = Vec::new();
     while let Ok(Gossip::Pending { form, json, .. }) = passed_on.try_recv() {
@@ -16,7 +16,7 @@ fn pending(passed_on: &mut mpsc::Receiver<Gossip>) -> Vec<String> {
     all
 }
 
-/// A hash, as JSON.
+/// Returns a hash as JSON.
 fn hash(of: u8) -> String {
     format!("\"{}\"", alloy_primitives::B256::repeat_byte(of))
 }
@@ -48,7 +48,7 @@ async fn a_refusal_of_pending_transactions_is_kept_where_it_is_for_good() {
         serving.reconcile();
         assert_eq!(asked(&mut serving).is_empty(), kept, "{error}");
         assert_eq!(said(&serving, &HASHES) == error, kept);
-        // Whole ones are not to be had by hashes that are not told.
+        // Whole transactions cannot be fetched without announced hashes.
         if kept {
             want_pending(&wants, true, true);
             serving.reconcile();
@@ -76,7 +76,7 @@ async fn a_node_that_does_not_answer_for_pending_transactions_refuses_them() {
     }
 }
 
-/// Where whole transactions are not announced they are fetched, whether the node says so or is found out.
+/// Whole transactions that are not announced are fetched, if the node refuses them or announces hashes instead.
 #[tokio::test]
 async fn whole_transactions_are_fetched_where_only_hashes_are_announced() {
     let (first, whole) = (hash(1), r#"{"hash":"0x1","from":"0x2"}"#);
@@ -138,7 +138,8 @@ async fn whole_transactions_are_fetched_where_only_hashes_are_announced() {
             pending(&mut passed_on),
             [format!("Hash {first}"), format!("Full {whole}")]
         );
-        // Nobody wants whole ones: hashes alone stand on, or are ended.
+        // Without subscribers to whole transactions, the subscription to hashes is kept for its own subscribers, or
+        // ended.
         want_pending(&wants, also_hashes, false);
         serving.reconcile();
         let ended = asked(&mut serving);
@@ -188,7 +189,7 @@ async fn fetches_are_bounded_and_end_where_the_node_knows_no_such_method() {
     }
     assert_eq!(asked(&mut serving).len(), 16);
     let last = serving.next_id;
-    // Throttled: nothing is asked for a while, then one for each answer.
+    // Rate-limited: no requests for a while, then one for each answer.
     says(&mut serving, &format!(r#"{{"id":{last},"error":{{"code":429}}}}"#)).await;
     says(&mut serving, &format!(r#"{{"id":{},"result":{{}}}}"#, last - 1)).await;
     assert!(asked(&mut serving).is_empty());

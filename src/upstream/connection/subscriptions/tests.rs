@@ -17,13 +17,13 @@ use crate::upstream::load::Load;
 use crate::upstream::pool::Shared;
 use crate::upstream::{Endpoint, Gossip, Passed, UpstreamId};
 
-/// A connection that stands, to the node in use, and what is wanted of it.
+/// Creates an open connection to the upstream in use, and the sender of what clients need.
 pub fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>) {
     let (serving, wants, _) = heard(edit);
     (serving, wants)
 }
 
-/// As [`serving`], with what it passes on.
+/// Creates the same as [`serving`], with the receiver of the events that are passed on.
 pub fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>, mpsc::Receiver<Gossip>) {
     let mut typed = typed::Config {
         upstream: vec!["ws://127.0.0.1:1".to_owned().into()],
@@ -64,18 +64,18 @@ pub fn want_pending(wants: &watch::Sender<Wanted>, hashes: bool, full: bool) {
     wants.send_modify(|wanted| (wanted.pending_hashes, wanted.pending_full) = (hashes, full));
 }
 
-/// A message of the subscription with this id.
+/// Returns a message of the subscription with this id.
 pub fn message(id: &str, member: &str, value: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":{id},"{member}":{value}}}}}"#)
 }
 
-/// The answer of the node to the last question.
+/// Answers the last request as the node.
 pub async fn answers(serving: &mut Serving, member: &str, value: &str) {
     let id = serving.next_id;
     says(serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{value}}}"#)).await;
 }
 
-/// Method and parameters of what is written next.
+/// Takes the queued requests: method and parameters of each.
 pub fn asked(serving: &mut Serving) -> Vec<String> {
     let of = |text: String| {
         let json: serde_json::Value = serde_json::from_str(&text).expect("a question");
@@ -84,7 +84,7 @@ pub fn asked(serving: &mut Serving) -> Vec<String> {
     written(serving).into_iter().map(of).collect()
 }
 
-/// What is said of a subscription: it stands, an error, or nothing yet.
+/// Returns what is published of a subscription: that it stands, an error, or nothing yet.
 pub fn said(serving: &Serving, of: &NodeSubscription) -> String {
     match serving.shared.choice.answers().borrow().get(of) {
         Some(Ok(())) => "stands".to_owned(),
@@ -123,7 +123,7 @@ fn each_kind() -> [(NodeSubscription, Wanted); 3] {
 #[tokio::test(start_paused = true)]
 async fn what_the_node_ends_is_asked_for_again() {
     for (of, wanted) in each_kind() {
-        // Before or behind the answer; whatever else the message says.
+        // The end arrives before or after the answer; other members of the message do not matter.
         for (early, end) in [
             (
                 false,
@@ -153,7 +153,7 @@ async fn what_the_node_ends_is_asked_for_again() {
             assert_eq!(asked(&mut serving), question);
             answers(&mut serving, "result", r#""0xb""#).await;
             assert_eq!(said(&serving, &of), "stands");
-            // One that stood for a while is asked for at once.
+            // A subscription that stood for a while is requested again at once.
             tokio::time::advance(SOON).await;
             says(&mut serving, &end.replace("0xa", "0xb")).await;
             assert_eq!(asked(&mut serving), question);
@@ -184,11 +184,11 @@ async fn what_the_node_ends_again_and_again_is_refused() {
             tokio::time::advance(Duration::from_millis(500)).await;
             assert!(began.elapsed() < Duration::from_secs(60));
         }
-        // Whole ones are tried as hashes, too.
+        // Whole transactions are also tried as hashes.
         let most = (MAX_ENDS + 1) * if of == WHOLE { 2 } else { 1 };
         assert_eq!(questions, most);
         assert!(serving.feeds.is_empty());
-        // Whoever wants it anew has it asked for anew: the node knows it.
+        // A client that subscribes anew causes a new request: the node knows the method.
         wants.send_replace(Wanted::default());
         serving.reconcile();
         began = Instant::now();
@@ -213,7 +213,7 @@ async fn heads_that_the_node_ends_are_asked_for_at_once_and_twice_in_a_row_end_t
     for round in 0..3 {
         assert_eq!(asked(&mut serving), [heads], "{round}");
         answers(&mut serving, "result", r#""0xa""#).await;
-        // What was missed meanwhile shows.
+        // A block missed meanwhile is found by this fetch.
         assert_eq!(asked(&mut serving), [latest]);
         answers(&mut serving, "result", "{}").await;
         tokio::time::advance(serving.shared.settings.silence_timeout).await;
@@ -228,14 +228,14 @@ async fn heads_that_the_node_ends_are_asked_for_at_once_and_twice_in_a_row_end_t
 const ASK_HEADS: &str = r#"eth_subscribe ["newHeads"]"#;
 const ASK_LATEST: &str = r#"eth_getBlockByNumber ["latest",false]"#;
 
-/// A block, as JSON.
+/// Returns a block as JSON, a child of the block with the number below.
 fn block(number: u8) -> String {
     let hash = alloy_primitives::B256::repeat_byte;
     let (own, parent) = (hash(number), hash(number - 1));
     format!(r#"{{"hash":"{own}","parentHash":"{parent}","number":{number}}}"#)
 }
 
-/// A probe finds this block.
+/// Sends a probe that finds this block.
 async fn probe(serving: &mut Serving, number: u8) -> Result<(), End> {
     serving.ask_vital(Purpose::Probe);
     let answer = format!(r#"{{"id":{},"result":{}}}"#, serving.next_id, block(number));
@@ -264,7 +264,7 @@ async fn a_grant_without_an_id_is_none() {
         asked(&mut serving);
         answers(&mut serving, "result", grant).await;
         assert!(serving.heads.is_polled() && serving.feeds.is_empty(), "{grant}");
-        // Granted late, when nobody waits any more.
+        // Granted late, after the request was given up.
         serving.late.insert(99, "eth_unsubscribe".to_owned());
         says(&mut serving, &format!(r#"{{"id":99,"result":{grant}}}"#)).await;
         assert!(asked(&mut serving).is_empty(), "{grant}");
@@ -285,10 +285,10 @@ async fn heads_that_are_never_announced_are_polled_until_they_are() {
     serving.heads_turn().await.expect("it stands");
     assert_eq!(asked(&mut serving), [ASK_LATEST]);
     answers(&mut serving, "result", &block(3)).await;
-    // It does announce.
+    // The node announces after all.
     says(&mut serving, &message(r#""0xa""#, "result", &block(4))).await;
     assert!(!serving.heads.is_polled());
-    // One that did announce is given up, the first time.
+    // A connection that announced heads before is closed, the first time.
     probe(&mut serving, 5).await.expect("once");
     assert!(matches!(probe(&mut serving, 6).await, Err(End::Deaf)));
 }
@@ -323,7 +323,7 @@ async fn a_subscription_to_heads_that_is_refused_for_a_limit_holds_up_no_handsha
             answers(&mut serving, "result", &block(1)).await;
         }
         assert!(serving.ready && serving.heads.is_polled() && serving.postponed.is_none());
-        // It waits longer each time.
+        // The back-off doubles each time.
         for wait in [1, 2, 4] {
             tokio::time::advance(Duration::from_millis(wait * 1000 - 500)).await;
             serving.heads_turn().await.expect("it stands");
@@ -366,7 +366,7 @@ async fn the_network_id_stands_for_the_chains() {
     }
 }
 
-/// A client names the kind, and a refusal may repeat its words.
+/// A client names the kind, and the node's refusal may repeat the client's words.
 #[tokio::test]
 async fn the_words_of_a_refusal_of_what_a_client_named_are_no_limit() {
     let (mut serving, wants) = serving(|_| {});
@@ -408,11 +408,11 @@ async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
         assert!(asked(&mut serving).is_empty());
         assert_eq!(counted(&serving) - before, 3);
     }
-    // The end of one is no event.
+    // The end of a subscription is not counted as an event.
     let before = counted(&serving);
     says(&mut serving, &message(r#""0xff""#, "error", "{}")).await;
     assert!(asked(&mut serving).is_empty() && counted(&serving) == before);
-    // While an id is awaited an event may be ours; when it was none, it is nobody's.
+    // While a subscribe request is in flight, an event may be ours; if its id does not follow, it has no owner.
     want(&wants, [1]);
     serving.reconcile();
     asked(&mut serving);
@@ -424,7 +424,7 @@ async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
     let next = asked(&mut serving);
     assert_eq!(next[0], r#"eth_unsubscribe ["0xb"]"#);
     assert_eq!(next.len(), 2);
-    // A node that invents ids does not have us write as much as it does.
+    // A node that invents ids does not cause a request for each.
     answers(&mut serving, "result", r#""0xd""#).await;
     let mut ended = 0;
     for n in 0..1000 {
@@ -443,7 +443,7 @@ pub fn want(wants: &watch::Sender<Wanted>, of: impl IntoIterator<Item = usize>) 
     wants.send_modify(|wanted| wanted.passed = Arc::new(of.into_iter().map(passed).collect::<BTreeSet<_>>()));
 }
 
-/// What is written next.
+/// Takes the queued messages.
 pub fn written(serving: &mut Serving) -> Vec<String> {
     let messages = serving.out.drain(..).map(|message| match message {
         Outbound::Message(text) => text,
@@ -551,7 +551,7 @@ async fn one_that_is_being_ended_takes_a_place_until_the_node_has_answered() {
 async fn what_is_never_answered_takes_no_place_for_ever() {
     let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 2);
     let mut asked = 0;
-    // Who asks and leaves comes to no more than the limit.
+    // Clients that subscribe and leave do not exceed the limit.
     for of in 0..10 {
         want(&wants, [of]);
         serving.reconcile();
@@ -562,11 +562,11 @@ async fn what_is_never_answered_takes_no_place_for_ever() {
     serving.expire().expect("it stands");
     let next = written(&mut serving).concat();
     assert!(next.contains(r#""params":[9]"#), "{next}");
-    // What is granted after all is ended.
+    // A late grant is ended.
     says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
     let end = written(&mut serving).concat();
     assert!(end.contains(r#""eth_unsubscribe","params":["0xa"]"#), "{end}");
-    // And an end that is not answered takes no place for ever either.
+    // A request to end a subscription that is not answered does not take a place for ever either.
     tokio::time::advance(serving.shared.settings.request_timeout).await;
     serving.expire().expect("it stands");
     assert!(serving.waiting.is_empty() && serving.feeds.is_empty() && serving.own.is_empty());
@@ -578,19 +578,19 @@ async fn bytes_of_a_long_message_are_signs_of_life() {
     let patience = serving.shared.settings.silence_timeout;
     serving.ask_vital(Purpose::Probe);
     let asked = serving.asked;
-    // Pongs: the connection lives, and the answer is still due.
+    // Pongs: the connection is alive, and the answer is still due.
     tokio::time::advance(patience / 4).await;
     serving.look_at_bytes(6);
     assert_eq!(
         (serving.last_received.elapsed(), serving.asked),
         (Duration::ZERO, asked)
     );
-    // Part of a message, behind which the answer stands.
+    // Part of a message, with the answer behind it.
     tokio::time::advance(patience / 4).await;
     serving.look_at_bytes(1 << 20);
     assert_eq!(serving.asked.map(|at| at.elapsed()), Some(Duration::ZERO));
     let asked = serving.asked;
-    // Whole messages beside a question that is not answered.
+    // Whole messages, while a request stays unanswered.
     tokio::time::advance(patience / 4).await;
     serving.whole = true;
     serving.look_at_bytes(2 << 20);
