@@ -167,11 +167,11 @@ impl App {
 
         // The event path, from the node to the sockets.
         let (sightings, seen) = mpsc::channel(SIGHTINGS);
-        let (gossip, heard) = mpsc::channel(GOSSIP);
+        let (best_effort, heard) = mpsc::channel(GOSSIP);
         let (wanted, wants) = watch::channel(Wanted::default());
         let channels = upstream::Channels {
             sightings,
-            gossip,
+            best_effort,
             wanted: wants,
         };
         let max_contents_age = config.node.silence_timeout / 2;
@@ -260,7 +260,10 @@ impl App {
             watched.clients.watch(config.life_signs).await
         }));
         let relieved = services.clone();
-        critical.spawn(named("backlog watch", async move { relieved.relieve().await }));
+        critical.spawn(named(
+            "backlog watch",
+            async move { relieved.enforce_total_backlog().await },
+        ));
         let swept = services.clone();
         critical.spawn(named("account sweep", async move { sweep(&swept.door).await }));
         if let Some(follower) = follower {

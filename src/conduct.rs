@@ -25,7 +25,7 @@ const KNOWN_CALLS: usize = 64;
 pub struct Conduct {
     /// `true` once there was a consequence; nearly all accounts have none, and take this fast path.
     has_record: AtomicBool,
-    until: Mutex<Until>,
+    until: Mutex<Consequences>,
     /// Length of the account's answers, in bytes: the longest of late, which shrinks with each shorter one.
     answer: AtomicUsize,
     window: Mutex<Window>,
@@ -68,7 +68,7 @@ impl Drop for Counted<'_> {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Until {
+struct Consequences {
     refused: Option<Instant>,
     all_alone: Option<Instant>,
     sends_alone: Option<Instant>,
@@ -157,12 +157,12 @@ impl Conduct {
         })
     }
 
-    fn record(&self, edit: impl FnOnce(&mut Until)) {
+    fn record(&self, edit: impl FnOnce(&mut Consequences)) {
         edit(&mut self.until.lock());
         self.has_record.store(true, Ordering::Release);
     }
 
-    fn until(&self) -> Option<Until> {
+    fn until(&self) -> Option<Consequences> {
         self.has_record.load(Ordering::Acquire).then(|| *self.until.lock())
     }
 }

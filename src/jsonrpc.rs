@@ -81,18 +81,18 @@ impl Request<'_> {
 /// Message that is not JSON.
 #[derive(Debug, thiserror::Error)]
 #[error("parse error")]
-pub struct NotJson;
+pub struct InvalidJson;
 
 impl<'a> Message<'a> {
     /// Reads the first JSON value of a frame and ignores the rest (PROTOCOL J2). Of an array no more than `max_batch`
     /// items and one are parsed: fifteen megabytes can contain seven million of them.
     ///
     /// # Errors
-    /// [`NotJson`] if the bytes are not UTF-8 or do not begin with a JSON value.
-    pub fn parse(frame: &'a [u8], max_batch: usize) -> Result<Self, NotJson> {
-        let text = std::str::from_utf8(frame).map_err(|_| NotJson)?;
+    /// [`InvalidJson`] if the bytes are not UTF-8 or do not begin with a JSON value.
+    pub fn parse(frame: &'a [u8], max_batch: usize) -> Result<Self, InvalidJson> {
+        let text = std::str::from_utf8(frame).map_err(|_| InvalidJson)?;
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-        let value = values.next().ok_or(NotJson)?.map_err(|_| NotJson)?;
+        let value = values.next().ok_or(InvalidJson)?.map_err(|_| InvalidJson)?;
         if value.get().starts_with('[') {
             let mut items = Vec::new();
             let read = serde_json::Deserializer::from_str(value.get()).deserialize_seq(Items {
@@ -106,7 +106,7 @@ impl<'a> Message<'a> {
                 });
                 return Ok(Self::TooMany(first));
             }
-            read.map_err(|_| NotJson)?;
+            read.map_err(|_| InvalidJson)?;
             Ok(Self::Batch(items))
         } else {
             Ok(Self::Single(Item::parse(value)))

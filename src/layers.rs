@@ -19,7 +19,7 @@ const LAYERS: &str = "
     app           admin backplane chain clock config devnet door reload rpc server session subscription telemetry tls upstream
     reload        config door telemetry tls
     # A setting becomes what the module takes whose setting it is.
-    config        chain delivery devnet door patterns rpc server session subscription telemetry tls upstream
+    config        chain delivery devnet door method_pattern rpc server session subscription telemetry tls upstream
     admin         chain door session telemetry upstream
     devnet
 
@@ -30,14 +30,14 @@ const LAYERS: &str = "
     rpc           chain conduct delivery jsonrpc look quantity shares subscription telemetry upstream
     # An account holds what all connections of a client share, so the budget of its bytes (delivery's egress); a right is to
     # a kind of events, and a pass ends with a close reason.
-    door          clock conduct delivery jsonrpc patterns shares
+    door          clock conduct delivery jsonrpc method_pattern shares
 
     # Not upstream: what comes from there and is no chain comes by the backplane.
     subscription  backplane chain clock delivery jsonrpc panics shares telemetry
     delivery      clock deflate pieces shares telemetry
     backplane     chain upstream
     chain         jsonrpc quantity shares telemetry upstream
-    upstream      conduct jsonrpc panics patterns quantity shares telemetry
+    upstream      conduct jsonrpc panics method_pattern quantity shares telemetry
 
     # Places and bytes that clients compete for.
     shares        jsonrpc
@@ -47,7 +47,7 @@ const LAYERS: &str = "
     jsonrpc
     look
     panics        telemetry
-    patterns
+    method_pattern
     pieces
     quantity
     telemetry

@@ -4,10 +4,10 @@
 //!
 //! ```text
 //! event    upstream      connection | poller      one actor per node: reports heads, answers calls
-//!          chain         ingest > assembly        one canonical history (tracker) out of all reports
+//!          chain         ingest > pipeline        one canonical history (tracker) out of all reports
 //!          backplane                              ordered chain events, bounded
 //!          subscription  dispatch > registry      history; matching subscriptions (index); order per connection (gate)
-//!          delivery      outbox > queue > socket  encoded once, one bounded queue per client
+//!          delivery      writer > queue > socket  encoded once, one bounded queue per client
 //!
 //! contents subscription  content_stream           blocks whose logs, transactions or receipts are not yet delivered
 //!          chain         content_fetches > source fetched from any node, in parallel with the heads, checked
@@ -19,9 +19,9 @@
 //!            > subscription::registry             eth_subscribe, eth_unsubscribe
 //!            > rpc                                everything else: known here, cached, shared with an equal call, or
 //!                > upstream::routing              sent to a node that has the newest head and the least load
-//!          < delivery::outbox                     answers and events share one queue
+//!          < delivery::writer                     answers and events share one queue
 //!
-//! resume   subscription  replay > members         a client that returns, up to the live stream
+//! resume   subscription  replay > replay_group   a client that returns, up to the live stream
 //!          chain         cursor                   over history (memory) or archive (fetched from a node)
 //! ```
 //!
@@ -39,8 +39,8 @@
 //! 2. A head is published as soon as its header and its parents are known. Contents of blocks never delay a head; the
 //!    order of heads and contents is kept per connection, for the kinds to which the client subscribes
 //!    (`subscription::gate`).
-//! 3. Decisions do no I/O and read no clock; they log and count at most: upstream's standing; the chain's assembly,
-//!    tracker, history, cursor, inquiry and evidence; streams of contents, gate, filters and index; rpc's anchor; the
+//! 3. Decisions do no I/O and read no clock; they log and count at most: upstream's ranking; the chain's pipeline,
+//!    tracker, history, cursor, inquiry and evidence; streams of contents, gate, filters and index; rpc's cache scope; the
 //!    queue.
 //! 4. Every channel, map and buffer has a bound.
 //! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason.
@@ -87,8 +87,8 @@ pub mod jsonrpc;
 #[cfg(test)]
 mod layers;
 mod look;
+pub mod method_pattern;
 pub mod panics;
-pub mod patterns;
 pub mod pieces;
 pub mod quantity;
 pub mod reload;

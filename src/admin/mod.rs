@@ -130,7 +130,7 @@ impl Admin {
         let ingress = metrics
             .pending_dropped
             .get_or_create_owned(&ReasonLabel { reason: "ingress" });
-        ingress.inc_by(self.pool.gossip_dropped().saturating_sub(ingress.get()));
+        ingress.inc_by(self.pool.best_effort_dropped().saturating_sub(ingress.get()));
     }
 }
 

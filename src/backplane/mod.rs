@@ -6,7 +6,7 @@
 use tokio::sync::mpsc;
 
 pub use crate::chain::ChainEvent;
-pub use crate::upstream::{Answers, Gossip, NodeSubscription, Passed, TransactionForm, Wanted};
+pub use crate::upstream::{Answers, BestEffortEvent, NodeSubscription, Passthrough, TransactionForm, Wanted};
 
 /// Most chain events that wait for the dispatcher. It takes about a millisecond for a block, so this is seconds of
 /// the fastest chain; the bound is for a dispatcher that does not keep up.
@@ -18,12 +18,12 @@ pub struct Feed {
     /// Chain events, in order and complete.
     pub chain: mpsc::Receiver<ChainEvent>,
     /// Best-effort events.
-    pub gossip: mpsc::Receiver<Gossip>,
+    pub best_effort: mpsc::Receiver<BestEffortEvent>,
 }
 
 /// Builds the in-process backplane: the ingest's sender, and the dispatcher's feed.
 #[must_use]
-pub fn in_process(gossip: mpsc::Receiver<Gossip>) -> (mpsc::Sender<ChainEvent>, Feed) {
+pub fn in_process(best_effort: mpsc::Receiver<BestEffortEvent>) -> (mpsc::Sender<ChainEvent>, Feed) {
     let (publisher, chain) = mpsc::channel(CHAIN_QUEUE);
-    (publisher, Feed { chain, gossip })
+    (publisher, Feed { chain, best_effort })
 }

@@ -16,7 +16,7 @@ use super::heights;
 use super::inquiry::Missing;
 use super::ranges::{Between, Ranges};
 use super::source::{Refused, Seek, Source, wait_before};
-use super::{BlockLogs, BlockRef, Fetch, Gap, Header, Left, Page, Published, Undo};
+use super::{AbandonedBranch, BlockLogs, BlockRef, Fetch, Gap, Header, Page, Published, Retraction};
 use crate::shares::{FairPool, Full, Owner};
 
 /// Blocks of one page that are fetched concurrently.
@@ -97,10 +97,10 @@ impl From<Full> for NotAsked {
 pub struct Located {
     /// Logs to remove: those of the block and of its ancestors that are not canonical, oldest first; empty if the block
     /// is canonical.
-    pub undo: VecDeque<Undo>,
+    pub undo: VecDeque<Retraction>,
     /// Non-canonical blocks from the branch point up to the block; if the block is canonical, no blocks, and the block
     /// itself as the ancestor.
-    pub left: Left,
+    pub left: AbandonedBranch,
 }
 
 impl Between for Archive {
@@ -363,14 +363,14 @@ impl Archive {
             };
             if canonical.block == header.block {
                 let ancestor = header.block;
-                let left = Left { blocks, ancestor };
+                let left = AbandonedBranch { blocks, ancestor };
                 return Ok(Some(Located { undo, left }));
             }
             if logs {
                 let Some(logs) = self.logs_of(&header).await else {
                     return Ok(None);
                 };
-                undo.push_front(Undo { logs, up_to });
+                undo.push_front(Retraction { logs, up_to });
             }
             blocks.push_front(header.block);
             up_to = None;

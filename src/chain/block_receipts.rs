@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::transaction::{Claim, Root, claims};
+use super::transaction::{Root, RootClaim, claims};
 use super::{BadLogs, BlockLogs, BlockRef, Header};
 use crate::quantity;
 
@@ -59,7 +59,7 @@ impl BlockReceipts {
     /// Returns empty receipts if the header shows that the block has none.
     #[must_use]
     pub fn none(header: &Header) -> Option<Self> {
-        let none = claims(header, Root::Receipts) == Claim::None;
+        let none = claims(header, Root::Receipts) == RootClaim::None;
         none.then(|| Self {
             block: header.block,
             receipts: Vec::new(),

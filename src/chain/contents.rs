@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::evidence::{Amount, Belief, Blooms, Evidence, Fit, LISTED, Said, Wrong, shared};
-use super::inquiry::{Failed, Inquiry, Missing, Question, Record, Way};
+use super::inquiry::{AttemptError, FetchWay, Inquiry, Missing, Question, Record};
 use super::source::{Refused, Source, Verify};
-use super::transaction::{Claim, Root, claims, is_filled};
+use super::transaction::{Root, RootClaim, claims, is_filled};
 use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Header, receipts};
 use crate::jsonrpc::Outcome;
 use crate::telemetry::ReasonLabel;
@@ -100,7 +100,7 @@ impl Source {
     /// [`Missing`] in the cases of [`Absent`] above.
     pub(super) async fn find_logs(&self, header: &Header) -> Result<BlockLogs, Missing> {
         let ask = |question| self.ask_logs(header, question);
-        self.inquire("logs", header, &Way::LOGS, ask).await
+        self.inquire("logs", header, &FetchWay::LOGS, ask).await
     }
 
     /// Fetches all transactions of a block, in the same time.
@@ -112,7 +112,9 @@ impl Source {
             return Ok(none);
         }
         let ask = |question| self.ask_transactions(header, question);
-        Ok(self.inquire("transactions", header, &Way::TRANSACTIONS, ask).await?)
+        Ok(self
+            .inquire("transactions", header, &FetchWay::TRANSACTIONS, ask)
+            .await?)
     }
 
     /// Fetches all receipts of a block, in the same time.
@@ -124,15 +126,15 @@ impl Source {
             return Ok(none);
         }
         let ask = |question| self.ask_receipts(header, question);
-        Ok(self.inquire("receipts", header, &Way::RECEIPTS, ask).await?)
+        Ok(self.inquire("receipts", header, &FetchWay::RECEIPTS, ask).await?)
     }
 
     /// Asks by one way after the other, and by several in parallel once the first is late, until an answer is believed.
-    async fn inquire<T, F: Future<Output = Result<Heard<T>, Failed>>>(
+    async fn inquire<T, F: Future<Output = Result<Heard<T>, AttemptError>>>(
         &self,
         what: &'static str,
         header: &Header,
-        ways: &'static [Way],
+        ways: &'static [FetchWay],
         ask: impl Fn(Question) -> F,
     ) -> Result<T, Missing> {
         let Experience {
@@ -149,10 +151,10 @@ impl Source {
         let mut under_way = FuturesUnordered::new();
         // The first doubted answer; replaced when the same node changes its answer by the same way. If an equal answer
         // confirms it, this one is returned: `eth_getLogs` rather than the receipts that confirm it.
-        let mut kept: Option<(UpstreamId, Way, B256, Heard<T>)> = None;
+        let mut kept: Option<(UpstreamId, FetchWay, B256, Heard<T>)> = None;
         let (begun, mut idle) = (Instant::now(), Duration::ZERO);
         loop {
-            let nodes = self.pool.order_to_ask(header.block.hash);
+            let nodes = self.pool.by_preference(header.block.hash);
             if nodes.is_empty() && under_way.is_empty() {
                 tokio::time::sleep(NO_NODE).await;
                 idle += NO_NODE;
@@ -174,7 +176,7 @@ impl Source {
                     (
                         question,
                         asked_at.elapsed(),
-                        answer.unwrap_or(Err(Failed::Other(Refused::CallFailed))),
+                        answer.unwrap_or(Err(AttemptError::Other(Refused::CallFailed))),
                     )
                 });
                 continue;
@@ -193,7 +195,7 @@ impl Source {
                 Ok(heard) => heard,
                 Err(why) => {
                     inquiry.failed(node, way, why, now);
-                    if matches!(way, Way::ReceiptsByHash | Way::EachReceipt) {
+                    if matches!(way, FetchWay::ReceiptsByHash | FetchWay::EachReceipt) {
                         evidence.tried_receipts(node);
                     }
                     self.count_retry(what, why.label());
@@ -205,7 +207,7 @@ impl Source {
                 }
             };
             let said = heard.said;
-            if way.is_by_index() && !record.lock().offers(node, Way::ReceiptsByHash, since.elapsed()) {
+            if way.is_by_index() && !record.lock().offers(node, FetchWay::ReceiptsByHash, since.elapsed()) {
                 evidence.tried_receipts(node);
             }
             match evidence.hear(node, way, said, now) {
@@ -213,7 +215,7 @@ impl Source {
                     let mut record = record.lock();
                     record.works(node, way, took);
                     for (node, way) in inquiry.late(now) {
-                        record.failed(node, way, Failed::Other(Refused::CallFailed), since.elapsed());
+                        record.failed(node, way, AttemptError::Other(Refused::CallFailed), since.elapsed());
                     }
                     drop(record);
                     let (node, heard) = match kept {
@@ -227,7 +229,7 @@ impl Source {
                     debug!(block = %header.block, ?way, ?said, "the {what} are doubted");
                     inquiry.doubted(node, way, now);
                     match said.amount {
-                        Amount::None if way == Way::LogsByHash && header.telling_bloom().is_none() => {
+                        Amount::None if way == FetchWay::LogsByHash && header.telling_bloom().is_none() => {
                             inquiry.index_is_behind(node, now);
                         }
                         Amount::NoneListed => inquiry.listed(node, way, now, LISTED),
@@ -317,17 +319,17 @@ impl Source {
         }
     }
 
-    async fn ask_logs(&self, header: &Header, question: Question) -> Result<Heard<BlockLogs>, Failed> {
+    async fn ask_logs(&self, header: &Header, question: Question) -> Result<Heard<BlockLogs>, AttemptError> {
         let json = self.answer(header, question).await?;
         let block = header.block;
         match question.way {
-            Way::LogsByHash | Way::LogsByNumber => {
+            FetchWay::LogsByHash | FetchWay::LogsByNumber => {
                 let logs =
                     BlockLogs::parse(block, &json, header.seen).map_err(|error| refused(header, "logs", &error))?;
                 if self.level(header, question.node)? == Verify::Receipts {
                     undisputed(header, &logs)?;
                     let proof = Question {
-                        way: Way::ReceiptsByHash,
+                        way: FetchWay::ReceiptsByHash,
                         ..question
                     };
                     let receipts = self.answer(header, proof).await?;
@@ -373,7 +375,7 @@ impl Source {
         }
     }
 
-    async fn ask_receipts(&self, header: &Header, question: Question) -> Result<Heard<BlockReceipts>, Failed> {
+    async fn ask_receipts(&self, header: &Header, question: Question) -> Result<Heard<BlockReceipts>, AttemptError> {
         let json = self.answer(header, question).await?;
         let read = BlockReceipts::parse(header, &json).map_err(|error| refused(header, "receipts", &error))?;
         if self.level(header, question.node)? == Verify::Receipts {
@@ -390,13 +392,17 @@ impl Source {
         })
     }
 
-    async fn ask_transactions(&self, header: &Header, question: Question) -> Result<Heard<BlockTransactions>, Failed> {
+    async fn ask_transactions(
+        &self,
+        header: &Header,
+        question: Question,
+    ) -> Result<Heard<BlockTransactions>, AttemptError> {
         let json = self.answer(header, question).await?;
         let content =
             BlockTransactions::parse(header, &json).map_err(|error| refused(header, "transactions", &error))?;
         let said = match claims(header, Root::Transactions) {
-            Claim::Some if content.transactions.is_empty() => return Err(Failed::Other(Refused::Malformed)),
-            Claim::Idle if content.transactions.is_empty() => NOTHING,
+            RootClaim::Some if content.transactions.is_empty() => return Err(AttemptError::Other(Refused::Malformed)),
+            RootClaim::Idle if content.transactions.is_empty() => NOTHING,
             _ => Said::WHOLE,
         };
         Ok(Heard {
@@ -410,7 +416,7 @@ impl Source {
     /// Returns the level of verification that is possible: receipts prove nothing on a chain whose headers have another
     /// kind of hash (zkSync, Filecoin). One header that hashes to its block's hash shows that this is not such a chain;
     /// from then on each header must.
-    fn level(&self, header: &Header, node: UpstreamId) -> Result<Verify, Failed> {
+    fn level(&self, header: &Header, node: UpstreamId) -> Result<Verify, AttemptError> {
         let verify = self.learned.verify();
         if verify != Verify::Receipts {
             return Ok(verify);
@@ -420,7 +426,7 @@ impl Source {
             Ok(()) => hold.store(true, Ordering::Relaxed),
             Err(error) if hold.load(Ordering::Relaxed) => {
                 debug!(block = %header.block, "header refused: {error}");
-                return Err(Failed::Other(Refused::Header));
+                return Err(AttemptError::Other(Refused::Header));
             }
             Err(error) => {
                 self.warn_once(
@@ -449,11 +455,11 @@ impl Source {
     fn weigh(
         &self,
         header: &Header,
-        way: Way,
+        way: FetchWay,
         logs: &BlockLogs,
         amount: Amount,
         print: impl Fn() -> B256,
-    ) -> Result<(Said, Option<Bloom>), Failed> {
+    ) -> Result<(Said, Option<Bloom>), AttemptError> {
         if logs.is_disputed() {
             // Logs that were requested by hash and add up to the bloom are the block's, even if they carry another
             // hash.
@@ -505,22 +511,22 @@ impl Source {
     fn weigh_receipts(
         &self,
         header: &Header,
-        way: Way,
+        way: FetchWay,
         read: &BlockReceipts,
         logs: &BlockLogs,
         print: impl Fn() -> B256,
-    ) -> Result<(Said, Option<Bloom>), Failed> {
+    ) -> Result<(Said, Option<Bloom>), AttemptError> {
         let claim = claims(header, Root::Receipts);
         match claim {
             // Hedera's relay, and nodes that have not written the receipts yet.
-            Claim::Some if read.receipts.is_empty() => return Err(Failed::Other(Refused::Receipts)),
-            Claim::Idle if read.receipts.is_empty() => {
+            RootClaim::Some if read.receipts.is_empty() => return Err(AttemptError::Other(Refused::Receipts)),
+            RootClaim::Idle if read.receipts.is_empty() => {
                 let print = print();
                 return Ok((Said { print, ..NOTHING }, Some(Bloom::ZERO)));
             }
             _ => {}
         }
-        let executed = !read.receipts.is_empty() || matches!(claim, Claim::None | Claim::Disputed);
+        let executed = !read.receipts.is_empty() || matches!(claim, RootClaim::None | RootClaim::Disputed);
         let amount = match (logs.logs.is_empty(), executed) {
             (false, _) => Amount::Some,
             (true, true) if !read.receipts.is_empty() && self.may_be_early(header) => Amount::NoneListed,
@@ -531,27 +537,27 @@ impl Source {
     }
 
     /// Returns the answer to one question as JSON; an answer that takes several calls is assembled.
-    async fn answer(&self, header: &Header, question: Question) -> Result<Bytes, Failed> {
+    async fn answer(&self, header: &Header, question: Question) -> Result<Bytes, AttemptError> {
         let Question { node, way, within } = question;
         let (number, hash) = (header.block.number, header.block.hash);
         let params = match way {
-            Way::LogsByHash => format!(r#"[{{"blockHash":"{hash}"}}]"#),
-            Way::LogsByNumber => format!(r#"[{{"fromBlock":"{number:#x}","toBlock":"{number:#x}"}}]"#),
-            Way::ReceiptsByHash => format!(r#"["{hash}"]"#),
-            Way::ReceiptsByNumber => format!(r#"["{number:#x}"]"#),
-            Way::BlockByHash => format!(r#"["{hash}",true]"#),
-            Way::BlockByNumber => format!(r#"["{number:#x}",true]"#),
-            Way::EachReceipt => return self.each_receipt(header, node, within).await,
+            FetchWay::LogsByHash => format!(r#"[{{"blockHash":"{hash}"}}]"#),
+            FetchWay::LogsByNumber => format!(r#"[{{"fromBlock":"{number:#x}","toBlock":"{number:#x}"}}]"#),
+            FetchWay::ReceiptsByHash => format!(r#"["{hash}"]"#),
+            FetchWay::ReceiptsByNumber => format!(r#"["{number:#x}"]"#),
+            FetchWay::BlockByHash => format!(r#"["{hash}",true]"#),
+            FetchWay::BlockByNumber => format!(r#"["{number:#x}",true]"#),
+            FetchWay::EachReceipt => return self.each_receipt(header, node, within).await,
         };
         let json = self.call(node, way.method(), &params, within).await?;
         // An empty answer names no block: by number, it may be about a block of another branch.
-        if matches!(way, Way::LogsByNumber | Way::ReceiptsByNumber) && matches!(&json[..], b"[]" | b"null") {
+        if matches!(way, FetchWay::LogsByNumber | FetchWay::ReceiptsByNumber) && matches!(&json[..], b"[]" | b"null") {
             self.is_canonical(header, node, within).await?;
         }
         Ok(json)
     }
 
-    async fn is_canonical(&self, header: &Header, node: UpstreamId, within: Duration) -> Result<(), Failed> {
+    async fn is_canonical(&self, header: &Header, node: UpstreamId, within: Duration) -> Result<(), AttemptError> {
         #[derive(Deserialize)]
         struct Block {
             hash: B256,
@@ -562,12 +568,12 @@ impl Source {
         if found.is_ok_and(|found| found.hash == header.block.hash) {
             Ok(())
         } else {
-            Err(Failed::Other(Refused::Malformed))
+            Err(AttemptError::Other(Refused::Malformed))
         }
     }
 
     /// Fetches a block's receipts one by one, by its transactions' hashes; returns a JSON array.
-    async fn each_receipt(&self, header: &Header, node: UpstreamId, within: Duration) -> Result<Bytes, Failed> {
+    async fn each_receipt(&self, header: &Header, node: UpstreamId, within: Duration) -> Result<Bytes, AttemptError> {
         #[derive(Deserialize)]
         struct Block<'a> {
             hash: B256,
@@ -578,26 +584,26 @@ impl Source {
         struct Whole {
             hash: B256,
         }
-        let malformed = |_| Failed::Other(Refused::Malformed);
+        let malformed = |_| AttemptError::Other(Refused::Malformed);
         let params = format!(r#"["{}",false]"#, header.block.hash);
         let json = self.call(node, "eth_getBlockByHash", &params, within).await?;
         let block: Block<'_> = serde_json::from_slice(&json).map_err(malformed)?;
         if block.hash != header.block.hash || block.transactions.len() > MAX_PARTS {
-            return Err(Failed::Other(Refused::Malformed));
+            return Err(AttemptError::Other(Refused::Malformed));
         }
         let hash_of = |item: &&RawValue| {
             let hash = serde_json::from_str::<B256>(item.get());
             hash.or_else(|_| serde_json::from_str::<Whole>(item.get()).map(|whole| whole.hash))
         };
         let hashes = block.transactions.iter().map(hash_of).collect::<Result<Vec<B256>, _>>();
-        let method = Way::EachReceipt.method();
+        let method = FetchWay::EachReceipt.method();
         let one = |hash| async move { self.call(node, method, &format!(r#"["{hash}"]"#), within).await };
         let parts = stream::iter(hashes.map_err(malformed)?)
             .map(one)
             .buffered(PARTS_AT_ONCE);
         let join = |mut all: Vec<u8>, part: Bytes| async move {
             if &part[..] == b"null" || all.len() + part.len() > MAX_PARTS_BYTES {
-                return Err(Failed::Other(Refused::NodeError));
+                return Err(AttemptError::Other(Refused::NodeError));
             }
             all.push(if all.is_empty() { b'[' } else { b',' });
             all.extend_from_slice(&part);
@@ -611,24 +617,30 @@ impl Source {
         Ok(all.into())
     }
 
-    async fn call(&self, node: UpstreamId, method: &str, params: &str, within: Duration) -> Result<Bytes, Failed> {
+    async fn call(
+        &self,
+        node: UpstreamId,
+        method: &str,
+        params: &str,
+        within: Duration,
+    ) -> Result<Bytes, AttemptError> {
         let answer = self.pool.ask(node, method, params, within).await;
         if throttled(&answer).is_some() {
-            return Err(Failed::Throttled);
+            return Err(AttemptError::Throttled);
         }
         Err(match answer {
             Ok(Outcome::Result(json)) => return Ok(json),
             Ok(error) => match complaint(&error) {
-                Complaint::Throttled => Failed::Throttled,
-                Complaint::Unsupported => Failed::NotServed,
-                Complaint::Pruned => Failed::Pruned,
-                Complaint::Other => Failed::Other(Refused::NodeError),
+                Complaint::Throttled => AttemptError::Throttled,
+                Complaint::Unsupported => AttemptError::NotServed,
+                Complaint::Pruned => AttemptError::Pruned,
+                Complaint::Other => AttemptError::Other(Refused::NodeError),
             },
-            Err(CallError::Unavailable) => Failed::Unavailable,
-            Err(CallError::TooLong) => Failed::TooLong,
+            Err(CallError::Unavailable) => AttemptError::Unavailable,
+            Err(CallError::TooLong) => AttemptError::TooLong,
             // Over HTTP a lost call breaks no other call.
-            Err(CallError::Lost) if !self.pool.is_http(node) => Failed::Broken,
-            Err(_) => Failed::Other(Refused::CallFailed),
+            Err(CallError::Lost) if !self.pool.is_http(node) => AttemptError::Broken,
+            Err(_) => AttemptError::Other(Refused::CallFailed),
         })
     }
 }
@@ -652,20 +664,20 @@ const NOTHING: Said = Said {
     covers: 0,
 };
 
-fn refused(header: &Header, what: &str, error: &dyn std::error::Error) -> Failed {
+fn refused(header: &Header, what: &str, error: &dyn std::error::Error) -> AttemptError {
     debug!(block = %header.block, "{what} refused: {error}");
-    Failed::Other(Refused::Malformed)
+    AttemptError::Other(Refused::Malformed)
 }
 
-fn undisputed(header: &Header, logs: &BlockLogs) -> Result<(), Failed> {
+fn undisputed(header: &Header, logs: &BlockLogs) -> Result<(), AttemptError> {
     if logs.is_disputed() {
         debug!(block = %header.block, "logs refused: one names another block, or is marked removed");
-        return Err(Failed::Other(Refused::Malformed));
+        return Err(AttemptError::Other(Refused::Malformed));
     }
     Ok(())
 }
 
-fn unproven(header: &Header, error: &dyn std::error::Error) -> Failed {
+fn unproven(header: &Header, error: &dyn std::error::Error) -> AttemptError {
     debug!(block = %header.block, "receipts refused: {error}");
-    Failed::Other(Refused::Receipts)
+    AttemptError::Other(Refused::Receipts)
 }

@@ -26,12 +26,12 @@ enum At {
     Behind(BlockRef, Option<u64>),
     /// On an abandoned branch: these logs are to be removed, oldest first; then the stream continues behind the
     /// ancestor.
-    Undoing(VecDeque<Undo>, Left),
+    Undoing(VecDeque<Retraction>, AbandonedBranch),
 }
 
 /// Abandoned branch, as far as it was delivered to a stream.
 #[derive(Clone, Debug)]
-pub struct Left {
+pub struct AbandonedBranch {
     /// Blocks of the branch, oldest first.
     pub blocks: VecDeque<BlockRef>,
     /// Block at which the branch began.
@@ -40,7 +40,7 @@ pub struct Left {
 
 /// Delivered logs of a dropped block, to be removed.
 #[derive(Clone, Debug)]
-pub struct Undo {
+pub struct Retraction {
     /// All logs of the dropped block.
     pub logs: Arc<BlockLogs>,
     /// Index of the last log that was delivered; `None` for all.
@@ -69,7 +69,7 @@ impl Needs {
 #[derive(Clone, Debug)]
 pub enum Next {
     /// Remove logs.
-    Undo(Undo),
+    Retraction(Retraction),
     /// Send the logs of a block after this index.
     Rest(Arc<BlockLogs>, u64),
     /// Send a whole block.
@@ -113,7 +113,7 @@ impl Cursor {
 
     /// Moves to an abandoned branch: first its delivered logs are removed, oldest first, then the stream continues
     /// behind its ancestor.
-    pub fn retrace(&mut self, undo: impl IntoIterator<Item = Undo>, mut left: Left) {
+    pub fn retrace(&mut self, undo: impl IntoIterator<Item = Retraction>, mut left: AbandonedBranch) {
         let first = self.first;
         let undo = undo.into_iter().filter(|undo| undo.logs.block.number >= first);
         left.blocks.retain(|block| block.number >= first);
@@ -171,7 +171,7 @@ impl Cursor {
         loop {
             match &mut self.at {
                 At::Undoing(undo, left) => match undo.front() {
-                    Some(undo) if logs => return Next::Undo(undo.clone()),
+                    Some(undo) if logs => return Next::Retraction(undo.clone()),
                     _ => {
                         for block in left.blocks.drain(..).rev().filter(|_| !logs) {
                             self.again.push_front(block);
@@ -221,7 +221,7 @@ impl Cursor {
     /// Advances the stream: `next` was delivered.
     pub fn told(&mut self, next: &Next) {
         match (next, &mut self.at) {
-            (Next::Undo(_), At::Undoing(undo, _)) => drop(undo.pop_front()),
+            (Next::Retraction(_), At::Undoing(undo, _)) => drop(undo.pop_front()),
             (Next::Rest(logs, _), _) => self.at = At::Behind(logs.block, None),
             (Next::Block(own), _) => {
                 self.at = At::Behind(own.header.block, None);
@@ -328,7 +328,12 @@ fn level(history: &History, block: BlockRef) -> bool {
 
 /// Returns the delivered logs of dropped blocks up to this one, oldest first, and these blocks with their ancestor,
 /// which is canonical or not in memory.
-fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: bool) -> (VecDeque<Undo>, Left) {
+fn dropped_since(
+    history: &History,
+    block: BlockRef,
+    up_to: Option<u64>,
+    logs: bool,
+) -> (VecDeque<Retraction>, AbandonedBranch) {
     let mut blocks = VecDeque::new();
     let mut undo = VecDeque::new();
     let (mut at, mut up_to) = (block, up_to);
@@ -337,7 +342,7 @@ fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: b
             break;
         };
         match &own.logs {
-            Some(logs) => undo.push_front(Undo {
+            Some(logs) => undo.push_front(Retraction {
                 logs: logs.clone(),
                 up_to,
             }),
@@ -355,7 +360,7 @@ fn dropped_since(history: &History, block: BlockRef, up_to: Option<u64>, logs: b
         };
         at = history.find(parent).map_or(unknown, |own| own.header.block);
     }
-    (undo, Left { blocks, ancestor: at })
+    (undo, AbandonedBranch { blocks, ancestor: at })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use alloy_primitives::{B256, Bloom};
 
-use super::inquiry::Way;
+use super::inquiry::FetchWay;
 use crate::upstream::UpstreamId;
 
 /// Time for which a single node must repeat its answer to be believed alone.
@@ -91,7 +91,7 @@ pub(super) enum Belief {
 #[derive(Debug)]
 struct Voice {
     node: UpstreamId,
-    way: Way,
+    way: FetchWay,
     said: Said,
     /// Time of the first of `times` equal answers in a row.
     since: Duration,
@@ -129,7 +129,7 @@ impl Evidence {
     }
 
     /// Records an answer; returns `None` while it is not believed.
-    pub fn hear(&mut self, node: UpstreamId, way: Way, said: Said, now: Duration) -> Option<Belief> {
+    pub fn hear(&mut self, node: UpstreamId, way: FetchWay, said: Said, now: Duration) -> Option<Belief> {
         if said.fit == Fit::Whole {
             return Some(Belief::Fits);
         }
@@ -325,9 +325,9 @@ mod tests {
             let (who, rest) = word.split_once('=').expect("an answer");
             let (what, at) = rest.split_once('@').expect("a time");
             let way = match &who[1..] {
-                "h" => Way::LogsByHash,
-                "n" => Way::LogsByNumber,
-                _ => Way::ReceiptsByHash,
+                "h" => FetchWay::LogsByHash,
+                "n" => FetchWay::LogsByNumber,
+                _ => FetchWay::ReceiptsByHash,
             };
             let node = UpstreamId(who[..1].parse().expect("a digit"));
             if what == "!" {

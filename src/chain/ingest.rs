@@ -1,6 +1,6 @@
 //! Actor that turns the heads reported by the upstreams into one chain, and publishes its events in order.
 //!
-//! Reports are accepted at once: missing parents are fetched concurrently. [`Assembly`] decides.
+//! Reports are accepted at once: missing parents are fetched concurrently. [`Pipeline`] decides.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,11 +15,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::assembly::{Ask, Assembly, Fetched};
+use super::pipeline::{FetchRequest, FetchResult, Pipeline};
 use super::source::{Seek, Source, wait_before};
 use super::{BlockRef, ChainEvent, Header, HistorySettings};
 use crate::telemetry::{BudgetLabel, Metrics};
-use crate::upstream::{Pool, Sighting, UpstreamId};
+use crate::upstream::{HeadReport, Pool, UpstreamId};
 
 /// Attempts for a block below the oldest known one; no client waits for it.
 const PAST_TRIES: u32 = 5;
@@ -46,7 +46,7 @@ pub struct View {
     /// Counter that grows whenever blocks are dropped: answers about a number may then be stale.
     pub branch: u64,
     /// Counter that grows whenever the chain starts anew, or drops a block that a node reported as final.
-    pub era: u64,
+    pub epoch: u64,
     /// Number of the newest block that a node reported as final; `None` if there is none.
     pub final_block: Option<u64>,
     /// `true` if the head is the highest one published. `false` without a head, during a reorg and after a rewind: then
@@ -90,13 +90,13 @@ impl Tip {
                 if view.final_block.is_some_and(|newest| newest > to.number) {
                     // A block reported as final was dropped: mostly on a development chain.
                     view.final_block = None;
-                    view.era += 1;
+                    view.epoch += 1;
                 }
             }
             ChainEvent::ContinuityLost(_) => {
                 (view.head, view.final_block, *highest) = (None, None, 0);
                 view.branch += 1;
-                view.era += 1;
+                view.epoch += 1;
             }
             ChainEvent::Past(_) => {}
         }
@@ -104,14 +104,14 @@ impl Tip {
     }
 }
 
-type Fetch = Pin<Box<dyn Future<Output = Fetched> + Send>>;
+type Fetch = Pin<Box<dyn Future<Output = FetchResult> + Send>>;
 
 /// Input of the actor.
 enum Input<'a> {
     /// Another upstream came into use, or the same one reconnected, or none is left.
     Active(Option<UpstreamId>),
-    Sighting(UpstreamId, Sighting),
-    Fetched(Box<Fetched>),
+    HeadReport(UpstreamId, HeadReport),
+    FetchResult(Box<FetchResult>),
     Room(mpsc::Permit<'a, ChainEvent>),
 }
 
@@ -119,11 +119,11 @@ enum Input<'a> {
 pub struct Ingest {
     pool: Arc<Pool>,
     source: Arc<Source>,
-    sightings: mpsc::Receiver<(UpstreamId, Sighting)>,
+    sightings: mpsc::Receiver<(UpstreamId, HeadReport)>,
     out: mpsc::Sender<ChainEvent>,
     metrics: Arc<Metrics>,
     tip: Arc<Tip>,
-    assembly: Assembly,
+    pipeline: Pipeline,
     patience: Duration,
     /// Upstream in use.
     active: Option<UpstreamId>,
@@ -140,13 +140,13 @@ impl Ingest {
     pub fn new(
         pool: Arc<Pool>,
         source: Arc<Source>,
-        sightings: mpsc::Receiver<(UpstreamId, Sighting)>,
+        sightings: mpsc::Receiver<(UpstreamId, HeadReport)>,
         out: mpsc::Sender<ChainEvent>,
         settings: HistorySettings,
         metrics: Arc<Metrics>,
         tip: Arc<Tip>,
     ) -> Self {
-        let assembly = Assembly::new(settings, metrics.clone());
+        let pipeline = Pipeline::new(settings, metrics.clone());
         let stray = BudgetLabel { budget: "parents" };
         let stray = metrics.memory_bytes.get_or_create_owned(&stray);
         Self {
@@ -156,7 +156,7 @@ impl Ingest {
             out,
             metrics,
             tip,
-            assembly,
+            pipeline,
             patience: settings.patience,
             active: None,
             is_doubted: false,
@@ -171,7 +171,7 @@ impl Ingest {
         active.mark_changed();
         let out = self.out.clone();
         loop {
-            for ask in self.assembly.asks() {
+            for ask in self.pipeline.asks() {
                 self.fetches
                     .push(Box::pin(fetch(self.source.clone(), self.patience, ask)));
             }
@@ -180,19 +180,19 @@ impl Ingest {
                 // reported heads: the first head of an upstream that has just reconnected must not count as one from
                 // before.
                 biased;
-                room = out.reserve(), if self.assembly.has_news() => match room {
+                room = out.reserve(), if self.pipeline.has_news() => match room {
                     Ok(permit) => Input::Room(permit),
                     Err(_) => return,
                 },
-                Some(fetched) = self.fetches.next() => Input::Fetched(Box::new(fetched)),
+                Some(fetched) = self.fetches.next() => Input::FetchResult(Box::new(fetched)),
                 Ok(()) = active.changed() => Input::Active(*active.borrow_and_update()),
                 sighting = self.sightings.recv() => match sighting {
-                    Some((from, sighting)) => Input::Sighting(from, sighting),
+                    Some((from, sighting)) => Input::HeadReport(from, sighting),
                     None => return,
                 },
             };
             self.apply(input);
-            self.stray.set(self.assembly.stray_bytes() as i64);
+            self.stray.set(self.pipeline.stray_bytes() as i64);
         }
     }
 
@@ -202,15 +202,15 @@ impl Ingest {
         }
         match input {
             Input::Room(permit) => {
-                if let Some(event) = self.assembly.next_event() {
+                if let Some(event) = self.pipeline.next_event() {
                     self.note(&event);
                     permit.send(event);
                 }
             }
-            Input::Fetched(fetched) => self.assembly.fetched(*fetched),
+            Input::FetchResult(fetched) => self.pipeline.fetched(*fetched),
             Input::Active(active) => {
                 self.active = active;
-                self.assembly.in_use();
+                self.pipeline.in_use();
                 self.is_doubted = false;
                 self.weigh();
                 if let Some(id) = active
@@ -219,7 +219,7 @@ impl Ingest {
                     self.seen(id, sighting);
                 }
             }
-            Input::Sighting(from, sighting) => self.seen(from, sighting),
+            Input::HeadReport(from, sighting) => self.seen(from, sighting),
         }
     }
 
@@ -228,7 +228,7 @@ impl Ingest {
     fn weigh(&mut self) {
         let is_doubted = self.active.is_some_and(|id| self.pool.is_doubted(id));
         let was_doubted = std::mem::replace(&mut self.is_doubted, is_doubted);
-        self.assembly.doubt(is_doubted);
+        self.pipeline.doubt(is_doubted);
         if was_doubted
             && !is_doubted
             && let Some(id) = self.active
@@ -238,10 +238,10 @@ impl Ingest {
         }
     }
 
-    fn seen(&mut self, from: UpstreamId, sighting: Sighting) {
+    fn seen(&mut self, from: UpstreamId, sighting: HeadReport) {
         let in_use = self.active == Some(from);
         let header = match sighting {
-            Sighting::Announced(json) => {
+            HeadReport::Announced(json) => {
                 let header = Header::parse(json, Instant::now()).and_then(Header::bounded);
                 // Rejected headers do not change the shape.
                 if let Ok(header) = &header
@@ -249,18 +249,18 @@ impl Ingest {
                 {
                     self.source
                         .learned()
-                        .shape(&header.json, self.assembly.is_catching_up());
+                        .shape(&header.json, self.pipeline.is_catching_up());
                 }
                 header
             }
-            Sighting::Latest(json) => self.source.learned().header_of(&json),
-            Sighting::Replaced => return self.assembly.replaced(),
+            HeadReport::Latest(json) => self.source.learned().header_of(&json),
+            HeadReport::Replaced => return self.pipeline.replaced(),
         };
         match header {
-            Ok(header) if in_use => self.assembly.announced(header),
+            Ok(header) if in_use => self.pipeline.announced(header),
             Ok(header) => {
                 let BlockRef { number, hash } = header.block;
-                if self.pool.may_lead(from, hash) && self.assembly.glimpsed(header) {
+                if self.pool.may_lead(from, hash) && self.pipeline.announced_by_standby(header) {
                     self.pool.leads(from, number, hash);
                 }
             }
@@ -285,41 +285,41 @@ impl Ingest {
     }
 }
 
-async fn fetch(source: Arc<Source>, patience: Duration, ask: Ask) -> Fetched {
+async fn fetch(source: Arc<Source>, patience: Duration, ask: FetchRequest) -> FetchResult {
     match ask {
-        Ask::Parent(hash, ahead, tries) => {
+        FetchRequest::Parent(hash, ahead, tries) => {
             tokio::time::sleep(wait_before(tries)).await;
             let ahead = join_all(ahead.map(|number| source.block_by_number(number, 0)));
             let (block, ahead) = tokio::join!(source.seek(Seek::Hash(hash), tries), ahead);
-            Fetched::Parent(hash, block, ahead.into_iter().flatten().collect(), tries + 1)
+            FetchResult::Parent(hash, block, ahead.into_iter().flatten().collect(), tries + 1)
         }
-        Ask::Numbered(block, numbers, tries) => {
+        FetchRequest::Numbered(block, numbers, tries) => {
             tokio::time::sleep(wait_before(tries)).await;
             let below = join_all(numbers.map(|number| source.seek(Seek::Number(number), tries))).await;
             let found = match below.last() {
                 Some(Err(reason)) => Err(*reason),
                 _ => Ok(below.into_iter().flatten().flatten().collect()),
             };
-            Fetched::Numbered(block, found, tries + 1)
+            FetchResult::Numbered(block, found, tries + 1)
         }
-        Ask::Settled(round) => {
+        FetchRequest::Settled(round) => {
             tokio::time::sleep(patience).await;
             let (tip, syncing) = tokio::join!(source.latest(), source.is_syncing());
-            Fetched::Settled(round, tip.filter(|_| !syncing))
+            FetchResult::Settled(round, tip.filter(|_| !syncing))
         }
-        Ask::TipBehind(block) => Fetched::TipBehind(block, source.latest().await),
-        Ask::Stone(number, tries) => {
+        FetchRequest::TipBehind(block) => FetchResult::TipBehind(block, source.latest().await),
+        FetchRequest::Stone(number, tries) => {
             tokio::time::sleep(wait_before(tries)).await;
-            Fetched::Stone(number, source.first_from(number, tries).await, tries + 1)
+            FetchResult::Stone(number, source.first_from(number, tries).await, tries + 1)
         }
-        Ask::Past(hash) => {
+        FetchRequest::Past(hash) => {
             for attempt in 0..PAST_TRIES {
                 tokio::time::sleep(wait_before(attempt)).await;
                 if let Some(header) = source.block_by_hash(hash, attempt).await {
-                    return Fetched::Past(hash, Some(header));
+                    return FetchResult::Past(hash, Some(header));
                 }
             }
-            Fetched::Past(hash, None)
+            FetchResult::Past(hash, None)
         }
     }
 }

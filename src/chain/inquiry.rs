@@ -19,8 +19,8 @@ const NOT_SERVED: u32 = 3;
 /// subscriptions and calls on that connection. The same bound counts too long answers.
 const BROKEN: u32 = 3;
 
-/// Consecutive failures after which a way is put off; [`Failed::Unavailable`], [`Failed::Pruned`] and
-/// [`Failed::TooLong`] do not count.
+/// Consecutive failures after which a way is put off; [`AttemptError::Unavailable`], [`AttemptError::Pruned`] and
+/// [`AttemptError::TooLong`] do not count.
 const STRIKES: u32 = 3;
 
 /// First and longest time for which a way is put off, doubling in between; shorter for rate limits, which pass.
@@ -29,7 +29,7 @@ const PUT_OFF_THROTTLED: (Duration, Duration) = (Duration::from_secs(1), Duratio
 
 /// A way to request a block's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Way {
+pub(super) enum FetchWay {
     /// `eth_getLogs{blockHash}` (EIP-234).
     LogsByHash,
     /// `eth_getLogs{fromBlock, toBlock}`, both this block's number.
@@ -46,7 +46,7 @@ pub(super) enum Way {
     BlockByNumber,
 }
 
-impl Way {
+impl FetchWay {
     /// Ways to a block's logs, best first.
     pub const LOGS: [Self; 5] = [
         Self::LogsByHash,
@@ -96,7 +96,7 @@ impl Way {
 
 /// Reason why a question failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failed {
+pub(super) enum AttemptError {
     /// The upstream was not connected.
     Unavailable,
     /// The connection was lost while the question was in flight.
@@ -113,7 +113,7 @@ pub(super) enum Failed {
     Other(Refused),
 }
 
-impl Failed {
+impl AttemptError {
     /// Returns the value of the `reason` label in the metrics.
     pub fn label(self) -> &'static str {
         match self {
@@ -157,7 +157,7 @@ impl From<Missing> for Absent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Question {
     pub node: UpstreamId,
-    pub way: Way,
+    pub way: FetchWay,
     /// Time limit for the answer.
     pub within: Duration,
 }
@@ -166,7 +166,7 @@ pub(super) struct Question {
 #[derive(Debug)]
 struct Path {
     node: UpstreamId,
-    way: Way,
+    way: FetchWay,
     tries: u32,
     /// Time when the question in flight was asked, and the time from which it counts as late.
     asked: Option<(Duration, Duration)>,
@@ -180,7 +180,7 @@ struct Path {
 /// All questions about one block.
 #[derive(Debug)]
 pub(super) struct Inquiry {
-    ways: &'static [Way],
+    ways: &'static [FetchWay],
     budget: Duration,
     paths: Vec<Path>,
     /// Questions that may be in flight at the same time; late ones do not count.
@@ -197,7 +197,7 @@ pub(super) struct Inquiry {
 impl Inquiry {
     /// Creates the inquiry about a block with `budget` as its time limit. With `two`, two questions are in flight
     /// from the start, for chains that usually need a second answer.
-    pub fn new(ways: &'static [Way], budget: Duration, two: bool) -> Self {
+    pub fn new(ways: &'static [FetchWay], budget: Duration, two: bool) -> Self {
         Self {
             ways,
             budget,
@@ -243,7 +243,7 @@ impl Inquiry {
         let due = self.paths.iter().enumerate().filter(|(_, path)| {
             path.asked.is_none() && path.not_before <= now && open(path) && (offered(path) || !any_offered)
         });
-        let way_rank = |way: Way| ways.iter().position(|own| *own == way);
+        let way_rank = |way: FetchWay| ways.iter().position(|own| *own == way);
         let (at, _) = due.min_by_key(|(_, path)| (path.tries, way_rank(path.way), rank(path)))?;
         let path = &mut self.paths[at];
         let within = (budget / 2).min(budget.saturating_sub(now));
@@ -257,7 +257,7 @@ impl Inquiry {
 
     /// Checks if a path may succeed where those before it did not.
     fn is_of_use(&self, path: &Path, now: Duration, record: &Record, clock: Duration) -> bool {
-        let dead = |way: Way| {
+        let dead = |way: FetchWay| {
             let mut own = self.paths.iter().filter(|own| own.node == path.node && own.way == way);
             own.any(|own| own.closed || own.not_served > 0) || !record.offers(path.node, way, clock)
         };
@@ -301,7 +301,7 @@ impl Inquiry {
     }
 
     /// Records an answer that is not believed yet: a second question may be in flight at once.
-    pub fn doubted(&mut self, node: UpstreamId, way: Way, now: Duration) {
+    pub fn doubted(&mut self, node: UpstreamId, way: FetchWay, now: Duration) {
         self.width = 2;
         self.again(node, way, now, 1);
     }
@@ -309,15 +309,15 @@ impl Inquiry {
     /// Records that a node's log index lacks a block that should have logs. A question by number would read the same
     /// index, so receipts are next.
     pub fn index_is_behind(&mut self, node: UpstreamId, now: Duration) {
-        let is_idle = |path: &Path| path.node == node && path.way == Way::LogsByNumber && path.asked.is_none();
+        let is_idle = |path: &Path| path.node == node && path.way == FetchWay::LogsByNumber && path.asked.is_none();
         if self.paths.iter().any(is_idle) {
-            self.again(node, Way::LogsByNumber, now, 1);
+            self.again(node, FetchWay::LogsByNumber, now, 1);
         }
     }
 
     /// Records that receipts are listed without logs: they are requested again after `rest`, before any other way at
     /// this upstream.
-    pub fn listed(&mut self, node: UpstreamId, way: Way, now: Duration, rest: Duration) {
+    pub fn listed(&mut self, node: UpstreamId, way: FetchWay, now: Duration, rest: Duration) {
         self.width = 1;
         for path in self.paths.iter_mut().filter(|path| path.node == node) {
             let behind = if path.way == way { Duration::ZERO } else { rest / 10 };
@@ -326,25 +326,25 @@ impl Inquiry {
     }
 
     /// Records a question that failed.
-    pub fn failed(&mut self, node: UpstreamId, way: Way, why: Failed, now: Duration) {
-        let Some(path) = self.again(node, way, now, u32::from(why != Failed::Unavailable)) else {
+    pub fn failed(&mut self, node: UpstreamId, way: FetchWay, why: AttemptError, now: Duration) {
+        let Some(path) = self.again(node, way, now, u32::from(why != AttemptError::Unavailable)) else {
             return;
         };
         match why {
-            Failed::Unavailable | Failed::Other(_) => {}
-            Failed::Throttled => {
+            AttemptError::Unavailable | AttemptError::Other(_) => {}
+            AttemptError::Throttled => {
                 path.not_before = now + wait_before(path.tries + 4).min(LONGEST_WAIT);
                 self.throttled = true;
             }
-            Failed::NotServed => {
+            AttemptError::NotServed => {
                 path.not_served += 1;
                 path.closed = path.not_served >= path.patience;
             }
-            Failed::Pruned => {
+            AttemptError::Pruned => {
                 path.closed = true;
                 self.pruned.push(node);
             }
-            Failed::Broken => {
+            AttemptError::Broken => {
                 let broken = self.broken.entry((node, way.method())).or_default();
                 *broken += 1;
                 if *broken >= BROKEN {
@@ -352,7 +352,7 @@ impl Inquiry {
                 }
             }
             // A long block is too long for any single answer: request its parts next.
-            Failed::TooLong => {
+            AttemptError::TooLong => {
                 let too_long = self.too_long.entry(node).or_default();
                 *too_long += 1;
                 if *too_long >= BROKEN {
@@ -376,7 +376,7 @@ impl Inquiry {
 
     /// Ends the question in flight on a path, adds `tries` to its count and sets the back-off. `None` for an unknown
     /// path.
-    fn again(&mut self, node: UpstreamId, way: Way, now: Duration, tries: u32) -> Option<&mut Path> {
+    fn again(&mut self, node: UpstreamId, way: FetchWay, now: Duration, tries: u32) -> Option<&mut Path> {
         let mut paths = self.paths.iter_mut();
         let path = paths.find(|path| (path.node, path.way) == (node, way))?;
         path.asked = None;
@@ -386,7 +386,7 @@ impl Inquiry {
     }
 
     /// Returns the questions in flight that are late.
-    pub fn late(&self, now: Duration) -> impl Iterator<Item = (UpstreamId, Way)> {
+    pub fn late(&self, now: Duration) -> impl Iterator<Item = (UpstreamId, FetchWay)> {
         let late = move |path: &&Path| path.asked.is_some_and(|(_, late)| late <= now);
         self.paths.iter().filter(late).map(|path| (path.node, path.way))
     }
@@ -395,7 +395,7 @@ impl Inquiry {
 /// Experience with each way from earlier blocks. One entry for each upstream and way, so its size is bounded.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    rows: HashMap<(UpstreamId, Way), Row>,
+    rows: HashMap<(UpstreamId, FetchWay), Row>,
     connects: HashMap<UpstreamId, u64>,
 }
 
@@ -431,7 +431,7 @@ impl Record {
     }
 
     /// Checks if a way is not put off.
-    pub fn offers(&self, node: UpstreamId, way: Way, clock: Duration) -> bool {
+    pub fn offers(&self, node: UpstreamId, way: FetchWay, clock: Duration) -> bool {
         let row = self.rows.get(&(node, way));
         row.and_then(|row| row.put_off.as_ref())
             .is_none_or(|put_off| put_off.until <= clock)
@@ -439,13 +439,13 @@ impl Record {
 
     /// Returns the time from a question until its answer is late: well above the way's usual duration, so that a slow
     /// node does not get more questions.
-    fn late(&self, node: UpstreamId, way: Way, budget: Duration) -> Duration {
+    fn late(&self, node: UpstreamId, way: FetchWay, budget: Duration) -> Duration {
         let took = self.rows.get(&(node, way)).and_then(|row| row.took);
         took.map_or(budget / 8, |took| (took * 4).clamp(budget / 40, budget / 4))
     }
 
     /// Records a useful answer and how long it took.
-    pub fn works(&mut self, node: UpstreamId, way: Way, took: Duration) {
+    pub fn works(&mut self, node: UpstreamId, way: FetchWay, took: Duration) {
         let row = self.rows.entry((node, way)).or_default();
         *row = Row {
             took: Some(took),
@@ -455,14 +455,17 @@ impl Record {
 
     /// Records a failure. Returns `true` if it puts off a way that was not put off before; renewing an expired put-off
     /// returns `false`.
-    pub fn failed(&mut self, node: UpstreamId, way: Way, why: Failed, clock: Duration) -> bool {
+    pub fn failed(&mut self, node: UpstreamId, way: FetchWay, why: AttemptError, clock: Duration) -> bool {
         let row = self.rows.entry((node, way)).or_default();
-        let of_the_block = matches!(why, Failed::Unavailable | Failed::Pruned | Failed::TooLong);
+        let of_the_block = matches!(
+            why,
+            AttemptError::Unavailable | AttemptError::Pruned | AttemptError::TooLong
+        );
         row.strikes += u32::from(!of_the_block);
         let bounds = match why {
             _ if of_the_block => return false,
-            Failed::Throttled => PUT_OFF_THROTTLED,
-            Failed::NotServed => PUT_OFF,
+            AttemptError::Throttled => PUT_OFF_THROTTLED,
+            AttemptError::NotServed => PUT_OFF,
             _ if row.strikes >= STRIKES => PUT_OFF,
             _ => return false,
         };
@@ -477,7 +480,7 @@ impl Record {
         row.put_off = Some(PutOff {
             until: clock + wait,
             wait,
-            ends_with_connection: why == Failed::NotServed,
+            ends_with_connection: why == AttemptError::NotServed,
         });
         first
     }

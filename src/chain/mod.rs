@@ -1,7 +1,6 @@
 //! The chain: merges the upstreams' announcements into one ordered history.
 
 mod archive;
-mod assembly;
 mod block_receipts;
 mod content_fetches;
 mod contents;
@@ -14,6 +13,7 @@ mod ingest;
 mod inquiry;
 mod log;
 mod page;
+mod pipeline;
 mod query;
 mod ranges;
 pub mod receipts;
@@ -25,17 +25,17 @@ mod transaction;
 mod tests;
 
 pub use archive::{Archive, Located, NotAsked};
-pub use assembly::{ChainEvent, HistorySettings, Loss};
 pub use block_receipts::{BlockReceipts, NotItsReceipts, Receipt};
 pub use content_fetches::{Content, ContentFetches, ContentKind, FetchedContent, MAX_FETCHES};
-pub use cursor::{Cursor, Left, Needs, Next, Undo};
+pub use cursor::{AbandonedBranch, Cursor, Needs, Next, Retraction};
 pub use header::{BlockRef, Header, HeaderShape, NotAHeader};
 pub use history::{Forgotten, History, Published};
 pub use ingest::{Ingest, Tip, View};
 pub use inquiry::Absent;
 pub use log::{BadLogs, BlockLogs, Log};
 pub use page::{Gap, Page};
+pub use pipeline::{ChainEvent, HistorySettings, Loss};
 pub use query::{Fetch, LogQuery};
-pub use source::{Learned, Refused, Seek, Source, Verify};
+pub use source::{ChainProfile, Refused, Seek, Source, Verify};
 pub use tracker::{Step, Tracker};
 pub use transaction::{BadTransactions, BlockTransactions, Transaction};

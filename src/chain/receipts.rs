@@ -104,15 +104,15 @@ pub fn verify_root(header: &Header, receipts_answer: &[u8]) -> Result<(), BadRec
 }
 
 /// Parses the receipts and checks that their root is the header's.
-fn proven(header: &Header, receipts_answer: &[u8]) -> Result<Vec<Receipt>, BadReceipts> {
+fn proven(header: &Header, receipts_answer: &[u8]) -> Result<Vec<ProvedReceipt>, BadReceipts> {
     let Roots { receipts_root: said } = serde_json::from_slice(&header.json).map_err(BadReceipts::Header)?;
-    let receipts: Vec<Receipt> = serde_json::from_slice(receipts_answer).map_err(BadReceipts::Shape)?;
+    let receipts: Vec<ProvedReceipt> = serde_json::from_slice(receipts_answer).map_err(BadReceipts::Shape)?;
     for (position, receipt) in receipts.iter().enumerate() {
         receipt.check(position)?;
     }
-    let computed = ordered_trie_root_with_encoder(&receipts, Receipt::encode);
+    let computed = ordered_trie_root_with_encoder(&receipts, ProvedReceipt::encode);
     if computed != said {
-        let unknown = receipts.iter().find_map(Receipt::unknown_type);
+        let unknown = receipts.iter().find_map(ProvedReceipt::unknown_type);
         return Err(unknown.map_or(BadReceipts::Root { computed, said }, BadReceipts::UnknownType));
     }
     Ok(receipts)
@@ -144,7 +144,7 @@ struct Roots {
 /// The members of a receipt that consensus covers, and its transaction's hash.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Receipt {
+struct ProvedReceipt {
     /// Nodes older than EIP-2718 omit the type.
     #[serde(default, rename = "type")]
     kind: U8,
@@ -167,7 +167,7 @@ const NEWEST: u8 = 4;
 /// Type of Optimism's deposits.
 const DEPOSIT: u8 = 0x7e;
 
-impl Receipt {
+impl ProvedReceipt {
     /// Checks one receipt by itself. The root would detect the same faults, but not show which receipt is wrong.
     fn check(&self, position: usize) -> Result<(), BadReceipts> {
         if self.status.is_none() && self.root.is_none() {
@@ -217,7 +217,7 @@ struct Rest {
 
 /// Compares the answered logs with the receipts' logs. Indices count across the block's receipts, from 0 without
 /// holes.
-fn same_logs(receipts: &[Receipt], logs: &BlockLogs) -> Result<(), BadReceipts> {
+fn same_logs(receipts: &[ProvedReceipt], logs: &BlockLogs) -> Result<(), BadReceipts> {
     let answered = logs.logs.len();
     let proven = receipts.iter().map(|receipt| receipt.logs.len()).sum();
     if answered != proven {
@@ -601,7 +601,7 @@ mod tests {
             .as_object_mut()
             .unwrap()
             .extend(members.as_object().unwrap().clone());
-        let receipt: Receipt = serde_json::from_value(receipt).unwrap();
+        let receipt: ProvedReceipt = serde_json::from_value(receipt).unwrap();
         let mut encoded = Vec::new();
         receipt.encode(&mut encoded);
         assert_eq!(Bytes::from(encoded), Bytes::from(parts.concat()));

@@ -66,7 +66,7 @@ impl Refused {
 
 /// Properties of this chain learned from the nodes' answers.
 #[derive(Debug)]
-pub struct Learned {
+pub struct ChainProfile {
     shape: Mutex<HeaderShape>,
     verify: Verify,
 }
@@ -84,7 +84,7 @@ pub enum Verify {
     Receipts,
 }
 
-impl Learned {
+impl ChainProfile {
     /// Starts without any knowledge.
     #[must_use]
     pub fn new(verify: Verify) -> Self {
@@ -131,7 +131,7 @@ pub enum Seek {
 #[derive(Debug)]
 pub struct Source {
     pub(super) pool: Arc<Pool>,
-    pub(super) learned: Arc<Learned>,
+    pub(super) learned: Arc<ChainProfile>,
     pub(super) experience: Experience,
 }
 
@@ -139,7 +139,7 @@ impl Source {
     /// Creates a source that asks the upstreams of `pool` and checks their answers as `verify` requires.
     #[must_use]
     pub fn new(pool: Arc<Pool>, verify: Verify) -> Self {
-        let learned = Arc::new(Learned::new(verify));
+        let learned = Arc::new(ChainProfile::new(verify));
         let experience = Experience::default();
         Self {
             pool,
@@ -150,7 +150,7 @@ impl Source {
 
     /// Returns the properties learned from the nodes' answers.
     #[must_use]
-    pub fn learned(&self) -> &Arc<Learned> {
+    pub fn learned(&self) -> &Arc<ChainProfile> {
         &self.learned
     }
 

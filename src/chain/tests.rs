@@ -11,11 +11,11 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::assembly::{Ask, Assembly, Fetched};
+use super::pipeline::{FetchRequest, FetchResult, Pipeline};
 use super::source::Refused;
 use super::{
-    BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Left, Located, Needs, Next, Page,
-    Published, Undo, Verify,
+    AbandonedBranch, BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Located, Needs, Next,
+    Page, Published, Retraction, Verify,
 };
 use crate::telemetry::Metrics;
 
@@ -166,8 +166,8 @@ impl Stream {
 
 struct World {
     tree: Tree,
-    assembly: Assembly,
-    asks: Vec<Ask>,
+    pipeline: Pipeline,
+    asks: Vec<FetchRequest>,
     /// Head of the node in use; its canonical chain ends here.
     head: B256,
     history: History,
@@ -194,7 +194,7 @@ impl World {
         let head = tree.0[0].0.block.hash;
         Self {
             tree,
-            assembly: Assembly::new(settings, Arc::new(Metrics::new().0)),
+            pipeline: Pipeline::new(settings, Arc::new(Metrics::new().0)),
             asks: Vec::new(),
             head,
             history: History::new(blocks),
@@ -211,17 +211,17 @@ impl World {
             Op::Tell(0, block) => {
                 let header = self.tree.pick(block).clone();
                 self.head = header.block.hash;
-                self.assembly.announced(header);
+                self.pipeline.announced(header);
             }
             Op::Tell(_, block) => {
-                self.assembly.glimpsed(self.tree.pick(block).clone());
+                self.pipeline.announced_by_standby(self.tree.pick(block).clone());
             }
-            Op::Switch => self.assembly.in_use(),
+            Op::Switch => self.pipeline.in_use(),
             Op::Answer(ask, manner, other) => {
                 if !self.asks.is_empty() {
                     let ask = self.asks.swap_remove(ask.index(self.asks.len()));
                     let answer = self.answer(ask, *manner, other);
-                    self.assembly.fetched(answer);
+                    self.pipeline.fetched(answer);
                 }
             }
             Op::Logs(block) => {
@@ -264,7 +264,7 @@ impl World {
                 }
             }
         }
-        self.asks.extend(self.assembly.asks());
+        self.asks.extend(self.pipeline.asks());
     }
 
     fn canonical_at(&self, number: u64) -> Option<Header> {
@@ -280,11 +280,11 @@ impl World {
         path.iter().find(at).map(|(header, _)| header.clone())
     }
 
-    fn answer(&self, ask: Ask, manner: Manner, other: &Index) -> Fetched {
+    fn answer(&self, ask: FetchRequest, manner: Manner, other: &Index) -> FetchResult {
         let lie = || self.tree.pick(other).clone();
         let by_hash = |hash| self.tree.by_hash(hash).map(|(header, _)| header.clone());
         match (ask, manner) {
-            (Ask::Parent(hash, ahead, tries), manner) => {
+            (FetchRequest::Parent(hash, ahead, tries), manner) => {
                 // An answer by hash is checked; by number a node may answer any block.
                 let found = match manner {
                     Manner::Right => Ok(by_hash(hash)),
@@ -296,28 +296,28 @@ impl World {
                     Manner::Nothing => None,
                     Manner::Wrong => Some(lie()),
                 });
-                Fetched::Parent(hash, found, below.collect(), tries + 1)
+                FetchResult::Parent(hash, found, below.collect(), tries + 1)
             }
-            (Ask::Numbered(block, numbers, tries), manner) => {
+            (FetchRequest::Numbered(block, numbers, tries), manner) => {
                 let found = match manner {
                     Manner::Right => Ok(numbers.filter_map(|number| self.canonical_at(number)).collect()),
                     Manner::Nothing => Err(Refused::CallFailed),
                     Manner::Wrong => Ok(vec![lie()]),
                 };
-                Fetched::Numbered(block, found, tries + 1)
+                FetchResult::Numbered(block, found, tries + 1)
             }
-            (Ask::TipBehind(block), Manner::Right) => Fetched::TipBehind(block, by_hash(self.head)),
-            (Ask::TipBehind(block), Manner::Wrong) => Fetched::TipBehind(block, Some(lie())),
-            (Ask::TipBehind(block), Manner::Nothing) => Fetched::TipBehind(block, None),
-            (Ask::Settled(round), Manner::Right) => Fetched::Settled(round, by_hash(self.head)),
-            (Ask::Settled(round), Manner::Wrong) => Fetched::Settled(round, Some(lie())),
-            (Ask::Settled(round), Manner::Nothing) => Fetched::Settled(round, None),
-            (Ask::Stone(number, tries), Manner::Right) => {
-                Fetched::Stone(number, Ok(self.canonical_from(number)), tries + 1)
+            (FetchRequest::TipBehind(block), Manner::Right) => FetchResult::TipBehind(block, by_hash(self.head)),
+            (FetchRequest::TipBehind(block), Manner::Wrong) => FetchResult::TipBehind(block, Some(lie())),
+            (FetchRequest::TipBehind(block), Manner::Nothing) => FetchResult::TipBehind(block, None),
+            (FetchRequest::Settled(round), Manner::Right) => FetchResult::Settled(round, by_hash(self.head)),
+            (FetchRequest::Settled(round), Manner::Wrong) => FetchResult::Settled(round, Some(lie())),
+            (FetchRequest::Settled(round), Manner::Nothing) => FetchResult::Settled(round, None),
+            (FetchRequest::Stone(number, tries), Manner::Right) => {
+                FetchResult::Stone(number, Ok(self.canonical_from(number)), tries + 1)
             }
-            (Ask::Stone(number, tries), _) => Fetched::Stone(number, Ok(None), tries + 1),
-            (Ask::Past(hash), Manner::Right) => Fetched::Past(hash, by_hash(hash)),
-            (Ask::Past(hash), _) => Fetched::Past(hash, None),
+            (FetchRequest::Stone(number, tries), _) => FetchResult::Stone(number, Ok(None), tries + 1),
+            (FetchRequest::Past(hash), Manner::Right) => FetchResult::Past(hash, by_hash(hash)),
+            (FetchRequest::Past(hash), _) => FetchResult::Past(hash, None),
         }
     }
 
@@ -343,10 +343,10 @@ impl World {
 
     /// Publishes the next event and checks it against those before; `false` if there is none.
     fn publish(&mut self) -> bool {
-        if !self.assembly.has_news() {
+        if !self.pipeline.has_news() {
             return false;
         }
-        let Some(event) = self.assembly.next_event() else {
+        let Some(event) = self.pipeline.next_event() else {
             return true;
         };
         match event {
@@ -417,7 +417,7 @@ impl World {
         let next = stream.next(&self.history);
         let mut found = true;
         match &next {
-            Next::Undo(Undo { logs, up_to }) => {
+            Next::Retraction(Retraction { logs, up_to }) => {
                 let gone = names(logs)
                     .into_iter()
                     .filter(|(_, index)| up_to.is_none_or(|up_to| *index <= up_to));
@@ -466,13 +466,13 @@ impl World {
                     .zip(&main)
                     .take_while(|(a, b)| a.0.block == b.0.block)
                     .count();
-                let undo = branch[shared..].iter().map(|(header, logs)| Undo {
+                let undo = branch[shared..].iter().map(|(header, logs)| Retraction {
                     logs: logs.clone(),
                     up_to: stream.cursor.told_of(*block).filter(|_| header.block == *block),
                 });
-                let undo: VecDeque<Undo> = undo.collect();
+                let undo: VecDeque<Retraction> = undo.collect();
                 stream.page = Page::default();
-                let left = Left {
+                let left = AbandonedBranch {
                     blocks: branch[shared..].iter().map(|(header, _)| header.block).collect(),
                     ancestor: branch[shared - 1].0.block,
                 };
@@ -496,13 +496,13 @@ impl World {
         for round in 0..400 {
             // A node that stands still is seen again by a probe or a poll.
             if round % 40 == 0 {
-                self.assembly.announced(head.clone());
+                self.pipeline.announced(head.clone());
             }
-            self.asks.extend(self.assembly.asks());
+            self.asks.extend(self.pipeline.asks());
             for ask in std::mem::take(&mut self.asks) {
                 let answer = self.answer(ask, Manner::Right, last);
-                self.assembly.fetched(answer);
-                self.asks.extend(self.assembly.asks());
+                self.pipeline.fetched(answer);
+                self.asks.extend(self.pipeline.asks());
             }
             while self.publish() {}
             for at in (0..self.awaited.len()).rev() {

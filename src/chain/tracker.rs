@@ -35,12 +35,12 @@ pub enum Step {
     /// and calls [`Tracker::rewind`] if it went back.
     Behind(BlockRef),
     /// The head is too far ahead for one walk and was not accepted; announce it again later. Unless a walk is in
-    /// progress, the node's first block at or above `stone` is the next stepping stone, for [`Tracker::walk_to`].
+    /// progress, the node's first block at or above `waypoint` is the next stepping stone, for [`Tracker::walk_to`].
     Far {
         /// The head.
         head: Header,
         /// Lowest number of the stepping stone.
-        stone: u64,
+        waypoint: u64,
     },
     /// Continuity is lost: no bounded walk leads from this head to a known block. The chain starts again at this
     /// head.
@@ -90,7 +90,7 @@ impl Tracker {
     }
 
     /// Sets the wary mode, for a node whose height is doubted. It rejects everything that would cost continuity:
-    /// walks that do not meet the chain, restarts, and blocks further than `MAX_HOLE` (`upstream::standing`) above
+    /// walks that do not meet the chain, restarts, and blocks further than `MAX_HOLE` (`upstream::ranking`) above
     /// their parents.
     pub fn set_wary(&mut self, is_wary: bool) {
         self.is_wary = is_wary;
@@ -209,15 +209,15 @@ impl Tracker {
                 Step::Nothing
             }
             Some(target) if target.block.hash == head.parent => {
-                let stone = head.block.number;
-                Step::Far { head, stone }
+                let waypoint = head.block.number;
+                Step::Far { head, waypoint }
             }
             _ => match self.number_of.get(&head.parent) {
                 // A head whose number does not exceed its parent's is invalid: ignore it.
                 Some(parent) if head.block.number <= *parent => Step::Nothing,
                 Some(_) => self.walk_to(head),
                 None => match self.stone_before(&head) {
-                    Some(stone) => Step::Far { head, stone },
+                    Some(waypoint) => Step::Far { head, waypoint },
                     None => self.walk_to(head),
                 },
             },

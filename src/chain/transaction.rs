@@ -86,7 +86,7 @@ impl BlockTransactions {
     /// Returns the empty list if the header shows that the block has no transactions.
     #[must_use]
     pub fn none(header: &Header) -> Option<Self> {
-        let none = claims(header, Root::Transactions) == Claim::None;
+        let none = claims(header, Root::Transactions) == RootClaim::None;
         none.then(|| Self {
             block: header.block,
             transactions: Vec::new(),
@@ -109,7 +109,7 @@ impl BlockTransactions {
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Place {
+        struct SizeHint {
             /// Absent, `null` or zero on some chains.
             block_hash: Option<B256>,
             #[serde(default, deserialize_with = "quantity::optional")]
@@ -122,7 +122,7 @@ impl BlockTransactions {
         let mut transactions = Vec::with_capacity(block.transactions.len());
         let (mut next, mut seen, mut indices) = (0, HashSet::new(), HashSet::new());
         for (position, item) in block.transactions.into_iter().enumerate() {
-            let place: Place = serde_json::from_str(item.get())?;
+            let place: SizeHint = serde_json::from_str(item.get())?;
             let index = place.transaction_index.unwrap_or(next);
             let named = place.block_hash.filter(|hash| *hash != B256::ZERO);
             if named.is_some_and(|hash| hash != block.hash) {
@@ -155,7 +155,7 @@ pub(super) enum Root {
 
 /// A header's claim about a kind of contents, derived from its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Claim {
+pub(super) enum RootClaim {
     /// The block has none.
     None,
     /// The block has some.
@@ -169,7 +169,7 @@ pub(super) enum Claim {
     Nothing,
 }
 
-/// Checks if the header shows that the block is not empty: by [`Claim::Some`] or [`Claim::Disputed`], or without a root
+/// Checks if the header shows that the block is not empty: by [`RootClaim::Some`] or [`RootClaim::Disputed`], or without a root
 /// by the gas used.
 pub(super) fn is_filled(header: &Header) -> bool {
     #[derive(Deserialize)]
@@ -179,14 +179,14 @@ pub(super) fn is_filled(header: &Header) -> bool {
         gas_used: Option<u64>,
     }
     match claims(header, Root::Transactions) {
-        Claim::Some | Claim::Disputed => true,
-        Claim::None | Claim::Idle => false,
-        Claim::Nothing => serde_json::from_slice::<Gas>(&header.json).is_ok_and(|gas| gas.gas_used > Some(0)),
+        RootClaim::Some | RootClaim::Disputed => true,
+        RootClaim::None | RootClaim::Idle => false,
+        RootClaim::Nothing => serde_json::from_slice::<Gas>(&header.json).is_ok_and(|gas| gas.gas_used > Some(0)),
     }
 }
 
 /// Reads a header's claim from `root`, the gas used and the bloom.
-pub(super) fn claims(header: &Header, root: Root) -> Claim {
+pub(super) fn claims(header: &Header, root: Root) -> RootClaim {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Roots<'a> {
@@ -198,7 +198,7 @@ pub(super) fn claims(header: &Header, root: Root) -> Claim {
         gas_used: Option<u64>,
     }
     let Ok(roots) = serde_json::from_slice::<Roots<'_>>(&header.json) else {
-        return Claim::Nothing;
+        return RootClaim::Nothing;
     };
     let root = match root {
         Root::Transactions => roots.transactions_root,
@@ -208,11 +208,11 @@ pub(super) fn claims(header: &Header, root: Root) -> Claim {
     let empty = header.telling_bloom().is_none();
     let idle = roots.gas_used.unwrap_or_default() == 0 && empty;
     match root {
-        Some(EMPTY_ROOT_HASH) if idle => Claim::None,
-        Some(EMPTY_ROOT_HASH) => Claim::Disputed,
-        None | Some(B256::ZERO) => Claim::Nothing,
-        Some(_) if roots.gas_used == Some(0) && empty => Claim::Idle,
-        Some(_) => Claim::Some,
+        Some(EMPTY_ROOT_HASH) if idle => RootClaim::None,
+        Some(EMPTY_ROOT_HASH) => RootClaim::Disputed,
+        None | Some(B256::ZERO) => RootClaim::Nothing,
+        Some(_) if roots.gas_used == Some(0) && empty => RootClaim::Idle,
+        Some(_) => RootClaim::Some,
     }
 }
 
@@ -366,18 +366,18 @@ mod tests {
             json!(alloy_primitives::Bloom::repeat_byte(255)),
         );
         for (root, gas, bloom, expect) in [
-            (&empty, json!("0x0"), &none, Claim::None),
-            (&empty, Value::Null, &none, Claim::None),
-            (&empty, json!("0x5208"), &none, Claim::Disputed),
-            (&empty, json!(21000), &none, Claim::Disputed),
-            (&empty, json!("0x0"), &full, Claim::Disputed),
-            (&some, json!("0x5208"), &none, Claim::Some),
-            (&some, Value::Null, &none, Claim::Some),
-            (&some, json!("0x0"), &full, Claim::Some),
-            (&some, json!("0x0"), &none, Claim::Idle),
-            (&zero, json!("0x0"), &none, Claim::Nothing),
-            (&Value::Null, json!("0x0"), &none, Claim::Nothing),
-            (&json!("0x"), json!("0x0"), &none, Claim::Nothing),
+            (&empty, json!("0x0"), &none, RootClaim::None),
+            (&empty, Value::Null, &none, RootClaim::None),
+            (&empty, json!("0x5208"), &none, RootClaim::Disputed),
+            (&empty, json!(21000), &none, RootClaim::Disputed),
+            (&empty, json!("0x0"), &full, RootClaim::Disputed),
+            (&some, json!("0x5208"), &none, RootClaim::Some),
+            (&some, Value::Null, &none, RootClaim::Some),
+            (&some, json!("0x0"), &full, RootClaim::Some),
+            (&some, json!("0x0"), &none, RootClaim::Idle),
+            (&zero, json!("0x0"), &none, RootClaim::Nothing),
+            (&Value::Null, json!("0x0"), &none, RootClaim::Nothing),
+            (&json!("0x"), json!("0x0"), &none, RootClaim::Nothing),
         ] {
             let json = json!({
                 "hash": B256::repeat_byte(7), "parentHash": B256::ZERO, "number": "0x7", "logsBloom": bloom,

@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(config.history.verify, crate::chain::Verify::None);
         assert_eq!(config.server.origins, ["*"]);
         assert_eq!(config.server.trusted_proxies, ["10.0.0.0/8", "fd00::/8"]);
-        assert_eq!(config.auth.accept, [crate::door::Way::Bearer]);
+        assert_eq!(config.auth.accept, [crate::door::CredentialSource::Bearer]);
         let weights = &config.methods.weights;
         assert_eq!((weights["eth_call"], weights["eth_getLogs"]), (7, 10));
     }

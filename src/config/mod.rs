@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::HistorySettings;
-use crate::delivery::OutboxLimits;
+use crate::delivery::WriterLimits;
 use crate::door::{Hosts, Policy};
-use crate::patterns::Patterns;
+use crate::method_pattern::Patterns;
 use crate::rpc::RpcSettings;
 use crate::server::ServerSettings;
-use crate::session::{LifeSigns, SessionSettings};
+use crate::session::{KeepaliveSettings, SessionSettings};
 use crate::subscription::ReplaySettings;
 use crate::telemetry::LogFormat;
 use crate::tls::{self, TlsFiles};
@@ -64,7 +64,7 @@ pub struct Config {
     /// Maximum number of different subscriptions passed through to the node.
     pub max_passed: usize,
     /// Intervals and time limits of pings and writes.
-    pub life_signs: LifeSigns,
+    pub life_signs: KeepaliveSettings,
     /// A head older than this is stale.
     pub max_head_age: Duration,
     /// Time limit of the drain at shutdown.
@@ -205,7 +205,7 @@ impl Config {
             },
             max_passed: typed.subscriptions.max_passed,
             session: SessionSettings {
-                outbox: OutboxLimits {
+                writer: WriterLimits {
                     max_bytes: bytes("delivery.max_queue_bytes", delivery.max_queue_bytes, 64 << 10)?,
                     max_total_bytes: bytes(
                         "delivery.max_total_queue_bytes",
@@ -219,7 +219,7 @@ impl Config {
                 notsent_lowat: u32::try_from(delivery.notsent_lowat.as_u64())
                     .map_err(|_| bad("delivery.notsent_lowat", &"must be below 4 GiB"))?,
             },
-            life_signs: LifeSigns {
+            life_signs: KeepaliveSettings {
                 ping_interval: positive("keepalive.ping_interval", typed.keepalive.ping_interval)?,
                 silence_timeout: typed.keepalive.silence_timeout,
                 write_deadline: positive("delivery.write_deadline", delivery.write_deadline)?,

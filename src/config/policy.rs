@@ -8,10 +8,10 @@ use ipnet::IpNet;
 
 use super::{ConfigError, at_least, bad, bytes, non_zero, positive, typed};
 use crate::door::{
-    Auth, Beyond, Development, Digest, Hosts, Kinds, Methods, Origins, Patience, Plan, Policy, Proxies, Rights,
-    TokenSettings, Tokens, Ways, Weights,
+    Auth, Beyond, CredentialSources, Development, Digest, Hosts, Kinds, Methods, Origins, Plan, Policy, Proxies,
+    RefusalLimit, Rights, TokenSettings, Tokens, Weights,
 };
-use crate::patterns::Patterns;
+use crate::method_pattern::Patterns;
 
 /// Name of the plan of clients without one.
 const DEFAULT: &str = "default";
@@ -123,7 +123,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         ),
         auth: Auth {
             required: typed.auth.required,
-            ways: Ways(typed.auth.accept.clone()),
+            ways: CredentialSources(typed.auth.accept.clone()),
             keys,
             tokens,
         },
@@ -181,7 +181,7 @@ fn plan(limits: &typed::Limits, name: &str, section: &str, own: &typed::Plan) ->
         max_message_bytes: bytes(&key("max_message_bytes"), said!(max_message_bytes), 1024)?,
         max_body_bytes: bytes(&key("max_body_bytes"), said!(max_body_bytes), 1024)?,
         egress_bytes_per_second: egress.as_u64(),
-        patience: Patience {
+        patience: RefusalLimit {
             refusals: limits.max_refusals,
             window: positive("limits.refusal_window", limits.refusal_window)?,
         },

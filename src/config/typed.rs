@@ -12,7 +12,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::chain::Verify;
-use crate::door::{Development, ForwardedHeader, PUBLIC, Unknown, Way};
+use crate::door::{CredentialSource, Development, ForwardedHeader, PUBLIC, Unknown};
 use crate::telemetry::LogFormat;
 use crate::upstream::Share;
 
@@ -252,7 +252,7 @@ pub struct Plan {
 
 section!(Auth, "Who proves what." {
     required: bool = false,
-    accept: Vec<Way> = vec![Way::Bearer, Way::Header, Way::Path, Way::Query],
+    accept: Vec<CredentialSource> = vec![CredentialSource::Bearer, CredentialSource::Header, CredentialSource::Path, CredentialSource::Query],
     jwt_secret_file: String = String::new(),
     jwks_file: String = String::new(),
     jwt_issuer: String = String::new(),

@@ -49,12 +49,12 @@ pub enum Opcode {
 
 /// Frame header: the two to ten bytes before a payload (RFC 6455 section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct FrameHeader {
     bytes: [u8; 10],
     len: u8,
 }
 
-impl Header {
+impl FrameHeader {
     /// Builds the header of an unmasked frame with `payload` bytes.
     #[must_use]
     pub fn new(opcode: Opcode, fin: bool, payload: usize) -> Self {
@@ -166,7 +166,7 @@ static OPENING: LazyLock<Vec<u8>> = LazyLock::new(|| {
 /// One event, encoded once for every subscription that receives it.
 #[derive(Clone, Debug)]
 pub struct Event {
-    header: Header,
+    header: FrameHeader,
     /// Length of the prefix between header and body, in bytes.
     prefix: u32,
     body: Bytes,
@@ -190,7 +190,7 @@ pub(super) enum Deflated {
 
 impl Deflated {
     pub fn opened(body: Vec<u8>) -> Self {
-        let header = Header::deflated(OPENING.len() + Prefix::LEN - Prefix::OPEN.len() + body.len());
+        let header = FrameHeader::deflated(OPENING.len() + Prefix::LEN - Prefix::OPEN.len() + body.len());
         Self::Opened {
             head: [header.as_slice(), &OPENING].concat().into(),
             body: body.into(),
@@ -200,7 +200,7 @@ impl Deflated {
     /// Builds a frame whose prefix repeats the one of the message that began `distance` bytes of text earlier.
     pub fn repeated(distance: usize, body: &[u8]) -> Self {
         let prefix = deflate::repeat(Prefix::LEN, distance);
-        let header = Header::deflated(prefix.len() + body.len());
+        let header = FrameHeader::deflated(prefix.len() + body.len());
         Self::Repeated([header.as_slice(), &prefix, body].concat().into())
     }
 
@@ -256,7 +256,7 @@ impl Event {
         text.extend_from_slice(close);
         if total <= MAX_FRAME {
             return Self {
-                header: Header::new(Opcode::Text, true, total),
+                header: FrameHeader::new(Opcode::Text, true, total),
                 prefix: prefix as u32,
                 body: text.into(),
                 deflated: None,
@@ -267,7 +267,7 @@ impl Event {
         body.extend_from_slice(first);
         append_fragments(rest, &mut body);
         Self {
-            header: Header::new(Opcode::Text, false, FRAGMENT),
+            header: FrameHeader::new(Opcode::Text, false, FRAGMENT),
             prefix: prefix as u32,
             body: body.into(),
             deflated: None,
@@ -312,7 +312,7 @@ impl Event {
 fn append_fragments(rest: &[u8], out: &mut Vec<u8>) {
     let mut chunks = rest.chunks(FRAGMENT).peekable();
     while let Some(chunk) = chunks.next() {
-        let header = Header::new(Opcode::Continuation, chunks.peek().is_none(), chunk.len());
+        let header = FrameHeader::new(Opcode::Continuation, chunks.peek().is_none(), chunk.len());
         out.extend_from_slice(header.as_slice());
         out.extend_from_slice(chunk);
     }
@@ -325,7 +325,7 @@ pub fn text(parts: &[Bytes]) -> Vec<Bytes> {
     if total > MAX_FRAME {
         return fragmented(parts, total);
     }
-    let header = Header::new(Opcode::Text, true, total);
+    let header = FrameHeader::new(Opcode::Text, true, total);
     let mut out = Pieces::with_room(header.as_slice().len() + total.min(pieces::COPY_BELOW));
     out.copy(header.as_slice());
     parts.iter().for_each(|part| out.share(part));
@@ -345,7 +345,11 @@ pub fn deflated_text(parts: &[Bytes]) -> Option<Bytes> {
     }
     let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
     let payload = deflate::compress(&parts)?;
-    Some([Header::deflated(payload.len()).as_slice(), &payload].concat().into())
+    Some(
+        [FrameHeader::deflated(payload.len()).as_slice(), &payload]
+            .concat()
+            .into(),
+    )
 }
 
 /// Encodes a message in fragments. Long parts are sliced, not copied; any part may be long, since a client chooses the
@@ -359,7 +363,7 @@ fn fragmented(parts: &[Bytes], total: usize) -> Vec<Bytes> {
     while left > 0 {
         let mut wanted = left.min(FRAGMENT);
         left -= wanted;
-        out.copy(Header::new(opcode, left == 0, wanted).as_slice());
+        out.copy(FrameHeader::new(opcode, left == 0, wanted).as_slice());
         opcode = Opcode::Continuation;
         while wanted > 0 {
             if part.is_empty() {
@@ -380,7 +384,7 @@ fn fragmented(parts: &[Bytes], total: usize) -> Vec<Bytes> {
 #[must_use]
 pub fn control(opcode: Opcode, payload: &[u8]) -> Bytes {
     let payload = &payload[..payload.len().min(125)];
-    let mut out = Header::new(opcode, true, payload.len()).as_slice().to_vec();
+    let mut out = FrameHeader::new(opcode, true, payload.len()).as_slice().to_vec();
     out.extend_from_slice(payload);
     out.into()
 }
@@ -446,7 +450,7 @@ mod tests {
                 assert_eq!(frame.len(), event.wire_len());
                 let open =
                     format!(r#"{{"jsonrpc":"2.0","method":"{namespace}_subscription","params":{{"subscription":"#);
-                let head = Header::new(Opcode::Text, true, prefix.as_slice().len() + len + 2);
+                let head = FrameHeader::new(Opcode::Text, true, prefix.as_slice().len() + len + 2);
                 if len < MAX_FRAME {
                     assert!(frame.starts_with(&[head.as_slice(), open.as_bytes()].concat()));
                 } else {

@@ -29,7 +29,7 @@ pub enum Kind {
     /// Receipts of one block.
     Receipts,
     /// Event of a passed-through subscription, whose kind only the node knows.
-    Passed,
+    Passthrough,
 }
 
 impl Kind {
@@ -41,7 +41,7 @@ impl Kind {
         Self::Syncing,
         Self::Mined,
         Self::Receipts,
-        Self::Passed,
+        Self::Passthrough,
     ];
 
     /// Returns the value of the `kind` label in the metrics.
@@ -54,7 +54,7 @@ impl Kind {
             Self::Syncing => "syncing",
             Self::Mined => "minedTransactions",
             Self::Receipts => "transactionReceipts",
-            Self::Passed => "passed",
+            Self::Passthrough => "passed",
         }
     }
 }
@@ -99,7 +99,7 @@ pub enum Push {
 }
 
 #[derive(Debug)]
-struct Answer {
+struct QueuedAnswer {
     pieces: Vec<Bytes>,
     releases: Vec<Arc<Recipient>>,
 }
@@ -115,7 +115,7 @@ struct Delivery {
 #[derive(Debug, Default)]
 pub struct Queue {
     control: VecDeque<Bytes>,
-    answers: VecDeque<Answer>,
+    answers: VecDeque<QueuedAnswer>,
     events: VecDeque<Delivery>,
     bytes: usize,
 }
@@ -163,7 +163,7 @@ impl Queue {
             return Push::Full;
         }
         self.bytes += len;
-        self.answers.push_back(Answer {
+        self.answers.push_back(QueuedAnswer {
             pieces,
             releases: releases.to_vec(),
         });

@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
     use crate::deflate::Inflater;
-    use crate::delivery::writing::Writing;
+    use crate::delivery::write_buffer::WriteBuffer;
     use crate::delivery::{Batch, Chunk, Compression, Kind, Recipient, SubscriptionId, frame};
 
     /// Message to a client.
@@ -136,7 +136,7 @@ mod tests {
 
     /// Returns the bytes that a socket gets which takes at most `take` bytes at a time.
     fn wire(chunks: Vec<Chunk>, compression: Compression, take: usize) -> Vec<u8> {
-        let mut writing = Writing::new(compression);
+        let mut writing = WriteBuffer::new(compression);
         writing.chunks().extend(chunks);
         let mut wire = Vec::new();
         while !writing.is_empty() {
@@ -236,12 +236,12 @@ mod tests {
         let batch = Batch::in_series(Kind::Logs, logs(20).into(), Instant::now());
         let to = Recipient::new(SubscriptionId::random(), 0);
         for take in (0..3_000).step_by(7) {
-            let mut writing = Writing::new(Compression::Takeover);
+            let mut writing = WriteBuffer::new(Compression::Takeover);
             writing
                 .chunks()
                 .push_back(Chunk::Events(to.clone(), Arc::clone(&batch)));
             let mut wire = Vec::new();
-            let mut write = |most: usize, writing: &mut Writing| {
+            let mut write = |most: usize, writing: &mut WriteBuffer| {
                 let write = |slices: &[IoSlice<'_>]| {
                     let all: Vec<u8> = slices
                         .iter()

@@ -244,10 +244,10 @@ impl Account {
 
     /// Takes a place for one more connection; `None` at the plan's limit.
     #[must_use]
-    pub fn enter(self: &Arc<Self>) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>) -> Option<ConnectionSlot> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         // A place above the limit is given back when it is dropped.
-        let place = Place(self.clone());
+        let place = ConnectionSlot(self.clone());
         (before < self.terms.load().rights.plan.max_connections).then_some(place)
     }
 
@@ -276,9 +276,9 @@ impl Account {
 
 /// Open connection of an account, counted until dropped.
 #[derive(Debug)]
-pub struct Place(Arc<Account>);
+pub struct ConnectionSlot(Arc<Account>);
 
-impl Place {
+impl ConnectionSlot {
     /// Checks if the connection belongs to this account.
     #[must_use]
     pub fn is_of(&self, account: &Arc<Account>) -> bool {
@@ -286,7 +286,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }

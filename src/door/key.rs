@@ -82,15 +82,15 @@ impl fmt::Debug for Digest {
 /// Text that is not a hash of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is no hash of a key: it is sha256: and 64 hex digits, as `headwater key` prints it")]
-pub struct NoDigest;
+pub struct InvalidDigest;
 
 impl FromStr for Digest {
-    type Err = NoDigest;
+    type Err = InvalidDigest;
 
-    fn from_str(text: &str) -> Result<Self, NoDigest> {
-        let digits = text.strip_prefix("sha256:").ok_or(NoDigest)?;
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        let digits = text.strip_prefix("sha256:").ok_or(InvalidDigest)?;
         let mut bytes = [0; 32];
-        alloy_primitives::hex::decode_to_slice(digits, &mut bytes).map_err(|_| NoDigest)?;
+        alloy_primitives::hex::decode_to_slice(digits, &mut bytes).map_err(|_| InvalidDigest)?;
         Ok(Self(bytes))
     }
 }
@@ -113,7 +113,7 @@ mod tests {
             "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         for wrong in ["", "sha256:", "sha256:00", &written[7..], key.reveal()] {
-            assert_eq!(wrong.parse::<Digest>(), Err(NoDigest), "{wrong}");
+            assert_eq!(wrong.parse::<Digest>(), Err(InvalidDigest), "{wrong}");
         }
     }
 }

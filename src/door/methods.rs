@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::effect;
-use crate::patterns::{NoPattern, Pattern, Patterns};
+use crate::method_pattern::{InvalidPattern, Pattern, Patterns};
 
 /// The methods that may be called.
 #[derive(Clone, Debug, Default)]
@@ -122,8 +122,8 @@ impl Weights {
     /// Reads the costs by method name or prefix (`debug_*`).
     ///
     /// # Errors
-    /// [`NoPattern`] if a text is neither a method name nor a prefix.
-    pub fn parse(weights: &BTreeMap<String, u32>) -> Result<Self, NoPattern> {
+    /// [`InvalidPattern`] if a text is neither a method name nor a prefix.
+    pub fn parse(weights: &BTreeMap<String, u32>) -> Result<Self, InvalidPattern> {
         let mut read = Self::default();
         for (text, weight) in weights {
             match Pattern::parse(text)? {

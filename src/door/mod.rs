@@ -39,18 +39,18 @@ use arc_swap::{ArcSwap, Guard};
 use http::Request;
 use http::header::{HOST, HeaderMap, ORIGIN};
 
-pub use account::{Account, Accounts, BYTES_PER_REQUEST, Exceeded, Limit, Place, Reserved, Terms};
+pub use account::{Account, Accounts, BYTES_PER_REQUEST, ConnectionSlot, Exceeded, Limit, Reserved, Terms};
 pub use address::{ForwardedHeader, Proxies};
 pub use crowd::{Activity, Crowd, Seat};
 pub use effect::PUBLIC;
 pub use handshake::{Handshake, Handshakes};
 pub use identity::{Identity, Network};
-pub use key::{ApiKey, Digest, NoDigest};
+pub use key::{ApiKey, Digest, InvalidDigest};
 pub use methods::{Beyond, Development, Methods, Unknown, Verdict, Weights};
 pub use origin::{Hosts, Origins};
-pub use plan::{Patience, Plan, Refusals};
-pub use policy::{Auth, Kinds, NoKind, Policy, Rights, Way, Ways};
-pub use token::{TokenError, TokenSettings, Tokens, Told};
+pub use plan::{Plan, RefusalLimit, Refusals};
+pub use policy::{Auth, CredentialSource, CredentialSources, InvalidKind, Kinds, Policy, Rights};
+pub use token::{TokenError, TokenSettings, Tokens, VerifiedToken};
 
 use crate::clock::Clock;
 use crate::delivery::CloseReason;
@@ -272,7 +272,7 @@ impl Door {
             None => (network(), None, None),
         };
         let Some(rights) = policy.rights(&identity) else {
-            return Err(self.stranger(&policy, network()));
+            return Err(self.reject_unproven(&policy, network()));
         };
         if !rights.origins(&policy).check(headers) {
             return turn_away(Refusal::Origin);
@@ -307,7 +307,7 @@ impl Door {
         if ApiKey::is_one(shown) {
             let digest = Digest::of(shown);
             if !policy.auth.keys.contains_key(&digest) {
-                return Err(self.stranger(policy, network()));
+                return Err(self.reject_unproven(policy, network()));
             }
             return Ok(Proof {
                 identity: Identity::Key(digest),
@@ -319,7 +319,7 @@ impl Door {
         let told = match tokens.and_then(|tokens| tokens.recall(shown, unix_now())) {
             Some(told) => told,
             None => {
-                let refusal = self.stranger(policy, network());
+                let refusal = self.reject_unproven(policy, network());
                 let verified = match refusal {
                     Refusal::Unauthorized => tokens.and_then(|tokens| tokens.verify(shown).ok()),
                     _ => None,
@@ -369,7 +369,7 @@ impl Door {
 
     /// Charges a failed proof as a handshake of its address, so that guessing is as slow as connecting; returns the
     /// refusal to answer with.
-    fn stranger(&self, policy: &Policy, network: Identity) -> Refusal {
+    fn reject_unproven(&self, policy: &Policy, network: Identity) -> Refusal {
         let Some(account) = self.accounts.open(network, policy.anonymous.clone()) else {
             return Refusal::Busy;
         };

@@ -37,7 +37,7 @@ pub struct Plan {
     /// Most notifications of a client, in bytes a second; 0 for no limit.
     pub egress_bytes_per_second: u64,
     /// Refused messages that are tolerated.
-    pub patience: Patience,
+    pub patience: RefusalLimit,
 }
 
 impl Plan {
@@ -51,7 +51,7 @@ impl Plan {
 
 /// Refused messages that a connection may collect within a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct RefusalLimit {
     /// Most refusals within the window; one more closes the connection.
     pub refusals: u32,
     /// Length of the window, which begins with its first refusal.
@@ -69,7 +69,7 @@ pub struct Refusals {
 impl Refusals {
     /// Counts a refusal; returns `true` if it is above the limit.
     #[must_use]
-    pub fn note(&mut self, now: Millis, patience: Patience) -> bool {
+    pub fn note(&mut self, now: Millis, patience: RefusalLimit) -> bool {
         if self.count == 0 || now.saturating_sub(self.since) > patience.window.as_millis() as Millis {
             *self = Self { since: now, count: 0 };
         }
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn patience_ends_within_the_window_only() {
-        let patience = Patience {
+        let patience = RefusalLimit {
             refusals: 3,
             window: Duration::from_secs(1),
         };

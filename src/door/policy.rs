@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::{ApiKey, Digest, Hosts, Identity, Methods, Origins, Plan, Proxies, Tokens, Weights};
 use crate::delivery::Kind;
-use crate::patterns::Patterns;
+use crate::method_pattern::Patterns;
 
 /// Configuration that applies to clients.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ pub struct Kinds(Option<Vec<Kind>>);
     "{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, \
      transactionReceipts or passed (those that only the node knows)"
 )]
-pub struct NoKind(String);
+pub struct InvalidKind(String);
 
 impl Kinds {
     /// All kinds.
@@ -114,13 +114,13 @@ impl Kinds {
     /// Reads kinds by their names.
     ///
     /// # Errors
-    /// [`NoKind`] with the first name that is not a kind.
-    pub fn parse(names: &[String]) -> Result<Self, NoKind> {
+    /// [`InvalidKind`] with the first name that is not a kind.
+    pub fn parse(names: &[String]) -> Result<Self, InvalidKind> {
         let kind = |name: &String| {
             let mut kinds = Kind::ALL.into_iter();
             kinds
                 .find(|kind| kind.label() == name)
-                .ok_or_else(|| NoKind(name.clone()))
+                .ok_or_else(|| InvalidKind(name.clone()))
         };
         names.iter().map(kind).collect::<Result<_, _>>().map(Some).map(Self)
     }
@@ -135,7 +135,7 @@ impl Kinds {
 /// Place in a request that may have a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum CredentialSource {
     /// `Authorization: Bearer …`.
     Bearer,
     /// `X-API-Key: …`.
@@ -148,7 +148,7 @@ pub enum Way {
 
 /// Places in a request that are searched for a key or token.
 #[derive(Clone, Debug, Default)]
-pub struct Ways(pub Vec<Way>);
+pub struct CredentialSources(pub Vec<CredentialSource>);
 
 /// Keys and tokens that are accepted.
 #[derive(Debug, Default)]
@@ -156,7 +156,7 @@ pub struct Auth {
     /// `true` if only clients with a key or token are admitted.
     pub required: bool,
     /// Places in a request that are searched for a key or token.
-    pub ways: Ways,
+    pub ways: CredentialSources,
     /// Rights of the keys, by the key's hash.
     pub keys: HashMap<Digest, Arc<Rights>>,
     /// Tokens; `None` if they are not accepted.
@@ -181,17 +181,22 @@ impl Auth {
     }
 }
 
-impl Ways {
+impl CredentialSources {
     /// Returns the first key or token, searched in the order of bearer, header, path, query.
     fn find<'a, B>(&self, request: &'a Request<B>) -> Option<Cow<'a, str>> {
-        [Way::Bearer, Way::Header, Way::Path, Way::Query]
-            .into_iter()
-            .filter(|way| self.0.contains(way))
-            .find_map(|way| way.find(request))
+        [
+            CredentialSource::Bearer,
+            CredentialSource::Header,
+            CredentialSource::Path,
+            CredentialSource::Query,
+        ]
+        .into_iter()
+        .filter(|way| self.0.contains(way))
+        .find_map(|way| way.find(request))
     }
 }
 
-impl Way {
+impl CredentialSource {
     fn find<B>(self, request: &Request<B>) -> Option<Cow<'_, str>> {
         let header = |name| {
             request
@@ -222,14 +227,14 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(ways: &[Way], target: &str, headers: &[(&str, &str)], expect: Option<&str>) {
+    fn check(ways: &[CredentialSource], target: &str, headers: &[(&str, &str)], expect: Option<&str>) {
         let mut request = Request::builder().uri(target);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
         assert_eq!(
-            Ways(ways.to_vec()).find(&request).as_deref(),
+            CredentialSources(ways.to_vec()).find(&request).as_deref(),
             expect,
             "{target} {headers:?}"
         );
@@ -237,7 +242,12 @@ mod tests {
 
     #[test]
     fn a_key_is_found_where_it_may_stand_and_nowhere_else() {
-        let all = [Way::Query, Way::Path, Way::Header, Way::Bearer];
+        let all = [
+            CredentialSource::Query,
+            CredentialSource::Path,
+            CredentialSource::Header,
+            CredentialSource::Bearer,
+        ];
         check(&all, "/", &[], None);
         check(&all, "/", &[("authorization", "Bearer a.b.c")], Some("a.b.c"));
         check(&all, "/", &[("authorization", "bearer  hw_1 ")], Some("hw_1"));

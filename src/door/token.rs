@@ -63,7 +63,7 @@ pub struct Tokens {
     validation: Validation,
     plan: Arc<str>,
     /// Claims of verified tokens, by the hash of the token.
-    remembered: Arc<Mutex<HashMap<Digest, Told>>>,
+    remembered: Arc<Mutex<HashMap<Digest, VerifiedToken>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ struct PublicKey {
 
 /// Claims of a verified token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct VerifiedToken {
     /// Claim `sub`.
     pub subject: Arc<str>,
     /// Claim `plan`, or the plan of tokens without one.
@@ -159,12 +159,12 @@ impl Tokens {
 
     /// Returns the claims of a token that was verified before and has not expired; `now` in seconds since 1970.
     #[must_use]
-    pub fn recall(&self, token: &str, now: u64) -> Option<Told> {
+    pub fn recall(&self, token: &str, now: u64) -> Option<VerifiedToken> {
         let told = self.remembered.lock().get(&Digest::of(token)).cloned();
         told.filter(|told| now <= told.expires)
     }
 
-    fn remember(&self, token: &str, told: &Told) {
+    fn remember(&self, token: &str, told: &VerifiedToken) {
         let mut remembered = self.remembered.lock();
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();
@@ -176,7 +176,7 @@ impl Tokens {
     ///
     /// # Errors
     /// The error of `jsonwebtoken` if the token is malformed, forged or not valid now; clients do not see it.
-    pub fn verify(&self, token: &str) -> TokenResult<Told> {
+    pub fn verify(&self, token: &str) -> TokenResult<VerifiedToken> {
         let header = jsonwebtoken::decode_header(token)?;
         let mut validation = self.validation.clone();
         validation.algorithms = vec![header.alg];
@@ -206,7 +206,7 @@ impl Tokens {
             }
         };
         let (claims, signer) = decoded.ok_or(ErrorKind::InvalidAlgorithm)??;
-        let told = Told {
+        let told = VerifiedToken {
             subject: claims.sub.into(),
             plan: claims.plan.map_or_else(|| self.plan.clone(), Into::into),
             expires: (claims.exp as u64).saturating_add(LEEWAY),

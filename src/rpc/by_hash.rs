@@ -22,12 +22,12 @@ pub struct ByHash {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
     hash: B256,
-    shape: Shape,
+    shape: AnswerShape,
 }
 
 /// Place of the hash in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
+enum AnswerShape {
     /// A block or header: in `hash`, which is computed from the whole header.
     Header,
     /// An object: in this member.
@@ -42,11 +42,11 @@ impl Expected {
     #[must_use]
     pub fn of(method: &str, params: &str) -> Option<Self> {
         let shape = match method {
-            "eth_getBlockByHash" | "eth_getHeaderByHash" => Shape::Header,
-            "eth_getTransactionByHash" => Shape::Member("hash"),
-            "eth_getTransactionReceipt" => Shape::Member("transactionHash"),
-            "eth_getTransactionByBlockHashAndIndex" => Shape::Member("blockHash"),
-            "eth_getBlockReceipts" | "eth_getLogs" => Shape::List,
+            "eth_getBlockByHash" | "eth_getHeaderByHash" => AnswerShape::Header,
+            "eth_getTransactionByHash" => AnswerShape::Member("hash"),
+            "eth_getTransactionReceipt" => AnswerShape::Member("transactionHash"),
+            "eth_getTransactionByBlockHashAndIndex" => AnswerShape::Member("blockHash"),
+            "eth_getBlockReceipts" | "eth_getLogs" => AnswerShape::List,
             _ => return None,
         };
         let args = params::args(params)?;
@@ -80,9 +80,9 @@ impl ByHash {
         }
         let names = |member| params::member(json, member).and_then(read) == Some(hash);
         match shape {
-            Shape::Header => names("hash") && self.is_its_hash(json),
-            Shape::Member(member) => names(member),
-            Shape::List => params::block_hashes(json).all(|own| own == Some(hash)),
+            AnswerShape::Header => names("hash") && self.is_its_hash(json),
+            AnswerShape::Member(member) => names(member),
+            AnswerShape::List => params::block_hashes(json).all(|own| own == Some(hash)),
         }
     }
 

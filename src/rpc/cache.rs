@@ -10,7 +10,7 @@ use moka::future::Cache as Kept;
 use moka::policy::EvictionPolicy;
 use ring::digest::{Context, SHA256};
 
-use super::anchor::Anchor;
+use super::cache_scope::CacheScope;
 use crate::jsonrpc::Outcome;
 use crate::upstream::CallError;
 
@@ -23,7 +23,7 @@ const LARGEST_PART: u64 = 16;
 /// Call and anchor under which an answer is cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    anchor: Anchor,
+    anchor: CacheScope,
     /// SHA-256 of the anchor, the method and the canonical parameters, since these may be long.
     digest: [u8; 32],
 }
@@ -39,7 +39,7 @@ impl Hash for Key {
 impl Key {
     /// Creates the key of a method with canonical parameters.
     #[must_use]
-    pub fn new(anchor: Anchor, method: &str, params: &str) -> Self {
+    pub fn new(anchor: CacheScope, method: &str, params: &str) -> Self {
         let mut hash = Context::new(&SHA256);
         for part in anchor.parts() {
             hash.update(&part.to_le_bytes());
@@ -159,8 +159,8 @@ mod tests {
 
     use super::*;
 
-    fn key(question: &str, era: u64) -> Key {
-        Key::new(Anchor::Chain { era }, question, "[]")
+    fn key(question: &str, epoch: u64) -> Key {
+        Key::new(CacheScope::Chain { epoch }, question, "[]")
     }
 
     fn result(json: &'static str) -> Answer {
@@ -170,8 +170,8 @@ mod tests {
     #[tokio::test]
     async fn a_kept_answer_is_asked_for_once_until_its_ground_moves() {
         let cache = Cache::new(1 << 20);
-        for (era, by) in [(0, By::Node), (0, By::Memory), (1, By::Node), (0, By::Memory)] {
-            let answer = cache.answer(key("a", era), |_| true, || async { result("1") }).await;
+        for (epoch, by) in [(0, By::Node), (0, By::Memory), (1, By::Node), (0, By::Memory)] {
+            let answer = cache.answer(key("a", epoch), |_| true, || async { result("1") }).await;
             assert_eq!(answer, (result("1"), by));
         }
     }

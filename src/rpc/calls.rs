@@ -9,16 +9,16 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::anchor::{Anchor, FRESH, Ground, Plan};
 use super::by_hash::{ByHash, Expected};
 use super::cache::{By, Cache, Key};
+use super::cache_scope::{CacheScope, ChainSnapshot, FRESH, Route};
 use super::filters::Filters;
 use super::finality::{self, Finality};
-use super::held_logs::{self, Held, LogQuery};
+use super::local_logs::{self, LocalRange, RangeQuery};
 use super::method::{Basis, Method, Role};
-use super::outrun::Outrun;
 use super::params::{self, BlockName};
 use super::send;
+use super::unpublished_head::UnpublishedHead;
 use super::{Caller, RpcSettings, not_available};
 use crate::chain::{BlockLogs, BlockRef, Tip, Verify};
 use crate::conduct::{Conduct, Counted};
@@ -27,7 +27,7 @@ use crate::look::awaited;
 use crate::shares::{Budget, Charge, FairPool, Full, Owner, Place};
 use crate::subscription::Registry;
 use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel, ReasonLabel};
-use crate::upstream::{Ask, CallError, Pool, Reach, Repeat, UpstreamId, Whom};
+use crate::upstream::{Ask, CallError, MinHead, Pool, Repeat, Target, UpstreamId};
 
 /// Waits before a node is asked again for a published block that it does not have yet.
 const MISSING: [Duration; 3] = [
@@ -87,7 +87,7 @@ pub struct Calls {
     /// Places for long answers that are put together.
     builders: Arc<FairPool>,
     finality: Finality,
-    outrun: Outrun,
+    unpublished_head: UnpublishedHead,
     by_hash: ByHash,
     /// Number of commands that changed a development chain; added to the era.
     changes: AtomicU64,
@@ -119,7 +119,7 @@ impl Calls {
             beyond: FairPool::new("too many calls under way", BEYOND_CALLS, MAX_WAITING),
             builders: FairPool::new("too many long answers at once", BUILDERS, MAX_BUILDS),
             finality: Finality::default(),
-            outrun: Outrun::default(),
+            unpublished_head: UnpublishedHead::default(),
             by_hash: ByHash::new(settings.verify),
             changes: AtomicU64::new(0),
             node: Mutex::default(),
@@ -177,8 +177,8 @@ impl Calls {
             params,
             class: known.name,
             // A client that has seen a later block is not answered from before it.
-            reach: self.outrun().map_or(Reach::Head, Reach::Beyond),
-            whom: Whom::InUse,
+            min_head: self.unpublished_head().map_or(MinHead::Published, MinHead::PreferAbove),
+            target: Target::Active,
             repeat: Repeat::Read,
             archive: false,
             conduct: caller.conduct.clone(),
@@ -188,12 +188,12 @@ impl Calls {
             Role::Logs => return Box::pin(self.logs(known, ask, owner)).await,
             // On the heap: the future of a call that is answered from memory does not contain the way to a node.
             Role::Read(basis) => return Box::pin(self.read(known, basis, ask, owner)).await,
-            Role::ChainId | Role::OfNode => ask.reach = Reach::Anywhere,
+            Role::ChainId | Role::OfNode => ask.min_head = MinHead::Any,
             Role::BlockNumber => {
                 let answer = self.forwarded(caller, self.pool.call(&ask).boxed()).await;
                 if let Ok(Outcome::Result(json)) = &answer {
                     let number = serde_json::from_slice(json).ok().and_then(params::quantity);
-                    self.heed(number);
+                    self.note_block_number(number);
                     if number.is_none()
                         && let Some(head) = self.tip.view().head
                     {
@@ -203,7 +203,7 @@ impl Calls {
                 return answer;
             }
             Role::Send => {
-                ask.reach = Reach::Anywhere;
+                ask.min_head = MinHead::Any;
                 ask.repeat = Repeat::Signed;
                 let sent = send::send(&self.pool, ask, self.settings.broadcast);
                 return self.forwarded(caller, sent.boxed()).await;
@@ -215,7 +215,7 @@ impl Calls {
             }
             Role::UseFilter => {
                 ask.repeat = Repeat::Never;
-                ask.reach = Reach::Anywhere;
+                ask.min_head = MinHead::Any;
                 let filter = match Box::pin(self.filters.find(&ask, caller.holder)).await {
                     Ok(filter) => filter,
                     Err(answer) => return Ok(answer),
@@ -224,13 +224,13 @@ impl Calls {
                 let asked = self.filters.ask(&self.pool, ask, filter);
                 let answer = self.forwarded(caller, asked.boxed()).await;
                 if of_blocks {
-                    self.heed_last(&answer);
+                    self.note_last_block(&answer);
                 }
                 return answer;
             }
             Role::Control => {
                 ask.repeat = Repeat::Never;
-                ask.reach = Reach::Anywhere;
+                ask.min_head = MinHead::Any;
                 let answer = self.forwarded(caller, self.pool.call(&ask).boxed()).await;
                 // A node that answers with an error has changed nothing. Most nodes do, and any client may send these
                 // calls.
@@ -241,7 +241,7 @@ impl Calls {
                 if !refused {
                     self.changes.fetch_add(1, Ordering::Relaxed);
                     let head = self.tip.view().head.map_or(0, |head| head.number);
-                    self.outrun.note(head + 1);
+                    self.unpublished_head.note(head + 1);
                 }
                 return answer;
             }
@@ -264,23 +264,23 @@ impl Calls {
     fn newest(&self) -> Option<BlockRef> {
         let view = self.tip.view();
         let head = view.head.filter(|_| view.is_settled)?;
-        self.outrun.beyond(head.number).is_none().then_some(head)
+        self.unpublished_head.beyond(head.number).is_none().then_some(head)
     }
 
     /// Returns the block number beyond the published head that a node has reported lately.
-    fn outrun(&self) -> Option<u64> {
-        self.outrun.beyond(self.tip.view().head?.number)
+    fn unpublished_head(&self) -> Option<u64> {
+        self.unpublished_head.beyond(self.tip.view().head?.number)
     }
 
-    fn ground(&self) -> Ground {
+    fn ground(&self) -> ChainSnapshot {
         let view = self.tip.view();
         let head = view.head.map_or(0, |head| head.number);
         let mut node = self.node.lock();
         *node = self.pool.active().or(*node);
-        Ground {
+        ChainSnapshot {
             view,
-            era: view.era + self.changes.load(Ordering::Relaxed),
-            outrun: self.outrun.beyond(head),
+            epoch: view.epoch + self.changes.load(Ordering::Relaxed),
+            unpublished_head: self.unpublished_head.beyond(head),
             node: *node,
             named: None,
         }
@@ -313,20 +313,20 @@ impl Calls {
     // ---- logs
 
     async fn logs(&self, known: Method, mut ask: Ask, owner: Owner) -> Answer {
-        let query = params::args(&ask.params).and_then(|args| LogQuery::parse(&args));
+        let query = params::args(&ask.params).and_then(|args| RangeQuery::parse(&args));
         let mut late = false;
         if let Some(query) = query.as_ref().filter(|_| self.settings.verify != Verify::None) {
-            match self.held_logs(query).await {
-                Held::Blocks(blocks) => {
+            match self.local_logs(query).await {
+                LocalRange::Blocks(blocks) => {
                     self.note(known, "history");
                     return Ok(self.put_together(query, &blocks, owner).await);
                 }
-                Held::Later => late = true,
-                Held::No => {}
+                LocalRange::Later => late = true,
+                LocalRange::No => {}
             }
         }
         let ground = self.ground();
-        let last = query.as_ref().map_or(BlockName::Latest, LogQuery::last);
+        let last = query.as_ref().map_or(BlockName::Latest, RangeQuery::last);
         self.look_for_finality(&ground, Some(last));
         route(&mut ask, ground.plan_logs(last));
         let by_hash = matches!(last, BlockName::Hash(_));
@@ -336,36 +336,38 @@ impl Calls {
         let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
         let expected = Expected::of(known.name, &ask.params);
         let asking = || self.ask(&ask, expected, |_| true).boxed();
-        let (answer, by) = self.kept_or_asked(known, anchor, (&ask, owner), holds, asking).await;
+        let (answer, by) = self
+            .cached_or_forwarded(known, anchor, (&ask, owner), holds, asking)
+            .await;
         if query.is_some() && !matches!(by, By::Memory) {
-            self.heed_last(&answer);
+            self.note_last_block(&answer);
         }
         answer
     }
 
     /// Returns the blocks of a query, as soon as all that was published is in memory; waits for [`LOGS_PATIENCE`] at
     /// most.
-    async fn held_logs(&self, query: &LogQuery) -> Held {
+    async fn local_logs(&self, query: &RangeQuery) -> LocalRange {
         let mut published = self.registry.watch_published();
         let until = tokio::time::Instant::now() + LOGS_PATIENCE;
         loop {
             let view = self.tip.view();
-            let Some(head) = view.head else { return Held::No };
-            if query.last() == BlockName::Latest && self.outrun.beyond(head.number).is_some() {
-                return Held::No;
+            let Some(head) = view.head else { return LocalRange::No };
+            if query.last() == BlockName::Latest && self.unpublished_head.beyond(head.number).is_some() {
+                return LocalRange::No;
             }
             match self.registry.with_history(|history| query.held(history, head)) {
-                Held::Later => {}
+                LocalRange::Later => {}
                 held => return held,
             }
             if !matches!(tokio::time::timeout_at(until, published.changed()).await, Ok(Ok(()))) {
-                return Held::Later;
+                return LocalRange::Later;
             }
         }
     }
 
-    async fn put_together(&self, query: &LogQuery, blocks: &[Arc<BlockLogs>], owner: Owner) -> Outcome {
-        let at_most = held_logs::length(blocks).min(self.settings.max_response_bytes);
+    async fn put_together(&self, query: &RangeQuery, blocks: &[Arc<BlockLogs>], owner: Owner) -> Outcome {
+        let at_most = local_logs::length(blocks).min(self.settings.max_response_bytes);
         let _room = if at_most > LONG {
             match self.builder(owner, at_most).await {
                 Ok(room) => Some(room),
@@ -445,7 +447,7 @@ impl Calls {
         // A published block is never answered with `null` while it is canonical: the nodes are on their way to
         // another branch, and `eth_blockNumber` has reported the block to clients. They get an error instead.
         let missing = |json: &Bytes| {
-            let head = head.filter(|_| ground.outrun.is_none() && is_null(json) && !is_there(json))?;
+            let head = head.filter(|_| ground.unpublished_head.is_none() && is_null(json) && !is_there(json))?;
             (self.tip.view().branch == ground.view.branch).then_some(CallError::Behind(head.number))
         };
         let expected = Expected::of(known.name, &ask.params);
@@ -459,20 +461,20 @@ impl Calls {
             asking.boxed()
         };
         let (answer, by) = self
-            .kept_or_asked(known, plan.anchor, (&ask, owner), holds, asking)
+            .cached_or_forwarded(known, plan.anchor, (&ask, owner), holds, asking)
             .await;
         // A block parameter that is not understood here may name the pending block.
         let of_blocks = block != Some(None) && !(plan.of_node && plan.anchor.is_none());
         if let (Ok(Outcome::Result(json)), By::Node, true) = (&answer, by, of_blocks) {
             if tells_number {
-                self.heed(params::number_of(json, "number"));
+                self.note_block_number(params::number_of(json, "number"));
             }
             if known.name == "eth_getBlockReceipts" {
-                self.heed(params::last_block_number(json));
+                self.note_block_number(params::last_block_number(json));
             }
             if of_transaction {
                 let number = params::number_of(json, "blockNumber");
-                self.heed(number);
+                self.note_block_number(number);
                 self.look_for_finality(&ground, number.map(BlockName::Number));
                 self.settle(&ground, &ask, number, json).await;
             }
@@ -483,24 +485,24 @@ impl Calls {
     /// Records the number of a block in a node's answer: beyond the published head, it shows that the head is not the
     /// newest block. Only for calls that were understood: the pending block has a number beyond the head as well, and
     /// a client that asks for it at each head would keep the answers of all clients out of the cache.
-    fn heed(&self, number: Option<u64>) {
+    fn note_block_number(&self, number: Option<u64>) {
         if let (Some(head), Some(number)) = (self.tip.view().head, number)
             && number > head.number
         {
             // The lead is bounded, so that the claim of one node is void after some blocks.
-            self.outrun.note(number.min(head.number + MAX_OUTRUN));
+            self.unpublished_head.note(number.min(head.number + MAX_OUTRUN));
         }
     }
 
-    /// Records the last block number of a list of logs or receipts, as in [`Self::heed`].
-    fn heed_last(&self, answer: &Answer) {
+    /// Records the last block number of a list of logs or receipts, as in [`Self::note_block_number`].
+    fn note_last_block(&self, answer: &Answer) {
         if let Ok(Outcome::Result(list)) = answer {
-            self.heed(params::last_block_number(list));
+            self.note_block_number(params::last_block_number(list));
         }
     }
 
     /// Caches a transaction or receipt of a final block for as long as the chain is the same.
-    async fn settle(&self, ground: &Ground, ask: &Ask, number: Option<u64>, json: &Bytes) {
+    async fn settle(&self, ground: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
         if let (Some(number), Some(newest)) = (number, ground.view.final_block)
             && number <= newest
             && let Some(key) = settled_key(ground, ask)
@@ -509,13 +511,13 @@ impl Calls {
         }
     }
 
-    async fn settled(&self, ground: &Ground, ask: &Ask) -> Option<Bytes> {
+    async fn settled(&self, ground: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
         ground.view.final_block?;
         self.cache.get(&settled_key(ground, ask)?).await
     }
 
     /// Asks a node for the final block, if this block may be final and the last question is some time ago.
-    fn look_for_finality(&self, ground: &Ground, block: Option<BlockName>) {
+    fn look_for_finality(&self, ground: &ChainSnapshot, block: Option<BlockName>) {
         let (Some(head), Some(BlockName::Number(number))) = (ground.view.head, block) else {
             return;
         };
@@ -526,10 +528,10 @@ impl Calls {
         }
     }
 
-    async fn kept_or_asked<'a>(
+    async fn cached_or_forwarded<'a>(
         &'a self,
         known: Method,
-        anchor: Option<Anchor>,
+        anchor: Option<CacheScope>,
         (ask, owner): (&Ask, Owner),
         holds: impl Fn(&Bytes) -> bool,
         asking: impl FnOnce() -> BoxFuture<'a, Answer>,
@@ -666,15 +668,15 @@ fn weigh(conduct: &Conduct, answer: &Answer) {
     }
 }
 
-fn route(ask: &mut Ask, plan: Plan) {
-    ask.reach = plan.reach;
+fn route(ask: &mut Ask, plan: Route) {
+    ask.min_head = plan.min_head;
     ask.archive = plan.archive;
     if !plan.of_node {
-        ask.whom = Whom::LeastLoaded;
+        ask.target = Target::LeastLoaded;
     }
 }
 
-fn key(anchor: Anchor, ask: &Ask) -> Option<Key> {
+fn key(anchor: CacheScope, ask: &Ask) -> Option<Key> {
     let params = params::canonical(&ask.params)?;
     Some(Key::new(anchor, &ask.method, &params))
 }
@@ -694,8 +696,8 @@ pub(super) fn failed(why: CallError) -> Outcome {
     error(code, why.to_string()).into()
 }
 
-fn settled_key(ground: &Ground, ask: &Ask) -> Option<Key> {
-    key(Anchor::Chain { era: ground.era }, ask)
+fn settled_key(ground: &ChainSnapshot, ask: &Ask) -> Option<Key> {
+    key(CacheScope::Chain { epoch: ground.epoch }, ask)
 }
 
 fn is_null(json: &Bytes) -> bool {

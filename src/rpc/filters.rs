@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use super::held_logs::LogQuery;
 use super::id_argument::id_argument;
+use super::local_logs::RangeQuery;
 use super::{Holder, params};
 use crate::delivery::SubscriptionId;
 use crate::jsonrpc::{INVALID_PARAMS, Outcome, SERVER_ERROR, error};
@@ -25,7 +25,7 @@ const MAX_FILTERS: u64 = 100_000;
 const IDLE: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Clone, Debug)]
-struct Place {
+struct FilterHome {
     /// Account that made the filter.
     holder: Holder,
     node: UpstreamId,
@@ -39,7 +39,7 @@ struct Place {
 #[derive(Clone, Debug)]
 pub struct Found {
     own: SubscriptionId,
-    place: Place,
+    place: FilterHome,
 }
 
 impl Found {
@@ -52,7 +52,7 @@ impl Found {
 
 /// All filters of all clients.
 #[derive(Debug)]
-pub struct Filters(Cache<SubscriptionId, Place>);
+pub struct Filters(Cache<SubscriptionId, FilterHome>);
 
 impl Default for Filters {
     fn default() -> Self {
@@ -78,9 +78,9 @@ impl Filters {
         };
         let own = SubscriptionId::random();
         let id = String::from_utf8_lossy(id).into_owned();
-        let query = params::args(&ask.params).and_then(|args| LogQuery::parse(&args));
+        let query = params::args(&ask.params).and_then(|args| RangeQuery::parse(&args));
         let of_blocks = ask.method == "eth_newFilter" && query.is_some();
-        let place = Place {
+        let place = FilterHome {
             holder,
             node,
             id,

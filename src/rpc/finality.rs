@@ -7,7 +7,7 @@ use super::params;
 use crate::chain::Tip;
 use crate::jsonrpc::Outcome;
 use crate::shares::Owner;
-use crate::upstream::{Ask, Pool, Reach, Repeat, Whom};
+use crate::upstream::{Ask, MinHead, Pool, Repeat, Target};
 
 /// Record of the last look-up of the final block.
 #[derive(Debug, Default)]
@@ -43,8 +43,8 @@ pub async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
         method: "eth_getBlockByNumber".into(),
         params: r#"["finalized",false]"#.into(),
         class: "eth_getBlockByNumber",
-        reach: Reach::Head,
-        whom: Whom::LeastLoaded,
+        min_head: MinHead::Published,
+        target: Target::LeastLoaded,
         repeat: Repeat::Read,
         archive: false,
         conduct: Arc::default(),

@@ -1,27 +1,28 @@
 //! Requests other than subscriptions, and their answers in order.
 //!
 //! ```text
-//! calls    method (table of methods)  >  anchor (state that the answer depends on)  >  cache (or equal call in flight)
-//!          > upstream::routing           a node
-//!          held_logs    logs of blocks in memory         filters   filters that exist at one node
-//!          send         signed transactions              outrun    blocks that nodes reported before their publication
-//!          finality     look-up of the final block       by_hash   answers checked against the requested hash
-//!          development  commands to development chains
+//! calls    method (table of methods)  >  cache_scope (state that the answer depends on)
+//!          > cache (or equal call in flight)  >  upstream::routing (a node)
+//!
+//! local_logs        logs of blocks in memory         filters     filters that exist at one node
+//! send              signed transactions              finality    look-up of the final block
+//! unpublished_head  blocks reported before they      by_hash     answers checked against the requested hash
+//!                   are published                    development commands to development chains
 //! ```
 
-mod anchor;
 mod by_hash;
 mod cache;
+mod cache_scope;
 mod calls;
 mod development;
 mod filters;
 mod finality;
-mod held_logs;
 mod id_argument;
+mod local_logs;
 mod method;
-mod outrun;
 mod params;
 mod send;
+mod unpublished_head;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,11 +117,11 @@ impl<T: Into<Outcome>> From<T> for Local {
 }
 
 /// Callback of a transport that answers a request itself; `None` to forward it.
-pub type Door<'a> = dyn FnMut(&Request<'_>) -> Option<Local> + 'a;
+pub type LocalHandler<'a> = dyn FnMut(&Request<'_>) -> Option<Local> + 'a;
 
 impl Planned {
     /// Decides how an item is answered.
-    pub fn new(item: &Item<'_>, local: &mut Door<'_>) -> Self {
+    pub fn new(item: &Item<'_>, local: &mut LocalHandler<'_>) -> Self {
         let (request, id) = match item {
             Item::Response => return Self::Silent,
             Item::Invalid(id) => {

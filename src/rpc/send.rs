@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::jsonrpc::Outcome;
-use crate::upstream::{Ask, CallError, Pool, Reach, Repeat, Whom};
+use crate::upstream::{Ask, CallError, MinHead, Pool, Repeat, Target};
 
 type Answer = Result<Outcome, CallError>;
 
@@ -23,13 +23,13 @@ const ARRIVING: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Dur
 /// accepted it. "Already known" is success. If the connection ended first, the nodes are asked for the transaction;
 /// if none has it, it is sent once more, on a connection of its own: its nonce makes it valid only once.
 pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
-    let everybody = if broadcast { pool.everybody(&ask) } else { Vec::new() };
+    let all_eligible = if broadcast { pool.all_eligible(&ask) } else { Vec::new() };
     let hash = hash_of(&ask.params);
-    if everybody.len() < 2 {
+    if all_eligible.len() < 2 {
         let answer = taken(pool.call(&ask).await, hash);
         return found_or_again(pool, &ask, hash, answer).await;
     }
-    let mut sending: FuturesUnordered<_> = everybody
+    let mut sending: FuturesUnordered<_> = all_eligible
         .into_iter()
         .enumerate()
         .map(|(rank, id)| {
@@ -79,8 +79,8 @@ async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Option<Answer> {
         method: "eth_getTransactionByHash".into(),
         params: format!("[\"{hash}\"]"),
         class: "eth_getTransactionByHash",
-        reach: Reach::Anywhere,
-        whom: Whom::InUse,
+        min_head: MinHead::Any,
+        target: Target::Active,
         repeat: Repeat::Read,
         ..ask.clone()
     };

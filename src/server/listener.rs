@@ -26,11 +26,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::body::Body;
-use super::patient::Patient;
-use super::{answer, extension, handshake, post, proxied};
+use super::response_body::Body;
+use super::write_timeout::WriteTimeout;
+use super::{handshake, http_response, http_rpc, permessage_deflate, proxy_protocol};
 use crate::delivery::{Compression, Socket};
-use crate::door::{Caller, Crowd, Handshake, Pass, Place, Refusal, Refusals, Seat};
+use crate::door::{Caller, ConnectionSlot, Crowd, Handshake, Pass, Refusal, Refusals, Seat};
 use crate::panics;
 use crate::session::{self, Services};
 use crate::tls::Certificate;
@@ -73,12 +73,12 @@ const MAX_HEAD: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
 }
 
 /// State shared by all connections.
 #[derive(Debug)]
-struct Shared {
+struct ServerShared {
     settings: ServerSettings,
     certificate: Option<Arc<Certificate>>,
     services: Arc<Services>,
@@ -95,7 +95,7 @@ struct Shared {
 /// Open connection, counted until dropped.
 #[derive(Debug)]
 struct Open {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     /// Seat among all open connections, taken once the client's address is known.
     seat: OnceLock<Seat>,
 }
@@ -108,23 +108,23 @@ impl Drop for Open {
 
 /// Connection that speaks HTTP.
 pub(super) struct Connection {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     open: Arc<Open>,
     caller: Caller,
     /// Refusal, if every request on this connection is answered with it.
     turned_away: Option<Refusal>,
     /// Cancelled when the connection is displaced by another one.
     displaced: CancellationToken,
-    kept: Mutex<Kept>,
+    kept: Mutex<ConnectionState>,
 }
 
 /// State that a connection gains and gives back while open.
 #[derive(Default)]
-struct Kept {
-    /// Place among the connections without a request, until the first request.
+struct ConnectionState {
+    /// ConnectionSlot among the connections without a request, until the first request.
     handshake: Option<Handshake>,
-    /// Place among its client's connections, from the first admitted request on.
-    place: Option<Place>,
+    /// ConnectionSlot among its client's connections, from the first admitted request on.
+    place: Option<ConnectionSlot>,
     refusals: Refusals,
 }
 
@@ -157,7 +157,7 @@ impl Server {
         services: Arc<Services>,
         stop: CancellationToken,
     ) -> Self {
-        let shared = Shared {
+        let shared = ServerShared {
             settings,
             certificate,
             services,
@@ -239,7 +239,7 @@ enum Room {
 /// Reads the client's address from the load balancer's header, then continues with [`begin`].
 async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
     let shared = &open.shared;
-    let client = proxied::client_of(&mut stream);
+    let client = proxy_protocol::client_of(&mut stream);
     match tokio::time::timeout(shared.settings.header_timeout, client).await {
         Ok(Ok(client)) => begin(stream, client.unwrap_or(peer), open, room),
         Ok(Err(why)) => {
@@ -277,9 +277,9 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
         Ok(handshake) => (Some(handshake), None),
         Err(why) => (None, Some(why)),
     };
-    let mut unheard = false;
+    let mut drop_silently = false;
     if turned.is_some() {
-        unheard = shared.turned_away.fetch_add(1, Ordering::Relaxed) >= TURNED_AWAY;
+        drop_silently = shared.turned_away.fetch_add(1, Ordering::Relaxed) >= TURNED_AWAY;
     }
     let connection = Arc::new(Connection {
         shared: shared.clone(),
@@ -290,13 +290,13 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
         },
         turned_away: turned,
         displaced,
-        kept: Mutex::new(Kept {
+        kept: Mutex::new(ConnectionState {
             handshake,
-            ..Kept::default()
+            ..ConnectionState::default()
         }),
     });
     if let Some(why) = turned
-        && unheard
+        && drop_silently
     {
         shared.services.count_refusal(why.label());
         return;
@@ -367,7 +367,7 @@ async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
         .max_buf_size(MAX_HEAD)
         .keep_alive(!turned_away)
         .serve_connection(
-            TokioIo::new(Patient::new(stream, shared.settings.write_deadline)),
+            TokioIo::new(WriteTimeout::new(stream, shared.settings.write_deadline)),
             service,
         )
         .with_upgrades();
@@ -397,7 +397,7 @@ async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Res
     let stays = admitted.is_ok() && holds_a_place;
     let mut response = admitted.unwrap_or_else(|why| {
         services.count_refusal(why.label());
-        answer::refusal(why)
+        http_response::refusal(why)
     });
     if !stays && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let close = HeaderValue::from_static("close");
@@ -406,7 +406,7 @@ async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Res
     if let Some(page) = page
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
-        answer::share(&mut response, page);
+        http_response::share(&mut response, page);
     }
     response
 }
@@ -450,10 +450,10 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     let upgrades = handshake::is_upgrade(&request);
     if !upgrades && request.method() != Method::POST {
         door.admit_page(&request, connection.caller)?;
-        if answer::is_preflight(&request) {
-            return Ok(answer::preflight());
+        if http_response::is_preflight(&request) {
+            return Ok(http_response::preflight());
         }
-        return Ok(post::answer_others(request.method()));
+        return Ok(http_rpc::answer_others(request.method()));
     }
     let mut pass = door.admit(&request, connection.caller, upgrades)?;
     if let Some(seat) = connection.open.seat.get() {
@@ -462,7 +462,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     if !upgrades {
         connection.enter(&pass)?;
         // On the heap, or the future of a connection that upgrades would include space for it.
-        return Ok(Box::pin(post::answer(request, &pass, &connection)).await);
+        return Ok(Box::pin(http_rpc::answer(request, &pass, &connection)).await);
     }
     let accept = handshake::check(&request)?;
     connection.enter(&pass)?;
@@ -474,7 +474,7 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Co
     // The rest of the connection's state is dropped with hyper; what an idle client keeps is small.
     let (open, place) = (connection.open.clone(), connection.kept.lock().place.take());
     let extension = if shared.settings.compression {
-        extension::agree(request.headers())
+        permessage_deflate::agree(request.headers())
     } else {
         None
     };
@@ -490,7 +490,7 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Co
         }
         drop((open, place));
     });
-    let mut response = answer::plain(StatusCode::SWITCHING_PROTOCOLS, "");
+    let mut response = http_response::plain(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = response.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -508,14 +508,14 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Co
 
 /// Returns the socket itself, and the bytes read after the handshake.
 fn bare(upgraded: Upgraded) -> io::Result<(Socket, Bytes)> {
-    let upgraded = match upgraded.downcast::<TokioIo<Patient<TcpStream>>>() {
+    let upgraded = match upgraded.downcast::<TokioIo<WriteTimeout<TcpStream>>>() {
         Ok(parts) => {
             let tcp = parts.io.into_inner().into_inner();
             return Ok((Socket::Plain(tcp), parts.read_buf));
         }
         Err(upgraded) => upgraded,
     };
-    match upgraded.downcast::<TokioIo<Patient<TlsStream<TcpStream>>>>() {
+    match upgraded.downcast::<TokioIo<WriteTimeout<TlsStream<TcpStream>>>>() {
         Ok(parts) => {
             let (tcp, tls) = parts.io.into_inner().into_inner().into_inner();
             Ok((Socket::secured(tcp, tls), parts.read_buf))

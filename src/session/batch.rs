@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{Services, Session, too_many_calls, waits};
-use crate::delivery::{Answered, CloseReason, Outbox, Recipient};
+use crate::delivery::{Answered, ClientWriter, CloseReason, Recipient};
 use crate::jsonrpc::{self, INVALID_REQUEST, Item, Response, error};
 use crate::panics;
 use crate::rpc::Planned;
@@ -25,7 +25,7 @@ impl Session {
         let waits = items.iter().any(waits);
         let (max_in_flight, charged) = self.charge(items);
         let place = if waits {
-            self.outbox.begin_call(max_in_flight)
+            self.writer.begin_call(max_in_flight)
         } else {
             None
         };
@@ -47,22 +47,22 @@ impl Session {
                 _ => None,
             });
             let responses: Vec<Response> = done.collect();
-            self.services.answer_batch(&self.outbox, &responses, releases);
+            self.services.answer_batch(&self.writer, &responses, releases);
             if refusal.is_some() {
-                self.lose_patience();
+                self.note_refusal();
             }
             return;
         };
         let (services, caller, held) = (self.services.clone(), self.caller(), self.held.take());
         tokio::spawn(async move {
-            let more = |_| place.outbox()?.begin_call(max_in_flight / 2);
-            let awaits = || place.outbox().is_some();
+            let more = |_| place.writer()?.begin_call(max_in_flight / 2);
+            let awaits = || place.writer().is_some();
             let _held = held;
             let completing = services.rpc.complete_batch(planned, &caller, more, awaits);
             let completed = panics::caught("call", &services.metrics, completing).await;
-            match (place.outbox(), completed) {
-                (Some(outbox), Some((responses, _room))) => services.answer_batch(&outbox, &responses, releases),
-                (Some(outbox), None) => outbox.close(CloseReason::Internal),
+            match (place.writer(), completed) {
+                (Some(writer), Some((responses, _room))) => services.answer_batch(&writer, &responses, releases),
+                (Some(writer), None) => writer.close(CloseReason::Internal),
                 (None, _) => {}
             }
         });
@@ -72,19 +72,24 @@ impl Session {
 impl Services {
     /// Sends the responses to a batch. If the array is too long for the queue, sends a short error for every item; if
     /// that is too long too, closes the connection.
-    pub(super) fn answer_batch(&self, outbox: &Arc<Outbox>, responses: &[Response], releases: Vec<Arc<Recipient>>) {
+    pub(super) fn answer_batch(
+        &self,
+        writer: &Arc<ClientWriter>,
+        responses: &[Response],
+        releases: Vec<Arc<Recipient>>,
+    ) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
         let Some(array) = jsonrpc::batch(responses) else { return };
-        if let Answered::NoRoom(releases) = outbox.answer(outbox.text(&array), releases) {
+        if let Answered::NoRoom(releases) = writer.answer(writer.text(&array), releases) {
             let short: Vec<Response> = responses.iter().cloned().map(Response::shortened).collect();
             if let Some(array) = jsonrpc::batch(&short)
-                && let Answered::NoRoom(_) = outbox.answer(outbox.text(&array), releases)
+                && let Answered::NoRoom(_) = writer.answer(writer.text(&array), releases)
             {
-                outbox.close(CloseReason::SlowConsumer);
+                writer.close(CloseReason::SlowConsumer);
             }
         }
         if resumes {
-            self.replays.begin(outbox);
+            self.replays.begin(writer);
         }
     }
 }

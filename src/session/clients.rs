@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
 use crate::clock::{Clock, Millis};
-use crate::delivery::{Backlog, CloseReason, Outbox, Signs, frame};
+use crate::delivery::{Backlog, ClientWriter, CloseReason, LivenessSigns, frame};
 use crate::door::{Pass, unix_now};
 
 /// Interval between checks of all clients.
@@ -31,7 +31,7 @@ const CLOSE_PATIENCE: Millis = 5_000;
 
 /// Intervals and time limits by which clients are pinged and disconnected.
 #[derive(Clone, Copy, Debug)]
-pub struct LifeSigns {
+pub struct KeepaliveSettings {
     /// Interval between pings, regardless of traffic (PROTOCOL 1.12); load balancers cut idle sockets after 30 s.
     pub ping_interval: Duration,
     /// Time without any frame, pongs included, after which a client is disconnected. Also the time limit for a message
@@ -43,7 +43,7 @@ pub struct LifeSigns {
 
 #[derive(Debug)]
 struct Client {
-    outbox: Arc<Outbox>,
+    writer: Arc<ClientWriter>,
     pass: Arc<Pass>,
     pinged_at: Millis,
 }
@@ -71,14 +71,14 @@ impl Clients {
     }
 
     /// Adds a client; returns a number that identifies the client until [`Self::remove`].
-    pub fn add(&self, outbox: Arc<Outbox>, pass: Arc<Pass>) -> usize {
+    pub fn add(&self, writer: Arc<ClientWriter>, pass: Arc<Pass>) -> usize {
         let number = self.all.lock().insert(Client {
-            outbox: outbox.clone(),
+            writer: writer.clone(),
             pass,
             pinged_at: self.clock.now(),
         });
         if self.draining.load(Ordering::SeqCst) {
-            outbox.close(CloseReason::Drain);
+            writer.close(CloseReason::Drain);
         }
         number
     }
@@ -111,28 +111,28 @@ impl Clients {
         self.all
             .lock()
             .iter()
-            .map(|(_, client)| client.outbox.waiting_bytes())
+            .map(|(_, client)| client.writer.waiting_bytes())
             .sum()
     }
 
     /// Closes the clients with the longest queues whenever the global backlog exceeds its limit. Never returns.
-    pub async fn relieve(&self, backlog: &Backlog) {
+    pub async fn enforce_total_backlog(&self, backlog: &Backlog) {
         loop {
             backlog.exceeded().await;
-            let mut waiting: Vec<(usize, Arc<Outbox>)> = Vec::new();
+            let mut waiting: Vec<(usize, Arc<ClientWriter>)> = Vec::new();
             for (_, client) in self.all.lock().iter() {
-                let held_back = client.outbox.held_back();
+                let held_back = client.writer.held_back();
                 if held_back > 0 {
-                    waiting.push((held_back, client.outbox.clone()));
+                    waiting.push((held_back, client.writer.clone()));
                 }
             }
             waiting.sort_unstable_by_key(|(held_back, _)| Reverse(*held_back));
             let mut closed = 0;
-            for (_, outbox) in waiting {
+            for (_, writer) in waiting {
                 if !backlog.is_exceeded() {
                     break;
                 }
-                outbox.close(CloseReason::LongestQueue);
+                writer.close(CloseReason::LongestQueue);
                 closed += 1;
             }
             if closed > 0 {
@@ -154,20 +154,20 @@ impl Clients {
         let end = tokio::time::Instant::now() + grace;
         // From here on new clients are closed at once; clients that connected before are in the list.
         self.draining.store(true, Ordering::SeqCst);
-        let mut outboxes: Vec<_> = self
+        let mut writers: Vec<_> = self
             .all
             .lock()
             .iter()
-            .map(|(_, client)| client.outbox.clone())
+            .map(|(_, client)| client.writer.clone())
             .collect();
-        outboxes.shuffle(&mut rand::rng());
-        let count = u32::try_from(outboxes.len()).unwrap_or(u32::MAX).max(1);
+        writers.shuffle(&mut rand::rng());
+        let count = u32::try_from(writers.len()).unwrap_or(u32::MAX).max(1);
         let between = BETWEEN_CLOSES.min(grace / 2 / count);
         let mut at = tokio::time::Instant::now();
-        for outbox in outboxes {
+        for writer in writers {
             // Timers have a resolution of a millisecond; closes due before the next tick happen together.
             tokio::time::sleep_until(at).await;
-            outbox.close(CloseReason::Drain);
+            writer.close(CloseReason::Drain);
             at += between.mul_f64(2.0 * rand::random::<f64>());
         }
         let all_left = async {
@@ -181,13 +181,13 @@ impl Clients {
         };
         if tokio::time::timeout_at(end, all_left).await.is_err() {
             for (_, client) in self.all.lock().iter() {
-                client.outbox.kill(CloseReason::Drain);
+                client.writer.kill(CloseReason::Drain);
             }
         }
     }
 
     /// Pings clients, and disconnects those that are silent, slow or without a valid pass. Never returns.
-    pub async fn watch(&self, signs: LifeSigns) {
+    pub async fn watch(&self, signs: KeepaliveSettings) {
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ping = frame::control(frame::Opcode::Ping, b"");
@@ -197,18 +197,18 @@ impl Clients {
             // The lock is held for a walk over thousands of clients, about a millisecond; only connects and disconnects
             // wait.
             for (_, client) in self.all.lock().iter_mut() {
-                let state = client.outbox.signs(now);
+                let state = client.writer.signs(now);
                 if let Some(reason) = verdict(&state, now, &signs) {
-                    client.outbox.kill(reason);
+                    client.writer.kill(reason);
                 } else if now.saturating_sub(state.last_heard) >= signs.silence_timeout.as_millis() as Millis {
-                    client.outbox.close(CloseReason::Silent);
+                    client.writer.close(CloseReason::Silent);
                 } else if is_unfinished(&state, now, &signs) {
-                    client.outbox.close(CloseReason::Unfinished);
+                    client.writer.close(CloseReason::Unfinished);
                 } else if let Some(reason) = state.overdue.or_else(|| client.pass.over(date)) {
-                    client.outbox.close(reason);
+                    client.writer.close(reason);
                 } else if now.saturating_sub(client.pinged_at) >= signs.ping_interval.as_millis() as Millis {
                     client.pinged_at = now;
-                    client.outbox.control(ping.clone());
+                    client.writer.control(ping.clone());
                 }
             }
         }
@@ -216,7 +216,7 @@ impl Clients {
 }
 
 /// Returns the reason to cut a client off: a close or a write that takes too long.
-fn verdict(state: &Signs, now: Millis, signs: &LifeSigns) -> Option<CloseReason> {
+fn verdict(state: &LivenessSigns, now: Millis, signs: &KeepaliveSettings) -> Option<CloseReason> {
     let since = |at: Millis| now.saturating_sub(at);
     if state.closing_since != 0 {
         return (since(state.closing_since) >= CLOSE_PATIENCE).then_some(CloseReason::WriteDeadline);
@@ -225,7 +225,7 @@ fn verdict(state: &Signs, now: Millis, signs: &LifeSigns) -> Option<CloseReason>
     overdue.then_some(CloseReason::WriteDeadline)
 }
 
-fn is_unfinished(state: &Signs, now: Millis, signs: &LifeSigns) -> bool {
+fn is_unfinished(state: &LivenessSigns, now: Millis, signs: &KeepaliveSettings) -> bool {
     let since = state.unfinished_since;
     since != 0 && now.saturating_sub(since) >= signs.silence_timeout.as_millis() as Millis
 }

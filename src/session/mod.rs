@@ -20,15 +20,15 @@ use futures_util::future::BoxFuture;
 use tokio::time::Sleep;
 use tracing::debug;
 
-pub use clients::{Clients, LifeSigns};
+pub use clients::{Clients, KeepaliveSettings};
 pub use control_frames::ControlFrames;
 pub use reader::{Deflated, Form, Inbound, MAX_FRAGMENTS, Reader};
 
 use crate::clock::Clock;
 use crate::deflate;
 use crate::delivery::{
-    Answered, CloseReason, Compression, InFlight, Outbox, OutboxLimits, OutboxShared, Over, Phase, Recipient, Socket,
-    frame,
+    Answered, ClientWriter, CloseReason, Compression, Ended, InFlight, Phase, Recipient, Socket, WriterLimits,
+    WriterShared, frame,
 };
 use crate::door::{Door, Limit, Methods, Pass, Refusals, Reserved, Verdict};
 use crate::jsonrpc::{
@@ -47,7 +47,7 @@ use crate::telemetry::{Metrics, ReasonLabel};
 #[derive(Clone, Copy, Debug)]
 pub struct SessionSettings {
     /// Limits of the queue.
-    pub outbox: OutboxLimits,
+    pub writer: WriterLimits,
     /// `TCP_NOTSENT_LOWAT`, in bytes: how much the kernel may buffer unsent, so that the backlog stays in our queue as
     /// references to shared frames. 0 keeps the kernel's default.
     pub notsent_lowat: u32,
@@ -76,11 +76,11 @@ pub struct Services {
     pub clock: Clock,
     /// Budget for incomplete messages, and for long ones that are not answered yet.
     pub inbound: Arc<Budget>,
-    outboxes: Arc<OutboxShared>,
+    writers: Arc<WriterShared>,
 }
 
 impl Services {
-    /// Combines the services, and creates the client registry, the inbound budget and the shared state of outboxes.
+    /// Combines the services, and creates the client registry, the inbound budget and the shared state of writers.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
@@ -91,7 +91,7 @@ impl Services {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Self {
-        let outboxes = OutboxShared::new(settings.outbox, clock, &metrics);
+        let writers = WriterShared::new(settings.writer, clock, &metrics);
         Self {
             registry,
             replays,
@@ -102,7 +102,7 @@ impl Services {
             metrics,
             clock,
             inbound: Budget::new("too many bytes of messages at once", settings.max_inbound_bytes),
-            outboxes,
+            writers,
         }
     }
 
@@ -142,9 +142,9 @@ pub fn methods<'a>(items: &'a [Item<'_>]) -> impl Iterator<Item = Option<&'a str
 }
 
 impl Services {
-    /// Enforces the limit on the global backlog, see [`Clients::relieve`]. Never returns.
-    pub async fn relieve(&self) {
-        self.clients.relieve(self.outboxes.backlog()).await;
+    /// Enforces the limit on the global backlog, see [`Clients::enforce_total_backlog`]. Never returns.
+    pub async fn enforce_total_backlog(&self) {
+        self.clients.enforce_total_backlog(self.writers.backlog()).await;
     }
 }
 
@@ -161,7 +161,7 @@ const READ_BYTES: usize = 4 << 10;
 /// Event that wakes the session.
 #[derive(Debug)]
 enum Wake {
-    /// The outbox's waits have changed.
+    /// The writer's waits have changed.
     News,
     Readable,
     Writable,
@@ -173,11 +173,11 @@ struct Session {
     pass: Arc<Pass>,
     refusals: Refusals,
     services: Arc<Services>,
-    outbox: Arc<Outbox>,
+    writer: Arc<ClientWriter>,
     reader: Reader,
     control_frames: ControlFrames,
     /// `true` if further input is ignored, after a violation of the framing.
-    deaf: bool,
+    input_closed: bool,
     subscriptions: Vec<(Subscription, Reserved)>,
     /// Charge for an incomplete message, if long.
     unfinished: Option<Charge>,
@@ -204,14 +204,14 @@ pub fn serve(
     }
     let pass = Arc::new(pass);
     let egress = pass.account().egress().clone();
-    let outbox = Outbox::new(socket, compression, egress, services.outboxes.clone());
-    let number = services.clients.add(outbox.clone(), pass.clone());
+    let writer = ClientWriter::new(socket, compression, egress, services.writers.clone());
+    let number = services.clients.add(writer.clone(), pass.clone());
     if let Some(activity) = pass.activity() {
-        let outbox = Arc::downgrade(&outbox);
+        let writer = Arc::downgrade(&writer);
         activity.set_in_use(false);
         activity.on_leave(move || {
-            if let Some(outbox) = outbox.upgrade() {
-                outbox.close(CloseReason::Displaced);
+            if let Some(writer) = writer.upgrade() {
+                writer.close(CloseReason::Displaced);
             }
         });
     }
@@ -227,10 +227,10 @@ pub fn serve(
         pass,
         refusals: Refusals::default(),
         services: services.clone(),
-        outbox,
+        writer,
         reader,
         control_frames: ControlFrames::default(),
-        deaf: false,
+        input_closed: false,
         subscriptions: Vec::new(),
         unfinished: None,
         held: None,
@@ -242,7 +242,7 @@ pub fn serve(
             None => {
                 session.violated(CloseReason::Internal);
                 let leaving = panics::caught("session", &services.metrics, session.run()).await;
-                leaving.unwrap_or(Over::Abort(CloseReason::Internal))
+                leaving.unwrap_or(Ended::Abort(CloseReason::Internal))
             }
         };
         session.leave(over);
@@ -261,7 +261,7 @@ impl Drop for Session {
 }
 
 impl Session {
-    async fn live(&mut self) -> Over {
+    async fn live(&mut self) -> Ended {
         self.take_messages();
         // Data that TLS has decrypted already does not make the socket readable.
         match self.read() {
@@ -270,11 +270,11 @@ impl Session {
         }
     }
 
-    async fn run(&mut self) -> Over {
+    async fn run(&mut self) -> Ended {
         // Created when an event is on hold, once for each new subscription; an idle client has no timer.
         let mut held: Option<Pin<Box<Sleep>>> = None;
         loop {
-            let waits = self.outbox.waits();
+            let waits = self.writer.waits();
             if let Some(over) = waits.over {
                 return over;
             }
@@ -289,7 +289,7 @@ impl Session {
             tokio::task::consume_budget().await;
             let wake = match self.select(waits.writable, held.as_mut()).await {
                 Ok(wake) => wake,
-                Err(_) => return Over::Gone,
+                Err(_) => return Ended::Gone,
             };
             if let Err(over) = self.apply(wake) {
                 return over;
@@ -298,42 +298,42 @@ impl Session {
     }
 
     async fn select(&self, writable: bool, held: Option<&mut Pin<Box<Sleep>>>) -> io::Result<Wake> {
-        let socket = self.outbox.socket();
+        let socket = self.writer.socket();
         let holds = held.is_some();
         tokio::select! {
-            () = poll_fn(|cx| self.outbox.poll_news(cx)) => Ok(Wake::News),
+            () = poll_fn(|cx| self.writer.poll_news(cx)) => Ok(Wake::News),
             readable = socket.readable() => readable.map(|()| Wake::Readable),
             writable = socket.writable(), if writable => writable.map(|()| Wake::Writable),
             () = async { if let Some(sleep) = held { sleep.await } }, if holds => Ok(Wake::Released),
         }
     }
 
-    fn apply(&mut self, wake: Wake) -> Result<(), Over> {
+    fn apply(&mut self, wake: Wake) -> Result<(), Ended> {
         match wake {
             Wake::News => self.forget_message(),
             Wake::Readable => return self.read(),
-            Wake::Released | Wake::Writable => self.outbox.flush(),
+            Wake::Released | Wake::Writable => self.writer.flush(),
         }
         Ok(())
     }
 
     // ---- reading
 
-    fn read(&mut self) -> Result<(), Over> {
+    fn read(&mut self) -> Result<(), Ended> {
         for _ in 0..MAX_READS {
             let buffer = self.reader.buffer();
             buffer.reserve(READ_BYTES);
-            match self.outbox.socket().try_read(buffer) {
-                Ok(0) => return Err(Over::Gone),
+            match self.writer.socket().try_read(buffer) {
+                Ok(0) => return Err(Ended::Gone),
                 Ok(read) => {
                     self.services.metrics.bytes_in.inc_by(read as u64);
-                    self.outbox.heard();
+                    self.writer.heard();
                     // One write per answer would be most of the cost of a short answer (benches/forward).
-                    let _cork = self.outbox.cork();
+                    let _cork = self.writer.cork();
                     self.take_messages();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => return Err(Over::Gone),
+                Err(_) => return Err(Ended::Gone),
             }
         }
         self.reader.rest();
@@ -343,26 +343,26 @@ impl Session {
 
     fn take_messages(&mut self) {
         // After a violation, the rest of the input cannot be parsed as frames.
-        while !self.deaf {
-            let phase = self.outbox.phase();
+        while !self.input_closed {
+            let phase = self.writer.phase();
             let inbound = match self.reader.next_inbound() {
                 Ok(Some(inbound)) => inbound,
                 Ok(None) if self.reader.is_between_messages() => return,
-                Ok(None) => return self.outbox.message_begun(),
+                Ok(None) => return self.writer.message_begun(),
                 Err(reason) => {
                     self.violated(reason);
                     break;
                 }
             };
             if !self.reader.is_inside_message() {
-                self.outbox.message_done();
+                self.writer.message_done();
                 self.unfinished = None;
             }
             match inbound {
-                Inbound::Close(code) => self.outbox.peer_closed(code),
+                Inbound::Close(code) => self.writer.peer_closed(code),
                 Inbound::Ping(payload) => {
                     if self.counts_control_frame() {
-                        self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
+                        self.writer.control(frame::control(frame::Opcode::Pong, &payload));
                     }
                 }
                 Inbound::Pong => drop(self.counts_control_frame()),
@@ -382,27 +382,27 @@ impl Session {
             return;
         }
         let charge = self.unfinished.get_or_insert_with(|| {
-            let outbox = Arc::downgrade(&self.outbox);
+            let writer = Arc::downgrade(&self.writer);
             let evict = move || {
-                if let Some(outbox) = outbox.upgrade() {
-                    outbox.close(CloseReason::NoRoom);
+                if let Some(writer) = writer.upgrade() {
+                    writer.close(CloseReason::NoRoom);
                 }
             };
             self.services
                 .inbound
-                .open_evictable(self.outbox.owner(), Arc::new(evict))
+                .open_evictable(self.writer.owner(), Arc::new(evict))
         });
         if charge.resize(bytes).is_err() {
-            self.outbox.close(CloseReason::NoRoom);
+            self.writer.close(CloseReason::NoRoom);
             self.forget_message();
         }
     }
 
     /// Frees an incomplete message that was evicted to make room for other clients.
     fn forget_message(&mut self) {
-        if matches!(self.outbox.phase(), Phase::Closing(CloseReason::NoRoom)) && !self.deaf {
+        if matches!(self.writer.phase(), Phase::Closing(CloseReason::NoRoom)) && !self.input_closed {
             self.services.count_refusal("inbound_bytes");
-            self.deaf = true;
+            self.input_closed = true;
             self.reader.forget();
             self.unfinished = None;
         }
@@ -415,8 +415,8 @@ impl Session {
     }
 
     fn violated(&mut self, reason: CloseReason) {
-        self.deaf = true;
-        self.outbox.close(reason);
+        self.input_closed = true;
+        self.writer.close(reason);
     }
 
     // ---- requests
@@ -449,15 +449,15 @@ impl Session {
     fn unread(&mut self, limit: &'static str, why: ErrorObjectOwned) {
         self.services.count_refusal(limit);
         self.answer(Response::new("null", why.into()), Vec::new());
-        self.lose_patience();
+        self.note_refusal();
     }
 
     /// Records a message refused because of a limit. The client learns when to retry; a client that goes on anyway is
     /// closed.
-    fn lose_patience(&mut self) {
+    fn note_refusal(&mut self) {
         let patience = self.pass.terms().rights.plan.patience;
         if self.refusals.note(self.services.clock.now(), patience) {
-            self.outbox.close(CloseReason::Abuse);
+            self.writer.close(CloseReason::Abuse);
         }
     }
 
@@ -473,7 +473,7 @@ impl Session {
         }
         drop(terms);
         if message.len() >= LONG_MESSAGE {
-            match self.services.inbound.charge(self.outbox.owner(), message.len()) {
+            match self.services.inbound.charge(self.writer.owner(), message.len()) {
                 Ok(room) => self.held = Some(room),
                 Err(full) => return self.unread("inbound_bytes", full.into()),
             }
@@ -493,7 +493,7 @@ impl Session {
                     jsonrpc::id_text(first),
                     error(INVALID_REQUEST, "batch too large").into(),
                 );
-                self.services.answer_batch(&self.outbox, &[response], Vec::new());
+                self.services.answer_batch(&self.writer, &[response], Vec::new());
             }
         }
         self.held = None;
@@ -502,7 +502,7 @@ impl Session {
     fn single(&mut self, item: &Item<'_>) {
         let mut releases = Vec::new();
         let (max_in_flight, charged) = self.charge(std::slice::from_ref(item));
-        let place = waits(item).then(|| self.outbox.begin_call(max_in_flight)).flatten();
+        let place = waits(item).then(|| self.writer.begin_call(max_in_flight)).flatten();
         let refusal = match charged {
             Err(why) => Some(("requests", why.into())),
             Ok(()) if is_forwarded(item) && place.is_none() => Some(("in_flight", too_many_calls())),
@@ -532,17 +532,17 @@ impl Session {
                     tokio::spawn(async move {
                         let _held = held;
                         let completed = panics::caught("call", &services.metrics, completing).await;
-                        let Some(outbox) = place.as_ref().and_then(InFlight::outbox) else {
+                        let Some(writer) = place.as_ref().and_then(InFlight::writer) else {
                             return;
                         };
                         let Some(completed) = completed else {
-                            return outbox.close(CloseReason::Internal);
+                            return writer.close(CloseReason::Internal);
                         };
                         if let Some(response) = completed {
                             // Answers that the node sent together leave together, after all ready tasks have run: a
                             // write for each was a fifth of the cost of a call (benches/forward).
-                            let cork = outbox.awaits_several().then(|| outbox.cork()).flatten();
-                            services.answer(&outbox, &response, releases);
+                            let cork = writer.awaits_several().then(|| writer.cork()).flatten();
+                            services.answer(&writer, &response, releases);
                             if cork.is_some() {
                                 tokio::task::yield_now().await;
                             }
@@ -552,14 +552,14 @@ impl Session {
             }
         }
         if refused {
-            self.lose_patience();
+            self.note_refusal();
         }
     }
 
     /// Returns the identity of this client for calls.
     fn caller(&self) -> Caller {
         Caller {
-            owner: self.outbox.owner(),
+            owner: self.writer.owner(),
             holder: Holder(self.pass.account().number()),
             conduct: self.pass.terms().conduct().clone(),
         }
@@ -572,8 +572,8 @@ impl Session {
         (terms.rights.plan.max_in_flight, charged)
     }
 
-    /// Plans an item. `can_wait` is `true` if there is a place for an answer that is not known at once.
-    fn plan(&mut self, item: &Item<'_>, can_wait: bool, releases: &mut Vec<Arc<Recipient>>) -> Planned {
+    /// Plans an item. `has_slot` is `true` if there is a place for an answer that is not known at once.
+    fn plan(&mut self, item: &Item<'_>, has_slot: bool, releases: &mut Vec<Arc<Recipient>>) -> Planned {
         let notification = matches!(item, Item::Notification(_));
         Planned::new(item, &mut |request| {
             match SubscriptionMethod::of(&request.method) {
@@ -583,7 +583,7 @@ impl Session {
                 // Without an id there is no response to carry the subscription's id: ignored, as in reth (PROTOCOL J7).
                 Some(_) if notification => Some(Outcome::TRUE.into()),
                 Some(method) => Some(
-                    self.subscribe(method, request, can_wait, releases)
+                    self.subscribe(method, request, has_slot, releases)
                         .unwrap_or_else(Local::from),
                 ),
                 None => self
@@ -602,7 +602,7 @@ impl Session {
         &mut self,
         method: SubscriptionMethod<'_>,
         request: &Request<'_>,
-        can_wait: bool,
+        has_slot: bool,
         releases: &mut Vec<Arc<Recipient>>,
     ) -> Result<Local, ErrorObjectOwned> {
         let terms = self.pass.account().terms();
@@ -631,15 +631,15 @@ impl Session {
         let services = self.services.clone();
         // For these, the node's answer decides.
         let of = match &topic {
-            Topic::Passed(passed, _) => Some(NodeSubscription::Passed(passed.clone())),
+            Topic::Passthrough(passed, _) => Some(NodeSubscription::Passthrough(passed.clone())),
             Topic::Pending(filter) => Some(NodeSubscription::Pending(filter.source())),
             _ => None,
         };
         if of.is_some() {
-            if matches!(topic, Topic::Passed(..)) && !terms.rights.passed.match_any(&name) {
+            if matches!(topic, Topic::Passthrough(..)) && !terms.rights.passed.match_any(&name) {
                 return Err(not_offered(&topic));
             }
-            if !can_wait {
+            if !has_slot {
                 services.count_refusal("in_flight");
                 return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
             }
@@ -682,13 +682,13 @@ impl Session {
             // Before the first block there is no position for "now", so an answer could leave a gap; and after a
             // rewind, live subscribers know blocks that this client still has to receive.
             Topic::Chain(stream, start) if start != Start::Live || !services.registry.is_at_its_tip() => {
-                if !can_wait {
+                if !has_slot {
                     services.count_refusal("in_flight");
                     return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
                 }
-                services.replays.subscribe(stream, start, &self.outbox)?
+                services.replays.subscribe(stream, start, &self.writer)?
             }
-            topic => match services.registry.subscribe(topic, &self.outbox) {
+            topic => match services.registry.subscribe(topic, &self.writer) {
                 Ok(subscription) => (subscription, None),
                 Err(full) => {
                     services.count_refusal("passed");
@@ -713,7 +713,7 @@ impl Session {
         }
         Ok(match (finding, settled) {
             (Some(finding), _) => Local::Later(finding.outcome().boxed()),
-            (None, Some(settled)) if can_wait => Local::Later(settled.map(|()| id).boxed()),
+            (None, Some(settled)) if has_slot => Local::Later(settled.map(|()| id).boxed()),
             (None, _) => id.into(),
         })
     }
@@ -757,24 +757,24 @@ impl Session {
     }
 
     fn answer(&self, response: Response, releases: Vec<Arc<Recipient>>) {
-        self.services.answer(&self.outbox, &response, releases);
+        self.services.answer(&self.writer, &response, releases);
     }
 
     // ---- the end
 
     /// Counts the end of the session and closes the socket.
-    fn leave(&mut self, over: Over) {
-        let label = match (over, self.outbox.phase()) {
+    fn leave(&mut self, over: Ended) {
+        let label = match (over, self.writer.phase()) {
             (_, Phase::Closing(reason) | Phase::Flushing(reason)) => reason.label(),
-            (Over::Abort(reason), Phase::Open) => reason.label(),
-            (Over::Gone | Over::Closed, Phase::Open) => "gone",
+            (Ended::Abort(reason), Phase::Open) => reason.label(),
+            (Ended::Gone | Ended::Closed, Phase::Open) => "gone",
         };
         self.services
             .metrics
             .closes
             .get_or_create(&ReasonLabel { reason: label })
             .inc();
-        let shed = self.outbox.shed();
+        let shed = self.writer.shed();
         if shed > 0 {
             self.services
                 .metrics
@@ -782,11 +782,11 @@ impl Session {
                 .get_or_create(&ReasonLabel { reason: "slow_client" })
                 .inc_by(shed);
         }
-        let socket = self.outbox.socket();
+        let socket = self.writer.socket();
         match over {
             // A peer that does not read would pin its bytes in the kernel: reset the connection instead.
-            Over::Abort(_) => drop(socket.options().set_linger(Some(Duration::ZERO))),
-            Over::Gone | Over::Closed => {
+            Ended::Abort(_) => drop(socket.options().set_linger(Some(Duration::ZERO))),
+            Ended::Gone | Ended::Closed => {
                 socket.shut();
                 socket.discard();
             }
@@ -813,15 +813,15 @@ impl Services {
     }
 
     /// Sends a response, or a short error if the response is too long for the client's queue.
-    fn answer(&self, outbox: &Arc<Outbox>, response: &Response, releases: Vec<Arc<Recipient>>) {
+    fn answer(&self, writer: &Arc<ClientWriter>, response: &Response, releases: Vec<Arc<Recipient>>) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
-        let pieces = |response: &Response| outbox.text(&response.parts());
-        if let Answered::NoRoom(releases) = outbox.answer(pieces(response), releases) {
+        let pieces = |response: &Response| writer.text(&response.parts());
+        if let Answered::NoRoom(releases) = writer.answer(pieces(response), releases) {
             // An error is short: queued, or the connection ends.
-            drop(outbox.answer(pieces(&response.clone().shortened()), releases));
+            drop(writer.answer(pieces(&response.clone().shortened()), releases));
         }
         if resumes {
-            self.replays.begin(outbox);
+            self.replays.begin(writer);
         }
     }
 }

@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use super::contents::Streams;
-use super::due::{Due, answered};
+use super::flush::{DirtyClients, answered};
 use super::gate::Position;
-use super::members::Members;
+use super::replay_group::ReplayGroup;
 use super::subscriber::Subscriber;
 use super::tables::Tables;
 use super::transaction_event::Fate;
@@ -21,7 +21,7 @@ impl Tables {
     /// # Errors
     /// [`Loss`] if continuity is lost: all clients with subscriptions to heads, logs, mined transactions or receipts
     /// are closed.
-    pub fn chain(&mut self, event: ChainEvent, due: &mut Due, now: Millis) -> Result<(), Loss> {
+    pub fn chain(&mut self, event: ChainEvent, due: &mut DirtyClients, now: Millis) -> Result<(), Loss> {
         match event {
             ChainEvent::Head(header) => self.head(header, due, now),
             ChainEvent::Rewind(to) => {
@@ -39,7 +39,7 @@ impl Tables {
         Ok(())
     }
 
-    fn head(&mut self, header: Header, due: &mut Due, now: Millis) {
+    fn head(&mut self, header: Header, due: &mut DirtyClients, now: Millis) {
         let (json, seen) = (header.json.clone(), header.seen);
         let Some(dropped) = self.history.head(header.clone()) else {
             return;
@@ -70,7 +70,7 @@ impl Tables {
     ///
     /// Contents that were not delivered before the reorg are discarded. A connection that was sent events of a
     /// dropped block had been sent everything before them (E3), so older contents do not delay its removals.
-    fn take_back(&mut self, dropped: &[Published], sequence: u64, due: &mut Due, now: Millis) {
+    fn take_back(&mut self, dropped: &[Published], sequence: u64, due: &mut DirtyClients, now: Millis) {
         let logs = &self.streams[ContentKind::Logs as usize];
         let delivered: Vec<bool> = dropped.iter().map(|own| !logs.contains(own.sequence)).collect();
         let undelivered = self.gate.drop_blocks(dropped);
@@ -91,7 +91,7 @@ impl Tables {
                 None if delivered => {
                     let resumed = |subscriber: &&Subscriber| subscriber.recipient.is_resumed() && was_sent(subscriber);
                     for subscriber in self.logs.iter().filter(resumed) {
-                        subscriber.outbox.close(CloseReason::ContinuityLost);
+                        subscriber.writer.close(CloseReason::ContinuityLost);
                     }
                 }
                 _ => {}
@@ -108,10 +108,10 @@ impl Tables {
         self.streams = Streams::default();
         self.gate.clear();
         let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
-        let replayed = self.replays.values().flat_map(Members::subscribers);
+        let replayed = self.replays.values().flat_map(ReplayGroup::subscribers);
         let contents = self.mined.iter().chain(self.receipts.iter());
         for subscriber in heads.chain(self.logs.iter()).chain(replayed).chain(contents) {
-            subscriber.outbox.close(CloseReason::ContinuityLost);
+            subscriber.writer.close(CloseReason::ContinuityLost);
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use super::content_stream::ContentStream;
-use super::due::Due;
+use super::flush::DirtyClients;
 use super::gate::{Fronts, Position};
-use super::members::Members;
+use super::replay_group::ReplayGroup;
 use super::subscriber::{Subscriber, is_open};
 use super::tables::Tables;
 use super::transaction_event::Fate;
@@ -56,7 +56,7 @@ impl Tables {
 
     /// Delivers contents that are next in order, and the events that waited for them. Returns the kinds that no node
     /// gives, with the reason; their subscribers are closed.
-    pub fn deliver(&mut self, due: &mut Due, now: Millis) -> Vec<(ContentKind, Absent)> {
+    pub fn deliver(&mut self, due: &mut DirtyClients, now: Millis) -> Vec<(ContentKind, Absent)> {
         self.forget_unwanted(now);
         let mut lost = Vec::new();
         while let Some(kind) = self.next_ready() {
@@ -92,7 +92,7 @@ impl Tables {
             .map(|(_, kind)| kind)
     }
 
-    fn contents(&mut self, content: &Content, sequence: u64, due: &mut Due, now: Millis) {
+    fn contents(&mut self, content: &Content, sequence: u64, due: &mut DirtyClients, now: Millis) {
         // A stream may lag behind the head; later subscriptions do not get its older blocks
         // (`History::next_sequence`).
         let takes = |subscriber: &Subscriber| {
@@ -136,8 +136,8 @@ impl Tables {
         match kind {
             ContentKind::Logs => {
                 self.logs.iter().any(is_open)
-                    || self.replays.values().any(Members::need_logs)
-                    || now < self.logs_fresh_until && self.refusal(kind, now).is_none()
+                    || self.replays.values().any(ReplayGroup::need_logs)
+                    || now < self.logs_fresh_until && self.cooldown(kind, now).is_none()
             }
             ContentKind::Transactions => self.mined.iter().any(is_open),
             ContentKind::Receipts => self.receipts.iter().any(is_open),
@@ -150,7 +150,7 @@ impl Tables {
     }
 
     pub fn forget_unwanted(&mut self, now: Millis) {
-        self.takes_back &= !self.logs.is_empty() || self.replays.values().any(Members::need_logs);
+        self.takes_back &= !self.logs.is_empty() || self.replays.values().any(ReplayGroup::need_logs);
         for kind in ContentKind::ALL {
             if self.streams[kind as usize].len() > 0 && !self.wants(kind, now) {
                 self.forget(kind);
@@ -169,12 +169,12 @@ impl Tables {
     fn lose(&mut self, kind: ContentKind, why: Absent, now: Millis) {
         self.refusals[kind as usize].begin(why, now);
         self.forget(kind);
-        let close = |subscriber: &Subscriber| subscriber.outbox.close(CloseReason::ContinuityLost);
+        let close = |subscriber: &Subscriber| subscriber.writer.close(CloseReason::ContinuityLost);
         match kind {
             ContentKind::Logs => {
                 self.logs.iter().for_each(close);
                 let replays = self.replays.values().filter(|members| members.need_logs());
-                replays.flat_map(Members::subscribers).for_each(close);
+                replays.flat_map(ReplayGroup::subscribers).for_each(close);
             }
             ContentKind::Transactions => self.mined.iter().for_each(close),
             ContentKind::Receipts => self.receipts.iter().for_each(close),
@@ -182,7 +182,7 @@ impl Tables {
     }
 
     /// Returns the reason for which subscriptions to this kind are refused now; `None` if they are accepted.
-    pub fn refusal(&self, kind: ContentKind, now: Millis) -> Option<Absent> {
+    pub fn cooldown(&self, kind: ContentKind, now: Millis) -> Option<Absent> {
         self.refusals[kind as usize].now(now)
     }
 

@@ -33,7 +33,7 @@ pub async fn dispatch(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            // Blocks before gossip: pending transactions may wait, and may be dropped.
+            // Blocks before best-effort events: pending transactions may wait, and may be dropped.
             biased;
             taken = feed.chain.recv_many(&mut arrived, MAX_TOGETHER) => {
                 if taken == 0 {
@@ -49,7 +49,7 @@ pub async fn dispatch(
             () = registry.needs_more() => contents.follow(&registry.needed()),
             Ok(()) = answers.changed() => registry.answered(&answers.borrow_and_update()),
             _ = look.tick(), if early => early = registry.tell_early(),
-            Some(gossip) = feed.gossip.recv() => early = registry.fan_out_gossip(gossip),
+            Some(best_effort) = feed.best_effort.recv() => early = registry.fan_out_gossip(best_effort),
         }
         // A full feed must not keep this thread from the sessions that were woken.
         tokio::task::yield_now().await;

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::due::{Due, share_a_series};
+use super::flush::{DirtyClients, share_a_series};
 use super::gate::Position;
 use super::receipt_filter::Bodies;
 use super::subscriber::{Subscriber, is_open};
 use super::tables::Tables;
-use super::transaction_event::{Fate, InForms};
+use super::transaction_event::{Fate, PerForm};
 use crate::chain::{BlockLogs, BlockReceipts, Log, Transaction};
 use crate::clock::Millis;
 use crate::delivery::{Batch, Event, Kind};
@@ -25,7 +25,7 @@ impl Tables {
         block: &BlockReceipts,
         at: Position,
         wants: impl Fn(&Subscriber) -> bool,
-        due: &mut Due,
+        due: &mut DirtyClients,
         now: Millis,
     ) {
         let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
@@ -55,11 +55,11 @@ impl Tables {
         seen: Instant,
         place: Position,
         wants: impl Fn(&Subscriber) -> bool,
-        due: &mut Due,
+        due: &mut DirtyClients,
         now: Millis,
     ) -> Vec<Transaction> {
         let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
-        let mut encoded: Vec<InForms<Event>> = transactions.iter().map(|_| InForms::default()).collect();
+        let mut encoded: Vec<PerForm<Event>> = transactions.iter().map(|_| PerForm::default()).collect();
         let mut told = BTreeSet::new();
         self.mined
             .for_each_match(transactions, |filter, positions, subscribers| {
@@ -99,7 +99,7 @@ impl Tables {
         payload: impl for<'a> Fn(&'a Log) -> Cow<'a, [u8]>,
         place: Position,
         wants: impl Fn(&Subscriber) -> bool,
-        due: &mut Due,
+        due: &mut DirtyClients,
         now: Millis,
     ) {
         let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));

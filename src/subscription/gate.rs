@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::due::{Due, send};
+use super::flush::{DirtyClients, send};
 use super::subscriber::{ClientKey, Subscriber};
 use crate::chain::Published;
 use crate::clock::Millis;
@@ -53,7 +53,7 @@ impl Fronts {
     }
 
     fn hold_back(&self, subscriber: &Subscriber, at: Position) -> bool {
-        self.before(at).any(|kind| subscriber.outbox.subscribes_to(kind))
+        self.before(at).any(|kind| subscriber.writer.subscribes_to(kind))
     }
 }
 
@@ -78,7 +78,7 @@ impl Gate {
         fronts: &Fronts,
         subscribers: impl Iterator<Item = &'a Subscriber>,
         batch: &Arc<Batch>,
-        due: &mut Due,
+        due: &mut DirtyClients,
         now: Millis,
     ) {
         // In nearly all cases no client has to wait.
@@ -87,7 +87,7 @@ impl Gate {
         }
         for subscriber in subscribers {
             if fronts.hold_back(subscriber, at) {
-                let waiting = self.waiting.entry(subscriber.outbox.id()).or_default();
+                let waiting = self.waiting.entry(subscriber.writer.id()).or_default();
                 let behind = waiting.partition_point(|early| early.at <= at);
                 let (subscriber, batch) = (subscriber.clone(), batch.clone());
                 waiting.insert(behind, Waiting { at, subscriber, batch });
@@ -98,7 +98,7 @@ impl Gate {
     }
 
     /// Queues the events that need not wait any longer.
-    pub fn release(&mut self, fronts: &Fronts, due: &mut Due, now: Millis) {
+    pub fn release(&mut self, fronts: &Fronts, due: &mut DirtyClients, now: Millis) {
         self.waiting.retain(|_, waiting| {
             while let Some(early) = waiting.pop_front_if(|early| !fronts.hold_back(&early.subscriber, early.at)) {
                 send(std::iter::once(&early.subscriber), &early.batch, due, now);

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::filter::go_type;
 use super::{LogFilter, ReceiptFilter, Start, TransactionFilter};
-use crate::backplane::{Passed, TransactionForm};
+use crate::backplane::{Passthrough, TransactionForm};
 use crate::delivery::Kind;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Request, error};
 
@@ -22,7 +22,7 @@ pub enum Topic {
     /// `transactionReceipts`.
     Receipts(ReceiptFilter),
     /// Kind that only the node may know, with its name.
-    Passed(Passed, String),
+    Passthrough(Passthrough, String),
 }
 
 /// Event stream of the chain: complete, and a client can resume it where it left off (E9).
@@ -54,7 +54,7 @@ impl Topic {
             Self::Chain(Stream::Logs(filter), _) => filter.index_entries(),
             Self::Pending(filter) | Self::Mined(filter) => filter.addresses(),
             Self::Receipts(filter) => filter.transactions(),
-            Self::Chain(Stream::Heads, _) | Self::Syncing | Self::Passed(..) => 0,
+            Self::Chain(Stream::Heads, _) | Self::Syncing | Self::Passthrough(..) => 0,
         }
     }
 
@@ -67,7 +67,7 @@ impl Topic {
             Self::Syncing => Kind::Syncing,
             Self::Mined(_) => Kind::Mined,
             Self::Receipts(_) => Kind::Receipts,
-            Self::Passed(..) => Kind::Passed,
+            Self::Passthrough(..) => Kind::Passthrough,
         }
     }
 
@@ -75,7 +75,7 @@ impl Topic {
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Passed(_, name) => name,
+            Self::Passthrough(_, name) => name,
             known => known.kind().label(),
         }
     }
@@ -86,8 +86,8 @@ impl Topic {
     /// # Errors
     /// If the parameters are not a list, or too long to be kept.
     pub fn of_its_own(request: &Request<'_>) -> Result<Self, ErrorObjectOwned> {
-        let passed = Passed::new(&request.method, &request.args()?).ok_or_else(too_long)?;
-        Ok(Self::Passed(passed, request.method.clone().into_owned()))
+        let passed = Passthrough::new(&request.method, &request.args()?).ok_or_else(too_long)?;
+        Ok(Self::Passthrough(passed, request.method.clone().into_owned()))
     }
 
     /// Reads the parameters of `<namespace>_subscribe`. The start of a chain stream is given in headwater's own
@@ -107,9 +107,9 @@ impl Topic {
             .first()
             .and_then(|first| serde_json::from_str(first.get()).ok())
             .ok_or_else(|| error(INVALID_PARAMS, "expected subscription name as first argument"))?;
-        let unknown = || match Passed::new(&request.method, &args) {
+        let unknown = || match Passthrough::new(&request.method, &args) {
             _ if !is_name(&kind) => Err(no_such_kind(namespace, &kind)),
-            Some(passed) => Ok(Self::Passed(passed, kind.clone())),
+            Some(passed) => Ok(Self::Passthrough(passed, kind.clone())),
             None => Err(too_long()),
         };
         if namespace != "eth" {
@@ -336,7 +336,7 @@ mod tests {
             ("eth_subscribe", &*"x".repeat(64)),
         ] {
             let topic = parse(method, &format!(r#","params":["{kind}", 1]"#));
-            let Ok(Topic::Passed(passed, name)) = topic else {
+            let Ok(Topic::Passthrough(passed, name)) = topic else {
                 panic!("{topic:?}")
             };
             assert_eq!((passed.method(), &*name), (method, kind));

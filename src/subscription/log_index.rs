@@ -13,7 +13,7 @@ use slab::Slab;
 use super::LogFilter;
 use super::criteria::{Criteria, Keys, Shape};
 use super::postings::{Postings, Ranks};
-use super::ranged::{Ranged, Seat, Takers};
+use super::ranged::{RangeSlot, Ranged, Takers};
 use crate::chain::Log;
 
 /// Filters of logs with their subscribers.
@@ -47,7 +47,7 @@ struct ShapeInUse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSlot {
     group: usize,
-    seat: Seat,
+    seat: RangeSlot,
 }
 
 impl<S> Default for LogIndex<S> {

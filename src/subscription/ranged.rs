@@ -23,7 +23,7 @@ pub(super) struct Ranged<S> {
 
 /// Handle of a subscriber, for its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seat {
+pub(super) enum RangeSlot {
     Unbounded(usize),
     Bounded(usize),
 }
@@ -72,23 +72,23 @@ impl<S> Default for Ranged<S> {
 }
 
 impl<S> Ranged<S> {
-    pub fn insert(&mut self, range: Range, subscriber: S) -> Seat {
+    pub fn insert(&mut self, range: Range, subscriber: S) -> RangeSlot {
         if range == ALL_BLOCKS {
             if self.unbounded.capacity() == 0 {
                 // A slab grows to four at first, and most filters have one subscriber.
                 self.unbounded.reserve_exact(1);
             }
-            return Seat::Unbounded(self.unbounded.insert(subscriber));
+            return RangeSlot::Unbounded(self.unbounded.insert(subscriber));
         }
         let bounded = self.bounded.get_or_insert_with(Box::default);
-        Seat::Bounded(bounded.insert(range, subscriber))
+        RangeSlot::Bounded(bounded.insert(range, subscriber))
     }
 
     /// Removes and returns a subscriber; `None` if the seat is empty.
-    pub fn remove(&mut self, seat: Seat) -> Option<S> {
+    pub fn remove(&mut self, seat: RangeSlot) -> Option<S> {
         match seat {
-            Seat::Unbounded(at) => self.unbounded.try_remove(at),
-            Seat::Bounded(at) => {
+            RangeSlot::Unbounded(at) => self.unbounded.try_remove(at),
+            RangeSlot::Bounded(at) => {
                 let bounded = self.bounded.as_mut()?;
                 let gone = bounded.remove(at);
                 if bounded.all.is_empty() {
@@ -217,7 +217,7 @@ mod tests {
         #[test]
         fn those_take_a_block_whose_range_holds_it_wherever_the_chain_goes(steps in prop::collection::vec(step(), 0..60)) {
             let mut ranged = Ranged::default();
-            let mut alive: Vec<(Range, usize, Seat)> = Vec::new();
+            let mut alive: Vec<(Range, usize, RangeSlot)> = Vec::new();
             for (name, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Add(first, length) => {

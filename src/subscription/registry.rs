@@ -13,16 +13,16 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use super::contents::Late;
-use super::due::{Due, flush};
-use super::members::{Members, Progress, Until};
-use super::passing::Full;
+use super::flush::{DirtyClients, flush};
+use super::passthrough::PassthroughFull;
+use super::replay_group::{Progress, ReplayGroup, WaitFor};
 use super::subscriber::Subscriber;
-use super::tables::{Place, Tables};
+use super::tables::{IndexSlot, Tables};
 use super::{Stream, Topic};
-use crate::backplane::{Answers, ChainEvent, Gossip, NodeSubscription, Wanted};
+use crate::backplane::{Answers, BestEffortEvent, ChainEvent, NodeSubscription, Wanted};
 use crate::chain::{Absent, ContentKind, Cursor, FetchedContent, Header, History, Page};
 use crate::clock::{Clock, Millis};
-use crate::delivery::{Kind, Outbox, Recipient, SubscriptionId};
+use crate::delivery::{ClientWriter, Kind, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
 /// A client's subscription, as the session owns it.
@@ -30,14 +30,14 @@ use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 pub struct Subscription {
     /// Delivery end of the subscription.
     pub recipient: Arc<Recipient>,
-    place: Place,
+    place: IndexSlot,
 }
 
 /// Handle of a subscription that awaits the node's answer; the session may end the subscription meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
     id: SubscriptionId,
-    place: Place,
+    place: IndexSlot,
 }
 
 impl Subscription {
@@ -120,25 +120,25 @@ impl Registry {
     /// A subscription that is passed through is not answered before the node has [accepted](Self::accept) it.
     ///
     /// # Errors
-    /// [`Full`] if no further different subscription may be passed through.
-    pub fn subscribe(&self, topic: Topic, outbox: &Arc<Outbox>) -> Result<Subscription, Full> {
+    /// [`PassthroughFull`] if no further different subscription may be passed through.
+    pub fn subscribe(&self, topic: Topic, writer: &Arc<ClientWriter>) -> Result<Subscription, PassthroughFull> {
         let mut tables = self.tables.lock();
         let id = SubscriptionId::random();
         let recipient = match &topic {
-            Topic::Passed(passed, _) if passed.is_of_its_own() => Recipient::unnamed(id),
-            Topic::Passed(passed, _) => Recipient::within(passed.namespace(), id),
+            Topic::Passthrough(passed, _) if passed.is_of_its_own() => Recipient::unnamed(id),
+            Topic::Passthrough(passed, _) => Recipient::within(passed.namespace(), id),
             _ => Recipient::new(id, tables.history.next_sequence()),
         };
         let subscriber = Subscriber {
             recipient: recipient.clone(),
-            outbox: outbox.clone(),
+            writer: writer.clone(),
         };
         if matches!(topic, Topic::Syncing)
             // A new subscriber gets the present state at once, as in geth (PROTOCOL 1.8).
             && let Some(batch) = tables.sync_state()
-            && outbox.push_events(&recipient, batch, self.clock.now())
+            && writer.push_events(&recipient, batch, self.clock.now())
         {
-            outbox.flush();
+            writer.flush();
         }
         if let Topic::Chain(Stream::Logs(_), _) = topic {
             tables.keep_logs_fresh(self.clock.now());
@@ -154,7 +154,7 @@ impl Registry {
     pub fn accept(&self, Asked { id, place }: Asked) {
         let mut tables = self.tables.lock();
         match place {
-            Place::Passed => tables.passing.accept(id),
+            IndexSlot::Passthrough => tables.passing.accept(id),
             place => tables.accept_pending(place, id),
         }
     }
@@ -164,7 +164,7 @@ impl Registry {
         let mut tables = self.tables.lock();
         if let Some(subscriber) = tables.remove(place, id) {
             subscriber.recipient.give_up();
-            subscriber.outbox.forget(id);
+            subscriber.writer.forget(id);
             self.count(place.kind()).dec();
             self.publish_wanted(&mut tables);
         }
@@ -177,7 +177,7 @@ impl Registry {
         for (of, _) in answers.iter().filter(|(_, answer)| answer.is_err()) {
             match of {
                 NodeSubscription::Pending(form) => tables.close_refused_pending(*form),
-                NodeSubscription::Passed(passed) => tables.passing.close_refused(passed),
+                NodeSubscription::Passthrough(passed) => tables.passing.close_refused(passed),
             }
         }
     }
@@ -185,15 +185,15 @@ impl Registry {
     /// Adds a subscription that gets the events behind `cursor` by [`Self::replay`] before it joins the live stream.
     /// Without a cursor it waits for one ([`Self::with_cursor`]).
     #[must_use]
-    pub fn resume(&self, stream: Stream, cursor: Option<Cursor>, outbox: &Arc<Outbox>) -> Subscription {
+    pub fn resume(&self, stream: Stream, cursor: Option<Cursor>, writer: &Arc<ClientWriter>) -> Subscription {
         let mut tables = self.tables.lock();
         let kind = stream.kind();
         let recipient = Recipient::resumed(SubscriptionId::random());
         let subscriber = Subscriber {
             recipient: recipient.clone(),
-            outbox: outbox.clone(),
+            writer: writer.clone(),
         };
-        let members = tables.replays.entry(outbox.id()).or_default();
+        let members = tables.replays.entry(writer.id()).or_default();
         members.add(stream, cursor, subscriber);
         if kind == Kind::Logs {
             tables.keep_logs_fresh(self.clock.now());
@@ -203,27 +203,27 @@ impl Registry {
         self.count(kind).inc();
         Subscription {
             recipient,
-            place: Place::Resumed(kind, outbox.id()),
+            place: IndexSlot::Resumed(kind, writer.id()),
         }
     }
 
     /// Changes the place at which a resumed subscription goes on; does nothing if the subscription is live or ended.
     pub fn with_cursor(
         &self,
-        outbox: &Arc<Outbox>,
+        writer: &Arc<ClientWriter>,
         id: SubscriptionId,
         change: impl FnOnce(&mut Option<Cursor>, &History),
     ) {
         let mut tables = self.tables.lock();
         let Tables { replays, history, .. } = &mut *tables;
-        if let Some(cursor) = replays.get_mut(&outbox.id()).and_then(|members| members.cursor(id)) {
+        if let Some(cursor) = replays.get_mut(&writer.id()).and_then(|members| members.cursor(id)) {
             change(cursor, history);
         }
     }
 
     /// Ends a resumed subscription whose place was not found; its session may still own it.
-    pub fn give_up(&self, outbox: &Arc<Outbox>, id: SubscriptionId) {
-        if let Some((kind, subscriber)) = self.tables.lock().leave_replay(outbox.id(), id) {
+    pub fn give_up(&self, writer: &Arc<ClientWriter>, id: SubscriptionId) {
+        if let Some((kind, subscriber)) = self.tables.lock().leave_replay(writer.id(), id) {
             subscriber.recipient.give_up();
             self.count(kind).dec();
         }
@@ -237,10 +237,12 @@ impl Registry {
             Topic::Chain(Stream::Logs(_), _) => ContentKind::Logs,
             Topic::Mined(_) => ContentKind::Transactions,
             Topic::Receipts(_) => ContentKind::Receipts,
-            Topic::Chain(Stream::Heads, _) | Topic::Pending(_) | Topic::Syncing | Topic::Passed(..) => return None,
+            Topic::Chain(Stream::Heads, _) | Topic::Pending(_) | Topic::Syncing | Topic::Passthrough(..) => {
+                return None;
+            }
         };
         let what = kind.label();
-        let words = match self.tables.lock().refusal(kind, self.clock.now())? {
+        let words = match self.tables.lock().cooldown(kind, self.clock.now())? {
             Absent::NotServed => format!("the node does not serve the {what} of its blocks"),
             Absent::Throttled => {
                 format!("the node's rate limit leaves no room for the {what} of its blocks, try again later")
@@ -285,9 +287,9 @@ impl Registry {
     /// Claims the replay of this client's resumed subscriptions for the caller, which the returned notifier wakes.
     /// `None` if there are none, or a task replays them already; that task is woken.
     #[must_use]
-    pub fn claim_replay(&self, outbox: &Arc<Outbox>) -> Option<Arc<Notify>> {
+    pub fn claim_replay(&self, writer: &Arc<ClientWriter>) -> Option<Arc<Notify>> {
         let mut tables = self.tables.lock();
-        tables.replays.get_mut(&outbox.id()).and_then(Members::claim)
+        tables.replays.get_mut(&writer.id()).and_then(ReplayGroup::claim)
     }
 
     /// Ends the claim of the task with this notifier.
@@ -303,17 +305,17 @@ impl Registry {
 
     /// Queues the next events of a client's resumed subscriptions while its queue has room; subscriptions that have
     /// caught up join the live stream.
-    pub fn replay(&self, outbox: &Arc<Outbox>, page: &Page) -> Progress {
+    pub fn replay(&self, writer: &Arc<ClientWriter>, page: &Page) -> Progress {
         let mut tables = self.tables.lock();
         let tables = &mut *tables;
-        let Some(members) = tables.replays.get_mut(&outbox.id()) else {
-            let (wrote, until) = (false, Until::Done);
+        let Some(members) = tables.replays.get_mut(&writer.id()) else {
+            let (wrote, until) = (false, WaitFor::Done);
             return Progress { wrote, until };
         };
         tables.history.fill(page);
         let (progress, level) = members.advance(&tables.history, page, self.clock.now());
         if members.is_empty() {
-            tables.replays.remove(&outbox.id());
+            tables.replays.remove(&writer.id());
         }
         for (stream, subscriber, first) in level {
             let since = tables.history.sequence_from(first);
@@ -347,7 +349,7 @@ impl Registry {
                     let id = subscription.recipient.id();
                     let place = tables.joined.remove(&id).unwrap_or(subscription.place);
                     if let Some(subscriber) = tables.remove(place, id) {
-                        subscriber.outbox.forget(id);
+                        subscriber.writer.forget(id);
                         self.count(place.kind()).dec();
                     }
                 }
@@ -409,7 +411,7 @@ impl Registry {
         (tables.late(self.clock.now()).collect(), tables.early_events())
     }
 
-    fn deliver(&self, tables: &mut Tables, due: &mut Due, now: Millis) {
+    fn deliver(&self, tables: &mut Tables, due: &mut DirtyClients, now: Millis) {
         for (kind, why) in tables.deliver(due, now) {
             let reason = match why {
                 Absent::NotServed => "no node gives them",
@@ -431,9 +433,9 @@ impl Registry {
     /// Fans out a best-effort event. Returns `true` if an event waits for the answer to a subscription:
     /// [`Self::tell_early`] delivers it.
     #[must_use]
-    pub fn fan_out_gossip(&self, gossip: Gossip) -> bool {
+    pub fn fan_out_gossip(&self, best_effort: BestEffortEvent) -> bool {
         let (lost, early) = self.with_tables(|tables, due, now| {
-            let lost = tables.gossip(gossip, due, now);
+            let lost = tables.best_effort(best_effort, due, now);
             (lost, tables.passing.has_early())
         });
         if lost > 0 {
@@ -452,8 +454,8 @@ impl Registry {
         })
     }
 
-    fn with_tables<T>(&self, apply: impl FnOnce(&mut Tables, &mut Due, Millis) -> T) -> T {
-        let mut due = Due::default();
+    fn with_tables<T>(&self, apply: impl FnOnce(&mut Tables, &mut DirtyClients, Millis) -> T) -> T {
+        let mut due = DirtyClients::default();
         let result = apply(&mut self.tables.lock(), &mut due, self.clock.now());
         flush(due);
         result

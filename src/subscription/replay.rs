@@ -1,7 +1,7 @@
 //! Resume: finds the place at which a returning client goes on; one task per client replays its subscriptions until
 //! they join the live stream.
 //!
-//! A step ([`super::members`]) happens under the registry's lock, so a stream that has caught up joins without a gap
+//! A step ([`super::replay_group`]) happens under the registry's lock, so a stream that has caught up joins without a gap
 //! or a repetition. Blocks older than memory are fetched between the steps, and no more is queued than the client has
 //! room for.
 
@@ -12,13 +12,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::chain::{Archive, Cursor, Fetch, Gap, History, Loss, NotAsked, Page};
-use crate::delivery::{CloseReason, Kind, Outbox, Phase, Recipient, SubscriptionId};
+use crate::delivery::{ClientWriter, CloseReason, Kind, Phase, Recipient, SubscriptionId};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::panics;
 use crate::shares::{Budget, Charge, FairPool, Owner, Place};
 use crate::telemetry::{Metrics, ReasonLabel};
 
-use super::members::{Lost, Until};
+use super::replay_group::{Lost, WaitFor};
 use super::{LogFilter, Registry, Start, Stream, Subscription};
 
 /// Interval at which the queue of a replaying client is checked for room.
@@ -85,13 +85,13 @@ struct HeldPage {
 }
 
 /// New subscription; with the search for its first block if that is not in memory, or the client's error.
-pub type Begun = Result<(Subscription, Option<Finding>), ErrorObjectOwned>;
+pub type Begun = Result<(Subscription, Option<StartLookup>), ErrorObjectOwned>;
 
 /// Search for the block at which a subscription begins; the answer to `eth_subscribe` waits for it.
 #[derive(Debug)]
-pub struct Finding {
+pub struct StartLookup {
     replays: Arc<Replays>,
-    outbox: Weak<Outbox>,
+    writer: Weak<ClientWriter>,
     recipient: Arc<Recipient>,
     start: Start,
     logs: bool,
@@ -121,7 +121,7 @@ impl Replays {
     ///
     /// # Errors
     /// If `start` is a block number too far back.
-    pub fn subscribe(self: &Arc<Self>, stream: Stream, start: Start, outbox: &Arc<Outbox>) -> Begun {
+    pub fn subscribe(self: &Arc<Self>, stream: Stream, start: Start, writer: &Arc<ClientWriter>) -> Begun {
         let logs = stream.kind() == Kind::Logs;
         let cursor = self
             .registry
@@ -130,14 +130,14 @@ impl Replays {
         if found {
             self.count("memory");
         }
-        let subscription = self.registry.resume(stream, cursor, outbox);
-        let finding = (!found).then(|| Finding {
+        let subscription = self.registry.resume(stream, cursor, writer);
+        let finding = (!found).then(|| StartLookup {
             replays: self.clone(),
-            outbox: Arc::downgrade(outbox),
+            writer: Arc::downgrade(writer),
             recipient: subscription.recipient.clone(),
             start,
             logs,
-            owner: outbox.owner(),
+            owner: writer.owner(),
         });
         Ok((subscription, finding))
     }
@@ -155,9 +155,9 @@ impl Replays {
     }
 
     /// Starts the replay for a client whose subscription was answered, or wakes the one that runs.
-    pub fn begin(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        if let Some(woken) = self.registry.claim_replay(outbox) {
-            tokio::spawn(self.clone().run(Arc::downgrade(outbox), outbox.id(), woken));
+    pub fn begin(self: &Arc<Self>, writer: &Arc<ClientWriter>) {
+        if let Some(woken) = self.registry.claim_replay(writer) {
+            tokio::spawn(self.clone().run(Arc::downgrade(writer), writer.id(), woken));
         }
     }
 
@@ -216,20 +216,20 @@ impl Replays {
         Err(cannot_resume(&format!("block {number:#x} is too old"), oldest))
     }
 
-    async fn run(self: Arc<Self>, outbox: Weak<Outbox>, client: u64, woken: Arc<Notify>) {
-        let owner = outbox.upgrade().map(|outbox| outbox.owner());
+    async fn run(self: Arc<Self>, writer: Weak<ClientWriter>, client: u64, woken: Arc<Notify>) {
+        let owner = writer.upgrade().map(|writer| writer.owner());
         if let Some(owner) = owner
-            && panics::caught("replay", &self.metrics, self.replay(owner, &outbox, &woken))
+            && panics::caught("replay", &self.metrics, self.replay(owner, &writer, &woken))
                 .await
                 .is_none()
-            && let Some(outbox) = outbox.upgrade()
+            && let Some(writer) = writer.upgrade()
         {
-            outbox.close(CloseReason::Internal);
+            writer.close(CloseReason::Internal);
         }
         self.registry.end_replay(client, &woken);
     }
 
-    async fn replay(&self, owner: Owner, outbox: &Weak<Outbox>, woken: &Notify) {
+    async fn replay(&self, owner: Owner, writer: &Weak<ClientWriter>, woken: &Notify) {
         let (none, mut page): (_, Option<HeldPage>) = (Page::default(), None);
         let mut published = self.registry.watch_published();
         let (mut tries, mut fetched) = (0, None);
@@ -238,34 +238,34 @@ impl Replays {
             tokio::task::consume_budget().await;
             published.borrow_and_update();
             let until = {
-                let Some(outbox) = outbox.upgrade() else { return };
+                let Some(writer) = writer.upgrade() else { return };
                 let progress = self
                     .registry
-                    .replay(&outbox, page.as_ref().map_or(&none, |held| &held.page));
+                    .replay(&writer, page.as_ref().map_or(&none, |held| &held.page));
                 if progress.wrote {
-                    outbox.flush();
+                    writer.flush();
                 }
-                if outbox.phase() != Phase::Open {
+                if writer.phase() != Phase::Open {
                     return;
                 }
                 progress.until
             };
             let found = match until {
-                Until::Done => return,
-                Until::Room => {
-                    if room(outbox, page.as_ref()).await.is_err() {
+                WaitFor::Done => return,
+                WaitFor::Room => {
+                    if room(writer, page.as_ref()).await.is_err() {
                         page = None;
                         // The same page is fetched once more, which counts as progress.
                         fetched = None;
-                        drop(room(outbox, None).await);
+                        drop(room(writer, None).await);
                     }
                     true
                 }
-                Until::Turn => {
+                WaitFor::Turn => {
                     tokio::task::yield_now().await;
                     true
                 }
-                Until::News => {
+                WaitFor::News => {
                     page = None;
                     tokio::select! {
                         _ = published.changed() => {}
@@ -274,11 +274,11 @@ impl Replays {
                     }
                     true
                 }
-                Until::Fetched(gap, filters) => {
+                WaitFor::Fetched(gap, filters) => {
                     let generation = self.registry.with_history(History::generation);
                     let asked = gap.first().map(|first| (first, filters.len()));
                     drop(page.take());
-                    let Some(found) = self.fetch((owner, outbox), generation, gap, &filters).await else {
+                    let Some(found) = self.fetch((owner, writer), generation, gap, &filters).await else {
                         tokio::time::sleep(NO_ROOM).await;
                         continue;
                     };
@@ -287,9 +287,9 @@ impl Replays {
                     page = Some(found);
                     leads_on
                 }
-                Until::Located(id, lost) => {
+                WaitFor::Located(id, lost) => {
                     page = None;
-                    self.locate(owner, outbox, id, lost).await
+                    self.locate(owner, writer, id, lost).await
                 }
             };
             if found {
@@ -303,8 +303,8 @@ impl Replays {
                     .continuity_lost
                     .get_or_create(&ReasonLabel { reason })
                     .inc();
-                if let Some(outbox) = outbox.upgrade() {
-                    outbox.close(CloseReason::ContinuityLost);
+                if let Some(writer) = writer.upgrade() {
+                    writer.close(CloseReason::ContinuityLost);
                 }
                 return;
             }
@@ -316,7 +316,7 @@ impl Replays {
     /// room.
     async fn fetch(
         &self,
-        (owner, outbox): (Owner, &Weak<Outbox>),
+        (owner, writer): (Owner, &Weak<ClientWriter>),
         generation: u64,
         gap: Gap,
         filters: &[Arc<LogFilter>],
@@ -327,7 +327,7 @@ impl Replays {
                 break place.ok()?;
             }
             // A client that left gives up its turn.
-            outbox.upgrade().filter(|outbox| outbox.phase() == Phase::Open)?;
+            writer.upgrade().filter(|writer| writer.phase() == Phase::Open)?;
         };
         let page = self.archive.page(generation, gap, fetch(filters)).await;
         let is_given_up = Arc::new(AtomicBool::new(false));
@@ -345,18 +345,18 @@ impl Replays {
 
     /// Searches the nodes for a block that is not in memory, and moves the cursor. Returns `false` without progress:
     /// no node was asked or knows the block, or memory does not have it as canonical yet.
-    async fn locate(&self, owner: Owner, outbox: &Weak<Outbox>, id: SubscriptionId, lost: Lost) -> bool {
+    async fn locate(&self, owner: Owner, writer: &Weak<ClientWriter>, id: SubscriptionId, lost: Lost) -> bool {
         self.archive.forget();
         let Lost { block, up_to, logs } = lost;
         let located = self
             .archive
             .locate(owner, block.hash, up_to, logs, self.settings.max_reorg)
             .await;
-        let (Ok(Some(located)), Some(outbox)) = (located, outbox.upgrade()) else {
+        let (Ok(Some(located)), Some(writer)) = (located, writer.upgrade()) else {
             return false;
         };
         let mut found = true;
-        self.registry.with_cursor(&outbox, id, |cursor, history| {
+        self.registry.with_cursor(&writer, id, |cursor, history| {
             if let Some(cursor) = cursor {
                 found = cursor.found(history, block, located, logs);
             }
@@ -390,11 +390,11 @@ struct Stalled;
 ///
 /// # Errors
 /// [`Stalled`] if the client keeps a page and its bytes are needed for others, or 250 ms have passed.
-async fn room(outbox: &Weak<Outbox>, page: Option<&HeldPage>) -> Result<(), Stalled> {
+async fn room(writer: &Weak<ClientWriter>, page: Option<&HeldPage>) -> Result<(), Stalled> {
     let until = tokio::time::Instant::now() + STALLED;
-    while outbox
+    while writer
         .upgrade()
-        .is_some_and(|outbox| outbox.phase() == Phase::Open && !outbox.has_room())
+        .is_some_and(|writer| writer.phase() == Phase::Open && !writer.has_room())
     {
         tokio::time::sleep(LOOK).await;
         if page.is_some_and(|page| page.is_given_up.load(Ordering::Relaxed) || tokio::time::Instant::now() >= until) {
@@ -404,12 +404,12 @@ async fn room(outbox: &Weak<Outbox>, page: Option<&HeldPage>) -> Result<(), Stal
     Ok(())
 }
 
-impl Finding {
+impl StartLookup {
     /// Finds the block and returns the answer to `eth_subscribe`. The search does not keep the connection of a client
     /// that left.
     pub async fn outcome(self) -> Outcome {
         let found = self.find().await;
-        let Some(outbox) = self.outbox.upgrade() else {
+        let Some(writer) = self.writer.upgrade() else {
             return Outcome::TRUE;
         };
         let id = self.recipient.id();
@@ -417,11 +417,11 @@ impl Finding {
             Ok(found) => {
                 self.replays
                     .registry
-                    .with_cursor(&outbox, id, |cursor, _| *cursor = Some(found));
+                    .with_cursor(&writer, id, |cursor, _| *cursor = Some(found));
                 Outcome::Result(format!("\"{id}\"").into())
             }
             Err(why) => {
-                self.replays.registry.give_up(&outbox, id);
+                self.replays.registry.give_up(&writer, id);
                 why.into()
             }
         }

@@ -7,13 +7,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use slab::Slab;
 
+use super::best_effort::RecentHashes;
 use super::contents::Streams;
-use super::due::Due;
+use super::cooldown::Cooldown;
+use super::flush::DirtyClients;
 use super::gate::Gate;
-use super::gossip::Recent;
-use super::members::Members;
-use super::passing::{Full, Passing};
-use super::refusal::Refusal;
+use super::passthrough::{PassthroughFull, PassthroughSubscribers};
+use super::replay_group::ReplayGroup;
 use super::subscriber::{ClientKey, Subscriber};
 use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{TransactionForm, Wanted};
@@ -22,7 +22,7 @@ use crate::clock::Millis;
 use crate::delivery::{Batch, Event, Kind, SubscriptionId};
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
+pub(super) enum IndexSlot {
     Heads(usize),
     Logs(LogSlot),
     PendingHashes(usize),
@@ -30,12 +30,12 @@ pub(super) enum Place {
     Syncing(usize),
     Mined(Slot),
     Receipts(Slot),
-    Passed,
+    Passthrough,
     /// Replaying, or joined to the live stream (`Tables::joined`).
     Resumed(Kind, ClientKey),
 }
 
-impl Place {
+impl IndexSlot {
     pub fn kind(self) -> Kind {
         match self {
             Self::Heads(_) => Kind::Heads,
@@ -44,7 +44,7 @@ impl Place {
             Self::Syncing(_) => Kind::Syncing,
             Self::Mined(_) => Kind::Mined,
             Self::Receipts(_) => Kind::Receipts,
-            Self::Passed => Kind::Passed,
+            Self::Passthrough => Kind::Passthrough,
             Self::Resumed(kind, _) => kind,
         }
     }
@@ -76,16 +76,16 @@ pub(super) struct Tables {
     /// Time until which logs of new blocks are fetched even without subscribers.
     pub logs_fresh_until: Millis,
     /// Cool-down per kind of contents, after no node gave those of a block.
-    pub refusals: [Refusal; ContentKind::ALL.len()],
-    pub passing: Passing,
+    pub refusals: [Cooldown; ContentKind::ALL.len()],
+    pub passing: PassthroughSubscribers,
     /// The node's latest sync state, for new subscribers: its JSON and the event.
     pub sync_state: Option<(Bytes, Arc<Batch>)>,
     pub history: History,
     /// Subscriptions that replay before they join the live stream, by client.
-    pub replays: HashMap<ClientKey, Members>,
+    pub replays: HashMap<ClientKey, ReplayGroup>,
     /// Places of resumed subscriptions that have joined the live stream.
-    pub joined: HashMap<SubscriptionId, Place>,
-    pub seen_pending: Recent,
+    pub joined: HashMap<SubscriptionId, IndexSlot>,
+    pub seen_pending: RecentHashes,
     /// `true` if clients may agree on compression.
     pub compresses: bool,
 }
@@ -108,12 +108,12 @@ impl Tables {
             takes_back: false,
             logs_fresh_until: 0,
             refusals: Default::default(),
-            passing: Passing::default(),
+            passing: PassthroughSubscribers::default(),
             sync_state: None,
             history: History::new(remembered),
             replays: HashMap::new(),
             joined: HashMap::new(),
-            seen_pending: Recent::default(),
+            seen_pending: RecentHashes::default(),
             compresses,
         }
     }
@@ -121,59 +121,64 @@ impl Tables {
     /// Adds a live subscription.
     ///
     /// # Errors
-    /// [`Full`] if more than `max_passed` different subscriptions would be passed through, or the account's share is
+    /// [`PassthroughFull`] if more than `max_passed` different subscriptions would be passed through, or the account's share is
     /// used up.
-    pub fn insert(&mut self, topic: Topic, subscriber: Subscriber, max_passed: usize) -> Result<Place, Full> {
-        let outbox = subscriber.outbox.clone();
+    pub fn insert(
+        &mut self,
+        topic: Topic,
+        subscriber: Subscriber,
+        max_passed: usize,
+    ) -> Result<IndexSlot, PassthroughFull> {
+        let writer = subscriber.writer.clone();
         let place = match topic {
             Topic::Chain(stream, _) => return Ok(self.join(stream, subscriber)),
             Topic::Pending(filter) => match filter.source() {
-                TransactionForm::Hash => Place::PendingHashes(self.pending_hashes.insert(subscriber)),
-                TransactionForm::Full => Place::Pending(self.pending.insert(filter, subscriber)),
+                TransactionForm::Hash => IndexSlot::PendingHashes(self.pending_hashes.insert(subscriber)),
+                TransactionForm::Full => IndexSlot::Pending(self.pending.insert(filter, subscriber)),
             },
-            Topic::Syncing => Place::Syncing(self.syncing.insert(subscriber)),
-            Topic::Mined(filter) => Place::Mined(self.mined.insert(filter, subscriber)),
-            Topic::Receipts(filter) => Place::Receipts(self.receipts.insert(filter, subscriber)),
-            Topic::Passed(passed, _) => {
+            Topic::Syncing => IndexSlot::Syncing(self.syncing.insert(subscriber)),
+            Topic::Mined(filter) => IndexSlot::Mined(self.mined.insert(filter, subscriber)),
+            Topic::Receipts(filter) => IndexSlot::Receipts(self.receipts.insert(filter, subscriber)),
+            Topic::Passthrough(passed, _) => {
                 self.passing.insert(passed, subscriber, max_passed)?;
-                Place::Passed
+                IndexSlot::Passthrough
             }
         };
-        outbox.joined(place.kind());
+        writer.joined(place.kind());
         Ok(place)
     }
 
     /// Removes and returns a subscription; `None` if it is gone already.
-    pub fn remove(&mut self, place: Place, id: SubscriptionId) -> Option<Subscriber> {
-        if let Place::Resumed(_, client) = place {
+    pub fn remove(&mut self, place: IndexSlot, id: SubscriptionId) -> Option<Subscriber> {
+        if let IndexSlot::Resumed(_, client) = place {
             return self.leave_replay(client, id).map(|(_, subscriber)| subscriber);
         }
         let gone = match place {
-            Place::Heads(at) => self.heads.try_remove(at),
-            Place::Logs(slot) => self.logs.remove(slot),
+            IndexSlot::Heads(at) => self.heads.try_remove(at),
+            IndexSlot::Logs(slot) => self.logs.remove(slot),
             // A refused subscription is removed before its session knows, and another one may have taken its place.
-            Place::PendingHashes(at) => {
+            IndexSlot::PendingHashes(at) => {
                 self.accepted_pending.remove(&id);
                 let is_own = self.pending_hashes.get(at).is_some_and(|own| own.recipient.id() == id);
                 is_own.then(|| self.pending_hashes.remove(at))
             }
-            Place::Pending(slot) => {
+            IndexSlot::Pending(slot) => {
                 self.accepted_pending.remove(&id);
                 let is_own = self.pending.get(slot).is_some_and(|own| own.recipient.id() == id);
                 is_own.then(|| self.pending.remove(slot)).flatten()
             }
-            Place::Syncing(at) => self.syncing.try_remove(at),
-            Place::Mined(slot) => self.mined.remove(slot),
-            Place::Receipts(slot) => self.receipts.remove(slot),
-            Place::Passed | Place::Resumed(..) => self.passing.remove(id),
+            IndexSlot::Syncing(at) => self.syncing.try_remove(at),
+            IndexSlot::Mined(slot) => self.mined.remove(slot),
+            IndexSlot::Receipts(slot) => self.receipts.remove(slot),
+            IndexSlot::Passthrough | IndexSlot::Resumed(..) => self.passing.remove(id),
         }?;
-        gone.outbox.left(place.kind());
-        self.gate.forget(gone.outbox.id(), id);
+        gone.writer.left(place.kind());
+        self.gate.forget(gone.writer.id(), id);
         Some(gone)
     }
 
     /// Queues events at the gate that need not wait any longer.
-    pub fn release(&mut self, due: &mut Due, now: Millis) {
+    pub fn release(&mut self, due: &mut DirtyClients, now: Millis) {
         self.gate.release(&self.fronts(), due, now);
     }
 
@@ -193,11 +198,11 @@ impl Tables {
     }
 
     /// Adds a subscription of heads or logs to the live tables.
-    pub fn join(&mut self, stream: Stream, subscriber: Subscriber) -> Place {
-        subscriber.outbox.joined(stream.kind());
+    pub fn join(&mut self, stream: Stream, subscriber: Subscriber) -> IndexSlot {
+        subscriber.writer.joined(stream.kind());
         match stream {
-            Stream::Logs(filter) => Place::Logs(self.logs.insert(filter, subscriber)),
-            Stream::Heads => Place::Heads(self.heads.insert(subscriber)),
+            Stream::Logs(filter) => IndexSlot::Logs(self.logs.insert(filter, subscriber)),
+            Stream::Heads => IndexSlot::Heads(self.heads.insert(subscriber)),
         }
     }
 

@@ -11,13 +11,13 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{LogFilter, Passed, ReceiptFilter, Registry, Start, Stream, Subscription, Topic};
-use crate::backplane::{ChainEvent, Gossip, Wanted};
+use super::{LogFilter, Passthrough, ReceiptFilter, Registry, Start, Stream, Subscription, Topic};
+use crate::backplane::{BestEffortEvent, ChainEvent, Wanted};
 use crate::chain::{
     Absent, BlockLogs, BlockReceipts, BlockRef, BlockTransactions, Content, ContentKind, FetchedContent, Header,
 };
 use crate::clock::Clock;
-use crate::delivery::{Compression, Egress, Outbox, OutboxLimits, OutboxShared};
+use crate::delivery::{ClientWriter, Compression, Egress, WriterLimits, WriterShared};
 use crate::jsonrpc::{Item, Message};
 use crate::telemetry::{Metrics, ReasonLabel};
 
@@ -25,21 +25,21 @@ use crate::telemetry::{Metrics, ReasonLabel};
 struct Desk {
     registry: Registry,
     wanted: watch::Receiver<Wanted>,
-    shared: Arc<OutboxShared>,
+    shared: Arc<WriterShared>,
     metrics: Arc<Metrics>,
 }
 
 impl Desk {
     fn new(max_passed: usize) -> Self {
         let (metrics, _) = Metrics::new();
-        let limits = OutboxLimits {
+        let limits = WriterLimits {
             max_bytes: 1 << 20,
             max_total_bytes: 1 << 20,
             max_age: 60_000,
             holdoff: 0,
         };
         let (sender, wanted) = watch::channel(Wanted::default());
-        let shared = OutboxShared::new(limits, Clock::start(), &metrics);
+        let shared = WriterShared::new(limits, Clock::start(), &metrics);
         let metrics = Arc::new(metrics);
         let registry = Registry::new(8, max_passed, false, sender, Clock::start(), metrics.clone());
         Self {
@@ -56,14 +56,14 @@ impl Desk {
         let (server, _) = listener.accept().await.unwrap();
         server.writable().await.unwrap();
         Client {
-            outbox: Outbox::new(server.into(), Compression::None, account.clone(), self.shared.clone()),
+            writer: ClientWriter::new(server.into(), Compression::None, account.clone(), self.shared.clone()),
             socket,
         }
     }
 
     /// Subscribes without an answer.
     fn ask(&self, client: &Client, topic: Topic) -> Subscription {
-        self.registry.subscribe(topic, &client.outbox).unwrap()
+        self.registry.subscribe(topic, &client.writer).unwrap()
     }
 
     fn subscribe(&self, client: &Client, topic: Topic) -> Subscription {
@@ -114,8 +114,8 @@ impl Desk {
         self.registry.needed().iter().map(word).collect::<Vec<_>>().join(" ")
     }
 
-    fn pass(&self, of: &Passed, payload: &'static str) -> bool {
-        self.registry.fan_out_gossip(Gossip::Passed {
+    fn pass(&self, of: &Passthrough, payload: &'static str) -> bool {
+        self.registry.fan_out_gossip(BestEffortEvent::Passthrough {
             of: of.clone(),
             method: Bytes::from_static(b"eth_subscription"),
             json: Bytes::from(payload),
@@ -125,7 +125,7 @@ impl Desk {
 }
 
 struct Client {
-    outbox: Arc<Outbox>,
+    writer: Arc<ClientWriter>,
     socket: TcpStream,
 }
 
@@ -219,13 +219,13 @@ fn of_transactions(hashes: &[B256]) -> Topic {
     Topic::Receipts(ReceiptFilter::at_most(hashes.to_vec()).unwrap())
 }
 
-fn passed(kind: &str) -> Passed {
+fn passed(kind: &str) -> Passthrough {
     let name = RawValue::from_string(format!("\"{kind}\"")).unwrap();
-    Passed::new("eth_subscribe", &[&*name]).unwrap()
+    Passthrough::new("eth_subscribe", &[&*name]).unwrap()
 }
 
 fn kind(kind: &str) -> Topic {
-    Topic::Passed(passed(kind), kind.to_owned())
+    Topic::Passthrough(passed(kind), kind.to_owned())
 }
 
 /// Abbreviates results: a head by its number, a log or transaction by its block's, receipts by their transactions'
@@ -347,14 +347,14 @@ async fn what_is_wanted_of_the_node_is_made_anew_only_when_a_different_one_comes
     let mut desk = Desk::new(4);
     let client = desk.client(&Arc::default()).await;
     let mut wanted = || desk.wanted.borrow_and_update().passed.clone();
-    let first = desk.registry.subscribe(kind("a"), &client.outbox).unwrap();
+    let first = desk.registry.subscribe(kind("a"), &client.writer).unwrap();
     let held = wanted();
     assert_eq!(held.iter().collect::<Vec<_>>(), [&passed("a")]);
-    let same = desk.registry.subscribe(kind("a"), &client.outbox).unwrap();
-    let other = desk.registry.subscribe(heads(), &client.outbox).unwrap();
+    let same = desk.registry.subscribe(kind("a"), &client.writer).unwrap();
+    let other = desk.registry.subscribe(heads(), &client.writer).unwrap();
     desk.registry.unsubscribe(&first);
     desk.registry.unsubscribe(&other);
-    let pending = desk.registry.subscribe(Topic::Syncing, &client.outbox).unwrap();
+    let pending = desk.registry.subscribe(Topic::Syncing, &client.writer).unwrap();
     assert!(Arc::ptr_eq(&held, &wanted()));
     desk.registry.unsubscribe(&pending);
     desk.registry.unsubscribe(&same);
@@ -366,7 +366,7 @@ async fn an_account_has_a_quarter_of_what_is_passed_and_all_together_no_more_tha
     let desk = Desk::new(8);
     let (one, other) = (Arc::default(), Arc::default());
     let (client, again) = (desk.client(&one).await, desk.client(&one).await);
-    let ask = |client: &Client, name: &str| desk.registry.subscribe(kind(name), &client.outbox);
+    let ask = |client: &Client, name: &str| desk.registry.subscribe(kind(name), &client.writer);
     let first = ask(&client, "a").unwrap();
     ask(&again, "b").unwrap();
     // A second connection of the account does not raise its share, and an equal subscription does not count.
@@ -401,7 +401,7 @@ async fn an_account_has_a_quarter_of_what_is_passed_and_all_together_no_more_tha
     let small = Desk::new(2);
     let (one, other) = (small.client(&one).await, small.client(&other).await);
     small.ask(&one, kind("a"));
-    assert!(small.registry.subscribe(kind("b"), &one.outbox).is_err());
+    assert!(small.registry.subscribe(kind("b"), &one.writer).is_err());
     small.ask(&other, kind("b"));
 }
 
@@ -492,7 +492,7 @@ async fn contents_that_no_node_gives_close_those_who_subscribe_to_them_alone() {
     desk.subscribe(&both, heads());
     desk.subscribe(&both, all_logs());
     desk.play("h1 h2 l1!");
-    assert_ne!(both.outbox.phase(), crate::delivery::Phase::Open);
+    assert_ne!(both.writer.phase(), crate::delivery::Phase::Open);
     assert!(desk.registry.refuses(&all_logs()).is_some());
     assert_eq!(desk.registry.refuses(&heads()), None);
     desk.play("h3");

@@ -5,18 +5,18 @@ use crate::chain::Transaction;
 
 /// Values made from one transaction, one for each form in use.
 #[derive(Debug)]
-pub(super) struct InForms<T> {
+pub(super) struct PerForm<T> {
     hash: Option<T>,
     full: Option<T>,
 }
 
-impl<T> Default for InForms<T> {
+impl<T> Default for PerForm<T> {
     fn default() -> Self {
         Self { hash: None, full: None }
     }
 }
 
-impl<T> InForms<T> {
+impl<T> PerForm<T> {
     /// Returns the value of this form; `make` builds it the first time.
     pub fn get(&mut self, form: TransactionForm, make: impl FnOnce() -> T) -> &T {
         let made = match form {

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Told, place_of};
+use super::{ReportedBlock, place_of};
 
 /// Members of a header that link and verify blocks.
 const NEEDED: [&str; 5] = [
@@ -93,14 +93,14 @@ pub(super) enum Act {
     /// Fetch the newest head, which should reach this goal.
     Ring(Goal),
     /// Request a block; the number identifies the request when its answer is passed to [`Announcements::answered`].
-    Ask(u64, Seek),
+    Ask(u64, HeaderLookup),
     /// Report the source of heads, with the reason (empty for headers).
     Found(Heads, String),
 }
 
 /// Reference to the block to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seek {
+pub(super) enum HeaderLookup {
     Hash(B256),
     Number(u64),
 }
@@ -116,10 +116,10 @@ enum Worth {
 #[derive(Debug)]
 struct Comparison {
     announced: Bytes,
-    place: Told,
+    place: ReportedBlock,
     /// `true` if the announcement is delivered only after the comparison, `false` if it was delivered at once.
     is_held: bool,
-    seek: Seek,
+    seek: HeaderLookup,
     /// Number of the request in flight; answers to earlier ones are ignored.
     question: u64,
     attempt: u32,
@@ -198,7 +198,7 @@ impl Announcements {
                 Some(member) => self.bells(&format!("they lack or change {member} of the block"), &mut acts),
                 None => self.headers(now, &mut acts),
             },
-            (Seek::Number(_), Some((_, place))) if place.number == announced.number => {
+            (HeaderLookup::Number(_), Some((_, place))) if place.number == announced.number => {
                 self.contradicted("their hashes are not the blocks'", &mut acts);
                 if self.worth != Worth::Bells {
                     self.comparison = None;
@@ -214,12 +214,12 @@ impl Announcements {
                     }
                 }
             }
-            (Seek::Hash(_), _) => {
-                comparison.seek = Seek::Number(announced.number);
+            (HeaderLookup::Hash(_), _) => {
+                comparison.seek = HeaderLookup::Number(announced.number);
                 self.ask(&mut acts);
             }
-            (Seek::Number(_), _) => {
-                comparison.seek = Seek::Hash(announced.hash);
+            (HeaderLookup::Number(_), _) => {
+                comparison.seek = HeaderLookup::Hash(announced.hash);
                 comparison.again_at = Some(now + wait_before(comparison.attempt));
                 comparison.attempt += 1;
             }
@@ -256,12 +256,12 @@ impl Announcements {
         acts
     }
 
-    fn compare(&mut self, announced: Bytes, place: Told, is_held: bool, now: Instant, acts: &mut Vec<Act>) {
+    fn compare(&mut self, announced: Bytes, place: ReportedBlock, is_held: bool, now: Instant, acts: &mut Vec<Act>) {
         self.comparison = Some(Comparison {
             announced: Bytes::copy_from_slice(&announced),
             place,
             is_held,
-            seek: Seek::Hash(place.hash),
+            seek: HeaderLookup::Hash(place.hash),
             question: 0,
             attempt: 0,
             again_at: None,
@@ -444,9 +444,9 @@ mod tests {
         let mut own = Announcements::new(Duration::from_secs(1));
         let mut story = Vec::new();
         let mut kinds: HashMap<u64, char> = HashMap::new();
-        let mut open: VecDeque<(u64, Seek)> = VecDeque::new();
+        let mut open: VecDeque<(u64, HeaderLookup)> = VecDeque::new();
         let mut is_open = false;
-        let note = |acts: Vec<Act>, open: &mut VecDeque<(u64, Seek)>, story: &mut Vec<String>| {
+        let note = |acts: Vec<Act>, open: &mut VecDeque<(u64, HeaderLookup)>, story: &mut Vec<String>| {
             for act in acts {
                 story.push(match act {
                     Act::Deliver(json) => format!("{}", place_of(&json).unwrap().number),
@@ -492,8 +492,8 @@ mod tests {
                         };
                         let place = place_of(&has).unwrap();
                         let asked = match seek {
-                            Seek::Hash(hash) => place.hash == hash,
-                            Seek::Number(asked) => place.number == asked,
+                            HeaderLookup::Hash(hash) => place.hash == hash,
+                            HeaderLookup::Number(asked) => place.number == asked,
                         };
                         asked.then_some(has)
                     });

@@ -72,9 +72,9 @@ pub struct Ask {
     /// Class for latency statistics: calls of one class take about the same time.
     pub class: &'static str,
     /// Progress that an upstream must have made to know the answer.
-    pub reach: Reach,
+    pub min_head: MinHead,
     /// Preference among the upstreams that qualify.
-    pub whom: Whom,
+    pub target: Target,
     /// Handling of a connection that is lost before the answer.
     pub repeat: Repeat,
     /// `true` for a request for old state, which only archive nodes keep.
@@ -98,25 +98,25 @@ pub enum Repeat {
 
 /// Progress that an upstream must have made to receive a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum MinHead {
     /// None: any connected upstream.
-    Anywhere,
+    Any,
     /// At least the block with this number.
     Number(u64),
     /// The published head, on the same branch.
-    Head,
-    /// Like [`Self::Head`], and preferably this number: an answer has already named a block of that height.
-    Beyond(u64),
+    Published,
+    /// Like [`Self::Published`], and preferably this number: an answer has already named a block of that height.
+    PreferAbove(u64),
 }
 
 /// Preference among several upstreams that qualify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whom {
+pub enum Target {
     /// The upstream with the lowest expected wait.
     LeastLoaded,
     /// The upstream in use: the subject of the call is in one node's memory (its pool of transactions, say), and is
     /// requested again and again.
-    InUse,
+    Active,
 }
 
 /// A call in the queue of one connection.
@@ -133,9 +133,9 @@ pub(super) struct Call {
 /// Sender of the answer to the caller.
 pub(super) type Reply = oneshot::Sender<Result<Outcome, CallError>>;
 
-/// Sending ends of an [`Inbox`].
+/// Sending ends of an [`CallReceiver`].
 #[derive(Clone, Debug)]
-pub(super) struct Outbox {
+pub(super) struct CallSender {
     /// Our own calls, taken before clients' calls.
     pub ours: mpsc::Sender<Call>,
     /// Clients' calls.
@@ -144,26 +144,26 @@ pub(super) struct Outbox {
 
 /// Queues of calls for one connection.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(super) struct CallReceiver {
     /// Our own calls.
     pub ours: mpsc::Receiver<Call>,
     /// Clients' calls.
     pub theirs: mpsc::Receiver<Call>,
 }
 
-/// Most calls in each queue of an [`Inbox`].
+/// Most calls in each queue of an [`CallReceiver`].
 const CALL_QUEUE: usize = 256;
 
-impl Inbox {
+impl CallReceiver {
     /// Creates an empty inbox and its sending ends.
-    pub fn new() -> (Outbox, Self) {
+    pub fn new() -> (CallSender, Self) {
         let (ours, ours_in) = mpsc::channel(CALL_QUEUE);
         let (theirs, theirs_in) = mpsc::channel(CALL_QUEUE);
-        let inbox = Self {
+        let call_receiver = Self {
             ours: ours_in,
             theirs: theirs_in,
         };
-        (Outbox { ours, theirs }, inbox)
+        (CallSender { ours, theirs }, call_receiver)
     }
 
     /// Waits for the next call, ours first; clients' calls only if `room`. `None` when the pool is gone.
@@ -336,7 +336,7 @@ fn is_unsupported(error: &ErrorObject) -> bool {
 
 /// Checks if an error says that another node may be able to answer: this one does not offer the method or lacks the
 /// state (messages of geth, reth, Erigon, Nethermind, Besu in this order).
-pub(super) fn is_elsewhere(outcome: &Outcome) -> bool {
+pub(super) fn may_succeed_elsewhere(outcome: &Outcome) -> bool {
     let Some(error) = ErrorObject::of(outcome) else {
         return false;
     };
@@ -470,7 +470,7 @@ mod tests {
             assert_eq!(is_throttled_by_code(&outcome), by_code, "{error}");
             assert_eq!(is_throttled(&outcome), throttled, "{error}");
         }
-        let elsewhere = |error: &str| is_elsewhere(&Outcome::Error(error.to_owned().into()));
+        let elsewhere = |error: &str| may_succeed_elsewhere(&Outcome::Error(error.to_owned().into()));
         assert!(elsewhere(
             r#"{"code":-32601,"message":"the method x does not exist/is not available"}"#
         ));
@@ -558,7 +558,7 @@ mod tests {
             let error = serde_json::json!({"code": code, "message": message}).to_string();
             let answer = Outcome::Error(error.clone().into());
             assert_eq!(
-                (complaint(&answer), is_elsewhere(&answer)),
+                (complaint(&answer), may_succeed_elsewhere(&answer)),
                 (expected, elsewhere),
                 "{error}"
             );

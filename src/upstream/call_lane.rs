@@ -12,14 +12,14 @@ use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::alone::Alone;
-use super::call::{Inbox, is_throttled};
+use super::call::{CallReceiver, is_throttled};
 use super::identity::{NETWORK_ID, has_no_chain_id};
-use super::lanes::{Attempts, EARLY, Ended, Lanes, Next};
+use super::lanes::{Attempts, EARLY, LaneEnd, Lanes, NextLane};
 use super::link::{Inbound, LinkError, Outbound, Reader, Writer};
 use super::message::NodeMessage;
-use super::pool::Shared;
+use super::pool::UpstreamShared;
 use super::under_way::UnderWay;
-use super::{CallError, Sighting, place_of};
+use super::{CallError, HeadReport, place_of};
 use crate::jsonrpc::Outcome;
 use crate::panics;
 
@@ -29,7 +29,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 
 /// Reason for the end of the lane.
 #[derive(Debug, thiserror::Error)]
-enum End {
+enum CallLaneEnd {
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error("not opened within {0:?}")]
@@ -49,15 +49,15 @@ enum End {
 /// Actor of the lane.
 #[derive(Debug)]
 pub(super) struct CallLane {
-    shared: Arc<Shared>,
-    calls: Inbox,
+    shared: Arc<UpstreamShared>,
+    calls: CallReceiver,
     /// Number of the stream's connection, `None` while there is none.
     stream: watch::Receiver<Option<u64>>,
     attempts: Attempts,
 }
 
 impl CallLane {
-    pub(super) fn new(shared: Arc<Shared>, calls: Inbox) -> Self {
+    pub(super) fn new(shared: Arc<UpstreamShared>, calls: CallReceiver) -> Self {
         let stream = shared.stream.subscribe();
         Self {
             shared,
@@ -82,23 +82,23 @@ impl CallLane {
             }
             let began = Instant::now();
             let shared = self.shared.clone();
-            let served = panics::caught("node", shared.choice.metrics(), self.connect_and_serve(stream)).await;
-            let (end, used) = served.unwrap_or((End::Panicked, true));
-            if matches!(end, End::Panicked) {
+            let served = panics::caught("node", shared.active.metrics(), self.connect_and_serve(stream)).await;
+            let (end, used) = served.unwrap_or((CallLaneEnd::Panicked, true));
+            if matches!(end, CallLaneEnd::Panicked) {
                 self.shared.lanes.send_replace(Lanes::Opening);
             }
             let ended = match &end {
-                End::Shutdown => return,
-                End::StreamLost => Ended::StreamLost {
+                CallLaneEnd::Shutdown => return,
+                CallLaneEnd::StreamLost => LaneEnd::StreamLost {
                     early: began.elapsed() < EARLY,
                 },
-                _ if used => Ended::InUse,
-                _ => Ended::NotOpened,
+                _ if used => LaneEnd::InUse,
+                _ => LaneEnd::NotOpened,
             };
             let next = self.attempts.ended(ended);
             let endpoint = &self.shared.endpoint;
             match (next, &end) {
-                (Next::Share(span), _) => {
+                (NextLane::Share(span), _) => {
                     if self.lanes() != Lanes::One {
                         warn!("upstream {endpoint}: no second connection ({end}); calls share the stream's");
                         self.shared.lanes.send_replace(Lanes::One);
@@ -107,8 +107,8 @@ impl CallLane {
                         return;
                     }
                 }
-                (Next::Again, End::StreamLost) => {}
-                (Next::Again, _) => {
+                (NextLane::Again, CallLaneEnd::StreamLost) => {}
+                (NextLane::Again, _) => {
                     if began.elapsed() > settings.reconnect_max {
                         waits = backoff.build();
                     }
@@ -154,20 +154,20 @@ impl CallLane {
     }
 
     /// Connects and serves calls; returns the reason of the end, and `true` if the lane was in use before.
-    async fn connect_and_serve(&mut self, stream: u64) -> (End, bool) {
+    async fn connect_and_serve(&mut self, stream: u64) -> (CallLaneEnd, bool) {
         let settings = &self.shared.settings;
         let patience = settings.connect_timeout.min(settings.silence_timeout / 2);
         let opening = timeout(patience, open(&self.shared));
         let opened = tokio::select! {
-            opened = opening => opened.unwrap_or(Err(End::Late(patience))),
-            changed = self.stream.changed() => Err(if changed.is_ok() { End::StreamLost } else { End::Shutdown }),
+            opened = opening => opened.unwrap_or(Err(CallLaneEnd::Late(patience))),
+            changed = self.stream.changed() => Err(if changed.is_ok() { CallLaneEnd::StreamLost } else { CallLaneEnd::Shutdown }),
         };
         let (reader, writer) = match opened {
             Ok(link) => link.into_halves(),
             Err(end) => return (end, false),
         };
         if *self.stream.borrow() != Some(stream) {
-            return (End::StreamLost, false);
+            return (CallLaneEnd::StreamLost, false);
         }
         if self.lanes() == Lanes::One {
             info!(
@@ -176,11 +176,11 @@ impl CallLane {
             );
         }
         self.shared.lanes.send_replace(Lanes::Two);
-        self.shared.choice.moved();
+        self.shared.active.moved();
         (self.serve(reader, writer).await, true)
     }
 
-    async fn serve(&mut self, mut reader: Reader, mut writer: Writer) -> End {
+    async fn serve(&mut self, mut reader: Reader, mut writer: Writer) -> CallLaneEnd {
         let settings = self.shared.settings.clone();
         let mut under_way = UnderWay::default();
         let mut life = Life::new(reader.received());
@@ -197,7 +197,7 @@ impl CallLane {
                         Ok(())
                     }
                     Ok(Inbound::Alive) => Ok(()),
-                    Err(error) => Err(End::Link(error)),
+                    Err(error) => Err(CallLaneEnd::Link(error)),
                 },
                 call = self.calls.next(room), if writable => match call {
                     Some(call) => {
@@ -216,16 +216,16 @@ impl CallLane {
                         life.is_unsent = true;
                         Ok(())
                     }
-                    None => Err(End::Shutdown),
+                    None => Err(CallLaneEnd::Shutdown),
                 },
                 _ = tick.tick() => {
                     under_way.forget_closed();
                     life.tick(&reader, &mut under_way, settings.silence_timeout)
                 }
-                changed = self.stream.changed() => Err(if changed.is_ok() { End::StreamLost } else { End::Shutdown }),
+                changed = self.stream.changed() => Err(if changed.is_ok() { CallLaneEnd::StreamLost } else { CallLaneEnd::Shutdown }),
                 written = writer.drain(&mut under_way.out), if unsent => {
                     life.is_unsent = false;
-                    written.map_err(End::from)
+                    written.map_err(CallLaneEnd::from)
                 }
             };
             if let Err(end) = outcome {
@@ -234,10 +234,10 @@ impl CallLane {
         };
         // Closed before waiting calls fail: a retry must not find the lane open.
         self.shared.lanes.send_replace(match end {
-            End::StreamLost | End::Shutdown => Lanes::Down,
+            CallLaneEnd::StreamLost | CallLaneEnd::Shutdown => Lanes::Down,
             _ => Lanes::Opening,
         });
-        under_way.lose_all(matches!(&end, End::Link(error) if error.is_too_big()));
+        under_way.lose_all(matches!(&end, CallLaneEnd::Link(error) if error.is_too_big()));
         end
     }
 }
@@ -260,14 +260,14 @@ impl Life {
         }
     }
 
-    fn tick(&mut self, reader: &Reader, under_way: &mut UnderWay, patience: Duration) -> Result<(), End> {
+    fn tick(&mut self, reader: &Reader, under_way: &mut UnderWay, patience: Duration) -> Result<(), CallLaneEnd> {
         let received = reader.received();
         if received != self.received {
             (self.received, self.last) = (received, Instant::now());
         }
         let quiet = self.last.elapsed();
         if quiet >= patience {
-            return Err(End::Silent(patience));
+            return Err(CallLaneEnd::Silent(patience));
         }
         if quiet >= patience / 3 && under_way.is_writable() {
             if reader.has_pings() {
@@ -282,7 +282,7 @@ impl Life {
 }
 
 /// Connects, and checks that the other end is the stream's node or its equal: of the same chain, with the newest head.
-async fn open(shared: &Shared) -> Result<Alone, End> {
+async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
     let mut link = Alone::connect(&shared.endpoint, &shared.settings).await?;
     let mut chain_id = patient(&mut link, "eth_chainId", "").await?;
     if has_no_chain_id(&chain_id) {
@@ -290,10 +290,10 @@ async fn open(shared: &Shared) -> Result<Alone, End> {
     }
     let chain_id = match chain_id {
         Outcome::Result(json) => String::from_utf8_lossy(&json).into_owned(),
-        Outcome::Error(error) => return Err(End::OtherNode(String::from_utf8_lossy(&error).into_owned())),
+        Outcome::Error(error) => return Err(CallLaneEnd::OtherNode(String::from_utf8_lossy(&error).into_owned())),
     };
     let checked = shared.identity.check_chain_id(&shared.endpoint, &chain_id);
-    checked.map_err(End::OtherNode)?;
+    checked.map_err(CallLaneEnd::OtherNode)?;
     let genesis = patient(&mut link, "eth_getBlockByNumber", r#"["0x0",false]"#).await?;
     let is_same = match &genesis {
         Outcome::Result(block) => shared.identity.other_genesis(block).is_none(),
@@ -306,7 +306,7 @@ async fn open(shared: &Shared) -> Result<Alone, End> {
             return if is_same {
                 Ok(link)
             } else {
-                Err(End::OtherNode(
+                Err(CallLaneEnd::OtherNode(
                     "it has another genesis than the stream's connection".into(),
                 ))
             };
@@ -324,16 +324,16 @@ async fn open(shared: &Shared) -> Result<Alone, End> {
 }
 
 /// Returns the hash of the newest block that the stream's connection reported.
-fn newest(shared: &Shared) -> Option<alloy_primitives::B256> {
+fn newest(shared: &UpstreamShared) -> Option<alloy_primitives::B256> {
     let newest = shared.newest.lock();
     match newest.as_ref()? {
-        Sighting::Announced(json) | Sighting::Latest(json) => place_of(json).ok().map(|place| place.hash),
-        Sighting::Replaced => None,
+        HeadReport::Announced(json) | HeadReport::Latest(json) => place_of(json).ok().map(|place| place.hash),
+        HeadReport::Replaced => None,
     }
 }
 
 /// Sends a request, and repeats it while the node reports a rate limit.
-async fn patient(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, End> {
+async fn patient(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, CallLaneEnd> {
     let mut wait = Duration::from_millis(250);
     loop {
         let outcome = link.ask(method, params).await?;

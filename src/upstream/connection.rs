@@ -24,19 +24,19 @@ use tracing::{debug, info, warn};
 use self::heads::HeadsState;
 use self::ownerless::Ownerless;
 use self::pending::Pending;
-use super::call::{Call, Inbox, Reply, is_throttled, is_throttled_by_code};
-use super::early::Early;
+use super::call::{Call, CallReceiver, Reply, is_throttled, is_throttled_by_code};
 use super::feeds::Feeds;
 use super::identity::{Doubt, Genesis, NETWORK_ID, has_no_chain_id};
 use super::link::{self, Inbound, LinkError, Outbound, Reader};
 use super::load::{BackOff, LONGEST};
 use super::message::{self, NodeMessage, Notice, Notification};
-use super::pool::Shared;
-use super::{CallError, Gossip, NodeSubscription, Sighting};
+use super::pool::UpstreamShared;
+use super::unmatched_events::UnmatchedEvents;
+use super::{BestEffortEvent, CallError, HeadReport, NodeSubscription};
 use crate::jsonrpc::{Outcome, TIMEOUT, error};
 use crate::panics;
 
-/// Most messages that wait to be written. Above that, calls stay in their [`Inbox`], and their callers wait.
+/// Most messages that wait to be written. Above that, calls stay in their [`CallReceiver`], and their callers wait.
 const WRITE_QUEUE: usize = 128;
 
 /// Most given-up subscribe requests whose late answers are still recognized.
@@ -65,7 +65,7 @@ enum End {
     #[error("{0}")]
     Refused(String),
     #[error("its newHeads subscription is dead: the chain goes on and nothing is announced")]
-    Deaf,
+    HeadsStalled,
     #[error("the node ended its newHeads subscription twice in a row: {0}")]
     HeadsEnded(String),
     #[error("a bug of ours ended the connection; the log says where")]
@@ -76,17 +76,17 @@ enum End {
 
 /// Purpose of a subscription at the node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Feed {
+enum FeedState {
     Heads,
     Beside(NodeSubscription),
 }
 
-impl Feed {
+impl FeedState {
     /// Checks if the node refuses the subscription because of a rate limit. The refusal of a kind that a client named
     /// may repeat the client's words, so only its code counts.
     fn is_throttled(&self, outcome: &Outcome) -> bool {
         match self {
-            Self::Beside(NodeSubscription::Passed(_)) => is_throttled_by_code(outcome),
+            Self::Beside(NodeSubscription::Passthrough(_)) => is_throttled_by_code(outcome),
             Self::Heads | Self::Beside(NodeSubscription::Pending(_)) => is_throttled(outcome),
         }
     }
@@ -95,7 +95,7 @@ impl Feed {
     fn unsubscribe(&self) -> String {
         match self {
             Self::Heads | Self::Beside(NodeSubscription::Pending(_)) => "eth_unsubscribe".to_owned(),
-            Self::Beside(NodeSubscription::Passed(passed)) => passed.unsubscribe(),
+            Self::Beside(NodeSubscription::Passthrough(passed)) => passed.unsubscribe(),
         }
     }
 }
@@ -109,8 +109,8 @@ enum Purpose {
     NetworkId,
     Genesis,
     /// A published block, from a node whose genesis differs from the known one.
-    Published(Doubt),
-    Subscribe(Feed),
+    PublishedSample(Doubt),
+    Subscribe(FeedState),
     Latest,
     /// The newest head, after some time without an announcement: is there a newer one?
     Probe,
@@ -148,8 +148,8 @@ impl Purpose {
             Self::ChainId => ("eth_chainId", "".into()),
             Self::NetworkId => (NETWORK_ID, "".into()),
             Self::Genesis => ("eth_getBlockByNumber", r#"["0x0",false]"#.into()),
-            Self::Published(doubt) => return doubt.question().map(|(method, params)| (method, params.into())),
-            Self::Subscribe(Feed::Heads) => ("eth_subscribe", r#"["newHeads"]"#.into()),
+            Self::PublishedSample(doubt) => return doubt.question().map(|(method, params)| (method, params.into())),
+            Self::Subscribe(FeedState::Heads) => ("eth_subscribe", r#"["newHeads"]"#.into()),
             Self::Latest | Self::Probe | Self::Rung => ("eth_getBlockByNumber", r#"["latest",false]"#.into()),
             _ => return None,
         };
@@ -160,9 +160,9 @@ impl Purpose {
 /// Actor of one node; outlives its connections.
 #[derive(Debug)]
 pub(super) struct Connection {
-    shared: Arc<Shared>,
-    calls: Inbox,
-    /// `true` if the previous connection was closed with [`End::Deaf`].
+    shared: Arc<UpstreamShared>,
+    calls: CallReceiver,
+    /// `true` if the previous connection was closed with [`End::HeadsStalled`].
     was_deaf: bool,
 }
 
@@ -172,7 +172,7 @@ pub(super) struct Connection {
 /// written.
 #[derive(Debug)]
 struct Serving {
-    shared: Arc<Shared>,
+    shared: Arc<UpstreamShared>,
     /// Messages to write, see [`WRITE_QUEUE`].
     out: VecDeque<Outbound>,
     /// `true` while queued bytes are not with the kernel yet.
@@ -186,12 +186,12 @@ struct Serving {
     late: BTreeMap<u64, String>,
     /// Subscriptions by the node's id. `None` while one is being ended: its further events are dropped, and not taken
     /// for those of a new subscription that may get the same id.
-    feeds: Feeds<Option<Feed>>,
+    feeds: Feeds<Option<FeedState>>,
     /// Subscriptions to end whose requests are not queued yet: method and the node's id.
     ending: VecDeque<(String, String)>,
     /// Back-off of the requests that end subscriptions, after a rate limit.
     end_back_off: BackOff,
-    early: Early,
+    early: UnmatchedEvents,
     /// Time at which bytes were last received.
     last_received: Instant,
     /// Total of bytes received at the last tick; `whole` is `true` if a complete message has arrived since.
@@ -212,7 +212,7 @@ struct Serving {
     /// Back-off of `postponed`.
     handshake: BackOff,
     /// Back-off of each subscription that was rate-limited, or ended by the node soon after its grant.
-    back_offs: HashMap<Feed, BackOff>,
+    back_offs: HashMap<FeedState, BackOff>,
     asked_syncing: Option<Instant>,
     /// Subscriptions other than heads, with their state. Those passed through are at most
     /// [`UpstreamSettings::max_passed`](super::UpstreamSettings), including those that no client needs any more.
@@ -246,7 +246,7 @@ enum SubscriptionState {
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, calls: Inbox) -> Self {
+    pub(super) fn new(shared: Arc<UpstreamShared>, calls: CallReceiver) -> Self {
         Self {
             shared,
             calls,
@@ -262,12 +262,12 @@ impl Connection {
         loop {
             let began = Instant::now();
             let shared = self.shared.clone();
-            let served = panics::caught("node", shared.choice.metrics(), self.connect_and_serve()).await;
+            let served = panics::caught("node", shared.active.metrics(), self.connect_and_serve()).await;
             let end = served.unwrap_or(End::Panicked);
             if matches!(end, End::Shutdown) {
                 return;
             }
-            self.was_deaf = matches!(end, End::Deaf);
+            self.was_deaf = matches!(end, End::HeadsStalled);
             self.shared.down(end.to_string());
             // The back-off starts anew after a connection that lasted, and grows while connections fail at once.
             if began.elapsed() > settings.reconnect_max {
@@ -295,7 +295,7 @@ impl Connection {
         }
         serving.ask_vital(Purpose::ChainId);
         let mut wanted = self.shared.wanted.clone();
-        let mut active = self.shared.choice.watch_active();
+        let mut active = self.shared.active.watch_active();
         let mut tick = tokio::time::interval(settings.tick());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -343,7 +343,7 @@ impl Connection {
 }
 
 impl Serving {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<UpstreamShared>) -> Self {
         let heads = HeadsState::new(&shared.settings);
         Self {
             shared,
@@ -356,7 +356,7 @@ impl Serving {
             feeds: Feeds::default(),
             ending: VecDeque::new(),
             end_back_off: BackOff::default(),
-            early: Early::default(),
+            early: UnmatchedEvents::default(),
             last_received: Instant::now(),
             bytes: 0,
             whole: false,
@@ -408,7 +408,7 @@ impl Serving {
     /// repeat those that matter.
     fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
         let is_vital = purpose.is_vital();
-        if matches!(purpose, Purpose::Subscribe(Feed::Heads)) {
+        if matches!(purpose, Purpose::Subscribe(FeedState::Heads)) {
             // Without an answer to this request the head is polled.
             self.asked_for_heads();
         } else if is_vital {
@@ -435,7 +435,7 @@ impl Serving {
 
     async fn apply(&mut self, inbound: Inbound) -> Result<(), End> {
         self.last_received = Instant::now();
-        self.shared.choice.heard(self.shared.id);
+        self.shared.active.heard(self.shared.id);
         if let Inbound::Message(frame) = inbound {
             self.whole = true;
             for message in NodeMessage::parse(&frame) {
@@ -473,10 +473,10 @@ impl Serving {
             (Purpose::Compare(question), outcome) => self.compared(question, outcome).await,
             (Purpose::Rung, outcome) => self.rung(outcome).await,
             (Purpose::Genesis, outcome) => match self.shared.check_genesis(&outcome) {
-                Genesis::Same => drop(self.ask_vital(Purpose::Subscribe(Feed::Heads))),
+                Genesis::Same => drop(self.ask_vital(Purpose::Subscribe(FeedState::Heads))),
                 Genesis::Other(doubt) => self.doubted(doubt).await?,
             },
-            (Purpose::Published(mut doubt), outcome) => {
+            (Purpose::PublishedSample(mut doubt), outcome) => {
                 doubt.answered(&outcome);
                 self.doubted(doubt).await?;
             }
@@ -509,7 +509,7 @@ impl Serving {
             (Purpose::Transaction(seen), outcome) => self.fetched(outcome, seen)?,
             (Purpose::Latest, Outcome::Result(json)) => {
                 // Head first: the choice of the upstream depends on it.
-                self.tell(Sighting::Latest(json)).await;
+                self.tell(HeadReport::Latest(json)).await;
                 if !self.ready {
                     self.ready = true;
                     info!("upstream {}: connected", self.shared.endpoint);
@@ -519,7 +519,7 @@ impl Serving {
             }
             (Purpose::Probe, Outcome::Result(json)) => self.probed(json).await?,
             (Purpose::Latest, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
-            (Purpose::Syncing, Outcome::Result(json)) => self.shared.gossip(Gossip::Syncing(json)),
+            (Purpose::Syncing, Outcome::Result(json)) => self.shared.best_effort(BestEffortEvent::Syncing(json)),
             (Purpose::Syncing | Purpose::Probe | Purpose::Ignored, _) => {}
         }
         Ok(())
@@ -529,10 +529,10 @@ impl Serving {
     /// has, or lacks, show which chain it is on.
     async fn doubted(&mut self, doubt: Doubt) -> Result<(), End> {
         if doubt.question().is_some() {
-            self.ask_vital(Purpose::Published(doubt));
+            self.ask_vital(Purpose::PublishedSample(doubt));
         } else {
             self.shared.resolve(&doubt).await.map_err(End::Refused)?;
-            self.ask_vital(Purpose::Subscribe(Feed::Heads));
+            self.ask_vital(Purpose::Subscribe(FeedState::Heads));
         }
         Ok(())
     }
@@ -551,7 +551,7 @@ impl Serving {
             debug!(upstream = %self.shared.endpoint, "rate limited: whether there is a newer head is asked again later");
             return;
         }
-        if matches!(purpose, Purpose::Subscribe(Feed::Heads)) {
+        if matches!(purpose, Purpose::Subscribe(FeedState::Heads)) {
             self.heads_put_off();
             return;
         }
@@ -605,7 +605,7 @@ impl Serving {
         Ok(())
     }
 
-    async fn deliver(&mut self, feed: Feed, notification: Notification) -> Result<(), End> {
+    async fn deliver(&mut self, feed: FeedState, notification: Notification) -> Result<(), End> {
         let Notification {
             method,
             subscription,
@@ -617,20 +617,23 @@ impl Serving {
         };
         let seen = std::time::Instant::now();
         match feed {
-            Feed::Heads => {
+            FeedState::Heads => {
                 self.last_head = Instant::now();
                 self.unannounced = 0;
                 self.announced(json).await;
             }
-            Feed::Beside(NodeSubscription::Pending(form)) => self.announced_pending(&subscription, form, &json, seen),
-            Feed::Beside(NodeSubscription::Passed(of)) => {
-                self.shared.gossip(Gossip::Passed { of, method, json, seen });
+            FeedState::Beside(NodeSubscription::Pending(form)) => {
+                self.announced_pending(&subscription, form, &json, seen)
+            }
+            FeedState::Beside(NodeSubscription::Passthrough(of)) => {
+                self.shared
+                    .best_effort(BestEffortEvent::Passthrough { of, method, json, seen });
             }
         }
         Ok(())
     }
 
-    async fn tell(&mut self, sighting: Sighting) {
+    async fn tell(&mut self, sighting: HeadReport) {
         if let Some(hash) = self.shared.tell(sighting).await {
             self.head = Some(hash);
         }
@@ -642,7 +645,7 @@ impl Serving {
     /// zetachain and cdk-erigon grant `newHeads` and announce nothing.
     async fn probed(&mut self, json: Bytes) -> Result<(), End> {
         let before = self.head;
-        self.tell(Sighting::Latest(json)).await;
+        self.tell(HeadReport::Latest(json)).await;
         if self.head == before {
             return Ok(());
         }
@@ -651,7 +654,11 @@ impl Serving {
             self.heads_unannounced();
             return Ok(());
         }
-        if self.unannounced > 1 { Err(End::Deaf) } else { Ok(()) }
+        if self.unannounced > 1 {
+            Err(End::HeadsStalled)
+        } else {
+            Ok(())
+        }
     }
 
     /// Compares the total of bytes received with the last tick's. Bytes of an incomplete message are a sign of life,

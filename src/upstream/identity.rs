@@ -14,7 +14,7 @@ use crate::quantity::Quantity;
 /// Identity of the chain, shared by all actors. Forks of a chain share its id, and so do a development chain and its
 /// restart; only the genesis distinguishes these.
 #[derive(Debug)]
-pub(super) struct Identity {
+pub(super) struct ChainIdentity {
     /// `true` with a single upstream, which can contradict only its own past.
     alone: bool,
     /// `true` if the chain id is configured, not reported by a node.
@@ -89,7 +89,7 @@ impl Doubt {
     }
 }
 
-impl Identity {
+impl ChainIdentity {
     /// Creates the identity for this number of upstreams. A configured chain id binds all of them; otherwise the
     /// first one reported does.
     pub fn new(upstreams: usize, chain_id: Option<NonZeroU64>) -> Self {
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_chain_id_is_a_value() {
         let endpoint: Endpoint = "ws://node:1".parse().unwrap();
-        let identity = Identity::new(1, None);
+        let identity = ChainIdentity::new(1, None);
         for id in [r#""0x539""#, r#""0x0539""#, r#""0X539""#, r#""1337""#, "1337", "1337.0"] {
             assert_eq!(identity.check_chain_id(&endpoint, id), Ok(r#""0x539""#.into()), "{id}");
         }
@@ -195,7 +195,7 @@ mod tests {
         }
         assert_eq!(identity.chain_id(), Some(r#""0x539""#));
         let long = format!("0x00{}", "F".repeat(64));
-        let identity = Identity::new(1, None);
+        let identity = ChainIdentity::new(1, None);
         let expect = format!("\"0x{}\"", "f".repeat(64));
         assert_eq!(identity.check_chain_id(&endpoint, &format!("\"{long}\"")), Ok(expect));
     }
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn block_zero_is_no_genesis_unless_its_number_is_zero() {
-        let identity = Identity::new(2, None);
+        let identity = ChainIdentity::new(2, None);
         let at = |number: &str, byte: u8| -> Bytes {
             let hash = B256::repeat_byte(byte);
             format!(r#"{{"hash":"{hash}","parentHash":"{hash}","number":{number}}}"#).into()
@@ -278,7 +278,7 @@ mod tests {
     fn a_chain_that_is_set_is_not_the_first_ones_to_choose() {
         let endpoint: Endpoint = "ws://node:1".parse().unwrap();
         for upstreams in [1, 2] {
-            let identity = Identity::new(upstreams, NonZeroU64::new(1));
+            let identity = ChainIdentity::new(upstreams, NonZeroU64::new(1));
             let refused = identity.check_chain_id(&endpoint, "\"0x2\"").unwrap_err();
             assert!(refused.contains(r#"node.chain_id is "0x1""#), "{refused}");
             assert!(identity.check_chain_id(&endpoint, "\"0x1\"").is_ok());
@@ -289,7 +289,7 @@ mod tests {
     fn another_chain_is_refused_by_name_and_one_node_alone_may_start_anew() {
         let endpoint: Endpoint = "ws://node:1".parse().unwrap();
         for (upstreams, alone) in [(1, true), (2, false)] {
-            let identity = Identity::new(upstreams, None);
+            let identity = ChainIdentity::new(upstreams, None);
             assert!(identity.check_chain_id(&endpoint, "\"0x1\"").is_ok());
             assert!(identity.check_chain_id(&endpoint, "\"0x1\"").is_ok());
             let refused = identity.check_chain_id(&endpoint, "\"0x2\"").unwrap_err();

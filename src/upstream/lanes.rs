@@ -67,7 +67,7 @@ impl Lane {
 
 /// Outcome of an attempt to have a second connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum LaneEnd {
     /// Second connection not opened, or led to another node.
     NotOpened,
     /// Second connection lost after it was in use.
@@ -78,7 +78,7 @@ pub(super) enum Ended {
 
 /// Step after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextLane {
     /// Another attempt soon, for which calls wait.
     Again,
     /// Calls share the stream's connection for this time.
@@ -94,30 +94,30 @@ pub(super) struct Attempts {
 
 impl Attempts {
     /// Decides the step after an attempt.
-    pub fn ended(&mut self, how: Ended) -> Next {
+    pub fn ended(&mut self, how: LaneEnd) -> NextLane {
         match how {
-            Ended::InUse => {
+            LaneEnd::InUse => {
                 *self = Self::default();
-                Next::Again
+                NextLane::Again
             }
-            Ended::NotOpened => {
+            LaneEnd::NotOpened => {
                 self.failed += 1;
                 if self.failed < ATTEMPTS {
-                    return Next::Again;
+                    return NextLane::Again;
                 }
-                Next::Share(RETRY)
+                NextLane::Share(RETRY)
             }
-            Ended::StreamLost { early: true } => {
+            LaneEnd::StreamLost { early: true } => {
                 self.lost_streams += 1;
                 if self.lost_streams < ATTEMPTS {
-                    return Next::Again;
+                    return NextLane::Again;
                 }
                 self.lost_streams = 0;
-                Next::Share(LONG_RETRY)
+                NextLane::Share(LONG_RETRY)
             }
-            Ended::StreamLost { early: false } => {
+            LaneEnd::StreamLost { early: false } => {
                 self.lost_streams = 0;
-                Next::Again
+                NextLane::Again
             }
         }
     }
@@ -133,13 +133,13 @@ mod tests {
         let mut attempts = Attempts::default();
         let next = story.chars().map(|letter| {
             let how = match letter {
-                'n' => Ended::NotOpened,
-                'u' => Ended::InUse,
-                letter => Ended::StreamLost { early: letter == 'e' },
+                'n' => LaneEnd::NotOpened,
+                'u' => LaneEnd::InUse,
+                letter => LaneEnd::StreamLost { early: letter == 'e' },
             };
             match attempts.ended(how) {
-                Next::Again => ".".to_owned(),
-                Next::Share(span) => span.as_secs().to_string(),
+                NextLane::Again => ".".to_owned(),
+                NextLane::Share(span) => span.as_secs().to_string(),
             }
         });
         assert_eq!(next.collect::<Vec<_>>().join(" "), expect, "{story}");

@@ -34,10 +34,10 @@ struct State {
 /// Back-off after a rate limit or another refusal: it doubles each time, until there was none for as long as the last
 /// back-off. Each kind of our own questions has its own back-off, which only answers of that kind change.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct BackOff(Option<Spared>);
+pub(super) struct BackOff(Option<Delay>);
 
 #[derive(Clone, Copy, Debug)]
-struct Spared {
+struct Delay {
     until: Instant,
     length: Duration,
 }
@@ -50,7 +50,7 @@ impl BackOff {
             // The answer to a call that was already in flight: only a longer wait is news.
             Some(own) if now < own.until => {
                 let until = now + after.unwrap_or_default().min(longest);
-                self.0 = Some(Spared {
+                self.0 = Some(Delay {
                     until: until.max(own.until),
                     ..own
                 });
@@ -61,7 +61,7 @@ impl BackOff {
             _ => shortest,
         };
         let length = after.map_or(length, |after| after.clamp(shortest, longest));
-        self.0 = Some(Spared {
+        self.0 = Some(Delay {
             until: now + length,
             length,
         });
@@ -79,13 +79,13 @@ const LOST: Duration = Duration::from_secs(1);
 
 /// Call in flight; counts until it is dropped.
 #[derive(Debug)]
-pub(super) struct InFlight<'a> {
+pub(super) struct InFlightCall<'a> {
     load: &'a Load,
     began: Instant,
     answered: bool,
 }
 
-impl InFlight<'_> {
+impl InFlightCall<'_> {
     /// Records a result, and returns its latency. Errors never lower the average: nodes fail fast.
     pub fn answered(mut self, now: Instant) -> Duration {
         self.answered = true;
@@ -109,9 +109,9 @@ impl InFlight<'_> {
 
 impl Load {
     /// Counts a call as in flight from this time.
-    pub fn begin(&self, began: Instant) -> InFlight<'_> {
+    pub fn begin(&self, began: Instant) -> InFlightCall<'_> {
         self.0.lock().in_flight += 1;
-        InFlight {
+        InFlightCall {
             load: self,
             began,
             answered: false,
@@ -179,7 +179,7 @@ impl State {
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlightCall<'_> {
     fn drop(&mut self) {
         if !self.answered {
             // Abandoned: another upstream was quicker, or the caller left.

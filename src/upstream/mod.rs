@@ -1,8 +1,8 @@
 //! The nodes: one actor for each endpoint, and the pool that chooses among them.
 //!
 //! ```text
-//! connection | poller   reports         > standing (pure: lag, forks, priority)
-//!                                       > choice (upstream in use: watch, log, metrics) > ingest, the actors
+//! connection | poller   reports         > ranking (pure: lag, forks, priority)
+//!                                       > active (upstream in use: watch, log, metrics) > ingest, the actors
 //!                       heads           > ingest
 //! pool                  our own calls   > actor of an upstream that reported the block
 //! routing               clients' calls  > actor of the least loaded upstream that has the newest head and can answer
@@ -16,16 +16,16 @@
 //! reports what the node sends; it never decides which blocks are canonical. Reconnection, buffering and
 //! resubscription happen here and nowhere else.
 
+mod active;
 mod alone;
 mod announcement;
 mod call;
 mod call_lane;
-mod choice;
 mod connection;
 mod detour;
-mod early;
 mod endpoint;
 mod feeds;
+mod first_reports;
 mod identity;
 mod lanes;
 mod link;
@@ -34,18 +34,18 @@ mod message;
 mod metered;
 mod naming;
 mod node;
-mod passed;
+mod passthrough;
 mod pending;
 mod poller;
 mod pool;
 mod proof;
 mod published;
 mod quarantine;
+mod ranking;
 mod routing;
-mod sights;
 mod splitter;
-mod standing;
 mod under_way;
+mod unmatched_events;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -58,15 +58,15 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 pub use announcement::Heads;
-pub use call::{Ask, CallError, Reach, Repeat, Whom};
+pub use call::{Ask, CallError, MinHead, Repeat, Target};
 pub(crate) use call::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use lanes::Lanes;
 pub use naming::SubscriptionMethod;
 pub use node::{Node, Share};
-pub use passed::{Answers, Passed};
+pub use passthrough::{Answers, Passthrough};
 pub use pool::{Channels, Pool, UpstreamStatus};
-pub(crate) use standing::{MAX_HOLE, Told};
+pub(crate) use ranking::{MAX_HOLE, ReportedBlock};
 
 use crate::quantity::Height;
 
@@ -85,7 +85,7 @@ pub enum NodeSubscription {
     /// Subscription to pending transactions.
     Pending(TransactionForm),
     /// Subscription of a kind that is passed through.
-    Passed(Passed),
+    Passthrough(Passthrough),
 }
 
 /// Events besides heads that clients subscribe to; the node is asked for no others.
@@ -98,7 +98,7 @@ pub struct Wanted {
     /// The node's sync state.
     pub syncing: bool,
     /// Subscriptions that are passed through.
-    pub passed: Arc<BTreeSet<Passed>>,
+    pub passed: Arc<BTreeSet<Passthrough>>,
 }
 
 impl Wanted {
@@ -107,7 +107,7 @@ impl Wanted {
         match subscription {
             NodeSubscription::Pending(TransactionForm::Hash) => self.pending_hashes,
             NodeSubscription::Pending(TransactionForm::Full) => self.pending_full,
-            NodeSubscription::Passed(passed) => self.passed.contains(passed),
+            NodeSubscription::Passthrough(passed) => self.passed.contains(passed),
         }
     }
 }
@@ -118,7 +118,7 @@ pub struct UpstreamId(pub usize);
 
 /// Report of an upstream about the chain.
 #[derive(Clone, Debug)]
-pub enum Sighting {
+pub enum HeadReport {
     /// Payload of a `newHeads` event.
     Announced(Bytes),
     /// Newest block, fetched: after each connection, after announcements that are not usable headers, or by polling.
@@ -130,7 +130,7 @@ pub enum Sighting {
 
 /// Best-effort event of an upstream: may be dropped (E8).
 #[derive(Debug)]
-pub enum Gossip {
+pub enum BestEffortEvent {
     /// A pending transaction.
     Pending {
         /// Form of `json`.
@@ -143,9 +143,9 @@ pub enum Gossip {
     /// Answer to `eth_syncing`.
     Syncing(Bytes),
     /// Event of a subscription that is passed through.
-    Passed {
+    Passthrough {
         /// Subscription that the event belongs to.
-        of: Passed,
+        of: Passthrough,
         /// Method of the node's notification.
         method: Bytes,
         /// The node's bytes.
@@ -160,9 +160,9 @@ pub enum Gossip {
 ///
 /// # Errors
 /// Returns an error where the hash or the number is missing, or where hash, number or parent are malformed.
-pub(crate) fn place_of(block: &[u8]) -> serde_json::Result<Told> {
+pub(crate) fn place_of(block: &[u8]) -> serde_json::Result<ReportedBlock> {
     let place: Place<'_> = serde_json::from_slice(block)?;
-    Ok(Told {
+    Ok(ReportedBlock {
         number: place.number.0,
         hash: place.hash,
         parent: place.parent()?.unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! A node as the operator configures it: its address, and the calls that it gets.
 
 use super::Endpoint;
-use crate::patterns::Patterns;
+use crate::method_pattern::Patterns;
 
 /// A configured node.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::pool::Shared;
-use super::{Gossip, TransactionForm};
+use super::pool::UpstreamShared;
+use super::{BestEffortEvent, TransactionForm};
 use crate::jsonrpc::Outcome;
 
 /// Most hashes whose transactions wait to be fetched; further ones are dropped and counted (E8).
@@ -25,7 +25,7 @@ pub(super) const MAX_UNDER_WAY: usize = 16;
 pub(super) enum Announced {
     Hash(Bytes),
     /// Whole transaction, and its hash where that can be read.
-    Whole(Bytes, Option<Bytes>),
+    WholeTransaction(Bytes, Option<Bytes>),
 }
 
 /// Forms in which a transaction is passed on to clients.
@@ -55,7 +55,7 @@ impl Announced {
     pub fn read(json: &Bytes) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Whole<'a> {
+        struct WholeTransaction<'a> {
             #[serde(borrow)]
             hash: Option<&'a RawValue>,
             #[serde(borrow)]
@@ -66,20 +66,23 @@ impl Announced {
         match json.first()? {
             b'"' => Some(Self::Hash(json.clone())),
             b'{' => {
-                let hash = serde_json::from_slice::<Whole<'_>>(json).ok();
+                let hash = serde_json::from_slice::<WholeTransaction<'_>>(json).ok();
                 let hash = hash.and_then(|whole| whole.hash.or(whole.transaction_hash).or(whole.tx_hash));
                 let hash = hash.map(|hash| json.slice_ref(hash.get().as_bytes()));
-                Some(Self::Whole(json.clone(), hash.filter(|hash| hash.starts_with(b"\""))))
+                Some(Self::WholeTransaction(
+                    json.clone(),
+                    hash.filter(|hash| hash.starts_with(b"\"")),
+                ))
             }
             _ => None,
         }
     }
 }
 
-impl Shared {
+impl UpstreamShared {
     /// Passes on a pending transaction. Returns its hash where the whole transaction is needed and has to be fetched.
     pub fn announced(&self, transaction: Announced, forms: Forms, seen: Instant) -> Option<Bytes> {
-        let pass = |form, json| self.gossip(Gossip::Pending { form, json, seen });
+        let pass = |form, json| self.best_effort(BestEffortEvent::Pending { form, json, seen });
         match transaction {
             Announced::Hash(hash) => {
                 let fetched = forms.whole && serde_json::from_slice::<B256>(&hash).is_ok();
@@ -91,7 +94,7 @@ impl Shared {
                 }
                 fetched.then_some(hash)
             }
-            Announced::Whole(json, hash) => {
+            Announced::WholeTransaction(json, hash) => {
                 if forms.hashes {
                     match hash {
                         Some(hash) => pass(TransactionForm::Hash, hash),
@@ -113,7 +116,9 @@ impl Shared {
     pub fn fetched(&self, answer: Outcome, seen: Instant) -> Result<(), Bytes> {
         let form = TransactionForm::Full;
         match answer {
-            Outcome::Result(json) if json.starts_with(b"{") => self.gossip(Gossip::Pending { form, json, seen }),
+            Outcome::Result(json) if json.starts_with(b"{") => {
+                self.best_effort(BestEffortEvent::Pending { form, json, seen })
+            }
             Outcome::Result(_) => {}
             Outcome::Error(error) => {
                 self.count_dropped(1);
@@ -195,7 +200,7 @@ mod tests {
             let read = Announced::read(&Bytes::from(json));
             let shown = match read {
                 Some(Announced::Hash(hash)) => format!("hash {}", text(&hash)),
-                Some(Announced::Whole(whole, hash)) => {
+                Some(Announced::WholeTransaction(whole, hash)) => {
                     assert_eq!(whole, json);
                     format!("whole {}", hash.as_ref().map_or_else(String::new, text))
                 }
@@ -220,7 +225,7 @@ mod tests {
                 .iter()
                 .map(|one| match one {
                     Some(Announced::Hash(_)) => "hash",
-                    Some(Announced::Whole(..)) => "whole",
+                    Some(Announced::WholeTransaction(..)) => "whole",
                     None => "none",
                 })
                 .collect();

@@ -17,13 +17,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::call::{Call, Inbox, is_throttled, is_unknown_method};
+use super::call::{Call, CallReceiver, is_throttled, is_unknown_method};
 use super::identity::{Genesis, NETWORK_ID, has_no_chain_id};
 use super::load::{BackOff, LONGEST};
 use super::message;
 use super::pending::{self, Announced, Fetches, Forms, MAX_UNDER_WAY};
-use super::pool::Shared;
-use super::{CallError, Gossip, Heads, NodeSubscription, Sighting, TransactionForm, Wanted};
+use super::pool::UpstreamShared;
+use super::{BestEffortEvent, CallError, HeadReport, Heads, NodeSubscription, TransactionForm, Wanted};
 use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, error};
 use crate::panics;
 use crate::shares::{Budget, Charge, Full, Owner};
@@ -43,9 +43,9 @@ const TRIES: u32 = 4;
 /// Actor that polls a node.
 #[derive(Debug)]
 pub(super) struct Poller {
-    shared: Arc<Shared>,
+    shared: Arc<UpstreamShared>,
     node: HttpTransport,
-    inbox: Option<Inbox>,
+    call_receiver: Option<CallReceiver>,
     head: Option<Bytes>,
     /// Last completed step of the handshake, and the time of its start: with a node that leaves every third question
     /// unanswered, each poll continues where the previous one ended.
@@ -76,7 +76,7 @@ struct HttpTransport {
 
 /// Failure of a POST.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+enum HttpFailure {
     #[error("rate limited: the node says that it is asked too much")]
     Throttled(Option<Duration>),
     #[error("an answer of more than {0} bytes (raise node.max_message_bytes)")]
@@ -87,14 +87,14 @@ enum Failed {
     Other(String),
 }
 
-impl From<String> for Failed {
+impl From<String> for HttpFailure {
     fn from(why: String) -> Self {
         Self::Other(why)
     }
 }
 
 impl HttpTransport {
-    async fn call(&self, method: &str, params: &str, mut room: Option<Charge>) -> Result<Outcome, Failed> {
+    async fn call(&self, method: &str, params: &str, mut room: Option<Charge>) -> Result<Outcome, HttpFailure> {
         let body = message::request(ID, method, params);
         let request = self
             .client
@@ -102,7 +102,7 @@ impl HttpTransport {
             .header("content-type", "application/json")
             .body(body);
         // The address may hold a key: it stays out of the error.
-        let failed = |error: reqwest::Error| Failed::Other(chain(&error.without_url()));
+        let failed = |error: reqwest::Error| HttpFailure::Other(chain(&error.without_url()));
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status();
         let after = response.headers().get(reqwest::header::RETRY_AFTER);
@@ -118,7 +118,7 @@ impl HttpTransport {
         let mut answer = Vec::with_capacity(length);
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if answer.len() + chunk.len() > self.max_message_bytes {
-                return Err(Failed::TooLong(self.max_message_bytes));
+                return Err(HttpFailure::TooLong(self.max_message_bytes));
             }
             // Charged before the buffer grows, by doubling.
             if answer.len() + chunk.len() > answer.capacity() {
@@ -127,32 +127,32 @@ impl HttpTransport {
             answer.extend_from_slice(&chunk);
         }
         if status.is_redirection() {
-            return Err(Failed::Other(format!(
+            return Err(HttpFailure::Other(format!(
                 "HTTP {status}: redirects are not followed, set the address that serves"
             )));
         }
         if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
-            return Err(Failed::Throttled(after.map(Duration::from_secs)));
+            return Err(HttpFailure::Throttled(after.map(Duration::from_secs)));
         }
         message::answer(&answer.into(), ID)
-            .ok_or_else(|| Failed::Other(format!("HTTP {status} without a JSON-RPC answer")))
+            .ok_or_else(|| HttpFailure::Other(format!("HTTP {status} without a JSON-RPC answer")))
     }
 
-    async fn result(&self, method: &str, params: &str) -> Result<Bytes, Failed> {
+    async fn result(&self, method: &str, params: &str) -> Result<Bytes, HttpFailure> {
         result_of(self.outcome(method, params).await?)
     }
 
     /// Makes a call like [`Self::call`], but reports a rate limit as a failure, however the node expresses it.
-    async fn outcome(&self, method: &str, params: &str) -> Result<Outcome, Failed> {
+    async fn outcome(&self, method: &str, params: &str) -> Result<Outcome, HttpFailure> {
         let outcome = self.call(method, params, None).await?;
         if is_throttled(&outcome) {
-            return Err(Failed::Throttled(None));
+            return Err(HttpFailure::Throttled(None));
         }
         Ok(outcome)
     }
 }
 
-fn result_of(outcome: Outcome) -> Result<Bytes, Failed> {
+fn result_of(outcome: Outcome) -> Result<Bytes, HttpFailure> {
     match outcome {
         Outcome::Result(json) => Ok(json),
         Outcome::Error(error) => Err(String::from_utf8_lossy(&error).into_owned().into()),
@@ -179,10 +179,10 @@ async fn forward(node: HttpTransport, mut calls: mpsc::Receiver<Call>, max_in_fl
                 .call(&call.method, &call.params, room)
                 .await
                 .map_err(|failed| match failed {
-                    Failed::Throttled(after) => CallError::Throttled(after),
-                    Failed::TooLong(_) => CallError::TooLong,
-                    Failed::Full(full) => CallError::Full(full),
-                    Failed::Other(_) => CallError::Lost,
+                    HttpFailure::Throttled(after) => CallError::Throttled(after),
+                    HttpFailure::TooLong(_) => CallError::TooLong,
+                    HttpFailure::Full(full) => CallError::Full(full),
+                    HttpFailure::Other(_) => CallError::Lost,
                 });
             drop(call.reply.send(outcome));
             drop(place);
@@ -202,7 +202,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Poller {
-    pub(super) fn new(shared: Arc<Shared>, url: Url, inbox: Inbox) -> Self {
+    pub(super) fn new(shared: Arc<UpstreamShared>, url: Url, call_receiver: CallReceiver) -> Self {
         let silence = shared.settings.silence_timeout;
         let client = reqwest::Client::builder()
             // The configured address is the one that is asked, with its credentials: neither the environment nor a
@@ -226,7 +226,7 @@ impl Poller {
         Self {
             shared,
             node,
-            inbox: Some(inbox),
+            call_receiver: Some(call_receiver),
             head: None,
             handshake: None,
             ready: false,
@@ -240,19 +240,19 @@ impl Poller {
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(self.shared.settings.poll_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let Some(Inbox { ours, theirs }) = self.inbox.take() else {
+        let Some(CallReceiver { ours, theirs }) = self.call_receiver.take() else {
             return;
         };
         // Besides the polling: neither a slow poll nor a client's slow call may delay the stream.
         let max = self.shared.settings.max_in_flight;
         let mut forwarding = tokio::spawn(forward(self.node.clone(), theirs, max, self.shared.answers.clone()));
         let fetching = tokio::spawn(forward(self.node.clone(), ours, max, self.shared.our_answers.clone()));
-        let gossiping = tokio::spawn(Gossiper::new(self.shared.clone(), self.node.clone()).run());
+        let gossiping = tokio::spawn(MempoolPoller::new(self.shared.clone(), self.node.clone()).run());
         loop {
             tokio::select! {
                 _ = tick.tick() => {
                     let shared = self.shared.clone();
-                    let turn = panics::caught("node", shared.choice.metrics(), self.turn()).await;
+                    let turn = panics::caught("node", shared.active.metrics(), self.turn()).await;
                     if let Some(Some(next)) = turn {
                         tick.reset_at(next);
                     }
@@ -271,7 +271,7 @@ impl Poller {
         let now = Instant::now();
         if let Some(next) = self.next_poll(now) {
             if self.ready && now >= self.end() {
-                self.failed(Failed::Throttled(None).to_string());
+                self.failed(HttpFailure::Throttled(None).to_string());
             }
             return Some(self.next_turn(next));
         }
@@ -285,7 +285,7 @@ impl Poller {
                 self.back_off = None;
                 None
             }
-            Err(Failed::Throttled(after)) => {
+            Err(HttpFailure::Throttled(after)) => {
                 self.throttled(after);
                 self.next_poll(Instant::now()).map(|next| self.next_turn(next))
             }
@@ -331,7 +331,7 @@ impl Poller {
             LONGEST
         };
         self.back_off.get_or_insert_default().refused(now, after, longest);
-        let why = Failed::Throttled(after);
+        let why = HttpFailure::Throttled(after);
         if !self.ready || now >= self.end() {
             self.failed(why.to_string());
         } else if is_first {
@@ -372,7 +372,7 @@ impl Poller {
         self.handshake = Some((since, step));
     }
 
-    async fn poll(&mut self) -> Result<(), Failed> {
+    async fn poll(&mut self) -> Result<(), HttpFailure> {
         if !self.ready && !self.has_done(Step::ChainId) {
             let mut chain_id = self.node.outcome("eth_chainId", "").await?;
             if has_no_chain_id(&chain_id) {
@@ -393,10 +393,10 @@ impl Poller {
             self.done(Step::Genesis);
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
-        self.shared.choice.heard(self.shared.id);
+        self.shared.active.heard(self.shared.id);
         if self.head.as_ref() != Some(&head) {
             self.head = Some(head.clone());
-            self.shared.tell(Sighting::Latest(head)).await;
+            self.shared.tell(HeadReport::Latest(head)).await;
         }
         if !self.ready {
             self.ready = true;
@@ -411,8 +411,8 @@ impl Poller {
 /// Poller of best-effort events (pending transactions, sync state) while clients subscribe to them. Failures stay here:
 /// a node that does not serve them is still a good node.
 #[derive(Debug)]
-struct Gossiper {
-    shared: Arc<Shared>,
+struct MempoolPoller {
+    shared: Arc<UpstreamShared>,
     node: HttpTransport,
     filter: Option<String>,
     back_off: BackOff,
@@ -420,8 +420,8 @@ struct Gossiper {
     no_whole: Option<Bytes>,
 }
 
-impl Gossiper {
-    fn new(shared: Arc<Shared>, node: HttpTransport) -> Self {
+impl MempoolPoller {
+    fn new(shared: Arc<UpstreamShared>, node: HttpTransport) -> Self {
         Self {
             shared,
             node,
@@ -457,13 +457,13 @@ impl Gossiper {
             if let Err(why) = self.poll(&wanted).await {
                 debug!("upstream {}: {why}", self.shared.endpoint);
                 match why {
-                    Failed::Throttled(after) => {
+                    HttpFailure::Throttled(after) => {
                         let now = Instant::now();
                         self.shared.load.throttled(now, after);
                         self.back_off.refused(now, after, LONGEST);
                         self.put_off();
                     }
-                    Failed::TooLong(_) | Failed::Full(_) | Failed::Other(_) => self.filter = None,
+                    HttpFailure::TooLong(_) | HttpFailure::Full(_) | HttpFailure::Other(_) => self.filter = None,
                 }
             }
         }
@@ -496,15 +496,15 @@ impl Gossiper {
             let none = error(METHOD_NOT_FOUND, "notifications not supported");
             if let Outcome::Error(none) = none.into() {
                 self.shared
-                    .settle(&NodeSubscription::Passed(passed.clone()), Some(Err(none)));
+                    .settle(&NodeSubscription::Passthrough(passed.clone()), Some(Err(none)));
             }
         }
     }
 
-    async fn poll(&mut self, wanted: &Wanted) -> Result<(), Failed> {
+    async fn poll(&mut self, wanted: &Wanted) -> Result<(), HttpFailure> {
         if wanted.syncing {
             let syncing = self.node.result("eth_syncing", "").await?;
-            self.shared.gossip(Gossip::Syncing(syncing));
+            self.shared.best_effort(BestEffortEvent::Syncing(syncing));
         }
         if !wanted.pending_hashes && !wanted.pending_full {
             if let Some(filter) = self.filter.take() {
@@ -566,7 +566,7 @@ impl Gossiper {
         self.fetch_whole(fetches).await
     }
 
-    async fn fetch_whole(&mut self, mut fetches: Fetches) -> Result<(), Failed> {
+    async fn fetch_whole(&mut self, mut fetches: Fetches) -> Result<(), HttpFailure> {
         let calls = fetches.take_waiting().into_iter().map(|(hash, seen)| {
             let node = self.node.clone();
             async move {
@@ -589,7 +589,7 @@ impl Gossiper {
                         return Ok(());
                     }
                 }
-                Err(why @ Failed::Throttled(_)) => {
+                Err(why @ HttpFailure::Throttled(_)) => {
                     self.shared.count_dropped(left + 1);
                     return Err(why);
                 }

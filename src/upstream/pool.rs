@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use super::call::{Inbox, Outbox, exchange, throttled};
+use super::active::ActiveUpstream;
+use super::call::{CallReceiver, CallSender, exchange, throttled};
 use super::call_lane::CallLane;
-use super::choice::Choice;
 use super::connection::Connection;
 use super::detour;
-use super::identity::{Doubt, Genesis, Identity};
+use super::identity::{ChainIdentity, Doubt, Genesis};
 use super::lanes::{Lane, Lanes};
 use super::load::{Load, P95};
 use super::metered::Meter;
@@ -26,8 +26,8 @@ use super::poller::Poller;
 use super::proof::prove;
 use super::quarantine::Quarantine;
 use super::{
-    Answers, CallError, Endpoint, Gossip, Heads, Node, NodeSubscription, Sighting, UpstreamId, UpstreamSettings,
-    Wanted, place_of,
+    Answers, BestEffortEvent, CallError, Endpoint, HeadReport, Heads, Node, NodeSubscription, UpstreamId,
+    UpstreamSettings, Wanted, place_of,
 };
 use crate::jsonrpc::Outcome;
 use crate::shares::{Budget, Owner};
@@ -65,18 +65,18 @@ pub struct UpstreamStatus {
 
 /// State of one upstream, shared by the pool and the upstream's actors.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct UpstreamShared {
     pub id: UpstreamId,
     pub endpoint: Endpoint,
     pub settings: UpstreamSettings,
     pub status: Mutex<UpstreamStatus>,
-    pub choice: Arc<Choice>,
-    pub identity: Arc<Identity>,
+    pub active: Arc<ActiveUpstream>,
+    pub identity: Arc<ChainIdentity>,
     /// Newest head, with which the ingest starts when this upstream comes into use.
-    pub newest: Mutex<Option<Sighting>>,
-    pub sightings: mpsc::Sender<(UpstreamId, Sighting)>,
-    pub gossip: mpsc::Sender<Gossip>,
-    pub gossip_dropped: Arc<AtomicU64>,
+    pub newest: Mutex<Option<HeadReport>>,
+    pub sightings: mpsc::Sender<(UpstreamId, HeadReport)>,
+    pub best_effort: mpsc::Sender<BestEffortEvent>,
+    pub best_effort_dropped: Arc<AtomicU64>,
     pub wanted: watch::Receiver<Wanted>,
     /// Load by clients' calls, and back-off after a rate limit.
     pub load: Load,
@@ -92,7 +92,7 @@ pub(super) struct Shared {
     pub our_answers: Arc<Budget>,
 }
 
-impl Shared {
+impl UpstreamShared {
     /// Records a new connection.
     pub fn up(&self) {
         let connects = {
@@ -107,8 +107,8 @@ impl Shared {
         self.lanes
             .send_if_modified(|lanes| *lanes == Lanes::Down && std::mem::replace(lanes, Lanes::Opening) == Lanes::Down);
         self.stream.send_replace(Some(connects));
-        self.choice.heard(self.id);
-        self.choice.up(self.id);
+        self.active.heard(self.id);
+        self.active.up(self.id);
     }
 
     /// Records that the connection was lost or could not be made.
@@ -119,7 +119,7 @@ impl Shared {
             status.last_error = Some(why);
         }
         self.stream.send_replace(None);
-        self.choice.down(self.id);
+        self.active.down(self.id);
     }
 
     /// Checks the node's chain id: the first node that is reached fixes the chain, and a node of another chain is
@@ -140,7 +140,7 @@ impl Shared {
         };
         match told {
             None => Genesis::Same,
-            Some(other) => Genesis::Other(Doubt::new(other, self.choice.some_published())),
+            Some(other) => Genesis::Other(Doubt::new(other, self.active.some_published())),
         }
     }
 
@@ -161,7 +161,7 @@ impl Shared {
             "upstream {}: it has another genesis than before, and none of the published blocks; subscribers are closed with 1012",
             self.endpoint
         );
-        self.send(Sighting::Replaced).await;
+        self.send(HeadReport::Replaced).await;
         Ok(())
     }
 
@@ -175,13 +175,13 @@ impl Shared {
     /// Records the answer of the upstream in use to a subscription; `None` while there is none.
     pub fn settle(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
         self.put_off(of, None);
-        self.say(self.choice.answers(), of, answer);
+        self.say(self.active.answers(), of, answer);
     }
 
     /// Records that a rate limit postponed a subscription at the upstream in use. New subscribers get the node's
     /// error, those that have the subscription wait. `None` when the node is asked again.
     pub fn put_off(&self, of: &NodeSubscription, error: Option<Bytes>) {
-        self.say(self.choice.put_off(), of, error);
+        self.say(self.active.put_off(), of, error);
     }
 
     /// Sets or removes the entry of a subscription, while this upstream is in use. No entry is kept for a
@@ -194,7 +194,7 @@ impl Shared {
     ) {
         let word = word.filter(|_| self.wanted.borrow().includes(of));
         all.send_if_modified(|all| {
-            if self.choice.active() != Some(self.id) {
+            if self.active.active() != Some(self.id) {
                 return false;
             }
             match word {
@@ -211,14 +211,14 @@ impl Shared {
     /// Removes the entries of subscriptions that no client has any more: there is no bound on what clients may ask
     /// for.
     pub fn forget_unwanted(&self, wanted: &Wanted) {
-        self.keep_wanted(self.choice.answers(), wanted);
-        self.keep_wanted(self.choice.put_off(), wanted);
+        self.keep_wanted(self.active.answers(), wanted);
+        self.keep_wanted(self.active.put_off(), wanted);
     }
 
     fn keep_wanted<T>(&self, all: &watch::Sender<HashMap<NodeSubscription, T>>, wanted: &Wanted) {
         all.send_if_modified(|all| {
             let before = all.len();
-            if self.choice.active() == Some(self.id) {
+            if self.active.active() == Some(self.id) {
                 all.retain(|of, _| wanted.includes(of));
             }
             all.len() != before
@@ -227,7 +227,7 @@ impl Shared {
 
     /// Returns the subscriptions that this upstream has to serve: none unless it is in use.
     pub fn wants(&self) -> Wanted {
-        let mine = self.choice.active() == Some(self.id);
+        let mine = self.active.active() == Some(self.id);
         if mine {
             self.wanted.borrow().clone()
         } else {
@@ -242,15 +242,15 @@ impl Shared {
 
     /// Reports a head: first to the choice, then to the ingest, which may ask for this block at once. Returns the
     /// block's hash, if the head could be parsed.
-    pub async fn tell(&self, sighting: Sighting) -> Option<B256> {
+    pub async fn tell(&self, sighting: HeadReport) -> Option<B256> {
         let told = match &sighting {
-            Sighting::Announced(json) => place_of(json)
+            HeadReport::Announced(json) => place_of(json)
                 .ok()
-                .map(|told| (told, self.choice.announced(self.id, told))),
-            Sighting::Latest(json) => place_of(json)
+                .map(|told| (told, self.active.announced(self.id, told))),
+            HeadReport::Latest(json) => place_of(json)
                 .ok()
-                .map(|told| (told, self.choice.fetched(self.id, told))),
-            Sighting::Replaced => None,
+                .map(|told| (told, self.active.fetched(self.id, told))),
+            HeadReport::Replaced => None,
         };
         if let Some((told, true)) = told {
             self.status.lock().head = Some(told.number);
@@ -261,20 +261,20 @@ impl Shared {
     }
 
     /// Sends a report to the ingest; waits for room, of which there is enough unless the ingest is stuck.
-    async fn send(&self, sighting: Sighting) {
+    async fn send(&self, sighting: HeadReport) {
         // The receiver is dropped only at shutdown.
         drop(self.sightings.send((self.id, sighting)).await);
     }
 
-    pub fn gossip(&self, gossip: Gossip) {
-        if self.gossip.try_send(gossip).is_err() {
+    pub fn best_effort(&self, best_effort: BestEffortEvent) {
+        if self.best_effort.try_send(best_effort).is_err() {
             self.count_dropped(1);
         }
     }
 
     /// Counts best-effort events, mostly pending transactions, that were not passed on.
     pub fn count_dropped(&self, count: usize) {
-        self.gossip_dropped.fetch_add(count as u64, Ordering::Relaxed);
+        self.best_effort_dropped.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -282,13 +282,13 @@ impl Shared {
 pub(super) struct Upstream {
     pub(super) node: Node,
     /// Calls over the stream's connection.
-    pub(super) stream: Outbox,
+    pub(super) stream: CallSender,
     /// Calls over the second connection, if the node has two lanes.
-    pub(super) calls: Outbox,
+    pub(super) calls: CallSender,
     pub(super) quarantine: Quarantine,
     /// Permits for connections of [`Self::overtake`].
     pub(super) detours: Semaphore,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<UpstreamShared>,
 }
 
 impl Upstream {
@@ -298,7 +298,7 @@ impl Upstream {
     /// # Errors
     /// Returns [`CallError::Unavailable`] where there is no connection, or where the second one was not opened in
     /// time.
-    pub(super) async fn way(&self, lane: Lane, patience: Duration) -> Result<&Outbox, CallError> {
+    pub(super) async fn way(&self, lane: Lane, patience: Duration) -> Result<&CallSender, CallError> {
         if lane == Lane::Stream {
             return Ok(&self.stream);
         }
@@ -322,8 +322,8 @@ impl Upstream {
 #[derive(Debug)]
 pub struct Pool {
     pub(super) upstreams: Vec<Upstream>,
-    pub(super) choice: Arc<Choice>,
-    identity: Arc<Identity>,
+    pub(super) active: Arc<ActiveUpstream>,
+    identity: Arc<ChainIdentity>,
     pub(super) request_timeout: Duration,
     pub(super) call_patience: Duration,
     pub(super) hedges: bool,
@@ -331,7 +331,7 @@ pub struct Pool {
     pub(super) usual: Mutex<HashMap<&'static str, P95>>,
     fetch_timeout: Duration,
     silence_timeout: Duration,
-    gossip_dropped: Arc<AtomicU64>,
+    best_effort_dropped: Arc<AtomicU64>,
     answers: Arc<Budget>,
     our_answers: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,
@@ -343,9 +343,9 @@ pub struct Pool {
 #[derive(Debug)]
 pub struct Channels {
     /// Reports about the chain. Their receiver must never wait for a call, or the two would deadlock.
-    pub sightings: mpsc::Sender<(UpstreamId, Sighting)>,
+    pub sightings: mpsc::Sender<(UpstreamId, HeadReport)>,
     /// Best-effort events.
-    pub gossip: mpsc::Sender<Gossip>,
+    pub best_effort: mpsc::Sender<BestEffortEvent>,
     /// Subscriptions that clients have.
     pub wanted: watch::Receiver<Wanted>,
 }
@@ -358,9 +358,9 @@ impl Pool {
     #[must_use]
     pub fn start(nodes: &[Node], settings: &UpstreamSettings, channels: &Channels, metrics: Arc<Metrics>) -> Arc<Self> {
         let endpoints = nodes.iter().map(|node| node.endpoint.clone()).collect();
-        let choice = Arc::new(Choice::new(endpoints, settings, metrics.clone()));
-        let identity = Arc::new(Identity::new(nodes.len(), settings.chain_id));
-        let gossip_dropped = Arc::new(AtomicU64::new(0));
+        let active = Arc::new(ActiveUpstream::new(endpoints, settings, metrics.clone()));
+        let identity = Arc::new(ChainIdentity::new(nodes.len(), settings.chain_id));
+        let best_effort_dropped = Arc::new(AtomicU64::new(0));
         let answers = Budget::new("too many bytes of answers at once", settings.max_answer_bytes);
         let our_answers = Budget::new("answers to our own questions", settings.max_answer_bytes);
         let upstreams = nodes
@@ -368,17 +368,17 @@ impl Pool {
             .enumerate()
             .map(|(i, node)| {
                 let endpoint = &node.endpoint;
-                let shared = Arc::new(Shared {
+                let shared = Arc::new(UpstreamShared {
                     id: UpstreamId(i),
                     endpoint: endpoint.clone(),
                     settings: settings.clone(),
                     status: Mutex::default(),
-                    choice: choice.clone(),
+                    active: active.clone(),
                     identity: identity.clone(),
                     newest: Mutex::default(),
                     sightings: channels.sightings.clone(),
-                    gossip: channels.gossip.clone(),
-                    gossip_dropped: gossip_dropped.clone(),
+                    best_effort: channels.best_effort.clone(),
+                    best_effort_dropped: best_effort_dropped.clone(),
                     wanted: channels.wanted.clone(),
                     load: Load::default(),
                     stream: watch::Sender::default(),
@@ -387,19 +387,19 @@ impl Pool {
                     answers: answers.clone(),
                     our_answers: our_answers.clone(),
                 });
-                let (stream, inbox) = Inbox::new();
+                let (stream, call_receiver) = CallReceiver::new();
                 let mut calls = stream.clone();
                 match endpoint {
                     Endpoint::Http(url) => {
-                        tokio::spawn(Poller::new(shared.clone(), url.clone(), inbox).run());
+                        tokio::spawn(Poller::new(shared.clone(), url.clone(), call_receiver).run());
                     }
                     _ => {
-                        tokio::spawn(Connection::new(shared.clone(), inbox).run());
+                        tokio::spawn(Connection::new(shared.clone(), call_receiver).run());
                         if settings.lanes > 1 {
-                            let inbox;
-                            (calls, inbox) = Inbox::new();
+                            let call_receiver;
+                            (calls, call_receiver) = CallReceiver::new();
                             shared.lanes.send_replace(Lanes::Down);
-                            tokio::spawn(CallLane::new(shared.clone(), inbox).run());
+                            tokio::spawn(CallLane::new(shared.clone(), call_receiver).run());
                         }
                     }
                 }
@@ -415,7 +415,7 @@ impl Pool {
             .collect();
         let pool = Arc::new(Self {
             upstreams,
-            choice,
+            active,
             identity,
             request_timeout: settings.request_timeout,
             call_patience: settings.call_patience,
@@ -423,7 +423,7 @@ impl Pool {
             usual: Mutex::default(),
             silence_timeout: settings.silence_timeout,
             fetch_timeout: (settings.silence_timeout / 4).max(MIN_FETCH_TIMEOUT),
-            gossip_dropped,
+            best_effort_dropped,
             answers,
             our_answers,
             metrics,
@@ -445,37 +445,37 @@ impl Pool {
     /// Returns the upstream in use.
     #[must_use]
     pub fn active(&self) -> Option<UpstreamId> {
-        self.choice.active()
+        self.active.active()
     }
 
     /// Returns a receiver of the upstream in use: it signals a change, and the return of the same upstream after it
     /// was lost.
     #[must_use]
     pub fn watch_active(&self) -> watch::Receiver<Option<UpstreamId>> {
-        self.choice.watch_active()
+        self.active.watch_active()
     }
 
     /// Checks if this upstream alone vouches for its height.
     #[must_use]
     pub fn is_doubted(&self, id: UpstreamId) -> bool {
-        self.choice.is_doubted(id)
+        self.active.is_doubted(id)
     }
 
     /// Checks if a block on top of the newest one may be published on the word of this upstream, although another one
     /// is in use.
     #[must_use]
     pub fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
-        self.choice.may_lead(id, block)
+        self.active.may_lead(id, block)
     }
 
     /// Records that this block is to be published on the word of this upstream alone.
     pub fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
-        self.choice.leads(id, number, hash);
+        self.active.leads(id, number, hash);
     }
 
     /// Returns the newest head that this upstream reported.
     #[must_use]
-    pub fn newest(&self, id: UpstreamId) -> Option<Sighting> {
+    pub fn newest(&self, id: UpstreamId) -> Option<HeadReport> {
         self.upstreams[id.0].shared.newest.lock().clone()
     }
 
@@ -490,7 +490,7 @@ impl Pool {
     /// Returns [`CallError::Unavailable`] where no upstream comes into use in time, [`CallError::TimedOut`] where the
     /// upstream in use does not answer in time.
     pub async fn answered(&self, of: &NodeSubscription) -> Result<Result<(), Bytes>, CallError> {
-        let mut active = self.choice.watch_active();
+        let mut active = self.active.watch_active();
         let is_pending = matches!(of, NodeSubscription::Pending(_));
         if !is_pending {
             let comes = active.wait_for(Option::is_some);
@@ -498,8 +498,8 @@ impl Pool {
                 return Err(CallError::Unavailable);
             }
         }
-        let mut answers = self.choice.answers().subscribe();
-        let mut put_off = self.choice.put_off().subscribe();
+        let mut answers = self.active.answers().subscribe();
+        let mut put_off = self.active.put_off().subscribe();
         let answered = async {
             tokio::select! {
                 biased;
@@ -520,7 +520,7 @@ impl Pool {
     /// Returns a receiver of the answers of the upstream in use to subscriptions.
     #[must_use]
     pub fn watch_answers(&self) -> watch::Receiver<Answers> {
-        self.choice.answers().subscribe()
+        self.active.answers().subscribe()
     }
 
     /// Sends a call of our own, which waits behind no client's. A call about `block` goes first to an upstream that
@@ -536,7 +536,7 @@ impl Pool {
         block: Option<B256>,
         attempt: u32,
     ) -> Result<Outcome, CallError> {
-        let (id, among) = self.choice.for_us(block, attempt).ok_or(CallError::Unavailable)?;
+        let (id, among) = self.active.for_us(block, attempt).ok_or(CallError::Unavailable)?;
         let patience = if among > 1 {
             // Doubled with each round: where all upstreams are slow, the wait must become long enough for one of
             // them.
@@ -551,8 +551,8 @@ impl Pool {
     /// Returns the connected upstreams in the order in which they are asked about a block: those that lag or are
     /// forked last, among the others those that reported the block first.
     #[must_use]
-    pub fn order_to_ask(&self, block: B256) -> Vec<UpstreamId> {
-        self.choice.order_to_ask(block)
+    pub fn by_preference(&self, block: B256) -> Vec<UpstreamId> {
+        self.active.by_preference(block)
     }
 
     /// Sends a call of our own to one upstream, like [`Self::call_ours`], with `patience` as the time limit.
@@ -631,7 +631,7 @@ impl Pool {
             let (in_flight, latency) = shared.load.figures();
             let status = UpstreamStatus {
                 active: active == Some(shared.id),
-                lag: self.choice.lag(shared.id),
+                lag: self.active.lag(shared.id),
                 lanes: (!matches!(shared.endpoint, Endpoint::Http(_))).then(|| *shared.lanes.borrow()),
                 in_flight,
                 latency,
@@ -651,8 +651,8 @@ impl Pool {
     /// Returns the number of best-effort events that were dropped, most of them pending transactions that arrived
     /// faster than they could be passed on.
     #[must_use]
-    pub fn gossip_dropped(&self) -> u64 {
-        self.gossip_dropped.load(Ordering::Relaxed)
+    pub fn best_effort_dropped(&self) -> u64 {
+        self.best_effort_dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -663,9 +663,9 @@ async fn look(pool: Weak<Pool>, every: Duration) {
     loop {
         tick.tick().await;
         let Some(pool) = pool.upgrade() else { return };
-        pool.choice.look();
+        pool.active.look();
         if proving.as_ref().is_none_or(JoinHandle::is_finished) {
-            proving = pool.choice.unproved().map(|claim| tokio::spawn(prove(pool, claim)));
+            proving = pool.active.unproved().map(|claim| tokio::spawn(prove(pool, claim)));
         }
     }
 }

@@ -11,8 +11,8 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::pool::Pool;
-use super::standing::{Claim, MAX_HOLE};
-use super::{Told, UpstreamId, place_of};
+use super::ranking::{MAX_HOLE, UnprovedHead};
+use super::{ReportedBlock, UpstreamId, place_of};
 use crate::jsonrpc::Outcome;
 
 /// Longest walk, in blocks: as many as are remembered of the published chain.
@@ -25,21 +25,21 @@ const WALK_PATIENCE: u32 = 2;
 const AHEAD: u64 = 15;
 
 /// Walks from a head that is in doubt, and records the result.
-pub(super) async fn prove(pool: Arc<Pool>, claim: Claim) {
+pub(super) async fn prove(pool: Arc<Pool>, claim: UnprovedHead) {
     // A node that answers slowly must not keep other heads from being proved.
     let root = timeout(pool.silence_timeout() * WALK_PATIENCE, root_of(&pool, &claim)).await;
     let root = root.ok().flatten();
-    pool.choice.walked(claim, root);
+    pool.active.walked(claim, root);
 }
 
 /// Returns the number of the published block that the walk reached; `None` where it reached none.
-async fn root_of(pool: &Pool, claim: &Claim) -> Option<u64> {
+async fn root_of(pool: &Pool, claim: &UnprovedHead) -> Option<u64> {
     let (mut highest, mut parent) = claim.below;
-    let mut known: HashMap<B256, Told> = HashMap::new();
+    let mut known: HashMap<B256, ReportedBlock> = HashMap::new();
     for _ in 0..MAX_WALK {
         // A child that claims to be too far above its parent is not believed, see `MAX_HOLE`.
         let lowest = highest.saturating_sub(MAX_HOLE);
-        if let Some(number) = pool.choice.published_number(parent) {
+        if let Some(number) = pool.active.published_number(parent) {
             return (lowest..=highest).contains(&number).then_some(number);
         }
         if highest < claim.oldest {
@@ -58,7 +58,7 @@ async fn root_of(pool: &Pool, claim: &Claim) -> Option<u64> {
 }
 
 /// Fetches a block by its hash, and the blocks below it by number, most likely its ancestors. Returns them by hash.
-async fn blocks(pool: &Pool, id: UpstreamId, hash: B256, number: u64) -> HashMap<B256, Told> {
+async fn blocks(pool: &Pool, id: UpstreamId, hash: B256, number: u64) -> HashMap<B256, ReportedBlock> {
     let patience = pool.silence_timeout() / 4;
     let ask = async |method: &str, params: String| match pool.ask(id, method, &params, patience).await {
         Ok(Outcome::Result(block)) => place_of(&block).ok(),

@@ -10,12 +10,12 @@ pub(super) const MAX_PUBLISHED: usize = 4096;
 
 /// Published heads that are still canonical, and blocks below them: number and hash, ascending.
 #[derive(Debug, Default)]
-pub(super) struct Published {
+pub(super) struct PublishedSample {
     blocks: VecDeque<(u64, B256)>,
     numbers: HashMap<B256, u64>,
 }
 
-impl Published {
+impl PublishedSample {
     /// Records a published head, which replaces blocks at its height and above; `None` where clients have to begin
     /// anew.
     pub fn head(&mut self, head: Option<(u64, B256)>) {
@@ -82,9 +82,9 @@ mod tests {
 
     #[test]
     fn some_of_what_was_published_is_remembered() {
-        let mut published = Published::default();
+        let mut published = PublishedSample::default();
         let hash = |number: u64| B256::left_padding_from(&number.to_be_bytes());
-        let some = |published: &Published| -> Vec<u64> {
+        let some = |published: &PublishedSample| -> Vec<u64> {
             let number = |hash: &B256| u64::from_be_bytes(hash[24..].try_into().expect("8 bytes"));
             published.some().iter().map(number).collect()
         };

@@ -223,15 +223,15 @@ impl Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::{Reach, Repeat, Whom};
+    use crate::upstream::{MinHead, Repeat, Target};
 
     fn ask(method: &str, params: &str) -> Ask {
         Ask {
             method: method.into(),
             params: params.into(),
             class: "other",
-            reach: Reach::Anywhere,
-            whom: Whom::LeastLoaded,
+            min_head: MinHead::Any,
+            target: Target::LeastLoaded,
             repeat: Repeat::Read,
             archive: false,
             conduct: Default::default(),

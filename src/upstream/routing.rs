@@ -11,11 +11,11 @@ use alloy_primitives::B256;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use super::call::{call_throttled, exchange, is_elsewhere, is_throttled_by_code};
+use super::call::{call_throttled, exchange, is_throttled_by_code, may_succeed_elsewhere};
 use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
-use super::{Ask, CallError, Endpoint, Reach, Repeat, UpstreamId, Whom};
+use super::{Ask, CallError, Endpoint, MinHead, Repeat, Target, UpstreamId};
 use crate::jsonrpc::Outcome;
 use crate::telemetry::ReasonLabel;
 
@@ -63,7 +63,7 @@ impl Pool {
                 }
                 _ if !again => return answer,
                 answer if call_throttled(answer).is_some() => "throttled",
-                Ok(outcome) if is_elsewhere(outcome) => "elsewhere",
+                Ok(outcome) if may_succeed_elsewhere(outcome) => "elsewhere",
                 _ => return answer,
             };
             // The answer stands unless there is another upstream to ask.
@@ -95,7 +95,7 @@ impl Pool {
         loop {
             let id = self.find(ask, lost, until).await?;
             let id = if asked.contains(&id) {
-                let others = self.able(ask).into_iter().filter(|other| !asked.contains(other));
+                let others = self.eligible(ask).into_iter().filter(|other| !asked.contains(other));
                 match others.min_by_key(|other| Some(*other) == lost) {
                     Some(other) => other,
                     None => break,
@@ -162,14 +162,14 @@ impl Pool {
 
     /// Returns all upstreams that such a call can be sent to now.
     #[must_use]
-    pub fn everybody(&self, ask: &Ask) -> Vec<UpstreamId> {
-        self.able(ask)
+    pub fn all_eligible(&self, ask: &Ask) -> Vec<UpstreamId> {
+        self.eligible(ask)
     }
 
     /// Checks if calls can be sent to an upstream.
     #[must_use]
     pub fn is_connected(&self, id: UpstreamId) -> bool {
-        self.choice.reached(Reach::Anywhere).contains(&id)
+        self.active.reached(MinHead::Any).contains(&id)
     }
 
     /// Waits until `until` at most for an upstream that can answer.
@@ -177,7 +177,7 @@ impl Pool {
         if let Some(id) = self.choose(ask, not) {
             return Ok(id);
         }
-        let mut moves = self.choice.watch_moves();
+        let mut moves = self.active.watch_changes();
         loop {
             // Checked after the watch began, so that no change in between is missed.
             if let Some(id) = self.choose(ask, not) {
@@ -186,13 +186,13 @@ impl Pool {
             let moved = tokio::time::timeout_at(until, moves.changed()).await;
             if !matches!(moved, Ok(Ok(()))) {
                 let anywhere = Ask {
-                    reach: Reach::Anywhere,
+                    min_head: MinHead::Any,
                     ..ask.clone()
                 };
-                return Err(match (self.able(&anywhere).is_empty(), ask.reach) {
-                    (false, Reach::Number(number)) => CallError::Behind(number),
-                    (false, Reach::Head | Reach::Beyond(_)) => {
-                        CallError::Behind(self.choice.published_head().unwrap_or_default().0)
+                return Err(match (self.eligible(&anywhere).is_empty(), ask.min_head) {
+                    (false, MinHead::Number(number)) => CallError::Behind(number),
+                    (false, MinHead::Published | MinHead::PreferAbove(_)) => {
+                        CallError::Behind(self.active.published_head().unwrap_or_default().0)
                     }
                     _ => CallError::Unavailable,
                 });
@@ -216,26 +216,26 @@ impl Pool {
     }
 
     /// Returns the upstreams that have the required block and serve the method, by priority.
-    fn able(&self, ask: &Ask) -> Vec<UpstreamId> {
+    fn eligible(&self, ask: &Ask) -> Vec<UpstreamId> {
         let node = |id: &UpstreamId| &self.upstreams[id.0].node;
-        let mut able = self.choice.reached(ask.reach);
-        able.retain(|id| node(id).calls != Share::None && node(id).methods.match_any(&ask.method));
-        if ask.archive && able.iter().any(|id| node(id).archive) {
-            able.retain(|id| node(id).archive);
+        let mut eligible = self.active.reached(ask.min_head);
+        eligible.retain(|id| node(id).calls != Share::None && node(id).methods.match_any(&ask.method));
+        if ask.archive && eligible.iter().any(|id| node(id).archive) {
+            eligible.retain(|id| node(id).archive);
         }
         // While one upstream is open for calls, none waits for another to open.
         let is_open = |id: &UpstreamId| *self.upstreams[id.0].shared.lanes.borrow() != Lanes::Opening;
-        if able.len() > 1 && able.iter().any(is_open) {
-            able.retain(is_open);
+        if eligible.len() > 1 && eligible.iter().any(is_open) {
+            eligible.retain(is_open);
         }
-        able
+        eligible
     }
 
     /// Chooses the upstream for a call, `None` where none qualifies; `not`, which failed before, only where no other
     /// is left.
     fn choose(&self, ask: &Ask, not: Option<UpstreamId>) -> Option<UpstreamId> {
-        let able = self.able(ask);
-        if let [only] = able[..] {
+        let eligible = self.eligible(ask);
+        if let [only] = eligible[..] {
             return Some(only);
         }
         let active = self.active();
@@ -247,13 +247,13 @@ impl Pool {
                 upstream.shared.load.is_backing_off(now),
                 upstream.node.calls == Share::Spare,
             );
-            match ask.whom {
-                Whom::InUse => (avoided, u8::from(Some(*id) != active), 0.0),
-                Whom::LeastLoaded => (avoided, 0, upstream.shared.load.cost(now)),
+            match ask.target {
+                Target::Active => (avoided, u8::from(Some(*id) != active), 0.0),
+                Target::LeastLoaded => (avoided, 0, upstream.shared.load.cost(now)),
             }
         };
         // Equal ranks resolve to the first, which has better priority. Costs are never NaN.
-        let ranked = able.into_iter().map(|id| (rank(&id), id));
+        let ranked = eligible.into_iter().map(|id| (rank(&id), id));
         ranked
             .min_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal))
             .map(|(_, id)| id)
@@ -299,7 +299,7 @@ impl Pool {
 
     /// Sends a call to this upstream, and hedges it to another one once the 95th percentile of latencies has passed.
     async fn ask_perhaps_two(&self, ask: &Ask, first: UpstreamId) -> Answer {
-        let usual = if self.hedges && ask.repeat == Repeat::Read && ask.whom == Whom::LeastLoaded {
+        let usual = if self.hedges && ask.repeat == Repeat::Read && ask.target == Target::LeastLoaded {
             self.usual.lock().get(ask.class).and_then(super::load::P95::get)
         } else {
             None
@@ -346,12 +346,12 @@ impl Pool {
     /// Records the head that is about to be published, `None` where clients have to begin anew: their calls go to
     /// upstreams that have this head.
     pub fn published(&self, head: Option<(u64, B256)>) {
-        self.choice.published(head);
+        self.active.published(head);
     }
 
     /// Records a published block below the others.
     pub fn published_past(&self, number: u64, hash: B256) {
-        self.choice.published_past(number, hash);
+        self.active.published_past(number, hash);
     }
 }
 /// Records in the account's conduct that a call got too long an answer, or that a send was lost.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use headwater::clock::Clock;
 use headwater::delivery::{
-    Answered, CloseReason, Compression, Outbox, OutboxLimits, OutboxShared, Phase, Socket, frame,
+    Answered, ClientWriter, CloseReason, Compression, Phase, Socket, WriterLimits, WriterShared, frame,
 };
 use headwater::server::{agree_on_extension, check_upgrade};
 use headwater::session::{Form, Inbound, Reader};
@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 const MAX_MESSAGE: usize = 32 << 20;
 
 /// Nothing of what Autobahn leaves unread for a while is too much.
-const LIMITS: OutboxLimits = OutboxLimits {
+const LIMITS: WriterLimits = WriterLimits {
     max_bytes: 256 << 20,
     max_total_bytes: 256 << 20,
     max_age: u64::MAX,
@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
     {
         println!("{}", listener.local_addr()?.port());
     }
-    let shared = OutboxShared::new(LIMITS, Clock::start(), &Metrics::new().0);
+    let shared = WriterShared::new(LIMITS, Clock::start(), &Metrics::new().0);
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(serve(stream, shared.clone()));
@@ -51,14 +51,14 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// HTTP until it upgrades.
-async fn serve(stream: TcpStream, shared: Arc<OutboxShared>) -> anyhow::Result<()> {
+async fn serve(stream: TcpStream, shared: Arc<WriterShared>) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     let service = service_fn(|request| respond(request, shared.clone()));
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     Ok(connection.with_upgrades().await?)
 }
 
-async fn respond(request: Request<Incoming>, shared: Arc<OutboxShared>) -> anyhow::Result<Response<Empty<Bytes>>> {
+async fn respond(request: Request<Incoming>, shared: Arc<WriterShared>) -> anyhow::Result<Response<Empty<Bytes>>> {
     let Ok(accept) = check_upgrade(&request) else {
         let mut refusal = Response::new(Empty::new());
         *refusal.status_mut() = StatusCode::BAD_REQUEST;
@@ -88,18 +88,18 @@ async fn respond(request: Request<Incoming>, shared: Arc<OutboxShared>) -> anyho
 
 /// `headwater::session`, where messages mean nothing.
 struct Echo {
-    outbox: Arc<Outbox>,
+    outbox: Arc<ClientWriter>,
     reader: Reader,
     /// The client broke the framing: what it sends is not looked at any more.
     deaf: bool,
 }
 
 impl Echo {
-    fn new(socket: Socket, early: &[u8], compression: Compression, shared: Arc<OutboxShared>) -> Self {
+    fn new(socket: Socket, early: &[u8], compression: Compression, shared: Arc<WriterShared>) -> Self {
         let mut reader = Reader::new(MAX_MESSAGE, compression != Compression::None);
         reader.buffer().extend_from_slice(early);
         Self {
-            outbox: Outbox::new(socket, compression, Arc::default(), shared),
+            outbox: ClientWriter::new(socket, compression, Arc::default(), shared),
             reader,
             deaf: false,
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use headwater::config::typed;
-use headwater::door::{ApiKey, Way, unix_now};
+use headwater::door::{ApiKey, CredentialSource, unix_now};
 use serde_json::{Value, json};
 
 use crate::door::{post, upgrade};
@@ -34,11 +34,16 @@ async fn a_key_opens_from_each_place_that_is_switched_on() {
     let key = ApiKey::random();
     let other = ApiKey::random();
     for ways in [
-        vec![Way::Bearer, Way::Header, Way::Path, Way::Query],
-        vec![Way::Bearer],
-        vec![Way::Header],
-        vec![Way::Path],
-        vec![Way::Query],
+        vec![
+            CredentialSource::Bearer,
+            CredentialSource::Header,
+            CredentialSource::Path,
+            CredentialSource::Query,
+        ],
+        vec![CredentialSource::Bearer],
+        vec![CredentialSource::Header],
+        vec![CredentialSource::Path],
+        vec![CredentialSource::Query],
     ] {
         // The rig's own client has no key, so it has to be let in first.
         let rig = Rig::with(|config| {
@@ -49,10 +54,14 @@ async fn a_key_opens_from_each_place_that_is_switched_on() {
         for shown in [&key, &other] {
             let text = shown.reveal();
             for (way, target, headers) in [
-                (Way::Bearer, "/".to_owned(), bearer(text)),
-                (Way::Header, "/".to_owned(), format!("\r\nX-API-Key: {text}")),
-                (Way::Path, format!("/v1/{text}"), String::new()),
-                (Way::Query, format!("/?key={text}"), String::new()),
+                (CredentialSource::Bearer, "/".to_owned(), bearer(text)),
+                (
+                    CredentialSource::Header,
+                    "/".to_owned(),
+                    format!("\r\nX-API-Key: {text}"),
+                ),
+                (CredentialSource::Path, format!("/v1/{text}"), String::new()),
+                (CredentialSource::Query, format!("/?key={text}"), String::new()),
             ] {
                 // What is switched off is not looked at: nothing is shown then, which is allowed here.
                 let valid = !ways.contains(&way) || shown.reveal() == key.reveal();

@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use headwater::config::{Config, typed};
 use headwater::devnet::{Control, Devnet};
 use headwater::telemetry::Metrics;
-use headwater::upstream::{Channels, NodeSubscription, Passed, Pool, Wanted};
+use headwater::upstream::{Channels, NodeSubscription, Passthrough, Pool, Wanted};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -512,20 +512,20 @@ fn pool(nodes: &[String]) -> (Arc<Pool>, watch::Sender<Wanted>, impl Sized + use
     let mut config = Config::check(&typed).unwrap();
     // One poll, and no other while the test runs.
     config.node.poll_interval = Duration::from_secs(3600);
-    let ((sightings, seen), (gossip, heard)) = (mpsc::channel(64), mpsc::channel(64));
+    let ((sightings, seen), (best_effort, heard)) = (mpsc::channel(64), mpsc::channel(64));
     let (wants, wanted) = watch::channel(Wanted::default());
     let channels = Channels {
         sightings,
-        gossip,
+        best_effort,
         wanted,
     };
     let pool = Pool::start(&config.upstreams, &config.node, &channels, Arc::new(Metrics::new().0));
     (pool, wants, (seen, heard))
 }
 
-fn kind(n: usize) -> Passed {
+fn kind(n: usize) -> Passthrough {
     let param = serde_json::value::to_raw_value(&n).unwrap();
-    Passed::new("eth_subscribe", &[&param]).unwrap()
+    Passthrough::new("eth_subscribe", &[&param]).unwrap()
 }
 
 /// There is no end to what can be asked for.
@@ -543,7 +543,7 @@ async fn an_answer_is_kept_as_long_as_somebody_wants_it_and_over_http_costs_no_p
         for n in 0..50 {
             wants.send_modify(|wanted| wanted.passed = Arc::new([kind(n)].into()));
             assert!(
-                pool.answered(&NodeSubscription::Passed(kind(n)))
+                pool.answered(&NodeSubscription::Passthrough(kind(n)))
                     .await
                     .unwrap()
                     .is_err()
@@ -567,7 +567,7 @@ async fn an_answer_is_forgotten_with_the_node_that_gave_it() {
     wants.send_modify(|wanted| wanted.passed = Arc::new([kind(1), kind(2)].into()));
     for n in [1, 2] {
         assert!(
-            pool.answered(&NodeSubscription::Passed(kind(n)))
+            pool.answered(&NodeSubscription::Passthrough(kind(n)))
                 .await
                 .unwrap()
                 .is_err()
@@ -581,7 +581,7 @@ async fn an_answer_is_forgotten_with_the_node_that_gave_it() {
     })
     .await;
     assert!(
-        pool.answered(&NodeSubscription::Passed(kind(2)))
+        pool.answered(&NodeSubscription::Passthrough(kind(2)))
             .await
             .unwrap()
             .is_err()
@@ -589,6 +589,6 @@ async fn an_answer_is_forgotten_with_the_node_that_gave_it() {
     let answers = pool.watch_answers();
     assert_eq!(
         answers.borrow().keys().collect::<Vec<_>>(),
-        [&NodeSubscription::Passed(kind(2))]
+        [&NodeSubscription::Passthrough(kind(2))]
     );
 }

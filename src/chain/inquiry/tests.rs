@@ -1,7 +1,7 @@
 use super::*;
 
 const BUDGET: Duration = Duration::from_secs(10);
-const OTHER: Failed = Failed::Other(Refused::NodeError);
+const OTHER: AttemptError = AttemptError::Other(Refused::NodeError);
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -16,7 +16,7 @@ struct World {
 }
 
 impl World {
-    fn new(nodes: usize, ways: &'static [Way]) -> Self {
+    fn new(nodes: usize, ways: &'static [FetchWay]) -> Self {
         Self {
             inquiry: Inquiry::new(ways, BUDGET, false),
             record: Record::default(),
@@ -25,7 +25,7 @@ impl World {
         }
     }
 
-    fn block(&mut self, ways: &'static [Way]) {
+    fn block(&mut self, ways: &'static [FetchWay]) {
         self.inquiry = Inquiry::new(ways, BUDGET, false);
     }
 
@@ -33,16 +33,16 @@ impl World {
         self.inquiry.next(now, &self.nodes, &self.record, self.clock + now)
     }
 
-    fn fail(&mut self, question: Question, why: Failed, now: Duration) {
+    fn fail(&mut self, question: Question, why: AttemptError, now: Duration) {
         self.inquiry.failed(question.node, question.way, why, now);
         self.record.failed(question.node, question.way, why, self.clock + now);
     }
 
     /// Asks until the inquiry ends. Each answer takes 1 ms; `None` is a timeout. Returns the questions as upstream
     /// and way, the reason of the end and its second.
-    fn ask(&mut self, mut answer: impl FnMut(Question) -> Option<Failed>) -> String {
+    fn ask(&mut self, mut answer: impl FnMut(Question) -> Option<AttemptError>) -> String {
         let mut now = Duration::ZERO;
-        let mut under_way: Vec<(Duration, Question, Option<Failed>)> = Vec::new();
+        let mut under_way: Vec<(Duration, Question, Option<AttemptError>)> = Vec::new();
         let mut told = String::new();
         for _ in 0..10_000 {
             while let Some(question) = self.next(now) {
@@ -69,20 +69,20 @@ impl World {
     }
 }
 
-fn name(way: Way) -> &'static str {
+fn name(way: FetchWay) -> &'static str {
     match way {
-        Way::LogsByHash => "h",
-        Way::LogsByNumber => "n",
-        Way::ReceiptsByHash => "r",
-        Way::ReceiptsByNumber => "s",
-        Way::EachReceipt => "e",
-        Way::BlockByHash => "b",
-        Way::BlockByNumber => "c",
+        FetchWay::LogsByHash => "h",
+        FetchWay::LogsByNumber => "n",
+        FetchWay::ReceiptsByHash => "r",
+        FetchWay::ReceiptsByNumber => "s",
+        FetchWay::EachReceipt => "e",
+        FetchWay::BlockByHash => "b",
+        FetchWay::BlockByNumber => "c",
     }
 }
 
 /// Returns the first `count` questions if every one fails as `answer` says.
-fn first(nodes: usize, ways: &'static [Way], count: usize, answer: impl Fn(Way) -> Failed) -> String {
+fn first(nodes: usize, ways: &'static [FetchWay], count: usize, answer: impl Fn(FetchWay) -> AttemptError) -> String {
     let mut world = World::new(nodes, ways);
     let told = world.ask(|question| Some(answer(question.way)));
     told.split_whitespace().take(count).collect::<Vec<_>>().join(" ")
@@ -90,40 +90,47 @@ fn first(nodes: usize, ways: &'static [Way], count: usize, answer: impl Fn(Way) 
 
 #[test]
 fn every_upstream_is_asked_in_one_way_before_the_next_way() {
-    let logs = &Way::LOGS;
+    let logs = &FetchWay::LOGS;
     assert_eq!(first(2, logs, 6, |_| OTHER), "0h 1h 0n 1n 0r 1r");
     assert_eq!(first(1, logs, 5, |_| OTHER), "0h 0n 0r 0h 0n");
-    assert_eq!(first(1, logs, 6, |_| Failed::NotServed), "0h 0n 0r 0s 0e 0h");
+    assert_eq!(first(1, logs, 6, |_| AttemptError::NotServed), "0h 0n 0r 0s 0e 0h");
     // Too long for any single answer: request its parts.
-    assert_eq!(first(1, logs, 2, |_| Failed::TooLong), "0h 0e");
-    assert_eq!(first(1, &Way::RECEIPTS, 3, |_| Failed::NotServed), "0r 0s 0e");
-    assert_eq!(first(2, &Way::TRANSACTIONS, 4, |_| OTHER), "0b 1b 0c 1c");
+    assert_eq!(first(1, logs, 2, |_| AttemptError::TooLong), "0h 0e");
+    assert_eq!(
+        first(1, &FetchWay::RECEIPTS, 3, |_| AttemptError::NotServed),
+        "0r 0s 0e"
+    );
+    assert_eq!(first(2, &FetchWay::TRANSACTIONS, 4, |_| OTHER), "0b 1b 0c 1c");
 }
 
 #[test]
 fn it_ends_whatever_is_answered() {
     for (nodes, fails, ends) in [
-        (1, Some(Failed::NotServed), "NotServed @0"),
-        (3, Some(Failed::NotServed), "NotServed @0"),
-        (1, Some(Failed::Pruned), "Pruned @0"),
-        (1, Some(Failed::Broken), "NotServed @"),
-        (1, Some(Failed::Throttled), "Throttled @10"),
+        (1, Some(AttemptError::NotServed), "NotServed @0"),
+        (3, Some(AttemptError::NotServed), "NotServed @0"),
+        (1, Some(AttemptError::Pruned), "Pruned @0"),
+        (1, Some(AttemptError::Broken), "NotServed @"),
+        (1, Some(AttemptError::Throttled), "Throttled @10"),
         (2, Some(OTHER), "NotServed @10"),
         (1, None, "NotServed @10"),
         (3, None, "NotServed @10"),
     ] {
-        for ways in [&Way::LOGS[..], &Way::RECEIPTS[..], &Way::TRANSACTIONS[..]] {
+        for ways in [
+            &FetchWay::LOGS[..],
+            &FetchWay::RECEIPTS[..],
+            &FetchWay::TRANSACTIONS[..],
+        ] {
             let told = World::new(nodes, ways).ask(|_| fails);
             assert!(told.contains(ends), "{nodes} {fails:?}: {told}");
             let asked = told.split_whitespace().count() - 2;
             assert!(asked <= 30 * nodes * ways.len(), "{nodes} {fails:?}: {asked} questions");
         }
     }
-    let long = World::new(1, &Way::LOGS).ask(|question| {
-        Some(if question.way == Way::EachReceipt {
+    let long = World::new(1, &FetchWay::LOGS).ask(|question| {
+        Some(if question.way == FetchWay::EachReceipt {
             OTHER
         } else {
-            Failed::TooLong
+            AttemptError::TooLong
         })
     });
     assert!(
@@ -136,25 +143,25 @@ fn it_ends_whatever_is_answered() {
     assert_eq!(whole.count(), 3, "{long}");
     // Pruned contents do not come back, even if another way reports another error.
     let pruned = |question: Question| {
-        Some(if question.way == Way::LogsByHash {
-            Failed::Pruned
+        Some(if question.way == FetchWay::LogsByHash {
+            AttemptError::Pruned
         } else {
             OTHER
         })
     };
-    assert_eq!(World::new(1, &Way::LOGS).ask(pruned), "0h 0n 0r Pruned @0");
-    let broken = World::new(1, &Way::RECEIPTS).ask(|_| Some(Failed::Broken));
+    assert_eq!(World::new(1, &FetchWay::LOGS).ask(pruned), "0h 0n 0r Pruned @0");
+    let broken = World::new(1, &FetchWay::RECEIPTS).ask(|_| Some(AttemptError::Broken));
     for way in ["0r", "0e"] {
         assert_eq!(broken.matches(way).count(), 3, "{broken}");
     }
     // An earlier rate limit is not the reason if no way is served.
     let mut count = 0;
-    let told = World::new(1, &Way::TRANSACTIONS).ask(|_| {
+    let told = World::new(1, &FetchWay::TRANSACTIONS).ask(|_| {
         count += 1;
         Some(if count == 1 {
-            Failed::Throttled
+            AttemptError::Throttled
         } else {
-            Failed::NotServed
+            AttemptError::NotServed
         })
     });
     assert!(told.contains("NotServed @"), "{told}");
@@ -162,17 +169,17 @@ fn it_ends_whatever_is_answered() {
 
 #[test]
 fn what_is_late_is_not_waited_for_and_not_doubled() {
-    let mut world = World::new(1, &Way::LOGS);
+    let mut world = World::new(1, &FetchWay::LOGS);
     let asked = world.next(ms(0)).expect("a question");
-    assert_eq!((asked.way, world.next(ms(1_249))), (Way::LogsByHash, None));
+    assert_eq!((asked.way, world.next(ms(1_249))), (FetchWay::LogsByHash, None));
     assert_eq!(
         world.next(ms(1_250)).map(|question| question.way),
-        Some(Way::LogsByNumber)
+        Some(FetchWay::LogsByNumber)
     );
     assert_eq!(world.next(ms(1_250)), None);
     // A node that is usually slow does not get a second question for it.
-    world.record.works(UpstreamId(0), Way::LogsByHash, ms(600));
-    world.block(&Way::LOGS);
+    world.record.works(UpstreamId(0), FetchWay::LogsByHash, ms(600));
+    world.block(&FetchWay::LOGS);
     assert!(world.next(ms(0)).is_some());
     assert_eq!(world.next(ms(2_399)), None);
     assert!(world.next(ms(2_400)).is_some());
@@ -180,8 +187,8 @@ fn what_is_late_is_not_waited_for_and_not_doubled() {
 
 #[test]
 fn a_doubt_asks_a_second_voice_at_once() {
-    for (nodes, second) in [(1, (0, Way::LogsByNumber)), (2, (1, Way::LogsByHash))] {
-        let mut world = World::new(nodes, &Way::LOGS);
+    for (nodes, second) in [(1, (0, FetchWay::LogsByNumber)), (2, (1, FetchWay::LogsByHash))] {
+        let mut world = World::new(nodes, &FetchWay::LOGS);
         let asked = world.next(ms(0)).expect("a question");
         world.inquiry.doubted(asked.node, asked.way, ms(1));
         let voice = world.next(ms(1)).map(|question| (question.node.0, question.way));
@@ -193,30 +200,30 @@ fn a_doubt_asks_a_second_voice_at_once() {
 
 #[test]
 fn where_the_index_of_logs_may_be_behind_receipts_are_next_and_then_rest() {
-    let mut world = World::new(1, &Way::LOGS);
+    let mut world = World::new(1, &FetchWay::LOGS);
     let hash = world.next(ms(0)).expect("a question");
     world.inquiry.doubted(hash.node, hash.way, ms(1));
     world.inquiry.index_is_behind(hash.node, ms(1));
     let receipts = world.next(ms(1)).expect("a question");
-    assert_eq!((receipts.way, world.next(ms(1))), (Way::ReceiptsByHash, None));
+    assert_eq!((receipts.way, world.next(ms(1))), (FetchWay::ReceiptsByHash, None));
     world.inquiry.doubted(receipts.node, receipts.way, ms(2));
     world.inquiry.listed(receipts.node, receipts.way, ms(2), ms(1000));
     assert_eq!(world.next(ms(1001)), None);
     assert_eq!(world.inquiry.wake(ms(2)), ms(1002));
     assert_eq!(
         world.next(ms(1002)).map(|question| question.way),
-        Some(Way::ReceiptsByHash)
+        Some(FetchWay::ReceiptsByHash)
     );
     assert_eq!(world.next(ms(1003)), None);
 }
 
 #[test]
 fn time_without_a_node_is_not_asked_away() {
-    let mut world = World::new(1, &Way::LOGS);
+    let mut world = World::new(1, &FetchWay::LOGS);
     for at in 0..1_000 {
         let now = ms(at);
         if let Some(question) = world.next(now) {
-            world.fail(question, Failed::Unavailable, now);
+            world.fail(question, AttemptError::Unavailable, now);
         }
         assert_eq!(world.inquiry.over(now, &world.nodes), None);
     }
@@ -225,68 +232,74 @@ fn time_without_a_node_is_not_asked_away() {
 
 #[test]
 fn the_next_block_goes_straight_to_what_works() {
-    let mut world = World::new(1, &Way::LOGS);
-    let told = world.ask(|question| (question.way != Way::ReceiptsByHash).then_some(Failed::NotServed));
+    let mut world = World::new(1, &FetchWay::LOGS);
+    let told = world.ask(|question| (question.way != FetchWay::ReceiptsByHash).then_some(AttemptError::NotServed));
     assert!(told.starts_with("0h 0n 0r "), "{told}");
     let straight = |world: &mut World| {
-        world.block(&Way::LOGS);
+        world.block(&FetchWay::LOGS);
         world.next(ms(0)).expect("a question").way
     };
-    assert_eq!(straight(&mut world), Way::ReceiptsByHash);
+    assert_eq!(straight(&mut world), FetchWay::ReceiptsByHash);
     // The way is tried again after one minute, and after two more.
     for (wait, again) in [(61, 119), (121, 239)] {
         world.clock += Duration::from_secs(wait);
-        assert_eq!(straight(&mut world), Way::LogsByHash);
-        world
-            .record
-            .failed(UpstreamId(0), Way::LogsByHash, Failed::NotServed, world.clock);
-        world
-            .record
-            .failed(UpstreamId(0), Way::LogsByNumber, Failed::NotServed, world.clock);
+        assert_eq!(straight(&mut world), FetchWay::LogsByHash);
+        world.record.failed(
+            UpstreamId(0),
+            FetchWay::LogsByHash,
+            AttemptError::NotServed,
+            world.clock,
+        );
+        world.record.failed(
+            UpstreamId(0),
+            FetchWay::LogsByNumber,
+            AttemptError::NotServed,
+            world.clock,
+        );
         world.clock += Duration::from_secs(again);
-        assert_eq!(straight(&mut world), Way::ReceiptsByHash);
+        assert_eq!(straight(&mut world), FetchWay::ReceiptsByHash);
         world.clock -= Duration::from_secs(again);
     }
     // A restarted node may serve the way.
     world.record.connected(UpstreamId(0), 1);
     world.record.connected(UpstreamId(0), 1);
-    assert_eq!(straight(&mut world), Way::ReceiptsByHash);
+    assert_eq!(straight(&mut world), FetchWay::ReceiptsByHash);
     world.record.connected(UpstreamId(0), 2);
-    assert_eq!(straight(&mut world), Way::LogsByHash);
+    assert_eq!(straight(&mut world), FetchWay::LogsByHash);
 }
 
 #[test]
 fn where_nothing_is_served_each_way_is_asked_once_a_block() {
-    let mut world = World::new(1, &Way::LOGS);
-    let all = |_| Some(Failed::NotServed);
+    let mut world = World::new(1, &FetchWay::LOGS);
+    let all = |_| Some(AttemptError::NotServed);
     assert_eq!(world.ask(all).split_whitespace().count(), 15 + 2);
-    world.block(&Way::LOGS);
+    world.block(&FetchWay::LOGS);
     assert_eq!(world.ask(all), "0h 0n 0r 0s 0e NotServed @0");
 }
 
 #[test]
 fn three_failures_in_a_row_put_a_way_off_and_a_reconnection_does_not_end_that() {
-    let (node, way) = (UpstreamId(0), Way::LogsByHash);
+    let (node, way) = (UpstreamId(0), FetchWay::LogsByHash);
     let mut record = Record::default();
     record.connected(node, 1);
     for _ in 0..2 {
-        assert!(!record.failed(node, way, Failed::Broken, ms(0)));
+        assert!(!record.failed(node, way, AttemptError::Broken, ms(0)));
     }
     record.works(node, way, ms(5));
     for _ in 0..2 {
-        assert!(!record.failed(node, way, Failed::Broken, ms(0)));
+        assert!(!record.failed(node, way, AttemptError::Broken, ms(0)));
     }
     assert!(record.offers(node, way, ms(0)));
     assert!(
-        record.failed(node, way, Failed::Broken, ms(0)),
+        record.failed(node, way, AttemptError::Broken, ms(0)),
         "once, to be said aloud"
     );
-    assert!(!record.failed(node, way, Failed::Broken, ms(1)));
+    assert!(!record.failed(node, way, AttemptError::Broken, ms(1)));
     record.connected(node, 2);
     assert!(!record.offers(node, way, ms(59_999)));
     assert!(record.offers(node, way, ms(60_000)));
     // A rate limit passes sooner.
-    assert!(record.failed(UpstreamId(1), way, Failed::Throttled, ms(0)));
+    assert!(record.failed(UpstreamId(1), way, AttemptError::Throttled, ms(0)));
     assert!(record.offers(UpstreamId(1), way, ms(1_000)));
-    assert!(!record.failed(UpstreamId(1), way, Failed::Unavailable, ms(1_000)));
+    assert!(!record.failed(UpstreamId(1), way, AttemptError::Unavailable, ms(1_000)));
 }

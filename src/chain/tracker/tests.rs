@@ -51,7 +51,7 @@ fn show(step: &Step) -> String {
             format!("reorg{gone}{}", names(adopted))
         }
         Step::Behind(block) => format!("behind {}", name(block.hash)),
-        Step::Far { stone, .. } => format!("far {stone}"),
+        Step::Far { waypoint, .. } => format!("far {waypoint}"),
         Step::Reset(head) => format!("reset {}", name(head.block.hash)),
     }
 }
@@ -354,10 +354,10 @@ proptest! {
                         for h in adopted { prop_assert_eq!(Some(&h.parent), model.last()); model.push(h.block.hash); }
                         Step::Nothing
                     }
-                    Step::Far { head, stone } => {
+                    Step::Far { head, waypoint } => {
                         // The node's first block at or above that number.
                         let mut first = head;
-                        while by_hash[&first.parent].block.number >= stone { first = by_hash[&first.parent].clone(); }
+                        while by_hash[&first.parent].block.number >= waypoint { first = by_hash[&first.parent].clone(); }
                         tracker.walk_to(first)
                     }
                     Step::Reset(_) => { prop_assert!(false, "nothing here is beyond history"); break; }

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{End, Feed, Purpose, Serving};
+use super::{End, FeedState, Purpose, Serving};
 use crate::jsonrpc::Outcome;
-use crate::upstream::announcement::{Act, Announcements, Goal, Heads, Ring, Seek};
+use crate::upstream::announcement::{Act, Announcements, Goal, HeaderLookup, Heads, Ring};
 use crate::upstream::load::{BackOff, LONGEST};
-use crate::upstream::{Sighting, UpstreamSettings, names_parent, place_of};
+use crate::upstream::{HeadReport, UpstreamSettings, names_parent, place_of};
 
 /// Longest wait of an announcement for the comparison with its block.
 const HOLD: Duration = Duration::from_secs(1);
@@ -27,14 +27,14 @@ const DEAF_AGAIN: Duration = Duration::from_secs(600);
 pub(super) struct HeadsState {
     announcements: Announcements,
     ring: Ring,
-    subscription: Subscription,
+    subscription: HeadsSubscription,
     /// Time of the next poll of the head; `None` if the head is not polled.
     poll: Option<Instant>,
     /// Source of heads while the node announces them, once determined.
     found: Option<Heads>,
     /// `true` if a head was announced on this connection.
     has_announced: bool,
-    /// `true` if the previous connection was closed with [`End::Deaf`].
+    /// `true` if the previous connection was closed with [`End::HeadsStalled`].
     was_deaf: bool,
     began: Instant,
     /// Back-off of the subscription after a rate limit.
@@ -43,7 +43,7 @@ pub(super) struct HeadsState {
 
 /// The subscription to heads.
 #[derive(Debug)]
-enum Subscription {
+enum HeadsSubscription {
     /// Requested at this time, not answered yet.
     Asked(Instant),
     /// Not answered in time: the head is polled meanwhile.
@@ -59,7 +59,7 @@ impl HeadsState {
         Self {
             announcements: Announcements::new(HOLD.min(settings.silence_timeout / 10)),
             ring: Ring::default(),
-            subscription: Subscription::Stands,
+            subscription: HeadsSubscription::Stands,
             poll: None,
             found: None,
             has_announced: false,
@@ -69,7 +69,7 @@ impl HeadsState {
         }
     }
 
-    /// Records that the previous connection was closed with [`End::Deaf`].
+    /// Records that the previous connection was closed with [`End::HeadsStalled`].
     pub fn follows_deaf(&mut self) {
         self.was_deaf = true;
     }
@@ -85,14 +85,14 @@ impl HeadsState {
 
     fn no_answer_at(&self, settings: &UpstreamSettings) -> Option<Instant> {
         match self.subscription {
-            Subscription::Asked(at) => Some(at + settings.silence_timeout / 4),
+            HeadsSubscription::Asked(at) => Some(at + settings.silence_timeout / 4),
             _ => None,
         }
     }
 
     fn ask_again_at(&self) -> Option<Instant> {
         match self.subscription {
-            Subscription::Refused(at) => Some(at),
+            HeadsSubscription::Refused(at) => Some(at),
             _ => None,
         }
     }
@@ -101,14 +101,14 @@ impl HeadsState {
 impl Serving {
     /// Records that the subscription to heads is requested now.
     pub(super) fn asked_for_heads(&mut self) {
-        self.heads.subscription = Subscription::Asked(Instant::now());
+        self.heads.subscription = HeadsSubscription::Asked(Instant::now());
     }
 
     /// Polls the head after a rate limit, and subscribes again in a while.
     pub(super) fn heads_put_off(&mut self) {
         let now = Instant::now();
         self.heads.back_off.refused(now, None, LONGEST);
-        self.heads.subscription = Subscription::Refused(self.heads.back_off.until(now).unwrap_or(now));
+        self.heads.subscription = HeadsSubscription::Refused(self.heads.back_off.until(now).unwrap_or(now));
         self.poll_heads("rate limited");
     }
 
@@ -118,7 +118,7 @@ impl Serving {
     }
 
     pub(super) fn heads_granted(&mut self) {
-        self.heads.subscription = Subscription::Stands;
+        self.heads.subscription = HeadsSubscription::Stands;
         if self.heads.poll.take().is_some() {
             info!("upstream {}: it serves newHeads after all", self.shared.endpoint);
         }
@@ -127,7 +127,7 @@ impl Serving {
     /// Polls the head over the same socket, as over HTTP, since the node refused `newHeads`; the subscription is
     /// requested again later.
     pub(super) fn heads_refused(&mut self, why: &str) {
-        self.heads.subscription = Subscription::Refused(Instant::now() + ASK_AGAIN);
+        self.heads.subscription = HeadsSubscription::Refused(Instant::now() + ASK_AGAIN);
         self.poll_heads(why);
     }
 
@@ -180,7 +180,7 @@ impl Serving {
         let (before, mut height) = (self.head, None);
         if let Outcome::Result(json) = outcome {
             height = place_of(&json).ok().map(|place| place.number);
-            self.tell(Sighting::Latest(json)).await;
+            self.tell(HeadReport::Latest(json)).await;
         }
         let now = Instant::now();
         if self.heads.is_polled() && height.is_some() {
@@ -218,11 +218,11 @@ impl Serving {
             .no_answer_at(&self.shared.settings)
             .is_some_and(|at| now >= at)
         {
-            self.heads.subscription = Subscription::Late;
+            self.heads.subscription = HeadsSubscription::Late;
             self.poll_heads("no answer to eth_subscribe");
         }
         if self.ready && self.heads.ask_again_at().is_some_and(|at| now >= at) {
-            self.ask_vital(Purpose::Subscribe(Feed::Heads));
+            self.ask_vital(Purpose::Subscribe(FeedState::Heads));
         }
         if let Some(poll) = self.heads.poll
             && self.ready
@@ -242,7 +242,7 @@ impl Serving {
     async fn act(&mut self, acts: Vec<Act>) {
         for act in acts {
             match act {
-                Act::Deliver(json) => self.tell(Sighting::Announced(json)).await,
+                Act::Deliver(json) => self.tell(HeadReport::Announced(json)).await,
                 Act::Ring(goal) => {
                     if self.heads.ring.ring(goal) {
                         self.ask_for_head();
@@ -250,8 +250,8 @@ impl Serving {
                 }
                 Act::Ask(question, seek) => {
                     let (method, params) = match seek {
-                        Seek::Hash(hash) => ("eth_getBlockByHash", format!(r#"["{hash}",false]"#)),
-                        Seek::Number(number) => ("eth_getBlockByNumber", format!(r#"["{number:#x}",false]"#)),
+                        HeaderLookup::Hash(hash) => ("eth_getBlockByHash", format!(r#"["{hash}",false]"#)),
+                        HeaderLookup::Number(number) => ("eth_getBlockByNumber", format!(r#"["{number:#x}",false]"#)),
                     };
                     // If the write queue is full, the comparison ends undecided at its time limit.
                     self.ask(method, &params, Purpose::Compare(question));

@@ -55,7 +55,7 @@ impl Serving {
         if matches!(notice, Notice::Ended(_)) {
             return;
         }
-        self.shared.choice.metrics().ownerless_events.inc();
+        self.shared.active.metrics().ownerless_events.inc();
         let now = Instant::now();
         let has_room = self.out.len() < WRITE_QUEUE && self.end_back_off.until(now).is_none();
         if has_room && method.len() <= MAX_METHOD_NAME && self.ownerless.is_new(&subscription, now) {

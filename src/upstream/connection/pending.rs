@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::subscriptions::{HASHES, WHOLE};
-use super::{End, Feed, Purpose, Serving, SubscriptionState, WRITE_QUEUE, text};
+use super::{End, FeedState, Purpose, Serving, SubscriptionState, WRITE_QUEUE, text};
 use crate::jsonrpc::Outcome;
 use crate::upstream::call::{is_throttled, is_unknown_method};
 use crate::upstream::load::{BackOff, LONGEST};
@@ -89,11 +89,11 @@ impl Serving {
         let state = self.forget(&WHOLE);
         match self.subscriptions.get(&HASHES) {
             Some(SubscriptionState::Asked | SubscriptionState::Stands { .. }) => {
-                self.unsubscribe(Feed::Beside(WHOLE).unsubscribe(), subscription);
+                self.unsubscribe(FeedState::Beside(WHOLE).unsubscribe(), subscription);
             }
             _ => {
                 self.subscriptions.extend(state.map(|state| (HASHES, state)));
-                self.feeds.insert(subscription, Some(Feed::Beside(HASHES)));
+                self.feeds.insert(subscription, Some(FeedState::Beside(HASHES)));
             }
         }
         self.reconcile();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{End, Feed, Purpose, SYNCING_INTERVAL, Serving, SubscriptionState, WRITE_QUEUE, text};
+use super::{End, FeedState, Purpose, SYNCING_INTERVAL, Serving, SubscriptionState, WRITE_QUEUE, text};
 use crate::jsonrpc::{INTERNAL_ERROR, Outcome, error};
 use crate::upstream::call::is_for_good;
 use crate::upstream::feeds::is_id;
@@ -39,13 +39,13 @@ impl NodeSubscription {
         match self {
             Self::Pending(TransactionForm::Hash) => ("eth_subscribe", r#"["newPendingTransactions"]"#),
             Self::Pending(TransactionForm::Full) => ("eth_subscribe", r#"["newPendingTransactions",true]"#),
-            Self::Passed(passed) => (passed.method(), passed.params()),
+            Self::Passthrough(passed) => (passed.method(), passed.params()),
         }
     }
 }
 
 impl Serving {
-    pub(super) async fn subscribed(&mut self, feed: Feed, subscription: String) -> Result<(), End> {
+    pub(super) async fn subscribed(&mut self, feed: FeedState, subscription: String) -> Result<(), End> {
         let why = if !is_id(&subscription) {
             Some("the node answers a subscription without an id")
         } else if let Some(Some(_)) = self.feeds.get(&subscription) {
@@ -60,11 +60,11 @@ impl Serving {
             };
         }
         match &feed {
-            Feed::Heads => {
+            FeedState::Heads => {
                 self.heads_granted();
                 self.ask_vital(Purpose::Latest);
             }
-            Feed::Beside(of) => {
+            FeedState::Beside(of) => {
                 let state = SubscriptionState::Stands {
                     subscription: subscription.clone(),
                     since: Instant::now(),
@@ -83,13 +83,13 @@ impl Serving {
     }
 
     /// Handles a refusal, with the node's error object, or ours if the node did not answer or gave no usable id.
-    pub(super) fn refused(&mut self, feed: Feed, error: Bytes) -> Result<(), End> {
+    pub(super) fn refused(&mut self, feed: FeedState, error: Bytes) -> Result<(), End> {
         let of = match feed {
-            Feed::Heads => {
+            FeedState::Heads => {
                 self.heads_refused(&text(&error));
                 return Ok(());
             }
-            Feed::Beside(of) => of,
+            FeedState::Beside(of) => of,
         };
         if of == WHOLE {
             self.whole_by_hash(&text(&error));
@@ -99,7 +99,7 @@ impl Serving {
                 NodeSubscription::Pending(_) => {
                     warn!(upstream = %self.shared.endpoint, "no pending transactions: {}", text(&error));
                 }
-                NodeSubscription::Passed(passed) => {
+                NodeSubscription::Passthrough(passed) => {
                     debug!(upstream = %self.shared.endpoint, ?passed, "refused: {}", text(&error));
                 }
             }
@@ -114,31 +114,31 @@ impl Serving {
 
     /// Handles the end of a granted subscription by the node. Returns [`End::HeadsEnded`] if that to heads ends twice
     /// within `silence_timeout`.
-    pub(super) fn ended_by_node(&mut self, subscription: &str, feed: Feed, error: Bytes) -> Result<(), End> {
+    pub(super) fn ended_by_node(&mut self, subscription: &str, feed: FeedState, error: Bytes) -> Result<(), End> {
         warn!(upstream = %self.shared.endpoint, ?feed, "the node has ended a subscription: {}", text(&error));
         self.feeds.remove(subscription);
         let now = Instant::now();
         let of = match feed {
-            Feed::Heads => {
+            FeedState::Heads => {
                 let again = self.shared.settings.silence_timeout;
                 if self.heads_ended.replace(now).is_some_and(|at| now - at < again) {
                     return Err(End::HeadsEnded(text(&error)));
                 }
                 // The newest block is fetched after the grant, so that no head is missed.
-                self.ask_vital(Purpose::Subscribe(Feed::Heads));
+                self.ask_vital(Purpose::Subscribe(FeedState::Heads));
                 return Ok(());
             }
-            Feed::Beside(of) => of,
+            FeedState::Beside(of) => of,
         };
         let state = self.subscriptions.insert(of.clone(), SubscriptionState::Ended);
         let is_soon = matches!(state, Some(SubscriptionState::Stands { since, .. }) if now - since < SOON);
         let ends = self.ends.entry(of.clone()).or_default();
         *ends = if is_soon { *ends + 1 } else { 0 };
         if *ends > MAX_ENDS {
-            return self.refused(Feed::Beside(of), error);
+            return self.refused(FeedState::Beside(of), error);
         }
         if is_soon {
-            let back_off = self.back_offs.entry(Feed::Beside(of.clone())).or_default();
+            let back_off = self.back_offs.entry(FeedState::Beside(of.clone())).or_default();
             back_off.refused(now, None, LONGEST);
         }
         // New subscribers wait until it stands again.
@@ -168,12 +168,12 @@ impl Serving {
 
     /// Records a rate limit: the subscription is requested again after a back-off of its own, which other refusals do
     /// not extend.
-    pub(super) fn put_off(&mut self, feed: Feed, outcome: Outcome) {
+    pub(super) fn put_off(&mut self, feed: FeedState, outcome: Outcome) {
         let now = Instant::now();
         self.shared.load.throttled(now, None);
         let back_off = self.back_offs.entry(feed.clone()).or_default();
         back_off.refused(now, None, LONGEST);
-        if let (Feed::Beside(of), Outcome::Error(error)) = (feed, outcome) {
+        if let (FeedState::Beside(of), Outcome::Error(error)) = (feed, outcome) {
             self.say_put_off(&of, Some(&error));
             self.subscriptions.insert(of, SubscriptionState::PutOff(error));
             self.reconcile();
@@ -181,13 +181,13 @@ impl Serving {
     }
 
     fn is_put_off(&self, of: &NodeSubscription) -> bool {
-        let back_off = self.back_offs.get(&Feed::Beside(of.clone()));
+        let back_off = self.back_offs.get(&FeedState::Beside(of.clone()));
         back_off.is_some_and(|back_off| back_off.until(Instant::now()).is_some())
     }
 
     /// Removes all state of a subscription; returns its last state.
     pub(super) fn forget(&mut self, of: &NodeSubscription) -> Option<SubscriptionState> {
-        self.back_offs.remove(&Feed::Beside(of.clone()));
+        self.back_offs.remove(&FeedState::Beside(of.clone()));
         self.ends.remove(of);
         self.subscriptions.remove(of)
     }
@@ -264,7 +264,7 @@ impl Serving {
         }
         let hashes = wanted.pending_hashes || wanted.pending_full && by_hash && no_whole.is_none();
         let whole = wanted.pending_full && !by_hash;
-        let passed = wanted.passed.iter().cloned().map(NodeSubscription::Passed);
+        let passed = wanted.passed.iter().cloned().map(NodeSubscription::Passthrough);
         let pending = [hashes.then_some(HASHES), whole.then_some(WHOLE)];
         pending.into_iter().flatten().chain(passed).collect()
     }
@@ -285,7 +285,7 @@ impl Serving {
             .collect();
         for of in unneeded {
             if let Some(SubscriptionState::Stands { subscription, .. }) = self.forget(&of) {
-                self.unsubscribe(Feed::Beside(of).unsubscribe(), subscription);
+                self.unsubscribe(FeedState::Beside(of).unsubscribe(), subscription);
             }
         }
     }
@@ -302,7 +302,7 @@ impl Serving {
             None if !self.has_room_for(of) => {}
             Some(SubscriptionState::PutOff(_) | SubscriptionState::Ended) | None => {
                 let (method, params) = of.question();
-                if self.ask(method, params, Purpose::Subscribe(Feed::Beside(of.clone()))) {
+                if self.ask(method, params, Purpose::Subscribe(FeedState::Beside(of.clone()))) {
                     self.subscriptions.insert(of.clone(), SubscriptionState::Asked);
                     self.say_put_off(of, None);
                 }
@@ -317,7 +317,7 @@ impl Serving {
             return self.ending.len() < MAX_ENDING;
         }
         let max = self.shared.settings.max_passed;
-        let is_passed = |of: &&NodeSubscription| matches!(of, NodeSubscription::Passed(_));
+        let is_passed = |of: &&NodeSubscription| matches!(of, NodeSubscription::Passthrough(_));
         let passed = self.subscriptions.keys().filter(is_passed).count();
         let ending = self.feeds.values().filter(|feed| feed.is_none()).count();
         passed < max && ending < max

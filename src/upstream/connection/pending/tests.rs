@@ -5,12 +5,12 @@ use tokio::sync::mpsc;
 use super::super::subscriptions::tests::{answers, asked, heard, message, said, says, serving, want_pending};
 use super::super::subscriptions::{HASHES, WHOLE};
 use super::*;
-use crate::upstream::Gossip;
+use crate::upstream::BestEffortEvent;
 
 /// Returns the pending transactions that were passed on, each as its form and JSON.
-fn pending(passed_on: &mut mpsc::Receiver<Gossip>) -> Vec<String> {
+fn pending(passed_on: &mut mpsc::Receiver<BestEffortEvent>) -> Vec<String> {
     let mut all = Vec::new();
-    while let Ok(Gossip::Pending { form, json, .. }) = passed_on.try_recv() {
+    while let Ok(BestEffortEvent::Pending { form, json, .. }) = passed_on.try_recv() {
         all.push(format!("{form:?} {}", text(&json)));
     }
     all
@@ -167,7 +167,10 @@ async fn whole_transactions_in_place_of_hashes_are_reduced() {
     }
     let hashes = ["0x1", "0x3", "0x4", "0x5"].map(|hash| format!("Hash \"{hash}\""));
     assert_eq!(pending(&mut passed_on), hashes);
-    let dropped = serving.shared.gossip_dropped.load(std::sync::atomic::Ordering::Relaxed);
+    let dropped = serving
+        .shared
+        .best_effort_dropped
+        .load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(dropped, 4, "they are counted");
 }
 

@@ -9,13 +9,13 @@ use tokio::sync::{mpsc, watch};
 use super::*;
 use crate::config::{Config, typed};
 use crate::telemetry::Metrics;
-use crate::upstream::choice::Choice;
-use crate::upstream::identity::Identity;
+use crate::upstream::active::ActiveUpstream;
+use crate::upstream::identity::ChainIdentity;
 use crate::upstream::lanes::Lanes;
 use crate::upstream::link::{Inbound, Outbound};
 use crate::upstream::load::Load;
-use crate::upstream::pool::Shared;
-use crate::upstream::{Endpoint, Gossip, Passed, UpstreamId};
+use crate::upstream::pool::UpstreamShared;
+use crate::upstream::{BestEffortEvent, Endpoint, Passthrough, UpstreamId};
 
 /// Creates an open connection to the upstream in use, and the sender of what clients need.
 pub fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>) {
@@ -24,7 +24,9 @@ pub fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender
 }
 
 /// Creates the same as [`serving`], with the receiver of the events that are passed on.
-pub fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>, mpsc::Receiver<Gossip>) {
+pub fn heard(
+    edit: impl FnOnce(&mut typed::Config),
+) -> (Serving, watch::Sender<Wanted>, mpsc::Receiver<BestEffortEvent>) {
     let mut typed = typed::Config {
         upstream: vec!["ws://127.0.0.1:1".to_owned().into()],
         ..typed::Config::default()
@@ -33,19 +35,19 @@ pub fn heard(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<W
     let config = Config::check(&typed).expect("good settings");
     let endpoint: Endpoint = config.upstreams[0].endpoint.clone();
     let (wants, wanted) = watch::channel(Wanted::default());
-    let (gossip, passed_on) = mpsc::channel(1024);
+    let (best_effort, passed_on) = mpsc::channel(1024);
     let metrics = Arc::new(Metrics::new().0);
-    let shared = Shared {
+    let shared = UpstreamShared {
         id: UpstreamId(0),
         endpoint: endpoint.clone(),
         status: Mutex::default(),
-        choice: Arc::new(Choice::new(vec![endpoint], &config.node, metrics)),
+        active: Arc::new(ActiveUpstream::new(vec![endpoint], &config.node, metrics)),
         settings: config.node,
-        identity: Arc::new(Identity::new(1, None)),
+        identity: Arc::new(ChainIdentity::new(1, None)),
         newest: Mutex::default(),
         sightings: mpsc::channel(1).0,
-        gossip,
-        gossip_dropped: Arc::new(AtomicU64::new(0)),
+        best_effort,
+        best_effort_dropped: Arc::new(AtomicU64::new(0)),
         wanted,
         load: Load::default(),
         stream: watch::Sender::default(),
@@ -86,7 +88,7 @@ pub fn asked(serving: &mut Serving) -> Vec<String> {
 
 /// Returns what is published of a subscription: that it stands, an error, or nothing yet.
 pub fn said(serving: &Serving, of: &NodeSubscription) -> String {
-    match serving.shared.choice.answers().borrow().get(of) {
+    match serving.shared.active.answers().borrow().get(of) {
         Some(Ok(())) => "stands".to_owned(),
         Some(Err(error)) => text(error),
         None => "nothing".to_owned(),
@@ -111,7 +113,7 @@ fn each_kind() -> [(NodeSubscription, Wanted); 3] {
             },
         ),
         (
-            NodeSubscription::Passed(passed(1)),
+            NodeSubscription::Passthrough(passed(1)),
             Wanted {
                 passed: Arc::new([passed(1)].into()),
                 ..none()
@@ -209,7 +211,7 @@ async fn heads_that_the_node_ends_are_asked_for_at_once_and_twice_in_a_row_end_t
     let (mut serving, _wants) = serving(|_| {});
     let heads = r#"eth_subscribe ["newHeads"]"#;
     let latest = r#"eth_getBlockByNumber ["latest",false]"#;
-    serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+    serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
     for round in 0..3 {
         assert_eq!(asked(&mut serving), [heads], "{round}");
         answers(&mut serving, "result", r#""0xa""#).await;
@@ -260,7 +262,7 @@ async fn a_grant_without_an_id_is_none() {
             assert!(serving.feeds.is_empty() && asked(&mut serving).is_empty());
         }
         let (mut serving, _wants) = serving(|_| {});
-        serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+        serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
         asked(&mut serving);
         answers(&mut serving, "result", grant).await;
         assert!(serving.heads.is_polled() && serving.feeds.is_empty(), "{grant}");
@@ -274,7 +276,7 @@ async fn a_grant_without_an_id_is_none() {
 #[tokio::test(start_paused = true)]
 async fn heads_that_are_never_announced_are_polled_until_they_are() {
     let (mut serving, _wants) = serving(|_| {});
-    serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+    serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
     answers(&mut serving, "result", r#""0xa""#).await;
     answers(&mut serving, "result", &block(1)).await;
     probe(&mut serving, 1).await.expect("the chain rests");
@@ -290,7 +292,7 @@ async fn heads_that_are_never_announced_are_polled_until_they_are() {
     assert!(!serving.heads.is_polled());
     // A connection that announced heads before is closed, the first time.
     probe(&mut serving, 5).await.expect("once");
-    assert!(matches!(probe(&mut serving, 6).await, Err(End::Deaf)));
+    assert!(matches!(probe(&mut serving, 6).await, Err(End::HeadsStalled)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,7 +300,7 @@ async fn a_connection_that_is_deaf_as_the_one_before_it_is_polled() {
     for (stood, is_polled) in [(1, true), (599, true), (600, false), (100_000, false)] {
         let (mut serving, _wants) = serving(|_| {});
         serving.heads.follows_deaf();
-        serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+        serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
         answers(&mut serving, "result", r#""0xa""#).await;
         answers(&mut serving, "result", &block(1)).await;
         says(&mut serving, &message(r#""0xa""#, "result", &block(2))).await;
@@ -315,7 +317,7 @@ async fn a_subscription_to_heads_that_is_refused_for_a_limit_holds_up_no_handsha
     for ready in [false, true] {
         let (mut serving, _wants) = serving(|_| {});
         serving.ready = ready;
-        serving.ask_vital(Purpose::Subscribe(Feed::Heads));
+        serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
         asked(&mut serving);
         answers(&mut serving, "error", limit).await;
         if !ready {
@@ -375,7 +377,7 @@ async fn the_words_of_a_refusal_of_what_a_client_named_are_no_limit() {
     asked(&mut serving);
     let error = r#"{"code":-32601,"message":"no \"rate limit\" subscription in eth namespace"}"#;
     answers(&mut serving, "error", error).await;
-    assert_eq!(said(&serving, &NodeSubscription::Passed(passed(1))), error);
+    assert_eq!(said(&serving, &NodeSubscription::Passthrough(passed(1))), error);
     assert!(!serving.shared.load.is_backing_off(Instant::now()));
 }
 
@@ -385,7 +387,7 @@ async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
     let event = |name: &str, id: &str| {
         format!(r#"{{"jsonrpc":"2.0","method":"{name}","params":{{"subscription":{id},"result":1}}}}"#)
     };
-    let counted = |serving: &Serving| serving.shared.choice.metrics().ownerless_events.get();
+    let counted = |serving: &Serving| serving.shared.active.metrics().ownerless_events.get();
     for (name, id, first, second) in [
         ("eth_subscription", r#""0xa""#, r#"eth_unsubscribe ["0xa"]"#, ""),
         ("debug_subscription", "7", "debug_unsubscribe [7]", ""),
@@ -434,9 +436,9 @@ async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
     assert!(ended <= 64, "{ended}");
 }
 
-pub fn passed(of: usize) -> Passed {
+pub fn passed(of: usize) -> Passthrough {
     let param = serde_json::value::to_raw_value(&of).expect("a number");
-    Passed::new("eth_subscribe", &[&param]).expect("short")
+    Passthrough::new("eth_subscribe", &[&param]).expect("short")
 }
 
 pub fn want(wants: &watch::Sender<Wanted>, of: impl IntoIterator<Item = usize>) {

@@ -8,7 +8,7 @@ const TAKE_BACK: Duration = Duration::from_secs(10);
 
 /// Parses a block's name: `a3` is block 3 of branch a, and its parent is block 2 of the same branch. The parent of
 /// `a8<5` is block 5, and the parent of `b6<a5` is block 5 of branch a.
-fn told(name: &str) -> Told {
+fn told(name: &str) -> ReportedBlock {
     let (name, parent) = name
         .split_once('<')
         .map_or((name, None), |(name, parent)| (name, Some(parent)));
@@ -24,7 +24,7 @@ fn told(name: &str) -> Told {
         Some((branch, parent)) if branch.is_ascii_alphabetic() => hash(branch, parent[1..].parse().unwrap()),
         Some((_, parent)) => hash(own, parent.parse().unwrap()),
     };
-    Told {
+    ReportedBlock {
         number,
         hash: hash(own, number),
         parent,
@@ -34,8 +34,8 @@ fn told(name: &str) -> Told {
 /// Story: `0+a3` upstream 0 connects with head a3, `0a4` it reports a4, `0-` it is lost, `+5` five seconds pass,
 /// with a decision at each quarter of a second, `=a3` clients were shown a3. The outcome lists the switches with
 /// the second of each.
-fn story(events: &str) -> (Standing, String) {
-    let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
+fn story(events: &str) -> (Ranking, String) {
+    let mut ranking = Ranking::new(4, PATIENCE, TAKE_BACK);
     let mut now = Duration::ZERO;
     let mut out = Vec::new();
     let mut note = |switch: Option<Switch>, now: Duration| {
@@ -44,7 +44,7 @@ fn story(events: &str) -> (Standing, String) {
         };
         let name = |id: Option<UpstreamId>| id.map_or("-".to_owned(), |id| id.0.to_string());
         let why = match why {
-            Why::Lagging(lag) => format!("lagging {lag:?}"),
+            SwitchReason::Lagging(lag) => format!("lagging {lag:?}"),
             why => format!("{why:?}").to_lowercase(),
         };
         out.push(format!("{}>{} {why} @{:?}", name(from), name(to), now));
@@ -53,30 +53,30 @@ fn story(events: &str) -> (Standing, String) {
         if let Some(seconds) = event.strip_prefix('+') {
             for _ in 0..seconds.parse::<u32>().unwrap() * 4 {
                 now += Duration::from_millis(250);
-                note(standing.decide(now), now);
+                note(ranking.decide(now), now);
             }
             continue;
         }
         if let Some(head) = event.strip_prefix('=') {
-            let Told { number, hash, .. } = told(head);
-            standing.published(Some((number, hash)), now);
-            note(standing.decide(now), now);
+            let ReportedBlock { number, hash, .. } = told(head);
+            ranking.published(Some((number, hash)), now);
+            note(ranking.decide(now), now);
             continue;
         }
         let (id, what) = event.split_at(1);
         let id = UpstreamId(id.parse().unwrap());
         let head = what.trim_start_matches('+');
         if what == "-" {
-            standing.down(id);
+            ranking.down(id);
         } else if !head.is_empty() {
-            standing.announced(id, told(head));
+            ranking.announced(id, told(head));
         }
         if what.starts_with('+') {
-            standing.up(id);
+            ranking.up(id);
         }
-        note(standing.decide(now), now);
+        note(ranking.decide(now), now);
     }
-    (standing, out.join("; "))
+    (ranking, out.join("; "))
 }
 
 #[track_caller]
@@ -122,20 +122,20 @@ fn numbers_without_a_block_are_no_distance() {
         "0+a5 1+a5 2+a5 2a90<5 2a95<90 2a97<95 0-",
         expect!["->0 first @0ns; 0>2 lost @0ns"],
     );
-    let (standing, _) = story("0+a5 0a9<5 0a20<9 1+a20<9 2+a20<9");
+    let (ranking, _) = story("0+a5 0a9<5 0a20<9 1+a20<9 2+a20<9");
     let hash = |name: &str| told(name).hash;
     assert_eq!(
-        standing.have(9, hash("a9")),
+        ranking.have(9, hash("a9")),
         [UpstreamId(0), UpstreamId(1), UpstreamId(2)]
     );
-    assert_eq!(standing.have(5, hash("a5")), [UpstreamId(0)]);
-    let mut standing = standing;
-    assert!(!standing.announced(UpstreamId(0), told("a9<5")), "late");
+    assert_eq!(ranking.have(5, hash("a5")), [UpstreamId(0)]);
+    let mut ranking = ranking;
+    assert!(!ranking.announced(UpstreamId(0), told("a9<5")), "late");
     assert!(
-        !standing.announced(UpstreamId(1), told("a9<5")),
+        !ranking.announced(UpstreamId(1), told("a9<5")),
         "late, and known as a parent"
     );
-    assert!(standing.announced(UpstreamId(1), told("b15<9")));
+    assert!(ranking.announced(UpstreamId(1), told("b15<9")));
 }
 
 #[test]
@@ -297,21 +297,21 @@ fn a_branch_from_a_published_block_does_not_count_where_two_others_have_the_publ
 fn who_leads_to_a_block_that_is_taken_back_does_not_lead_again_soon() {
     // Returns the upstreams from which this block is accepted, after 1 led to a block.
     let may_lead = |events: &str, block: &str, led: &str, then: &str| {
-        let (mut standing, _) = story(events);
+        let (mut ranking, _) = story(events);
         if !led.is_empty() {
-            standing.leads(UpstreamId(1), told(led).number, told(led).hash);
+            ranking.leads(UpstreamId(1), told(led).number, told(led).hash);
         }
         let mut now = Duration::ZERO;
         for event in then.split_whitespace() {
             match (event.strip_prefix('='), event.strip_prefix('+')) {
-                (Some(head), _) => standing.published(Some((told(head).number, told(head).hash)), now),
+                (Some(head), _) => ranking.published(Some((told(head).number, told(head).hash)), now),
                 (_, Some(seconds)) => now += Duration::from_secs(seconds.parse().unwrap()),
-                _ if event == "-" => standing.down(UpstreamId(1)),
-                _ => _ = standing.announced(UpstreamId(0), told(event)),
+                _ if event == "-" => ranking.down(UpstreamId(1)),
+                _ => _ = ranking.announced(UpstreamId(0), told(event)),
             }
         }
         let ids = (0..3).map(UpstreamId);
-        ids.filter(|id| standing.may_lead(*id, told(block).hash, now))
+        ids.filter(|id| ranking.may_lead(*id, told(block).hash, now))
             .map(|id| id.0.to_string())
             .collect::<String>()
     };
@@ -358,73 +358,73 @@ fn who_is_in_use_and_jumps_alone_is_left_for_one_that_has_what_was_published() {
 
 #[test]
 fn a_head_in_doubt_is_walked_from_and_counts_when_the_walk_arrived() {
-    let (mut standing, _) = story("0+a5 1+a5 =a5 1- 1+a50 +2");
+    let (mut ranking, _) = story("0+a5 1+a5 =a5 1- 1+a50 +2");
     let now = Duration::from_secs(2);
-    let claim = standing.unproved(now).expect("a claim");
+    let claim = ranking.unproved(now).expect("a claim");
     assert_eq!(
         (claim.id, claim.number, claim.below.0, claim.oldest),
         (UpstreamId(1), 50, 49, 5)
     );
-    assert!(standing.is_doubted(UpstreamId(1)) && !standing.is_doubted(UpstreamId(0)));
-    standing.walked(claim, None, now);
-    assert_eq!(standing.unproved(now + PATIENCE), None, "not again soon");
-    assert_eq!(standing.unproved(now + PATIENCE * WALK_AGAIN), Some(claim));
+    assert!(ranking.is_doubted(UpstreamId(1)) && !ranking.is_doubted(UpstreamId(0)));
+    ranking.walked(claim, None, now);
+    assert_eq!(ranking.unproved(now + PATIENCE), None, "not again soon");
+    assert_eq!(ranking.unproved(now + PATIENCE * WALK_AGAIN), Some(claim));
     // The walk starts above a leap, whatever is below the leap.
     let (leaping, _) = story("0+a5 1+a5 =a5 1a6 1a1000005<6 1a1000006 +2");
     let above = leaping.unproved(now).map(|claim| (claim.number, claim.below));
     assert_eq!(above, Some((1_000_006, (1_000_004, told("a6").hash))));
     // The chain grew in the meantime: the proved block is below the head.
-    standing.announced(UpstreamId(1), told("a51"));
-    standing.walked(claim, Some(5), now);
-    assert!(!standing.is_doubted(UpstreamId(1)));
-    assert_eq!(standing.decide(now), None);
-    let lag = standing.lag(UpstreamId(0), now + PATIENCE);
+    ranking.announced(UpstreamId(1), told("a51"));
+    ranking.walked(claim, Some(5), now);
+    assert!(!ranking.is_doubted(UpstreamId(1)));
+    assert_eq!(ranking.decide(now), None);
+    let lag = ranking.lag(UpstreamId(0), now + PATIENCE);
     assert_eq!(lag, Some(PATIENCE));
     // The walk proved another chain than the present one.
-    standing.announced(UpstreamId(1), told("b90"));
-    standing.walked(claim, Some(5), now);
-    assert!(standing.is_doubted(UpstreamId(1)));
+    ranking.announced(UpstreamId(1), told("b90"));
+    ranking.walked(claim, Some(5), now);
+    assert!(ranking.is_doubted(UpstreamId(1)));
 }
 
 #[test]
 fn who_is_doubted_is_not_asked_for_what_it_claims_to_have() {
-    let (standing, _) = story("0+a5 1+a5 2+a5 =a5 2b1000005");
+    let (ranking, _) = story("0+a5 1+a5 2+a5 =a5 2b1000005");
     let ids = |ids: Vec<UpstreamId>| ids.into_iter().map(|id| id.0).collect::<Vec<_>>();
-    assert_eq!(ids(standing.reached(5).collect()), [0, 1]);
-    assert_eq!(ids(standing.reached(6).collect()), Vec::<usize>::new());
+    assert_eq!(ids(ranking.reached(5).collect()), [0, 1]);
+    assert_eq!(ids(ranking.reached(6).collect()), Vec::<usize>::new());
     let a5 = told("a5");
-    assert_eq!(ids(standing.have(a5.number, a5.hash)), [0, 1]);
+    assert_eq!(ids(ranking.have(a5.number, a5.hash)), [0, 1]);
 }
 
 #[test]
 fn a_block_is_asked_of_those_who_told_it_and_then_of_the_others() {
-    let (standing, _) = story("0+a5 1+a5 2+a5 2a6");
+    let (ranking, _) = story("0+a5 1+a5 2+a5 2a6");
     let asked = |name: &str, attempt| {
         let block = (!name.is_empty()).then(|| told(name).hash);
-        standing.whom_to_ask(block, attempt).map(|(id, among)| (id.0, among))
+        ranking.pick_for_block(block, attempt).map(|(id, among)| (id.0, among))
     };
     assert_eq!([0, 1, 2, 3].map(|n| asked("a6", n).unwrap().0), [2, 0, 1, 2]);
     assert_eq!([0, 1, 2].map(|n| asked("a4", n).unwrap().0), [0, 1, 2]);
     assert_eq!([0, 1, 2].map(|n| asked("z1", n).unwrap().0), [0, 1, 2]);
     assert_eq!(asked("", 0), Some((0, 3)));
-    let (standing, _) = story("0+a5 1+a5 2+a5 1a6 1a7 +5");
-    let asked = |n| standing.whom_to_ask(Some(told("a5").hash), n).map(|(id, _)| id.0);
+    let (ranking, _) = story("0+a5 1+a5 2+a5 1a6 1a7 +5");
+    let asked = |n| ranking.pick_for_block(Some(told("a5").hash), n).map(|(id, _)| id.0);
     assert_eq!([0, 1, 2].map(asked), [Some(1), Some(0), Some(2)], "0 and 2 lag");
     assert_eq!(
-        standing.whom_to_ask(None, 0).map(|(id, _)| Some(id)),
-        Some(standing.active)
+        ranking.pick_for_block(None, 0).map(|(id, _)| Some(id)),
+        Some(ranking.active)
     );
-    assert_eq!(story("0+a5 0-").0.whom_to_ask(None, 3), None);
+    assert_eq!(story("0+a5 0-").0.pick_for_block(None, 3), None);
 }
 
 #[test]
 fn it_is_known_who_has_come_how_far_and_on_which_branch() {
-    let (standing, _) = story("0+a5 1+b5 2+a5 2a6");
-    let reached = |head: u64| standing.reached(head).map(|id| id.0).collect::<Vec<_>>();
+    let (ranking, _) = story("0+a5 1+b5 2+a5 2a6");
+    let reached = |head: u64| ranking.reached(head).map(|id| id.0).collect::<Vec<_>>();
     assert_eq!([5, 6, 7].map(reached), [vec![0, 1, 2], vec![2], vec![]]);
     let have = |name: &str| {
         let told = told(name);
-        let have = standing.have(told.number, told.hash);
+        let have = ranking.have(told.number, told.hash);
         have.into_iter().map(|id| id.0).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -433,22 +433,22 @@ fn it_is_known_who_has_come_how_far_and_on_which_branch() {
     );
     assert_eq!(have("c1"), [0, 2], "further back than is remembered, but 1 is outvoted");
     // One address with two nodes behind it: a momentary step back does not lose the block.
-    let (mut standing, _) = story("0+a5");
-    standing.fetched(UpstreamId(0), told("a4"));
+    let (mut ranking, _) = story("0+a5");
+    ranking.fetched(UpstreamId(0), told("a4"));
     let a5 = told("a5");
-    assert_eq!(standing.have(a5.number, a5.hash), [UpstreamId(0)]);
+    assert_eq!(ranking.have(a5.number, a5.hash), [UpstreamId(0)]);
 }
 
 #[test]
 fn a_late_or_repeated_head_moves_nobody_back() {
-    let (mut standing, _) = story("0+a5 0a6 0a7");
-    assert!(!standing.announced(UpstreamId(0), told("a6")));
-    assert_eq!(standing.number(UpstreamId(0)), 7);
-    assert!(standing.fetched(UpstreamId(0), told("a6")), "unless it says so");
-    assert_eq!(standing.number(UpstreamId(0)), 6);
-    assert!(!standing.fetched(UpstreamId(0), told("a6")));
-    assert!(standing.announced(UpstreamId(0), told("b5")));
-    assert_eq!(standing.number(UpstreamId(0)), 5);
+    let (mut ranking, _) = story("0+a5 0a6 0a7");
+    assert!(!ranking.announced(UpstreamId(0), told("a6")));
+    assert_eq!(ranking.number(UpstreamId(0)), 7);
+    assert!(ranking.fetched(UpstreamId(0), told("a6")), "unless it says so");
+    assert_eq!(ranking.number(UpstreamId(0)), 6);
+    assert!(!ranking.fetched(UpstreamId(0), told("a6")));
+    assert!(ranking.announced(UpstreamId(0), told("b5")));
+    assert_eq!(ranking.number(UpstreamId(0)), 5);
 }
 
 #[derive(Clone, Debug)]
@@ -474,33 +474,33 @@ proptest! {
     /// rare as their causes. A failback improves the priority, so between two other switches there are at most three.
     #[test]
     fn one_that_stands_is_in_use_and_nothing_flaps(events in prop::collection::vec(any_event(), 1..200)) {
-        let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
+        let mut ranking = Ranking::new(4, PATIENCE, TAKE_BACK);
         let (mut now, mut causes, mut switches) = (Duration::ZERO, 1, 0);
         let mut heads = [10u64; 4];
         for event in events {
             match event {
                 Event::Up(id, ahead) => {
                     heads[id] += ahead;
-                    standing.announced(UpstreamId(id), told(&format!("a{}", heads[id])));
-                    standing.up(UpstreamId(id));
+                    ranking.announced(UpstreamId(id), told(&format!("a{}", heads[id])));
+                    ranking.up(UpstreamId(id));
                     causes += 1;
                 }
                 Event::Down(id) => {
-                    standing.down(UpstreamId(id));
+                    ranking.down(UpstreamId(id));
                     causes += 1;
                 }
                 Event::Head(id, own, ahead) => {
                     heads[id] += ahead;
                     let branch = if own { char::from(b'b' + id as u8) } else { 'a' };
-                    standing.announced(UpstreamId(id), told(&format!("{branch}{}", heads[id])));
+                    ranking.announced(UpstreamId(id), told(&format!("{branch}{}", heads[id])));
                 }
                 Event::Wait(millis) => now += Duration::from_millis(millis),
             }
-            switches += u128::from(standing.decide(now).is_some());
-            let active = standing.active;
-            prop_assert_eq!(active.is_some(), standing.connected().next().is_some());
-            prop_assert!(active.is_none_or(|id| standing.members[id.0].connected));
-            prop_assert!(standing.decide(now).is_none(), "one look is enough");
+            switches += u128::from(ranking.decide(now).is_some());
+            let active = ranking.active;
+            prop_assert_eq!(active.is_some(), ranking.connected().next().is_some());
+            prop_assert!(active.is_none_or(|id| ranking.members[id.0].connected));
+            prop_assert!(ranking.decide(now).is_none(), "one look is enough");
         }
         let slow = now.as_millis() / (PATIENCE.as_millis() / 2);
         prop_assert!(switches <= 4 * (causes + slow), "{switches} switches, {causes} causes, {slow} patiences");
@@ -509,29 +509,29 @@ proptest! {
     /// Checks that an upstream that reports every block first and has the best priority is never left.
     #[test]
     fn who_leads_is_not_left(events in prop::collection::vec(any_event(), 1..200)) {
-        let mut standing = Standing::new(4, PATIENCE, TAKE_BACK);
+        let mut ranking = Ranking::new(4, PATIENCE, TAKE_BACK);
         let (mut now, mut head) = (Duration::ZERO, 10);
-        standing.announced(UpstreamId(0), told("a10"));
-        standing.up(UpstreamId(0));
-        standing.decide(now);
+        ranking.announced(UpstreamId(0), told("a10"));
+        ranking.up(UpstreamId(0));
+        ranking.decide(now);
         for event in events {
             head += 1;
-            standing.announced(UpstreamId(0), told(&format!("a{head}")));
+            ranking.announced(UpstreamId(0), told(&format!("a{head}")));
             match event {
                 Event::Up(id, back) if id > 0 => {
-                    standing.announced(UpstreamId(id), told(&format!("a{}", head - back)));
-                    standing.up(UpstreamId(id));
+                    ranking.announced(UpstreamId(id), told(&format!("a{}", head - back)));
+                    ranking.up(UpstreamId(id));
                 }
-                Event::Down(id) if id > 0 => standing.down(UpstreamId(id)),
+                Event::Down(id) if id > 0 => ranking.down(UpstreamId(id)),
                 Event::Head(id, own, back) if id > 0 => {
                     let branch = if own { char::from(b'b' + id as u8) } else { 'a' };
-                    standing.announced(UpstreamId(id), told(&format!("{branch}{}", head - back)));
+                    ranking.announced(UpstreamId(id), told(&format!("{branch}{}", head - back)));
                 }
                 Event::Wait(millis) => now += Duration::from_millis(millis),
                 _ => {}
             }
-            prop_assert_eq!(standing.decide(now), None);
-            prop_assert_eq!(standing.active, Some(UpstreamId(0)));
+            prop_assert_eq!(ranking.decide(now), None);
+            prop_assert_eq!(ranking.active, Some(UpstreamId(0)));
         }
     }
 }

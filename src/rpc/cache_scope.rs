@@ -15,34 +15,34 @@ use std::time::Duration;
 use super::method::Basis;
 use super::params::BlockName;
 use crate::chain::View;
-use crate::upstream::{Reach, UpstreamId};
+use crate::upstream::{MinHead, UpstreamId};
 
 /// State that an answer depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Anchor {
+pub enum CacheScope {
     /// Valid as long as the chain is the same.
     Chain {
-        /// See [`Ground::era`].
-        era: u64,
+        /// See [`ChainSnapshot::epoch`].
+        epoch: u64,
     },
     /// Valid as long as this node runs the same software.
     Software {
-        /// See [`Ground::era`].
-        era: u64,
+        /// See [`ChainSnapshot::epoch`].
+        epoch: u64,
         /// Node in use; `None` before the first.
         node: Option<UpstreamId>,
     },
     /// Valid until the next reorg or rewind.
     Branch {
-        /// See [`Ground::era`].
-        era: u64,
+        /// See [`ChainSnapshot::epoch`].
+        epoch: u64,
         /// See [`View::branch`].
         branch: u64,
     },
     /// Valid until the next head.
     Head {
-        /// See [`Ground::era`].
-        era: u64,
+        /// See [`ChainSnapshot::epoch`].
+        epoch: u64,
         /// See [`View::branch`].
         branch: u64,
         /// Number of the head.
@@ -50,15 +50,15 @@ pub enum Anchor {
     },
 }
 
-impl Anchor {
+impl CacheScope {
     /// Returns the anchor as numbers: its kind, then its fields, then zeros.
     #[must_use]
     pub fn parts(&self) -> [u64; 4] {
         match *self {
-            Self::Chain { era } => [0, era, 0, 0],
-            Self::Software { era, node } => [1, era, node.map_or(0, |id| id.0 as u64 + 1), 0],
-            Self::Branch { era, branch } => [2, era, branch, 0],
-            Self::Head { era, branch, number } => [3, era, branch, number],
+            Self::Chain { epoch } => [0, epoch, 0, 0],
+            Self::Software { epoch, node } => [1, epoch, node.map_or(0, |id| id.0 as u64 + 1), 0],
+            Self::Branch { epoch, branch } => [2, epoch, branch, 0],
+            Self::Head { epoch, branch, number } => [3, epoch, branch, number],
         }
     }
 
@@ -80,13 +80,13 @@ impl Anchor {
 
 /// State of the chain and of the nodes at one moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Ground {
+pub struct ChainSnapshot {
     /// Published chain.
     pub view: View,
     /// Number of the era; a new one begins when all that was known of the chain is void.
-    pub era: u64,
+    pub epoch: u64,
     /// Block number beyond the published head that a node has reported: the published head is not the newest.
-    pub outrun: Option<u64>,
+    pub unpublished_head: Option<u64>,
     /// Node in use, or the last one that was.
     pub node: Option<UpstreamId>,
     /// Number of the block that the call names by its hash, if the block is in memory. Any other block is taken to be
@@ -96,11 +96,11 @@ pub struct Ground {
 
 /// Routing and caching of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct Route {
     /// Anchor of the answer; `None` if the answer is neither cached nor shared.
-    pub anchor: Option<Anchor>,
+    pub anchor: Option<CacheScope>,
     /// Block that a node must have reached to answer.
-    pub reach: Reach,
+    pub min_head: MinHead,
     /// `true` if the answer is in the memory of one node and not of the others: the node in use is asked.
     pub of_node: bool,
     /// `true` if the state is so old that only archives have it.
@@ -114,26 +114,26 @@ pub const FRESH: u64 = 16;
 /// `TriesInMemory`).
 const STATE_KEPT: u64 = 128;
 
-impl Ground {
+impl ChainSnapshot {
     /// Plans a call. `block` is the block that the parameter names: `None` without the parameter, `Some(None)` for a
     /// parameter that is not understood.
     #[must_use]
-    pub fn plan(&self, basis: Basis, block: Option<Option<BlockName>>) -> Plan {
-        let anywhere = |anchor| Plan {
+    pub fn plan(&self, basis: Basis, block: Option<Option<BlockName>>) -> Route {
+        let anywhere = |anchor| Route {
             anchor: Some(anchor),
-            reach: Reach::Anywhere,
+            min_head: MinHead::Any,
             of_node: false,
             archive: false,
         };
-        let (era, node) = (self.era, self.node);
+        let (epoch, node) = (self.epoch, self.node);
         match basis {
-            Basis::Chain => anywhere(Anchor::Chain { era }),
-            Basis::Software => Plan {
+            Basis::Chain => anywhere(CacheScope::Chain { epoch }),
+            Basis::Software => Route {
                 of_node: true,
-                ..anywhere(Anchor::Software { era, node })
+                ..anywhere(CacheScope::Software { epoch, node })
             },
             Basis::Head | Basis::Mined => self.at_head(),
-            Basis::Sought => Plan {
+            Basis::Sought => Route {
                 of_node: true,
                 ..self.at_head()
             },
@@ -142,7 +142,7 @@ impl Ground {
                 Some(_) => self.at_head(),
                 None => self.unkept(),
             },
-            Basis::Work => Plan {
+            Basis::Work => Route {
                 archive: true,
                 ..self.unkept()
             },
@@ -155,7 +155,7 @@ impl Ground {
 
     /// Plans a call for the logs up to this block; near the head a node may not have indexed all of them yet.
     #[must_use]
-    pub fn plan_logs(&self, last: BlockName) -> Plan {
+    pub fn plan_logs(&self, last: BlockName) -> Route {
         match (last, self.view.head) {
             (BlockName::Number(last), Some(head)) if last <= head.number && last + FRESH > head.number => {
                 self.at_head()
@@ -164,27 +164,27 @@ impl Ground {
         }
     }
 
-    fn of_block(&self, block: Option<BlockName>, state: bool) -> Plan {
+    fn of_block(&self, block: Option<BlockName>, state: bool) -> Route {
         let Some(block) = block else { return self.unkept() };
-        let era = self.era;
+        let epoch = self.epoch;
         let number = match block {
             BlockName::Latest | BlockName::Moving => return self.at_head(),
             BlockName::Pending => {
-                return Plan {
+                return Route {
                     of_node: true,
                     ..self.unkept()
                 };
             }
             // A block that is named by its hash never changes.
             BlockName::Hash(_) => {
-                return Plan {
-                    anchor: Some(Anchor::Chain { era }),
+                return Route {
+                    anchor: Some(CacheScope::Chain { epoch }),
                     archive: state && self.is_old(self.named),
                     ..self.at_head()
                 };
             }
             BlockName::Canonical(_) => {
-                return Plan {
+                return Route {
                     archive: state && self.is_old(self.named),
                     ..self.unkept()
                 };
@@ -196,24 +196,24 @@ impl Ground {
         };
         let branch = self.view.branch;
         if number > head.number {
-            return Plan {
-                reach: Reach::Beyond(number),
+            return Route {
+                min_head: MinHead::PreferAbove(number),
                 ..self.unkept()
             };
         }
         let is_final = number == 0 || self.view.final_block.is_some_and(|newest| number <= newest);
-        Plan {
+        Route {
             anchor: Some(if is_final {
-                Anchor::Chain { era }
+                CacheScope::Chain { epoch }
             } else {
-                Anchor::Branch { era, branch }
+                CacheScope::Branch { epoch, branch }
             }),
             // A recent block must be on the branch that clients know; an old one is on the branch of every node that
             // has reached it.
-            reach: if self.is_old(Some(number)) {
-                Reach::Number(number)
+            min_head: if self.is_old(Some(number)) {
+                MinHead::Number(number)
             } else {
-                Reach::Head
+                MinHead::Published
             },
             of_node: false,
             archive: state && self.is_old(Some(number)),
@@ -227,11 +227,11 @@ impl Ground {
         number.is_none_or(|number| head.saturating_sub(number) >= STATE_KEPT)
     }
 
-    fn at_head(&self) -> Plan {
-        let head = self.view.head.filter(|_| self.outrun.is_none());
-        Plan {
-            anchor: head.map(|head| Anchor::Head {
-                era: self.era,
+    fn at_head(&self) -> Route {
+        let head = self.view.head.filter(|_| self.unpublished_head.is_none());
+        Route {
+            anchor: head.map(|head| CacheScope::Head {
+                epoch: self.epoch,
                 branch: self.view.branch,
                 number: head.number,
             }),
@@ -239,10 +239,10 @@ impl Ground {
         }
     }
 
-    fn unkept(&self) -> Plan {
-        Plan {
+    fn unkept(&self) -> Route {
+        Route {
             anchor: None,
-            reach: self.outrun.map_or(Reach::Head, Reach::Beyond),
+            min_head: self.unpublished_head.map_or(MinHead::Published, MinHead::PreferAbove),
             of_node: false,
             archive: false,
         }
@@ -256,35 +256,35 @@ mod tests {
     use super::*;
     use crate::chain::BlockRef;
 
-    fn ground() -> Ground {
-        Ground {
+    fn ground() -> ChainSnapshot {
+        ChainSnapshot {
             view: View {
                 head: Some(BlockRef {
                     number: 1000,
                     hash: B256::repeat_byte(1),
                 }),
                 branch: 3,
-                era: 5,
+                epoch: 5,
                 final_block: Some(900),
                 is_settled: true,
             },
-            era: 5,
-            outrun: None,
+            epoch: 5,
+            unpublished_head: None,
             node: Some(UpstreamId(0)),
             named: None,
         }
     }
 
     #[track_caller]
-    fn check(ground: Ground, basis: Basis, block: Option<BlockName>, expect: &str) {
+    fn check(ground: ChainSnapshot, basis: Basis, block: Option<BlockName>, expect: &str) {
         let plan = ground.plan(basis, block.map(Some));
         let anchor = match plan.anchor {
             None => "nothing",
-            Some(Anchor::Chain { era: 5 }) => "chain",
-            Some(Anchor::Software { era: 5, .. }) => "software",
-            Some(Anchor::Branch { era: 5, branch: 3 }) => "branch",
-            Some(Anchor::Head {
-                era: 5,
+            Some(CacheScope::Chain { epoch: 5 }) => "chain",
+            Some(CacheScope::Software { epoch: 5, .. }) => "software",
+            Some(CacheScope::Branch { epoch: 5, branch: 3 }) => "branch",
+            Some(CacheScope::Head {
+                epoch: 5,
                 branch: 3,
                 number: 1000,
             }) => "head",
@@ -292,63 +292,73 @@ mod tests {
         };
         let of_node = if plan.of_node { " of node" } else { "" };
         let archive = if plan.archive { " archive" } else { "" };
-        assert_eq!(format!("{anchor}, {:?}{of_node}{archive}", plan.reach), expect);
+        assert_eq!(format!("{anchor}, {:?}{of_node}{archive}", plan.min_head), expect);
     }
 
     #[test]
     fn how_long_an_answer_holds() {
         use BlockName::{Hash, Latest, Moving, Number, Pending};
         let hash = Some(Hash(B256::ZERO));
-        check(ground(), Basis::Chain, None, "chain, Anywhere");
-        check(ground(), Basis::Head, None, "head, Head");
-        check(ground(), Basis::Mined, None, "head, Head");
-        check(ground(), Basis::Sought, None, "head, Head of node");
-        check(ground(), Basis::Software, None, "software, Anywhere of node");
-        check(ground(), Basis::Recent(1), Some(Number(5)), "head, Head");
-        check(ground(), Basis::Recent(1), Some(Pending), "nothing, Head of node");
-        check(ground(), Basis::Recent(1), None, "nothing, Head");
-        check(ground(), Basis::Work, None, "nothing, Head archive");
-        check(ground(), Basis::Hash(0), hash, "chain, Head");
-        check(ground(), Basis::Hash(0), None, "nothing, Head");
-        check(ground(), Basis::Block(0), None, "nothing, Head");
-        check(ground(), Basis::Block(0), hash, "chain, Head");
-        check(ground(), Basis::Block(0), Some(Latest), "head, Head");
-        check(ground(), Basis::Block(0), Some(Moving), "head, Head");
-        check(ground(), Basis::Block(0), Some(Pending), "nothing, Head of node");
+        check(ground(), Basis::Chain, None, "chain, Any");
+        check(ground(), Basis::Head, None, "head, Published");
+        check(ground(), Basis::Mined, None, "head, Published");
+        check(ground(), Basis::Sought, None, "head, Published of node");
+        check(ground(), Basis::Software, None, "software, Any of node");
+        check(ground(), Basis::Recent(1), Some(Number(5)), "head, Published");
+        check(ground(), Basis::Recent(1), Some(Pending), "nothing, Published of node");
+        check(ground(), Basis::Recent(1), None, "nothing, Published");
+        check(ground(), Basis::Work, None, "nothing, Published archive");
+        check(ground(), Basis::Hash(0), hash, "chain, Published");
+        check(ground(), Basis::Hash(0), None, "nothing, Published");
+        check(ground(), Basis::Block(0), None, "nothing, Published");
+        check(ground(), Basis::Block(0), hash, "chain, Published");
+        check(ground(), Basis::Block(0), Some(Latest), "head, Published");
+        check(ground(), Basis::Block(0), Some(Moving), "head, Published");
+        check(ground(), Basis::Block(0), Some(Pending), "nothing, Published of node");
         check(ground(), Basis::Block(0), Some(Number(0)), "chain, Number(0)");
-        check(ground(), Basis::Block(0), Some(Number(900)), "chain, Head");
-        check(ground(), Basis::Block(0), Some(Number(901)), "branch, Head");
-        check(ground(), Basis::Block(0), Some(Number(1000)), "branch, Head");
-        check(ground(), Basis::Block(0), Some(Number(1001)), "nothing, Beyond(1001)");
-        check(ground(), Basis::State(1), None, "head, Head");
+        check(ground(), Basis::Block(0), Some(Number(900)), "chain, Published");
+        check(ground(), Basis::Block(0), Some(Number(901)), "branch, Published");
+        check(ground(), Basis::Block(0), Some(Number(1000)), "branch, Published");
+        check(
+            ground(),
+            Basis::Block(0),
+            Some(Number(1001)),
+            "nothing, PreferAbove(1001)",
+        );
+        check(ground(), Basis::State(1), None, "head, Published");
         check(
             ground(),
             Basis::State(1),
             Some(Number(872)),
             "chain, Number(872) archive",
         );
-        check(ground(), Basis::State(1), Some(Number(873)), "chain, Head");
-        check(ground(), Basis::Account(1), None, "nothing, Head of node");
+        check(ground(), Basis::State(1), Some(Number(873)), "chain, Published");
+        check(ground(), Basis::Account(1), None, "nothing, Published of node");
     }
 
     #[test]
     fn old_state_is_the_archives_also_where_its_block_is_named_by_hash() {
         for (number, old) in [(None, true), (Some(872), true), (Some(873), false), (Some(1000), false)] {
-            let ground = Ground {
+            let ground = ChainSnapshot {
                 named: number,
                 ..ground()
             };
             let archive = if old { " archive" } else { "" };
             let (hash, canonical) = (BlockName::Hash(B256::ZERO), BlockName::Canonical(B256::ZERO));
-            check(ground, Basis::State(1), Some(hash), &format!("chain, Head{archive}"));
+            check(
+                ground,
+                Basis::State(1),
+                Some(hash),
+                &format!("chain, Published{archive}"),
+            );
             check(
                 ground,
                 Basis::Account(1),
                 Some(canonical),
-                &format!("nothing, Head{archive}"),
+                &format!("nothing, Published{archive}"),
             );
-            check(ground, Basis::Block(0), Some(hash), "chain, Head");
-            check(ground, Basis::Block(0), Some(canonical), "nothing, Head");
+            check(ground, Basis::Block(0), Some(hash), "chain, Published");
+            check(ground, Basis::Block(0), Some(canonical), "nothing, Published");
         }
     }
 
@@ -362,18 +372,28 @@ mod tests {
             Some(BlockName::Number(5)),
             "branch, Number(5)",
         );
-        let outrun = Ground {
-            outrun: Some(1001),
+        let unpublished_head = ChainSnapshot {
+            unpublished_head: Some(1001),
             ..ground()
         };
-        check(outrun, Basis::Head, None, "nothing, Beyond(1001)");
-        check(outrun, Basis::Block(0), Some(BlockName::Number(1000)), "branch, Head");
-        let before = Ground {
+        check(unpublished_head, Basis::Head, None, "nothing, PreferAbove(1001)");
+        check(
+            unpublished_head,
+            Basis::Block(0),
+            Some(BlockName::Number(1000)),
+            "branch, Published",
+        );
+        let before = ChainSnapshot {
             view: View::default(),
             ..ground()
         };
-        check(before, Basis::Head, None, "nothing, Head");
-        check(before, Basis::Block(0), Some(BlockName::Number(5)), "nothing, Head");
-        check(before, Basis::Chain, None, "chain, Anywhere");
+        check(before, Basis::Head, None, "nothing, Published");
+        check(
+            before,
+            Basis::Block(0),
+            Some(BlockName::Number(5)),
+            "nothing, Published",
+        );
+        check(before, Basis::Chain, None, "chain, Any");
     }
 }

@@ -15,7 +15,7 @@ const IN_A_ROW: usize = 4096;
 
 /// Blocks of a query, as far as they are in memory.
 #[derive(Debug)]
-pub enum Held {
+pub enum LocalRange {
     /// All of them, oldest first.
     Blocks(Vec<Arc<BlockLogs>>),
     /// Not in memory yet, but about to be.
@@ -26,7 +26,7 @@ pub enum Held {
 
 /// Query for logs of a form that can be answered from memory.
 #[derive(Clone, Debug)]
-pub struct LogQuery {
+pub struct RangeQuery {
     blocks: Blocks,
     filter: LogFilter,
 }
@@ -38,7 +38,7 @@ enum Blocks {
     Hash(alloy_primitives::B256),
 }
 
-impl LogQuery {
+impl RangeQuery {
     /// Reads the parameter of `eth_getLogs`; `None` for a query that is not plainly valid: the node has its own
     /// errors, and its own reading of members that are not known here.
     #[must_use]
@@ -84,16 +84,16 @@ impl LogQuery {
 
     /// Returns the blocks of the query, where `head` is the newest published block.
     #[must_use]
-    pub fn held(&self, history: &History, head: BlockRef) -> Held {
+    pub fn held(&self, history: &History, head: BlockRef) -> LocalRange {
         if self.is_older(history, head) {
-            return Held::No;
+            return LocalRange::No;
         }
         // A client that was shown a head must not be answered from before it.
         if history.tip().is_none_or(|tip| tip.header.block != head) {
-            return Held::Later;
+            return LocalRange::Later;
         }
         let Some((first, last)) = self.range(history) else {
-            return Held::No;
+            return LocalRange::No;
         };
         // Skipped numbers have no block, and no logs.
         let own = history.between(first, last);
@@ -102,13 +102,13 @@ impl LogQuery {
             let newest = history
                 .between(first, last)
                 .all(|own| own.logs.is_some() || own.header.block == head);
-            return if newest { Held::Later } else { Held::No };
+            return if newest { LocalRange::Later } else { LocalRange::No };
         };
         // Empty lists are trusted only on a chain with meaningful blooms: some chains leave all blooms empty.
         if blocks.iter().all(|block| !block.logs.is_empty()) || history.has_blooms() {
-            Held::Blocks(blocks)
+            LocalRange::Blocks(blocks)
         } else {
-            Held::No
+            LocalRange::No
         }
     }
 

@@ -15,7 +15,7 @@ const MAX_BYTES: usize = 1 << 20;
 
 /// Events that may belong to a subscription in the making, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Early {
+pub(super) struct UnmatchedEvents {
     events: VecDeque<Notification>,
     bytes: usize,
 }
@@ -25,7 +25,7 @@ fn length(event: &Notification) -> usize {
     event.method.len() + event.subscription.len() + json.len()
 }
 
-impl Early {
+impl UnmatchedEvents {
     /// Keeps an event; returns the number of events dropped to make room (or 1 if this one is too long).
     pub fn push(&mut self, event: Notification) -> usize {
         let len = length(&event);
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn as_many_as_the_limit_and_not_one_more() {
-        let mut early = Early::default();
+        let mut early = UnmatchedEvents::default();
         let first = |n: usize| event("1", n.to_string());
         for n in 0..MAX_EVENTS {
             assert_eq!(early.push(first(n)), 0);
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn as_many_bytes_as_the_limit_and_not_one_more() {
-        let mut early = Early::default();
+        let mut early = UnmatchedEvents::default();
         let long = |id: &str, len: usize| event(id, vec![b'x'; len]);
         assert_eq!(early.push(long("1", MAX_BYTES)), 1, "with its id it is longer");
         assert_eq!(early.push(long("1", MAX_BYTES - 2)), 0);

@@ -1,20 +1,20 @@
-//! Pump of an outbox: writes its queue to its socket and updates the counters.
+//! Pump of a writer: writes its queue to its socket and updates the counters.
 
 use std::io;
 use std::sync::atomic::Ordering;
 
 use super::shared::Tally;
 use super::state::State;
-use super::{Outbox, Over, Phase};
+use super::{ClientWriter, Ended, Phase};
 use crate::clock::Millis;
 use crate::delivery::queue::Push;
-use crate::delivery::writing::Done;
+use crate::delivery::write_buffer::Done;
 use crate::delivery::{CloseReason, Compression};
 
 /// Writes in a row before other tasks get their turn.
 const MAX_WRITES: usize = 8;
 
-impl Outbox {
+impl ClientWriter {
     /// Accounts for a push; returns `true` if the caller has to flush.
     pub(super) fn settle(&self, state: &mut State, push: Push) -> bool {
         match push {
@@ -100,12 +100,12 @@ impl Outbox {
                     state.blockage.refused(now);
                     break;
                 }
-                Err(_) => state.end(Over::Gone),
+                Err(_) => state.end(Ended::Gone),
             }
         }
         match self.socket.try_flush() {
             Ok(flushed) => state.blockage.flushed(flushed, state.writing.is_empty(), now),
-            Err(_) => state.end(Over::Gone),
+            Err(_) => state.end(Ended::Gone),
         }
         let written = state.writing.is_empty() && !state.blockage.is_unsent();
         if matches!(state.phase, Phase::Closing(reason) if reason.is_violation()) && written {
@@ -151,23 +151,23 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::outbox::tests::{one, one_of, pair, read, released};
+    use crate::delivery::writer::tests::{one, one_of, pair, read, released};
     use crate::delivery::{Kind, frame};
 
     #[tokio::test]
     async fn a_client_that_does_not_read_is_closed_with_1013_behind_the_frame_that_was_begun() {
-        let (outbox, mut client) = pair(4 << 20, 0).await;
+        let (writer, mut client) = pair(4 << 20, 0).await;
         let (to, batch) = (released(), one(Kind::Logs, 100_000));
         let mut pushed = 0;
-        while outbox.phase() == Phase::Open {
-            if outbox.push_events(&to, &batch, 1) {
-                outbox.flush();
+        while writer.phase() == Phase::Open {
+            if writer.push_events(&to, &batch, 1) {
+                writer.flush();
             }
             pushed += 1;
             assert!(pushed < 10_000, "the queue is bounded");
         }
-        assert!(outbox.waits().writable);
-        assert!(!outbox.push_events(&to, &batch, 1), "nothing is queued behind the end");
+        assert!(writer.waits().writable);
+        assert!(!writer.push_events(&to, &batch, 1), "nothing is queued behind the end");
         let reading = tokio::spawn(async move {
             let mut wire = Vec::new();
             while !wire.ends_with(CloseReason::SlowConsumer.text().as_bytes()) {
@@ -175,9 +175,9 @@ mod tests {
             }
             wire
         });
-        while outbox.waits().writable {
-            outbox.socket().writable().await.unwrap();
-            outbox.flush();
+        while writer.waits().writable {
+            writer.socket().writable().await.unwrap();
+            writer.flush();
         }
         let wire = reading.await.unwrap();
         let close = frame::close(1013, CloseReason::SlowConsumer.text()).len();
@@ -190,54 +190,54 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_delivers_what_is_owed_first() {
-        let (outbox, mut client) = pair(10_000, 0).await;
-        let _ = outbox.push_events(&released(), &one(Kind::Heads, 1), 1);
-        outbox.close(CloseReason::Drain);
+        let (writer, mut client) = pair(10_000, 0).await;
+        let _ = writer.push_events(&released(), &one(Kind::Heads, 1), 1);
+        writer.close(CloseReason::Drain);
         let wire = read(&mut client).await;
         assert_eq!(
             wire.len(),
             one(Kind::Heads, 1).wire_len + frame::close(1012, CloseReason::Drain.text()).len()
         );
-        assert_eq!(outbox.waits().over, None, "the echo is still to come");
-        outbox.peer_closed(Some(1012));
-        assert_eq!(outbox.waits().over, Some(Over::Closed));
+        assert_eq!(writer.waits().over, None, "the echo is still to come");
+        writer.peer_closed(Some(1012));
+        assert_eq!(writer.waits().over, Some(Ended::Closed));
     }
 
     #[tokio::test]
     async fn what_a_full_socket_holds_back_is_counted_until_it_is_read_forgotten_closed_or_gone() {
-        let (outbox, mut client) = pair(64 << 20, 0).await;
-        let backlog = |outbox: &Outbox| outbox.shared.backlog().bytes();
+        let (writer, mut client) = pair(64 << 20, 0).await;
+        let backlog = |writer: &ClientWriter| writer.shared.backlog().bytes();
         let (to, batch) = (released(), one(Kind::Logs, 100_000));
-        let push = |outbox: &Outbox| {
-            if outbox.push_events(&to, &batch, 1) {
-                outbox.flush();
+        let push = |writer: &ClientWriter| {
+            if writer.push_events(&to, &batch, 1) {
+                writer.flush();
             }
         };
-        push(&outbox);
-        assert_eq!(backlog(&outbox), 0, "the socket takes it");
-        while outbox.held_back() < 3 * batch.wire_len {
-            push(&outbox);
-            assert_eq!(backlog(&outbox), outbox.held_back());
+        push(&writer);
+        assert_eq!(backlog(&writer), 0, "the socket takes it");
+        while writer.held_back() < 3 * batch.wire_len {
+            push(&writer);
+            assert_eq!(backlog(&writer), writer.held_back());
         }
-        let on_its_way = backlog(&outbox) - outbox.queued_bytes();
-        assert!(on_its_way > 0 && outbox.queued_bytes() > 0, "both count");
-        outbox.forget(to.id());
-        assert_eq!((backlog(&outbox), outbox.queued_bytes()), (on_its_way, 0));
-        while backlog(&outbox) > 0 {
+        let on_its_way = backlog(&writer) - writer.queued_bytes();
+        assert!(on_its_way > 0 && writer.queued_bytes() > 0, "both count");
+        writer.forget(to.id());
+        assert_eq!((backlog(&writer), writer.queued_bytes()), (on_its_way, 0));
+        while backlog(&writer) > 0 {
             read(&mut client).await;
-            outbox.flush();
+            writer.flush();
         }
-        while backlog(&outbox) == 0 {
-            push(&outbox);
+        while backlog(&writer) == 0 {
+            push(&writer);
         }
-        outbox.close(CloseReason::LongestQueue);
-        assert_eq!((backlog(&outbox), outbox.queued_bytes()), (0, 0));
-        let (outbox, _client) = one_of(&outbox.shared).await;
-        while backlog(&outbox) == 0 {
-            push(&outbox);
+        writer.close(CloseReason::LongestQueue);
+        assert_eq!((backlog(&writer), writer.queued_bytes()), (0, 0));
+        let (writer, _client) = one_of(&writer.shared).await;
+        while backlog(&writer) == 0 {
+            push(&writer);
         }
-        let shared = outbox.shared.clone();
-        drop(outbox);
+        let shared = writer.shared.clone();
+        drop(writer);
         assert_eq!(shared.backlog().bytes(), 0);
     }
 }

@@ -7,7 +7,7 @@ const PROGRESS_BYTES: usize = 16 << 10;
 
 /// Blocked state of a socket, and the bytes written since the deadline last started.
 #[derive(Debug, Default)]
-pub(super) struct Blockage {
+pub(super) struct WriteStall {
     /// Start of the write deadline; 0 while the socket takes bytes.
     since: Millis,
     /// The TLS layer has encrypted bytes that it could not send yet.
@@ -15,7 +15,7 @@ pub(super) struct Blockage {
     progress: usize,
 }
 
-impl Blockage {
+impl WriteStall {
     /// Returns the start of the write deadline; 0 if the socket takes bytes.
     pub(super) fn since(&self) -> Millis {
         self.since
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_deadline_runs_anew_after_enough_progress_and_ends_when_all_is_written() {
-        let mut blockage = Blockage::default();
+        let mut blockage = WriteStall::default();
         blockage.refused(5);
         blockage.refused(6);
         blockage.took(PROGRESS_BYTES - 1, false, 7);

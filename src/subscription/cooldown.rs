@@ -12,7 +12,7 @@ const LONGEST: Millis = 3_600_000;
 
 /// Cool-down of one kind of contents.
 #[derive(Debug, Default)]
-pub(super) struct Refusal {
+pub(super) struct Cooldown {
     last: Option<Last>,
 }
 
@@ -23,7 +23,7 @@ struct Last {
     why: Absent,
 }
 
-impl Refusal {
+impl Cooldown {
     /// Starts a cool-down after a failure.
     pub fn begin(&mut self, why: Absent, now: Millis) {
         let lasts = self.last.as_ref().map_or(FIRST, |last| (2 * last.lasts).min(LONGEST));
@@ -48,20 +48,20 @@ mod tests {
 
     #[test]
     fn it_lasts_twice_as_long_each_time_up_to_an_hour_and_begins_anew_when_it_works() {
-        let mut refusal = Refusal::default();
+        let mut cooldown = Cooldown::default();
         let mut now = 1;
-        assert_eq!(refusal.now(now), None);
+        assert_eq!(cooldown.now(now), None);
         for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
-            refusal.begin(Absent::NotServed, now);
+            cooldown.begin(Absent::NotServed, now);
             now += minutes * 60_000;
-            assert_eq!(refusal.now(now - 1), Some(Absent::NotServed), "{minutes}");
-            assert_eq!(refusal.now(now), None, "{minutes}");
+            assert_eq!(cooldown.now(now - 1), Some(Absent::NotServed), "{minutes}");
+            assert_eq!(cooldown.now(now), None, "{minutes}");
         }
-        refusal.end();
-        refusal.begin(Absent::Throttled, now);
-        assert_eq!(refusal.now(now + FIRST - 1), Some(Absent::Throttled));
-        assert_eq!(refusal.now(now + FIRST), None);
-        refusal.end();
-        assert_eq!(refusal.now(now), None);
+        cooldown.end();
+        cooldown.begin(Absent::Throttled, now);
+        assert_eq!(cooldown.now(now + FIRST - 1), Some(Absent::Throttled));
+        assert_eq!(cooldown.now(now + FIRST), None);
+        cooldown.end();
+        assert_eq!(cooldown.now(now), None);
     }
 }

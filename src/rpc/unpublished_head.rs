@@ -11,13 +11,13 @@ use tokio::time::Instant;
 /// Highest block number that a node has reported before it was published. Until the head reaches it, nodes are asked
 /// for answers that depend on the head, so that a client that saw a block is not answered later that there is none.
 #[derive(Debug, Default)]
-pub struct Outrun {
+pub struct UnpublishedHead {
     /// Block number; 0 for none, so that most checks cost one load.
     number: AtomicU64,
     since: Mutex<Option<Instant>>,
 }
 
-impl Outrun {
+impl UnpublishedHead {
     /// Time after which an unpublished block is forgotten: it was on a branch that no other node follows.
     const LIFETIME: Duration = Duration::from_secs(10);
 
@@ -52,12 +52,15 @@ mod tests {
 
     #[test]
     fn a_head_that_has_come_so_far_ends_it() {
-        let outrun = Outrun::default();
-        assert_eq!(outrun.beyond(5), None);
-        outrun.note(7);
-        outrun.note(6);
-        assert_eq!((outrun.beyond(5), outrun.beyond(6)), (Some(7), Some(7)));
-        assert_eq!(outrun.beyond(7), None);
-        assert_eq!(outrun.beyond(5), None, "it is over");
+        let unpublished_head = UnpublishedHead::default();
+        assert_eq!(unpublished_head.beyond(5), None);
+        unpublished_head.note(7);
+        unpublished_head.note(6);
+        assert_eq!(
+            (unpublished_head.beyond(5), unpublished_head.beyond(6)),
+            (Some(7), Some(7))
+        );
+        assert_eq!(unpublished_head.beyond(7), None);
+        assert_eq!(unpublished_head.beyond(5), None, "it is over");
     }
 }

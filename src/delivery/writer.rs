@@ -8,11 +8,11 @@
 //! The state is behind one lock, taken for a push or a `writev`; both concern this client alone. The pump writes the
 //! queue to the socket.
 
-mod blockage;
 mod in_flight;
 mod pump;
 mod shared;
 mod state;
+mod write_stall;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -30,18 +30,18 @@ use crate::pieces;
 use crate::shares::Owner;
 
 pub use in_flight::InFlight;
-pub use shared::{OutboxLimits, OutboxShared};
-pub use state::{Over, Phase, Waits};
+pub use shared::{WriterLimits, WriterShared};
+pub use state::{Ended, Phase, Waits};
 
 /// Queue length at which a replay pauses, in bytes: the size of one write.
 const REPLAY_BYTES: usize = GATHER_BYTES;
 
 /// Writing half of one client.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct ClientWriter {
     id: u64,
     socket: Socket,
-    shared: Arc<OutboxShared>,
+    shared: Arc<WriterShared>,
     state: Mutex<State>,
     in_flight: AtomicU32,
     compression: Compression,
@@ -71,7 +71,7 @@ const CORKED: usize = 32 << 10;
 
 /// Signs of life of one client, checked by the watch over all clients. Moments are `Millis`.
 #[derive(Clone, Copy, Debug)]
-pub struct Signs {
+pub struct LivenessSigns {
     /// Arrival of the last frame.
     pub last_heard: Millis,
     /// Arrival of the first part of an unfinished message; 0 between messages.
@@ -84,11 +84,11 @@ pub struct Signs {
     pub overdue: Option<CloseReason>,
 }
 
-impl Outbox {
+impl ClientWriter {
     /// Creates the writing half of a socket, with the compression agreed with the client and the egress budget of its
     /// account.
     #[must_use]
-    pub fn new(socket: Socket, compression: Compression, egress: Arc<Egress>, shared: Arc<OutboxShared>) -> Arc<Self> {
+    pub fn new(socket: Socket, compression: Compression, egress: Arc<Egress>, shared: Arc<WriterShared>) -> Arc<Self> {
         let now = shared.clock.now();
         Arc::new(Self {
             id: shared.next_id(),
@@ -104,7 +104,7 @@ impl Outbox {
         })
     }
 
-    /// Returns an id that is unique among all outboxes since the start.
+    /// Returns an id that is unique among all writers since the start.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
@@ -248,11 +248,11 @@ impl Outbox {
 
     /// Writes as much as possible now to each of these clients. Metrics are updated once for all of them, since
     /// counters shared by all cores cost as much as the rest of a delivery.
-    pub fn flush_all(outboxes: &[Arc<Self>]) {
-        let Some(first) = outboxes.first() else { return };
+    pub fn flush_all(writers: &[Arc<Self>]) {
+        let Some(first) = writers.first() else { return };
         let (mut tally, now) = (Tally::default(), first.shared.clock.now());
-        for outbox in outboxes {
-            outbox.pump_into(&mut outbox.state.lock(), now, &mut tally);
+        for writer in writers {
+            writer.pump_into(&mut writer.state.lock(), now, &mut tally);
         }
         first.shared.record(&tally);
     }
@@ -277,7 +277,7 @@ impl Outbox {
 
     /// Drops the socket at once, even in the middle of a frame.
     pub fn kill(&self, reason: CloseReason) {
-        self.state.lock().end(Over::Abort(reason));
+        self.state.lock().end(Ended::Abort(reason));
     }
 
     /// Returns the phase of the connection.
@@ -320,10 +320,10 @@ impl Outbox {
 
     /// Returns the signs of life at `now`.
     #[must_use]
-    pub fn signs(&self, now: Millis) -> Signs {
+    pub fn signs(&self, now: Millis) -> LivenessSigns {
         let state = self.state.lock();
         let overdue = state.is_overdue(now, self.shared.limits.max_age);
-        Signs {
+        LivenessSigns {
             last_heard: self.last_heard.load(Ordering::Relaxed),
             unfinished_since: self.unfinished_since.load(Ordering::Relaxed),
             blocked_since: state.blockage.since(),
@@ -378,7 +378,7 @@ impl Outbox {
 
 /// Guard that corks answers while it lives.
 #[derive(Debug)]
-pub struct Cork(Arc<Outbox>);
+pub struct Cork(Arc<ClientWriter>);
 
 impl Drop for Cork {
     fn drop(&mut self) {
@@ -390,7 +390,7 @@ impl Drop for Cork {
     }
 }
 
-impl Drop for Outbox {
+impl Drop for ClientWriter {
     fn drop(&mut self) {
         self.shared.backlog().change(self.state.get_mut().held_back, 0);
     }
@@ -408,24 +408,24 @@ mod tests {
     use crate::delivery::{Event, Kind};
     use crate::telemetry::Metrics;
 
-    /// Returns an outbox and the client's end of its socket.
-    pub(super) async fn pair(max_bytes: usize, holdoff: Millis) -> (Arc<Outbox>, TcpStream) {
-        let limits = OutboxLimits {
+    /// Returns a writer and the client's end of its socket.
+    pub(super) async fn pair(max_bytes: usize, holdoff: Millis) -> (Arc<ClientWriter>, TcpStream) {
+        let limits = WriterLimits {
             max_bytes,
             max_total_bytes: 1 << 20,
             max_age: 60_000,
             holdoff,
         };
-        one_of(&OutboxShared::new(limits, Clock::start(), &Metrics::new().0)).await
+        one_of(&WriterShared::new(limits, Clock::start(), &Metrics::new().0)).await
     }
 
-    pub(super) async fn one_of(shared: &Arc<OutboxShared>) -> (Arc<Outbox>, TcpStream) {
+    pub(super) async fn one_of(shared: &Arc<WriterShared>) -> (Arc<ClientWriter>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         server.writable().await.unwrap();
-        let outbox = Outbox::new(server.into(), Compression::None, Arc::default(), shared.clone());
-        (outbox, client)
+        let writer = ClientWriter::new(server.into(), Compression::None, Arc::default(), shared.clone());
+        (writer, client)
     }
 
     pub(super) fn one(kind: Kind, len: usize) -> Arc<Batch> {
@@ -450,40 +450,40 @@ mod tests {
 
     #[tokio::test]
     async fn many_pushes_are_one_flush() {
-        let (outbox, mut client) = pair(10_000, 0).await;
+        let (writer, mut client) = pair(10_000, 0).await;
         let to = released();
-        assert!(outbox.push_events(&to, &one(Kind::Heads, 1), 1));
-        assert!(!outbox.push_events(&to, &one(Kind::Logs, 1), 1));
-        outbox.flush();
+        assert!(writer.push_events(&to, &one(Kind::Heads, 1), 1));
+        assert!(!writer.push_events(&to, &one(Kind::Logs, 1), 1));
+        writer.flush();
         assert_eq!(read(&mut client).await.len(), 2 * one(Kind::Heads, 1).wire_len);
-        assert_eq!(outbox.waits(), Waits::default());
+        assert_eq!(writer.waits(), Waits::default());
         assert!(
-            outbox.push_events(&to, &one(Kind::Heads, 1), 1),
+            writer.push_events(&to, &one(Kind::Heads, 1), 1),
             "the next push asks again"
         );
     }
 
     #[tokio::test]
     async fn the_answer_leaves_alone_and_the_session_is_told_until_when_to_wait() {
-        let (outbox, mut client) = pair(10_000, 30).await;
+        let (writer, mut client) = pair(10_000, 30).await;
         let to = Recipient::new(SubscriptionId::random(), 0);
-        let _ = outbox.push_events(&to, &one(Kind::Heads, 1), 1);
-        outbox.flush();
+        let _ = writer.push_events(&to, &one(Kind::Heads, 1), 1);
+        writer.flush();
         assert_eq!(
-            outbox.waits(),
+            writer.waits(),
             Waits::default(),
             "nothing to wait for before the answer"
         );
         assert!(matches!(
-            outbox.answer(vec![Bytes::from_static(b"answer")], vec![to.clone()]),
+            writer.answer(vec![Bytes::from_static(b"answer")], vec![to.clone()]),
             Answered::Yes
         ));
         assert_eq!(read(&mut client).await, b"answer");
-        let until = outbox.waits().until.unwrap();
+        let until = writer.waits().until.unwrap();
         assert_eq!(Some(until), to.release_at());
         tokio::time::sleep(Duration::from_millis(40)).await;
-        outbox.flush();
+        writer.flush();
         assert_eq!(read(&mut client).await.len(), one(Kind::Heads, 1).wire_len);
-        assert_eq!(outbox.waits(), Waits::default());
+        assert_eq!(writer.waits(), Waits::default());
     }
 }

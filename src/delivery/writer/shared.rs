@@ -1,4 +1,4 @@
-//! State shared by all outboxes: limits, the clock, and counters of written data.
+//! State shared by all writers: limits, the clock, and counters of written data.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::telemetry::{KindLabel, Metrics};
 
 /// Limits of one client's queue, and of all queues together.
 #[derive(Clone, Copy, Debug)]
-pub struct OutboxLimits {
+pub struct WriterLimits {
     /// Most bytes in one queue. Not messages: one full block of logs can outweigh a thousand heads.
     pub max_bytes: usize,
     /// Most bytes that wait for all clients together; see [`Backlog`].
@@ -24,10 +24,10 @@ pub struct OutboxLimits {
     pub holdoff: Millis,
 }
 
-/// State shared by all outboxes.
+/// State shared by all writers.
 #[derive(Debug)]
-pub struct OutboxShared {
-    pub(super) limits: OutboxLimits,
+pub struct WriterShared {
+    pub(super) limits: WriterLimits,
     pub(super) clock: Clock,
     next_id: AtomicU64,
     backlog: Backlog,
@@ -38,10 +38,10 @@ pub struct OutboxShared {
     latency: Histogram,
 }
 
-impl OutboxShared {
+impl WriterShared {
     /// Creates the shared state with these limits, and looks up the counters.
     #[must_use]
-    pub fn new(limits: OutboxLimits, clock: Clock, metrics: &Metrics) -> Arc<Self> {
+    pub fn new(limits: WriterLimits, clock: Clock, metrics: &Metrics) -> Arc<Self> {
         let delivered = Kind::ALL.map(|kind| {
             metrics
                 .deliveries
@@ -65,7 +65,7 @@ impl OutboxShared {
         &self.backlog
     }
 
-    /// Returns a new id, unique among all outboxes since the start.
+    /// Returns a new id, unique among all writers since the start.
     pub(super) fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }

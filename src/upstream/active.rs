@@ -1,4 +1,4 @@
-//! The choice of the upstream in use: actors report to [`Standing`], and its decisions take effect here.
+//! The choice of the upstream in use: actors report to [`Ranking`], and its decisions take effect here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::standing::{Claim, Standing, Switch, Told, Why};
-use super::{Answers, Endpoint, NodeSubscription, Reach, UpstreamId, UpstreamSettings};
+use super::ranking::{Ranking, ReportedBlock, Switch, SwitchReason, UnprovedHead};
+use super::{Answers, Endpoint, MinHead, NodeSubscription, UpstreamId, UpstreamSettings};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// The choice, shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that
 /// watch, log and metrics report changes in their order.
 #[derive(Debug)]
-pub(super) struct Choice {
+pub(super) struct ActiveUpstream {
     started: Instant,
     endpoints: Vec<Endpoint>,
     /// Time of the newest sign of life of each upstream, in milliseconds since `started`.
@@ -37,12 +37,12 @@ pub(super) struct Choice {
 
 #[derive(Debug)]
 struct Decided {
-    standing: Standing,
+    ranking: Ranking,
     /// Upstream lost while no other was connected, with the time of its last sign of life.
     left: Option<(UpstreamId, Duration)>,
 }
 
-impl Choice {
+impl ActiveUpstream {
     pub fn new(endpoints: Vec<Endpoint>, settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
         // Half of `silence_timeout`: the time to detect a problem, and the time to act, are equally long.
         let patience = settings.silence_timeout / 2;
@@ -50,7 +50,7 @@ impl Choice {
             started: Instant::now(),
             heard: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
             decided: Mutex::new(Decided {
-                standing: Standing::new(endpoints.len(), patience, settings.take_back_after),
+                ranking: Ranking::new(endpoints.len(), patience, settings.take_back_after),
                 left: None,
             }),
             endpoints,
@@ -89,80 +89,80 @@ impl Choice {
 
     /// Records that this upstream is connected.
     pub fn up(&self, id: UpstreamId) {
-        self.weigh(|standing| standing.up(id));
+        self.update(|ranking| ranking.up(id));
     }
 
     /// Records that this upstream is lost.
     pub fn down(&self, id: UpstreamId) {
-        self.weigh(|standing| standing.down(id));
+        self.update(|ranking| ranking.down(id));
     }
 
-    /// Records an announced head, see [`Standing::announced`].
-    pub fn announced(&self, id: UpstreamId, told: Told) -> bool {
-        self.weigh(|standing| standing.announced(id, told))
+    /// Records an announced head, see [`Ranking::announced`].
+    pub fn announced(&self, id: UpstreamId, told: ReportedBlock) -> bool {
+        self.update(|ranking| ranking.announced(id, told))
     }
 
-    /// Records a fetched head, see [`Standing::fetched`].
-    pub fn fetched(&self, id: UpstreamId, told: Told) -> bool {
-        self.weigh(|standing| standing.fetched(id, told))
+    /// Records a fetched head, see [`Ranking::fetched`].
+    pub fn fetched(&self, id: UpstreamId, told: ReportedBlock) -> bool {
+        self.update(|ranking| ranking.fetched(id, told))
     }
 
     /// Decides again, after time has passed.
     pub fn look(&self) {
-        self.weigh(|_| ());
+        self.update(|_| ());
     }
 
     /// Records the newest published head, or `None` if clients have to begin anew.
     pub fn published(&self, head: Option<(u64, B256)>) {
         let now = self.now();
-        self.weigh(|standing| standing.published(head, now));
+        self.update(|ranking| ranking.published(head, now));
     }
 
     /// Records a published block below the oldest one known.
     pub fn published_past(&self, number: u64, hash: B256) {
-        self.decided.lock().standing.published_past(number, hash);
+        self.decided.lock().ranking.published_past(number, hash);
     }
 
     /// Returns number and hash of the newest published block.
     pub fn published_head(&self) -> Option<(u64, B256)> {
-        self.decided.lock().standing.published_head()
+        self.decided.lock().ranking.published_head()
     }
 
     /// Returns the hashes of the newest published block and of some older ones, see
-    /// [`super::published::Published::some`].
+    /// [`super::published::PublishedSample::some`].
     pub fn some_published(&self) -> impl DoubleEndedIterator<Item = B256> + use<> {
-        self.decided.lock().standing.some_published().into_iter()
+        self.decided.lock().ranking.some_published().into_iter()
     }
 
-    /// Checks if the upstream's height does not count, see [`Standing::is_doubted`].
+    /// Checks if the upstream's height does not count, see [`Ranking::is_doubted`].
     pub fn is_doubted(&self, id: UpstreamId) -> bool {
-        self.decided.lock().standing.is_doubted(id)
+        self.decided.lock().ranking.is_doubted(id)
     }
 
-    /// Checks if a block may be published on the word of this upstream, see [`Standing::may_lead`].
+    /// Checks if a block may be published on the word of this upstream, see [`Ranking::may_lead`].
     pub fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
-        self.decided.lock().standing.may_lead(id, block, self.now())
+        self.decided.lock().ranking.may_lead(id, block, self.now())
     }
 
-    /// Records a block published on the word of this upstream, see [`Standing::leads`].
+    /// Records a block published on the word of this upstream, see [`Ranking::leads`].
     pub fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
-        self.decided.lock().standing.leads(id, number, hash);
+        self.decided.lock().ranking.leads(id, number, hash);
     }
 
-    /// Returns a head to be proved, see [`Standing::unproved`].
-    pub fn unproved(&self) -> Option<Claim> {
-        self.decided.lock().standing.unproved(self.now())
+    /// Returns a head to be proved, see [`Ranking::unproved`].
+    pub fn unproved(&self) -> Option<UnprovedHead> {
+        self.decided.lock().ranking.unproved(self.now())
     }
 
-    /// Returns the number of a published block, see [`Standing::published_number`].
+    /// Returns the number of a published block, see [`Ranking::published_number`].
     pub fn published_number(&self, hash: B256) -> Option<u64> {
-        self.decided.lock().standing.published_number(hash)
+        self.decided.lock().ranking.published_number(hash)
     }
 
-    /// Records the result of a walk, see [`Standing::walked`].
-    pub fn walked(&self, claim: Claim, root: Option<u64>) {
+    /// Records the result of a walk, see [`Ranking::walked`].
+    pub fn walked(&self, claim: UnprovedHead, root: Option<u64>) {
         let now = self.now();
-        self.weigh(|standing| standing.walked(claim, root, now));
+        self.update(|ranking| ranking.walked(claim, root, now));
     }
 
     /// Wakes calls that wait for an upstream, since one may be available now.
@@ -171,61 +171,61 @@ impl Choice {
     }
 
     /// Returns a receiver that is notified when the result of [`Self::reached`] may have changed.
-    pub fn watch_moves(&self) -> watch::Receiver<()> {
+    pub fn watch_changes(&self) -> watch::Receiver<()> {
         self.moves.subscribe()
     }
 
-    /// Returns the upstreams that satisfy `reach`, highest priority first.
-    pub fn reached(&self, reach: Reach) -> Vec<UpstreamId> {
-        let standing = &self.decided.lock().standing;
-        let have_head = || match standing.published_head() {
-            Some((number, hash)) => standing.have(number, hash),
-            None => standing.connected().collect(),
+    /// Returns the upstreams that satisfy `min_head`, highest priority first.
+    pub fn reached(&self, min_head: MinHead) -> Vec<UpstreamId> {
+        let ranking = &self.decided.lock().ranking;
+        let have_head = || match ranking.published_head() {
+            Some((number, hash)) => ranking.have(number, hash),
+            None => ranking.connected().collect(),
         };
-        match reach {
-            Reach::Anywhere => standing.connected().collect(),
-            Reach::Number(number) => standing.reached(number).collect(),
-            Reach::Head => have_head(),
-            Reach::Beyond(number) => {
+        match min_head {
+            MinHead::Any => ranking.connected().collect(),
+            MinHead::Number(number) => ranking.reached(number).collect(),
+            MinHead::Published => have_head(),
+            MinHead::PreferAbove(number) => {
                 let have = have_head();
-                let beyond: Vec<UpstreamId> = standing.reached(number).filter(|id| have.contains(id)).collect();
+                let beyond: Vec<UpstreamId> = ranking.reached(number).filter(|id| have.contains(id)).collect();
                 if beyond.is_empty() { have } else { beyond }
             }
         }
     }
 
     /// Returns the upstream for a request of our own, and the number of upstreams to choose from, see
-    /// [`Standing::whom_to_ask`].
+    /// [`Ranking::pick_for_block`].
     pub fn for_us(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
-        self.decided.lock().standing.whom_to_ask(block, attempt)
+        self.decided.lock().ranking.pick_for_block(block, attempt)
     }
 
-    /// Returns the upstreams in the order in which they are asked for a block, see [`Standing::order_to_ask`].
-    pub fn order_to_ask(&self, block: B256) -> Vec<UpstreamId> {
-        self.decided.lock().standing.order_to_ask(Some(block))
+    /// Returns the upstreams in the order in which they are asked for a block, see [`Ranking::by_preference`].
+    pub fn by_preference(&self, block: B256) -> Vec<UpstreamId> {
+        self.decided.lock().ranking.by_preference(Some(block))
     }
 
     pub fn lag(&self, id: UpstreamId) -> Option<Duration> {
-        self.decided.lock().standing.lag(id, self.now())
+        self.decided.lock().ranking.lag(id, self.now())
     }
 
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
-    fn weigh<T>(&self, change: impl FnOnce(&mut Standing) -> T) -> T {
+    fn update<T>(&self, change: impl FnOnce(&mut Ranking) -> T) -> T {
         let mut decided = self.decided.lock();
-        let result = change(&mut decided.standing);
+        let result = change(&mut decided.ranking);
         let now = self.now();
-        if let Some(switch) = decided.standing.decide(now) {
-            self.enforce(switch, &mut decided.left, now);
+        if let Some(switch) = decided.ranking.decide(now) {
+            self.apply_switch(switch, &mut decided.left, now);
         }
         drop(decided);
         self.moves.send_replace(());
         result
     }
 
-    fn enforce(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Duration)>, now: Duration) {
+    fn apply_switch(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Duration)>, now: Duration) {
         self.active.send_replace(to);
         // After the change of `active`: from now on answers of the previous upstream are ignored.
         self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());
@@ -248,15 +248,15 @@ impl Choice {
             };
         };
         let reason = match why {
-            Why::First | Why::Lost => {
+            SwitchReason::First | SwitchReason::Lost => {
                 warn!("upstream {} is in use now: {} is lost", name(to), name(from));
                 "lost"
             }
-            Why::Lagging(lag) => {
+            SwitchReason::Lagging(lag) => {
                 warn!("upstream {} is in use now: {} lags by {lag:.1?}", name(to), name(from));
                 "lagging"
             }
-            Why::Forked => {
+            SwitchReason::Forked => {
                 warn!(
                     "upstream {} is in use now: {} is on another branch than most of the others",
                     name(to),
@@ -264,7 +264,7 @@ impl Choice {
                 );
                 "forked"
             }
-            Why::Doubted => {
+            SwitchReason::Doubted => {
                 warn!(
                     "upstream {} is in use now: nothing leads from the head of {} to the published chain, and no other has come so far",
                     name(to),
@@ -272,7 +272,7 @@ impl Choice {
                 );
                 "doubted"
             }
-            Why::TakeBack => {
+            SwitchReason::TakeBack => {
                 info!(
                     "upstream {} is in use now: it has been sound for node.take_back_after and comes before {}",
                     name(to),
@@ -282,7 +282,7 @@ impl Choice {
             }
         };
         self.metrics.failovers.get_or_create(&ReasonLabel { reason }).inc();
-        if why != Why::TakeBack {
+        if why != SwitchReason::TakeBack {
             let gap = now.saturating_sub(heard);
             self.metrics.failover_seconds.observe(gap.as_secs_f64());
         }

@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 16;
 
 /// A subscription to pass through, in one form for any white space and any order of members; numbers stay as written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Passed {
+pub struct Passthrough {
     method: Arc<str>,
     params: Arc<str>,
 }
@@ -27,7 +27,7 @@ pub struct Passed {
 /// Answers of the upstream in use to subscriptions: accepted, or refused with this error object.
 pub type Answers = HashMap<NodeSubscription, Result<(), Bytes>>;
 
-impl Passed {
+impl Passthrough {
     /// Makes the subscription by `method` (`<namespace>_subscribe`, `<namespace>_subscribe<Kind>`) with these
     /// parameters; `None` where they are longer than 16 KiB.
     #[must_use]
@@ -124,9 +124,9 @@ fn canonical(value: &RawValue, depth: usize, out: &mut String) {
 mod tests {
     use super::*;
 
-    fn passed(method: &str, params: &str) -> Option<Passed> {
+    fn passthrough(method: &str, params: &str) -> Option<Passthrough> {
         let params: Vec<&RawValue> = serde_json::from_str(params).expect("a list");
-        Passed::new(method, &params)
+        Passthrough::new(method, &params)
     }
 
     #[test]
@@ -137,28 +137,28 @@ mod tests {
             r#"["x",{"a":0,"a":[1,{"b":null,"c":"d"}],"e":1.0}]"#,
         ];
         for text in same {
-            let own = passed("eth_subscribe", text).expect("short");
+            let own = passthrough("eth_subscribe", text).expect("short");
             assert_eq!(own.params(), same[0]);
         }
         // Only the node knows the meaning of a number, so numbers are compared as written.
         for other in ["1.00", "1", "1e0", "10000000000000000000000000000000001"] {
             let text = same[0].replace("1.0", other);
-            assert_eq!(passed("eth_subscribe", &text).expect("short").params(), text);
+            assert_eq!(passthrough("eth_subscribe", &text).expect("short").params(), text);
         }
     }
 
     #[test]
     fn the_method_says_what_it_is_told_and_ended_by() {
-        let eth = passed("eth_subscribe", r#"["x"]"#).expect("short");
+        let eth = passthrough("eth_subscribe", r#"["x"]"#).expect("short");
         assert_eq!((eth.namespace(), &*eth.unsubscribe()), ("eth", "eth_unsubscribe"));
-        let other = passed("chain_a_subscribe", r#"["x"]"#).expect("short");
+        let other = passthrough("chain_a_subscribe", r#"["x"]"#).expect("short");
         assert_eq!(
             (other.namespace(), &*other.unsubscribe()),
             ("chain", "chain_a_unsubscribe")
         );
         assert_ne!(eth, other);
         assert!(!eth.is_of_its_own() && !other.is_of_its_own());
-        let own = passed("reth_subscribePersistedBlock", "[]").expect("short");
+        let own = passthrough("reth_subscribePersistedBlock", "[]").expect("short");
         assert!(own.is_of_its_own());
         assert_eq!(
             (own.namespace(), &*own.unsubscribe(), own.params()),
@@ -169,11 +169,11 @@ mod tests {
     #[test]
     fn parameters_up_to_the_limit_and_not_one_byte_more() {
         let of = |len: usize| format!("[\"{}\"]", "x".repeat(len - 2));
-        assert!(passed("eth_subscribe", &of(MAX_PARAMS)).is_some());
-        assert!(passed("eth_subscribe", &of(MAX_PARAMS + 1)).is_none());
+        assert!(passthrough("eth_subscribe", &of(MAX_PARAMS)).is_some());
+        assert!(passthrough("eth_subscribe", &of(MAX_PARAMS + 1)).is_none());
         // Deep nesting does not overflow the stack.
         let deep = format!("[{}{}]", "[".repeat(8_000), "]".repeat(8_000));
-        let read = passed("eth_subscribe", &deep).expect("short");
+        let read = passthrough("eth_subscribe", &deep).expect("short");
         assert_eq!(read.params(), deep);
     }
 }

@@ -106,7 +106,7 @@ pub struct HistorySettings {
 }
 
 #[derive(Debug)]
-enum Work {
+enum PendingEvent {
     Adopt(Header),
     Rewind(BlockRef),
     ContinuityLost(Loss),
@@ -114,7 +114,7 @@ enum Work {
 
 /// Request to the nodes; the `u32` is the number of attempts so far.
 #[derive(Clone, Debug)]
-pub(super) enum Ask {
+pub(super) enum FetchRequest {
     /// A block of a walk by its hash, and canonical blocks by number that the walk may reach.
     Parent(B256, Range<u64>, u32),
     /// The canonical blocks of these numbers, for a walk that reached this block, which has no parent.
@@ -131,28 +131,28 @@ pub(super) enum Ask {
 
 /// Answer of a node; the `u32` is the number of attempts including this one.
 #[derive(Debug)]
-pub(super) enum Fetched {
-    /// Answer to [`Ask::Parent`].
+pub(super) enum FetchResult {
+    /// Answer to [`FetchRequest::Parent`].
     Parent(B256, Result<Option<Header>, Refused>, Vec<Header>, u32),
-    /// Answer to [`Ask::Numbered`].
+    /// Answer to [`FetchRequest::Numbered`].
     Numbered(BlockRef, Result<Vec<Header>, Refused>, u32),
-    /// Answer to [`Ask::TipBehind`].
+    /// Answer to [`FetchRequest::TipBehind`].
     TipBehind(BlockRef, Option<Header>),
-    /// Answer to [`Ask::Settled`]; `None` if the node is syncing, or gives no answer.
+    /// Answer to [`FetchRequest::Settled`]; `None` if the node is syncing, or gives no answer.
     Settled(u64, Option<Header>),
-    /// Answer to [`Ask::Stone`].
+    /// Answer to [`FetchRequest::Stone`].
     Stone(u64, Result<Option<Header>, Refused>, u32),
-    /// Answer to [`Ask::Past`]; `None` if no node gives the block.
+    /// Answer to [`FetchRequest::Past`]; `None` if no node gives the block.
     Past(B256, Option<Header>),
 }
 
 /// Known part of the chain, published or not.
 #[derive(Debug)]
-pub(super) struct Assembly {
+pub(super) struct Pipeline {
     settings: HistorySettings,
     metrics: Arc<Metrics>,
     tracker: Tracker,
-    pipeline: VecDeque<Work>,
+    pipeline: VecDeque<PendingEvent>,
     walking: Option<B256>,
     /// Block without a parent, below which the node's blocks are requested by number.
     numbering: Option<BlockRef>,
@@ -177,7 +177,7 @@ pub(super) struct Assembly {
     /// Number of times that catching up began, and the round for which a request about the tip is pending.
     round: u64,
     settling: Option<u64>,
-    asks: Vec<Ask>,
+    asks: Vec<FetchRequest>,
 }
 
 /// Progress of the backfill below the first block. After a start a reorg may reach below that block, and resuming
@@ -194,7 +194,7 @@ enum Past {
     Complete,
 }
 
-impl Assembly {
+impl Pipeline {
     pub fn new(settings: HistorySettings, metrics: Arc<Metrics>) -> Self {
         Self {
             settings,
@@ -219,7 +219,7 @@ impl Assembly {
     }
 
     /// Takes the requests to be sent now.
-    pub fn asks(&mut self) -> std::vec::Drain<'_, Ask> {
+    pub fn asks(&mut self) -> std::vec::Drain<'_, FetchRequest> {
         self.asks.drain(..)
     }
 
@@ -242,7 +242,7 @@ impl Assembly {
     /// Handles a head that an upstream not in use was first to announce: accepted if it extends the tip. Branches, and
     /// numbers without a block, are accepted from the upstream in use only: any node can name the tip as a parent.
     /// Returns `true` if the head was accepted.
-    pub fn glimpsed(&mut self, header: Header) -> bool {
+    pub fn announced_by_standby(&mut self, header: Header) -> bool {
         let extends = self.tracker.tip().is_some_and(|tip| {
             tip.block.hash == header.parent && header.block.number.saturating_sub(tip.block.number) <= MAX_HOLE
         });
@@ -268,7 +268,7 @@ impl Assembly {
         debug!(%block, "the upstream is behind what was published; waiting for it");
         if self.settling != Some(self.round) {
             self.settling = Some(self.round);
-            self.asks.push(Ask::Settled(self.round));
+            self.asks.push(FetchRequest::Settled(self.round));
         }
     }
 
@@ -302,7 +302,7 @@ impl Assembly {
         self.far = None;
         self.past = Past::Wanted;
         self.pipeline.clear();
-        self.pipeline.push_back(Work::ContinuityLost(loss));
+        self.pipeline.push_back(PendingEvent::ContinuityLost(loss));
     }
 
     /// Handles a head announced by the upstream in use.
@@ -310,7 +310,7 @@ impl Assembly {
         let tip = self.tracker.tip().map(|tip| tip.block.number);
         if self.is_wary && tip.is_some_and(|tip| header.block.number.saturating_sub(tip) > SHORT_WALK) {
             debug!(head = %header.block, "doubted: no other node has come so far");
-            self.glimpsed(header);
+            self.announced_by_standby(header);
             return;
         }
         // Even on another branch, this may be a head that the upstream has yet to leave.
@@ -343,9 +343,9 @@ impl Assembly {
     }
 
     /// Walks to a stepping stone, the first block at or above a number: few blocks lead there, whatever its own number.
-    fn announced_stone(&mut self, stone: Header) {
-        let block = stone.block;
-        let step = self.tracker.walk_to(stone);
+    fn announced_stone(&mut self, waypoint: Header) {
+        let block = waypoint.block;
+        let step = self.tracker.walk_to(waypoint);
         self.stepped(block, step);
     }
 
@@ -379,9 +379,9 @@ impl Assembly {
             }
             Step::Behind(block) if self.catching_up => self.wait_for_upstream(block),
             Step::Behind(block) => {
-                self.asks.push(Ask::TipBehind(block));
+                self.asks.push(FetchRequest::TipBehind(block));
             }
-            Step::Far { head, stone } => self.go_far(head, stone),
+            Step::Far { head, waypoint } => self.advance_by_waypoint(head, waypoint),
             Step::Reset(head) => self.reset(head),
         }
         if self.tracker.needs().is_none() {
@@ -397,7 +397,7 @@ impl Assembly {
     }
 
     /// Handles a head that is out of reach of a single walk: after an outage longer than history.
-    fn go_far(&mut self, head: Header, stone: u64) {
+    fn advance_by_waypoint(&mut self, head: Header, waypoint: u64) {
         let missing = self
             .tracker
             .tip()
@@ -411,27 +411,29 @@ impl Assembly {
             return self.step(step);
         }
         if self.tracker.needs().is_none() && !self.stone_wanted {
-            debug!(head = %head.block, stone, "far behind the node: catching up");
+            debug!(head = %head.block, waypoint, "far behind the node: catching up");
             self.stone_wanted = true;
-            self.asks.push(Ask::Stone(stone, 0));
+            self.asks.push(FetchRequest::Stone(waypoint, 0));
         }
         self.far = Some(head);
     }
 
-    fn stone_fetched(&mut self, number: u64, stone: Result<Option<Header>, Refused>, attempts: u32) {
+    fn stone_fetched(&mut self, number: u64, waypoint: Result<Option<Header>, Refused>, attempts: u32) {
         if self.far.is_none() {
             self.stone_wanted = false;
             return;
         }
-        match stone {
+        match waypoint {
             // The pipeline is bounded: the next stone waits until there is room.
-            _ if self.pipeline.len() > self.settings.blocks.max(MIN_PIPELINE) => self.asks.push(Ask::Stone(number, 1)),
-            Ok(Some(stone)) => {
+            _ if self.pipeline.len() > self.settings.blocks.max(MIN_PIPELINE) => {
+                self.asks.push(FetchRequest::Stone(number, 1))
+            }
+            Ok(Some(waypoint)) => {
                 self.stone_wanted = false;
-                self.announced_stone(stone);
+                self.announced_stone(waypoint);
             }
             other => match tries_after(&other, attempts) {
-                Some(tries) => self.asks.push(Ask::Stone(number, tries)),
+                Some(tries) => self.asks.push(FetchRequest::Stone(number, tries)),
                 None => {
                     self.stone_wanted = false;
                     self.give_up_walk();
@@ -457,7 +459,7 @@ impl Assembly {
         }
         warn!(head = %head.block, "continuity lost: more blocks are missing than can be fetched; clients are closed with 1012");
         self.pipeline.clear();
-        self.pipeline.push_back(Work::ContinuityLost(Loss::TooFar));
+        self.pipeline.push_back(PendingEvent::ContinuityLost(Loss::TooFar));
         self.past = Past::Wanted;
         self.adopt(vec![head]);
     }
@@ -470,7 +472,7 @@ impl Assembly {
         self.metrics
             .backfilled_blocks
             .inc_by(headers.len().saturating_sub(1) as u64);
-        self.pipeline.extend(headers.into_iter().map(Work::Adopt));
+        self.pipeline.extend(headers.into_iter().map(PendingEvent::Adopt));
         // A node that announces heads faster than they can be published must not fill the memory.
         let is_long = self.pipeline.len() > MAX_PIPELINES * self.settings.blocks.max(MIN_PIPELINE);
         if is_long || self.pipeline_bytes() > self.settings.max_parent_bytes {
@@ -483,9 +485,9 @@ impl Assembly {
     }
 
     fn pipeline_bytes(&self) -> usize {
-        let bytes = |work: &Work| match work {
-            Work::Adopt(header) => header.json.len(),
-            Work::Rewind(_) | Work::ContinuityLost(_) => 0,
+        let bytes = |work: &PendingEvent| match work {
+            PendingEvent::Adopt(header) => header.json.len(),
+            PendingEvent::Rewind(_) | PendingEvent::ContinuityLost(_) => 0,
         };
         self.pipeline.iter().map(bytes).sum()
     }
@@ -498,15 +500,15 @@ impl Assembly {
             let waiting = self
                 .pipeline
                 .iter()
-                .rposition(|work| matches!(work, Work::Adopt(header) if header.block == *block));
+                .rposition(|work| matches!(work, PendingEvent::Adopt(header) if header.block == *block));
             published |= waiting.and_then(|at| self.pipeline.remove(at)).is_none();
         }
         if published {
             // Consecutive rewinds become one, so that removals come oldest first (E2).
-            while matches!(self.pipeline.back(), Some(Work::Rewind(_))) {
+            while matches!(self.pipeline.back(), Some(PendingEvent::Rewind(_))) {
                 self.pipeline.pop_back();
             }
-            self.pipeline.push_back(Work::Rewind(ancestor));
+            self.pipeline.push_back(PendingEvent::Rewind(ancestor));
         }
     }
 
@@ -531,7 +533,7 @@ impl Assembly {
         if !ahead.is_empty() {
             self.ahead_to = Some((gap.end, ahead.start));
         }
-        self.asks.push(Ask::Parent(hash, ahead, attempt));
+        self.asks.push(FetchRequest::Parent(hash, ahead, attempt));
     }
 
     /// Continues a walk at a block whose parent has no usable hash (`hardhat_mine` makes blocks without one, issue 11).
@@ -545,7 +547,8 @@ impl Assembly {
         }
         let oldest = self.tracker.oldest().map_or(0, |oldest| oldest.number);
         let lowest = block.number.saturating_sub(NUMBERED).max(oldest);
-        self.asks.push(Ask::Numbered(block, lowest..=block.number, attempt));
+        self.asks
+            .push(FetchRequest::Numbered(block, lowest..=block.number, attempt));
     }
 
     fn numbered(&mut self, block: BlockRef, found: Result<Vec<Header>, Refused>, attempts: u32) {
@@ -568,9 +571,9 @@ impl Assembly {
     }
 
     /// Handles the answer to a request.
-    pub fn fetched(&mut self, fetched: Fetched) {
+    pub fn fetched(&mut self, fetched: FetchResult) {
         match fetched {
-            Fetched::Parent(hash, block, below, attempts) => {
+            FetchResult::Parent(hash, block, below, attempts) => {
                 if below.is_empty() {
                     // Few of these numbers have a block, or the node rejects that many calls at once.
                     self.ahead_to = self.ahead_to.map(|(top, _)| (top, 0));
@@ -602,16 +605,16 @@ impl Assembly {
                     _ => {}
                 }
             }
-            Fetched::Numbered(block, found, attempts) => self.numbered(block, found, attempts),
+            FetchResult::Numbered(block, found, attempts) => self.numbered(block, found, attempts),
             // Meanwhile another upstream may have come into use, or been first to announce a block.
-            Fetched::TipBehind(block, Some(tip)) if tip.block == block && self.catching_up => {}
-            Fetched::TipBehind(block, Some(tip)) if tip.block == block => {
+            FetchResult::TipBehind(block, Some(tip)) if tip.block == block && self.catching_up => {}
+            FetchResult::TipBehind(block, Some(tip)) if tip.block == block => {
                 let step = self.tracker.rewind(block.hash);
                 self.step(step);
             }
-            Fetched::TipBehind(_, Some(tip)) => self.announced(tip),
-            Fetched::TipBehind(_, None) => {}
-            Fetched::Settled(round, tip) => {
+            FetchResult::TipBehind(_, Some(tip)) => self.announced(tip),
+            FetchResult::TipBehind(_, None) => {}
+            FetchResult::Settled(round, tip) => {
                 self.settling = None;
                 match tip {
                     _ if !self.catching_up || round != self.round => {}
@@ -621,25 +624,25 @@ impl Assembly {
                     }
                     None => {
                         self.settling = Some(round);
-                        self.asks.push(Ask::Settled(round));
+                        self.asks.push(FetchRequest::Settled(round));
                     }
                 }
             }
-            Fetched::Stone(number, stone, attempts) => self.stone_fetched(number, stone, attempts),
+            FetchResult::Stone(number, waypoint, attempts) => self.stone_fetched(number, waypoint, attempts),
             // An answer for another hash is from before the chain started anew.
-            Fetched::Past(hash, found) if matches!(self.past, Past::Fetching(asked) if asked == hash) => {
+            FetchResult::Past(hash, found) if matches!(self.past, Past::Fetching(asked) if asked == hash) => {
                 self.past = match found {
                     Some(header) => Past::Held(header),
                     None => Past::Complete,
                 };
-                self.fetch_past();
+                self.backfill();
             }
-            Fetched::Past(..) => {}
+            FetchResult::Past(..) => {}
         }
     }
 
     /// Requests the parent of the oldest block, if no event waits to be published.
-    fn fetch_past(&mut self) {
+    fn backfill(&mut self) {
         if !self.pipeline.is_empty() {
             return;
         }
@@ -659,7 +662,7 @@ impl Assembly {
             return;
         };
         self.past = Past::Fetching(below);
-        self.asks.push(Ask::Past(below));
+        self.asks.push(FetchRequest::Past(below));
     }
 
     /// Checks if there is an event to publish.
@@ -673,15 +676,15 @@ impl Assembly {
         if matches!(self.past, Past::Ready(..))
             && let Past::Ready(header) = std::mem::replace(&mut self.past, Past::Wanted)
         {
-            self.fetch_past();
+            self.backfill();
             return Some(ChainEvent::Past(header));
         }
         let event = self.pipeline.pop_front().map(|work| match work {
-            Work::Adopt(header) => ChainEvent::Head(header),
-            Work::Rewind(to) => ChainEvent::Rewind(to),
-            Work::ContinuityLost(loss) => ChainEvent::ContinuityLost(loss),
+            PendingEvent::Adopt(header) => ChainEvent::Head(header),
+            PendingEvent::Rewind(to) => ChainEvent::Rewind(to),
+            PendingEvent::ContinuityLost(loss) => ChainEvent::ContinuityLost(loss),
         });
-        self.fetch_past();
+        self.backfill();
         event
     }
 }

@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{Method, Request, Response, StatusCode};
 
-use super::body::Body;
+use super::response_body::Body;
 use crate::door::Refusal;
 
 /// `Retry-After` if the moment at which there will be room is unknown.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::chain::{BlockRef, Cursor, Gap, History, Log, Needs, Next, Page, Undo};
+use crate::chain::{BlockRef, Cursor, Gap, History, Log, Needs, Next, Page, Retraction};
 use crate::clock::Millis;
 use crate::delivery::{Batch, Event, Kind, Phase, SubscriptionId};
 
@@ -19,14 +19,14 @@ const TURN: usize = 8_192;
 
 /// A client's subscriptions that are not yet live.
 #[derive(Debug, Default)]
-pub(super) struct Members {
-    all: Vec<Member>,
+pub(super) struct ReplayGroup {
+    all: Vec<ReplayMember>,
     /// Wakes the task that replays for this client; `None` if there is none.
     claimed: Option<Arc<Notify>>,
 }
 
 #[derive(Debug)]
-struct Member {
+struct ReplayMember {
     wants: Wants,
     /// `true` if the pages fetched for this client include the logs that match this stream's filter.
     is_asked_for: bool,
@@ -57,12 +57,12 @@ pub struct Progress {
     /// `true` if events were queued.
     pub wrote: bool,
     /// Condition for the next step.
-    pub until: Until,
+    pub until: WaitFor,
 }
 
 /// Condition that a replay waits for.
 #[derive(Debug)]
-pub enum Until {
+pub enum WaitFor {
     /// Room in the client's queue.
     Room,
     /// A newly published block, newly delivered logs, or the answer to a subscription.
@@ -88,13 +88,13 @@ pub struct Lost {
 /// Stream that has caught up, its subscriber, and the number of the first block that it covers (0 for all).
 pub(super) type Level = (Stream, Subscriber, u64);
 
-impl Members {
+impl ReplayGroup {
     pub fn add(&mut self, stream: Stream, cursor: Option<Cursor>, subscriber: Subscriber) {
         let wants = match stream {
             Stream::Logs(filter) => Wants::Logs(filter.into()),
             Stream::Heads => Wants::Heads,
         };
-        self.all.push(Member {
+        self.all.push(ReplayMember {
             wants,
             is_asked_for: false,
             cursor,
@@ -113,7 +113,7 @@ impl Members {
 
     /// Returns the filters of all log streams, for the page that is fetched next.
     fn ask_for_all(&mut self) -> Vec<Arc<LogFilter>> {
-        let ask = |member: &mut Member| match &member.wants {
+        let ask = |member: &mut ReplayMember| match &member.wants {
             Wants::Heads => None,
             Wants::Logs(filter) => {
                 member.is_asked_for = true;
@@ -171,33 +171,37 @@ impl Members {
         let mut steps = 0;
         let until = loop {
             if steps >= TURN {
-                break Until::Turn;
+                break WaitFor::Turn;
             }
             steps += self.all.len();
             let round = Round::of(&mut self.all, history, page);
             if let Some((id, lost)) = round.lost {
-                break Until::Located(id, lost);
+                break WaitFor::Located(id, lost);
             }
             if round.first.is_empty() {
                 // No stream is behind: level streams join together, lest the next head overtakes the logs of this
                 // block.
                 if round.pending {
-                    break Until::News;
+                    break WaitFor::News;
                 }
                 let joining = round.level.into_iter().rev().map(|i| self.join(i)).collect();
-                let until = if self.all.is_empty() { Until::Done } else { Until::News };
+                let until = if self.all.is_empty() {
+                    WaitFor::Done
+                } else {
+                    WaitFor::News
+                };
                 return (Progress { wrote, until }, joining);
             }
             if round.below {
                 break match history.gap(round.number) {
-                    Some(gap) => Until::Fetched(gap, self.ask_for_all()),
-                    None => Until::News,
+                    Some(gap) => WaitFor::Fetched(gap, self.ask_for_all()),
+                    None => WaitFor::News,
                 };
             }
             for (_, next) in &round.first {
                 steps += match next {
                     Next::Block(own) => own.logs.as_ref().map_or(0, |logs| logs.logs.len()),
-                    Next::Undo(Undo { logs, .. }) | Next::Rest(logs, _) => logs.logs.len(),
+                    Next::Retraction(Retraction { logs, .. }) | Next::Rest(logs, _) => logs.logs.len(),
                     _ => 0,
                 };
             }
@@ -214,22 +218,22 @@ impl Members {
 
     /// Queues the events of one block for the streams in `first`. Returns `true` if there were any; the error holds
     /// the same, and the condition to wait for before the rest.
-    fn tell(&mut self, mut first: Vec<(usize, Next)>, now: Millis) -> Result<bool, (bool, Until)> {
+    fn tell(&mut self, mut first: Vec<(usize, Next)>, now: Millis) -> Result<bool, (bool, WaitFor)> {
         let mut wrote = false;
         first.sort_by_key(|(i, _)| self.all[*i].wants.kind() as u8);
         for (i, next) in first {
             let member = &mut self.all[i];
-            let outbox = &member.subscriber.outbox;
-            if outbox.phase() != Phase::Open {
-                return Err((wrote, Until::Done));
+            let writer = &member.subscriber.writer;
+            if writer.phase() != Phase::Open {
+                return Err((wrote, WaitFor::Done));
             }
-            if !outbox.has_room() {
-                return Err((wrote, Until::Room));
+            if !writer.has_room() {
+                return Err((wrote, WaitFor::Room));
             }
             if let Some(batch) = events(&member.wants, &next) {
                 wrote = true;
                 // The caller flushes in any case.
-                let _flush = outbox.push_events(&member.subscriber.recipient, &batch, now);
+                let _flush = writer.push_events(&member.subscriber.recipient, &batch, now);
             }
             if let Some(cursor) = &mut member.cursor {
                 cursor.told(&next);
@@ -263,11 +267,11 @@ struct Round {
 }
 
 impl Round {
-    fn of(all: &mut [Member], history: &History, page: &Page) -> Self {
+    fn of(all: &mut [ReplayMember], history: &History, page: &Page) -> Self {
         let mut round = Self::default();
         let mut awaited = u64::MAX;
         for (i, member) in all.iter_mut().enumerate() {
-            let Member {
+            let ReplayMember {
                 wants,
                 is_asked_for,
                 cursor: Some(cursor),
@@ -315,7 +319,7 @@ impl Round {
                     round.lost = Some((subscriber.recipient.id(), lost));
                     return round;
                 }
-                Next::Undo(_) => 0,
+                Next::Retraction(_) => 0,
                 Next::Rest(logs, _) => logs.block.number,
                 Next::Block(own) => own.header.block.number,
                 Next::Below(number) => *number,
@@ -346,13 +350,13 @@ fn events(wants: &Wants, next: &Next) -> Option<Arc<Batch>> {
             let (logs, removed) = match next {
                 Next::Block(own) => (own.logs.as_ref()?, false),
                 Next::Rest(logs, _) => (logs, false),
-                Next::Undo(Undo { logs, .. }) => (logs, true),
+                Next::Retraction(Retraction { logs, .. }) => (logs, true),
                 _ => return None,
             };
             let wanted = |log: &&Log| {
                 let told = match next {
                     Next::Rest(_, up_to) => log.index > *up_to,
-                    Next::Undo(Undo { up_to: Some(up_to), .. }) => log.index <= *up_to,
+                    Next::Retraction(Retraction { up_to: Some(up_to), .. }) => log.index <= *up_to,
                     _ => true,
                 };
                 told && filter.matches(log, logs.block.number)

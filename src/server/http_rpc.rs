@@ -8,10 +8,10 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::answer::{plain, retry_after};
-use super::body::Body;
+use super::http_response::{plain, retry_after};
 use super::listener::Connection;
-use super::upload::{self, Unread};
+use super::request_body::{self, Unread};
+use super::response_body::Body;
 use crate::door::{Exceeded, Pass};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR,
@@ -53,7 +53,7 @@ pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connec
         let wrong = "invalid content type, only application/json is supported\n";
         return charged(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, wrong), pass, connection);
     }
-    let reading = upload::read(request.into_body(), pass, &services.inbound);
+    let reading = request_body::read(request.into_body(), pass, &services.inbound);
     let without_request = match tokio::time::timeout(settings.body_timeout(), reading).await {
         Ok(Ok((body, _))) if body.iter().all(u8::is_ascii_whitespace) => plain(StatusCode::OK, ""),
         Ok(Ok((body, held))) => return finish(respond(body, held, pass, services).await, pass, connection),
@@ -209,7 +209,7 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
                         let _held = held;
                         rpc.complete(planned, &caller).await
                     };
-                    match staying(services, completing).await {
+                    match detached(services, completing).await {
                         Some(response) => response,
                         None => return Answered::broken(),
                     }
@@ -231,7 +231,7 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
                 let _held = held;
                 rpc.complete_batch(planned, &caller, more, || true).await
             };
-            let Some((responses, room)) = staying(services, completing).await else {
+            let Some((responses, room)) = detached(services, completing).await else {
                 return Answered::broken();
             };
             Answered {
@@ -284,7 +284,7 @@ fn take_in(body: &[u8], pass: &Pass, services: &Services) -> Intake {
 
 /// Runs work to its end even if the client disconnects: other clients may be waiting for the same answer. Returns
 /// `None` if the work panicked.
-async fn staying<T: Send + 'static>(services: &Services, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+async fn detached<T: Send + 'static>(services: &Services, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     let mut work = Box::pin(work);
     if let Some(done) = look(work.as_mut()) {
         return Some(done);

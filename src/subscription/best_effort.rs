@@ -7,17 +7,17 @@ use std::time::Instant;
 use alloy_primitives::B256;
 use bytes::Bytes;
 
-use super::due::{Due, answered, is_answered, send};
+use super::flush::{DirtyClients, answered, is_answered, send};
 use super::subscriber::Subscriber;
-use super::tables::{Place, Tables};
-use super::transaction_event::{InForms, hash_json};
-use crate::backplane::{Gossip, TransactionForm};
+use super::tables::{IndexSlot, Tables};
+use super::transaction_event::{PerForm, hash_json};
+use crate::backplane::{BestEffortEvent, TransactionForm};
 use crate::chain::Transaction;
 use crate::clock::Millis;
 use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
 
 impl Tables {
-    fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut Due, now: Millis) {
+    fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut DirtyClients, now: Millis) {
         // An unreadable hash cannot be deduplicated and is delivered.
         let known =
             serde_json::from_slice(json).is_ok_and(|hash| !self.seen_pending.is_new(TransactionForm::Hash, hash));
@@ -27,7 +27,7 @@ impl Tables {
         }
     }
 
-    fn pending(&mut self, json: Bytes, seen: Instant, due: &mut Due, now: Millis) {
+    fn pending(&mut self, json: Bytes, seen: Instant, due: &mut DirtyClients, now: Millis) {
         let read = Transaction::parse(json.clone());
         if let Ok(read) = &read
             && !self.seen_pending.is_new(TransactionForm::Full, read.hash)
@@ -36,7 +36,7 @@ impl Tables {
         }
         // An unreadable transaction matches only filters without addresses.
         let (from, to) = read.as_ref().map_or((None, None), |read| (read.from, read.to));
-        let mut forms = InForms::default();
+        let mut forms = PerForm::default();
         for entry in self.pending.who_want(from, to) {
             let (filter, subscribers) = self.pending.entry(entry);
             let batch = forms.get(filter.form, || match (filter.form, &read) {
@@ -48,10 +48,10 @@ impl Tables {
     }
 
     /// Marks a subscription to pending transactions as accepted by the node, unless it ended meanwhile.
-    pub fn accept_pending(&mut self, place: Place, id: SubscriptionId) {
+    pub fn accept_pending(&mut self, place: IndexSlot, id: SubscriptionId) {
         let subscriber = match place {
-            Place::PendingHashes(at) => self.pending_hashes.get(at),
-            Place::Pending(slot) => self.pending.get(slot),
+            IndexSlot::PendingHashes(at) => self.pending_hashes.get(at),
+            IndexSlot::Pending(slot) => self.pending.get(slot),
             _ => None,
         };
         if subscriber.is_some_and(|subscriber| subscriber.recipient.id() == id) {
@@ -67,7 +67,7 @@ impl Tables {
         };
         for subscriber in refused {
             if self.accepted_pending.contains(&subscriber.recipient.id()) {
-                subscriber.outbox.close(CloseReason::NotServed);
+                subscriber.writer.close(CloseReason::NotServed);
             }
         }
     }
@@ -78,13 +78,13 @@ impl Tables {
     }
 
     /// Fans out a best-effort event; returns how many early events were evicted to keep this one.
-    pub fn gossip(&mut self, gossip: Gossip, due: &mut Due, now: Millis) -> u64 {
-        match gossip {
-            Gossip::Pending { form, json, seen } => match form {
+    pub fn best_effort(&mut self, best_effort: BestEffortEvent, due: &mut DirtyClients, now: Millis) -> u64 {
+        match best_effort {
+            BestEffortEvent::Pending { form, json, seen } => match form {
                 TransactionForm::Hash => self.pending_hash(&json, seen, due, now),
                 TransactionForm::Full => self.pending(json, seen, due, now),
             },
-            Gossip::Passed { of, method, json, seen } => {
+            BestEffortEvent::Passthrough { of, method, json, seen } => {
                 let event = match of.namespace() {
                     _ if of.is_of_its_own() => Event::naming(&String::from_utf8_lossy(&method), &json),
                     "eth" => self.event(&json),
@@ -92,7 +92,7 @@ impl Tables {
                 };
                 return self.passing.event(&of, event, seen, due, now);
             }
-            Gossip::Syncing(state) => {
+            BestEffortEvent::Syncing(state) => {
                 if self.sync_state.as_ref().is_some_and(|(known, _)| *known == state) {
                     return 0;
                 }
@@ -136,7 +136,7 @@ fn sync_payload(state: &[u8]) -> Vec<u8> {
 
 /// Hashes of recently seen pending transactions, by form: a failover must not repeat them (E8).
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(super) struct RecentHashes {
     known: HashSet<(TransactionForm, B256)>,
     order: VecDeque<(TransactionForm, B256)>,
 }
@@ -144,7 +144,7 @@ pub(super) struct Recent {
 /// Entries kept: about a minute of a busy mainnet node.
 const RECENT_PENDING: usize = 16_384;
 
-impl Recent {
+impl RecentHashes {
     pub fn is_new(&mut self, form: TransactionForm, hash: B256) -> bool {
         if !self.known.insert((form, hash)) {
             return false;
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_pending_transaction_is_told_once_in_each_form() {
-        let mut recent = Recent::default();
+        let mut recent = RecentHashes::default();
         let hash = B256::repeat_byte(1);
         for form in [TransactionForm::Hash, TransactionForm::Full] {
             assert!(recent.is_new(form, hash));

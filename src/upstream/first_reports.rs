@@ -9,9 +9,9 @@ const MAX_SIGHTS: usize = 1024;
 /// Times at which blocks were first reported, by ascending number: each entry covers its number and those below it
 /// down to the entry before.
 #[derive(Debug, Default)]
-pub(super) struct FirstSights(VecDeque<(u64, Duration)>);
+pub(super) struct FirstReports(VecDeque<(u64, Duration)>);
 
-impl FirstSights {
+impl FirstReports {
     pub fn note(&mut self, number: u64, now: Duration) {
         if self.0.back().is_none_or(|(newest, _)| number > *newest) {
             self.0.push_back((number, now));

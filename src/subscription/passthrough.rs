@@ -8,32 +8,32 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::due::{Due, is_answered, send};
+use super::flush::{DirtyClients, is_answered, send};
 use super::index::{Filter, Index, Slot};
 use super::subscriber::Subscriber;
-use crate::backplane::Passed;
+use crate::backplane::Passthrough;
 use crate::clock::Millis;
 use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
 use crate::shares::Owner;
 
 /// Passed subscriptions with their subscribers.
 #[derive(Debug, Default)]
-pub(super) struct Passing {
-    index: Index<Passed, Subscriber>,
-    members: HashMap<SubscriptionId, Member>,
+pub(super) struct PassthroughSubscribers {
+    index: Index<Passthrough, Subscriber>,
+    members: HashMap<SubscriptionId, PassthroughSubscriber>,
     /// All different subscriptions; rebuilt only if one is added or removed, for every subscription of any kind
     /// compares this set.
-    wanted: Arc<BTreeSet<Passed>>,
+    wanted: Arc<BTreeSet<Passthrough>>,
     /// Number of equal subscriptions of each account.
-    held: HashMap<Owner, HashMap<Passed, usize>>,
+    held: HashMap<Owner, HashMap<Passthrough, usize>>,
     /// Events that arrived before the answer to a subscription was queued, oldest first. In a client's queue they
     /// would block everything behind them for as long as the slowest call of a batch takes.
     early: HashMap<SubscriptionId, VecDeque<Arc<Batch>>>,
 }
 
 #[derive(Debug)]
-struct Member {
-    passed: Passed,
+struct PassthroughSubscriber {
+    passed: Passthrough,
     slot: Slot,
     account: Owner,
     /// The node has accepted the subscription.
@@ -41,7 +41,7 @@ struct Member {
 }
 
 fn account_of(subscriber: &Subscriber) -> Owner {
-    subscriber.outbox.owner()
+    subscriber.writer.owner()
 }
 
 /// Newest events kept for a subscription whose answer is not queued yet. Some kinds announce the present state first,
@@ -53,7 +53,7 @@ const SHARE: usize = 4;
 
 /// Limit on passed subscriptions that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum PassthroughFull {
     /// So many different subscriptions are at the node already.
     #[error("limit exceeded: {0} different subscriptions are passed to the node (subscriptions.max_passed)")]
     All(usize),
@@ -64,7 +64,7 @@ pub enum Full {
     Own(usize),
 }
 
-impl Filter for Passed {
+impl Filter for Passthrough {
     type Key = Self;
 
     fn keys(&self) -> Vec<Self> {
@@ -72,26 +72,26 @@ impl Filter for Passed {
     }
 }
 
-impl Passing {
+impl PassthroughSubscribers {
     /// Adds a subscriber.
     ///
     /// # Errors
-    /// [`Full`] if there would be more than `max` different subscriptions, or more than a quarter of `max`, but at
+    /// [`PassthroughFull`] if there would be more than `max` different subscriptions, or more than a quarter of `max`, but at
     /// least one, of this account.
-    pub fn insert(&mut self, passed: Passed, subscriber: Subscriber, max: usize) -> Result<(), Full> {
+    pub fn insert(&mut self, passed: Passthrough, subscriber: Subscriber, max: usize) -> Result<(), PassthroughFull> {
         let is_new = self.entry(&passed).is_none();
         if is_new && self.index.filters() >= max {
-            return Err(Full::All(max));
+            return Err(PassthroughFull::All(max));
         }
         let (account, share) = (account_of(&subscriber), (max / SHARE).max(1));
         let held = self.held.get(&account);
         if held.is_some_and(|held| held.len() >= share && !held.contains_key(&passed)) {
-            return Err(Full::Own(share));
+            return Err(PassthroughFull::Own(share));
         }
         *self.held.entry(account).or_default().entry(passed.clone()).or_default() += 1;
         let id = subscriber.recipient.id();
         let slot = self.index.insert(passed.clone(), subscriber);
-        let member = Member {
+        let member = PassthroughSubscriber {
             passed,
             slot,
             account,
@@ -139,17 +139,24 @@ impl Passing {
 
     /// Returns the different subscriptions. The `Arc` changes only with the set, so that comparing two of them
     /// compares pointers.
-    pub fn wanted(&self) -> Arc<BTreeSet<Passed>> {
+    pub fn wanted(&self) -> Arc<BTreeSet<Passthrough>> {
         self.wanted.clone()
     }
 
     /// Fans out an event, and keeps it for subscribers whose answer is not queued yet: the node may announce it only
     /// once. Returns how many older events were evicted.
-    pub fn event(&mut self, passed: &Passed, event: Event, seen: Instant, due: &mut Due, now: Millis) -> u64 {
+    pub fn event(
+        &mut self,
+        passed: &Passthrough,
+        event: Event,
+        seen: Instant,
+        due: &mut DirtyClients,
+        now: Millis,
+    ) -> u64 {
         let Some(entry) = self.entry(passed) else { return 0 };
         let mut lost = 0;
         self.tell_early(due, now);
-        let batch = Batch::new(Kind::Passed, [event].into(), seen);
+        let batch = Batch::new(Kind::Passthrough, [event].into(), seen);
         let (_, subscribers) = self.index.entry(entry);
         let answered = |subscriber: &&Subscriber| {
             let id = subscriber.recipient.id();
@@ -170,7 +177,7 @@ impl Passing {
     }
 
     /// Delivers early events to the subscribers that were answered meanwhile.
-    pub fn tell_early(&mut self, due: &mut Due, now: Millis) {
+    pub fn tell_early(&mut self, due: &mut DirtyClients, now: Millis) {
         let Self {
             index, members, early, ..
         } = self;
@@ -194,18 +201,18 @@ impl Passing {
 
     /// Closes clients whose subscription a node had accepted, now that the node in use refuses it. A client that
     /// still waits for the answer to `eth_subscribe` gets the refusal there.
-    pub fn close_refused(&self, passed: &Passed) {
+    pub fn close_refused(&self, passed: &Passthrough) {
         let Some(entry) = self.entry(passed) else { return };
         let (_, subscribers) = self.index.entry(entry);
         for subscriber in subscribers {
             let member = self.members.get(&subscriber.recipient.id());
             if member.is_some_and(|member| member.accepted) {
-                subscriber.outbox.close(CloseReason::NotServed);
+                subscriber.writer.close(CloseReason::NotServed);
             }
         }
     }
 
-    fn entry(&self, passed: &Passed) -> Option<usize> {
+    fn entry(&self, passed: &Passthrough) -> Option<usize> {
         self.index.under(std::iter::once(passed.clone())).next()
     }
 }

@@ -13,16 +13,16 @@ pub(crate) enum Pattern {
 /// The error for a text that is not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no pattern: it is a method's name, or the beginning of one and a *, as in debug_*")]
-pub struct NoPattern(String);
+pub struct InvalidPattern(String);
 
 impl Pattern {
-    pub(crate) fn parse(text: &str) -> Result<Self, NoPattern> {
+    pub(crate) fn parse(text: &str) -> Result<Self, InvalidPattern> {
         let (name, is_prefix) = match text.strip_suffix('*') {
             Some(prefix) => (prefix, true),
             None => (text, false),
         };
         if name.contains(|c: char| c == '*' || c.is_whitespace()) || (name.is_empty() && !is_prefix) {
-            return Err(NoPattern(text.to_owned()));
+            return Err(InvalidPattern(text.to_owned()));
         }
         let name = name.to_owned();
         Ok(if is_prefix {
@@ -50,8 +50,8 @@ impl Patterns {
     /// Parses names and prefixes; surrounding whitespace is ignored.
     ///
     /// # Errors
-    /// Returns [`NoPattern`] with the first text that is not a pattern.
-    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, NoPattern> {
+    /// Returns [`InvalidPattern`] with the first text that is not a pattern.
+    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, InvalidPattern> {
         let patterns = texts.iter().map(|text| Pattern::parse(text.as_ref().trim()));
         patterns.collect::<Result<_, _>>().map(Self)
     }

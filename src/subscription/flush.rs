@@ -6,15 +6,15 @@ use slab::Slab;
 
 use super::subscriber::Subscriber;
 use crate::clock::Millis;
-use crate::delivery::{Batch, Compression, Outbox};
+use crate::delivery::{Batch, ClientWriter, Compression};
 
 /// Clients with events to write.
 #[derive(Debug, Default)]
-pub(super) struct Due {
-    outboxes: Vec<Arc<Outbox>>,
+pub(super) struct DirtyClients {
+    writers: Vec<Arc<ClientWriter>>,
     /// Clients that agreed on compression: the first one compresses a shared event, for which the clients in
-    /// `outboxes` should not wait.
-    deflating: Vec<Arc<Outbox>>,
+    /// `writers` should not wait.
+    deflating: Vec<Arc<ClientWriter>>,
     /// Bytes of the largest batch, uncompressed.
     heaviest: usize,
 }
@@ -29,22 +29,22 @@ const LARGE_TOGETHER: usize = 128;
 const LARGE: usize = 16 << 10;
 
 /// Writes to the sockets of these clients: the first group on this task, the others on all cores.
-pub(super) fn flush(mut due: Due) {
+pub(super) fn flush(mut due: DirtyClients) {
     let together = if due.heaviest < LARGE {
         SMALL_TOGETHER
     } else {
         LARGE_TOGETHER
     };
-    let flush_elsewhere = |outboxes: Vec<_>| tokio::spawn(async move { Outbox::flush_all(&outboxes) });
-    if due.outboxes.is_empty() {
-        due.outboxes = due.deflating;
+    let flush_elsewhere = |writers: Vec<_>| tokio::spawn(async move { ClientWriter::flush_all(&writers) });
+    if due.writers.is_empty() {
+        due.writers = due.deflating;
     } else if !due.deflating.is_empty() {
         flush_elsewhere(due.deflating);
     }
-    while due.outboxes.len() > together {
-        flush_elsewhere(due.outboxes.split_off(due.outboxes.len() - together));
+    while due.writers.len() > together {
+        flush_elsewhere(due.writers.split_off(due.writers.len() - together));
     }
-    Outbox::flush_all(&due.outboxes);
+    ClientWriter::flush_all(&due.writers);
 }
 
 pub(super) fn answered(table: &Slab<Subscriber>) -> impl Iterator<Item = &Subscriber> {
@@ -65,23 +65,23 @@ pub(super) fn is_answered(subscriber: &&Subscriber) -> bool {
 const SHARED_BY: usize = 32;
 
 pub(super) fn share_a_series<'a>(subscribers: impl Iterator<Item = &'a Subscriber>) -> bool {
-    let reading = subscribers.filter(|subscriber| subscriber.outbox.compression() == Compression::Takeover);
+    let reading = subscribers.filter(|subscriber| subscriber.writer.compression() == Compression::Takeover);
     reading.take(SHARED_BY).count() == SHARED_BY
 }
 
 pub(super) fn send<'a>(
     subscribers: impl Iterator<Item = &'a Subscriber>,
     batch: &Arc<Batch>,
-    due: &mut Due,
+    due: &mut DirtyClients,
     now: Millis,
 ) {
     for subscriber in subscribers {
-        if subscriber.outbox.push_events(&subscriber.recipient, batch, now) {
-            let outboxes = match subscriber.outbox.compression() {
-                Compression::None => &mut due.outboxes,
+        if subscriber.writer.push_events(&subscriber.recipient, batch, now) {
+            let writers = match subscriber.writer.compression() {
+                Compression::None => &mut due.writers,
                 Compression::NoTakeover | Compression::Takeover => &mut due.deflating,
             };
-            outboxes.push(subscriber.outbox.clone());
+            writers.push(subscriber.writer.clone());
             due.heaviest = due.heaviest.max(batch.wire_len);
         }
     }

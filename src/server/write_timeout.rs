@@ -10,7 +10,7 @@ use tokio::time::Sleep;
 
 /// Stream that fails with `TimedOut` if the peer takes less than `PROGRESS` bytes within the time limit.
 #[derive(Debug)]
-pub struct Patient<S> {
+pub struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
     /// Timer of the time limit, created when a write has to wait.
@@ -23,7 +23,7 @@ pub struct Patient<S> {
 /// progress too, but not enough.
 const PROGRESS: usize = 16 << 10;
 
-impl<S> Patient<S> {
+impl<S> WriteTimeout<S> {
     /// Wraps a stream, with the time limit for progress in writing.
     pub fn new(stream: S, patience: Duration) -> Self {
         Self {
@@ -69,13 +69,13 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.watch_write(cx, polled)
@@ -115,7 +115,7 @@ mod tests {
     async fn who_takes_enough_now_and_then_is_waited_for_and_who_takes_less_is_not() {
         for (taken, enough) in [(PROGRESS, true), (PROGRESS / 2, false), (0, false)] {
             let (ours, mut theirs) = tokio::io::duplex(PROGRESS);
-            let mut stream = Patient::new(ours, Duration::from_secs(5));
+            let mut stream = WriteTimeout::new(ours, Duration::from_secs(5));
             let reading = tokio::spawn(async move {
                 for _ in 0..8 {
                     tokio::time::sleep(Duration::from_secs(4)).await;

@@ -23,7 +23,7 @@ pub enum Done {
 
 /// Chunks, and a position in the first of them.
 #[derive(Debug, Default)]
-pub struct Writing {
+pub struct WriteBuffer {
     chunks: VecDeque<Chunk>,
     /// Pieces (or events) of the first chunk that are written.
     unit: usize,
@@ -32,7 +32,7 @@ pub struct Writing {
     compression: Compression,
 }
 
-impl Writing {
+impl WriteBuffer {
     /// Creates an empty write for a client with this compression.
     #[must_use]
     pub fn new(compression: Compression) -> Self {
@@ -233,7 +233,7 @@ mod tests {
         ) {
             let chunks = chunks(&shape);
             let expect = wire(&chunks, compression);
-            let mut writing = Writing::new(compression);
+            let mut writing = WriteBuffer::new(compression);
             writing.chunks().extend(chunks);
             let (mut got, mut finished) = (Vec::new(), 0);
             let mut takes = takes.into_iter().cycle();
@@ -261,7 +261,7 @@ mod tests {
             for at in 0..sizes.len() {
                 ends.push(ends[at] + batch(&sizes).event_len(at, compression));
             }
-            let mut writing = Writing::new(compression);
+            let mut writing = WriteBuffer::new(compression);
             writing.chunks().extend(chunks);
             let written = writing.write(|slices| Ok(take.min(slices.iter().map(|s| s.len()).sum())), |_| ()).expect("no error");
             writing.cut();

@@ -2,9 +2,9 @@
 
 use std::task::{Context, Poll, Waker};
 
-use super::blockage::Blockage;
+use super::write_stall::WriteStall;
 use crate::clock::Millis;
-use crate::delivery::writing::Writing;
+use crate::delivery::write_buffer::WriteBuffer;
 use crate::delivery::{Allowance, CloseReason, Compression, Egress, Queue, frame};
 
 /// Bytes of answers, and of events, gathered for one write. A block for one client is seldom larger. A pong waits for
@@ -25,7 +25,7 @@ pub enum Phase {
 
 /// Way in which the connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum Ended {
     /// The peer disconnected or the socket failed.
     Gone,
     /// Close frames were exchanged.
@@ -42,19 +42,19 @@ pub struct Waits {
     /// Moment at which the first event on hold may be written.
     pub until: Option<Millis>,
     /// Set when the connection has ended: nothing to wait for.
-    pub over: Option<Over>,
+    pub over: Option<Ended>,
 }
 
 /// Data behind the lock.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) queue: Queue,
-    pub(super) writing: Writing,
+    pub(super) writing: WriteBuffer,
     pub(super) phase: Phase,
     /// `true` once the peer's close frame has arrived.
     pub(super) echoed: bool,
-    pub(super) over: Option<Over>,
-    pub(super) blockage: Blockage,
+    pub(super) over: Option<Ended>,
+    pub(super) blockage: WriteStall,
     /// Bytes of the queue and the current write that are counted in the [`Backlog`](crate::delivery::Backlog).
     pub(super) held_back: usize,
     /// Moment at which the first event on hold may be written.
@@ -76,7 +76,7 @@ impl State {
     /// Creates an empty state for a client with this compression.
     pub(super) fn new(compression: Compression) -> Self {
         Self {
-            writing: Writing::new(compression),
+            writing: WriteBuffer::new(compression),
             ..Self::default()
         }
     }
@@ -86,7 +86,7 @@ impl State {
         if matches!(self.phase, Phase::Closing(_)) {
             self.writing.rest();
             if self.echoed {
-                self.end(Over::Closed);
+                self.end(Ended::Closed);
             }
             return false;
         }
@@ -158,7 +158,7 @@ impl State {
     }
 
     /// Marks the connection as over; the first way is kept.
-    pub(super) fn end(&mut self, over: Over) {
+    pub(super) fn end(&mut self, over: Ended) {
         self.over.get_or_insert(over);
         self.tell();
     }

@@ -26,8 +26,8 @@ use std::time::Duration;
 use alloy_primitives::B256;
 
 use super::UpstreamId;
-use super::published::Published;
-use super::sights::FirstSights;
+use super::first_reports::FirstReports;
+use super::published::PublishedSample;
 
 /// Most blocks remembered of each upstream, to compare branches and to know which upstreams have a block.
 const MAX_CHAIN: usize = 128;
@@ -51,7 +51,7 @@ const MAX_LED: u32 = 16;
 
 /// A head as its node reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct ReportedBlock {
     pub number: u64,
     pub hash: B256,
     pub parent: B256,
@@ -59,7 +59,7 @@ pub(crate) struct Told {
 
 /// Reason for a change of the upstream in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum SwitchReason {
     /// No upstream was in use.
     First,
     /// The connection ended.
@@ -68,7 +68,7 @@ pub(super) enum Why {
     Lagging(Duration),
     /// Branch other than that of most upstreams.
     Forked,
-    /// Height that did not count, see [`Standing::is_doubted`].
+    /// Height that did not count, see [`Ranking::is_doubted`].
     Doubted,
     /// Return to an upstream of better priority that has been sound for long enough.
     TakeBack,
@@ -79,12 +79,12 @@ pub(super) enum Why {
 pub(super) struct Switch {
     pub from: Option<UpstreamId>,
     pub to: Option<UpstreamId>,
-    pub why: Why,
+    pub why: SwitchReason,
 }
 
 /// Head to be proved by a walk along its parents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Claim {
+pub(super) struct UnprovedHead {
     pub id: UpstreamId,
     pub number: u64,
     pub hash: B256,
@@ -96,22 +96,22 @@ pub(super) struct Claim {
 
 /// All upstreams, as reported so far.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct Ranking {
     /// Longest time for which the upstream in use may lag or be forked.
     patience: Duration,
     take_back_after: Duration,
-    members: Vec<Member>,
+    members: Vec<Candidate>,
     active: Option<UpstreamId>,
     /// Time at which the first upstream that connected came into use; `None` once a connection was lost.
     began: Option<Duration>,
-    sights: FirstSights,
-    published: Published,
-    led: Option<Led>,
+    sights: FirstReports,
+    published: PublishedSample,
+    led: Option<UnconfirmedLead>,
 }
 
 /// Newest block accepted from an upstream that is not in use, and that no other has reported.
 #[derive(Debug)]
-struct Led {
+struct UnconfirmedLead {
     by: UpstreamId,
     number: u64,
     hash: B256,
@@ -121,7 +121,7 @@ struct Led {
 }
 
 #[derive(Debug, Default)]
-struct Member {
+struct Candidate {
     connected: bool,
     /// Newest part of the chain: number and hash, each the parent of the next. Numbers ascend, and may have gaps. The
     /// first entry may be known as a parent only, and then has the highest number that it can have.
@@ -137,20 +137,20 @@ struct Member {
     walk_at: Option<Duration>,
     /// Time since which the upstream has been connected, without lag and not forked.
     sound_since: Option<Duration>,
-    /// Earliest time at which the upstream may lead, see [`Standing::may_lead`]. Survives a reconnect.
+    /// Earliest time at which the upstream may lead, see [`Ranking::may_lead`]. Survives a reconnect.
     leads_at: Duration,
 }
 
-impl Standing {
+impl Ranking {
     pub fn new(members: usize, patience: Duration, take_back_after: Duration) -> Self {
         Self {
             patience,
             take_back_after,
-            members: (0..members).map(|_| Member::default()).collect(),
+            members: (0..members).map(|_| Candidate::default()).collect(),
             active: None,
             began: None,
-            sights: FirstSights::default(),
-            published: Published::default(),
+            sights: FirstReports::default(),
+            published: PublishedSample::default(),
             led: None,
         }
     }
@@ -188,7 +188,7 @@ impl Standing {
         self.published.newest()
     }
 
-    /// Returns some published blocks' hashes, see [`Published::some`].
+    /// Returns some published blocks' hashes, see [`PublishedSample::some`].
     pub fn some_published(&self) -> Vec<B256> {
         self.published.some()
     }
@@ -211,7 +211,7 @@ impl Standing {
     }
 
     /// Returns a head that has been doubted for a while, and from which no walk was tried recently.
-    pub fn unproved(&self, now: Duration) -> Option<Claim> {
+    pub fn unproved(&self, now: Duration) -> Option<UnprovedHead> {
         let oldest = self.published.oldest()?;
         self.connected().find_map(|id| {
             let member = &self.members[id.0];
@@ -219,7 +219,7 @@ impl Standing {
             let is_due = member.walk_at.is_none_or(|at| now >= at);
             let (number, hash) = *member.chain.back()?;
             let below = *member.chain.front()?;
-            (doubted_for >= self.patience / 4 && is_due).then_some(Claim {
+            (doubted_for >= self.patience / 4 && is_due).then_some(UnprovedHead {
                 id,
                 number,
                 hash,
@@ -230,7 +230,7 @@ impl Standing {
     }
 
     /// Records the result of a walk: the number of the published block that it reached, or `None`.
-    pub fn walked(&mut self, claim: Claim, root: Option<u64>, now: Duration) {
+    pub fn walked(&mut self, claim: UnprovedHead, root: Option<u64>, now: Duration) {
         let member = &mut self.members[claim.id.0];
         if root.is_some() && member.told(claim.hash) {
             member.root = member.root.max(root);
@@ -267,7 +267,7 @@ impl Standing {
             return;
         }
         let before = self.led.take().filter(|led| led.by == id);
-        self.led = Some(Led {
+        self.led = Some(UnconfirmedLead {
             by: id,
             number,
             hash,
@@ -277,7 +277,7 @@ impl Standing {
     }
 
     /// Records that another upstream reports the block that one leads with.
-    fn confirm(&mut self, id: UpstreamId, told: Told) {
+    fn confirm(&mut self, id: UpstreamId, told: ReportedBlock) {
         self.led
             .take_if(|led| led.by != id && (led.hash == told.hash || led.hash == told.parent));
     }
@@ -297,14 +297,14 @@ impl Standing {
     pub fn down(&mut self, id: UpstreamId) {
         let member = &mut self.members[id.0];
         self.began = self.began.filter(|_| !member.connected);
-        *member = Member {
+        *member = Candidate {
             leads_at: member.leads_at,
-            ..Member::default()
+            ..Candidate::default()
         };
     }
 
     /// Records an announced head. `false` for a block that the upstream reported before: late or repeated.
-    pub fn announced(&mut self, id: UpstreamId, told: Told) -> bool {
+    pub fn announced(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
         self.confirm(id, told);
         let member = &mut self.members[id.0];
         let news = !member.told(told.hash);
@@ -315,7 +315,7 @@ impl Standing {
     }
 
     /// Records a fetched head, which may be a step back. `false` where the head has not moved.
-    pub fn fetched(&mut self, id: UpstreamId, told: Told) -> bool {
+    pub fn fetched(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
         self.confirm(id, told);
         let member = &mut self.members[id.0];
         let news = member.chain.back() != Some(&(told.number, told.hash));
@@ -359,36 +359,36 @@ impl Standing {
             *since = sound.then(|| since.unwrap_or(now));
         }
         let (to, why) = self.verdict(now)?;
-        if why == Why::First {
+        if why == SwitchReason::First {
             self.began = Some(now);
         }
         let from = std::mem::replace(&mut self.active, to);
         Some(Switch { from, to, why })
     }
 
-    fn verdict(&self, now: Duration) -> Option<(Option<UpstreamId>, Why)> {
+    fn verdict(&self, now: Duration) -> Option<(Option<UpstreamId>, SwitchReason)> {
         let Some(active) = self.active else {
-            return self.shelter(now).map(|to| (Some(to), Why::First));
+            return self.fallback(now).map(|to| (Some(to), SwitchReason::First));
         };
         let Some(lag) = self.lag(active, now) else {
-            return Some((self.shelter(now), Why::Lost));
+            return Some((self.fallback(now), SwitchReason::Lost));
         };
         if lag >= self.patience
-            && let Some(to) = self.refuge(now)
+            && let Some(to) = self.better_candidate(now)
         {
-            return Some((Some(to), Why::Lagging(lag)));
+            return Some((Some(to), SwitchReason::Lagging(lag)));
         }
         if self.is_forked(active, now)
-            && let Some(to) = self.refuge(now)
+            && let Some(to) = self.better_candidate(now)
         {
-            return Some((Some(to), Why::Forked));
+            return Some((Some(to), SwitchReason::Forked));
         }
         // All of the published chain may be from the doubted upstream: only one that has reached its head is better.
         if self.was_doubted(active, now)
-            && let Some(to) = self.refuge(now)
+            && let Some(to) = self.better_candidate(now)
             && self.published.newest().is_some_and(|(head, _)| self.number(to) >= head)
         {
-            return Some((Some(to), Why::Doubted));
+            return Some((Some(to), SwitchReason::Doubted));
         }
         // Chance decides which upstream connects first, so at the start failback does not wait.
         let is_start = |began| now.saturating_sub(began) < self.patience;
@@ -402,22 +402,22 @@ impl Standing {
             since.is_some_and(|since| now.saturating_sub(since) >= wait) && self.is_fit(*id, now) && self.is_near(*id)
         };
         let better = (0..active.0).map(UpstreamId).find(recovered)?;
-        Some((Some(better), Why::TakeBack))
+        Some((Some(better), SwitchReason::TakeBack))
     }
 
     /// Chooses a replacement for an upstream that is still connected: only one that is clearly better.
-    fn refuge(&self, now: Duration) -> Option<UpstreamId> {
+    fn better_candidate(&self, now: Duration) -> Option<UpstreamId> {
         let fit = || self.connected().filter(|id| self.is_fit(*id, now));
         fit().find(|id| self.is_near(*id)).or_else(|| fit().next())
     }
 
     /// Chooses an upstream where none is in use: any that is connected, preferably one that is fit, else the highest.
-    fn shelter(&self, now: Duration) -> Option<UpstreamId> {
+    fn fallback(&self, now: Duration) -> Option<UpstreamId> {
         let highest = || {
             self.connected()
                 .max_by_key(|id| (!self.is_doubted(*id), self.number(*id), Reverse(id.0)))
         };
-        self.refuge(now).or_else(highest)
+        self.better_candidate(now).or_else(highest)
     }
 
     /// Checks if an upstream may replace another: its lag is below half of `patience`, so that it is not the next one
@@ -487,15 +487,15 @@ impl Standing {
     /// Returns the upstream to ask for a block with this hash at this attempt, counted from 0, and the number of
     /// candidates; `None` without a connected upstream. Those that lag or are forked come last, since they may not
     /// answer; among the others those that reported the block come first, and the one in use before its equals.
-    pub fn whom_to_ask(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
-        let order = self.order_to_ask(block);
+    pub fn pick_for_block(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
+        let order = self.by_preference(block);
         let among = u32::try_from(order.len()).unwrap_or(u32::MAX);
         let turn = attempt.checked_rem(among)?;
         Some((order[turn as usize], among))
     }
 
     /// Returns the connected upstreams, in the order in which they are asked for a block.
-    pub fn order_to_ask(&self, block: Option<B256>) -> Vec<UpstreamId> {
+    pub fn by_preference(&self, block: Option<B256>) -> Vec<UpstreamId> {
         let mut order: Vec<UpstreamId> = self.connected().collect();
         order.sort_by_key(|id| {
             let member = &self.members[id.0];
@@ -567,7 +567,7 @@ impl Standing {
     }
 }
 
-impl Member {
+impl Candidate {
     fn number(&self) -> Option<u64> {
         self.chain.back().map(|(number, _)| *number)
     }
@@ -588,7 +588,7 @@ impl Member {
     }
 
     /// Appends a head. Only blocks that lead to the head stay: the others may not be on this node's chain any more.
-    fn tell(&mut self, head: Told, published: &Published) {
+    fn tell(&mut self, head: ReportedBlock, published: &PublishedSample) {
         while self.number().is_some_and(|newest| newest >= head.number) {
             self.chain.pop_back();
         }
