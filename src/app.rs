@@ -191,7 +191,7 @@ impl App {
         );
         let registry = Registry::new(
             config.history.blocks,
-            config.max_passed,
+            config.max_passthrough,
             config.server.compression,
             wanted,
             clock,

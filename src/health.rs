@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Requests `/health` on the admin port. Any answer but 200 is an error.
 pub async fn health(mut admin: SocketAddr) -> anyhow::Result<()> {
@@ -29,7 +29,7 @@ pub async fn health(mut admin: SocketAddr) -> anyhow::Result<()> {
         socket.read_to_end(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let answer = tokio::time::timeout(PATIENCE, asked)
+    let answer = tokio::time::timeout(TIMEOUT, asked)
         .await
         .with_context(|| format!("no answer from {admin} within {PATIENCE:?}"))?
         .with_context(|| format!("nothing answers on the admin address {admin}; is headwater running?"))?;

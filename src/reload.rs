@@ -162,9 +162,12 @@ impl Follower {
 
     fn applied(&mut self, typed: typed::Config) {
         warn_of_exposed(&typed);
-        let settled = config::settled(&self.typed, &typed);
-        if !settled.is_empty() {
-            warn!("these settings change with a restart only: {}", settled.join(", "));
+        let needs_restart = config::needs_restart(&self.typed, &typed);
+        if !needs_restart.is_empty() {
+            warn!(
+                "these settings change with a restart only: {}",
+                needs_restart.join(", ")
+            );
         }
         info!("the configuration was read again");
         if (&typed.auth, &typed.tls) != (&self.typed.auth, &self.typed.tls) {

@@ -124,7 +124,7 @@ pub struct Ingest {
     metrics: Arc<Metrics>,
     tip: Arc<Tip>,
     pipeline: Pipeline,
-    patience: Duration,
+    rewind_delay: Duration,
     /// Upstream in use.
     active: Option<UpstreamId>,
     /// `true` while no trusted chain of parents leads to the head of the upstream in use.
@@ -157,7 +157,7 @@ impl Ingest {
             metrics,
             tip,
             pipeline,
-            patience: settings.patience,
+            rewind_delay: settings.rewind_delay,
             active: None,
             is_doubted: false,
             fetches: FuturesUnordered::new(),
@@ -173,7 +173,7 @@ impl Ingest {
         loop {
             for ask in self.pipeline.asks() {
                 self.fetches
-                    .push(Box::pin(fetch(self.source.clone(), self.patience, ask)));
+                    .push(Box::pin(fetch(self.source.clone(), self.rewind_delay, ask)));
             }
             let input = tokio::select! {
                 // Publishing comes first: ready events must not wait for input. The upstream in use comes before
@@ -285,7 +285,7 @@ impl Ingest {
     }
 }
 
-async fn fetch(source: Arc<Source>, patience: Duration, ask: FetchRequest) -> FetchResult {
+async fn fetch(source: Arc<Source>, rewind_delay: Duration, ask: FetchRequest) -> FetchResult {
     match ask {
         FetchRequest::Parent(hash, ahead, tries) => {
             tokio::time::sleep(wait_before(tries)).await;
@@ -303,7 +303,7 @@ async fn fetch(source: Arc<Source>, patience: Duration, ask: FetchRequest) -> Fe
             FetchResult::Numbered(block, found, tries + 1)
         }
         FetchRequest::Settled(round) => {
-            tokio::time::sleep(patience).await;
+            tokio::time::sleep(rewind_delay).await;
             let (tip, syncing) = tokio::join!(source.latest(), source.is_syncing());
             FetchResult::Settled(round, tip.filter(|_| !syncing))
         }

@@ -173,7 +173,7 @@ struct Path {
     not_before: Duration,
     not_served: u32,
     /// "Not served" answers after which the path is closed.
-    patience: u32,
+    most_refusals: u32,
     closed: bool,
 }
 
@@ -225,7 +225,7 @@ impl Inquiry {
                         asked: None,
                         not_before: Duration::ZERO,
                         not_served: 0,
-                        patience: if offered { NOT_SERVED } else { 1 },
+                        most_refusals: if offered { NOT_SERVED } else { 1 },
                         closed: false,
                     });
                 }
@@ -338,7 +338,7 @@ impl Inquiry {
             }
             AttemptError::NotServed => {
                 path.not_served += 1;
-                path.closed = path.not_served >= path.patience;
+                path.closed = path.not_served >= path.most_refusals;
             }
             AttemptError::Pruned => {
                 path.closed = true;

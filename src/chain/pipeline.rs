@@ -97,7 +97,7 @@ pub struct HistorySettings {
     pub verify: Verify,
     /// Time that an upstream which comes into use behind the published head has to catch up, before the chain counts as
     /// rewound.
-    pub patience: Duration,
+    pub rewind_delay: Duration,
     /// Bound in bytes of JSON: for the blocks of a walk, for blocks set aside, and for blocks that wait to be
     /// published, each.
     pub max_parent_bytes: usize,
@@ -691,7 +691,7 @@ impl Pipeline {
 
 /// Caps the attempts of failed calls, which are no reason to give up: the node may return. The count drops by several,
 /// not by one, because it also selects the upstream to ask.
-fn patient(reason: Refused, tries: u32) -> u32 {
+fn cap_tries(reason: Refused, tries: u32) -> u32 {
     match tries {
         WALK_PATIENT.. if reason == Refused::CallFailed => WALK_PATIENT - WALK_TURNS,
         _ => tries,
@@ -701,7 +701,7 @@ fn patient(reason: Refused, tries: u32) -> u32 {
 /// Returns the number of attempts so far, or `None` if the block is given up.
 fn tries_after(answer: &Result<Option<Header>, Refused>, tries: u32) -> Option<u32> {
     let tries = match answer {
-        Err(reason) => patient(*reason, tries),
+        Err(reason) => cap_tries(*reason, tries),
         Ok(_) => tries,
     };
     (tries < WALK_GIVE_UP).then_some(tries)

@@ -187,7 +187,7 @@ impl World {
             blocks,
             max_replay: 40,
             verify: Verify::Bloom,
-            patience: Duration::ZERO,
+            rewind_delay: Duration::ZERO,
             max_parent_bytes: usize::MAX,
             max_bytes: usize::MAX,
         };

@@ -14,7 +14,7 @@ const LIVE: &[&str] = &[
     "keys.",
     "auth.",
     "methods.",
-    "subscriptions.pass",
+    "subscriptions.passthrough",
     "server.origins",
     "server.hosts",
     "server.subprotocols",
@@ -31,7 +31,7 @@ pub(super) fn is_live(key: &str) -> bool {
 
 /// Returns the changed settings that keep their old value until a restart, as dotted keys.
 #[must_use]
-pub fn settled(old: &typed::Config, new: &typed::Config) -> Vec<String> {
+pub fn needs_restart(old: &typed::Config, new: &typed::Config) -> Vec<String> {
     let mut differing = Vec::new();
     compare(&dict(old), &dict(new), "", &mut differing);
     differing.retain(|key| !is_live(key));
@@ -72,17 +72,17 @@ mod tests {
     fn what_waits_for_a_restart_is_named() {
         let old = typed::Config::default();
         let mut new = old.clone();
-        assert!(settled(&old, &new).is_empty());
+        assert!(needs_restart(&old, &new).is_empty());
         new.limits.max_batch = 7;
         new.methods.denied.clear();
         new.plans.insert("a".into(), typed::Plan::default());
         new.server.origins.clear();
-        assert!(settled(&old, &new).is_empty());
+        assert!(needs_restart(&old, &new).is_empty());
         new.listen = "127.0.0.1:1".into();
         new.server.header_timeout = Duration::from_secs(1);
         new.delivery.compression = typed::Compression::On;
         assert_eq!(
-            settled(&old, &new),
+            needs_restart(&old, &new),
             ["delivery.compression", "listen", "server.header_timeout"]
         );
     }

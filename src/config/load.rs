@@ -76,6 +76,23 @@ pub fn load(
     Ok(typed)
 }
 
+/// Keys of earlier versions, each with its successor.
+const RENAMED: &[(&str, &str)] = &[
+    ("node.take_back_after", "node.failback_after"),
+    ("calls.patience", "calls.head_wait_timeout"),
+    ("subscriptions.pass", "subscriptions.passthrough"),
+    ("subscriptions.max_passed", "subscriptions.max_passthrough"),
+];
+
+/// Returns the error for an unknown key, with its successor or the nearest known key.
+fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>, successor: Option<String>) -> String {
+    match (successor, nearest(key, known)) {
+        (Some(new), _) => format!("{key}: renamed to {new}"),
+        (None, Some(near)) => format!("{key}: no such setting; did you mean {near}?"),
+        (None, None) => format!("{key}: no such setting; `headwater default-config` lists all"),
+    }
+}
+
 /// Returns the settings among the `HEADWATER_…` variables: key, variable, value. An unknown variable is an error,
 /// except for those that Kubernetes sets for a service named headwater.
 fn known_variables(
@@ -92,8 +109,9 @@ fn known_variables(
             None if rest.starts_with("SERVICE_") || rest == "PORT" || rest.starts_with("PORT_") || rest == "CONFIG" => {
             }
             None => {
-                let near = nearest(&name, known.keys().map(String::as_str));
-                return Err(ConfigError(format!("{name}: no such setting; did you mean {near}?")));
+                let renamed = RENAMED.iter().find(|(old, _)| variable(old) == name);
+                let successor = renamed.map(|(_, new)| variable(new));
+                return Err(ConfigError(unknown(&name, known.keys().map(String::as_str), successor)));
             }
         }
     }
@@ -120,8 +138,9 @@ fn explain(error: figment::Error, place: &str) -> ConfigError {
             let own = keys_of(key.rsplit_once('.').map_or("", |(section, _)| section));
             let mut known: Vec<&str> = keys().collect();
             known.extend(own.iter().map(String::as_str));
-            let near = nearest(&key, known.into_iter());
-            ConfigError(format!("{key}: no such setting; did you mean {near}?{place}"))
+            let renamed = RENAMED.iter().find(|(old, _)| *old == key);
+            let successor = renamed.map(|(_, new)| (*new).to_owned());
+            ConfigError(format!("{}{place}", unknown(&key, known.into_iter(), successor)))
         }
         kind if path.is_empty() => ConfigError(format!("{}{place}", one_line(&kind.to_string()))),
         kind => ConfigError(format!("{}: {}{place}", path.join("."), one_line(&kind.to_string()))),
@@ -142,11 +161,12 @@ fn one_line(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the known name with the smallest edit distance to `typed`.
-fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
-    known
-        .min_by_key(|name| (strsim::levenshtein(typed, name), *name))
-        .unwrap_or_default()
+/// Returns the known name with the smallest edit distance to `typed`, at most a third of its length: beyond, a
+/// suggestion misleads.
+fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |name: &str| strsim::levenshtein(typed, name);
+    let near = known.map(|name| (distance(name), name)).min()?;
+    (3 * near.0 <= typed.len()).then_some(near.1)
 }
 
 #[cfg(test)]
@@ -286,6 +306,31 @@ mod tests {
             variable,
             "HEADWATER_LISTN: no such setting; did you mean HEADWATER_LISTEN?"
         );
+        for (file, variable, line) in [
+            (
+                "foo = 1",
+                None,
+                "foo: no such setting; `headwater default-config` lists all (in FILE)",
+            ),
+            (
+                "[calls]\npatience = \"1s\"",
+                None,
+                "calls.patience: renamed to calls.head_wait_timeout (in FILE)",
+            ),
+            (
+                "[subscriptions]\npass = []",
+                None,
+                "subscriptions.pass: renamed to subscriptions.passthrough (in FILE)",
+            ),
+            (
+                "",
+                Some("HEADWATER_NODE_TAKE_BACK_AFTER"),
+                "HEADWATER_NODE_TAKE_BACK_AFTER: renamed to HEADWATER_NODE_FAILBACK_AFTER",
+            ),
+        ] {
+            let variable = variable.map(|name| (name, "1s"));
+            assert_eq!(error(file, variable.as_slice()), line);
+        }
         for (file, key) in [
             ("[limits]\nmax_batch = \"many\"", "limits.max_batch: "),
             ("[node]\nrequest_timeout = \"soon\"", "node.request_timeout: "),

@@ -27,7 +27,7 @@ use crate::telemetry::LogFormat;
 use crate::tls::{self, TlsFiles};
 use crate::upstream::{Endpoint, Node, Share, UpstreamSettings};
 
-pub use changes::settled;
+pub use changes::needs_restart;
 pub use describe::{example, reference};
 pub use load::{Flags, load};
 
@@ -62,7 +62,7 @@ pub struct Config {
     /// Settings of each session.
     pub session: SessionSettings,
     /// Maximum number of different subscriptions passed through to the node.
-    pub max_passed: usize,
+    pub max_passthrough: usize,
     /// Intervals and time limits of pings and writes.
     pub life_signs: KeepaliveSettings,
     /// A head older than this is stale.
@@ -149,12 +149,12 @@ impl Config {
                 reconnect_min: positive("node.reconnect_min", node.reconnect_min)?,
                 reconnect_max: node.reconnect_max,
                 silence_timeout: positive("node.silence_timeout", node.silence_timeout)?,
-                take_back_after: node.take_back_after,
+                failback_after: node.failback_after,
                 poll_interval: positive("node.poll_interval", node.poll_interval)?,
-                call_patience: typed.calls.patience,
+                head_wait: typed.calls.head_wait_timeout,
                 hedge: typed.calls.hedge,
                 max_in_flight: at_least("node.max_in_flight", node.max_in_flight, 1)?,
-                max_passed: typed.subscriptions.max_passed,
+                max_passthrough: typed.subscriptions.max_passthrough,
                 lanes: match node.lanes {
                     lanes @ 1..=2 => lanes,
                     _ => return Err(bad("node.lanes", &"must be 1 or 2")),
@@ -176,7 +176,7 @@ impl Config {
                 verify: typed.history.verify,
                 is_local: address("listen", &typed.listen)?.ip().is_loopback(),
                 max_in_flight: node.max_in_flight,
-                patience: node.request_timeout,
+                queue_wait: node.request_timeout,
                 max_answer_bytes: bytes("memory.answers", typed.memory.answers, 64 << 10)?,
             },
             history: HistorySettings {
@@ -185,7 +185,7 @@ impl Config {
                 verify: typed.history.verify,
                 // Longer than the silence timeout of any upstream: a node that reconnects may report an abandoned
                 // branch before it has caught up, and to follow it there may lead below the history in memory.
-                patience: 3 * node.silence_timeout,
+                rewind_delay: 3 * node.silence_timeout,
                 max_parent_bytes: bytes("memory.parents", typed.memory.parents, 1 << 20)?,
                 max_bytes: bytes("memory.history", typed.memory.history, 1 << 20)?,
             },
@@ -203,7 +203,7 @@ impl Config {
                 proxied: typed.server.proxy_protocol,
                 tls: certificate,
             },
-            max_passed: typed.subscriptions.max_passed,
+            max_passthrough: typed.subscriptions.max_passthrough,
             session: SessionSettings {
                 writer: WriterLimits {
                     max_bytes: bytes("delivery.max_queue_bytes", delivery.max_queue_bytes, 64 << 10)?,

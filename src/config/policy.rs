@@ -34,7 +34,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         },
         weights: Arc::new(Weights::parse(&typed.methods.weights).map_err(|why| bad("methods.weights", &why))?),
         kinds: Kinds::ALL,
-        passed: Arc::new(patterns("subscriptions.pass", &typed.subscriptions.pass)?),
+        passed: Arc::new(patterns("subscriptions.passthrough", &typed.subscriptions.passthrough)?),
         origins: None,
         addresses: None,
     };
@@ -181,7 +181,7 @@ fn plan(limits: &typed::Limits, name: &str, section: &str, own: &typed::Plan) ->
         max_message_bytes: bytes(&key("max_message_bytes"), said!(max_message_bytes), 1024)?,
         max_body_bytes: bytes(&key("max_body_bytes"), said!(max_body_bytes), 1024)?,
         egress_bytes_per_second: egress.as_u64(),
-        patience: RefusalLimit {
+        refusal_limit: RefusalLimit {
             refusals: limits.max_refusals,
             window: positive("limits.refusal_window", limits.refusal_window)?,
         },
@@ -426,7 +426,7 @@ mod tests {
         );
         refused(
             &key("alice", |key| key.subscriptions = Some(vec!["heads".into()])).0,
-            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, transactionReceipts or passed (those that only the node knows)",
+            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, transactionReceipts or passthrough (kinds that only the node knows)",
         );
         refused(
             &with(&|c| c.server.trusted_proxies = vec!["10.0.0.0/33".into()]),

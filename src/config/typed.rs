@@ -95,7 +95,7 @@ macro_rules! section {
     };
 }
 
-section!(Node, "Patience towards the nodes." {
+section!(Node, "Connections to the nodes, and their time limits." {
     chain_id: u64 = 0,
     ca: String = String::new(),
     #[serde(with = "humantime_serde")]
@@ -109,7 +109,7 @@ section!(Node, "Patience towards the nodes." {
     #[serde(with = "humantime_serde")]
     silence_timeout: Duration = Duration::from_secs(10),
     #[serde(with = "humantime_serde")]
-    take_back_after: Duration = Duration::from_secs(30),
+    failback_after: Duration = Duration::from_secs(30),
     #[serde(with = "humantime_serde")]
     poll_interval: Duration = Duration::from_secs(1),
     lanes: u8 = 2,
@@ -176,30 +176,30 @@ impl From<&str> for Upstream {
     }
 }
 
-section!(Calls, "How calls are forwarded." {
+section!(Calls, "Forwarding of calls." {
     #[serde(with = "humantime_serde")]
-    patience: Duration = Duration::from_secs(3),
+    head_wait_timeout: Duration = Duration::from_secs(3),
     hedge: bool = false,
     broadcast: bool = false,
     max_response_bytes: ByteSize = ByteSize::mib(128),
     max_batch_response_bytes: ByteSize = ByteSize::mib(24),
 });
 
-section!(Cache, "Which answers are kept." {
+section!(Cache, "Cached answers." {
     max_bytes: ByteSize = ByteSize::mib(64),
 });
 
-section!(History, "What is kept of the chain." {
+section!(History, "Blocks in memory, and resumes." {
     blocks: usize = 256,
     max_replay: u64 = 10_000,
     verify: Verify = Verify::Bloom,
 });
 
-section!(Subscriptions, "What subscriptions mean." {
+section!(Subscriptions, "Meaning of subscriptions." {
     filter_from_block: FilterFromBlock = FilterFromBlock::Bound,
     #[serde(deserialize_with = "one_or_many")]
-    pass: Vec<String> = vec!["eth_*".into()],
-    max_passed: usize = 16,
+    passthrough: Vec<String> = vec!["eth_*".into()],
+    max_passthrough: usize = 16,
 });
 
 /// Meaning of a filter's `fromBlock` in `eth_subscribe("logs", …)`.
@@ -212,7 +212,7 @@ pub enum FilterFromBlock {
     Replay,
 }
 
-section!(Limits, "How much clients may ask." {
+section!(Limits, "Limits of clients." {
     max_connections: usize = 10_000,
     max_connections_per_client: usize = 9_500,
     handshakes_per_minute: u32 = 12_000,
@@ -250,7 +250,7 @@ pub struct Plan {
     pub max_in_flight: Option<u32>,
 }
 
-section!(Auth, "Who proves what." {
+section!(Auth, "Keys and tokens." {
     required: bool = false,
     accept: Vec<CredentialSource> = vec![CredentialSource::Bearer, CredentialSource::Header, CredentialSource::Path, CredentialSource::Query],
     jwt_secret_file: String = String::new(),
@@ -273,7 +273,7 @@ pub struct Key {
     pub addresses: Option<Vec<String>>,
 }
 
-section!(Delivery, "How events leave." {
+section!(Delivery, "Delivery of events." {
     #[serde(with = "humantime_serde")]
     holdoff: Duration = Duration::from_millis(10),
     max_queue_bytes: ByteSize = ByteSize::mib(16),
@@ -296,7 +296,7 @@ pub enum Compression {
     On,
 }
 
-section!(Memory, "What is held for clients and of nodes." {
+section!(Memory, "Memory for clients and nodes." {
     inbound: ByteSize = ByteSize::mib(64),
     answers: ByteSize = ByteSize::mib(128),
     upstream: ByteSize = ByteSize::mib(128),
@@ -312,7 +312,7 @@ section!(Keepalive, "Signs of life from clients." {
     silence_timeout: Duration = Duration::from_secs(60),
 });
 
-section!(Server, "The door." {
+section!(Server, "Admission of clients." {
     #[serde(deserialize_with = "one_or_many")]
     origins: Vec<String> = vec!["http://localhost".into(), "http://127.0.0.1".into(), "http://[::1]".into()],
     #[serde(deserialize_with = "one_or_many")]
@@ -329,13 +329,13 @@ section!(Server, "The door." {
     reuse_port: bool = false,
 });
 
-section!(Tls, "Our certificate." {
+section!(Tls, "TLS of the client port." {
     certificate: String = String::new(),
     key: String = String::new(),
     client_ca: String = String::new(),
 });
 
-section!(Methods, "What is forwarded." {
+section!(Methods, "Methods that clients may call." {
     #[serde(deserialize_with = "one_or_many")]
     allowed: Vec<String> = PUBLIC.iter().map(|namespace| format!("{namespace}_*")).collect(),
     #[serde(deserialize_with = "one_or_many")]
@@ -366,12 +366,12 @@ const WEIGHTS: &[(&str, u32)] = &[
     ("txpool_content*", 50),
 ];
 
-section!(Ready, "When `/ready` says yes." {
+section!(Ready, "Readiness." {
     #[serde(with = "humantime_serde")]
     max_head_age: Duration = Duration::from_secs(120),
 });
 
-section!(Shutdown, "How we leave." {
+section!(Shutdown, "Shutdown." {
     #[serde(with = "humantime_serde")]
     grace: Duration = Duration::from_secs(10),
 });

@@ -54,7 +54,7 @@ impl Kind {
             Self::Syncing => "syncing",
             Self::Mined => "minedTransactions",
             Self::Receipts => "transactionReceipts",
-            Self::Passthrough => "passed",
+            Self::Passthrough => "passthrough",
         }
     }
 }

@@ -180,7 +180,7 @@ impl ClientWriter {
                 .queue
                 .push_events(to.clone(), batch.clone(), now, limits.max_bytes)
         };
-        self.settle(&mut state, push)
+        self.after_push(&mut state, push)
     }
 
     /// Queues an answer and flushes. Subscriptions in `releases` get events one hold-off after the answer is written. A
@@ -206,7 +206,7 @@ impl ClientWriter {
             return Answered::NoRoom(releases);
         }
         releases.iter().for_each(|recipient| recipient.answered());
-        if self.settle(&mut state, push) {
+        if self.after_push(&mut state, push) {
             if state.corked && state.queue.bytes() <= CORKED {
                 // Events pushed meanwhile need not wait for the cork: their push asks for a flush of its own.
                 state.flush_due = false;

@@ -93,7 +93,7 @@ impl Methods {
     }
 
     /// Checks if a subscription may be started by this method. Kinds that only the node knows are allowed one by one in
-    /// `subscriptions.pass`, so that an unknown namespace need not be listed here as well.
+    /// `subscriptions.passthrough`, so that an unknown namespace need not be listed here as well.
     #[must_use]
     pub fn allow_subscription(&self, method: &str) -> bool {
         let acts = effect::acts(method);

@@ -37,7 +37,7 @@ pub struct Plan {
     /// Most notifications of a client, in bytes a second; 0 for no limit.
     pub egress_bytes_per_second: u64,
     /// Refused messages that are tolerated.
-    pub patience: RefusalLimit,
+    pub refusal_limit: RefusalLimit,
 }
 
 impl Plan {
@@ -69,12 +69,12 @@ pub struct Refusals {
 impl Refusals {
     /// Counts a refusal; returns `true` if it is above the limit.
     #[must_use]
-    pub fn note(&mut self, now: Millis, patience: RefusalLimit) -> bool {
-        if self.count == 0 || now.saturating_sub(self.since) > patience.window.as_millis() as Millis {
+    pub fn note(&mut self, now: Millis, refusal_limit: RefusalLimit) -> bool {
+        if self.count == 0 || now.saturating_sub(self.since) > refusal_limit.window.as_millis() as Millis {
             *self = Self { since: now, count: 0 };
         }
         self.count = self.count.saturating_add(1);
-        self.count > patience.refusals
+        self.count > refusal_limit.refusals
     }
 }
 
@@ -84,16 +84,16 @@ mod tests {
 
     #[test]
     fn patience_ends_within_the_window_only() {
-        let patience = RefusalLimit {
+        let refusal_limit = RefusalLimit {
             refusals: 3,
             window: Duration::from_secs(1),
         };
         let mut refusals = Refusals::default();
         assert_eq!(
-            [1, 2, 1001, 1001].map(|at| refusals.note(at, patience)),
+            [1, 2, 1001, 1001].map(|at| refusals.note(at, refusal_limit)),
             [false, false, false, true]
         );
         let mut slow = Refusals::default();
-        assert!((1..100).all(|i| !slow.note(i * 400, patience)));
+        assert!((1..100).all(|i| !slow.note(i * 400, refusal_limit)));
     }
 }

@@ -103,7 +103,7 @@ pub struct Kinds(Option<Vec<Kind>>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, \
-     transactionReceipts or passed (those that only the node knows)"
+     transactionReceipts or passthrough (kinds that only the node knows)"
 )]
 pub struct InvalidKind(String);
 

@@ -37,7 +37,7 @@ const MISSING: [Duration; 3] = [
 ];
 
 /// Longest wait for the logs of the newest block before a node is asked for them.
-const LOGS_PATIENCE: Duration = Duration::from_secs(2);
+const LOGS_WAIT: Duration = Duration::from_secs(2);
 
 /// Largest lead over the published head, in blocks, that is taken from a number in a node's answer: a trusted node is
 /// not far ahead, and the claim of a single node must not keep answers out of the cache for long.
@@ -345,11 +345,11 @@ impl Calls {
         answer
     }
 
-    /// Returns the blocks of a query, as soon as all that was published is in memory; waits for [`LOGS_PATIENCE`] at
+    /// Returns the blocks of a query, as soon as all that was published is in memory; waits for [`LOGS_WAIT`] at
     /// most.
     async fn local_logs(&self, query: &RangeQuery) -> LocalRange {
         let mut published = self.registry.watch_published();
-        let until = tokio::time::Instant::now() + LOGS_PATIENCE;
+        let until = tokio::time::Instant::now() + LOGS_WAIT;
         loop {
             let view = self.tip.view();
             let Some(head) = view.head else { return LocalRange::No };
@@ -413,7 +413,7 @@ impl Calls {
         let plan = ground.plan(basis, block);
         route(&mut ask, plan);
         let of_transaction = matches!(basis, Basis::Mined | Basis::Sought);
-        if of_transaction && let Some(kept) = self.settled(&ground, &ask).await {
+        if of_transaction && let Some(kept) = self.kept_final(&ground, &ask).await {
             self.note(known, "memory");
             return Ok(Outcome::Result(kept));
         }
@@ -476,7 +476,7 @@ impl Calls {
                 let number = params::number_of(json, "blockNumber");
                 self.note_block_number(number);
                 self.look_for_finality(&ground, number.map(BlockName::Number));
-                self.settle(&ground, &ask, number, json).await;
+                self.keep_if_final(&ground, &ask, number, json).await;
             }
         }
         answer
@@ -502,7 +502,7 @@ impl Calls {
     }
 
     /// Caches a transaction or receipt of a final block for as long as the chain is the same.
-    async fn settle(&self, ground: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
+    async fn keep_if_final(&self, ground: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
         if let (Some(number), Some(newest)) = (number, ground.view.final_block)
             && number <= newest
             && let Some(key) = settled_key(ground, ask)
@@ -511,7 +511,7 @@ impl Calls {
         }
     }
 
-    async fn settled(&self, ground: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
+    async fn kept_final(&self, ground: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
         ground.view.final_block?;
         self.cache.get(&settled_key(ground, ask)?).await
     }
@@ -621,7 +621,7 @@ impl Calls {
     /// # Errors
     /// [`Full`] if too many calls wait, or if no place is free for this account within the time limit.
     async fn place_of(&self, places: &Arc<FairPool>, owner: Owner) -> Result<Place, Full> {
-        let place = tokio::time::timeout(self.settings.patience, places.acquire(owner)).await;
+        let place = tokio::time::timeout(self.settings.queue_wait, places.acquire(owner)).await;
         let place = place.unwrap_or(Err(Full("too many calls under way")));
         if place.is_err() {
             self.count_refusal("calls");

@@ -25,7 +25,7 @@ const VERSIONS: [&str; 5] = [
 ];
 
 /// Timeout of a node's answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Wait before a node that gave no answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -109,7 +109,7 @@ async fn is_development(known: &mut HashMap<usize, Known>, pool: &Pool, id: Upst
         known.connects == connects && is_fresh
     });
     if !is_known {
-        let word = match pool.ask(id, "web3_clientVersion", "", PATIENCE).await {
+        let word = match pool.ask(id, "web3_clientVersion", "", TIMEOUT).await {
             Ok(Outcome::Result(version)) if is_version(&version) => Word::Development,
             Ok(Outcome::Result(_)) => Word::Other,
             Ok(Outcome::Error(_)) | Err(_) => Word::None(Instant::now()),

@@ -187,7 +187,7 @@ pub struct RpcSettings {
     /// Most calls in flight, of all clients and at all nodes: nearly all may be at one node.
     pub max_in_flight: usize,
     /// Longest wait of a call for a place among those in flight.
-    pub patience: Duration,
+    pub queue_wait: Duration,
     /// Most bytes of answers that are put together, or wait to be read over HTTP, of all clients.
     pub max_answer_bytes: usize,
 }
@@ -393,7 +393,7 @@ impl Rpc {
 pub fn not_passed(method: &str) -> ErrorObjectOwned {
     let why = not_available(method);
     let message = format!(
-        "{}: it subscribes, and subscriptions.pass does not list it",
+        "{}: it subscribes, and subscriptions.passthrough does not list it",
         why.message()
     );
     error(METHOD_NOT_FOUND, message)

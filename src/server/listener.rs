@@ -326,8 +326,8 @@ impl Connection {
 
     /// Records a refused request; returns `true` if there were too many.
     pub(super) fn refused(&self, pass: &Pass) -> bool {
-        let (now, patience) = (self.shared.services.clock.now(), pass.terms().rights.plan.patience);
-        self.kept.lock().refusals.note(now, patience)
+        let (now, refusal_limit) = (self.shared.services.clock.now(), pass.terms().rights.plan.refusal_limit);
+        self.kept.lock().refusals.note(now, refusal_limit)
     }
 }
 

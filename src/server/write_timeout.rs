@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 #[derive(Debug)]
 pub struct WriteTimeout<S> {
     stream: S,
-    patience: Duration,
+    time_limit: Duration,
     /// Timer of the time limit, created when a write has to wait.
     blocked: Option<Pin<Box<Sleep>>>,
     /// Bytes taken since the timer was created.
@@ -25,10 +25,10 @@ const PROGRESS: usize = 16 << 10;
 
 impl<S> WriteTimeout<S> {
     /// Wraps a stream, with the time limit for progress in writing.
-    pub fn new(stream: S, patience: Duration) -> Self {
+    pub fn new(stream: S, time_limit: Duration) -> Self {
         Self {
             stream,
-            patience,
+            time_limit,
             blocked: None,
             progress: 0,
         }
@@ -60,10 +60,10 @@ impl<S> WriteTimeout<S> {
         if self.blocked.is_none() {
             self.progress = 0;
         }
-        let patience = self.patience;
+        let time_limit = self.time_limit;
         let blocked = self
             .blocked
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(time_limit)));
         ready!(blocked.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -27,7 +27,7 @@ const BETWEEN_CLOSES: Duration = Duration::from_millis(10);
 const LEAVING: Duration = Duration::from_millis(10);
 
 /// Time limit for a client to answer a close frame, and to read what is flushed before it, in milliseconds.
-const CLOSE_PATIENCE: Millis = 5_000;
+const CLOSE_TIMEOUT: Millis = 5_000;
 
 /// Intervals and time limits by which clients are pinged and disconnected.
 #[derive(Clone, Copy, Debug)]
@@ -219,7 +219,7 @@ impl Clients {
 fn verdict(state: &LivenessSigns, now: Millis, signs: &KeepaliveSettings) -> Option<CloseReason> {
     let since = |at: Millis| now.saturating_sub(at);
     if state.closing_since != 0 {
-        return (since(state.closing_since) >= CLOSE_PATIENCE).then_some(CloseReason::WriteDeadline);
+        return (since(state.closing_since) >= CLOSE_TIMEOUT).then_some(CloseReason::WriteDeadline);
     }
     let overdue = state.blocked_since != 0 && since(state.blocked_since) >= signs.write_deadline.as_millis() as Millis;
     overdue.then_some(CloseReason::WriteDeadline)

@@ -455,8 +455,8 @@ impl Session {
     /// Records a message refused because of a limit. The client learns when to retry; a client that goes on anyway is
     /// closed.
     fn note_refusal(&mut self) {
-        let patience = self.pass.terms().rights.plan.patience;
-        if self.refusals.note(self.services.clock.now(), patience) {
+        let refusal_limit = self.pass.terms().rights.plan.refusal_limit;
+        if self.refusals.note(self.services.clock.now(), refusal_limit) {
             self.writer.close(CloseReason::Abuse);
         }
     }
@@ -677,7 +677,7 @@ impl Session {
             services.count_refusal(label);
             error(LIMIT_EXCEEDED, message)
         })?;
-        let settled = self.settled(&topic);
+        let granted = self.granted(&topic);
         let (subscription, finding) = match topic {
             // Before the first block there is no position for "now", so an answer could leave a gap; and after a
             // rewind, live subscribers know blocks that this client still has to receive.
@@ -691,7 +691,7 @@ impl Session {
             topic => match services.registry.subscribe(topic, &self.writer) {
                 Ok(subscription) => (subscription, None),
                 Err(full) => {
-                    services.count_refusal("passed");
+                    services.count_refusal("passthrough");
                     return Err(error(LIMIT_EXCEEDED, full.to_string()));
                 }
             },
@@ -711,16 +711,16 @@ impl Session {
                 async move { services.grant(&of, asked).await.err().unwrap_or(id) }.boxed(),
             ));
         }
-        Ok(match (finding, settled) {
+        Ok(match (finding, granted) {
             (Some(finding), _) => Local::Later(finding.outcome().boxed()),
-            (None, Some(settled)) if has_slot => Local::Later(settled.map(|()| id).boxed()),
+            (None, Some(granted)) if has_slot => Local::Later(granted.map(|()| id).boxed()),
             (None, _) => id.into(),
         })
     }
 
     /// Returns the event that the answer to a subscription waits for, so that no gap follows the answer; `None` if it
     /// need not wait.
-    fn settled(&self, topic: &Topic) -> Option<BoxFuture<'static, ()>> {
+    fn granted(&self, topic: &Topic) -> Option<BoxFuture<'static, ()>> {
         let services = self.services.clone();
         match topic {
             Topic::Mined(_) | Topic::Receipts(_) if !services.registry.has_begun() => {

@@ -131,7 +131,7 @@ impl Charge {
     }
 
     /// Sets the bytes of the charge unconditionally, for memory that is in use already.
-    pub fn settle(&mut self, bytes: usize) {
+    pub fn set_unchecked(&mut self, bytes: usize) {
         self.budget.state.lock().set(self.owner, self.number, bytes);
     }
 

@@ -55,11 +55,13 @@ const SHARE: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PassthroughFull {
     /// So many different subscriptions are at the node already.
-    #[error("limit exceeded: {0} different subscriptions are passed to the node (subscriptions.max_passed)")]
+    #[error(
+        "limit exceeded: {0} different subscriptions are passed through to the node (subscriptions.max_passthrough)"
+    )]
     All(usize),
     /// So many different subscriptions are this account's already.
     #[error(
-        "limit exceeded: {0} different subscriptions of this client are passed to the node (a quarter of subscriptions.max_passed)"
+        "limit exceeded: {0} different subscriptions of this client are passed through to the node (a quarter of subscriptions.max_passthrough)"
     )]
     Own(usize),
 }

@@ -71,7 +71,7 @@ fn not_served(kind: ContentKind) -> &'static str {
 pub struct Registry {
     tables: Mutex<Tables>,
     /// Most different subscriptions that are passed through to the node.
-    max_passed: usize,
+    max_passthrough: usize,
     wanted: watch::Sender<Wanted>,
     /// Notifies the dispatcher that a resumed subscription needs contents.
     needs: Notify,
@@ -83,12 +83,12 @@ pub struct Registry {
 
 impl Registry {
     /// Builds empty tables. `remembered` is the number of blocks to keep; with `compresses` clients may agree on
-    /// compression. `wanted` announces to the upstreams which subscriptions are needed; at most `max_passed`
+    /// compression. `wanted` announces to the upstreams which subscriptions are needed; at most `max_passthrough`
     /// different ones are of kinds that only the nodes know.
     #[must_use]
     pub fn new(
         remembered: usize,
-        max_passed: usize,
+        max_passthrough: usize,
         compresses: bool,
         wanted: watch::Sender<Wanted>,
         clock: Clock,
@@ -96,7 +96,7 @@ impl Registry {
     ) -> Self {
         Self {
             tables: Mutex::new(Tables::new(remembered, compresses)),
-            max_passed,
+            max_passthrough,
             wanted,
             needs: Notify::new(),
             published: watch::Sender::new(()),
@@ -143,7 +143,7 @@ impl Registry {
         if let Topic::Chain(Stream::Logs(_), _) = topic {
             tables.keep_logs_fresh(self.clock.now());
         }
-        let place = tables.insert(topic, subscriber, self.max_passed)?;
+        let place = tables.insert(topic, subscriber, self.max_passthrough)?;
         self.count(place.kind()).inc();
         self.publish_wanted(&mut tables);
         Ok(Subscription { recipient, place })

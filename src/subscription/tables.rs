@@ -121,13 +121,13 @@ impl Tables {
     /// Adds a live subscription.
     ///
     /// # Errors
-    /// [`PassthroughFull`] if more than `max_passed` different subscriptions would be passed through, or the account's share is
+    /// [`PassthroughFull`] if more than `max_passthrough` different subscriptions would be passed through, or the account's share is
     /// used up.
     pub fn insert(
         &mut self,
         topic: Topic,
         subscriber: Subscriber,
-        max_passed: usize,
+        max_passthrough: usize,
     ) -> Result<IndexSlot, PassthroughFull> {
         let writer = subscriber.writer.clone();
         let place = match topic {
@@ -140,7 +140,7 @@ impl Tables {
             Topic::Mined(filter) => IndexSlot::Mined(self.mined.insert(filter, subscriber)),
             Topic::Receipts(filter) => IndexSlot::Receipts(self.receipts.insert(filter, subscriber)),
             Topic::Passthrough(passed, _) => {
-                self.passing.insert(passed, subscriber, max_passed)?;
+                self.passing.insert(passed, subscriber, max_passthrough)?;
                 IndexSlot::Passthrough
             }
         };

@@ -30,7 +30,7 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(max_passed: usize) -> Self {
+    fn new(max_passthrough: usize) -> Self {
         let (metrics, _) = Metrics::new();
         let limits = WriterLimits {
             max_bytes: 1 << 20,
@@ -41,7 +41,7 @@ impl Desk {
         let (sender, wanted) = watch::channel(Wanted::default());
         let shared = WriterShared::new(limits, Clock::start(), &metrics);
         let metrics = Arc::new(metrics);
-        let registry = Registry::new(8, max_passed, false, sender, Clock::start(), metrics.clone());
+        let registry = Registry::new(8, max_passthrough, false, sender, Clock::start(), metrics.clone());
         Self {
             registry,
             wanted,

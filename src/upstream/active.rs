@@ -45,12 +45,12 @@ struct Decided {
 impl ActiveUpstream {
     pub fn new(endpoints: Vec<Endpoint>, settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
         // Half of `silence_timeout`: the time to detect a problem, and the time to act, are equally long.
-        let patience = settings.silence_timeout / 2;
+        let lag_tolerance = settings.silence_timeout / 2;
         Self {
             started: Instant::now(),
             heard: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
             decided: Mutex::new(Decided {
-                ranking: Ranking::new(endpoints.len(), patience, settings.take_back_after),
+                ranking: Ranking::new(endpoints.len(), lag_tolerance, settings.failback_after),
                 left: None,
             }),
             endpoints,
@@ -272,9 +272,9 @@ impl ActiveUpstream {
                 );
                 "doubted"
             }
-            SwitchReason::TakeBack => {
+            SwitchReason::FailBack => {
                 info!(
-                    "upstream {} is in use now: it has been sound for node.take_back_after and comes before {}",
+                    "upstream {} is in use now: it has been sound for node.failback_after and comes before {}",
                     name(to),
                     name(from)
                 );
@@ -282,7 +282,7 @@ impl ActiveUpstream {
             }
         };
         self.metrics.failovers.get_or_create(&ReasonLabel { reason }).inc();
-        if why != SwitchReason::TakeBack {
+        if why != SwitchReason::FailBack {
             let gap = now.saturating_sub(heard);
             self.metrics.failover_seconds.observe(gap.as_secs_f64());
         }

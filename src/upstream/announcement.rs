@@ -139,12 +139,12 @@ pub(super) struct Announcements {
     questions: u64,
     /// Earliest time of the next comparison; `None` for the next announcement.
     next: Option<Instant>,
-    patience: Duration,
+    time_limit: Duration,
 }
 
 impl Announcements {
-    /// Creates the state of a new connection; an announcement waits for its comparison for `patience` at most.
-    pub fn new(patience: Duration) -> Self {
+    /// Creates the state of a new connection; an announcement waits for its comparison for `time_limit` at most.
+    pub fn new(time_limit: Duration) -> Self {
         Self {
             worth: Worth::Unknown,
             comparison: None,
@@ -153,7 +153,7 @@ impl Announcements {
             undecided: 0,
             questions: 0,
             next: None,
-            patience,
+            time_limit,
         }
     }
 
@@ -265,7 +265,7 @@ impl Announcements {
             question: 0,
             attempt: 0,
             again_at: None,
-            until: now + self.patience,
+            until: now + self.time_limit,
         });
         self.ask(acts);
     }

@@ -196,13 +196,13 @@ impl CallReceiver {
     }
 }
 
-/// Sends a call and waits for its answer, both within `patience`.
+/// Sends a call and waits for its answer, both within `time_limit`.
 pub(super) async fn exchange(
     lane: &mpsc::Sender<Call>,
     method: String,
     params: String,
     owner: Owner,
-    patience: Duration,
+    time_limit: Duration,
 ) -> Result<Outcome, CallError> {
     let (reply, answer) = oneshot::channel();
     let call = Call {
@@ -215,7 +215,7 @@ pub(super) async fn exchange(
         lane.send(call).await.map_err(|_| CallError::Unavailable)?;
         answer.await.map_err(|_| CallError::Lost)?
     };
-    tokio::time::timeout(patience, exchange)
+    tokio::time::timeout(time_limit, exchange)
         .await
         .unwrap_or(Err(CallError::TimedOut))
 }

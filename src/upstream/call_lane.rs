@@ -156,10 +156,10 @@ impl CallLane {
     /// Connects and serves calls; returns the reason of the end, and `true` if the lane was in use before.
     async fn connect_and_serve(&mut self, stream: u64) -> (CallLaneEnd, bool) {
         let settings = &self.shared.settings;
-        let patience = settings.connect_timeout.min(settings.silence_timeout / 2);
-        let opening = timeout(patience, open(&self.shared));
+        let time_limit = settings.connect_timeout.min(settings.silence_timeout / 2);
+        let opening = timeout(time_limit, open(&self.shared));
         let opened = tokio::select! {
-            opened = opening => opened.unwrap_or(Err(CallLaneEnd::Late(patience))),
+            opened = opening => opened.unwrap_or(Err(CallLaneEnd::Late(time_limit))),
             changed = self.stream.changed() => Err(if changed.is_ok() { CallLaneEnd::StreamLost } else { CallLaneEnd::Shutdown }),
         };
         let (reader, writer) = match opened {
@@ -260,16 +260,16 @@ impl Life {
         }
     }
 
-    fn tick(&mut self, reader: &Reader, under_way: &mut UnderWay, patience: Duration) -> Result<(), CallLaneEnd> {
+    fn tick(&mut self, reader: &Reader, under_way: &mut UnderWay, time_limit: Duration) -> Result<(), CallLaneEnd> {
         let received = reader.received();
         if received != self.received {
             (self.received, self.last) = (received, Instant::now());
         }
         let quiet = self.last.elapsed();
-        if quiet >= patience {
-            return Err(CallLaneEnd::Silent(patience));
+        if quiet >= time_limit {
+            return Err(CallLaneEnd::Silent(time_limit));
         }
-        if quiet >= patience / 3 && under_way.is_writable() {
+        if quiet >= time_limit / 3 && under_way.is_writable() {
             if reader.has_pings() {
                 under_way.out.push_back(Outbound::Ping);
             } else {
@@ -284,9 +284,9 @@ impl Life {
 /// Connects, and checks that the other end is the stream's node or its equal: of the same chain, with the newest head.
 async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
     let mut link = Alone::connect(&shared.endpoint, &shared.settings).await?;
-    let mut chain_id = patient(&mut link, "eth_chainId", "").await?;
+    let mut chain_id = ask_within_request_timeout(&mut link, "eth_chainId", "").await?;
     if has_no_chain_id(&chain_id) {
-        chain_id = patient(&mut link, NETWORK_ID, "").await?;
+        chain_id = ask_within_request_timeout(&mut link, NETWORK_ID, "").await?;
     }
     let chain_id = match chain_id {
         Outcome::Result(json) => String::from_utf8_lossy(&json).into_owned(),
@@ -294,7 +294,7 @@ async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
     };
     let checked = shared.identity.check_chain_id(&shared.endpoint, &chain_id);
     checked.map_err(CallLaneEnd::OtherNode)?;
-    let genesis = patient(&mut link, "eth_getBlockByNumber", r#"["0x0",false]"#).await?;
+    let genesis = ask_within_request_timeout(&mut link, "eth_getBlockByNumber", r#"["0x0",false]"#).await?;
     let is_same = match &genesis {
         Outcome::Result(block) => shared.identity.other_genesis(block).is_none(),
         Outcome::Error(_) => true,
@@ -311,7 +311,8 @@ async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
                 ))
             };
         };
-        let answer = patient(&mut link, "eth_getBlockByHash", &format!(r#"["{head}",false]"#)).await?;
+        let answer =
+            ask_within_request_timeout(&mut link, "eth_getBlockByHash", &format!(r#"["{head}",false]"#)).await?;
         if let Outcome::Result(block) = &answer
             && place_of(block).is_ok_and(|place| place.hash == head)
         {
@@ -333,7 +334,7 @@ fn newest(shared: &UpstreamShared) -> Option<alloy_primitives::B256> {
 }
 
 /// Sends a request, and repeats it while the node reports a rate limit.
-async fn patient(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, CallLaneEnd> {
+async fn ask_within_request_timeout(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, CallLaneEnd> {
     let mut wait = Duration::from_millis(250);
     loop {
         let outcome = link.ask(method, params).await?;

@@ -215,7 +215,7 @@ struct Serving {
     back_offs: HashMap<FeedState, BackOff>,
     asked_syncing: Option<Instant>,
     /// Subscriptions other than heads, with their state. Those passed through are at most
-    /// [`UpstreamSettings::max_passed`](super::UpstreamSettings), including those that no client needs any more.
+    /// [`UpstreamSettings::max_passthrough`](super::UpstreamSettings), including those that no client needs any more.
     subscriptions: HashMap<NodeSubscription, SubscriptionState>,
     /// Times in a row that the node ended a subscription soon after its grant.
     ends: HashMap<NodeSubscription, u32>,
@@ -567,9 +567,9 @@ impl Serving {
 
     /// Gives up our own requests that are not vital and were not answered within `request_timeout`.
     fn expire(&mut self) -> Result<(), End> {
-        let patience = self.shared.settings.request_timeout;
+        let silence_timeout = self.shared.settings.request_timeout;
         while let Some((&id, since)) = self.own.first_key_value()
-            && since.elapsed() >= patience
+            && since.elapsed() >= silence_timeout
         {
             self.own.remove(&id);
             match self.waiting.remove(&id) {
@@ -675,15 +675,15 @@ impl Serving {
     }
 
     fn tick(&mut self, reader: &Reader) -> Result<(), End> {
-        let patience = self.shared.settings.silence_timeout;
+        let silence_timeout = self.shared.settings.silence_timeout;
         self.look_at_bytes(reader.received());
         let quiet = self.last_received.elapsed();
-        if quiet >= patience {
-            return Err(End::Silent(patience));
+        if quiet >= silence_timeout {
+            return Err(End::Silent(silence_timeout));
         }
         // A frozen node behind a live socket: pongs arrive, answers do not.
-        if self.asked.is_some_and(|at| at.elapsed() >= patience / 2) {
-            return Err(End::Unanswered(patience / 2));
+        if self.asked.is_some_and(|at| at.elapsed() >= silence_timeout / 2) {
+            return Err(End::Unanswered(silence_timeout / 2));
         }
         self.expire()?;
         if self.handshake.until(Instant::now()).is_none()
@@ -692,14 +692,14 @@ impl Serving {
             self.ask_vital(purpose);
         }
         // A third of the limit without a head, half for the answer; the rest covers the tick interval.
-        if self.ready && !self.heads.is_polled() && self.last_head.elapsed() >= patience / 3 {
+        if self.ready && !self.heads.is_polled() && self.last_head.elapsed() >= silence_timeout / 3 {
             self.last_head = Instant::now();
             self.ask_vital(Purpose::Probe);
         }
         // Callers that gave up need no answer any more.
         self.waiting
             .retain(|_, purpose| !matches!(purpose, Purpose::Caller(reply) if reply.is_closed()));
-        if quiet >= patience / 3 {
+        if quiet >= silence_timeout / 3 {
             if reader.has_pings() {
                 self.put(Outbound::Ping);
             } else {

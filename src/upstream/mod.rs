@@ -210,18 +210,18 @@ pub struct UpstreamSettings {
     /// Time within which a node that is dead, stalled, lagging or forked is replaced by another one.
     pub silence_timeout: Duration,
     /// Time for which an upstream of better priority must have been sound before failback to it.
-    pub take_back_after: Duration,
+    pub failback_after: Duration,
     /// Interval at which an HTTP node is polled for its head.
     pub poll_interval: Duration,
     /// Time for which a client's call waits for a node that can answer it.
-    pub call_patience: Duration,
+    pub head_wait: Duration,
     /// `true` if a read is also sent to a second node where the first is slow.
     pub hedge: bool,
     /// Calls in flight on one connection at which client calls wait. Over HTTP, most calls in flight of clients, and
     /// again of our own.
     pub max_in_flight: usize,
     /// Most different subscriptions that are passed through at the same time, over all clients.
-    pub max_passed: usize,
+    pub max_passthrough: usize,
     /// Connections to a node over WebSocket or IPC: 2, or 1 where calls share the stream's connection.
     pub lanes: u8,
     /// Longest message accepted from a node, in bytes.

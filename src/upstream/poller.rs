@@ -276,9 +276,9 @@ impl Poller {
             return Some(self.next_turn(next));
         }
         // Half of the timeout: a poll that never ends may have begun a while after the node fell silent.
-        let patience = self.shared.settings.silence_timeout / 2;
-        let polled = tokio::time::timeout(patience, self.poll()).await;
-        match polled.unwrap_or_else(|_| Err(format!("no answer for {patience:?}").into())) {
+        let time_limit = self.shared.settings.silence_timeout / 2;
+        let polled = tokio::time::timeout(time_limit, self.poll()).await;
+        match polled.unwrap_or_else(|_| Err(format!("no answer for {time_limit:?}").into())) {
             Ok(()) => {
                 self.learned = Instant::now();
                 self.failed_once = false;
@@ -290,7 +290,7 @@ impl Poller {
                 self.next_poll(Instant::now()).map(|next| self.next_turn(next))
             }
             // Within half of the timeout: the next poll may take the other half.
-            Err(why) if self.ready && !self.failed_once && self.learned.elapsed() < patience => {
+            Err(why) if self.ready && !self.failed_once && self.learned.elapsed() < time_limit => {
                 debug!("upstream {}: {why}; asking once more", self.shared.endpoint);
                 self.failed_once = true;
                 Some(Instant::now() + self.shared.settings.poll_interval.min(ONCE_MORE))
@@ -359,9 +359,9 @@ impl Poller {
 
     /// Checks if a step of the handshake is done and recent.
     fn has_done(&self, step: Step) -> bool {
-        let patience = self.shared.settings.silence_timeout;
+        let time_limit = self.shared.settings.silence_timeout;
         self.handshake
-            .is_some_and(|(since, done)| done >= step && since.elapsed() < patience)
+            .is_some_and(|(since, done)| done >= step && since.elapsed() < time_limit)
     }
 
     fn done(&mut self, step: Step) {
@@ -470,10 +470,10 @@ impl MempoolPoller {
     }
 
     /// Reports the answer for pending transactions in both forms, which one filter serves.
-    fn settle(&self, answer: Result<(), Bytes>) {
+    fn set_answer(&self, answer: Result<(), Bytes>) {
         let whole = self.no_whole.clone().map_or(answer.clone(), Err);
         for (form, answer) in [(TransactionForm::Hash, answer), (TransactionForm::Full, whole)] {
-            self.shared.settle(&NodeSubscription::Pending(form), Some(answer));
+            self.shared.set_answer(&NodeSubscription::Pending(form), Some(answer));
         }
     }
 
@@ -496,7 +496,7 @@ impl MempoolPoller {
             let none = error(METHOD_NOT_FOUND, "notifications not supported");
             if let Outcome::Error(none) = none.into() {
                 self.shared
-                    .settle(&NodeSubscription::Passthrough(passed.clone()), Some(Err(none)));
+                    .set_answer(&NodeSubscription::Passthrough(passed.clone()), Some(Err(none)));
             }
         }
     }
@@ -522,7 +522,7 @@ impl MempoolPoller {
                     Outcome::Result(id) => id,
                     Outcome::Error(error) => {
                         let why = String::from_utf8_lossy(&error).into_owned();
-                        self.settle(Err(error));
+                        self.set_answer(Err(error));
                         return Err(why.into());
                     }
                 };
@@ -539,13 +539,13 @@ impl MempoolPoller {
             Outcome::Error(error) => {
                 let why = String::from_utf8_lossy(&error).into_owned();
                 if is_new {
-                    self.settle(Err(error));
+                    self.set_answer(Err(error));
                 }
                 return Err(why.into());
             }
         };
         let seen = std::time::Instant::now();
-        self.settle(Ok(()));
+        self.set_answer(Ok(()));
         let found: Vec<&RawValue> = serde_json::from_slice(&changes).unwrap_or_default();
         let forms = Forms {
             hashes: wanted.pending_hashes,
@@ -585,7 +585,7 @@ impl MempoolPoller {
                     {
                         self.shared.count_dropped(left);
                         self.no_whole = Some(error);
-                        self.settle(Ok(()));
+                        self.set_answer(Ok(()));
                         return Ok(());
                     }
                 }

@@ -173,7 +173,7 @@ impl UpstreamShared {
     }
 
     /// Records the answer of the upstream in use to a subscription; `None` while there is none.
-    pub fn settle(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
+    pub fn set_answer(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
         self.put_off(of, None);
         self.say(self.active.answers(), of, answer);
     }
@@ -292,20 +292,20 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// Returns the connection that calls of this lane take now. Waits for `patience` at most while the second
+    /// Returns the connection that calls of this lane take now. Waits for `time_limit` at most while the second
     /// connection is being opened.
     ///
     /// # Errors
     /// Returns [`CallError::Unavailable`] where there is no connection, or where the second one was not opened in
     /// time.
-    pub(super) async fn way(&self, lane: Lane, patience: Duration) -> Result<&CallSender, CallError> {
+    pub(super) async fn way(&self, lane: Lane, time_limit: Duration) -> Result<&CallSender, CallError> {
         if lane == Lane::Stream {
             return Ok(&self.stream);
         }
         let now = *self.shared.lanes.borrow();
         let lanes = if now == Lanes::Opening {
             let mut lanes = self.shared.lanes.subscribe();
-            let opened = tokio::time::timeout(patience, lanes.wait_for(|lanes| *lanes != Lanes::Opening)).await;
+            let opened = tokio::time::timeout(time_limit, lanes.wait_for(|lanes| *lanes != Lanes::Opening)).await;
             opened.ok().and_then(Result::ok).map_or(Lanes::Down, |lanes| *lanes)
         } else {
             now
@@ -325,7 +325,7 @@ pub struct Pool {
     pub(super) active: Arc<ActiveUpstream>,
     identity: Arc<ChainIdentity>,
     pub(super) request_timeout: Duration,
-    pub(super) call_patience: Duration,
+    pub(super) head_wait: Duration,
     pub(super) hedges: bool,
     /// Usual latency of calls by class (`Ask::class`); recorded only if calls are hedged.
     pub(super) usual: Mutex<HashMap<&'static str, P95>>,
@@ -418,7 +418,7 @@ impl Pool {
             active,
             identity,
             request_timeout: settings.request_timeout,
-            call_patience: settings.call_patience,
+            head_wait: settings.head_wait,
             hedges: settings.hedge,
             usual: Mutex::default(),
             silence_timeout: settings.silence_timeout,
@@ -494,7 +494,7 @@ impl Pool {
         let is_pending = matches!(of, NodeSubscription::Pending(_));
         if !is_pending {
             let comes = active.wait_for(Option::is_some);
-            if !matches!(tokio::time::timeout(self.call_patience, comes).await, Ok(Ok(_))) {
+            if !matches!(tokio::time::timeout(self.head_wait, comes).await, Ok(Ok(_))) {
                 return Err(CallError::Unavailable);
             }
         }
@@ -537,7 +537,7 @@ impl Pool {
         attempt: u32,
     ) -> Result<Outcome, CallError> {
         let (id, among) = self.active.for_us(block, attempt).ok_or(CallError::Unavailable)?;
-        let patience = if among > 1 {
+        let time_limit = if among > 1 {
             // Doubled with each round: where all upstreams are slow, the wait must become long enough for one of
             // them.
             let doubled = self.fetch_timeout.saturating_mul(1 << (attempt / among).min(10));
@@ -545,7 +545,7 @@ impl Pool {
         } else {
             self.request_timeout
         };
-        self.ask(id, method, params, patience).await
+        self.ask(id, method, params, time_limit).await
     }
 
     /// Returns the connected upstreams in the order in which they are asked about a block: those that lag or are
@@ -555,7 +555,7 @@ impl Pool {
         self.active.by_preference(block)
     }
 
-    /// Sends a call of our own to one upstream, like [`Self::call_ours`], with `patience` as the time limit.
+    /// Sends a call of our own to one upstream, like [`Self::call_ours`], with `time_limit` as the time limit.
     ///
     /// # Errors
     /// Returns a [`CallError`] like [`Self::call`].
@@ -564,12 +564,12 @@ impl Pool {
         id: UpstreamId,
         method: &str,
         params: &str,
-        patience: Duration,
+        time_limit: Duration,
     ) -> Result<Outcome, CallError> {
         let upstream = &self.upstreams[id.0];
         let lane = Lane::of(method, params);
-        let way = upstream.way(lane, patience).await?;
-        let asking = exchange(&way.ours, method.to_owned(), params.to_owned(), Owner::OURS, patience);
+        let way = upstream.way(lane, time_limit).await?;
+        let asking = exchange(&way.ours, method.to_owned(), params.to_owned(), Owner::OURS, time_limit);
         let answer = tokio::select! {
             biased;
             answer = asking => answer,

@@ -19,7 +19,7 @@ use crate::jsonrpc::Outcome;
 const MAX_WALK: usize = 4096;
 
 /// Longest time of a walk, in units of `node.silence_timeout`.
-const WALK_PATIENCE: u32 = 2;
+const WALK_TIMEOUT: u32 = 2;
 
 /// Blocks requested by number in one round trip, besides the parent by its hash.
 const AHEAD: u64 = 15;
@@ -27,7 +27,7 @@ const AHEAD: u64 = 15;
 /// Walks from a head that is in doubt, and records the result.
 pub(super) async fn prove(pool: Arc<Pool>, claim: UnprovedHead) {
     // A node that answers slowly must not keep other heads from being proved.
-    let root = timeout(pool.silence_timeout() * WALK_PATIENCE, root_of(&pool, &claim)).await;
+    let root = timeout(pool.silence_timeout() * WALK_TIMEOUT, root_of(&pool, &claim)).await;
     let root = root.ok().flatten();
     pool.active.walked(claim, root);
 }
@@ -59,8 +59,8 @@ async fn root_of(pool: &Pool, claim: &UnprovedHead) -> Option<u64> {
 
 /// Fetches a block by its hash, and the blocks below it by number, most likely its ancestors. Returns them by hash.
 async fn blocks(pool: &Pool, id: UpstreamId, hash: B256, number: u64) -> HashMap<B256, ReportedBlock> {
-    let patience = pool.silence_timeout() / 4;
-    let ask = async |method: &str, params: String| match pool.ask(id, method, &params, patience).await {
+    let time_limit = pool.silence_timeout() / 4;
+    let ask = async |method: &str, params: String| match pool.ask(id, method, &params, time_limit).await {
         Ok(Outcome::Result(block)) => place_of(&block).ok(),
         _ => None,
     };

@@ -133,11 +133,11 @@ impl Upstream {
     /// # Errors
     /// Returns [`CallError::Breaks`] where the call ends such connections while the node stays up;
     /// [`CallError::TooLong`] where the answer is longer than is accepted; [`CallError::Full`] where too many calls
-    /// wait; [`CallError::TimedOut`] where there is no answer within `patience`; [`CallError::Unavailable`] where the
+    /// wait; [`CallError::TimedOut`] where there is no answer within `time_limit`; [`CallError::Unavailable`] where the
     /// connection led to a node of another chain; [`CallError::Lost`] where the node cannot be reached, or the
     /// connection ended for another reason.
-    pub async fn ask_alone(&self, ask: &Ask, patience: Duration) -> Result<Outcome, CallError> {
-        let until = Instant::now() + patience;
+    pub async fn ask_alone(&self, ask: &Ask, time_limit: Duration) -> Result<Outcome, CallError> {
+        let until = Instant::now() + time_limit;
         let asking = async {
             let places = self.quarantine.places(ask);
             let _place = places.acquire(ask.owner).await.map_err(CallError::Full)?;

@@ -8,14 +8,14 @@
 //! ```
 //!
 //! Lag is measured in time, not in blocks: the time since another upstream first reported the oldest block that this
-//! one has not reached. So one `patience` fits a chain with a block every 12 seconds and one with four blocks a second.
+//! one has not reached. So one `lag_tolerance` fits a chain with a block every 12 seconds and one with four blocks a second.
 //!
 //! A height counts against the others only where its parents lead to the published chain, or where two upstreams report
 //! it: a single node can report any number. An upstream whose height does not count is doubted: it is never a refuge,
 //! and it is left when it is in use and stays doubted. Its head may be a real jump; [`super::proof`] walks from there
 //! to the published chain.
 //!
-//! Switches do not flap: an upstream is left for lag or a fork only for another one with less than half of `patience`
+//! Switches do not flap: an upstream is left for lag or a fork only for another one with less than half of `lag_tolerance`
 //! of lag, so that it takes time until that one can be left too; and one of better priority is taken back only after it
 //! was sound without interruption, or at once where all have just connected.
 
@@ -39,11 +39,11 @@ const NEAR: u64 = 2;
 /// name any parent and any number. Filecoin's longest runs of null rounds are a tenth of this.
 pub(crate) const MAX_HOLE: u64 = 128;
 
-/// Wait before a walk that led nowhere is repeated, as a multiple of `patience`.
+/// Wait before a walk that led nowhere is repeated, as a multiple of `lag_tolerance`.
 const WALK_AGAIN: u32 = 8;
 
 /// Time for which an upstream may not lead again after a block of its own was published and taken back, as a multiple
-/// of `patience`.
+/// of `lag_tolerance`.
 const LEAD_AGAIN: u32 = 40;
 
 /// Most blocks in a row with which one upstream of two leads while the other has none of them.
@@ -71,7 +71,7 @@ pub(super) enum SwitchReason {
     /// Height that did not count, see [`Ranking::is_doubted`].
     Doubted,
     /// Return to an upstream of better priority that has been sound for long enough.
-    TakeBack,
+    FailBack,
 }
 
 /// A change of the upstream in use.
@@ -98,8 +98,8 @@ pub(super) struct UnprovedHead {
 #[derive(Debug)]
 pub(super) struct Ranking {
     /// Longest time for which the upstream in use may lag or be forked.
-    patience: Duration,
-    take_back_after: Duration,
+    lag_tolerance: Duration,
+    failback_after: Duration,
     members: Vec<Candidate>,
     active: Option<UpstreamId>,
     /// Time at which the first upstream that connected came into use; `None` once a connection was lost.
@@ -142,10 +142,10 @@ struct Candidate {
 }
 
 impl Ranking {
-    pub fn new(members: usize, patience: Duration, take_back_after: Duration) -> Self {
+    pub fn new(members: usize, lag_tolerance: Duration, failback_after: Duration) -> Self {
         Self {
-            patience,
-            take_back_after,
+            lag_tolerance,
+            failback_after,
             members: (0..members).map(|_| Candidate::default()).collect(),
             active: None,
             began: None,
@@ -163,7 +163,7 @@ impl Ranking {
             led.is_published = self.published.number_of(led.hash).is_some();
             if was_published && !led.is_published {
                 if head.is_some_and(|(number, _)| number <= led.number) {
-                    self.members[by.0].leads_at = now + self.patience * LEAD_AGAIN;
+                    self.members[by.0].leads_at = now + self.lag_tolerance * LEAD_AGAIN;
                 }
                 self.led = None;
             }
@@ -219,7 +219,7 @@ impl Ranking {
             let is_due = member.walk_at.is_none_or(|at| now >= at);
             let (number, hash) = *member.chain.back()?;
             let below = *member.chain.front()?;
-            (doubted_for >= self.patience / 4 && is_due).then_some(UnprovedHead {
+            (doubted_for >= self.lag_tolerance / 4 && is_due).then_some(UnprovedHead {
                 id,
                 number,
                 hash,
@@ -236,7 +236,7 @@ impl Ranking {
             member.root = member.root.max(root);
         }
         if !self.leads_to_published(claim.id) {
-            self.members[claim.id.0].walk_at = Some(now + self.patience * WALK_AGAIN);
+            self.members[claim.id.0].walk_at = Some(now + self.lag_tolerance * WALK_AGAIN);
         }
     }
 
@@ -354,7 +354,7 @@ impl Ranking {
         for id in (0..self.members.len()).map(UpstreamId) {
             let sound = !self.is_forked(id, now)
                 && !self.was_doubted(id, now)
-                && self.lag(id, now).is_some_and(|lag| lag < self.patience);
+                && self.lag(id, now).is_some_and(|lag| lag < self.lag_tolerance);
             let since = &mut self.members[id.0].sound_since;
             *since = sound.then(|| since.unwrap_or(now));
         }
@@ -373,7 +373,7 @@ impl Ranking {
         let Some(lag) = self.lag(active, now) else {
             return Some((self.fallback(now), SwitchReason::Lost));
         };
-        if lag >= self.patience
+        if lag >= self.lag_tolerance
             && let Some(to) = self.better_candidate(now)
         {
             return Some((Some(to), SwitchReason::Lagging(lag)));
@@ -391,18 +391,18 @@ impl Ranking {
             return Some((Some(to), SwitchReason::Doubted));
         }
         // Chance decides which upstream connects first, so at the start failback does not wait.
-        let is_start = |began| now.saturating_sub(began) < self.patience;
+        let is_start = |began| now.saturating_sub(began) < self.lag_tolerance;
         let wait = if self.began.is_some_and(is_start) {
             Duration::ZERO
         } else {
-            self.take_back_after
+            self.failback_after
         };
         let recovered = |id: &UpstreamId| {
             let since = self.members[id.0].sound_since;
             since.is_some_and(|since| now.saturating_sub(since) >= wait) && self.is_fit(*id, now) && self.is_near(*id)
         };
         let better = (0..active.0).map(UpstreamId).find(recovered)?;
-        Some((Some(better), SwitchReason::TakeBack))
+        Some((Some(better), SwitchReason::FailBack))
     }
 
     /// Chooses a replacement for an upstream that is still connected: only one that is clearly better.
@@ -420,13 +420,13 @@ impl Ranking {
         self.better_candidate(now).or_else(highest)
     }
 
-    /// Checks if an upstream may replace another: its lag is below half of `patience`, so that it is not the next one
+    /// Checks if an upstream may replace another: its lag is below half of `lag_tolerance`, so that it is not the next one
     /// to be left.
     fn is_fit(&self, id: UpstreamId, now: Duration) -> bool {
         let member = &self.members[id.0];
         member.outvoted_since.is_none()
             && member.doubted_since.is_none()
-            && self.lag(id, now).is_some_and(|lag| lag < self.patience / 2)
+            && self.lag(id, now).is_some_and(|lag| lag < self.lag_tolerance / 2)
     }
 
     fn is_near(&self, id: UpstreamId) -> bool {
@@ -442,12 +442,12 @@ impl Ranking {
 
     fn is_forked(&self, id: UpstreamId, now: Duration) -> bool {
         let since = self.members[id.0].outvoted_since;
-        since.is_some_and(|since| now.saturating_sub(since) >= self.patience)
+        since.is_some_and(|since| now.saturating_sub(since) >= self.lag_tolerance)
     }
 
     fn was_doubted(&self, id: UpstreamId, now: Duration) -> bool {
         let since = self.members[id.0].doubted_since;
-        since.is_some_and(|since| now.saturating_sub(since) >= self.patience)
+        since.is_some_and(|since| now.saturating_sub(since) >= self.lag_tolerance)
     }
 
     /// Checks if, at the highest block that can be compared, two or more upstreams agree on another hash, and more

@@ -35,7 +35,7 @@ impl Pool {
     /// Returns a [`CallError`] where no upstream answered; an error object of the node is an [`Outcome::Error`].
     pub async fn call(&self, ask: &Ask) -> Answer {
         let now = Instant::now();
-        let mut until = now + self.call_patience;
+        let mut until = now + self.head_wait;
         if ask.conduct.is_alone(ask.repeat == Repeat::Read, now)
             || self.upstreams.iter().any(|upstream| upstream.quarantine.refuses(ask))
         {
@@ -58,7 +58,7 @@ impl Pool {
                 // The call may be what broke the connection.
                 Err(CallError::Lost) => {
                     self.count_rerouted("lost");
-                    let until = Instant::now() + self.call_patience;
+                    let until = Instant::now() + self.head_wait;
                     return Box::pin(self.call_alone(ask, Some(id), until)).await;
                 }
                 _ if !again => return answer,
@@ -72,7 +72,7 @@ impl Pool {
             }
             again = false;
             not = Some(id);
-            until = Instant::now() + self.call_patience;
+            until = Instant::now() + self.head_wait;
             self.count_rerouted(reason);
         }
     }
@@ -83,7 +83,7 @@ impl Pool {
     /// Returns a [`CallError`] like [`Self::call`].
     pub async fn send_again(&self, ask: &Ask) -> Answer {
         self.count_rerouted("lost");
-        let until = Instant::now() + self.call_patience;
+        let until = Instant::now() + self.head_wait;
         Box::pin(self.call_alone(ask, None, until)).await
     }
 
@@ -157,7 +157,7 @@ impl Pool {
     /// # Errors
     /// Returns a [`CallError`] where no upstream qualifies, even after a wait.
     pub async fn place(&self, ask: &Ask) -> Result<UpstreamId, CallError> {
-        self.find(ask, None, Instant::now() + self.call_patience).await
+        self.find(ask, None, Instant::now() + self.head_wait).await
     }
 
     /// Returns all upstreams that such a call can be sent to now.
@@ -261,7 +261,7 @@ impl Pool {
 
     async fn ask_one(&self, ask: &Ask, id: UpstreamId) -> Answer {
         let upstream = &self.upstreams[id.0];
-        let way = upstream.way(Lane::Calls, self.call_patience).await?;
+        let way = upstream.way(Lane::Calls, self.head_wait).await?;
         let under_way = upstream.shared.load.begin(Instant::now());
         let answer = exchange(
             &way.theirs,

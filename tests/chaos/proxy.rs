@@ -131,7 +131,7 @@ fn spawn(port: u16, admin: u16, upstreams: &str, log: &Path) -> Process {
                 "HEADWATER_NODE_SILENCE_TIMEOUT",
                 &humantime::format_duration(SILENCE).to_string(),
             ),
-            ("HEADWATER_NODE_TAKE_BACK_AFTER", "2s"),
+            ("HEADWATER_NODE_FAILBACK_AFTER", "2s"),
             ("HEADWATER_NODE_RECONNECT_MAX", "1s"),
             ("HEADWATER_NODE_POLL_INTERVAL", "100ms"),
             // Clients that stall for a few seconds are to be closed, some of them.

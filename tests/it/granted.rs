@@ -240,7 +240,7 @@ async fn a_method_that_subscribes_is_passed_under_its_own_name_or_refused_and_ne
     node.answer(own, |_| json!("0xaa01").into());
     node.answer("reth_unsubscribeChainNotifications", |_| json!(true).into());
     let proxy = node
-        .proxy(|config| config.subscriptions.pass = vec!["reth_*".to_owned()])
+        .proxy(|config| config.subscriptions.passthrough = vec!["reth_*".to_owned()])
         .await;
     let bystander = Bystander::join(&proxy).await;
     let (mut one, mut two) = (proxy.client().await, proxy.client().await);

@@ -455,7 +455,7 @@ async fn a_token_is_charged_before_it_is_verified_and_once() {
 async fn a_key_has_one_kind_of_a_namespace_that_stays_denied() {
     let key = ApiKey::random();
     let rig = Rig::with(|config| {
-        config.subscriptions.pass = vec!["eth_*".to_owned(), "chain_blockNumbers".to_owned()];
+        config.subscriptions.passthrough = vec!["eth_*".to_owned(), "chain_blockNumbers".to_owned()];
         config.methods.denied.push("chain_*".to_owned());
         allow(config, "tracer", &key, r#"methods = ["eth_*", "chain_subscribe"]"#);
     })

@@ -45,7 +45,7 @@ impl Three {
         let proxy = Proxy::start(&[], |config| {
             config.upstream = upstreams;
             config.node.silence_timeout = SILENCE;
-            config.node.take_back_after = Duration::from_millis(300);
+            config.node.failback_after = Duration::from_millis(300);
         })
         .await;
         let three = Self { nodes, proxy };

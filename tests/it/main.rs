@@ -32,7 +32,7 @@ mod limits;
 mod memory;
 mod odd_nodes;
 mod odd_words;
-mod passed;
+mod passthrough;
 mod policy;
 mod rate_limits;
 mod receipts;

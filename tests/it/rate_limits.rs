@@ -98,7 +98,7 @@ async fn before(addresses: &[String], silence: Duration) -> Proxy {
     let proxy = Proxy::start(addresses, |config| {
         config.node.poll_interval = POLL_INTERVAL;
         config.node.silence_timeout = silence;
-        config.calls.patience = Duration::from_millis(300);
+        config.calls.head_wait_timeout = Duration::from_millis(300);
     })
     .await;
     proxy.ready().await;

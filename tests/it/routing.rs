@@ -58,7 +58,7 @@ impl Nodes {
         }
         let proxy = Proxy::start(&[], |config| {
             config.upstream = upstreams;
-            config.calls.patience = Duration::from_millis(300);
+            config.calls.head_wait_timeout = Duration::from_millis(300);
             edit(config);
         })
         .await;
@@ -234,7 +234,10 @@ async fn what_no_node_is_there_for_is_not_waited_for() {
     let describe =
         |_: usize, own: &mut Described| own.methods = Some(vec!["eth_getBalance".into(), "eth_syncing".into()]);
     // Longer than the test may take: there is nothing to wait for.
-    let nodes = Nodes::start(1, describe, |config| config.calls.patience = Duration::from_secs(3600)).await;
+    let nodes = Nodes::start(1, describe, |config| {
+        config.calls.head_wait_timeout = Duration::from_secs(3600)
+    })
+    .await;
     let mut client = nodes.proxy.client().await;
     for method in [
         "eth_gasPrice",
@@ -279,7 +282,12 @@ async fn a_read_whose_node_is_lost_is_asked_once_more_elsewhere() {
 
 #[tokio::test]
 async fn a_read_whose_only_node_is_lost_waits_for_its_return() {
-    let nodes = Nodes::start(1, |_, _| {}, |config| config.calls.patience = Duration::from_secs(10)).await;
+    let nodes = Nodes::start(
+        1,
+        |_, _| {},
+        |config| config.calls.head_wait_timeout = Duration::from_secs(10),
+    )
+    .await;
     let mut client = nodes.proxy.client().await;
     nodes.controls[0].set_faults(|faults| faults.delay = Some(Duration::from_secs(60)));
     client.send(request("eth_gasPrice", &json!([]))).await;

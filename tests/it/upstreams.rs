@@ -96,7 +96,7 @@ async fn a_node_that_returns_is_used_again_over_every_transport() {
         };
         let proxy = Proxy::start(&[address], |config| {
             config.node.poll_interval = Duration::from_millis(20);
-            config.calls.patience = Duration::from_millis(50);
+            config.calls.head_wait_timeout = Duration::from_millis(50);
         })
         .await;
         let control = node.handle();
@@ -359,7 +359,7 @@ impl Several {
         others(true);
         let edit = |typed: &mut typed::Config| {
             typed.node.silence_timeout = SILENCE;
-            typed.node.take_back_after = Duration::from_millis(500);
+            typed.node.failback_after = Duration::from_millis(500);
             typed.node.poll_interval = Duration::from_millis(20);
         };
         let proxy = Proxy::start(addresses, edit).await;

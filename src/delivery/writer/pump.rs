@@ -16,7 +16,7 @@ const MAX_WRITES: usize = 8;
 
 impl ClientWriter {
     /// Accounts for a push; returns `true` if the caller has to flush.
-    pub(super) fn settle(&self, state: &mut State, push: Push) -> bool {
+    pub(super) fn after_push(&self, state: &mut State, push: Push) -> bool {
         match push {
             Push::Queued { shed } => state.shed += shed as u64,
             Push::Shed => {

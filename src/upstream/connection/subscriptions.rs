@@ -70,7 +70,7 @@ impl Serving {
                     since: Instant::now(),
                 };
                 self.subscriptions.insert(of.clone(), state);
-                self.settle(of, Some(Ok(())));
+                self.set_answer(of, Some(Ok(())));
             }
         }
         self.feeds.insert(subscription.clone(), Some(feed));
@@ -104,7 +104,7 @@ impl Serving {
                 }
             }
             self.forget(&of);
-            self.settle(&of, Some(Err(error.clone())));
+            self.set_answer(&of, Some(Err(error.clone())));
             self.subscriptions.insert(of, SubscriptionState::Refused(error));
         }
         // The client that asked may be gone.
@@ -142,18 +142,18 @@ impl Serving {
             back_off.refused(now, None, LONGEST);
         }
         // New subscribers wait until it stands again.
-        self.settle(&of, None);
+        self.set_answer(&of, None);
         self.reconcile();
         Ok(())
     }
 
     /// Publishes the node's answer for a subscription: granted, an error object, or `None` if it is not known at
     /// present. The subscription to hashes answers for whole transactions, too, while these are fetched by hash.
-    fn settle(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
-        self.shared.settle(of, answer.clone());
+    fn set_answer(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
+        self.shared.set_answer(of, answer.clone());
         if *of == HASHES && self.pending.is_by_hash() {
             let whole = self.pending.no_whole().map_or(answer, |error| Some(Err(error)));
-            self.shared.settle(&WHOLE, whole);
+            self.shared.set_answer(&WHOLE, whole);
         }
     }
 
@@ -260,7 +260,7 @@ impl Serving {
     fn needed(&self, wanted: &Wanted) -> Vec<NodeSubscription> {
         let (by_hash, no_whole) = (self.pending.is_by_hash(), self.pending.no_whole());
         if let Some(error) = &no_whole {
-            self.shared.settle(&WHOLE, Some(Err(error.clone())));
+            self.shared.set_answer(&WHOLE, Some(Err(error.clone())));
         }
         let hashes = wanted.pending_hashes || wanted.pending_full && by_hash && no_whole.is_none();
         let whole = wanted.pending_full && !by_hash;
@@ -295,8 +295,8 @@ impl Serving {
             // Decided again when the answer arrives.
             Some(SubscriptionState::Asked) => {}
             // Repeated, since a change of the upstream in use clears all answers.
-            Some(SubscriptionState::Stands { .. }) => self.settle(of, Some(Ok(()))),
-            Some(SubscriptionState::Refused(error)) => self.settle(of, Some(Err(error.clone()))),
+            Some(SubscriptionState::Stands { .. }) => self.set_answer(of, Some(Ok(()))),
+            Some(SubscriptionState::Refused(error)) => self.set_answer(of, Some(Err(error.clone()))),
             Some(SubscriptionState::PutOff(error)) if self.is_put_off(of) => self.say_put_off(of, Some(error)),
             Some(SubscriptionState::Ended) if self.is_put_off(of) => {}
             None if !self.has_room_for(of) => {}
@@ -311,12 +311,12 @@ impl Serving {
     }
 
     /// Checks if another subscription may be requested. Passed-through subscriptions (also those of clients that left
-    /// before the answer) and subscriptions being ended must each be fewer than `max_passed`.
+    /// before the answer) and subscriptions being ended must each be fewer than `max_passthrough`.
     fn has_room_for(&self, of: &NodeSubscription) -> bool {
         if matches!(of, NodeSubscription::Pending(_)) {
             return self.ending.len() < MAX_ENDING;
         }
-        let max = self.shared.settings.max_passed;
+        let max = self.shared.settings.max_passthrough;
         let is_passed = |of: &&NodeSubscription| matches!(of, NodeSubscription::Passthrough(_));
         let passed = self.subscriptions.keys().filter(is_passed).count();
         let ending = self.feeds.values().filter(|feed| feed.is_none()).count();

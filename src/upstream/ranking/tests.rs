@@ -3,8 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(4);
-const TAKE_BACK: Duration = Duration::from_secs(10);
+const LAG_TOLERANCE: Duration = Duration::from_secs(4);
+const FAILBACK_AFTER: Duration = Duration::from_secs(10);
 
 /// Parses a block's name: `a3` is block 3 of branch a, and its parent is block 2 of the same branch. The parent of
 /// `a8<5` is block 5, and the parent of `b6<a5` is block 5 of branch a.
@@ -35,7 +35,7 @@ fn told(name: &str) -> ReportedBlock {
 /// with a decision at each quarter of a second, `=a3` clients were shown a3. The outcome lists the switches with
 /// the second of each.
 fn story(events: &str) -> (Ranking, String) {
-    let mut ranking = Ranking::new(4, PATIENCE, TAKE_BACK);
+    let mut ranking = Ranking::new(4, LAG_TOLERANCE, FAILBACK_AFTER);
     let mut now = Duration::ZERO;
     let mut out = Vec::new();
     let mut note = |switch: Option<Switch>, now: Duration| {
@@ -86,12 +86,12 @@ fn check(events: &str, expect: Expect) {
 
 #[test]
 fn the_first_that_connects_is_used_and_priority_is_repaired() {
-    check("1+a5 +3 0+a5 +60", expect!["->1 first @0ns; 1>0 takeback @3s"]);
+    check("1+a5 +3 0+a5 +60", expect!["->1 first @0ns; 1>0 failback @3s"]);
     // Upstream 0 lags: it has to catch up first.
-    check("1+a9 +1 0+a5 +1 0a9 +60", expect!["->1 first @0ns; 1>0 takeback @2s"]);
+    check("1+a9 +1 0+a5 +1 0a9 +60", expect!["->1 first @0ns; 1>0 failback @2s"]);
     // After the time to connect, an upstream must first be sound for a while.
     check("1+a5 +4 0+a5 +9", expect!["->1 first @0ns"]);
-    check("1+a5 +4 0+a5 +11", expect!["->1 first @0ns; 1>0 takeback @14s"]);
+    check("1+a5 +4 0+a5 +11", expect!["->1 first @0ns; 1>0 failback @14s"]);
     check("1+a5 2+a5 2- 0+a5 +9", expect!["->1 first @0ns"]);
 }
 
@@ -169,12 +169,12 @@ fn a_recovered_one_is_taken_back_after_a_while_without_interruption() {
     );
     check(
         "0+a5 1+a5 0- +3 0+a5 +20",
-        expect!["->0 first @0ns; 0>1 lost @0ns; 1>0 takeback @13s"],
+        expect!["->0 first @0ns; 0>1 lost @0ns; 1>0 failback @13s"],
     );
     // The upstream is connected again but lags: it is not sound before it has caught up.
     check(
         "0+a5 1+a5 0- 1a8 +5 0+a5 +20 0a8 +20",
-        expect!["->0 first @0ns; 0>1 lost @0ns; 1>0 takeback @35s"],
+        expect!["->0 first @0ns; 0>1 lost @0ns; 1>0 failback @35s"],
     );
 }
 
@@ -193,7 +193,7 @@ fn who_stays_alone_on_its_branch_is_left_and_comes_back_when_it_has_joined_the_o
     check("0+a5 1+b5 2+b5 +3 0b5 +60", expect!["->0 first @0ns"]);
     check(
         "0+a5 1+b5 2+b5 +4 +20 0b5 +20",
-        expect!["->0 first @0ns; 0>1 forked @4s; 1>0 takeback @34s"],
+        expect!["->0 first @0ns; 0>1 forked @4s; 1>0 failback @34s"],
     );
     // A fork that is longer than the other chain is still a fork.
     check(
@@ -344,7 +344,7 @@ fn who_is_in_use_and_jumps_alone_is_left_for_one_that_has_what_was_published() {
     check(&format!("{jump} +3 0a6 1a6 2a6 =a6 +60"), expect!["->0 first @0ns"]);
     check(
         &format!("{jump} +20 0a6 1a6 2a6 =a6 +20"),
-        expect!["->0 first @0ns; 0>1 doubted @4s; 1>0 takeback @30s"],
+        expect!["->0 first @0ns; 0>1 doubted @4s; 1>0 failback @30s"],
     );
     // The others are behind the blocks published from this upstream: it is the best there is.
     check(
@@ -367,8 +367,8 @@ fn a_head_in_doubt_is_walked_from_and_counts_when_the_walk_arrived() {
     );
     assert!(ranking.is_doubted(UpstreamId(1)) && !ranking.is_doubted(UpstreamId(0)));
     ranking.walked(claim, None, now);
-    assert_eq!(ranking.unproved(now + PATIENCE), None, "not again soon");
-    assert_eq!(ranking.unproved(now + PATIENCE * WALK_AGAIN), Some(claim));
+    assert_eq!(ranking.unproved(now + LAG_TOLERANCE), None, "not again soon");
+    assert_eq!(ranking.unproved(now + LAG_TOLERANCE * WALK_AGAIN), Some(claim));
     // The walk starts above a leap, whatever is below the leap.
     let (leaping, _) = story("0+a5 1+a5 =a5 1a6 1a1000005<6 1a1000006 +2");
     let above = leaping.unproved(now).map(|claim| (claim.number, claim.below));
@@ -378,8 +378,8 @@ fn a_head_in_doubt_is_walked_from_and_counts_when_the_walk_arrived() {
     ranking.walked(claim, Some(5), now);
     assert!(!ranking.is_doubted(UpstreamId(1)));
     assert_eq!(ranking.decide(now), None);
-    let lag = ranking.lag(UpstreamId(0), now + PATIENCE);
-    assert_eq!(lag, Some(PATIENCE));
+    let lag = ranking.lag(UpstreamId(0), now + LAG_TOLERANCE);
+    assert_eq!(lag, Some(LAG_TOLERANCE));
     // The walk proved another chain than the present one.
     ranking.announced(UpstreamId(1), told("b90"));
     ranking.walked(claim, Some(5), now);
@@ -474,7 +474,7 @@ proptest! {
     /// rare as their causes. A failback improves the priority, so between two other switches there are at most three.
     #[test]
     fn one_that_stands_is_in_use_and_nothing_flaps(events in prop::collection::vec(any_event(), 1..200)) {
-        let mut ranking = Ranking::new(4, PATIENCE, TAKE_BACK);
+        let mut ranking = Ranking::new(4, LAG_TOLERANCE, FAILBACK_AFTER);
         let (mut now, mut causes, mut switches) = (Duration::ZERO, 1, 0);
         let mut heads = [10u64; 4];
         for event in events {
@@ -502,14 +502,14 @@ proptest! {
             prop_assert!(active.is_none_or(|id| ranking.members[id.0].connected));
             prop_assert!(ranking.decide(now).is_none(), "one look is enough");
         }
-        let slow = now.as_millis() / (PATIENCE.as_millis() / 2);
+        let slow = now.as_millis() / (LAG_TOLERANCE.as_millis() / 2);
         prop_assert!(switches <= 4 * (causes + slow), "{switches} switches, {causes} causes, {slow} patiences");
     }
 
     /// Checks that an upstream that reports every block first and has the best priority is never left.
     #[test]
     fn who_leads_is_not_left(events in prop::collection::vec(any_event(), 1..200)) {
-        let mut ranking = Ranking::new(4, PATIENCE, TAKE_BACK);
+        let mut ranking = Ranking::new(4, LAG_TOLERANCE, FAILBACK_AFTER);
         let (mut now, mut head) = (Duration::ZERO, 10);
         ranking.announced(UpstreamId(0), told("a10"));
         ranking.up(UpstreamId(0));

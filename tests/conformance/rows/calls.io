@@ -18,7 +18,7 @@ ask known web3_clientVersion []
 
 == C1 alone: what libraries ask when they connect is answered without a node, too
 only devnet: the others do not go away on command
-config calls.patience = "100ms"
+config calls.head_wait_timeout = "100ms"
 ask network net_version []
 ask version web3_clientVersion []
 ask accounts eth_accounts []

@@ -34,7 +34,7 @@ config methods.weights.eth_chainId = 1000
 
 == K2: without a node a call fails
 only devnet: the others do not go away on command
-config calls.patience = "100ms"
+config calls.head_wait_timeout = "100ms"
 >> {"jsonrpc":"2.0","id":1,"method":"eth_getTransactionCount","params":["${account}","pending"]}
 << {"jsonrpc":"2.0","id":1,"result":"${:hex}"}
 ! away

@@ -34,7 +34,7 @@ let hashes_200 = 200 * "${T}"
 
 == S3: a name that is not known is refused without a node where none is to be asked
 only headwater: geth is the node
-config subscriptions.pass = []
+config subscriptions.passthrough = []
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["foo"]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no \"foo\" subscription in eth namespace"}}
 

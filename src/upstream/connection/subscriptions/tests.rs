@@ -535,7 +535,7 @@ async fn a_subscription_is_ended_also_where_the_node_is_asked_too_much() {
 
 #[tokio::test]
 async fn one_that_is_being_ended_takes_a_place_until_the_node_has_answered() {
-    let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 1);
+    let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passthrough = 1);
     want(&wants, [1]);
     serving.reconcile();
     says(&mut serving, r#"{"jsonrpc":"2.0","id":1,"result":"0xa"}"#).await;
@@ -551,7 +551,7 @@ async fn one_that_is_being_ended_takes_a_place_until_the_node_has_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_never_answered_takes_no_place_for_ever() {
-    let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passed = 2);
+    let (mut serving, wants) = serving(|typed| typed.subscriptions.max_passthrough = 2);
     let mut asked = 0;
     // Clients that subscribe and leave do not exceed the limit.
     for of in 0..10 {
@@ -577,27 +577,30 @@ async fn what_is_never_answered_takes_no_place_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn bytes_of_a_long_message_are_signs_of_life() {
     let (mut serving, _wants) = serving(|_| {});
-    let patience = serving.shared.settings.silence_timeout;
+    let silence_timeout = serving.shared.settings.silence_timeout;
     serving.ask_vital(Purpose::Probe);
     let asked = serving.asked;
     // Pongs: the connection is alive, and the answer is still due.
-    tokio::time::advance(patience / 4).await;
+    tokio::time::advance(silence_timeout / 4).await;
     serving.look_at_bytes(6);
     assert_eq!(
         (serving.last_received.elapsed(), serving.asked),
         (Duration::ZERO, asked)
     );
     // Part of a message, with the answer behind it.
-    tokio::time::advance(patience / 4).await;
+    tokio::time::advance(silence_timeout / 4).await;
     serving.look_at_bytes(1 << 20);
     assert_eq!(serving.asked.map(|at| at.elapsed()), Some(Duration::ZERO));
     let asked = serving.asked;
     // Whole messages, while a request stays unanswered.
-    tokio::time::advance(patience / 4).await;
+    tokio::time::advance(silence_timeout / 4).await;
     serving.whole = true;
     serving.look_at_bytes(2 << 20);
     assert_eq!(serving.asked, asked);
-    tokio::time::advance(patience / 4).await;
+    tokio::time::advance(silence_timeout / 4).await;
     serving.look_at_bytes(2 << 20);
-    assert_eq!((serving.last_received.elapsed(), serving.asked), (patience / 4, asked));
+    assert_eq!(
+        (serving.last_received.elapsed(), serving.asked),
+        (silence_timeout / 4, asked)
+    );
 }

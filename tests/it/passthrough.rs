@@ -90,7 +90,7 @@ async fn one_at_the_node_serves_all_who_ask_for_the_same() {
     assert_eq!(second.event().await.payload, told(block.number() + 1, &of));
     drop(second);
     eventually("nobody wants any", async || at_node(&rig.control) == 0).await;
-    assert_eq!(rig.metric(r#"headwater_subscriptions{kind="passed"}"#).await, 0.0);
+    assert_eq!(rig.metric(r#"headwater_subscriptions{kind="passthrough"}"#).await, 0.0);
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn what_the_node_refuses_is_refused_in_its_own_words() {
     })
     .await;
     assert_eq!(at_node(&rig.control), 1);
-    assert_eq!(rig.metric(r#"headwater_subscriptions{kind="passed"}"#).await, 1.0);
+    assert_eq!(rig.metric(r#"headwater_subscriptions{kind="passthrough"}"#).await, 1.0);
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn after_a_failover_it_is_made_anew_and_where_that_is_refused_its_clients_
     let (one, two) = (first.handle(), second.handle());
     two.set_faults(|faults| faults.refuse_connections = true);
     let proxy = Proxy::start(&[first.ws_url(), second.ws_url()], |config| {
-        config.node.take_back_after = std::time::Duration::from_secs(3_600);
+        config.node.failback_after = std::time::Duration::from_secs(3_600);
     })
     .await;
     proxy.settled(&one).await;
@@ -194,7 +194,7 @@ async fn where_no_node_is_connected_nobody_can_say() {
     let node = node().await;
     node.handle().set_faults(|faults| faults.refuse_connections = true);
     let proxy = Proxy::start(&[node.ws_url()], |config| {
-        config.calls.patience = std::time::Duration::from_millis(50);
+        config.calls.head_wait_timeout = std::time::Duration::from_millis(50);
     })
     .await;
     let mut client = proxy.client().await;
@@ -204,7 +204,7 @@ async fn where_no_node_is_connected_nobody_can_say() {
 
 #[tokio::test]
 async fn different_ones_up_to_the_limit_and_not_one_more() {
-    let rig = Rig::with(|config| config.subscriptions.max_passed = 8).await;
+    let rig = Rig::with(|config| config.subscriptions.max_passthrough = 8).await;
     let mut client = rig.client().await;
     let first = client.subscribe(numbers(&json!(1))).await;
     client.subscribe(numbers(&json!(2))).await;
@@ -215,8 +215,8 @@ async fn different_ones_up_to_the_limit_and_not_one_more() {
         why,
         json!({
             "code": -32005,
-            "message": "limit exceeded: 2 different subscriptions of this client are passed to the node (a quarter of \
-                subscriptions.max_passed)",
+            "message": "limit exceeded: 2 different subscriptions of this client are passed through to the node (a quarter of \
+                subscriptions.max_passthrough)",
         })
     );
     assert_eq!(at_node(&rig.control), 2);
@@ -243,7 +243,7 @@ async fn only_kinds_that_are_listed_are_passed_and_what_is_denied_is_denied() {
     assert_eq!(at_node(&rig.control), 0);
     // Another namespace is told in its own words.
     let listed = Rig::with(|config| {
-        config.subscriptions.pass = vec!["chain_blockNumbers".to_owned(), "debug_*".to_owned()];
+        config.subscriptions.passthrough = vec!["chain_blockNumbers".to_owned(), "debug_*".to_owned()];
     })
     .await;
     let mut client = listed.client().await;
@@ -267,7 +267,7 @@ async fn only_kinds_that_are_listed_are_passed_and_what_is_denied_is_denied() {
     eventually("it is ended", async || at_node(&listed.control) == 0).await;
     assert_eq!(calls(&rig.control, "eth_subscribe"), before);
     // Nothing is passed where nothing is listed.
-    let none = Rig::with(|config| config.subscriptions.pass = Vec::new()).await;
+    let none = Rig::with(|config| config.subscriptions.passthrough = Vec::new()).await;
     let mut client = none.client().await;
     assert_eq!(refused(&mut client, "eth_subscribe", own).await, words("eth"));
     assert_eq!(calls(&none.control, "unknown"), 0);
@@ -442,20 +442,20 @@ async fn what_is_not_answered_is_refused_after_a_while_and_ended_where_it_stands
 
 #[tokio::test]
 async fn who_asks_and_leaves_again_and_again_has_no_more_asked_than_the_limit() {
-    let (_node, front, proxy) = fronted(|config| config.subscriptions.max_passed = 2).await;
+    let (_node, front, proxy) = fronted(|config| config.subscriptions.max_passthrough = 2).await;
     front.rule(|question| asks_for_numbers(question).then(Vec::new));
     for of in 0..6 {
         let mut client = proxy.client().await;
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": numbers(&json!(of))});
         client.send(request.to_string()).await;
         eventually("it is wanted", async || {
-            proxy.metric(r#"headwater_subscriptions{kind="passed"}"#).await == 1.0
+            proxy.metric(r#"headwater_subscriptions{kind="passthrough"}"#).await == 1.0
         })
         .await;
         eventually("it is asked, if at all", async || front.kept().len() > of.min(1)).await;
         drop(client);
         eventually("it is left", async || {
-            proxy.metric(r#"headwater_subscriptions{kind="passed"}"#).await == 0.0
+            proxy.metric(r#"headwater_subscriptions{kind="passthrough"}"#).await == 0.0
         })
         .await;
     }
