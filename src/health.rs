@@ -31,7 +31,7 @@ pub async fn health(mut admin: SocketAddr) -> anyhow::Result<()> {
     };
     let answer = tokio::time::timeout(TIMEOUT, asked)
         .await
-        .with_context(|| format!("no answer from {admin} within {PATIENCE:?}"))?
+        .with_context(|| format!("no answer from {admin} within {TIMEOUT:?}"))?
         .with_context(|| format!("nothing answers on the admin address {admin}; is headwater running?"))?;
     if !answer.starts_with(b"HTTP/1.1 200") {
         bail!(
