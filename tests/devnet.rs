@@ -1,4 +1,4 @@
-//! The simulated node over its real sockets.
+//! Tests of the simulated node over its real sockets.
 
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]
@@ -15,9 +15,9 @@ use tokio::{
 };
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
-/// Longer than anything takes that is to happen.
+/// Time limit, longer than any expected event takes.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Long enough to see that nothing happens.
+/// Silence after which no event is expected.
 const SILENCE: Duration = Duration::from_millis(150);
 
 struct Client(WebSocketStream<MaybeTlsStream<TcpStream>>);
@@ -59,7 +59,7 @@ impl Client {
             .to_owned()
     }
 
-    /// The subscription and payload of the next notification.
+    /// Returns the subscription id and the payload of the next notification.
     async fn event(&mut self) -> (String, Value) {
         let mut message = self.next().await;
         assert_eq!(message["method"], "eth_subscription", "{message}");
@@ -82,7 +82,7 @@ async fn manual() -> (Devnet, Control) {
 }
 
 async fn post(devnet: &Devnet, body: impl ToString) -> Value {
-    // The crate is built without a TLS provider, which plain HTTP does not ask for but the client does.
+    // reqwest is built without a TLS provider, but its client requires one even for plain HTTP.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let response = reqwest::Client::new()
         .post(devnet.http_url())
@@ -295,7 +295,7 @@ async fn stall_is_silent_and_ends_with_what_was_missed() {
 
 #[tokio::test]
 async fn slow_readers_are_dropped() {
-    // Mining does not yield to the session, so a block of six logs is more than this client can read in time.
+    // Mining does not yield to the session, so a block of six logs exceeds the queue of four messages.
     let config = Config {
         queue_messages: 4,
         ..Config::manual()
@@ -426,7 +426,7 @@ async fn contracts_answer_calls_and_revert_with_data() {
 #[tokio::test]
 async fn sent_transactions_are_mined_next() {
     let (devnet, control) = manual().await;
-    // Another node of the same seed signs what this one does not have yet.
+    // Another node with the same seed signs a transaction that this node does not have yet.
     let twin = Devnet::start(Config::manual()).await.unwrap();
     let transaction = twin.handle().add_pending().unwrap();
     let raw = {

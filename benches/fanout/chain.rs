@@ -1,7 +1,7 @@
-//! The chain that every process of the benchmark agrees on.
+//! The chain that all processes of the benchmark share.
 //!
-//! Each block is a function of its number, so the load generator knows every byte that it has to receive from any of
-//! the servers, and the scripted node can answer for any block without keeping one.
+//! Each block is a function of its number, so the load generator knows every byte that it must receive from any of
+//! the servers, and the scripted node can answer for any block without storing it.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use clap::ValueEnum;
 /// The head when a run starts. The first event is the block after it.
 pub const START: u64 = 22_000_000;
 
-/// Hides the number in the last eight bytes of a hash, from where [`Chain::number_of`] takes it back.
+/// Masks the block number in the last eight bytes of a hash; [`Chain::number_of`] recovers the number.
 const NUMBER_MASK: u64 = 0x5eed_0fb1_0c4a_5400;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,7 +47,8 @@ impl Scenario {
         }
     }
 
-    /// A block without logs would have an empty bloom, which spares a proxy work that real blocks never spare it.
+    /// Returns at least 1: a block without logs has an empty bloom, which would save a proxy work that real blocks
+    /// require.
     fn logs_per_block(self) -> usize {
         match self {
             Self::Heads => 1,
@@ -59,7 +60,7 @@ impl Scenario {
 #[derive(Clone, Copy, Debug)]
 pub struct Chain {
     scenario: Scenario,
-    /// Unix time of the block [`START`]: a proxy may hold a head's age against its node.
+    /// Unix time of the block [`START`], in seconds: a proxy may check a head's age against its clock.
     epoch: u64,
 }
 
@@ -72,7 +73,7 @@ impl Chain {
         START + 1 + event as u64
     }
 
-    /// What the clients receive of an event: the `result` of each notification, in order.
+    /// Returns the `result` of each notification that a client receives for `event`, in order.
     pub fn results(&self, event: usize) -> Vec<String> {
         let number = Self::block_of_event(event);
         match self.scenario {
@@ -94,12 +95,12 @@ impl Chain {
         (Self::hash(number) == hash).then_some(number)
     }
 
-    /// A header with geth's fields in geth's order.
+    /// Returns a header with geth's fields in geth's order.
     pub fn header(&self, number: u64) -> String {
         format!("{{{}}}", self.header_fields(number))
     }
 
-    /// The answer to `eth_getBlockBy…` without transaction objects.
+    /// Returns the answer to `eth_getBlockBy…` without transaction objects.
     pub fn block(&self, number: u64) -> String {
         format!(
             r#"{{{},"size":"0x3a2","transactions":[],"uncles":[],"withdrawals":[]}}"#,
@@ -165,7 +166,7 @@ impl Chain {
         log
     }
 
-    /// The true bloom, so that both a check for missing logs and one for foreign logs pass.
+    /// Computes the block's exact bloom, so that checks for missing logs and for foreign logs both pass.
     fn bloom(&self, number: u64) -> Bloom {
         let mut bloom = Bloom::ZERO;
         for index in 0..self.scenario.logs_per_block() as u64 {
@@ -174,7 +175,7 @@ impl Chain {
         bloom
     }
 
-    /// Forty blocks a second at most are produced, so the blocks' clock keeps near the wall's.
+    /// Advances one second per 40 blocks, the default `--rate`, so block time stays close to wall time.
     fn timestamp(&self, number: u64) -> u64 {
         self.epoch + number.saturating_sub(START) / 40
     }
@@ -189,7 +190,7 @@ fn topics(number: u64, index: u64) -> [B256; 3] {
     [word("signature", 0, index % 4), party("from"), party("to")]
 }
 
-/// 32 bytes that look random and depend on their three inputs alone.
+/// Returns 32 bytes that look random and depend only on the three inputs.
 pub fn word(name: &str, number: u64, index: u64) -> B256 {
     let mut state = name.bytes().fold(number.rotate_left(32) ^ index, |state, byte| {
         mix(state ^ u64::from(byte))

@@ -1,13 +1,13 @@
-//! The load generator: many clients in one thread, each of which checks every message that it gets.
+//! The load generator: many clients in one thread, each of which checks every message it receives.
 //!
-//! On standard output it says `ready <nanoseconds>` (since the first connect) when all have subscribed, `done <event>
-//! <nanoseconds>` (the system's monotonic clock) when the last client has all of an event, `fault <account>` when a client
-//! got something else than the next message, and on the command `finish` either a fault or `finished` with its
-//! [`Totals`].
+//! Standard output carries `ready <nanoseconds>` (since the first connect) when all clients have subscribed,
+//! `done <event> <nanoseconds>` (the system's monotonic clock) when the last client has received all of an event,
+//! `fault <account>` when a client received anything but the next message, and, on the command `finish`, either a
+//! fault or `finished` with the [`Totals`].
 //!
-//! Of clients that are compressed for, one of fifty inflates and checks every byte. The others hold each message's length
-//! and end against those of the first client that had it, for to inflate them all would take the server's time: the
-//! machine has no core to spare.
+//! With compression, one client in fifty inflates and checks every byte. The other clients compare each message's
+//! length and last bytes with those of the first client that received the message: inflating every copy would take
+//! CPU time from the server, because the machine has no spare core.
 
 use std::{
     collections::BTreeSet,
@@ -37,21 +37,21 @@ use crate::{
 
 const COMMANDS: Token = Token(usize::MAX);
 
-/// Clients between their connect and the answer to their subscribe call.
+/// Limit on clients between connect and the answer to their subscribe call.
 const CONNECTING_AT_ONCE: usize = 64;
 
-/// Holds more than a burst of a hundred logs, so that one read per client and burst is usual.
+/// Size in bytes, larger than a burst of a hundred logs, so that a client usually needs one read per burst.
 const READ_BUFFER: usize = 256 * 1024;
 
 pub fn receive(args: &LoadArgs) -> Result<()> {
-    // The account goes to standard output, where the benchmark waits for it.
+    // The benchmark reads faults from standard output.
     if let Err(error) = Load::new(args).and_then(Load::run) {
         println!("fault {}", format!("{error:#}").replace('\n', " "));
     }
     Ok(())
 }
 
-/// The system's monotonic clock, which all processes share.
+/// Reads the system's monotonic clock, which all processes share.
 pub fn monotonic_now() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(
@@ -60,13 +60,13 @@ pub fn monotonic_now() -> Duration {
     )
 }
 
-/// What all clients have had.
+/// The sums over all clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     pub checked: u64,
-    /// Those among them whose bytes differ from the node's although they say the same.
+    /// Messages among `checked` whose bytes differ from the node's, although the JSON is equal.
     pub rewritten: u64,
-    /// On the wire.
+    /// Bytes on the wire.
     pub bytes: u64,
 }
 
@@ -97,7 +97,7 @@ impl FromStr for Totals {
     }
 }
 
-/// One client of so many inflates what it gets.
+/// One client in this many inflates its messages.
 const INFLATING: usize = 50;
 
 struct Load {
@@ -107,11 +107,11 @@ struct Load {
     wanted: usize,
     compress: bool,
     script: Script,
-    /// Of each message that came compressed.
+    /// Expected length and end of each compressed message, in the order of the script.
     marks: Vec<Mark>,
-    /// Clients that have their subscription id.
+    /// Number of clients that have their subscription id.
     subscribed: usize,
-    /// How many clients have all of an event, by event.
+    /// Number of clients that have all of an event, by event.
     complete: Vec<usize>,
     totals: Totals,
     buffer: Vec<u8>,
@@ -167,7 +167,7 @@ impl Load {
     fn connect(&mut self) -> Result<()> {
         // Blocking is fine here: on the loopback a connect lasts as long as its system call.
         let stream = std::net::TcpStream::connect(self.server).context("connecting")?;
-        // A reset instead of a FIN: thousands of sockets in TIME_WAIT would follow the benchmark's next runs.
+        // A reset instead of a FIN: thousands of sockets in TIME_WAIT would disturb the next runs.
         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
@@ -212,7 +212,7 @@ impl Load {
                     println!("done {event} {}", monotonic_now().as_nanos());
                 }
             }
-            // A short read has emptied the socket; what comes later raises a new edge (epoll(7), question 9). The end of
+            // A short read has emptied the socket; later data raises a new edge (epoll(7), question 9). The end of
             // the stream raises none after its own.
             if len < self.buffer.len() && !event.is_read_closed() {
                 return Ok(());
@@ -231,7 +231,7 @@ impl Load {
         Ok(())
     }
 
-    /// Every message must be here by now: what is missing is lost.
+    /// Checks that every client has received every message; a message that is missing now is lost.
     fn finish(mut self) -> Result<()> {
         for (number, client) in self.clients.iter().enumerate() {
             let Stage::Live(feed) = &client.stage else {
@@ -256,7 +256,7 @@ impl Load {
     }
 }
 
-/// What every client has to receive, message by message.
+/// The messages that every client must receive, in order.
 struct Script {
     scenario: Scenario,
     results: Vec<Vec<u8>>,
@@ -275,7 +275,7 @@ impl Script {
         }
     }
 
-    /// The place of a result in the script, read from its fields.
+    /// Returns a result's position in the script, read from the result's fields.
     fn position_of(&self, result: &Value) -> Option<usize> {
         let field = |name| result.get(name)?.as_str();
         let quantity = |name| usize::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
@@ -310,15 +310,15 @@ struct Client {
     stage: Stage,
     frames: FrameReader,
     compress: bool,
-    /// Of those that check every byte of what is compressed.
+    /// Present for the clients that inflate compressed messages and check every byte.
     inflater: Option<Inflater>,
 }
 
-/// What a compressed message looks like, whichever client has it.
+/// Fingerprint of a compressed message, the same for all clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mark {
     len: usize,
-    /// Of the event's own bytes, which are the same for all.
+    /// Last bytes of the compressed event, which all clients share.
     end: [u8; 16],
 }
 
@@ -332,19 +332,19 @@ impl Mark {
 }
 
 enum Stage {
-    /// Holds what has come of the HTTP answer.
+    /// Contains the bytes of the HTTP response received so far.
     Upgrade(Vec<u8>),
     Subscribing,
     Live(Feed),
 }
 
-/// What one read told.
+/// The outcome of one read.
 #[derive(Default)]
 struct News {
     subscribed: bool,
     completed: Vec<usize>,
     rewritten: u64,
-    /// Of notifications, on the wire.
+    /// Bytes of notifications on the wire.
     bytes: u64,
 }
 
@@ -419,14 +419,14 @@ impl Client {
     }
 }
 
-/// One subscription from its answer on.
+/// One subscription, from the answer to `eth_subscribe` on.
 struct Feed {
     id: String,
-    /// Every notification as all known servers write it, up to the result.
+    /// Notification up to the result, in the bytes that all known servers write.
     prefix: Vec<u8>,
-    /// The position in the script of the message that has to come next.
+    /// Position in the script of the next message.
     next: usize,
-    /// Positions that were passed over: lost, unless they come late.
+    /// Positions that were skipped: lost, unless the messages arrive late.
     missing: BTreeSet<usize>,
 }
 
@@ -458,7 +458,8 @@ impl Feed {
         Ok(())
     }
 
-    /// The next compressed message looks as it does for the others; those that inflate see whether it is the right one.
+    /// Checks that the next compressed message has the same mark for all clients; the inflating clients check its
+    /// content.
     fn mark(&self, mark: Mark, script: &Script, marks: &mut Vec<Mark>) -> Result<()> {
         match marks.get(self.next) {
             Some(known) => ensure!(
@@ -484,7 +485,12 @@ impl Feed {
         self.next += 1;
     }
 
-    /// Not byte for byte the next message. Still right when it says the same in other bytes; otherwise says what is wrong.
+    /// Accepts a message that differs from the next one in bytes but not in meaning.
+    ///
+    /// # Errors
+    ///
+    /// If the message is not a notification of this subscription, or is altered, doubled, reordered or was never
+    /// produced.
     fn unexpected(&mut self, message: &[u8], script: &Script) -> Result<()> {
         let quoted = || String::from_utf8_lossy(message).chars().take(400).collect::<String>();
         let value: Value = serde_json::from_slice(message).with_context(|| format!("not JSON: {}", quoted()))?;

@@ -1,7 +1,7 @@
 //! The physical limit: one thread, one `writev` per client and event, nothing else.
 //!
-//! It accepts, answers the upgrade and the one `eth_subscribe`, and from then on hands pre-encoded frames to the kernel.
-//! epoll is asked only for commands, new clients and the rare socket that would not take everything.
+//! The server accepts, answers the upgrade and the one `eth_subscribe`, and from then on hands pre-encoded frames to
+//! the kernel. epoll reports only commands, new clients and the rare socket whose buffer is full.
 
 use std::{
     io::{ErrorKind, IoSlice, Read, Write},
@@ -64,7 +64,8 @@ pub fn serve(args: &ServeArgs) -> Result<()> {
     }
 }
 
-/// One message, ready for any client: the header is the same for all since every prefix has the same length.
+/// One message, encoded for all clients: the frame header is the same for all, since every prefix has the same
+/// length.
 struct Encoded {
     header: Vec<u8>,
     body: Vec<u8>,
@@ -118,7 +119,7 @@ fn deliver(burst: &[Encoded], clients: &mut [Client], poll: &Poll) -> Result<()>
     Ok(())
 }
 
-/// Gives what the socket did not take.
+/// Returns the bytes that the socket did not accept.
 fn write_all(mut stream: &TcpStream, slices: &[IoSlice<'_>]) -> Result<Vec<u8>> {
     for (number, chunk) in slices.chunks(SLICES_PER_WRITE).enumerate() {
         let len: usize = chunk.iter().map(|slice| slice.len()).sum();
@@ -134,7 +135,7 @@ fn write_all(mut stream: &TcpStream, slices: &[IoSlice<'_>]) -> Result<Vec<u8>> 
     Ok(Vec::new())
 }
 
-/// The bytes of all slices but the first `skip`.
+/// Concatenates the slices without the first `skip` bytes.
 fn concat(slices: &[IoSlice<'_>], mut skip: usize) -> Vec<u8> {
     let mut rest = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
     for slice in slices {

@@ -1,4 +1,4 @@
-//! What one delivered message costs the server: the bare `writev` loop, stock jsonrpsee, and headwater.
+//! CPU cost of one delivered message to the server: the bare `writev` loop, stock jsonrpsee, and headwater.
 //!
 //! ```text
 //!              commands                      events
@@ -7,12 +7,12 @@
 //!       \<------------------ "all clients have event k" ---------/
 //! ```
 //!
-//! Every box is a process of its own, and only the server's CPU time counts: what its threads spent on a CPU over a
-//! window of events, the kernel's part included. The servers take turns for several rounds, each time started afresh;
-//! medians are shown. The clients check every byte: a lost, doubled, reordered or altered message fails the benchmark.
+//! Every box is a process of its own, and only the server's CPU time counts: CPU time of its threads over a window of
+//! events, kernel time included. The servers take turns for several rounds and are restarted each time; the tables
+//! show medians. The clients check every byte: a lost, doubled, reordered or altered message fails the benchmark.
 //!
-//! With `--report` the rest of the table is measured too (idle memory, a stalled client, matching), and everything is
-//! written down as `RESULTS.md` with its plots.
+//! `--report` also measures idle memory, a stalled client and matching, and writes everything to `RESULTS.md` with
+//! its plots.
 //!
 //! ```text
 //! cargo bench --bench fanout -- --clients 1000 --rounds 5 --only loop,headwater
@@ -70,18 +70,18 @@ use crate::{
 struct Options {
     #[command(subcommand)]
     role: Option<Role>,
-    /// How many clients; several numbers one after the other.
+    /// Number of clients; several numbers are run one after the other.
     #[arg(long, value_delimiter = ',', default_value = "1000")]
     clients: Vec<usize>,
-    /// Counted events of the heads scenario; fewer where there are more than 1,000 clients.
+    /// Counted events of the heads scenario; fewer for more than 1,000 clients.
     #[arg(long, default_value_t = 200)]
     events: usize,
-    /// Counted events of the bursts scenario, a hundred logs each; fewer likewise.
+    /// Counted events of the bursts scenario, a hundred logs each; fewer for more than 1,000 clients.
     #[arg(long, default_value_t = 30)]
     bursts: usize,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Events per second at most; the next event also waits for the last client of the one before.
+    /// Maximum events per second; the next event also waits until the last client has received the one before.
     #[arg(long, default_value_t = 40.0)]
     rate: f64,
     /// Run these servers only.
@@ -90,19 +90,19 @@ struct Options {
     /// Run these scenarios only.
     #[arg(long, value_delimiter = ',')]
     scenario: Vec<Scenario>,
-    /// The headwater binary; the one built along with this benchmark unless set.
+    /// Path of the headwater binary; defaults to the one built along with this benchmark.
     #[arg(long, env = "PROXY_BIN", default_value = env!("CARGO_BIN_EXE_headwater"))]
     headwater: PathBuf,
-    /// One more argument for `headwater run`; may be given several times.
+    /// One more argument for `headwater run`; may be repeated.
     #[arg(long, allow_hyphen_values = true)]
     headwater_arg: Vec<String>,
-    /// Measure stalled clients, idle memory and matching too, and write RESULTS.md with its plots into this folder.
+    /// Also measure stalled clients, idle memory and matching, and write RESULTS.md with its plots into this folder.
     #[arg(long, value_name = "FOLDER")]
     report: Option<PathBuf>,
-    /// Measure matching alone, in this process.
+    /// Measure only matching, in this process.
     #[arg(long)]
     matching: bool,
-    /// Print JSON in place of the tables.
+    /// Print JSON instead of the tables.
     #[arg(long)]
     json: bool,
     /// Measure. `cargo bench` passes it.
@@ -184,7 +184,7 @@ impl Options {
             }
         }
         if let Some(folder) = &self.report {
-            // Of 100, 1,000 and 9,000 the stalled client stands among 1,000.
+            // With 100, 1,000 and 9,000 clients, the stalled client is one among 1,000.
             let mut clients = self.clients.clone();
             clients.sort_unstable();
             let usual = self.plan(Scenario::Bursts, clients[clients.len() / 2]);
@@ -207,11 +207,12 @@ impl Options {
             Scenario::Heads => self.events,
             Scenario::Bursts => self.bursts,
         };
-        // A run of many clients has as many messages as one of 1,000, as long as there are enough events for a median.
+        // A run of many clients has as many messages as a run of 1,000, as long as there are enough events for a
+        // median.
         let counted = (asked * 1000 / clients.max(1000)).max(asked.div_ceil(4));
         Plan {
             clients,
-            // Enough for buffers and congestion windows to reach their size.
+            // Enough for buffers and congestion windows to reach their final size.
             warmup: (counted / 5).max(5),
             counted,
             pace: Duration::from_secs_f64(1.0 / self.rate),

@@ -1,7 +1,7 @@
-//! From the logs of a block to the filters that want them, in this process: the index alone, without a socket.
+//! Matching of a block's logs against filters, in this process: the index alone, without a socket.
 //!
-//! Most filters are a wallet's (transfers to it), as dapps make them; the others ask for a contract or an event of it.
-//! Each result is held against a scan of all filters.
+//! Most filters select transfers to a wallet, as dapps do; the others select a contract, or one event of a contract.
+//! Each result is checked against a scan of all filters.
 
 use std::{
     hint::black_box,
@@ -24,23 +24,23 @@ use crate::{
 
 const LOGS: u64 = 400;
 
-/// Filters with the same contract and event, which [`HOT_LOGS`] of the block's logs are from.
+/// Number of the contract that the hot filters share; it emits [`HOT_LOGS`] of the block's logs.
 const HOT: u64 = 2 << 40;
 const HOT_LOGS: u64 = 10;
 
-/// Contracts and wallets of whom no filter knows.
+/// First number of the contracts and wallets that no filter selects.
 const QUIET: u64 = 1 << 40;
 
 const NUMBER: u64 = 22_000_000;
 
-/// What there is to find.
+/// The size of one measurement.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     /// Distinct filters.
     filters: u64,
-    /// So many logs go to a wallet that somebody watches.
+    /// Number of logs that are transfers to a wallet with a filter.
     watched: u64,
-    /// So many of the filters want the hot contract.
+    /// Number of filters that select the hot contract.
     hot: u64,
 }
 
@@ -48,7 +48,7 @@ const fn case(filters: u64, watched: u64, hot: u64) -> Case {
     Case { filters, watched, hot }
 }
 
-/// More and more filters for the same matches, then more and more matches for the same filters.
+/// Growing numbers of filters for the same matches, then growing numbers of matches for the same filters.
 const CASES: [Case; 6] = [
     case(1_000, 100, 0),
     case(10_000, 100, 0),
@@ -93,10 +93,11 @@ fn measure_one(case: Case) -> Result<Matching> {
     })
 }
 
-/// Filters that match a block's logs, by their number, and how many logs each matches.
+/// Pairs of a filter's number and the count of the block's logs it matches; only filters with a match.
 type Matches = Vec<(usize, usize)>;
 
-/// Microseconds for a block, the matches found, and microseconds of a scan that finds the same.
+/// Returns the median time per block in microseconds, the matches found, and the time of a scan with the same
+/// matches.
 fn matched(index: &mut LogIndex<usize>, all: &[LogFilter], block: &BlockLogs) -> Result<(f64, Matches, f64)> {
     let mut times = Vec::new();
     let mut found = Vec::new();
@@ -125,7 +126,7 @@ fn matched(index: &mut LogIndex<usize>, all: &[LogFilter], block: &BlockLogs) ->
     Ok((median(&mut times), found, scan_us))
 }
 
-/// Filters of which few want anything, by what all of them have in common.
+/// The properties that all filters share, where few of the filters match.
 #[derive(Clone, Copy, Debug)]
 pub enum Sharing {
     /// No sharing: each filter names another contract.
@@ -145,7 +146,7 @@ impl Sharing {
         }
     }
 
-    /// Filter `number`, of which the first [`SHARED_WANT`] want the hot contract's logs of the block.
+    /// Builds filter `number`; only the first [`SHARED_WANT`] filters match the hot contract's logs of the block.
     fn filter(self, number: u64) -> Result<LogFilter> {
         let wants = number < SHARED_WANT;
         let contract = |number: u64| Address::from_word(word("contract", number));
@@ -175,11 +176,11 @@ pub struct Shared {
     pub filters: u64,
     pub matches: usize,
     pub block_us: f64,
-    /// Time to remove all filters.
+    /// Time to remove all filters, in microseconds.
     pub leave_us: f64,
 }
 
-/// Measures one hundred thousand filters of each kind of sharing, with the same matches.
+/// Measures 100,000 filters of each `Sharing`, with the same matches.
 pub fn measure_shared() -> Result<Vec<Shared>> {
     let kinds = [Sharing::Nothing, Sharing::AllButBlocks, Sharing::AllButTopic];
     kinds.into_iter().map(measure_sharing).collect()
@@ -219,7 +220,7 @@ fn filter(number: u64) -> Result<LogFilter> {
     })
 }
 
-/// All want the same logs, and each is another filter.
+/// Builds a distinct filter that matches the same logs as all other hot filters.
 fn hot_filter(number: u64) -> Result<LogFilter> {
     let contract = Address::from_word(word("contract", HOT));
     parse(&json!({"address": contract, "topics": [[word("event", 0), word("event", HOT + number)]]}))

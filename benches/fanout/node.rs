@@ -1,7 +1,7 @@
 //! The scripted node: enough of an Ethereum node for headwater to follow its head.
 //!
-//! It runs in a process of its own, so that its CPU time is nobody's result. On each command the next block becomes the
-//! head and is announced; every block up to the head can be asked for.
+//! The node runs in a process of its own, so that its CPU time counts for no server. On each command the next block
+//! becomes the head and is announced; every block up to the head can be requested.
 
 use std::sync::{
     Arc,
@@ -25,7 +25,7 @@ use crate::{
     roles::{ServeArgs, on_each_event},
 };
 
-/// Blocks per `eth_getLogs`; hosted nodes draw a line as well.
+/// Maximum block range of an `eth_getLogs` call; hosted nodes have such a limit too.
 const MAX_LOG_RANGE: u64 = 1024;
 
 pub fn serve(args: &ServeArgs) -> Result<()> {
@@ -94,8 +94,8 @@ struct Node {
     following: Following,
 }
 
-/// Requests by which headwater follows the head. It is level once it has subscribed and has asked for the newest block;
-/// a client that joins earlier might get that block, which is not an event of the run.
+/// The requests by which headwater follows the head. headwater is in sync once it has subscribed and requested the
+/// newest block; a client that joins earlier might receive that block, which is not an event of the run.
 #[derive(Default)]
 struct Following {
     subscribed: AtomicBool,
@@ -122,7 +122,7 @@ struct Request<'a> {
     params: Vec<serde_json::Value>,
 }
 
-/// The members of an `eth_getLogs` filter that the node looks at.
+/// The members of an `eth_getLogs` filter that the node reads.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Range {
@@ -164,7 +164,7 @@ impl Node {
         }
     }
 
-    /// Anything but `newHeads` is refused: logs are to be fetched by block hash.
+    /// Refuses every kind but `newHeads`, so that headwater fetches logs by block hash.
     fn subscribe(&self, params: &[serde_json::Value], subscriptions: &mut Vec<String>) -> Option<String> {
         if params.first()? != "newHeads" {
             return None;

@@ -1,4 +1,4 @@
-//! `RESULTS.md` and its plots, written by the run that measured them.
+//! `RESULTS.md` and its plots, written by the run that took the measurements.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -15,9 +15,9 @@ use crate::{
     table::{Compression, Results, Row},
 };
 
-/// What the fan-out tables do not hold.
+/// The measurements besides the fan-out tables.
 pub struct Extras {
-    /// Bytes for each client.
+    /// User-space memory in bytes per idle client.
     idle: Vec<(Server, f64)>,
     idle_clients: usize,
     undisturbed: Vec<Stalled>,
@@ -28,9 +28,9 @@ pub struct Extras {
 }
 
 impl Extras {
-    /// Idle memory with the plan of most clients, the stalled client among those of `usual`.
+    /// Measures idle memory with the clients of `most`, and a stalled client among those of `usual`.
     pub fn measure(most: &Plan, usual: &Plan, rounds: usize) -> Result<Self> {
-        // Compression costs a client that is idle nothing, for none has a compressor.
+        // Compression adds nothing to idle clients: no client has its own compressor.
         let servers = [Server::Loop, Server::Stock, Server::Headwater];
         let mut idle: Vec<(Server, Vec<f64>)> = servers.map(|server| (server, Vec::new())).to_vec();
         let (mut undisturbed, mut disturbed) = (Vec::new(), Vec::new());
@@ -62,7 +62,8 @@ impl Extras {
         found.map_or(f64::NAN, |(_, bytes)| *bytes)
     }
 
-    /// Others' p99 with a stalled client against without, by round.
+    /// Returns the p99 of the reading clients with a stalled client, as a ratio to the p99 without; median over the
+    /// rounds.
     fn stalled_ratio(&self) -> f64 {
         let rounds = self.disturbed.iter().zip(&self.undisturbed);
         median(
@@ -72,7 +73,7 @@ impl Extras {
         )
     }
 
-    /// How much more the server's memory grew with a stalled client than without.
+    /// Returns the memory growth of the server, in bytes, that a stalled client adds; median over the rounds.
     fn stalled_growth(&self) -> f64 {
         let rounds = self.disturbed.iter().zip(&self.undisturbed);
         median(
@@ -88,7 +89,7 @@ impl Extras {
     }
 }
 
-/// The tables and plots of one run; `command` repeats it.
+/// Writes the tables and plots of one run; `command` is the command that repeats the run.
 pub fn write(folder: &Path, results: &[Results], extras: &Extras, command: &str) -> Result<()> {
     results::write(folder, "fanout", &text(results, extras, command))?;
     save(folder, "fanout.svg", &fanout_plot(results))?;
@@ -131,14 +132,14 @@ fn text(results: &[Results], extras: &Extras, command: &str) -> String {
     out
 }
 
-/// What DESIGN promises, and whether this run kept it.
+/// Compares each target of DESIGN with this run's measurement.
 fn targets(results: &[Results], extras: &Extras) -> String {
     let mut out = "| what | target | measured | met |\n|---|---|---|---|\n".to_owned();
     let mut line = |what: &str, target: &str, measured: String, met: bool| {
         let met = if met { "yes" } else { "**no**" };
         let _infallible = writeln!(out, "| {what} | {target} | {measured} | {met} |");
     };
-    // Few clients do not make up for what every event costs in any case: the node is asked for its logs, say.
+    // With fewer clients, the fixed cost per event dominates, for example fetching logs from the node.
     for results in results.iter().filter(|results| results.plan.clients >= 1000) {
         let clients = HumanCount(results.plan.clients as u64);
         let rows = results.rows();
@@ -223,7 +224,7 @@ fn targets(results: &[Results], extras: &Extras) -> String {
         "the stalled client is closed",
         &format!("{deadline} s (write deadline) after its buffers are full"),
         format!("{:.1} s after the first burst", extras.longest_stall_s()),
-        // The run fails otherwise.
+        // A missed deadline fails the run earlier.
         true,
     );
     let (megabytes, bound) = (extras.stalled_growth() / 1e6, 16.8);
@@ -326,7 +327,7 @@ pub fn matching_table(samples: &[Matching]) -> String {
     out
 }
 
-/// The dearest kind of filters that share something, as a multiple of those that do not.
+/// Returns the cost of the most expensive kind of shared filters, relative to that of filters that share nothing.
 fn sharing_ratio(shared: &[Shared]) -> f64 {
     let distinct = shared.first().map_or(f64::NAN, |first| first.block_us);
     let ratios = shared.iter().map(|sample| sample.block_us / distinct);

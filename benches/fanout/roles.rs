@@ -1,4 +1,4 @@
-//! The parts that this program plays in its child processes.
+//! The roles of this program's child processes.
 
 use std::{net::SocketAddr, thread};
 
@@ -20,7 +20,7 @@ pub enum Role {
     Node(ServeArgs),
     /// The clients.
     Load(LoadArgs),
-    /// Another program that is to end with the benchmark.
+    /// Another program that must end with the benchmark.
     Exec {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -40,12 +40,12 @@ impl Role {
     }
 }
 
-/// What the processes of one run must agree on.
+/// The settings that the processes of one run share.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     #[arg(long)]
     pub scenario: Scenario,
-    /// How many events the run has, warm-up included.
+    /// Number of events in the run, warm-up included.
     #[arg(long)]
     pub events: usize,
     #[arg(long)]
@@ -79,7 +79,7 @@ pub struct LoadArgs {
     pub server: SocketAddr,
     #[arg(long)]
     pub clients: usize,
-    /// Offer compression, which must be taken.
+    /// Offer compression, which the server must accept.
     #[arg(long)]
     pub compress: bool,
 }
@@ -96,7 +96,7 @@ impl LoadArgs {
     }
 }
 
-/// The numbers of the events to produce, one per line of standard input, handed to `on_event` on a thread of their own.
+/// Reads event numbers from standard input, one per line, and passes each to `on_event` on a separate thread.
 pub fn on_each_event(mut on_event: impl FnMut(usize) + Send + 'static) {
     thread::spawn(move || {
         for line in std::io::stdin().lines().map_while(Result::ok) {

@@ -20,13 +20,13 @@ use crate::{
     usage::{CpuTime, resident_memory},
 };
 
-/// A bound for each step that is not the delivery of an event.
+/// Time limit of each step other than the delivery of an event.
 pub const STEP: Duration = Duration::from_secs(60);
 
-/// A bound for the delivery of one event to all clients.
+/// Time limit for the delivery of one event to all clients.
 const DELIVERY: Duration = Duration::from_secs(15);
 
-/// Lets the machine come to rest between the phases of a run.
+/// Pause between the phases of a run, for the machine to become idle.
 pub const SETTLE: Duration = Duration::from_millis(400);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,7 +36,7 @@ pub enum Server {
     /// Stock jsonrpsee.
     Stock,
     Headwater,
-    /// headwater before clients that it compresses for.
+    /// headwater with clients that use compression.
     Compressed,
 }
 
@@ -53,30 +53,30 @@ impl Server {
     }
 }
 
-/// How much is run.
+/// The size and pace of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub clients: usize,
     pub warmup: usize,
     pub counted: usize,
-    /// The shortest time from one event to the next. An event waits for the last client of the one before in any case.
+    /// Minimum time between two events. An event also waits until the last client has received the one before.
     pub pace: Duration,
     pub headwater: PathBuf,
     pub headwater_args: Vec<String>,
 }
 
-/// What one run has shown.
+/// The measurements of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub cpu_ns_per_message: f64,
-    /// From the command to produce an event until the last client has it; the median over the counted events.
+    /// Median time from the command to produce an event until the last client has it, over the counted events.
     pub last_client_us: f64,
     pub connects_per_second: f64,
-    /// On the wire, with its header.
+    /// Bytes on the wire, with the frame header.
     pub bytes_per_message: f64,
-    /// Messages that the clients have checked, warm-up included.
+    /// Number of messages that the clients have checked, warm-up included.
     pub checked: u64,
-    /// Those among them whose bytes differ from the node's although they say the same.
+    /// Messages among `checked` whose bytes differ from the node's, although the JSON is equal.
     pub rewritten: u64,
 }
 
@@ -110,7 +110,7 @@ pub fn measure(server: Server, scenario: Scenario, plan: &Plan) -> Result<Sample
     for event in plan.warmup..plan.warmup + plan.counted {
         latencies.push(stage.deliver(event, &mut load, plan.pace)?.as_nanos() as f64 / 1e3);
     }
-    // Work that a server puts off until after the delivery counts too, and so would a message too many.
+    // Work that a server defers until after the delivery counts too, and a surplus message is still detected.
     thread::sleep(SETTLE);
     let cpu = CpuTime::of(stage.server_pid)?.since(&cpu_before);
 
@@ -127,8 +127,8 @@ pub fn measure(server: Server, scenario: Scenario, plan: &Plan) -> Result<Sample
     })
 }
 
-/// User-space memory for each more client with one subscription that nothing comes from: the slope between half the
-/// clients and all, so that what the server needs in any case does not count.
+/// Measures user-space memory in bytes per additional idle client with one subscription: the slope between half the
+/// clients and all of them, which excludes the server's fixed memory.
 pub fn idle_memory(server: Server, plan: &Plan) -> Result<f64> {
     let work = plan.work(Scenario::Heads)?;
     let stage = Stage::set(server, &work, plan, &[])?;
@@ -144,19 +144,19 @@ pub fn idle_memory(server: Server, plan: &Plan) -> Result<f64> {
     Ok((resident[1] - resident[0]) / (plan.clients / 2) as f64)
 }
 
-/// The server under test, with the process that produces its events.
+/// The server under test and the process that produces its events.
 pub struct Stage {
-    /// The server itself, or the node behind it.
+    /// The server itself, or the node behind headwater.
     producer: Process,
     _headwater: Option<Headwater>,
     pub server_pid: u32,
     pub address: SocketAddr,
-    /// Whether the clients offer compression.
+    /// `true` if the clients offer compression.
     compress: bool,
 }
 
 impl Stage {
-    /// `settings` are headwater's, as variables.
+    /// Starts the server; `settings` are environment variables for headwater.
     pub fn set(server: Server, work: &ServeArgs, plan: &Plan, settings: &[(&str, &str)]) -> Result<Self> {
         let role = match server {
             Server::Loop => "loop",
@@ -204,14 +204,15 @@ impl Stage {
         }
     }
 
-    /// Has one event produced, waits until all clients have it, and gives the time that took.
+    /// Has one event produced, waits until all clients have it, and returns the time from the command to the last
+    /// client.
     pub fn deliver(&mut self, event: usize, load: &mut Process, pace: Duration) -> Result<Duration> {
         let started = Instant::now();
         let commanded = monotonic_now();
         self.producer.send(&event.to_string())?;
         let done = match load.wait_for(&format!("done {event} "), DELIVERY) {
             Ok(at) => Duration::from_nanos(at.parse().context("an odd line from the load generator")?),
-            // Something is missing: let the load generator say what.
+            // A message is missing: the load generator reports which.
             Err(silence) if silence.is::<Silence>() => {
                 load.send("finish")?;
                 load.wait_for("finished ", STEP)?;

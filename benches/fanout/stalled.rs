@@ -1,4 +1,4 @@
-//! One client that stops reading among many that read: what it costs the others and the server, and when it is closed.
+//! One stalled client among many that read: its cost to the others and to the server, and the time until its close.
 
 use std::{
     fs,
@@ -22,28 +22,32 @@ use crate::{
     websocket::upgrade_request,
 };
 
-/// headwater's write deadline in these runs; the default, 20 s, would only lengthen them.
+/// Write deadline of headwater in these runs; the default, 20 s, would only lengthen them.
 pub const DEADLINE: Duration = Duration::from_secs(3);
 
-/// The buffers of two sockets fill first, and headwater looks at its clients once a second.
+/// Margin on top of the deadline: two socket buffers fill first, and headwater checks its clients once a second.
 const ALLOWANCE: Duration = Duration::from_secs(2);
 
 const PACE: Duration = Duration::from_millis(50);
 
-/// What one run has shown, of the clients that read.
+/// The measurements of one run, over the clients that read.
 #[derive(Clone, Copy, Debug)]
 pub struct Stalled {
-    /// From the command to produce a burst until the last of them has it.
+    /// Time from the command to produce a burst until the last of the reading clients has it.
     pub p50_us: f64,
     pub p99_us: f64,
-    /// The server's memory at its highest, against the beginning.
+    /// Peak growth of the server's resident memory since the start of the bursts, in bytes.
     pub growth: f64,
-    /// From the first burst until the stalled client is gone.
+    /// Time from the first burst until the stalled client is closed; `None` without a stalled client.
     pub closed_after: Option<Duration>,
     pub checked: u64,
 }
 
-/// Bursts for as long as the stalled client may live, and some more.
+/// Delivers bursts for longer than the stalled client may stay connected.
+///
+/// # Errors
+///
+/// If headwater does not close the stalled client within `DEADLINE` plus `ALLOWANCE`.
 pub fn measure(plan: &Plan, with_one_stalled: bool) -> Result<Stalled> {
     let counted = ((DEADLINE + ALLOWANCE + PACE).as_millis() / PACE.as_millis()) as usize;
     let plan = Plan {
@@ -77,7 +81,8 @@ pub fn measure(plan: &Plan, with_one_stalled: bool) -> Result<Stalled> {
     for event in plan.warmup..plan.warmup + plan.counted {
         latencies.push(stage.deliver(event, &mut load, plan.pace)?.as_nanos() as f64 / 1e3);
         growth = growth.max(resident_memory(stage.server_pid)?.saturating_sub(memory_before));
-        // The client itself would not see it: the close stands behind what it does not read.
+        // The server's open files show the close; the client would not see the close frame behind the data that it
+        // does not read.
         if closed_after.is_none() && stalled.is_some() && open_files(stage.server_pid)? <= files_before {
             closed_after = Some(started.elapsed());
         }
@@ -106,7 +111,7 @@ fn open_files(pid: u32) -> Result<usize> {
         .count())
 }
 
-/// A client with a small window that reads the answer to its call and nothing more.
+/// Connects a client with a small receive window that reads the answer to its call and nothing more.
 fn subscribe_and_stall(server: SocketAddr) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
     socket.set_recv_buffer_size(4096)?;

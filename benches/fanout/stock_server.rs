@@ -1,7 +1,7 @@
-//! A subscription server as jsonrpsee means it to be written: a registered subscription, one broadcast channel, one task
-//! per subscription that sends into its sink.
+//! A subscription server in the way jsonrpsee intends: a registered subscription, one broadcast channel, one task per
+//! subscription that sends into its sink.
 //!
-//! The limits are raised so that none of them is what is measured, and the message is built with
+//! The limits are raised so that none of them affects the measurement, and messages are built with
 //! [`SubscriptionMessage::new`], the cheaper of jsonrpsee's two ways.
 
 use std::{
@@ -82,7 +82,7 @@ async fn subscription(pending: PendingSubscriptionSink, mut feed: broadcast::Rec
             () = sink.closed() => return,
             event = feed.recv() => event,
         };
-        // A lagging subscription ends here; the load generator then reports what it lost.
+        // A lagging subscription ends here; the load generator then reports the lost messages.
         let Ok(event) = event else { return };
         for result in event.iter() {
             let message = SubscriptionMessage::new(sink.method_name(), sink.subscription_id(), result)
@@ -94,7 +94,7 @@ async fn subscription(pending: PendingSubscriptionSink, mut feed: broadcast::Rec
     }
 }
 
-/// Ids as long as those of the other servers, so that all send the same number of bytes.
+/// Assigns ids of the same length as the other servers, so that all servers send the same number of bytes.
 #[derive(Debug, Default)]
 struct HexIds(AtomicU64);
 

@@ -1,4 +1,4 @@
-//! The figures of all rounds, side by side.
+//! The measurements of all rounds, side by side.
 
 use std::fmt::Write as _;
 
@@ -22,10 +22,10 @@ pub struct Results {
 pub struct Row {
     pub server: Server,
     pub cpu_us: f64,
-    /// Against the bare loop, when that ran too.
+    /// CPU time relative to the bare loop; `None` if the loop was not run.
     pub ratio: Option<f64>,
     pub last_client_us: f64,
-    /// As `ratio`.
+    /// Time until the last client has the event, relative to the bare loop, like `ratio`.
     pub last_client_ratio: Option<f64>,
     pub connects_per_second: f64,
     pub bytes_per_message: f64,
@@ -76,7 +76,7 @@ impl Results {
         Some(samples)
     }
 
-    /// What compression costs and saves, where headwater ran with and without it.
+    /// Compares headwater with and without compression; `None` unless both were run.
     pub fn compression(&self) -> Option<Compression> {
         let (compressed, plain) = (self.samples(Server::Compressed)?, self.samples(Server::Headwater)?);
         Some(Compression {
@@ -163,7 +163,7 @@ impl Results {
         self.rounds.iter().map(|(_, samples)| samples.len()).min().unwrap_or(0)
     }
 
-    /// The first message with its envelope.
+    /// Returns the size of the first message, with its envelope.
     pub fn message_bytes(&self) -> usize {
         let envelope = notification::prefix(&notification::subscription_id(0)).len() + notification::END.len();
         let chain = Chain::new(self.scenario, 1_700_000_000);
@@ -171,12 +171,12 @@ impl Results {
     }
 }
 
-/// headwater with compression against itself without.
+/// headwater with compression, compared with headwater without.
 #[derive(Clone, Copy)]
 pub struct Compression {
-    /// Of its CPU for each message.
+    /// CPU time per message with compression, relative to the time without.
     cpu: f64,
-    /// Of the bytes on the wire, as a share.
+    /// Share of the bytes on the wire that compression saves.
     saved: f64,
 }
 
@@ -196,21 +196,21 @@ impl Compression {
     }
 }
 
-/// The median of the ratios within each round.
+/// Returns the median of the ratios within each round.
 fn ratio(samples: &[Sample], base: &[Sample], field: fn(&Sample) -> f64) -> f64 {
     let by_round = samples.iter().zip(base);
     let mut ratios: Vec<f64> = by_round.map(|(own, base)| field(own) / field(base)).collect();
     median(&mut ratios)
 }
 
-/// Where headwater stands between the loop and jsonrpsee.
+/// The cost of headwater and of jsonrpsee, relative to the loop.
 struct Verdict {
     headwater: f64,
     jsonrpsee: f64,
 }
 
 impl Verdict {
-    /// Needs all three servers.
+    /// Returns `None` unless all three servers were run.
     fn of(rows: &[Row]) -> Option<Self> {
         let ratio = |server| rows.iter().find(|row| row.server == server)?.ratio;
         Some(Self {
@@ -219,7 +219,8 @@ impl Verdict {
         })
     }
 
-    /// Distances are compared by logarithm: twice the loop is as far from it as half of jsonrpsee is from jsonrpsee.
+    /// Compares distances by logarithm: twice the loop is as far from the loop as half of jsonrpsee is from
+    /// jsonrpsee.
     fn nearer_to_the_loop(&self) -> bool {
         self.headwater.ln().abs() < (self.headwater / self.jsonrpsee).ln().abs()
     }
@@ -243,7 +244,7 @@ impl Verdict {
     }
 }
 
-/// The smallest value that is not below this share of all.
+/// Returns the smallest value for which at least `share` of all values are not larger.
 pub fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let rank = (values.len() as f64 * share).ceil() as usize;

@@ -1,4 +1,4 @@
-//! The calls that are made, and the answers that are right.
+//! The measured calls and their expected answers.
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -25,7 +25,7 @@ impl Call {
         }
     }
 
-    /// Whether headwater has the answer after the first time, until the next head at least.
+    /// Returns `true` if headwater keeps the first answer, at least until the next head.
     pub fn is_kept(self) -> bool {
         self != Self::Another
     }
@@ -38,8 +38,8 @@ impl Call {
         }
     }
 
-    /// Parameters of the call of this number. The contract of `eth_call` is the one that every chain has at address 4: it
-    /// returns what it is given.
+    /// Returns the parameters of call `number`. The target of `eth_call` is the identity precompile at address 4,
+    /// which exists on every chain and returns its input.
     pub fn params(self, number: u64) -> String {
         match self {
             Self::ChainId => "[]".to_owned(),
@@ -51,12 +51,12 @@ impl Call {
         }
     }
 
-    /// The result of the call of this number; `fixed` is what the node answered before.
+    /// Checks the result of call `number`; `fixed` is the node's earlier answer.
     pub fn check(self, number: u64, result: &RawValue, fixed: &RawValue) -> Result<()> {
         let given = || format!("\"0x{number:064x}\"");
         let is_right = match self {
             Self::Another => result.get() == given(),
-            // The same in other bytes is still right.
+            // Equal JSON in other bytes is still right.
             _ => result.get() == fixed.get() || value(result)? == value(fixed)?,
         };
         ensure!(
@@ -73,12 +73,12 @@ fn value(json: &RawValue) -> Result<Value> {
     Ok(serde_json::from_str(json.get())?)
 }
 
-/// One request as it goes out.
+/// Formats one request.
 pub fn request(id: u64, method: &str, params: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
 }
 
-/// An answer, or an event of a subscription, which has no id.
+/// An answer, or a subscription event, which has no id.
 #[derive(Deserialize)]
 pub struct Message<'a> {
     pub id: Option<u64>,
@@ -93,7 +93,11 @@ impl<'a> Message<'a> {
         serde_json::from_slice(json).with_context(|| format!("not JSON-RPC: {}", quoted(json)))
     }
 
-    /// The result with its id.
+    /// Returns the id and the result of an answer.
+    ///
+    /// # Errors
+    ///
+    /// If the message is not JSON-RPC, or has no id or no result.
     pub fn answer(json: &'a [u8]) -> Result<(u64, &'a RawValue)> {
         match Self::parse(json)? {
             Self {

@@ -1,7 +1,7 @@
-//! Many clients, each of which asks for every block as soon as it is told of its head.
+//! Many clients, each of which requests every block as soon as its head is announced.
 //!
-//! On standard output it says `ready` when all have subscribed, and `done <number> <microseconds>` when the last client has
-//! the block of this number, counted from the first one that was told of it.
+//! Standard output carries `ready` when all clients have subscribed, and `done <number> <microseconds>` when the last
+//! client has the block of this number, counted from the first announcement to any client.
 
 use std::{collections::HashMap, io::ErrorKind, net::SocketAddr, time::Instant};
 
@@ -33,11 +33,11 @@ impl Args {
 #[derive(Default)]
 struct Client {
     is_subscribed: bool,
-    /// Of the newest head that it was told.
+    /// Newest head announced to this client.
     head: Option<Head>,
 }
 
-/// A block as far as it is looked at.
+/// The members of a block that are compared.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 struct Head {
     number: String,
@@ -49,13 +49,13 @@ struct Event {
     result: Head,
 }
 
-/// One block on its way to all clients.
+/// Progress of one block on the way to all clients.
 struct Block {
     first_told: Instant,
     have_it: usize,
 }
 
-/// The id of the call that subscribes; those of the others are block numbers, and nobody is told of block 0.
+/// Id of the call that subscribes; the ids of the other calls are block numbers, and block 0 is never announced.
 const SUBSCRIBE: u64 = 0;
 
 pub fn run(args: &Args) -> Result<()> {

@@ -1,4 +1,4 @@
-//! One connection that calls go over: WebSocket, or HTTP that is kept alive.
+//! One connection for calls: WebSocket, or HTTP with keep-alive.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -17,7 +17,7 @@ use crate::{
     websocket::{check_upgrade, http_head_len, http_header, upgrade_request},
 };
 
-/// For what is no part of a measurement.
+/// Read timeout outside of measurements.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,13 +41,13 @@ pub struct Line {
     stream: TcpStream,
     server: SocketAddr,
     incoming: Incoming,
-    /// What is asked and not written yet.
+    /// Bytes of requests that are not written yet.
     out: Vec<u8>,
 }
 
 enum Incoming {
     Ws(FrameReader),
-    /// Holds the beginning of a response.
+    /// Contains the beginning of a response.
     Http(Vec<u8>),
 }
 
@@ -55,7 +55,7 @@ impl Line {
     pub fn connect(server: SocketAddr, transport: Transport) -> Result<Self> {
         // Blocking is fine before there is anything to measure.
         let mut stream = std::net::TcpStream::connect(server).with_context(|| format!("connecting to {server}"))?;
-        // A reset instead of a FIN: thousands of sockets in TIME_WAIT would follow the next runs.
+        // A reset instead of a FIN: thousands of sockets in TIME_WAIT would disturb the next runs.
         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         stream.set_nodelay(true)?;
         let incoming = match transport {
@@ -79,7 +79,7 @@ impl Line {
         Ok(registry.register(&mut self.stream, Token(token), both)?)
     }
 
-    /// It goes out with the next [`Self::flush`].
+    /// Queues a request for the next [`Self::flush`].
     pub fn ask(&mut self, request: &str) {
         match &self.incoming {
             Incoming::Ws(_) => self.out.extend(client_frame(TEXT, request.as_bytes())),
@@ -93,7 +93,7 @@ impl Line {
         }
     }
 
-    /// Writes what the socket takes; it says when it takes more.
+    /// Writes as much as the socket accepts; a writable event follows when the socket accepts more.
     pub fn flush(&mut self) -> Result<()> {
         while !self.out.is_empty() {
             match self.stream.write(&self.out) {
@@ -105,7 +105,7 @@ impl Line {
         Ok(())
     }
 
-    /// Reads what is there.
+    /// Reads all available bytes and passes each message to `on_message`.
     pub fn read(&mut self, buffer: &mut [u8], mut on_message: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         loop {
             let len = match self.stream.read(buffer) {
@@ -136,7 +136,7 @@ impl Line {
                     }
                 }
             }
-            // A short read has emptied the socket; what comes later raises a new edge (epoll(7), question 9).
+            // A short read has emptied the socket; later data raises a new edge (epoll(7), question 9).
             if len < buffer.len() {
                 return Ok(());
             }
@@ -153,14 +153,15 @@ fn upgrade(stream: &mut std::net::TcpStream, server: SocketAddr) -> Result<()> {
         ensure!(len > 0, "hung up in the upgrade: {}", quoted(&head));
         head.extend_from_slice(&buffer[..len]);
         if let Some(len) = http_head_len(&head) {
-            // Nobody has asked for anything yet.
+            // No request has been sent yet.
             ensure!(len == head.len(), "bytes behind the upgrade");
             return check_upgrade(std::str::from_utf8(&head)?, false);
         }
     }
 }
 
-/// The length of the first response with its head, once it is complete; its body goes to `on_body`.
+/// Passes the body of the first response to `on_body` and returns the length of head and body; `None` while
+/// incomplete.
 fn first_response(bytes: &[u8], mut on_body: impl FnMut(&[u8]) -> Result<()>) -> Result<Option<usize>> {
     let Some(head_len) = http_head_len(bytes) else {
         return Ok(None);
@@ -178,8 +179,8 @@ fn first_response(bytes: &[u8], mut on_body: impl FnMut(&[u8]) -> Result<()>) ->
     Ok(Some(whole))
 }
 
-/// One exchange on a connection of its own, blocking: status line and body. HTTP/1.0, so the body ends with the connection and
-/// never comes in chunks.
+/// Makes one blocking request on its own connection and returns status line and body. Uses HTTP/1.0, so that the body
+/// ends with the connection and is never chunked.
 pub fn fetch(server: SocketAddr, method: &str, path: &str, body: &str) -> Result<(String, String)> {
     let mut stream = std::net::TcpStream::connect(server)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,7 +1,7 @@
 //! The load generator: one thread that keeps a number of calls in flight and checks each answer.
 //!
-//! On standard output it says `ready` when it is connected, and after a line of standard input makes its calls and says
-//! `measured` with its [`Measured`], or `fault` with an account of what was wrong.
+//! Standard output carries `ready` after connecting and, after a line on standard input and the calls, `measured`
+//! with the [`Measured`] values, or `fault` with a description of the failure.
 
 use std::{
     fmt,
@@ -22,10 +22,10 @@ use crate::{
     node,
 };
 
-/// As many connections as a server is likely to have from one program.
+/// Maximum number of WebSocket connections, as many as one program is likely to open.
 const MAX_SOCKETS: usize = 8;
 
-/// An answer that does not come in such a time does not come.
+/// Time without any answer after which the calls in flight count as lost.
 const LOST: Duration = Duration::from_secs(20);
 
 const READ_BUFFER: usize = 64 * 1024;
@@ -34,7 +34,7 @@ const READ_BUFFER: usize = 64 * 1024;
 pub struct Args {
     #[arg(long)]
     pub server: SocketAddr,
-    /// Is asked beforehand what is right.
+    /// Node that answers the reference call before the run.
     #[arg(long)]
     pub node: SocketAddr,
     #[arg(long)]
@@ -43,7 +43,7 @@ pub struct Args {
     pub transport: Transport,
     #[arg(long)]
     pub in_flight: usize,
-    /// The number of the first call: no other run has made it.
+    /// Number of the first call; the ranges of different runs do not overlap.
     #[arg(long)]
     pub first: u64,
     #[arg(long)]
@@ -82,10 +82,10 @@ fn name(value: &impl clap::ValueEnum) -> String {
     value.get_name().to_owned()
 }
 
-/// What a run has shown. Times in microseconds.
+/// The measurements of a run; times in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
-    /// All calls, those before and after the counted time too.
+    /// Number of all calls, including those before and after the counted time.
     pub calls: u64,
     pub per_second: f64,
     pub p50: f64,
@@ -138,13 +138,13 @@ struct Load<'a> {
     fixed: Box<RawValue>,
     poll: Poll,
     lines: Vec<Line>,
-    /// What is under way, by place; a place belongs to one line for good.
+    /// The slots for calls in flight; a slot always uses the same connection.
     places: Vec<Place>,
     calls: u64,
 }
 
 struct Place {
-    /// Of the call under way, or the next one. It grows by the number of places, so it tells the place too.
+    /// Id of the call in flight, or of the next one. Grows by the number of slots, so the id identifies the slot too.
     id: u64,
     asked: Option<Instant>,
 }

@@ -1,4 +1,4 @@
-//! What headwater costs and saves a caller: the same calls to a node directly, and through headwater.
+//! Cost and gain of headwater for a caller: the same calls to a node directly, and through headwater.
 //!
 //! ```text
 //! load -------------------------------> node (anvil; geth too where there is one)
@@ -7,10 +7,11 @@
 //! 1,000 clients ----> headwater --> relay, which counts --> node
 //! ```
 //!
-//! Every box is a process of its own. The load keeps a number of calls in flight, each sent when the answer to the one
-//! before is there, and checks every answer: a wrong, missing or doubled one fails the benchmark. Node and headwater take
-//! turns within a round (direct, through, through, direct), each for half a second, so what else the machine does meets
-//! both; differences and ratios are taken within such a pair, and of those the median is shown.
+//! Every box is a process of its own. The load keeps a number of calls in flight, sends each call when the answer to
+//! the one before has arrived, and checks every answer: a wrong, missing or doubled answer fails the benchmark. Node
+//! and headwater take turns within a round (direct, through, through, direct), half a second each, so that other load
+//! on the machine affects both; differences and ratios are taken within such a pair, and the tables show their
+//! median.
 //!
 //! ```text
 //! cargo bench --bench forward
@@ -66,37 +67,37 @@ use crate::{
 struct Options {
     #[command(subcommand)]
     role: Option<Role>,
-    /// Calls under way at the same time; several numbers one after the other.
+    /// Calls in flight; several numbers are run one after the other.
     #[arg(long, value_delimiter = ',', default_value = "1,32,256")]
     in_flight: Vec<usize>,
-    /// Make these calls only.
+    /// Make only these calls.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Call>,
-    /// Over these transports only.
+    /// Use only these transports.
     #[arg(long, value_delimiter = ',')]
     transport: Vec<Transport>,
-    /// Each is two turns of either side.
+    /// Number of rounds; each is two turns of either side.
     #[arg(long, default_value_t = 2)]
     rounds: usize,
-    /// How long one turn is counted, in milliseconds.
+    /// Counted time of one turn, in milliseconds.
     #[arg(long, default_value_t = 400)]
     millis: u64,
-    /// Clients that all ask for each new block.
+    /// Number of clients that request each new block.
     #[arg(long, default_value_t = 1000)]
     clients: usize,
-    /// Blocks that they ask for.
+    /// Number of blocks that these clients request.
     #[arg(long, default_value_t = 20)]
     blocks: u64,
     /// One round of short turns: less than a minute.
     #[arg(long)]
     quick: bool,
-    /// anvil; that of the interop tests unless set.
+    /// Path of anvil; defaults to the anvil of the interop tests.
     #[arg(long, env = "ANVIL", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/node_modules/.bin/anvil"))]
     anvil: PathBuf,
-    /// geth, for a second table.
+    /// Path of geth; adds a second table.
     #[arg(long, env = "GETH")]
     geth: Option<PathBuf>,
-    /// The headwater binary; the one built along with this benchmark unless set.
+    /// Path of the headwater binary; defaults to the one built along with this benchmark.
     #[arg(long, env = "PROXY_BIN", default_value = env!("CARGO_BIN_EXE_headwater"))]
     headwater: PathBuf,
     /// Write this part of RESULTS.md with its plot into this folder.
@@ -162,7 +163,7 @@ impl Options {
         let plan = Plan {
             headwater: self.headwater.clone(),
             counted: Duration::from_millis(millis),
-            // Enough for connections to be warm and for what can be kept to be there.
+            // Enough to warm up the connections and fill the caches.
             warmup: Duration::from_millis(millis.div_ceil(4)),
         };
         let node = Node::start(kind, binary).with_context(|| format!("starting {}", kind.name()))?;
@@ -206,7 +207,7 @@ impl Options {
     }
 }
 
-/// Nothing chosen is everything.
+/// Checks if `one` is selected; an empty selection means all.
 fn chosen<T: PartialEq>(only: &[T], one: &T) -> bool {
     only.is_empty() || only.contains(one)
 }

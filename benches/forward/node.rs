@@ -1,4 +1,4 @@
-//! A real node, which mines when it is told to.
+//! A real node that mines on command.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -18,7 +18,7 @@ use crate::{
 
 const START: Duration = Duration::from_secs(60);
 
-/// Blocks before anything is measured: nobody's chain is empty.
+/// Number of blocks mined before a measurement, so that the chain is not empty.
 const BLOCKS: usize = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,17 +36,17 @@ impl Kind {
     }
 }
 
-/// A running node. It ends with this value.
+/// A running node, stopped when dropped.
 pub struct Node {
     kind: Kind,
     process: Process,
-    /// WebSocket and HTTP.
+    /// Address for both WebSocket and HTTP.
     pub address: SocketAddr,
 }
 
 impl Node {
     pub fn start(kind: Kind, binary: &Path) -> Result<Self> {
-        // Chosen here: a node that says where it listens also says on the way what it is asked, and that costs it time.
+        // The port is chosen here: a node that logs its listen address also logs each request, which costs time.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let port = address.port();
         let args = match kind {
@@ -81,24 +81,24 @@ impl Node {
         self.process.pid()
     }
 
-    /// Its name and version, without the machine that it was built on.
+    /// Returns the node's name and version, without the build platform.
     pub fn version(&self) -> Result<String> {
         let version: String = serde_json::from_str(ask(self.address, "web3_clientVersion", "[]")?.get())?;
         Ok(version.split(['-', '+']).next().unwrap_or_default().to_owned())
     }
 
-    /// The number of its head.
+    /// Returns the block number of the node's head.
     pub fn head(&self) -> Result<u64> {
         let number: String = serde_json::from_str(ask(self.address, "eth_blockNumber", "[]")?.get())?;
         quantity(&number)
     }
 
-    /// One more block.
+    /// Mines one block and waits until it is the head.
     pub fn mine(&self) -> Result<()> {
         let before = self.head()?;
         match self.kind {
             Kind::Anvil => drop(ask(self.address, "evm_mine", "[]")?),
-            // A development chain of geth has a block for each transaction.
+            // A development chain of geth mines one block per transaction.
             Kind::Geth => {
                 let accounts: Vec<String> = serde_json::from_str(ask(self.address, "eth_accounts", "[]")?.get())?;
                 let own = accounts.first().context("a geth without its developer's account")?;
@@ -115,7 +115,7 @@ impl Node {
     }
 }
 
-/// One call on a connection of its own.
+/// Makes one call on its own connection.
 pub fn ask(server: SocketAddr, method: &str, params: &str) -> Result<Box<RawValue>> {
     let (_, answer) = fetch(server, "POST", "/", &request(1, method, params)).with_context(|| method.to_owned())?;
     let (_, result) = Message::answer(answer.as_bytes()).with_context(|| method.to_owned())?;

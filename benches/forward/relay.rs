@@ -1,7 +1,7 @@
-//! Stands before the node and counts the calls on their way to it, by method.
+//! A relay in front of the node that counts calls by method.
 //!
-//! On standard output it says `listening <address>`, and on each line of standard input `counted` and what passed so far, as
-//! JSON.
+//! Standard output carries `listening <address>` and, for each line on standard input, `counted` and the counts so
+//! far as JSON.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ pub struct Args {
     pub node: SocketAddr,
 }
 
-/// Calls by method.
+/// Number of calls by method.
 pub type Counts = BTreeMap<String, u64>;
 
 #[derive(Deserialize)]
@@ -61,7 +61,7 @@ fn pass_on(mut client: TcpStream, node: SocketAddr, counts: &Mutex<Counts>) -> R
     client.set_nodelay(true)?;
     let (mut answers, mut back) = (node.try_clone()?, client.try_clone()?);
     thread::spawn(move || {
-        // Whichever ends, both do.
+        // When either direction ends, close both.
         let _ended = std::io::copy(&mut answers, &mut back);
         let _gone = back.shutdown(Shutdown::Both);
     });
@@ -75,7 +75,7 @@ fn pass_on(mut client: TcpStream, node: SocketAddr, counts: &Mutex<Counts>) -> R
             }
             Ok(len) => len,
         };
-        // Counted first: who has the answer finds it counted.
+        // Count before forwarding, so that a caller with an answer finds the call counted.
         let mut bytes = buffer[..len].to_vec();
         if let Some(before) = &mut head {
             before.append(&mut bytes);

@@ -14,7 +14,7 @@ use crate::{
     svg::{Bars, shown},
 };
 
-/// DESIGN section 4: what a call costs that has to go to the node, with no other under way.
+/// Limit of DESIGN section 4, in milliseconds, for the latency added to a forwarded call with no other in flight.
 const ADDED_MS: f64 = 0.2;
 
 pub fn write(folder: &Path, tables: &[Results]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The parts that this program plays in its child processes.
+//! The roles of this program's child processes.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -7,13 +7,13 @@ use crate::{crowd, load, process, relay};
 
 #[derive(Debug, Subcommand)]
 pub enum Role {
-    /// Calls, so many at the same time.
+    /// Makes calls, with a fixed number in flight.
     Load(load::Args),
-    /// Clients that ask for every block of which they are told.
+    /// Clients that request every announced block.
     Crowd(crowd::Args),
-    /// Stands before the node and counts the calls that reach it.
+    /// A relay in front of the node that counts calls.
     Relay(relay::Args),
-    /// Another program that is to end with the benchmark.
+    /// Another program that must end with the benchmark.
     Exec {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -27,10 +27,10 @@ impl Role {
             Self::Load(args) => load::run(args),
             Self::Crowd(args) => crowd::run(args),
             Self::Relay(args) => relay::run(args),
-            // It speaks on standard error, like what it becomes.
+            // Reports errors on standard error, like the program it becomes.
             Self::Exec { command } => return process::become_program(command),
         };
-        // The account goes to standard output, where the benchmark waits for it.
+        // The benchmark reads faults from standard output.
         if let Err(error) = &played {
             println!("fault {}", format!("{error:#}").replace('\n', " "));
         }

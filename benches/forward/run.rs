@@ -1,4 +1,4 @@
-//! What is measured: one call with so many in flight, directly and through headwater in turns; and the crowd.
+//! The measurements: one call with a fixed number in flight, directly and through headwater in turns; and the crowd.
 
 use std::{
     fmt,
@@ -23,27 +23,27 @@ use crate::{
     usage::{CpuTime, resident_memory},
 };
 
-/// A bound for each step.
+/// Time limit of each step.
 const STEP: Duration = Duration::from_secs(60);
 
-/// Between two blocks that the crowd asks for.
+/// Pause before each block that the crowd requests.
 const PACE: Duration = Duration::from_millis(50);
 
-/// How it is run.
+/// The durations of a run.
 pub struct Plan {
     pub headwater: PathBuf,
     pub warmup: Duration,
     pub counted: Duration,
 }
 
-/// All that was measured with one node.
+/// All measurements with one node.
 pub struct Results {
-    /// Its name and version.
+    /// Name and version of the node.
     pub node: String,
     pub kind: Kind,
     pub rounds: usize,
     pub cells: Vec<Cell>,
-    /// headwater's, in bytes, when all rows were done.
+    /// Resident memory of headwater after all rows, in bytes.
     pub memory: u64,
     pub crowds: Crowds,
 }
@@ -56,14 +56,14 @@ pub struct Cell {
     pairs: Vec<Pair>,
 }
 
-/// Directly and through headwater, one right after the other.
+/// Two neighbouring turns, one directly and one through headwater.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
     direct: Measured,
     through: Measured,
-    /// For each call, of the node directly and of headwater.
+    /// CPU time per call in microseconds: of the node when called directly, and of headwater.
     cpu_us: (f64, f64),
-    /// The part of the calls that headwater asked the node.
+    /// Share of the calls that headwater forwarded to the node.
     forwarded: f64,
 }
 
@@ -105,17 +105,17 @@ impl Cell {
         self.medians(|pair| pair.through)
     }
 
-    /// Milliseconds, of the p50.
+    /// Returns the added p50 latency in milliseconds.
     pub fn added_ms(&self) -> f64 {
         self.median(|pair| (pair.through.p50 - pair.direct.p50) / 1e3)
     }
 
-    /// Calls a second through headwater, against those directly.
+    /// Returns the calls per second through headwater, relative to those directly.
     pub fn multiple(&self) -> f64 {
         self.median(|pair| pair.through.per_second / pair.direct.per_second)
     }
 
-    /// Microseconds for each call, of the node directly and of headwater.
+    /// Returns CPU time per call in microseconds: of the node when called directly, and of headwater.
     pub fn cpu_us(&self) -> (f64, f64) {
         (self.median(|pair| pair.cpu_us.0), self.median(|pair| pair.cpu_us.1))
     }
@@ -139,12 +139,12 @@ impl Cell {
     }
 }
 
-/// A node, and headwater before it.
+/// A node with headwater in front.
 pub struct Stage<'a> {
     node: &'a Node,
     plan: &'a Plan,
     headwater: Headwater,
-    /// Turns so far.
+    /// Number of turns so far.
     turns: u64,
 }
 
@@ -158,7 +158,8 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Direct, through, through, direct: what the machine does beside it, and whatever grows with time, meets both alike.
+    /// Runs direct, through, through, direct, so that other load on the machine and drift over time affect both
+    /// alike.
     pub fn round(&mut self, cell: &mut Cell) -> Result<Pair> {
         let earlier = self.turn(cell, self.node.address, self.node.pid())?;
         let first = self.through(cell, earlier)?;
@@ -173,7 +174,7 @@ impl<'a> Stage<'a> {
         Ok(first)
     }
 
-    /// Bytes that headwater has by now.
+    /// Returns the resident memory of headwater, in bytes.
     pub fn memory(&self) -> Result<u64> {
         resident_memory(self.headwater.process.pid())
     }
@@ -201,7 +202,7 @@ impl<'a> Stage<'a> {
         Ok(pair)
     }
 
-    /// What the load tells, and the CPU time of the process that answers, for each call.
+    /// Runs the load once; returns its measurements and the CPU microseconds per call of the process `pid`.
     fn turn(&mut self, cell: &Cell, server: SocketAddr, pid: u32) -> Result<(Measured, f64)> {
         self.turns += 1;
         let args = load::Args {
@@ -223,7 +224,7 @@ impl<'a> Stage<'a> {
         Ok((measured, cpu.as_nanos() as f64 / 1e3 / measured.calls as f64))
     }
 
-    /// Calls that headwater passed on, as it counts them itself.
+    /// Returns the number of calls that headwater has forwarded, by headwater's own metric.
     fn forwarded(&self) -> Result<f64> {
         let (_, page) = fetch(self.headwater.admin, "GET", "/metrics", "").context("its metrics")?;
         let counts = page
@@ -235,7 +236,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// A headwater that knows the node's head. It reaches the node at `address`.
+/// Starts a headwater that reaches the node at `address`, and waits until it knows the node's head.
 fn before(node: &Node, address: SocketAddr, plan: &Plan) -> Result<Headwater> {
     let headwater = Headwater::start(&plan.headwater, address, &[], &[])?;
     let level = format!("ready: head {}\n", node.head()?);
@@ -247,14 +248,14 @@ fn before(node: &Node, address: SocketAddr, plan: &Plan) -> Result<Headwater> {
     Ok(headwater)
 }
 
-/// Clients that ask for each new block: directly, and through headwater.
+/// Clients that request each new block: directly, and through headwater.
 pub struct Crowds {
     pub clients: usize,
     pub blocks: u64,
-    /// Until the last of them has a block, in milliseconds.
+    /// Median time from the first announcement until the last client has a block, in milliseconds.
     pub direct_ms: f64,
     pub through_ms: f64,
-    /// What reached the node through headwater, beyond what it takes to begin.
+    /// Calls that reached the node through headwater, without those of the startup.
     pub asked: Counts,
 }
 
@@ -268,7 +269,8 @@ impl Crowds {
             Ok(serde_json::from_str(&relay.wait_for("counted ", STEP)?)?)
         };
         let direct_ms = crowd(node, node.address, clients, blocks).context("directly")?;
-        // headwater has followed all the time; what it does beside the crowd is no call of theirs.
+        // headwater has followed the blocks of the direct run too; its own requests for them must not count as the
+        // crowd's.
         thread::sleep(4 * PACE);
         let earlier = count()?;
         let through_ms = crowd(node, headwater.address, clients, blocks).context("through headwater")?;
@@ -286,13 +288,13 @@ impl Crowds {
         })
     }
 
-    /// Times that the node was asked for a block, for each of them.
+    /// Returns the number of `eth_getBlockByNumber` calls that the node received, per block.
     pub fn asked_per_block(&self) -> f64 {
         *self.asked.get("eth_getBlockByNumber").unwrap_or(&0) as f64 / self.blocks as f64
     }
 }
 
-/// Milliseconds until the last client has a block, the median of all blocks.
+/// Returns the milliseconds until the last client has a block, as the median over all blocks.
 fn crowd(node: &Node, server: SocketAddr, clients: usize, blocks: u64) -> Result<f64> {
     let mut crowd = Process::start_role("crowd", &crowd::Args { server, clients }.to_args())?;
     crowd.wait_for("ready", STEP)?;

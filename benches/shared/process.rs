@@ -1,4 +1,4 @@
-//! Child processes: started, talked to by lines, and never left behind.
+//! Child processes: start, line-based communication, and cleanup.
 
 use std::{
     collections::VecDeque,
@@ -14,13 +14,13 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-/// How many lines of a process are quoted when it ends before its time.
+/// Number of output lines quoted when a process ends early.
 const QUOTED_LINES: usize = 12;
 
-/// Files that a process opens beside its clients' sockets, and more.
+/// Allowance for open files of a process besides its clients' sockets.
 const OTHER_FILES: u64 = 100;
 
-/// A running child. Dropping it ends it, on the way out of an error too.
+/// A running child process, killed when dropped, also on an error path.
 pub struct Process {
     name: &'static str,
     child: Child,
@@ -30,7 +30,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// One of this benchmark's own roles, which speaks on its standard output.
+    /// Starts one of this benchmark's own roles, which reports on standard output.
     pub fn start_role(name: &'static str, args: &[String]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("the path of the benchmark")?);
         command
@@ -45,8 +45,8 @@ impl Process {
         Ok(Self::new(name, child, output))
     }
 
-    /// A foreign program, which speaks on its standard error. It is started through our `exec` role, so that the kernel
-    /// ends it even when this process is killed without a chance to clean up.
+    /// Starts a foreign program, which reports on standard error. It runs through the `exec` role, so that the kernel
+    /// kills it even if this process is killed before its cleanup.
     pub fn start_program(
         name: &'static str,
         program: &Path,
@@ -73,7 +73,7 @@ impl Process {
     fn new(name: &'static str, mut child: Child, output: impl Read + Send + 'static) -> Self {
         let stdin = child.stdin.take();
         let (sender, lines) = channel();
-        // Ends with the child's output. It drains what nobody waits for, so that the child never blocks on a full pipe.
+        // Ends with the child's output. Draining unused lines keeps the child from blocking on a full pipe.
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 let _unheard = sender.send(line);
@@ -100,8 +100,12 @@ impl Process {
         writeln!(stdin, "{line}").with_context(|| format!("the {} process has gone", self.name))
     }
 
-    /// What follows `marker` in the first line that has it; lines without it are passed over. A line that begins with
-    /// `fault ` is the process's own account of why it failed.
+    /// Returns the text after `marker` in the first line that contains it; lines without it are skipped.
+    ///
+    /// # Errors
+    ///
+    /// If a line begins with `fault ` (the child's own description of its failure), the child ends, or no match
+    /// arrives within `timeout` (`Silence`).
     pub fn wait_for(&mut self, marker: &str, timeout: Duration) -> Result<String> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -141,13 +145,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // An error means that it has ended already.
+        // An error means that the child has already ended.
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
 }
 
-/// Nothing was heard in time, although the process lives.
+/// Error of a child that is alive but did not print the expected line in time.
 #[derive(Debug, thiserror::Error)]
 #[error("no word from {name} for {} s", timeout.as_secs())]
 pub struct Silence {
@@ -155,7 +159,8 @@ pub struct Silence {
     timeout: Duration,
 }
 
-/// One descriptor for each client and each of the others, here and in the child processes, which all inherit this limit.
+/// Raises the limit of open files for one descriptor per client plus a fixed allowance; child processes inherit the
+/// limit.
 pub fn allow_open_files(clients: usize) -> Result<()> {
     let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
     let needed = clients as u64 + OTHER_FILES;
@@ -166,12 +171,12 @@ pub fn allow_open_files(clients: usize) -> Result<()> {
     Ok(())
 }
 
-/// Called first in every child: it ends with its parent.
+/// Makes this process die with its parent; called first in every child.
 pub fn end_with_parent() -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("cannot ask for a signal at the parent's end")
 }
 
-/// Becomes `program`; returns only on failure. The death signal set before stays in force.
+/// Replaces this process by `program`; returns only on failure. The death signal set before stays in force.
 pub fn become_program(command: &[String]) -> Result<()> {
     let (program, args) = command.split_first().context("exec needs a program")?;
     Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot run {program}"))

@@ -1,4 +1,4 @@
-//! headwater as its users run it: the release binary, before a node.
+//! headwater in the form that users run: the release binary, in front of a node.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -6,18 +6,18 @@ use anyhow::{Context, Result};
 
 use crate::process::Process;
 
-/// It is up in a moment, whatever else the machine does.
+/// Time limit for startup, generous because startup takes only a moment even on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
-/// All clients have one address here, so the limit of one address would be what is measured.
+/// All clients share one address here, so the per-address limits would dominate the measurement.
 const NO_LIMIT: [(&str, &str); 2] = [
     ("HEADWATER_LIMITS_REQUESTS_PER_SECOND", "1000000"),
     ("HEADWATER_LIMITS_REQUEST_BURST", "1000000"),
 ];
 
-/// A running headwater. It ends with this value.
+/// A running headwater, stopped when dropped.
 pub struct Headwater {
-    /// Everybody looks at its `pid`, and what it says is read only here.
+    /// The child process. Callers use only its `pid`; its output is read only here.
     pub process: Process,
     pub address: SocketAddr,
     #[allow(dead_code, reason = "only one of the benchmarks looks there")]
@@ -25,7 +25,7 @@ pub struct Headwater {
 }
 
 impl Headwater {
-    /// `args` are its own after `run`, `settings` variables.
+    /// Starts headwater; `args` follow `run` on the command line, `settings` are environment variables.
     pub fn start(binary: &Path, node: SocketAddr, args: &[String], settings: &[(&str, &str)]) -> Result<Self> {
         let node = format!("ws://{node}");
         let fixed = [

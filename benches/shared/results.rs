@@ -1,4 +1,4 @@
-//! `RESULTS.md`, of which each benchmark writes its part.
+//! `RESULTS.md`, which each benchmark writes one part of.
 
 use std::{fs, io::ErrorKind, path::Path, thread};
 
@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 
 const NAME: &str = "RESULTS.md";
 
-/// Writes the part of this name and leaves the others as they are. A part begins with its name in a comment, and ends where
-/// the next one begins.
+/// Writes the named part and keeps the others. A part begins with its name in a comment and ends at the next such
+/// comment.
 pub fn write(folder: &Path, part: &str, text: &str) -> Result<()> {
     let path = folder.join(NAME);
     let before = match fs::read_to_string(&path) {
@@ -47,7 +47,7 @@ pub fn median(values: &mut [f64]) -> f64 {
     }
 }
 
-/// The machine in general words.
+/// Describes the machine in general terms.
 pub fn machine() -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -1,13 +1,13 @@
-//! Bars, drawn by hand: a figure is worth no plotting library.
+//! Bar charts drawn by hand, without a plotting library.
 
 use std::fmt::Write as _;
 
-/// Bars side by side for each group, one a series, on a logarithmic scale from `floor`: ten times as much is as far again.
+/// Groups of bars, one bar per series, on a logarithmic scale from `floor`: equal lengths are equal factors.
 pub struct Bars<'a> {
     pub title: &'a str,
     pub floor: f64,
     pub series: &'a [&'a str],
-    /// A label, and a value for each series that has one.
+    /// Pairs of a label and one value per series; `None` leaves the bar out.
     pub groups: Vec<(String, Vec<Option<f64>>)>,
 }
 
@@ -65,7 +65,7 @@ impl Bars<'_> {
     }
 }
 
-/// Three digits, however large.
+/// Formats a value with three digits, or more from 1,000 on.
 pub fn shown(value: f64) -> String {
     match value {
         value if value >= 99.95 => format!("{value:.0}"),

@@ -1,10 +1,10 @@
-//! The handshake of RFC 6455 as the loop server and the load generators need it; none may spend time in a library.
+//! The RFC 6455 handshake for the loop server and the load generators, without the cost of a library.
 
 use anyhow::{Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha1::{Digest, Sha1};
 
-/// Every client of the benchmark sends this key; nothing here defends against caches.
+/// Key that every client of the benchmark sends; there are no caches here to defend against.
 pub const CLIENT_KEY: &str = "aGVhZHdhdGVyIGZhbm91dA==";
 
 pub fn accept_value(key: &str) -> String {
@@ -14,7 +14,7 @@ pub fn accept_value(key: &str) -> String {
     STANDARD.encode(sha1.finalize())
 }
 
-/// With the offer of compression that browsers make, or without.
+/// Formats the upgrade request; with `compress`, offers permessage-deflate as browsers do.
 pub fn upgrade_request(host: &str, compress: bool) -> String {
     let offer = if compress {
         "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
@@ -27,7 +27,11 @@ pub fn upgrade_request(host: &str, compress: bool) -> String {
     )
 }
 
-/// What the server answered; with compression or without, as it was asked for.
+/// Checks the server's response head.
+///
+/// # Errors
+///
+/// If the upgrade was refused, the accept value is wrong, or compression was not agreed exactly as requested.
 pub fn check_upgrade(head: &str, compress: bool) -> Result<()> {
     let status = head.lines().next().unwrap_or_default();
     ensure!(
@@ -46,7 +50,7 @@ pub fn check_upgrade(head: &str, compress: bool) -> Result<()> {
     Ok(())
 }
 
-/// The length of an HTTP head with its blank line, once it is complete.
+/// Returns the length of an HTTP head with its blank line; `None` while incomplete.
 pub fn http_head_len(bytes: &[u8]) -> Option<usize> {
     bytes
         .windows(4)
@@ -54,7 +58,7 @@ pub fn http_head_len(bytes: &[u8]) -> Option<usize> {
         .map(|at| at + 4)
 }
 
-/// The value of a header, by its lower-case name.
+/// Returns the value of a header by its name, case-insensitive.
 pub fn http_header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines()
         .skip(1)

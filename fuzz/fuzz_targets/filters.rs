@@ -1,5 +1,5 @@
-//! Filters of logs: any JSON is read or refused; of drawn filters each wants what a filter wants that is read off the page,
-//! in whatever order it was written, alone and in the index.
+//! Log filters: any JSON is parsed or refused, and each generated filter matches the same logs as a naive reading of
+//! its definition, in whatever order its values are written, alone and in the index.
 
 #![no_main]
 
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// One of few, so that filters and logs meet.
+/// One of few values, so that filters and logs often match.
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     A,
@@ -45,7 +45,7 @@ impl Word {
     }
 }
 
-/// A topic position as it is written.
+/// A topic position of a filter, before serialisation.
 #[derive(Arbitrary, Clone, Debug)]
 enum Position {
     Null,
@@ -92,12 +92,12 @@ struct Filter {
     addresses: Vec<Word>,
     positions: Vec<Position>,
     from: Option<u8>,
-    /// Blocks behind `from`.
+    /// Number of blocks from `from` to the last block.
     length: Option<u8>,
 }
 
 impl Filter {
-    /// Either way it says the same.
+    /// Serialises the filter; `turned` reverses and repeats values without changing the meaning.
     fn json(&self, turned: bool) -> Value {
         let mut addresses: Vec<Value> = self.addresses.iter().map(|word| json!(word.address())).collect();
         if turned {
@@ -193,7 +193,7 @@ impl Drawn {
         assert!(index.is_empty() && index.filters() == 0);
     }
 
-    /// The logs as a node tells them.
+    /// Returns the logs in a node's format.
     fn logs_of(&self, number: u64) -> BlockLogs {
         let block = BlockRef {
             number,

@@ -1,5 +1,5 @@
-//! A client's bytes, in any cuts: the reader says what a decoder says that has the whole input before it and knows no
-//! states, and holds no more than it may.
+//! A client's bytes in arbitrary pieces: the reader gives the same results as a stateless decoder that has the whole
+//! input at once, and stays within its memory bound.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ use headwater::delivery::CloseReason;
 use headwater::session::{Form, Inbound, MAX_FRAGMENTS, Reader};
 use libfuzzer_sys::fuzz_target;
 
-/// Longest message; short, so that drawn ones are longer.
+/// Maximum message size in bytes; short, so that generated messages exceed it.
 const MAX: usize = 300;
 
 fuzz_target!(|data: &[u8]| {
@@ -16,7 +16,8 @@ fuzz_target!(|data: &[u8]| {
     let deflates = flags & 1 != 0;
     let mut told = read(wire, deflates, *cuts);
     let expected = decode(wire, deflates);
-    // What is corrupt may become too long before that shows: ours does not mind a block without an end while it has one.
+    // Corrupt compressed data may exceed the size limit before the corruption shows, since the reader accepts a block
+    // without an end as long as data remains.
     if expected.last() == Some(&Told::Corrupt) {
         told.pop_if(|last| *last == Told::Broken(1007) || *last == Told::Broken(1009));
         told.push(Told::Corrupt);
@@ -31,9 +32,9 @@ enum Told {
     Ping(Vec<u8>),
     Pong,
     Close(Option<u16>),
-    /// The end, with this code. Nothing is read behind it.
+    /// The end of the connection, with this close code; nothing is read after it.
     Broken(u16),
-    /// The end, for compressed data that is none.
+    /// The end of the connection, for invalid compressed data.
     Corrupt,
 }
 
@@ -52,7 +53,7 @@ fn read(wire: &[u8], deflates: bool, cuts: u8) -> Vec<Told> {
     let mut rest = wire;
     let mut cut = usize::from(cuts);
     while !rest.is_empty() {
-        // Sizes that differ, one byte and everything among them.
+        // Pieces of varying size, from one byte to the whole input.
         let (piece, behind) = rest.split_at((cut % 37 + 1).min(rest.len()));
         let piece = if cuts == 0xFF { rest } else { piece };
         rest = if cuts == 0xFF { &[] } else { behind };
@@ -77,7 +78,7 @@ fn read(wire: &[u8], deflates: bool, cuts: u8) -> Vec<Told> {
                 return told;
             }
         }
-        // A frame and a message of which it is the next part, both of the longest that may be, and a header.
+        // At most a message and its next frame, both of maximum length, and a frame header.
         assert!(
             reader.held_bytes() <= 2 * longest(deflates) + 14,
             "{}",
@@ -94,12 +95,12 @@ fn broken(reason: CloseReason) -> Told {
     Told::Broken(reason.code().expect("not a goodbye"))
 }
 
-/// What may be sent compressed is an eighth longer, and 64 bytes.
+/// Returns the maximum wire size of a message in bytes: `MAX`, plus an eighth of it and 64 if compressed.
 fn longest(deflated: bool) -> usize {
     if deflated { MAX + MAX / 8 + 64 } else { MAX }
 }
 
-/// RFC 6455 section 5 from the first byte to the last, by nothing but what it says.
+/// Decodes the whole input by RFC 6455 section 5, independently of the reader.
 fn decode(mut wire: &[u8], deflates: bool) -> Vec<Told> {
     let mut told = Vec::new();
     let mut message: Option<(Form, bool, Vec<u8>, u32)> = None;
@@ -133,7 +134,7 @@ fn decode(mut wire: &[u8], deflates: bool) -> Vec<Told> {
         if is_control && !fin {
             return fail(told, 1002);
         }
-        // A frame is refused by its header alone where no message that may be compressed could be as long.
+        // The header alone suffices to refuse a frame that exceeds the maximum for compressed messages.
         if len > longest(deflates) as u64 {
             return fail(told, 1009);
         }
@@ -207,8 +208,8 @@ fn close(payload: &[u8]) -> Result<Option<u16>, u16> {
     }
 }
 
-/// RFC 7692 section 7.2.2: four bytes are put behind the message. So that its end is known, the empty final block follows;
-/// where the message has a final block itself, only what begins the next block may stand behind that (7.2.3.4).
+/// Inflates a message by RFC 7692 section 7.2.2: four bytes are appended. The empty final block after them marks the
+/// end; if the message has a final block itself, only the beginning of the next block may follow it (7.2.3.4).
 fn inflate(message: &[u8]) -> Result<Vec<u8>, Told> {
     let whole = [message, &[0, 0, 0xFF, 0xFF, 1, 0, 0, 0xFF, 0xFF]].concat();
     let mut inflater = Decompress::new(false);

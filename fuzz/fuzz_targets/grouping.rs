@@ -1,5 +1,5 @@
-//! Filters of logs come and go while the chain goes forth and back: those that differ in their blocks alone are one group, and
-//! each gets what a scan of all filters finds for it.
+//! Log filters subscribe and leave while block numbers rise and fall: filters that differ only in their block range
+//! form one group, and each receives exactly the logs that a scan of all filters finds for it.
 
 #![no_main]
 
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Values in one field: none means any. With `many` there are more combinations than a filter has keys.
+/// Alternatives in one field; no value means any. `many` adds more combinations than a filter has keys.
 #[derive(Arbitrary, Clone, Debug)]
 struct Values {
     few: [bool; 3],
@@ -63,7 +63,7 @@ impl Filter {
 enum Step {
     Subscribe(Filter),
     Leave(usize),
-    /// A block of this number with these logs: words of address and topics.
+    /// A block of this number with logs, as pairs of address and topics.
     Block(u8, Vec<(u8, Vec<u8>)>),
 }
 
@@ -108,7 +108,7 @@ fn check(steps: Vec<Step>) {
     assert!(index.is_empty() && index.filters() == 0);
 }
 
-/// Returns the logs of a block as a node answers them.
+/// Returns the logs of a block in a node's format.
 fn logs_of(number: u64, logs: &[(u8, Vec<u8>)]) -> BlockLogs {
     let block = BlockRef {
         number,

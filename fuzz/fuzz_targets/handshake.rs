@@ -1,4 +1,4 @@
-//! What stands before the first frame: the headers of a request, and a balancer's PROXY protocol header.
+//! The bytes before the first frame: the headers of a request, and a load balancer's PROXY protocol header.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let mut unread = data;
     let client = client_of(&mut unread).now_or_never().expect("the bytes are all there");
     if let Ok(client) = client {
-        // The header is read whole, and nothing behind it.
+        // The header is consumed whole, and no byte after it.
         let length = usize::from(u16::from_be_bytes([data[14], data[15]]));
         assert_eq!(data.len() - unread.len(), 16 + length);
         assert_eq!(client.is_none(), data[12] == 0x20, "its own checks have no client");
@@ -23,7 +23,8 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The first line is a rule for origins, the others are headers; hyper's parser has its own fuzzers.
+/// Builds a request: the first line is a rule for origins, the others are headers; hyper's parser has its own
+/// fuzzers.
 fn request(data: &[u8]) -> Option<(String, Request<()>)> {
     let mut lines = data.split(|byte| *byte == b'\n');
     let rule = String::from_utf8(lines.next()?.to_vec()).ok()?;
@@ -64,7 +65,7 @@ fn upgrades((rule, request): &(String, Request<()>)) {
     assert_eq!(Origins::new(std::slice::from_ref(rule)).check(request.headers()), allowed);
 }
 
-/// `[scheme://]host[:port]`: what the rule leaves out may be anything.
+/// Checks `origin` against a rule `[scheme://]host[:port]`; parts missing from the rule match anything.
 fn allows(rule: &str, origin: &str) -> bool {
     let (rule, origin) = (rule.trim().to_ascii_lowercase(), origin.to_ascii_lowercase());
     let split = |text: &str| {
@@ -81,7 +82,7 @@ fn allows(rule: &str, origin: &str) -> bool {
     rule == "*" || fits(&wanted.0, &given.0) && wanted.1 == given.1 && fits(&wanted.2, &given.2)
 }
 
-/// RFC 7692 section 7.1, one character after the other.
+/// Checks the negotiation of extensions against RFC 7692 section 7.1, parsed character by character.
 fn extensions((_, request): &(String, Request<()>)) {
     let mut expected = None;
     for value in request.headers().get_all("sec-websocket-extensions") {
@@ -121,7 +122,7 @@ fn unquoted_parts(value: &str, separator: char) -> Vec<String> {
         .collect()
 }
 
-/// Whether the window has to be repeated; `None` where the offer cannot be taken.
+/// Returns `Some(true)` if the answer must repeat the window size, and `None` if the offer cannot be accepted.
 fn answer(offer: &str) -> Option<bool> {
     let parts = unquoted_parts(offer, ';');
     let (name, parameters) = parts.split_first()?;

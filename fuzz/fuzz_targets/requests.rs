@@ -1,4 +1,4 @@
-//! A client's messages: what JSON holds is read as what it is, and answered with JSON under the same id.
+//! A client's messages: JSON is parsed into the right kind of item, and answered with JSON under the same id.
 
 #![no_main]
 
@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
         values.next()?.ok()
     });
     let Ok(message) = Message::parse(data, MAX_BATCH) else {
-        // Only what is no JSON; that serde_json reads fewer values than it skips is no matter here.
+        // Only invalid JSON is refused; serde_json's limits when reading a value do not matter here.
         assert!(first.is_none(), "{first:?}");
         return;
     };
@@ -35,13 +35,13 @@ fuzz_target!(|data: &[u8]| {
             assert!(serde_json::from_str::<Value>(id_text(*id)).is_ok());
         }
         (_, Some(value)) => panic!("{message:?} for {value}"),
-        // Numbers beyond all bounds, or too deep: skipped, but not read.
+        // Numbers out of range or nesting too deep: skipped, but not read into a value.
         (_, None) => {}
     }
     answered(&message);
 });
 
-/// One item against what serde_json says.
+/// Compares one item with the value that serde_json reads.
 fn check(item: &Item<'_>, value: &Value) {
     match item {
         Item::Call(request) => {
@@ -59,7 +59,7 @@ fn check(item: &Item<'_>, value: &Value) {
         Item::Flawed(request, flaw) => {
             assert!(value.is_object());
             match flaw {
-                // Members that stand twice count for their depth, and are not in the value.
+                // Duplicate members count for the depth, but the value keeps only one of them.
                 Flaw::TooDeep => assert!(is_method_name(&request.method)),
                 Flaw::OddName => assert!(!is_method_name(&request.method)),
                 Flaw::LongName => assert!(request.method.len() > jsonrpc::MAX_METHOD_NAME),
@@ -67,7 +67,7 @@ fn check(item: &Item<'_>, value: &Value) {
         }
         Item::Response => assert!(value.is_object()),
         Item::Invalid(_) => {
-            // What any library writes is not refused.
+            // Requests as any library writes them are not refused.
             let plain = value.as_object().is_some_and(|members| {
                 members.len() == 3
                     && members.get("jsonrpc") == Some(&Value::from("2.0"))
@@ -91,7 +91,7 @@ fn shallow(request: &Request<'_>, value: &Value) {
     }
 }
 
-/// Arrays and objects inside each other. serde_json reads 127 at most, so that this may call itself.
+/// Returns the nesting depth of arrays and objects. serde_json reads at most 127 levels, so the recursion is bounded.
 fn depth(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
@@ -110,11 +110,11 @@ fn understood(request: &Request<'_>) {
     if let Some(SubscriptionMethod::Subscribe(namespace)) = SubscriptionMethod::of(&request.method) {
         drop(Topic::parse(namespace, request));
     }
-    // Also under the name that makes the most of the parameters.
+    // Also under the namespace that uses the parameters most.
     drop(Topic::parse("eth", request));
 }
 
-/// Each id comes back, in JSON.
+/// Checks that each id is returned, in JSON.
 fn answered(message: &Message<'_>) {
     let items = match message {
         Message::Single(item) => std::slice::from_ref(item),

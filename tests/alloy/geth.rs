@@ -1,4 +1,4 @@
-//! The same in front of geth, where there is one: what geth tells its own subscribers must come byte for byte.
+//! The same tests in front of geth, if installed: geth's notifications must pass through byte for byte.
 
 use std::io::Write;
 use std::path::Path;
@@ -16,10 +16,10 @@ use tokio::net::UnixStream;
 use super::node::{Emitter, NOTE, Output, Process, TRANSFER};
 use super::proxy::{Events, Proxy, connect, until, within};
 
-/// Transactions, and at least as many blocks.
+/// Number of transactions; geth mines at least as many blocks.
 const BLOCKS: u64 = 8;
 
-/// geth as a chain of its own, which makes a block for each transaction.
+/// geth with a private development chain, which mines one block per transaction.
 struct Geth {
     _process: Process,
     ws: String,
@@ -28,7 +28,7 @@ struct Geth {
 }
 
 impl Geth {
-    /// `None`, and a line that says so, where there is no geth.
+    /// Starts geth; returns `None` and prints a line if `GETH` is not set.
     async fn start(directory: &Path) -> Option<Self> {
         let Some(binary) = std::env::var_os("GETH") else {
             #[expect(
@@ -63,7 +63,7 @@ impl Geth {
             let asked = self
                 .provider
                 .raw_request("eth_getTransactionReceipt".into(), json!([hash]));
-            // geth refuses for a moment while it indexes.
+            // geth returns an error for a moment while it indexes.
             receipt = asked.await.unwrap_or_default();
             !receipt.is_null()
         })
@@ -81,7 +81,7 @@ impl Geth {
     }
 }
 
-/// The payloads of one subscription, from the proxy and from geth, untouched.
+/// Raw notifications of one subscription, through the proxy and directly from geth.
 struct Pair {
     params: Value,
     through: Events<Box<RawValue>>,
@@ -97,15 +97,15 @@ impl Pair {
         }
     }
 
-    /// Whether the last thing that geth told came through as well; nothing is left of either.
+    /// Discards all notifications so far; returns `true` if the last one from geth came through the proxy too.
     async fn drain(&mut self) -> bool {
         let (through, direct) = (self.through.drain().await, self.direct.drain().await);
         let last = |events: &[Box<RawValue>]| events.last().map(|event| event.get().to_owned());
         !through.is_empty() && last(&through) == last(&direct)
     }
 
-    /// The heads above `number`: of the block before that, either may have heard when it subscribed. How many blocks
-    /// geth makes of the transactions is its own affair, and now and then one is empty.
+    /// Compares the heads above `number`; block `number` itself may be announced to either subscription. The number
+    /// of blocks that geth makes of the transactions may vary, and a block is empty now and then.
     async fn compare_heads_after(&mut self, number: u64) {
         let told = async |events: &mut Events<Box<RawValue>>| -> Vec<String> {
             let told = events.drain().await.into_iter().map(|head| head.get().to_owned());
@@ -196,7 +196,7 @@ async fn what_geth_says_comes_byte_for_byte() {
     }
 }
 
-/// Rows of docs/methods.md: the method, and whether it is served by default.
+/// Reads the rows of docs/methods.md: pairs of a method and `true` if it is served by default.
 fn documented() -> Vec<(&'static str, bool)> {
     let text = include_str!("../../docs/methods.md");
     let (_, table) = text.split_once("## Every method of geth").unwrap();
@@ -207,7 +207,8 @@ fn documented() -> Vec<(&'static str, bool)> {
     table.lines().filter_map(row).collect()
 }
 
-/// The code of geth's answer over IPC. More parameters than any method takes: nothing is executed.
+/// Returns the error code of geth's answer over IPC, or 0. The call has more parameters than any method takes, so
+/// that geth executes nothing.
 async fn code_over_ipc(socket: &mut BufReader<UnixStream>, method: &str) -> i64 {
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": too_many()});
     socket.write_all(format!("{request}\n").as_bytes()).await.unwrap();
@@ -221,7 +222,8 @@ fn too_many() -> Value {
     vec![Value::Null; 20].into()
 }
 
-/// Over IPC geth serves every namespace: each of its methods is in the table, and served or refused as it says there.
+/// Checks docs/methods.md against geth's IPC, which serves every namespace: the table has all of them, and headwater
+/// serves or refuses each method as documented.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_over_ipc_is_served_or_refused_as_documented() {
     const UNKNOWN: i64 = -32601;
@@ -245,10 +247,10 @@ async fn every_method_over_ipc_is_served_or_refused_as_documented() {
     let proxy = Proxy::start(path.to_str().unwrap()).await;
     let client = proxy.connect().await;
     for (method, is_served) in rows {
-        // Most of `engine` is there with a consensus client only.
+        // geth serves most of `engine` only with a consensus client.
         let is_there = method.starts_with("engine_") || code_over_ipc(&mut socket, method).await != UNKNOWN;
         assert!(is_there, "geth has no {method}");
-        // A subscription is refused by what it names.
+        // The proxy refuses subscriptions by their kind, so `params` must name one.
         let params = if method.ends_with("_subscribe") {
             json!(["newHeads"])
         } else {

@@ -1,5 +1,5 @@
-//! alloy's own provider through the proxy, in front of a real node (anvil): whatever comes through is what the node itself
-//! says when it is asked directly.
+//! alloy's provider through the proxy, in front of a real node (anvil): every answer and notification equals the
+//! node's own.
 
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]
@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 use node::{ACCOUNT, Emitter, NOTE, Node, Story, TRANSFER};
 use proxy::{Events, Proxy, connect, until, within};
 
-/// By address and topics, with every shape that alloy gives them: alone, several, and positions left open.
+/// Filters by address and topics in every form that alloy builds: one value, several values, and open positions.
 fn filters(node: &Node) -> [Filter; 4] {
     let receiver = |n: u8| B256::with_last_byte(n);
     let here = Filter::new().address(node.contract);
@@ -64,7 +64,7 @@ async fn full_pending(of: &DynProvider) -> Events<Transaction> {
     Events::of("full pending", of.subscribe_full_pending_transactions()).await
 }
 
-/// Sends transactions without events until they are told: the proxy asks the node for them in the background.
+/// Sends transactions without events until one is announced: the proxy subscribes at the node in the background.
 async fn flowing(node: &Node, pending: &mut Events<B256>) {
     until("pending transactions flow", async || {
         let sent = node.emit(0).await;
@@ -73,7 +73,7 @@ async fn flowing(node: &Node, pending: &mut Events<B256>) {
     .await;
 }
 
-/// What is left when each removal takes its log away; a removal of nothing, or a log told twice, is a failure.
+/// Applies the removals and returns the remaining logs; fails if a removal has no log or a log is delivered twice.
 fn left(told: &[Log]) -> Vec<Log> {
     let mut left: Vec<Log> = Vec::new();
     for log in told {
@@ -198,7 +198,8 @@ async fn what_was_unsubscribed_is_silent_and_the_rest_goes_on() {
     pending.exactly(1).await;
     others.exactly(2).await;
 
-    // alloy sends both with the id 1, forgets them at once and reads no answer: the proxy must be asked what it knows.
+    // alloy sends both with the id 1, forgets them at once and reads no answer, so the test checks the proxy's
+    // metrics.
     let open = async |kind| {
         proxy
             .metric(&format!("headwater_subscriptions{{kind=\"{kind}\"}}"))
@@ -238,7 +239,7 @@ async fn a_reorg_is_told_in_full() {
     for block in [&[2_u64][..], &[3, 1], &[4]] {
         story.mine(block).await;
     }
-    // What nobody was told of needs no taking back.
+    // Logs that were not delivered before the reorg need no removal, so wait for them first.
     let mut so_far = Vec::new();
     for (events, expected) in told_logs.iter_mut().zip(&story.logs) {
         so_far.push(events.take(expected.len()).await);
@@ -295,7 +296,7 @@ async fn calls_are_answered_as_by_the_node() {
     assert_eq!(receipt, direct.get_transaction_receipt(hash).await.unwrap());
     assert_eq!(receipt.expect("a receipt").logs().len(), 4);
 
-    // Byte by byte, since a value that was read and written again may look the same to alloy.
+    // Compared byte by byte, since a value that was parsed and serialised again may be equal for alloy.
     let number = U256::from(block.header.number);
     for (method, params) in [
         ("eth_chainId", json!([])),
@@ -358,7 +359,8 @@ async fn subscriptions_outlive_a_restart_of_the_node() {
     node.start_again(&arguments).await;
     let known = node.provider().get_block_by_hash(last).await.unwrap();
     assert!(known.is_some(), "anvil has kept its chain");
-    // Mined before the proxy is back: none of it was announced to it, all of it must come.
+    // Mined before the proxy has reconnected: none of these blocks was announced to the proxy, yet all must be
+    // delivered.
     let mut story = Story::begin(&node, &filters).await;
     story.mine(&[1, 4]).await;
     story.burst(2).await;
@@ -366,7 +368,7 @@ async fn subscriptions_outlive_a_restart_of_the_node() {
     assert_eq!(hashes(&told_heads.exactly(4).await), hashes(&story.heads));
     compare_logs(&mut told_logs, &story).await;
     flowing(&node, &mut pending).await;
-    // alloy would resubscribe on a new connection, too, but it never needed to.
+    // alloy would resubscribe on a new connection too; the test checks that there was none.
     assert_eq!(proxy.metric("headwater_connections_total").await, 1);
     proxy.stop().await;
 }
@@ -385,7 +387,7 @@ async fn subscriptions_outlive_a_node_that_starts_anew() {
 
     node.kill();
     node.start_anew().await;
-    // The proxy gives up on continuity and says so by closing; alloy connects and subscribes again by itself.
+    // The proxy cannot restore continuity and closes the connection; alloy reconnects and resubscribes by itself.
     until("heads of the new chain", async || {
         node.mine().await;
         let told = told_heads.drain().await;
@@ -419,7 +421,7 @@ async fn the_node_may_be_polled_over_http() {
     proxy.stop().await;
 }
 
-/// A little of everything, for another way to the node.
+/// Checks heads, logs, pending transactions and calls over another transport to the node.
 async fn everything_over(node: &Node, proxy: &Proxy) {
     let client = proxy.connect().await;
     let filters = filters(node);

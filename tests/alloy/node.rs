@@ -1,4 +1,4 @@
-//! anvil, spoken to directly, with a contract that emits events on it; and what its chain did since a test began.
+//! anvil with direct access, a contract on it that emits events, and a record of the chain since a test began.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -17,29 +17,29 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::proxy::{connect, within};
 
-/// A node starts within seconds.
+/// Time limit for the start of a node, which takes seconds.
 const START: Duration = Duration::from_secs(20);
 
 pub const TRANSFER: B256 = b256!("ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef");
 pub const NOTE: B256 = b256!("65b360985453687445a7c456f6bbedbff9af3294dcd65b0fc5cc5140d337266d");
-/// The first of anvil's accounts, from which all transactions come.
+/// First of anvil's accounts, which sends all transactions.
 pub const ACCOUNT: Address = address!("f39fd6e51aad88f6f4ce6ab8827279cfffb92266");
 
-/// What the contract can be called for.
+/// The calls of the contract.
 #[derive(Clone, Copy)]
 pub enum Emitter {
-    /// `emitMany(first, n)`: so many transfers, and a note after each second one.
+    /// `emitMany(first, n)`: `n` transfers with the values `first..first + n`, and a note after each odd value.
     EmitMany(u64, u64),
     /// `double(x)`.
     Double(u64),
-    /// `refuse(code)`: reverts with an error that has a name.
+    /// `refuse(code)`: reverts with a custom error.
     Refuse(u64),
     /// `refusePlainly()`: reverts with a string.
     RefusePlainly,
 }
 
 impl Emitter {
-    /// What deploys it.
+    /// Returns the deployment bytecode as a hex string.
     pub fn bytecode() -> Value {
         let mut artefact: Value = serde_json::from_str(include_str!("../interop/contract/Emitter.json")).unwrap();
         artefact["bytecode"].take()
@@ -57,7 +57,7 @@ impl Emitter {
     }
 }
 
-/// A running anvil that mines only when told to. It ends with this value.
+/// A running anvil that mines only on command, killed when dropped.
 pub struct Node {
     process: Process,
     port: u16,
@@ -66,11 +66,11 @@ pub struct Node {
     emitted: AtomicU64,
 }
 
-/// A child process, which ends with this value.
+/// A child process, killed when dropped.
 pub struct Process(Child);
 
 impl Process {
-    /// Returns when it has said `marker`, with what came after it on that line.
+    /// Starts the process, waits for `marker` in its output, and returns the rest of that line.
     pub fn start(command: &mut Command, output: Output, marker: &'static str) -> (Self, String) {
         command.stdin(Stdio::null());
         match output {
@@ -83,11 +83,11 @@ impl Process {
             Output::Stderr => Box::new(process.0.stderr.take().unwrap()),
         };
         let (found, rest) = mpsc::channel();
-        // It reads to the end: a process stops at a pipe that is full.
+        // Reads to the end, because a process blocks when its pipe is full.
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 if let Some((_, rest)) = line.split_once(marker) {
-                    // Only the first is waited for.
+                    // Only the first match is needed; later sends fail.
                     let _ = found.send(rest.to_owned());
                 }
             }
@@ -100,7 +100,7 @@ impl Process {
     }
 }
 
-/// Where a process says that it has started.
+/// The stream that carries the start message.
 #[derive(Clone, Copy)]
 pub enum Output {
     Stdout,
@@ -109,7 +109,7 @@ pub enum Output {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -128,7 +128,7 @@ fn binary() -> PathBuf {
     path
 }
 
-/// Starts anvil; returns the port that it listens on.
+/// Starts anvil and returns the port that it listens on.
 fn spawn(port: u16, arguments: &[&str]) -> (Process, u16) {
     let mut command = Command::new(binary());
     command
@@ -143,7 +143,7 @@ impl Node {
         Self::start_with(&[]).await
     }
 
-    /// With arguments of its own; the contract is on it.
+    /// Starts anvil with extra arguments and deploys the contract.
     pub async fn start_with(arguments: &[&str]) -> Self {
         let (process, port) = spawn(0, arguments);
         let mut node = Self {
@@ -165,26 +165,26 @@ impl Node {
         self.contract = serde_json::from_value(receipt["contractAddress"].clone()).unwrap();
     }
 
-    /// Ends it the way a terminal does, so that it writes its state where it was told to.
+    /// Stops anvil with SIGINT, as Ctrl-C does, so that anvil saves its state.
     pub fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.process.0);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         self.process.0.wait().unwrap();
     }
 
-    /// Kills it.
+    /// Kills anvil.
     pub fn kill(&mut self) {
         self.process.0.kill().unwrap();
         self.process.0.wait().unwrap();
     }
 
-    /// Starts it again where it was.
+    /// Starts anvil again on the same port.
     pub async fn start_again(&mut self, arguments: &[&str]) {
         self.process = spawn(self.port, arguments).0;
         self.provider = connect(&self.ws()).await;
     }
 
-    /// As [`Self::start_again`], and the contract on the new chain.
+    /// Starts anvil as [`Self::start_again`] does, with a new chain, and deploys the contract.
     pub async fn start_anew(&mut self) {
         self.start_again(&[]).await;
         self.deploy().await;
@@ -198,7 +198,7 @@ impl Node {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The address of the same node, far away: what is sent to it takes so long.
+    /// Returns the URL of a relay to this node that delays each request by `distance`.
     pub async fn behind(&self, distance: Duration) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, port) = (listener.local_addr().unwrap(), self.port);
@@ -222,7 +222,7 @@ impl Node {
         format!("ws://{address}")
     }
 
-    /// anvil itself, without the proxy.
+    /// Returns the provider that is connected to anvil directly, without the proxy.
     pub fn provider(&self) -> &DynProvider {
         &self.provider
     }
@@ -244,7 +244,7 @@ impl Node {
         self.provider.get_block_number().await.unwrap()
     }
 
-    /// Hash of the newest block.
+    /// Returns the hash of the newest block.
     pub async fn head(&self) -> B256 {
         self.header(self.number().await).await.hash
     }
@@ -260,21 +260,21 @@ impl Node {
         json!({"from": ACCOUNT, "to": self.contract, "gas": "0x100000", "data": data})
     }
 
-    /// Puts a transaction with so many transfers into the pool.
+    /// Sends a transaction with `count` transfers to the mempool and returns its hash.
     pub async fn emit(&self, count: u64) -> B256 {
         self.ask("eth_sendTransaction", json!([self.emission(count)])).await
     }
 }
 
-/// What the chain did since the story began, as the node tells it: what a subscriber must be told.
+/// The changes of the chain since the story began, as the node reports them; a subscriber must receive the same.
 pub struct Story<'a> {
     node: &'a Node,
     filters: Vec<Filter>,
     base: u64,
-    /// The logs of each block that is still canonical, by filter.
+    /// Logs of each block that is still canonical, by block and filter.
     blocks: Vec<Vec<Vec<Log>>>,
     pub heads: Vec<Header>,
-    /// By filter; those that a reorg removed come again as such.
+    /// Expected log notifications by filter, including those with `removed: true` after a reorg.
     pub logs: Vec<Vec<Log>>,
 }
 
@@ -290,7 +290,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// One block, with a transaction of so many transfers for each of `counts`.
+    /// Mines one block, with one transaction for each of `counts`, with that many transfers.
     pub async fn mine(&mut self, counts: &[u64]) {
         for count in counts {
             self.node.emit(*count).await;
@@ -298,13 +298,13 @@ impl<'a> Story<'a> {
         self.burst(1).await;
     }
 
-    /// So many blocks at once.
+    /// Mines `count` blocks at once.
     pub async fn burst(&mut self, count: u64) {
         let () = self.node.ask("anvil_mine", json!([U256::from(count)])).await;
         self.adopt().await;
     }
 
-    /// Replaces as many blocks as `blocks` has by new ones with these transactions.
+    /// Replaces the newest blocks by as many new ones; `blocks` has the transfer counts of each new block.
     pub async fn reorg(&mut self, blocks: &[&[u64]]) {
         for dropped in self.blocks.split_off(self.blocks.len() - blocks.len()) {
             for (told, logs) in self.logs.iter_mut().zip(dropped) {
@@ -336,7 +336,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// For each filter, all that `eth_getLogs` has to say about the blocks of the story in the end.
+    /// Returns, for each filter, the result of `eth_getLogs` over the blocks of the story.
     pub async fn remaining(&self) -> Vec<Vec<Log>> {
         let mut remaining = Vec::new();
         for filter in &self.filters {

@@ -1,4 +1,4 @@
-//! The proxy in this process, alloy's provider in front of it, and waits that end.
+//! The proxy in this process, alloy's provider connected to it, and waits with a time limit.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -15,21 +15,22 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// Longer than anything takes that is to happen.
+/// Time limit, longer than any expected event takes.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Long enough to see that nothing more happens.
+/// Silence after which no further event is expected.
 const SILENCE: Duration = Duration::from_millis(300);
-/// alloy's own 16 are too few for a test that reads late; who lags loses events inside alloy.
+/// Channel size of a subscription: alloy's default of 16 is too small for a test that reads late, and a lagging
+/// receiver loses events inside alloy.
 const CHANNEL: usize = 1024;
 
-/// What `future` comes to, or the end of the test.
+/// Awaits `future`; panics after the time limit.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future)
         .await
         .unwrap_or_else(|_| panic!("{what}: not in {PATIENCE:?}"))
 }
 
-/// Asks again and again, until it holds.
+/// Polls the condition until it is true.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
@@ -39,13 +40,13 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     within(what, waiting).await;
 }
 
-/// A provider over WebSocket, as an application makes it.
+/// Connects a provider over WebSocket, as an application does.
 pub async fn connect(url: &str) -> DynProvider {
     let connecting = ProviderBuilder::new().connect_ws(WsConnect::new(url));
     within("connecting", connecting).await.unwrap().erased()
 }
 
-/// One subscription of alloy's.
+/// One subscription of an alloy provider.
 pub struct Events<T> {
     what: &'static str,
     subscription: Subscription<T>,
@@ -61,23 +62,23 @@ impl<T: DeserializeOwned + Debug + Send + Sync + Unpin + 'static> Events<T> {
         Self { what, subscription }
     }
 
-    /// alloy's own name for it, to unsubscribe with.
+    /// Returns alloy's local id of the subscription, for unsubscribing.
     pub fn id(&self) -> alloy_primitives::B256 {
         *self.subscription.local_id()
     }
 
-    /// The next event; one that alloy cannot read is a failure.
+    /// Returns the next event; panics if alloy cannot parse it.
     pub async fn next(&mut self) -> T {
         let event = within(self.what, self.subscription.recv_result()).await;
         event.expect("the subscription lives and does not lag").unwrap()
     }
 
-    /// The next event, if it comes within a moment.
+    /// Returns the next event if it arrives within `SILENCE`.
     pub async fn soon(&mut self) -> Option<T> {
         timeout(SILENCE, self.next()).await.ok()
     }
 
-    /// All events until there is silence.
+    /// Returns all events until `SILENCE` passes without one.
     pub async fn drain(&mut self) -> Vec<T> {
         let mut events = Vec::new();
         while let Some(event) = self.soon().await {
@@ -86,7 +87,7 @@ impl<T: DeserializeOwned + Debug + Send + Sync + Unpin + 'static> Events<T> {
         events
     }
 
-    /// The next `count` events.
+    /// Returns the next `count` events.
     pub async fn take(&mut self, count: usize) -> Vec<T> {
         let mut events = Vec::with_capacity(count);
         while events.len() < count {
@@ -95,7 +96,7 @@ impl<T: DeserializeOwned + Debug + Send + Sync + Unpin + 'static> Events<T> {
         events
     }
 
-    /// Exactly `count` events, and none after.
+    /// Returns the next `count` events and checks that none follows.
     pub async fn exactly(&mut self, count: usize) -> Vec<T> {
         let events = self.take(count).await;
         self.nothing_more().await;
@@ -103,14 +104,14 @@ impl<T: DeserializeOwned + Debug + Send + Sync + Unpin + 'static> Events<T> {
     }
 
     pub async fn nothing_more(&mut self) {
-        // alloy ends what was unsubscribed; that is silence, too.
+        // alloy ends the stream of an ended subscription; that counts as silence too.
         if let Ok(Ok(event)) = timeout(SILENCE, self.subscription.recv_result()).await {
             panic!("{}: one too many: {event:?}", self.what);
         }
     }
 }
 
-/// The proxy, serving.
+/// A running proxy.
 pub struct Proxy {
     address: SocketAddr,
     admin: SocketAddr,
@@ -119,12 +120,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Returns when it is ready.
+    /// Starts the proxy and waits until it is ready.
     pub async fn start(upstream: &str) -> Self {
         Self::verifying(upstream, Verify::default()).await
     }
 
-    /// As [`Self::start`], with another check of the logs.
+    /// Starts the proxy as [`Self::start`] does, with this check of logs.
     pub async fn verifying(upstream: &str, verify: Verify) -> Self {
         let mut settings = typed::Config {
             listen: "127.0.0.1:0".into(),
@@ -160,14 +161,14 @@ impl Proxy {
         (answer.status().is_success(), answer.text().await.unwrap())
     }
 
-    /// The value of a metric, labels and all; one that never moved is not there, and 0.
+    /// Returns the value of a metric, by name and labels; 0 if the metric is absent because it never changed.
     pub async fn metric(&self, name: &str) -> u64 {
         let (_, page) = self.page("metrics").await;
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// Drains and ends it.
+    /// Drains the proxy and waits for its end.
     pub async fn stop(self) {
         self.stop.send(()).unwrap();
         within("the proxy ends", self.running).await.unwrap().unwrap();

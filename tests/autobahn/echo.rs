@@ -1,8 +1,8 @@
-//! An echo server for Autobahn's fuzzing client, made of what real sessions are made of: the handshake's check and the
-//! negotiation of compression, the reader, the inflater and the outbox. What lies between them in a session, which is what
-//! messages mean, is left out: every message goes back as it came.
+//! An echo server for Autobahn's fuzzing client, built from the parts of real sessions: the handshake check and the
+//! negotiation of compression, the reader, the inflater and the client writer. The interpretation of messages is left
+//! out: every message is returned unchanged.
 //!
-//! It prints its port and serves until it is killed.
+//! The server prints its port and runs until it is killed.
 
 use std::io;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Longest message: twice what Autobahn sends.
+/// Maximum message size in bytes: twice Autobahn's largest message.
 const MAX_MESSAGE: usize = 32 << 20;
 
-/// Nothing of what Autobahn leaves unread for a while is too much.
+/// Limits beyond anything that Autobahn leaves unread.
 const LIMITS: WriterLimits = WriterLimits {
     max_bytes: 256 << 20,
     max_total_bytes: 256 << 20,
@@ -38,7 +38,7 @@ const LIMITS: WriterLimits = WriterLimits {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    // The one line that `run.py` reads.
+    // `run.py` reads this one line.
     #[expect(clippy::print_stdout)]
     {
         println!("{}", listener.local_addr()?.port());
@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-/// HTTP until it upgrades.
+/// Serves HTTP until the connection is upgraded.
 async fn serve(stream: TcpStream, shared: Arc<WriterShared>) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     let service = service_fn(|request| respond(request, shared.clone()));
@@ -86,11 +86,11 @@ async fn respond(request: Request<Incoming>, shared: Arc<WriterShared>) -> anyho
     Ok(response)
 }
 
-/// `headwater::session`, where messages mean nothing.
+/// A session as in `headwater::session`, without interpretation of messages.
 struct Echo {
     outbox: Arc<ClientWriter>,
     reader: Reader,
-    /// The client broke the framing: what it sends is not looked at any more.
+    /// `true` after the client has violated the protocol: further input is discarded.
     deaf: bool,
 }
 
@@ -175,7 +175,7 @@ impl Echo {
         if form == Form::Binary
             && let Some(first) = pieces.first_mut()
         {
-            // Sessions send text only: binary is the opcode after it.
+            // Sessions send only text frames; the opcode of binary frames is one higher.
             let mut binary = first.to_vec();
             binary[0] += 1;
             *first = binary.into();

@@ -1,5 +1,5 @@
-//! What happens on the chain, written down once: every node does the same steps, each at its own pace, and since
-//! transactions, timestamps and genesis are equal, so are the hashes of their blocks.
+//! The plan of the chain: every node executes the same steps, each at its own pace. Transactions, timestamps and
+//! genesis are equal, so the block hashes are equal too.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,15 +10,15 @@ use tokio::sync::watch;
 
 use crate::history::{CanonBlock, Canonical, Log};
 
-/// The first of anvil's accounts, from which all transactions come.
+/// First of anvil's accounts, which sends all transactions.
 const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
-/// Where its first transaction puts the contract.
+/// Address of the contract, which the account's first transaction deploys.
 pub const CONTRACT: alloy_primitives::Address = alloy_primitives::address!("5fbdb2315678afecb367f032d93f642f64180aa3");
 
-/// The deepest reorg.
+/// Depth of the deepest reorg, in blocks.
 pub const MAX_DEPTH: u64 = 8;
 
-/// `emitMany(first, n)`: so many transfers, and a note after each second one.
+/// `emitMany(first, n)`: `n` transfers with the values `first..first + n`, and a note after each odd value.
 #[derive(Clone, Copy, Debug)]
 pub struct Emission {
     pub first: u64,
@@ -32,24 +32,24 @@ impl Emission {
     }
 }
 
-/// One thing that a node does.
+/// One step of a node.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A block with the contract.
+    /// Mines a block that deploys the contract.
     Deploy { timestamp: u64 },
-    /// A block with these transactions.
+    /// Mines a block with these transactions.
     Mine { timestamp: u64, emissions: Vec<Emission> },
-    /// As many blocks as these are replaced.
+    /// Replaces as many blocks as `blocks` has.
     Reorg { blocks: Vec<Vec<Emission>> },
 }
 
-/// What deploys the contract.
+/// Returns the transaction that deploys the contract.
 pub fn deployment() -> Value {
     let artefact: Value = serde_json::from_str(include_str!("../interop/contract/Emitter.json")).unwrap();
     transaction(json!({"gas": "0x200000", "data": artefact["bytecode"]}))
 }
 
-/// Fees that do not depend on what the node thinks of the last blocks.
+/// Completes a transaction with fixed fees, which do not depend on the node's fee estimate.
 fn transaction(mut what: Value) -> Value {
     what["from"] = json!(ACCOUNT);
     what["maxFeePerGas"] = json!("0x174876e800");
@@ -57,7 +57,7 @@ fn transaction(mut what: Value) -> Value {
     what
 }
 
-/// The steps, and what came of them.
+/// The steps, and the blocks that the nodes made of them.
 pub struct Chain {
     /// Timestamp of block 0, the same for all nodes.
     pub genesis: u64,
@@ -68,20 +68,20 @@ pub struct Chain {
 
 struct Planned {
     step: Step,
-    /// Number of the block on which it builds, and of the newest one after it.
+    /// Number of the block that the step builds on; `height` is the number of the newest block after the step.
     base: u64,
     height: u64,
 }
 
 #[derive(Default)]
 struct Made {
-    /// The newest block after so many steps.
+    /// Newest block by the number of steps done.
     tips: HashMap<usize, B256>,
-    /// After how many steps this is the newest block.
+    /// Number of steps done by newest block.
     places: HashMap<B256, usize>,
     /// Every block that a node had, with its logs.
     seen: HashMap<B256, CanonBlock>,
-    /// Blocks that a node went back behind, to make perhaps the same ones again.
+    /// Blocks that a node rewound past and may mine again with the same hash.
     rewound: HashSet<B256>,
 }
 
@@ -106,19 +106,19 @@ impl Chain {
         self.count.send_replace(steps.len());
     }
 
-    /// Number of the newest block of the plan.
+    /// Returns the number of the newest block of the plan.
     pub fn height(&self) -> u64 {
         self.steps.lock().last().map_or(0, |planned| planned.height)
     }
 
-    /// Whether none of the blocks after so many steps has been dropped, by the plan so far.
+    /// Returns `true` if no later step of the plan so far drops a block of the first `done` steps.
     pub fn stands(&self, done: usize) -> bool {
         let steps = self.steps.lock();
         let height = done.checked_sub(1).map_or(0, |last| steps[last].height);
         steps[done..].iter().all(|planned| planned.base >= height)
     }
 
-    /// Whether none of the blocks after so many steps can be dropped any more.
+    /// Returns `true` if no future step can drop a block of the first `done` steps.
     pub fn is_final(&self, done: usize) -> bool {
         let height = done.checked_sub(1).map_or(0, |last| self.steps.lock()[last].height);
         self.stands(done) && self.height() >= height + MAX_DEPTH
@@ -128,21 +128,21 @@ impl Chain {
         *self.count.borrow()
     }
 
-    /// The step after so many, when there is one.
+    /// Returns the step after the first `done` steps; waits until the step is planned.
     pub async fn step(&self, done: usize) -> Step {
         let mut count = self.count.subscribe();
         count.wait_for(|count| *count > done).await.expect("the sender is ours");
         self.steps.lock()[done].step.clone()
     }
 
-    /// After so many steps a node has this newest block. `false` where another node had another one.
+    /// Records the newest block of a node after `done` steps. Returns `false` if another node had a different one.
     pub fn agree(&self, done: usize, tip: B256) -> bool {
         let mut made = self.made.lock();
         made.places.entry(tip).or_insert(done);
         *made.tips.entry(done).or_insert(tip) == tip
     }
 
-    /// How many steps lead to this newest block; `None` for one in the middle of a step.
+    /// Returns the number of steps that lead to this newest block; `None` in the middle of a step.
     pub fn place(&self, tip: B256) -> Option<usize> {
         let made = self.made.lock();
         let place = *made.places.get(&tip)?;
@@ -153,7 +153,7 @@ impl Chain {
         self.made.lock().seen.contains_key(&hash)
     }
 
-    /// A node goes back behind these.
+    /// Records that a node rewinds past these blocks.
     pub fn rewinds(&self, blocks: Vec<B256>) {
         self.made.lock().rewound.extend(blocks);
     }
@@ -162,7 +162,7 @@ impl Chain {
         self.made.lock().seen.insert(block.hash, block);
     }
 
-    /// With every block that was seen besides `blocks`, the node's own chain in the end.
+    /// Returns the final chain of a node, `blocks`, with all other blocks seen as orphans.
     pub fn canonical(&self, blocks: Vec<CanonBlock>) -> Canonical {
         let own: HashSet<B256> = blocks.iter().map(|block| block.hash).collect();
         let made = self.made.lock();
@@ -179,7 +179,7 @@ impl Chain {
     }
 }
 
-/// Number, hash and parent of a block as a node tells it.
+/// Parses number, hash and parent hash of a node's block.
 pub fn header(block: &Value) -> (u64, B256, B256) {
     (
         number(&block["number"]),
@@ -188,7 +188,7 @@ pub fn header(block: &Value) -> (u64, B256, B256) {
     )
 }
 
-/// A log as a node tells it, with number and hash of its block.
+/// Parses a node's log and the number and hash of its block.
 pub fn log(log: &Value) -> ((u64, B256), Log) {
     let data: alloy_primitives::Bytes = serde_json::from_value(log["data"].clone()).unwrap();
     let place = (number(&log["blockNumber"]), hash(&log["blockHash"]));

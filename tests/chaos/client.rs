@@ -1,4 +1,4 @@
-//! A client that goes on where it was, whatever happens to its connection (E9), and writes down what it was told.
+//! A client that resumes whenever its connection is lost (E9), and records all notifications.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -20,14 +20,14 @@ use crate::chain::{CONTRACT, header, log};
 use crate::history::{Canonical, Log, Record, Start, Told, Verdict, check, check_cut};
 use crate::view::{Kinds, View};
 
-/// Little, so that a client that does not read is felt by the proxy soon.
+/// Small, so that a client that stops reading soon blocks the proxy's writes.
 const RECEIVE_BUFFER: u32 = 4096;
-/// The proxy itself waits for a first block for ten seconds.
+/// Time limit for the answer; the proxy itself waits up to ten seconds for a first block.
 const ANSWER: Duration = Duration::from_secs(30);
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Waits between two connections.
+/// Shortest and longest wait between two connections.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A wait worth writing down; blocks come more often.
+/// Minimum wait between two events that is recorded; blocks are mined more often than that.
 const WAIT: Duration = Duration::from_millis(600);
 
 /// `Transfer(address,address,uint256)`.
@@ -35,13 +35,13 @@ const TRANSFER: B256 = alloy_primitives::b256!("ddf252ad1be2c89b69c2b068fc378daa
 /// `Note(bytes32,string)`.
 const NOTE: B256 = alloy_primitives::b256!("65b360985453687445a7c456f6bbedbff9af3294dcd65b0fc5cc5140d337266d");
 
-/// Which logs a client wants.
+/// The logs that a client subscribes to.
 #[derive(Clone, Copy, Debug)]
 pub enum Wish {
     All,
-    /// Of the contract, to receiver 1.
+    /// Transfers of the contract to receiver 1.
     Transfers,
-    /// Of the contract.
+    /// Notes of the contract.
     Notes,
 }
 
@@ -69,19 +69,19 @@ impl Wish {
     }
 }
 
-/// What is done to a client.
+/// A disturbance of a client.
 #[derive(Clone, Copy, Debug)]
 pub enum Whim {
-    /// It cuts its connection and comes back later.
+    /// Closes the connection and reconnects later.
     Away(Duration),
-    /// It reads nothing for so long.
+    /// Reads nothing for this long.
     Stall(Duration),
 }
 
-/// A client's last head and log, once it is told of them.
+/// A client's last head and last log (block hash and log index), once received.
 type Arrived = (Option<B256>, Option<(B256, u64)>);
 
-/// A client at work.
+/// A running client.
 pub struct Client {
     pub name: String,
     kinds: Kinds,
@@ -92,25 +92,27 @@ pub struct Client {
     running: JoinHandle<Diary>,
 }
 
-/// All that a client wrote down.
+/// Everything that a client recorded.
 #[derive(Debug, Default)]
 pub struct Diary {
-    /// The last one goes to the end. A client that had to go back behind what it has begins a new one, with what it keeps.
+    /// The last record extends to the end. A client that resumes before its last block begins a new record with the
+    /// events that it keeps.
     records: Vec<Record>,
-    /// Heads and logs that came.
+    /// Number of received heads and logs.
     pub events: u64,
-    /// Connections on which it was subscribed.
+    /// Number of connections with a subscription.
     pub connections: u64,
-    /// Times that it had to go back to an older block, and those when it had none and began with the first.
+    /// Number of refused resumptions, each retried from an older block; `began_anew` counts restarts from the
+    /// client's first block.
     pub went_back: u64,
     pub began_anew: u64,
-    /// How connections ended.
+    /// Number of ended connections by reason.
     pub ends: BTreeMap<String, u64>,
-    /// Long waits for the next event: from, to.
+    /// Long waits for the next event: start and end.
     pub waits: Vec<(Instant, Instant)>,
-    /// Notifications that belong to no subscription.
+    /// Notifications of unknown subscriptions.
     pub strays: Vec<String>,
-    /// Its connections: when, at which place of which record, and what was asked for or how it ended.
+    /// Log of connections: time, position as record and event index, and the request or the reason for the end.
     pub story: Vec<(SystemTime, (usize, usize), String)>,
 }
 
@@ -147,12 +149,12 @@ impl Client {
         }
     }
 
-    /// Where its whims come from.
+    /// Returns the sender for disturbances.
     pub fn whims(&self) -> mpsc::Sender<Whim> {
         self.whims.clone()
     }
 
-    /// Whether it has the last that concerns it of this chain; waits so long for it.
+    /// Waits up to `patience` until the client has the last head and log of `canonical` that it subscribes to.
     pub async fn arrives(&self, canonical: &Canonical, patience: Duration) -> bool {
         let newest = canonical.blocks.last().map(|block| block.hash);
         let last = canonical.blocks.iter().rev().find_map(|block| {
@@ -165,7 +167,7 @@ impl Client {
         timeout(patience, there).await.is_ok()
     }
 
-    /// Ends it.
+    /// Stops the client and returns its diary.
     pub async fn stop(self) -> Ended {
         drop(self.whims);
         Ended {
@@ -176,7 +178,7 @@ impl Client {
     }
 }
 
-/// A client that is gone.
+/// A stopped client.
 pub struct Ended {
     pub diary: Diary,
     wish: Wish,
@@ -196,7 +198,7 @@ impl Ended {
 }
 
 impl Diary {
-    /// All of it, line by line.
+    /// Writes the diary as text, one event per line.
     pub fn write(&self, to: &mut impl Write) -> std::io::Result<()> {
         let mut story = self.story.iter().peekable();
         for (record, Record { told, .. }) in self.records.iter().enumerate() {
@@ -225,19 +227,19 @@ struct Life {
     wish: Wish,
     port: u16,
     view: View,
-    /// How many blocks before its last the next subscription goes on.
+    /// Number of blocks before the last one at which the next subscription resumes.
     back: usize,
     diary: Diary,
     arrive: watch::Sender<Arrived>,
-    /// When it was told something last.
+    /// Time of the last event.
     heard: Option<Instant>,
-    /// The wait that is under way is its own fault.
+    /// `true` if the client itself causes the current wait.
     excused: Arc<AtomicBool>,
 }
 
-/// Why a connection ended.
+/// Reason for the end of a connection.
 enum End {
-    /// `cannot resume`.
+    /// The proxy answered `cannot resume`.
     Refused,
     Lost(String),
 }
@@ -256,7 +258,7 @@ impl Life {
                     };
                     excused.store(true, Ordering::SeqCst);
                     match order {
-                        // The connection stays, and nobody reads it.
+                        // The connection stays open, but is not read.
                         Some(Whim::Stall(duration)) => sleep(duration).await,
                         Some(Whim::Away(duration)) => break Some(duration),
                         None => break None,
@@ -300,7 +302,7 @@ impl Life {
         }
     }
 
-    /// A record that begins with what it still has.
+    /// Begins a record with the events that the client keeps.
     fn begin_record(&mut self) {
         self.diary.records.push(Record {
             name: self.name.clone(),
@@ -323,7 +325,7 @@ impl Life {
         record.told.extend(told);
     }
 
-    /// One connection, from beginning to end.
+    /// Runs one connection until it ends.
     async fn connection(&mut self) -> End {
         let mut socket = match timeout(HANDSHAKE, connect(self.port)).await {
             Ok(Ok(socket)) => socket,
@@ -343,7 +345,7 @@ impl Life {
         }
     }
 
-    /// Subscribes to all that it wants in one batch; the subscriptions' ids.
+    /// Sends all subscriptions in one batch and returns their ids.
     async fn subscribe(&mut self, socket: &mut WebSocketStream<TcpStream>) -> Result<Vec<String>, End> {
         let place = self.view.place(self.back);
         let mut batch = Vec::new();

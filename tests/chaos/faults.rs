@@ -1,4 +1,4 @@
-//! What goes wrong, and when: drawn from the seed, several at a time.
+//! The faults and their times, drawn from the seed; several overlap.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,11 +12,11 @@ use crate::chain::MAX_DEPTH;
 use crate::client::Whim;
 use crate::world::{Reckoning, World};
 
-/// No client waits longer for its next event: the longest outages of both nodes and of the proxy one after the other,
-/// and the proxy's own patience. It is there to find a hang; how long it really took is printed.
+/// Maximum wait of a client for its next event: the longest outages of both nodes and of the proxy in sequence, plus
+/// the proxy's own time limits. The bound detects hangs; the actual waits are printed.
 pub const HANG: Duration = Duration::from_secs(40);
 
-/// What goes wrong.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     NodeKilled,
@@ -30,7 +30,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What is drawn; a reorg is a step of the chain.
+    /// The kinds that are drawn; reorgs are steps of the chain.
     const DRAWN: [Self; 7] = [
         Self::NodeKilled,
         Self::NodeStopped,
@@ -41,7 +41,7 @@ impl Kind {
         Self::ClientStalled,
     ];
 
-    /// The shortest and the longest, in milliseconds.
+    /// Returns the range of a fault's duration in milliseconds.
     fn lasts(self) -> std::ops::Range<u64> {
         match self {
             Self::NodeKilled => 100..4_000,
@@ -69,7 +69,7 @@ impl Kind {
     }
 }
 
-/// One fault that happened.
+/// One fault that has happened.
 #[derive(Debug)]
 struct Fault {
     kind: Kind,
@@ -77,12 +77,12 @@ struct Fault {
     ended: Instant,
 }
 
-/// All that went wrong.
+/// All faults of a run.
 #[derive(Debug, Default)]
 pub struct Faults(Vec<Fault>);
 
 impl Faults {
-    /// Lets blocks come and things go wrong for so long.
+    /// Mines blocks and causes faults for `duration`.
     pub async fn run(world: &mut World, duration: Duration) -> Self {
         let begin = tokio::time::Instant::now();
         let mut done = Self::default();
@@ -112,7 +112,7 @@ impl Faults {
             let now = tokio::time::Instant::now();
             if now >= next_fault {
                 next_fault = now + Duration::from_millis(world.rng.random_range(200..1_800));
-                // Dealt like cards, so that a short run has one of each.
+                // Drawn like cards from a deck, so that a short run has one of each kind.
                 if deck.is_empty() {
                     deck.extend(Kind::DRAWN);
                     deck.shuffle(&mut world.rng);
@@ -141,7 +141,7 @@ impl Faults {
         self.0.len()
     }
 
-    /// How many of each kind.
+    /// Counts the faults of each kind.
     pub fn words(&self) -> String {
         let mut counts = BTreeMap::new();
         for fault in &self.0 {
@@ -151,8 +151,8 @@ impl Faults {
         words.collect::<Vec<_>>().join(", ")
     }
 
-    /// The longest wait of a client for its next head that began in the course of each kind of fault. Faults come
-    /// several at a time: another one may be to blame.
+    /// Returns, by kind of fault, the longest wait of a client for its next head that overlaps such a fault. Faults
+    /// overlap each other, so another fault may be the cause.
     pub fn waits(&self, reckoning: &Reckoning) -> BTreeMap<&'static str, Duration> {
         let mut longest = BTreeMap::new();
         let waits = reckoning.clients.iter().flat_map(|(_, ended)| &ended.diary.waits);
@@ -168,7 +168,7 @@ impl Faults {
     }
 }
 
-/// Who waited longest for a head, for how long, and since when.
+/// Describes the longest wait for a head: the client, the duration and the start.
 pub fn longest_wait(reckoning: &Reckoning) -> String {
     let waits = reckoning.clients.iter();
     let waits = waits.flat_map(|(name, ended)| ended.diary.waits.iter().map(move |wait| (name, wait)));
@@ -179,7 +179,7 @@ pub fn longest_wait(reckoning: &Reckoning) -> String {
     format!("{name} waited for {:.1?} from {since} on", *to - *from)
 }
 
-/// Begins a fault; it may wait until another one at the same place is over.
+/// Starts a fault, possibly after waiting until another fault of the same target is over.
 fn start(kind: Kind, world: &mut World, running: &mut JoinSet<Fault>) {
     let lasts = Duration::from_millis(world.rng.random_range(kind.lasts()));
     let node = world.nodes[world.rng.random_range(0..world.nodes.len())].clone();

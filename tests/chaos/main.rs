@@ -1,5 +1,5 @@
-//! Real processes go wrong: anvil and headwater itself are killed, stopped and held back, chains reorganise, clients
-//! stall and leave; and at the end every client's record is held against the node's own chain.
+//! Real processes fail: anvil and headwater are killed, stopped and delayed, chains reorganise, clients stall and
+//! leave. At the end every client's record is checked against the node's own chain.
 //!
 //! ```text
 //! Chain (steps) > Node, Node > Proxy > Client, Client, ... > history::check
@@ -35,13 +35,13 @@ use proxy::SILENCE;
 use tokio::time::sleep;
 use world::World;
 
-/// A line for whoever waits, also when the test passes, of which the harness shows nothing.
+/// Prints progress even if the test passes, where the harness shows no output.
 fn say(line: &str) {
     #[expect(clippy::explicit_write, reason = "the harness keeps what eprintln! prints")]
     writeln!(std::io::stderr(), "{line}").unwrap();
 }
 
-/// Who measures time holds it alone: there are few processors.
+/// Lock for tests: a test that measures time runs alone, because there are few processors.
 static TURN: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -91,7 +91,7 @@ async fn chaos_costs_no_client_an_event() {
     );
 }
 
-/// Lets a block come every quarter of a second.
+/// Mines `count` blocks, one every quarter of a second.
 async fn blocks(world: &mut World, count: u64) {
     for _ in 0..count {
         world.mine();
@@ -99,7 +99,7 @@ async fn blocks(world: &mut World, count: u64) {
     }
 }
 
-/// The first node has priority: once it is in use, nothing but its loss changes that.
+/// Waits until the first node is active; it has priority, so only its loss changes that.
 async fn first_in_use(world: &mut World) -> Arc<Node> {
     let waiting = Instant::now();
     while !Arc::ptr_eq(&world.active().await, &world.nodes[0]) {
@@ -121,7 +121,7 @@ async fn a_client_that_is_away_for_fifty_blocks_and_a_reorg_ends_with_the_canoni
         client.whims().send(Whim::Away(Duration::from_secs(4))).await.unwrap();
     }
     sleep(Duration::from_millis(200)).await;
-    // Two of them drop the last blocks that the clients have; anvil forgets these at once.
+    // The first reorg drops the last blocks that the clients have; anvil discards dropped blocks at once.
     world.reorg(4);
     for at in 0..50 {
         world.mine();
@@ -192,7 +192,8 @@ async fn a_node_that_is_behind_on_a_branch_that_was_left_costs_nobody_a_connecti
     world.follow().await;
     let second = world.nodes[1].clone();
     let behind = tokio::spawn(async move { second.lag(Duration::from_secs(4)).await });
-    // The proxy keeps 24 blocks: the oldest is the third of those that the second node will tell of the old branch.
+    // The proxy keeps 24 blocks: the oldest has the number of the third old-branch block that the second node will
+    // announce.
     for _ in 0..6 {
         world.mine();
     }

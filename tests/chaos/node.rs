@@ -1,9 +1,10 @@
-//! anvil, which follows the chain's steps, is killed, stopped and held back, and comes back with what it had on disk.
+//! anvil: follows the chain's steps, is killed, stopped and delayed, and restarts from its state on disk.
 //!
-//! It is asked for its state now and then (`anvil_dumpState`: accounts, and the blocks with their hashes and logs). What
-//! came after that is lost with a kill, as with any node that did not write it; it does those steps anew, which gives
-//! the same blocks. anvil 1.7.1 also writes states of older blocks (`--preserve-historical-states`), but without the
-//! code of contracts, so that a reorg cannot go below what was loaded; what is loaded is therefore old enough.
+//! The test saves anvil's state now and then (`anvil_dumpState`: accounts, and the blocks with their hashes and
+//! logs). A kill loses all later steps, as with any node that has not written them; the node repeats those steps,
+//! which gives the same blocks. anvil 1.7.1 also writes states of older blocks (`--preserve-historical-states`), but
+//! without contract code, so a reorg cannot go below the loaded block; therefore only a sufficiently old state is
+//! loaded.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -24,19 +25,19 @@ use crate::chain::{Chain, Step, deployment, header, log};
 use crate::history::CanonBlock;
 use crate::process::{Process, port};
 
-/// A node starts within seconds, also when it reads a large state.
+/// Time limit for the start of a node, which takes seconds even with a large state.
 const START: Duration = Duration::from_secs(30);
 
-/// A state of the longest run.
+/// Maximum size in bytes of a state, enough for the longest run.
 const MAX_STATE: u32 = 256 << 20;
 
-/// Where the newest is too new to start from, the one before is not.
+/// Number of states kept: if the newest is too recent to start from, an older one is not.
 const KEPT_STATES: usize = 4;
 
-/// What every block begins with: anvil would go on from the newest block, also after a reorg.
+/// Base fee of every block: anvil would derive it from the newest block, even after a reorg.
 const BASE_FEE: &str = "0x3b9aca00";
 
-/// Where anvil is, or a line that says that there is none.
+/// Returns the path of anvil; `None`, with a printed line, if there is none.
 pub fn binary() -> Option<PathBuf> {
     let path = std::env::var_os("ANVIL").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/node_modules/.bin/anvil"),
@@ -52,26 +53,26 @@ pub fn binary() -> Option<PathBuf> {
     None
 }
 
-/// One anvil.
+/// One anvil node.
 pub struct Node {
     name: &'static str,
     chain: Arc<Chain>,
     directory: PathBuf,
     port: u16,
     client: HttpClient,
-    /// Held by who kills it until it is back.
+    /// Locked by a fault until the process runs again.
     process: Mutex<Process>,
-    /// How often it was started.
+    /// Number of starts.
     starts: AtomicU64,
-    /// Steps done.
+    /// Number of steps done.
     done: AtomicUsize,
-    /// It is to do no step for now.
+    /// `true` while the node must not execute steps.
     held: AtomicBool,
-    /// After how many steps its state was kept.
+    /// Numbers of steps whose state was saved.
     states: parking_lot::Mutex<Vec<usize>>,
 }
 
-/// The node does not answer, or not to the purpose.
+/// Error of a call to a node.
 #[derive(Debug)]
 struct Trouble(String);
 
@@ -107,12 +108,12 @@ impl Node {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// How many of the chain's steps it has done.
+    /// Returns the number of the chain's steps done.
     pub fn done(&self) -> usize {
         self.done.load(Ordering::SeqCst)
     }
 
-    /// `kill -9`; it comes back after `down`.
+    /// Kills the process with `kill -9` and restarts it after `down`.
     pub async fn kill(&self, down: Duration) {
         let mut process = self.process.lock().await;
         self.starts.fetch_add(1, Ordering::SeqCst);
@@ -121,7 +122,7 @@ impl Node {
         self.start_again(&mut process).await;
     }
 
-    /// SIGSTOP, and SIGCONT after so long.
+    /// Stops the process with SIGSTOP, and continues it with SIGCONT after `duration`.
     pub async fn freeze(&self, duration: Duration) {
         let process = self.process.lock().await;
         process.freeze();
@@ -129,7 +130,7 @@ impl Node {
         process.thaw();
     }
 
-    /// It falls behind: everything else about it is as ever.
+    /// Makes the node fall behind for `duration`; it answers as usual.
     pub async fn lag(&self, duration: Duration) {
         let _process = self.process.lock().await;
         self.held.store(true, Ordering::SeqCst);
@@ -153,12 +154,12 @@ impl Node {
         panic!("anvil {} does not start again on port {}", self.name, self.port);
     }
 
-    /// Where its state after so many steps is.
+    /// Returns the path of the state after `done` steps.
     fn state(&self, done: usize) -> PathBuf {
         self.directory.join(format!("{done}.json"))
     }
 
-    /// Keeps its state: seldom, for it holds the whole chain.
+    /// Saves the state; rarely, because it contains the whole chain.
     async fn write(&self, done: usize) -> Result<(), Trouble> {
         let last = self.states.lock().iter().copied().max().unwrap_or(0);
         if done < last + 20 + done / 25 {
@@ -171,7 +172,7 @@ impl Node {
         std::fs::write(self.state(done), state).unwrap();
         let mut kept = self.states.lock();
         kept.push(done);
-        // One from which it cannot start any more is of no use; of the others the last few are.
+        // A state on a dropped branch is useless and goes first; then the oldest.
         kept.sort_by_key(|done| (self.chain.stands(*done), *done));
         if kept.len() > KEPT_STATES {
             std::fs::remove_file(self.state(kept.remove(0))).unwrap();
@@ -185,7 +186,7 @@ impl Node {
         answer.map_err(|error: Error| Trouble(format!("{method}: {error}")))
     }
 
-    /// How many steps lead to what it has; a step that it is in the middle of is taken back.
+    /// Returns the number of steps that lead to the node's head; rolls back an unfinished step.
     async fn locate(&self) -> Result<usize, Trouble> {
         self.ask("anvil_dropAllTransactions", json!([])).await?;
         loop {
@@ -202,8 +203,8 @@ impl Node {
     }
 
     async fn take(&self, step: &Step, done: usize) -> Result<(), Trouble> {
-        // The clock of a reorg's blocks is anvil's own, begins with the common ancestor's and goes on in seconds. These
-        // are in the hash, so that a reorg during which it went on is done anew.
+        // anvil's own clock sets the times of a reorg's blocks: it starts at the common ancestor's time and advances
+        // in seconds. The times are part of the hashes, so a reorg during which the clock advanced is repeated.
         for _ in 0..10 {
             self.ask("anvil_setNextBlockBaseFeePerGas", json!([BASE_FEE])).await?;
             let made = match step {
@@ -268,7 +269,7 @@ impl Node {
         Ok(hash)
     }
 
-    /// Its chain from block 0 on, as it tells it when it is asked now.
+    /// Returns the node's current chain from block 0 on.
     pub async fn canonical(&self) -> Vec<CanonBlock> {
         let (newest, ..) = header(&self.block("latest").await.unwrap());
         let mut blocks = Vec::new();
@@ -286,11 +287,11 @@ impl Node {
     }
 }
 
-/// `None` where it ended at once.
+/// Starts anvil; `None` if it exits at once.
 async fn spawn(directory: &Path, port: u16, genesis: u64, state: Option<&Path>) -> Option<Process> {
     let mut command = Command::new(binary()?);
     command
-        // More states than the deepest reorg goes back.
+        // Keeps more states than the deepest reorg needs.
         .args(["--host", "127.0.0.1", "--no-mining", "--prune-history", "40"])
         .args(["--port", &port.to_string(), "--timestamp", &genesis.to_string()])
         .arg("--cache-path")
@@ -304,7 +305,7 @@ async fn spawn(directory: &Path, port: u16, genesis: u64, state: Option<&Path>) 
     started.expect("anvil starts in time").then_some(process)
 }
 
-/// Does the chain's steps as long as the node is there.
+/// Executes the chain's steps as long as the node exists.
 async fn follow(node: std::sync::Weak<Node>) {
     let mut started = 0;
     let mut tries = 0;
@@ -323,7 +324,7 @@ async fn follow(node: std::sync::Weak<Node>) {
             while node.held.load(Ordering::SeqCst) {
                 sleep(Duration::from_millis(20)).await;
             }
-            // While there was nothing to do it may have lost what it had.
+            // The node may have lost its blocks while it was idle.
             if starts != node.starts.load(Ordering::SeqCst) {
                 return Ok(());
             }
@@ -334,7 +335,7 @@ async fn follow(node: std::sync::Weak<Node>) {
         match trouble.await {
             Ok(()) => tries = 0,
             Err(Trouble(why)) => {
-                // Most likely it was killed. Where it stands is found out when it is back.
+                // Most likely the node was killed. Its position is determined again after the restart.
                 started = 0;
                 tries += 1;
                 assert!(tries < 600, "anvil {}: {why}", node.name);

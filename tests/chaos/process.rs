@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Ends with this value, without asking it.
+/// A child process, killed when dropped.
 pub struct Process(Child);
 
 impl Process {
@@ -14,8 +14,8 @@ impl Process {
         Self(command.stdin(Stdio::null()).spawn().unwrap())
     }
 
-    /// Waits until it says `marker`; `false` where it ends before. Its output is read to the end, for a process stops at
-    /// a pipe that is full.
+    /// Waits for `marker` in the output; returns `false` if the process ends before. Reads the output to the end,
+    /// because a process blocks when its pipe is full.
     pub async fn says(&mut self, marker: &'static str) -> bool {
         let output: ChildStdout = self.0.stdout.take().expect("its output is a pipe");
         let (found, said) = tokio::sync::oneshot::channel();
@@ -25,7 +25,7 @@ impl Process {
                 if line.contains(marker)
                     && let Some(found) = found.take()
                 {
-                    // Nobody may wait for it any more.
+                    // The receiver may be gone.
                     let _ = found.send(());
                 }
             }
@@ -33,19 +33,19 @@ impl Process {
         said.await.is_ok()
     }
 
-    /// `kill -9`.
+    /// Kills the process with `kill -9`.
     pub fn kill(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 
-    /// SIGSTOP: its sockets stay open, and nothing comes out of them.
+    /// Sends SIGSTOP: the sockets stay open, but nothing is sent.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
@@ -54,7 +54,7 @@ impl Process {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
-    /// How it ended, if it did.
+    /// Returns the exit status if the process has ended.
     pub fn ended(&mut self) -> Option<String> {
         self.0.try_wait().unwrap().map(|status| status.to_string())
     }
@@ -66,8 +66,9 @@ impl Drop for Process {
     }
 }
 
-/// A port for a process that is to be started on it again and again. It lies below the range from which outgoing
-/// connections take theirs: who connects to a local port of that range while nobody listens may reach itself.
+/// Returns a free port for a process that will be restarted on it repeatedly. The port lies below the range of
+/// outgoing connections: a client that connects to a local port in that range without a listener may connect to
+/// itself.
 pub fn port() -> u16 {
     loop {
         let port = rand::random_range(10_000..30_000);

@@ -1,4 +1,4 @@
-//! The real binary, which is killed and stopped like everything else.
+//! The real binary, which is killed and stopped like the nodes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::process::{Process, port};
 
-/// `node.silence_timeout`: within so long an upstream that is silent is left.
+/// Value of `node.silence_timeout`: the proxy fails over from a silent upstream within this time.
 pub const SILENCE: Duration = Duration::from_secs(2);
 const START: Duration = Duration::from_secs(20);
 
@@ -23,7 +23,7 @@ pub struct Proxy {
     admin: u16,
     upstreams: String,
     pub log: PathBuf,
-    /// Held by who kills it until it is back.
+    /// Locked by a fault until the process runs again.
     process: Mutex<Process>,
 }
 
@@ -43,7 +43,7 @@ impl Proxy {
         proxy
     }
 
-    /// `kill -9`; it comes back after `down`.
+    /// Kills the process with `kill -9` and restarts it after `down`.
     pub async fn kill(&self, down: Duration) {
         let mut process = self.process.lock().await;
         self.has_not_ended(&mut process);
@@ -53,7 +53,7 @@ impl Proxy {
         self.is_up().await;
     }
 
-    /// SIGSTOP, and SIGCONT after so long.
+    /// Stops the process with SIGSTOP, and continues it with SIGCONT after `duration`.
     pub async fn freeze(&self, duration: Duration) {
         let process = self.process.lock().await;
         process.freeze();
@@ -61,12 +61,12 @@ impl Proxy {
         process.thaw();
     }
 
-    /// It must not have ended by itself.
+    /// Panics if the process has ended by itself.
     pub async fn lives(&self) {
         self.has_not_ended(&mut *self.process.lock().await);
     }
 
-    /// As [`Self::lives`], but nobody is waited for who kills or stops it.
+    /// Panics like [`Self::lives`], but returns at once while a fault has locked the process.
     pub fn lives_unless_busy(&self) {
         if let Ok(mut process) = self.process.try_lock() {
             self.has_not_ended(&mut process);
@@ -93,7 +93,7 @@ impl Proxy {
         timeout(START, up).await.expect("the proxy starts");
     }
 
-    /// A page of the admin port, head and all.
+    /// Returns a page of the admin port, with its HTTP head.
     async fn page(&self, name: &str) -> Option<String> {
         let get = async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).await.ok()?;
@@ -106,7 +106,7 @@ impl Proxy {
         timeout(Duration::from_secs(5), get).await.ok()?
     }
 
-    /// Metrics by name and labels, those that begin so.
+    /// Returns the metrics that begin with `prefix`, by name and labels.
     pub async fn metrics(&self, prefix: &str) -> BTreeMap<String, f64> {
         let page = self.page("metrics").await.unwrap_or_default();
         let lines = page.lines().filter(|line| line.starts_with(prefix));
@@ -134,10 +134,10 @@ fn spawn(port: u16, admin: u16, upstreams: &str, log: &Path) -> Process {
             ("HEADWATER_NODE_FAILBACK_AFTER", "2s"),
             ("HEADWATER_NODE_RECONNECT_MAX", "1s"),
             ("HEADWATER_NODE_POLL_INTERVAL", "100ms"),
-            // Clients that stall for a few seconds are to be closed, some of them.
+            // So that some of the clients that stall for a few seconds are closed.
             ("HEADWATER_DELIVERY_MAX_QUEUE_AGE", "2s"),
             ("HEADWATER_DELIVERY_NOTSENT_LOWAT", "4 KiB"),
-            // Little, so that who comes back late is told of blocks that have to be fetched.
+            // Small, so that clients that return late need blocks that must be fetched.
             ("HEADWATER_HISTORY_BLOCKS", "24"),
             ("HEADWATER_LOG_FILTER", "info,headwater=debug"),
         ])

@@ -1,5 +1,5 @@
-//! What a client holds: the heads and logs that it was told and that were not taken back. From this it knows where to go
-//! on after a lost connection.
+//! A client's view: the heads and logs received and not retracted. The view determines the place to resume from after
+//! a lost connection.
 
 use alloy_primitives::B256;
 
@@ -8,31 +8,31 @@ use crate::history::{Log, Start, Told};
 /// Number and hash of a block.
 pub type At = (u64, B256);
 
-/// What a client asks for.
+/// The kinds of events that a client subscribes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kinds {
     pub heads: bool,
     pub logs: bool,
 }
 
-/// What stands, oldest first.
+/// The current heads and logs, oldest first.
 #[derive(Clone, Debug)]
 pub struct View {
     kinds: Kinds,
-    /// The first block that it is to cover.
+    /// Number of the first block that the client covers.
     from: u64,
     heads: Vec<(At, B256)>,
     logs: Vec<(At, Log)>,
-    /// The lowest block of the removals that were told last.
+    /// Lowest block of the removals received last; `None` after any other event.
     removing: Option<u64>,
 }
 
-/// Where to go on.
+/// The places to resume from.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     pub heads: Start,
     pub logs: Start,
-    /// What stands above this block is taken back first.
+    /// Number of the block above which heads and logs are dropped first; `None` keeps all.
     pub keep: Option<u64>,
 }
 
@@ -65,7 +65,7 @@ impl View {
         }
     }
 
-    /// A log that undoes another.
+    /// Applies a log with `removed: true`.
     pub fn removed(&mut self, block: At, log: &Log) {
         self.logs
             .retain(|(other, own)| *other != block || own.index != log.index);
@@ -80,8 +80,9 @@ impl View {
         self.logs.last().map(|((_, hash), log)| (*hash, log.index))
     }
 
-    /// The connection was lost. Amid removals, those that did not come are plain: oldest first, so everything above.
-    /// Heads above are void too, although no other has come in their place.
+    /// Completes the removals after a lost connection. Removals arrive oldest first, so the missing ones are those of
+    /// all remaining logs from the lowest removed block on. Heads from that block on are dropped too, although no
+    /// other head has replaced them. Returns the missing removals, and `true` if heads were dropped.
     pub fn take_back(&mut self) -> (Vec<Told>, bool) {
         let Some(lowest) = self.removing.take() else {
             return (Vec::new(), false);
@@ -98,7 +99,7 @@ impl View {
         (rest.collect(), self.heads.len() < before)
     }
 
-    /// Where to go on: after the last that it has, or so many blocks before.
+    /// Returns the places to resume from: after the last event, or `back` blocks before.
     pub fn place(&self, back: usize) -> Place {
         let after = |block: B256, log| Start::After(block, log);
         let from = Start::FromBlock(self.from);
@@ -123,13 +124,13 @@ impl View {
         }
     }
 
-    /// Drops what stands above this block.
+    /// Drops all heads and logs above this block.
     pub fn keep(&mut self, number: u64) {
         self.heads.retain(|(block, _)| block.0 <= number);
         self.logs.retain(|(block, _)| block.0 <= number);
     }
 
-    /// A record in which just this was told: head, logs, head.
+    /// Returns a record with exactly the current view, each head followed by its logs.
     pub fn record(&self) -> Vec<Told> {
         let heads = self.heads.iter().map(|((number, hash), parent)| {
             let (number, hash, parent) = (*number, *hash, *parent);

@@ -1,4 +1,4 @@
-//! Nodes, proxy and clients together; the chain's plan, and the reckoning at the end.
+//! Nodes, proxy and clients together; the plan of the chain, and the final check.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -19,9 +19,9 @@ use crate::node::{self, Node};
 use crate::proxy::Proxy;
 use crate::view::Kinds;
 
-/// Blocks before the clients begin: a reorg may reach so far.
+/// Number of the last block before the clients start; no reorg goes below it.
 const FIRST: u64 = 10;
-/// The last blocks reach everybody within so long.
+/// Time limit for the last blocks to reach all clients.
 const ARRIVE: Duration = Duration::from_secs(60);
 
 pub struct World {
@@ -36,7 +36,7 @@ pub struct World {
     directory: TempDir,
 }
 
-/// What came out.
+/// The result of a run.
 pub struct Reckoning {
     pub verdict: Verdict,
     pub clients: Vec<(String, Ended)>,
@@ -59,7 +59,7 @@ const BOTH: Kinds = Kinds {
     logs: true,
 };
 
-/// What clients ask for, by turns.
+/// Subscriptions of the clients, assigned in turn: name, kinds and logs.
 const WISHES: [(&str, Kinds, Wish); 6] = [
     ("heads", HEADS, Wish::All),
     ("all logs", LOGS, Wish::All),
@@ -70,12 +70,12 @@ const WISHES: [(&str, Kinds, Wish); 6] = [
 ];
 
 impl World {
-    /// `None` where there is no anvil.
+    /// Starts nodes, proxy and clients; `None` if there is no anvil.
     pub async fn start(seed: u64, nodes: usize, clients: usize) -> Option<Self> {
         node::binary()?;
         let directory = tempfile::Builder::new().prefix("chaos-").tempdir().unwrap();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        // The chain's clock begins in the past, for some of its blocks come faster than seconds do.
+        // The chain's clock begins in the past, because some blocks are mined faster than one a second.
         let genesis = now.as_secs() - 100_000;
         let chain = Arc::new(Chain::new(genesis));
         let mut all = Vec::new();
@@ -135,7 +135,7 @@ impl World {
         });
     }
 
-    /// Plans a reorg of this depth, or of what the clients have seen.
+    /// Plans a reorg of this depth, but not below block `FIRST`.
     pub fn reorg(&mut self, depth: u64) {
         let depth = depth.min(self.chain.height() - FIRST);
         if depth > 0 {
@@ -145,7 +145,7 @@ impl World {
         }
     }
 
-    /// Waits until all nodes have done what was planned.
+    /// Waits until all nodes have executed the planned steps.
     pub async fn follow(&self) {
         let end = Instant::now() + ARRIVE;
         while self.nodes.iter().any(|node| node.done() < self.chain.len()) {
@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    /// The node that the proxy uses now.
+    /// Returns the active node of the proxy.
     pub async fn active(&self) -> Arc<Node> {
         let end = Instant::now() + ARRIVE;
         loop {
@@ -177,7 +177,8 @@ impl World {
         }
     }
 
-    /// The faults are over: a last block with something for everybody, and then everything is held against the node.
+    /// Ends the run after the faults: mines last blocks with a log for every filter, then checks all records against
+    /// the nodes.
     pub async fn reckon(mut self) -> Reckoning {
         for _ in 0..3 {
             self.mine_with(vec![Emission { first: 0, count: 6 }]);
@@ -199,7 +200,7 @@ impl World {
                 late.push(client.name.clone());
             }
         }
-        // Long enough for what should not come any more.
+        // Long enough for unexpected events to arrive.
         sleep(Duration::from_millis(500)).await;
         let mut reckoning = Reckoning {
             verdict: Verdict::default(),
@@ -223,7 +224,7 @@ impl World {
     }
 }
 
-/// Every third seed has the nodes but the first polled over HTTP.
+/// Starts the proxy; for every third seed, all nodes but the first are polled over HTTP.
 async fn start_proxy(directory: &Path, nodes: &[Arc<Node>], seed: u64) -> Proxy {
     let scheme = |at: usize| if at > 0 && seed.is_multiple_of(3) { "http" } else { "ws" };
     let upstreams = nodes.iter().enumerate();
@@ -236,7 +237,7 @@ impl Reckoning {
         self.clients.iter().map(|(_, ended)| of(ended)).sum()
     }
 
-    /// How connections ended, over all clients.
+    /// Lists the numbers of ended connections by reason, over all clients.
     pub fn ends(&self) -> String {
         let mut ends = std::collections::BTreeMap::new();
         for (why, count) in self.clients.iter().flat_map(|(_, ended)| &ended.diary.ends) {
@@ -250,7 +251,7 @@ impl Reckoning {
         words
     }
 
-    /// Keeps the proxy's log and the clients' diaries for whoever looks into it.
+    /// Saves the proxy's log and the clients' diaries for analysis.
     pub fn keep(&self) -> PathBuf {
         let name = format!("chaos-seed-{}-{}", self.seed, std::process::id());
         let kept = std::env::temp_dir().join(name);
@@ -263,7 +264,7 @@ impl Reckoning {
         kept
     }
 
-    /// Fails, with the examples and all that is needed to look into it, unless everybody was told everything.
+    /// Panics with examples and the path of the saved files unless every client received exactly the right events.
     pub fn assert_clean(&self) {
         let mut wrong = String::new();
         if !self.verdict.is_clean() {

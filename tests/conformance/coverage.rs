@@ -1,22 +1,22 @@
-//! All rows there are, in PROTOCOL's order, and those that are no matter of this suite: each of them is a test's elsewhere, or
-//! there is a reason why it is nobody's.
+//! List of all rows in PROTOCOL's order, including the rows outside this suite: each of those is covered by another
+//! test, or has a reason why no test covers it.
 //!
-//! Where PROTOCOL numbers its rows, these are its numbers (H, F, J, B, O, R, U, C); where it does not, they are ours. What it
-//! says of subscriptions that operators have (section 2) is S4's; of vendors' own (3) `tests/it/transactions.rs`'s, of the
-//! libraries (4) `tests/interop`'s and `tests/alloy`'s.
+//! Rows numbered in PROTOCOL keep their numbers (H, F, J, B, O, R, U, C); the other numbers are our own. PROTOCOL's
+//! statements on operators' subscriptions (section 2) are covered by S4, those on vendors' subscriptions (3) by
+//! `tests/it/transactions.rs`, and those on libraries (4) by `tests/interop` and `tests/alloy`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::table::Section;
 
-/// Where a row is covered.
+/// The place that covers a row.
 enum By {
-    /// In `rows/`.
+    /// A case in `rows/`.
     Us,
-    /// A test: its file, below `tests/`, and name.
+    /// A test elsewhere: its file below `tests/`, and its name.
     Test(&'static str, &'static str),
-    /// Nobody, for a reason.
+    /// Not covered, with the reason.
     Nobody(#[expect(dead_code, reason = "for those who read this list")] &'static str),
 }
 
@@ -205,7 +205,7 @@ const ROWS: [(&str, &str, By); 179] = [
     ("Z7 at once", "frames right behind the handshake", Test("it/handshake.rs", "the_first_frames_may_come_in_the_same_write_as_the_handshake")),
 ];
 
-/// Each row is covered where it is said to be, and nothing else is.
+/// Checks that each row is covered exactly where the list says.
 pub fn check(sections: &[Section]) -> Result<(), String> {
     let cases = sections.iter().flat_map(|section| &section.cases);
     let mut ours: BTreeSet<&str> = cases.flat_map(|case| case.rows.iter().map(String::as_str)).collect();

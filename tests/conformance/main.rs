@@ -1,13 +1,13 @@
-//! Every row of the tables that say how headwater must behave on the wire, asked of headwater before its own simulated node,
-//! before anvil and before geth, and of geth itself: what geth says and what headwater makes of it are the same bytes, unless
-//! the row says why not.
+//! Runs every row of the tables of headwater's wire behaviour against headwater in front of its own simulated node,
+//! anvil and geth, and against geth itself: geth's messages and those through headwater must be the same bytes,
+//! unless the row states a reason.
 //!
-//! The rows are data, in `rows/`; what they are about, and what is tested elsewhere, is listed in `coverage.rs`. This is a
-//! program of its own rather than libtest's, for libtest has no place for a table over all targets: it ends with the same
-//! line as libtest, by which `scripts/test` counts. `cargo test --test conformance -- J17 devnet` plays what has both words
-//! in its name.
+//! The rows are data, in `rows/`; their subjects, and the tests elsewhere, are listed in `coverage.rs`. The suite is
+//! a program of its own, because libtest cannot print a table over all targets; it ends with the same line as
+//! libtest, which `scripts/test` counts. `cargo test --test conformance -- J17 devnet` runs the cases with both words
+//! in their name.
 
-// In a test a panic is the report, and the table is what this is for.
+// A panic reports a failure of the test, and the table is this program's output.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "../shared/client_frame.rs"]
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .unwrap();
-    // One task for all clients: what they ask is served elsewhere.
+    // One task for all clients; the servers run on other tasks.
     let (devnet, anvil, geth) = runtime.block_on(async {
         tokio::join!(
             play(
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
     report.print(&sections, began.elapsed())
 }
 
-/// All that is wanted of the tables on one node. Nothing, and a reason, where there is no such node.
+/// Runs the selected cases on one node. The inner error is the reason why there is no such node.
 async fn play(
     node: impl Future<Output = Result<Result<Node, &'static str>, String>>,
     targets: &[Target],
@@ -122,7 +122,7 @@ async fn play(
     let mut cases = cases
         .filter(|(section, case)| targets.iter().any(|target| wanted(*target, section, case)))
         .peekable();
-    // Starting a node takes longer than most of what it is asked.
+    // Starting a node takes longer than most cases.
     if cases.peek().is_none() {
         return Ok(Ok(Vec::new()));
     }

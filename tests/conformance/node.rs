@@ -1,4 +1,4 @@
-//! The nodes: what they are, and how something is made to happen on them.
+//! The nodes: start, calls, and commands for blocks, reorgs and faults.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
@@ -15,18 +15,18 @@ use tempfile::TempDir;
 
 use crate::peer::{post, until};
 
-/// A node starts within seconds.
+/// Time limit for the start of a node, which takes seconds.
 const START: Duration = Duration::from_secs(30);
 
-/// geth makes a block within milliseconds.
+/// Wait before another transaction wakes geth, which usually mines within milliseconds.
 const AWAKE: Duration = Duration::from_secs(2);
 
-/// Logs of each block, whatever the node: two transfers and a note between them, or three transfers.
+/// Logs of each block on every node: two transfers and a note after them, or three logs of devnet.
 pub const LOGS: usize = 3;
 
 const TRANSFER: &str = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef";
 
-/// A node of the suite's own. It ends with this value.
+/// A node of this suite, stopped when dropped.
 pub struct Node {
     kind: Kind,
     address: SocketAddr,
@@ -41,7 +41,7 @@ enum Kind {
     Geth(Process, TempDir),
 }
 
-/// A block that was made.
+/// A mined block.
 #[derive(Clone, Debug)]
 pub struct Block {
     pub hash: String,
@@ -50,7 +50,7 @@ pub struct Block {
 }
 
 impl Node {
-    /// One transaction of three logs in a block, all of one contract, and no block unless commanded.
+    /// Starts devnet: blocks only on command, each with one transaction of three logs from one contract.
     pub async fn devnet() -> Result<Self, String> {
         let config = devnet::Config {
             transactions_per_block: 1,
@@ -71,7 +71,7 @@ impl Node {
         })
     }
 
-    /// Nothing, and a reason, where there is no anvil.
+    /// Starts anvil. The inner error is the reason why there is none.
     pub async fn anvil() -> Result<Result<Self, &'static str>, String> {
         let Some(binary) = std::env::var_os("ANVIL") else {
             return Ok(Err(
@@ -85,7 +85,7 @@ impl Node {
         Self::with_contract(Kind::Anvil(process), port).await.map(Ok)
     }
 
-    /// Nothing, and a reason, where there is no geth.
+    /// Starts geth. The inner error is the reason why there is none.
     pub async fn geth() -> Result<Result<Self, &'static str>, String> {
         let Some(binary) = std::env::var_os("GETH").or_else(installed_geth) else {
             return Ok(Err("run `make geth`, which needs Go, or set GETH to the path of geth"));
@@ -93,7 +93,7 @@ impl Node {
         let directory = tempfile::tempdir().map_err(|why| why.to_string())?;
         let mut command = Command::new(binary);
         command
-            // One port for both, as headwater has it.
+            // One port for both WebSocket and HTTP, as headwater expects.
             .args(["--dev", "--ws", "--ws.port", "0", "--http", "--http.port", "0"])
             .args(["--nodiscover", "--port", "0", "--datadir"])
             .arg(directory.path());
@@ -109,7 +109,7 @@ impl Node {
             contract: String::new(),
             account: String::new(),
         };
-        // geth opens the port after it has said so.
+        // geth opens the port only after logging it.
         until("the node answers", async || node.ask("eth_chainId", "[]").await.is_ok()).await?;
         let accounts = node.value("eth_accounts", json!([])).await?;
         node.account = accounts[0].as_str().ok_or("an account")?.to_owned();
@@ -129,7 +129,7 @@ impl Node {
         self.address
     }
 
-    /// What the tables may say of it.
+    /// Returns the names that the tables may use for values of this node.
     pub async fn names(&self) -> Result<Vec<(&'static str, String)>, String> {
         let chain = self.value("eth_chainId", json!([])).await?;
         Ok(vec![
@@ -140,7 +140,7 @@ impl Node {
         ])
     }
 
-    /// The node's own result, or its error, as it stands in its answer.
+    /// Returns the node's result or error, as raw JSON of its answer.
     pub async fn ask(&self, method: &str, params: &str) -> Result<String, String> {
         let request = format!(r#"{{"jsonrpc":"2.0","id":0,"method":"{method}","params":{params}}}"#);
         let answer = post(self.address, &request).await?;
@@ -157,7 +157,7 @@ impl Node {
         serde_json::from_str(&text).map_err(|why| format!("{method}: {why}"))
     }
 
-    /// Sends a transaction and has it mined; its receipt.
+    /// Sends a transaction, has it mined, and returns its receipt.
     async fn transact(&self, transaction: Value) -> Result<Value, String> {
         let hash = self.value("eth_sendTransaction", json!([transaction])).await?;
         if let Kind::Anvil(_) = self.kind {
@@ -166,13 +166,13 @@ impl Node {
         let mut receipt = Value::Null;
         let mut asked_since = Instant::now();
         until("the receipt", async || {
-            // geth makes a block when a transaction comes, and now and then misses one: then the next wakes it.
+            // geth mines when a transaction arrives, but occasionally misses one; another transaction then wakes it.
             if matches!(self.kind, Kind::Geth(..)) && asked_since.elapsed() > AWAKE {
                 asked_since = Instant::now();
                 let _ = self.pending().await;
             }
             let asked = self.value("eth_getTransactionReceipt", json!([hash])).await;
-            // geth refuses for a moment while it indexes: that is an object, too.
+            // geth returns an error for a moment while it indexes, which is an object too.
             receipt = asked.unwrap_or_default();
             receipt.get("blockHash").is_some()
         })
@@ -188,7 +188,7 @@ impl Node {
         json!({"from": self.account, "to": self.contract, "gas": "0x100000", "data": data})
     }
 
-    /// One more block with its logs.
+    /// Mines one block with its logs.
     pub async fn mine(&self) -> Result<Block, String> {
         if let Kind::Devnet(node) = &self.kind {
             return Ok(Block::of(&node.handle().mine()));
@@ -202,7 +202,7 @@ impl Node {
         })
     }
 
-    /// The newest blocks are replaced by as many others; those, oldest first.
+    /// Replaces the newest `depth` blocks by as many others and returns the new ones, oldest first.
     pub async fn reorg(&self, depth: u64) -> Result<Vec<Block>, String> {
         match &self.kind {
             Kind::Devnet(node) => {
@@ -233,7 +233,7 @@ impl Node {
         }
     }
 
-    /// One more transaction in the pool; geth makes a block of it, too. Its hash.
+    /// Adds a transaction to the mempool, which geth also mines at once, and returns its hash.
     pub async fn pending(&self) -> Result<String, String> {
         if let Kind::Devnet(node) = &self.kind {
             let pending = node.handle().add_pending().ok_or("the pool is full")?;
@@ -244,7 +244,7 @@ impl Node {
         Ok(hash.as_str().ok_or("a hash")?.to_owned())
     }
 
-    /// What goes wrong with a node, which only ours does on command.
+    /// Causes or ends a fault, which only devnet can do on command.
     pub fn trouble(&self, words: &[&str]) -> Result<(), String> {
         let Kind::Devnet(node) = &self.kind else {
             return Err("this happens on devnet only".into());
@@ -279,7 +279,7 @@ impl Block {
     }
 }
 
-/// Where `make geth` puts it: the newest, should there be several.
+/// Returns the newest geth that `make geth` has installed.
 fn installed_geth() -> Option<OsString> {
     let local = Path::new(env!("CARGO_MANIFEST_DIR")).join(".local");
     let installed = std::fs::read_dir(local).ok()?.flatten().map(|entry| entry.path());
@@ -295,10 +295,10 @@ fn installed_geth() -> Option<OsString> {
     installed.pop().map(PathBuf::into_os_string)
 }
 
-/// A child process, which ends with this value.
+/// A child process, killed when dropped.
 struct Process(Child);
 
-/// Where a process says that it has started.
+/// The stream that carries the start message.
 #[derive(Clone, Copy)]
 enum Output {
     Stdout,
@@ -306,7 +306,7 @@ enum Output {
 }
 
 impl Process {
-    /// Returns when it has said `marker`, with what came after it on that line.
+    /// Starts the process, waits for `marker` in its output, and returns the rest of that line.
     async fn start(command: Command, output: Output, marker: &'static str) -> Result<(Self, String), String> {
         let starting = tokio::task::spawn_blocking(move || Self::start_now(command, output, marker));
         starting.await.map_err(|why| why.to_string())?
@@ -325,11 +325,11 @@ impl Process {
         };
         let pipe = pipe.ok_or("no pipe")?;
         let (found, rest) = mpsc::channel();
-        // It reads to the end: a process stops at a pipe that is full.
+        // Reads to the end, because a process blocks when its pipe is full.
         std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
                 if let Some((_, rest)) = line.split_once(marker) {
-                    // Only the first is waited for.
+                    // Only the first match is needed; later sends fail.
                     let _ = found.send(rest.to_owned());
                 }
             }
@@ -344,7 +344,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

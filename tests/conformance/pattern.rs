@@ -1,16 +1,16 @@
-//! Lines with gaps: `${name:kind}` takes what is of that kind and gives it a name, `${:kind}` only takes it, and `${name}`
-//! stands for what has that name already. All other text stands for itself.
+//! Lines with gaps: `${name:kind}` matches text of this kind and names it, `${:kind}` only matches, and `${name}`
+//! stands for the text with this name. All other text stands for itself.
 
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// What has a name.
+/// The text of a name.
 #[derive(Clone, Debug)]
 pub struct Named {
     pub text: String,
-    /// Another target has another one by nature: ids of subscriptions.
+    /// `true` for subscription ids, which differ between targets by nature.
     differs: bool,
 }
 
@@ -22,7 +22,7 @@ impl From<String> for Named {
 
 pub type Names = BTreeMap<String, Named>;
 
-/// A line, taken apart.
+/// A parsed line.
 #[derive(Clone, Debug)]
 pub struct Pattern(Vec<Part>);
 
@@ -35,22 +35,23 @@ enum Part {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// The id of a subscription as geth makes them (PROTOCOL 1.6).
+    /// A subscription id in geth's form (PROTOCOL 1.6).
     Id,
     Hash,
-    /// `0x` and digits.
+    /// `0x` and hex digits.
     Hex,
     /// Any JSON value.
     Json,
-    /// A JSON object of just these members in just this order; those with `?` may be missing. The list has a name.
+    /// A JSON object with exactly these members in this order; members marked `?` are optional. The string names the
+    /// list.
     Members(String),
-    /// Up to the text that follows.
+    /// Any text up to the text that follows.
     Any,
 }
 
-/// A text that is as it should be.
+/// A successful match.
 pub struct Match {
-    /// With the names of what differs by nature in its place: what two targets have to have in common.
+    /// The text with values that differ by nature replaced by their names, for comparing two targets.
     pub masked: String,
 }
 
@@ -78,7 +79,7 @@ impl Pattern {
         Ok(Self(parts))
     }
 
-    /// The text, where all gaps are known.
+    /// Returns the line's text; fails if it has unnamed gaps or unknown names.
     pub fn fill(&self, names: &Names) -> Result<String, String> {
         let mut text = String::new();
         for part in &self.0 {
@@ -91,7 +92,7 @@ impl Pattern {
         Ok(text)
     }
 
-    /// The line as a reader would like to see it: with what is known filled in.
+    /// Formats the line for a reader, with known names filled in.
     pub fn show(&self, names: &Names) -> String {
         let show = |part: &Part| match part {
             Part::Text(text) => text.clone(),
@@ -101,7 +102,7 @@ impl Pattern {
         self.0.iter().map(show).collect()
     }
 
-    /// Takes what the gaps stand for into `names`; the error is where the text goes another way.
+    /// Matches `text` and adds the named gaps to `names`; the error is the byte offset of the first mismatch.
     pub fn take(&self, text: &str, names: &mut Names) -> Result<Match, usize> {
         let mut masked = String::new();
         let mut at = 0;
@@ -136,7 +137,7 @@ impl Pattern {
     }
 }
 
-/// The length of `wanted` where `text` begins with it, else how far they agree.
+/// Returns the length of `wanted` if `text` begins with it, otherwise the length of the common beginning as an error.
 fn common(text: &str, wanted: &str) -> Result<usize, usize> {
     if text.starts_with(wanted) {
         return Ok(wanted.len());
@@ -146,7 +147,8 @@ fn common(text: &str, wanted: &str) -> Result<usize, usize> {
     Err(first.map_or(text.len().min(wanted.len()), |((at, _), _)| at))
 }
 
-/// What a name stands for: `log.blockHash` is a member of `log`, and `log.undone` the same log taken back.
+/// Returns the text of a name: `log.blockHash` is a member of `log`, and `log.undone` the same log with
+/// `removed: true`.
 fn look_up(name: &str, names: &Names) -> Result<Named, String> {
     if let Some(known) = names.get(name) {
         return Ok(known.clone());
@@ -188,7 +190,7 @@ impl Kind {
         }
     }
 
-    /// How much of the beginning of `text` is of this kind.
+    /// Returns the length of the prefix of `text` that matches this kind, in bytes.
     fn len(&self, text: &str, next: Option<&Part>, names: &Names) -> Option<usize> {
         let digits = |digit: fn(&u8) -> bool| -> Option<usize> {
             Some(2 + text.strip_prefix("0x")?.bytes().take_while(digit).count())
@@ -261,7 +263,7 @@ fn has_members(object: &str, list: &str) -> bool {
     in_order && keys.next().is_none()
 }
 
-/// What the rest relies on.
+/// Tests the properties of patterns that the suite relies on.
 pub fn check() -> Result<(), String> {
     let mut names = Names::from([("head".to_owned(), "number, hash, size?".to_owned().into())]);
     let mut take = |pattern: &str, text: &str| {

@@ -1,5 +1,5 @@
-//! A client that writes whatever it is told to, takes nothing but RFC 6455 in return, and says what is wrong rather than
-//! to panic: the suite goes on with the next row.
+//! A client that sends arbitrary bytes, accepts only valid RFC 6455 in return, and reports errors instead of
+//! panicking, so that the suite continues with the next row.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 
 use crate::client_frame;
 
-/// Longer than anything takes that is to happen, also where many tests share few cores.
+/// Time limit, longer than any expected event takes, even when many tests share few cores.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What a browser sends, without `Origin`.
+/// Upgrade headers of a browser, without `Origin`.
 const UPGRADE: [(&str, &str); 4] = [
     ("Connection", "Upgrade"),
     ("Upgrade", "websocket"),
@@ -28,7 +28,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T,
         .map_err(|_| format!("{what}: not within {PATIENCE:?}"))
 }
 
-/// Looks again and again, for what can only be looked at.
+/// Polls a condition until it is true.
 pub async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) -> Result<(), String> {
     within(what, async {
         while !seen().await {
@@ -38,11 +38,11 @@ pub async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) -> Result<()
     .await
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Clone, Debug, Default)]
 pub struct Reply {
     pub status: u16,
-    /// Names in lower case.
+    /// Pairs of lower-case name and value.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
@@ -55,13 +55,13 @@ impl Reply {
     }
 }
 
-/// What came from the other end.
+/// A message or frame from the server, or the end.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
     Text(String),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
-    /// Of the connection.
+    /// The end of the connection.
     End,
 }
 
@@ -79,15 +79,15 @@ impl Heard {
     }
 }
 
-/// One connection.
+/// One WebSocket connection.
 pub struct Peer {
     socket: TcpStream,
-    /// Neither side says more.
+    /// `true` after the end of the connection.
     pub over: bool,
 }
 
-/// One request on a connection of its own, which remains where it was upgraded. `headers` replace those that an upgrade or a
-/// POST has anyway; without a value they take them away.
+/// Sends one request on a new connection, and returns the connection if it was upgraded. `headers` replace the
+/// default headers of an upgrade or a POST; `None` as a value removes the default.
 pub async fn request(
     address: SocketAddr,
     line: &str,
@@ -114,9 +114,9 @@ pub async fn request(
     let mut socket = within("connect", TcpStream::connect(address))
         .await?
         .map_err(|why| format!("connect: {why}"))?;
-    // Requests are small, and those of a benchmark are elsewhere.
+    // Requests are small; benchmarks measure throughput elsewhere.
     socket.set_nodelay(true).map_err(|why| why.to_string())?;
-    // A refusal may come before all was taken.
+    // The server may refuse before it has read the whole request.
     let _ = within("write", socket.write_all(text.as_bytes())).await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -155,7 +155,7 @@ pub async fn request(
     Ok((reply, None))
 }
 
-/// Posts JSON; the answer's body.
+/// Posts JSON and returns the body of the response.
 pub async fn post(address: SocketAddr, body: &str) -> Result<String, String> {
     Ok(request(address, "POST /", false, &[], Some(body)).await?.0.body)
 }
@@ -172,7 +172,7 @@ impl Peer {
             .map_err(|why| format!("write: {why}"))
     }
 
-    /// Sends a frame as a client does: masked.
+    /// Sends a masked frame, as a client must.
     pub async fn frame(&mut self, first: u8, payload: &[u8]) -> Result<(), String> {
         self.write(&client_frame::frame(first, payload)).await
     }
@@ -181,7 +181,7 @@ impl Peer {
         self.frame(0x81, text.as_bytes()).await
     }
 
-    /// The next message, put together, or control frame; pings are answered.
+    /// Returns the next complete message or control frame; answers pings.
     pub async fn hear(&mut self, what: &str) -> Result<Heard, String> {
         within(what, self.next()).await?
     }
@@ -204,7 +204,7 @@ impl Peer {
                     let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
                     let reason = payload.get(2..).unwrap_or_default().to_vec();
                     let reason = String::from_utf8(reason).map_err(|_| "a close reason that is no UTF-8")?;
-                    // The echo that is owed; it may be too late for it.
+                    // Echoes the close frame; the server may be gone already.
                     let _ = self.frame(0x88, &payload).await;
                     return Ok(Heard::Close(code, reason));
                 }
@@ -227,7 +227,7 @@ impl Peer {
         }
     }
 
-    /// The inner error is the end of the connection.
+    /// Reads one frame; the inner error is the end of the connection.
     async fn read_frame(&mut self) -> Result<std::io::Result<(u8, Vec<u8>)>, String> {
         let read = async {
             let (first, len) = (self.socket.read_u8().await?, self.socket.read_u8().await?);

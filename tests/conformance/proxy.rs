@@ -1,4 +1,4 @@
-//! headwater in this process, before one node.
+//! headwater in this process, in front of one node.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Returns when it is ready; `config` is TOML.
+    /// Starts headwater with `config` (TOML) and waits until it is ready.
     pub async fn start(node: &Node, config: &str) -> Result<Self, String> {
         let mut typed: typed::Config = toml::from_str(config).map_err(|why| format!("{config}: {why}"))?;
         typed.listen = "127.0.0.1:0".into();
@@ -28,7 +28,7 @@ impl Proxy {
         typed.upstream = vec![node.url().into()];
         typed.node.reconnect_min = Duration::from_millis(5);
         typed.node.reconnect_max = Duration::from_millis(50);
-        // All rows together are more than one client should ask in that time.
+        // All rows together exceed the default rate limit of one client.
         if typed.limits.request_burst == typed::Limits::default().request_burst {
             typed.limits.request_burst = 1_000_000;
         }
@@ -60,8 +60,8 @@ impl Proxy {
     }
 }
 
-/// Follows heads and logs through a door, to know when all of a block was told there: what a case does not wait for would
-/// else reach the next.
+/// Subscribes to heads and logs at a target and waits until a block is delivered completely there: events left over
+/// from one case would reach the next.
 pub struct Observer(Peer);
 
 impl Observer {
@@ -83,7 +83,7 @@ impl Observer {
         Ok(Self(peer))
     }
 
-    /// Until the block's head and all its logs have come.
+    /// Waits for the block's head and all its logs.
     pub async fn has_seen(&mut self, block: &Block) -> Result<(), String> {
         let (mut head, mut logs) = (false, 0);
         while !head || logs < block.logs {

@@ -1,4 +1,4 @@
-//! What is asked for on the command line, and what is printed in the end.
+//! The command line, and the printed results.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::run::Outcome;
 use crate::table::{Section, Target};
 
-/// The command line, as far as libtest's is of use here.
+/// The command-line options of libtest that apply here.
 #[derive(Default)]
 pub struct Words {
     words: Vec<String>,
@@ -14,7 +14,7 @@ pub struct Words {
 }
 
 impl Words {
-    /// Nothing where this program is called for another kind of test.
+    /// Parses the command line; `None` if another kind of test is requested.
     pub fn from_arguments() -> Option<Self> {
         let mut words = Self::default();
         let mut arguments = std::env::args().skip(1);
@@ -30,14 +30,14 @@ impl Words {
         Some(words)
     }
 
-    /// Whether all words are in this name.
+    /// Checks if `name` contains all words, ignoring case.
     pub fn want(&self, name: &str) -> bool {
         let name = name.to_lowercase();
         self.words.iter().all(|word| name.contains(&word.to_lowercase()))
     }
 }
 
-/// What a case is called on the command line and in the list of failures.
+/// Returns the name of a case for the command line and the list of failures.
 pub fn name(target: Target, section: &str, case: &str) -> String {
     format!(
         "{:8}{} {case}",
@@ -63,7 +63,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// One more test, that is about the suite itself.
+    /// Adds the result of a check of the suite itself.
     pub fn check(&mut self, name: &str, outcome: Result<(), String>) {
         if self.words.want(name) || outcome.is_err() {
             self.checks.push((name.to_owned(), outcome));
@@ -78,7 +78,7 @@ impl<'a> Report<'a> {
         self.skipped.push(format!("SKIPPED: {node}: {why}"));
     }
 
-    /// The names, as libtest lists them.
+    /// Prints the names, as libtest lists them.
     pub fn list(&self, sections: &[Section]) {
         for (name, _) in &self.checks {
             println!("{name}: test");
@@ -95,7 +95,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The table, the failures below it, and the line by which tests are counted.
+    /// Prints the table, the failures, and the line that `scripts/test` counts.
     pub fn print(&self, sections: &[Section], took: Duration) -> ExitCode {
         let titles = [
             "headwater\non devnet",

@@ -1,5 +1,5 @@
-//! A case is played before each door of a node at the same time, step by step: what happens to the node happens once, and
-//! all doors have to tell of it.
+//! Plays a case at all targets of a node at the same time, step by step: an event of the node happens once, and all
+//! targets must deliver it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,23 +10,24 @@ use crate::peer::{Heard, Peer, Reply, request, until};
 use crate::proxy::{Observer, Proxy};
 use crate::table::{Act, Case, HttpRequest, Section, Step, Target};
 
-/// What is asked to see that nothing else comes.
+/// Request that shows, by its answer, that nothing else comes first.
 const END: &str = r#"{"jsonrpc":"2.0","id":"end","method":"eth_chainId"}"#;
 
-/// geth, which makes a block for each transaction, now and then makes one without any: nobody has asked for it.
+/// Mark of an empty block: geth, which mines one block per transaction, occasionally mines an empty one, which no
+/// case expects.
 const NO_TRANSACTIONS: &str =
     r#""transactionsRoot":"0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421""#;
 
-/// A case, and what came of it.
+/// The result of a case at one target.
 pub struct Outcome {
     pub target: Target,
     pub section: &'static str,
     pub case: String,
-    /// Where it failed: file and line, and how.
+    /// File, line and description of the failure; `None` if the case passed.
     pub failure: Option<String>,
 }
 
-/// A node and those that can be asked about it.
+/// A node and the targets in front of it.
 pub struct Stage {
     node: Node,
     names: Names,
@@ -35,7 +36,7 @@ pub struct Stage {
 
 struct Door {
     target: Target,
-    /// Nothing where it is the node itself.
+    /// `None` if the target is the node itself.
     proxy: Option<Proxy>,
     observer: Observer,
 }
@@ -70,7 +71,7 @@ impl Stage {
                 proxy,
             });
         }
-        // Who subscribes now is not told any more of what was before.
+        // Later subscribers receive no events of earlier blocks.
         let block = stage.node.mine().await?;
         stage.settle(&block).await?;
         Ok(stage)
@@ -94,7 +95,7 @@ impl Stage {
         Ok(())
     }
 
-    /// What came of it before each door that it is for.
+    /// Plays a case and returns its outcome at each selected target.
     pub async fn play(&mut self, section: &Section, case: &Case, wanted: impl Fn(Target) -> bool) -> Vec<Outcome> {
         let targets: Vec<Target> = self.doors.iter().map(|door| door.target).collect();
         let targets: Vec<Target> = targets.into_iter().filter(|target| wanted(*target)).collect();
@@ -112,7 +113,7 @@ impl Stage {
         targets.iter().map(outcome).collect()
     }
 
-    /// The failures; an error concerns all.
+    /// Returns the failures by target; an error concerns all targets.
     async fn play_before(
         &mut self,
         section: &Section,
@@ -133,7 +134,7 @@ impl Stage {
             let address = if case.config.is_empty() || *target == Target::Geth {
                 door.address(&self.node)
             } else {
-                // What goes wrong with the simulated node is not to reach the other cases.
+                // Faults of the simulated node must not affect other cases.
                 if *target == Target::Devnet {
                     own_node = Some(Node::devnet().await?);
                 }
@@ -178,7 +179,7 @@ impl Stage {
                         session.names.extend(news.map(|(name, text)| (name, text.into())));
                     }
                     blocks.extend(happened.blocks.iter().cloned());
-                    // What was before anybody came is not to be told to who comes now.
+                    // Clients that connect later must not receive events of earlier blocks.
                     if sessions.iter().all(|session| session.peers.is_empty())
                         && let Some(block) = happened.blocks.last()
                     {
@@ -220,7 +221,7 @@ impl Stage {
     }
 }
 
-/// The text of a `let`: `1001 * text` is that text so often, with commas between, and `1001 x text` without.
+/// Evaluates a `let`: `1001 * text` repeats the text with commas between, and `1001 x text` without.
 fn value(text: &str, names: &Names) -> Result<String, String> {
     let fill = |text: &str| Pattern::parse(text)?.fill(names);
     for (sign, between) in [(" * ", ","), (" x ", "")] {
@@ -237,14 +238,14 @@ fn tells_events(case: &Case) -> bool {
     case.steps.iter().any(|step| matches!(step.act, Act::Node(_)))
 }
 
-/// What happened to a node.
+/// The effects of a step on a node.
 #[derive(Default)]
 struct Happened {
     names: Vec<(String, String)>,
     blocks: Vec<Block>,
 }
 
-/// Nothing where the step is none that happens to the node.
+/// Performs a step on the node; `None` if the step does not concern the node.
 async fn happen(node: &Node, step: &Step, names: &Names, proxies: &[Proxy]) -> Result<Option<Happened>, String> {
     let mut happened = Happened::default();
     match &step.act {
@@ -279,7 +280,7 @@ async fn happen(node: &Node, step: &Step, names: &Names, proxies: &[Proxy]) -> R
     Ok(Some(happened))
 }
 
-/// Does a step before each door, and compares where geth and headwater are to say the same.
+/// Performs a step at each target, and compares geth and headwater where both must give the same result.
 async fn take(step: &Step, sessions: Vec<&mut Session>, case: &Case) {
     let mut geths: Option<String> = None;
     for session in sessions {
@@ -302,7 +303,7 @@ async fn take(step: &Step, sessions: Vec<&mut Session>, case: &Case) {
     }
 }
 
-/// One client's side of a case.
+/// One client's state in a case.
 struct Session {
     target: Target,
     address: SocketAddr,
@@ -310,13 +311,13 @@ struct Session {
     peers: BTreeMap<String, Peer>,
     on: String,
     reply: Reply,
-    /// What it said last, for whoever reads of a failure.
+    /// The last message sent, for failure reports.
     said: String,
     failure: Option<String>,
 }
 
 impl Session {
-    /// What is to be compared: what was heard, without what differs by nature.
+    /// Performs a step and returns the received text for comparison, without values that differ by nature.
     async fn step(&mut self, step: &Step) -> Result<Option<String>, String> {
         match &step.act {
             Act::On(name) => self.on.clone_from(name),
@@ -473,7 +474,7 @@ impl Session {
         Ok(())
     }
 
-    /// What comes next is the answer to what is asked now.
+    /// Checks that the next message is the answer to one more request.
     async fn nothing(&mut self) -> Result<(), String> {
         let end = format!(
             r#"{{"jsonrpc":"2.0","id":"end","result":"{}"}}"#,
@@ -486,7 +487,7 @@ impl Session {
         }
     }
 
-    /// On none of the connections that are still open anything more comes.
+    /// Checks that nothing more arrives on any open connection.
     async fn end(&mut self) -> Result<(), String> {
         let open = self.peers.iter().filter(|(_, peer)| !peer.over);
         let open: Vec<String> = open.map(|(name, _)| name.clone()).collect();
@@ -498,7 +499,7 @@ impl Session {
     }
 }
 
-/// Two lines, and where they part.
+/// Formats two lines for comparison, one below the other.
 fn difference(a: &str, left: &str, b: &str, right: &str) -> String {
     let (a, b) = (format!("{a}  "), format!("{b}  "));
     let width = a.chars().count().max(b.chars().count());
@@ -509,7 +510,7 @@ fn difference(a: &str, left: &str, b: &str, right: &str) -> String {
     )
 }
 
-/// Some rows are of a hundred kilobytes.
+/// Shortens a text for display; some rows have a hundred kilobytes.
 fn shortened(text: &str) -> String {
     const MOST: usize = 1200;
     match text.char_indices().nth(MOST) {
@@ -518,7 +519,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// `\n`, `\t`, `\r`, `\\` and `\xff`.
+/// Replaces the escapes `\n`, `\t`, `\r`, `\\` and `\xff`.
 fn unescape(text: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();

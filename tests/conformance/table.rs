@@ -1,20 +1,20 @@
-//! The rows as files: execution-apis' `.io` form (`>>` a request, `<<` its answer, `//` a comment) and what a conversation
-//! needs beyond it. `rows/README.md` is its grammar.
+//! The rows as files: the `.io` format of execution-apis (`>>` a request, `<<` its answer, `//` a comment) with
+//! extensions for conversations. `rows/README.md` describes the grammar.
 
 use std::fmt;
 
 use crate::pattern::Pattern;
 
-/// Who is asked.
+/// A server under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// headwater before its own simulated node.
+    /// headwater in front of its own simulated node.
     Devnet,
-    /// headwater before anvil.
+    /// headwater in front of anvil.
     Anvil,
     /// geth itself.
     Geth,
-    /// headwater before geth.
+    /// headwater in front of geth.
     Proxied,
 }
 
@@ -45,22 +45,22 @@ impl Target {
 
 /// One section of PROTOCOL.
 pub struct Section {
-    /// `1.3 envelope`.
+    /// Number and name, such as `1.3 envelope`.
     pub name: &'static str,
-    /// Names that are given in the file.
+    /// Names and texts defined by `let` in the file.
     pub lets: Vec<(String, String)>,
     pub cases: Vec<Case>,
 }
 
-/// One row, or the part of it that one conversation shows.
+/// One row, or the part of it that one conversation covers.
 pub struct Case {
-    /// The ids of the rows.
+    /// The ids of the covered rows.
     pub rows: Vec<String>,
     pub title: String,
     pub file: &'static str,
     pub line: usize,
     pub targets: Vec<Target>,
-    /// Settings of a headwater of its own, as TOML.
+    /// Settings as TOML, for a separate headwater; empty for the shared one.
     pub config: String,
     pub steps: Vec<Step>,
 }
@@ -72,7 +72,7 @@ impl fmt::Display for Case {
 }
 
 pub struct Step {
-    /// Everywhere, where there are none.
+    /// The targets of this step; empty means all.
     pub targets: Vec<Target>,
     pub line: usize,
     pub act: Act,
@@ -83,14 +83,14 @@ impl Step {
         self.targets.is_empty() || self.targets.contains(&target)
     }
 
-    /// Whether geth and headwater before it are to say the same.
+    /// Returns `true` if geth and headwater in front of geth must give the same result.
     pub fn is_common(&self) -> bool {
         self.targets.is_empty() || self.targets.contains(&Target::Geth) && self.targets.contains(&Target::Proxied)
     }
 }
 
 pub enum Act {
-    /// Takes another connection, a new one where there is none of that name.
+    /// Switches to the connection with this name, and opens it if necessary.
     On(String),
     /// Sends a frame with this first byte.
     Frame {
@@ -98,29 +98,29 @@ pub enum Act {
         payload: Pattern,
         escapes: bool,
     },
-    /// Writes bytes.
+    /// Writes raw bytes.
     Raw(Vec<u8>),
-    /// The next message, or the body of the last answer.
+    /// Expects this message, or this body of the last HTTP response.
     Message(Pattern),
     Nothing,
     Pong(Pattern),
-    /// A close frame: its code, and what it says.
+    /// Expects a close frame with this code and reason.
     Close(Option<u16>, Pattern),
     End,
     Request(HttpRequest),
     Status(u16),
-    /// A header of the last answer; without a value it must not be there.
+    /// Expects a header in the last response; `None` means that it must be absent.
     Header(String, Option<Pattern>),
-    /// No other headers than these.
+    /// Expects no other headers than these.
     OnlyHeaders(Vec<String>),
     Check {
         left: Pattern,
         equal: bool,
         right: Pattern,
     },
-    /// Something happens to the node.
+    /// Executes a command on the node.
     Node(Vec<String>),
-    /// The node itself is asked: its result or error gets this name.
+    /// Calls the node directly and stores its result or error under this name.
     Ask {
         name: String,
         method: String,
@@ -129,11 +129,11 @@ pub enum Act {
 }
 
 pub struct HttpRequest {
-    /// `POST /`.
+    /// Method and path, such as `POST /`.
     pub line: String,
-    /// With the headers of an upgrade, unless they are taken away.
+    /// `true` to send upgrade headers, except those that `headers` removes.
     pub upgrade: bool,
-    /// Replaces those of the same name.
+    /// Headers that replace the defaults; `None` removes a header.
     pub headers: Vec<(String, Option<Pattern>)>,
     pub body: Option<Pattern>,
 }
@@ -191,7 +191,7 @@ pub fn parse(name: &'static str, file: &'static str, text: &str) -> Result<Secti
     Ok(section)
 }
 
-/// Where headwater is not to say what geth says, the file says why.
+/// Checks the last case: if headwater's expected messages differ from geth's, the file must state a reason.
 fn check_last(section: &Section, differs: bool) -> Result<(), String> {
     let Some(case) = section.cases.last() else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The walk of a client of heads on the block tree (E1).
+//! The path of a client's heads through the block tree (E1).
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,31 +6,31 @@ use alloy_primitives::B256;
 
 use super::{At, Tree, Verdict, name};
 
-/// The branch that the client stands on, as far as it was told.
+/// The client's current branch, according to the delivered heads.
 pub(super) struct Walk {
-    /// Oldest first, each the parent of the next.
+    /// Blocks oldest first, each the parent of the next.
     branch: Vec<Step>,
     positions: HashMap<B256, usize>,
-    /// Every head that was told, on whatever branch.
+    /// Every delivered head, on any branch.
     told: HashSet<B256>,
-    /// Told before the parent that they stand on.
+    /// Heads delivered before their parents.
     early: HashSet<B256>,
     from: u64,
 }
 
 struct Step {
     block: At,
-    /// Taken from another source than a head: presumed lost until it comes.
+    /// `true` if the block is known only from another source than a head; its head is presumed lost until delivered.
     missing: bool,
 }
 
-/// What a head did.
+/// The effect of a head.
 pub(super) enum Moved {
-    /// It stands on the one before.
+    /// The head's parent is the head before.
     Extended,
-    /// It stands on an older block, which has this number.
+    /// The head's parent is an older block, with this number.
     Switched(u64),
-    /// It had no business there; the walk stays as it was.
+    /// The head was unexpected; the walk is unchanged.
     Stray,
 }
 
@@ -61,7 +61,7 @@ impl Walk {
         self.positions.get(&hash).copied()
     }
 
-    /// Takes a head. `next` is hash and parent of the head that follows: it tells a head at the wrong place from a
+    /// Applies a head. `next` is hash and parent of the following head, which distinguishes a misplaced head from a
     /// missing one.
     pub(super) fn head(
         &mut self,
@@ -96,7 +96,7 @@ impl Walk {
             self.push(block, false);
             return Moved::Extended;
         }
-        // The next one goes on from where the walk stands: this one did not belong here.
+        // The next head continues from the walk's top, so this head was misplaced.
         let belongs_elsewhere = self.told.contains(&parent) && next.is_some_and(|(_, after)| after == top.1);
         if belongs_elsewhere && !self.contains(block.1) {
             if known {
@@ -123,7 +123,7 @@ impl Walk {
             .first()
             .is_some_and(|first| below(tree, block) < first.block.0)
         {
-            // It leaves the chain below all that was told: nothing of that stands any more.
+            // The head leaves the chain below all delivered heads, so none of them is canonical any more.
             self.pop_to(0, verdict);
             self.push(block, false);
             return Moved::Switched(below(tree, block));
@@ -139,7 +139,7 @@ impl Walk {
         }
     }
 
-    /// A log shows that this block's head must have been told.
+    /// Records that this block's head must have been delivered, because a log of the block was.
     pub(super) fn presume(&mut self, tree: &Tree, block: At, verdict: &mut Verdict) {
         self.presume_path(tree, block, verdict);
         if let Some(last) = self.branch.last_mut() {
@@ -147,7 +147,7 @@ impl Walk {
         }
     }
 
-    /// Puts a block on the branch with all that must lie between; the block that it joins the branch at.
+    /// Puts a block on the branch with all blocks in between; returns the block where they join the branch.
     fn presume_path(&mut self, tree: &Tree, block: At, verdict: &mut Verdict) -> Option<At> {
         let mut between = Vec::new();
         let mut lowest = block;
@@ -180,7 +180,7 @@ impl Walk {
         self.branch.push(Step { block, missing });
     }
 
-    /// Leaves the branch above; what is missing there will not come any more.
+    /// Shortens the branch to `len` blocks; heads missing above are lost.
     fn pop_to(&mut self, len: usize, verdict: &mut Verdict) {
         for step in self.branch.drain(len..) {
             self.positions.remove(&step.block.1);
@@ -190,7 +190,7 @@ impl Walk {
         }
     }
 
-    /// The walk must have arrived at the chain's newest block.
+    /// Checks that the walk has reached the chain's newest block.
     pub(super) fn arrive(&mut self, tree: &Tree, newest: At, verdict: &mut Verdict) {
         if self.top() != Some(newest) && newest.0 >= self.from {
             self.presume_path(tree, newest, verdict);
@@ -200,9 +200,9 @@ impl Walk {
         }
     }
 
-    /// What is missing now will not come any more.
+    /// Reports all heads that are still missing as lost.
     pub(super) fn close(&mut self, tree: &Tree, verdict: &mut Verdict) {
-        // What should have been told before the first.
+        // Heads that should have been delivered before the first.
         if let Some(first) = self.branch.first().map(|first| first.block) {
             let mut lowest = first;
             while lowest.0 > self.from
@@ -219,7 +219,7 @@ impl Walk {
     }
 }
 
-/// The number of the block below this one.
+/// Returns the number of the parent block.
 fn below(tree: &Tree, block: At) -> u64 {
     tree.below(block)
         .map_or(block.0.saturating_sub(1), |(number, _)| number)

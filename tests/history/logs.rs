@@ -1,4 +1,4 @@
-//! What a client of logs holds: added minus removed (E2).
+//! The logs of a client: added minus removed (E2).
 
 use std::collections::HashSet;
 
@@ -9,42 +9,42 @@ use super::{At, Log, Told, Tree, Verdict, name};
 /// Block hash and log index.
 type Key = (B256, u64);
 
-/// The logs that stand.
+/// The client's current logs.
 pub(super) struct Ledger {
-    /// In the chain's order.
+    /// Logs in chain order.
     live: Vec<Entry>,
-    /// Told and undone.
+    /// Logs delivered and removed.
     gone: HashSet<Key>,
-    /// Never told, and their block is gone.
+    /// Logs never delivered, of dropped blocks.
     lost: Vec<(At, u64)>,
-    /// Undone before they were told.
+    /// Logs removed before they were delivered.
     undone_early: HashSet<Key>,
-    /// Their removal is presumed lost: something was told that stands on another branch.
+    /// Logs whose removal is presumed lost, because an event of another branch was delivered.
     overdue: HashSet<Key>,
     removals: Option<Removals>,
-    /// All blocks from here on are covered.
+    /// Number of the first covered block.
     floor: u64,
-    /// The stream was resumed behind a log: the server does not know where it once began, and may undo what was there
-    /// before it.
+    /// `true` if the stream was resumed after a log: the server does not know the original start of the stream, and
+    /// may remove logs from before it.
     resumed: bool,
 }
 
 struct Entry {
     block: At,
     index: u64,
-    /// Presumed lost until it comes.
+    /// `true` while the log is presumed lost; cleared on delivery.
     missing: bool,
-    /// Skipped by removals that went on behind it.
+    /// `true` if removals skipped this log and continued with later ones.
     skipped: bool,
 }
 
-/// Removals under way, one after the other.
+/// A run of consecutive removals.
 struct Removals {
-    /// Where the next one stands in `live`.
+    /// Index in `live` of the log to be removed next.
     next: usize,
-    /// The block of the last one.
+    /// Block of the last removal.
     block: At,
-    /// All blocks so far.
+    /// All blocks of this run so far.
     blocks: Vec<At>,
 }
 
@@ -70,12 +70,12 @@ impl Ledger {
         self.resumed = true;
     }
 
-    /// Whether this was told and undone.
+    /// Returns `true` if this log was delivered and removed.
     pub(super) fn was_undone(&self, block: At, log: &Log) -> bool {
         self.gone.contains(&(block.1, log.index))
     }
 
-    /// The first block that anything was told of, or should have been.
+    /// Returns the number of the first block with logs that were or should have been delivered.
     fn begins(&self) -> u64 {
         self.live
             .first()
@@ -86,7 +86,7 @@ impl Ledger {
         self.live.iter().rposition(|entry| (entry.block.1, entry.index) == key)
     }
 
-    /// Takes a log that undoes another.
+    /// Applies a log with `removed: true`.
     pub(super) fn removed(&mut self, tree: &Tree, block: At, log: &Log, verdict: &mut Verdict) {
         let key = (block.1, log.index);
         let words = || format!("removal of {}", log_name(block, log.index));
@@ -112,7 +112,7 @@ impl Ledger {
                 block,
                 blocks: vec![block],
             });
-            // The block is gone as a whole.
+            // The whole block is dropped, so its earlier logs should have been removed first.
             self.skip(at, |entry| entry.block == block);
             return;
         };
@@ -122,7 +122,7 @@ impl Ledger {
         }
         if at < removals.next || entry.skipped {
             removals.next = removals.next.saturating_sub(usize::from(at < removals.next));
-            // Below the block of the last one: right if the chain left them one after the other.
+            // Below the block of the last removal: correct if the chain dropped the two blocks one after the other.
             let told_whole = removals.next >= self.live.len();
             let apart = block.0 < last.0 && !entry.skipped && told_whole && tree.parts_between(block, last);
             if apart {
@@ -141,14 +141,14 @@ impl Ledger {
         }
     }
 
-    /// Marks those right before `at` that should have come first.
+    /// Marks the logs directly before `at` that should have been removed first.
     fn skip(&mut self, at: usize, which: impl Fn(&Entry) -> bool) {
         for entry in self.live[..at].iter_mut().rev().take_while(|entry| which(entry)) {
             entry.skipped = true;
         }
     }
 
-    /// Something else was told: whatever else was to be undone should be by now.
+    /// Ends a run of removals on any other event: all remaining removals of the run are overdue.
     pub(super) fn end_removals(&mut self) {
         if let Some(removals) = self.removals.take() {
             let mut at = 0;
@@ -159,14 +159,14 @@ impl Ledger {
         }
     }
 
-    /// Whether removals are under way that undo this block or one below it.
+    /// Returns `true` if the current removals include this block or one of its ancestors.
     pub(super) fn undoes(&self, tree: &Tree, block: At) -> bool {
         let gone = self.removals.iter().flat_map(|removals| &removals.blocks);
         gone.into_iter()
             .any(|gone| tree.descends(block.1, block.0, *gone) == Some(true))
     }
 
-    /// The chain left everything above the block of this number.
+    /// Drops all logs above the block of this number, which the chain has left.
     pub(super) fn drop_above(&mut self, ancestor: u64) {
         self.drop_where(|entry| entry.block.0 > ancestor);
     }
@@ -189,8 +189,8 @@ impl Ledger {
         }
     }
 
-    /// Takes a new log; `rest` is what is told after it, and `elsewhere` that the heads are on another branch. Whether it
-    /// was new and at its place among logs.
+    /// Applies a new log. `rest` contains the following events; `elsewhere` is `true` if the heads are on another
+    /// branch. Returns `true` if the log is new and in order among the logs.
     pub(super) fn added(
         &mut self,
         tree: &Tree,
@@ -222,7 +222,7 @@ impl Ledger {
                 verdict.duplicated(words);
                 return false;
             }
-            // The chain left this block and came back: what was not told is the removal.
+            // The chain left this block and returned to it: the missing event is the removal.
             self.drop_where(|entry| (entry.block.0, entry.index) >= (block.0, log.index));
         }
         let first_time = !self.gone.contains(&key);
@@ -234,7 +234,7 @@ impl Ledger {
             skipped: false,
         };
         if first_time && self.undoes(tree, block) {
-            // Its block is being undone already, and this log with it.
+            // The log's block, and with it the log, is already being removed.
             verdict.misordered(words);
             self.live.insert(place(&self.live), entry);
             return false;
@@ -249,7 +249,8 @@ impl Ledger {
                 .descends(upper.1, upper.0, lower)
                 .unwrap_or(lower.0 < upper.0 || lower == upper)
         };
-        // Told again after its removal: right if the chain returned to it, and then it stays or is undone once more.
+        // Delivered again after its removal: correct if the chain returned to its block; then the log stays or is
+        // removed again.
         let returned = || {
             rest.iter().find_map(|told| match told {
                 Told::Log {
@@ -265,7 +266,7 @@ impl Ledger {
                 _ => None,
             })
         };
-        // What stands is one branch, so that its last log speaks for all.
+        // The current logs are on one branch, so it suffices to check the last.
         let leaves = self.live.last().is_some_and(on_another_branch);
         if !first_time && !returned().unwrap_or(!leaves && !elsewhere) {
             verdict.duplicated(words);
@@ -287,7 +288,7 @@ impl Ledger {
         true
     }
 
-    /// Everything that must have been told before this log, or up to the end of this block, is presumed lost.
+    /// Presumes lost all logs before this log, or up to the end of this block if `index` is `None`.
     fn presume_up_to(&mut self, tree: &Tree, block: At, index: Option<u64>) {
         let last = self.live.last().map(|last| (last.block, last.index));
         let lowest = last.map_or(self.floor.min(block.0), |(block, _)| block.0);
@@ -315,7 +316,7 @@ impl Ledger {
         }
     }
 
-    /// The next head was told: this block's logs should be here.
+    /// Checks that all logs of a block were delivered, when the next head is delivered.
     pub(super) fn complete(&mut self, tree: &Tree, block: At) {
         if block.0 < self.begins() || self.live.last().is_some_and(|last| last.block.0 > block.0) {
             return;
@@ -323,7 +324,7 @@ impl Ledger {
         self.presume_up_to(tree, block, None);
     }
 
-    /// What stands must be what the chain has.
+    /// Compares the current logs with the chain's.
     pub(super) fn arrive(&mut self, tree: &Tree, newest: At) {
         self.removals = None;
         self.drop_where(|entry| tree.descends(newest.1, newest.0, entry.block) == Some(false));
@@ -332,9 +333,9 @@ impl Ledger {
         }
     }
 
-    /// What is missing now will not come any more.
+    /// Reports all logs and removals that are still missing as lost.
     pub(super) fn close(&mut self, tree: &Tree, verdict: &mut Verdict) {
-        // Before the first there may be some that should have been told too.
+        // Logs that should have been delivered before the first.
         if let Some(first) = self.live.first().map(|first| (first.block, first.index))
             && first.0.0 >= self.floor
             && self.removals.is_none()

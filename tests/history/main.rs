@@ -1,4 +1,4 @@
-//! The checker itself: it finds nothing wrong in right records, and every single fault that is put into one.
+//! Tests of the checker: it finds no fault in correct records, and finds every single fault injected into one.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use history::{CanonBlock, Canonical, Log, Record, Start, Told, Verdict, check, c
 #[path = "mod.rs"]
 mod history;
 
-/// A chain that changes its mind, and a server without faults that tells one client of it.
+/// A chain with reorgs, and a correct server with one client.
 struct World {
     rng: StdRng,
     blocks: HashMap<B256, CanonBlock>,
@@ -20,11 +20,11 @@ struct World {
     logs: bool,
     filter: fn(&Log) -> bool,
     told: Vec<Told>,
-    /// Told and not undone, by block.
+    /// Logs delivered and not removed, by block.
     delivered: Vec<(B256, Vec<Log>)>,
-    /// Blocks that were left last, oldest first.
+    /// Blocks dropped last, oldest first.
     left: Vec<B256>,
-    /// Numbers may have no block.
+    /// `true` if block numbers may have holes.
     holes: bool,
 }
 
@@ -109,7 +109,7 @@ impl World {
         self.told.extend(told);
     }
 
-    /// Takes blocks off; their logs are undone, the oldest block's first.
+    /// Drops the newest `depth` blocks and removes their logs, the oldest block's first.
     fn drop_blocks(&mut self, depth: usize) {
         let from = (self.canonical.len() - depth).max(1);
         self.left = self.canonical.split_off(from);
@@ -138,7 +138,7 @@ impl World {
         });
     }
 
-    /// `returns`: also back to branches that were left.
+    /// Runs the chain and returns record and history; with `returns`, the chain also returns to dropped branches.
     fn live(mut self, returns: bool) -> (Record, Canonical) {
         self.extend(3);
         for _ in 0..self.rng.random_range(2..7) {
@@ -218,8 +218,8 @@ fn each_record(seeds: u64, returns: bool, mut look: impl FnMut(Record, Canonical
     }
 }
 
-/// Puts a fault at every position of every record; the verdict must have it in this counter, and with few
-/// exceptions nothing else.
+/// Injects a fault at every position of every record; the verdict must count it in `counter` and, with few
+/// exceptions, nowhere else.
 #[track_caller]
 fn each_fault_is_found(
     seeds: u64,
@@ -312,7 +312,7 @@ fn right_records_are_clean_where_dropped_blocks_are_unknown() {
             ..canonical
         };
         let verdict = check(&record, &canonical, filter, 100);
-        // But for the removals of two reorgs in a row, which only the tree tells from one.
+        // Misordered is allowed: without the tree, the removals of two consecutive reorgs look like those of one.
         assert_eq!(
             (verdict.lost, verdict.duplicated, verdict.contradictory),
             (0, 0, 0),
@@ -321,7 +321,7 @@ fn right_records_are_clean_where_dropped_blocks_are_unknown() {
     });
 }
 
-/// Whether a head is on the branch on which the client stands at this place of its record.
+/// Returns `true` if a head is on the client's branch after the events `told`.
 fn stands(told: &[Told], head: B256) -> bool {
     let mut branch: Vec<B256> = Vec::new();
     for told in told {
@@ -347,7 +347,7 @@ fn whatever_is_lost_is_found() {
                     } => Some(block.1 == hash),
                     _ => None,
                 });
-                // One that was dropped at once, without logs: the client cannot know, nor need it.
+                // A head without logs that was dropped at once: the client cannot know of it, and need not.
                 if trace == Some(false) {
                     return false;
                 }
@@ -370,7 +370,7 @@ fn whatever_is_told_twice_is_found() {
                 if !is_event(&told[at]) || at + later > told.len() {
                     return false;
                 }
-                // A head of a branch that was left meanwhile looks like a return to it.
+                // A head of a branch dropped meanwhile looks like a return to that branch.
                 if let Told::Head { hash, .. } = told[at]
                     && !stands(&told[..at + later], hash)
                 {
@@ -383,8 +383,8 @@ fn whatever_is_told_twice_is_found() {
     }
 }
 
-/// Whether another branch starts between the two blocks, `lower` an ancestor of `upper`: the chain may have left the one
-/// before the other, and whoever sees only the removals cannot tell.
+/// Returns `true` if another branch starts between `lower` and its descendant `upper`: the chain may have dropped the
+/// two one after the other, and a client that receives only the removals cannot tell the difference.
 fn parts_between(canonical: &Canonical, lower: B256, upper: B256) -> bool {
     let blocks = || canonical.orphans.iter().chain(&canonical.blocks);
     let mut hash = upper;
@@ -429,7 +429,7 @@ fn whatever_is_swapped_is_found() {
 #[test]
 fn what_cannot_be_is_found() {
     let changed: [fn(&mut Told) -> bool; 2] = [
-        // The removal of what was never told.
+        // The removal of a log that was never delivered.
         |told| match told {
             Told::Log { removed, log, .. } if *removed => {
                 log.index += 100;
@@ -437,7 +437,7 @@ fn what_cannot_be_is_found() {
             }
             _ => false,
         },
-        // Another log than the block has.
+        // A log that differs from the block's.
         |told| match told {
             Told::Log { removed, log, .. } if !*removed => {
                 log.data = B256::repeat_byte(7);
@@ -479,6 +479,6 @@ fn removals_that_come_newest_block_first_are_out_of_order() {
         changed += usize::from(before != record.told);
         found += usize::from(check(&record, &canonical, filter, 100).misordered > 0);
     });
-    // But for some where another branch starts between the two blocks: there the chain may have left one before the other.
+    // Except for some with a branch between the two blocks: there the chain may have dropped one before the other.
     assert!(found * 10 > changed * 8 && found > 20, "{found} of {changed}");
 }

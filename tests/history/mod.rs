@@ -1,19 +1,19 @@
-//! Holds what a client was told against the chain itself, and counts what was lost, doubled or out of order.
+//! Checks a client's events against the chain itself, and counts lost, duplicated and misordered ones.
 //!
-//! Pure: no I/O, no clock, no knowledge of who produced either side. What is checked is the event contract: heads are a
-//! walk on the block tree (E1); logs are those of the chain, ordered, and undone oldest first when their blocks are
-//! dropped (E2); with both kinds on one connection, head N, then the logs of N, then head N+1 (E3); and at the end
-//! nothing is missing (E4), also across a lost connection (E9).
+//! Pure: no I/O, no clock, no knowledge of the sources of either side. The checker verifies the event contract: heads
+//! are a path through the block tree (E1); logs are the chain's, in order, and removed oldest first when their blocks
+//! are dropped (E2); with both kinds on one connection, head N, then the logs of N, then head N+1 (E3); and at the
+//! end nothing is missing (E4), even across a lost connection (E9).
 //!
 //! ```text
-//! Record, event by event > Checker (mod.rs: what heads and logs mean for each other)
+//! Record, event by event > Checker (mod.rs: relations between heads and logs)
 //!                            > Walk (heads.rs), Ledger (logs.rs) > Verdict
 //! ```
 //!
-//! A fault is counted once and the checker goes on as if it had been right, so that one fault does not look like many.
-//! What is missing is only *presumed* lost: when it comes later it was out of order.
+//! A fault is counted once, and the checker continues as if the event had been right, so that one fault does not look
+//! like many. A missing event is only *presumed* lost: if it is delivered later, it was misordered.
 
-// Shared by several test binaries, of which none uses all of it.
+// Shared by several test binaries; each uses only a part.
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::{HashMap, HashSet};
@@ -27,16 +27,16 @@ use logs::Ledger;
 mod heads;
 mod logs;
 
-/// What one client was told in the course of one logical subscription, over all its connections.
+/// The events delivered to one client during one logical subscription, over all its connections.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
-    /// Who it is, for the examples.
+    /// Name of the client, for the examples.
     pub name: String,
-    /// In the order of arrival.
+    /// Events in the order of arrival.
     pub told: Vec<Told>,
 }
 
-/// One thing that a client was told.
+/// One event delivered to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// A `newHeads` notification.
@@ -45,107 +45,108 @@ pub enum Told {
         number: u64,
         /// The block's hash.
         hash: B256,
-        /// Its parent's hash.
+        /// The parent block's hash.
         parent: B256,
     },
     /// A `logs` notification.
     Log {
-        /// Number and hash of its block.
+        /// Number and hash of the log's block.
         block: (u64, B256),
-        /// What and where in the block.
+        /// Content of the log, and its index in the block.
         log: Log,
-        /// Whether it undoes an earlier one.
+        /// `true` if the event removes an earlier log.
         removed: bool,
     },
-    /// The answer to a subscription, on the first connection or on a later one. With both kinds in one of these (which
-    /// means: in one batch) their order with respect to each other is checked too.
+    /// The answer to a subscription, on the first connection or on a later one. If one answer includes both kinds
+    /// (one batch), the checker also verifies the order of heads relative to logs.
     Subscribed {
-        /// `newHeads` is among them.
+        /// `true` if the client subscribes to `newHeads`.
         heads: bool,
-        /// `logs` is among them.
+        /// `true` if the client subscribes to `logs`.
         logs: bool,
-        /// Where it starts.
+        /// The requested start.
         from: Start,
     },
 }
 
-/// Where a subscription was asked to start. A later connection of the same record continues it, so that only the first
-/// one's is of interest here: what must be covered is an argument of [`check`].
+/// The requested start of a subscription. A later connection of the same record continues it, so only the start of
+/// the first matters; the range to be covered is an argument of [`check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With what comes next.
+    /// The next event.
     Live,
-    /// After this block, or after this log of it.
+    /// The event after this block, or after the log with this index in the block.
     After(B256, Option<u64>),
-    /// With this block.
+    /// The block of this number.
     FromBlock(u64),
 }
 
-/// A log: its place in the block and what must be the same on both sides.
+/// A log: its index in the block, and the fields that must be equal on both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// `logIndex`.
     pub index: u64,
-    /// Who emitted it.
+    /// Address of the emitting contract.
     pub address: Address,
-    /// Its topics.
+    /// Topics of the log.
     pub topics: Vec<B256>,
-    /// The hash of its data.
+    /// Hash of the data.
     pub data: B256,
 }
 
-/// A block as the node has it.
+/// A block of the node's chain.
 #[derive(Clone, Debug)]
 pub struct CanonBlock {
-    /// Its number.
+    /// Number of the block.
     pub number: u64,
-    /// Its hash.
+    /// Hash of the block.
     pub hash: B256,
-    /// Its parent's hash.
+    /// Hash of the parent block.
     pub parent: B256,
-    /// All its logs, in order.
+    /// All logs of the block, in order.
     pub logs: Vec<Log>,
 }
 
-/// The chain's own history, at the end.
+/// The final history of the chain.
 #[derive(Clone, Debug, Default)]
 pub struct Canonical {
-    /// Oldest first, each the parent of the next.
+    /// Blocks oldest first, each the parent of the next.
     pub blocks: Vec<CanonBlock>,
-    /// Blocks that were canonical for a while, in any order, as far as known. With them what was told of dropped
-    /// branches is checked as strictly as the rest; without them two reorgs in a row, of which a client of logs sees
-    /// only the removals, may look like one that is told in the wrong order.
+    /// Blocks that were canonical for a while, in any order, as far as known. With them, events of dropped branches
+    /// are checked as strictly as the rest; without them, two consecutive reorgs, of which a client of logs receives
+    /// only the removals, may look like one in the wrong order.
     pub orphans: Vec<CanonBlock>,
-    /// Blocks that the chain left and may have returned to with nothing told in between: it went back behind them, or to
-    /// another branch that was gone before it was told. These may be announced anew although no other head came first.
+    /// Blocks that the chain left and may have returned to without any event in between: the chain rewound past them,
+    /// or switched to another branch and back before it was announced. These may be announced again without another
+    /// head in between.
     pub rewound: HashSet<B256>,
 }
 
-/// What was wrong.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Never told: heads, logs, and removals of logs.
+    /// Events never delivered: heads, logs, and removals of logs.
     pub lost: u64,
-    /// Told again although nothing had happened to it.
+    /// Events delivered again without a reorg as a reason.
     pub duplicated: u64,
-    /// Told, but not at its place.
+    /// Events delivered out of order.
     pub misordered: u64,
-    /// What cannot be: the removal of a log that was never told, a log that its block does not have.
+    /// Impossible events: the removal of a log that was never delivered, or a log that its block does not have.
     pub contradictory: u64,
-    /// The first few, in words.
+    /// Descriptions of the first few faults.
     pub examples: Vec<String>,
 }
 
-/// Examples kept in a verdict: the first fault matters, the others often follow from it.
+/// Number of examples kept in a verdict: the first fault matters, the others often follow from it.
 const EXAMPLES: usize = 8;
 
 impl Verdict {
-    /// Whether nothing was wrong.
+    /// Returns `true` if no fault was found.
     pub fn is_clean(&self) -> bool {
         self.lost + self.duplicated + self.misordered + self.contradictory == 0
     }
 
-    /// Adds another's counts and examples.
+    /// Adds the counts and examples of another verdict.
     pub fn merge(&mut self, other: Self) {
         self.lost += other.lost;
         self.duplicated += other.duplicated;
@@ -199,8 +200,8 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Checks a record that ends when everything was told: every block of the chain from number `from` on must be covered,
-/// up to the newest. `filter` is what the client's log filter selects.
+/// Checks a complete record: it must cover every block of the chain from number `from` on, up to the newest. `filter`
+/// is the client's log filter.
 pub fn check(record: &Record, canonical: &Canonical, filter: impl Fn(&Log) -> bool, from: u64) -> Verdict {
     let mut checker = Checker::new(canonical, filter, from);
     checker.read(&record.told);
@@ -208,7 +209,7 @@ pub fn check(record: &Record, canonical: &Canonical, filter: impl Fn(&Log) -> bo
     checker.verdict(&record.name)
 }
 
-/// Checks a record that ends anywhere, since the client went or was closed: what was told must be without a hole, but it
+/// Checks a record that may end anywhere, because the client left or was closed: the events must have no gap, but
 /// need not reach the newest block.
 pub fn check_cut(record: &Record, canonical: &Canonical, filter: impl Fn(&Log) -> bool, from: u64) -> Verdict {
     let mut checker = Checker::new(canonical, filter, from);
@@ -223,11 +224,11 @@ fn name((number, hash): At) -> String {
     format!("{number} {}", &hash.to_string()[..10])
 }
 
-/// All blocks that are known, and which of their logs this client is to be told.
+/// All known blocks, with the logs that match the client's filter.
 struct Tree {
     blocks: HashMap<B256, Node>,
     rewound: HashSet<B256>,
-    /// How many known children a block has.
+    /// Number of known children by block hash.
     children: HashMap<B256, usize>,
     newest: Option<At>,
 }
@@ -235,7 +236,7 @@ struct Tree {
 struct Node {
     number: u64,
     parent: B256,
-    /// What matches; `None` where only the header is known.
+    /// Logs that match the filter; `None` if only the header is known.
     logs: Option<Vec<Log>>,
 }
 
@@ -272,25 +273,26 @@ impl Tree {
         Some(self.blocks.get(&hash)?.parent)
     }
 
-    /// What the client is to be told of this block; `None` where it is not known.
+    /// Returns the logs to be delivered for this block; `None` if unknown.
     fn logs(&self, hash: B256) -> Option<&[Log]> {
         self.blocks.get(&hash)?.logs.as_deref()
     }
 
-    /// A block's parent with its number. Numbers may have holes, so it is one less only where nothing better is known.
+    /// Returns a block's parent with its number. Numbers may have holes, so one less is only the fallback for an
+    /// unknown parent.
     fn below(&self, block: At) -> Option<At> {
         let parent = self.parent(block.1)?;
         let known = self.blocks.get(&parent).map(|node| node.number);
         Some((known.unwrap_or(block.0.saturating_sub(1)), parent))
     }
 
-    /// Whether `old` is this block or one of its ancestors; `None` where too little is known.
+    /// Checks if `old` is this block or one of its ancestors; `None` if a block in between is unknown.
     fn descends(&self, hash: B256, number: u64, old: At) -> Option<bool> {
         let mut at = (number, hash);
         while at.0 > old.0 {
             at = self.below(at)?;
         }
-        // Below it there is no way back up: on this branch its number is another block's, or none's.
+        // No ancestor further down can be `old`: on this branch, its number belongs to another block or to none.
         Some(at == old)
     }
 
@@ -299,8 +301,8 @@ impl Tree {
             .is_some_and(|newest| self.descends(newest.1, newest.0, block) == Some(true))
     }
 
-    /// Whether the chain could leave `upper` and still have `lower`, its ancestor: another branch starts in between, or
-    /// the chain went back that far.
+    /// Checks if the chain could drop `upper` and keep its ancestor `lower`: another branch starts in between, or the
+    /// chain rewound that far.
     fn parts_between(&self, lower: At, upper: At) -> bool {
         let mut hash = upper.1;
         loop {
@@ -391,7 +393,7 @@ impl Checker {
         if !self.logs {
             return;
         }
-        // E3: by now the block before is complete, or what was told of it is undone.
+        // E3: the block before must be complete by now, or its events must have been removed.
         match moved {
             Moved::Stray => {}
             Moved::Extended if self.ledger.undoes(&self.tree, block) => {
@@ -412,10 +414,10 @@ impl Checker {
     }
 
     fn added(&mut self, block: At, log: &Log, rest: &[Told]) {
-        // Below `from` the head may have been told before the subscription began.
+        // The head of a block below `from` may have been announced before the subscription began.
         let announced = !self.heads || self.walk.contains(block.1) || (self.walk.is_empty() && block.0 < self.from);
-        // A connection that ended between the removals and the new branch's heads: if the chain has returned when the
-        // client does, it has the heads already.
+        // A connection may end between the removals and the heads of the new branch. If the chain has returned to the
+        // old branch before the client reconnects, the client already has the heads.
         let again = self.ledger.was_undone(block, log);
         let on_top = self.walk.top().is_none_or(|top| top == block);
         let fresh = self
@@ -429,7 +431,7 @@ impl Checker {
         }
     }
 
-    /// Nothing more comes: what the client has must be what the chain has.
+    /// Checks, after the last event, that the client has the same heads and logs as the chain.
     fn arrive(&mut self) {
         let Some(newest) = self.tree.newest else { return };
         if self.heads {

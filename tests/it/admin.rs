@@ -1,4 +1,4 @@
-//! The operator's port.
+//! The admin port.
 
 use std::collections::BTreeSet;
 
@@ -145,7 +145,7 @@ async fn secrets_in_a_nodes_address_are_shown_nowhere() {
     }
 }
 
-/// Host checks of the operator's port: a page whose own name resolves to it gets nothing; probes may use any name.
+/// Host checks of the admin port: requests for a host name that is not listed are refused; probes may use any name.
 #[tokio::test]
 async fn the_operators_pages_are_for_names_that_are_listed() {
     let rig = Rig::with(|config| config.admin_hosts = vec!["metrics.internal".into()]).await;

@@ -1,4 +1,4 @@
-//! `headwater bench` before servers that do right, and before one that does not.
+//! `headwater bench` against correct servers and against faulty ones.
 
 use std::process::Output;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::cli::{run, text};
 use crate::harness::{Proxy, within};
 
-/// Its end, with these arguments, which hold no spaces.
+/// Runs `headwater bench` with these arguments, separated by spaces, to its end.
 async fn bench(url: &str, args: &str) -> Output {
     let args = format!("bench {url} {args}");
     let running = tokio::task::spawn_blocking(move || run(&args.split_whitespace().collect::<Vec<_>>(), &[]));
@@ -70,7 +70,7 @@ async fn a_sound_server_passes_also_through_reorgs() {
     assert!(report["server"].is_null() && report["bytes"].as_u64() > Some(1000));
 }
 
-/// The same events in fewer bytes, and an endpoint that declines is no measurement of compression.
+/// Compression delivers the same events in fewer bytes; an endpoint that declines it makes `bench --compress` fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_compressed_is_read_and_what_is_not_is_refused() {
     let config = Config {
@@ -123,7 +123,7 @@ async fn who_is_not_there_is_told_in_one_line() {
     failed(&bench("ws://127.0.0.1:1", "--pid=4294967295").await, "pid");
 }
 
-/// Each client that comes is sent a script of its own, once all have subscribed.
+/// Sends each client that connects a script of its own, once all have subscribed.
 async fn serve(listener: TcpListener, scripts: Vec<Vec<Value>>) {
     let subscribed = Arc::new(Barrier::new(scripts.len()));
     for events in scripts {
@@ -136,11 +136,11 @@ async fn serve(listener: TcpListener, scripts: Vec<Vec<Value>>) {
             socket.send(Message::text(answer.to_string())).await.unwrap();
             subscribed.wait().await;
             for event in events {
-                // Other members in another order than headwater has them.
+                // Members in another order than headwater writes them.
                 let text = json!({"params": {"result": event, "subscription": "0x1"}, "method": "eth_subscription"});
                 socket.send(Message::text(text.to_string())).await.unwrap();
             }
-            // Answers pings and the end.
+            // Answers pings and the close frame.
             while let Some(Ok(_)) = socket.next().await {}
         });
     }
@@ -161,7 +161,7 @@ fn log(number: u64, index: u64) -> Value {
     })
 }
 
-/// What `bench` says of a server that sends each client a script of its own.
+/// Runs `bench` against a server that sends each client a script of its own; returns the process output and report.
 async fn judged(kind: &str, scripts: [Vec<Value>; 3]) -> (Output, Value) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());

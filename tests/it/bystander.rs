@@ -1,4 +1,4 @@
-//! A client that subscribes to heads alone, and must not notice what happens to the others.
+//! A client that subscribes to heads alone and must not be affected by faults elsewhere.
 
 use serde_json::json;
 
@@ -16,12 +16,12 @@ impl Bystander {
         Self { client }
     }
 
-    /// The next heads are these, once each and in order.
+    /// Checks that the next heads are these, once each and in order.
     pub async fn sees(&mut self, blocks: &[Made]) {
         self.client.expect(blocks.iter().map(Made::head_line).collect()).await;
     }
 
-    /// [`Self::sees`], and no other head, and the connection is still served.
+    /// Checks [`Self::sees`], that no other head arrives, and that the connection is still served.
     pub async fn saw_only(mut self, blocks: &[Made]) {
         self.sees(blocks).await;
         let (answer, beside) = self.client.ask_alone(crate::wire::CHAIN_ID).await;

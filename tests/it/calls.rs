@@ -1,4 +1,4 @@
-//! Calls: what is answered without a node, once for many, and never stale.
+//! Calls: answers without a node, one node call for many clients, no stale answers.
 
 use futures_util::future::join_all;
 use headwater::door::Unknown;
@@ -13,19 +13,19 @@ fn request(method: &str, params: &Value) -> Value {
 }
 
 impl Rig {
-    /// How often the node was called, by its own count.
+    /// Returns the number of calls of a method that the node has counted.
     fn asked(&self, method: &str) -> u64 {
         self.control.stats().calls.get(method).copied().unwrap_or(0)
     }
 
-    /// How many calls of the node it costs to do something.
+    /// Returns how many calls of a method reach the node while `doing` runs.
     async fn cost<T>(&self, method: &str, doing: impl Future<Output = T>) -> u64 {
         let before = self.asked(method);
         doing.await;
         self.asked(method) - before
     }
 
-    /// Mines a block and waits until a client was told.
+    /// Mines a block, waits until the client has got its events, and returns its number.
     async fn head(&self, watcher: &mut Client) -> u64 {
         let block = self.control.mine();
         watcher.expect(adopted(std::slice::from_ref(&block))).await;
@@ -48,12 +48,12 @@ async fn the_newest_number_is_what_clients_were_shown_and_costs_no_call() {
         }
     });
     assert_eq!(cost.await, 0);
-    // Parameters that it does not take are the node's business.
+    // Parameters that the method does not take are left to the node.
     let odd = request("eth_blockNumber", &json!([1]));
     assert_eq!(client.ask(odd.to_string()).await, rig.ask_node(&odd).await);
 }
 
-/// A chain that became shorter: the node knows, and nobody else.
+/// After a rewind the node alone knows the height.
 #[tokio::test]
 async fn the_newest_number_goes_back_with_the_nodes() {
     let rig = Rig::with(|config| config.node.silence_timeout = std::time::Duration::from_millis(300)).await;
@@ -68,15 +68,15 @@ async fn the_newest_number_goes_back_with_the_nodes() {
     .await;
 }
 
-/// What clients were shown is not denied before they are told that it was taken back: its block comes, or an error, and
-/// `null` once the newest number is below it.
+/// A published block is not denied before its removal is published: a call for it returns the block or an error, and
+/// `null` only once the newest number is below it.
 #[tokio::test]
 async fn a_block_that_was_shown_is_not_denied_while_it_stands() {
     let rig = Rig::with(|config| config.node.silence_timeout = std::time::Duration::from_secs(1)).await;
     let mut client = rig.watcher().await;
     rig.head(&mut client).await;
     let shown = format!("{:#x}", rig.head(&mut client).await);
-    // A node that returns with less is believed after a while only: it may have to catch up.
+    // A node that reconnects with a lower head is believed only after a while: it may have to catch up.
     rig.control.rewind(2).unwrap();
     rig.control.disconnect();
     let block = request("eth_getBlockByNumber", &json!([shown, false]));
@@ -128,7 +128,7 @@ async fn an_answer_holds_as_long_as_what_it_stands_on() {
     let hash = json!([rig.control.head().hash(), false]);
     let account = rig.control.with_chain(|chain| chain.tokens()[0]);
     let balance = json!([account, "latest"]);
-    // Method, parameters, and the calls that it costs the node to ask twice: at first, after a head, after a reorg.
+    // Method, parameters, and the node calls for two equal requests: at first, after a head, after a reorg.
     let rows = [
         ("eth_chainId", json!([]), [0, 0, 0]),
         ("net_version", json!([]), [1, 0, 0]),
@@ -156,7 +156,7 @@ async fn an_answer_holds_as_long_as_what_it_stands_on() {
             let cost = rig.cost(method, async {
                 let request = request(method, params);
                 let first = client.ask(request.to_string()).await;
-                // The same, said otherwise.
+                // The same request in another spelling.
                 let again = serde_json::to_string_pretty(&request).unwrap();
                 assert_eq!(rig.post(again).await, first, "{method}");
             });
@@ -178,7 +178,7 @@ async fn an_answer_holds_as_long_as_what_it_stands_on() {
     assert!(rig.metric("headwater_cache_bytes").await > 1000.0);
 }
 
-/// What is in a final block is there for good; the rest of what is asked by number is asked again after a reorg.
+/// Answers from final blocks are kept for good; other answers by number are fetched again after a reorg.
 #[tokio::test]
 async fn final_blocks_are_kept_across_reorgs() {
     let rig = Rig::start().await;
@@ -189,10 +189,10 @@ async fn final_blocks_are_kept_across_reorgs() {
     let transaction = json!([blocks[10].transactions()[0].hash()]);
     let receipt = request("eth_getTransactionReceipt", &transaction);
     let mut client = rig.client().await;
-    // The first question has it asked what is final.
+    // The first call makes the app fetch the finalized block.
     client.ask(old.to_string()).await;
     crate::harness::eventually("both are kept for good", async || {
-        // Known as final by now, or in the next round.
+        // By now the block is known as final, or in the next round.
         client.ask(old.to_string()).await;
         client.ask(receipt.to_string()).await;
         watcher.expect(reorged(&rig.control.reorg(1, 2).unwrap())).await;
@@ -238,7 +238,7 @@ async fn what_is_not_there_yet_and_what_failed_is_not_kept() {
     assert!(client.ask(price.to_string()).await.contains("result"));
 }
 
-/// Whatever the filter: what is answered from held blocks is what the node says, byte for byte.
+/// The answer from blocks in memory equals the node's answer, byte for byte, for any filter.
 #[tokio::test]
 async fn logs_of_held_blocks_are_the_nodes_own() {
     let rig = Rig::with(|config| config.limits.request_burst = 10_000).await;
@@ -292,12 +292,12 @@ async fn logs_of_held_blocks_are_the_nodes_own() {
         logs > 300 && local > 100,
         "{logs} logs, {local} of 200 without the node"
     );
-    // By hash, too; a block that was dropped is the node's to answer.
+    // By hash, too; logs of a dropped block are left to the node.
     for hash in [rig.control.head().hash(), blocks[11].hash(), blocks[3].hash()] {
         let request = request("eth_getLogs", &json!([{"blockHash": hash}]));
         assert_eq!(client.ask(request.to_string()).await, rig.ask_node(&request).await);
     }
-    // What is wrong is refused in the node's own words.
+    // Invalid filters are refused in the node's own words.
     for filter in [
         json!({"fromBlock": "0x5", "toBlock": "0x1"}),
         json!({"fromBlock": "0x1", "toBlock": "0xffffffffffffffff"}),
@@ -316,7 +316,7 @@ async fn logs_of_held_blocks_are_the_nodes_own() {
     }
 }
 
-/// A node that has told of a block is not contradicted by what was kept before.
+/// Once a node has reported a block, cached answers from before that block are not served.
 #[tokio::test]
 async fn nobody_who_was_told_of_a_block_is_told_later_that_there_is_none() {
     let rig = Rig::start().await;
@@ -324,7 +324,7 @@ async fn nobody_who_was_told_of_a_block_is_told_later_that_there_is_none() {
     let number = request("eth_blockNumber", &json!([]));
     let price = request("eth_gasPrice", &json!([]));
     client.ask(price.to_string()).await;
-    // This one is mined, but its announcement is lost.
+    // The block is mined, but its announcement is lost.
     rig.control.set_faults(|faults| faults.skip_heads = 1);
     let block = rig.control.mine();
     let receipt = json!([block.transactions()[0].hash()]);
@@ -338,7 +338,7 @@ async fn nobody_who_was_told_of_a_block_is_told_later_that_there_is_none() {
     assert_eq!(client.ask(logs.to_string()).await, rig.ask_node(&logs).await);
 }
 
-/// Logs tell of their block, too, and so do receipts.
+/// Logs and receipts, too, report the block that they are from.
 #[tokio::test]
 async fn who_was_told_of_a_block_by_its_logs_is_answered_from_there() {
     for method in [
@@ -350,7 +350,7 @@ async fn who_was_told_of_a_block_by_its_logs_is_answered_from_there() {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
         let filter = client.call("eth_newFilter", json!([{}])).await["result"].clone();
-        // This one is mined, but its announcement is lost.
+        // The block is mined, but its announcement is lost.
         rig.control.set_faults(|faults| faults.skip_heads = 1);
         let block = rig.control.mine();
         let params = match method {
@@ -365,10 +365,10 @@ async fn who_was_told_of_a_block_by_its_logs_is_answered_from_there() {
     }
 }
 
-/// reth reads tags in any case: what headwater does not understand may be the pending block, which is beyond every head.
+/// reth reads tags in any case: a name unknown to headwater may be the pending block, which is above every head.
 #[tokio::test]
 async fn a_block_that_is_asked_for_in_an_odd_way_says_nothing_of_the_head() {
-    // The front asks the node by HTTP; whoever is first says how TLS is done.
+    // The front calls the node by HTTP with the process's rustls provider; only the first installation takes effect.
     drop(rustls::crypto::ring::default_provider().install_default());
     let node = crate::harness::node().await;
     let (target, client) = (node.http_url(), reqwest::Client::new());
@@ -429,13 +429,13 @@ async fn items_of_a_batch_are_answered_in_order_whoever_answers_them() {
         (event.subscription.as_str(), event.json()["hash"].as_str()),
         (id, Some(&*block.hash().to_string()))
     );
-    // Over HTTP the same, but for the subscription.
+    // Over HTTP the answers are the same, but for the subscription.
     let answers: Value = serde_json::from_str(&rig.post(batch.to_string()).await).unwrap();
     assert_eq!(answers[2]["error"]["message"], "notifications not supported");
     assert_eq!(answers[6]["result"], false);
 }
 
-/// A command to a development node that changes what was known.
+/// A command to a development node invalidates cached answers.
 #[tokio::test]
 async fn who_commands_a_development_chain_sees_what_it_did() {
     let rig = Rig::start().await;
@@ -444,7 +444,7 @@ async fn who_commands_a_development_chain_sees_what_it_did() {
     let cost = rig.cost("eth_gasPrice", async {
         client.ask(price.to_string()).await;
         client.ask(price.to_string()).await;
-        // One that the node refuses changes nothing.
+        // A command that the node refuses changes nothing.
         client.ask(request("evm_mine", &json!([])).to_string()).await;
         client.ask(price.to_string()).await;
     });
@@ -461,7 +461,7 @@ async fn who_commands_a_development_chain_sees_what_it_did() {
     }
 }
 
-/// Whether it comes from held blocks or from the node, alone or in a batch.
+/// Long answers, from blocks in memory or from the node, alone or in a batch.
 #[tokio::test]
 async fn answers_of_many_megabytes_come_whole_up_to_the_limit_and_not_beyond() {
     let rig = Rig::before(node_with_logs_of(1_000_000).await, |_| {}).await;
@@ -482,14 +482,14 @@ async fn answers_of_many_megabytes_come_whole_up_to_the_limit_and_not_beyond() {
         assert!(client.ask(row.to_string()).await == *expected);
         assert!(rig.post(row.to_string()).await == *expected);
     }
-    // A batch has a bound of its own: what is beyond it is refused, item by item.
+    // A batch has a bound of its own: items beyond it are refused one by one.
     let too_large = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32003,"message":"response too large"}}"#;
     let batch = json!([rows[1], rows[1], rows[0], request("eth_chainId", &json!([]))]).to_string();
     let last = r#"{"jsonrpc":"2.0","id":1,"result":"0x539"}"#;
     let answers = format!("[{},{},{too_large},{last}]", expected[1], expected[1]);
     assert!(client.ask(batch.clone()).await == answers);
     assert!(rig.post(batch).await == answers);
-    // And so has one answer, on both sides.
+    // A single answer has a bound, too, on both transports.
     for (row, length) in rows.iter().zip(lengths) {
         for (limit, allowed) in [(length, true), (length - 1, false)] {
             let limited = crate::harness::Proxy::start(&[rig.node.ws_url()], |config| {

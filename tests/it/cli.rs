@@ -1,4 +1,4 @@
-//! The program as people start it.
+//! The program, started as a process.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -33,7 +33,8 @@ fn file(content: &str) -> (tempfile::NamedTempFile, String) {
     (file, path)
 }
 
-/// One line on standard error that holds these words, and `EX_USAGE`.
+/// Checks that standard error is one line that contains these words, that standard output is empty, and that the exit
+/// status is `EX_USAGE`.
 #[track_caller]
 fn refused(output: &Output, words: &[&str]) {
     let line = text(&output.stderr);
@@ -167,7 +168,7 @@ fn flags_come_before_variables_before_the_file() {
     );
 }
 
-/// The two words of the first line in the log that holds `before`.
+/// Reads the log to the first line that contains `before`; returns the word that follows it there.
 pub fn address_after(before: &str, log: &mut impl BufRead) -> String {
     let mut line = String::new();
     while !line.contains(before) {
@@ -178,7 +179,7 @@ pub fn address_after(before: &str, log: &mut impl BufRead) -> String {
     rest.split_whitespace().next().unwrap().to_owned()
 }
 
-/// Where a started program serves and answers the operator, when it is ready; its log stays open with the third.
+/// Waits until a started program is ready; returns its address, its admin address and its log, which stays open.
 pub async fn serving(running: &mut Child) -> (String, String, BufReader<ChildStderr>) {
     let mut log = BufReader::new(running.stderr.take().unwrap());
     let address = address_after("serving on ws://", &mut log);
@@ -213,7 +214,7 @@ async fn without_a_node_it_runs_on_its_own_and_leaves_when_told_to() {
     assert_eq!(health.status.code(), Some(1));
 }
 
-/// As systemd does it: the sockets are descriptors 3 and 4 of the process that was named.
+/// Socket activation as by systemd: the sockets are descriptors 3 and 4 of the process that `LISTEN_PID` names.
 #[tokio::test]
 async fn sockets_can_be_inherited() {
     const PARENT: &str = r#"
@@ -226,7 +227,7 @@ for at in range(2):
 os.environ.update(LISTEN_FDS="2", LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[1], sys.argv[1:])
 "#;
-    // The configured address is nobody's: that it starts shows that it is not used.
+    // The configured address is not on this machine, so the program starts only if it does not bind that address.
     let mut running = Command::new("python3")
         .args(["-c", PARENT, env!("CARGO_BIN_EXE_headwater"), "--listen", "192.0.2.1:1"])
         .stderr(Stdio::piped())

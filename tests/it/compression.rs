@@ -1,4 +1,4 @@
-//! permessage-deflate (RFC 7692): who gets it, that it says the same, and what may come in compressed.
+//! permessage-deflate (RFC 7692): its negotiation, equal content, and compressed messages of clients.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::wire::{
 
 const AGREED: &str = "permessage-deflate; client_no_context_takeover";
 
-/// So many of one filter, and its logs refer to each other.
+/// Clients of one filter from which on their logs are compressed as a series, with a shared window.
 const MANY: usize = 32;
 
 async fn rig() -> Rig {
@@ -33,7 +33,7 @@ fn compressed(text: impl AsRef<[u8]>) -> Vec<u8> {
     deflate::compress(&[text.as_ref()]).unwrap()
 }
 
-/// A call that is worth compressing, and as long as it is to be.
+/// Returns a call of `len` bytes, which compresses well.
 fn padded(len: usize) -> String {
     format!("{CHAIN_ID}{}", " ".repeat(len - CHAIN_ID.len()))
 }
@@ -72,7 +72,7 @@ async fn subscribe(wire: &mut Wire, params: Value) {
     assert!(wire.text().await.contains("result"));
 }
 
-/// With 300 logs in a block, of which some 40 kB are left.
+/// Starts a rig with 300 logs in a block, which compress to about 40 kB.
 async fn busy_rig(edit: impl FnOnce(&mut typed::Config)) -> Rig {
     let node = devnet::Config {
         logs_per_transaction: 100,
@@ -86,14 +86,14 @@ async fn busy_rig(edit: impl FnOnce(&mut typed::Config)) -> Rig {
     .await
 }
 
-/// What all logs of these blocks are told as.
+/// Returns the lines of all logs of these blocks.
 fn logs(blocks: &[Arc<Block>]) -> Vec<String> {
     let mut lines = adopted(blocks);
     lines.retain(|line| line.starts_with("log"));
     lines
 }
 
-/// The result of a call.
+/// Makes a call and returns its result.
 async fn call(wire: &mut Wire, method: &str, params: Value) -> Value {
     let call = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
     wire.send(TEXT, call.to_string()).await;
@@ -101,8 +101,8 @@ async fn call(wire: &mut Wire, method: &str, params: Value) -> Value {
     answer["result"].clone()
 }
 
-/// Three clients that keep no context, and as many that do as make a series worth it or one too few. All are told the
-/// same, and the longer ones share, the less that takes.
+/// Three clients keep no context, and either as many keep one as make a series worthwhile, or one too few. All get
+/// the same events, and a series takes fewer bytes.
 #[tokio::test]
 async fn a_compressed_client_is_told_what_a_plain_one_is() {
     let mut shares = Vec::new();
@@ -154,7 +154,7 @@ async fn a_compressed_client_is_told_what_a_plain_one_is() {
     );
 }
 
-/// With answers, compressed ones too, and pings in between.
+/// Answers, compressed ones too, and pings arrive between the events.
 #[tokio::test]
 async fn nothing_is_read_of_a_subscription_that_was_ended_amid_a_burst() {
     let rig = busy_rig(|_| {}).await;
@@ -165,7 +165,7 @@ async fn nothing_is_read_of_a_subscription_that_was_ended_amid_a_burst() {
         others.push(wire);
     }
     let mut other = others.swap_remove(0);
-    // Far more than the kernel takes before a client that does not read.
+    // The queued events are far more than the kernel buffers for a client that does not read.
     let mut wire = Wire::deflating_with(rig.address, Some(16 << 10)).await;
     let ended = call(&mut wire, "eth_subscribe", json!(["logs", {}])).await;
     let stays = call(&mut wire, "eth_subscribe", json!(["logs", {}])).await;
@@ -212,8 +212,8 @@ async fn nothing_is_read_of_a_subscription_that_was_ended_amid_a_burst() {
     wire.works().await;
 }
 
-/// One that does not read is closed with a frame begun and its batch unfinished; it can read all that it has, and the
-/// others notice nothing.
+/// A client that does not read is closed with a frame begun and its batch unfinished. The client can read all events
+/// before the close frame, and the others are not affected.
 #[tokio::test]
 async fn a_client_is_cut_amid_a_batch() {
     let rig = busy_rig(|config| config.delivery.max_queue_bytes = bytesize::ByteSize::mib(1)).await;
@@ -283,7 +283,7 @@ async fn answers_are_compressed_from_a_kibibyte_to_a_frame() {
             expect.len() == len && wire.inflated().await == (expect, deflated),
             "{len}"
         );
-        // All the same in a batch.
+        // The same answer in a batch.
         wire.send(TEXT, format!("[{call}]").replacen(&id[2..], "", 1)).await;
         assert!(!wire.inflated().await.1);
     }
@@ -307,7 +307,7 @@ async fn compressed_messages_come_in() {
         assert_eq!(wire.text().await, CHAIN_ID_ANSWER);
         wire.send(BINARY | 0x40, &message).await;
         assert_eq!(wire.text().await, CHAIN_ID_ANSWER);
-        // The first fragment alone is marked.
+        // Only the first fragment has the compression bit.
         let (a, rest) = message.split_at(10);
         let (b, c) = rest.split_at(10);
         wire.send(DEFLATED & MORE, a).await;
@@ -318,7 +318,7 @@ async fn compressed_messages_come_in() {
         assert_eq!(wire.text().await, CHAIN_ID_ANSWER);
         wire.works().await;
     }
-    // RFC 7692 section 7.2.3.3: stored blocks, longer than what they hold.
+    // RFC 7692 section 7.2.3.3: stored blocks, longer than their content.
     let text = padded(MAX);
     let mut stored = vec![0];
     stored.extend_from_slice(&(MAX as u16).to_le_bytes());
@@ -329,7 +329,7 @@ async fn compressed_messages_come_in() {
     assert_eq!(wire.text().await, CHAIN_ID_ANSWER);
 }
 
-/// Others notice nothing of it.
+/// Other clients are not affected.
 #[tokio::test]
 async fn violations_of_compression_are_closed_with_their_code() {
     const MAX: usize = 4096;
@@ -383,7 +383,7 @@ async fn violations_of_compression_are_closed_with_their_code() {
     rig.nothing_else(&mut bystander).await;
 }
 
-/// A message of 5 kB that becomes 5 MB costs what one of 5 MB costs, and no work beyond that.
+/// A message of 5 kB that inflates to 5 MB costs as much as a plain one of 5 MB, and no work beyond that.
 #[tokio::test]
 async fn a_bomb_is_charged_while_it_grows() {
     let rig = rig_with(|config| {

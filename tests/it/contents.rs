@@ -1,5 +1,5 @@
-//! Logs, transactions and receipts of nodes that tell them oddly, or by one way alone (issue 11, kinds 2, 3 and 5): clients
-//! get them, and a bystander that subscribes to heads alone does not notice.
+//! Logs, transactions and receipts of nodes that report them oddly, or by one method alone (issue 11, kinds 2, 3 and
+//! 5). Clients get them, and a bystander that subscribes to heads alone is not affected.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn error(code: i64, message: &'static str) -> impl Fn(&Scripted) {
     move |node| node.answer("eth_getLogs", move |_| Answer::error(code, message))
 }
 
-/// The receipt of one transaction, which the scripted node does not serve by itself.
+/// Makes the node serve single receipts, which a scripted node does not do by itself.
 fn serves_each_receipt(node: &Scripted) {
     node.answer("eth_getTransactionReceipt", |ask| {
         let made = ask.node.canonical();
@@ -30,7 +30,7 @@ fn serves_each_receipt(node: &Scripted) {
     });
 }
 
-/// Row: the name, what is odd of the node, what is odd of a block.
+/// A row: its name, the node's oddity, the block's oddity.
 type Row = (&'static str, Box<dyn Fn(&Scripted)>, fn(Mine) -> Mine);
 
 fn row(name: &'static str, node: impl Fn(&Scripted) + 'static, block: fn(Mine) -> Mine) -> Row {
@@ -201,7 +201,7 @@ async fn logs_reach_clients_however_the_node_tells_them() {
     }
 }
 
-/// A block is announced before its receipts are written: a node answers `[]` meanwhile, and `null` for the receipts.
+/// A node announces a block before its receipts are written: until then its logs are `[]` and its receipts `null`.
 #[tokio::test]
 async fn nothing_is_not_believed_of_a_node_that_is_behind() {
     let node = Scripted::start().await;
@@ -230,7 +230,7 @@ async fn nothing_is_not_believed_of_a_node_that_is_behind() {
     );
 }
 
-/// The same where no bloom shows that there are logs: receipts come late, or are listed without their logs.
+/// The same where no bloom indicates logs: receipts are late, or are listed without their logs.
 #[tokio::test]
 async fn nothing_is_not_believed_early_where_no_bloom_shows_logs() {
     let unknown: fn(Mine) -> Mine = |mine| mine.without("logsBloom");
@@ -241,7 +241,7 @@ async fn nothing_is_not_believed_early_where_no_bloom_shows_logs() {
         let proxy = node.proxy(|_| {}).await;
         let bystander = Bystander::join(&proxy).await;
         let mut watcher = proxy.watcher().await;
-        // That shows that an empty one says nothing.
+        // The first block shows that the bloom of this chain indicates nothing.
         let mut blocks = vec![node.mine(edit(Mine::logs(1)))];
         watcher.expect(blocks[0].adopted()).await;
         for listed in [false, true] {
@@ -262,7 +262,7 @@ async fn nothing_is_not_believed_early_where_no_bloom_shows_logs() {
             watcher.expect(made.adopted()).await;
             blocks.push(made);
         }
-        // What is there costs one call; receipts of the blocks before may still be asked for.
+        // Logs that are there cost one call; receipts of earlier blocks may still be fetched.
         let asked = node.calls("eth_getLogs");
         blocks.push(node.mine(edit(Mine::logs(2).tag("last"))));
         watcher.expect(blocks[3].adopted()).await;
@@ -271,7 +271,7 @@ async fn nothing_is_not_believed_early_where_no_bloom_shows_logs() {
     }
 }
 
-/// A gateway that truncates answers the same part by hash and by number (issue 11); the receipts have all.
+/// A gateway that truncates returns the same part by hash and by number (issue 11); the receipts have all logs.
 #[tokio::test]
 async fn a_part_of_the_logs_is_not_believed() {
     let node = Scripted::start().await;
@@ -339,7 +339,7 @@ async fn what_does_not_name_its_block_is_its_own() {
     }
 }
 
-/// One block's bloom claims more than there is (zksync-era 4580); what is seen of it in the metrics.
+/// The bloom of one block indicates logs that the block does not have (zksync-era 4580); the metrics count it.
 #[tokio::test]
 async fn one_odd_bloom_is_counted_and_the_next_block_is_held_against_its_own() {
     let node = Scripted::start().await;
@@ -357,7 +357,7 @@ async fn one_odd_bloom_is_counted_and_the_next_block_is_held_against_its_own() {
             .await
     };
     eventually("it is counted", async || overstated().await == 1.0).await;
-    // A log is missing in the first answers.
+    // The first answer lacks a log.
     let asked = node.calls("eth_getLogs");
     node.answer("eth_getLogs", move |ask| match ask.count - asked {
         1 => ask.edited(|logs| _ = logs.as_array_mut().unwrap().pop()),
@@ -374,7 +374,7 @@ async fn one_odd_bloom_is_counted_and_the_next_block_is_held_against_its_own() {
     );
 }
 
-/// System transactions' logs are in no bloom: a client that resumes gets them as one that was there.
+/// Logs of system transactions are in no bloom: a resuming client gets them as a connected client did.
 #[tokio::test]
 async fn a_resuming_client_gets_logs_that_no_bloom_shows() {
     let node = Scripted::start().await;
@@ -458,7 +458,7 @@ async fn receipts_and_transactions_come_by_whichever_way_is_served() {
     }
 }
 
-/// A promise that is not kept shows: `/ready` and a metric say so as long as somebody waits, and no longer.
+/// Late logs show in `/ready` and in a metric while a client waits for them, and no longer.
 #[tokio::test]
 async fn contents_that_are_late_show_in_ready_and_in_a_metric() {
     let node = Scripted::start().await;
@@ -478,7 +478,7 @@ async fn contents_that_are_late_show_in_ready_and_in_a_metric() {
     let page = proxy.admin("/ready").await.body;
     assert!(page.contains("logs of a block have been awaited"), "{page}");
     assert!(proxy.metric("headwater_contents_awaited_seconds{kind=\"logs\"}").await > 0.0);
-    // In the end the one who waited is closed, and nobody waits any more.
+    // In the end the client that waited is closed, and no client waits any more.
     let (_, code, _) = watcher.closed().await;
     assert_eq!(code, 1012);
     proxy.ready().await;

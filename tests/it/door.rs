@@ -1,4 +1,4 @@
-//! Who may come in and how much each may have: each limit met, and exceeded by one.
+//! Admission and quotas of a client: each limit reached, and exceeded by one.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,25 +12,25 @@ use tokio::net::TcpSocket;
 use crate::harness::{Client, Proxy, Rig, adopted, eventually, node, node_with_logs_of, within};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, Reply, TEXT, UPGRADE, Wire, http};
 
-/// An upgrade with more headers, and the connection.
+/// Sends an upgrade with more headers; returns the connection and the answer.
 pub async fn upgrade(address: SocketAddr, headers: &str) -> (Wire, Reply) {
     let mut wire = Wire::connect(address).await;
     let reply = wire.handshake(&format!("{UPGRADE}{headers}"), b"").await;
     (wire, reply)
 }
 
-/// A call over HTTP with more headers.
+/// Makes a call over HTTP with more headers.
 pub async fn post(address: SocketAddr, headers: &str, body: &str) -> Reply {
     let head = format!("POST / HTTP/1.1\r\ncontent-type: application/json{headers}");
     http(address, &head, body).await
 }
 
-/// The client's address as a proxy tells it.
+/// Formats the header by which a proxy reports the client's address.
 fn from(address: &str) -> String {
     format!("\r\nX-Forwarded-For: {address}")
 }
 
-/// All of this machine are proxies of ours.
+/// Makes all addresses of this machine trusted proxies.
 fn behind_proxies(config: &mut typed::Config) {
     config.server.trusted_proxies = vec!["127.0.0.0/8".into()];
 }
@@ -43,7 +43,7 @@ fn code(answer: &str) -> Value {
     serde_json::from_str::<Value>(answer).unwrap()["error"]["code"].clone()
 }
 
-/// A request of the raw client.
+/// Sends a request on the raw client; returns the answer.
 async fn ask(wire: &mut Wire, request: &str) -> String {
     wire.send(TEXT, request).await;
     wire.text().await
@@ -72,7 +72,7 @@ async fn calls_cost_what_they_weigh() {
     for (client, body, status) in [
         ("10.0.0.1", &two, 200),
         ("10.0.0.1", &call("eth_chainId"), 429),
-        // What weighs nothing always passes.
+        // A call of weight zero always passes.
         ("10.0.0.1", &call("web3_clientVersion"), 200),
         ("10.0.0.2", &and_one, 429),
         ("10.0.0.2", &two, 200),
@@ -82,7 +82,7 @@ async fn calls_cost_what_they_weigh() {
     ] {
         let reply = post(rig.address, &from(client), body).await;
         assert_eq!(reply.status, status, "{client} {body} {}", reply.body);
-        // What can never pass has no hint.
+        // A batch above the whole burst can never pass, so the answer has no hint.
         let hinted = status == 429 && *body != and_one;
         assert_eq!(reply.header("retry-after").is_some(), hinted, "{client} {body}");
         if status == 429 {
@@ -95,7 +95,7 @@ async fn calls_cost_what_they_weigh() {
     }
 }
 
-/// 91,000 a second of these cost nothing.
+/// A client could send 91,000 of these a second at no cost.
 #[tokio::test]
 async fn what_holds_no_call_is_charged_to_its_address() {
     let rig = Rig::with(|config| {
@@ -161,7 +161,7 @@ async fn who_is_refused_and_goes_on_all_the_same_is_shown_out() {
     rig.ready().await;
     let (mut patient, _) = upgrade(rig.address, &from("10.0.0.1")).await;
     let (mut abuser, _) = upgrade(rig.address, &from("10.0.0.2")).await;
-    // A whole burst of requests is refused at most, and a second's worth of them passes.
+    // At most three requests of the patient client are refused, as many as `max_refusals` tolerates.
     for _ in 0..3 {
         ask(&mut patient, CHAIN_ID).await;
     }
@@ -177,7 +177,7 @@ async fn who_is_refused_and_goes_on_all_the_same_is_shown_out() {
         rig.metric(r#"headwater_closes_total{reason="abuse"}"#).await == 1.0
     })
     .await;
-    // Over HTTP the connection ends behind the answer.
+    // Over HTTP the connection is closed after the answer.
     let mut wire = Wire::connect(rig.address).await;
     let mut replies = Vec::new();
     while replies
@@ -223,7 +223,7 @@ async fn handshakes_of_a_client_up_to_the_limit_and_not_one_more() {
     for other in ["10.0.0.2", "2001:db8:0:1::1"] {
         assert_eq!(upgrade(rig.address, &from(other)).await.1.status, 101, "{other}");
     }
-    // Calls over HTTP are no handshakes.
+    // Calls over HTTP are not handshakes.
     assert_eq!(
         post(rig.address, &from("10.0.0.1"), CHAIN_ID).await.body,
         CHAIN_ID_ANSWER
@@ -257,7 +257,7 @@ async fn connections_of_a_client_up_to_the_limit_and_not_one_more() {
     .await;
 }
 
-/// A connection without a place among its client's does not stay: their number would bound nothing.
+/// A connection beyond its client's limit does not stay open: otherwise their number would have no bound.
 #[tokio::test]
 async fn who_has_no_place_is_answered_and_hung_up_on() {
     let rig = Rig::with(|config| {
@@ -284,9 +284,9 @@ async fn who_has_no_place_is_answered_and_hung_up_on() {
 
 #[tokio::test]
 async fn a_header_that_nobody_vouches_for_dodges_no_limit() {
-    // Nobody is trusted: the header is the client's own word.
+    // No proxy is trusted: the header is only the client's claim.
     let rig = Rig::with(|config| config.limits.handshakes_per_minute = 3).await;
-    // The rig's own client was the first.
+    // The rig's own client made the first handshake.
     for (client, status) in [
         ("10.0.0.1", 101),
         ("10.0.0.2", 101),
@@ -295,7 +295,7 @@ async fn a_header_that_nobody_vouches_for_dodges_no_limit() {
     ] {
         assert_eq!(upgrade(rig.address, &from(client)).await.1.status, status, "{client}");
     }
-    // A trusted proxy appends; what stands left of that is the client's own word.
+    // A trusted proxy appends to the header; entries left of its own are the client's claims.
     let rig = Rig::with(|config| {
         behind_proxies(config);
         config.limits.request_burst = 20;
@@ -335,7 +335,7 @@ async fn a_client_that_a_proxy_hides_is_its_connection() {
         assert!(ask(&mut wire, &batch).await.contains("0x539"));
         assert!(ask(&mut wire, CHAIN_ID).await.contains("-32005"));
     }
-    // What cannot be read is the proxy's.
+    // A header that cannot be parsed counts as the proxy's own.
     let nonsense = "\r\nForwarded: nonsense";
     let statuses = [
         post(rig.address, nonsense, &batch).await.status,
@@ -366,7 +366,7 @@ async fn connections_that_say_nothing_shut_nobody_out() {
         config.server.header_timeout = Duration::from_secs(2);
     })
     .await;
-    // The share of one network is a quarter.
+    // One network may take a quarter of the places.
     let mut silent = vec![Wire::connect(rig.address).await, Wire::connect(rig.address).await];
     silent[0].write("GET / HTTP/1.1\r\nX").await;
     eventually("its share is taken", async || {
@@ -380,7 +380,7 @@ async fn connections_that_say_nothing_shut_nobody_out() {
     let mut wire = Wire::over(within("connect", elsewhere.connect(rig.address)).await.unwrap());
     assert_eq!(wire.handshake(UPGRADE, b"").await.status, 101);
     wire.works().await;
-    // Their time runs out.
+    // The silent connections time out.
     for wire in &mut silent {
         wire.until_the_end().await;
     }
@@ -428,7 +428,7 @@ async fn subscriptions_of_a_client_are_counted_over_its_connections() {
     let unsubscribe = json!({"jsonrpc": "2.0", "id": 2, "method": "eth_unsubscribe", "params": [id["result"]]});
     assert!(ask(&mut one, &unsubscribe.to_string()).await.contains("true"));
     assert!(ask(&mut two, subscribe).await.contains("result"));
-    // Those of a connection that ended are given back.
+    // Subscriptions of a closed connection are given back.
     two.cut();
     eventually("they are given back", async || {
         ask(&mut one, subscribe).await.contains("result")
@@ -457,7 +457,7 @@ async fn filters_of_a_client_are_counted_by_addresses_times_topics() {
     assert_eq!(refused["error"]["code"], -32005, "{refused}");
 }
 
-// ---- the budget of bytes
+// ---- egress budget
 
 #[tokio::test]
 async fn a_burst_above_the_budget_is_delayed_and_complete() {
@@ -472,7 +472,7 @@ async fn a_burst_above_the_budget_is_delayed_and_complete() {
     for _ in 0..5 {
         story.extend(adopted(&[rig.control.mine()]));
     }
-    // About 250 kB: a second's worth at once, the rest as it is earned.
+    // About 250 kB: the budget of one second at once, the rest as the budget refills.
     watcher.expect(story).await;
     assert!(began.elapsed() > Duration::from_millis(600), "{:?}", began.elapsed());
     assert_eq!(
@@ -526,7 +526,7 @@ async fn what_waits_for_the_budget_for_too_long_ends_the_connection() {
     assert!(text.contains("budget"), "{text}");
 }
 
-// ---- what is asked for
+// ---- origins, hosts and methods
 
 #[tokio::test]
 async fn a_page_is_told_what_it_may() {
@@ -579,7 +579,7 @@ async fn names_that_are_not_ours_are_refused() {
             assert_eq!(status, if allowed { 200 } else { 403 }, "{host}");
         }
     }
-    // By default any name will do: beside a node we go by those of containers and services.
+    // By default any host name is accepted: next to a node the app is reached by names of containers and services.
     let rig = Rig::start().await;
     let head = UPGRADE.replace("Host: localhost", "Host: headwater.rpc.svc.cluster.local");
     assert_eq!(Wire::connect(rig.address).await.handshake(&head, b"").await.status, 101);
@@ -618,7 +618,7 @@ async fn methods_that_are_not_offered_do_not_exist() {
         );
         assert!(!rig.control.stats().calls.contains_key(method));
     }
-    // web3.js 4 asks for these as it connects.
+    // web3.js 4 calls this when it connects.
     assert!(client.call("eth_accounts", json!([])).await.get("result").is_some());
     let rig = Rig::with(|config| config.methods.allowed = vec!["eth_chain*".into(), "eth_subscribe".into()]).await;
     let mut client: Client = rig.client().await;
@@ -641,7 +641,7 @@ async fn methods_that_are_not_offered_do_not_exist() {
     );
 }
 
-/// geth goes by the ending of the name: other names for the same are denied with it.
+/// geth subscribes by any method name with this suffix, so the other names are denied, too.
 #[tokio::test]
 async fn subscribing_is_denied_by_whatever_name() {
     let rig = Rig::with(|config| config.methods.denied.push("eth_subscribe".into())).await;
@@ -662,7 +662,7 @@ async fn the_table_of_accounts_is_counted() {
     assert_eq!(rig.metric("headwater_accounts").await, 21.0);
 }
 
-/// Bounded in count and time. What one address does to the door costs the others nothing that they would notice.
+/// A flood from one address, bounded in count and time, does not noticeably affect other clients.
 #[tokio::test]
 async fn a_flood_from_one_address_stays_its_own_problem() {
     async fn connect(address: SocketAddr) -> Option<Wire> {
@@ -733,7 +733,7 @@ async fn a_flood_from_one_address_stays_its_own_problem() {
                 }
             }
         };
-        // Once its share of them is silent, it is not even told more than 503.
+        // The upgrades come first: once silent connections fill the address's share, every answer is 503.
         let connections = async { (upgrades.await, half_open.await) };
         let ((statuses, _held), (), ()) = tokio::join!(connections, requests, churn);
         statuses

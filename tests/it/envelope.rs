@@ -1,4 +1,4 @@
-//! PROTOCOL 1.3 and 1.4, row by row, on every transport.
+//! PROTOCOL 1.3 and 1.4, row by row, over WebSocket and HTTP.
 
 use headwater::devnet;
 use serde_json::{Value, json};
@@ -22,15 +22,15 @@ fn result(id: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"0x539"}}"#)
 }
 
-/// What is sent and what is answered.
+/// Returns the rows: a message and its answer, `NOTHING` for none.
 fn rows() -> Vec<(String, String)> {
     let mut rows = Vec::new();
     let mut row = |sent: &str, answer: &str| rows.push((sent.to_owned(), answer.to_owned()));
-    // J1, J2: whitespace around, anything behind.
+    // J1, J2: whitespace around the request, any bytes after it.
     row(&format!(" \r\n\t{CHAIN_ID}\n "), CHAIN_ID_ANSWER);
     row(&format!("{CHAIN_ID}x"), CHAIN_ID_ANSWER);
     row(&format!("{CHAIN_ID}{CHAIN_ID}"), CHAIN_ID_ANSWER);
-    // J3, J4: no JSON, half of one.
+    // J3, J4: not JSON, or truncated JSON.
     for sent in [
         "hello",
         "{\"jsonrpc\":\"2.0\",\"id\":1",
@@ -42,11 +42,11 @@ fn rows() -> Vec<(String, String)> {
     ] {
         row(sent, PARSE_ERROR);
     }
-    // J5: JSON, but no request.
+    // J5: JSON, but not a request.
     for sent in ["null", "5", "-1.5e3", "\"x\"", "true", "{}"] {
         row(sent, &invalid("null"));
     }
-    // J6: no version or another, no method or none that is text.
+    // J6: version missing or wrong, method missing or not a non-empty string.
     for members in [
         r#""method":"eth_chainId""#,
         r#""jsonrpc":"1.0","method":"eth_chainId""#,
@@ -81,14 +81,14 @@ fn rows() -> Vec<(String, String)> {
     ] {
         row(&call(id), &result(id));
     }
-    // J10: an object or array is no id.
+    // J10: an object or array is not a valid id.
     for id in ["{}", "[]", "[1]", r#"{"a":1}"#] {
         row(&call(id), &invalid("null"));
     }
     // J11: a response is ignored.
     row(r#"{"jsonrpc":"2.0","id":1,"result":5}"#, NOTHING);
     row(r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}"#, NOTHING);
-    // J12, J13, J14: the last of equal keys, any case, unknown members.
+    // J12, J13, J14: the last of equal keys counts, keys in any case, unknown members are ignored.
     row(
         r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"eth_x","method":"eth_chainId"}"#,
         &result("2"),
@@ -102,7 +102,7 @@ fn rows() -> Vec<(String, String)> {
         r#"{"jsonrpc":"2.0","id":1,"method":"eth_\u0063hainId"}"#,
         CHAIN_ID_ANSWER,
     );
-    // J15, J16: params may be absent, null or empty, but no object.
+    // J15, J16: params may be absent, null or empty, but not an object.
     for params in ["null", "[]", " [ ] "] {
         row(
             &format!(r#"{{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":{params}}}"#),
@@ -122,7 +122,7 @@ fn rows() -> Vec<(String, String)> {
         &format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "m".repeat(2049)),
         r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":"method name too long: 2049 \u003e 2048"}}"#,
     );
-    // B1, B2: empty and too large.
+    // B1, B2: empty batch, too large batch.
     row(
         "[]",
         r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"empty batch"}}"#,
@@ -132,7 +132,7 @@ fn rows() -> Vec<(String, String)> {
         &format!(r#"[{{"jsonrpc":"2.0","method":"n"}},{many}]"#),
         r#"[{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":"batch too large"}}]"#,
     );
-    // B3, B4, B6: request order; notifications have no entry, what is invalid has one in its place.
+    // B3, B4, B6: answers in request order; notifications have no entry, invalid items have one in their place.
     row(
         &format!(
             r#"[{},{{"jsonrpc":"2.0","method":"eth_chainId"}},5,{},{},{{"jsonrpc":"2.0","id":[]}},[]]"#,
@@ -151,12 +151,12 @@ fn rows() -> Vec<(String, String)> {
         ),
     );
     row(r#"[{"jsonrpc":"2.0","method":"eth_chainId"}]"#, NOTHING);
-    // B8: nothing but responses.
+    // B8: only responses.
     row(r#"[{"jsonrpc":"2.0","id":1,"result":5}]"#, NOTHING);
     rows
 }
 
-/// Nothing is enough to end the connection or to disturb another.
+/// No row ends the connection or affects another client.
 #[tokio::test]
 async fn every_row_over_websocket_as_text_and_as_binary() {
     let rig = Rig::with(|config| config.limits.request_burst = 1_000_000).await;
@@ -234,7 +234,7 @@ async fn a_batch_is_answered_in_its_order_and_before_what_it_subscribed_to() {
     }
 }
 
-/// One that is too long is told so, and takes nothing from the others.
+/// An item whose answer is too long gets an error, and takes no room from the others.
 #[tokio::test]
 async fn a_long_item_of_a_batch_leaves_room_for_the_others() {
     let node = devnet::Config {
@@ -244,7 +244,7 @@ async fn a_long_item_of_a_batch_leaves_room_for_the_others() {
     };
     let rig = Rig::before(devnet::Devnet::start(node).await.unwrap(), |config| {
         config.calls.max_batch_response_bytes = bytesize::ByteSize::kib(64);
-        // One after the other.
+        // Items reach the node one at a time.
         config.limits.max_in_flight = 1;
     })
     .await;

@@ -1,4 +1,4 @@
-//! The event contract: every head, every log, in order, once, and every reorg told.
+//! The event contract: every head and log in order and once, and every reorg reported.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, Event, Rig, adopted, dropped, eventually, reorged, take_away, within, without_logs};
 
-/// The node says the same things in the same order to a client of its own: heads and logs, removed ones first.
+/// Checks that the next events equal, in order, those of the node itself: heads and logs, removed logs first.
 async fn same(client: &mut Client, witness: &mut Client, count: usize) {
     for _ in 0..count {
         let (mine, theirs) = (client.event().await, witness.event().await);
@@ -77,11 +77,11 @@ async fn a_newcomer_is_not_told_of_the_removal_of_what_it_was_never_sent() {
     newcomer
         .expect([dropped(&[known]), adopted(&reorg.adopted)].concat())
         .await;
-    // And one more reorg, in which both know everything.
+    // One more reorg, whose dropped blocks both clients know.
     let reorg = rig.control.reorg(4, 5).unwrap();
     old.expect(reorged(&reorg)).await;
     newcomer.expect(reorged(&reorg)).await;
-    // One who comes now knows nothing.
+    // A client that connects now has got none of the dropped logs.
     let mut last = rig.watcher().await;
     let reorg = rig.control.reorg(2, 3).unwrap();
     last.expect(adopted(&reorg.adopted)).await;
@@ -135,7 +135,7 @@ async fn the_chain_may_return_to_a_branch_that_it_had_left() {
     rig.nothing_else(&mut client).await;
 }
 
-/// geth announces the newest head alone; the walk has to be filled in.
+/// geth announces the newest head alone; the blocks below have to be fetched.
 #[tokio::test]
 async fn a_node_that_announces_only_the_tip_of_a_reorg_hides_nothing() {
     let rig = Rig::start().await;
@@ -157,7 +157,7 @@ async fn a_node_that_announces_only_the_tip_of_a_reorg_hides_nothing() {
 
 type Change = fn(&Control) -> Result<Reorg, ChainError>;
 
-/// The chain grows shorter, or stays shorter than what was dropped.
+/// The chain becomes shorter by a rewind, or by a reorg to a shorter branch.
 #[tokio::test]
 async fn a_chain_that_shrinks_takes_back_its_logs() {
     for tip_only in [false, true] {
@@ -174,10 +174,11 @@ async fn a_chain_that_shrinks_takes_back_its_logs() {
             let blocks = rig.control.mine_many(4);
             client.expect(adopted(&blocks)).await;
             let change = change(&rig.control).unwrap();
-            // That a chain is shorter is told when a block takes the place of what it lost: it may only come back.
+            // A shorter chain is reported only when a block replaces a lost one: before, the lost blocks may come
+            // again.
             let next = rig.control.mine();
             client.expect(dropped(&change.dropped)).await;
-            // geth announces the ancestor that it went back to; whether we do is left open.
+            // geth announces the ancestor of a rewind; the app may do so or not.
             let ancestor = adopted(std::slice::from_ref(&change.ancestor)).swap_remove(0);
             let story = [adopted(&change.adopted), adopted(&[next])].concat();
             client.expect_after_optional(&ancestor, story).await;
@@ -185,7 +186,7 @@ async fn a_chain_that_shrinks_takes_back_its_logs() {
     }
 }
 
-/// A node that was restored, or a balancer that asked another one: the blocks come again, and nobody is told.
+/// A restored node, or a load balancer that switched nodes: the same blocks come again, and no client is notified.
 #[tokio::test]
 async fn a_chain_that_goes_back_and_comes_the_same_way_again_is_told_to_nobody() {
     let rig = Rig::with(|config| config.node.silence_timeout = Duration::from_secs(1)).await;
@@ -204,7 +205,7 @@ async fn a_chain_that_goes_back_and_comes_the_same_way_again_is_told_to_nobody()
         rig.metric("headwater_head_number").await == back
     })
     .await;
-    // Who comes now asks the node where it stands, and misses nothing above that.
+    // A client that subscribes now starts at the node's height, and misses nothing above.
     let mut newcomer = rig.client().await;
     newcomer.subscribe(json!(["logs", {}])).await;
     let logs = |story: Vec<String>| {
@@ -225,7 +226,7 @@ async fn a_chain_that_goes_back_and_comes_the_same_way_again_is_told_to_nobody()
     for event in mined.events(transactions(&next)).await {
         assert_eq!(event.json()["removed"], false);
     }
-    // It goes back again, and another way: all of it is told.
+    // The chain goes back again and takes another branch: clients get all of that.
     rig.control.rewind(2).unwrap();
     let story = [vec![next[0].clone(), blocks[3].clone()], vec![]].concat();
     let other = [rig.control.mine()];
@@ -386,7 +387,7 @@ async fn nothing_follows_the_answer_to_unsubscribe() {
     for _ in 0..20 {
         let heads = client.subscribe(json!(["newHeads"])).await;
         let logs = client.subscribe(json!(["logs", {}])).await;
-        // Some of it is on its way, some is still to come.
+        // Some events are in flight, some are still to come.
         rig.control.mine_many(2);
         for id in [&heads, &logs] {
             client
@@ -409,7 +410,7 @@ async fn nothing_follows_the_answer_to_unsubscribe() {
     }
 }
 
-/// web3.js 4 and web3.py 8 lose what comes in the same read as the answer (E5).
+/// web3.js 4 and web3.py 8 lose notifications that arrive in the same read as the answer (E5).
 #[tokio::test]
 async fn the_first_notification_waits_behind_its_answer() {
     let rig = Rig::with(|config| config.delivery.holdoff = Duration::from_millis(150)).await;
@@ -437,7 +438,7 @@ async fn the_first_notification_waits_behind_its_answer() {
             "{:?} after the answer",
             answered.elapsed()
         );
-        // What was held is not lost.
+        // Delayed heads are not lost.
         let mut parent = first["hash"].clone();
         for _ in 0..20 {
             let head = client.event().await.json();
@@ -452,7 +453,7 @@ async fn the_first_notification_waits_behind_its_answer() {
 async fn the_usual_holdoff_is_about_ten_milliseconds() {
     let rig = Rig::start().await;
     let mut longest = Duration::ZERO;
-    // Of several, for on a busy machine the answer may be read late.
+    // The longest of several: on a busy machine the answer may be read late.
     for _ in 0..5 {
         let mut client = rig.client().await;
         client.subscribe(json!(["newHeads"])).await;
@@ -502,7 +503,7 @@ async fn equal_subscriptions_have_ids_of_their_own_and_get_a_copy_each() {
     assert!(events.iter().all(|event| event.subscription != ids[0]));
 }
 
-/// A block that is dropped before its logs were told leaves nothing to take back.
+/// A block that is dropped before its logs were delivered leaves nothing to remove.
 #[tokio::test]
 async fn blocks_dropped_before_they_were_told_leave_no_trace() {
     let rig = Rig::start().await;
@@ -519,7 +520,7 @@ async fn blocks_dropped_before_they_were_told_leave_no_trace() {
     rig.control.set_faults(|faults| faults.failing_methods.clear());
     client.expect([first, adopted(&reorg.adopted)].concat()).await;
 
-    // Now its head was told, and its logs were not.
+    // Now the head was delivered, and its logs were not.
     rig.control.set_faults(no_logs);
     let block = rig.control.mine();
     client.expect(vec![adopted(&[block]).remove(0)]).await;
@@ -530,7 +531,7 @@ async fn blocks_dropped_before_they_were_told_leave_no_trace() {
     rig.nothing_else(&mut client).await;
 }
 
-/// Which of the branches in between are told is a matter of time; that everything adds up is not.
+/// Timing decides which of the branches in between are reported; the logs must add up in any case.
 #[tokio::test]
 async fn reorgs_faster_than_they_can_be_walked_add_up() {
     let rig = Rig::start().await;

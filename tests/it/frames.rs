@@ -40,7 +40,7 @@ async fn messages_in_fragments_with_pings_between_are_put_together() {
     for _ in 0..2 {
         assert_eq!(wire.text().await, CHAIN_ID_ANSWER);
     }
-    // A character across two fragments is whole in the end.
+    // A character split across two fragments is whole in the end.
     let text = r#"{"jsonrpc":"2.0","id":"é","method":"eth_chainId"}"#;
     let middle = text.find('é').unwrap() + 1;
     wire.send(TEXT & MORE, &text.as_bytes()[..middle]).await;
@@ -65,7 +65,7 @@ async fn a_close_frame_is_echoed_and_then_the_connection_ends() {
     wire.ends().await;
 }
 
-/// Others notice nothing of it.
+/// Other clients are not affected.
 #[tokio::test]
 async fn violations_are_closed_with_their_code() {
     let rig = Rig::with(|config| config.limits.max_message_bytes = bytesize::ByteSize::b(1024)).await;

@@ -1,4 +1,4 @@
-//! PROTOCOL 1.5 to 1.7: what can be subscribed to, in geth's words.
+//! PROTOCOL 1.5 to 1.7: the parameters of subscriptions, and geth's error messages.
 
 use serde_json::{Value, json};
 
@@ -254,7 +254,7 @@ async fn log_filters_are_read_as_geth_reads_them() {
     }
 }
 
-/// Also the case, order and repetitions in a filter make no difference.
+/// Case, order and repetitions in a filter make no difference either.
 #[tokio::test]
 async fn a_filter_selects_live_what_it_selects_in_eth_get_logs() {
     let rig = Rig::start().await;
@@ -279,7 +279,7 @@ async fn a_filter_selects_live_what_it_selects_in_eth_get_logs() {
         json!({"fromBlock": "0x0", "toBlock": "latest", "address": first.address}),
         json!({"fromBlock": "0x6", "toBlock": "0x7"}),
     ];
-    // One connection each, so that nothing orders them but the filter.
+    // One connection for each filter, so that their events do not mix.
     let mut clients = Vec::new();
     for filter in &filters {
         let mut client = rig.client().await;
@@ -358,7 +358,7 @@ async fn unsubscribing_is_answered_in_geths_words() {
         not_found,
     )
     .await;
-    // geth goes by the suffix.
+    // geth unsubscribes by any method name with this suffix.
     let again = client.subscribe(json!(["newHeads"])).await;
     assert_eq!(client.call("foo_unsubscribe", json!([again])).await["result"], true);
     assert_eq!(other.unsubscribe(&theirs).await["result"], true);

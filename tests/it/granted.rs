@@ -1,4 +1,4 @@
-//! What is granted is served: subscriptions that a node refuses, ignores, ends, or begins by methods of its own.
+//! Granted subscriptions are served, although nodes refuse, ignore or end them, or begin them by other methods.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ fn notification(method: &str, id: &str, member: &str, value: &Value) -> String {
     json!({"jsonrpc": "2.0", "method": method, "params": {"subscription": id, member: value}}).to_string()
 }
 
-/// How a node takes `eth_subscribe` for pending transactions.
+/// Makes an override of `eth_subscribe` that applies `answer` to pending transactions; `None` answers as usual.
 fn pending(answer: impl Fn(&Ask<'_>) -> Option<Answer> + Send + Sync + 'static) -> impl Fn(&Ask<'_>) -> Answer {
     move |ask| {
         let own = (ask.params[0] == PENDING).then(|| answer(ask)).flatten();
@@ -52,7 +52,7 @@ async fn a_refusal_of_pending_transactions_is_the_clients() {
     }
 }
 
-/// An answer that grants nothing.
+/// The node's answer is a result, but not a subscription id.
 #[tokio::test]
 async fn a_grant_without_an_id_is_a_refusal() {
     for grant in [json!(false), json!(null), json!(true), json!("")] {
@@ -74,7 +74,7 @@ async fn a_grant_without_an_id_is_a_refusal() {
     }
 }
 
-/// Several in one event, and objects that are no transactions but name one.
+/// Events with several transactions, and objects that are not transactions but name one.
 #[tokio::test]
 async fn pending_transactions_are_read_out_of_lists_and_objects() {
     let node = Scripted::start().await;
@@ -95,7 +95,7 @@ async fn pending_transactions_are_read_out_of_lists_and_objects() {
     bystander.saw_only(&heads).await;
 }
 
-/// Over HTTP the question is another, and the answer the same.
+/// Over HTTP another method asks the node, and the client gets the same error.
 #[tokio::test]
 async fn a_node_without_a_filter_of_pending_transactions_refuses_them_over_http() {
     let node = Scripted::start().await;
@@ -130,7 +130,7 @@ async fn a_node_that_does_not_answer_refuses_in_bounded_time() {
     bystander.saw_only(&heads).await;
 }
 
-/// The flag is refused, or taken and ignored.
+/// The node refuses the flag for whole transactions, or accepts and ignores it.
 #[tokio::test]
 async fn whole_pending_transactions_are_fetched_where_the_node_announces_hashes() {
     let (from, to) = (address("from"), address("to"));
@@ -191,21 +191,21 @@ async fn subscriptions_that_the_node_ends_are_begun_anew() {
     assert_eq!(client.event().await.json(), json!(word("p")));
     node.announce(&json!(1), "newVotes");
     loop {
-        // The hash came in both subscriptions.
+        // The hash arrives in both subscriptions.
         if client.event().await.json() == 1 {
             break;
         }
     }
     let heads = node.mine_many(3, 0);
     bystander.saw_only(&heads).await;
-    // Where it is refused then, who has it is told.
+    // If the node refuses the new subscription, the subscribed clients are closed.
     node.answer("eth_subscribe", |_| Answer::error(-32601, "no more"));
     node.end_subscriptions("newVotes", &lagged);
     let (_, code, _) = client.closed().await;
     assert_eq!(code, 1012);
 }
 
-/// A kind that always ends at once is none: its clients hear it, and the node is not asked for ever.
+/// A kind that the node always ends at once is not served: clients get the node's error, after a few attempts.
 #[tokio::test]
 async fn a_subscription_that_ends_at_once_each_time_is_given_up() {
     let node = Scripted::start().await;
@@ -266,7 +266,7 @@ async fn a_method_that_subscribes_is_passed_under_its_own_name_or_refused_and_ne
         node.params("reth_unsubscribeChainNotifications") == [json!(["0xaa01"])]
     })
     .await;
-    // What is not listed, or has no counterpart, is refused; over HTTP everything is.
+    // Methods that are not listed, or that no method ends, are refused; over HTTP all are.
     for method in [
         "debug_subscribeBlocks",
         "state_subscribeStorage",
@@ -294,7 +294,7 @@ async fn a_method_that_subscribes_is_passed_under_its_own_name_or_refused_and_ne
     bystander.saw_only(&heads).await;
 }
 
-/// A call began a stream: it is nobody's.
+/// A call began a stream that no client owns.
 #[tokio::test]
 async fn a_stream_that_nobody_owns_is_ended_and_counted() {
     let node = Scripted::start().await;
@@ -319,7 +319,7 @@ async fn a_stream_that_nobody_owns_is_ended_and_counted() {
     assert_eq!(node.calls("eth_unsubscribe"), 1);
 }
 
-/// An id or an event in another spelling, beside the end of the subscription.
+/// Notifications are accepted under any method name.
 #[tokio::test]
 async fn an_event_is_an_event_whatever_its_method_is_called() {
     let node = Scripted::start().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::harness::{Rig, eventually};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, TEXT, UPGRADE, Wire, frame, http};
 
-/// `UPGRADE` with one header line replaced (or added, or left out).
+/// Returns `UPGRADE` with one header line replaced, added or, for `None`, removed.
 fn with(name: &str, line: Option<&str>) -> String {
     let name = format!("{name}:");
     let mut lines: Vec<&str> = UPGRADE.split("\r\n").filter(|own| !own.starts_with(&name)).collect();
@@ -93,14 +93,14 @@ async fn what_may_not_upgrade_is_told_why() {
         let head = head
             .replace("\r\nHost: localhost", "")
             .replace("Connection: Upgrade", "X: y");
-        // The helper's own connection header would come first.
+        // Adds the header in front of the helper's own `connection: close`.
         let reply = upgrade_once(rig.address, &head).await;
         assert_eq!((reply.status, reply.body.as_str()), (status, body), "{head}");
         if status == 400 {
             assert_eq!(reply.header("sec-websocket-version"), Some("13"), "{head}");
         }
     }
-    // A page on this machine is one of ours by default.
+    // By default pages of this machine are allowed.
     let mut wire = Wire::connect(rig.address).await;
     let head = with("Origin", Some("Origin: http://localhost:3000"));
     assert_eq!(wire.handshake(&head, b"").await.status, 101);
@@ -118,7 +118,7 @@ async fn the_first_frames_may_come_in_the_same_write_as_the_handshake() {
     for _ in 0..2 {
         assert_eq!(wire.text().await, CHAIN_ID_ANSWER);
     }
-    // And half of one.
+    // Also with half of a frame.
     let (first, rest) = behind.split_at(9);
     let mut wire = Wire::open_with(rig.address, first, None).await;
     wire.write(rest).await;
@@ -229,7 +229,7 @@ async fn http_is_served_as_geth_serves_it() {
             assert_eq!(reply.header("content-type"), Some("application/json"));
         }
     }
-    // A body whose length shows only at its end is bounded too.
+    // A chunked body, which declares no length, is bounded, too.
     let mut wire = Wire::connect(rig.address).await;
     let chunk = format!("400\r\n{}\r\n", " ".repeat(1024));
     let head = format!("POST / HTTP/1.1\r\nhost: x\r\n{json}\r\ntransfer-encoding: chunked");

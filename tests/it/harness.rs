@@ -1,4 +1,4 @@
-//! The app under test, the node behind it, and a client that checks the shape of everything it is sent.
+//! The app under test, the node behind it, and a client that checks the shape of every message it receives.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,17 +25,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::wire::{Reply, http};
 
-/// Longer than anything takes that is to happen, also where many tests share few cores.
+/// Time limit of every wait: longer than any awaited event takes, also where many tests share few cores.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Fails the test where `what` does not happen.
+/// Awaits a future. Panics with `what` if it is not done within [`PATIENCE`].
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
         .await
         .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }
 
-/// Looks again and again, for what can only be looked at.
+/// Polls a condition every 5 ms until it holds, for state that can only be polled.
 pub async fn eventually(what: &str, mut seen: impl AsyncFnMut() -> bool) {
     let looking = async {
         while !seen().await {
@@ -45,12 +45,12 @@ pub async fn eventually(what: &str, mut seen: impl AsyncFnMut() -> bool) {
     within(what, looking).await;
 }
 
-/// A node where nothing happens unless commanded: 3 transactions of 2 logs in a block.
+/// Starts a node that acts on commands only; its blocks have 3 transactions of 2 logs.
 pub async fn node() -> Devnet {
     Devnet::start(devnet::Config::manual()).await.unwrap()
 }
 
-/// A node with 6 logs of about `bytes` each in a block.
+/// Starts a node with 6 logs in each block, each of about `bytes` bytes of JSON.
 pub async fn node_with_logs_of(bytes: usize) -> Devnet {
     let config = devnet::Config {
         log_data_bytes: bytes / 2,
@@ -68,7 +68,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it before these nodes; `edit` changes the settings.
+    /// Starts the app with these upstreams; `edit` changes the settings.
     pub async fn start(upstreams: &[String], edit: impl FnOnce(&mut typed::Config)) -> Self {
         let mut typed = typed::Config {
             listen: "127.0.0.1:0".into(),
@@ -83,7 +83,7 @@ impl Proxy {
         Self::run(app)
     }
 
-    /// Starts it as it is started from a file, before these nodes; the file is followed.
+    /// Starts the app with a configuration file and these upstreams; changes of the file are followed.
     pub async fn from_file(file: &std::path::Path, upstreams: &[String]) -> Self {
         let source = Source {
             file: Some(file.to_owned()),
@@ -112,23 +112,23 @@ impl Proxy {
         }
     }
 
-    /// Waits until `/ready` says yes.
+    /// Waits until `/ready` answers 200.
     pub async fn ready(&self) {
         eventually("ready", async || self.admin("/ready").await.status == 200).await;
     }
 
-    /// Waits until `/ready` says no: no node is in use, or for another reason.
+    /// Waits until `/ready` answers 503: no node is in use, or for another reason.
     pub async fn unready(&self) {
         eventually("not ready", async || self.admin("/ready").await.status == 503).await;
     }
 
-    /// The nodes in the order of the settings, as `/status` shows them.
+    /// Returns the entries of `upstreams` in `/status`, in the order of the settings.
     pub async fn upstreams(&self) -> Vec<Value> {
         let status: Value = serde_json::from_str(&self.admin("/status").await.body).unwrap();
         status["upstreams"].as_array().unwrap().clone()
     }
 
-    /// Waits until all nodes are connected, and calls have their own connection where they get one.
+    /// Waits until all nodes are connected and no second connection, for calls, is still being opened.
     pub async fn connected(&self) {
         eventually("all are connected", async || {
             let is_open = |one: &Value| one["connected"] == true && one["lanes"] != "opening";
@@ -137,7 +137,7 @@ impl Proxy {
         .await;
     }
 
-    /// Takes this node away, which is the one of this number, and waits until its loss is known.
+    /// Takes the node at index `number` of the settings away, and waits until `/status` shows it as not connected.
     pub async fn lose(&self, node: &Control, number: usize) {
         take_away(node);
         eventually("it is lost", async || {
@@ -146,15 +146,15 @@ impl Proxy {
         .await;
     }
 
-    /// Ready, and the newest head is published.
+    /// Waits until the app is ready and has published the node's newest head.
     pub async fn settled(&self, node: &Control) {
         self.ready().await;
-        // What is on its way from the node gets there before the answers to what is asked now.
+        // Announcements that the node has sent arrive before the answers to calls that are sent now.
         let mut client = self.client().await;
         for _ in 0..10 {
             client.call("eth_syncing", json!([])).await;
         }
-        // And of a number of blocks at once the last is published.
+        // When the node has mined several blocks at once, wait until the last is published.
         eventually("the newest head", async || {
             self.metric("headwater_head_number").await >= node.head().number() as f64
         })
@@ -165,7 +165,7 @@ impl Proxy {
         Client::connect(&format!("ws://{}", self.address)).await
     }
 
-    /// A client that watches heads and logs.
+    /// Returns a client that subscribes to heads and all logs.
     pub async fn watcher(&self) -> Client {
         let mut client = self.client().await;
         client.subscribe(json!(["newHeads"])).await;
@@ -173,24 +173,24 @@ impl Proxy {
         client
     }
 
-    /// Posts JSON; the body of the answer, which must be 200.
+    /// Posts JSON and returns the body of the answer, whose status must be 200.
     pub async fn post(&self, body: impl AsRef<[u8]>) -> String {
         self.post_for(200, body).await.body
     }
 
-    /// Posts JSON; the answer, which must have this status.
+    /// Posts JSON and returns the answer, which must have this status.
     pub async fn post_for(&self, status: u16, body: impl AsRef<[u8]>) -> Reply {
         let reply = http(self.address, "POST / HTTP/1.1\r\ncontent-type: application/json", body).await;
         assert_eq!(reply.status, status, "{}\n{}", reply.head, reply.body);
         reply
     }
 
-    /// A page of the admin port.
+    /// Returns a page of the admin port.
     pub async fn admin(&self, page: &str) -> Reply {
         http(self.admin, &format!("GET {page} HTTP/1.1"), "").await
     }
 
-    /// The value of a sample in `/metrics`; 0 where it was never counted.
+    /// Returns the value of a sample in `/metrics`; 0 if the page does not have it.
     pub async fn metric(&self, sample: &str) -> f64 {
         let page = self.admin("/metrics").await.body;
         let line = page
@@ -199,18 +199,18 @@ impl Proxy {
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// Gives the stop signal.
+    /// Signals shutdown.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// How it ended.
+    /// Waits until the app has ended and returns its result.
     pub async fn ended(self) -> Result<(), Broken> {
         within("the app ends", self.running).await.unwrap()
     }
 }
 
-/// An app before one node.
+/// An app with one node.
 pub struct Rig {
     pub node: Devnet,
     pub control: Control,
@@ -234,7 +234,7 @@ impl Rig {
         Self::before(node().await, edit).await
     }
 
-    /// Before this node, over WebSocket; ready.
+    /// Starts the app with this node as upstream, over WebSocket; waits until it is ready.
     pub async fn before(node: Devnet, edit: impl FnOnce(&mut typed::Config)) -> Self {
         let proxy = Proxy::start(&[node.ws_url()], edit).await;
         let control = node.handle();
@@ -242,7 +242,7 @@ impl Rig {
         Self { node, control, proxy }
     }
 
-    /// A client of the node itself that watches what a [`Proxy::watcher`] watches.
+    /// Returns a client of the node itself, with the subscriptions of [`Proxy::watcher`].
     pub async fn witness(&self) -> Client {
         let mut client = Client::connect(&self.node.ws_url()).await;
         client.subscribe(json!(["newHeads"])).await;
@@ -250,13 +250,13 @@ impl Rig {
         client
     }
 
-    /// Mines a block and expects exactly that: whatever else was under way would come before it.
+    /// Mines a block and expects its events next: any event still in flight would arrive before them.
     pub async fn nothing_else(&self, client: &mut Client) {
         let block = self.control.mine();
         client.expect(adopted(&[block])).await;
     }
 
-    /// The node's own answer, bypassing the app.
+    /// Posts a request to the node itself and returns the body of its answer.
     pub async fn ask_node(&self, body: &Value) -> String {
         http(
             self.node.address(),
@@ -268,7 +268,7 @@ impl Rig {
     }
 }
 
-/// Cuts all connections of a node, which takes no new ones as long as it has this fault.
+/// Cuts all connections of a node and makes it refuse new ones until `refuse_connections` is reset.
 pub fn take_away(node: &Control) {
     node.set_faults(|faults| faults.refuse_connections = true);
     node.disconnect();
@@ -278,12 +278,12 @@ pub fn take_away(node: &Control) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub subscription: String,
-    /// JSON as it came.
+    /// JSON as received.
     pub payload: String,
 }
 
 impl Event {
-    /// Reads a notification and checks that it is written as every library expects (PROTOCOL 1.8).
+    /// Parses a notification and checks that it is spelled as every library expects (PROTOCOL 1.8).
     #[track_caller]
     pub fn parse(text: &str) -> Self {
         #[derive(Deserialize)]
@@ -319,7 +319,7 @@ impl Event {
         serde_json::from_str(&self.payload).unwrap()
     }
 
-    /// One line of a story; see [`adopted`].
+    /// Returns the event as one line of a story; see [`adopted`].
     pub fn line(&self) -> String {
         let json = self.json();
         match json["hash"].as_str() {
@@ -335,14 +335,14 @@ impl Event {
     }
 }
 
-/// The methods without which a block's logs cannot be had.
+/// Returns the methods by which a block's logs can be fetched; without them no logs are available.
 pub fn without_logs() -> Vec<String> {
     ["eth_getLogs", "eth_getBlockReceipts", "eth_getTransactionReceipt"]
         .map(str::to_owned)
         .to_vec()
 }
 
-/// What a watcher is told when these blocks are adopted.
+/// Returns the story of a watcher when these blocks are adopted: one line for each event, in order.
 pub fn adopted(blocks: &[Arc<Block>]) -> Vec<String> {
     blocks
         .iter()
@@ -355,12 +355,12 @@ pub fn adopted(blocks: &[Arc<Block>]) -> Vec<String> {
         .collect()
 }
 
-/// What a watcher is told when these blocks are dropped; they are newest first.
+/// Returns the story of a watcher when these blocks are dropped; the blocks are newest first, the lines oldest first.
 pub fn dropped(blocks: &[Arc<Block>]) -> Vec<String> {
     blocks.iter().rev().flat_map(|block| logs("undo", block)).collect()
 }
 
-/// What a watcher is told of a reorg.
+/// Returns the story of a watcher for a reorg.
 pub fn reorged(reorg: &Reorg) -> Vec<String> {
     [dropped(&reorg.dropped), adopted(&reorg.adopted)].concat()
 }
@@ -372,10 +372,10 @@ fn logs(word: &str, block: &Block) -> Vec<String> {
         .collect()
 }
 
-/// A client that speaks through another implementation of WebSockets than the app's.
+/// A WebSocket client that uses another library than the app.
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// Notifications that came while an answer was waited for.
+    /// Notifications that arrived while the client waited for an answer, oldest first.
     early: VecDeque<String>,
 }
 
@@ -388,14 +388,14 @@ impl Client {
         }
     }
 
-    /// From another address of this machine, such as 127.0.0.7: an account of its own.
+    /// Connects from another address of this machine, such as 127.0.0.7, which has an account of its own.
     pub async fn connect_from(ip: &str, address: SocketAddr) -> Self {
         let local = TcpSocket::new_v4().unwrap();
         local.bind(format!("{ip}:0").parse().unwrap()).unwrap();
         Self::over(within("connect", local.connect(address)).await.unwrap()).await
     }
 
-    /// Over a connection that is there already.
+    /// Opens a WebSocket over an existing connection.
     pub async fn over(socket: TcpStream) -> Self {
         Self::try_over(socket).await.unwrap()
     }
@@ -410,7 +410,7 @@ impl Client {
         })
     }
 
-    /// Over TLS.
+    /// Connects over TLS.
     pub async fn secured(url: &str, config: Arc<rustls::ClientConfig>) -> Self {
         let connector = Some(Connector::Rustls(config));
         let connecting = connect_async_tls_with_config(url, None, false, connector);
@@ -425,7 +425,7 @@ impl Client {
         within("send", self.socket.send(message.into())).await.unwrap();
     }
 
-    /// The next message, which must be text.
+    /// Returns the next message, which must be text; pings and pongs are skipped.
     pub async fn next(&mut self) -> String {
         match self.next_but_control("a message").await {
             Message::Text(text) => text.as_str().to_owned(),
@@ -445,7 +445,7 @@ impl Client {
         within(what, reading).await
     }
 
-    /// Sends and gives the next message that is no notification.
+    /// Sends a message and returns the next text that is not a notification; notifications before it are kept.
     pub async fn ask(&mut self, message: impl Into<Message>) -> String {
         self.send(message).await;
         loop {
@@ -457,13 +457,13 @@ impl Client {
         }
     }
 
-    /// [`Self::ask`], and the notifications that came before the answer.
+    /// Like [`Self::ask`]; also returns all kept notifications, those that arrived before the answer included.
     pub async fn ask_alone(&mut self, message: impl Into<Message>) -> (String, Vec<String>) {
         let answer = self.ask(message).await;
         (answer, self.early.drain(..).collect())
     }
 
-    /// The other end ends the connection, without a close frame.
+    /// Checks that the other end closes the connection without a close frame.
     pub async fn ends(&mut self) {
         let end = within("the end", self.socket.next()).await;
         assert!(!matches!(end, Some(Ok(_))), "{end:?}");
@@ -476,7 +476,7 @@ impl Client {
         answer
     }
 
-    /// Subscribes; the id.
+    /// Subscribes and returns the subscription id.
     pub async fn subscribe(&mut self, params: Value) -> String {
         let answer = self.call("eth_subscribe", params).await;
         answer["result"]
@@ -489,7 +489,7 @@ impl Client {
         self.call("eth_unsubscribe", json!([id])).await
     }
 
-    /// The next notification.
+    /// Returns the next notification, kept ones first.
     pub async fn event(&mut self) -> Event {
         let text = match self.early.pop_front() {
             Some(text) => text,
@@ -498,7 +498,7 @@ impl Client {
         Event::parse(&text)
     }
 
-    /// Asks the node so often that the answers of its account count as known, see `headwater::conduct`.
+    /// Makes so many calls that the length of its account's answers counts as known; see `headwater::conduct`.
     pub async fn become_known(&mut self) {
         for number in 0..64 {
             let params = json!([format!("{number:#042x}"), "earliest"]);
@@ -507,12 +507,12 @@ impl Client {
         }
     }
 
-    /// The next notification as a line of a story.
+    /// Returns the next notification as a line of a story.
     pub async fn line(&mut self) -> String {
         self.event().await.line()
     }
 
-    /// Lets go of what came while an answer was waited for.
+    /// Drops the notifications that were kept while the client waited for an answer.
     pub fn forget_early(&mut self) {
         self.early.clear();
     }
@@ -525,7 +525,7 @@ impl Client {
         events
     }
 
-    /// Reads as many notifications as the story has lines, and compares.
+    /// Reads as many notifications as the story has lines, and compares each.
     pub async fn expect(&mut self, story: Vec<String>) {
         for (i, line) in story.iter().enumerate() {
             let told = tokio::time::timeout(PATIENCE - Duration::from_secs(1), self.event()).await;
@@ -534,7 +534,7 @@ impl Client {
         }
     }
 
-    /// As [`Self::expect`], but this line may come first.
+    /// Like [`Self::expect`], but accepts one event with this line before the story.
     pub async fn expect_after_optional(&mut self, line: &str, story: Vec<String>) {
         let event = self.event().await;
         if event.line() != line {
@@ -543,14 +543,14 @@ impl Client {
         self.expect(story).await;
     }
 
-    /// Reads to the close frame: the messages before it, its code and text.
+    /// Reads to the close frame; returns the messages before it, its code and its reason.
     pub async fn closed(&mut self) -> (Vec<String>, u16, String) {
         let mut messages: Vec<String> = self.early.drain(..).collect();
         loop {
             match self.next_but_control("a close frame").await {
                 Message::Text(text) => messages.push(text.as_str().to_owned()),
                 Message::Close(Some(close)) => {
-                    // The echo that the library owes.
+                    // Flushes the close frame that the library sends in reply.
                     let _ = self.socket.flush().await;
                     return (messages, close.code.into(), close.reason.as_str().to_owned());
                 }

@@ -1,4 +1,4 @@
-//! Chains where not every number has a block, and blocks without a parent: all that is told is what the node has.
+//! Chains where not every number has a block, and blocks without a parent: clients get exactly what the node has.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::scripted::{Answer, Hole, Made, Mine, Scripted, word};
 
 const HOLES: [Hole; 3] = [Hole::Error, Hole::Null, Hole::Before];
 
-/// Blocks that the app keeps in memory here, so that the older ones are the node's.
+/// Blocks that the app keeps in memory here; older ones are fetched from the node.
 const MEMORY: usize = 24;
 
 /// A chain that grows with holes and changes its branch, and a client of the node itself.
@@ -17,9 +17,9 @@ struct Sparse {
     direct: Client,
     random: fastrand::Rng,
     branch: usize,
-    /// All heads that were announced, or lie below one that was.
+    /// Blocks that were announced, or lie below an announced one, in the order of their adoption.
     adopted: Vec<Made>,
-    /// Every block that there ever was.
+    /// All blocks that were ever mined.
     ever: Vec<Made>,
 }
 
@@ -49,7 +49,7 @@ impl Sparse {
             _ => 1,
         };
         let mine = Mine::logs(self.random.usize(..3)).on_block(parent);
-        // A head is as high as any before it: of a block above the head no node can say that it was dropped.
+        // A head is as high as any before: no node can report that a block above its head was dropped.
         let highest = self.ever.iter().map(Made::number).max().unwrap();
         let least = if announced { highest } else { 0 };
         let number = (parent.number() + gap).max(least);
@@ -59,13 +59,13 @@ impl Sparse {
         made
     }
 
-    /// Replaces the newest blocks by another branch, of which the node announces the tip; the story of a watcher.
+    /// Replaces up to four of the newest blocks by a branch whose tip the node announces; returns a watcher's story.
     fn reorg(&mut self) -> Vec<String> {
         let canonical = self.node.canonical();
         let depth = self.random.usize(..5);
         let (kept, gone) = canonical.split_at(canonical.len() - depth);
         self.branch += 1;
-        // What was there before a watcher came is not taken back from it.
+        // Logs from before the watcher subscribed are not removed for it.
         let told = |made: &&Made| self.adopted.iter().any(|own| own.hash() == made.hash());
         let mut story: Vec<String> = gone.iter().filter(told).flat_map(Made::dropped).collect();
         let mut parent = kept.last().unwrap().clone();
@@ -78,7 +78,7 @@ impl Sparse {
         story
     }
 
-    /// The canonical blocks that follow this one, and those of its branch that are not canonical, oldest first.
+    /// Returns the canonical blocks after this one, and the non-canonical ones of its branch, each oldest first.
     fn since(&self, block: &Made) -> (Vec<Made>, Vec<Made>) {
         let canonical = self.node.canonical();
         let (mut gone, mut at) = (Vec::new(), block.clone());
@@ -93,12 +93,12 @@ impl Sparse {
         }
     }
 
-    /// Asks the app and the node for the logs of the same blocks.
+    /// Checks that the app and the node return the same logs for a random range of blocks.
     async fn same_logs(&mut self, client: &mut Client) {
         let newest = self.node.head().number();
         let at = |random: &mut fastrand::Rng, numbers: &[Made]| match random.bool() {
             true => random.u64(..=newest),
-            // Where blocks are, and beside them.
+            // At a block, or next to one.
             false => {
                 let near = numbers[random.usize(..numbers.len())].number() + random.u64(..3);
                 near.saturating_sub(1).min(newest)
@@ -112,7 +112,7 @@ impl Sparse {
         assert_eq!(own, nodes, "{range}");
     }
 
-    /// A client that comes back is told what the node's chain has since then, and nothing else.
+    /// Checks that a resuming client gets what the node's chain has since then, and nothing else.
     async fn same_resume(&mut self, proxy: &Proxy) {
         let mut client = proxy.client().await;
         let heads = self.random.bool();
@@ -188,7 +188,7 @@ async fn on_a_chain_with_holes_that_are_the_block_before_all_is_as_the_node_has_
     ranges_resumes_and_reorgs(Hole::Before, 3).await;
 }
 
-/// A hole of a hundred thousand numbers in an outage, in what is older than memory, and below where memory begins.
+/// A hole of a hundred thousand numbers in an outage, in blocks older than memory, and below the oldest in memory.
 #[tokio::test]
 async fn a_large_hole_costs_a_few_questions() {
     for hole in HOLES {
@@ -212,7 +212,7 @@ async fn a_large_hole_costs_a_few_questions() {
         missed.push(node.mine(Mine::logs(1).silent()));
         watcher.expect(missed.iter().flat_map(Made::adopted).collect()).await;
         bystander.saw_only(&missed).await;
-        // From inside the hole, and behind the block below it.
+        // From inside the hole, and after the block below it.
         for start in [
             json!({"fromBlock": "0x2f"}),
             json!({"after": {"blockHash": old.hash()}}),
@@ -228,7 +228,7 @@ async fn a_large_hole_costs_a_few_questions() {
     }
 }
 
-/// A node that gives no answer by number is not taken to have no block of it.
+/// A node that returns no block by number is not taken to lack the block.
 #[tokio::test]
 async fn a_node_that_does_not_tell_blocks_by_number_has_them_all_the_same() {
     let refusals: [fn() -> Answer; 3] = [
@@ -252,7 +252,7 @@ async fn a_node_that_does_not_tell_blocks_by_number_has_them_all_the_same() {
     }
 }
 
-/// The history below the first block is filled once, block by block, and then nothing more is asked.
+/// The history below the first block is fetched once, block by block; after that, nothing more is fetched.
 #[tokio::test]
 async fn the_backfill_below_a_hole_ends() {
     for hole in HOLES {
@@ -262,7 +262,7 @@ async fn the_backfill_below_a_hole_ends() {
             node.mine(Mine::default().number(number));
         }
         let proxy = node.proxy(|_| {}).await;
-        // From memory: no node has to be asked.
+        // The resume below is served from memory, without calls to a node.
         let block = node.block(1).unwrap();
         eventually("history is filled", async || node.calls("eth_getBlockByHash") >= 6).await;
         let bystander = Bystander::join(&proxy).await;
@@ -280,7 +280,7 @@ async fn the_backfill_below_a_hole_ends() {
     }
 }
 
-/// Blocks as `hardhat_mine` makes them: those in the middle have no parent, and are there by number.
+/// Mines blocks as `hardhat_mine` makes them: those in the middle name no parent, and the node has them by number.
 fn without_parents(node: &Scripted, count: u64) -> Vec<Made> {
     let first = node.head().number() + 1;
     let orphan = |number| node.mine(Mine::logs(1).parent(word("")).number(number).silent());
@@ -299,11 +299,11 @@ async fn blocks_without_a_parent_are_told_in_the_order_of_their_numbers() {
     let mut blocks = without_parents(&node, 100);
     blocks.push(node.mine(Mine::logs(1)));
     watcher.expect(blocks.iter().flat_map(Made::adopted).collect()).await;
-    // One of them is the head itself.
+    // The head itself has no parent.
     let number = node.head().number() + 1;
     blocks.push(node.mine(Mine::logs(1).parent(word("")).number(number)));
     watcher.expect(blocks.last().unwrap().adopted()).await;
-    // Another branch from the middle, and resumes on both sides.
+    // Another branch from the middle, and resumes on both branches.
     let sibling = node.mine(Mine::logs(2).on_block(&blocks[60]).tag("b"));
     let gone: Vec<String> = blocks[61..].iter().flat_map(Made::dropped).collect();
     watcher.expect([gone.clone(), sibling.adopted()].concat()).await;
@@ -323,7 +323,7 @@ async fn blocks_without_a_parent_are_told_in_the_order_of_their_numbers() {
     bystander.saw_only(&blocks).await;
 }
 
-/// Those are older than memory.
+/// The blocks without a parent are older than memory.
 #[tokio::test]
 async fn a_client_that_comes_back_crosses_blocks_without_a_parent() {
     let node = Scripted::start().await;
@@ -356,7 +356,7 @@ async fn a_parent_that_the_node_denies_is_the_block_of_the_number_before() {
     bystander.saw_only(&blocks).await;
 }
 
-/// Where the number before has no block either, nothing leads from what was published to the head.
+/// Nothing leads from the published chain to the head if the number before has no block either.
 #[tokio::test]
 async fn a_block_without_a_parent_above_a_hole_is_lost_continuity() {
     for hole in HOLES {
@@ -369,7 +369,7 @@ async fn a_block_without_a_parent_above_a_hole_is_lost_continuity() {
             node.mine(Mine::logs(1).parent(word(parent)).number(9));
             let (_, code, _) = watcher.closed().await;
             assert_eq!(code, 1012);
-            // What follows is a chain again.
+            // The blocks that follow are a chain again.
             let mut watcher = proxy.watcher().await;
             watcher.expect(node.mine(Mine::logs(1)).adopted()).await;
         }

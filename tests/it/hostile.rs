@@ -1,4 +1,4 @@
-//! Clients that mean harm: each is closed with its code and counted, while a bystander is told everything in order.
+//! Hostile clients: each is closed with its code and counted, while a bystander gets all events in order.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,8 @@ use headwater::session::{ControlFrames, MAX_FRAGMENTS};
 use crate::harness::{Rig, eventually, node_with_logs_of, within};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, CLOSE, DEFLATED, MORE, PING, PONG, TEXT, Wire, frame};
 
-/// Does it while blocks are mined, of which a watcher misses nothing; what it did shows in this counter.
+/// Runs `harm` while blocks are mined, of which a watcher must miss none; checks that `reason` closed `times`
+/// clients.
 async fn beside_a_bystander<T>(rig: &Rig, reason: &str, times: f64, harm: impl Future<Output = T>) -> T {
     let mut watcher = rig.watcher().await;
     let done = AtomicBool::new(false);
@@ -39,7 +40,7 @@ fn small_messages(config: &mut typed::Config) {
     config.limits.max_message_bytes = ByteSize::kib(4);
 }
 
-/// Gives up slowly enough for a busy machine, and soon enough for a test.
+/// Sets a silence timeout long enough for a busy machine, and short enough for a test.
 fn short_silence(config: &mut typed::Config) {
     config.keepalive.ping_interval = Duration::from_secs(1);
     config.keepalive.silence_timeout = Duration::from_secs(3);
@@ -66,7 +67,7 @@ async fn a_bomb() {
 async fn a_frame_above_the_limit() {
     let rig = Rig::with(small_messages).await;
     beside_a_bystander(&rig, "too_big", 2.0, async {
-        // Nobody waits for what the header announces.
+        // The app does not wait for the payload that the header announces.
         let mut wire = Wire::open(rig.address).await;
         wire.write(&frame(TEXT, vec![b' '; 70_000])[..14]).await;
         assert_eq!(wire.closed().await, (0, Some(1009)));
@@ -82,7 +83,7 @@ async fn pings_or_pongs_without_end() {
     const MAX: usize = ControlFrames::MAX as usize;
     let rig = Rig::start().await;
     beside_a_bystander(&rig, "flood", 2.0, async {
-        // As many as may be are answered, although they come all at once; and the connection goes on.
+        // As many pings as are allowed are answered, although all arrive at once, and the connection goes on.
         let mut wire = Wire::open(rig.address).await;
         for _ in 0..MAX / 50 {
             wire.write(frame(PING, [7; 125]).repeat(50)).await;
@@ -92,7 +93,7 @@ async fn pings_or_pongs_without_end() {
         }
         wire.works().await;
         for flood in [PING, PONG] {
-            // It reads nothing before it has sent all.
+            // The client reads nothing before it has sent all frames.
             let mut wire = Wire::open_with(rig.address, b"", Some(16 << 10)).await;
             wire.write(frame(flood, [7; 125]).repeat(MAX + 1)).await;
             let mut pongs = 0;
@@ -130,7 +131,7 @@ async fn a_fragmented_message_that_never_ends() {
     assert_eq!(rig.metric(r#"headwater_closes_total{reason="too_big"}"#).await, 1.0);
 }
 
-/// Each byte is a sign of life; the message is no nearer to its end.
+/// Each byte is a sign of life, but the message comes no nearer to its end.
 #[tokio::test]
 async fn a_message_that_takes_too_long() {
     let rig = Rig::with(short_silence).await;
@@ -158,7 +159,7 @@ async fn a_message_that_takes_too_long() {
     .await;
 }
 
-/// What counts is each message, not that there is always one under way.
+/// The time limit is for each message; messages may follow one another without a pause.
 #[tokio::test]
 async fn messages_that_overlap_take_as_long_as_they_like_together() {
     let rig = Rig::with(short_silence).await;

@@ -1,4 +1,4 @@
-//! Who proves what, and what it opens.
+//! Keys and tokens: authentication, and the rights that each grants.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::door::{post, upgrade};
 use crate::harness::{Proxy, Rig, eventually, node};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, TEXT, UPGRADE, Wire, http};
 
-/// Lets the holder of a key in; what is said of it beside the hash is the text of its section.
+/// Adds a key to the configuration; `more` is the text of its section besides the hash.
 pub fn allow(config: &mut typed::Config, name: &str, key: &ApiKey, more: &str) {
     let section = format!("hash = \"{}\"\n{more}", key.digest());
     config.keys.insert(name.into(), toml::from_str(&section).unwrap());
@@ -45,7 +45,7 @@ async fn a_key_opens_from_each_place_that_is_switched_on() {
         vec![CredentialSource::Path],
         vec![CredentialSource::Query],
     ] {
-        // The rig's own client has no key, so it has to be let in first.
+        // The rig's own client has no key, so none is required here.
         let rig = Rig::with(|config| {
             allow(config, "alice", &key, "");
             config.auth.accept.clone_from(&ways);
@@ -63,7 +63,7 @@ async fn a_key_opens_from_each_place_that_is_switched_on() {
                 (CredentialSource::Path, format!("/v1/{text}"), String::new()),
                 (CredentialSource::Query, format!("/?key={text}"), String::new()),
             ] {
-                // What is switched off is not looked at: nothing is shown then, which is allowed here.
+                // A source that is switched off is not read: the client then shows no key, which is allowed here.
                 let valid = !ways.contains(&way) || shown.reveal() == key.reveal();
                 let head = UPGRADE.replace("GET / ", &format!("GET {target} ")) + &headers;
                 let reply = Wire::connect(rig.address).await.handshake(&head, b"").await;
@@ -108,7 +108,7 @@ async fn where_a_key_is_needed_nobody_comes_in_without() {
         post(rig.address, &bearer(key.reveal()), CHAIN_ID).await.body,
         CHAIN_ID_ANSWER
     );
-    // Load balancers ask without one whether we are there.
+    // Load balancers check without a key if the app is up.
     assert_eq!(http(rig.address, "GET / HTTP/1.1", "").await.status, 200);
     assert!(rig.metric(r#"headwater_refused_total{reason="unauthorized"}"#).await >= 12.0);
 }
@@ -118,7 +118,7 @@ async fn guessing_is_as_slow_as_connecting() {
     let key = ApiKey::random();
     let rig = Rig::with(|config| {
         allow(config, "alice", &key, "");
-        // One is the rig's own client's.
+        // The rig's own client takes one of these.
         config.limits.handshakes_per_minute = 4;
     })
     .await;
@@ -133,7 +133,7 @@ async fn guessing_is_as_slow_as_connecting() {
         statuses.push(reply.status);
     }
     assert_eq!(statuses, [401, 401, 401, 429, 429]);
-    // Who has a key is not kept out by those who have none.
+    // A client with a key is not affected by clients without one.
     assert_eq!(upgrade(rig.address, &bearer(key.reveal())).await.1.status, 101);
 }
 
@@ -181,7 +181,7 @@ async fn a_key_opens_what_it_is_for() {
             .body
             .contains("-32601")
     );
-    // Pages and addresses.
+    // Origins and addresses.
     for (headers, status) in [
         ("\r\nOrigin: https://app.example", 101),
         ("\r\nOrigin: http://localhost", 403),
@@ -199,7 +199,7 @@ async fn a_key_opens_what_it_is_for() {
         204,
         "it comes without the key"
     );
-    // What a key names stands in place of what holds for everybody.
+    // A list of a key replaces the one for all clients.
     let headers = format!("{}\r\nX-Forwarded-For: 10.0.0.1", bearer(ops.reveal()));
     let debug = json!({"jsonrpc": "2.0", "id": 1, "method": "debug_nothing"}).to_string();
     post(rig.address, &headers, &debug).await;
@@ -223,7 +223,7 @@ async fn a_key_is_a_client_of_its_own_on_its_own_plan() {
     for key in [&key, &other] {
         let mut statuses = Vec::new();
         for i in 0..5 {
-            // The address does not matter, nor how many there are.
+            // The address does not matter, nor the number of addresses.
             let headers = format!("{}\r\nX-Forwarded-For: 10.0.0.{i}", bearer(key.reveal()));
             statuses.push(post(rig.address, &headers, CHAIN_ID).await.status);
         }
@@ -245,7 +245,8 @@ async fn a_key_is_a_client_of_its_own_on_its_own_plan() {
     drop(one);
 }
 
-/// Everything that could show it is looked at: the log at its loudest, all pages of the admin port, what the node is sent.
+/// Searches all output that could contain a key: the log at its loudest, all pages of the admin port, and the
+/// requests to the node.
 #[tokio::test]
 async fn keys_are_shown_to_nobody() {
     let key = ApiKey::random();
@@ -294,7 +295,7 @@ async fn keys_are_shown_to_nobody() {
             Wire::connect(address).await.handshake(&head, b"").await;
             let head = format!("POST {target} HTTP/1.1\r\ncontent-type: application/json{headers}");
             let call = tokio::spawn(async move { http(address, &head, CHAIN_ID).await });
-            // The node reads and says nothing.
+            // The node reads and does not answer.
             if !text.ends_with('x') {
                 use tokio::io::AsyncReadExt as _;
                 let (mut socket, _) = node.accept().await.unwrap();
@@ -353,7 +354,7 @@ async fn a_token_opens_until_it_expires() {
         config.plans.insert("small".into(), toml::from_str(small).unwrap());
     })
     .await;
-    // Clocks may differ by five seconds; of these two are left.
+    // Clocks may differ by five seconds, of which this token has two left.
     let short = token(&json!({"sub": "alice", "exp": unix_now() - 3}));
     let long = token(&json!({"sub": "alice", "exp": unix_now() + 600, "plan": "small"}));
     let (mut brief, reply) = upgrade(rig.address, &bearer(&short)).await;
@@ -423,13 +424,13 @@ async fn a_secret_that_is_replaced_closes_those_who_came_in_by_it() {
     assert_eq!(nobody.call("eth_chainId", json!([])).await["result"], "0x539");
 }
 
-/// To verify one costs more than all else at the door.
+/// Verification of a token costs more than all other steps of admission.
 #[tokio::test]
 async fn a_token_is_charged_before_it_is_verified_and_once() {
     let secret = secret();
     let rig = Rig::with(|config| {
         config.auth.jwt_secret_file = secret.path().display().to_string();
-        // One is the rig's own client's.
+        // The rig's own client takes one of these.
         config.limits.handshakes_per_minute = 4;
     })
     .await;
@@ -450,7 +451,8 @@ async fn a_token_is_charged_before_it_is_verified_and_once() {
     assert_eq!(statuses, [200, 401, 401, 429, 429, 200, 200]);
 }
 
-/// What README says of `debug_traceChain`, with a namespace that the node has: a kind alone of what is denied otherwise.
+/// The example of docs/streams.md, `debug_traceChain`, with a namespace that the node has: a key grants one kind of a
+/// namespace that is otherwise denied.
 #[tokio::test]
 async fn a_key_has_one_kind_of_a_namespace_that_stays_denied() {
     let key = ApiKey::random();

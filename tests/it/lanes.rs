@@ -1,4 +1,4 @@
-//! The two connections to a node: what goes wrong on the one for calls is neither the stream's nor another client's.
+//! The two connections to a node: faults on the one for calls affect neither the stream nor other clients.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,7 +22,7 @@ async fn has_lanes(proxy: &Proxy, expected: &str) {
     eventually("its lanes", async || lanes(proxy).await == expected).await;
 }
 
-/// A node that closes the connection on calls to `0xdead`, and on transactions of these bytes.
+/// Starts a node that closes the connection on calls to `0xdead`, and on transactions of these bytes.
 async fn easily_broken() -> Scripted {
     let node = Scripted::start().await;
     node.grow(3);
@@ -48,7 +48,7 @@ fn harmless() -> Value {
     request("eth_call", &json!([{"to": "0xbeef"}, "latest"]))
 }
 
-/// Returns the answer to a call, whatever else arrives.
+/// Returns the answer to a call; other messages are kept.
 async fn ask(client: &mut Client, call: Value) -> String {
     client.ask(call.to_string()).await
 }
@@ -62,7 +62,7 @@ async fn a_call_that_breaks_connections_costs_its_account_alone() {
     let mut other = proxy.client().await;
     let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
     let heads = attacker.subscribe(json!(["newHeads"])).await;
-    // Another client's call is under way on the same connection.
+    // Another client's call is in flight on the same connection.
     node.hold("eth_gasPrice");
     other.send(request("eth_gasPrice", &json!([])).to_string()).await;
     eventually("it is under way", async || node.calls("eth_gasPrice") == 1).await;
@@ -73,7 +73,7 @@ async fn a_call_that_breaks_connections_costs_its_account_alone() {
     assert!(answer.contains("result"), "{answer}");
     let why = attacker.next().await;
     assert!(why.contains("-32603") && why.contains("closes its connection"), "{why}");
-    // From now on the attacker is refused, and nobody else is.
+    // From now on the attacker is refused, and no other client is.
     for number in 1..4 {
         let refused = ask(&mut attacker, poison(number)).await;
         assert!(
@@ -83,13 +83,13 @@ async fn a_call_that_breaks_connections_costs_its_account_alone() {
         let answer = ask(&mut other, harmless()).await;
         assert!(answer.contains("\"0x1\""), "{answer}");
     }
-    // The call that breaks connections is asked for nobody.
+    // The call that breaks connections is sent for no client.
     let asked = node.calls("eth_call");
     let mut third = Client::connect_from("127.0.0.8", proxy.address).await;
     let refused = ask(&mut third, poison(1)).await;
     assert!(refused.contains("-32603"), "{refused}");
     assert_eq!(node.calls("eth_call"), asked);
-    // Its subscriptions go on, as everybody's.
+    // The attacker's subscriptions go on, as all others do.
     let made = node.mine(Mine::default());
     let event = attacker.event().await;
     assert_eq!(
@@ -100,7 +100,7 @@ async fn a_call_that_breaks_connections_costs_its_account_alone() {
     assert_eq!(node.calls("eth_subscribe"), 1, "the stream's connection never broke");
 }
 
-/// A transaction that no node has is sent once more, alone, which shows if it is what breaks connections.
+/// A transaction that no node has is sent once more, alone: a second loss shows that it breaks connections.
 #[tokio::test]
 async fn a_transaction_that_breaks_connections_costs_its_account_alone() {
     let node = easily_broken().await;
@@ -125,10 +125,11 @@ async fn a_transaction_that_breaks_connections_costs_its_account_alone() {
     bystander.saw_only(&[made]).await;
 }
 
-/// The answer to a transaction that was under way when the connection broke, by what the nodes say of it then.
+/// Answers to a transaction that was in flight when the connection broke, by what the nodes then report of it.
 #[tokio::test]
 async fn a_transaction_that_was_lost_is_looked_for_and_sent_again() {
-    // Whether the node has it before and after it is sent again; the node's answer then; how often it is sent.
+    // The node has the transaction before, and after the second send; its answer then; times sent; the client's
+    // answer.
     for (before, after, again, sent, expect) in [
         (true, true, "", 1, "HASH"),
         (false, false, "", 2, "\"0x2\""),
@@ -166,8 +167,8 @@ async fn a_transaction_that_was_lost_is_looked_for_and_sent_again() {
     }
 }
 
-/// A call that may have changed something is not sent again, so after one is lost the account's next such call goes on a
-/// connection of its own.
+/// A call that may have changed something is not sent again, so after one is lost the account's next such call goes
+/// on a connection of its own.
 #[tokio::test]
 async fn a_change_that_breaks_connections_is_found_at_the_second_time() {
     let node = easily_broken().await;
@@ -178,7 +179,7 @@ async fn a_change_that_breaks_connections_is_found_at_the_second_time() {
     let bad = || request("eth_oddity", &json!(["0xdead"]));
     let lost = ask(&mut attacker, bad()).await;
     assert!(lost.contains("-32603") && lost.contains("connection lost"), "{lost}");
-    // A good one among the suspects is sent, once.
+    // A harmless call among the suspects is sent, once.
     let good = request("eth_oddity", &json!(["0xbeef"]));
     let sent = ask(&mut attacker, good).await;
     assert!(sent.contains("\"0x2\""), "{sent}");
@@ -230,7 +231,7 @@ async fn an_answer_that_is_too_long_is_nobody_elses() {
     let (sent, answer) = (one.next().await, two.next().await);
     assert!(sent.contains("\"0x2\""), "{sent}");
     assert!(answer.contains("result"), "{answer}");
-    // The next one breaks a connection of its own.
+    // The next long answer breaks a connection of its own.
     has_lanes(&proxy, "two").await;
     let opened = node.connections().1;
     let answer = ask(&mut attacker, long()).await;
@@ -245,7 +246,7 @@ async fn an_answer_that_is_too_long_is_nobody_elses() {
     bystander.saw_only(&[made]).await;
 }
 
-/// Restart of a node with many calls under way, none of which is to blame.
+/// A node restarts, twice, with a call in flight that is not to blame.
 #[tokio::test]
 async fn a_node_that_restarts_marks_no_call() {
     let node = easily_broken().await;
@@ -323,7 +324,7 @@ async fn one_lane_is_enough_where_it_is_set() {
 async fn logs_overtake_calls_of_clients() {
     let node = Scripted::start().await;
     node.grow(3);
-    // The connection for calls: what is asked on it first is never answered.
+    // The connection for calls. The first request for logs goes there, and none is answered on it.
     let busy: Arc<OnceLock<Option<usize>>> = Arc::default();
     for method in ["eth_getLogs", "eth_getBlockReceipts"] {
         let busy = busy.clone();
@@ -334,7 +335,7 @@ async fn logs_overtake_calls_of_clients() {
             }
         });
     }
-    // A megabyte arrives every 20 ms.
+    // About 0.8 MB arrives every 20 ms.
     node.answer("eth_getCode", |ask| {
         let wait = Duration::from_millis(20 * ask.count as u64);
         Answer::After(wait, Box::new(json!("0x".to_owned() + &"00".repeat(400 << 10)).into()))

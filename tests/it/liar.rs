@@ -1,4 +1,4 @@
-//! Nodes that lie: about their height, about what was asked for, about where they are. A bystander notices nothing.
+//! Nodes that lie: about their height, about their answers, about where they are. A bystander is not affected.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use crate::scripted::{Answer, Made, Mine, Scripted, word};
 
 const JUMP: u64 = 1_000_000;
 
-/// Half of it is the patience with a node in use.
+/// Silence timeout; half of it is the time limit for a node in use that lags, forks or is doubted.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// Three nodes of one chain, of which one may lie.
+/// Three nodes of one chain, of which at most one lies.
 struct Three {
     nodes: Vec<Scripted>,
     proxy: Proxy,
 }
 
 impl Three {
-    /// The liar gets no calls.
+    /// Starts the nodes and the app; the node at index `liar` gets no calls.
     async fn start(liar: usize) -> Self {
         let mut nodes = Vec::new();
         for _ in 0..3 {
@@ -55,7 +55,7 @@ impl Three {
         three
     }
 
-    /// Mines the same block at these nodes.
+    /// Mines the same block at each of these nodes.
     fn mine(&self, by: &[usize]) -> Made {
         let made: Vec<Made> = by.iter().map(|id| self.nodes[*id].mine(Mine::logs(1))).collect();
         assert!(made.iter().all(|one| one.hash() == made[0].hash()));
@@ -84,13 +84,13 @@ impl Three {
 /// The first lie of a node.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Lie {
-    /// A head a million ahead, of an unknown parent.
+    /// A head a million blocks above the newest, with an unknown parent.
     Jump,
-    /// The same, on top of the newest block.
+    /// A head a million blocks above the newest, with the newest as its parent.
     Leap,
-    /// The greatest height there is.
+    /// A head near the greatest height there is.
     Greatest,
-    /// A number that is no height.
+    /// A head whose number is not a valid height.
     NoHeight,
 }
 
@@ -112,8 +112,8 @@ impl Lie {
     }
 }
 
-/// Plays a story: one node of three lies for longer than the patience while the others mine on. Then it recants, and
-/// counts as sound again.
+/// Runs one story: one node of three lies for longer than the time limit while the others mine on. Then it recants,
+/// and counts as sound again.
 async fn one_lies(liar: usize, lie: Lie) {
     let three = Three::start(liar).await;
     let honest: Vec<usize> = (0..3).filter(|id| *id != liar).collect();
@@ -142,7 +142,7 @@ async fn one_lies(liar: usize, lie: Lie) {
         .metric("headwater_continuity_lost_total{reason=\"too_far\"}")
         .await;
     assert_eq!(lost, 0.0, "{lie:?}");
-    // It recants.
+    // The liar recants.
     if lie != Lie::NoHeight {
         let mut parent = three.nodes[liar].block(7).unwrap();
         for made in &meanwhile {
@@ -172,7 +172,7 @@ async fn the_first_of_three_lies_about_its_height() {
     }
 }
 
-/// A branch that one node of three invents on top of a published block, longer than what is remembered of it.
+/// A branch that one node of three invents on top of a published block, longer than the app remembers.
 #[tokio::test]
 async fn a_branch_of_one_node_is_not_followed_however_far_it_runs_ahead() {
     let three = Three::start(2).await;
@@ -197,14 +197,14 @@ async fn a_branch_of_one_node_is_not_followed_however_far_it_runs_ahead() {
     bystander.saw_only(&[three.mine(&[0, 1])]).await;
 }
 
-/// Jump of all nodes after a stall: no node has the blocks between, and service continues from there.
+/// All nodes jump after a stall: no node has the blocks between, and service continues at the new height.
 #[tokio::test]
 async fn a_chain_that_really_jumps_is_followed_when_a_second_node_says_so() {
     let three = Three::start(2).await;
     let mut client = three.proxy.watcher().await;
     let jump = || Mine::logs(1).number(JUMP).parent(word("missed"));
     three.nodes[0].mine(jump());
-    // One alone is not believed.
+    // One node alone is not believed.
     eventually("it has told", async || {
         three.proxy.upstreams().await[0]["head"] == json!(JUMP)
     })
@@ -233,7 +233,7 @@ async fn a_node_alone_may_jump() {
     bystander.saw_only(&node.mine_many(3, 1)).await;
 }
 
-/// Node that reconnects far ahead of another one, which is stuck: its parents lead to the published chain.
+/// A node reconnects far ahead of another one, which is stuck; its parents lead to the published chain.
 #[tokio::test]
 async fn who_is_ahead_by_a_way_that_can_be_walked_is_believed() {
     let nodes = [Scripted::start().await, Scripted::start().await];
@@ -253,7 +253,7 @@ async fn who_is_ahead_by_a_way_that_can_be_walked_is_believed() {
     assert_eq!(proxy.upstreams().await[1]["active"], true);
 }
 
-/// A block that is named by its hash is that block, for the client that asks and for all that ask later.
+/// An answer by hash must be about that hash, for the client that asks and for all later clients.
 #[tokio::test]
 async fn an_answer_about_another_hash_is_neither_given_nor_kept() {
     let node = Scripted::start().await;
@@ -298,7 +298,7 @@ async fn an_answer_about_another_hash_is_neither_given_nor_kept() {
     bystander.saw_only(&node.mine_many(1, 1)).await;
 }
 
-/// Counts the connections that are made to it, and answers each with a redirect.
+/// Starts a server that redirects each connection to `url`; returns its own URL and the number of connections.
 async fn redirecting_to(url: String) -> (String, tokio::sync::watch::Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

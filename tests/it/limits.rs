@@ -1,4 +1,4 @@
-//! PROTOCOL 1.12: what a client may ask for, and what becomes of one that does not read.
+//! PROTOCOL 1.12: limits of clients, and slow consumers.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn requests_above_the_quota_are_told_when_to_come_again() {
     .await;
     rig.ready().await;
     let mut client = rig.client().await;
-    // Each item of a batch counts, also those that get no answer.
+    // Each item of a batch counts, also one without an answer.
     let mut batch = vec![CHAIN_ID; 7];
     batch.push(r#"{"jsonrpc":"2.0","method":"eth_chainId"}"#);
     assert_eq!(errors(&client.ask(format!("[{}]", batch.join(","))).await).0, 0);
@@ -50,7 +50,7 @@ async fn requests_above_the_quota_are_told_when_to_come_again() {
     let (failed, hint) = errors(&client.ask(format!("[{CHAIN_ID},{CHAIN_ID}]")).await);
     assert_eq!(failed, 2, "all of a batch or nothing");
     assert!((500..=1001).contains(&hint.unwrap()), "{hint:?}");
-    // The quota is the address's: another connection, and HTTP, share it.
+    // The quota is for the address: its other connections, and HTTP, share it.
     assert_eq!(errors(&rig.client().await.ask(CHAIN_ID).await).0, 1);
     for (body, items) in [(CHAIN_ID.to_owned(), 1), (format!("[{CHAIN_ID},{CHAIN_ID}]"), 2)] {
         let reply = rig.post_for(429, body).await;
@@ -58,14 +58,14 @@ async fn requests_above_the_quota_are_told_when_to_come_again() {
         assert_eq!(reply.header("retry-after"), Some("1"));
     }
     assert!(rig.metric(r#"headwater_refused_total{reason="requests"}"#).await >= 7.0);
-    // Whoever waits as told is served.
+    // A client that waits for the announced time is served.
     eventually("the quota fills up", async || {
         errors(&client.ask(CHAIN_ID).await).0 == 0
     })
     .await;
 }
 
-/// A body is charged before it is read, also where nobody has said how long it becomes.
+/// A body is charged before it is read, also where its length is not declared.
 #[tokio::test]
 async fn a_body_beyond_the_quota_is_not_read() {
     const UNIT: usize = 64 << 10;
@@ -82,15 +82,15 @@ async fn a_body_beyond_the_quota_is_not_read() {
         let mut wire = Wire::connect(rig.address).await;
         wire.handshake(&post(&format!("content-length: {length}")), b"").await
     };
-    // Nothing of the body was sent.
+    // No byte of the body was sent.
     assert_eq!(announce(61 * UNIT).await.status, 429);
-    // As much as the quota reaches for is read; one more is for a body without a request.
+    // A body within the quota is read; one more unit is charged because the body has no request.
     let spaces = " ".repeat(59 * UNIT);
     let head = "POST / HTTP/1.1\r\ncontent-type: application/json";
     assert_eq!(http(rig.address, head, &spaces).await.status, 200);
     let reply = announce(50 * UNIT).await;
     assert_eq!((reply.status, reply.header("retry-after").is_some()), (429, true));
-    // Faster than the quota fills up.
+    // The requests are faster than the quota refills.
     let chunks = format!("transfer-encoding: chunked\r\n\r\n{UNIT:x}\r\n{}\r\n0", &spaces[..UNIT]);
     eventually("of a body without a length a piece is too much", async || {
         let mut wire = Wire::connect(rig.address).await;
@@ -98,12 +98,12 @@ async fn a_body_beyond_the_quota_is_not_read() {
     })
     .await;
     assert!(rig.metric(r#"headwater_refused_total{reason="requests"}"#).await >= 3.0);
-    // A short one is read, so that its answer has its id.
+    // A short body is read, so that the answer has the request's id.
     let reply = rig.post_for(429, format!("[{}]", [CHAIN_ID; 10].join(","))).await;
     assert_eq!(errors(&reply.body).0, 10);
 }
 
-/// Garbage is answered, so it is charged: else it could be sent for nothing.
+/// Garbage is answered, so it is charged; otherwise it would be free.
 #[tokio::test]
 async fn what_holds_no_request_counts_as_one() {
     let node = node().await;
@@ -116,7 +116,7 @@ async fn what_holds_no_request_counts_as_one() {
     rig.ready().await;
     let mut client = rig.client().await;
     for garbage in ["{", "[]", "[1,2,3]"] {
-        // Faster than the quota fills up.
+        // The requests are faster than the quota refills.
         eventually(garbage, async || client.ask(garbage).await.contains("-32005")).await;
         eventually(garbage, async || {
             let head = "POST / HTTP/1.1\r\ncontent-type: application/json";
@@ -171,7 +171,7 @@ async fn calls_in_flight_up_to_the_limit_and_not_one_more() {
         );
         assert!(all.iter().all(|one| one["error"]["code"] == -32005));
     }
-    // What needs no node is not counted.
+    // Requests that need no node are not counted.
     client.subscribe(json!(["newHeads"])).await;
     let mut answers = Vec::new();
     for _ in 0..3 {
@@ -185,7 +185,7 @@ async fn calls_in_flight_up_to_the_limit_and_not_one_more() {
     );
 }
 
-/// Eight places: a batch takes half of them, and leaves the others to whoever comes next.
+/// A batch takes half of eight places, and leaves the others to later requests.
 #[tokio::test]
 async fn items_of_a_batch_take_places_of_their_own_and_wait_for_them() {
     let rig = Rig::with(|config| config.limits.max_in_flight = 8).await;
@@ -217,7 +217,7 @@ async fn items_of_a_batch_take_places_of_their_own_and_wait_for_them() {
     for refused in [call(1, 23).to_string(), batch(3)] {
         assert!(client.ask(refused).await.contains("-32005"));
     }
-    // Nobody else is affected.
+    // No other client is affected.
     for id in 0..8 {
         other.send(call(4, id).to_string()).await;
     }
@@ -252,7 +252,7 @@ async fn items_of_a_batch_take_places_of_their_own_and_wait_for_them() {
     }
 }
 
-/// What nobody waits for any more is not begun.
+/// Items that no client waits for are not sent.
 #[tokio::test]
 async fn a_batch_whose_client_left_goes_no_further() {
     let rig = Rig::with(|config| config.limits.max_in_flight = 2).await;
@@ -276,11 +276,11 @@ async fn a_batch_whose_client_left_goes_no_further() {
     for id in 100..120 {
         other.ask(call(id).to_string()).await;
     }
-    // Those two that were under way may have been sent meanwhile.
+    // The two items that were in flight may have been sent meanwhile.
     assert!(calls(&rig) - before <= 20 + 2, "{}", calls(&rig) - before);
 }
 
-/// Its answer says that it failed, so nothing of it may go on.
+/// The answer says that the whole batch failed, so no subscription of the batch may stay.
 #[tokio::test]
 async fn a_refused_batch_leaves_no_subscription_behind() {
     let rig = Rig::with(|config| config.limits.max_in_flight = 1).await;
@@ -319,7 +319,7 @@ async fn a_batch_up_to_the_limit_and_not_one_more() {
     assert_eq!(rig.post(nameless).await, refused.replace(r#""id":1"#, r#""id":null"#));
 }
 
-/// The bound is one client's; what it costs the others is nothing.
+/// The bound is for one client; the others are not affected.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_closed_and_the_others_get_everything() {
     let rig = Rig::before(node_with_logs_of(64 << 10).await, |config| {
@@ -342,13 +342,13 @@ async fn a_client_that_does_not_read_is_closed_and_the_others_get_everything() {
         one.expect(story.clone()).await;
         two.expect(story).await;
     }
-    // The one that reads after all learns why; what came before is whole.
+    // The client that reads after all learns why; all messages before the close frame are whole.
     let (bytes, code) = stalled.swap_remove(0).until_the_end().await;
     assert_eq!(code, Some(1013), "{bytes} bytes before it");
     for _ in 0..4 {
         rig.nothing_else(&mut one).await;
     }
-    // The other is cut off, since it does not even take the close frame.
+    // The other client is cut off, since it does not even take the close frame.
     eventually("it is gone", async || rig.metric("headwater_clients").await == 2.0).await;
     assert_eq!(
         rig.metric(r#"headwater_closes_total{reason="slow_consumer"}"#).await,
@@ -359,7 +359,7 @@ async fn a_client_that_does_not_read_is_closed_and_the_others_get_everything() {
     rig.nothing_else(&mut one).await;
 }
 
-/// Each alone is far from its own bound.
+/// Each queue is far below its own bound.
 #[tokio::test]
 async fn when_all_queues_together_are_too_long_the_longest_is_closed_and_the_others_are_whole() {
     const TOTAL: u64 = 4 << 20;
@@ -456,7 +456,7 @@ async fn clients_are_pinged_and_one_that_never_answers_is_cut() {
     })
     .await;
     let mut silent = Wire::open(rig.address).await;
-    // This one's library answers pings while it reads.
+    // This client's library answers pings while it reads.
     let mut alive = rig.watcher().await;
     let reading = tokio::spawn(async move {
         alive.event().await;
@@ -472,7 +472,8 @@ async fn clients_are_pinged_and_one_that_never_answers_is_cut() {
     reading.await.unwrap();
 }
 
-/// A PROXY protocol header, version 2, of a TCP connection from this IPv4 address (haproxy's proxy-protocol.txt, 2.2).
+/// Builds a PROXY protocol header, version 2, for a TCP connection from this IPv4 address (haproxy's
+/// proxy-protocol.txt, section 2.2).
 fn proxied(client: [u8; 4]) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     header.extend_from_slice(&client);
@@ -501,7 +502,7 @@ async fn behind_a_balancer_the_client_is_who_the_balancer_says() {
             assert_eq!(errors(&wire.text().await).0 == 0, served, "{client:?}");
         }
     }
-    // Who comes without a header is not heard.
+    // A connection without the header is refused.
     let mut wire = Wire::connect(rig.address).await;
     wire.write(format!("{UPGRADE}\r\n\r\n")).await;
     wire.ends().await;
@@ -511,7 +512,7 @@ async fn behind_a_balancer_the_client_is_who_the_balancer_says() {
     .await;
 }
 
-/// Who does not read must not make others' memory theirs: over HTTP, too.
+/// Over HTTP, too, a client that does not read must not use up the memory of others.
 #[tokio::test]
 async fn long_answers_over_http_have_room_together_and_no_more() {
     let rig = Rig::before(node_with_logs_of(1_000_000).await, |config| {

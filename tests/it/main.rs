@@ -1,7 +1,7 @@
 //! The whole service over its real sockets: the app on a free port, a simulated node behind it, raw clients before it.
 //!
-//! Every wait is bounded by [`harness::PATIENCE`]. That nothing comes is shown by something that comes after it, never by
-//! waiting.
+//! Every wait is bounded by [`harness::PATIENCE`]. A test never waits to show that nothing arrives: a later event
+//! whose arrival is certain shows that nothing came before.
 
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]

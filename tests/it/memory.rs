@@ -1,4 +1,4 @@
-//! Memory of the whole process, with default settings, while everything that takes memory is tried at once.
+//! Memory of the whole process with default settings, while clients and a node try all that takes memory at once.
 
 use std::io::{BufRead as _, Write as _};
 use std::process::{Child, Stdio};
@@ -14,13 +14,13 @@ use crate::harness::{Client, within};
 use crate::scripted::{Answer, Scripted};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, TEXT, UPGRADE, Wire, frame};
 
-/// The bound that README states, in MiB.
+/// Bound stated in README, in MiB.
 const BOUND: u64 = 1280;
 
-/// Addresses of attackers: 127.0.0.x, each a client of its own.
+/// Last bytes of the attackers' addresses 127.0.0.x; each address is a client of its own.
 const HOSTS: std::ops::Range<u8> = 3..13;
 
-/// Connections of each of them, for each way.
+/// Connections of each attacker for each kind of attack.
 const EACH: usize = 30;
 
 struct Running(Child);
@@ -33,7 +33,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// The most memory that the process had so far, in MiB.
+    /// Returns the peak memory of the process so far, in MiB.
     fn peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -64,7 +64,7 @@ async fn post(address: &str, host: u8, body: String) -> TcpStream {
     http
 }
 
-/// Messages of five megabytes that are never whole.
+/// Opens connections with a message of 5 MiB that is never complete.
 async fn unfinished(address: String, host: u8, part: Arc<Vec<u8>>) -> Vec<Wire> {
     let mut held = Vec::new();
     for _ in 0..EACH {
@@ -77,7 +77,7 @@ async fn unfinished(address: String, host: u8, part: Arc<Vec<u8>>) -> Vec<Wire> 
     held
 }
 
-/// Streams of the past that nobody reads.
+/// Opens connections that resume from block 1 and are never read.
 async fn resumed(address: String, host: u8) -> Vec<Wire> {
     let mut held = Vec::new();
     for _ in 0..EACH {
@@ -91,7 +91,7 @@ async fn resumed(address: String, host: u8) -> Vec<Wire> {
     held
 }
 
-/// Long answers over HTTP that nobody reads, alone and in batches; no two calls share an answer.
+/// Requests long answers over HTTP that are never read, alone and in batches; no two calls share an answer.
 async fn unread(address: String, host: u8) -> Vec<TcpStream> {
     let mut held = Vec::new();
     for of in 0..EACH {

@@ -1,4 +1,4 @@
-//! The scripted node, as an ordinary one: what the tables of odd ones are held against.
+//! The scripted node as an ordinary one: the baseline for the tables of odd nodes.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn an_ordinary_chain_reaches_clients_over_both_transports() {
     }
 }
 
-/// The parts of the scripted node on which the tables rely.
+/// The features of the scripted node on which the tables rely.
 #[tokio::test]
 async fn a_scripted_node_does_as_it_is_told() {
     let node = Scripted::start().await;
@@ -60,14 +60,14 @@ async fn a_scripted_node_does_as_it_is_told() {
         assert_eq!(found["result"]["hash"], answer, "{hole:?}");
         assert_eq!(found["error"].is_object(), hole == Hole::Error);
     }
-    // A branch that forks below the hole, and back to the first.
+    // A branch that forks below the hole, then back to the first branch.
     let (fork, first) = (node.block(5).unwrap(), node.block(8).unwrap());
     node.mine(Mine::default().on_block(&fork).tag("b").number(7));
     assert!(node.block(8).is_none() && node.block(7).is_some());
     node.mine(Mine::default().on_block(&first));
     let numbers: Vec<u64> = node.canonical().iter().map(Made::number).collect();
     assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 8, 9]);
-    // An answer that is held back does not hold back the others.
+    // A withheld answer does not delay the others.
     node.hold("eth_blockNumber");
     client
         .send(r#"{"jsonrpc":"2.0","id":1,"method":"eth_blockNumber"}"#)
@@ -101,7 +101,7 @@ async fn a_scripted_node_does_as_it_is_told() {
     assert_eq!(node.subscribed("newHeads"), 0);
 }
 
-/// The same for blocks and their announcements, and for what is sent unasked.
+/// The same for blocks, for their announcements, and for messages that are not answers.
 #[tokio::test]
 async fn a_scripted_node_announces_what_it_is_told_to() {
     let node = Scripted::start().await;
@@ -155,7 +155,7 @@ async fn a_scripted_node_announces_what_it_is_told_to() {
     node.answer_as_usual("eth_chainId");
     assert_eq!(http(address, post, CHAIN_ID).await.body, CHAIN_ID_ANSWER);
     assert!(node.requests()[1].starts_with("POST /a"));
-    // That the second never comes shows in the third.
+    // The answer to the later call shows that this one is never answered.
     node.answer("eth_syncing", |_| Answer::Never);
     client.send(r#"{"jsonrpc":"2.0","id":2,"method":"eth_syncing"}"#).await;
     assert_eq!(client.ask(CHAIN_ID).await, CHAIN_ID_ANSWER);

@@ -1,5 +1,5 @@
-//! Nodes whose words are odd: numbers, ids, headers and frames as nodes really write them (issue 11). Each stands beside a client
-//! that subscribes to heads alone.
+//! Odd encodings: numbers, ids, headers and frames as nodes really write them (issue 11). A bystander that subscribes
+//! to heads alone watches each case.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,8 @@ use crate::bystander::Bystander;
 use crate::harness::{Proxy, eventually};
 use crate::scripted::{Answer, Made, Mine, Scripted, word};
 
-/// Blocks of two logs, each mined so, reach a watcher of heads and logs and a bystander, whole and once.
+/// Mines five blocks, described by `mine`; checks that each reaches a watcher of heads and logs and a bystander,
+/// whole and once.
 async fn all_arrive(node: &Scripted, proxy: &Proxy, mine: impl Fn(usize) -> Mine) {
     let bystander = Bystander::join(proxy).await;
     let mut watcher = proxy.watcher().await;
@@ -28,7 +29,7 @@ async fn announcements(proxy: &Proxy) -> Value {
     proxy.upstreams().await[0]["announcements"].clone()
 }
 
-/// Members that no block needs to be a head.
+/// Odd values in header members without which a block is still a head.
 #[tokio::test]
 async fn a_header_with_odd_members_is_a_head() {
     for over_http in [false, true] {
@@ -55,7 +56,7 @@ async fn a_header_with_odd_members_is_a_head() {
     }
 }
 
-/// A head that cannot be one is refused, and the stream goes on.
+/// An announcement that cannot be a head is refused, and the stream goes on.
 #[tokio::test]
 async fn nothing_is_learned_from_a_head_that_is_refused() {
     let node = Scripted::start().await;
@@ -75,7 +76,7 @@ async fn nothing_is_learned_from_a_head_that_is_refused() {
 
 type Lie = fn(&mut Map<String, Value>);
 
-/// Announcements that are not their blocks' headers only say that there is a head.
+/// Announcements that differ from their blocks' headers only signal a new head.
 #[tokio::test]
 async fn an_announcement_is_a_bell_where_its_block_says_otherwise() {
     let lies: [(&str, Lie); 6] = [
@@ -98,14 +99,14 @@ async fn an_announcement_is_a_bell_where_its_block_says_otherwise() {
         let proxy = node.proxy(|_| {}).await;
         all_arrive(&node, &proxy, |_| Mine::logs(2).announced(lie)).await;
         assert_eq!(announcements(&proxy).await, "ring", "{name}");
-        // The same with the next connection.
+        // The same on the next connection.
         node.disconnect();
         eventually("another connection", async || {
             proxy.upstreams().await[0]["connects"] == 2
         })
         .await;
         all_arrive(&node, &proxy, |_| Mine::logs(2).announced(lie)).await;
-        // One that has mended its ways is told so at the next connection.
+        // A node whose announcements have become correct is trusted on the next connection.
         node.disconnect();
         eventually("another connection", async || {
             proxy.upstreams().await[0]["connects"] == 3
@@ -116,7 +117,7 @@ async fn an_announcement_is_a_bell_where_its_block_says_otherwise() {
     }
 }
 
-/// A burst of lying announcements, faster than they can be compared.
+/// A burst of wrong announcements, faster than they can be compared.
 #[tokio::test]
 async fn no_head_is_lost_while_announcements_are_compared() {
     for lies in [false, true] {
@@ -138,8 +139,8 @@ async fn no_head_is_lost_while_announcements_are_compared() {
     }
 }
 
-/// A node whose block 0 is another one, with all other blocks unchanged, as anvil from a dumped state; one that answers the
-/// newest block for block 0; and one that spells its chain's id otherwise.
+/// A node whose block 0 is another one, with all other blocks unchanged, as anvil from a dumped state; a node that
+/// returns the newest block for block 0; and a node that spells its chain id otherwise.
 #[tokio::test]
 async fn a_node_is_on_our_chain_whatever_it_says_of_block_0() {
     for over_http in [false, true] {
@@ -169,7 +170,7 @@ async fn a_node_is_on_our_chain_whatever_it_says_of_block_0() {
                 3 => json!(1337).into(),
                 _ => json!("0X539").into(),
             });
-            // Over HTTP two failed polls in a row are a connection lost.
+            // Over HTTP two failed polls in a row count as a lost connection.
             let connects = proxy.upstreams().await[0]["connects"].as_u64().unwrap();
             if over_http {
                 node.answer("eth_getBlockByNumber", |_| Answer::error(-32000, "starting"));
@@ -199,7 +200,7 @@ async fn a_node_is_on_our_chain_whatever_it_says_of_block_0() {
     }
 }
 
-/// Frames that hold several values, and ids of subscriptions that are spelled otherwise than they were granted.
+/// Frames with several values, and subscription ids spelled otherwise than when granted.
 #[tokio::test]
 async fn an_announcement_is_read_however_it_is_sent() {
     let node = Scripted::start().await;
@@ -233,7 +234,7 @@ async fn an_announcement_is_read_however_it_is_sent() {
     bystander.saw_only(&blocks).await;
 }
 
-/// Answers over HTTP whose id is not ours.
+/// Answers over HTTP whose id is not the request's.
 #[tokio::test]
 async fn an_answer_over_http_is_taken_whatever_its_id() {
     for id in ["", r#""id":null,"#, r#""id":"1","#, r#""id":1.0,"#, r#""id":77,"#] {
@@ -263,7 +264,7 @@ async fn an_answer_over_http_is_taken_whatever_its_id() {
     }
 }
 
-/// The app before the node, over HTTP or WebSocket.
+/// Starts the app with this node, over HTTP or WebSocket.
 async fn proxy_over(node: &Scripted, over_http: bool) -> Proxy {
     match over_http {
         true => node.polling_proxy(|_| {}).await,
@@ -271,7 +272,7 @@ async fn proxy_over(node: &Scripted, over_http: bool) -> Proxy {
     }
 }
 
-/// Gateways that repeat the question in its answer.
+/// Gateways that repeat the request in its answer.
 #[tokio::test]
 async fn an_answer_is_read_also_where_it_repeats_the_question() {
     for over_http in [false, true] {
@@ -297,7 +298,7 @@ async fn an_answer_is_read_also_where_it_repeats_the_question() {
     }
 }
 
-/// Blocks above 0 that do not name their parents.
+/// Blocks above 0 that do not name their parent.
 #[tokio::test]
 async fn a_block_without_a_parents_hash_is_a_head() {
     for over_http in [false, true] {
@@ -352,7 +353,7 @@ async fn a_page_in_place_of_every_third_answer_ends_no_node() {
     assert_eq!(proxy.upstreams().await[0]["connects"], 1);
 }
 
-/// A WebSocket node without `newHeads`: its head is polled over the same connection, and it serves all else.
+/// A WebSocket node without `newHeads`: its head is polled over the same connection, and all else is served.
 #[tokio::test]
 async fn a_node_without_new_heads_is_polled_over_its_socket() {
     let takes: [fn() -> Answer; 7] = [
@@ -394,7 +395,7 @@ async fn a_node_without_new_heads_is_polled_over_its_socket() {
     }
 }
 
-/// Granted, and nothing is announced: polled over the same connection until something is.
+/// A node that grants `newHeads` and announces nothing is polled over the same connection, until it announces a head.
 #[tokio::test]
 async fn a_node_that_announces_nothing_is_polled_over_its_socket() {
     let node = Scripted::start().await;
@@ -415,7 +416,7 @@ async fn a_node_that_announces_nothing_is_polled_over_its_socket() {
     assert_eq!(proxy.upstreams().await[0]["connects"], 1);
 }
 
-/// User and password of an address.
+/// User and password in a node's URL.
 #[tokio::test]
 async fn user_and_password_are_decoded_over_both_transports() {
     let node = Scripted::start().await;

@@ -1,4 +1,4 @@
-//! Subscriptions of a kind that headwater does not know: they are the node's, one there for all who ask for the same.
+//! Subscriptions of kinds that headwater does not know: they are passed to the node, one there for all equal ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use tokio_tungstenite::{accept_async, connect_async};
 
 use crate::harness::{Client, Proxy, Rig, eventually, node, take_away};
 
-/// The node's own kind.
+/// Returns the params of a subscription of the node's own kind.
 fn numbers(of: &Value) -> Value {
     json!(["blockNumbers", of])
 }
 
-/// How many of them the node has.
+/// Returns the number of such subscriptions at the node.
 fn at_node(node: &Control) -> usize {
     node.stats().subscriptions.get("blockNumbers").copied().unwrap_or(0)
 }
@@ -31,12 +31,12 @@ fn calls(node: &Control, method: &str) -> u64 {
     node.stats().calls.get(method).copied().unwrap_or(0)
 }
 
-/// What the node tells, byte for byte.
+/// Returns the node's event, byte for byte.
 fn told(number: u64, of: &Value) -> String {
     format!(r#"{{"number": "{number:#x}","of":{of}}}"#)
 }
 
-/// Reads until this is told: a number may have been told at once, or not, to those who came later.
+/// Reads up to this event. The event of the number before may come first, if the client got it on subscribing.
 async fn until(client: &mut Client, number: u64, of: &Value) {
     let (earlier, wanted) = (told(number - 1, of), told(number, of));
     loop {
@@ -48,7 +48,7 @@ async fn until(client: &mut Client, number: u64, of: &Value) {
     }
 }
 
-/// The error of what is refused.
+/// Makes a call that must fail; returns its error object.
 async fn refused(client: &mut Client, method: &str, params: Value) -> Value {
     let answer = client.call(method, params).await;
     assert!(answer["error"].is_object(), "{answer}");
@@ -62,7 +62,7 @@ async fn one_at_the_node_serves_all_who_ask_for_the_same() {
     let mut first = rig.client().await;
     let id = first.subscribe(numbers(&of)).await;
     let now = rig.control.head().number();
-    // The node tells one at once, behind its answer: it is not lost.
+    // The node sends an event right behind its answer: the event is not lost.
     let event = first.event().await;
     assert_eq!((event.payload, event.subscription), (told(now, &of), id.clone()));
     let before = calls(&rig.control, "eth_subscribe");
@@ -81,7 +81,7 @@ async fn one_at_the_node_serves_all_who_ask_for_the_same() {
     assert!(both.iter().all(|event| event.payload == told(block.number(), &of)));
     assert_ne!(both[0].subscription, both[1].subscription);
     until(&mut other, block.number(), &json!(7)).await;
-    // The last one to leave ends it at the node.
+    // The node's subscription ends with the last client's.
     assert_eq!(first.unsubscribe(&id).await["result"], true);
     assert_eq!(second.unsubscribe(&third).await["result"], true);
     drop(other);
@@ -111,7 +111,7 @@ async fn what_the_node_refuses_is_refused_in_its_own_words() {
     let failed = refused(&mut client, "eth_subscribe", numbers(&json!(1))).await;
     assert_eq!(failed, json!({"code": -39001, "message": "not today"}));
     rig.control.set_faults(|faults| faults.failing_methods = Vec::new());
-    // It is asked anew, and what was refused is not told of.
+    // The node is asked again; a refused subscription is not counted.
     eventually("the node is asked again", async || {
         client.call("eth_subscribe", numbers(&json!(1))).await["result"].is_string()
     })
@@ -141,7 +141,7 @@ async fn after_a_failover_it_is_made_anew_and_where_that_is_refused_its_clients_
     eventually("it is at the second", async || at_node(&two) == 1).await;
     let block = two.mine();
     loop {
-        // The second tells its present number at once, too.
+        // The second node sends its present number at once, too.
         let event = client.event().await;
         assert_eq!(event.subscription, id, "its id stays");
         if event.payload == told(block.number(), &of) {
@@ -159,7 +159,7 @@ async fn after_a_failover_it_is_made_anew_and_where_that_is_refused_its_clients_
     let (_, code, reason) = client.closed().await;
     assert_eq!(code, 1012);
     assert!(reason.contains("does not serve a subscription"), "{reason}");
-    // Nobody else is.
+    // No other client is closed.
     bystander.forget_early();
     assert!(bystander.call("eth_chainId", json!([])).await["result"].is_string());
 }
@@ -208,7 +208,7 @@ async fn different_ones_up_to_the_limit_and_not_one_more() {
     let mut client = rig.client().await;
     let first = client.subscribe(numbers(&json!(1))).await;
     client.subscribe(numbers(&json!(2))).await;
-    // The same is no other.
+    // An equal subscription does not count again.
     client.subscribe(numbers(&json!(2))).await;
     let why = refused(&mut client, "eth_subscribe", numbers(&json!(3))).await;
     assert_eq!(
@@ -222,7 +222,7 @@ async fn different_ones_up_to_the_limit_and_not_one_more() {
     assert_eq!(at_node(&rig.control), 2);
     client.unsubscribe(&first).await;
     client.subscribe(numbers(&json!(3))).await;
-    // What the node refuses takes no place.
+    // A kind that the node refuses takes no place.
     client.call("eth_subscribe", json!(["newVotes"])).await;
 }
 
@@ -241,7 +241,7 @@ async fn only_kinds_that_are_listed_are_passed_and_what_is_denied_is_denied() {
     }
     let before = calls(&rig.control, "eth_subscribe");
     assert_eq!(at_node(&rig.control), 0);
-    // Another namespace is told in its own words.
+    // Notifications of another namespace have its own method name.
     let listed = Rig::with(|config| {
         config.subscriptions.passthrough = vec!["chain_blockNumbers".to_owned(), "debug_*".to_owned()];
     })
@@ -258,7 +258,7 @@ async fn only_kinds_that_are_listed_are_passed_and_what_is_denied_is_denied() {
     listed.control.mine();
     assert_eq!(client.next().await, expected(now + 1));
     assert_eq!(refused(&mut client, "eth_subscribe", own.clone()).await, words("eth"));
-    // methods.denied comes first.
+    // methods.denied takes precedence.
     assert_eq!(
         refused(&mut client, "debug_subscribe", own.clone()).await,
         words("debug")
@@ -266,14 +266,14 @@ async fn only_kinds_that_are_listed_are_passed_and_what_is_denied_is_denied() {
     assert_eq!(client.call("chain_unsubscribe", json!([id])).await["result"], true);
     eventually("it is ended", async || at_node(&listed.control) == 0).await;
     assert_eq!(calls(&rig.control, "eth_subscribe"), before);
-    // Nothing is passed where nothing is listed.
+    // With an empty list nothing is passed.
     let none = Rig::with(|config| config.subscriptions.passthrough = Vec::new()).await;
     let mut client = none.client().await;
     assert_eq!(refused(&mut client, "eth_subscribe", own).await, words("eth"));
     assert_eq!(calls(&none.control, "unknown"), 0);
 }
 
-/// Asking costs a client what a call does, and it has no more of them under way than of those.
+/// Such a request costs a client as much as a call, and counts toward its calls in flight.
 #[tokio::test]
 async fn who_asks_again_and_again_is_refused_as_for_any_call() {
     let rig = Rig::with(|config| {
@@ -293,14 +293,14 @@ async fn who_asks_again_and_again_is_refused_as_for_any_call() {
     assert!(limited >= 10 && asked <= 20 - u64::from(limited), "{limited} {asked}");
 }
 
-/// What a [`Front`] does with a question: `None` lets it through to the node, else this is said instead.
+/// Rule of a [`Front`] for a request: `None` forwards it to the node, otherwise these messages are sent back.
 type Rule = dyn FnMut(&Value) -> Option<Vec<Value>> + Send;
 
-/// What stands between headwater and a node, and answers some questions itself.
+/// A proxy between headwater and a node that answers some requests itself.
 struct Front {
     address: String,
     rule: Arc<Mutex<Box<Rule>>>,
-    /// The questions that were kept from the node.
+    /// Requests that were not forwarded to the node, oldest first.
     kept: Arc<Mutex<Vec<Value>>>,
     say: broadcast::Sender<Value>,
 }
@@ -362,7 +362,7 @@ impl Front {
         self.kept.lock().clone()
     }
 
-    /// A message of the node.
+    /// Sends a message as if from the node.
     fn say(&self, message: Value) {
         self.say.send(message).unwrap();
     }
@@ -381,7 +381,7 @@ fn event(subscription: &str, result: &str) -> Value {
     json!({"jsonrpc": "2.0", "method": "eth_subscription", "params": params})
 }
 
-/// A node behind a front.
+/// Starts a node behind a front, and the app.
 async fn fronted(edit: impl FnOnce(&mut typed::Config)) -> (Devnet, Front, Proxy) {
     let node = node().await;
     let front = Front::start(&node).await;
@@ -390,7 +390,7 @@ async fn fronted(edit: impl FnOnce(&mut typed::Config)) -> (Devnet, Front, Proxy
     (node, front, proxy)
 }
 
-/// A limit is no refusal: whoever has the subscription goes without for a while, and only who asks is told.
+/// A rate limit is not a refusal: subscribed clients get no events for a while, and only new requests get the error.
 #[tokio::test]
 async fn where_the_node_is_asked_too_much_it_is_asked_again_and_nobody_is_closed() {
     let (node, front, proxy) = fronted(|_| {}).await;
@@ -417,7 +417,7 @@ async fn where_the_node_is_asked_too_much_it_is_asked_again_and_nobody_is_closed
     );
 }
 
-/// Whoever has it would wait for ever, and be told nothing.
+/// Otherwise subscribed clients would wait for ever, without an error.
 #[tokio::test]
 async fn what_is_not_answered_is_refused_after_a_while_and_ended_where_it_stands_after_all() {
     let (node, front, proxy) = fronted(|config| {
@@ -460,7 +460,7 @@ async fn who_asks_and_leaves_again_and_again_has_no_more_asked_than_the_limit() 
         .await;
     }
     assert_eq!(front.kept().len(), 2);
-    // An answer makes room.
+    // An answered request makes room.
     let mut client = proxy.client().await;
     let first = front.kept()[0].clone();
     front.rule(|question| asks_for_numbers(question).then(|| vec![answer(question, "0x2")]));
@@ -484,7 +484,7 @@ async fn a_node_that_gives_two_one_id_serves_the_first() {
     front.say(event("0x77", "one"));
     let told = first.event().await;
     assert_eq!((told.subscription, told.payload), (id.clone(), r#""one""#.to_owned()));
-    // What is told of one that is ended is nobody's, whoever has its id next.
+    // Events of an ended subscription are delivered to no client, whichever subscription gets its id next.
     first.unsubscribe(&id).await;
     eventually("it is ended", async || {
         front
@@ -498,11 +498,11 @@ async fn a_node_that_gives_two_one_id_serves_the_first() {
     front.say(event("0x77", "two"));
     let told = second.event().await;
     assert_eq!((told.subscription, told.payload), (id, r#""two""#.to_owned()));
-    // The stream's and the one for calls: neither was made anew.
+    // The stream's connection and the one for calls: neither was opened anew.
     assert_eq!(node.handle().stats().connections_opened, 2);
 }
 
-/// A pool without the rest, which is asked for these.
+/// Starts a pool alone; returns it, the sender of what is wanted from the nodes, and receivers to keep alive.
 fn pool(nodes: &[String]) -> (Arc<Pool>, watch::Sender<Wanted>, impl Sized + use<>) {
     drop(rustls::crypto::ring::default_provider().install_default());
     let typed = typed::Config {
@@ -510,7 +510,7 @@ fn pool(nodes: &[String]) -> (Arc<Pool>, watch::Sender<Wanted>, impl Sized + use
         ..typed::Config::default()
     };
     let mut config = Config::check(&typed).unwrap();
-    // One poll, and no other while the test runs.
+    // One poll only while the test runs.
     config.node.poll_interval = Duration::from_secs(3600);
     let ((sightings, seen), (best_effort, heard)) = (mpsc::channel(64), mpsc::channel(64));
     let (wants, wanted) = watch::channel(Wanted::default());
@@ -528,7 +528,7 @@ fn kind(n: usize) -> Passthrough {
     Passthrough::new("eth_subscribe", &[&param]).unwrap()
 }
 
-/// There is no end to what can be asked for.
+/// The kinds that clients can ask for are unbounded, so an answer is kept only while its kind is requested.
 #[tokio::test]
 async fn an_answer_is_kept_as_long_as_somebody_wants_it_and_over_http_costs_no_poll() {
     for over_http in [true, false] {

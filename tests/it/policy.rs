@@ -1,4 +1,4 @@
-//! Requests that no node sees: too deep, of odd names, of methods that are not offered, of filters that are another's.
+//! Requests that reach no node: nested too deep, with odd names, of denied methods, for others' filters.
 
 use headwater::door::{ApiKey, Development, Unknown};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn request(id: &Value, method: &str, params: &str) -> String {
     )
 }
 
-/// The same over WebSocket and over HTTP; the answer, which must not differ.
+/// Sends a request over WebSocket and over HTTP; returns the answer, which must be the same.
 async fn both(proxy: &Proxy, client: &mut Client, body: &str) -> Value {
     let over_web_socket: Value = serde_json::from_str(&client.ask(body).await).unwrap();
     let over_http: Value = serde_json::from_str(&proxy.post(body).await).unwrap();
@@ -29,7 +29,7 @@ fn refused(id: &Value, method: &str) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": message}})
 }
 
-/// geth takes the 10,001st level for a syntax error and closes the connection that everybody shares.
+/// geth reads the 10,001st level as a syntax error and closes the connection, which all clients share.
 #[tokio::test]
 async fn what_is_too_deep_is_answered_here_item_by_item() {
     let node = Scripted::start().await;
@@ -56,7 +56,7 @@ async fn what_is_too_deep_is_answered_here_item_by_item() {
         json!([good_answer, too_deep(&bad_id), good_answer])
     );
     assert_eq!(node.calls("deep_call"), 4, "the good ones, over both transports");
-    // A subscription's parameters are parameters.
+    // The depth of a subscription's parameters is bounded, too.
     let filter = "[".repeat(10_000) + &"]".repeat(10_000);
     for method in [
         "eth_subscribe",
@@ -67,7 +67,7 @@ async fn what_is_too_deep_is_answered_here_item_by_item() {
         let body = request(&json!(9), method, &format!(r#"["logs",{filter}]"#));
         assert_eq!(both(&proxy, &mut client, &body).await, too_deep(&json!(9)), "{method}");
     }
-    // What is no request is answered as that.
+    // Input that is not a request is answered as such.
     let (open, close) = ("[".repeat(10_001), "]".repeat(10_001));
     let invalid = json!([{"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": "invalid request"}}]);
     assert_eq!(both(&proxy, &mut client, &format!("{open}{close}")).await, invalid);
@@ -108,7 +108,7 @@ async fn odd_names_reach_no_node_by_any_way() {
         assert_eq!(serde_json::from_str::<Value>(&reply.body).unwrap(), answer);
         assert_eq!(node.calls(name), 0, "{name:?}");
     }
-    // Known names in other letters: a node that does not tell them apart would take them for the known ones.
+    // Known names in other letters: a node that ignores case would take them for the known ones.
     for name in [
         "eth_getfilterchanges",
         "ETH_CALL",
@@ -123,7 +123,7 @@ async fn odd_names_reach_no_node_by_any_way() {
     }
 }
 
-/// Odd names and refused methods cost what any request costs.
+/// Odd names and refused methods cost as much as any request.
 #[tokio::test]
 async fn what_is_refused_by_its_form_is_charged() {
     let node = Scripted::start().await;
@@ -154,7 +154,7 @@ async fn what_is_refused_by_its_form_is_charged() {
     }
 }
 
-/// Over IPC a node serves every namespace; here it would do whatever it is asked for.
+/// Over IPC a node serves every namespace, and would execute all of these.
 #[tokio::test]
 async fn by_default_nothing_is_signed_written_or_administered() {
     let node = Scripted::start().await;
@@ -235,7 +235,7 @@ async fn development_node(version: &str) -> Scripted {
     node
 }
 
-/// Each command over both transports, alone and in a batch: all of them done, or none.
+/// Sends each command over both transports, alone and in a batch; returns `true` if all were executed, else `false`.
 async fn are_done(proxy: &Proxy) -> bool {
     let mut client = proxy.client().await;
     let mut done = Vec::new();
@@ -278,7 +278,7 @@ async fn a_development_node_just_works() {
                 "{method}"
             );
         }
-        // Also a notification does what it says.
+        // A notification is executed, too.
         let mined = node.calls("evm_mine");
         client
             .send(r#"{"jsonrpc":"2.0","method":"evm_mine","params":[]}"#)
@@ -343,7 +343,7 @@ async fn every_upstream_has_to_be_for_development_on_its_present_connection() {
     assert!(are_done(&proxy).await, "the connection is the same");
     reconnected(&anvil, 0).await;
     assert!(!are_done(&proxy).await);
-    // One that is not there is none.
+    // An upstream that is not connected is not for development.
     anvil.answer("web3_clientVersion", |_| json!("anvil/v1.7.1").into());
     reconnected(&anvil, 0).await;
     assert!(are_done(&proxy).await);
@@ -421,7 +421,7 @@ async fn a_filter_is_its_accounts_and_no_other_id_reaches_the_node() {
                 _ => assert_eq!(answer["error"]["message"], **words, "{method} {params}"),
             }
         }
-        // Alice's own, in other hands or with more than it.
+        // Alice's filter id from another account, and from Alice with one more argument.
         for params in [
             format!("[{own:?}]"),
             format!("[{:?}]", own.to_uppercase().replace("0X", "0x")),
@@ -438,7 +438,7 @@ async fn a_filter_is_its_accounts_and_no_other_id_reaches_the_node() {
         );
         assert_eq!(node.calls(method), 0, "{method}");
     }
-    // And still it is there for her, however she writes it.
+    // The filter still works for Alice, in either spelling.
     for spelt in [own.to_owned(), own.to_uppercase().replace("0X", "0x")] {
         assert_eq!(
             ask(&alice, methods[0], &format!("[{spelt:?}]")).await["result"],

@@ -1,4 +1,4 @@
-//! Nodes that say that they are asked too much: they are spared, and not taken for dead.
+//! Nodes that report a rate limit: they are spared, and not taken for dead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,18 +11,18 @@ use serde_json::json;
 
 use crate::harness::{Proxy, Rig, adopted, eventually, node};
 
-/// What of the requests to a node is answered with 429, and when it says to come again.
+/// Rate limit before a node: the requests that get 429, and the value of `Retry-After`.
 #[derive(Clone, Copy)]
 struct Limit {
-    /// Of the request's text.
+    /// Text that a request must contain to be refused.
     part: &'static str,
     retry_after: Option<&'static str>,
 }
 
-/// A question for the head, as headwater's polls write it.
+/// A poll of the head, as headwater writes it.
 const POLL: &str = r#""eth_getBlockByNumber","params":["latest",false]"#;
 
-/// A hosted node: a rate limit before a node that is polled.
+/// A hosted node: a rate limit in front of a node that is polled.
 struct Hosted {
     node: Devnet,
     control: Control,
@@ -33,7 +33,7 @@ struct Hosted {
 
 impl Hosted {
     async fn start() -> Self {
-        // The front asks the node by HTTP; whoever is first says how TLS is done.
+        // The front calls the node by HTTP with the process's rustls provider; only the first installation counts.
         drop(rustls::crypto::ring::default_provider().install_default());
         let node = node().await;
         let (limit, refused) = (Arc::new(Mutex::new(None::<Limit>)), Arc::new(AtomicU64::new(0)));
@@ -80,7 +80,7 @@ impl Hosted {
         asked(&self.control, method)
     }
 
-    /// Polls that arrive in so many intervals.
+    /// Returns the number of polls that arrive within this many poll intervals.
     async fn polls_in(&self, intervals: u32) -> u64 {
         let before = self.asked("eth_getBlockByNumber") + self.refused();
         tokio::time::sleep(POLL_INTERVAL * intervals).await;
@@ -105,7 +105,7 @@ async fn before(addresses: &[String], silence: Duration) -> Proxy {
     proxy
 }
 
-/// A question that nobody asked before, for whoever has the least to do.
+/// Returns a call that was not made before, which goes to the least loaded node.
 fn work(n: usize) -> String {
     let account = alloy_primitives::Address::left_padding_from(&n.to_be_bytes());
     json!({"jsonrpc": "2.0", "id": 1, "method": "eth_getBalance", "params": [account, "latest"]}).to_string()
@@ -114,7 +114,7 @@ fn work(n: usize) -> String {
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(120);
 
-/// It says so by HTTP alone, and when to come again.
+/// The node reports the limit by HTTP status alone, with `Retry-After`.
 #[tokio::test]
 async fn a_node_that_refuses_calls_is_asked_for_none_where_there_is_another() {
     let (hosted, second) = (Hosted::start().await, node().await);
@@ -127,7 +127,7 @@ async fn a_node_that_refuses_calls_is_asked_for_none_where_there_is_another() {
         assert!(answer.contains("result"), "{answer}");
     }
     assert_eq!(hosted.refused(), 1);
-    // Where there is no other the client is told.
+    // Without another node the client gets the error.
     drop(second);
     eventually("the second is lost", async || {
         let answer = client.ask(work(10)).await;
@@ -145,7 +145,7 @@ async fn a_node_whose_polls_are_refused_is_not_lost_and_tells_its_heads_again() 
     client.expect(adopted(&[hosted.control.mine()])).await;
     hosted.limit(POLL, Some("1"));
     eventually("a poll is refused", async || hosted.refused() > 0).await;
-    // Its calls are another matter.
+    // Client calls are not affected by a refused poll.
     assert!(client.ask(work(0)).await.contains("result"));
     let block = hosted.control.mine();
     eventually("it is asked again", async || hosted.refused() > 1).await;
@@ -155,7 +155,7 @@ async fn a_node_whose_polls_are_refused_is_not_lost_and_tells_its_heads_again() 
     assert_eq!((&status["connected"], &status["connects"]), (&json!(true), &json!(1)));
 }
 
-/// Some say it by the code of an error, with status 200.
+/// Some nodes report the limit by an error code, with HTTP status 200.
 #[tokio::test]
 async fn a_node_whose_polls_are_answered_with_a_limits_error_is_not_lost() {
     for code in [-32005, -32029, -32603, -32000] {
@@ -184,7 +184,7 @@ async fn a_node_whose_polls_are_answered_with_a_limits_error_is_not_lost() {
 async fn a_node_that_refuses_every_poll_is_lost_as_a_silent_one_is_and_comes_back() {
     let hosted = Hosted::start().await;
     let proxy = before(std::slice::from_ref(&hosted.address), Duration::from_secs(2)).await;
-    // Longer than may be waited.
+    // Longer than the silence timeout allows.
     hosted.limit(POLL, Some("30"));
     eventually("asked again before it is given up", async || hosted.refused() > 2).await;
     hosted.limit(POLL, Some("1"));
@@ -206,7 +206,7 @@ async fn a_refused_poll_spares_the_node_clients_calls() {
     let mut client = proxy.client().await;
     hosted.limit(POLL, Some("30"));
     eventually("a poll is refused", async || hosted.refused() > 0).await;
-    // What the poll came to is known when no other follows.
+    // The refusal of the poll has taken effect when no other poll follows.
     while hosted.polls_in(10).await > 0 {}
     for n in 0..10 {
         assert!(client.ask(work(n)).await.contains("result"));
@@ -216,7 +216,7 @@ async fn a_refused_poll_spares_the_node_clients_calls() {
     drop((hosted.node, second));
 }
 
-/// A client decides how often its own calls are refused, and with them it would decide what all others are told.
+/// A client decides how often its own calls are refused; that must not affect the events of all clients.
 #[tokio::test]
 async fn refused_calls_hold_up_neither_the_polls_nor_the_gossip() {
     let hosted = Hosted::start().await;
@@ -251,7 +251,7 @@ async fn refused_gossip_is_asked_for_again_and_holds_up_no_polls() {
     heads.expect(adopted(&[hosted.control.mine()])).await;
 }
 
-/// Where the node may not be silent for as long as it says.
+/// `Retry-After` exceeds the silence timeout.
 #[tokio::test]
 async fn every_second_request_that_is_refused_ends_no_node() {
     let hosted = Hosted::start().await;
@@ -269,7 +269,7 @@ async fn every_second_request_that_is_refused_ends_no_node() {
     assert_eq!(proxy.upstreams().await[0]["connects"], 1);
 }
 
-/// The questions of a handshake over WebSocket, too; a new connection would only ask more.
+/// Requests of a WebSocket handshake are retried, too: a new connection would only need more of them.
 #[tokio::test]
 async fn a_handshake_that_is_refused_for_a_limit_goes_on_later() {
     let node = node().await;
@@ -289,7 +289,7 @@ async fn a_handshake_that_is_refused_for_a_limit_goes_on_later() {
     }
 }
 
-/// It was taken for a node that does not serve them, until the next connection.
+/// The node was taken for one without such subscriptions, until the next connection.
 #[tokio::test]
 async fn a_subscription_to_pending_transactions_that_is_refused_for_a_limit_is_asked_for_again() {
     let rig = Rig::start().await;

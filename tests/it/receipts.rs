@@ -23,7 +23,7 @@ fn some(hashes: &[B256]) -> Value {
     json!(["transactionReceipts", {"transactionHashes": hashes}])
 }
 
-/// What the node itself says of these transactions of a block, as one event.
+/// Returns the node's own receipts of the selected transactions of a block, as one event.
 async fn known(rig: &Rig, block: &Block, wanted: impl Fn(usize) -> bool) -> String {
     let mut receipts = Vec::new();
     for (index, transaction) in block.transactions().iter().enumerate() {
@@ -39,7 +39,7 @@ async fn known(rig: &Rig, block: &Block, wanted: impl Fn(usize) -> bool) -> Stri
     format!("[{}]", receipts.join(","))
 }
 
-/// An event as the block that it is of, with the positions of its transactions.
+/// Returns the hash of an event's block, and the positions of its transactions.
 fn places(payload: &str) -> (B256, Vec<String>) {
     let receipts: Vec<Value> = serde_json::from_str(payload).unwrap();
     let hash = serde_json::from_value(receipts[0]["blockHash"].clone()).unwrap();
@@ -47,7 +47,7 @@ fn places(payload: &str) -> (B256, Vec<String>) {
     (hash, receipts.iter().map(index).collect())
 }
 
-/// The client is told of each of these blocks once, in this order.
+/// Checks that the client gets the receipts of each of these blocks once, in this order.
 async fn expect(client: &mut Client, blocks: &[Arc<Block>]) {
     for block in blocks {
         let (hash, indices) = places(&client.event().await.payload);
@@ -61,7 +61,7 @@ fn calls(node: &Control) -> u64 {
     stats.calls.get("eth_getBlockReceipts").copied().unwrap_or(0)
 }
 
-/// The methods that tell receipts: those of a block together, and one by one.
+/// Methods that return receipts: those of a block together, and one by one.
 const RECEIPTS: [&str; 2] = ["eth_getBlockReceipts", "eth_getTransactionReceipt"];
 
 fn fail(node: &Control, code: i64, methods: &[&str]) {
@@ -77,7 +77,7 @@ async fn receipts_are_the_nodes_own_and_stand_behind_the_logs_and_mined_transact
     let rig = Rig::start().await;
     let before = calls(&rig.control);
     let mut client = rig.client().await;
-    // Whichever was wanted first.
+    // Receipts come last, although they are subscribed to first.
     let receipts = client.subscribe(json!(["transactionReceipts", null])).await;
     let mined = client
         .subscribe(json!(["alchemy_minedTransactions", {"hashesOnly": true}]))
@@ -170,7 +170,7 @@ async fn a_reorg_takes_nothing_back_and_tells_the_adopted_blocks() {
     watcher
         .expect([dropped(&reorg.dropped), adopted(&reorg.adopted)].concat())
         .await;
-    // Back to the branch that was left: its receipts are told once more.
+    // Back to the branch that was left: its receipts are delivered once more.
     let reorg = rig.control.switch_back().unwrap();
     expect(&mut client, &reorg.adopted).await;
 }
@@ -204,7 +204,7 @@ async fn receipts_go_on_from_the_second_node_without_a_seam() {
     expect(&mut client, &story).await;
 }
 
-/// With receipts that are verified they are fetched, and held against the root.
+/// Receipts that are fetched for verification are checked against the root.
 #[tokio::test]
 async fn receipts_that_are_proven_are_told_too() {
     let rig = Rig::with(|config| config.history.verify = Verify::Receipts).await;
@@ -246,7 +246,7 @@ async fn where_the_node_does_not_serve_receipts_who_wants_them_is_told_and_the_o
         .metric(r#"headwater_continuity_lost_total{reason="no_receipts"}"#)
         .await;
     assert_eq!(lost, 1.0);
-    // For a while nobody else makes every head wait for them; what the node does serve can be had.
+    // For a while no new client may make every head wait for receipts; what the node does serve is available.
     let refused = watcher.call("eth_subscribe", json!(["transactionReceipts"])).await;
     assert_eq!(
         refused["error"],
@@ -255,7 +255,7 @@ async fn where_the_node_does_not_serve_receipts_who_wants_them_is_told_and_the_o
     watcher.subscribe(json!(["alchemy_minedTransactions"])).await;
 }
 
-/// The question itself is too much for the node: asked for ever it would keep everybody's next head waiting.
+/// The node closes the connection on the request itself: retried for ever, it would delay every client's next head.
 #[tokio::test]
 async fn where_the_node_hangs_up_on_the_question_who_asked_is_told_and_the_others_go_on() {
     let rig = Rig::start().await;
@@ -318,7 +318,7 @@ async fn hashes_up_to_the_limit_and_not_one_more() {
             "message": "exceed max number of transaction hashes allowed per transactionReceipts subscription",
         })
     );
-    // All of a client's filters together are bounded by the hashes that they name, too.
+    // The hashes also count toward the limit for all filters of a client.
     client.subscribe(some(&hashes(1))).await;
     let refused = client.call("eth_subscribe", some(&hashes(1))).await;
     assert_eq!(refused["error"]["code"], -32005, "{refused}");
@@ -339,7 +339,7 @@ async fn before_the_first_block_the_answer_waits_for_it() {
     control.set_faults(|faults| faults.refuse_connections = false);
     assert!(client.next().await.contains("result"));
     let blocks = [control.head(), control.mine()];
-    // It may begin with the block that it waited for.
+    // The first event may be of the block that the answer waited for.
     let (hash, _) = places(&client.event().await.payload);
     let at = blocks.iter().position(|block| block.hash() == hash).unwrap();
     expect(&mut client, &blocks[at + 1..]).await;

@@ -1,4 +1,4 @@
-//! Faults that were there once, each with its story.
+//! Former faults, each with its story.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::harness::{Proxy, Rig, adopted, dropped, eventually, node, take_away};
 use crate::wire::{CLOSE, TEXT, Wire, close, http};
 
-/// The id is echoed in front of the answer. Only the part behind it was cut into fragments, which panicked, and what the
-/// session owned stayed behind for ever.
+/// The id is echoed in front of the answer. Only the part behind it was cut into fragments, which panicked, and the
+/// session's resources were never released.
 #[tokio::test]
 async fn an_id_of_a_megabyte_is_echoed_and_costs_nothing_afterwards() {
     let rig = Rig::start().await;
@@ -28,7 +28,7 @@ async fn an_id_of_a_megabyte_is_echoed_and_costs_nothing_afterwards() {
     .await;
 }
 
-/// The second reason to close was ignored, so that the same bytes were refused for ever, on a core of their own.
+/// The second reason to close was ignored, so that the same bytes were refused for ever, at the cost of a whole core.
 #[tokio::test]
 async fn a_broken_frame_behind_a_close_frame_ends_the_connection() {
     let rig = Rig::start().await;
@@ -40,7 +40,7 @@ async fn a_broken_frame_behind_a_close_frame_ends_the_connection() {
     eventually("nobody is left", async || rig.metric("headwater_clients").await == 0.0).await;
 }
 
-/// Seven million items were read, and kept, to find that they are too many.
+/// Seven million items were read and kept before the batch was found too large.
 #[tokio::test]
 async fn a_batch_is_read_no_further_than_its_limit() {
     let rig = Rig::start().await;
@@ -55,7 +55,7 @@ async fn a_batch_is_read_no_further_than_its_limit() {
     wire.works().await;
 }
 
-/// Messages were charged when they were understood; what could not be was free.
+/// Messages were charged after they were parsed; malformed ones were free.
 #[tokio::test]
 async fn long_nonsense_uses_up_the_quota() {
     let rig = Rig::with(|typed| {
@@ -76,7 +76,7 @@ async fn long_nonsense_uses_up_the_quota() {
     assert!(refused >= 1, "64 requests' worth of bytes against a quota of 40");
 }
 
-/// What could not be read became `null`, and `null` matches every log.
+/// A malformed filter became `null`, and `null` matches every log.
 #[tokio::test]
 async fn a_filter_that_cannot_be_read_is_refused() {
     let rig = Rig::start().await;
@@ -89,7 +89,7 @@ async fn a_filter_that_cannot_be_read_is_refused() {
     }
 }
 
-/// A subscription in a batch with a slow call stopped the events of all others until the node answered.
+/// A subscription in a batch with a slow call stopped the events of all other subscriptions until the node answered.
 #[tokio::test]
 async fn a_batch_that_waits_for_the_node_holds_nobody_up() {
     let rig = Rig::start().await;
@@ -116,7 +116,7 @@ async fn a_batch_that_waits_for_the_node_holds_nobody_up() {
     );
 }
 
-/// A page on another site could post to a node on its reader's own machine.
+/// A page of another site could post to a node on its visitor's machine.
 #[tokio::test]
 async fn a_strange_page_cannot_post() {
     let rig = Rig::start().await;
@@ -129,7 +129,7 @@ async fn a_strange_page_cannot_post() {
     );
 }
 
-/// An IPC socket offers what is for the node's operator alone.
+/// An IPC socket serves methods that are for the node's operator alone.
 #[tokio::test]
 async fn the_operators_methods_are_not_forwarded() {
     let rig = Rig::start().await;
@@ -155,7 +155,7 @@ async fn the_operators_methods_are_not_forwarded() {
     );
 }
 
-/// A node that lies far behind was taken for a chain without continuity: everybody was closed and sent back in time.
+/// A node far behind was taken for lost continuity: all clients were closed and had to start again at an older head.
 #[tokio::test]
 async fn a_failover_to_a_node_that_is_far_behind_closes_nobody() {
     let (ahead, behind) = (node().await, node().await);
@@ -179,7 +179,7 @@ async fn a_failover_to_a_node_that_is_far_behind_closes_nobody() {
     client.subscribe(json!(["newHeads"])).await;
     take_away(&ahead.handle());
     behind.handle().mine();
-    // Still served: the calls go to the one that stands, and no head goes back in time.
+    // Calls go to the node that remains, and no head goes back to older blocks.
     eventually("the other one answers", async || {
         client.call("eth_chainId", json!([])).await["result"] == "0x539"
     })
@@ -196,7 +196,7 @@ async fn a_failover_to_a_node_that_is_far_behind_closes_nobody() {
     }
 }
 
-/// A node that answers pings but no questions was kept, although another stood by.
+/// Heads that a node does not announce were not asked for.
 #[tokio::test]
 async fn a_node_that_announces_nothing_is_asked_and_then_left() {
     let node = node().await;
@@ -210,7 +210,7 @@ async fn a_node_that_announces_nothing_is_asked_and_then_left() {
     }
 }
 
-/// A reconnection to the same head left the flag set that forgives a node for being behind.
+/// A reconnection to the same head left a flag set by which a node that is behind is tolerated.
 #[tokio::test]
 async fn a_rewind_after_a_reconnection_is_told() {
     let rig = Rig::start().await;
@@ -222,7 +222,7 @@ async fn a_rewind_after_a_reconnection_is_told() {
         rig.control.stats().subscriptions.contains_key("newHeads") && rig.control.stats().connections_opened > 2
     })
     .await;
-    // The first look at the newest block is over when later calls are answered.
+    // The first request for the newest block is done when later calls are answered.
     rig.settled(&rig.control).await;
     let change = rig.control.rewind(1).unwrap();
     let replaced = rig.control.mine();
@@ -230,7 +230,7 @@ async fn a_rewind_after_a_reconnection_is_told() {
     client.expect(adopted(&[replaced])).await;
 }
 
-/// Answers that the client had not read yet closed it as a slow consumer, with all its subscriptions.
+/// Answers that the client had not read yet closed the connection as a slow consumer, with all its subscriptions.
 #[tokio::test]
 async fn long_answers_to_parallel_calls_do_not_close_a_client_that_reads() {
     let node = devnet::Config {
@@ -244,7 +244,7 @@ async fn long_answers_to_parallel_calls_do_not_close_a_client_that_reads() {
     for _ in 0..8 {
         client.send(logs.to_string()).await;
     }
-    // It looks away for as long as the node takes to answer.
+    // The client reads nothing until the node has answered all.
     eventually("all answers", async || {
         rig.metric("headwater_requests_total{outcome=\"result\"}").await
             + rig.metric("headwater_requests_total{outcome=\"error\"}").await
@@ -274,7 +274,7 @@ async fn a_body_that_never_comes_does_not_hold_its_place_for_ever() {
     assert_eq!(reply.status, 408);
 }
 
-/// What the client sends after a violation is not read, so its echo was not seen either.
+/// Input after a violation is not read, so the client's close frame was not seen either.
 #[tokio::test]
 async fn after_a_violation_the_connection_ends_when_the_close_frame_is_answered() {
     let rig = Rig::start().await;
@@ -285,7 +285,7 @@ async fn after_a_violation_the_connection_ends_when_the_close_frame_is_answered(
     wire.ends().await;
 }
 
-/// J11: geth's `isResponse` counts `"result":null`, which is what a call without a result answers.
+/// J11: geth's `isResponse` counts `"result":null`, the answer of a call without a result.
 #[tokio::test]
 async fn a_response_whose_result_is_null_is_ignored() {
     let rig = Rig::start().await;

@@ -12,7 +12,7 @@ use crate::door::{post, upgrade};
 use crate::harness::{Proxy, eventually, node};
 use crate::wire::CHAIN_ID;
 
-/// Replaces the file as editors do, all at once.
+/// Replaces the file in one step, as editors do.
 fn write(path: &Path, text: &str) {
     let fresh = path.with_extension("new");
     std::fs::write(&fresh, text).unwrap();
@@ -58,13 +58,13 @@ async fn what_a_file_says_now_holds_for_those_who_are_there() {
     assert_eq!(client.call("eth_gasPrice", json!([])).await["error"]["code"], -32601);
     let page = "\r\nOrigin: https://app.example";
     assert_eq!(upgrade(proxy.address, page).await.1.status, 101);
-    // Who has lost the key is shown out, also where it says nothing; who has it stays.
+    // A client whose key was removed is closed, even if it sends nothing; a client whose key remains stays.
     assert_eq!(his.closed().await.1, Some(1008));
     hers.works().await;
     let headers = format!("\r\nX-API-Key: {}", bob.reveal());
     assert_eq!(post(proxy.address, &headers, CHAIN_ID).await.status, 401);
 
-    // What cannot be used changes nothing, not even in those parts that could.
+    // An invalid file changes nothing, not even by its valid parts.
     write(&path, "[limits]\nmax_subscriptions = 5\nmax_batch = 0\n");
     eventually("it is refused", async || reloads(&proxy, "refused").await >= 1.0).await;
     assert_eq!(
@@ -114,7 +114,7 @@ async fn on_sighup_it_is_read_and_what_waits_for_a_restart_is_named() {
         &path,
         "admin = \"127.0.0.1:1\"\n[delivery]\ncompression = \"on\"\n[limits]\nmax_batch = 7\n",
     );
-    // The flag comes before the file.
+    // The flag takes precedence over the file.
     let named = until("restart only");
     assert!(
         named.trim_end().ends_with("restart only: delivery.compression"),

@@ -1,4 +1,4 @@
-//! What a hostile or unlucky client can do with resumed subscriptions, and what it costs the others: nothing.
+//! Hostile and unlucky clients with resumed subscriptions do not affect other clients.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Proxy, Rig, adopted, eventually, node, take_away, without_logs};
 
-/// Nobody logs from here.
+/// An address that emits no logs.
 const NOBODY: &str = "0x000000000000000000000000000000000000dEaD";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -15,11 +15,11 @@ async fn a_block_that_the_filter_excludes_is_a_place_like_any_other() {
     let rig = Rig::with(|config| config.history.blocks = 4).await;
     let mut first = rig.watcher().await;
     let blocks = rig.control.mine_many(60);
-    // Else what is still on its way reaches whoever subscribes below.
+    // Otherwise events in flight would reach the clients that subscribe below.
     first.expect(adopted(&blocks)).await;
     drop(first);
     let start = json!({"after": {"blockHash": blocks[2].hash(), "logIndex": "0x0"}});
-    // As many as there are workers: a loop without end would stop everything.
+    // More than there are workers: an endless loop would stop everything.
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = rig.client().await;
@@ -52,7 +52,7 @@ async fn one_task_replays_for_a_client_however_often_it_changes_its_mind() {
     }
     eventually("one is left", async || alive() < before + 10).await;
     assert_eq!(rig.metric("headwater_subscriptions{kind=\"newHeads\"}").await, 1.0);
-    // The one that stands is served when the last one's task has gone.
+    // The next subscription is served once the task of the last one has ended.
     client.unsubscribe(&id).await;
     let tip = rig.control.head().number();
     client
@@ -118,7 +118,7 @@ async fn who_left_while_a_block_was_looked_for_leaves_no_socket() {
         client.send(request.to_string()).await;
         client.unsubscribe("0x1").await;
     }
-    // Other tests of this process open some, too, but not for long.
+    // Other tests of this process open some descriptors, too, but not for long.
     eventually("their sockets are closed", async || open() < before + 25).await;
 }
 

@@ -1,4 +1,4 @@
-//! Clients that come back and go on where they were (E9).
+//! Clients that reconnect and go on where they were (E9).
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::bystander::Bystander;
 use crate::harness::{Client, Rig, adopted, dropped, eventually, node_with_logs_of};
 use crate::scripted::{Answer, Ask, Made, Mine, Scripted, address, word};
 
-/// `after` for the last thing of this block.
+/// Returns `after` for the last log of this block.
 fn behind(block: &Block) -> Value {
     json!({"after": {"blockHash": block.hash(), "logIndex": format!("{:#x}", block.logs().count() - 1)}})
 }
 
-/// Heads and logs in one batch, as a client that wants both in order asks for them.
+/// Subscribes to heads and logs in one batch, as a client does that needs both in order.
 async fn resume_both(client: &mut Client, start: &Value) {
     let heads = match start.get("after") {
         Some(after) => json!({"after": {"blockHash": after["blockHash"]}}),
@@ -33,12 +33,13 @@ async fn resume_both(client: &mut Client, start: &Value) {
     );
 }
 
-/// A block's lines of a story that begin so.
+/// Returns the lines of a story that begin with `word`.
 fn only(word: &str, story: Vec<String>) -> Vec<String> {
     story.into_iter().filter(|line| line.starts_with(word)).collect()
 }
 
-/// The story of a client that resumes behind `from` on a branch that was left, and of what is canonical now.
+/// Returns the story of a client that resumes on a branch that was left: the logs of `undone`, oldest block first,
+/// are removed, then `blocks` are adopted.
 fn told(undone: &[Arc<Block>], blocks: &[Arc<Block>]) -> Vec<String> {
     let mut newest_first: Vec<Arc<Block>> = undone.to_vec();
     newest_first.reverse();
@@ -49,7 +50,7 @@ async fn fifty_blocks_and_a_reorg(history: usize) {
     let rig = Rig::with(|config| config.history.blocks = history).await;
     let before = rig.control.mine_many(6);
     let mut witness = rig.watcher().await;
-    // The client has seen the six blocks, then is away for fifty, and the last three of its six are dropped.
+    // The client has seen the six blocks, and is away while the last three are dropped and fifty are adopted.
     let mut blocks = rig.control.reorg(3, 5).unwrap().adopted;
     for _ in 0..9 {
         blocks.extend(rig.control.mine_many(5));
@@ -123,7 +124,7 @@ async fn from_a_block_on() {
         let mut client = rig.client().await;
         resume_both(&mut client, &json!({"fromBlock": format!("{first:#x}")})).await;
         client.expect(adopted(&blocks[2..])).await;
-        // Of a reorg that reaches below it is told only what it was sent.
+        // A reorg that reaches below the start removes only logs that the client got.
         if history > 12 {
             let reorg = rig.control.reorg(11, 12).unwrap();
             client.expect(told(&blocks[2..], &reorg.adopted)).await;
@@ -169,7 +170,7 @@ async fn what_cannot_be_resumed_names_the_oldest_block_that_can() {
         let words = answer["error"]["message"].as_str().unwrap();
         assert!(words.starts_with("cannot resume: block "), "{words}");
     }
-    // None of these counts as a subscription, and what is said to be the oldest is one.
+    // None of these counts as a subscription, and the block named as the oldest can be resumed from.
     client
         .subscribe(json!(["newHeads", {"fromBlock": format!("{oldest:#x}")}]))
         .await;
@@ -203,7 +204,7 @@ async fn what_the_node_no_longer_has_is_refused_before_it_is_promised() {
         let oldest = u64::from_str_radix(oldest.trim_start_matches("0x"), 16).unwrap();
         assert!((first_kept..=rig.control.head().number()).contains(&oldest), "{answer}");
     }
-    // Headers are there, and so are the logs from the first block on that is kept.
+    // Headers are available, and so are the logs from the first kept block on.
     client
         .subscribe(json!(["newHeads", {"fromBlock": format!("{:#x}", blocks[8].number())}]))
         .await;
@@ -245,7 +246,7 @@ async fn other_options_get_geths_words() {
 
 #[tokio::test]
 async fn a_long_past_comes_at_the_clients_pace() {
-    // Forty blocks of about 60 kB for a queue of 64 KiB: a client that reads is never too slow.
+    // Forty blocks of about 60 kB for a queue of 256 KiB: a client that reads is never too slow.
     let node = node_with_logs_of(10_000).await;
     let rig = Rig::before(node, |config| {
         config.history.blocks = 16;
@@ -349,7 +350,7 @@ async fn a_reorg_in_the_middle_of_the_past_is_told_of_what_was_sent() {
     client.subscribe(json!(["logs", {}, start])).await;
     client.expect(only("log", adopted(&blocks[..1]))).await;
     rig.control.reorg(58, 60).unwrap();
-    // How much of the old branch it was sent is up to the sockets; replayed, it comes out right.
+    // The sockets decide how much of the old branch the client gets; replayed, the events must add up.
     let mut live: Vec<String> = only("log", adopted(&blocks[..1]));
     let head = rig.control.mine();
     let last = only("log", adopted(&[head])).pop().unwrap();
@@ -376,7 +377,7 @@ async fn a_reorg_in_the_middle_of_the_past_is_told_of_what_was_sent() {
 async fn a_filter_that_matches_little_costs_the_node_little() {
     let rig = Rig::with(|config| config.history.blocks = 4).await;
     let blocks = rig.control.mine_many(60);
-    // All that is live is fetched.
+    // Logs of live blocks are always fetched.
     let mut live = rig.client().await;
     let tip = format!("{:#x}", blocks[59].number());
     live.subscribe(json!(["logs", {}, {"fromBlock": tip}])).await;
@@ -387,7 +388,7 @@ async fn a_filter_that_matches_little_costs_the_node_little() {
     let start = json!({"fromBlock": format!("{:#x}", blocks[0].number())});
     let nobody = json!({"address": "0x000000000000000000000000000000000000dEaD"});
     client.subscribe(json!(["logs", nobody, start])).await;
-    // Sixty streams that match nothing do not hold up the rest.
+    // Sixty streams that match nothing do not delay the others.
     for _ in 0..60 {
         client.subscribe(json!(["logs", nobody, start])).await;
     }
@@ -398,12 +399,12 @@ async fn a_filter_that_matches_little_costs_the_node_little() {
         rig.metric("headwater_log_filters").await == 2.0
     })
     .await;
-    // A bloom says yes now and then where it should not.
+    // A few calls for false positives of the blooms.
     assert!(calls() - before < 20, "{} calls for nothing", calls() - before);
 }
 
-/// A chain whose blooms lack the logs of system transactions: the bloom of the block at 7 is empty (HyperEVM), that of the
-/// one at 20 has the other logs alone (Bor).
+/// Mines a chain whose blooms lack the logs of system transactions: the bloom of the block at 7 is empty (HyperEVM),
+/// that of the block at 20 has the other logs alone (Bor).
 fn mine_with_system_logs(node: &Scripted) -> Vec<Made> {
     let system = |index: usize, log: &mut Value| {
         if index == 1 {
@@ -463,7 +464,7 @@ async fn a_narrow_filter_finds_logs_that_no_bloom_shows() {
         client.subscribe(json!(["logs", system, start])).await;
         let story = [7, 20].map(|place: usize| blocks[place].adopted().pop().unwrap());
         client.expect(story.to_vec()).await;
-        // Live, behind all that was replayed.
+        // A live block, after all that was replayed.
         let head = node.mine(Mine::logs(1).edit_logs(|_, log| log["address"] = json!(address("system"))));
         client.expect(head.adopted().split_off(1)).await;
         let calls = node.calls("eth_getLogs") - before;
@@ -472,8 +473,8 @@ async fn a_narrow_filter_finds_logs_that_no_bloom_shows() {
     }
 }
 
-/// A branch that was dropped while nobody had its logs, at a node that forgets such blocks: what a client has of it cannot
-/// be taken back, and it learns that at once.
+/// A branch was dropped while its logs were kept nowhere, at a node that forgets such blocks: a client's logs of that
+/// branch cannot be removed, and the client gets an error at once.
 #[tokio::test]
 async fn a_dropped_block_whose_logs_are_nowhere_is_refused() {
     let node = Scripted::start().await;

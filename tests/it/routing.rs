@@ -1,4 +1,4 @@
-//! Which node a call goes to, and what happens where it does not answer.
+//! Choice of the node for a call, and retries at other nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn request(method: &str, params: &Value) -> String {
     json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string()
 }
 
-/// A question that nobody asked before, for whoever has the least to do.
+/// Returns a call that was not made before, which goes to the least loaded node.
 fn work(n: usize) -> String {
     let account = alloy_primitives::Address::left_padding_from(&n.to_be_bytes());
     request("eth_getBalance", &json!([account, "latest"]))
@@ -149,7 +149,7 @@ async fn what_one_node_has_in_its_memory_is_asked_of_the_one_in_use() {
     for method in ["eth_getTransactionCount", "eth_sendRawTransaction"] {
         assert_eq!(nodes.asked(method), [5, 0], "{method}");
     }
-    // devnet knows neither: a read is then asked of the other one, what nobody here knows is not.
+    // devnet knows neither method: the read is retried at the other node, the call of an unknown method is not.
     assert_eq!(nodes.asked("unknown"), [10, 5]);
 }
 
@@ -188,14 +188,14 @@ async fn a_node_is_asked_what_it_is_there_for() {
     assert!(nodes.asked("eth_getBalance")[2] + nodes.asked("eth_feeHistory")[2] == 0);
 }
 
-/// What is held of the chain says which hashes are recent.
+/// The blocks in memory show which hashes are recent.
 #[tokio::test]
 async fn old_state_is_asked_of_the_archive_also_by_hash() {
     let describe = |i: usize, own: &mut Described| own.archive = i == 1;
     for held in [200, 16] {
         let nodes = Nodes::start(2, describe, |config| config.history.blocks = held).await;
         let mut watcher = nodes.proxy.watcher().await;
-        // The archive is slow: nobody asks it without a reason.
+        // The archive is slow, so it is chosen only for a reason.
         nodes.controls[1].set_faults(|faults| faults.delay = Some(Duration::from_millis(50)));
         let blocks: Vec<_> = (0..140).map(|_| nodes.mine()[0].clone()).collect();
         watcher.expect(adopted(&blocks)).await;
@@ -222,7 +222,7 @@ async fn old_state_is_asked_of_the_archive_also_by_hash() {
                 assert_eq!(asked, [1 - archive, archive], "{held} held: {name} {answer}");
             }
         }
-        // What does not need the state is anybody's.
+        // A call that needs no state may go to any node.
         let before = nodes.asked("eth_getBlockByHash");
         client.call("eth_getBlockByHash", json!([old, true])).await;
         assert_eq!(nodes.asked("eth_getBlockByHash")[0], before[0] + 1);
@@ -261,7 +261,7 @@ async fn a_read_whose_node_is_lost_is_asked_once_more_elsewhere() {
     let nodes = Nodes::plain(2).await;
     let mut client = nodes.proxy.client().await;
     let head = nodes.controls[0].head().number();
-    // The first is known to be quick, so it is asked, and then is not.
+    // The first node is known to be quick, so the call goes there, and the node stalls.
     nodes.controls[1].set_faults(|faults| faults.delay = Some(Duration::from_millis(30)));
     for n in 0..6 {
         client.ask(work(n)).await;
@@ -295,7 +295,7 @@ async fn a_read_whose_only_node_is_lost_waits_for_its_return() {
     nodes.controls[0].set_faults(|faults| faults.delay = None);
     nodes.controls[0].disconnect();
     assert!(client.next().await.contains("result"));
-    // And what comes while it is away waits, too.
+    // A call that arrives while the node is away waits, too.
     nodes.lose(0).await;
     client.send(request("eth_syncing", &json!([]))).await;
     nodes.controls[0].set_faults(|faults| faults.refuse_connections = false);
@@ -307,7 +307,7 @@ async fn a_node_that_is_asked_too_much_is_spared() {
     for (code, message) in [(429, "compute units"), (-32005, "rate limited"), (-32029, "slow down")] {
         let nodes = Nodes::plain(2).await;
         let mut client = nodes.proxy.client().await;
-        // The first is the quicker one, and would be asked all the time.
+        // The first node is the quicker one, and would get all calls.
         nodes.controls[1].set_faults(|faults| faults.delay = Some(Duration::from_millis(50)));
         for n in 0..10 {
             if n == 4 {
@@ -317,7 +317,7 @@ async fn a_node_that_is_asked_too_much_is_spared() {
             assert!(answer.contains("result"), "{answer}");
         }
         assert_eq!(nodes.rerouted("throttled").await, 1.0);
-        // Where all are asked too much, the client hears the node's own words.
+        // If all nodes are rate limited, the client gets a node's own error.
         nodes.fault(1, &["eth_getBalance"], code, message);
         let expect = json!({"code": code, "message": message}).to_string();
         let answer = client.ask(work(10)).await;
@@ -342,7 +342,7 @@ async fn a_second_node_is_asked_where_the_first_is_unusually_slow() {
     })
     .await;
     assert_eq!(nodes.rerouted("hedged").await, hedged + 1.0);
-    // One answer is enough: whoever is cut off is not waited for.
+    // One answer is enough: a node that is lost is not waited for.
     nodes.controls[0].disconnect();
     nodes.controls[1].set_faults(|faults| faults.delay = None);
     nodes.controls[1].disconnect();
@@ -350,7 +350,7 @@ async fn a_second_node_is_asked_where_the_first_is_unusually_slow() {
     assert_eq!(other["id"], 1);
 }
 
-/// The standby is behind: whoever was shown a head is not answered from before it.
+/// The standby is behind: a client that got a head is not answered from before that head.
 #[tokio::test]
 async fn calls_wait_for_a_node_that_has_the_head_that_clients_were_shown_but_not_for_ever() {
     let nodes = Nodes::plain(2).await;
@@ -386,7 +386,7 @@ async fn calls_wait_for_a_node_that_has_the_head_that_clients_were_shown_but_not
             .contains("result"),
         "no matter of blocks"
     );
-    // As soon as it has caught up it answers.
+    // The node answers as soon as it has caught up.
     client.send(price).await;
     nodes.controls[1].follow(&nodes.controls[0], 0).unwrap();
     assert!(client.next().await.contains("result"));
@@ -415,7 +415,7 @@ async fn a_filter_lives_at_one_node_under_an_id_of_ours() {
             json!([])
         );
     }
-    // Over HTTP, where there is no connection to hold it by.
+    // Over HTTP no connection identifies the filter's owner.
     let reply: Value = serde_json::from_str(&nodes.proxy.post(request("eth_newFilter", &json!([{}]))).await).unwrap();
     let logs = nodes
         .proxy
@@ -430,7 +430,7 @@ async fn a_filter_lives_at_one_node_under_an_id_of_ours() {
     let gone = json!({"code": -32000, "message": "filter not found"});
     assert_eq!(other.call("eth_getFilterChanges", json!([second])).await["error"], gone);
     assert_eq!(other.call("eth_getFilterChanges", json!(["0x1"])).await["error"], gone);
-    // Its node is lost: another one could not tell what happened meanwhile.
+    // The filter's node is lost: another node cannot know what happened in between.
     nodes.lose(0).await;
     assert_eq!(client.call("eth_getFilterChanges", json!([first])).await["error"], gone);
     let (_, third) = make(client).await;

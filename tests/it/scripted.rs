@@ -1,4 +1,4 @@
-//! A scripted node: JSON-RPC over WebSocket and HTTP on one port, on whose chain and in whose answers anything may be odd.
+//! A scripted node: JSON-RPC over WebSocket and HTTP on one port, whose chain and answers may be odd in any way.
 //!
 //! It answers the standard methods from the blocks that a test mines. [`Scripted::answer`] overrides any method,
 //! [`Mine`] any field of a block, of its logs or of its announcement.
@@ -27,7 +27,7 @@ pub use self::{
     chain::Hole,
 };
 
-/// Calls that the trace keeps.
+/// Most calls that the trace keeps.
 const MAX_TRACE: usize = 10_000;
 
 /// The reply to one request.
@@ -35,9 +35,9 @@ pub enum Answer {
     Result(Value),
     /// Code, message and, where not null, data.
     Error(i64, String, Value),
-    /// Text in place of the whole response.
+    /// An error: code, message and, where not null, data.
     Raw(String),
-    /// Nothing, ever.
+    /// No answer, ever.
     Never,
     /// The end of the connection.
     Close,
@@ -57,25 +57,25 @@ impl From<Value> for Answer {
     }
 }
 
-/// A request as an override reads it.
+/// A request, as an override gets it.
 pub struct Ask<'a> {
     pub node: &'a Scripted,
     pub method: &'a str,
     pub params: &'a Value,
     pub id: &'a Value,
-    /// Calls of the method so far, with this one.
+    /// Calls of the method so far, this one included.
     pub count: usize,
-    /// The WebSocket connection; none over HTTP.
+    /// The WebSocket connection; `None` over HTTP.
     socket: Option<&'a Socket>,
 }
 
 impl Ask<'_> {
-    /// The answer that an ordinary node gives.
+    /// Returns the answer of an ordinary node.
     pub fn usual(&self) -> Answer {
         self.node.0.state.lock().usual(self)
     }
 
-    /// [`Self::usual`] with its result edited; an error stays as it is.
+    /// Returns [`Self::usual`] with its result edited; an error is left unchanged.
     pub fn edited(&self, edit: impl FnOnce(&mut Value)) -> Answer {
         match self.usual() {
             Answer::Result(mut result) => {
@@ -86,7 +86,7 @@ impl Ask<'_> {
         }
     }
 
-    /// Number of the WebSocket connection, from 1 on; none over HTTP.
+    /// Returns the number of the WebSocket connection, counted from 1; `None` over HTTP.
     pub fn connection(&self) -> Option<usize> {
         self.socket.map(|socket| socket.number)
     }
@@ -119,7 +119,7 @@ struct State {
     trace: Vec<(String, Value)>,
     requests: Vec<String>,
     sockets: Vec<Socket>,
-    /// Most WebSocket connections at a time.
+    /// Most WebSocket connections that may be open at once.
     max_sockets: usize,
     subscriptions: Vec<Subscription>,
     ids: usize,
@@ -129,17 +129,17 @@ struct State {
 struct Inner {
     address: SocketAddr,
     state: Mutex<State>,
-    /// Methods whose answers are held back.
+    /// Methods whose answers are withheld.
     held: watch::Sender<HashSet<String>>,
     stop: CancellationToken,
 }
 
-/// A handle to the node, which lives until it is stopped or the test's runtime ends.
+/// A handle to the node, which runs until [`Self::stop`] or the end of the test's runtime.
 #[derive(Clone)]
 pub struct Scripted(Arc<Inner>);
 
 impl Scripted {
-    /// A node that has a genesis block.
+    /// Starts a node that has a genesis block only.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let state = State {
@@ -170,12 +170,12 @@ impl Scripted {
         node
     }
 
-    /// The app before this node alone, over WebSocket, ready and at its head.
+    /// Starts the app with this node as its only upstream, over WebSocket; waits until the node's head is published.
     pub async fn proxy(&self, edit: impl FnOnce(&mut typed::Config)) -> Proxy {
         self.proxy_at(self.ws_url(), edit).await
     }
 
-    /// [`Self::proxy`], over HTTP.
+    /// Like [`Self::proxy`], but over HTTP, polled every 20 ms.
     pub async fn polling_proxy(&self, edit: impl FnOnce(&mut typed::Config)) -> Proxy {
         self.proxy_at(self.http_url(), |config| {
             config.node.poll_interval = Duration::from_millis(20);
@@ -208,7 +208,7 @@ impl Scripted {
         format!("http://{}", self.0.address)
     }
 
-    /// Makes a block the head and announces it.
+    /// Mines a block, makes it the head and announces it, unless `mine` is silent.
     pub fn mine(&self, mine: Mine) -> Made {
         let mut state = self.0.state.lock();
         let made = mine.on(&state.chain.head);
@@ -219,12 +219,12 @@ impl Scripted {
         made
     }
 
-    /// Mines ordinary blocks of so many logs, each announced.
+    /// Mines `count` ordinary blocks of `logs` logs each and announces each.
     pub fn mine_many(&self, count: usize, logs: usize) -> Vec<Made> {
         (0..count).map(|_| self.mine(Mine::logs(logs))).collect()
     }
 
-    /// Mines ordinary blocks without logs and announces none of them.
+    /// Mines ordinary blocks without logs; announces none of them.
     pub fn grow(&self, count: usize) -> Vec<Made> {
         (0..count).map(|_| self.mine(Mine::default().silent())).collect()
     }
@@ -233,22 +233,22 @@ impl Scripted {
         self.0.state.lock().chain.head.clone()
     }
 
-    /// The canonical block of this number.
+    /// Returns the canonical block of this number.
     pub fn block(&self, number: u64) -> Option<Made> {
         self.0.state.lock().chain.block(number).cloned()
     }
 
-    /// The canonical blocks, oldest first.
+    /// Returns the canonical blocks, oldest first.
     pub fn canonical(&self) -> Vec<Made> {
         self.0.state.lock().chain.canonical().cloned().collect()
     }
 
-    /// Sends any value to the subscriptions of a kind.
+    /// Notifies all subscriptions of a kind with any value as the result.
     pub fn announce(&self, value: &Value, kind: &str) {
         self.0.state.lock().announce(value, kind);
     }
 
-    /// Sends to each subscription of a kind the text that is made of its id.
+    /// Sends each subscription of a kind the text that `text` makes of its id.
     pub fn notify(&self, kind: &str, text: impl Fn(&str) -> String) {
         self.0.state.lock().notify(kind, text);
     }
@@ -260,7 +260,7 @@ impl Scripted {
         state.subscriptions.retain(|one| one.kind != kind);
     }
 
-    /// The subscriptions that the node has, by kind.
+    /// Returns the number of subscriptions of a kind.
     pub fn subscribed(&self, kind: &str) -> usize {
         let state = self.0.state.lock();
         state.subscriptions.iter().filter(|one| one.kind == kind).count()
@@ -273,23 +273,23 @@ impl Scripted {
         }
     }
 
-    /// Answers a method so from now on.
+    /// Sets the answer to a method from now on.
     pub fn answer(&self, method: &str, answer: impl Fn(&Ask<'_>) -> Answer + Send + Sync + 'static) {
         let overrides = &mut self.0.state.lock().overrides;
         overrides.insert(method.to_owned(), Arc::new(answer));
     }
 
-    /// Answers a method as an ordinary node again.
+    /// Removes the override of a method.
     pub fn answer_as_usual(&self, method: &str) {
         self.0.state.lock().overrides.remove(method);
     }
 
-    /// Answers so where a number has no block.
+    /// Sets the answer to a block number that has no block.
     pub fn holes(&self, hole: Hole) {
         self.0.state.lock().chain.hole = hole;
     }
 
-    /// Holds back the answers to a method until [`Self::release`].
+    /// Withholds the answers to a method until [`Self::release`].
     pub fn hold(&self, method: &str) {
         self.0.held.send_modify(|held| _ = held.insert(method.to_owned()));
     }
@@ -298,47 +298,47 @@ impl Scripted {
         self.0.held.send_modify(|held| _ = held.remove(method));
     }
 
-    /// Calls of a method so far.
+    /// Returns the number of calls of a method so far.
     pub fn calls(&self, method: &str) -> usize {
         self.0.state.lock().counts.get(method).copied().unwrap_or(0)
     }
 
-    /// The params of the calls of a method, the first [`MAX_TRACE`] calls of all methods.
+    /// Returns the params of the calls of a method, oldest first, among the first [`MAX_TRACE`] calls of all methods.
     pub fn params(&self, method: &str) -> Vec<Value> {
         let state = self.0.state.lock();
         let of_method = state.trace.iter().filter(|(name, _)| name == method);
         of_method.map(|(_, params)| params.clone()).collect()
     }
 
-    /// The heads of the HTTP requests that opened connections.
+    /// Returns the heads of the HTTP requests that opened connections, oldest first.
     pub fn requests(&self) -> Vec<String> {
         self.0.state.lock().requests.clone()
     }
 
-    /// Takes no more than so many WebSocket connections at a time.
+    /// Sets the maximum of WebSocket connections open at once.
     pub fn limit_connections(&self, max: usize) {
         self.0.state.lock().max_sockets = max;
     }
 
-    /// WebSocket connections that are open, and those that were so far.
+    /// Returns the number of open WebSocket connections, and of all that were ever opened.
     pub fn connections(&self) -> (usize, usize) {
         let state = self.0.state.lock();
         (state.sockets.len(), state.opened)
     }
 
-    /// Ends all WebSocket connections; new ones are taken.
+    /// Closes all WebSocket connections; new ones are accepted.
     pub fn disconnect(&self) {
         for socket in self.0.state.lock().sockets.drain(..) {
             socket.end.cancel();
         }
     }
 
-    /// Ends all connections and listens no more.
+    /// Closes all connections and stops listening.
     pub fn stop(&self) {
         self.0.stop.cancel();
     }
 
-    /// The response to send. None ends an HTTP connection and is nothing on a WebSocket.
+    /// Returns the response to a request. `None` closes an HTTP connection and sends nothing on a WebSocket.
     async fn reply(&self, request: Value, socket: Option<&Socket>) -> Option<Message> {
         let method = request["method"].as_str().unwrap();
         let (count, answer) = {
@@ -423,7 +423,7 @@ impl State {
     }
 }
 
-/// A notification, its members in geth's order.
+/// Formats a notification with its members in geth's order.
 fn notification(id: &str, member: &str, value: &Value) -> String {
     format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":"{id}","{member}":{value}}}}}"#)
 }

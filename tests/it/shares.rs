@@ -1,5 +1,4 @@
-//! Fair shares of places and bytes: one address takes all that it can get, and a bystander of another address is
-//! served.
+//! Fair shares of places and bytes: one address takes all that it can get, and a client of another is served.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use crate::harness::{Client, Proxy, Rig, eventually, node_with_logs_of, within};
 use crate::scripted::{Answer, Mine, Scripted};
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, UPGRADE, Wire};
 
-/// A connection from 127.0.0.`host`.
+/// Connects from 127.0.0.`host`.
 async fn from(proxy: &Proxy, host: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, host], 0).into()).unwrap();
@@ -55,7 +54,7 @@ async fn calls_in_flight_at_a_node() {
         }
         greedy.push(client);
     }
-    // Half of the places and a queue; what is above it is told when to come again.
+    // One address gets half of the places and a queue; calls beyond those are refused with a time to retry.
     eventually("they are refused", async || {
         proxy.metric("headwater_refused_total{reason=\"calls\"}").await >= (6 * 256 - 1024 - 8) as f64
     })
@@ -73,8 +72,7 @@ async fn calls_in_flight_at_a_node() {
     assert_eq!(node.calls("eth_call"), 8);
 }
 
-/// Resumes after unknown blocks, without end, from one address; another address resumes from a block that a node has to
-/// be asked for.
+/// Resumes after unknown blocks, without end, from one address; another address resumes from a block to be fetched.
 #[tokio::test]
 async fn searches_for_blocks_to_resume_from() {
     let node = Scripted::start().await;
@@ -123,7 +121,7 @@ async fn messages_that_are_not_whole() {
             let header = [&[0x81, 0xFF][..], &(1_u64 << 20).to_be_bytes(), &[0; 4]].concat();
             wire.try_write([header, part.clone()].concat()).await;
             greedy.push(wire);
-            // Over HTTP the same.
+            // The same over HTTP.
             let mut http = from(&rig, host).await;
             let head =
                 "POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n";
@@ -148,7 +146,7 @@ async fn messages_that_are_not_whole() {
     .await;
 }
 
-/// Long answers of an HTTP node to one address; another address's are read.
+/// Long answers of an HTTP node to one address; answers to another address are read.
 #[tokio::test]
 async fn answers_that_are_being_read() {
     let node = node_with_logs_of(500_000).await;
@@ -162,7 +160,7 @@ async fn answers_that_are_being_read() {
     proxy.ready().await;
     let mut greedy = proxy.client().await;
     for id in 0..60 {
-        // No two of them share an answer.
+        // No two calls share an answer.
         let block = json!([format!("{:#x}", id % 4), id]);
         greedy.send(call(id, "eth_getBlockReceipts", &block)).await;
     }
@@ -180,7 +178,7 @@ async fn answers_that_are_being_read() {
     assert_eq!(proxy.metric(&memory("upstream")).await, 0.0);
 }
 
-/// Batches of long answers that nobody reads take their room while they are put together, until they are written.
+/// Batches of long answers that are not read count toward the memory limit from assembly until they are written.
 #[tokio::test]
 async fn batches_that_are_not_read() {
     let rig = Rig::before(node_with_logs_of(200_000).await, |config| {
@@ -217,7 +215,7 @@ async fn batches_that_are_not_read() {
     .await;
 }
 
-/// Clients that resume and do not read keep no pages, and another one resumes beside them.
+/// Clients that resume and do not read keep no pages in memory, and another client resumes meanwhile.
 #[tokio::test]
 async fn resumed_streams_that_are_not_read() {
     let rig = Rig::before(node_with_logs_of(20_000).await, |config| {
@@ -254,7 +252,7 @@ async fn resumed_streams_that_are_not_read() {
     drop(greedy);
 }
 
-/// Four addresses have silent connections, as many as there is room for and more; newcomers are served.
+/// Four addresses open more silent connections than there are places; new clients are served.
 #[tokio::test]
 async fn places_before_the_first_request() {
     let rig = Rig::with(|config| config.server.max_handshakes = 16).await;
@@ -273,7 +271,7 @@ async fn places_before_the_first_request() {
     .await;
 }
 
-/// Connections of one address on all places; others displace its idle ones, those without subscriptions first.
+/// Connections of one address take all places; others displace its idle ones, those without subscriptions first.
 #[tokio::test]
 async fn connections_in_total() {
     let rig = Rig::with(|config| {

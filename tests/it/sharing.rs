@@ -57,7 +57,7 @@ async fn fifty_clients_are_one_to_the_node() {
     })
     .await;
     let after = rig.control.stats();
-    // The stream's, and the one for calls.
+    // The stream's connection, and the one for calls.
     assert_eq!((after.connections, after.connections_opened), (2, 2));
     assert_eq!((count(&after, "newHeads"), count(&after, "logs")), (1, 0));
     assert_eq!(count(&after, "newPendingTransactions"), 2);
@@ -87,7 +87,7 @@ async fn pending_transactions_are_asked_for_while_somebody_wants_them() {
     eventually("none are", async || pending() == 0).await;
     one.subscribe(json!(["newPendingTransactions"])).await;
     eventually("hashes again", async || pending() == 1).await;
-    // Also after the node was lost.
+    // Also after the connection to the node was lost.
     rig.control.disconnect();
     eventually("and again", async || {
         rig.control.stats().connections_opened > 2 && pending() == 1

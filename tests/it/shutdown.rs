@@ -1,4 +1,4 @@
-//! The drain: what is owed is delivered, and everybody is told to come again.
+//! The drain: queued events are delivered, then each client is closed with 1012, `service restart`.
 
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -21,7 +21,7 @@ async fn clients_get_what_was_queued_and_then_1012() {
     half_open.write("GET / HTTP/1.1\r\nHost:").await;
 
     rig.stop();
-    // The slow one keeps it open for a while.
+    // The slow client keeps the app running for a while.
     rig.unready().await;
     assert_eq!(rig.admin("/ready").await.body, "not ready: draining\n");
     assert_eq!(rig.admin("/health").await.status, 200);
@@ -105,7 +105,7 @@ async fn a_client_that_reads_slowly_but_reads_gets_everything_before_the_close_f
     assert_eq!(frames, 14 * 6);
 }
 
-/// All at once would come back at once. Whoever is asked later is served until then.
+/// Clients that are all closed at once would all reconnect at once. Those closed later are served until then.
 #[tokio::test]
 async fn a_crowd_is_shown_out_one_after_the_other_and_served_until_then() {
     const CLIENTS: usize = 300;
@@ -123,7 +123,7 @@ async fn a_crowd_is_shown_out_one_after_the_other_and_served_until_then() {
         let (told, code, _) = client.closed().await;
         assert_eq!(code, 1012);
         let told: Vec<String> = told.iter().map(|text| Event::parse(text).line()).collect();
-        // The block, as far as it was told before it was asked to leave.
+        // The events of the block that were delivered before the close frame.
         assert!(story.starts_with(&told), "{told:?}");
         served += usize::from(!told.is_empty());
     }
@@ -146,7 +146,7 @@ async fn the_next_one_takes_over_the_port() {
     rig.stop();
     assert_eq!(client.closed().await.1, 1012);
     rig.proxy.ended().await.unwrap();
-    // Nobody else listens there now.
+    // Only the new app listens there now.
     let mut client = next.watcher().await;
     let blocks = [rig.control.mine()];
     client.expect(adopted(&blocks)).await;

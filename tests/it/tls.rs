@@ -1,4 +1,4 @@
-//! `wss://` and `https://` on both sides: our clients', and our nodes'.
+//! `wss://` and `https://` on both sides: to clients, and to nodes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl Authority {
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
-    /// A client that trusts this authority, and shows this certificate where one is given.
+    /// Returns a client configuration that trusts this authority, and presents the certificate `shows` if given.
     fn client(&self, shows: Option<&str>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.ca()).unwrap()).unwrap();
@@ -71,7 +71,7 @@ impl Authority {
         })
     }
 
-    /// A rig whose clients come over TLS.
+    /// Starts a rig whose clients connect over TLS.
     async fn rig(&self, edit: impl FnOnce(&mut headwater::config::typed::Config)) -> Rig {
         self.before(node().await, edit).await
     }
@@ -133,7 +133,7 @@ async fn clients_over_tls_are_told_what_others_are() {
         answer.starts_with("HTTP/1.1 200") && answer.contains(r#""result":"0x539""#),
         "{answer}"
     );
-    // Who speaks no TLS is refused, and counted.
+    // A client without TLS is refused, and counted.
     let mut plain = TcpStream::connect(rig.proxy.address).await.unwrap();
     plain
         .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -210,7 +210,7 @@ async fn clients_without_a_certificate_are_refused_where_one_is_asked_for() {
                 .unwrap(),
         )
     }] {
-        // TLS 1.3: the client is done before the server has looked at its certificate.
+        // In TLS 1.3 the client's handshake ends before the server has verified the client's certificate.
         let Ok(mut stream) = handshake(&rig.proxy, refused).await else {
             continue;
         };
@@ -240,7 +240,7 @@ async fn a_renewed_certificate_is_shown_and_nobody_is_dropped() {
     let shows = async || shown(&handshake(&proxy, authority.client(None)).await.unwrap());
     let first = in_file(&certificate);
     assert_eq!(shows().await, first);
-    // Half of a renewal: a certificate that the key does not fit.
+    // Half of a renewal: a certificate that does not match the key.
     let before = std::fs::read(&key).unwrap();
     authority.sign("server");
     let renewed = std::fs::read(&key).unwrap();

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, Event, Proxy, Rig, adopted, eventually, node, take_away};
 
-/// A client of the app with these two subscriptions; the second wants every whole transaction, and shows that of the
-/// first nothing is missing and nothing too much.
+/// Returns a client with this subscription, and the subscription's id. A second one, to all whole pending
+/// transactions, shows that the first lacks no event and has none too many.
 async fn filtered(rig: &Rig, params: Value) -> (Client, String) {
     let mut client = rig.client().await;
     let id = client.subscribe(params).await;
@@ -82,7 +82,7 @@ async fn pending_transactions_are_selected_by_sender_or_recipient() {
         assert_eq!(told, wanted);
         assert_eq!(others, all.iter().map(|tx| json!(tx.hash())).collect::<Vec<_>>());
     }
-    // Nothing else was under way.
+    // No other event was in flight.
     let last = json!(rig.control.add_pending().unwrap().hash());
     for (client, _) in &mut clients {
         let event = client.event().await.json();
@@ -98,7 +98,7 @@ async fn a_filter_asks_the_node_for_whole_transactions_while_somebody_has_it() {
         stats.subscriptions.get("newPendingTransactions").copied().unwrap_or(0)
     };
     let (mut one, mut two) = (rig.client().await, rig.client().await);
-    // Hashes of everything are what the node itself tells.
+    // Hashes of all transactions are what the node itself announces.
     one.subscribe(json!(["alchemy_pendingTransactions", {"hashesOnly": true}]))
         .await;
     assert_eq!(pending(), 1);
@@ -136,7 +136,7 @@ async fn addresses_up_to_the_limit_and_not_one_more() {
     );
 }
 
-/// What a client with [`mined`] is told of these transactions.
+/// Returns the story of a client with [`mined`] for the transactions that `wants` selects.
 fn told(word: &str, blocks: &[Arc<Block>], wants: impl Fn(&Transaction) -> bool) -> Vec<String> {
     let wanted = blocks
         .iter()
@@ -145,7 +145,7 @@ fn told(word: &str, blocks: &[Arc<Block>], wants: impl Fn(&Transaction) -> bool)
     wanted.map(|tx| format!("{word} {}", tx.hash())).collect()
 }
 
-/// An event of mined transactions as a line of a story.
+/// Formats an event of mined transactions as a line of a story.
 fn line(event: &Event) -> String {
     let json = event.json();
     assert_eq!(json.as_object().unwrap().len(), 2, "{json}");
@@ -304,7 +304,7 @@ async fn after_an_outage_the_transactions_of_every_block_come_in_order() {
     watcher.expect(adopted(&blocks)).await;
 }
 
-/// Some nodes do not serve a block that they have left.
+/// Some nodes do not serve a block that they have dropped.
 #[tokio::test]
 async fn a_block_that_is_dropped_before_its_transactions_came_holds_nobody_up() {
     let rig = Rig::start().await;
@@ -317,7 +317,7 @@ async fn a_block_that_is_dropped_before_its_transactions_came_holds_nobody_up() 
     };
     fail(&["eth_getBlockByHash", "eth_getBlockByNumber"]);
     let lost = rig.control.mine_many(2);
-    // Its logs need not wait, the next head does.
+    // The block's logs need not wait for its transactions, the next head has to.
     watcher.expect(adopted(&lost[..1])).await;
     let reorg = rig.control.reorg(2, 3).unwrap();
     let mut story = adopted(&lost[1..]);
@@ -361,7 +361,7 @@ async fn before_the_first_block_the_answer_waits_for_it() {
     control.set_faults(|faults| faults.refuse_connections = false);
     assert!(client.next().await.contains("result"));
     let blocks = [control.head(), control.mine()];
-    // It may begin with the block that it waited for.
+    // The first event may be of the block that the answer waited for.
     let event = client.event().await;
     let story = told("mined", &blocks, |_| true);
     let begins = story.iter().position(|told| *told == line(&event)).unwrap();

@@ -1,4 +1,4 @@
-//! Nodes of every kind, and nodes that fail.
+//! Nodes over every transport, and nodes that fail.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ async fn heads_and_logs_come_the_same_over_every_transport() {
         for _ in 0..blocks.len() * 7 {
             let (mine, theirs) = (client.event().await, witness.event().await);
             if transport == "http" && theirs.json()["hash"].is_string() {
-                // A whole block is more than a head, and never less.
+                // A whole block has all members of a head, and more.
                 let (mine, theirs) = (mine.json(), theirs.json());
                 for (name, value) in theirs.as_object().unwrap().iter().filter(|(_, value)| !value.is_null()) {
                     assert_eq!(mine[name], *value, "{name}");
@@ -61,7 +61,7 @@ async fn heads_and_logs_come_the_same_over_every_transport() {
             client.expect(reorged(&control.reorg(depth, depth + 1).unwrap())).await;
         }
         client.subscribe(json!(["newPendingTransactions"])).await;
-        // A poller's filter sees what comes after it was made.
+        // A poller's filter reports only transactions that come after its creation.
         let mut sent = Vec::new();
         let first = loop {
             sent.push(json!(control.add_pending().unwrap().hash()).to_string());
@@ -203,7 +203,7 @@ async fn who_subscribes_before_there_is_a_node_is_served_when_there_is_one() {
     let unavailable = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"upstream unavailable"}}"#;
     assert_eq!(client.ask(CHAIN_ID).await, unavailable);
     assert_eq!(proxy.post(CHAIN_ID).await, unavailable);
-    // Where "now" is nobody can say yet, so the answer waits for the first block.
+    // The newest block is not known yet, so the answer waits for the first one.
     client
         .send(r#"{"jsonrpc":"2.0","id":2,"method":"eth_subscribe","params":["newHeads"]}"#)
         .await;
@@ -232,7 +232,7 @@ async fn the_stream_goes_on_from_the_second_node_without_a_seam() {
     let (first, second) = (node().await, node().await);
     let proxy = Proxy::start(&[first.ws_url(), second.ws_url()], |_| {}).await;
     proxy.connected().await;
-    // Whichever came first is in use.
+    // The node that connected first is in use.
     let upstreams = proxy.upstreams().await;
     let (active, standby) = if upstreams[0]["active"] == true {
         (first, second)
@@ -264,7 +264,7 @@ async fn the_stream_goes_on_from_the_second_node_without_a_seam() {
     assert_eq!(pending.event().await.payload, json!(hash).to_string());
 }
 
-/// The second node is on another branch: that is a reorg, no more.
+/// The second node is on another branch: that is only a reorg.
 #[tokio::test]
 async fn a_failover_to_another_branch_is_told_as_a_reorg() {
     let (first, second) = (node().await, node().await);
@@ -311,16 +311,16 @@ async fn calls_to_an_http_node_do_not_wait_for_the_poll() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
-/// Half of it is the patience with lag and forks. Long enough for a machine that does other things too.
+/// Silence timeout; half of it is the time limit for lag and forks. Long enough for a busy machine.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// An app before several nodes with one chain; the first is in use.
+/// An app with several nodes of one chain; the first is in use.
 struct Several {
     nodes: Vec<Devnet>,
-    /// Of the same nodes.
+    /// Handles to `nodes`, in the same order.
     controls: Vec<Control>,
     proxy: Proxy,
-    /// Where Unix sockets are.
+    /// Directory of the Unix sockets.
     _folder: TempDir,
 }
 
@@ -339,7 +339,7 @@ impl Several {
                 .unwrap(),
             );
         }
-        // Only the first is reached in another way than by WebSocket.
+        // Only the first node may have another transport than WebSocket.
         let mut addresses: Vec<String> = nodes.iter().map(Devnet::ws_url).collect();
         match transport {
             "ipc" => addresses[0] = nodes[0].ipc_path().unwrap().display().to_string(),
@@ -378,7 +378,7 @@ impl Several {
         assert_eq!(self.upstreams().await[0]["active"], true);
     }
 
-    /// As the admin port shows them.
+    /// Returns the upstreams as the admin port shows them.
     async fn upstreams(&self) -> Vec<Value> {
         self.proxy.upstreams().await
     }
@@ -395,7 +395,7 @@ impl Several {
         self.proxy.metric(&sample).await
     }
 
-    /// All nodes mine the same block.
+    /// Mines the same block at all nodes.
     fn mine(&self) -> Arc<Block> {
         let blocks: Vec<_> = self.controls.iter().map(Control::mine).collect();
         assert!(blocks.iter().all(|block| block.hash() == blocks[0].hash()));
@@ -403,7 +403,7 @@ impl Several {
     }
 }
 
-/// As a process that is stopped: its sockets stay open, and nobody answers.
+/// Stalls the node in use like a stopped process, whose sockets stay open unanswered; checks failover and failback.
 async fn a_stalled_node_is_left_within_the_timeout_and_taken_back(transport: &str) {
     let several = Several::start(2, transport).await;
     several.stand().await;
@@ -411,7 +411,7 @@ async fn a_stalled_node_is_left_within_the_timeout_and_taken_back(transport: &st
     client.expect(adopted(&[several.mine()])).await;
     several.controls[0].stall(None);
     let stalled = Instant::now();
-    // The other one is first to see these, so nobody waits until the first is left.
+    // The other node announces these first, so clients do not wait until the first is left.
     for _ in 0..3 {
         client.expect(adopted(&[several.mine()])).await;
     }
@@ -453,7 +453,7 @@ async fn a_stalled_node_is_left_and_taken_back_over_http() {
     a_stalled_node_is_left_within_the_timeout_and_taken_back("http").await;
 }
 
-/// With one node alone it means a fresh connection.
+/// The remedy for a node without another one is a fresh connection.
 #[tokio::test]
 async fn a_stalled_node_without_another_is_connected_anew_and_nothing_is_missed() {
     for transport in ["ws", "ipc", "http"] {
@@ -479,7 +479,7 @@ async fn a_stalled_node_without_another_is_connected_anew_and_nothing_is_missed(
     }
 }
 
-/// Nothing else can tell: no block comes, so nobody lags.
+/// No block is mined, so no node lags: only silence shows the stall.
 #[tokio::test]
 async fn a_stalled_node_is_noticed_while_the_chain_rests() {
     for transport in ["ws", "http"] {
@@ -555,14 +555,14 @@ async fn a_node_alone_on_its_branch_is_left() {
     client.expect(adopted(std::slice::from_ref(&alone))).await;
     let reorg = several.controls[1].reorg(2, 3).unwrap();
     several.controls[2].reorg(2, 3).unwrap();
-    // Nobody lags: all have the same height.
+    // No node lags: all have the same height.
     assert_eq!(reorg.adopted[2].number(), alone.number());
     let all = [vec![alone], reorg.dropped.clone()].concat();
     client.expect([dropped(&all), adopted(&reorg.adopted)].concat()).await;
     assert_eq!(several.failovers("forked").await, 1.0);
 }
 
-/// Of two that disagree the one in use is believed, and the stream does not go to and fro.
+/// The node in use is believed when two disagree, and the stream does not flap.
 #[tokio::test]
 async fn two_that_disagree_do_not_make_the_stream_flap() {
     let several = Several::start(2, "ws").await;
@@ -580,7 +580,7 @@ async fn two_that_disagree_do_not_make_the_stream_flap() {
     }
     assert_eq!(several.upstreams().await[0]["active"], true);
     assert_eq!(several.proxy.metric("headwater_reorgs_total").await, 0.0);
-    // Lost, it is no longer believed; what the other one has told already counts from now on.
+    // A lost node is no longer believed; blocks that the other node announced before count from now on.
     take_away(&several.controls[0]);
     let lost = Instant::now();
     client.expect([dropped(&ours), adopted(&theirs)].concat()).await;
@@ -607,7 +607,7 @@ async fn what_one_node_does_not_serve_is_asked_of_another() {
         faults.failing_methods.clear();
         faults.delay = Some(Duration::from_secs(60));
     });
-    // It has told the block, and does not answer: a quarter of the timeout is spent on it.
+    // The node has announced the block and does not answer: a quarter of the timeout is spent on it.
     let asked = Instant::now();
     client.expect(adopted(&[several.mine()])).await;
     assert!(asked.elapsed() < SILENCE, "{:?}", asked.elapsed());
@@ -677,7 +677,7 @@ async fn a_node_of_another_chain_is_refused_by_name() {
             several.controls[1].mine_many(3);
             let blocks = several.controls[0].mine_many(3);
             client.expect(adopted(&blocks)).await;
-            // It does not come into use where it would be alone either.
+            // The stranger is not used either when no other node is left.
             take_away(&several.controls[0]);
             several.proxy.unready().await;
             several.controls[0].set_faults(|faults| faults.refuse_connections = false);
@@ -687,7 +687,7 @@ async fn a_node_of_another_chain_is_refused_by_name() {
     }
 }
 
-/// Any node fails in any way at any time, and the heads are still a walk on the tree, and the logs add up.
+/// Makes random nodes fail in random ways; checks that the heads still walk the tree, and that the logs add up.
 async fn whatever_fails_nothing_is_lost_and_nothing_told_twice(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let several = Several::start(3, ["ws", "ipc", "http"][seed as usize % 3]).await;
@@ -715,7 +715,7 @@ async fn whatever_fails_nothing_is_lost_and_nothing_told_twice(seed: u64) {
             _ => control.set_faults(|faults| faults.announce_tip_only_after_reorg ^= true),
         }
         if rng.random_bool(0.2) {
-            // Not below what the client has seen.
+            // Not below the first block of the client's events.
             let above = several.controls[0].head().number() - first.number();
             let depth = rng.random_range(0..=above.min(3));
             for control in &several.controls {
@@ -783,7 +783,7 @@ async fn whatever_fails_nothing_is_lost() {
     join_all(runs).await;
 }
 
-/// The new chain is lower than the old one: it was taken for a node that has to catch up, and nobody was told anything.
+/// The new chain is lower than the old one: the node was taken for one that catches up, and no client was closed.
 #[tokio::test]
 async fn a_development_chain_that_was_started_anew_closes_clients_and_serves_new_ones() {
     for transport in ["ws", "http"] {

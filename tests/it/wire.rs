@@ -1,4 +1,4 @@
-//! Bytes on the socket, for what a well-behaved library would not send and would not show.
+//! Raw bytes on the socket, for all that a well-behaved library would neither send nor show.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,18 +16,18 @@ pub const BINARY: u8 = 0x82;
 pub const CLOSE: u8 = 0x88;
 pub const PING: u8 = 0x89;
 pub const PONG: u8 = 0x8a;
-/// Takes the final bit from a first byte.
+/// Mask that clears the final bit of a first byte.
 pub const MORE: u8 = 0x7f;
-/// A final continuation.
+/// First byte of a final continuation frame.
 pub const END: u8 = 0x80;
-/// A compressed text message.
+/// First byte of a compressed text message.
 pub const DEFLATED: u8 = 0xc1;
 
-/// The head of an upgrade as a browser would send it, without `Origin`; without the empty line.
+/// Head of an upgrade as a browser sends it, without `Origin` and without the final empty line.
 pub const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 
-/// A call that nobody but the node can answer.
+/// A call that only the node can answer.
 pub const FORWARDED: &str = r#"{"jsonrpc":"2.0","id":1,"method":"eth_syncing"}"#;
 pub const FORWARDED_ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":false}"#;
 
@@ -67,7 +67,7 @@ impl Reply {
     }
 }
 
-/// One request on a connection of its own. `head` is the request line and headers beyond host, length and connection.
+/// Makes one request on a connection of its own. `head` lacks the headers for host, length and connection.
 pub async fn http(address: SocketAddr, head: &str, body: impl AsRef<[u8]>) -> Reply {
     let body = body.as_ref();
     let mut socket = within("connect", TcpStream::connect(address)).await.unwrap();
@@ -78,7 +78,7 @@ pub async fn http(address: SocketAddr, head: &str, body: impl AsRef<[u8]>) -> Re
     };
     let mut request = format!("{head}\r\nhost: localhost\r\nconnection: close{length}\r\n\r\n").into_bytes();
     request.extend_from_slice(body);
-    // A refusal may come before all was taken.
+    // A refusal may arrive before the app has read the whole request.
     let _ = within("write", socket.write_all(&request)).await;
     let mut answer = Vec::new();
     let ended = within("an answer", socket.read_to_end(&mut answer)).await;
@@ -86,18 +86,18 @@ pub async fn http(address: SocketAddr, head: &str, body: impl AsRef<[u8]>) -> Re
     Reply::parse(&answer)
 }
 
-/// A close frame's payload.
+/// Returns the payload of a close frame.
 pub fn close(code: u16, reason: impl AsRef<[u8]>) -> Vec<u8> {
     [&code.to_be_bytes()[..], reason.as_ref()].concat()
 }
 
-/// A client that writes whatever it is told to, and takes nothing but RFC 6455 from the app.
+/// A client that writes any bytes, and accepts from the app nothing but RFC 6455.
 pub struct Wire {
     socket: TcpStream,
-    /// What was agreed on.
+    /// The negotiated compression.
     compression: Compression,
     inflater: Inflater,
-    /// Bytes of the frames' payloads that were read.
+    /// Payload bytes of all frames read so far.
     pub received: usize,
 }
 
@@ -106,7 +106,7 @@ impl Wire {
         Self::open_with(address, b"", None).await
     }
 
-    /// With bytes in the same write behind the handshake, or with a small receive buffer.
+    /// Opens a WebSocket, with `behind` in the same write as the handshake and a receive buffer of this many bytes.
     pub async fn open_with(address: SocketAddr, behind: &[u8], receive_buffer: Option<u32>) -> Self {
         let mut wire = Self::connect_with(address, receive_buffer).await;
         let reply = wire.handshake(UPGRADE, behind).await;
@@ -114,12 +114,12 @@ impl Wire {
         wire
     }
 
-    /// With compression, as browsers offer it.
+    /// Opens a WebSocket with compression, as browsers offer it.
     pub async fn deflating(address: SocketAddr) -> Self {
         Self::deflating_with(address, None).await
     }
 
-    /// As browsers, with a small receive buffer.
+    /// Like [`Self::deflating`], with a receive buffer of this many bytes.
     pub async fn deflating_with(address: SocketAddr, receive_buffer: Option<u32>) -> Self {
         let mut wire = Self::connect_with(address, receive_buffer).await;
         wire.offer("permessage-deflate; client_max_window_bits", Compression::Takeover)
@@ -127,7 +127,7 @@ impl Wire {
         wire
     }
 
-    /// With compression, as those offer it that keep no context.
+    /// Opens a WebSocket with compression, as clients offer it that keep no context.
     pub async fn deflating_alone(address: SocketAddr) -> Self {
         let mut wire = Self::connect(address).await;
         let offer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -147,7 +147,7 @@ impl Wire {
         self.compression = compression;
     }
 
-    /// Only the TCP connection.
+    /// Opens the TCP connection only.
     pub async fn connect(address: SocketAddr) -> Self {
         Self::over(within("connect", TcpStream::connect(address)).await.unwrap())
     }
@@ -162,7 +162,7 @@ impl Wire {
         Self::over(stream)
     }
 
-    /// Over a connection that is there already.
+    /// Uses an existing connection.
     pub fn over(socket: TcpStream) -> Self {
         Self {
             socket,
@@ -172,7 +172,7 @@ impl Wire {
         }
     }
 
-    /// Sends a request's head and reads the answer's.
+    /// Sends a request's head and, in the same write, `behind`; returns the answer's head.
     pub async fn handshake(&mut self, head: &str, behind: &[u8]) -> Reply {
         self.write([head.as_bytes(), b"\r\n\r\n", behind].concat()).await;
         let mut head = Vec::new();
@@ -182,7 +182,7 @@ impl Wire {
         Reply::parse(&head)
     }
 
-    /// So many bytes of whatever comes.
+    /// Reads exactly this many bytes.
     pub async fn read(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         within("bytes", self.socket.read_exact(&mut bytes)).await.unwrap();
@@ -193,12 +193,12 @@ impl Wire {
         within("write", self.socket.write_all(bytes.as_ref())).await.unwrap();
     }
 
-    /// Whether the other end still takes it.
+    /// Writes bytes; returns `false` if the connection has ended.
     pub async fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         within("write", self.socket.write_all(bytes.as_ref())).await.is_ok()
     }
 
-    /// The status of the answer to a request, where there was one.
+    /// Returns the status of the answer to a request; `None` if the connection ends first.
     pub async fn try_handshake(&mut self, head: &str) -> Option<u16> {
         self.try_write(format!("{head}\r\n\r\n")).await;
         let mut answer = Vec::new();
@@ -219,12 +219,12 @@ impl Wire {
         self.write(frame(first, payload)).await;
     }
 
-    /// The next frame: its first byte and payload.
+    /// Returns the next frame: its first byte and payload.
     pub async fn frame(&mut self) -> (u8, Vec<u8>) {
         within("a frame", self.try_frame()).await.unwrap()
     }
 
-    /// The next frame, if one begins in this time.
+    /// Returns the next frame; `None` if none begins within this time.
     pub async fn frame_within(&mut self, time: Duration) -> Option<(u8, Vec<u8>)> {
         match tokio::time::timeout(time, self.socket.readable()).await {
             Ok(_) => Some(self.frame().await),
@@ -232,7 +232,7 @@ impl Wire {
         }
     }
 
-    /// One byte, whatever it is.
+    /// Reads one byte, of any value.
     pub async fn byte(&mut self) -> u8 {
         within("a byte", self.socket.read_u8()).await.unwrap()
     }
@@ -262,13 +262,13 @@ impl Wire {
         Ok((first, payload))
     }
 
-    /// The next message, of one frame, and whether it was compressed.
+    /// Reads the next message, of one frame; returns its text, and `true` if it was compressed.
     pub async fn inflated(&mut self) -> (String, bool) {
         let (first, payload) = self.frame().await;
         self.message(first, payload)
     }
 
-    /// What a frame says that is a whole message, and whether it was compressed.
+    /// Decodes a frame that is a whole message; returns its text, and `true` if it was compressed.
     pub fn message(&mut self, first: u8, payload: Vec<u8>) -> (String, bool) {
         let deflated = first == DEFLATED;
         assert!(deflated || first == TEXT, "{}", String::from_utf8_lossy(&payload));
@@ -279,26 +279,26 @@ impl Wire {
                 self.inflater.inflate(&payload, &mut text).unwrap();
                 text
             }
-            // It must not refer to anything before it.
+            // The message must not refer to earlier ones.
             _ => deflate::inflate(&payload, 16 << 20, || Ok::<(), ()>(())).unwrap(),
         };
         (String::from_utf8(text).unwrap(), deflated)
     }
 
-    /// The next message, of one frame.
+    /// Reads the next message, uncompressed and of one frame.
     pub async fn text(&mut self) -> String {
         let (first, payload) = self.frame().await;
         assert_eq!(first, TEXT, "{}", String::from_utf8_lossy(&payload));
         String::from_utf8(payload).unwrap()
     }
 
-    /// The connection still answers.
+    /// Checks that the connection still answers.
     pub async fn works(&mut self) {
         self.send(TEXT, CHAIN_ID).await;
         assert_eq!(self.text().await, CHAIN_ID_ANSWER);
     }
 
-    /// Reads to the close frame: data frames before it, and its code.
+    /// Reads to the close frame; returns the number of data frames before it, and its code.
     pub async fn closed(&mut self) -> (usize, Option<u16>) {
         let mut frames = 0;
         loop {
@@ -312,14 +312,14 @@ impl Wire {
         }
     }
 
-    /// The app ends the connection; nothing comes before that.
+    /// Checks that the app closes the connection and sends nothing before.
     pub async fn ends(&mut self) {
         let mut byte = [0];
         let read = within("the end", self.socket.read(&mut byte)).await;
         assert!(matches!(read, Ok(0) | Err(_)), "{byte:?}");
     }
 
-    /// Reads whole messages until the connection ends in whatever way: how many bytes, and the close code if one came.
+    /// Reads frames until the connection ends in any way; returns the number of payload bytes, and any close code.
     pub async fn until_the_end(&mut self) -> (usize, Option<u16>) {
         let mut bytes = 0;
         let reading = async {
@@ -335,7 +335,7 @@ impl Wire {
         (bytes, code)
     }
 
-    /// A reset in place of a farewell.
+    /// Resets the connection without a close frame.
     pub fn cut(self) {
         let _ = socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
     }

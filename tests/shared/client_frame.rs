@@ -1,6 +1,7 @@
-//! A WebSocket frame as a client sends it, right or wrong: whoever speaks by a library cannot send every one.
+//! A WebSocket frame of a client, valid or invalid: libraries cannot send every frame.
 
-/// A frame with this first byte (RFC 6455 section 5.2: the final bit, the reserved bits and the opcode), masked.
+/// Encodes a masked frame with this first byte (RFC 6455 section 5.2: the final bit, the reserved bits and the
+/// opcode).
 pub fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let payload = payload.as_ref();

@@ -1,4 +1,4 @@
-//! A client that writes down what it is told, comes back when its connection is gone, and goes on where it was.
+//! A client that records all events, reconnects after a lost connection, and resumes.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -22,21 +22,21 @@ use crate::fleet::Progress;
 use crate::history::{Log, Record, Start, Told};
 use crate::plan::{Kind, Plan, Selection};
 
-/// How long a client waits before it comes back.
+/// Pause of a client before it reconnects.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A client's socket takes little, so that one that does not read is soon felt. Not less: below the size of loopback's
-/// packets TCP waits for real timers.
+/// Small, so that a client that stops reading soon blocks the proxy's writes. With less than the size of loopback's
+/// packets, TCP would wait for real timers.
 const RECEIVE_BUFFER: u32 = 128 << 10;
 
-/// What a client is told to do.
+/// A command to a client.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
     Break,
     Hang(Duration),
 }
 
-/// A client from outside.
+/// Handle of a running client.
 pub struct Client {
     pub name: String,
     pub kind: Kind,
@@ -44,34 +44,34 @@ pub struct Client {
     diary: Arc<Mutex<Diary>>,
 }
 
-/// What a client wrote down.
+/// Everything that a client recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Diary {
-    /// Records that ended, and the first block that each must cover.
+    /// Completed records, each with the number of the first block that it must cover.
     pub ended: Vec<(Record, u64)>,
-    /// The one that goes on, and whether a connection serves it now.
+    /// The current record with its first block; `subscribed` is `true` while a connection serves it.
     pub current: Option<(Record, u64)>,
     pub subscribed: bool,
-    /// How many blocks there were when the present connection began.
+    /// Number of blocks made before the current connection began.
     pub since: u64,
     pub events: u64,
     pub last_head: Option<B256>,
     /// Close codes in order.
     pub closed: Vec<u16>,
-    /// How often it went on where it was.
+    /// Number of connections with a requested start.
     pub resumed: usize,
-    /// Blocks that it asked for behind their heads, and got.
+    /// Number of blocks requested after their heads, and received.
     pub asked: u64,
-    /// What no client should ever see.
+    /// Descriptions of events that no client may see.
     pub complaints: Vec<String>,
-    /// Whether it ever stopped reading, which is the one reason to be closed as too slow.
+    /// `true` if the client ever stopped reading, the only permitted reason for being closed as too slow.
     hung: bool,
-    /// Events before the connection that there is now.
+    /// Number of events before the current connection.
     before: u64,
 }
 
 impl Diary {
-    /// Whether the present connection brought no event.
+    /// Returns `true` if the current connection delivered no event.
     fn told_nothing(&self) -> bool {
         self.events == self.before
     }
@@ -113,11 +113,11 @@ impl Client {
     }
 
     pub fn command(&self, command: Command) {
-        // One that is being closed for a complaint is gone.
+        // A closed client has no receiver any more.
         let _ = self.commands.send(command);
     }
 
-    /// What it wrote down so far.
+    /// Returns a copy of the records so far.
     pub fn diary(&self) -> Diary {
         self.diary.lock().clone()
     }
@@ -127,7 +127,7 @@ impl Client {
     }
 }
 
-/// What a filter selects, as the model understands it.
+/// Checks if a filter matches a log, by the model of the simulation.
 pub fn selects(kind: Kind, contracts: &[Address], log: &Log) -> bool {
     match kind {
         Kind::Heads => false,
@@ -144,7 +144,7 @@ fn transfer() -> B256 {
     *TOPIC
 }
 
-/// A log as the checker compares it. Keccak over all data would be most of the time of a simulation.
+/// Returns a log in the form of the checker. Keccak over all data would dominate the time of a simulation.
 pub fn log(index: u64, address: Address, topics: &[B256], data: &[u8]) -> Log {
     let mut hasher = DefaultHasher::new();
     data.hash(&mut hasher);
@@ -156,7 +156,7 @@ pub fn log(index: u64, address: Address, topics: &[B256], data: &[u8]) -> Log {
     }
 }
 
-/// The same for the server; `None` where logs are not wanted.
+/// Returns the same filter in the server's form; `None` if the client does not subscribe to logs.
 fn filter(kind: Kind, contracts: &[Address]) -> Option<Value> {
     match kind {
         Kind::Heads => None,
@@ -177,33 +177,34 @@ struct Task {
     orders: mpsc::UnboundedReceiver<Command>,
     diary: Arc<Mutex<Diary>>,
     place: Place,
-    /// A deep reorg alone may be more than the queue holds.
+    /// `true` if a single deep reorg may exceed the queue limit.
     bulky: bool,
-    /// How many blocks before the newest it starts; live without.
+    /// Number of blocks before the newest at which the client starts; `None` starts live.
     behind: Option<u64>,
-    /// Whether it goes on where it was; else every connection is a record of its own.
+    /// `true` if the client resumes after a lost connection; otherwise every connection is a record of its own.
     resumes: bool,
-    /// Whether a number may have no block, which is then answered with the one before or none.
+    /// `true` if numbers may have no block; a node then answers with the block before, or none.
     holes: bool,
 }
 
-/// Where a client stands: what it needs to go on from there.
+/// The client's position for resuming.
 #[derive(Default)]
 struct Place {
     head: Option<B256>,
-    /// The logs that stand.
+    /// Current logs: delivered and not removed.
     logs: Vec<((u64, B256), Log)>,
-    /// The lowest block that it was told anything of.
+    /// Lowest block number of any delivered log.
     lowest: Option<u64>,
-    /// Removals were told last, and what stands from here on is about to be undone as well: the oldest comes first.
+    /// Set after removals: the logs from this index on are about to be removed too, because the oldest is removed
+    /// first.
     undoing: Option<usize>,
 }
 
-/// Why a connection ended.
+/// Reason for the end of a connection.
 enum End {
     Broken,
     Closed(u16),
-    /// The server does not go on from where the client stands.
+    /// The server cannot resume from the client's position.
     Refused,
     /// The simulation is over.
     Over,
@@ -228,12 +229,12 @@ impl Task {
                 End::Over => return,
                 End::Refused => self.start_afresh(),
                 _ if !self.resumes => self.start_afresh(),
-                // The server found out later that it cannot go on from there.
+                // The server found out later that it cannot resume from that position.
                 End::Closed(1012) if self.diary.lock().told_nothing() => self.start_afresh(),
                 End::Broken | End::Closed(_) => {
                     self.forget_undone();
-                    // With heads and no log there is no place that means the same for both: after the last head might
-                    // skip its logs, and from a number might skip what a reorg below it brings.
+                    // With heads and no log, no position means the same for both: resuming after the last head might
+                    // skip its logs, and resuming from a number might skip the events of a reorg below it.
                     if matches!(self.kind, Kind::Both(_)) && self.place.logs.is_empty() {
                         self.start_afresh();
                     }
@@ -263,7 +264,8 @@ impl Task {
         self.place = Place::default();
     }
 
-    /// After a removal everything that stood above it is gone too, told or not.
+    /// Completes the removals: after a removal, all later logs are dropped too, even if their removals were not
+    /// delivered.
     fn forget_undone(&mut self) {
         if let Some(at) = self.place.undoing.take() {
             let undone = self.place.logs.drain(at..).map(|(block, log)| Told::Log {
@@ -284,7 +286,7 @@ impl Task {
         Ok(client_async(format!("ws://{}", self.server), stream).await?.0)
     }
 
-    /// The subscriptions in one message, and where they start.
+    /// Builds the batch of subscriptions; returns it with the requested start.
     fn request(&self) -> (Value, Start) {
         let from = self.diary.lock().current.as_ref().map(|(_, from)| *from);
         let first = self
@@ -367,7 +369,7 @@ impl Task {
                                 Some(answer) => self.answered(&answer),
                                 None => self.told(&text, ids).map(|number| (number, 0)),
                             };
-                            // One that stops reading may not be written to for a while.
+                            // The server may not accept writes for a while if this client stops reading.
                             if let Some((number, again)) = asks
                                 && socket.send(Message::text(question(number, again))).await.is_err()
                             {
@@ -378,7 +380,7 @@ impl Task {
                     Some(Ok(Message::Close(Some(frame)))) => return End::Closed(frame.code.into()),
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     other => {
-                        // It may not have read the close frame: what it did not read in time is gone.
+                        // The client may not have read the close frame: data not read in time is lost.
                         if !self.diary.lock().hung && !self.progress.down.load(Ordering::Relaxed) {
                             self.complain(format!("the connection ended without a reason: {other:?}"));
                         }
@@ -412,8 +414,8 @@ impl Task {
         });
     }
 
-    /// Whoever is told of a head asks for its block, as viem does; what comes may not contradict itself. Which block to ask
-    /// for once more: between the two halves of an answer the chain may have changed.
+    /// Checks the answer to a request for the block of a head, as viem sends it, for contradictions. Returns number
+    /// and attempt for another request: the chain may change between the two halves of an answer.
     fn answered(&mut self, answer: &Asked) -> Option<(u64, u64)> {
         let (number, again) = (answer.number, answer.again);
         self.diary.lock().asked += u64::from(answer.got);
@@ -427,7 +429,7 @@ impl Task {
         None
     }
 
-    /// The number of the head, where it was one.
+    /// Records a notification; returns the block number if it is a head.
     fn told(&mut self, text: &str, [heads, logs]: &[Option<String>; 2]) -> Option<u64> {
         let notification = match serde_json::from_str::<Notification<'_>>(text) {
             Ok(notification) => notification.params,
@@ -474,7 +476,7 @@ impl Task {
     }
 }
 
-/// The block of this number, and the newest number.
+/// Builds a batch that requests the block of this number, and the newest block number.
 fn question(number: u64, again: u64) -> String {
     let id = |half: u64| 100 + 8 * number + 2 * again + half;
     json!([
@@ -489,11 +491,11 @@ struct Asked {
     number: u64,
     again: u64,
     got: bool,
-    /// There is no such block, although the newest is not below it; or it is another one.
+    /// `true` if there is no such block although the newest number is not lower, or if the block has another number.
     contradicts_itself: bool,
 }
 
-/// `None` where it is none. Where there is no node, an answer may be an error: that says nothing.
+/// Parses the answer; `None` if `text` is not one. Errors are no contradiction, since there may be no node.
 fn asked(text: &str, holes: bool) -> Option<Asked> {
     #[derive(Deserialize)]
     struct Answer<T> {
@@ -551,7 +553,8 @@ impl Place {
     }
 }
 
-/// The ids by kind; `None` where this is no answer, the error where one is refused.
+/// Returns the subscription ids by kind; `None` if this is not an answer, and the error if a subscription was
+/// refused.
 fn answers(text: &str) -> Result<Option<[Option<String>; 2]>, String> {
     #[derive(Deserialize)]
     struct Answer {

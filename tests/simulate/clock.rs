@@ -1,12 +1,12 @@
-//! Time that moves only when told to, in steps, after everything that can happen has happened.
+//! Virtual time that advances only on command, in steps, after all pending work has been done.
 //!
-//! tokio's paused time would jump ahead whenever all tasks wait, also for bytes that are on their way between two real
-//! sockets. A blocking task that lives as long as the simulation inhibits that (see `tokio::time::pause`).
+//! tokio's paused time would advance whenever all tasks wait, even with bytes in transit between two real sockets. A
+//! blocking task that lives as long as the simulation prevents that (see `tokio::time::pause`).
 
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Holds time still while it lives.
+/// Stops tokio's automatic advance of time until dropped.
 pub struct Still(#[allow(dead_code, reason = "its end is what matters")] mpsc::Sender<()>);
 
 impl Still {
@@ -17,15 +17,15 @@ impl Still {
     }
 }
 
-/// One step of time. Coarse, for a step costs system calls whatever its length; finer than every timeout in play.
+/// Length of one step. Coarse, since a step costs system calls whatever its length; finer than every timeout in use.
 pub const STEP: Duration = Duration::from_millis(20);
 
-/// How often the runtime is let go in each step: every time, whatever is ready runs and the sockets are looked at once.
-/// Enough for a head to come all the way from a node to the clients, with the call for its logs in between. What takes
-/// longer goes on in the next step, a little late.
+/// Number of yields to the runtime per step; on each yield, ready tasks run and the sockets are polled once. Enough
+/// for a head to travel from a node to the clients, with the call for its logs in between. Longer work continues in
+/// the next step, slightly late.
 const TURNS: usize = 24;
 
-/// Lets everything happen that can happen now, then moves time by one step.
+/// Runs all pending work, then advances time by one step.
 pub async fn step() {
     for _ in 0..TURNS {
         tokio::task::yield_now().await;

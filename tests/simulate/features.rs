@@ -1,6 +1,7 @@
-//! The kind of chain and of nodes in a simulation, where they are not Ethereum's.
+//! Properties of a simulation's chain and nodes that differ from Ethereum's.
 //!
-//! Each feature has a generator of its own, so that one does not change another's meaning, nor what a seed meant before.
+//! Each feature has its own random generator, so that it changes neither another feature nor the meaning of older
+//! seeds.
 
 use std::fmt;
 
@@ -10,11 +11,11 @@ use rand::{RngExt, SeedableRng};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
-    /// One block in so many leaves out numbers, which are answered like this.
+    /// One in this many blocks skips numbers; nodes answer for the missing numbers in this way.
     pub holes: Option<(u32, HoleAnswer)>,
-    /// One block in so many has an empty bloom, and one in so many a bloom that claims too much.
+    /// One in `.0` blocks has an empty bloom, and one in `.1` a bloom with too many bits; 0 means none.
     pub blooms: Option<(u32, u32)>,
-    /// What announcements hide, and the one node that hides it; all without.
+    /// The defect of announcements, and the only node that has it; `None` means all nodes.
     pub lies: Option<(Lie, Option<usize>)>,
 }
 
@@ -25,11 +26,12 @@ pub enum Lie {
     Both,
 }
 
-/// The names by which they are chosen.
+/// Names for choosing features.
 const NAMES: [&str; 3] = ["holes", "blooms", "lies"];
 
 impl Features {
-    /// Those of a seed: the named ones ("all", "none", "holes,lies"), or each in one simulation of three.
+    /// Returns the features of a seed: the named ones ("all", "none", "holes,lies"), or each with a probability of
+    /// one third.
     pub fn draw(seed: u64, named: Option<&str>) -> Self {
         if let Some(words) = named {
             let known = |word: &str| NAMES.contains(&word) || word == "all" || word == "none";
@@ -57,13 +59,13 @@ impl Features {
         }
     }
 
-    /// The settings of all nodes.
+    /// Sets the features in the configuration of a node.
     pub fn config(&self, config: &mut Config) {
         config.holes = self.holes.map_or(0, |(one_in, _)| one_in);
         (config.empty_blooms, config.greedy_blooms) = self.blooms.unwrap_or_default();
     }
 
-    /// What this node does as long as it lives.
+    /// Returns the permanent faults of this node.
     pub fn faults(&self, node: usize) -> Faults {
         let lie = self.lies.filter(|(_, liar)| liar.is_none_or(|liar| liar == node));
         let lie = lie.map(|(lie, _)| lie);
@@ -75,7 +77,7 @@ impl Features {
         }
     }
 
-    /// Whether nothing but the block's receipts shows that an answer lacks its logs.
+    /// Returns `true` if only the block's receipts can reveal an answer with missing logs.
     pub fn hides_logs(&self) -> bool {
         self.blooms.is_some_and(|(empty, _)| empty > 0)
     }

@@ -1,4 +1,4 @@
-//! The nodes, and all that ever was part of their chain.
+//! The nodes, and all blocks that were ever part of their chains.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,14 +20,14 @@ pub struct Fleet {
     progress: Arc<Progress>,
 }
 
-/// What clients may know of the chain without asking: where a subscription that is answered now begins.
+/// Facts about the chain that clients may use without a request, to determine the start of a live subscription.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// The highest number that any node ever had.
+    /// Highest block number that any node ever had.
     pub highest: AtomicU64,
-    /// How many blocks were made so far.
+    /// Number of blocks made so far.
     pub blocks: AtomicU64,
-    /// The app is between two lives.
+    /// `true` while the app restarts.
     pub down: AtomicBool,
 }
 
@@ -35,11 +35,11 @@ struct Node {
     devnet: Devnet,
     control: Control,
     view: View,
-    /// What it does also when all is repaired.
+    /// Permanent faults, which remain after a repair.
     habits: Faults,
 }
 
-/// What a follower makes of the leader's chain.
+/// A follower's relation to the leader's chain.
 #[derive(Clone, Copy, Debug)]
 enum View {
     Behind(u64),
@@ -122,7 +122,7 @@ impl Fleet {
         }
     }
 
-    /// Does what concerns nodes.
+    /// Performs an act on the nodes; ignores acts on clients and the app.
     pub fn act(&mut self, act: &Act) {
         match *act {
             Act::Mine(count) => {
@@ -176,7 +176,7 @@ impl Fleet {
         }
     }
 
-    /// Lets the followers follow. A node goes back on its own branch only where the leader did.
+    /// Updates the followers. A node rewinds on its own branch only if the leader did (`back`).
     fn follow(&mut self, back: bool) {
         for at in 1..self.nodes.len() {
             let View::Behind(lag) = self.nodes[at].view else {
@@ -198,7 +198,7 @@ impl Fleet {
         }
     }
 
-    /// Nothing is wrong any more, and all nodes agree.
+    /// Ends all temporary faults and brings all nodes in sync.
     pub fn repair(&mut self) {
         for node in &mut self.nodes {
             node.control.set_faults(|faults| *faults = node.habits.clone());
@@ -208,7 +208,7 @@ impl Fleet {
         self.follow(true);
     }
 
-    /// What is true, and everything else that once was.
+    /// Returns the leader's chain, with all other known blocks as orphans.
     pub fn canonical(&self) -> Canonical {
         let (canonical, orphans): (Vec<_>, Vec<_>) = self.leader().with_chain(|chain| {
             self.known
@@ -220,7 +220,7 @@ impl Fleet {
             |blocks: Vec<Arc<Block>>| -> Vec<CanonBlock> { blocks.iter().map(|block| canon_block(block)).collect() };
         let mut blocks = shape(canonical);
         blocks.sort_by_key(|block| block.number);
-        // What stands beside another may have been left for it, and returned to before that was told.
+        // The chain may have left a block for a sibling, and returned before the sibling was announced.
         let mut siblings: HashMap<B256, Vec<B256>> = HashMap::new();
         for block in self.known.values() {
             siblings.entry(block.parent_hash()).or_default().push(block.hash());

@@ -1,15 +1,15 @@
-//! The real app before simulated nodes on simulated time, with faults drawn from a seed: whatever happens, no client loses
-//! an event, gets one twice or out of order, or is left in silence.
+//! The real app in front of simulated nodes, in virtual time, with faults drawn from a seed: whatever happens, no
+//! client loses an event, receives one twice or out of order, or stops receiving events.
 //!
-//! `cargo test --test simulate` runs the seeds that failed once (`seeds.txt`) and some new ones. `make simulate SEEDS=500`
-//! runs as many new ones as one likes; `make simulate SEED=7` runs one again and says what happened. A seed fixes everything that is
-//! planned. What is not fixed is which of two branches that are ready at the same moment runs first (tokio's `select!` is
-//! fair by chance) and when the kernel delivers, so that nearly every run of a seed goes the same way, but not all:
-//! `make simulate SEED=7 TIMES=20` shows by a fingerprint which ones did.
+//! `cargo test --test simulate` runs the seeds that failed once (`seeds.txt`) and some new ones.
+//! `make simulate SEEDS=500` runs that many new ones; `make simulate SEED=7` repeats one and prints a report. A seed
+//! fixes everything that is planned. The order of two branches that are ready at the same moment (tokio's `select!`
+//! chooses at random) and the kernel's delivery times are not fixed, so nearly all, but not all, runs of a seed take
+//! the same course: `make simulate SEED=7 TIMES=20` prints a fingerprint of each run.
 //!
-//! A third of the seeds each has holes in its numbers, blooms that are not honest, and announcements that are not the
-//! block's header. `FEATURES=holes` (or `blooms,lies`, `all`, `none`) chooses instead; a seed of `seeds.txt` has those that
-//! stand behind it there (`7+holes+lies`), and none without.
+//! Three features are each active in a third of the seeds: holes in the block numbers, incorrect blooms, and
+//! announcements that differ from the block's header. `FEATURES=holes` (or `blooms,lies`, `all`, `none`) selects
+//! features instead; a seed of `seeds.txt` has the features after it there (`7+holes+lies`), or none.
 
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]
@@ -32,10 +32,10 @@ use history::Told;
 use plan::Plan;
 use run::Outcome;
 
-/// New seeds in a plain run, at a second each.
+/// Number of new seeds in a plain run, which take about a second each.
 const NEW: u64 = 8;
 
-/// Panics of tasks, which end nothing but their task.
+/// Number of panics in tasks, which end only their task.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
@@ -110,7 +110,7 @@ fn no_event_is_lost_doubled_or_out_of_order_whatever_happens() {
     );
 }
 
-/// A seed of the file and the features that it has: "7+holes+lies  why it is there".
+/// Parses a line of the seeds file into seed and features: "7+holes+lies  why it is there".
 fn recorded(line: &str) -> Option<(u64, String)> {
     let mut words = line.split_whitespace().next()?.splitn(2, '+');
     let seed = words.next()?.parse().ok()?;

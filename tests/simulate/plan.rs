@@ -1,4 +1,4 @@
-//! What happens in one simulation, drawn from a seed before anything starts.
+//! The plan of one simulation, drawn from a seed before anything starts.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,54 +9,54 @@ use rand::{RngExt, SeedableRng};
 
 use crate::features::Features;
 
-/// Blocks that are there before anything else: as many as the deepest reorg drops, and some.
+/// Number of blocks at the start: more than the deepest reorg drops.
 pub const INITIAL_BLOCKS: u64 = 80;
 
-/// The deepest reorg.
+/// Depth of the deepest reorg, in blocks.
 const MAX_DEPTH: u64 = 64;
 
-/// How long things happen, in milliseconds.
+/// Length of the planned acts, in milliseconds.
 const LENGTH: u64 = 30_000;
 
-/// A whole simulation.
+/// The plan of a simulation.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
     pub features: Features,
-    /// The first one leads; its chain is what is true at the end.
+    /// Number of nodes. Node 0 leads; its chain is the expected one at the end.
     pub nodes: usize,
-    /// By which priority the app knows them.
+    /// Nodes in the order of their priority in the app's configuration.
     pub order: Vec<usize>,
-    /// One that is polled over HTTP instead of the subscription.
+    /// Node that is polled over HTTP instead of being subscribed to.
     pub polled: Option<usize>,
-    /// `history.blocks`.
+    /// Value of `history.blocks`.
     pub history: usize,
-    /// Bytes of a log's data.
+    /// Size in bytes of a log's data.
     pub log_bytes: usize,
     pub transactions: usize,
     pub clients: Vec<Kind>,
-    /// How many blocks before the newest each client starts; live without.
+    /// Number of blocks before the newest at which each client starts; `None` starts live.
     pub behind: Vec<Option<u64>>,
-    /// Whether clients that come back go on where they were.
+    /// `true` if clients resume after a lost connection.
     pub resumes: bool,
-    /// When and what, in milliseconds.
+    /// Acts with their times in milliseconds, in order.
     pub acts: Vec<(u64, Act)>,
 }
 
-/// What a client subscribes to.
+/// The subscriptions of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Heads,
     Logs(Selection),
-    /// In one batch.
+    /// Heads and logs, subscribed to in one batch.
     Both(Selection),
 }
 
-/// Which logs.
+/// The logs that a client subscribes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
     All,
-    /// Of the busiest contracts, this many.
+    /// Logs of this many of the busiest contracts.
     Contracts(usize),
     Transfers,
 }
@@ -73,35 +73,35 @@ pub enum Act {
         len: u64,
     },
     Rewind(u64),
-    /// To the branch that was left last.
+    /// Returns to the branch dropped last.
     Return,
-    /// Sockets are cut.
+    /// Cuts the node's connections.
     Disconnect(usize),
-    /// Silent for so long, in milliseconds.
+    /// Makes the node silent for this many milliseconds.
     Stall(usize, u64),
-    /// Sockets are cut, and none is accepted for so long.
+    /// Cuts the node's connections and refuses new ones for this many milliseconds.
     Restart(usize, u64),
-    /// A fault for so long.
+    /// Causes a fault for this many milliseconds.
     Fault(usize, Fault, u64),
-    /// The fault is over.
+    /// Ends the fault.
     Repair(usize, Fault),
-    /// The node accepts connections again.
+    /// Lets the node accept connections again.
     Accept(usize),
-    /// A follower is this many blocks behind from now on.
+    /// Keeps a follower this many blocks behind from now on.
     Lag(usize, u64),
-    /// A follower stops following.
+    /// Stops a follower.
     Pause(usize),
-    /// A follower stops following and mines by itself.
+    /// Stops a follower, and mines this many blocks on its own branch.
     Fork(usize, u64),
-    /// A follower is level again, whatever it was.
+    /// Brings a follower back in sync, whatever its state.
     Heal(usize),
-    /// A client comes.
+    /// Starts a client.
     Join(usize),
-    /// The app stops as it does for a new version, and starts again.
+    /// Stops the app as for a new version, and starts it again.
     Upgrade,
-    /// A client's connection breaks; it comes back.
+    /// Cuts a client's connection; the client reconnects.
     Break(usize),
-    /// A client does not read for so long, in milliseconds.
+    /// Makes a client stop reading for this many milliseconds.
     Hang(usize, u64),
 }
 
@@ -175,7 +175,7 @@ impl Plan {
         plan.draw_starts();
         plan.acts.sort_by_key(|(at, _)| *at);
         if features.hides_logs() {
-            // Nobody could tell an answer that lacks logs from the truth.
+            // With empty blooms, an answer without logs cannot be detected.
             let lacking = |act: &Act| matches!(act, Act::Fault(_, Fault::EmptyLogs(_), _));
             plan.acts.retain(|(_, act)| !lacking(act));
         }
@@ -188,9 +188,9 @@ impl Plan {
 
     fn draw_chain(&mut self, rng: &mut StdRng) {
         let block_time = [300, 600, 1200][rng.random_range(0..3)];
-        // Some are calm, some change their mind all the time.
+        // Percentage of acts that drop or restore blocks, from a calm chain to an unstable one.
         let unrest = [0, 5, 15, 40][rng.random_range(0..4)];
-        // So that what is deeper than history is met, and not in every simulation.
+        // Only in some simulations, so that reorgs deeper than the history occur, but not always.
         let deep = rng.random_ratio(1, 3);
         let mut at = 0;
         while at < LENGTH {
@@ -218,7 +218,7 @@ impl Plan {
                 },
             };
             self.at(at, act);
-            // In a burst now and then.
+            // Sometimes the next act follows closely.
             if rng.random_ratio(1, 3) {
                 at = at.saturating_sub(block_time * 9 / 10);
             }
@@ -280,7 +280,8 @@ impl Plan {
         }
     }
 
-    /// From a generator of its own, as everything that is added later: what a seed meant before it still means.
+    /// Draws starts and restarts with a separate generator, like every later addition, so that older seeds keep their
+    /// meaning.
     fn draw_starts(&mut self) {
         let mut rng = StdRng::seed_from_u64(!self.seed);
         let behind = |_| {
@@ -294,12 +295,13 @@ impl Plan {
         }
     }
 
-    /// Whether events are so large that a client's queue is soon full.
+    /// Returns `true` if events are so large that a client's queue soon fills.
     pub fn is_bulky(&self) -> bool {
         self.log_bytes > 1000
     }
 
-    /// Whether more may happen than a history of this length must bear: then clients may be closed with 1012.
+    /// Returns `true` if more blocks may change than `history.blocks` covers, so that clients may be closed with
+    /// 1012.
     pub fn may_lose_continuity(&self) -> bool {
         let blocks: u64 = self
             .acts
@@ -373,7 +375,7 @@ impl fmt::Display for Plan {
         writeln!(f, "  clients: {clients:?}, behind {behind:?}, resuming: {resumes}")?;
         let mut mined = 0;
         for (at, act) in acts {
-            // Blocks one after the other are no news.
+            // Consecutive blocks are summed up in one line.
             if let Act::Mine(count) = act {
                 mined += count;
                 continue;

@@ -1,4 +1,4 @@
-//! One simulation: the app before its nodes, the plan acted out, and the verdict on every record.
+//! One simulation: the app in front of its nodes, the execution of the plan, and the verdict on every record.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::fleet::Fleet;
 use crate::history::{self, Record, Start, Told, Verdict};
 use crate::plan::{Act, Kind, Plan};
 
-/// What came of a simulation.
+/// The result of a simulation.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub clients: usize,
@@ -24,13 +24,13 @@ pub struct Outcome {
     pub events: u64,
     pub resumed: usize,
     pub verdict: Verdict,
-    /// What else went wrong.
-    /// Blocks that clients asked for and got.
+    /// Number of blocks that clients requested and received.
     pub asked: u64,
+    /// Other violations than those of the event contract, in words.
     pub complaints: Vec<String>,
-    /// The record of the first fault.
+    /// Record of the first fault.
     pub evidence: Option<Record>,
-    /// Of everything that all clients were told: two runs with the same one went the same way.
+    /// Hash of all events of all clients; equal fingerprints mean that two runs took the same course.
     pub fingerprint: u64,
 }
 
@@ -40,16 +40,16 @@ impl Outcome {
     }
 }
 
-/// How long it may take, once nothing is wrong any more, until everyone has everything. The longest patience in play is
-/// that of the link to the node, which has to notice a silence and come back.
+/// Time limit, after the repair, for all clients to receive everything. The longest timeout in use is that of the
+/// connection to a node, which must detect silence and reconnect.
 const RECOVERY: Duration = Duration::from_secs(120);
 
-/// Nothing was told to anybody for so long: nothing more comes.
+/// Time without any event after which no further event is expected.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Acts a plan out.
+/// Executes a plan.
 pub fn run(plan: &Plan) -> Outcome {
-    // Upstreams wait before they reconnect, with jitter out of this thread's generator.
+    // Upstreams wait before they reconnect, with jitter from this thread's generator.
     fastrand::seed(plan.seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -74,18 +74,18 @@ fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>) -> Config {
     typed.node.reconnect_max = Duration::from_secs(1);
     typed.node.silence_timeout = Duration::from_secs(4);
     typed.node.poll_interval = Duration::from_millis(200);
-    // Small, so that a client that does not read is soon felt.
+    // Small, so that a client that stops reading soon exceeds its limits.
     typed.delivery.max_queue_bytes = bytesize::ByteSize::kib(2048);
     typed.delivery.notsent_lowat = bytesize::ByteSize::kib(8);
     typed.delivery.max_queue_age = Duration::from_secs(8);
     typed.delivery.write_deadline = Duration::from_secs(6);
-    // Quotas go by the real clock, which stands nearly still here.
+    // Quotas use the real clock, which hardly advances here.
     typed.limits.requests_per_second = 1_000_000;
     typed.limits.request_burst = 1_000_000;
     Config::check(&typed).unwrap()
 }
 
-/// The app in one of its lives.
+/// The app between two restarts.
 struct Life {
     server: SocketAddr,
     stop: CancellationToken,
@@ -152,14 +152,14 @@ async fn simulate(plan: &Plan) -> Outcome {
     outcome
 }
 
-/// Everything is repaired: whoever is there gets what it misses without a new block, and then everyone the next one.
+/// Repairs everything, then checks that clients catch up without a new block, and after that receive the next blocks.
 async fn recover(fleet: &mut Fleet, clients: &[Client], outcome: &mut Outcome) {
     fleet.repair();
     fleet.act(&Act::Mine(1));
     let without = settled(fleet, clients).await;
     let words = |name| format!("{name}: without the newest block {RECOVERY:?} after everything was repaired");
     outcome.complaints.extend(without.into_iter().map(words));
-    // Beyond all that ever was, so that every record has something to arrive at.
+    // Mines beyond all earlier numbers, so that every record has an event to end with.
     let newest = fleet.leader().head().number();
     let highest = fleet.progress().highest.load(Ordering::Relaxed);
     fleet.act(&Act::Mine(highest + 1 - newest));
@@ -168,7 +168,7 @@ async fn recover(fleet: &mut Fleet, clients: &[Client], outcome: &mut Outcome) {
     outcome.complaints.extend(without.into_iter().map(words));
 }
 
-/// Waits until everyone has come as far as the chain and nothing more comes; who has not.
+/// Waits until all clients have caught up and no event follows; returns the names of those that have not.
 async fn settled(fleet: &Fleet, clients: &[Client]) -> Vec<String> {
     let newest = fleet.leader().head();
     let blocks = fleet.progress().blocks.load(Ordering::Relaxed);
@@ -197,7 +197,7 @@ async fn settled(fleet: &Fleet, clients: &[Client]) -> Vec<String> {
             if waited > Duration::from_secs(15) && clients.iter().all(arrived) {
                 return Vec::new();
             }
-            // Bytes on their way between sockets take real time, of which there is nearly none here.
+            // Bytes in transit between sockets take real time, of which a simulation has hardly any.
             std::thread::sleep(Duration::from_micros(200));
         }
     }

@@ -1,24 +1,24 @@
-//! A block of the scripted node, and the order by which it is mined.
+//! A block of the scripted node, and the description from which it is mined.
 
 use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, Bloom, BloomInput, keccak256};
 use serde_json::{Map, Value, json};
 
-/// The transactions and receipts root of a block without transactions.
+/// The transactions root and receipts root of a block without transactions.
 pub const EMPTY_ROOT: &str = "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421";
 
-/// The hash of a text, by which tests name things.
+/// Returns the hash of a text, by which tests name blocks and words; zero for the empty text.
 pub fn word(text: &str) -> B256 {
     if text.is_empty() { B256::ZERO } else { keccak256(text) }
 }
 
-/// The address that a text names.
+/// Returns the address that a text names.
 pub fn address(text: &str) -> Address {
     Address::from_word(word(text))
 }
 
-/// A block as the node has it.
+/// A mined block of the node.
 #[derive(Clone, Debug)]
 pub struct Made {
     pub header: Value,
@@ -40,14 +40,14 @@ impl Made {
         self.header["parentHash"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// The hashes of its transactions, one for each log.
+    /// Returns the hashes of the block's transactions, one for each log.
     pub fn transactions(&self) -> Vec<B256> {
         (0..self.logs.len())
             .map(|index| transaction(&self.hash, index))
             .collect()
     }
 
-    /// The answer to `eth_getBlockBy*`.
+    /// Returns the answer to `eth_getBlockBy*`; `whole` asks for whole transactions in place of hashes.
     pub fn block(&self, whole: bool) -> Value {
         let mut block = self.header.clone();
         block["size"] = json!("0x200");
@@ -65,7 +65,7 @@ impl Made {
         block
     }
 
-    /// The answer to `eth_getBlockReceipts`: one receipt for each log.
+    /// Returns the answer to `eth_getBlockReceipts`: one receipt for each log.
     pub fn receipts(&self) -> Vec<Value> {
         let receipt = |(index, log): (usize, &Value)| {
             json!({
@@ -78,17 +78,17 @@ impl Made {
         self.logs.iter().enumerate().map(receipt).collect()
     }
 
-    /// The story's line of its head; see [`crate::harness::adopted`].
+    /// Returns the story's line of the block's head; see [`crate::harness::adopted`].
     pub fn head_line(&self) -> String {
         format!("head {} {}", quantity(self.number), &self.hash[..10])
     }
 
-    /// Its head and logs as a watcher is sent them when it is adopted.
+    /// Returns the story of a watcher when the block is adopted: its head, then its logs.
     pub fn adopted(&self) -> Vec<String> {
         [vec![self.head_line()], self.log_lines("log")].concat()
     }
 
-    /// Its logs as a watcher is sent them when it is dropped.
+    /// Returns the story of a watcher when the block is dropped: its logs.
     pub fn dropped(&self) -> Vec<String> {
         self.log_lines("undo")
     }
@@ -103,7 +103,7 @@ impl Made {
 type Edit = Arc<dyn Fn(&mut Map<String, Value>) + Send + Sync>;
 type LogEdit = Arc<dyn Fn(usize, &mut Value) + Send + Sync>;
 
-/// How a block is mined; by default on the head, without logs, announced as it is.
+/// Description of a block to mine; by default on the head, without logs, with its own header announced.
 #[derive(Clone, Default)]
 pub struct Mine {
     number: Option<u64>,
@@ -117,7 +117,7 @@ pub struct Mine {
 }
 
 impl Mine {
-    /// With so many logs, each of a transaction of its own.
+    /// Describes a block with this number of logs, each of a transaction of its own.
     pub fn logs(logs: usize) -> Self {
         Self {
             logs,
@@ -125,64 +125,64 @@ impl Mine {
         }
     }
 
-    /// At this height in place of the parent's plus one.
+    /// Sets the height, in place of the parent's plus one.
     pub fn number(mut self, number: u64) -> Self {
         self.number = Some(number);
         self
     }
 
-    /// On this block in place of the head: a hash, which nobody need know.
+    /// Sets the hash of the parent, in place of the head; the node need not have that block.
     pub fn parent(mut self, hash: impl ToString) -> Self {
         self.parent = Some(hash.to_string());
         self
     }
 
-    /// On this block in place of the head, one above it.
+    /// Puts the block on this one in place of the head, one above it.
     pub fn on_block(self, parent: &Made) -> Self {
         self.parent(parent.hash()).number(parent.number() + 1)
     }
 
-    /// A sibling of the blocks with another tag.
+    /// Sets the tag: blocks on one parent with different tags are siblings.
     pub fn tag(mut self, tag: &str) -> Self {
         tag.clone_into(&mut self.tag);
         self
     }
 
-    /// Not announced.
+    /// Leaves the block unannounced.
     pub fn silent(mut self) -> Self {
         self.silent = true;
         self
     }
 
-    /// With this member of the header, in the block and its announcement.
+    /// Sets a member of the header, in the block and its announcement.
     pub fn with(self, name: &'static str, value: Value) -> Self {
         self.edit(move |header| _ = header.insert(name.to_owned(), value.clone()))
     }
 
-    /// Without this member of the header, in the block and its announcement.
+    /// Removes a member of the header, in the block and its announcement.
     pub fn without(self, name: &'static str) -> Self {
         self.edit(move |header| _ = header.remove(name))
     }
 
-    /// With the header edited, in the block and its announcement.
+    /// Edits the header, in the block and its announcement.
     pub fn edit(mut self, edit: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) -> Self {
         self.edits.push(Arc::new(edit));
         self
     }
 
-    /// With the announcement alone edited.
+    /// Edits the header in the announcement only.
     pub fn announced(mut self, edit: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) -> Self {
         self.announced.push(Arc::new(edit));
         self
     }
 
-    /// With each log edited; the number is its place.
+    /// Edits each log; the number is its index in the block.
     pub fn edit_logs(mut self, edit: impl Fn(usize, &mut Value) + Send + Sync + 'static) -> Self {
         self.log_edits.push(Arc::new(edit));
         self
     }
 
-    /// The block, where this is the head.
+    /// Returns the block that is mined when `head` is the head.
     pub(super) fn on(&self, head: &Made) -> Made {
         let number = self.number.unwrap_or(head.number + 1);
         self.made(number, &self.parent.clone().unwrap_or(head.hash()))
@@ -224,7 +224,7 @@ impl Mine {
         }
     }
 
-    /// The header to announce, if any.
+    /// Returns the header to announce; `None` if the block is silent.
     pub(super) fn announcement(&self, made: &Made) -> Option<Value> {
         let mut header = made.header.clone();
         let members = header.as_object_mut().unwrap();
@@ -241,7 +241,7 @@ fn transaction(block: &str, index: usize) -> B256 {
     word(&format!("transaction{block}{index}"))
 }
 
-/// The bloom of these logs' addresses and topics, so far as they are well formed.
+/// Returns the bloom of these logs' addresses and topics; malformed ones are skipped.
 fn bloom(logs: &[&Value]) -> Bloom {
     let mut bloom = Bloom::ZERO;
     for log in logs {

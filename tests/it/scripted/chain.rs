@@ -1,4 +1,4 @@
-//! The blocks of the scripted node, and what an ordinary node answers from them.
+//! The blocks of the scripted node, and an ordinary node's answers from them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Answer;
 use super::block::{Made, Mine, word};
 
-/// The answer to a number that has no block.
+/// The answer to a block number that has no block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hole {
     Null,
@@ -34,7 +34,7 @@ impl Chain {
         }
     }
 
-    /// Makes a block the head, and its branch canonical.
+    /// Makes a block the head and its branch canonical.
     pub fn adopt(&mut self, made: Made) {
         self.canonical.split_off(&made.number());
         self.canonical.insert(made.number(), made.hash());
@@ -58,12 +58,12 @@ impl Chain {
         self.blocks.get(self.canonical.get(&number)?)
     }
 
-    /// The canonical blocks, oldest first.
+    /// Returns the canonical blocks, oldest first.
     pub fn canonical(&self) -> impl Iterator<Item = &Made> {
         self.canonical.values().map(|hash| &self.blocks[hash])
     }
 
-    /// The answer to a method that reads the chain.
+    /// Returns the answer to a method that reads the chain; `None` for other methods.
     pub fn answer(&self, method: &str, params: &Value) -> Option<Answer> {
         let found = || self.find(&params[0]);
         let answered = match method {
@@ -78,7 +78,7 @@ impl Chain {
         Some(answered.map_or_else(|refused| refused, Answer::Result))
     }
 
-    /// A block by number, tag or hash.
+    /// Finds a block by number, tag or hash.
     fn find(&self, name: &Value) -> Result<Option<&Made>, Answer> {
         let name = name["blockHash"].as_str().or(name.as_str()).unwrap_or("latest");
         let number = match name {
@@ -121,7 +121,7 @@ fn quantity(hex: &str) -> u64 {
     u64::from_str_radix(hex.trim_start_matches("0x"), 16).unwrap()
 }
 
-/// Addresses and topics of a filter, as geth reads them.
+/// Checks if a log matches the addresses and topics of a filter, by geth's rules.
 fn selects(filter: &Value, log: &Value) -> bool {
     let any = |wanted: &Value, have: &Value| match wanted {
         Value::Null => true,

@@ -79,7 +79,7 @@ impl Scripted {
                     Some(Ok(Message::Text(text))) => {
                         let request = serde_json::from_str(&text).unwrap();
                         let (node, socket) = (self.clone(), socket.clone());
-                        // The first poll is here, so answers keep the order of the requests unless one has to wait.
+                        // Poll once here, so that answers keep the order of the requests unless one has to wait.
                         let mut replying = Box::pin(async move {
                             if let Some(reply) = node.reply(request, Some(&socket)).await {
                                 let _ = socket.out.send(reply);
@@ -100,7 +100,8 @@ impl Scripted {
     }
 }
 
-/// The body of the next POST on the connection, and if the client wants it to be the last.
+/// Reads the next POST on the connection: its body, and `true` if the client closes the connection after it. `None`
+/// at the end of the connection.
 async fn read_post(stream: &mut TcpStream) -> Option<(String, bool)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
