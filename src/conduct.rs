@@ -20,6 +20,17 @@ const FIRST_CALLS: usize = 2;
 /// Size of the window at which an account's answers count as known: from then on the calls in flight are not bounded.
 const KNOWN_CALLS: usize = 64;
 
+/// Calls of an account that are sent on connections of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Solitude {
+    /// Those that were lost with a shared connection.
+    Lost,
+    /// Also all that may change something.
+    Changes,
+    /// All.
+    All,
+}
+
 /// Record of an account, shared with its calls on their way to the nodes.
 #[derive(Debug, Default)]
 pub struct Conduct {
@@ -80,15 +91,15 @@ impl Conduct {
         self.record(|until| until.refused = Some(now + CONSEQUENCE));
     }
 
-    /// Records an answer longer than is read from a node, which ended the connection: the account's calls are sent
-    /// alone for a while.
-    pub fn got_too_long_an_answer(&self, now: Instant) {
+    /// Makes the account's calls go on connections of their own for a while: an answer was longer than is read from a
+    /// node, or a call that may have broken a connection had no answer in time.
+    pub fn calls_go_alone(&self, now: Instant) {
         self.record(|until| until.all_alone = Some(now + CONSEQUENCE));
     }
 
-    /// Records a call that was in flight on a connection that broke, and that is not sent twice or had arrived at the
-    /// node: such calls are sent alone for a while, to find the one that breaks connections.
-    pub fn lost_a_send(&self, now: Instant) {
+    /// Makes the account's calls that may change something go on connections of their own for a while, to find the one
+    /// that breaks connections: one was in flight on a connection that broke, and could not be tried alone.
+    pub fn changes_go_alone(&self, now: Instant) {
         self.record(|until| until.sends_alone = Some(now + CONSEQUENCE));
     }
 
@@ -148,13 +159,27 @@ impl Conduct {
         until.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
-    /// Checks if a call must be sent on a connection of its own; `reads`: the call may be sent twice.
+    /// Checks if a call must be sent on a connection of its own; `changes`: it may change something, and is not
+    /// repeated after a loss.
     #[must_use]
-    pub fn is_alone(&self, reads: bool, now: Instant) -> bool {
-        self.until().is_some_and(|until| {
-            let lasts = |until: Option<Instant>| until.is_some_and(|until| now < until);
-            lasts(until.all_alone) || !reads && lasts(until.sends_alone)
-        })
+    pub fn is_alone(&self, changes: bool, now: Instant) -> bool {
+        match self.solitude(now) {
+            Some(Solitude::All) => true,
+            Some(Solitude::Changes) => changes,
+            Some(Solitude::Lost) | None => false,
+        }
+    }
+
+    /// Returns the consequence that lasts for the account's calls, if any.
+    #[must_use]
+    pub fn solitude(&self, now: Instant) -> Option<Solitude> {
+        let until = self.until()?;
+        let lasts = |until: Option<Instant>| until.is_some_and(|until| now < until);
+        if lasts(until.all_alone) {
+            Some(Solitude::All)
+        } else {
+            lasts(until.sends_alone).then_some(Solitude::Changes)
+        }
     }
 
     fn record(&self, edit: impl FnOnce(&mut Consequences)) {
@@ -238,14 +263,14 @@ mod tests {
         let state = |at: Instant| {
             (
                 conduct.refused_for(at),
-                conduct.is_alone(true, at),
                 conduct.is_alone(false, at),
+                conduct.is_alone(true, at),
             )
         };
         assert_eq!(state(now), (None, false, false));
-        conduct.lost_a_send(now);
+        conduct.changes_go_alone(now);
         assert_eq!(state(now), (None, false, true));
-        conduct.got_too_long_an_answer(now);
+        conduct.calls_go_alone(now);
         assert_eq!(state(now), (None, true, true));
         conduct.broke_a_connection(now);
         let second = Duration::from_secs(1);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use alloy_primitives::{B256, hex, keccak256};
 use alloy_rlp::Header;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -15,19 +16,27 @@ use crate::upstream::{Ask, CallError, MinHead, Pool, Repeat, Target};
 
 type Answer = Result<Outcome, CallError>;
 
-/// Waits before a node is asked if it has a transaction: it may have read the transaction, but not added it to its
-/// pool yet.
+/// Waits before the nodes are asked if they have a transaction: a node may have read the transaction, but not added it
+/// to its pool yet.
 const ARRIVING: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(400)];
 
-/// Sends a transaction to the node in use, or to all nodes if `broadcast` is set, and answers as soon as one node has
-/// accepted it. "Already known" is success. If the connection ended first, the nodes are asked for the transaction;
-/// if none has it, it is sent once more, on a connection of its own: its nonce makes it valid only once.
+/// Time limit for each of these questions: the sender waits for all of them.
+const LOOKUP: Duration = Duration::from_secs(2);
+
+/// Sends a transaction to the active node, or to all nodes if `broadcast` is set, and answers as soon as one node has
+/// accepted it. "Already known" is success.
+///
+/// If the connection ended first, the nodes are asked for the transaction; if none has it, it is sent once more, on a
+/// connection of its own: its nonce makes it valid only once. From then on an error is that of a node only where all
+/// nodes say that they do not have the transaction, else [`CallError::Lost`].
 pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
     let all_eligible = if broadcast { pool.all_eligible(&ask) } else { Vec::new() };
     let hash = hash_of(&ask.params);
     if all_eligible.len() < 2 {
-        let answer = taken(pool.call(&ask).await, hash);
-        return found_or_again(pool, &ask, hash, answer).await;
+        return match taken(pool.call(&ask).await, hash) {
+            Err(CallError::Lost) => after_loss(pool, &ask, hash).await,
+            answer => answer,
+        };
     }
     let mut sending: FuturesUnordered<_> = all_eligible
         .into_iter()
@@ -35,46 +44,76 @@ pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
         .map(|(rank, id)| {
             let (pool, ask) = (pool.clone(), ask.clone());
             // Tasks of their own: the other nodes get the transaction even after one has answered.
-            let sent = tokio::spawn(async move { pool.call_at(id, &ask).await });
+            let sent = tokio::spawn(async move {
+                let answer = pool.call_at(id, &ask).await;
+                if answer == Err(CallError::Lost) {
+                    ask.conduct.changes_go_alone(Instant::now());
+                }
+                answer
+            });
             async move { (rank, sent.await.unwrap_or(Err(CallError::Lost))) }
         })
         .collect();
+    let mut is_lost = false;
     let mut refused: Option<(bool, usize, Answer)> = None;
     while let Some((rank, answer)) = sending.next().await {
         let answer = taken(answer, hash);
         if let Ok(Outcome::Result(_)) = answer {
             return answer;
         }
+        is_lost |= answer == Err(CallError::Lost);
         // A node's own error is better than no answer, and the error of the first node is better than that of others.
         let better = (answer.is_err(), rank);
         if refused.as_ref().is_none_or(|(lost, rank, _)| better < (*lost, *rank)) {
             refused = Some((better.0, better.1, answer));
         }
     }
-    let answer = refused.map_or(Err(CallError::Unavailable), |(_, _, answer)| answer);
-    found_or_again(pool, &ask, hash, answer).await
+    if is_lost {
+        return after_loss(pool, &ask, hash).await;
+    }
+    refused.map_or(Err(CallError::Unavailable), |(_, _, answer)| answer)
 }
 
-/// Looks for a transaction whose connection was lost before the node's answer; returns any other answer unchanged.
-async fn found_or_again(pool: &Pool, ask: &Ask, hash: Option<B256>, answer: Answer) -> Answer {
-    let (Err(CallError::Lost), Some(hash)) = (&answer, hash) else {
-        return answer;
+/// Looks for a transaction whose connection was lost before the node's answer, and sends it again if no node has it.
+async fn after_loss(pool: &Pool, ask: &Ask, hash: Option<B256>) -> Answer {
+    // The transaction may be what ended the connection, and would do so each time.
+    let lost = || {
+        ask.conduct.changes_go_alone(Instant::now());
+        Err(CallError::Lost)
     };
-    if let Some(found) = find(pool, ask, hash).await {
-        // The transaction may be what ended the connection, and would do so each time.
-        ask.conduct.lost_a_send(Instant::now());
-        return found;
+    let Some(hash) = hash else { return lost() };
+    if find(pool, ask, hash).await == Found::Somewhere {
+        ask.conduct.changes_go_alone(Instant::now());
+        return Ok(quoted(hash));
     }
-    let answer = taken(pool.send_again(ask).await, Some(hash));
-    match &answer {
+    match taken(pool.send_again(ask).await, Some(hash)) {
         // "Nonce too low", say, if the first copy arrived late.
-        Ok(Outcome::Error(_)) => find(pool, ask, hash).await.unwrap_or(answer),
-        _ => answer,
+        Ok(Outcome::Error(error)) => match find(pool, ask, hash).await {
+            Found::Somewhere => Ok(quoted(hash)),
+            Found::Nowhere => Ok(Outcome::Error(error)),
+            Found::Unknown => lost(),
+        },
+        answer @ (Ok(Outcome::Result(_)) | Err(CallError::Breaks)) => answer,
+        Err(_) => lost(),
     }
 }
 
-/// Returns the answer to a transaction that a node has: its hash; `None` if no node has it.
-async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Option<Answer> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// A node has the transaction.
+    Somewhere,
+    /// All nodes say that they do not have it.
+    Nowhere,
+    /// A node could not be asked.
+    Unknown,
+}
+
+/// Asks all nodes for a transaction, until one has it.
+async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Found {
+    #[derive(Deserialize)]
+    struct Transaction {
+        hash: B256,
+    }
     let question = Ask {
         method: "eth_getTransactionByHash".into(),
         params: format!("[\"{hash}\"]"),
@@ -84,20 +123,38 @@ async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Option<Answer> {
         repeat: Repeat::Read,
         ..ask.clone()
     };
+    let mut denials = 0;
     for wait in ARRIVING {
         tokio::time::sleep(wait).await;
-        let answer = pool.call(&question).await;
-        if matches!(&answer, Ok(Outcome::Result(json)) if &json[..] != b"null") {
-            return Some(Ok(Outcome::Result(format!("\"{hash}\"").into())));
+        let asked = pool.all_eligible(&question).into_iter();
+        let asked = asked.map(|id| tokio::time::timeout(LOOKUP, pool.call_at(id, &question)));
+        denials = 0;
+        for answer in join_all(asked).await {
+            let Ok(Ok(Outcome::Result(json))) = answer else {
+                continue;
+            };
+            match serde_json::from_slice::<Option<Transaction>>(&json) {
+                Ok(Some(found)) if found.hash == hash => return Found::Somewhere,
+                Ok(None) => denials += 1,
+                _ => {}
+            }
         }
     }
-    None
+    match denials == pool.count() {
+        true => Found::Nowhere,
+        false => Found::Unknown,
+    }
+}
+
+/// Returns the answer to an accepted transaction.
+fn quoted(hash: B256) -> Outcome {
+    Outcome::Result(format!("\"{hash}\"").into())
 }
 
 /// Turns the error of a node that has the transaction already into success.
 fn taken(answer: Answer, hash: Option<B256>) -> Answer {
     match (&answer, hash) {
-        (Ok(Outcome::Error(error)), Some(hash)) if is_known(error) => Ok(Outcome::Result(format!("\"{hash}\"").into())),
+        (Ok(Outcome::Error(error)), Some(hash)) if is_known(error) => Ok(quoted(hash)),
         _ => answer,
     }
 }

@@ -136,6 +136,13 @@ impl FairPool {
         (state.taken, state.waiting)
     }
 
+    /// Checks if the owner has a place.
+    #[must_use]
+    pub fn has_place(&self, owner: Owner) -> bool {
+        let state = self.state.lock();
+        state.by_owner.get(&owner).is_some_and(|own| own.taken > 0)
+    }
+
     /// Checks if an owner with `taken` places may take one more; `alone`: no other owner waits.
     fn may_take(&self, state: &State, taken: usize, alone: bool) -> bool {
         let free = self.max - state.taken;

@@ -302,7 +302,7 @@ async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
     let mut wait = FIRST_WAIT;
     loop {
         // A development node that started from a dumped state has another genesis and the same blocks.
-        let Some(head) = newest(shared) else {
+        if newest(shared).is_none() {
             return if is_same {
                 Ok(link)
             } else {
@@ -310,18 +310,25 @@ async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
                     "it has another genesis than the stream's connection".into(),
                 ))
             };
-        };
-        let answer =
-            ask_within_request_timeout(&mut link, "eth_getBlockByHash", &format!(r#"["{head}",false]"#)).await?;
-        if let Outcome::Result(block) = &answer
-            && place_of(block).is_ok_and(|place| place.hash == head)
-        {
+        }
+        if knows_head(shared, &mut link).await? {
             return Ok(link);
         }
-        debug!(upstream = %shared.endpoint, %head, "the connection for calls does not know the newest head yet");
+        debug!(upstream = %shared.endpoint, "the connection for calls does not know the newest head yet");
         sleep(wait).await;
         wait *= 2;
     }
+}
+
+/// Checks if the node at the other end of the link has the newest block that the stream's connection reported. While
+/// there is none, any node has.
+pub(super) async fn knows_head(shared: &UpstreamShared, link: &mut Alone) -> Result<bool, LinkError> {
+    let Some(head) = newest(shared) else {
+        return Ok(true);
+    };
+    let question = format!(r#"["{head}",false]"#);
+    let answer = ask_within_request_timeout(link, "eth_getBlockByHash", &question).await?;
+    Ok(matches!(&answer, Outcome::Result(block) if place_of(block).is_ok_and(|place| place.hash == head)))
 }
 
 /// Returns the hash of the newest block that the stream's connection reported.
@@ -334,7 +341,7 @@ fn newest(shared: &UpstreamShared) -> Option<alloy_primitives::B256> {
 }
 
 /// Sends a request, and repeats it while the node reports a rate limit.
-async fn ask_within_request_timeout(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, CallLaneEnd> {
+async fn ask_within_request_timeout(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, LinkError> {
     let mut wait = Duration::from_millis(250);
     loop {
         let outcome = link.ask(method, params).await?;

@@ -1,7 +1,7 @@
 //! Separate connections for calls that may have broken a shared one.
 //!
-//! Any call in flight on a connection that breaks may be the cause, so each that can be repeated is sent once more,
-//! on a connection of its own. A call that breaks this one as well (a read: twice) while the node stays up is the
+//! Any call in flight on a connection that breaks may be the cause, so each that can be repeated is sent again, alone on
+//! a connection. A call that breaks such connections, twice if it can be repeated, while the node stays up is the
 //! cause: it is remembered and refused for a while. No other call is marked.
 
 use std::collections::HashMap;
@@ -11,22 +11,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use super::alone::Alone;
 use super::call::exchange;
+use super::call_lane::knows_head;
 use super::pool::Upstream;
-use super::{Ask, CallError, Repeat};
-use crate::conduct::CONSEQUENCE;
+use super::{Ask, CallError, MinHead, Repeat};
+use crate::conduct::{CONSEQUENCE, Solitude};
 use crate::jsonrpc::Outcome;
 use crate::shares::{FairPool, Owner};
 
-/// Most such connections to one node at the same time, for accounts without a consequence.
-const PLACES: usize = 4;
-
-/// The same, for accounts whose calls, or sends, must all be sent alone: they do not delay the others.
-const PLACES_OF_SUSPECTS: usize = 2;
+/// Most such connections to one node at the same time, for each [`Solitude`]: accounts without a consequence, those
+/// whose changes are sent alone, and those whose calls are all sent alone. None of these delays the others.
+const PLACES: [usize; 3] = [4, 2, 2];
 
 /// Most calls of one account that wait for such a connection: all calls in flight may be lost with a shared one, and
 /// their number is bounded already.
@@ -35,53 +34,66 @@ const MAX_WAITING: usize = 4096;
 /// Most calls remembered; the oldest is forgotten first.
 const REMEMBERED: usize = 1024;
 
+/// Age at which a connection that is kept for waiting calls is no longer used.
+const MAX_SPARE_AGE: Duration = Duration::from_secs(1);
+
 /// The quarantine of one node.
 #[derive(Debug)]
 pub(super) struct Quarantine {
-    places: Arc<FairPool>,
-    places_of_suspects: Arc<FairPool>,
+    places: [Arc<FairPool>; 3],
     /// Connections whose last call was answered, kept for the waiting calls: one call at a time, but not a handshake
     /// for each.
-    spare: Mutex<Vec<Alone>>,
+    spare: Mutex<Vec<Spare>>,
     breaking: Mutex<Breaking>,
-}
-
-/// Calls that broke a connection of their own, with the time: by a hash whose seed is new in each process.
-#[derive(Debug, Default)]
-struct Breaking {
-    since: HashMap<u64, Instant>,
-    newest: Option<Instant>,
+    /// Its seed is new in each process.
     hasher: RandomState,
 }
 
+#[derive(Debug)]
+struct Spare {
+    link: Alone,
+    /// The stream's connection at the time.
+    stream: Option<u64>,
+    since: Instant,
+}
+
+/// Hashes of calls that broke a connection of their own, by method, with the time.
+#[derive(Debug, Default)]
+struct Breaking {
+    since: HashMap<String, HashMap<u64, Instant>>,
+    count: usize,
+}
+
 impl Breaking {
-    fn key(&self, ask: &Ask) -> u64 {
-        // Normalized: calls that differ in white space or in the order of members are the same.
-        let params: Option<serde_json::Value> = serde_json::from_str(&ask.params).ok();
-        let params = params.map_or_else(|| ask.params.clone(), |params| params.to_string());
-        self.hasher.hash_one((&ask.method, params))
-    }
-
-    fn remember(&mut self, ask: &Ask, now: Instant) {
-        self.since.retain(|_, since| now < *since + CONSEQUENCE);
-        if self.since.len() >= REMEMBERED
-            && let Some(oldest) = self.since.iter().min_by_key(|(_, since)| **since).map(|(key, _)| *key)
+    fn remember(&mut self, method: &str, key: u64, now: Instant) {
+        if self.count >= REMEMBERED {
+            self.forget(now);
+        }
+        if self
+            .since
+            .entry(method.to_owned())
+            .or_default()
+            .insert(key, now)
+            .is_none()
         {
-            self.since.remove(&oldest);
+            self.count += 1;
         }
-        self.since.insert(self.key(ask), now);
-        self.newest = Some(now);
     }
 
-    fn includes(&mut self, ask: &Ask, now: Instant) -> bool {
-        if self.since.is_empty() {
-            return false;
-        }
-        if self.newest.is_none_or(|newest| now >= newest + CONSEQUENCE) {
-            self.since.clear();
-            return false;
-        }
-        let since = self.since.get(&self.key(ask));
+    /// Forgets the calls whose time is over, or else the oldest.
+    fn forget(&mut self, now: Instant) {
+        let all = self.since.values().flat_map(HashMap::values);
+        let oldest = all.min().copied().unwrap_or(now);
+        let until = oldest.max(now.checked_sub(CONSEQUENCE).unwrap_or(oldest));
+        self.since.retain(|_, calls| {
+            calls.retain(|_, since| *since > until);
+            !calls.is_empty()
+        });
+        self.count = self.since.values().map(HashMap::len).sum();
+    }
+
+    fn includes(&self, method: &str, key: u64, now: Instant) -> bool {
+        let since = self.since.get(method).and_then(|calls| calls.get(&key));
         since.is_some_and(|since| now < *since + CONSEQUENCE)
     }
 }
@@ -89,118 +101,136 @@ impl Breaking {
 impl Default for Quarantine {
     fn default() -> Self {
         Self {
-            places: FairPool::new("too many calls on a connection of their own", PLACES, MAX_WAITING),
-            places_of_suspects: FairPool::new(
-                "too many calls on a connection of their own",
-                PLACES_OF_SUSPECTS,
-                MAX_WAITING,
-            ),
+            places: PLACES
+                .map(|places| FairPool::new("too many calls on a connection of their own", places, MAX_WAITING)),
             spare: Mutex::default(),
             breaking: Mutex::default(),
+            hasher: RandomState::new(),
         }
     }
 }
 
 impl Quarantine {
-    /// Checks if this call is known to break the node's connections, and is refused.
+    /// Checks if this call is known to break the node's connections.
     pub fn refuses(&self, ask: &Ask) -> bool {
-        self.breaking.lock().includes(ask, Instant::now())
-    }
-
-    fn places(&self, ask: &Ask) -> &Arc<FairPool> {
-        match ask.conduct.has_consequence(Instant::now()) {
-            true => &self.places_of_suspects,
-            false => &self.places,
+        // Nearly always: the parameters, which may be long, are not read then, and never under the lock.
+        if !self.breaking.lock().since.contains_key(&ask.method) {
+            return false;
         }
+        let key = self.key(ask);
+        self.breaking.lock().includes(&ask.method, key, Instant::now())
     }
 
-    /// Keeps a connection for waiting calls; closes all spare ones where no call waits.
-    fn give_back(&self, link: Alone) {
-        let waits = |places: &FairPool| places.usage().1 > 0;
+    fn key(&self, ask: &Ask) -> u64 {
+        // Normalized: calls that differ in white space or in the order of members are the same.
+        let params: Option<serde_json::Value> = serde_json::from_str(&ask.params).ok();
+        let params = params.map_or_else(|| ask.params.clone(), |params| params.to_string());
+        self.hasher.hash_one(params)
+    }
+
+    fn remember(&self, ask: &Ask) {
+        let key = self.key(ask);
+        self.breaking.lock().remember(&ask.method, key, Instant::now());
+    }
+
+    /// Takes a connection that leads to the same node as the stream's connection `stream`.
+    fn take_spare(&self, stream: Option<u64>) -> Option<Alone> {
+        let now = Instant::now();
         let mut spare = self.spare.lock();
-        if waits(&self.places) || waits(&self.places_of_suspects) {
-            spare.truncate(PLACES + PLACES_OF_SUSPECTS - 1);
-            spare.push(link);
-        } else {
+        spare.retain(|spare| spare.stream == stream && now < spare.since + MAX_SPARE_AGE);
+        spare.pop().map(|spare| spare.link)
+    }
+
+    /// Keeps a connection for the calls that wait, and closes all if none does.
+    fn give_back(&self, link: Alone, stream: Option<u64>) {
+        let waits = self.places.iter().any(|places| places.usage().1 > 0);
+        let mut spare = self.spare.lock();
+        if !waits {
             spare.clear();
+        } else if spare.len() < PLACES.iter().sum() {
+            let since = Instant::now();
+            spare.push(Spare { link, stream, since });
         }
     }
 }
 
 impl Upstream {
-    /// Sends a call on a connection of its own.
+    /// Sends a call on a connection of its own. `time_limit` bounds the wait for a place, and twice the time with it:
+    /// so calls that hold all places do not use up the time of those that wait.
     ///
     /// # Errors
-    /// Returns [`CallError::Breaks`] where the call ends such connections while the node stays up;
-    /// [`CallError::TooLong`] where the answer is longer than is accepted; [`CallError::Full`] where too many calls
-    /// wait; [`CallError::TimedOut`] where there is no answer within `time_limit`; [`CallError::Unavailable`] where the
-    /// connection led to a node of another chain; [`CallError::Lost`] where the node cannot be reached, or the
-    /// connection ended for another reason.
+    /// - [`CallError::Breaks`] if the call ended such connections while the node stayed up;
+    /// - [`CallError::TooLong`] if the answer exceeds the limit;
+    /// - [`CallError::Unavailable`] if no connection can be made to a node of the chain that has the newest head: the
+    ///   call was not sent;
+    /// - [`CallError::Lost`] if the connection ended for another reason;
+    /// - [`CallError::TimedOut`] if there was no place or no answer within the time limit;
+    /// - [`CallError::Full`] if too many calls wait.
     pub async fn ask_alone(&self, ask: &Ask, time_limit: Duration) -> Result<Outcome, CallError> {
-        let until = Instant::now() + time_limit;
-        let asking = async {
-            let places = self.quarantine.places(ask);
-            let _place = places.acquire(ask.owner).await.map_err(CallError::Full)?;
-            if ask.repeat == Repeat::Read {
-                let spare = self.quarantine.spare.lock().pop();
-                if let Some(mut link) = spare {
-                    match link.ask(&ask.method, &ask.params).await {
-                        Ok(outcome) => {
-                            self.quarantine.give_back(link);
-                            return Ok(outcome);
-                        }
-                        Err(why) if why.is_too_big() => return Err(CallError::TooLong),
-                        // The spare connection may have ended before this call.
-                        Err(_) => {}
-                    }
-                }
+        let solitude = ask.conduct.solitude(Instant::now()).unwrap_or(Solitude::Lost);
+        let places = &self.quarantine.places[solitude as usize];
+        let Ok(place) = timeout(time_limit, places.acquire(ask.owner)).await else {
+            if places.has_place(ask.owner) {
+                // Its own calls kept this one from its turn, which may be what broke the connection.
+                ask.conduct.calls_go_alone(Instant::now());
             }
-            let attempts = if ask.repeat == Repeat::Read { 2 } else { 1 };
-            for attempt in 1..=attempts {
-                match self.attempt(ask).await {
-                    Err(CallError::Breaks) if attempt < attempts => {}
-                    other => return other,
-                }
-            }
-            Err(CallError::Lost)
+            return Err(CallError::TimedOut);
         };
-        let answer = timeout_at(until, asking).await.unwrap_or(Err(CallError::TimedOut));
-        if answer == Err(CallError::Breaks) {
-            warn!(
-                "upstream {}: it closes the connection on a call of {}; the call is refused for {CONSEQUENCE:?}",
-                self.shared.endpoint, ask.method
-            );
-            self.quarantine.breaking.lock().remember(ask, Instant::now());
+        let _place = place.map_err(CallError::Full)?;
+        let answer = self.ask_with_place(ask, Instant::now() + time_limit / 2).await;
+        match answer {
+            Err(CallError::Breaks) => {
+                warn!(
+                    "upstream {}: it closes the connection on a call of {}; the call is refused for {CONSEQUENCE:?}",
+                    self.shared.endpoint, ask.method
+                );
+                self.quarantine.remember(ask);
+            }
+            // A call that ends connections only after a long time would never be found.
+            Err(CallError::TimedOut) => ask.conduct.calls_go_alone(Instant::now()),
+            _ => {}
         }
         answer
+    }
+
+    async fn ask_with_place(&self, ask: &Ask, until: Instant) -> Result<Outcome, CallError> {
+        if ask.repeat != Repeat::Never {
+            let stream = *self.shared.stream.borrow();
+            let spare = self.quarantine.take_spare(stream);
+            if let Some(mut link) = spare {
+                match timeout_at(until, link.ask(&ask.method, &ask.params)).await {
+                    Ok(Ok(outcome)) => {
+                        self.quarantine.give_back(link, stream);
+                        return Ok(outcome);
+                    }
+                    Ok(Err(why)) if why.is_too_big() => return Err(CallError::TooLong),
+                    // It may have ended before this call.
+                    Ok(Err(_)) => {}
+                    Err(_) => return Err(CallError::TimedOut),
+                }
+            }
+        }
+        let attempts = if ask.repeat == Repeat::Never { 1 } else { 2 };
+        let mut broke = false;
+        for _ in 0..attempts {
+            match timeout_at(until, self.attempt(ask)).await {
+                Ok(Err(CallError::Breaks)) => broke = true,
+                Ok(other) => return other,
+                Err(_) if broke => break,
+                Err(_) => return Err(CallError::TimedOut),
+            }
+        }
+        Err(CallError::Breaks)
     }
 
     async fn attempt(&self, ask: &Ask) -> Result<Outcome, CallError> {
         let shared = &self.shared;
         let stream = *shared.stream.borrow();
-        let mut link = match Alone::connect(&shared.endpoint, &shared.settings).await {
-            Ok(link) => link,
-            Err(why) => {
-                debug!(upstream = %shared.endpoint, %why, "no connection for a call that is asked alone");
-                return Err(CallError::Lost);
-            }
-        };
-        // A balancer may route to a node of another chain; and a node that is shutting down closes before the call is
-        // sent.
-        match link.chain_id().await {
-            Ok(Outcome::Result(id)) => {
-                let id = String::from_utf8_lossy(&id);
-                shared
-                    .identity
-                    .check_chain_id(&shared.endpoint, &id)
-                    .map_err(|_| CallError::Unavailable)?;
-            }
-            Ok(Outcome::Error(_)) => {}
-            Err(_) => return Err(CallError::Lost),
-        }
+        let opening = timeout(shared.settings.connect_timeout, self.open_for(ask));
+        let mut link = opening.await.unwrap_or(Err(CallError::Unavailable))?;
         match link.ask(&ask.method, &ask.params).await {
             Ok(outcome) => {
-                self.quarantine.give_back(link);
+                self.quarantine.give_back(link, stream);
                 Ok(outcome)
             }
             Err(why) if why.is_too_big() => Err(CallError::TooLong),
@@ -213,10 +243,32 @@ impl Upstream {
                     Owner::OURS,
                     shared.settings.silence_timeout,
                 );
-                let goes_on = alive.await.is_ok() && stream.is_some() && *shared.stream.borrow() == stream;
-                Err(if goes_on { CallError::Breaks } else { CallError::Lost })
+                let stays_up = alive.await.is_ok() && stream.is_some() && *shared.stream.borrow() == stream;
+                Err(if stays_up { CallError::Breaks } else { CallError::Lost })
             }
         }
+    }
+
+    /// Connects. A balancer may lead to a node of another chain, or to one that lags; and a node that is shutting down
+    /// closes before the call is sent.
+    async fn open_for(&self, ask: &Ask) -> Result<Alone, CallError> {
+        let shared = &self.shared;
+        let unavailable = |why: &dyn std::fmt::Display| {
+            debug!(upstream = %shared.endpoint, %why, "no connection for a call that is asked alone");
+            CallError::Unavailable
+        };
+        let mut link = Alone::connect(&shared.endpoint, &shared.settings)
+            .await
+            .map_err(|why| unavailable(&why))?;
+        if let Outcome::Result(id) = link.chain_id().await.map_err(|why| unavailable(&why))? {
+            let id = String::from_utf8_lossy(&id);
+            let checked = shared.identity.check_chain_id(&shared.endpoint, &id);
+            checked.map_err(|why| unavailable(&why))?;
+        }
+        if ask.min_head != MinHead::Any && !knows_head(shared, &mut link).await.map_err(|why| unavailable(&why))? {
+            return Err(unavailable(&"the node at its other end does not know the newest head"));
+        }
+        Ok(link)
     }
 }
 
@@ -241,9 +293,8 @@ mod tests {
 
     #[test]
     fn a_call_is_remembered_whatever_its_spelling() {
-        let mut breaking = Breaking::default();
-        let now = Instant::now();
-        breaking.remember(&ask("eth_call", r#"[{"to":"0x1","data":"0x"},"latest"]"#), now);
+        let quarantine = Quarantine::default();
+        quarantine.remember(&ask("eth_call", r#"[{"to":"0x1","data":"0x"},"latest"]"#));
         for (method, params, expect) in [
             ("eth_call", r#"[{"to":"0x1","data":"0x"},"latest"]"#, true),
             ("eth_call", "[ {\"data\":\"0x\",\n\"to\":\"0x1\"}, \"latest\" ]", true),
@@ -252,28 +303,36 @@ mod tests {
             ("eth_call", "", false),
             ("eth_call", "[", false),
         ] {
-            assert_eq!(
-                breaking.includes(&ask(method, params), now),
-                expect,
-                "{method} {params}"
-            );
+            assert_eq!(quarantine.refuses(&ask(method, params)), expect, "{method} {params}");
         }
-        let known = ask("eth_call", r#"[{"to":"0x1","data":"0x"},"latest"]"#);
-        assert!(breaking.includes(&known, now + CONSEQUENCE - Duration::from_secs(1)));
-        assert!(!breaking.includes(&known, now + CONSEQUENCE));
+    }
+
+    #[test]
+    fn a_call_is_remembered_for_a_while() {
+        let mut breaking = Breaking::default();
+        let now = Instant::now();
+        breaking.remember("eth_call", 1, now);
+        assert!(breaking.includes("eth_call", 1, now + CONSEQUENCE - Duration::from_secs(1)));
+        assert!(!breaking.includes("eth_call", 1, now + CONSEQUENCE));
+        assert!(!breaking.includes("eth_call", 2, now) && !breaking.includes("eth_estimateGas", 1, now));
     }
 
     #[test]
     fn only_so_many_are_remembered() {
         let mut breaking = Breaking::default();
         let now = Instant::now();
+        let method = |number: u64| {
+            if number.is_multiple_of(2) {
+                "eth_call"
+            } else {
+                "eth_estimateGas"
+            }
+        };
         for number in 0..REMEMBERED as u64 + 10 {
-            breaking.remember(
-                &ask("eth_call", &format!("[{number}]")),
-                now + Duration::from_micros(number),
-            );
+            breaking.remember(method(number), number, now + Duration::from_micros(number));
         }
-        assert_eq!(breaking.since.len(), REMEMBERED);
-        assert!(!breaking.includes(&ask("eth_call", "[9]"), now) && breaking.includes(&ask("eth_call", "[10]"), now));
+        let all: usize = breaking.since.values().map(HashMap::len).sum();
+        assert_eq!((all, breaking.count), (REMEMBERED, REMEMBERED));
+        assert!(!breaking.includes(method(9), 9, now) && breaking.includes(method(10), 10, now));
     }
 }

@@ -17,6 +17,7 @@ use super::node::Share;
 use super::pool::Pool;
 use super::{Ask, CallError, Endpoint, MinHead, Repeat, Target, UpstreamId};
 use crate::jsonrpc::Outcome;
+use crate::shares::Full;
 use crate::telemetry::ReasonLabel;
 
 /// Shortest wait before a call is hedged to a second node, however fast the first one usually is: a shorter wait
@@ -36,7 +37,8 @@ impl Pool {
     pub async fn call(&self, ask: &Ask) -> Answer {
         let now = Instant::now();
         let mut until = now + self.head_wait;
-        if ask.conduct.is_alone(ask.repeat == Repeat::Read, now)
+        check_conduct(ask)?;
+        if ask.conduct.is_alone(ask.repeat != Repeat::Read, now)
             || self.upstreams.iter().any(|upstream| upstream.quarantine.refuses(ask))
         {
             return Box::pin(self.call_alone(ask, None, until)).await;
@@ -44,6 +46,7 @@ impl Pool {
         let (mut not, mut again) = (None, ask.repeat == Repeat::Read);
         loop {
             let id = self.find(ask, not, until).await?;
+            check_conduct(ask)?;
             let answer = self.ask_perhaps_two(ask, id).await;
             note_loss(ask, &answer);
             let reason = match &answer {
@@ -88,21 +91,25 @@ impl Pool {
     }
 
     /// Sends a call on a connection of its own, preferably to another upstream than the one that lost it. Where an
-    /// upstream closes that connection too, an idempotent call goes on to the next.
+    /// upstream closes that connection too, or cannot answer, a call that may be repeated goes on to the next.
     async fn call_alone(&self, ask: &Ask, lost: Option<UpstreamId>, until: Instant) -> Answer {
         let mut asked: Vec<UpstreamId> = Vec::new();
         let mut broke_one = false;
+        let mut best: Option<Answer> = None;
         loop {
-            let id = self.find(ask, lost, until).await?;
-            let id = if asked.contains(&id) {
-                let others = self.eligible(ask).into_iter().filter(|other| !asked.contains(other));
-                match others.min_by_key(|other| Some(*other) == lost) {
-                    Some(other) => other,
-                    None => break,
+            let id = match self.find(ask, lost, until).await {
+                Ok(id) if !asked.contains(&id) => id,
+                Ok(_) => {
+                    let others = self.eligible(ask).into_iter().filter(|other| !asked.contains(other));
+                    match others.min_by_key(|other| Some(*other) == lost) {
+                        Some(other) => other,
+                        None => break,
+                    }
                 }
-            } else {
-                id
+                Err(why) if best.is_none() => return Err(why),
+                Err(_) => break,
             };
+            check_conduct(ask)?;
             asked.push(id);
             let upstream = &self.upstreams[id.0];
             let answer = match upstream.shared.endpoint {
@@ -116,17 +123,42 @@ impl Pool {
                 }
             };
             note_loss(ask, &answer);
-            match &answer {
-                Err(CallError::Breaks) if ask.repeat == Repeat::Read => {}
-                Err(CallError::Breaks) => break,
-                _ => return answer,
+            let goes_on = match &answer {
+                // Not sent.
+                Err(CallError::Unavailable) => true,
+                Err(CallError::Breaks) => ask.repeat != Repeat::Never,
+                _ if ask.repeat != Repeat::Read => false,
+                Ok(outcome) if may_succeed_elsewhere(outcome) => true,
+                answer => call_throttled(answer).is_some(),
+            };
+            if !goes_on {
+                best = Some(answer);
+                break;
+            }
+            let rank = |answer: &Answer| match answer {
+                Ok(_) => 0,
+                Err(CallError::Unavailable) => 2,
+                Err(_) => 1,
+            };
+            if best.as_ref().is_none_or(|best| rank(&answer) < rank(best)) {
+                best = Some(answer);
             }
         }
-        // A call that is already known to break connections was not sent, so it is not held against the account.
-        if broke_one {
-            ask.conduct.broke_a_connection(Instant::now());
+        match best.unwrap_or(Err(CallError::Unavailable)) {
+            // A call that is already known to break connections was not sent, so it is not held against the account.
+            Err(CallError::Breaks) if broke_one => {
+                ask.conduct.broke_a_connection(Instant::now());
+                Err(CallError::Breaks)
+            }
+            // It was sent once, and lost.
+            Err(CallError::Unavailable) if lost.is_some() => Err(CallError::Lost),
+            answer => {
+                if broke_one {
+                    ask.conduct.calls_go_alone(Instant::now());
+                }
+                answer
+            }
         }
-        Err(CallError::Breaks)
     }
 
     /// Sends a call to this upstream, regardless of the state of the others: its subject (a filter) exists there
@@ -135,11 +167,12 @@ impl Pool {
     /// # Errors
     /// Returns a [`CallError`] like [`Self::call`].
     pub async fn call_at(&self, id: UpstreamId, ask: &Ask) -> Answer {
+        check_conduct(ask)?;
         let upstream = &self.upstreams[id.0];
         let is_http = matches!(upstream.shared.endpoint, Endpoint::Http(_));
         let answer = if !is_http && upstream.quarantine.refuses(ask) {
             Err(CallError::Breaks)
-        } else if !is_http && ask.conduct.is_alone(ask.repeat == Repeat::Read, Instant::now()) {
+        } else if !is_http && ask.conduct.is_alone(ask.repeat != Repeat::Read, Instant::now()) {
             let answer = upstream.ask_alone(ask, self.request_timeout).await;
             if answer == Err(CallError::Breaks) {
                 ask.conduct.broke_a_connection(Instant::now());
@@ -354,11 +387,22 @@ impl Pool {
         self.active.published_past(number, hash);
     }
 }
+
+/// Checks that the account's calls are not refused: a call may have waited while another one broke a connection.
+fn check_conduct(ask: &Ask) -> Result<(), CallError> {
+    match ask.conduct.refused_for(Instant::now()) {
+        Some(_) => Err(CallError::Full(Full(
+            "calls of this client close connections of the nodes",
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Records in the account's conduct that a call got too long an answer, or that a send was lost.
 fn note_loss(ask: &Ask, answer: &Answer) {
     match answer {
-        Err(CallError::TooLong) => ask.conduct.got_too_long_an_answer(Instant::now()),
-        Err(CallError::Lost) if ask.repeat == Repeat::Never => ask.conduct.lost_a_send(Instant::now()),
+        Err(CallError::TooLong) => ask.conduct.calls_go_alone(Instant::now()),
+        Err(CallError::Lost) if ask.repeat == Repeat::Never => ask.conduct.changes_go_alone(Instant::now()),
         _ => {}
     }
 }

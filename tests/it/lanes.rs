@@ -112,7 +112,7 @@ async fn a_transaction_that_breaks_connections_costs_its_account_alone() {
     let bad = request("eth_sendRawTransaction", &json!(["0xdead"]));
     let found = ask(&mut attacker, bad.clone()).await;
     assert!(found.contains("closes its connection"), "{found}");
-    assert_eq!(node.calls("eth_sendRawTransaction"), 2);
+    assert_eq!(node.calls("eth_sendRawTransaction"), 3);
     for call in [harmless(), bad] {
         let refused = ask(&mut attacker, call).await;
         assert!(refused.contains("-32005"), "{refused}");
@@ -120,7 +120,51 @@ async fn a_transaction_that_breaks_connections_costs_its_account_alone() {
     let good = request("eth_sendRawTransaction", &json!(["0xbeef"]));
     let sent = ask(&mut other, good).await;
     assert!(sent.contains("\"0x2\""), "{sent}");
-    assert_eq!(node.calls("eth_sendRawTransaction"), 3);
+    assert_eq!(node.calls("eth_sendRawTransaction"), 4);
+    let made = node.mine(Mine::default());
+    bystander.saw_only(&[made]).await;
+}
+
+/// Parameters without a transaction's hash cannot be looked for, so the account's next send goes on a connection of its
+/// own.
+#[tokio::test]
+async fn junk_that_breaks_connections_is_found_at_the_second_time() {
+    let node = easily_broken().await;
+    let proxy = node.proxy(|_| {}).await;
+    has_lanes(&proxy, "two").await;
+    let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
+    let junk = || request("eth_sendRawTransaction", &json!(["0xdead", null]));
+    let lost = ask(&mut attacker, junk()).await;
+    assert!(lost.contains("connection lost"), "{lost}");
+    has_lanes(&proxy, "two").await;
+    let opened = node.connections().1;
+    let found = ask(&mut attacker, junk()).await;
+    assert!(found.contains("closes its connection"), "{found}");
+    assert_eq!(
+        node.connections().1,
+        opened + 2,
+        "nothing but connections of its own broke"
+    );
+}
+
+/// Calls of one account that wait while another of them is found to break connections are refused, not sent.
+#[tokio::test]
+async fn many_calls_that_break_connections_break_few() {
+    let node = easily_broken().await;
+    let proxy = node.proxy(|_| {}).await;
+    has_lanes(&proxy, "two").await;
+    let bystander = Bystander::join(&proxy).await;
+    let mut attacker = Client::connect_from("127.0.0.7", proxy.address).await;
+    let calls = 60;
+    for number in 0..calls {
+        attacker.send(poison(number).to_string()).await;
+    }
+    let mut refused = 0;
+    for _ in 0..calls {
+        refused += usize::from(attacker.next().await.contains("-32005"));
+    }
+    assert!(refused >= calls / 2, "{refused}");
+    assert!(node.calls("eth_call") <= calls / 2, "{}", node.calls("eth_call"));
     let made = node.mine(Mine::default());
     bystander.saw_only(&[made]).await;
 }
