@@ -227,22 +227,21 @@ impl Source {
 
     /// Fetches the node's newest block; `None` if there is no usable answer.
     pub async fn latest(&self) -> Option<Header> {
-        self.block("eth_getBlockByNumber", r#"["latest",false]"#, None, 0).await
+        let json = found(
+            self.pool
+                .call_ours("eth_getBlockByNumber", r#"["latest",false]"#, None, 0)
+                .await,
+        )?;
+        self.learned
+            .header_of(&json)
+            .inspect_err(|error| debug!("a fetched block was refused: {error}"))
+            .ok()
     }
 
     /// Checks if the node reports that it is syncing; `false` without an answer.
     pub async fn is_syncing(&self) -> bool {
         let said = found(self.pool.call_ours("eth_syncing", "", None, 0).await);
         said.is_some_and(|json| &json[..] != b"false")
-    }
-
-    /// Fetches a block; each further `attempt` asks another node, as long as there is one.
-    async fn block(&self, method: &str, params: &str, hash: Option<B256>, attempt: u32) -> Option<Header> {
-        let json = found(self.pool.call_ours(method, params, hash, attempt).await)?;
-        self.learned
-            .header_of(&json)
-            .inspect_err(|error| debug!("a fetched block was refused: {error}"))
-            .ok()
     }
 }
 

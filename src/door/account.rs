@@ -178,6 +178,10 @@ pub struct Account {
 }
 
 impl Account {
+    fn has_consequence(&self) -> bool {
+        self.terms.load().conduct.has_consequence(Instant::now())
+    }
+
     fn new(identity: Identity, rights: Arc<Rights>) -> Self {
         Self {
             number: NUMBERS.hash_one(&identity),
@@ -335,7 +339,11 @@ impl Accounts {
             return Some(account.clone());
         }
         if all.len() >= self.max {
-            all.retain(|_, account| Arc::strong_count(account) > 1);
+            // A consequence is kept as long as there is room: else a flood of new accounts would end it.
+            all.retain(|_, account| Arc::strong_count(account) > 1 || account.has_consequence());
+            if all.len() >= self.max {
+                all.retain(|_, account| Arc::strong_count(account) > 1);
+            }
             if all.len() >= self.max {
                 return None;
             }
@@ -355,8 +363,7 @@ impl Accounts {
         let mut all = self.all.lock();
         all.retain(|_, account| {
             // Under the lock no session can obtain an account that is not in use.
-            let has_consequence = account.terms.load().conduct.has_consequence(Instant::now());
-            if Arc::strong_count(account) > 1 || has_consequence {
+            if Arc::strong_count(account) > 1 || account.has_consequence() {
                 account.unused_since.store(0, Ordering::Relaxed);
                 return true;
             }

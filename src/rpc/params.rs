@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::quantity::MAX_HEIGHT;
+use crate::quantity::Height;
 
 /// Returns the positional parameters, empty if there are none; `None` if the text is not an array.
 #[must_use]
@@ -283,16 +283,10 @@ pub fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a RawValue> {
     Find(name).deserialize(&mut deserializer).ok().flatten()
 }
 
-/// Reads a block number in Ethereum's spelling, `"0x1b4"`; `None` above [`MAX_HEIGHT`].
+/// Returns a block number as a node spells it, up to [`MAX_HEIGHT`](crate::quantity::MAX_HEIGHT).
 #[must_use]
 pub fn quantity(raw: &RawValue) -> Option<u64> {
-    let text: &str = serde_json::from_str(raw.get()).ok()?;
-    height(text.strip_prefix("0x")?)
-}
-
-fn height(digits: &str) -> Option<u64> {
-    let number = u64::from_str_radix(digits, 16).ok()?;
-    (number <= MAX_HEIGHT).then_some(number)
+    serde_json::from_str::<Height>(raw.get()).ok().map(|height| height.0)
 }
 
 /// Returns the value of a member that is a block number, read by [`quantity`].
@@ -312,9 +306,10 @@ pub fn last_block_number(list: &[u8]) -> Option<u64> {
     objects.strip_suffix(b"}")?;
     let at = objects.windows(NAME.len()).rposition(|own| own == NAME)?;
     let value = objects[at + NAME.len()..].trim_ascii_start().strip_prefix(b":")?;
-    let quoted = value.trim_ascii_start().strip_prefix(b"\"0x")?;
-    let digits = quoted.split(|&byte| byte == b'"').next()?;
-    height(std::str::from_utf8(digits).ok()?)
+    // Up to the next member, or to the end of the object.
+    let end = value.iter().position(|byte| matches!(byte, b',' | b'}'))?;
+    let height: Height = serde_json::from_slice(&value[..end]).ok()?;
+    Some(height.0)
 }
 
 /// Returns the block hash of each object of a list of logs or receipts, and of the logs in these; `None` for a value
@@ -456,8 +451,11 @@ mod tests {
             ),
             (r#"[{"blockNumber":"0x2","data":"\"blockNumber\":\"0x3\""}]"#, Some(2)),
             (r#"[{"blockNumber":null}]"#, None),
-            (r#"[{"blockNumber":5}]"#, None),
-            (r#"[{"blockNumber":"0x"}]"#, None),
+            (r#"[{"blockNumber":5}]"#, Some(5)),
+            (r#"[{"blockNumber":"1337","logIndex":0}]"#, Some(1337)),
+            (r#"[{"logIndex":0,"blockNumber":"0X539"}]"#, Some(1337)),
+            (r#"[{"blockNumber":"0x+5"}]"#, None),
+            (r#"[{"blockNumber":9223372036854775808}]"#, None),
             (r#"[{"blockNumber":"0x11111111111111111"}]"#, None),
             (r#"[{"blockNumber"}]"#, None),
             (r#"[{"blockNumber":"0x"#, None),

@@ -23,8 +23,13 @@ impl UnpublishedHead {
 
     /// Records a block number that a node reported.
     pub fn note(&self, number: u64) {
+        if self.number.load(Ordering::Relaxed) >= number {
+            return;
+        }
+        // Under the lock: `beyond` never sees the number with the time of an earlier one.
+        let mut since = self.since.lock();
         if self.number.fetch_max(number, Ordering::Relaxed) < number {
-            *self.since.lock() = Some(Instant::now());
+            *since = Some(Instant::now());
         }
     }
 
@@ -34,8 +39,10 @@ impl UnpublishedHead {
         if number == 0 {
             return None;
         }
-        let old = || self.since.lock().is_none_or(|since| since.elapsed() > Self::LIFETIME);
-        if number > head && !old() {
+        let since = self.since.lock();
+        // It may have changed until the lock was taken.
+        let number = self.number.load(Ordering::Relaxed);
+        if number > head && since.is_some_and(|since| since.elapsed() <= Self::LIFETIME) {
             return Some(number);
         }
         // Only this number is cleared: another one may have been recorded meanwhile.

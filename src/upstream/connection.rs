@@ -407,6 +407,9 @@ impl Serving {
     /// Queues a request of our own. Returns `false` if the write queue is full: the request is dropped, and callers
     /// repeat those that matter.
     fn ask(&mut self, method: &str, params: &str, purpose: Purpose) -> bool {
+        if self.out.len() >= WRITE_QUEUE {
+            return false;
+        }
         let is_vital = purpose.is_vital();
         if matches!(purpose, Purpose::Subscribe(FeedState::Heads)) {
             // Without an answer to this request the head is polled.
@@ -419,13 +422,10 @@ impl Serving {
             self.disown_early();
         }
         let id = self.register(purpose);
-        let sent = self.put(Outbound::Message(message::request(id, method, params)));
-        if !sent {
-            self.waiting.remove(&id);
-        } else if !is_vital {
+        if !is_vital {
             self.own.insert(id, Instant::now());
         }
-        sent
+        self.put(Outbound::Message(message::request(id, method, params)))
     }
 
     fn ask_vital(&mut self, purpose: Purpose) -> bool {

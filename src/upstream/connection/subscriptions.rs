@@ -125,7 +125,9 @@ impl Serving {
                     return Err(End::HeadsEnded(text(&error)));
                 }
                 // The newest block is fetched after the grant, so that no head is missed.
-                self.ask_vital(Purpose::Subscribe(FeedState::Heads));
+                if !self.ask_vital(Purpose::Subscribe(FeedState::Heads)) {
+                    self.heads_put_off();
+                }
                 return Ok(());
             }
             FeedState::Beside(of) => of,
