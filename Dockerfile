@@ -61,7 +61,7 @@ FROM gcr.io/distroless/static-debian12:nonroot
 ARG VERSION=unreleased
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="headwater" \
-      org.opencontainers.image.description="Ethereum JSON-RPC subscription proxy: one node connection in, thousands of subscribers out" \
+      org.opencontainers.image.description="Ethereum JSON-RPC subscription proxy: one subscription at the node, thousands of clients" \
       org.opencontainers.image.source="https://github.com/headwater-rpc/headwater" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \

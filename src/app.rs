@@ -52,7 +52,7 @@ pub enum StartError {
 
 /// The unexpected end of a task, by its name.
 #[derive(Debug, thiserror::Error)]
-#[error("the {0} task ended, which it never should; this is a bug")]
+#[error("the {0} task ended unexpectedly: this is a bug, please report it")]
 pub struct Broken(&'static str);
 
 /// Capacity of the channel from the upstreams to the ingest, which empties it at once.
@@ -212,7 +212,7 @@ impl App {
             metrics.clone(),
         ));
         if !config.door.auth.required && config.door.auth.is_used() {
-            info!("clients without a key or token are served too: set auth.required where they should not be");
+            info!("clients without a key or token are served too: set auth.required = true to refuse them");
         }
         let door = Door::new(config.door, clock);
         let services = Arc::new(Services::new(
@@ -291,7 +291,10 @@ impl App {
                 .await
                 .is_err()
         {
-            warn!(connections = tasks.len(), "still open at the end of the grace period");
+            warn!(
+                connections = tasks.len(),
+                "connections open after shutdown.grace end with the process"
+            );
         }
         broken.map_or(Ok(()), Err)
     }
@@ -318,7 +321,7 @@ fn adopt(
     address: SocketAddr,
     listener: std::net::TcpListener,
 ) -> Result<TcpListener, StartError> {
-    info!("{setting}: a socket was inherited");
+    info!("{setting}: using an inherited socket");
     let adopted = listener
         .set_nonblocking(true)
         .and_then(|()| TcpListener::from_std(listener));
@@ -347,15 +350,15 @@ fn warn_of_namespaces(config: &Config) {
         .find(|node| matches!(node.endpoint, Endpoint::Ipc(_)));
     if let Some(node) = ipc {
         warn!(
-            "upstream {}: over IPC a node serves every namespace that it has, its operator's too; which of them clients may \
-             call is up to methods and keys (docs/methods.md)",
+            "upstream {}: over IPC a node serves all its namespaces, the operator's too; the settings of methods and \
+             keys decide which of them clients may call (docs/methods.md)",
             node.endpoint
         );
     }
     if config.door.anonymous.methods.allowed.are_all() {
         warn!(
-            "methods.allowed has \"*\": whatever namespaces a node has are served, but for methods that sign, write or \
-             administer; leave it out for the list in docs/methods.md"
+            "methods.allowed contains \"*\": clients may call every namespace of a node, except methods that sign, \
+             write or administer; remove the setting to allow only the list in docs/methods.md"
         );
     }
 }
@@ -367,9 +370,9 @@ fn raise_file_limit(max_connections: usize) {
     const OTHERS: u64 = 128;
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) if limit < max_connections as u64 + OTHERS => {
-            warn!("limits.max_connections is {max_connections} but only {limit} files may be open: raise ulimit -n");
+            warn!("limits.max_connections is {max_connections}, but only {limit} files may be open: raise ulimit -n");
         }
         Ok(_) => {}
-        Err(error) => warn!("the limit of open files could not be raised: {error}"),
+        Err(error) => warn!("cannot raise the limit of open files: {error}"),
     }
 }

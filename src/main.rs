@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// `EX_USAGE` of sysexits(3): invalid arguments or settings.
 const USAGE: u8 = 64;
 
-/// One Ethereum node connection in, thousands of subscribers out.
+/// Ethereum JSON-RPC subscription proxy: one subscription at the node, thousands of clients.
 ///
 /// Without a subcommand headwater runs the proxy; without an upstream, on an embedded devnet.
 #[derive(Debug, Parser)]
@@ -197,11 +197,11 @@ fn source(args: &RunArgs) -> Source {
 fn key(args: &KeyArgs) -> anyhow::Result<()> {
     let plain = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     if !plain(&args.name) || !plain(&args.plan) {
-        return Err(ConfigError("a name is made of letters, digits, - and _".into()).into());
+        return Err(ConfigError("a name may contain only letters, digits, - and _".into()).into());
     }
     let key = ApiKey::random();
     print(&format!(
-        "# Give this to its owner; it is not kept and cannot be shown again:\n#   {}\n\n[keys.{}]\nhash = \"{}\"\nplan = \"{}\"\n",
+        "# Give this key to its owner; headwater does not store it and cannot show it again:\n#   {}\n\n[keys.{}]\nhash = \"{}\"\nplan = \"{}\"\n",
         key.reveal(),
         args.name,
         key.digest(),
@@ -229,8 +229,8 @@ fn run(source: Source) -> anyhow::Result<()> {
                 "no upstream is configured: running on the embedded devnet at {}",
                 devnet.ws_url()
             );
-            tracing::info!("put it before your node with:  headwater --upstream ws://127.0.0.1:8546");
-            tracing::info!("see it work with:              headwater tail ws://{address}");
+            tracing::info!("to run it in front of your node:  headwater --upstream ws://127.0.0.1:8546");
+            tracing::info!("to print its events:              headwater tail ws://{address}");
         }
         let (scheme, plain) = if app.is_secured() {
             ("wss", "HTTPS")
@@ -240,7 +240,7 @@ fn run(source: Source) -> anyhow::Result<()> {
         tracing::info!("serving on {scheme}://{address} ({plain} on the same port)");
         tracing::info!("admin on http://{admin} (/health /ready /metrics /status)");
         app.run(stop_signal()?).await?;
-        tracing::info!("bye");
+        tracing::info!("stopped");
         Ok(())
     })
 }

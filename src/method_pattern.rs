@@ -12,7 +12,7 @@ pub(crate) enum Pattern {
 
 /// The error for a text that is not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no pattern: it is a method's name, or the beginning of one and a *, as in debug_*")]
+#[error("{0:?} is not a valid pattern: use a method's name, or a prefix followed by *, as in debug_*")]
 pub struct InvalidPattern(String);
 
 impl Pattern {

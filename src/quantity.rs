@@ -65,13 +65,15 @@ impl<'de> Deserialize<'de> for Quantity {
                 if number.fract() == 0.0 && (0.0..=MAX_EXACT).contains(&number) {
                     Ok(Quantity(number as u64))
                 } else {
-                    Err(E::custom(format_args!("{number} is no number of at most 64 bits")))
+                    Err(E::custom(format_args!(
+                        "{number} is not a valid number of at most 64 bits"
+                    )))
                 }
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Quantity, E> {
                 Quantity::of_text(text)
-                    .ok_or_else(|| E::custom(format_args!("{text:?} is no number of at most 64 bits")))
+                    .ok_or_else(|| E::custom(format_args!("{text:?} is not a valid number of at most 64 bits")))
             }
         }
         deserializer.deserialize_any(Read)
@@ -84,7 +86,7 @@ impl<'de> Deserialize<'de> for Height {
         if number <= MAX_HEIGHT {
             Ok(Self(number))
         } else {
-            Err(D::Error::custom(format_args!("{number} is no height of a block")))
+            Err(D::Error::custom(format_args!("{number} is not a valid block number")))
         }
     }
 }

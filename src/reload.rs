@@ -61,7 +61,7 @@ impl Source {
 /// Warns of files with secrets that other users can read or change.
 fn warn_of_exposed(typed: &typed::Config) {
     for (key, path, mode) in exposed(typed) {
-        warn!("{key}: any user of this machine may read or change {path} (mode {mode:04o}): chmod o= {path}");
+        warn!("{key}: any user of this machine can read or change {path} (mode {mode:04o}): chmod o= {path}");
     }
 }
 
@@ -152,7 +152,7 @@ impl Follower {
                     "applied"
                 }
                 Err(why) => {
-                    error!("the configuration stays as it was: {why}");
+                    error!("the configuration was not reloaded, the previous one stays in force: {why}");
                     "refused"
                 }
             };
@@ -165,11 +165,11 @@ impl Follower {
         let needs_restart = config::needs_restart(&self.typed, &typed);
         if !needs_restart.is_empty() {
             warn!(
-                "these settings change with a restart only: {}",
+                "these settings take effect only after a restart: {}",
                 needs_restart.join(", ")
             );
         }
-        info!("the configuration was read again");
+        info!("the configuration was reloaded");
         if (&typed.auth, &typed.tls) != (&self.typed.auth, &self.typed.tls) {
             // The new settings may name other files.
             (self.typed.auth, self.typed.tls) = (typed.auth, typed.tls);

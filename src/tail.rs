@@ -76,8 +76,10 @@ pub async fn tail(args: TailArgs) -> anyhow::Result<()> {
     while left > 0 {
         let text = match socket.next().await {
             Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Close(Some(frame)))) => bail!("closed by the endpoint: {} {}", frame.code, frame.reason),
-            Some(Ok(Message::Close(None))) | None => bail!("closed by the endpoint"),
+            Some(Ok(Message::Close(Some(frame)))) => {
+                bail!("the endpoint closed the connection: {} {}", frame.code, frame.reason)
+            }
+            Some(Ok(Message::Close(None))) | None => bail!("the endpoint closed the connection"),
             Some(Ok(_)) => continue,
             Some(Err(error)) => return Err(error.into()),
         };

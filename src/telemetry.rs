@@ -198,7 +198,7 @@ impl Metrics {
         r.register("clients", "Open WebSocket clients", metrics.clients.clone());
         r.register(
             "connections",
-            "WebSocket clients since the start",
+            "WebSocket clients accepted since the start",
             metrics.connections.clone(),
         );
         r.register(
@@ -208,17 +208,17 @@ impl Metrics {
         );
         r.register(
             "panics",
-            "Bugs that ended a session, a call, a replay or a connection, and nothing else",
+            "Panics, each of which ended one session, call, replay or connection only",
             metrics.panics.clone(),
         );
         r.register(
             "accounts",
-            "Clients (keys, tokens, addresses) of which an account is kept",
+            "Clients (keys, tokens, addresses) with an account in memory",
             metrics.accounts.clone(),
         );
         r.register(
             "config_reloads",
-            "Times that the configuration was read again, by outcome",
+            "Reloads of the configuration, by outcome",
             metrics.config_reloads.clone(),
         );
         r.register(
@@ -244,7 +244,7 @@ impl Metrics {
         );
         r.register(
             "saved_bytes",
-            "Bytes that compression kept off the wire to WebSocket clients",
+            "Bytes that compression saved on the way to WebSocket clients",
             metrics.bytes_saved.clone(),
         );
         r.register(
@@ -254,32 +254,32 @@ impl Metrics {
         );
         r.register(
             "delivery_latency_seconds",
-            "From the arrival of the node's message to the write on the client's socket; one sample for each group of clients that are written to together, its last",
+            "Time from the arrival of the node's message to the write to the client's socket; one sample per group of clients, for its last one",
             metrics.delivery_latency.clone(),
         );
         r.register(
             "resumed",
-            "Subscriptions with after or fromBlock: memory, node (older than memory), or why not: too_old, unknown, pruned",
+            "Subscriptions with after or fromBlock: resumed from memory or node (older than memory), or refused: too_old, unknown, pruned",
             metrics.resumed.clone(),
         );
         r.register(
             "queue_bytes",
-            "Bytes that wait in all clients' queues",
+            "Bytes queued for all clients",
             metrics.queue_bytes.clone(),
         );
         r.register(
             "memory_bytes",
-            "Bytes that are held, by the budget that bounds them",
+            "Bytes in use, by memory budget",
             metrics.memory_bytes.clone(),
         );
         r.register(
             "pending_dropped",
-            "Pending transactions and passed events dropped under pressure, by place",
+            "Pending transactions and passed-through events dropped under pressure, by place",
             metrics.pending_dropped.clone(),
         );
         r.register(
             "upstream_ownerless_events",
-            "Events of subscriptions at an upstream that nobody here has; each such subscription is ended there",
+            "Events of unknown subscriptions at an upstream; headwater ends each such subscription",
             metrics.ownerless_events.clone(),
         );
         r.register(
@@ -294,20 +294,16 @@ impl Metrics {
         );
         r.register(
             "rerouted_calls",
-            "Calls sent to a second upstream: lost, throttled, elsewhere (the first gave no answer, was asked too much, could not tell), or hedged (it was slow)",
+            "Calls sent again: lost (the connection ended before the answer), or to a second upstream: throttled (the first was rate-limited), elsewhere (it could not answer), hedged (it was slow)",
             metrics.rerouted.clone(),
         );
         r.register(
             "answered_calls",
-            "Calls that may be answered from memory, by method and by whom: memory (kept), shared (the same was under way), history (held blocks), node",
+            "Calls that can be answered from memory, by method and source: memory (cached), shared (an equal call was under way), history (blocks in memory), node",
             metrics.answered.clone(),
         );
-        r.register(
-            "cache_bytes",
-            "Bytes of answers that are kept",
-            metrics.cache_bytes.clone(),
-        );
-        r.register("cache_entries", "Answers that are kept", metrics.cache_entries.clone());
+        r.register("cache_bytes", "Bytes of cached answers", metrics.cache_bytes.clone());
+        r.register("cache_entries", "Cached answers", metrics.cache_entries.clone());
         r.register(
             "forward_seconds",
             "Duration of forwarded calls",
@@ -315,7 +311,7 @@ impl Metrics {
         );
         r.register(
             "upstream_up",
-            "1 where an upstream is connected",
+            "1 if the upstream is connected",
             metrics.upstream_up.clone(),
         );
         r.register(
@@ -325,22 +321,22 @@ impl Metrics {
         );
         r.register(
             "upstream_active",
-            "1 where an upstream is in use",
+            "1 if the upstream is active",
             metrics.upstream_active.clone(),
         );
         r.register(
             "upstream_lag_seconds",
-            "Time since the oldest block that an upstream has not reached was first told by another",
+            "Time since another upstream first reported the oldest block that this upstream has not reached",
             metrics.upstream_lag.clone(),
         );
         r.register(
             "failovers",
-            "Changes from one upstream to another, by reason",
+            "Failovers and failbacks from one upstream to another, by reason",
             metrics.failovers.clone(),
         );
         r.register(
             "failover_seconds",
-            "From the last thing heard of the upstream that was left until another was in use",
+            "Time from the last message of the previous upstream until another was active",
             metrics.failover_seconds.clone(),
         );
         r.register("head_number", "Number of the newest block", metrics.head_number.clone());
@@ -362,7 +358,7 @@ impl Metrics {
         );
         r.register(
             "contents_awaited_seconds",
-            "For how long subscribers have awaited the contents of a block, by kind of contents",
+            "Time for which subscribers have waited for the contents of a block, by kind of contents",
             metrics.contents_awaited.clone(),
         );
         r.register(
@@ -372,17 +368,17 @@ impl Metrics {
         );
         r.register(
             "log_retries",
-            "Answers about a block's logs that failed or did not hold, and were asked for again",
+            "Answers about a block's logs that failed or were not accepted, so that headwater asked again, by reason",
             metrics.log_retries.clone(),
         );
         r.register(
             "wrong_blooms",
-            "Blocks whose logsBloom was not that of their logs, which were believed: overstated (it claims more than there is), understated",
+            "Blocks whose logs were accepted although the logsBloom differs: overstated (it claims more than there is), understated (it lacks some)",
             metrics.wrong_blooms.clone(),
         );
         r.register(
             "continuity_lost",
-            "Times that missing blocks could not be had; affected clients were closed with 1012",
+            "Losses of continuity, by reason; affected clients were closed with 1012",
             metrics.continuity_lost.clone(),
         );
         (metrics, registry)
@@ -414,7 +410,7 @@ pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
     for library in ["tungstenite", "tokio_tungstenite", "hyper", "hyper_util", "reqwest"] {
         if everything && !named.contains(library) {
             let quieter = format!("{library}=debug").parse();
-            filter = filter.add_directive(quieter.map_err(|_| format!("{library} is no name for a filter"))?);
+            filter = filter.add_directive(quieter.map_err(|_| format!("{library} is not a valid name in a filter"))?);
         }
     }
     let builder = tracing_subscriber::fmt()

@@ -98,7 +98,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|why| unreadable(path, &why))?;
     if found.is_empty() {
-        return Err(unreadable(path, &"no certificate in it; it must be PEM"));
+        return Err(unreadable(path, &"contains no certificate; use a PEM file"));
     }
     Ok(found)
 }

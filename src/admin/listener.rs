@@ -123,7 +123,7 @@ async fn connection(
     match tokio::time::timeout(LIFETIME, serving).await {
         Ok(Ok(())) => {}
         Ok(Err(why)) => debug!("admin port: {why}"),
-        Err(_) => debug!("admin port: a connection was open for {LIFETIME:?}"),
+        Err(_) => debug!("admin port: closed a connection after {LIFETIME:?}"),
     }
 }
 
@@ -146,7 +146,7 @@ fn admit(hosts: &Hosts, target: &Uri, headers: &HeaderMap) -> Result<(), &'stati
     };
     match headers.get_all(ORIGIN).iter().all(|origin| is_own(origin.as_bytes())) {
         true => Ok(()),
-        false => Err("not for other pages\n"),
+        false => Err("requests from pages of other origins are refused\n"),
     }
 }
 

@@ -59,7 +59,7 @@ impl Admin {
             return Err("no upstream is connected".into());
         }
         let Some((block, seen)) = self.tip.get() else {
-            return Err("no head seen yet".into());
+            return Err("no head received yet".into());
         };
         let age = seen.elapsed();
         if age > self.max_head_age {
@@ -73,7 +73,7 @@ impl Admin {
         let max = self.max_contents_age.as_millis() as u64;
         if let Some(late) = late.iter().find(|late| late.for_ms > max) {
             return Err(format!(
-                "{} of a block have been awaited for {} s, subscribers wait for them",
+                "{} of a block are missing, subscribers have waited {} s for them",
                 late.kind.label(),
                 late.for_ms / 1000
             ));

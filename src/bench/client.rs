@@ -53,10 +53,10 @@ impl Target {
     pub async fn of(url: &str, compress: bool) -> Result<Self> {
         let parsed: Url = url
             .parse()
-            .with_context(|| format!("{url} is no URL; give one such as ws://127.0.0.1:9546"))?;
+            .with_context(|| format!("{url} is not a valid URL: use one such as ws://127.0.0.1:9546"))?;
         ensure!(
             matches!(parsed.scheme(), "ws" | "wss"),
-            "{url} is no WebSocket URL; give one that begins with ws:// or wss://"
+            "{url} is not a valid WebSocket URL: use ws:// or wss://"
         );
         let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']);
         let port = parsed.port_or_known_default().unwrap_or(80);
@@ -92,8 +92,8 @@ impl Target {
             Ok((socket, answer)) => {
                 ensure!(
                     !self.compress || answer.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS),
-                    "{} declined to compress; turn that on there (headwater: delivery.compression = \"on\") or leave \
-                     --compress out",
+                    "{} declined compression; enable it there (headwater: delivery.compression = \"on\") or omit \
+                     --compress",
                     self.url
                 );
                 // The server sends nothing before a request, so no data is lost with the buffers of the handshake.
@@ -105,7 +105,9 @@ impl Target {
                     self.url
                 )
             }
-            Err(error) => Err(error).with_context(|| format!("{} let no WebSocket in; is the URL right?", self.url)),
+            Err(error) => {
+                Err(error).with_context(|| format!("{} refused the WebSocket handshake; is the URL right?", self.url))
+            }
         }
     }
 }
@@ -257,7 +259,7 @@ impl Client {
                     let mut text = Vec::with_capacity(4 * payload.len());
                     inflater
                         .inflate(&payload, &mut text)
-                        .context("a message that is no DEFLATE")?;
+                        .context("the server sent a message that is not valid DEFLATE")?;
                     payload = text.into();
                 }
                 if let Some(receipt) = message(subscriptions, &payload, streams, now)? {
@@ -309,7 +311,10 @@ fn message(
                 return streams[*stream].take(&mut given.feed, result, now).map(Some);
             }
         }
-        bail!("a notification of a subscription that was not given: {}", quoted());
+        bail!(
+            "the server sent a notification for an unknown subscription: {}",
+            quoted()
+        );
     }
     if let Some(error) = incoming.error {
         let remedy = if error["code"] == -32005 {
@@ -324,7 +329,8 @@ fn message(
         .and_then(|result| serde_json::from_str(result.get()).ok())
         .with_context(|| format!("not an answer to eth_subscribe: {}", quoted()))?;
     let asked = incoming.id.and_then(|at| subscriptions.get_mut(at));
-    let Subscription { stream, given } = asked.with_context(|| format!("an answer to nothing: {}", quoted()))?;
+    let Subscription { stream, given } =
+        asked.with_context(|| format!("the server answered a request that was not sent: {}", quoted()))?;
     *given = Some(Given {
         id,
         envelope: None,

@@ -76,7 +76,7 @@ impl FrameReader {
         let mut on_frame = |frame: Frame<'_>| {
             ensure!(
                 *deflates || !frame.message.compressed,
-                "a compressed frame, which was not agreed on"
+                "the server sent a compressed frame that was not negotiated"
             );
             assemble(fragments, frame, &mut on_message)
         };
@@ -113,7 +113,7 @@ fn assemble(
             });
         }
         Some(begun) if message.opcode == CONTINUATION => begun.payload.to_mut().extend_from_slice(&message.payload),
-        _ => bail!("fragments out of order"),
+        _ => bail!("the server sent fragments out of order"),
     }
     match fragments.take_if(|_| last) {
         Some(whole) => on_message(whole),
@@ -136,7 +136,7 @@ fn first_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>> {
         return Ok(None);
     };
     if first & 0x30 != 0 {
-        bail!("a frame of an extension that was not asked for (first byte {first:#04x})");
+        bail!("the server sent a frame of an extension that was not offered (first byte {first:#04x})");
     }
     let (payload_len, rest) = match second & 0x7f {
         126 => {

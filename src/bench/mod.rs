@@ -109,11 +109,11 @@ pub fn bench(mut args: BenchArgs) -> Result<()> {
     } else {
         ensure!(
             args.kinds.contains(&Kind::Logs),
-            "a --filter is for logs; add --kind logs"
+            "--filter applies to logs only; add --kind logs"
         );
         ensure!(
             args.filters.len() <= args.clients,
-            "there are more filters than --clients to use them"
+            "there are more filters than clients; raise --clients"
         );
     }
     let allowed = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
@@ -141,11 +141,11 @@ pub fn bench(mut args: BenchArgs) -> Result<()> {
     } = report;
     ensure!(
         (lost, doubled, disordered, closed) == (0, 0, 0, 0),
-        "the endpoint failed its clients: {lost} lost, {doubled} doubled, {disordered} out of order, {closed} closed"
+        "the endpoint failed the check: {lost} lost, {doubled} doubled, {disordered} out of order, {closed} closed"
     );
     ensure!(
         report.deliveries > 0,
-        "no event came in {:.1} s, so nothing was proven; use a longer --duration",
+        "no event arrived in {:.1} s, so nothing was checked; use a longer --duration",
         report.seconds
     );
     Ok(())

@@ -159,7 +159,7 @@ impl Stream {
         let mut before = None;
         if at.is_some_and(|id| feed.has(id)) && !self.may_return(feed, key) {
             let what = self.describe(at.unwrap_or_default());
-            feed.note(|| format!("{what} came twice"));
+            feed.note(|| format!("{what} arrived twice"));
             return Ok(None);
         }
         while let Some(id) = at
@@ -243,7 +243,7 @@ impl Stream {
         if event.parent != self.events[last].key.hash {
             if self.descends(last, event.key.hash) {
                 feed.disordered += 1;
-                feed.note(|| format!("{} came after one that stands on it", self.describe(id)));
+                feed.note(|| format!("{} arrived after one of its descendants", self.describe(id)));
                 return;
             }
             // Nothing is known below the lowest delivered head.
@@ -273,7 +273,7 @@ impl Stream {
         let sibling = event.number == feed.floor.0 && feed.standing.is_some_and(|block| block != event.key.hash);
         if place < feed.floor || sibling {
             feed.disordered += 1;
-            feed.note(|| format!("{} came after a later one", self.describe(id)));
+            feed.note(|| format!("{} arrived after a later one", self.describe(id)));
             return;
         }
         feed.floor = (place.0, place.1 + 1);
@@ -292,7 +292,7 @@ impl Stream {
         let told = missing.map(|id| format!("{} was lost", self.describe(id)));
         told.or_else(|| {
             let id = self.gaps(feed).next()?;
-            Some(format!("{} came without its parent", self.describe(id)))
+            Some(format!("{} arrived without its parent", self.describe(id)))
         })
     }
 

@@ -27,14 +27,16 @@ impl CpuTime {
             let on_cpu = schedstat
                 .split_whitespace()
                 .next()
-                .context("an empty schedstat")?
+                .context("/proc/<pid>/task/<tid>/schedstat is empty")?
                 .parse()?;
             threads.insert(entry.file_name().to_string_lossy().into_owned(), on_cpu);
         }
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| gone(pid))?;
         // The command name may hold spaces; the fields after its parenthesis do not. utime and stime are the 12th and
         // 13th of those.
-        let (_, fields) = stat.rsplit_once(')').context("an odd /proc/<pid>/stat")?;
+        let (_, fields) = stat
+            .rsplit_once(')')
+            .context("/proc/<pid>/stat has an unexpected format")?;
         let ticks = fields
             .split_whitespace()
             .skip(11)
@@ -72,5 +74,5 @@ pub fn resident_memory(pid: u32) -> Result<u64> {
 }
 
 fn gone(pid: u32) -> String {
-    format!("the server's process {pid} cannot be read; give the pid of one that runs on this Linux")
+    format!("cannot read process {pid}; give the id of a server process on this Linux machine")
 }

@@ -51,7 +51,7 @@ pub enum NotItsReceipts {
     #[error("a receipt of another block, or out of order, at position {0}")]
     Foreign(usize),
     /// A log of the receipts cannot be the block's.
-    #[error("their logs: {0}")]
+    #[error("logs of the receipts: {0}")]
     Logs(#[from] BadLogs),
 }
 

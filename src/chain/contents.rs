@@ -201,7 +201,7 @@ impl Source {
                     self.count_retry(what, why.label());
                     if record.lock().failed(node, way, why, since.elapsed()) {
                         let (address, why) = (self.pool.address(node), why.label());
-                        warn!("upstream {address}: no {what} by {way:?} for now ({why}); other ways are asked");
+                        warn!("upstream {address}: cannot fetch {what} by {way:?} for now ({why}); using other ways");
                     }
                     continue;
                 }
@@ -226,7 +226,7 @@ impl Source {
                     return Ok(heard.content);
                 }
                 None => {
-                    debug!(block = %header.block, ?way, ?said, "the {what} are doubted");
+                    debug!(block = %header.block, ?way, ?said, "the {what} are not accepted yet");
                     inquiry.doubted(node, way, now);
                     match said.amount {
                         Amount::None if way == FetchWay::LogsByHash && header.telling_bloom().is_none() => {
@@ -257,8 +257,8 @@ impl Source {
     fn not_found(&self, what: &str, header: &Header, missing: Missing) {
         let why = match missing {
             Missing::NotServed => "no node has the",
-            Missing::Pruned => "no node has any longer the",
-            Missing::Throttled => "the nodes' rate limits hold back the",
+            Missing::Pruned => "no node still has the",
+            Missing::Throttled => "the nodes' rate limits prevent fetching the",
         };
         warn!(block = %header.block, "{why} {what} of this block; clients that subscribe to them are closed with 1012");
     }
@@ -269,7 +269,7 @@ impl Source {
             self.warn_once(
                 node,
                 Odd::RepeatedIndices,
-                "it repeats logIndex within a block: resuming after a log is not exact, after a block it is",
+                "the node repeats logIndex within a block: resumes after a log are not exact, after a block they are",
             );
         }
         let Some(own) = &heard.bloom else { return };
@@ -278,7 +278,7 @@ impl Source {
             self.warn_once(
                 node,
                 Odd::NoBloom,
-                "a block with an empty logsBloom has logs: they cannot be verified",
+                "a block with an empty logsBloom has logs: headwater cannot verify them",
             );
         }
         let Some(bloom) = header.telling_bloom() else { return };
@@ -288,7 +288,8 @@ impl Source {
                 self.warn_once(
                     node,
                     Odd::BloomTooFull,
-                    "a block's logsBloom claims more than there is: its logs are believed where two answers say the same",
+                    "a block's logsBloom claims more logs than the block has: its logs are accepted when two answers \
+                     agree",
                 );
                 "overstated"
             }
@@ -296,7 +297,7 @@ impl Source {
                 self.warn_once(
                     node,
                     Odd::NoBloom,
-                    "a block with an empty logsBloom has logs: they cannot be verified",
+                    "a block with an empty logsBloom has logs: headwater cannot verify them",
                 );
                 return;
             }
@@ -304,7 +305,7 @@ impl Source {
                 self.warn_once(
                     node,
                     Odd::BloomTooEmpty,
-                    "a block has logs that are not in its logsBloom: they are believed where two answers say the same",
+                    "a block has logs that are not in its logsBloom: they are accepted when two answers agree",
                 );
                 "understated"
             }
@@ -432,7 +433,7 @@ impl Source {
                 self.warn_once(
                     node,
                     Odd::NoHash,
-                    &format!("history.verify = \"receipts\" is not possible, logs are held against logsBloom: {error}"),
+                    &format!("history.verify = \"receipts\" is not possible, checking logs against logsBloom: {error}"),
                 );
                 return Ok(Verify::Bloom);
             }

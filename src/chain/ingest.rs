@@ -264,7 +264,7 @@ impl Ingest {
                     self.pool.leads(from, number, hash);
                 }
             }
-            Err(error) => warn!("a node's head was refused: {error}"),
+            Err(error) => warn!("ignored an invalid head from a node: {error}"),
         }
     }
 

@@ -265,7 +265,7 @@ impl Pipeline {
     /// Asks for the tip again after a while. Nearly always the upstream catches up; if it does not, the chain was
     /// rewound.
     fn wait_for_upstream(&mut self, block: BlockRef) {
-        debug!(%block, "the upstream is behind what was published; waiting for it");
+        debug!(%block, "the active upstream is behind the published chain; waiting for it");
         if self.settling != Some(self.round) {
             self.settling = Some(self.round);
             self.asks.push(FetchRequest::Settled(self.round));
@@ -309,7 +309,7 @@ impl Pipeline {
     pub fn announced(&mut self, header: Header) {
         let tip = self.tracker.tip().map(|tip| tip.block.number);
         if self.is_wary && tip.is_some_and(|tip| header.block.number.saturating_sub(tip) > SHORT_WALK) {
-            debug!(head = %header.block, "doubted: no other node has come so far");
+            debug!(head = %header.block, "head not followed yet: no other node has reached its height");
             self.announced_by_standby(header);
             return;
         }
@@ -411,7 +411,7 @@ impl Pipeline {
             return self.step(step);
         }
         if self.tracker.needs().is_none() && !self.stone_wanted {
-            debug!(head = %head.block, waypoint, "far behind the node: catching up");
+            debug!(head = %head.block, waypoint, "far behind the node; catching up in steps");
             self.stone_wanted = true;
             self.asks.push(FetchRequest::Stone(waypoint, 0));
         }
@@ -445,7 +445,7 @@ impl Pipeline {
     /// Starts anew at the node's head: no node has the blocks between the known chain and that head.
     fn give_up_walk(&mut self) {
         if let Some(head) = self.far.take().or_else(|| self.tracker.target().cloned()) {
-            warn!(head = %head.block, "no node has the blocks before this head");
+            warn!(head = %head.block, "no node has the blocks between the published chain and this head");
             let step = self.tracker.restart(head);
             self.step(step);
         }
@@ -457,7 +457,11 @@ impl Pipeline {
             let step = self.tracker.restart(far);
             return self.step(step);
         }
-        warn!(head = %head.block, "continuity lost: more blocks are missing than can be fetched; clients are closed with 1012");
+        warn!(
+            head = %head.block,
+            "continuity lost: the missing blocks cannot be fetched or exceed history.max_replay; subscribers to the \
+             chain are closed with 1012"
+        );
         self.pipeline.clear();
         self.pipeline.push_back(PendingEvent::ContinuityLost(Loss::TooFar));
         self.past = Past::Wanted;
@@ -478,7 +482,7 @@ impl Pipeline {
         if is_long || self.pipeline_bytes() > self.settings.max_parent_bytes {
             warn!(
                 blocks = self.pipeline.len(),
-                "too many blocks wait to be published; clients are closed with 1012"
+                "continuity lost: too many blocks wait to be published; subscribers to the chain are closed with 1012"
             );
             self.start_anew(Loss::Backlog);
         }
@@ -543,7 +547,10 @@ impl Pipeline {
         }
         self.numbering = Some(block);
         if !std::mem::replace(&mut self.by_number, true) {
-            warn!(%block, "the node has no parent of this block: where parents are missing, its blocks are related by number");
+            warn!(
+                %block,
+                "the node has no parent of this block: headwater relates its blocks by number where parents are missing"
+            );
         }
         let oldest = self.tracker.oldest().map_or(0, |oldest| oldest.number);
         let lowest = block.number.saturating_sub(NUMBERED).max(oldest);

@@ -116,7 +116,7 @@ impl Ranges {
             let answer = node.logs(first, last, criteria).await;
             if let Err(why @ (Refused::CallFailed | Refused::NotServed)) = answer {
                 debug!(
-                    "no logs of a range of blocks for now ({}): they are fetched by block",
+                    "cannot fetch logs of a range of blocks for now ({}); fetching them block by block",
                     why.label()
                 );
                 self.refused.insert((), ()).await;

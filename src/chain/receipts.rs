@@ -47,8 +47,8 @@ pub enum BadReceipts {
     /// whose receipts need not have the standard encoding. A lying node can claim such a type too, so one answer is
     /// no reason to switch the verification off.
     #[error(
-        "the receipts do not add up to the header's receiptsRoot; one is of the type {0:#x}, which this chain may encode \
-         in a form of its own: if this goes on, its receipts cannot be verified"
+        "the receipts do not add up to the header's receiptsRoot; one is of the type {0:#x}, which this chain may \
+         encode in a form of its own: if this recurs, headwater cannot verify its receipts"
     )]
     UnknownType(u8),
     /// More or fewer logs than the receipts have.
@@ -72,7 +72,7 @@ pub enum BadHash {
     Shape(#[from] serde_json::Error),
     /// A forged header; or, if every block of every upstream fails, a chain whose headers have other members than
     /// Ethereum's.
-    #[error("the header's members hash to {computed}, it says {said}")]
+    #[error("the header's fields have the hash {computed}, but the header says {said}")]
     Mismatch {
         /// Hash of the header's members.
         computed: B256,

@@ -75,7 +75,7 @@ pub enum BadTransactions {
     #[error("not a block with its transactions: {0}")]
     Shape(#[from] serde_json::Error),
     /// The answer is another block; this is its hash.
-    #[error("another block: {0}")]
+    #[error("the answer is another block: {0}")]
     Block(B256),
     /// A transaction names another block.
     #[error("a transaction of another block at position {0}")]
@@ -273,7 +273,7 @@ mod tests {
         for (answer, why) in [
             (Value::Null, "not a block"),
             (block(&[json!(B256::ZERO)]), "not a block"),
-            (other, "another block: 0x00"),
+            (other, "the answer is another block: 0x00"),
             (block(&[first(), foreign]), "a transaction of another block"),
         ] {
             let refused = parse(&own, &answer).expect_err(why);

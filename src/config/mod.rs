@@ -89,7 +89,7 @@ impl Config {
             value.parse::<SocketAddr>().map_err(|_| {
                 bad(
                     key,
-                    &format_args!("{value:?} is no address: use IP:PORT, for example 127.0.0.1:9546 or [::]:9546"),
+                    &format_args!("{value:?} is not a valid address: use IP:PORT, as in 127.0.0.1:9546 or [::]:9546"),
                 )
             })
         };
@@ -97,7 +97,7 @@ impl Config {
         if !upstreams.is_empty() && upstreams.iter().all(|node| node.calls == Share::None) {
             return Err(bad(
                 "upstream",
-                &"calls is none for all of them: nobody could answer a call",
+                &"calls is \"none\" for every upstream, so none could answer a call: change at least one",
             ));
         }
         let (node, delivery) = (&typed.node, &typed.delivery);
@@ -112,7 +112,7 @@ impl Config {
         if polled && upstreams.len() > 1 && node.poll_interval > node.silence_timeout / 4 {
             return Err(bad(
                 "node.poll_interval",
-                &"must not be longer than a quarter of node.silence_timeout where there are several upstreams",
+                &"must not be longer than a quarter of node.silence_timeout if there are several upstreams",
             ));
         }
         if typed.keepalive.silence_timeout <= typed.keepalive.ping_interval {
@@ -133,8 +133,8 @@ impl Config {
                 Some(files.load().map_err(|why| bad("tls", &why))?)
             }
             (None, None) if typed.tls.client_ca.is_empty() => None,
-            (None, _) => return Err(bad("tls.certificate", &"must be set too")),
-            (Some(_), None) => return Err(bad("tls.key", &"must be set where tls.certificate is")),
+            (None, _) => return Err(bad("tls.certificate", &"must be set if tls.key or tls.client_ca is")),
+            (Some(_), None) => return Err(bad("tls.key", &"must be set if tls.certificate is")),
         };
         Ok(Self {
             listen: address("listen", &typed.listen)?,
@@ -253,7 +253,7 @@ fn upstream(typed: &typed::Upstream) -> Result<Node, ConfigError> {
                 Some(methods) if methods.is_empty() => {
                     return Err(bad(
                         "upstream.methods",
-                        &"is empty: name what the node serves, or set calls = \"none\" for heads and logs alone",
+                        &"is empty: list the methods of the node, or set calls = \"none\" for heads and logs only",
                     ));
                 }
                 Some(methods) => Patterns::parse(methods).map_err(|why| bad("upstream.methods", &why))?,
@@ -320,11 +320,12 @@ mod tests {
         );
         refused(
             |c| c.listen = "9546".into(),
-            "listen: \"9546\" is no address: use IP:PORT, for example 127.0.0.1:9546 or [::]:9546",
+            "listen: \"9546\" is not a valid address: use IP:PORT, as in 127.0.0.1:9546 or [::]:9546",
         );
         refused(
             |c| c.upstream = vec!["localhost".into()],
-            "upstream: \"localhost\" is no node address: use ws://, wss://, http:// or https://, or the path of an IPC socket",
+            "upstream: \"localhost\" is not a valid node address: use ws://, wss://, http:// or https://, or the \
+             path of an IPC socket",
         );
         refused(
             |c| c.node.reconnect_max = Duration::ZERO,
@@ -335,7 +336,8 @@ mod tests {
                 c.upstream = vec!["ws://a".into(), "http://b".into()];
                 c.node.poll_interval = Duration::from_secs(3);
             },
-            "node.poll_interval: must not be longer than a quarter of node.silence_timeout where there are several upstreams",
+            "node.poll_interval: must not be longer than a quarter of node.silence_timeout if there are several \
+             upstreams",
         );
         refused(
             |c| c.shutdown.grace = Duration::ZERO,
@@ -347,7 +349,7 @@ mod tests {
         );
         refused(
             |c| c.limits.max_batch = 5000,
-            "limits.max_batch: is 5000, above limits.request_burst (2000): such a batch could never pass",
+            "limits.max_batch: is 5000, above limits.request_burst (2000): such a batch would always be refused",
         );
     }
 }

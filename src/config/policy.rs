@@ -45,7 +45,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         if name == DEFAULT {
             return Err(bad(
                 &key,
-                &"is what [limits] says: set it there, or choose another name",
+                &"is the plan of [limits]: set its limits there, or choose another name",
             ));
         }
         let rights = Rights {
@@ -58,7 +58,10 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         let found = plans.get(name).ok_or_else(|| {
             let mut known: Vec<&str> = plans.keys().map(|name| &**name).collect();
             known.sort_unstable();
-            bad(key, &format_args!("{name:?} is no plan: there is {}", known.join(", ")))
+            bad(
+                key,
+                &format_args!("{name:?} is not a valid plan: use one of {}", known.join(", ")),
+            )
         });
         found.map(|rights| rights.plan.clone())
     };
@@ -85,7 +88,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         if keys.insert(digest, Arc::new(rights)).is_some() {
             return Err(bad(
                 &key("hash"),
-                &"is another key's too: make one with `headwater key`",
+                &"is also the hash of another key: create one with `headwater key`",
             ));
         }
     }
@@ -102,7 +105,8 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
     if typed.auth.required && keys.is_empty() && tokens.is_none() {
         return Err(bad(
             "auth.required",
-            &"is true, but there is nothing to prove: add a key with `headwater key`, or auth.jwt_secret_file or auth.jwks_file",
+            &"is true, but no keys or tokens are configured: add a key with `headwater key`, or set \
+              auth.jwt_secret_file or auth.jwks_file",
         ));
     }
     if (typed.auth.required || !keys.is_empty() || tokens.is_some()) && typed.auth.accept.is_empty() {
@@ -159,7 +163,7 @@ fn plan(limits: &typed::Limits, name: &str, section: &str, own: &typed::Plan) ->
         return Err(bad(
             &key("max_batch"),
             &format_args!(
-                "is {max_batch}, above {section}.request_burst ({request_burst}): such a batch could never pass"
+                "is {max_batch}, above {section}.request_burst ({request_burst}): such a batch would always be refused"
             ),
         ));
     }
@@ -202,7 +206,7 @@ fn networks(key: &str, texts: &[String]) -> Result<Vec<IpNet>, ConfigError> {
         read.map_err(|_| {
             bad(
                 key,
-                &format_args!("{text:?} is no network: use CIDR, as in 10.0.0.0/8 or fd00::/8"),
+                &format_args!("{text:?} is not a valid network: use CIDR, as in 10.0.0.0/8 or fd00::/8"),
             )
         })
     };
@@ -218,7 +222,7 @@ fn subprotocols(texts: &[String]) -> Result<Vec<String>, ConfigError> {
     match texts.iter().find(|text| !is_token(text)) {
         Some(text) => Err(bad(
             "server.subprotocols",
-            &format_args!("{text:?} is no name of a subprotocol"),
+            &format_args!("{text:?} is not a valid subprotocol: use a token of RFC 9110, such as jsonrpc"),
         )),
         None => Ok(texts.to_vec()),
     }
@@ -404,7 +408,7 @@ mod tests {
         };
         refused(
             &with(&|c| c.plans = [("default".into(), typed::Plan::default())].into()),
-            "plans.default: is what [limits] says: set it there, or choose another name",
+            "plans.default: is the plan of [limits]: set its limits there, or choose another name",
         );
         refused(
             &with(&|c| {
@@ -414,31 +418,34 @@ mod tests {
                 };
                 c.plans.insert("small".into(), plan);
             }),
-            "plans.small.max_batch: is 1000, above plans.small.request_burst (10): such a batch could never pass",
+            "plans.small.max_batch: is 1000, above plans.small.request_burst (10): such a batch would \
+             always be refused",
         );
         refused(
             &key("alice", |key| key.hash = "hw_secret".into()).0,
-            "keys.alice.hash: is no hash of a key: it is sha256: and 64 hex digits, as `headwater key` prints it",
+            "keys.alice.hash: is not a valid key hash: use sha256: and 64 hex digits, as printed by `headwater key`",
         );
         refused(
             &key("alice", |key| key.plan = Some("gold".into())).0,
-            "keys.alice.plan: \"gold\" is no plan: there is default",
+            "keys.alice.plan: \"gold\" is not a valid plan: use one of default",
         );
         refused(
             &key("alice", |key| key.subscriptions = Some(vec!["heads".into()])).0,
-            "keys.alice.subscriptions: \"heads\" is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, transactionReceipts or passthrough (kinds that only the node knows)",
+            "keys.alice.subscriptions: \"heads\" is not a valid kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, transactionReceipts or passthrough (kinds that only the node knows)",
         );
         refused(
             &with(&|c| c.server.trusted_proxies = vec!["10.0.0.0/33".into()]),
-            "server.trusted_proxies: \"10.0.0.0/33\" is no network: use CIDR, as in 10.0.0.0/8 or fd00::/8",
+            "server.trusted_proxies: \"10.0.0.0/33\" is not a valid network: use CIDR, as in 10.0.0.0/8 or fd00::/8",
         );
         refused(
             &with(&|c| c.methods.denied = vec!["*_sign".into()]),
-            "methods.denied: \"*_sign\" is no pattern: it is a method's name, or the beginning of one and a *, as in debug_*",
+            "methods.denied: \"*_sign\" is not a valid pattern: use a method's name, or a prefix followed by *, \
+             as in debug_*",
         );
         refused(
             &with(&|c| c.auth.required = true),
-            "auth.required: is true, but there is nothing to prove: add a key with `headwater key`, or auth.jwt_secret_file or auth.jwks_file",
+            "auth.required: is true, but no keys or tokens are configured: add a key with `headwater key`, or set \
+             auth.jwt_secret_file or auth.jwks_file",
         );
         refused(
             &with(&|c| c.limits.egress_bytes_per_second = bytesize::ByteSize(5)),

@@ -81,7 +81,7 @@ impl fmt::Debug for Digest {
 
 /// Text that is not a hash of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is no hash of a key: it is sha256: and 64 hex digits, as `headwater key` prints it")]
+#[error("is not a valid key hash: use sha256: and 64 hex digits, as printed by `headwater key`")]
 pub struct InvalidDigest;
 
 impl FromStr for Digest {

@@ -102,8 +102,8 @@ pub struct Kinds(Option<Vec<Kind>>);
 /// Name that is not a kind of subscription.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no kind of subscription: use newHeads, logs, newPendingTransactions, syncing, minedTransactions, \
-     transactionReceipts or passthrough (kinds that only the node knows)"
+    "{0:?} is not a valid kind of subscription: use newHeads, logs, newPendingTransactions, syncing, \
+     minedTransactions, transactionReceipts or passthrough (kinds that only the node knows)"
 )]
 pub struct InvalidKind(String);
 

@@ -105,17 +105,17 @@ impl Tokens {
         let secret = settings.secret_file.map(|path| {
             let secret = secret(&read(path)?);
             if secret.len() < MIN_SECRET {
-                return Err(format!("{}: must hold at least {MIN_SECRET} bytes", path.display()));
+                return Err(format!("{}: must have at least {MIN_SECRET} bytes", path.display()));
             }
             Ok((DecodingKey::from_secret(&secret), Digest::of_bytes(&secret)))
         });
         let public = settings.jwks_file.map(|path| {
-            let set: JwkSet =
-                serde_json::from_slice(&read(path)?).map_err(|why| format!("{}: no JWKS: {why}", path.display()))?;
+            let set: JwkSet = serde_json::from_slice(&read(path)?)
+                .map_err(|why| format!("{}: not a valid JWKS: {why}", path.display()))?;
             let keys = public_keys(&set);
             if keys.is_empty() {
                 return Err(format!(
-                    "{}: holds no RSA (2048 bits or more) and no P-256 key",
+                    "{}: has no RSA key (2048 bits or more) and no P-256 key",
                     path.display()
                 ));
             }

@@ -86,12 +86,12 @@ impl Development {
         if self.is_on.swap(all, Ordering::Relaxed) != all {
             if all {
                 info!(
-                    "every upstream is a development node and clients connect from this machine alone: commands to the \
-                     chain (evm_*, anvil_*, hardhat_*, ganache_*, devnet_*) and the node's own accounts are served; \
-                     methods.development = \"off\" ends that"
+                    "every upstream is a development node and clients connect from this machine only: headwater serves \
+                     commands to the chain (evm_*, anvil_*, hardhat_*, ganache_*, devnet_*) and the node's own \
+                     accounts; set methods.development = \"off\" to refuse them"
                 );
             } else {
-                info!("not every upstream is a development node any more: commands to the chain are refused");
+                info!("not every upstream is a development node any more: headwater refuses commands to the chain");
             }
         }
         all

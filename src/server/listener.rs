@@ -190,7 +190,7 @@ impl Server {
                 Ok((stream, peer)) => self.accept(stream, peer.ip()),
                 Err(error) => {
                     // Out of file descriptors: accepting again at once would spin.
-                    warn!("accept: {error}");
+                    warn!("cannot accept a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

@@ -16,7 +16,7 @@ const MAX: usize = 2 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum NotProxied {
     /// Bytes that are not a valid header.
-    #[error("no PROXY protocol header of version 2: {0}")]
+    #[error("not a valid PROXY protocol header of version 2: {0}")]
     Malformed(String),
     /// Connection that failed or ended within the header.
     #[error(transparent)]
@@ -32,7 +32,7 @@ pub async fn client_of(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<I
     let mut header = vec![0; FIXED];
     stream.read_exact(&mut header).await?;
     if !header.starts_with(ppp::v2::PROTOCOL_PREFIX) {
-        return Err(NotProxied::Malformed("another signature".into()));
+        return Err(NotProxied::Malformed("wrong signature".into()));
     }
     let rest = usize::from(u16::from_be_bytes([header[14], header[15]]));
     if rest > MAX {

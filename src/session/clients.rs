@@ -138,7 +138,7 @@ impl Clients {
             if closed > 0 {
                 warn!(
                     closed,
-                    "the longest queues: all together were above delivery.max_total_queue_bytes"
+                    "closed clients with the longest queues: all queues exceeded delivery.max_total_queue_bytes"
                 );
             } else {
                 // The remaining bytes belong to clients that are closing.

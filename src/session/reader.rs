@@ -240,7 +240,7 @@ impl Reader {
             OpCode::Close => close_code(&payload).map(|code| Some(Inbound::Close(code))),
             OpCode::Text | OpCode::Binary => {
                 if self.partial.is_some() {
-                    return Err(CloseReason::Protocol("a new message inside a fragmented one"));
+                    return Err(CloseReason::Protocol("new message before the end of a fragmented one"));
                 }
                 let form = if opcode == OpCode::Text {
                     Form::Text
@@ -263,7 +263,7 @@ impl Reader {
             }
             OpCode::Continuation => {
                 let Some(partial) = &mut self.partial else {
-                    return Err(CloseReason::Protocol("a continuation of nothing"));
+                    return Err(CloseReason::Protocol("continuation frame without a message"));
                 };
                 partial.add(&payload, max_payload(self.max_message, partial.deflated))?;
                 self.partial.take_if(|_| fin).map(Partial::whole).transpose()
@@ -296,11 +296,11 @@ fn max_payload(max_message: usize, deflated: bool) -> usize {
 fn close_code(payload: &[u8]) -> Result<Option<u16>, CloseReason> {
     let (code, reason) = match payload {
         [] => return Ok(None),
-        [_] => return Err(CloseReason::Protocol("a close frame of one byte")),
+        [_] => return Err(CloseReason::Protocol("close frame of one byte")),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(CloseReason::Protocol("a close code that may not be sent"));
+        return Err(CloseReason::Protocol("invalid close code"));
     }
     if std::str::from_utf8(reason).is_err() {
         return Err(CloseReason::NotUtf8);

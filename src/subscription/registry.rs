@@ -245,7 +245,7 @@ impl Registry {
         let words = match self.tables.lock().cooldown(kind, self.clock.now())? {
             Absent::NotServed => format!("the node does not serve the {what} of its blocks"),
             Absent::Throttled => {
-                format!("the node's rate limit leaves no room for the {what} of its blocks, try again later")
+                format!("the node's rate limit prevents fetching the {what} of its blocks, try again later")
             }
         };
         Some((not_served(kind), words))
@@ -414,8 +414,8 @@ impl Registry {
     fn deliver(&self, tables: &mut Tables, due: &mut DirtyClients, now: Millis) {
         for (kind, why) in tables.deliver(due, now) {
             let reason = match why {
-                Absent::NotServed => "no node gives them",
-                Absent::Throttled => "the nodes' rate limits hold them back",
+                Absent::NotServed => "no node serves them",
+                Absent::Throttled => "the nodes' rate limits prevent fetching them",
             };
             let what = kind.label();
             warn!("{what} of blocks: {reason}; clients that subscribe to them are closed with 1012");

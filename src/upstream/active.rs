@@ -239,26 +239,26 @@ impl ActiveUpstream {
         let several = self.endpoints.len() > 1;
         let Some(to) = to else {
             return if several {
-                warn!("no upstream is in use: none is connected");
+                warn!("no upstream is active: none is connected");
             };
         };
         let Some((from, heard)) = left.take().filter(|(from, _)| *from != to) else {
             return if several {
-                info!("upstream {} is in use", name(to));
+                info!("upstream {} is active", name(to));
             };
         };
         let reason = match why {
             SwitchReason::First | SwitchReason::Lost => {
-                warn!("upstream {} is in use now: {} is lost", name(to), name(from));
+                warn!("failover to upstream {}: {} is lost", name(to), name(from));
                 "lost"
             }
             SwitchReason::Lagging(lag) => {
-                warn!("upstream {} is in use now: {} lags by {lag:.1?}", name(to), name(from));
+                warn!("failover to upstream {}: {} lags by {lag:.1?}", name(to), name(from));
                 "lagging"
             }
             SwitchReason::Forked => {
                 warn!(
-                    "upstream {} is in use now: {} is on another branch than most of the others",
+                    "failover to upstream {}: {} is on another branch than most of the others",
                     name(to),
                     name(from)
                 );
@@ -266,7 +266,8 @@ impl ActiveUpstream {
             }
             SwitchReason::Doubted => {
                 warn!(
-                    "upstream {} is in use now: nothing leads from the head of {} to the published chain, and no other has come so far",
+                    "failover to upstream {}: no parents link the head of {} to the published chain, and no other has \
+                     reached its height",
                     name(to),
                     name(from)
                 );
@@ -274,7 +275,7 @@ impl ActiveUpstream {
             }
             SwitchReason::FailBack => {
                 info!(
-                    "upstream {} is in use now: it has been sound for node.failback_after and comes before {}",
+                    "failback to upstream {}: it is healthy and has priority over {}",
                     name(to),
                     name(from)
                 );

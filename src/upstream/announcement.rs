@@ -161,7 +161,7 @@ impl Announcements {
     pub fn announced(&mut self, json: Bytes, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
         let Ok(place) = place_of(&json) else {
-            self.contradicted("they are no headers", &mut acts);
+            self.contradicted("they are not valid headers", &mut acts);
             acts.push(Act::Ring(Goal::Change));
             return acts;
         };
@@ -195,11 +195,11 @@ impl Announcements {
         let found = block.and_then(|block| Some((block, place_of(block).ok()?)));
         match (comparison.seek, found) {
             (_, Some((block, place))) if place.hash == announced.hash => match lacks(&comparison.announced, block) {
-                Some(member) => self.bells(&format!("they lack or change {member} of the block"), &mut acts),
+                Some(member) => self.bells(&format!("they omit or change the block's {member}"), &mut acts),
                 None => self.headers(now, &mut acts),
             },
             (HeaderLookup::Number(_), Some((_, place))) if place.number == announced.number => {
-                self.contradicted("their hashes are not the blocks'", &mut acts);
+                self.contradicted("their hashes differ from the blocks'", &mut acts);
                 if self.worth != Worth::Bells {
                     self.comparison = None;
                     self.worth = Worth::Unknown;

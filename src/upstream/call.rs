@@ -40,7 +40,7 @@ pub enum CallError {
     #[error(transparent)]
     Full(#[from] Full),
     /// The answer is about another hash than the one requested.
-    #[error("upstream answered about another hash")]
+    #[error("upstream answered for another hash")]
     Another,
 }
 

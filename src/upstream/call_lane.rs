@@ -40,7 +40,7 @@ enum CallLaneEnd {
     OtherNode(String),
     #[error("the stream's connection is lost")]
     StreamLost,
-    #[error("a panic, which the log has")]
+    #[error("a bug in headwater; the log has the panic")]
     Panicked,
     #[error("shutting down")]
     Shutdown,
@@ -100,7 +100,10 @@ impl CallLane {
             match (next, &end) {
                 (NextLane::Share(span), _) => {
                     if self.lanes() != Lanes::One {
-                        warn!("upstream {endpoint}: no second connection ({end}); calls share the stream's");
+                        warn!(
+                            "upstream {endpoint}: no second connection ({end}); calls share the stream's connection: \
+                             allow two connections at the node, or set node.lanes = 1"
+                        );
                         self.shared.lanes.send_replace(Lanes::One);
                     }
                     if !self.calls.refuse_for(span).await {
@@ -113,7 +116,7 @@ impl CallLane {
                         waits = backoff.build();
                     }
                     if used {
-                        warn!("upstream {endpoint}: the connection for calls ended: {end}; connecting again");
+                        warn!("upstream {endpoint}: the connection for calls ended: {end}; reconnecting");
                         self.shared.lanes.send_replace(Lanes::Opening);
                     } else {
                         debug!("upstream {endpoint}: no connection for calls: {end}");
@@ -170,10 +173,7 @@ impl CallLane {
             return (CallLaneEnd::StreamLost, false);
         }
         if self.lanes() == Lanes::One {
-            info!(
-                "upstream {}: calls have a connection of their own now",
-                self.shared.endpoint
-            );
+            info!("upstream {}: calls have their own connection now", self.shared.endpoint);
         }
         self.shared.lanes.send_replace(Lanes::Two);
         self.shared.active.moved();
@@ -307,7 +307,7 @@ async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
                 Ok(link)
             } else {
                 Err(CallLaneEnd::OtherNode(
-                    "it has another genesis than the stream's connection".into(),
+                    "its genesis differs from that of the stream's connection".into(),
                 ))
             };
         }

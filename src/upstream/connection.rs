@@ -56,19 +56,19 @@ const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
 enum End {
     #[error(transparent)]
     Link(#[from] LinkError),
-    #[error("no answer to the handshake in time")]
+    #[error("the handshake timed out")]
     ConnectTimeout,
     #[error("nothing received for {0:?}, not even a pong")]
     Silent(Duration),
-    #[error("no answer for {0:?} to a question that every node answers")]
+    #[error("no answer for {0:?} to a request that every node answers")]
     Unanswered(Duration),
     #[error("{0}")]
     Refused(String),
-    #[error("its newHeads subscription is dead: the chain goes on and nothing is announced")]
+    #[error("its newHeads subscription is dead: the chain advances, but the node announces no heads")]
     HeadsStalled,
     #[error("the node ended its newHeads subscription twice in a row: {0}")]
     HeadsEnded(String),
-    #[error("a bug of ours ended the connection; the log says where")]
+    #[error("a bug in headwater ended the connection; the log has the panic")]
     Panicked,
     #[error("shutting down")]
     Shutdown,
@@ -274,7 +274,7 @@ impl Connection {
                 waits = backoff.build();
             }
             let wait = waits.next().unwrap_or(settings.reconnect_max);
-            warn!("upstream {}: {end}; trying again in {wait:.1?}", self.shared.endpoint);
+            warn!("upstream {}: {end}; reconnecting in {wait:.1?}", self.shared.endpoint);
             if !self.calls.refuse_for(wait).await {
                 return;
             }
@@ -548,16 +548,16 @@ impl Serving {
             return;
         }
         if matches!(purpose, Purpose::Probe) {
-            debug!(upstream = %self.shared.endpoint, "rate limited: whether there is a newer head is asked again later");
+            debug!(upstream = %self.shared.endpoint, "rate limited; the newest head is requested again later");
             return;
         }
         if matches!(purpose, Purpose::Subscribe(FeedState::Heads)) {
             self.heads_put_off();
             return;
         }
-        let why = "rate limited: the node says that it is asked too much";
+        let why = "rate limited by the node";
         warn!(
-            "upstream {}: {why}; the handshake goes on in a while",
+            "upstream {}: {why}; the handshake continues after a back-off",
             self.shared.endpoint
         );
         self.shared.status.lock().last_error = Some(why.into());

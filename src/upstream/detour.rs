@@ -30,8 +30,8 @@ impl Upstream {
     pub async fn overtake(&self, method: &str, params: &str) -> Outcome {
         match self.ask_past_calls(method, params).await {
             Ok(Some(Outcome::Result(json))) if &json[..] != b"null" => return Outcome::Result(json),
-            Ok(_) => debug!(upstream = %self.shared.endpoint, method, "no result on a connection of its own"),
-            Err(why) => debug!(upstream = %self.shared.endpoint, method, %why, "no connection of its own"),
+            Ok(_) => debug!(upstream = %self.shared.endpoint, method, "no result on a separate connection"),
+            Err(why) => debug!(upstream = %self.shared.endpoint, method, %why, "cannot open a separate connection"),
         }
         std::future::pending().await
     }

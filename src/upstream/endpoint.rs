@@ -19,7 +19,7 @@ pub enum Endpoint {
 
 /// Error for a text that is not a valid node address.
 #[derive(Debug, thiserror::Error)]
-#[error("{given:?} is no node address: use ws://, wss://, http:// or https://, or the path of an IPC socket")]
+#[error("{given:?} is not a valid node address: use ws://, wss://, http:// or https://, or the path of an IPC socket")]
 pub struct BadEndpoint {
     given: String,
 }

@@ -112,7 +112,9 @@ impl ChainIdentity {
     /// A message that names the node, if the id is not a number or not that of the known chain.
     pub fn check_chain_id(&self, endpoint: &Endpoint, chain_id: &str) -> Result<String, String> {
         let Some(chain_id) = normal(chain_id) else {
-            return Err(format!("{endpoint} gives a chain id that is no number: {chain_id}"));
+            return Err(format!(
+                "{endpoint} reports a chain id that is not a valid number: {chain_id}"
+            ));
         };
         let expected = self.chain_id.get_or_init(|| chain_id.clone());
         if *expected == chain_id {
@@ -121,7 +123,9 @@ impl ChainIdentity {
         Err(if self.fixed {
             format!("{endpoint} is on chain {chain_id}, and node.chain_id is {expected}: check upstreams")
         } else if self.alone {
-            format!("{endpoint} is on chain {chain_id} now, but it was on {expected}: check upstreams, or start anew")
+            format!(
+                "{endpoint} is on chain {chain_id} now, but it was on {expected}: check upstreams, or restart headwater"
+            )
         } else {
             format!("{endpoint} is on chain {chain_id}, but the others are on {expected}: check upstreams")
         })

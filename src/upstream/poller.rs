@@ -77,7 +77,7 @@ struct HttpTransport {
 /// Failure of a POST.
 #[derive(Debug, thiserror::Error)]
 enum HttpFailure {
-    #[error("rate limited: the node says that it is asked too much")]
+    #[error("rate limited by the node")]
     Throttled(Option<Duration>),
     #[error("an answer of more than {0} bytes (raise node.max_message_bytes)")]
     TooLong(usize),
@@ -128,7 +128,7 @@ impl HttpTransport {
         }
         if status.is_redirection() {
             return Err(HttpFailure::Other(format!(
-                "HTTP {status}: redirects are not followed, set the address that serves"
+                "HTTP {status}: headwater does not follow redirects, configure the final address"
             )));
         }
         if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
@@ -291,7 +291,7 @@ impl Poller {
             }
             // Within half of the timeout: the next poll may take the other half.
             Err(why) if self.ready && !self.failed_once && self.learned.elapsed() < time_limit => {
-                debug!("upstream {}: {why}; asking once more", self.shared.endpoint);
+                debug!("upstream {}: {why}; retrying once", self.shared.endpoint);
                 self.failed_once = true;
                 Some(Instant::now() + self.shared.settings.poll_interval.min(ONCE_MORE))
             }
@@ -335,7 +335,7 @@ impl Poller {
         if !self.ready || now >= self.end() {
             self.failed(why.to_string());
         } else if is_first {
-            warn!("upstream {}: {why}; it is asked less often", self.shared.endpoint);
+            warn!("upstream {}: {why}; polling it less often", self.shared.endpoint);
         }
     }
 
@@ -346,7 +346,7 @@ impl Poller {
                 Some(next) => format!("in {:.1?}", next.saturating_duration_since(now)),
                 None => format!("every {:?}", self.shared.settings.poll_interval),
             };
-            warn!("upstream {}: {why}; asking again {again}", self.shared.endpoint);
+            warn!("upstream {}: {why}; retrying {again}", self.shared.endpoint);
         }
         self.shared.down(why);
         self.head = None;

@@ -149,7 +149,7 @@ impl UpstreamShared {
     pub async fn resolve(&self, doubt: &Doubt) -> Result<(), String> {
         if let Some(block) = doubt.found() {
             info!(
-                "upstream {}: its genesis is another one than before, but it has block {block}: it is on the same chain",
+                "upstream {}: its genesis differs from before, but it has block {block}: it is on the same chain",
                 self.endpoint
             );
             self.identity.same_chain(doubt.genesis());
@@ -158,7 +158,8 @@ impl UpstreamShared {
         let checked = self.identity.other_chain(&self.endpoint, doubt.genesis());
         self.refused_if(checked)?;
         warn!(
-            "upstream {}: it has another genesis than before, and none of the published blocks; subscribers are closed with 1012",
+            "upstream {}: its genesis differs from before and it has none of the published blocks: the chain was \
+             replaced, subscribers to the chain are closed with 1012",
             self.endpoint
         );
         self.send(HeadReport::Replaced).await;

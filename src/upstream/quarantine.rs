@@ -181,7 +181,8 @@ impl Upstream {
         match answer {
             Err(CallError::Breaks) => {
                 warn!(
-                    "upstream {}: it closes the connection on a call of {}; the call is refused for {CONSEQUENCE:?}",
+                    "upstream {}: the node closes the connection on a call of {}; headwater does not repeat \
+                 this call there for {CONSEQUENCE:?}",
                     self.shared.endpoint, ask.method
                 );
                 self.quarantine.remember(ask);
@@ -254,7 +255,7 @@ impl Upstream {
     async fn open_for(&self, ask: &Ask) -> Result<Alone, CallError> {
         let shared = &self.shared;
         let unavailable = |why: &dyn std::fmt::Display| {
-            debug!(upstream = %shared.endpoint, %why, "no connection for a call that is asked alone");
+            debug!(upstream = %shared.endpoint, %why, "cannot open a connection for an isolated call");
             CallError::Unavailable
         };
         let mut link = Alone::connect(&shared.endpoint, &shared.settings)

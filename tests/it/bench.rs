@@ -97,7 +97,7 @@ async fn what_is_compressed_is_read_and_what_is_not_is_refused() {
     assert!(shorter < 0.6 * plain, "{shorter} of {plain} bytes");
 
     let declined = bench(&node.ws_url(), "--clients=2 --duration=1s --compress").await;
-    failed(&declined, "declined to compress");
+    failed(&declined, "declined compression");
 }
 
 #[track_caller]
@@ -190,7 +190,7 @@ async fn a_log_that_one_client_gets_twice_is_doubled() {
     failed(&output, "0 lost, 1 doubled, 0 out of order, 0 closed");
     let fault = report["faults"][0].as_str().unwrap();
     assert!(
-        fault.contains("log 1 of block 7") && fault.ends_with("came twice"),
+        fault.contains("log 1 of block 7") && fault.ends_with("arrived twice"),
         "{report}"
     );
 }

@@ -523,7 +523,7 @@ async fn what_waits_for_the_budget_for_too_long_ends_the_connection() {
     rig.control.mine();
     let (_, code, text) = watcher.closed().await;
     assert_eq!(code, 1008);
-    assert!(text.contains("budget"), "{text}");
+    assert!(text.contains("egress limit exceeded"), "{text}");
 }
 
 // ---- origins, hosts and methods

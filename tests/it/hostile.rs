@@ -147,7 +147,7 @@ async fn a_message_that_takes_too_long() {
                 if let Some((first, payload)) = wire.frame_within(Duration::from_millis(100)).await
                     && first == CLOSE
                 {
-                    let words = "a message was begun and not finished in time";
+                    let words = "incomplete message: the rest did not arrive in time";
                     assert_eq!(payload, crate::wire::close(1008, words));
                     return;
                 }

@@ -326,7 +326,7 @@ async fn a_redirect_is_not_followed() {
     let proxy = Proxy::start(&[url], |config| config.node.poll_interval = Duration::from_millis(20)).await;
     eventually("it is said", async || {
         let why = proxy.upstreams().await[0]["lastError"].to_string();
-        why.contains("307") && why.contains("redirects are not followed")
+        why.contains("307") && why.contains("does not follow redirects")
     })
     .await;
     assert_eq!(elsewhere.calls("eth_chainId"), 0);

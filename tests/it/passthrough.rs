@@ -158,7 +158,7 @@ async fn after_a_failover_it_is_made_anew_and_where_that_is_refused_its_clients_
     two.disconnect();
     let (_, code, reason) = client.closed().await;
     assert_eq!(code, 1012);
-    assert!(reason.contains("does not serve a subscription"), "{reason}");
+    assert!(reason.contains("does not serve one of your subscriptions"), "{reason}");
     // No other client is closed.
     bystander.forget_early();
     assert!(bystander.call("eth_chainId", json!([])).await["result"].is_string());
@@ -480,7 +480,7 @@ async fn a_node_that_gives_two_one_id_serves_the_first() {
     let id = first.subscribe(numbers(&json!(1))).await;
     let mut second = proxy.client().await;
     let why = refused(&mut second, "eth_subscribe", numbers(&json!(2))).await;
-    assert_eq!(why["message"], "the node gave two subscriptions one id");
+    assert_eq!(why["message"], "the node gave two subscriptions the same id");
     front.say(event("0x77", "one"));
     let told = first.event().await;
     assert_eq!((told.subscription, told.payload), (id.clone(), r#""one""#.to_owned()));

@@ -282,7 +282,7 @@ async fn a_rate_limit_is_called_so() {
     assert_eq!(client.closed().await.1, 1012);
     let mut other = rig.client().await;
     let refused = other.call("eth_subscribe", json!(["transactionReceipts"])).await;
-    let words = "the node's rate limit leaves no room for the receipts of its blocks, try again later";
+    let words = "the node's rate limit prevents fetching the receipts of its blocks, try again later";
     assert_eq!(refused["error"], json!({"code": -32000, "message": words}));
 }
 

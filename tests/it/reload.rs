@@ -109,19 +109,19 @@ async fn on_sighup_it_is_read_and_what_waits_for_a_restart_is_named() {
         line.clone()
     };
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
-    until("the configuration was read again");
+    until("the configuration was reloaded");
     write(
         &path,
         "admin = \"127.0.0.1:1\"\n[delivery]\ncompression = \"on\"\n[limits]\nmax_batch = 7\n",
     );
     // The flag takes precedence over the file.
-    let named = until("restart only");
+    let named = until("only after a restart");
     assert!(
-        named.trim_end().ends_with("restart only: delivery.compression"),
+        named.trim_end().ends_with("only after a restart: delivery.compression"),
         "{named}"
     );
     write(&path, "[limits]\nmax_bach = 7\n");
-    let refused = until("stays as it was");
+    let refused = until("stays in force");
     assert!(refused.contains("did you mean limits.max_batch?"), "{refused}");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(running.wait().unwrap().success());

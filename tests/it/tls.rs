@@ -306,7 +306,7 @@ fn files_that_cannot_be_used_are_named() {
         (
             authority.path("one.key"),
             authority.path("one.key"),
-            "no certificate in it",
+            "contains no certificate",
         ),
         (authority.path("one.pem"), authority.path("one.pem"), "one.pem: "),
         (authority.path("one.pem"), authority.path("other.key"), "one.pem: "),

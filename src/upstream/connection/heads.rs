@@ -114,13 +114,16 @@ impl Serving {
 
     /// Polls the head until heads are announced again: the chain advances without announcements.
     pub(super) fn heads_unannounced(&mut self) {
-        self.poll_heads("it grants the subscription and announces nothing");
+        self.poll_heads("the node granted the subscription but announces no heads");
     }
 
     pub(super) fn heads_granted(&mut self) {
         self.heads.subscription = HeadsSubscription::Stands;
         if self.heads.poll.take().is_some() {
-            info!("upstream {}: it serves newHeads after all", self.shared.endpoint);
+            info!(
+                "upstream {}: the node serves newHeads now, polling ends",
+                self.shared.endpoint
+            );
         }
     }
 
@@ -136,7 +139,7 @@ impl Serving {
             let every = self.shared.settings.poll_interval;
             if self.shared.has_heads(Heads::Polled) {
                 warn!(
-                    "upstream {}: no newHeads, its head is polled every {every:?}: {why}",
+                    "upstream {}: no newHeads, headwater polls its head every {every:?}: {why}",
                     self.shared.endpoint
                 );
             }
@@ -150,7 +153,10 @@ impl Serving {
     pub(super) async fn announced(&mut self, json: Bytes) {
         self.heads.has_announced = true;
         if self.heads.poll.take().is_some() {
-            info!("upstream {}: it announces heads after all", self.shared.endpoint);
+            info!(
+                "upstream {}: the node announces heads now, polling ends",
+                self.shared.endpoint
+            );
             if let Some(found) = self.heads.found {
                 self.shared.has_heads(found);
             }
@@ -260,7 +266,8 @@ impl Serving {
                     self.heads.found = Some(heads);
                     if self.shared.has_heads(heads) && heads == Heads::Rung {
                         warn!(
-                            "upstream {}: its newHeads are not its blocks' headers, heads are fetched when it announces one: {why}",
+                            "upstream {}: its newHeads are not its blocks' headers, headwater \
+                             fetches each announced head: {why}",
                             self.shared.endpoint
                         );
                     }

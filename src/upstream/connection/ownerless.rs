@@ -61,7 +61,7 @@ impl Serving {
         if has_room && method.len() <= MAX_METHOD_NAME && self.ownerless.is_new(&subscription, now) {
             let name = String::from_utf8_lossy(&method);
             warn!(
-                "upstream {}: it sends {name} of a subscription that nobody has, {subscription}; it is ended",
+                "upstream {}: the node sends {name} of an unknown subscription, {subscription}; headwater ends it",
                 self.shared.endpoint
             );
             self.end_ownerless(subscription, may_end(&name));

@@ -46,7 +46,7 @@ impl Serving {
     pub(super) fn whole_by_hash(&mut self, why: &str) {
         if !std::mem::replace(&mut self.pending.by_hash, true) {
             info!(
-                "upstream {}: pending transactions are fetched by their hashes, for it does not announce whole ones: {why}",
+                "upstream {}: no whole pending transactions are announced, headwater fetches them by hash: {why}",
                 self.shared.endpoint
             );
         }
@@ -65,7 +65,7 @@ impl Serving {
 
     fn announced_one(&mut self, subscription: &str, form: TransactionForm, transaction: Announced, seen: Seen) {
         if form == TransactionForm::Full && matches!(transaction, Announced::Hash(_)) && !self.pending.by_hash {
-            self.whole_by_hash("it announced a hash although whole ones were asked for");
+            self.whole_by_hash("the node announced a hash although whole transactions were requested");
             self.take_for_hashes(subscription.to_owned());
         }
         let by_hash = self.pending.by_hash;
@@ -131,7 +131,11 @@ impl Serving {
             && is_unknown_method(&error)
             && self.pending.no_whole.is_none()
         {
-            warn!(upstream = %self.shared.endpoint, "no whole pending transactions: {}", text(&error));
+            warn!(
+                upstream = %self.shared.endpoint,
+                "the node does not serve whole pending transactions: {}",
+                text(&error)
+            );
             let left = self.pending.fetches.take_waiting().len();
             self.shared.count_dropped(left);
             self.pending.no_whole = Some(error);

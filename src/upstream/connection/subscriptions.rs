@@ -47,10 +47,10 @@ impl NodeSubscription {
 impl Serving {
     pub(super) async fn subscribed(&mut self, feed: FeedState, subscription: String) -> Result<(), End> {
         let why = if !is_id(&subscription) {
-            Some("the node answers a subscription without an id")
+            Some("the node answered a subscription without an id")
         } else if let Some(Some(_)) = self.feeds.get(&subscription) {
             // The first subscription keeps the id. Closing the connection would end all of them, again and again.
-            Some("the node gave two subscriptions one id")
+            Some("the node gave two subscriptions the same id")
         } else {
             None
         };
@@ -97,10 +97,19 @@ impl Serving {
         } else {
             match &of {
                 NodeSubscription::Pending(_) => {
-                    warn!(upstream = %self.shared.endpoint, "no pending transactions: {}", text(&error));
+                    warn!(
+                        upstream = %self.shared.endpoint,
+                        "the node refused the subscription to pending transactions: {}",
+                        text(&error)
+                    );
                 }
                 NodeSubscription::Passthrough(passed) => {
-                    debug!(upstream = %self.shared.endpoint, ?passed, "refused: {}", text(&error));
+                    debug!(
+                        upstream = %self.shared.endpoint,
+                        ?passed,
+                        "the node refused a subscription: {}",
+                        text(&error)
+                    );
                 }
             }
             self.forget(&of);
@@ -115,7 +124,7 @@ impl Serving {
     /// Handles the end of a granted subscription by the node. Returns [`End::HeadsEnded`] if that to heads ends twice
     /// within `silence_timeout`.
     pub(super) fn ended_by_node(&mut self, subscription: &str, feed: FeedState, error: Bytes) -> Result<(), End> {
-        warn!(upstream = %self.shared.endpoint, ?feed, "the node has ended a subscription: {}", text(&error));
+        warn!(upstream = %self.shared.endpoint, ?feed, "the node ended a subscription: {}", text(&error));
         self.feeds.remove(subscription);
         let now = Instant::now();
         let of = match feed {
