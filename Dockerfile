@@ -52,8 +52,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,id=headwater-target-$TARGETARCH,sharing=locked \
     . /target.env \
     && find src -type f -exec touch {} + \
-    && cargo build --release --locked --bin headwater \
-    && cp "target/$CARGO_BUILD_TARGET/release/headwater" /headwater
+    && cargo build --profile dist --locked --bin headwater \
+    && cp "target/$CARGO_BUILD_TARGET/dist/headwater" /headwater
 
 # Certificates for wss:// nodes, a non-root user, and nothing to run but us: no shell, no libc.
 FROM gcr.io/distroless/static-debian12:nonroot

@@ -43,7 +43,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## the release binary, below target/release
+build: ## the binary, below target/release (packages: cargo build --profile dist)
 	$(CARGO) build --release --locked
 
 .PHONY: test
@@ -141,8 +141,8 @@ docker-lint: $(HADOLINT) ## lint the Dockerfile
 static: ## the static musl binary, started from an empty directory without an environment
 	@command -v $(STATIC_CC) >/dev/null || { echo "make static: $(STATIC_CC) not found; on Debian: apt-get install musl-tools" >&2; exit 1; }
 	@if command -v rustup >/dev/null; then rustup target add $(STATIC_TARGET); fi
-	CC_$(subst -,_,$(STATIC_TARGET))=$(STATIC_CC) $(CARGO) build --release --locked --target $(STATIC_TARGET) --bin headwater
-	@scripts/check-static $(TARGET_DIR)/$(STATIC_TARGET)/release/headwater
+	CC_$(subst -,_,$(STATIC_TARGET))=$(STATIC_CC) $(CARGO) build --profile dist --locked --target $(STATIC_TARGET) --bin headwater
+	@scripts/check-static $(TARGET_DIR)/$(STATIC_TARGET)/dist/headwater
 
 .PHONY: bench
 bench: $(NODE_READY) ## the whole table, some twenty-five minutes: writes benches/RESULTS.md with its plots (GETH=geth: before geth too)

@@ -86,7 +86,7 @@ impl Sources {
     fn of_this_crate() -> Self {
         let mut sources = Self::default();
         sources.file("src/lib.rs", &[]);
-        sources.file("src/main.rs", &[]);
+        sources.file("src/bin/headwater/main.rs", &[]);
         sources
     }
 

@@ -25,7 +25,7 @@
 )]
 
 mod chain;
-#[path = "../../src/bench/frames.rs"]
+#[path = "../../src/bin/headwater/bench/frames.rs"]
 mod frames;
 mod load;
 mod loop_server;
@@ -46,7 +46,7 @@ mod stock_server;
 #[path = "../shared/svg.rs"]
 mod svg;
 mod table;
-#[path = "../../src/bench/usage.rs"]
+#[path = "../../src/bin/headwater/bench/usage.rs"]
 mod usage;
 #[path = "../shared/websocket.rs"]
 mod websocket;

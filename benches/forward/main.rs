@@ -26,7 +26,7 @@
 
 mod call;
 mod crowd;
-#[path = "../../src/bench/frames.rs"]
+#[path = "../../src/bin/headwater/bench/frames.rs"]
 mod frames;
 mod line;
 mod load;
@@ -43,7 +43,7 @@ mod roles;
 mod run;
 #[path = "../shared/svg.rs"]
 mod svg;
-#[path = "../../src/bench/usage.rs"]
+#[path = "../../src/bin/headwater/bench/usage.rs"]
 mod usage;
 #[path = "../shared/websocket.rs"]
 mod websocket;

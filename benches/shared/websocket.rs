@@ -1,17 +1,13 @@
 //! The RFC 6455 handshake for the loop server and the load generators, without the cost of a library.
 
 use anyhow::{Result, ensure};
-use base64::{Engine, engine::general_purpose::STANDARD};
-use sha1::{Digest, Sha1};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Key that every client of the benchmark sends; there are no caches here to defend against.
 pub const CLIENT_KEY: &str = "aGVhZHdhdGVyIGZhbm91dA==";
 
 pub fn accept_value(key: &str) -> String {
-    let mut sha1 = Sha1::new();
-    sha1.update(key.as_bytes());
-    sha1.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    STANDARD.encode(sha1.finalize())
+    derive_accept_key(key.as_bytes())
 }
 
 /// Formats the upgrade request; with `compress`, offers permessage-deflate as browsers do.

@@ -107,7 +107,8 @@ impl Tokens {
             if secret.len() < MIN_SECRET {
                 return Err(format!("{}: must have at least {MIN_SECRET} bytes", path.display()));
             }
-            Ok((DecodingKey::from_secret(&secret), Digest::of_bytes(&secret)))
+            let key = DecodingKey::from_secret(&secret).map_err(|why| format!("{}: {why}", path.display()))?;
+            Ok((key, Digest::of_bytes(&secret)))
         });
         let public = settings.jwks_file.map(|path| {
             let set: JwkSet = serde_json::from_slice(&read(path)?)

@@ -7,7 +7,7 @@ use http::header::{
     SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderName, Method, Request, Version};
-use sha1::{Digest, Sha1};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::door::Refusal;
 
@@ -38,7 +38,7 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Refusal> {
                 && request.method() == Method::GET
                 && request.version() == Version::HTTP_11 =>
         {
-            Ok(accept(key.as_bytes()))
+            Ok(derive_accept_key(key.as_bytes()))
         }
         _ => Err(Refusal::Malformed),
     }
@@ -71,19 +71,16 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-/// Computes `Sec-WebSocket-Accept` from the key (RFC 6455 section 4.2.2, step 5).
-fn accept(key: &[u8]) -> String {
-    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_rfcs_own_example() {
-        assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            derive_accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 
     #[test]
