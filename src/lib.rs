@@ -15,7 +15,7 @@
 //!
 //! request  server        listener > handshake     TCP, TLS, HTTP, upgrade
 //!          door                                   identity, rights, quotas
-//!          session       reader > session         frames to JSON-RPC; charge, parse, plan
+//!          session       reader > requests        frames to JSON-RPC; charge, parse, plan
 //!            > subscription::registry             eth_subscribe, eth_unsubscribe
 //!            > rpc                                everything else: known here, cached, shared with an equal call, or
 //!                > upstream::routing              sent to a node that has the newest head and the least load

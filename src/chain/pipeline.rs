@@ -5,26 +5,22 @@
 //! known: the contents of a block are fetched in parallel ([`super::ContentFetches`]). A block that is dropped before
 //! its head was published leaves no trace.
 
+mod fetch;
+mod walk;
+
 use std::collections::VecDeque;
-use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::B256;
 use tracing::{debug, info, warn};
 
-use super::source::{Refused, Verify};
+use super::source::Verify;
 use super::{BlockRef, Header, Step, Tracker};
 use crate::telemetry::Metrics;
 use crate::upstream::MAX_HOLE;
 
-/// Attempts to fetch a block of a walk before the walk is given up: about a minute.
-const WALK_GIVE_UP: u32 = 36;
-
-/// Attempts after which failed calls no longer count, and the number of attempts that are then repeated: with up to
-/// that many upstreams, each is asked again and again.
-const WALK_PATIENT: u32 = 10;
-const WALK_TURNS: u32 = 6;
+pub(super) use fetch::{FetchRequest, FetchResult};
 
 /// Blocks that may wait to be published before the next stepping stone is postponed; more if history keeps more.
 const MIN_PIPELINE: usize = 64;
@@ -33,19 +29,9 @@ const MIN_PIPELINE: usize = 64;
 /// as many blocks, and heads keep arriving.
 const MAX_PIPELINES: usize = 4;
 
-/// Headers requested in one round trip of a walk: the parent by its hash, the blocks below by number, used if the walk
-/// reaches them. If none of these is answered, the walk continues by hash alone.
-const WALK_AHEAD: u64 = 15;
-
 /// Largest lead of a doubted head over the tip, in blocks, at which its parents are still fetched: a polled node
 /// reports one of several blocks, and is sometimes the first to report a block.
 const SHORT_WALK: u64 = 64;
-
-/// Consecutive answers that a block does not exist before they are believed: each from another node, over a second.
-const DENIED: u32 = 6;
-
-/// Blocks requested by number in one round trip, for a block without a parent.
-const NUMBERED: u64 = 64;
 
 /// Change of the canonical chain, in the order of delivery (E1 to E3).
 #[derive(Clone, Debug)]
@@ -110,40 +96,6 @@ enum PendingEvent {
     Adopt(Header),
     Rewind(BlockRef),
     ContinuityLost(Loss),
-}
-
-/// Request to the nodes; the `u32` is the number of attempts so far.
-#[derive(Clone, Debug)]
-pub(super) enum FetchRequest {
-    /// A block of a walk by its hash, and canonical blocks by number that the walk may reach.
-    Parent(B256, Range<u64>, u32),
-    /// The canonical blocks of these numbers, for a walk that reached this block, which has no parent.
-    Numbered(BlockRef, RangeInclusive<u64>, u32),
-    /// The node's tip, after the node announced this canonical block below our tip.
-    TipBehind(BlockRef),
-    /// The node's tip after a while, because the upstream that came into use in this round is behind ours.
-    Settled(u64),
-    /// The first block at or above this number, a stepping stone towards a head that is far ahead.
-    Stone(u64, u32),
-    /// The parent of the oldest block.
-    Past(B256),
-}
-
-/// Answer of a node; the `u32` is the number of attempts including this one.
-#[derive(Debug)]
-pub(super) enum FetchResult {
-    /// Answer to [`FetchRequest::Parent`].
-    Parent(B256, Result<Option<Header>, Refused>, Vec<Header>, u32),
-    /// Answer to [`FetchRequest::Numbered`].
-    Numbered(BlockRef, Result<Vec<Header>, Refused>, u32),
-    /// Answer to [`FetchRequest::TipBehind`].
-    TipBehind(BlockRef, Option<Header>),
-    /// Answer to [`FetchRequest::Settled`]; `None` if the node is syncing, or gives no answer.
-    Settled(u64, Option<Header>),
-    /// Answer to [`FetchRequest::Stone`].
-    Stone(u64, Result<Option<Header>, Refused>, u32),
-    /// Answer to [`FetchRequest::Past`]; `None` if no node gives the block.
-    Past(B256, Option<Header>),
 }
 
 /// Known part of the chain, published or not.
@@ -342,13 +294,6 @@ impl Pipeline {
         self.stepped(block, step);
     }
 
-    /// Walks to a stepping stone, the first block at or above a number: few blocks lead there, whatever its own number.
-    fn announced_stone(&mut self, waypoint: Header) {
-        let block = waypoint.block;
-        let step = self.tracker.walk_to(waypoint);
-        self.stepped(block, step);
-    }
-
     fn stepped(&mut self, block: BlockRef, step: Step) {
         self.step(step);
         if self.tracker.tip().is_some_and(|tip| tip.block == block) {
@@ -393,61 +338,6 @@ impl Pipeline {
             {
                 self.announce(head);
             }
-        }
-    }
-
-    /// Handles a head that is out of reach of a single walk: after an outage longer than history.
-    fn advance_by_waypoint(&mut self, head: Header, waypoint: u64) {
-        let missing = self
-            .tracker
-            .tip()
-            .map_or(0, |tip| head.block.number.saturating_sub(tip.block.number));
-        // Not every number has a block: the missing blocks are estimated from the density of those in memory.
-        let (blocks, numbers) = self.tracker.extent();
-        let likely = u128::from(missing) * u128::from(blocks) / u128::from(numbers.max(1));
-        if likely.max(self.caught_up.into()) > self.settings.max_replay.into() {
-            self.caught_up = 0;
-            let step = self.tracker.restart(head);
-            return self.step(step);
-        }
-        if self.tracker.needs().is_none() && !self.stone_wanted {
-            debug!(head = %head.block, waypoint, "far behind the node; catching up in steps");
-            self.stone_wanted = true;
-            self.asks.push(FetchRequest::Stone(waypoint, 0));
-        }
-        self.far = Some(head);
-    }
-
-    fn stone_fetched(&mut self, number: u64, waypoint: Result<Option<Header>, Refused>, attempts: u32) {
-        if self.far.is_none() {
-            self.stone_wanted = false;
-            return;
-        }
-        match waypoint {
-            // The pipeline is bounded: the next stone waits until there is room.
-            _ if self.pipeline.len() > self.settings.blocks.max(MIN_PIPELINE) => {
-                self.asks.push(FetchRequest::Stone(number, 1))
-            }
-            Ok(Some(waypoint)) => {
-                self.stone_wanted = false;
-                self.announced_stone(waypoint);
-            }
-            other => match tries_after(&other, attempts) {
-                Some(tries) => self.asks.push(FetchRequest::Stone(number, tries)),
-                None => {
-                    self.stone_wanted = false;
-                    self.give_up_walk();
-                }
-            },
-        }
-    }
-
-    /// Starts anew at the node's head: no node has the blocks between the known chain and that head.
-    fn give_up_walk(&mut self) {
-        if let Some(head) = self.far.take().or_else(|| self.tracker.target().cloned()) {
-            warn!(head = %head.block, "no node has the blocks between the published chain and this head");
-            let step = self.tracker.restart(head);
-            self.step(step);
         }
     }
 
@@ -516,138 +406,6 @@ impl Pipeline {
         }
     }
 
-    fn walk_to(&mut self, hash: B256, attempt: u32) {
-        if self.walking == Some(hash) && attempt == 0 {
-            return;
-        }
-        if attempt == 0 {
-            self.denied = 0;
-        }
-        self.walking = Some(hash);
-        let gap = self.tracker.gap();
-        // The last block of the gap is mostly the parent itself. No number is requested twice: one without an answer
-        // has no block.
-        let asked = self
-            .ahead_to
-            .filter(|(top, _)| gap.end <= *top)
-            .map(|(_, lowest)| lowest);
-        let last = gap.end.saturating_sub(1).min(asked.unwrap_or(u64::MAX));
-        let ahead = gap.start.max(last.saturating_sub(WALK_AHEAD))..last;
-        let ahead = if attempt == 0 { ahead } else { 0..0 };
-        if !ahead.is_empty() {
-            self.ahead_to = Some((gap.end, ahead.start));
-        }
-        self.asks.push(FetchRequest::Parent(hash, ahead, attempt));
-    }
-
-    /// Continues a walk at a block whose parent has no usable hash (`hardhat_mine` makes blocks without one, issue 11).
-    fn walk_by_number(&mut self, block: BlockRef, attempt: u32) {
-        if self.numbering == Some(block) && attempt == 0 {
-            return;
-        }
-        self.numbering = Some(block);
-        if !std::mem::replace(&mut self.by_number, true) {
-            warn!(
-                %block,
-                "the node has no parent of this block: headwater relates its blocks by number where parents are missing"
-            );
-        }
-        let oldest = self.tracker.oldest().map_or(0, |oldest| oldest.number);
-        let lowest = block.number.saturating_sub(NUMBERED).max(oldest);
-        self.asks
-            .push(FetchRequest::Numbered(block, lowest..=block.number, attempt));
-    }
-
-    fn numbered(&mut self, block: BlockRef, found: Result<Vec<Header>, Refused>, attempts: u32) {
-        if self.numbering != Some(block) {
-            return;
-        }
-        let failed = match found {
-            Ok(found) => match self.tracker.supply_numbered(block, found) {
-                Some(step) => return self.step(step),
-                None => None,
-            },
-            Err(reason) => Some(reason),
-        };
-        match failed {
-            // A failed call is no reason to give up.
-            Some(Refused::CallFailed) => self.walk_by_number(block, attempts.min(DENIED - 1)),
-            _ if attempts < DENIED => self.walk_by_number(block, attempts),
-            _ => self.give_up_walk(),
-        }
-    }
-
-    /// Handles the answer to a request.
-    pub fn fetched(&mut self, fetched: FetchResult) {
-        match fetched {
-            FetchResult::Parent(hash, block, below, attempts) => {
-                if below.is_empty() {
-                    // Few of these numbers have a block, or the node rejects that many calls at once.
-                    self.ahead_to = self.ahead_to.map(|(top, _)| (top, 0));
-                }
-                for header in below {
-                    // Set aside in case the walk reaches it.
-                    let step = self.tracker.supply(header);
-                    self.step(step);
-                }
-                match block {
-                    // A block no longer needed is set aside: the walk may return to it.
-                    Ok(Some(header)) => {
-                        let step = self.tracker.supply(header);
-                        self.step(step);
-                    }
-                    // A node may announce a block before it serves it, so retry while the hash is needed.
-                    other if self.tracker.needs() == Some(hash) => {
-                        self.denied = if matches!(other, Ok(None)) { self.denied + 1 } else { 0 };
-                        match tries_after(&other, attempts) {
-                            _ if self.denied >= DENIED => {
-                                self.denied = 0;
-                                let step = self.tracker.deny(hash);
-                                self.step(step);
-                            }
-                            Some(tries) => self.walk_to(hash, tries),
-                            None => self.give_up_walk(),
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            FetchResult::Numbered(block, found, attempts) => self.numbered(block, found, attempts),
-            // Meanwhile another upstream may have come into use, or been first to announce a block.
-            FetchResult::TipBehind(block, Some(tip)) if tip.block == block && self.catching_up => {}
-            FetchResult::TipBehind(block, Some(tip)) if tip.block == block => {
-                let step = self.tracker.rewind(block.hash);
-                self.step(step);
-            }
-            FetchResult::TipBehind(_, Some(tip)) => self.announced(tip),
-            FetchResult::TipBehind(_, None) => {}
-            FetchResult::Settled(round, tip) => {
-                self.settling = None;
-                match tip {
-                    _ if !self.catching_up || round != self.round => {}
-                    Some(tip) => {
-                        self.catching_up = false;
-                        self.believe(tip);
-                    }
-                    None => {
-                        self.settling = Some(round);
-                        self.asks.push(FetchRequest::Settled(round));
-                    }
-                }
-            }
-            FetchResult::Stone(number, waypoint, attempts) => self.stone_fetched(number, waypoint, attempts),
-            // An answer for another hash is from before the chain started anew.
-            FetchResult::Past(hash, found) if matches!(self.past, Past::Fetching(asked) if asked == hash) => {
-                self.past = match found {
-                    Some(header) => Past::Held(header),
-                    None => Past::Complete,
-                };
-                self.backfill();
-            }
-            FetchResult::Past(..) => {}
-        }
-    }
-
     /// Requests the parent of the oldest block, if no event waits to be published.
     fn backfill(&mut self) {
         if !self.pipeline.is_empty() {
@@ -694,22 +452,4 @@ impl Pipeline {
         self.backfill();
         event
     }
-}
-
-/// Caps the attempts of failed calls, which are no reason to give up: the node may return. The count drops by several,
-/// not by one, because it also selects the upstream to ask.
-fn cap_tries(reason: Refused, tries: u32) -> u32 {
-    match tries {
-        WALK_PATIENT.. if reason == Refused::CallFailed => WALK_PATIENT - WALK_TURNS,
-        _ => tries,
-    }
-}
-
-/// Returns the number of attempts so far, or `None` if the block is given up.
-fn tries_after(answer: &Result<Option<Header>, Refused>, tries: u32) -> Option<u32> {
-    let tries = match answer {
-        Err(reason) => cap_tries(*reason, tries),
-        Ok(_) => tries,
-    };
-    (tries < WALK_GIVE_UP).then_some(tries)
 }

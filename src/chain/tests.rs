@@ -2,15 +2,19 @@
 //! and lies; answers that are late, wrong or missing; streams that resume anywhere. The published events, replayed,
 //! are the chain.
 
+mod op;
+mod tree;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use alloy_primitives::{Address, B256, Bloom};
-use bytes::Bytes;
+use alloy_primitives::B256;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use self::op::{Manner, Op, op};
+use self::tree::{Name, Tree, names, skipped};
 use super::pipeline::{FetchRequest, FetchResult, Pipeline};
 use super::source::Refused;
 use super::{
@@ -18,130 +22,6 @@ use super::{
     Page, Published, Retraction, Verify,
 };
 use crate::telemetry::Metrics;
-
-/// Identifies a log by its block's hash and its index.
-type Name = (B256, u64);
-
-/// All blocks of all branches; each grows on an earlier one.
-#[derive(Debug)]
-struct Tree(Vec<(Header, Arc<BlockLogs>)>);
-
-impl Tree {
-    /// Grows a tree; each block is given as the distance back to its parent, the count of numbers without a block
-    /// before it, and the count of its logs.
-    fn grow(blocks: &[(usize, u64, u64)]) -> Self {
-        let mut tree = Self(Vec::new());
-        tree.add(B256::with_last_byte(255), 0, 1);
-        for (back, skipped, logs) in blocks {
-            let parent = tree.0[tree.0.len() - 1 - back % tree.0.len().min(12)].0.block;
-            tree.add(parent.hash, parent.number + 1 + skipped, *logs);
-        }
-        tree
-    }
-
-    fn add(&mut self, parent: B256, number: u64, logs: u64) {
-        let hash = B256::from(alloy_primitives::U256::from(self.0.len() as u64 + 1000));
-        let block = BlockRef { number, hash };
-        let address = Address::repeat_byte(1);
-        let logs: Vec<String> = (0..logs)
-            .map(|index| {
-                format!(
-                    r#"{{"address":"{address}","topics":[],"blockHash":"{hash}","blockNumber":"{number:#x}","logIndex":"{index:#x}"}}"#
-                )
-            })
-            .collect();
-        let json = Bytes::from(format!("[{}]", logs.join(",")));
-        let logs = BlockLogs::parse(block, &json, Instant::now()).expect("logs");
-        let header = Header {
-            block,
-            parent,
-            bloom: Some(Box::new(Bloom::repeat_byte(1))),
-            timestamp: 0,
-            json: Bytes::new(),
-            seen: Instant::now(),
-        };
-        self.0.push((header, Arc::new(logs)));
-    }
-
-    fn pick(&self, index: &Index) -> &Header {
-        &self.0[index.index(self.0.len())].0
-    }
-
-    fn by_hash(&self, hash: B256) -> Option<&(Header, Arc<BlockLogs>)> {
-        self.0.iter().find(|(header, _)| header.block.hash == hash)
-    }
-
-    /// Returns the blocks from the first one to this one.
-    fn path(&self, to: B256) -> Vec<&(Header, Arc<BlockLogs>)> {
-        let mut path = VecDeque::new();
-        let mut at = to;
-        while let Some(own) = self.by_hash(at) {
-            path.push_front(own);
-            at = own.0.parent;
-        }
-        path.into()
-    }
-
-    /// Returns all logs of the chain that ends at `to`, from number `first` on.
-    fn logs(&self, to: B256, first: u64) -> Vec<Name> {
-        let path = self
-            .path(to)
-            .into_iter()
-            .filter(|(header, _)| header.block.number >= first);
-        path.flat_map(|(_, logs)| names(logs)).collect()
-    }
-}
-
-fn names(logs: &BlockLogs) -> Vec<Name> {
-    logs.logs.iter().map(|log| (logs.block.hash, log.index)).collect()
-}
-
-/// One step of a test.
-#[derive(Clone, Debug)]
-enum Op {
-    /// An upstream announces a head; upstream 0 is the one in use.
-    Tell(u8, Index),
-    /// Another upstream comes into use.
-    Switch,
-    /// An answer arrives: true, empty, or about another block.
-    Answer(Index, Manner, Index),
-    /// A block's logs arrive that live subscriptions await.
-    Logs(Index),
-    /// This many events are published.
-    Publish(u8),
-    /// A stream resumes after a block, or after one of its logs.
-    Resume(Index, Option<u64>),
-    /// A stream of heads resumes after a block.
-    ResumeHeads(Index),
-    /// A resumed stream is advanced by this many steps.
-    Step(Index, u8),
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Manner {
-    Right,
-    Nothing,
-    Wrong,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let manner = prop_oneof![4 => Just(Manner::Right), 1 => Just(Manner::Nothing), 1 => Just(Manner::Wrong)];
-    prop_oneof![
-        6 => (0u8..3, any::<Index>()).prop_map(|(who, block)| Op::Tell(who, block)),
-        1 => Just(Op::Switch),
-        8 => (any::<Index>(), manner, any::<Index>()).prop_map(|(ask, manner, other)| Op::Answer(ask, manner, other)),
-        6 => (1u8..8).prop_map(Op::Publish),
-        6 => any::<Index>().prop_map(Op::Logs),
-        1 => (any::<Index>(), prop::option::of(0u64..3)).prop_map(|(block, log)| Op::Resume(block, log)),
-        1 => any::<Index>().prop_map(Op::ResumeHeads),
-        3 => (any::<Index>(), 1u8..6).prop_map(|(stream, steps)| Op::Step(stream, steps)),
-    ]
-}
-
-/// Count of numbers without a block before the next block.
-fn skipped() -> impl Strategy<Value = u64> {
-    prop_oneof![6 => Just(0u64), 2 => 1u64..4, 1 => 10u64..60]
-}
 
 /// A resumed stream.
 #[derive(Debug)]

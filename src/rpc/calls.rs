@@ -1,5 +1,9 @@
 //! Answers to calls: known already, from blocks in memory, from the cache, or from a node.
 
+mod logs;
+mod reads;
+mod turn;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,22 +13,23 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
+use self::logs::{BUILDERS, MAX_BUILDS};
+use self::turn::{BEYOND_CALLS, LONG_CALLS, MAX_WAITING};
 use super::by_hash::{ByHash, Expected};
 use super::cache::{By, Cache, Key};
-use super::cache_scope::{CacheScope, ChainSnapshot, FRESH, Route};
+use super::cache_scope::{CacheScope, ChainSnapshot, Route};
 use super::filters::Filters;
 use super::finality::{self, Finality};
-use super::local_logs::{self, LocalRange, RangeQuery};
-use super::method::{Basis, Method, Role};
+use super::method::{Method, Role};
 use super::params::{self, BlockName};
 use super::send;
 use super::unpublished_head::UnpublishedHead;
 use super::{Caller, RpcSettings, not_available};
-use crate::chain::{BlockLogs, BlockRef, Tip, Verify};
-use crate::conduct::{Conduct, Counted};
+use crate::chain::{BlockRef, Tip};
+use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::look::awaited;
-use crate::shares::{Budget, Charge, FairPool, Full, Owner, Place};
+use crate::shares::{Budget, FairPool, Owner};
 use crate::subscription::Registry;
 use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel, ReasonLabel};
 use crate::upstream::{Ask, CallError, MinHead, Pool, Repeat, Target, UpstreamId};
@@ -36,37 +41,11 @@ const MISSING: [Duration; 3] = [
     Duration::from_millis(320),
 ];
 
-/// Longest wait for the logs of the newest block before a node is asked for them.
-const LOGS_WAIT: Duration = Duration::from_secs(2);
-
 /// Largest lead over the published head, in blocks, that is taken from a number in a node's answer: a trusted node is
 /// not far ahead, and the claim of a single node must not keep answers out of the cache for long.
 const MAX_OUTRUN: u64 = 64;
 
-/// Length of answers, in bytes, above which few are put together at the same time.
-const LONG: usize = 1 << 20;
-
-/// Most long answers that are put together at the same time.
-const BUILDERS: usize = 2;
-
-/// Most calls in flight of accounts whose answers are long: with answers of 20 MiB, 0.7 s of a link of 1 Gbit/s.
-const LONG_CALLS: usize = 4;
-
-/// Most calls in flight beyond the windows of their accounts: slow calls of a new account do not stop its other
-/// calls.
-const BEYOND_CALLS: usize = 8;
-
-/// Most long answers of one account that wait to be put together.
-const MAX_BUILDS: usize = 64;
-
-/// Most calls of one account that wait to be sent to a node: as many as it may have in flight with the default of
-/// `node.max_in_flight`.
-const MAX_WAITING: usize = 1024;
-
 type Answer = Result<Outcome, CallError>;
-
-/// Places of a call in flight: in its account's window, or else beyond it, and among all calls.
-type Turn<'a> = (Option<Counted<'a>>, Option<Place>, Place);
 
 /// Service that answers calls.
 #[derive(Debug)]
@@ -286,202 +265,6 @@ impl Calls {
         }
     }
 
-    /// Returns the number of a block that is named by its hash, if it is in memory; looked up only if there are
-    /// archives, for which alone it matters.
-    fn number_held(&self, block: Option<BlockName>) -> Option<u64> {
-        let (BlockName::Hash(hash) | BlockName::Canonical(hash)) = block.filter(|_| self.pool.has_archives())? else {
-            return None;
-        };
-        self.registry
-            .with_history(|history| Some(history.find(hash)?.header.block.number))
-    }
-
-    /// Checks if the published chain has no block of this number and goes on above it, as far as it is in memory.
-    fn has_no_block(&self, number: u64) -> bool {
-        self.registry.with_history(|history| {
-            let reaches_down = history.oldest().is_some_and(|oldest| oldest.number() <= number);
-            reaches_down && history.from(number).is_some_and(|own| own.number() > number)
-        })
-    }
-
-    /// Checks if the published chain, as far as it is in memory, has a block with this number.
-    fn is_published(&self, number: u64) -> bool {
-        self.registry
-            .with_history(|history| history.from(number).is_some_and(|own| own.number() == number))
-    }
-
-    // ---- logs
-
-    async fn logs(&self, known: Method, mut ask: Ask, owner: Owner) -> Answer {
-        let query = params::args(&ask.params).and_then(|args| RangeQuery::parse(&args));
-        let mut late = false;
-        if let Some(query) = query.as_ref().filter(|_| self.settings.verify != Verify::None) {
-            match self.local_logs(query).await {
-                LocalRange::Blocks(blocks) => {
-                    self.note(known, "history");
-                    return Ok(self.put_together(query, &blocks, owner).await);
-                }
-                LocalRange::Later => late = true,
-                LocalRange::No => {}
-            }
-        }
-        let ground = self.ground();
-        let last = query.as_ref().map_or(BlockName::Latest, RangeQuery::last);
-        self.look_for_finality(&ground, Some(last));
-        route(&mut ask, ground.plan_logs(last));
-        let by_hash = matches!(last, BlockName::Hash(_));
-        // A node that has a block may not have indexed it yet: an empty list of its logs must not be cached.
-        let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
-        // The answer to a query that is not understood here is not cached.
-        let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
-        let expected = Expected::of(known.name, &ask.params);
-        let asking = || self.ask(&ask, expected, |_| true).boxed();
-        let (answer, by) = self
-            .cached_or_forwarded(known, anchor, (&ask, owner), holds, asking)
-            .await;
-        if query.is_some() && !matches!(by, By::Memory) {
-            self.note_last_block(&answer);
-        }
-        answer
-    }
-
-    /// Returns the blocks of a query, as soon as all that was published is in memory; waits for [`LOGS_WAIT`] at
-    /// most.
-    async fn local_logs(&self, query: &RangeQuery) -> LocalRange {
-        let mut published = self.registry.watch_published();
-        let until = tokio::time::Instant::now() + LOGS_WAIT;
-        loop {
-            let view = self.tip.view();
-            let Some(head) = view.head else { return LocalRange::No };
-            if query.last() == BlockName::Latest && self.unpublished_head.beyond(head.number).is_some() {
-                return LocalRange::No;
-            }
-            match self.registry.with_history(|history| query.held(history, head)) {
-                LocalRange::Later => {}
-                held => return held,
-            }
-            if !matches!(tokio::time::timeout_at(until, published.changed()).await, Ok(Ok(()))) {
-                return LocalRange::Later;
-            }
-        }
-    }
-
-    async fn put_together(&self, query: &RangeQuery, blocks: &[Arc<BlockLogs>], owner: Owner) -> Outcome {
-        let at_most = local_logs::length(blocks).min(self.settings.max_response_bytes);
-        let _room = if at_most > LONG {
-            match self.builder(owner, at_most).await {
-                Ok(room) => Some(room),
-                Err(full) => {
-                    self.count_refusal("long_answers");
-                    return full.into();
-                }
-            }
-        } else {
-            None
-        };
-        let outcome = query.answer(blocks, self.settings.max_response_bytes).await;
-        outcome.unwrap_or_else(|| error(RESPONSE_TOO_LARGE, "response too large").into())
-    }
-
-    /// Takes a place and room for a long answer, before it is put together: hundreds at the same time would need
-    /// hundreds of times as much memory, and finish no sooner.
-    async fn builder(&self, owner: Owner, bytes: usize) -> Result<(Place, Charge), Full> {
-        let place = self.builders.acquire(owner).await?;
-        Ok((place, self.answers.charge(owner, bytes)?))
-    }
-
-    // ---- everything else that can be read
-
-    async fn read(&self, known: Method, basis: Basis, mut ask: Ask, owner: Owner) -> Answer {
-        let mut ground = self.ground();
-        let block = match (basis, params::args(&ask.params)) {
-            (_, None) => Some(None),
-            (
-                Basis::Recent(at) | Basis::Hash(at) | Basis::Block(at) | Basis::State(at) | Basis::Account(at),
-                Some(args),
-            ) => args.get(at).map(|arg| BlockName::parse(arg)),
-            _ => None,
-        };
-        let block = match (basis, block) {
-            (Basis::Hash(_), Some(Some(named))) if !matches!(named, BlockName::Hash(_)) => Some(None),
-            (_, block) => block,
-        };
-        if matches!(basis, Basis::State(_) | Basis::Account(_)) {
-            ground.named = self.number_held(block.flatten());
-        }
-        self.look_for_finality(&ground, block.flatten());
-        let plan = ground.plan(basis, block);
-        route(&mut ask, plan);
-        let of_transaction = matches!(basis, Basis::Mined | Basis::Sought);
-        if of_transaction && let Some(kept) = self.kept_final(&ground, &ask).await {
-            self.note(known, "memory");
-            return Ok(Outcome::Result(kept));
-        }
-        let of_block = known.is_of_a_block_itself();
-        let tells_number = matches!(known.name, "eth_getBlockByNumber" | "eth_getBlockByHash");
-        let head = ground.view.head;
-        // Checks if the requested block is there: a node behind a balancer may not have the block that another node
-        // announced.
-        let is_there = |json: &Bytes| match (block.flatten(), head) {
-            _ if !of_block => true,
-            (Some(BlockName::Number(number)), Some(head)) if number <= head.number && number + FRESH > head.number => {
-                !is_null(json) || self.has_no_block(number)
-            }
-            // A node that went back a long way answers `null` for older blocks, too, before its next head reports the
-            // rewind.
-            (Some(BlockName::Number(number)), Some(head)) if number <= head.number => {
-                !is_null(json) || !self.is_published(number)
-            }
-            (Some(BlockName::Hash(hash)), Some(head)) if hash == head.hash => !is_null(json),
-            (Some(BlockName::Latest), Some(head)) if tells_number => {
-                params::number_of(json, "number").is_some_and(|number| number >= head.number)
-            }
-            _ => true,
-        };
-        let holds = |json: &Bytes| {
-            // The answer for a transaction that is pending, or unknown, may be another one in the next moment.
-            let in_block = || params::member(json, "blockHash").is_some_and(|hash| hash.get() != "null");
-            let is_nothing = is_null(json) || of_block && is_empty_list(json);
-            !is_nothing && is_there(json) && (!of_transaction || in_block())
-        };
-        // A published block is never answered with `null` while it is canonical: the nodes are on their way to
-        // another branch, and `eth_blockNumber` has reported the block to clients. They get an error instead.
-        let missing = |json: &Bytes| {
-            let head = head.filter(|_| ground.unpublished_head.is_none() && is_null(json) && !is_there(json))?;
-            (self.tip.view().branch == ground.view.branch).then_some(CallError::Behind(head.number))
-        };
-        let expected = Expected::of(known.name, &ask.params);
-        let asking = || {
-            let asking = async {
-                match self.ask(&ask, expected, is_there).await {
-                    Ok(Outcome::Result(json)) => missing(&json).map_or(Ok(Outcome::Result(json)), Err),
-                    other => other,
-                }
-            };
-            asking.boxed()
-        };
-        let (answer, by) = self
-            .cached_or_forwarded(known, plan.anchor, (&ask, owner), holds, asking)
-            .await;
-        // A block parameter that is not understood here may name the pending block.
-        let of_blocks = block != Some(None) && !(plan.of_node && plan.anchor.is_none());
-        if let (Ok(Outcome::Result(json)), By::Node, true) = (&answer, by, of_blocks) {
-            if tells_number {
-                self.note_block_number(params::number_of(json, "number"));
-            }
-            if known.name == "eth_getBlockReceipts" {
-                self.note_block_number(params::last_block_number(json));
-            }
-            if of_transaction {
-                let number = params::number_of(json, "blockNumber");
-                self.note_block_number(number);
-                self.look_for_finality(&ground, number.map(BlockName::Number));
-                self.keep_if_final(&ground, &ask, number, json).await;
-            }
-        }
-        answer
-    }
-
     /// Records the number of a block in a node's answer: beyond the published head, it shows that the head is not the
     /// newest block. Only for calls that were understood: the pending block has a number beyond the head as well, and
     /// a client that asks for it at each head would keep the answers of all clients out of the cache.
@@ -499,21 +282,6 @@ impl Calls {
         if let Ok(Outcome::Result(list)) = answer {
             self.note_block_number(params::last_block_number(list));
         }
-    }
-
-    /// Caches a transaction or receipt of a final block for as long as the chain is the same.
-    async fn keep_if_final(&self, ground: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
-        if let (Some(number), Some(newest)) = (number, ground.view.final_block)
-            && number <= newest
-            && let Some(key) = settled_key(ground, ask)
-        {
-            self.cache.keep(key, Bytes::copy_from_slice(json)).await;
-        }
-    }
-
-    async fn kept_final(&self, ground: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
-        ground.view.final_block?;
-        self.cache.get(&settled_key(ground, ask)?).await
     }
 
     /// Asks a node for the final block, if this block may be final and the last question is some time ago.
@@ -586,8 +354,6 @@ impl Calls {
         }
     }
 
-    // ---- places
-
     async fn forwarded(&self, caller: &Caller, asking: BoxFuture<'_, Answer>) -> Answer {
         match self.turn(caller.owner, &caller.conduct).await {
             Ok(_turn) => {
@@ -597,36 +363,6 @@ impl Calls {
             }
             Err(full) => Ok(full.into()),
         }
-    }
-
-    /// Takes the places of a call: first one in its account's window, then one among all calls. An account whose
-    /// answers were long takes one of [`LONG_CALLS`] in place of the first; if the window is full, the call takes the
-    /// first place that is free in the window or among [`BEYOND_CALLS`].
-    async fn turn<'a>(&self, owner: Owner, conduct: &'a Conduct) -> Result<Turn<'a>, Full> {
-        awaited().await;
-        let (counted, place) = if conduct.gets_long_answers() {
-            (None, Some(self.place_of(&self.long, owner).await?))
-        } else {
-            tokio::select! {
-                biased;
-                counted = conduct.begin() => (Some(counted), None),
-                place = self.place_of(&self.beyond, owner) => (None, Some(place?)),
-            }
-        };
-        Ok((counted, place, self.place_of(&self.places, owner).await?))
-    }
-
-    /// Takes a place as soon as it is this account's turn.
-    ///
-    /// # Errors
-    /// [`Full`] if too many calls wait, or if no place is free for this account within the time limit.
-    async fn place_of(&self, places: &Arc<FairPool>, owner: Owner) -> Result<Place, Full> {
-        let place = tokio::time::timeout(self.settings.queue_wait, places.acquire(owner)).await;
-        let place = place.unwrap_or(Err(Full("too many calls under way")));
-        if place.is_err() {
-            self.count_refusal("calls");
-        }
-        place
     }
 
     // ---- counting
@@ -694,10 +430,6 @@ pub(super) fn failed(why: CallError) -> Outcome {
         CallError::TimedOut => TIMEOUT,
     };
     error(code, why.to_string()).into()
-}
-
-fn settled_key(ground: &ChainSnapshot, ask: &Ask) -> Option<Key> {
-    key(CacheScope::Chain { epoch: ground.epoch }, ask)
 }
 
 fn is_null(json: &Bytes) -> bool {

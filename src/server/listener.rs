@@ -1,38 +1,22 @@
-//! Accepts connections and serves HTTP on them, until they upgrade to WebSocket.
+//! Accepts connections or refuses them; each open one is counted, and served over HTTP until it upgrades to WebSocket.
 
-use std::io;
+mod service;
+
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{
-    CONNECTION, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
-};
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::response_body::Body;
-use super::write_timeout::WriteTimeout;
-use super::{handshake, http_response, http_rpc, permessage_deflate, proxy_protocol};
-use crate::delivery::{Compression, Socket};
+use super::proxy_protocol;
 use crate::door::{Caller, ConnectionSlot, Crowd, Handshake, Pass, Refusal, Refusals, Seat};
 use crate::panics;
-use crate::session::{self, Services};
+use crate::session::Services;
 use crate::tls::Certificate;
 
 /// Server settings that do not change while the process runs.
@@ -65,9 +49,6 @@ const TURNED_AWAY: usize = 64;
 /// Allowance for displaced connections that are still closing: this many, and one in this many of all connections, may
 /// be open beyond the limit.
 const LEAVING: usize = 16;
-
-/// Longest head of a request, in bytes.
-const MAX_HEAD: usize = 16 << 10;
 
 /// Listening socket and the state of its connections.
 #[derive(Debug)]
@@ -137,6 +118,12 @@ impl Connection {
     pub(super) fn settings(&self) -> &ServerSettings {
         &self.shared.settings
     }
+
+    /// Records a refused request; returns `true` if there were too many.
+    pub(super) fn refused(&self, pass: &Pass) -> bool {
+        let (now, refusal_limit) = (self.shared.services.clock.now(), pass.terms().rights.plan.refusal_limit);
+        self.kept.lock().refusals.note(now, refusal_limit)
+    }
 }
 
 impl Drop for Connection {
@@ -175,7 +162,7 @@ impl Server {
     }
 
     /// Accepts connections until stopped; returns a tracker to wait for those still open. Sessions are not ended here,
-    /// see [`session::Clients::drain`].
+    /// see [`crate::session::Clients::drain`].
     pub async fn run(self) -> TaskTracker {
         let stop = self.shared.stop.clone();
         loop {
@@ -306,220 +293,8 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
         let displaced = connection.displaced.clone();
         let services = connection.shared.services.clone();
         tokio::select! {
-            _ = panics::caught("connection", &metrics, serve(stream, connection)) => {}
+            _ = panics::caught("connection", &metrics, service::serve(stream, connection)) => {}
             () = displaced.cancelled() => services.count_refusal("displaced"),
         }
     });
-}
-
-impl Connection {
-    /// Takes a place among the client's connections until this one is closed. A reverse proxy's connection may carry
-    /// requests of several clients in turn.
-    fn enter(&self, pass: &Pass) -> Result<(), Refusal> {
-        let mut kept = self.kept.lock();
-        if !kept.place.as_ref().is_some_and(|place| place.is_of(pass.account())) {
-            kept.place = None;
-            kept.place = Some(pass.account().enter().ok_or(Refusal::Connections)?);
-        }
-        Ok(())
-    }
-
-    /// Records a refused request; returns `true` if there were too many.
-    pub(super) fn refused(&self, pass: &Pass) -> bool {
-        let (now, refusal_limit) = (self.shared.services.clock.now(), pass.terms().rights.plan.refusal_limit);
-        self.kept.lock().refusals.note(now, refusal_limit)
-    }
-}
-
-/// Serves one connection: HTTP until an upgrade, after a TLS handshake if there is a certificate.
-async fn serve(stream: TcpStream, connection: Arc<Connection>) {
-    let certificate = connection.shared.certificate.as_ref().map(|own| own.load_full());
-    match certificate {
-        None => serve_http(stream, connection).await,
-        // On the heap, or the future of a connection without TLS would include space for it.
-        Some(certificate) => Box::pin(serve_tls(stream, certificate, connection)).await,
-    }
-}
-
-async fn serve_tls(stream: TcpStream, certificate: Arc<ServerConfig>, connection: Arc<Connection>) {
-    let shared = connection.shared.clone();
-    let handshake = TlsAcceptor::from(certificate).accept(stream);
-    match tokio::time::timeout(shared.settings.header_timeout, handshake).await {
-        Ok(Ok(stream)) => serve_http(stream, connection).await,
-        Ok(Err(why)) => {
-            debug!("TLS: {why}");
-            shared.services.count_refusal(Refusal::Tls.label());
-        }
-        Err(_) => shared.services.count_refusal(Refusal::Tls.label()),
-    }
-}
-
-async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, connection: Arc<Connection>) {
-    let shared = connection.shared.clone();
-    let turned_away = connection.turned_away.is_some();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let connection = connection.clone();
-        async move { Ok::<_, std::convert::Infallible>(respond(request, connection).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.settings.header_timeout)
-        .max_buf_size(MAX_HEAD)
-        .keep_alive(!turned_away)
-        .serve_connection(
-            TokioIo::new(WriteTimeout::new(stream, shared.settings.write_deadline)),
-            service,
-        )
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = shared.stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = served {
-        debug!("http: {error}");
-    }
-}
-
-async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
-    let services = connection.shared.services.clone();
-    let page = request.headers().get(ORIGIN).cloned();
-    // A page whose origin is not allowed gets no CORS headers.
-    let page = page.filter(|_| services.door.policy().may_ask(request.headers()));
-    let holds_a_place = request.method() == Method::POST;
-    let seat = InUse::new(&connection);
-    let admitted = admit(request, connection).await;
-    drop(seat);
-    // Only a connection with a place among its client's may stay open, or their number would not be bounded.
-    let stays = admitted.is_ok() && holds_a_place;
-    let mut response = admitted.unwrap_or_else(|why| {
-        services.count_refusal(why.label());
-        http_response::refusal(why)
-    });
-    if !stays && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(CONNECTION, close);
-    }
-    if let Some(page) = page
-        && response.status() != StatusCode::SWITCHING_PROTOCOLS
-    {
-        http_response::share(&mut response, page);
-    }
-    response
-}
-
-/// Marks the connection as answering a request, until dropped.
-struct InUse {
-    open: Arc<Open>,
-}
-
-impl InUse {
-    fn new(connection: &Connection) -> Self {
-        let in_use = Self {
-            open: connection.open.clone(),
-        };
-        in_use.set(true);
-        in_use
-    }
-
-    fn set(&self, in_use: bool) {
-        if let Some(seat) = self.open.seat.get() {
-            seat.activity().used(self.open.shared.services.clock.now());
-            seat.activity().set_in_use(in_use);
-        }
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.set(false);
-    }
-}
-
-async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Body>, Refusal> {
-    connection.kept.lock().handshake = None;
-    connection.turned_away.map_or(Ok(()), Err)?;
-    let shared = &connection.shared;
-    if shared.stop.is_cancelled() {
-        return Err(Refusal::Draining);
-    }
-    let door = &shared.services.door;
-    let upgrades = handshake::is_upgrade(&request);
-    if !upgrades && request.method() != Method::POST {
-        door.admit_page(&request, connection.caller)?;
-        if http_response::is_preflight(&request) {
-            return Ok(http_response::preflight());
-        }
-        return Ok(http_rpc::answer_others(request.method()));
-    }
-    let mut pass = door.admit(&request, connection.caller, upgrades)?;
-    if let Some(seat) = connection.open.seat.get() {
-        pass = pass.on(seat);
-    }
-    if !upgrades {
-        connection.enter(&pass)?;
-        // On the heap, or the future of a connection that upgrades would include space for it.
-        return Ok(Box::pin(http_rpc::answer(request, &pass, &connection)).await);
-    }
-    let accept = handshake::check(&request)?;
-    connection.enter(&pass)?;
-    Ok(upgrade(request, pass, &accept, &connection))
-}
-
-fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Connection) -> Response<Body> {
-    let shared = &connection.shared;
-    // The rest of the connection's state is dropped with hyper; what an idle client keeps is small.
-    let (open, place) = (connection.open.clone(), connection.kept.lock().place.take());
-    let extension = if shared.settings.compression {
-        permessage_deflate::agree(request.headers())
-    } else {
-        None
-    };
-    let compression = extension.map_or(Compression::None, |agreed| agreed.compression);
-    let services = shared.services.clone();
-    let subprotocol = handshake::subprotocol(request.headers(), &services.door.policy().subprotocols);
-    let upgrade = hyper::upgrade::on(request);
-    let tasks = shared.tasks.clone();
-    tasks.spawn(async move {
-        match upgrade.await.map_err(io::Error::other).and_then(bare) {
-            Ok((socket, early)) => session::serve(socket, early, pass, compression, services).await,
-            Err(error) => debug!("upgrade: {error}"),
-        }
-        drop((open, place));
-    });
-    let mut response = http_response::plain(StatusCode::SWITCHING_PROTOCOLS, "");
-    let headers = response.headers_mut();
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    if let Ok(accept) = HeaderValue::from_str(accept) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    if let Some(agreed) = subprotocol {
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, agreed);
-    }
-    if let Some(agreed) = extension {
-        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreed.answer));
-    }
-    response
-}
-
-/// Returns the socket itself, and the bytes read after the handshake.
-fn bare(upgraded: Upgraded) -> io::Result<(Socket, Bytes)> {
-    let upgraded = match upgraded.downcast::<TokioIo<WriteTimeout<TcpStream>>>() {
-        Ok(parts) => {
-            let tcp = parts.io.into_inner().into_inner();
-            return Ok((Socket::Plain(tcp), parts.read_buf));
-        }
-        Err(upgraded) => upgraded,
-    };
-    match upgraded.downcast::<TokioIo<WriteTimeout<TlsStream<TcpStream>>>>() {
-        Ok(parts) => {
-            let (tcp, tls) = parts.io.into_inner().into_inner().into_inner();
-            Ok((Socket::secured(tcp, tls), parts.read_buf))
-        }
-        Err(_) => Err(io::Error::other("the connection is not the socket that was accepted")),
-    }
 }

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::{Services, Session, too_many_calls, waits};
+use super::requests::{too_many_calls, waits};
+use super::{Services, Session};
 use crate::delivery::{Answered, ClientWriter, CloseReason, Recipient};
 use crate::jsonrpc::{self, INVALID_REQUEST, Item, Response, error};
 use crate::panics;

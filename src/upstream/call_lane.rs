@@ -17,7 +17,7 @@ use super::identity::{NETWORK_ID, has_no_chain_id};
 use super::lanes::{Attempts, EARLY, LaneEnd, Lanes, NextLane};
 use super::link::{Inbound, LinkError, Outbound, Reader, Writer};
 use super::message::NodeMessage;
-use super::pool::UpstreamShared;
+use super::shared::UpstreamShared;
 use super::under_way::UnderWay;
 use super::{CallError, HeadReport, place_of};
 use crate::jsonrpc::Outcome;

@@ -5,12 +5,14 @@
 //! subscriptions that clients need. One task reads and writes, and neither waits for the other: a writer task, or a
 //! channel to it, cost each call a wake-up of another thread (`benches/forward`).
 
+mod answers;
 mod heads;
+mod liveness;
 mod ownerless;
 mod pending;
+mod purpose;
 mod subscriptions;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,34 +21,24 @@ use alloy_primitives::B256;
 use backon::BackoffBuilder as _;
 use bytes::Bytes;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use self::heads::HeadsState;
 use self::ownerless::Ownerless;
 use self::pending::Pending;
-use super::call::{Call, CallReceiver, Reply, is_throttled, is_throttled_by_code};
+use self::purpose::{FeedState, Purpose};
+use super::call::{Call, CallReceiver};
 use super::feeds::Feeds;
-use super::identity::{Doubt, Genesis, NETWORK_ID, has_no_chain_id};
-use super::link::{self, Inbound, LinkError, Outbound, Reader};
-use super::load::{BackOff, LONGEST};
+use super::link::{self, Inbound, LinkError, Outbound};
+use super::load::BackOff;
 use super::message::{self, NodeMessage, Notice, Notification};
-use super::pool::UpstreamShared;
+use super::shared::UpstreamShared;
 use super::unmatched_events::UnmatchedEvents;
 use super::{BestEffortEvent, CallError, HeadReport, NodeSubscription};
-use crate::jsonrpc::{Outcome, TIMEOUT, error};
 use crate::panics;
 
 /// Most messages that wait to be written. Above that, calls stay in their [`CallReceiver`], and their callers wait.
 const WRITE_QUEUE: usize = 128;
-
-/// Most given-up subscribe requests whose late answers are still recognized.
-const MAX_LATE: usize = 64;
-
-/// Bytes received between two ticks above which they are not pongs alone: part of a message has arrived.
-const CONTROL_BYTES: u64 = 4096;
-
-/// Time without a fetch of the newest head after a rate limit.
-const LEFT_ALONE: Duration = Duration::from_secs(1);
 
 /// Interval of `eth_syncing` requests while a client subscribes to `syncing`.
 const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
@@ -72,89 +64,6 @@ enum End {
     Panicked,
     #[error("shutting down")]
     Shutdown,
-}
-
-/// Purpose of a subscription at the node.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum FeedState {
-    Heads,
-    Beside(NodeSubscription),
-}
-
-impl FeedState {
-    /// Checks if the node refuses the subscription because of a rate limit. The refusal of a kind that a client named
-    /// may repeat the client's words, so only its code counts.
-    fn is_throttled(&self, outcome: &Outcome) -> bool {
-        match self {
-            Self::Beside(NodeSubscription::Passthrough(_)) => is_throttled_by_code(outcome),
-            Self::Heads | Self::Beside(NodeSubscription::Pending(_)) => is_throttled(outcome),
-        }
-    }
-
-    /// Returns the method that ends the subscription at the node.
-    fn unsubscribe(&self) -> String {
-        match self {
-            Self::Heads | Self::Beside(NodeSubscription::Pending(_)) => "eth_unsubscribe".to_owned(),
-            Self::Beside(NodeSubscription::Passthrough(passed)) => passed.unsubscribe(),
-        }
-    }
-}
-
-/// Purpose of a request, by which its answer is handled.
-#[derive(Debug)]
-enum Purpose {
-    Caller(Reply),
-    ChainId,
-    /// The chain's id from a node that does not serve `eth_chainId`.
-    NetworkId,
-    Genesis,
-    /// A published block, from a node whose genesis differs from the known one.
-    PublishedSample(Doubt),
-    Subscribe(FeedState),
-    Latest,
-    /// The newest head, after some time without an announcement: is there a newer one?
-    Probe,
-    /// The newest head, after an announcement that is not a header, or from a node that is polled.
-    Rung,
-    /// An announced block; the number is that of `Act::Ask`.
-    Compare(u64),
-    Syncing,
-    /// The end of a subscription: `method` ends it, `subscription` is the node's id as JSON.
-    Unsubscribe {
-        method: String,
-        subscription: String,
-    },
-    /// Like [`Self::Unsubscribe`], for a stream that belongs to no subscription of ours; `others` are methods to try
-    /// if the node refuses.
-    Disown {
-        subscription: String,
-        others: Vec<String>,
-    },
-    /// A whole pending transaction, with the time at which its hash was announced.
-    Transaction(std::time::Instant),
-    Ignored,
-}
-
-impl Purpose {
-    /// Checks if the request is one that every usable node answers: a step of the handshake, or the newest head.
-    /// Without an answer the connection is closed, or for `newHeads` the head is polled.
-    fn is_vital(&self) -> bool {
-        self.vital_question().is_some()
-    }
-
-    /// Returns method and parameters of a request for which [`Self::is_vital`] is `true`, else `None`.
-    fn vital_question(&self) -> Option<(&'static str, Cow<'static, str>)> {
-        let (method, params) = match self {
-            Self::ChainId => ("eth_chainId", "".into()),
-            Self::NetworkId => (NETWORK_ID, "".into()),
-            Self::Genesis => ("eth_getBlockByNumber", r#"["0x0",false]"#.into()),
-            Self::PublishedSample(doubt) => return doubt.question().map(|(method, params)| (method, params.into())),
-            Self::Subscribe(FeedState::Heads) => ("eth_subscribe", r#"["newHeads"]"#.into()),
-            Self::Latest | Self::Probe | Self::Rung => ("eth_getBlockByNumber", r#"["latest",false]"#.into()),
-            _ => return None,
-        };
-        Some((method, params))
-    }
 }
 
 /// Actor of one node; outlives its connections.
@@ -455,141 +364,6 @@ impl Serving {
         Ok(())
     }
 
-    async fn answered(&mut self, purpose: Purpose, outcome: Outcome) -> Result<(), End> {
-        if purpose.is_vital() {
-            self.asked = None;
-            if is_throttled(&outcome) {
-                self.spare(purpose);
-                return Ok(());
-            }
-        }
-        match (purpose, outcome) {
-            (Purpose::Caller(reply), outcome) => drop(reply.send(Ok(outcome))),
-            (Purpose::ChainId, outcome) if has_no_chain_id(&outcome) => drop(self.ask_vital(Purpose::NetworkId)),
-            (Purpose::ChainId | Purpose::NetworkId, Outcome::Result(json)) => {
-                self.shared.check_chain_id(&text(&json)).map_err(End::Refused)?;
-                self.ask_vital(Purpose::Genesis);
-            }
-            (Purpose::Compare(question), outcome) => self.compared(question, outcome).await,
-            (Purpose::Rung, outcome) => self.rung(outcome).await,
-            (Purpose::Genesis, outcome) => match self.shared.check_genesis(&outcome) {
-                Genesis::Same => drop(self.ask_vital(Purpose::Subscribe(FeedState::Heads))),
-                Genesis::Other(doubt) => self.doubted(doubt).await?,
-            },
-            (Purpose::PublishedSample(mut doubt), outcome) => {
-                doubt.answered(&outcome);
-                self.doubted(doubt).await?;
-            }
-            (Purpose::ChainId | Purpose::NetworkId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
-            (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await?,
-            (Purpose::Subscribe(feed), outcome @ Outcome::Error(_)) if feed.is_throttled(&outcome) => {
-                self.put_off(feed, outcome);
-            }
-            (Purpose::Subscribe(feed), Outcome::Error(error)) => self.refused(feed, error)?,
-            (Purpose::Unsubscribe { method, subscription }, outcome) if is_throttled(&outcome) => {
-                let now = Instant::now();
-                self.shared.load.throttled(now, None);
-                self.end_back_off.refused(now, None, LONGEST);
-                if let Some(None) = self.feeds.get(&subscription) {
-                    self.ending.push_back((method, subscription));
-                }
-            }
-            // Also after a refusal: then the node does not know the subscription.
-            (Purpose::Unsubscribe { subscription, .. }, _) => {
-                self.ended(&subscription);
-                // Its place may be free for another one now.
-                self.reconcile();
-            }
-            (
-                Purpose::Disown {
-                    subscription, others, ..
-                },
-                outcome,
-            ) => self.disowned(subscription, others, &outcome),
-            (Purpose::Transaction(seen), outcome) => self.fetched(outcome, seen)?,
-            (Purpose::Latest, Outcome::Result(json)) => {
-                // Head first: the choice of the upstream depends on it.
-                self.tell(HeadReport::Latest(json)).await;
-                if !self.ready {
-                    self.ready = true;
-                    info!("upstream {}: connected", self.shared.endpoint);
-                    self.shared.up();
-                    self.reconcile();
-                }
-            }
-            (Purpose::Probe, Outcome::Result(json)) => self.probed(json).await?,
-            (Purpose::Latest, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
-            (Purpose::Syncing, Outcome::Result(json)) => self.shared.best_effort(BestEffortEvent::Syncing(json)),
-            (Purpose::Syncing | Purpose::Probe | Purpose::Ignored, _) => {}
-        }
-        Ok(())
-    }
-
-    /// Continues the handshake of a node whose genesis differs from the known one, once the published blocks that it
-    /// has, or lacks, show which chain it is on.
-    async fn doubted(&mut self, doubt: Doubt) -> Result<(), End> {
-        if doubt.question().is_some() {
-            self.ask_vital(Purpose::PublishedSample(doubt));
-        } else {
-            self.shared.resolve(&doubt).await.map_err(End::Refused)?;
-            self.ask_vital(Purpose::Subscribe(FeedState::Heads));
-        }
-        Ok(())
-    }
-
-    /// Handles a rate limit of a vital request: the node is alive, and a new connection would begin with more
-    /// requests. A handshake step is retried after a back-off, and so are the fetch of the head and its subscription;
-    /// probes recur anyway.
-    fn spare(&mut self, purpose: Purpose) {
-        let now = Instant::now();
-        self.shared.load.throttled(now, None);
-        if matches!(purpose, Purpose::Rung) {
-            self.put_off_head(now + LEFT_ALONE);
-            return;
-        }
-        if matches!(purpose, Purpose::Probe) {
-            debug!(upstream = %self.shared.endpoint, "rate limited; the newest head is requested again later");
-            return;
-        }
-        if matches!(purpose, Purpose::Subscribe(FeedState::Heads)) {
-            self.heads_put_off();
-            return;
-        }
-        let why = "rate limited by the node";
-        warn!(
-            "upstream {}: {why}; the handshake continues after a back-off",
-            self.shared.endpoint
-        );
-        self.shared.status.lock().last_error = Some(why.into());
-        self.postponed = Some(purpose);
-        self.handshake.refused(now, None, LONGEST);
-    }
-
-    /// Gives up our own requests that are not vital and were not answered within `request_timeout`.
-    fn expire(&mut self) -> Result<(), End> {
-        let silence_timeout = self.shared.settings.request_timeout;
-        while let Some((&id, since)) = self.own.first_key_value()
-            && since.elapsed() >= silence_timeout
-        {
-            self.own.remove(&id);
-            match self.waiting.remove(&id) {
-                Some(Purpose::Subscribe(feed)) => {
-                    if self.late.len() == MAX_LATE {
-                        self.late.pop_first();
-                    }
-                    self.late.insert(id, feed.unsubscribe());
-                    match error(TIMEOUT, CallError::TimedOut.to_string()).into() {
-                        Outcome::Error(why) | Outcome::Result(why) => self.refused(feed, why)?,
-                    }
-                }
-                Some(Purpose::Unsubscribe { subscription, .. }) => self.ended(&subscription),
-                Some(Purpose::Transaction(_)) => self.unfetched(),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     async fn notified(&mut self, notification: Notification) -> Result<(), End> {
         match self.feeds.get(&notification.subscription) {
             Some(Some(feed)) => self.deliver(feed.clone(), notification).await?,
@@ -637,80 +411,6 @@ impl Serving {
         if let Some(hash) = self.shared.tell(sighting).await {
             self.head = Some(hash);
         }
-    }
-
-    /// Handles the head that a probe found. A socket that answers pings can still miss heads (a frozen node, a
-    /// subscription that the node lost). The head is reported, so that nothing is missed meanwhile; the second one
-    /// that was not announced ends the connection. If another connection would be no better, the head is polled:
-    /// zetachain and cdk-erigon grant `newHeads` and announce nothing.
-    async fn probed(&mut self, json: Bytes) -> Result<(), End> {
-        let before = self.head;
-        self.tell(HeadReport::Latest(json)).await;
-        if self.head == before {
-            return Ok(());
-        }
-        self.unannounced += 1;
-        if self.heads.is_deaf_by_nature() {
-            self.heads_unannounced();
-            return Ok(());
-        }
-        if self.unannounced > 1 {
-            Err(End::HeadsStalled)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Compares the total of bytes received with the last tick's. Bytes of an incomplete message are a sign of life,
-    /// and answers behind that message are not overdue.
-    fn look_at_bytes(&mut self, received: u64) {
-        let came = received.saturating_sub(self.bytes);
-        if came > 0 {
-            self.last_received = Instant::now();
-        }
-        if came > CONTROL_BYTES && !self.whole && self.asked.is_some() {
-            self.asked = Some(Instant::now());
-        }
-        (self.bytes, self.whole) = (received, false);
-    }
-
-    fn tick(&mut self, reader: &Reader) -> Result<(), End> {
-        let silence_timeout = self.shared.settings.silence_timeout;
-        self.look_at_bytes(reader.received());
-        let quiet = self.last_received.elapsed();
-        if quiet >= silence_timeout {
-            return Err(End::Silent(silence_timeout));
-        }
-        // A frozen node behind a live socket: pongs arrive, answers do not.
-        if self.asked.is_some_and(|at| at.elapsed() >= silence_timeout / 2) {
-            return Err(End::Unanswered(silence_timeout / 2));
-        }
-        self.expire()?;
-        if self.handshake.until(Instant::now()).is_none()
-            && let Some(purpose) = self.postponed.take()
-        {
-            self.ask_vital(purpose);
-        }
-        // A third of the limit without a head, half for the answer; the rest covers the tick interval.
-        if self.ready && !self.heads.is_polled() && self.last_head.elapsed() >= silence_timeout / 3 {
-            self.last_head = Instant::now();
-            self.ask_vital(Purpose::Probe);
-        }
-        // Callers that gave up need no answer any more.
-        self.waiting
-            .retain(|_, purpose| !matches!(purpose, Purpose::Caller(reply) if reply.is_closed()));
-        if quiet >= silence_timeout / 3 {
-            if reader.has_pings() {
-                self.put(Outbound::Ping);
-            } else {
-                self.ask("eth_chainId", "", Purpose::Ignored);
-            }
-        }
-        if !self.awaits_id() {
-            self.disown_early();
-        }
-        self.reconcile();
-        Ok(())
     }
 }
 

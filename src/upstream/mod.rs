@@ -43,6 +43,7 @@ mod published;
 mod quarantine;
 mod ranking;
 mod routing;
+mod shared;
 mod splitter;
 mod under_way;
 mod unmatched_events;
@@ -65,8 +66,9 @@ pub use lanes::Lanes;
 pub use naming::SubscriptionMethod;
 pub use node::{Node, Share};
 pub use passthrough::{Answers, Passthrough};
-pub use pool::{Channels, Pool, UpstreamStatus};
+pub use pool::{Channels, Pool};
 pub(crate) use ranking::{MAX_HOLE, ReportedBlock};
+pub use shared::UpstreamStatus;
 
 use crate::quantity::Height;
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::pool::UpstreamShared;
+use super::shared::UpstreamShared;
 use super::{BestEffortEvent, TransactionForm};
 use crate::jsonrpc::Outcome;
 

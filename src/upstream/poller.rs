@@ -6,33 +6,25 @@
 //! that grows. The node counts as lost only if no head was learned for `node.silence_timeout`. The head and
 //! best-effort events each have their own back-off: refused calls of clients delay neither.
 
+mod mempool;
+mod transport;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::call::{Call, CallReceiver, is_throttled, is_unknown_method};
+use self::mempool::MempoolPoller;
+use self::transport::{HttpFailure, HttpTransport, forward, result_of};
+use super::call::CallReceiver;
 use super::identity::{Genesis, NETWORK_ID, has_no_chain_id};
 use super::load::{BackOff, LONGEST};
-use super::message;
-use super::pending::{self, Announced, Fetches, Forms, MAX_UNDER_WAY};
-use super::pool::UpstreamShared;
-use super::{BestEffortEvent, CallError, HeadReport, Heads, NodeSubscription, TransactionForm, Wanted};
-use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, error};
+use super::shared::UpstreamShared;
+use super::{HeadReport, Heads};
 use crate::panics;
-use crate::shares::{Budget, Charge, Full, Owner};
-
-/// Id of every call: each has a POST of its own.
-const ID: u64 = 1;
-
-/// Longest answer that is not charged to the memory budget, in bytes: the number of such answers is bounded.
-const UNCHARGED: usize = 64 << 10;
 
 /// Longest wait before a failed poll is repeated.
 const ONCE_MORE: Duration = Duration::from_millis(250);
@@ -64,141 +56,6 @@ pub(super) struct Poller {
 enum Step {
     ChainId,
     Genesis,
-}
-
-/// HTTP access to the node.
-#[derive(Clone, Debug)]
-struct HttpTransport {
-    client: reqwest::Client,
-    url: Url,
-    max_message_bytes: usize,
-}
-
-/// Failure of a POST.
-#[derive(Debug, thiserror::Error)]
-enum HttpFailure {
-    #[error("rate limited by the node")]
-    Throttled(Option<Duration>),
-    #[error("an answer of more than {0} bytes (raise node.max_message_bytes)")]
-    TooLong(usize),
-    #[error(transparent)]
-    Full(#[from] Full),
-    #[error("{0}")]
-    Other(String),
-}
-
-impl From<String> for HttpFailure {
-    fn from(why: String) -> Self {
-        Self::Other(why)
-    }
-}
-
-impl HttpTransport {
-    async fn call(&self, method: &str, params: &str, mut room: Option<Charge>) -> Result<Outcome, HttpFailure> {
-        let body = message::request(ID, method, params);
-        let request = self
-            .client
-            .post(self.url.clone())
-            .header("content-type", "application/json")
-            .body(body);
-        // The address may hold a key: it stays out of the error.
-        let failed = |error: reqwest::Error| HttpFailure::Other(chain(&error.without_url()));
-        let mut response = request.send().await.map_err(failed)?;
-        let status = response.status();
-        let after = response.headers().get(reqwest::header::RETRY_AFTER);
-        let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
-        // A known length is reserved at once, as far as it is allowed: growing means copying.
-        let length = response.content_length().unwrap_or(0) as usize;
-        let mut charged = |bytes: usize| match &mut room {
-            Some(room) if bytes > UNCHARGED => room.resize(bytes),
-            _ => Ok(()),
-        };
-        let length = length.min(self.max_message_bytes);
-        charged(length)?;
-        let mut answer = Vec::with_capacity(length);
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if answer.len() + chunk.len() > self.max_message_bytes {
-                return Err(HttpFailure::TooLong(self.max_message_bytes));
-            }
-            // Charged before the buffer grows, by doubling.
-            if answer.len() + chunk.len() > answer.capacity() {
-                charged((answer.len() + chunk.len()).max(2 * answer.capacity()))?;
-            }
-            answer.extend_from_slice(&chunk);
-        }
-        if status.is_redirection() {
-            return Err(HttpFailure::Other(format!(
-                "HTTP {status}: headwater does not follow redirects, configure the final address"
-            )));
-        }
-        if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
-            return Err(HttpFailure::Throttled(after.map(Duration::from_secs)));
-        }
-        message::answer(&answer.into(), ID)
-            .ok_or_else(|| HttpFailure::Other(format!("HTTP {status} without a JSON-RPC answer")))
-    }
-
-    async fn result(&self, method: &str, params: &str) -> Result<Bytes, HttpFailure> {
-        result_of(self.outcome(method, params).await?)
-    }
-
-    /// Makes a call like [`Self::call`], but reports a rate limit as a failure, however the node expresses it.
-    async fn outcome(&self, method: &str, params: &str) -> Result<Outcome, HttpFailure> {
-        let outcome = self.call(method, params, None).await?;
-        if is_throttled(&outcome) {
-            return Err(HttpFailure::Throttled(None));
-        }
-        Ok(outcome)
-    }
-}
-
-fn result_of(outcome: Outcome) -> Result<Bytes, HttpFailure> {
-    match outcome {
-        Outcome::Result(json) => Ok(json),
-        Outcome::Error(error) => Err(String::from_utf8_lossy(&error).into_owned().into()),
-    }
-}
-
-/// Posts calls until the pool is gone.
-async fn forward(node: HttpTransport, mut calls: mpsc::Receiver<Call>, max_in_flight: usize, answers: Arc<Budget>) {
-    let room = Arc::new(Semaphore::new(max_in_flight));
-    while let Some(call) = calls.recv().await {
-        let Ok(place) = room.clone().acquire_owned().await else {
-            return;
-        };
-        let node = node.clone();
-        // Each question of our own is charged separately.
-        let owner = if call.owner == Owner::OURS {
-            Owner::default()
-        } else {
-            call.owner
-        };
-        let room = Some(answers.open(owner));
-        tokio::spawn(async move {
-            let outcome = node
-                .call(&call.method, &call.params, room)
-                .await
-                .map_err(|failed| match failed {
-                    HttpFailure::Throttled(after) => CallError::Throttled(after),
-                    HttpFailure::TooLong(_) => CallError::TooLong,
-                    HttpFailure::Full(full) => CallError::Full(full),
-                    HttpFailure::Other(_) => CallError::Lost,
-                });
-            drop(call.reply.send(outcome));
-            drop(place);
-        });
-    }
-}
-
-/// Returns an error with its causes, which reqwest's own text leaves out.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 impl Poller {
@@ -403,198 +260,6 @@ impl Poller {
             info!("upstream {}: connected", self.shared.endpoint);
             self.shared.has_heads(Heads::Polled);
             self.shared.up();
-        }
-        Ok(())
-    }
-}
-
-/// Poller of best-effort events (pending transactions, sync state) while clients subscribe to them. Failures stay here:
-/// a node that does not serve them is still a good node.
-#[derive(Debug)]
-struct MempoolPoller {
-    shared: Arc<UpstreamShared>,
-    node: HttpTransport,
-    filter: Option<String>,
-    back_off: BackOff,
-    /// Error object of a node that returns no transaction by its hash.
-    no_whole: Option<Bytes>,
-}
-
-impl MempoolPoller {
-    fn new(shared: Arc<UpstreamShared>, node: HttpTransport) -> Self {
-        Self {
-            shared,
-            node,
-            filter: None,
-            back_off: BackOff::default(),
-            no_whole: None,
-        }
-    }
-
-    async fn run(mut self) {
-        let mut tick = tokio::time::interval(self.shared.settings.poll_interval);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut changes = self.shared.wanted.clone();
-        let mut before = Wanted::default();
-        loop {
-            let is_due = tokio::select! {
-                _ = tick.tick() => true,
-                Ok(()) = changes.changed() => false,
-            };
-            let wanted = self.shared.wants();
-            self.refuse_passed(&wanted);
-            // New subscriptions are answered at once. Refused kinds do not cause polls, since any client may
-            // subscribe to them.
-            let wanted = Wanted {
-                passed: Arc::default(),
-                ..wanted
-            };
-            let is_new = before != wanted;
-            before = wanted.clone();
-            if !is_due && !is_new || self.back_off.until(Instant::now()).is_some() {
-                continue;
-            }
-            if let Err(why) = self.poll(&wanted).await {
-                debug!("upstream {}: {why}", self.shared.endpoint);
-                match why {
-                    HttpFailure::Throttled(after) => {
-                        let now = Instant::now();
-                        self.shared.load.throttled(now, after);
-                        self.back_off.refused(now, after, LONGEST);
-                        self.put_off();
-                    }
-                    HttpFailure::TooLong(_) | HttpFailure::Full(_) | HttpFailure::Other(_) => self.filter = None,
-                }
-            }
-        }
-    }
-
-    /// Reports the answer for pending transactions in both forms, which one filter serves.
-    fn set_answer(&self, answer: Result<(), Bytes>) {
-        let whole = self.no_whole.clone().map_or(answer.clone(), Err);
-        for (form, answer) in [(TransactionForm::Hash, answer), (TransactionForm::Full, whole)] {
-            self.shared.set_answer(&NodeSubscription::Pending(form), Some(answer));
-        }
-    }
-
-    /// Reports the rate limit to clients that subscribe to pending transactions in the meantime; the filter is polled
-    /// again later.
-    fn put_off(&self) {
-        let Outcome::Error(why) = error(LIMIT_EXCEEDED, CallError::Throttled(None).to_string()).into() else {
-            return;
-        };
-        for form in [TransactionForm::Hash, TransactionForm::Full] {
-            self.shared.put_off(&NodeSubscription::Pending(form), Some(why.clone()));
-        }
-    }
-
-    /// Refuses kinds that only the node knows: over HTTP nothing is passed through.
-    fn refuse_passed(&self, wanted: &Wanted) {
-        self.shared.forget_unwanted(wanted);
-        for passed in &*wanted.passed {
-            // Message of geth over HTTP (PROTOCOL 1.5).
-            let none = error(METHOD_NOT_FOUND, "notifications not supported");
-            if let Outcome::Error(none) = none.into() {
-                self.shared
-                    .set_answer(&NodeSubscription::Passthrough(passed.clone()), Some(Err(none)));
-            }
-        }
-    }
-
-    async fn poll(&mut self, wanted: &Wanted) -> Result<(), HttpFailure> {
-        if wanted.syncing {
-            let syncing = self.node.result("eth_syncing", "").await?;
-            self.shared.best_effort(BestEffortEvent::Syncing(syncing));
-        }
-        if !wanted.pending_hashes && !wanted.pending_full {
-            if let Some(filter) = self.filter.take() {
-                self.node.outcome("eth_uninstallFilter", &format!("[{filter}]")).await?;
-            }
-            return Ok(());
-        }
-        // Nodes forget filters: then this call fails, and the next poll makes a new filter.
-        let is_new = self.filter.is_none();
-        let filter = match &self.filter {
-            Some(filter) => filter,
-            None => {
-                let made = self.node.outcome("eth_newPendingTransactionFilter", "").await?;
-                let id = match made {
-                    Outcome::Result(id) => id,
-                    Outcome::Error(error) => {
-                        let why = String::from_utf8_lossy(&error).into_owned();
-                        self.set_answer(Err(error));
-                        return Err(why.into());
-                    }
-                };
-                self.no_whole = None;
-                self.filter.insert(String::from_utf8_lossy(&id).into_owned())
-            }
-        };
-        let changes = self
-            .node
-            .outcome("eth_getFilterChanges", &format!("[{filter}]"))
-            .await?;
-        let changes = match changes {
-            Outcome::Result(changes) => changes,
-            Outcome::Error(error) => {
-                let why = String::from_utf8_lossy(&error).into_owned();
-                if is_new {
-                    self.set_answer(Err(error));
-                }
-                return Err(why.into());
-            }
-        };
-        let seen = std::time::Instant::now();
-        self.set_answer(Ok(()));
-        let found: Vec<&RawValue> = serde_json::from_slice(&changes).unwrap_or_default();
-        let forms = Forms {
-            hashes: wanted.pending_hashes,
-            whole: wanted.pending_full && self.no_whole.is_none(),
-        };
-        let mut fetches = Fetches::default();
-        let mut dropped = 0;
-        for json in found {
-            match Announced::read(&changes.slice_ref(json.get().as_bytes())) {
-                Some(transaction) => {
-                    let hash = self.shared.announced(transaction, forms, seen);
-                    dropped += hash.map_or(0, |hash| fetches.push(&hash, seen));
-                }
-                None => dropped += 1,
-            }
-        }
-        self.shared.count_dropped(dropped);
-        self.fetch_whole(fetches).await
-    }
-
-    async fn fetch_whole(&mut self, mut fetches: Fetches) -> Result<(), HttpFailure> {
-        let calls = fetches.take_waiting().into_iter().map(|(hash, seen)| {
-            let node = self.node.clone();
-            async move {
-                let (method, params) = pending::fetch(&hash);
-                (node.outcome(method, &params).await, seen)
-            }
-        });
-        let mut left = calls.len();
-        let mut answers = stream::iter(calls).buffered(MAX_UNDER_WAY);
-        while let Some((answer, seen)) = answers.next().await {
-            left -= 1;
-            match answer {
-                Ok(answer) => {
-                    if let Err(error) = self.shared.fetched(answer, seen)
-                        && is_unknown_method(&error)
-                    {
-                        self.shared.count_dropped(left);
-                        self.no_whole = Some(error);
-                        self.set_answer(Ok(()));
-                        return Ok(());
-                    }
-                }
-                Err(why @ HttpFailure::Throttled(_)) => {
-                    self.shared.count_dropped(left + 1);
-                    return Err(why);
-                }
-                Err(_) => self.shared.count_dropped(1),
-            }
         }
         Ok(())
     }

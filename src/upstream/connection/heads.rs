@@ -12,6 +12,9 @@ use crate::upstream::announcement::{Act, Announcements, Goal, HeaderLookup, Head
 use crate::upstream::load::{BackOff, LONGEST};
 use crate::upstream::{HeadReport, UpstreamSettings, names_parent, place_of};
 
+#[cfg(test)]
+mod tests;
+
 /// Longest wait of an announcement for the comparison with its block.
 const HOLD: Duration = Duration::from_secs(1);
 

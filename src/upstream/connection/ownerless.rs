@@ -101,6 +101,7 @@ impl Serving {
 
 #[cfg(test)]
 mod tests {
+    use super::super::subscriptions::tests::{answers, asked, message, says, serving, want};
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -113,5 +114,60 @@ mod tests {
         assert_eq!(more.count(), MAX_KNOWN - 1);
         tokio::time::advance(WINDOW).await;
         assert!(ownerless.is_new("a", now()), "it goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
+        let (mut serving, wants) = serving(|_| {});
+        let event = |name: &str, id: &str| {
+            format!(r#"{{"jsonrpc":"2.0","method":"{name}","params":{{"subscription":{id},"result":1}}}}"#)
+        };
+        let counted = |serving: &Serving| serving.shared.active.metrics().ownerless_events.get();
+        for (name, id, first, second) in [
+            ("eth_subscription", r#""0xa""#, r#"eth_unsubscribe ["0xa"]"#, ""),
+            ("debug_subscription", "7", "debug_unsubscribe [7]", ""),
+            (
+                "reth_subscribeBlocks",
+                "8",
+                "reth_unsubscribeBlocks [8]",
+                "reth_unsubscribe [8]",
+            ),
+        ] {
+            let before = counted(&serving);
+            says(&mut serving, &event(name, id)).await;
+            assert_eq!(asked(&mut serving), [first]);
+            says(&mut serving, &event(name, id)).await;
+            assert!(asked(&mut serving).is_empty(), "once");
+            answers(&mut serving, "error", r#"{"code":-32601}"#).await;
+            assert_eq!(asked(&mut serving).concat(), second);
+            answers(&mut serving, "result", "true").await;
+            says(&mut serving, &event(name, id)).await;
+            assert!(asked(&mut serving).is_empty());
+            assert_eq!(counted(&serving) - before, 3);
+        }
+        // The end of a subscription is not counted as an event.
+        let before = counted(&serving);
+        says(&mut serving, &message(r#""0xff""#, "error", "{}")).await;
+        assert!(asked(&mut serving).is_empty() && counted(&serving) == before);
+        // While a subscribe request is in flight, an event may be ours; if its id does not follow, it has no owner.
+        want(&wants, [1]);
+        serving.reconcile();
+        asked(&mut serving);
+        says(&mut serving, &event("eth_subscription", r#""0xb""#)).await;
+        assert!(asked(&mut serving).is_empty());
+        answers(&mut serving, "result", r#""0xc""#).await;
+        want(&wants, [1, 2]);
+        serving.reconcile();
+        let next = asked(&mut serving);
+        assert_eq!(next[0], r#"eth_unsubscribe ["0xb"]"#);
+        assert_eq!(next.len(), 2);
+        // A node that invents ids does not cause a request for each.
+        answers(&mut serving, "result", r#""0xd""#).await;
+        let mut ended = 0;
+        for n in 0..1000 {
+            says(&mut serving, &event("eth_subscription", &n.to_string())).await;
+            ended += asked(&mut serving).len();
+        }
+        assert!(ended <= 64, "{ended}");
     }
 }

@@ -14,7 +14,7 @@ use crate::upstream::identity::ChainIdentity;
 use crate::upstream::lanes::Lanes;
 use crate::upstream::link::{Inbound, Outbound};
 use crate::upstream::load::Load;
-use crate::upstream::pool::UpstreamShared;
+use crate::upstream::shared::UpstreamShared;
 use crate::upstream::{BestEffortEvent, Endpoint, Passthrough, UpstreamId};
 
 /// Creates an open connection to the upstream in use, and the sender of what clients need.
@@ -207,45 +207,6 @@ async fn what_the_node_ends_again_and_again_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn heads_that_the_node_ends_are_asked_for_at_once_and_twice_in_a_row_end_the_connection() {
-    let (mut serving, _wants) = serving(|_| {});
-    let heads = r#"eth_subscribe ["newHeads"]"#;
-    let latest = r#"eth_getBlockByNumber ["latest",false]"#;
-    serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
-    for round in 0..3 {
-        assert_eq!(asked(&mut serving), [heads], "{round}");
-        answers(&mut serving, "result", r#""0xa""#).await;
-        // A block missed meanwhile is found by this fetch.
-        assert_eq!(asked(&mut serving), [latest]);
-        answers(&mut serving, "result", "{}").await;
-        tokio::time::advance(serving.shared.settings.silence_timeout).await;
-        says(&mut serving, &message(r#""0xa""#, "error", "{}")).await;
-    }
-    assert_eq!(asked(&mut serving), [heads]);
-    answers(&mut serving, "result", r#""0xb""#).await;
-    let end = Inbound::Message(message(r#""0xb""#, "error", "{}").into());
-    assert!(matches!(serving.apply(end).await, Err(End::HeadsEnded(_))));
-}
-
-const ASK_HEADS: &str = r#"eth_subscribe ["newHeads"]"#;
-const ASK_LATEST: &str = r#"eth_getBlockByNumber ["latest",false]"#;
-
-/// Returns a block as JSON, a child of the block with the number below.
-fn block(number: u8) -> String {
-    let hash = alloy_primitives::B256::repeat_byte;
-    let (own, parent) = (hash(number), hash(number - 1));
-    format!(r#"{{"hash":"{own}","parentHash":"{parent}","number":{number}}}"#)
-}
-
-/// Sends a probe that finds this block.
-async fn probe(serving: &mut Serving, number: u8) -> Result<(), End> {
-    serving.ask_vital(Purpose::Probe);
-    let answer = format!(r#"{{"id":{},"result":{}}}"#, serving.next_id, block(number));
-    asked(serving);
-    serving.apply(Inbound::Message(answer.into())).await
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_grant_without_an_id_is_none() {
     for grant in ["false", "null", "true", r#""""#, "[]", "{}"] {
         for (of, wanted) in each_kind() {
@@ -273,101 +234,6 @@ async fn a_grant_without_an_id_is_none() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn heads_that_are_never_announced_are_polled_until_they_are() {
-    let (mut serving, _wants) = serving(|_| {});
-    serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
-    answers(&mut serving, "result", r#""0xa""#).await;
-    answers(&mut serving, "result", &block(1)).await;
-    probe(&mut serving, 1).await.expect("the chain rests");
-    assert!(!serving.heads.is_polled());
-    probe(&mut serving, 2).await.expect("another connection is no better");
-    assert!(serving.heads.is_polled());
-    tokio::time::advance(serving.shared.settings.poll_interval).await;
-    serving.heads_turn().await.expect("it stands");
-    assert_eq!(asked(&mut serving), [ASK_LATEST]);
-    answers(&mut serving, "result", &block(3)).await;
-    // The node announces after all.
-    says(&mut serving, &message(r#""0xa""#, "result", &block(4))).await;
-    assert!(!serving.heads.is_polled());
-    // A connection that announced heads before is closed, the first time.
-    probe(&mut serving, 5).await.expect("once");
-    assert!(matches!(probe(&mut serving, 6).await, Err(End::HeadsStalled)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_connection_that_is_deaf_as_the_one_before_it_is_polled() {
-    for (stood, is_polled) in [(1, true), (599, true), (600, false), (100_000, false)] {
-        let (mut serving, _wants) = serving(|_| {});
-        serving.heads.follows_deaf();
-        serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
-        answers(&mut serving, "result", r#""0xa""#).await;
-        answers(&mut serving, "result", &block(1)).await;
-        says(&mut serving, &message(r#""0xa""#, "result", &block(2))).await;
-        tokio::time::advance(Duration::from_secs(stood)).await;
-        probe(&mut serving, 3).await.expect("it stands");
-        assert_eq!(serving.heads.is_polled(), is_polled, "{stood}");
-        assert_eq!(probe(&mut serving, 4).await.is_ok(), is_polled, "{stood}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_subscription_to_heads_that_is_refused_for_a_limit_holds_up_no_handshake() {
-    let limit = r#"{"code":429,"message":"slow down"}"#;
-    for ready in [false, true] {
-        let (mut serving, _wants) = serving(|_| {});
-        serving.ready = ready;
-        serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
-        asked(&mut serving);
-        answers(&mut serving, "error", limit).await;
-        if !ready {
-            assert_eq!(asked(&mut serving), [ASK_LATEST]);
-            answers(&mut serving, "result", &block(1)).await;
-        }
-        assert!(serving.ready && serving.heads.is_polled() && serving.postponed.is_none());
-        // The back-off doubles each time.
-        for wait in [1, 2, 4] {
-            tokio::time::advance(Duration::from_millis(wait * 1000 - 500)).await;
-            serving.heads_turn().await.expect("it stands");
-            assert!(!asked(&mut serving).contains(&ASK_HEADS.to_owned()), "{wait}");
-            tokio::time::advance(Duration::from_millis(500)).await;
-            serving.heads_turn().await.expect("it stands");
-            let questions = asked(&mut serving);
-            assert_eq!(questions[0], ASK_HEADS, "{wait}");
-            let id = serving.next_id + 1 - questions.len() as u64;
-            says(&mut serving, &format!(r#"{{"id":{id},"error":{limit}}}"#)).await;
-        }
-        tokio::time::advance(Duration::from_secs(8)).await;
-        serving.heads_turn().await.expect("it stands");
-        let questions = asked(&mut serving);
-        let id = serving.next_id + 1 - questions.len() as u64;
-        says(&mut serving, &format!(r#"{{"id":{id},"result":"0xa"}}"#)).await;
-        assert!(!serving.heads.is_polled());
-    }
-}
-
-#[tokio::test]
-async fn the_network_id_stands_for_the_chains() {
-    let unknown = r#"{"code":-32601,"message":"the method eth_chainId does not exist"}"#;
-    for (member, answer) in [("error", unknown), ("result", "null")] {
-        let (mut serving, _wants) = serving(|_| {});
-        serving.ask_vital(Purpose::ChainId);
-        assert_eq!(asked(&mut serving), ["eth_chainId []"]);
-        answers(&mut serving, member, answer).await;
-        assert_eq!(asked(&mut serving), ["net_version []"]);
-        answers(&mut serving, "result", r#""1337""#).await;
-        assert_eq!(asked(&mut serving), [r#"eth_getBlockByNumber ["0x0",false]"#]);
-        assert_eq!(serving.shared.identity.chain_id(), Some(r#""0x539""#));
-    }
-    for (member, answer) in [("error", unknown), ("result", "null")] {
-        let (mut serving, _wants) = serving(|_| {});
-        serving.ask_vital(Purpose::NetworkId);
-        let frame = format!(r#"{{"id":{},"{member}":{answer}}}"#, serving.next_id);
-        let end = serving.apply(Inbound::Message(frame.into())).await;
-        assert!(matches!(end, Err(End::Refused(_))));
-    }
-}
-
 /// A client names the kind, and the node's refusal may repeat the client's words.
 #[tokio::test]
 async fn the_words_of_a_refusal_of_what_a_client_named_are_no_limit() {
@@ -379,61 +245,6 @@ async fn the_words_of_a_refusal_of_what_a_client_named_are_no_limit() {
     answers(&mut serving, "error", error).await;
     assert_eq!(said(&serving, &NodeSubscription::Passthrough(passed(1))), error);
     assert!(!serving.shared.load.is_backing_off(Instant::now()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stream_that_nobody_owns_is_ended_once_and_counted() {
-    let (mut serving, wants) = serving(|_| {});
-    let event = |name: &str, id: &str| {
-        format!(r#"{{"jsonrpc":"2.0","method":"{name}","params":{{"subscription":{id},"result":1}}}}"#)
-    };
-    let counted = |serving: &Serving| serving.shared.active.metrics().ownerless_events.get();
-    for (name, id, first, second) in [
-        ("eth_subscription", r#""0xa""#, r#"eth_unsubscribe ["0xa"]"#, ""),
-        ("debug_subscription", "7", "debug_unsubscribe [7]", ""),
-        (
-            "reth_subscribeBlocks",
-            "8",
-            "reth_unsubscribeBlocks [8]",
-            "reth_unsubscribe [8]",
-        ),
-    ] {
-        let before = counted(&serving);
-        says(&mut serving, &event(name, id)).await;
-        assert_eq!(asked(&mut serving), [first]);
-        says(&mut serving, &event(name, id)).await;
-        assert!(asked(&mut serving).is_empty(), "once");
-        answers(&mut serving, "error", r#"{"code":-32601}"#).await;
-        assert_eq!(asked(&mut serving).concat(), second);
-        answers(&mut serving, "result", "true").await;
-        says(&mut serving, &event(name, id)).await;
-        assert!(asked(&mut serving).is_empty());
-        assert_eq!(counted(&serving) - before, 3);
-    }
-    // The end of a subscription is not counted as an event.
-    let before = counted(&serving);
-    says(&mut serving, &message(r#""0xff""#, "error", "{}")).await;
-    assert!(asked(&mut serving).is_empty() && counted(&serving) == before);
-    // While a subscribe request is in flight, an event may be ours; if its id does not follow, it has no owner.
-    want(&wants, [1]);
-    serving.reconcile();
-    asked(&mut serving);
-    says(&mut serving, &event("eth_subscription", r#""0xb""#)).await;
-    assert!(asked(&mut serving).is_empty());
-    answers(&mut serving, "result", r#""0xc""#).await;
-    want(&wants, [1, 2]);
-    serving.reconcile();
-    let next = asked(&mut serving);
-    assert_eq!(next[0], r#"eth_unsubscribe ["0xb"]"#);
-    assert_eq!(next.len(), 2);
-    // A node that invents ids does not cause a request for each.
-    answers(&mut serving, "result", r#""0xd""#).await;
-    let mut ended = 0;
-    for n in 0..1000 {
-        says(&mut serving, &event("eth_subscription", &n.to_string())).await;
-        ended += asked(&mut serving).len();
-    }
-    assert!(ended <= 64, "{ended}");
 }
 
 pub fn passed(of: usize) -> Passthrough {
@@ -572,35 +383,4 @@ async fn what_is_never_answered_takes_no_place_for_ever() {
     tokio::time::advance(serving.shared.settings.request_timeout).await;
     serving.expire().expect("it stands");
     assert!(serving.waiting.is_empty() && serving.feeds.is_empty() && serving.own.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn bytes_of_a_long_message_are_signs_of_life() {
-    let (mut serving, _wants) = serving(|_| {});
-    let silence_timeout = serving.shared.settings.silence_timeout;
-    serving.ask_vital(Purpose::Probe);
-    let asked = serving.asked;
-    // Pongs: the connection is alive, and the answer is still due.
-    tokio::time::advance(silence_timeout / 4).await;
-    serving.look_at_bytes(6);
-    assert_eq!(
-        (serving.last_received.elapsed(), serving.asked),
-        (Duration::ZERO, asked)
-    );
-    // Part of a message, with the answer behind it.
-    tokio::time::advance(silence_timeout / 4).await;
-    serving.look_at_bytes(1 << 20);
-    assert_eq!(serving.asked.map(|at| at.elapsed()), Some(Duration::ZERO));
-    let asked = serving.asked;
-    // Whole messages, while a request stays unanswered.
-    tokio::time::advance(silence_timeout / 4).await;
-    serving.whole = true;
-    serving.look_at_bytes(2 << 20);
-    assert_eq!(serving.asked, asked);
-    tokio::time::advance(silence_timeout / 4).await;
-    serving.look_at_bytes(2 << 20);
-    assert_eq!(
-        (serving.last_received.elapsed(), serving.asked),
-        (silence_timeout / 4, asked)
-    );
 }

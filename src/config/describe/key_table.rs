@@ -1,0 +1,409 @@
+//! Table of all keys with their descriptions.
+
+/// Every key with its description, in the order of the generated files.
+pub(super) const KEYS: &[(&str, &str)] = &[
+    ("listen", "Address for clients: WebSocket and HTTP on one port."),
+    ("admin", "Address for the operator: /health, /ready, /metrics, /status."),
+    (
+        "admin_hosts",
+        "Host names accepted by /metrics and /status besides IP addresses and localhost; others get HTTP 403 (against DNS rebinding). \"*\" accepts any.",
+    ),
+    (
+        "upstream",
+        "Node, or several in the order of priority: ws://, wss://, http://, https:// or the path of an IPC socket. Without one the embedded devnet starts. An entry may be a table instead of an address; see the last lines of config/example.toml.",
+    ),
+    (
+        "node.chain_id",
+        "Chain id that all nodes must have; 0 takes the chain id of the first node that connects.",
+    ),
+    (
+        "node.request_timeout",
+        "Time limit for a node's answer to a call; then -32002. It starts anew when a call is sent to a second node.",
+    ),
+    ("node.connect_timeout", "Time limit for connecting to a node."),
+    (
+        "node.reconnect_min",
+        "First wait before a reconnection; doubles each time, with jitter.",
+    ),
+    ("node.reconnect_max", "Longest wait before a reconnection."),
+    (
+        "node.silence_timeout",
+        "Time within which headwater fails over from a node that is dead, stalled, lagging or forked; a single node gets a new connection.",
+    ),
+    (
+        "node.failback_after",
+        "Time for which a node of higher priority must have been connected, in sync and not forked before failback to it.",
+    ),
+    (
+        "node.poll_interval",
+        "Interval at which an HTTP node is polled for its head.",
+    ),
+    (
+        "node.lanes",
+        "Connections to a node over WebSocket or IPC. With 2, calls have a connection of their own and cannot delay heads; use 1 for nodes that allow one.",
+    ),
+    (
+        "node.max_in_flight",
+        "Calls in flight at the nodes; further calls wait, in turns by client. One client gets at most a quarter of the places (half while no other client waits), at most half of the places that others leave, and 1,024 waiting calls; more get -32005 with a retry hint.",
+    ),
+    (
+        "node.max_request_bytes",
+        "Longest parameters of a call that are sent to a node.",
+    ),
+    ("node.max_message_bytes", "Longest message that is read from a node."),
+    (
+        "node.ca",
+        "PEM file with certificate authorities trusted for wss:// and https:// nodes, in addition to the system's.",
+    ),
+    (
+        "calls.head_wait_timeout",
+        "Time for which a call waits for a node that has the newest published head, or for any node; then -32603.",
+    ),
+    (
+        "calls.hedge",
+        "Sends a read to a second node too if the first takes longer than 95 % of such calls.",
+    ),
+    (
+        "calls.broadcast",
+        "Sends eth_sendRawTransaction to all nodes at once instead of the active node.",
+    ),
+    (
+        "calls.max_response_bytes",
+        "Longest answer to one call; a longer one is replaced by -32003 \"response too large\".",
+    ),
+    (
+        "calls.max_batch_response_bytes",
+        "Longest answer to a batch; items beyond it get -32003. geth's limit is 25,000,000 bytes.",
+    ),
+    (
+        "cache.max_bytes",
+        "Memory for cached answers, both permanent ones and those valid until the next head. 0 caches none; equal calls in flight at the same time still share one answer.",
+    ),
+    (
+        "history.blocks",
+        "Blocks kept in memory with their logs, and as many dropped ones; also the greatest depth of a reorg that is delivered.",
+    ),
+    (
+        "history.max_replay",
+        "Greatest distance in blocks for a resume, and longest outage that is backfilled. Blocks older than memory are fetched.",
+    ),
+    (
+        "history.verify",
+        "Check of a block's logs before delivery: none; bloom (against logsBloom); receipts (one more call per block; receipts root and block hash are recomputed, so a node can neither forge nor omit a log).",
+    ),
+    (
+        "subscriptions.filter_from_block",
+        "Meaning of fromBlock in a logs subscription: bound (only later logs, as in geth) or replay (logs from fromBlock on are delivered first; not for 0x0, which go-ethereum always sends).",
+    ),
+    (
+        "subscriptions.passthrough",
+        "Subscription kinds unknown to headwater that are requested from the active node: as namespace_kind, as a method for reth_subscribeX and the like, or as a prefix with *: \"eth_newVotes\", \"debug_traceChain\"; [] for none. For a namespace that is not public, methods.allowed must also list its debug_subscribe or the like.",
+    ),
+    (
+        "subscriptions.max_passthrough",
+        "Different passthrough subscriptions (kind and parameters) at the node at one time, over all clients; a quarter (at least one) for one client; more get -32005. Each costs the node, and the connection to it, as much as one direct client.",
+    ),
+    (
+        "limits.max_connections",
+        "Open connections. When all are taken, a newcomer displaces the idlest connection (those without subscriptions first) of the network (IPv4 /24, IPv6 /48) and address with most connections, which is closed with 1013; if none has more than the newcomer, the newcomer gets HTTP 429.",
+    ),
+    (
+        "limits.max_connections_per_client",
+        "Open connections of one client; more get HTTP 429. A client is an API key, the subject of a token, or an address (IPv6: its /64).",
+    ),
+    (
+        "limits.handshakes_per_minute",
+        "WebSocket upgrades of one client, and invalid keys and tokens from its address; more get HTTP 429.",
+    ),
+    (
+        "limits.requests_per_second",
+        "Requests per second of one client; each item of a batch counts by its weight (methods.weights). More get -32005, over HTTP with status 429.",
+    ),
+    (
+        "limits.request_burst",
+        "Requests of one client at once; a call with a greater weight takes the whole burst.",
+    ),
+    (
+        "limits.max_subscriptions",
+        "Subscriptions of one connection; more get -32005.",
+    ),
+    (
+        "limits.max_subscriptions_per_client",
+        "Subscriptions of one client; more get -32005.",
+    ),
+    (
+        "limits.max_index_entries",
+        "Index entries of one client: for each logs filter addresses times topics (each at least one; at least 1000 for a filter with more than 256 combinations of several lists), and the addresses and hashes in its filters of transactions and receipts; more get -32005.",
+    ),
+    (
+        "limits.egress_bytes_per_second",
+        "Bytes of notifications per second of one client, before compression. More wait in its queue; when that is full, or they wait too long, the connection is closed with 1008. 0 for no limit.",
+    ),
+    (
+        "limits.max_message_bytes",
+        "Longest WebSocket message of a client; a longer one is closed with 1009.",
+    ),
+    ("limits.max_body_bytes", "Longest HTTP body; a longer one gets 413."),
+    (
+        "limits.max_batch",
+        "Items of a batch; more get -32600 \"batch too large\".",
+    ),
+    (
+        "limits.max_in_flight",
+        "Calls of one connection in flight; more get -32005. Each item of a batch counts; over WebSocket the items after the first take places only while half are free, and wait otherwise.",
+    ),
+    (
+        "limits.max_refusals",
+        "Messages of one connection that may be refused for a limit within limits.refusal_window; one more closes it with 1008.",
+    ),
+    ("limits.refusal_window", "Length of the window of limits.max_refusals."),
+    (
+        "auth.required",
+        "Requires a valid API key or token (else HTTP 401). An invalid one is refused in any case.",
+    ),
+    (
+        "auth.accept",
+        "Places of a key or token in a request: bearer (Authorization: Bearer), header (X-API-Key), path (a key as the last segment: /KEY, /v1/KEY), query (?key=).",
+    ),
+    (
+        "auth.jwt_secret_file",
+        "File with the secret of tokens signed with HS256: 64 hex digits as in geth's, or at least 32 bytes.",
+    ),
+    (
+        "auth.jwks_file",
+        "JWKS file with the public keys of tokens signed with RS256 or ES256.",
+    ),
+    ("auth.jwt_issuer", "Required iss of a token; empty for any."),
+    ("auth.jwt_audience", "Required aud of a token; empty for any."),
+    (
+        "auth.jwt_plan",
+        "Plan of tokens without a claim named plan. Every token needs sub (the client that is charged) and exp (the time at which its connections are closed).",
+    ),
+    (
+        "delivery.holdoff",
+        "Wait between the answer to eth_subscribe and the first notification: web3.js 4 and web3.py 8 lose notifications that arrive with the answer.",
+    ),
+    (
+        "delivery.max_queue_bytes",
+        "Bytes queued for one client; more close it with 1013.",
+    ),
+    (
+        "delivery.max_total_queue_bytes",
+        "Bytes queued for all clients whose sockets are full; above it the clients with the longest queues are closed with 1013, longest first. An event counts in every queue, although its bytes are in memory once.",
+    ),
+    (
+        "delivery.max_queue_age",
+        "Longest time that an event may be queued for a client; then the client is closed with 1013.",
+    ),
+    (
+        "delivery.write_deadline",
+        "Time limit for a client to read: a connection without progress for this long is cut off.",
+    ),
+    (
+        "delivery.notsent_lowat",
+        "TCP_NOTSENT_LOWAT: bytes that the kernel may queue unsent for one client; 0 leaves the kernel's default.",
+    ),
+    (
+        "delivery.compression",
+        "on: clients that offer permessage-deflate get it, and events for many of them are compressed once for all; off: offers are declined, as nodes do.",
+    ),
+    (
+        "memory.inbound",
+        "Bytes of incomplete messages and bodies of clients, and of long parameters until their answer; one client gets at most a quarter, and at most half of what others leave. When it is full the longest is evicted: closed with 1013, over HTTP 503.",
+    ),
+    (
+        "memory.answers",
+        "Bytes of answers that are being built (batches, eth_getLogs from memory) or read over HTTP; one client gets at most a quarter and at most half of what others leave, or one answer of three quarters of that. A single answer, while there is no other, may be as long as calls.max_response_bytes. More get -32005 with a retry hint, over HTTP with status 503.",
+    ),
+    (
+        "memory.upstream",
+        "Bytes of answers that are being read from HTTP nodes to clients' calls, and the same again to headwater's own; shared like memory.answers.",
+    ),
+    (
+        "memory.replays",
+        "Bytes of old blocks in memory for clients that resume; clients that do not read keep none.",
+    ),
+    (
+        "memory.parents",
+        "Bytes of announced blocks that are not yet, or no longer, part of the chain; the longest are dropped first.",
+    ),
+    (
+        "memory.history",
+        "Bytes of the blocks of history.blocks, dropped blocks included; above it the oldest are forgotten, down to 16 blocks.",
+    ),
+    ("keepalive.ping_interval", "Interval at which clients are pinged."),
+    (
+        "keepalive.silence_timeout",
+        "A client that sends nothing for this long, not even a pong, is closed with 1008, and so is one whose message takes longer from its first byte to its last.",
+    ),
+    (
+        "server.origins",
+        "Origins of web pages that may connect and, over HTTP, read answers (CORS), as [scheme://]host[:port] or *; requests without Origin are accepted.",
+    ),
+    (
+        "server.hosts",
+        "Host names accepted in requests, against DNS rebinding; IP addresses are always accepted. Any by default: server.origins already refuses rebinding pages, and next to a node headwater has many names.",
+    ),
+    (
+        "server.subprotocols",
+        "WebSocket subprotocols; the first in this list that a client offers is selected.",
+    ),
+    (
+        "server.trusted_proxies",
+        "Networks (CIDR) of proxies that are trusted to report the client's address.",
+    ),
+    (
+        "server.forwarded_header",
+        "Header with the client's address: x-forwarded-for or forwarded (RFC 7239). It is read from the right, past trusted proxies only; the other header is ignored.",
+    ),
+    (
+        "server.max_handshakes",
+        "Connections that have not sent a request yet; one address gets at most a quarter, and HTTP 503 for more. When all are taken the oldest of the network (IPv4 /24, IPv6 /48) with most is closed.",
+    ),
+    (
+        "server.header_timeout",
+        "Time limit for the head of a request; three times as long for its body.",
+    ),
+    (
+        "server.proxy_protocol",
+        "Requires a PROXY protocol header, version 2, at the start of every connection: it gives the client's address. Only for ports that only a load balancer can reach.",
+    ),
+    (
+        "server.reuse_port",
+        "Lets another process listen on the same port (SO_REUSEPORT), so that a new version starts before the old one drains.",
+    ),
+    (
+        "tls.certificate",
+        "PEM file with the server's certificate chain: the port then speaks wss:// and https:// only. Read again when it changes.",
+    ),
+    ("tls.key", "PEM file with the certificate's private key."),
+    (
+        "tls.client_ca",
+        "PEM file with certificate authorities: every client must present a certificate signed by one of them.",
+    ),
+    (
+        "methods.allowed",
+        "Methods that clients may call, by name or by prefix with *; others get geth's \"does not exist\". A prefix covers methods that read; a method that signs, writes or administers (docs/methods.md) must be named in full.",
+    ),
+    (
+        "methods.denied",
+        "Exceptions to methods.allowed, by name or by prefix with *.",
+    ),
+    (
+        "methods.unknown",
+        "Namespaces in neither methods.allowed nor docs/methods.md: refuse, or serve (methods that read).",
+    ),
+    (
+        "methods.development",
+        "Commands to a development chain (evm, anvil, hardhat, ganache, devnet) and its unlocked accounts: local (served if every upstream is anvil, Hardhat, Ganache or headwater's devnet by its web3_clientVersion, listen is a loopback address and no proxy is trusted), or off.",
+    ),
+    (
+        "methods.weights",
+        "Cost of a call in limits.requests_per_second, by name or by prefix with *; 1 for all others. Entries add to these or replace them.",
+    ),
+    (
+        "ready.max_head_age",
+        "Age of the newest block above which /ready answers 503.",
+    ),
+    (
+        "shutdown.grace",
+        "Time for clients to disconnect after SIGTERM before they are cut off; close frames are spread over up to half of it.",
+    ),
+    ("log.format", "text or json."),
+    (
+        "log.filter",
+        "A level, or directives such as \"info,headwater::upstream=debug\".",
+    ),
+    (
+        "devnet.seed",
+        "Embedded chain: seed; the same seed gives the same blocks.",
+    ),
+    ("devnet.block_time", "Embedded chain: time between blocks."),
+    (
+        "devnet.pending_rate",
+        "Embedded chain: pending transactions per second.",
+    ),
+    (
+        "devnet.transactions_per_block",
+        "Embedded chain: transactions per block.",
+    ),
+    ("devnet.logs_per_transaction", "Embedded chain: logs per transaction."),
+];
+
+/// Keys of the sections `[plans.NAME]` and `[keys.NAME]` and of tables in `upstream`: key, example, description.
+pub(super) const NAMED: &[(&str, &str, &str)] = &[
+    (
+        "upstream[].address",
+        "\"wss://node.example\"",
+        "Address as in upstream. A table may be an entry of the list or its only value.",
+    ),
+    (
+        "upstream[].archive",
+        "false",
+        "The node has the state of every block. While such a node is connected, calls about old state and traces go only to such nodes. A block named by its hash counts as old unless it is among the recent ones (history.blocks).",
+    ),
+    (
+        "upstream[].methods",
+        "[\"*\"]",
+        "Methods that the node serves, by name or by prefix with *.",
+    ),
+    (
+        "upstream[].calls",
+        "\"share\"",
+        "Share of clients' calls: share (by latency and load), spare (calls that no other node can take), none (heads and logs only).",
+    ),
+    (
+        "plans.NAME",
+        "any of limits, but max_connections, max_refusals and refusal_window",
+        "Limits of clients on this plan; the others are those of [limits].",
+    ),
+    (
+        "keys.NAME.hash",
+        "\"sha256:…\"",
+        "Hash of an API key, printed by headwater key NAME; the key itself is stored nowhere.",
+    ),
+    ("keys.NAME.plan", "\"default\"", "Plan of the key; default is [limits]."),
+    (
+        "keys.NAME.methods",
+        "[\"eth_*\"]",
+        "Methods that the key may call, instead of those of [methods]; a prefix covers methods that read.",
+    ),
+    (
+        "keys.NAME.subscriptions",
+        "[\"newHeads\", \"logs\"]",
+        "Kinds that the key may subscribe to: newHeads, logs, newPendingTransactions, syncing, minedTransactions, transactionReceipts, passthrough (see subscriptions.passthrough).",
+    ),
+    (
+        "keys.NAME.origins",
+        "[\"https://app.example\"]",
+        "Origins of web pages that may use the key, instead of server.origins.",
+    ),
+    (
+        "keys.NAME.addresses",
+        "[\"10.0.0.0/8\"]",
+        "Client networks (CIDR) from which the key may be used.",
+    ),
+];
+
+/// A node, a plan and a key as comments, for the end of the example file.
+pub(super) const NAMED_EXAMPLE: &str = "
+# A node with options: an archive node that gets only the calls that no other node can take.
+#
+# upstream = [\"ws://127.0.0.1:8546\", { address = \"wss://archive.example\", archive = true, methods = [\"*\"], calls = \"spare\" }]
+#
+# Plans and keys are sections with names that you choose. This file, and the files named in [auth], are read again on
+# SIGHUP and when they change.
+#
+# [plans.partner]
+# requests_per_second = 2000
+# request_burst = 10000
+# egress_bytes_per_second = \"2 MiB\"
+#
+# [keys.alice]
+# hash = \"sha256:0000000000000000000000000000000000000000000000000000000000000000\"
+# plan = \"partner\"
+# methods = [\"eth_*\", \"net_version\"]
+# subscriptions = [\"newHeads\", \"logs\"]
+# origins = [\"https://app.example\"]
+# addresses = [\"10.0.0.0/8\"]
+";

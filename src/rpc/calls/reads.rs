@@ -1,0 +1,149 @@
+//! Reads of blocks, state and transactions: the node that may answer, and the cache that may keep the answer.
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+
+use super::{Answer, Calls, is_empty_list, is_null, key, route};
+use crate::jsonrpc::Outcome;
+use crate::rpc::by_hash::Expected;
+use crate::rpc::cache::{By, Key};
+use crate::rpc::cache_scope::{CacheScope, ChainSnapshot, FRESH};
+use crate::rpc::method::{Basis, Method};
+use crate::rpc::params::{self, BlockName};
+use crate::shares::Owner;
+use crate::upstream::{Ask, CallError};
+
+impl Calls {
+    pub(super) async fn read(&self, known: Method, basis: Basis, mut ask: Ask, owner: Owner) -> Answer {
+        let mut ground = self.ground();
+        let block = match (basis, params::args(&ask.params)) {
+            (_, None) => Some(None),
+            (
+                Basis::Recent(at) | Basis::Hash(at) | Basis::Block(at) | Basis::State(at) | Basis::Account(at),
+                Some(args),
+            ) => args.get(at).map(|arg| BlockName::parse(arg)),
+            _ => None,
+        };
+        let block = match (basis, block) {
+            (Basis::Hash(_), Some(Some(named))) if !matches!(named, BlockName::Hash(_)) => Some(None),
+            (_, block) => block,
+        };
+        if matches!(basis, Basis::State(_) | Basis::Account(_)) {
+            ground.named = self.number_held(block.flatten());
+        }
+        self.look_for_finality(&ground, block.flatten());
+        let plan = ground.plan(basis, block);
+        route(&mut ask, plan);
+        let of_transaction = matches!(basis, Basis::Mined | Basis::Sought);
+        if of_transaction && let Some(kept) = self.kept_final(&ground, &ask).await {
+            self.note(known, "memory");
+            return Ok(Outcome::Result(kept));
+        }
+        let of_block = known.is_of_a_block_itself();
+        let tells_number = matches!(known.name, "eth_getBlockByNumber" | "eth_getBlockByHash");
+        let head = ground.view.head;
+        // Checks if the requested block is there: a node behind a balancer may not have the block that another node
+        // announced.
+        let is_there = |json: &Bytes| match (block.flatten(), head) {
+            _ if !of_block => true,
+            (Some(BlockName::Number(number)), Some(head)) if number <= head.number && number + FRESH > head.number => {
+                !is_null(json) || self.has_no_block(number)
+            }
+            // A node that went back a long way answers `null` for older blocks, too, before its next head reports the
+            // rewind.
+            (Some(BlockName::Number(number)), Some(head)) if number <= head.number => {
+                !is_null(json) || !self.is_published(number)
+            }
+            (Some(BlockName::Hash(hash)), Some(head)) if hash == head.hash => !is_null(json),
+            (Some(BlockName::Latest), Some(head)) if tells_number => {
+                params::number_of(json, "number").is_some_and(|number| number >= head.number)
+            }
+            _ => true,
+        };
+        let holds = |json: &Bytes| {
+            // The answer for a transaction that is pending, or unknown, may be another one in the next moment.
+            let in_block = || params::member(json, "blockHash").is_some_and(|hash| hash.get() != "null");
+            let is_nothing = is_null(json) || of_block && is_empty_list(json);
+            !is_nothing && is_there(json) && (!of_transaction || in_block())
+        };
+        // A published block is never answered with `null` while it is canonical: the nodes are on their way to
+        // another branch, and `eth_blockNumber` has reported the block to clients. They get an error instead.
+        let missing = |json: &Bytes| {
+            let head = head.filter(|_| ground.unpublished_head.is_none() && is_null(json) && !is_there(json))?;
+            (self.tip.view().branch == ground.view.branch).then_some(CallError::Behind(head.number))
+        };
+        let expected = Expected::of(known.name, &ask.params);
+        let asking = || {
+            let asking = async {
+                match self.ask(&ask, expected, is_there).await {
+                    Ok(Outcome::Result(json)) => missing(&json).map_or(Ok(Outcome::Result(json)), Err),
+                    other => other,
+                }
+            };
+            asking.boxed()
+        };
+        let (answer, by) = self
+            .cached_or_forwarded(known, plan.anchor, (&ask, owner), holds, asking)
+            .await;
+        // A block parameter that is not understood here may name the pending block.
+        let of_blocks = block != Some(None) && !(plan.of_node && plan.anchor.is_none());
+        if let (Ok(Outcome::Result(json)), By::Node, true) = (&answer, by, of_blocks) {
+            if tells_number {
+                self.note_block_number(params::number_of(json, "number"));
+            }
+            if known.name == "eth_getBlockReceipts" {
+                self.note_block_number(params::last_block_number(json));
+            }
+            if of_transaction {
+                let number = params::number_of(json, "blockNumber");
+                self.note_block_number(number);
+                self.look_for_finality(&ground, number.map(BlockName::Number));
+                self.keep_if_final(&ground, &ask, number, json).await;
+            }
+        }
+        answer
+    }
+
+    /// Returns the number of a block that is named by its hash, if it is in memory; looked up only if there are
+    /// archives, for which alone it matters.
+    fn number_held(&self, block: Option<BlockName>) -> Option<u64> {
+        let (BlockName::Hash(hash) | BlockName::Canonical(hash)) = block.filter(|_| self.pool.has_archives())? else {
+            return None;
+        };
+        self.registry
+            .with_history(|history| Some(history.find(hash)?.header.block.number))
+    }
+
+    /// Checks if the published chain has no block of this number and goes on above it, as far as it is in memory.
+    fn has_no_block(&self, number: u64) -> bool {
+        self.registry.with_history(|history| {
+            let reaches_down = history.oldest().is_some_and(|oldest| oldest.number() <= number);
+            reaches_down && history.from(number).is_some_and(|own| own.number() > number)
+        })
+    }
+
+    /// Checks if the published chain, as far as it is in memory, has a block with this number.
+    fn is_published(&self, number: u64) -> bool {
+        self.registry
+            .with_history(|history| history.from(number).is_some_and(|own| own.number() == number))
+    }
+
+    /// Caches a transaction or receipt of a final block for as long as the chain is the same.
+    async fn keep_if_final(&self, ground: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
+        if let (Some(number), Some(newest)) = (number, ground.view.final_block)
+            && number <= newest
+            && let Some(key) = settled_key(ground, ask)
+        {
+            self.cache.keep(key, Bytes::copy_from_slice(json)).await;
+        }
+    }
+
+    async fn kept_final(&self, ground: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
+        ground.view.final_block?;
+        self.cache.get(&settled_key(ground, ask)?).await
+    }
+}
+
+fn settled_key(ground: &ChainSnapshot, ask: &Ask) -> Option<Key> {
+    key(CacheScope::Chain { epoch: ground.epoch }, ask)
+}

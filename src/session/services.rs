@@ -1,0 +1,108 @@
+//! Services that all sessions work with, and the settings of sessions.
+
+use std::sync::Arc;
+
+use super::Clients;
+use crate::clock::Clock;
+use crate::delivery::{WriterLimits, WriterShared};
+use crate::door::{Door, Methods, Verdict};
+use crate::rpc::{Local, Rpc};
+use crate::shares::Budget;
+use crate::subscription::{Registry, Replays};
+use crate::telemetry::{Metrics, ReasonLabel};
+
+/// Session settings that do not change while the process runs; the client's other limits are in its
+/// [`crate::door::Plan`].
+#[derive(Clone, Copy, Debug)]
+pub struct SessionSettings {
+    /// Limits of the queue.
+    pub writer: WriterLimits,
+    /// `TCP_NOTSENT_LOWAT`, in bytes: how much the kernel may buffer unsent, so that the backlog stays in our queue as
+    /// references to shared frames. 0 keeps the kernel's default.
+    pub notsent_lowat: u32,
+    /// Limit on bytes of incomplete or unanswered messages of all clients.
+    pub max_inbound_bytes: usize,
+}
+
+/// Services shared by all sessions.
+#[derive(Debug)]
+pub struct Services {
+    /// Live subscriptions.
+    pub registry: Arc<Registry>,
+    /// Subscriptions that start in the past.
+    pub replays: Arc<Replays>,
+    /// All other methods.
+    pub rpc: Arc<Rpc>,
+    /// Connected clients.
+    pub clients: Clients,
+    /// Admission of clients, and their quotas.
+    pub door: Door,
+    /// Settings.
+    pub settings: SessionSettings,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Clock of the process.
+    pub clock: Clock,
+    /// Budget for incomplete messages, and for long ones that are not answered yet.
+    pub inbound: Arc<Budget>,
+    pub(super) writers: Arc<WriterShared>,
+}
+
+impl Services {
+    /// Combines the services, and creates the client registry, the inbound budget and the shared state of writers.
+    #[must_use]
+    pub fn new(
+        registry: Arc<Registry>,
+        replays: Arc<Replays>,
+        rpc: Arc<Rpc>,
+        door: Door,
+        settings: SessionSettings,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        let writers = WriterShared::new(settings.writer, clock, &metrics);
+        Self {
+            registry,
+            replays,
+            rpc,
+            clients: Clients::new(clock),
+            door,
+            settings,
+            metrics,
+            clock,
+            inbound: Budget::new("too many bytes of messages at once", settings.max_inbound_bytes),
+            writers,
+        }
+    }
+
+    /// Counts `count` refusals under this reason.
+    pub fn count_refusals(&self, limit: &'static str, count: usize) {
+        let label = ReasonLabel { reason: limit };
+        self.metrics.refused.get_or_create(&label).inc_by(count as u64);
+    }
+
+    /// Decides if a call other than a subscription is refused: `None` if it may be forwarded.
+    pub fn refused_call(&self, methods: &Methods, method: &str) -> Option<Local> {
+        match methods.verdict(method) {
+            Verdict::Serve => None,
+            Verdict::InDevelopment if self.rpc.may_develop() => Some(Local::InDevelopment),
+            Verdict::InDevelopment | Verdict::Refuse => Some(self.rpc.refused_method(method).into()),
+        }
+    }
+
+    /// Counts one refusal under this reason.
+    pub fn count_refusal(&self, limit: &'static str) {
+        self.count_refusals(limit, 1);
+    }
+
+    /// Enforces the limit on the global backlog, see [`Clients::enforce_total_backlog`]. Never returns.
+    pub async fn enforce_total_backlog(&self) {
+        self.clients.enforce_total_backlog(self.writers.backlog()).await;
+    }
+}
+
+impl AsRef<Door> for Services {
+    fn as_ref(&self) -> &Door {
+        &self.door
+    }
+}

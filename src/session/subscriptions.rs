@@ -1,0 +1,193 @@
+//! Subscriptions of a client: admission, `eth_subscribe` and `eth_unsubscribe`.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::requests::TOO_MANY_CALLS;
+use super::{Services, Session};
+use crate::delivery::Recipient;
+use crate::door::Limit;
+use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, Request, SERVER_ERROR, error};
+use crate::rpc::{Local, SubscriptionMethod, id_argument, not_passed};
+use crate::subscription::{Asked, NodeSubscription, Start, Topic, no_such_kind};
+
+impl Session {
+    pub(super) fn subscribe(
+        &mut self,
+        method: SubscriptionMethod<'_>,
+        request: &Request<'_>,
+        has_slot: bool,
+        releases: &mut Vec<Arc<Recipient>>,
+    ) -> Result<Local, ErrorObjectOwned> {
+        let terms = self.pass.account().terms();
+        let methods = &terms.rights.methods;
+        let (mut topic, is_allowed, name) = match method {
+            SubscriptionMethod::Subscribe(namespace) => {
+                let topic = Topic::parse(namespace, request)?;
+                let name = format!("{namespace}_{}", topic.name());
+                // `eth_x_subscribe` subscribes like `eth_subscribe`: a rule that denies one denies the other.
+                (
+                    topic,
+                    methods.allow_subscription(&format!("{namespace}_subscribe")),
+                    name,
+                )
+            }
+            _ => (Topic::of_its_own(request)?, true, request.method.clone().into_owned()),
+        };
+        let not_offered = |topic: &Topic| match method {
+            SubscriptionMethod::Subscribe(namespace) => no_such_kind(namespace, topic.name()),
+            _ => not_passed(&request.method),
+        };
+        if !is_allowed || !methods.allow_subscription(&request.method) || !terms.rights.kinds.allow(topic.kind()) {
+            self.services.count_refusal("kind");
+            return Err(not_offered(&topic));
+        }
+        let services = self.services.clone();
+        // For these, the node's answer decides.
+        let of = match &topic {
+            Topic::Passthrough(passed, _) => Some(NodeSubscription::Passthrough(passed.clone())),
+            Topic::Pending(filter) => Some(NodeSubscription::Pending(filter.source())),
+            _ => None,
+        };
+        if of.is_some() {
+            if matches!(topic, Topic::Passthrough(..)) && !terms.rights.passed.match_any(&name) {
+                return Err(not_offered(&topic));
+            }
+            if !has_slot {
+                services.count_refusal("in_flight");
+                return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
+            }
+            // Subscriptions that the node refused are not counted.
+            self.subscriptions.retain(|(own, _)| !own.recipient.is_over());
+        }
+        if let Topic::Chain(stream, start @ Start::Live) = &mut topic {
+            *start = services.replays.start_of(stream);
+        }
+        let max = terms.rights.plan.max_subscriptions;
+        if self.subscriptions.len() >= max {
+            // Subscriptions that found no block to resume from are not counted.
+            self.subscriptions.retain(|(own, _)| !own.recipient.is_over());
+        }
+        if self.subscriptions.len() >= max {
+            services.count_refusal("subscriptions");
+            let message = format!("limit exceeded: {max} subscriptions on this connection");
+            return Err(error(LIMIT_EXCEEDED, message));
+        }
+        if let Some((label, words)) = services.registry.refuses(&topic) {
+            services.count_refusal(label);
+            return Err(error(SERVER_ERROR, words));
+        }
+        let reserved = self.pass.account().reserve(topic.index_entries()).map_err(|limit| {
+            let (label, message) = match limit {
+                Limit::Subscriptions(max) => (
+                    "client_subscriptions",
+                    format!("limit exceeded: {max} subscriptions of this client"),
+                ),
+                Limit::IndexEntries(max) => (
+                    "index_entries",
+                    format!("limit exceeded: {max} addresses times topics, and hashes, in the filters of this client"),
+                ),
+            };
+            services.count_refusal(label);
+            error(LIMIT_EXCEEDED, message)
+        })?;
+        let granted = self.granted(&topic);
+        let (subscription, finding) = match topic {
+            // Before the first block there is no position for "now", so an answer could leave a gap; and after a
+            // rewind, live subscribers know blocks that this client still has to receive.
+            Topic::Chain(stream, start) if start != Start::Live || !services.registry.is_at_its_tip() => {
+                if !has_slot {
+                    services.count_refusal("in_flight");
+                    return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
+                }
+                services.replays.subscribe(stream, start, &self.writer)?
+            }
+            topic => match services.registry.subscribe(topic, &self.writer) {
+                Ok(subscription) => (subscription, None),
+                Err(full) => {
+                    services.count_refusal("passthrough");
+                    return Err(error(LIMIT_EXCEEDED, full.to_string()));
+                }
+            },
+        };
+        let recipient = subscription.recipient.clone();
+        if self.subscriptions.capacity() == 0 {
+            // Growing starts with four, and most clients have one.
+            self.subscriptions.reserve_exact(1);
+        }
+        let asked = subscription.asked();
+        self.subscriptions.push((subscription, reserved));
+        self.note_use();
+        let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
+        releases.push(recipient);
+        if let Some(of) = of {
+            return Ok(Local::Later(
+                async move { services.grant(&of, asked).await.err().unwrap_or(id) }.boxed(),
+            ));
+        }
+        Ok(match (finding, granted) {
+            (Some(finding), _) => Local::Later(finding.outcome().boxed()),
+            (None, Some(granted)) if has_slot => Local::Later(granted.map(|()| id).boxed()),
+            (None, _) => id.into(),
+        })
+    }
+
+    /// Returns the event that the answer to a subscription waits for, so that no gap follows the answer; `None` if it
+    /// need not wait.
+    fn granted(&self, topic: &Topic) -> Option<BoxFuture<'static, ()>> {
+        let services = self.services.clone();
+        match topic {
+            Topic::Mined(_) | Topic::Receipts(_) if !services.registry.has_begun() => {
+                Some(async move { services.registry.begun().await }.boxed())
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, request: &Request<'_>) -> Outcome {
+        let id = match request.args().and_then(|args| id_argument(&args)) {
+            Ok(id) => id,
+            Err(why) => return why.into(),
+        };
+        let mine = self
+            .subscriptions
+            .iter()
+            .position(|(own, _)| Some(own.recipient.id()) == id);
+        match mine.map(|at| self.subscriptions.swap_remove(at)) {
+            Some((subscription, _)) => {
+                self.services.registry.unsubscribe(&subscription);
+                self.note_use();
+                Outcome::TRUE
+            }
+            None => error(SERVER_ERROR, "subscription not found").into(),
+        }
+    }
+
+    /// Records if the connection has subscriptions: one that has is displaced last.
+    fn note_use(&self) {
+        if let Some(activity) = self.pass.activity() {
+            activity.set_in_use(!self.subscriptions.is_empty());
+        }
+    }
+}
+
+impl Services {
+    /// Waits for the active node's answer to a subscription made there on behalf of clients.
+    ///
+    /// # Errors
+    /// The client's answer, if the node refuses; the subscription is removed.
+    async fn grant(&self, of: &NodeSubscription, asked: Asked) -> Result<(), Outcome> {
+        let mut answered = self.rpc.answered(of).await;
+        if answered.is_ok() {
+            self.registry.accept(asked);
+            // Another node may have become active since, and refused before the subscription could be closed for it.
+            answered = self.rpc.answered_now(of);
+        }
+        if answered.is_err() {
+            self.registry.refuse(asked);
+        }
+        answered
+    }
+}
