@@ -13,7 +13,14 @@ const READ: [&str; 8] = [
 ];
 
 /// Folders without files of ours.
-const SKIPPED: [&str; 6] = ["target", "node_modules", ".venv", ".venv-web3-7", "corpus", "bin"];
+const SKIPPED: [&str; 6] = [
+    "target",
+    "node_modules",
+    ".venv",
+    ".venv-web3-7",
+    "corpus",
+    "interop/go/bin",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -29,7 +36,7 @@ fn files(endings: &[&str]) -> Vec<String> {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let (path, name) = (entry.path(), entry.file_name());
             if path.is_dir() {
-                if !SKIPPED.iter().any(|skipped| name == *skipped) {
+                if !SKIPPED.iter().any(|skipped| path.ends_with(skipped)) {
                     walk(&path, endings, found);
                 }
             } else if endings.iter().any(|ending| name.to_string_lossy().ends_with(ending)) {
@@ -438,5 +445,45 @@ fn metrics_are_read_with_their_types_and_labels() {
         metrics_table(source),
         "| metric | type | labels | meaning |\n|---|---|---|---|\n| `a_total` | counter |  | One |\n\
          | `b_x` | gauge | `reason`, `by` | Two |\n"
+    );
+}
+
+/// Words with which a doc comment does not begin: a relative clause where the field has a noun.
+const QUESTION_WORDS: [&str; 11] = [
+    "what", "who", "whom", "whose", "whether", "how", "where", "which", "when", "why", "whatever",
+];
+
+/// Returns the first line of each doc comment.
+fn doc_comments(source: &str) -> impl Iterator<Item = &str> {
+    let mut is_inside = false;
+    source.lines().filter_map(move |line| {
+        let line = line.trim_start();
+        let comment = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
+        let is_first = comment.is_some() && !is_inside;
+        is_inside = comment.is_some();
+        comment.filter(|_| is_first).map(str::trim)
+    })
+}
+
+#[test]
+fn doc_comments_name_the_thing() {
+    let is_question = |comment: &str| {
+        let first = comment.split(|letter: char| !letter.is_alphabetic()).next();
+        first.is_some_and(|first| QUESTION_WORDS.iter().any(|word| first.eq_ignore_ascii_case(word)))
+    };
+    let (mut all, mut questions) = (0, Vec::new());
+    for file in files(&[".rs"]) {
+        for comment in doc_comments(&read(&file)) {
+            all += 1;
+            if is_question(comment) {
+                questions.push(format!("{file}: {comment}"));
+            }
+        }
+    }
+    assert!(all > 1000, "{all} doc comments");
+    assert!(
+        100 * questions.len() <= 3 * all,
+        "more than 3 % of {all} doc comments begin with a question word:\n{}",
+        questions.join("\n")
     );
 }

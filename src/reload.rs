@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Sources of the configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Source {
+pub struct ConfigSource {
     /// `--config`.
     pub file: Option<PathBuf>,
     /// Variables `HEADWATER_…`: name and value.
@@ -32,7 +32,7 @@ pub struct Source {
     pub flags: Flags,
 }
 
-impl Source {
+impl ConfigSource {
     /// Reads and checks the configuration.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl Look {
 /// A source, and the task that applies its changes.
 #[derive(Debug)]
 pub struct Follower {
-    source: Source,
+    source: ConfigSource,
     /// The settings at the start, with `auth` and `tls` as last reloaded.
     typed: typed::Config,
     seen: Vec<Look>,
@@ -111,7 +111,7 @@ impl Follower {
     ///
     /// # Errors
     /// Returns the system's error if no signal handler can be installed.
-    pub fn new(source: Source, typed: typed::Config) -> io::Result<Self> {
+    pub fn new(source: ConfigSource, typed: typed::Config) -> io::Result<Self> {
         warn_of_exposed(&typed);
         Ok(Self {
             seen: source.look(&typed),

@@ -49,7 +49,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
     let pages = TowerToHyperService::new(admin.router());
     let hosts = Arc::new(hosts);
     let mut serving = JoinSet::new();
-    let mut open: VecDeque<Open> = VecDeque::new();
+    let mut open: VecDeque<AdminConnection> = VecDeque::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -77,7 +77,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
             }
         }
         let asks = Arc::new(AtomicBool::new(false));
-        open.push_back(Open {
+        open.push_back(AdminConnection {
             since: Instant::now(),
             asks: asks.clone(),
             task: serving.spawn(connection(stream, pages.clone(), hosts.clone(), asks)),
@@ -86,7 +86,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
 }
 
 /// An open connection.
-struct Open {
+struct AdminConnection {
     since: Instant,
     /// `true` while a request of the connection is being answered.
     asks: Arc<AtomicBool>,

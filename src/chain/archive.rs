@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::heights;
 use super::inquiry::Missing;
 use super::ranges::{Between, Ranges};
-use super::source::{Refused, Seek, Source, wait_before};
+use super::source::{BadAnswer, Seek, Source, wait_before};
 use super::{AbandonedBranch, BlockLogs, BlockRef, Fetch, Gap, Header, Page, Published, Retraction};
 use crate::shares::{FairPool, Full, Owner};
 
@@ -104,8 +104,8 @@ pub struct Located {
 }
 
 impl Between for Archive {
-    async fn logs(&self, first: BlockRef, last: BlockRef, criteria: &str) -> Result<Bytes, Refused> {
-        let _room = self.room.acquire().await.map_err(|_| Refused::CallFailed)?;
+    async fn logs(&self, first: BlockRef, last: BlockRef, criteria: &str) -> Result<Bytes, BadAnswer> {
+        let _room = self.room.acquire().await.map_err(|_| BadAnswer::CallFailed)?;
         self.source.logs_between(first, last, criteria).await
     }
 }
@@ -251,7 +251,7 @@ impl Archive {
                 tokio::time::sleep(wait_before(attempt)).await;
                 let _room = self.room.acquire().await.ok()?;
                 match self.source.seek(Seek::Number(number), attempt).await {
-                    Err(Refused::CallFailed) => {}
+                    Err(BadAnswer::CallFailed) => {}
                     answer => return answer.ok().flatten(),
                 }
             }
@@ -307,7 +307,7 @@ impl Archive {
             };
             match answer {
                 Ok(Some(header)) => return Ok(Some(header)),
-                Ok(None) | Err(Refused::Pruned) => said = Ok(None),
+                Ok(None) | Err(BadAnswer::Pruned) => said = Ok(None),
                 Err(_) => {}
             }
         }

@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use self::heard::Heard;
 use super::evidence::{Amount, Belief, Blooms, Evidence, LISTED, Wrong};
 use super::inquiry::{AttemptError, FetchWay, Inquiry, Missing, Question, Record};
-use super::source::{Refused, Source};
+use super::source::{BadAnswer, Source};
 use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Header};
 use crate::telemetry::ReasonLabel;
 use crate::upstream::UpstreamId;
@@ -157,7 +157,7 @@ impl Source {
                     (
                         question,
                         asked_at.elapsed(),
-                        answer.unwrap_or(Err(AttemptError::Other(Refused::CallFailed))),
+                        answer.unwrap_or(Err(AttemptError::Other(BadAnswer::CallFailed))),
                     )
                 });
                 continue;
@@ -196,7 +196,7 @@ impl Source {
                     let mut record = record.lock();
                     record.works(node, way, took);
                     for (node, way) in inquiry.late(now) {
-                        record.failed(node, way, AttemptError::Other(Refused::CallFailed), since.elapsed());
+                        record.failed(node, way, AttemptError::Other(BadAnswer::CallFailed), since.elapsed());
                     }
                     drop(record);
                     let (node, heard) = match kept {
@@ -216,7 +216,7 @@ impl Source {
                         Amount::NoneListed => inquiry.listed(node, way, now, LISTED),
                         _ => {}
                     }
-                    self.count_retry(what, Refused::Bloom.label());
+                    self.count_retry(what, BadAnswer::Bloom.label());
                     if kept
                         .as_ref()
                         .is_none_or(|(own, of, print, _)| *print != said.print && (*own, *of) == (node, way))

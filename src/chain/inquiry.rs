@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::source::{Refused, wait_before};
+use super::source::{BadAnswer, wait_before};
 use crate::upstream::UpstreamId;
 
 /// Longest wait before the same upstream is asked again in the same way.
@@ -110,7 +110,7 @@ pub(super) enum AttemptError {
     /// The upstream no longer has the block's contents.
     Pruned,
     /// Any other error, a timeout, or an answer that cannot be this block's.
-    Other(Refused),
+    Other(BadAnswer),
 }
 
 impl AttemptError {

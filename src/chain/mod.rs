@@ -36,6 +36,6 @@ pub use log::{BadLogs, BlockLogs, Log};
 pub use page::{Gap, Page};
 pub use pipeline::{ChainEvent, HistorySettings, Loss};
 pub use query::{Fetch, LogQuery};
-pub use source::{ChainProfile, Refused, Seek, Source, Verify};
+pub use source::{BadAnswer, ChainProfile, Seek, Source, Verify};
 pub use tracker::{Step, Tracker};
 pub use transaction::{BadTransactions, BlockTransactions, Transaction};

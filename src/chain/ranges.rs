@@ -17,7 +17,7 @@ use moka::future::Cache;
 use serde::Deserialize;
 use tracing::debug;
 
-use super::source::Refused;
+use super::source::BadAnswer;
 use super::{BlockRef, Gap, Header, LogQuery};
 use crate::quantity;
 
@@ -40,7 +40,7 @@ pub(super) trait Between {
         first: BlockRef,
         last: BlockRef,
         criteria: &str,
-    ) -> impl Future<Output = Result<Bytes, Refused>> + Send;
+    ) -> impl Future<Output = Result<Bytes, BadAnswer>> + Send;
 }
 
 /// Cached answers to range queries.
@@ -114,7 +114,7 @@ impl Ranges {
                 return None;
             }
             let answer = node.logs(first, last, criteria).await;
-            if let Err(why @ (Refused::CallFailed | Refused::NotServed)) = answer {
+            if let Err(why @ (BadAnswer::CallFailed | BadAnswer::NotServed)) = answer {
                 debug!(
                     "cannot fetch logs of a range of blocks for now ({}); fetching them block by block",
                     why.label()
@@ -200,7 +200,7 @@ mod tests {
 
     /// A node with one answer, and the ranges that it was asked for.
     struct Node {
-        answer: Result<String, Refused>,
+        answer: Result<String, BadAnswer>,
         asked: Mutex<Vec<String>>,
     }
 
@@ -212,14 +212,14 @@ mod tests {
             Self::that_says(Ok(format!("[{}]", logs.join(","))))
         }
 
-        fn that_says(answer: Result<String, Refused>) -> Self {
+        fn that_says(answer: Result<String, BadAnswer>) -> Self {
             let asked = Mutex::default();
             Self { answer, asked }
         }
     }
 
     impl Between for Node {
-        async fn logs(&self, first: BlockRef, last: BlockRef, _: &str) -> Result<Bytes, Refused> {
+        async fn logs(&self, first: BlockRef, last: BlockRef, _: &str) -> Result<Bytes, BadAnswer> {
             self.asked.lock().push(format!("{}-{}", first.number, last.number));
             self.answer.clone().map(Bytes::from)
         }
@@ -294,10 +294,10 @@ mod tests {
         check("1 2 3", 1, &[], Node::with_logs_in(&[2, 7]), expect!["all [1-3]"]).await;
         check("1! 2 3", 1, &[], Node::with_logs_in(&[1]), expect!["all [2-3]"]).await;
         for why in [
-            Refused::NodeError,
-            Refused::Pruned,
-            Refused::NotServed,
-            Refused::CallFailed,
+            BadAnswer::NodeError,
+            BadAnswer::Pruned,
+            BadAnswer::NotServed,
+            BadAnswer::CallFailed,
         ] {
             check("1 2 3", 2, &[], Node::that_says(Err(why)), expect!["all [1-3]"]).await;
         }
@@ -329,9 +329,9 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_serves_no_ranges_is_left_alone_for_a_while() {
         for (why, then) in [
-            (Refused::NotServed, "all []"),
-            (Refused::CallFailed, "all []"),
-            (Refused::NodeError, "all [70-72]"),
+            (BadAnswer::NotServed, "all []"),
+            (BadAnswer::CallFailed, "all []"),
+            (BadAnswer::NodeError, "all [70-72]"),
         ] {
             let ranges = Ranges::new(Duration::from_secs(60));
             let node = Node::that_says(Err(why));

@@ -28,7 +28,7 @@ const RANGE: Duration = Duration::from_secs(2);
 
 /// Reason why an answer about a block was not used; a metrics label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum BadAnswer {
     /// No answer: a fault of the connection, not evidence about the block.
     CallFailed,
     /// The node answered with an error.
@@ -47,7 +47,7 @@ pub enum Refused {
     Receipts,
 }
 
-impl Refused {
+impl BadAnswer {
     /// Returns the value of the `reason` label in the metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -168,9 +168,9 @@ impl Source {
     /// Fetches a block; `None` if the node answers that there is none.
     ///
     /// # Errors
-    /// [`Refused`] if there is no answer, an error, or an answer about another block; none of these is evidence about
+    /// [`BadAnswer`] if there is no answer, an error, or an answer about another block; none of these is evidence about
     /// the block.
-    pub async fn seek(&self, seek: Seek, attempt: u32) -> Result<Option<Header>, Refused> {
+    pub async fn seek(&self, seek: Seek, attempt: u32) -> Result<Option<Header>, BadAnswer> {
         let (method, params, hash) = match seek {
             Seek::Hash(hash) => ("eth_getBlockByHash", format!(r#"["{hash}",false]"#), Some(hash)),
             Seek::Number(number) => ("eth_getBlockByNumber", format!(r#"["{number:#x}",false]"#), None),
@@ -181,11 +181,11 @@ impl Source {
         }
         let header = self.learned.header_of(&json).map_err(|error| {
             debug!("a fetched block was refused: {error}");
-            Refused::Malformed
+            BadAnswer::Malformed
         })?;
         match seek {
-            Seek::Hash(hash) if header.block.hash != hash => Err(Refused::Malformed),
-            Seek::Number(number) if header.block.number > number => Err(Refused::Malformed),
+            Seek::Hash(hash) if header.block.hash != hash => Err(BadAnswer::Malformed),
+            Seek::Number(number) if header.block.number > number => Err(BadAnswer::Malformed),
             // For a number without a block, Forest answers the block before (issue 11).
             Seek::Number(number) if header.block.number < number => Ok(None),
             _ => Ok(Some(header)),
@@ -195,26 +195,31 @@ impl Source {
     /// Finds the first canonical block at or above this number; `None` if the node's chain ends below it.
     ///
     /// # Errors
-    /// [`Refused`] if the node gave no answer, or lacks the blocks that prove which one is the first; neither is
+    /// [`BadAnswer`] if the node gave no answer, or lacks the blocks that prove which one is the first; neither is
     /// evidence about the block.
-    pub async fn first_from(&self, number: u64, attempt: u32) -> Result<Option<Header>, Refused> {
+    pub async fn first_from(&self, number: u64, attempt: u32) -> Result<Option<Header>, BadAnswer> {
         let direct = self.seek(Seek::Number(number), attempt).await;
-        if matches!(direct, Ok(Some(_)) | Err(Refused::CallFailed)) {
+        if matches!(direct, Ok(Some(_)) | Err(BadAnswer::CallFailed)) {
             return direct;
         }
         match self.latest().await {
-            None => Err(Refused::CallFailed),
+            None => Err(BadAnswer::CallFailed),
             Some(tip) if tip.block.number < number => Ok(None),
             Some(tip) => match heights::first_from(self, number, tip).await {
                 Some(first) => Ok(Some(first)),
-                None => direct.and(Err(Refused::NodeError)),
+                None => direct.and(Err(BadAnswer::NodeError)),
             },
         }
     }
 
     /// Fetches the logs of the node's canonical blocks from `first` to `last`, both included, that match the
     /// criteria, as JSON.
-    pub(super) async fn logs_between(&self, first: BlockRef, last: BlockRef, criteria: &str) -> Result<Bytes, Refused> {
+    pub(super) async fn logs_between(
+        &self,
+        first: BlockRef,
+        last: BlockRef,
+        criteria: &str,
+    ) -> Result<Bytes, BadAnswer> {
         let (from, to) = (first.number, last.number);
         let params = format!(r#"[{{"fromBlock":"{from:#x}","toBlock":"{to:#x}",{criteria}}}]"#);
         let call = self.pool.call_ours("eth_getLogs", &params, Some(last.hash), 0);
@@ -274,15 +279,15 @@ pub(super) fn wait_before(attempt: u32) -> Duration {
     }
 }
 
-fn answered(answer: Result<Outcome, CallError>) -> Result<Bytes, Refused> {
+fn answered(answer: Result<Outcome, CallError>) -> Result<Bytes, BadAnswer> {
     match answer {
         Ok(Outcome::Result(json)) => Ok(json),
         Ok(error) => Err(match complaint(&error) {
-            Complaint::Pruned => Refused::Pruned,
-            Complaint::Unsupported => Refused::NotServed,
-            Complaint::Throttled | Complaint::Other => Refused::NodeError,
+            Complaint::Pruned => BadAnswer::Pruned,
+            Complaint::Unsupported => BadAnswer::NotServed,
+            Complaint::Throttled | Complaint::Other => BadAnswer::NodeError,
         }),
-        Err(_) => Err(Refused::CallFailed),
+        Err(_) => Err(BadAnswer::CallFailed),
     }
 }
 

@@ -16,7 +16,7 @@ use proptest::sample::Index;
 use self::op::{Manner, Op, op};
 use self::tree::{Name, Tree, names, skipped};
 use super::pipeline::{FetchRequest, FetchResult, Pipeline};
-use super::source::Refused;
+use super::source::BadAnswer;
 use super::{
     AbandonedBranch, BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Located, Needs, Next,
     Page, Published, Retraction, Verify,
@@ -168,7 +168,7 @@ impl World {
                 // An answer by hash is checked; by number a node may answer any block.
                 let found = match manner {
                     Manner::Right => Ok(by_hash(hash)),
-                    Manner::Nothing => Err(Refused::CallFailed),
+                    Manner::Nothing => Err(BadAnswer::CallFailed),
                     Manner::Wrong => Ok(None),
                 };
                 let below = ahead.filter_map(|number| match manner {
@@ -181,7 +181,7 @@ impl World {
             (FetchRequest::Numbered(block, numbers, tries), manner) => {
                 let found = match manner {
                     Manner::Right => Ok(numbers.filter_map(|number| self.canonical_at(number)).collect()),
-                    Manner::Nothing => Err(Refused::CallFailed),
+                    Manner::Nothing => Err(BadAnswer::CallFailed),
                     Manner::Wrong => Ok(vec![lie()]),
                 };
                 FetchResult::Numbered(block, found, tries + 1)

@@ -22,13 +22,13 @@ const LARGEST_PART: u64 = 16;
 
 /// Call and anchor under which an answer is cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
+pub struct CacheKey {
     anchor: CacheScope,
     /// SHA-256 of the anchor, the method and the canonical parameters, since these may be long.
     digest: [u8; 32],
 }
 
-impl Hash for Key {
+impl Hash for CacheKey {
     /// Hashes a part of the digest: moka hashes a key several times, and the whole key took a twentieth of a call's
     /// time.
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -36,7 +36,7 @@ impl Hash for Key {
     }
 }
 
-impl Key {
+impl CacheKey {
     /// Creates the key of a method with canonical parameters.
     #[must_use]
     pub fn new(anchor: CacheScope, method: &str, params: &str) -> Self {
@@ -70,14 +70,14 @@ pub enum By {
 /// Cache of answers, bounded in bytes; the least recently used answer is evicted first.
 #[derive(Debug)]
 pub struct Cache {
-    kept: Kept<Key, Bytes>,
+    kept: Kept<CacheKey, Bytes>,
     largest: usize,
 }
 
 struct Lifetimes;
 
-impl Expiry<Key, Bytes> for Lifetimes {
-    fn expire_after_create(&self, key: &Key, _: &Bytes, _: Instant) -> Option<Duration> {
+impl Expiry<CacheKey, Bytes> for Lifetimes {
+    fn expire_after_create(&self, key: &CacheKey, _: &Bytes, _: Instant) -> Option<Duration> {
         Some(key.anchor.lifetime())
     }
 }
@@ -86,7 +86,7 @@ impl Cache {
     /// Creates a cache of at most this many bytes, overhead included.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
-        let weigh = |_: &Key, answer: &Bytes| u32::try_from(answer.len() + OVERHEAD).unwrap_or(u32::MAX);
+        let weigh = |_: &CacheKey, answer: &Bytes| u32::try_from(answer.len() + OVERHEAD).unwrap_or(u32::MAX);
         let kept = Kept::builder()
             .max_capacity(max_bytes)
             // LRU: all clients request the answers of a new head, which have no past use by which they could be
@@ -103,7 +103,7 @@ impl Cache {
     /// node's result is cached, and only if `holds` returns `true` for it: it will stay the same.
     pub async fn answer<A: Future<Output = Answer>>(
         &self,
-        key: Key,
+        key: CacheKey,
         holds: impl Fn(&Bytes) -> bool,
         ask: impl FnOnce() -> A,
     ) -> (Answer, By) {
@@ -133,12 +133,12 @@ impl Cache {
     }
 
     /// Returns the cached answer under this key.
-    pub async fn get(&self, key: &Key) -> Option<Bytes> {
+    pub async fn get(&self, key: &CacheKey) -> Option<Bytes> {
         self.kept.get(key).await
     }
 
     /// Caches an answer under another key too, if it is not too long.
-    pub async fn keep(&self, key: Key, json: Bytes) {
+    pub async fn keep(&self, key: CacheKey, json: Bytes) {
         if json.len() <= self.largest {
             self.kept.insert(key, json).await;
         }
@@ -159,8 +159,8 @@ mod tests {
 
     use super::*;
 
-    fn key(question: &str, epoch: u64) -> Key {
-        Key::new(CacheScope::Chain { epoch }, question, "[]")
+    fn key(question: &str, epoch: u64) -> CacheKey {
+        CacheKey::new(CacheScope::Chain { epoch }, question, "[]")
     }
 
     fn result(json: &'static str) -> Answer {

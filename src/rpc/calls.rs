@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use self::logs::{BUILDERS, MAX_BUILDS};
 use self::turn::{BEYOND_CALLS, LONG_CALLS, MAX_WAITING};
 use super::by_hash::{ByHash, Expected};
-use super::cache::{By, Cache, Key};
+use super::cache::{By, Cache, CacheKey};
 use super::cache_scope::{CacheScope, ChainSnapshot, Route};
 use super::filters::Filters;
 use super::finality::{self, Finality};
@@ -24,7 +24,7 @@ use super::method::{Method, Role};
 use super::params::{self, BlockName};
 use super::send;
 use super::unpublished_head::UnpublishedHead;
-use super::{Caller, RpcSettings, not_available};
+use super::{CallContext, RpcSettings, not_available};
 use crate::chain::{BlockRef, Tip};
 use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
@@ -108,7 +108,7 @@ impl Calls {
     }
 
     /// Returns the outcome of a call; every failure is an error object.
-    pub async fn answer(&self, method: String, params: String, caller: &Caller) -> Outcome {
+    pub async fn answer(&self, method: String, params: String, caller: &CallContext) -> Outcome {
         if params.len() > self.settings.max_request_bytes {
             self.count("too_large");
             return error(INVALID_REQUEST, "request too large").into();
@@ -141,7 +141,7 @@ impl Calls {
         self.cache.size().await
     }
 
-    async fn find(&self, method: String, params: String, caller: &Caller) -> Answer {
+    async fn find(&self, method: String, params: String, caller: &CallContext) -> Answer {
         let owner = caller.owner;
         let known = Method::of(&method);
         if let Some(outcome) = self.known(known.role, &params) {
@@ -354,7 +354,7 @@ impl Calls {
         }
     }
 
-    async fn forwarded(&self, caller: &Caller, asking: BoxFuture<'_, Answer>) -> Answer {
+    async fn forwarded(&self, caller: &CallContext, asking: BoxFuture<'_, Answer>) -> Answer {
         match self.turn(caller.owner, &caller.conduct).await {
             Ok(_turn) => {
                 let answer = self.timed(asking).await;
@@ -412,9 +412,9 @@ fn route(ask: &mut Ask, plan: Route) {
     }
 }
 
-fn key(anchor: CacheScope, ask: &Ask) -> Option<Key> {
+fn key(anchor: CacheScope, ask: &Ask) -> Option<CacheKey> {
     let params = params::canonical(&ask.params)?;
-    Some(Key::new(anchor, &ask.method, &params))
+    Some(CacheKey::new(anchor, &ask.method, &params))
 }
 
 /// Returns the error object of a failed call (PROTOCOL 1.14). The message is the variant's own, without the

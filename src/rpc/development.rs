@@ -32,7 +32,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Cache of the upstreams that are development nodes.
 #[derive(Debug)]
-pub struct Development {
+pub struct DevelopmentCalls {
     /// `true` where clients can connect from this machine only.
     is_local: bool,
     /// Kinds of the upstreams; locked while a node is asked, so that concurrent callers share one question.
@@ -49,13 +49,13 @@ struct Known {
 
 #[derive(Debug)]
 enum Word {
-    Development,
+    DevelopmentCalls,
     Other,
     /// No answer, at this time.
     None(Instant),
 }
 
-impl Development {
+impl DevelopmentCalls {
     /// Creates an empty cache. Where clients may connect from elsewhere no node is ever asked.
     #[must_use]
     pub fn new(is_local: bool) -> Self {
@@ -110,7 +110,7 @@ async fn is_development(known: &mut HashMap<usize, Known>, pool: &Pool, id: Upst
     });
     if !is_known {
         let word = match pool.ask(id, "web3_clientVersion", "", TIMEOUT).await {
-            Ok(Outcome::Result(version)) if is_version(&version) => Word::Development,
+            Ok(Outcome::Result(version)) if is_version(&version) => Word::DevelopmentCalls,
             Ok(Outcome::Result(_)) => Word::Other,
             Ok(Outcome::Error(_)) | Err(_) => Word::None(Instant::now()),
         };
@@ -118,7 +118,7 @@ async fn is_development(known: &mut HashMap<usize, Known>, pool: &Pool, id: Upst
     }
     let is_one = known
         .get(&id.0)
-        .is_some_and(|known| matches!(known.word, Word::Development));
+        .is_some_and(|known| matches!(known.word, Word::DevelopmentCalls));
     is_one && pool.connects(id) == connects && pool.is_connected(id)
 }
 

@@ -45,7 +45,7 @@ pub use crate::upstream::SubscriptionMethod;
 use crate::upstream::{NodeSubscription, Pool};
 
 use calls::Calls;
-use development::Development;
+use development::DevelopmentCalls;
 pub use id_argument::id_argument;
 
 /// Most items of one batch in flight at the same time.
@@ -82,7 +82,7 @@ pub struct Holder(pub u64);
 
 /// Account that makes a call.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct CallContext {
     /// Owner of its places and bytes in shared pools and budgets.
     pub owner: Owner,
     /// Number of the account, the same after the account was dropped and opened again.
@@ -197,7 +197,7 @@ pub struct RpcSettings {
 pub struct Rpc {
     pool: Arc<Pool>,
     calls: Calls,
-    development: Development,
+    development: DevelopmentCalls,
     max_batch_response: usize,
     metrics: Arc<Metrics>,
 }
@@ -215,7 +215,7 @@ impl Rpc {
         Self {
             pool: pool.clone(),
             calls: Calls::new(pool, tip, registry, settings, metrics.clone()),
-            development: Development::new(settings.is_local),
+            development: DevelopmentCalls::new(settings.is_local),
             max_batch_response: settings.max_batch_response_bytes,
             metrics,
         }
@@ -251,7 +251,7 @@ impl Rpc {
     }
 
     /// Returns the response to one item; `None` if it gets none.
-    pub async fn complete(&self, planned: Planned, caller: &Caller) -> Option<Response> {
+    pub async fn complete(&self, planned: Planned, caller: &CallContext) -> Option<Response> {
         match planned {
             Planned::Silent => None,
             Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
@@ -288,7 +288,7 @@ impl Rpc {
     pub async fn complete_batch<P>(
         &self,
         planned: Vec<Planned>,
-        caller: &Caller,
+        caller: &CallContext,
         more: impl Fn(usize) -> Option<P>,
         awaits: impl Fn() -> bool,
     ) -> (Vec<Response>, Option<Charge>) {

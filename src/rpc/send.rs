@@ -82,16 +82,16 @@ async fn after_loss(pool: &Pool, ask: &Ask, hash: Option<B256>) -> Answer {
         Err(CallError::Lost)
     };
     let Some(hash) = hash else { return lost() };
-    if find(pool, ask, hash).await == Found::Somewhere {
+    if find(pool, ask, hash).await == Presence::Somewhere {
         ask.conduct.changes_go_alone(Instant::now());
         return Ok(quoted(hash));
     }
     match taken(pool.send_again(ask).await, Some(hash)) {
         // "Nonce too low", say, if the first copy arrived late.
         Ok(Outcome::Error(error)) => match find(pool, ask, hash).await {
-            Found::Somewhere => Ok(quoted(hash)),
-            Found::Nowhere => Ok(Outcome::Error(error)),
-            Found::Unknown => lost(),
+            Presence::Somewhere => Ok(quoted(hash)),
+            Presence::Nowhere => Ok(Outcome::Error(error)),
+            Presence::Unknown => lost(),
         },
         answer @ (Ok(Outcome::Result(_)) | Err(CallError::Breaks)) => answer,
         Err(_) => lost(),
@@ -99,7 +99,7 @@ async fn after_loss(pool: &Pool, ask: &Ask, hash: Option<B256>) -> Answer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+enum Presence {
     /// A node has the transaction.
     Somewhere,
     /// All nodes say that they do not have it.
@@ -109,7 +109,7 @@ enum Found {
 }
 
 /// Asks all nodes for a transaction, until one has it.
-async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Found {
+async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Presence {
     #[derive(Deserialize)]
     struct Transaction {
         hash: B256,
@@ -134,15 +134,15 @@ async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Found {
                 continue;
             };
             match serde_json::from_slice::<Option<Transaction>>(&json) {
-                Ok(Some(found)) if found.hash == hash => return Found::Somewhere,
+                Ok(Some(found)) if found.hash == hash => return Presence::Somewhere,
                 Ok(None) => denials += 1,
                 _ => {}
             }
         }
     }
     match denials == pool.count() {
-        true => Found::Nowhere,
-        false => Found::Unknown,
+        true => Presence::Nowhere,
+        false => Presence::Unknown,
     }
 }
 

@@ -9,7 +9,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::http_response::{plain, retry_after};
-use super::listener::Connection;
+use super::listener::HttpConnection;
 use super::request_body::{self, Unread};
 use super::response_body::Body;
 use crate::door::{Exceeded, Pass};
@@ -18,7 +18,7 @@ use crate::jsonrpc::{
     SERVER_ERROR, error,
 };
 use crate::look::look;
-use crate::rpc::{Caller, Holder, Planned, SubscriptionMethod, not_available};
+use crate::rpc::{CallContext, Holder, Planned, SubscriptionMethod, not_available};
 use crate::session::{Services, methods};
 use crate::shares::{Charge, Full, RETRY_AFTER};
 use crate::{panics, pieces};
@@ -36,7 +36,7 @@ pub fn answer_others(method: &Method) -> Response<Body> {
 }
 
 /// Answers one POST request.
-pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connection) -> Response<Body> {
+pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &HttpConnection) -> Response<Body> {
     let (services, settings) = (connection.services(), connection.settings());
     let content_type = request
         .headers()
@@ -57,8 +57,8 @@ pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connec
     let without_request = match tokio::time::timeout(settings.body_timeout(), reading).await {
         Ok(Ok((body, _))) if body.iter().all(u8::is_ascii_whitespace) => plain(StatusCode::OK, ""),
         Ok(Ok((body, held))) => return finish(respond(body, held, pass, services).await, pass, connection),
-        Ok(Err(Unread::Full(full))) => return finish(Answered::busy("null", full, services), pass, connection),
-        Ok(Err(Unread::Exceeded(exceeded))) => return finish(Answered::unread(exceeded, services), pass, connection),
+        Ok(Err(Unread::Full(full))) => return finish(HttpReply::busy("null", full, services), pass, connection),
+        Ok(Err(Unread::Exceeded(exceeded))) => return finish(HttpReply::unread(exceeded, services), pass, connection),
         Ok(Err(Unread::TooLong)) => plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
         Ok(Err(Unread::Broken)) => plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
         Err(_) => plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
@@ -68,35 +68,35 @@ pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &Connec
 
 /// Charges a body without a request, since it was read and is answered; returns a refusal instead of `response` if the
 /// quota is used up.
-fn charged(response: Response<Body>, pass: &Pass, connection: &Connection) -> Response<Body> {
+fn charged(response: Response<Body>, pass: &Pass, connection: &HttpConnection) -> Response<Body> {
     let charged = pass.terms().charge_one();
     match charged {
         Ok(()) => response,
-        Err(exceeded) => finish(Answered::unread(exceeded, connection.services()), pass, connection),
+        Err(exceeded) => finish(HttpReply::unread(exceeded, connection.services()), pass, connection),
     }
 }
 
 /// Builds the HTTP response, with a status and `Retry-After` if the message was refused.
-fn finish(Answered { answer, room, refused }: Answered, pass: &Pass, connection: &Connection) -> Response<Body> {
+fn finish(HttpReply { answer, room, refused }: HttpReply, pass: &Pass, connection: &HttpConnection) -> Response<Body> {
     let services = connection.services();
     let parts = answer.parts();
     let needed = match &answer {
-        Answer::One(_) => services.rpc.room_for(pass.account().owner(), pieces::length(&parts)),
+        HttpAnswer::One(_) => services.rpc.room_for(pass.account().owner(), pieces::length(&parts)),
         // A batch was charged while its answer grew.
-        Answer::Nothing | Answer::Batch(_) => Ok(room),
+        HttpAnswer::Nothing | HttpAnswer::Batch(_) => Ok(room),
     };
     let (mut response, refused) = match (needed, &answer) {
         (Ok(room), _) => (json(&parts, room), refused),
-        (Err(full), Answer::One(one)) => {
-            let refused = Some(Refused::Busy(RETRY_AFTER));
+        (Err(full), HttpAnswer::One(one)) => {
+            let refused = Some(RequestRefusal::Busy(RETRY_AFTER));
             (json(&one.instead(full.into()).parts(), None), refused)
         }
         (Err(_), _) => (json(&parts, None), refused),
     };
     if let Some(refused) = refused {
         let (status, after) = match refused {
-            Refused::Quota(exceeded) => (StatusCode::TOO_MANY_REQUESTS, exceeded.retry_after),
-            Refused::Busy(after) => (StatusCode::SERVICE_UNAVAILABLE, Some(after)),
+            RequestRefusal::Quota(exceeded) => (StatusCode::TOO_MANY_REQUESTS, exceeded.retry_after),
+            RequestRefusal::Busy(after) => (StatusCode::SERVICE_UNAVAILABLE, Some(after)),
         };
         *response.status_mut() = status;
         if let Some(after) = after {
@@ -113,31 +113,31 @@ fn finish(Answered { answer, room, refused }: Answered, pass: &Pass, connection:
 }
 
 /// Result of processing a body.
-struct Answered {
-    answer: Answer,
+struct HttpReply {
+    answer: HttpAnswer,
     /// Charge for the answer, if taken already.
     room: Option<Charge>,
     /// Reason, if the message was refused as a whole.
-    refused: Option<Refused>,
+    refused: Option<RequestRefusal>,
 }
 
 /// Reason why no part of a message was answered.
 #[derive(Clone, Copy)]
-enum Refused {
+enum RequestRefusal {
     /// The client's quota is used up.
     Quota(Exceeded),
     /// A budget is full; with the wait before a retry.
     Busy(Duration),
 }
 
-enum Answer {
+enum HttpAnswer {
     /// No answer: the message holds notifications only.
     Nothing,
     One(jsonrpc::Response),
     Batch(Vec<jsonrpc::Response>),
 }
 
-impl Answer {
+impl HttpAnswer {
     fn parts(&self) -> Vec<Bytes> {
         match self {
             Self::Nothing => Vec::new(),
@@ -147,9 +147,9 @@ impl Answer {
     }
 }
 
-impl Answered {
+impl HttpReply {
     fn whole(id: &str, why: ErrorObjectOwned) -> Self {
-        Answer::One(jsonrpc::Response::new(id, why.into())).into()
+        HttpAnswer::One(jsonrpc::Response::new(id, why.into())).into()
     }
 
     /// Answers with an internal error, after a panic.
@@ -161,7 +161,7 @@ impl Answered {
     fn unread(exceeded: Exceeded, services: &Services) -> Self {
         services.count_refusal("requests");
         Self {
-            refused: Some(Refused::Quota(exceeded)),
+            refused: Some(RequestRefusal::Quota(exceeded)),
             ..Self::whole("null", exceeded.into())
         }
     }
@@ -170,14 +170,14 @@ impl Answered {
     fn busy(id: &str, full: Full, services: &Services) -> Self {
         services.count_refusal("inbound_bytes");
         Self {
-            refused: Some(Refused::Busy(RETRY_AFTER)),
+            refused: Some(RequestRefusal::Busy(RETRY_AFTER)),
             ..Self::whole(id, full.into())
         }
     }
 }
 
-impl From<Answer> for Answered {
-    fn from(answer: Answer) -> Self {
+impl From<HttpAnswer> for HttpReply {
+    fn from(answer: HttpAnswer) -> Self {
         Self {
             answer,
             room: None,
@@ -189,19 +189,19 @@ impl From<Answer> for Answered {
 /// Requests that were read, before any of them is answered.
 enum Intake {
     /// Message that is answered already.
-    Answered(Answered),
+    HttpReply(HttpReply),
     Single(Option<Planned>, Option<Exceeded>),
     Batch(Vec<Planned>, Option<Exceeded>),
 }
 
 /// Answers a message. `held` is the charge for its body, kept while its requests are processed; the body itself is
 /// dropped once they are planned.
-async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<Services>) -> Answered {
+async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<Services>) -> HttpReply {
     let intake = take_in(&body, pass, services);
     drop(body);
     let (rpc, caller) = (services.rpc.clone(), caller(pass));
     match intake {
-        Intake::Answered(answered) => answered,
+        Intake::HttpReply(answered) => answered,
         Intake::Single(planned, exceeded) => {
             let response = match planned {
                 Some(planned) => {
@@ -211,16 +211,16 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
                     };
                     match detached(services, completing).await {
                         Some(response) => response,
-                        None => return Answered::broken(),
+                        None => return HttpReply::broken(),
                     }
                 }
                 None => None,
             };
             let busy = response.as_ref().and_then(jsonrpc::Response::retry_after);
-            Answered {
-                answer: response.map_or(Answer::Nothing, Answer::One),
+            HttpReply {
+                answer: response.map_or(HttpAnswer::Nothing, HttpAnswer::One),
                 room: None,
-                refused: exceeded.map(Refused::Quota).or(busy.map(Refused::Busy)),
+                refused: exceeded.map(RequestRefusal::Quota).or(busy.map(RequestRefusal::Busy)),
             }
         }
         Intake::Batch(planned, exceeded) => {
@@ -232,19 +232,19 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
                 rpc.complete_batch(planned, &caller, more, || true).await
             };
             let Some((responses, room)) = detached(services, completing).await else {
-                return Answered::broken();
+                return HttpReply::broken();
             };
-            Answered {
-                answer: Answer::Batch(responses),
+            HttpReply {
+                answer: HttpAnswer::Batch(responses),
                 room,
-                refused: exceeded.map(Refused::Quota),
+                refused: exceeded.map(RequestRefusal::Quota),
             }
         }
     }
 }
 
-fn caller(pass: &Pass) -> Caller {
-    Caller {
+fn caller(pass: &Pass) -> CallContext {
+    CallContext {
         owner: pass.account().owner(),
         holder: Holder(pass.account().number()),
         conduct: pass.terms().conduct().clone(),
@@ -258,22 +258,22 @@ fn take_in(body: &[u8], pass: &Pass, services: &Services) -> Intake {
     if !parsed.as_ref().is_ok_and(Message::holds_requests)
         && let Err(exceeded) = terms.charge_one()
     {
-        return Intake::Answered(Answered::unread(exceeded, services));
+        return Intake::HttpReply(HttpReply::unread(exceeded, services));
     }
     drop(terms);
     match parsed {
-        Err(why) => Intake::Answered(Answered::whole("null", error(PARSE_ERROR, why.to_string()))),
+        Err(why) => Intake::HttpReply(HttpReply::whole("null", error(PARSE_ERROR, why.to_string()))),
         Ok(Message::Single(item)) => {
             let (mut planned, exceeded) = plan(std::slice::from_ref(&item), pass, services);
             Intake::Single(planned.pop(), exceeded)
         }
         Ok(Message::Batch(items)) if items.is_empty() => {
-            Intake::Answered(Answered::whole("null", error(INVALID_REQUEST, "empty batch")))
+            Intake::HttpReply(HttpReply::whole("null", error(INVALID_REQUEST, "empty batch")))
         }
         Ok(Message::TooMany(first)) => {
             let why = error(INVALID_REQUEST, "batch too large").into();
             let response = jsonrpc::Response::new(jsonrpc::id_text(first), why);
-            Intake::Answered(Answer::Batch(vec![response]).into())
+            Intake::HttpReply(HttpAnswer::Batch(vec![response]).into())
         }
         Ok(Message::Batch(items)) => {
             let (planned, exceeded) = plan(&items, pass, services);

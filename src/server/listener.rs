@@ -88,7 +88,7 @@ impl Drop for Open {
 }
 
 /// Connection that speaks HTTP.
-pub(super) struct Connection {
+pub(super) struct HttpConnection {
     shared: Arc<ServerShared>,
     open: Arc<Open>,
     caller: Caller,
@@ -109,7 +109,7 @@ struct ConnectionState {
     refusals: Refusals,
 }
 
-impl Connection {
+impl HttpConnection {
     /// Returns the services shared by all connections.
     pub(super) fn services(&self) -> &Arc<Services> {
         &self.shared.services
@@ -126,7 +126,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for HttpConnection {
     fn drop(&mut self) {
         if self.turned_away.is_some() {
             self.shared.turned_away.fetch_sub(1, Ordering::Relaxed);
@@ -268,7 +268,7 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
     if turned.is_some() {
         drop_silently = shared.turned_away.fetch_add(1, Ordering::Relaxed) >= TURNED_AWAY;
     }
-    let connection = Arc::new(Connection {
+    let connection = Arc::new(HttpConnection {
         shared: shared.clone(),
         open,
         caller: Caller {

@@ -23,7 +23,7 @@ use tracing::debug;
 
 pub use clients::{Clients, KeepaliveSettings};
 pub use control_frames::ControlFrames;
-pub use reader::{Deflated, Form, Inbound, MAX_FRAGMENTS, Reader};
+pub use reader::{ClientFrame, DeflatedMessage, Form, MAX_FRAGMENTS, MessageReader};
 pub use requests::methods;
 pub use services::{Services, SessionSettings};
 
@@ -60,7 +60,7 @@ struct Session {
     refusals: Refusals,
     services: Arc<Services>,
     writer: Arc<ClientWriter>,
-    reader: Reader,
+    reader: MessageReader,
     control_frames: ControlFrames,
     /// `true` if further input is ignored, after a violation of the framing.
     input_closed: bool,
@@ -104,7 +104,7 @@ pub fn serve(
     services.metrics.clients.inc();
     services.metrics.connections.inc();
     let longest = pass.terms().rights.plan.max_message_bytes;
-    let mut reader = Reader::new(longest, compression != Compression::None);
+    let mut reader = MessageReader::new(longest, compression != Compression::None);
     reader.buffer().extend_from_slice(&early);
     // Even an empty slice keeps the handshake's whole read buffer alive.
     drop(early);
@@ -245,16 +245,16 @@ impl Session {
                 self.unfinished = None;
             }
             match inbound {
-                Inbound::Close(code) => self.writer.peer_closed(code),
-                Inbound::Ping(payload) => {
+                ClientFrame::Close(code) => self.writer.peer_closed(code),
+                ClientFrame::Ping(payload) => {
                     if self.counts_control_frame() {
                         self.writer.control(frame::control(frame::Opcode::Pong, &payload));
                     }
                 }
-                Inbound::Pong => drop(self.counts_control_frame()),
-                Inbound::Message(_, message) if phase == Phase::Open => self.message(&message),
-                Inbound::Deflated(message) if phase == Phase::Open => self.deflated(&message),
-                Inbound::Message(..) | Inbound::Deflated(_) => {}
+                ClientFrame::Pong => drop(self.counts_control_frame()),
+                ClientFrame::Message(_, message) if phase == Phase::Open => self.message(&message),
+                ClientFrame::DeflatedMessage(message) if phase == Phase::Open => self.deflated(&message),
+                ClientFrame::Message(..) | ClientFrame::DeflatedMessage(_) => {}
             }
         }
         self.reader.buffer().clear();

@@ -29,11 +29,11 @@ pub enum Form {
 
 /// Message or control frame from a client.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Inbound {
+pub enum ClientFrame {
     /// Complete message. Text was checked; binary is treated as text too (web3.py sends every request as binary).
     Message(Form, Bytes),
     /// Complete compressed message.
-    Deflated(Deflated),
+    DeflatedMessage(DeflatedMessage),
     /// Ping; the pong must carry the same payload.
     Ping(Bytes),
     /// Pong: a sign of life.
@@ -44,12 +44,12 @@ pub enum Inbound {
 
 /// Compressed message (RFC 7692 section 6.2). Inflating is work, so the owner decides if it is done.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Deflated {
+pub struct DeflatedMessage {
     form: Form,
     payload: Bytes,
 }
 
-impl Deflated {
+impl DeflatedMessage {
     /// Returns the declared type.
     #[must_use]
     pub fn form(&self) -> Form {
@@ -80,7 +80,7 @@ impl Deflated {
 }
 
 /// Parser of one client's frames. Has no buffer while no input is incomplete.
-pub struct Reader {
+pub struct MessageReader {
     buffer: BytesMut,
     decoder: Decoder,
     at_boundary: bool,
@@ -123,17 +123,17 @@ impl Partial {
         Ok(())
     }
 
-    fn whole(self) -> Result<Inbound, CloseReason> {
+    fn whole(self) -> Result<ClientFrame, CloseReason> {
         let payload = self.bytes.freeze();
         match self.form {
-            form if self.deflated => Ok(Inbound::Deflated(Deflated { form, payload })),
+            form if self.deflated => Ok(ClientFrame::DeflatedMessage(DeflatedMessage { form, payload })),
             Form::Text if self.checked < payload.len() => Err(CloseReason::NotUtf8),
-            form => Ok(Inbound::Message(form, payload)),
+            form => Ok(ClientFrame::Message(form, payload)),
         }
     }
 }
 
-impl Reader {
+impl MessageReader {
     /// Creates a reader of messages up to `max_message` bytes; `deflates` if compression was agreed.
     #[must_use]
     pub fn new(max_message: usize, deflates: bool) -> Self {
@@ -189,7 +189,7 @@ impl Reader {
     ///
     /// # Errors
     /// The reason to close the connection, if the client violates the protocol or exceeds a limit.
-    pub fn next_inbound(&mut self) -> Result<Option<Inbound>, CloseReason> {
+    pub fn next_inbound(&mut self) -> Result<Option<ClientFrame>, CloseReason> {
         loop {
             if self.at_boundary {
                 self.check_header()?;
@@ -233,11 +233,11 @@ impl Reader {
         Ok(())
     }
 
-    fn frame(&mut self, opcode: OpCode, fin: bool, payload: Bytes) -> Result<Option<Inbound>, CloseReason> {
+    fn frame(&mut self, opcode: OpCode, fin: bool, payload: Bytes) -> Result<Option<ClientFrame>, CloseReason> {
         match opcode {
-            OpCode::Ping => Ok(Some(Inbound::Ping(payload))),
-            OpCode::Pong => Ok(Some(Inbound::Pong)),
-            OpCode::Close => close_code(&payload).map(|code| Some(Inbound::Close(code))),
+            OpCode::Ping => Ok(Some(ClientFrame::Ping(payload))),
+            OpCode::Pong => Ok(Some(ClientFrame::Pong)),
+            OpCode::Close => close_code(&payload).map(|code| Some(ClientFrame::Close(code))),
             OpCode::Text | OpCode::Binary => {
                 if self.partial.is_some() {
                     return Err(CloseReason::Protocol("new message before the end of a fragmented one"));
@@ -272,16 +272,16 @@ impl Reader {
     }
 
     /// Returns a message of one frame.
-    fn message(&self, form: Form, payload: Bytes) -> Result<Inbound, CloseReason> {
+    fn message(&self, form: Form, payload: Bytes) -> Result<ClientFrame, CloseReason> {
         if self.deflated {
-            return Ok(Inbound::Deflated(Deflated { form, payload }));
+            return Ok(ClientFrame::DeflatedMessage(DeflatedMessage { form, payload }));
         }
         if payload.len() > self.max_message {
             return Err(CloseReason::TooBig);
         }
         match form {
             Form::Text if std::str::from_utf8(&payload).is_err() => Err(CloseReason::NotUtf8),
-            _ => Ok(Inbound::Message(form, payload)),
+            _ => Ok(ClientFrame::Message(form, payload)),
         }
     }
 }

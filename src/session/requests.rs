@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Deflated, LONG_MESSAGE, Services, Session};
+use super::{DeflatedMessage, LONG_MESSAGE, Services, Session};
 use crate::deflate;
 use crate::delivery::{Answered, ClientWriter, CloseReason, InFlight, Recipient};
 use crate::jsonrpc::{
@@ -10,7 +10,7 @@ use crate::jsonrpc::{
 };
 use crate::look::look;
 use crate::panics;
-use crate::rpc::{Caller, Holder, Local, Planned, SubscriptionMethod};
+use crate::rpc::{CallContext, Holder, Local, Planned, SubscriptionMethod};
 
 /// Returns the method of each item, for [`crate::door::Terms::charge`]; `None` for an item that is not a request.
 pub fn methods<'a>(items: &'a [Item<'_>]) -> impl Iterator<Item = Option<&'a str>> {
@@ -34,7 +34,7 @@ impl Session {
     }
 
     /// Like [`Self::message`], but charged while inflating, since the length is not known before.
-    pub(super) fn deflated(&mut self, message: &Deflated) {
+    pub(super) fn deflated(&mut self, message: &DeflatedMessage) {
         let terms = self.pass.account().terms();
         let max = terms.rights.plan.max_message_bytes;
         let inflated = message.inflate(max, || terms.charge_bytes(deflate::STEP));
@@ -157,8 +157,8 @@ impl Session {
     }
 
     /// Returns the identity of this client for calls.
-    pub(super) fn caller(&self) -> Caller {
-        Caller {
+    pub(super) fn caller(&self) -> CallContext {
+        CallContext {
             owner: self.writer.owner(),
             holder: Holder(self.pass.account().number()),
             conduct: self.pass.terms().conduct().clone(),

@@ -13,11 +13,11 @@ use crate::clock::Millis;
 /// Blocks that await their contents, or wait behind a block that does.
 #[derive(Debug, Default)]
 pub(super) struct ContentStream {
-    queue: VecDeque<Entry>,
+    queue: VecDeque<StreamEntry>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct StreamEntry {
     header: Header,
     sequence: u64,
     /// Time at which the block's head was published.
@@ -28,7 +28,7 @@ struct Entry {
 impl ContentStream {
     /// Adds the block whose head was just published.
     pub fn push(&mut self, header: Header, sequence: u64, now: Millis) {
-        self.queue.push_back(Entry {
+        self.queue.push_back(StreamEntry {
             header,
             sequence,
             since: now,

@@ -58,7 +58,7 @@ impl Fronts {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingEvents {
     at: Position,
     subscriber: Subscriber,
     batch: Arc<Batch>,
@@ -67,7 +67,7 @@ struct Waiting {
 /// Early events, by connection.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    waiting: HashMap<ClientKey, VecDeque<Waiting>>,
+    waiting: HashMap<ClientKey, VecDeque<WaitingEvents>>,
 }
 
 impl Gate {
@@ -90,7 +90,7 @@ impl Gate {
                 let waiting = self.waiting.entry(subscriber.writer.id()).or_default();
                 let behind = waiting.partition_point(|early| early.at <= at);
                 let (subscriber, batch) = (subscriber.clone(), batch.clone());
-                waiting.insert(behind, Waiting { at, subscriber, batch });
+                waiting.insert(behind, WaitingEvents { at, subscriber, batch });
             } else {
                 send(std::iter::once(subscriber), batch, due, now);
             }

@@ -26,7 +26,7 @@ pub enum Start {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Options {
+struct StartOptions {
     after: Option<After>,
     from_block: Option<U64>,
 }
@@ -50,24 +50,24 @@ impl Start {
             return None;
         }
         let refused = |why: &str| error(INVALID_PARAMS, format!("invalid argument {place}: {why}"));
-        Some(match serde_json::from_str::<Options>(text) {
+        Some(match serde_json::from_str::<StartOptions>(text) {
             Err(why) => {
                 let why = why.to_string();
                 // The client has no use for the position in the text.
                 Err(refused(why.split(" at line").next().unwrap_or(&why)))
             }
-            Ok(Options {
+            Ok(StartOptions {
                 after: Some(after),
                 from_block: None,
             }) => Ok(Self::After {
                 block: after.block_hash,
                 log: after.log_index.map(|index| index.to()),
             }),
-            Ok(Options {
+            Ok(StartOptions {
                 after: None,
                 from_block: Some(number),
             }) => Ok(Self::From(number.to())),
-            Ok(Options {
+            Ok(StartOptions {
                 after: None,
                 from_block: None,
             }) => Ok(Self::Live),

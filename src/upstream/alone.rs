@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::identity::{NETWORK_ID, has_no_chain_id};
-use super::link::{self, Inbound, LinkError, Outbound, Reader, Writer};
+use super::link::{self, Inbound, LinkError, LinkReader, Outbound, Writer};
 use super::message::{self, NodeMessage};
 use super::{Endpoint, UpstreamSettings};
 use crate::jsonrpc::Outcome;
@@ -11,7 +11,7 @@ use crate::jsonrpc::Outcome;
 /// A connection without other traffic: each request waits for its answer.
 #[derive(Debug)]
 pub(super) struct Alone {
-    reader: Reader,
+    reader: LinkReader,
     writer: Writer,
     last_id: u64,
 }
@@ -71,7 +71,7 @@ impl Alone {
     }
 
     /// Returns the two halves, for many calls at a time.
-    pub fn into_halves(self) -> (Reader, Writer) {
+    pub fn into_halves(self) -> (LinkReader, Writer) {
         (self.reader, self.writer)
     }
 }

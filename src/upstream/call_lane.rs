@@ -15,7 +15,7 @@ use super::alone::Alone;
 use super::call::{CallReceiver, is_throttled};
 use super::identity::{NETWORK_ID, has_no_chain_id};
 use super::lanes::{Attempts, EARLY, LaneEnd, Lanes, NextLane};
-use super::link::{Inbound, LinkError, Outbound, Reader, Writer};
+use super::link::{Inbound, LinkError, LinkReader, Outbound, Writer};
 use super::message::NodeMessage;
 use super::shared::UpstreamShared;
 use super::under_way::UnderWay;
@@ -180,7 +180,7 @@ impl CallLane {
         (self.serve(reader, writer).await, true)
     }
 
-    async fn serve(&mut self, mut reader: Reader, mut writer: Writer) -> CallLaneEnd {
+    async fn serve(&mut self, mut reader: LinkReader, mut writer: Writer) -> CallLaneEnd {
         let settings = self.shared.settings.clone();
         let mut under_way = UnderWay::default();
         let mut life = Life::new(reader.received());
@@ -260,7 +260,7 @@ impl Life {
         }
     }
 
-    fn tick(&mut self, reader: &Reader, under_way: &mut UnderWay, time_limit: Duration) -> Result<(), CallLaneEnd> {
+    fn tick(&mut self, reader: &LinkReader, under_way: &mut UnderWay, time_limit: Duration) -> Result<(), CallLaneEnd> {
         let received = reader.received();
         if received != self.received {
             (self.received, self.last) = (received, Instant::now());

@@ -94,7 +94,7 @@ pub enum Outbound {
 
 /// The reading half.
 #[derive(Debug)]
-pub struct Reader {
+pub struct LinkReader {
     half: ReadHalf,
     meter: Meter,
 }
@@ -123,7 +123,7 @@ pub async fn connect(
     endpoint: &Endpoint,
     max_message_bytes: usize,
     trust: &Arc<rustls::ClientConfig>,
-) -> Result<(Reader, Writer), LinkError> {
+) -> Result<(LinkReader, Writer), LinkError> {
     match endpoint {
         Endpoint::Ws(url) => {
             let config = WebSocketConfig::default()
@@ -138,13 +138,13 @@ pub async fn connect(
             let (socket, _) = client_async_tls_with_config(request, stream, Some(config), Some(tls)).await?;
             let (sink, stream) = socket.split();
             let half = ReadHalf::Ws(stream);
-            Ok((Reader { half, meter }, Writer::Ws(sink)))
+            Ok((LinkReader { half, meter }, Writer::Ws(sink)))
         }
         Endpoint::Ipc(path) => {
             let (reader, writer) = UnixStream::connect(path).await?.into_split();
             let half = ReadHalf::Ipc(reader, Splitter::default(), max_message_bytes);
             let meter = Meter::default();
-            Ok((Reader { half, meter }, Writer::Ipc(writer, BytesMut::new())))
+            Ok((LinkReader { half, meter }, Writer::Ipc(writer, BytesMut::new())))
         }
         Endpoint::Http(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "HTTP nodes are polled").into()),
     }
@@ -184,7 +184,7 @@ fn with_basic_auth(url: &Url) -> Result<tokio_tungstenite::tungstenite::http::Re
     Ok(request)
 }
 
-impl Reader {
+impl LinkReader {
     /// Waits for the next message. Cancel-safe: bytes already read stay in the buffer.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ pub(super) struct Poller {
     head: Option<Bytes>,
     /// Last completed step of the handshake, and the time of its start: with a node that leaves every third question
     /// unanswered, each poll continues where the previous one ended.
-    handshake: Option<(Instant, Step)>,
+    handshake: Option<(Instant, PollStep)>,
     ready: bool,
     /// Time at which the head was last learned.
     learned: Instant,
@@ -53,7 +53,7 @@ pub(super) struct Poller {
 
 /// Step of the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+enum PollStep {
     ChainId,
     Genesis,
 }
@@ -215,31 +215,31 @@ impl Poller {
     }
 
     /// Checks if a step of the handshake is done and recent.
-    fn has_done(&self, step: Step) -> bool {
+    fn has_done(&self, step: PollStep) -> bool {
         let time_limit = self.shared.settings.silence_timeout;
         self.handshake
             .is_some_and(|(since, done)| done >= step && since.elapsed() < time_limit)
     }
 
-    fn done(&mut self, step: Step) {
+    fn done(&mut self, step: PollStep) {
         let since = match self.handshake {
-            Some((since, _)) if self.has_done(Step::ChainId) => since,
+            Some((since, _)) if self.has_done(PollStep::ChainId) => since,
             _ => Instant::now(),
         };
         self.handshake = Some((since, step));
     }
 
     async fn poll(&mut self) -> Result<(), HttpFailure> {
-        if !self.ready && !self.has_done(Step::ChainId) {
+        if !self.ready && !self.has_done(PollStep::ChainId) {
             let mut chain_id = self.node.outcome("eth_chainId", "").await?;
             if has_no_chain_id(&chain_id) {
                 chain_id = self.node.outcome(NETWORK_ID, "").await?;
             }
             self.shared
                 .check_chain_id(&String::from_utf8_lossy(&result_of(chain_id)?))?;
-            self.done(Step::ChainId);
+            self.done(PollStep::ChainId);
         }
-        if !self.ready && !self.has_done(Step::Genesis) {
+        if !self.ready && !self.has_done(PollStep::Genesis) {
             let genesis = self.node.outcome("eth_getBlockByNumber", r#"["0x0",false]"#).await?;
             if let Genesis::Other(mut doubt) = self.shared.check_genesis(&genesis) {
                 while let Some((method, params)) = doubt.question() {
@@ -247,7 +247,7 @@ impl Poller {
                 }
                 self.shared.resolve(&doubt).await?;
             }
-            self.done(Step::Genesis);
+            self.done(PollStep::Genesis);
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
         self.shared.active.heard(self.shared.id);

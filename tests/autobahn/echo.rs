@@ -13,7 +13,7 @@ use headwater::delivery::{
     Answered, ClientWriter, CloseReason, Compression, Phase, Socket, WriterLimits, WriterShared, frame,
 };
 use headwater::server::{agree_on_extension, check_upgrade};
-use headwater::session::{Form, Inbound, Reader};
+use headwater::session::{ClientFrame, Form, MessageReader};
 use headwater::telemetry::Metrics;
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, UPGRADE};
 use http::{Request, Response, StatusCode};
@@ -89,14 +89,14 @@ async fn respond(request: Request<Incoming>, shared: Arc<WriterShared>) -> anyho
 /// A session as in `headwater::session`, without interpretation of messages.
 struct Echo {
     outbox: Arc<ClientWriter>,
-    reader: Reader,
+    reader: MessageReader,
     /// `true` after the client has violated the protocol: further input is discarded.
     deaf: bool,
 }
 
 impl Echo {
     fn new(socket: Socket, early: &[u8], compression: Compression, shared: Arc<WriterShared>) -> Self {
-        let mut reader = Reader::new(MAX_MESSAGE, compression != Compression::None);
+        let mut reader = MessageReader::new(MAX_MESSAGE, compression != Compression::None);
         reader.buffer().extend_from_slice(early);
         Self {
             outbox: ClientWriter::new(socket, compression, Arc::default(), shared),
@@ -147,18 +147,18 @@ impl Echo {
             let is_open = self.outbox.phase() == Phase::Open;
             match self.reader.next_inbound() {
                 Ok(None) => return,
-                Ok(Some(Inbound::Close(code))) => self.outbox.peer_closed(code),
-                Ok(Some(Inbound::Ping(payload))) => {
+                Ok(Some(ClientFrame::Close(code))) => self.outbox.peer_closed(code),
+                Ok(Some(ClientFrame::Ping(payload))) => {
                     self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
                 }
-                Ok(Some(Inbound::Message(form, message))) if is_open => self.echo(form, &message),
-                Ok(Some(Inbound::Deflated(message))) if is_open => {
+                Ok(Some(ClientFrame::Message(form, message))) if is_open => self.echo(form, &message),
+                Ok(Some(ClientFrame::Deflated(message))) if is_open => {
                     match message.inflate(MAX_MESSAGE, || Ok::<(), CloseReason>(())) {
                         Ok(inflated) => self.echo(message.form(), &inflated.into()),
                         Err(Ok(reason) | Err(reason)) => self.violated(reason),
                     }
                 }
-                Ok(Some(Inbound::Message(..) | Inbound::Deflated(_) | Inbound::Pong)) => {}
+                Ok(Some(ClientFrame::Message(..) | ClientFrame::Deflated(_) | ClientFrame::Pong)) => {}
                 Err(reason) => self.violated(reason),
             }
         }

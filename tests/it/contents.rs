@@ -476,7 +476,7 @@ async fn contents_that_are_late_show_in_ready_and_in_a_metric() {
     let mut blocks = vec![node.mine(Mine::logs(1))];
     proxy.unready().await;
     let page = proxy.admin("/ready").await.body;
-    assert!(page.contains("logs of a block have been awaited"), "{page}");
+    assert!(page.contains("logs of a block are missing"), "{page}");
     assert!(proxy.metric("headwater_contents_awaited_seconds{kind=\"logs\"}").await > 0.0);
     // In the end the client that waited is closed, and no client waits any more.
     let (_, code, _) = watcher.closed().await;

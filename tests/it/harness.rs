@@ -11,7 +11,7 @@ use futures_util::{SinkExt, StreamExt};
 use headwater::app::{App, Broken};
 use headwater::config::{Config, Flags, typed};
 use headwater::devnet::{self, Block, Control, Devnet, Reorg};
-use headwater::reload::{Follower, Source};
+use headwater::reload::{ConfigSource, Follower};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ impl Proxy {
 
     /// Starts the app with a configuration file and these upstreams; changes of the file are followed.
     pub async fn from_file(file: &std::path::Path, upstreams: &[String]) -> Self {
-        let source = Source {
+        let source = ConfigSource {
             file: Some(file.to_owned()),
             flags: Flags {
                 listen: Some("127.0.0.1:0".into()),
@@ -93,7 +93,7 @@ impl Proxy {
                 upstream: upstreams.to_vec(),
                 ..Flags::default()
             },
-            ..Source::default()
+            ..ConfigSource::default()
         };
         let (typed, config) = source.read().unwrap();
         let follower = Follower::new(source, typed).unwrap();

@@ -15,7 +15,7 @@ use headwater::app::App;
 use headwater::config::{self, ConfigError, Flags};
 use headwater::devnet::{self, Devnet};
 use headwater::door::ApiKey;
-use headwater::reload::{Follower, Source};
+use headwater::reload::{ConfigSource, Follower};
 use headwater::telemetry::{self, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -175,7 +175,7 @@ fn print(text: &str) {
     drop(std::io::stdout().write_all(text.as_bytes()));
 }
 
-fn source(args: &RunArgs) -> Source {
+fn source(args: &RunArgs) -> ConfigSource {
     let flags = Flags {
         upstream: args.upstream.clone(),
         listen: args.listen.clone(),
@@ -186,7 +186,7 @@ fn source(args: &RunArgs) -> Source {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("HEADWATER_"));
-    Source {
+    ConfigSource {
         file: args.config.clone(),
         variables: variables.collect(),
         flags,
@@ -217,7 +217,7 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
         .block_on(future)
 }
 
-fn run(source: Source) -> anyhow::Result<()> {
+fn run(source: ConfigSource) -> anyhow::Result<()> {
     let (typed, config) = source.read()?;
     telemetry::init_log(config.log_format, &config.log_filter)
         .map_err(|why| ConfigError(format!("log.filter: {why}; use a level such as info")))?;

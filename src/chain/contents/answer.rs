@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::chain::Header;
 use crate::chain::inquiry::{AttemptError, FetchWay, Question};
-use crate::chain::source::{Refused, Source};
+use crate::chain::source::{BadAnswer, Source};
 use crate::jsonrpc::Outcome;
 use crate::upstream::{CallError, Complaint, UpstreamId, complaint, throttled};
 
@@ -52,7 +52,7 @@ impl Source {
         if found.is_ok_and(|found| found.hash == header.block.hash) {
             Ok(())
         } else {
-            Err(AttemptError::Other(Refused::Malformed))
+            Err(AttemptError::Other(BadAnswer::Malformed))
         }
     }
 
@@ -68,12 +68,12 @@ impl Source {
         struct Whole {
             hash: B256,
         }
-        let malformed = |_| AttemptError::Other(Refused::Malformed);
+        let malformed = |_| AttemptError::Other(BadAnswer::Malformed);
         let params = format!(r#"["{}",false]"#, header.block.hash);
         let json = self.call(node, "eth_getBlockByHash", &params, within).await?;
         let block: Block<'_> = serde_json::from_slice(&json).map_err(malformed)?;
         if block.hash != header.block.hash || block.transactions.len() > MAX_PARTS {
-            return Err(AttemptError::Other(Refused::Malformed));
+            return Err(AttemptError::Other(BadAnswer::Malformed));
         }
         let hash_of = |item: &&RawValue| {
             let hash = serde_json::from_str::<B256>(item.get());
@@ -87,7 +87,7 @@ impl Source {
             .buffered(PARTS_AT_ONCE);
         let join = |mut all: Vec<u8>, part: Bytes| async move {
             if &part[..] == b"null" || all.len() + part.len() > MAX_PARTS_BYTES {
-                return Err(AttemptError::Other(Refused::NodeError));
+                return Err(AttemptError::Other(BadAnswer::NodeError));
             }
             all.push(if all.is_empty() { b'[' } else { b',' });
             all.extend_from_slice(&part);
@@ -118,13 +118,13 @@ impl Source {
                 Complaint::Throttled => AttemptError::Throttled,
                 Complaint::Unsupported => AttemptError::NotServed,
                 Complaint::Pruned => AttemptError::Pruned,
-                Complaint::Other => AttemptError::Other(Refused::NodeError),
+                Complaint::Other => AttemptError::Other(BadAnswer::NodeError),
             },
             Err(CallError::Unavailable) => AttemptError::Unavailable,
             Err(CallError::TooLong) => AttemptError::TooLong,
             // Over HTTP a lost call breaks no other call.
             Err(CallError::Lost) if !self.pool.is_http(node) => AttemptError::Broken,
-            Err(_) => AttemptError::Other(Refused::CallFailed),
+            Err(_) => AttemptError::Other(BadAnswer::CallFailed),
         })
     }
 }

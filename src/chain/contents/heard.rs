@@ -8,7 +8,7 @@ use tracing::debug;
 use super::Odd;
 use crate::chain::evidence::{Amount, Fit, Said, shared};
 use crate::chain::inquiry::{AttemptError, FetchWay, Question};
-use crate::chain::source::{Refused, Source, Verify};
+use crate::chain::source::{BadAnswer, Source, Verify};
 use crate::chain::transaction::{Root, RootClaim, claims, is_filled};
 use crate::chain::{BlockLogs, BlockReceipts, BlockTransactions, Header, receipts};
 use crate::upstream::UpstreamId;
@@ -124,7 +124,9 @@ impl Source {
         let content =
             BlockTransactions::parse(header, &json).map_err(|error| refused(header, "transactions", &error))?;
         let said = match claims(header, Root::Transactions) {
-            RootClaim::Some if content.transactions.is_empty() => return Err(AttemptError::Other(Refused::Malformed)),
+            RootClaim::Some if content.transactions.is_empty() => {
+                return Err(AttemptError::Other(BadAnswer::Malformed));
+            }
             RootClaim::Idle if content.transactions.is_empty() => NOTHING,
             _ => Said::WHOLE,
         };
@@ -149,7 +151,7 @@ impl Source {
             Ok(()) => hold.store(true, Ordering::Relaxed),
             Err(error) if hold.load(Ordering::Relaxed) => {
                 debug!(block = %header.block, "header refused: {error}");
-                return Err(AttemptError::Other(Refused::Header));
+                return Err(AttemptError::Other(BadAnswer::Header));
             }
             Err(error) => {
                 self.warn_once(
@@ -242,7 +244,7 @@ impl Source {
         let claim = claims(header, Root::Receipts);
         match claim {
             // Hedera's relay, and nodes that have not written the receipts yet.
-            RootClaim::Some if read.receipts.is_empty() => return Err(AttemptError::Other(Refused::Receipts)),
+            RootClaim::Some if read.receipts.is_empty() => return Err(AttemptError::Other(BadAnswer::Receipts)),
             RootClaim::Idle if read.receipts.is_empty() => {
                 let print = print();
                 return Ok((Said { print, ..NOTHING }, Some(Bloom::ZERO)));
@@ -270,18 +272,18 @@ const NOTHING: Said = Said {
 
 fn refused(header: &Header, what: &str, error: &dyn std::error::Error) -> AttemptError {
     debug!(block = %header.block, "{what} refused: {error}");
-    AttemptError::Other(Refused::Malformed)
+    AttemptError::Other(BadAnswer::Malformed)
 }
 
 fn undisputed(header: &Header, logs: &BlockLogs) -> Result<(), AttemptError> {
     if logs.is_disputed() {
         debug!(block = %header.block, "logs refused: one names another block, or is marked removed");
-        return Err(AttemptError::Other(Refused::Malformed));
+        return Err(AttemptError::Other(BadAnswer::Malformed));
     }
     Ok(())
 }
 
 fn unproven(header: &Header, error: &dyn std::error::Error) -> AttemptError {
     debug!(block = %header.block, "receipts refused: {error}");
-    AttemptError::Other(Refused::Receipts)
+    AttemptError::Other(BadAnswer::Receipts)
 }

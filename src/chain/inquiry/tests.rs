@@ -1,7 +1,7 @@
 use super::*;
 
 const BUDGET: Duration = Duration::from_secs(10);
-const OTHER: AttemptError = AttemptError::Other(Refused::NodeError);
+const OTHER: AttemptError = AttemptError::Other(BadAnswer::NodeError);
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)

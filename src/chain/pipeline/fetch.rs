@@ -6,7 +6,7 @@ use alloy_primitives::B256;
 
 use super::walk::{DENIED, tries_after};
 use super::{Past, Pipeline};
-use crate::chain::source::Refused;
+use crate::chain::source::BadAnswer;
 use crate::chain::{BlockRef, Header};
 
 /// Request to the nodes; the `u32` is the number of attempts so far.
@@ -30,15 +30,15 @@ pub(in crate::chain) enum FetchRequest {
 #[derive(Debug)]
 pub(in crate::chain) enum FetchResult {
     /// Answer to [`FetchRequest::Parent`].
-    Parent(B256, Result<Option<Header>, Refused>, Vec<Header>, u32),
+    Parent(B256, Result<Option<Header>, BadAnswer>, Vec<Header>, u32),
     /// Answer to [`FetchRequest::Numbered`].
-    Numbered(BlockRef, Result<Vec<Header>, Refused>, u32),
+    Numbered(BlockRef, Result<Vec<Header>, BadAnswer>, u32),
     /// Answer to [`FetchRequest::TipBehind`].
     TipBehind(BlockRef, Option<Header>),
     /// Answer to [`FetchRequest::Settled`]; `None` if the node is syncing, or gives no answer.
     Settled(u64, Option<Header>),
     /// Answer to [`FetchRequest::Stone`].
-    Stone(u64, Result<Option<Header>, Refused>, u32),
+    Stone(u64, Result<Option<Header>, BadAnswer>, u32),
     /// Answer to [`FetchRequest::Past`]; `None` if no node gives the block.
     Past(B256, Option<Header>),
 }

@@ -5,7 +5,7 @@ use alloy_primitives::B256;
 use tracing::{debug, warn};
 
 use super::{FetchRequest, MIN_PIPELINE, Pipeline};
-use crate::chain::source::Refused;
+use crate::chain::source::BadAnswer;
 use crate::chain::{BlockRef, Header};
 
 /// Attempts to fetch a block of a walk before the walk is given up: about a minute.
@@ -69,7 +69,7 @@ impl Pipeline {
             .push(FetchRequest::Numbered(block, lowest..=block.number, attempt));
     }
 
-    pub(super) fn numbered(&mut self, block: BlockRef, found: Result<Vec<Header>, Refused>, attempts: u32) {
+    pub(super) fn numbered(&mut self, block: BlockRef, found: Result<Vec<Header>, BadAnswer>, attempts: u32) {
         if self.numbering != Some(block) {
             return;
         }
@@ -82,7 +82,7 @@ impl Pipeline {
         };
         match failed {
             // A failed call is no reason to give up.
-            Some(Refused::CallFailed) => self.walk_by_number(block, attempts.min(DENIED - 1)),
+            Some(BadAnswer::CallFailed) => self.walk_by_number(block, attempts.min(DENIED - 1)),
             _ if attempts < DENIED => self.walk_by_number(block, attempts),
             _ => self.give_up_walk(),
         }
@@ -110,7 +110,7 @@ impl Pipeline {
         self.far = Some(head);
     }
 
-    pub(super) fn stone_fetched(&mut self, number: u64, waypoint: Result<Option<Header>, Refused>, attempts: u32) {
+    pub(super) fn stone_fetched(&mut self, number: u64, waypoint: Result<Option<Header>, BadAnswer>, attempts: u32) {
         if self.far.is_none() {
             self.stone_wanted = false;
             return;
@@ -153,15 +153,15 @@ impl Pipeline {
 
 /// Caps the attempts of failed calls, which are no reason to give up: the node may return. The count drops by several,
 /// not by one, because it also selects the upstream to ask.
-fn cap_tries(reason: Refused, tries: u32) -> u32 {
+fn cap_tries(reason: BadAnswer, tries: u32) -> u32 {
     match tries {
-        WALK_PATIENT.. if reason == Refused::CallFailed => WALK_PATIENT - WALK_TURNS,
+        WALK_PATIENT.. if reason == BadAnswer::CallFailed => WALK_PATIENT - WALK_TURNS,
         _ => tries,
     }
 }
 
 /// Returns the number of attempts so far, or `None` if the block is given up.
-pub(super) fn tries_after(answer: &Result<Option<Header>, Refused>, tries: u32) -> Option<u32> {
+pub(super) fn tries_after(answer: &Result<Option<Header>, BadAnswer>, tries: u32) -> Option<u32> {
     let tries = match answer {
         Err(reason) => cap_tries(*reason, tries),
         Ok(_) => tries,

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use super::{Answer, Calls, is_empty_list, is_null, key, route};
 use crate::jsonrpc::Outcome;
 use crate::rpc::by_hash::Expected;
-use crate::rpc::cache::{By, Key};
+use crate::rpc::cache::{By, CacheKey};
 use crate::rpc::cache_scope::{CacheScope, ChainSnapshot, FRESH};
 use crate::rpc::method::{Basis, Method};
 use crate::rpc::params::{self, BlockName};
@@ -144,6 +144,6 @@ impl Calls {
     }
 }
 
-fn settled_key(ground: &ChainSnapshot, ask: &Ask) -> Option<Key> {
+fn settled_key(ground: &ChainSnapshot, ask: &Ask) -> Option<CacheKey> {
     key(CacheScope::Chain { epoch: ground.epoch }, ask)
 }

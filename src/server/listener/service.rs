@@ -20,7 +20,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use super::{Connection, Open};
+use super::{HttpConnection, Open};
 use crate::delivery::{Compression, Socket};
 use crate::door::{Pass, Refusal};
 use crate::server::response_body::Body;
@@ -31,7 +31,7 @@ use crate::session;
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-impl Connection {
+impl HttpConnection {
     /// Takes a place among the client's connections until this one is closed. A reverse proxy's connection may carry
     /// requests of several clients in turn.
     fn enter(&self, pass: &Pass) -> Result<(), Refusal> {
@@ -45,7 +45,7 @@ impl Connection {
 }
 
 /// Serves one connection: HTTP until an upgrade, after a TLS handshake if there is a certificate.
-pub(super) async fn serve(stream: TcpStream, connection: Arc<Connection>) {
+pub(super) async fn serve(stream: TcpStream, connection: Arc<HttpConnection>) {
     let certificate = connection.shared.certificate.as_ref().map(|own| own.load_full());
     match certificate {
         None => serve_http(stream, connection).await,
@@ -54,7 +54,7 @@ pub(super) async fn serve(stream: TcpStream, connection: Arc<Connection>) {
     }
 }
 
-async fn serve_tls(stream: TcpStream, certificate: Arc<ServerConfig>, connection: Arc<Connection>) {
+async fn serve_tls(stream: TcpStream, certificate: Arc<ServerConfig>, connection: Arc<HttpConnection>) {
     let shared = connection.shared.clone();
     let handshake = TlsAcceptor::from(certificate).accept(stream);
     match tokio::time::timeout(shared.settings.header_timeout, handshake).await {
@@ -67,7 +67,7 @@ async fn serve_tls(stream: TcpStream, certificate: Arc<ServerConfig>, connection
     }
 }
 
-async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, connection: Arc<Connection>) {
+async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, connection: Arc<HttpConnection>) {
     let shared = connection.shared.clone();
     let turned_away = connection.turned_away.is_some();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -97,7 +97,7 @@ async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
     }
 }
 
-async fn respond(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
+async fn respond(request: Request<Incoming>, connection: Arc<HttpConnection>) -> Response<Body> {
     let services = connection.shared.services.clone();
     let page = request.headers().get(ORIGIN).cloned();
     // A page whose origin is not allowed gets no CORS headers.
@@ -130,7 +130,7 @@ struct InUse {
 }
 
 impl InUse {
-    fn new(connection: &Connection) -> Self {
+    fn new(connection: &HttpConnection) -> Self {
         let in_use = Self {
             open: connection.open.clone(),
         };
@@ -152,7 +152,7 @@ impl Drop for InUse {
     }
 }
 
-async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Body>, Refusal> {
+async fn admit(request: Request<Incoming>, connection: Arc<HttpConnection>) -> Result<Response<Body>, Refusal> {
     connection.kept.lock().handshake = None;
     connection.turned_away.map_or(Ok(()), Err)?;
     let shared = &connection.shared;
@@ -182,7 +182,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<Connection>) -> Resul
     Ok(upgrade(request, pass, &accept, &connection))
 }
 
-fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Connection) -> Response<Body> {
+fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &HttpConnection) -> Response<Body> {
     let shared = &connection.shared;
     // The rest of the connection's state is dropped with hyper; what an idle client keeps is small.
     let (open, place) = (connection.open.clone(), connection.kept.lock().place.take());

@@ -30,28 +30,30 @@ fn check(wire: &[u8], expect: &str) {
 #[track_caller]
 fn check_as(deflates: bool, wire: &[u8], expect: &str) {
     for chunk in (1..10).chain([wire.len()]) {
-        let mut reader = Reader::new(MAX, deflates);
+        let mut reader = MessageReader::new(MAX, deflates);
         let mut seen = Vec::new();
         'all: for piece in wire.chunks(chunk) {
             reader.buffer().extend_from_slice(piece);
             loop {
                 let inbound = match reader.next_inbound() {
-                    Ok(Some(Inbound::Deflated(message))) => match message.inflate(MAX, || Ok::<(), ()>(())) {
-                        Ok(inflated) => Ok(Some(Inbound::Message(message.form(), inflated.into()))),
-                        Err(why) => Err(why.unwrap_err()),
-                    },
+                    Ok(Some(ClientFrame::DeflatedMessage(message))) => {
+                        match message.inflate(MAX, || Ok::<(), ()>(())) {
+                            Ok(inflated) => Ok(Some(ClientFrame::Message(message.form(), inflated.into()))),
+                            Err(why) => Err(why.unwrap_err()),
+                        }
+                    }
                     other => other,
                 };
                 match inbound {
                     Ok(None) => break,
-                    Ok(Some(Inbound::Deflated(_))) => unreachable!("inflated above"),
-                    Ok(Some(Inbound::Message(_, bytes))) if bytes.len() > 50 => {
+                    Ok(Some(ClientFrame::DeflatedMessage(_))) => unreachable!("inflated above"),
+                    Ok(Some(ClientFrame::Message(_, bytes))) if bytes.len() > 50 => {
                         seen.push(format!("{} bytes", bytes.len()))
                     }
-                    Ok(Some(Inbound::Message(_, bytes))) => seen.push(String::from_utf8_lossy(&bytes).into_owned()),
-                    Ok(Some(Inbound::Ping(bytes))) => seen.push(format!("ping({})", bytes.len())),
-                    Ok(Some(Inbound::Pong)) => seen.push("pong".to_owned()),
-                    Ok(Some(Inbound::Close(code))) => seen.push(format!("close({code:?})")),
+                    Ok(Some(ClientFrame::Message(_, bytes))) => seen.push(String::from_utf8_lossy(&bytes).into_owned()),
+                    Ok(Some(ClientFrame::Ping(bytes))) => seen.push(format!("ping({})", bytes.len())),
+                    Ok(Some(ClientFrame::Pong)) => seen.push("pong".to_owned()),
+                    Ok(Some(ClientFrame::Close(code))) => seen.push(format!("close({code:?})")),
                     Err(reason) => {
                         seen.push(format!("{:?} {}", reason.code().unwrap_or_default(), reason.text()));
                         break 'all;
@@ -220,7 +222,7 @@ fn closes() {
 #[test]
 fn a_message_has_so_many_fragments_and_not_one_more() {
     for (empty, ends) in [(MAX_FRAGMENTS - 2, true), (MAX_FRAGMENTS - 1, false)] {
-        let mut reader = Reader::new(MAX, false);
+        let mut reader = MessageReader::new(MAX, false);
         reader.buffer().extend_from_slice(&frame(0x01, b"a"));
         reader
             .buffer()
@@ -228,7 +230,7 @@ fn a_message_has_so_many_fragments_and_not_one_more() {
         reader.buffer().extend_from_slice(&frame(0x80, b"b"));
         let last = reader.next_inbound();
         if ends {
-            assert_eq!(last, Ok(Some(Inbound::Message(Form::Text, "ab".into()))));
+            assert_eq!(last, Ok(Some(ClientFrame::Message(Form::Text, "ab".into()))));
         } else {
             assert_eq!(last, Err(CloseReason::Flood("too many fragments in one message")));
         }
@@ -237,7 +239,7 @@ fn a_message_has_so_many_fragments_and_not_one_more() {
 
 #[test]
 fn it_is_known_when_a_message_is_not_whole() {
-    let mut reader = Reader::new(MAX, false);
+    let mut reader = MessageReader::new(MAX, false);
     assert!(reader.is_between_messages());
     let wire = [frame(0x01, b"a"), frame(0x89, b""), frame(0x80, b"b"), frame(0x88, b"")].concat();
     let mut ends = Vec::new();
@@ -255,7 +257,7 @@ fn it_is_known_when_a_message_is_not_whole() {
 
 #[test]
 fn nothing_is_kept_while_idle() {
-    let mut reader = Reader::new(MAX, true);
+    let mut reader = MessageReader::new(MAX, true);
     reader.buffer().extend_from_slice(&frame(0x81, b"hello"));
     assert!(reader.next_inbound().is_ok_and(|inbound| inbound.is_some()));
     assert!(reader.next_inbound().is_ok_and(|inbound| inbound.is_none()));

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::{End, Purpose, Serving};
 use crate::jsonrpc::{Outcome, TIMEOUT, error};
-use crate::upstream::link::{Outbound, Reader};
+use crate::upstream::link::{LinkReader, Outbound};
 use crate::upstream::{CallError, HeadReport};
 
 /// Most given-up subscribe requests whose late answers are still recognized.
@@ -75,7 +75,7 @@ impl Serving {
         (self.bytes, self.whole) = (received, false);
     }
 
-    pub(super) fn tick(&mut self, reader: &Reader) -> Result<(), End> {
+    pub(super) fn tick(&mut self, reader: &LinkReader) -> Result<(), End> {
         let silence_timeout = self.shared.settings.silence_timeout;
         self.look_at_bytes(reader.received());
         let quiet = self.last_received.elapsed();

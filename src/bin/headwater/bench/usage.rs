@@ -74,5 +74,5 @@ pub fn resident_memory(pid: u32) -> Result<u64> {
 }
 
 fn gone(pid: u32) -> String {
-    format!("cannot read process {pid}; give the id of a server process on this Linux machine")
+    format!("--pid {pid}: cannot read this process; give the id of a server process on this Linux machine")
 }
