@@ -152,13 +152,13 @@ impl Echo {
                     self.outbox.control(frame::control(frame::Opcode::Pong, &payload));
                 }
                 Ok(Some(ClientFrame::Message(form, message))) if is_open => self.echo(form, &message),
-                Ok(Some(ClientFrame::Deflated(message))) if is_open => {
+                Ok(Some(ClientFrame::DeflatedMessage(message))) if is_open => {
                     match message.inflate(MAX_MESSAGE, || Ok::<(), CloseReason>(())) {
                         Ok(inflated) => self.echo(message.form(), &inflated.into()),
                         Err(Ok(reason) | Err(reason)) => self.violated(reason),
                     }
                 }
-                Ok(Some(ClientFrame::Message(..) | ClientFrame::Deflated(_) | ClientFrame::Pong)) => {}
+                Ok(Some(ClientFrame::Message(..) | ClientFrame::DeflatedMessage(_) | ClientFrame::Pong)) => {}
                 Err(reason) => self.violated(reason),
             }
         }
