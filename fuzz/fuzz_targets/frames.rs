@@ -5,7 +5,7 @@
 
 use flate2::{Decompress, FlushDecompress, Status};
 use headwater::delivery::CloseReason;
-use headwater::session::{Form, Inbound, MAX_FRAGMENTS, Reader};
+use headwater::session::{Form, ClientFrame, MAX_FRAGMENTS, MessageReader};
 use libfuzzer_sys::fuzz_target;
 
 /// Maximum message size in bytes; short, so that generated messages exceed it.
@@ -48,7 +48,7 @@ impl Told {
 }
 
 fn read(wire: &[u8], deflates: bool, cuts: u8) -> Vec<Told> {
-    let mut reader = Reader::new(MAX, deflates);
+    let mut reader = MessageReader::new(MAX, deflates);
     let mut told = Vec::new();
     let mut rest = wire;
     let mut cut = usize::from(cuts);
@@ -62,14 +62,14 @@ fn read(wire: &[u8], deflates: bool, cuts: u8) -> Vec<Told> {
         loop {
             let one = match reader.next_inbound() {
                 Ok(None) => break,
-                Ok(Some(Inbound::Message(form, bytes))) => Told::message(form, bytes.to_vec()),
-                Ok(Some(Inbound::Deflated(message))) => match message.inflate(MAX, || Ok::<(), ()>(())) {
+                Ok(Some(ClientFrame::Message(form, bytes))) => Told::message(form, bytes.to_vec()),
+                Ok(Some(ClientFrame::DeflatedMessage(message))) => match message.inflate(MAX, || Ok::<(), ()>(())) {
                     Ok(bytes) => Told::message(message.form(), bytes),
                     Err(why) => broken(why.expect_err("nothing is refused")),
                 },
-                Ok(Some(Inbound::Ping(payload))) => Told::Ping(payload.to_vec()),
-                Ok(Some(Inbound::Pong)) => Told::Pong,
-                Ok(Some(Inbound::Close(code))) => Told::Close(code),
+                Ok(Some(ClientFrame::Ping(payload))) => Told::Ping(payload.to_vec()),
+                Ok(Some(ClientFrame::Pong)) => Told::Pong,
+                Ok(Some(ClientFrame::Close(code))) => Told::Close(code),
                 Err(reason) => broken(reason),
             };
             let ends = matches!(one, Told::Broken(_));
