@@ -55,6 +55,8 @@
 //!
 //! Modules in the order of the event path, then of the request path, then the modules that both use.
 
+#![warn(clippy::disallowed_types, unreachable_pub)]
+
 pub mod upstream;
 
 pub mod chain;

@@ -256,7 +256,7 @@ fn block(case: Case) -> Result<BlockLogs> {
         hash: B256::ZERO,
     };
     let answer = Bytes::from(serde_json::to_vec(&logs)?);
-    Ok(BlockLogs::parse(at, &answer, Instant::now())?)
+    Ok(BlockLogs::parse(at, &answer, tokio::time::Instant::now())?)
 }
 
 fn sender(index: u64) -> B256 {

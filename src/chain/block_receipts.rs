@@ -3,7 +3,7 @@
 //! [`receipts`]: super::receipts
 
 use std::collections::HashSet;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use alloy_primitives::{B256, keccak256};
 use bytes::Bytes;

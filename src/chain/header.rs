@@ -1,7 +1,7 @@
 //! Block header: the node's own bytes, and the few fields that headwater reads.
 
 use std::fmt;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use alloy_primitives::{B256, Bloom};
 use bytes::Bytes;

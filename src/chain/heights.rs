@@ -92,7 +92,7 @@ mod tests {
                     bloom: Some(Box::default()),
                     timestamp: 0,
                     json: Bytes::new(),
-                    seen: std::time::Instant::now(),
+                    seen: tokio::time::Instant::now(),
                 };
                 (number, header)
             };

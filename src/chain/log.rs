@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use alloy_primitives::{Address, B256, Bloom, BloomInput, keccak256};
 use bytes::Bytes;

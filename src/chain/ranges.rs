@@ -157,7 +157,7 @@ fn names(answer: &[u8], range: &[BlockRef]) -> Option<HashSet<B256>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use alloy_primitives::{Address, Bloom, U256};
     use expect_test::{Expect, expect};

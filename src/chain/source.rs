@@ -2,7 +2,8 @@
 //! `contents.rs`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use alloy_primitives::B256;
 use bytes::Bytes;

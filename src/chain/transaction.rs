@@ -1,7 +1,7 @@
 //! A transaction as a node reports it, pending or in a block, and all transactions of one block.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use alloy_consensus::constants::EMPTY_ROOT_HASH;
 use alloy_primitives::{Address, B256};

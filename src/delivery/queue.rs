@@ -282,7 +282,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::delivery::Event;

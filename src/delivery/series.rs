@@ -54,7 +54,7 @@ impl Series {
 mod tests {
     use std::io::IoSlice;
     use std::sync::Arc;
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use bytes::Bytes;
     use proptest::prelude::*;

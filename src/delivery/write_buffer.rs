@@ -179,7 +179,7 @@ impl WriteBuffer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use proptest::prelude::*;
 

@@ -398,7 +398,8 @@ impl Drop for ClientWriter {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
+    use tokio::time::Instant;
 
     use tokio::io::AsyncReadExt as _;
     use tokio::net::{TcpListener, TcpStream};

@@ -2,7 +2,9 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[allow(clippy::disallowed_types)] // moka's clock
+use std::time::Instant;
 
 use bytes::Bytes;
 use moka::Expiry;
@@ -77,6 +79,7 @@ pub struct Cache {
 struct Lifetimes;
 
 impl Expiry<CacheKey, Bytes> for Lifetimes {
+    #[allow(clippy::disallowed_types)]
     fn expire_after_create(&self, key: &CacheKey, _: &Bytes, _: Instant) -> Option<Duration> {
         Some(key.anchor.lifetime())
     }

@@ -1,7 +1,7 @@
 //! Effects of chain events on subscriptions: heads are delivered, and logs and transactions of dropped blocks are
 //! taken back.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::contents::Streams;
 use super::flush::{DirtyClients, answered};

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::flush::{DirtyClients, share_a_series};
 use super::gate::Position;

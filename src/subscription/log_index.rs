@@ -197,7 +197,7 @@ impl<S> LogIndex<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use bytes::Bytes;
     use proptest::prelude::*;

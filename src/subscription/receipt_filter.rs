@@ -159,7 +159,7 @@ fn array<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::chain::{BlockReceipts, BlockRef, Header};

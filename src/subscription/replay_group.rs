@@ -2,7 +2,7 @@
 //! block, heads before logs, so that the order across them (E3) is that of the live stream. No I/O.
 
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use tokio::sync::Notify;
 

@@ -6,7 +6,8 @@ mod receipts;
 mod reorgs;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use alloy_primitives::B256;
 use bytes::Bytes;

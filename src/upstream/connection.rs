@@ -389,7 +389,7 @@ impl Serving {
             Notice::Event(json) => json,
             Notice::Ended(why) => return self.ended_by_node(&subscription, feed, why),
         };
-        let seen = std::time::Instant::now();
+        let seen = tokio::time::Instant::now();
         match feed {
             FeedState::Heads => {
                 self.last_head = Instant::now();

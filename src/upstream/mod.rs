@@ -51,7 +51,8 @@ mod unmatched_events;
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use alloy_primitives::B256;
 use backon::ExponentialBuilder;

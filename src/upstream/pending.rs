@@ -2,7 +2,7 @@
 //! announces hashes only.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use alloy_primitives::B256;
 use bytes::Bytes;

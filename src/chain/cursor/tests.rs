@@ -1,4 +1,4 @@
-use std::time::Instant;
+use tokio::time::Instant;
 
 use alloy_primitives::{B256, Bloom};
 use bytes::Bytes;

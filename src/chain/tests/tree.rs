@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use alloy_primitives::{Address, B256, Bloom};
 use bytes::Bytes;

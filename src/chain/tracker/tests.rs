@@ -30,7 +30,7 @@ fn header(own: &str, parent: &str) -> Header {
         bloom: Some(Box::default()),
         timestamp: 0,
         json: Bytes::new(),
-        seen: std::time::Instant::now(),
+        seen: tokio::time::Instant::now(),
     }
 }
 

@@ -1,8 +1,6 @@
 //! Pending transactions over a connection: in the requested form, or whole ones fetched by hash if the node refuses
 //! the flag for them, or accepts it and announces hashes nevertheless.
 
-use std::time::Instant as Seen;
-
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -54,7 +52,7 @@ impl Serving {
 
     /// Passes on pending transactions, announced at `seen` in a subscription to this form. Unreadable ones are
     /// counted as dropped.
-    pub(super) fn announced_pending(&mut self, subscription: &str, form: TransactionForm, json: &Bytes, seen: Seen) {
+    pub(super) fn announced_pending(&mut self, subscription: &str, form: TransactionForm, json: &Bytes, seen: Instant) {
         for transaction in Announced::read_all(json) {
             match transaction {
                 Some(transaction) => self.announced_one(subscription, form, transaction, seen),
@@ -63,7 +61,7 @@ impl Serving {
         }
     }
 
-    fn announced_one(&mut self, subscription: &str, form: TransactionForm, transaction: Announced, seen: Seen) {
+    fn announced_one(&mut self, subscription: &str, form: TransactionForm, transaction: Announced, seen: Instant) {
         if form == TransactionForm::Full && matches!(transaction, Announced::Hash(_)) && !self.pending.by_hash {
             self.whole_by_hash("the node announced a hash although whole transactions were requested");
             self.take_for_hashes(subscription.to_owned());
@@ -120,7 +118,7 @@ impl Serving {
     }
 
     /// Handles the answer to a fetch of a transaction that was announced at `seen`.
-    pub(super) fn fetched(&mut self, answer: Outcome, seen: Seen) -> Result<(), End> {
+    pub(super) fn fetched(&mut self, answer: Outcome, seen: Instant) -> Result<(), End> {
         self.pending.fetches.done();
         if is_throttled(&answer) {
             let now = Instant::now();

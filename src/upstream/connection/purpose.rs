@@ -64,7 +64,7 @@ pub(super) enum Purpose {
         others: Vec<String>,
     },
     /// A whole pending transaction, with the time at which its hash was announced.
-    Transaction(std::time::Instant),
+    Transaction(tokio::time::Instant),
     Ignored,
 }
 

@@ -152,7 +152,7 @@ impl MempoolPoller {
                 return Err(why.into());
             }
         };
-        let seen = std::time::Instant::now();
+        let seen = tokio::time::Instant::now();
         self.set_answer(Ok(()));
         let found: Vec<&RawValue> = serde_json::from_slice(&changes).unwrap_or_default();
         let forms = Forms {
