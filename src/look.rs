@@ -9,7 +9,7 @@ static LOOKER: &Waker = Waker::noop();
 
 /// Polls once, and returns the output if known already. The future does not get past [`awaited`]; if the result is
 /// `None`, the caller awaits the future.
-pub fn look<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Output> {
+pub(crate) fn look<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(LOOKER)) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
@@ -21,7 +21,7 @@ pub fn look<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Output> {
 /// A caller that gets `None` from [`look`] spawns a task. If the node's actor had been woken by then, the new task
 /// would displace it from this worker's slot for the next task, and another worker would be woken for it: that cost
 /// more than the call.
-pub fn awaited() -> impl Future<Output = ()> {
+pub(crate) fn awaited() -> impl Future<Output = ()> {
     poll_fn(|cx| {
         if cx.waker().will_wake(LOOKER) {
             Poll::Pending

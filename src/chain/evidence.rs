@@ -68,7 +68,7 @@ pub(super) struct Said {
 
 impl Said {
     /// Answer without any contradiction to the header.
-    pub const WHOLE: Self = Self {
+    pub(super) const WHOLE: Self = Self {
         fit: Fit::Whole,
         amount: Amount::Some,
         print: B256::ZERO,
@@ -111,7 +111,7 @@ pub(super) struct Evidence {
 
 impl Evidence {
     /// Creates the evidence about a block for which answers may arrive within `budget`.
-    pub fn new(budget: Duration, habit: bool) -> Self {
+    pub(super) fn new(budget: Duration, habit: bool) -> Self {
         Self {
             voices: Vec::new(),
             // With a budget below twice [`ALONE`], half of the budget has to do.
@@ -122,14 +122,14 @@ impl Evidence {
     }
 
     /// Records that an upstream's receipts were tried, or are not worth a call.
-    pub fn tried_receipts(&mut self, node: UpstreamId) {
+    pub(super) fn tried_receipts(&mut self, node: UpstreamId) {
         if !self.tried.contains(&node) {
             self.tried.push(node);
         }
     }
 
     /// Records an answer; returns `None` while it is not believed.
-    pub fn hear(&mut self, node: UpstreamId, way: FetchWay, said: Said, now: Duration) -> Option<Belief> {
+    pub(super) fn hear(&mut self, node: UpstreamId, way: FetchWay, said: Said, now: Duration) -> Option<Belief> {
         if said.fit == Fit::Whole {
             return Some(Belief::Fits);
         }
@@ -229,7 +229,7 @@ pub(super) enum Wrong {
 
 impl Blooms {
     /// Compares a block's bloom with the bloom of its logs, `own`.
-    pub fn fit(&mut self, bloom: &Bloom, own: &Bloom) -> Fit {
+    pub(super) fn fit(&mut self, bloom: &Bloom, own: &Bloom) -> Fit {
         if !bloom.contains(&self.in_vain) {
             (self.in_vain, self.blocks) = (Bloom::ZERO, 0);
         }
@@ -254,7 +254,7 @@ impl Blooms {
     }
 
     /// Learns from logs that were believed; returns the bloom's error, or `None` if it was right.
-    pub fn learn(&mut self, bloom: &Bloom, own: &Bloom) -> Option<Wrong> {
+    pub(super) fn learn(&mut self, bloom: &Bloom, own: &Bloom) -> Option<Wrong> {
         if own == bloom {
             if *bloom != Bloom::ZERO {
                 *self = Self::default();
@@ -276,17 +276,17 @@ impl Blooms {
     }
 
     /// Checks if this chain leaves blooms empty, so that an empty bloom is no evidence about a block.
-    pub fn are_left_empty(&self) -> bool {
+    pub(super) fn are_left_empty(&self) -> bool {
         self.left_empty
     }
 
     /// Checks if this chain's blooms claim too much as a rule.
-    pub fn claim_too_much(&self) -> bool {
+    pub(super) fn claim_too_much(&self) -> bool {
         self.too_much >= HABIT
     }
 
     /// Checks if a second node's answer is needed as a rule, and is better requested at once.
-    pub fn need_two(&self) -> bool {
+    pub(super) fn need_two(&self) -> bool {
         self.too_little >= HABIT
     }
 }

@@ -48,7 +48,7 @@ pub(super) enum FetchWay {
 
 impl FetchWay {
     /// Ways to a block's logs, best first.
-    pub const LOGS: [Self; 5] = [
+    pub(super) const LOGS: [Self; 5] = [
         Self::LogsByHash,
         Self::LogsByNumber,
         Self::ReceiptsByHash,
@@ -56,12 +56,12 @@ impl FetchWay {
         Self::EachReceipt,
     ];
     /// Ways to a block's receipts, best first.
-    pub const RECEIPTS: [Self; 3] = [Self::ReceiptsByHash, Self::ReceiptsByNumber, Self::EachReceipt];
+    pub(super) const RECEIPTS: [Self; 3] = [Self::ReceiptsByHash, Self::ReceiptsByNumber, Self::EachReceipt];
     /// Ways to a block's transactions, best first.
-    pub const TRANSACTIONS: [Self; 2] = [Self::BlockByHash, Self::BlockByNumber];
+    pub(super) const TRANSACTIONS: [Self; 2] = [Self::BlockByHash, Self::BlockByNumber];
 
     /// Returns the JSON-RPC method of the call.
-    pub fn method(self) -> &'static str {
+    pub(super) fn method(self) -> &'static str {
         match self {
             Self::LogsByHash | Self::LogsByNumber => "eth_getLogs",
             Self::ReceiptsByHash | Self::ReceiptsByNumber => "eth_getBlockReceipts",
@@ -78,13 +78,13 @@ impl FetchWay {
     }
 
     /// Checks if the node answers from its index of logs.
-    pub fn is_by_index(self) -> bool {
+    pub(super) fn is_by_index(self) -> bool {
         matches!(self, Self::LogsByHash | Self::LogsByNumber)
     }
 
     /// Checks if the question names the block by hash: then the answer is about that block, even if it carries
     /// another hash.
-    pub fn is_by_hash(self) -> bool {
+    pub(super) fn is_by_hash(self) -> bool {
         matches!(self, Self::LogsByHash | Self::ReceiptsByHash | Self::BlockByHash)
     }
 
@@ -115,7 +115,7 @@ pub(super) enum AttemptError {
 
 impl AttemptError {
     /// Returns the value of the `reason` label in the metrics.
-    pub fn label(self) -> &'static str {
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::Unavailable | Self::Broken => "call_failed",
             Self::TooLong => "too_long",
@@ -197,7 +197,7 @@ pub(super) struct Inquiry {
 impl Inquiry {
     /// Creates the inquiry about a block with `budget` as its time limit. With `two`, two questions are in flight
     /// from the start, for chains that usually need a second answer.
-    pub fn new(ways: &'static [FetchWay], budget: Duration, two: bool) -> Self {
+    pub(super) fn new(ways: &'static [FetchWay], budget: Duration, two: bool) -> Self {
         Self {
             ways,
             budget,
@@ -212,7 +212,13 @@ impl Inquiry {
 
     /// Returns the next question that is due and marks it as asked; `nodes` are listed best first. `now` counts from
     /// the start of the inquiry, `clock` is the time of `record`.
-    pub fn next(&mut self, now: Duration, nodes: &[UpstreamId], record: &Record, clock: Duration) -> Option<Question> {
+    pub(super) fn next(
+        &mut self,
+        now: Duration,
+        nodes: &[UpstreamId],
+        record: &Record,
+        clock: Duration,
+    ) -> Option<Question> {
         let (ways, budget) = (self.ways, self.budget);
         for &way in ways {
             for &node in nodes {
@@ -272,7 +278,7 @@ impl Inquiry {
     }
 
     /// Returns the time at which to call [`Self::next`] again unless an answer arrives earlier.
-    pub fn wake(&self, now: Duration) -> Duration {
+    pub(super) fn wake(&self, now: Duration) -> Duration {
         let lates = self.paths.iter().filter_map(|path| path.asked.map(|(_, late)| late));
         let waits = self.paths.iter().filter(|path| path.asked.is_none() && !path.closed);
         let moments = lates.chain(waits.map(|path| path.not_before));
@@ -282,7 +288,7 @@ impl Inquiry {
     }
 
     /// Returns why the inquiry has ended, or `None` if it goes on; to be called after [`Self::next`] returned `None`.
-    pub fn over(&self, now: Duration, nodes: &[UpstreamId]) -> Option<Missing> {
+    pub(super) fn over(&self, now: Duration, nodes: &[UpstreamId]) -> Option<Missing> {
         let of_these = || self.paths.iter().filter(|path| nodes.contains(&path.node));
         let quiet = self.paths.iter().all(|path| path.asked.is_none());
         let closed = quiet && of_these().all(|path| path.closed);
@@ -301,14 +307,14 @@ impl Inquiry {
     }
 
     /// Records an answer that is not believed yet: a second question may be in flight at once.
-    pub fn doubted(&mut self, node: UpstreamId, way: FetchWay, now: Duration) {
+    pub(super) fn doubted(&mut self, node: UpstreamId, way: FetchWay, now: Duration) {
         self.width = 2;
         self.again(node, way, now, 1);
     }
 
     /// Records that a node's log index lacks a block that should have logs. A question by number would read the same
     /// index, so receipts are next.
-    pub fn index_is_behind(&mut self, node: UpstreamId, now: Duration) {
+    pub(super) fn index_is_behind(&mut self, node: UpstreamId, now: Duration) {
         let is_idle = |path: &Path| path.node == node && path.way == FetchWay::LogsByNumber && path.asked.is_none();
         if self.paths.iter().any(is_idle) {
             self.again(node, FetchWay::LogsByNumber, now, 1);
@@ -317,7 +323,7 @@ impl Inquiry {
 
     /// Records that receipts are listed without logs: they are requested again after `rest`, before any other way at
     /// this upstream.
-    pub fn listed(&mut self, node: UpstreamId, way: FetchWay, now: Duration, rest: Duration) {
+    pub(super) fn listed(&mut self, node: UpstreamId, way: FetchWay, now: Duration, rest: Duration) {
         self.width = 1;
         for path in self.paths.iter_mut().filter(|path| path.node == node) {
             let behind = if path.way == way { Duration::ZERO } else { rest / 10 };
@@ -326,7 +332,7 @@ impl Inquiry {
     }
 
     /// Records a question that failed.
-    pub fn failed(&mut self, node: UpstreamId, way: FetchWay, why: AttemptError, now: Duration) {
+    pub(super) fn failed(&mut self, node: UpstreamId, way: FetchWay, why: AttemptError, now: Duration) {
         let Some(path) = self.again(node, way, now, u32::from(why != AttemptError::Unavailable)) else {
             return;
         };
@@ -386,7 +392,7 @@ impl Inquiry {
     }
 
     /// Returns the questions in flight that are late.
-    pub fn late(&self, now: Duration) -> impl Iterator<Item = (UpstreamId, FetchWay)> {
+    pub(super) fn late(&self, now: Duration) -> impl Iterator<Item = (UpstreamId, FetchWay)> {
         let late = move |path: &&Path| path.asked.is_some_and(|(_, late)| late <= now);
         self.paths.iter().filter(late).map(|path| (path.node, path.way))
     }
@@ -418,7 +424,7 @@ struct PutOff {
 
 impl Record {
     /// Records an upstream's number of connections; a change ends the put-offs that end with the connection.
-    pub fn connected(&mut self, node: UpstreamId, connects: u64) {
+    pub(super) fn connected(&mut self, node: UpstreamId, connects: u64) {
         if self
             .connects
             .insert(node, connects)
@@ -431,7 +437,7 @@ impl Record {
     }
 
     /// Checks if a way is not put off.
-    pub fn offers(&self, node: UpstreamId, way: FetchWay, clock: Duration) -> bool {
+    pub(super) fn offers(&self, node: UpstreamId, way: FetchWay, clock: Duration) -> bool {
         let row = self.rows.get(&(node, way));
         row.and_then(|row| row.put_off.as_ref())
             .is_none_or(|put_off| put_off.until <= clock)
@@ -445,7 +451,7 @@ impl Record {
     }
 
     /// Records a useful answer and how long it took.
-    pub fn works(&mut self, node: UpstreamId, way: FetchWay, took: Duration) {
+    pub(super) fn works(&mut self, node: UpstreamId, way: FetchWay, took: Duration) {
         let row = self.rows.entry((node, way)).or_default();
         *row = Row {
             took: Some(took),
@@ -455,7 +461,7 @@ impl Record {
 
     /// Records a failure. Returns `true` if it puts off a way that was not put off before; renewing an expired put-off
     /// returns `false`.
-    pub fn failed(&mut self, node: UpstreamId, way: FetchWay, why: AttemptError, clock: Duration) -> bool {
+    pub(super) fn failed(&mut self, node: UpstreamId, way: FetchWay, why: AttemptError, clock: Duration) -> bool {
         let row = self.rows.entry((node, way)).or_default();
         let of_the_block = matches!(
             why,

@@ -147,7 +147,7 @@ enum Past {
 }
 
 impl Pipeline {
-    pub fn new(settings: HistorySettings, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(settings: HistorySettings, metrics: Arc<Metrics>) -> Self {
         Self {
             settings,
             metrics,
@@ -171,22 +171,22 @@ impl Pipeline {
     }
 
     /// Takes the requests to be sent now.
-    pub fn asks(&mut self) -> std::vec::Drain<'_, FetchRequest> {
+    pub(super) fn asks(&mut self) -> std::vec::Drain<'_, FetchRequest> {
         self.asks.drain(..)
     }
 
     /// Returns the bytes of JSON of blocks that are not part of the published chain.
-    pub fn stray_bytes(&self) -> usize {
+    pub(super) fn stray_bytes(&self) -> usize {
         self.tracker.stray_bytes() + self.pipeline_bytes()
     }
 
     /// Checks if the upstream in use may still be behind the published chain.
-    pub fn is_catching_up(&self) -> bool {
+    pub(super) fn is_catching_up(&self) -> bool {
         self.catching_up
     }
 
     /// Records if the height of the upstream in use is doubted, see [`Tracker::set_wary`].
-    pub fn doubt(&mut self, is_doubted: bool) {
+    pub(super) fn doubt(&mut self, is_doubted: bool) {
         self.is_wary = is_doubted;
         self.tracker.set_wary(is_doubted);
     }
@@ -194,7 +194,7 @@ impl Pipeline {
     /// Handles a head that an upstream not in use was first to announce: accepted if it extends the tip. Branches, and
     /// numbers without a block, are accepted from the upstream in use only: any node can name the tip as a parent.
     /// Returns `true` if the head was accepted.
-    pub fn announced_by_standby(&mut self, header: Header) -> bool {
+    pub(super) fn announced_by_standby(&mut self, header: Header) -> bool {
         let extends = self.tracker.tip().is_some_and(|tip| {
             tip.block.hash == header.parent && header.block.number.saturating_sub(tip.block.number) <= MAX_HOLE
         });
@@ -225,7 +225,7 @@ impl Pipeline {
     }
 
     /// Handles that another upstream came into use, or the same one reconnected.
-    pub fn in_use(&mut self) {
+    pub(super) fn in_use(&mut self) {
         self.catch_up();
         // A walk to another upstream's head may lead to blocks that this upstream never had.
         self.tracker.abandon_walk();
@@ -238,7 +238,7 @@ impl Pipeline {
     }
 
     /// Handles that the node's chain started anew, at whatever height.
-    pub fn replaced(&mut self) {
+    pub(super) fn replaced(&mut self) {
         if self.tracker.tip().is_none() {
             return;
         }
@@ -258,7 +258,7 @@ impl Pipeline {
     }
 
     /// Handles a head announced by the upstream in use.
-    pub fn announced(&mut self, header: Header) {
+    pub(super) fn announced(&mut self, header: Header) {
         let tip = self.tracker.tip().map(|tip| tip.block.number);
         if self.is_wary && tip.is_some_and(|tip| header.block.number.saturating_sub(tip) > SHORT_WALK) {
             debug!(head = %header.block, "head not followed yet: no other node has reached its height");
@@ -431,12 +431,12 @@ impl Pipeline {
     }
 
     /// Checks if there is an event to publish.
-    pub fn has_news(&self) -> bool {
+    pub(super) fn has_news(&self) -> bool {
         !self.pipeline.is_empty() || matches!(self.past, Past::Ready(..))
     }
 
     /// Takes the next event, in order.
-    pub fn next_event(&mut self) -> Option<ChainEvent> {
+    pub(super) fn next_event(&mut self) -> Option<ChainEvent> {
         // First, because a later rewind may go back to this block.
         if matches!(self.past, Past::Ready(..))
             && let Past::Ready(header) = std::mem::replace(&mut self.past, Past::Wanted)

@@ -56,7 +56,7 @@ pub(super) struct Ranges {
 
 impl Ranges {
     /// Creates an empty cache that keeps each answer for `kept_for`.
-    pub fn new(kept_for: Duration) -> Self {
+    pub(super) fn new(kept_for: Duration) -> Self {
         let named = Cache::builder()
             .weigher(|_, named: &Arc<HashSet<B256>>| (512 + 64 * named.len()).try_into().unwrap_or(u32::MAX))
             .max_capacity(KEPT_BYTES)
@@ -70,13 +70,13 @@ impl Ranges {
     }
 
     /// Drops the cached answers, which may belong to an abandoned branch.
-    pub fn forget(&self) {
+    pub(super) fn forget(&self) {
         self.named.invalidate_all();
     }
 
     /// Returns the hashes of the blocks whose logs must be fetched for these queries; `None` means all blocks. Blocks
     /// with cached logs are always included: they cost no call.
-    pub async fn needed(
+    pub(super) async fn needed(
         &self,
         headers: &VecDeque<Header>,
         queries: &[LogQuery],

@@ -189,7 +189,7 @@ pub(super) enum Deflated {
 }
 
 impl Deflated {
-    pub fn opened(body: Vec<u8>) -> Self {
+    pub(super) fn opened(body: Vec<u8>) -> Self {
         let header = FrameHeader::deflated(OPENING.len() + Prefix::LEN - Prefix::OPEN.len() + body.len());
         Self::Opened {
             head: [header.as_slice(), &OPENING].concat().into(),
@@ -198,20 +198,20 @@ impl Deflated {
     }
 
     /// Builds a frame whose prefix repeats the one of the message that began `distance` bytes of text earlier.
-    pub fn repeated(distance: usize, body: &[u8]) -> Self {
+    pub(super) fn repeated(distance: usize, body: &[u8]) -> Self {
         let prefix = deflate::repeat(Prefix::LEN, distance);
         let header = FrameHeader::deflated(prefix.len() + body.len());
         Self::Repeated([header.as_slice(), &prefix, body].concat().into())
     }
 
-    pub fn slices<'a>(&'a self, prefix: &'a Prefix) -> [&'a [u8]; 3] {
+    pub(super) fn slices<'a>(&'a self, prefix: &'a Prefix) -> [&'a [u8]; 3] {
         match self {
             Self::Opened { head, body } => [head, prefix.stored(), body],
             Self::Repeated(frame) => [frame, &[], &[]],
         }
     }
 
-    pub fn wire_len(&self) -> usize {
+    pub(super) fn wire_len(&self) -> usize {
         match self {
             Self::Opened { head, body } => head.len() + Prefix::LEN - Prefix::OPEN.len() + body.len(),
             Self::Repeated(frame) => frame.len(),

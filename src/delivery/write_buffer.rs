@@ -14,7 +14,7 @@ const MAX_SLICES: usize = 384;
 
 /// Chunk completed by a write.
 #[derive(Debug)]
-pub enum Done {
+pub(super) enum Done {
     /// Frames for this client alone; these subscriptions start after the hold-off.
     Released(Vec<Arc<Recipient>>),
     /// All events of a batch.
@@ -23,7 +23,7 @@ pub enum Done {
 
 /// Chunks, and a position in the first of them.
 #[derive(Debug, Default)]
-pub struct WriteBuffer {
+pub(super) struct WriteBuffer {
     chunks: VecDeque<Chunk>,
     /// Pieces (or events) of the first chunk that are written.
     unit: usize,
@@ -35,7 +35,7 @@ pub struct WriteBuffer {
 impl WriteBuffer {
     /// Creates an empty write for a client with this compression.
     #[must_use]
-    pub fn new(compression: Compression) -> Self {
+    pub(super) fn new(compression: Compression) -> Self {
         Self {
             compression,
             ..Self::default()
@@ -43,7 +43,7 @@ impl WriteBuffer {
     }
 
     /// Returns the list to which gathered chunks are added.
-    pub fn chunks(&mut self) -> &mut VecDeque<Chunk> {
+    pub(super) fn chunks(&mut self) -> &mut VecDeque<Chunk> {
         if self.chunks.capacity() == 0 {
             // Growing starts with four, three of which most clients never need.
             self.chunks.reserve_exact(1);
@@ -53,7 +53,7 @@ impl WriteBuffer {
 
     /// Returns the uncompressed bytes of all chunks, including the written part of the first.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let len = |chunk: &Chunk| match chunk {
             Chunk::Bytes(pieces, _) => pieces.iter().map(Bytes::len).sum(),
             Chunk::Events(_, batch) => batch.wire_len,
@@ -63,25 +63,25 @@ impl WriteBuffer {
 
     /// Checks if everything is written.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
     /// Frees the memory if nothing is left to write; capacity for up to four chunks is kept for the next event.
-    pub fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         if self.chunks.is_empty() && self.chunks.capacity() > 4 {
             self.chunks = VecDeque::new();
         }
     }
 
     /// Adds one frame after all chunks.
-    pub fn push(&mut self, frame: Bytes) {
+    pub(super) fn push(&mut self, frame: Bytes) {
         self.chunks.push_back(Chunk::Bytes(vec![frame], Vec::new()));
     }
 
     /// Drops all but the frame in progress, so that a close frame can follow. A message for this client alone is
     /// written to its end, since its pieces may be parts of one frame.
-    pub fn cut(&mut self) {
+    pub(super) fn cut(&mut self) {
         self.chunks.truncate(1);
         let begun = self.unit > 0 || self.offset > 0;
         match self.chunks.front() {
@@ -106,7 +106,7 @@ impl WriteBuffer {
     ///
     /// # Errors
     /// Returns the error of `write`, `WouldBlock` included.
-    pub fn write(
+    pub(super) fn write(
         &mut self,
         mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
         mut done: impl FnMut(Done),

@@ -100,7 +100,7 @@ const DEVELOPMENT: &[&str] = &["anvil", "devnet", "evm", "ganache", "hardhat"];
 
 /// Checks if a method signs with a node's own accounts, writes to it or administers it.
 #[must_use]
-pub fn acts(method: &str) -> bool {
+pub(super) fn acts(method: &str) -> bool {
     let (namespace, name) = split(method);
     // No known method contains `__`; a node that reads such a name as another method must not get it.
     if method.as_bytes().windows(2).any(|two| two == b"__") {
@@ -112,14 +112,14 @@ pub fn acts(method: &str) -> bool {
 
 /// Checks if a method commands a development chain, or uses the unlocked accounts of a development node.
 #[must_use]
-pub fn is_for_development(method: &str) -> bool {
+pub(super) fn is_for_development(method: &str) -> bool {
     let (namespace, _) = split(method);
     DEVELOPMENT.contains(&namespace) || namespace == "eth" && acts(method)
 }
 
 /// Checks if the namespace of a method is known here, allowed or not.
 #[must_use]
-pub fn is_known(method: &str) -> bool {
+pub(super) fn is_known(method: &str) -> bool {
     let (namespace, _) = split(method);
     let mut all = [PUBLIC, ACTING, OPERATORS].into_iter().flatten();
     all.any(|one| namespace.eq_ignore_ascii_case(one))

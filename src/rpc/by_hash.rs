@@ -12,7 +12,7 @@ use crate::chain::{Verify, receipts};
 
 /// Check of answers against hashes.
 #[derive(Debug)]
-pub struct ByHash {
+pub(super) struct ByHash {
     verify: Verify,
     /// `true` once a header matched its recomputed hash: from then on each header must. On some chains none does.
     hashes_hold: AtomicBool,
@@ -20,7 +20,7 @@ pub struct ByHash {
 
 /// Hash that an answer must be about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expected {
+pub(super) struct Expected {
     hash: B256,
     shape: AnswerShape,
 }
@@ -40,7 +40,7 @@ impl Expected {
     /// Returns the check of a call's answer; `None` if the call names no hash, or its answer does not repeat the
     /// hash.
     #[must_use]
-    pub fn of(method: &str, params: &str) -> Option<Self> {
+    pub(super) fn of(method: &str, params: &str) -> Option<Self> {
         let shape = match method {
             "eth_getBlockByHash" | "eth_getHeaderByHash" => AnswerShape::Header,
             "eth_getTransactionByHash" => AnswerShape::Member("hash"),
@@ -65,7 +65,7 @@ impl Expected {
 impl ByHash {
     /// Creates the check; with [`Verify::Receipts`] the hashes of headers are recomputed.
     #[must_use]
-    pub fn new(verify: Verify) -> Self {
+    pub(super) fn new(verify: Verify) -> Self {
         Self {
             verify,
             hashes_hold: AtomicBool::new(false),
@@ -73,7 +73,7 @@ impl ByHash {
     }
 
     /// Checks if an answer is about the expected hash; `null` always passes.
-    pub fn fits(&self, expected: Expected, json: &Bytes) -> bool {
+    pub(super) fn fits(&self, expected: Expected, json: &Bytes) -> bool {
         let Expected { hash, shape } = expected;
         if json.trim_ascii() == b"null" {
             return true;

@@ -24,7 +24,7 @@ const LARGEST_PART: u64 = 16;
 
 /// Call and anchor under which an answer is cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheKey {
+pub(super) struct CacheKey {
     anchor: CacheScope,
     /// SHA-256 of the anchor, the method and the canonical parameters, since these may be long.
     digest: [u8; 32],
@@ -41,7 +41,7 @@ impl Hash for CacheKey {
 impl CacheKey {
     /// Creates the key of a method with canonical parameters.
     #[must_use]
-    pub fn new(anchor: CacheScope, method: &str, params: &str) -> Self {
+    pub(super) fn new(anchor: CacheScope, method: &str, params: &str) -> Self {
         let mut hash = Context::new(&SHA256);
         for part in anchor.parts() {
             hash.update(&part.to_le_bytes());
@@ -60,7 +60,7 @@ type Answer = Result<Outcome, CallError>;
 
 /// Source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub(super) enum By {
     /// Cached answer.
     Memory,
     /// Answer to an equal call that was in flight.
@@ -71,7 +71,7 @@ pub enum By {
 
 /// Cache of answers, bounded in bytes; the least recently used answer is evicted first.
 #[derive(Debug)]
-pub struct Cache {
+pub(super) struct Cache {
     kept: Kept<CacheKey, Bytes>,
     largest: usize,
 }
@@ -88,7 +88,7 @@ impl Expiry<CacheKey, Bytes> for Lifetimes {
 impl Cache {
     /// Creates a cache of at most this many bytes, overhead included.
     #[must_use]
-    pub fn new(max_bytes: u64) -> Self {
+    pub(super) fn new(max_bytes: u64) -> Self {
         let weigh = |_: &CacheKey, answer: &Bytes| u32::try_from(answer.len() + OVERHEAD).unwrap_or(u32::MAX);
         let kept = Kept::builder()
             .max_capacity(max_bytes)
@@ -104,7 +104,7 @@ impl Cache {
 
     /// Returns the answer to a call: the cached one, that of an equal call in flight, or the one by `ask`. Only a
     /// node's result is cached, and only if `holds` returns `true` for it: it will stay the same.
-    pub async fn answer<A: Future<Output = Answer>>(
+    pub(super) async fn answer<A: Future<Output = Answer>>(
         &self,
         key: CacheKey,
         holds: impl Fn(&Bytes) -> bool,
@@ -136,19 +136,19 @@ impl Cache {
     }
 
     /// Returns the cached answer under this key.
-    pub async fn get(&self, key: &CacheKey) -> Option<Bytes> {
+    pub(super) async fn get(&self, key: &CacheKey) -> Option<Bytes> {
         self.kept.get(key).await
     }
 
     /// Caches an answer under another key too, if it is not too long.
-    pub async fn keep(&self, key: CacheKey, json: Bytes) {
+    pub(super) async fn keep(&self, key: CacheKey, json: Bytes) {
         if json.len() <= self.largest {
             self.kept.insert(key, json).await;
         }
     }
 
     /// Returns the number of entries, and their bytes with overhead.
-    pub async fn size(&self) -> (u64, u64) {
+    pub(super) async fn size(&self) -> (u64, u64) {
         self.kept.run_pending_tasks().await;
         (self.kept.entry_count(), self.kept.weighted_size())
     }

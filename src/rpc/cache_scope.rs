@@ -19,7 +19,7 @@ use crate::upstream::{MinHead, UpstreamId};
 
 /// State that an answer depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CacheScope {
+pub(super) enum CacheScope {
     /// Valid as long as the chain is the same.
     Chain {
         /// See [`ChainSnapshot::epoch`].
@@ -53,7 +53,7 @@ pub enum CacheScope {
 impl CacheScope {
     /// Returns the anchor as numbers: its kind, then its fields, then zeros.
     #[must_use]
-    pub fn parts(&self) -> [u64; 4] {
+    pub(super) fn parts(&self) -> [u64; 4] {
         match *self {
             Self::Chain { epoch } => [0, epoch, 0, 0],
             Self::Software { epoch, node } => [1, epoch, node.map_or(0, |id| id.0 as u64 + 1), 0],
@@ -64,7 +64,7 @@ impl CacheScope {
 
     /// Returns the time after which an answer is requested again even if its anchor is still valid.
     #[must_use]
-    pub fn lifetime(&self) -> Duration {
+    pub(super) fn lifetime(&self) -> Duration {
         const MINUTE: Duration = Duration::from_secs(60);
         match self {
             // Some chains complete a block later on (zkSync's batch numbers).
@@ -80,7 +80,7 @@ impl CacheScope {
 
 /// State of the chain and of the nodes at one moment.
 #[derive(Clone, Copy, Debug)]
-pub struct ChainSnapshot {
+pub(super) struct ChainSnapshot {
     /// Published chain.
     pub view: View,
     /// Number of the era; a new one begins when all that was known of the chain is void.
@@ -96,7 +96,7 @@ pub struct ChainSnapshot {
 
 /// Routing and caching of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub(super) struct Route {
     /// Anchor of the answer; `None` if the answer is neither cached nor shared.
     pub anchor: Option<CacheScope>,
     /// Block that a node must have reached to answer.
@@ -108,7 +108,7 @@ pub struct Route {
 }
 
 /// Distance from the head, in blocks, up to which a block is new to nodes.
-pub const FRESH: u64 = 16;
+pub(super) const FRESH: u64 = 16;
 
 /// Number of recent blocks whose state all nodes have; older state is in archives only (geth `core/state/pruner`,
 /// `TriesInMemory`).
@@ -118,7 +118,7 @@ impl ChainSnapshot {
     /// Plans a call. `block` is the block that the parameter names: `None` without the parameter, `Some(None)` for a
     /// parameter that is not understood.
     #[must_use]
-    pub fn plan(&self, basis: Basis, block: Option<Option<BlockName>>) -> Route {
+    pub(super) fn plan(&self, basis: Basis, block: Option<Option<BlockName>>) -> Route {
         let anywhere = |anchor| Route {
             anchor: Some(anchor),
             min_head: MinHead::Any,
@@ -155,7 +155,7 @@ impl ChainSnapshot {
 
     /// Plans a call for the logs up to this block; near the head a node may not have indexed all of them yet.
     #[must_use]
-    pub fn plan_logs(&self, last: BlockName) -> Route {
+    pub(super) fn plan_logs(&self, last: BlockName) -> Route {
         match (last, self.view.head) {
             (BlockName::Number(last), Some(head)) if last <= head.number && last + FRESH > head.number => {
                 self.at_head()

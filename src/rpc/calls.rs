@@ -50,7 +50,7 @@ type Answer = Result<Outcome, CallError>;
 
 /// Service that answers calls.
 #[derive(Debug)]
-pub struct Calls {
+pub(super) struct Calls {
     pool: Arc<Pool>,
     tip: Arc<Tip>,
     registry: Arc<Registry>,
@@ -80,7 +80,7 @@ pub struct Calls {
 impl Calls {
     /// Creates the service: it answers from `tip` and `registry`, and asks `pool` for the rest.
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         pool: Arc<Pool>,
         tip: Arc<Tip>,
         registry: Arc<Registry>,
@@ -109,7 +109,7 @@ impl Calls {
     }
 
     /// Returns the outcome of a call; every failure is an error object.
-    pub async fn answer(&self, method: String, params: String, caller: &CallContext) -> Outcome {
+    pub(super) async fn answer(&self, method: String, params: String, caller: &CallContext) -> Outcome {
         if params.len() > self.settings.max_request_bytes {
             self.count("too_large");
             return error(INVALID_REQUEST, "request too large").into();
@@ -138,7 +138,7 @@ impl Calls {
     }
 
     /// Returns the number of cached answers, and their bytes.
-    pub async fn kept(&self) -> (u64, u64) {
+    pub(super) async fn kept(&self) -> (u64, u64) {
         self.cache.size().await
     }
 

@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Cache of the upstreams that are development nodes.
 #[derive(Debug)]
-pub struct DevelopmentCalls {
+pub(super) struct DevelopmentCalls {
     /// `true` where clients can connect from this machine only.
     is_local: bool,
     /// Kinds of the upstreams; locked while a node is asked, so that concurrent callers share one question.
@@ -59,7 +59,7 @@ enum Word {
 impl DevelopmentCalls {
     /// Creates an empty cache. Where clients may connect from elsewhere no node is ever asked.
     #[must_use]
-    pub fn new(is_local: bool) -> Self {
+    pub(super) fn new(is_local: bool) -> Self {
         Self {
             is_local,
             known: Mutex::default(),
@@ -69,12 +69,12 @@ impl DevelopmentCalls {
 
     /// Checks if development commands can be served at all.
     #[must_use]
-    pub fn is_possible(&self) -> bool {
+    pub(super) fn is_possible(&self) -> bool {
         self.is_local
     }
 
     /// Checks if all upstreams are connected and each is a development node.
-    pub async fn is_on(&self, pool: &Pool) -> bool {
+    pub(super) async fn is_on(&self, pool: &Pool) -> bool {
         if !self.is_local {
             return false;
         }

@@ -37,7 +37,7 @@ struct FilterHome {
 
 /// Filter at a node that belongs to the account that names it.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub(super) struct Found {
     own: SubscriptionId,
     place: FilterHome,
 }
@@ -45,14 +45,14 @@ pub struct Found {
 impl Found {
     /// Checks if the filter's changes are logs, which name their blocks; `false` where its arguments were not
     /// understood.
-    pub fn tells_of_blocks(&self) -> bool {
+    pub(super) fn tells_of_blocks(&self) -> bool {
         self.place.of_blocks
     }
 }
 
 /// All filters of all clients.
 #[derive(Debug)]
-pub struct Filters(Cache<SubscriptionId, FilterHome>);
+pub(super) struct Filters(Cache<SubscriptionId, FilterHome>);
 
 impl Default for Filters {
     fn default() -> Self {
@@ -70,7 +70,7 @@ impl Filters {
     ///
     /// # Errors
     /// [`CallError`], like [`Pool::call`].
-    pub async fn make(&self, pool: &Pool, ask: &Ask, holder: Holder) -> Result<Outcome, CallError> {
+    pub(super) async fn make(&self, pool: &Pool, ask: &Ask, holder: Holder) -> Result<Outcome, CallError> {
         let node = pool.place(ask).await?;
         let answer = pool.call_at(node, ask).await?;
         let Outcome::Result(id) = &answer else {
@@ -94,7 +94,7 @@ impl Filters {
     ///
     /// # Errors
     /// The answer of geth, if the parameters are not one id of a filter of this account.
-    pub async fn find(&self, ask: &Ask, holder: Holder) -> Result<Found, Outcome> {
+    pub(super) async fn find(&self, ask: &Ask, holder: Holder) -> Result<Found, Outcome> {
         let non_array = || error(INVALID_PARAMS, "non-array args");
         let args = params::args(&ask.params).ok_or_else(non_array)?;
         let unknown = || unknown(ends(ask));
@@ -108,7 +108,7 @@ impl Filters {
     ///
     /// # Errors
     /// [`CallError`], like [`Pool::call`].
-    pub async fn ask(&self, pool: &Pool, ask: Ask, Found { own, place }: Found) -> Result<Outcome, CallError> {
+    pub(super) async fn ask(&self, pool: &Pool, ask: Ask, Found { own, place }: Found) -> Result<Outcome, CallError> {
         let ends = ends(&ask);
         // Of two concurrent calls that end a filter, one gets "not found".
         if ends && self.0.remove(&own).await.is_none() || !pool.is_connected(place.node) && pool.active().is_some() {

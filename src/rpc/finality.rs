@@ -11,20 +11,20 @@ use crate::upstream::{Ask, MinHead, Pool, Repeat, Target};
 
 /// Record of the last look-up of the final block.
 #[derive(Debug, Default)]
-pub struct Finality {
+pub(super) struct Finality {
     /// Number of the head at the look-up; 0 before the first.
     asked_at: AtomicU64,
 }
 
 impl Finality {
     /// Depth below the head, in blocks, from which a block may be final: two epochs of Ethereum's consensus.
-    pub const DEEP: u64 = 64;
+    pub(super) const DEEP: u64 = 64;
 
     /// Fewest blocks between two look-ups: an epoch, in which finality moves once.
     const EVERY: u64 = 32;
 
     /// Checks if a look-up is due, and records it as done if so.
-    pub fn is_due(&self, head: u64) -> bool {
+    pub(super) fn is_due(&self, head: u64) -> bool {
         let asked_at = self.asked_at.load(Ordering::Relaxed);
         // A lower head is another chain's.
         (asked_at == 0 || head < asked_at || head >= asked_at + Self::EVERY)
@@ -37,7 +37,7 @@ impl Finality {
 
 /// Asks a node for the newest final block and records its number. If the node does not answer with one, nothing
 /// changes.
-pub async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
+pub(super) async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
     let ask = Ask {
         owner: Owner::OURS,
         method: "eth_getBlockByNumber".into(),

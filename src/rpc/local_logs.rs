@@ -15,7 +15,7 @@ const IN_A_ROW: usize = 4096;
 
 /// Blocks of a query, as far as they are in memory.
 #[derive(Debug)]
-pub enum LocalRange {
+pub(super) enum LocalRange {
     /// All of them, oldest first.
     Blocks(Vec<Arc<BlockLogs>>),
     /// Not in memory yet, but about to be.
@@ -26,7 +26,7 @@ pub enum LocalRange {
 
 /// Query for logs of a form that can be answered from memory.
 #[derive(Clone, Debug)]
-pub struct RangeQuery {
+pub(super) struct RangeQuery {
     blocks: Blocks,
     filter: LogFilter,
 }
@@ -42,7 +42,7 @@ impl RangeQuery {
     /// Reads the parameter of `eth_getLogs`; `None` for a query that is not plainly valid: the node has its own
     /// errors, and its own reading of members that are not known here.
     #[must_use]
-    pub fn parse(args: &[&RawValue]) -> Option<Self> {
+    pub(super) fn parse(args: &[&RawValue]) -> Option<Self> {
         let [query] = args else { return None };
         let Value::Object(mut members) = serde_json::from_str(query.get()).ok()? else {
             return None;
@@ -75,7 +75,7 @@ impl RangeQuery {
 
     /// Returns the last block of the query.
     #[must_use]
-    pub fn last(&self) -> BlockName {
+    pub(super) fn last(&self) -> BlockName {
         match self.blocks {
             Blocks::Range(_, to) => to.map_or(BlockName::Latest, BlockName::Number),
             Blocks::Hash(hash) => BlockName::Hash(hash),
@@ -84,7 +84,7 @@ impl RangeQuery {
 
     /// Returns the blocks of the query, where `head` is the newest published block.
     #[must_use]
-    pub fn held(&self, history: &History, head: BlockRef) -> LocalRange {
+    pub(super) fn held(&self, history: &History, head: BlockRef) -> LocalRange {
         if self.is_older(history, head) {
             return LocalRange::No;
         }
@@ -139,7 +139,7 @@ impl RangeQuery {
     }
 
     /// Returns the node's own bytes of every log that matches; `None` if they are more than `max_bytes`.
-    pub async fn answer(&self, blocks: &[Arc<BlockLogs>], max_bytes: usize) -> Option<Outcome> {
+    pub(super) async fn answer(&self, blocks: &[Arc<BlockLogs>], max_bytes: usize) -> Option<Outcome> {
         let mut out = vec![b'['];
         let mut looked = 0;
         for logs in blocks {
@@ -167,7 +167,7 @@ impl RangeQuery {
 
 /// Returns the most bytes that an answer from these blocks can have, without its brackets.
 #[must_use]
-pub fn length(blocks: &[Arc<BlockLogs>]) -> usize {
+pub(super) fn length(blocks: &[Arc<BlockLogs>]) -> usize {
     blocks.iter().map(|block| block.json_len() + block.logs.len()).sum()
 }
 

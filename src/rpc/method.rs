@@ -4,7 +4,7 @@
 
 /// Method, as it is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Method {
+pub(super) struct Method {
     /// Name, or prefix and `*`; the label of metrics.
     pub name: &'static str,
     /// Role of the method.
@@ -13,7 +13,7 @@ pub struct Method {
 
 /// Role of a method, which decides how a call is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(super) enum Role {
     /// Asks for the chain's id, which is known.
     ChainId,
     /// Asks for the newest number: the published head's.
@@ -41,7 +41,7 @@ pub enum Role {
 
 /// State that the answer to a call depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
+pub(super) enum Basis {
     /// The chain itself: it never changes.
     Chain,
     /// The node's software and settings.
@@ -71,7 +71,7 @@ pub enum Basis {
 impl Method {
     /// Checks if `null` means that there is no such block, rather than that the block has no such item.
     #[must_use]
-    pub fn is_of_a_block_itself(&self) -> bool {
+    pub(super) fn is_of_a_block_itself(&self) -> bool {
         matches!(
             self.name,
             "eth_getBlockByHash"
@@ -86,7 +86,7 @@ impl Method {
 
     /// Returns the method of this name.
     #[must_use]
-    pub fn of(method: &str) -> Self {
+    pub(super) fn of(method: &str) -> Self {
         match TABLE.binary_search_by(|(name, _)| (*name).cmp(method)) {
             Ok(at) => Self {
                 name: TABLE[at].0,

@@ -13,7 +13,7 @@ use crate::quantity::Height;
 
 /// Returns the positional parameters, empty if there are none; `None` if the text is not an array.
 #[must_use]
-pub fn args(params: &str) -> Option<Vec<&RawValue>> {
+pub(super) fn args(params: &str) -> Option<Vec<&RawValue>> {
     if params.is_empty() {
         return Some(Vec::new());
     }
@@ -25,7 +25,7 @@ pub fn args(params: &str) -> Option<Vec<&RawValue>> {
 /// any case, which nodes read in different ways, for numbers that a double does not distinguish, for text that is not
 /// JSON, and for text that is too long or too deep.
 #[must_use]
-pub fn canonical(params: &str) -> Option<String> {
+pub(super) fn canonical(params: &str) -> Option<String> {
     if params.len() > MAX_LENGTH {
         return None;
     }
@@ -181,7 +181,7 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Block, as a parameter names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockName {
+pub(super) enum BlockName {
     /// The newest block.
     Latest,
     /// `safe` or `finalized`, which move with the head.
@@ -199,7 +199,7 @@ pub enum BlockName {
 impl BlockName {
     /// Reads a tag, a number, a hash, or the object of EIP-1898. `None` for anything else, which is left to the node.
     #[must_use]
-    pub fn parse(raw: &RawValue) -> Option<Self> {
+    pub(super) fn parse(raw: &RawValue) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields)]
         struct Eip1898<'a> {
@@ -242,7 +242,7 @@ impl BlockName {
 
 /// Returns the value of one member of a JSON object, the last of equal names; other values are skipped unread.
 #[must_use]
-pub fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a RawValue> {
+pub(super) fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a RawValue> {
     struct Find<'n>(&'n str);
     impl<'de> DeserializeSeed<'de> for Find<'_> {
         type Value = Option<&'de RawValue>;
@@ -285,13 +285,13 @@ pub fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a RawValue> {
 
 /// Returns a block number as a node spells it, up to [`MAX_HEIGHT`](crate::quantity::MAX_HEIGHT).
 #[must_use]
-pub fn quantity(raw: &RawValue) -> Option<u64> {
+pub(super) fn quantity(raw: &RawValue) -> Option<u64> {
     serde_json::from_str::<Height>(raw.get()).ok().map(|height| height.0)
 }
 
 /// Returns the value of a member that is a block number, read by [`quantity`].
 #[must_use]
-pub fn number_of(json: &[u8], name: &str) -> Option<u64> {
+pub(super) fn number_of(json: &[u8], name: &str) -> Option<u64> {
     member(json, name).and_then(quantity)
 }
 
@@ -299,7 +299,7 @@ pub fn number_of(json: &[u8], name: &str) -> Option<u64> {
 /// the order of their blocks. The list may be many megabytes, so it is not parsed as JSON: the last `"blockNumber"`
 /// is searched from the end. The same name inside a string is written with `\"` and does not match.
 #[must_use]
-pub fn last_block_number(list: &[u8]) -> Option<u64> {
+pub(super) fn last_block_number(list: &[u8]) -> Option<u64> {
     const NAME: &[u8] = b"\"blockNumber\"";
     let objects = list.trim_ascii_end().strip_suffix(b"]")?.trim_ascii_end();
     // A list of hashes may be as long, and has no such member.
@@ -314,7 +314,7 @@ pub fn last_block_number(list: &[u8]) -> Option<u64> {
 
 /// Returns the block hash of each object of a list of logs or receipts, and of the logs in these; `None` for a value
 /// that is not a hash. The bytes are searched, as in [`last_block_number`].
-pub fn block_hashes(list: &[u8]) -> impl Iterator<Item = Option<B256>> {
+pub(super) fn block_hashes(list: &[u8]) -> impl Iterator<Item = Option<B256>> {
     const NAME: &[u8] = b"\"blockHash\"";
     let mut rest = list;
     std::iter::from_fn(move || {

@@ -29,7 +29,7 @@ const LOOKUP: Duration = Duration::from_secs(2);
 /// If the connection ended first, the nodes are asked for the transaction; if none has it, it is sent once more, on a
 /// connection of its own: its nonce makes it valid only once. From then on an error is that of a node only where all
 /// nodes say that they do not have the transaction, else [`CallError::Lost`].
-pub async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
+pub(super) async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
     let all_eligible = if broadcast { pool.all_eligible(&ask) } else { Vec::new() };
     let hash = hash_of(&ask.params);
     if all_eligible.len() < 2 {

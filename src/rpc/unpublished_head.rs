@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// Highest block number that a node has reported before it was published. Until the head reaches it, nodes are asked
 /// for answers that depend on the head, so that a client that saw a block is not answered later that there is none.
 #[derive(Debug, Default)]
-pub struct UnpublishedHead {
+pub(super) struct UnpublishedHead {
     /// Block number; 0 for none, so that most checks cost one load.
     number: AtomicU64,
     since: Mutex<Option<Instant>>,
@@ -22,7 +22,7 @@ impl UnpublishedHead {
     const LIFETIME: Duration = Duration::from_secs(10);
 
     /// Records a block number that a node reported.
-    pub fn note(&self, number: u64) {
+    pub(super) fn note(&self, number: u64) {
         if self.number.load(Ordering::Relaxed) >= number {
             return;
         }
@@ -34,7 +34,7 @@ impl UnpublishedHead {
     }
 
     /// Returns the recorded number if it is above this head and was reported lately; otherwise forgets it.
-    pub fn beyond(&self, head: u64) -> Option<u64> {
+    pub(super) fn beyond(&self, head: u64) -> Option<u64> {
         let number = self.number.load(Ordering::Relaxed);
         if number == 0 {
             return None;

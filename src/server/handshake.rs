@@ -52,7 +52,7 @@ fn has_body(headers: &HeaderMap) -> bool {
 /// Returns the subprotocol for the response: the first of those offered that is in `listed`. Never one that was not
 /// offered, since clients then fail the connection (PROTOCOL H6).
 #[must_use]
-pub fn subprotocol(headers: &HeaderMap, listed: &[String]) -> Option<HeaderValue> {
+pub(super) fn subprotocol(headers: &HeaderMap, listed: &[String]) -> Option<HeaderValue> {
     let offered = headers
         .get_all(SEC_WEBSOCKET_PROTOCOL)
         .iter()

@@ -16,7 +16,7 @@ use crate::door::Refusal;
 const LATER: Duration = Duration::from_secs(10);
 
 /// Returns a short response in plain text.
-pub fn plain(status: StatusCode, body: &'static str) -> Response<Body> {
+pub(super) fn plain(status: StatusCode, body: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response
@@ -24,7 +24,7 @@ pub fn plain(status: StatusCode, body: &'static str) -> Response<Body> {
 
 /// Returns the response for a refused client: the reason as far as it concerns the client, in geth's words if geth has
 /// any.
-pub fn refusal(why: Refusal) -> Response<Body> {
+pub(super) fn refusal(why: Refusal) -> Response<Body> {
     let (status, body) = match why {
         Refusal::Malformed | Refusal::Tls | Refusal::NotProxied => (StatusCode::BAD_REQUEST, "Bad Request\n"),
         Refusal::Unauthorized => (StatusCode::UNAUTHORIZED, "a valid API key or token is needed\n"),
@@ -60,20 +60,20 @@ pub fn refusal(why: Refusal) -> Response<Body> {
 }
 
 /// Sets `Retry-After`, in whole seconds, rounded up, at least 1.
-pub fn retry_after(headers: &mut HeaderMap, after: Duration) {
+pub(super) fn retry_after(headers: &mut HeaderMap, after: Duration) {
     let seconds = after.as_millis().div_ceil(1000).max(1) as u64;
     headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
 }
 
 /// Checks if the request is a CORS preflight.
-pub fn is_preflight<B>(request: &Request<B>) -> bool {
+pub(super) fn is_preflight<B>(request: &Request<B>) -> bool {
     request.method() == Method::OPTIONS
         && request.headers().contains_key(ORIGIN)
         && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// Returns the response to a preflight, without the origin, which [`share`] adds.
-pub fn preflight() -> Response<Body> {
+pub(super) fn preflight() -> Response<Body> {
     let mut response = plain(StatusCode::NO_CONTENT, "");
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));
@@ -88,7 +88,7 @@ pub fn preflight() -> Response<Body> {
 
 /// Lets the page at `origin` read this response. Returns the origin itself rather than `*`, so that a list of origins
 /// is enforced.
-pub fn share(response: &mut Response<Body>, origin: HeaderValue) {
+pub(super) fn share(response: &mut Response<Body>, origin: HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));

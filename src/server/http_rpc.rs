@@ -27,7 +27,7 @@ use crate::{panics, pieces};
 const CONTENT_TYPES: [&str; 3] = ["application/json", "application/json-rpc", "application/jsonrequest"];
 
 /// Answers a request that is neither an upgrade nor a POST.
-pub fn answer_others(method: &Method) -> Response<Body> {
+pub(super) fn answer_others(method: &Method) -> Response<Body> {
     match *method {
         // Health checks of load balancers.
         Method::GET | Method::OPTIONS | Method::HEAD => plain(StatusCode::OK, ""),
@@ -36,7 +36,7 @@ pub fn answer_others(method: &Method) -> Response<Body> {
 }
 
 /// Answers one POST request.
-pub async fn answer(request: Request<Incoming>, pass: &Pass, connection: &HttpConnection) -> Response<Body> {
+pub(super) async fn answer(request: Request<Incoming>, pass: &Pass, connection: &HttpConnection) -> Response<Body> {
     let (services, settings) = (connection.services(), connection.settings());
     let content_type = request
         .headers()

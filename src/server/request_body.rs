@@ -16,7 +16,7 @@ const LONG: usize = (4 << 10) + 1;
 
 /// Reason why a body was not read to its end.
 #[derive(Debug)]
-pub enum Unread {
+pub(super) enum Unread {
     /// Body longer than the client's quota.
     Exceeded(Exceeded),
     /// Inbound budget too full for the bytes received so far.
@@ -33,7 +33,11 @@ pub enum Unread {
 /// # Errors
 /// [`Unread`] if the body exceeds its limit, the quota or the budget, if the charge was evicted for other clients, or
 /// if the client fails.
-pub async fn read(mut body: Incoming, pass: &Pass, inbound: &Arc<Budget>) -> Result<(Bytes, Option<Charge>), Unread> {
+pub(super) async fn read(
+    mut body: Incoming,
+    pass: &Pass,
+    inbound: &Arc<Budget>,
+) -> Result<(Bytes, Option<Charge>), Unread> {
     let given_up = Arc::new(Notify::new());
     let mut room: Option<Charge> = None;
     let mut held = |bytes: usize| {

@@ -16,7 +16,7 @@ const SLICE: usize = 64 << 10;
 
 /// Pieces of a response body, last first.
 #[derive(Debug, Default)]
-pub struct Body {
+pub(super) struct Body {
     pieces: Vec<Bytes>,
     /// Charge to the budget of all long answers, released when the bytes are written, except for the last slice, or
     /// dropped.
@@ -26,7 +26,7 @@ pub struct Body {
 impl Body {
     /// Creates a body of these parts in order; `room` is released once they are sent or dropped.
     #[must_use]
-    pub fn new(parts: &[Bytes], room: Option<Charge>) -> Self {
+    pub(super) fn new(parts: &[Bytes], room: Option<Charge>) -> Self {
         let mut pieces = pieces::together(parts);
         pieces.reverse();
         Self { pieces, _room: room }

@@ -10,7 +10,7 @@ use tokio::time::Sleep;
 
 /// Stream that fails with `TimedOut` if the peer takes less than `PROGRESS` bytes within the time limit.
 #[derive(Debug)]
-pub struct WriteTimeout<S> {
+pub(super) struct WriteTimeout<S> {
     stream: S,
     time_limit: Duration,
     /// Timer of the time limit, created when a write has to wait.
@@ -25,7 +25,7 @@ const PROGRESS: usize = 16 << 10;
 
 impl<S> WriteTimeout<S> {
     /// Wraps a stream, with the time limit for progress in writing.
-    pub fn new(stream: S, time_limit: Duration) -> Self {
+    pub(super) fn new(stream: S, time_limit: Duration) -> Self {
         Self {
             stream,
             time_limit,
@@ -35,7 +35,7 @@ impl<S> WriteTimeout<S> {
     }
 
     /// Returns the stream.
-    pub fn into_inner(self) -> S {
+    pub(super) fn into_inner(self) -> S {
         self.stream
     }
 

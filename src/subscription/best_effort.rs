@@ -48,7 +48,7 @@ impl Tables {
     }
 
     /// Marks a subscription to pending transactions as accepted by the node, unless it ended meanwhile.
-    pub fn accept_pending(&mut self, place: IndexSlot, id: SubscriptionId) {
+    pub(super) fn accept_pending(&mut self, place: IndexSlot, id: SubscriptionId) {
         let subscriber = match place {
             IndexSlot::PendingHashes(at) => self.pending_hashes.get(at),
             IndexSlot::Pending(slot) => self.pending.get(slot),
@@ -60,7 +60,7 @@ impl Tables {
     }
 
     /// Closes clients whose subscriptions of this form a node had accepted, now that the node in use refuses them.
-    pub fn close_refused_pending(&self, form: TransactionForm) {
+    pub(super) fn close_refused_pending(&self, form: TransactionForm) {
         let refused: &mut dyn Iterator<Item = &Subscriber> = match form {
             TransactionForm::Hash => &mut self.pending_hashes.iter().map(|(_, subscriber)| subscriber),
             TransactionForm::Full => &mut self.pending.iter(),
@@ -73,12 +73,12 @@ impl Tables {
     }
 
     /// Returns the node's latest sync state, for new subscribers.
-    pub fn sync_state(&self) -> Option<&Arc<Batch>> {
+    pub(super) fn sync_state(&self) -> Option<&Arc<Batch>> {
         self.sync_state.as_ref().map(|(_, batch)| batch)
     }
 
     /// Fans out a best-effort event; returns how many early events were evicted to keep this one.
-    pub fn best_effort(&mut self, best_effort: BestEffortEvent, due: &mut DirtyClients, now: Millis) -> u64 {
+    pub(super) fn best_effort(&mut self, best_effort: BestEffortEvent, due: &mut DirtyClients, now: Millis) -> u64 {
         match best_effort {
             BestEffortEvent::Pending { form, json, seen } => match form {
                 TransactionForm::Hash => self.pending_hash(&json, seen, due, now),
@@ -145,7 +145,7 @@ pub(super) struct RecentHashes {
 const RECENT_PENDING: usize = 16_384;
 
 impl RecentHashes {
-    pub fn is_new(&mut self, form: TransactionForm, hash: B256) -> bool {
+    pub(super) fn is_new(&mut self, form: TransactionForm, hash: B256) -> bool {
         if !self.known.insert((form, hash)) {
             return false;
         }

@@ -21,7 +21,7 @@ impl Tables {
     /// # Errors
     /// [`Loss`] if continuity is lost: all clients with subscriptions to heads, logs, mined transactions or receipts
     /// are closed.
-    pub fn chain(&mut self, event: ChainEvent, due: &mut DirtyClients, now: Millis) -> Result<(), Loss> {
+    pub(super) fn chain(&mut self, event: ChainEvent, due: &mut DirtyClients, now: Millis) -> Result<(), Loss> {
         match event {
             ChainEvent::Head(header) => self.head(header, due, now),
             ChainEvent::Rewind(to) => {

@@ -44,7 +44,7 @@ fn events_of(kind: ContentKind) -> Kind {
 
 impl Tables {
     /// Records fetched contents; [`Self::deliver`] delivers them when it is their turn.
-    pub fn fetched(&mut self, FetchedContent { block, kind, result }: FetchedContent) {
+    pub(super) fn fetched(&mut self, FetchedContent { block, kind, result }: FetchedContent) {
         if let Ok(Content::Logs(logs)) = &result {
             self.history.logs(logs.clone());
         }
@@ -56,7 +56,7 @@ impl Tables {
 
     /// Delivers contents that are next in order, and the events that waited for them. Returns the kinds that no node
     /// gives, with the reason; their subscribers are closed.
-    pub fn deliver(&mut self, due: &mut DirtyClients, now: Millis) -> Vec<(ContentKind, Absent)> {
+    pub(super) fn deliver(&mut self, due: &mut DirtyClients, now: Millis) -> Vec<(ContentKind, Absent)> {
         self.forget_unwanted(now);
         let mut lost = Vec::new();
         while let Some(kind) = self.next_ready() {
@@ -127,12 +127,12 @@ impl Tables {
     }
 
     /// Returns, per kind, the position of the oldest block whose contents are still to be delivered.
-    pub fn fronts(&self) -> Fronts {
+    pub(super) fn fronts(&self) -> Fronts {
         Fronts::new(ContentKind::ALL.map(|kind| (events_of(kind), self.streams[kind as usize].front())))
     }
 
     /// Checks if contents of this kind are needed of new blocks. Connections that are closing need none.
-    pub fn wants(&self, kind: ContentKind, now: Millis) -> bool {
+    pub(super) fn wants(&self, kind: ContentKind, now: Millis) -> bool {
         match kind {
             ContentKind::Logs => {
                 self.logs.iter().any(is_open)
@@ -145,11 +145,11 @@ impl Tables {
     }
 
     /// Keeps logs of new blocks fetched for the next `LOGS_KEPT_FRESH`, even without subscribers.
-    pub fn keep_logs_fresh(&mut self, now: Millis) {
+    pub(super) fn keep_logs_fresh(&mut self, now: Millis) {
         self.logs_fresh_until = now + LOGS_KEPT_FRESH;
     }
 
-    pub fn forget_unwanted(&mut self, now: Millis) {
+    pub(super) fn forget_unwanted(&mut self, now: Millis) {
         self.takes_back &= !self.logs.is_empty() || self.replays.values().any(ReplayGroup::need_logs);
         for kind in ContentKind::ALL {
             if self.streams[kind as usize].len() > 0 && !self.wants(kind, now) {
@@ -182,13 +182,13 @@ impl Tables {
     }
 
     /// Returns the reason for which subscriptions to this kind are refused now; `None` if they are accepted.
-    pub fn cooldown(&self, kind: ContentKind, now: Millis) -> Option<Absent> {
+    pub(super) fn cooldown(&self, kind: ContentKind, now: Millis) -> Option<Absent> {
         self.refusals[kind as usize].now(now)
     }
 
     /// Returns the headers of the blocks whose contents are to be fetched now: per kind oldest first, then blocks in
     /// memory that lack logs, newest first.
-    pub fn needed(&self) -> Vec<(ContentKind, Header)> {
+    pub(super) fn needed(&self) -> Vec<(ContentKind, Header)> {
         let stands = |block: BlockRef| self.history.stands(block);
         let streams = ContentKind::ALL.into_iter().zip(&self.streams);
         let mut needed: Vec<_> = streams
@@ -208,7 +208,7 @@ impl Tables {
     }
 
     /// Returns, for each kind of contents, the time for which live subscribers have waited.
-    pub fn late(&self, now: Millis) -> impl Iterator<Item = Late> {
+    pub(super) fn late(&self, now: Millis) -> impl Iterator<Item = Late> {
         let subscribed = [!self.logs.is_empty(), !self.mined.is_empty(), !self.receipts.is_empty()];
         let streams = ContentKind::ALL.into_iter().zip(&self.streams);
         streams.zip(subscribed).map(move |((kind, stream), subscribed)| {
@@ -219,7 +219,7 @@ impl Tables {
     }
 
     /// Returns the number of events that wait at the gate.
-    pub fn early_events(&self) -> usize {
+    pub(super) fn early_events(&self) -> usize {
         self.gate.len()
     }
 }

@@ -25,19 +25,19 @@ struct Last {
 
 impl Cooldown {
     /// Starts a cool-down after a failure.
-    pub fn begin(&mut self, why: Absent, now: Millis) {
+    pub(super) fn begin(&mut self, why: Absent, now: Millis) {
         let lasts = self.last.as_ref().map_or(FIRST, |last| (2 * last.lasts).min(LONGEST));
         let until = now + lasts;
         self.last = Some(Last { until, lasts, why });
     }
 
     /// Resets the cool-down after a success: the next one is the shortest again.
-    pub fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.last = None;
     }
 
     /// Returns the reason for the cool-down; `None` if there is none now.
-    pub fn now(&self, now: Millis) -> Option<Absent> {
+    pub(super) fn now(&self, now: Millis) -> Option<Absent> {
         self.last.as_ref().filter(|last| now < last.until).map(|last| last.why)
     }
 }

@@ -46,7 +46,7 @@ impl Shape {
 
 impl Criteria {
     /// Checks if the filter matches a log, as geth's `filterLogs` does.
-    pub fn matches(&self, log: &Log) -> bool {
+    pub(super) fn matches(&self, log: &Log) -> bool {
         (self.addresses.is_empty() || self.addresses.binary_search(&log.address).is_ok())
             && self.topics.len() <= log.topics.len()
             && self
@@ -83,12 +83,12 @@ impl Criteria {
     }
 
     /// Returns the fields that the keys combine.
-    pub fn shape(&self) -> Shape {
+    pub(super) fn shape(&self) -> Shape {
         self.keyed().0
     }
 
     /// Returns the number of index entries that the filter is charged, at least its number of keys.
-    pub fn index_entries(&self) -> usize {
+    pub(super) fn index_entries(&self) -> usize {
         let (shape, keys) = self.keyed();
         let is_exact = (0..FIELDS).all(|field| self.values(field) == 0 || shape.fields & (1 << field) != 0);
         if is_exact { keys } else { keys.max(INEXACT_ENTRIES) }
@@ -102,7 +102,7 @@ pub(super) struct Keys(RandomState);
 
 impl Keys {
     /// Returns the part that all keys of a shape have in common.
-    pub fn base(&self, shape: Shape) -> u64 {
+    pub(super) fn base(&self, shape: Shape) -> u64 {
         self.0.hash_one(shape)
     }
 
@@ -111,7 +111,7 @@ impl Keys {
     }
 
     /// Returns the keys of a filter, ascending, without duplicates.
-    pub fn of(&self, criteria: &Criteria) -> Vec<u64> {
+    pub(super) fn of(&self, criteria: &Criteria) -> Vec<u64> {
         let shape = criteria.shape();
         let mut keys = vec![self.base(shape)];
         for field in shape.fields() {
@@ -135,7 +135,7 @@ impl Keys {
     }
 
     /// Hashes the words of a log.
-    pub fn words(&self, log: &Log) -> Words {
+    pub(super) fn words(&self, log: &Log) -> Words {
         let mut fields = [None; FIELDS];
         fields[0] = Some(self.word(0, log.address.as_slice()));
         for (field, topic) in (1..).zip(&log.topics).take(FIELDS - 1) {
@@ -155,7 +155,7 @@ pub(super) struct Words {
 
 impl Words {
     /// Returns the log's key of a shape with this base; `None` if the log has too few topics.
-    pub fn key(&self, shape: Shape, base: u64) -> Option<u64> {
+    pub(super) fn key(&self, shape: Shape, base: u64) -> Option<u64> {
         if usize::from(shape.topics) > self.topics {
             return None;
         }

@@ -20,7 +20,7 @@ impl Tables {
     ///
     /// Builds no event for clients that are closing: the bytes copied under the lock are bounded by the size of the
     /// queues.
-    pub fn receipts(
+    pub(super) fn receipts(
         &mut self,
         block: &BlockReceipts,
         at: Position,
@@ -48,7 +48,7 @@ impl Tables {
         clippy::too_many_arguments,
         reason = "a place, a predicate and the fan-out's own three"
     )]
-    pub fn mined(
+    pub(super) fn mined(
         &mut self,
         transactions: &[Transaction],
         fate: Fate,
@@ -93,7 +93,7 @@ impl Tables {
     ///
     /// Builds no batch for clients that are closing: a client that subscribes to the same logs by many filters is
     /// closed when its queue is full.
-    pub fn logs(
+    pub(super) fn logs(
         &mut self,
         block: &BlockLogs,
         payload: impl for<'a> Fn(&'a Log) -> Cow<'a, [u8]>,

@@ -12,11 +12,11 @@ use crate::chain::{Log, LogQuery};
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, SERVER_ERROR, error};
 
 /// Most topic positions (geth `eth/filters/api.go`, `maxTopics`).
-pub const MAX_TOPICS: usize = 4;
+pub(super) const MAX_TOPICS: usize = 4;
 /// Most alternatives in one topic position (geth `maxSubTopics`).
-pub const MAX_SUB_TOPICS: usize = 1000;
+pub(super) const MAX_SUB_TOPICS: usize = 1000;
 /// Most addresses (geth's default of `--rpc.logquerylimit`).
-pub const MAX_ADDRESSES: usize = 1000;
+pub(super) const MAX_ADDRESSES: usize = 1000;
 
 /// Filter of a `logs` subscription.
 ///

@@ -24,12 +24,12 @@ pub(super) struct Position {
 
 impl Position {
     /// Returns the position of removals caused by the block of this sequence: before its head.
-    pub fn removals(sequence: u64) -> Self {
+    pub(super) fn removals(sequence: u64) -> Self {
         Self { sequence, part: 0 }
     }
 
     /// Returns the position of the block's events of this kind; kinds are declared in the order of delivery.
-    pub fn of(kind: Kind, sequence: u64) -> Self {
+    pub(super) fn of(kind: Kind, sequence: u64) -> Self {
         let part = 1 + kind as u8;
         Self { sequence, part }
     }
@@ -41,7 +41,7 @@ pub(super) struct Fronts([(Kind, Option<Position>); 3]);
 
 impl Fronts {
     /// Builds the fronts from the sequences of the oldest blocks whose contents are still to be delivered.
-    pub fn new(fronts: [(Kind, Option<u64>); 3]) -> Self {
+    pub(super) fn new(fronts: [(Kind, Option<u64>); 3]) -> Self {
         Self(fronts.map(|(kind, sequence)| (kind, sequence.map(|sequence| Position::of(kind, sequence)))))
     }
 
@@ -72,7 +72,7 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Queues a batch for the clients whose turn it is, and keeps it for the others.
-    pub fn send<'a>(
+    pub(super) fn send<'a>(
         &mut self,
         at: Position,
         fronts: &Fronts,
@@ -98,7 +98,7 @@ impl Gate {
     }
 
     /// Queues the events that need not wait any longer.
-    pub fn release(&mut self, fronts: &Fronts, due: &mut DirtyClients, now: Millis) {
+    pub(super) fn release(&mut self, fronts: &Fronts, due: &mut DirtyClients, now: Millis) {
         self.waiting.retain(|_, waiting| {
             while let Some(early) = waiting.pop_front_if(|early| !fronts.hold_back(&early.subscriber, early.at)) {
                 send(std::iter::once(&early.subscriber), &early.batch, due, now);
@@ -109,7 +109,7 @@ impl Gate {
 
     /// Forgets waiting events of dropped blocks: connections on which they waited never see these blocks. Returns the
     /// subscription and the block's sequence of each forgotten event, for which no removal is due.
-    pub fn drop_blocks(&mut self, dropped: &[Published]) -> HashSet<(SubscriptionId, u64)> {
+    pub(super) fn drop_blocks(&mut self, dropped: &[Published]) -> HashSet<(SubscriptionId, u64)> {
         let mut undelivered = HashSet::new();
         for waiting in self.waiting.values_mut() {
             waiting.retain(|early| {
@@ -125,19 +125,19 @@ impl Gate {
     }
 
     /// Forgets the events of a subscription that ended.
-    pub fn forget(&mut self, client: ClientKey, id: SubscriptionId) {
+    pub(super) fn forget(&mut self, client: ClientKey, id: SubscriptionId) {
         if let Some(waiting) = self.waiting.get_mut(&client) {
             waiting.retain(|early| early.subscriber.recipient.id() != id);
         }
     }
 
     /// Forgets all events: continuity is lost, and the clients concerned are closed.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.waiting.clear();
     }
 
     /// Returns the number of events that wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
     }
 }

@@ -80,7 +80,12 @@ impl PassthroughSubscribers {
     /// # Errors
     /// [`PassthroughFull`] if there would be more than `max` different subscriptions, or more than a quarter of `max`, but at
     /// least one, of this account.
-    pub fn insert(&mut self, passed: Passthrough, subscriber: Subscriber, max: usize) -> Result<(), PassthroughFull> {
+    pub(super) fn insert(
+        &mut self,
+        passed: Passthrough,
+        subscriber: Subscriber,
+        max: usize,
+    ) -> Result<(), PassthroughFull> {
         let is_new = self.entry(&passed).is_none();
         if is_new && self.index.filters() >= max {
             return Err(PassthroughFull::All(max));
@@ -107,14 +112,14 @@ impl PassthroughSubscribers {
     }
 
     /// Marks a subscription as accepted by the node.
-    pub fn accept(&mut self, id: SubscriptionId) {
+    pub(super) fn accept(&mut self, id: SubscriptionId) {
         if let Some(member) = self.members.get_mut(&id) {
             member.accepted = true;
         }
     }
 
     /// Removes and returns a subscriber; `None` if there is none with this id.
-    pub fn remove(&mut self, id: SubscriptionId) -> Option<Subscriber> {
+    pub(super) fn remove(&mut self, id: SubscriptionId) -> Option<Subscriber> {
         let member = self.members.remove(&id)?;
         self.early.remove(&id);
         if let Entry::Occupied(mut held) = self.held.entry(member.account) {
@@ -141,13 +146,13 @@ impl PassthroughSubscribers {
 
     /// Returns the different subscriptions. The `Arc` changes only with the set, so that comparing two of them
     /// compares pointers.
-    pub fn wanted(&self) -> Arc<BTreeSet<Passthrough>> {
+    pub(super) fn wanted(&self) -> Arc<BTreeSet<Passthrough>> {
         self.wanted.clone()
     }
 
     /// Fans out an event, and keeps it for subscribers whose answer is not queued yet: the node may announce it only
     /// once. Returns how many older events were evicted.
-    pub fn event(
+    pub(super) fn event(
         &mut self,
         passed: &Passthrough,
         event: Event,
@@ -179,7 +184,7 @@ impl PassthroughSubscribers {
     }
 
     /// Delivers early events to the subscribers that were answered meanwhile.
-    pub fn tell_early(&mut self, due: &mut DirtyClients, now: Millis) {
+    pub(super) fn tell_early(&mut self, due: &mut DirtyClients, now: Millis) {
         let Self {
             index, members, early, ..
         } = self;
@@ -197,13 +202,13 @@ impl PassthroughSubscribers {
     }
 
     /// Checks if any event waits for the answer to a subscription.
-    pub fn has_early(&self) -> bool {
+    pub(super) fn has_early(&self) -> bool {
         !self.early.is_empty()
     }
 
     /// Closes clients whose subscription a node had accepted, now that the node in use refuses it. A client that
     /// still waits for the answer to `eth_subscribe` gets the refusal there.
-    pub fn close_refused(&self, passed: &Passthrough) {
+    pub(super) fn close_refused(&self, passed: &Passthrough) {
         let Some(entry) = self.entry(passed) else { return };
         let (_, subscribers) = self.index.entry(entry);
         for subscriber in subscribers {

@@ -26,7 +26,7 @@ pub(super) struct Ranks(Box<[u32]>);
 
 impl Ranks {
     /// Sets the entry's rank in the list of one of its keys.
-    pub fn set(&mut self, key: usize, rank: u32) {
+    pub(super) fn set(&mut self, key: usize, rank: u32) {
         self.0[key] = rank;
     }
 }
@@ -42,7 +42,7 @@ impl<K> Default for Postings<K> {
 
 impl<K: Eq + Hash> Postings<K> {
     /// Adds an entry under these keys, which must differ from each other.
-    pub fn insert(&mut self, entry: usize, keys: impl IntoIterator<Item = K>) -> Ranks {
+    pub(super) fn insert(&mut self, entry: usize, keys: impl IntoIterator<Item = K>) -> Ranks {
         let entry = small(entry);
         let rank = |(key, own): (usize, K)| {
             let list = self.lists.entry(own).or_default();
@@ -55,7 +55,7 @@ impl<K: Eq + Hash> Postings<K> {
 
     /// Removes an entry that was added with the same keys in the same order. The last entry of a list moves to the
     /// rank that becomes free, and is passed to `moved`: entry, position among its keys, new rank.
-    pub fn remove(
+    pub(super) fn remove(
         &mut self,
         ranks: &Ranks,
         keys: impl IntoIterator<Item = K>,
@@ -76,13 +76,13 @@ impl<K: Eq + Hash> Postings<K> {
     }
 
     /// Returns the entries under a key.
-    pub fn under<'a>(&'a self, key: &K) -> impl Iterator<Item = usize> + use<'a, K> {
+    pub(super) fn under<'a>(&'a self, key: &K) -> impl Iterator<Item = usize> + use<'a, K> {
         let list = self.lists.get(key).map_or(&[][..], |list| list);
         list.iter().map(|posting| posting.entry as usize)
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.lists.is_empty()
     }
 }

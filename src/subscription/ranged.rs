@@ -72,7 +72,7 @@ impl<S> Default for Ranged<S> {
 }
 
 impl<S> Ranged<S> {
-    pub fn insert(&mut self, range: Range, subscriber: S) -> RangeSlot {
+    pub(super) fn insert(&mut self, range: Range, subscriber: S) -> RangeSlot {
         if range == ALL_BLOCKS {
             if self.unbounded.capacity() == 0 {
                 // A slab grows to four at first, and most filters have one subscriber.
@@ -85,7 +85,7 @@ impl<S> Ranged<S> {
     }
 
     /// Removes and returns a subscriber; `None` if the seat is empty.
-    pub fn remove(&mut self, seat: RangeSlot) -> Option<S> {
+    pub(super) fn remove(&mut self, seat: RangeSlot) -> Option<S> {
         match seat {
             RangeSlot::Unbounded(at) => self.unbounded.try_remove(at),
             RangeSlot::Bounded(at) => {
@@ -99,12 +99,12 @@ impl<S> Ranged<S> {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.unbounded.is_empty() && self.bounded.is_none()
     }
 
     /// Iterates over all subscribers, whatever their ranges.
-    pub fn iter(&self) -> impl Iterator<Item = &S> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &S> {
         let bounded = self.bounded.iter().flat_map(|bounded| bounded.all.iter());
         let unbounded = self.unbounded.iter().map(|(_, subscriber)| subscriber);
         unbounded.chain(bounded.map(|(_, (_, subscriber))| subscriber))
@@ -112,13 +112,13 @@ impl<S> Ranged<S> {
 
     /// Makes block `number` the current one; returns `false` if no range includes it. The cost grows with the ranges
     /// that begin or end between the previous block and this one, and an advancing chain meets each of these twice.
-    pub fn turn_to(&mut self, number: u64) -> bool {
+    pub(super) fn turn_to(&mut self, number: u64) -> bool {
         let bounded = self.bounded.as_mut().is_some_and(|bounded| bounded.turn_to(number));
         bounded || !self.unbounded.is_empty()
     }
 
     /// Returns the subscribers whose ranges include the current block.
-    pub fn takers(&self) -> Takers<'_, S> {
+    pub(super) fn takers(&self) -> Takers<'_, S> {
         Takers(self)
     }
 }

@@ -16,7 +16,7 @@ use crate::delivery::Batch;
 use crate::jsonrpc::{ErrorObjectOwned, SERVER_ERROR, error};
 
 /// Most transactions of one subscription (geth `eth/filters/api.go`, `maxTxHashes`).
-pub const MAX_TRANSACTIONS: usize = 200;
+pub(super) const MAX_TRANSACTIONS: usize = 200;
 
 /// Filter of a `transactionReceipts` subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -128,13 +128,13 @@ pub(super) struct Bodies<'a> {
 
 impl<'a> Bodies<'a> {
     /// Begins without any event.
-    pub fn new(receipts: &'a [Receipt]) -> Self {
+    pub(super) fn new(receipts: &'a [Receipt]) -> Self {
         let made = HashMap::new();
         Self { receipts, made }
     }
 
     /// Returns the event of the receipts at these positions; `make` builds it from its JSON the first time.
-    pub fn of(&mut self, positions: &[usize], make: impl FnOnce(&[u8]) -> Arc<Batch>) -> Arc<Batch> {
+    pub(super) fn of(&mut self, positions: &[usize], make: impl FnOnce(&[u8]) -> Arc<Batch>) -> Arc<Batch> {
         if let Some(made) = self.made.get(positions) {
             return made.clone();
         }

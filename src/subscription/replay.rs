@@ -49,7 +49,7 @@ pub struct Replays {
 }
 
 /// New subscription; with the search for its first block if that is not in memory, or the client's error.
-pub type Begun = Result<(Subscription, Option<StartLookup>), ErrorObjectOwned>;
+pub(super) type Begun = Result<(Subscription, Option<StartLookup>), ErrorObjectOwned>;
 
 /// Search for the block at which a subscription begins; the answer to `eth_subscribe` waits for it.
 #[derive(Debug)]

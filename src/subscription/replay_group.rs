@@ -89,7 +89,7 @@ pub struct Lost {
 pub(super) type Level = (Stream, Subscriber, u64);
 
 impl ReplayGroup {
-    pub fn add(&mut self, stream: Stream, cursor: Option<Cursor>, subscriber: Subscriber) {
+    pub(super) fn add(&mut self, stream: Stream, cursor: Option<Cursor>, subscriber: Subscriber) {
         let wants = match stream {
             Stream::Logs(filter) => Wants::Logs(filter.into()),
             Stream::Heads => Wants::Heads,
@@ -102,12 +102,12 @@ impl ReplayGroup {
         });
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
     /// Checks if any of the streams is of logs.
-    pub fn need_logs(&self) -> bool {
+    pub(super) fn need_logs(&self) -> bool {
         self.all.iter().any(|member| member.wants.kind() == Kind::Logs)
     }
 
@@ -123,11 +123,11 @@ impl ReplayGroup {
         self.all.iter_mut().filter_map(ask).collect()
     }
 
-    pub fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
+    pub(super) fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
         self.all.iter().map(|member| &member.subscriber)
     }
 
-    pub fn cursor(&mut self, id: SubscriptionId) -> Option<&mut Option<Cursor>> {
+    pub(super) fn cursor(&mut self, id: SubscriptionId) -> Option<&mut Option<Cursor>> {
         let member = self
             .all
             .iter_mut()
@@ -135,7 +135,7 @@ impl ReplayGroup {
         Some(&mut member.cursor)
     }
 
-    pub fn remove(&mut self, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
+    pub(super) fn remove(&mut self, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
         let at = self
             .all
             .iter()
@@ -146,7 +146,7 @@ impl ReplayGroup {
 
     /// Claims the replay of this client: returns the notifier of the new task. `None` if a task already replays; that
     /// task is woken.
-    pub fn claim(&mut self) -> Option<Arc<Notify>> {
+    pub(super) fn claim(&mut self) -> Option<Arc<Notify>> {
         if let Some(claimed) = &self.claimed {
             claimed.notify_one();
             return None;
@@ -155,18 +155,18 @@ impl ReplayGroup {
     }
 
     /// Ends the claim of the task with this notifier, unless another task has claimed the replay meanwhile.
-    pub fn unclaim(&mut self, woken: &Arc<Notify>) {
+    pub(super) fn unclaim(&mut self, woken: &Arc<Notify>) {
         self.claimed.take_if(|claimed| Arc::ptr_eq(claimed, woken));
     }
 
     /// Checks if there are neither streams nor a task.
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.all.is_empty() && self.claimed.is_none()
     }
 
     /// Queues the next events, the oldest block first, until the queue is full, nothing more is available, or the
     /// turn is over. Returns the streams that join the live stream.
-    pub fn advance(&mut self, history: &History, page: &Page, now: Millis) -> (Progress, Vec<Level>) {
+    pub(super) fn advance(&mut self, history: &History, page: &Page, now: Millis) -> (Progress, Vec<Level>) {
         let mut wrote = false;
         let mut steps = 0;
         let until = loop {

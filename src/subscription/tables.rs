@@ -36,7 +36,7 @@ pub(super) enum IndexSlot {
 }
 
 impl IndexSlot {
-    pub fn kind(self) -> Kind {
+    pub(super) fn kind(self) -> Kind {
         match self {
             Self::Heads(_) => Kind::Heads,
             Self::Logs(_) => Kind::Logs,
@@ -92,7 +92,7 @@ pub(super) struct Tables {
 
 impl Tables {
     /// Builds empty tables that remember `remembered` blocks.
-    pub fn new(remembered: usize, compresses: bool) -> Self {
+    pub(super) fn new(remembered: usize, compresses: bool) -> Self {
         Self {
             heads: Slab::new(),
             logs: LogIndex::default(),
@@ -123,7 +123,7 @@ impl Tables {
     /// # Errors
     /// [`PassthroughFull`] if more than `max_passthrough` different subscriptions would be passed through, or the account's share is
     /// used up.
-    pub fn insert(
+    pub(super) fn insert(
         &mut self,
         topic: Topic,
         subscriber: Subscriber,
@@ -149,7 +149,7 @@ impl Tables {
     }
 
     /// Removes and returns a subscription; `None` if it is gone already.
-    pub fn remove(&mut self, place: IndexSlot, id: SubscriptionId) -> Option<Subscriber> {
+    pub(super) fn remove(&mut self, place: IndexSlot, id: SubscriptionId) -> Option<Subscriber> {
         if let IndexSlot::Resumed(_, client) = place {
             return self.leave_replay(client, id).map(|(_, subscriber)| subscriber);
         }
@@ -178,12 +178,12 @@ impl Tables {
     }
 
     /// Queues events at the gate that need not wait any longer.
-    pub fn release(&mut self, due: &mut DirtyClients, now: Millis) {
+    pub(super) fn release(&mut self, due: &mut DirtyClients, now: Millis) {
         self.gate.release(&self.fronts(), due, now);
     }
 
     /// Returns the subscriptions needed at the nodes besides heads.
-    pub fn wanted(&self) -> Wanted {
+    pub(super) fn wanted(&self) -> Wanted {
         Wanted {
             pending_hashes: !self.pending_hashes.is_empty(),
             pending_full: !self.pending.is_empty(),
@@ -193,12 +193,12 @@ impl Tables {
     }
 
     /// Returns the number of distinct filters of logs.
-    pub fn log_filters(&self) -> usize {
+    pub(super) fn log_filters(&self) -> usize {
         self.logs.filters()
     }
 
     /// Adds a subscription of heads or logs to the live tables.
-    pub fn join(&mut self, stream: Stream, subscriber: Subscriber) -> IndexSlot {
+    pub(super) fn join(&mut self, stream: Stream, subscriber: Subscriber) -> IndexSlot {
         subscriber.writer.joined(stream.kind());
         match stream {
             Stream::Logs(filter) => IndexSlot::Logs(self.logs.insert(filter, subscriber)),
@@ -206,7 +206,7 @@ impl Tables {
         }
     }
 
-    pub fn leave_replay(&mut self, client: ClientKey, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
+    pub(super) fn leave_replay(&mut self, client: ClientKey, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
         let members = self.replays.get_mut(&client)?;
         let gone = members.remove(id);
         // The replaying task removes an empty entry when it ends: a second task must not start before.
@@ -217,12 +217,12 @@ impl Tables {
     }
 
     /// Encodes an event, to be shared by all its subscribers.
-    pub fn event(&self, payload: &[u8]) -> Event {
+    pub(super) fn event(&self, payload: &[u8]) -> Event {
         let event = Event::new(payload);
         if self.compresses { event.compressible() } else { event }
     }
 
-    pub fn one(&self, kind: Kind, payload: &[u8], seen: Instant) -> Arc<Batch> {
+    pub(super) fn one(&self, kind: Kind, payload: &[u8], seen: Instant) -> Arc<Batch> {
         Batch::new(kind, Box::new([self.event(payload)]), seen)
     }
 }

@@ -18,7 +18,7 @@ impl<T> Default for PerForm<T> {
 
 impl<T> PerForm<T> {
     /// Returns the value of this form; `make` builds it the first time.
-    pub fn get(&mut self, form: TransactionForm, make: impl FnOnce() -> T) -> &T {
+    pub(super) fn get(&mut self, form: TransactionForm, make: impl FnOnce() -> T) -> &T {
         let made = match form {
             TransactionForm::Hash => &mut self.hash,
             TransactionForm::Full => &mut self.full,
@@ -41,7 +41,7 @@ pub(super) enum Fate {
 
 impl Fate {
     /// Returns the event's JSON, with the members that Alchemy documents.
-    pub fn json(self, transaction: &Transaction, form: TransactionForm) -> Vec<u8> {
+    pub(super) fn json(self, transaction: &Transaction, form: TransactionForm) -> Vec<u8> {
         let head: &[u8] = match self {
             Self::Adopted => br#"{"removed":false,"transaction":"#,
             Self::Removed => br#"{"removed":true,"transaction":"#,

@@ -15,7 +15,7 @@ use crate::chain::Transaction;
 use crate::jsonrpc::ErrorObjectOwned;
 
 /// Most addresses of one subscription, as Alchemy documents it.
-pub const MAX_PARTIES: usize = 1000;
+pub(super) const MAX_PARTIES: usize = 1000;
 
 /// Sender and recipient of a transaction to match; also the key under which a filter is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

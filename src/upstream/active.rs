@@ -43,7 +43,7 @@ struct Decided {
 }
 
 impl ActiveUpstream {
-    pub fn new(endpoints: Vec<Endpoint>, settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(endpoints: Vec<Endpoint>, settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
         // Half of `silence_timeout`: the time to detect a problem, and the time to act, are equally long.
         let lag_tolerance = settings.silence_timeout / 2;
         Self {
@@ -62,121 +62,121 @@ impl ActiveUpstream {
         }
     }
 
-    pub fn active(&self) -> Option<UpstreamId> {
+    pub(super) fn active(&self) -> Option<UpstreamId> {
         *self.active.borrow()
     }
 
-    pub fn watch_active(&self) -> watch::Receiver<Option<UpstreamId>> {
+    pub(super) fn watch_active(&self) -> watch::Receiver<Option<UpstreamId>> {
         self.active.subscribe()
     }
 
-    pub fn metrics(&self) -> &Metrics {
+    pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    pub fn answers(&self) -> &watch::Sender<Answers> {
+    pub(super) fn answers(&self) -> &watch::Sender<Answers> {
         &self.answers
     }
 
-    pub fn put_off(&self) -> &watch::Sender<HashMap<NodeSubscription, Bytes>> {
+    pub(super) fn put_off(&self) -> &watch::Sender<HashMap<NodeSubscription, Bytes>> {
         &self.put_off
     }
 
     /// Records a sign of life of this upstream.
-    pub fn heard(&self, id: UpstreamId) {
+    pub(super) fn heard(&self, id: UpstreamId) {
         self.heard[id.0].store(self.now().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Records that this upstream is connected.
-    pub fn up(&self, id: UpstreamId) {
+    pub(super) fn up(&self, id: UpstreamId) {
         self.update(|ranking| ranking.up(id));
     }
 
     /// Records that this upstream is lost.
-    pub fn down(&self, id: UpstreamId) {
+    pub(super) fn down(&self, id: UpstreamId) {
         self.update(|ranking| ranking.down(id));
     }
 
     /// Records an announced head, see [`Ranking::announced`].
-    pub fn announced(&self, id: UpstreamId, told: ReportedBlock) -> bool {
+    pub(super) fn announced(&self, id: UpstreamId, told: ReportedBlock) -> bool {
         self.update(|ranking| ranking.announced(id, told))
     }
 
     /// Records a fetched head, see [`Ranking::fetched`].
-    pub fn fetched(&self, id: UpstreamId, told: ReportedBlock) -> bool {
+    pub(super) fn fetched(&self, id: UpstreamId, told: ReportedBlock) -> bool {
         self.update(|ranking| ranking.fetched(id, told))
     }
 
     /// Decides again, after time has passed.
-    pub fn look(&self) {
+    pub(super) fn look(&self) {
         self.update(|_| ());
     }
 
     /// Records the newest published head, or `None` if clients have to begin anew.
-    pub fn published(&self, head: Option<(u64, B256)>) {
+    pub(super) fn published(&self, head: Option<(u64, B256)>) {
         let now = self.now();
         self.update(|ranking| ranking.published(head, now));
     }
 
     /// Records a published block below the oldest one known.
-    pub fn published_past(&self, number: u64, hash: B256) {
+    pub(super) fn published_past(&self, number: u64, hash: B256) {
         self.decided.lock().ranking.published_past(number, hash);
     }
 
     /// Returns number and hash of the newest published block.
-    pub fn published_head(&self) -> Option<(u64, B256)> {
+    pub(super) fn published_head(&self) -> Option<(u64, B256)> {
         self.decided.lock().ranking.published_head()
     }
 
     /// Returns the hashes of the newest published block and of some older ones, see
     /// [`super::published::PublishedSample::some`].
-    pub fn some_published(&self) -> impl DoubleEndedIterator<Item = B256> + use<> {
+    pub(super) fn some_published(&self) -> impl DoubleEndedIterator<Item = B256> + use<> {
         self.decided.lock().ranking.some_published().into_iter()
     }
 
     /// Checks if the upstream's height does not count, see [`Ranking::is_doubted`].
-    pub fn is_doubted(&self, id: UpstreamId) -> bool {
+    pub(super) fn is_doubted(&self, id: UpstreamId) -> bool {
         self.decided.lock().ranking.is_doubted(id)
     }
 
     /// Checks if a block may be published on the word of this upstream, see [`Ranking::may_lead`].
-    pub fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
+    pub(super) fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
         self.decided.lock().ranking.may_lead(id, block, self.now())
     }
 
     /// Records a block published on the word of this upstream, see [`Ranking::leads`].
-    pub fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
+    pub(super) fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
         self.decided.lock().ranking.leads(id, number, hash);
     }
 
     /// Returns a head to be proved, see [`Ranking::unproved`].
-    pub fn unproved(&self) -> Option<UnprovedHead> {
+    pub(super) fn unproved(&self) -> Option<UnprovedHead> {
         self.decided.lock().ranking.unproved(self.now())
     }
 
     /// Returns the number of a published block, see [`Ranking::published_number`].
-    pub fn published_number(&self, hash: B256) -> Option<u64> {
+    pub(super) fn published_number(&self, hash: B256) -> Option<u64> {
         self.decided.lock().ranking.published_number(hash)
     }
 
     /// Records the result of a walk, see [`Ranking::walked`].
-    pub fn walked(&self, claim: UnprovedHead, root: Option<u64>) {
+    pub(super) fn walked(&self, claim: UnprovedHead, root: Option<u64>) {
         let now = self.now();
         self.update(|ranking| ranking.walked(claim, root, now));
     }
 
     /// Wakes calls that wait for an upstream, since one may be available now.
-    pub fn moved(&self) {
+    pub(super) fn moved(&self) {
         self.moves.send_replace(());
     }
 
     /// Returns a receiver that is notified when the result of [`Self::reached`] may have changed.
-    pub fn watch_changes(&self) -> watch::Receiver<()> {
+    pub(super) fn watch_changes(&self) -> watch::Receiver<()> {
         self.moves.subscribe()
     }
 
     /// Returns the upstreams that satisfy `min_head`, highest priority first.
-    pub fn reached(&self, min_head: MinHead) -> Vec<UpstreamId> {
+    pub(super) fn reached(&self, min_head: MinHead) -> Vec<UpstreamId> {
         let ranking = &self.decided.lock().ranking;
         let have_head = || match ranking.published_head() {
             Some((number, hash)) => ranking.have(number, hash),
@@ -196,16 +196,16 @@ impl ActiveUpstream {
 
     /// Returns the upstream for a request of our own, and the number of upstreams to choose from, see
     /// [`Ranking::pick_for_block`].
-    pub fn for_us(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
+    pub(super) fn for_us(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
         self.decided.lock().ranking.pick_for_block(block, attempt)
     }
 
     /// Returns the upstreams in the order in which they are asked for a block, see [`Ranking::by_preference`].
-    pub fn by_preference(&self, block: B256) -> Vec<UpstreamId> {
+    pub(super) fn by_preference(&self, block: B256) -> Vec<UpstreamId> {
         self.decided.lock().ranking.by_preference(Some(block))
     }
 
-    pub fn lag(&self, id: UpstreamId) -> Option<Duration> {
+    pub(super) fn lag(&self, id: UpstreamId) -> Option<Duration> {
         self.decided.lock().ranking.lag(id, self.now())
     }
 

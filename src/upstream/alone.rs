@@ -21,7 +21,7 @@ impl Alone {
     ///
     /// # Errors
     /// [`LinkError`] if connecting or the handshake fails, or if the endpoint is HTTP.
-    pub async fn connect(endpoint: &Endpoint, settings: &UpstreamSettings) -> Result<Self, LinkError> {
+    pub(super) async fn connect(endpoint: &Endpoint, settings: &UpstreamSettings) -> Result<Self, LinkError> {
         // Boxed: the future of a connect takes some 10 kB, which would enlarge the future of every call that may need
         // one.
         let connecting = Box::pin(link::connect(endpoint, settings.max_message_bytes, &settings.trust));
@@ -37,7 +37,7 @@ impl Alone {
     ///
     /// # Errors
     /// [`LinkError`] if the connection ends before the answer. There is no time limit.
-    pub async fn ask(&mut self, method: &str, params: &str) -> Result<Outcome, LinkError> {
+    pub(super) async fn ask(&mut self, method: &str, params: &str) -> Result<Outcome, LinkError> {
         self.last_id += 1;
         let request = message::request(self.last_id, method, params);
         let mut queue = VecDeque::from([Outbound::Message(request)]);
@@ -62,7 +62,7 @@ impl Alone {
     ///
     /// # Errors
     /// [`LinkError`] if the connection ends before an answer, as for [`Self::ask`].
-    pub async fn chain_id(&mut self) -> Result<Outcome, LinkError> {
+    pub(super) async fn chain_id(&mut self) -> Result<Outcome, LinkError> {
         let answer = self.ask("eth_chainId", "").await?;
         if has_no_chain_id(&answer) {
             return self.ask(NETWORK_ID, "").await;
@@ -71,7 +71,7 @@ impl Alone {
     }
 
     /// Returns the two halves, for many calls at a time.
-    pub fn into_halves(self) -> (LinkReader, Writer) {
+    pub(super) fn into_halves(self) -> (LinkReader, Writer) {
         (self.reader, self.writer)
     }
 }

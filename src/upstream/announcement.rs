@@ -144,7 +144,7 @@ pub(super) struct Announcements {
 
 impl Announcements {
     /// Creates the state of a new connection; an announcement waits for its comparison for `time_limit` at most.
-    pub fn new(time_limit: Duration) -> Self {
+    pub(super) fn new(time_limit: Duration) -> Self {
         Self {
             worth: Worth::Unknown,
             comparison: None,
@@ -158,7 +158,7 @@ impl Announcements {
     }
 
     /// Handles an announced head; returns the actions to take, in order.
-    pub fn announced(&mut self, json: Bytes, now: Instant) -> Vec<Act> {
+    pub(super) fn announced(&mut self, json: Bytes, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
         let Ok(place) = place_of(&json) else {
             self.contradicted("they are not valid headers", &mut acts);
@@ -186,7 +186,7 @@ impl Announcements {
     }
 
     /// Handles the answer to request number `question`: a block, JSON `null`, or `None` for an error.
-    pub fn answered(&mut self, question: u64, block: Option<&Bytes>, now: Instant) -> Vec<Act> {
+    pub(super) fn answered(&mut self, question: u64, block: Option<&Bytes>, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
         let Some(comparison) = self.comparison.as_mut().filter(|own| own.question == question) else {
             return acts;
@@ -228,7 +228,7 @@ impl Announcements {
     }
 
     /// Returns the time at which [`Self::turn`] is due; `None` while no comparison is pending.
-    pub fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         let comparison = self.comparison.as_ref()?;
         Some(
             comparison
@@ -239,7 +239,7 @@ impl Announcements {
 
     /// Repeats the request if it is due, or gives up the comparison after its time limit and delivers the
     /// announcements.
-    pub fn turn(&mut self, now: Instant) -> Vec<Act> {
+    pub(super) fn turn(&mut self, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
         let Some(comparison) = &mut self.comparison else {
             return acts;
@@ -366,7 +366,7 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Records a ring; returns `true` if the head must be fetched now.
-    pub fn ring(&mut self, goal: Goal) -> bool {
+    pub(super) fn ring(&mut self, goal: Goal) -> bool {
         if goal != Goal::Any {
             self.goal = goal;
         }
@@ -378,7 +378,7 @@ impl Ring {
 
     /// Records the answer to a fetch: the head's height (`None` for an error), and if the head differs from the last
     /// one. Returns `true` if the head must be fetched again at once.
-    pub fn answered(&mut self, height: Option<u64>, is_new: bool, now: Instant) -> bool {
+    pub(super) fn answered(&mut self, height: Option<u64>, is_new: bool, now: Instant) -> bool {
         self.is_asked = false;
         let is_reached = match self.goal {
             Goal::Any => true,
@@ -398,18 +398,18 @@ impl Ring {
     }
 
     /// Postpones the fetch, after a full write queue or a rate limit.
-    pub fn put_off(&mut self, until: Instant) {
+    pub(super) fn put_off(&mut self, until: Instant) {
         (self.is_asked, self.again) = (false, false);
         self.at = Some(until);
     }
 
     /// Returns the time at which [`Self::turn`] is due; `None` if no fetch is scheduled.
-    pub fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         self.at
     }
 
     /// Checks if a scheduled fetch is due; if so the caller must fetch the head now.
-    pub fn turn(&mut self, now: Instant) -> bool {
+    pub(super) fn turn(&mut self, now: Instant) -> bool {
         let is_due = self.at.is_some_and(|at| now >= at);
         if is_due {
             self.at = None;

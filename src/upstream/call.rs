@@ -156,7 +156,7 @@ const CALL_QUEUE: usize = 256;
 
 impl CallReceiver {
     /// Creates an empty inbox and its sending ends.
-    pub fn new() -> (CallSender, Self) {
+    pub(super) fn new() -> (CallSender, Self) {
         let (ours, ours_in) = mpsc::channel(CALL_QUEUE);
         let (theirs, theirs_in) = mpsc::channel(CALL_QUEUE);
         let call_receiver = Self {
@@ -167,7 +167,7 @@ impl CallReceiver {
     }
 
     /// Waits for the next call, ours first; clients' calls only if `room`. `None` when the pool is gone.
-    pub async fn next(&mut self, room: bool) -> Option<Call> {
+    pub(super) async fn next(&mut self, room: bool) -> Option<Call> {
         tokio::select! {
             biased;
             call = self.ours.recv() => call,
@@ -177,7 +177,7 @@ impl CallReceiver {
 
     /// Fails calls with [`CallError::Unavailable`] for this time; their callers then try another upstream. Returns
     /// `false` when the pool is gone.
-    pub async fn refuse_for(&mut self, span: Duration) -> bool {
+    pub(super) async fn refuse_for(&mut self, span: Duration) -> bool {
         let until = Instant::now() + span;
         loop {
             tokio::select! {
@@ -191,7 +191,7 @@ impl CallReceiver {
     }
 
     /// Takes a queued call without waiting, in the same order.
-    pub fn try_next(&mut self) -> Option<Call> {
+    pub(super) fn try_next(&mut self) -> Option<Call> {
         self.ours.try_recv().or_else(|_| self.theirs.try_recv()).ok()
     }
 }

@@ -27,7 +27,7 @@ impl Upstream {
     /// Sends a request on a separate connection, once the connection for calls is busy. Never returns if that does
     /// not happen, or if the separate connection yields no result: the caller also waits for the answer over the
     /// connection for calls.
-    pub async fn overtake(&self, method: &str, params: &str) -> Outcome {
+    pub(super) async fn overtake(&self, method: &str, params: &str) -> Outcome {
         match self.ask_past_calls(method, params).await {
             Ok(Some(Outcome::Result(json))) if &json[..] != b"null" => return Outcome::Result(json),
             Ok(_) => debug!(upstream = %self.shared.endpoint, method, "no result on a separate connection"),

@@ -16,28 +16,28 @@ impl<T> Default for Feeds<T> {
 }
 
 impl<T> Feeds<T> {
-    pub fn get(&self, id: &str) -> Option<&T> {
+    pub(super) fn get(&self, id: &str) -> Option<&T> {
         self.0.get(&key(id))
     }
 
-    pub fn contains_key(&self, id: &str) -> bool {
+    pub(super) fn contains_key(&self, id: &str) -> bool {
         self.get(id).is_some()
     }
 
-    pub fn insert(&mut self, id: String, feed: T) -> Option<T> {
+    pub(super) fn insert(&mut self, id: String, feed: T) -> Option<T> {
         self.0.insert(key(&id), feed)
     }
 
-    pub fn remove(&mut self, id: &str) -> Option<T> {
+    pub(super) fn remove(&mut self, id: &str) -> Option<T> {
         self.0.remove(&key(id))
     }
 
-    pub fn values(&self) -> impl Iterator<Item = &T> {
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
         self.0.values()
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

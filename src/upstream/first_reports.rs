@@ -12,7 +12,7 @@ const MAX_SIGHTS: usize = 1024;
 pub(super) struct FirstReports(VecDeque<(u64, Duration)>);
 
 impl FirstReports {
-    pub fn note(&mut self, number: u64, now: Duration) {
+    pub(super) fn note(&mut self, number: u64, now: Duration) {
         if self.0.back().is_none_or(|(newest, _)| number > *newest) {
             self.0.push_back((number, now));
         }
@@ -21,7 +21,7 @@ impl FirstReports {
         }
     }
 
-    pub fn forget_above(&mut self, number: u64) {
+    pub(super) fn forget_above(&mut self, number: u64) {
         while let Some((newest, at)) = self.0.pop_back() {
             if newest <= number {
                 return self.0.push_back((newest, at));
@@ -32,7 +32,7 @@ impl FirstReports {
         }
     }
 
-    pub fn lag(&self, head: u64, now: Duration) -> Duration {
+    pub(super) fn lag(&self, head: u64, now: Duration) -> Duration {
         let missed = self.0.partition_point(|(number, _)| *number <= head);
         self.0
             .get(missed)

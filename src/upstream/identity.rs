@@ -57,7 +57,7 @@ pub(super) struct Doubt {
 }
 
 impl Doubt {
-    pub fn new(genesis: B256, published: impl DoubleEndedIterator<Item = B256>) -> Self {
+    pub(super) fn new(genesis: B256, published: impl DoubleEndedIterator<Item = B256>) -> Self {
         Self {
             genesis,
             blocks: published.rev().collect(),
@@ -66,25 +66,25 @@ impl Doubt {
     }
 
     /// Returns method and parameters of the next request; `None` if decided.
-    pub fn question(&self) -> Option<(&'static str, String)> {
+    pub(super) fn question(&self) -> Option<(&'static str, String)> {
         let next = self.blocks.last().filter(|_| self.found.is_none())?;
         Some(("eth_getBlockByHash", format!(r#"["{next}",false]"#)))
     }
 
     /// Records the answer to [`Self::question`]. A node that does not know the block answers `null` or an error.
-    pub fn answered(&mut self, answer: &Outcome) {
+    pub(super) fn answered(&mut self, answer: &Outcome) {
         let asked = self.blocks.pop();
         if let Outcome::Result(block) = answer {
             self.found = asked.filter(|asked| place_of(block).is_ok_and(|place| place.hash == *asked));
         }
     }
 
-    pub fn genesis(&self) -> B256 {
+    pub(super) fn genesis(&self) -> B256 {
         self.genesis
     }
 
     /// Returns the published block that the node has, if one was found.
-    pub fn found(&self) -> Option<B256> {
+    pub(super) fn found(&self) -> Option<B256> {
         self.found
     }
 }
@@ -92,7 +92,7 @@ impl Doubt {
 impl ChainIdentity {
     /// Creates the identity for this number of upstreams. A configured chain id binds all of them; otherwise the
     /// first one reported does.
-    pub fn new(upstreams: usize, chain_id: Option<NonZeroU64>) -> Self {
+    pub(super) fn new(upstreams: usize, chain_id: Option<NonZeroU64>) -> Self {
         Self {
             alone: upstreams == 1,
             fixed: chain_id.is_some(),
@@ -102,7 +102,7 @@ impl ChainIdentity {
     }
 
     /// Returns the chain id as JSON, once it is known.
-    pub fn chain_id(&self) -> Option<&str> {
+    pub(super) fn chain_id(&self) -> Option<&str> {
         self.chain_id.get().map(String::as_str)
     }
 
@@ -110,7 +110,7 @@ impl ChainIdentity {
     ///
     /// # Errors
     /// A message that names the node, if the id is not a number or not that of the known chain.
-    pub fn check_chain_id(&self, endpoint: &Endpoint, chain_id: &str) -> Result<String, String> {
+    pub(super) fn check_chain_id(&self, endpoint: &Endpoint, chain_id: &str) -> Result<String, String> {
         let Some(chain_id) = normal(chain_id) else {
             return Err(format!(
                 "{endpoint} reports a chain id that is not a valid number: {chain_id}"
@@ -133,7 +133,7 @@ impl ChainIdentity {
 
     /// Returns the hash of block 0 if it differs from the known genesis. The first one reported becomes the known
     /// one.
-    pub fn other_genesis(&self, block: &Bytes) -> Option<B256> {
+    pub(super) fn other_genesis(&self, block: &Bytes) -> Option<B256> {
         let told = place_of(block).ok().filter(|place| place.number == 0)?.hash;
         let mut known = self.genesis.lock();
         let expected = *known.get_or_insert(told);
@@ -142,7 +142,7 @@ impl ChainIdentity {
 
     /// Records that a node with another genesis is on the same chain. With several upstreams the known genesis
     /// remains, as it still holds for the others.
-    pub fn same_chain(&self, genesis: B256) {
+    pub(super) fn same_chain(&self, genesis: B256) {
         if self.alone {
             *self.genesis.lock() = Some(genesis);
         }
@@ -152,7 +152,7 @@ impl ChainIdentity {
     ///
     /// # Errors
     /// A message that names the node, if there are several upstreams.
-    pub fn other_chain(&self, endpoint: &Endpoint, genesis: B256) -> Result<(), String> {
+    pub(super) fn other_chain(&self, endpoint: &Endpoint, genesis: B256) -> Result<(), String> {
         let mut known = self.genesis.lock();
         match *known {
             Some(expected) if !self.alone => Err(format!(

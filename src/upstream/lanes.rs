@@ -55,7 +55,7 @@ pub(super) enum Lane {
 
 impl Lane {
     /// Chooses the lane of a request: only headers are short enough to share the stream's.
-    pub fn of(method: &str, params: &str) -> Self {
+    pub(super) fn of(method: &str, params: &str) -> Self {
         let is_header = match method {
             "eth_getBlockByHash" | "eth_getBlockByNumber" => params.trim_end().ends_with(",false]"),
             "eth_chainId" | "eth_blockNumber" | "eth_syncing" => true,
@@ -94,7 +94,7 @@ pub(super) struct Attempts {
 
 impl Attempts {
     /// Decides the step after an attempt.
-    pub fn ended(&mut self, how: LaneEnd) -> NextLane {
+    pub(super) fn ended(&mut self, how: LaneEnd) -> NextLane {
         match how {
             LaneEnd::InUse => {
                 *self = Self::default();

@@ -28,7 +28,7 @@ type Socket = WebSocketStream<MaybeTlsStream<Metered<TcpStream>>>;
 
 /// Failure of a connection.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub(super) enum LinkError {
     /// WebSocket or TLS error, or a refused handshake.
     #[error("{0}")]
     Ws(Box<tokio_tungstenite::tungstenite::Error>),
@@ -55,7 +55,7 @@ impl From<tokio_tungstenite::tungstenite::Error> for LinkError {
 impl LinkError {
     /// Checks if the connection failed because of a message above the limit.
     #[must_use]
-    pub fn is_too_big(&self) -> bool {
+    pub(super) fn is_too_big(&self) -> bool {
         match self {
             Self::Ws(error) => matches!(**error, tokio_tungstenite::tungstenite::Error::Capacity(_)),
             Self::TooBig(_) => true,
@@ -76,7 +76,7 @@ fn remedy(error: &io::Error) -> &'static str {
 
 /// Item read from a connection.
 #[derive(Debug)]
-pub enum Inbound {
+pub(super) enum Inbound {
     /// One message, whole.
     Message(Bytes),
     /// Sign of life without content, such as a pong.
@@ -85,7 +85,7 @@ pub enum Inbound {
 
 /// Item to be written to a connection.
 #[derive(Debug)]
-pub enum Outbound {
+pub(super) enum Outbound {
     /// One JSON text.
     Message(String),
     /// Ping, which requests a sign of life; dropped over IPC.
@@ -94,7 +94,7 @@ pub enum Outbound {
 
 /// The reading half.
 #[derive(Debug)]
-pub struct LinkReader {
+pub(super) struct LinkReader {
     half: ReadHalf,
     meter: Meter,
 }
@@ -108,7 +108,7 @@ enum ReadHalf {
 
 /// The writing half.
 #[derive(Debug)]
-pub enum Writer {
+pub(super) enum Writer {
     /// WebSocket, with its own queue of frames.
     Ws(SplitSink<Socket, Message>),
     /// Unix socket, and the bytes that it has not accepted yet.
@@ -119,7 +119,7 @@ pub enum Writer {
 ///
 /// # Errors
 /// [`LinkError`] if connecting or the handshake fails, or if the endpoint is HTTP.
-pub async fn connect(
+pub(super) async fn connect(
     endpoint: &Endpoint,
     max_message_bytes: usize,
     trust: &Arc<rustls::ClientConfig>,
@@ -189,7 +189,7 @@ impl LinkReader {
     ///
     /// # Errors
     /// [`LinkError`] if the connection has ended or failed.
-    pub async fn next(&mut self) -> Result<Inbound, LinkError> {
+    pub(super) async fn next(&mut self) -> Result<Inbound, LinkError> {
         let Self { half, meter } = self;
         match half {
             ReadHalf::Ws(stream) => match stream.next().await.ok_or(LinkError::Closed)?? {
@@ -216,19 +216,19 @@ impl LinkReader {
 
     /// Returns the counter behind [`Self::received`].
     #[must_use]
-    pub fn meter(&self) -> Meter {
+    pub(super) fn meter(&self) -> Meter {
         self.meter.clone()
     }
 
     /// Returns the number of bytes received so far, including those of an incomplete message.
     #[must_use]
-    pub fn received(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.meter.total()
     }
 
     /// Checks if the node answers pings; over a Unix socket there are none.
     #[must_use]
-    pub fn has_pings(&self) -> bool {
+    pub(super) fn has_pings(&self) -> bool {
         matches!(self.half, ReadHalf::Ws(_))
     }
 }
@@ -238,7 +238,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`LinkError`] if the connection has ended or failed.
-    pub async fn drain(&mut self, queue: &mut VecDeque<Outbound>) -> Result<(), LinkError> {
+    pub(super) async fn drain(&mut self, queue: &mut VecDeque<Outbound>) -> Result<(), LinkError> {
         poll_fn(|cx| self.poll_drain(cx, queue)).await
     }
 

@@ -44,7 +44,7 @@ struct Delay {
 
 impl BackOff {
     /// Records a refusal. `after` is the wait that the node names, and `longest` bounds the back-off.
-    pub fn refused(&mut self, now: Instant, after: Option<Duration>, longest: Duration) {
+    pub(super) fn refused(&mut self, now: Instant, after: Option<Duration>, longest: Duration) {
         let shortest = SHORTEST.min(longest);
         let length = match self.0 {
             // The answer to a call that was already in flight: only a longer wait is news.
@@ -68,7 +68,7 @@ impl BackOff {
     }
 
     /// Returns the end of the back-off, `None` where it is over.
-    pub fn until(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn until(&self, now: Instant) -> Option<Instant> {
         let until = self.0?.until;
         (now < until).then_some(until)
     }
@@ -87,7 +87,7 @@ pub(super) struct InFlightCall<'a> {
 
 impl InFlightCall<'_> {
     /// Records a result, and returns its latency. Errors never lower the average: nodes fail fast.
-    pub fn answered(mut self, now: Instant) -> Duration {
+    pub(super) fn answered(mut self, now: Instant) -> Duration {
         self.answered = true;
         let took = now - self.began;
         self.load.took(took, now);
@@ -95,13 +95,13 @@ impl InFlightCall<'_> {
     }
 
     /// Records an error or a time-out: the average can only rise.
-    pub fn failed(mut self, now: Instant) {
+    pub(super) fn failed(mut self, now: Instant) {
         self.answered = true;
         self.load.took_at_least(now - self.began, now);
     }
 
     /// Records a lost call: its latency counts as `LOST` at least.
-    pub fn lost(mut self, now: Instant) {
+    pub(super) fn lost(mut self, now: Instant) {
         self.answered = true;
         self.load.took_at_least(LOST, now);
     }
@@ -109,7 +109,7 @@ impl InFlightCall<'_> {
 
 impl Load {
     /// Counts a call as in flight from this time.
-    pub fn begin(&self, began: Instant) -> InFlightCall<'_> {
+    pub(super) fn begin(&self, began: Instant) -> InFlightCall<'_> {
         self.0.lock().in_flight += 1;
         InFlightCall {
             load: self,
@@ -135,19 +135,19 @@ impl Load {
     }
 
     /// Records a rate limit, with the wait that the node names.
-    pub fn throttled(&self, now: Instant, after: Option<Duration>) {
+    pub(super) fn throttled(&self, now: Instant, after: Option<Duration>) {
         self.0.lock().back_off.refused(now, after, LONGEST);
     }
 
     /// Checks if client calls should avoid this upstream, since a back-off runs.
-    pub fn is_backing_off(&self, now: Instant) -> bool {
+    pub(super) fn is_backing_off(&self, now: Instant) -> bool {
         self.0.lock().back_off.until(now).is_some()
     }
 
     /// Returns the expected latency of one more call in seconds, if each call in flight takes the smoothed latency.
     /// Without any sample the cost is 0 while no call is in flight, and infinite otherwise: a new upstream is tried
     /// by one call at a time.
-    pub fn cost(&self, now: Instant) -> f64 {
+    pub(super) fn cost(&self, now: Instant) -> f64 {
         let state = self.0.lock();
         match state.latency(now) {
             Some(latency) => latency * f64::from(state.in_flight + 1),
@@ -157,7 +157,7 @@ impl Load {
     }
 
     /// Returns the number of calls in flight and the smoothed latency, `None` before the first sample.
-    pub fn figures(&self) -> (u32, Option<Duration>) {
+    pub(super) fn figures(&self) -> (u32, Option<Duration>) {
         let state = self.0.lock();
         (
             state.in_flight,
@@ -206,7 +206,7 @@ pub(super) struct P95 {
 
 impl P95 {
     /// Records the latency of an answer.
-    pub fn note(&mut self, took: Duration) {
+    pub(super) fn note(&mut self, took: Duration) {
         let took = took.as_secs_f64();
         self.seconds = match self.seen {
             0 => took,
@@ -217,7 +217,7 @@ impl P95 {
     }
 
     /// Returns the estimate; `None` before [`ENOUGH`] answers.
-    pub fn get(&self) -> Option<Duration> {
+    pub(super) fn get(&self) -> Option<Duration> {
         (self.seen >= ENOUGH).then(|| Duration::from_secs_f64(self.seconds))
     }
 }

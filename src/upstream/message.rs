@@ -13,7 +13,7 @@ use crate::quantity::Quantity;
 
 /// A message of a node.
 #[derive(Debug)]
-pub enum NodeMessage {
+pub(super) enum NodeMessage {
     /// Answer to our call with this id.
     Answer(u64, Outcome),
     /// Notification of a subscription.
@@ -22,7 +22,7 @@ pub enum NodeMessage {
 
 /// Notification of a subscription at the node, recognised by its shape: a method, and `params.subscription`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notification {
+pub(super) struct Notification {
     /// Method of the notification. Libraries differ in it (geth: `eth_subscription`, jsonrpsee: any name that the
     /// node's author chose).
     pub method: Bytes,
@@ -34,7 +34,7 @@ pub struct Notification {
 
 /// Content of a notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub(super) enum Notice {
     /// Event, as raw JSON.
     Event(Bytes),
     /// End of the subscription, with the node's error object: jsonrpsee sends `params.error` in place of
@@ -103,7 +103,7 @@ impl NodeMessage {
     /// newlines between them (Nethermind 1.21, Tendermint). Skips messages that are neither answers nor
     /// notifications, and text that is not JSON: a node that sends nonsense is noticed by its silence.
     #[must_use]
-    pub fn parse(frame: &Bytes) -> Vec<Self> {
+    pub(super) fn parse(frame: &Bytes) -> Vec<Self> {
         match Self::value(frame) {
             Some(messages) => messages,
             None => values(frame).flat_map(|value| Self::value(&value)).flatten().collect(),
@@ -162,7 +162,7 @@ fn notification(frame: &Bytes, method: Cow<'_, str>, params: &RawValue) -> Optio
 /// only among several: nodes and gateways leave the id out, write `null` in errors, or make it a string (issue 11).
 /// Without our id an error must be an object, since a gateway's own error page is not an answer of the node.
 #[must_use]
-pub fn answer(body: &Bytes, id: u64) -> Option<Outcome> {
+pub(super) fn answer(body: &Bytes, id: u64) -> Option<Outcome> {
     let mut other = None;
     let mut look = |frame: &Bytes, envelope: &Envelope<'_>| {
         let outcome = envelope.outcome(frame);
@@ -211,7 +211,7 @@ fn no_result() -> Outcome {
 
 /// Returns the JSON-RPC request; `params` is JSON, empty for none.
 #[must_use]
-pub fn request(id: u64, method: &str, params: &str) -> String {
+pub(super) fn request(id: u64, method: &str, params: &str) -> String {
     let method = serde_json::Value::from(method);
     let params = if params.is_empty() { "[]" } else { params };
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{method},"params":{params}}}"#)

@@ -10,31 +10,31 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Number of bytes read; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Meter(Arc<AtomicU64>);
+pub(super) struct Meter(Arc<AtomicU64>);
 
 impl Meter {
     /// Adds a number of bytes read.
-    pub fn add(&self, bytes: usize) {
+    pub(super) fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Returns the number of bytes read so far.
     #[must_use]
-    pub fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// Stream that counts the bytes read from it in a [`Meter`].
 #[derive(Debug)]
-pub struct Metered<S> {
+pub(super) struct Metered<S> {
     stream: S,
     meter: Meter,
 }
 
 impl<S> Metered<S> {
     /// Wraps `stream`, and counts the bytes read from it in `meter`.
-    pub fn new(stream: S, meter: Meter) -> Self {
+    pub(super) fn new(stream: S, meter: Meter) -> Self {
         Self { stream, meter }
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Forms {
 
 impl Announced {
     /// Reads one event: a transaction, or a list of transactions. `None` for an item that is not a transaction.
-    pub fn read_all(json: &Bytes) -> Vec<Option<Self>> {
+    pub(super) fn read_all(json: &Bytes) -> Vec<Option<Self>> {
         let list: Option<Vec<&RawValue>> = json
             .starts_with(b"[")
             .then(|| serde_json::from_slice(json).ok())
@@ -52,7 +52,7 @@ impl Announced {
     }
 
     /// Reads a transaction; `None` where `json` is neither a string nor an object.
-    pub fn read(json: &Bytes) -> Option<Self> {
+    pub(super) fn read(json: &Bytes) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct WholeTransaction<'a> {
@@ -81,7 +81,7 @@ impl Announced {
 
 impl UpstreamShared {
     /// Passes on a pending transaction. Returns its hash where the whole transaction is needed and has to be fetched.
-    pub fn announced(&self, transaction: Announced, forms: Forms, seen: Instant) -> Option<Bytes> {
+    pub(super) fn announced(&self, transaction: Announced, forms: Forms, seen: Instant) -> Option<Bytes> {
         let pass = |form, json| self.best_effort(BestEffortEvent::Pending { form, json, seen });
         match transaction {
             Announced::Hash(hash) => {
@@ -113,7 +113,7 @@ impl UpstreamShared {
     ///
     /// # Errors
     /// Returns the node's error object, if the node answered with an error; the transaction is counted as dropped.
-    pub fn fetched(&self, answer: Outcome, seen: Instant) -> Result<(), Bytes> {
+    pub(super) fn fetched(&self, answer: Outcome, seen: Instant) -> Result<(), Bytes> {
         let form = TransactionForm::Full;
         match answer {
             Outcome::Result(json) if json.starts_with(b"{") => {
@@ -146,7 +146,7 @@ pub(super) struct Fetches {
 
 impl Fetches {
     /// Adds a transaction. Returns the number of transactions dropped for lack of room: 0 or 1.
-    pub fn push(&mut self, hash: &Bytes, seen: Instant) -> usize {
+    pub(super) fn push(&mut self, hash: &Bytes, seen: Instant) -> usize {
         if self.waiting.len() == MAX_WAITING {
             return 1;
         }
@@ -156,7 +156,7 @@ impl Fetches {
     }
 
     /// Takes the next transaction, which counts as in flight until [`Self::done`]; `None` while enough are in flight.
-    pub fn begin(&mut self) -> Option<(Bytes, Instant)> {
+    pub(super) fn begin(&mut self) -> Option<(Bytes, Instant)> {
         if self.under_way >= MAX_UNDER_WAY {
             return None;
         }
@@ -166,12 +166,12 @@ impl Fetches {
     }
 
     /// Records the end of a fetch.
-    pub fn done(&mut self) {
+    pub(super) fn done(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
     /// Takes the transactions that wait.
-    pub fn take_waiting(&mut self) -> VecDeque<(Bytes, Instant)> {
+    pub(super) fn take_waiting(&mut self) -> VecDeque<(Bytes, Instant)> {
         std::mem::take(&mut self.waiting)
     }
 }

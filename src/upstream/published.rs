@@ -18,7 +18,7 @@ pub(super) struct PublishedSample {
 impl PublishedSample {
     /// Records a published head, which replaces blocks at its height and above; `None` where clients have to begin
     /// anew.
-    pub fn head(&mut self, head: Option<(u64, B256)>) {
+    pub(super) fn head(&mut self, head: Option<(u64, B256)>) {
         let Some((number, hash)) = head else {
             *self = Self::default();
             return;
@@ -36,7 +36,7 @@ impl PublishedSample {
     }
 
     /// Adds a block below the published ones, where there is room for it.
-    pub fn past(&mut self, number: u64, hash: B256) {
+    pub(super) fn past(&mut self, number: u64, hash: B256) {
         let is_below = self.blocks.front().is_some_and(|(oldest, _)| number < *oldest);
         if is_below && self.blocks.len() < MAX_PUBLISHED {
             self.blocks.push_front((number, hash));
@@ -44,27 +44,27 @@ impl PublishedSample {
         }
     }
 
-    pub fn newest(&self) -> Option<(u64, B256)> {
+    pub(super) fn newest(&self) -> Option<(u64, B256)> {
         self.blocks.back().copied()
     }
 
-    pub fn oldest(&self) -> Option<u64> {
+    pub(super) fn oldest(&self) -> Option<u64> {
         self.blocks.front().map(|(number, _)| *number)
     }
 
     /// Returns the blocks from this number down, highest first.
-    pub fn down_from(&self, number: u64) -> impl Iterator<Item = (u64, B256)> {
+    pub(super) fn down_from(&self, number: u64) -> impl Iterator<Item = (u64, B256)> {
         let end = self.blocks.partition_point(|(own, _)| *own <= number);
         self.blocks.range(..end).rev().copied()
     }
 
-    pub fn number_of(&self, hash: B256) -> Option<u64> {
+    pub(super) fn number_of(&self, hash: B256) -> Option<u64> {
         self.numbers.get(&hash).copied()
     }
 
     /// Returns hashes of the newest block, of some older ones, each about twice as deep as the one before, and of the
     /// oldest: a node that went back some blocks has one of them that is hardly deeper.
-    pub fn some(&self) -> Vec<B256> {
+    pub(super) fn some(&self) -> Vec<B256> {
         let deepest = self.blocks.len().checked_sub(1);
         let doubling = (0..).map(|power: u32| (1_usize << power) - 1);
         let depths = doubling.take_while(|depth| deepest.is_some_and(|deepest| *depth < deepest));

@@ -112,7 +112,7 @@ impl Default for Quarantine {
 
 impl Quarantine {
     /// Checks if this call is known to break the node's connections.
-    pub fn refuses(&self, ask: &Ask) -> bool {
+    pub(super) fn refuses(&self, ask: &Ask) -> bool {
         // Nearly always: the parameters, which may be long, are not read then, and never under the lock.
         if !self.breaking.lock().since.contains_key(&ask.method) {
             return false;
@@ -166,7 +166,7 @@ impl Upstream {
     /// - [`CallError::Lost`] if the connection ended for another reason;
     /// - [`CallError::TimedOut`] if there was no place or no answer within the time limit;
     /// - [`CallError::Full`] if too many calls wait.
-    pub async fn ask_alone(&self, ask: &Ask, time_limit: Duration) -> Result<Outcome, CallError> {
+    pub(super) async fn ask_alone(&self, ask: &Ask, time_limit: Duration) -> Result<Outcome, CallError> {
         let solitude = ask.conduct.solitude(Instant::now()).unwrap_or(Solitude::Lost);
         let places = &self.quarantine.places[solitude as usize];
         let Ok(place) = timeout(time_limit, places.acquire(ask.owner)).await else {

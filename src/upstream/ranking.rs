@@ -118,7 +118,7 @@ struct UnconfirmedLead {
 }
 
 impl Ranking {
-    pub fn new(members: usize, lag_tolerance: Duration, failback_after: Duration) -> Self {
+    pub(super) fn new(members: usize, lag_tolerance: Duration, failback_after: Duration) -> Self {
         Self {
             lag_tolerance,
             failback_after,
@@ -132,7 +132,7 @@ impl Ranking {
     }
 
     /// Records the published head, `None` where clients have to begin anew.
-    pub fn published(&mut self, head: Option<(u64, B256)>, now: Duration) {
+    pub(super) fn published(&mut self, head: Option<(u64, B256)>, now: Duration) {
         self.published.head(head);
         if let Some(led) = &mut self.led {
             let (by, was_published) = (led.by, led.is_published);
@@ -155,29 +155,29 @@ impl Ranking {
     }
 
     /// Records a published block below the others.
-    pub fn published_past(&mut self, number: u64, hash: B256) {
+    pub(super) fn published_past(&mut self, number: u64, hash: B256) {
         self.published.past(number, hash);
     }
 
     /// Returns the newest published block.
-    pub fn published_head(&self) -> Option<(u64, B256)> {
+    pub(super) fn published_head(&self) -> Option<(u64, B256)> {
         self.published.newest()
     }
 
     /// Returns some published blocks' hashes, see [`PublishedSample::some`].
-    pub fn some_published(&self) -> Vec<B256> {
+    pub(super) fn some_published(&self) -> Vec<B256> {
         self.published.some()
     }
 
     /// Returns the number of a published block; `None` for any other block.
-    pub fn published_number(&self, hash: B256) -> Option<u64> {
+    pub(super) fn published_number(&self, hash: B256) -> Option<u64> {
         self.published.number_of(hash)
     }
 
     /// Checks if an upstream reports a height that does not count: no known parents lead from its head to the
     /// published chain, or two other upstreams contradict it, and no other has reached that height. An upstream that
     /// is connected alone is never doubted, and none is before the first block is published.
-    pub fn is_doubted(&self, id: UpstreamId) -> bool {
+    pub(super) fn is_doubted(&self, id: UpstreamId) -> bool {
         let member = &self.members[id.0];
         member.connected
             && !self.leads_to_published(id)
@@ -187,7 +187,7 @@ impl Ranking {
     }
 
     /// Returns a head that has been doubted for a while, and from which no walk was tried recently.
-    pub fn unproved(&self, now: Duration) -> Option<UnprovedHead> {
+    pub(super) fn unproved(&self, now: Duration) -> Option<UnprovedHead> {
         let oldest = self.published.oldest()?;
         self.connected().find_map(|id| {
             let member = &self.members[id.0];
@@ -206,7 +206,7 @@ impl Ranking {
     }
 
     /// Records the result of a walk: the number of the published block that it reached, or `None`.
-    pub fn walked(&mut self, claim: UnprovedHead, root: Option<u64>, now: Duration) {
+    pub(super) fn walked(&mut self, claim: UnprovedHead, root: Option<u64>, now: Duration) {
         let member = &mut self.members[claim.id.0];
         if root.is_some() && member.told(claim.hash) {
             member.root = member.root.max(root);
@@ -230,7 +230,7 @@ impl Ranking {
     /// is in use: clients see a head as soon as it is known, not when the upstream in use has it. Of three or more
     /// upstreams another one must have reported the block, since a single one can invent blocks; of two, this one
     /// must not have led to a dropped block within [`LEAD_AGAIN`].
-    pub fn may_lead(&self, id: UpstreamId, block: B256, now: Duration) -> bool {
+    pub(super) fn may_lead(&self, id: UpstreamId, block: B256, now: Duration) -> bool {
         let member = &self.members[id.0];
         let is_trusted = now >= member.leads_at && member.outvoted_since.is_none();
         let run = self.led.as_ref().map_or(0, |led| led.run);
@@ -238,7 +238,7 @@ impl Ranking {
     }
 
     /// Records that this block is to be published on the word of this upstream alone.
-    pub fn leads(&mut self, id: UpstreamId, number: u64, hash: B256) {
+    pub(super) fn leads(&mut self, id: UpstreamId, number: u64, hash: B256) {
         if self.is_confirmed(id, hash) {
             return;
         }
@@ -265,12 +265,12 @@ impl Ranking {
     }
 
     /// Records a new connection, over which heads may have been reported already.
-    pub fn up(&mut self, id: UpstreamId) {
+    pub(super) fn up(&mut self, id: UpstreamId) {
         self.members[id.0].connected = true;
     }
 
     /// Records that the connection was lost, or could not be made.
-    pub fn down(&mut self, id: UpstreamId) {
+    pub(super) fn down(&mut self, id: UpstreamId) {
         let member = &mut self.members[id.0];
         self.began = self.began.filter(|_| !member.connected);
         *member = Candidate {
@@ -280,7 +280,7 @@ impl Ranking {
     }
 
     /// Records an announced head. `false` for a block that the upstream reported before: late or repeated.
-    pub fn announced(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
+    pub(super) fn announced(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
         self.confirm(id, told);
         let member = &mut self.members[id.0];
         let news = !member.told(told.hash);
@@ -291,7 +291,7 @@ impl Ranking {
     }
 
     /// Records a fetched head, which may be a step back. `false` where the head has not moved.
-    pub fn fetched(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
+    pub(super) fn fetched(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
         self.confirm(id, told);
         let member = &mut self.members[id.0];
         let news = member.chain.back() != Some(&(told.number, told.hash));
@@ -303,7 +303,7 @@ impl Ranking {
 
     /// Returns the time since the first report of the oldest block that this upstream has not reached; `None` without
     /// a connection.
-    pub fn lag(&self, id: UpstreamId, now: Duration) -> Option<Duration> {
+    pub(super) fn lag(&self, id: UpstreamId, now: Duration) -> Option<Duration> {
         let member = &self.members[id.0];
         member
             .connected
@@ -313,7 +313,7 @@ impl Ranking {
     /// Returns the upstream to ask for a block with this hash at this attempt, counted from 0, and the number of
     /// candidates; `None` without a connected upstream. Those that lag or are forked come last, since they may not
     /// answer; among the others those that reported the block come first, and the one in use before its equals.
-    pub fn pick_for_block(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
+    pub(super) fn pick_for_block(&self, block: Option<B256>, attempt: u32) -> Option<(UpstreamId, u32)> {
         let order = self.by_preference(block);
         let among = u32::try_from(order.len()).unwrap_or(u32::MAX);
         let turn = attempt.checked_rem(among)?;
@@ -321,7 +321,7 @@ impl Ranking {
     }
 
     /// Returns the connected upstreams, in the order in which they are asked for a block.
-    pub fn by_preference(&self, block: Option<B256>) -> Vec<UpstreamId> {
+    pub(super) fn by_preference(&self, block: Option<B256>) -> Vec<UpstreamId> {
         let mut order: Vec<UpstreamId> = self.connected().collect();
         order.sort_by_key(|id| {
             let member = &self.members[id.0];
@@ -336,7 +336,7 @@ impl Ranking {
     }
 
     /// Returns the upstreams that have reached this number and are not doubted, by priority.
-    pub fn reached(&self, number: u64) -> impl Iterator<Item = UpstreamId> {
+    pub(super) fn reached(&self, number: u64) -> impl Iterator<Item = UpstreamId> {
         let reached = move |id: &UpstreamId| self.number(*id) >= number && self.members[id.0].doubted_since.is_none();
         self.connected().filter(reached)
     }
@@ -344,7 +344,7 @@ impl Ranking {
     /// Returns the upstreams that have this block, by priority: those that have it on their chain or as their highest
     /// one (behind a balancer later reports may be lower). If no upstream is known to have the block, returns those
     /// that have reached its number on an unknown branch.
-    pub fn have(&self, number: u64, hash: B256) -> Vec<UpstreamId> {
+    pub(super) fn have(&self, number: u64, hash: B256) -> Vec<UpstreamId> {
         let told = |id: &UpstreamId| {
             let member = &self.members[id.0];
             member.told(hash) || member.highest == Some((number, hash))
@@ -364,7 +364,7 @@ impl Ranking {
     }
 
     /// Returns the connected upstreams, by priority.
-    pub fn connected(&self) -> impl Iterator<Item = UpstreamId> {
+    pub(super) fn connected(&self) -> impl Iterator<Item = UpstreamId> {
         let members = self.members.iter().enumerate();
         members
             .filter(|(_, member)| member.connected)

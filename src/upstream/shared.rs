@@ -83,7 +83,7 @@ pub(super) struct UpstreamShared {
 
 impl UpstreamShared {
     /// Records a new connection.
-    pub fn up(&self) {
+    pub(super) fn up(&self) {
         let connects = {
             let mut status = self.status.lock();
             status.connected = true;
@@ -101,7 +101,7 @@ impl UpstreamShared {
     }
 
     /// Records that the connection was lost or could not be made.
-    pub fn down(&self, why: String) {
+    pub(super) fn down(&self, why: String) {
         {
             let mut status = self.status.lock();
             status.connected = false;
@@ -113,7 +113,7 @@ impl UpstreamShared {
 
     /// Checks the node's chain id: the first node that is reached fixes the chain, and a node of another chain is
     /// refused, with the reason as the error.
-    pub fn check_chain_id(&self, chain_id: &str) -> Result<(), String> {
+    pub(super) fn check_chain_id(&self, chain_id: &str) -> Result<(), String> {
         self.status.lock().chain_id = Some(chain_id.to_owned());
         let checked = self.identity.check_chain_id(&self.endpoint, chain_id);
         let chain_id = self.refused_if(checked)?;
@@ -122,7 +122,7 @@ impl UpstreamShared {
     }
 
     /// Checks the answer about block 0 against the known genesis.
-    pub fn check_genesis(&self, answer: &Outcome) -> Genesis {
+    pub(super) fn check_genesis(&self, answer: &Outcome) -> Genesis {
         let told = match answer {
             Outcome::Result(block) => self.identity.other_genesis(block),
             Outcome::Error(_) => None,
@@ -135,7 +135,7 @@ impl UpstreamShared {
 
     /// Decides about a node whose genesis differs from the known one: accepts it if it has a published block, refuses
     /// it like [`Self::check_chain_id`], or, where it is the only upstream, reports that the chain was started anew.
-    pub async fn resolve(&self, doubt: &Doubt) -> Result<(), String> {
+    pub(super) async fn resolve(&self, doubt: &Doubt) -> Result<(), String> {
         if let Some(block) = doubt.found() {
             info!(
                 "upstream {}: its genesis differs from before, but it has block {block}: it is on the same chain",
@@ -163,14 +163,14 @@ impl UpstreamShared {
     }
 
     /// Records the answer of the upstream in use to a subscription; `None` while there is none.
-    pub fn set_answer(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
+    pub(super) fn set_answer(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
         self.put_off(of, None);
         self.say(self.active.answers(), of, answer);
     }
 
     /// Records that a rate limit postponed a subscription at the upstream in use. New subscribers get the node's
     /// error, those that have the subscription wait. `None` when the node is asked again.
-    pub fn put_off(&self, of: &NodeSubscription, error: Option<Bytes>) {
+    pub(super) fn put_off(&self, of: &NodeSubscription, error: Option<Bytes>) {
         self.say(self.active.put_off(), of, error);
     }
 
@@ -200,7 +200,7 @@ impl UpstreamShared {
 
     /// Removes the entries of subscriptions that no client has any more: there is no bound on what clients may ask
     /// for.
-    pub fn forget_unwanted(&self, wanted: &Wanted) {
+    pub(super) fn forget_unwanted(&self, wanted: &Wanted) {
         self.keep_wanted(self.active.answers(), wanted);
         self.keep_wanted(self.active.put_off(), wanted);
     }
@@ -216,7 +216,7 @@ impl UpstreamShared {
     }
 
     /// Returns the subscriptions that this upstream has to serve: none unless it is in use.
-    pub fn wants(&self) -> Wanted {
+    pub(super) fn wants(&self) -> Wanted {
         let mine = self.active.active() == Some(self.id);
         if mine {
             self.wanted.borrow().clone()
@@ -226,13 +226,13 @@ impl UpstreamShared {
     }
 
     /// Records the source of heads; `false` where it has not changed.
-    pub fn has_heads(&self, heads: Heads) -> bool {
+    pub(super) fn has_heads(&self, heads: Heads) -> bool {
         self.status.lock().heads.replace(heads) != Some(heads)
     }
 
     /// Reports a head: first to the choice, then to the ingest, which may ask for this block at once. Returns the
     /// block's hash, if the head could be parsed.
-    pub async fn tell(&self, sighting: HeadReport) -> Option<B256> {
+    pub(super) async fn tell(&self, sighting: HeadReport) -> Option<B256> {
         let told = match &sighting {
             HeadReport::Announced(json) => place_of(json)
                 .ok()
@@ -256,14 +256,14 @@ impl UpstreamShared {
         drop(self.sightings.send((self.id, sighting)).await);
     }
 
-    pub fn best_effort(&self, best_effort: BestEffortEvent) {
+    pub(super) fn best_effort(&self, best_effort: BestEffortEvent) {
         if self.best_effort.try_send(best_effort).is_err() {
             self.count_dropped(1);
         }
     }
 
     /// Counts best-effort events, mostly pending transactions, that were not passed on.
-    pub fn count_dropped(&self, count: usize) {
+    pub(super) fn count_dropped(&self, count: usize) {
         self.best_effort_dropped.fetch_add(count as u64, Ordering::Relaxed);
     }
 }

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 /// Collects bytes and returns whole JSON objects and arrays. Each byte is read once, in whatever pieces it arrives.
 #[derive(Debug, Default)]
-pub struct Splitter {
+pub(super) struct Splitter {
     buffer: BytesMut,
     /// Bytes of the buffer that were read already.
     at: usize,
@@ -15,18 +15,18 @@ pub struct Splitter {
 
 impl Splitter {
     /// Returns the buffer to read into.
-    pub fn buffer(&mut self) -> &mut BytesMut {
+    pub(super) fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
     /// Returns the number of bytes of the incomplete value.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.buffer.len()
     }
 
     /// Returns the next whole value; bytes between values (newlines) are skipped.
-    pub fn next(&mut self) -> Option<Bytes> {
+    pub(super) fn next(&mut self) -> Option<Bytes> {
         if self.depth == 0 && self.at == 0 {
             let skip = self
                 .buffer

@@ -26,17 +26,17 @@ pub(super) struct UnderWay {
 
 impl UnderWay {
     /// Number of calls without an answer.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// Checks if another message may be queued.
-    pub fn is_writable(&self) -> bool {
+    pub(super) fn is_writable(&self) -> bool {
         self.out.len() < WRITE_QUEUE
     }
 
     /// Queues a call.
-    pub fn begin(&mut self, call: Call) {
+    pub(super) fn begin(&mut self, call: Call) {
         let Call {
             method, params, reply, ..
         } = call;
@@ -47,14 +47,14 @@ impl UnderWay {
     }
 
     /// Queues a call whose answer is used only as a sign of life.
-    pub fn probe(&mut self, method: &str) {
+    pub(super) fn probe(&mut self, method: &str) {
         self.next_id += 1;
         self.out
             .push_back(Outbound::Message(message::request(self.next_id, method, "")));
     }
 
     /// Passes an answer to its caller. Notifications are dropped: this connection has no subscriptions.
-    pub fn received(&mut self, message: NodeMessage) {
+    pub(super) fn received(&mut self, message: NodeMessage) {
         let NodeMessage::Answer(id, outcome) = message else {
             return;
         };
@@ -65,7 +65,7 @@ impl UnderWay {
     }
 
     /// Moves calls whose callers gave up to the abandoned ones.
-    pub fn forget_closed(&mut self) {
+    pub(super) fn forget_closed(&mut self) {
         let closed = self.waiting.extract_if(|_, reply| reply.is_closed());
         self.abandoned.extend(closed.map(|(id, _)| id));
         if self.abandoned.len() > MAX_ABANDONED {
@@ -75,7 +75,7 @@ impl UnderWay {
 
     /// Fails all calls, since the connection ended. An answer that was too long can be blamed on a call only where
     /// that call is the only one in flight; of several, each is lost.
-    pub fn lose_all(&mut self, too_long: bool) {
+    pub(super) fn lose_all(&mut self, too_long: bool) {
         let why = if too_long && self.waiting.len() == 1 && self.abandoned.is_empty() {
             CallError::TooLong
         } else {

@@ -27,7 +27,7 @@ fn length(event: &Notification) -> usize {
 
 impl UnmatchedEvents {
     /// Keeps an event; returns the number of events dropped to make room (or 1 if this one is too long).
-    pub fn push(&mut self, event: Notification) -> usize {
+    pub(super) fn push(&mut self, event: Notification) -> usize {
         let len = length(&event);
         if len > MAX_BYTES {
             return 1;
@@ -54,7 +54,7 @@ impl UnmatchedEvents {
     }
 
     /// Takes the events of one subscription, in any spelling of its id.
-    pub fn take(&mut self, subscription: &str) -> Vec<Notification> {
+    pub(super) fn take(&mut self, subscription: &str) -> Vec<Notification> {
         let id = key(subscription);
         let (own, others): (Vec<_>, _) = self.events.drain(..).partition(|event| key(&event.subscription) == id);
         self.events = others.into();
@@ -63,7 +63,7 @@ impl UnmatchedEvents {
     }
 
     /// Takes all events, when no subscribe request is in flight any more.
-    pub fn take_all(&mut self) -> VecDeque<Notification> {
+    pub(super) fn take_all(&mut self) -> VecDeque<Notification> {
         std::mem::take(self).events
     }
 }

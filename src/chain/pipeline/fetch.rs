@@ -45,7 +45,7 @@ pub(in crate::chain) enum FetchResult {
 
 impl Pipeline {
     /// Handles the answer to a request.
-    pub fn fetched(&mut self, fetched: FetchResult) {
+    pub(crate) fn fetched(&mut self, fetched: FetchResult) {
         match fetched {
             FetchResult::Parent(hash, block, below, attempts) => {
                 if below.is_empty() {

@@ -58,7 +58,7 @@ enum HeadsSubscription {
 }
 
 impl HeadsState {
-    pub fn new(settings: &UpstreamSettings) -> Self {
+    pub(super) fn new(settings: &UpstreamSettings) -> Self {
         Self {
             announcements: Announcements::new(HOLD.min(settings.silence_timeout / 10)),
             ring: Ring::default(),
@@ -73,16 +73,16 @@ impl HeadsState {
     }
 
     /// Records that the previous connection was closed with [`End::HeadsStalled`].
-    pub fn follows_deaf(&mut self) {
+    pub(super) fn follows_deaf(&mut self) {
         self.was_deaf = true;
     }
 
     /// Checks if another connection would hardly announce more heads than this one.
-    pub fn is_deaf_by_nature(&self) -> bool {
+    pub(super) fn is_deaf_by_nature(&self) -> bool {
         !self.has_announced || self.was_deaf && self.began.elapsed() < DEAF_AGAIN
     }
 
-    pub fn is_polled(&self) -> bool {
+    pub(super) fn is_polled(&self) -> bool {
         self.poll.is_some()
     }
 

@@ -30,11 +30,11 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub fn is_by_hash(&self) -> bool {
+    pub(super) fn is_by_hash(&self) -> bool {
         self.by_hash
     }
 
-    pub fn no_whole(&self) -> Option<Bytes> {
+    pub(super) fn no_whole(&self) -> Option<Bytes> {
         self.no_whole.clone()
     }
 }

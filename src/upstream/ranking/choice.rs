@@ -14,7 +14,7 @@ const NEAR: u64 = 2;
 
 impl Ranking {
     /// Decides which upstream should be in use; to be called after every change, and regularly. Returns a change.
-    pub fn decide(&mut self, now: Duration) -> Option<Switch> {
+    pub(crate) fn decide(&mut self, now: Duration) -> Option<Switch> {
         for id in (0..self.members.len()).map(UpstreamId) {
             let outvoted = self.is_outvoted(id);
             let since = &mut self.members[id.0].outvoted_since;

@@ -18,13 +18,13 @@ use crate::upstream::shared::UpstreamShared;
 use crate::upstream::{BestEffortEvent, Endpoint, Passthrough, UpstreamId};
 
 /// Creates an open connection to the upstream in use, and the sender of what clients need.
-pub fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>) {
+pub(crate) fn serving(edit: impl FnOnce(&mut typed::Config)) -> (Serving, watch::Sender<Wanted>) {
     let (serving, wants, _) = heard(edit);
     (serving, wants)
 }
 
 /// Creates the same as [`serving`], with the receiver of the events that are passed on.
-pub fn heard(
+pub(crate) fn heard(
     edit: impl FnOnce(&mut typed::Config),
 ) -> (Serving, watch::Sender<Wanted>, mpsc::Receiver<BestEffortEvent>) {
     let mut typed = typed::Config {
@@ -62,23 +62,23 @@ pub fn heard(
     (serving, wants, passed_on)
 }
 
-pub fn want_pending(wants: &watch::Sender<Wanted>, hashes: bool, full: bool) {
+pub(crate) fn want_pending(wants: &watch::Sender<Wanted>, hashes: bool, full: bool) {
     wants.send_modify(|wanted| (wanted.pending_hashes, wanted.pending_full) = (hashes, full));
 }
 
 /// Returns a message of the subscription with this id.
-pub fn message(id: &str, member: &str, value: &str) -> String {
+pub(crate) fn message(id: &str, member: &str, value: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{{"subscription":{id},"{member}":{value}}}}}"#)
 }
 
 /// Answers the last request as the node.
-pub async fn answers(serving: &mut Serving, member: &str, value: &str) {
+pub(crate) async fn answers(serving: &mut Serving, member: &str, value: &str) {
     let id = serving.next_id;
     says(serving, &format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{value}}}"#)).await;
 }
 
 /// Takes the queued requests: method and parameters of each.
-pub fn asked(serving: &mut Serving) -> Vec<String> {
+pub(crate) fn asked(serving: &mut Serving) -> Vec<String> {
     let of = |text: String| {
         let json: serde_json::Value = serde_json::from_str(&text).expect("a question");
         format!("{} {}", json["method"].as_str().expect("a name"), json["params"])
@@ -87,7 +87,7 @@ pub fn asked(serving: &mut Serving) -> Vec<String> {
 }
 
 /// Returns what is published of a subscription: that it stands, an error, or nothing yet.
-pub fn said(serving: &Serving, of: &NodeSubscription) -> String {
+pub(crate) fn said(serving: &Serving, of: &NodeSubscription) -> String {
     match serving.shared.active.answers().borrow().get(of) {
         Some(Ok(())) => "stands".to_owned(),
         Some(Err(error)) => text(error),
@@ -247,17 +247,17 @@ async fn the_words_of_a_refusal_of_what_a_client_named_are_no_limit() {
     assert!(!serving.shared.load.is_backing_off(Instant::now()));
 }
 
-pub fn passed(of: usize) -> Passthrough {
+pub(crate) fn passed(of: usize) -> Passthrough {
     let param = serde_json::value::to_raw_value(&of).expect("a number");
     Passthrough::new("eth_subscribe", &[&param]).expect("short")
 }
 
-pub fn want(wants: &watch::Sender<Wanted>, of: impl IntoIterator<Item = usize>) {
+pub(crate) fn want(wants: &watch::Sender<Wanted>, of: impl IntoIterator<Item = usize>) {
     wants.send_modify(|wanted| wanted.passed = Arc::new(of.into_iter().map(passed).collect::<BTreeSet<_>>()));
 }
 
 /// Takes the queued messages.
-pub fn written(serving: &mut Serving) -> Vec<String> {
+pub(crate) fn written(serving: &mut Serving) -> Vec<String> {
     let messages = serving.out.drain(..).map(|message| match message {
         Outbound::Message(text) => text,
         Outbound::Ping => "ping".to_owned(),
@@ -265,7 +265,7 @@ pub fn written(serving: &mut Serving) -> Vec<String> {
     messages.collect()
 }
 
-pub async fn says(serving: &mut Serving, text: &str) {
+pub(crate) async fn says(serving: &mut Serving, text: &str) {
     let message = Inbound::Message(Bytes::copy_from_slice(text.as_bytes()));
     serving.apply(message).await.expect("the connection stands");
 }
