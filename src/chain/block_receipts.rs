@@ -3,12 +3,12 @@
 //! [`receipts`]: super::receipts
 
 use std::collections::HashSet;
-use tokio::time::Instant;
 
 use alloy_primitives::{B256, keccak256};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::transaction::{Root, RootClaim, claims};
 use super::{BadLogs, BlockLogs, BlockRef, Header};

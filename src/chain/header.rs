@@ -1,7 +1,6 @@
 //! Block header: the node's own bytes, and the few fields that headwater reads.
 
 use std::fmt;
-use tokio::time::Instant;
 
 use alloy_primitives::{B256, Bloom};
 use bytes::Bytes;
@@ -9,6 +8,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use crate::quantity;
 use crate::upstream::place_of;

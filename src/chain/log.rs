@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
-use tokio::time::Instant;
 
 use alloy_primitives::{Address, B256, Bloom, BloomInput, keccak256};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::BlockRef;
 use crate::quantity;

@@ -18,6 +18,7 @@ mod query;
 mod ranges;
 pub mod receipts;
 mod source;
+mod tip;
 mod tracker;
 mod transaction;
 
@@ -30,12 +31,13 @@ pub use content_fetches::{Content, ContentFetches, ContentKind, FetchedContent, 
 pub use cursor::{AbandonedBranch, Cursor, Needs, Next, Retraction};
 pub use header::{BlockRef, Header, HeaderShape, NotAHeader};
 pub use history::{Forgotten, History, Published};
-pub use ingest::{Ingest, Tip, View};
+pub use ingest::Ingest;
 pub use inquiry::Absent;
 pub use log::{BadLogs, BlockLogs, Log};
 pub use page::{Gap, Page};
 pub use pipeline::{ChainEvent, HistorySettings, Loss};
 pub use query::{Fetch, LogQuery};
 pub use source::{BadAnswer, ChainProfile, Seek, Source, Verify};
+pub use tip::{Tip, View};
 pub use tracker::{Step, Tracker};
 pub use transaction::{BadTransactions, BlockTransactions, Transaction};

@@ -1,13 +1,13 @@
 //! A transaction as a node reports it, pending or in a block, and all transactions of one block.
 
 use std::collections::HashSet;
-use tokio::time::Instant;
 
 use alloy_consensus::constants::EMPTY_ROOT_HASH;
 use alloy_primitives::{Address, B256};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::{BlockRef, Header};
 use crate::quantity;

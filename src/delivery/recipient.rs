@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+
 use tokio::time::Instant;
 
 use super::frame::Deflated;
@@ -57,22 +58,61 @@ impl fmt::Debug for SubscriptionId {
 pub struct Recipient {
     id: SubscriptionId,
     prefix: Prefix,
-    /// First moment at which a notification may be written, or one of [`UNANSWERED`], [`ANSWERING`] and [`OVER`].
-    release_at: AtomicU64,
+    release: ReleaseCell,
     /// Sequence number of the first fan-out that this subscription receives.
     since: AtomicU64,
     /// `true` if past events are replayed before live ones.
     resumed: bool,
 }
 
-/// State before the answer is queued: the client cannot know the id, and events skip this subscription.
-const UNANSWERED: Millis = Millis::MAX;
+/// State of a subscription's answer, which its notifications wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Release {
+    /// The answer is not queued: the client cannot know the id, and events skip this subscription.
+    Unanswered,
+    /// The answer is queued but not written: events queue behind it.
+    Answering,
+    /// The answer is written: notifications may be written from this moment on.
+    From(Millis),
+    /// The answer is an error: there will be no events.
+    Refused,
+}
 
-/// State after a refusal: the answer is an error, and there will be no events.
-const OVER: Millis = Millis::MAX - 2;
+/// A [`Release`] in eight bytes: the last three moments that there are stand for the other states.
+#[derive(Debug)]
+struct ReleaseCell(AtomicU64);
 
-/// State while the answer is queued but not written: events queue behind the answer.
-const ANSWERING: Millis = Millis::MAX - 1;
+impl ReleaseCell {
+    const UNANSWERED: u64 = u64::MAX;
+    const ANSWERING: u64 = u64::MAX - 1;
+    const REFUSED: u64 = u64::MAX - 2;
+
+    fn new(release: Release) -> Self {
+        Self(AtomicU64::new(Self::code(release)))
+    }
+
+    fn code(release: Release) -> u64 {
+        match release {
+            Release::Unanswered => Self::UNANSWERED,
+            Release::Answering => Self::ANSWERING,
+            Release::Refused => Self::REFUSED,
+            Release::From(at) => at.min(Self::REFUSED - 1),
+        }
+    }
+
+    fn get(&self) -> Release {
+        match self.0.load(Ordering::Relaxed) {
+            Self::UNANSWERED => Release::Unanswered,
+            Self::ANSWERING => Release::Answering,
+            Self::REFUSED => Release::Refused,
+            at => Release::From(at),
+        }
+    }
+
+    fn set(&self, release: Release) {
+        self.0.store(Self::code(release), Ordering::Relaxed);
+    }
+}
 
 impl Recipient {
     /// Creates a recipient whose answer is not queued yet, for fan-outs from number `since` on.
@@ -107,7 +147,7 @@ impl Recipient {
         Self {
             id,
             prefix: Prefix::new(id),
-            release_at: AtomicU64::new(UNANSWERED),
+            release: ReleaseCell::new(Release::Unanswered),
             since: AtomicU64::new(since),
             resumed,
         }
@@ -134,25 +174,25 @@ impl Recipient {
     /// Records that the answer is queued.
     pub fn answered(&self) {
         if !self.is_over() {
-            self.release_at.store(ANSWERING, Ordering::Relaxed);
+            self.release.set(Release::Answering);
         }
     }
 
     /// Records that the answer is an error: there will be no events.
     pub fn give_up(&self) {
-        self.release_at.store(OVER, Ordering::Relaxed);
+        self.release.set(Release::Refused);
     }
 
     /// Checks if the answer was an error.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.release_at.load(Ordering::Relaxed) == OVER
+        self.release.get() == Release::Refused
     }
 
     /// Checks if the answer has at least been queued.
     #[must_use]
     pub fn is_answered(&self) -> bool {
-        self.release_at.load(Ordering::Relaxed) != UNANSWERED
+        self.release.get() != Release::Unanswered
     }
 
     /// Starts live events with fan-out number `since`.
@@ -181,14 +221,17 @@ impl Recipient {
     /// arrive with the answer).
     pub fn release(&self, at: Millis) {
         if !self.is_over() {
-            self.release_at.store(at, Ordering::Relaxed);
+            self.release.set(Release::From(at));
         }
     }
 
     /// Returns the first moment at which a notification may be written; `None` until the answer is written.
     #[must_use]
     pub fn release_at(&self) -> Option<Millis> {
-        Some(self.release_at.load(Ordering::Relaxed)).filter(|&at| at < OVER)
+        match self.release.get() {
+            Release::From(at) => Some(at),
+            Release::Unanswered | Release::Answering | Release::Refused => None,
+        }
     }
 }
 

@@ -7,12 +7,12 @@ mod turn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use self::logs::{BUILDERS, MAX_BUILDS};
 use self::turn::{BEYOND_CALLS, LONG_CALLS, MAX_WAITING};

@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::time::Instant;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::jsonrpc::Outcome;

@@ -2,10 +2,10 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use tokio::time::Instant;
 
 use alloy_primitives::B256;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::flush::{DirtyClients, answered, is_answered, send};
 use super::subscriber::Subscriber;

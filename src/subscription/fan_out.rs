@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+
 use tokio::time::Instant;
 
 use super::flush::{DirtyClients, share_a_series};

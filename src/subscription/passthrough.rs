@@ -6,6 +6,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::flush::{DirtyClients, is_answered, send};

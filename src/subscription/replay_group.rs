@@ -2,9 +2,9 @@
 //! block, heads before logs, so that the order across them (E3) is that of the live stream. No I/O.
 
 use std::sync::Arc;
-use tokio::time::Instant;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::chain::{BlockRef, Cursor, Gap, History, Log, Needs, Next, Page, Retraction};
 use crate::clock::Millis;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use tokio::time::Instant;
 
 use bytes::Bytes;
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::best_effort::RecentHashes;
 use super::contents::Streams;

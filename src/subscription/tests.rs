@@ -7,7 +7,6 @@ mod reorgs;
 
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use alloy_primitives::B256;
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{LogFilter, Passthrough, ReceiptFilter, Registry, Start, Stream, Subscription, Topic};
 use crate::backplane::{BestEffortEvent, ChainEvent, Wanted};

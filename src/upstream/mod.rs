@@ -52,12 +52,12 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use alloy_primitives::B256;
 use backon::ExponentialBuilder;
 use bytes::Bytes;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 pub use announcement::Heads;
 pub use call::{Ask, CallError, MinHead, Repeat, Target};

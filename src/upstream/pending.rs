@@ -2,12 +2,12 @@
 //! announces hashes only.
 
 use std::collections::VecDeque;
-use tokio::time::Instant;
 
 use alloy_primitives::B256;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::shared::UpstreamShared;
 use super::{BestEffortEvent, TransactionForm};

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
-use tokio::time::Instant;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::*;
 

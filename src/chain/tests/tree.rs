@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 use alloy_primitives::{Address, B256, Bloom};
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use tokio::time::Instant;
 
 use crate::chain::{BlockLogs, BlockRef, Header};
 
