@@ -7,15 +7,16 @@
 //!          chain         ingest > pipeline        one canonical history (tracker) out of all reports
 //!          backplane                              ordered chain events, bounded
 //!          subscription  dispatch > registry      history; matching subscriptions (index); order per connection (gate)
-//!          delivery      writer > queue > socket  encoded once, one bounded queue per client
+//!          delivery      writer > queue > pump    encoded once, one bounded queue per client, written to its socket
 //!
 //! contents subscription  content_stream           blocks whose logs, transactions or receipts are not yet delivered
-//!          chain         content_fetches > source fetched from any node, in parallel with the heads, checked
+//!          chain         content_fetches          fetched from any node, in parallel with the heads
+//!                        > contents > evidence    checked against the header, or by a second way
 //!          subscription  contents > gate          delivered per kind, in the order of the chain, then as events above
 //!
 //! request  server        listener > handshake     TCP, TLS, HTTP, upgrade
 //!          door                                   identity, rights, quotas
-//!          session       reader > requests        frames to JSON-RPC; charge, parse, plan
+//!          session       reader > requests        frames to JSON-RPC; charge bytes, parse, charge weights, plan
 //!            > subscription::registry             eth_subscribe, eth_unsubscribe
 //!            > rpc                                everything else: known here, cached, shared with an equal call, or
 //!                > upstream::routing              sent to a node that has the newest head and the least load
@@ -45,9 +46,10 @@
 //! 4. Every channel, map and buffer has a bound.
 //! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason.
 //!    Best-effort events (pending transactions, kinds that only the node knows) are dropped first, and counted.
-//! 6. Only idempotent calls are sent twice. A signed transaction is sent to a node again only if its connection was
-//!    lost and no node has it.
+//! 6. Only idempotent calls are sent twice. A signed transaction is sent again only if its connection was lost, and no
+//!    node is known to have it.
 //! 7. On the event path the node's JSON is not rebuilt: the bytes that arrive are the bytes that all clients get.
+//!    Exceptions: headers that were fetched get the members that this node announces, and removed logs are marked.
 //! 8. Tables of subscriptions change under one lock; sockets are written to after the lock is released.
 //! 9. Dependencies point one way: `server > session > door, rpc, subscription > delivery`, `rpc > subscription >
 //!    backplane > chain > upstream`. `src/layers.rs` lists the modules that each may use, and a test checks the sources

@@ -135,7 +135,9 @@ impl Source {
         let mut kept: Option<(UpstreamId, FetchWay, B256, Heard<T>)> = None;
         let (begun, mut idle) = (Instant::now(), Duration::ZERO);
         loop {
-            let nodes = self.pool.by_preference(header.block.hash);
+            // Time without a node that can be asked is not the nodes' time: they would be taken for nodes without logs.
+            let mut nodes = self.pool.by_preference(header.block.hash);
+            nodes.retain(|node| self.pool.is_open(*node));
             if nodes.is_empty() && under_way.is_empty() {
                 tokio::time::sleep(NO_NODE).await;
                 idle += NO_NODE;

@@ -78,7 +78,7 @@ enum Release {
     Refused,
 }
 
-/// A [`Release`] in eight bytes: the last three moments that there are stand for the other states.
+/// A [`Release`] in eight bytes: the three largest values encode the other states.
 #[derive(Debug)]
 struct ReleaseCell(AtomicU64);
 
@@ -173,19 +173,19 @@ impl Recipient {
 
     /// Records that the answer is queued.
     pub fn answered(&self) {
-        if !self.is_over() {
+        if !self.is_refused() {
             self.release.set(Release::Answering);
         }
     }
 
     /// Records that the answer is an error: there will be no events.
-    pub fn give_up(&self) {
+    pub fn refuse(&self) {
         self.release.set(Release::Refused);
     }
 
     /// Checks if the answer was an error.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub fn is_refused(&self) -> bool {
         self.release.get() == Release::Refused
     }
 
@@ -220,7 +220,7 @@ impl Recipient {
     /// Records that the answer is written: events may follow from `at` on (E5: web3.js 4 and web3.py 8 lose events that
     /// arrive with the answer).
     pub fn release(&self, at: Millis) {
-        if !self.is_over() {
+        if !self.is_refused() {
             self.release.set(Release::From(at));
         }
     }

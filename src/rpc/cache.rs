@@ -25,7 +25,7 @@ const LARGEST_PART: u64 = 16;
 /// Call and anchor under which an answer is cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CacheKey {
-    anchor: CacheScope,
+    scope: CacheScope,
     /// SHA-256 of the anchor, the method and the canonical parameters, since these may be long.
     digest: [u8; 32],
 }
@@ -41,9 +41,9 @@ impl Hash for CacheKey {
 impl CacheKey {
     /// Creates the key of a method with canonical parameters.
     #[must_use]
-    pub(super) fn new(anchor: CacheScope, method: &str, params: &str) -> Self {
+    pub(super) fn new(scope: CacheScope, method: &str, params: &str) -> Self {
         let mut hash = Context::new(&SHA256);
-        for part in anchor.parts() {
+        for part in scope.parts() {
             hash.update(&part.to_le_bytes());
         }
         hash.update(method.as_bytes());
@@ -51,7 +51,7 @@ impl CacheKey {
         hash.update(params.as_bytes());
         let mut digest = [0; 32];
         digest.copy_from_slice(hash.finish().as_ref());
-        Self { anchor, digest }
+        Self { scope, digest }
     }
 }
 
@@ -81,7 +81,7 @@ struct Lifetimes;
 impl Expiry<CacheKey, Bytes> for Lifetimes {
     #[allow(clippy::disallowed_types)]
     fn expire_after_create(&self, key: &CacheKey, _: &Bytes, _: Instant) -> Option<Duration> {
-        Some(key.anchor.lifetime())
+        Some(key.scope.lifetime())
     }
 }
 

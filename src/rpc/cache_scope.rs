@@ -98,7 +98,7 @@ pub(super) struct ChainSnapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     /// Anchor of the answer; `None` if the answer is neither cached nor shared.
-    pub anchor: Option<CacheScope>,
+    pub scope: Option<CacheScope>,
     /// Block that a node must have reached to answer.
     pub min_head: MinHead,
     /// `true` if the answer is in the memory of one node and not of the others: the node in use is asked.
@@ -119,8 +119,8 @@ impl ChainSnapshot {
     /// parameter that is not understood.
     #[must_use]
     pub(super) fn plan(&self, basis: Basis, block: Option<Option<BlockName>>) -> Route {
-        let anywhere = |anchor| Route {
-            anchor: Some(anchor),
+        let anywhere = |scope| Route {
+            scope: Some(scope),
             min_head: MinHead::Any,
             of_node: false,
             archive: false,
@@ -178,7 +178,7 @@ impl ChainSnapshot {
             // A block that is named by its hash never changes.
             BlockName::Hash(_) => {
                 return Route {
-                    anchor: Some(CacheScope::Chain { epoch }),
+                    scope: Some(CacheScope::Chain { epoch }),
                     archive: state && self.is_old(self.named),
                     ..self.at_head()
                 };
@@ -203,7 +203,7 @@ impl ChainSnapshot {
         }
         let is_final = number == 0 || self.view.final_block.is_some_and(|newest| number <= newest);
         Route {
-            anchor: Some(if is_final {
+            scope: Some(if is_final {
                 CacheScope::Chain { epoch }
             } else {
                 CacheScope::Branch { epoch, branch }
@@ -230,7 +230,7 @@ impl ChainSnapshot {
     fn at_head(&self) -> Route {
         let head = self.view.head.filter(|_| self.unpublished_head.is_none());
         Route {
-            anchor: head.map(|head| CacheScope::Head {
+            scope: head.map(|head| CacheScope::Head {
                 epoch: self.epoch,
                 branch: self.view.branch,
                 number: head.number,
@@ -241,7 +241,7 @@ impl ChainSnapshot {
 
     fn unkept(&self) -> Route {
         Route {
-            anchor: None,
+            scope: None,
             min_head: self.unpublished_head.map_or(MinHead::Published, MinHead::PreferAbove),
             of_node: false,
             archive: false,
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
     use crate::chain::BlockRef;
 
-    fn ground() -> ChainSnapshot {
+    fn snapshot() -> ChainSnapshot {
         ChainSnapshot {
             view: View {
                 head: Some(BlockRef {
@@ -276,9 +276,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(ground: ChainSnapshot, basis: Basis, block: Option<BlockName>, expect: &str) {
-        let plan = ground.plan(basis, block.map(Some));
-        let anchor = match plan.anchor {
+    fn check(snapshot: ChainSnapshot, basis: Basis, block: Option<BlockName>, expect: &str) {
+        let plan = snapshot.plan(basis, block.map(Some));
+        let scope = match plan.scope {
             None => "nothing",
             Some(CacheScope::Chain { epoch: 5 }) => "chain",
             Some(CacheScope::Software { epoch: 5, .. }) => "software",
@@ -292,79 +292,84 @@ mod tests {
         };
         let of_node = if plan.of_node { " of node" } else { "" };
         let archive = if plan.archive { " archive" } else { "" };
-        assert_eq!(format!("{anchor}, {:?}{of_node}{archive}", plan.min_head), expect);
+        assert_eq!(format!("{scope}, {:?}{of_node}{archive}", plan.min_head), expect);
     }
 
     #[test]
     fn how_long_an_answer_holds() {
         use BlockName::{Hash, Latest, Moving, Number, Pending};
         let hash = Some(Hash(B256::ZERO));
-        check(ground(), Basis::Chain, None, "chain, Any");
-        check(ground(), Basis::Head, None, "head, Published");
-        check(ground(), Basis::Mined, None, "head, Published");
-        check(ground(), Basis::Sought, None, "head, Published of node");
-        check(ground(), Basis::Software, None, "software, Any of node");
-        check(ground(), Basis::Recent(1), Some(Number(5)), "head, Published");
-        check(ground(), Basis::Recent(1), Some(Pending), "nothing, Published of node");
-        check(ground(), Basis::Recent(1), None, "nothing, Published");
-        check(ground(), Basis::Work, None, "nothing, Published archive");
-        check(ground(), Basis::Hash(0), hash, "chain, Published");
-        check(ground(), Basis::Hash(0), None, "nothing, Published");
-        check(ground(), Basis::Block(0), None, "nothing, Published");
-        check(ground(), Basis::Block(0), hash, "chain, Published");
-        check(ground(), Basis::Block(0), Some(Latest), "head, Published");
-        check(ground(), Basis::Block(0), Some(Moving), "head, Published");
-        check(ground(), Basis::Block(0), Some(Pending), "nothing, Published of node");
-        check(ground(), Basis::Block(0), Some(Number(0)), "chain, Number(0)");
-        check(ground(), Basis::Block(0), Some(Number(900)), "chain, Published");
-        check(ground(), Basis::Block(0), Some(Number(901)), "branch, Published");
-        check(ground(), Basis::Block(0), Some(Number(1000)), "branch, Published");
+        check(snapshot(), Basis::Chain, None, "chain, Any");
+        check(snapshot(), Basis::Head, None, "head, Published");
+        check(snapshot(), Basis::Mined, None, "head, Published");
+        check(snapshot(), Basis::Sought, None, "head, Published of node");
+        check(snapshot(), Basis::Software, None, "software, Any of node");
+        check(snapshot(), Basis::Recent(1), Some(Number(5)), "head, Published");
         check(
-            ground(),
+            snapshot(),
+            Basis::Recent(1),
+            Some(Pending),
+            "nothing, Published of node",
+        );
+        check(snapshot(), Basis::Recent(1), None, "nothing, Published");
+        check(snapshot(), Basis::Work, None, "nothing, Published archive");
+        check(snapshot(), Basis::Hash(0), hash, "chain, Published");
+        check(snapshot(), Basis::Hash(0), None, "nothing, Published");
+        check(snapshot(), Basis::Block(0), None, "nothing, Published");
+        check(snapshot(), Basis::Block(0), hash, "chain, Published");
+        check(snapshot(), Basis::Block(0), Some(Latest), "head, Published");
+        check(snapshot(), Basis::Block(0), Some(Moving), "head, Published");
+        check(snapshot(), Basis::Block(0), Some(Pending), "nothing, Published of node");
+        check(snapshot(), Basis::Block(0), Some(Number(0)), "chain, Number(0)");
+        check(snapshot(), Basis::Block(0), Some(Number(900)), "chain, Published");
+        check(snapshot(), Basis::Block(0), Some(Number(901)), "branch, Published");
+        check(snapshot(), Basis::Block(0), Some(Number(1000)), "branch, Published");
+        check(
+            snapshot(),
             Basis::Block(0),
             Some(Number(1001)),
             "nothing, PreferAbove(1001)",
         );
-        check(ground(), Basis::State(1), None, "head, Published");
+        check(snapshot(), Basis::State(1), None, "head, Published");
         check(
-            ground(),
+            snapshot(),
             Basis::State(1),
             Some(Number(872)),
             "chain, Number(872) archive",
         );
-        check(ground(), Basis::State(1), Some(Number(873)), "chain, Published");
-        check(ground(), Basis::Account(1), None, "nothing, Published of node");
+        check(snapshot(), Basis::State(1), Some(Number(873)), "chain, Published");
+        check(snapshot(), Basis::Account(1), None, "nothing, Published of node");
     }
 
     #[test]
     fn old_state_is_the_archives_also_where_its_block_is_named_by_hash() {
         for (number, old) in [(None, true), (Some(872), true), (Some(873), false), (Some(1000), false)] {
-            let ground = ChainSnapshot {
+            let snapshot = ChainSnapshot {
                 named: number,
-                ..ground()
+                ..snapshot()
             };
             let archive = if old { " archive" } else { "" };
             let (hash, canonical) = (BlockName::Hash(B256::ZERO), BlockName::Canonical(B256::ZERO));
             check(
-                ground,
+                snapshot,
                 Basis::State(1),
                 Some(hash),
                 &format!("chain, Published{archive}"),
             );
             check(
-                ground,
+                snapshot,
                 Basis::Account(1),
                 Some(canonical),
                 &format!("nothing, Published{archive}"),
             );
-            check(ground, Basis::Block(0), Some(hash), "chain, Published");
-            check(ground, Basis::Block(0), Some(canonical), "nothing, Published");
+            check(snapshot, Basis::Block(0), Some(hash), "chain, Published");
+            check(snapshot, Basis::Block(0), Some(canonical), "nothing, Published");
         }
     }
 
     #[test]
     fn where_nothing_is_known_nothing_is_kept() {
-        let mut unknown = ground();
+        let mut unknown = snapshot();
         unknown.view.final_block = None;
         check(
             unknown,
@@ -374,7 +379,7 @@ mod tests {
         );
         let unpublished_head = ChainSnapshot {
             unpublished_head: Some(1001),
-            ..ground()
+            ..snapshot()
         };
         check(unpublished_head, Basis::Head, None, "nothing, PreferAbove(1001)");
         check(
@@ -385,7 +390,7 @@ mod tests {
         );
         let before = ChainSnapshot {
             view: View::default(),
-            ..ground()
+            ..snapshot()
         };
         check(before, Basis::Head, None, "nothing, Published");
         check(

@@ -252,7 +252,7 @@ impl Calls {
         self.unpublished_head.beyond(self.tip.view().head?.number)
     }
 
-    fn ground(&self) -> ChainSnapshot {
+    fn snapshot(&self) -> ChainSnapshot {
         let view = self.tip.view();
         let head = view.head.map_or(0, |head| head.number);
         let mut node = self.node.lock();
@@ -286,12 +286,12 @@ impl Calls {
     }
 
     /// Asks a node for the final block, if this block may be final and the last question is some time ago.
-    fn look_for_finality(&self, ground: &ChainSnapshot, block: Option<BlockName>) {
-        let (Some(head), Some(BlockName::Number(number))) = (ground.view.head, block) else {
+    fn look_for_finality(&self, snapshot: &ChainSnapshot, block: Option<BlockName>) {
+        let (Some(head), Some(BlockName::Number(number))) = (snapshot.view.head, block) else {
             return;
         };
         let deep = head.number.saturating_sub(number) >= Finality::DEEP;
-        let known = ground.view.final_block.is_some_and(|newest| number <= newest);
+        let known = snapshot.view.final_block.is_some_and(|newest| number <= newest);
         if deep && !known && self.finality.is_due(head.number) {
             tokio::spawn(finality::look(self.pool.clone(), self.tip.clone()));
         }
@@ -300,12 +300,12 @@ impl Calls {
     async fn cached_or_forwarded<'a>(
         &'a self,
         known: Method,
-        anchor: Option<CacheScope>,
+        scope: Option<CacheScope>,
         (ask, owner): (&Ask, Owner),
         holds: impl Fn(&Bytes) -> bool,
         asking: impl FnOnce() -> BoxFuture<'a, Answer>,
     ) -> (Answer, By) {
-        let key = anchor.and_then(|anchor| key(anchor, ask));
+        let key = scope.and_then(|scope| key(scope, ask));
         if let Some(key) = &key
             && let Some(kept) = self.cache.get(key).await
         {
@@ -413,9 +413,9 @@ fn route(ask: &mut Ask, plan: Route) {
     }
 }
 
-fn key(anchor: CacheScope, ask: &Ask) -> Option<CacheKey> {
+fn key(scope: CacheScope, ask: &Ask) -> Option<CacheKey> {
     let params = params::canonical(&ask.params)?;
-    Some(CacheKey::new(anchor, &ask.method, &params))
+    Some(CacheKey::new(scope, &ask.method, &params))
 }
 
 /// Returns the error object of a failed call (PROTOCOL 1.14). The message is the variant's own, without the

@@ -26,14 +26,15 @@ const LOOKUP: Duration = Duration::from_secs(2);
 /// Sends a transaction to the active node, or to all nodes if `broadcast` is set, and answers as soon as one node has
 /// accepted it. "Already known" is success.
 ///
-/// If the connection ended first, the nodes are asked for the transaction; if none has it, it is sent once more, on a
-/// connection of its own: its nonce makes it valid only once. From then on an error is that of a node only where all
-/// nodes say that they do not have the transaction, else [`CallError::Lost`].
+/// If the connection ended first, the nodes are asked for the transaction; unless one is known to have it, it is sent
+/// again, on connections of its own: its nonce makes it valid only once. After that, a node's error is passed on only if
+/// every node denies having the transaction. Else the answer is [`CallError::Lost`], or [`CallError::Breaks`] if the
+/// transaction is what breaks connections.
 pub(super) async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
     let all_eligible = if broadcast { pool.all_eligible(&ask) } else { Vec::new() };
     let hash = hash_of(&ask.params);
     if all_eligible.len() < 2 {
-        return match taken(pool.call(&ask).await, hash) {
+        return match known_is_success(pool.call(&ask).await, hash) {
             Err(CallError::Lost) => after_loss(pool, &ask, hash).await,
             answer => answer,
         };
@@ -57,7 +58,7 @@ pub(super) async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer 
     let mut is_lost = false;
     let mut refused: Option<(bool, usize, Answer)> = None;
     while let Some((rank, answer)) = sending.next().await {
-        let answer = taken(answer, hash);
+        let answer = known_is_success(answer, hash);
         if let Ok(Outcome::Result(_)) = answer {
             return answer;
         }
@@ -84,12 +85,12 @@ async fn after_loss(pool: &Pool, ask: &Ask, hash: Option<B256>) -> Answer {
     let Some(hash) = hash else { return lost() };
     if find(pool, ask, hash).await == Presence::Somewhere {
         ask.conduct.changes_go_alone(Instant::now());
-        return Ok(quoted(hash));
+        return Ok(accepted(hash));
     }
-    match taken(pool.send_again(ask).await, Some(hash)) {
+    match known_is_success(pool.send_again(ask).await, Some(hash)) {
         // "Nonce too low", say, if the first copy arrived late.
         Ok(Outcome::Error(error)) => match find(pool, ask, hash).await {
-            Presence::Somewhere => Ok(quoted(hash)),
+            Presence::Somewhere => Ok(accepted(hash)),
             Presence::Nowhere => Ok(Outcome::Error(error)),
             Presence::Unknown => lost(),
         },
@@ -104,7 +105,7 @@ enum Presence {
     Somewhere,
     /// All nodes say that they do not have it.
     Nowhere,
-    /// A node could not be asked.
+    /// At least one node gave no usable answer.
     Unknown,
 }
 
@@ -147,14 +148,14 @@ async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Presence {
 }
 
 /// Returns the answer to an accepted transaction.
-fn quoted(hash: B256) -> Outcome {
+fn accepted(hash: B256) -> Outcome {
     Outcome::Result(format!("\"{hash}\"").into())
 }
 
 /// Turns the error of a node that has the transaction already into success.
-fn taken(answer: Answer, hash: Option<B256>) -> Answer {
+fn known_is_success(answer: Answer, hash: Option<B256>) -> Answer {
     match (&answer, hash) {
-        (Ok(Outcome::Error(error)), Some(hash)) if is_known(error) => Ok(quoted(hash)),
+        (Ok(Outcome::Error(error)), Some(hash)) if is_known(error) => Ok(accepted(hash)),
         _ => answer,
     }
 }
@@ -221,7 +222,7 @@ mod tests {
     fn that_a_node_has_it_is_success() {
         let error = |message: &str| {
             let json = format!(r#"{{"code":-32000,"message":"{message}"}}"#);
-            taken(Ok(Outcome::Error(json.into())), Some(B256::ZERO))
+            known_is_success(Ok(Outcome::Error(json.into())), Some(B256::ZERO))
         };
         for known in [
             "already known",

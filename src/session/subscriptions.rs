@@ -60,7 +60,7 @@ impl Session {
                 return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
             }
             // Subscriptions that the node refused are not counted.
-            self.subscriptions.retain(|(own, _)| !own.recipient.is_over());
+            self.subscriptions.retain(|(own, _)| !own.recipient.is_refused());
         }
         if let Topic::Chain(stream, start @ Start::Live) = &mut topic {
             *start = services.replays.start_of(stream);
@@ -68,7 +68,7 @@ impl Session {
         let max = terms.rights.plan.max_subscriptions;
         if self.subscriptions.len() >= max {
             // Subscriptions that found no block to resume from are not counted.
-            self.subscriptions.retain(|(own, _)| !own.recipient.is_over());
+            self.subscriptions.retain(|(own, _)| !own.recipient.is_refused());
         }
         if self.subscriptions.len() >= max {
             services.count_refusal("subscriptions");

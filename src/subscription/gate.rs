@@ -1,4 +1,4 @@
-//! Events that wait for contents of an earlier block, per connection. No I/O, no clock.
+//! Events that wait, per connection, for contents that come before them. No I/O, no clock.
 //!
 //! On one connection head N is delivered before the contents of N, and these before head N + 1, for the kinds that
 //! the connection subscribes to (E3). Each kind is published as soon as it is known; an event that is early for a
@@ -52,7 +52,7 @@ impl Fronts {
             .filter_map(move |(kind, front)| (front? < at).then_some(kind))
     }
 
-    fn hold_back(&self, subscriber: &Subscriber, at: Position) -> bool {
+    fn holds_back(&self, subscriber: &Subscriber, at: Position) -> bool {
         self.before(at).any(|kind| subscriber.writer.subscribes_to(kind))
     }
 }
@@ -86,7 +86,7 @@ impl Gate {
             return send(subscribers, batch, due, now);
         }
         for subscriber in subscribers {
-            if fronts.hold_back(subscriber, at) {
+            if fronts.holds_back(subscriber, at) {
                 let waiting = self.waiting.entry(subscriber.writer.id()).or_default();
                 let behind = waiting.partition_point(|early| early.at <= at);
                 let (subscriber, batch) = (subscriber.clone(), batch.clone());
@@ -100,14 +100,14 @@ impl Gate {
     /// Queues the events that need not wait any longer.
     pub(super) fn release(&mut self, fronts: &Fronts, due: &mut DirtyClients, now: Millis) {
         self.waiting.retain(|_, waiting| {
-            while let Some(early) = waiting.pop_front_if(|early| !fronts.hold_back(&early.subscriber, early.at)) {
+            while let Some(early) = waiting.pop_front_if(|early| !fronts.holds_back(&early.subscriber, early.at)) {
                 send(std::iter::once(&early.subscriber), &early.batch, due, now);
             }
             !waiting.is_empty()
         });
     }
 
-    /// Forgets waiting events of dropped blocks: connections on which they waited never see these blocks. Returns the
+    /// Forgets waiting events of dropped blocks: these events are never sent. Returns the
     /// subscription and the block's sequence of each forgotten event, for which no removal is due.
     pub(super) fn drop_blocks(&mut self, dropped: &[Published]) -> HashSet<(SubscriptionId, u64)> {
         let mut undelivered = HashSet::new();
@@ -136,7 +136,7 @@ impl Gate {
         self.waiting.clear();
     }
 
-    /// Returns the number of events that wait.
+    /// Returns the number of batches that wait, each for one subscription.
     pub(super) fn len(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
     }

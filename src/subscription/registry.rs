@@ -163,7 +163,7 @@ impl Registry {
     pub fn refuse(&self, Asked { id, place }: Asked) {
         let mut tables = self.tables.lock();
         if let Some(subscriber) = tables.remove(place, id) {
-            subscriber.recipient.give_up();
+            subscriber.recipient.refuse();
             subscriber.writer.forget(id);
             self.count(place.kind()).dec();
             self.publish_wanted(&mut tables);
@@ -224,7 +224,7 @@ impl Registry {
     /// Ends a resumed subscription whose place was not found; its session may still own it.
     pub fn give_up(&self, writer: &Arc<ClientWriter>, id: SubscriptionId) {
         if let Some((kind, subscriber)) = self.tables.lock().leave_replay(writer.id(), id) {
-            subscriber.recipient.give_up();
+            subscriber.recipient.refuse();
             self.count(kind).dec();
         }
     }

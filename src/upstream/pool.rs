@@ -309,6 +309,12 @@ impl Pool {
         self.active.by_preference(block)
     }
 
+    /// Checks if the upstream's connection for calls is open: for a while after a connection none is.
+    #[must_use]
+    pub fn is_open(&self, id: UpstreamId) -> bool {
+        *self.upstreams[id.0].shared.lanes.borrow() != Lanes::Opening
+    }
+
     /// Sends a call of our own to one upstream, like [`Self::call_ours`], with `time_limit` as the time limit.
     ///
     /// # Errors

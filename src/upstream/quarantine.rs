@@ -1,8 +1,11 @@
 //! Separate connections for calls that may have broken a shared one.
 //!
 //! Any call in flight on a connection that breaks may be the cause, so each that can be repeated is sent again, alone on
-//! a connection. A call that breaks such connections, twice if it can be repeated, while the node stays up is the
-//! cause: it is remembered and refused for a while. No other call is marked.
+//! a connection. A call that breaks such connections while the node stays up, twice if it can be repeated and the time
+//! suffices, is the cause: it is remembered and refused for a while, and so are all calls of its account. No other account is marked.
+//!
+//! Accounts under a milder consequence, whose changes or calls are all sent alone ([`Solitude`]), have connections of
+//! their own here, so that they do not delay a call that was lost.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -17,6 +20,7 @@ use tracing::{debug, warn};
 use super::alone::Alone;
 use super::call::exchange;
 use super::call_lane::knows_head;
+use super::link::LinkError;
 use super::pool::Upstream;
 use super::{Ask, CallError, MinHead, Repeat};
 use crate::conduct::{CONSEQUENCE, Solitude};
@@ -34,8 +38,8 @@ const MAX_WAITING: usize = 4096;
 /// Most calls remembered; the oldest is forgotten first.
 const REMEMBERED: usize = 1024;
 
-/// Age at which a connection that is kept for waiting calls is no longer used.
-const MAX_SPARE_AGE: Duration = Duration::from_secs(1);
+/// Idle time after which a connection that is kept for waiting calls is no longer used.
+const MAX_SPARE_IDLE: Duration = Duration::from_secs(1);
 
 /// The quarantine of one node.
 #[derive(Debug)]
@@ -54,7 +58,7 @@ struct Spare {
     link: Alone,
     /// The stream's connection at the time.
     stream: Option<u64>,
-    since: Instant,
+    idle_since: Instant,
 }
 
 /// Hashes of calls that broke a connection of their own, by method, with the time.
@@ -113,7 +117,8 @@ impl Default for Quarantine {
 impl Quarantine {
     /// Checks if this call is known to break the node's connections.
     pub(super) fn refuses(&self, ask: &Ask) -> bool {
-        // Nearly always: the parameters, which may be long, are not read then, and never under the lock.
+        // Nearly always no call of this method is remembered; then the parameters, which may be long, are not read.
+        // They are never read under the lock.
         if !self.breaking.lock().since.contains_key(&ask.method) {
             return false;
         }
@@ -133,11 +138,11 @@ impl Quarantine {
         self.breaking.lock().remember(&ask.method, key, Instant::now());
     }
 
-    /// Takes a connection that leads to the same node as the stream's connection `stream`.
+    /// Takes a connection that was opened while the stream's connection had this number.
     fn take_spare(&self, stream: Option<u64>) -> Option<Alone> {
         let now = Instant::now();
         let mut spare = self.spare.lock();
-        spare.retain(|spare| spare.stream == stream && now < spare.since + MAX_SPARE_AGE);
+        spare.retain(|spare| spare.stream == stream && now < spare.idle_since + MAX_SPARE_IDLE);
         spare.pop().map(|spare| spare.link)
     }
 
@@ -148,21 +153,25 @@ impl Quarantine {
         if !waits {
             spare.clear();
         } else if spare.len() < PLACES.iter().sum() {
-            let since = Instant::now();
-            spare.push(Spare { link, stream, since });
+            let idle_since = Instant::now();
+            spare.push(Spare {
+                link,
+                stream,
+                idle_since,
+            });
         }
     }
 }
 
 impl Upstream {
-    /// Sends a call on a connection of its own. `time_limit` bounds the wait for a place, and twice the time with it:
-    /// so calls that hold all places do not use up the time of those that wait.
+    /// Sends a call on a connection of its own. The call waits up to `time_limit` for a place, and then has half of
+    /// `time_limit`, so that calls which hold all places do not use up the time of those that wait.
     ///
     /// # Errors
     /// - [`CallError::Breaks`] if the call ended such connections while the node stayed up;
     /// - [`CallError::TooLong`] if the answer exceeds the limit;
-    /// - [`CallError::Unavailable`] if no connection can be made to a node of the chain that has the newest head: the
-    ///   call was not sent;
+    /// - [`CallError::Unavailable`] if no connection can be made to a node of the chain that has the newest head, where
+    ///   the call depends on the head: the call was not sent;
     /// - [`CallError::Lost`] if the connection ended for another reason;
     /// - [`CallError::TimedOut`] if there was no place or no answer within the time limit;
     /// - [`CallError::Full`] if too many calls wait.
@@ -171,7 +180,7 @@ impl Upstream {
         let places = &self.quarantine.places[solitude as usize];
         let Ok(place) = timeout(time_limit, places.acquire(ask.owner)).await else {
             if places.has_place(ask.owner) {
-                // Its own calls kept this one from its turn, which may be what broke the connection.
+                // The account's other calls hold its places; this one may be what broke the connection.
                 ask.conduct.calls_go_alone(Instant::now());
             }
             return Err(CallError::TimedOut);
@@ -187,7 +196,7 @@ impl Upstream {
                 );
                 self.quarantine.remember(ask);
             }
-            // A call that ends connections only after a long time would never be found.
+            // A call that ends the connection only after the time limit is never seen to break it.
             Err(CallError::TimedOut) => ask.conduct.calls_go_alone(Instant::now()),
             _ => {}
         }
@@ -199,7 +208,13 @@ impl Upstream {
             let stream = *self.shared.stream.borrow();
             let spare = self.quarantine.take_spare(stream);
             if let Some(mut link) = spare {
-                match timeout_at(until, link.ask(&ask.method, &ask.params)).await {
+                let asking = async {
+                    if ask.min_head != MinHead::Any && !knows_head(&self.shared, &mut link).await? {
+                        return Err(LinkError::Closed);
+                    }
+                    link.ask(&ask.method, &ask.params).await
+                };
+                match timeout_at(until, asking).await {
                     Ok(Ok(outcome)) => {
                         self.quarantine.give_back(link, stream);
                         return Ok(outcome);

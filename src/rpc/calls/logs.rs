@@ -43,19 +43,19 @@ impl Calls {
                 LocalRange::No => {}
             }
         }
-        let ground = self.ground();
+        let snapshot = self.snapshot();
         let last = query.as_ref().map_or(BlockName::Latest, RangeQuery::last);
-        self.look_for_finality(&ground, Some(last));
-        route(&mut ask, ground.plan_logs(last));
+        self.look_for_finality(&snapshot, Some(last));
+        route(&mut ask, snapshot.plan_logs(last));
         let by_hash = matches!(last, BlockName::Hash(_));
         // A node that has a block may not have indexed it yet: an empty list of its logs must not be cached.
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // The answer to a query that is not understood here is not cached.
-        let anchor = ground.plan_logs(last).anchor.filter(|_| query.is_some() && !late);
+        let scope = snapshot.plan_logs(last).scope.filter(|_| query.is_some() && !late);
         let expected = Expected::of(known.name, &ask.params);
         let asking = || self.ask(&ask, expected, |_| true).boxed();
         let (answer, by) = self
-            .cached_or_forwarded(known, anchor, (&ask, owner), holds, asking)
+            .cached_or_forwarded(known, scope, (&ask, owner), holds, asking)
             .await;
         if query.is_some() && !matches!(by, By::Memory) {
             self.note_last_block(&answer);

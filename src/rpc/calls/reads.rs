@@ -15,7 +15,7 @@ use crate::upstream::{Ask, CallError};
 
 impl Calls {
     pub(super) async fn read(&self, known: Method, basis: Basis, mut ask: Ask, owner: Owner) -> Answer {
-        let mut ground = self.ground();
+        let mut snapshot = self.snapshot();
         let block = match (basis, params::args(&ask.params)) {
             (_, None) => Some(None),
             (
@@ -29,19 +29,19 @@ impl Calls {
             (_, block) => block,
         };
         if matches!(basis, Basis::State(_) | Basis::Account(_)) {
-            ground.named = self.number_held(block.flatten());
+            snapshot.named = self.number_held(block.flatten());
         }
-        self.look_for_finality(&ground, block.flatten());
-        let plan = ground.plan(basis, block);
+        self.look_for_finality(&snapshot, block.flatten());
+        let plan = snapshot.plan(basis, block);
         route(&mut ask, plan);
         let of_transaction = matches!(basis, Basis::Mined | Basis::Sought);
-        if of_transaction && let Some(kept) = self.kept_final(&ground, &ask).await {
+        if of_transaction && let Some(kept) = self.kept_final(&snapshot, &ask).await {
             self.note(known, "memory");
             return Ok(Outcome::Result(kept));
         }
         let of_block = known.is_of_a_block_itself();
         let tells_number = matches!(known.name, "eth_getBlockByNumber" | "eth_getBlockByHash");
-        let head = ground.view.head;
+        let head = snapshot.view.head;
         // Checks if the requested block is there: a node behind a balancer may not have the block that another node
         // announced.
         let is_there = |json: &Bytes| match (block.flatten(), head) {
@@ -69,8 +69,8 @@ impl Calls {
         // A published block is never answered with `null` while it is canonical: the nodes are on their way to
         // another branch, and `eth_blockNumber` has reported the block to clients. They get an error instead.
         let missing = |json: &Bytes| {
-            let head = head.filter(|_| ground.unpublished_head.is_none() && is_null(json) && !is_there(json))?;
-            (self.tip.view().branch == ground.view.branch).then_some(CallError::Behind(head.number))
+            let head = head.filter(|_| snapshot.unpublished_head.is_none() && is_null(json) && !is_there(json))?;
+            (self.tip.view().branch == snapshot.view.branch).then_some(CallError::Behind(head.number))
         };
         let expected = Expected::of(known.name, &ask.params);
         let asking = || {
@@ -83,10 +83,10 @@ impl Calls {
             asking.boxed()
         };
         let (answer, by) = self
-            .cached_or_forwarded(known, plan.anchor, (&ask, owner), holds, asking)
+            .cached_or_forwarded(known, plan.scope, (&ask, owner), holds, asking)
             .await;
         // A block parameter that is not understood here may name the pending block.
-        let of_blocks = block != Some(None) && !(plan.of_node && plan.anchor.is_none());
+        let of_blocks = block != Some(None) && !(plan.of_node && plan.scope.is_none());
         if let (Ok(Outcome::Result(json)), By::Node, true) = (&answer, by, of_blocks) {
             if tells_number {
                 self.note_block_number(params::number_of(json, "number"));
@@ -97,8 +97,8 @@ impl Calls {
             if of_transaction {
                 let number = params::number_of(json, "blockNumber");
                 self.note_block_number(number);
-                self.look_for_finality(&ground, number.map(BlockName::Number));
-                self.keep_if_final(&ground, &ask, number, json).await;
+                self.look_for_finality(&snapshot, number.map(BlockName::Number));
+                self.keep_if_final(&snapshot, &ask, number, json).await;
             }
         }
         answer
@@ -129,21 +129,21 @@ impl Calls {
     }
 
     /// Caches a transaction or receipt of a final block for as long as the chain is the same.
-    async fn keep_if_final(&self, ground: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
-        if let (Some(number), Some(newest)) = (number, ground.view.final_block)
+    async fn keep_if_final(&self, snapshot: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
+        if let (Some(number), Some(newest)) = (number, snapshot.view.final_block)
             && number <= newest
-            && let Some(key) = settled_key(ground, ask)
+            && let Some(key) = settled_key(snapshot, ask)
         {
             self.cache.keep(key, Bytes::copy_from_slice(json)).await;
         }
     }
 
-    async fn kept_final(&self, ground: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
-        ground.view.final_block?;
-        self.cache.get(&settled_key(ground, ask)?).await
+    async fn kept_final(&self, snapshot: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
+        snapshot.view.final_block?;
+        self.cache.get(&settled_key(snapshot, ask)?).await
     }
 }
 
-fn settled_key(ground: &ChainSnapshot, ask: &Ask) -> Option<CacheKey> {
-    key(CacheScope::Chain { epoch: ground.epoch }, ask)
+fn settled_key(snapshot: &ChainSnapshot, ask: &Ask) -> Option<CacheKey> {
+    key(CacheScope::Chain { epoch: snapshot.epoch }, ask)
 }
