@@ -136,11 +136,16 @@ impl Source {
         let (begun, mut idle) = (Instant::now(), Duration::ZERO);
         loop {
             // Time without a node that can be asked is not the nodes' time: they would be taken for nodes without logs.
-            let mut nodes = self.pool.by_preference(header.block.hash);
-            nodes.retain(|node| self.pool.is_open(*node));
+            let connected = self.pool.by_preference(header.block.hash);
+            let open = |node: &UpstreamId| self.pool.is_open(*node);
+            let nodes: Vec<UpstreamId> = connected.iter().copied().filter(open).collect();
             if nodes.is_empty() && under_way.is_empty() {
-                tokio::time::sleep(NO_NODE).await;
-                idle += NO_NODE;
+                let since = Instant::now();
+                match connected.is_empty() {
+                    true => tokio::time::sleep(NO_NODE).await,
+                    false => drop(tokio::time::timeout(NO_NODE, self.pool.opened(&connected)).await),
+                }
+                idle += since.elapsed();
                 continue;
             }
             let now = begun.elapsed().saturating_sub(idle);

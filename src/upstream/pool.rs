@@ -315,6 +315,15 @@ impl Pool {
         *self.upstreams[id.0].shared.lanes.borrow() != Lanes::Opening
     }
 
+    /// Waits until the connection for calls of one of these upstreams is open, or was given up.
+    pub async fn opened(&self, ids: &[UpstreamId]) {
+        let opened = ids.iter().map(|id| {
+            let mut lanes = self.upstreams[id.0].shared.lanes.subscribe();
+            Box::pin(async move { drop(lanes.wait_for(|lanes| *lanes != Lanes::Opening).await) })
+        });
+        futures_util::future::select_all(opened).await;
+    }
+
     /// Sends a call of our own to one upstream, like [`Self::call_ours`], with `time_limit` as the time limit.
     ///
     /// # Errors
