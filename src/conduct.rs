@@ -164,21 +164,20 @@ impl Conduct {
     #[must_use]
     pub fn is_alone(&self, changes: bool, now: Instant) -> bool {
         match self.solitude(now) {
-            Some(Solitude::All) => true,
-            Some(Solitude::Changes) => changes,
-            Some(Solitude::Lost) | None => false,
+            Solitude::All => true,
+            Solitude::Changes => changes,
+            Solitude::Lost => false,
         }
     }
 
-    /// Returns the consequence that lasts for the account's calls, if any.
+    /// Returns which of the account's calls are sent alone now.
     #[must_use]
-    pub fn solitude(&self, now: Instant) -> Option<Solitude> {
-        let until = self.until()?;
+    pub fn solitude(&self, now: Instant) -> Solitude {
         let lasts = |until: Option<Instant>| until.is_some_and(|until| now < until);
-        if lasts(until.all_alone) {
-            Some(Solitude::All)
-        } else {
-            lasts(until.sends_alone).then_some(Solitude::Changes)
+        match self.until() {
+            Some(until) if lasts(until.all_alone) => Solitude::All,
+            Some(until) if lasts(until.sends_alone) => Solitude::Changes,
+            _ => Solitude::Lost,
         }
     }
 

@@ -23,7 +23,7 @@ use super::call_lane::knows_head;
 use super::link::LinkError;
 use super::pool::Upstream;
 use super::{Ask, CallError, MinHead, Repeat};
-use crate::conduct::{CONSEQUENCE, Solitude};
+use crate::conduct::CONSEQUENCE;
 use crate::jsonrpc::Outcome;
 use crate::shares::{FairPool, Owner};
 
@@ -63,41 +63,34 @@ struct Spare {
 
 /// Hashes of calls that broke a connection of their own, by method, with the time.
 #[derive(Debug, Default)]
-struct Breaking {
-    since: HashMap<String, HashMap<u64, Instant>>,
-    count: usize,
-}
+struct Breaking(HashMap<String, HashMap<u64, Instant>>);
 
 impl Breaking {
     fn remember(&mut self, method: &str, key: u64, now: Instant) {
-        if self.count >= REMEMBERED {
-            self.forget(now);
+        if self.0.values().map(HashMap::len).sum::<usize>() >= REMEMBERED {
+            let oldest = self.0.values().flat_map(HashMap::values).min().copied();
+            self.forget(|since| Some(since) == oldest);
         }
-        if self
-            .since
-            .entry(method.to_owned())
-            .or_default()
-            .insert(key, now)
-            .is_none()
-        {
-            self.count += 1;
-        }
+        self.0.entry(method.to_owned()).or_default().insert(key, now);
     }
 
-    /// Forgets the calls whose time is over, or else the oldest.
-    fn forget(&mut self, now: Instant) {
-        let all = self.since.values().flat_map(HashMap::values);
-        let oldest = all.min().copied().unwrap_or(now);
-        let until = oldest.max(now.checked_sub(CONSEQUENCE).unwrap_or(oldest));
-        self.since.retain(|_, calls| {
-            calls.retain(|_, since| *since > until);
+    fn forget(&mut self, is_over: impl Fn(Instant) -> bool) {
+        self.0.retain(|_, calls| {
+            calls.retain(|_, since| !is_over(*since));
             !calls.is_empty()
         });
-        self.count = self.since.values().map(HashMap::len).sum();
+    }
+
+    /// Checks if a call of this method is remembered; forgets calls whose time is over.
+    fn has(&mut self, method: &str, now: Instant) -> bool {
+        if self.0.contains_key(method) {
+            self.forget(|since| now >= since + CONSEQUENCE);
+        }
+        self.0.contains_key(method)
     }
 
     fn includes(&self, method: &str, key: u64, now: Instant) -> bool {
-        let since = self.since.get(method).and_then(|calls| calls.get(&key));
+        let since = self.0.get(method).and_then(|calls| calls.get(&key));
         since.is_some_and(|since| now < *since + CONSEQUENCE)
     }
 }
@@ -119,11 +112,12 @@ impl Quarantine {
     pub(super) fn refuses(&self, ask: &Ask) -> bool {
         // Nearly always no call of this method is remembered; then the parameters, which may be long, are not read.
         // They are never read under the lock.
-        if !self.breaking.lock().since.contains_key(&ask.method) {
+        let now = Instant::now();
+        if !self.breaking.lock().has(&ask.method, now) {
             return false;
         }
         let key = self.key(ask);
-        self.breaking.lock().includes(&ask.method, key, Instant::now())
+        self.breaking.lock().includes(&ask.method, key, now)
     }
 
     fn key(&self, ask: &Ask) -> u64 {
@@ -176,7 +170,7 @@ impl Upstream {
     /// - [`CallError::TimedOut`] if there was no place or no answer within the time limit;
     /// - [`CallError::Full`] if too many calls wait.
     pub(super) async fn ask_alone(&self, ask: &Ask, time_limit: Duration) -> Result<Outcome, CallError> {
-        let solitude = ask.conduct.solitude(Instant::now()).unwrap_or(Solitude::Lost);
+        let solitude = ask.conduct.solitude(Instant::now());
         let places = &self.quarantine.places[solitude as usize];
         let Ok(place) = timeout(time_limit, places.acquire(ask.owner)).await else {
             if places.has_place(ask.owner) {
@@ -330,7 +324,10 @@ mod tests {
         breaking.remember("eth_call", 1, now);
         assert!(breaking.includes("eth_call", 1, now + CONSEQUENCE - Duration::from_secs(1)));
         assert!(!breaking.includes("eth_call", 1, now + CONSEQUENCE));
+        assert!(breaking.has("eth_call", now) && !breaking.has("eth_estimateGas", now));
         assert!(!breaking.includes("eth_call", 2, now) && !breaking.includes("eth_estimateGas", 1, now));
+        // Then parameters of this method's calls are not read any more.
+        assert!(!breaking.has("eth_call", now + CONSEQUENCE) && breaking.0.is_empty());
     }
 
     #[test]
@@ -347,8 +344,8 @@ mod tests {
         for number in 0..REMEMBERED as u64 + 10 {
             breaking.remember(method(number), number, now + Duration::from_micros(number));
         }
-        let all: usize = breaking.since.values().map(HashMap::len).sum();
-        assert_eq!((all, breaking.count), (REMEMBERED, REMEMBERED));
+        let all: usize = breaking.0.values().map(HashMap::len).sum();
+        assert_eq!(all, REMEMBERED);
         assert!(!breaking.includes(method(9), 9, now) && breaking.includes(method(10), 10, now));
     }
 }
