@@ -40,12 +40,8 @@ static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
 fn no_event_is_lost_doubled_or_out_of_order_whatever_happens() {
-    if std::env::var_os("RUST_LOG").is_some() {
-        let filter = tracing_subscriber::EnvFilter::from_default_env();
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .init();
+    if let Ok(filter) = std::env::var("RUST_LOG") {
+        headwater::telemetry::init_log(headwater::telemetry::LogFormat::Text, &filter).unwrap();
     }
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
