@@ -25,6 +25,8 @@ const LAYERS: &str = "
 
     server        delivery door jsonrpc look panics pieces rpc session shares tls
     session       clock deflate delivery door jsonrpc look panics rpc shares subscription telemetry
+    # Callbacks of the embedding program: their outcomes are those of calls, their messages go into a client's queue.
+    extension     clock delivery door jsonrpc panics rpc telemetry
     # What was published is answered from: the registry holds the blocks, the filter of a subscription finds their logs.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
     rpc           chain conduct delivery jsonrpc look quantity shares subscription telemetry upstream

@@ -18,6 +18,7 @@
 //!          door                                   identity, rights, quotas
 //!          session       reader > requests        frames to JSON-RPC; charge bytes, parse, charge weights, plan
 //!            > subscription::registry             eth_subscribe, eth_unsubscribe
+//!            > extension                          methods and subscriptions of the embedding program (jsonrpsee)
 //!            > rpc                                everything else: known here, cached, shared with an equal call, or
 //!                > upstream::routing              sent to a node that has the newest head and the least load
 //!          < delivery::writer                     answers and events share one queue
@@ -74,6 +75,8 @@ pub mod server;
 pub mod door;
 
 pub mod session;
+
+pub mod extension;
 
 pub mod rpc;
 

@@ -125,6 +125,12 @@ impl Prefix {
         Self(format!("{}{id}{}", Self::UNNAMED, Self::BETWEEN).into_bytes().into())
     }
 
+    /// Builds the prefix of whole messages ([`Event::whole`]): no bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self(Box::default())
+    }
+
     /// Returns the length of a prefix in this namespace, in bytes.
     #[must_use]
     pub fn len_within(namespace: &str) -> usize {
@@ -184,8 +190,8 @@ pub(super) enum Deflated {
         head: Box<[u8]>,
         body: Box<[u8]>,
     },
-    /// Whole frame, the same for all clients: its prefix is a back-reference to that of an earlier event.
-    Repeated(Box<[u8]>),
+    /// Whole frame, the same for all its clients: the prefix is empty, or a back-reference to that of an earlier event.
+    Whole(Box<[u8]>),
 }
 
 impl Deflated {
@@ -201,20 +207,20 @@ impl Deflated {
     pub(super) fn repeated(distance: usize, body: &[u8]) -> Self {
         let prefix = deflate::repeat(Prefix::LEN, distance);
         let header = FrameHeader::deflated(prefix.len() + body.len());
-        Self::Repeated([header.as_slice(), &prefix, body].concat().into())
+        Self::Whole([header.as_slice(), &prefix, body].concat().into())
     }
 
     pub(super) fn slices<'a>(&'a self, prefix: &'a Prefix) -> [&'a [u8]; 3] {
         match self {
             Self::Opened { head, body } => [head, prefix.stored(), body],
-            Self::Repeated(frame) => [frame, &[], &[]],
+            Self::Whole(frame) => [frame, &[], &[]],
         }
     }
 
     pub(super) fn wire_len(&self) -> usize {
         match self {
             Self::Opened { head, body } => head.len() + Prefix::LEN - Prefix::OPEN.len() + body.len(),
-            Self::Repeated(frame) => frame.len(),
+            Self::Whole(frame) => frame.len(),
         }
     }
 }
@@ -247,6 +253,12 @@ impl Event {
         let prefix = Prefix::LEN - Prefix::OPEN.len() + Prefix::UNNAMED.len();
         let close = format!("}},\"method\":{}}}", serde_json::Value::from(method));
         Self::behind(prefix, payload, close.as_bytes())
+    }
+
+    /// Encodes a whole message, envelope included, for the one subscription that it names ([`Prefix::empty`]).
+    #[must_use]
+    pub fn whole(message: &[u8]) -> Self {
+        Self::behind(0, message, &[]).compressible()
     }
 
     fn behind(prefix: usize, payload: &[u8], close: &[u8]) -> Self {
@@ -303,7 +315,10 @@ impl Event {
 
     /// Returns the event compressed on its own, or `None` if not compressible or not shorter.
     pub(super) fn deflated(&self) -> Option<&Deflated> {
-        let deflate = || deflate::compress(&[&self.body]).map(Deflated::opened);
+        let deflate = || match self.prefix {
+            0 => deflated_text(std::slice::from_ref(&self.body)).map(|frame| Deflated::Whole(frame[..].into())),
+            _ => deflate::compress(&[&self.body]).map(Deflated::opened),
+        };
         self.deflated.as_ref()?.get_or_init(deflate).as_ref()
     }
 }

@@ -30,11 +30,13 @@ pub enum Kind {
     Receipts,
     /// Event of a passed-through subscription, whose kind only the node knows.
     Passthrough,
+    /// Message of a subscription of the embedding program.
+    Extension,
 }
 
 impl Kind {
     /// All kinds, each at the index of its discriminant.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Heads,
         Self::Logs,
         Self::Pending,
@@ -42,6 +44,7 @@ impl Kind {
         Self::Mined,
         Self::Receipts,
         Self::Passthrough,
+        Self::Extension,
     ];
 
     /// Returns the value of the `kind` label in the metrics.
@@ -55,6 +58,7 @@ impl Kind {
             Self::Mined => "minedTransactions",
             Self::Receipts => "transactionReceipts",
             Self::Passthrough => "passthrough",
+            Self::Extension => "extension",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::frame::Deflated;
@@ -61,8 +62,18 @@ pub struct Recipient {
     release: ReleaseCell,
     /// Sequence number of the first fan-out that this subscription receives.
     since: AtomicU64,
-    /// `true` if past events are replayed before live ones.
-    resumed: bool,
+    source: Source,
+}
+
+/// Source of a subscription's events.
+#[derive(Debug)]
+enum Source {
+    /// Live fan-outs.
+    Live,
+    /// Replay of past events, then live fan-outs.
+    Replay,
+    /// Task of its own, which waits until the answer is queued.
+    Task(Box<Notify>),
 }
 
 /// State of a subscription's answer, which its notifications wait for.
@@ -118,14 +129,14 @@ impl Recipient {
     /// Creates a recipient whose answer is not queued yet, for fan-outs from number `since` on.
     #[must_use]
     pub fn new(id: SubscriptionId, since: u64) -> Arc<Self> {
-        Arc::new(Self::made(id, since, false))
+        Arc::new(Self::made(id, since, Source::Live))
     }
 
     /// Like [`Self::new`], for a subscription in this namespace, from the first fan-out on.
     #[must_use]
     pub fn within(namespace: &str, id: SubscriptionId) -> Arc<Self> {
         let prefix = Prefix::within(namespace, id);
-        let made = Self::made(id, 0, false);
+        let made = Self::made(id, 0, Source::Live);
         Arc::new(Self { prefix, ..made })
     }
 
@@ -133,30 +144,39 @@ impl Recipient {
     #[must_use]
     pub fn unnamed(id: SubscriptionId) -> Arc<Self> {
         let prefix = Prefix::unnamed(id);
-        let made = Self::made(id, 0, false);
+        let made = Self::made(id, 0, Source::Live);
         Arc::new(Self { prefix, ..made })
     }
 
     /// Creates a recipient that gets replayed events, and no live ones until [`Self::begin`].
     #[must_use]
     pub fn resumed(id: SubscriptionId) -> Arc<Self> {
-        Arc::new(Self::made(id, u64::MAX, true))
+        Arc::new(Self::made(id, u64::MAX, Source::Replay))
     }
 
-    fn made(id: SubscriptionId, since: u64, resumed: bool) -> Self {
+    /// Creates a recipient of whole messages ([`Event::whole`]), sent by a task of its own, which waits for
+    /// [`Self::until_answered`].
+    #[must_use]
+    pub fn whole(id: SubscriptionId) -> Arc<Self> {
+        let made = Self::made(id, 0, Source::Task(Box::default()));
+        let prefix = Prefix::empty();
+        Arc::new(Self { prefix, ..made })
+    }
+
+    fn made(id: SubscriptionId, since: u64, source: Source) -> Self {
         Self {
             id,
             prefix: Prefix::new(id),
             release: ReleaseCell::new(Release::Unanswered),
             since: AtomicU64::new(since),
-            resumed,
+            source,
         }
     }
 
     /// Checks if past events are replayed before live ones.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
-        self.resumed
+        matches!(self.source, Source::Replay)
     }
 
     /// Returns the id that the client knows.
@@ -175,12 +195,28 @@ impl Recipient {
     pub fn answered(&self) {
         if !self.is_refused() {
             self.release.set(Release::Answering);
+            self.wake();
         }
     }
 
     /// Records that the answer is an error: there will be no events.
     pub fn refuse(&self) {
         self.release.set(Release::Refused);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Source::Task(waits) = &self.source {
+            waits.notify_one();
+        }
+    }
+
+    /// Waits until the answer is queued; `false` if it is an error. For the one task of [`Self::whole`].
+    pub async fn until_answered(&self) -> bool {
+        while let (Source::Task(waits), Release::Unanswered) = (&self.source, self.release.get()) {
+            waits.notified().await;
+        }
+        !self.is_refused()
     }
 
     /// Checks if the answer was an error.

@@ -92,6 +92,14 @@ impl Methods {
         }
     }
 
+    /// Checks if a method may be called that the embedding program adds: it need not be listed, unless the list is a
+    /// key's own and so complete.
+    #[must_use]
+    pub fn allow_added(&self, method: &str) -> bool {
+        !self.denied.match_any_case(method)
+            && (self.beyond != Beyond::Nothing || self.list(method, effect::acts(method)))
+    }
+
     /// Checks if a subscription may be started by this method. Kinds that only the node knows are allowed one by one in
     /// `subscriptions.passthrough`, so that an unknown namespace need not be listed here as well.
     #[must_use]

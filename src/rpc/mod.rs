@@ -75,6 +75,19 @@ pub enum Planned {
     Silent,
 }
 
+/// Checks if headwater serves a method of this name by rules of its own, in any case of its letters.
+#[must_use]
+pub fn serves(method: &str) -> bool {
+    const OWN: [&str; 4] = ["headwater_", "rpc_", "rpc.", "eth_subscribe"];
+    let begins = |own: &str| {
+        let beginning = method.as_bytes().get(..own.len());
+        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(own.as_bytes()))
+    };
+    OWN.into_iter().any(begins)
+        || method.eq_ignore_ascii_case("eth_unsubscribe")
+        || method::Method::of(method).role != method::Role::Unknown
+}
+
 /// Number of the account that makes a call, the same as long as the process runs: a filter that one account made at a
 /// node is not another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

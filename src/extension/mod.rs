@@ -1,0 +1,228 @@
+//! Methods and subscriptions that the embedding program adds, from a module of jsonrpsee (`RpcModule`, `#[rpc]`).
+//!
+//! Clients reach them like headwater's own, over WebSocket and HTTP, single and in batches: quotas, places for calls in
+//! flight and rights are the same. jsonrpsee supplies the table and the callbacks; envelopes, ids, framing and queues
+//! are headwater's ([`stream`]).
+
+mod stream;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use jsonrpsee::core::server::{ConnectionId, MethodCallback, MethodResponse, Methods};
+use jsonrpsee::types::{Id, Params};
+use jsonrpsee::Extensions;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::jsonrpc::{INTERNAL_ERROR, Outcome, error};
+use crate::panics;
+use crate::rpc::Local;
+use crate::telemetry::Metrics;
+
+pub use stream::Streams;
+
+/// Name of the callbacks in the count of panics.
+const TASK: &str = "extension";
+
+/// A name in a module that headwater serves itself.
+#[derive(Debug, thiserror::Error)]
+#[error("method {0} of the module is served by headwater itself: rename it, or put it into a namespace of its own")]
+pub struct NameTaken(&'static str);
+
+/// Client as the callbacks of an extension see it, in jsonrpsee's `Extensions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Number of the account that is charged: the same for all connections of a key, a token's subject or an address,
+    /// as long as the process runs.
+    pub account: u64,
+    /// Address of the client; `None` if a proxy withholds it.
+    pub address: Option<IpAddr>,
+}
+
+/// Role of a method in an extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Only answers.
+    Call,
+    /// Begins a subscription.
+    Subscribe,
+    /// Ends a subscription.
+    Unsubscribe,
+}
+
+/// Methods and subscriptions of the embedding program.
+pub struct Extension {
+    methods: Methods,
+    /// Values that the module gives to each of its callbacks.
+    extensions: Extensions,
+    max_response_bytes: usize,
+    connections: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Extension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extension").finish_non_exhaustive()
+    }
+}
+
+/// Call of a method: its parameters and its caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Method name.
+    pub method: &'a str,
+    /// Parameters as the client wrote them.
+    pub params: Option<&'a RawValue>,
+    /// Caller.
+    pub client: Client,
+    /// Connection on which the call arrived; a request over HTTP counts as a connection.
+    pub connection: ConnectionId,
+}
+
+impl Extension {
+    /// Takes the methods of a module. An answer longer than `max_response_bytes` becomes jsonrpsee's error -32008.
+    ///
+    /// # Errors
+    /// [`NameTaken`] if headwater serves a method of that name itself.
+    pub fn new(
+        mut methods: Methods,
+        serves: impl Fn(&str) -> bool,
+        max_response_bytes: usize,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, NameTaken> {
+        if let Some(taken) = methods.method_names().find(|name| serves(name)) {
+            return Err(NameTaken(taken));
+        }
+        Ok(Self {
+            extensions: methods.extensions().clone(),
+            methods,
+            max_response_bytes,
+            connections: AtomicUsize::new(0),
+            metrics,
+        })
+    }
+
+    /// Returns the role of a method; `None` if the extension has no such method.
+    #[must_use]
+    pub fn role(&self, method: &str) -> Option<Role> {
+        self.methods.method(method).map(|callback| match callback {
+            MethodCallback::Sync(_) | MethodCallback::Async(_) => Role::Call,
+            MethodCallback::Subscription(_) => Role::Subscribe,
+            MethodCallback::Unsubscription(_) => Role::Unsubscribe,
+        })
+    }
+
+    /// Returns the names of all methods, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.methods.method_names()
+    }
+
+    /// Returns the number of a new connection, unique as long as the process runs.
+    #[must_use]
+    pub fn connect(&self) -> ConnectionId {
+        ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Calls a method that only answers, or ends a subscription. A panic of the callback is an internal error of this
+    /// call alone.
+    #[must_use]
+    pub fn call(&self, call: &Call<'_>) -> Local {
+        let params = Params::new(call.params.map(RawValue::get));
+        let (connection, longest) = (call.connection, self.max_response_bytes);
+        let extensions = self.extensions(call);
+        match self.methods.method(call.method) {
+            Some(MethodCallback::Sync(callback)) => self
+                .guarded(|| callback(ID, params, longest, extensions))
+                .into(),
+            Some(MethodCallback::Unsubscription(callback)) => self
+                .guarded(|| callback(ID, params, connection, longest, extensions))
+                .into(),
+            Some(MethodCallback::Async(callback)) => {
+                let answer = catch_unwind(AssertUnwindSafe(|| {
+                    callback(ID, params.into_owned(), connection, longest, extensions)
+                }));
+                match answer {
+                    Ok(answer) => self.awaited(answer),
+                    Err(_) => self.panicked().into(),
+                }
+            }
+            Some(MethodCallback::Subscription(_)) | None => internal_error().into(),
+        }
+    }
+
+    fn extensions(&self, call: &Call<'_>) -> Extensions {
+        let mut extensions = self.extensions.clone();
+        extensions.insert(call.connection);
+        extensions.insert(call.client);
+        extensions
+    }
+
+    fn guarded(&self, callback: impl FnOnce() -> MethodResponse) -> Outcome {
+        match catch_unwind(AssertUnwindSafe(callback)) {
+            Ok(response) => outcome(response),
+            Err(_) => self.panicked(),
+        }
+    }
+
+    fn awaited(&self, answer: impl Future<Output = MethodResponse> + Send + 'static) -> Local {
+        let metrics = self.metrics.clone();
+        Local::Later(
+            async move {
+                let answered = panics::caught(TASK, &metrics, answer).await;
+                answered.map_or_else(internal_error, outcome)
+            }
+            .boxed(),
+        )
+    }
+
+    fn panicked(&self) -> Outcome {
+        panics::count(TASK, &self.metrics);
+        internal_error()
+    }
+}
+
+/// Id of every call of a callback. The client's own id, of any JSON type, is put back around the outcome.
+const ID: Id<'static> = Id::Number(0);
+
+/// Envelope of a result under [`ID`], up to the result.
+const RESULT: &str = r#"{"jsonrpc":"2.0","id":0,"result":"#;
+
+fn internal_error() -> Outcome {
+    error(INTERNAL_ERROR, "internal error").into()
+}
+
+/// Cuts the envelope off a response, without a copy of a result in jsonrpsee's usual form.
+fn outcome(response: MethodResponse) -> Outcome {
+    #[derive(Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        result: Option<&'a RawValue>,
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+    }
+
+    let is_success = response.is_success();
+    let (json, on_close, _) = response.into_parts();
+    if let Some(processed) = on_close {
+        processed.notify(is_success);
+    }
+    let text: Box<str> = json.into();
+    let text = Bytes::from(String::from(text));
+    if text.starts_with(RESULT.as_bytes()) && text.ends_with(b"}") {
+        return Outcome::Result(text.slice(RESULT.len()..text.len() - 1));
+    }
+    match serde_json::from_slice::<Envelope<'_>>(&text) {
+        Ok(Envelope { error: Some(error), .. }) => Outcome::Error(text.slice_ref(error.get().as_bytes())),
+        Ok(Envelope { result: Some(result), .. }) => Outcome::Result(text.slice_ref(result.get().as_bytes())),
+        _ => internal_error(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
