@@ -384,6 +384,16 @@ impl Response {
         (refusal.code == LIMIT_EXCEEDED).then_some(Duration::from_millis(refusal.data.retry_after_ms))
     }
 
+    /// Returns the outcome without its envelope.
+    #[must_use]
+    pub fn into_outcome(self) -> Outcome {
+        if self.head.ends_with(b"\"error\":") {
+            Outcome::Error(self.body)
+        } else {
+            Outcome::Result(self.body)
+        }
+    }
+
     /// Returns the length in bytes.
     #[must_use]
     pub fn length(&self) -> usize {

@@ -23,6 +23,8 @@ const LAYERS: &str = "
     admin         chain door session telemetry upstream
     devnet
 
+    # Sessions within the process, for servers of other programs.
+    module        delivery door jsonrpc rpc session
     server        delivery door jsonrpc look panics pieces rpc session shares tls
     session       clock deflate delivery door jsonrpc look panics rpc shares subscription telemetry
     # Callbacks of the embedding program: their outcomes are those of calls, their messages go into a client's queue.

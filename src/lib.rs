@@ -78,6 +78,8 @@ pub mod session;
 
 pub mod extension;
 
+pub mod module;
+
 pub mod rpc;
 
 pub mod admin;

@@ -1,13 +1,17 @@
-//! Socket of a client: plain, or with TLS on top. Any task may read and write it, without waiting.
+//! Socket of a client: plain, with TLS on top, or within the process. Any task may read and write it, without waiting.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use parking_lot::Mutex;
 use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::net::TcpStream;
+
+use super::Pipe;
 
 /// Most encrypted bytes that wait for the socket. Data that is not encrypted yet stays in the client's queue, where it
 /// is bounded and can be dropped.
@@ -20,6 +24,8 @@ pub enum Socket {
     Plain(TcpStream),
     /// `wss://`, with TLS.
     Tls(Box<Secured>),
+    /// Connection within the process.
+    Pipe(Pipe),
 }
 
 /// TCP socket with its TLS state.
@@ -27,6 +33,12 @@ pub enum Socket {
 pub struct Secured {
     tcp: TcpStream,
     tls: Mutex<ServerConnection>,
+}
+
+impl From<Pipe> for Socket {
+    fn from(pipe: Pipe) -> Self {
+        Self::Pipe(pipe)
+    }
 }
 
 impl From<TcpStream> for Socket {
@@ -46,17 +58,29 @@ impl Socket {
         }))
     }
 
-    fn tcp(&self) -> &TcpStream {
+    /// Returns the system's socket; `None` within the process.
+    fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(secured) => &secured.tcp,
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(secured) => Some(&secured.tcp),
+            Self::Pipe(_) => None,
         }
     }
 
-    /// Returns the socket, to set its options.
-    #[must_use]
-    pub fn options(&self) -> SockRef<'_> {
-        SockRef::from(self.tcp())
+    /// Sets how much the system may buffer unsent, in bytes (`TCP_NOTSENT_LOWAT`).
+    ///
+    /// # Errors
+    /// If the system refuses, with its error.
+    pub fn set_notsent_lowat(&self, bytes: u32) -> io::Result<()> {
+        self.tcp()
+            .map_or(Ok(()), |tcp| SockRef::from(tcp).set_tcp_notsent_lowat(bytes))
+    }
+
+    /// Resets the connection when the socket is closed, so that unsent bytes are freed at once.
+    pub fn reset_on_close(&self) {
+        if let Some(tcp) = self.tcp() {
+            drop(SockRef::from(tcp).set_linger(Some(Duration::ZERO)));
+        }
     }
 
     /// Waits until there may be data to read.
@@ -64,7 +88,11 @@ impl Socket {
     /// # Errors
     /// If the socket fails, with the system's error.
     pub async fn readable(&self) -> io::Result<()> {
-        self.tcp().readable().await
+        match self {
+            Self::Plain(tcp) => tcp.readable().await,
+            Self::Tls(secured) => secured.tcp.readable().await,
+            Self::Pipe(pipe) => poll_fn(|cx| pipe.poll_readable(cx).map(Ok)).await,
+        }
     }
 
     /// Waits until data may be written.
@@ -72,7 +100,11 @@ impl Socket {
     /// # Errors
     /// If the socket fails, with the system's error.
     pub async fn writable(&self) -> io::Result<()> {
-        self.tcp().writable().await
+        match self {
+            Self::Plain(tcp) => tcp.writable().await,
+            Self::Tls(secured) => secured.tcp.writable().await,
+            Self::Pipe(pipe) => poll_fn(|cx| pipe.poll_writable(cx).map(Ok)).await,
+        }
     }
 
     /// Reads available data into the spare capacity of `buffer`; returns the bytes read, 0 at the end of the stream.
@@ -83,6 +115,7 @@ impl Socket {
         match self {
             Self::Plain(tcp) => tcp.try_read_buf(buffer),
             Self::Tls(secured) => secured.try_read(buffer),
+            Self::Pipe(pipe) => pipe.try_read(buffer),
         }
     }
 
@@ -94,6 +127,7 @@ impl Socket {
         match self {
             Self::Plain(tcp) => tcp.try_write_vectored(slices),
             Self::Tls(secured) => secured.try_write(slices),
+            Self::Pipe(pipe) => pipe.try_write(slices),
         }
     }
 
@@ -104,7 +138,7 @@ impl Socket {
     /// If the socket fails, with the system's error, but never `WouldBlock`.
     pub fn try_flush(&self) -> io::Result<bool> {
         match self {
-            Self::Plain(_) => Ok(true),
+            Self::Plain(_) | Self::Pipe(_) => Ok(true),
             Self::Tls(secured) => secured.try_flush(&mut secured.tls.lock()),
         }
     }
@@ -112,9 +146,10 @@ impl Socket {
     /// Discards up to 64 KiB of unread input: closing a socket with unread bytes sends a reset, and the peer would lose
     /// the last data written.
     pub fn discard(&self) {
+        let Some(tcp) = self.tcp() else { return };
         let mut sink = [0; READ];
         for _ in 0..16 {
-            if !matches!(self.tcp().try_read(&mut sink), Ok(read) if read > 0) {
+            if !matches!(tcp.try_read(&mut sink), Ok(read) if read > 0) {
                 break;
             }
         }
@@ -122,12 +157,18 @@ impl Socket {
 
     /// Ends our half of the connection, after a `close_notify` alert over TLS.
     pub fn shut(&self) {
-        if let Self::Tls(secured) = self {
-            let mut tls = secured.tls.lock();
-            tls.send_close_notify();
-            drop(secured.try_flush(&mut tls));
+        match self {
+            Self::Plain(_) => {}
+            Self::Tls(secured) => {
+                let mut tls = secured.tls.lock();
+                tls.send_close_notify();
+                drop(secured.try_flush(&mut tls));
+            }
+            Self::Pipe(pipe) => pipe.shut(),
         }
-        drop(self.options().shutdown(Shutdown::Write));
+        if let Some(tcp) = self.tcp() {
+            drop(SockRef::from(tcp).shutdown(Shutdown::Write));
+        }
     }
 }
 

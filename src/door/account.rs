@@ -353,6 +353,12 @@ impl Accounts {
         Some(account)
     }
 
+    /// Like [`Self::open`], for a client that its own server admits: if the table is full, its account is in no table.
+    pub(super) fn open_within(&self, identity: Identity, rights: Arc<Rights>) -> Arc<Account> {
+        self.open(identity.clone(), rights.clone())
+            .unwrap_or_else(|| Arc::new(Account::new(identity, rights)))
+    }
+
     pub(super) fn review(&self, policy: &Policy) {
         self.all.lock().values().for_each(|account| account.review(policy));
     }

@@ -21,6 +21,8 @@ pub enum Identity {
     Network(Network),
     /// Number of a connection, for a client whose address a trusted proxy withholds (`for=unknown`).
     Connection(u64),
+    /// Number of a connection to the embedding program's own server, which limits its clients itself.
+    Within(u64),
 }
 
 /// IPv4 address, or the /64 of an IPv6 address: a /64 belongs to one customer.

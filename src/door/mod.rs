@@ -301,6 +301,22 @@ impl Door {
         })
     }
 
+    /// Admits a connection of the embedding program's own server, which has identified and limited its client.
+    #[must_use]
+    pub fn admit_within(&self, connection: u64) -> Pass {
+        let policy = self.policy.load();
+        let identity = Identity::Within(connection);
+        let rights = Arc::new(policy.anonymous.within());
+        Pass {
+            account: self.accounts.open_within(identity, rights),
+            expires: None,
+            address: None,
+            activity: None,
+            signer: None,
+            signers: self.signers.clone(),
+        }
+    }
+
     /// Verifies a key or token. A token is charged to the address before its verification, which costs more than any
     /// other step of admission; a token that was verified before costs nothing.
     fn prove(&self, policy: &Policy, shown: &str, network: impl Fn() -> Identity) -> Result<Proof, Refusal> {

@@ -41,6 +41,31 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Returns a plan of the largest values, for clients that are limited elsewhere.
+    pub(super) fn without_limits() -> Self {
+        // The limiter counts in nanoseconds: a million a second is far from its bounds.
+        const MANY: NonZeroU32 = NonZeroU32::new(1_000_000).expect("not zero");
+        Self {
+            name: "within".into(),
+            requests_per_second: MANY,
+            request_burst: MANY,
+            handshakes_per_minute: MANY,
+            max_connections: usize::MAX,
+            max_subscriptions: usize::MAX,
+            max_subscriptions_per_client: usize::MAX,
+            max_index_entries: usize::MAX,
+            max_in_flight: u32::MAX,
+            max_batch: 1,
+            max_message_bytes: usize::MAX,
+            max_body_bytes: usize::MAX,
+            egress_bytes_per_second: 0,
+            refusal_limit: RefusalLimit {
+                refusals: u32::MAX,
+                window: Duration::from_secs(1),
+            },
+        }
+    }
+
     /// Returns the time without use after which every quota is full again, at least a minute.
     #[must_use]
     pub fn refill(&self) -> Duration {

@@ -48,6 +48,7 @@ impl Policy {
                 self.plans.get(plan).cloned()
             }
             Identity::Network(_) | Identity::Connection(_) => (!self.auth.required).then(|| self.anonymous.clone()),
+            Identity::Within(_) => Some(Arc::new(self.anonymous.within())),
         }
     }
 
@@ -79,6 +80,17 @@ pub struct Rights {
 }
 
 impl Rights {
+    /// Returns these rights for a client of the embedding program's own server: the methods and kinds are the same,
+    /// limits of clients and origins are that server's.
+    pub(super) fn within(&self) -> Self {
+        Self {
+            plan: Arc::new(Plan::without_limits()),
+            origins: None,
+            addresses: None,
+            ..self.clone()
+        }
+    }
+
     /// Returns the pages that may connect: the key's, or else the policy's.
     #[must_use]
     pub fn origins<'a>(&'a self, policy: &'a Policy) -> &'a Origins {

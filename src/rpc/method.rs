@@ -192,6 +192,11 @@ const PREFIXES: &[(&str, Role)] = &[
     ("txpool_*", OfNode),
 ];
 
+/// Returns the names of all methods in the table.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|(name, _)| *name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -88,6 +88,11 @@ pub fn serves(method: &str) -> bool {
         || method::Method::of(method).role != method::Role::Unknown
 }
 
+/// Returns the names of all methods of which headwater has rules, except those that only share a prefix.
+pub fn known_methods() -> impl Iterator<Item = &'static str> {
+    method::names()
+}
+
 /// Number of the account that makes a call, the same as long as the process runs: a filter that one account made at a
 /// node is not another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -15,7 +15,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Sleep;
@@ -84,7 +83,7 @@ pub fn serve(
 ) -> impl Future<Output = ()> + Send {
     let lowat = services.settings.notsent_lowat;
     if lowat > 0
-        && let Err(why) = socket.options().set_tcp_notsent_lowat(lowat)
+        && let Err(why) = socket.set_notsent_lowat(lowat)
     {
         debug!("TCP_NOTSENT_LOWAT: {why}");
     }
@@ -330,7 +329,7 @@ impl Session {
         let socket = self.writer.socket();
         match over {
             // A peer that does not read would pin its bytes in the kernel: reset the connection instead.
-            Ended::Abort(_) => drop(socket.options().set_linger(Some(Duration::ZERO))),
+            Ended::Abort(_) => socket.reset_on_close(),
             Ended::Gone | Ended::Closed => {
                 socket.shut();
                 socket.discard();
