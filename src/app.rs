@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use jsonrpsee::{Methods, RpcModule};
 use listenfd::ListenFd;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
@@ -23,8 +24,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::devnet::Devnet;
 use crate::door::Door;
+use crate::extension::{self, Extension};
+use crate::module;
 use crate::reload::Follower;
-use crate::rpc::Rpc;
+use crate::rpc::{self, Rpc};
 use crate::server::Server;
 use crate::session::Services;
 use crate::subscription::{Registry, Replays, dispatch};
@@ -74,6 +77,8 @@ pub struct App {
     admin_listener: TcpListener,
     devnet: Option<Devnet>,
     follower: Option<Follower>,
+    methods: Methods,
+    running: watch::Sender<Option<Arc<Services>>>,
 }
 
 impl App {
@@ -108,6 +113,8 @@ impl App {
             admin_listener,
             devnet,
             follower: None,
+            methods: Methods::new(),
+            running: watch::Sender::new(None),
         })
     }
 
@@ -116,6 +123,24 @@ impl App {
     pub fn follow(mut self, follower: Follower) -> Self {
         self.follower = Some(follower);
         self
+    }
+
+    /// Serves the methods and subscriptions of a module on the client port too, over WebSocket and HTTP, to every
+    /// client whose key allows them. Callbacks find the caller ([`extension::Client`]) in jsonrpsee's `Extensions`.
+    ///
+    /// # Errors
+    /// [`extension::NameTaken`] if headwater serves a method of that name itself, or another module that was added
+    /// before.
+    pub fn serve(mut self, module: impl Into<Methods>) -> Result<Self, extension::NameTaken> {
+        extension::merge(&mut self.methods, module.into(), rpc::serves)?;
+        Ok(self)
+    }
+
+    /// Returns headwater as a module for a jsonrpsee server of this program: `eth_subscribe`, `eth_unsubscribe` and the
+    /// forwarded methods. Callbacks wait until [`Self::run`] has begun, and that server limits its clients itself.
+    #[must_use]
+    pub fn module(&self) -> RpcModule<()> {
+        module::module(self.running.subscribe())
     }
 
     /// Returns the address for clients.
@@ -158,6 +183,8 @@ impl App {
             admin_listener,
             devnet: _devnet,
             follower,
+            methods,
+            running,
         } = self;
         raise_file_limit(config.door.max_connections);
         warn_of_namespaces(&config);
@@ -220,10 +247,12 @@ impl App {
             replays,
             rpc,
             door,
+            Extension::new(methods, config.rpc.max_response_bytes, metrics.clone()),
             config.session,
             metrics.clone(),
             clock,
         ));
+        running.send_replace(Some(services.clone()));
         let admin = Arc::new(Admin {
             services: services.clone(),
             pool: pool.clone(),
@@ -285,6 +314,7 @@ impl App {
         info!(clients = services.clients.len(), "draining");
         admin.draining.store(true, Ordering::Relaxed);
         closing.cancel();
+        running.send_replace(None);
         services.clients.drain(config.grace).await;
         if let Ok(tasks) = serving.await
             && tokio::time::timeout(Duration::from_secs(1), tasks.wait())

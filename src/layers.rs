@@ -16,7 +16,7 @@ const LAYERS: &str = "
     health
     tail
 
-    app           admin backplane chain clock config devnet door reload rpc server session subscription telemetry tls upstream
+    app           admin backplane chain clock config devnet door extension module reload rpc server session subscription telemetry tls upstream
     reload        config door telemetry tls
     # A setting becomes what the module takes whose setting it is.
     config        chain delivery devnet door method_pattern rpc server session subscription telemetry tls upstream
@@ -26,7 +26,7 @@ const LAYERS: &str = "
     # Sessions within the process, for servers of other programs.
     module        delivery door jsonrpc rpc session
     server        delivery door jsonrpc look panics pieces rpc session shares tls
-    session       clock deflate delivery door jsonrpc look panics rpc shares subscription telemetry
+    session       clock deflate delivery door extension jsonrpc look panics rpc shares subscription telemetry
     # Callbacks of the embedding program: their outcomes are those of calls, their messages go into a client's queue.
     extension     clock delivery door jsonrpc panics rpc telemetry
     # What was published is answered from: the registry holds the blocks, the filter of a subscription finds their logs.

@@ -149,7 +149,9 @@ impl Drop for Pipe {
 impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(self.incoming.poll_readable(cx));
-        let read = self.incoming.try_read(buffer.remaining(), |bytes| buffer.put_slice(bytes));
+        let read = self
+            .incoming
+            .try_read(buffer.remaining(), |bytes| buffer.put_slice(bytes));
         Poll::Ready(read.map(drop))
     }
 }

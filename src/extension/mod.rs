@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use jsonrpsee::Extensions;
 use jsonrpsee::core::server::{ConnectionId, MethodCallback, MethodResponse, Methods};
 use jsonrpsee::types::{Id, Params};
-use jsonrpsee::Extensions;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -30,10 +30,23 @@ pub use stream::Streams;
 /// Name of the callbacks in the count of panics.
 const TASK: &str = "extension";
 
-/// A name in a module that headwater serves itself.
+/// A method name of a module that is taken.
 #[derive(Debug, thiserror::Error)]
-#[error("method {0} of the module is served by headwater itself: rename it, or put it into a namespace of its own")]
+#[error("method {0} is served by headwater itself or by another module: put it into a namespace of its own")]
 pub struct NameTaken(&'static str);
+
+/// Adds the methods of a module.
+///
+/// # Errors
+/// [`NameTaken`] if headwater serves (`serves`), or another module has, a method of one of the names.
+pub fn merge(methods: &mut Methods, module: Methods, serves: impl Fn(&str) -> bool) -> Result<(), NameTaken> {
+    let is_taken = |name: &&str| serves(name) || methods.method(name).is_some();
+    let taken = module.method_names().find(is_taken);
+    match taken {
+        Some(taken) => Err(NameTaken(taken)),
+        None => methods.merge(module).map_err(|_| NameTaken("of the module")),
+    }
+}
 
 /// Client as the callbacks of an extension see it, in jsonrpsee's `Extensions`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,26 +99,16 @@ pub struct Call<'a> {
 }
 
 impl Extension {
-    /// Takes the methods of a module. An answer longer than `max_response_bytes` becomes jsonrpsee's error -32008.
-    ///
-    /// # Errors
-    /// [`NameTaken`] if headwater serves a method of that name itself.
-    pub fn new(
-        mut methods: Methods,
-        serves: impl Fn(&str) -> bool,
-        max_response_bytes: usize,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, NameTaken> {
-        if let Some(taken) = methods.method_names().find(|name| serves(name)) {
-            return Err(NameTaken(taken));
-        }
-        Ok(Self {
+    /// Takes the methods of all modules. An answer longer than `max_response_bytes` becomes jsonrpsee's error -32008.
+    #[must_use]
+    pub fn new(mut methods: Methods, max_response_bytes: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
             extensions: methods.extensions().clone(),
             methods,
             max_response_bytes,
             connections: AtomicUsize::new(0),
             metrics,
-        })
+        }
     }
 
     /// Returns the role of a method; `None` if the extension has no such method.
@@ -137,9 +140,7 @@ impl Extension {
         let (connection, longest) = (call.connection, self.max_response_bytes);
         let extensions = self.extensions(call);
         match self.methods.method(call.method) {
-            Some(MethodCallback::Sync(callback)) => self
-                .guarded(|| callback(ID, params, longest, extensions))
-                .into(),
+            Some(MethodCallback::Sync(callback)) => self.guarded(|| callback(ID, params, longest, extensions)).into(),
             Some(MethodCallback::Unsubscription(callback)) => self
                 .guarded(|| callback(ID, params, connection, longest, extensions))
                 .into(),
@@ -219,7 +220,9 @@ fn outcome(response: MethodResponse) -> Outcome {
     }
     match serde_json::from_slice::<Envelope<'_>>(&text) {
         Ok(Envelope { error: Some(error), .. }) => Outcome::Error(text.slice_ref(error.get().as_bytes())),
-        Ok(Envelope { result: Some(result), .. }) => Outcome::Result(text.slice_ref(result.get().as_bytes())),
+        Ok(Envelope {
+            result: Some(result), ..
+        }) => Outcome::Result(text.slice_ref(result.get().as_bytes())),
         _ => internal_error(),
     }
 }

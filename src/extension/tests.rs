@@ -27,10 +27,14 @@ fn module() -> RpcModule<u32> {
         })
         .unwrap();
     module
-        .register_method("t_panics", |_, _, _| -> RpcResult<()> { panic!("a fault of the module") })
+        .register_method("t_panics", |_, _, _| -> RpcResult<()> {
+            panic!("a fault of the module")
+        })
         .unwrap();
     module
-        .register_async_method("t_panicsLater", |_, _, _| async { panic!("a fault of the module") as RpcResult<()> })
+        .register_async_method("t_panicsLater", |_, _, _| async {
+            panic!("a fault of the module") as RpcResult<()>
+        })
         .unwrap();
     module
         .register_method("t_long", |_, _, _| -> RpcResult<String> { Ok("x".repeat(2000)) })
@@ -43,8 +47,7 @@ fn module() -> RpcModule<u32> {
 
 fn extension() -> (Extension, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new().0);
-    let made = Extension::new(module().into(), |_| false, 1000, metrics.clone());
-    (made.unwrap(), metrics)
+    (Extension::new(module().into(), 1000, metrics.clone()), metrics)
 }
 
 async fn called(extension: &Extension, method: &str, params: Option<&str>) -> String {
@@ -75,14 +78,30 @@ async fn outcomes_are_those_of_the_callbacks_without_envelopes() {
     let (extension, metrics) = extension();
     let rows = [
         ("t_sum", Some("[1,2]"), "result 10"),
-        ("t_sum", Some(r#"["x"]"#), r#"error {"code":-32602,"message":"Invalid params","data":"#),
+        (
+            "t_sum",
+            Some(r#"["x"]"#),
+            r#"error {"code":-32602,"message":"Invalid params","data":"#,
+        ),
         ("t_sum", None, r#"error {"code":-32602,"#),
         ("t_later", Some(r#"["a}b\"}"]"#), r#"result "a}b\"}""#),
         ("t_later", Some("[]"), r#"error {"code":-32602,"#),
-        ("t_who", None, r#"result "Client { account: 5, address: Some(10.0.0.1) } ConnectionId(9)""#),
+        (
+            "t_who",
+            None,
+            r#"result "Client { account: 5, address: Some(10.0.0.1) } ConnectionId(9)""#,
+        ),
         ("t_panics", None, r#"error {"code":-32603,"message":"internal error"}"#),
-        ("t_panicsLater", None, r#"error {"code":-32603,"message":"internal error"}"#),
-        ("t_long", None, r#"error {"code":-32008,"message":"Response is too big""#),
+        (
+            "t_panicsLater",
+            None,
+            r#"error {"code":-32603,"message":"internal error"}"#,
+        ),
+        (
+            "t_long",
+            None,
+            r#"error {"code":-32008,"message":"Response is too big""#,
+        ),
         ("t_optional", None, "result null"),
     ];
     for (method, params, expected) in rows {
@@ -95,7 +114,7 @@ async fn outcomes_are_those_of_the_callbacks_without_envelopes() {
 
 #[test]
 fn names_that_headwater_serves_are_refused() {
-    let metrics = Arc::new(Metrics::new().0);
+    let mut methods = Methods::new();
     for taken in [
         "eth_subscribe",
         "eth_subscribeLogs",
@@ -110,12 +129,29 @@ fn names_that_headwater_serves_are_refused() {
     ] {
         let mut module = RpcModule::new(());
         module.register_method(taken, |_, _, _| ()).unwrap();
-        let refused = Extension::new(module.into(), crate::rpc::serves, 1000, metrics.clone()).unwrap_err();
-        assert!(refused.to_string().starts_with(&format!("method {taken} ")), "{refused}");
+        let refused = merge(&mut methods, module.into(), crate::rpc::serves).unwrap_err();
+        assert!(
+            refused.to_string().starts_with(&format!("method {taken} ")),
+            "{refused}"
+        );
     }
-    for free in ["my_method", "eth_myMethod", "ethereum_x", "headwaters_x", "système_été", ""] {
+    for free in [
+        "my_method",
+        "eth_myMethod",
+        "ethereum_x",
+        "headwaters_x",
+        "système_été",
+        "",
+    ] {
         let mut module = RpcModule::new(());
         module.register_method(free, |_, _, _| ()).unwrap();
-        assert!(Extension::new(module.into(), crate::rpc::serves, 1000, metrics.clone()).is_ok(), "{free}");
+        assert!(
+            merge(&mut methods, module.clone().into(), crate::rpc::serves).is_ok(),
+            "{free}"
+        );
+        assert!(
+            merge(&mut methods, module.into(), crate::rpc::serves).is_err(),
+            "{free} twice"
+        );
     }
 }

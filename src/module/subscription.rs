@@ -71,12 +71,16 @@ pub(super) async fn serve(
 impl Session {
     async fn open(services: &Arc<Services>, pass: Pass) -> Self {
         let (ours, theirs) = Pipe::pair();
-        let served = session::serve(Socket::from(theirs), Bytes::new(), pass, Compression::None, services.clone());
+        let served = session::serve(
+            Socket::from(theirs),
+            Bytes::new(),
+            pass,
+            Compression::None,
+            services.clone(),
+        );
         tokio::spawn(served);
         // The session bounds its own messages.
-        let unbounded = WebSocketConfig::default()
-            .max_message_size(None)
-            .max_frame_size(None);
+        let unbounded = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         Self(WebSocketStream::from_raw_socket(ours, Role::Client, Some(unbounded)).await)
     }
 

@@ -6,6 +6,7 @@ use super::Clients;
 use crate::clock::Clock;
 use crate::delivery::{WriterLimits, WriterShared};
 use crate::door::{Door, Methods, Verdict};
+use crate::extension::Extension;
 use crate::rpc::{Local, Rpc};
 use crate::shares::Budget;
 use crate::subscription::{Registry, Replays};
@@ -37,6 +38,8 @@ pub struct Services {
     pub clients: Clients,
     /// Admission of clients, and their quotas.
     pub door: Door,
+    /// Methods and subscriptions of the embedding program.
+    pub extension: Extension,
     /// Settings.
     pub settings: SessionSettings,
     /// Metrics.
@@ -56,6 +59,7 @@ impl Services {
         replays: Arc<Replays>,
         rpc: Arc<Rpc>,
         door: Door,
+        extension: Extension,
         settings: SessionSettings,
         metrics: Arc<Metrics>,
         clock: Clock,
@@ -67,6 +71,7 @@ impl Services {
             rpc,
             clients: Clients::new(clock),
             door,
+            extension,
             settings,
             metrics,
             clock,
