@@ -242,16 +242,17 @@ impl App {
             info!("clients without a key or token are served too: set auth.required = true to refuse them");
         }
         let door = Door::new(config.door, clock);
-        let services = Arc::new(Services::new(
+        let extension = Extension::new(methods, config.rpc.max_response_bytes, metrics.clone());
+        let services = Services::new(
             registry.clone(),
             replays,
             rpc,
             door,
-            Extension::new(methods, config.rpc.max_response_bytes, metrics.clone()),
             config.session,
             metrics.clone(),
             clock,
-        ));
+        );
+        let services = Arc::new(services.extended(extension));
         running.send_replace(Some(services.clone()));
         let admin = Arc::new(Admin {
             services: services.clone(),

@@ -59,7 +59,6 @@ impl Services {
         replays: Arc<Replays>,
         rpc: Arc<Rpc>,
         door: Door,
-        extension: Extension,
         settings: SessionSettings,
         metrics: Arc<Metrics>,
         clock: Clock,
@@ -71,13 +70,19 @@ impl Services {
             rpc,
             clients: Clients::new(clock),
             door,
-            extension,
+            extension: Extension::new(jsonrpsee::Methods::new(), usize::MAX, metrics.clone()),
             settings,
             metrics,
             clock,
             inbound: Budget::new("too many bytes of messages at once", settings.max_inbound_bytes),
             writers,
         }
+    }
+
+    /// Serves the methods of an extension, too.
+    #[must_use]
+    pub fn extended(self, extension: Extension) -> Self {
+        Self { extension, ..self }
     }
 
     /// Counts `count` refusals under this reason.
