@@ -8,6 +8,8 @@
 //! and everything else is headwater's. The program itself reads the chain from headwater, as a client within the
 //! process.
 
+#![allow(clippy::print_stdout)] // The address, for the caller.
+
 use std::collections::VecDeque;
 
 use anyhow::Result;

@@ -8,6 +8,8 @@
 //! Without an upstream it serves an embedded devnet. The limit, 100 requests a second with bursts of 200, is a layer of
 //! jsonrpsee around its methods; headwater's own ports take free ports of this machine.
 
+#![allow(clippy::print_stdout)] // The address, for the caller.
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -50,7 +52,7 @@ async fn main() -> Result<()> {
     let serving = server.start(methods);
 
     app.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
-    drop(serving.stop());
+    let _ = serving.stop();
     Ok(())
 }
 
