@@ -16,7 +16,7 @@
 //!
 //! request  server        listener > handshake     TCP, TLS, HTTP, upgrade
 //!          door                                   identity, rights, quotas
-//!          session       reader > requests        frames to JSON-RPC; charge bytes, parse, charge weights, plan
+//!          session       reader > intake          frames to JSON-RPC; charge, parse, plan (HTTP: server > intake)
 //!            > subscription::registry             eth_subscribe, eth_unsubscribe
 //!            > rpc                                everything else: known here, cached, shared with an equal call, or
 //!                > upstream::routing              sent to a node that has the newest head and the least load

@@ -6,10 +6,12 @@
 mod batch;
 mod clients;
 mod control_frames;
+mod intake;
 mod reader;
 mod requests;
 mod services;
 mod subscriptions;
+mod web_socket;
 
 use std::future::poll_fn;
 use std::io;
@@ -23,8 +25,8 @@ use tracing::debug;
 
 pub use clients::{Clients, KeepaliveSettings};
 pub use control_frames::ControlFrames;
+pub(crate) use intake::{PlannedMessage, PlannedReply, RequestRefusal, Transport, caller};
 pub use reader::{ClientFrame, DeflatedMessage, Form, MAX_FRAGMENTS, MessageReader};
-pub use requests::methods;
 pub use services::{Services, SessionSettings};
 
 use crate::delivery::{ClientWriter, CloseReason, Compression, Ended, Phase, Socket, frame};
@@ -67,8 +69,6 @@ struct Session {
     subscriptions: Vec<(Subscription, Reserved)>,
     /// Charge for an incomplete message, if long.
     unfinished: Option<Charge>,
-    /// Charge for the message being processed, if long; passed on to its calls until they are answered.
-    held: Option<Charge>,
 }
 
 /// Serves a client until it is disconnected. `early` are the bytes that arrived after the handshake, in which
@@ -119,7 +119,6 @@ pub fn serve(
         input_closed: false,
         subscriptions: Vec::new(),
         unfinished: None,
-        held: None,
     };
     async move {
         let lived = panics::caught("session", &services.metrics, session.live()).await;

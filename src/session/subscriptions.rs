@@ -1,26 +1,23 @@
 //! Subscriptions of a client: admission, `eth_subscribe` and `eth_unsubscribe`.
 
-use std::sync::Arc;
-
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::requests::TOO_MANY_CALLS;
-use super::{Services, Session};
-use crate::delivery::Recipient;
+use super::Services;
+use super::intake::RequestRefusal;
+use super::web_socket::WebSocket;
 use crate::door::Limit;
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, Request, SERVER_ERROR, error};
 use crate::rpc::{Local, SubscriptionMethod, id_argument, not_passed};
 use crate::subscription::{Asked, NodeSubscription, Start, Topic, no_such_kind};
 
-impl Session {
+impl WebSocket<'_> {
     pub(super) fn subscribe(
         &mut self,
         method: SubscriptionMethod<'_>,
         request: &Request<'_>,
-        has_slot: bool,
-        releases: &mut Vec<Arc<Recipient>>,
     ) -> Result<Local, ErrorObjectOwned> {
+        let has_place = self.acquired.place.is_some();
         let terms = self.pass.account().terms();
         let methods = &terms.rights.methods;
         let (mut topic, is_allowed, name) = match method {
@@ -55,9 +52,8 @@ impl Session {
             if matches!(topic, Topic::Passthrough(..)) && !terms.rights.passed.match_any(&name) {
                 return Err(not_offered(&topic));
             }
-            if !has_slot {
-                services.count_refusal("in_flight");
-                return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
+            if !has_place {
+                return Err(RequestRefusal::InFlight.counted(1, &services.metrics));
             }
             // Subscriptions that the node refused are not counted.
             self.subscriptions.retain(|(own, _)| !own.recipient.is_refused());
@@ -98,13 +94,12 @@ impl Session {
             // Before the first block there is no position for "now", so an answer could leave a gap; and after a
             // rewind, live subscribers know blocks that this client still has to receive.
             Topic::Chain(stream, start) if start != Start::Live || !services.registry.is_at_its_tip() => {
-                if !has_slot {
-                    services.count_refusal("in_flight");
-                    return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
+                if !has_place {
+                    return Err(RequestRefusal::InFlight.counted(1, &services.metrics));
                 }
-                services.replays.subscribe(stream, start, &self.writer)?
+                services.replays.subscribe(stream, start, self.writer)?
             }
-            topic => match services.registry.subscribe(topic, &self.writer) {
+            topic => match services.registry.subscribe(topic, self.writer) {
                 Ok(subscription) => (subscription, None),
                 Err(full) => {
                     services.count_refusal("passthrough");
@@ -121,7 +116,7 @@ impl Session {
         self.subscriptions.push((subscription, reserved));
         self.note_use();
         let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
-        releases.push(recipient);
+        self.acquired.releases.push(recipient);
         if let Some(of) = of {
             return Ok(Local::Later(
                 async move { services.grant(&of, asked).await.err().unwrap_or(id) }.boxed(),
@@ -129,7 +124,7 @@ impl Session {
         }
         Ok(match (finding, granted) {
             (Some(finding), _) => Local::Later(finding.outcome().boxed()),
-            (None, Some(granted)) if has_slot => Local::Later(granted.map(|()| id).boxed()),
+            (None, Some(granted)) if has_place => Local::Later(granted.map(|()| id).boxed()),
             (None, _) => id.into(),
         })
     }
