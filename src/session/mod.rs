@@ -82,44 +82,7 @@ pub fn serve(
     compression: Compression,
     services: Arc<Services>,
 ) -> impl Future<Output = ()> + Send {
-    let lowat = services.settings.notsent_lowat;
-    if lowat > 0
-        && let Err(why) = socket.options().set_tcp_notsent_lowat(lowat)
-    {
-        debug!("TCP_NOTSENT_LOWAT: {why}");
-    }
-    let pass = Arc::new(pass);
-    let egress = pass.account().egress().clone();
-    let writer = ClientWriter::new(socket, compression, egress, services.writers.clone());
-    let number = services.clients.add(writer.clone(), pass.clone());
-    if let Some(activity) = pass.activity() {
-        let writer = Arc::downgrade(&writer);
-        activity.set_in_use(false);
-        activity.on_leave(move || {
-            if let Some(writer) = writer.upgrade() {
-                writer.close(CloseReason::Displaced);
-            }
-        });
-    }
-    services.metrics.clients.inc();
-    services.metrics.connections.inc();
-    let longest = pass.terms().rights.plan.max_message_bytes;
-    let mut reader = MessageReader::new(longest, compression != Compression::None);
-    reader.buffer().extend_from_slice(&early);
-    // Even an empty slice keeps the handshake's whole read buffer alive.
-    drop(early);
-    let mut session = Session {
-        number,
-        pass,
-        refusals: Refusals::default(),
-        services: services.clone(),
-        writer,
-        reader,
-        control_frames: ControlFrames::default(),
-        input_closed: false,
-        subscriptions: Vec::new(),
-        unfinished: None,
-    };
+    let mut session = Session::new(socket, early, pass, compression, services.clone());
     async move {
         let lived = panics::caught("session", &services.metrics, session.live()).await;
         let over = match lived {
@@ -146,6 +109,47 @@ impl Drop for Session {
 }
 
 impl Session {
+    fn new(socket: Socket, early: Bytes, pass: Pass, compression: Compression, services: Arc<Services>) -> Self {
+        let lowat = services.settings.notsent_lowat;
+        if lowat > 0
+            && let Err(why) = socket.options().set_tcp_notsent_lowat(lowat)
+        {
+            debug!("TCP_NOTSENT_LOWAT: {why}");
+        }
+        let pass = Arc::new(pass);
+        let egress = pass.account().egress().clone();
+        let writer = ClientWriter::new(socket, compression, egress, services.writers.clone());
+        let number = services.clients.add(writer.clone(), pass.clone());
+        if let Some(activity) = pass.activity() {
+            let writer = Arc::downgrade(&writer);
+            activity.set_in_use(false);
+            activity.on_leave(move || {
+                if let Some(writer) = writer.upgrade() {
+                    writer.close(CloseReason::Displaced);
+                }
+            });
+        }
+        services.metrics.clients.inc();
+        services.metrics.connections.inc();
+        let longest = pass.terms().rights.plan.max_message_bytes;
+        let mut reader = MessageReader::new(longest, compression != Compression::None);
+        reader.buffer().extend_from_slice(&early);
+        // Even an empty slice keeps the handshake's whole read buffer alive.
+        drop(early);
+        Self {
+            number,
+            pass,
+            refusals: Refusals::default(),
+            services,
+            writer,
+            reader,
+            control_frames: ControlFrames::default(),
+            input_closed: false,
+            subscriptions: Vec::new(),
+            unfinished: None,
+        }
+    }
+
     async fn live(&mut self) -> Ended {
         self.take_messages();
         // Data that TLS has decrypted already does not make the socket readable.
@@ -337,3 +341,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
