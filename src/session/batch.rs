@@ -1,8 +1,9 @@
 //! Batches: messages of several items, answered by one message.
 //!
-//! A batch needs one of the connection's places for calls in flight, as a single call does, and is refused without one.
-//! Each further item in progress at the same time takes one more place, but only while half of the places are free;
-//! other items wait. So a batch of any length is answered completely, and always leaves room for a single call.
+//! A batch needs one of the connection's places for calls in flight, as a single call does, and the intake refuses it
+//! without one. Each further item in progress at the same time takes one more place, but only while half of the places
+//! are free; other items wait. So a batch of any length is answered completely, and always leaves room for a single
+//! call.
 
 use std::sync::Arc;
 

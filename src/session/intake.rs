@@ -145,6 +145,7 @@ impl RequestRefusal {
 
 /// Message of which everything is decided that needs no wait.
 pub(crate) struct PlannedMessage {
+    /// Reply, as far as it is decided.
     pub(crate) reply: PlannedReply,
     /// Reason, if all items were refused.
     pub(crate) refusal: Option<RequestRefusal>,
@@ -191,6 +192,7 @@ pub(crate) struct Intake<'a> {
     pub(super) terms: &'a Terms,
     /// `true` if commands to development chains may be served.
     pub(super) may_develop: bool,
+    /// Metrics, for the refusals.
     pub(super) metrics: &'a Metrics,
 }
 
