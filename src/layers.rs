@@ -24,8 +24,8 @@ const LAYERS: &str = "
     devnet
 
     # Sessions within the process, for servers of other programs.
-    module        delivery door jsonrpc rpc session
-    server        delivery door jsonrpc look panics pieces rpc session shares tls
+    module        delivery door extension jsonrpc rpc session shares
+    server        delivery door extension jsonrpc look panics pieces rpc session shares tls
     session       clock deflate delivery door extension jsonrpc look panics rpc shares subscription telemetry
     # Callbacks of the embedding program: their outcomes are those of calls, their messages go into a client's queue.
     extension     clock delivery door jsonrpc panics rpc telemetry

@@ -16,7 +16,7 @@
 //!
 //! request  server        listener > handshake     TCP, TLS, HTTP, upgrade
 //!          door                                   identity, rights, quotas
-//!          session       reader > requests        frames to JSON-RPC; charge bytes, parse, charge weights, plan
+//!          session       reader > intake          frames to JSON-RPC; charge, parse, plan (HTTP: server > intake)
 //!            > subscription::registry             eth_subscribe, eth_unsubscribe
 //!            > extension                          methods and subscriptions of the embedding program (jsonrpsee)
 //!            > rpc                                everything else: known here, cached, shared with an equal call, or

@@ -384,6 +384,12 @@ impl Metrics {
         );
         (metrics, registry)
     }
+
+    /// Counts refusals under this reason.
+    pub fn count_refusals(&self, reason: &'static str, count: usize) {
+        let label = ReasonLabel { reason };
+        self.refused.get_or_create(&label).inc_by(count as u64);
+    }
 }
 
 /// Format of log lines.

@@ -140,6 +140,12 @@ struct Proof {
 }
 
 impl Pass {
+    /// Returns the address of the client; `None` if a proxy withholds it.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
     /// Returns the account that is charged.
     #[must_use]
     pub fn account(&self) -> &Arc<Account> {

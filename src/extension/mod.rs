@@ -20,6 +20,7 @@ use jsonrpsee::types::{Id, Params};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::door::Pass;
 use crate::jsonrpc::{INTERNAL_ERROR, Outcome, error};
 use crate::panics;
 use crate::rpc::Local;
@@ -56,6 +57,17 @@ pub struct Client {
     pub account: u64,
     /// Address of the client; `None` if a proxy withholds it.
     pub address: Option<IpAddr>,
+}
+
+impl Client {
+    /// Returns the client that this pass admits.
+    #[must_use]
+    pub fn of(pass: &Pass) -> Self {
+        Self {
+            account: pass.account().number(),
+            address: pass.address(),
+        }
+    }
 }
 
 /// Role of a method in an extension.

@@ -17,9 +17,11 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::door::Pass;
-use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, Item, Message, Outcome, error};
-use crate::rpc::{CallContext, Holder, Planned, known_methods};
-use crate::session::Services;
+use crate::extension::Role;
+use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, Outcome, Request, error};
+use crate::rpc::{Local, SubscriptionMethod, known_methods};
+use crate::session::{PlannedReply, Services, Transport, caller};
+use crate::shares::Full;
 
 /// Services of the proxy, `None` until it runs.
 pub type Running = watch::Receiver<Option<Arc<Services>>>;
@@ -80,30 +82,48 @@ async fn call(
 ) -> RpcResult<Box<RawValue>> {
     let services = context.services().await?;
     let pass = pass(&services, extensions);
-    let caller = CallContext {
-        owner: pass.account().owner(),
-        holder: Holder(pass.account().number()),
-        conduct: pass.terms().conduct().clone(),
-    };
     let message = request(method, params);
-    let planned = {
-        // Checks the text as that of a client's message: its depth, its bytes.
-        let Ok(Message::Single(item @ Item::Call(_) | item @ Item::Flawed(..))) = Message::parse(message.as_bytes(), 1)
-        else {
-            return Err(error(INVALID_REQUEST, "invalid request"));
-        };
-        let terms = pass.terms();
-        Planned::new(&item, &mut |request| {
-            services.refused_call(&terms.rights.methods, &request.method)
-        })
+    let planned = services.intake(&pass.terms()).take(message.as_bytes(), &mut Within);
+    let PlannedReply::Single(planned) = planned.reply else {
+        return Err(error(INVALID_REQUEST, "invalid request"));
     };
-    let Some(response) = services.rpc.complete(planned, &caller).await else {
+    let Some(response) = services.rpc.complete(planned, &caller(&pass)).await else {
         return Err(error(INTERNAL_ERROR, "internal error"));
     };
     match response.into_outcome() {
         Outcome::Result(json) => Ok(raw(&json)?),
         Outcome::Error(json) => Err(serde_json::from_slice(&json).map_err(|_| not_json())?),
     }
+}
+
+/// Transport of a call within the process: the other server bounds its messages and calls.
+struct Within;
+
+impl Transport for Within {
+    fn charge_inbound(&mut self, _: usize) -> Result<(), Full> {
+        Ok(())
+    }
+
+    fn begin_call(&mut self, _: u32) -> bool {
+        true
+    }
+
+    fn begin_subscription(&mut self, _: SubscriptionMethod<'_>, _: &Request<'_>) -> Result<Local, ErrorObjectOwned> {
+        Err(not_a_call())
+    }
+
+    fn end_subscription(&mut self, _: &Request<'_>) -> Outcome {
+        not_a_call().into()
+    }
+
+    /// The other server has the module itself.
+    fn call_extension(&mut self, _: Role, _: &Request<'_>) -> Result<Local, ErrorObjectOwned> {
+        Err(not_a_call())
+    }
+}
+
+fn not_a_call() -> ErrorObjectOwned {
+    error(METHOD_NOT_FOUND, "not a method that only answers")
 }
 
 /// Admits a connection of the program's server: limits and clients' rights are that server's, the methods that nobody

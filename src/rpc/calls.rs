@@ -32,7 +32,7 @@ use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, R
 use crate::look::awaited;
 use crate::shares::{Budget, FairPool, Owner};
 use crate::subscription::Registry;
-use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel, ReasonLabel};
+use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel};
 use crate::upstream::{Ask, CallError, MinHead, Pool, Repeat, Target, UpstreamId};
 
 /// Waits before a node is asked again for a published block that it does not have yet.
@@ -369,7 +369,7 @@ impl Calls {
     // ---- counting
 
     fn count_refusal(&self, reason: &'static str) {
-        self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
+        self.metrics.count_refusals(reason, 1);
     }
 
     /// Awaits a node's answer, and records its outcome and time. The future is boxed: otherwise its large state would

@@ -34,13 +34,12 @@ use serde_json::value::RawValue;
 
 use crate::chain::{Tip, Verify};
 use crate::conduct::Conduct;
-pub use crate::jsonrpc::not_available;
 use crate::jsonrpc::{
-    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error,
+    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error, not_available,
 };
 use crate::shares::{Budget, Charge, Full, Owner};
 use crate::subscription::Registry;
-use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
+use crate::telemetry::{Metrics, OutcomeLabel};
 pub use crate::upstream::SubscriptionMethod;
 use crate::upstream::{NodeSubscription, Pool};
 
@@ -118,7 +117,7 @@ pub enum Before {
     DevelopmentNodes,
 }
 
-/// Decision of a transport (WebSocket, HTTP) about a request that does not go to just any node.
+/// Decision about a request that does not go to just any node.
 pub enum Local {
     /// Forwarding to development nodes only.
     InDevelopment,
@@ -134,7 +133,7 @@ impl<T: Into<Outcome>> From<T> for Local {
     }
 }
 
-/// Callback of a transport that answers a request itself; `None` to forward it.
+/// Callback that decides about a request; `None` to forward it to any node.
 pub type LocalHandler<'a> = dyn FnMut(&Request<'_>) -> Option<Local> + 'a;
 
 impl Planned {
@@ -282,7 +281,7 @@ impl Rpc {
             } => {
                 let outcome = match before {
                     Before::DevelopmentNodes if !Box::pin(self.development.is_on(&self.pool)).await => {
-                        self.refused_method(&method)
+                        refused_method(&method, &self.metrics)
                     }
                     _ => self.calls.answer(method, params, caller).await,
                 };
@@ -364,7 +363,7 @@ impl Rpc {
         }
         let answers = &self.calls.answers;
         let charged = room.get_or_insert_with(|| answers.open(owner)).resize(bytes);
-        charged.inspect_err(|_| self.count_refusal("long_answers"))
+        charged.inspect_err(|_| self.metrics.count_refusals("long_answers", 1))
     }
 
     /// Takes room for one answer of this many bytes until it is read; `None` if it is too short to need any.
@@ -383,18 +382,6 @@ impl Rpc {
         &self.calls.answers
     }
 
-    fn count_refusal(&self, reason: &'static str) {
-        self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
-    }
-
-    /// Counts a call of a method that may not be called, and returns the answer to it.
-    #[must_use]
-    pub fn refused_method(&self, method: &str) -> Outcome {
-        let label = ReasonLabel { reason: "method" };
-        self.metrics.refused.get_or_create(&label).inc();
-        not_available(method).into()
-    }
-
     /// Checks if commands to development chains may be served at all; each command then checks the upstreams.
     #[must_use]
     pub fn may_develop(&self) -> bool {
@@ -404,6 +391,13 @@ impl Rpc {
     fn count(&self, outcome: &'static str) {
         self.metrics.requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
+}
+
+/// Counts a call of a method that may not be called, and returns the answer to it.
+#[must_use]
+pub fn refused_method(method: &str, metrics: &Metrics) -> Outcome {
+    metrics.count_refusals("method", 1);
+    not_available(method).into()
 }
 
 /// Returns the error for a method that subscribes and is not passed to the node; its message begins with geth's.

@@ -12,14 +12,14 @@ use super::http_response::{plain, retry_after};
 use super::listener::HttpConnection;
 use super::request_body::{self, Unread};
 use super::response_body::Body;
-use crate::door::{Exceeded, Pass};
+use crate::door::Pass;
+use crate::extension::{Call, Client, Extension, Role};
 use crate::jsonrpc::{
-    self, ErrorObjectOwned, INTERNAL_ERROR, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Message, PARSE_ERROR,
-    SERVER_ERROR, error,
+    self, ErrorObjectOwned, INTERNAL_ERROR, METHOD_NOT_FOUND, Outcome, Request as RpcRequest, SERVER_ERROR, error,
 };
 use crate::look::look;
-use crate::rpc::{CallContext, Holder, Planned, SubscriptionMethod, not_available};
-use crate::session::{Services, methods};
+use crate::rpc::{Local, SubscriptionMethod};
+use crate::session::{PlannedMessage, PlannedReply, RequestRefusal, Services, Transport, caller};
 use crate::shares::{Charge, Full, RETRY_AFTER};
 use crate::{panics, pieces};
 
@@ -57,8 +57,7 @@ pub(super) async fn answer(request: Request<Incoming>, pass: &Pass, connection: 
     let without_request = match tokio::time::timeout(settings.body_timeout(), reading).await {
         Ok(Ok((body, _))) if body.iter().all(u8::is_ascii_whitespace) => plain(StatusCode::OK, ""),
         Ok(Ok((body, held))) => return finish(respond(body, held, pass, services).await, pass, connection),
-        Ok(Err(Unread::Full(full))) => return finish(HttpReply::busy("null", full, services), pass, connection),
-        Ok(Err(Unread::Exceeded(exceeded))) => return finish(HttpReply::unread(exceeded, services), pass, connection),
+        Ok(Err(Unread::Refused(refusal))) => return finish(HttpReply::unread(refusal, services), pass, connection),
         Ok(Err(Unread::TooLong)) => plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
         Ok(Err(Unread::Broken)) => plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
         Err(_) => plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
@@ -72,7 +71,10 @@ fn charged(response: Response<Body>, pass: &Pass, connection: &HttpConnection) -
     let charged = pass.terms().charge_one();
     match charged {
         Ok(()) => response,
-        Err(exceeded) => finish(HttpReply::unread(exceeded, connection.services()), pass, connection),
+        Err(exceeded) => {
+            let unread = HttpReply::unread(RequestRefusal::Quota(exceeded), connection.services());
+            finish(unread, pass, connection)
+        }
     }
 }
 
@@ -88,16 +90,12 @@ fn finish(HttpReply { answer, room, refused }: HttpReply, pass: &Pass, connectio
     let (mut response, refused) = match (needed, &answer) {
         (Ok(room), _) => (json(&parts, room), refused),
         (Err(full), HttpAnswer::One(one)) => {
-            let refused = Some(RequestRefusal::Busy(RETRY_AFTER));
+            let refused = Some(RetryHint::busy(RETRY_AFTER));
             (json(&one.instead(full.into()).parts(), None), refused)
         }
         (Err(_), _) => (json(&parts, None), refused),
     };
-    if let Some(refused) = refused {
-        let (status, after) = match refused {
-            RequestRefusal::Quota(exceeded) => (StatusCode::TOO_MANY_REQUESTS, exceeded.retry_after),
-            RequestRefusal::Busy(after) => (StatusCode::SERVICE_UNAVAILABLE, Some(after)),
-        };
+    if let Some(RetryHint { status, after }) = refused {
         *response.status_mut() = status;
         if let Some(after) = after {
             retry_after(response.headers_mut(), after);
@@ -117,17 +115,37 @@ struct HttpReply {
     answer: HttpAnswer,
     /// Charge for the answer, if taken already.
     room: Option<Charge>,
-    /// Reason, if the message was refused as a whole.
-    refused: Option<RequestRefusal>,
+    /// Status and header, if the message was refused as a whole.
+    refused: Option<RetryHint>,
 }
 
-/// Reason why no part of a message was answered.
+/// Status and `Retry-After` of a message of which no part was answered.
 #[derive(Clone, Copy)]
-enum RequestRefusal {
-    /// The client's quota is used up.
-    Quota(Exceeded),
-    /// A budget is full; with the wait before a retry.
-    Busy(Duration),
+struct RetryHint {
+    status: StatusCode,
+    /// Wait before a retry; `None` if no retry can succeed.
+    after: Option<Duration>,
+}
+
+impl RetryHint {
+    fn busy(after: Duration) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            after: Some(after),
+        }
+    }
+}
+
+impl From<RequestRefusal> for RetryHint {
+    fn from(refusal: RequestRefusal) -> Self {
+        match refusal {
+            RequestRefusal::Quota(exceeded) => Self {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                after: exceeded.retry_after,
+            },
+            RequestRefusal::InboundBytes(_) | RequestRefusal::InFlight => Self::busy(RETRY_AFTER),
+        }
+    }
 }
 
 enum HttpAnswer {
@@ -148,30 +166,18 @@ impl HttpAnswer {
 }
 
 impl HttpReply {
-    fn whole(id: &str, why: ErrorObjectOwned) -> Self {
-        HttpAnswer::One(jsonrpc::Response::new(id, why.into())).into()
-    }
-
     /// Answers with an internal error, after a panic.
     fn broken() -> Self {
-        Self::whole("null", error(INTERNAL_ERROR, "internal error"))
+        let why = error(INTERNAL_ERROR, "internal error");
+        HttpAnswer::One(jsonrpc::Response::new("null", why.into())).into()
     }
 
-    /// Answers a message that was not read, since the client's quota is used up.
-    fn unread(exceeded: Exceeded, services: &Services) -> Self {
-        services.count_refusal("requests");
+    /// Answers a message that was not read.
+    fn unread(refusal: RequestRefusal, services: &Services) -> Self {
         Self {
-            refused: Some(RequestRefusal::Quota(exceeded)),
-            ..Self::whole("null", exceeded.into())
-        }
-    }
-
-    /// Answers that there is no room for the message at present.
-    fn busy(id: &str, full: Full, services: &Services) -> Self {
-        services.count_refusal("inbound_bytes");
-        Self {
-            refused: Some(RequestRefusal::Busy(RETRY_AFTER)),
-            ..Self::whole(id, full.into())
+            answer: HttpAnswer::One(refusal.unread(&services.metrics)),
+            room: None,
+            refused: Some(refusal.into()),
         }
     }
 }
@@ -186,45 +192,88 @@ impl From<HttpAnswer> for HttpReply {
     }
 }
 
-/// Requests that were read, before any of them is answered.
-enum Intake {
-    /// Message that is answered already.
-    HttpReply(HttpReply),
-    Single(Option<Planned>, Option<Exceeded>),
-    Batch(Vec<Planned>, Option<Exceeded>),
+/// HTTP as the transport of a message: it has no subscriptions, and the body was charged while it was read.
+pub(crate) struct Http<'a> {
+    /// Methods of the embedding program.
+    pub(crate) extension: &'a Extension,
+    /// Caller of its methods.
+    pub(crate) client: Client,
+}
+
+impl Transport for Http<'_> {
+    fn charge_inbound(&mut self, _: usize) -> Result<(), Full> {
+        Ok(())
+    }
+
+    /// HTTP/1.1 serves one request at a time, so each message may use all places of its connection.
+    fn begin_call(&mut self, _: u32) -> bool {
+        true
+    }
+
+    fn begin_subscription(&mut self, _: SubscriptionMethod<'_>, _: &RpcRequest<'_>) -> Result<Local, ErrorObjectOwned> {
+        Err(error(METHOD_NOT_FOUND, "notifications not supported"))
+    }
+
+    fn end_subscription(&mut self, _: &RpcRequest<'_>) -> Outcome {
+        error(SERVER_ERROR, "subscription not found").into()
+    }
+
+    fn call_extension(&mut self, role: Role, request: &RpcRequest<'_>) -> Result<Local, ErrorObjectOwned> {
+        match role {
+            Role::Call => Ok(self.extension.call(&Call {
+                method: &request.method,
+                params: request.params,
+                client: self.client,
+                connection: self.extension.connect(),
+            })),
+            Role::Subscribe => Err(error(METHOD_NOT_FOUND, "notifications not supported")),
+            Role::Unsubscribe => Err(error(SERVER_ERROR, "subscription not found")),
+        }
+    }
 }
 
 /// Answers a message. `held` is the charge for its body, kept while its requests are processed; the body itself is
 /// dropped once they are planned.
 async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<Services>) -> HttpReply {
-    let intake = take_in(&body, pass, services);
+    let PlannedMessage { reply, refusal } = {
+        let mut http = Http {
+            extension: &services.extension,
+            client: Client::of(pass),
+        };
+        services.intake(&pass.terms()).take(&body, &mut http)
+    };
     drop(body);
-    let (rpc, caller) = (services.rpc.clone(), caller(pass));
-    match intake {
-        Intake::HttpReply(answered) => answered,
-        Intake::Single(planned, exceeded) => {
-            let response = match planned {
-                Some(planned) => {
-                    let completing = async move {
-                        let _held = held;
-                        rpc.complete(planned, &caller).await
-                    };
-                    match detached(services, completing).await {
-                        Some(response) => response,
-                        None => return HttpReply::broken(),
-                    }
-                }
-                None => None,
+    let refused = refusal.map(RetryHint::from);
+    let rpc = services.rpc.clone();
+    match reply {
+        PlannedReply::Whole(response) => HttpReply {
+            answer: HttpAnswer::One(response),
+            room: None,
+            refused,
+        },
+        PlannedReply::WholeBatch(response) => HttpReply {
+            answer: HttpAnswer::Batch(vec![response]),
+            room: None,
+            refused,
+        },
+        PlannedReply::Single(planned) => {
+            let caller = caller(pass);
+            let completing = async move {
+                let _held = held;
+                rpc.complete(planned, &caller).await
+            };
+            let Some(response) = detached(services, completing).await else {
+                return HttpReply::broken();
             };
             let busy = response.as_ref().and_then(jsonrpc::Response::retry_after);
             HttpReply {
                 answer: response.map_or(HttpAnswer::Nothing, HttpAnswer::One),
                 room: None,
-                refused: exceeded.map(RequestRefusal::Quota).or(busy.map(RequestRefusal::Busy)),
+                refused: refused.or(busy.map(RetryHint::busy)),
             }
         }
-        Intake::Batch(planned, exceeded) => {
-            // HTTP/1.1 serves one request at a time, so this batch may use all places of the connection.
+        PlannedReply::Batch(planned) => {
+            let caller = caller(pass);
             let max = pass.terms().rights.plan.max_in_flight as usize;
             let more = move |under_way| (under_way < max).then_some(());
             let completing = async move {
@@ -237,47 +286,8 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
             HttpReply {
                 answer: HttpAnswer::Batch(responses),
                 room,
-                refused: exceeded.map(RequestRefusal::Quota),
+                refused,
             }
-        }
-    }
-}
-
-fn caller(pass: &Pass) -> CallContext {
-    CallContext {
-        owner: pass.account().owner(),
-        holder: Holder(pass.account().number()),
-        conduct: pass.terms().conduct().clone(),
-    }
-}
-
-fn take_in(body: &[u8], pass: &Pass, services: &Services) -> Intake {
-    let terms = pass.account().terms();
-    let parsed = Message::parse(body, terms.rights.plan.max_batch);
-    // As in a session: a message without requests costs as much as one request.
-    if !parsed.as_ref().is_ok_and(Message::holds_requests)
-        && let Err(exceeded) = terms.charge_one()
-    {
-        return Intake::HttpReply(HttpReply::unread(exceeded, services));
-    }
-    drop(terms);
-    match parsed {
-        Err(why) => Intake::HttpReply(HttpReply::whole("null", error(PARSE_ERROR, why.to_string()))),
-        Ok(Message::Single(item)) => {
-            let (mut planned, exceeded) = plan(std::slice::from_ref(&item), pass, services);
-            Intake::Single(planned.pop(), exceeded)
-        }
-        Ok(Message::Batch(items)) if items.is_empty() => {
-            Intake::HttpReply(HttpReply::whole("null", error(INVALID_REQUEST, "empty batch")))
-        }
-        Ok(Message::TooMany(first)) => {
-            let why = error(INVALID_REQUEST, "batch too large").into();
-            let response = jsonrpc::Response::new(jsonrpc::id_text(first), why);
-            Intake::HttpReply(HttpAnswer::Batch(vec![response]).into())
-        }
-        Ok(Message::Batch(items)) => {
-            let (planned, exceeded) = plan(&items, pass, services);
-            Intake::Batch(planned, exceeded)
         }
     }
 }
@@ -291,28 +301,6 @@ async fn detached<T: Send + 'static>(services: &Services, work: impl Future<Outp
     }
     let done = tokio::spawn(work).await;
     done.map_err(|_| panics::count("call", &services.metrics)).ok()
-}
-
-/// Charges and plans all items; all are refused together, with the reason, if the quota is used up.
-fn plan(items: &[Item<'_>], pass: &Pass, services: &Services) -> (Vec<Planned>, Option<Exceeded>) {
-    let terms = pass.terms();
-    if let Err(exceeded) = terms.charge(methods(items)) {
-        services.count_refusals("requests", items.len());
-        let why = ErrorObjectOwned::from(exceeded).into();
-        let refused = items.iter().map(|item| Planned::refused(item, &why)).collect();
-        return (refused, Some(exceeded));
-    }
-    let plan = |item| {
-        Planned::new(item, &mut |request| match SubscriptionMethod::of(&request.method) {
-            Some(SubscriptionMethod::Subscribe(_) | SubscriptionMethod::SubscribeKind(_)) => {
-                Some(error(METHOD_NOT_FOUND, "notifications not supported").into())
-            }
-            Some(SubscriptionMethod::Unsubscribe) => Some(error(SERVER_ERROR, "subscription not found").into()),
-            Some(SubscriptionMethod::Unpaired) => Some(not_available(&request.method).into()),
-            None => services.refused_call(&terms.rights.methods, &request.method),
-        })
-    };
-    (items.iter().map(plan).collect(), None)
 }
 
 fn json(body: &[Bytes], room: Option<Charge>) -> Response<Body> {

@@ -15,6 +15,8 @@ mod write_timeout;
 
 // For users of the upgrade without the rest of the server: the echo server of `make autobahn`, and the fuzz targets.
 pub use handshake::{check as check_upgrade, is_upgrade};
+#[cfg(test)]
+pub(crate) use http_rpc::Http;
 pub use listener::{Server, ServerSettings};
 pub use permessage_deflate::agree as agree_on_extension;
 pub use proxy_protocol::{NotProxied, client_of};

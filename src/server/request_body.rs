@@ -8,7 +8,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::Notify;
 
-use crate::door::{BYTES_PER_REQUEST, Exceeded, Pass};
+use crate::door::{BYTES_PER_REQUEST, Pass};
+use crate::session::RequestRefusal;
 use crate::shares::{Budget, Charge, Full};
 
 /// Minimum length of a body that is charged to the inbound budget of all clients, in bytes.
@@ -17,10 +18,8 @@ const LONG: usize = (4 << 10) + 1;
 /// Reason why a body was not read to its end.
 #[derive(Debug)]
 pub(super) enum Unread {
-    /// Body longer than the client's quota.
-    Exceeded(Exceeded),
-    /// Inbound budget too full for the bytes received so far.
-    Full(Full),
+    /// No quota for the body's length, or no room in the inbound budget for the bytes received so far.
+    Refused(RequestRefusal),
     /// Body longer than the limit.
     TooLong,
     /// Client disconnected, or violated HTTP.
@@ -48,10 +47,13 @@ pub(super) async fn read(
             let given_up = given_up.clone();
             inbound.open_evictable(pass.account().owner(), Arc::new(move || given_up.notify_one()))
         });
-        charge.resize(bytes).map_err(Unread::Full)
+        charge.resize(bytes).map_err(no_room)
     };
     let max = pass.terms().rights.plan.max_body_bytes;
-    let charge = |bytes| pass.terms().charge_bytes(bytes).map_err(Unread::Exceeded);
+    let charge = |bytes| {
+        let charged = pass.terms().charge_bytes(bytes);
+        charged.map_err(|exceeded| Unread::Refused(RequestRefusal::Quota(exceeded)))
+    };
     let announced = body.size_hint().exact();
     if let Some(length) = announced {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -65,7 +67,7 @@ pub(super) async fn read(
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
-            () = given_up.notified() => return Err(Unread::Full(Full("too many bytes of messages at once"))),
+            () = given_up.notified() => return Err(no_room(Full("too many bytes of messages at once"))),
         };
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
@@ -91,4 +93,8 @@ pub(super) async fn read(
         room.keep();
     }
     Ok((whole.freeze(), room))
+}
+
+fn no_room(full: Full) -> Unread {
+    Unread::Refused(RequestRefusal::InboundBytes(full))
 }

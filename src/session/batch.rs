@@ -1,64 +1,37 @@
 //! Batches: messages of several items, answered by one message.
 //!
-//! A batch needs one of the connection's places for calls in flight, as a single call does, and is refused without one.
-//! Each further item in progress at the same time takes one more place, but only while half of the places are free;
-//! other items wait. So a batch of any length is answered completely, and always leaves room for a single call.
+//! A batch needs one of the connection's places for calls in flight, as a single call does, and the intake refuses it
+//! without one. Each further item in progress at the same time takes one more place, but only while half of the places
+//! are free; other items wait. So a batch of any length is answered completely, and always leaves room for a single
+//! call.
 
 use std::sync::Arc;
 
-use super::requests::{too_many_calls, waits};
+use super::intake::caller;
+use super::web_socket::Acquired;
 use super::{Services, Session};
 use crate::delivery::{Answered, ClientWriter, CloseReason, Recipient};
-use crate::jsonrpc::{self, INVALID_REQUEST, Item, Response, error};
+use crate::jsonrpc::{self, Response};
 use crate::panics;
 use crate::rpc::Planned;
 
 impl Session {
-    pub(super) fn batch(&mut self, items: &[Item<'_>]) {
-        if items.is_empty() {
-            return self.answer(
-                Response::new("null", error(INVALID_REQUEST, "empty batch").into()),
-                Vec::new(),
-            );
-        }
-        let mut releases = Vec::new();
-        // Before any item is processed: a batch that gets no place must not have ended a subscription already.
-        let waits = items.iter().any(waits);
-        let (max_in_flight, charged) = self.charge(items);
-        let place = if waits {
-            self.writer.begin_call(max_in_flight)
-        } else {
-            None
-        };
-        let refusal = match charged {
-            Err(why) => Some(("requests", why.into())),
-            Ok(()) if waits && place.is_none() => Some(("in_flight", too_many_calls())),
-            Ok(()) => None,
-        };
-        let planned: Vec<Planned> = match &refusal {
-            Some((limit, why)) => items.iter().map(|item| self.refuse(item, limit, why)).collect(),
-            None => items
-                .iter()
-                .map(|item| self.plan(item, place.is_some(), &mut releases))
-                .collect(),
-        };
-        let Some(place) = place.filter(|_| refusal.is_none()) else {
+    pub(super) fn batch(&self, planned: Vec<Planned>, Acquired { place, room, releases }: Acquired) {
+        // Without a place, because no item waits or because all are refused.
+        let Some(place) = place else {
             let done = planned.into_iter().filter_map(|one| match one {
                 Planned::Done(id, outcome) => Some(self.services.rpc.local(&id, outcome)),
                 _ => None,
             });
             let responses: Vec<Response> = done.collect();
-            self.services.answer_batch(&self.writer, &responses, releases);
-            if refusal.is_some() {
-                self.note_refusal();
-            }
-            return;
+            return self.services.answer_batch(&self.writer, &responses, releases);
         };
-        let (services, caller, held) = (self.services.clone(), self.caller(), self.held.take());
+        let max_in_flight = self.pass.terms().rights.plan.max_in_flight;
+        let (services, caller) = (self.services.clone(), caller(&self.pass));
         tokio::spawn(async move {
             let more = |_| place.writer()?.begin_call(max_in_flight / 2);
             let awaits = || place.writer().is_some();
-            let _held = held;
+            let _room = room;
             let completing = services.rpc.complete_batch(planned, &caller, more, awaits);
             let completed = panics::caught("call", &services.metrics, completing).await;
             match (place.writer(), completed) {

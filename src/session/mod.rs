@@ -6,10 +6,12 @@
 mod batch;
 mod clients;
 mod control_frames;
+mod intake;
 mod reader;
 mod requests;
 mod services;
 mod subscriptions;
+mod web_socket;
 
 use std::future::poll_fn;
 use std::io;
@@ -22,12 +24,13 @@ use tracing::debug;
 
 pub use clients::{Clients, KeepaliveSettings};
 pub use control_frames::ControlFrames;
+pub(crate) use intake::{PlannedMessage, PlannedReply, RequestRefusal, Transport, caller};
 pub use reader::{ClientFrame, DeflatedMessage, Form, MAX_FRAGMENTS, MessageReader};
-pub use requests::methods;
 pub use services::{Services, SessionSettings};
 
 use crate::delivery::{ClientWriter, CloseReason, Compression, Ended, Phase, Socket, frame};
 use crate::door::{Pass, Refusals, Reserved};
+use crate::extension::Streams;
 use crate::panics;
 use crate::shares::Charge;
 use crate::subscription::Subscription;
@@ -64,10 +67,10 @@ struct Session {
     /// `true` if further input is ignored, after a violation of the framing.
     input_closed: bool,
     subscriptions: Vec<(Subscription, Reserved)>,
+    /// Subscriptions to the embedding program; `None` until the first call of one of its methods.
+    streams: Option<Box<Streams>>,
     /// Charge for an incomplete message, if long.
     unfinished: Option<Charge>,
-    /// Charge for the message being processed, if long; passed on to its calls until they are answered.
-    held: Option<Charge>,
 }
 
 /// Serves a client until it is disconnected. `early` are the bytes that arrived after the handshake, in which
@@ -81,45 +84,7 @@ pub fn serve(
     compression: Compression,
     services: Arc<Services>,
 ) -> impl Future<Output = ()> + Send {
-    let lowat = services.settings.notsent_lowat;
-    if lowat > 0
-        && let Err(why) = socket.set_notsent_lowat(lowat)
-    {
-        debug!("TCP_NOTSENT_LOWAT: {why}");
-    }
-    let pass = Arc::new(pass);
-    let egress = pass.account().egress().clone();
-    let writer = ClientWriter::new(socket, compression, egress, services.writers.clone());
-    let number = services.clients.add(writer.clone(), pass.clone());
-    if let Some(activity) = pass.activity() {
-        let writer = Arc::downgrade(&writer);
-        activity.set_in_use(false);
-        activity.on_leave(move || {
-            if let Some(writer) = writer.upgrade() {
-                writer.close(CloseReason::Displaced);
-            }
-        });
-    }
-    services.metrics.clients.inc();
-    services.metrics.connections.inc();
-    let longest = pass.terms().rights.plan.max_message_bytes;
-    let mut reader = MessageReader::new(longest, compression != Compression::None);
-    reader.buffer().extend_from_slice(&early);
-    // Even an empty slice keeps the handshake's whole read buffer alive.
-    drop(early);
-    let mut session = Session {
-        number,
-        pass,
-        refusals: Refusals::default(),
-        services: services.clone(),
-        writer,
-        reader,
-        control_frames: ControlFrames::default(),
-        input_closed: false,
-        subscriptions: Vec::new(),
-        unfinished: None,
-        held: None,
-    };
+    let mut session = Session::new(socket, early, pass, compression, services.clone());
     async move {
         let lived = panics::caught("session", &services.metrics, session.live()).await;
         let over = match lived {
@@ -146,6 +111,48 @@ impl Drop for Session {
 }
 
 impl Session {
+    fn new(socket: Socket, early: Bytes, pass: Pass, compression: Compression, services: Arc<Services>) -> Self {
+        let lowat = services.settings.notsent_lowat;
+        if lowat > 0
+            && let Err(why) = socket.set_notsent_lowat(lowat)
+        {
+            debug!("TCP_NOTSENT_LOWAT: {why}");
+        }
+        let pass = Arc::new(pass);
+        let egress = pass.account().egress().clone();
+        let writer = ClientWriter::new(socket, compression, egress, services.writers.clone());
+        let number = services.clients.add(writer.clone(), pass.clone());
+        if let Some(activity) = pass.activity() {
+            let writer = Arc::downgrade(&writer);
+            activity.set_in_use(false);
+            activity.on_leave(move || {
+                if let Some(writer) = writer.upgrade() {
+                    writer.close(CloseReason::Displaced);
+                }
+            });
+        }
+        services.metrics.clients.inc();
+        services.metrics.connections.inc();
+        let longest = pass.terms().rights.plan.max_message_bytes;
+        let mut reader = MessageReader::new(longest, compression != Compression::None);
+        reader.buffer().extend_from_slice(&early);
+        // Even an empty slice keeps the handshake's whole read buffer alive.
+        drop(early);
+        Self {
+            number,
+            pass,
+            refusals: Refusals::default(),
+            services,
+            writer,
+            reader,
+            control_frames: ControlFrames::default(),
+            input_closed: false,
+            subscriptions: Vec::new(),
+            streams: None,
+            unfinished: None,
+        }
+    }
+
     async fn live(&mut self) -> Ended {
         self.take_messages();
         // Data that TLS has decrypted already does not make the socket readable.
@@ -337,3 +344,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use super::Clients;
+use super::intake::Intake;
 use crate::clock::Clock;
 use crate::delivery::{WriterLimits, WriterShared};
-use crate::door::{Door, Methods, Verdict};
+use crate::door::{Door, Terms};
 use crate::extension::Extension;
-use crate::rpc::{Local, Rpc};
+use crate::rpc::Rpc;
 use crate::shares::Budget;
 use crate::subscription::{Registry, Replays};
-use crate::telemetry::{Metrics, ReasonLabel};
+use crate::telemetry::Metrics;
 
 /// Session settings that do not change while the process runs; the client's other limits are in its
 /// [`crate::door::Plan`].
@@ -85,24 +86,19 @@ impl Services {
         Self { extension, ..self }
     }
 
-    /// Counts `count` refusals under this reason.
-    pub fn count_refusals(&self, limit: &'static str, count: usize) {
-        let label = ReasonLabel { reason: limit };
-        self.metrics.refused.get_or_create(&label).inc_by(count as u64);
-    }
-
-    /// Decides if a call other than a subscription is refused: `None` if it may be forwarded.
-    pub fn refused_call(&self, methods: &Methods, method: &str) -> Option<Local> {
-        match methods.verdict(method) {
-            Verdict::Serve => None,
-            Verdict::InDevelopment if self.rpc.may_develop() => Some(Local::InDevelopment),
-            Verdict::InDevelopment | Verdict::Refuse => Some(self.rpc.refused_method(method).into()),
+    /// Returns the intake of a client's messages under these terms.
+    pub(crate) fn intake<'a>(&'a self, terms: &'a Terms) -> Intake<'a> {
+        Intake {
+            terms,
+            may_develop: self.rpc.may_develop(),
+            extension: &self.extension,
+            metrics: &self.metrics,
         }
     }
 
     /// Counts one refusal under this reason.
     pub fn count_refusal(&self, limit: &'static str) {
-        self.count_refusals(limit, 1);
+        self.metrics.count_refusals(limit, 1);
     }
 
     /// Enforces the limit on the global backlog, see [`Clients::enforce_total_backlog`]. Never returns.

@@ -1,26 +1,23 @@
 //! Subscriptions of a client: admission, `eth_subscribe` and `eth_unsubscribe`.
 
-use std::sync::Arc;
-
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::requests::TOO_MANY_CALLS;
-use super::{Services, Session};
-use crate::delivery::Recipient;
-use crate::door::Limit;
+use super::Services;
+use super::intake::RequestRefusal;
+use super::web_socket::WebSocket;
+use crate::door::{Limit, Reserved};
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, Request, SERVER_ERROR, error};
 use crate::rpc::{Local, SubscriptionMethod, id_argument, not_passed};
 use crate::subscription::{Asked, NodeSubscription, Start, Topic, no_such_kind};
 
-impl Session {
+impl WebSocket<'_> {
     pub(super) fn subscribe(
         &mut self,
         method: SubscriptionMethod<'_>,
         request: &Request<'_>,
-        has_slot: bool,
-        releases: &mut Vec<Arc<Recipient>>,
     ) -> Result<Local, ErrorObjectOwned> {
+        let has_place = self.acquired.place.is_some();
         let terms = self.pass.account().terms();
         let methods = &terms.rights.methods;
         let (mut topic, is_allowed, name) = match method {
@@ -55,9 +52,8 @@ impl Session {
             if matches!(topic, Topic::Passthrough(..)) && !terms.rights.passed.match_any(&name) {
                 return Err(not_offered(&topic));
             }
-            if !has_slot {
-                services.count_refusal("in_flight");
-                return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
+            if !has_place {
+                return Err(RequestRefusal::InFlight.counted(1, &services.metrics));
             }
             // Subscriptions that the node refused are not counted.
             self.subscriptions.retain(|(own, _)| !own.recipient.is_refused());
@@ -65,46 +61,23 @@ impl Session {
         if let Topic::Chain(stream, start @ Start::Live) = &mut topic {
             *start = services.replays.start_of(stream);
         }
-        let max = terms.rights.plan.max_subscriptions;
-        if self.subscriptions.len() >= max {
-            // Subscriptions that found no block to resume from are not counted.
-            self.subscriptions.retain(|(own, _)| !own.recipient.is_refused());
-        }
-        if self.subscriptions.len() >= max {
-            services.count_refusal("subscriptions");
-            let message = format!("limit exceeded: {max} subscriptions on this connection");
-            return Err(error(LIMIT_EXCEEDED, message));
-        }
+        self.check_count()?;
         if let Some((label, words)) = services.registry.refuses(&topic) {
             services.count_refusal(label);
             return Err(error(SERVER_ERROR, words));
         }
-        let reserved = self.pass.account().reserve(topic.index_entries()).map_err(|limit| {
-            let (label, message) = match limit {
-                Limit::Subscriptions(max) => (
-                    "client_subscriptions",
-                    format!("limit exceeded: {max} subscriptions of this client"),
-                ),
-                Limit::IndexEntries(max) => (
-                    "index_entries",
-                    format!("limit exceeded: {max} addresses times topics, and hashes, in the filters of this client"),
-                ),
-            };
-            services.count_refusal(label);
-            error(LIMIT_EXCEEDED, message)
-        })?;
+        let reserved = self.reserve(topic.index_entries())?;
         let granted = self.granted(&topic);
         let (subscription, finding) = match topic {
             // Before the first block there is no position for "now", so an answer could leave a gap; and after a
             // rewind, live subscribers know blocks that this client still has to receive.
             Topic::Chain(stream, start) if start != Start::Live || !services.registry.is_at_its_tip() => {
-                if !has_slot {
-                    services.count_refusal("in_flight");
-                    return Err(error(LIMIT_EXCEEDED, TOO_MANY_CALLS));
+                if !has_place {
+                    return Err(RequestRefusal::InFlight.counted(1, &services.metrics));
                 }
-                services.replays.subscribe(stream, start, &self.writer)?
+                services.replays.subscribe(stream, start, self.writer)?
             }
-            topic => match services.registry.subscribe(topic, &self.writer) {
+            topic => match services.registry.subscribe(topic, self.writer) {
                 Ok(subscription) => (subscription, None),
                 Err(full) => {
                     services.count_refusal("passthrough");
@@ -121,7 +94,7 @@ impl Session {
         self.subscriptions.push((subscription, reserved));
         self.note_use();
         let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());
-        releases.push(recipient);
+        self.acquired.releases.push(recipient);
         if let Some(of) = of {
             return Ok(Local::Later(
                 async move { services.grant(&of, asked).await.err().unwrap_or(id) }.boxed(),
@@ -129,8 +102,48 @@ impl Session {
         }
         Ok(match (finding, granted) {
             (Some(finding), _) => Local::Later(finding.outcome().boxed()),
-            (None, Some(granted)) if has_slot => Local::Later(granted.map(|()| id).boxed()),
+            (None, Some(granted)) if has_place => Local::Later(granted.map(|()| id).boxed()),
             (None, _) => id.into(),
+        })
+    }
+
+    /// Checks the number of subscriptions of the connection, those to an extension included.
+    ///
+    /// # Errors
+    /// The client's answer, if there can be no more.
+    pub(super) fn check_count(&mut self) -> Result<(), ErrorObjectOwned> {
+        let max = self.pass.terms().rights.plan.max_subscriptions;
+        let streams = self.streams.as_mut().map_or(0, |streams| streams.count());
+        if self.subscriptions.len() + streams >= max {
+            // Subscriptions that found no block to resume from are not counted.
+            self.subscriptions.retain(|(own, _)| !own.recipient.is_refused());
+        }
+        if self.subscriptions.len() + streams >= max {
+            self.services.count_refusal("subscriptions");
+            let message = format!("limit exceeded: {max} subscriptions on this connection");
+            return Err(error(LIMIT_EXCEEDED, message));
+        }
+        Ok(())
+    }
+
+    /// Reserves a subscription with this many index entries in the account.
+    ///
+    /// # Errors
+    /// The client's answer, if the account can have no more.
+    pub(super) fn reserve(&self, index_entries: usize) -> Result<Reserved, ErrorObjectOwned> {
+        self.pass.account().reserve(index_entries).map_err(|limit| {
+            let (label, message) = match limit {
+                Limit::Subscriptions(max) => (
+                    "client_subscriptions",
+                    format!("limit exceeded: {max} subscriptions of this client"),
+                ),
+                Limit::IndexEntries(max) => (
+                    "index_entries",
+                    format!("limit exceeded: {max} addresses times topics, and hashes, in the filters of this client"),
+                ),
+            };
+            self.services.count_refusal(label);
+            error(LIMIT_EXCEEDED, message)
         })
     }
 
@@ -166,9 +179,10 @@ impl Session {
     }
 
     /// Records if the connection has subscriptions: one that has is displaced last.
-    fn note_use(&self) {
+    pub(super) fn note_use(&mut self) {
+        let streams = self.streams.as_mut().map_or(0, |streams| streams.count());
         if let Some(activity) = self.pass.activity() {
-            activity.set_in_use(!self.subscriptions.is_empty());
+            activity.set_in_use(self.subscriptions.len() + streams > 0);
         }
     }
 }
