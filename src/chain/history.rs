@@ -10,7 +10,7 @@ use super::{BlockLogs, BlockRef, Gap, Header, Page};
 
 /// A published block.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct PublishedBlock {
     /// Its header.
     pub header: Header,
     /// Its logs; `None` if they were not fetched, or not yet.
@@ -24,7 +24,7 @@ pub struct Published {
     pub sequence: u64,
 }
 
-impl Published {
+impl PublishedBlock {
     /// Returns the block number.
     #[must_use]
     pub fn number(&self) -> u64 {
@@ -34,7 +34,7 @@ impl Published {
 
 /// Returns the index of the first of these blocks, ascending by number, at or above `number`; the length if there is
 /// none.
-pub(super) fn position_from(blocks: &VecDeque<Published>, number: u64) -> usize {
+pub(super) fn position_from(blocks: &VecDeque<PublishedBlock>, number: u64) -> usize {
     blocks.partition_point(|own| own.number() < number)
 }
 
@@ -47,9 +47,9 @@ pub struct History {
     max_bytes: usize,
     /// Oldest first; each the parent of the next. Numbers ascend, and some have no block (Filecoin's null rounds, issue
     /// 11).
-    canonical: VecDeque<Published>,
+    canonical: VecDeque<PublishedBlock>,
     /// Blocks of abandoned branches, by hash; at most as many as canonical ones.
-    dropped: HashMap<B256, Published>,
+    dropped: HashMap<B256, PublishedBlock>,
     dropped_order: VecDeque<B256>,
     /// Sequence of the block published last.
     sequence: u64,
@@ -70,7 +70,7 @@ const FEW: usize = 16;
 const LOG: usize = 256;
 
 /// Returns the approximate memory of a block, in bytes.
-fn weight(own: &Published) -> usize {
+fn weight(own: &PublishedBlock) -> usize {
     own.header.json.len() + own.logs.as_ref().map_or(0, |logs| weight_of_logs(logs))
 }
 
@@ -164,7 +164,7 @@ impl History {
 
     /// Returns the newest block.
     #[must_use]
-    pub fn tip(&self) -> Option<&Published> {
+    pub fn tip(&self) -> Option<&PublishedBlock> {
         self.canonical.back()
     }
 
@@ -176,24 +176,24 @@ impl History {
 
     /// Returns the oldest canonical block.
     #[must_use]
-    pub fn oldest(&self) -> Option<&Published> {
+    pub fn oldest(&self) -> Option<&PublishedBlock> {
         self.canonical.front()
     }
 
     /// Returns the canonical block of this number.
     #[must_use]
-    pub fn at(&self, number: u64) -> Option<&Published> {
+    pub fn at(&self, number: u64) -> Option<&PublishedBlock> {
         self.from(number).filter(|own| own.number() == number)
     }
 
     /// Returns the first canonical block at or above this number, if it is in memory.
     #[must_use]
-    pub fn from(&self, number: u64) -> Option<&Published> {
+    pub fn from(&self, number: u64) -> Option<&PublishedBlock> {
         self.canonical.get(position_from(&self.canonical, number))
     }
 
     /// Returns the canonical blocks with numbers from `first` to `last`, both included, oldest first.
-    pub fn between(&self, first: u64, last: u64) -> impl Iterator<Item = &Published> {
+    pub fn between(&self, first: u64, last: u64) -> impl Iterator<Item = &PublishedBlock> {
         let begin = position_from(&self.canonical, first);
         let end = self.canonical.partition_point(|own| own.number() <= last);
         self.canonical.range(begin..end.max(begin))
@@ -248,7 +248,7 @@ impl History {
 
     /// Returns the canonical or dropped block with this hash.
     #[must_use]
-    pub fn find(&self, hash: B256) -> Option<&Published> {
+    pub fn find(&self, hash: B256) -> Option<&PublishedBlock> {
         self.dropped
             .get(&hash)
             .or_else(|| self.canonical.iter().rev().find(|own| own.header.block.hash == hash))
@@ -257,7 +257,7 @@ impl History {
     /// Adds a head on top of [`Self::stands_at`]; returns the dropped blocks that it replaces, oldest first. `None` if
     /// the head was published before: the chain went back, and adopts the same blocks again. A head that is not a child
     /// of the tip starts the history anew.
-    pub fn head(&mut self, header: Header) -> Option<Vec<Published>> {
+    pub fn head(&mut self, header: Header) -> Option<Vec<PublishedBlock>> {
         let back_at = self.back_at.take();
         if let Some(back_at) = back_at
             && self
@@ -274,7 +274,7 @@ impl History {
         }
         self.forget_dropped(&header.block.hash);
         self.sequence += 1;
-        let own = Published {
+        let own = PublishedBlock {
             header,
             logs: None,
             awaits_logs: false,
@@ -356,7 +356,7 @@ impl History {
         self.trim();
     }
 
-    fn canonical_mut(&mut self, hash: B256) -> Option<&mut Published> {
+    fn canonical_mut(&mut self, hash: B256) -> Option<&mut PublishedBlock> {
         self.canonical
             .iter_mut()
             .rev()
@@ -382,7 +382,7 @@ impl History {
             let was_published = child.sequence > FIRST + 1;
             let below = if was_published { 1 } else { child.number() - number };
             let sequence = child.sequence.saturating_sub(below);
-            let own = Published {
+            let own = PublishedBlock {
                 header,
                 logs: None,
                 awaits_logs: false,
@@ -426,10 +426,10 @@ impl History {
         self.canonical.partition_point(|own| own.number() <= number)
     }
 
-    fn drop_above(&mut self, number: u64) -> Vec<Published> {
+    fn drop_above(&mut self, number: u64) -> Vec<PublishedBlock> {
         self.generation += 1;
         let keep = self.position_above(number);
-        let dropped: Vec<Published> = self.canonical.drain(keep..).collect();
+        let dropped: Vec<PublishedBlock> = self.canonical.drain(keep..).collect();
         for own in &dropped {
             let hash = own.header.block.hash;
             match self.dropped.insert(hash, own.clone()) {

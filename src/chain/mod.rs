@@ -30,7 +30,7 @@ pub use block_receipts::{BlockReceipts, NotItsReceipts, Receipt};
 pub use content_fetches::{Content, ContentFetches, ContentKind, FetchedContent, MAX_FETCHES};
 pub use cursor::{AbandonedBranch, Cursor, Needs, Next, Retraction};
 pub use header::{BlockRef, Header, HeaderShape, NotAHeader};
-pub use history::{Forgotten, History, Published};
+pub use history::{Forgotten, History, PublishedBlock};
 pub use ingest::Ingest;
 pub use inquiry::Absent;
 pub use log::{BadLogs, BlockLogs, Log};

@@ -11,7 +11,7 @@ use super::subscriber::Subscriber;
 use super::tables::Tables;
 use super::transaction_event::Fate;
 use crate::backplane::ChainEvent;
-use crate::chain::{ContentKind, Header, Loss, Published};
+use crate::chain::{ContentKind, Header, Loss, PublishedBlock};
 use crate::clock::Millis;
 use crate::delivery::{CloseReason, Kind};
 
@@ -70,7 +70,7 @@ impl Tables {
     ///
     /// Contents that were not delivered before the reorg are discarded. A connection that was sent events of a
     /// dropped block had been sent everything before them (E3), so older contents do not delay its removals.
-    fn take_back(&mut self, dropped: &[Published], sequence: u64, due: &mut DirtyClients, now: Millis) {
+    fn take_back(&mut self, dropped: &[PublishedBlock], sequence: u64, due: &mut DirtyClients, now: Millis) {
         let logs = &self.streams[ContentKind::Logs as usize];
         let delivered: Vec<bool> = dropped.iter().map(|own| !logs.contains(own.sequence)).collect();
         let undelivered = self.gate.drop_blocks(dropped);
