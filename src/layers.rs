@@ -25,7 +25,7 @@ const LAYERS: &str = "
 
     server        delivery door jsonrpc look panics pieces rpc session shares tls
     session       clock deflate delivery door jsonrpc look panics rpc shares subscription telemetry
-    # What was published is answered from: the registry holds the blocks, the filter of a subscription finds their logs.
+    # Calls are answered from the published chain; the filter of a subscription finds the logs of its blocks.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
     rpc           chain conduct delivery jsonrpc look quantity shares subscription telemetry upstream
     # An account holds what all connections of a client share, so the budget of its bytes (delivery's egress); a right is to

@@ -1,5 +1,7 @@
-//! Published chain in memory: recent blocks with their headers and logs, dropped branches included. Streams resume from
-//! it. No I/O, no clock.
+//! Recent blocks of the published chain with their headers and logs, dropped branches included. Streams resume from
+//! them. No I/O, no clock.
+//!
+//! [`super::published`] owns them, and applies events; the registry changes the logs that are kept with them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -80,7 +82,7 @@ fn weight_of_logs(logs: &BlockLogs) -> usize {
 
 /// The chain went back to a block that is not in memory: delivered events can no longer be removed.
 #[derive(Debug)]
-pub struct Forgotten;
+pub(super) struct Forgotten;
 
 impl History {
     /// Creates an empty history that keeps `limit` canonical blocks, and as many dropped ones.
@@ -257,7 +259,7 @@ impl History {
     /// Adds a head on top of [`Self::stands_at`]; returns the dropped blocks that it replaces, oldest first. `None` if
     /// the head was published before: the chain went back, and adopts the same blocks again. A head that is not a child
     /// of the tip starts the history anew.
-    pub fn head(&mut self, header: Header) -> Option<Vec<PublishedBlock>> {
+    pub(super) fn head(&mut self, header: Header) -> Option<Vec<PublishedBlock>> {
         let back_at = self.back_at.take();
         if let Some(back_at) = back_at
             && self
@@ -343,7 +345,12 @@ impl History {
     /// Stores logs that a replay fetched, except of blocks whose logs are being fetched for live subscriptions: if a
     /// block is dropped later, its delivered logs can be removed.
     pub fn fill(&mut self, page: &Page) {
-        for fetched in page.blocks() {
+        let Some(oldest) = self.oldest().map(PublishedBlock::number) else {
+            return;
+        };
+        // Most pages lie below memory.
+        let first = position_from(page.blocks(), oldest);
+        for fetched in page.blocks().range(first..) {
             if let Some(logs) = &fetched.logs
                 && let Some(own) = self.canonical_mut(logs.block.hash)
                 && own.logs.is_none()
@@ -374,7 +381,7 @@ impl History {
     }
 
     /// Adds a block below the oldest; ignored if it is not the parent of the oldest, or if there is no room.
-    pub fn past(&mut self, header: Header) {
+    pub(super) fn past(&mut self, header: Header) {
         let number = header.block.number;
         let child = self.oldest();
         let child = child.filter(|oldest| self.standing() < self.limit && oldest.header.follows(header.block));
@@ -403,7 +410,7 @@ impl History {
     ///
     /// # Errors
     /// [`Forgotten`] if the block is not a canonical block in memory.
-    pub fn rewind(&mut self, to: BlockRef) -> Result<(), Forgotten> {
+    pub(super) fn rewind(&mut self, to: BlockRef) -> Result<(), Forgotten> {
         if !self.is_canonical(to) {
             return Err(Forgotten);
         }
@@ -449,7 +456,7 @@ impl History {
     }
 
     /// Forgets all blocks: the next head is not connected with them.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.generation += 1;
         self.back_at = None;
         self.bytes = 0;
