@@ -170,7 +170,7 @@ impl History {
         self.canonical.back()
     }
 
-    /// Returns the head of the node's chain: the tip, or a block below after the chain went back ([`Self::rewind`]).
+    /// Returns the head of the node's chain: the tip, or a block below after the chain went back.
     #[must_use]
     pub fn stands_at(&self) -> Option<BlockRef> {
         self.back_at.or_else(|| Some(self.tip()?.header.block))

@@ -1,4 +1,5 @@
-//! Actor that turns the heads reported by the upstreams into one chain, and publishes its events in order.
+//! Actor that turns the heads reported by the upstreams into one chain, and sends its events in order. The published
+//! chain changes when they are delivered ([`super::published`]).
 //!
 //! Reports are accepted at once: missing parents are fetched concurrently. [`Pipeline`] decides.
 
@@ -35,7 +36,7 @@ enum Input<'a> {
     Room(mpsc::Permit<'a, ChainEvent>),
 }
 
-/// Actor that publishes the chain.
+/// Actor that sends the events of the chain.
 pub struct Ingest {
     pool: Arc<Pool>,
     source: Arc<Source>,
@@ -53,7 +54,7 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Creates an actor that publishes to `out`.
+    /// Creates an actor that sends the events to `out`.
     #[must_use]
     pub fn new(
         pool: Arc<Pool>,
@@ -91,7 +92,7 @@ impl Ingest {
                     .push(Box::pin(fetch(self.source.clone(), self.rewind_delay, ask)));
             }
             let input = tokio::select! {
-                // Publishing comes first: ready events must not wait for input. The upstream in use comes before
+                // Sending comes first: ready events must not wait for input. The upstream in use comes before
                 // reported heads: the first head of an upstream that has just reconnected must not count as one from
                 // before.
                 biased;

@@ -14,9 +14,9 @@
 //! - Calls, resumes, `/status` and the metric `head_number` read one state: none is ahead of another.
 //! - The published chain is never ahead of the pool: an answer that is cached for a head is from a node that has it.
 //! - A client finds here every head that it was sent: `eth_blockNumber` is never below it (PROTOCOL C2).
-//! - The registry owns the only [`PublishedWriter`], under its lock. In a critical section of the registry the blocks
-//!   change only by its own hand: a replay that has caught up joins the live tables at the very block up to which they
-//!   were served, without a gap or a repetition.
+//! - The registry owns the only [`PublishedWriter`], under its lock, and holders of that lock alone change the blocks. So
+//!   a replay that has caught up joins the live tables at the very block up to which they were served, without a gap or
+//!   a repetition.
 //!
 //! Order of locks: the registry's, this one, a client's queue. A closure that reads the chain must not read it again
 //! through [`Published`]: a second read by the same thread waits behind a writer that waits for the first.
