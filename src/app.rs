@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
 use crate::backplane::{self, Wanted};
-use crate::chain::{Archive, ContentFetches, Ingest, Source, Tip};
+use crate::chain::{Archive, ContentFetches, History, Ingest, PublishedWriter, Source};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::devnet::Devnet;
@@ -204,7 +204,6 @@ impl App {
         let max_contents_age = config.node.silence_timeout / 2;
         let pool = Pool::start(&config.upstreams, &config.node, &channels, metrics.clone());
         drop(channels);
-        let tip = Arc::new(Tip::default());
         let (publisher, feed) = backplane::in_process(heard);
         let source = Arc::new(Source::new(pool.clone(), config.history.verify));
         let ingest = Ingest::new(
@@ -214,30 +213,25 @@ impl App {
             publisher,
             config.history,
             metrics.clone(),
-            tip.clone(),
         );
-        let registry = Registry::new(
-            config.history.blocks,
+        let history = History::new(config.history.blocks).within(config.history.max_bytes);
+        let writer = PublishedWriter::new(history, metrics.head_number.clone());
+        let published = writer.reader();
+        let registry = Arc::new(Registry::new(
+            writer,
             config.max_passthrough,
             config.server.compression,
             wanted,
             clock,
             metrics.clone(),
-        );
-        let registry = Arc::new(registry.within(config.history.max_bytes));
+        ));
         let archive = Archive::new(source.clone());
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
         // The request path, from the sockets to the node. The listener may be inherited, with another address than
         // configured.
         config.rpc.is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-        let rpc = Arc::new(Rpc::new(
-            pool.clone(),
-            tip.clone(),
-            registry.clone(),
-            config.rpc,
-            metrics.clone(),
-        ));
+        let rpc = Arc::new(Rpc::new(pool.clone(), published.clone(), config.rpc, metrics.clone()));
         if !config.door.auth.required && config.door.auth.is_used() {
             info!("clients without a key or token are served too: set auth.required = true to refuse them");
         }
@@ -257,7 +251,7 @@ impl App {
         let admin = Arc::new(Admin {
             services: services.clone(),
             pool: pool.clone(),
-            tip,
+            published,
             registry: registry_of_metrics,
             max_head_age: config.max_head_age,
             max_contents_age,

@@ -29,7 +29,7 @@ const LAYERS: &str = "
     session       clock deflate delivery door extension jsonrpc look panics rpc shares subscription telemetry
     # Callbacks of the embedding program: their outcomes are those of calls, their messages go into a client's queue.
     extension     clock delivery door jsonrpc panics rpc telemetry
-    # What was published is answered from: the registry holds the blocks, the filter of a subscription finds their logs.
+    # Calls are answered from the published chain; the filter of a subscription finds the logs of its blocks.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
     rpc           chain conduct delivery jsonrpc look quantity shares subscription telemetry upstream
     # An account holds what all connections of a client share, so the budget of its bytes (delivery's egress); a right is to

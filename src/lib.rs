@@ -6,7 +6,8 @@
 //! event    upstream      connection | poller      one actor per node: reports heads, answers calls
 //!          chain         ingest > pipeline        one canonical history (tracker) out of all reports
 //!          backplane                              ordered chain events, bounded
-//!          subscription  dispatch > registry      history; matching subscriptions (index); order per connection (gate)
+//!          subscription  dispatch > registry      matching subscriptions (index); order per connection (gate)
+//!            > chain     published                recent blocks and head, changed in step with the registry's tables
 //!          delivery      writer > queue > pump    encoded once, one bounded queue per client, written to its socket
 //!
 //! contents subscription  content_stream           blocks whose logs, transactions or receipts are not yet delivered
@@ -24,11 +25,11 @@
 //!          < delivery::writer                     answers and events share one queue
 //!
 //! resume   subscription  replay > replay_group   a client that returns, up to the live stream
-//!          chain         cursor                   over history (memory) or archive (fetched from a node)
+//!          chain         cursor                   over history (published, in memory) or archive (fetched from a node)
 //! ```
 //!
-//! The paths meet at the client's queue, at the pool of upstreams, and at the published chain: rpc answers from the tip
-//! of the chain (`chain::Tip`) and from the blocks in the registry (`chain::History`).
+//! The paths meet at the client's queue, at the pool of upstreams, and at the published chain (`chain::Published`): the
+//! registry applies events to it, rpc answers calls from it.
 //!
 //! `docs/architecture.md` follows a head, a log, a subscription, a call and a resume step by step. `docs/design.md` has
 //! the event contract (E1 to E9) and the reasons of decisions, `docs/protocol.md` the details of the wire protocol that
@@ -51,7 +52,8 @@
 //!    node is known to have it.
 //! 7. On the event path the node's JSON is not rebuilt: the bytes that arrive are the bytes that all clients get.
 //!    Exceptions: headers that were fetched get the members that this node announces, and removed logs are marked.
-//! 8. Tables of subscriptions change under one lock; sockets are written to after the lock is released.
+//! 8. Tables of subscriptions change under one lock, and the published chain with them; sockets are written to after the
+//!    lock is released.
 //! 9. Dependencies point one way: `server > session > door, rpc, subscription > delivery`, `rpc > subscription >
 //!    backplane > chain > upstream`. `src/layers.rs` lists the modules that each may use, and a test checks the sources
 //!    against it.

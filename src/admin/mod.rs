@@ -14,7 +14,7 @@ use axum::routing::get;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
-use crate::chain::{History, Tip};
+use crate::chain::{History, Published};
 use crate::session::Services;
 use crate::telemetry::{BudgetLabel, KindLabel, ReasonLabel, UpstreamLabel};
 use crate::upstream::Pool;
@@ -27,8 +27,8 @@ pub struct Admin {
     pub services: Arc<Services>,
     /// Upstreams.
     pub pool: Arc<Pool>,
-    /// Newest published block and its time of arrival.
-    pub tip: Arc<Tip>,
+    /// Published chain.
+    pub published: Arc<Published>,
     /// All metrics.
     pub registry: Registry,
     /// Age of the head above which `/ready` fails.
@@ -58,7 +58,7 @@ impl Admin {
         if self.pool.active().is_none() {
             return Err("no upstream is connected".into());
         }
-        let Some((block, seen)) = self.tip.get() else {
+        let Some((block, seen)) = self.published.last_adopted() else {
             return Err("no head received yet".into());
         };
         let age = seen.elapsed();
@@ -87,8 +87,8 @@ impl Admin {
         metrics.queue_bytes.set(self.services.clients.queued_bytes() as i64);
         metrics.accounts.set(self.services.door.accounts().len() as i64);
         metrics.head_age.set(
-            self.tip
-                .get()
+            self.published
+                .last_adopted()
                 .map_or(f64::NAN, |(_, seen)| seen.elapsed().as_secs_f64()),
         );
         let (late, early) = self.services.registry.late();
@@ -121,7 +121,7 @@ impl Admin {
             ("answers", self.services.rpc.answers().used()),
             ("upstream", upstream),
             ("upstream_ours", ours),
-            ("history", self.services.registry.with_history(History::bytes)),
+            ("history", self.published.with_history(History::bytes)),
             ("replays", self.services.replays.budget().used()),
         ] {
             let gauge = metrics.memory_bytes.get_or_create_owned(&BudgetLabel { budget });
@@ -183,7 +183,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
             })
         })
         .collect();
-    let head = admin.tip.get().map(
+    let head = admin.published.last_adopted().map(
         |(block, seen)| json!({"number": block.number, "hash": block.hash, "ageSeconds": seen.elapsed().as_secs_f64()}),
     );
     let page = json!({

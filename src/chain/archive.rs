@@ -16,7 +16,7 @@ use super::heights;
 use super::inquiry::Missing;
 use super::ranges::{Between, Ranges};
 use super::source::{BadAnswer, Seek, Source, wait_before};
-use super::{AbandonedBranch, BlockLogs, BlockRef, Fetch, Gap, Header, Page, Published, Retraction};
+use super::{AbandonedBranch, BlockLogs, BlockRef, Fetch, Gap, Header, Page, PublishedBlock, Retraction};
 use crate::shares::{FairPool, Full, Owner};
 
 /// Blocks of one page that are fetched concurrently.
@@ -266,7 +266,7 @@ impl Archive {
         self.ranges.forget();
     }
 
-    async fn block(&self, header: Header, needed: &NeededLogs) -> Option<Published> {
+    async fn block(&self, header: Header, needed: &NeededLogs) -> Option<PublishedBlock> {
         let is_needed = match needed {
             NeededLogs::None => false,
             NeededLogs::All => true,
@@ -277,7 +277,7 @@ impl Archive {
         } else {
             None
         };
-        Some(Published {
+        Some(PublishedBlock {
             header,
             logs,
             awaits_logs: false,

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::history::{History, Published};
+use super::history::{History, PublishedBlock};
 use super::{BlockLogs, BlockRef, Located, Page};
 
 /// Position of a stream: the events it was delivered, and the block it began with.
@@ -73,7 +73,7 @@ pub enum Next {
     /// Send the logs of a block after this index.
     Rest(Arc<BlockLogs>, u64),
     /// Send a whole block.
-    Block(Published),
+    Block(PublishedBlock),
     /// Nothing to send: the stream has caught up and joins the live stream.
     Level,
     /// Nothing to send before the next head, or before the tip's logs are fetched.
@@ -258,7 +258,7 @@ fn from_number(number: u64, history: &History, page: &Page, needs: Needs) -> Nex
 }
 
 /// Returns the step for a canonical block in memory, with its logs if they are needed.
-fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> Next {
+fn in_memory(own: &PublishedBlock, history: &History, page: &Page, needs: Needs) -> Next {
     let block = own.header.block;
     if own.awaits_logs && needs.logs() {
         // A stream may join the live one before the tip's logs are delivered.
@@ -274,7 +274,7 @@ fn in_memory(own: &Published, history: &History, page: &Page, needs: Needs) -> N
     }
     // Memory may have only the header.
     match page.find(block).and_then(|fetched| fetched.logs.clone()) {
-        Some(logs) => Next::Block(Published {
+        Some(logs) => Next::Block(PublishedBlock {
             logs: Some(logs),
             ..own.clone()
         }),

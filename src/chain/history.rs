@@ -1,5 +1,7 @@
-//! Published chain in memory: recent blocks with their headers and logs, dropped branches included. Streams resume from
-//! it. No I/O, no clock.
+//! Recent blocks of the published chain with their headers and logs, dropped branches included. Streams resume from
+//! them. No I/O, no clock.
+//!
+//! [`super::published`] owns them, and applies events; the registry changes the logs that are kept with them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use super::{BlockLogs, BlockRef, Gap, Header, Page};
 
 /// A published block.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct PublishedBlock {
     /// Its header.
     pub header: Header,
     /// Its logs; `None` if they were not fetched, or not yet.
@@ -24,7 +26,7 @@ pub struct Published {
     pub sequence: u64,
 }
 
-impl Published {
+impl PublishedBlock {
     /// Returns the block number.
     #[must_use]
     pub fn number(&self) -> u64 {
@@ -34,7 +36,7 @@ impl Published {
 
 /// Returns the index of the first of these blocks, ascending by number, at or above `number`; the length if there is
 /// none.
-pub(super) fn position_from(blocks: &VecDeque<Published>, number: u64) -> usize {
+pub(super) fn position_from(blocks: &VecDeque<PublishedBlock>, number: u64) -> usize {
     blocks.partition_point(|own| own.number() < number)
 }
 
@@ -47,9 +49,9 @@ pub struct History {
     max_bytes: usize,
     /// Oldest first; each the parent of the next. Numbers ascend, and some have no block (Filecoin's null rounds, issue
     /// 11).
-    canonical: VecDeque<Published>,
+    canonical: VecDeque<PublishedBlock>,
     /// Blocks of abandoned branches, by hash; at most as many as canonical ones.
-    dropped: HashMap<B256, Published>,
+    dropped: HashMap<B256, PublishedBlock>,
     dropped_order: VecDeque<B256>,
     /// Sequence of the block published last.
     sequence: u64,
@@ -70,7 +72,7 @@ const FEW: usize = 16;
 const LOG: usize = 256;
 
 /// Returns the approximate memory of a block, in bytes.
-fn weight(own: &Published) -> usize {
+fn weight(own: &PublishedBlock) -> usize {
     own.header.json.len() + own.logs.as_ref().map_or(0, |logs| weight_of_logs(logs))
 }
 
@@ -80,7 +82,7 @@ fn weight_of_logs(logs: &BlockLogs) -> usize {
 
 /// The chain went back to a block that is not in memory: delivered events can no longer be removed.
 #[derive(Debug)]
-pub struct Forgotten;
+pub(super) struct Forgotten;
 
 impl History {
     /// Creates an empty history that keeps `limit` canonical blocks, and as many dropped ones.
@@ -164,11 +166,11 @@ impl History {
 
     /// Returns the newest block.
     #[must_use]
-    pub fn tip(&self) -> Option<&Published> {
+    pub fn tip(&self) -> Option<&PublishedBlock> {
         self.canonical.back()
     }
 
-    /// Returns the head of the node's chain: the tip, or a block below after the chain went back ([`Self::rewind`]).
+    /// Returns the head of the node's chain: the tip, or a block below after the chain went back.
     #[must_use]
     pub fn stands_at(&self) -> Option<BlockRef> {
         self.back_at.or_else(|| Some(self.tip()?.header.block))
@@ -176,24 +178,24 @@ impl History {
 
     /// Returns the oldest canonical block.
     #[must_use]
-    pub fn oldest(&self) -> Option<&Published> {
+    pub fn oldest(&self) -> Option<&PublishedBlock> {
         self.canonical.front()
     }
 
     /// Returns the canonical block of this number.
     #[must_use]
-    pub fn at(&self, number: u64) -> Option<&Published> {
+    pub fn at(&self, number: u64) -> Option<&PublishedBlock> {
         self.from(number).filter(|own| own.number() == number)
     }
 
     /// Returns the first canonical block at or above this number, if it is in memory.
     #[must_use]
-    pub fn from(&self, number: u64) -> Option<&Published> {
+    pub fn from(&self, number: u64) -> Option<&PublishedBlock> {
         self.canonical.get(position_from(&self.canonical, number))
     }
 
     /// Returns the canonical blocks with numbers from `first` to `last`, both included, oldest first.
-    pub fn between(&self, first: u64, last: u64) -> impl Iterator<Item = &Published> {
+    pub fn between(&self, first: u64, last: u64) -> impl Iterator<Item = &PublishedBlock> {
         let begin = position_from(&self.canonical, first);
         let end = self.canonical.partition_point(|own| own.number() <= last);
         self.canonical.range(begin..end.max(begin))
@@ -248,7 +250,7 @@ impl History {
 
     /// Returns the canonical or dropped block with this hash.
     #[must_use]
-    pub fn find(&self, hash: B256) -> Option<&Published> {
+    pub fn find(&self, hash: B256) -> Option<&PublishedBlock> {
         self.dropped
             .get(&hash)
             .or_else(|| self.canonical.iter().rev().find(|own| own.header.block.hash == hash))
@@ -257,7 +259,7 @@ impl History {
     /// Adds a head on top of [`Self::stands_at`]; returns the dropped blocks that it replaces, oldest first. `None` if
     /// the head was published before: the chain went back, and adopts the same blocks again. A head that is not a child
     /// of the tip starts the history anew.
-    pub fn head(&mut self, header: Header) -> Option<Vec<Published>> {
+    pub(super) fn head(&mut self, header: Header) -> Option<Vec<PublishedBlock>> {
         let back_at = self.back_at.take();
         if let Some(back_at) = back_at
             && self
@@ -274,7 +276,7 @@ impl History {
         }
         self.forget_dropped(&header.block.hash);
         self.sequence += 1;
-        let own = Published {
+        let own = PublishedBlock {
             header,
             logs: None,
             awaits_logs: false,
@@ -343,7 +345,12 @@ impl History {
     /// Stores logs that a replay fetched, except of blocks whose logs are being fetched for live subscriptions: if a
     /// block is dropped later, its delivered logs can be removed.
     pub fn fill(&mut self, page: &Page) {
-        for fetched in page.blocks() {
+        let Some(oldest) = self.oldest().map(PublishedBlock::number) else {
+            return;
+        };
+        // Most pages lie below memory.
+        let first = position_from(page.blocks(), oldest);
+        for fetched in page.blocks().range(first..) {
             if let Some(logs) = &fetched.logs
                 && let Some(own) = self.canonical_mut(logs.block.hash)
                 && own.logs.is_none()
@@ -356,7 +363,7 @@ impl History {
         self.trim();
     }
 
-    fn canonical_mut(&mut self, hash: B256) -> Option<&mut Published> {
+    fn canonical_mut(&mut self, hash: B256) -> Option<&mut PublishedBlock> {
         self.canonical
             .iter_mut()
             .rev()
@@ -374,7 +381,7 @@ impl History {
     }
 
     /// Adds a block below the oldest; ignored if it is not the parent of the oldest, or if there is no room.
-    pub fn past(&mut self, header: Header) {
+    pub(super) fn past(&mut self, header: Header) {
         let number = header.block.number;
         let child = self.oldest();
         let child = child.filter(|oldest| self.standing() < self.limit && oldest.header.follows(header.block));
@@ -382,7 +389,7 @@ impl History {
             let was_published = child.sequence > FIRST + 1;
             let below = if was_published { 1 } else { child.number() - number };
             let sequence = child.sequence.saturating_sub(below);
-            let own = Published {
+            let own = PublishedBlock {
                 header,
                 logs: None,
                 awaits_logs: false,
@@ -403,7 +410,7 @@ impl History {
     ///
     /// # Errors
     /// [`Forgotten`] if the block is not a canonical block in memory.
-    pub fn rewind(&mut self, to: BlockRef) -> Result<(), Forgotten> {
+    pub(super) fn rewind(&mut self, to: BlockRef) -> Result<(), Forgotten> {
         if !self.is_canonical(to) {
             return Err(Forgotten);
         }
@@ -426,10 +433,10 @@ impl History {
         self.canonical.partition_point(|own| own.number() <= number)
     }
 
-    fn drop_above(&mut self, number: u64) -> Vec<Published> {
+    fn drop_above(&mut self, number: u64) -> Vec<PublishedBlock> {
         self.generation += 1;
         let keep = self.position_above(number);
-        let dropped: Vec<Published> = self.canonical.drain(keep..).collect();
+        let dropped: Vec<PublishedBlock> = self.canonical.drain(keep..).collect();
         for own in &dropped {
             let hash = own.header.block.hash;
             match self.dropped.insert(hash, own.clone()) {
@@ -449,7 +456,7 @@ impl History {
     }
 
     /// Forgets all blocks: the next head is not connected with them.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.generation += 1;
         self.back_at = None;
         self.bytes = 0;

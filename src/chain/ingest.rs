@@ -1,4 +1,5 @@
-//! Actor that turns the heads reported by the upstreams into one chain, and publishes its events in order.
+//! Actor that turns the heads reported by the upstreams into one chain, and sends its events in order. The published
+//! chain changes when they are delivered ([`super::published`]).
 //!
 //! Reports are accepted at once: missing parents are fetched concurrently. [`Pipeline`] decides.
 
@@ -17,7 +18,6 @@ use tracing::warn;
 
 use super::pipeline::{FetchRequest, FetchResult, Pipeline};
 use super::source::{Seek, Source, wait_before};
-use super::tip::Tip;
 use super::{BlockRef, ChainEvent, Header, HistorySettings};
 use crate::telemetry::{BudgetLabel, Metrics};
 use crate::upstream::{HeadReport, Pool, UpstreamId};
@@ -36,14 +36,12 @@ enum Input<'a> {
     Room(mpsc::Permit<'a, ChainEvent>),
 }
 
-/// Actor that publishes the chain.
+/// Actor that sends the events of the chain.
 pub struct Ingest {
     pool: Arc<Pool>,
     source: Arc<Source>,
     sightings: mpsc::Receiver<(UpstreamId, HeadReport)>,
     out: mpsc::Sender<ChainEvent>,
-    metrics: Arc<Metrics>,
-    tip: Arc<Tip>,
     pipeline: Pipeline,
     rewind_delay: Duration,
     /// Upstream in use.
@@ -56,7 +54,7 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Creates an actor that publishes to `out`.
+    /// Creates an actor that sends the events to `out`.
     #[must_use]
     pub fn new(
         pool: Arc<Pool>,
@@ -65,18 +63,15 @@ impl Ingest {
         out: mpsc::Sender<ChainEvent>,
         settings: HistorySettings,
         metrics: Arc<Metrics>,
-        tip: Arc<Tip>,
     ) -> Self {
-        let pipeline = Pipeline::new(settings, metrics.clone());
         let stray = BudgetLabel { budget: "parents" };
         let stray = metrics.memory_bytes.get_or_create_owned(&stray);
+        let pipeline = Pipeline::new(settings, metrics);
         Self {
             pool,
             source,
             sightings,
             out,
-            metrics,
-            tip,
             pipeline,
             rewind_delay: settings.rewind_delay,
             active: None,
@@ -97,7 +92,7 @@ impl Ingest {
                     .push(Box::pin(fetch(self.source.clone(), self.rewind_delay, ask)));
             }
             let input = tokio::select! {
-                // Publishing comes first: ready events must not wait for input. The upstream in use comes before
+                // Sending comes first: ready events must not wait for input. The upstream in use comes before
                 // reported heads: the first head of an upstream that has just reconnected must not count as one from
                 // before.
                 biased;
@@ -124,7 +119,7 @@ impl Ingest {
         match input {
             Input::Room(permit) => {
                 if let Some(event) = self.pipeline.next_event() {
-                    self.note(&event);
+                    self.notify_pool(&event);
                     permit.send(event);
                 }
             }
@@ -189,20 +184,16 @@ impl Ingest {
         }
     }
 
-    fn note(&self, event: &ChainEvent) {
+    /// Notifies the pool of an event that is about to be sent: before clients get a head, and before answers are cached
+    /// for it, the next calls go to upstreams that have it.
+    fn notify_pool(&self, event: &ChainEvent) {
         let head = match event {
             ChainEvent::Head(header) => Some(header.block),
             ChainEvent::Rewind(to) => Some(*to),
             ChainEvent::ContinuityLost(_) => None,
             ChainEvent::Past(header) => return self.pool.published_past(header.block.number, header.block.hash),
         };
-        // Before clients get the head, and before answers are cached for it: the next calls go to upstreams that have
-        // this head.
         self.pool.published(head.map(|head| (head.number, head.hash)));
-        self.tip.note(event);
-        if let Some(head) = head {
-            self.metrics.head_number.set(head.number as i64);
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use alloy_primitives::B256;
 
-use super::history::{Published, position_from};
+use super::history::{PublishedBlock, position_from};
 use super::{BlockRef, Header, Needs};
 
 /// Part of the chain that a stream needs and memory lacks.
@@ -35,7 +35,7 @@ impl Gap {
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     from: u64,
-    blocks: VecDeque<Published>,
+    blocks: VecDeque<PublishedBlock>,
     /// Hash of the block in memory that follows the last one; without blocks, no number from `from` up to it has a
     /// block.
     joins: Option<B256>,
@@ -55,7 +55,7 @@ enum WithoutLogs {
 impl Page {
     /// Creates a page of the blocks from this number on, oldest first. The parent of the first has a lower number.
     #[must_use]
-    pub fn new(from: u64, blocks: VecDeque<Published>) -> Self {
+    pub fn new(from: u64, blocks: VecDeque<PublishedBlock>) -> Self {
         Self {
             from,
             blocks,
@@ -86,7 +86,7 @@ impl Page {
 
     /// Returns the first block at or above this number; `None` if the page begins above it or ends below.
     #[must_use]
-    pub fn from(&self, number: u64) -> Option<&Published> {
+    pub fn from(&self, number: u64) -> Option<&PublishedBlock> {
         self.blocks
             .get(position_from(&self.blocks, number))
             .filter(|_| number >= self.from)
@@ -94,7 +94,7 @@ impl Page {
 
     /// Returns the block with this number and hash.
     #[must_use]
-    pub fn find(&self, block: BlockRef) -> Option<&Published> {
+    pub fn find(&self, block: BlockRef) -> Option<&PublishedBlock> {
         self.blocks
             .get(position_from(&self.blocks, block.number))
             .filter(|own| own.header.block == block)
@@ -102,7 +102,7 @@ impl Page {
 
     /// Checks if a block of the page comes with everything that the stream needs.
     #[must_use]
-    pub fn suffices(&self, own: &Published, needs: Needs) -> bool {
+    pub fn suffices(&self, own: &PublishedBlock, needs: Needs) -> bool {
         let sifted = matches!(self.without_logs, WithoutLogs::NoMatch);
         match needs {
             Needs::Headers => true,
@@ -121,13 +121,13 @@ impl Page {
     /// Returns the length of the headers' and logs' JSON, in bytes.
     #[must_use]
     pub fn json_len(&self) -> usize {
-        let bytes = |own: &Published| own.header.json.len() + own.logs.as_ref().map_or(0, |logs| logs.json_len());
+        let bytes = |own: &PublishedBlock| own.header.json.len() + own.logs.as_ref().map_or(0, |logs| logs.json_len());
         self.blocks.iter().map(bytes).sum()
     }
 
     /// Returns the blocks, oldest first.
     #[must_use]
-    pub fn blocks(&self) -> &VecDeque<Published> {
+    pub fn blocks(&self) -> &VecDeque<PublishedBlock> {
         &self.blocks
     }
 }

@@ -19,7 +19,7 @@ use super::pipeline::{FetchRequest, FetchResult, Pipeline};
 use super::source::BadAnswer;
 use super::{
     AbandonedBranch, BlockLogs, BlockRef, ChainEvent, Cursor, Header, History, HistorySettings, Located, Needs, Next,
-    Page, Published, Retraction, Verify,
+    Page, PublishedBlock, Retraction, Verify,
 };
 use crate::telemetry::Metrics;
 
@@ -328,7 +328,7 @@ impl World {
                     .iter()
                     .filter(|(header, _)| header.block.number >= *number)
                     .take(7)
-                    .map(|(header, logs)| Published {
+                    .map(|(header, logs)| PublishedBlock {
                         header: header.clone(),
                         logs: Some(logs.clone()),
                         awaits_logs: false,

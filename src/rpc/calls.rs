@@ -26,12 +26,11 @@ use super::params::{self, BlockName};
 use super::send;
 use super::unpublished_head::UnpublishedHead;
 use super::{CallContext, RpcSettings, not_available};
-use crate::chain::{BlockRef, Tip};
+use crate::chain::{BlockRef, Published};
 use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::look::awaited;
 use crate::shares::{Budget, FairPool, Owner};
-use crate::subscription::Registry;
 use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel};
 use crate::upstream::{Ask, CallError, MinHead, Pool, Repeat, Target, UpstreamId};
 
@@ -52,8 +51,7 @@ type Answer = Result<Outcome, CallError>;
 #[derive(Debug)]
 pub(super) struct Calls {
     pool: Arc<Pool>,
-    tip: Arc<Tip>,
-    registry: Arc<Registry>,
+    published: Arc<Published>,
     cache: Cache,
     filters: Filters,
     /// Bytes of answers that are put together, or wait to be read over HTTP.
@@ -78,19 +76,17 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Creates the service: it answers from `tip` and `registry`, and asks `pool` for the rest.
+    /// Creates the service: it answers from the chain in `published`, and asks `pool` for the rest.
     #[must_use]
     pub(super) fn new(
         pool: Arc<Pool>,
-        tip: Arc<Tip>,
-        registry: Arc<Registry>,
+        published: Arc<Published>,
         settings: RpcSettings,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             pool,
-            tip,
-            registry,
+            published,
             cache: Cache::new(settings.max_cache_bytes),
             filters: Filters::default(),
             answers: Budget::new("too many bytes of answers at once", settings.max_answer_bytes),
@@ -175,7 +171,7 @@ impl Calls {
                     let number = serde_json::from_slice(json).ok().and_then(params::quantity);
                     self.note_block_number(number);
                     if number.is_none()
-                        && let Some(head) = self.tip.view().head
+                        && let Some(head) = self.published.view().head
                     {
                         return Ok(Outcome::Result(format!("\"{:#x}\"", head.number).into()));
                     }
@@ -220,7 +216,7 @@ impl Calls {
                 );
                 if !refused {
                     self.changes.fetch_add(1, Ordering::Relaxed);
-                    let head = self.tip.view().head.map_or(0, |head| head.number);
+                    let head = self.published.view().head.map_or(0, |head| head.number);
                     self.unpublished_head.note(head + 1);
                 }
                 return answer;
@@ -242,18 +238,18 @@ impl Calls {
 
     /// Returns the head, if the nodes are not known to have a newer block or to be on their way to another branch.
     fn newest(&self) -> Option<BlockRef> {
-        let view = self.tip.view();
+        let view = self.published.view();
         let head = view.head.filter(|_| view.is_settled)?;
         self.unpublished_head.beyond(head.number).is_none().then_some(head)
     }
 
     /// Returns the block number beyond the published head that a node has reported lately.
     fn unpublished_head(&self) -> Option<u64> {
-        self.unpublished_head.beyond(self.tip.view().head?.number)
+        self.unpublished_head.beyond(self.published.view().head?.number)
     }
 
     fn snapshot(&self) -> ChainSnapshot {
-        let view = self.tip.view();
+        let view = self.published.view();
         let head = view.head.map_or(0, |head| head.number);
         let mut node = self.node.lock();
         *node = self.pool.active().or(*node);
@@ -270,7 +266,7 @@ impl Calls {
     /// newest block. Only for calls that were understood: the pending block has a number beyond the head as well, and
     /// a client that asks for it at each head would keep the answers of all clients out of the cache.
     fn note_block_number(&self, number: Option<u64>) {
-        if let (Some(head), Some(number)) = (self.tip.view().head, number)
+        if let (Some(head), Some(number)) = (self.published.view().head, number)
             && number > head.number
         {
             // The lead is bounded, so that the claim of one node is void after some blocks.
@@ -293,7 +289,7 @@ impl Calls {
         let deep = head.number.saturating_sub(number) >= Finality::DEEP;
         let known = snapshot.view.final_block.is_some_and(|newest| number <= newest);
         if deep && !known && self.finality.is_due(head.number) {
-            tokio::spawn(finality::look(self.pool.clone(), self.tip.clone()));
+            tokio::spawn(finality::look(self.pool.clone(), self.published.clone()));
         }
     }
 

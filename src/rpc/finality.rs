@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::params;
-use crate::chain::Tip;
+use crate::chain::Published;
 use crate::jsonrpc::Outcome;
 use crate::shares::Owner;
 use crate::upstream::{Ask, MinHead, Pool, Repeat, Target};
@@ -37,7 +37,7 @@ impl Finality {
 
 /// Asks a node for the newest final block and records its number. If the node does not answer with one, nothing
 /// changes.
-pub(super) async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
+pub(super) async fn look(pool: Arc<Pool>, published: Arc<Published>) {
     let ask = Ask {
         owner: Owner::OURS,
         method: "eth_getBlockByNumber".into(),
@@ -52,6 +52,6 @@ pub(super) async fn look(pool: Arc<Pool>, tip: Arc<Tip>) {
     if let Ok(Outcome::Result(json)) = pool.call(&ask).await
         && let Some(number) = params::number_of(&json, "number")
     {
-        tip.note_final(number);
+        published.note_final(number);
     }
 }

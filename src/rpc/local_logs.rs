@@ -18,7 +18,7 @@ const IN_A_ROW: usize = 4096;
 pub(super) enum LocalRange {
     /// All of them, oldest first.
     Blocks(Vec<Arc<BlockLogs>>),
-    /// Not in memory yet, but about to be.
+    /// Not in memory yet, but about to be: the logs of the newest block, or blocks that replace dropped ones.
     Later,
     /// Not in memory: a node must be asked.
     No,
@@ -82,13 +82,13 @@ impl RangeQuery {
         }
     }
 
-    /// Returns the blocks of the query, where `head` is the newest published block.
+    /// Returns the blocks of the query, where `head` is the one that `history` stands at.
     #[must_use]
     pub(super) fn held(&self, history: &History, head: BlockRef) -> LocalRange {
-        if self.is_older(history, head) {
+        if self.is_older(history) {
             return LocalRange::No;
         }
-        // A client that was shown a head must not be answered from before it.
+        // The chain went back, and is about to adopt other blocks.
         if history.tip().is_none_or(|tip| tip.header.block != head) {
             return LocalRange::Later;
         }
@@ -113,11 +113,11 @@ impl RangeQuery {
     }
 
     /// Checks if the query begins before the blocks in memory, so that no wait can help.
-    fn is_older(&self, history: &History, head: BlockRef) -> bool {
+    fn is_older(&self, history: &History) -> bool {
         let oldest = history.oldest().map(|oldest| oldest.header.block.number);
         match self.blocks {
             Blocks::Range(from, _) => from.zip(oldest).is_some_and(|(from, oldest)| from < oldest),
-            Blocks::Hash(hash) => hash != head.hash && history.find(hash).is_none(),
+            Blocks::Hash(hash) => history.find(hash).is_none(),
         }
     }
 

@@ -32,13 +32,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 
-use crate::chain::{Tip, Verify};
+use crate::chain::{Published, Verify};
 use crate::conduct::Conduct;
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error, not_available,
 };
 use crate::shares::{Budget, Charge, Full, Owner};
-use crate::subscription::Registry;
 use crate::telemetry::{Metrics, OutcomeLabel};
 pub use crate::upstream::SubscriptionMethod;
 use crate::upstream::{NodeSubscription, Pool};
@@ -220,18 +219,12 @@ pub struct Rpc {
 }
 
 impl Rpc {
-    /// Creates the service: it answers from the chain in `tip` and `registry`, and asks `pool` for the rest.
+    /// Creates the service: it answers from the chain in `published`, and asks `pool` for the rest.
     #[must_use]
-    pub fn new(
-        pool: Arc<Pool>,
-        tip: Arc<Tip>,
-        registry: Arc<Registry>,
-        settings: RpcSettings,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(pool: Arc<Pool>, published: Arc<Published>, settings: RpcSettings, metrics: Arc<Metrics>) -> Self {
         Self {
             pool: pool.clone(),
-            calls: Calls::new(pool, tip, registry, settings, metrics.clone()),
+            calls: Calls::new(pool, published, settings, metrics.clone()),
             development: DevelopmentCalls::new(settings.is_local),
             max_batch_response: settings.max_batch_response_bytes,
             metrics,

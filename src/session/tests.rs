@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::backplane::Wanted;
-use crate::chain::{Archive, Source, Tip};
+use crate::chain::{Archive, History, PublishedWriter, Source};
 use crate::clock::Clock;
 use crate::config::{Config, typed};
 use crate::door::{Caller, Door};
@@ -31,11 +31,12 @@ fn services(edit: impl FnOnce(&mut typed::Config)) -> Arc<Services> {
         wanted: wants,
     };
     let pool = Pool::start(&[], &config.node, &channels, metrics.clone());
-    let registry = Arc::new(Registry::new(8, 8, false, wanted, clock, metrics.clone()));
+    let published = PublishedWriter::new(History::new(8), metrics.head_number.clone());
+    let chain = published.reader();
+    let registry = Arc::new(Registry::new(published, 8, false, wanted, clock, metrics.clone()));
     let archive = Archive::new(Arc::new(Source::new(pool.clone(), config.history.verify)));
     let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
-    let tip = Arc::new(Tip::default());
-    let rpc = Rpc::new(pool, tip, registry.clone(), config.rpc, metrics.clone());
+    let rpc = Rpc::new(pool, chain, config.rpc, metrics.clone());
     let door = Door::new(config.door, clock);
     Arc::new(Services::new(
         registry,

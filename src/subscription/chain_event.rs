@@ -11,7 +11,7 @@ use super::subscriber::Subscriber;
 use super::tables::Tables;
 use super::transaction_event::Fate;
 use crate::backplane::ChainEvent;
-use crate::chain::{ContentKind, Header, Loss, Published};
+use crate::chain::{AdoptedBlock, ContentKind, Loss, PublishedBlock};
 use crate::clock::Millis;
 use crate::delivery::{CloseReason, Kind};
 
@@ -22,16 +22,10 @@ impl Tables {
     /// [`Loss`] if continuity is lost: all clients with subscriptions to heads, logs, mined transactions or receipts
     /// are closed.
     pub(super) fn chain(&mut self, event: ChainEvent, due: &mut DirtyClients, now: Millis) -> Result<(), Loss> {
-        match event {
-            ChainEvent::Head(header) => self.head(header, due, now),
-            ChainEvent::Rewind(to) => {
-                if self.history.rewind(to).is_err() {
-                    self.lose_continuity();
-                    return Err(Loss::TooFar);
-                }
-            }
-            ChainEvent::Past(header) => self.history.past(header),
-            ChainEvent::ContinuityLost(loss) => {
+        match self.published.apply(event) {
+            Ok(Some(adopted)) => self.adopted(&adopted, due, now),
+            Ok(None) => {}
+            Err(loss) => {
                 self.lose_continuity();
                 return Err(loss);
             }
@@ -39,17 +33,16 @@ impl Tables {
         Ok(())
     }
 
-    fn head(&mut self, header: Header, due: &mut DirtyClients, now: Millis) {
-        let (json, seen) = (header.json.clone(), header.seen);
-        let Some(dropped) = self.history.head(header.clone()) else {
-            return;
-        };
-        let Some(sequence) = self.history.tip().map(|tip| tip.sequence) else {
-            return;
-        };
-        self.take_back(&dropped, sequence, due, now);
+    fn adopted(&mut self, block: &AdoptedBlock, due: &mut DirtyClients, now: Millis) {
+        let AdoptedBlock {
+            header,
+            sequence,
+            dropped,
+        } = block;
+        let sequence = *sequence;
+        self.take_back(dropped, sequence, due, now);
         if !self.heads.is_empty() {
-            let batch = self.one(Kind::Heads, &json, seen);
+            let batch = self.one(Kind::Heads, &header.json, header.seen);
             let fronts = self.fronts();
             let at = Position::of(Kind::Heads, sequence);
             self.gate.send(at, &fronts, answered(&self.heads), &batch, due, now);
@@ -58,7 +51,8 @@ impl Tables {
         for kind in ContentKind::ALL {
             if self.wants(kind, now) {
                 if kind == ContentKind::Logs {
-                    self.history.await_logs(header.block.hash);
+                    let hash = header.block.hash;
+                    self.published.change_logs(|history| history.await_logs(hash));
                 }
                 self.streams[kind as usize].push(header.clone(), sequence, now);
             }
@@ -70,7 +64,7 @@ impl Tables {
     ///
     /// Contents that were not delivered before the reorg are discarded. A connection that was sent events of a
     /// dropped block had been sent everything before them (E3), so older contents do not delay its removals.
-    fn take_back(&mut self, dropped: &[Published], sequence: u64, due: &mut DirtyClients, now: Millis) {
+    fn take_back(&mut self, dropped: &[PublishedBlock], sequence: u64, due: &mut DirtyClients, now: Millis) {
         let logs = &self.streams[ContentKind::Logs as usize];
         let delivered: Vec<bool> = dropped.iter().map(|own| !logs.contains(own.sequence)).collect();
         let undelivered = self.gate.drop_blocks(dropped);
@@ -103,7 +97,6 @@ impl Tables {
     }
 
     fn lose_continuity(&mut self) {
-        self.history.clear();
         self.told.clear();
         self.streams = Streams::default();
         self.gate.clear();

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use alloy_primitives::B256;
 
-use crate::chain::{Absent, BlockRef, Content, Header, MAX_FETCHES, Published};
+use crate::chain::{Absent, BlockRef, Content, Header, MAX_FETCHES, PublishedBlock};
 use crate::clock::Millis;
 
 /// Blocks that await their contents, or wait behind a block that does.
@@ -44,7 +44,7 @@ impl ContentStream {
     }
 
     /// Removes blocks that left the canonical chain before their contents were delivered.
-    pub(super) fn remove(&mut self, dropped: &[Published]) {
+    pub(super) fn remove(&mut self, dropped: &[PublishedBlock]) {
         self.queue
             .retain(|entry| !dropped.iter().any(|own| own.sequence == entry.sequence));
     }

@@ -9,7 +9,7 @@ use super::replay_group::ReplayGroup;
 use super::subscriber::{Subscriber, is_open};
 use super::tables::Tables;
 use super::transaction_event::Fate;
-use crate::chain::{Absent, BlockRef, Content, ContentKind, FetchedContent, Header, MAX_FETCHES};
+use crate::chain::{Absent, BlockRef, Content, ContentKind, FetchedContent, Header, History, MAX_FETCHES};
 use crate::clock::Millis;
 use crate::delivery::{CloseReason, Kind};
 
@@ -46,10 +46,10 @@ impl Tables {
     /// Records fetched contents; [`Self::deliver`] delivers them when it is their turn.
     pub(super) fn fetched(&mut self, FetchedContent { block, kind, result }: FetchedContent) {
         if let Ok(Content::Logs(logs)) = &result {
-            self.history.logs(logs.clone());
+            self.published.change_logs(|history| history.logs(logs.clone()));
         }
         if kind == ContentKind::Logs && result.is_err() {
-            self.history.no_logs(block);
+            self.published.change_logs(|history| history.no_logs(block));
         }
         self.streams[kind as usize].fetched(block, result);
     }
@@ -84,12 +84,14 @@ impl Tables {
     /// Returns the kind to deliver next: the one with the oldest block, so that as few events as possible wait at the
     /// gate.
     fn next_ready(&self) -> Option<ContentKind> {
-        let stands = |block: BlockRef| self.history.stands(block);
-        let streams = ContentKind::ALL.into_iter().zip(&self.streams);
-        let ready = streams.filter_map(|(kind, stream)| Some((stream.ready(stands)?, kind)));
-        ready
-            .min_by_key(|(sequence, kind)| (*sequence, *kind as u8))
-            .map(|(_, kind)| kind)
+        self.published.with_history(|history| {
+            let stands = |block: BlockRef| history.stands(block);
+            let streams = ContentKind::ALL.into_iter().zip(&self.streams);
+            let ready = streams.filter_map(|(kind, stream)| Some((stream.ready(stands)?, kind)));
+            ready
+                .min_by_key(|(sequence, kind)| (*sequence, *kind as u8))
+                .map(|(_, kind)| kind)
+        })
     }
 
     fn contents(&mut self, content: &Content, sequence: u64, due: &mut DirtyClients, now: Millis) {
@@ -111,7 +113,8 @@ impl Tables {
         let at = Position::of(events_of(kind), sequence);
         match content {
             Content::Logs(block) => {
-                self.history.delivered_logs(block.block.hash);
+                let hash = block.block.hash;
+                self.published.change_logs(|history| history.delivered_logs(hash));
                 self.logs(block, |log| Cow::Borrowed(&log.json()[..]), at, takes, due, now);
             }
             Content::Transactions(block) => {
@@ -119,8 +122,8 @@ impl Tables {
                 if !delivered.is_empty() {
                     self.told.insert(sequence, delivered);
                 }
-                let oldest = self.history.oldest().map_or(sequence, |own| own.sequence);
-                self.told = self.told.split_off(&oldest);
+                let oldest = self.published.with_history(|history| Some(history.oldest()?.sequence));
+                self.told = self.told.split_off(&oldest.unwrap_or(sequence));
             }
             Content::Receipts(block) => self.receipts(block, at, takes, due, now),
         }
@@ -161,7 +164,7 @@ impl Tables {
     fn forget(&mut self, kind: ContentKind) {
         self.streams[kind as usize].clear();
         if kind == ContentKind::Logs {
-            self.history.await_no_logs();
+            self.published.change_logs(History::await_no_logs);
         }
     }
 
@@ -189,22 +192,24 @@ impl Tables {
     /// Returns the headers of the blocks whose contents are to be fetched now: per kind oldest first, then blocks in
     /// memory that lack logs, newest first.
     pub(super) fn needed(&self) -> Vec<(ContentKind, Header)> {
-        let stands = |block: BlockRef| self.history.stands(block);
-        let streams = ContentKind::ALL.into_iter().zip(&self.streams);
-        let mut needed: Vec<_> = streams
-            .flat_map(|(kind, stream)| stream.needed(stands).map(move |header| (kind, header.clone())))
-            .collect();
-        // A reorg may take back logs that resumed clients got earlier, from blocks whose logs memory lacks.
-        let logs = needed.iter().filter(|(kind, _)| *kind == ContentKind::Logs).count();
-        if self.takes_back && logs < MAX_FETCHES {
-            let older = self.history.without_logs().filter(|header| stands(header.block));
-            needed.extend(
-                older
-                    .take(MAX_FETCHES - logs)
-                    .map(|header| (ContentKind::Logs, header.clone())),
-            );
-        }
-        needed
+        self.published.with_history(|history| {
+            let stands = |block: BlockRef| history.stands(block);
+            let streams = ContentKind::ALL.into_iter().zip(&self.streams);
+            let mut needed: Vec<_> = streams
+                .flat_map(|(kind, stream)| stream.needed(stands).map(move |header| (kind, header.clone())))
+                .collect();
+            // A reorg may take back logs that resumed clients got earlier, from blocks whose logs memory lacks.
+            let logs = needed.iter().filter(|(kind, _)| *kind == ContentKind::Logs).count();
+            if self.takes_back && logs < MAX_FETCHES {
+                let older = history.without_logs().filter(|header| stands(header.block));
+                needed.extend(
+                    older
+                        .take(MAX_FETCHES - logs)
+                        .map(|header| (ContentKind::Logs, header.clone())),
+                );
+            }
+            needed
+        })
     }
 
     /// Returns, for each kind of contents, the time for which live subscribers have waited.

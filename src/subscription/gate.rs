@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::flush::{DirtyClients, send};
 use super::subscriber::{ClientKey, Subscriber};
-use crate::chain::Published;
+use crate::chain::PublishedBlock;
 use crate::clock::Millis;
 use crate::delivery::{Batch, Kind, SubscriptionId};
 
@@ -109,7 +109,7 @@ impl Gate {
 
     /// Forgets waiting events of dropped blocks: these events are never sent. Returns the
     /// subscription and the block's sequence of each forgotten event, for which no removal is due.
-    pub(super) fn drop_blocks(&mut self, dropped: &[Published]) -> HashSet<(SubscriptionId, u64)> {
+    pub(super) fn drop_blocks(&mut self, dropped: &[PublishedBlock]) -> HashSet<(SubscriptionId, u64)> {
         let mut undelivered = HashSet::new();
         for waiting in self.waiting.values_mut() {
             waiting.retain(|early| {

@@ -1,12 +1,12 @@
 //! All subscriptions of all clients, behind one lock.
 //!
-//! Sessions subscribe and unsubscribe, the dispatcher fans out; each takes the lock once, for a short time. That
+//! Sessions subscribe and unsubscribe, the dispatcher fans out; each takes the lock once, for a short time. The
+//! published chain changes under this lock alone ([`PublishedWriter`]), in step with the tables. That
 //! makes the promises simple: a subscription gets everything from its first block on ([`History::next_sequence`]) and
 //! nothing from before, and after `unsubscribe` has returned no more events are queued. Time under the lock is some
 //! tens of nanoseconds for each delivery; sockets are written to after it is released.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -20,7 +20,7 @@ use super::subscriber::Subscriber;
 use super::tables::{IndexSlot, Tables};
 use super::{Stream, Topic};
 use crate::backplane::{Answers, BestEffortEvent, ChainEvent, NodeSubscription, Wanted};
-use crate::chain::{Absent, ContentKind, Cursor, FetchedContent, Header, History, Page};
+use crate::chain::{Absent, ContentKind, Cursor, FetchedContent, Header, History, Page, Published, PublishedWriter};
 use crate::clock::{Clock, Millis};
 use crate::delivery::{ClientWriter, Kind, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
@@ -51,9 +51,6 @@ impl Subscription {
     }
 }
 
-/// Longest wait for the first block after a start.
-const FIRST_BLOCK: Duration = Duration::from_secs(10);
-
 /// Subscriptions ended under one lock, some hundreds of nanoseconds each.
 const LEAVE_TOGETHER: usize = 256;
 
@@ -70,24 +67,23 @@ fn not_served(kind: ContentKind) -> &'static str {
 #[derive(Debug)]
 pub struct Registry {
     tables: Mutex<Tables>,
+    published: Arc<Published>,
     /// Most different subscriptions that are passed through to the node.
     max_passthrough: usize,
     wanted: watch::Sender<Wanted>,
     /// Notifies the dispatcher that a resumed subscription needs contents.
     needs: Notify,
-    /// Notifies waiting tasks of published blocks and delivered contents.
-    published: watch::Sender<()>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
 
 impl Registry {
-    /// Builds empty tables. `remembered` is the number of blocks to keep; with `compresses` clients may agree on
-    /// compression. `wanted` announces to the upstreams which subscriptions are needed; at most `max_passthrough`
+    /// Builds empty tables. Events are applied to `published`; with `compresses` clients may agree on compression.
+    /// `wanted` announces to the upstreams which subscriptions are needed; at most `max_passthrough`
     /// different ones are of kinds that only the nodes know.
     #[must_use]
     pub fn new(
-        remembered: usize,
+        published: PublishedWriter,
         max_passthrough: usize,
         compresses: bool,
         wanted: watch::Sender<Wanted>,
@@ -95,25 +91,20 @@ impl Registry {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            tables: Mutex::new(Tables::new(remembered, compresses)),
+            published: published.reader(),
+            tables: Mutex::new(Tables::new(published, compresses)),
             max_passthrough,
             wanted,
             needs: Notify::new(),
-            published: watch::Sender::new(()),
             clock,
             metrics,
         }
     }
 
-    /// Bounds the blocks kept in memory to `max_bytes`.
+    /// Returns the chain up to which the tables were served.
     #[must_use]
-    pub fn within(self, max_bytes: usize) -> Self {
-        {
-            let mut tables = self.tables.lock();
-            let history = std::mem::replace(&mut tables.history, History::new(1));
-            tables.history = history.within(max_bytes);
-        }
-        self
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
     }
 
     /// Adds a live subscription. From now on its events are queued; they leave after the answer (see [`Recipient`]).
@@ -127,7 +118,7 @@ impl Registry {
         let recipient = match &topic {
             Topic::Passthrough(passed, _) if passed.is_of_its_own() => Recipient::unnamed(id),
             Topic::Passthrough(passed, _) => Recipient::within(passed.namespace(), id),
-            _ => Recipient::new(id, tables.history.next_sequence()),
+            _ => Recipient::new(id, tables.published.with_history(History::next_sequence)),
         };
         let subscriber = Subscriber {
             recipient: recipient.clone(),
@@ -215,9 +206,9 @@ impl Registry {
         change: impl FnOnce(&mut Option<Cursor>, &History),
     ) {
         let mut tables = self.tables.lock();
-        let Tables { replays, history, .. } = &mut *tables;
+        let Tables { replays, published, .. } = &mut *tables;
         if let Some(cursor) = replays.get_mut(&writer.id()).and_then(|members| members.cursor(id)) {
-            change(cursor, history);
+            published.with_history(|history| change(cursor, history));
         }
     }
 
@@ -254,34 +245,18 @@ impl Registry {
     /// Checks if the chain stands at the newest published block, so that new subscriptions begin with the next one.
     #[must_use]
     pub fn is_at_its_tip(&self) -> bool {
-        self.with_history(|history| {
-            let tip = history.tip().map(|tip| tip.header.block);
-            tip.is_some() && tip == history.stands_at()
-        })
+        self.published.is_at_its_tip()
     }
 
     /// Checks if a block was published since the start, or since continuity was lost.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.with_history(|history| history.tip().is_some())
+        self.published.has_begun()
     }
 
     /// Waits for the first block after a start, for at most 10 s.
     pub async fn begun(&self) {
-        let mut published = self.watch_published();
-        let first = published.wait_for(|()| self.has_begun());
-        drop(tokio::time::timeout(FIRST_BLOCK, first).await);
-    }
-
-    /// Reads the history under the lock.
-    pub fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
-        look(&self.tables.lock().history)
-    }
-
-    /// Returns a receiver that is notified of published blocks and delivered contents.
-    #[must_use]
-    pub fn watch_published(&self) -> watch::Receiver<()> {
-        self.published.subscribe()
+        self.published.begun().await;
     }
 
     /// Claims the replay of this client's resumed subscriptions for the caller, which the returned notifier wakes.
@@ -312,13 +287,17 @@ impl Registry {
             let (wrote, until) = (false, WaitFor::Done);
             return Progress { wrote, until };
         };
-        tables.history.fill(page);
-        let (progress, level) = members.advance(&tables.history, page, self.clock.now());
+        if !page.is_empty() {
+            tables.published.change_logs(|history| history.fill(page));
+        }
+        let now = self.clock.now();
+        let advance = |history: &History| members.advance(history, page, now);
+        let (progress, level) = tables.published.with_history(advance);
         if members.is_empty() {
             tables.replays.remove(&writer.id());
         }
         for (stream, subscriber, first) in level {
-            let since = tables.history.sequence_from(first);
+            let since = tables.published.with_history(|history| history.sequence_from(first));
             subscriber.recipient.begin(since);
             let id = subscriber.recipient.id();
             let place = tables.join(stream, subscriber);
@@ -381,7 +360,7 @@ impl Registry {
             }
             self.deliver(tables, due, now);
         });
-        self.published.send_replace(());
+        self.published.notify();
     }
 
     /// Takes fetched contents of a block, and delivers contents that are next in order.
@@ -390,7 +369,7 @@ impl Registry {
             tables.fetched(fetched);
             self.deliver(tables, due, now);
         });
-        self.published.send_replace(());
+        self.published.notify();
     }
 
     /// Waits until a resumed subscription needs contents.

@@ -4,18 +4,14 @@
 mod task;
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
-use crate::chain::{Archive, Cursor, History, NotAsked};
+use crate::chain::{Archive, Cursor, History, NotAsked, Published};
 use crate::delivery::{ClientWriter, Kind, Recipient};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::shares::{Budget, FairPool, Owner};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 use super::{Registry, Start, Stream, Subscription};
-
-/// Longest wait of a returning client for the first block after a start.
-const FIRST_BLOCK: Duration = Duration::from_secs(10);
 
 /// Most pages that are being fetched, or sent to a client that reads, at the same time. Each is about a megabyte, and
 /// its blocks are requested eight at a time.
@@ -41,6 +37,7 @@ pub struct ReplaySettings {
 #[derive(Debug)]
 pub struct Replays {
     registry: Arc<Registry>,
+    published: Arc<Published>,
     archive: Archive,
     settings: ReplaySettings,
     places: Arc<FairPool>,
@@ -72,6 +69,7 @@ impl Replays {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            published: registry.published().clone(),
             registry,
             archive,
             settings,
@@ -88,7 +86,7 @@ impl Replays {
     pub fn subscribe(self: &Arc<Self>, stream: Stream, start: Start, writer: &Arc<ClientWriter>) -> Begun {
         let logs = stream.kind() == Kind::Logs;
         let cursor = self
-            .registry
+            .published
             .with_history(|history| self.in_memory(history, start, logs))?;
         let found = cursor.is_some();
         if found {
@@ -206,26 +204,17 @@ impl StartLookup {
 
     async fn find(&self) -> Result<Cursor, ErrorObjectOwned> {
         let (replays, owner) = (&self.replays, self.owner);
-        let mut published = replays.registry.watch_published();
-        let tip = || {
-            replays
-                .registry
-                .with_history(|history| history.tip().map(|tip| tip.header.block.number))
-        };
-        let first = published.wait_for(|()| tip().is_some());
-        drop(tokio::time::timeout(FIRST_BLOCK, first).await);
-        let Some(tip) = tip() else {
+        let published = &replays.published;
+        published.begun().await;
+        let Some(tip) = published.with_history(|history| Some(history.tip()?.number())) else {
             return Err(unavailable());
         };
-        if let Some(cursor) = replays
-            .registry
-            .with_history(|history| replays.in_memory(history, self.start, self.logs))?
-        {
+        if let Some(cursor) = published.with_history(|history| replays.in_memory(history, self.start, self.logs))? {
             return Ok(cursor);
         }
         let reach = || {
             let blocks = replays.settings.max_blocks;
-            replays.registry.with_history(|history| history.reach(blocks))
+            published.with_history(|history| history.reach(blocks))
         };
         let (block, log) = match self.start {
             Start::Live => return Ok(Cursor::from(tip.saturating_add(1))),
@@ -261,7 +250,7 @@ impl StartLookup {
     async fn is_served(&self, number: u64, tip: u64) -> Result<(), ErrorObjectOwned> {
         let (replays, owner) = (&self.replays, self.owner);
         let oldest = replays
-            .registry
+            .published
             .with_history(|history| history.oldest().map(|own| own.header.block.number));
         let oldest = oldest.unwrap_or(tip);
         if number >= oldest {

@@ -17,7 +17,7 @@ use super::replay_group::ReplayGroup;
 use super::subscriber::{ClientKey, Subscriber};
 use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{TransactionForm, Wanted};
-use crate::chain::{ContentKind, History, Transaction};
+use crate::chain::{ContentKind, PublishedWriter, Transaction};
 use crate::clock::Millis;
 use crate::delivery::{Batch, Event, Kind, SubscriptionId};
 
@@ -80,7 +80,8 @@ pub(super) struct Tables {
     pub passing: PassthroughSubscribers,
     /// The node's latest sync state, for new subscribers: its JSON and the event.
     pub sync_state: Option<(Bytes, Arc<Batch>)>,
-    pub history: History,
+    /// Published chain, which changes in step with the tables.
+    pub published: PublishedWriter,
     /// Subscriptions that replay before they join the live stream, by client.
     pub replays: HashMap<ClientKey, ReplayGroup>,
     /// Places of resumed subscriptions that have joined the live stream.
@@ -91,8 +92,8 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Builds empty tables that remember `remembered` blocks.
-    pub(super) fn new(remembered: usize, compresses: bool) -> Self {
+    /// Builds empty tables that follow this chain.
+    pub(super) fn new(published: PublishedWriter, compresses: bool) -> Self {
         Self {
             heads: Slab::new(),
             logs: LogIndex::default(),
@@ -110,7 +111,7 @@ impl Tables {
             refusals: Default::default(),
             passing: PassthroughSubscribers::default(),
             sync_state: None,
-            history: History::new(remembered),
+            published,
             replays: HashMap::new(),
             joined: HashMap::new(),
             seen_pending: RecentHashes::default(),

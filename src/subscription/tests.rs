@@ -20,6 +20,7 @@ use super::{LogFilter, Passthrough, ReceiptFilter, Registry, Start, Stream, Subs
 use crate::backplane::{BestEffortEvent, ChainEvent, Wanted};
 use crate::chain::{
     Absent, BlockLogs, BlockReceipts, BlockRef, BlockTransactions, Content, ContentKind, FetchedContent, Header,
+    History, PublishedWriter,
 };
 use crate::clock::Clock;
 use crate::delivery::{ClientWriter, Compression, Egress, WriterLimits, WriterShared};
@@ -45,7 +46,8 @@ impl Desk {
         let (sender, wanted) = watch::channel(Wanted::default());
         let shared = WriterShared::new(limits, Clock::start(), &metrics);
         let metrics = Arc::new(metrics);
-        let registry = Registry::new(8, max_passthrough, false, sender, Clock::start(), metrics.clone());
+        let writer = PublishedWriter::new(History::new(8), metrics.head_number.clone());
+        let registry = Registry::new(writer, max_passthrough, false, sender, Clock::start(), metrics.clone());
         Self {
             registry,
             wanted,

@@ -1,4 +1,5 @@
-//! The published chain, against which the upstreams' chains are checked. No I/O, no clock.
+//! The published chain, against which the upstreams' chains are checked; a head is recorded here before clients get it
+//! (`chain::published`). No I/O, no clock.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -14,7 +14,7 @@ fn block(number: u64) -> BlockRef {
 
 /// `2 5- 8~`: blocks 2, 5 and 8, each the parent of the next, on top of block 1; 5 without its logs, 8 with logs
 /// that are still to be delivered to live subscriptions.
-fn chain(numbers: &str) -> VecDeque<Published> {
+fn chain(numbers: &str) -> VecDeque<PublishedBlock> {
     let mut parent = block(1).hash;
     let grow = |word: &str| {
         let block = block(word.trim_end_matches(['-', '~']).parse().expect("a number"));
@@ -27,7 +27,7 @@ fn chain(numbers: &str) -> VecDeque<Published> {
             seen: Instant::now(),
         };
         let logs = (!word.ends_with(['-', '~'])).then(|| Arc::new(BlockLogs::empty(block, header.seen)));
-        Published {
+        PublishedBlock {
             header,
             logs,
             awaits_logs: word.ends_with('~'),
@@ -67,14 +67,14 @@ fn check(all: &str, in_memory: usize, mut cursor: Cursor, logs: bool, expect: Ex
                 let joined = history.oldest().map(|own| own.header.block.hash);
                 match history.gap(*number) {
                     Some(Gap::Below(first, above)) => {
-                        let below = |own: &&Published| (first..above.block.number).contains(&own.number());
+                        let below = |own: &&PublishedBlock| (first..above.block.number).contains(&own.number());
                         page = Page::new(first, all.iter().filter(below).cloned().collect());
                         page = joined.map_or(page.clone(), |next| page.joined(next));
                         format!("[below {number}]")
                     }
                     Some(Gap::Logs(headers)) => {
                         let numbers: Vec<String> = headers.iter().map(|own| own.block.number.to_string()).collect();
-                        let fetched = headers.into_iter().map(|header| Published {
+                        let fetched = headers.into_iter().map(|header| PublishedBlock {
                             logs: Some(Arc::new(BlockLogs::empty(header.block, header.seen))),
                             header,
                             awaits_logs: false,

@@ -40,7 +40,7 @@ fn what_a_stream_was_told_of_is_known_before_its_first_block_is() {
     for own in blocks[..4].iter().rev() {
         history.past(own.clone());
     }
-    assert_eq!(history.oldest().map(Published::number), Some(2));
+    assert_eq!(history.oldest().map(PublishedBlock::number), Some(2));
     for (first, since) in since {
         for own in history.between(0, u64::MAX) {
             assert_eq!(own.sequence >= since, own.number() >= first, "{first} {}", own.number());
@@ -55,7 +55,7 @@ fn a_child_whose_number_is_not_higher_is_no_child() {
     history.head(header(5, B256::ZERO));
     let tip = history.tip().expect("one").header.block;
     history.head(header(4, tip.hash));
-    assert_eq!(history.oldest().map(Published::number), Some(4), "it starts anew");
+    assert_eq!(history.oldest().map(PublishedBlock::number), Some(4), "it starts anew");
     let below = header(4, B256::ZERO);
     history.past(below.clone());
     assert_eq!(history.between(0, 9).count(), 1);
@@ -79,7 +79,7 @@ proptest! {
         let kept: BTreeMap<u64, B256> =
             all.iter().rev().take(limit).map(|own| (own.block.number, own.block.hash)).collect();
         for number in 0..90 {
-            let hash = |own: &Published| own.header.block.hash;
+            let hash = |own: &PublishedBlock| own.header.block.hash;
             prop_assert_eq!(history.at(number).map(hash), kept.get(&number).copied());
             prop_assert_eq!(history.from(number).map(hash), kept.range(number..).next().map(|(_, hash)| *hash));
             let between: Vec<B256> = history.between(number, number + 9).map(hash).collect();
@@ -103,7 +103,7 @@ proptest! {
         match dropped {
             None => prop_assert!(again),
             Some(dropped) => {
-                prop_assert_eq!(dropped.iter().map(Published::number).collect::<Vec<_>>(), gone);
+                prop_assert_eq!(dropped.iter().map(PublishedBlock::number).collect::<Vec<_>>(), gone);
                 prop_assert_eq!(history.tip().map(|tip| tip.header.block), Some(own.block));
             }
         }

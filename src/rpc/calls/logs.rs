@@ -66,19 +66,22 @@ impl Calls {
     /// Returns the blocks of a query, as soon as all that was published is in memory; waits for [`LOGS_WAIT`] at
     /// most.
     async fn local_logs(&self, query: &RangeQuery) -> LocalRange {
-        let mut published = self.registry.watch_published();
+        let mut changes = self.published.watch();
         let until = tokio::time::Instant::now() + LOGS_WAIT;
         loop {
-            let view = self.tip.view();
-            let Some(head) = view.head else { return LocalRange::No };
-            if query.last() == BlockName::Latest && self.unpublished_head.beyond(head.number).is_some() {
-                return LocalRange::No;
-            }
-            match self.registry.with_history(|history| query.held(history, head)) {
+            let held = self.published.with_history(|history| match history.stands_at() {
+                Some(head)
+                    if query.last() != BlockName::Latest || self.unpublished_head.beyond(head.number).is_none() =>
+                {
+                    query.held(history, head)
+                }
+                _ => LocalRange::No,
+            });
+            match held {
                 LocalRange::Later => {}
                 held => return held,
             }
-            if !matches!(tokio::time::timeout_at(until, published.changed()).await, Ok(Ok(()))) {
+            if !matches!(tokio::time::timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
                 return LocalRange::Later;
             }
         }

@@ -70,7 +70,7 @@ impl Calls {
         // another branch, and `eth_blockNumber` has reported the block to clients. They get an error instead.
         let missing = |json: &Bytes| {
             let head = head.filter(|_| snapshot.unpublished_head.is_none() && is_null(json) && !is_there(json))?;
-            (self.tip.view().branch == snapshot.view.branch).then_some(CallError::Behind(head.number))
+            (self.published.view().branch == snapshot.view.branch).then_some(CallError::Behind(head.number))
         };
         let expected = Expected::of(known.name, &ask.params);
         let asking = || {
@@ -110,13 +110,13 @@ impl Calls {
         let (BlockName::Hash(hash) | BlockName::Canonical(hash)) = block.filter(|_| self.pool.has_archives())? else {
             return None;
         };
-        self.registry
+        self.published
             .with_history(|history| Some(history.find(hash)?.header.block.number))
     }
 
     /// Checks if the published chain has no block of this number and goes on above it, as far as it is in memory.
     fn has_no_block(&self, number: u64) -> bool {
-        self.registry.with_history(|history| {
+        self.published.with_history(|history| {
             let reaches_down = history.oldest().is_some_and(|oldest| oldest.number() <= number);
             reaches_down && history.from(number).is_some_and(|own| own.number() > number)
         })
@@ -124,7 +124,7 @@ impl Calls {
 
     /// Checks if the published chain, as far as it is in memory, has a block with this number.
     fn is_published(&self, number: u64) -> bool {
-        self.registry
+        self.published
             .with_history(|history| history.from(number).is_some_and(|own| own.number() == number))
     }
 

@@ -64,7 +64,7 @@ impl Replays {
 
     async fn replay(&self, owner: Owner, writer: &Weak<ClientWriter>, woken: &Notify) {
         let (none, mut page): (_, Option<HeldPage>) = (Page::default(), None);
-        let mut published = self.registry.watch_published();
+        let mut published = self.published.watch();
         let (mut tries, mut fetched) = (0, None);
         loop {
             // If everything is in memory, nothing else in this loop waits.
@@ -108,7 +108,7 @@ impl Replays {
                     true
                 }
                 WaitFor::Fetched(gap, filters) => {
-                    let generation = self.registry.with_history(History::generation);
+                    let generation = self.published.with_history(History::generation);
                     let asked = gap.first().map(|first| (first, filters.len()));
                     drop(page.take());
                     let Some(found) = self.fetch((owner, writer), generation, gap, &filters).await else {
