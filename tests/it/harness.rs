@@ -70,6 +70,11 @@ pub struct Proxy {
 impl Proxy {
     /// Starts the app with these upstreams; `edit` changes the settings.
     pub async fn start(upstreams: &[String], edit: impl FnOnce(&mut typed::Config)) -> Self {
+        Self::run(Self::bind(upstreams, edit).await)
+    }
+
+    /// Binds the app as [`Self::start`] does, without running it.
+    pub async fn bind(upstreams: &[String], edit: impl FnOnce(&mut typed::Config)) -> App {
         let mut typed = typed::Config {
             listen: "127.0.0.1:0".into(),
             admin: "127.0.0.1:0".into(),
@@ -79,8 +84,7 @@ impl Proxy {
         typed.node.reconnect_min = Duration::from_millis(5);
         typed.node.reconnect_max = Duration::from_millis(50);
         edit(&mut typed);
-        let app = App::bind(Config::check(&typed).unwrap()).await.unwrap();
-        Self::run(app)
+        App::bind(Config::check(&typed).unwrap()).await.unwrap()
     }
 
     /// Starts the app with a configuration file and these upstreams; changes of the file are followed.
@@ -100,7 +104,8 @@ impl Proxy {
         Self::run(App::bind(config).await.unwrap().follow(follower))
     }
 
-    fn run(app: App) -> Self {
+    /// Runs an app.
+    pub fn run(app: App) -> Self {
         let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
