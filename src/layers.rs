@@ -37,7 +37,7 @@ const LAYERS: &str = "
     delivery      clock deflate pieces shares telemetry
     backplane     chain upstream
     chain         jsonrpc quantity shares telemetry upstream
-    upstream      conduct jsonrpc panics method_pattern quantity shares telemetry
+    upstream      clock conduct jsonrpc panics method_pattern quantity shares telemetry
 
     # Places and bytes that clients compete for.
     shares        jsonrpc

@@ -12,7 +12,7 @@ use super::tables::Tables;
 use super::transaction_event::Fate;
 use crate::backplane::ChainEvent;
 use crate::chain::{ContentKind, Header, Loss, Published};
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{CloseReason, Kind};
 
 impl Tables {
@@ -21,7 +21,7 @@ impl Tables {
     /// # Errors
     /// [`Loss`] if continuity is lost: all clients with subscriptions to heads, logs, mined transactions or receipts
     /// are closed.
-    pub(super) fn chain(&mut self, event: ChainEvent, due: &mut DirtyClients, now: Millis) -> Result<(), Loss> {
+    pub(super) fn chain(&mut self, event: ChainEvent, due: &mut DirtyClients, now: Moment) -> Result<(), Loss> {
         match event {
             ChainEvent::Head(header) => self.head(header, due, now),
             ChainEvent::Rewind(to) => {
@@ -39,7 +39,7 @@ impl Tables {
         Ok(())
     }
 
-    fn head(&mut self, header: Header, due: &mut DirtyClients, now: Millis) {
+    fn head(&mut self, header: Header, due: &mut DirtyClients, now: Moment) {
         let (json, seen) = (header.json.clone(), header.seen);
         let Some(dropped) = self.history.head(header.clone()) else {
             return;
@@ -70,7 +70,7 @@ impl Tables {
     ///
     /// Contents that were not delivered before the reorg are discarded. A connection that was sent events of a
     /// dropped block had been sent everything before them (E3), so older contents do not delay its removals.
-    fn take_back(&mut self, dropped: &[Published], sequence: u64, due: &mut DirtyClients, now: Millis) {
+    fn take_back(&mut self, dropped: &[Published], sequence: u64, due: &mut DirtyClients, now: Moment) {
         let logs = &self.streams[ContentKind::Logs as usize];
         let delivered: Vec<bool> = dropped.iter().map(|own| !logs.contains(own.sequence)).collect();
         let undelivered = self.gate.drop_blocks(dropped);
