@@ -3,14 +3,9 @@
 
 use std::time::Duration;
 
+use crate::backoff::COOLDOWN;
 use crate::chain::Absent;
 use crate::clock::Moment;
-
-/// First cool-down; each further one in a row is twice as long as the one before.
-const FIRST: Duration = Duration::from_secs(60);
-
-/// Longest cool-down.
-const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Cool-down of one kind of contents.
 #[derive(Debug, Default)]
@@ -28,7 +23,7 @@ struct Last {
 impl Cooldown {
     /// Starts a cool-down after a failure.
     pub(super) fn begin(&mut self, why: Absent, now: Moment) {
-        let lasts = self.last.as_ref().map_or(FIRST, |last| (2 * last.lasts).min(LONGEST));
+        let lasts = COOLDOWN.after(self.last.as_ref().map(|last| last.lasts));
         let until = now + lasts;
         self.last = Some(Last { until, lasts, why });
     }
@@ -63,10 +58,10 @@ mod tests {
         cooldown.end();
         cooldown.begin(Absent::Throttled, now);
         assert_eq!(
-            cooldown.now(now + (FIRST - Duration::from_millis(1))),
+            cooldown.now(now + Duration::from_millis(59_999)),
             Some(Absent::Throttled)
         );
-        assert_eq!(cooldown.now(now + FIRST), None);
+        assert_eq!(cooldown.now(now + Duration::from_secs(60)), None);
         cooldown.end();
         assert_eq!(cooldown.now(now), None);
     }
