@@ -4,7 +4,7 @@
 //!
 //! | waits | first | longest | user | reason |
 //! |---|---|---|---|---|
-//! | [`Reconnection`] | `node.reconnect_min` | `node.reconnect_max` | `upstream::connection`, `call_lane` until the lane is open | many instances must not connect to a node at once, so these waits have jitter |
+//! | [`Reconnection`] | `node.reconnect_min` | `node.reconnect_max`, 2 s at a node that refuses connections | `upstream::connection`, `call_lane` until the lane is open | many instances must not connect to a node at once, so these waits have jitter |
 //! | [`RATE_LIMIT`] | 1 s | 30 s | [`BackOff`] in `upstream`: clients' calls, and each kind of our own requests to one node | rate limits pass within seconds; a poll is not put off until the node counts as lost |
 //! | [`HEAD`] | 10 ms | 500 ms | `upstream::announcement` | a node announces a head before it serves the block |
 //! | [`LANE_HEAD`] | 50 ms | 5 s | `upstream::call_lane`, while it opens | the node at the other end is about to import the newest head |
@@ -65,6 +65,10 @@ pub(crate) const PUT_OFF_THROTTLED: Doubling = Doubling::new(Duration::from_secs
 /// Times for which new subscriptions are refused.
 pub(crate) const COOLDOWN: Doubling = Doubling::new(Duration::from_secs(60), Duration::from_secs(3600));
 
+/// Longest wait before a connection to a node that refused the last one: the node is down, an attempt costs neither
+/// side anything, and streams should go on soon after its restart.
+const REFUSED: Duration = Duration::from_secs(2);
+
 /// Times that double from a first to a longest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Doubling {
@@ -100,6 +104,15 @@ impl Doubling {
     }
 }
 
+/// Reason for a new attempt to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// No process listens at the address.
+    Refused,
+    /// Lost connection, or an attempt without success.
+    Other,
+}
+
 /// Waits before connections to one node. Each is random in the upper half of a bound that doubles, but not below the
 /// first wait and never above the longest.
 #[derive(Debug)]
@@ -117,12 +130,18 @@ impl Reconnection {
 
     /// Returns the wait after a connection, or an attempt at one, that took this time. The waits start anew after a
     /// connection that lasted, and grow while connections fail at once.
-    pub(crate) fn wait(&mut self, lasted: Duration) -> Duration {
-        let first = self.waits.first;
-        if lasted > self.waits.longest {
+    pub(crate) fn wait(&mut self, why: Failure, lasted: Duration) -> Duration {
+        let Doubling { first, longest } = self.waits;
+        if lasted > longest {
             self.bound = None;
         }
-        let bound = self.waits.after(Some(self.bound.unwrap_or(first)));
+        let longest = match why {
+            // Waits for a node that is down do not add to those after other failures: the port may open before the node
+            // answers.
+            Failure::Refused => longest.min(REFUSED).max(first),
+            Failure::Other => longest,
+        };
+        let bound = Doubling::new(first, longest).after(Some(self.bound.unwrap_or(first)));
         self.bound = Some(bound);
         let least = (bound / 2).max(first);
         least + (bound - least).mul_f64(fastrand::f64())
@@ -200,12 +219,12 @@ mod tests {
 
     /// Checks the waits after failures in a row against the bounds of each, in milliseconds: at least half of the
     /// bound, at most the bound.
-    fn check(first: u32, longest: u32, failures: &[u32], bounds: &[(u32, u32)]) {
+    fn check(first: u32, longest: u32, failures: &[(Failure, u32)], bounds: &[(u32, u32)]) {
         for seed in 0..1000 {
             fastrand::seed(seed);
             let mut reconnection = Reconnection::new(first * MS, longest * MS);
-            for (at, (lasted, (least, most))) in failures.iter().zip(bounds).enumerate() {
-                let wait = reconnection.wait(*lasted * MS);
+            for (at, ((why, lasted), (least, most))) in failures.iter().zip(bounds).enumerate() {
+                let wait = reconnection.wait(*why, *lasted * MS);
                 assert!(
                     *least * MS <= wait && wait <= *most * MS,
                     "seed {seed}, wait {at}: {wait:?}"
@@ -220,7 +239,7 @@ mod tests {
 
     #[test]
     fn waits_grow_and_stay_within_the_longest_whatever_the_jitter() {
-        let failures = [0; 10];
+        let failures = [(Failure::Other, 0); 10];
         check(
             100,
             10_000,
@@ -248,15 +267,41 @@ mod tests {
         let wait = |seed| {
             fastrand::seed(seed);
             let mut reconnection = Reconnection::new(SECOND, 60 * SECOND);
-            reconnection.wait(Duration::ZERO)
+            reconnection.wait(Failure::Other, Duration::ZERO)
         };
         assert_eq!(wait(1), wait(1));
         assert_ne!(wait(1), wait(2));
     }
 
     #[test]
+    fn a_node_that_refuses_connections_is_tried_every_two_seconds_at_least() {
+        use Failure::{Other, Refused};
+        let refused = [(Refused, 0); 8];
+        let bounds = [
+            (100, 200),
+            (200, 400),
+            (400, 800),
+            (800, 1600),
+            (1000, 2000),
+            (1000, 2000),
+        ];
+        check(100, 10_000, &refused, &bounds);
+        check(100, 300, &refused, &[(100, 200), (150, 300), (150, 300)]);
+        // A longer first wait is the operator's choice.
+        check(3000, 10_000, &refused, &[(3000, 3000), (3000, 3000)]);
+        // The port opens before the node answers: the other failures start from there.
+        let starts = [refused.as_slice(), &[(Other, 0), (Other, 0), (Refused, 0)]].concat();
+        let after = [
+            bounds.as_slice(),
+            &[(1000, 2000), (1000, 2000), (2000, 4000), (4000, 8000), (1000, 2000)],
+        ]
+        .concat();
+        check(100, 10_000, &starts, &after);
+    }
+
+    #[test]
     fn waits_start_anew_after_a_connection_that_lasted() {
-        let failures = [0, 10_000, 10_001];
+        let failures = [(Failure::Other, 0), (Failure::Other, 10_000), (Failure::Other, 10_001)];
         check(100, 10_000, &failures, &[(100, 200), (200, 400), (100, 200)]);
     }
 

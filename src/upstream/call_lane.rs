@@ -19,7 +19,7 @@ use super::message::NodeMessage;
 use super::shared::UpstreamShared;
 use super::under_way::UnderWay;
 use super::{CallError, HeadReport, place_of};
-use crate::backoff::{LANE_HEAD, LANE_THROTTLED};
+use crate::backoff::{Failure, LANE_HEAD, LANE_THROTTLED};
 use crate::jsonrpc::Outcome;
 use crate::panics;
 
@@ -119,7 +119,7 @@ impl CallLane {
                         reconnection = settings.reconnection();
                         settings.reconnect_min
                     } else {
-                        reconnection.wait(began.elapsed())
+                        reconnection.wait(Failure::Other, began.elapsed())
                     };
                     if !self.calls.refuse_for(wait).await {
                         return;

@@ -33,7 +33,7 @@ use super::message::{self, NodeMessage, Notice, Notification};
 use super::shared::UpstreamShared;
 use super::unmatched_events::UnmatchedEvents;
 use super::{BestEffortEvent, CallError, HeadReport, NodeSubscription};
-use crate::backoff::BackOff;
+use crate::backoff::{BackOff, Failure};
 use crate::panics;
 
 /// Most messages that wait to be written. Above that, calls stay in their [`CallReceiver`], and their callers wait.
@@ -63,6 +63,15 @@ enum End {
     Panicked,
     #[error("shutting down")]
     Shutdown,
+}
+
+impl End {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Link(error) => error.failure(),
+            _ => Failure::Other,
+        }
+    }
 }
 
 /// Actor of one node; outlives its connections.
@@ -176,7 +185,7 @@ impl Connection {
             }
             self.was_deaf = matches!(end, End::HeadsStalled);
             self.shared.down(end.to_string());
-            let wait = reconnection.wait(began.elapsed());
+            let wait = reconnection.wait(end.failure(), began.elapsed());
             warn!("upstream {}: {end}; reconnecting in {wait:.1?}", self.shared.endpoint);
             if !self.calls.refuse_for(wait).await {
                 return;

@@ -27,7 +27,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "node.reconnect_max",
-        "Longest wait before a reconnection, jitter included.",
+        "Longest wait before a reconnection, jitter included. A node that refuses connections is tried every 2s at least, or at node.reconnect_min if that is longer.",
     ),
     (
         "node.silence_timeout",
