@@ -37,14 +37,15 @@ const LAYERS: &str = "
     door          clock conduct delivery jsonrpc method_pattern shares
 
     # Not upstream: what comes from there and is no chain comes by the backplane.
-    subscription  backplane chain clock delivery jsonrpc panics shares telemetry
+    subscription  backoff backplane chain clock delivery jsonrpc panics shares telemetry
     delivery      clock deflate pieces shares telemetry
     backplane     chain upstream
-    chain         jsonrpc quantity shares telemetry upstream
-    upstream      conduct jsonrpc panics method_pattern quantity shares telemetry
+    chain         backoff jsonrpc quantity shares telemetry upstream
+    upstream      backoff clock conduct jsonrpc panics method_pattern quantity shares telemetry
 
     # Places and bytes that clients compete for.
     shares        jsonrpc
+    backoff
     clock
     conduct
     deflate

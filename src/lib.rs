@@ -89,6 +89,7 @@ pub mod app;
 pub mod config;
 pub mod devnet;
 
+mod backoff;
 pub mod clock;
 pub mod conduct;
 pub mod deflate;

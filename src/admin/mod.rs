@@ -70,12 +70,11 @@ impl Admin {
             ));
         }
         let (late, _) = self.services.registry.late();
-        let max = self.max_contents_age.as_millis() as u64;
-        if let Some(late) = late.iter().find(|late| late.for_ms > max) {
+        if let Some(late) = late.iter().find(|late| late.age > self.max_contents_age) {
             return Err(format!(
                 "{} of a block are missing, subscribers have waited {} s for them",
                 late.kind.label(),
-                late.for_ms / 1000
+                late.age.as_secs()
             ));
         }
         Ok(format!("head {}", block.number))
@@ -99,7 +98,7 @@ impl Admin {
             metrics
                 .contents_awaited
                 .get_or_create(&label)
-                .set(late.for_ms as f64 / 1000.0);
+                .set(late.age.as_secs_f64());
         }
         metrics.early_events.set(early as i64);
         for (upstream, status) in self.pool.status() {

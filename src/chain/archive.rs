@@ -15,8 +15,9 @@ use tokio::sync::Semaphore;
 use super::heights;
 use super::inquiry::Missing;
 use super::ranges::{Between, Ranges};
-use super::source::{BadAnswer, Seek, Source, wait_before};
+use super::source::{BadAnswer, Seek, Source};
 use super::{AbandonedBranch, BlockLogs, BlockRef, Fetch, Gap, Header, Page, PublishedBlock, Retraction};
+use crate::backoff::BLOCK;
 use crate::shares::{FairPool, Full, Owner};
 
 /// Blocks of one page that are fetched concurrently.
@@ -248,7 +249,7 @@ impl Archive {
     async fn header(&self, number: u64) -> Option<Header> {
         let fetch = async {
             for attempt in 0..TRIES {
-                tokio::time::sleep(wait_before(attempt)).await;
+                tokio::time::sleep(BLOCK.before(attempt)).await;
                 let _room = self.room.acquire().await.ok()?;
                 match self.source.seek(Seek::Number(number), attempt).await {
                     Err(BadAnswer::CallFailed) => {}
@@ -300,7 +301,7 @@ impl Archive {
     async fn seek(&self, seek: Seek) -> Result<Option<Header>, NotAsked> {
         let mut said = Err(NotAsked::Unavailable);
         for attempt in 0..LOCATE_TRIES {
-            tokio::time::sleep(wait_before(attempt)).await;
+            tokio::time::sleep(BLOCK.before(attempt)).await;
             let answer = match seek {
                 Seek::Hash(_) => self.source.seek(seek, attempt).await,
                 Seek::Number(number) => self.source.first_from(number, attempt).await,

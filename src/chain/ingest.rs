@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::pipeline::{FetchRequest, FetchResult, Pipeline};
-use super::source::{Seek, Source, wait_before};
+use super::source::{Seek, Source};
 use super::{BlockRef, ChainEvent, Header, HistorySettings};
+use crate::backoff::BLOCK;
 use crate::telemetry::{BudgetLabel, Metrics};
 use crate::upstream::{HeadReport, Pool, UpstreamId};
 
@@ -200,13 +201,13 @@ impl Ingest {
 async fn fetch(source: Arc<Source>, rewind_delay: Duration, ask: FetchRequest) -> FetchResult {
     match ask {
         FetchRequest::Parent(hash, ahead, tries) => {
-            tokio::time::sleep(wait_before(tries)).await;
+            tokio::time::sleep(BLOCK.before(tries)).await;
             let ahead = join_all(ahead.map(|number| source.block_by_number(number, 0)));
             let (block, ahead) = tokio::join!(source.seek(Seek::Hash(hash), tries), ahead);
             FetchResult::Parent(hash, block, ahead.into_iter().flatten().collect(), tries + 1)
         }
         FetchRequest::Numbered(block, numbers, tries) => {
-            tokio::time::sleep(wait_before(tries)).await;
+            tokio::time::sleep(BLOCK.before(tries)).await;
             let below = join_all(numbers.map(|number| source.seek(Seek::Number(number), tries))).await;
             let found = match below.last() {
                 Some(Err(reason)) => Err(*reason),
@@ -221,12 +222,12 @@ async fn fetch(source: Arc<Source>, rewind_delay: Duration, ask: FetchRequest) -
         }
         FetchRequest::TipBehind(block) => FetchResult::TipBehind(block, source.latest().await),
         FetchRequest::Stone(number, tries) => {
-            tokio::time::sleep(wait_before(tries)).await;
+            tokio::time::sleep(BLOCK.before(tries)).await;
             FetchResult::Stone(number, source.first_from(number, tries).await, tries + 1)
         }
         FetchRequest::Past(hash) => {
             for attempt in 0..PAST_TRIES {
-                tokio::time::sleep(wait_before(attempt)).await;
+                tokio::time::sleep(BLOCK.before(attempt)).await;
                 if let Some(header) = source.block_by_hash(hash, attempt).await {
                     return FetchResult::Past(hash, Some(header));
                 }

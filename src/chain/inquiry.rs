@@ -5,11 +5,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::source::{BadAnswer, wait_before};
+use super::source::BadAnswer;
+use crate::backoff::{CONTENTS, CONTENTS_THROTTLED, PUT_OFF, PUT_OFF_THROTTLED};
 use crate::upstream::UpstreamId;
-
-/// Longest wait before the same upstream is asked again in the same way.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// "Not served" answers of an upstream after which a way is closed for this block. One is not enough: behind a load
 /// balancer another node may serve it.
@@ -22,10 +20,6 @@ const BROKEN: u32 = 3;
 /// Consecutive failures after which a way is put off; [`AttemptError::Unavailable`], [`AttemptError::Pruned`] and
 /// [`AttemptError::TooLong`] do not count.
 const STRIKES: u32 = 3;
-
-/// First and longest time for which a way is put off, doubling in between; shorter for rate limits, which pass.
-const PUT_OFF: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
-const PUT_OFF_THROTTLED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// A way to request a block's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -339,7 +333,7 @@ impl Inquiry {
         match why {
             AttemptError::Unavailable | AttemptError::Other(_) => {}
             AttemptError::Throttled => {
-                path.not_before = now + wait_before(path.tries + 4).min(LONGEST_WAIT);
+                path.not_before = now + CONTENTS_THROTTLED.before(path.tries);
                 self.throttled = true;
             }
             AttemptError::NotServed => {
@@ -387,7 +381,7 @@ impl Inquiry {
         let path = paths.find(|path| (path.node, path.way) == (node, way))?;
         path.asked = None;
         path.tries += tries;
-        path.not_before = now + wait_before(path.tries.max(1)).min(LONGEST_WAIT);
+        path.not_before = now + CONTENTS.before(path.tries.max(1));
         Some(path)
     }
 
@@ -468,7 +462,7 @@ impl Record {
             AttemptError::Unavailable | AttemptError::Pruned | AttemptError::TooLong
         );
         row.strikes += u32::from(!of_the_block);
-        let bounds = match why {
+        let waits = match why {
             _ if of_the_block => return false,
             AttemptError::Throttled => PUT_OFF_THROTTLED,
             AttemptError::NotServed => PUT_OFF,
@@ -478,10 +472,7 @@ impl Record {
         if row.put_off.as_ref().is_some_and(|put_off| clock < put_off.until) {
             return false;
         }
-        let wait = row
-            .put_off
-            .as_ref()
-            .map_or(bounds.0, |put_off| (put_off.wait * 2).clamp(bounds.0, bounds.1));
+        let wait = waits.after(row.put_off.as_ref().map(|put_off| put_off.wait));
         let first = row.put_off.is_none();
         row.put_off = Some(PutOff {
             until: clock + wait,

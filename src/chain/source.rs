@@ -14,11 +14,9 @@ use tracing::debug;
 use super::contents::Experience;
 use super::heights::{self, Heights};
 use super::{BlockRef, Header, HeaderShape, NotAHeader};
+use crate::backoff::BLOCK;
 use crate::jsonrpc::Outcome;
 use crate::upstream::{CallError, Complaint, Pool, complaint};
-
-/// Base and upper bound of the back-off before a fetch is retried, see [`wait_before`].
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
 /// Attempts to fetch the parent of a block that a node has: another node, or another one behind a load balancer, may
 /// lack the parent.
@@ -263,20 +261,12 @@ impl Heights for Source {
             false => Seek::Number(child.block.number.checked_sub(1)?),
         };
         for attempt in 0..PARENT_TRIES {
-            tokio::time::sleep(wait_before(attempt)).await;
+            tokio::time::sleep(BLOCK.before(attempt)).await;
             if let Ok(Some(header)) = self.seek(seek, attempt).await {
                 return Some(header);
             }
         }
         None
-    }
-}
-
-/// Returns the wait before an attempt, counted from 0: none before the first, then 40 ms, doubling up to 2 s.
-pub(super) fn wait_before(attempt: u32) -> Duration {
-    match attempt {
-        0 => Duration::ZERO,
-        n => RETRY.0.saturating_mul(1 << n.min(10)).min(RETRY.1),
     }
 }
 

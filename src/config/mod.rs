@@ -212,8 +212,8 @@ impl Config {
                         delivery.max_total_queue_bytes,
                         64 << 10,
                     )?,
-                    max_age: positive("delivery.max_queue_age", delivery.max_queue_age)?.as_millis() as u64,
-                    holdoff: delivery.holdoff.as_millis() as u64,
+                    max_age: positive("delivery.max_queue_age", delivery.max_queue_age)?,
+                    holdoff: delivery.holdoff,
                 },
                 max_inbound_bytes: bytes("memory.inbound", typed.memory.inbound, 64 << 10)?,
                 notsent_lowat: u32::try_from(delivery.notsent_lowat.as_u64())

@@ -9,8 +9,9 @@
 //! and the debt is paid off afterwards. Without a budget the cost is one relaxed load.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::shares::Owner;
 
 /// Unused budget that a client can save up, in microseconds: one second's worth.
@@ -21,7 +22,8 @@ const SAVED: u64 = 1_000_000;
 pub struct Egress {
     /// Bytes a second; 0 for unlimited.
     rate: AtomicU64,
-    /// Moment at which the bytes sent so far are paid off, in microseconds since the clock began.
+    /// Time after [`Moment::START`] at which the bytes sent so far are paid off, in microseconds: at high rates the
+    /// cost of a message is below a millisecond.
     paid_at: AtomicU64,
     owner: Owner,
 }
@@ -34,7 +36,7 @@ pub enum Allowance {
     /// About this many bytes; a batch is not split.
     Bytes(usize),
     /// Nothing before this moment.
-    NotBefore(Millis),
+    NotBefore(Moment),
 }
 
 impl Egress {
@@ -63,55 +65,65 @@ impl Egress {
 
     /// Returns how much may be sent at `now`.
     #[must_use]
-    pub fn allowance(&self, now: Millis) -> Allowance {
+    pub fn allowance(&self, now: Moment) -> Allowance {
         let rate = self.rate.load(Ordering::Relaxed);
         if rate == 0 {
             return Allowance::Free;
         }
-        let (now, paid_at) = (now.saturating_mul(1000), self.paid_at.load(Ordering::Relaxed));
+        let (now, paid_at) = (micros(now), self.paid_at.load(Ordering::Relaxed));
         if paid_at > now {
-            return Allowance::NotBefore(paid_at.div_ceil(1000));
+            return Allowance::NotBefore(Moment::START + Duration::from_millis(paid_at.div_ceil(1000)));
         }
         let bytes = u128::from(rate) * u128::from((now - paid_at).min(SAVED)) / 1_000_000;
         Allowance::Bytes(usize::try_from(bytes).unwrap_or(usize::MAX).max(1))
     }
 
     /// Charges `bytes` that were sent at `now`.
-    pub fn charge(&self, bytes: usize, now: Millis) {
+    pub fn charge(&self, bytes: usize, now: Moment) {
         let rate = self.rate.load(Ordering::Relaxed);
         if rate == 0 || bytes == 0 {
             return;
         }
-        let earliest = now.saturating_mul(1000).saturating_sub(SAVED);
+        let earliest = micros(now).saturating_sub(SAVED);
         let cost = u64::try_from(bytes as u128 * 1_000_000 / u128::from(rate)).unwrap_or(u64::MAX);
         let pay = |paid_at: u64| Some(paid_at.max(earliest).saturating_add(cost));
         let _ = self.paid_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
     }
 }
 
+/// Returns the time from [`Moment::START`] to `at` in microseconds.
+fn micros(at: Moment) -> u64 {
+    u64::try_from(at.since(Moment::START).as_micros()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::at;
 
     #[test]
     fn a_second_is_saved_up_and_what_is_above_is_paid_for_afterwards() {
         let egress = Egress::new(1000);
-        assert_eq!(egress.allowance(10_000), Allowance::Bytes(1000));
-        egress.charge(400, 10_000);
-        assert_eq!(egress.allowance(10_000), Allowance::Bytes(600));
-        egress.charge(2600, 10_000);
-        assert_eq!(egress.allowance(10_000), Allowance::NotBefore(12_000));
-        assert_eq!(egress.allowance(11_999), Allowance::NotBefore(12_000));
-        assert_eq!(egress.allowance(12_000), Allowance::Bytes(1));
-        assert_eq!(egress.allowance(12_500), Allowance::Bytes(500));
-        assert_eq!(egress.allowance(60_000), Allowance::Bytes(1000), "no more is saved up");
-        egress.charge(u32::MAX as usize, 60_000);
+        assert_eq!(egress.allowance(at(10_000)), Allowance::Bytes(1000));
+        egress.charge(400, at(10_000));
+        assert_eq!(egress.allowance(at(10_000)), Allowance::Bytes(600));
+        egress.charge(2600, at(10_000));
+        assert_eq!(egress.allowance(at(10_000)), Allowance::NotBefore(at(12_000)));
+        assert_eq!(egress.allowance(at(11_999)), Allowance::NotBefore(at(12_000)));
+        assert_eq!(egress.allowance(at(12_000)), Allowance::Bytes(1));
+        assert_eq!(egress.allowance(at(12_500)), Allowance::Bytes(500));
+        assert_eq!(
+            egress.allowance(at(60_000)),
+            Allowance::Bytes(1000),
+            "no more is saved up"
+        );
+        egress.charge(u32::MAX as usize, at(60_000));
         egress.set_rate(1000);
-        assert!(matches!(egress.allowance(61_000), Allowance::NotBefore(_)));
+        assert!(matches!(egress.allowance(at(61_000)), Allowance::NotBefore(_)));
         egress.set_rate(2000);
-        assert_eq!(egress.allowance(61_000), Allowance::Bytes(2000));
+        assert_eq!(egress.allowance(at(61_000)), Allowance::Bytes(2000));
         egress.set_rate(0);
-        egress.charge(usize::MAX, 61_000);
-        assert_eq!(egress.allowance(61_000), Allowance::Free);
+        egress.charge(usize::MAX, at(61_000));
+        assert_eq!(egress.allowance(at(61_000)), Allowance::Free);
     }
 }

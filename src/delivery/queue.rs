@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Allowance, Batch, Recipient, SubscriptionId};
-use crate::clock::Millis;
+use crate::clock::Moment;
 
 /// Kind of an event; decides if it may be shed, and names the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,7 +79,7 @@ pub struct Gathered {
     pub bytes: usize,
     /// Moment at which the first event on hold, or over the egress budget, may be written; `None` if no event waits or
     /// the moment is unknown.
-    pub held_until: Option<Millis>,
+    pub held_until: Option<Moment>,
     /// `true` if another gathering would return more at once.
     pub more: bool,
     /// Bytes of events among the bytes gathered.
@@ -112,7 +112,7 @@ struct QueuedAnswer {
 struct Delivery {
     to: Arc<Recipient>,
     batch: Arc<Batch>,
-    queued_at: Millis,
+    queued_at: Moment,
 }
 
 /// Queue of one client.
@@ -143,7 +143,7 @@ impl Queue {
 
     /// Returns the moment at which the oldest event was queued.
     #[must_use]
-    pub fn oldest(&self) -> Option<Millis> {
+    pub fn oldest(&self) -> Option<Moment> {
         self.events.front().map(|delivery| delivery.queued_at)
     }
 
@@ -176,7 +176,7 @@ impl Queue {
 
     /// Queues events for one subscription.
     #[must_use]
-    pub fn push_events(&mut self, to: Arc<Recipient>, batch: Arc<Batch>, now: Millis, max_bytes: usize) -> Push {
+    pub fn push_events(&mut self, to: Arc<Recipient>, batch: Arc<Batch>, now: Moment, max_bytes: usize) -> Push {
         let len = batch.wire_len;
         let mut shed = 0;
         if batch.kind == Kind::Pending {
@@ -210,7 +210,7 @@ impl Queue {
 
     /// Moves chunks that may be written now to `out`: all control frames, about `budget` bytes of answers and as many
     /// of events, but no more events than `allowance`.
-    pub fn gather(&mut self, now: Millis, budget: usize, allowance: Allowance, out: &mut VecDeque<Chunk>) -> Gathered {
+    pub fn gather(&mut self, now: Moment, budget: usize, allowance: Allowance, out: &mut VecDeque<Chunk>) -> Gathered {
         let mut gathered = Gathered::default();
         if !self.control.is_empty() {
             let frames: Vec<Bytes> = std::mem::take(&mut self.control).into();
@@ -289,6 +289,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::clock::at;
     use crate::delivery::Event;
 
     const MAX: usize = 1000;
@@ -299,11 +300,11 @@ mod tests {
 
     fn released() -> Arc<Recipient> {
         let recipient = Recipient::new(SubscriptionId::random(), 0);
-        recipient.release(0);
+        recipient.release(Moment::START);
         recipient
     }
 
-    fn drain(queue: &mut Queue, now: Millis) -> (Vec<String>, Gathered) {
+    fn drain(queue: &mut Queue, now: Moment) -> (Vec<String>, Gathered) {
         let mut out = VecDeque::new();
         let gathered = queue.gather(now, usize::MAX / 4, Allowance::Free, &mut out);
         let names = out.into_iter().map(|chunk| match chunk {
@@ -327,7 +328,7 @@ mod tests {
     fn control_overtakes_answers_and_answers_overtake_events() {
         let mut queue = Queue::default();
         assert_eq!(
-            queue.push_events(released(), batch(Kind::Heads), 0, MAX),
+            queue.push_events(released(), batch(Kind::Heads), Moment::START, MAX),
             Push::Queued { shed: 0 }
         );
         assert_eq!(
@@ -335,7 +336,7 @@ mod tests {
             Push::Queued { shed: 0 }
         );
         queue.push_control(Bytes::from_static(b"pong"));
-        let (names, gathered) = drain(&mut queue, 0);
+        let (names, gathered) = drain(&mut queue, Moment::START);
         assert_eq!(names, ["pong", "answer", "newHeads"]);
         assert!(!gathered.more);
         assert_eq!(queue.bytes(), 0);
@@ -346,15 +347,15 @@ mod tests {
         let mut queue = Queue::default();
         let new = Recipient::new(SubscriptionId::random(), 0);
         let old = released();
-        let _ = queue.push_events(old.clone(), batch(Kind::Heads), 0, MAX);
-        let _ = queue.push_events(new.clone(), batch(Kind::Logs), 0, MAX);
-        let _ = queue.push_events(old, batch(Kind::Heads), 0, MAX);
-        let (names, gathered) = drain(&mut queue, 5);
+        let _ = queue.push_events(old.clone(), batch(Kind::Heads), Moment::START, MAX);
+        let _ = queue.push_events(new.clone(), batch(Kind::Logs), Moment::START, MAX);
+        let _ = queue.push_events(old, batch(Kind::Heads), Moment::START, MAX);
+        let (names, gathered) = drain(&mut queue, at(5));
         assert_eq!((names, gathered.held_until), (vec!["newHeads".to_owned()], None));
-        new.release(15);
-        let (names, gathered) = drain(&mut queue, 14);
-        assert_eq!((names.len(), gathered.held_until), (0, Some(15)));
-        let (names, _) = drain(&mut queue, 15);
+        new.release(at(15));
+        let (names, gathered) = drain(&mut queue, at(14));
+        assert_eq!((names.len(), gathered.held_until), (0, Some(at(15))));
+        let (names, _) = drain(&mut queue, at(15));
         assert_eq!(names, ["logs", "newHeads"]);
     }
 
@@ -364,13 +365,13 @@ mod tests {
         let to = released();
         let len = batch(Kind::Heads).wire_len;
         for _ in 0..3 {
-            let _ = queue.push_events(to.clone(), batch(Kind::Heads), 0, MAX);
+            let _ = queue.push_events(to.clone(), batch(Kind::Heads), Moment::START, MAX);
         }
         let _ = queue.push_answer(vec![Bytes::from_static(b"answer")], &[], MAX);
         queue.push_control(Bytes::from_static(b"pong"));
         let mut gather = |allowance| {
             let mut out = VecDeque::new();
-            let gathered = queue.gather(5, usize::MAX / 4, allowance, &mut out);
+            let gathered = queue.gather(at(5), usize::MAX / 4, allowance, &mut out);
             (
                 out.len(),
                 gathered.event_bytes,
@@ -379,12 +380,12 @@ mod tests {
                 gathered.more,
             )
         };
-        assert_eq!(gather(Allowance::NotBefore(9)), (2, 0, Some(9), true, false));
+        assert_eq!(gather(Allowance::NotBefore(at(9))), (2, 0, Some(at(9)), true, false));
         // A batch cannot be split and passes whole.
         assert_eq!(gather(Allowance::Bytes(1)), (1, len, None, false, true));
         assert_eq!(gather(Allowance::Bytes(len + 1)), (2, 2 * len, None, false, false));
         assert_eq!(
-            gather(Allowance::NotBefore(9)),
+            gather(Allowance::NotBefore(at(9))),
             (0, 0, None, false, false),
             "nothing waits for it"
         );
@@ -398,46 +399,49 @@ mod tests {
         let len = batch(Kind::Heads).wire_len;
         let max = len * 4;
         assert_eq!(
-            queue.push_events(to.clone(), batch(Kind::Pending), 0, max),
+            queue.push_events(to.clone(), batch(Kind::Pending), Moment::START, max),
             Push::Queued { shed: 0 }
         );
         assert_eq!(
-            queue.push_events(to.clone(), batch(Kind::Pending), 0, max),
+            queue.push_events(to.clone(), batch(Kind::Pending), Moment::START, max),
             Push::Queued { shed: 0 }
         );
         assert_eq!(
-            queue.push_events(to.clone(), batch(Kind::Pending), 0, max),
+            queue.push_events(to.clone(), batch(Kind::Pending), Moment::START, max),
             Push::Shed,
             "half is theirs"
         );
         assert_eq!(
-            queue.push_events(to.clone(), batch(Kind::Heads), 0, max),
+            queue.push_events(to.clone(), batch(Kind::Heads), Moment::START, max),
             Push::Queued { shed: 0 }
         );
         assert_eq!(
-            queue.push_events(to.clone(), batch(Kind::Heads), 0, max),
+            queue.push_events(to.clone(), batch(Kind::Heads), Moment::START, max),
             Push::Queued { shed: 0 }
         );
         assert_eq!(
-            queue.push_events(to.clone(), batch(Kind::Logs), 0, max),
+            queue.push_events(to.clone(), batch(Kind::Logs), Moment::START, max),
             Push::Queued { shed: 2 }
         );
         assert_eq!(
-            queue.push_events(to.clone(), batch(Kind::Logs), 0, max),
+            queue.push_events(to.clone(), batch(Kind::Logs), Moment::START, max),
             Push::Queued { shed: 0 }
         );
-        assert_eq!(queue.push_events(to, batch(Kind::Logs), 0, max), Push::Full);
-        assert_eq!(drain(&mut queue, 0).0, ["newHeads", "newHeads", "logs", "logs"]);
+        assert_eq!(queue.push_events(to, batch(Kind::Logs), Moment::START, max), Push::Full);
+        assert_eq!(
+            drain(&mut queue, Moment::START).0,
+            ["newHeads", "newHeads", "logs", "logs"]
+        );
     }
 
     #[test]
     fn an_ended_subscription_leaves_nothing_behind() {
         let mut queue = Queue::default();
         let (ended, stays) = (released(), released());
-        let _ = queue.push_events(ended.clone(), batch(Kind::Heads), 0, MAX);
-        let _ = queue.push_events(stays, batch(Kind::Logs), 0, MAX);
+        let _ = queue.push_events(ended.clone(), batch(Kind::Heads), Moment::START, MAX);
+        let _ = queue.push_events(stays, batch(Kind::Logs), Moment::START, MAX);
         queue.forget(ended.id());
-        assert_eq!(drain(&mut queue, 0).0, ["logs"]);
+        assert_eq!(drain(&mut queue, Moment::START).0, ["logs"]);
         assert_eq!(queue.bytes(), 0);
     }
 

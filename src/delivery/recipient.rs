@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::frame::Deflated;
 use super::series::Series;
 use super::{Compression, Event, Kind, Prefix};
-use crate::clock::Millis;
+use crate::clock::Moment;
 
 /// Subscription id: `0x` and 32 hex digits, the first not zero. Unguessable, and in canonical form as a number (alloy
 /// parses ids as 256-bit integers and sends them back in that form).
@@ -84,19 +84,19 @@ enum Release {
     /// The answer is queued but not written: events queue behind it.
     Answering,
     /// The answer is written: notifications may be written from this moment on.
-    From(Millis),
+    From(Moment),
     /// The answer is an error: there will be no events.
     Refused,
 }
 
-/// A [`Release`] in eight bytes: the three largest values encode the other states.
+/// A [`Release`] in eight bytes: 0, which no moment has, and the two largest values encode the other states.
 #[derive(Debug)]
 struct ReleaseCell(AtomicU64);
 
 impl ReleaseCell {
-    const UNANSWERED: u64 = u64::MAX;
-    const ANSWERING: u64 = u64::MAX - 1;
-    const REFUSED: u64 = u64::MAX - 2;
+    const UNANSWERED: u64 = 0;
+    const ANSWERING: u64 = u64::MAX;
+    const REFUSED: u64 = u64::MAX - 1;
 
     fn new(release: Release) -> Self {
         Self(AtomicU64::new(Self::code(release)))
@@ -107,16 +107,15 @@ impl ReleaseCell {
             Release::Unanswered => Self::UNANSWERED,
             Release::Answering => Self::ANSWERING,
             Release::Refused => Self::REFUSED,
-            Release::From(at) => at.min(Self::REFUSED - 1),
+            Release::From(at) => at.to_bits().min(Self::REFUSED - 1),
         }
     }
 
     fn get(&self) -> Release {
         match self.0.load(Ordering::Relaxed) {
-            Self::UNANSWERED => Release::Unanswered,
             Self::ANSWERING => Release::Answering,
             Self::REFUSED => Release::Refused,
-            at => Release::From(at),
+            bits => Moment::from_bits(bits).map_or(Release::Unanswered, Release::From),
         }
     }
 
@@ -255,7 +254,7 @@ impl Recipient {
 
     /// Records that the answer is written: events may follow from `at` on (E5: web3.js 4 and web3.py 8 lose events that
     /// arrive with the answer).
-    pub fn release(&self, at: Millis) {
+    pub fn release(&self, at: Moment) {
         if !self.is_refused() {
             self.release.set(Release::From(at));
         }
@@ -263,7 +262,7 @@ impl Recipient {
 
     /// Returns the first moment at which a notification may be written; `None` until the answer is written.
     #[must_use]
-    pub fn release_at(&self) -> Option<Millis> {
+    pub fn release_at(&self) -> Option<Moment> {
         match self.release.get() {
             Release::From(at) => Some(at),
             Release::Unanswered | Release::Answering | Release::Refused => None,

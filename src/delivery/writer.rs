@@ -15,7 +15,7 @@ mod state;
 mod write_stall;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use self::shared::Tally;
 use self::state::{GATHER_BYTES, State};
 use super::queue::Push;
 use super::{Batch, CloseReason, Compression, Egress, Kind, Recipient, Socket, SubscriptionId, frame};
-use crate::clock::Millis;
+use crate::clock::{AtomicMoment, Moment};
 use crate::pieces;
 use crate::shares::Owner;
 
@@ -45,11 +45,12 @@ pub struct ClientWriter {
     state: Mutex<State>,
     in_flight: AtomicU32,
     compression: Compression,
-    last_heard: AtomicU64,
+    /// Arrival of the last frame, at first the start of the connection.
+    last_heard: AtomicMoment,
     /// Egress budget, shared with the client's other connections.
     egress: Arc<Egress>,
-    /// Arrival of the first part of an unfinished message; 0 between messages.
-    unfinished_since: AtomicU64,
+    /// Arrival of the first part of an unfinished message; `None` between messages.
+    unfinished_since: AtomicMoment,
     /// Number of live subscriptions of the connection, by kind. Changed and read under the registry's lock.
     live: [AtomicU32; Kind::ALL.len()],
 }
@@ -69,17 +70,17 @@ const LONG_ANSWER: usize = 16 << 10;
 /// Bytes of answers that may be corked until all requests that arrived together are read.
 const CORKED: usize = 32 << 10;
 
-/// Signs of life of one client, checked by the watch over all clients. Moments are `Millis`.
+/// Signs of life of one client, checked by the watch over all clients.
 #[derive(Clone, Copy, Debug)]
 pub struct LivenessSigns {
-    /// Arrival of the last frame.
-    pub last_heard: Millis,
-    /// Arrival of the first part of an unfinished message; 0 between messages.
-    pub unfinished_since: Millis,
-    /// Moment since which the socket takes no bytes; 0 if the socket takes them.
-    pub blocked_since: Millis,
-    /// Moment since which the connection is closing; 0 if it is not closing.
-    pub closing_since: Millis,
+    /// Arrival of the last frame, at first the start of the connection.
+    pub last_heard: Option<Moment>,
+    /// Arrival of the first part of an unfinished message; `None` between messages.
+    pub unfinished_since: Option<Moment>,
+    /// Moment since which the socket takes no bytes; `None` if the socket takes them.
+    pub blocked_since: Option<Moment>,
+    /// Moment since which the connection is closing; `None` if it is not closing.
+    pub closing_since: Option<Moment>,
     /// Reason to close the connection, if an event has waited longer than the limit.
     pub overdue: Option<CloseReason>,
 }
@@ -97,9 +98,9 @@ impl ClientWriter {
             state: Mutex::new(State::new(compression)),
             in_flight: AtomicU32::new(0),
             compression,
-            last_heard: AtomicU64::new(now),
+            last_heard: AtomicMoment::new(now),
             egress,
-            unfinished_since: AtomicU64::new(0),
+            unfinished_since: AtomicMoment::default(),
             live: Default::default(),
         })
     }
@@ -167,7 +168,7 @@ impl ClientWriter {
 
     /// Queues events. Returns `true` if the caller has to call [`Self::flush`] after all its pushes.
     #[must_use]
-    pub fn push_events(&self, to: &Arc<Recipient>, batch: &Arc<Batch>, now: Millis) -> bool {
+    pub fn push_events(&self, to: &Arc<Recipient>, batch: &Arc<Batch>, now: Moment) -> bool {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return false;
@@ -303,29 +304,29 @@ impl ClientWriter {
 
     /// Records that a frame arrived from the client.
     pub fn heard(&self) {
-        self.last_heard.store(self.shared.clock.now(), Ordering::Relaxed);
+        self.last_heard.store(Some(self.shared.clock.now()));
     }
 
     /// Records that part of a message arrived; the time limit runs from the first part.
     pub fn message_begun(&self) {
-        if self.unfinished_since.load(Ordering::Relaxed) == 0 {
-            self.unfinished_since.store(self.shared.clock.now(), Ordering::Relaxed);
+        if self.unfinished_since.load().is_none() {
+            self.unfinished_since.store(Some(self.shared.clock.now()));
         }
     }
 
     /// Records that a message is complete.
     pub fn message_done(&self) {
-        self.unfinished_since.store(0, Ordering::Relaxed);
+        self.unfinished_since.store(None);
     }
 
     /// Returns the signs of life at `now`.
     #[must_use]
-    pub fn signs(&self, now: Millis) -> LivenessSigns {
+    pub fn signs(&self, now: Moment) -> LivenessSigns {
         let state = self.state.lock();
         let overdue = state.is_overdue(now, self.shared.limits.max_age);
         LivenessSigns {
-            last_heard: self.last_heard.load(Ordering::Relaxed),
-            unfinished_since: self.unfinished_since.load(Ordering::Relaxed),
+            last_heard: self.last_heard.load(),
+            unfinished_since: self.unfinished_since.load(),
             blocked_since: state.blockage.since(),
             closing_since: state.closing_since,
             overdue: overdue.then(|| state.backlogged()),
@@ -410,11 +411,11 @@ mod tests {
     use crate::telemetry::Metrics;
 
     /// Returns a writer and the client's end of its socket.
-    pub(super) async fn pair(max_bytes: usize, holdoff: Millis) -> (Arc<ClientWriter>, TcpStream) {
+    pub(super) async fn pair(max_bytes: usize, holdoff: Duration) -> (Arc<ClientWriter>, TcpStream) {
         let limits = WriterLimits {
             max_bytes,
             max_total_bytes: 1 << 20,
-            max_age: 60_000,
+            max_age: Duration::from_secs(60),
             holdoff,
         };
         one_of(&WriterShared::new(limits, Clock::start(), &Metrics::new().0)).await
@@ -435,7 +436,7 @@ mod tests {
 
     pub(super) fn released() -> Arc<Recipient> {
         let recipient = Recipient::new(SubscriptionId::random(), 0);
-        recipient.release(0);
+        recipient.release(Moment::START);
         recipient
     }
 
@@ -451,24 +452,24 @@ mod tests {
 
     #[tokio::test]
     async fn many_pushes_are_one_flush() {
-        let (writer, mut client) = pair(10_000, 0).await;
+        let (writer, mut client) = pair(10_000, Duration::ZERO).await;
         let to = released();
-        assert!(writer.push_events(&to, &one(Kind::Heads, 1), 1));
-        assert!(!writer.push_events(&to, &one(Kind::Logs, 1), 1));
+        assert!(writer.push_events(&to, &one(Kind::Heads, 1), Moment::START));
+        assert!(!writer.push_events(&to, &one(Kind::Logs, 1), Moment::START));
         writer.flush();
         assert_eq!(read(&mut client).await.len(), 2 * one(Kind::Heads, 1).wire_len);
         assert_eq!(writer.waits(), Waits::default());
         assert!(
-            writer.push_events(&to, &one(Kind::Heads, 1), 1),
+            writer.push_events(&to, &one(Kind::Heads, 1), Moment::START),
             "the next push asks again"
         );
     }
 
     #[tokio::test]
     async fn the_answer_leaves_alone_and_the_session_is_told_until_when_to_wait() {
-        let (writer, mut client) = pair(10_000, 30).await;
+        let (writer, mut client) = pair(10_000, Duration::from_millis(30)).await;
         let to = Recipient::new(SubscriptionId::random(), 0);
-        let _ = writer.push_events(&to, &one(Kind::Heads, 1), 1);
+        let _ = writer.push_events(&to, &one(Kind::Heads, 1), Moment::START);
         writer.flush();
         assert_eq!(
             writer.waits(),

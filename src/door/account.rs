@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Identity, Policy, Rights};
-use crate::clock::Millis;
+use crate::clock::{AtomicMoment, Moment};
 use crate::conduct::Conduct;
 use crate::delivery::Egress;
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED};
@@ -173,8 +173,8 @@ pub struct Account {
     subscriptions: AtomicUsize,
     index_entries: AtomicUsize,
     revoked: AtomicBool,
-    /// Time at which the account was first found unused, in milliseconds; 0 while it is in use.
-    unused_since: AtomicU64,
+    /// Moment at which the account was first found unused; `None` while it is in use.
+    unused_since: AtomicMoment,
 }
 
 impl Account {
@@ -192,7 +192,7 @@ impl Account {
             subscriptions: AtomicUsize::new(0),
             index_entries: AtomicUsize::new(0),
             revoked: AtomicBool::new(false),
-            unused_since: AtomicU64::new(0),
+            unused_since: AtomicMoment::default(),
         }
     }
 
@@ -335,7 +335,7 @@ impl Accounts {
     pub fn open(&self, identity: Identity, rights: Arc<Rights>) -> Option<Arc<Account>> {
         let mut all = self.all.lock();
         if let Some(account) = all.get(&identity) {
-            account.unused_since.store(0, Ordering::Relaxed);
+            account.unused_since.store(None);
             return Some(account.clone());
         }
         if all.len() >= self.max {
@@ -364,22 +364,22 @@ impl Accounts {
     }
 
     /// Drops accounts that are not in use, once their quotas are full again and no consequence is in force; shrinks
-    /// the table. `now` is in milliseconds.
-    pub fn forget_idle(&self, now: Millis) {
+    /// the table.
+    pub fn forget_idle(&self, now: Moment) {
         let mut all = self.all.lock();
         all.retain(|_, account| {
             // Under the lock no session can obtain an account that is not in use.
             if Arc::strong_count(account) > 1 || account.has_consequence() {
-                account.unused_since.store(0, Ordering::Relaxed);
+                account.unused_since.store(None);
                 return true;
             }
-            let refill = account.terms.load().rights.plan.refill().as_millis() as Millis;
-            match account.unused_since.load(Ordering::Relaxed) {
-                0 => {
-                    account.unused_since.store(now, Ordering::Relaxed);
+            let refill = account.terms.load().rights.plan.refill();
+            match account.unused_since.load() {
+                None => {
+                    account.unused_since.store(Some(now));
                     true
                 }
-                since => now.saturating_sub(since) < refill,
+                Some(since) => now.since(since) < refill,
             }
         });
         all.shrink_to_fit();

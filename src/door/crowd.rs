@@ -7,12 +7,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
 use super::Network;
-use crate::clock::Millis;
+use crate::clock::{AtomicMoment, Moment};
 
 /// Network of an address, a /24 of IPv4 or /48 of IPv6: the range that one party most easily gets addresses from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,7 +56,7 @@ type Leave = Box<dyn FnOnce() + Send>;
 /// Activity of one connection, by which the one to displace is chosen.
 #[derive(Default)]
 pub struct Activity {
-    used_at: AtomicU64,
+    used_at: AtomicMoment,
     in_use: AtomicBool,
     leave: Mutex<Option<Leave>>,
 }
@@ -72,8 +72,8 @@ impl fmt::Debug for Activity {
 
 impl Activity {
     /// Records a request.
-    pub fn used(&self, now: Millis) {
-        self.used_at.store(now, Ordering::Relaxed);
+    pub fn used(&self, now: Moment) {
+        self.used_at.store(Some(now));
     }
 
     /// Records if the connection has subscriptions or an unanswered request; such a connection is displaced last.
@@ -129,7 +129,7 @@ impl Drop for Seat {
 impl Crowd {
     /// Adds a connection from this address.
     #[must_use]
-    pub fn enter(&self, address: IpAddr, now: Millis) -> Seat {
+    pub fn enter(&self, address: IpAddr, now: Moment) -> Seat {
         let activity = Arc::new(Activity::default());
         activity.used(now);
         let mut state = self.0.lock();
@@ -249,7 +249,7 @@ impl State {
         let idle = |number: &&u64| {
             let activity = &self.members[*number].activity;
             let in_use = activity.in_use.load(Ordering::Relaxed);
-            (in_use, activity.used_at.load(Ordering::Relaxed), **number)
+            (in_use, activity.used_at.load(), **number)
         };
         let number = *own.iter().min_by_key(idle)?;
         self.remove(number)
@@ -263,6 +263,7 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
+    use crate::clock::at;
 
     /// Runs a story: `a.1@5` enters from 10.0.97.1 at 5, `a.1@5+` is in use, `?b.1` displaces for 10.0.98.1, `!`
     /// displaces any. The outcome lists the displaced connections.
@@ -280,9 +281,10 @@ mod tests {
             } else if word == "!" {
                 crowd.displace_any()
             } else {
-                let (name, at) = word.split_once('@').unwrap();
-                let seat = crowd.enter(address(name), at.trim_end_matches('+').parse().unwrap());
-                seat.activity().set_in_use(at.ends_with('+'));
+                let (name, used) = word.split_once('@').unwrap();
+                let entered = at(used.trim_end_matches('+').parse().unwrap());
+                let seat = crowd.enter(address(name), entered);
+                seat.activity().set_in_use(used.ends_with('+'));
                 let (gone, name) = (gone.clone(), word.to_owned());
                 seat.activity().on_leave(move || gone.lock().push(name));
                 seats.push(seat);
@@ -328,7 +330,7 @@ mod tests {
     fn a_proxy_says_later_for_whom_it_came() {
         let crowd = Crowd::default();
         let (proxy, one, other) = ([10, 0, 0, 1].into(), [1, 1, 1, 1].into(), [2, 2, 2, 2].into());
-        let seats = [crowd.enter(proxy, 1), crowd.enter(proxy, 2), crowd.enter(proxy, 3)];
+        let seats = [1, 2, 3].map(|now| crowd.enter(proxy, at(now)));
         seats.iter().for_each(|seat| seat.is_of(one));
         assert_eq!((crowd.count(proxy), crowd.count(one)), ((3, 0), (3, 3)));
         assert!(crowd.displace(other) && !crowd.displace(one));

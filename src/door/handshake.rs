@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Activity, Crowd, Seat};
-use crate::clock::Millis;
+use crate::clock::Moment;
 
 /// Divisor of one address's share of all places: a quarter.
 pub(super) const SHARE: usize = 4;
@@ -33,7 +33,7 @@ impl Handshake {
 impl Handshakes {
     /// Takes one of `max` places, of which one address may have one part in `share`; `None` if the address has its
     /// part.
-    pub(super) fn begin(&self, address: IpAddr, max: usize, share: usize, now: Millis) -> Option<Handshake> {
+    pub(super) fn begin(&self, address: IpAddr, max: usize, share: usize, now: Moment) -> Option<Handshake> {
         let (total, own) = self.0.count(address);
         // The oldest connection is displaced even if no client has more connections than the newcomer would.
         let has_room = || total < max || self.0.displace(address) || self.0.displace_any();
@@ -50,12 +50,13 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::clock::at;
 
     #[test]
     fn newcomers_find_a_place_however_many_are_silent() {
         let (all, gone) = (Handshakes::default(), Arc::new(Mutex::new(Vec::new())));
         let begin = |ip: [u8; 4], share, now| {
-            let begun = all.begin(IpAddr::from(ip), 8, share, now)?;
+            let begun = all.begin(IpAddr::from(ip), 8, share, at(now))?;
             let gone = gone.clone();
             begun.activity().on_leave(move || gone.lock().push((ip, now)));
             Some(begun)
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn where_each_has_one_somebody_goes_all_the_same() {
         let all = Handshakes::default();
-        let begin = |ip: u8| all.begin(IpAddr::from([10, ip, 0, 1]), 4, SHARE, 1);
+        let begin = |ip: u8| all.begin(IpAddr::from([10, ip, 0, 1]), 4, SHARE, at(1));
         let held: Vec<_> = (0..9).map(|ip| begin(ip).unwrap()).collect();
         assert_eq!(all.0.count([10, 0, 0, 1].into()).0, 4);
         drop(held);

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Millis;
+use crate::clock::Moment;
 
 /// Limits of one client. Those "of a client" apply to all of its connections together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,16 +87,20 @@ pub struct RefusalLimit {
 /// served.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Refusals {
-    since: Millis,
+    /// First refusal of the window; `None` before any.
+    since: Option<Moment>,
     count: u32,
 }
 
 impl Refusals {
     /// Counts a refusal; returns `true` if it is above the limit.
     #[must_use]
-    pub fn note(&mut self, now: Millis, refusal_limit: RefusalLimit) -> bool {
-        if self.count == 0 || now.saturating_sub(self.since) > refusal_limit.window.as_millis() as Millis {
-            *self = Self { since: now, count: 0 };
+    pub fn note(&mut self, now: Moment, refusal_limit: RefusalLimit) -> bool {
+        if self.since.is_none_or(|since| now.since(since) > refusal_limit.window) {
+            *self = Self {
+                since: Some(now),
+                count: 0,
+            };
         }
         self.count = self.count.saturating_add(1);
         self.count > refusal_limit.refusals
@@ -106,6 +110,7 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::at;
 
     #[test]
     fn patience_ends_within_the_window_only() {
@@ -115,10 +120,10 @@ mod tests {
         };
         let mut refusals = Refusals::default();
         assert_eq!(
-            [1, 2, 1001, 1001].map(|at| refusals.note(at, refusal_limit)),
+            [1, 2, 1001, 1001].map(|now| refusals.note(at(now), refusal_limit)),
             [false, false, false, true]
         );
         let mut slow = Refusals::default();
-        assert!((1..100).all(|i| !slow.note(i * 400, refusal_limit)));
+        assert!((1..100).all(|i| !slow.note(at(i * 400), refusal_limit)));
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
-use crate::clock::{Clock, Millis};
+use crate::clock::{Clock, Moment};
 use crate::delivery::{Backlog, ClientWriter, CloseReason, LivenessSigns, frame};
 use crate::door::{Pass, unix_now};
 
@@ -26,8 +26,8 @@ const BETWEEN_CLOSES: Duration = Duration::from_millis(10);
 /// Pause before the global backlog is checked again, if no client could be closed.
 const LEAVING: Duration = Duration::from_millis(10);
 
-/// Time limit for a client to answer a close frame, and to read what is flushed before it, in milliseconds.
-const CLOSE_TIMEOUT: Millis = 5_000;
+/// Time limit for a client to answer a close frame, and to read what is flushed before it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Intervals and time limits by which clients are pinged and disconnected.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ pub struct KeepaliveSettings {
 struct Client {
     writer: Arc<ClientWriter>,
     pass: Arc<Pass>,
-    pinged_at: Millis,
+    pinged_at: Moment,
 }
 
 /// Registry of connected clients.
@@ -200,13 +200,13 @@ impl Clients {
                 let state = client.writer.signs(now);
                 if let Some(reason) = verdict(&state, now, &signs) {
                     client.writer.kill(reason);
-                } else if now.saturating_sub(state.last_heard) >= signs.silence_timeout.as_millis() as Millis {
+                } else if has_passed(state.last_heard, now, signs.silence_timeout) {
                     client.writer.close(CloseReason::Silent);
-                } else if is_unfinished(&state, now, &signs) {
+                } else if has_passed(state.unfinished_since, now, signs.silence_timeout) {
                     client.writer.close(CloseReason::Unfinished);
                 } else if let Some(reason) = state.overdue.or_else(|| client.pass.over(date)) {
                     client.writer.close(reason);
-                } else if now.saturating_sub(client.pinged_at) >= signs.ping_interval.as_millis() as Millis {
+                } else if now.since(client.pinged_at) >= signs.ping_interval {
                     client.pinged_at = now;
                     client.writer.control(ping.clone());
                 }
@@ -216,16 +216,15 @@ impl Clients {
 }
 
 /// Returns the reason to cut a client off: a close or a write that takes too long.
-fn verdict(state: &LivenessSigns, now: Millis, signs: &KeepaliveSettings) -> Option<CloseReason> {
-    let since = |at: Millis| now.saturating_sub(at);
-    if state.closing_since != 0 {
-        return (since(state.closing_since) >= CLOSE_TIMEOUT).then_some(CloseReason::WriteDeadline);
-    }
-    let overdue = state.blocked_since != 0 && since(state.blocked_since) >= signs.write_deadline.as_millis() as Millis;
+fn verdict(state: &LivenessSigns, now: Moment, signs: &KeepaliveSettings) -> Option<CloseReason> {
+    let overdue = match state.closing_since {
+        Some(since) => now.since(since) >= CLOSE_TIMEOUT,
+        None => has_passed(state.blocked_since, now, signs.write_deadline),
+    };
     overdue.then_some(CloseReason::WriteDeadline)
 }
 
-fn is_unfinished(state: &LivenessSigns, now: Millis, signs: &KeepaliveSettings) -> bool {
-    let since = state.unfinished_since;
-    since != 0 && now.saturating_sub(since) >= signs.silence_timeout.as_millis() as Millis
+/// Checks if a time limit that began at `since` has passed; one that did not begin has not.
+fn has_passed(since: Option<Moment>, now: Moment, limit: Duration) -> bool {
+    since.is_some_and(|since| now.since(since) >= limit)
 }

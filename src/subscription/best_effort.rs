@@ -13,11 +13,11 @@ use super::tables::{IndexSlot, Tables};
 use super::transaction_event::{PerForm, hash_json};
 use crate::backplane::{BestEffortEvent, TransactionForm};
 use crate::chain::Transaction;
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
 
 impl Tables {
-    fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut DirtyClients, now: Millis) {
+    fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut DirtyClients, now: Moment) {
         // An unreadable hash cannot be deduplicated and is delivered.
         let known =
             serde_json::from_slice(json).is_ok_and(|hash| !self.seen_pending.is_new(TransactionForm::Hash, hash));
@@ -27,7 +27,7 @@ impl Tables {
         }
     }
 
-    fn pending(&mut self, json: Bytes, seen: Instant, due: &mut DirtyClients, now: Millis) {
+    fn pending(&mut self, json: Bytes, seen: Instant, due: &mut DirtyClients, now: Moment) {
         let read = Transaction::parse(json.clone());
         if let Ok(read) = &read
             && !self.seen_pending.is_new(TransactionForm::Full, read.hash)
@@ -78,7 +78,7 @@ impl Tables {
     }
 
     /// Fans out a best-effort event; returns how many early events were evicted to keep this one.
-    pub(super) fn best_effort(&mut self, best_effort: BestEffortEvent, due: &mut DirtyClients, now: Millis) -> u64 {
+    pub(super) fn best_effort(&mut self, best_effort: BestEffortEvent, due: &mut DirtyClients, now: Moment) -> u64 {
         match best_effort {
             BestEffortEvent::Pending { form, json, seen } => match form {
                 TransactionForm::Hash => self.pending_hash(&json, seen, due, now),

@@ -12,7 +12,7 @@ use super::tables::Tables;
 use super::transaction_event::Fate;
 use crate::backplane::ChainEvent;
 use crate::chain::{AdoptedBlock, ContentKind, Loss, PublishedBlock};
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{CloseReason, Kind};
 
 impl Tables {
@@ -21,7 +21,7 @@ impl Tables {
     /// # Errors
     /// [`Loss`] if continuity is lost: all clients with subscriptions to heads, logs, mined transactions or receipts
     /// are closed.
-    pub(super) fn chain(&mut self, event: ChainEvent, due: &mut DirtyClients, now: Millis) -> Result<(), Loss> {
+    pub(super) fn chain(&mut self, event: ChainEvent, due: &mut DirtyClients, now: Moment) -> Result<(), Loss> {
         match self.published.apply(event) {
             Ok(Some(adopted)) => self.adopted(&adopted, due, now),
             Ok(None) => {}
@@ -33,7 +33,7 @@ impl Tables {
         Ok(())
     }
 
-    fn adopted(&mut self, block: &AdoptedBlock, due: &mut DirtyClients, now: Millis) {
+    fn adopted(&mut self, block: &AdoptedBlock, due: &mut DirtyClients, now: Moment) {
         let AdoptedBlock {
             header,
             sequence,
@@ -64,7 +64,7 @@ impl Tables {
     ///
     /// Contents that were not delivered before the reorg are discarded. A connection that was sent events of a
     /// dropped block had been sent everything before them (E3), so older contents do not delay its removals.
-    fn take_back(&mut self, dropped: &[PublishedBlock], sequence: u64, due: &mut DirtyClients, now: Millis) {
+    fn take_back(&mut self, dropped: &[PublishedBlock], sequence: u64, due: &mut DirtyClients, now: Moment) {
         let logs = &self.streams[ContentKind::Logs as usize];
         let delivered: Vec<bool> = dropped.iter().map(|own| !logs.contains(own.sequence)).collect();
         let undelivered = self.gate.drop_blocks(dropped);

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use alloy_primitives::B256;
 
 use crate::chain::{Absent, BlockRef, Content, Header, MAX_FETCHES, PublishedBlock};
-use crate::clock::Millis;
+use crate::clock::Moment;
 
 /// Blocks that await their contents, or wait behind a block that does.
 #[derive(Debug, Default)]
@@ -20,14 +20,14 @@ pub(super) struct ContentStream {
 struct StreamEntry {
     header: Header,
     sequence: u64,
-    /// Time at which the block's head was published.
-    since: Millis,
+    /// Moment at which the block's head was published.
+    since: Moment,
     content: Option<Result<Content, Absent>>,
 }
 
 impl ContentStream {
     /// Adds the block whose head was just published.
-    pub(super) fn push(&mut self, header: Header, sequence: u64, now: Millis) {
+    pub(super) fn push(&mut self, header: Header, sequence: u64, now: Moment) {
         self.queue.push_back(StreamEntry {
             header,
             sequence,
@@ -81,7 +81,7 @@ impl ContentStream {
     }
 
     /// Returns the time at which the head of the oldest block in the stream was published.
-    pub(super) fn awaited_since(&self) -> Option<Millis> {
+    pub(super) fn awaited_since(&self) -> Option<Moment> {
         self.queue.front().map(|entry| entry.since)
     }
 

@@ -1,6 +1,7 @@
 //! Contents of blocks on their way to subscribers: what to fetch, delivery in order, and loss.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::content_stream::ContentStream;
 use super::flush::DirtyClients;
@@ -10,12 +11,12 @@ use super::subscriber::{Subscriber, is_open};
 use super::tables::Tables;
 use super::transaction_event::Fate;
 use crate::chain::{Absent, BlockRef, Content, ContentKind, FetchedContent, Header, History, MAX_FETCHES};
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{CloseReason, Kind};
 
-/// Time after the last new logs subscription during which logs of new blocks are fetched even without subscribers, in
-/// milliseconds: clients that reconnect find these logs in memory.
-const LOGS_KEPT_FRESH: Millis = 600_000;
+/// Time after the last new logs subscription during which logs of new blocks are fetched even without subscribers:
+/// clients that reconnect find these logs in memory.
+const LOGS_KEPT_FRESH: Duration = Duration::from_secs(600);
 
 /// Most blocks that may await contents of one kind; above that the kind counts as not served. On all but the fastest
 /// chains, fetches for a block are given up long before.
@@ -29,8 +30,8 @@ pub(super) type Streams = [ContentStream; ContentKind::ALL.len()];
 pub struct Late {
     /// Kind of contents.
     pub kind: ContentKind,
-    /// Age of the oldest undelivered block, in milliseconds; 0 if there is none, or no live subscriber.
-    pub for_ms: Millis,
+    /// Age of the oldest undelivered block; zero if there is none, or no live subscriber.
+    pub age: Duration,
 }
 
 /// Returns the kind of event as which these contents are delivered.
@@ -56,7 +57,7 @@ impl Tables {
 
     /// Delivers contents that are next in order, and the events that waited for them. Returns the kinds that no node
     /// gives, with the reason; their subscribers are closed.
-    pub(super) fn deliver(&mut self, due: &mut DirtyClients, now: Millis) -> Vec<(ContentKind, Absent)> {
+    pub(super) fn deliver(&mut self, due: &mut DirtyClients, now: Moment) -> Vec<(ContentKind, Absent)> {
         self.forget_unwanted(now);
         let mut lost = Vec::new();
         while let Some(kind) = self.next_ready() {
@@ -94,7 +95,7 @@ impl Tables {
         })
     }
 
-    fn contents(&mut self, content: &Content, sequence: u64, due: &mut DirtyClients, now: Millis) {
+    fn contents(&mut self, content: &Content, sequence: u64, due: &mut DirtyClients, now: Moment) {
         // A stream may lag behind the head; later subscriptions do not get its older blocks
         // (`History::next_sequence`).
         let takes = |subscriber: &Subscriber| {
@@ -135,12 +136,12 @@ impl Tables {
     }
 
     /// Checks if contents of this kind are needed of new blocks. Connections that are closing need none.
-    pub(super) fn wants(&self, kind: ContentKind, now: Millis) -> bool {
+    pub(super) fn wants(&self, kind: ContentKind, now: Moment) -> bool {
         match kind {
             ContentKind::Logs => {
                 self.logs.iter().any(is_open)
                     || self.replays.values().any(ReplayGroup::need_logs)
-                    || now < self.logs_fresh_until && self.cooldown(kind, now).is_none()
+                    || self.logs_fresh_until.is_some_and(|until| now < until) && self.cooldown(kind, now).is_none()
             }
             ContentKind::Transactions => self.mined.iter().any(is_open),
             ContentKind::Receipts => self.receipts.iter().any(is_open),
@@ -148,11 +149,11 @@ impl Tables {
     }
 
     /// Keeps logs of new blocks fetched for the next `LOGS_KEPT_FRESH`, even without subscribers.
-    pub(super) fn keep_logs_fresh(&mut self, now: Millis) {
-        self.logs_fresh_until = now + LOGS_KEPT_FRESH;
+    pub(super) fn keep_logs_fresh(&mut self, now: Moment) {
+        self.logs_fresh_until = Some(now + LOGS_KEPT_FRESH);
     }
 
-    pub(super) fn forget_unwanted(&mut self, now: Millis) {
+    pub(super) fn forget_unwanted(&mut self, now: Moment) {
         self.takes_back &= !self.logs.is_empty() || self.replays.values().any(ReplayGroup::need_logs);
         for kind in ContentKind::ALL {
             if self.streams[kind as usize].len() > 0 && !self.wants(kind, now) {
@@ -169,7 +170,7 @@ impl Tables {
     }
 
     /// Handles contents that no node gives: closes all subscribers of this kind, and refuses new ones for a while.
-    fn lose(&mut self, kind: ContentKind, why: Absent, now: Millis) {
+    fn lose(&mut self, kind: ContentKind, why: Absent, now: Moment) {
         self.refusals[kind as usize].begin(why, now);
         self.forget(kind);
         let close = |subscriber: &Subscriber| subscriber.writer.close(CloseReason::ContinuityLost);
@@ -185,7 +186,7 @@ impl Tables {
     }
 
     /// Returns the reason for which subscriptions to this kind are refused now; `None` if they are accepted.
-    pub(super) fn cooldown(&self, kind: ContentKind, now: Millis) -> Option<Absent> {
+    pub(super) fn cooldown(&self, kind: ContentKind, now: Moment) -> Option<Absent> {
         self.refusals[kind as usize].now(now)
     }
 
@@ -213,13 +214,13 @@ impl Tables {
     }
 
     /// Returns, for each kind of contents, the time for which live subscribers have waited.
-    pub(super) fn late(&self, now: Millis) -> impl Iterator<Item = Late> {
+    pub(super) fn late(&self, now: Moment) -> impl Iterator<Item = Late> {
         let subscribed = [!self.logs.is_empty(), !self.mined.is_empty(), !self.receipts.is_empty()];
         let streams = ContentKind::ALL.into_iter().zip(&self.streams);
         streams.zip(subscribed).map(move |((kind, stream), subscribed)| {
             let since = stream.awaited_since().filter(|_| subscribed);
-            let for_ms = since.map_or(0, |since| now.saturating_sub(since));
-            Late { kind, for_ms }
+            let age = since.map_or(Duration::ZERO, |since| now.since(since));
+            Late { kind, age }
         })
     }
 

@@ -1,14 +1,11 @@
 //! Cool-down of new subscriptions after no node gave a block's contents: 1 min, doubling to 1 h. Without it new
 //! subscribers would wait for contents in vain, and be closed, again and again. No I/O, no clock.
 
+use std::time::Duration;
+
+use crate::backoff::COOLDOWN;
 use crate::chain::Absent;
-use crate::clock::Millis;
-
-/// First cool-down, in milliseconds; each further one in a row is twice as long as the one before.
-const FIRST: Millis = 60_000;
-
-/// Longest cool-down, in milliseconds.
-const LONGEST: Millis = 3_600_000;
+use crate::clock::Moment;
 
 /// Cool-down of one kind of contents.
 #[derive(Debug, Default)]
@@ -18,15 +15,15 @@ pub(super) struct Cooldown {
 
 #[derive(Debug)]
 struct Last {
-    until: Millis,
-    lasts: Millis,
+    until: Moment,
+    lasts: Duration,
     why: Absent,
 }
 
 impl Cooldown {
     /// Starts a cool-down after a failure.
-    pub(super) fn begin(&mut self, why: Absent, now: Millis) {
-        let lasts = self.last.as_ref().map_or(FIRST, |last| (2 * last.lasts).min(LONGEST));
+    pub(super) fn begin(&mut self, why: Absent, now: Moment) {
+        let lasts = COOLDOWN.after(self.last.as_ref().map(|last| last.lasts));
         let until = now + lasts;
         self.last = Some(Last { until, lasts, why });
     }
@@ -37,7 +34,7 @@ impl Cooldown {
     }
 
     /// Returns the reason for the cool-down; `None` if there is none now.
-    pub(super) fn now(&self, now: Millis) -> Option<Absent> {
+    pub(super) fn now(&self, now: Moment) -> Option<Absent> {
         self.last.as_ref().filter(|last| now < last.until).map(|last| last.why)
     }
 }
@@ -49,18 +46,22 @@ mod tests {
     #[test]
     fn it_lasts_twice_as_long_each_time_up_to_an_hour_and_begins_anew_when_it_works() {
         let mut cooldown = Cooldown::default();
-        let mut now = 1;
+        let mut now = Moment::START;
         assert_eq!(cooldown.now(now), None);
         for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
             cooldown.begin(Absent::NotServed, now);
-            now += minutes * 60_000;
-            assert_eq!(cooldown.now(now - 1), Some(Absent::NotServed), "{minutes}");
+            let last = now + Duration::from_millis(minutes * 60_000 - 1);
+            now = last + Duration::from_millis(1);
+            assert_eq!(cooldown.now(last), Some(Absent::NotServed), "{minutes}");
             assert_eq!(cooldown.now(now), None, "{minutes}");
         }
         cooldown.end();
         cooldown.begin(Absent::Throttled, now);
-        assert_eq!(cooldown.now(now + FIRST - 1), Some(Absent::Throttled));
-        assert_eq!(cooldown.now(now + FIRST), None);
+        assert_eq!(
+            cooldown.now(now + Duration::from_millis(59_999)),
+            Some(Absent::Throttled)
+        );
+        assert_eq!(cooldown.now(now + Duration::from_secs(60)), None);
         cooldown.end();
         assert_eq!(cooldown.now(now), None);
     }

@@ -12,7 +12,7 @@ use super::subscriber::{Subscriber, is_open};
 use super::tables::Tables;
 use super::transaction_event::{Fate, PerForm};
 use crate::chain::{BlockLogs, BlockReceipts, Log, Transaction};
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{Batch, Event, Kind};
 
 impl Tables {
@@ -27,7 +27,7 @@ impl Tables {
         at: Position,
         wants: impl Fn(&Subscriber) -> bool,
         due: &mut DirtyClients,
-        now: Millis,
+        now: Moment,
     ) {
         let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
         let mut bodies = Bodies::new(&block.receipts);
@@ -57,7 +57,7 @@ impl Tables {
         place: Position,
         wants: impl Fn(&Subscriber) -> bool,
         due: &mut DirtyClients,
-        now: Millis,
+        now: Moment,
     ) -> Vec<Transaction> {
         let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
         let mut encoded: Vec<PerForm<Event>> = transactions.iter().map(|_| PerForm::default()).collect();
@@ -101,7 +101,7 @@ impl Tables {
         place: Position,
         wants: impl Fn(&Subscriber) -> bool,
         due: &mut DirtyClients,
-        now: Millis,
+        now: Moment,
     ) {
         let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
         let mut index = std::mem::take(&mut self.logs);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::subscriber::Subscriber;
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{Batch, ClientWriter, Compression};
 
 /// Clients with events to write.
@@ -73,7 +73,7 @@ pub(super) fn send<'a>(
     subscribers: impl Iterator<Item = &'a Subscriber>,
     batch: &Arc<Batch>,
     due: &mut DirtyClients,
-    now: Millis,
+    now: Moment,
 ) {
     for subscriber in subscribers {
         if subscriber.writer.push_events(&subscriber.recipient, batch, now) {

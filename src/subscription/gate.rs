@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::flush::{DirtyClients, send};
 use super::subscriber::{ClientKey, Subscriber};
 use crate::chain::PublishedBlock;
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{Batch, Kind, SubscriptionId};
 
 /// Position in the order of events: first by block sequence; within a block removals, head, logs, transactions,
@@ -79,7 +79,7 @@ impl Gate {
         subscribers: impl Iterator<Item = &'a Subscriber>,
         batch: &Arc<Batch>,
         due: &mut DirtyClients,
-        now: Millis,
+        now: Moment,
     ) {
         // In nearly all cases no client has to wait.
         if fronts.before(at).next().is_none() {
@@ -98,7 +98,7 @@ impl Gate {
     }
 
     /// Queues the events that need not wait any longer.
-    pub(super) fn release(&mut self, fronts: &Fronts, due: &mut DirtyClients, now: Millis) {
+    pub(super) fn release(&mut self, fronts: &Fronts, due: &mut DirtyClients, now: Moment) {
         self.waiting.retain(|_, waiting| {
             while let Some(early) = waiting.pop_front_if(|early| !fronts.holds_back(&early.subscriber, early.at)) {
                 send(std::iter::once(&early.subscriber), &early.batch, due, now);

@@ -13,7 +13,7 @@ use super::flush::{DirtyClients, is_answered, send};
 use super::index::{Filter, Index, Slot};
 use super::subscriber::Subscriber;
 use crate::backplane::Passthrough;
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
 use crate::shares::Owner;
 
@@ -159,7 +159,7 @@ impl PassthroughSubscribers {
         event: Event,
         seen: Instant,
         due: &mut DirtyClients,
-        now: Millis,
+        now: Moment,
     ) -> u64 {
         let Some(entry) = self.entry(passed) else { return 0 };
         let mut lost = 0;
@@ -185,7 +185,7 @@ impl PassthroughSubscribers {
     }
 
     /// Delivers early events to the subscribers that were answered meanwhile.
-    pub(super) fn tell_early(&mut self, due: &mut DirtyClients, now: Millis) {
+    pub(super) fn tell_early(&mut self, due: &mut DirtyClients, now: Moment) {
         let Self {
             index, members, early, ..
         } = self;

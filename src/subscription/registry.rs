@@ -21,7 +21,7 @@ use super::tables::{IndexSlot, Tables};
 use super::{Stream, Topic};
 use crate::backplane::{Answers, BestEffortEvent, ChainEvent, NodeSubscription, Wanted};
 use crate::chain::{Absent, ContentKind, Cursor, FetchedContent, Header, History, Page, Published, PublishedWriter};
-use crate::clock::{Clock, Millis};
+use crate::clock::{Clock, Moment};
 use crate::delivery::{ClientWriter, Kind, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
@@ -390,7 +390,7 @@ impl Registry {
         (tables.late(self.clock.now()).collect(), tables.early_events())
     }
 
-    fn deliver(&self, tables: &mut Tables, due: &mut DirtyClients, now: Millis) {
+    fn deliver(&self, tables: &mut Tables, due: &mut DirtyClients, now: Moment) {
         for (kind, why) in tables.deliver(due, now) {
             let reason = match why {
                 Absent::NotServed => "no node serves them",
@@ -433,7 +433,7 @@ impl Registry {
         })
     }
 
-    fn with_tables<T>(&self, apply: impl FnOnce(&mut Tables, &mut DirtyClients, Millis) -> T) -> T {
+    fn with_tables<T>(&self, apply: impl FnOnce(&mut Tables, &mut DirtyClients, Moment) -> T) -> T {
         let mut due = DirtyClients::default();
         let result = apply(&mut self.tables.lock(), &mut due, self.clock.now());
         flush(due);

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::chain::{BlockRef, Cursor, Gap, History, Log, Needs, Next, Page, Retraction};
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{Batch, Event, Kind, Phase, SubscriptionId};
 
 use super::subscriber::Subscriber;
@@ -166,7 +166,7 @@ impl ReplayGroup {
 
     /// Queues the next events, the oldest block first, until the queue is full, nothing more is available, or the
     /// turn is over. Returns the streams that join the live stream.
-    pub(super) fn advance(&mut self, history: &History, page: &Page, now: Millis) -> (Progress, Vec<Level>) {
+    pub(super) fn advance(&mut self, history: &History, page: &Page, now: Moment) -> (Progress, Vec<Level>) {
         let mut wrote = false;
         let mut steps = 0;
         let until = loop {
@@ -218,7 +218,7 @@ impl ReplayGroup {
 
     /// Queues the events of one block for the streams in `first`. Returns `true` if there were any; the error holds
     /// the same, and the condition to wait for before the rest.
-    fn tell(&mut self, mut first: Vec<(usize, Next)>, now: Millis) -> Result<bool, (bool, WaitFor)> {
+    fn tell(&mut self, mut first: Vec<(usize, Next)>, now: Moment) -> Result<bool, (bool, WaitFor)> {
         let mut wrote = false;
         first.sort_by_key(|(i, _)| self.all[*i].wants.kind() as u8);
         for (i, next) in first {

@@ -18,7 +18,7 @@ use super::subscriber::{ClientKey, Subscriber};
 use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{TransactionForm, Wanted};
 use crate::chain::{ContentKind, PublishedWriter, Transaction};
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::{Batch, Event, Kind, SubscriptionId};
 
 #[derive(Clone, Copy, Debug)]
@@ -73,8 +73,9 @@ pub(super) struct Tables {
     /// `true` while a resumed client may have logs that memory lacks: the logs of every block in memory are needed
     /// for removals.
     pub takes_back: bool,
-    /// Time until which logs of new blocks are fetched even without subscribers.
-    pub logs_fresh_until: Millis,
+    /// Moment until which logs of new blocks are fetched even without subscribers; `None` before the first logs
+    /// subscription.
+    pub logs_fresh_until: Option<Moment>,
     /// Cool-down per kind of contents, after no node gave those of a block.
     pub refusals: [Cooldown; ContentKind::ALL.len()],
     pub passing: PassthroughSubscribers,
@@ -107,7 +108,7 @@ impl Tables {
             streams: Streams::default(),
             gate: Gate::default(),
             takes_back: false,
-            logs_fresh_until: 0,
+            logs_fresh_until: None,
             refusals: Default::default(),
             passing: PassthroughSubscribers::default(),
             sync_state: None,
@@ -179,7 +180,7 @@ impl Tables {
     }
 
     /// Queues events at the gate that need not wait any longer.
-    pub(super) fn release(&mut self, due: &mut DirtyClients, now: Millis) {
+    pub(super) fn release(&mut self, due: &mut DirtyClients, now: Moment) {
         self.gate.release(&self.fronts(), due, now);
     }
 

@@ -22,7 +22,7 @@ use crate::chain::{
     Absent, BlockLogs, BlockReceipts, BlockRef, BlockTransactions, Content, ContentKind, FetchedContent, Header,
     History, PublishedWriter,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::delivery::{ClientWriter, Compression, Egress, WriterLimits, WriterShared};
 use crate::telemetry::Metrics;
 
@@ -40,8 +40,8 @@ impl Desk {
         let limits = WriterLimits {
             max_bytes: 1 << 20,
             max_total_bytes: 1 << 20,
-            max_age: 60_000,
-            holdoff: 0,
+            max_age: Duration::from_secs(60),
+            holdoff: Duration::ZERO,
         };
         let (sender, wanted) = watch::channel(Wanted::default());
         let shared = WriterShared::new(limits, Clock::start(), &metrics);
@@ -74,7 +74,7 @@ impl Desk {
 
     fn subscribe(&self, client: &Client, topic: Topic) -> Subscription {
         let subscription = self.ask(client, topic);
-        subscription.recipient.release(0);
+        subscription.recipient.release(Moment::START);
         subscription
     }
 

@@ -2,28 +2,27 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alloy_primitives::B256;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ranking::{Ranking, ReportedBlock, Switch, SwitchReason, UnprovedHead};
 use super::{Answers, Endpoint, MinHead, NodeSubscription, UpstreamId, UpstreamSettings};
+use crate::clock::{AtomicMoment, Clock, Moment};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 /// The choice, shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that
 /// watch, log and metrics report changes in their order.
 #[derive(Debug)]
 pub(super) struct ActiveUpstream {
-    started: Instant,
+    clock: Clock,
     endpoints: Vec<Endpoint>,
-    /// Time of the newest sign of life of each upstream, in milliseconds since `started`.
-    heard: Vec<AtomicU64>,
+    /// Newest sign of life of each upstream.
+    heard: Vec<AtomicMoment>,
     decided: Mutex<Decided>,
     active: watch::Sender<Option<UpstreamId>>,
     /// Answers of the upstream in use to subscribe requests.
@@ -38,8 +37,8 @@ pub(super) struct ActiveUpstream {
 #[derive(Debug)]
 struct Decided {
     ranking: Ranking,
-    /// Upstream lost while no other was connected, with the time of its last sign of life.
-    left: Option<(UpstreamId, Duration)>,
+    /// Upstream lost while no other was connected, with its last sign of life.
+    left: Option<(UpstreamId, Option<Moment>)>,
 }
 
 impl ActiveUpstream {
@@ -47,8 +46,8 @@ impl ActiveUpstream {
         // Half of `silence_timeout`: the time to detect a problem, and the time to act, are equally long.
         let lag_tolerance = settings.silence_timeout / 2;
         Self {
-            started: Instant::now(),
-            heard: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
+            clock: Clock::start(),
+            heard: endpoints.iter().map(|_| AtomicMoment::default()).collect(),
             decided: Mutex::new(Decided {
                 ranking: Ranking::new(endpoints.len(), lag_tolerance, settings.failback_after),
                 left: None,
@@ -84,7 +83,7 @@ impl ActiveUpstream {
 
     /// Records a sign of life of this upstream.
     pub(super) fn heard(&self, id: UpstreamId) {
-        self.heard[id.0].store(self.now().as_millis() as u64, Ordering::Relaxed);
+        self.heard[id.0].store(Some(self.clock.now()));
     }
 
     /// Records that this upstream is connected.
@@ -209,30 +208,29 @@ impl ActiveUpstream {
         self.decided.lock().ranking.lag(id, self.now())
     }
 
+    /// Returns the time since the start, by which the ranking counts.
     fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.clock.now().since(Moment::START)
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut Ranking) -> T) -> T {
         let mut decided = self.decided.lock();
         let result = change(&mut decided.ranking);
-        let now = self.now();
-        if let Some(switch) = decided.ranking.decide(now) {
-            self.apply_switch(switch, &mut decided.left, now);
+        if let Some(switch) = decided.ranking.decide(self.now()) {
+            self.apply_switch(switch, &mut decided.left);
         }
         drop(decided);
         self.moves.send_replace(());
         result
     }
 
-    fn apply_switch(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Duration)>, now: Duration) {
+    fn apply_switch(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Option<Moment>)>) {
         self.active.send_replace(to);
         // After the change of `active`: from now on answers of the previous upstream are ignored.
         self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());
         self.put_off.send_if_modified(|all| !std::mem::take(all).is_empty());
-        let heard = |id: UpstreamId| Duration::from_millis(self.heard[id.0].load(Ordering::Relaxed));
         if let Some(from) = from {
-            *left = Some((from, heard(from)));
+            *left = Some((from, self.heard[from.0].load()));
         }
         let name = |id: UpstreamId| &self.endpoints[id.0];
         // A single upstream's actor logs itself that it is connected or lost.
@@ -283,8 +281,10 @@ impl ActiveUpstream {
             }
         };
         self.metrics.failovers.get_or_create(&ReasonLabel { reason }).inc();
-        if why != SwitchReason::FailBack {
-            let gap = now.saturating_sub(heard);
+        if why != SwitchReason::FailBack
+            && let Some(heard) = heard
+        {
+            let gap = self.clock.now().since(heard);
             self.metrics.failover_seconds.observe(gap.as_secs_f64());
         }
     }

@@ -23,6 +23,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{ReportedBlock, place_of};
+use crate::backoff::HEAD;
 
 /// Members of a header that link and verify blocks.
 const NEEDED: [&str; 5] = [
@@ -49,18 +50,8 @@ const UNDECIDED: u32 = 8;
 /// node.
 const AGAIN: Duration = Duration::from_secs(300);
 
-/// First wait before a request is repeated for a block that the node does not have yet; doubled each time.
-const RETRY: Duration = Duration::from_millis(10);
-
-/// Longest wait before such a request is repeated.
-const LONGEST_RETRY: Duration = Duration::from_millis(500);
-
 /// Most repeats of the fetch of the newest head for one announcement: about two seconds in all.
 const MAX_RINGS: u32 = 9;
-
-fn wait_before(attempt: u32) -> Duration {
-    RETRY.saturating_mul(1 << attempt.min(10)).min(LONGEST_RETRY)
-}
 
 /// Source of a node's heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +211,7 @@ impl Announcements {
             }
             (HeaderLookup::Number(_), _) => {
                 comparison.seek = HeaderLookup::Hash(announced.hash);
-                comparison.again_at = Some(now + wait_before(comparison.attempt));
+                comparison.again_at = Some(now + HEAD.nth(comparison.attempt));
                 comparison.attempt += 1;
             }
         }
@@ -391,7 +382,7 @@ impl Ring {
         } else if is_reached || self.attempt == MAX_RINGS {
             self.goal = Goal::Any;
         } else {
-            self.at = Some(now + wait_before(self.attempt));
+            self.at = Some(now + HEAD.nth(self.attempt));
             self.attempt += 1;
         }
         self.is_asked

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::BackoffBuilder as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -20,12 +19,9 @@ use super::message::NodeMessage;
 use super::shared::UpstreamShared;
 use super::under_way::UnderWay;
 use super::{CallError, HeadReport, place_of};
+use crate::backoff::{Failure, LANE_HEAD, LANE_THROTTLED};
 use crate::jsonrpc::Outcome;
 use crate::panics;
-
-/// First wait before the newest head is requested again from a node that does not know it; the node may be about to
-/// import it.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
 
 /// Reason for the end of the lane.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +66,7 @@ impl CallLane {
     /// Runs until the pool is gone.
     pub(super) async fn run(mut self) {
         let settings = self.shared.settings.clone();
-        let backoff = settings.backoff();
-        let mut waits = backoff.build();
+        let mut reconnection = settings.reconnection();
         loop {
             let Some(stream) = self.stream_is_up().await else {
                 return;
@@ -112,9 +107,6 @@ impl CallLane {
                 }
                 (NextLane::Again, CallLaneEnd::StreamLost) => {}
                 (NextLane::Again, _) => {
-                    if began.elapsed() > settings.reconnect_max {
-                        waits = backoff.build();
-                    }
                     if used {
                         warn!("upstream {endpoint}: the connection for calls ended: {end}; reconnecting");
                         self.shared.lanes.send_replace(Lanes::Opening);
@@ -124,9 +116,10 @@ impl CallLane {
                     // A lane that was in use is reopened at once, however often it breaks: the stream shows that the
                     // node lives.
                     let wait = if used {
+                        reconnection = settings.reconnection();
                         settings.reconnect_min
                     } else {
-                        waits.next().unwrap_or(settings.reconnect_max)
+                        reconnection.wait(Failure::Other, began.elapsed())
                     };
                     if !self.calls.refuse_for(wait).await {
                         return;
@@ -299,7 +292,7 @@ async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
         Outcome::Result(block) => shared.identity.other_genesis(block).is_none(),
         Outcome::Error(_) => true,
     };
-    let mut wait = FIRST_WAIT;
+    let mut attempt = 0;
     loop {
         // A development node that started from a dumped state has another genesis and the same blocks.
         if newest(shared).is_none() {
@@ -315,8 +308,8 @@ async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
             return Ok(link);
         }
         debug!(upstream = %shared.endpoint, "the connection for calls does not know the newest head yet");
-        sleep(wait).await;
-        wait *= 2;
+        sleep(LANE_HEAD.nth(attempt)).await;
+        attempt += 1;
     }
 }
 
@@ -342,13 +335,13 @@ fn newest(shared: &UpstreamShared) -> Option<alloy_primitives::B256> {
 
 /// Sends a request, and repeats it while the node reports a rate limit.
 async fn ask_within_request_timeout(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, LinkError> {
-    let mut wait = Duration::from_millis(250);
+    let mut attempt = 0;
     loop {
         let outcome = link.ask(method, params).await?;
         if !is_throttled(&outcome) {
             return Ok(outcome);
         }
-        sleep(wait).await;
-        wait *= 2;
+        sleep(LANE_THROTTLED.nth(attempt)).await;
+        attempt += 1;
     }
 }

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::B256;
-use backon::BackoffBuilder as _;
 use bytes::Bytes;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
@@ -30,11 +29,11 @@ use self::purpose::{FeedState, Purpose};
 use super::call::{Call, CallReceiver};
 use super::feeds::Feeds;
 use super::link::{self, Inbound, LinkError, Outbound};
-use super::load::BackOff;
 use super::message::{self, NodeMessage, Notice, Notification};
 use super::shared::UpstreamShared;
 use super::unmatched_events::UnmatchedEvents;
 use super::{BestEffortEvent, CallError, HeadReport, NodeSubscription};
+use crate::backoff::{BackOff, Failure};
 use crate::panics;
 
 /// Most messages that wait to be written. Above that, calls stay in their [`CallReceiver`], and their callers wait.
@@ -64,6 +63,15 @@ enum End {
     Panicked,
     #[error("shutting down")]
     Shutdown,
+}
+
+impl End {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Link(error) => error.failure(),
+            _ => Failure::Other,
+        }
+    }
 }
 
 /// Actor of one node; outlives its connections.
@@ -166,8 +174,7 @@ impl Connection {
     /// Runs until the pool is gone.
     pub(super) async fn run(mut self) {
         let settings = self.shared.settings.clone();
-        let backoff = settings.backoff();
-        let mut waits = backoff.build();
+        let mut reconnection = settings.reconnection();
         loop {
             let began = Instant::now();
             let shared = self.shared.clone();
@@ -178,11 +185,7 @@ impl Connection {
             }
             self.was_deaf = matches!(end, End::HeadsStalled);
             self.shared.down(end.to_string());
-            // The back-off starts anew after a connection that lasted, and grows while connections fail at once.
-            if began.elapsed() > settings.reconnect_max {
-                waits = backoff.build();
-            }
-            let wait = waits.next().unwrap_or(settings.reconnect_max);
+            let wait = reconnection.wait(end.failure(), began.elapsed());
             warn!("upstream {}: {end}; reconnecting in {wait:.1?}", self.shared.endpoint);
             if !self.calls.refuse_for(wait).await {
                 return;

@@ -23,6 +23,7 @@ use url::Url;
 use super::Endpoint;
 use super::metered::{Meter, Metered};
 use super::splitter::Splitter;
+use crate::backoff::Failure;
 
 type Socket = WebSocketStream<MaybeTlsStream<Metered<TcpStream>>>;
 
@@ -53,6 +54,16 @@ impl From<tokio_tungstenite::tungstenite::Error> for LinkError {
 }
 
 impl LinkError {
+    /// Returns the kind of failure: refused where no process listens at the address or on the socket's path.
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Io(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+                Failure::Refused
+            }
+            _ => Failure::Other,
+        }
+    }
+
     /// Checks if the connection failed because of a message above the limit.
     #[must_use]
     pub(super) fn is_too_big(&self) -> bool {
@@ -284,6 +295,33 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_port_or_socket_without_a_process_refuses() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("node.ipc");
+        let failure = async |endpoint: Endpoint| {
+            let trust = crate::tls::trust(None).unwrap();
+            let connected = connect(&endpoint, 1000, &trust).await;
+            connected.err().map(|error| error.failure())
+        };
+        let tcp = format!("ws://127.0.0.1:{port}").parse().unwrap();
+        assert_eq!(failure(tcp).await, Some(Failure::Refused));
+        let ipc = || Endpoint::Ipc(socket.clone());
+        assert_eq!(failure(ipc()).await, Some(Failure::Refused), "no such path");
+        drop(tokio::net::UnixListener::bind(&socket).unwrap());
+        assert_eq!(
+            failure(ipc()).await,
+            Some(Failure::Refused),
+            "a path that a process left behind"
+        );
+        let folder = Endpoint::Ipc(folder.path().join("node.ipc").join("below"));
+        assert_eq!(failure(folder).await, Some(Failure::Other));
+        assert_eq!(LinkError::Closed.failure(), Failure::Other);
+    }
 
     #[test]
     fn hosts_are_read() {

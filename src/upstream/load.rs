@@ -6,18 +6,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::backoff::{BackOff, RATE_LIMIT};
+
 /// Idle time after which a known latency is halved, so that an upstream that was slow once is tried again.
 const HALF_LIFE: Duration = Duration::from_secs(5);
 
 /// Weight of one answer in the average of latencies, as in TCP's smoothed round trip (RFC 6298 section 2.3).
 const SMOOTHING: f64 = 1.0 / 8.0;
-
-/// Shortest back-off, unless the caller's bound is shorter.
-const SHORTEST: Duration = Duration::from_secs(1);
-
-/// Longest back-off where nothing else bounds it. Meanwhile client calls go to a rate-limited upstream only where no
-/// other is left.
-pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
 /// The load of one upstream.
 #[derive(Debug, Default)]
@@ -29,49 +24,6 @@ struct State {
     /// Smoothed latency in seconds, and the time of its last update; `None` before the first answer or failure.
     latency: Option<(f64, Instant)>,
     back_off: BackOff,
-}
-
-/// Back-off after a rate limit or another refusal: it doubles each time, until there was none for as long as the last
-/// back-off. Each kind of our own questions has its own back-off, which only answers of that kind change.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct BackOff(Option<Delay>);
-
-#[derive(Clone, Copy, Debug)]
-struct Delay {
-    until: Instant,
-    length: Duration,
-}
-
-impl BackOff {
-    /// Records a refusal. `after` is the wait that the node names, and `longest` bounds the back-off.
-    pub(super) fn refused(&mut self, now: Instant, after: Option<Duration>, longest: Duration) {
-        let shortest = SHORTEST.min(longest);
-        let length = match self.0 {
-            // The answer to a call that was already in flight: only a longer wait is news.
-            Some(own) if now < own.until => {
-                let until = now + after.unwrap_or_default().min(longest);
-                self.0 = Some(Delay {
-                    until: until.max(own.until),
-                    ..own
-                });
-                return;
-            }
-            // Refused again soon after the back-off ended.
-            Some(own) if now < own.until + own.length => (own.length * 2).min(longest),
-            _ => shortest,
-        };
-        let length = after.map_or(length, |after| after.clamp(shortest, longest));
-        self.0 = Some(Delay {
-            until: now + length,
-            length,
-        });
-    }
-
-    /// Returns the end of the back-off, `None` where it is over.
-    pub(super) fn until(&self, now: Instant) -> Option<Instant> {
-        let until = self.0?.until;
-        (now < until).then_some(until)
-    }
 }
 
 /// Latency that a lost call counts as, at least. It decays, so the node is tried again.
@@ -136,7 +88,7 @@ impl Load {
 
     /// Records a rate limit, with the wait that the node names.
     pub(super) fn throttled(&self, now: Instant, after: Option<Duration>) {
-        self.0.lock().back_off.refused(now, after, LONGEST);
+        self.0.lock().back_off.refused(now, after, RATE_LIMIT);
     }
 
     /// Checks if client calls should avoid this upstream, since a back-off runs.
@@ -288,20 +240,6 @@ mod tests {
         now += 300 * SECOND;
         load.throttled(now, Some(3600 * SECOND));
         assert!(!load.is_backing_off(now + 30 * SECOND), "but not for so long");
-    }
-
-    #[test]
-    fn a_question_of_our_own_is_not_put_off_for_longer_than_it_can_wait() {
-        let (mut back_off, now) = (BackOff::default(), Instant::now());
-        assert_eq!(back_off.until(now), None);
-        back_off.refused(now, Some(30 * SECOND), 3 * SECOND);
-        assert_eq!(back_off.until(now), Some(now + 3 * SECOND));
-        let longest = SECOND / 4;
-        let mut back_off = BackOff::default();
-        for after in [None, Some(Duration::ZERO), Some(SECOND)] {
-            back_off.refused(now, after, longest);
-            assert_eq!(back_off.until(now), Some(now + longest), "shorter than the shortest");
-        }
     }
 
     #[test]

@@ -54,7 +54,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::B256;
-use backon::ExponentialBuilder;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -71,6 +70,7 @@ pub use pool::{Channels, Pool};
 pub(crate) use ranking::{MAX_HOLE, ReportedBlock};
 pub use shared::UpstreamStatus;
 
+use crate::backoff::Reconnection;
 use crate::quantity::Height;
 
 /// Form in which a pending transaction is delivered.
@@ -206,9 +206,9 @@ pub struct UpstreamSettings {
     pub request_timeout: Duration,
     /// Time limit of making a connection.
     pub connect_timeout: Duration,
-    /// First wait before a reconnection; doubles each time, with jitter.
+    /// Shortest wait before a reconnection; waits double each time, with jitter.
     pub reconnect_min: Duration,
-    /// Longest wait before a reconnection.
+    /// Longest wait before a reconnection, jitter included.
     pub reconnect_max: Duration,
     /// Time within which a node that is dead, stalled, lagging or forked is replaced by another one.
     pub silence_timeout: Duration,
@@ -237,13 +237,9 @@ pub struct UpstreamSettings {
 }
 
 impl UpstreamSettings {
-    /// Returns the waits before each reconnection.
-    fn backoff(&self) -> ExponentialBuilder {
-        ExponentialBuilder::default()
-            .with_min_delay(self.reconnect_min)
-            .with_max_delay(self.reconnect_max)
-            .with_jitter()
-            .without_max_times()
+    /// Returns the waits before reconnections.
+    fn reconnection(&self) -> Reconnection {
+        Reconnection::new(self.reconnect_min, self.reconnect_max)
     }
 
     /// Returns the interval at which time limits are checked: short enough to add hardly anything to the timeout.

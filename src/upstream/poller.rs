@@ -21,9 +21,9 @@ use self::mempool::MempoolPoller;
 use self::transport::{HttpFailure, HttpTransport, forward, result_of};
 use super::call::CallReceiver;
 use super::identity::{Genesis, NETWORK_ID, has_no_chain_id};
-use super::load::{BackOff, LONGEST};
 use super::shared::UpstreamShared;
 use super::{HeadReport, Heads};
+use crate::backoff::{BackOff, RATE_LIMIT};
 use crate::panics;
 
 /// Longest wait before a failed poll is repeated.
@@ -182,12 +182,12 @@ impl Poller {
         let now = Instant::now();
         self.shared.load.throttled(now, after);
         let is_first = self.back_off.is_none();
-        let longest = if self.ready {
-            (self.shared.settings.silence_timeout / TRIES).min(LONGEST)
+        let waits = if self.ready {
+            RATE_LIMIT.within(self.shared.settings.silence_timeout / TRIES)
         } else {
-            LONGEST
+            RATE_LIMIT
         };
-        self.back_off.get_or_insert_default().refused(now, after, longest);
+        self.back_off.get_or_insert_default().refused(now, after, waits);
         let why = HttpFailure::Throttled(after);
         if !self.ready || now >= self.end() {
             self.failed(why.to_string());

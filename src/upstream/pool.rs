@@ -28,6 +28,7 @@ use super::{
     Answers, BestEffortEvent, CallError, Endpoint, HeadReport, Node, NodeSubscription, UpstreamId, UpstreamSettings,
     Wanted,
 };
+use crate::backoff::Doubling;
 use crate::jsonrpc::Outcome;
 use crate::shares::{Budget, Owner};
 use crate::telemetry::Metrics;
@@ -294,8 +295,7 @@ impl Pool {
         let time_limit = if among > 1 {
             // Doubled with each round: where all upstreams are slow, the wait must become long enough for one of
             // them.
-            let doubled = self.fetch_timeout.saturating_mul(1 << (attempt / among).min(10));
-            doubled.min(self.request_timeout)
+            Doubling::new(self.fetch_timeout, self.request_timeout).nth(attempt / among)
         } else {
             self.request_timeout
         };

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use headwater::clock::Clock;
@@ -31,8 +32,8 @@ const MAX_MESSAGE: usize = 32 << 20;
 const LIMITS: WriterLimits = WriterLimits {
     max_bytes: 256 << 20,
     max_total_bytes: 256 << 20,
-    max_age: u64::MAX,
-    holdoff: 0,
+    max_age: Duration::MAX,
+    holdoff: Duration::ZERO,
 };
 
 #[tokio::main]

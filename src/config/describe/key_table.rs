@@ -23,9 +23,12 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("node.connect_timeout", "Time limit for connecting to a node."),
     (
         "node.reconnect_min",
-        "First wait before a reconnection; doubles each time, with jitter.",
+        "Shortest wait before a reconnection; waits double each time, with jitter.",
     ),
-    ("node.reconnect_max", "Longest wait before a reconnection."),
+    (
+        "node.reconnect_max",
+        "Longest wait before a reconnection, jitter included. A node that refuses connections is tried every 2s at least, or at node.reconnect_min if that is longer.",
+    ),
     (
         "node.silence_timeout",
         "Time within which headwater fails over from a node that is dead, stalled, lagging or forked; a single node gets a new connection.",

@@ -42,11 +42,13 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use crate::delivery::writer::tests::pair;
 
     #[tokio::test]
     async fn calls_in_flight_are_counted_and_given_back() {
-        let (writer, _client) = pair(10_000, 0).await;
+        let (writer, _client) = pair(10_000, Duration::ZERO).await;
         let first = writer.begin_call(1);
         assert!(first.is_some());
         assert!(writer.begin_call(1).is_none());

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::shared::Tally;
 use super::state::State;
 use super::{ClientWriter, Ended, Phase};
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::queue::Push;
 use crate::delivery::write_buffer::Done;
 use crate::delivery::{CloseReason, Compression};
@@ -79,7 +79,7 @@ impl ClientWriter {
 
     /// Like [`Self::pump`], with the caller's time and tally: the cost of reading the clock for each of a thousand
     /// clients is measurable.
-    pub(super) fn pump_into(&self, state: &mut State, now: Millis, tally: &mut Tally) {
+    pub(super) fn pump_into(&self, state: &mut State, now: Moment, tally: &mut Tally) {
         state.flush_due = false;
         let before = (state.blockage.is_blocked(), state.held_until);
         let mut turns = 0;
@@ -120,7 +120,7 @@ impl ClientWriter {
         }
     }
 
-    fn write(&self, state: &mut State, now: Millis, tally: &mut Tally) -> io::Result<usize> {
+    fn write(&self, state: &mut State, now: Moment, tally: &mut Tally) -> io::Result<usize> {
         let release_at = now + self.shared.limits.holdoff;
         let mut released = false;
         let written = state.writing.write(
@@ -150,24 +150,29 @@ impl ClientWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::delivery::writer::tests::{one, one_of, pair, read, released};
     use crate::delivery::{Kind, frame};
 
     #[tokio::test]
     async fn a_client_that_does_not_read_is_closed_with_1013_behind_the_frame_that_was_begun() {
-        let (writer, mut client) = pair(4 << 20, 0).await;
+        let (writer, mut client) = pair(4 << 20, Duration::ZERO).await;
         let (to, batch) = (released(), one(Kind::Logs, 100_000));
         let mut pushed = 0;
         while writer.phase() == Phase::Open {
-            if writer.push_events(&to, &batch, 1) {
+            if writer.push_events(&to, &batch, Moment::START) {
                 writer.flush();
             }
             pushed += 1;
             assert!(pushed < 10_000, "the queue is bounded");
         }
         assert!(writer.waits().writable);
-        assert!(!writer.push_events(&to, &batch, 1), "nothing is queued behind the end");
+        assert!(
+            !writer.push_events(&to, &batch, Moment::START),
+            "nothing is queued behind the end"
+        );
         let reading = tokio::spawn(async move {
             let mut wire = Vec::new();
             while !wire.ends_with(CloseReason::SlowConsumer.text().as_bytes()) {
@@ -190,8 +195,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_delivers_what_is_owed_first() {
-        let (writer, mut client) = pair(10_000, 0).await;
-        let _ = writer.push_events(&released(), &one(Kind::Heads, 1), 1);
+        let (writer, mut client) = pair(10_000, Duration::ZERO).await;
+        let _ = writer.push_events(&released(), &one(Kind::Heads, 1), Moment::START);
         writer.close(CloseReason::Drain);
         let wire = read(&mut client).await;
         assert_eq!(
@@ -205,11 +210,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_full_socket_holds_back_is_counted_until_it_is_read_forgotten_closed_or_gone() {
-        let (writer, mut client) = pair(64 << 20, 0).await;
+        let (writer, mut client) = pair(64 << 20, Duration::ZERO).await;
         let backlog = |writer: &ClientWriter| writer.shared.backlog().bytes();
         let (to, batch) = (released(), one(Kind::Logs, 100_000));
         let push = |writer: &ClientWriter| {
-            if writer.push_events(&to, &batch, 1) {
+            if writer.push_events(&to, &batch, Moment::START) {
                 writer.flush();
             }
         };

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
-use crate::clock::{Clock, Millis};
+use crate::clock::Clock;
 use crate::delivery::{Backlog, Kind};
 use crate::telemetry::{KindLabel, Metrics};
 
@@ -18,10 +19,10 @@ pub struct WriterLimits {
     pub max_bytes: usize,
     /// Most bytes that wait for all clients together; see [`Backlog`].
     pub max_total_bytes: usize,
-    /// Greatest age of an undelivered event, in milliseconds.
-    pub max_age: Millis,
-    /// Hold-off from the answer to `eth_subscribe` to the first notification, in milliseconds (E5).
-    pub holdoff: Millis,
+    /// Greatest age of an undelivered event.
+    pub max_age: Duration,
+    /// Hold-off from the answer to `eth_subscribe` to the first notification (E5).
+    pub holdoff: Duration,
 }
 
 /// State shared by all writers.

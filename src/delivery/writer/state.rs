@@ -1,9 +1,10 @@
 //! State of one client's writing half, behind its lock: queue, current write and phase of the connection.
 
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use super::write_stall::WriteStall;
-use crate::clock::Millis;
+use crate::clock::Moment;
 use crate::delivery::write_buffer::WriteBuffer;
 use crate::delivery::{Allowance, CloseReason, Compression, Egress, Queue, frame};
 
@@ -40,7 +41,7 @@ pub struct Waits {
     /// `true` if the socket takes no more for now.
     pub writable: bool,
     /// Moment at which the first event on hold may be written.
-    pub until: Option<Millis>,
+    pub until: Option<Moment>,
     /// Set when the connection has ended: nothing to wait for.
     pub over: Option<Ended>,
 }
@@ -58,10 +59,11 @@ pub(super) struct State {
     /// Bytes of the queue and the current write that are counted in the [`Backlog`](crate::delivery::Backlog).
     pub(super) held_back: usize,
     /// Moment at which the first event on hold may be written.
-    pub(super) held_until: Option<Millis>,
+    pub(super) held_until: Option<Moment>,
     /// `true` if events wait for the client's egress budget.
     over_budget: bool,
-    pub(super) closing_since: Millis,
+    /// Moment at which the close frame was queued.
+    pub(super) closing_since: Option<Moment>,
     /// A producer has promised to flush.
     pub(super) flush_due: bool,
     /// Answers are corked, and the owner of the cork will flush.
@@ -82,7 +84,7 @@ impl State {
     }
 
     /// Gathers the next chunks, given the calls in flight; returns `false` if there is nothing to write now.
-    pub(super) fn gather(&mut self, now: Millis, calls: u32, egress: &Egress) -> bool {
+    pub(super) fn gather(&mut self, now: Moment, calls: u32, egress: &Egress) -> bool {
         if matches!(self.phase, Phase::Closing(_)) {
             self.writing.rest();
             if self.echoed {
@@ -119,10 +121,8 @@ impl State {
     }
 
     /// Checks if the oldest event has waited longer than `max_age`.
-    pub(super) fn is_overdue(&self, now: Millis, max_age: Millis) -> bool {
-        self.queue
-            .oldest()
-            .is_some_and(|oldest| now.saturating_sub(oldest) > max_age)
+    pub(super) fn is_overdue(&self, now: Moment, max_age: Duration) -> bool {
+        self.queue.oldest().is_some_and(|oldest| now.since(oldest) > max_age)
     }
 
     /// Returns what the session has to wait for.
@@ -147,14 +147,14 @@ impl State {
     }
 
     /// Queues the close frame behind the current write and drops the rest of the queue.
-    pub(super) fn push_close(&mut self, reason: CloseReason, now: Millis) {
+    pub(super) fn push_close(&mut self, reason: CloseReason, now: Moment) {
         self.writing.push(match reason.code() {
             Some(code) => frame::close(code, reason.text()),
             None => frame::control(frame::Opcode::Close, b""),
         });
         self.queue = Queue::default();
         self.phase = Phase::Closing(reason);
-        self.closing_since = now;
+        self.closing_since = Some(now);
     }
 
     /// Marks the connection as over; the first way is kept.

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::clock::at;
 use crate::config::{Config, typed};
 
 fn policy(edit: impl FnOnce(&mut typed::Config)) -> Arc<Policy> {
@@ -85,17 +86,17 @@ fn accounts_are_forgotten_when_their_quotas_are_full_again() {
     let accounts = Accounts::default();
     let held = accounts.open(identity("10.0.0.1"), policy.anonymous.clone()).unwrap();
     drop(accounts.open(identity("10.0.0.2"), policy.anonymous.clone()));
-    accounts.forget_idle(1_000);
-    accounts.forget_idle(60_999);
+    accounts.forget_idle(at(1_000));
+    accounts.forget_idle(at(60_999));
     assert_eq!(accounts.len(), 2);
-    accounts.forget_idle(61_000);
+    accounts.forget_idle(at(61_000));
     assert_eq!(accounts.len(), 1);
     drop(held);
-    accounts.forget_idle(62_000);
+    accounts.forget_idle(at(62_000));
     drop(accounts.open(identity("10.0.0.1"), policy.anonymous.clone()));
-    accounts.forget_idle(122_000);
+    accounts.forget_idle(at(122_000));
     assert_eq!(accounts.len(), 1, "it came again in between");
-    accounts.forget_idle(182_000);
+    accounts.forget_idle(at(182_000));
     assert!(accounts.is_empty());
 }
 

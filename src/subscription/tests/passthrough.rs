@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{Client, Desk, heads};
+use crate::clock::Moment;
 use crate::subscription::{Passthrough, Topic};
 use crate::telemetry::ReasonLabel;
 
@@ -39,7 +40,7 @@ async fn what_is_passed_before_its_answer_holds_nothing_up_and_is_told_behind_th
     desk.play("h1 l1");
     assert_eq!(client.told(1).await, [json!(1)]);
     assert!(desk.registry.tell_early(), "it still waits");
-    waits.recipient.release(0);
+    waits.recipient.release(Moment::START);
     assert!(!desk.registry.tell_early());
     assert!(!desk.pass(&of, "9"));
     assert_eq!(client.told(9).await, (1..=9).map(Value::from).collect::<Vec<_>>());

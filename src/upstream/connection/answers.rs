@@ -6,10 +6,10 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{End, FeedState, Purpose, Serving, text};
+use crate::backoff::RATE_LIMIT;
 use crate::jsonrpc::Outcome;
 use crate::upstream::call::is_throttled;
 use crate::upstream::identity::{Doubt, Genesis, has_no_chain_id};
-use crate::upstream::load::LONGEST;
 use crate::upstream::{BestEffortEvent, HeadReport};
 
 /// Time without a fetch of the newest head after a rate limit.
@@ -50,7 +50,7 @@ impl Serving {
             (Purpose::Unsubscribe { method, subscription }, outcome) if is_throttled(&outcome) => {
                 let now = Instant::now();
                 self.shared.load.throttled(now, None);
-                self.end_back_off.refused(now, None, LONGEST);
+                self.end_back_off.refused(now, None, RATE_LIMIT);
                 if let Some(None) = self.feeds.get(&subscription) {
                     self.ending.push_back((method, subscription));
                 }
@@ -123,7 +123,7 @@ impl Serving {
         );
         self.shared.status.lock().last_error = Some(why.into());
         self.postponed = Some(purpose);
-        self.handshake.refused(now, None, LONGEST);
+        self.handshake.refused(now, None, RATE_LIMIT);
     }
 }
 

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{End, FeedState, Purpose, Serving};
+use crate::backoff::{BackOff, RATE_LIMIT};
 use crate::jsonrpc::Outcome;
 use crate::upstream::announcement::{Act, Announcements, Goal, HeaderLookup, Heads, Ring};
-use crate::upstream::load::{BackOff, LONGEST};
 use crate::upstream::{HeadReport, UpstreamSettings, names_parent, place_of};
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ impl Serving {
     /// Polls the head after a rate limit, and subscribes again in a while.
     pub(super) fn heads_put_off(&mut self) {
         let now = Instant::now();
-        self.heads.back_off.refused(now, None, LONGEST);
+        self.heads.back_off.refused(now, None, RATE_LIMIT);
         self.heads.subscription = HeadsSubscription::Refused(self.heads.back_off.until(now).unwrap_or(now));
         self.poll_heads("rate limited");
     }

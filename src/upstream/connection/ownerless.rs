@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Purpose, Serving, WRITE_QUEUE};
+use crate::backoff::RATE_LIMIT;
 use crate::jsonrpc::{MAX_METHOD_NAME, Outcome};
 use crate::upstream::call::is_throttled;
-use crate::upstream::load::LONGEST;
 use crate::upstream::message::{Notice, Notification};
 use crate::upstream::naming::may_end;
 
@@ -90,7 +90,7 @@ impl Serving {
         if is_throttled(outcome) {
             let now = Instant::now();
             self.shared.load.throttled(now, None);
-            self.end_back_off.refused(now, None, LONGEST);
+            self.end_back_off.refused(now, None, RATE_LIMIT);
             // The stream's next event triggers another attempt.
             self.ownerless.known.remove(&subscription);
         } else if matches!(outcome, Outcome::Error(_)) {

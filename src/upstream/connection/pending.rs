@@ -7,9 +7,9 @@ use tracing::{info, warn};
 
 use super::subscriptions::{HASHES, WHOLE};
 use super::{End, FeedState, Purpose, Serving, SubscriptionState, WRITE_QUEUE, text};
+use crate::backoff::{BackOff, RATE_LIMIT};
 use crate::jsonrpc::Outcome;
 use crate::upstream::call::{is_throttled, is_unknown_method};
-use crate::upstream::load::{BackOff, LONGEST};
 use crate::upstream::pending::{Announced, Fetches, Forms, fetch};
 use crate::upstream::{TransactionForm, Wanted};
 
@@ -123,7 +123,7 @@ impl Serving {
         if is_throttled(&answer) {
             let now = Instant::now();
             self.shared.load.throttled(now, None);
-            self.pending.back_off.refused(now, None, LONGEST);
+            self.pending.back_off.refused(now, None, RATE_LIMIT);
         }
         if let Err(error) = self.shared.fetched(answer, seen)
             && is_unknown_method(&error)

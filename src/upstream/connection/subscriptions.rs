@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{End, FeedState, Purpose, SYNCING_INTERVAL, Serving, SubscriptionState, WRITE_QUEUE, text};
+use crate::backoff::RATE_LIMIT;
 use crate::jsonrpc::{INTERNAL_ERROR, Outcome, error};
 use crate::upstream::call::is_for_good;
 use crate::upstream::feeds::is_id;
-use crate::upstream::load::LONGEST;
 use crate::upstream::{NodeSubscription, TransactionForm, Wanted};
 
 #[cfg(test)]
@@ -150,7 +150,7 @@ impl Serving {
         }
         if is_soon {
             let back_off = self.back_offs.entry(FeedState::Beside(of.clone())).or_default();
-            back_off.refused(now, None, LONGEST);
+            back_off.refused(now, None, RATE_LIMIT);
         }
         // New subscribers wait until it stands again.
         self.set_answer(&of, None);
@@ -183,7 +183,7 @@ impl Serving {
         let now = Instant::now();
         self.shared.load.throttled(now, None);
         let back_off = self.back_offs.entry(feed.clone()).or_default();
-        back_off.refused(now, None, LONGEST);
+        back_off.refused(now, None, RATE_LIMIT);
         if let (FeedState::Beside(of), Outcome::Error(error)) = (feed, outcome) {
             self.say_put_off(&of, Some(&error));
             self.subscriptions.insert(of, SubscriptionState::PutOff(error));

@@ -9,9 +9,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::debug;
 
 use super::transport::{HttpFailure, HttpTransport};
+use crate::backoff::{BackOff, RATE_LIMIT};
 use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, error};
 use crate::upstream::call::is_unknown_method;
-use crate::upstream::load::{BackOff, LONGEST};
 use crate::upstream::pending::{self, Announced, Fetches, Forms, MAX_UNDER_WAY};
 use crate::upstream::shared::UpstreamShared;
 use crate::upstream::{BestEffortEvent, CallError, NodeSubscription, TransactionForm, Wanted};
@@ -68,7 +68,7 @@ impl MempoolPoller {
                     HttpFailure::Throttled(after) => {
                         let now = Instant::now();
                         self.shared.load.throttled(now, after);
-                        self.back_off.refused(now, after, LONGEST);
+                        self.back_off.refused(now, after, RATE_LIMIT);
                         self.put_off();
                     }
                     HttpFailure::TooLong(_) | HttpFailure::Full(_) | HttpFailure::Other(_) => self.filter = None,
