@@ -6,6 +6,7 @@
 mod batch;
 mod clients;
 mod control_frames;
+mod discovery;
 mod reader;
 mod requests;
 mod services;
@@ -23,6 +24,7 @@ use tracing::debug;
 
 pub use clients::{Clients, KeepaliveSettings};
 pub use control_frames::ControlFrames;
+pub use discovery::Transport;
 pub use reader::{ClientFrame, DeflatedMessage, Form, MAX_FRAGMENTS, MessageReader};
 pub use requests::methods;
 pub use services::{Services, SessionSettings};
