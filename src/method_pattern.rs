@@ -87,4 +87,47 @@ impl Patterns {
     pub fn match_any(&self, method: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches(method))
     }
+
+    /// Checks if a pattern matches any name that begins with this prefix.
+    #[must_use]
+    pub fn reach(&self, prefix: &str) -> bool {
+        self.0.iter().any(|pattern| match pattern {
+            Pattern::Name(name) => name.starts_with(prefix),
+            Pattern::Prefix(own) => own.starts_with(prefix) || prefix.starts_with(own.as_str()),
+        })
+    }
+
+    /// Returns the patterns that are names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|pattern| match pattern {
+            Pattern::Name(name) => Some(name.as_str()),
+            Pattern::Prefix(_) => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_reached_from_above_and_below() {
+        for (patterns, expect) in [
+            (&["*"][..], true),
+            (&["e*"], true),
+            (&["eth_*"], true),
+            (&["eth_new*"], true),
+            (&["eth_newVotes"], true),
+            (&["debug_traceChain", "ethx_*"], false),
+            (&[], false),
+        ] {
+            assert_eq!(Patterns::parse(patterns).unwrap().reach("eth_"), expect, "{patterns:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_told_from_prefixes() {
+        let patterns = Patterns::parse(&["eth_*", "debug_traceCall", "x_y"]).unwrap();
+        assert_eq!(Vec::from_iter(patterns.names()), ["debug_traceCall", "x_y"]);
+    }
 }

@@ -345,7 +345,8 @@ section!(Methods, "Methods that clients may call." {
     weights: BTreeMap<String, u32> = WEIGHTS.iter().map(|(method, weight)| ((*method).to_owned(), *weight)).collect(),
 });
 
-/// Weight of a call: its cost for a node relative to the cheapest call, about as hosted nodes price it.
+/// Weight of a call: its cost for a node relative to the cheapest call, about as hosted nodes price it; for methods of
+/// headwater's own by the length of their answers.
 const WEIGHTS: &[(&str, u32)] = &[
     ("debug_*", 25),
     ("debug_trace*", 100),
@@ -360,7 +361,10 @@ const WEIGHTS: &[(&str, u32)] = &[
     ("eth_newFilter", 2),
     ("eth_sendRawTransaction", 5),
     ("eth_simulateV1", 20),
+    ("headwater_accountSubscriptions", 10),
     ("ots_*", 20),
+    ("rpc.discover", 10),
+    ("rpc_discover", 10),
     ("trace_*", 50),
     ("trace_filter", 100),
     ("txpool_content*", 50),

@@ -4,6 +4,9 @@
 //! three counters are behind that pointer. An account that is not in use is dropped once its quotas are full again
 //! and no consequence of its [`Conduct`] is in force: a new account would have the same quotas.
 
+mod listing;
+mod report;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
@@ -13,16 +16,21 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use self::listing::Listing;
 use super::{Identity, Policy, Rights};
 use crate::clock::{AtomicMoment, Moment};
 use crate::conduct::Conduct;
 use crate::delivery::Egress;
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED};
 use crate::shares::Owner;
+
+pub use self::listing::Reserved;
+pub use self::report::{AccountLimits, AccountSubscription, AccountSubscriptions, AccountUsage};
 
 /// Length of a message, in bytes, that costs as much as a request, whatever its content. Most requests are a
 /// hundredth of it.
@@ -57,7 +65,8 @@ pub enum Limit {
     IndexEntries(usize),
 }
 
-type Limiter = DefaultDirectRateLimiter;
+/// Quota that knows what is left of it; for a charge that costs no more than without.
+type Limiter = DefaultDirectRateLimiter<StateInformationMiddleware>;
 
 /// Rights of an account in force, and the quotas that belong to them.
 #[derive(Debug)]
@@ -75,8 +84,8 @@ impl Terms {
         let requests = Quota::per_second(plan.requests_per_second).allow_burst(plan.request_burst);
         let handshakes = Quota::per_minute(plan.handshakes_per_minute);
         Self {
-            requests: Arc::new(RateLimiter::direct(requests)),
-            handshakes: Arc::new(RateLimiter::direct(handshakes)),
+            requests: Arc::new(RateLimiter::direct(requests).with_middleware()),
+            handshakes: Arc::new(RateLimiter::direct(handshakes).with_middleware()),
             conduct: Arc::default(),
             rights,
         }
@@ -144,6 +153,13 @@ impl Terms {
         self.charge_units(1)
     }
 
+    /// Returns the units of requests that may be spent at once. Takes one unit: a quota tells what is left only when it is
+    /// charged.
+    #[must_use]
+    pub fn take_requests_left(&self) -> u32 {
+        self.requests.check().map_or(0, |left| left.remaining_burst_capacity())
+    }
+
     fn charge_units(&self, units: u32) -> Result<(), Exceeded> {
         NonZeroU32::new(units).map_or(Ok(()), |units| take(&self.requests, units))
     }
@@ -151,7 +167,7 @@ impl Terms {
 
 fn take(limiter: &Limiter, units: NonZeroU32) -> Result<(), Exceeded> {
     match limiter.check_n(units) {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(until)) => Err(Exceeded {
             retry_after: Some(until.wait_time_from(DefaultClock::default().now())),
         }),
@@ -172,6 +188,7 @@ pub struct Account {
     connections: AtomicUsize,
     subscriptions: AtomicUsize,
     index_entries: AtomicUsize,
+    listing: Listing,
     revoked: AtomicBool,
     /// Moment at which the account was first found unused; `None` while it is in use.
     unused_since: AtomicMoment,
@@ -191,6 +208,7 @@ impl Account {
             connections: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             index_entries: AtomicUsize::new(0),
+            listing: Listing::default(),
             revoked: AtomicBool::new(false),
             unused_since: AtomicMoment::default(),
         }
@@ -262,10 +280,7 @@ impl Account {
     pub fn reserve(self: &Arc<Self>, index_entries: usize) -> Result<Reserved, Limit> {
         let subscriptions = self.subscriptions.fetch_add(1, Ordering::Relaxed);
         let entries = self.index_entries.fetch_add(index_entries, Ordering::Relaxed);
-        let reserved = Reserved {
-            account: self.clone(),
-            index_entries,
-        };
+        let reserved = Reserved::new(self.clone(), index_entries);
         let terms = self.terms.load();
         let plan = &terms.rights.plan;
         if subscriptions >= plan.max_subscriptions_per_client {
@@ -293,22 +308,6 @@ impl ConnectionSlot {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Subscription of an account, counted until dropped.
-#[derive(Debug)]
-pub struct Reserved {
-    account: Arc<Account>,
-    index_entries: usize,
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.account.subscriptions.fetch_sub(1, Ordering::Relaxed);
-        self.account
-            .index_entries
-            .fetch_sub(self.index_entries, Ordering::Relaxed);
     }
 }
 

@@ -100,6 +100,13 @@ impl Methods {
             && (self.beyond != Beyond::Nothing || self.list(method, effect::acts(method)))
     }
 
+    /// Checks if a method of headwater's own may be called: a client learns by them of itself alone, so no list need name
+    /// them.
+    #[must_use]
+    pub fn allow_own(&self, method: &str) -> bool {
+        !self.denied.match_any_case(method)
+    }
+
     /// Checks if a subscription may be started by this method. Kinds that only the node knows are allowed one by one in
     /// `subscriptions.passthrough`, so that an unknown namespace need not be listed here as well.
     #[must_use]

@@ -8,7 +8,7 @@
 //! methods    methods that may be called, and their costs
 //! effect     effect of a method by its name: it reads, or it acts
 //! plan       limits; policy holds all of the above, as one value that a reload swaps
-//! account    usage of one identity; accounts all of them
+//! account    usage of one identity, its subscriptions, and reports about both; accounts all of them
 //! handshake  connections without a request yet
 //! crowd      choice of the connection that is displaced
 //! ```
@@ -39,7 +39,10 @@ use arc_swap::{ArcSwap, Guard};
 use http::Request;
 use http::header::{HOST, HeaderMap, ORIGIN};
 
-pub use account::{Account, Accounts, BYTES_PER_REQUEST, ConnectionSlot, Exceeded, Limit, Reserved, Terms};
+pub use account::{
+    Account, AccountLimits, AccountSubscription, AccountSubscriptions, AccountUsage, Accounts, BYTES_PER_REQUEST,
+    ConnectionSlot, Exceeded, Limit, Reserved, Terms,
+};
 pub use address::{ForwardedHeader, Proxies};
 pub use crowd::{Activity, Crowd, Seat};
 pub use effect::PUBLIC;

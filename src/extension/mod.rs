@@ -148,9 +148,15 @@ impl Extension {
     /// call alone.
     #[must_use]
     pub fn call(&self, call: &Call<'_>) -> Local {
+        self.call_with(call, |_| {})
+    }
+
+    /// Like [`Self::call`], with more values for the callback, which `add` adds.
+    pub(crate) fn call_with(&self, call: &Call<'_>, add: impl FnOnce(&mut Extensions)) -> Local {
         let params = Params::new(call.params.map(RawValue::get));
         let (connection, longest) = (call.connection, self.max_response_bytes);
-        let extensions = self.extensions(call);
+        let mut extensions = self.extensions(call);
+        add(&mut extensions);
         match self.methods.method(call.method) {
             Some(MethodCallback::Sync(callback)) => self.guarded(|| callback(ID, params, longest, extensions)).into(),
             Some(MethodCallback::Unsubscription(callback)) => self

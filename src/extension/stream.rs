@@ -95,7 +95,7 @@ impl Streams {
             writer: Arc::downgrade(writer),
             clock,
             _open: Open::new(&extension.metrics),
-            _reserved: reserved,
+            _reserved: reserved.listed(writer.id(), Kind::Extension, &recipient),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(pump.run(messages)));
         self.all.push(Stream { id, ended, task });

@@ -19,8 +19,8 @@ use tokio::sync::watch;
 use crate::door::Pass;
 use crate::extension::Role;
 use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, Outcome, Request, error};
-use crate::rpc::{Local, SubscriptionMethod, known_methods};
-use crate::session::{PlannedReply, Services, Transport, caller};
+use crate::rpc::{Local, SubscriptionMethod, known_methods, openrpc};
+use crate::session::{Offered, OwnCaller, PlannedReply, Services, Transport, call_own, caller};
 use crate::shares::Full;
 
 /// Services of the proxy, `None` until it runs.
@@ -39,7 +39,8 @@ impl Context {
     }
 }
 
-/// Builds the module: `eth_subscribe`, `eth_unsubscribe`, and every method by name of which headwater has rules.
+/// Builds the module: `eth_subscribe`, `eth_unsubscribe`, the methods of headwater's own, and every other method by name
+/// of which it has rules.
 #[must_use]
 pub fn module(running: Running) -> RpcModule<()> {
     const UNIQUE: &str = "the table of methods has each name once, and none of a subscription";
@@ -47,7 +48,7 @@ pub fn module(running: Running) -> RpcModule<()> {
     module
         .register_subscription("eth_subscribe", "eth_subscription", "eth_unsubscribe", subscribe)
         .expect(UNIQUE);
-    for method in known_methods() {
+    for method in known_methods().chain(openrpc::OWN.iter().copied()) {
         module
             .register_async_method(method, move |params, context, extensions| async move {
                 call(method, &params, &context, &extensions).await
@@ -83,7 +84,13 @@ async fn call(
     let services = context.services().await?;
     let pass = pass(&services, extensions);
     let message = request(method, params);
-    let planned = services.intake(&pass.terms()).take(message.as_bytes(), &mut Within);
+    let planned = services.intake(&pass.terms()).take(
+        message.as_bytes(),
+        &mut Within {
+            services: &services,
+            pass: &pass,
+        },
+    );
     let PlannedReply::Single(planned) = planned.reply else {
         return Err(error(INVALID_REQUEST, "invalid request"));
     };
@@ -97,9 +104,12 @@ async fn call(
 }
 
 /// Transport of a call within the process: the other server bounds its messages and calls.
-struct Within;
+struct Within<'a> {
+    services: &'a Arc<Services>,
+    pass: &'a Pass,
+}
 
-impl Transport for Within {
+impl Transport for Within<'_> {
     fn charge_inbound(&mut self, _: usize) -> Result<(), Full> {
         Ok(())
     }
@@ -114,6 +124,16 @@ impl Transport for Within {
 
     fn end_subscription(&mut self, _: &Request<'_>) -> Outcome {
         not_a_call().into()
+    }
+
+    fn call_own(&mut self, request: &Request<'_>) -> Result<Local, ErrorObjectOwned> {
+        let caller = OwnCaller {
+            services: self.services.clone(),
+            account: self.pass.account().clone(),
+            connection: None,
+            offered: Offered::WebSocket,
+        };
+        call_own(self.pass, request, caller)
     }
 
     /// The other server has the module itself.

@@ -126,7 +126,7 @@ use Basis::{Account, Block, Chain, Hash, Head, Mined, Recent, Software, Sought, 
 use Role::{BlockNumber, ChainId, Control, Logs, NewFilter, OfNode, Read, Send, UseFilter};
 
 /// Methods by name, sorted (execution-apis, and geth's additions).
-const TABLE: &[(&str, Role)] = &[
+pub(super) const TABLE: &[(&str, Role)] = &[
     ("debug_setHead", Control),
     ("eth_accounts", Read(Software)),
     ("eth_baseFee", Read(Head)),

@@ -8,6 +8,7 @@
 //! send              signed transactions              finality    look-up of the final block
 //! unpublished_head  blocks reported before they      by_hash     answers checked against the requested hash
 //!                   are published                    development commands to development chains
+//! openrpc           document of what may be called
 //! ```
 
 mod by_hash;
@@ -20,6 +21,7 @@ mod finality;
 mod id_argument;
 mod local_logs;
 mod method;
+pub mod openrpc;
 mod params;
 mod send;
 mod unpublished_head;

@@ -13,13 +13,15 @@ use super::listener::HttpConnection;
 use super::request_body::{self, Unread};
 use super::response_body::Body;
 use crate::door::Pass;
-use crate::extension::{Call, Client, Extension, Role};
+use crate::extension::{Call, Client, Role};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INTERNAL_ERROR, METHOD_NOT_FOUND, Outcome, Request as RpcRequest, SERVER_ERROR, error,
 };
 use crate::look::look;
 use crate::rpc::{Local, SubscriptionMethod};
-use crate::session::{PlannedMessage, PlannedReply, RequestRefusal, Services, Transport, caller};
+use crate::session::{
+    Offered, OwnCaller, PlannedMessage, PlannedReply, RequestRefusal, Services, Transport, call_own, caller,
+};
 use crate::shares::{Charge, Full, RETRY_AFTER};
 use crate::{panics, pieces};
 
@@ -194,10 +196,10 @@ impl From<HttpAnswer> for HttpReply {
 
 /// HTTP as the transport of a message: it has no subscriptions, and the body was charged while it was read.
 pub(crate) struct Http<'a> {
-    /// Methods of the embedding program.
-    pub(crate) extension: &'a Extension,
-    /// Caller of its methods.
-    pub(crate) client: Client,
+    /// Services, for the methods that need no node.
+    pub(crate) services: &'a Arc<Services>,
+    /// Rights of the client.
+    pub(crate) pass: &'a Pass,
 }
 
 impl Transport for Http<'_> {
@@ -218,13 +220,23 @@ impl Transport for Http<'_> {
         error(SERVER_ERROR, "subscription not found").into()
     }
 
+    fn call_own(&mut self, request: &RpcRequest<'_>) -> Result<Local, ErrorObjectOwned> {
+        let caller = OwnCaller {
+            services: self.services.clone(),
+            account: self.pass.account().clone(),
+            connection: None,
+            offered: Offered::Http,
+        };
+        call_own(self.pass, request, caller)
+    }
+
     fn call_extension(&mut self, role: Role, request: &RpcRequest<'_>) -> Result<Local, ErrorObjectOwned> {
         match role {
-            Role::Call => Ok(self.extension.call(&Call {
+            Role::Call => Ok(self.services.extension.call(&Call {
                 method: &request.method,
                 params: request.params,
-                client: self.client,
-                connection: self.extension.connect(),
+                client: Client::of(self.pass),
+                connection: self.services.extension.connect(),
             })),
             Role::Subscribe => Err(error(METHOD_NOT_FOUND, "notifications not supported")),
             Role::Unsubscribe => Err(error(SERVER_ERROR, "subscription not found")),
@@ -235,13 +247,7 @@ impl Transport for Http<'_> {
 /// Answers a message. `held` is the charge for its body, kept while its requests are processed; the body itself is
 /// dropped once they are planned.
 async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<Services>) -> HttpReply {
-    let PlannedMessage { reply, refusal } = {
-        let mut http = Http {
-            extension: &services.extension,
-            client: Client::of(pass),
-        };
-        services.intake(&pass.terms()).take(&body, &mut http)
-    };
+    let PlannedMessage { reply, refusal } = services.intake(&pass.terms()).take(&body, &mut Http { services, pass });
     drop(body);
     let refused = refusal.map(RetryHint::from);
     let rpc = services.rpc.clone();

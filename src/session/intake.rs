@@ -18,7 +18,7 @@ use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR, Request, Response,
     error,
 };
-use crate::rpc::{CallContext, Holder, Local, Planned, SubscriptionMethod, refused_method};
+use crate::rpc::{CallContext, Holder, Local, Planned, SubscriptionMethod, openrpc, refused_method};
 use crate::shares::Full;
 use crate::telemetry::Metrics;
 
@@ -47,6 +47,12 @@ pub(crate) trait Transport {
     /// Answers a call or notification of a method that ends a subscription.
     fn end_subscription(&mut self, request: &Request<'_>) -> Outcome;
 
+    /// Answers a call of a method of headwater's own.
+    ///
+    /// # Errors
+    /// The answer, if the settings deny the method.
+    fn call_own(&mut self, request: &Request<'_>) -> Result<Local, ErrorObjectOwned>;
+
     /// Answers a call of a method of the embedding program.
     ///
     /// # Errors
@@ -63,6 +69,8 @@ enum ServedBy<'a> {
     EndSubscription,
     /// The embedding program, by [`Transport::call_extension`].
     Extension(Role),
+    /// headwater itself, by [`Transport::call_own`].
+    Headwater,
     /// A node, or [`crate::rpc`] for it, if the client may call the method.
     Node,
     /// Nobody: the method begins a subscription that could not be ended, or ends one that cannot exist.
@@ -80,6 +88,7 @@ impl<'a> ServedBy<'a> {
             Some(begins @ (SubscriptionMethod::Subscribe(_) | SubscriptionMethod::SubscribeKind(_))) => {
                 Self::BeginSubscription(begins)
             }
+            None if openrpc::is_own(method) => Self::Headwater,
             None => Self::Node,
         }
     }
@@ -105,7 +114,9 @@ impl PlaceNeed {
                 ServedBy::Extension(Role::Call | Role::Subscribe) if request.id.is_some() => Self::Always,
                 ServedBy::Extension(_) => Self::Never,
                 ServedBy::BeginSubscription(_) if request.id.is_some() => Self::Perhaps,
-                ServedBy::BeginSubscription(_) | ServedBy::EndSubscription | ServedBy::Nobody => Self::Never,
+                ServedBy::BeginSubscription(_) | ServedBy::EndSubscription | ServedBy::Headwater | ServedBy::Nobody => {
+                    Self::Never
+                }
             },
             Item::Response | Item::Invalid(_) | Item::Flawed(..) => Self::Never,
         }
@@ -305,6 +316,7 @@ impl Intake<'_> {
                     let called = transport.call_extension(role, request);
                     Some(called.unwrap_or_else(Local::from))
                 }
+                ServedBy::Headwater => Some(transport.call_own(request).unwrap_or_else(Local::from)),
                 ServedBy::Node => self.local(&request.method),
                 ServedBy::Nobody => Some(self.refused(&request.method)),
             },

@@ -6,7 +6,9 @@
 mod batch;
 mod clients;
 mod control_frames;
+mod discovery;
 mod intake;
+mod own;
 mod reader;
 mod requests;
 mod services;
@@ -24,7 +26,9 @@ use tracing::debug;
 
 pub use clients::{Clients, KeepaliveSettings};
 pub use control_frames::ControlFrames;
+pub use discovery::Offered;
 pub(crate) use intake::{PlannedMessage, PlannedReply, RequestRefusal, Transport, caller};
+pub(crate) use own::{OwnCaller, call as call_own, module as own_methods};
 pub use reader::{ClientFrame, DeflatedMessage, Form, MAX_FRAGMENTS, MessageReader};
 pub use services::{Services, SessionSettings};
 

@@ -41,6 +41,8 @@ pub struct Services {
     pub door: Door,
     /// Methods and subscriptions of the embedding program.
     pub extension: Extension,
+    /// Methods of headwater's own.
+    pub(crate) own: Extension,
     /// Settings.
     pub settings: SessionSettings,
     /// Metrics.
@@ -71,6 +73,7 @@ impl Services {
             rpc,
             clients: Clients::new(clock),
             door,
+            own: Extension::new(super::own_methods().into(), usize::MAX, metrics.clone()),
             extension: Extension::new(jsonrpsee::Methods::new(), usize::MAX, metrics.clone()),
             settings,
             metrics,

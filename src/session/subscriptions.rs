@@ -67,7 +67,7 @@ impl WebSocket<'_> {
             return Err(error(SERVER_ERROR, words));
         }
         let reserved = self.reserve(topic.index_entries())?;
-        let granted = self.granted(&topic);
+        let (granted, kind) = (self.granted(&topic), topic.kind());
         let (subscription, finding) = match topic {
             // Before the first block there is no position for "now", so an answer could leave a gap; and after a
             // rewind, live subscribers know blocks that this client still has to receive.
@@ -91,6 +91,7 @@ impl WebSocket<'_> {
             self.subscriptions.reserve_exact(1);
         }
         let asked = subscription.asked();
+        let reserved = reserved.listed(self.writer.id(), kind, &recipient);
         self.subscriptions.push((subscription, reserved));
         self.note_use();
         let id = Outcome::Result(format!("\"{}\"", recipient.id()).into());

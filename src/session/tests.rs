@@ -19,7 +19,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::{Channels, Pool};
 
 /// Returns the services of a process without a node.
-fn services(edit: impl FnOnce(&mut typed::Config)) -> Arc<Services> {
+pub(super) fn services(edit: impl FnOnce(&mut typed::Config)) -> Arc<Services> {
     let mut typed = typed::Config::default();
     edit(&mut typed);
     let config = Config::check(&typed).unwrap();

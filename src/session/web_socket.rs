@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::intake::Transport;
-use super::{LONG_MESSAGE, Services};
+use super::{LONG_MESSAGE, Offered, OwnCaller, Services, call_own};
 use crate::delivery::{ClientWriter, InFlight, Kind, Recipient};
 use crate::door::{Pass, Reserved};
 use crate::extension::{Call, Client, Role, Streams};
@@ -58,6 +58,16 @@ impl Transport for WebSocket<'_> {
 
     fn end_subscription(&mut self, request: &Request<'_>) -> Outcome {
         self.unsubscribe(request)
+    }
+
+    fn call_own(&mut self, request: &Request<'_>) -> Result<Local, ErrorObjectOwned> {
+        let caller = OwnCaller {
+            services: self.services.clone(),
+            account: self.pass.account().clone(),
+            connection: Some(self.writer.id()),
+            offered: Offered::WebSocket,
+        };
+        call_own(self.pass, request, caller)
     }
 
     fn call_extension(&mut self, role: Role, request: &Request<'_>) -> Result<Local, ErrorObjectOwned> {

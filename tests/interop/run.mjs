@@ -16,6 +16,7 @@ import * as ethers from "./libraries/ethers.mjs";
 import * as examples from "./libraries/examples.mjs";
 import * as gorilla from "./libraries/gorilla.mjs";
 import * as nodes from "./libraries/nodes.mjs";
+import * as openrpc from "./libraries/openrpc.mjs";
 import * as proxyTests from "./libraries/proxy.mjs";
 import * as raw from "./libraries/raw.mjs";
 import * as viem from "./libraries/viem.mjs";
@@ -28,7 +29,7 @@ import * as wscat from "./libraries/wscat.mjs";
 const LIBRARIES = [
   ...[ethers, viem, web3js, web3py, web3pySync, ethclient, chromiumViem],
   ...[raw, chromium, websockets, aiohttp, gorilla, wscat],
-  ...[examples, proxyTests],
+  ...[examples, openrpc, proxyTests],
   ...nodes.rows,
 ];
 const SCENARIO_LIMIT = 120_000;

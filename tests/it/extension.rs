@@ -394,3 +394,43 @@ async fn a_name_that_is_taken_is_refused_at_the_start() {
         "method eth_chainId is served by headwater itself or by another module: put it into a namespace of its own"
     );
 }
+
+#[tokio::test]
+async fn headwaters_own_methods_describe_the_caller() {
+    let rig =
+        Rig::with(|typed| typed.methods.denied = vec!["headwater_accountUsage".to_owned(), "own_sum".to_owned()]).await;
+    let mut client = rig.proxy.client().await;
+    let id = client.subscribe(json!(["newHeads"])).await;
+    let counted = client.call("own_subscribeCount", json!([0, ""])).await;
+    let listed = client.call("headwater_accountSubscriptions", json!([])).await;
+    let listed = listed["result"]["subscriptions"].as_array().unwrap().clone();
+    let of = |kind: &str| listed.iter().find(|one| one["kind"] == kind).unwrap()["id"].clone();
+    assert_eq!(
+        (of("newHeads"), of("extension")),
+        (json!(id), counted["result"].clone())
+    );
+    let limits = client.call("headwater_accountLimits", json!([])).await;
+    assert_eq!(limits["result"]["plan"], "default");
+    let denied = client.call("headwater_accountUsage", json!([])).await;
+    assert_eq!(denied["error"]["code"], -32601);
+    let names = |document: &Value| -> Vec<String> {
+        let methods = document["result"]["methods"].as_array().unwrap().iter();
+        methods
+            .map(|method| method["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let over_web_socket = names(&client.call("rpc_discover", json!([])).await);
+    let request = r#"{"jsonrpc":"2.0","id":1,"method":"rpc.discover"}"#;
+    let over_http = names(&serde_json::from_str(&rig.proxy.post(request).await).unwrap());
+    for (name, by_socket, by_http) in [
+        ("eth_subscribe", true, false),
+        ("eth_call", true, true),
+        ("own_late", true, true),
+        ("own_sum", false, false),
+        ("headwater_accountUsage", false, false),
+        ("rpc_discover", true, true),
+    ] {
+        let has = |names: &[String]| names.iter().any(|one| one == name);
+        assert_eq!((has(&over_web_socket), has(&over_http)), (by_socket, by_http), "{name}");
+    }
+}

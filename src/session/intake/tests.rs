@@ -8,6 +8,7 @@ use crate::config::{Config, typed};
 use crate::door::{Account, Accounts, Identity};
 use crate::rpc::Before;
 use crate::server::Http;
+use crate::session::tests::services;
 use crate::telemetry::ReasonLabel;
 
 /// WebSocket of a client, as far as an intake needs one: a subscription is accepted, and its end too.
@@ -52,6 +53,11 @@ impl Transport for Client {
         Outcome::TRUE
     }
 
+    fn call_own(&mut self, request: &Request<'_>) -> Result<Local, ErrorObjectOwned> {
+        self.log.push(format!("own {}", request.method));
+        Ok(Outcome::Result("8".into()).into())
+    }
+
     fn call_extension(&mut self, role: Role, request: &Request<'_>) -> Result<Local, ErrorObjectOwned> {
         self.log.push(format!("{role:?} {}", request.method));
         Ok(Outcome::Result("7".into()).into())
@@ -93,14 +99,25 @@ impl Rig {
         show(intake.take(message.as_bytes(), transport))
     }
 
-    fn http(&self) -> Http<'_> {
-        Http {
-            extension: &self.extension,
-            client: crate::extension::Client {
-                account: 1,
-                address: None,
+    /// Checks the answer over HTTP, where this client's extension is the services' own.
+    fn take_over_http(&self, message: &str) -> String {
+        // The services start tasks, none of which has to run here.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _entered = runtime.enter();
+        let services = services(|_| {});
+        let services = Arc::into_inner(services).expect("nobody else has it");
+        let services = Arc::new(services.extended(Extension::new(module().into(), 1000, self.metrics.clone())));
+        let pass = services.door.admit_within(0);
+        self.take(
+            message,
+            &mut Http {
+                services: &services,
+                pass: &pass,
             },
-        }
+        )
     }
 
     fn refused(&self, reason: &'static str) -> u64 {
@@ -194,7 +211,7 @@ fn check_each(message: &str, web_socket: &str, http: &str, log: &str) {
     let mut client = Client::default();
     assert_eq!(rig.take(message, &mut client), web_socket, "{message} over WebSocket");
     assert_eq!(client.log.join(", "), log, "{message}");
-    assert_eq!(rig.take(message, &mut rig.http()), http, "{message} over HTTP");
+    assert_eq!(rig.take_over_http(message), http, "{message} over HTTP");
 }
 
 #[track_caller]
@@ -277,7 +294,7 @@ fn a_refused_method_is_counted_on_each_transport() {
         ("eth_subscribe", 4),
     ] {
         rig.take(&call("1", method), &mut Client::default());
-        rig.take(&call("1", method), &mut rig.http());
+        rig.take_over_http(&call("1", method));
         assert_eq!(rig.refused("method"), counted, "{method}");
     }
 }
@@ -286,10 +303,10 @@ fn a_refused_method_is_counted_on_each_transport() {
 fn commands_to_development_chains_go_to_them_alone() {
     let mut rig = Rig::new(|_| {});
     let refused = "1 ! -32601 the method evm_mine does not exist/is not available";
-    assert_eq!(rig.take(&call("1", "evm_mine"), &mut rig.http()), refused);
+    assert_eq!(rig.take_over_http(&call("1", "evm_mine")), refused);
     rig.may_develop = true;
     let sent = "1 > evm_mine[1] in development";
-    assert_eq!(rig.take(&call("1", "evm_mine"), &mut rig.http()), sent);
+    assert_eq!(rig.take_over_http(&call("1", "evm_mine")), sent);
     assert_eq!(rig.refused("method"), 1);
 }
 
@@ -310,16 +327,16 @@ fn above_the_quota_all_items_are_refused_and_nothing_is_begun() {
     assert_eq!(rig.refused("requests"), 3, "each item counts");
     assert_eq!(client.log, ["place of 4"], "of the first call");
     assert_eq!(
-        rig.take(&call("2", "eth_call"), &mut rig.http()),
+        rig.take_over_http(&call("2", "eth_call")),
         "quota: 2 ! -32005 limit exceeded"
     );
-    assert_eq!(rig.take(&notification("eth_call"), &mut rig.http()), "quota: -");
+    assert_eq!(rig.take_over_http(&notification("eth_call")), "quota: -");
     assert_eq!(rig.refused("requests"), 5);
     // A message that exceeds the whole quota can never succeed.
     let rig = poor();
     let never = "Quota(Exceeded { retry_after: None }): [1 ! -32005 limit exceeded, 2 ! -32005 limit exceeded]";
     let twice = format!("[{},{}]", call("1", "eth_call"), call("2", "eth_call"));
-    assert_eq!(rig.take(&twice, &mut rig.http()), never);
+    assert_eq!(rig.take_over_http(&twice), never);
 }
 
 #[test]
@@ -331,7 +348,7 @@ fn a_message_without_requests_costs_one() {
         let unread = r#"quota: {"jsonrpc":"2.0","id":null,"error":{"code":-32005,"message":"limit exceeded"}}"#;
         let mut answers = Vec::new();
         for _ in 0..200 {
-            answers.push(rig.take(message, &mut rig.http()));
+            answers.push(rig.take_over_http(message));
             answers.push(rig.take(message, &mut Client::default()));
         }
         let refused = answers.iter().filter(|answer| *answer == unread).count();
@@ -440,4 +457,18 @@ fn methods_of_the_embedding_program_obey_the_lists_of_methods() {
         denied.take(&call("1", "own_later"), &mut without_places),
         "InFlight: 1 ! -32005 limit exceeded: too many calls in flight"
     );
+}
+
+#[test]
+fn methods_of_headwaters_own_need_no_place() {
+    for name in ["rpc_discover", "rpc.discover", "headwater_accountLimits"] {
+        let rig = Rig::new(|_| {});
+        let mut client = Client {
+            has_places: false,
+            ..Client::default()
+        };
+        assert_eq!(rig.take(&call("1", name), &mut client), "1 = 8");
+        assert_eq!(client.log, [format!("own {name}")]);
+        assert!(!rig.take_over_http(&call("1", name)).contains('!'), "{name} over HTTP");
+    }
 }
