@@ -11,6 +11,7 @@ import { Table } from "./table.mjs";
 import * as aiohttp from "./libraries/aiohttp.mjs";
 import * as chromium from "./libraries/chromium.mjs";
 import * as chromiumViem from "./libraries/chromium-viem.mjs";
+import * as embed from "./libraries/embed.mjs";
 import * as ethclient from "./libraries/ethclient.mjs";
 import * as ethers from "./libraries/ethers.mjs";
 import * as examples from "./libraries/examples.mjs";
@@ -29,7 +30,7 @@ import * as wscat from "./libraries/wscat.mjs";
 const LIBRARIES = [
   ...[ethers, viem, web3js, web3py, web3pySync, ethclient, chromiumViem],
   ...[raw, chromium, websockets, aiohttp, gorilla, wscat],
-  ...[examples, openrpc, proxyTests],
+  ...[embed, examples, openrpc, proxyTests],
   ...nodes.rows,
 ];
 const SCENARIO_LIMIT = 120_000;

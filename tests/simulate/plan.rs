@@ -348,9 +348,9 @@ fn fault(rng: &mut StdRng) -> Fault {
             ][rng.random_range(0..5)],
         ),
         7 => Fault::FailingCalls(rng.random_range(1..6)),
-        // Below the time that a node has for a question about a block's logs, half of `node.silence_timeout` (4 s in
-        // `run.rs`): a slower node does not serve logs, and clients of logs are refused for a minute.
-        _ => Fault::Slow(rng.random_range(20..1_700)),
+        // Below a quarter of `node.silence_timeout` (4 s in `run.rs`): a slower node that has to reconnect, which takes
+        // several round trips, does not serve the logs of a block in time, and their clients are refused for a minute.
+        _ => Fault::Slow(rng.random_range(20..1_000)),
     }
 }
 

@@ -30,7 +30,7 @@ export class RawClient {
   receive(text, binary) {
     const message = JSON.parse(text);
     if (this.keep) this.frames.push({ text, message, binary, at: performance.now() });
-    if (message.method === "eth_subscription") {
+    if (message.method && message.params?.subscription) {
       const { subscription } = message.params;
       const event = [message.params.result, text];
       const listener = this.listeners.get(subscription);
