@@ -3,7 +3,7 @@
 //! # The map
 //!
 //! ```text
-//! event    upstream      connection | poller      one actor per node: reports heads, answers calls
+//! event    upstream      connection | poller      an actor per node reports heads; calls go beside it (call_lane)
 //!          chain         ingest > pipeline        one canonical history (tracker) out of all reports
 //!          backplane                              ordered chain events, bounded
 //!          subscription  dispatch > registry      matching subscriptions (index); order per connection (gate)
@@ -21,7 +21,7 @@
 //!            > subscription::registry             eth_subscribe, eth_unsubscribe
 //!            > extension                          methods and subscriptions of the embedding program (jsonrpsee)
 //!            > rpc                                everything else: known here, cached, shared with an equal call, or
-//!                > upstream::routing              sent to a node that has the newest head and the least load
+//!                > upstream::routing              sent to a node
 //!          < delivery::writer                     answers and events share one queue
 //!
 //! resume   subscription  replay > replay_group   a client that returns, up to the live stream
@@ -29,7 +29,8 @@
 //! ```
 //!
 //! The paths meet at the client's queue, at the pool of upstreams, and at the published chain (`chain::Published`): the
-//! registry applies events to it, rpc answers calls from it.
+//! registry applies events to it, rpc answers calls from it. `module` serves both to other jsonrpsee servers of the program,
+//! by sessions and calls within the process.
 //!
 //! `docs/architecture.md` follows a head, a log, a subscription, a call and a resume step by step. `docs/design.md` has
 //! the event contract (E1 to E9) and the reasons of decisions, `docs/protocol.md` the details of the wire protocol that
@@ -46,7 +47,8 @@
 //!    tracker, history, cursor, inquiry and evidence; streams of contents, gate, filters and index; rpc's cache scope; the
 //!    queue.
 //! 4. Every channel, map and buffer has a bound.
-//! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason.
+//! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason, or with a
+//!    reset if the client takes no bytes at all.
 //!    Best-effort events (pending transactions, kinds that only the node knows) are dropped first, and counted.
 //! 6. Only idempotent calls are sent twice. A signed transaction is sent again only if its connection was lost, and no
 //!    node is known to have it.
@@ -61,6 +63,9 @@
 //! Modules in the order of the event path, then of the request path, then the modules that both use.
 
 #![warn(clippy::disallowed_types, unreachable_pub)]
+
+/// Version of jsonrpsee whose modules [`app::App::serve`] takes and [`app::App::module`] returns.
+pub use jsonrpsee;
 
 pub mod upstream;
 
