@@ -19,7 +19,7 @@ use super::pipeline::{FetchRequest, FetchResult, Pipeline};
 use super::source::{Seek, Source, wait_before};
 use super::tip::Tip;
 use super::{BlockRef, ChainEvent, Header, HistorySettings};
-use crate::telemetry::{BudgetLabel, Metrics};
+use crate::telemetry::{BudgetLabel, Event, Metrics};
 use crate::upstream::{HeadReport, Pool, UpstreamId};
 
 /// Attempts for a block below the oldest known one; no client waits for it.
@@ -199,7 +199,14 @@ impl Ingest {
         // Before clients get the head, and before answers are cached for it: the next calls go to upstreams that have
         // this head.
         self.pool.published(head.map(|head| (head.number, head.hash)));
-        self.tip.note(event);
+        if let Some(reorg) = self.tip.note(event) {
+            self.metrics.journal.enter(Event::Reorg {
+                fork: reorg.fork.number,
+                depth: reorg.depth,
+            });
+        } else if matches!(event, ChainEvent::ContinuityLost(_)) {
+            self.metrics.journal.enter(Event::ContinuityLost);
+        }
         if let Some(head) = head {
             self.metrics.head_number.set(head.number as i64);
         }

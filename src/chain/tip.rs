@@ -3,11 +3,15 @@
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::recent_blocks::{RecentBlocks, Reorg};
 use super::{BlockRef, ChainEvent};
 
 /// Published state of the chain, for answering calls about it.
 #[derive(Debug, Default)]
-pub struct Tip(Mutex<Extent>);
+pub struct Tip {
+    extent: Mutex<Extent>,
+    recent: Mutex<RecentBlocks>,
+}
 
 /// State of [`Tip`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,25 +44,36 @@ impl Tip {
     /// arrived.
     #[must_use]
     pub fn get(&self) -> Option<(BlockRef, Instant)> {
-        self.0.lock().arrived
+        self.extent.lock().arrived
     }
 
     /// Returns the published chain at this moment.
     #[must_use]
     pub fn view(&self) -> View {
-        self.0.lock().view
+        self.extent.lock().view
     }
 
     /// Records that a node reported blocks up to `number` as final, capped at the published head; ignored without a
     /// head.
     pub fn note_final(&self, number: u64) {
-        let view = &mut self.0.lock().view;
+        let view = &mut self.extent.lock().view;
         view.final_block = view.head.map(|head| number.min(head.number));
     }
 
-    /// Records an event that is about to be published.
-    pub(super) fn note(&self, event: &ChainEvent) {
-        let mut extent = self.0.lock();
+    /// Reads the newest blocks and reorgs.
+    pub fn with_recent<T>(&self, look: impl FnOnce(&RecentBlocks) -> T) -> T {
+        look(&self.recent.lock())
+    }
+
+    /// Records an event that is about to be published; returns the reorg if it is one.
+    pub(super) fn note(&self, event: &ChainEvent) -> Option<Reorg> {
+        let head = self.view().head;
+        self.note_view(event);
+        self.recent.lock().note(event, head, Instant::now()).cloned()
+    }
+
+    fn note_view(&self, event: &ChainEvent) {
+        let mut extent = self.extent.lock();
         let Extent { view, highest, arrived } = &mut *extent;
         match event {
             ChainEvent::Head(header) => {
