@@ -20,4 +20,6 @@ pub use frame::{Event, Prefix};
 pub use queue::{Chunk, Gathered, Kind, Queue};
 pub use recipient::{Batch, Recipient, SubscriptionId};
 pub use socket::Socket;
-pub use writer::{Answered, ClientWriter, Ended, InFlight, LivenessSigns, Phase, Waits, WriterLimits, WriterShared};
+pub use writer::{
+    Answered, ClientWriter, Ended, InFlight, LivenessSigns, Phase, Sent, Waits, WriterLimits, WriterShared,
+};

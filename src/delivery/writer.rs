@@ -11,6 +11,7 @@
 mod in_flight;
 mod pump;
 mod shared;
+mod signs;
 mod state;
 mod write_stall;
 
@@ -31,7 +32,8 @@ use crate::shares::Owner;
 
 pub use in_flight::InFlight;
 pub use shared::{WriterLimits, WriterShared};
-pub use state::{Ended, Phase, Waits};
+pub use signs::LivenessSigns;
+pub use state::{Ended, Phase, Sent, Waits};
 
 /// Queue length at which a replay pauses, in bytes: the size of one write.
 const REPLAY_BYTES: usize = GATHER_BYTES;
@@ -68,21 +70,6 @@ const LONG_ANSWER: usize = 16 << 10;
 
 /// Bytes of answers that may be corked until all requests that arrived together are read.
 const CORKED: usize = 32 << 10;
-
-/// Signs of life of one client, checked by the watch over all clients. Moments are `Millis`.
-#[derive(Clone, Copy, Debug)]
-pub struct LivenessSigns {
-    /// Arrival of the last frame.
-    pub last_heard: Millis,
-    /// Arrival of the first part of an unfinished message; 0 between messages.
-    pub unfinished_since: Millis,
-    /// Moment since which the socket takes no bytes; 0 if the socket takes them.
-    pub blocked_since: Millis,
-    /// Moment since which the connection is closing; 0 if it is not closing.
-    pub closing_since: Millis,
-    /// Reason to close the connection, if an event has waited longer than the limit.
-    pub overdue: Option<CloseReason>,
-}
 
 impl ClientWriter {
     /// Creates the writing half of a socket, with the compression agreed with the client and the egress budget of its
@@ -299,39 +286,6 @@ impl ClientWriter {
         self.state.lock().waits()
     }
 
-    // ---- signs of life
-
-    /// Records that a frame arrived from the client.
-    pub fn heard(&self) {
-        self.last_heard.store(self.shared.clock.now(), Ordering::Relaxed);
-    }
-
-    /// Records that part of a message arrived; the time limit runs from the first part.
-    pub fn message_begun(&self) {
-        if self.unfinished_since.load(Ordering::Relaxed) == 0 {
-            self.unfinished_since.store(self.shared.clock.now(), Ordering::Relaxed);
-        }
-    }
-
-    /// Records that a message is complete.
-    pub fn message_done(&self) {
-        self.unfinished_since.store(0, Ordering::Relaxed);
-    }
-
-    /// Returns the signs of life at `now`.
-    #[must_use]
-    pub fn signs(&self, now: Millis) -> LivenessSigns {
-        let state = self.state.lock();
-        let overdue = state.is_overdue(now, self.shared.limits.max_age);
-        LivenessSigns {
-            last_heard: self.last_heard.load(Ordering::Relaxed),
-            unfinished_since: self.unfinished_since.load(Ordering::Relaxed),
-            blocked_since: state.blockage.since(),
-            closing_since: state.closing_since,
-            overdue: overdue.then(|| state.backlogged()),
-        }
-    }
-
     /// Returns the bytes in the queue.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
@@ -367,6 +321,18 @@ impl ClientWriter {
     #[must_use]
     pub fn begin_call(self: &Arc<Self>, max: u32) -> Option<InFlight> {
         InFlight::begin(self, max)
+    }
+
+    /// Returns the number of calls in flight.
+    #[must_use]
+    pub fn calls_in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of live subscriptions of this kind.
+    #[must_use]
+    pub fn live(&self, kind: Kind) -> u32 {
+        self.live[kind as usize].load(Ordering::Relaxed)
     }
 
     /// Checks if several calls of this client are in flight: their answers often arrive together.

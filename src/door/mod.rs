@@ -8,7 +8,8 @@
 //! methods    methods that may be called, and their costs
 //! effect     effect of a method by its name: it reads, or it acts
 //! plan       limits; policy holds all of the above, as one value that a reload swaps
-//! account    usage of one identity; accounts all of them
+//! account    quotas of one identity; accounts all of them
+//! usage      requests and bytes of one account, for the operator
 //! handshake  connections without a request yet
 //! crowd      choice of the connection that is displaced
 //! ```
@@ -29,6 +30,7 @@ mod origin;
 mod plan;
 mod policy;
 mod token;
+mod usage;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -51,6 +53,7 @@ pub use origin::{Hosts, Origins};
 pub use plan::{Plan, RefusalLimit, Refusals};
 pub use policy::{Auth, CredentialSource, CredentialSources, InvalidKind, Kinds, Policy, Rights};
 pub use token::{TokenError, TokenSettings, Tokens, VerifiedToken};
+pub use usage::{Usage, UsageSums};
 
 use crate::clock::Clock;
 use crate::delivery::CloseReason;
@@ -144,6 +147,12 @@ impl Pass {
     #[must_use]
     pub fn account(&self) -> &Arc<Account> {
         &self.account
+    }
+
+    /// Returns the address of the client; `None` if a proxy withholds it.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// Ties the pass to its connection, which may be displaced by others.

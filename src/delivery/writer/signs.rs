@@ -1,0 +1,62 @@
+//! Signs of life of one client, checked by the watch over all clients.
+
+use std::sync::atomic::Ordering;
+
+use super::ClientWriter;
+use super::state::Sent;
+use crate::clock::Millis;
+use crate::delivery::CloseReason;
+
+/// Signs of life of one client, and its figures. Moments are `Millis`.
+#[derive(Clone, Copy, Debug)]
+pub struct LivenessSigns {
+    /// Arrival of the last frame.
+    pub last_heard: Millis,
+    /// Arrival of the first part of an unfinished message; 0 between messages.
+    pub unfinished_since: Millis,
+    /// Moment since which the socket takes no bytes; 0 if the socket takes them.
+    pub blocked_since: Millis,
+    /// Moment since which the connection is closing; 0 if it is not closing.
+    pub closing_since: Millis,
+    /// Reason to close the connection, if an event has waited longer than the limit.
+    pub overdue: Option<CloseReason>,
+    /// Bytes in the queue and in the current write.
+    pub waiting_bytes: usize,
+    /// Data written since the client connected.
+    pub sent: Sent,
+}
+
+impl ClientWriter {
+    /// Records that a frame arrived from the client.
+    pub fn heard(&self) {
+        self.last_heard.store(self.shared.clock.now(), Ordering::Relaxed);
+    }
+
+    /// Records that part of a message arrived; the time limit runs from the first part.
+    pub fn message_begun(&self) {
+        if self.unfinished_since.load(Ordering::Relaxed) == 0 {
+            self.unfinished_since.store(self.shared.clock.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Records that a message is complete.
+    pub fn message_done(&self) {
+        self.unfinished_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Returns the signs of life at `now`.
+    #[must_use]
+    pub fn signs(&self, now: Millis) -> LivenessSigns {
+        let state = self.state.lock();
+        let overdue = state.is_overdue(now, self.shared.limits.max_age);
+        LivenessSigns {
+            last_heard: self.last_heard.load(Ordering::Relaxed),
+            unfinished_since: self.unfinished_since.load(Ordering::Relaxed),
+            blocked_since: state.blockage.since(),
+            closing_since: state.closing_since,
+            overdue: overdue.then(|| state.backlogged()),
+            waiting_bytes: state.queue.bytes() + state.writing.bytes(),
+            sent: state.sent,
+        }
+    }
+}
