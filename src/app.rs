@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -16,13 +15,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Access, Admin, Api, Readiness};
 use crate::backplane::{self, Wanted};
 use crate::chain::{Archive, ContentFetches, Ingest, Source, Tip};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::devnet::Devnet;
 use crate::door::Door;
+use crate::operator::{self, OperatorServer as _, OperatorService, UsageFileError, UsageLog};
 use crate::reload::Follower;
 use crate::rpc::Rpc;
 use crate::server::Server;
@@ -48,6 +48,9 @@ pub enum StartError {
     /// The embedded chain did not start.
     #[error("the embedded devnet did not start: {0}")]
     Devnet(#[from] crate::devnet::Error),
+    /// The file of usage cannot be used.
+    #[error(transparent)]
+    Usage(#[from] UsageFileError),
 }
 
 /// The unexpected end of a task, by its name.
@@ -73,6 +76,7 @@ pub struct App {
     listener: TcpListener,
     admin_listener: TcpListener,
     devnet: Option<Devnet>,
+    usage: UsageLog,
     follower: Option<Follower>,
 }
 
@@ -80,7 +84,8 @@ impl App {
     /// Binds both ports, and starts the embedded devnet if no upstream is configured.
     ///
     /// # Errors
-    /// Returns a [`StartError`] if an address cannot be bound or the devnet does not start.
+    /// Returns a [`StartError`] if an address cannot be bound, the file of usage cannot be read or the devnet does not
+    /// start.
     pub async fn bind(mut config: Config) -> Result<Self, StartError> {
         // Fails if a provider is installed already, which serves as well.
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -94,6 +99,7 @@ impl App {
             Some(listener) => adopt("admin", config.admin, listener)?,
             None => bind("admin", config.admin, false)?,
         };
+        let usage = UsageLog::open(config.usage_file.as_deref())?;
         let mut devnet = None;
         if config.upstreams.is_empty() {
             let node = Devnet::start(config.devnet.clone()).await?;
@@ -107,6 +113,7 @@ impl App {
             listener,
             admin_listener,
             devnet,
+            usage,
             follower: None,
         })
     }
@@ -157,6 +164,7 @@ impl App {
             listener,
             admin_listener,
             devnet: _devnet,
+            usage,
             follower,
         } = self;
         raise_file_limit(config.door.max_connections);
@@ -224,14 +232,31 @@ impl App {
             metrics.clone(),
             clock,
         ));
+        let readiness = Readiness::new(
+            services.clone(),
+            pool.clone(),
+            tip.clone(),
+            config.max_head_age,
+            max_contents_age,
+        );
+        let readiness = Arc::new(readiness);
+        let operator = OperatorService::new(operator::Parts {
+            services: services.clone(),
+            pool: pool.clone(),
+            tip: tip.clone(),
+            readiness: readiness.clone(),
+            reload: follower.as_ref().map(Follower::handle),
+            usage,
+        });
+        let admin_address = admin_listener.local_addr().unwrap_or(config.admin);
         let admin = Arc::new(Admin {
             services: services.clone(),
             pool: pool.clone(),
             tip,
             registry: registry_of_metrics,
-            max_head_age: config.max_head_age,
-            max_contents_age,
-            draining: AtomicBool::new(false),
+            readiness: readiness.clone(),
+            access: Access::new(config.admin_token, admin_address),
+            api: Api::new(operator.clone().into_rpc()),
         });
 
         let closing = CancellationToken::new();
@@ -251,10 +276,8 @@ impl App {
             "dispatch",
             dispatch(feed, pool.watch_answers(), registry, ContentFetches::new(source)),
         ));
-        critical.spawn(named(
-            "admin",
-            admin::serve(admin_listener, admin.clone(), config.admin_hosts),
-        ));
+        critical.spawn(named("admin", admin::serve(admin_listener, admin, config.admin_hosts)));
+        critical.spawn(named("operator", operator.clone().run()));
         let watched = services.clone();
         critical.spawn(named("client watch", async move {
             watched.clients.watch(config.life_signs).await
@@ -283,7 +306,7 @@ impl App {
             error!("{broken}");
         }
         info!(clients = services.clients.len(), "draining");
-        admin.draining.store(true, Ordering::Relaxed);
+        readiness.shut_down();
         closing.cancel();
         services.clients.drain(config.grace).await;
         if let Ok(tasks) = serving.await
@@ -296,6 +319,7 @@ impl App {
                 "connections open after shutdown.grace end with the process"
             );
         }
+        operator.finish().await;
         broken.map_or(Ok(()), Err)
     }
 }

@@ -81,6 +81,7 @@ pub mod admin;
 pub mod app;
 pub mod config;
 pub mod devnet;
+pub mod operator;
 
 pub mod clock;
 pub mod conduct;

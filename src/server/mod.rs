@@ -18,3 +18,4 @@ pub use handshake::{check as check_upgrade, is_upgrade};
 pub use listener::{Server, ServerSettings};
 pub use permessage_deflate::agree as agree_on_extension;
 pub use proxy_protocol::{NotProxied, client_of};
+pub use write_timeout::WriteTimeout;

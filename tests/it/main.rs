@@ -32,6 +32,7 @@ mod limits;
 mod memory;
 mod odd_nodes;
 mod odd_words;
+mod operator;
 mod passthrough;
 mod policy;
 mod rate_limits;
