@@ -9,6 +9,7 @@ mod queue;
 mod recipient;
 pub mod series;
 mod socket;
+mod tap;
 mod write_buffer;
 mod writer;
 
@@ -20,6 +21,7 @@ pub use frame::{Event, Prefix};
 pub use queue::{Chunk, Gathered, Kind, Queue};
 pub use recipient::{Batch, Recipient, SubscriptionId};
 pub use socket::Socket;
+pub use tap::{Direction, TappedMessage};
 pub use writer::{
     Answered, ClientWriter, Ended, InFlight, LivenessSigns, Phase, Sent, Waits, WriterLimits, WriterShared,
 };

@@ -13,10 +13,11 @@ mod pump;
 mod shared;
 mod signs;
 mod state;
+mod tapping;
 mod write_stall;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use parking_lot::Mutex;
 use self::shared::Tally;
 use self::state::{GATHER_BYTES, State};
 use super::queue::Push;
+use super::tap::Tap;
 use super::{Batch, CloseReason, Compression, Egress, Kind, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::Millis;
 use crate::pieces;
@@ -54,6 +56,9 @@ pub struct ClientWriter {
     unfinished_since: AtomicU64,
     /// Number of live subscriptions of the connection, by kind. Changed and read under the registry's lock.
     live: [AtomicU32; Kind::ALL.len()],
+    /// `true` while there is a tap.
+    is_tapped: AtomicBool,
+    tap: Mutex<Option<Box<Tap>>>,
 }
 
 /// Result of queueing an answer.
@@ -88,6 +93,8 @@ impl ClientWriter {
             egress,
             unfinished_since: AtomicU64::new(0),
             live: Default::default(),
+            is_tapped: AtomicBool::new(false),
+            tap: Mutex::default(),
         })
     }
 
@@ -142,6 +149,7 @@ impl ClientWriter {
     /// Encodes a text message as agreed with this client, in pieces for [`Self::answer`].
     #[must_use]
     pub fn text(&self, parts: &[Bytes]) -> Vec<Bytes> {
+        self.tap_answer(parts);
         if self.compression != Compression::None
             && let Some(frame) = frame::deflated_text(parts)
         {
@@ -159,6 +167,7 @@ impl ClientWriter {
         if state.phase != Phase::Open {
             return false;
         }
+        self.tap_events(to, batch);
         let limits = &self.shared.limits;
         let push = if state.is_overdue(now, limits.max_age) {
             Push::Full

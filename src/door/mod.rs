@@ -44,7 +44,7 @@ use http::header::{HOST, HeaderMap, ORIGIN};
 pub use account::{Account, Accounts, BYTES_PER_REQUEST, ConnectionSlot, Exceeded, Limit, Reserved, Terms};
 pub use address::{ForwardedHeader, Proxies};
 pub use crowd::{Activity, Crowd, Seat};
-pub use effect::PUBLIC;
+pub use effect::{PUBLIC, acts};
 pub use handshake::{Handshake, Handshakes};
 pub use identity::{Identity, Network};
 pub use key::{ApiKey, Digest, InvalidDigest};

@@ -9,8 +9,8 @@ use jsonrpsee::core::{RpcResult, SubscriptionResult};
 use jsonrpsee::proc_macros::rpc;
 
 use super::views::{
-    AuditEntry, ClientPage, ClientQuery, ClientView, Drain, Reloaded, ReorgView, Status, UpstreamName, UpstreamView,
-    UsageQuery, UsageRow,
+    AuditEntry, ClientPage, ClientQuery, ClientView, Drain, Reloaded, ReorgView, Status, TapItem, TapQuery,
+    UpstreamName, UpstreamView, UsageQuery, UsageRow,
 };
 use crate::telemetry::Entry;
 
@@ -82,4 +82,8 @@ pub trait Operator {
     /// Sends the newest `last` events, and those that follow. An event `missed` tells a slow reader how many it missed.
     #[subscription(name = "subscribeEvents" => "event", unsubscribe = "unsubscribeEvents", item = Entry)]
     async fn subscribe_events(&self, last: Option<usize>) -> SubscriptionResult;
+
+    /// Sends the messages of a client, redacted, until the time or the bytes are used up or the client leaves.
+    #[subscription(name = "tap" => "tapped", unsubscribe = "untap", item = TapItem, with_extensions)]
+    async fn tap(&self, id: u64, query: Option<TapQuery>) -> SubscriptionResult;
 }

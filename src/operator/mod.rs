@@ -6,7 +6,7 @@
 //! service    the server's half: reads the state of the others, and acts on it
 //!   status   one state of everything, for a page that is drawn once a second
 //!   clients  filter, sort and page
-//!   tap      messages of one client
+//!   tap      messages of one client, redacted
 //! sampler    once a second: latencies of the last minute, sums of refusals; every ten seconds: usage
 //! usage      requests, notifications and bytes of each key by hour
 //! audit      acts of operators
@@ -18,9 +18,11 @@
 mod api;
 mod audit;
 mod clients;
+mod redaction;
 mod sampler;
 mod service;
 mod status;
+mod tap;
 mod usage;
 mod views;
 

@@ -1,6 +1,6 @@
 //! The server's half of the API.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use jsonrpsee::core::{RpcResult, SubscriptionResult, async_trait};
@@ -10,6 +10,7 @@ use jsonrpsee::{Extensions, PendingSubscriptionSink, SubscriptionMessage, Subscr
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -17,14 +18,15 @@ use super::api::OperatorServer;
 use super::audit::Audit;
 use super::clients;
 use super::sampler::Sampler;
+use super::tap::{self, MAX_TAPS, TapBounds};
 use super::usage::{self, UsageLog};
 use super::views::{
-    AuditEntry, ClientPage, ClientQuery, ClientView, Drain, Reloaded, ReorgView, Status, UpstreamName, UpstreamView,
-    UsageQuery, UsageRow,
+    AuditEntry, ClientPage, ClientQuery, ClientView, Drain, Reloaded, ReorgView, Status, TapQuery, UpstreamName,
+    UpstreamView, UsageQuery, UsageRow,
 };
 use crate::admin::{Actor, Readiness};
 use crate::chain::Tip;
-use crate::delivery::CloseReason;
+use crate::delivery::{ClientWriter, CloseReason, TappedMessage};
 use crate::door::unix_now;
 use crate::reload::{self, ReloadHandle};
 use crate::session::Services;
@@ -90,6 +92,8 @@ pub struct Inner {
     pub(super) started: Instant,
     audit: Audit,
     usage: Mutex<UsageLog>,
+    /// Places of taps.
+    taps: Semaphore,
     /// Task that closes clients during a drain.
     closing: Mutex<Option<AbortHandle>>,
 }
@@ -103,6 +107,7 @@ impl OperatorService {
             started: Instant::now(),
             audit: Audit::default(),
             usage: Mutex::new(std::mem::take(&mut parts.usage)),
+            taps: Semaphore::new(MAX_TAPS),
             closing: Mutex::default(),
             parts,
         }))
@@ -188,6 +193,20 @@ impl OperatorService {
         Ok(())
     }
 
+    /// Begins a tap, which ends with its guard.
+    fn begin_tap(&self, id: u64, bytes: usize) -> RpcResult<(TapGuard<'_>, mpsc::Receiver<TappedMessage>)> {
+        let client = self.parts.services.clients.get(id).ok_or_else(no_client)?;
+        let full = || error(REFUSED, format!("there are {MAX_TAPS} taps already: end one first"));
+        let place = self.taps.try_acquire().map_err(|_| full())?;
+        let messages = client.writer.tap(bytes);
+        let messages = messages.ok_or_else(|| error(REFUSED, "this client has a tap already"))?;
+        let guard = TapGuard {
+            writer: Arc::downgrade(&client.writer),
+            _place: place,
+        };
+        Ok((guard, messages))
+    }
+
     fn close_clients(&self, over: Option<Duration>) {
         let task = over.map(|over| {
             let services = self.parts.services.clone();
@@ -196,6 +215,20 @@ impl OperatorService {
         });
         if let Some(before) = std::mem::replace(&mut *self.closing.lock(), task) {
             before.abort();
+        }
+    }
+}
+
+/// Tap that ends when this is dropped.
+struct TapGuard<'a> {
+    writer: Weak<ClientWriter>,
+    _place: SemaphorePermit<'a>,
+}
+
+impl Drop for TapGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.upgrade() {
+            writer.end_tap();
         }
     }
 }
@@ -371,10 +404,31 @@ impl OperatorServer for OperatorService {
             send(&sink, &entry).await?;
         }
     }
+
+    async fn tap(
+        &self,
+        pending: PendingSubscriptionSink,
+        extensions: &Extensions,
+        id: u64,
+        query: Option<TapQuery>,
+    ) -> SubscriptionResult {
+        let bounds = TapBounds::from(query.unwrap_or_default());
+        let begun = self.begin_tap(id, bounds.bytes);
+        let target = format!("client {id}, {:?}, {} bytes", bounds.time, bounds.bytes);
+        let (guard, messages) = match self.audited(extensions, "tap", &target, begun) {
+            Ok(begun) => begun,
+            Err(why) => {
+                pending.reject(why).await;
+                return Ok(());
+            }
+        };
+        let sink = pending.accept().await?;
+        tap::forward(&sink, messages, bounds.time, || guard.writer.strong_count() > 0).await
+    }
 }
 
 /// Sends an item, when the connection has room for it.
-async fn send(sink: &SubscriptionSink, item: &impl Serialize) -> SubscriptionResult {
+pub(super) async fn send(sink: &SubscriptionSink, item: &impl Serialize) -> SubscriptionResult {
     let item = serde_json::value::to_raw_value(item)?;
     sink.send(SubscriptionMessage::from(item)).await?;
     Ok(())

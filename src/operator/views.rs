@@ -387,3 +387,43 @@ impl std::fmt::Display for UpstreamName {
         }
     }
 }
+
+/// Bounds of a tap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct TapQuery {
+    /// Time after which it ends, in seconds: at most 600; 30 if not set.
+    pub seconds: Option<u64>,
+    /// Bytes of messages after which it ends: at most 4 MiB; 256 KiB if not set.
+    pub max_bytes: Option<usize>,
+}
+
+/// Item of a tap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum TapItem {
+    /// Message of the client.
+    Received {
+        /// Length, without framing and compression.
+        bytes: u64,
+        /// Text, redacted; `None` for a message above 64 KiB.
+        text: Option<String>,
+    },
+    /// Message to the client: queued, and about to be written.
+    Sent {
+        /// Length, without framing and compression.
+        bytes: u64,
+        /// Text, redacted; `None` for a message above 64 KiB.
+        text: Option<String>,
+    },
+    /// Messages that this reader missed, since it was too slow.
+    Missed {
+        /// Number of messages.
+        count: u64,
+    },
+    /// End of the tap.
+    Ended {
+        /// `time`, `bytes`, or `closed` if the client has left.
+        reason: String,
+    },
+}

@@ -62,6 +62,7 @@ impl Session {
     }
 
     fn charged(&mut self, message: &[u8]) {
+        self.writer.tap_received(message);
         let terms = self.pass.account().terms();
         let parsed = Message::parse(message, terms.rights.plan.max_batch);
         // Requests are charged one by one. A message without any costs as much as one, since it is read and answered.
