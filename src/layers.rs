@@ -14,6 +14,7 @@ const LAYERS: &str = "
     main          app config devnet door reload telemetry
     bench         deflate tls
     health
+    operate       operator
     tail
 
     app           admin backplane chain clock config devnet door operator reload rpc server session subscription telemetry tls upstream

@@ -22,6 +22,9 @@
 //!                > upstream::routing              sent to a node that has the newest head and the least load
 //!          < delivery::writer                     answers and events share one queue
 //!
+//! operator admin         listener > access        pages, and who may use the API
+//!          operator      api > service            a trait served by jsonrpsee: reads the state of the others, acts on it
+//!
 //! resume   subscription  replay > replay_group   a client that returns, up to the live stream
 //!          chain         cursor                   over history (memory) or archive (fetched from a node)
 //! ```

@@ -2,6 +2,7 @@
 
 mod access;
 mod acts;
+mod commands;
 mod tap;
 
 use std::path::PathBuf;
