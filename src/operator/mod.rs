@@ -18,6 +18,7 @@
 mod api;
 mod audit;
 mod clients;
+mod costs;
 mod redaction;
 mod sampler;
 mod service;

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::api::OperatorServer;
 use super::audit::Audit;
 use super::clients;
+use super::costs::Costs;
 use super::sampler::Sampler;
 use super::tap::{self, MAX_TAPS, TapBounds};
 use super::usage::{self, UsageLog};
@@ -92,6 +93,7 @@ pub struct Inner {
     pub(super) started: Instant,
     audit: Audit,
     usage: Mutex<UsageLog>,
+    pub(super) costs: Mutex<Costs>,
     /// Places of taps.
     taps: Semaphore,
     /// Task that closes clients during a drain.
@@ -107,6 +109,7 @@ impl OperatorService {
             started: Instant::now(),
             audit: Audit::default(),
             usage: Mutex::new(std::mem::take(&mut parts.usage)),
+            costs: Mutex::default(),
             taps: Semaphore::new(MAX_TAPS),
             closing: Mutex::default(),
             parts,
@@ -124,6 +127,7 @@ impl OperatorService {
             }
             if round % COLLECT == 0 {
                 self.collect();
+                self.costs.lock().turn();
             }
             if round % WRITE == 0 {
                 self.write_usage().await;
@@ -139,6 +143,7 @@ impl OperatorService {
 
     fn collect(&self) {
         let taken = self.parts.services.door.accounts().take_usage();
+        self.costs.lock().add(&taken);
         self.usage.lock().add(taken, unix_now());
     }
 

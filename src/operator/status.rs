@@ -79,6 +79,7 @@ impl OperatorService {
             reorgs: metrics.reorgs.get(),
             blocks,
             busiest: busy.collect(),
+            costliest: self.costs.lock().most(),
         }
     }
 

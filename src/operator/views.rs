@@ -74,6 +74,9 @@ view!(
         blocks: Vec<BlockView>,
         /// Clients to which the most was written within the last second, most first.
         busiest: Vec<BusyView>,
+        /// Accounts that used the most within the last ten seconds or so, by bytes, most first.
+        #[serde(default)]
+        costliest: Vec<CostlyView>,
     }
 );
 
@@ -198,6 +201,22 @@ view!(
         /// Its account.
         account: String,
         /// Bytes written.
+        bytes: u64,
+    }
+);
+
+view!(
+    /// Account that used much within the last ten seconds.
+    CostlyView {
+        /// Account: `key NAME`, `token SUBJECT`, or `anonymous` for all others together.
+        account: String,
+        /// Requests, by weight.
+        requests: u64,
+        /// Messages refused by the quota of requests.
+        refusals: u64,
+        /// Notifications written.
+        notifications: u64,
+        /// Bytes written to WebSocket connections.
         bytes: u64,
     }
 );

@@ -2,6 +2,7 @@
 
 mod lines;
 mod table;
+mod top;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -23,6 +24,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub enum OperatorCommand {
     /// Show the state of a running headwater.
     Status(Target),
+    /// Show the state in the terminal, once a second.
+    Top(Target),
     /// List the connected clients.
     Clients(ClientsArgs),
     /// Print the messages of one client, redacted, for a while.
@@ -175,6 +178,7 @@ pub async fn run(command: OperatorCommand) -> anyhow::Result<()> {
             let status = told(target.connect().await?.status().await)?;
             target.show(&status, lines::status);
         }
+        OperatorCommand::Top(target) => top::top(&target).await?,
         OperatorCommand::Clients(args) => {
             let query = ClientQuery {
                 text: args.text,
