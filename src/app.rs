@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -17,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Access, Admin, Api, Readiness};
 use crate::backplane::{self, Wanted};
 use crate::chain::{Archive, ContentFetches, History, Ingest, PublishedWriter, Source};
 use crate::clock::Clock;
@@ -26,6 +25,7 @@ use crate::devnet::Devnet;
 use crate::door::Door;
 use crate::extension::{self, Extension};
 use crate::module;
+use crate::operator::{self, OperatorServer as _, OperatorService, UsageFileError, UsageLog};
 use crate::reload::Follower;
 use crate::rpc::{self, Rpc};
 use crate::server::Server;
@@ -51,6 +51,9 @@ pub enum StartError {
     /// The embedded chain did not start.
     #[error("the embedded devnet did not start: {0}")]
     Devnet(#[from] crate::devnet::Error),
+    /// The file of usage cannot be used.
+    #[error(transparent)]
+    Usage(#[from] UsageFileError),
 }
 
 /// The unexpected end of a task, by its name.
@@ -76,6 +79,7 @@ pub struct App {
     listener: TcpListener,
     admin_listener: TcpListener,
     devnet: Option<Devnet>,
+    usage: UsageLog,
     follower: Option<Follower>,
     methods: Methods,
     running: watch::Sender<Option<Arc<Services>>>,
@@ -85,7 +89,8 @@ impl App {
     /// Binds both ports, and starts the embedded devnet if no upstream is configured.
     ///
     /// # Errors
-    /// Returns a [`StartError`] if an address cannot be bound or the devnet does not start.
+    /// Returns a [`StartError`] if an address cannot be bound, the file of usage cannot be read or the devnet does not
+    /// start.
     pub async fn bind(mut config: Config) -> Result<Self, StartError> {
         // Fails if a provider is installed already, which serves as well.
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -99,6 +104,7 @@ impl App {
             Some(listener) => adopt("admin", config.admin, listener)?,
             None => bind("admin", config.admin, false)?,
         };
+        let usage = UsageLog::open(config.usage_file.as_deref())?;
         let mut devnet = None;
         if config.upstreams.is_empty() {
             let node = Devnet::start(config.devnet.clone()).await?;
@@ -112,6 +118,7 @@ impl App {
             listener,
             admin_listener,
             devnet,
+            usage,
             follower: None,
             methods: Methods::new(),
             running: watch::Sender::new(None),
@@ -182,6 +189,7 @@ impl App {
             listener,
             admin_listener,
             devnet: _devnet,
+            usage,
             follower,
             methods,
             running,
@@ -215,7 +223,7 @@ impl App {
             metrics.clone(),
         );
         let history = History::new(config.history.blocks).within(config.history.max_bytes);
-        let writer = PublishedWriter::new(history, metrics.head_number.clone());
+        let writer = PublishedWriter::new(history, metrics.clone());
         let published = writer.reader();
         let registry = Arc::new(Registry::new(
             writer,
@@ -248,14 +256,31 @@ impl App {
         );
         let services = Arc::new(services.extended(extension));
         running.send_replace(Some(services.clone()));
+        let readiness = Readiness::new(
+            services.clone(),
+            pool.clone(),
+            published.clone(),
+            config.max_head_age,
+            max_contents_age,
+        );
+        let readiness = Arc::new(readiness);
+        let operator = OperatorService::new(operator::Parts {
+            services: services.clone(),
+            pool: pool.clone(),
+            published: published.clone(),
+            readiness: readiness.clone(),
+            reload: follower.as_ref().map(Follower::handle),
+            usage,
+        });
+        let admin_address = admin_listener.local_addr().unwrap_or(config.admin);
         let admin = Arc::new(Admin {
             services: services.clone(),
             pool: pool.clone(),
             published,
             registry: registry_of_metrics,
-            max_head_age: config.max_head_age,
-            max_contents_age,
-            draining: AtomicBool::new(false),
+            readiness: readiness.clone(),
+            access: Access::new(config.admin_token, admin_address),
+            api: Api::new(operator.clone().into_rpc()),
         });
 
         let closing = CancellationToken::new();
@@ -275,10 +300,8 @@ impl App {
             "dispatch",
             dispatch(feed, pool.watch_answers(), registry, ContentFetches::new(source)),
         ));
-        critical.spawn(named(
-            "admin",
-            admin::serve(admin_listener, admin.clone(), config.admin_hosts),
-        ));
+        critical.spawn(named("admin", admin::serve(admin_listener, admin, config.admin_hosts)));
+        critical.spawn(named("operator", operator.clone().run()));
         let watched = services.clone();
         critical.spawn(named("client watch", async move {
             watched.clients.watch(config.life_signs).await
@@ -307,7 +330,7 @@ impl App {
             error!("{broken}");
         }
         info!(clients = services.clients.len(), "draining");
-        admin.draining.store(true, Ordering::Relaxed);
+        readiness.shut_down();
         closing.cancel();
         running.send_replace(None);
         services.clients.drain(config.grace).await;
@@ -321,6 +344,7 @@ impl App {
                 "connections open after shutdown.grace end with the process"
             );
         }
+        operator.finish().await;
         broken.map_or(Ok(()), Err)
     }
 }

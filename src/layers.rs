@@ -14,13 +14,16 @@ const LAYERS: &str = "
     main          app config devnet door reload telemetry
     bench         deflate tls
     health
+    operate       operator telemetry
     tail
 
-    app           admin backplane chain clock config devnet door extension module reload rpc server session subscription telemetry tls upstream
+    app           admin backplane chain clock config devnet door extension module operator reload rpc server session subscription telemetry tls upstream
+    # The operator's API reads the state of all modules and acts on them; admin serves it without knowing its methods.
+    operator      admin chain clock delivery door reload session telemetry upstream
     reload        config door telemetry tls
     # A setting becomes what the module takes whose setting it is.
-    config        chain delivery devnet door method_pattern rpc server session subscription telemetry tls upstream
-    admin         chain door session telemetry upstream
+    config        admin chain delivery devnet door method_pattern rpc server session subscription telemetry tls upstream
+    admin         chain door server session telemetry upstream
     devnet
 
     # Sessions within the process, for servers of other programs.

@@ -24,6 +24,9 @@
 //!                > upstream::routing              sent to a node
 //!          < delivery::writer                     answers and events share one queue
 //!
+//! operator admin         listener > access        pages, and who may use the API
+//!          operator      api > service            a trait served by jsonrpsee: reads the state of the others, acts on it
+//!
 //! resume   subscription  replay > replay_group   a client that returns, up to the live stream
 //!          chain         cursor                   over history (published, in memory) or archive (fetched from a node)
 //! ```
@@ -93,6 +96,7 @@ pub mod admin;
 pub mod app;
 pub mod config;
 pub mod devnet;
+pub mod operator;
 
 mod backoff;
 pub mod clock;

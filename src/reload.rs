@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, ConfigError, Flags, typed};
 use crate::door::Door;
-use crate::telemetry::{Metrics, OutcomeLabel};
+use crate::telemetry::{Event, Metrics, OutcomeLabel};
 use crate::tls::Certificate;
 
 /// Interval between polls of the files.
@@ -69,6 +70,7 @@ fn warn_of_exposed(typed: &typed::Config) {
 fn exposed(typed: &typed::Config) -> Vec<(&'static str, &str, u32)> {
     use std::os::unix::fs::PermissionsExt as _;
     let secrets = [
+        ("admin_token_file", &typed.admin_token_file),
         ("auth.jwt_secret_file", &typed.auth.jwt_secret_file),
         ("tls.key", &typed.tls.key),
     ];
@@ -94,6 +96,43 @@ impl Look {
     }
 }
 
+/// Result of a reload, or of a check: the settings that wait for a restart.
+pub type Reloaded = Result<Vec<String>, ConfigError>;
+
+/// Request to the task that follows the configuration.
+#[derive(Debug)]
+enum ReloadRequest {
+    /// Read it and apply it.
+    Apply(oneshot::Sender<Reloaded>),
+    /// Read it and check it.
+    Check(oneshot::Sender<Reloaded>),
+}
+
+/// Most requests that wait.
+const REQUESTS: usize = 8;
+
+/// Handle to the task that follows the configuration.
+#[derive(Clone, Debug)]
+pub struct ReloadHandle(mpsc::Sender<ReloadRequest>);
+
+impl ReloadHandle {
+    /// Reads the configuration and applies it. `None` if the task has ended.
+    pub async fn apply(&self) -> Option<Reloaded> {
+        self.ask(ReloadRequest::Apply).await
+    }
+
+    /// Reads the configuration and checks it, without effect. `None` if the task has ended.
+    pub async fn check(&self) -> Option<Reloaded> {
+        self.ask(ReloadRequest::Check).await
+    }
+
+    async fn ask(&self, request: impl FnOnce(oneshot::Sender<Reloaded>) -> ReloadRequest) -> Option<Reloaded> {
+        let (sender, answer) = oneshot::channel();
+        self.0.send(request(sender)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
 /// A source, and the task that applies its changes.
 #[derive(Debug)]
 pub struct Follower {
@@ -104,6 +143,8 @@ pub struct Follower {
     /// The files at the last poll. A change is applied once two polls agree: a half-written file changes again.
     changing: Option<Vec<Look>>,
     hangup: Signal,
+    handle: ReloadHandle,
+    requests: mpsc::Receiver<ReloadRequest>,
 }
 
 impl Follower {
@@ -113,13 +154,22 @@ impl Follower {
     /// Returns the system's error if no signal handler can be installed.
     pub fn new(source: ConfigSource, typed: typed::Config) -> io::Result<Self> {
         warn_of_exposed(&typed);
+        let (handle, requests) = mpsc::channel(REQUESTS);
         Ok(Self {
+            handle: ReloadHandle(handle),
+            requests,
             seen: source.look(&typed),
             changing: None,
             hangup: signal(SignalKind::hangup())?,
             source,
             typed,
         })
+    }
+
+    /// Returns a handle to the task.
+    #[must_use]
+    pub fn handle(&self) -> ReloadHandle {
+        self.handle.clone()
     }
 
     /// Applies changes of the source; never returns.
@@ -131,9 +181,18 @@ impl Follower {
     ) {
         let mut round = tokio::time::interval(LOOK);
         loop {
-            let asked = tokio::select! {
-                heard = self.hangup.recv() => heard.is_some(),
-                _ = round.tick() => false,
+            let (asked, reply) = tokio::select! {
+                heard = self.hangup.recv() => (heard.is_some(), None),
+                // There is a sender as long as the task runs: its own.
+                Some(request) = self.requests.recv() => match request {
+                    ReloadRequest::Apply(reply) => (true, Some(reply)),
+                    ReloadRequest::Check(reply) => {
+                        let checked = self.source.read();
+                        drop(reply.send(checked.map(|(typed, _)| config::needs_restart(&self.typed, &typed))));
+                        continue;
+                    }
+                },
+                _ = round.tick() => (false, None),
             };
             let now = self.source.look(&self.typed);
             if !asked && (now == self.seen || self.changing.as_ref() != Some(&now)) {
@@ -141,26 +200,34 @@ impl Follower {
                 continue;
             }
             (self.seen, self.changing) = (now, None);
-            let outcome = match self.source.read() {
+            let (outcome, reloaded) = match self.source.read() {
                 Ok((typed, config)) => {
                     (*services).as_ref().exchange(config.door);
                     // A reload turns TLS neither on nor off.
                     if let (Some(shown), Some(fresh)) = (&certificate, config.server.tls) {
                         shown.store(fresh);
                     }
-                    self.applied(typed);
-                    "applied"
+                    let needs_restart = self.applied(typed);
+                    metrics.journal.enter(Event::Reloaded {
+                        needs_restart: needs_restart.clone(),
+                    });
+                    ("applied", Ok(needs_restart))
                 }
                 Err(why) => {
                     error!("the configuration was not reloaded, the previous one stays in force: {why}");
-                    "refused"
+                    metrics.journal.enter(Event::ReloadRefused { error: why.to_string() });
+                    ("refused", Err(why))
                 }
             };
+            if let Some(reply) = reply {
+                drop(reply.send(reloaded));
+            }
             metrics.config_reloads.get_or_create(&OutcomeLabel { outcome }).inc();
         }
     }
 
-    fn applied(&mut self, typed: typed::Config) {
+    /// Takes note of the settings in force; returns the changed ones that wait for a restart.
+    fn applied(&mut self, typed: typed::Config) -> Vec<String> {
         warn_of_exposed(&typed);
         let needs_restart = config::needs_restart(&self.typed, &typed);
         if !needs_restart.is_empty() {
@@ -175,6 +242,7 @@ impl Follower {
             (self.typed.auth, self.typed.tls) = (typed.auth, typed.tls);
             self.seen = self.source.look(&self.typed);
         }
+        needs_restart
     }
 }
 

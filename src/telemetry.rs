@@ -1,4 +1,7 @@
-//! Metrics, and the setup of the log.
+//! Metrics, the journal of notable events, and the setup of the log.
+
+mod journal;
+mod readings;
 
 use std::sync::atomic::AtomicU64;
 
@@ -9,6 +12,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tracing_subscriber::filter::Targets;
+
+pub use journal::{Entry, Event, Journal, unix_millis};
+pub use readings::{Reading, Readings, quantile};
 
 /// A label such as `kind="newHeads"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -135,6 +141,8 @@ pub struct Metrics {
     pub continuity_lost: Family<ReasonLabel, Counter>,
     /// Subscriptions that requested past events, by the source of these events or the reason of the refusal.
     pub resumed: Family<ReasonLabel, Counter>,
+    /// Notable events, for the operator's API.
+    pub journal: Journal,
 }
 
 /// A label such as `upstream="ws://127.0.0.1:8546"`; never with a secret.
@@ -193,6 +201,7 @@ impl Metrics {
             wrong_blooms: Family::default(),
             continuity_lost: Family::default(),
             resumed: Family::default(),
+            journal: Journal::default(),
         };
         let mut registry = Registry::with_prefix("headwater");
         let r = &mut registry;

@@ -23,7 +23,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Admin;
+use super::api::Peer;
 use crate::door::Hosts;
+use crate::server::WriteTimeout;
 
 /// Most open connections. A new one beyond that closes the oldest silent connection, or else the oldest, so that a
 /// new probe gets in.
@@ -34,6 +36,9 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// Timeout for the head of a request, and so for an idle connection.
 const HEAD: Duration = Duration::from_secs(10);
+
+/// Time limit for progress in writing: an operator that does not read is disconnected.
+const WRITE: Duration = Duration::from_secs(10);
 
 /// Longest lifetime of a connection; a scraper that keeps one open reconnects.
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -55,8 +60,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
             accepted = listener.accept() => accepted,
             Some(_) = serving.join_next() => continue,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors: accepting again at once would spin.
                 warn!("admin port: {error}");
@@ -80,7 +85,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
         open.push_back(AdminConnection {
             since: Instant::now(),
             asks: asks.clone(),
-            task: serving.spawn(connection(stream, pages.clone(), hosts.clone(), asks)),
+            task: serving.spawn(connection(stream, Peer(peer), pages.clone(), hosts.clone(), asks)),
         });
     }
 }
@@ -95,11 +100,13 @@ struct AdminConnection {
 
 async fn connection(
     stream: TcpStream,
+    peer: Peer,
     pages: TowerToHyperService<axum::Router>,
     hosts: Arc<Hosts>,
     asks: Arc<AtomicBool>,
 ) {
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         let admitted = admit(&hosts, request.uri(), request.headers());
         let (pages, asks) = (pages.clone(), asks.clone());
         asks.store(true, Ordering::Relaxed);
@@ -119,7 +126,9 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, WRITE)), service)
+        // A connection to the operator's API leaves this function's bounds for those of the API.
+        .with_upgrades();
     match tokio::time::timeout(LIFETIME, serving).await {
         Ok(Ok(())) => {}
         Ok(Err(why)) => debug!("admin port: {why}"),

@@ -1,16 +1,24 @@
-//! Operator's port: `/health`, `/ready`, `/metrics`, `/status`. All pages are read-only.
+//! Operator's port: the pages `/health`, `/ready`, `/metrics` and `/status`, which only read, and the operator's API.
+//!
+//! ```text
+//! listener    bounds on time and connections; Host and Origin of each request
+//! access      the admin token, sessions of browsers, loopback
+//! api         /api, and the login of browsers
+//! readiness   /ready
+//! ```
 
+mod access;
+mod api;
 mod listener;
+mod readiness;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{any, get, post};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
@@ -18,7 +26,10 @@ use crate::chain::{History, Published};
 use crate::session::Services;
 use crate::telemetry::{BudgetLabel, KindLabel, ReasonLabel, UpstreamLabel};
 use crate::upstream::Pool;
+pub use access::{Access, Actor, AdminToken, Credential, Denied, TokenFileError};
+pub use api::Api;
 pub use listener::serve;
+pub use readiness::Readiness;
 
 /// State that the operator's pages show.
 #[derive(Debug)]
@@ -31,53 +42,27 @@ pub struct Admin {
     pub published: Arc<Published>,
     /// All metrics.
     pub registry: Registry,
-    /// Age of the head above which `/ready` fails.
-    pub max_head_age: Duration,
-    /// Longest wait of subscribers for the contents of a block (its logs, say) before `/ready` fails.
-    pub max_contents_age: Duration,
-    /// Set when shutdown begins.
-    pub draining: AtomicBool,
+    /// Readiness.
+    pub readiness: Arc<Readiness>,
+    /// Access to the operator's API.
+    pub access: Access,
+    /// The operator's API.
+    pub api: Api,
 }
 
 impl Admin {
-    /// Returns the router of the pages `/health`, `/ready`, `/metrics`, `/status`.
+    /// Returns the router of the pages and of the operator's API.
     pub fn router(self: Arc<Self>) -> Router {
         Router::new()
             .route("/health", get(async || "alive\n"))
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/status", get(status))
+            .route("/api", any(api::api))
+            .route("/session", get(api::session))
+            .route("/login", post(api::log_in))
+            .route("/logout", post(api::log_out))
             .with_state(self)
-    }
-
-    /// Checks readiness; returns the text of the page, or as error the reason why headwater is not ready.
-    fn readiness(&self) -> Result<String, String> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err("draining".into());
-        }
-        if self.pool.active().is_none() {
-            return Err("no upstream is connected".into());
-        }
-        let Some((block, seen)) = self.published.last_adopted() else {
-            return Err("no head received yet".into());
-        };
-        let age = seen.elapsed();
-        if age > self.max_head_age {
-            let (age, max) = (age.as_secs(), self.max_head_age.as_secs());
-            return Err(format!(
-                "head {} arrived {age} s ago, more than ready.max_head_age ({max} s)",
-                block.number
-            ));
-        }
-        let (late, _) = self.services.registry.late();
-        if let Some(late) = late.iter().find(|late| late.age > self.max_contents_age) {
-            return Err(format!(
-                "{} of a block are missing, subscribers have waited {} s for them",
-                late.kind.label(),
-                late.age.as_secs()
-            ));
-        }
-        Ok(format!("head {}", block.number))
     }
 
     /// Sets the gauges that are derived from other state.
@@ -134,8 +119,8 @@ impl Admin {
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    match admin.readiness() {
-        Ok(line) => (StatusCode::OK, format!("ready: {line}\n")),
+    match admin.readiness.check() {
+        Ok(head) => (StatusCode::OK, format!("ready: head {head}\n")),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
 }
@@ -169,6 +154,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
                 "address": address,
                 "connected": status.connected,
                 "active": status.active,
+                "cordoned": status.cordoned,
                 "connects": status.connects,
                 "chainId": status.chain_id.and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok()),
                 "head": status.head,
@@ -187,7 +173,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     );
     let page = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "ready": admin.readiness().is_ok(),
+        "ready": admin.readiness.check().is_ok(),
         "clients": admin.services.clients.len(),
         "queuedBytes": admin.services.clients.queued_bytes(),
         "head": head,

@@ -24,12 +24,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
-use prometheus_client::metrics::gauge::Gauge;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::recent_blocks::RecentBlocks;
 use super::{BlockRef, ChainEvent, Header, History, Loss, PublishedBlock};
+use crate::telemetry::{Event, Metrics};
 
 /// Longest wait for the first block after a start.
 const FIRST_BLOCK: Duration = Duration::from_secs(10);
@@ -40,8 +41,10 @@ pub struct Published {
     state: RwLock<PublishedState>,
     /// Notifies waiting tasks of published blocks and delivered contents.
     changes: watch::Sender<()>,
-    /// Metric `head_number`.
-    head_number: Gauge,
+    /// Newest blocks, dropped ones too, and the reorgs; for people.
+    recent: Mutex<RecentBlocks>,
+    /// Metric `head_number`, and the journal.
+    metrics: Arc<Metrics>,
 }
 
 /// The published chain at one moment.
@@ -77,6 +80,11 @@ impl Published {
     /// Reads the recent blocks. [`History::stands_at`] is the head.
     pub fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.state.read().history)
+    }
+
+    /// Reads the newest blocks and the reorgs.
+    pub fn with_recent<T>(&self, look: impl FnOnce(&RecentBlocks) -> T) -> T {
+        look(&self.recent.lock())
     }
 
     /// Records that a node reported blocks up to `number` as final, capped at the head; ignored without a head.
@@ -136,13 +144,14 @@ pub struct AdoptedBlock {
 
 impl PublishedWriter {
     /// Creates a published chain without blocks, of which `history` bounds the memory. Its head is shown by the metric
-    /// `head_number`.
+    /// `head_number`, and its reorgs enter the journal.
     #[must_use]
-    pub fn new(history: History, head_number: Gauge) -> Self {
+    pub fn new(history: History, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Published {
             state: RwLock::new(PublishedState::new(history)),
             changes: watch::Sender::new(()),
-            head_number,
+            recent: Mutex::default(),
+            metrics,
         }))
     }
 
@@ -168,10 +177,27 @@ impl PublishedWriter {
     /// # Errors
     /// [`Loss`] if the next block is not connected with the published ones.
     pub fn apply(&mut self, event: ChainEvent) -> Result<Option<AdoptedBlock>, Loss> {
-        let mut state = self.0.state.write();
+        let Published {
+            state, recent, metrics, ..
+        } = &*self.0;
+        let mut state = state.write();
+        let reorg = recent
+            .lock()
+            .note(&event, state.history.stands_at(), Instant::now())
+            .cloned();
+        let lost = matches!(event, ChainEvent::ContinuityLost(_));
         let applied = state.apply(event);
         if let Some(head) = state.view().head {
-            self.0.head_number.set(head.number as i64);
+            metrics.head_number.set(head.number as i64);
+        }
+        drop(state);
+        if let Some(reorg) = reorg {
+            metrics.journal.enter(Event::Reorg {
+                fork: reorg.fork.number,
+                depth: reorg.depth,
+            });
+        } else if lost {
+            metrics.journal.enter(Event::ContinuityLost);
         }
         applied
     }

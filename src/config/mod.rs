@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admin::AdminToken;
 use crate::chain::HistorySettings;
 use crate::delivery::WriterLimits;
 use crate::door::{Hosts, Policy};
@@ -45,6 +46,10 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Host names accepted in requests to the operator's endpoints.
     pub admin_hosts: Hosts,
+    /// Token of the operator's API, see [`crate::admin::AdminToken`].
+    pub admin_token: Option<AdminToken>,
+    /// File for the usage of each key.
+    pub usage_file: Option<PathBuf>,
     /// Nodes by priority; an empty list starts the embedded devnet.
     pub upstreams: Vec<Node>,
     /// Time limits and sizes for nodes.
@@ -140,6 +145,10 @@ impl Config {
             listen: address("listen", &typed.listen)?,
             admin: address("admin", &typed.admin)?,
             admin_hosts: Hosts::new(&[&typed.admin_hosts[..], &["localhost".to_owned()]].concat()),
+            admin_token: file(&typed.admin_token_file)
+                .map(|path| AdminToken::read(&path).map_err(|why| bad("admin_token_file", &why)))
+                .transpose()?,
+            usage_file: file(&typed.admin_usage_file),
             reuse_port: typed.server.reuse_port,
             upstreams,
             node: UpstreamSettings {

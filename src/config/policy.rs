@@ -23,6 +23,7 @@ const LEAST_EGRESS: usize = 1024;
 pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
     let (limits, server) = (&typed.limits, &typed.server);
     let everybodys = Rights {
+        key: None,
         plan: Arc::new(plan(limits, DEFAULT, "limits", &typed::Plan::default())?),
         methods: Methods {
             allowed: patterns("methods.allowed", &typed.methods.allowed)?,
@@ -70,6 +71,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         let key = |field: &str| format!("keys.{name}.{field}");
         let digest: Digest = own.hash.parse().map_err(|why| bad(&key("hash"), &why))?;
         let mut rights = everybodys.clone();
+        rights.key = Some(name.as_str().into());
         if let Some(plan) = &own.plan {
             rights.plan = plan_of(&key("plan"), plan)?;
         }

@@ -25,6 +25,8 @@ pub struct Config {
     pub admin: String,
     #[serde(deserialize_with = "one_or_many")]
     pub admin_hosts: Vec<String>,
+    pub admin_token_file: String,
+    pub admin_usage_file: String,
     #[serde(deserialize_with = "one_or_many")]
     pub upstream: Vec<Upstream>,
     pub node: Node,
@@ -54,6 +56,8 @@ impl Default for Config {
             listen: "127.0.0.1:9546".into(),
             admin: "127.0.0.1:9547".into(),
             admin_hosts: Vec::new(),
+            admin_token_file: String::new(),
+            admin_usage_file: String::new(),
             upstream: Vec::new(),
             node: Node::default(),
             calls: Calls::default(),

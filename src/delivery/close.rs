@@ -46,6 +46,8 @@ pub enum CloseReason {
     Revoked,
     /// Panic in the task that served the client.
     Internal,
+    /// Disconnection by the operator.
+    Operator,
     /// Shutdown of headwater.
     Drain,
 }
@@ -63,6 +65,7 @@ impl CloseReason {
             | Self::Abuse
             | Self::Expired
             | Self::Revoked
+            | Self::Operator
             | Self::Flood(_)
             | Self::Unfinished => Some(1008),
             Self::TooBig => Some(1009),
@@ -97,6 +100,7 @@ impl CloseReason {
             Self::Expired => "the token has expired",
             Self::Revoked => "the key or token is no longer valid, or one is required now",
             Self::Internal => "internal error",
+            Self::Operator => "disconnected by the operator",
             Self::Drain => "service restart",
         }
     }
@@ -125,6 +129,7 @@ impl CloseReason {
             Self::Expired => "expired",
             Self::Revoked => "revoked",
             Self::Internal => "internal",
+            Self::Operator => "operator",
             Self::Drain => "drain",
         }
     }

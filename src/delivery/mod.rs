@@ -10,6 +10,7 @@ mod queue;
 mod recipient;
 pub mod series;
 mod socket;
+mod tap;
 mod write_buffer;
 mod writer;
 
@@ -22,4 +23,7 @@ pub use pipe::Pipe;
 pub use queue::{Chunk, Gathered, Kind, Queue};
 pub use recipient::{Batch, Recipient, SubscriptionId};
 pub use socket::Socket;
-pub use writer::{Answered, ClientWriter, Ended, InFlight, LivenessSigns, Phase, Waits, WriterLimits, WriterShared};
+pub use tap::{Direction, TappedMessage};
+pub use writer::{
+    Answered, ClientWriter, Ended, InFlight, LivenessSigns, Phase, Sent, Waits, WriterLimits, WriterShared,
+};

@@ -11,11 +11,13 @@
 mod in_flight;
 mod pump;
 mod shared;
+mod signs;
 mod state;
+mod tapping;
 mod write_stall;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -24,6 +26,7 @@ use parking_lot::Mutex;
 use self::shared::Tally;
 use self::state::{GATHER_BYTES, State};
 use super::queue::Push;
+use super::tap::Tap;
 use super::{Batch, CloseReason, Compression, Egress, Kind, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::{AtomicMoment, Moment};
 use crate::pieces;
@@ -31,7 +34,8 @@ use crate::shares::Owner;
 
 pub use in_flight::InFlight;
 pub use shared::{WriterLimits, WriterShared};
-pub use state::{Ended, Phase, Waits};
+pub use signs::LivenessSigns;
+pub use state::{Ended, Phase, Sent, Waits};
 
 /// Queue length at which a replay pauses, in bytes: the size of one write.
 const REPLAY_BYTES: usize = GATHER_BYTES;
@@ -53,6 +57,9 @@ pub struct ClientWriter {
     unfinished_since: AtomicMoment,
     /// Number of live subscriptions of the connection, by kind. Changed and read under the registry's lock.
     live: [AtomicU32; Kind::ALL.len()],
+    /// `true` while there is a tap.
+    is_tapped: AtomicBool,
+    tap: Mutex<Option<Box<Tap>>>,
 }
 
 /// Result of queueing an answer.
@@ -69,21 +76,6 @@ const LONG_ANSWER: usize = 16 << 10;
 
 /// Bytes of answers that may be corked until all requests that arrived together are read.
 const CORKED: usize = 32 << 10;
-
-/// Signs of life of one client, checked by the watch over all clients.
-#[derive(Clone, Copy, Debug)]
-pub struct LivenessSigns {
-    /// Arrival of the last frame, at first the start of the connection.
-    pub last_heard: Option<Moment>,
-    /// Arrival of the first part of an unfinished message; `None` between messages.
-    pub unfinished_since: Option<Moment>,
-    /// Moment since which the socket takes no bytes; `None` if the socket takes them.
-    pub blocked_since: Option<Moment>,
-    /// Moment since which the connection is closing; `None` if it is not closing.
-    pub closing_since: Option<Moment>,
-    /// Reason to close the connection, if an event has waited longer than the limit.
-    pub overdue: Option<CloseReason>,
-}
 
 impl ClientWriter {
     /// Creates the writing half of a socket, with the compression agreed with the client and the egress budget of its
@@ -102,6 +94,8 @@ impl ClientWriter {
             egress,
             unfinished_since: AtomicMoment::default(),
             live: Default::default(),
+            is_tapped: AtomicBool::new(false),
+            tap: Mutex::default(),
         })
     }
 
@@ -156,6 +150,7 @@ impl ClientWriter {
     /// Encodes a text message as agreed with this client, in pieces for [`Self::answer`].
     #[must_use]
     pub fn text(&self, parts: &[Bytes]) -> Vec<Bytes> {
+        self.tap_answer(parts);
         if self.compression != Compression::None
             && let Some(frame) = frame::deflated_text(parts)
         {
@@ -173,6 +168,7 @@ impl ClientWriter {
         if state.phase != Phase::Open {
             return false;
         }
+        self.tap_events(to, batch);
         let limits = &self.shared.limits;
         let push = if state.is_overdue(now, limits.max_age) {
             Push::Full
@@ -300,39 +296,6 @@ impl ClientWriter {
         self.state.lock().waits()
     }
 
-    // ---- signs of life
-
-    /// Records that a frame arrived from the client.
-    pub fn heard(&self) {
-        self.last_heard.store(Some(self.shared.clock.now()));
-    }
-
-    /// Records that part of a message arrived; the time limit runs from the first part.
-    pub fn message_begun(&self) {
-        if self.unfinished_since.load().is_none() {
-            self.unfinished_since.store(Some(self.shared.clock.now()));
-        }
-    }
-
-    /// Records that a message is complete.
-    pub fn message_done(&self) {
-        self.unfinished_since.store(None);
-    }
-
-    /// Returns the signs of life at `now`.
-    #[must_use]
-    pub fn signs(&self, now: Moment) -> LivenessSigns {
-        let state = self.state.lock();
-        let overdue = state.is_overdue(now, self.shared.limits.max_age);
-        LivenessSigns {
-            last_heard: self.last_heard.load(),
-            unfinished_since: self.unfinished_since.load(),
-            blocked_since: state.blockage.since(),
-            closing_since: state.closing_since,
-            overdue: overdue.then(|| state.backlogged()),
-        }
-    }
-
     /// Returns the bytes in the queue.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
@@ -368,6 +331,18 @@ impl ClientWriter {
     #[must_use]
     pub fn begin_call(self: &Arc<Self>, max: u32) -> Option<InFlight> {
         InFlight::begin(self, max)
+    }
+
+    /// Returns the number of calls in flight.
+    #[must_use]
+    pub fn calls_in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of live subscriptions of this kind.
+    #[must_use]
+    pub fn live(&self, kind: Kind) -> u32 {
+        self.live[kind as usize].load(Ordering::Relaxed)
     }
 
     /// Checks if several calls of this client are in flight: their answers often arrive together.

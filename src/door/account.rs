@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::listing::Listing;
-use super::{Identity, Policy, Rights};
+use super::{Identity, Policy, Rights, Usage, UsageSums};
 use crate::clock::{AtomicMoment, Moment};
 use crate::conduct::Conduct;
 use crate::delivery::Egress;
@@ -76,6 +76,7 @@ pub struct Terms {
     requests: Arc<Limiter>,
     handshakes: Arc<Limiter>,
     conduct: Arc<Conduct>,
+    usage: Arc<Usage>,
 }
 
 impl Terms {
@@ -87,6 +88,7 @@ impl Terms {
             requests: Arc::new(RateLimiter::direct(requests).with_middleware()),
             handshakes: Arc::new(RateLimiter::direct(handshakes).with_middleware()),
             conduct: Arc::default(),
+            usage: Arc::default(),
             rights,
         }
     }
@@ -109,6 +111,7 @@ impl Terms {
                 fresh.handshakes
             },
             conduct: self.conduct.clone(),
+            usage: self.usage.clone(),
             rights: fresh.rights,
         }
     }
@@ -129,6 +132,12 @@ impl Terms {
         // An item that is not a request costs 1: it was read, too.
         let weights = methods.map(|method| method.map_or(1, |method| self.rights.weights.of(method)).min(burst));
         self.charge_units(weights.fold(0, u32::saturating_add))
+    }
+
+    /// Returns the counters of the account's usage.
+    #[must_use]
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
     }
 
     /// Returns the account's record of calls that broke a node's connection, and of long answers.
@@ -161,7 +170,17 @@ impl Terms {
     }
 
     fn charge_units(&self, units: u32) -> Result<(), Exceeded> {
-        NonZeroU32::new(units).map_or(Ok(()), |units| take(&self.requests, units))
+        let Some(charge) = NonZeroU32::new(units) else {
+            return Ok(());
+        };
+        match take(&self.requests, charge) {
+            Ok(()) => self.usage.charged(units.into()),
+            Err(exceeded) => {
+                self.usage.refused();
+                return Err(exceeded);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -218,6 +237,21 @@ impl Account {
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Returns the account as operators know it: `key NAME`, `token SUBJECT`, or the network.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match &self.identity {
+            Identity::Key(_) => match &self.terms().rights.key {
+                Some(name) => format!("key {name}"),
+                None => "key".to_owned(),
+            },
+            Identity::Token { subject, .. } => format!("token {subject}"),
+            Identity::Network(network) => network.to_string(),
+            Identity::Connection(number) => format!("connection {number}"),
+            Identity::Within(number) => format!("connection {number} of the embedding program"),
+        }
     }
 
     /// Returns the terms in force.
@@ -382,6 +416,25 @@ impl Accounts {
             }
         });
         all.shrink_to_fit();
+    }
+
+    /// Returns the usage since the last call, by account; the accounts without key or token together as `anonymous`.
+    #[must_use]
+    pub fn take_usage(&self) -> HashMap<String, UsageSums> {
+        let mut sums: HashMap<String, UsageSums> = HashMap::new();
+        let mut anonymous = UsageSums::default();
+        for account in self.all.lock().values() {
+            let own = account.terms.load().usage.take();
+            match &account.identity {
+                _ if own.is_zero() => {}
+                Identity::Key(_) | Identity::Token { .. } => *sums.entry(account.label()).or_default() += own,
+                Identity::Network(_) | Identity::Connection(_) | Identity::Within(_) => anonymous += own,
+            }
+        }
+        if !anonymous.is_zero() {
+            sums.insert("anonymous".to_owned(), anonymous);
+        }
+        sums
     }
 
     /// Returns the number of accounts in the table.

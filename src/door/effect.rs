@@ -100,7 +100,7 @@ const DEVELOPMENT: &[&str] = &["anvil", "devnet", "evm", "ganache", "hardhat"];
 
 /// Checks if a method signs with a node's own accounts, writes to it or administers it.
 #[must_use]
-pub(super) fn acts(method: &str) -> bool {
+pub fn acts(method: &str) -> bool {
     let (namespace, name) = split(method);
     // No known method contains `__`; a node that reads such a name as another method must not get it.
     if method.as_bytes().windows(2).any(|two| two == b"__") {

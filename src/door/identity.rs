@@ -1,6 +1,7 @@
 //! Identities: the parties to which limits apply.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::Digest;
@@ -38,6 +39,15 @@ impl From<IpAddr> for Network {
     }
 }
 
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(address, false) => Ipv4Addr::from(address as u32).fmt(f),
+            Self(prefix, true) => write!(f, "{}/64", Ipv6Addr::from(u128::from(prefix) << 64)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +59,7 @@ mod tests {
         assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
         assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
         assert_ne!(network("10.0.0.1"), network("10.0.0.2"));
+        assert_eq!(network("10.0.0.1").to_string(), "10.0.0.1");
+        assert_eq!(network("2001:db8:1:2::9").to_string(), "2001:db8:1:2::/64");
     }
 }

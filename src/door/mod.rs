@@ -9,6 +9,7 @@
 //! effect     effect of a method by its name: it reads, or it acts
 //! plan       limits; policy holds all of the above, as one value that a reload swaps
 //! account    usage of one identity, its subscriptions, and reports about both; accounts all of them
+//! usage      requests and bytes of one account, for the operator
 //! handshake  connections without a request yet
 //! crowd      choice of the connection that is displaced
 //! ```
@@ -29,6 +30,7 @@ mod origin;
 mod plan;
 mod policy;
 mod token;
+mod usage;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -45,7 +47,7 @@ pub use account::{
 };
 pub use address::{ForwardedHeader, Proxies};
 pub use crowd::{Activity, Crowd, Seat};
-pub use effect::PUBLIC;
+pub use effect::{PUBLIC, acts};
 pub use handshake::{Handshake, Handshakes};
 pub use identity::{Identity, Network};
 pub use key::{ApiKey, Digest, InvalidDigest};
@@ -54,6 +56,7 @@ pub use origin::{Hosts, Origins};
 pub use plan::{Plan, RefusalLimit, Refusals};
 pub use policy::{Auth, CredentialSource, CredentialSources, InvalidKind, Kinds, Policy, Rights};
 pub use token::{TokenError, TokenSettings, Tokens, VerifiedToken};
+pub use usage::{Usage, UsageSums};
 
 use crate::clock::Clock;
 use crate::delivery::CloseReason;
@@ -143,16 +146,16 @@ struct Proof {
 }
 
 impl Pass {
-    /// Returns the address of the client; `None` if a proxy withholds it.
-    #[must_use]
-    pub fn address(&self) -> Option<IpAddr> {
-        self.address
-    }
-
     /// Returns the account that is charged.
     #[must_use]
     pub fn account(&self) -> &Arc<Account> {
         &self.account
+    }
+
+    /// Returns the address of the client; `None` if a proxy withholds it.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// Ties the pass to its connection, which may be displaced by others.

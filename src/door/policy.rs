@@ -63,6 +63,8 @@ impl Policy {
 /// Rights of one identity.
 #[derive(Clone, Debug)]
 pub struct Rights {
+    /// Name of the key, as in `[keys.NAME]`; `None` without a key.
+    pub key: Option<Arc<str>>,
     /// Limits.
     pub plan: Arc<Plan>,
     /// Methods that may be called.

@@ -94,7 +94,7 @@ impl Streams {
             recipient: recipient.clone(),
             writer: Arc::downgrade(writer),
             clock,
-            _open: Open::new(&extension.metrics),
+            _open: Open::new(&extension.metrics, writer),
             _reserved: reserved.listed(writer.id(), Kind::Extension, &recipient),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(pump.run(messages)));
@@ -156,9 +156,12 @@ impl Extension {
     }
 }
 
-/// Gauge of open subscriptions, raised while this lives.
+/// Count of open subscriptions, of all clients and of the connection, raised while this lives.
 #[derive(Debug)]
-struct Open(Arc<Metrics>);
+struct Open {
+    metrics: Arc<Metrics>,
+    writer: Weak<ClientWriter>,
+}
 
 impl Open {
     fn label() -> KindLabel {
@@ -167,15 +170,22 @@ impl Open {
         }
     }
 
-    fn new(metrics: &Arc<Metrics>) -> Self {
+    fn new(metrics: &Arc<Metrics>, writer: &Arc<ClientWriter>) -> Self {
         metrics.subscriptions.get_or_create(&Self::label()).inc();
-        Self(metrics.clone())
+        writer.joined(Kind::Extension);
+        Self {
+            metrics: metrics.clone(),
+            writer: Arc::downgrade(writer),
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.subscriptions.get_or_create(&Self::label()).dec();
+        self.metrics.subscriptions.get_or_create(&Self::label()).dec();
+        if let Some(writer) = self.writer.upgrade() {
+            writer.left(Kind::Extension);
+        }
     }
 }
 

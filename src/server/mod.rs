@@ -20,3 +20,4 @@ pub(crate) use http_rpc::Http;
 pub use listener::{Server, ServerSettings};
 pub use permessage_deflate::agree as agree_on_extension;
 pub use proxy_protocol::{NotProxied, client_of};
+pub use write_timeout::WriteTimeout;

@@ -10,7 +10,7 @@ use tokio::time::Sleep;
 
 /// Stream that fails with `TimedOut` if the peer takes less than `PROGRESS` bytes within the time limit.
 #[derive(Debug)]
-pub(super) struct WriteTimeout<S> {
+pub struct WriteTimeout<S> {
     stream: S,
     time_limit: Duration,
     /// Timer of the time limit, created when a write has to wait.
@@ -25,7 +25,8 @@ const PROGRESS: usize = 16 << 10;
 
 impl<S> WriteTimeout<S> {
     /// Wraps a stream, with the time limit for progress in writing.
-    pub(super) fn new(stream: S, time_limit: Duration) -> Self {
+    #[must_use]
+    pub fn new(stream: S, time_limit: Duration) -> Self {
         Self {
             stream,
             time_limit,
@@ -35,7 +36,8 @@ impl<S> WriteTimeout<S> {
     }
 
     /// Returns the stream.
-    pub(super) fn into_inner(self) -> S {
+    #[must_use]
+    pub fn into_inner(self) -> S {
         self.stream
     }
 

@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
 use crate::clock::{Clock, Moment};
-use crate::delivery::{Backlog, ClientWriter, CloseReason, LivenessSigns, frame};
+use crate::delivery::{Backlog, ClientWriter, CloseReason, LivenessSigns, Sent, frame};
 use crate::door::{Pass, unix_now};
 
 /// Interval between checks of all clients.
@@ -45,13 +45,65 @@ pub struct KeepaliveSettings {
 struct Client {
     writer: Arc<ClientWriter>,
     pass: Arc<Pass>,
+    since: Moment,
     pinged_at: Moment,
+    /// Part of the written data that was added to the account's usage.
+    counted: Sent,
+}
+
+impl Client {
+    fn connected(&self) -> ConnectedClient {
+        ConnectedClient {
+            writer: self.writer.clone(),
+            pass: self.pass.clone(),
+            since: self.since,
+        }
+    }
+
+    /// Adds data to the account's usage that was written since the last call; returns its bytes.
+    fn count(&mut self, sent: Sent) -> u64 {
+        let before = std::mem::replace(&mut self.counted, sent);
+        let bytes = sent.bytes.saturating_sub(before.bytes);
+        let notifications = sent.notifications.saturating_sub(before.notifications);
+        if bytes > 0 {
+            self.pass.terms().usage().wrote(notifications, bytes);
+        }
+        bytes
+    }
+}
+
+/// Connected client.
+#[derive(Clone, Debug)]
+pub struct ConnectedClient {
+    /// Its writing half, and id.
+    pub writer: Arc<ClientWriter>,
+    /// Its admission.
+    pub pass: Arc<Pass>,
+    /// Time of the connection.
+    pub since: Moment,
+}
+
+/// Clients of which the bytes of the last second are remembered.
+const BUSIEST: usize = 8;
+
+/// State of all queues at the last check of all clients.
+#[derive(Clone, Debug, Default)]
+pub struct QueueTotals {
+    /// Bytes in all queues and current writes.
+    pub bytes: usize,
+    /// Bytes in the longest queue.
+    pub largest: usize,
+    /// Clients whose sockets take no bytes.
+    pub blocked: usize,
+    /// Id, account and bytes of the clients to which the most was written since the check before, most first.
+    pub busiest: Vec<(u64, String, u64)>,
 }
 
 /// Registry of connected clients.
 #[derive(Debug)]
 pub struct Clients {
     all: Mutex<Slab<Client>>,
+    totals: Mutex<QueueTotals>,
     left: Notify,
     /// `true` once new clients are closed at once.
     draining: AtomicBool,
@@ -64,6 +116,7 @@ impl Clients {
     pub fn new(clock: Clock) -> Self {
         Self {
             all: Mutex::default(),
+            totals: Mutex::default(),
             left: Notify::new(),
             draining: AtomicBool::new(false),
             clock,
@@ -75,7 +128,9 @@ impl Clients {
         let number = self.all.lock().insert(Client {
             writer: writer.clone(),
             pass,
+            since: self.clock.now(),
             pinged_at: self.clock.now(),
+            counted: Sent::default(),
         });
         if self.draining.load(Ordering::SeqCst) {
             writer.close(CloseReason::Drain);
@@ -86,7 +141,10 @@ impl Clients {
     /// Removes a client.
     pub fn remove(&self, number: usize) {
         let mut all = self.all.lock();
-        all.try_remove(number);
+        if let Some(mut gone) = all.try_remove(number) {
+            let sent = gone.writer.signs(self.clock.now()).sent;
+            gone.count(sent);
+        }
         if all.is_empty() {
             all.shrink_to_fit();
             self.left.notify_waiters();
@@ -113,6 +171,39 @@ impl Clients {
             .iter()
             .map(|(_, client)| client.writer.waiting_bytes())
             .sum()
+    }
+
+    /// Returns the state of all queues at the last check, at most a second ago.
+    #[must_use]
+    pub fn queue_totals(&self) -> QueueTotals {
+        self.totals.lock().clone()
+    }
+
+    /// Returns all clients.
+    #[must_use]
+    pub fn all(&self) -> Vec<ConnectedClient> {
+        let all = self.all.lock();
+        all.iter().map(|(_, client)| client.connected()).collect()
+    }
+
+    /// Returns the client with this id, see [`ClientWriter::id`].
+    #[must_use]
+    pub fn get(&self, id: u64) -> Option<ConnectedClient> {
+        let all = self.all.lock();
+        let mut found = all.iter().filter(|(_, client)| client.writer.id() == id);
+        found.next().map(|(_, client)| client.connected())
+    }
+
+    /// Closes the clients that are connected now, in random order, spread evenly over this time. New clients are
+    /// served.
+    pub async fn close_gradually(&self, over: Duration) {
+        let mut clients = self.all();
+        clients.shuffle(&mut rand::rng());
+        let between = over / u32::try_from(clients.len()).unwrap_or(u32::MAX).max(1);
+        for client in clients {
+            client.writer.close(CloseReason::Drain);
+            tokio::time::sleep(between).await;
+        }
     }
 
     /// Closes the clients with the longest queues whenever the global backlog exceeds its limit. Never returns.
@@ -196,8 +287,19 @@ impl Clients {
             let (now, date) = (self.clock.now(), unix_now());
             // The lock is held for a walk over thousands of clients, about a millisecond; only connects and disconnects
             // wait.
+            let mut totals = QueueTotals::default();
+            let mut busiest: Vec<(u64, Arc<Pass>, u64)> = Vec::with_capacity(BUSIEST + 1);
             for (_, client) in self.all.lock().iter_mut() {
                 let state = client.writer.signs(now);
+                totals.bytes += state.waiting_bytes;
+                totals.largest = totals.largest.max(state.waiting_bytes);
+                totals.blocked += usize::from(state.blocked_since.is_some());
+                let bytes = client.count(state.sent);
+                if bytes > 0 && (busiest.len() < BUSIEST || busiest.last().is_some_and(|last| last.2 < bytes)) {
+                    let place = busiest.partition_point(|busy| busy.2 >= bytes);
+                    busiest.insert(place, (client.writer.id(), client.pass.clone(), bytes));
+                    busiest.truncate(BUSIEST);
+                }
                 if let Some(reason) = verdict(&state, now, &signs) {
                     client.writer.kill(reason);
                 } else if has_passed(state.last_heard, now, signs.silence_timeout) {
@@ -211,6 +313,11 @@ impl Clients {
                     client.writer.control(ping.clone());
                 }
             }
+            let named = busiest
+                .into_iter()
+                .map(|(id, pass, bytes)| (id, pass.account().label(), bytes));
+            totals.busiest = named.collect();
+            *self.totals.lock() = totals;
         }
     }
 }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tokio::time::Sleep;
 use tracing::debug;
 
-pub use clients::{Clients, KeepaliveSettings};
+pub use clients::{Clients, ConnectedClient, KeepaliveSettings, QueueTotals};
 pub use control_frames::ControlFrames;
 pub use discovery::Offered;
 pub(crate) use intake::{PlannedMessage, PlannedReply, RequestRefusal, Transport, caller};
@@ -38,7 +38,7 @@ use crate::extension::Streams;
 use crate::panics;
 use crate::shares::Charge;
 use crate::subscription::Subscription;
-use crate::telemetry::ReasonLabel;
+use crate::telemetry::{Event, ReasonLabel};
 
 /// Reads in a row before other tasks get their turn.
 const MAX_READS: usize = 16;
@@ -319,11 +319,18 @@ impl Session {
 
     /// Counts the end of the session and closes the socket.
     fn leave(&mut self, over: Ended) {
-        let label = match (over, self.writer.phase()) {
-            (_, Phase::Closing(reason) | Phase::Flushing(reason)) => reason.label(),
-            (Ended::Abort(reason), Phase::Open) => reason.label(),
-            (Ended::Gone | Ended::Closed, Phase::Open) => "gone",
+        let reason = match (over, self.writer.phase()) {
+            (_, Phase::Closing(reason) | Phase::Flushing(reason)) => Some(reason),
+            (Ended::Abort(reason), Phase::Open) => Some(reason),
+            (Ended::Gone | Ended::Closed, Phase::Open) => None,
         };
+        let label = reason.map_or("gone", CloseReason::label);
+        self.services.metrics.journal.enter(Event::Closed {
+            client: self.writer.id(),
+            account: self.pass.account().label(),
+            reason: label.to_owned(),
+            code: reason.and_then(CloseReason::code),
+        });
         self.services
             .metrics
             .closes

@@ -41,6 +41,7 @@ impl Session {
     }
 
     fn charged(&mut self, message: &[u8]) {
+        self.writer.tap_received(message);
         if let Some(activity) = self.pass.activity() {
             activity.used(self.services.clock.now());
         }

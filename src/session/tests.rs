@@ -31,7 +31,7 @@ pub(super) fn services(edit: impl FnOnce(&mut typed::Config)) -> Arc<Services> {
         wanted: wants,
     };
     let pool = Pool::start(&[], &config.node, &channels, metrics.clone());
-    let published = PublishedWriter::new(History::new(8), metrics.head_number.clone());
+    let published = PublishedWriter::new(History::new(8), metrics.clone());
     let chain = published.reader();
     let registry = Arc::new(Registry::new(published, 8, false, wanted, clock, metrics.clone()));
     let archive = Archive::new(Arc::new(Source::new(pool.clone(), config.history.verify)));

@@ -46,7 +46,7 @@ impl Desk {
         let (sender, wanted) = watch::channel(Wanted::default());
         let shared = WriterShared::new(limits, Clock::start(), &metrics);
         let metrics = Arc::new(metrics);
-        let writer = PublishedWriter::new(History::new(8), metrics.head_number.clone());
+        let writer = PublishedWriter::new(History::new(8), metrics.clone());
         let registry = Registry::new(writer, max_passthrough, false, sender, Clock::start(), metrics.clone());
         Self {
             registry,

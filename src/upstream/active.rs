@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::ranking::{Ranking, ReportedBlock, Switch, SwitchReason, UnprovedHead};
 use super::{Answers, Endpoint, MinHead, NodeSubscription, UpstreamId, UpstreamSettings};
 use crate::clock::{AtomicMoment, Clock, Moment};
-use crate::telemetry::{Metrics, ReasonLabel};
+use crate::telemetry::{Event, Metrics, ReasonLabel};
 
 /// The choice, shared by the pool and the actors. Every change of the upstream in use is made under one lock, so that
 /// watch, log and metrics report changes in their order.
@@ -104,6 +104,21 @@ impl ActiveUpstream {
     /// Records a fetched head, see [`Ranking::fetched`].
     pub(super) fn fetched(&self, id: UpstreamId, told: ReportedBlock) -> bool {
         self.update(|ranking| ranking.fetched(id, told))
+    }
+
+    /// Keeps an upstream out of use, or ends that, see [`Ranking::cordon`].
+    pub(super) fn cordon(&self, id: UpstreamId, cordoned: bool) -> bool {
+        self.update(|ranking| ranking.cordon(id, cordoned))
+    }
+
+    /// Checks if the operator keeps an upstream out of use.
+    pub(super) fn is_cordoned(&self, id: UpstreamId) -> bool {
+        self.decided.lock().ranking.is_cordoned(id)
+    }
+
+    /// Checks if an upstream is connected, even if it is kept out of use.
+    pub(super) fn is_connected(&self, id: UpstreamId) -> bool {
+        self.decided.lock().ranking.is_connected(id)
     }
 
     /// Decides again, after time has passed.
@@ -233,31 +248,44 @@ impl ActiveUpstream {
             *left = Some((from, self.heard[from.0].load()));
         }
         let name = |id: UpstreamId| &self.endpoints[id.0];
+        let enter = |from: Option<UpstreamId>, reason: &str| {
+            self.metrics.journal.enter(Event::Failover {
+                from: from.map(|id| name(id).to_string()),
+                to: to.map(|id| name(id).to_string()),
+                reason: reason.to_owned(),
+            });
+        };
         // A single upstream's actor logs itself that it is connected or lost.
         let several = self.endpoints.len() > 1;
-        let Some(to) = to else {
+        let Some(next) = to else {
+            enter(from, "none_left");
             return if several {
                 warn!("no upstream is active: none is connected");
             };
         };
-        let Some((from, heard)) = left.take().filter(|(from, _)| *from != to) else {
+        let Some((from, heard)) = left.take().filter(|(from, _)| *from != next) else {
+            enter(None, "first");
             return if several {
-                info!("upstream {} is active", name(to));
+                info!("upstream {} is active", name(next));
             };
         };
         let reason = match why {
             SwitchReason::First | SwitchReason::Lost => {
-                warn!("failover to upstream {}: {} is lost", name(to), name(from));
+                warn!("failover to upstream {}: {} is lost", name(next), name(from));
                 "lost"
             }
+            SwitchReason::Cordoned => {
+                info!("failover to upstream {}: {} is cordoned", name(next), name(from));
+                "cordoned"
+            }
             SwitchReason::Lagging(lag) => {
-                warn!("failover to upstream {}: {} lags by {lag:.1?}", name(to), name(from));
+                warn!("failover to upstream {}: {} lags by {lag:.1?}", name(next), name(from));
                 "lagging"
             }
             SwitchReason::Forked => {
                 warn!(
                     "failover to upstream {}: {} is on another branch than most of the others",
-                    name(to),
+                    name(next),
                     name(from)
                 );
                 "forked"
@@ -266,7 +294,7 @@ impl ActiveUpstream {
                 warn!(
                     "failover to upstream {}: no parents link the head of {} to the published chain, and no other has \
                      reached its height",
-                    name(to),
+                    name(next),
                     name(from)
                 );
                 "doubted"
@@ -274,14 +302,15 @@ impl ActiveUpstream {
             SwitchReason::FailBack => {
                 info!(
                     "failback to upstream {}: it is healthy and has priority over {}",
-                    name(to),
+                    name(next),
                     name(from)
                 );
                 "take_back"
             }
         };
         self.metrics.failovers.get_or_create(&ReasonLabel { reason }).inc();
-        if why != SwitchReason::FailBack
+        enter(Some(from), reason);
+        if !matches!(why, SwitchReason::FailBack | SwitchReason::Cordoned)
             && let Some(heard) = heard
         {
             let gap = self.clock.now().since(heard);

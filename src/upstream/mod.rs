@@ -66,7 +66,7 @@ pub use lanes::Lanes;
 pub use naming::SubscriptionMethod;
 pub use node::{Node, Share};
 pub use passthrough::{Answers, Passthrough};
-pub use pool::{Channels, Pool};
+pub use pool::{Channels, LastUpstream, Pool};
 pub(crate) use ranking::{MAX_HOLE, ReportedBlock};
 pub use shared::UpstreamStatus;
 

@@ -25,8 +25,8 @@ use super::proof::prove;
 use super::quarantine::Quarantine;
 use super::shared::{UpstreamShared, UpstreamStatus};
 use super::{
-    Answers, BestEffortEvent, CallError, Endpoint, HeadReport, Node, NodeSubscription, UpstreamId, UpstreamSettings,
-    Wanted,
+    Answers, BestEffortEvent, CallError, Endpoint, HeadReport, MinHead, Node, NodeSubscription, Share, UpstreamId,
+    UpstreamSettings, Wanted,
 };
 use crate::backoff::Doubling;
 use crate::jsonrpc::Outcome;
@@ -104,6 +104,11 @@ pub struct Channels {
     /// Subscriptions that clients have.
     pub wanted: watch::Receiver<Wanted>,
 }
+
+/// Cordon of the only upstream that could take calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no other upstream that takes calls is connected")]
+pub struct LastUpstream;
 
 /// Shortest time limit of our own call before it is retried at another upstream.
 const MIN_FETCH_TIMEOUT: Duration = Duration::from_millis(250);
@@ -400,6 +405,7 @@ impl Pool {
             let (in_flight, latency) = shared.load.figures();
             let status = UpstreamStatus {
                 active: active == Some(shared.id),
+                cordoned: self.active.is_cordoned(shared.id),
                 lag: self.active.lag(shared.id),
                 lanes: (!matches!(shared.endpoint, Endpoint::Http(_))).then(|| *shared.lanes.borrow()),
                 in_flight,
@@ -409,6 +415,26 @@ impl Pool {
             (shared.endpoint.to_string(), status)
         };
         self.upstreams.iter().map(one).collect()
+    }
+
+    /// Keeps an upstream out of use: it is not active and gets no calls, except about filters that exist there alone.
+    /// Calls under way are answered, and another upstream becomes active as after a loss. Returns `false` if it is
+    /// cordoned already.
+    ///
+    /// # Errors
+    /// Returns [`LastUpstream`] where no other upstream could take its calls now, unless `force` is set.
+    pub fn cordon(&self, id: UpstreamId, force: bool) -> Result<bool, LastUpstream> {
+        let others = self.active.reached(MinHead::Any);
+        let is_spare = |other: &UpstreamId| *other != id && self.upstreams[other.0].node.calls != Share::None;
+        if !force && !self.active.is_cordoned(id) && !others.iter().any(is_spare) {
+            return Err(LastUpstream);
+        }
+        Ok(self.active.cordon(id, true))
+    }
+
+    /// Ends a cordon. Returns `false` if there is none.
+    pub fn uncordon(&self, id: UpstreamId) -> bool {
+        self.active.cordon(id, false)
     }
 
     /// Returns the memory of answers that are being read from HTTP nodes, in bytes: clients', and our own.

@@ -15,6 +15,8 @@
 //! and it is left when it is in use and stays doubted. Its head may be a real jump; [`super::proof`] walks from there
 //! to the published chain.
 //!
+//! An upstream that the operator has cordoned counts as not connected in every choice and vote.
+//!
 //! Switches do not flap: an upstream is left for lag or a fork only for another one with less than half of `lag_tolerance`
 //! of lag, so that it takes time until that one can be left too; and one of better priority is taken back only after it
 //! was sound without interruption, or at once where all have just connected.
@@ -61,6 +63,8 @@ pub(super) enum SwitchReason {
     First,
     /// The connection ended.
     Lost,
+    /// Cordon by the operator.
+    Cordoned,
     /// Lag behind the others, for this long.
     Lagging(Duration),
     /// Branch other than that of most upstreams.
@@ -179,7 +183,7 @@ impl Ranking {
     /// is connected alone is never doubted, and none is before the first block is published.
     pub(super) fn is_doubted(&self, id: UpstreamId) -> bool {
         let member = &self.members[id.0];
-        member.connected
+        member.is_available()
             && !self.leads_to_published(id)
             && self.published.newest().is_some()
             && self.connected().count() > 1
@@ -232,6 +236,9 @@ impl Ranking {
     /// must not have led to a dropped block within [`LEAD_AGAIN`].
     pub(super) fn may_lead(&self, id: UpstreamId, block: B256, now: Duration) -> bool {
         let member = &self.members[id.0];
+        if member.cordoned {
+            return false;
+        }
         let is_trusted = now >= member.leads_at && member.outvoted_since.is_none();
         let run = self.led.as_ref().map_or(0, |led| led.run);
         is_trusted && run < MAX_LED && self.connected().count() < 3 || self.is_confirmed(id, block)
@@ -275,8 +282,29 @@ impl Ranking {
         self.began = self.began.filter(|_| !member.connected);
         *member = Candidate {
             leads_at: member.leads_at,
+            cordoned: member.cordoned,
             ..Candidate::default()
         };
+    }
+
+    /// Keeps an upstream out of use, or ends that. Its heads are still taken note of, but it counts as not connected in
+    /// every choice and vote. Returns `false` where nothing changes.
+    pub(super) fn cordon(&mut self, id: UpstreamId, cordoned: bool) -> bool {
+        let member = &mut self.members[id.0];
+        if cordoned {
+            member.sound_since = None;
+        }
+        std::mem::replace(&mut member.cordoned, cordoned) != cordoned
+    }
+
+    /// Checks if the operator keeps an upstream out of use.
+    pub(super) fn is_cordoned(&self, id: UpstreamId) -> bool {
+        self.members[id.0].cordoned
+    }
+
+    /// Checks if an upstream is connected, even if it is kept out of use.
+    pub(super) fn is_connected(&self, id: UpstreamId) -> bool {
+        self.members[id.0].connected
     }
 
     /// Records an announced head. `false` for a block that the upstream reported before: late or repeated.
@@ -363,11 +391,11 @@ impl Ranking {
         self.connected().filter(unknown).collect()
     }
 
-    /// Returns the connected upstreams, by priority.
+    /// Returns the connected upstreams that are not kept out of use, by priority.
     pub(super) fn connected(&self) -> impl Iterator<Item = UpstreamId> {
         let members = self.members.iter().enumerate();
         members
-            .filter(|(_, member)| member.connected)
+            .filter(|(_, member)| member.is_available())
             .map(|(i, _)| UpstreamId(i))
     }
 

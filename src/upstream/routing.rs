@@ -199,10 +199,10 @@ impl Pool {
         self.eligible(ask)
     }
 
-    /// Checks if calls can be sent to an upstream.
+    /// Checks if calls about state that exists at this upstream alone can be sent there, even if it is cordoned.
     #[must_use]
     pub fn is_connected(&self, id: UpstreamId) -> bool {
-        self.active.reached(MinHead::Any).contains(&id)
+        self.active.is_connected(id)
     }
 
     /// Waits until `until` at most for an upstream that can answer.

@@ -29,6 +29,8 @@ pub struct UpstreamStatus {
     pub connected: bool,
     /// `true` if this upstream is in use.
     pub active: bool,
+    /// `true` if the operator keeps this upstream out of use.
+    pub cordoned: bool,
     /// Number of connections made so far.
     pub connects: u64,
     /// Reason why the last connection failed or ended; `None` while connected.

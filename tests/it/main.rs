@@ -34,6 +34,7 @@ mod memory;
 mod module;
 mod odd_nodes;
 mod odd_words;
+mod operator;
 mod passthrough;
 mod policy;
 mod rate_limits;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod health;
+mod operate;
 mod tail;
 
 use std::net::SocketAddr;
@@ -52,6 +53,8 @@ enum Command {
     Key(KeyArgs),
     /// Check if a running headwater is alive (for a container's health check).
     Health(RunArgs),
+    #[command(flatten)]
+    Operator(operate::OperatorCommand),
 }
 
 #[derive(Debug, Args)]
@@ -165,6 +168,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             print(&config::example());
             Ok(())
         }
+        Command::Operator(command) => block_on(operate::run(command)),
         Command::Health(args) => block_on(health::health(source(&args).read()?.1.admin)),
     }
 }
@@ -238,7 +242,7 @@ fn run(source: ConfigSource) -> anyhow::Result<()> {
             ("ws", "HTTP")
         };
         tracing::info!("serving on {scheme}://{address} ({plain} on the same port)");
-        tracing::info!("admin on http://{admin} (/health /ready /metrics /status)");
+        tracing::info!("admin on http://{admin} (/health /ready /metrics /status /api)");
         app.run(stop_signal()?).await?;
         tracing::info!("stopped");
         Ok(())

@@ -205,8 +205,9 @@ fn a_chain_that_starts_anew_is_settled_at_any_height() {
 
 #[test]
 fn readers_see_what_the_writer_applied() {
-    let head_number = Gauge::default();
-    let mut writer = PublishedWriter::new(History::new(3), head_number.clone());
+    let metrics = Arc::new(Metrics::new().0);
+    let head_number = metrics.head_number.clone();
+    let mut writer = PublishedWriter::new(History::new(3), metrics);
     let reader = writer.reader();
     assert_eq!((reader.view(), reader.has_begun()), (View::default(), false));
     assert!(!reader.is_at_its_tip() && reader.last_adopted().is_none());
@@ -224,7 +225,7 @@ fn readers_see_what_the_writer_applied() {
 
 #[tokio::test]
 async fn the_first_block_ends_the_wait_for_it() {
-    let mut writer = PublishedWriter::new(History::new(3), Gauge::default());
+    let mut writer = PublishedWriter::new(History::new(3), Arc::new(Metrics::new().0));
     let reader = writer.reader();
     let mut begun = std::pin::pin!(reader.begun());
     assert!(begun.as_mut().now_or_never().is_none());

@@ -3,10 +3,21 @@
 /// Every key with its description, in the order of the generated files.
 pub(super) const KEYS: &[(&str, &str)] = &[
     ("listen", "Address for clients: WebSocket and HTTP on one port."),
-    ("admin", "Address for the operator: /health, /ready, /metrics, /status."),
+    (
+        "admin",
+        "Address for the operator: /health, /ready, /metrics, /status, and the operator's API at /api (docs/operator.md).",
+    ),
     (
         "admin_hosts",
-        "Host names accepted by /metrics and /status besides IP addresses and localhost; others get HTTP 403 (against DNS rebinding). \"*\" accepts any.",
+        "Host names accepted by the admin port besides IP addresses and localhost, except for /health and /ready; others get HTTP 403 (against DNS rebinding). \"*\" accepts any.",
+    ),
+    (
+        "admin_token_file",
+        "File with the token for the operator's API, at least 16 characters. Without one the API is served only where both the admin address and the peer are on loopback.",
+    ),
+    (
+        "admin_usage_file",
+        "File for the usage of each key by hour, over 30 days, written every five minutes; empty keeps it in memory only.",
     ),
     (
         "upstream",

@@ -123,6 +123,7 @@ impl ClientWriter {
     fn write(&self, state: &mut State, now: Moment, tally: &mut Tally) -> io::Result<usize> {
         let release_at = now + self.shared.limits.holdoff;
         let mut released = false;
+        let mut notifications = 0;
         let written = state.writing.write(
             |slices| self.socket.try_write(slices),
             |done| match done {
@@ -131,6 +132,7 @@ impl ClientWriter {
                     recipients.iter().for_each(|recipient| recipient.release(release_at));
                 }
                 Done::Delivered(batch) => {
+                    notifications += batch.events.len() as u64;
                     tally.delivered[batch.kind as usize] += batch.events.len() as u64;
                     tally.latest = Some(batch.seen);
                     if self.compression != Compression::None {
@@ -140,6 +142,8 @@ impl ClientWriter {
             },
         )?;
         tally.bytes += written as u64;
+        state.sent.bytes += written as u64;
+        state.sent.notifications += notifications;
         if released {
             // Events may wait for this answer's hold-off; no other wake-up would write them.
             state.held_until = Some(state.held_until.map_or(release_at, |at| at.min(release_at)));

@@ -46,6 +46,15 @@ pub struct Waits {
     pub over: Option<Ended>,
 }
 
+/// Data written to one client since it connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Notifications.
+    pub notifications: u64,
+    /// Bytes, frames of all kinds.
+    pub bytes: u64,
+}
+
 /// Data behind the lock.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -72,6 +81,7 @@ pub(super) struct State {
     news: bool,
     waker: Option<Waker>,
     pub(super) shed: u64,
+    pub(super) sent: Sent,
 }
 
 impl State {

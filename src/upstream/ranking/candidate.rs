@@ -14,6 +14,8 @@ pub(super) const MAX_CHAIN: usize = 128;
 #[derive(Debug, Default)]
 pub(super) struct Candidate {
     pub(super) connected: bool,
+    /// `true` while the operator keeps the upstream out of use. Survives a reconnect.
+    pub(super) cordoned: bool,
     /// Newest part of the chain: number and hash, each the parent of the next. Numbers ascend, and may have gaps. The
     /// first entry may be known as a parent only, and then has the highest number that it can have.
     pub(super) chain: VecDeque<(u64, B256)>,
@@ -34,6 +36,11 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// Checks if the upstream is connected and not kept out of use.
+    pub(super) fn is_available(&self) -> bool {
+        self.connected && !self.cordoned
+    }
+
     pub(super) fn number(&self) -> Option<u64> {
         self.chain.back().map(|(number, _)| *number)
     }

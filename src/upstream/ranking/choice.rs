@@ -31,7 +31,8 @@ impl Ranking {
             self.sights.forget_above(newest);
         }
         for id in (0..self.members.len()).map(UpstreamId) {
-            let sound = !self.is_forked(id, now)
+            let sound = !self.members[id.0].cordoned
+                && !self.is_forked(id, now)
                 && !self.was_doubted(id, now)
                 && self.lag(id, now).is_some_and(|lag| lag < self.lag_tolerance);
             let since = &mut self.members[id.0].sound_since;
@@ -52,6 +53,9 @@ impl Ranking {
         let Some(lag) = self.lag(active, now) else {
             return Some((self.fallback(now), SwitchReason::Lost));
         };
+        if self.members[active.0].cordoned {
+            return Some((self.fallback(now), SwitchReason::Cordoned));
+        }
         if lag >= self.lag_tolerance
             && let Some(to) = self.better_candidate(now)
         {
@@ -103,7 +107,8 @@ impl Ranking {
     /// to be left.
     fn is_fit(&self, id: UpstreamId, now: Duration) -> bool {
         let member = &self.members[id.0];
-        member.outvoted_since.is_none()
+        !member.cordoned
+            && member.outvoted_since.is_none()
             && member.doubted_since.is_none()
             && self.lag(id, now).is_some_and(|lag| lag < self.lag_tolerance / 2)
     }

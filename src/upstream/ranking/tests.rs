@@ -34,7 +34,8 @@ fn told(name: &str) -> ReportedBlock {
 }
 
 /// Story: `0+a3` upstream 0 connects with head a3, `0a4` it reports a4, `0-` it is lost, `+5` five seconds pass,
-/// with a decision at each quarter of a second, `=a3` clients were shown a3. The outcome lists the switches with
+/// with a decision at each quarter of a second, `=a3` clients were shown a3, `0x` the operator cordons it, `0o` ends
+/// that. The outcome lists the switches with
 /// the second of each.
 fn story(events: &str) -> (Ranking, String) {
     let mut ranking = Ranking::new(4, LAG_TOLERANCE, FAILBACK_AFTER);
@@ -70,6 +71,8 @@ fn story(events: &str) -> (Ranking, String) {
         let head = what.trim_start_matches('+');
         if what == "-" {
             ranking.down(id);
+        } else if what == "x" || what == "o" {
+            ranking.cordon(id, what == "x");
         } else if !head.is_empty() {
             ranking.announced(id, told(head));
         }
@@ -105,6 +108,35 @@ fn a_lost_one_is_left_for_the_next_by_priority() {
         expect!["->0 first @0ns; 0>- lost @0ns; ->0 first @3s"],
     );
     check("0+a5 0- 1+", expect!["->0 first @0ns; 0>- lost @0ns; ->1 first @0ns"]);
+}
+
+#[test]
+fn a_cordoned_one_is_left_at_once_and_is_not_chosen_before_the_cordon_ends() {
+    check("0+a5 1+a5 0x +60", expect!["->0 first @0ns; 0>1 cordoned @0ns"]);
+    check(
+        "0+a5 1+a5 0x +1 0o +60",
+        expect!["->0 first @0ns; 0>1 cordoned @0ns; 1>0 failback @1s"],
+    );
+    check(
+        "0+a5 0x +60 0o +1",
+        expect!["->0 first @0ns; 0>- cordoned @0ns; ->0 first @60s"],
+    );
+    check(
+        "0+a5 1x 1+a5 0- +5 0+a5",
+        expect!["->0 first @0ns; 0>- lost @0ns; ->0 first @5s"],
+    );
+    check(
+        "0+a5 1+a5 0x 0- 0+a6 1a6 +20 1-",
+        expect!["->0 first @0ns; 0>1 cordoned @0ns; 1>- lost @20s"],
+    );
+    // Its head is no height that the others lag behind, and it has no vote.
+    check("0+a5 1+a5 1x 1a9 +20", expect!["->0 first @0ns"]);
+    let (ranking, _) = story("0+a5 1+a5 1x 1a6");
+    assert_eq!(ranking.have(6, told("a6").hash), []);
+    assert_eq!(ranking.by_preference(Some(told("a6").hash)), [UpstreamId(0)]);
+    assert!(ranking.is_cordoned(UpstreamId(1)) && ranking.is_connected(UpstreamId(1)));
+    let (ranking, _) = story("0+a5 1+a5 1x 1a6 1o");
+    assert_eq!(ranking.have(6, told("a6").hash), [UpstreamId(1)]);
 }
 
 #[test]

@@ -1,0 +1,412 @@
+//! Access to the operator's API: the admin token, sessions of browsers, and loopback.
+//!
+//! ```text
+//! Authorization: Bearer TOKEN    programs
+//! Cookie: headwater_session=ID   the page, after POST /login with the token: a browser's WebSocket sets no headers
+//! neither                        only without a token, from loopback to loopback
+//! ```
+//!
+//! Tokens and session ids are compared by their SHA-256, in constant time. Time is passed in.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use axum::http::header::{AUTHORIZATION, COOKIE, HeaderMap, ORIGIN};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
+
+/// Fewest characters of a token.
+const MIN_TOKEN: usize = 16;
+
+/// Name of the cookie.
+const COOKIE_NAME: &str = "headwater_session";
+
+/// Lifetime of a session.
+const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// Most sessions; the oldest one ends for a new one.
+const MAX_SESSIONS: usize = 64;
+
+/// Failed attempts of an address within [`WINDOW`] after which it is refused unheard.
+const MAX_FAILURES: u32 = 10;
+
+/// Time for which failed attempts are counted, from the first one.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Most addresses with failed attempts; beyond them, other addresses that fail are refused unheard too.
+const MAX_ADDRESSES: usize = 1024;
+
+/// Headers by which a proxy names its client: a request that has one does not come from loopback, whoever the peer is.
+const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+
+type Hash = [u8; 32];
+
+fn hash(secret: &str) -> Hash {
+    Sha256::digest(secret.as_bytes()).into()
+}
+
+/// File that holds no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenFileError {
+    /// The file cannot be read.
+    #[error("{0}: {1}")]
+    Unreadable(std::path::PathBuf, std::io::Error),
+    /// The token is short enough to be guessed.
+    #[error("{0}: the token has fewer than {MIN_TOKEN} characters: use one from `openssl rand -hex 32`")]
+    Short(std::path::PathBuf),
+}
+
+/// Token of the operator's API; only its hash is kept.
+#[derive(Clone)]
+pub struct AdminToken(Hash);
+
+/// Hides the hash.
+impl std::fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminToken(…)")
+    }
+}
+
+impl AdminToken {
+    /// Reads the token from a file, without the white space around it.
+    ///
+    /// # Errors
+    /// Returns a [`TokenFileError`] if the file cannot be read, or the token is short.
+    pub fn read(path: &Path) -> Result<Self, TokenFileError> {
+        let text = std::fs::read_to_string(path).map_err(|why| TokenFileError::Unreadable(path.to_owned(), why))?;
+        let token = text.trim();
+        if token.len() < MIN_TOKEN {
+            return Err(TokenFileError::Short(path.to_owned()));
+        }
+        Ok(Self(hash(token)))
+    }
+
+    fn is(&self, shown: &str) -> bool {
+        self.0.ct_eq(&hash(shown)).into()
+    }
+}
+
+/// Proof by which a request is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Credential {
+    /// The token in the request.
+    Token,
+    /// Session of a browser that has shown the token.
+    Session,
+    /// None: no token is set, and the request comes from this machine.
+    Loopback,
+}
+
+impl Credential {
+    /// Returns the word for audit lines.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Session => "session",
+            Self::Loopback => "loopback",
+        }
+    }
+}
+
+/// Sender of an admitted request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Proof.
+    pub credential: Credential,
+    /// Address of the peer, which may be a proxy's.
+    pub peer: IpAddr,
+}
+
+/// Refusal of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Neither token nor session, or not valid.
+    Unauthorized,
+    /// Too many failed attempts of this address, with the time until the next one is heard.
+    Attempts(Duration),
+    /// Session in a request that a page sends without naming its origin.
+    NoOrigin,
+}
+
+/// Access rules, sessions and failed attempts.
+#[derive(Debug)]
+pub struct Access {
+    token: Option<AdminToken>,
+    /// `true` if the admin port listens on loopback alone.
+    is_local: bool,
+    sessions: Mutex<HashMap<Hash, Instant>>,
+    failures: Mutex<HashMap<IpAddr, Failures>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    since: Instant,
+    count: u32,
+}
+
+impl Access {
+    /// Creates the rules for a port that listens on this address.
+    #[must_use]
+    pub fn new(token: Option<AdminToken>, listener: SocketAddr) -> Self {
+        Self {
+            token,
+            is_local: listener.ip().to_canonical().is_loopback(),
+            sessions: Mutex::default(),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Admits a request from this peer. `acts` is `true` for a request that a page of another origin could send with the
+    /// session's cookie: a POST, and the upgrade to a WebSocket.
+    ///
+    /// # Errors
+    /// Returns the reason of the refusal.
+    pub fn check(&self, headers: &HeaderMap, peer: IpAddr, acts: bool, now: Instant) -> Result<Actor, Denied> {
+        let peer = peer.to_canonical();
+        let as_one = |credential| Actor { credential, peer };
+        let Some(token) = &self.token else {
+            let is_forwarded = FORWARDED.iter().any(|name| headers.contains_key(*name));
+            let is_local = self.is_local && peer.is_loopback() && !is_forwarded;
+            return is_local
+                .then(|| as_one(Credential::Loopback))
+                .ok_or(Denied::Unauthorized);
+        };
+        if let Some(shown) = bearer(headers) {
+            return self.prove(token, shown, peer, now).map(|()| as_one(Credential::Token));
+        }
+        let id = session_id(headers).ok_or(Denied::Unauthorized)?;
+        let ends = self.sessions.lock().get(&hash(id)).copied();
+        if ends.is_none_or(|end| end <= now) {
+            return Err(Denied::Unauthorized);
+        }
+        // The listener has compared an Origin with the Host.
+        if acts && !headers.contains_key(ORIGIN) {
+            return Err(Denied::NoOrigin);
+        }
+        Ok(as_one(Credential::Session))
+    }
+
+    /// Begins a session for a browser that shows the token; returns the cookie to set.
+    ///
+    /// # Errors
+    /// Returns the reason of the refusal. Without a token there are no sessions.
+    pub fn log_in(&self, shown: &str, peer: IpAddr, now: Instant) -> Result<String, Denied> {
+        let token = self.token.as_ref().ok_or(Denied::Unauthorized)?;
+        self.prove(token, shown, peer.to_canonical(), now)?;
+        let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+        let mut sessions = self.sessions.lock();
+        sessions.retain(|_, end| *end > now);
+        if sessions.len() >= MAX_SESSIONS
+            && let Some(oldest) = sessions.iter().min_by_key(|(_, end)| **end).map(|(id, _)| *id)
+        {
+            sessions.remove(&oldest);
+        }
+        sessions.insert(hash(&id), now + SESSION);
+        Ok(cookie(&id, SESSION))
+    }
+
+    /// Ends the session of a request, if it has one; returns the cookie that replaces it.
+    pub fn log_out(&self, headers: &HeaderMap) -> String {
+        if let Some(id) = session_id(headers) {
+            self.sessions.lock().remove(&hash(id));
+        }
+        cookie("", Duration::ZERO)
+    }
+
+    /// Compares a token, unless this address has failed too often.
+    fn prove(&self, token: &AdminToken, shown: &str, peer: IpAddr, now: Instant) -> Result<(), Denied> {
+        let mut failures = self.failures.lock();
+        let end = |failed: &Failures| failed.since + WINDOW;
+        let failed = failures.get(&peer).copied().filter(|failed| end(failed) > now);
+        if let Some(failed) = failed
+            && failed.count >= MAX_FAILURES
+        {
+            return Err(Denied::Attempts(end(&failed) - now));
+        }
+        if token.is(shown) {
+            failures.remove(&peer);
+            return Ok(());
+        }
+        if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&peer) {
+            failures.retain(|_, failed| end(failed) > now);
+            if failures.len() >= MAX_ADDRESSES {
+                return Err(Denied::Attempts(WINDOW));
+            }
+        }
+        let failed = failed.unwrap_or(Failures { since: now, count: 0 });
+        let count = failed.count + 1;
+        failures.insert(peer, Failures { count, ..failed });
+        Err(Denied::Unauthorized)
+    }
+}
+
+fn cookie(id: &str, lifetime: Duration) -> String {
+    let seconds = lifetime.as_secs();
+    format!("{COOKIE_NAME}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}")
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn session_id(headers: &HeaderMap) -> Option<&str> {
+    let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut cookies = lines.flat_map(|line| line.split(';')).map(str::trim);
+    cookies.find_map(|cookie| cookie.strip_prefix(COOKIE_NAME)?.strip_prefix('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef";
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn access(token: Option<&str>, listener: &str) -> Access {
+        Access::new(token.map(|token| AdminToken(hash(token))), listener.parse().unwrap())
+    }
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let lines = lines.iter().map(|(name, value)| {
+            let name = axum::http::HeaderName::from_static(name);
+            (name, value.parse().unwrap())
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn without_a_token_only_loopback_to_loopback_is_admitted() {
+        let now = Instant::now();
+        for (listener, peer, lines, is_admitted) in [
+            ("127.0.0.1:1", "127.0.0.1", &[][..], true),
+            ("127.0.0.1:1", "127.0.0.2", &[], true),
+            ("[::1]:1", "::1", &[], true),
+            ("127.0.0.1:1", "::ffff:127.0.0.1", &[], true),
+            ("0.0.0.0:1", "127.0.0.1", &[], false),
+            ("[::]:1", "::1", &[], false),
+            ("10.0.0.1:1", "10.0.0.1", &[], false),
+            ("127.0.0.1:1", "10.0.0.2", &[], false),
+            ("127.0.0.1:1", "127.0.0.1", &[("x-forwarded-for", "203.0.113.7")], false),
+            ("127.0.0.1:1", "127.0.0.1", &[("forwarded", "for=203.0.113.7")], false),
+            ("127.0.0.1:1", "127.0.0.1", &[("authorization", "Bearer 1")], true),
+        ] {
+            let checked = access(None, listener).check(&headers(lines), peer.parse().unwrap(), true, now);
+            assert_eq!(checked.is_ok(), is_admitted, "{listener} {peer} {lines:?}");
+        }
+        let no_token = access(None, "127.0.0.1:1");
+        assert_eq!(no_token.log_in("", LOCAL, now), Err(Denied::Unauthorized));
+    }
+
+    #[test]
+    fn with_a_token_nothing_else_is_admitted() {
+        let now = Instant::now();
+        let access = access(Some(TOKEN), "127.0.0.1:1");
+        let check = |value: &str| {
+            let checked = access.check(&headers(&[("authorization", value)]), LOCAL, true, now);
+            checked.map(|actor| actor.credential)
+        };
+        assert_eq!(check(&format!("Bearer {TOKEN}")), Ok(Credential::Token));
+        assert_eq!(check(&format!("bearer  {TOKEN} ")), Ok(Credential::Token));
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Basic 0123456789abcdef",
+            TOKEN,
+            "Bearer 0123456789abcdeF",
+        ] {
+            assert_eq!(check(wrong), Err(Denied::Unauthorized), "{wrong}");
+        }
+        let none = access.check(&headers(&[]), LOCAL, true, now);
+        assert_eq!(none, Err(Denied::Unauthorized));
+    }
+
+    #[test]
+    fn a_session_begins_with_the_token_and_ends_in_time() {
+        let now = Instant::now();
+        let access = access(Some(TOKEN), "0.0.0.0:1");
+        assert_eq!(access.log_in("guess", LOCAL, now), Err(Denied::Unauthorized));
+        let set = access.log_in(TOKEN, LOCAL, now).unwrap();
+        assert!(
+            set.ends_with("; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200"),
+            "{set}"
+        );
+        let own = set.split(';').next().unwrap();
+        let check = |cookie: &str, origin: bool, acts: bool, at: Instant| {
+            let mut lines = vec![("cookie", cookie)];
+            lines.extend(origin.then_some(("origin", "http://localhost")));
+            access
+                .check(&headers(&lines), LOCAL, acts, at)
+                .map(|actor| actor.credential)
+        };
+        let admitted = Ok(Credential::Session);
+        assert_eq!(check(own, true, true, now), admitted);
+        assert_eq!(check(&format!("a=b; {own}; c=d"), true, true, now), admitted);
+        assert_eq!(check(own, false, false, now), admitted);
+        assert_eq!(check(own, false, true, now), Err(Denied::NoOrigin));
+        for wrong in ["", "headwater_session=", "headwater_session=AAAA", "other=1"] {
+            assert_eq!(check(wrong, true, true, now), Err(Denied::Unauthorized), "{wrong}");
+        }
+        assert_eq!(check(own, true, true, now + SESSION), Err(Denied::Unauthorized));
+        assert!(access.log_out(&headers(&[("cookie", own)])).contains("=; "));
+        assert_eq!(check(own, true, true, now), Err(Denied::Unauthorized));
+    }
+
+    #[test]
+    fn the_oldest_session_ends_for_a_new_one() {
+        let now = Instant::now();
+        let access = access(Some(TOKEN), "0.0.0.0:1");
+        let second = Duration::from_secs(1);
+        let sets: Vec<String> = (0..=MAX_SESSIONS as u32)
+            .map(|at| access.log_in(TOKEN, LOCAL, now + second * at).unwrap())
+            .collect();
+        let is_open = |set: &str| {
+            let own = headers(&[("cookie", set.split(';').next().unwrap())]);
+            access.check(&own, LOCAL, false, now).is_ok()
+        };
+        assert!(!is_open(&sets[0]) && sets[1..].iter().all(|set| is_open(set)));
+        assert_eq!(access.sessions.lock().len(), MAX_SESSIONS);
+    }
+
+    #[test]
+    fn an_address_that_fails_often_is_refused_unheard_for_a_while() {
+        let now = Instant::now();
+        let access = access(Some(TOKEN), "0.0.0.0:1");
+        let other: IpAddr = "203.0.113.7".parse().unwrap();
+        for _ in 0..MAX_FAILURES {
+            assert_eq!(access.log_in("guess", other, now), Err(Denied::Unauthorized));
+        }
+        assert_eq!(access.log_in(TOKEN, other, now), Err(Denied::Attempts(WINDOW)));
+        assert!(access.log_in(TOKEN, LOCAL, now).is_ok(), "others are heard");
+        assert!(access.log_in(TOKEN, other, now + WINDOW).is_ok());
+        for number in 0..MAX_ADDRESSES as u32 {
+            let address = IpAddr::V4(std::net::Ipv4Addr::from(number));
+            assert_eq!(access.log_in("guess", address, now), Err(Denied::Unauthorized));
+        }
+        assert_eq!(access.log_in("guess", other, now), Err(Denied::Attempts(WINDOW)));
+        assert!(access.log_in(TOKEN, other, now).is_ok(), "the token is heard even then");
+        assert_eq!(access.log_in("guess", other, now + WINDOW), Err(Denied::Unauthorized));
+        assert_eq!(access.failures.lock().len(), 1);
+    }
+
+    #[test]
+    fn a_short_token_is_no_token() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), " 0123456789abcdef\n").unwrap();
+        assert!(AdminToken::read(file.path()).unwrap().is(TOKEN));
+        std::fs::write(file.path(), "0123456789abcde\n").unwrap();
+        let why = AdminToken::read(file.path()).unwrap_err().to_string();
+        assert!(why.contains("fewer than 16 characters"), "{why}");
+        assert!(AdminToken::read(Path::new("/nowhere")).is_err());
+    }
+}
