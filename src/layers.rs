@@ -14,7 +14,8 @@ const LAYERS: &str = "
     main          app config devnet door reload telemetry
     bench         deflate tls
     health
-    tail
+    # Nodes write numbers in many ways; it reads them as the proxy does.
+    tail          quantity
 
     app           admin backplane chain clock config devnet door reload rpc server session subscription telemetry tls upstream
     reload        config door telemetry tls

@@ -45,6 +45,7 @@ mod scripted;
 mod shares;
 mod sharing;
 mod shutdown;
+mod tail;
 mod tls;
 mod transactions;
 mod upstreams;
