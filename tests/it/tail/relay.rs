@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
@@ -19,7 +19,6 @@ struct Inner {
     is_closed: AtomicBool,
     /// Bytes to the client after which a connection is cut.
     budget: AtomicU64,
-    connections: AtomicUsize,
     cut: Mutex<CancellationToken>,
 }
 
@@ -31,14 +30,12 @@ impl Relay {
             to,
             is_closed: AtomicBool::new(false),
             budget: AtomicU64::new(u64::MAX),
-            connections: AtomicUsize::new(0),
             cut: Mutex::default(),
         }));
         let accepting = relay.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if !accepting.0.is_closed.load(Ordering::SeqCst) {
-                    accepting.0.connections.fetch_add(1, Ordering::SeqCst);
                     let cut = accepting.0.cut.lock().clone();
                     let relay = accepting.clone();
                     tokio::spawn(cut.run_until_cancelled_owned(async move { relay.carry(client).await }));
@@ -93,10 +90,5 @@ impl Relay {
     /// Sets the bytes after which each new connection is cut.
     pub fn cut_after(&self, bytes: u64) {
         self.0.budget.store(bytes, Ordering::SeqCst);
-    }
-
-    /// Returns the number of connections so far.
-    pub fn connections(&self) -> usize {
-        self.0.connections.load(Ordering::SeqCst)
     }
 }

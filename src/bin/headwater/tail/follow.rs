@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 
@@ -54,7 +54,7 @@ impl<W: Write> Follower<W> {
     pub(super) async fn run(mut self) -> Result<(), Trouble> {
         let mut wait = FIRST_WAIT;
         loop {
-            let before = self.window.tip();
+            let (began, before) = (Instant::now(), self.window.tip());
             let trouble = match self.connection().await {
                 Err(Stop::Done) => return Ok(()),
                 Err(Stop::Trouble(trouble)) => trouble,
@@ -62,7 +62,7 @@ impl<W: Write> Follower<W> {
             if !trouble.passes() || !self.plan.retries || self.progress != Progress::Subscribed {
                 return Err(trouble);
             }
-            if self.window.tip() != before {
+            if self.window.tip() != before || began.elapsed() > LONGEST_WAIT {
                 wait = FIRST_WAIT;
             }
             eprintln!("headwater: {trouble}; connecting again");
