@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::event::Log;
 
 /// Bound on the words that a log's data may decode to, if all its offsets point at the longest array in it.
-const MAX_WORDS: u128 = 4 << 20;
+const MAX_WORDS: u128 = 1 << 20;
 
 /// Most topics of a log.
 const MAX_TOPICS: usize = 4;

@@ -11,14 +11,12 @@ use super::event::{Event, Header};
 use super::plan::Plan;
 use super::printer::Printer;
 use super::trouble::{Stop, Trouble};
+use super::walk::MAX_HOLE;
 use super::window::{Contents, TooDeep, Window};
 
 /// Waiting times before another connection: the first, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-
-/// Most numbers without a block in a row (Filecoin has had fewer than ten).
-const MAX_HOLE: u64 = 16;
 
 pub(super) struct Follower<W> {
     pub(super) plan: Plan,

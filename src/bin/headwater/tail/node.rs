@@ -18,6 +18,8 @@ const BETWEEN: Duration = Duration::from_millis(200);
 
 const METHOD_NOT_FOUND: i64 = -32601;
 const INVALID_PARAMS: i64 = -32602;
+/// History that a node does not keep (EIP-4444).
+const PRUNED: i64 = 4444;
 
 impl Connection {
     pub(super) async fn chain_id(&mut self) -> Result<u64, Trouble> {
@@ -36,7 +38,7 @@ impl Connection {
                 self.unsubscribe(id.get()).await?;
                 Ok(false)
             }
-            Err(error) if error.code == INVALID_PARAMS => Ok(error.message().contains("blockHash")),
+            Err(error) if error.code == INVALID_PARAMS => Ok(error.message().contains("missing field `blockHash`")),
             Err(error) if error.code == METHOD_NOT_FOUND => Err(error.trouble(self.endpoint(), "eth_subscribe")),
             Err(error) => match error.trouble(self.endpoint(), "eth_subscribe") {
                 passing @ Trouble::Unavailable(_) => Err(passing),
@@ -122,6 +124,13 @@ impl Connection {
                 Ok(Some(items)) => return Ok(items),
                 Ok(None) => last = "null".to_owned(),
                 Err(error) if error.code == METHOD_NOT_FOUND => return Err(error.trouble(self.endpoint(), method)),
+                Err(error) if error.code == PRUNED => {
+                    let endpoint = self.endpoint();
+                    let text = format!(
+                        "{endpoint} no longer has the contents of block {block}; ask an archive node with --from"
+                    );
+                    return Err(Trouble::Lost(text));
+                }
                 Err(error) => last = error.text(),
             }
         }

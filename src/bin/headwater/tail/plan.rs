@@ -15,9 +15,20 @@ use super::trouble::{Endpoint, Trouble};
 /// Endpoint of a headwater with default settings.
 const DEFAULT_URL: &str = "ws://127.0.0.1:9546";
 
-const EXIT_CODES: &str = "Exit codes: 0 done (--count, --until-block, or the reader of the pipe left), 64 wrong usage, \
-    65 events are lost (away for too long), 69 no connection, 74 output failed, 75 interrupted and --no-retry, \
-    76 no Ethereum node, 77 refused. See docs/tail.md.";
+const MORE: &str = "\
+Examples:
+  headwater tail logs --event 'Transfer(address,address,uint256)' --address 0x…
+  headwater tail ws://127.0.0.1:8546 heads receipts --from 19000000 --json
+
+Exit codes:
+   0  done: --count or --until-block is reached, or the reader of the pipe left
+  64  wrong usage
+  65  events are lost: a reorg deeper than what is remembered, or another chain
+  69  no connection at the start
+  74  standard output cannot be written
+  75  the connection was lost, with --no-retry
+  76  the endpoint does not speak as an Ethereum node
+  77  refused";
 
 /// Kind of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,7 +40,7 @@ enum Kind {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = MORE)]
 pub struct TailArgs {
     /// Endpoint (ws:// or wss://) and kinds: heads, logs, pending, receipts [default: ws://127.0.0.1:9546 heads logs pending]
     #[arg(value_name = "URL|KIND")]
@@ -40,7 +51,7 @@ pub struct TailArgs {
     /// Only logs of this contract, and receipts from, to or creating this address; repeat for several.
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     address: Vec<Address>,
-    /// Topic of logs at the next position: a topic or an address, several with commas between, or `any`.
+    /// Topic of logs at the next position: a topic or an address, several with commas between, or any.
     #[arg(long, value_name = "TOPIC")]
     topic: Vec<Choice>,
     /// Only logs of this event, decoded: a signature such as 'Transfer(address,address,uint256)', or a name in --abi; repeat for several.

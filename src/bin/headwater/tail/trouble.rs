@@ -26,7 +26,7 @@ pub enum Trouble {
     #[error("{0}")]
     Lost(String),
     /// Standard output does not take a line.
-    #[error("cannot write to standard output: {0}")]
+    #[error("cannot write to standard output")]
     Output(#[source] io::Error),
 }
 

@@ -21,6 +21,9 @@ use alloy_primitives::B256;
 use super::event::Header;
 use super::window::Window;
 
+/// Most numbers without a block in a row. Filecoin has had fewer than ten; an announcement can claim any height.
+pub(super) const MAX_HOLE: u64 = 16;
+
 /// A walk up to the next block to adopt.
 #[derive(Debug)]
 pub(super) struct Walk {
@@ -160,7 +163,9 @@ impl Walk {
     /// for, and a kept block can be replaced by none.
     fn missing(&mut self, window: &Window) -> Verdict {
         match self.step {
-            Step::Next if self.number < self.goal => self.number += 1,
+            Step::Next if self.number < self.goal && self.number < window.next_after(self.keep) + MAX_HOLE => {
+                self.number += 1;
+            }
             Step::Check { is_in_doubt } if is_in_doubt || self.has_dropped => {
                 self.keep = self.keep.saturating_sub(1);
                 self.has_dropped = true;
@@ -272,6 +277,8 @@ mod tests {
 
     #[test]
     fn numbers_without_a_block_are_passed_over() {
+        // An announcement that no block follows.
+        check("1a 2a", "1a 2a", u64::MAX, expect!["3? 4? 5? 6? 7? 8? 9? 10? 11? 12? 13? 14? 15? 16? 17? 18? 19? done"]);
         check("1a 2a", "1a 2a 5a<2a", 5, expect!["3? 4? 5? +5a"]);
         check(
             "1a 3a<1a",

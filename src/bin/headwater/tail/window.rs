@@ -170,7 +170,9 @@ impl Window {
         let Some(tip) = tip else {
             return Err(Box::new(log));
         };
-        if tip.events.iter().any(|event| is_log(event, log.log_index)) {
+        // They come in order, so most need no search.
+        let is_behind_all = matches!(tip.events.last(), Some(Event::Log(last)) if last.log_index < log.log_index);
+        if !is_behind_all && tip.events.iter().any(|event| is_log(event, log.log_index)) {
             return Ok(None);
         }
         let event = Event::Log(log);
