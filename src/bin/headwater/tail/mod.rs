@@ -30,6 +30,9 @@ mod value;
 mod walk;
 mod window;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 pub use plan::TailArgs;
 pub use trouble::Trouble;
 
@@ -42,5 +45,23 @@ pub async fn tail(args: TailArgs) -> Result<(), Trouble> {
         return Ok(());
     }
     let printer = printer::Printer::new(anstream::stdout(), form, events, count);
-    follow::Follower::new(plan, printer).run().await
+    tokio::select! {
+        end = follow::Follower::new(plan, printer).run() => end,
+        () = reader_left() => Ok(()),
+    }
+}
+
+/// Waits until the reader of standard output has left, as `head` does after its lines: the next write would tell, but
+/// on a quiet endpoint that can take hours. Never ends if the output is no pipe.
+async fn reader_left() {
+    // A file cannot be watched, and has no reader.
+    if let Ok(output) = AsyncFd::with_interest(std::io::stdout(), Interest::ERROR) {
+        while let Ok(mut state) = output.ready(Interest::ERROR).await {
+            if state.ready().is_error() {
+                return;
+            }
+            state.clear_ready();
+        }
+    }
+    std::future::pending().await
 }

@@ -278,7 +278,12 @@ mod tests {
     #[test]
     fn numbers_without_a_block_are_passed_over() {
         // An announcement that no block follows.
-        check("1a 2a", "1a 2a", u64::MAX, expect!["3? 4? 5? 6? 7? 8? 9? 10? 11? 12? 13? 14? 15? 16? 17? 18? 19? done"]);
+        check(
+            "1a 2a",
+            "1a 2a",
+            u64::MAX,
+            expect!["3? 4? 5? 6? 7? 8? 9? 10? 11? 12? 13? 14? 15? 16? 17? 18? 19? done"],
+        );
         check("1a 2a", "1a 2a 5a<2a", 5, expect!["3? 4? 5? +5a"]);
         check(
             "1a 3a<1a",
