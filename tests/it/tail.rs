@@ -45,14 +45,13 @@ impl Stage {
     }
 
     /// Starts a tail of heads and logs as JSON, and waits until it follows: until a block that is mined is told.
-    async fn tail(&self, options: &str) -> Tail {
-        let mut tail = Tail::start(&self.relay.url(), &format!("heads logs --json {options}"));
-        self.follow(&mut tail).await;
-        tail
+    async fn tail(&self) -> Tail {
+        self.following().await.0
     }
 
-    /// Mines blocks until one is told, and reads what is told of them.
-    async fn follow(&self, tail: &mut Tail) {
+    /// Starts a tail like [`Self::tail`]; also returns what it told so far.
+    async fn following(&self) -> (Tail, Vec<String>) {
+        let mut tail = Tail::start(&self.relay.url(), "heads logs --json");
         let mut mined = vec![self.control().mine()];
         let first = loop {
             tokio::select! {
@@ -60,10 +59,11 @@ impl Stage {
                 () = tokio::time::sleep(Duration::from_millis(200)) => mined.push(self.control().mine()),
             }
         };
-        let story = adopted(&mined);
+        let mut story = adopted(&mined);
         let at = story.iter().position(|line| *line == first);
-        tail.expect(&story[at.expect("the first line is of a mined block") + 1..])
-            .await;
+        let story = story.split_off(at.expect("the first line is of a mined block"));
+        tail.expect(&story[1..]).await;
+        (tail, story)
     }
 }
 
@@ -85,7 +85,7 @@ fn reorged(at: At, reorg: &Reorg) -> Vec<String> {
 async fn heads_and_logs_are_told_in_order_with_reorgs() {
     for at in BOTH {
         let stage = Stage::before(at).await;
-        let mut tail = stage.tail("").await;
+        let mut tail = stage.tail().await;
         tail.expect(&adopted(&stage.control().mine_many(3))).await;
         let reorg = stage.control().reorg(2, 3).unwrap();
         tail.expect(&reorged(at, &reorg)).await;
@@ -97,7 +97,7 @@ async fn heads_and_logs_are_told_in_order_with_reorgs() {
 async fn what_happened_during_a_disconnect_is_told_once() {
     for at in BOTH {
         let stage = Stage::before(at).await;
-        let mut tail = stage.tail("").await;
+        let mut tail = stage.tail().await;
         let told = stage.control().mine_many(3);
         tail.expect(&adopted(&told)).await;
         stage.relay.close();
@@ -115,7 +115,7 @@ async fn what_happened_during_a_disconnect_is_told_once() {
 async fn blocks_that_were_dropped_during_a_disconnect_are_told_as_removed() {
     for at in BOTH {
         let stage = Stage::before(at).await;
-        let mut tail = stage.tail("").await;
+        let mut tail = stage.tail().await;
         tail.expect(&adopted(&stage.control().mine_many(4))).await;
         stage.relay.close();
         let reorg = stage.control().reorg(3, 5).unwrap();
@@ -173,8 +173,7 @@ async fn a_headwater_that_starts_again_on_its_port_is_continued_at() {
 async fn whatever_breaks_each_event_is_told_once_and_the_end_is_the_nodes_chain() {
     for at in BOTH {
         let stage = Stage::before(at).await;
-        let mut tail = stage.tail("").await;
-        let mut told_so_far = Vec::new();
+        let (mut tail, mut told_so_far) = stage.following().await;
         let mut random = fastrand::Rng::with_seed(15);
         for _ in 0..30 {
             stage.relay.cut_after(random.u64(2_000..60_000));

@@ -202,8 +202,9 @@ async fn troubles_have_exit_codes_and_one_line() {
     }
     // A key is asked for; the URL in the message has none.
     let devnet = node().await;
+    let key = ApiKey::random();
     let closed = Proxy::start(&[devnet.ws_url()], |config| {
-        allow(config, "alice", &ApiKey::random(), "");
+        allow(config, "alice", &key, "");
         config.auth.required = true;
     })
     .await;
@@ -211,6 +212,14 @@ async fn troubles_have_exit_codes_and_one_line() {
     let (code, line) = Tail::start(&with_key, "heads").fails().await;
     assert_eq!(code, 77, "{line}");
     assert!(line.contains("401") && !line.contains("secret"), "{line}");
+    closed.ready().await;
+    let header = format!("Authorization: Bearer {}", key.reveal());
+    let url = format!("ws://{}", closed.address);
+    let with_header = [
+        "tail", &url, "heads", "--from", "1", "--count", "1", "--header", &header,
+    ];
+    let (output, errors, code) = Tail::with(&with_header, &[]).ended().await;
+    assert_eq!((code, output.len()), (0, 1), "{errors:?}");
     // Kinds that the node does not serve, and blocks that it does not have.
     let scripted = Scripted::start().await;
     scripted.mine_many(3, 1);
@@ -323,6 +332,24 @@ async fn a_pipe_whose_reader_leaves_ends_it() {
         eventually("the end", async || child.try_wait().unwrap().is_some()).await;
         assert_eq!(child.wait().unwrap().code(), Some(0));
     }
+}
+
+#[tokio::test]
+async fn an_output_that_takes_nothing_is_said() {
+    let scripted = Scripted::start().await;
+    scripted.mine_many(1, 1);
+    let arguments = ["tail", &scripted.ws_url(), "heads", "--from", "1"];
+    let mut command = headwater(&arguments, &[]);
+    command.stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
+    let line = std::str::from_utf8(&output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(74), "{line}");
+    assert_eq!(
+        line,
+        "headwater: cannot write to standard output: No space left on device (os error 28)\n"
+    );
 }
 
 #[tokio::test]

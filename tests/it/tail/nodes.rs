@@ -17,7 +17,7 @@ use crate::wire::http;
 #[tokio::test]
 async fn announcements_only_wake_it() {
     let stage = Stage::before(At::Node).await;
-    let mut tail = stage.tail("").await;
+    let mut tail = stage.tail().await;
     stage.control().set_faults(|faults| faults.announce_other_hash = true);
     tail.expect(&adopted(&stage.control().mine_many(3))).await;
     stage.control().set_faults(|faults| {

@@ -5,12 +5,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
@@ -106,12 +108,18 @@ impl RpcError {
 }
 
 impl Connection {
-    /// Connects to an endpoint.
-    pub(super) async fn open(endpoint: &Endpoint) -> Result<Self, Trouble> {
+    /// Connects to an endpoint, with these headers in the handshake besides its own.
+    pub(super) async fn open(endpoint: &Endpoint, headers: &[(HeaderName, HeaderValue)]) -> Result<Self, Trouble> {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let connecting = connect_async_with_config(endpoint.0.as_str(), Some(config), false);
+        let mut request = endpoint
+            .0
+            .as_str()
+            .into_client_request()
+            .map_err(|error| unreachable(endpoint, &error))?;
+        request.headers_mut().extend(headers.iter().cloned());
+        let connecting = connect_async_with_config(request, Some(config), false);
         let socket = match timeout(CONNECT_TIME, connecting).await {
             Ok(Ok((socket, _))) => socket,
             Ok(Err(error)) => return Err(unreachable(endpoint, &error)),
@@ -329,7 +337,7 @@ fn unreachable(endpoint: &Endpoint, error: &Error) -> Trouble {
     let text = format!("{endpoint} answered {status}");
     match status.as_u16() {
         401 | 403 => Trouble::Refused(format!(
-            "{text}; put the key that it asks for into the URL, as in {endpoint}/KEY"
+            "{text}; put the key that it asks for into the URL, as in {endpoint}/KEY, or give --header 'Authorization: Bearer KEY'"
         )),
         429 | 500.. => Trouble::Unavailable(format!("{text}; try again later")),
         _ => Trouble::Refused(format!("{text}; this is not the WebSocket of an Ethereum node")),

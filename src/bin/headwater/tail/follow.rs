@@ -26,7 +26,7 @@ pub(super) struct Follower<W> {
     chain: Option<u64>,
 }
 
-/// How far the command got, over all connections.
+/// Progress of the command, over all connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// No subscription yet: a failure is one of the command line.
@@ -72,7 +72,7 @@ impl<W: Write> Follower<W> {
 
     /// Follows over one connection.
     async fn connection(&mut self) -> Result<Infallible, Stop> {
-        let mut node = Connection::open(&self.plan.endpoint).await?;
+        let mut node = Connection::open(&self.plan.endpoint, &self.plan.headers).await?;
         let chain = node.chain_id().await?;
         match self.chain.replace(chain) {
             Some(before) if before != chain => {

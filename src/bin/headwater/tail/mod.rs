@@ -30,8 +30,10 @@ mod value;
 mod walk;
 mod window;
 
+use std::os::fd::AsFd as _;
+
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Sender;
 
 pub use plan::TailArgs;
 pub use trouble::Trouble;
@@ -54,14 +56,14 @@ pub async fn tail(args: TailArgs) -> Result<(), Trouble> {
 /// Waits until the reader of standard output has left, as `head` does after its lines: the next write would tell, but
 /// on a quiet endpoint that can take hours. Never ends if the output is no pipe.
 async fn reader_left() {
-    // A file cannot be watched, and has no reader.
-    if let Ok(output) = AsyncFd::with_interest(std::io::stdout(), Interest::ERROR) {
-        while let Ok(mut state) = output.ready(Interest::ERROR).await {
-            if state.ready().is_error() {
-                return;
-            }
-            state.clear_ready();
-        }
+    // Unchecked, and so without a change to the descriptor: it may be a terminal, and writes to it go on to block. A file
+    // cannot be watched, and has no reader.
+    let watched = std::io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(Sender::from_owned_fd_unchecked);
+    match watched {
+        Ok(output) if output.ready(Interest::ERROR).await.is_ok_and(|state| state.is_error()) => {}
+        _ => std::future::pending().await,
     }
-    std::future::pending().await
 }

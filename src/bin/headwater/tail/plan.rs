@@ -6,6 +6,7 @@ use std::str::FromStr;
 use alloy_primitives::Address;
 use clap::{Args, ValueEnum};
 use headwater::quantity::MAX_HEIGHT;
+use http::{HeaderName, HeaderValue};
 
 use super::abi::Events;
 use super::filter::{Choice, LogFilter};
@@ -48,6 +49,9 @@ pub struct TailArgs {
     /// Form of `tail` before kinds were words.
     #[arg(long = "kind", value_enum, hide = true)]
     kinds: Vec<Kind>,
+    /// Header of the handshake, such as 'Authorization: Bearer KEY'; repeat for several.
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
+    header: Vec<(HeaderName, HeaderValue)>,
     /// Only logs of this contract, and receipts from, to or creating this address; repeat for several.
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     address: Vec<Address>,
@@ -105,6 +109,16 @@ impl FromStr for Word {
     }
 }
 
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let parse = || {
+        let (name, value) = text.split_once(':')?;
+        let mut value: HeaderValue = value.trim().parse().ok()?;
+        value.set_sensitive(true);
+        Some((name.trim().parse().ok()?, value))
+    };
+    parse().ok_or_else(|| "write a header as 'Name: value'".to_owned())
+}
+
 fn address(text: &str) -> Result<Address, String> {
     text.parse()
         .map_err(|_| "an address is 0x and 40 hex digits".to_owned())
@@ -125,6 +139,8 @@ fn block_number(text: &str) -> Result<u64, String> {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) endpoint: Endpoint,
+    /// Headers of the handshake.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) heads: bool,
     pub(super) pending: bool,
     /// The filter, if logs are wanted.
@@ -185,6 +201,7 @@ impl Plan {
         let default = || Endpoint(url::Url::parse(DEFAULT_URL).expect("the constant is a URL"));
         let plan = Self {
             endpoint: urls.pop().unwrap_or_else(default),
+            headers: args.header,
             heads: wants(Kind::Heads),
             pending: wants(Kind::Pending),
             receipts: wants(Kind::Receipts).then(|| filter.clone()),
@@ -330,6 +347,12 @@ mod tests {
         check(
             "heads --from latest",
             expect!["error: invalid value 'latest' for '--from <N>': not a block number"],
+        );
+        check(
+            "heads --header Authorization",
+            expect![
+                "error: invalid value 'Authorization' for '--header <NAME: VALUE>': write a header as 'Name: value'"
+            ],
         );
         check(
             "logs --address 0x12",

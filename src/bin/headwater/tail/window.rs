@@ -31,7 +31,7 @@ struct Block {
     parent: B256,
     /// All events of the block are here. Only the newest block can be without some.
     is_complete: bool,
-    /// What was printed of the block, in this order.
+    /// Events that were printed of the block, in this order.
     events: Vec<Event>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Place {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooDeep;
 
-/// Whether a block has all its events when it is adopted.
+/// Completeness of a block's events when it is adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contents {
     Complete,
