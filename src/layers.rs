@@ -15,7 +15,8 @@ const LAYERS: &str = "
     bench         deflate tls
     health
     operate       operator telemetry
-    tail
+    # Nodes write numbers in many ways; it reads them as the proxy does.
+    tail          quantity
 
     app           admin backplane chain clock config devnet door extension module operator reload rpc server session subscription telemetry tls upstream
     # The operator's API reads the state of all modules and acts on them; admin serves it without knowing its methods.

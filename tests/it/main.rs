@@ -48,6 +48,7 @@ mod scripted;
 mod shares;
 mod sharing;
 mod shutdown;
+mod tail;
 mod tls;
 mod transactions;
 mod upstreams;

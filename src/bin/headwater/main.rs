@@ -41,7 +41,7 @@ enum Command {
     Run(RunArgs),
     /// Run the simulated node alone.
     Devnet(DevnetArgs),
-    /// Subscribe to an endpoint and print its events.
+    /// Print the events of an endpoint: heads, logs, receipts, pending transactions.
     Tail(tail::TailArgs),
     /// Load an endpoint with many clients and check the events of each.
     Bench(bench::BenchArgs),
@@ -137,6 +137,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("headwater: {error:#}");
+            if let Some(trouble) = error.downcast_ref::<tail::Trouble>() {
+                return ExitCode::from(trouble.code());
+            }
             let usage = error.is::<ConfigError>() || error.is::<headwater::app::StartError>();
             ExitCode::from(if usage { USAGE } else { 1 })
         }
@@ -148,7 +151,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Run(args) => run(source(&args)),
         Command::Key(args) => key(&args),
         Command::Devnet(args) => block_on(run_devnet(args)),
-        Command::Tail(args) => block_on(tail::tail(args)),
+        Command::Tail(args) => block_on(async { Ok(tail::tail(args).await?) }),
         Command::Bench(args) => bench::bench(args),
         Command::CheckConfig(args) => {
             let (_, config) = source(&args).read()?;

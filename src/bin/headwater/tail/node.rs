@@ -1,0 +1,160 @@
+//! Calls to an endpoint, with what is known of its answers.
+
+use std::time::Duration;
+
+use alloy_primitives::B256;
+use headwater::quantity::Quantity;
+use serde_json::{Value, json};
+
+use super::connection::{Answer, Connection, RpcError};
+use super::event::{Header, Log, Receipt};
+use super::filter::LogFilter;
+use super::trouble::Trouble;
+
+/// Attempts to read a block's contents, and the time between two. Nodes announce a block before its receipts are
+/// written, and a balancer may ask one that has no such block yet.
+const ATTEMPTS: usize = 5;
+const BETWEEN: Duration = Duration::from_millis(200);
+
+const METHOD_NOT_FOUND: i64 = -32601;
+const INVALID_PARAMS: i64 = -32602;
+/// History that a node does not keep (EIP-4444).
+const PRUNED: i64 = 4444;
+
+impl Connection {
+    pub(super) async fn chain_id(&mut self) -> Result<u64, Trouble> {
+        match self.read::<Quantity>("eth_chainId", json!([])).await? {
+            Ok(Quantity(id)) => Ok(id),
+            Err(error) => Err(error.trouble(self.endpoint(), "eth_chainId")),
+        }
+    }
+
+    /// Checks if the endpoint is a headwater: only it knows the option `after`, and says that this one has no hash.
+    pub(super) async fn is_headwater(&mut self) -> Result<bool, Trouble> {
+        let probe = json!(["newHeads", {"after": {}}]);
+        match self.call("eth_subscribe", probe).await? {
+            // A node that ignores what it does not know.
+            Ok(id) => {
+                self.unsubscribe(id.get()).await?;
+                Ok(false)
+            }
+            Err(error) if error.code == INVALID_PARAMS => Ok(error.message().contains("missing field `blockHash`")),
+            Err(error) if error.code == METHOD_NOT_FOUND => Err(error.trouble(self.endpoint(), "eth_subscribe")),
+            Err(error) => match error.trouble(self.endpoint(), "eth_subscribe") {
+                passing @ Trouble::Unavailable(_) => Err(passing),
+                _ => Ok(false),
+            },
+        }
+    }
+
+    /// Ends a subscription, by the JSON of its id.
+    pub(super) async fn unsubscribe(&mut self, id: &str) -> Result<(), Trouble> {
+        let id: Value = serde_json::from_str(id).unwrap_or_default();
+        // Either it ends, or there was none.
+        drop(self.call("eth_unsubscribe", json!([id])).await?);
+        Ok(())
+    }
+
+    /// Returns the newest block's header.
+    pub(super) async fn latest(&mut self) -> Result<Header, Trouble> {
+        match self.tagged("latest").await? {
+            Some(header) => Ok(header),
+            None => Err(Trouble::Unavailable(format!(
+                "{} has no block yet; try again later",
+                self.endpoint()
+            ))),
+        }
+    }
+
+    /// Returns the header of the block with this tag; `None` if the endpoint has none.
+    pub(super) async fn tagged(&mut self, tag: &str) -> Result<Option<Header>, Trouble> {
+        match self.read("eth_getBlockByNumber", json!([tag, false])).await? {
+            Ok(header) => Ok(header),
+            Err(_) if tag == "finalized" => Ok(None),
+            Err(error) => Err(error.trouble(self.endpoint(), "eth_getBlockByNumber")),
+        }
+    }
+
+    /// Returns the header of the block with this number; `None` if there is none.
+    pub(super) async fn block(&mut self, number: u64) -> Result<Option<Header>, Trouble> {
+        let params = json!([format!("{number:#x}"), false]);
+        match self.read::<Option<Header>>("eth_getBlockByNumber", params).await? {
+            // Some nodes answer with the block before, where a number has none.
+            Ok(header) => Ok(header.filter(|header| header.number == number)),
+            Err(error) => match error.trouble(self.endpoint(), "eth_getBlockByNumber") {
+                passing @ Trouble::Unavailable(_) => Err(passing),
+                // Others answer with an error.
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// Returns the logs of a block that match.
+    pub(super) async fn logs_of(&mut self, block: B256, filter: &LogFilter) -> Result<Vec<Log>, Trouble> {
+        let mut filter = filter.json();
+        filter.insert("blockHash".into(), json!(block));
+        let logs: Vec<Log> = self.contents("eth_getLogs", json!([filter]), block).await?;
+        match logs.iter().find(|log| log.block_hash != block) {
+            None => Ok(logs),
+            Some(other) => Err(Trouble::Garbled(format!(
+                "{} sent a log of block {} as one of {block}",
+                self.endpoint(),
+                other.block_hash
+            ))),
+        }
+    }
+
+    /// Returns the receipts of a block.
+    pub(super) async fn receipts_of(&mut self, block: B256) -> Result<Vec<Receipt>, Trouble> {
+        self.contents("eth_getBlockReceipts", json!([block]), block).await
+    }
+
+    async fn contents<T: serde::de::DeserializeOwned>(
+        &mut self,
+        method: &str,
+        params: Value,
+        block: B256,
+    ) -> Result<Vec<T>, Trouble> {
+        let mut last = String::new();
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(BETWEEN).await;
+            }
+            match self.read::<Option<Vec<T>>>(method, params.clone()).await? {
+                Ok(Some(items)) => return Ok(items),
+                Ok(None) => last = "null".to_owned(),
+                Err(error) if error.code == METHOD_NOT_FOUND => return Err(error.trouble(self.endpoint(), method)),
+                Err(error) if error.code == PRUNED => {
+                    let endpoint = self.endpoint();
+                    let text = format!(
+                        "{endpoint} no longer has the contents of block {block}; ask an archive node with --from"
+                    );
+                    return Err(Trouble::Lost(text));
+                }
+                Err(error) => last = error.text(),
+            }
+        }
+        Err(self.interrupted(&format!("answers {method} of block {block} with {last}")))
+    }
+
+    /// Returns the logs that match in a range of blocks; an error of the endpoint is the inner one.
+    pub(super) async fn logs_between(
+        &mut self,
+        from: u64,
+        to: u64,
+        filter: &LogFilter,
+    ) -> Result<Result<Vec<Log>, RpcError>, Trouble> {
+        let mut filter = filter.json();
+        filter.insert("fromBlock".into(), json!(format!("{from:#x}")));
+        filter.insert("toBlock".into(), json!(format!("{to:#x}")));
+        self.read("eth_getLogs", json!([filter])).await
+    }
+
+    /// Returns the id of a subscription, as JSON, from the answer to a request of this kind.
+    pub(super) fn subscribed(&self, answer: Answer, kind: &str) -> Result<String, Trouble> {
+        match answer {
+            Ok(id) => Ok(id.get().to_owned()),
+            Err(error) => Err(error.trouble(self.endpoint(), &format!("the subscription {kind}"))),
+        }
+    }
+}
