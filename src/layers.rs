@@ -14,7 +14,7 @@ const LAYERS: &str = "
     main          app config devnet door reload telemetry
     bench         deflate tls
     health
-    operate       operator telemetry
+    operate       operator
     tail
 
     app           admin backplane chain clock config devnet door extension module operator reload rpc server session subscription telemetry tls upstream

@@ -31,3 +31,5 @@ pub use api::{OperatorClient, OperatorServer};
 pub use service::{OperatorService, Parts};
 pub use usage::{UsageFileError, UsageLog};
 pub use views::*;
+// The items of `subscribe_events`.
+pub use crate::telemetry::{Entry, Event};
