@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Nothing here is on the path of an event or a call. Sums over all clients come from the walk that checks their signs
-//! of life anyway (`session::Clients::watch`), and no method takes the lock of the fan-out.
+//! of life anyway (`session::Clients::watch`). No method takes the lock of the fan-out; the sampler does once a second.
 
 mod api;
 mod audit;
