@@ -195,11 +195,12 @@ impl Access {
         Ok(as_one(Credential::Session))
     }
 
-    /// Begins a session for a browser that shows the token; returns the cookie to set.
+    /// Begins a session for a browser that shows the token; returns the cookie to set. `is_secured` is `true` if the
+    /// browser speaks TLS, to a proxy: then it sends the cookie over TLS alone.
     ///
     /// # Errors
     /// Returns the reason of the refusal. Without a token there are no sessions.
-    pub fn log_in(&self, shown: &str, peer: IpAddr, now: Instant) -> Result<String, Denied> {
+    pub fn log_in(&self, shown: &str, peer: IpAddr, is_secured: bool, now: Instant) -> Result<String, Denied> {
         let token = self.token.as_ref().ok_or(Denied::Unauthorized)?;
         self.prove(token, shown, peer.to_canonical(), now)?;
         let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
@@ -211,7 +212,8 @@ impl Access {
             sessions.remove(&oldest);
         }
         sessions.insert(hash(&id), now + SESSION);
-        Ok(cookie(&id, SESSION))
+        let secure = if is_secured { "; Secure" } else { "" };
+        Ok(cookie(&id, SESSION) + secure)
     }
 
     /// Ends the session of a request, if it has one; returns the cookie that replaces it.
@@ -304,7 +306,7 @@ mod tests {
             assert_eq!(checked.is_ok(), is_admitted, "{listener} {peer} {lines:?}");
         }
         let no_token = access(None, "127.0.0.1:1");
-        assert_eq!(no_token.log_in("", LOCAL, now), Err(Denied::Unauthorized));
+        assert_eq!(no_token.log_in("", LOCAL, false, now), Err(Denied::Unauthorized));
     }
 
     #[test]
@@ -335,12 +337,14 @@ mod tests {
     fn a_session_begins_with_the_token_and_ends_in_time() {
         let now = Instant::now();
         let access = access(Some(TOKEN), "0.0.0.0:1");
-        assert_eq!(access.log_in("guess", LOCAL, now), Err(Denied::Unauthorized));
-        let set = access.log_in(TOKEN, LOCAL, now).unwrap();
+        assert_eq!(access.log_in("guess", LOCAL, false, now), Err(Denied::Unauthorized));
+        let set = access.log_in(TOKEN, LOCAL, false, now).unwrap();
         assert!(
             set.ends_with("; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200"),
             "{set}"
         );
+        let secured = access.log_in(TOKEN, LOCAL, true, now).unwrap();
+        assert!(secured.ends_with("; Max-Age=43200; Secure"), "{secured}");
         let own = set.split(';').next().unwrap();
         let check = |cookie: &str, origin: bool, acts: bool, at: Instant| {
             let mut lines = vec![("cookie", cookie)];
@@ -368,7 +372,7 @@ mod tests {
         let access = access(Some(TOKEN), "0.0.0.0:1");
         let second = Duration::from_secs(1);
         let sets: Vec<String> = (0..=MAX_SESSIONS as u32)
-            .map(|at| access.log_in(TOKEN, LOCAL, now + second * at).unwrap())
+            .map(|at| access.log_in(TOKEN, LOCAL, false, now + second * at).unwrap())
             .collect();
         let is_open = |set: &str| {
             let own = headers(&[("cookie", set.split(';').next().unwrap())]);
@@ -384,18 +388,24 @@ mod tests {
         let access = access(Some(TOKEN), "0.0.0.0:1");
         let other: IpAddr = "203.0.113.7".parse().unwrap();
         for _ in 0..MAX_FAILURES {
-            assert_eq!(access.log_in("guess", other, now), Err(Denied::Unauthorized));
+            assert_eq!(access.log_in("guess", other, false, now), Err(Denied::Unauthorized));
         }
-        assert_eq!(access.log_in(TOKEN, other, now), Err(Denied::Attempts(WINDOW)));
-        assert!(access.log_in(TOKEN, LOCAL, now).is_ok(), "others are heard");
-        assert!(access.log_in(TOKEN, other, now + WINDOW).is_ok());
+        assert_eq!(access.log_in(TOKEN, other, false, now), Err(Denied::Attempts(WINDOW)));
+        assert!(access.log_in(TOKEN, LOCAL, false, now).is_ok(), "others are heard");
+        assert!(access.log_in(TOKEN, other, false, now + WINDOW).is_ok());
         for number in 0..MAX_ADDRESSES as u32 {
             let address = IpAddr::V4(std::net::Ipv4Addr::from(number));
-            assert_eq!(access.log_in("guess", address, now), Err(Denied::Unauthorized));
+            assert_eq!(access.log_in("guess", address, false, now), Err(Denied::Unauthorized));
         }
-        assert_eq!(access.log_in("guess", other, now), Err(Denied::Attempts(WINDOW)));
-        assert!(access.log_in(TOKEN, other, now).is_ok(), "the token is heard even then");
-        assert_eq!(access.log_in("guess", other, now + WINDOW), Err(Denied::Unauthorized));
+        assert_eq!(access.log_in("guess", other, false, now), Err(Denied::Attempts(WINDOW)));
+        assert!(
+            access.log_in(TOKEN, other, false, now).is_ok(),
+            "the token is heard even then"
+        );
+        assert_eq!(
+            access.log_in("guess", other, false, now + WINDOW),
+            Err(Denied::Unauthorized)
+        );
         assert_eq!(access.failures.lock().len(), 1);
     }
 

@@ -154,6 +154,8 @@ pub(super) async fn log_in(
     Extension(peer): Extension<Peer>,
     request: Request<Body>,
 ) -> Response {
+    let proxied = request.headers().get("x-forwarded-proto");
+    let is_secured = proxied.is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"));
     let Ok(form) = Limited::new(request.into_body(), MAX_FORM).collect().await else {
         return (StatusCode::PAYLOAD_TOO_LARGE, "the form is too long\n").into_response();
     };
@@ -161,7 +163,7 @@ pub(super) async fn log_in(
     let mut fields = url::form_urlencoded::parse(&form);
     let token = fields.find(|(name, _)| name == "token").map(|(_, token)| token);
     let token = token.as_deref().unwrap_or_default().trim();
-    match admin.access.log_in(token, peer.0.ip(), Instant::now()) {
+    match admin.access.log_in(token, peer.0.ip(), is_secured, Instant::now()) {
         Ok(cookie) => {
             info!(peer = %peer.0.ip(), "operator: a browser logged in");
             (

@@ -58,6 +58,14 @@ impl Readiness {
     /// # Errors
     /// Returns the reason why headwater is not ready.
     pub fn check(&self) -> Result<u64, String> {
+        self.check_head().and_then(|head| self.check_contents().map(|()| head))
+    }
+
+    /// Checks readiness but for the contents of blocks.
+    ///
+    /// # Errors
+    /// Returns the reason why headwater is not ready.
+    pub fn check_head(&self) -> Result<u64, String> {
         match *self.drain.lock() {
             Drain::None => {}
             Drain::Operator => return Err("drained by the operator".into()),
@@ -77,6 +85,14 @@ impl Readiness {
                 block.number
             ));
         }
+        Ok(block.number)
+    }
+
+    /// Checks if contents of blocks are late. Takes the registry's lock.
+    ///
+    /// # Errors
+    /// Returns the reason why headwater is not ready.
+    pub fn check_contents(&self) -> Result<(), String> {
         let (late, _) = self.services.registry.late();
         if let Some(late) = late.iter().find(|late| late.age > self.max_contents_age) {
             return Err(format!(
@@ -85,7 +101,7 @@ impl Readiness {
                 late.age.as_secs()
             ));
         }
-        Ok(block.number)
+        Ok(())
     }
 
     /// Records that the shutdown has begun.

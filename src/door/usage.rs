@@ -65,7 +65,11 @@ impl Usage {
 
     /// Returns the sums, and begins anew.
     pub(super) fn take(&self) -> UsageSums {
-        let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
+        let take = |counter: &AtomicU64| match counter.load(Ordering::Relaxed) {
+            // Most accounts are idle, and a load is cheaper than an exchange.
+            0 => 0,
+            _ => counter.swap(0, Ordering::Relaxed),
+        };
         UsageSums {
             requests: take(&self.requests),
             refusals: take(&self.refusals),

@@ -87,3 +87,31 @@ pub trait Operator {
     #[subscription(name = "tap" => "tapped", unsubscribe = "untap", item = TapItem, with_extensions)]
     async fn tap(&self, id: u64, query: Option<TapQuery>) -> SubscriptionResult;
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_method_is_documented() {
+        let document = include_str!("../../docs/operator.md");
+        let source = include_str!("api.rs");
+        let named = |line: &str| {
+            Some(
+                line.trim()
+                    .strip_prefix("#[")?
+                    .split_once("(name = \"")?
+                    .1
+                    .split_once('"')?
+                    .0
+                    .to_owned(),
+            )
+        };
+        let names: Vec<String> = source.lines().filter_map(named).collect();
+        assert_eq!(names.len(), 17);
+        for name in names {
+            assert!(
+                document.contains(&format!("`operator_{name}`")),
+                "docs/operator.md lacks operator_{name}"
+            );
+        }
+    }
+}

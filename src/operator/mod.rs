@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Nothing here is on the path of an event or a call. Sums over all clients come from the walk that checks their signs
-//! of life anyway (`session::Clients::watch`), and no method takes the lock of the fan-out.
+//! of life anyway (`session::Clients::watch`). No method takes the lock of the fan-out; the sampler does once a second.
 
 mod api;
 mod audit;
@@ -31,3 +31,5 @@ pub use api::{OperatorClient, OperatorServer};
 pub use service::{OperatorService, Parts};
 pub use usage::{UsageFileError, UsageLog};
 pub use views::*;
+// The items of `subscribe_events`.
+pub use crate::telemetry::{Entry, Event};

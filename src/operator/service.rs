@@ -94,6 +94,8 @@ pub struct Inner {
     audit: Audit,
     usage: Mutex<UsageLog>,
     pub(super) costs: Mutex<Costs>,
+    /// Outcome of the last check for late contents of blocks, a second ago.
+    pub(super) late: Mutex<Result<(), String>>,
     /// Places of taps.
     taps: Semaphore,
     /// Task that closes clients during a drain.
@@ -110,6 +112,7 @@ impl OperatorService {
             audit: Audit::default(),
             usage: Mutex::new(std::mem::take(&mut parts.usage)),
             costs: Mutex::default(),
+            late: Mutex::new(Ok(())),
             taps: Semaphore::new(MAX_TAPS),
             closing: Mutex::default(),
             parts,
@@ -122,6 +125,7 @@ impl OperatorService {
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for round in 1_u64.. {
             second.tick().await;
+            *self.late.lock() = self.parts.readiness.check_contents();
             if let Some(refused) = self.sampler.sample() {
                 self.parts.services.metrics.journal.enter(refused);
             }

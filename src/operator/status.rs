@@ -17,7 +17,8 @@ impl OperatorService {
         let (metrics, published) = (&parts.services.metrics, &parts.published);
         let (reading, latency) = self.sampler.newest();
         let queues = parts.services.clients.queue_totals();
-        let readiness = parts.readiness.check();
+        let late = self.late.lock().clone();
+        let readiness = parts.readiness.check_head().and(late);
         let head = published.last_adopted().map(|(block, seen)| HeadView {
             number: block.number,
             hash: block.hash,

@@ -8,8 +8,9 @@ mod tap;
 use std::path::PathBuf;
 
 use headwater::door::ApiKey;
-use headwater::operator::{ClientQuery, ClientSort, ClientView, OperatorClient, Status, UpstreamState, UsageQuery};
-use headwater::telemetry::{Entry, Event};
+use headwater::operator::{
+    ClientQuery, ClientSort, ClientView, Entry, Event, OperatorClient, Status, UpstreamState, UsageQuery,
+};
 use jsonrpsee::core::client::{Error, Subscription};
 use jsonrpsee::ws_client::{WsClient, WsClientBuilder};
 use serde_json::json;
@@ -110,6 +111,15 @@ async fn status_has_what_a_page_shows() {
     assert!(api.reorgs(Some(0)).await.unwrap().is_empty());
     assert_eq!(api.upstreams().await.unwrap().len(), 1);
     assert!(api.status().await.unwrap().uptime_ms >= status.uptime_ms);
+
+    let document = include_str!("../../docs/operator.md");
+    let json = serde_json::to_value(api.status().await.unwrap()).unwrap();
+    for member in json.as_object().unwrap().keys() {
+        assert!(
+            document.contains(&format!("`{member}`")),
+            "docs/operator.md lacks {member}"
+        );
+    }
     updates.unsubscribe().await.unwrap();
     rig.nothing_else(&mut client).await;
 }

@@ -13,7 +13,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "admin_token_file",
-        "File with the token for the operator's API, at least 16 characters. Without one the API is served only where both the admin address and the peer are on loopback.",
+        "File with the token for the operator's API, at least 16 characters, read at the start. Without one the API is served only where both the admin address and the peer are on loopback.",
     ),
     (
         "admin_usage_file",

@@ -140,6 +140,9 @@ async fn a_page_logs_in_once() {
     assert_eq!((reply.status, reply.header("location")), (303, Some("/")));
     let set = reply.header("set-cookie").unwrap();
     assert!(set.contains("; HttpOnly; SameSite=Strict; Max-Age=43200"), "{set}");
+    let head = "POST /login HTTP/1.1\r\nx-forwarded-proto: https";
+    let proxied = http(rig.admin, head, format!("token={TOKEN}")).await;
+    assert!(proxied.header("set-cookie").unwrap().ends_with("; Secure"));
     let cookie = format!("\r\nCookie: {}", set.split(';').next().unwrap());
     let page = |path: &str| format!("GET {path} HTTP/1.1{cookie}");
     let session = http(rig.admin, &page("/session"), "").await;

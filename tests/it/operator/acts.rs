@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use headwater::devnet::{Control, Devnet};
-use headwater::operator::{ClientQuery, Drain, OperatorClient, UpstreamName, UpstreamState};
-use headwater::telemetry::Event;
+use headwater::operator::{ClientQuery, Drain, Event, OperatorClient, UpstreamName, UpstreamState};
 use serde_json::json;
 
 use super::{event, operator, refusal};

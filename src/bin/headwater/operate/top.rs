@@ -7,8 +7,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::bail;
-use headwater::operator::{OperatorClient as _, Status};
-use headwater::telemetry::Entry;
+use headwater::operator::{Entry, OperatorClient as _, Status};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use tokio::sync::mpsc;

@@ -1,7 +1,6 @@
 //! Drawing of the page: figures in, widgets out.
 
-use headwater::operator::{Status, UpstreamState, UpstreamView};
-use headwater::telemetry::{Entry, Event};
+use headwater::operator::{Entry, Event, Status, UpstreamState, UpstreamView};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize as _};
