@@ -14,7 +14,7 @@ const LAYERS: &str = "
     main          app config devnet door reload telemetry
     bench         deflate tls
     health
-    operate       operator telemetry
+    operate       operator
     # Nodes write numbers in many ways; it reads them as the proxy does.
     tail          quantity
 
