@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout)] // The address, for the caller.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use anyhow::Result;
 use headwater::app::App;
@@ -19,7 +20,7 @@ use jsonrpsee::core::{SubscriptionResult, async_trait, to_json_raw_value};
 use jsonrpsee::proc_macros::rpc;
 use jsonrpsee::{Methods, PendingSubscriptionSink, rpc_params};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 /// Blocks whose base fees are kept.
 const BLOCKS: usize = 64;
@@ -42,28 +43,53 @@ trait Fees {
     async fn rises(&self, wei: u64) -> SubscriptionResult;
 }
 
-/// Base fees of the newest blocks, the newest last.
-struct Newest(watch::Receiver<VecDeque<BaseFee>>);
+/// Base fees of the newest blocks.
+#[derive(Clone)]
+struct Newest {
+    /// The newest last.
+    kept: watch::Sender<VecDeque<BaseFee>>,
+    live: broadcast::Sender<BaseFee>,
+}
+
+impl Newest {
+    fn new() -> Self {
+        Self {
+            kept: watch::Sender::new(VecDeque::new()),
+            live: broadcast::Sender::new(BLOCKS),
+        }
+    }
+
+    /// Adds the fee of a block. A reorg replaces the fees of the blocks that it drops.
+    fn add(&self, fee: BaseFee) {
+        self.kept.send_modify(|kept| {
+            kept.retain(|own| own.block < fee.block);
+            kept.push_back(fee);
+            kept.drain(..kept.len().saturating_sub(BLOCKS));
+        });
+        // An error means that nobody has subscribed.
+        let _ = self.live.send(fee);
+    }
+}
 
 #[async_trait]
 impl FeesServer for Newest {
     fn average(&self, blocks: usize) -> u64 {
-        let newest = self.0.borrow();
-        let fees = newest.iter().rev().take(blocks).map(|fee| fee.wei);
+        let kept = self.kept.borrow();
+        let fees = kept.iter().rev().take(blocks).map(|fee| fee.wei);
         let count = fees.len().max(1) as u64;
         fees.sum::<u64>() / count
     }
 
     async fn rises(&self, pending: PendingSubscriptionSink, wei: u64) -> SubscriptionResult {
+        let mut live = self.live.subscribe();
         let sink = pending.accept().await?;
-        let mut newest = self.0.clone();
         loop {
-            tokio::select! {
+            // An error that the client sees, rather than blocks that it misses.
+            let fee = tokio::select! {
                 () = sink.closed() => return Ok(()),
-                changed = newest.changed() => changed?,
-            }
-            let fee = newest.borrow_and_update().back().copied();
-            if let Some(fee) = fee.filter(|fee| fee.wei >= wei) {
+                fee = live.recv() => fee?,
+            };
+            if fee.wei >= wei {
                 sink.send(to_json_raw_value(&fee)?).await?;
             }
         }
@@ -88,20 +114,26 @@ impl Header {
     }
 }
 
-/// Reads the chain from headwater. A reorg replaces the fees of the blocks that it drops.
-async fn follow(headwater: impl Into<Methods>, newest: watch::Sender<VecDeque<BaseFee>>) -> Result<()> {
+/// Reads the chain from headwater, and subscribes again when a subscription has ended.
+async fn follow(headwater: impl Into<Methods>, newest: Newest) {
     let methods: Methods = headwater.into();
+    loop {
+        if let Err(why) = follow_once(&methods, &newest).await {
+            eprintln!("headwater: {why}; subscribing again");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn follow_once(methods: &Methods, newest: &Newest) -> Result<()> {
     let mut heads = methods
         .subscribe("eth_subscribe", rpc_params!["newHeads"], BLOCKS)
         .await?;
     while let Some(head) = heads.next::<Header>().await {
         let (header, _) = head?;
-        let Some(fee) = header.fee() else { continue };
-        newest.send_modify(|fees| {
-            fees.retain(|kept| kept.block < fee.block);
-            fees.push_back(fee);
-            fees.drain(..fees.len().saturating_sub(BLOCKS));
-        });
+        if let Some(fee) = header.fee() {
+            newest.add(fee);
+        }
     }
     Ok(())
 }
@@ -118,12 +150,12 @@ async fn main() -> Result<()> {
         settings.listen = address;
     }
 
-    let (sender, newest) = watch::channel(VecDeque::new());
+    let newest = Newest::new();
     let app = App::bind(Config::check(&settings)?)
         .await?
-        .serve(Newest(newest).into_rpc())?;
+        .serve(newest.clone().into_rpc())?;
     println!("listening on ws://{}", app.address()?);
-    let following = tokio::spawn(follow(app.module(), sender));
+    let following = tokio::spawn(follow(app.module(), newest));
 
     app.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
     following.abort();

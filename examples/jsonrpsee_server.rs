@@ -1,5 +1,5 @@
 //! A jsonrpsee WebSocket server that exposes `eth_subscribe`, `eth_unsubscribe` and the methods of a node, fanned out
-//! from one upstream, with a rate limit for each client.
+//! from one upstream, with a rate limit for each client: for each of its connections.
 //!
 //! ```text
 //! cargo run --release --example jsonrpsee_server -- ws://127.0.0.1:8546 127.0.0.1:8645
@@ -41,7 +41,7 @@ async fn main() -> Result<()> {
         service,
         limiter: Arc::new(RateLimiter::direct(quota())),
     });
-    let config = ServerConfig::builder().set_id_provider(HexIds).build();
+    let config = ServerConfig::builder().ws_only().set_id_provider(HexIds).build();
     let server = Server::builder()
         .set_config(config)
         .set_rpc_middleware(each_connection)
@@ -104,7 +104,7 @@ where
         }
     }
 
-    // Each item of a batch costs as much as a single call.
+    // Each call in a batch costs as much as a single one. Notifications are not carried out by jsonrpsee.
     fn batch<'a>(&self, mut batch: Batch<'a>) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
         for entry in batch.iter_mut() {
             if let (Ok(BatchEntry::Call(request)), Err(exceeded)) = (&*entry, self.check()) {

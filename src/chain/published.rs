@@ -11,7 +11,8 @@
 //!
 //! What holds, therefore:
 //!
-//! - Calls, resumes, `/status` and the metric `head_number` read one state: none is ahead of another.
+//! - Calls, resumes and the metric `head_number` read one state: none is ahead of another. `/status` and `/ready` show
+//!   the block that was adopted last, which a reorg under way may have dropped.
 //! - The published chain is never ahead of the pool: an answer that is cached for a head is from a node that has it.
 //! - A client finds here every head that it was sent: `eth_blockNumber` is never below it (PROTOCOL C2).
 //! - The registry owns the only [`PublishedWriter`], under its lock, and holders of that lock alone change the blocks. So
@@ -87,7 +88,8 @@ impl Published {
         look(&self.recent.lock())
     }
 
-    /// Records that a node reported blocks up to `number` as final, capped at the head; ignored without a head.
+    /// Records that a node reported blocks up to `number` as final, capped at the head; ignored without a head, and below
+    /// what another node reported.
     pub fn note_final(&self, number: u64) {
         self.state.write().note_final(number);
     }
@@ -239,7 +241,10 @@ impl PublishedState {
     }
 
     fn note_final(&mut self, number: u64) {
-        self.final_block = self.history.stands_at().map(|head| number.min(head.number));
+        if let Some(head) = self.history.stands_at() {
+            // Nodes differ in how soon they learn of it.
+            self.final_block = self.final_block.max(Some(number.min(head.number)));
+        }
     }
 
     fn apply(&mut self, event: ChainEvent) -> Result<Option<AdoptedBlock>, Loss> {

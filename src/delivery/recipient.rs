@@ -111,12 +111,22 @@ impl ReleaseCell {
         }
     }
 
-    fn get(&self) -> Release {
-        match self.0.load(Ordering::Relaxed) {
+    fn decode(bits: u64) -> Release {
+        match bits {
             Self::ANSWERING => Release::Answering,
             Self::REFUSED => Release::Refused,
             bits => Moment::from_bits(bits).map_or(Release::Unanswered, Release::From),
         }
+    }
+
+    fn get(&self) -> Release {
+        Self::decode(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Changes the state to the one that `next` returns for it; `None` leaves it.
+    fn change(&self, next: impl Fn(Release) -> Option<Release>) {
+        let change = |bits| next(Self::decode(bits)).map(Self::code);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 
     fn set(&self, release: Release) {
@@ -192,10 +202,9 @@ impl Recipient {
 
     /// Records that the answer is queued.
     pub fn answered(&self) {
-        if !self.is_refused() {
-            self.release.set(Release::Answering);
-            self.wake();
-        }
+        self.release
+            .change(|now| (now != Release::Refused).then_some(Release::Answering));
+        self.wake();
     }
 
     /// Records that the answer is an error: there will be no events.
@@ -255,9 +264,8 @@ impl Recipient {
     /// Records that the answer is written: events may follow from `at` on (E5: web3.js 4 and web3.py 8 lose events that
     /// arrive with the answer).
     pub fn release(&self, at: Moment) {
-        if !self.is_refused() {
-            self.release.set(Release::From(at));
-        }
+        self.release
+            .change(|now| (now != Release::Refused).then_some(Release::From(at)));
     }
 
     /// Returns the first moment at which a notification may be written; `None` until the answer is written.

@@ -1,7 +1,7 @@
 //! Subscriptions of one connection to an extension: jsonrpsee's sinks, emptied into the client's queue.
 //!
-//! A callback that sends never waits for the client: messages queue like other events, behind the answer, and a client
-//! that is too slow is closed with 1013.
+//! A callback that sends does not wait for the client, only for the answer once 64 messages are ahead of it: messages
+//! queue like other events, behind the answer, and a client that is too slow is closed with 1013.
 
 use std::sync::{Arc, Weak};
 

@@ -131,7 +131,7 @@ impl Transport for Within<'_> {
             services: self.services.clone(),
             account: self.pass.account().clone(),
             connection: None,
-            offered: Offered::WebSocket,
+            offered: Offered::Module,
         };
         call_own(self.pass, request, caller)
     }

@@ -4,6 +4,7 @@ use super::Services;
 use crate::delivery::Kind;
 use crate::door::{Rights, Verdict};
 use crate::rpc::openrpc::{self, Offer};
+use crate::rpc::{SubscriptionMethod, known_methods};
 
 /// Methods that a transport offers; subscriptions need a WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub enum Offered {
     WebSocket,
     /// HTTP: calls only.
     Http,
+    /// Module in another server: calls of methods that are known by name, and subscriptions.
+    Module,
 }
 
 impl Services {
@@ -26,8 +29,11 @@ impl Services {
 fn document(rights: &Rights, offered: Offered, embedded: &[&str], may_develop: bool) -> String {
     let methods = &rights.methods;
     let calls = |name: &str| match name {
-        "eth_subscribe" => offered == Offered::WebSocket && methods.allow_subscription(name),
-        "eth_unsubscribe" => offered == Offered::WebSocket,
+        "eth_subscribe" => offered != Offered::Http && methods.allow_subscription(name),
+        "eth_unsubscribe" => offered != Offered::Http,
+        _ if offered == Offered::Module && !openrpc::is_own(name) && !known_methods().any(|known| known == name) => {
+            false
+        }
         _ if openrpc::is_own(name) => methods.allow_own(name),
         _ if embedded.contains(&name) => true,
         _ => match methods.verdict(name) {
@@ -37,7 +43,13 @@ fn document(rights: &Rights, offered: Offered, embedded: &[&str], may_develop: b
         },
     };
     let kinds = |kind| rights.kinds.allow(kind) && (kind != Kind::Passthrough || rights.passed.reach("eth_"));
-    let further: Vec<&str> = methods.allowed.names().chain(embedded.iter().copied()).collect();
+    // Kinds of the node are described with `eth_subscribe`; the intake refuses methods that end without a pair.
+    let only_answers = |name: &&str| SubscriptionMethod::of(name).is_none();
+    let listed = methods.allowed.names().filter(only_answers);
+    let further: Vec<&str> = match offered {
+        Offered::Module => Vec::new(),
+        Offered::WebSocket | Offered::Http => listed.chain(embedded.iter().copied()).collect(),
+    };
     openrpc::document(&Offer {
         calls: &calls,
         kinds: &kinds,

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::Services;
 use super::discovery::Offered;
 use crate::door::{Account, Pass};
-use crate::extension::{Call, Client};
+use crate::extension::{Call, Client, Role};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Request, error, not_available};
 use crate::rpc::Local;
 
@@ -30,11 +30,11 @@ impl OwnCaller {
     fn document(&self) -> RpcResult<Box<RawValue>> {
         let terms = self.account.terms();
         let methods = &terms.rights.methods;
-        let added: Vec<&str> = self
-            .services
-            .extension
+        let extension = &self.services.extension;
+        let added: Vec<&str> = extension
             .names()
             .filter(|name| methods.allow_added(name))
+            .filter(|name| self.offered != Offered::Http || extension.role(name) == Some(Role::Call))
             .collect();
         let document = self.services.document(&terms.rights, self.offered, &added);
         RawValue::from_string(document).map_err(|_| not_json())

@@ -12,12 +12,19 @@ use crate::rpc::{Local, SubscriptionMethod, id_argument, not_passed};
 use crate::subscription::{Asked, NodeSubscription, Start, Topic, no_such_kind};
 
 impl WebSocket<'_> {
+    /// Begins a subscription, whose recipient the answer releases.
+    ///
+    /// # Errors
+    /// The answer: the parameters are wrong, the client may not have the kind or method, or a limit of the connection, the
+    /// client or the process is reached.
     pub(super) fn subscribe(
         &mut self,
         method: SubscriptionMethod<'_>,
         request: &Request<'_>,
     ) -> Result<Local, ErrorObjectOwned> {
         let has_place = self.acquired.place.is_some();
+        // Subscriptions that found no block to resume from, or that the node refused, are not counted, nor charged.
+        self.subscriptions.retain(|(own, _)| !own.recipient.is_refused());
         let terms = self.pass.account().terms();
         let methods = &terms.rights.methods;
         let (mut topic, is_allowed, name) = match method {
@@ -55,8 +62,6 @@ impl WebSocket<'_> {
             if !has_place {
                 return Err(RequestRefusal::InFlight.counted(1, &services.metrics));
             }
-            // Subscriptions that the node refused are not counted.
-            self.subscriptions.retain(|(own, _)| !own.recipient.is_refused());
         }
         if let Topic::Chain(stream, start @ Start::Live) = &mut topic {
             *start = services.replays.start_of(stream);
@@ -115,10 +120,6 @@ impl WebSocket<'_> {
     pub(super) fn check_count(&mut self) -> Result<(), ErrorObjectOwned> {
         let max = self.pass.terms().rights.plan.max_subscriptions;
         let streams = self.streams.as_mut().map_or(0, |streams| streams.count());
-        if self.subscriptions.len() + streams >= max {
-            // Subscriptions that found no block to resume from are not counted.
-            self.subscriptions.retain(|(own, _)| !own.recipient.is_refused());
-        }
         if self.subscriptions.len() + streams >= max {
             self.services.count_refusal("subscriptions");
             let message = format!("limit exceeded: {max} subscriptions on this connection");

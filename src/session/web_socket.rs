@@ -82,12 +82,16 @@ impl Transport for WebSocket<'_> {
         match role {
             Role::Call => Ok(extension.call(&call)),
             Role::Unsubscribe => {
+                // The module knows which of its methods ends which subscription, and by which spelling of the id.
+                let ended = extension.call(&call);
                 let id = request.args().and_then(|args| id_argument(&args)).ok().flatten();
-                if let (Some(id), Some(streams)) = (id, &mut self.streams) {
+                if let (Local::Now(outcome), Some(id), Some(streams)) = (&ended, id, &mut self.streams)
+                    && *outcome == Outcome::TRUE
+                {
                     streams.end(id, self.writer);
                     self.note_use();
                 }
-                Ok(extension.call(&call))
+                Ok(ended)
             }
             Role::Subscribe => {
                 if !self.pass.terms().rights.kinds.allow(Kind::Extension) {

@@ -305,7 +305,7 @@ impl ActiveUpstream {
                     name(next),
                     name(from)
                 );
-                "take_back"
+                "failback"
             }
         };
         self.metrics.failovers.get_or_create(&ReasonLabel { reason }).inc();

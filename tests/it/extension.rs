@@ -434,3 +434,23 @@ async fn headwaters_own_methods_describe_the_caller() {
         assert_eq!((has(&over_web_socket), has(&over_http)), (by_socket, by_http), "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_subscription_is_ended_by_its_own_method_and_id_alone() {
+    let rig = Rig::with(|_| {}).await;
+    let mut client = rig.proxy.client().await;
+    let counted = client.call("own_subscribeCount", json!([0, ""])).await;
+    let id = counted["result"].as_str().unwrap();
+    let upper = format!("0x{}", id[2..].to_uppercase());
+    for (method, id, ended) in [
+        ("own_unsubscribeFlood", id, false),
+        ("own_unsubscribeCount", upper.as_str(), upper == id),
+        ("own_unsubscribeCount", "0x0", false),
+    ] {
+        assert_eq!(client.call(method, json!([id])).await["result"], ended, "{method} {id}");
+    }
+    let listed = client.call("headwater_accountSubscriptions", json!([])).await;
+    assert_eq!(listed["result"]["subscriptions"][0]["id"], id);
+    assert_eq!(client.call("own_unsubscribeCount", json!([id])).await["result"], true);
+    rig.has_closed(1).await;
+}

@@ -154,3 +154,24 @@ async fn the_end_of_the_proxy_ends_subscriptions_with_a_reason() {
     assert_eq!(refused["error"]["code"], -32603, "{refused}");
     rig.server.stop().unwrap();
 }
+
+#[tokio::test]
+async fn own_methods_describe_the_module_and_its_caller() {
+    let rig = Rig::with(|_| {}).await;
+    let mut client = rig.client().await;
+    client.subscribe(json!(["newHeads"])).await;
+    let listed = client.call("headwater_accountSubscriptions", json!([])).await;
+    assert_eq!(listed["result"]["subscriptions"][0]["kind"], "newHeads", "{listed}");
+    let document = client.call("rpc_discover", json!([])).await;
+    let methods = document["result"]["methods"].as_array().unwrap();
+    assert!(methods.iter().any(|method| method["name"] == "eth_subscribe"));
+    // Each method that is offered is there.
+    for method in methods {
+        let name = method["name"].as_str().unwrap();
+        if !name.ends_with("subscribe") && name != "debug_setHead" {
+            let answer = client.call(name, json!([])).await;
+            let message = answer["error"]["message"].as_str().unwrap_or_default();
+            assert!(message != "Method not found", "{name}: {answer}");
+        }
+    }
+}

@@ -512,3 +512,19 @@ async fn a_dropped_block_whose_logs_are_nowhere_is_refused() {
     client.expect(adopted.iter().map(Made::head_line).collect()).await;
     bystander.saw_only(&[node.mine(Mine::default())]).await;
 }
+
+#[tokio::test]
+async fn a_refused_resumption_is_not_charged_to_the_account() {
+    let rig = Rig::with(|config| config.limits.max_index_entries = 10).await;
+    rig.control.mine();
+    rig.settled(&rig.control).await;
+    let mut client = rig.client().await;
+    let addresses: Vec<String> = (0..6).map(|number| format!("{number:#042x}")).collect();
+    let filter = json!({"address": addresses});
+    let unknown = json!({"after": {"blockHash": format!("0x{}", "ab".repeat(32))}});
+    for _ in 0..5 {
+        let refused = client.call("eth_subscribe", json!(["logs", filter, unknown])).await;
+        assert_eq!(refused["error"]["code"], -32001, "{refused}");
+    }
+    client.subscribe(json!(["logs", filter])).await;
+}

@@ -434,7 +434,7 @@ async fn a_stalled_node_is_left_within_the_timeout_and_taken_back(transport: &st
         several.failovers("lagging").await + several.failovers("lost").await,
         1.0
     );
-    assert_eq!(several.failovers("take_back").await, 1.0);
+    assert_eq!(several.failovers("failback").await, 1.0);
     assert_eq!(several.proxy.metric("headwater_failover_seconds_count").await, 1.0);
 }
 
@@ -513,7 +513,7 @@ async fn a_lost_node_is_left_at_once_and_taken_back_when_it_has_stood_for_a_whil
         several.in_use(0).await;
         client.expect(adopted(&[several.mine()])).await;
         assert_eq!(several.failovers("lost").await, f64::from(round));
-        assert_eq!(several.failovers("take_back").await, f64::from(round));
+        assert_eq!(several.failovers("failback").await, f64::from(round));
     }
 }
 

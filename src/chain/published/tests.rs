@@ -161,10 +161,10 @@ fn a_final_block_is_at_most_the_head_and_its_loss_begins_an_epoch() {
         a3   +a3              a3   settled branch 0 epoch 0 final 2  [a1 a2 a3]
         <a2  -                a2   moving  branch 1 epoch 0 final 2  [a1 a2 a3]
         b3   -a3 +b3          b3   settled branch 1 epoch 0 final 2  [a1 a2 b3]
-        f1   -                b3   settled branch 1 epoch 0 final 1  [a1 a2 b3]
-        <a1  -                a1   moving  branch 2 epoch 0 final 1  [a1 a2 b3]
-        f2   -                a1   moving  branch 2 epoch 0 final 1  [a1 a2 b3]
-        a2   -                a2   moving  branch 2 epoch 0 final 1  [a1 a2 b3]
+        f1   -                b3   settled branch 1 epoch 0 final 2  [a1 a2 b3]
+        <a1  -                a1   moving  branch 2 epoch 1 final -  [a1 a2 b3]
+        f2   -                a1   moving  branch 2 epoch 1 final 1  [a1 a2 b3]
+        a2   -                a2   moving  branch 2 epoch 1 final 1  [a1 a2 b3]
     "#]],
     );
 }

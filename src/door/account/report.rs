@@ -135,7 +135,7 @@ impl Account {
     pub fn report_subscriptions(&self, connection: Option<u64>) -> AccountSubscriptions {
         let mut found = Vec::new();
         let mut truncated = false;
-        let is_proven = matches!(self.identity, Identity::Key(_) | Identity::Token { .. });
+        let is_proven = !matches!(self.identity, Identity::Network(_) | Identity::Connection(_));
         self.listing.visit(|of, recipient, kind, index_entries| {
             if !is_proven && connection != Some(of) {
                 return true;
