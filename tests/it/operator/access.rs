@@ -12,7 +12,7 @@ use crate::wire::{PING, Reply, TEXT, Wire, http};
 
 const TOKEN: &str = "0123456789abcdef-operator";
 
-async fn with_token() -> (Rig, tempfile::TempDir) {
+pub(super) async fn with_token() -> (Rig, tempfile::TempDir) {
     let (folder, path) = secret(TOKEN);
     let rig = Rig::with(|config| config.admin_token_file = path.display().to_string()).await;
     (rig, folder)
@@ -157,7 +157,9 @@ async fn a_page_logs_in_once() {
     let cookie = format!("\r\nCookie: {}", set.split(';').next().unwrap());
     let page = |path: &str| format!("GET {path} HTTP/1.1{cookie}");
     let session = http(rig.admin, &page("/session"), "").await;
-    assert_eq!((session.status, &*session.body), (200, r#"{"credential":"session"}"#));
+    let said: Value = serde_json::from_str(&session.body).unwrap();
+    assert_eq!((session.status, &said["credential"]), (200, &json!("session")));
+    assert_eq!(said["clientUrl"], format!("ws://localhost:{}", rig.address.port()));
 
     // The session acts only for the page of this origin.
     let own = format!("{cookie}\r\nOrigin: http://localhost");
