@@ -59,6 +59,10 @@ conformance: $(NODE_READY) geth ## every row of the wire's specification, on dev
 	@ANVIL=$(abspath $(INTEROP))/node_modules/.bin/anvil \
 	$(CARGO) test --locked --test conformance -- $(ROW)
 
+.PHONY: page
+page: build $(NODE_READY) ## the live page of the admin port in headless Chromium (PICTURES=docs/images takes the pictures of the documentation)
+	PROXY_BIN=$(TARGET_DIR)/release/headwater node $(INTEROP)/page/run.mjs $(if $(PICTURES),--pictures $(abspath $(PICTURES)))
+
 .PHONY: simulate
 simulate: ## the app under drawn faults on simulated time: SEEDS=500 new ones, or SEED=7 again (TIMES=20); FEATURES=holes,blooms,lies
 	@$(if $(SEED),SEED=$(SEED)) $(if $(SEEDS),SEEDS=$(SEEDS)) $(if $(TIMES),TIMES=$(TIMES)) $(if $(FEATURES),FEATURES=$(FEATURES)) $(CARGO) test --locked --test simulate -- --nocapture

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Access, Admin, Api, Readiness};
+use crate::admin::{self, Access, Admin, Api, ClientPort, Page, Readiness};
 use crate::backplane::{self, Wanted};
 use crate::chain::{Archive, ContentFetches, History, Ingest, PublishedWriter, Source};
 use crate::clock::Clock;
@@ -281,6 +281,10 @@ impl App {
             readiness: readiness.clone(),
             access: Access::new(config.admin_token, admin_address),
             api: Api::new(operator.clone().into_rpc()),
+            page: Page::new(ClientPort {
+                address: listener.local_addr().unwrap_or(config.listen),
+                is_tls: config.server.tls.is_some(),
+            }),
         });
 
         let closing = CancellationToken::new();

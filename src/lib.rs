@@ -24,7 +24,7 @@
 //!                > upstream::routing              sent to a node
 //!          < delivery::writer                     answers and events share one queue
 //!
-//! operator admin         listener > access        pages, and who may use the API
+//! operator admin         listener > access        pages, the live one too, and who may use the API
 //!          operator      api > service            a trait served by jsonrpsee: reads the state of the others, acts on it
 //!
 //! resume   subscription  replay > replay_group   a client that returns, up to the live stream

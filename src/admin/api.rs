@@ -133,7 +133,7 @@ pub(super) async fn api(
     }
 }
 
-/// Answers `GET /session`: if this browser may use the API, and by which proof.
+/// Answers `GET /session`: if this browser may use the API, by which proof, and where it finds the client port.
 pub(super) async fn session(
     State(admin): State<Arc<Admin>>,
     Extension(peer): Extension<Peer>,
@@ -141,8 +141,11 @@ pub(super) async fn session(
 ) -> Response {
     match actor(&admin, peer, &request) {
         Ok(actor) => {
-            let page = json!({ "credential": actor.credential.label() });
-            ([(CONTENT_TYPE, "application/json")], page.to_string()).into_response()
+            let session = json!({
+                "credential": actor.credential.label(),
+                "clientUrl": admin.page.client_url(request.headers()),
+            });
+            ([(CONTENT_TYPE, "application/json")], session.to_string()).into_response()
         }
         Err(denied) => refuse(denied, peer),
     }

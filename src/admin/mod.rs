@@ -1,15 +1,17 @@
-//! Operator's port: the pages `/health`, `/ready`, `/metrics` and `/status`, which only read, and the operator's API.
+//! Operator's port: `/health`, `/ready`, `/metrics` and `/status`, which only read, the operator's API, and the live page.
 //!
 //! ```text
 //! listener    bounds on time and connections; Host and Origin of each request
 //! access      the admin token, sessions of browsers, loopback
 //! api         /api, and the login of browsers
 //! readiness   /ready
+//! page        /, the live page: its files and the policy of its content
 //! ```
 
 mod access;
 mod api;
 mod listener;
+mod page;
 mod readiness;
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use crate::upstream::Pool;
 pub use access::{Access, Actor, AdminToken, Credential, Denied, TokenFileError};
 pub use api::Api;
 pub use listener::serve;
+pub use page::{ClientPort, Page};
 pub use readiness::Readiness;
 
 /// State that the operator's pages show.
@@ -48,12 +51,16 @@ pub struct Admin {
     pub access: Access,
     /// The operator's API.
     pub api: Api,
+    /// The live page.
+    pub page: Page,
 }
 
 impl Admin {
     /// Returns the router of the pages and of the operator's API.
     pub fn router(self: Arc<Self>) -> Router {
         Router::new()
+            .route("/", get(page::document))
+            .route("/page/{file}", get(page::file))
             .route("/health", get(async || "alive\n"))
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))

@@ -26,7 +26,6 @@ use parking_lot::Mutex;
 use self::shared::Tally;
 use self::state::{GATHER_BYTES, State};
 use super::queue::Push;
-use super::tap::Tap;
 use super::{Batch, CloseReason, Compression, Egress, Kind, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::{AtomicMoment, Moment};
 use crate::pieces;
@@ -57,9 +56,8 @@ pub struct ClientWriter {
     unfinished_since: AtomicMoment,
     /// Number of live subscriptions of the connection, by kind. Changed and read under the registry's lock.
     live: [AtomicU32; Kind::ALL.len()],
-    /// `true` while there is a tap.
+    /// `true` while there is a tap, or was until recently: messages are copied under the lock.
     is_tapped: AtomicBool,
-    tap: Mutex<Option<Box<Tap>>>,
 }
 
 /// Result of queueing an answer.
@@ -95,7 +93,6 @@ impl ClientWriter {
             unfinished_since: AtomicMoment::default(),
             live: Default::default(),
             is_tapped: AtomicBool::new(false),
-            tap: Mutex::default(),
         })
     }
 
@@ -168,7 +165,9 @@ impl ClientWriter {
         if state.phase != Phase::Open {
             return false;
         }
-        self.tap_events(to, batch);
+        if state.tap.is_some() {
+            state.tap_events(to, batch);
+        }
         let limits = &self.shared.limits;
         let push = if state.is_overdue(now, limits.max_age) {
             Push::Full

@@ -84,6 +84,7 @@ impl UsageLog {
                 bytes: row.bytes,
             };
             log.add_to(row.hour / HOUR, &row.account, sums);
+            log.drop_oldest(0);
         }
         Ok(log)
     }
@@ -108,7 +109,11 @@ impl UsageLog {
         for (account, sums) in usage {
             self.add_to(hour, &account, sums);
         }
-        let oldest = (hour + 1).saturating_sub(HOURS);
+        self.drop_oldest((hour + 1).saturating_sub(HOURS));
+    }
+
+    /// Drops the hours before `oldest`, and further ones while there are too many rows.
+    fn drop_oldest(&mut self, oldest: u64) {
         while self.hours.keys().next().is_some_and(|first| *first < oldest) || self.rows > MAX_ROWS {
             let Some((_, dropped)) = self.hours.pop_first() else {
                 break;

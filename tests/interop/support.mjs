@@ -131,7 +131,7 @@ function anvilBinary() {
   }
 }
 
-function proxyBinary() {
+export function proxyBinary() {
   const root = path.resolve(here, "../..");
   const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? "target");
   const binary = path.resolve(root, process.env.PROXY_BIN ?? path.join(target, "release/headwater"));
@@ -151,17 +151,19 @@ export const npmVersion = (name) => pinned("package.json", new RegExp(`"${name}"
 export const pipVersion = (name, file = "requirements.txt") => pinned(file, new RegExp(`^${name}==(.*)$`, "m"));
 export const goVersion = (module) => pinned("go/go.mod", new RegExp(`${module} v(\\S+)`));
 
-/** A proxy that serves. `port` 0 takes any free one; `settings` are variables. */
-export async function startProxy(upstream, port = 0, settings = {}) {
-  const args = ["run", "--upstream", upstream, "--listen", `127.0.0.1:${port}`, "--admin", "127.0.0.1:0"];
+/** A proxy that serves, before one node or several. Port 0 takes any free one; `settings` are variables. */
+export async function startProxy(upstream, port = 0, settings = {}, adminPort = 0) {
+  const upstreams = [upstream].flat().flatMap((address) => ["--upstream", address]);
+  const args = ["run", ...upstreams, "--listen", `127.0.0.1:${port}`, "--admin", `127.0.0.1:${adminPort}`];
   const child = new Child("headwater", proxyBinary(), args, { env: { ...process.env, ...settings } });
   const serving = await child.says(/serving on ws:\/\/127\.0\.0\.1:(\d+)/);
-  const admin = await child.says(/admin on http:\/\/127\.0\.0\.1:(\d+)/);
-  const ready = () => fetch(`http://127.0.0.1:${admin}/ready`).then((r) => r.status === 200, () => false);
+  adminPort = await child.says(/admin on http:\/\/127\.0\.0\.1:(\d+)/);
+  const ready = () => fetch(`http://127.0.0.1:${adminPort}/ready`).then((r) => r.status === 200, () => false);
   await until("/ready", ready, 20_000).catch((error) => {
     throw new Error(`headwater is not ready (${error.message}); its last lines:\n${child.tail()}`);
   });
-  return { child, port: Number(serving), ws: `ws://127.0.0.1:${serving}`, http: `http://127.0.0.1:${serving}` };
+  const [ws, http] = ["ws", "http"].map((scheme) => `${scheme}://127.0.0.1:${serving}`);
+  return { child, port: Number(serving), ws, http, admin: `http://127.0.0.1:${adminPort}` };
 }
 
 // --- the node ----------------------------------------------------------------------------------------------------

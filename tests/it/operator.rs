@@ -3,6 +3,7 @@
 mod access;
 mod acts;
 mod commands;
+mod page;
 mod tap;
 
 use std::path::PathBuf;

@@ -172,7 +172,7 @@ impl Fleet {
                 self.nodes[node].view = View::Behind(0);
                 self.follow(true);
             }
-            Act::Join(_) | Act::Break(_) | Act::Hang(..) | Act::Upgrade => {}
+            Act::Join(_) | Act::Break(_) | Act::Hang(..) | Act::Upgrade | Act::Cordon(..) | Act::Uncordon(_) => {}
         }
     }
 

@@ -95,6 +95,10 @@ pub enum Act {
     Fork(usize, u64),
     /// Brings a follower back in sync, whatever its state.
     Heal(usize),
+    /// Cordons the node for this many milliseconds, as its operator.
+    Cordon(usize, u64),
+    /// Ends the cordon.
+    Uncordon(usize),
     /// Starts a client.
     Join(usize),
     /// Stops the app as for a new version, and starts it again.
@@ -173,6 +177,7 @@ impl Plan {
         plan.draw_nodes(&mut rng);
         plan.draw_clients(&mut rng);
         plan.draw_starts();
+        plan.draw_cordons();
         plan.acts.sort_by_key(|(at, _)| *at);
         if features.hides_logs() {
             // With empty blooms, an answer without logs cannot be detected.
@@ -292,6 +297,20 @@ impl Plan {
         if rng.random_ratio(1, 6) {
             let at = rng.random_range(0..LENGTH);
             self.at(at, Act::Upgrade);
+        }
+    }
+
+    /// Draws cordons of single nodes, in a third of the plans with several.
+    fn draw_cordons(&mut self) {
+        let mut rng = StdRng::seed_from_u64(self.seed.rotate_left(20) ^ 0xc0d0);
+        if self.nodes == 1 || !rng.random_ratio(1, 3) {
+            return;
+        }
+        for _ in 0..rng.random_range(1..6) {
+            let (at, span) = (rng.random_range(0..LENGTH), rng.random_range(100..6_000));
+            let node = rng.random_range(0..self.nodes);
+            self.at(at, Act::Cordon(node, span));
+            self.at(at + span, Act::Uncordon(node));
         }
     }
 

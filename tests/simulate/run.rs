@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use headwater::app::{App, Broken};
 use headwater::config::{Config, typed};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -88,6 +90,7 @@ fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>) -> Config {
 /// The app between two restarts.
 struct Life {
     server: SocketAddr,
+    admin: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Broken>>,
 }
@@ -95,10 +98,34 @@ struct Life {
 impl Life {
     async fn begin(plan: &Plan, listen: &str, fleet: &Fleet) -> Self {
         let app = App::bind(settings(plan, listen, fleet.urls(plan))).await.unwrap();
-        let server = app.address().unwrap();
+        let (server, admin) = (app.address().unwrap(), app.admin_address().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
-        Self { server, stop, running }
+        Self {
+            server,
+            admin,
+            stop,
+            running,
+        }
+    }
+
+    /// Calls a method of the operator's API about the node at this place of the settings; its answer is not awaited.
+    fn operate(&self, method: &str, upstream: usize) {
+        let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"operator_{method}","params":[{upstream}]}}"#);
+        let head = "POST /api HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json";
+        let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{call}", call.len());
+        let admin = self.admin;
+        tokio::spawn(async move {
+            // While the app restarts there is nobody to call.
+            let Ok(mut socket) = TcpStream::connect(admin).await else {
+                return;
+            };
+            let mut answer = String::new();
+            let asked = socket.write_all(request.as_bytes()).await;
+            if asked.is_ok() && socket.read_to_string(&mut answer).await.is_ok() {
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            }
+        });
     }
 }
 
@@ -111,6 +138,7 @@ async fn simulate(plan: &Plan) -> Outcome {
     let mut clients: Vec<Option<Client>> = (0..plan.clients.len()).map(|_| None).collect();
     let mut outcome = Outcome::default();
 
+    let place = |node: usize| plan.order.iter().position(|own| *own == node).unwrap();
     let mut now = 0;
     let mut acts = plan.acts.iter().peekable();
     while acts.peek().is_some() || progress.down.load(Ordering::Relaxed) {
@@ -136,9 +164,14 @@ async fn simulate(plan: &Plan) -> Outcome {
                     progress.down.store(true, Ordering::Relaxed);
                     life.stop.cancel();
                 }
+                Act::Cordon(node, _) => life.operate("cordon", place(node)),
+                Act::Uncordon(node) => life.operate("uncordon", place(node)),
                 _ => fleet.act(act),
             }
         }
+    }
+    for node in 0..plan.nodes {
+        life.operate("uncordon", place(node));
     }
     let clients: Vec<Client> = clients.into_iter().flatten().collect();
     recover(&mut fleet, &clients, &mut outcome).await;

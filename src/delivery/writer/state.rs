@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::write_stall::WriteStall;
 use crate::clock::Moment;
+use crate::delivery::tap::Tap;
 use crate::delivery::write_buffer::WriteBuffer;
 use crate::delivery::{Allowance, CloseReason, Compression, Egress, Queue, frame};
 
@@ -82,6 +83,7 @@ pub(super) struct State {
     waker: Option<Waker>,
     pub(super) shed: u64,
     pub(super) sent: Sent,
+    pub(super) tap: Option<Box<Tap>>,
 }
 
 impl State {

@@ -16,6 +16,8 @@ const FLAGS = [
 export const missing = () =>
   !existsSync(executablePath) && `no ${executablePath}: apt-get install chromium, or set CHROMIUM to one`;
 
+export const launch = () => chromium.launch({ executablePath, args: FLAGS });
+
 let started;
 
 async function start() {
@@ -31,7 +33,7 @@ async function start() {
     response.writeHead(200, { "content-type": type }).end(body);
   });
   await new Promise((done) => server.listen(0, "127.0.0.1", done));
-  const browser = await chromium.launch({ executablePath, args: FLAGS });
+  const browser = await launch();
   // An origin that headwater lets in unless told otherwise: http://127.0.0.1, whatever the port.
   return { server, browser, origin: `http://127.0.0.1:${server.address().port}` };
 }

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::{operator, secret};
 use crate::harness::{Proxy, Rig, eventually, within};
-use crate::wire::{Reply, TEXT, Wire, http};
+use crate::wire::{PING, Reply, TEXT, Wire, http};
 
 const TOKEN: &str = "0123456789abcdef-operator";
 
-async fn with_token() -> (Rig, tempfile::TempDir) {
+pub(super) async fn with_token() -> (Rig, tempfile::TempDir) {
     let (folder, path) = secret(TOKEN);
     let rig = Rig::with(|config| config.admin_token_file = path.display().to_string()).await;
     (rig, folder)
@@ -34,6 +34,17 @@ async fn upgrade(proxy: &Proxy, host: &str, headers: &str) -> (Wire, u16) {
     );
     let status = wire.handshake(&head, b"").await.status;
     (wire, status)
+}
+
+/// Returns the next text; the server pings at the start, sooner or later.
+async fn answer(wire: &mut Wire) -> String {
+    loop {
+        let (first, payload) = wire.frame().await;
+        if first != PING {
+            assert_eq!(first, TEXT);
+            return String::from_utf8(payload).unwrap();
+        }
+    }
 }
 
 #[tokio::test]
@@ -146,7 +157,9 @@ async fn a_page_logs_in_once() {
     let cookie = format!("\r\nCookie: {}", set.split(';').next().unwrap());
     let page = |path: &str| format!("GET {path} HTTP/1.1{cookie}");
     let session = http(rig.admin, &page("/session"), "").await;
-    assert_eq!((session.status, &*session.body), (200, r#"{"credential":"session"}"#));
+    let said: Value = serde_json::from_str(&session.body).unwrap();
+    assert_eq!((session.status, &said["credential"]), (200, &json!("session")));
+    assert_eq!(said["clientUrl"], format!("ws://localhost:{}", rig.address.port()));
 
     // The session acts only for the page of this origin.
     let own = format!("{cookie}\r\nOrigin: http://localhost");
@@ -163,7 +176,7 @@ async fn a_page_logs_in_once() {
     let (mut wire, _) = upgrade(&rig, "localhost", &own).await;
     wire.send(TEXT, r#"{"jsonrpc":"2.0","id":1,"method":"operator_undrain"}"#)
         .await;
-    assert_eq!(wire.text().await, r#"{"jsonrpc":"2.0","id":1,"result":false}"#);
+    assert_eq!(answer(&mut wire).await, r#"{"jsonrpc":"2.0","id":1,"result":false}"#);
     let audit: Value = serde_json::from_str(&post(&rig, &own).await.body).unwrap();
     assert_eq!(audit["result"][0]["by"], "session");
 
@@ -197,6 +210,46 @@ async fn connections_and_subscriptions_are_bounded() {
     let refused: Result<Value, _> = api.request("operator_client", rpc_params![long]).await;
     assert!(refused.is_err());
     open[1].status().await.unwrap();
+}
+
+#[tokio::test]
+async fn nonsense_is_refused_and_ends_nothing_else() {
+    let rig = Rig::start().await;
+    let api = operator(&rig).await;
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"operator_reorgs"}"#;
+    for (message, code) in [
+        ("{".to_owned(), "-32700"),
+        ("null".to_owned(), "-32700"),
+        ("[]".to_owned(), "-32600"),
+        (format!("[{}]", vec![call; 33].join(",")), "-32010"),
+        ("[".repeat(60_000), "-32700"),
+        ("x".repeat(65 << 10), "-32007"),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"eth_blockNumber"}"#.to_owned(),
+            "-32601",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"operator_client","params":[-1]}"#.to_owned(),
+            "-32602",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"operator_clients","params":[{"limit":1,"x":2}]}"#.to_owned(),
+            "-32602",
+        ),
+    ] {
+        let (mut wire, _) = upgrade(&rig, "localhost", "").await;
+        wire.send(TEXT, &message).await;
+        let refused = answer(&mut wire).await;
+        let shown: String = message.chars().take(80).collect();
+        assert!(refused.contains(&format!(r#""code":{code},"#)), "{shown}: {refused}");
+        wire.send(TEXT, call).await;
+        assert_eq!(
+            answer(&mut wire).await,
+            r#"{"jsonrpc":"2.0","id":1,"result":[]}"#,
+            "{shown}"
+        );
+    }
+    api.status().await.unwrap();
 }
 
 #[tokio::test]

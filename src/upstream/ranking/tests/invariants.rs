@@ -14,6 +14,8 @@ enum Event {
     Down(usize),
     /// Head of an upstream; `true` for a branch of its own.
     Head(usize, bool, u64),
+    /// Begin or end of a cordon.
+    Cordon(usize, bool),
     Wait(u64),
 }
 
@@ -22,13 +24,14 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => (0..4usize, 0..3u64).prop_map(|(id, ahead)| Event::Up(id, ahead)),
         1 => (0..4usize).prop_map(Event::Down),
         9 => (0..4usize, prop::bool::weighted(0.1), 0..3u64).prop_map(|(id, own, ahead)| Event::Head(id, own, ahead)),
+        1 => (0..4usize, prop::bool::ANY).prop_map(|(id, begins)| Event::Cordon(id, begins)),
         6 => (50..3_000u64).prop_map(Event::Wait),
     ]
 }
 
 proptest! {
-    /// Checks the invariants of any story: an upstream is in use exactly while one is connected, and switches are as
-    /// rare as their causes. A failback improves the priority, so between two other switches there are at most three.
+    /// Checks the invariants of any story: an upstream is in use exactly while one is connected that is not cordoned, and
+    /// switches are as rare as their causes. A failback improves the priority, so between two other switches there are at most three.
     #[test]
     fn one_that_stands_is_in_use_and_nothing_flaps(events in prop::collection::vec(any_event(), 1..200)) {
         let mut ranking = Ranking::new(4, LAG_TOLERANCE, FAILBACK_AFTER);
@@ -51,12 +54,16 @@ proptest! {
                     let branch = if own { char::from(b'b' + id as u8) } else { 'a' };
                     ranking.announced(UpstreamId(id), told(&format!("{branch}{}", heads[id])));
                 }
+                Event::Cordon(id, begins) => {
+                    ranking.cordon(UpstreamId(id), begins);
+                    causes += 1;
+                }
                 Event::Wait(millis) => now += Duration::from_millis(millis),
             }
             switches += u128::from(ranking.decide(now).is_some());
             let active = ranking.active;
             prop_assert_eq!(active.is_some(), ranking.connected().next().is_some());
-            prop_assert!(active.is_none_or(|id| ranking.members[id.0].connected));
+            prop_assert!(active.is_none_or(|id| ranking.members[id.0].is_available()));
             prop_assert!(ranking.decide(now).is_none(), "one look is enough");
         }
         let slow = now.as_millis() / (LAG_TOLERANCE.as_millis() / 2);
@@ -84,6 +91,7 @@ proptest! {
                     let branch = if own { char::from(b'b' + id as u8) } else { 'a' };
                     ranking.announced(UpstreamId(id), told(&format!("{branch}{}", head - back)));
                 }
+                Event::Cordon(id, begins) if id > 0 => drop(ranking.cordon(UpstreamId(id), begins)),
                 Event::Wait(millis) => now += Duration::from_millis(millis),
                 _ => {}
             }
