@@ -68,6 +68,18 @@ pub(super) async fn serve(
     session.forward(&sink).await
 }
 
+/// Room for one read, in bytes, of each subscription as long as it lives: a head and most logs are shorter. The
+/// library's 128 KiB would be 128 MiB for a thousand subscriptions, and be cleared before each read.
+const READ_BYTES: usize = 4 << 10;
+
+/// Framing of a session within the process, which bounds its own messages.
+fn framing() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(None)
+        .max_frame_size(None)
+        .read_buffer_size(READ_BYTES)
+}
+
 impl Session {
     async fn open(services: &Arc<Services>, pass: Pass) -> Self {
         let (ours, theirs) = Pipe::pair();
@@ -79,9 +91,7 @@ impl Session {
             services.clone(),
         );
         tokio::spawn(served);
-        // The session bounds its own messages.
-        let unbounded = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        Self(WebSocketStream::from_raw_socket(ours, Role::Client, Some(unbounded)).await)
+        Self(WebSocketStream::from_raw_socket(ours, Role::Client, Some(framing())).await)
     }
 
     async fn subscribe(&mut self, request: String) -> Result<(), ErrorObjectOwned> {
@@ -128,5 +138,35 @@ impl Session {
                 Some(Ok(Message::Close(None)) | Err(_)) | None => return Received::End("the session has ended".into()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::*;
+
+    /// Allocator's view of a subscription: its buffers, with the library's own settings, were 128 KiB each.
+    #[test]
+    fn a_subscription_has_no_large_buffer() {
+        let framing = framing();
+        assert!(framing.read_buffer_size <= 4 << 10, "{}", framing.read_buffer_size);
+        assert_eq!((framing.max_message_size, framing.max_frame_size), (None, None));
+    }
+
+    #[tokio::test]
+    async fn a_message_longer_than_its_buffer_is_read() {
+        let (ours, theirs) = Pipe::pair();
+        let text = "x".repeat(60_000);
+        let length = u16::try_from(text.len()).unwrap().to_be_bytes();
+        let frame = [&[0x81, 126], &length[..], text.as_bytes()].concat();
+        let mut session = Session(WebSocketStream::from_raw_socket(ours, Role::Client, Some(framing())).await);
+        let socket = Socket::from(theirs);
+        assert_eq!(socket.try_write(&[IoSlice::new(&frame)]).unwrap(), frame.len());
+        let Received::Text(read) = session.receive().await else {
+            panic!()
+        };
+        assert!(*read == *text);
     }
 }
