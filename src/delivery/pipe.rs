@@ -174,6 +174,7 @@ impl AsyncWrite for Pipe {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -221,5 +222,56 @@ mod tests {
             }
         }
         assert_eq!(rest, CAPACITY);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        /// Random writes, in slices, and reads, about as long as the buffer: all bytes arrive, in order, up to the end.
+        #[test]
+        fn no_byte_is_lost_or_changes_its_place(
+            steps in prop::collection::vec((any::<bool>(), 1..CAPACITY * 3 / 2, 1_usize..4), 1..40),
+        ) {
+            let (one, other) = Pipe::pair();
+            let byte = |at: usize| (at % 251) as u8;
+            let (mut written, mut read) = (0_usize, 0_usize);
+            for (writes, length, parts) in steps {
+                if writes {
+                    let bytes: Vec<u8> = (written..written + length).map(byte).collect();
+                    let slices: Vec<IoSlice<'_>> = bytes.chunks(length.div_ceil(parts)).map(IoSlice::new).collect();
+                    match one.try_write(&slices) {
+                        Ok(taken) => written += taken,
+                        Err(why) => {
+                            prop_assert_eq!(why.kind(), io::ErrorKind::WouldBlock);
+                            prop_assert_eq!(written - read, CAPACITY);
+                        }
+                    }
+                } else {
+                    let mut buffer = BytesMut::with_capacity(length);
+                    match other.try_read(&mut buffer) {
+                        Ok(taken) => {
+                            prop_assert!(buffer.iter().enumerate().all(|(at, own)| *own == byte(read + at)));
+                            read += taken;
+                        }
+                        Err(why) => {
+                            prop_assert_eq!(why.kind(), io::ErrorKind::WouldBlock);
+                            prop_assert_eq!(written, read);
+                        }
+                    }
+                }
+                prop_assert!(written - read <= CAPACITY);
+            }
+            drop(one);
+            loop {
+                let mut buffer = BytesMut::with_capacity(CAPACITY);
+                let taken = other.try_read(&mut buffer).unwrap();
+                prop_assert!(buffer.iter().enumerate().all(|(at, own)| *own == byte(read + at)));
+                read += taken;
+                if taken == 0 {
+                    break;
+                }
+            }
+            prop_assert_eq!(written, read);
+        }
     }
 }
