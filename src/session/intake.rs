@@ -307,7 +307,10 @@ impl Intake<'_> {
                     let begun = transport.begin_subscription(method, request);
                     Some(begun.unwrap_or_else(Local::from))
                 }
-                ServedBy::Extension(_) if !self.terms.rights.methods.allow_added(&request.method) => {
+                // The end of a subscription is always allowed: the method may be denied since its begin.
+                ServedBy::Extension(Role::Call | Role::Subscribe)
+                    if !self.terms.rights.methods.allow_added(&request.method) =>
+                {
                     Some(self.refused(&request.method))
                 }
                 // Not carried out without an id, as by jsonrpsee's own server.

@@ -285,6 +285,19 @@ fn a_method_is_served_by_a_node_the_transport_or_nobody() {
 }
 
 #[test]
+fn a_subscription_may_be_ended_whatever_was_denied_since() {
+    let rig = Rig::new(|c| c.methods.denied = vec!["own_*".to_owned()]);
+    let mut client = Client::default();
+    for method in ["own_now", "own_subscribeTicks"] {
+        let refused = format!("1 ! -32601 the method {method} does not exist/is not available");
+        assert_eq!(rig.take(&call("1", method), &mut client), refused);
+    }
+    client.log.clear();
+    assert_eq!(rig.take(&call("1", "own_unsubscribeTicks"), &mut client), "1 = 7");
+    assert_eq!(client.log, ["Unsubscribe own_unsubscribeTicks"]);
+}
+
+#[test]
 fn a_refused_method_is_counted_on_each_transport() {
     let rig = Rig::new(|_| {});
     for (method, counted) in [
