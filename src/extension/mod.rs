@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use jsonrpsee::Extensions;
 use jsonrpsee::core::server::{ConnectionId, MethodCallback, MethodResponse, Methods};
 use jsonrpsee::types::{Id, Params};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
 
 use crate::door::Pass;
 use crate::jsonrpc::{INTERNAL_ERROR, Outcome, error};
@@ -107,7 +109,48 @@ pub struct Call<'a> {
     /// Caller.
     pub client: Client,
     /// Connection on which the call arrived; a request over HTTP counts as a connection.
-    pub connection: ConnectionId,
+    pub connection: &'a Connection,
+}
+
+/// Connection of a client, as the callbacks of an extension count them.
+///
+/// When it is dropped, asynchronous callbacks that have not answered are dropped, as by jsonrpsee's own server over HTTP: one that
+/// waits for ever would otherwise stay for every client that has called it and left.
+#[derive(Debug)]
+pub struct Connection {
+    id: ConnectionId,
+    left: CancellationToken,
+}
+
+impl Connection {
+    /// Returns the number, unique as long as the process runs.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Boxes the outcome of an asynchronous callback, which begins when it is polled and ends with the connection.
+    fn until_left(&self, outcome: impl Future<Output = Outcome> + Send + 'static) -> BoxFuture<'static, Outcome> {
+        let left = self.left.clone();
+        let ending = async move {
+            if left.is_cancelled() {
+                return internal_error();
+            }
+            tokio::select! {
+                // Most outcomes are known at once, and are not worth a place among those that wait.
+                biased;
+                outcome = outcome => outcome,
+                () = left.cancelled() => internal_error(),
+            }
+        };
+        ending.boxed()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.left.cancel();
+    }
 }
 
 impl Extension {
@@ -138,14 +181,20 @@ impl Extension {
         self.methods.method_names()
     }
 
-    /// Returns the number of a new connection, unique as long as the process runs.
+    /// Begins a connection.
     #[must_use]
-    pub fn connect(&self) -> ConnectionId {
-        ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed))
+    pub fn connect(&self) -> Connection {
+        Connection {
+            id: ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed)),
+            left: CancellationToken::new(),
+        }
     }
 
     /// Calls a method that only answers, or ends a subscription. A panic of the callback is an internal error of this
     /// call alone.
+    ///
+    /// A callback that answers begins when the outcome is polled: the items of a batch take turns, so that neither their
+    /// answers nor the threads of blocking callbacks are those of the whole batch at once.
     #[must_use]
     pub fn call(&self, call: &Call<'_>) -> Local {
         self.call_with(call, |_| {})
@@ -154,30 +203,33 @@ impl Extension {
     /// Like [`Self::call`], with more values for the callback, which `add` adds.
     pub(crate) fn call_with(&self, call: &Call<'_>, add: impl FnOnce(&mut Extensions)) -> Local {
         let params = Params::new(call.params.map(RawValue::get));
-        let (connection, longest) = (call.connection, self.max_response_bytes);
+        let (connection, longest) = (call.connection.id, self.max_response_bytes);
         let mut extensions = self.extensions(call);
         add(&mut extensions);
-        match self.methods.method(call.method) {
-            Some(MethodCallback::Sync(callback)) => self.guarded(|| callback(ID, params, longest, extensions)).into(),
-            Some(MethodCallback::Unsubscription(callback)) => self
-                .guarded(|| callback(ID, params, connection, longest, extensions))
-                .into(),
-            Some(MethodCallback::Async(callback)) => {
-                let answer = catch_unwind(AssertUnwindSafe(|| {
-                    callback(ID, params.into_owned(), connection, longest, extensions)
-                }));
-                match answer {
-                    Ok(answer) => self.awaited(answer),
-                    Err(_) => self.panicked().into(),
-                }
+        let outcome = match self.methods.method(call.method) {
+            Some(MethodCallback::Unsubscription(callback)) => {
+                return self
+                    .guarded(|| callback(ID, params, connection, longest, extensions))
+                    .into();
             }
-            Some(MethodCallback::Subscription(_)) | None => internal_error().into(),
-        }
+            Some(MethodCallback::Sync(callback)) => {
+                let (callback, params) = (callback.clone(), params.into_owned());
+                self.awaited(async move { callback(ID, params, longest, extensions) })
+                    .boxed()
+            }
+            Some(MethodCallback::Async(callback)) => {
+                let (callback, params) = (callback.clone(), params.into_owned());
+                let answer = async move { callback(ID, params, connection, longest, extensions).await };
+                call.connection.until_left(self.awaited(answer))
+            }
+            Some(MethodCallback::Subscription(_)) | None => return internal_error().into(),
+        };
+        Local::Later(outcome)
     }
 
     fn extensions(&self, call: &Call<'_>) -> Extensions {
         let mut extensions = self.extensions.clone();
-        extensions.insert(call.connection);
+        extensions.insert(call.connection.id);
         extensions.insert(call.client);
         extensions
     }
@@ -189,15 +241,15 @@ impl Extension {
         }
     }
 
-    fn awaited(&self, answer: impl Future<Output = MethodResponse> + Send + 'static) -> Local {
+    fn awaited(
+        &self,
+        answer: impl Future<Output = MethodResponse> + Send + 'static,
+    ) -> impl Future<Output = Outcome> + Send + 'static {
         let metrics = self.metrics.clone();
-        Local::Later(
-            async move {
-                let answered = panics::caught(TASK, &metrics, answer).await;
-                answered.map_or_else(internal_error, outcome)
-            }
-            .boxed(),
-        )
+        async move {
+            let answered = panics::caught(TASK, &metrics, answer).await;
+            answered.map_or_else(internal_error, outcome)
+        }
     }
 
     fn panicked(&self) -> Outcome {

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Weak};
 
 use futures_util::future::BoxFuture;
-use jsonrpsee::core::server::{ConnectionId, MethodCallback, MethodSink, SubscriptionState};
+use jsonrpsee::core::server::{MethodCallback, MethodSink, SubscriptionState};
 use jsonrpsee::core::traits::IdProvider;
 use jsonrpsee::types::{Params, SubscriptionId as WireId};
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Call, Extension, ID, TASK, internal_error, outcome};
+use super::{Call, Connection, Extension, ID, TASK, internal_error};
 use crate::clock::Clock;
 use crate::delivery::{Batch, ClientWriter, Event, Kind, Recipient, SubscriptionId};
 use crate::door::Reserved;
@@ -30,7 +30,7 @@ const SINK: usize = 64;
 /// Subscriptions of one connection.
 #[derive(Debug)]
 pub struct Streams {
-    connection: ConnectionId,
+    connection: Arc<Connection>,
     all: Vec<Stream>,
 }
 
@@ -55,17 +55,17 @@ impl IdProvider for Given {
 impl Streams {
     /// Creates the table of a new connection.
     #[must_use]
-    pub fn new(connection: ConnectionId) -> Self {
+    pub fn new(connection: Connection) -> Self {
         Self {
-            connection,
+            connection: Arc::new(connection),
             all: Vec::new(),
         }
     }
 
-    /// Returns the number of the connection.
+    /// Returns the connection.
     #[must_use]
-    pub fn connection(&self) -> ConnectionId {
-        self.connection
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
     /// Returns the number of subscriptions that have not ended.
@@ -99,12 +99,11 @@ impl Streams {
         };
         let task = AbortOnDropHandle::new(tokio::spawn(pump.run(messages)));
         self.all.push(Stream { id, ended, task });
-        let (metrics, answered) = (extension.metrics.clone(), recipient.clone());
+        let answered = recipient.clone();
+        let answer = answer.map(|answer| call.connection.until_left(extension.awaited(answer)));
         let outcome = async move {
             let outcome = match answer {
-                Some(answer) => panics::caught(TASK, &metrics, answer)
-                    .await
-                    .map_or_else(internal_error, outcome),
+                Some(answer) => answer.await,
                 None => internal_error(),
             };
             if matches!(outcome, Outcome::Error(_)) {
@@ -141,7 +140,7 @@ impl Extension {
         };
         let longest = u32::try_from(self.max_response_bytes).unwrap_or(u32::MAX);
         let state = SubscriptionState {
-            conn_id: call.connection,
+            conn_id: call.connection.id(),
             id_provider: &Given(id),
             // Subscriptions are counted by the session and the account; the permit limits nothing here.
             subscription_permit: Arc::new(Semaphore::new(1)).try_acquire_owned().ok()?,

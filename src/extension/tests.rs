@@ -56,11 +56,12 @@ async fn called(extension: &Extension, method: &str, params: Option<&str>) -> St
         account: 5,
         address: Some("10.0.0.1".parse().unwrap()),
     };
+    let connection = extension.connect();
     let call = Call {
         method,
         params: params.as_deref(),
         client,
-        connection: ConnectionId(9),
+        connection: &connection,
     };
     let outcome = match extension.call(&call) {
         Local::Now(outcome) => outcome,
@@ -89,7 +90,7 @@ async fn outcomes_are_those_of_the_callbacks_without_envelopes() {
         (
             "t_who",
             None,
-            r#"result "Client { account: 5, address: Some(10.0.0.1) } ConnectionId(9)""#,
+            r#"result "Client { account: 5, address: Some(10.0.0.1) } ConnectionId("#,
         ),
         ("t_panics", None, r#"error {"code":-32603,"message":"internal error"}"#),
         (
@@ -110,6 +111,57 @@ async fn outcomes_are_those_of_the_callbacks_without_envelopes() {
     }
     let label = crate::telemetry::ReasonLabel { reason: TASK };
     assert_eq!(metrics.panics.get_or_create(&label).get(), 2);
+}
+
+#[tokio::test]
+async fn a_callback_begins_with_its_turn_and_ends_with_the_connection() {
+    use std::sync::atomic::AtomicUsize;
+
+    let begun = Arc::new(AtomicUsize::new(0));
+    let seen = || begun.load(Ordering::Relaxed);
+    let mut module = RpcModule::new(begun.clone());
+    module
+        .register_method("t_now", |_, begun, _| begun.fetch_add(1, Ordering::Relaxed))
+        .unwrap();
+    module
+        .register_blocking_method("t_blocking", |_, begun, _| begun.fetch_add(1, Ordering::Relaxed))
+        .unwrap();
+    module
+        .register_async_method("t_never", |_, _, _| std::future::pending::<u8>())
+        .unwrap();
+    let extension = Extension::new(module.into(), 1000, Arc::new(Metrics::new().0));
+    let connection = extension.connect();
+    let call = |method| {
+        let (params, client) = (
+            None,
+            Client {
+                account: 5,
+                address: None,
+            },
+        );
+        let called = extension.call(&Call {
+            method,
+            params,
+            client,
+            connection: &connection,
+        });
+        match called {
+            Local::Later(outcome) => outcome,
+            _ => panic!("{method} has begun"),
+        }
+    };
+    let (now, blocking, mut never) = (call("t_now"), call("t_blocking"), call("t_never"));
+    let late = call("t_blocking");
+    assert_eq!(seen(), 0);
+    now.await;
+    blocking.await;
+    assert_eq!(seen(), 2);
+    assert!(futures_util::poll!(&mut never).is_pending());
+    drop(connection);
+    for outcome in [never, late] {
+        assert!(matches!(outcome.await, Outcome::Error(_)));
+    }
+    assert_eq!(seen(), 2);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::listener::HttpConnection;
 use super::request_body::{self, Unread};
 use super::response_body::Body;
 use crate::door::Pass;
-use crate::extension::{Call, Client, Role};
+use crate::extension::{Call, Client, Connection, Role};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INTERNAL_ERROR, METHOD_NOT_FOUND, Outcome, Request as RpcRequest, SERVER_ERROR, error,
 };
@@ -200,6 +200,8 @@ pub(crate) struct Http<'a> {
     pub(crate) services: &'a Arc<Services>,
     /// Rights of the client.
     pub(crate) pass: &'a Pass,
+    /// Connection to the embedding program, from the first call of one of its methods on.
+    pub(crate) connection: Option<Connection>,
 }
 
 impl Transport for Http<'_> {
@@ -236,7 +238,7 @@ impl Transport for Http<'_> {
                 method: &request.method,
                 params: request.params,
                 client: Client::of(self.pass),
-                connection: self.services.extension.connect(),
+                connection: self.connection.get_or_insert_with(|| self.services.extension.connect()),
             })),
             Role::Subscribe => Err(error(METHOD_NOT_FOUND, "notifications not supported")),
             Role::Unsubscribe => Err(error(SERVER_ERROR, "subscription not found")),
@@ -247,7 +249,14 @@ impl Transport for Http<'_> {
 /// Answers a message. `held` is the charge for its body, kept while its requests are processed; the body itself is
 /// dropped once they are planned.
 async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<Services>) -> HttpReply {
-    let PlannedMessage { reply, refusal } = services.intake(&pass.terms()).take(&body, &mut Http { services, pass });
+    let mut transport = Http {
+        services,
+        pass,
+        connection: None,
+    };
+    let PlannedMessage { reply, refusal } = services.intake(&pass.terms()).take(&body, &mut transport);
+    // Dropped with this future, when the client has its answer or has left.
+    let _connection = transport.connection;
     drop(body);
     let refused = refusal.map(RetryHint::from);
     let rpc = services.rpc.clone();

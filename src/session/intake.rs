@@ -122,9 +122,14 @@ impl PlaceNeed {
         }
     }
 
-    /// Returns the need of a batch: a place for the whole, if any of its items may need one.
+    /// Returns the need of a batch: a place for the whole, if any of its items may need one, or answers at length: such
+    /// items take turns.
     fn of_batch(items: &[Item<'_>], extension: &Extension) -> Self {
-        if items.iter().any(|item| Self::of(item, extension) != Self::Never) {
+        let takes_turns = |item: &Item<'_>| {
+            Self::of(item, extension) != Self::Never
+                || matches!(item, Item::Call(request) if ServedBy::of(&request.method, extension) == ServedBy::Headwater)
+        };
+        if items.iter().any(takes_turns) {
             Self::Always
         } else {
             Self::Never

@@ -81,11 +81,12 @@ pub(crate) fn call(pass: &Pass, request: &Request<'_>, caller: OwnCaller) -> Res
         return Err(not_available(&request.method));
     }
     let services = caller.services.clone();
+    let connection = services.own.connect();
     let call = Call {
         method: &request.method,
         params: request.params,
         client: Client::of(pass),
-        connection: services.own.connect(),
+        connection: &connection,
     };
     Ok(services
         .own

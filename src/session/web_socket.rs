@@ -73,11 +73,12 @@ impl Transport for WebSocket<'_> {
     fn call_extension(&mut self, role: Role, request: &Request<'_>) -> Result<Local, ErrorObjectOwned> {
         let extension = &self.services.extension;
         let connect = || Box::new(Streams::new(extension.connect()));
+        let connection = self.streams.get_or_insert_with(connect).connection().clone();
         let call = Call {
             method: &request.method,
             params: request.params,
             client: Client::of(self.pass),
-            connection: self.streams.get_or_insert_with(connect).connection(),
+            connection: &connection,
         };
         match role {
             Role::Call => Ok(extension.call(&call)),

@@ -1,7 +1,7 @@
 //! Methods and subscriptions of a program that embeds headwater, on the client port.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use bytesize::ByteSize;
 use headwater::app::App;
@@ -14,6 +14,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::ws_client::WsClientBuilder;
 use jsonrpsee::{ConnectionId, Extensions, PendingSubscriptionSink};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
 use crate::harness::{Proxy, adopted, eventually, node, within};
@@ -26,6 +27,14 @@ trait Own {
 
     #[method(name = "late")]
     async fn late(&self) -> RpcResult<String>;
+
+    /// Waits until the client has left.
+    #[method(name = "never")]
+    async fn never(&self) -> RpcResult<()>;
+
+    /// Waits on a thread of its own, until the test opens the gate.
+    #[method(name = "blocks", blocking)]
+    fn blocks(&self) -> RpcResult<()>;
 
     #[method(name = "fails")]
     fn fails(&self) -> RpcResult<()>;
@@ -45,12 +54,44 @@ trait Own {
     async fn flood(&self, bytes: usize) -> SubscriptionResult;
 }
 
+/// Count of callbacks that run, raised while this lives.
+struct Runs(Arc<AtomicUsize>);
+
+impl Runs {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The program.
 #[derive(Clone, Default)]
 struct Program {
     release: Arc<Notify>,
     /// Subscriptions that the client has ended, or its connection.
     closed: Arc<AtomicUsize>,
+    /// Callbacks that wait.
+    waiting: Arc<AtomicUsize>,
+    /// Callbacks that were called.
+    begun: Arc<AtomicUsize>,
+    /// `true` once callbacks on threads of their own may go on.
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+/// Opens the gate of a program when it is dropped: the threads that wait there would outlive a failed test.
+struct Opens(Program);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        *self.0.gate.0.lock().unwrap() = true;
+        self.0.gate.1.notify_all();
+    }
 }
 
 #[async_trait]
@@ -62,6 +103,21 @@ impl OwnServer for Program {
     async fn late(&self) -> RpcResult<String> {
         self.release.notified().await;
         Ok("late".to_owned())
+    }
+
+    async fn never(&self) -> RpcResult<()> {
+        let _waits = Runs::new(&self.waiting);
+        std::future::pending().await
+    }
+
+    fn blocks(&self) -> RpcResult<()> {
+        let _waits = Runs::new(&self.waiting);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let mut is_open = self.gate.0.lock().unwrap();
+        while !*is_open {
+            is_open = self.gate.1.wait(is_open).unwrap();
+        }
+        Ok(())
     }
 
     fn fails(&self) -> RpcResult<()> {
@@ -338,6 +394,63 @@ async fn subscriptions_are_counted_with_those_to_the_chain() {
     other.call("own_subscribeCount", json!([0, ""])).await;
     drop(other);
     rig.has_closed(2).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_waiting_calls_along() {
+    let rig = Rig::with(|_| {}).await;
+    let mut bystander = rig.proxy.watcher().await;
+    let waiting = async |count: usize| {
+        eventually("the callbacks that wait", async || {
+            rig.program.waiting.load(Ordering::Relaxed) == count
+        })
+        .await;
+    };
+    let one = r#"{"jsonrpc":"2.0","id":1,"method":"own_never"}"#;
+    let several = format!("[{one},{one},{one}]");
+    for _ in 0..10 {
+        let mut client = rig.proxy.client().await;
+        client.send(one).await;
+        client.send(&*several).await;
+        waiting(4).await;
+        drop(client);
+        waiting(0).await;
+    }
+    for (body, count) in [(one, 1), (&*several, 3)] {
+        let mut http = tokio::net::TcpStream::connect(rig.proxy.address).await.unwrap();
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        http.write_all(head.as_bytes()).await.unwrap();
+        waiting(count).await;
+        drop(http);
+        waiting(0).await;
+    }
+    let block = rig.node.handle().mine();
+    bystander.expect(adopted(&[block])).await;
+}
+
+#[tokio::test]
+async fn a_batch_gets_the_places_of_its_client_and_no_more_threads() {
+    let rig = Rig::with(|typed| typed.limits.max_in_flight = 4).await;
+    let gate = Opens(rig.program.clone());
+    let mut bystander = rig.proxy.watcher().await;
+    let mut client = rig.proxy.client().await;
+    let calls: Vec<String> = (0..50)
+        .map(|id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"own_blocks"}}"#))
+        .collect();
+    client.send(format!("[{}]", calls.join(","))).await;
+    let begun = || rig.program.begun.load(Ordering::Relaxed);
+    eventually("some of the batch run", async || begun() > 0).await;
+    let block = rig.node.handle().mine();
+    bystander.expect(adopted(&[block])).await;
+    // A thread starts at once; those of a whole batch would have by now, or will before the answer.
+    assert!(begun() <= 4, "{}", begun());
+    drop(gate);
+    let answers: Value = serde_json::from_str(&client.next().await).unwrap();
+    assert_eq!(answers.as_array().unwrap().len(), 50);
+    assert_eq!(begun(), 50);
 }
 
 #[tokio::test]

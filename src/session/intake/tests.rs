@@ -116,6 +116,7 @@ impl Rig {
             &mut Http {
                 services: &services,
                 pass: &pass,
+                connection: None,
             },
         )
     }
@@ -421,7 +422,7 @@ fn without_room_no_item_is_charged() {
 fn methods_of_the_embedding_program_are_called_by_the_transport() {
     let none = r#"[{"jsonrpc":"2.0","method":"own_now"},{"jsonrpc":"2.0","method":"own_subscribeTicks"}]"#;
     for (message, web_socket, http, log) in [
-        (call("1", "own_now"), "1 = 7", "1 = 5", "place of 4, Call own_now"),
+        (call("1", "own_now"), "1 = 7", "1 later", "place of 4, Call own_now"),
         (
             call("\"a\"", "own_later"),
             "\"a\" = 7",
@@ -482,6 +483,11 @@ fn methods_of_headwaters_own_need_no_place() {
         };
         assert_eq!(rig.take(&call("1", name), &mut client), "1 = 8");
         assert_eq!(client.log, [format!("own {name}")]);
+        // In a batch they take turns, so that their answers are not in memory all at once.
+        let batch = format!("[{},{}]", call("1", name), call("2", name));
+        let refused = rig.take(&batch, &mut client);
+        assert!(refused.starts_with("InFlight: [1 ! -32005"), "{refused}");
+        assert_eq!(rig.take_over_http(&batch), "[1 later, 2 later]");
         assert!(!rig.take_over_http(&call("1", name)).contains('!'), "{name} over HTTP");
     }
 }
