@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use headwater::operator::{ClientPage, Status, TapItem, UpstreamState, UpstreamView, UsageRow};
 
 use super::table::Align::{Left, Right};
-use super::table::{bytes, count, hour, latency, table, time};
+use super::table::{bytes, count, hour, latency, printable, table, time};
 
 /// Describes the status.
 pub(super) fn status(status: &Status) -> String {
@@ -60,7 +60,7 @@ pub(super) fn status(status: &Status) -> String {
     ];
     let mut out = String::new();
     for (name, text) in lines {
-        out.push_str(&format!("{name:<10} {text}\n"));
+        out.push_str(&format!("{name:<10} {}\n", printable(&text)));
     }
     out.push('\n');
     out + &upstreams(&status.upstreams)
@@ -203,7 +203,7 @@ pub(super) fn usage(rows: &[UsageRow], by_hour: bool) -> String {
 /// Describes an item of a tap: `>` from the client, `<` to the client.
 pub(super) fn tapped(item: &TapItem) -> String {
     let line = |mark: char, bytes: u64, text: &Option<String>| match text {
-        Some(text) => format!("{mark} {text}\n"),
+        Some(text) => format!("{mark} {}\n", printable(text)),
         None => format!("{mark} [{bytes} bytes]\n"),
     };
     match item {
@@ -215,5 +215,19 @@ pub(super) fn tapped(item: &TapItem) -> String {
             "bytes" => "! the bytes are used up\n".to_owned(),
             _ => "! the client has left\n".to_owned(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_a_client_cannot_act_on_the_terminal() {
+        let item = TapItem::Received {
+            bytes: 9,
+            text: Some("{\"\u{9b}31m\u{202e}\n\u{7f}\":1}".into()),
+        };
+        assert_eq!(tapped(&item), "> {\"\\u{9b}31m\\u{202e}\\n\\u{7f}\":1}\n");
     }
 }

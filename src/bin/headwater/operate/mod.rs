@@ -17,6 +17,8 @@ use jsonrpsee::core::client::Error;
 use jsonrpsee::ws_client::{HeaderMap, HeaderValue, WsClient, WsClientBuilder};
 use serde::Serialize;
 
+use crate::text::{Printable, escape_json, escape_json_lines};
+
 /// Time limit of connecting, and of each request.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -231,7 +233,7 @@ pub async fn run(command: OperatorCommand) -> anyhow::Result<()> {
             let reloaded = told(target.connect().await?.reload().await)?;
             target.show(&reloaded, |reloaded| match &reloaded.needs_restart[..] {
                 [] => "reloaded\n".to_owned(),
-                waiting => format!("reloaded; only a restart applies {}\n", waiting.join(", ")),
+                waiting => format!("reloaded; only a restart applies {}\n", Printable(&waiting.join(", "))),
             });
         }
     }
@@ -258,7 +260,7 @@ async fn tap(args: &TapArgs) -> anyhow::Result<()> {
     while let Some(item) = items.next().await {
         let item = item?;
         if args.target.json {
-            print(&format!("{}\n", serde_json::to_string(&item)?));
+            print(&format!("{}\n", escape_json(serde_json::to_string(&item)?)));
         } else {
             print(&lines::tapped(&item));
         }
@@ -289,7 +291,10 @@ impl Target {
         client.build(&url).await.map_err(|why| match rejected(&why) {
             Some(401) => anyhow!("{url} needs the admin token: give its file with --token-file"),
             Some(429) => anyhow!("{url} has too many connections, or got too many wrong tokens: wait a minute"),
-            _ => anyhow!("cannot connect to {url}: {why}; is headwater running, and is this its admin address?"),
+            _ => anyhow!(
+                "cannot connect to {url}: {why}; is headwater running, and is this its admin address?",
+                why = Printable(&why.to_string())
+            ),
         })
     }
 
@@ -297,7 +302,7 @@ impl Target {
     fn show<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
         if self.json {
             let json = serde_json::to_string_pretty(value).unwrap_or_default();
-            print(&format!("{json}\n"));
+            print(&format!("{}\n", escape_json_lines(&json)));
         } else {
             print(&text(value));
         }
@@ -313,8 +318,8 @@ fn rejected(why: &Error) -> Option<u16> {
 /// Returns the result of a request; an error of the server as its message alone.
 fn told<T>(answer: Result<T, Error>) -> anyhow::Result<T> {
     answer.map_err(|why| match why {
-        Error::Call(error) => anyhow!("{}", error.message()),
-        other => other.into(),
+        Error::Call(error) => anyhow!("{}", Printable(error.message())),
+        other => anyhow!("{}", Printable(&other.to_string())),
     })
 }
 

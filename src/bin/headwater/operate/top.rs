@@ -13,6 +13,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use tokio::sync::mpsc;
 
 use super::{Target, print, told};
+use crate::text::escape_json;
 
 /// Events in memory.
 const EVENTS: usize = 64;
@@ -86,7 +87,7 @@ pub(super) async fn top(target: &Target) -> anyhow::Result<()> {
     let mut states = told(api.subscribe_status().await)?;
     if target.json {
         while let Some(status) = states.next().await {
-            print(&format!("{}\n", serde_json::to_string(&status?)?));
+            print(&format!("{}\n", escape_json(serde_json::to_string(&status?)?)));
         }
         bail!("the connection to headwater was lost");
     }
