@@ -18,6 +18,7 @@ use super::api::OperatorServer;
 use super::audit::Audit;
 use super::clients;
 use super::costs::Costs;
+use super::redaction;
 use super::sampler::Sampler;
 use super::tap::{self, MAX_TAPS, TapBounds};
 use super::usage::{self, UsageLog};
@@ -207,7 +208,7 @@ impl OperatorService {
         let client = self.parts.services.clients.get(id).ok_or_else(no_client)?;
         let full = || error(REFUSED, format!("there are {MAX_TAPS} taps already: end one first"));
         let place = self.taps.try_acquire().map_err(|_| full())?;
-        let messages = client.writer.tap(bytes);
+        let messages = client.writer.tap(bytes, redaction::discloses);
         let messages = messages.ok_or_else(|| error(REFUSED, "this client has a tap already"))?;
         let guard = TapGuard {
             writer: Arc::downgrade(&client.writer),
