@@ -94,6 +94,8 @@ pub struct Inner {
     pub(super) started: Instant,
     audit: Audit,
     usage: Mutex<UsageLog>,
+    /// Held while the file of usage is written: the shutdown's writer waits for the other one.
+    usage_file: tokio::sync::Mutex<()>,
     pub(super) costs: Mutex<Costs>,
     /// Outcome of the last check for late contents of blocks, a second ago.
     pub(super) late: Mutex<Result<(), String>>,
@@ -112,6 +114,7 @@ impl OperatorService {
             started: Instant::now(),
             audit: Audit::default(),
             usage: Mutex::new(std::mem::take(&mut parts.usage)),
+            usage_file: tokio::sync::Mutex::default(),
             costs: Mutex::default(),
             late: Mutex::new(Ok(())),
             taps: Semaphore::new(MAX_TAPS),
@@ -153,6 +156,7 @@ impl OperatorService {
     }
 
     async fn write_usage(&self) {
+        let _writer = self.usage_file.lock().await;
         let file = self.usage.lock().file();
         if let Some((path, text)) = file {
             usage::write(path, text).await;
