@@ -14,25 +14,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use axum::http::header::{AUTHORIZATION, COOKIE, HeaderMap, ORIGIN};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
+use super::sessions::{SESSION, SessionEnd, Sessions};
+
 /// Fewest characters of a token.
 const MIN_TOKEN: usize = 16;
 
 /// Name of the cookie.
 const COOKIE_NAME: &str = "headwater_session";
-
-/// Lifetime of a session.
-const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
-
-/// Most sessions; the oldest one ends for a new one.
-const MAX_SESSIONS: usize = 64;
 
 /// Failed attempts of an address within [`WINDOW`] after which it is refused unheard.
 const MAX_FAILURES: u32 = 10;
@@ -46,9 +40,9 @@ const MAX_ADDRESSES: usize = 1024;
 /// Headers by which a proxy names its client: a request that has one does not come from loopback, whoever the peer is.
 const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
 
-type Hash = [u8; 32];
+pub(super) type Hash = [u8; 32];
 
-fn hash(secret: &str) -> Hash {
+pub(super) fn hash(secret: &str) -> Hash {
     Sha256::digest(secret.as_bytes()).into()
 }
 
@@ -143,7 +137,7 @@ pub struct Access {
     token: Option<AdminToken>,
     /// `true` if the admin port listens on loopback alone.
     is_local: bool,
-    sessions: Mutex<HashMap<Hash, Instant>>,
+    sessions: Sessions,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
 
@@ -160,7 +154,7 @@ impl Access {
         Self {
             token,
             is_local: listener.ip().to_canonical().is_loopback(),
-            sessions: Mutex::default(),
+            sessions: Sessions::default(),
             failures: Mutex::default(),
         }
     }
@@ -183,11 +177,7 @@ impl Access {
         if let Some(shown) = bearer(headers) {
             return self.prove(token, shown, peer, now).map(|()| as_one(Credential::Token));
         }
-        let id = session_id(headers).ok_or(Denied::Unauthorized)?;
-        let ends = self.sessions.lock().get(&hash(id)).copied();
-        if ends.is_none_or(|end| end <= now) {
-            return Err(Denied::Unauthorized);
-        }
+        self.session(headers, now).ok_or(Denied::Unauthorized)?;
         // The listener has compared an Origin with the Host.
         if acts && !headers.contains_key(ORIGIN) {
             return Err(Denied::NoOrigin);
@@ -203,23 +193,20 @@ impl Access {
     pub fn log_in(&self, shown: &str, peer: IpAddr, is_secured: bool, now: Instant) -> Result<String, Denied> {
         let token = self.token.as_ref().ok_or(Denied::Unauthorized)?;
         self.prove(token, shown, peer.to_canonical(), now)?;
-        let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
-        let mut sessions = self.sessions.lock();
-        sessions.retain(|_, end| *end > now);
-        if sessions.len() >= MAX_SESSIONS
-            && let Some(oldest) = sessions.iter().min_by_key(|(_, end)| **end).map(|(id, _)| *id)
-        {
-            sessions.remove(&oldest);
-        }
-        sessions.insert(hash(&id), now + SESSION);
+        let id = self.sessions.begin(now);
         let secure = if is_secured { "; Secure" } else { "" };
         Ok(cookie(&id, SESSION) + secure)
     }
 
-    /// Ends the session of a request, if it has one; returns the cookie that replaces it.
+    /// Returns the end of the session that a request names, if there is one.
+    pub(super) fn session(&self, headers: &HeaderMap, now: Instant) -> Option<SessionEnd> {
+        self.sessions.get(session_id(headers)?, now)
+    }
+
+    /// Ends the session of a request, and its connections, if it has one; returns the cookie that replaces it.
     pub fn log_out(&self, headers: &HeaderMap) -> String {
         if let Some(id) = session_id(headers) {
-            self.sessions.lock().remove(&hash(id));
+            self.sessions.end(id);
         }
         cookie("", Duration::ZERO)
     }
@@ -364,22 +351,6 @@ mod tests {
         assert_eq!(check(own, true, true, now + SESSION), Err(Denied::Unauthorized));
         assert!(access.log_out(&headers(&[("cookie", own)])).contains("=; "));
         assert_eq!(check(own, true, true, now), Err(Denied::Unauthorized));
-    }
-
-    #[test]
-    fn the_oldest_session_ends_for_a_new_one() {
-        let now = Instant::now();
-        let access = access(Some(TOKEN), "0.0.0.0:1");
-        let second = Duration::from_secs(1);
-        let sets: Vec<String> = (0..=MAX_SESSIONS as u32)
-            .map(|at| access.log_in(TOKEN, LOCAL, false, now + second * at).unwrap())
-            .collect();
-        let is_open = |set: &str| {
-            let own = headers(&[("cookie", set.split(';').next().unwrap())]);
-            access.check(&own, LOCAL, false, now).is_ok()
-        };
-        assert!(!is_open(&sets[0]) && sets[1..].iter().all(|set| is_open(set)));
-        assert_eq!(access.sessions.lock().len(), MAX_SESSIONS);
     }
 
     #[test]

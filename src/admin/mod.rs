@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! listener    bounds on time and connections; Host and Origin of each request
-//! access      the admin token, sessions of browsers, loopback
+//! access      the admin token, sessions, loopback
+//! sessions    browsers that have shown the token
 //! api         /api, and the login of browsers
 //! readiness   /ready
 //! ```
@@ -11,6 +12,7 @@ mod access;
 mod api;
 mod listener;
 mod readiness;
+mod sessions;
 
 use std::sync::Arc;
 
