@@ -4,7 +4,7 @@ mod lines;
 mod table;
 mod top;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -173,12 +173,21 @@ fn upstream(text: &str) -> Result<UpstreamName, std::convert::Infallible> {
     Ok(index.unwrap_or_else(|_| UpstreamName::Address(text.to_owned())))
 }
 
-/// Runs a command.
+/// Runs a command; it ends when it is done, or when nobody reads its output any more.
 pub async fn run(command: OperatorCommand) -> anyhow::Result<()> {
+    let outcome = perform(command).await;
+    let is_unread = |why: &anyhow::Error| {
+        let why = why.downcast_ref::<io::Error>();
+        why.is_some_and(|why| why.kind() == io::ErrorKind::BrokenPipe)
+    };
+    outcome.or_else(|why| if is_unread(&why) { Ok(()) } else { Err(why) })
+}
+
+async fn perform(command: OperatorCommand) -> anyhow::Result<()> {
     match command {
         OperatorCommand::Status(target) => {
             let status = told(target.connect().await?.status().await)?;
-            target.show(&status, lines::status);
+            target.show(&status, lines::status)?;
         }
         OperatorCommand::Top(target) => top::top(&target).await?,
         OperatorCommand::Clients(args) => {
@@ -191,34 +200,34 @@ pub async fn run(command: OperatorCommand) -> anyhow::Result<()> {
                 limit: Some(args.limit),
             };
             let page = told(args.target.connect().await?.clients(Some(query)).await)?;
-            args.target.show(&page, lines::clients);
+            args.target.show(&page, lines::clients)?;
         }
         OperatorCommand::Tap(args) => tap(&args).await?,
         OperatorCommand::Kick(OfClient { client, target }) => {
             told(target.connect().await?.disconnect(client).await)?;
-            target.show(&true, |_| format!("client {client} is disconnected\n"));
+            target.show(&true, |_| format!("client {client} is disconnected\n"))?;
         }
         OperatorCommand::Cordon(CordonArgs { of, force }) => {
             let changed = told(of.target.connect().await?.cordon(of.upstream, Some(force)).await)?;
             of.target
-                .show(&changed, |new| outcome(*new, "cordoned", "was cordoned already"));
+                .show(&changed, |new| outcome(*new, "cordoned", "was cordoned already"))?;
         }
         OperatorCommand::Uncordon(OfUpstream { upstream, target }) => {
             let changed = told(target.connect().await?.uncordon(upstream).await)?;
             target.show(&changed, |new| {
                 outcome(*new, "the cordon has ended", "was not cordoned")
-            });
+            })?;
         }
         OperatorCommand::Drain(DrainArgs { close_within, target }) => {
             let close_within_ms = close_within.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
             let changed = told(target.connect().await?.drain(Some(Drain { close_within_ms })).await)?;
             target.show(&changed, |new| {
                 outcome(*new, "drained: /ready answers 503", "was drained already")
-            });
+            })?;
         }
         OperatorCommand::Undrain(target) => {
             let changed = told(target.connect().await?.undrain().await)?;
-            target.show(&changed, |new| outcome(*new, "the drain has ended", "was not drained"));
+            target.show(&changed, |new| outcome(*new, "the drain has ended", "was not drained"))?;
         }
         OperatorCommand::Usage(args) => {
             let query = UsageQuery {
@@ -227,22 +236,27 @@ pub async fn run(command: OperatorCommand) -> anyhow::Result<()> {
                 total: !args.by_hour,
             };
             let rows = told(args.target.connect().await?.usage(Some(query)).await)?;
-            args.target.show(&rows, |rows| lines::usage(rows, args.by_hour));
+            args.target.show(&rows, |rows| lines::usage(rows, args.by_hour))?;
         }
         OperatorCommand::Reload(target) => {
             let reloaded = told(target.connect().await?.reload().await)?;
             target.show(&reloaded, |reloaded| match &reloaded.needs_restart[..] {
                 [] => "reloaded\n".to_owned(),
                 waiting => format!("reloaded; only a restart applies {}\n", Printable(&waiting.join(", "))),
-            });
+            })?;
         }
     }
     Ok(())
 }
 
-/// Prints a result; a closed pipe is not an error.
-fn print(text: &str) {
-    drop(std::io::stdout().write_all(text.as_bytes()));
+/// Prints a result at once.
+///
+/// # Errors
+/// That of standard output; a reader that is gone ends a command without an error, see [`run`].
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 fn outcome(changed: bool, done: &str, nothing: &str) -> String {
@@ -260,9 +274,9 @@ async fn tap(args: &TapArgs) -> anyhow::Result<()> {
     while let Some(item) = items.next().await {
         let item = item?;
         if args.target.json {
-            print(&format!("{}\n", escape_json(serde_json::to_string(&item)?)));
+            print(&format!("{}\n", escape_json(serde_json::to_string(&item)?)))?;
         } else {
-            print(&lines::tapped(&item));
+            print(&lines::tapped(&item))?;
         }
         if matches!(item, TapItem::Ended { .. }) {
             break;
@@ -299,12 +313,12 @@ impl Target {
     }
 
     /// Prints a value as JSON, or as text for people.
-    fn show<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
+    fn show<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> io::Result<()> {
         if self.json {
             let json = serde_json::to_string_pretty(value).unwrap_or_default();
-            print(&format!("{}\n", escape_json_lines(&json)));
+            print(&format!("{}\n", escape_json_lines(&json)))
         } else {
-            print(&text(value));
+            print(&text(value))
         }
     }
 }

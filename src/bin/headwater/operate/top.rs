@@ -87,7 +87,7 @@ pub(super) async fn top(target: &Target) -> anyhow::Result<()> {
     let mut states = told(api.subscribe_status().await)?;
     if target.json {
         while let Some(status) = states.next().await {
-            print(&format!("{}\n", escape_json(serde_json::to_string(&status?)?)));
+            print(&format!("{}\n", escape_json(serde_json::to_string(&status?)?)))?;
         }
         bail!("the connection to headwater was lost");
     }
