@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! listener    bounds on time and connections; Host and Origin of each request
+//! activity    requests that are being answered
 //! access      the admin token, sessions, loopback
 //! sessions    browsers that have shown the token
 //! api         /api, and the login of browsers
@@ -9,6 +10,7 @@
 //! ```
 
 mod access;
+mod activity;
 mod api;
 mod listener;
 mod readiness;
