@@ -28,13 +28,17 @@ const MIN_TOKEN: usize = 16;
 /// Name of the cookie.
 const COOKIE_NAME: &str = "headwater_session";
 
-/// Failed attempts of an address within [`WINDOW`] after which it is refused unheard.
+/// Failed attempts of an address within [`WINDOW`] after which its tokens are not compared any more.
 const MAX_FAILURES: u32 = 10;
+
+/// Failed attempts of all addresses beyond [`MAX_ADDRESSES`] together, after which theirs are not compared any more.
+/// Addresses of loopback are counted apart even then: many guessers do not lock out an operator on the machine.
+const MAX_FAILURES_OF_OTHERS: u32 = 1000;
 
 /// Time for which failed attempts are counted, from the first one.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Most addresses with failed attempts; beyond them, other addresses that fail are refused unheard too.
+/// Most addresses that are counted apart, besides those of loopback; the others share one count.
 const MAX_ADDRESSES: usize = 1024;
 
 /// Headers by which a proxy names its client: a request that has one does not come from loopback, whoever the peer is.
@@ -125,7 +129,7 @@ pub struct Actor {
 pub enum Denied {
     /// Neither token nor session, or not valid.
     Unauthorized,
-    /// Too many failed attempts of this address, with the time until the next one is heard.
+    /// Too many failed attempts of this address, or of the others together, with the time until the next one is heard.
     Attempts(Duration),
     /// Session in a request that a page sends without naming its origin.
     NoOrigin,
@@ -138,7 +142,26 @@ pub struct Access {
     /// `true` if the admin port listens on loopback alone.
     is_local: bool,
     sessions: Sessions,
-    failures: Mutex<HashMap<IpAddr, Failures>>,
+    failures: Mutex<HashMap<Guesser, Failures>>,
+}
+
+/// Sender of failed attempts that are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Guesser {
+    Address(IpAddr),
+    /// All addresses of loopback.
+    Loopback,
+    /// All addresses beyond [`MAX_ADDRESSES`].
+    Others,
+}
+
+impl Guesser {
+    fn max_failures(self) -> u32 {
+        match self {
+            Self::Others => MAX_FAILURES_OF_OTHERS,
+            Self::Address(_) | Self::Loopback => MAX_FAILURES,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -211,29 +234,37 @@ impl Access {
         cookie("", Duration::ZERO)
     }
 
-    /// Compares a token, unless this address has failed too often.
+    /// Compares a token, unless this address, or the others together, have failed too often.
     fn prove(&self, token: &AdminToken, shown: &str, peer: IpAddr, now: Instant) -> Result<(), Denied> {
         let mut failures = self.failures.lock();
         let end = |failed: &Failures| failed.since + WINDOW;
-        let failed = failures.get(&peer).copied().filter(|failed| end(failed) > now);
+        let own = if peer.is_loopback() {
+            Guesser::Loopback
+        } else {
+            Guesser::Address(peer)
+        };
+        if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&own) {
+            failures.retain(|_, failed| end(failed) > now);
+        }
+        let guesser = match own {
+            Guesser::Address(_) if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&own) => Guesser::Others,
+            own => own,
+        };
+        let failed = failures.get(&guesser).copied().filter(|failed| end(failed) > now);
         if let Some(failed) = failed
-            && failed.count >= MAX_FAILURES
+            && failed.count >= guesser.max_failures()
         {
             return Err(Denied::Attempts(end(&failed) - now));
         }
         if token.is(shown) {
-            failures.remove(&peer);
-            return Ok(());
-        }
-        if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&peer) {
-            failures.retain(|_, failed| end(failed) > now);
-            if failures.len() >= MAX_ADDRESSES {
-                return Err(Denied::Attempts(WINDOW));
+            if guesser != Guesser::Others {
+                failures.remove(&guesser);
             }
+            return Ok(());
         }
         let failed = failed.unwrap_or(Failures { since: now, count: 0 });
         let count = failed.count + 1;
-        failures.insert(peer, Failures { count, ..failed });
+        failures.insert(guesser, Failures { count, ..failed });
         Err(Denied::Unauthorized)
     }
 }
@@ -354,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_fails_often_is_refused_unheard_for_a_while() {
+    fn addresses_that_fail_often_are_refused_unheard_for_a_while() {
         let now = Instant::now();
         let access = access(Some(TOKEN), "0.0.0.0:1");
         let other: IpAddr = "203.0.113.7".parse().unwrap();
@@ -368,11 +399,16 @@ mod tests {
             let address = IpAddr::V4(std::net::Ipv4Addr::from(number));
             assert_eq!(access.log_in("guess", address, false, now), Err(Denied::Unauthorized));
         }
+        // Further addresses are counted together.
+        for number in 0..MAX_FAILURES_OF_OTHERS {
+            let address = IpAddr::V4(std::net::Ipv4Addr::from(MAX_ADDRESSES as u32 + number));
+            assert_eq!(access.log_in("guess", address, false, now), Err(Denied::Unauthorized));
+        }
         assert_eq!(access.log_in("guess", other, false, now), Err(Denied::Attempts(WINDOW)));
-        assert!(
-            access.log_in(TOKEN, other, false, now).is_ok(),
-            "the token is heard even then"
-        );
+        assert_eq!(access.log_in(TOKEN, other, false, now), Err(Denied::Attempts(WINDOW)));
+        assert_eq!(access.log_in("guess", LOCAL, false, now), Err(Denied::Unauthorized));
+        assert!(access.log_in(TOKEN, LOCAL, false, now).is_ok(), "loopback is heard");
+        assert!(access.failures.lock().len() <= MAX_ADDRESSES + 2);
         assert_eq!(
             access.log_in("guess", other, false, now + WINDOW),
             Err(Denied::Unauthorized)

@@ -200,7 +200,7 @@ async fn perform(command: OperatorCommand) -> anyhow::Result<()> {
                 limit: Some(args.limit),
             };
             let page = told(args.target.connect().await?.clients(Some(query)).await)?;
-            args.target.show(&page, lines::clients)?;
+            args.target.show(&page, |page| lines::clients(page, args.offset))?;
         }
         OperatorCommand::Tap(args) => tap(&args).await?,
         OperatorCommand::Kick(OfClient { client, target }) => {
