@@ -13,6 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use headwater::operator::{
     ClientQuery, ClientSort, Drain, OperatorClient as _, TapItem, TapQuery, UpstreamName, UsageQuery,
 };
+use jsonrpsee::client_transport::ws::WsHandshakeError;
 use jsonrpsee::core::client::Error;
 use jsonrpsee::ws_client::{HeaderMap, HeaderValue, WsClient, WsClientBuilder};
 use serde::Serialize;
@@ -186,7 +187,7 @@ pub async fn run(command: OperatorCommand) -> anyhow::Result<()> {
 async fn perform(command: OperatorCommand) -> anyhow::Result<()> {
     match command {
         OperatorCommand::Status(target) => {
-            let status = told(target.connect().await?.status().await)?;
+            let status = result_of(target.connect().await?.status().await)?;
             target.show(&status, lines::status)?;
         }
         OperatorCommand::Top(target) => top::top(&target).await?,
@@ -199,34 +200,34 @@ async fn perform(command: OperatorCommand) -> anyhow::Result<()> {
                 offset: args.offset,
                 limit: Some(args.limit),
             };
-            let page = told(args.target.connect().await?.clients(Some(query)).await)?;
+            let page = result_of(args.target.connect().await?.clients(Some(query)).await)?;
             args.target.show(&page, |page| lines::clients(page, args.offset))?;
         }
         OperatorCommand::Tap(args) => tap(&args).await?,
         OperatorCommand::Kick(OfClient { client, target }) => {
-            told(target.connect().await?.disconnect(client).await)?;
+            result_of(target.connect().await?.disconnect(client).await)?;
             target.show(&true, |_| format!("client {client} is disconnected\n"))?;
         }
         OperatorCommand::Cordon(CordonArgs { of, force }) => {
-            let changed = told(of.target.connect().await?.cordon(of.upstream, Some(force)).await)?;
+            let changed = result_of(of.target.connect().await?.cordon(of.upstream, Some(force)).await)?;
             of.target
                 .show(&changed, |new| outcome(*new, "cordoned", "was cordoned already"))?;
         }
         OperatorCommand::Uncordon(OfUpstream { upstream, target }) => {
-            let changed = told(target.connect().await?.uncordon(upstream).await)?;
+            let changed = result_of(target.connect().await?.uncordon(upstream).await)?;
             target.show(&changed, |new| {
                 outcome(*new, "the cordon has ended", "was not cordoned")
             })?;
         }
         OperatorCommand::Drain(DrainArgs { close_within, target }) => {
             let close_within_ms = close_within.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-            let changed = told(target.connect().await?.drain(Some(Drain { close_within_ms })).await)?;
+            let changed = result_of(target.connect().await?.drain(Some(Drain { close_within_ms })).await)?;
             target.show(&changed, |new| {
                 outcome(*new, "drained: /ready answers 503", "was drained already")
             })?;
         }
         OperatorCommand::Undrain(target) => {
-            let changed = told(target.connect().await?.undrain().await)?;
+            let changed = result_of(target.connect().await?.undrain().await)?;
             target.show(&changed, |new| outcome(*new, "the drain has ended", "was not drained"))?;
         }
         OperatorCommand::Usage(args) => {
@@ -235,11 +236,11 @@ async fn perform(command: OperatorCommand) -> anyhow::Result<()> {
                 hours: Some(args.hours),
                 total: !args.by_hour,
             };
-            let rows = told(args.target.connect().await?.usage(Some(query)).await)?;
+            let rows = result_of(args.target.connect().await?.usage(Some(query)).await)?;
             args.target.show(&rows, |rows| lines::usage(rows, args.by_hour))?;
         }
         OperatorCommand::Reload(target) => {
-            let reloaded = told(target.connect().await?.reload().await)?;
+            let reloaded = result_of(target.connect().await?.reload().await)?;
             target.show(&reloaded, |reloaded| match &reloaded.needs_restart[..] {
                 [] => "reloaded\n".to_owned(),
                 waiting => format!("reloaded; only a restart applies {}\n", Printable(&waiting.join(", "))),
@@ -270,7 +271,7 @@ async fn tap(args: &TapArgs) -> anyhow::Result<()> {
         seconds: Some(args.time.as_secs().max(1)),
         max_bytes: Some(args.max_bytes),
     };
-    let mut items = told(api.tap(args.client, Some(query)).await)?;
+    let mut items = result_of(api.tap(args.client, Some(query)).await)?;
     while let Some(item) = items.next().await {
         let item = item?;
         if args.target.json {
@@ -325,12 +326,17 @@ impl Target {
 
 /// Returns the status with which the server rejected an upgrade.
 fn rejected(why: &Error) -> Option<u16> {
-    let text = why.to_string() + &format!("{why:?}");
-    [401, 429].into_iter().find(|code| text.contains(&code.to_string()))
+    match why {
+        Error::Transport(why) => match why.downcast_ref() {
+            Some(WsHandshakeError::Rejected { status_code }) => Some(*status_code),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Returns the result of a request; an error of the server as its message alone.
-fn told<T>(answer: Result<T, Error>) -> anyhow::Result<T> {
+fn result_of<T>(answer: Result<T, Error>) -> anyhow::Result<T> {
     answer.map_err(|why| match why {
         Error::Call(error) => anyhow!("{}", Printable(error.message())),
         other => anyhow!("{}", Printable(&other.to_string())),
@@ -359,6 +365,18 @@ fn url(admin: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rejection_is_known_by_its_status_whatever_the_text_of_an_error_holds() {
+        for (error, status) in [
+            (WsHandshakeError::Rejected { status_code: 401 }, Some(401)),
+            (WsHandshakeError::Rejected { status_code: 503 }, Some(503)),
+            (WsHandshakeError::NoAddressFound("node-429.example:401".into()), None),
+        ] {
+            assert_eq!(rejected(&Error::Transport(error.into())), status);
+        }
+        assert_eq!(rejected(&Error::Custom("429".into())), None);
+    }
 
     #[test]
     fn an_admin_address_is_as_in_the_settings_or_a_url() {
