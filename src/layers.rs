@@ -14,9 +14,10 @@ const LAYERS: &str = "
     main          app config devnet door reload telemetry
     bench         deflate tls
     health
-    operate       operator
+    operate       operator text
     # Nodes write numbers in many ways; it reads them as the proxy does.
-    tail          quantity
+    tail          quantity text
+    text
 
     app           admin backplane chain clock config devnet door extension module operator reload rpc server session subscription telemetry tls upstream
     # The operator's API reads the state of all modules and acts on them; admin serves it without knowing its methods.

@@ -14,13 +14,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use axum::http::header::{AUTHORIZATION, COOKIE, HeaderMap, ORIGIN};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
+
+use super::sessions::{SESSION, SessionEnd, Sessions};
 
 /// Fewest characters of a token.
 const MIN_TOKEN: usize = 16;
@@ -28,27 +28,25 @@ const MIN_TOKEN: usize = 16;
 /// Name of the cookie.
 const COOKIE_NAME: &str = "headwater_session";
 
-/// Lifetime of a session.
-const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
-
-/// Most sessions; the oldest one ends for a new one.
-const MAX_SESSIONS: usize = 64;
-
-/// Failed attempts of an address within [`WINDOW`] after which it is refused unheard.
+/// Failed attempts of an address within [`WINDOW`] after which its tokens are not compared any more.
 const MAX_FAILURES: u32 = 10;
+
+/// Failed attempts of all addresses beyond [`MAX_ADDRESSES`] together, after which theirs are not compared any more.
+/// Addresses of loopback are counted apart even then: many guessers do not lock out an operator on the machine.
+const MAX_FAILURES_OF_OTHERS: u32 = 1000;
 
 /// Time for which failed attempts are counted, from the first one.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Most addresses with failed attempts; beyond them, other addresses that fail are refused unheard too.
+/// Most addresses that are counted apart, besides those of loopback; the others share one count.
 const MAX_ADDRESSES: usize = 1024;
 
 /// Headers by which a proxy names its client: a request that has one does not come from loopback, whoever the peer is.
 const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
 
-type Hash = [u8; 32];
+pub(super) type Hash = [u8; 32];
 
-fn hash(secret: &str) -> Hash {
+pub(super) fn hash(secret: &str) -> Hash {
     Sha256::digest(secret.as_bytes()).into()
 }
 
@@ -131,7 +129,7 @@ pub struct Actor {
 pub enum Denied {
     /// Neither token nor session, or not valid.
     Unauthorized,
-    /// Too many failed attempts of this address, with the time until the next one is heard.
+    /// Too many failed attempts of this address, or of the others together, with the time until the next one is heard.
     Attempts(Duration),
     /// Session in a request that a page sends without naming its origin.
     NoOrigin,
@@ -143,8 +141,27 @@ pub struct Access {
     token: Option<AdminToken>,
     /// `true` if the admin port listens on loopback alone.
     is_local: bool,
-    sessions: Mutex<HashMap<Hash, Instant>>,
-    failures: Mutex<HashMap<IpAddr, Failures>>,
+    sessions: Sessions,
+    failures: Mutex<HashMap<Guesser, Failures>>,
+}
+
+/// Sender of failed attempts that are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Guesser {
+    Address(IpAddr),
+    /// All addresses of loopback.
+    Loopback,
+    /// All addresses beyond [`MAX_ADDRESSES`].
+    Others,
+}
+
+impl Guesser {
+    fn max_failures(self) -> u32 {
+        match self {
+            Self::Others => MAX_FAILURES_OF_OTHERS,
+            Self::Address(_) | Self::Loopback => MAX_FAILURES,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +177,7 @@ impl Access {
         Self {
             token,
             is_local: listener.ip().to_canonical().is_loopback(),
-            sessions: Mutex::default(),
+            sessions: Sessions::default(),
             failures: Mutex::default(),
         }
     }
@@ -183,11 +200,7 @@ impl Access {
         if let Some(shown) = bearer(headers) {
             return self.prove(token, shown, peer, now).map(|()| as_one(Credential::Token));
         }
-        let id = session_id(headers).ok_or(Denied::Unauthorized)?;
-        let ends = self.sessions.lock().get(&hash(id)).copied();
-        if ends.is_none_or(|end| end <= now) {
-            return Err(Denied::Unauthorized);
-        }
+        self.session(headers, now).ok_or(Denied::Unauthorized)?;
         // The listener has compared an Origin with the Host.
         if acts && !headers.contains_key(ORIGIN) {
             return Err(Denied::NoOrigin);
@@ -203,50 +216,55 @@ impl Access {
     pub fn log_in(&self, shown: &str, peer: IpAddr, is_secured: bool, now: Instant) -> Result<String, Denied> {
         let token = self.token.as_ref().ok_or(Denied::Unauthorized)?;
         self.prove(token, shown, peer.to_canonical(), now)?;
-        let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
-        let mut sessions = self.sessions.lock();
-        sessions.retain(|_, end| *end > now);
-        if sessions.len() >= MAX_SESSIONS
-            && let Some(oldest) = sessions.iter().min_by_key(|(_, end)| **end).map(|(id, _)| *id)
-        {
-            sessions.remove(&oldest);
-        }
-        sessions.insert(hash(&id), now + SESSION);
+        let id = self.sessions.begin(now);
         let secure = if is_secured { "; Secure" } else { "" };
         Ok(cookie(&id, SESSION) + secure)
     }
 
-    /// Ends the session of a request, if it has one; returns the cookie that replaces it.
+    /// Returns the end of the session that a request names, if there is one.
+    pub(super) fn session(&self, headers: &HeaderMap, now: Instant) -> Option<SessionEnd> {
+        self.sessions.get(session_id(headers)?, now)
+    }
+
+    /// Ends the session of a request, and its connections, if it has one; returns the cookie that replaces it.
     pub fn log_out(&self, headers: &HeaderMap) -> String {
         if let Some(id) = session_id(headers) {
-            self.sessions.lock().remove(&hash(id));
+            self.sessions.end(id);
         }
         cookie("", Duration::ZERO)
     }
 
-    /// Compares a token, unless this address has failed too often.
+    /// Compares a token, unless this address, or the others together, have failed too often.
     fn prove(&self, token: &AdminToken, shown: &str, peer: IpAddr, now: Instant) -> Result<(), Denied> {
         let mut failures = self.failures.lock();
         let end = |failed: &Failures| failed.since + WINDOW;
-        let failed = failures.get(&peer).copied().filter(|failed| end(failed) > now);
+        let own = if peer.is_loopback() {
+            Guesser::Loopback
+        } else {
+            Guesser::Address(peer)
+        };
+        if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&own) {
+            failures.retain(|_, failed| end(failed) > now);
+        }
+        let guesser = match own {
+            Guesser::Address(_) if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&own) => Guesser::Others,
+            own => own,
+        };
+        let failed = failures.get(&guesser).copied().filter(|failed| end(failed) > now);
         if let Some(failed) = failed
-            && failed.count >= MAX_FAILURES
+            && failed.count >= guesser.max_failures()
         {
             return Err(Denied::Attempts(end(&failed) - now));
         }
         if token.is(shown) {
-            failures.remove(&peer);
-            return Ok(());
-        }
-        if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&peer) {
-            failures.retain(|_, failed| end(failed) > now);
-            if failures.len() >= MAX_ADDRESSES {
-                return Err(Denied::Attempts(WINDOW));
+            if guesser != Guesser::Others {
+                failures.remove(&guesser);
             }
+            return Ok(());
         }
         let failed = failed.unwrap_or(Failures { since: now, count: 0 });
         let count = failed.count + 1;
-        failures.insert(peer, Failures { count, ..failed });
+        failures.insert(guesser, Failures { count, ..failed });
         Err(Denied::Unauthorized)
     }
 }
@@ -367,23 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_session_ends_for_a_new_one() {
-        let now = Instant::now();
-        let access = access(Some(TOKEN), "0.0.0.0:1");
-        let second = Duration::from_secs(1);
-        let sets: Vec<String> = (0..=MAX_SESSIONS as u32)
-            .map(|at| access.log_in(TOKEN, LOCAL, false, now + second * at).unwrap())
-            .collect();
-        let is_open = |set: &str| {
-            let own = headers(&[("cookie", set.split(';').next().unwrap())]);
-            access.check(&own, LOCAL, false, now).is_ok()
-        };
-        assert!(!is_open(&sets[0]) && sets[1..].iter().all(|set| is_open(set)));
-        assert_eq!(access.sessions.lock().len(), MAX_SESSIONS);
-    }
-
-    #[test]
-    fn an_address_that_fails_often_is_refused_unheard_for_a_while() {
+    fn addresses_that_fail_often_are_refused_unheard_for_a_while() {
         let now = Instant::now();
         let access = access(Some(TOKEN), "0.0.0.0:1");
         let other: IpAddr = "203.0.113.7".parse().unwrap();
@@ -397,11 +399,16 @@ mod tests {
             let address = IpAddr::V4(std::net::Ipv4Addr::from(number));
             assert_eq!(access.log_in("guess", address, false, now), Err(Denied::Unauthorized));
         }
+        // Further addresses are counted together.
+        for number in 0..MAX_FAILURES_OF_OTHERS {
+            let address = IpAddr::V4(std::net::Ipv4Addr::from(MAX_ADDRESSES as u32 + number));
+            assert_eq!(access.log_in("guess", address, false, now), Err(Denied::Unauthorized));
+        }
         assert_eq!(access.log_in("guess", other, false, now), Err(Denied::Attempts(WINDOW)));
-        assert!(
-            access.log_in(TOKEN, other, false, now).is_ok(),
-            "the token is heard even then"
-        );
+        assert_eq!(access.log_in(TOKEN, other, false, now), Err(Denied::Attempts(WINDOW)));
+        assert_eq!(access.log_in("guess", LOCAL, false, now), Err(Denied::Unauthorized));
+        assert!(access.log_in(TOKEN, LOCAL, false, now).is_ok(), "loopback is heard");
+        assert!(access.failures.lock().len() <= MAX_ADDRESSES + 2);
         assert_eq!(
             access.log_in("guess", other, false, now + WINDOW),
             Err(Denied::Unauthorized)

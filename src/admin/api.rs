@@ -21,14 +21,15 @@ use hyper_util::service::TowerToHyperService;
 use jsonrpsee::Methods;
 use jsonrpsee::server::{
     BatchRequestConfig, HttpBody, PingConfig, RandomStringIdProvider, ServerBuilder, ServerConfig, ServerHandle,
-    stop_channel,
+    StopHandle, stop_channel,
 };
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Admin;
-use super::access::{Actor, Denied};
+use super::access::{Actor, Credential, Denied};
+use super::sessions::SessionEnd;
 
 /// Most connections to the API, and requests in progress.
 const MAX_CONNECTIONS: u32 = 16;
@@ -60,11 +61,13 @@ const MAX_FORM: usize = 4 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub SocketAddr);
 
-type Serve = dyn Fn(Request<Body>) -> BoxFuture<'static, Response> + Send + Sync;
+type Serve = dyn Fn(Request<Body>, StopHandle) -> BoxFuture<'static, Response> + Send + Sync;
 
 /// jsonrpsee's server of some methods.
 pub struct Api {
     serve: Box<Serve>,
+    /// Stops a connection at the end of the server.
+    stop: StopHandle,
     /// Ends the connections when it is dropped.
     _running: ServerHandle,
 }
@@ -96,8 +99,8 @@ impl Api {
         let (stop, running) = stop_channel();
         let services = ServerBuilder::with_config(config).to_service_builder();
         let methods = methods.into();
-        let serve = move |request: Request<Body>| -> BoxFuture<'static, Response> {
-            let service = TowerToHyperService::new(services.clone().build(methods.clone(), stop.clone()));
+        let serve = move |request: Request<Body>, stop: StopHandle| -> BoxFuture<'static, Response> {
+            let service = TowerToHyperService::new(services.clone().build(methods.clone(), stop));
             Box::pin(async move {
                 match service.call(request.map(HttpBody::new)).await {
                     Ok(response) => response.map(Body::new),
@@ -110,6 +113,7 @@ impl Api {
         };
         Self {
             serve: Box::new(serve),
+            stop,
             _running: running,
         }
     }
@@ -121,13 +125,13 @@ pub(super) async fn api(
     Extension(peer): Extension<Peer>,
     mut request: Request<Body>,
 ) -> Response {
-    match actor(&admin, peer, &request) {
-        Ok(actor) => {
+    match actor(&admin, peer, &request).and_then(|actor| Ok((actor, stop_handle(&admin, actor, &request)?))) {
+        Ok((actor, stop)) => {
             // The server logs requests, at its finest level.
             request.headers_mut().remove(AUTHORIZATION);
             request.headers_mut().remove(COOKIE);
             request.extensions_mut().insert(actor);
-            (admin.api.serve)(request).await
+            (admin.api.serve)(request, stop).await
         }
         Err(denied) => refuse(denied, peer),
     }
@@ -193,6 +197,28 @@ pub(super) async fn log_out(State(admin): State<Arc<Admin>>, request: Request<Bo
 fn actor(admin: &Admin, Peer(peer): Peer, request: &Request<Body>) -> Result<Actor, Denied> {
     let acts = request.method() != Method::GET || request.headers().contains_key(UPGRADE);
     admin.access.check(request.headers(), peer.ip(), acts, Instant::now())
+}
+
+/// Returns the stop handle of a request: a WebSocket of a session ends with the session.
+fn stop_handle(admin: &Admin, actor: Actor, request: &Request<Body>) -> Result<StopHandle, Denied> {
+    if actor.credential != Credential::Session || !request.headers().contains_key(UPGRADE) {
+        return Ok(admin.api.stop.clone());
+    }
+    let session = admin.access.session(request.headers(), Instant::now());
+    // It may have ended since the check.
+    Ok(ends_with(session.ok_or(Denied::Unauthorized)?))
+}
+
+/// Creates a stop handle that stops its connection when a session ends; the task of it ends with the connection.
+fn ends_with(session: SessionEnd) -> StopHandle {
+    let (stop, running) = stop_channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = session.over() => drop(running.stop()),
+            () = running.clone().stopped() => {}
+        }
+    });
+    stop
 }
 
 fn refuse(denied: Denied, Peer(peer): Peer) -> Response {

@@ -5,13 +5,13 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::header::{HOST, HeaderMap, ORIGIN};
 use axum::http::{Request, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Admin;
+use super::activity::{Activity, Watched};
 use super::api::Peer;
 use crate::door::Hosts;
 use crate::server::WriteTimeout;
@@ -40,7 +41,8 @@ const HEAD: Duration = Duration::from_secs(10);
 /// Time limit for progress in writing: an operator that does not read is disconnected.
 const WRITE: Duration = Duration::from_secs(10);
 
-/// Longest lifetime of a connection; a scraper that keeps one open reconnects.
+/// Longest lifetime of a connection; a scraper that keeps one open reconnects. An answer that is being written then has as
+/// long again.
 const LIFETIME: Duration = Duration::from_secs(60);
 
 /// Longest head of a request, in bytes.
@@ -69,23 +71,12 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
                 continue;
             }
         };
-        open.retain(|connection| !connection.task.is_finished());
-        if open.len() >= MAX_CONNECTIONS {
-            let silent = open
-                .iter()
-                .position(|connection| !connection.asks.load(Ordering::Relaxed));
-            if let Some(oldest) = open.remove(silent.unwrap_or(0)) {
-                tokio::time::sleep_until(oldest.since + GRACE).await;
-                if !oldest.asks.load(Ordering::Relaxed) || silent.is_none() {
-                    oldest.task.abort();
-                }
-            }
-        }
-        let asks = Arc::new(AtomicBool::new(false));
+        make_room(&mut open).await;
+        let activity = Activity::default();
         open.push_back(AdminConnection {
             since: Instant::now(),
-            asks: asks.clone(),
-            task: serving.spawn(connection(stream, Peer(peer), pages.clone(), hosts.clone(), asks)),
+            activity: activity.clone(),
+            task: serving.spawn(connection(stream, Peer(peer), pages.clone(), hosts.clone(), activity)),
         });
     }
 }
@@ -93,9 +84,24 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, hosts: Hosts) {
 /// An open connection.
 struct AdminConnection {
     since: Instant,
-    /// `true` while a request of the connection is being answered.
-    asks: Arc<AtomicBool>,
+    activity: Activity,
     task: AbortHandle,
+}
+
+/// Closes the oldest silent connection, or else the oldest, until there is room for one more.
+async fn make_room(open: &mut VecDeque<AdminConnection>) {
+    open.retain(|connection| !connection.task.is_finished());
+    while open.len() >= MAX_CONNECTIONS {
+        let silent = open.iter().position(|connection| !connection.activity.asks());
+        let oldest = silent.unwrap_or(0);
+        tokio::time::sleep_until(open[oldest].since + GRACE).await;
+        // Its request may have come meanwhile: then another one is closed, or this one as the oldest.
+        if silent.is_none() || !open[oldest].activity.asks() {
+            open[oldest].task.abort();
+            open.remove(oldest);
+        }
+        open.retain(|connection| !connection.task.is_finished());
+    }
 }
 
 async fn connection(
@@ -103,36 +109,47 @@ async fn connection(
     peer: Peer,
     pages: TowerToHyperService<axum::Router>,
     hosts: Arc<Hosts>,
-    asks: Arc<AtomicBool>,
+    activity: Activity,
 ) {
+    let stream = Watched {
+        stream: WriteTimeout::new(stream, WRITE),
+        activity: activity.clone(),
+    };
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let admitted = admit(&hosts, request.uri(), request.headers());
-        let (pages, asks) = (pages.clone(), asks.clone());
-        asks.store(true, Ordering::Relaxed);
+        let (pages, activity) = (pages.clone(), activity.clone());
+        activity.request();
         async move {
-            let response: Response = match admitted {
+            let response = match admitted {
                 Ok(()) => match pages.call(request).await {
                     Ok(response) => response,
                     Err(never) => match never {},
                 },
                 Err(why) => (StatusCode::FORBIDDEN, why).into_response(),
             };
-            asks.store(false, Ordering::Relaxed);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| activity.answer(body)))
         }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(WriteTimeout::new(stream, WRITE)), service)
+        .serve_connection(TokioIo::new(stream), service)
         // A connection to the operator's API leaves this function's bounds for those of the API.
         .with_upgrades();
-    match tokio::time::timeout(LIFETIME, serving).await {
+    let mut serving = pin!(serving);
+    let ended = match tokio::time::timeout(LIFETIME, serving.as_mut()).await {
+        Ok(ended) => Ok(ended),
+        Err(_) => {
+            serving.as_mut().graceful_shutdown();
+            tokio::time::timeout(LIFETIME, serving).await
+        }
+    };
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(why)) => debug!("admin port: {why}"),
-        Err(_) => debug!("admin port: closed a connection after {LIFETIME:?}"),
+        Err(_) => debug!("admin port: cut a connection off after {:?}", 2 * LIFETIME),
     }
 }
 
@@ -161,7 +178,100 @@ fn admit(hosts: &Hosts, target: &Uri, headers: &HeaderMap) -> Result<(), &'stati
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use axum::Router;
+    use axum::body::{Body, Bytes};
+    use axum::routing::get;
+    use futures_util::stream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    /// Serves one connection on which `/` was requested; returns the client's end.
+    async fn requested(page: Router, activity: Activity) -> TcpStream {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let (pages, hosts) = (TowerToHyperService::new(page), Arc::new(Hosts::new(&[])));
+        tokio::spawn(connection(stream, Peer(peer), pages, hosts, activity));
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            .await
+            .unwrap();
+        client
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_being_written_outlives_the_connections_lifetime() {
+        let begin = Instant::now();
+        let slow = || async {
+            Body::from_stream(stream::unfold(1, |part| async move {
+                tokio::time::sleep(LIFETIME / 6).await;
+                (part <= 9).then(|| (Ok::<_, Infallible>(Bytes::from(format!("part {part};"))), part + 1))
+            }))
+        };
+        let mut client = requested(Router::new().route("/", get(slow)), Activity::default()).await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("part 9;") && answer.ends_with("0\r\n\r\n"), "{answer}");
+        assert!(begin.elapsed() > LIFETIME);
+    }
+
+    #[tokio::test]
+    async fn a_connection_asks_until_its_answer_is_written() {
+        const LENGTH: usize = 32 << 20;
+        let activity = Activity::default();
+        let long = get(async || vec![0; LENGTH]);
+        let mut client = requested(Router::new().route("/", long), activity.clone()).await;
+        client.read_u8().await.unwrap();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            assert!(activity.asks(), "most of it is not with the socket yet");
+        }
+        let mut rest = vec![0; LENGTH];
+        client.read_exact(&mut rest).await.unwrap();
+        let silent = async {
+            while activity.asks() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), silent).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_spared_still_counts() {
+        let mut tasks = JoinSet::new();
+        let mut open: VecDeque<AdminConnection> = (0..MAX_CONNECTIONS)
+            .map(|_| AdminConnection {
+                since: Instant::now(),
+                activity: Activity::default(),
+                task: tasks.spawn(std::future::pending::<()>()),
+            })
+            .collect();
+        let oldest = open[0].activity.clone();
+        let asking = async {
+            tokio::time::sleep(GRACE / 2).await;
+            oldest.request();
+        };
+        tokio::join!(make_room(&mut open), asking);
+        assert_eq!(open.len(), MAX_CONNECTIONS - 1);
+        assert!(open[0].activity.asks(), "the oldest asked in time");
+        assert!(tasks.join_next().await.unwrap().unwrap_err().is_cancelled());
+        assert_eq!(tasks.len(), MAX_CONNECTIONS - 1);
+
+        // All ask: the oldest one makes room.
+        for one in &open {
+            one.activity.request();
+        }
+        open.push_back(AdminConnection {
+            since: Instant::now(),
+            activity: oldest.clone(),
+            task: tasks.spawn(std::future::pending::<()>()),
+        });
+        make_room(&mut open).await;
+        assert_eq!(open.len(), MAX_CONNECTIONS - 1);
+    }
 
     #[test]
     fn names_and_pages_that_may_ask() {

@@ -2,17 +2,21 @@
 //!
 //! ```text
 //! listener    bounds on time and connections; Host and Origin of each request
-//! access      the admin token, sessions of browsers, loopback
+//! activity    requests that are being answered
+//! access      the admin token, sessions, loopback
+//! sessions    browsers that have shown the token
 //! api         /api, and the login of browsers
 //! readiness   /ready
 //! page        /, the live page: its files and the policy of its content
 //! ```
 
 mod access;
+mod activity;
 mod api;
 mod listener;
 mod page;
 mod readiness;
+mod sessions;
 
 use std::sync::Arc;
 

@@ -23,7 +23,7 @@ pub use pipe::Pipe;
 pub use queue::{Chunk, Gathered, Kind, Queue};
 pub use recipient::{Batch, Recipient, SubscriptionId};
 pub use socket::Socket;
-pub use tap::{Direction, TappedMessage};
+pub use tap::{Direction, Discloses, Disclosure, Results, TappedMessage};
 pub use writer::{
     Answered, ClientWriter, Ended, InFlight, LivenessSigns, Phase, Sent, Waits, WriterLimits, WriterShared,
 };

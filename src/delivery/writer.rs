@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use self::shared::Tally;
 use self::state::{GATHER_BYTES, State};
 use super::queue::Push;
+use super::tap::Disclosure;
 use super::{Batch, CloseReason, Compression, Egress, Kind, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::{AtomicMoment, Moment};
 use crate::pieces;
@@ -144,10 +145,11 @@ impl ClientWriter {
 
     // ---- queueing
 
-    /// Encodes a text message as agreed with this client, in pieces for [`Self::answer`].
+    /// Encodes a text message as agreed with this client, in pieces for [`Self::answer`]. `disclosure` is that of the
+    /// request, see [`Self::tap_received`].
     #[must_use]
-    pub fn text(&self, parts: &[Bytes]) -> Vec<Bytes> {
-        self.tap_answer(parts);
+    pub fn text(&self, parts: &[Bytes], disclosure: Disclosure) -> Vec<Bytes> {
+        self.tap_answer(parts, disclosure);
         if self.compression != Compression::None
             && let Some(frame) = frame::deflated_text(parts)
         {

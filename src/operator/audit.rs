@@ -2,9 +2,13 @@
 
 use std::collections::VecDeque;
 
+use jsonrpsee::Extensions;
+use jsonrpsee::core::RpcResult;
+use jsonrpsee::types::ErrorObjectOwned;
 use parking_lot::Mutex;
 use tracing::info;
 
+use super::service::REFUSED;
 use super::views::AuditEntry;
 use crate::admin::Actor;
 use crate::telemetry::unix_millis;
@@ -19,19 +23,37 @@ const MAX_TEXT: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Audit(Mutex<VecDeque<AuditEntry>>);
 
+/// Returns the sender of a request, before anything is done for it.
+///
+/// # Errors
+/// An error of the API, if the request has none: the admin port puts it there.
+pub(super) fn actor(extensions: &Extensions) -> RpcResult<Actor> {
+    let actor = extensions.get::<Actor>().copied();
+    actor.ok_or_else(|| ErrorObjectOwned::owned(REFUSED, "the request has no sender", None::<()>))
+}
+
 impl Audit {
-    /// Records an act and its outcome, and returns the outcome.
-    pub(super) fn note<T, E: std::fmt::Display>(
+    /// Acts for the sender of a request, and records the outcome.
+    ///
+    /// # Errors
+    /// That of the act. Without a sender nothing is done.
+    pub(super) fn act<T>(
         &self,
-        actor: Actor,
+        extensions: &Extensions,
         act: &'static str,
         target: &str,
-        outcome: Result<T, E>,
-    ) -> Result<T, E> {
-        let words = outcome
-            .as_ref()
-            .err()
-            .map_or_else(|| "ok".to_owned(), ToString::to_string);
+        run: impl FnOnce() -> RpcResult<T>,
+    ) -> RpcResult<T> {
+        let actor = actor(extensions)?;
+        self.note(actor, act, target, run())
+    }
+
+    /// Records an act and its outcome, and returns the outcome.
+    pub(super) fn note<T>(&self, actor: Actor, act: &'static str, target: &str, outcome: RpcResult<T>) -> RpcResult<T> {
+        let words = match &outcome {
+            Ok(_) => "ok".to_owned(),
+            Err(why) => why.message().to_owned(),
+        };
         let (by, peer) = (actor.credential.label(), actor.peer.to_string());
         let (target, words) = (shortened(target), shortened(&words));
         info!(by, peer, act, target, outcome = words, "operator: audit");
@@ -70,25 +92,45 @@ mod tests {
     use crate::admin::Credential;
 
     #[test]
+    fn without_a_sender_nothing_is_done() {
+        let audit = Audit::default();
+        let mut extensions = Extensions::new();
+        let mut done = 0;
+        let refused = audit.act(&extensions, "drain", "", || {
+            done += 1;
+            Ok(())
+        });
+        assert_eq!((refused.unwrap_err().code(), audit.newest(1).len()), (REFUSED, 0));
+        extensions.insert(Actor {
+            credential: Credential::Token,
+            peer: "203.0.113.7".parse().unwrap(),
+        });
+        audit
+            .act(&extensions, "drain", "", || {
+                done += 10;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!((done, audit.newest(2).len()), (10, 1));
+    }
+
+    #[test]
     fn acts_are_kept_with_their_outcome_newest_first() {
         let audit = Audit::default();
         let actor = Actor {
             credential: Credential::Token,
             peer: "203.0.113.7".parse().unwrap(),
         };
-        assert_eq!(audit.note(actor, "disconnect", "7", Ok::<_, String>(1)), Ok(1));
+        assert_eq!(audit.note(actor, "disconnect", "7", Ok(1)), Ok(1));
         let long = "é".repeat(MAX_TEXT);
-        assert!(
-            audit
-                .note(actor, "cordon", &long, Err::<(), _>("no such upstream"))
-                .is_err()
-        );
+        let why = ErrorObjectOwned::owned(REFUSED, "no such upstream", None::<()>);
+        assert!(audit.note(actor, "cordon", &long, Err::<(), _>(why)).is_err());
         let newest = audit.newest(10);
         let lines: Vec<_> = newest.iter().map(|entry| (&*entry.act, &*entry.outcome)).collect();
         assert_eq!(lines, [("cordon", "no such upstream"), ("disconnect", "ok")]);
         assert_eq!((newest[0].target.len(), &*newest[1].peer), (MAX_TEXT, "203.0.113.7"));
         for _ in 0..2 * KEPT {
-            audit.note(actor, "drain", "", Ok::<_, String>(())).unwrap();
+            audit.note(actor, "drain", "", Ok(())).unwrap();
         }
         assert_eq!(audit.newest(usize::MAX).len(), KEPT);
         assert_eq!(audit.newest(3).len(), 3);

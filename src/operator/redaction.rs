@@ -1,78 +1,91 @@
 //! Redaction of a client's messages before an operator sees them.
 //!
 //! Parameters of a method that signs, writes, administers or sends may hold a password, a key or a transaction that is
-//! not public yet: they are replaced, and so is the result of the call. Texts that look like a key or a token are
-//! replaced anywhere. A message that is not JSON is not shown.
+//! not public yet: they are replaced. So is the result of a call, unless its request was seen and is none of these: the
+//! request decides when it comes ([`discloses`]), so that neither a slow reader nor the client's choice of ids shows one.
+//! Texts that look like a key or a token are replaced anywhere. A message that is not JSON is not shown.
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
 
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::delivery::Direction;
+use crate::delivery::{Direction, Results};
 use crate::door;
 
 /// Text in place of what is not shown.
 const HIDDEN: &str = "[hidden]";
 
-/// Most calls under way whose results will be hidden; beyond them the oldest one's result is the one that is shown.
-const MAX_CALLS: usize = 1024;
-
 /// Words in names of methods that send, in lower case.
 const SENDING: [&str; 5] = ["send", "submit", "bundle", "private", "raw"];
 
-/// Redaction of one client's messages.
-#[derive(Debug, Default)]
-pub(super) struct Redaction {
-    /// Ids of calls whose results are not shown, as JSON.
-    hidden: VecDeque<String>,
+/// Method of a request; one that is named twice is no request.
+#[derive(Deserialize)]
+struct Call<'a> {
+    #[serde(borrow)]
+    method: Cow<'a, str>,
 }
 
-impl Redaction {
-    /// Returns a message as an operator may see it.
-    pub(super) fn redact(&mut self, direction: Direction, text: &[u8]) -> String {
-        let Ok(mut message) = serde_json::from_slice::<Value>(text) else {
-            return format!("[not JSON, {} bytes]", text.len());
-        };
-        match &mut message {
-            Value::Array(items) => items.iter_mut().for_each(|item| self.item(direction, item)),
-            item => self.item(direction, item),
-        }
-        mask(&mut message);
-        message.to_string()
+/// Returns the methods of a request or batch; `None` if an item is something else.
+fn methods(message: &[u8]) -> Option<Vec<Call<'_>>> {
+    match message.trim_ascii_start().first()? {
+        b'[' => serde_json::from_slice(message).ok(),
+        _ => serde_json::from_slice(message).ok().map(|call| vec![call]),
     }
+}
 
-    fn item(&mut self, direction: Direction, item: &mut Value) {
-        let Value::Object(members) = item else {
-            return;
-        };
-        let id = members.get("id").map(Value::to_string);
-        match direction {
-            Direction::Received => {
-                members.retain(|name, _| matches!(&**name, "jsonrpc" | "id" | "method" | "params"));
-                let method = members.get("method").and_then(Value::as_str).unwrap_or_default();
-                if !is_hidden(method) {
-                    return;
-                }
-                if let Some(params) = members.get_mut("params") {
-                    *params = HIDDEN.into();
-                }
-                if self.hidden.len() == MAX_CALLS {
-                    self.hidden.pop_front();
-                }
-                self.hidden.extend(id);
-            }
-            Direction::Sent => {
-                let call = id.and_then(|id| self.hidden.iter().position(|own| *own == id));
-                let Some(call) = call else { return };
-                self.hidden.remove(call);
-                if let Some(result) = members.get_mut("result") {
-                    *result = HIDDEN.into();
-                }
-                if let Some(Value::Object(error)) = members.get_mut("error") {
-                    error.retain(|name, _| name == "code");
-                }
-            }
+/// Checks if the results of all calls in a message of a client may be shown.
+pub(super) fn discloses(message: &[u8]) -> bool {
+    methods(message).is_some_and(|calls| calls.iter().all(|call| !is_hidden(&call.method)))
+}
+
+/// Returns a message as an operator may see it.
+pub(super) fn redact(direction: Direction, text: &[u8]) -> String {
+    let Ok(mut message) = serde_json::from_slice::<Value>(text) else {
+        return format!("[not JSON, {} bytes]", text.len());
+    };
+    match direction {
+        Direction::Received => {
+            let is_clear = methods(text).is_some();
+            each(&mut message, |members| request(members, is_clear));
         }
+        Direction::Sent(Results::Hidden) => each(&mut message, hide_result),
+        Direction::Sent(Results::Disclosed) => {}
+    }
+    mask(&mut message);
+    message.to_string()
+}
+
+type Members = serde_json::Map<String, Value>;
+
+/// Changes the message, or each item of a batch.
+fn each(message: &mut Value, change: impl Fn(&mut Members)) {
+    let items = match message {
+        Value::Array(items) => &mut items[..],
+        item => std::slice::from_mut(item),
+    };
+    items.iter_mut().filter_map(Value::as_object_mut).for_each(change);
+}
+
+fn request(members: &mut Members, is_clear: bool) {
+    members.retain(|name, _| matches!(&**name, "jsonrpc" | "id" | "method" | "params"));
+    let method = members.get("method").and_then(Value::as_str).unwrap_or_default();
+    if is_clear && !is_hidden(method) {
+        return;
+    }
+    if let Some(params) = members.get_mut("params") {
+        *params = HIDDEN.into();
+    }
+}
+
+fn hide_result(members: &mut Members) {
+    if let Some(result) = members.get_mut("result") {
+        *result = HIDDEN.into();
+    }
+    match members.get_mut("error") {
+        Some(Value::Object(error)) => error.retain(|name, _| name == "code"),
+        Some(error) => *error = HIDDEN.into(),
+        None => {}
     }
 }
 
@@ -97,11 +110,11 @@ mod tests {
     use super::*;
 
     const RECEIVED: Direction = Direction::Received;
-    const SENT: Direction = Direction::Sent;
+    const SENT: Direction = Direction::Sent(Results::Disclosed);
+    const SECRET: Direction = Direction::Sent(Results::Hidden);
 
     #[test]
     fn what_may_be_secret_is_hidden_and_the_rest_is_shown() {
-        let mut redaction = Redaction::default();
         for (direction, message, shown) in [
             (
                 RECEIVED,
@@ -109,28 +122,29 @@ mod tests {
                 r#"{"id":1,"jsonrpc":"2.0","method":"eth_call","params":[{"to":"0x1"}]}"#,
             ),
             (SENT, r#"{"id":1,"result":"0x"}"#, r#"{"id":1,"result":"0x"}"#),
+            (SECRET, r#"{"id":1,"result":"0x"}"#, r#"{"id":1,"result":"[hidden]"}"#),
             (
                 RECEIVED,
                 r#"{"id":"a","method":"personal_unlockAccount","params":["0x1","password"],"auth":"secret"}"#,
                 r#"{"id":"a","method":"personal_unlockAccount","params":"[hidden]"}"#,
             ),
-            (SENT, r#"{"id":"b","result":true}"#, r#"{"id":"b","result":true}"#),
-            (
-                SENT,
-                r#"{"id":"a","result":"0x2"}"#,
-                r#"{"id":"a","result":"[hidden]"}"#,
-            ),
-            (SENT, r#"{"id":"a","result":"0x2"}"#, r#"{"id":"a","result":"0x2"}"#),
             (
                 RECEIVED,
-                r#"[{"id":2,"method":"eth_sendRawTransaction","params":["0x3"]},{"id":3,"method":"eth_sign","params":[]},7]"#,
-                r#"[{"id":2,"method":"eth_sendRawTransaction","params":"[hidden]"},{"id":3,"method":"eth_sign","params":"[hidden]"},7]"#,
+                r#"[{"id":2,"method":"eth_sendRawTransaction","params":["0x3"]},{"id":3,"method":"eth_call","params":[]}]"#,
+                r#"[{"id":2,"method":"eth_sendRawTransaction","params":"[hidden]"},{"id":3,"method":"eth_call","params":[]}]"#,
+            ),
+            // Named twice: readers differ on which one counts.
+            (
+                RECEIVED,
+                r#"{"id":2,"method":"personal_sign","params":["0x3"],"method":"eth_call"}"#,
+                r#"{"id":2,"method":"eth_call","params":"[hidden]"}"#,
             ),
             (
-                SENT,
-                r#"[{"id":2,"error":{"code":-32000,"message":"0x3","data":"0x3"}},{"id":3,"result":"0x4"}]"#,
-                r#"[{"error":{"code":-32000},"id":2},{"id":3,"result":"[hidden]"}]"#,
+                SECRET,
+                r#"[{"id":2,"error":{"code":-32000,"message":"0x3","data":"0x3"}},{"id":3,"result":"0x4"},7]"#,
+                r#"[{"error":{"code":-32000},"id":2},{"id":3,"result":"[hidden]"},7]"#,
             ),
+            (SECRET, r#"{"id":2,"error":"0x3"}"#, r#"{"error":"[hidden]","id":2}"#),
             (RECEIVED, "password", "[not JSON, 8 bytes]"),
             (RECEIVED, "\"hw_key\"", "\"[hidden]\""),
             (
@@ -144,7 +158,28 @@ mod tests {
                 r#"{"method":"eth_subscription","params":{"result":{"hash":"0x5"}}}"#,
             ),
         ] {
-            assert_eq!(redaction.redact(direction, message.as_bytes()), shown, "{message}");
+            assert_eq!(redact(direction, message.as_bytes()), shown, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_request_discloses_its_result_unless_it_may_be_secret() {
+        let call = |method: &str| format!(r#"{{"id":1,"method":"{method}","params":[]}}"#);
+        let long = format!(r#"{{"method":"eth_sign","params":["{}"]}}"#, "0".repeat(100_000));
+        for (message, disclosed) in [
+            (call("eth_call"), true),
+            (call("eth_sign"), false),
+            (call(r"eth_\u0073ign"), false),
+            (long, false),
+            (format!(" [{},{}]", call("eth_call"), call("eth_getLogs")), true),
+            (format!("[{},{}]", call("eth_call"), call("personal_sign")), false),
+            (format!("[{},7]", call("eth_call")), false),
+            (r#"{"method":"eth_sign","method":"eth_call"}"#.into(), false),
+            (r#"{"id":1}"#.into(), false),
+            ("eth_call".into(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(discloses(message.as_bytes()), disclosed, "{message}");
         }
     }
 
@@ -161,11 +196,5 @@ mod tests {
         for method in ["eth_getLogs", "eth_subscribe", "debug_traceCall", ""] {
             assert!(!is_hidden(method), "{method}");
         }
-        let mut redaction = Redaction::default();
-        for id in 0..2 * MAX_CALLS {
-            let call = format!(r#"{{"id":{id},"method":"eth_sign"}}"#);
-            redaction.redact(RECEIVED, call.as_bytes());
-        }
-        assert_eq!(redaction.hidden.len(), MAX_CALLS);
     }
 }

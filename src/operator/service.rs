@@ -15,9 +15,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::api::OperatorServer;
-use super::audit::Audit;
+use super::audit::{self, Audit};
 use super::clients;
 use super::costs::Costs;
+use super::redaction;
 use super::sampler::Sampler;
 use super::tap::{self, MAX_TAPS, TapBounds};
 use super::usage::{self, UsageLog};
@@ -25,7 +26,7 @@ use super::views::{
     AuditEntry, ClientPage, ClientQuery, ClientView, Drain, Reloaded, ReorgView, Status, TapQuery, UpstreamName,
     UpstreamView, UsageQuery, UsageRow,
 };
-use crate::admin::{Actor, Readiness};
+use crate::admin::Readiness;
 use crate::chain::Published;
 use crate::delivery::{ClientWriter, CloseReason, TappedMessage};
 use crate::door::unix_now;
@@ -38,7 +39,7 @@ use crate::upstream::{Pool, UpstreamId};
 const NOT_FOUND: i32 = -32001;
 
 /// Error code of an act that is refused.
-const REFUSED: i32 = -32000;
+pub(super) const REFUSED: i32 = -32000;
 
 /// Interval of states to subscribers.
 const STATUS: Duration = Duration::from_secs(1);
@@ -93,6 +94,8 @@ pub struct Inner {
     pub(super) started: Instant,
     audit: Audit,
     usage: Mutex<UsageLog>,
+    /// Held while the file of usage is written: the shutdown's writer waits for the other one.
+    usage_file: tokio::sync::Mutex<()>,
     pub(super) costs: Mutex<Costs>,
     /// Outcome of the last check for late contents of blocks, a second ago.
     pub(super) late: Mutex<Result<(), String>>,
@@ -111,6 +114,7 @@ impl OperatorService {
             started: Instant::now(),
             audit: Audit::default(),
             usage: Mutex::new(std::mem::take(&mut parts.usage)),
+            usage_file: tokio::sync::Mutex::default(),
             costs: Mutex::default(),
             late: Mutex::new(Ok(())),
             taps: Semaphore::new(MAX_TAPS),
@@ -152,6 +156,7 @@ impl OperatorService {
     }
 
     async fn write_usage(&self) {
+        let _writer = self.usage_file.lock().await;
         let file = self.usage.lock().file();
         if let Some((path, text)) = file {
             usage::write(path, text).await;
@@ -160,22 +165,6 @@ impl OperatorService {
 
     fn enter(&self, event: Event) {
         self.parts.services.metrics.journal.enter(event);
-    }
-
-    /// Records an act and its outcome.
-    fn audited<T>(
-        &self,
-        extensions: &Extensions,
-        act: &'static str,
-        target: &str,
-        outcome: RpcResult<T>,
-    ) -> RpcResult<T> {
-        // The admin port puts it there.
-        let Some(actor) = extensions.get::<Actor>() else {
-            return Err(error(REFUSED, "the request has no sender"));
-        };
-        let outcome = outcome.map_err(Spoken);
-        self.audit.note(*actor, act, target, outcome).map_err(|Spoken(why)| why)
     }
 
     fn upstream(&self, name: &UpstreamName) -> RpcResult<(UpstreamId, String)> {
@@ -207,7 +196,7 @@ impl OperatorService {
         let client = self.parts.services.clients.get(id).ok_or_else(no_client)?;
         let full = || error(REFUSED, format!("there are {MAX_TAPS} taps already: end one first"));
         let place = self.taps.try_acquire().map_err(|_| full())?;
-        let messages = client.writer.tap(bytes);
+        let messages = client.writer.tap(bytes, redaction::discloses);
         let messages = messages.ok_or_else(|| error(REFUSED, "this client has a tap already"))?;
         let guard = TapGuard {
             writer: Arc::downgrade(&client.writer),
@@ -239,15 +228,6 @@ impl Drop for TapGuard<'_> {
         if let Some(writer) = self.writer.upgrade() {
             writer.end_tap();
         }
-    }
-}
-
-/// Error whose text is its message alone.
-struct Spoken(ErrorObjectOwned);
-
-impl std::fmt::Display for Spoken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0.message())
     }
 }
 
@@ -290,8 +270,9 @@ impl OperatorServer for OperatorService {
     }
 
     fn disconnect(&self, extensions: &Extensions, id: u64) -> RpcResult<()> {
-        let outcome = self.disconnect_client(id);
-        self.audited(extensions, "disconnect", &format!("client {id}"), outcome)
+        let target = format!("client {id}");
+        self.audit
+            .act(extensions, "disconnect", &target, || self.disconnect_client(id))
     }
 
     fn upstreams(&self) -> RpcResult<Vec<UpstreamView>> {
@@ -299,33 +280,35 @@ impl OperatorServer for OperatorService {
     }
 
     fn cordon(&self, extensions: &Extensions, upstream: UpstreamName, force: Option<bool>) -> RpcResult<bool> {
-        let outcome = self.upstream(&upstream).and_then(|(id, address)| {
+        self.audit.act(extensions, "cordon", &upstream.to_string(), || {
+            let (id, address) = self.upstream(&upstream)?;
             let cordoned = self.parts.pool.cordon(id, force.unwrap_or(false));
             let changed = cordoned.map_err(|why| error(REFUSED, format!("{why}: calls would fail; set force")))?;
             if changed {
                 self.enter(Event::Cordoned { upstream: address });
             }
             Ok(changed)
-        });
-        self.audited(extensions, "cordon", &upstream.to_string(), outcome)
+        })
     }
 
     fn uncordon(&self, extensions: &Extensions, upstream: UpstreamName) -> RpcResult<bool> {
-        let outcome = self.upstream(&upstream).map(|(id, address)| {
+        self.audit.act(extensions, "uncordon", &upstream.to_string(), || {
+            let (id, address) = self.upstream(&upstream)?;
             let changed = self.parts.pool.uncordon(id);
             if changed {
                 self.enter(Event::Uncordoned { upstream: address });
             }
-            changed
-        });
-        self.audited(extensions, "uncordon", &upstream.to_string(), outcome)
+            Ok(changed)
+        })
     }
 
     fn drain(&self, extensions: &Extensions, drain: Option<Drain>) -> RpcResult<bool> {
         let within = drain.unwrap_or_default().close_within_ms.map(Duration::from_millis);
-        let outcome = if within.is_some_and(|within| within > MAX_CLOSE) {
-            Err(error(INVALID_PARAMS_CODE, "closeWithinMs must be at most an hour"))
-        } else {
+        let target = within.map_or_else(String::new, |within| format!("clients within {within:?}"));
+        self.audit.act(extensions, "drain", &target, || {
+            if within.is_some_and(|within| within > MAX_CLOSE) {
+                return Err(error(INVALID_PARAMS_CODE, "closeWithinMs must be at most an hour"));
+            }
             let changed = self.parts.readiness.set_drained(true);
             if changed {
                 self.enter(Event::Drained);
@@ -334,26 +317,27 @@ impl OperatorServer for OperatorService {
                 self.close_clients(within);
             }
             Ok(changed)
-        };
-        let target = within.map_or_else(String::new, |within| format!("clients within {within:?}"));
-        self.audited(extensions, "drain", &target, outcome)
+        })
     }
 
     fn undrain(&self, extensions: &Extensions) -> RpcResult<bool> {
-        self.close_clients(None);
-        let changed = self.parts.readiness.set_drained(false);
-        if changed {
-            self.enter(Event::Undrained);
-        }
-        self.audited(extensions, "undrain", "", Ok(changed))
+        self.audit.act(extensions, "undrain", "", || {
+            self.close_clients(None);
+            let changed = self.parts.readiness.set_drained(false);
+            if changed {
+                self.enter(Event::Undrained);
+            }
+            Ok(changed)
+        })
     }
 
     async fn reload(&self, extensions: &Extensions) -> RpcResult<Reloaded> {
+        let actor = audit::actor(extensions)?;
         let outcome = match &self.parts.reload {
             Some(handle) => reloaded(handle.apply().await),
             None => Err(no_configuration()),
         };
-        self.audited(extensions, "reload", "", outcome)
+        self.audit.note(actor, "reload", "", outcome)
     }
 
     async fn check_config(&self) -> RpcResult<Reloaded> {
@@ -422,9 +406,11 @@ impl OperatorServer for OperatorService {
         query: Option<TapQuery>,
     ) -> SubscriptionResult {
         let bounds = TapBounds::from(query.unwrap_or_default());
-        let begun = self.begin_tap(id, bounds.bytes);
         let target = format!("client {id}, {:?}, {} bytes", bounds.time, bounds.bytes);
-        let (guard, messages) = match self.audited(extensions, "tap", &target, begun) {
+        let begun = self
+            .audit
+            .act(extensions, "tap", &target, || self.begin_tap(id, bounds.bytes));
+        let (guard, messages) = match begun {
             Ok(begun) => begun,
             Err(why) => {
                 pending.reject(why).await;

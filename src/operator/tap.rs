@@ -7,7 +7,7 @@ use jsonrpsee::core::SubscriptionResult;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::redaction::Redaction;
+use super::redaction::redact;
 use super::service::send;
 use super::views::{TapItem, TapQuery};
 use crate::delivery::{Direction, TappedMessage};
@@ -47,7 +47,6 @@ pub(super) async fn forward(
     is_connected: impl Fn() -> bool,
 ) -> SubscriptionResult {
     let end = Instant::now() + time;
-    let mut redaction = Redaction::default();
     let reason = loop {
         let message = tokio::select! {
             () = sink.closed() => return Ok(()),
@@ -61,10 +60,10 @@ pub(super) async fn forward(
             send(sink, &TapItem::Missed { count: message.missed }).await?;
         }
         let bytes = message.length as u64;
-        let text = message.text.map(|text| redaction.redact(message.direction, &text));
+        let text = message.text.map(|text| redact(message.direction, &text));
         let item = match message.direction {
             Direction::Received => TapItem::Received { bytes, text },
-            Direction::Sent => TapItem::Sent { bytes, text },
+            Direction::Sent(_) => TapItem::Sent { bytes, text },
         };
         send(sink, &item).await?;
     };

@@ -1,10 +1,12 @@
-//! Usage of each account by hour, over 30 days: in memory, and in a small file if one is set.
+//! Usage of each account by hour, over 30 days or 50,000 rows, whichever is less: in memory, and in a small file if one
+//! is set.
 //!
-//! The file has one line of JSON for each account and hour. It is written whole, under another name first, so that a
-//! crash leaves the old one.
+//! The file has one line of JSON for each account and hour. It is written whole, under another name first, and is on the
+//! disk before it takes its name: a crash leaves the old one. A file that is damaged nevertheless is set aside.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
@@ -24,8 +26,14 @@ const DEFAULT_HOURS: u64 = 24;
 /// Most accounts of an hour; further ones are counted together.
 const MAX_ACCOUNTS: usize = 1000;
 
-/// Most rows in memory; beyond them the oldest hour is dropped.
+/// Most rows in memory; beyond them the oldest hour is dropped, so that many accounts have fewer than 30 days.
 const MAX_ROWS: usize = 50_000;
+
+/// Longest file that is read, in bytes: 50,000 rows whose names are all escapes are shorter.
+const MAX_FILE: u64 = 64 << 20;
+
+/// First bytes of each row of the file.
+const ROW_BEGINS: &[u8] = b"{\"hour\":";
 
 /// Most rows of an answer.
 const MAX_ANSWER: usize = 10_000;
@@ -65,28 +73,51 @@ impl UsageLog {
     }
 
     fn read(path: &Path) -> Result<Self, UsageFileError> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(why) if why.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(why) => return Err(UsageFileError::Io(path.to_owned(), why)),
-        };
+        let failed = |why| UsageFileError::Io(path.to_owned(), why);
+        let mut text = Vec::new();
+        match File::open(path) {
+            Ok(file) => drop(file.take(MAX_FILE).read_to_end(&mut text).map_err(failed)?),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+            Err(why) => return Err(failed(why)),
+        }
         let mut log = Self {
             path: Some(path.to_owned()),
             ..Self::default()
         };
-        for (number, line) in text.lines().enumerate() {
-            let row: UsageRow =
-                serde_json::from_str(line).map_err(|_| UsageFileError::Foreign(path.to_owned(), number + 1))?;
+        match log.take_rows(&text) {
+            Ok(()) => {}
+            // A file that begins as no row does belongs to another program; a crash can leave zeros.
+            Err(line) if !text.starts_with(ROW_BEGINS) && text.iter().any(|byte| *byte != 0) => {
+                return Err(UsageFileError::Foreign(path.to_owned(), line));
+            }
+            Err(line) => {
+                let aside = with_suffix(path, ".bad");
+                fs::rename(path, &aside).map_err(failed)?;
+                warn!(
+                    "admin_usage_file: {}: line {line} is not usage: moved to {}; the rows before it are kept",
+                    path.display(),
+                    aside.display()
+                );
+            }
+        }
+        Ok(log)
+    }
+
+    /// Adds the rows of a file; returns the number of the first line that is none.
+    fn take_rows(&mut self, text: &[u8]) -> Result<(), usize> {
+        let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n');
+        for (number, line) in lines.enumerate().filter(|_| !text.is_empty()) {
+            let row: UsageRow = serde_json::from_slice(line).map_err(|_| number + 1)?;
             let sums = UsageSums {
                 requests: row.requests,
                 refusals: row.refusals,
                 notifications: row.notifications,
                 bytes: row.bytes,
             };
-            log.add_to(row.hour / HOUR, &row.account, sums);
-            log.drop_oldest(0);
+            self.add_to(row.hour / HOUR, &row.account, sums);
+            self.drop_oldest(0);
         }
-        Ok(log)
+        Ok(())
     }
 
     /// Returns the file, and the text to be written to it.
@@ -173,16 +204,29 @@ fn row(hour: u64, account: &str, sums: UsageSums) -> UsageRow {
     }
 }
 
-/// Writes the text of the file; a failure is logged.
+/// Writes the text of the file; a failure is logged. The caller sees to it that there is one writer at a time.
 pub(super) async fn write(path: PathBuf, text: String) {
-    let fresh = path.with_extension("new");
-    let written = async {
-        tokio::fs::write(&fresh, text).await?;
-        tokio::fs::rename(&fresh, &path).await
-    };
-    if let Err(why) = written.await {
-        warn!("admin_usage_file: {}: {why}; the usage stays in memory", path.display());
+    let shown = path.display().to_string();
+    let written = tokio::task::spawn_blocking(move || replace(&path, text.as_bytes())).await;
+    if let Err(why) = written.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
+        warn!("admin_usage_file: {shown}: {why}; the usage stays in memory");
     }
+}
+
+/// Replaces a file by one that is on the disk already.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let fresh = with_suffix(path, ".new");
+    let mut file = File::create(&fresh)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)
+}
+
+/// Appends to the whole name of a file, so that the result is another name whatever its extension is.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 #[cfg(test)]
@@ -249,6 +293,66 @@ mod tests {
         let why = UsageLog::read(&path).unwrap_err().to_string();
         assert!(why.contains("line 1 is not usage"), "{why}");
         assert!(UsageLog::read(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_its_rows_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("usage.new");
+        let mut log = UsageLog::default();
+        log.add(used("key a", 10), NOW);
+        log.add(used("key b", 20), NOW);
+        let whole = log.text();
+        let (torn, zeros) = (&whole.as_bytes()[..whole.len() - 9], [0; 4096]);
+        let mixed = [whole.as_bytes(), &zeros].concat();
+        let mut binary = torn.to_vec();
+        binary.push(0xff);
+        for (text, rows) in [(torn, 1), (&zeros, 0), (&mixed, 2), (&binary, 1)] {
+            fs::write(&path, text).unwrap();
+            let again = UsageLog::read(&path).unwrap();
+            assert_eq!(again.rows, rows);
+            assert!(!path.exists());
+            assert_eq!(fs::read(folder.path().join("usage.new.bad")).unwrap(), text);
+        }
+        // Files of others stay where they are.
+        for other in ["listen = 1\n", "\n\n", "[1]", "{\"a\":1}\n"] {
+            fs::write(&path, other).unwrap();
+            assert!(
+                matches!(UsageLog::read(&path), Err(UsageFileError::Foreign(_, 1))),
+                "{other}"
+            );
+            assert_eq!(fs::read_to_string(&path).unwrap(), other);
+        }
+        fs::write(&path, "").unwrap();
+        assert_eq!(UsageLog::read(&path).unwrap().rows, 0);
+    }
+
+    #[test]
+    fn a_file_is_replaced_under_another_name_whatever_its_own_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.new");
+        fs::write(&path, "old").unwrap();
+        // The other name cannot be written: the file must be untouched.
+        let fresh = folder.path().join("x.new.new");
+        fs::create_dir(&fresh).unwrap();
+        assert!(replace(&path, b"fresh").is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        fs::remove_dir(&fresh).unwrap();
+        replace(&path, b"fresh").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "fresh");
+        assert!(!fresh.exists());
+    }
+
+    #[test]
+    fn a_long_file_does_not_fill_the_memory() {
+        let mut log = UsageLog::default();
+        let row = |hour: u64, number: usize| {
+            serde_json::to_string(&super::row(hour, &format!("key {number}"), UsageSums::default())).unwrap()
+        };
+        let rows = (0..100).flat_map(|hour| (0..600).map(move |number| row(hour, number)));
+        let text: Vec<String> = rows.collect();
+        log.take_rows(text.join("\n").as_bytes()).unwrap();
+        assert!(log.rows <= MAX_ROWS && log.hours.contains_key(&99) && !log.hours.contains_key(&0));
     }
 
     #[test]

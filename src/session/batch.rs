@@ -10,13 +10,19 @@ use std::sync::Arc;
 use super::intake::caller;
 use super::web_socket::Acquired;
 use super::{Services, Session};
-use crate::delivery::{Answered, ClientWriter, CloseReason, Recipient};
+use crate::delivery::{Answered, ClientWriter, CloseReason, Disclosure, Recipient};
 use crate::jsonrpc::{self, Response};
 use crate::panics;
 use crate::rpc::Planned;
 
 impl Session {
-    pub(super) fn batch(&self, planned: Vec<Planned>, Acquired { place, room, releases }: Acquired) {
+    pub(super) fn batch(&self, planned: Vec<Planned>, acquired: Acquired) {
+        let Acquired {
+            place,
+            room,
+            releases,
+            disclosure,
+        } = acquired;
         // Without a place, because no item waits or because all are refused.
         let Some(place) = place else {
             let done = planned.into_iter().filter_map(|one| match one {
@@ -24,7 +30,9 @@ impl Session {
                 _ => None,
             });
             let responses: Vec<Response> = done.collect();
-            return self.services.answer_batch(&self.writer, &responses, releases);
+            return self
+                .services
+                .answer_batch(&self.writer, &responses, releases, disclosure);
         };
         let max_in_flight = self.pass.terms().rights.plan.max_in_flight;
         let (services, caller) = (self.services.clone(), caller(&self.pass));
@@ -35,7 +43,9 @@ impl Session {
             let completing = services.rpc.complete_batch(planned, &caller, more, awaits);
             let completed = panics::caught("call", &services.metrics, completing).await;
             match (place.writer(), completed) {
-                (Some(writer), Some((responses, _room))) => services.answer_batch(&writer, &responses, releases),
+                (Some(writer), Some((responses, _room))) => {
+                    services.answer_batch(&writer, &responses, releases, disclosure)
+                }
                 (Some(writer), None) => writer.close(CloseReason::Internal),
                 (None, _) => {}
             }
@@ -51,13 +61,14 @@ impl Services {
         writer: &Arc<ClientWriter>,
         responses: &[Response],
         releases: Vec<Arc<Recipient>>,
+        disclosure: Disclosure,
     ) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
         let Some(array) = jsonrpc::batch(responses) else { return };
-        if let Answered::NoRoom(releases) = writer.answer(writer.text(&array), releases) {
+        if let Answered::NoRoom(releases) = writer.answer(writer.text(&array, disclosure), releases) {
             let short: Vec<Response> = responses.iter().cloned().map(Response::shortened).collect();
             if let Some(array) = jsonrpc::batch(&short)
-                && let Answered::NoRoom(_) = writer.answer(writer.text(&array), releases)
+                && let Answered::NoRoom(_) = writer.answer(writer.text(&array, disclosure), releases)
             {
                 writer.close(CloseReason::SlowConsumer);
             }

@@ -2,8 +2,8 @@
 //! timer.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -197,13 +197,25 @@ impl Clients {
     /// Closes the clients that are connected now, in random order, spread evenly over this time. New clients are
     /// served.
     pub async fn close_gradually(&self, over: Duration) {
-        let mut clients = self.all();
-        clients.shuffle(&mut rand::rng());
-        let between = over / u32::try_from(clients.len()).unwrap_or(u32::MAX).max(1);
-        for client in clients {
-            client.writer.close(CloseReason::Drain);
+        let writers = self.shuffled();
+        let between = over / u32::try_from(writers.len()).unwrap_or(u32::MAX).max(1);
+        for writer in writers {
+            if let Some(writer) = writer.upgrade() {
+                writer.close(CloseReason::Drain);
+            }
             tokio::time::sleep(between).await;
         }
+    }
+
+    /// Returns all clients in random order, to be closed one after the other. A client that leaves meanwhile leaves its
+    /// socket and its queue with it: these hold neither.
+    fn shuffled(&self) -> Vec<Weak<ClientWriter>> {
+        let mut writers: Vec<_> = {
+            let all = self.all.lock();
+            all.iter().map(|(_, client)| Arc::downgrade(&client.writer)).collect()
+        };
+        writers.shuffle(&mut rand::rng());
+        writers
     }
 
     /// Closes the clients with the longest queues whenever the global backlog exceeds its limit. Never returns.
@@ -245,20 +257,16 @@ impl Clients {
         let end = tokio::time::Instant::now() + grace;
         // From here on new clients are closed at once; clients that connected before are in the list.
         self.draining.store(true, Ordering::SeqCst);
-        let mut writers: Vec<_> = self
-            .all
-            .lock()
-            .iter()
-            .map(|(_, client)| client.writer.clone())
-            .collect();
-        writers.shuffle(&mut rand::rng());
+        let writers = self.shuffled();
         let count = u32::try_from(writers.len()).unwrap_or(u32::MAX).max(1);
         let between = BETWEEN_CLOSES.min(grace / 2 / count);
         let mut at = tokio::time::Instant::now();
         for writer in writers {
             // Timers have a resolution of a millisecond; closes due before the next tick happen together.
             tokio::time::sleep_until(at).await;
-            writer.close(CloseReason::Drain);
+            if let Some(writer) = writer.upgrade() {
+                writer.close(CloseReason::Drain);
+            }
             at += between.mul_f64(2.0 * rand::random::<f64>());
         }
         let all_left = async {

@@ -6,7 +6,7 @@ use super::intake::{PlannedMessage, PlannedReply, RequestRefusal, caller};
 use super::web_socket::{Acquired, WebSocket};
 use super::{DeflatedMessage, Services, Session};
 use crate::deflate;
-use crate::delivery::{Answered, ClientWriter, CloseReason, InFlight, Recipient};
+use crate::delivery::{Answered, ClientWriter, CloseReason, Disclosure, InFlight, Recipient};
 use crate::jsonrpc::Response;
 use crate::look::look;
 use crate::panics;
@@ -41,7 +41,7 @@ impl Session {
     }
 
     fn charged(&mut self, message: &[u8]) {
-        self.writer.tap_received(message);
+        let disclosure = self.writer.tap_received(message);
         if let Some(activity) = self.pass.activity() {
             activity.used(self.services.clock.now());
         }
@@ -51,7 +51,10 @@ impl Session {
             writer: &self.writer,
             subscriptions: &mut self.subscriptions,
             streams: &mut self.streams,
-            acquired: Acquired::default(),
+            acquired: Acquired {
+                disclosure,
+                ..Acquired::default()
+            },
         };
         let planned = self.services.intake(&self.pass.terms()).take(message, &mut transport);
         let acquired = transport.acquired;
@@ -62,9 +65,10 @@ impl Session {
         match reply {
             PlannedReply::Single(planned) => self.single(planned, acquired),
             PlannedReply::Batch(planned) => self.batch(planned, acquired),
-            PlannedReply::Whole(response) => self.answer(&response, acquired.releases),
+            PlannedReply::Whole(response) => self.answer(&response, acquired.releases, acquired.disclosure),
             PlannedReply::WholeBatch(response) => {
-                self.services.answer_batch(&self.writer, &[response], acquired.releases);
+                self.services
+                    .answer_batch(&self.writer, &[response], acquired.releases, acquired.disclosure);
             }
         }
         if refusal.is_some() {
@@ -81,12 +85,18 @@ impl Session {
         }
     }
 
-    fn single(&self, planned: Planned, Acquired { place, room, releases }: Acquired) {
+    fn single(&self, planned: Planned, acquired: Acquired) {
+        let Acquired {
+            place,
+            room,
+            releases,
+            disclosure,
+        } = acquired;
         match (planned, place) {
             (Planned::Silent, _) => {}
             (Planned::Done(id, outcome), _) => {
                 let response = self.services.rpc.local(&id, outcome);
-                self.answer(&response, releases);
+                self.answer(&response, releases, disclosure);
             }
             (planned, place) => {
                 let (services, caller) = (self.services.clone(), caller(&self.pass));
@@ -94,7 +104,7 @@ impl Session {
                 // An answer that is known already needs no task.
                 if let Some(known) = look(completing.as_mut()) {
                     if let Some(response) = known {
-                        self.answer(&response, releases);
+                        self.answer(&response, releases, disclosure);
                     }
                 } else {
                     let services = self.services.clone();
@@ -111,7 +121,7 @@ impl Session {
                             // Answers that the node sent together leave together, after all ready tasks have run: a
                             // write for each was a fifth of the cost of a call (benches/forward).
                             let cork = writer.awaits_several().then(|| writer.cork()).flatten();
-                            services.answer(&writer, &response, releases);
+                            services.answer(&writer, &response, releases, disclosure);
                             if cork.is_some() {
                                 tokio::task::yield_now().await;
                             }
@@ -122,16 +132,22 @@ impl Session {
         }
     }
 
-    fn answer(&self, response: &Response, releases: Vec<Arc<Recipient>>) {
-        self.services.answer(&self.writer, response, releases);
+    fn answer(&self, response: &Response, releases: Vec<Arc<Recipient>>, disclosure: Disclosure) {
+        self.services.answer(&self.writer, response, releases, disclosure);
     }
 }
 
 impl Services {
     /// Sends a response, or a short error if the response is too long for the client's queue.
-    fn answer(&self, writer: &Arc<ClientWriter>, response: &Response, releases: Vec<Arc<Recipient>>) {
+    fn answer(
+        &self,
+        writer: &Arc<ClientWriter>,
+        response: &Response,
+        releases: Vec<Arc<Recipient>>,
+        disclosure: Disclosure,
+    ) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
-        let pieces = |response: &Response| writer.text(&response.parts());
+        let pieces = |response: &Response| writer.text(&response.parts(), disclosure);
         if let Answered::NoRoom(releases) = writer.answer(pieces(response), releases) {
             // An error is short: queued, or the connection ends.
             drop(writer.answer(pieces(&response.clone().shortened()), releases));

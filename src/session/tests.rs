@@ -1,7 +1,9 @@
 //! A session driven by hand: `apply` is called for each event, and the frames on the client's socket are read.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,7 +58,10 @@ struct Rig {
 
 impl Rig {
     async fn new(edit: impl FnOnce(&mut typed::Config)) -> Self {
-        let services = services(edit);
+        Self::of(services(edit)).await
+    }
+
+    async fn of(services: Arc<Services>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, peer) = listener.accept().await.unwrap();
@@ -224,4 +229,15 @@ async fn a_long_message_gives_back_its_room_when_it_is_answered() {
     assert!(no_room.contains("too many bytes of messages at once"), "{no_room}");
     assert_eq!(rig.read().await, error(2, -32000, "subscription not found"));
     assert_eq!(rig.refused("inbound_bytes"), 1);
+}
+
+#[tokio::test]
+async fn a_slow_drain_holds_no_socket_of_a_client_that_has_left() {
+    let services = services(|_| {});
+    let rigs = [Rig::of(services.clone()).await, Rig::of(services.clone()).await];
+    let writers = rigs.each_ref().map(|rig| Arc::downgrade(&rig.session.writer));
+    let mut closing = Box::pin(services.clients.close_gradually(Duration::from_secs(3600)));
+    assert!(closing.as_mut().now_or_never().is_none(), "the second one waits");
+    drop(rigs);
+    assert_eq!(writers.map(|writer| writer.strong_count()), [0, 0]);
 }

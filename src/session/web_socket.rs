@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::intake::Transport;
 use super::{LONG_MESSAGE, Offered, OwnCaller, Services, call_own};
-use crate::delivery::{ClientWriter, InFlight, Kind, Recipient};
+use crate::delivery::{ClientWriter, Disclosure, InFlight, Kind, Recipient};
 use crate::door::{Pass, Reserved};
 use crate::extension::{Call, Client, Role, Streams};
 use crate::jsonrpc::{ErrorObjectOwned, Outcome, Request, not_available};
@@ -33,6 +33,8 @@ pub(super) struct Acquired {
     pub(super) room: Option<Charge>,
     /// Recipients of new subscriptions, whose events are released by the answer.
     pub(super) releases: Vec<Arc<Recipient>>,
+    /// Permission of the client's tap to show the answer.
+    pub(super) disclosure: Disclosure,
 }
 
 impl Transport for WebSocket<'_> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use headwater::clock::Clock;
 use headwater::delivery::{
-    Answered, ClientWriter, CloseReason, Compression, Phase, Socket, WriterLimits, WriterShared, frame,
+    Answered, ClientWriter, CloseReason, Compression, Disclosure, Phase, Socket, WriterLimits, WriterShared, frame,
 };
 use headwater::server::{agree_on_extension, check_upgrade};
 use headwater::session::{ClientFrame, Form, MessageReader};
@@ -172,7 +172,7 @@ impl Echo {
     }
 
     fn echo(&self, form: Form, message: &Bytes) {
-        let mut pieces = self.outbox.text(std::slice::from_ref(message));
+        let mut pieces = self.outbox.text(std::slice::from_ref(message), Disclosure::default());
         if form == Form::Binary
             && let Some(first) = pieces.first_mut()
         {

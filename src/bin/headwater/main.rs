@@ -4,6 +4,7 @@ mod bench;
 mod health;
 mod operate;
 mod tail;
+mod text;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -180,9 +180,15 @@ async fn a_page_logs_in_once() {
     let audit: Value = serde_json::from_str(&post(&rig, &own).await.body).unwrap();
     assert_eq!(audit["result"][0]["by"], "session");
 
+    // Its connections end with it, also one that has a subscription.
+    wire.send(TEXT, r#"{"jsonrpc":"2.0","id":2,"method":"operator_subscribeStatus"}"#)
+        .await;
+    // A ping may come first.
+    while wire.frame().await.0 != TEXT {}
     let ended = http(rig.admin, &format!("POST /logout HTTP/1.1{own}"), "").await;
     assert!(ended.header("set-cookie").unwrap().contains("Max-Age=0"));
     assert_eq!(http(rig.admin, &page("/session"), "").await.status, 401);
+    wire.until_the_end().await;
 }
 
 #[tokio::test]

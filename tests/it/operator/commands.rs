@@ -1,10 +1,13 @@
 //! The command line on the API.
 
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use super::{operator, secret};
-use crate::cli::{run, text};
+use crate::cli::{headwater, run, text};
 use crate::harness::{Rig, eventually};
+use crate::wire::CHAIN_ID;
 use headwater::operator::OperatorClient as _;
 
 /// Runs a command on the app; returns if it succeeded, and what it printed.
@@ -87,6 +90,31 @@ async fn commands_show_and_act() {
     let kicked = command(&rig, &["kick", &id]).await;
     assert_eq!(kicked, (true, format!("client {id} is disconnected\n")));
     assert_eq!(client.closed().await.1, 1008);
+}
+
+#[tokio::test]
+async fn a_command_ends_with_the_reader_of_its_output() {
+    let rig = Rig::start().await;
+    let mut client = rig.client().await;
+    let api = operator(&rig).await;
+    eventually("one client", async || api.clients(None).await.unwrap().connected == 1).await;
+    let id = api.clients(None).await.unwrap().clients[0].id.to_string();
+    for args in [&["top", "--json"][..], &["tap", &id, "--json", "--time", "10m"]] {
+        let admin = rig.admin.to_string();
+        let mut process = headwater(args, &[("HEADWATER_ADMIN", &admin)])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(process.stdout.take());
+        eventually("it has ended", async || {
+            client.ask(CHAIN_ID).await;
+            process.try_wait().unwrap().is_some()
+        })
+        .await;
+        let output = process.wait_with_output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Taps: one client's messages.
 
+use std::time::Duration;
+
 use headwater::config::typed::Compression;
 use headwater::operator::{OperatorClient, TapItem, TapQuery};
 use jsonrpsee::core::client::Subscription;
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{operator, refusal};
 use crate::harness::{Rig, eventually, within};
-use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, Wire};
+use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, FORWARDED, FORWARDED_ANSWER, Wire};
 
 async fn next(tap: &mut Subscription<TapItem>) -> TapItem {
     within("an item", tap.next()).await.unwrap().unwrap()
@@ -88,6 +90,49 @@ async fn a_tap_copies_both_ways_and_hides_what_may_be_secret() {
             .count(),
         3
     );
+}
+
+#[tokio::test]
+async fn a_result_is_hidden_unless_the_tap_saw_its_request() {
+    let rig = Rig::start().await;
+    let api = operator(&rig).await;
+    let mut client = rig.client().await;
+    let id = alone(&rig, &api).await;
+    rig.control
+        .set_faults(|faults| faults.delay = Some(Duration::from_secs(3)));
+    client.send(FORWARDED).await;
+    eventually("a call is in flight", async || {
+        api.client(id).await.unwrap().calls_in_flight == 1
+    })
+    .await;
+    let mut tap = api.tap(id, None).await.unwrap();
+    rig.control.set_faults(|faults| faults.delay = None);
+    assert_eq!(client.next().await, FORWARDED_ANSWER);
+    let TapItem::Sent { text: Some(text), .. } = next(&mut tap).await else {
+        panic!()
+    };
+    assert!(text.contains(r#""result":"[hidden]""#), "{text}");
+
+    // One above 64 KiB is not copied, yet judged; the id is that of the next call.
+    let transaction = "0".repeat(100_000);
+    client
+        .send(
+            json!({"jsonrpc": "2.0", "id": 1, "method": "eth_sendRawTransaction", "params": [transaction]}).to_string(),
+        )
+        .await;
+    client.next().await;
+    client.send(r#"{"jsonrpc":"2.0","id":1,"method":"eth_chainId"}"#).await;
+    client.next().await;
+    assert!(matches!(next(&mut tap).await, TapItem::Received { text: None, .. }));
+    let TapItem::Sent { text: Some(text), .. } = next(&mut tap).await else {
+        panic!()
+    };
+    assert!(!text.contains("message"), "{text}");
+    assert!(matches!(next(&mut tap).await, TapItem::Received { text: Some(_), .. }));
+    let TapItem::Sent { text: Some(text), .. } = next(&mut tap).await else {
+        panic!()
+    };
+    assert!(text.contains(r#""result":"0x539""#), "{text}");
 }
 
 #[tokio::test]

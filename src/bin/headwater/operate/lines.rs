@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use headwater::operator::{ClientPage, Status, TapItem, UpstreamState, UpstreamView, UsageRow};
 
 use super::table::Align::{Left, Right};
-use super::table::{bytes, count, hour, latency, table, time};
+use super::table::{bytes, count, hour, latency, printable, table, time};
 
 /// Describes the status.
 pub(super) fn status(status: &Status) -> String {
@@ -60,7 +60,7 @@ pub(super) fn status(status: &Status) -> String {
     ];
     let mut out = String::new();
     for (name, text) in lines {
-        out.push_str(&format!("{name:<10} {text}\n"));
+        out.push_str(&format!("{name:<10} {}\n", printable(&text)));
     }
     out.push('\n');
     out + &upstreams(&status.upstreams)
@@ -120,8 +120,8 @@ fn upstreams(all: &[UpstreamView]) -> String {
     table(&head, &rows)
 }
 
-/// Lists clients.
-pub(super) fn clients(page: &ClientPage) -> String {
+/// Lists a page of clients, of which so many were skipped.
+pub(super) fn clients(page: &ClientPage, offset: usize) -> String {
     let rows: Vec<Vec<String>> = page
         .clients
         .iter()
@@ -160,7 +160,7 @@ pub(super) fn clients(page: &ClientPage) -> String {
         ("SENT", Right),
         ("", Left),
     ];
-    let more = page.matching - page.clients.len().min(page.matching);
+    let more = page.matching.saturating_sub(offset.saturating_add(page.clients.len()));
     let note = if more > 0 {
         format!("{more} more of {} clients: --limit, --offset\n", page.connected)
     } else {
@@ -203,7 +203,7 @@ pub(super) fn usage(rows: &[UsageRow], by_hour: bool) -> String {
 /// Describes an item of a tap: `>` from the client, `<` to the client.
 pub(super) fn tapped(item: &TapItem) -> String {
     let line = |mark: char, bytes: u64, text: &Option<String>| match text {
-        Some(text) => format!("{mark} {text}\n"),
+        Some(text) => format!("{mark} {}\n", printable(text)),
         None => format!("{mark} [{bytes} bytes]\n"),
     };
     match item {
@@ -215,5 +215,35 @@ pub(super) fn tapped(item: &TapItem) -> String {
             "bytes" => "! the bytes are used up\n".to_owned(),
             _ => "! the client has left\n".to_owned(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_clients_says_how_many_follow_it() {
+        let client = serde_json::json!({
+            "id": 1, "account": "anonymous", "address": null, "plan": "default", "connectedMs": 0, "silentMs": 0, "dropped": 0,
+            "subscriptions": {}, "callsInFlight": 0, "queuedBytes": 0, "blockedMs": null, "sentBytes": 0,
+            "notifications": 0, "compression": "none", "closing": false
+        });
+        let page = serde_json::json!({"matching": 5, "connected": 9, "clients": [client.clone(), client]});
+        let page: ClientPage = serde_json::from_value(page).unwrap();
+        for (offset, more) in [(0, "3 more of 9"), (1, "2 more of 9"), (3, ""), (usize::MAX, "")] {
+            let note = clients(&page, offset);
+            let note = note.lines().nth(3).unwrap_or_default();
+            assert_eq!(note.split(" clients").next().unwrap(), more, "{offset}");
+        }
+    }
+
+    #[test]
+    fn messages_of_a_client_cannot_act_on_the_terminal() {
+        let item = TapItem::Received {
+            bytes: 9,
+            text: Some("{\"\u{9b}31m\u{202e}\n\u{7f}\":1}".into()),
+        };
+        assert_eq!(tapped(&item), "> {\"\\u{9b}31m\\u{202e}\\n\\u{7f}\":1}\n");
     }
 }

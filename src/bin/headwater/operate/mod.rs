@@ -4,7 +4,7 @@ mod lines;
 mod table;
 mod top;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,9 +13,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use headwater::operator::{
     ClientQuery, ClientSort, Drain, OperatorClient as _, TapItem, TapQuery, UpstreamName, UsageQuery,
 };
+use jsonrpsee::client_transport::ws::WsHandshakeError;
 use jsonrpsee::core::client::Error;
 use jsonrpsee::ws_client::{HeaderMap, HeaderValue, WsClient, WsClientBuilder};
 use serde::Serialize;
+
+use crate::text::{Printable, escape_json, escape_json_lines};
 
 /// Time limit of connecting, and of each request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -171,12 +174,21 @@ fn upstream(text: &str) -> Result<UpstreamName, std::convert::Infallible> {
     Ok(index.unwrap_or_else(|_| UpstreamName::Address(text.to_owned())))
 }
 
-/// Runs a command.
+/// Runs a command; it ends when it is done, or when nobody reads its output any more.
 pub async fn run(command: OperatorCommand) -> anyhow::Result<()> {
+    let outcome = perform(command).await;
+    let is_unread = |why: &anyhow::Error| {
+        let why = why.downcast_ref::<io::Error>();
+        why.is_some_and(|why| why.kind() == io::ErrorKind::BrokenPipe)
+    };
+    outcome.or_else(|why| if is_unread(&why) { Ok(()) } else { Err(why) })
+}
+
+async fn perform(command: OperatorCommand) -> anyhow::Result<()> {
     match command {
         OperatorCommand::Status(target) => {
-            let status = told(target.connect().await?.status().await)?;
-            target.show(&status, lines::status);
+            let status = result_of(target.connect().await?.status().await)?;
+            target.show(&status, lines::status)?;
         }
         OperatorCommand::Top(target) => top::top(&target).await?,
         OperatorCommand::Clients(args) => {
@@ -188,35 +200,35 @@ pub async fn run(command: OperatorCommand) -> anyhow::Result<()> {
                 offset: args.offset,
                 limit: Some(args.limit),
             };
-            let page = told(args.target.connect().await?.clients(Some(query)).await)?;
-            args.target.show(&page, lines::clients);
+            let page = result_of(args.target.connect().await?.clients(Some(query)).await)?;
+            args.target.show(&page, |page| lines::clients(page, args.offset))?;
         }
         OperatorCommand::Tap(args) => tap(&args).await?,
         OperatorCommand::Kick(OfClient { client, target }) => {
-            told(target.connect().await?.disconnect(client).await)?;
-            target.show(&true, |_| format!("client {client} is disconnected\n"));
+            result_of(target.connect().await?.disconnect(client).await)?;
+            target.show(&true, |_| format!("client {client} is disconnected\n"))?;
         }
         OperatorCommand::Cordon(CordonArgs { of, force }) => {
-            let changed = told(of.target.connect().await?.cordon(of.upstream, Some(force)).await)?;
+            let changed = result_of(of.target.connect().await?.cordon(of.upstream, Some(force)).await)?;
             of.target
-                .show(&changed, |new| outcome(*new, "cordoned", "was cordoned already"));
+                .show(&changed, |new| outcome(*new, "cordoned", "was cordoned already"))?;
         }
         OperatorCommand::Uncordon(OfUpstream { upstream, target }) => {
-            let changed = told(target.connect().await?.uncordon(upstream).await)?;
+            let changed = result_of(target.connect().await?.uncordon(upstream).await)?;
             target.show(&changed, |new| {
                 outcome(*new, "the cordon has ended", "was not cordoned")
-            });
+            })?;
         }
         OperatorCommand::Drain(DrainArgs { close_within, target }) => {
             let close_within_ms = close_within.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-            let changed = told(target.connect().await?.drain(Some(Drain { close_within_ms })).await)?;
+            let changed = result_of(target.connect().await?.drain(Some(Drain { close_within_ms })).await)?;
             target.show(&changed, |new| {
                 outcome(*new, "drained: /ready answers 503", "was drained already")
-            });
+            })?;
         }
         OperatorCommand::Undrain(target) => {
-            let changed = told(target.connect().await?.undrain().await)?;
-            target.show(&changed, |new| outcome(*new, "the drain has ended", "was not drained"));
+            let changed = result_of(target.connect().await?.undrain().await)?;
+            target.show(&changed, |new| outcome(*new, "the drain has ended", "was not drained"))?;
         }
         OperatorCommand::Usage(args) => {
             let query = UsageQuery {
@@ -224,23 +236,28 @@ pub async fn run(command: OperatorCommand) -> anyhow::Result<()> {
                 hours: Some(args.hours),
                 total: !args.by_hour,
             };
-            let rows = told(args.target.connect().await?.usage(Some(query)).await)?;
-            args.target.show(&rows, |rows| lines::usage(rows, args.by_hour));
+            let rows = result_of(args.target.connect().await?.usage(Some(query)).await)?;
+            args.target.show(&rows, |rows| lines::usage(rows, args.by_hour))?;
         }
         OperatorCommand::Reload(target) => {
-            let reloaded = told(target.connect().await?.reload().await)?;
+            let reloaded = result_of(target.connect().await?.reload().await)?;
             target.show(&reloaded, |reloaded| match &reloaded.needs_restart[..] {
                 [] => "reloaded\n".to_owned(),
-                waiting => format!("reloaded; only a restart applies {}\n", waiting.join(", ")),
-            });
+                waiting => format!("reloaded; only a restart applies {}\n", Printable(&waiting.join(", "))),
+            })?;
         }
     }
     Ok(())
 }
 
-/// Prints a result; a closed pipe is not an error.
-fn print(text: &str) {
-    drop(std::io::stdout().write_all(text.as_bytes()));
+/// Prints a result at once.
+///
+/// # Errors
+/// That of standard output; a reader that is gone ends a command without an error, see [`run`].
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 fn outcome(changed: bool, done: &str, nothing: &str) -> String {
@@ -254,13 +271,13 @@ async fn tap(args: &TapArgs) -> anyhow::Result<()> {
         seconds: Some(args.time.as_secs().max(1)),
         max_bytes: Some(args.max_bytes),
     };
-    let mut items = told(api.tap(args.client, Some(query)).await)?;
+    let mut items = result_of(api.tap(args.client, Some(query)).await)?;
     while let Some(item) = items.next().await {
         let item = item?;
         if args.target.json {
-            print(&format!("{}\n", serde_json::to_string(&item)?));
+            print(&format!("{}\n", escape_json(serde_json::to_string(&item)?)))?;
         } else {
-            print(&lines::tapped(&item));
+            print(&lines::tapped(&item))?;
         }
         if matches!(item, TapItem::Ended { .. }) {
             break;
@@ -289,32 +306,40 @@ impl Target {
         client.build(&url).await.map_err(|why| match rejected(&why) {
             Some(401) => anyhow!("{url} needs the admin token: give its file with --token-file"),
             Some(429) => anyhow!("{url} has too many connections, or got too many wrong tokens: wait a minute"),
-            _ => anyhow!("cannot connect to {url}: {why}; is headwater running, and is this its admin address?"),
+            _ => anyhow!(
+                "cannot connect to {url}: {why}; is headwater running, and is this its admin address?",
+                why = Printable(&why.to_string())
+            ),
         })
     }
 
     /// Prints a value as JSON, or as text for people.
-    fn show<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
+    fn show<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> io::Result<()> {
         if self.json {
             let json = serde_json::to_string_pretty(value).unwrap_or_default();
-            print(&format!("{json}\n"));
+            print(&format!("{}\n", escape_json_lines(&json)))
         } else {
-            print(&text(value));
+            print(&text(value))
         }
     }
 }
 
 /// Returns the status with which the server rejected an upgrade.
 fn rejected(why: &Error) -> Option<u16> {
-    let text = why.to_string() + &format!("{why:?}");
-    [401, 429].into_iter().find(|code| text.contains(&code.to_string()))
+    match why {
+        Error::Transport(why) => match why.downcast_ref() {
+            Some(WsHandshakeError::Rejected { status_code }) => Some(*status_code),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Returns the result of a request; an error of the server as its message alone.
-fn told<T>(answer: Result<T, Error>) -> anyhow::Result<T> {
+fn result_of<T>(answer: Result<T, Error>) -> anyhow::Result<T> {
     answer.map_err(|why| match why {
-        Error::Call(error) => anyhow!("{}", error.message()),
-        other => other.into(),
+        Error::Call(error) => anyhow!("{}", Printable(error.message())),
+        other => anyhow!("{}", Printable(&other.to_string())),
     })
 }
 
@@ -340,6 +365,18 @@ fn url(admin: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rejection_is_known_by_its_status_whatever_the_text_of_an_error_holds() {
+        for (error, status) in [
+            (WsHandshakeError::Rejected { status_code: 401 }, Some(401)),
+            (WsHandshakeError::Rejected { status_code: 503 }, Some(503)),
+            (WsHandshakeError::NoAddressFound("node-429.example:401".into()), None),
+        ] {
+            assert_eq!(rejected(&Error::Transport(error.into())), status);
+        }
+        assert_eq!(rejected(&Error::Custom("429".into())), None);
+    }
 
     #[test]
     fn an_admin_address_is_as_in_the_settings_or_a_url() {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::text::Printable;
+
 /// Alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
@@ -9,8 +11,13 @@ pub(super) enum Align {
     Right,
 }
 
-/// Formats rows under a head, with two spaces between the columns and none at the end of a line.
+/// Formats rows under a head, with two spaces between the columns and none at the end of a line. Cells may hold text of
+/// clients and nodes: what a terminal acts on is escaped.
 pub(super) fn table(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| printable(cell)).collect())
+        .collect();
     let width = |at: usize| {
         let cells = rows.iter().filter_map(|row| row.get(at));
         let longest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
@@ -19,7 +26,7 @@ pub(super) fn table(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let names = head.iter().map(|(name, _)| (*name).to_owned()).collect();
     let mut out = String::new();
-    for row in std::iter::once(&names).chain(rows) {
+    for row in std::iter::once(&names).chain(&rows) {
         let row: &Vec<String> = row;
         let cells = row
             .iter()
@@ -34,6 +41,11 @@ pub(super) fn table(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Returns a text with what a terminal acts on escaped.
+pub(super) fn printable(text: &str) -> String {
+    Printable(text).to_string()
 }
 
 /// Formats bytes with three digits or so: `999 B`, `1.2 KiB`.
@@ -106,6 +118,13 @@ mod tests {
         let expected = "NAME   N\na      1\nbcdé  23\n       4\n";
         assert_eq!(table(&[("NAME", Align::Left), ("N", Align::Right)], &rows), expected);
         assert_eq!(table(&[("NAME", Align::Left)], &[]), "NAME\n");
+    }
+
+    #[test]
+    fn cells_cannot_act_on_the_terminal() {
+        let rows = [vec!["\u{1b}[2Ja\nb\u{202e}".into(), "1".into()]];
+        let expected = "NAME                   N\n\\u{1b}[2Ja\\nb\\u{202e}  1\n";
+        assert_eq!(table(&[("NAME", Align::Left), ("N", Align::Right)], &rows), expected);
     }
 
     #[test]

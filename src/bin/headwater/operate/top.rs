@@ -12,7 +12,8 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use tokio::sync::mpsc;
 
-use super::{Target, print, told};
+use super::{Target, print, result_of};
+use crate::text::escape_json;
 
 /// Events in memory.
 const EVENTS: usize = 64;
@@ -83,17 +84,17 @@ impl Figures {
 /// Runs until a key ends it, or the connection ends.
 pub(super) async fn top(target: &Target) -> anyhow::Result<()> {
     let api = target.connect().await?;
-    let mut states = told(api.subscribe_status().await)?;
+    let mut states = result_of(api.subscribe_status().await)?;
     if target.json {
         while let Some(status) = states.next().await {
-            print(&format!("{}\n", serde_json::to_string(&status?)?));
+            print(&format!("{}\n", escape_json(serde_json::to_string(&status?)?)))?;
         }
         bail!("the connection to headwater was lost");
     }
     if !std::io::stdout().is_terminal() {
         bail!("top needs a terminal; use --json for a line of JSON a second");
     }
-    let mut events = told(api.subscribe_events(Some(EVENTS)).await)?;
+    let mut events = result_of(api.subscribe_events(Some(EVENTS)).await)?;
     let mut keys = keys();
     let mut figures = Figures::default();
     let mut terminal = ratatui::init();

@@ -17,8 +17,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
-use super::text::short;
 use super::trouble::{Endpoint, Trouble};
+use crate::text::short;
 
 /// Time for the connection, TLS and the upgrade together.
 const CONNECT_TIME: Duration = Duration::from_secs(20);

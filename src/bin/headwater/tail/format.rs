@@ -8,8 +8,8 @@ use anstyle::{AnsiColor, Style};
 
 use super::abi::{Argument, Decoded, Events};
 use super::event::{Event, Header, Log, Receipt};
-use super::text::Printable;
 use super::value;
+use crate::text::Printable;
 
 /// Last second that RFC 3339 can write, in the year 9999.
 const LAST_SECOND: u64 = 253_402_300_799;

@@ -6,8 +6,8 @@ use serde::{Serialize, Serializer};
 
 use super::abi::{Argument, Decoded, Events};
 use super::event::Event;
-use super::text::escape_json;
 use super::value::Json;
+use crate::text::escape_json;
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase", rename_all_fields = "camelCase")]

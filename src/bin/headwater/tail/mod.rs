@@ -24,7 +24,6 @@ mod node;
 mod plan;
 mod printer;
 mod resume;
-mod text;
 mod trouble;
 mod value;
 mod walk;

@@ -6,7 +6,7 @@ use alloy_dyn_abi::DynSolValue;
 use alloy_primitives::hex;
 use serde::{Serialize, Serializer};
 
-use super::text::Printable;
+use crate::text::Printable;
 
 /// Bounds of a value in a line for people, so that one log cannot fill the screen: bytes, characters and elements.
 const MAX_BYTES: usize = 64;

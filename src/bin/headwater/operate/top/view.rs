@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Sparkline, Table};
 
 use super::super::lines::state;
-use super::super::table::{bytes, count, latency, time};
+use super::super::table::{bytes, count, latency, printable, time};
 use super::Figures;
 
 /// Lines of the panels of sums and clients.
@@ -60,11 +60,15 @@ fn titled(title: &'static str) -> Block<'static> {
 fn header(status: &Status) -> Vec<Line<'static>> {
     let readiness = match &status.not_ready {
         None => Span::styled("ready", Color::Green),
-        Some(why) => Span::styled(format!("not ready: {why}"), Color::Red),
+        Some(why) => Span::styled(printable(&format!("not ready: {why}")), Color::Red),
     };
     let first = Line::from(vec![
         Span::from("headwater ").bold(),
-        Span::from(format!("{}  up {}  ", status.version, time(status.uptime_ms))),
+        Span::from(printable(&format!(
+            "{}  up {}  ",
+            status.version,
+            time(status.uptime_ms)
+        ))),
         readiness,
         Span::from("  (q ends this)").dim(),
     ]);
@@ -90,8 +94,8 @@ fn upstream_table(upstreams: &[UpstreamView]) -> Table<'static> {
             one.lag_ms.map_or_else(String::new, time),
             latency(one.latency_ms),
             one.calls_in_flight.to_string(),
-            one.address.clone(),
-            one.error.clone().unwrap_or_default(),
+            printable(&one.address),
+            printable(one.error.as_deref().unwrap_or_default()),
         ])
         .style(colour)
     });
@@ -188,7 +192,7 @@ fn busiest(status: &Status) -> Table<'static> {
     let rows = status
         .busiest
         .iter()
-        .map(|busy| Row::new([busy.client.to_string(), busy.account.clone(), bytes(busy.bytes)]));
+        .map(|busy| Row::new([busy.client.to_string(), printable(&busy.account), bytes(busy.bytes)]));
     let widths = [Constraint::Length(8), Constraint::Fill(1), Constraint::Length(9)];
     Table::new(rows, widths)
         .header(Row::new(["client", "account", "sent"]).style(Style::new().dim()))
@@ -220,7 +224,7 @@ fn event_line(entry: &Entry) -> Line<'static> {
     let clock = entry.at / 1000 % 86_400;
     let clock = format!("{:02}:{:02}:{:02} ", clock / 3600, clock / 60 % 60, clock % 60);
     let (text, colour) = event_text(&entry.event);
-    Line::from(vec![Span::from(clock).dim(), Span::styled(text, colour)])
+    Line::from(vec![Span::from(clock).dim(), Span::styled(printable(&text), colour)])
 }
 
 /// Describes an event, with its colour.
@@ -380,6 +384,24 @@ mod tests {
                 10:01:01 reorg: 1 blocks above 118 dropped
             "#]],
         );
+    }
+
+    #[test]
+    fn texts_of_others_cannot_act_on_the_terminal() {
+        let hostile = "a\u{1b}[2J\u{9b}\u{202e}";
+        let mut figures = figures();
+        figures.update(status(|status| {
+            status["notReady"] = json!(hostile);
+            status["upstreams"][0]["error"] = json!(hostile);
+            status["busiest"][0]["account"] = json!(hostile);
+        }));
+        figures.enter(Entry {
+            number: 2,
+            at: 0,
+            event: Event::ReloadRefused { error: hostile.into() },
+        });
+        let page = page(&figures, 200, 22);
+        assert_eq!(page.matches(r"a\u{1b}[2J\u{9b}\u{202e}").count(), 4, "{page}");
     }
 
     #[test]

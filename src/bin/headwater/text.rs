@@ -1,6 +1,6 @@
 //! Text of others, made safe for a terminal.
 //!
-//! Anyone can emit a log with any string in it, and a node can answer anything: control characters would move the
+//! Anyone can emit a log with any string in it, a node can answer anything, and a client chooses what it sends: control characters would move the
 //! cursor, change the title or paste into the shell, and marks of direction would reorder what is read.
 
 use std::fmt::{self, Write as _};
@@ -18,7 +18,7 @@ fn is_unsafe(c: char) -> bool {
 }
 
 /// Text with each unsafe character as an escape, such as `\u{1b}`.
-pub(super) struct Printable<'a>(pub(super) &'a str);
+pub struct Printable<'a>(pub &'a str);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,16 +34,22 @@ impl fmt::Display for Printable<'_> {
 }
 
 /// Returns the text for an error message: printable, and at most 200 characters of it.
-pub(super) fn short(text: &str) -> String {
+pub fn short(text: &str) -> String {
     match text.char_indices().nth(MAX_SHORT) {
         Some((end, _)) => format!("{}…", Printable(&text[..end])),
         None => Printable(text).to_string(),
     }
 }
 
+/// Escapes the unsafe characters of a JSON text of several lines; the serializer writes line feeds between the lines alone.
+pub fn escape_json_lines(json: &str) -> String {
+    let lines: Vec<String> = json.split('\n').map(|line| escape_json(line.to_owned())).collect();
+    lines.join("\n")
+}
+
 /// Escapes the unsafe characters of a JSON text. They occur in strings alone: outside of them JSON has only ASCII, and
 /// a serializer writes no control characters there.
-pub(super) fn escape_json(json: String) -> String {
+pub fn escape_json(json: String) -> String {
     if !json.contains(is_unsafe) {
         return json;
     }
@@ -86,6 +92,13 @@ mod tests {
         let escaped = escape_json(serde_json::to_string(text).unwrap());
         assert!(escaped.is_ascii() && !escaped.contains(is_unsafe), "{escaped}");
         assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), text);
+        let list = [text, "\n"];
+        let escaped = escape_json_lines(&serde_json::to_string_pretty(&list).unwrap());
+        assert!(
+            escaped.lines().count() == 4 && !escaped.replace('\n', "").contains(is_unsafe),
+            "{escaped}"
+        );
+        assert_eq!(serde_json::from_str::<Vec<String>>(&escaped).unwrap(), list);
     }
 
     #[test]
