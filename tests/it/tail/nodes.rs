@@ -87,6 +87,62 @@ async fn old_logs_are_read_by_ranges() {
     assert_eq!(tail.json().await["blockNumber"], 901);
 }
 
+/// Nodes keep the genesis block, and say in many ways that they have no others so old, or do not say it.
+#[tokio::test]
+async fn a_start_below_what_the_node_keeps_is_refused() {
+    const KEPT: u64 = 180;
+    let scripted = Scripted::start().await;
+    scripted.mine_many(360, 1);
+    let proxy = scripted
+        .proxy(|config| {
+            config.history.blocks = 4;
+            config.history.max_replay = 6;
+        })
+        .await;
+    scripted.settled(&proxy).await;
+    let number = |name: &Value| u64::from_str_radix(name.as_str()?.strip_prefix("0x")?, 16).ok();
+    let errors = [
+        Some((4444, "pruned history unavailable")),
+        Some((-32000, "old data not available due to Pruning")),
+        Some((-32603, "height 1 is not available, lowest height is 180")),
+        Some((-32000, "block not found")),
+        None,
+    ];
+    for error in errors {
+        let answer = move || error.map_or_else(|| Value::Null.into(), |(code, text)| Answer::error(code, text));
+        scripted.answer("eth_getBlockByNumber", move |ask| match number(&ask.params[0]) {
+            Some(1..KEPT) => answer(),
+            _ => ask.usual(),
+        });
+        scripted.answer("eth_getLogs", move |ask| match number(&ask.params[0]["fromBlock"]) {
+            Some(0..KEPT) if error.is_some() => answer(),
+            _ => ask.usual(),
+        });
+        for url in [scripted.ws_url(), format!("ws://{}", proxy.address)] {
+            for (from, lines) in [(0, 1), (1, 0), (2, 0)] {
+                let heads = Tail::start(&url, &format!("heads --from {from}"));
+                let (output, errors, code) = heads.ended().await;
+                assert_eq!((code, output.len()), (77, lines), "{error:?} {url} {from} {errors:?}");
+                assert!(errors[0].contains("archive node"), "{errors:?}");
+            }
+        }
+        // Just above, all is there.
+        let kept = Tail::start(&scripted.ws_url(), &format!("heads --from {} --count 2", KEPT + 1));
+        assert_eq!(kept.ended().await.2, 0);
+        if error.is_some() {
+            let (code, line) = Tail::start(&scripted.ws_url(), "logs --from 1").fails().await;
+            assert_eq!(code, 77, "{line}");
+        }
+    }
+    // Blocks are kept, and their contents are not.
+    scripted.answer_as_usual("eth_getBlockByNumber");
+    scripted.answer("eth_getBlockReceipts", |_| {
+        Answer::error(4444, "pruned history unavailable")
+    });
+    let (code, line) = Tail::start(&scripted.ws_url(), "receipts --from 1").fails().await;
+    assert!(code == 77 && line.contains("archive node"), "{code} {line}");
+}
+
 /// Below what a headwater can resume, blocks are read by calls; above it, the subscription takes over.
 #[tokio::test]
 async fn a_start_below_what_can_be_resumed_is_read_by_calls() {

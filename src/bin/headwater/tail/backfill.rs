@@ -8,7 +8,7 @@ use super::connection::Connection;
 use super::event::{Event, Header};
 use super::follow::Follower;
 use super::trouble::{Stop, Trouble};
-use super::walk::{Verdict, Walk};
+use super::walk::{MAX_HOLE, Verdict, Walk};
 use super::window::{Contents, TooDeep, Window};
 
 /// Depth below the head from which on blocks are read by ranges, if the node names no finalized block above it.
@@ -114,6 +114,9 @@ impl<W: Write> Follower<W> {
             };
             let logs = match node.logs_between(next, to, filter).await? {
                 Ok(logs) => logs,
+                Err(error) if error.is_pruned() => {
+                    return Err(node.pruned(&format!("the logs of block {next}"), &error).into());
+                }
                 Err(_) if width > 1 => {
                     width /= 2;
                     continue;
@@ -158,6 +161,7 @@ impl<W: Write> Follower<W> {
             match walk.answered(&self.window, answer) {
                 Verdict::Ask => {}
                 Verdict::Done => return Ok(()),
+                Verdict::Gap => return self.gap(node, walk.question()).await,
                 Verdict::TooDeep => return Err(TooDeep.into()),
                 Verdict::Contradiction => return Err(node.interrupted("contradicts itself about its blocks").into()),
                 Verdict::Adopt { keep, header } => {
@@ -169,6 +173,21 @@ impl<W: Write> Follower<W> {
                 }
             }
         }
+    }
+
+    /// Ends a walk below its goal, at this number. Near the head, the announcement was of a block that never came, or a
+    /// balancer asks a node that is behind: the next announcement wakes another walk. Far below it, the blocks do not
+    /// come: the node does not keep them.
+    async fn gap(&self, node: &mut Connection, number: u64) -> Result<(), Stop> {
+        let head = node.latest().await?.number;
+        if head.saturating_sub(number) < SETTLED_DEPTH {
+            return Ok(());
+        }
+        Err(Trouble::Refused(format!(
+            "{} has no block {number}, nor the {MAX_HOLE} before it, and its head is {head}; give a later --from, or ask an archive node",
+            node.endpoint(),
+        ))
+        .into())
     }
 
     /// Prints a block after the first `keep` of the window.

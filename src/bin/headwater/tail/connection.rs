@@ -32,6 +32,12 @@ const SILENCE: Duration = Duration::from_secs(25);
 /// Bound on the notifications that wait while a call is under way. Above it the connection is given up and resumed.
 const MAX_WAITING_BYTES: usize = 64 << 20;
 
+/// Code for history that a node does not keep (EIP-4444): geth, reth, Nethermind.
+const PRUNED: i64 = 4444;
+/// Words of other nodes, with any code: Erigon's "old data not available due to pruning", and CometBFT's "height 5 is
+/// not available, lowest height is 100", which chains of the Cosmos SDK pass on.
+const PRUNED_WORDS: [&str; 2] = ["prun", "lowest height"];
+
 /// Longest message; also of a frame, since geth sends an answer in one.
 const MAX_MESSAGE_BYTES: usize = 128 << 20;
 
@@ -95,6 +101,12 @@ impl RpcError {
 
     pub(super) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// Checks if the node says that it no longer has what was asked for.
+    pub(super) fn is_pruned(&self) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        self.code == PRUNED || PRUNED_WORDS.iter().any(|words| message.contains(words))
     }
 
     /// Returns the trouble that this answer is: a limit or a node that is away pass, anything else is a refusal.

@@ -18,8 +18,6 @@ const BETWEEN: Duration = Duration::from_millis(200);
 
 const METHOD_NOT_FOUND: i64 = -32601;
 const INVALID_PARAMS: i64 = -32602;
-/// History that a node does not keep (EIP-4444).
-const PRUNED: i64 = 4444;
 
 impl Connection {
     pub(super) async fn chain_id(&mut self) -> Result<u64, Trouble> {
@@ -75,12 +73,16 @@ impl Connection {
         }
     }
 
-    /// Returns the header of the block with this number; `None` if there is none.
+    /// Returns the header of the block with this number; `None` if there is none, or none yet.
+    ///
+    /// # Errors
+    /// Also if the node says that it has pruned the block: asking again does not bring it back.
     pub(super) async fn block(&mut self, number: u64) -> Result<Option<Header>, Trouble> {
         let params = json!([format!("{number:#x}"), false]);
         match self.read::<Option<Header>>("eth_getBlockByNumber", params).await? {
             // Some nodes answer with the block before, where a number has none.
             Ok(header) => Ok(header.filter(|header| header.number == number)),
+            Err(error) if error.is_pruned() => Err(self.pruned(&format!("block {number}"), &error)),
             Err(error) => match error.trouble(self.endpoint(), "eth_getBlockByNumber") {
                 passing @ Trouble::Unavailable(_) => Err(passing),
                 // Others answer with an error.
@@ -124,17 +126,22 @@ impl Connection {
                 Ok(Some(items)) => return Ok(items),
                 Ok(None) => last = "null".to_owned(),
                 Err(error) if error.code == METHOD_NOT_FOUND => return Err(error.trouble(self.endpoint(), method)),
-                Err(error) if error.code == PRUNED => {
-                    let endpoint = self.endpoint();
-                    let text = format!(
-                        "{endpoint} no longer has the contents of block {block}; ask an archive node with --from"
-                    );
-                    return Err(Trouble::Lost(text));
+                Err(error) if error.is_pruned() => {
+                    return Err(self.pruned(&format!("the contents of block {block}"), &error));
                 }
                 Err(error) => last = error.text(),
             }
         }
         Err(self.interrupted(&format!("answers {method} of block {block} with {last}")))
+    }
+
+    /// Returns the refusal of what the node has pruned.
+    pub(super) fn pruned(&self, what: &str, error: &RpcError) -> Trouble {
+        Trouble::Refused(format!(
+            "{} no longer has {what}: {}; give a later --from, or ask an archive node",
+            self.endpoint(),
+            error.text()
+        ))
     }
 
     /// Returns the logs that match in a range of blocks; an error of the endpoint is the inner one.

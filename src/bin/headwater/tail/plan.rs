@@ -29,7 +29,7 @@ Exit codes:
   74  standard output cannot be written
   75  the connection was lost, with --no-retry
   76  the endpoint does not speak as an Ethereum node
-  77  refused";
+  77  refused, or blocks that the endpoint does not keep";
 
 /// Kind of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -16,7 +16,7 @@ pub enum Trouble {
     /// The connection broke off.
     #[error("{0}")]
     Interrupted(String),
-    /// The endpoint does not allow what is asked for, or does not have it.
+    /// The endpoint does not allow what is asked for, or does not have it: a method, or history that it has pruned.
     #[error("{0}")]
     Refused(String),
     /// The endpoint's words are not those of an Ethereum node.
