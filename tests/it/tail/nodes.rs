@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::process::{Tail, told};
 use super::{At, Stage};
-use crate::harness::{Proxy, adopted};
+use crate::harness::{Proxy, adopted, eventually};
 use crate::scripted::{Answer, Scripted};
 use crate::wire::http;
 
@@ -198,6 +198,31 @@ async fn a_block_is_told_when_its_contents_are_there() {
             assert_eq!(told(&tail.json().await), line);
         }
     }
+}
+
+/// Notifications in one array, as balancers send them, and messages of a node's own while a call is open.
+#[tokio::test]
+async fn every_member_of_an_array_is_told_and_other_messages_answer_nothing() {
+    let scripted = Scripted::start().await;
+    scripted.mine_many(1, 0);
+    let mut tail = Tail::start(&scripted.ws_url(), "pending heads --json --from 1");
+    assert_eq!(tail.json().await["number"], 1);
+    let hashes: Vec<String> = (1..=3).map(|byte| format!("0x{byte:064x}")).collect();
+    scripted.notify("newPendingTransactions", |id| {
+        let member = |hash| json!({"jsonrpc": "2.0", "method": "eth_subscription", "params": {"subscription": id, "result": hash}});
+        Value::from_iter(hashes.iter().map(member)).to_string()
+    });
+    for hash in &hashes {
+        assert_eq!(tail.json().await["hash"], **hash);
+    }
+    scripted.hold("eth_getBlockByNumber");
+    let calls = scripted.calls("eth_getBlockByNumber");
+    scripted.mine_many(1, 0);
+    eventually("a call", async || scripted.calls("eth_getBlockByNumber") > calls).await;
+    scripted.send_all(r#"{"jsonrpc":"2.0","method":"hello"}"#);
+    scripted.send_all(r#"[{"jsonrpc":"2.0","method":"hello","params":["world"]},{}]"#);
+    scripted.release("eth_getBlockByNumber");
+    assert_eq!(tail.json().await["number"], 2);
 }
 
 /// Anvil, which is no simulation.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderName, HeaderValue};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -14,9 +13,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
+use super::message::{self, Answer, AnswerId, Member, Notification, RpcError};
 use super::text::short;
 use super::trouble::{Endpoint, Trouble};
 
@@ -32,12 +32,6 @@ const SILENCE: Duration = Duration::from_secs(25);
 /// Bound on the notifications that wait while a call is under way. Above it the connection is given up and resumed.
 const MAX_WAITING_BYTES: usize = 64 << 20;
 
-/// Code for history that a node does not keep (EIP-4444): geth, reth, Nethermind.
-const PRUNED: i64 = 4444;
-/// Words of other nodes, with any code: Erigon's "old data not available due to pruning", and CometBFT's "height 5 is
-/// not available, lowest height is 100", which chains of the Cosmos SDK pass on.
-const PRUNED_WORDS: [&str; 2] = ["prun", "lowest height"];
-
 /// Longest message; also of a frame, since geth sends an answer in one.
 const MAX_MESSAGE_BYTES: usize = 128 << 20;
 
@@ -48,75 +42,6 @@ pub(super) struct Connection {
     waiting: VecDeque<Notification>,
     waiting_bytes: usize,
     has_pinged: bool,
-}
-
-/// An event of a subscription.
-pub(super) struct Notification {
-    /// JSON of the subscription's id.
-    pub(super) subscription: String,
-    pub(super) result: Box<RawValue>,
-}
-
-/// An error that the endpoint answered.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct RpcError {
-    #[serde(default)]
-    pub(super) code: i64,
-    #[serde(default)]
-    message: String,
-}
-
-pub(super) type Answer = Result<Box<RawValue>, RpcError>;
-
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    result: Option<&'a RawValue>,
-    #[serde(default)]
-    error: Option<RpcError>,
-    #[serde(borrow, default)]
-    params: Option<Params<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Params<'a> {
-    #[serde(borrow)]
-    subscription: &'a RawValue,
-    #[serde(borrow, default)]
-    result: Option<&'a RawValue>,
-}
-
-enum Incoming {
-    /// Answers by the ids of their requests; `None` if the endpoint did not say which.
-    Answers(Vec<(Option<u64>, Answer)>),
-    Event(Notification),
-}
-
-impl RpcError {
-    pub(super) fn text(&self) -> String {
-        format!("{} ({})", short(&self.message), self.code)
-    }
-
-    pub(super) fn message(&self) -> &str {
-        &self.message
-    }
-
-    /// Checks if the node says that it no longer has what was asked for.
-    pub(super) fn is_pruned(&self) -> bool {
-        let message = self.message.to_ascii_lowercase();
-        self.code == PRUNED || PRUNED_WORDS.iter().any(|words| message.contains(words))
-    }
-
-    /// Returns the trouble that this answer is: a limit or a node that is away pass, anything else is a refusal.
-    pub(super) fn trouble(&self, endpoint: &Endpoint, what: &str) -> Trouble {
-        let text = format!("{endpoint} refused {what}: {}", self.text());
-        match self.code {
-            -32005 | -32603 | -32002 => Trouble::Unavailable(text),
-            _ => Trouble::Refused(text),
-        }
-    }
 }
 
 impl Connection {
@@ -219,27 +144,21 @@ impl Connection {
     async fn answers(&mut self, ids: Range<u64>) -> Result<Vec<Answer>, Trouble> {
         let mut slots: Vec<Option<Answer>> = ids.clone().map(|_| None).collect();
         while slots.iter().any(Option::is_none) {
-            match self.incoming().await? {
-                Incoming::Event(event) => {
-                    self.waiting_bytes += event.size();
-                    self.waiting.push_back(event);
-                    if self.waiting_bytes > MAX_WAITING_BYTES {
-                        return Err(self.interrupted("sends faster than the answers to calls arrive"));
+            for (id, answer) in self.read_message().await? {
+                let indices = match id {
+                    AnswerId::One(id) if ids.contains(&id) => {
+                        let index = (id - ids.start) as usize;
+                        index..index + 1
                     }
+                    AnswerId::One(_) => continue,
+                    AnswerId::All => 0..slots.len(),
+                };
+                for slot in &mut slots[indices] {
+                    slot.get_or_insert_with(|| answer.clone());
                 }
-                Incoming::Answers(answers) => {
-                    for (id, answer) in answers {
-                        // An answer without an id is to the whole message.
-                        let indices = match id {
-                            Some(id) if ids.contains(&id) => (id - ids.start) as usize..(id - ids.start) as usize + 1,
-                            Some(_) => continue,
-                            None => 0..slots.len(),
-                        };
-                        for slot in &mut slots[indices] {
-                            slot.get_or_insert_with(|| answer.clone());
-                        }
-                    }
-                }
+            }
+            if self.waiting_bytes > MAX_WAITING_BYTES {
+                return Err(self.interrupted("sends faster than the answers to calls arrive"));
             }
         }
         Ok(slots.into_iter().flatten().collect())
@@ -247,19 +166,35 @@ impl Connection {
 
     /// Returns the next notification.
     pub(super) async fn next(&mut self) -> Result<Notification, Trouble> {
-        if let Some(event) = self.waiting.pop_front() {
-            self.waiting_bytes -= event.size();
-            return Ok(event);
-        }
         loop {
-            if let Incoming::Event(event) = self.incoming().await? {
+            if let Some(event) = self.waiting.pop_front() {
+                self.waiting_bytes -= event.size();
                 return Ok(event);
             }
+            // Answers to calls that were given up.
+            drop(self.read_message().await?);
         }
     }
 
-    /// Reads the next message; pings where there is silence.
-    async fn incoming(&mut self) -> Result<Incoming, Trouble> {
+    /// Reads the next message: its notifications are put behind those that wait, its answers are returned.
+    async fn read_message(&mut self) -> Result<Vec<(AnswerId, Answer)>, Trouble> {
+        let text = self.text().await?;
+        let mut answers = Vec::new();
+        for member in message::parse(&text).map_err(|_| self.garbled())? {
+            match member {
+                Member::Answer(id, answer) => answers.push((id, answer)),
+                Member::Event(event) => {
+                    self.waiting_bytes += event.size();
+                    self.waiting.push_back(event);
+                }
+                Member::Ended => return Err(self.interrupted("ended a subscription")),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Reads the next text; pings where there is silence.
+    async fn text(&mut self) -> Result<Utf8Bytes, Trouble> {
         loop {
             let Ok(message) = timeout(SILENCE, self.socket.next()).await else {
                 if self.has_pinged {
@@ -272,55 +207,22 @@ impl Connection {
                 continue;
             };
             self.has_pinged = false;
-            let text = match message {
-                Some(Ok(Message::Text(text))) => text,
-                Some(Ok(Message::Binary(bytes))) => match String::from_utf8(bytes.into()) {
-                    Ok(text) => text.into(),
-                    Err(_) => return Err(self.garbled()),
-                },
+            match message {
+                Some(Ok(Message::Text(text))) => return Ok(text),
+                Some(Ok(Message::Binary(bytes))) => {
+                    return Utf8Bytes::try_from(bytes).map_err(|_| self.garbled());
+                }
                 Some(Ok(Message::Close(Some(frame)))) => {
                     let code = u16::from(frame.code);
                     return Err(self.interrupted(&format!("closed the connection: {code} {}", short(&frame.reason))));
                 }
                 Some(Ok(Message::Close(None))) | None => return Err(self.interrupted("closed the connection")),
-                Some(Ok(_)) => continue,
+                Some(Ok(_)) => {}
                 Some(Err(error)) => {
                     return Err(self.interrupted(&format!("lost the connection: {}", short(&error.to_string()))));
                 }
-            };
-            if let Some(incoming) = self.understood(&text)? {
-                return Ok(incoming);
             }
         }
-    }
-
-    fn understood(&self, text: &str) -> Result<Option<Incoming>, Trouble> {
-        let envelopes: Vec<Envelope<'_>> = if text.trim_start().starts_with('[') {
-            serde_json::from_str(text)
-        } else {
-            serde_json::from_str(text).map(|one| vec![one])
-        }
-        .map_err(|_| self.garbled())?;
-        let mut answers = Vec::new();
-        for envelope in envelopes {
-            if let Some(params) = envelope.params {
-                let Some(result) = params.result else {
-                    return Err(self.interrupted("ended a subscription"));
-                };
-                return Ok(Some(Incoming::Event(Notification {
-                    subscription: params.subscription.get().to_owned(),
-                    result: result.to_owned(),
-                })));
-            }
-            let id = envelope.id.and_then(|id| id.get().trim_matches('"').parse().ok());
-            let answer = match (envelope.error, envelope.result) {
-                (Some(error), _) => Err(error),
-                (None, Some(result)) => Ok(result.to_owned()),
-                (None, None) => Ok(RawValue::NULL.to_owned()),
-            };
-            answers.push((id, answer));
-        }
-        Ok((!answers.is_empty()).then_some(Incoming::Answers(answers)))
     }
 
     pub(super) fn interrupted(&self, why: &str) -> Trouble {
@@ -329,12 +231,6 @@ impl Connection {
 
     fn garbled(&self) -> Trouble {
         Trouble::Garbled(format!("{} sent a message that is not JSON-RPC", self.endpoint))
-    }
-}
-
-impl Notification {
-    fn size(&self) -> usize {
-        size_of::<Self>() + self.subscription.len() + self.result.get().len()
     }
 }
 

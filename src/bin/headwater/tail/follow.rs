@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 
-use super::connection::{Connection, Notification};
+use super::connection::Connection;
 use super::event::{Event, Header};
+use super::message::Notification;
 use super::plan::Plan;
 use super::printer::Printer;
 use super::trouble::{Stop, Trouble};

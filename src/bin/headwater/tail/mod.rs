@@ -20,6 +20,7 @@ mod filter;
 mod follow;
 mod format;
 mod json;
+mod message;
 mod node;
 mod plan;
 mod printer;

@@ -6,9 +6,10 @@ use alloy_primitives::B256;
 use headwater::quantity::Quantity;
 use serde_json::{Value, json};
 
-use super::connection::{Answer, Connection, RpcError};
+use super::connection::Connection;
 use super::event::{Header, Log, Receipt};
 use super::filter::LogFilter;
+use super::message::{Answer, RpcError};
 use super::trouble::Trouble;
 
 /// Attempts to read a block's contents, and the time between two. Nodes announce a block before its receipts are

@@ -5,9 +5,10 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::connection::{Connection, Notification};
+use super::connection::Connection;
 use super::event::{Header, Log};
 use super::follow::Follower;
+use super::message::Notification;
 use super::trouble::{Stop, Trouble};
 use super::window::{Contents, Place};
 
