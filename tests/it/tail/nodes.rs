@@ -225,6 +225,55 @@ async fn every_member_of_an_array_is_told_and_other_messages_answer_nothing() {
     assert_eq!(tail.json().await["number"], 2);
 }
 
+/// A headwater is recognised by what it offers, and not by its words, which others may use.
+#[tokio::test]
+async fn a_node_whose_errors_read_like_headwaters_is_a_node() {
+    let scripted = Scripted::start().await;
+    let blocks = scripted.mine_many(2, 1);
+    let story: Vec<String> = blocks.iter().flat_map(|block| block.adopted()).collect();
+    let refusals = [
+        (-32602, "invalid argument 1: missing field `blockHash`", Value::Null),
+        (-32001, "cannot resume: block 0x0 is not known", Value::Null),
+        (-32001, "resource not found", json!({"block": "0x1"})),
+    ];
+    for (code, message, data) in refusals {
+        scripted.answer("eth_subscribe", move |ask| match ask.params[1] {
+            Value::Null => ask.usual(),
+            _ => Answer::Error(code, message.to_owned(), data.clone()),
+        });
+        for limits in [
+            Answer::error(-32601, "no such method"),
+            json!({}).into(),
+            Value::Null.into(),
+        ] {
+            let limits = parking_lot::Mutex::new(Some(limits));
+            scripted.answer("headwater_accountLimits", move |_| {
+                limits.lock().take().expect("one connection")
+            });
+            let mut tail = Tail::start(&scripted.ws_url(), "heads logs --json --from 1 --until-block 2");
+            tail.expect(&story).await;
+            assert_eq!(tail.ended().await.2, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_headwater_that_denies_its_own_methods_is_recognised() {
+    let node = Devnet::start(devnet::Config::manual()).await.unwrap();
+    let control = node.handle();
+    let proxy = Proxy::start(&[node.ws_url()], |config| {
+        config.methods.denied.push("headwater_*".to_owned());
+    })
+    .await;
+    let blocks = control.mine_many(4);
+    proxy.settled(&control).await;
+    let url = format!("ws://{}", proxy.address);
+    let mut tail = Tail::start(&url, &format!("heads logs --json --from {}", blocks[0].number()));
+    tail.expect(&adopted(&blocks)).await;
+    let reorg = control.reorg(2, 3).unwrap();
+    tail.expect(&super::reorged(At::Headwater, &reorg)).await;
+}
+
 /// Anvil, which is no simulation.
 struct Anvil {
     process: Child,

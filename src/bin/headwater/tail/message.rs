@@ -1,11 +1,15 @@
 //! Messages of an endpoint: answers and notifications, one or an array of them.
 
+use headwater::quantity::Height;
 use serde::Deserialize;
 use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::text::short;
 use super::trouble::{Endpoint, Trouble};
+
+/// Code of headwater's answer if a place cannot be resumed at.
+const CANNOT_RESUME: i64 = -32001;
 
 /// Code for history that a node does not keep (EIP-4444): geth, reth, Nethermind.
 const PRUNED: i64 = 4444;
@@ -28,6 +32,8 @@ pub(super) struct RpcError {
     pub(super) code: i64,
     #[serde(default)]
     message: String,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
 }
 
 pub(super) type Answer = Result<Box<RawValue>, RpcError>;
@@ -144,8 +150,16 @@ impl RpcError {
         format!("{} ({})", short(&self.message), self.code)
     }
 
-    pub(super) fn message(&self) -> &str {
-        &self.message
+    /// Checks if this is a headwater's refusal to resume: its data name the oldest block from which it can
+    /// (docs/resume.md).
+    pub(super) fn is_about_resuming(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Data {
+            #[serde(rename = "oldestBlock")]
+            _oldest: Height,
+        }
+        let data = self.data.as_ref().map(|data| serde_json::from_str::<Data>(data.get()));
+        self.code == CANNOT_RESUME && matches!(data, Some(Ok(_)))
     }
 
     /// Checks if the node says that it no longer has what was asked for.
@@ -210,6 +224,22 @@ mod tests {
             expect![[r#""0x1" > 1, One(7) = "a", "0x1" > 2, One(8) ! no (-1)"#]],
         );
         check("[]", expect![""]);
+    }
+
+    #[test]
+    fn a_refusal_to_resume_names_the_oldest_block() {
+        let is_refusal = |error: &str| serde_json::from_str::<RpcError>(error).unwrap().is_about_resuming();
+        assert!(is_refusal(
+            r#"{"code":-32001,"message":"","data":{"oldestBlock":"0x1f"}}"#
+        ));
+        for other in [
+            r#"{"code":-32001,"message":"resource not found"}"#,
+            r#"{"code":-32001,"message":"","data":null}"#,
+            r#"{"code":-32001,"message":"","data":{"oldestBlock":"latest"}}"#,
+            r#"{"code":-32602,"message":"","data":{"oldestBlock":"0x1f"}}"#,
+        ] {
+            assert!(!is_refusal(other), "{other}");
+        }
     }
 
     #[test]

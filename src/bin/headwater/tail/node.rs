@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use alloy_primitives::B256;
 use headwater::quantity::Quantity;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connection::Connection;
@@ -18,7 +19,15 @@ const ATTEMPTS: usize = 5;
 const BETWEEN: Duration = Duration::from_millis(200);
 
 const METHOD_NOT_FOUND: i64 = -32601;
-const INVALID_PARAMS: i64 = -32602;
+
+/// Members that the answer to `headwater_accountLimits` has with any settings (docs/access.md).
+#[derive(Deserialize)]
+struct AccountLimits {
+    #[serde(rename = "plan")]
+    _plan: String,
+    #[serde(rename = "maxSubscriptions")]
+    _max_subscriptions: u64,
+}
 
 impl Connection {
     pub(super) async fn chain_id(&mut self) -> Result<u64, Trouble> {
@@ -28,16 +37,21 @@ impl Connection {
         }
     }
 
-    /// Checks if the endpoint is a headwater: only it knows the option `after`, and says that this one has no hash.
+    /// Checks if the endpoint is a headwater, by what only a headwater answers.
     pub(super) async fn is_headwater(&mut self) -> Result<bool, Trouble> {
-        let probe = json!(["newHeads", {"after": {}}]);
-        match self.call("eth_subscribe", probe).await? {
+        // A method that costs little and that nodes do not have; settings can deny it.
+        if let Ok(limits) = self.call("headwater_accountLimits", json!([])).await? {
+            return Ok(serde_json::from_str::<AccountLimits>(limits.get()).is_ok());
+        }
+        // A block that no chain has, after which nothing can be resumed.
+        let nowhere = json!(["newHeads", {"after": {"blockHash": B256::ZERO}}]);
+        match self.call("eth_subscribe", nowhere).await? {
             // A node that ignores what it does not know.
             Ok(id) => {
                 self.unsubscribe(id.get()).await?;
                 Ok(false)
             }
-            Err(error) if error.code == INVALID_PARAMS => Ok(error.message().contains("missing field `blockHash`")),
+            Err(error) if error.is_about_resuming() => Ok(true),
             Err(error) if error.code == METHOD_NOT_FOUND => Err(error.trouble(self.endpoint(), "eth_subscribe")),
             Err(error) => match error.trouble(self.endpoint(), "eth_subscribe") {
                 passing @ Trouble::Unavailable(_) => Err(passing),

@@ -12,9 +12,6 @@ use super::message::Notification;
 use super::trouble::{Stop, Trouble};
 use super::window::{Contents, Place};
 
-/// Code of headwater's answer if a place cannot be resumed at.
-const CANNOT_RESUME: i64 = -32001;
-
 /// Attempts to read by calls what cannot be resumed, and to resume after it.
 const ATTEMPTS: usize = 3;
 
@@ -68,7 +65,7 @@ impl<W: Write> Follower<W> {
         let answers = node.subscribe(requests).await?;
         let refusal = answers
             .iter()
-            .find_map(|answer| answer.as_ref().err().filter(|error| error.code == CANNOT_RESUME));
+            .find_map(|answer| answer.as_ref().err().filter(|error| error.is_about_resuming()));
         if let Some(refusal) = refusal {
             let why = format!("refused to resume: {}", refusal.text());
             for id in answers.iter().flatten() {
