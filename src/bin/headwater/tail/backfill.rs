@@ -19,6 +19,10 @@ const FIRST_RANGE: u64 = 1_000;
 const LARGEST_RANGE: u64 = 10_000;
 
 impl<W: Write> Follower<W> {
+    /// Follows any node until the connection breaks or all is printed.
+    ///
+    /// # Errors
+    /// The reason to leave the connection, which is never left without one.
     pub(super) async fn backfilled(&mut self, mut node: Connection) -> Result<Infallible, Stop> {
         // Before the walk, so that no head is announced in between.
         let heads = node.subscribe_one("newHeads").await?;
@@ -49,6 +53,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Prints what is between the window and the node's head.
+    ///
+    /// # Errors
+    /// If a block or a range cannot be read or printed; [`Stop::Done`] after the last block that is wanted.
     pub(super) async fn catch_up(&mut self, node: &mut Connection) -> Result<(), Stop> {
         self.complete_tip(node).await?;
         self.after()?;
@@ -76,6 +83,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Fetches the logs of the newest block if some of them may be missing.
+    ///
+    /// # Errors
+    /// If the block or its logs cannot be read or printed.
     pub(super) async fn complete_tip(&mut self, node: &mut Connection) -> Result<(), Stop> {
         let (Some(tip), Some(filter)) = (self.window.incomplete(), &self.plan.logs) else {
             self.window.complete();
@@ -154,6 +164,10 @@ impl<W: Write> Follower<W> {
     }
 
     /// Walks to the head of this number, or as far as there are blocks.
+    ///
+    /// # Errors
+    /// If a block cannot be read or printed, a reorg is too deep, or the node does not keep the blocks; [`Stop::Done`]
+    /// after the last block that is wanted.
     pub(super) async fn walk(&mut self, node: &mut Connection, goal: u64) -> Result<(), Stop> {
         let mut walk = Walk::new(&self.window, goal);
         loop {

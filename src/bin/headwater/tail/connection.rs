@@ -46,6 +46,9 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects to an endpoint, with these headers in the handshake besides its own.
+    ///
+    /// # Errors
+    /// [`Trouble::Unavailable`] if nothing answers, [`Trouble::Refused`] if the answer is no upgrade to a WebSocket.
     pub(super) async fn open(endpoint: &Endpoint, headers: &[(HeaderName, HeaderValue)]) -> Result<Self, Trouble> {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
@@ -82,6 +85,10 @@ impl Connection {
     }
 
     /// Calls a method; an error of the endpoint is the inner one.
+    ///
+    /// # Errors
+    /// [`Trouble::Interrupted`] if the connection breaks or no answer comes, [`Trouble::Garbled`] if one is not
+    /// JSON-RPC.
     pub(super) async fn call(&mut self, method: &str, params: Value) -> Result<Answer, Trouble> {
         let id = self.next_id;
         let request = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
@@ -90,6 +97,9 @@ impl Connection {
     }
 
     /// Calls a method whose result has this type.
+    ///
+    /// # Errors
+    /// Those of [`Self::call`], and [`Trouble::Garbled`] if the result is of another type.
     pub(super) async fn read<T: DeserializeOwned>(
         &mut self,
         method: &str,
@@ -102,6 +112,9 @@ impl Connection {
     }
 
     /// Parses a result or an event; `what` names it in the error.
+    ///
+    /// # Errors
+    /// [`Trouble::Garbled`] if it is of another type.
     pub(super) fn parsed<T: DeserializeOwned>(&self, json: &RawValue, what: &str) -> Result<T, Trouble> {
         serde_json::from_str(json.get()).map_err(|why| {
             Trouble::Garbled(format!(
@@ -113,6 +126,9 @@ impl Connection {
     }
 
     /// Calls `eth_subscribe` for each of these parameters in one batch, so that the events keep their order.
+    ///
+    /// # Errors
+    /// Those of [`Self::call`].
     pub(super) async fn subscribe(&mut self, params: Vec<Value>) -> Result<Vec<Answer>, Trouble> {
         let first = self.next_id;
         let requests: Vec<Value> = (first..)
@@ -125,6 +141,9 @@ impl Connection {
 
     /// Subscribes to a kind without parameters, in a message of its own: some nodes answer a batched one twice.
     /// Returns its id.
+    ///
+    /// # Errors
+    /// Those of [`Self::call`], and the endpoint's refusal.
     pub(super) async fn subscribe_one(&mut self, kind: &str) -> Result<String, Trouble> {
         let answer = self.call("eth_subscribe", json!([kind])).await?;
         self.subscribed(answer, kind)
@@ -165,6 +184,10 @@ impl Connection {
     }
 
     /// Returns the next notification.
+    ///
+    /// # Errors
+    /// [`Trouble::Interrupted`] if the connection breaks or a subscription ends, [`Trouble::Garbled`] if a message is
+    /// not JSON-RPC.
     pub(super) async fn next(&mut self) -> Result<Notification, Trouble> {
         loop {
             if let Some(event) = self.waiting.pop_front() {

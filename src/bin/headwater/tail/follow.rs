@@ -32,8 +32,8 @@ pub(super) struct Follower<W> {
 enum Progress {
     /// No subscription yet: a failure is one of the command line.
     Nothing,
-    /// The place to start at is known.
-    Placed,
+    /// The block to start with is known.
+    Started,
     /// A subscription was accepted.
     Subscribed,
 }
@@ -50,6 +50,10 @@ impl<W: Write> Follower<W> {
     }
 
     /// Follows until all is printed that was asked for.
+    ///
+    /// # Errors
+    /// The first failure that another connection cannot mend, or any with `--no-retry` or before the first
+    /// subscription.
     pub(super) async fn run(mut self) -> Result<(), Trouble> {
         let mut wait = FIRST_WAIT;
         loop {
@@ -89,7 +93,7 @@ impl<W: Write> Follower<W> {
             return self.pending_alone(node).await;
         }
         if self.progress == Progress::Nothing {
-            self.place(&mut node).await?;
+            self.find_start(&mut node).await?;
         }
         // A removal that the last connection broke off is ended before anything else.
         let rest = self.window.settle();
@@ -102,7 +106,7 @@ impl<W: Write> Follower<W> {
     }
 
     /// Finds the block to start after.
-    async fn place(&mut self, node: &mut Connection) -> Result<(), Stop> {
+    async fn find_start(&mut self, node: &mut Connection) -> Result<(), Stop> {
         let head = node.latest().await?;
         let start = self.plan.from.unwrap_or(head.number + 1);
         if let Some(until) = self.plan.until.filter(|until| *until < start) {
@@ -118,7 +122,7 @@ impl<W: Write> Follower<W> {
             Some(_) => Some(head),
         };
         self.window = Window::new(start, anchor.as_ref());
-        self.progress = Progress::Placed;
+        self.progress = Progress::Started;
         Ok(())
     }
 
@@ -160,12 +164,19 @@ impl<W: Write> Follower<W> {
         }
     }
 
+    /// Prints a pending transaction.
+    ///
+    /// # Errors
+    /// If the event is not a hash, at the last line that is wanted, or if the output fails.
     pub(super) fn pending(&mut self, node: &Connection, event: &Notification) -> Result<(), Stop> {
         let hash = node.parsed(&event.result, "newPendingTransactions")?;
         self.printer.print(&Event::Pending(hash), false)
     }
 
     /// Returns the events of a block except its logs.
+    ///
+    /// # Errors
+    /// If the receipts cannot be read.
     pub(super) async fn head_and_receipts(
         &mut self,
         node: &mut Connection,
@@ -188,6 +199,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Prints that these blocks' events are gone, then a block's own events.
+    ///
+    /// # Errors
+    /// [`Stop::Done`] at the last line that is wanted, or if the output fails.
     pub(super) fn print_block(
         &mut self,
         removed: &[Event],
@@ -207,6 +221,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Ends the command before a block that is beyond the last one wanted.
+    ///
+    /// # Errors
+    /// [`Stop::Done`] then.
     pub(super) fn before(&self, header: &Header) -> Result<(), Stop> {
         match self.plan.until {
             Some(until) if header.number > until => Err(Stop::Done),
@@ -215,6 +232,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Ends the command if the last block that is wanted is printed.
+    ///
+    /// # Errors
+    /// [`Stop::Done`] then.
     pub(super) fn after(&self) -> Result<(), Stop> {
         match (self.plan.until, self.window.tip()) {
             (Some(until), Some((tip, _))) if tip >= until && self.window.incomplete().is_none() => Err(Stop::Done),

@@ -30,6 +30,10 @@ struct AccountLimits {
 }
 
 impl Connection {
+    /// Returns the chain's id.
+    ///
+    /// # Errors
+    /// As of all calls here: those of [`Connection::call`], and the endpoint's refusal.
     pub(super) async fn chain_id(&mut self) -> Result<u64, Trouble> {
         match self.read::<Quantity>("eth_chainId", json!([])).await? {
             Ok(Quantity(id)) => Ok(id),

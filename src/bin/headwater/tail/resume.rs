@@ -23,6 +23,10 @@ struct Subscriptions {
 }
 
 impl<W: Write> Follower<W> {
+    /// Follows a headwater until the connection breaks or all is printed.
+    ///
+    /// # Errors
+    /// The reason to leave the connection, which is never left without one.
     pub(super) async fn resumed(&mut self, mut node: Connection) -> Result<Infallible, Stop> {
         let mut attempts = 0;
         let subscriptions = loop {
