@@ -5,9 +5,9 @@ use std::convert::Infallible;
 use std::io::Write;
 
 use super::connection::Connection;
+use super::error::{Stop, TailError};
 use super::event::{Event, Header};
 use super::follow::Follower;
-use super::trouble::{Stop, Trouble};
 use super::walk::{MAX_HOLE, Verdict, Walk};
 use super::window::{Contents, TooDeep, Window};
 
@@ -133,7 +133,7 @@ impl<W: Write> Follower<W> {
                 }
                 Err(error) => {
                     return Err(error
-                        .trouble(node.endpoint(), &format!("the logs of block {next}"))
+                        .to_tail_error(node.endpoint(), &format!("the logs of block {next}"))
                         .into());
                 }
             };
@@ -144,7 +144,7 @@ impl<W: Write> Follower<W> {
                         node.endpoint(),
                         log.block_number
                     );
-                    return Err(Trouble::Garbled(text).into());
+                    return Err(TailError::Garbled(text).into());
                 }
                 self.printer.print(&Event::Log(log), false)?;
             }
@@ -197,7 +197,7 @@ impl<W: Write> Follower<W> {
         if head.saturating_sub(number) < SETTLED_DEPTH {
             return Ok(());
         }
-        Err(Trouble::Refused(format!(
+        Err(TailError::Refused(format!(
             "{} has no block {number}, nor the {MAX_HOLE} before it, and its head is {head}; give a later --from, or ask an archive node",
             node.endpoint(),
         ))

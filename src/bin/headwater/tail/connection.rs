@@ -16,9 +16,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
+use super::error::{Endpoint, TailError};
 use super::message::{self, Answer, AnswerId, Member, Notification, RpcError};
 use super::text::short;
-use super::trouble::{Endpoint, Trouble};
 
 /// Time for the connection, TLS and the upgrade together.
 const CONNECT_TIME: Duration = Duration::from_secs(20);
@@ -48,8 +48,8 @@ impl Connection {
     /// Connects to an endpoint, with these headers in the handshake besides its own.
     ///
     /// # Errors
-    /// [`Trouble::Unavailable`] if nothing answers, [`Trouble::Refused`] if the answer is no upgrade to a WebSocket.
-    pub(super) async fn open(endpoint: &Endpoint, headers: &[(HeaderName, HeaderValue)]) -> Result<Self, Trouble> {
+    /// [`TailError::Unavailable`] if nothing answers, [`TailError::Refused`] if the answer is no upgrade to a WebSocket.
+    pub(super) async fn open(endpoint: &Endpoint, headers: &[(HeaderName, HeaderValue)]) -> Result<Self, TailError> {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
@@ -65,7 +65,7 @@ impl Connection {
             Ok(Err(error)) => return Err(unreachable(endpoint, &error)),
             Err(_) => {
                 let seconds = CONNECT_TIME.as_secs();
-                return Err(Trouble::Unavailable(format!(
+                return Err(TailError::Unavailable(format!(
                     "cannot connect to {endpoint} within {seconds} s"
                 )));
             }
@@ -87,9 +87,9 @@ impl Connection {
     /// Calls a method; an error of the endpoint is the inner one.
     ///
     /// # Errors
-    /// [`Trouble::Interrupted`] if the connection breaks or no answer comes, [`Trouble::Garbled`] if one is not
+    /// [`TailError::Interrupted`] if the connection breaks or no answer comes, [`TailError::Garbled`] if one is not
     /// JSON-RPC.
-    pub(super) async fn call(&mut self, method: &str, params: Value) -> Result<Answer, Trouble> {
+    pub(super) async fn call(&mut self, method: &str, params: Value) -> Result<Answer, TailError> {
         let id = self.next_id;
         let request = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
         let mut answers = self.exchange(request.to_string(), id..id + 1).await?;
@@ -99,12 +99,12 @@ impl Connection {
     /// Calls a method whose result has this type.
     ///
     /// # Errors
-    /// Those of [`Self::call`], and [`Trouble::Garbled`] if the result is of another type.
+    /// Those of [`Self::call`], and [`TailError::Garbled`] if the result is of another type.
     pub(super) async fn read<T: DeserializeOwned>(
         &mut self,
         method: &str,
         params: Value,
-    ) -> Result<Result<T, RpcError>, Trouble> {
+    ) -> Result<Result<T, RpcError>, TailError> {
         match self.call(method, params).await? {
             Ok(result) => Ok(Ok(self.parsed(&result, method)?)),
             Err(error) => Ok(Err(error)),
@@ -114,10 +114,10 @@ impl Connection {
     /// Parses a result or an event; `what` names it in the error.
     ///
     /// # Errors
-    /// [`Trouble::Garbled`] if it is of another type.
-    pub(super) fn parsed<T: DeserializeOwned>(&self, json: &RawValue, what: &str) -> Result<T, Trouble> {
+    /// [`TailError::Garbled`] if it is of another type.
+    pub(super) fn parsed<T: DeserializeOwned>(&self, json: &RawValue, what: &str) -> Result<T, TailError> {
         serde_json::from_str(json.get()).map_err(|why| {
-            Trouble::Garbled(format!(
+            TailError::Garbled(format!(
                 "{} sent an odd result of {what}: {}",
                 self.endpoint,
                 short(&why.to_string())
@@ -129,7 +129,7 @@ impl Connection {
     ///
     /// # Errors
     /// Those of [`Self::call`].
-    pub(super) async fn subscribe(&mut self, params: Vec<Value>) -> Result<Vec<Answer>, Trouble> {
+    pub(super) async fn subscribe(&mut self, params: Vec<Value>) -> Result<Vec<Answer>, TailError> {
         let first = self.next_id;
         let requests: Vec<Value> = (first..)
             .zip(params)
@@ -144,12 +144,12 @@ impl Connection {
     ///
     /// # Errors
     /// Those of [`Self::call`], and the endpoint's refusal.
-    pub(super) async fn subscribe_one(&mut self, kind: &str) -> Result<String, Trouble> {
+    pub(super) async fn subscribe_one(&mut self, kind: &str) -> Result<String, TailError> {
         let answer = self.call("eth_subscribe", json!([kind])).await?;
         self.subscribed(answer, kind)
     }
 
-    async fn exchange(&mut self, message: String, ids: Range<u64>) -> Result<Vec<Answer>, Trouble> {
+    async fn exchange(&mut self, message: String, ids: Range<u64>) -> Result<Vec<Answer>, TailError> {
         self.next_id = ids.end;
         if let Err(error) = self.socket.send(Message::text(message)).await {
             return Err(self.interrupted(&short(&error.to_string())));
@@ -160,7 +160,7 @@ impl Connection {
         }
     }
 
-    async fn answers(&mut self, ids: Range<u64>) -> Result<Vec<Answer>, Trouble> {
+    async fn answers(&mut self, ids: Range<u64>) -> Result<Vec<Answer>, TailError> {
         let mut slots: Vec<Option<Answer>> = ids.clone().map(|_| None).collect();
         while slots.iter().any(Option::is_none) {
             for (id, answer) in self.read_message().await? {
@@ -186,9 +186,9 @@ impl Connection {
     /// Returns the next notification.
     ///
     /// # Errors
-    /// [`Trouble::Interrupted`] if the connection breaks or a subscription ends, [`Trouble::Garbled`] if a message is
+    /// [`TailError::Interrupted`] if the connection breaks or a subscription ends, [`TailError::Garbled`] if a message is
     /// not JSON-RPC.
-    pub(super) async fn next(&mut self) -> Result<Notification, Trouble> {
+    pub(super) async fn next(&mut self) -> Result<Notification, TailError> {
         loop {
             if let Some(event) = self.waiting.pop_front() {
                 self.waiting_bytes -= event.size();
@@ -200,7 +200,7 @@ impl Connection {
     }
 
     /// Reads the next message: its notifications are put behind those that wait, its answers are returned.
-    async fn read_message(&mut self) -> Result<Vec<(AnswerId, Answer)>, Trouble> {
+    async fn read_message(&mut self) -> Result<Vec<(AnswerId, Answer)>, TailError> {
         let text = self.text().await?;
         let mut answers = Vec::new();
         for member in message::parse(&text).map_err(|_| self.garbled())? {
@@ -217,7 +217,7 @@ impl Connection {
     }
 
     /// Reads the next text; pings where there is silence.
-    async fn text(&mut self) -> Result<Utf8Bytes, Trouble> {
+    async fn text(&mut self) -> Result<Utf8Bytes, TailError> {
         loop {
             let Ok(message) = timeout(SILENCE, self.socket.next()).await else {
                 if self.has_pinged {
@@ -248,18 +248,18 @@ impl Connection {
         }
     }
 
-    pub(super) fn interrupted(&self, why: &str) -> Trouble {
-        Trouble::Interrupted(format!("{} {why}", self.endpoint))
+    pub(super) fn interrupted(&self, why: &str) -> TailError {
+        TailError::Interrupted(format!("{} {why}", self.endpoint))
     }
 
-    fn garbled(&self) -> Trouble {
-        Trouble::Garbled(format!("{} sent a message that is not JSON-RPC", self.endpoint))
+    fn garbled(&self) -> TailError {
+        TailError::Garbled(format!("{} sent a message that is not JSON-RPC", self.endpoint))
     }
 }
 
-fn unreachable(endpoint: &Endpoint, error: &Error) -> Trouble {
+fn unreachable(endpoint: &Endpoint, error: &Error) -> TailError {
     let Error::Http(answer) = error else {
-        return Trouble::Unavailable(format!(
+        return TailError::Unavailable(format!(
             "cannot connect to {endpoint} ({}); is headwater or a node running there?",
             short(&error.to_string())
         ));
@@ -267,10 +267,10 @@ fn unreachable(endpoint: &Endpoint, error: &Error) -> Trouble {
     let status = answer.status();
     let text = format!("{endpoint} answered {status}");
     match status.as_u16() {
-        401 | 403 => Trouble::Refused(format!(
+        401 | 403 => TailError::Refused(format!(
             "{text}; put the key that it asks for into the URL, as in {endpoint}/KEY, or give --header 'Authorization: Bearer KEY'"
         )),
-        429 | 500.. => Trouble::Unavailable(format!("{text}; try again later")),
-        _ => Trouble::Refused(format!("{text}; this is not the WebSocket of an Ethereum node")),
+        429 | 500.. => TailError::Unavailable(format!("{text}; try again later")),
+        _ => TailError::Refused(format!("{text}; this is not the WebSocket of an Ethereum node")),
     }
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 
 use super::connection::Connection;
+use super::error::{Stop, TailError};
 use super::event::{Event, Header};
 use super::message::Notification;
 use super::plan::Plan;
 use super::printer::Printer;
-use super::trouble::{Stop, Trouble};
 use super::walk::MAX_HOLE;
 use super::window::{Contents, TooDeep, Window};
 
@@ -54,21 +54,21 @@ impl<W: Write> Follower<W> {
     /// # Errors
     /// The first failure that another connection cannot mend, or any with `--no-retry` or before the first
     /// subscription.
-    pub(super) async fn run(mut self) -> Result<(), Trouble> {
+    pub(super) async fn run(mut self) -> Result<(), TailError> {
         let mut wait = FIRST_WAIT;
         loop {
             let (began, before) = (Instant::now(), self.window.tip());
-            let trouble = match self.connection().await {
+            let error = match self.connection().await {
                 Err(Stop::Done) => return Ok(()),
-                Err(Stop::Trouble(trouble)) => trouble,
+                Err(Stop::Failed(error)) => error,
             };
-            if !trouble.passes() || !self.plan.retries || self.progress != Progress::Subscribed {
-                return Err(trouble);
+            if !error.passes() || !self.plan.retries || self.progress != Progress::Subscribed {
+                return Err(error);
             }
             if self.window.tip() != before || began.elapsed() > LONGEST_WAIT {
                 wait = FIRST_WAIT;
             }
-            eprintln!("headwater: {trouble}; connecting again");
+            eprintln!("headwater: {error}; connecting again");
             // Many that lost the same endpoint do not return in the same instant.
             tokio::time::sleep(wait.mul_f64(rand::rng().random_range(0.5..1.0))).await;
             wait = (wait * 2).min(LONGEST_WAIT);
@@ -82,7 +82,7 @@ impl<W: Write> Follower<W> {
         match self.chain.replace(chain) {
             Some(before) if before != chain => {
                 let endpoint = node.endpoint();
-                return Err(Trouble::Lost(format!(
+                return Err(TailError::Lost(format!(
                     "{endpoint} was chain {before} and is chain {chain} now; start again to follow that one"
                 ))
                 .into());
@@ -136,7 +136,7 @@ impl<W: Write> Follower<W> {
         let endpoint = node.endpoint();
         let text =
             format!("{endpoint} has no block {number}, after which --from begins; start later, or ask an archive node");
-        Err(Trouble::Refused(text).into())
+        Err(TailError::Refused(text).into())
     }
 
     /// Notes that the endpoint serves what is wanted: from here on, disconnects are waited out.
@@ -245,7 +245,7 @@ impl<W: Write> Follower<W> {
 
 impl From<TooDeep> for Stop {
     fn from(TooDeep: TooDeep) -> Self {
-        Trouble::Lost(
+        TailError::Lost(
             "the chain was reorganised below the blocks that are remembered, so what was dropped cannot be listed; start again with --from"
                 .to_owned(),
         )

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::error::{Endpoint, TailError};
 use super::text::short;
-use super::trouble::{Endpoint, Trouble};
 
 /// Code of headwater's answer if a place cannot be resumed at.
 const CANNOT_RESUME: i64 = -32001;
@@ -168,12 +168,12 @@ impl RpcError {
         self.code == PRUNED || PRUNED_WORDS.iter().any(|words| message.contains(words))
     }
 
-    /// Returns the trouble that this answer is: a limit or a node that is away pass, anything else is a refusal.
-    pub(super) fn trouble(&self, endpoint: &Endpoint, what: &str) -> Trouble {
+    /// Returns the error that this answer is: a limit or a node that is away pass, anything else is a refusal.
+    pub(super) fn to_tail_error(&self, endpoint: &Endpoint, what: &str) -> TailError {
         let text = format!("{endpoint} refused {what}: {}", self.text());
         match self.code {
-            -32005 | -32603 | -32002 => Trouble::Unavailable(text),
-            _ => Trouble::Refused(text),
+            -32005 | -32603 | -32002 => TailError::Unavailable(text),
+            _ => TailError::Refused(text),
         }
     }
 }

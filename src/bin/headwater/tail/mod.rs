@@ -15,6 +15,7 @@
 mod abi;
 mod backfill;
 mod connection;
+mod error;
 mod event;
 mod filter;
 mod follow;
@@ -26,7 +27,6 @@ mod plan;
 mod printer;
 mod resume;
 mod text;
-mod trouble;
 mod value;
 mod walk;
 mod window;
@@ -36,15 +36,15 @@ use std::os::fd::AsFd as _;
 use tokio::io::Interest;
 use tokio::net::unix::pipe::Sender;
 
+pub use error::TailError;
 pub use plan::TailArgs;
-pub use trouble::Trouble;
 
 /// Subscribes and prints until all that was asked for is printed.
 ///
 /// # Errors
 /// The reason for which it stopped before, with its exit code. A connection that is lost after the first subscription
 /// counts only with `--no-retry`.
-pub async fn tail(args: TailArgs) -> Result<(), Trouble> {
+pub async fn tail(args: TailArgs) -> Result<(), TailError> {
     // Fails if a provider is installed already, which serves as well.
     drop(rustls::crypto::ring::default_provider().install_default());
     let abi_files = args.read_abi_files()?;

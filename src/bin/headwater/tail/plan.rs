@@ -9,9 +9,9 @@ use headwater::quantity::MAX_HEIGHT;
 use http::{HeaderName, HeaderValue};
 
 use super::abi::Events;
+use super::error::{Endpoint, TailError};
 use super::filter::{Choice, LogFilter};
 use super::printer::Form;
-use super::trouble::{Endpoint, Trouble};
 
 /// Endpoint of a headwater with default settings.
 const DEFAULT_URL: &str = "ws://127.0.0.1:9546";
@@ -85,13 +85,13 @@ impl TailArgs {
     /// Reads the files of `--abi`; returns the name and the content of each.
     ///
     /// # Errors
-    /// [`Trouble::Usage`] if a file cannot be read as text.
-    pub(super) fn read_abi_files(&self) -> Result<Vec<(String, String)>, Trouble> {
+    /// [`TailError::Usage`] if a file cannot be read as text.
+    pub(super) fn read_abi_files(&self) -> Result<Vec<(String, String)>, TailError> {
         let read = |path: &PathBuf| {
             let name = path.display().to_string();
             match std::fs::read_to_string(path) {
                 Ok(content) => Ok((name, content)),
-                Err(why) => Err(Trouble::Usage(format!("--abi {name}: {why}"))),
+                Err(why) => Err(TailError::Usage(format!("--abi {name}: {why}"))),
             }
         };
         self.abi.iter().map(read).collect()
@@ -174,12 +174,12 @@ impl Plan {
     /// plan, the form of the lines, the events to decode, and the number of lines.
     ///
     /// # Errors
-    /// [`Trouble::Usage`] if flags contradict each other, or a signature, topic or file cannot be parsed.
+    /// [`TailError::Usage`] if flags contradict each other, or a signature, topic or file cannot be parsed.
     pub(super) fn new(
         args: TailArgs,
         abi_files: &[(String, String)],
-    ) -> Result<(Self, Form, Events, Option<u64>), Trouble> {
-        let usage = |why: &str| Trouble::Usage(why.to_owned());
+    ) -> Result<(Self, Form, Events, Option<u64>), TailError> {
+        let usage = |why: &str| TailError::Usage(why.to_owned());
         let (mut urls, mut kinds) = (Vec::new(), args.kinds);
         for word in args.words {
             match word {
@@ -212,8 +212,8 @@ impl Plan {
         {
             return Err(usage("--from is above --until-block"));
         }
-        let (events, topics) = Events::new(abi_files, &args.event).map_err(Trouble::Usage)?;
-        let filter = LogFilter::new(args.address, topics, args.topic).map_err(Trouble::Usage)?;
+        let (events, topics) = Events::new(abi_files, &args.event).map_err(TailError::Usage)?;
+        let filter = LogFilter::new(args.address, topics, args.topic).map_err(TailError::Usage)?;
         let default = || Endpoint(url::Url::parse(DEFAULT_URL).expect("the constant is a URL"));
         let plan = Self {
             endpoint: urls.pop().unwrap_or_else(default),
@@ -269,7 +269,7 @@ mod tests {
         let words = std::iter::once("tail").chain(line.split_whitespace());
         let text = match Command::try_parse_from(words).map(|command| plan(command.args)) {
             Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
-            Ok(Err(trouble)) => trouble.to_string(),
+            Ok(Err(error)) => error.to_string(),
             Ok(Ok((plan, form, _, count))) => {
                 let kinds = [
                     ("heads", plan.heads),
