@@ -138,8 +138,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("headwater: {error:#}");
-            if let Some(trouble) = error.downcast_ref::<tail::Trouble>() {
-                return ExitCode::from(trouble.code());
+            if let Some(error) = error.downcast_ref::<tail::TailError>() {
+                return ExitCode::from(error.code());
             }
             let usage = error.is::<ConfigError>() || error.is::<headwater::app::StartError>();
             ExitCode::from(if usage { USAGE } else { 1 })

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::process::{Tail, told};
 use super::{At, Stage};
-use crate::harness::{Proxy, adopted};
+use crate::harness::{Proxy, adopted, eventually};
 use crate::scripted::{Answer, Scripted};
 use crate::wire::http;
 
@@ -87,6 +87,62 @@ async fn old_logs_are_read_by_ranges() {
     assert_eq!(tail.json().await["blockNumber"], 901);
 }
 
+/// Nodes keep the genesis block, and say in many ways that they have no others so old, or do not say it.
+#[tokio::test]
+async fn a_start_below_what_the_node_keeps_is_refused() {
+    const KEPT: u64 = 180;
+    let scripted = Scripted::start().await;
+    scripted.mine_many(360, 1);
+    let proxy = scripted
+        .proxy(|config| {
+            config.history.blocks = 4;
+            config.history.max_replay = 6;
+        })
+        .await;
+    scripted.settled(&proxy).await;
+    let number = |name: &Value| u64::from_str_radix(name.as_str()?.strip_prefix("0x")?, 16).ok();
+    let errors = [
+        Some((4444, "pruned history unavailable")),
+        Some((-32000, "old data not available due to Pruning")),
+        Some((-32603, "height 1 is not available, lowest height is 180")),
+        Some((-32000, "block not found")),
+        None,
+    ];
+    for error in errors {
+        let answer = move || error.map_or_else(|| Value::Null.into(), |(code, text)| Answer::error(code, text));
+        scripted.answer("eth_getBlockByNumber", move |ask| match number(&ask.params[0]) {
+            Some(1..KEPT) => answer(),
+            _ => ask.usual(),
+        });
+        scripted.answer("eth_getLogs", move |ask| match number(&ask.params[0]["fromBlock"]) {
+            Some(0..KEPT) if error.is_some() => answer(),
+            _ => ask.usual(),
+        });
+        for url in [scripted.ws_url(), format!("ws://{}", proxy.address)] {
+            for (from, lines) in [(0, 1), (1, 0), (2, 0)] {
+                let heads = Tail::start(&url, &format!("heads --from {from}"));
+                let (output, errors, code) = heads.ended().await;
+                assert_eq!((code, output.len()), (77, lines), "{error:?} {url} {from} {errors:?}");
+                assert!(errors[0].contains("archive node"), "{errors:?}");
+            }
+        }
+        // Just above, all is there.
+        let kept = Tail::start(&scripted.ws_url(), &format!("heads --from {} --count 2", KEPT + 1));
+        assert_eq!(kept.ended().await.2, 0);
+        if error.is_some() {
+            let (code, line) = Tail::start(&scripted.ws_url(), "logs --from 1").fails().await;
+            assert_eq!(code, 77, "{line}");
+        }
+    }
+    // Blocks are kept, and their contents are not.
+    scripted.answer_as_usual("eth_getBlockByNumber");
+    scripted.answer("eth_getBlockReceipts", |_| {
+        Answer::error(4444, "pruned history unavailable")
+    });
+    let (code, line) = Tail::start(&scripted.ws_url(), "receipts --from 1").fails().await;
+    assert!(code == 77 && line.contains("archive node"), "{code} {line}");
+}
+
 /// Below what a headwater can resume, blocks are read by calls; above it, the subscription takes over.
 #[tokio::test]
 async fn a_start_below_what_can_be_resumed_is_read_by_calls() {
@@ -142,6 +198,80 @@ async fn a_block_is_told_when_its_contents_are_there() {
             assert_eq!(told(&tail.json().await), line);
         }
     }
+}
+
+/// Notifications in one array, as balancers send them, and messages of a node's own while a call is open.
+#[tokio::test]
+async fn every_member_of_an_array_is_told_and_other_messages_answer_nothing() {
+    let scripted = Scripted::start().await;
+    scripted.mine_many(1, 0);
+    let mut tail = Tail::start(&scripted.ws_url(), "pending heads --json --from 1");
+    assert_eq!(tail.json().await["number"], 1);
+    let hashes: Vec<String> = (1..=3).map(|byte| format!("0x{byte:064x}")).collect();
+    scripted.notify("newPendingTransactions", |id| {
+        let member = |hash| json!({"jsonrpc": "2.0", "method": "eth_subscription", "params": {"subscription": id, "result": hash}});
+        Value::from_iter(hashes.iter().map(member)).to_string()
+    });
+    for hash in &hashes {
+        assert_eq!(tail.json().await["hash"], **hash);
+    }
+    scripted.hold("eth_getBlockByNumber");
+    let calls = scripted.calls("eth_getBlockByNumber");
+    scripted.mine_many(1, 0);
+    eventually("a call", async || scripted.calls("eth_getBlockByNumber") > calls).await;
+    scripted.send_all(r#"{"jsonrpc":"2.0","method":"hello"}"#);
+    scripted.send_all(r#"[{"jsonrpc":"2.0","method":"hello","params":["world"]},{}]"#);
+    scripted.release("eth_getBlockByNumber");
+    assert_eq!(tail.json().await["number"], 2);
+}
+
+/// A headwater is recognised by what it offers, and not by its words, which others may use.
+#[tokio::test]
+async fn a_node_whose_errors_read_like_headwaters_is_a_node() {
+    let scripted = Scripted::start().await;
+    let blocks = scripted.mine_many(2, 1);
+    let story: Vec<String> = blocks.iter().flat_map(|block| block.adopted()).collect();
+    let refusals = [
+        (-32602, "invalid argument 1: missing field `blockHash`", Value::Null),
+        (-32001, "cannot resume: block 0x0 is not known", Value::Null),
+        (-32001, "resource not found", json!({"block": "0x1"})),
+    ];
+    for (code, message, data) in refusals {
+        scripted.answer("eth_subscribe", move |ask| match ask.params[1] {
+            Value::Null => ask.usual(),
+            _ => Answer::Error(code, message.to_owned(), data.clone()),
+        });
+        for limits in [
+            Answer::error(-32601, "no such method"),
+            json!({}).into(),
+            Value::Null.into(),
+        ] {
+            let limits = parking_lot::Mutex::new(Some(limits));
+            scripted.answer("headwater_accountLimits", move |_| {
+                limits.lock().take().expect("one connection")
+            });
+            let mut tail = Tail::start(&scripted.ws_url(), "heads logs --json --from 1 --until-block 2");
+            tail.expect(&story).await;
+            assert_eq!(tail.ended().await.2, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_headwater_that_denies_its_own_methods_is_recognised() {
+    let node = Devnet::start(devnet::Config::manual()).await.unwrap();
+    let control = node.handle();
+    let proxy = Proxy::start(&[node.ws_url()], |config| {
+        config.methods.denied.push("headwater_*".to_owned());
+    })
+    .await;
+    let blocks = control.mine_many(4);
+    proxy.settled(&control).await;
+    let url = format!("ws://{}", proxy.address);
+    let mut tail = Tail::start(&url, &format!("heads logs --json --from {}", blocks[0].number()));
+    tail.expect(&adopted(&blocks)).await;
+    let reorg = control.reorg(2, 3).unwrap();
+    tail.expect(&super::reorged(At::Headwater, &reorg)).await;
 }
 
 /// Anvil, which is no simulation.

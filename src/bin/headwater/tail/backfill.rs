@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::io::Write;
 
 use super::connection::Connection;
+use super::error::{Stop, TailError};
 use super::event::{Event, Header};
 use super::follow::Follower;
-use super::trouble::{Stop, Trouble};
-use super::walk::{Verdict, Walk};
+use super::walk::{MAX_HOLE, Verdict, Walk};
 use super::window::{Contents, TooDeep, Window};
 
 /// Depth below the head from which on blocks are read by ranges, if the node names no finalized block above it.
@@ -19,6 +19,10 @@ const FIRST_RANGE: u64 = 1_000;
 const LARGEST_RANGE: u64 = 10_000;
 
 impl<W: Write> Follower<W> {
+    /// Follows any node until the connection breaks or all is printed.
+    ///
+    /// # Errors
+    /// The reason to leave the connection, which is never left without one.
     pub(super) async fn backfilled(&mut self, mut node: Connection) -> Result<Infallible, Stop> {
         // Before the walk, so that no head is announced in between.
         let heads = node.subscribe_one("newHeads").await?;
@@ -49,6 +53,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Prints what is between the window and the node's head.
+    ///
+    /// # Errors
+    /// If a block or a range cannot be read or printed; [`Stop::Done`] after the last block that is wanted.
     pub(super) async fn catch_up(&mut self, node: &mut Connection) -> Result<(), Stop> {
         self.complete_tip(node).await?;
         self.after()?;
@@ -76,6 +83,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Fetches the logs of the newest block if some of them may be missing.
+    ///
+    /// # Errors
+    /// If the block or its logs cannot be read or printed.
     pub(super) async fn complete_tip(&mut self, node: &mut Connection) -> Result<(), Stop> {
         let (Some(tip), Some(filter)) = (self.window.incomplete(), &self.plan.logs) else {
             self.window.complete();
@@ -114,13 +124,16 @@ impl<W: Write> Follower<W> {
             };
             let logs = match node.logs_between(next, to, filter).await? {
                 Ok(logs) => logs,
+                Err(error) if error.is_pruned() => {
+                    return Err(node.pruned(&format!("the logs of block {next}"), &error).into());
+                }
                 Err(_) if width > 1 => {
                     width /= 2;
                     continue;
                 }
                 Err(error) => {
                     return Err(error
-                        .trouble(node.endpoint(), &format!("the logs of block {next}"))
+                        .to_tail_error(node.endpoint(), &format!("the logs of block {next}"))
                         .into());
                 }
             };
@@ -131,7 +144,7 @@ impl<W: Write> Follower<W> {
                         node.endpoint(),
                         log.block_number
                     );
-                    return Err(Trouble::Garbled(text).into());
+                    return Err(TailError::Garbled(text).into());
                 }
                 self.printer.print(&Event::Log(log), false)?;
             }
@@ -151,6 +164,10 @@ impl<W: Write> Follower<W> {
     }
 
     /// Walks to the head of this number, or as far as there are blocks.
+    ///
+    /// # Errors
+    /// If a block cannot be read or printed, a reorg is too deep, or the node does not keep the blocks; [`Stop::Done`]
+    /// after the last block that is wanted.
     pub(super) async fn walk(&mut self, node: &mut Connection, goal: u64) -> Result<(), Stop> {
         let mut walk = Walk::new(&self.window, goal);
         loop {
@@ -158,6 +175,7 @@ impl<W: Write> Follower<W> {
             match walk.answered(&self.window, answer) {
                 Verdict::Ask => {}
                 Verdict::Done => return Ok(()),
+                Verdict::Gap => return self.gap(node, walk.question()).await,
                 Verdict::TooDeep => return Err(TooDeep.into()),
                 Verdict::Contradiction => return Err(node.interrupted("contradicts itself about its blocks").into()),
                 Verdict::Adopt { keep, header } => {
@@ -169,6 +187,21 @@ impl<W: Write> Follower<W> {
                 }
             }
         }
+    }
+
+    /// Ends a walk below its goal, at this number. Near the head, the announcement was of a block that never came, or a
+    /// balancer asks a node that is behind: the next announcement wakes another walk. Far below it, the blocks do not
+    /// come: the node does not keep them.
+    async fn gap(&self, node: &mut Connection, number: u64) -> Result<(), Stop> {
+        let head = node.latest().await?.number;
+        if head.saturating_sub(number) < SETTLED_DEPTH {
+            return Ok(());
+        }
+        Err(TailError::Refused(format!(
+            "{} has no block {number}, nor the {MAX_HOLE} before it, and its head is {head}; give a later --from, or ask an archive node",
+            node.endpoint(),
+        ))
+        .into())
     }
 
     /// Prints a block after the first `keep` of the window.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderName, HeaderValue};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -14,10 +13,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
-use super::trouble::{Endpoint, Trouble};
+use super::error::{Endpoint, TailError};
+use super::message::{self, Answer, AnswerId, Member, Notification, RpcError};
 use crate::text::short;
 
 /// Time for the connection, TLS and the upgrade together.
@@ -44,72 +44,12 @@ pub(super) struct Connection {
     has_pinged: bool,
 }
 
-/// An event of a subscription.
-pub(super) struct Notification {
-    /// JSON of the subscription's id.
-    pub(super) subscription: String,
-    pub(super) result: Box<RawValue>,
-}
-
-/// An error that the endpoint answered.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct RpcError {
-    #[serde(default)]
-    pub(super) code: i64,
-    #[serde(default)]
-    message: String,
-}
-
-pub(super) type Answer = Result<Box<RawValue>, RpcError>;
-
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    result: Option<&'a RawValue>,
-    #[serde(default)]
-    error: Option<RpcError>,
-    #[serde(borrow, default)]
-    params: Option<Params<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Params<'a> {
-    #[serde(borrow)]
-    subscription: &'a RawValue,
-    #[serde(borrow, default)]
-    result: Option<&'a RawValue>,
-}
-
-enum Incoming {
-    /// Answers by the ids of their requests; `None` if the endpoint did not say which.
-    Answers(Vec<(Option<u64>, Answer)>),
-    Event(Notification),
-}
-
-impl RpcError {
-    pub(super) fn text(&self) -> String {
-        format!("{} ({})", short(&self.message), self.code)
-    }
-
-    pub(super) fn message(&self) -> &str {
-        &self.message
-    }
-
-    /// Returns the trouble that this answer is: a limit or a node that is away pass, anything else is a refusal.
-    pub(super) fn trouble(&self, endpoint: &Endpoint, what: &str) -> Trouble {
-        let text = format!("{endpoint} refused {what}: {}", self.text());
-        match self.code {
-            -32005 | -32603 | -32002 => Trouble::Unavailable(text),
-            _ => Trouble::Refused(text),
-        }
-    }
-}
-
 impl Connection {
     /// Connects to an endpoint, with these headers in the handshake besides its own.
-    pub(super) async fn open(endpoint: &Endpoint, headers: &[(HeaderName, HeaderValue)]) -> Result<Self, Trouble> {
+    ///
+    /// # Errors
+    /// [`TailError::Unavailable`] if nothing answers, [`TailError::Refused`] if the answer is no upgrade to a WebSocket.
+    pub(super) async fn open(endpoint: &Endpoint, headers: &[(HeaderName, HeaderValue)]) -> Result<Self, TailError> {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
@@ -125,7 +65,7 @@ impl Connection {
             Ok(Err(error)) => return Err(unreachable(endpoint, &error)),
             Err(_) => {
                 let seconds = CONNECT_TIME.as_secs();
-                return Err(Trouble::Unavailable(format!(
+                return Err(TailError::Unavailable(format!(
                     "cannot connect to {endpoint} within {seconds} s"
                 )));
             }
@@ -145,7 +85,11 @@ impl Connection {
     }
 
     /// Calls a method; an error of the endpoint is the inner one.
-    pub(super) async fn call(&mut self, method: &str, params: Value) -> Result<Answer, Trouble> {
+    ///
+    /// # Errors
+    /// [`TailError::Interrupted`] if the connection breaks or no answer comes, [`TailError::Garbled`] if one is not
+    /// JSON-RPC.
+    pub(super) async fn call(&mut self, method: &str, params: Value) -> Result<Answer, TailError> {
         let id = self.next_id;
         let request = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
         let mut answers = self.exchange(request.to_string(), id..id + 1).await?;
@@ -153,11 +97,14 @@ impl Connection {
     }
 
     /// Calls a method whose result has this type.
+    ///
+    /// # Errors
+    /// Those of [`Self::call`], and [`TailError::Garbled`] if the result is of another type.
     pub(super) async fn read<T: DeserializeOwned>(
         &mut self,
         method: &str,
         params: Value,
-    ) -> Result<Result<T, RpcError>, Trouble> {
+    ) -> Result<Result<T, RpcError>, TailError> {
         match self.call(method, params).await? {
             Ok(result) => Ok(Ok(self.parsed(&result, method)?)),
             Err(error) => Ok(Err(error)),
@@ -165,9 +112,12 @@ impl Connection {
     }
 
     /// Parses a result or an event; `what` names it in the error.
-    pub(super) fn parsed<T: DeserializeOwned>(&self, json: &RawValue, what: &str) -> Result<T, Trouble> {
+    ///
+    /// # Errors
+    /// [`TailError::Garbled`] if it is of another type.
+    pub(super) fn parsed<T: DeserializeOwned>(&self, json: &RawValue, what: &str) -> Result<T, TailError> {
         serde_json::from_str(json.get()).map_err(|why| {
-            Trouble::Garbled(format!(
+            TailError::Garbled(format!(
                 "{} sent an odd result of {what}: {}",
                 self.endpoint,
                 short(&why.to_string())
@@ -176,7 +126,10 @@ impl Connection {
     }
 
     /// Calls `eth_subscribe` for each of these parameters in one batch, so that the events keep their order.
-    pub(super) async fn subscribe(&mut self, params: Vec<Value>) -> Result<Vec<Answer>, Trouble> {
+    ///
+    /// # Errors
+    /// Those of [`Self::call`].
+    pub(super) async fn subscribe(&mut self, params: Vec<Value>) -> Result<Vec<Answer>, TailError> {
         let first = self.next_id;
         let requests: Vec<Value> = (first..)
             .zip(params)
@@ -188,12 +141,15 @@ impl Connection {
 
     /// Subscribes to a kind without parameters, in a message of its own: some nodes answer a batched one twice.
     /// Returns its id.
-    pub(super) async fn subscribe_one(&mut self, kind: &str) -> Result<String, Trouble> {
+    ///
+    /// # Errors
+    /// Those of [`Self::call`], and the endpoint's refusal.
+    pub(super) async fn subscribe_one(&mut self, kind: &str) -> Result<String, TailError> {
         let answer = self.call("eth_subscribe", json!([kind])).await?;
         self.subscribed(answer, kind)
     }
 
-    async fn exchange(&mut self, message: String, ids: Range<u64>) -> Result<Vec<Answer>, Trouble> {
+    async fn exchange(&mut self, message: String, ids: Range<u64>) -> Result<Vec<Answer>, TailError> {
         self.next_id = ids.end;
         if let Err(error) = self.socket.send(Message::text(message)).await {
             return Err(self.interrupted(&short(&error.to_string())));
@@ -204,50 +160,64 @@ impl Connection {
         }
     }
 
-    async fn answers(&mut self, ids: Range<u64>) -> Result<Vec<Answer>, Trouble> {
+    async fn answers(&mut self, ids: Range<u64>) -> Result<Vec<Answer>, TailError> {
         let mut slots: Vec<Option<Answer>> = ids.clone().map(|_| None).collect();
         while slots.iter().any(Option::is_none) {
-            match self.incoming().await? {
-                Incoming::Event(event) => {
-                    self.waiting_bytes += event.size();
-                    self.waiting.push_back(event);
-                    if self.waiting_bytes > MAX_WAITING_BYTES {
-                        return Err(self.interrupted("sends faster than the answers to calls arrive"));
+            for (id, answer) in self.read_message().await? {
+                let indices = match id {
+                    AnswerId::One(id) if ids.contains(&id) => {
+                        let index = (id - ids.start) as usize;
+                        index..index + 1
                     }
+                    AnswerId::One(_) => continue,
+                    AnswerId::All => 0..slots.len(),
+                };
+                for slot in &mut slots[indices] {
+                    slot.get_or_insert_with(|| answer.clone());
                 }
-                Incoming::Answers(answers) => {
-                    for (id, answer) in answers {
-                        // An answer without an id is to the whole message.
-                        let indices = match id {
-                            Some(id) if ids.contains(&id) => (id - ids.start) as usize..(id - ids.start) as usize + 1,
-                            Some(_) => continue,
-                            None => 0..slots.len(),
-                        };
-                        for slot in &mut slots[indices] {
-                            slot.get_or_insert_with(|| answer.clone());
-                        }
-                    }
-                }
+            }
+            if self.waiting_bytes > MAX_WAITING_BYTES {
+                return Err(self.interrupted("sends faster than the answers to calls arrive"));
             }
         }
         Ok(slots.into_iter().flatten().collect())
     }
 
     /// Returns the next notification.
-    pub(super) async fn next(&mut self) -> Result<Notification, Trouble> {
-        if let Some(event) = self.waiting.pop_front() {
-            self.waiting_bytes -= event.size();
-            return Ok(event);
-        }
+    ///
+    /// # Errors
+    /// [`TailError::Interrupted`] if the connection breaks or a subscription ends, [`TailError::Garbled`] if a message is
+    /// not JSON-RPC.
+    pub(super) async fn next(&mut self) -> Result<Notification, TailError> {
         loop {
-            if let Incoming::Event(event) = self.incoming().await? {
+            if let Some(event) = self.waiting.pop_front() {
+                self.waiting_bytes -= event.size();
                 return Ok(event);
             }
+            // Answers to calls that were given up.
+            drop(self.read_message().await?);
         }
     }
 
-    /// Reads the next message; pings where there is silence.
-    async fn incoming(&mut self) -> Result<Incoming, Trouble> {
+    /// Reads the next message: its notifications are put behind those that wait, its answers are returned.
+    async fn read_message(&mut self) -> Result<Vec<(AnswerId, Answer)>, TailError> {
+        let text = self.text().await?;
+        let mut answers = Vec::new();
+        for member in message::parse(&text).map_err(|_| self.garbled())? {
+            match member {
+                Member::Answer(id, answer) => answers.push((id, answer)),
+                Member::Event(event) => {
+                    self.waiting_bytes += event.size();
+                    self.waiting.push_back(event);
+                }
+                Member::Ended => return Err(self.interrupted("ended a subscription")),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Reads the next text; pings where there is silence.
+    async fn text(&mut self) -> Result<Utf8Bytes, TailError> {
         loop {
             let Ok(message) = timeout(SILENCE, self.socket.next()).await else {
                 if self.has_pinged {
@@ -260,75 +230,36 @@ impl Connection {
                 continue;
             };
             self.has_pinged = false;
-            let text = match message {
-                Some(Ok(Message::Text(text))) => text,
-                Some(Ok(Message::Binary(bytes))) => match String::from_utf8(bytes.into()) {
-                    Ok(text) => text.into(),
-                    Err(_) => return Err(self.garbled()),
-                },
+            match message {
+                Some(Ok(Message::Text(text))) => return Ok(text),
+                Some(Ok(Message::Binary(bytes))) => {
+                    return Utf8Bytes::try_from(bytes).map_err(|_| self.garbled());
+                }
                 Some(Ok(Message::Close(Some(frame)))) => {
                     let code = u16::from(frame.code);
                     return Err(self.interrupted(&format!("closed the connection: {code} {}", short(&frame.reason))));
                 }
                 Some(Ok(Message::Close(None))) | None => return Err(self.interrupted("closed the connection")),
-                Some(Ok(_)) => continue,
+                Some(Ok(_)) => {}
                 Some(Err(error)) => {
                     return Err(self.interrupted(&format!("lost the connection: {}", short(&error.to_string()))));
                 }
-            };
-            if let Some(incoming) = self.understood(&text)? {
-                return Ok(incoming);
             }
         }
     }
 
-    fn understood(&self, text: &str) -> Result<Option<Incoming>, Trouble> {
-        let envelopes: Vec<Envelope<'_>> = if text.trim_start().starts_with('[') {
-            serde_json::from_str(text)
-        } else {
-            serde_json::from_str(text).map(|one| vec![one])
-        }
-        .map_err(|_| self.garbled())?;
-        let mut answers = Vec::new();
-        for envelope in envelopes {
-            if let Some(params) = envelope.params {
-                let Some(result) = params.result else {
-                    return Err(self.interrupted("ended a subscription"));
-                };
-                return Ok(Some(Incoming::Event(Notification {
-                    subscription: params.subscription.get().to_owned(),
-                    result: result.to_owned(),
-                })));
-            }
-            let id = envelope.id.and_then(|id| id.get().trim_matches('"').parse().ok());
-            let answer = match (envelope.error, envelope.result) {
-                (Some(error), _) => Err(error),
-                (None, Some(result)) => Ok(result.to_owned()),
-                (None, None) => Ok(RawValue::NULL.to_owned()),
-            };
-            answers.push((id, answer));
-        }
-        Ok((!answers.is_empty()).then_some(Incoming::Answers(answers)))
+    pub(super) fn interrupted(&self, why: &str) -> TailError {
+        TailError::Interrupted(format!("{} {why}", self.endpoint))
     }
 
-    pub(super) fn interrupted(&self, why: &str) -> Trouble {
-        Trouble::Interrupted(format!("{} {why}", self.endpoint))
-    }
-
-    fn garbled(&self) -> Trouble {
-        Trouble::Garbled(format!("{} sent a message that is not JSON-RPC", self.endpoint))
+    fn garbled(&self) -> TailError {
+        TailError::Garbled(format!("{} sent a message that is not JSON-RPC", self.endpoint))
     }
 }
 
-impl Notification {
-    fn size(&self) -> usize {
-        size_of::<Self>() + self.subscription.len() + self.result.get().len()
-    }
-}
-
-fn unreachable(endpoint: &Endpoint, error: &Error) -> Trouble {
+fn unreachable(endpoint: &Endpoint, error: &Error) -> TailError {
     let Error::Http(answer) = error else {
-        return Trouble::Unavailable(format!(
+        return TailError::Unavailable(format!(
             "cannot connect to {endpoint} ({}); is headwater or a node running there?",
             short(&error.to_string())
         ));
@@ -336,10 +267,10 @@ fn unreachable(endpoint: &Endpoint, error: &Error) -> Trouble {
     let status = answer.status();
     let text = format!("{endpoint} answered {status}");
     match status.as_u16() {
-        401 | 403 => Trouble::Refused(format!(
+        401 | 403 => TailError::Refused(format!(
             "{text}; put the key that it asks for into the URL, as in {endpoint}/KEY, or give --header 'Authorization: Bearer KEY'"
         )),
-        429 | 500.. => Trouble::Unavailable(format!("{text}; try again later")),
-        _ => Trouble::Refused(format!("{text}; this is not the WebSocket of an Ethereum node")),
+        429 | 500.. => TailError::Unavailable(format!("{text}; try again later")),
+        _ => TailError::Refused(format!("{text}; this is not the WebSocket of an Ethereum node")),
     }
 }

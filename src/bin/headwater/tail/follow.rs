@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 
-use super::connection::{Connection, Notification};
+use super::connection::Connection;
+use super::error::{Stop, TailError};
 use super::event::{Event, Header};
+use super::message::Notification;
 use super::plan::Plan;
 use super::printer::Printer;
-use super::trouble::{Stop, Trouble};
 use super::walk::MAX_HOLE;
 use super::window::{Contents, TooDeep, Window};
 
@@ -31,8 +32,8 @@ pub(super) struct Follower<W> {
 enum Progress {
     /// No subscription yet: a failure is one of the command line.
     Nothing,
-    /// The place to start at is known.
-    Placed,
+    /// The block to start with is known.
+    Started,
     /// A subscription was accepted.
     Subscribed,
 }
@@ -49,21 +50,25 @@ impl<W: Write> Follower<W> {
     }
 
     /// Follows until all is printed that was asked for.
-    pub(super) async fn run(mut self) -> Result<(), Trouble> {
+    ///
+    /// # Errors
+    /// The first failure that another connection cannot mend, or any with `--no-retry` or before the first
+    /// subscription.
+    pub(super) async fn run(mut self) -> Result<(), TailError> {
         let mut wait = FIRST_WAIT;
         loop {
             let (began, before) = (Instant::now(), self.window.tip());
-            let trouble = match self.connection().await {
+            let error = match self.connection().await {
                 Err(Stop::Done) => return Ok(()),
-                Err(Stop::Trouble(trouble)) => trouble,
+                Err(Stop::Failed(error)) => error,
             };
-            if !trouble.passes() || !self.plan.retries || self.progress != Progress::Subscribed {
-                return Err(trouble);
+            if !error.passes() || !self.plan.retries || self.progress != Progress::Subscribed {
+                return Err(error);
             }
             if self.window.tip() != before || began.elapsed() > LONGEST_WAIT {
                 wait = FIRST_WAIT;
             }
-            eprintln!("headwater: {trouble}; connecting again");
+            eprintln!("headwater: {error}; connecting again");
             // Many that lost the same endpoint do not return in the same instant.
             tokio::time::sleep(wait.mul_f64(rand::rng().random_range(0.5..1.0))).await;
             wait = (wait * 2).min(LONGEST_WAIT);
@@ -77,7 +82,7 @@ impl<W: Write> Follower<W> {
         match self.chain.replace(chain) {
             Some(before) if before != chain => {
                 let endpoint = node.endpoint();
-                return Err(Trouble::Lost(format!(
+                return Err(TailError::Lost(format!(
                     "{endpoint} was chain {before} and is chain {chain} now; start again to follow that one"
                 ))
                 .into());
@@ -88,7 +93,7 @@ impl<W: Write> Follower<W> {
             return self.pending_alone(node).await;
         }
         if self.progress == Progress::Nothing {
-            self.place(&mut node).await?;
+            self.find_start(&mut node).await?;
         }
         // A removal that the last connection broke off is ended before anything else.
         let rest = self.window.settle();
@@ -101,7 +106,7 @@ impl<W: Write> Follower<W> {
     }
 
     /// Finds the block to start after.
-    async fn place(&mut self, node: &mut Connection) -> Result<(), Stop> {
+    async fn find_start(&mut self, node: &mut Connection) -> Result<(), Stop> {
         let head = node.latest().await?;
         let start = self.plan.from.unwrap_or(head.number + 1);
         if let Some(until) = self.plan.until.filter(|until| *until < start) {
@@ -117,7 +122,7 @@ impl<W: Write> Follower<W> {
             Some(_) => Some(head),
         };
         self.window = Window::new(start, anchor.as_ref());
-        self.progress = Progress::Placed;
+        self.progress = Progress::Started;
         Ok(())
     }
 
@@ -131,7 +136,7 @@ impl<W: Write> Follower<W> {
         let endpoint = node.endpoint();
         let text =
             format!("{endpoint} has no block {number}, after which --from begins; start later, or ask an archive node");
-        Err(Trouble::Refused(text).into())
+        Err(TailError::Refused(text).into())
     }
 
     /// Notes that the endpoint serves what is wanted: from here on, disconnects are waited out.
@@ -159,12 +164,19 @@ impl<W: Write> Follower<W> {
         }
     }
 
+    /// Prints a pending transaction.
+    ///
+    /// # Errors
+    /// If the event is not a hash, at the last line that is wanted, or if the output fails.
     pub(super) fn pending(&mut self, node: &Connection, event: &Notification) -> Result<(), Stop> {
         let hash = node.parsed(&event.result, "newPendingTransactions")?;
         self.printer.print(&Event::Pending(hash), false)
     }
 
     /// Returns the events of a block except its logs.
+    ///
+    /// # Errors
+    /// If the receipts cannot be read.
     pub(super) async fn head_and_receipts(
         &mut self,
         node: &mut Connection,
@@ -187,6 +199,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Prints that these blocks' events are gone, then a block's own events.
+    ///
+    /// # Errors
+    /// [`Stop::Done`] at the last line that is wanted, or if the output fails.
     pub(super) fn print_block(
         &mut self,
         removed: &[Event],
@@ -206,6 +221,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Ends the command before a block that is beyond the last one wanted.
+    ///
+    /// # Errors
+    /// [`Stop::Done`] then.
     pub(super) fn before(&self, header: &Header) -> Result<(), Stop> {
         match self.plan.until {
             Some(until) if header.number > until => Err(Stop::Done),
@@ -214,6 +232,9 @@ impl<W: Write> Follower<W> {
     }
 
     /// Ends the command if the last block that is wanted is printed.
+    ///
+    /// # Errors
+    /// [`Stop::Done`] then.
     pub(super) fn after(&self) -> Result<(), Stop> {
         match (self.plan.until, self.window.tip()) {
             (Some(until), Some((tip, _))) if tip >= until && self.window.incomplete().is_none() => Err(Stop::Done),
@@ -224,7 +245,7 @@ impl<W: Write> Follower<W> {
 
 impl From<TooDeep> for Stop {
     fn from(TooDeep: TooDeep) -> Self {
-        Trouble::Lost(
+        TailError::Lost(
             "the chain was reorganised below the blocks that are remembered, so what was dropped cannot be listed; start again with --from"
                 .to_owned(),
         )

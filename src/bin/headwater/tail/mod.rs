@@ -1,7 +1,7 @@
 //! `headwater tail`: prints the events of any endpoint, one line each, without a gap and without a duplicate.
 //!
 //! ```text
-//! plan        flags > endpoint, kinds, filter, abi     checked before anything is opened
+//! plan        flags, ABI files > endpoint, kinds, filter, events; checked before a connection is opened
 //! follow      connect, find out what the endpoint is, and again after a disconnect
 //!   resume      a headwater: subscriptions that continue where the last ones ended
 //!   backfill    any other node: blocks are walked, their contents fetched; heads only wake the walk
@@ -15,16 +15,17 @@
 mod abi;
 mod backfill;
 mod connection;
+mod error;
 mod event;
 mod filter;
 mod follow;
 mod format;
 mod json;
+mod message;
 mod node;
 mod plan;
 mod printer;
 mod resume;
-mod trouble;
 mod value;
 mod walk;
 mod window;
@@ -34,14 +35,19 @@ use std::os::fd::AsFd as _;
 use tokio::io::Interest;
 use tokio::net::unix::pipe::Sender;
 
+pub use error::TailError;
 pub use plan::TailArgs;
-pub use trouble::Trouble;
 
 /// Subscribes and prints until all that was asked for is printed.
-pub async fn tail(args: TailArgs) -> Result<(), Trouble> {
+///
+/// # Errors
+/// The reason for which it stopped before, with its exit code. A connection that is lost after the first subscription
+/// counts only with `--no-retry`.
+pub async fn tail(args: TailArgs) -> Result<(), TailError> {
     // Fails if a provider is installed already, which serves as well.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let (plan, form, events, count) = plan::Plan::new(args)?;
+    let abi_files = args.read_abi_files()?;
+    let (plan, form, events, count) = plan::Plan::new(args, &abi_files)?;
     if count == Some(0) {
         return Ok(());
     }

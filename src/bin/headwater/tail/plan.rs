@@ -9,9 +9,9 @@ use headwater::quantity::MAX_HEIGHT;
 use http::{HeaderName, HeaderValue};
 
 use super::abi::Events;
+use super::error::{Endpoint, TailError};
 use super::filter::{Choice, LogFilter};
 use super::printer::Form;
-use super::trouble::{Endpoint, Trouble};
 
 /// Endpoint of a headwater with default settings.
 const DEFAULT_URL: &str = "ws://127.0.0.1:9546";
@@ -29,7 +29,7 @@ Exit codes:
   74  standard output cannot be written
   75  the connection was lost, with --no-retry
   76  the endpoint does not speak as an Ethereum node
-  77  refused";
+  77  refused, or blocks that the endpoint does not keep";
 
 /// Kind of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,6 +79,23 @@ pub struct TailArgs {
     /// Stop when the connection is lost, instead of connecting again and continuing.
     #[arg(long)]
     no_retry: bool,
+}
+
+impl TailArgs {
+    /// Reads the files of `--abi`; returns the name and the content of each.
+    ///
+    /// # Errors
+    /// [`TailError::Usage`] if a file cannot be read as text.
+    pub(super) fn read_abi_files(&self) -> Result<Vec<(String, String)>, TailError> {
+        let read = |path: &PathBuf| {
+            let name = path.display().to_string();
+            match std::fs::read_to_string(path) {
+                Ok(content) => Ok((name, content)),
+                Err(why) => Err(TailError::Usage(format!("--abi {name}: {why}"))),
+            }
+        };
+        self.abi.iter().map(read).collect()
+    }
 }
 
 /// A positional argument: endpoints and kinds may come in any order.
@@ -153,9 +170,16 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Checks the flags. Returns the plan, the form of the lines, the events to decode, and the number of lines.
-    pub(super) fn new(args: TailArgs) -> Result<(Self, Form, Events, Option<u64>), Trouble> {
-        let usage = |why: &str| Trouble::Usage(why.to_owned());
+    /// Checks the flags, and the files of `--abi` by name and content, from [`TailArgs::read_abi_files`]. Returns the
+    /// plan, the form of the lines, the events to decode, and the number of lines.
+    ///
+    /// # Errors
+    /// [`TailError::Usage`] if flags contradict each other, or a signature, topic or file cannot be parsed.
+    pub(super) fn new(
+        args: TailArgs,
+        abi_files: &[(String, String)],
+    ) -> Result<(Self, Form, Events, Option<u64>), TailError> {
+        let usage = |why: &str| TailError::Usage(why.to_owned());
         let (mut urls, mut kinds) = (Vec::new(), args.kinds);
         for word in args.words {
             match word {
@@ -188,16 +212,8 @@ impl Plan {
         {
             return Err(usage("--from is above --until-block"));
         }
-        let mut files = Vec::new();
-        for path in args.abi {
-            let name = path.display().to_string();
-            match std::fs::read_to_string(&path) {
-                Ok(content) => files.push((name, content)),
-                Err(why) => return Err(Trouble::Usage(format!("--abi {name}: {why}"))),
-            }
-        }
-        let (events, topics) = Events::new(&files, &args.event).map_err(Trouble::Usage)?;
-        let filter = LogFilter::new(args.address, topics, args.topic).map_err(Trouble::Usage)?;
+        let (events, topics) = Events::new(abi_files, &args.event).map_err(TailError::Usage)?;
+        let filter = LogFilter::new(args.address, topics, args.topic).map_err(TailError::Usage)?;
         let default = || Endpoint(url::Url::parse(DEFAULT_URL).expect("the constant is a URL"));
         let plan = Self {
             endpoint: urls.pop().unwrap_or_else(default),
@@ -239,13 +255,21 @@ mod tests {
         args: TailArgs,
     }
 
-    /// Checks what a command line means, or the first line of what is said to it.
+    const ABI: &str = r#"[{"type":"event","name":"Seen","anonymous":false,"inputs":[]}]"#;
+
+    /// Checks what a command line means, or the first line of what is said to it. No file is opened: one that is named
+    /// has the content [`ABI`].
     #[track_caller]
     fn check(line: &str, expect: Expect) {
+        let plan = |args: TailArgs| {
+            let files = args.abi.iter().map(|path| (path.display().to_string(), ABI.to_owned()));
+            let files: Vec<_> = files.collect();
+            Plan::new(args, &files)
+        };
         let words = std::iter::once("tail").chain(line.split_whitespace());
-        let text = match Command::try_parse_from(words).map(|command| Plan::new(command.args)) {
+        let text = match Command::try_parse_from(words).map(|command| plan(command.args)) {
             Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
-            Ok(Err(trouble)) => trouble.to_string(),
+            Ok(Err(error)) => error.to_string(),
             Ok(Ok((plan, form, _, count))) => {
                 let kinds = [
                     ("heads", plan.heads),
@@ -287,6 +311,10 @@ mod tests {
         check(
             "logs ws://127.0.0.1:8546 --from 0x10 --until-block 20 --count 5",
             expect!["ws://127.0.0.1:8546 logs 16 20 5 Text retries=true"],
+        );
+        check(
+            "logs --abi /does/not/exist.json --event Seen",
+            expect!["ws://127.0.0.1:9546 logs - - - Text retries=true"],
         );
         // The form before kinds were words.
         check(
@@ -371,8 +399,8 @@ mod tests {
             ]],
         );
         check(
-            "logs --abi /does/not/exist.json",
-            expect!["--abi /does/not/exist.json: No such file or directory (os error 2); see headwater tail --help"],
+            "logs --abi /does/not/exist.json --event Unseen",
+            expect![[r#"--event "Unseen": no file of --abi has such an event; see headwater tail --help"#]],
         );
     }
 }

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use super::abi::Events;
+use super::error::{Stop, TailError};
 use super::event::Event;
-use super::trouble::{Stop, Trouble};
 use super::{format, json};
 
 /// Form of the lines.
@@ -46,7 +46,7 @@ impl<W: Write> Printer<W> {
             Ok(()) => {}
             // The reader has what it wanted, as with any filter.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(Stop::Done),
-            Err(error) => return Err(Trouble::Output(error).into()),
+            Err(error) => return Err(TailError::Output(error).into()),
         }
         match &mut self.left {
             Some(left) => {
@@ -93,11 +93,11 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_is_the_end_and_a_full_disk_is_trouble() {
+    fn a_closed_pipe_is_the_end_and_a_full_disk_is_an_error() {
         let event = Event::Pending(B256::ZERO);
         let print = |kind| Printer::new(Closed(kind), Form::Text, Events::default(), None).print(&event, false);
         assert!(matches!(print(io::ErrorKind::BrokenPipe), Err(Stop::Done)));
         let full = print(io::ErrorKind::StorageFull);
-        assert!(matches!(full, Err(Stop::Trouble(Trouble::Output(_)))), "{full:?}");
+        assert!(matches!(full, Err(Stop::Failed(TailError::Output(_)))), "{full:?}");
     }
 }

@@ -5,14 +5,12 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::connection::{Connection, Notification};
+use super::connection::Connection;
+use super::error::{Stop, TailError};
 use super::event::{Header, Log};
 use super::follow::Follower;
-use super::trouble::{Stop, Trouble};
-use super::window::{Contents, Place};
-
-/// Code of headwater's answer if a place cannot be resumed at.
-const CANNOT_RESUME: i64 = -32001;
+use super::message::Notification;
+use super::window::{Contents, ResumePoint};
 
 /// Attempts to read by calls what cannot be resumed, and to resume after it.
 const ATTEMPTS: usize = 3;
@@ -25,6 +23,10 @@ struct Subscriptions {
 }
 
 impl<W: Write> Follower<W> {
+    /// Follows a headwater until the connection breaks or all is printed.
+    ///
+    /// # Errors
+    /// The reason to leave the connection, which is never left without one.
     pub(super) async fn resumed(&mut self, mut node: Connection) -> Result<Infallible, Stop> {
         let mut attempts = 0;
         let subscriptions = loop {
@@ -53,8 +55,8 @@ impl<W: Write> Follower<W> {
     /// Subscribes in one batch, which keeps the order: a head, its logs, the next head. The inner error is the refusal to
     /// resume at this place.
     async fn subscribe(&mut self, node: &mut Connection) -> Result<Result<Subscriptions, String>, Stop> {
-        let [heads, logs] = match self.window.places() {
-            Some(places) => places.map(after),
+        let [heads, logs] = match self.window.resume_points() {
+            Some(points) => points.map(after),
             None => [(); 2].map(|()| json!({"fromBlock": format!("{:#x}", self.window.start())})),
         };
         let mut requests = vec![json!(["newHeads", heads])];
@@ -67,7 +69,7 @@ impl<W: Write> Follower<W> {
         let answers = node.subscribe(requests).await?;
         let refusal = answers
             .iter()
-            .find_map(|answer| answer.as_ref().err().filter(|error| error.code == CANNOT_RESUME));
+            .find_map(|answer| answer.as_ref().err().filter(|error| error.is_about_resuming()));
         if let Some(refusal) = refusal {
             let why = format!("refused to resume: {}", refusal.text());
             for id in answers.iter().flatten() {
@@ -129,15 +131,15 @@ impl<W: Write> Follower<W> {
                     node.endpoint(),
                     log.block_hash
                 );
-                Err(Trouble::Garbled(text).into())
+                Err(TailError::Garbled(text).into())
             }
         }
     }
 }
 
-fn after(place: Place) -> Value {
-    match place.log {
-        Some(index) => json!({"after": {"blockHash": place.block, "logIndex": format!("{index:#x}")}}),
-        None => json!({"after": {"blockHash": place.block}}),
+fn after(point: ResumePoint) -> Value {
+    match point.log {
+        Some(index) => json!({"after": {"blockHash": point.block, "logIndex": format!("{index:#x}")}}),
+        None => json!({"after": {"blockHash": point.block}}),
     }
 }

@@ -5,7 +5,8 @@
 //! goal above the tip       Next: the block after those that are kept
 //!                            its parent is the last of them > adopt
 //!                            another parent                 > Check, in doubt
-//!                            no such block                  > done
+//!                            no such block                  > done at the goal; below it, the next number, or
+//!                                                             a gap after too many of them
 //! goal not above the tip   Check: the last kept block, by its number
 //!                            the same hash                  > Next; done if nothing was dropped below the tip
 //!                            another hash                   > keep one less, and adopt or Check again
@@ -57,6 +58,9 @@ pub(super) enum Verdict {
     Adopt { keep: usize, header: Box<Header> },
     /// The node has no more blocks.
     Done,
+    /// The numbers up to the one that was asked for have no block, more than a chain leaves out, and the goal is above
+    /// them: nobody has reached the goal yet, or the node does not keep blocks so old.
+    Gap,
     /// Two answers contradict each other: the chain has changed in between, or several nodes answer.
     Contradiction,
     /// The reorg is deeper than the window.
@@ -163,7 +167,10 @@ impl Walk {
     /// for, and a kept block can be replaced by none.
     fn missing(&mut self, window: &Window) -> Verdict {
         match self.step {
-            Step::Next if self.number < self.goal && self.number < window.next_after(self.keep) + MAX_HOLE => {
+            Step::Next if self.number < self.goal => {
+                if self.number >= window.next_after(self.keep) + MAX_HOLE {
+                    return Verdict::Gap;
+                }
                 self.number += 1;
             }
             Step::Check { is_in_doubt } if is_in_doubt || self.has_dropped => {
@@ -276,13 +283,29 @@ mod tests {
     }
 
     #[test]
+    fn pruned_blocks_are_a_gap() {
+        check(
+            "0a",
+            "0a 900a",
+            900,
+            expect!["1? 2? 3? 4? 5? 6? 7? 8? 9? 10? 11? 12? 13? 14? 15? 16? 17? gap"],
+        );
+        let mut window = Window::new(0, None);
+        expect!["0? 1? 2? 3? 4? 5? 6? 7? 8? 9? 10? 11? 12? 13? 14? 15? 16? gap"].assert_eq(&walk(
+            &mut window,
+            "900a",
+            900,
+        ));
+    }
+
+    #[test]
     fn numbers_without_a_block_are_passed_over() {
         // An announcement that no block follows.
         check(
             "1a 2a",
             "1a 2a",
             u64::MAX,
-            expect!["3? 4? 5? 6? 7? 8? 9? 10? 11? 12? 13? 14? 15? 16? 17? 18? 19? done"],
+            expect!["3? 4? 5? 6? 7? 8? 9? 10? 11? 12? 13? 14? 15? 16? 17? 18? 19? gap"],
         );
         check("1a 2a", "1a 2a 5a<2a", 5, expect!["3? 4? 5? +5a"]);
         check(

@@ -35,9 +35,9 @@ struct Block {
     events: Vec<Event>,
 }
 
-/// Place of a subscription that continues: after this block, or after this log of it.
+/// Point at which a subscription continues: after this block, or after this log of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ResumePoint {
     pub(super) block: B256,
     pub(super) log: Option<u64>,
 }
@@ -214,10 +214,10 @@ impl Window {
         }
     }
 
-    /// Returns the places after which the heads and the logs continue; `None` if there is no block yet.
-    pub(super) fn places(&self) -> Option<[Place; 2]> {
+    /// Returns the points after which the heads and the logs continue; `None` if there is no block yet.
+    pub(super) fn resume_points(&self) -> Option<[ResumePoint; 2]> {
         let tip = self.blocks.back()?;
-        let heads = Place {
+        let heads = ResumePoint {
             block: tip.hash,
             log: None,
         };
@@ -228,11 +228,11 @@ impl Window {
         let logs = match last {
             _ if tip.is_complete => heads,
             // A block without a log so far: all of them may still be to come.
-            None => Place {
+            None => ResumePoint {
                 block: tip.parent,
                 log: None,
             },
-            last => Place {
+            last => ResumePoint {
                 block: tip.hash,
                 log: last,
             },

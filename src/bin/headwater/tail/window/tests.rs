@@ -58,7 +58,7 @@ fn shown(event: &Event) -> String {
 }
 
 /// Plays a story of announcements as a headwater sends them, and checks what is printed (`-` for what is taken back) and
-/// the places to continue at. Words: `3a` a head, `3a.0` a log, `-3a.0` its removal, `settle` what a reconnect does.
+/// the points to continue at. Words: `3a` a head, `3a.0` a log, `-3a.0` its removal, `settle` what a reconnect does.
 #[track_caller]
 fn check(start: u64, anchor: &str, story: &str, expect: Expect) {
     let mut window = Window::new(start, Some(&header(anchor)));
@@ -103,12 +103,12 @@ fn check(start: u64, anchor: &str, story: &str, expect: Expect) {
             }
         }
     }
-    let places = window.places().map_or("the start".to_owned(), |places| {
-        places
-            .map(|place| name(place.block) + &place.log.map_or(String::new(), |log| format!(".{log}")))
+    let points = window.resume_points().map_or("the start".to_owned(), |points| {
+        points
+            .map(|point| name(point.block) + &point.log.map_or(String::new(), |log| format!(".{log}")))
             .join(", ")
     });
-    expect.assert_eq(&format!("{} | {places}", printed.join(" ")));
+    expect.assert_eq(&format!("{} | {points}", printed.join(" ")));
 }
 
 #[test]

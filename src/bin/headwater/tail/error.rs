@@ -6,7 +6,7 @@ use std::io;
 /// Reason to stop, or to connect again. The exit codes are those of sysexits(3), as for the whole program; docs/tail.md
 /// lists them.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum TailError {
     /// Flags that make no sense.
     #[error("{0}; see headwater tail --help")]
     Usage(String),
@@ -16,7 +16,7 @@ pub enum Trouble {
     /// The connection broke off.
     #[error("{0}")]
     Interrupted(String),
-    /// The endpoint does not allow what is asked for, or does not have it.
+    /// The endpoint does not allow what is asked for, or does not have it: a method, or history that it has pruned.
     #[error("{0}")]
     Refused(String),
     /// The endpoint's words are not those of an Ethereum node.
@@ -30,7 +30,7 @@ pub enum Trouble {
     Output(#[source] io::Error),
 }
 
-impl Trouble {
+impl TailError {
     /// Returns the exit code.
     pub fn code(&self) -> u8 {
         match self {
@@ -55,12 +55,12 @@ impl Trouble {
 pub(super) enum Stop {
     /// All that was asked for is printed, or nobody reads it.
     Done,
-    Trouble(Trouble),
+    Failed(TailError),
 }
 
-impl From<Trouble> for Stop {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
+impl From<TailError> for Stop {
+    fn from(error: TailError) -> Self {
+        Self::Failed(error)
     }
 }
 
