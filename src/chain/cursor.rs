@@ -134,6 +134,16 @@ impl Cursor {
         history.find(left.ancestor.hash).is_some() && !history.is_canonical(left.ancestor)
     }
 
+    /// Returns the block behind which the stream is; `None` while it removes logs, and for a stream that begins with a
+    /// number.
+    #[must_use]
+    pub fn is_behind(&self) -> Option<BlockRef> {
+        match self.at {
+            At::Behind(block, _) => Some(block),
+            At::Before(_) | At::Undoing(..) => None,
+        }
+    }
+
     /// Returns the index of the last delivered log of `asked`; `None` if all were, or if the stream is not behind that
     /// block.
     #[must_use]

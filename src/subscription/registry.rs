@@ -20,7 +20,9 @@ use super::subscriber::Subscriber;
 use super::tables::{IndexSlot, Tables};
 use super::{Stream, Topic};
 use crate::backplane::{Answers, BestEffortEvent, ChainEvent, NodeSubscription, Wanted};
-use crate::chain::{Absent, ContentKind, Cursor, FetchedContent, Header, History, Page, Published, PublishedWriter};
+use crate::chain::{
+    Absent, BlockRef, ContentKind, Cursor, FetchedContent, Header, History, Page, Published, PublishedWriter,
+};
 use crate::clock::{Clock, Moment};
 use crate::delivery::{ClientWriter, Kind, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
@@ -209,6 +211,13 @@ impl Registry {
         let Tables { replays, published, .. } = &mut *tables;
         if let Some(cursor) = replays.get_mut(&writer.id()).and_then(|members| members.cursor(id)) {
             published.with_history(|history| change(cursor, history));
+        }
+    }
+
+    /// Has the other resumed subscriptions of the client located that are on a branch which `id` was found to have left.
+    pub fn leave_branch(&self, writer: &ClientWriter, id: SubscriptionId, branch: &[BlockRef]) {
+        if let Some(members) = self.tables.lock().replays.get_mut(&writer.id()) {
+            members.leave(id, branch);
         }
     }
 

@@ -32,6 +32,9 @@ struct ReplayMember {
     is_asked_for: bool,
     /// Place at which the stream goes on; `None` until the block it starts from is found.
     cursor: Option<Cursor>,
+    /// Block behind which the stream is, on a branch that another stream of the client was found to have left: to be
+    /// located before any stream goes on.
+    left_behind: Option<BlockRef>,
     subscriber: Subscriber,
 }
 
@@ -98,6 +101,7 @@ impl ReplayGroup {
             wants,
             is_asked_for: false,
             cursor,
+            left_behind: None,
             subscriber,
         });
     }
@@ -132,7 +136,20 @@ impl ReplayGroup {
             .all
             .iter_mut()
             .find(|member| member.subscriber.recipient.id() == id)?;
+        member.left_behind = None;
         Some(&mut member.cursor)
+    }
+
+    /// Has the streams located that are behind one of these blocks, on a branch that the stream `id` has left: while one
+    /// stream goes on along the new branch, another would follow only where it meets the new blocks, and its removals
+    /// would come behind their heads (E3).
+    pub(super) fn leave(&mut self, id: SubscriptionId, branch: &[BlockRef]) {
+        for member in &mut self.all {
+            let block = member.cursor.as_ref().and_then(Cursor::is_behind);
+            if member.subscriber.recipient.id() != id {
+                member.left_behind = block.filter(|block| branch.contains(block));
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
@@ -275,6 +292,7 @@ impl Round {
                 wants,
                 is_asked_for,
                 cursor: Some(cursor),
+                left_behind,
                 subscriber,
             } = member
             else {
@@ -288,7 +306,10 @@ impl Round {
                 Wants::Logs(_) if *is_asked_for => Needs::MatchingLogs,
                 Wants::Logs(_) => Needs::Logs,
             };
-            let next = cursor.next(history, page, needs);
+            let next = match left_behind {
+                Some(block) => Next::Lost(*block),
+                None => cursor.next(history, page, needs),
+            };
             let number = match &next {
                 Next::Ahead => continue,
                 Next::Pending => {

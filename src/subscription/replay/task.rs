@@ -188,12 +188,14 @@ impl Replays {
         let (Ok(Some(located)), Some(writer)) = (located, writer.upgrade()) else {
             return false;
         };
+        let branch: Vec<_> = located.left.blocks.iter().copied().collect();
         let mut found = true;
         self.registry.with_cursor(&writer, id, |cursor, history| {
             if let Some(cursor) = cursor {
                 found = cursor.found(history, block, located, logs);
             }
         });
+        self.registry.leave_branch(&writer, id, &branch);
         found
     }
 }
