@@ -2,7 +2,7 @@
 //!
 //! Clients reach them like headwater's own, over WebSocket and HTTP, single and in batches: quotas, places for calls in
 //! flight and rights are the same. jsonrpsee supplies the table and the callbacks; envelopes, ids, framing and queues
-//! are headwater's ([`stream`]).
+//! are headwater's (`stream`).
 
 mod stream;
 
