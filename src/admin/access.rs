@@ -99,7 +99,7 @@ pub enum Credential {
     Token,
     /// Session of a browser that has shown the token.
     Session,
-    /// None: no token is set, and the request comes from this machine.
+    /// No proof: no token is set, and the request comes from this machine.
     Loopback,
 }
 

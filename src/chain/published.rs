@@ -9,7 +9,7 @@
 //! 3. *Published*: the registry applies the event by [`PublishedWriter::apply`], and queues it for clients, in one
 //!    critical section under the registry's lock.
 //!
-//! What holds, therefore:
+//! Consequences:
 //!
 //! - Calls, resumes and the metric `head_number` read one state: none is ahead of another. `/status` and `/ready` show
 //!   the block that was adopted last, which a reorg under way may have dropped.

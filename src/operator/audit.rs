@@ -36,7 +36,7 @@ impl Audit {
     /// Acts for the sender of a request, and records the outcome.
     ///
     /// # Errors
-    /// That of the act. Without a sender nothing is done.
+    /// Error of the act. Without a sender nothing is done.
     pub(super) fn act<T>(
         &self,
         extensions: &Extensions,

@@ -29,9 +29,9 @@ pub(super) enum Form {
     Type(&'static str),
     /// Object of these fields, in the same notation, and of further ones.
     Object(&'static str),
-    /// As [`Self::Object`], with a description of each field.
+    /// Object like [`Self::Object`], with a description of each field.
     Described(&'static [(&'static str, &'static str)]),
-    /// As [`Self::Described`], without further fields: headwater refuses those.
+    /// Object like [`Self::Described`], without further fields: headwater refuses those.
     Options(&'static [(&'static str, &'static str)]),
 }
 

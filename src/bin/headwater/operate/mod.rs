@@ -253,7 +253,7 @@ async fn perform(command: OperatorCommand) -> anyhow::Result<()> {
 /// Prints a result at once.
 ///
 /// # Errors
-/// That of standard output; a reader that is gone ends a command without an error, see [`run`].
+/// Error of standard output; a reader that is gone ends a command without an error, see [`run`].
 fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;

@@ -99,7 +99,7 @@ impl Connection {
     /// Calls a method whose result has this type.
     ///
     /// # Errors
-    /// Those of [`Self::call`], and [`TailError::Garbled`] if the result is of another type.
+    /// Errors of [`Self::call`], and [`TailError::Garbled`] if the result is of another type.
     pub(super) async fn read<T: DeserializeOwned>(
         &mut self,
         method: &str,
@@ -128,7 +128,7 @@ impl Connection {
     /// Calls `eth_subscribe` for each of these parameters in one batch, so that the events keep their order.
     ///
     /// # Errors
-    /// Those of [`Self::call`].
+    /// Errors of [`Self::call`].
     pub(super) async fn subscribe(&mut self, params: Vec<Value>) -> Result<Vec<Answer>, TailError> {
         let first = self.next_id;
         let requests: Vec<Value> = (first..)
@@ -143,7 +143,7 @@ impl Connection {
     /// Returns its id.
     ///
     /// # Errors
-    /// Those of [`Self::call`], and the endpoint's refusal.
+    /// Errors of [`Self::call`], and the endpoint's refusal.
     pub(super) async fn subscribe_one(&mut self, kind: &str) -> Result<String, TailError> {
         let answer = self.call("eth_subscribe", json!([kind])).await?;
         self.subscribed(answer, kind)

@@ -20,7 +20,7 @@ pub(super) struct Header {
     pub(super) gas_used: Option<u64>,
     #[serde(default, deserialize_with = "optional")]
     pub(super) gas_limit: Option<u64>,
-    /// Not there before London, and on chains without it.
+    /// Base fee; absent before London, and on chains without it.
     pub(super) base_fee_per_gas: Option<U256>,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Receipt {
     pub(super) transaction_hash: B256,
     #[serde(deserialize_with = "quantity")]
     pub(super) transaction_index: u64,
-    /// Not there before Byzantium.
+    /// Outcome; absent before Byzantium.
     #[serde(default, deserialize_with = "success")]
     pub(super) status: Option<bool>,
     pub(super) from: Address,

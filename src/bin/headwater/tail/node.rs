@@ -33,7 +33,7 @@ impl Connection {
     /// Returns the chain's id.
     ///
     /// # Errors
-    /// As of all calls here: those of [`Connection::call`], and the endpoint's refusal.
+    /// Errors of [`Connection::call`], and the endpoint's refusal, as of all calls here.
     pub(super) async fn chain_id(&mut self) -> Result<u64, TailError> {
         match self.read::<Quantity>("eth_chainId", json!([])).await? {
             Ok(Quantity(id)) => Ok(id),

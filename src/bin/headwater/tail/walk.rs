@@ -54,7 +54,7 @@ enum Step {
 pub(super) enum Verdict {
     /// The next question follows.
     Ask,
-    /// This block is next, after so many blocks of the window; the others were dropped.
+    /// Next block, after so many blocks of the window; the others were dropped.
     Adopt { keep: usize, header: Box<Header> },
     /// The node has no more blocks.
     Done,
