@@ -93,11 +93,11 @@ pub struct Gathered {
 pub enum Push {
     /// Queued.
     Queued {
-        /// Deliveries of pending transactions that were dropped to make room.
+        /// Events of pending transactions that were dropped to make room.
         shed: usize,
     },
-    /// Dropped: a pending transaction without room.
-    Shed,
+    /// Dropped: this many events of pending transactions without room.
+    Shed(usize),
     /// Over the limit: the client must be closed.
     Full,
 }
@@ -182,7 +182,7 @@ impl Queue {
         if batch.kind == Kind::Pending {
             // Half of the room is reserved for events that must not be lost.
             if self.bytes + len > max_bytes / 2 {
-                return Push::Shed;
+                return Push::Shed(batch.events.len());
             }
         } else if self.bytes + len > max_bytes {
             shed = self.shed_pending();
@@ -267,9 +267,11 @@ impl Queue {
     }
 
     fn shed_pending(&mut self) -> usize {
-        let before = self.events.len();
+        let is_pending = |delivery: &&Delivery| delivery.batch.kind == Kind::Pending;
+        let pending = self.events.iter().filter(is_pending);
+        let shed = pending.map(|delivery| delivery.batch.events.len()).sum();
         self.retain(|delivery| delivery.batch.kind != Kind::Pending);
-        before - self.events.len()
+        shed
     }
 
     fn retain(&mut self, keep: impl Fn(&Delivery) -> bool) {
@@ -408,7 +410,7 @@ mod tests {
         );
         assert_eq!(
             queue.push_events(to.clone(), batch(Kind::Pending), Moment::START, max),
-            Push::Shed,
+            Push::Shed(1),
             "half is theirs"
         );
         assert_eq!(
@@ -432,6 +434,21 @@ mod tests {
             drain(&mut queue, Moment::START).0,
             ["newHeads", "newHeads", "logs", "logs"]
         );
+    }
+
+    #[test]
+    fn transactions_that_came_together_are_dropped_together_and_each_counts() {
+        let mut queue = Queue::default();
+        let to = released();
+        let three = Batch::new(Kind::Pending, vec![Event::new(b"1"); 3].into(), Instant::now());
+        let max = 2 * three.wire_len;
+        let mut push = |batch: &Arc<Batch>| queue.push_events(to.clone(), batch.clone(), Moment::START, max);
+        assert_eq!(push(&three), Push::Queued { shed: 0 });
+        assert_eq!(push(&three), Push::Shed(3));
+        assert_eq!(push(&batch(Kind::Pending)), Push::Shed(1));
+        let logs = Batch::new(Kind::Logs, vec![Event::new(b"1"); 4].into(), Instant::now());
+        assert_eq!(push(&logs), Push::Queued { shed: 3 });
+        assert_eq!(drain(&mut queue, Moment::START).0, ["logs"]);
     }
 
     #[test]

@@ -278,7 +278,7 @@ impl Recipient {
     }
 }
 
-/// Events of one block (or one transaction) for one filter; shared by all subscriptions of that filter.
+/// Events of one block, or of pending transactions that arrived together, for one filter; shared by all subscriptions of that filter.
 #[derive(Debug)]
 pub struct Batch {
     /// Kind of the events.

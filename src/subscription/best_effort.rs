@@ -8,43 +8,58 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::flush::{DirtyClients, answered, is_answered, send};
+use super::pending_group::PendingGroup;
 use super::subscriber::Subscriber;
 use super::tables::{IndexSlot, Tables};
-use super::transaction_event::{PerForm, hash_json};
 use crate::backplane::{BestEffortEvent, TransactionForm};
 use crate::chain::Transaction;
 use crate::clock::Moment;
 use crate::delivery::{Batch, CloseReason, Event, Kind, SubscriptionId};
 
 impl Tables {
-    fn pending_hash(&mut self, json: &[u8], seen: Instant, due: &mut DirtyClients, now: Moment) {
-        // An unreadable hash cannot be deduplicated and is delivered.
-        let known =
-            serde_json::from_slice(json).is_ok_and(|hash| !self.seen_pending.is_new(TransactionForm::Hash, hash));
-        if !known && !self.pending_hashes.is_empty() {
-            let batch = self.one(Kind::Pending, json, seen);
-            send(answered(&self.pending_hashes), &batch, due, now);
+    /// Adds a transaction to the group, unless it is known or no client subscribes to it.
+    fn add_pending(&mut self, form: TransactionForm, json: Bytes, seen: Instant, group: &mut PendingGroup) {
+        match form {
+            TransactionForm::Hash => self.add_hash(json, seen, group),
+            TransactionForm::Full => self.add_whole(json, seen, group),
         }
     }
 
-    fn pending(&mut self, json: Bytes, seen: Instant, due: &mut DirtyClients, now: Moment) {
-        let read = Transaction::parse(json.clone());
-        if let Ok(read) = &read
+    fn add_hash(&mut self, json: Bytes, seen: Instant, group: &mut PendingGroup) {
+        // An unreadable hash cannot be deduplicated and is delivered.
+        let known =
+            serde_json::from_slice(&json).is_ok_and(|hash| !self.seen_pending.is_new(TransactionForm::Hash, hash));
+        if !known && !self.pending_hashes.is_empty() {
+            group.add_hash(json, seen);
+        }
+    }
+
+    fn add_whole(&mut self, json: Bytes, seen: Instant, group: &mut PendingGroup) {
+        let read = Transaction::parse(json.clone()).ok();
+        if let Some(read) = &read
             && !self.seen_pending.is_new(TransactionForm::Full, read.hash)
         {
             return;
         }
         // An unreadable transaction matches only filters without addresses.
         let (from, to) = read.as_ref().map_or((None, None), |read| (read.from, read.to));
-        let mut forms = PerForm::default();
-        for entry in self.pending.who_want(from, to) {
-            let (filter, subscribers) = self.pending.entry(entry);
-            let batch = forms.get(filter.form, || match (filter.form, &read) {
-                (TransactionForm::Hash, Ok(read)) => self.one(Kind::Pending, &hash_json(read), seen),
-                _ => self.one(Kind::Pending, &json, seen),
-            });
-            send(subscribers.filter(is_answered), batch, due, now);
+        let selecting = self.pending.who_want(from, to);
+        if !selecting.is_empty() {
+            group.add_whole(json, read, &selecting, seen);
         }
+    }
+
+    /// Delivers a group: one batch for each filter, shared by its subscribers.
+    fn send_pending(&self, group: &PendingGroup, due: &mut DirtyClients, now: Moment) {
+        let encode = |payload: &[u8]| self.event(payload);
+        if let Some(batch) = group.hashes(encode) {
+            send(answered(&self.pending_hashes), &batch, due, now);
+        }
+        let form_of = |entry| self.pending.entry(entry).0.form;
+        group.for_each_filter(form_of, encode, |entry, batch| {
+            let (_, subscribers) = self.pending.entry(entry);
+            send(subscribers.filter(is_answered), batch, due, now);
+        });
     }
 
     /// Marks a subscription to pending transactions as accepted by the node, unless it ended meanwhile.
@@ -77,13 +92,26 @@ impl Tables {
         self.sync_state.as_ref().map(|(_, batch)| batch)
     }
 
-    /// Fans out a best-effort event; returns how many early events were evicted to keep this one.
-    pub(super) fn best_effort(&mut self, best_effort: BestEffortEvent, due: &mut DirtyClients, now: Moment) -> u64 {
-        match best_effort {
-            BestEffortEvent::Pending { form, json, seen } => match form {
-                TransactionForm::Hash => self.pending_hash(&json, seen, due, now),
-                TransactionForm::Full => self.pending(json, seen, due, now),
-            },
+    /// Fans out the oldest of these events, and with a pending transaction the ones right behind it that may join its
+    /// group; removes them from `arrived`. Returns how many early events were evicted to keep this one.
+    pub(super) fn best_effort(
+        &mut self,
+        arrived: &mut VecDeque<BestEffortEvent>,
+        due: &mut DirtyClients,
+        now: Moment,
+    ) -> u64 {
+        let Some(event) = arrived.pop_front() else { return 0 };
+        match event {
+            BestEffortEvent::Pending { form, json, seen } => {
+                let mut group = PendingGroup::default();
+                self.add_pending(form, json, seen, &mut group);
+                while let Some(BestEffortEvent::Pending { form, json, seen }) =
+                    arrived.pop_front_if(|next| joins(&group, next))
+                {
+                    self.add_pending(form, json, seen, &mut group);
+                }
+                self.send_pending(&group, due, now);
+            }
             BestEffortEvent::Passthrough { of, method, json, seen } => {
                 let event = match of.namespace() {
                     _ if of.is_of_its_own() => Event::naming(&String::from_utf8_lossy(&method), &json),
@@ -104,6 +132,14 @@ impl Tables {
             }
         }
         0
+    }
+}
+
+/// Checks if an event joins the group, as its next pending transaction.
+fn joins(group: &PendingGroup, event: &BestEffortEvent) -> bool {
+    match event {
+        BestEffortEvent::Pending { json, .. } => group.has_room(json.len()),
+        BestEffortEvent::Passthrough { .. } | BestEffortEvent::Syncing(_) => false,
     }
 }
 

@@ -1,18 +1,20 @@
 //! The fan-out loop: hands chain events, fetched contents and best-effort events to the registry, one after the
 //! other.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::Registry;
-use crate::backplane::{Answers, Feed};
+use super::flush::{DirtyClients, flush, flush_while};
+use crate::backplane::{Answers, BestEffortEvent, Feed};
 use crate::chain::ContentFetches;
 
-/// Most chain events fanned out before clients are woken. Events that arrive together leave together, in one write
-/// for each client.
+/// Most chain events fanned out before clients are woken, and most best-effort events taken at once. Events that
+/// arrive together leave together, in one write for each client.
 const MAX_TOGETHER: usize = 64;
 
 /// Interval of checks for `eth_subscribe` answers that early events wait for: about the hold-off of a new
@@ -28,6 +30,10 @@ pub async fn dispatch(
     mut contents: ContentFetches,
 ) {
     let mut arrived = Vec::with_capacity(MAX_TOGETHER);
+    let (mut taken, mut gossip) = (Vec::with_capacity(MAX_TOGETHER), VecDeque::with_capacity(MAX_TOGETHER));
+    // Clients with best-effort events to write. While they are written to, events that arrive are queued behind those
+    // and leave in the same write; a single event leaves at once.
+    let mut unwritten = DirtyClients::default();
     let mut early = false;
     let mut look = tokio::time::interval(EARLY_LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -35,23 +41,50 @@ pub async fn dispatch(
         tokio::select! {
             // Blocks before best-effort events: pending transactions may wait, and may be dropped.
             biased;
-            taken = feed.chain.recv_many(&mut arrived, MAX_TOGETHER) => {
-                if taken == 0 {
+            count = feed.chain.recv_many(&mut arrived, MAX_TOGETHER) => {
+                if count == 0 {
+                    flush(unwritten);
                     return;
                 }
                 registry.fan_out(arrived.drain(..));
+                // Their queues hold the block too: a client is written to by the flush that was promised first.
+                flush(std::mem::take(&mut unwritten));
                 contents.follow(&registry.needed());
             }
             Some(fetched) = contents.next() => {
                 registry.fetched(fetched);
+                flush(std::mem::take(&mut unwritten));
                 contents.follow(&registry.needed());
             }
             () = registry.needs_more() => contents.follow(&registry.needed()),
             Ok(()) = answers.changed() => registry.answered(&answers.borrow_and_update()),
             _ = look.tick(), if early => early = registry.tell_early(),
-            Some(best_effort) = feed.best_effort.recv() => early = registry.fan_out_gossip(best_effort),
+            Some(()) = next_gossip(&mut feed.best_effort, &mut taken, &mut gossip) => {
+                early = registry.fan_out_gossip(&mut gossip, &mut unwritten);
+                flush_while(&mut unwritten, || gossip.is_empty() && is_quiet(&feed));
+            }
+            () = std::future::ready(()), if !unwritten.is_empty() => flush_while(&mut unwritten, || is_quiet(&feed)),
         }
         // A full feed must not keep this thread from the sessions that were woken.
         tokio::task::yield_now().await;
     }
+}
+
+/// Checks if no event waits.
+fn is_quiet(feed: &Feed) -> bool {
+    feed.chain.is_empty() && feed.best_effort.is_empty()
+}
+
+/// Waits until `gossip` has an event; moves all events there that have arrived, by way of `taken`, if it has none.
+/// `None` once the channel is closed and everything is taken. Cancel-safe.
+async fn next_gossip(
+    best_effort: &mut mpsc::Receiver<BestEffortEvent>,
+    taken: &mut Vec<BestEffortEvent>,
+    gossip: &mut VecDeque<BestEffortEvent>,
+) -> Option<()> {
+    if gossip.is_empty() {
+        best_effort.recv_many(taken, MAX_TOGETHER).await;
+        gossip.extend(taken.drain(..));
+    }
+    (!gossip.is_empty()).then_some(())
 }

@@ -28,23 +28,57 @@ const LARGE_TOGETHER: usize = 128;
 /// Least size of a long write, in bytes.
 const LARGE: usize = 16 << 10;
 
+/// Clients written to between two looks for newer events, see [`flush_while`]: at most a millisecond, for which a block
+/// waits.
+const LOOK_AFTER: usize = 32;
+
+impl DirtyClients {
+    /// Checks if there is nobody to write to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.writers.is_empty() && self.deflating.is_empty()
+    }
+
+    /// Leaves one group of clients to this task, and has tasks on all cores write to the others.
+    fn spread(&mut self) {
+        let together = if self.heaviest < LARGE {
+            SMALL_TOGETHER
+        } else {
+            LARGE_TOGETHER
+        };
+        let flush_elsewhere = |writers: Vec<_>| tokio::spawn(async move { ClientWriter::flush_all(&writers) });
+        let deflating = std::mem::take(&mut self.deflating);
+        if self.writers.is_empty() {
+            self.writers = deflating;
+        } else if !deflating.is_empty() {
+            flush_elsewhere(deflating);
+        }
+        while self.writers.len() > together {
+            flush_elsewhere(self.writers.split_off(self.writers.len() - together));
+        }
+    }
+}
+
 /// Writes to the sockets of these clients: the first group on this task, the others on all cores.
 pub(super) fn flush(mut due: DirtyClients) {
-    let together = if due.heaviest < LARGE {
-        SMALL_TOGETHER
-    } else {
-        LARGE_TOGETHER
-    };
-    let flush_elsewhere = |writers: Vec<_>| tokio::spawn(async move { ClientWriter::flush_all(&writers) });
-    if due.writers.is_empty() {
-        due.writers = due.deflating;
-    } else if !due.deflating.is_empty() {
-        flush_elsewhere(due.deflating);
-    }
-    while due.writers.len() > together {
-        flush_elsewhere(due.writers.split_off(due.writers.len() - together));
-    }
+    due.spread();
     ClientWriter::flush_all(&due.writers);
+}
+
+/// Like [`flush`], but stops when `proceed` returns `false`, at the earliest after the first [`LOOK_AFTER`] clients.
+/// The clients that remain in `due` get what is queued for them meanwhile in the same write.
+pub(super) fn flush_while(due: &mut DirtyClients, proceed: impl Fn() -> bool) {
+    due.spread();
+    while !due.writers.is_empty() {
+        let next = due.writers.len().min(LOOK_AFTER);
+        ClientWriter::flush_all(&due.writers[..next]);
+        due.writers.drain(..next);
+        if !proceed() {
+            break;
+        }
+    }
+    if due.writers.is_empty() {
+        due.heaviest = 0;
+    }
 }
 
 pub(super) fn answered(table: &Slab<Subscriber>) -> impl Iterator<Item = &Subscriber> {

@@ -15,6 +15,7 @@ mod index;
 mod kind;
 mod log_index;
 mod passthrough;
+mod pending_group;
 mod postings;
 mod ranged;
 mod receipt_filter;

@@ -6,6 +6,7 @@
 //! nothing from before, and after `unsubscribe` has returned no more events are queued. Time under the lock is some
 //! tens of nanoseconds for each delivery; sockets are written to after it is released.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -418,14 +419,16 @@ impl Registry {
             .inc();
     }
 
-    /// Fans out a best-effort event. Returns `true` if an event waits for the answer to a subscription:
-    /// [`Self::tell_early`] delivers it.
+    /// Queues the oldest of these best-effort events, and with a pending transaction the ones right behind it, for the
+    /// caller to flush `due`. Returns `true` if an event waits for the answer to a subscription: [`Self::tell_early`]
+    /// delivers it.
     #[must_use]
-    pub fn fan_out_gossip(&self, best_effort: BestEffortEvent) -> bool {
-        let (lost, early) = self.with_tables(|tables, due, now| {
-            let lost = tables.best_effort(best_effort, due, now);
+    pub(super) fn fan_out_gossip(&self, arrived: &mut VecDeque<BestEffortEvent>, due: &mut DirtyClients) -> bool {
+        let (lost, early) = {
+            let mut tables = self.tables.lock();
+            let lost = tables.best_effort(arrived, due, self.clock.now());
             (lost, tables.passing.has_early())
-        });
+        };
         if lost > 0 {
             let place = ReasonLabel { reason: "unanswered" };
             self.metrics.pending_dropped.get_or_create(&place).inc_by(lost);

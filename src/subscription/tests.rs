@@ -2,9 +2,11 @@
 
 mod contents;
 mod passthrough;
+mod pending;
 mod receipts;
 mod reorgs;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::flush::{DirtyClients, flush};
 use super::{LogFilter, Passthrough, ReceiptFilter, Registry, Start, Stream, Subscription, Topic};
 use crate::backplane::{BestEffortEvent, ChainEvent, Wanted};
 use crate::chain::{
@@ -121,12 +124,16 @@ impl Desk {
     }
 
     fn pass(&self, of: &Passthrough, payload: &'static str) -> bool {
-        self.registry.fan_out_gossip(BestEffortEvent::Passthrough {
+        let event = BestEffortEvent::Passthrough {
             of: of.clone(),
             method: Bytes::from_static(b"eth_subscription"),
             json: Bytes::from(payload),
             seen: Instant::now(),
-        })
+        };
+        let mut due = DirtyClients::default();
+        let early = self.registry.fan_out_gossip(&mut VecDeque::from([event]), &mut due);
+        flush(due);
+        early
     }
 }
 

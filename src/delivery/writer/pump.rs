@@ -19,8 +19,8 @@ impl ClientWriter {
     pub(super) fn after_push(&self, state: &mut State, push: Push) -> bool {
         match push {
             Push::Queued { shed } => state.shed += shed as u64,
-            Push::Shed => {
-                state.shed += 1;
+            Push::Shed(events) => {
+                state.shed += events as u64;
                 return false;
             }
             Push::Full => {
