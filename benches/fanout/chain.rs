@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use alloy_primitives::{Address, B256, Bloom};
 use clap::ValueEnum;
 
+use crate::pending;
+
 /// The head when a run starts. The first event is the block after it.
 pub const START: u64 = 22_000_000;
 
@@ -20,23 +22,35 @@ pub enum Scenario {
     Heads,
     /// The hundred logs of one block per event.
     Bursts,
+    /// One pending transaction per event, by its hash.
+    PendingAlone,
+    /// Ten pending transactions per event, announced one after the other.
+    PendingGrouped,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 2] = [Self::Heads, Self::Bursts];
+    pub const ALL: [Self; 4] = [Self::Heads, Self::Bursts, Self::PendingAlone, Self::PendingGrouped];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Heads => "heads",
             Self::Bursts => "bursts",
+            Self::PendingAlone => "pending-alone",
+            Self::PendingGrouped => "pending-grouped",
         }
     }
 
     pub fn messages_per_event(self) -> usize {
         match self {
-            Self::Heads => 1,
+            Self::Heads | Self::PendingAlone => 1,
             Self::Bursts => 100,
+            Self::PendingGrouped => pending::GROUP,
         }
+    }
+
+    /// Returns `true` if the events are pending transactions, and not the head.
+    pub fn is_pending(self) -> bool {
+        matches!(self, Self::PendingAlone | Self::PendingGrouped)
     }
 
     /// The `params` of `eth_subscribe`.
@@ -44,6 +58,7 @@ impl Scenario {
         match self {
             Self::Heads => r#"["newHeads"]"#,
             Self::Bursts => r#"["logs",{}]"#,
+            Self::PendingAlone | Self::PendingGrouped => pending::SUBSCRIBE_PARAMS,
         }
     }
 
@@ -51,8 +66,8 @@ impl Scenario {
     /// require.
     fn logs_per_block(self) -> usize {
         match self {
-            Self::Heads => 1,
             Self::Bursts => 100,
+            Self::Heads | Self::PendingAlone | Self::PendingGrouped => 1,
         }
     }
 }
@@ -79,7 +94,14 @@ impl Chain {
         match self.scenario {
             Scenario::Heads => vec![self.header(number)],
             Scenario::Bursts => self.logs(number),
+            Scenario::PendingAlone | Scenario::PendingGrouped => {
+                pending::results(event, self.scenario.messages_per_event())
+            }
         }
+    }
+
+    pub fn is_pending(&self) -> bool {
+        self.scenario.is_pending()
     }
 
     pub fn hash(number: u64) -> B256 {

@@ -277,10 +277,16 @@ impl Script {
 
     /// Returns a result's position in the script, read from the result's fields.
     fn position_of(&self, result: &Value) -> Option<usize> {
+        if self.scenario.is_pending() {
+            let hash = result.to_string().into_bytes();
+            return self.results.iter().position(|known| *known == hash);
+        }
         let field = |name| result.get(name)?.as_str();
         let quantity = |name| usize::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
         let (number, hash, index) = match self.scenario {
-            Scenario::Heads => (quantity("number")?, field("hash")?, 0),
+            Scenario::Heads | Scenario::PendingAlone | Scenario::PendingGrouped => {
+                (quantity("number")?, field("hash")?, 0)
+            }
             Scenario::Bursts => (quantity("blockNumber")?, field("blockHash")?, quantity("logIndex")?),
         };
         if Chain::number_of(hash.parse().ok()?)? != number as u64 || index >= self.scenario.messages_per_event() {
@@ -301,6 +307,7 @@ impl Script {
         match self.scenario {
             Scenario::Heads => format!("head {number}"),
             Scenario::Bursts => format!("log {} of block {number}", position % per_event),
+            Scenario::PendingAlone | Scenario::PendingGrouped => format!("pending transaction {position}"),
         }
     }
 }

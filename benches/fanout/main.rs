@@ -32,6 +32,7 @@ mod loop_server;
 mod matching;
 mod node;
 mod notification;
+mod pending;
 #[path = "../shared/process.rs"]
 mod process;
 #[path = "../shared/proxy.rs"]
@@ -73,7 +74,7 @@ struct Options {
     /// Number of clients; several numbers are run one after the other.
     #[arg(long, value_delimiter = ',', default_value = "1000")]
     clients: Vec<usize>,
-    /// Counted events of the heads scenario; fewer for more than 1,000 clients.
+    /// Counted events of the heads scenario and of both with pending transactions; fewer for more than 1,000 clients.
     #[arg(long, default_value_t = 200)]
     events: usize,
     /// Counted events of the bursts scenario, a hundred logs each; fewer for more than 1,000 clients.
@@ -204,7 +205,7 @@ impl Options {
 
     fn plan(&self, scenario: Scenario, clients: usize) -> Plan {
         let asked = match scenario {
-            Scenario::Heads => self.events,
+            Scenario::Heads | Scenario::PendingAlone | Scenario::PendingGrouped => self.events,
             Scenario::Bursts => self.bursts,
         };
         // A run of many clients has as many messages as a run of 1,000, as long as there are enough events for a

@@ -21,7 +21,7 @@ use tokio_tungstenite::{accept_async, tungstenite::Message};
 
 use crate::{
     chain::{Chain, START},
-    notification,
+    notification, pending,
     roles::{ServeArgs, on_each_event},
 };
 
@@ -41,31 +41,33 @@ async fn run(args: &ServeArgs) -> Result<()> {
         head: AtomicU64::new(START),
         following: Following::default(),
     });
-    let (heads, _) = broadcast::channel(1024);
+    let (events, _) = broadcast::channel(1024);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening {}", listener.local_addr()?);
 
-    let (announcer, head_of) = (heads.clone(), Arc::clone(&node));
+    let (announcer, head_of) = (events.clone(), Arc::clone(&node));
     on_each_event(move |event| {
-        let number = Chain::block_of_event(event);
-        head_of.head.store(number, Ordering::Release);
-        let _nobody_subscribed = announcer.send(number);
+        if !head_of.chain.is_pending() {
+            let number = Chain::block_of_event(event);
+            head_of.head.store(number, Ordering::Release);
+        }
+        let _nobody_subscribed = announcer.send(event);
     });
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let (node, heads) = (Arc::clone(&node), heads.subscribe());
+        let (node, events) = (Arc::clone(&node), events.subscribe());
         tokio::spawn(async move {
-            if let Err(error) = connection(&node, stream, heads).await {
+            if let Err(error) = connection(&node, stream, events).await {
                 eprintln!("node: a connection ended: {error:#}");
             }
         });
     }
 }
 
-async fn connection(node: &Node, stream: TcpStream, mut heads: broadcast::Receiver<u64>) -> Result<()> {
+async fn connection(node: &Node, stream: TcpStream, mut events: broadcast::Receiver<usize>) -> Result<()> {
     let mut socket = accept_async(stream).await?;
-    let mut subscriptions: Vec<String> = Vec::new();
+    let mut subscriptions = Subscriptions::default();
     loop {
         tokio::select! {
             message = socket.next() => {
@@ -77,15 +79,29 @@ async fn connection(node: &Node, stream: TcpStream, mut heads: broadcast::Receiv
                 };
                 socket.send(Message::text(answer)).await?;
             }
-            number = heads.recv() => {
-                let header = node.chain.header(number?);
-                for id in &subscriptions {
-                    let message = notification::prefix(id) + &header + notification::END;
-                    socket.send(Message::text(message)).await?;
+            event = events.recv() => {
+                let event = event?;
+                let (ids, results) = if node.chain.is_pending() {
+                    (&subscriptions.pending, node.chain.results(event))
+                } else {
+                    (&subscriptions.heads, vec![node.chain.header(Chain::block_of_event(event))])
+                };
+                for id in ids {
+                    for result in &results {
+                        let message = notification::prefix(id) + result + notification::END;
+                        socket.send(Message::text(message)).await?;
+                    }
                 }
             }
         }
     }
+}
+
+/// Ids of a connection's subscriptions.
+#[derive(Default)]
+struct Subscriptions {
+    heads: Vec<String>,
+    pending: Vec<String>,
 }
 
 struct Node {
@@ -132,7 +148,7 @@ struct Range {
 }
 
 impl Node {
-    fn answer(&self, message: &str, subscriptions: &mut Vec<String>) -> Result<String> {
+    fn answer(&self, message: &str, subscriptions: &mut Subscriptions) -> Result<String> {
         if !message.trim_start().starts_with('[') {
             return Ok(self.answer_one(&serde_json::from_str(message)?, subscriptions));
         }
@@ -144,14 +160,18 @@ impl Node {
         Ok(format!("[{}]", answers.join(",")))
     }
 
-    fn answer_one(&self, request: &Request<'_>, subscriptions: &mut Vec<String>) -> String {
+    fn answer_one(&self, request: &Request<'_>, subscriptions: &mut Subscriptions) -> String {
         let id = request.id.map_or("null", RawValue::get);
         let result = match request.method.as_str() {
             "eth_subscribe" => self.subscribe(&request.params, subscriptions),
             "eth_unsubscribe" => {
-                let before = subscriptions.len();
-                subscriptions.retain(|id| request.params.first().is_none_or(|param| param != id.as_str()));
-                Some((before != subscriptions.len()).to_string())
+                let mut ended = false;
+                for ids in [&mut subscriptions.heads, &mut subscriptions.pending] {
+                    let before = ids.len();
+                    ids.retain(|id| request.params.first().is_none_or(|param| param != id.as_str()));
+                    ended |= before != ids.len();
+                }
+                Some(ended.to_string())
             }
             method => self.call(method, &request.params),
         };
@@ -164,15 +184,19 @@ impl Node {
         }
     }
 
-    /// Refuses every kind but `newHeads`, so that headwater fetches logs by block hash.
-    fn subscribe(&self, params: &[serde_json::Value], subscriptions: &mut Vec<String>) -> Option<String> {
-        if params.first()? != "newHeads" {
-            return None;
-        }
-        let id = notification::subscription_id(subscriptions.len() as u64);
+    /// Refuses every kind but `newHeads` and pending transactions, so that headwater fetches logs by block hash.
+    fn subscribe(&self, params: &[serde_json::Value], subscriptions: &mut Subscriptions) -> Option<String> {
+        let known = subscriptions.heads.len() + subscriptions.pending.len();
+        let id = notification::subscription_id(known as u64);
         let result = format!(r#""{id}""#);
-        subscriptions.push(id);
-        self.following.note(&self.following.subscribed);
+        match params.first()?.as_str()? {
+            "newHeads" => {
+                subscriptions.heads.push(id);
+                self.following.note(&self.following.subscribed);
+            }
+            pending::KIND if self.chain.is_pending() && params.len() == 1 => subscriptions.pending.push(id),
+            _ => return None,
+        }
         Some(result)
     }
 

@@ -36,6 +36,7 @@ mod odd_nodes;
 mod odd_words;
 mod operator;
 mod passthrough;
+mod pending;
 mod policy;
 mod rate_limits;
 mod receipts;
