@@ -141,6 +141,10 @@ advisories: $(CARGO_DENY) ## known vulnerabilities in the dependencies (needs Ru
 docker-lint: $(HADOLINT) ## lint the Dockerfile
 	$(HADOLINT) Dockerfile
 
+.PHONY: systemd
+systemd: build ## the systemd units: verified, scored, and headwater run under their filter of system calls (needs systemd-analyze)
+	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(PYTHON) deploy/tests/systemd.py
+
 .PHONY: static
 static: ## the static musl binary, started from an empty directory without an environment
 	@command -v $(STATIC_CC) >/dev/null || { echo "make static: $(STATIC_CC) not found; on Debian: apt-get install musl-tools" >&2; exit 1; }

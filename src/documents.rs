@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Folders whose files are read, besides the files at the top.
-const READ: [&str; 8] = [
-    "src", "tests", "benches", "fuzz", "docs", "config", "scripts", ".github",
+const READ: [&str; 9] = [
+    "src", "tests", "benches", "fuzz", "docs", "config", "deploy", "scripts", ".github",
 ];
 
 /// Folders without files of ours.

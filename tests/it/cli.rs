@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
+use tokio::net::UnixDatagram;
+
 use crate::harness::eventually;
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, http};
 
@@ -242,5 +244,39 @@ os.execv(sys.argv[1], sys.argv[1:])
         rustix::process::Signal::TERM,
     )
     .unwrap();
+    assert!(running.wait().unwrap().success());
+}
+
+/// Notifications as systemd expects them of `Type=notify`, with a watchdog of a minute.
+#[tokio::test]
+async fn the_service_manager_is_told_of_start_and_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let notified = async || {
+        let mut buffer = [0; 1024];
+        let length = manager.recv(&mut buffer).await.unwrap();
+        text(&buffer[..length]).to_owned()
+    };
+    let variables = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "60000000")];
+    let mut running = headwater(&["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], &variables)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (address, admin, _log) = serving(&mut running).await;
+    assert_eq!(
+        notified().await,
+        format!("READY=1\nSTATUS=serving on ws://{address}, admin on http://{admin}")
+    );
+    assert_eq!(notified().await, "WATCHDOG=1");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&running),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert_eq!(
+        notified().await,
+        "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=15000000"
+    );
     assert!(running.wait().unwrap().success());
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod health;
+mod notify;
 mod operate;
 mod tail;
 mod text;
@@ -20,6 +21,8 @@ use headwater::door::ApiKey;
 use headwater::reload::{ConfigSource, Follower};
 use headwater::telemetry::{self, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
+
+use self::notify::ServiceManager;
 
 /// `EX_USAGE` of sysexits(3): invalid arguments or settings.
 const USAGE: u8 = 64;
@@ -229,6 +232,7 @@ fn run(source: ConfigSource) -> anyhow::Result<()> {
     let (typed, config) = source.read()?;
     telemetry::init_log(config.log_format, &config.log_filter)
         .map_err(|why| ConfigError(format!("log.filter: {why}; use a level such as info")))?;
+    let grace = config.grace;
     block_on(async {
         let app = App::bind(config).await?.follow(Follower::new(source, typed)?);
         let (address, admin) = (app.address()?, app.admin_address()?);
@@ -247,7 +251,19 @@ fn run(source: ConfigSource) -> anyhow::Result<()> {
         };
         tracing::info!("serving on {scheme}://{address} ({plain} on the same port)");
         tracing::info!("admin on http://{admin} (/health /ready /metrics /status /api)");
-        app.run(stop_signal()?).await?;
+        let stop = stop_signal()?;
+        let manager = ServiceManager::connect(&notify::Variables::of_process());
+        if let Some(manager) = &manager {
+            manager.ready(&format!("serving on {scheme}://{address}, admin on http://{admin}"));
+            tokio::spawn(manager.clone().keep_alive());
+        }
+        let stop = async {
+            stop.await;
+            if let Some(manager) = &manager {
+                manager.stopping(grace);
+            }
+        };
+        app.run(stop).await?;
         tracing::info!("stopped");
         Ok(())
     })
