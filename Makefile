@@ -141,9 +141,17 @@ advisories: $(CARGO_DENY) ## known vulnerabilities in the dependencies (needs Ru
 docker-lint: $(HADOLINT) ## lint the Dockerfile
 	$(HADOLINT) Dockerfile
 
+# PyYAML and the like for the checks of deploy/.
+DEPLOY_READY := .local/deploy/.ready
+DEPLOY_PYTHON := .local/deploy/bin/python
+
 .PHONY: systemd
 systemd: build ## the systemd units: verified, scored, and headwater run under their filter of system calls (needs systemd-analyze)
 	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(PYTHON) deploy/tests/systemd.py
+
+.PHONY: schema
+schema: build $(DEPLOY_READY) ## the JSON Schema of the configuration: its verdicts are those of check-config
+	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(DEPLOY_PYTHON) deploy/tests/schema.py
 
 .PHONY: static
 static: ## the static musl binary, started from an empty directory without an environment
@@ -186,6 +194,11 @@ $(WSTEST): tests/autobahn/requirements.txt
 	.local/virtualenv/bin/pip install --quiet 'virtualenv<20.22'
 	.local/virtualenv/bin/virtualenv --quiet --python $(PYTHON2) .local/wstest-$(WSTEST_VERSION)
 	.local/wstest-$(WSTEST_VERSION)/bin/pip install --quiet --no-python-version-warning --requirement $<
+	@touch $@
+
+$(DEPLOY_READY): deploy/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
 	@touch $@
 
 # The marks are written last, so an interrupted installation is not taken for a whole one.

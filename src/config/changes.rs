@@ -32,13 +32,20 @@ pub(super) fn is_live(key: &str) -> bool {
 /// Returns the changed settings that keep their old value until a restart, as dotted keys.
 #[must_use]
 pub fn needs_restart(old: &typed::Config, new: &typed::Config) -> Vec<String> {
-    let mut differing = Vec::new();
-    compare(&dict(old), &dict(new), "", &mut differing);
+    let mut differing = changed_keys(old, new);
     differing.retain(|key| !is_live(key));
     // A new certificate is used at once, but a reload does not turn TLS on or off for new connections.
     if old.tls.certificate.is_empty() != new.tls.certificate.is_empty() {
         differing.push("tls.certificate".into());
     }
+    differing
+}
+
+/// Returns the settings that differ, as dotted keys in their order. A plan or a key that only one side has is one key.
+pub(super) fn changed_keys(old: &typed::Config, new: &typed::Config) -> Vec<String> {
+    let mut differing = Vec::new();
+    compare(&dict(old), &dict(new), "", &mut differing);
+    differing.sort();
     differing
 }
 
@@ -48,7 +55,7 @@ fn dict(config: &typed::Config) -> Dict {
         .unwrap_or_default()
 }
 
-/// Collects the keys that differ. Sections have the same keys on both sides, except plans and keys, which are live.
+/// Collects the keys that differ. Sections have the same keys on both sides, except plans and keys.
 fn compare(old: &Dict, new: &Dict, prefix: &str, differing: &mut Vec<String>) {
     for (key, value) in new {
         let key_path = format!("{prefix}{key}");
@@ -60,6 +67,8 @@ fn compare(old: &Dict, new: &Dict, prefix: &str, differing: &mut Vec<String>) {
             _ => differing.push(key_path),
         }
     }
+    let gone = old.keys().filter(|key| !new.contains_key(*key));
+    differing.extend(gone.map(|key| format!("{prefix}{key}")));
 }
 
 #[cfg(test)]

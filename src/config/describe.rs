@@ -7,8 +7,9 @@ use figment::Figment;
 use figment::providers::Serialized;
 use figment::value::Value;
 
-use self::key_table::{KEYS, NAMED, NAMED_EXAMPLE};
-use super::{changes, typed};
+use self::key_table::NAMED_EXAMPLE;
+pub(super) use self::key_table::{KEYS, NAMED};
+use super::{changes, schema, typed};
 
 /// Returns all keys, dotted.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
@@ -40,7 +41,8 @@ fn default_of(key: &str) -> String {
         .unwrap_or_default()
 }
 
-fn toml_text(value: &Value) -> String {
+/// Returns a value as TOML.
+pub(super) fn toml_text(value: &Value) -> String {
     match value {
         Value::String(_, text) => format!("{text:?}"),
         Value::Array(_, items) => format!("[{}]", items.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
@@ -57,9 +59,11 @@ fn toml_text(value: &Value) -> String {
 /// Returns a configuration file with every key, its description and its default.
 #[must_use]
 pub fn example() -> String {
-    let mut out = String::from(
-        "# headwater: every setting with its default. Each is also a variable: limits.max_batch is\n\
+    let mut out = format!(
+        "#:schema {}\n\
+         # headwater: every setting with its default. Each is also a variable: limits.max_batch is\n\
          # HEADWATER_LIMITS_MAX_BATCH. Flags come before variables, variables before this file.\n",
+        schema::ADDRESS
     );
     let mut section = "";
     for (key, words) in KEYS {
@@ -82,7 +86,11 @@ const REFERENCE: &str = "\
 
 Every setting with its default. This page is generated from [`src/config/describe.rs`](../src/config/describe.rs):
 `UPDATE_EXPECT=1 cargo test --lib describe`. [`config/example.toml`](../config/example.toml) is the same as a file, which
-`headwater default-config` prints; `headwater check-config` checks a configuration and says what it comes to.
+`headwater default-config` prints; `headwater check-config` checks a configuration and says what it comes to. With `--diff FILE` it
+lists the settings that differ from the file in force, and says which a reload applies and which need a restart.
+
+Editors that know JSON Schema (VS Code with Even Better TOML, Helix, Neovim and Zed with taplo) complete and check the file as you type: its first line,
+`#:schema …`, names [`config/headwater.schema.json`](../config/headwater.schema.json), which `headwater default-config --schema` prints.
 
 Flags come before variables, variables before the file (`--config FILE`), the file before the defaults. A key `limits.max_batch`
 is `max_batch` in section `[limits]` of the file and the variable `HEADWATER_LIMITS_MAX_BATCH`. A key that does not exist or a

@@ -238,6 +238,24 @@ mod tests {
     }
 
     #[test]
+    fn a_node_with_options_needs_no_list() {
+        let one = with(
+            "upstream = { address = \"ws://a:1\", archive = true }",
+            &[],
+            &Flags::default(),
+        )
+        .unwrap();
+        let listed = with(
+            "upstream = [{ address = \"ws://a:1\", archive = true }]",
+            &[],
+            &Flags::default(),
+        )
+        .unwrap();
+        assert_eq!((one.upstream.len(), one), (1, listed));
+        assert!(with("[server]\norigins = { a = \"b\" }", &[], &Flags::default()).is_err());
+    }
+
+    #[test]
     fn plans_and_keys_come_from_sections_of_the_file() {
         let hash = crate::door::ApiKey::random().digest().to_string();
         let file = format!(

@@ -5,8 +5,10 @@
 
 mod changes;
 mod describe;
+mod difference;
 mod load;
 mod policy;
+mod schema;
 pub mod typed;
 
 use std::net::SocketAddr;
@@ -30,7 +32,9 @@ use crate::upstream::{Endpoint, Node, Share, UpstreamSettings};
 
 pub use changes::needs_restart;
 pub use describe::{example, reference};
+pub use difference::{Change, Effect, differences};
 pub use load::{Flags, load};
+pub use schema::schema;
 
 /// An unusable configuration; one line that names the key and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

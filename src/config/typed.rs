@@ -422,6 +422,10 @@ fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de> + From<String>>(
             }
             Ok(many)
         }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])
+        }
     }
     deserializer.deserialize_any(Read(PhantomData))
 }

@@ -280,3 +280,46 @@ async fn the_service_manager_is_told_of_start_and_stop() {
     );
     assert!(running.wait().unwrap().success());
 }
+
+#[test]
+fn the_effect_of_a_reload_is_known_before_it() {
+    let (_running, running) = file("listen = \"127.0.0.1:1\"\n[plans.partner]\nmax_batch = 7\n");
+    let (_next, next) = file("[limits]\nmax_batch = 9\n");
+    let output = run(&["check-config", "--config", &next, "--diff", &running], &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    assert_eq!(
+        lines[1..],
+        [
+            "reload   limits.max_batch: 1000 -> 9",
+            "restart  listen: \"127.0.0.1:1\" -> \"127.0.0.1:9546\"",
+            "reload   plans.partner: { \"max_batch\" = 7 } -> absent",
+        ]
+    );
+    // A variable wins over both files.
+    let variables = [("HEADWATER_LISTEN", "127.0.0.1:3"), ("HEADWATER_LIMITS_MAX_BATCH", "3")];
+    let output = run(&["check-config", "--config", &next, "--diff", &running], &variables);
+    assert_eq!(
+        text(&output.stdout).lines().skip(1).collect::<Vec<_>>(),
+        ["reload   plans.partner: { \"max_batch\" = 7 } -> absent"]
+    );
+    let output = run(&["check-config", "--config", &next, "--diff", &next], &[]);
+    assert!(text(&output.stdout).ends_with("\nnothing changes\n"));
+    refused(
+        &run(&["check-config", "--config", &next, "--diff", "/nowhere.toml"], &[]),
+        &["/nowhere.toml"],
+    );
+}
+
+#[test]
+fn the_schema_of_the_configuration_is_printed() {
+    let output = run(&["default-config", "--schema"], &[]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        schema["properties"]["limits"]["properties"]["max_batch"]["default"],
+        1000
+    );
+    let example = run(&["default-config"], &[]);
+    let first = format!("#:schema {}\n", schema["$id"].as_str().unwrap());
+    assert!(text(&example.stdout).starts_with(&first));
+}

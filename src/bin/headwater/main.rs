@@ -50,9 +50,9 @@ enum Command {
     /// Load an endpoint with many clients and check the events of each.
     Bench(bench::BenchArgs),
     /// Check the configuration, print a summary, and exit.
-    CheckConfig(RunArgs),
+    CheckConfig(CheckArgs),
     /// Print a configuration file with every setting, its meaning and its default.
-    DefaultConfig,
+    DefaultConfig(DefaultArgs),
     /// Create an API key, and print it once, with the lines for the configuration.
     Key(KeyArgs),
     /// Check if a running headwater is alive (for a container's health check).
@@ -78,6 +78,22 @@ struct RunArgs {
     /// Format of the log [default: text].
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// File of the configuration in force: lists the settings that differ, and the effect of a reload on each.
+    #[arg(long, value_name = "RUNNING")]
+    diff: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DefaultArgs {
+    /// Print the JSON Schema of the file instead, for editors.
+    #[arg(long)]
+    schema: bool,
 }
 
 #[derive(Debug, Args)]
@@ -157,27 +173,48 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Devnet(args) => block_on(run_devnet(args)),
         Command::Tail(args) => block_on(async { Ok(tail::tail(args).await?) }),
         Command::Bench(args) => bench::bench(args),
-        Command::CheckConfig(args) => {
-            let (_, config) = source(&args).read()?;
-            let upstreams: Vec<String> = config.upstreams.iter().map(|node| node.endpoint.to_string()).collect();
-            let upstreams = if upstreams.is_empty() {
-                "the embedded devnet".to_owned()
+        Command::CheckConfig(args) => check_config(&args),
+        Command::DefaultConfig(args) => {
+            print(&if args.schema {
+                config::schema()
             } else {
-                upstreams.join(", ")
-            };
-            print(&format!(
-                "ok: listen {}, admin {}, upstream {upstreams}\n",
-                config.listen, config.admin
-            ));
-            Ok(())
-        }
-        Command::DefaultConfig => {
-            print(&config::example());
+                config::example()
+            });
             Ok(())
         }
         Command::Operator(command) => block_on(operate::run(command)),
         Command::Health(args) => block_on(health::health(source(&args).read()?.1.admin)),
     }
+}
+
+/// Prints a summary of the configuration, and its differences from the one in force if that is given.
+fn check_config(args: &CheckArgs) -> anyhow::Result<()> {
+    let own = source(&args.run);
+    let (typed, config) = own.read()?;
+    let upstreams: Vec<String> = config.upstreams.iter().map(|node| node.endpoint.to_string()).collect();
+    let upstreams = if upstreams.is_empty() {
+        "the embedded devnet".to_owned()
+    } else {
+        upstreams.join(", ")
+    };
+    print(&format!(
+        "ok: listen {}, admin {}, upstream {upstreams}\n",
+        config.listen, config.admin
+    ));
+    let Some(file) = &args.diff else { return Ok(()) };
+    // Flags and variables win over either file, so they are the same on both sides.
+    let running = ConfigSource {
+        file: Some(file.clone()),
+        ..own
+    };
+    let changes = config::differences(&running.read()?.0, &typed);
+    if changes.is_empty() {
+        print("nothing changes\n");
+    }
+    for change in changes {
+        print(&format!("{change}\n"));
+    }
+    Ok(())
 }
 
 /// Prints the result of a command; a closed pipe is not an error.

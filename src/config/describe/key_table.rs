@@ -1,7 +1,7 @@
 //! Table of all keys with their descriptions.
 
 /// Every key with its description, in the order of the generated files.
-pub(super) const KEYS: &[(&str, &str)] = &[
+pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     ("listen", "Address for clients: WebSocket and HTTP on one port."),
     (
         "admin",
@@ -345,7 +345,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
 ];
 
 /// Keys of the sections `[plans.NAME]` and `[keys.NAME]` and of tables in `upstream`: key, example, description.
-pub(super) const NAMED: &[(&str, &str, &str)] = &[
+pub(in crate::config) const NAMED: &[(&str, &str, &str)] = &[
     (
         "upstream[].address",
         "\"wss://node.example\"",
