@@ -145,6 +145,15 @@ docker-lint: $(HADOLINT) ## lint the Dockerfile
 DEPLOY_READY := .local/deploy/.ready
 DEPLOY_PYTHON := .local/deploy/bin/python
 
+.PHONY: monitoring monitoring-live
+monitoring: $(DEPLOY_READY) ## the dashboard and the alert rules: promtool, unit tests, metrics and labels (needs Debian's prometheus)
+	@tools=$$(scripts/prometheus) && $(DEPLOY_PYTHON) deploy/tests/monitoring.py && cd deploy/prometheus && \
+		$$tools/promtool check config prometheus.yml && $$tools/promtool test rules alerts_test.yml
+
+monitoring-live: build $(DEPLOY_READY) ## each query of the dashboard, and each rule, asked of a Prometheus that scrapes a loaded headwater: half a minute
+	@tools=$$(scripts/prometheus) && PROMETHEUS=$$tools/prometheus PROXY_BIN=$(TARGET_DIR)/release/headwater \
+		$(DEPLOY_PYTHON) deploy/tests/monitoring.py live
+
 .PHONY: systemd
 systemd: build ## the systemd units: verified, scored, and headwater run under their filter of system calls (needs systemd-analyze)
 	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(PYTHON) deploy/tests/systemd.py
