@@ -158,6 +158,19 @@ monitoring-live: build $(DEPLOY_READY) ## each query of the dashboard, and each 
 systemd: build ## the systemd units: verified, scored, and headwater run under their filter of system calls (needs systemd-analyze)
 	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(PYTHON) deploy/tests/systemd.py
 
+HELM_VERSION := 3.18.6
+HELM := .local/helm-$(HELM_VERSION)/bin/helm
+
+.PHONY: helm
+helm: build $(DEPLOY_READY) $(HELM) ## the Helm chart: lint, golden files (UPDATE=1 writes them), Kubernetes' schemas (needs Go)
+	@HELM=$(abspath $(HELM)) PROXY_BIN=$(TARGET_DIR)/release/headwater $(if $(UPDATE),UPDATE=1) $(DEPLOY_PYTHON) deploy/tests/helm.py
+
+# Without cgo: a C compiler for Go is not to be asked for. Two minutes, once.
+$(HELM):
+	@[ -n "$(GO)" ] || { echo "make helm: Go not found; install Go 1.25 or newer" >&2; exit 1; }
+	@echo "installing helm $(HELM_VERSION), two minutes"
+	@GOBIN=$(abspath $(@D)) CGO_ENABLED=0 nice -n 10 $(GO) install helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
+
 .PHONY: schema
 schema: build $(DEPLOY_READY) ## the JSON Schema of the configuration: its verdicts are those of check-config
 	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(DEPLOY_PYTHON) deploy/tests/schema.py
