@@ -175,6 +175,49 @@ $(HELM):
 schema: build $(DEPLOY_READY) ## the JSON Schema of the configuration: its verdicts are those of check-config
 	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(DEPLOY_PYTHON) deploy/tests/schema.py
 
+ACTIONLINT_VERSION := 1.7.12
+ACTIONLINT := .local/actionlint-$(ACTIONLINT_VERSION)/bin/actionlint
+
+.PHONY: workflows
+workflows: $(ACTIONLINT) ## lint the workflows of .github (needs Go)
+	$(ACTIONLINT)
+
+$(ACTIONLINT):
+	@[ -n "$(GO)" ] || { echo "make workflows: Go not found; install Go 1.25 or newer" >&2; exit 1; }
+	@GOBIN=$(abspath $(@D)) CGO_ENABLED=0 $(GO) install github.com/rhysd/actionlint/cmd/actionlint@v$(ACTIONLINT_VERSION)
+
+CARGO_DEB_VERSION := 3.8.0
+CARGO_DEB := .local/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
+CARGO_RPM_VERSION := 0.21.1
+CARGO_RPM := .local/cargo-generate-rpm-$(CARGO_RPM_VERSION)/bin/cargo-generate-rpm
+CARGO_CYCLONEDX_VERSION := 0.5.9
+CARGO_CYCLONEDX := .local/cargo-cyclonedx-$(CARGO_CYCLONEDX_VERSION)/bin/cargo-cyclonedx
+OUTPUT ?= target/packages
+
+.PHONY: release-check packages sbom
+release-check: $(DEPLOY_READY) ## version, change log, release workflow and files of packages agree (TAG=v1.2.3 for a release)
+	@TAG=$(TAG) $(DEPLOY_PYTHON) deploy/tests/packages.py
+
+packages: $(CARGO_DEB) $(CARGO_RPM) $(DEPLOY_READY) ## .deb and .rpm of the binary that `make static` built, below OUTPUT=target/packages, taken apart again
+	@mkdir -p $(OUTPUT)
+	$(CARGO_DEB) --no-build --no-strip --locked --profile dist --target $(STATIC_TARGET) --output $(OUTPUT)/
+	$(CARGO_RPM) --profile dist --target $(STATIC_TARGET) --target-dir $(TARGET_DIR) --auto-req disabled --output $(OUTPUT)/
+	@$(DEPLOY_PYTHON) deploy/tests/packages.py $(OUTPUT)/*.deb $(OUTPUT)/*.rpm
+
+sbom: $(CARGO_CYCLONEDX) ## the components of the binary with licences and checksums (CycloneDX), below OUTPUT=target/packages
+	@mkdir -p $(OUTPUT)
+	$(CARGO_CYCLONEDX) cyclonedx --format json --spec-version 1.5 --no-build-deps --override-filename headwater.cdx
+	@mv headwater.cdx.json $(OUTPUT)/
+
+$(CARGO_DEB):
+	$(CARGO) install cargo-deb --version $(CARGO_DEB_VERSION) --locked --debug --root .local/cargo-deb-$(CARGO_DEB_VERSION)
+
+$(CARGO_RPM):
+	$(CARGO) install cargo-generate-rpm --version $(CARGO_RPM_VERSION) --locked --debug --root .local/cargo-generate-rpm-$(CARGO_RPM_VERSION)
+
+$(CARGO_CYCLONEDX):
+	$(CARGO) install cargo-cyclonedx --version $(CARGO_CYCLONEDX_VERSION) --locked --debug --root .local/cargo-cyclonedx-$(CARGO_CYCLONEDX_VERSION)
+
 .PHONY: static
 static: ## the static musl binary, started from an empty directory without an environment
 	@command -v $(STATIC_CC) >/dev/null || { echo "make static: $(STATIC_CC) not found; on Debian: apt-get install musl-tools" >&2; exit 1; }
