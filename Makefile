@@ -175,6 +175,19 @@ $(HELM):
 schema: build $(DEPLOY_READY) ## the JSON Schema of the configuration: its verdicts are those of check-config
 	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(DEPLOY_PYTHON) deploy/tests/schema.py
 
+MDBOOK_VERSION := 0.5.2
+MDBOOK := .local/mdbook-$(MDBOOK_VERSION)/bin/mdbook
+
+.PHONY: book
+book: $(MDBOOK) ## the documents as a site in target/book, its links checked
+	$(MDBOOK) build --dest-dir $(TARGET_DIR)/book
+	@scripts/book-check $(TARGET_DIR)/book
+
+# Unoptimised, and without its server: a minute less, and the book takes two seconds.
+$(MDBOOK):
+	$(CARGO) install mdbook --version $(MDBOOK_VERSION) --locked --debug --no-default-features --features search \
+		--root .local/mdbook-$(MDBOOK_VERSION)
+
 ACTIONLINT_VERSION := 1.7.12
 ACTIONLINT := .local/actionlint-$(ACTIONLINT_VERSION)/bin/actionlint
 
