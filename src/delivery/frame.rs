@@ -143,6 +143,14 @@ impl Prefix {
         &self.0
     }
 
+    /// Bytes from the id to the end, in every prefix that has an id.
+    pub(super) const FROM_ID: usize = SubscriptionId::TEXT_LEN + Self::BETWEEN.len();
+
+    /// Returns the id's text; `None` for the prefix of whole messages.
+    pub(super) fn id(&self) -> Option<&[u8; SubscriptionId::TEXT_LEN]> {
+        self.0.last_chunk::<{ Self::FROM_ID }>()?.first_chunk()
+    }
+
     /// Returns a prefix whose id consists of the byte 0xFF, which no JSON contains.
     pub(super) fn of_nobody() -> Vec<u8> {
         [

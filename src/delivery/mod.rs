@@ -11,6 +11,7 @@ mod recipient;
 pub mod series;
 mod socket;
 mod tap;
+mod template;
 mod write_buffer;
 mod writer;
 

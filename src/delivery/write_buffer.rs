@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 
+use super::template::Template;
 use super::{Batch, Chunk, Compression, Recipient};
 
 /// Most pieces in one `writev`. The kernel takes 1024 (`UIO_MAXIOV`); the array is on the stack, 6 kB.
@@ -116,6 +117,34 @@ impl WriteBuffer {
         Ok(written)
     }
 
+    /// Like [`Self::write`], as one piece if nothing is written yet and `template` can hold it. What the socket does not
+    /// take of the piece remains in the chunks.
+    ///
+    /// # Errors
+    /// Returns the error of `write`, `WouldBlock` included.
+    pub(super) fn write_filled(
+        &mut self,
+        template: &mut Template,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+        mut done: impl FnMut(Done),
+    ) -> io::Result<usize> {
+        let is_begun = self.unit > 0 || self.offset > 0;
+        let filled = match is_begun {
+            true => None,
+            false => template.fill(&self.chunks, self.compression),
+        };
+        let Some(bytes) = filled else {
+            return self.write(write, done);
+        };
+        let written = write(&[IoSlice::new(bytes)])?;
+        if written == bytes.len() {
+            self.chunks.drain(..).for_each(|chunk| chunk.done(&mut done));
+        } else {
+            self.advance(written, &mut done);
+        }
+        Ok(written)
+    }
+
     /// Returns the next pieces. Not in a `Vec`: the cost of one allocation for each write of each client is measurable.
     fn slices(&self) -> ArrayVec<IoSlice<'_>, MAX_SLICES> {
         let mut slices = ArrayVec::new();
@@ -167,12 +196,21 @@ impl WriteBuffer {
             self.unit += 1;
             if self.unit >= units {
                 self.unit = 0;
-                match self.chunks.pop_front() {
-                    Some(Chunk::Bytes(_, releases)) if !releases.is_empty() => done(Done::Released(releases)),
-                    Some(Chunk::Events(_, batch)) => done(Done::Delivered(batch)),
-                    _ => {}
+                if let Some(chunk) = self.chunks.pop_front() {
+                    chunk.done(done);
                 }
             }
+        }
+    }
+}
+
+impl Chunk {
+    /// Reports that the chunk is written.
+    fn done(self, done: &mut impl FnMut(Done)) {
+        match self {
+            Self::Bytes(_, releases) if !releases.is_empty() => done(Done::Released(releases)),
+            Self::Bytes(..) => {}
+            Self::Events(_, batch) => done(Done::Delivered(batch)),
         }
     }
 }
@@ -193,6 +231,11 @@ mod tests {
 
     fn any_compression() -> impl Strategy<Value = Compression> {
         prop::sample::select(vec![Compression::None, Compression::NoTakeover, Compression::Takeover])
+    }
+
+    /// A template, or none: what is written must not depend on it.
+    fn template() -> impl Strategy<Value = Option<Template>> {
+        any::<bool>().prop_map(|some| some.then(Template::default))
     }
 
     fn chunks(shape: &[(bool, Vec<usize>)]) -> Vec<Chunk> {
@@ -230,6 +273,7 @@ mod tests {
             shape in prop::collection::vec((any::<bool>(), prop::collection::vec(0usize..600, 1..60)), 1..12),
             compression in any_compression(),
             takes in prop::collection::vec(0usize..5_000, 1..20),
+            mut template in template(),
         ) {
             let chunks = chunks(&shape);
             let expect = wire(&chunks, compression);
@@ -247,14 +291,18 @@ mod tests {
                     got.extend_from_slice(taken);
                     Ok(taken.len())
                 };
-                writing.write(write, |_| finished += 1).expect("no error");
+                match &mut template {
+                    Some(template) => writing.write_filled(template, write, |_| finished += 1),
+                    None => writing.write(write, |_| finished += 1),
+                }
+                .expect("no error");
             }
             prop_assert_eq!(got, expect);
             prop_assert_eq!(finished, shape.len());
         }
 
         #[test]
-        fn after_a_cut_the_close_frame_stands_on_a_frame_boundary(sizes in prop::collection::vec(0usize..600, 1..20), take in 0usize..4_000, compression in any_compression()) {
+        fn after_a_cut_the_close_frame_stands_on_a_frame_boundary(sizes in prop::collection::vec(0usize..600, 1..20), take in 0usize..4_000, compression in any_compression(), mut template in template()) {
             let chunks = chunks(&[(true, sizes.clone())]);
             let all = wire(&chunks, compression);
             let mut ends = vec![0];
@@ -263,7 +311,12 @@ mod tests {
             }
             let mut writing = WriteBuffer::new(compression);
             writing.chunks().extend(chunks);
-            let written = writing.write(|slices| Ok(take.min(slices.iter().map(|s| s.len()).sum())), |_| ()).expect("no error");
+            let write = |slices: &[IoSlice<'_>]| Ok(take.min(slices.iter().map(|s| s.len()).sum()));
+            let written = match &mut template {
+                Some(template) => writing.write_filled(template, write, |_| ()),
+                None => writing.write(write, |_| ()),
+            }
+            .expect("no error");
             writing.cut();
             let mut rest = Vec::new();
             while !writing.is_empty() {

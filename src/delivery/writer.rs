@@ -27,6 +27,7 @@ use self::shared::Tally;
 use self::state::{GATHER_BYTES, State};
 use super::queue::Push;
 use super::tap::Disclosure;
+use super::template::Template;
 use super::{Batch, CloseReason, Compression, Egress, Kind, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::{AtomicMoment, Moment};
 use crate::pieces;
@@ -69,6 +70,10 @@ pub enum Answered {
     /// Not queued for lack of room; returns the subscriptions that the answer would have released.
     NoRoom(Vec<Arc<Recipient>>),
 }
+
+/// Clients flushed together from which on their frames are laid out in one piece: for fewer, the memory for it costs as
+/// much as it saves.
+const TEMPLATE_FOR: usize = 4;
 
 /// Length above which an answer is long, in bytes.
 const LONG_ANSWER: usize = 16 << 10;
@@ -249,8 +254,9 @@ impl ClientWriter {
     pub fn flush_all(writers: &[Arc<Self>]) {
         let Some(first) = writers.first() else { return };
         let (mut tally, now) = (Tally::default(), first.shared.clock.now());
+        let mut template = (writers.len() >= TEMPLATE_FOR).then(Template::default);
         for writer in writers {
-            writer.pump_into(&mut writer.state.lock(), now, &mut tally);
+            writer.pump_into(&mut writer.state.lock(), now, &mut tally, template.as_mut());
         }
         first.shared.record(&tally);
     }

@@ -1,9 +1,11 @@
 //! Many clients cost the node as much as one.
 
+use std::collections::BTreeSet;
+
 use headwater::devnet::Stats;
 use serde_json::json;
 
-use crate::harness::{Rig, eventually};
+use crate::harness::{Client, Event, Rig, eventually};
 
 fn count(stats: &Stats, kind: &str) -> usize {
     stats.subscriptions.get(kind).copied().unwrap_or_default()
@@ -95,4 +97,100 @@ async fn pending_transactions_are_asked_for_while_somebody_wants_them() {
     .await;
     rig.control.add_pending();
     one.event().await;
+}
+
+/// Clients that get the same events are written to in groups, in one piece of bytes with the ids replaced; among them one
+/// that has the same twice, and a bystander with a subscription that nobody shares.
+#[tokio::test]
+async fn clients_of_one_filter_get_the_same_bytes_but_for_their_own_ids() {
+    const CLIENTS: usize = 150;
+    const BLOCKS: u64 = 3;
+    let rig = Rig::with(|config| config.limits.max_connections_per_client = CLIENTS + 8).await;
+    let mut witness = rig.witness().await;
+    let mut bystander = rig.client().await;
+    let address = rig.control.head().logs().next().unwrap().address;
+    let apart = bystander.subscribe(json!(["logs", {"address": address}])).await;
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let mut client = rig.client().await;
+        let mut heads = vec![client.subscribe(json!(["newHeads"])).await];
+        if number % 50 == 7 {
+            heads.push(client.subscribe(json!(["newHeads"])).await);
+        }
+        let logs = client.subscribe(json!(["logs"])).await;
+        clients.push((client, heads, logs));
+    }
+    let ids = clients.iter().flat_map(|(_, heads, logs)| heads.iter().chain([logs]));
+    let distinct: BTreeSet<_> = ids.clone().chain([&apart]).collect();
+    assert_eq!(distinct.len(), ids.count() + 1);
+    rig.control.mine_many(BLOCKS);
+    rig.control.reorg(2, 2).unwrap();
+    // A head and six logs a block; two blocks are taken back and replaced.
+    let expect = witness.events(7 * BLOCKS as usize + 2 * 6 + 2 * 7).await;
+    let is_head = |event: &Event| event.payload.contains("parentHash");
+    for (client, heads, logs) in &mut clients {
+        for event in &expect {
+            let own = if is_head(event) {
+                &heads[..]
+            } else {
+                std::slice::from_ref(&*logs)
+            };
+            let got = client.events(own.len()).await;
+            assert!(got.iter().all(|got| got.payload == event.payload));
+            let (mut to, mut own) = (
+                got.into_iter().map(|got| got.subscription).collect::<Vec<_>>(),
+                own.to_vec(),
+            );
+            to.sort();
+            own.sort();
+            assert_eq!(to, own);
+        }
+    }
+    let hex = format!("{address:#x}");
+    for event in expect
+        .iter()
+        .filter(|event| !is_head(event) && event.payload.contains(&hex))
+    {
+        let got = bystander.event().await;
+        assert_eq!((got.payload, got.subscription), (event.payload.clone(), apart.clone()));
+    }
+}
+
+/// Libraries end the subscriptions of their former connection once they are back (web3.js 1), with others of the same
+/// filter connected all the time.
+#[tokio::test]
+async fn an_id_of_a_former_connection_ends_nothing_and_no_id_comes_twice() {
+    let rig = Rig::start().await;
+    let mut other = rig.client().await;
+    let theirs = other.subscribe(json!(["newHeads"])).await;
+    let mut ids = vec![theirs.clone()];
+    let subscribe = async |client: &mut Client, ids: &mut Vec<String>| {
+        let id = client.subscribe(json!(["newHeads"])).await;
+        assert!(!ids.contains(&id), "{id}");
+        ids.push(id.clone());
+        id
+    };
+    let mut former = rig.client().await;
+    let old = subscribe(&mut former, &mut ids).await;
+    rig.control.mine();
+    assert_eq!(former.event().await.subscription, old);
+    drop(former);
+    let mut client = rig.client().await;
+    let mut own = subscribe(&mut client, &mut ids).await;
+    for foreign in [&old, &theirs] {
+        assert_eq!(
+            client.unsubscribe(foreign).await["error"]["message"],
+            "subscription not found"
+        );
+    }
+    for _ in 0..3 {
+        rig.control.mine();
+        assert_eq!(client.event().await.subscription, own);
+        assert_eq!(client.unsubscribe(&own).await["result"], true);
+        own = subscribe(&mut client, &mut ids).await;
+    }
+    // The first block is that of the former connection.
+    for event in other.events(4).await {
+        assert_eq!(event.subscription, theirs);
+    }
 }

@@ -1,6 +1,6 @@
 //! Pump of a writer: writes its queue to its socket and updates the counters.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 
 use super::shared::Tally;
@@ -8,6 +8,7 @@ use super::state::State;
 use super::{ClientWriter, Ended, Phase};
 use crate::clock::Moment;
 use crate::delivery::queue::Push;
+use crate::delivery::template::Template;
 use crate::delivery::write_buffer::Done;
 use crate::delivery::{CloseReason, Compression};
 
@@ -73,13 +74,19 @@ impl ClientWriter {
     /// session if its waits have changed.
     pub(super) fn pump(&self, state: &mut State) {
         let mut tally = Tally::default();
-        self.pump_into(state, self.shared.clock.now(), &mut tally);
+        self.pump_into(state, self.shared.clock.now(), &mut tally, None);
         self.shared.record(&tally);
     }
 
     /// Like [`Self::pump`], with the caller's time and tally: the cost of reading the clock for each of a thousand
-    /// clients is measurable.
-    pub(super) fn pump_into(&self, state: &mut State, now: Moment, tally: &mut Tally) {
+    /// clients is measurable. `template` is that of the clients before, if there are several.
+    pub(super) fn pump_into(
+        &self,
+        state: &mut State,
+        now: Moment,
+        tally: &mut Tally,
+        mut template: Option<&mut Template>,
+    ) {
         state.flush_due = false;
         let before = (state.blockage.is_blocked(), state.held_until);
         let mut turns = 0;
@@ -94,7 +101,7 @@ impl ClientWriter {
                 break;
             }
             turns += 1;
-            match self.write(state, now, tally) {
+            match self.write(state, now, tally, template.as_deref_mut()) {
                 Ok(written) => state.blockage.took(written, state.writing.is_empty(), now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     state.blockage.refused(now);
@@ -120,27 +127,35 @@ impl ClientWriter {
         }
     }
 
-    fn write(&self, state: &mut State, now: Moment, tally: &mut Tally) -> io::Result<usize> {
+    fn write(
+        &self,
+        state: &mut State,
+        now: Moment,
+        tally: &mut Tally,
+        template: Option<&mut Template>,
+    ) -> io::Result<usize> {
         let release_at = now + self.shared.limits.holdoff;
         let mut released = false;
         let mut notifications = 0;
-        let written = state.writing.write(
-            |slices| self.socket.try_write(slices),
-            |done| match done {
-                Done::Released(recipients) => {
-                    released = true;
-                    recipients.iter().for_each(|recipient| recipient.release(release_at));
+        let done = |done| match done {
+            Done::Released(recipients) => {
+                released = true;
+                recipients.iter().for_each(|recipient| recipient.release(release_at));
+            }
+            Done::Delivered(batch) => {
+                notifications += batch.events.len() as u64;
+                tally.delivered[batch.kind as usize] += batch.events.len() as u64;
+                tally.latest = Some(batch.seen);
+                if self.compression != Compression::None {
+                    tally.saved += batch.saved(self.compression) as u64;
                 }
-                Done::Delivered(batch) => {
-                    notifications += batch.events.len() as u64;
-                    tally.delivered[batch.kind as usize] += batch.events.len() as u64;
-                    tally.latest = Some(batch.seen);
-                    if self.compression != Compression::None {
-                        tally.saved += batch.saved(self.compression) as u64;
-                    }
-                }
-            },
-        )?;
+            }
+        };
+        let write = |slices: &[IoSlice<'_>]| self.socket.try_write(slices);
+        let written = match template {
+            Some(template) => state.writing.write_filled(template, write, done),
+            None => state.writing.write(write, done),
+        }?;
         tally.bytes += written as u64;
         state.sent.bytes += written as u64;
         state.sent.notifications += notifications;
