@@ -4,7 +4,7 @@
 use tokio::time::Instant;
 
 use super::contents::Streams;
-use super::flush::{DirtyClients, answered};
+use super::flush::{DirtyClients, is_answered};
 use super::gate::Position;
 use super::replay_group::ReplayGroup;
 use super::subscriber::Subscriber;
@@ -16,7 +16,7 @@ use crate::clock::Moment;
 use crate::delivery::{CloseReason, Kind};
 
 impl Tables {
-    /// Applies a chain event.
+    /// Applies a chain event. A head may be only begun: [`Self::next_heads`] delivers it.
     ///
     /// # Errors
     /// [`Loss`] if continuity is lost: all clients with subscriptions to heads, logs, mined transactions or receipts
@@ -45,7 +45,13 @@ impl Tables {
             let batch = self.one(Kind::Heads, &header.json, header.seen);
             let fronts = self.fronts();
             let at = Position::of(Kind::Heads, sequence);
-            self.gate.send(at, &fronts, answered(&self.heads), &batch, due, now);
+            // Clients get removals and the head in one write, and a head that some have to wait for in one step.
+            if dropped.is_empty() && fronts.is_open(at) {
+                self.begin_heads(batch);
+            } else {
+                let answered = self.heads.iter().filter(is_answered);
+                self.gate.send(at, &fronts, answered, &batch, due, now);
+            }
         }
         self.forget_unwanted(now);
         for kind in ContentKind::ALL {
@@ -100,10 +106,15 @@ impl Tables {
         self.told.clear();
         self.streams = Streams::default();
         self.gate.clear();
-        let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
         let replayed = self.replays.values().flat_map(ReplayGroup::subscribers);
         let contents = self.mined.iter().chain(self.receipts.iter());
-        for subscriber in heads.chain(self.logs.iter()).chain(replayed).chain(contents) {
+        for subscriber in self
+            .heads
+            .iter()
+            .chain(self.logs.iter())
+            .chain(replayed)
+            .chain(contents)
+        {
             subscriber.writer.close(CloseReason::ContinuityLost);
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use slab::Slab;
+use tokio::runtime::Handle;
 
 use super::subscriber::Subscriber;
 use crate::clock::Moment;
@@ -17,22 +18,16 @@ pub(super) struct DirtyClients {
     deflating: Vec<Arc<ClientWriter>>,
     /// Bytes of the largest batch, uncompressed.
     heaviest: usize,
+    /// `true` if another task writes to all of them.
+    elsewhere: bool,
 }
 
-/// Clients written to by one task: many if each write is small, for a second core costs more than it brings (1.16
-/// against 1.30 of the bare loop's CPU for heads to a thousand clients); few if each write is long (1.2 to 1.4
-/// against 1.45 for bursts of a hundred logs). Measured by `benches/fanout`.
-const SMALL_TOGETHER: usize = 1024;
-const LARGE_TOGETHER: usize = 128;
-
-/// Least size of a long write, in bytes.
-const LARGE: usize = 16 << 10;
-
-/// Clients written to between two looks for newer events, see [`flush_while`]: at most a millisecond, for which a block
-/// waits.
-const LOOK_AFTER: usize = 32;
-
 impl DirtyClients {
+    /// Has all clients written to by another task, or the first group of them by this one.
+    pub(super) fn elsewhere(&mut self, elsewhere: bool) {
+        self.elsewhere = elsewhere;
+    }
+
     /// Checks if there is nobody to write to.
     pub(super) fn is_empty(&self) -> bool {
         self.writers.is_empty() && self.deflating.is_empty()
@@ -40,12 +35,7 @@ impl DirtyClients {
 
     /// Leaves one group of clients to this task, and has tasks on all cores write to the others.
     fn spread(&mut self) {
-        let together = if self.heaviest < LARGE {
-            SMALL_TOGETHER
-        } else {
-            LARGE_TOGETHER
-        };
-        let flush_elsewhere = |writers: Vec<_>| tokio::spawn(async move { ClientWriter::flush_all(&writers) });
+        let together = self.together();
         let deflating = std::mem::take(&mut self.deflating);
         if self.writers.is_empty() {
             self.writers = deflating;
@@ -56,10 +46,73 @@ impl DirtyClients {
             flush_elsewhere(self.writers.split_off(self.writers.len() - together));
         }
     }
+
+    /// Returns the number of clients that one task writes to.
+    fn together(&self) -> usize {
+        let bounds = if self.heaviest < LARGE {
+            SMALL_TOGETHER
+        } else {
+            LARGE_TOGETHER
+        };
+        let (fewest, _) = bounds;
+        let clients = self.writers.len().max(self.deflating.len());
+        if clients <= fewest {
+            return fewest;
+        }
+        together(clients, bounds, workers())
+    }
+}
+
+/// Fewest and most clients written to by one task: many if each write is small, for a second core costs more than it
+/// brings (1.16 against 1.30 of the bare loop's CPU for heads to a thousand clients on two cores); few if each write is
+/// long (1.2 to 1.4 against 1.45 for bursts of a hundred logs). Measured by `benches/fanout`.
+const SMALL_TOGETHER: (usize, usize) = (256, 1024);
+const LARGE_TOGETHER: (usize, usize) = (32, 128);
+
+/// Least size of a long write, in bytes.
+const LARGE: usize = 16 << 10;
+
+/// Clients written to between two looks for newer events, see [`flush_while`]: at most a millisecond, for which a block
+/// waits.
+const LOOK_AFTER: usize = 32;
+
+/// Returns the number of clients that one task writes to, out of `clients`: their share if half of the workers write,
+/// within these bounds. The other half is left to sessions and nodes.
+fn together(clients: usize, (fewest, most): (usize, usize), workers: usize) -> usize {
+    clients.div_ceil((workers / 2).max(1)).clamp(fewest, most)
+}
+
+/// Returns the number of the runtime's workers.
+fn workers() -> usize {
+    Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers())
+}
+
+/// Returns the number of tasks that write a small event to so many clients.
+pub(super) fn tasks_for(clients: usize) -> usize {
+    let (fewest, _) = SMALL_TOGETHER;
+    if clients <= fewest {
+        return 1;
+    }
+    let workers = workers();
+    clients
+        .div_ceil(together(clients, SMALL_TOGETHER, workers))
+        .clamp(1, workers)
+}
+
+fn flush_elsewhere(writers: Vec<Arc<ClientWriter>>) {
+    tokio::spawn(async move { ClientWriter::flush_all(&writers) });
 }
 
 /// Writes to the sockets of these clients: the first group on this task, the others on all cores.
 pub(super) fn flush(mut due: DirtyClients) {
+    if due.elsewhere {
+        for writers in [due.writers, due.deflating] {
+            if !writers.is_empty() {
+                flush_elsewhere(writers);
+            }
+        }
+        return;
+    }
     due.spread();
     ClientWriter::flush_all(&due.writers);
 }
@@ -117,6 +170,32 @@ pub(super) fn send<'a>(
             };
             writers.push(subscriber.writer.clone());
             due.heaviest = due.heaviest.max(batch.wire_len);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_workers_write_unless_a_group_would_be_too_small_or_too_large() {
+        for (clients, bounds, workers, expect) in [
+            (1000, SMALL_TOGETHER, 1, 1000),
+            (1000, SMALL_TOGETHER, 2, 1000),
+            (9000, SMALL_TOGETHER, 2, 1024),
+            (1000, SMALL_TOGETHER, 4, 500),
+            (1000, SMALL_TOGETHER, 8, 256),
+            (9000, SMALL_TOGETHER, 32, 563),
+            (1000, LARGE_TOGETHER, 2, 128),
+            (100, LARGE_TOGETHER, 2, 100),
+            (100, LARGE_TOGETHER, 8, 32),
+        ] {
+            assert_eq!(
+                together(clients, bounds, workers),
+                expect,
+                "{clients} {bounds:?} {workers}"
+            );
         }
     }
 }

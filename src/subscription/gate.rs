@@ -52,6 +52,11 @@ impl Fronts {
             .filter_map(move |(kind, front)| (front? < at).then_some(kind))
     }
 
+    /// Checks if no delivery is outstanding before this position.
+    pub(super) fn is_open(&self, at: Position) -> bool {
+        self.before(at).next().is_none()
+    }
+
     fn holds_back(&self, subscriber: &Subscriber, at: Position) -> bool {
         self.before(at).any(|kind| subscriber.writer.subscribes_to(kind))
     }
@@ -82,7 +87,7 @@ impl Gate {
         now: Moment,
     ) {
         // In nearly all cases no client has to wait.
-        if fronts.before(at).next().is_none() {
+        if fronts.is_open(at) {
             return send(subscribers, batch, due, now);
         }
         for subscriber in subscribers {

@@ -11,6 +11,7 @@ mod fan_out;
 mod filter;
 mod flush;
 mod gate;
+mod head_slices;
 mod index;
 mod kind;
 mod log_index;

@@ -360,17 +360,35 @@ impl Registry {
         });
     }
 
-    /// Fans out chain events in their order, and writes to each client once.
+    /// Fans out chain events in their order, and writes to each client once. A head that comes alone is fanned out in
+    /// slices of clients.
     pub fn fan_out(&self, events: impl Iterator<Item = ChainEvent>) {
-        self.with_tables(|tables, due, now| {
-            for event in events {
+        let mut events = events.peekable();
+        let mut is_more = self.with_tables(|tables, due, now| {
+            let mut several = false;
+            while let Some(event) = events.next() {
+                several |= events.peek().is_some();
                 if let Err(loss) = tables.chain(event, due, now) {
                     self.count_loss(loss.label());
                 }
+                while several && tables.next_heads(due, now) {}
             }
-            self.deliver(tables, due, now);
+            self.next_heads(tables, due, now)
         });
+        while is_more {
+            is_more = self.with_tables(|tables, due, now| self.next_heads(tables, due, now));
+        }
         self.published.notify();
+    }
+
+    /// Queues a head for the next slice of its subscribers, and behind the last one what may follow the head; returns
+    /// `false` then.
+    fn next_heads(&self, tables: &mut Tables, due: &mut DirtyClients, now: Moment) -> bool {
+        let is_more = tables.next_heads(due, now);
+        if !is_more {
+            self.deliver(tables, due, now);
+        }
+        is_more
     }
 
     /// Takes fetched contents of a block, and delivers contents that are next in order.

@@ -12,6 +12,7 @@ use super::contents::Streams;
 use super::cooldown::Cooldown;
 use super::flush::DirtyClients;
 use super::gate::Gate;
+use super::head_slices::HeadSubscribers;
 use super::passthrough::{PassthroughFull, PassthroughSubscribers};
 use super::replay_group::ReplayGroup;
 use super::subscriber::{ClientKey, Subscriber};
@@ -53,7 +54,7 @@ impl IndexSlot {
 /// Tables of live and replaying subscriptions, and the state that the fan-out needs.
 #[derive(Debug)]
 pub(super) struct Tables {
-    pub heads: Slab<Subscriber>,
+    pub heads: HeadSubscribers,
     pub logs: LogIndex<Subscriber>,
     /// Subscribers that get the node's own stream of hashes, unfiltered.
     pub pending_hashes: Slab<Subscriber>,
@@ -96,7 +97,7 @@ impl Tables {
     /// Builds empty tables that follow this chain.
     pub(super) fn new(published: PublishedWriter, compresses: bool) -> Self {
         Self {
-            heads: Slab::new(),
+            heads: HeadSubscribers::default(),
             logs: LogIndex::default(),
             pending_hashes: Slab::new(),
             pending: Index::default(),
@@ -156,7 +157,7 @@ impl Tables {
             return self.leave_replay(client, id).map(|(_, subscriber)| subscriber);
         }
         let gone = match place {
-            IndexSlot::Heads(at) => self.heads.try_remove(at),
+            IndexSlot::Heads(at) => self.heads.remove(at),
             IndexSlot::Logs(slot) => self.logs.remove(slot),
             // A refused subscription is removed before its session knows, and another one may have taken its place.
             IndexSlot::PendingHashes(at) => {
