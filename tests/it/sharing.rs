@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use headwater::devnet::Stats;
 use serde_json::json;
 
-use crate::harness::{Client, Event, Rig, eventually};
+use crate::harness::{Client, Event, Rig, adopted, eventually, reorged};
 
 fn count(stats: &Stats, kind: &str) -> usize {
     stats.subscriptions.get(kind).copied().unwrap_or_default()
@@ -123,36 +123,33 @@ async fn clients_of_one_filter_get_the_same_bytes_but_for_their_own_ids() {
     let ids = clients.iter().flat_map(|(_, heads, logs)| heads.iter().chain([logs]));
     let distinct: BTreeSet<_> = ids.clone().chain([&apart]).collect();
     assert_eq!(distinct.len(), ids.count() + 1);
-    rig.control.mine_many(BLOCKS);
-    rig.control.reorg(2, 2).unwrap();
-    // A head and six logs a block; two blocks are taken back and replaced.
-    let expect = witness.events(7 * BLOCKS as usize + 2 * 6 + 2 * 7).await;
     let is_head = |event: &Event| event.payload.contains("parentHash");
-    for (client, heads, logs) in &mut clients {
-        for event in &expect {
-            let own = if is_head(event) {
-                &heads[..]
-            } else {
-                std::slice::from_ref(&*logs)
-            };
-            let got = client.events(own.len()).await;
-            assert!(got.iter().all(|got| got.payload == event.payload));
-            let (mut to, mut own) = (
-                got.into_iter().map(|got| got.subscription).collect::<Vec<_>>(),
-                own.to_vec(),
-            );
-            to.sort();
-            own.sort();
-            assert_eq!(to, own);
-        }
-    }
     let hex = format!("{address:#x}");
-    for event in expect
-        .iter()
-        .filter(|event| !is_head(event) && event.payload.contains(&hex))
-    {
-        let got = bystander.event().await;
-        assert_eq!((got.payload, got.subscription), (event.payload.clone(), apart.clone()));
+    for reorgs in [false, true] {
+        let story = match reorgs {
+            false => adopted(&rig.control.mine_many(BLOCKS)),
+            true => reorged(&rig.control.reorg(2, 2).unwrap()),
+        };
+        let expect = witness.events(story.len()).await;
+        for (client, heads, logs) in &mut clients {
+            for event in &expect {
+                let own = match is_head(event) {
+                    true => heads.clone(),
+                    false => vec![logs.clone()],
+                };
+                let got = client.events(own.len()).await;
+                got.iter().for_each(|got| assert_eq!(got.payload, event.payload));
+                let to: BTreeSet<_> = got.into_iter().map(|got| got.subscription).collect();
+                assert_eq!(to, own.into_iter().collect());
+            }
+        }
+        for event in expect
+            .iter()
+            .filter(|event| !is_head(event) && event.payload.contains(&hex))
+        {
+            let got = bystander.event().await;
+            assert_eq!((got.payload, got.subscription), (event.payload.clone(), apart.clone()));
+        }
     }
 }
 
