@@ -138,7 +138,7 @@ async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     admin.refresh();
-    let (entries, bytes) = admin.services.rpc.kept().await;
+    let (entries, bytes) = admin.services.rpc.kept();
     admin.services.metrics.cache_entries.set(entries as i64);
     admin.services.metrics.cache_bytes.set(bytes as i64);
     let mut page = String::new();

@@ -1,20 +1,21 @@
 //! Cache of answers, and calls in flight: equal calls share one answer.
 
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 #[allow(clippy::disallowed_types)] // moka's clock
 use std::time::Instant;
 
+use alloy_primitives::map::DefaultHashBuilder;
 use bytes::Bytes;
 use moka::Expiry;
-use moka::future::Cache as Kept;
 use moka::policy::EvictionPolicy;
+use moka::sync::Cache as Kept;
 use ring::digest::{Context, SHA256};
 
-use super::cache_scope::CacheScope;
+use super::cache_scope::{Admission, CacheScope};
+use super::in_flight::{Answer, InFlight};
 use crate::jsonrpc::Outcome;
-use crate::upstream::CallError;
+use crate::shares::Owner;
 
 /// Approximate size of an entry besides its answer, in bytes: the key and moka's own records.
 const OVERHEAD: usize = 256;
@@ -23,18 +24,18 @@ const OVERHEAD: usize = 256;
 const LARGEST_PART: u64 = 16;
 
 /// Call and anchor under which an answer is cached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CacheKey {
     scope: CacheScope,
-    /// SHA-256 of the anchor, the method and the canonical parameters, since these may be long.
-    digest: [u8; 32],
+    /// SHA-256 of the method and the canonical parameters, since these may be long.
+    question: [u8; 32],
 }
 
 impl Hash for CacheKey {
     /// Hashes a part of the digest: moka hashes a key several times, and the whole key took a twentieth of a call's
     /// time.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(&self.digest[..8]);
+        state.write_u64(self.question().wrapping_add(self.anchor()));
     }
 }
 
@@ -43,20 +44,28 @@ impl CacheKey {
     #[must_use]
     pub(super) fn new(scope: CacheScope, method: &str, params: &str) -> Self {
         let mut hash = Context::new(&SHA256);
-        for part in scope.parts() {
-            hash.update(&part.to_le_bytes());
-        }
         hash.update(method.as_bytes());
         hash.update(b"\n");
         hash.update(params.as_bytes());
-        let mut digest = [0; 32];
-        digest.copy_from_slice(hash.finish().as_ref());
-        Self { scope, digest }
+        let mut question = [0; 32];
+        question.copy_from_slice(hash.finish().as_ref());
+        Self { scope, question }
+    }
+
+    /// Returns a part of the question's digest, which is the same under each anchor.
+    #[must_use]
+    pub(super) fn question(&self) -> u64 {
+        let beginning = self.question.first_chunk().expect("a digest has 32 bytes");
+        u64::from_le_bytes(*beginning)
+    }
+
+    /// Returns a number for the anchor, another one for each head.
+    #[must_use]
+    pub(super) fn anchor(&self) -> u64 {
+        let parts = self.scope.parts().into_iter();
+        parts.fold(0, |sum: u64, part| sum.wrapping_mul(31).wrapping_add(part))
     }
 }
-
-/// Answer of a node, or the reason why there is none.
-type Answer = Result<Outcome, CallError>;
 
 /// Source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +81,9 @@ pub(super) enum By {
 /// Cache of answers, bounded in bytes; the least recently used answer is evicted first.
 #[derive(Debug)]
 pub(super) struct Cache {
-    kept: Kept<CacheKey, Bytes>,
+    kept: Kept<CacheKey, Bytes, DefaultHashBuilder>,
     largest: usize,
+    in_flight: InFlight,
 }
 
 struct Lifetimes;
@@ -97,59 +107,66 @@ impl Cache {
             .eviction_policy(EvictionPolicy::lru())
             .weigher(weigh)
             .expire_after(Lifetimes)
-            .build();
+            .build_with_hasher(DefaultHashBuilder::default());
         let largest = usize::try_from(max_bytes / LARGEST_PART).unwrap_or(usize::MAX);
-        Self { kept, largest }
+        Self {
+            kept,
+            largest,
+            in_flight: InFlight::new(),
+        }
     }
 
     /// Returns the answer to a call: the cached one, that of an equal call in flight, or the one by `ask`. Only a
-    /// node's result is cached, and only if `holds` returns `true` for it: it will stay the same.
+    /// node's result is cached, if it is admitted and `holds` returns `true` for it: it will stay the same.
     pub(super) async fn answer<A: Future<Output = Answer>>(
         &self,
-        key: CacheKey,
+        key: &CacheKey,
+        (admission, owner): (Admission, Owner),
         holds: impl Fn(&Bytes) -> bool,
         ask: impl FnOnce() -> A,
     ) -> (Answer, By) {
-        if let Some(kept) = self.kept.get(&key).await {
-            return (Ok(Outcome::Result(kept)), By::Memory);
-        }
-        let asked = AtomicBool::new(false);
+        let waiting = self.in_flight.join(key, admission, owner);
+        let call = &*waiting.call;
+        let mut by = By::Shared;
         let asking = async {
-            asked.store(true, Ordering::Relaxed);
+            // An equal call may have been answered since the caller looked for a cached answer.
+            if call.is_admitted()
+                && let Some(kept) = self.get(key)
+            {
+                by = By::Memory;
+                return Ok(Outcome::Result(kept));
+            }
+            by = By::Node;
             match ask().await {
-                // Copied: the answer may be a small part of a buffer read from the node, which must not stay in
-                // memory with it.
-                Ok(Outcome::Result(json)) if json.len() <= self.largest && holds(&json) => {
-                    Ok(Bytes::copy_from_slice(&json))
+                Ok(Outcome::Result(json)) if call.is_admitted() && json.len() <= self.largest && holds(&json) => {
+                    // Copied: the answer may be a small part of a buffer read from the node, which must not stay in
+                    // memory with it.
+                    let json = Bytes::copy_from_slice(&json);
+                    self.kept.insert(*key, json.clone());
+                    Ok(Outcome::Result(json))
                 }
-                // Shared by all calls that wait for it, and not cached.
-                other => Err(other),
+                other => other,
             }
         };
-        // Both are boxed: moka's future contains its argument several times, and a cached answer needs neither box.
-        let answer = match Box::pin(self.kept.try_get_with(key, Box::pin(asking))).await {
-            Ok(json) => Ok(Outcome::Result(json)),
-            Err(unkept) => (*unkept).clone(),
-        };
-        let by = if asked.into_inner() { By::Node } else { By::Shared };
+        let answer = call.answer.get_or_init(|| asking).await.clone();
         (answer, by)
     }
 
     /// Returns the cached answer under this key.
-    pub(super) async fn get(&self, key: &CacheKey) -> Option<Bytes> {
-        self.kept.get(key).await
+    pub(super) fn get(&self, key: &CacheKey) -> Option<Bytes> {
+        self.kept.get(key)
     }
 
     /// Caches an answer under another key too, if it is not too long.
-    pub(super) async fn keep(&self, key: CacheKey, json: Bytes) {
+    pub(super) fn keep(&self, key: CacheKey, json: Bytes) {
         if json.len() <= self.largest {
-            self.kept.insert(key, json).await;
+            self.kept.insert(key, json);
         }
     }
 
     /// Returns the number of entries, and their bytes with overhead.
-    pub(super) async fn size(&self) -> (u64, u64) {
-        self.kept.run_pending_tasks().await;
+    pub(super) fn size(&self) -> (u64, u64) {
+        self.kept.run_pending_tasks();
         (self.kept.entry_count(), self.kept.weighted_size())
     }
 }
@@ -161,6 +178,7 @@ mod tests {
     use futures_util::future::{join, join_all};
 
     use super::*;
+    use crate::upstream::CallError;
 
     fn key(question: &str, epoch: u64) -> CacheKey {
         CacheKey::new(CacheScope::Chain { epoch }, question, "[]")
@@ -170,19 +188,65 @@ mod tests {
         Ok(Outcome::Result(Bytes::from_static(json.as_bytes())))
     }
 
+    /// An answer that is cached at once.
+    const AT_ONCE: (Admission, Owner) = (Admission::AtOnce, Owner::OURS);
+
     #[tokio::test]
     async fn a_kept_answer_is_asked_for_once_until_its_ground_moves() {
         let cache = Cache::new(1 << 20);
         for (epoch, by) in [(0, By::Node), (0, By::Memory), (1, By::Node), (0, By::Memory)] {
-            let answer = cache.answer(key("a", epoch), |_| true, || async { result("1") }).await;
-            assert_eq!(answer, (result("1"), by));
+            let key = key("a", epoch);
+            let answer = cache.answer(&key, AT_ONCE, |_| true, || async { result("1") });
+            assert_eq!(answer.await, (result("1"), by));
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_cached_from_the_second_time_on_costs_one_more_call() {
+        let cache = Cache::new(1 << 20);
+        let rows = [
+            ("a", 0, By::Node),
+            ("b", 0, By::Node),
+            ("a", 0, By::Node),
+            ("a", 0, By::Memory),
+            // It came twice under one anchor: at the next one, once is enough.
+            ("a", 1, By::Node),
+            ("a", 1, By::Memory),
+            ("b", 1, By::Node),
+            ("b", 1, By::Node),
+            ("b", 1, By::Memory),
+        ];
+        for (question, epoch, by) in rows {
+            let admission = (Admission::SecondTime, Owner::default());
+            let key = key(question, epoch);
+            let answer = cache.answer(&key, admission, |_| true, || async { result("1") });
+            assert_eq!(answer.await, (result("1"), by), "{question} {epoch}");
+        }
+        assert_eq!(cache.size().0, 3);
+    }
+
+    #[tokio::test]
+    async fn equal_calls_in_flight_share_an_answer_which_is_then_cached() {
+        let cache = Cache::new(1 << 20);
+        let ask = || async {
+            tokio::task::yield_now().await;
+            result("1")
+        };
+        let (key, admission) = (key("a", 0), (Admission::SecondTime, Owner::OURS));
+        let both = join(
+            cache.answer(&key, admission, |_| true, ask),
+            cache.answer(&key, admission, |_| true, ask),
+        );
+        assert_eq!(both.await, ((result("1"), By::Node), (result("1"), By::Shared)));
+        assert!(cache.get(&key).is_some());
+        assert_eq!(cache.in_flight.len(), 0);
     }
 
     #[tokio::test]
     async fn what_does_not_hold_is_shared_by_those_who_wait_and_forgotten() {
         let cache = Cache::new(1 << 20);
         let error = || Ok(Outcome::Error(Bytes::from_static(b"{}")));
+        let key = key("a", 0);
         for answer in [result("null"), error(), Err(CallError::Lost)] {
             let slow = || async {
                 tokio::task::yield_now().await;
@@ -190,23 +254,31 @@ mod tests {
             };
             let holds = |json: &Bytes| &json[..] != b"null";
             let both = join(
-                cache.answer(key("a", 0), holds, slow),
-                cache.answer(key("a", 0), holds, slow),
+                cache.answer(&key, AT_ONCE, holds, slow),
+                cache.answer(&key, AT_ONCE, holds, slow),
             );
             assert_eq!(both.await, ((answer.clone(), By::Node), (answer.clone(), By::Shared)));
-            assert_eq!(cache.answer(key("a", 0), holds, slow).await.1, By::Node);
+            assert_eq!(cache.answer(&key, AT_ONCE, holds, slow).await.1, By::Node);
+            assert_eq!(cache.in_flight.len(), 0);
         }
     }
 
     #[tokio::test]
     async fn who_was_asking_may_go_and_the_others_still_get_their_answer() {
         let cache = Cache::new(1 << 20);
-        let mut first = Box::pin(cache.answer(key("a", 0), |_| true, std::future::pending::<Answer>));
+        let (one, other) = (key("a", 0), key("b", 0));
+        let mut first = Box::pin(cache.answer(&one, AT_ONCE, |_| true, std::future::pending::<Answer>));
         assert!(futures_util::poll!(&mut first).is_pending());
-        let mut second = Box::pin(cache.answer(key("a", 0), |_| true, || async { result("1") }));
+        let mut second = Box::pin(cache.answer(&one, AT_ONCE, |_| true, || async { result("1") }));
         assert!(futures_util::poll!(&mut second).is_pending());
+        assert_eq!(cache.in_flight.len(), 1);
         drop(first);
         assert_eq!(second.await, (result("1"), By::Node));
+        assert_eq!(cache.in_flight.len(), 0);
+        let mut last = Box::pin(cache.answer(&other, AT_ONCE, |_| true, std::future::pending::<Answer>));
+        assert!(futures_util::poll!(&mut last).is_pending());
+        drop(last);
+        assert_eq!(cache.in_flight.len(), 0);
     }
 
     #[tokio::test]
@@ -214,20 +286,24 @@ mod tests {
         let cache = Cache::new(64 << 10);
         let long = || Ok(Outcome::Result(Bytes::from(vec![b'1'; 4000])));
         for question in 0..100 {
-            let question = question.to_string();
-            let _ = cache.answer(key(&question, 0), |_| true, || async { long() }).await;
-            let _ = cache.answer(key("0", 0), |_| true, || async { long() }).await;
+            for question in [question.to_string(), "0".to_owned()] {
+                let _ = cache
+                    .answer(&key(&question, 0), AT_ONCE, |_| true, || async { long() })
+                    .await;
+            }
             // moka applies the recorded look-ups now and then; here, after each one.
-            let _ = cache.size().await;
+            let _ = cache.size();
         }
-        let (entries, bytes) = cache.size().await;
+        let (entries, bytes) = cache.size();
         assert!((10..=15).contains(&entries) && bytes <= 64 << 10, "{entries}, {bytes}");
-        assert!(cache.get(&key("0", 0)).await.is_some(), "asked for again and again");
-        assert!(cache.get(&key("1", 0)).await.is_none());
+        assert!(cache.get(&key("0", 0)).is_some(), "asked for again and again");
+        assert!(cache.get(&key("1", 0)).is_none());
         // An answer longer than a sixteenth of the cache is not cached.
         let longer = || Ok(Outcome::Result(Bytes::from(vec![b'1'; 4097])));
-        let _ = cache.answer(key("x", 0), |_| true, || async { longer() }).await;
-        assert!(cache.get(&key("x", 0)).await.is_none());
+        let _ = cache
+            .answer(&key("x", 0), AT_ONCE, |_| true, || async { longer() })
+            .await;
+        assert!(cache.get(&key("x", 0)).is_none());
     }
 
     #[tokio::test]
@@ -237,8 +313,9 @@ mod tests {
             tokio::task::yield_now().await;
             result("1")
         };
-        let answers = join_all((0..10).map(|_| cache.answer(key("a", 0), |_| true, ask))).await;
+        let key = key("a", 0);
+        let answers = join_all((0..10).map(|_| cache.answer(&key, AT_ONCE, |_| true, ask))).await;
         assert_eq!(answers.iter().filter(|(_, by)| *by == By::Node).count(), 1);
-        assert!(cache.get(&key("a", 0)).await.is_none());
+        assert!(cache.get(&key).is_none());
     }
 }

@@ -94,11 +94,22 @@ pub(super) struct ChainSnapshot {
     pub named: Option<u64>,
 }
 
+/// Condition on which an answer with a scope is cached. Equal calls in flight share one answer either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Cached at once: other clients are likely to ask for the same, as for a new head's block.
+    AtOnce,
+    /// Cached when the question comes for the second time: most questions of its kind come once.
+    SecondTime,
+}
+
 /// Routing and caching of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     /// Anchor of the answer; `None` if the answer is neither cached nor shared.
     pub scope: Option<CacheScope>,
+    /// Condition on which it is cached.
+    pub admission: Admission,
     /// Block that a node must have reached to answer.
     pub min_head: MinHead,
     /// `true` if the answer is in the memory of one node and not of the others: the node in use is asked.
@@ -121,6 +132,7 @@ impl ChainSnapshot {
     pub(super) fn plan(&self, basis: Basis, block: Option<Option<BlockName>>) -> Route {
         let anywhere = |scope| Route {
             scope: Some(scope),
+            admission: Admission::AtOnce,
             min_head: MinHead::Any,
             of_node: false,
             archive: false,
@@ -147,9 +159,16 @@ impl ChainSnapshot {
                 ..self.unkept()
             },
             Basis::Hash(_) | Basis::Block(_) => self.of_block(block.flatten(), false),
-            Basis::State(_) => self.of_block(block.unwrap_or(Some(BlockName::Latest)), true),
-            Basis::Account(_) if block.is_none() => self.of_block(Some(BlockName::Pending), true),
-            Basis::Account(_) => self.of_block(block.flatten(), true),
+            Basis::State(_) => self.of_state(block.unwrap_or(Some(BlockName::Latest))),
+            Basis::Account(_) if block.is_none() => self.of_state(Some(BlockName::Pending)),
+            Basis::Account(_) => self.of_state(block.flatten()),
+        }
+    }
+
+    fn of_state(&self, block: Option<BlockName>) -> Route {
+        Route {
+            admission: Admission::SecondTime,
+            ..self.of_block(block, true)
         }
     }
 
@@ -208,6 +227,12 @@ impl ChainSnapshot {
             } else {
                 CacheScope::Branch { epoch, branch }
             }),
+            // Whoever reads the past walks over it once.
+            admission: if self.is_old(Some(number)) {
+                Admission::SecondTime
+            } else {
+                Admission::AtOnce
+            },
             // A recent block must be on the branch that clients know; an old one is on the branch of every node that
             // has reached it.
             min_head: if self.is_old(Some(number)) {
@@ -242,6 +267,7 @@ impl ChainSnapshot {
     fn unkept(&self) -> Route {
         Route {
             scope: None,
+            admission: Admission::AtOnce,
             min_head: self.unpublished_head.map_or(MinHead::Published, MinHead::PreferAbove),
             of_node: false,
             archive: false,
@@ -292,7 +318,11 @@ mod tests {
         };
         let of_node = if plan.of_node { " of node" } else { "" };
         let archive = if plan.archive { " archive" } else { "" };
-        assert_eq!(format!("{scope}, {:?}{of_node}{archive}", plan.min_head), expect);
+        let again = match (plan.scope, plan.admission) {
+            (Some(_), Admission::SecondTime) => " again",
+            _ => "",
+        };
+        assert_eq!(format!("{scope}{again}, {:?}{of_node}{archive}", plan.min_head), expect);
     }
 
     #[test]
@@ -320,7 +350,14 @@ mod tests {
         check(snapshot(), Basis::Block(0), Some(Latest), "head, Published");
         check(snapshot(), Basis::Block(0), Some(Moving), "head, Published");
         check(snapshot(), Basis::Block(0), Some(Pending), "nothing, Published of node");
-        check(snapshot(), Basis::Block(0), Some(Number(0)), "chain, Number(0)");
+        check(snapshot(), Basis::Block(0), Some(Number(0)), "chain again, Number(0)");
+        check(
+            snapshot(),
+            Basis::Block(0),
+            Some(Number(872)),
+            "chain again, Number(872)",
+        );
+        check(snapshot(), Basis::Block(0), Some(Number(873)), "chain, Published");
         check(snapshot(), Basis::Block(0), Some(Number(900)), "chain, Published");
         check(snapshot(), Basis::Block(0), Some(Number(901)), "branch, Published");
         check(snapshot(), Basis::Block(0), Some(Number(1000)), "branch, Published");
@@ -330,14 +367,15 @@ mod tests {
             Some(Number(1001)),
             "nothing, PreferAbove(1001)",
         );
-        check(snapshot(), Basis::State(1), None, "head, Published");
+        check(snapshot(), Basis::State(1), None, "head again, Published");
+        check(snapshot(), Basis::Account(1), Some(Latest), "head again, Published");
         check(
             snapshot(),
             Basis::State(1),
             Some(Number(872)),
-            "chain, Number(872) archive",
+            "chain again, Number(872) archive",
         );
-        check(snapshot(), Basis::State(1), Some(Number(873)), "chain, Published");
+        check(snapshot(), Basis::State(1), Some(Number(873)), "chain again, Published");
         check(snapshot(), Basis::Account(1), None, "nothing, Published of node");
     }
 
@@ -354,7 +392,7 @@ mod tests {
                 snapshot,
                 Basis::State(1),
                 Some(hash),
-                &format!("chain, Published{archive}"),
+                &format!("chain again, Published{archive}"),
             );
             check(
                 snapshot,
@@ -375,7 +413,7 @@ mod tests {
             unknown,
             Basis::Block(0),
             Some(BlockName::Number(5)),
-            "branch, Number(5)",
+            "branch again, Number(5)",
         );
         let unpublished_head = ChainSnapshot {
             unpublished_head: Some(1001),

@@ -18,7 +18,7 @@ use self::logs::{BUILDERS, MAX_BUILDS};
 use self::turn::{BEYOND_CALLS, LONG_CALLS, MAX_WAITING};
 use super::by_hash::{ByHash, Expected};
 use super::cache::{By, Cache, CacheKey};
-use super::cache_scope::{CacheScope, ChainSnapshot, Route};
+use super::cache_scope::{Admission, CacheScope, ChainSnapshot, Route};
 use super::filters::Filters;
 use super::finality::{self, Finality};
 use super::method::{Method, Role};
@@ -134,8 +134,8 @@ impl Calls {
     }
 
     /// Returns the number of cached answers, and their bytes.
-    pub(super) async fn kept(&self) -> (u64, u64) {
-        self.cache.size().await
+    pub(super) fn kept(&self) -> (u64, u64) {
+        self.cache.size()
     }
 
     async fn find(&self, method: String, params: String, caller: &CallContext) -> Answer {
@@ -296,14 +296,14 @@ impl Calls {
     async fn cached_or_forwarded<'a>(
         &'a self,
         known: Method,
-        scope: Option<CacheScope>,
+        (scope, admission): (Option<CacheScope>, Admission),
         (ask, owner): (&Ask, Owner),
         holds: impl Fn(&Bytes) -> bool,
         asking: impl FnOnce() -> BoxFuture<'a, Answer>,
     ) -> (Answer, By) {
         let key = scope.and_then(|scope| key(scope, ask));
         if let Some(key) = &key
-            && let Some(kept) = self.cache.get(key).await
+            && let Some(kept) = self.cache.get(key)
         {
             self.note(known, "memory");
             return (Ok(Outcome::Result(kept)), By::Memory);
@@ -315,8 +315,8 @@ impl Calls {
             Err(full) => return (Ok(full.into()), By::Node),
         };
         let asking = || self.timed(asking());
-        let (answer, by) = match key {
-            Some(key) => self.cache.answer(key, holds, asking).await,
+        let (answer, by) = match &key {
+            Some(key) => self.cache.answer(key, (admission, owner), holds, asking).await,
             None => (asking().await, By::Node),
         };
         weigh(&ask.conduct, &answer);

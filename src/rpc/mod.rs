@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! calls    method (table of methods)  >  cache_scope (state that the answer depends on)
-//!          > cache (or equal call in flight)  >  upstream::routing (a node)
+//!          > cache  >  in_flight (equal calls share one)  >  upstream::routing (a node)
 //!
+//! sightings         questions asked lately, which decide if an answer is cached
 //! local_logs        logs of blocks in memory         filters     filters that exist at one node
 //! send              signed transactions              finality    look-up of the final block
 //! unpublished_head  blocks reported before they      by_hash     answers checked against the requested hash
@@ -19,11 +20,13 @@ mod development;
 mod filters;
 mod finality;
 mod id_argument;
+mod in_flight;
 mod local_logs;
 mod method;
 pub mod openrpc;
 mod params;
 mod send;
+mod sightings;
 mod unpublished_head;
 
 use std::sync::Arc;
@@ -234,8 +237,8 @@ impl Rpc {
     }
 
     /// Returns the number of cached answers, and their bytes.
-    pub async fn kept(&self) -> (u64, u64) {
-        self.calls.kept().await
+    pub fn kept(&self) -> (u64, u64) {
+        self.calls.kept()
     }
 
     /// Waits for the answer of the node in use to a subscription.

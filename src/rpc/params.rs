@@ -66,7 +66,14 @@ impl Canonical<'_> {
     }
 
     fn text<E: de::Error>(&mut self, text: &str) -> Result<(), E> {
-        self.out.push_str(&serde_json::to_string(text).map_err(E::custom)?);
+        let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+        if text.bytes().all(is_plain) {
+            self.out.push('"');
+            self.out.push_str(text);
+            self.out.push('"');
+        } else {
+            self.out.push_str(&serde_json::to_string(text).map_err(E::custom)?);
+        }
         Ok(())
     }
 }

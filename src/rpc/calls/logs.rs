@@ -46,16 +46,17 @@ impl Calls {
         let snapshot = self.snapshot();
         let last = query.as_ref().map_or(BlockName::Latest, RangeQuery::last);
         self.look_for_finality(&snapshot, Some(last));
-        route(&mut ask, snapshot.plan_logs(last));
+        let plan = snapshot.plan_logs(last);
+        route(&mut ask, plan);
         let by_hash = matches!(last, BlockName::Hash(_));
         // A node that has a block may not have indexed it yet: an empty list of its logs must not be cached.
         let holds = |json: &Bytes| !(is_null(json) || by_hash && is_empty_list(json));
         // The answer to a query that is not understood here is not cached.
-        let scope = snapshot.plan_logs(last).scope.filter(|_| query.is_some() && !late);
+        let scope = plan.scope.filter(|_| query.is_some() && !late);
         let expected = Expected::of(known.name, &ask.params);
         let asking = || self.ask(&ask, expected, |_| true).boxed();
         let (answer, by) = self
-            .cached_or_forwarded(known, scope, (&ask, owner), holds, asking)
+            .cached_or_forwarded(known, (scope, plan.admission), (&ask, owner), holds, asking)
             .await;
         if query.is_some() && !matches!(by, By::Memory) {
             self.note_last_block(&answer);

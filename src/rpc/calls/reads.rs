@@ -35,7 +35,7 @@ impl Calls {
         let plan = snapshot.plan(basis, block);
         route(&mut ask, plan);
         let of_transaction = matches!(basis, Basis::Mined | Basis::Sought);
-        if of_transaction && let Some(kept) = self.kept_final(&snapshot, &ask).await {
+        if of_transaction && let Some(kept) = self.kept_final(&snapshot, &ask) {
             self.note(known, "memory");
             return Ok(Outcome::Result(kept));
         }
@@ -83,7 +83,7 @@ impl Calls {
             asking.boxed()
         };
         let (answer, by) = self
-            .cached_or_forwarded(known, plan.scope, (&ask, owner), holds, asking)
+            .cached_or_forwarded(known, (plan.scope, plan.admission), (&ask, owner), holds, asking)
             .await;
         // A block parameter that is not understood here may name the pending block.
         let of_blocks = block != Some(None) && !(plan.of_node && plan.scope.is_none());
@@ -98,7 +98,7 @@ impl Calls {
                 let number = params::number_of(json, "blockNumber");
                 self.note_block_number(number);
                 self.look_for_finality(&snapshot, number.map(BlockName::Number));
-                self.keep_if_final(&snapshot, &ask, number, json).await;
+                self.keep_if_final(&snapshot, &ask, number, json);
             }
         }
         answer
@@ -129,18 +129,18 @@ impl Calls {
     }
 
     /// Caches a transaction or receipt of a final block for as long as the chain is the same.
-    async fn keep_if_final(&self, snapshot: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
+    fn keep_if_final(&self, snapshot: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
         if let (Some(number), Some(newest)) = (number, snapshot.view.final_block)
             && number <= newest
             && let Some(key) = settled_key(snapshot, ask)
         {
-            self.cache.keep(key, Bytes::copy_from_slice(json)).await;
+            self.cache.keep(key, Bytes::copy_from_slice(json));
         }
     }
 
-    async fn kept_final(&self, snapshot: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
+    fn kept_final(&self, snapshot: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
         snapshot.view.final_block?;
-        self.cache.get(&settled_key(snapshot, ask)?).await
+        self.cache.get(&settled_key(snapshot, ask)?)
     }
 }
 
