@@ -1,8 +1,8 @@
 //! Socket of a client: plain, with TLS on top, or within the process. Any task may read and write it, without waiting.
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -83,27 +83,27 @@ impl Socket {
         }
     }
 
-    /// Waits until there may be data to read.
+    /// Polls until there may be data to read, and wakes the task of the last call.
     ///
     /// # Errors
     /// If the socket fails, with the system's error.
-    pub async fn readable(&self) -> io::Result<()> {
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(tcp) => tcp.readable().await,
-            Self::Tls(secured) => secured.tcp.readable().await,
-            Self::Pipe(pipe) => poll_fn(|cx| pipe.poll_readable(cx).map(Ok)).await,
+            Self::Plain(tcp) => tcp.poll_read_ready(cx),
+            Self::Tls(secured) => secured.tcp.poll_read_ready(cx),
+            Self::Pipe(pipe) => pipe.poll_readable(cx).map(Ok),
         }
     }
 
-    /// Waits until data may be written.
+    /// Polls until data may be written, and wakes the task of the last call.
     ///
     /// # Errors
     /// If the socket fails, with the system's error.
-    pub async fn writable(&self) -> io::Result<()> {
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(tcp) => tcp.writable().await,
-            Self::Tls(secured) => secured.tcp.writable().await,
-            Self::Pipe(pipe) => poll_fn(|cx| pipe.poll_writable(cx).map(Ok)).await,
+            Self::Plain(tcp) => tcp.poll_write_ready(cx),
+            Self::Tls(secured) => secured.tcp.poll_write_ready(cx),
+            Self::Pipe(pipe) => pipe.poll_writable(cx).map(Ok),
         }
     }
 

@@ -88,7 +88,8 @@ pub struct MessageReader {
     deflates: bool,
     /// `true` if the current frame begins a compressed message.
     deflated: bool,
-    partial: Option<Partial>,
+    /// On the heap: few clients send fragments, and every idle one would have room for them.
+    partial: Option<Box<Partial>>,
     max_message: usize,
 }
 
@@ -258,7 +259,7 @@ impl MessageReader {
                     fragments: 0,
                 };
                 partial.add(&payload, max_payload(self.max_message, self.deflated))?;
-                self.partial = Some(partial);
+                self.partial = Some(Box::new(partial));
                 Ok(None)
             }
             OpCode::Continuation => {
@@ -266,7 +267,7 @@ impl MessageReader {
                     return Err(CloseReason::Protocol("continuation frame without a message"));
                 };
                 partial.add(&payload, max_payload(self.max_message, partial.deflated))?;
-                self.partial.take_if(|_| fin).map(Partial::whole).transpose()
+                self.partial.take_if(|_| fin).map(|partial| partial.whole()).transpose()
             }
         }
     }

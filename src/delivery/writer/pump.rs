@@ -169,6 +169,7 @@ impl ClientWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::time::Duration;
 
     use super::*;
@@ -200,7 +201,7 @@ mod tests {
             wire
         });
         while writer.waits().writable {
-            writer.socket().writable().await.unwrap();
+            poll_fn(|cx| writer.socket().poll_writable(cx)).await.unwrap();
             writer.flush();
         }
         let wire = reading.await.unwrap();
