@@ -29,7 +29,7 @@ impl LogQuery {
     /// Hashes the addresses and topics once: a client may name thousands, and each block's bloom is checked against
     /// them.
     #[must_use]
-    pub fn new(addresses: &[Address], topics: &[Box<[B256]>]) -> Self {
+    pub fn new(addresses: &[Address], topics: &[&[B256]]) -> Self {
         let bits = |words: &[B256]| words.iter().map(|topic| BloomBits::of(topic.as_slice())).collect();
         Self {
             criteria: criteria(addresses, topics).into(),
@@ -64,7 +64,7 @@ impl LogQuery {
 
 /// Builds the `address` and `topics` members. geth reads `[T0,null]` as at least two topics, reth as at least one
 /// (PROTOCOL fact 14); without trailing wildcards both nodes return the longer of the two results.
-fn criteria(addresses: &[Address], topics: &[Box<[B256]>]) -> String {
+fn criteria(addresses: &[Address], topics: &[&[B256]]) -> String {
     let array = |words: Vec<String>| format!("[{}]", words.join(","));
     let mut members = Vec::new();
     if !addresses.is_empty() {
@@ -126,8 +126,7 @@ mod tests {
                 format!(r#""address":["{y}"],"topics":[["{v}"],null,["{w}"]]"#),
             ),
         ] {
-            let topics: Vec<Box<[B256]>> = topics.iter().map(|position| (*position).into()).collect();
-            assert_eq!(LogQuery::new(addresses, &topics).criteria(), expected);
+            assert_eq!(LogQuery::new(addresses, topics).criteria(), expected);
         }
     }
 }

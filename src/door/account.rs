@@ -313,8 +313,10 @@ impl Account {
     /// [`Limit`] if the client's subscriptions or index entries would exceed the plan.
     pub fn reserve(self: &Arc<Self>, index_entries: usize) -> Result<Reserved, Limit> {
         let subscriptions = self.subscriptions.fetch_add(1, Ordering::Relaxed);
-        let entries = self.index_entries.fetch_add(index_entries, Ordering::Relaxed);
-        let reserved = Reserved::new(self.clone(), index_entries);
+        // No filter has as many: a thousand addresses times four thousand topics.
+        let counted = u32::try_from(index_entries).unwrap_or(u32::MAX);
+        let entries = self.index_entries.fetch_add(counted as usize, Ordering::Relaxed);
+        let reserved = Reserved::new(self.clone(), counted);
         let terms = self.terms.load();
         let plan = &terms.rights.plan;
         if subscriptions >= plan.max_subscriptions_per_client {

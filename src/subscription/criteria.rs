@@ -7,8 +7,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::Address;
 
+use super::topics::Topics;
 use crate::chain::Log;
 
 /// The addresses and topics of a filter.
@@ -16,8 +17,8 @@ use crate::chain::Log;
 pub(super) struct Criteria {
     /// Allowed addresses: sorted, without duplicates; empty means any.
     pub addresses: Box<[Address]>,
-    /// Allowed topics for each position: sorted, without duplicates; empty means any.
-    pub topics: Box<[Box<[B256]>]>,
+    /// Allowed topics for each position.
+    pub topics: Topics,
 }
 
 /// Address and topics 0 to 3.
@@ -48,7 +49,7 @@ impl Criteria {
     /// Checks if the filter matches a log, as geth's `filterLogs` does.
     pub(super) fn matches(&self, log: &Log) -> bool {
         (self.addresses.is_empty() || self.addresses.binary_search(&log.address).is_ok())
-            && self.topics.len() <= log.topics.len()
+            && self.topics.positions() <= log.topics.len()
             && self
                 .topics
                 .iter()
@@ -60,7 +61,7 @@ impl Criteria {
     fn values(&self, field: usize) -> usize {
         match field.checked_sub(1) {
             None => self.addresses.len(),
-            Some(position) => self.topics.get(position).map_or(0, |wanted| wanted.len()),
+            Some(position) => self.topics.at(position).len(),
         }
     }
 
@@ -71,7 +72,7 @@ impl Criteria {
         let most = values.into_iter().max().unwrap_or(0).max(MAX_KEYS);
         let combinations = |shape: &Shape| shape.fields().map(|field| values[field]).product::<usize>();
         let named = (0..FIELDS).fold(0, |named, field| named | u8::from(values[field] > 0) << field);
-        let topics = self.topics.len() as u8;
+        let topics = self.topics.positions() as u8;
         let shapes = (0..1u8 << FIELDS)
             .filter(|fields| fields & !named == 0)
             .map(|fields| Shape { fields, topics });
@@ -106,6 +107,11 @@ impl Keys {
         self.0.hash_one(shape)
     }
 
+    /// Returns a seeded hash of all addresses and topics of a filter.
+    pub(super) fn whole(&self, criteria: &Criteria) -> u64 {
+        self.0.hash_one(criteria)
+    }
+
     fn word(&self, field: usize, word: &[u8]) -> u64 {
         self.0.hash_one((field, word))
     }
@@ -122,7 +128,7 @@ impl Keys {
                     .map(|own| self.word(field, own.as_slice()))
                     .collect(),
                 Some(position) => {
-                    let topics = criteria.topics[position].iter();
+                    let topics = criteria.topics.at(position).iter();
                     topics.map(|own| self.word(field, own.as_slice())).collect()
                 }
             };
@@ -166,14 +172,17 @@ impl Words {
 
 #[cfg(test)]
 mod tests {
+    use alloy_primitives::B256;
+
     use super::*;
 
     /// Builds criteria with so many values in each field; a topic position with 0 values is a wildcard.
     fn named(addresses: u64, topics: &[u64]) -> Criteria {
         let word = |number: u64| B256::from(alloy_primitives::U256::from(number));
+        let topics: Vec<Box<[B256]>> = topics.iter().map(|own| (0..*own).map(word).collect()).collect();
         Criteria {
             addresses: (0..addresses).map(|own| Address::from_word(word(own))).collect(),
-            topics: topics.iter().map(|own| (0..*own).map(word).collect()).collect(),
+            topics: Topics::new(&topics),
         }
     }
 

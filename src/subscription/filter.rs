@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::criteria::Criteria;
 use super::ranged::{ALL_BLOCKS, Range};
+use super::topics::Topics;
 use crate::chain::{Log, LogQuery};
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, SERVER_ERROR, error};
 
@@ -92,7 +93,8 @@ impl LogFilter {
     /// Returns the filter without its block range, as sent to nodes and checked against blooms.
     #[must_use]
     pub fn query(&self) -> LogQuery {
-        LogQuery::new(&self.criteria.addresses, &self.criteria.topics)
+        let topics: Vec<_> = self.criteria.topics.iter().collect();
+        LogQuery::new(&self.criteria.addresses, &topics)
     }
 
     /// Checks if the filter names neither addresses nor topics; it may still require a number of topics.
@@ -116,7 +118,7 @@ impl LogFilter {
     /// Returns the topics that match at a position, sorted; empty means any.
     #[must_use]
     pub fn topics_at(&self, position: usize) -> &[B256] {
-        self.criteria.topics.get(position).map_or(&[], |wanted| wanted)
+        self.criteria.topics.at(position)
     }
 
     /// Returns the index entries that the filter is charged: addresses times topics, each at least one, and more if
@@ -149,9 +151,10 @@ impl LogFilter {
 }
 
 fn criteria(addresses: Vec<Address>, topics: Vec<Vec<B256>>) -> Criteria {
+    let topics: Vec<_> = topics.into_iter().map(canonical).collect();
     Criteria {
         addresses: canonical(addresses),
-        topics: topics.into_iter().map(canonical).collect(),
+        topics: Topics::new(&topics),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::postings::{Postings, Ranks};
+use super::postings::{Postings, Ranks, small};
 
 /// Filter that an [`Index`] can hold.
 pub trait Filter: Eq + Hash {
@@ -41,8 +41,8 @@ pub struct Index<F: Filter, S> {
 /// Handle of a subscriber, for its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    entry: usize,
-    subscriber: usize,
+    entry: u32,
+    subscriber: u32,
 }
 
 impl<F: Filter, S> Default for Index<F, S> {
@@ -75,18 +75,18 @@ impl<F: Filter, S> Index<F, S> {
         };
         self.subscribers += 1;
         Slot {
-            entry,
-            subscriber: self.entries[entry].subscribers.insert(subscriber),
+            entry: small(entry),
+            subscriber: small(self.entries[entry].subscribers.insert(subscriber)),
         }
     }
 
     /// Removes and returns a subscriber; `None` if the slot is empty.
     pub fn remove(&mut self, slot: Slot) -> Option<S> {
-        let entry = self.entries.get_mut(slot.entry)?;
-        let subscriber = entry.subscribers.try_remove(slot.subscriber)?;
+        let entry = self.entries.get_mut(slot.entry as usize)?;
+        let subscriber = entry.subscribers.try_remove(slot.subscriber as usize)?;
         self.subscribers -= 1;
         if entry.subscribers.is_empty() {
-            let Entry { filter, ranks, .. } = self.entries.remove(slot.entry);
+            let Entry { filter, ranks, .. } = self.entries.remove(slot.entry as usize);
             self.by_filter.remove(&filter);
             let entries = &mut self.entries;
             self.postings.remove(&ranks, filter.keys(), |other, key, rank| {
@@ -98,7 +98,10 @@ impl<F: Filter, S> Index<F, S> {
 
     /// Returns the subscriber in a slot.
     pub(super) fn get(&self, slot: Slot) -> Option<&S> {
-        self.entries.get(slot.entry)?.subscribers.get(slot.subscriber)
+        self.entries
+            .get(slot.entry as usize)?
+            .subscribers
+            .get(slot.subscriber as usize)
     }
 
     /// Returns the number of subscribers.

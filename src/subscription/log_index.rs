@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 
+use hashbrown::HashTable;
 use slab::Slab;
 
 use super::LogFilter;
 use super::criteria::{Criteria, Keys, Shape};
-use super::postings::{Postings, Ranks};
+use super::postings::{Postings, Ranks, small};
 use super::ranged::{RangeSlot, Ranged, Takers};
 use crate::chain::Log;
 
@@ -20,7 +20,8 @@ use crate::chain::Log;
 #[derive(Debug)]
 pub struct LogIndex<S> {
     groups: Slab<Group<S>>,
-    by_criteria: HashMap<Arc<Criteria>, usize>,
+    /// Groups by the hash of their criteria, which are in the group only.
+    by_criteria: HashTable<u32>,
     postings: Postings<u64>,
     /// Sets of fields that keys combine: a few dozen at most.
     shapes: Vec<ShapeInUse>,
@@ -30,7 +31,7 @@ pub struct LogIndex<S> {
 
 #[derive(Debug)]
 struct Group<S> {
-    criteria: Arc<Criteria>,
+    criteria: Criteria,
     ranks: Ranks,
     subscribers: Ranged<S>,
 }
@@ -46,7 +47,7 @@ struct ShapeInUse {
 /// Handle of a subscriber, for its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSlot {
-    group: usize,
+    group: u32,
     seat: RangeSlot,
 }
 
@@ -54,7 +55,7 @@ impl<S> Default for LogIndex<S> {
     fn default() -> Self {
         Self {
             groups: Slab::new(),
-            by_criteria: HashMap::new(),
+            by_criteria: HashTable::new(),
             postings: Postings::default(),
             shapes: Vec::new(),
             keys: Keys::default(),
@@ -67,18 +68,20 @@ impl<S> LogIndex<S> {
     /// Adds a subscriber.
     pub fn insert(&mut self, filter: LogFilter, subscriber: S) -> LogSlot {
         let (criteria, blocks) = filter.into_parts();
-        let group = match self.by_criteria.get(&criteria) {
+        let hash = self.keys.whole(&criteria);
+        let is_own = |own: &u32| self.groups[*own as usize].criteria == criteria;
+        let group = match self.by_criteria.find(hash, is_own) {
             Some(&group) => group,
-            None => self.add(criteria.into()),
+            None => self.add(criteria, hash),
         };
         self.subscribers += 1;
         LogSlot {
             group,
-            seat: self.groups[group].subscribers.insert(blocks, subscriber),
+            seat: self.groups[group as usize].subscribers.insert(blocks, subscriber),
         }
     }
 
-    fn add(&mut self, criteria: Arc<Criteria>) -> usize {
+    fn add(&mut self, criteria: Criteria, hash: u64) -> u32 {
         let shape = criteria.shape();
         match self.shapes.iter_mut().find(|own| own.shape == shape) {
             Some(own) => own.groups += 1,
@@ -90,22 +93,28 @@ impl<S> LogIndex<S> {
         }
         let group = self.groups.vacant_key();
         self.groups.insert(Group {
-            criteria: criteria.clone(),
             ranks: self.postings.insert(group, self.keys.of(&criteria)),
+            criteria,
             subscribers: Ranged::default(),
         });
-        self.by_criteria.insert(criteria, group);
+        let group = small(group);
+        let Self { groups, keys, .. } = self;
+        self.by_criteria
+            .insert_unique(hash, group, |own| keys.whole(&groups[*own as usize].criteria));
         group
     }
 
     /// Removes and returns a subscriber; `None` if the slot is empty.
     pub fn remove(&mut self, slot: LogSlot) -> Option<S> {
-        let group = self.groups.get_mut(slot.group)?;
+        let group = self.groups.get_mut(slot.group as usize)?;
         let subscriber = group.subscribers.remove(slot.seat)?;
         self.subscribers -= 1;
         if group.subscribers.is_empty() {
-            let Group { criteria, ranks, .. } = self.groups.remove(slot.group);
-            self.by_criteria.remove(&criteria);
+            let Group { criteria, ranks, .. } = self.groups.remove(slot.group as usize);
+            let hash = self.keys.whole(&criteria);
+            if let Ok(own) = self.by_criteria.find_entry(hash, |own| *own == slot.group) {
+                own.remove();
+            }
             let groups = &mut self.groups;
             self.postings
                 .remove(&ranks, self.keys.of(&criteria), |other, key, rank| {

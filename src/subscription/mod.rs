@@ -26,6 +26,7 @@ mod replay_group;
 mod start;
 mod subscriber;
 mod tables;
+mod topics;
 mod transaction_event;
 mod transaction_filter;
 

@@ -4,12 +4,64 @@
 //! clients choose the keys, and a hundred thousand filters may share one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
 /// Entries by key. `HashMap`'s own hasher is seeded, for clients choose the keys.
 #[derive(Debug)]
 pub(super) struct Postings<K> {
-    lists: HashMap<K, Vec<Posting>>,
+    lists: HashMap<K, List>,
+}
+
+/// Entries under one key. Most keys have one entry: it takes no allocation.
+#[derive(Debug)]
+enum List {
+    One(Posting),
+    /// Boxed: a list is as small as its one entry.
+    #[expect(clippy::box_collection, reason = "lists are many, and few of them are long")]
+    Many(Box<Vec<Posting>>),
+}
+
+impl List {
+    fn as_slice(&self) -> &[Posting] {
+        match self {
+            Self::One(posting) => std::slice::from_ref(posting),
+            Self::Many(list) => list,
+        }
+    }
+
+    /// Adds an entry, and returns its rank.
+    fn push(&mut self, posting: Posting) -> usize {
+        match self {
+            Self::One(first) => {
+                *self = Self::Many(Box::new(vec![*first, posting]));
+                1
+            }
+            Self::Many(list) => {
+                list.push(posting);
+                list.len() - 1
+            }
+        }
+    }
+
+    /// Removes the entry at a rank; returns `false` if the list is empty then.
+    fn remove(&mut self, rank: usize) -> bool {
+        let Self::Many(list) = self else { return false };
+        list.swap_remove(rank);
+        match list[..] {
+            [] => false,
+            [last] => {
+                *self = Self::One(last);
+                true
+            }
+            _ => {
+                if list.len() < list.capacity() / SPARSE {
+                    list.shrink_to(list.len() * 2);
+                }
+                true
+            }
+        }
+    }
 }
 
 /// An entry in the list of one of its keys; `key` is the position of that key among the entry's own. Lists are many and
@@ -21,13 +73,34 @@ struct Posting {
 }
 
 /// Ranks of an entry in the lists of its keys, in the order of the keys.
-#[derive(Debug, Default)]
-pub(super) struct Ranks(Box<[u32]>);
+#[derive(Debug)]
+pub(super) enum Ranks {
+    /// Of an entry with one key, as most have.
+    One(u32),
+    Many(Box<[u32]>),
+}
 
 impl Ranks {
+    fn new(ranks: Vec<u32>) -> Self {
+        match ranks[..] {
+            [rank] => Self::One(rank),
+            _ => Self::Many(ranks.into()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::One(rank) => std::slice::from_ref(rank),
+            Self::Many(ranks) => ranks,
+        }
+    }
+
     /// Sets the entry's rank in the list of one of its keys.
     pub(super) fn set(&mut self, key: usize, rank: u32) {
-        self.0[key] = rank;
+        match self {
+            Self::One(own) => *own = rank,
+            Self::Many(ranks) => ranks[key] = rank,
+        }
     }
 }
 
@@ -45,12 +118,16 @@ impl<K: Eq + Hash> Postings<K> {
     pub(super) fn insert(&mut self, entry: usize, keys: impl IntoIterator<Item = K>) -> Ranks {
         let entry = small(entry);
         let rank = |(key, own): (usize, K)| {
-            let list = self.lists.entry(own).or_default();
-            let key = small(key);
-            list.push(Posting { entry, key });
-            small(list.len() - 1)
+            let posting = Posting { entry, key: small(key) };
+            match self.lists.entry(own) {
+                Entry::Occupied(list) => small(list.into_mut().push(posting)),
+                Entry::Vacant(new) => {
+                    new.insert(List::One(posting));
+                    0
+                }
+            }
         };
-        Ranks(keys.into_iter().enumerate().map(rank).collect())
+        Ranks::new(keys.into_iter().enumerate().map(rank).collect())
     }
 
     /// Removes an entry that was added with the same keys in the same order. The last entry of a list moves to the
@@ -61,23 +138,19 @@ impl<K: Eq + Hash> Postings<K> {
         keys: impl IntoIterator<Item = K>,
         mut moved: impl FnMut(usize, usize, u32),
     ) {
-        for (key, &rank) in keys.into_iter().zip(&ranks.0) {
+        for (key, &rank) in keys.into_iter().zip(ranks.as_slice()) {
             let Some(list) = self.lists.get_mut(&key) else { continue };
-            list.swap_remove(rank as usize);
-            if let Some(other) = list.get(rank as usize) {
-                moved(other.entry as usize, other.key as usize, rank);
-            }
-            if list.is_empty() {
+            if !list.remove(rank as usize) {
                 self.lists.remove(&key);
-            } else if list.len() < list.capacity() / SPARSE {
-                list.shrink_to(list.len() * 2);
+            } else if let Some(other) = list.as_slice().get(rank as usize) {
+                moved(other.entry as usize, other.key as usize, rank);
             }
         }
     }
 
     /// Returns the entries under a key.
     pub(super) fn under<'a>(&'a self, key: &K) -> impl Iterator<Item = usize> + use<'a, K> {
-        let list = self.lists.get(key).map_or(&[][..], |list| list);
+        let list = self.lists.get(key).map_or(&[][..], List::as_slice);
         list.iter().map(|posting| posting.entry as usize)
     }
 
@@ -87,7 +160,8 @@ impl<K: Eq + Hash> Postings<K> {
     }
 }
 
-fn small(number: usize) -> u32 {
+/// Returns a number of an entry, or of a key, in half its size.
+pub(super) fn small(number: usize) -> u32 {
     u32::try_from(number).expect("memory ends long before 2^32 filters")
 }
 

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 
 use slab::Slab;
 
+use super::postings::small;
+
 /// First and last block; the bounds of `fromBlock` and `toBlock`.
 pub(super) type Range = (u64, u64);
 
@@ -16,16 +18,75 @@ pub(super) const ALL_BLOCKS: Range = (0, u64::MAX);
 /// Subscribers with their ranges.
 #[derive(Debug)]
 pub(super) struct Ranged<S> {
-    unbounded: Slab<S>,
+    unbounded: Unbounded<S>,
     /// Subscribers with bounds; boxed, since few filters have any.
     bounded: Option<Box<Bounded<S>>>,
+}
+
+/// Subscribers without bounds. Most filters have one subscriber, which takes no allocation.
+#[derive(Debug)]
+enum Unbounded<S> {
+    None,
+    One(S),
+    Many(Box<Slab<S>>),
+}
+
+impl<S> Unbounded<S> {
+    fn insert(&mut self, subscriber: S) -> usize {
+        let mut all = match std::mem::replace(self, Self::None) {
+            Self::None => {
+                *self = Self::One(subscriber);
+                return 0;
+            }
+            Self::One(first) => {
+                let mut all = Box::new(Slab::with_capacity(2));
+                // At 0, as before.
+                all.insert(first);
+                all
+            }
+            Self::Many(all) => all,
+        };
+        let at = all.insert(subscriber);
+        *self = Self::Many(all);
+        at
+    }
+
+    fn remove(&mut self, at: usize) -> Option<S> {
+        match self {
+            Self::One(_) if at == 0 => match std::mem::replace(self, Self::None) {
+                Self::One(own) => Some(own),
+                Self::None | Self::Many(_) => None,
+            },
+            Self::Many(all) => {
+                let gone = all.try_remove(at);
+                if all.is_empty() {
+                    *self = Self::None;
+                }
+                gone
+            }
+            Self::None | Self::One(_) => None,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &S> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(own) => (Some(own), None),
+            Self::Many(all) => (None, Some(all.iter().map(|(_, own)| own))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
 }
 
 /// Handle of a subscriber, for its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RangeSlot {
-    Unbounded(usize),
-    Bounded(usize),
+    Unbounded(u32),
+    Bounded(u32),
 }
 
 #[derive(Debug)]
@@ -58,14 +119,14 @@ impl<'a, S> Takers<'a, S> {
     /// Iterates over the subscribers.
     pub fn iter(self) -> impl Iterator<Item = &'a S> {
         let bounded = self.0.bounded.iter().flat_map(|bounded| bounded.takers());
-        self.0.unbounded.iter().map(|(_, subscriber)| subscriber).chain(bounded)
+        self.0.unbounded.iter().chain(bounded)
     }
 }
 
 impl<S> Default for Ranged<S> {
     fn default() -> Self {
         Self {
-            unbounded: Slab::new(),
+            unbounded: Unbounded::None,
             bounded: None,
         }
     }
@@ -74,23 +135,19 @@ impl<S> Default for Ranged<S> {
 impl<S> Ranged<S> {
     pub(super) fn insert(&mut self, range: Range, subscriber: S) -> RangeSlot {
         if range == ALL_BLOCKS {
-            if self.unbounded.capacity() == 0 {
-                // A slab grows to four at first, and most filters have one subscriber.
-                self.unbounded.reserve_exact(1);
-            }
-            return RangeSlot::Unbounded(self.unbounded.insert(subscriber));
+            return RangeSlot::Unbounded(small(self.unbounded.insert(subscriber)));
         }
         let bounded = self.bounded.get_or_insert_with(Box::default);
-        RangeSlot::Bounded(bounded.insert(range, subscriber))
+        RangeSlot::Bounded(small(bounded.insert(range, subscriber)))
     }
 
     /// Removes and returns a subscriber; `None` if the seat is empty.
     pub(super) fn remove(&mut self, seat: RangeSlot) -> Option<S> {
         match seat {
-            RangeSlot::Unbounded(at) => self.unbounded.try_remove(at),
+            RangeSlot::Unbounded(at) => self.unbounded.remove(at as usize),
             RangeSlot::Bounded(at) => {
                 let bounded = self.bounded.as_mut()?;
-                let gone = bounded.remove(at);
+                let gone = bounded.remove(at as usize);
                 if bounded.all.is_empty() {
                     self.bounded = None;
                 }
@@ -106,8 +163,9 @@ impl<S> Ranged<S> {
     /// Iterates over all subscribers, whatever their ranges.
     pub(super) fn iter(&self) -> impl Iterator<Item = &S> {
         let bounded = self.bounded.iter().flat_map(|bounded| bounded.all.iter());
-        let unbounded = self.unbounded.iter().map(|(_, subscriber)| subscriber);
-        unbounded.chain(bounded.map(|(_, (_, subscriber))| subscriber))
+        self.unbounded
+            .iter()
+            .chain(bounded.map(|(_, (_, subscriber))| subscriber))
     }
 
     /// Makes block `number` the current one; returns `false` if no range includes it. The cost grows with the ranges

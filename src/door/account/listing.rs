@@ -33,7 +33,7 @@ pub(super) struct Listing(Mutex<Slab<Listed>>);
 
 impl Listing {
     /// Adds a subscription; returns its place, for [`Self::remove`]. `None` if the list is full, which no limit admits.
-    fn add(&self, connection: u64, kind: Kind, index_entries: usize, recipient: &Arc<Recipient>) -> Option<Place> {
+    fn add(&self, connection: u64, kind: Kind, index_entries: u32, recipient: &Arc<Recipient>) -> Option<Place> {
         let mut all = self.0.lock();
         if all.capacity() == 0 {
             // Growing starts with four, and most accounts have one.
@@ -47,7 +47,7 @@ impl Listing {
         entry.insert(Listed {
             connection,
             recipient: recipient.clone(),
-            index_entries: u32::try_from(index_entries).unwrap_or(u32::MAX),
+            index_entries,
             kind,
         });
         Some(place)
@@ -77,12 +77,12 @@ impl Listing {
 #[derive(Debug)]
 pub struct Reserved {
     account: Arc<Account>,
-    index_entries: usize,
+    index_entries: u32,
     listed: Option<Place>,
 }
 
 impl Reserved {
-    pub(super) fn new(account: Arc<Account>, index_entries: usize) -> Self {
+    pub(super) fn new(account: Arc<Account>, index_entries: u32) -> Self {
         let listed = None;
         Self {
             account,
@@ -111,6 +111,6 @@ impl Drop for Reserved {
         self.account.subscriptions.fetch_sub(1, Ordering::Relaxed);
         self.account
             .index_entries
-            .fetch_sub(self.index_entries, Ordering::Relaxed);
+            .fetch_sub(self.index_entries as usize, Ordering::Relaxed);
     }
 }
