@@ -123,19 +123,26 @@ impl Conduct {
     /// Counts a call among those in flight, as soon as the window has room for it.
     pub async fn begin(&self) -> Counted<'_> {
         loop {
-            {
-                let mut window = self.window.lock();
-                if window.has_room() {
-                    window.under_way += 1;
-                    if window.has_room() {
-                        // One signal may stand for several places.
-                        self.room.notify_one();
-                    }
-                    return Counted(self);
+            if let Some(counted) = self.try_begin() {
+                if self.window.lock().has_room() {
+                    // One signal may stand for several places.
+                    self.room.notify_one();
                 }
+                return counted;
             }
             self.room.notified().await;
         }
+    }
+
+    /// Counts a call among those in flight, if the window has room for it now.
+    #[must_use]
+    pub fn try_begin(&self) -> Option<Counted<'_>> {
+        let mut window = self.window.lock();
+        if !window.has_room() {
+            return None;
+        }
+        window.under_way += 1;
+        Some(Counted(self))
     }
 
     /// Checks if a consequence is in force.
@@ -150,6 +157,12 @@ impl Conduct {
     #[must_use]
     pub fn gets_long_answers(&self) -> bool {
         self.answer.load(Ordering::Relaxed) > LONG_ANSWER
+    }
+
+    /// Checks if there ever was a consequence; if not, none of the checks below needs to be made.
+    #[must_use]
+    pub fn has_record(&self) -> bool {
+        self.has_record.load(Ordering::Acquire)
     }
 
     /// Returns the remaining time for which calls are refused; `None` if they are not.
@@ -187,7 +200,7 @@ impl Conduct {
     }
 
     fn until(&self) -> Option<Consequences> {
-        self.has_record.load(Ordering::Acquire).then(|| *self.until.lock())
+        self.has_record().then(|| *self.until.lock())
     }
 }
 

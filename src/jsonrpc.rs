@@ -91,6 +91,9 @@ impl<'a> Message<'a> {
     /// [`InvalidJson`] if the bytes are not UTF-8 or do not begin with a JSON value.
     pub fn parse(frame: &'a [u8], max_batch: usize) -> Result<Self, InvalidJson> {
         let text = std::str::from_utf8(frame).map_err(|_| InvalidJson)?;
+        if let Some(item) = Item::read_object(text) {
+            return Ok(Self::Single(item));
+        }
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
         let value = values.next().ok_or(InvalidJson)?.map_err(|_| InvalidJson)?;
         if value.get().starts_with('[') {
@@ -126,16 +129,31 @@ impl<'a> Message<'a> {
 
 impl<'a> Item<'a> {
     fn parse(value: &'a RawValue) -> Self {
-        let Ok(members) = serde_json::from_str::<Members<'a>>(value.get()) else {
-            return Item::Invalid(None);
-        };
+        match serde_json::from_str::<Members<'a>>(value.get()) {
+            Ok(members) => Self::of(value.get(), members),
+            Err(_) => Item::Invalid(None),
+        }
+    }
+
+    /// Reads the object at the beginning of a text in one pass, as nearly all messages are; `None` for anything else.
+    fn read_object(text: &'a str) -> Option<Self> {
+        let start = text.find(|c: char| !matches!(c, ' ' | '\n' | '\t' | '\r'))?;
+        if !text[start..].starts_with('{') {
+            return None;
+        }
+        let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Members<'a>>();
+        let members = values.next()?.ok()?;
+        Some(Self::of(&text[start..start + values.byte_offset()], members))
+    }
+
+    fn of(value: &'a str, members: Members<'a>) -> Self {
         let id = members.id.filter(|id| !id.get().starts_with(['{', '[']));
         let id_is_absent = members.id.is_none();
         let is_answer = members.is_answer();
         let method = members.method.filter(|method| !method.is_empty());
         match method {
             Some(method) if members.version && (id.is_some() || id_is_absent) => {
-                let flaw = Flaw::of(value.get(), &method);
+                let flaw = Flaw::of(value, &method);
                 let request = Request {
                     id,
                     method,
@@ -212,19 +230,18 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 while let Some(key) = map.next_key::<Text<'de>>()? {
                     let value = map.next_value::<&'de RawValue>()?;
                     let some = (value.get() != "null").then_some(value);
-                    match key.0.to_ascii_lowercase().as_str() {
-                        "jsonrpc" => {
-                            let version = serde_json::from_str::<Text<'de>>(value.get());
-                            members.version = version.is_ok_and(|version| version.0 == "2.0");
-                        }
-                        "id" => members.id = Some(value),
-                        "method" => {
-                            members.method = serde_json::from_str::<Text<'de>>(value.get()).ok().map(|text| text.0);
-                            members.strange_method = some.is_some() && members.method.is_none();
-                        }
-                        "params" => members.params = some,
-                        "result" | "error" => members.outcome = true,
-                        _ => {}
+                    let is = |name: &str| key.0.eq_ignore_ascii_case(name);
+                    if is("jsonrpc") {
+                        members.version = text_of(value).is_some_and(|version| version == "2.0");
+                    } else if is("id") {
+                        members.id = Some(value);
+                    } else if is("method") {
+                        members.method = text_of(value);
+                        members.strange_method = some.is_some() && members.method.is_none();
+                    } else if is("params") {
+                        members.params = some;
+                    } else if is("result") || is("error") {
+                        members.outcome = true;
                     }
                 }
                 Ok(members)
@@ -237,6 +254,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 /// String, borrowed if it has no escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Returns the text of a JSON string; `None` for another value.
+fn text_of(value: &RawValue) -> Option<Cow<'_, str>> {
+    let text = value.get();
+    match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Some(Cow::Borrowed(plain)),
+        _ => serde_json::from_str::<Text<'_>>(text).ok().map(|text| text.0),
+    }
+}
 
 // Error codes: JSON-RPC 2.0 section 5.1, EIP-1474, and geth's `rpc/errors.go`.
 /// Not JSON.
@@ -313,10 +339,8 @@ fn escaped(json: String) -> String {
 /// Response in the parts that are sent one after the other: `head body tail`, the body being the node's own bytes.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// Up to and including `"result":` or `"error":`.
-    pub head: Bytes,
-    /// Result or error itself, whose bytes may be shared with other responses.
-    pub body: Bytes,
+    /// Head, up to and including `"result":` or `"error":`; body, whose bytes may be shared with other responses; tail.
+    parts: [Bytes; 3],
     id_length: usize,
 }
 
@@ -339,10 +363,19 @@ impl Response {
         head.extend_from_slice(id.as_bytes());
         head.extend_from_slice(member.as_bytes());
         Self {
-            head: head.into(),
-            body,
+            parts: [head.into(), body, Bytes::from_static(Self::TAIL)],
             id_length: id.len(),
         }
+    }
+
+    /// Returns the result or error itself.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.parts[1]
+    }
+
+    fn is_error(&self) -> bool {
+        self.parts[0].ends_with(b"\"error\":")
     }
 
     /// Returns the response with an error in place of an outcome for which there is no room. A short outcome (up to
@@ -350,7 +383,7 @@ impl Response {
     #[must_use]
     pub fn shortened(self) -> Self {
         const SHORT: usize = 1024;
-        if self.body.len() <= SHORT {
+        if self.body().len() <= SHORT {
             return self;
         }
         self.instead(error(RESPONSE_TOO_LARGE, "response too large").into())
@@ -359,7 +392,7 @@ impl Response {
     /// Returns a response with another outcome under the same id.
     #[must_use]
     pub fn instead(&self, outcome: Outcome) -> Self {
-        let id = self.head.slice(Self::ID_AT..Self::ID_AT + self.id_length);
+        let id = self.parts[0].slice(Self::ID_AT..Self::ID_AT + self.id_length);
         Self::new(std::str::from_utf8(&id).unwrap_or("null"), outcome)
     }
 
@@ -377,33 +410,35 @@ impl Response {
             retry_after_ms: u64,
         }
         const SHORT: usize = 1024;
-        if !self.head.ends_with(b"\"error\":") || self.body.len() > SHORT {
+        if !self.is_error() || self.body().len() > SHORT {
             return None;
         }
-        let refusal: Refusal = serde_json::from_slice(&self.body).ok()?;
+        let refusal: Refusal = serde_json::from_slice(self.body()).ok()?;
         (refusal.code == LIMIT_EXCEEDED).then_some(Duration::from_millis(refusal.data.retry_after_ms))
     }
 
     /// Returns the outcome without its envelope.
     #[must_use]
     pub fn into_outcome(self) -> Outcome {
-        if self.head.ends_with(b"\"error\":") {
-            Outcome::Error(self.body)
+        let is_error = self.is_error();
+        let [_, body, _] = self.parts;
+        if is_error {
+            Outcome::Error(body)
         } else {
-            Outcome::Result(self.body)
+            Outcome::Result(body)
         }
     }
 
     /// Returns the length in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
-        self.head.len() + self.body.len() + Self::TAIL.len()
+        self.parts.iter().map(Bytes::len).sum()
     }
 
     /// Returns all parts: head, body, tail.
     #[must_use]
-    pub fn parts(&self) -> [Bytes; 3] {
-        [self.head.clone(), self.body.clone(), Bytes::from_static(Self::TAIL)]
+    pub fn parts(&self) -> &[Bytes; 3] {
+        &self.parts
     }
 }
 
@@ -416,7 +451,7 @@ pub fn batch(responses: &[Response]) -> Option<Vec<Bytes>> {
     let mut parts = Vec::with_capacity(4 * responses.len() + 1);
     for (i, response) in responses.iter().enumerate() {
         parts.push(Bytes::from_static(if i == 0 { b"[" } else { b"," }));
-        parts.extend(response.parts());
+        parts.extend_from_slice(response.parts());
     }
     parts.push(Bytes::from_static(b"]"));
     Some(parts)

@@ -30,13 +30,13 @@ const LAYERS: &str = "
 
     # Sessions within the process, for servers of other programs.
     module        delivery door extension jsonrpc rpc session shares
-    server        delivery door extension jsonrpc look panics pieces rpc session shares tls
-    session       clock deflate delivery door extension jsonrpc look panics rpc shares subscription telemetry
+    server        delivery door extension jsonrpc panics pieces rpc session shares tls
+    session       clock deflate delivery door extension jsonrpc panics rpc shares subscription telemetry
     # Callbacks of the embedding program: their outcomes are those of calls, their messages go into a client's queue.
     extension     clock delivery door jsonrpc panics rpc telemetry
     # Calls are answered from the published chain; the filter of a subscription finds the logs of its blocks.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
-    rpc           chain conduct delivery jsonrpc look quantity shares subscription telemetry upstream
+    rpc           chain conduct delivery jsonrpc quantity shares subscription telemetry upstream
     # An account holds what all connections of a client share, so the budget of its bytes (delivery's egress); a right is to
     # a kind of events, and a pass ends with a close reason.
     door          clock conduct delivery jsonrpc method_pattern shares
@@ -55,7 +55,6 @@ const LAYERS: &str = "
     conduct
     deflate
     jsonrpc
-    look
     panics        telemetry
     method_pattern
     pieces

@@ -107,7 +107,6 @@ mod documents;
 pub mod jsonrpc;
 #[cfg(test)]
 mod layers;
-mod look;
 pub mod method_pattern;
 pub mod panics;
 pub mod pieces;

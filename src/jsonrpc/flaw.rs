@@ -71,10 +71,11 @@ pub fn not_available(method: &str) -> ErrorObjectOwned {
 }
 
 /// Checks if a JSON value nests arrays and objects deeper than `max`, in one pass over bytes that are known to be JSON.
-/// Most requests are too short to need the pass.
+/// Most requests have too few brackets to need the pass.
 fn is_deeper_than(json: &str, max: usize) -> bool {
-    // Each level takes two bytes: it opens and closes.
-    if json.len() < 2 * (max + 1) {
+    // Each level opens once. Counting takes a sixteenth of a look at each byte, and decides for nearly all requests.
+    let opened = json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    if opened <= max {
         return false;
     }
     let mut bytes = json.bytes();

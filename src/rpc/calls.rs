@@ -3,6 +3,7 @@
 mod logs;
 mod reads;
 mod turn;
+mod unanswered;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,23 +17,24 @@ use tokio::time::Instant;
 
 use self::logs::{BUILDERS, MAX_BUILDS};
 use self::turn::{BEYOND_CALLS, LONG_CALLS, MAX_WAITING};
+use self::unanswered::Way;
+pub(super) use self::unanswered::{Begun, Unanswered};
 use super::by_hash::{ByHash, Expected};
 use super::cache::{By, Cache, CacheKey};
 use super::cache_scope::{Admission, CacheScope, ChainSnapshot, Route};
 use super::filters::Filters;
 use super::finality::{self, Finality};
-use super::method::{Method, Role};
+use super::method::Method;
 use super::params::{self, BlockName};
 use super::send;
 use super::unpublished_head::UnpublishedHead;
-use super::{CallContext, RpcSettings, not_available};
-use crate::chain::{BlockRef, Published};
+use super::{CallContext, RpcSettings};
+use crate::chain::Published;
 use crate::conduct::Conduct;
-use crate::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
-use crate::look::awaited;
-use crate::shares::{Budget, FairPool, Owner};
+use crate::jsonrpc::{INTERNAL_ERROR, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
+use crate::shares::{Budget, FairPool};
 use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel};
-use crate::upstream::{Ask, CallError, MinHead, Pool, Repeat, Target, UpstreamId};
+use crate::upstream::{Ask, CallError, Pool, Target, UpstreamId};
 
 /// Waits before a node is asked again for a published block that it does not have yet.
 const MISSING: [Duration; 3] = [
@@ -104,29 +106,28 @@ impl Calls {
         }
     }
 
-    /// Returns the outcome of a call; every failure is an error object.
-    pub(super) async fn answer(&self, method: String, params: String, caller: &CallContext) -> Outcome {
-        if params.len() > self.settings.max_request_bytes {
-            self.count("too_large");
-            return error(INVALID_REQUEST, "request too large").into();
-        }
-        let outcome = match self.find(method, params, caller).await {
-            Ok(outcome) => outcome,
+    /// Returns the outcome of a call whose answer was not known; every failure is an error object.
+    pub(super) async fn finish(&self, unanswered: &Unanswered, caller: &CallContext) -> Outcome {
+        let answer = self.find(unanswered, caller).await;
+        self.counted(answer)
+    }
+
+    /// Returns the outcome of an answer within the limit of its length, and counts it.
+    fn counted(&self, answer: Answer) -> Outcome {
+        match answer {
             Err(why) => {
                 self.count(why.label());
-                return failed(why);
+                failed(why)
             }
-        };
-        match outcome {
-            Outcome::Result(json) if json.len() > self.settings.max_response_bytes => {
+            Ok(Outcome::Result(json)) if json.len() > self.settings.max_response_bytes => {
                 self.count("response_too_large");
                 error(RESPONSE_TOO_LARGE, "response too large").into()
             }
-            Outcome::Result(json) => {
+            Ok(Outcome::Result(json)) => {
                 self.count("result");
                 Outcome::Result(json)
             }
-            Outcome::Error(json) => {
+            Ok(Outcome::Error(json)) => {
                 self.count("node_error");
                 Outcome::Error(json)
             }
@@ -138,35 +139,14 @@ impl Calls {
         self.cache.size()
     }
 
-    async fn find(&self, method: String, params: String, caller: &CallContext) -> Answer {
-        let owner = caller.owner;
-        let known = Method::of(&method);
-        if let Some(outcome) = self.known(known.role, &params) {
-            self.note(known, "memory");
-            return Ok(outcome);
-        }
-        if known.role == Role::Misspelt || !self.pool.serves(&method) {
-            return Ok(not_available(&method).into());
-        }
-        let mut ask = Ask {
-            method,
-            params,
-            class: known.name,
-            // A client that has seen a later block is not answered from before it.
-            min_head: self.unpublished_head().map_or(MinHead::Published, MinHead::PreferAbove),
-            target: Target::Active,
-            repeat: Repeat::Read,
-            archive: false,
-            conduct: caller.conduct.clone(),
-            owner,
-        };
-        match known.role {
-            Role::Logs => return Box::pin(self.logs(known, ask, owner)).await,
-            // On the heap: the future of a call that is answered from memory does not contain the way to a node.
-            Role::Read(basis) => return Box::pin(self.read(known, basis, ask, owner)).await,
-            Role::ChainId | Role::OfNode => ask.min_head = MinHead::Any,
-            Role::BlockNumber => {
-                let answer = self.forwarded(caller, self.pool.call(&ask).boxed()).await;
+    async fn find(&self, Unanswered { known, ask, way }: &Unanswered, caller: &CallContext) -> Answer {
+        // All ways but the usual ones are on the heap, and not a part of each call's future.
+        match way {
+            Way::Read(plan) => self.read(*known, ask, plan).await,
+            Way::Plain => self.forwarded(caller, self.pool.call(ask).boxed()).await,
+            Way::Logs => Box::pin(self.logs(*known, ask.clone())).await,
+            Way::BlockNumber => {
+                let answer = self.forwarded(caller, self.pool.call(ask).boxed()).await;
                 if let Ok(Outcome::Result(json)) = &answer {
                     let number = serde_json::from_slice(json).ok().and_then(params::quantity);
                     self.note_block_number(number);
@@ -176,38 +156,31 @@ impl Calls {
                         return Ok(Outcome::Result(format!("\"{:#x}\"", head.number).into()));
                     }
                 }
-                return answer;
+                answer
             }
-            Role::Send => {
-                ask.min_head = MinHead::Any;
-                ask.repeat = Repeat::Signed;
-                let sent = send::send(&self.pool, ask, self.settings.broadcast);
-                return self.forwarded(caller, sent.boxed()).await;
+            Way::Send => {
+                let sent = send::send(&self.pool, ask.clone(), self.settings.broadcast);
+                self.forwarded(caller, sent.boxed()).await
             }
-            Role::NewFilter => {
-                ask.repeat = Repeat::Never;
-                let made = self.filters.make(&self.pool, &ask, caller.holder);
-                return self.forwarded(caller, made.boxed()).await;
+            Way::NewFilter => {
+                let made = self.filters.make(&self.pool, ask, caller.holder);
+                self.forwarded(caller, made.boxed()).await
             }
-            Role::UseFilter => {
-                ask.repeat = Repeat::Never;
-                ask.min_head = MinHead::Any;
-                let filter = match Box::pin(self.filters.find(&ask, caller.holder)).await {
+            Way::UseFilter => {
+                let filter = match Box::pin(self.filters.find(ask, caller.holder)).await {
                     Ok(filter) => filter,
                     Err(answer) => return Ok(answer),
                 };
                 let of_blocks = filter.tells_of_blocks();
-                let asked = self.filters.ask(&self.pool, ask, filter);
+                let asked = self.filters.ask(&self.pool, ask.clone(), filter);
                 let answer = self.forwarded(caller, asked.boxed()).await;
                 if of_blocks {
                     self.note_last_block(&answer);
                 }
-                return answer;
+                answer
             }
-            Role::Control => {
-                ask.repeat = Repeat::Never;
-                ask.min_head = MinHead::Any;
-                let answer = self.forwarded(caller, self.pool.call(&ask).boxed()).await;
+            Way::Control => {
+                let answer = self.forwarded(caller, self.pool.call(ask).boxed()).await;
                 // A node that answers with an error has changed nothing. Most nodes do, and any client may send these
                 // calls.
                 let refused = matches!(
@@ -219,33 +192,9 @@ impl Calls {
                     let head = self.published.view().head.map_or(0, |head| head.number);
                     self.unpublished_head.note(head + 1);
                 }
-                return answer;
+                answer
             }
-            Role::Unknown | Role::Misspelt => ask.repeat = Repeat::Never,
         }
-        self.forwarded(caller, self.pool.call(&ask).boxed()).await
-    }
-
-    /// Returns the answer that needs no node. A call with unexpected parameters is left to the node.
-    fn known(&self, role: Role, params: &str) -> Option<Outcome> {
-        let json = match role {
-            Role::ChainId if is_empty(params) => Bytes::copy_from_slice(self.pool.chain_id()?.as_bytes()),
-            Role::BlockNumber if is_empty(params) => format!("\"{:#x}\"", self.newest()?.number).into(),
-            _ => return None,
-        };
-        Some(Outcome::Result(json))
-    }
-
-    /// Returns the head, if the nodes are not known to have a newer block or to be on their way to another branch.
-    fn newest(&self) -> Option<BlockRef> {
-        let view = self.published.view();
-        let head = view.head.filter(|_| view.is_settled)?;
-        self.unpublished_head.beyond(head.number).is_none().then_some(head)
-    }
-
-    /// Returns the block number beyond the published head that a node has reported lately.
-    fn unpublished_head(&self) -> Option<u64> {
-        self.unpublished_head.beyond(self.published.view().head?.number)
     }
 
     fn snapshot(&self) -> ChainSnapshot {
@@ -293,30 +242,23 @@ impl Calls {
         }
     }
 
-    async fn cached_or_forwarded<'a>(
+    async fn shared_or_forwarded<'a>(
         &'a self,
         known: Method,
-        (scope, admission): (Option<CacheScope>, Admission),
-        (ask, owner): (&Ask, Owner),
+        key: Option<(&CacheKey, Admission)>,
+        ask: &Ask,
         holds: impl Fn(&Bytes) -> bool,
         asking: impl FnOnce() -> BoxFuture<'a, Answer>,
     ) -> (Answer, By) {
-        let key = scope.and_then(|scope| key(scope, ask));
-        if let Some(key) = &key
-            && let Some(kept) = self.cache.get(key)
-        {
-            self.note(known, "memory");
-            return (Ok(Outcome::Result(kept)), By::Memory);
-        }
         // The place is taken before the answer is shared: an equal call of another account must not wait behind the
         // other calls of this account.
-        let _turn = match self.turn(owner, &ask.conduct).await {
+        let _turn = match self.turn(ask.owner, &ask.conduct).await {
             Ok(turn) => turn,
             Err(full) => return (Ok(full.into()), By::Node),
         };
         let asking = || self.timed(asking());
-        let (answer, by) = match &key {
-            Some(key) => self.cache.answer(key, (admission, owner), holds, asking).await,
+        let (answer, by) = match key {
+            Some((key, admission)) => self.cache.answer(key, (admission, ask.owner), holds, asking).await,
             None => (asking().await, By::Node),
         };
         weigh(&ask.conduct, &answer);
@@ -368,10 +310,8 @@ impl Calls {
         self.metrics.count_refusals(reason, 1);
     }
 
-    /// Awaits a node's answer, and records its outcome and time. The future is boxed: otherwise its large state would
-    /// be part of every call's future, also of those that are answered from memory.
+    /// Awaits a node's answer, and records its outcome and time. The future is boxed: its large state is moved once.
     async fn timed(&self, asking: BoxFuture<'_, Answer>) -> Answer {
-        awaited().await;
         let began = Instant::now();
         let answer = asking.await;
         self.metrics.forward_seconds.observe(began.elapsed().as_secs_f64());
@@ -435,8 +375,4 @@ fn is_null(json: &Bytes) -> bool {
 
 fn is_empty_list(json: &Bytes) -> bool {
     &json[..] == b"[]"
-}
-
-fn is_empty(params: &str) -> bool {
-    params.is_empty() || params::args(params).is_some_and(|args| args.is_empty())
 }

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::jsonrpc::Outcome;
-use crate::look::awaited;
 use crate::upstream::{Pool, UpstreamId};
 
 /// Prefixes of the answers of development nodes to `web3_clientVersion`, in lower case: anvil, Hardhat, Ganache before
@@ -78,7 +77,6 @@ impl DevelopmentCalls {
         if !self.is_local {
             return false;
         }
-        awaited().await;
         let mut known = self.known.lock().await;
         let mut all = pool.count() > 0;
         for id in (0..pool.count()).map(UpstreamId) {

@@ -114,7 +114,7 @@ impl Filters {
         if ends && self.0.remove(&own).await.is_none() || !pool.is_connected(place.node) && pool.active().is_some() {
             return Ok(unknown(ends));
         }
-        let params = format!("[{}]", place.id);
+        let params = format!("[{}]", place.id).into();
         pool.call_at(place.node, &Ask { params, ..ask }).await
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! A call of a method that is not in the table goes to the node in use, once, and its answer is not cached.
 
+use std::borrow::Cow;
+
 /// Method, as it is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Method {
@@ -96,6 +98,15 @@ impl Method {
                 .iter()
                 .find(|(name, _)| method.starts_with(name.trim_end_matches('*')))
                 .map_or_else(|| Self::unlisted(method), |&(name, role)| Self { name, role }),
+        }
+    }
+
+    /// Returns a method's name that lives as long as the process, without a copy if the table has it.
+    #[must_use]
+    pub(super) fn static_name(method: &str) -> Cow<'static, str> {
+        match TABLE.binary_search_by(|(name, _)| (*name).cmp(method)) {
+            Ok(at) => Cow::Borrowed(TABLE[at].0),
+            Err(_) => Cow::Owned(method.to_owned()),
         }
     }
 

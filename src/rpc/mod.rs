@@ -29,12 +29,13 @@ mod send;
 mod sightings;
 mod unpublished_head;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use serde_json::value::RawValue;
 
 use crate::chain::{Published, Verify};
@@ -47,7 +48,7 @@ use crate::telemetry::{Metrics, OutcomeLabel};
 pub use crate::upstream::SubscriptionMethod;
 use crate::upstream::{NodeSubscription, Pool};
 
-use calls::Calls;
+use calls::{Calls, Unanswered};
 use development::DevelopmentCalls;
 pub use id_argument::id_argument;
 
@@ -68,14 +69,37 @@ pub enum Planned {
         /// Raw id; `None` for a notification, whose answer is dropped.
         id: Option<String>,
         /// Method name.
-        method: String,
-        /// Parameters as JSON; empty for none.
-        params: String,
+        method: Cow<'static, str>,
+        /// Parameters as JSON; empty for none. A copy: a slice of the message would keep the client's whole read buffer
+        /// in memory.
+        params: Arc<str>,
         /// Nodes that may get the call.
         before: Before,
     },
     /// Gets no answer.
     Silent,
+}
+
+/// Item after its first step.
+pub enum Begun {
+    /// Answered; `None` if it gets no answer.
+    Answered(Option<Response>),
+    /// Not answered yet.
+    Waits(Waiting),
+}
+
+/// Item whose answer takes a wait, see [`Rpc::finish`].
+pub struct Waiting(Wait);
+
+enum Wait {
+    /// Answered here: the raw id and the outcome.
+    Local(String, BoxFuture<'static, Outcome>),
+    /// Call: the raw id, `None` for a notification.
+    Call(Option<String>, Box<Unanswered>),
+    /// Call for logs under way: the raw id as above, and the future outcome.
+    Logs(Option<String>, BoxFuture<'static, Outcome>),
+    /// Call that only development nodes may get: id, method and parameters.
+    InDevelopment(Option<String>, Cow<'static, str>, Arc<str>),
 }
 
 /// Checks if headwater serves a method of this name by rules of its own, in any case of its letters.
@@ -158,8 +182,8 @@ impl Planned {
         };
         let forward = |id, before| Self::Forward {
             id,
-            method: request.method.clone().into_owned(),
-            params: request.params.map(RawValue::get).unwrap_or_default().to_owned(),
+            method: method::Method::static_name(&request.method),
+            params: request.params.map(RawValue::get).unwrap_or_default().into(),
             before,
         };
         match (local(request), id) {
@@ -265,26 +289,72 @@ impl Rpc {
         }
     }
 
-    /// Returns the response to one item; `None` if it gets none.
-    pub async fn complete(&self, planned: Planned, caller: &CallContext) -> Option<Response> {
+    /// Takes the first step towards the answer to an item, which waits for nothing. It asks no node, except for logs.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, planned: Planned, caller: &CallContext) -> Begun {
         match planned {
-            Planned::Silent => None,
-            Planned::Done(id, outcome) => Some(self.local(&id, outcome)),
-            Planned::Later(id, outcome) => Some(self.local(&id, outcome.await)),
+            Planned::Silent => Begun::Answered(None),
+            Planned::Done(id, outcome) => Begun::Answered(Some(self.local(&id, outcome))),
+            Planned::Later(id, mut outcome) => match (&mut outcome).now_or_never() {
+                Some(outcome) => Begun::Answered(Some(self.local(&id, outcome))),
+                None => Begun::Waits(Waiting(Wait::Local(id, outcome))),
+            },
             Planned::Forward {
                 id,
                 method,
                 params,
-                before,
-            } => {
-                let outcome = match before {
-                    Before::DevelopmentNodes if !Box::pin(self.development.is_on(&self.pool)).await => {
-                        refused_method(&method, &self.metrics)
+                before: Before::AnyNode,
+            } => match self.calls.begin(method, params, caller) {
+                calls::Begun::Answered(outcome) => Begun::Answered(id.map(|id| Response::new(&id, outcome))),
+                calls::Begun::Unanswered(call) if call.is_of_logs() => {
+                    // Mostly put together from memory, without a wait.
+                    let (rpc, caller) = (self.clone(), caller.clone());
+                    let mut outcome = async move { rpc.calls.finish(&call, &caller).await }.boxed();
+                    match (&mut outcome).now_or_never() {
+                        Some(outcome) => Begun::Answered(id.map(|id| Response::new(&id, outcome))),
+                        None => Begun::Waits(Waiting(Wait::Logs(id, outcome))),
                     }
-                    _ => self.calls.answer(method, params, caller).await,
-                };
-                id.map(|id| Response::new(&id, outcome))
+                }
+                calls::Begun::Unanswered(call) => Begun::Waits(Waiting(Wait::Call(id, call))),
+            },
+            Planned::Forward {
+                id,
+                method,
+                params,
+                before: Before::DevelopmentNodes,
+            } => Begun::Waits(Waiting(Wait::InDevelopment(id, method, params))),
+        }
+    }
+
+    /// Returns the response to an item after its first step; `None` if it gets none.
+    pub async fn finish(&self, Waiting(wait): Waiting, caller: &CallContext) -> Option<Response> {
+        let (id, outcome) = match wait {
+            Wait::Local(id, outcome) => return Some(self.local(&id, outcome.await)),
+            Wait::Call(id, call) => (id, self.calls.finish(&call, caller).await),
+            Wait::Logs(id, outcome) => (id, outcome.await),
+            Wait::InDevelopment(id, method, params) => {
+                let outcome = Box::pin(self.in_development(method, params, caller)).await;
+                (id, outcome)
             }
+        };
+        id.map(|id| Response::new(&id, outcome))
+    }
+
+    async fn in_development(&self, method: Cow<'static, str>, params: Arc<str>, caller: &CallContext) -> Outcome {
+        if !self.development.is_on(&self.pool).await {
+            return refused_method(&method, &self.metrics);
+        }
+        match self.calls.begin(method, params, caller) {
+            calls::Begun::Answered(outcome) => outcome,
+            calls::Begun::Unanswered(call) => self.calls.finish(&call, caller).await,
+        }
+    }
+
+    /// Returns the response to one item; `None` if it gets none.
+    pub async fn complete(self: &Arc<Self>, planned: Planned, caller: &CallContext) -> Option<Response> {
+        match self.begin(planned, caller) {
+            Begun::Answered(response) => response,
+            Begun::Waits(waiting) => self.finish(waiting, caller).await,
         }
     }
 
@@ -301,7 +371,7 @@ impl Rpc {
     /// answered. Once `awaits` returns `false`, no further item is begun. The charge for the responses' bytes is
     /// returned with them.
     pub async fn complete_batch<P>(
-        &self,
+        self: &Arc<Self>,
         planned: Vec<Planned>,
         caller: &CallContext,
         more: impl Fn(usize) -> Option<P>,
@@ -332,19 +402,19 @@ impl Rpc {
             };
             first_is_free |= place.is_none();
             responses[at] = response.map(|response| {
-                let fits = response.body.len() <= self.max_batch_response && done <= 2 * self.max_batch_response;
-                let response = match self.room(&mut room, owner, done + response.body.len()) {
+                let fits = response.body().len() <= self.max_batch_response && done <= 2 * self.max_batch_response;
+                let response = match self.room(&mut room, owner, done + response.body().len()) {
                     _ if !fits => response.shortened(),
                     Ok(()) => response,
                     Err(full) => response.instead(full.into()),
                 };
-                done += response.body.len();
+                done += response.body().len();
                 response
             });
         }
         let mut bytes = 0;
         let fitted = responses.into_iter().flatten().map(|response| {
-            bytes += response.body.len();
+            bytes += response.body().len();
             if bytes > self.max_batch_response {
                 response.shortened()
             } else {

@@ -117,7 +117,7 @@ async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Presence {
     }
     let question = Ask {
         method: "eth_getTransactionByHash".into(),
-        params: format!("[\"{hash}\"]"),
+        params: format!("[\"{hash}\"]").into(),
         class: "eth_getTransactionByHash",
         min_head: MinHead::Any,
         target: Target::Active,

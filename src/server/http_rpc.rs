@@ -17,8 +17,7 @@ use crate::extension::{Call, Client, Connection, Role};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INTERNAL_ERROR, METHOD_NOT_FOUND, Outcome, Request as RpcRequest, SERVER_ERROR, error,
 };
-use crate::look::look;
-use crate::rpc::{Local, SubscriptionMethod};
+use crate::rpc::{Begun, Local, SubscriptionMethod};
 use crate::session::{
     Offered, OwnCaller, PlannedMessage, PlannedReply, RequestRefusal, Services, Transport, call_own, caller,
 };
@@ -93,7 +92,7 @@ fn finish(HttpReply { answer, room, refused }: HttpReply, pass: &Pass, connectio
         (Ok(room), _) => (json(&parts, room), refused),
         (Err(full), HttpAnswer::One(one)) => {
             let refused = Some(RetryHint::busy(RETRY_AFTER));
-            (json(&one.instead(full.into()).parts(), None), refused)
+            (json(one.instead(full.into()).parts(), None), refused)
         }
         (Err(_), _) => (json(&parts, None), refused),
     };
@@ -273,12 +272,18 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
         },
         PlannedReply::Single(planned) => {
             let caller = caller(pass);
-            let completing = async move {
-                let _held = held;
-                rpc.complete(planned, &caller).await
-            };
-            let Some(response) = detached(services, completing).await else {
-                return HttpReply::broken();
+            let response = match rpc.begin(planned, &caller) {
+                Begun::Answered(response) => response,
+                Begun::Waits(waiting) => {
+                    let finishing = async move {
+                        let _held = held;
+                        rpc.finish(waiting, &caller).await
+                    };
+                    let Some(response) = detached(services, finishing).await else {
+                        return HttpReply::broken();
+                    };
+                    response
+                }
             };
             let busy = response.as_ref().and_then(jsonrpc::Response::retry_after);
             HttpReply {
@@ -310,10 +315,6 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
 /// Runs work to its end even if the client disconnects: other clients may be waiting for the same answer. Returns
 /// `None` if the work panicked.
 async fn detached<T: Send + 'static>(services: &Services, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
-    let mut work = Box::pin(work);
-    if let Some(done) = look(work.as_mut()) {
-        return Some(done);
-    }
     let done = tokio::spawn(work).await;
     done.map_err(|_| panics::count("call", &services.metrics)).ok()
 }

@@ -8,9 +8,8 @@ use super::{DeflatedMessage, Services, Session};
 use crate::deflate;
 use crate::delivery::{Answered, ClientWriter, CloseReason, Disclosure, InFlight, Recipient};
 use crate::jsonrpc::Response;
-use crate::look::look;
 use crate::panics;
-use crate::rpc::Planned;
+use crate::rpc::{Begun, Planned};
 
 impl Session {
     pub(super) fn message(&mut self, message: &[u8]) {
@@ -92,44 +91,32 @@ impl Session {
             releases,
             disclosure,
         } = acquired;
-        match (planned, place) {
-            (Planned::Silent, _) => {}
-            (Planned::Done(id, outcome), _) => {
-                let response = self.services.rpc.local(&id, outcome);
-                self.answer(&response, releases, disclosure);
-            }
-            (planned, place) => {
-                let (services, caller) = (self.services.clone(), caller(&self.pass));
-                let mut completing = Box::pin(async move { services.rpc.complete(planned, &caller).await });
-                // An answer that is known already needs no task.
-                if let Some(known) = look(completing.as_mut()) {
-                    if let Some(response) = known {
-                        self.answer(&response, releases, disclosure);
-                    }
-                } else {
-                    let services = self.services.clone();
-                    tokio::spawn(async move {
-                        let _room = room;
-                        let completed = panics::caught("call", &services.metrics, completing).await;
-                        let Some(writer) = place.as_ref().and_then(InFlight::writer) else {
-                            return;
-                        };
-                        let Some(completed) = completed else {
-                            return writer.close(CloseReason::Internal);
-                        };
-                        if let Some(response) = completed {
-                            // Answers that the node sent together leave together, after all ready tasks have run: a
-                            // write for each was a fifth of the cost of a call (benches/forward).
-                            let cork = writer.awaits_several().then(|| writer.cork()).flatten();
-                            services.answer(&writer, &response, releases, disclosure);
-                            if cork.is_some() {
-                                tokio::task::yield_now().await;
-                            }
-                        }
-                    });
+        let caller = caller(&self.pass);
+        let waiting = match self.services.rpc.begin(planned, &caller) {
+            Begun::Answered(None) => return,
+            Begun::Answered(Some(response)) => return self.answer(&response, releases, disclosure),
+            Begun::Waits(waiting) => waiting,
+        };
+        let services = self.services.clone();
+        tokio::spawn(async move {
+            let _room = room;
+            let completed = panics::caught("call", &services.metrics, services.rpc.finish(waiting, &caller)).await;
+            let Some(writer) = place.as_ref().and_then(InFlight::writer) else {
+                return;
+            };
+            let Some(completed) = completed else {
+                return writer.close(CloseReason::Internal);
+            };
+            if let Some(response) = completed {
+                // Answers that the node sent together leave together, after all ready tasks have run: a write for each
+                // was a fifth of the cost of a call (benches/forward).
+                let cork = writer.awaits_several().then(|| writer.cork()).flatten();
+                services.answer(&writer, &response, releases, disclosure);
+                if cork.is_some() {
+                    tokio::task::yield_now().await;
                 }
             }
-        }
+        });
     }
 
     fn answer(&self, response: &Response, releases: Vec<Arc<Recipient>>, disclosure: Disclosure) {
@@ -147,7 +134,7 @@ impl Services {
         disclosure: Disclosure,
     ) {
         let resumes = releases.iter().any(|recipient| recipient.is_resumed());
-        let pieces = |response: &Response| writer.text(&response.parts(), disclosure);
+        let pieces = |response: &Response| writer.text(response.parts(), disclosure);
         if let Answered::NoRoom(releases) = writer.answer(pieces(response), releases) {
             // An error is short: queued, or the connection ends.
             drop(writer.answer(pieces(&response.clone().shortened()), releases));

@@ -95,15 +95,11 @@ impl FairPool {
     pub async fn acquire(self: &Arc<Self>, owner: Owner) -> Result<Place, Full> {
         let (number, given) = {
             let mut state = self.state.lock();
-            let alone = state.turns.is_empty();
-            let own = state.by_owner.entry(owner).or_default();
-            let goes_first = own.waiting.is_empty();
-            let (taken, waits) = (own.taken, own.waiting.len());
-            if goes_first && self.may_take(&state, taken, alone) {
-                state.take(owner);
+            if self.takes_at_once(&mut state, owner) {
                 let pool = self.clone();
                 return Ok(Place { pool, owner });
             }
+            let waits = state.by_owner.get(&owner).map_or(0, |own| own.waiting.len());
             let is_full = state.waiting >= QUEUES.saturating_mul(self.max_waiting);
             if waits >= self.max_waiting || is_full && !state.shorten_longest(waits + 1) {
                 state.tidy(owner);
@@ -115,7 +111,7 @@ impl FairPool {
             state.waiting += 1;
             let own = state.by_owner.entry(owner).or_default();
             own.waiting.push_back((number, give));
-            if goes_first {
+            if waits == 0 {
                 state.turns.push_back(owner);
             }
             (number, given)
@@ -127,6 +123,26 @@ impl FairPool {
         };
         // Fails if this waiter was removed because others needed its room in the queue.
         given.await.map_err(|_| Full(self.what))
+    }
+
+    /// Takes a place if it is this owner's turn now.
+    #[must_use]
+    pub fn try_acquire(self: &Arc<Self>, owner: Owner) -> Option<Place> {
+        let takes = self.takes_at_once(&mut self.state.lock(), owner);
+        takes.then(|| Place {
+            pool: self.clone(),
+            owner,
+        })
+    }
+
+    fn takes_at_once(&self, state: &mut State, owner: Owner) -> bool {
+        let own = state.by_owner.get(&owner);
+        let (taken, waits) = own.map_or((0, 0), |own| (own.taken, own.waiting.len()));
+        let takes = waits == 0 && self.may_take(state, taken, state.turns.is_empty());
+        if takes {
+            state.take(owner);
+        }
+        takes
     }
 
     /// Returns the number of places taken, and of requests that wait for one.

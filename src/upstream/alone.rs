@@ -46,12 +46,10 @@ impl Alone {
             let Inbound::Message(frame) = self.reader.next().await? else {
                 continue;
             };
-            let answer = NodeMessage::parse(&frame)
-                .into_iter()
-                .find_map(|message| match message {
-                    NodeMessage::Answer(id, outcome) if id == self.last_id => Some(outcome),
-                    _ => None,
-                });
+            let answer = NodeMessage::parse(&frame).find_map(|message| match message {
+                NodeMessage::Answer(id, outcome) if id == self.last_id => Some(outcome),
+                _ => None,
+            });
             if let Some(outcome) = answer {
                 return Ok(outcome);
             }

@@ -1,9 +1,11 @@
 //! A call on its way to a node: its request, the upstreams that may answer it, and its errors.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -66,9 +68,9 @@ impl CallError {
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// The method's name.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// Parameters as JSON, empty for none.
-    pub params: String,
+    pub params: Arc<str>,
     /// Class for latency statistics: calls of one class take about the same time.
     pub class: &'static str,
     /// Progress that an upstream must have made to know the answer.
@@ -122,9 +124,9 @@ pub enum Target {
 /// A call in the queue of one connection.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// Parameters as JSON, empty for none.
-    pub params: String,
+    pub params: Arc<str>,
     /// Account that the bytes of the answer are charged to.
     pub owner: Owner,
     pub reply: Reply,
@@ -199,8 +201,8 @@ impl CallReceiver {
 /// Sends a call and waits for its answer, both within `time_limit`.
 pub(super) async fn exchange(
     lane: &mpsc::Sender<Call>,
-    method: String,
-    params: String,
+    method: Cow<'static, str>,
+    params: Arc<str>,
     owner: Owner,
     time_limit: Duration,
 ) -> Result<Outcome, CallError> {
@@ -211,8 +213,16 @@ pub(super) async fn exchange(
         owner,
         reply,
     };
+    // The queue nearly always has room, and the wait for it is not a part of each call's future.
+    let full = match lane.try_send(call) {
+        Ok(()) => None,
+        Err(TrySendError::Full(call)) => Some(Box::pin(lane.send(call))),
+        Err(TrySendError::Closed(_)) => return Err(CallError::Unavailable),
+    };
     let exchange = async {
-        lane.send(call).await.map_err(|_| CallError::Unavailable)?;
+        if let Some(sending) = full {
+            sending.await.map_err(|_| CallError::Unavailable)?;
+        }
         answer.await.map_err(|_| CallError::Lost)?
     };
     tokio::time::timeout(time_limit, exchange)

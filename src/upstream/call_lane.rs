@@ -186,7 +186,7 @@ impl CallLane {
             let outcome = tokio::select! {
                 inbound = reader.next() => match inbound {
                     Ok(Inbound::Message(frame)) => {
-                        NodeMessage::parse(&frame).into_iter().for_each(|message| under_way.received(message));
+                        NodeMessage::parse(&frame).for_each(|message| under_way.received(message));
                         Ok(())
                     }
                     Ok(Inbound::Alive) => Ok(()),

@@ -27,6 +27,10 @@ use crate::backoff::Failure;
 
 type Socket = WebSocketStream<MaybeTlsStream<Metered<TcpStream>>>;
 
+/// Buffer space for one read, in bytes. Tungstenite fills it with zeros each time it looks for bytes, also where there
+/// are none: its default of 128 KiB cost each wake-up of an actor more than a call.
+const READ_BYTES: usize = 16 << 10;
+
 /// Failure of a connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
@@ -138,6 +142,7 @@ pub(super) async fn connect(
     match endpoint {
         Endpoint::Ws(url) => {
             let config = WebSocketConfig::default()
+                .read_buffer_size(READ_BYTES)
                 .max_message_size(Some(max_message_bytes))
                 .max_frame_size(Some(max_message_bytes));
             let request = with_basic_auth(url)?;
@@ -216,7 +221,7 @@ impl LinkReader {
                     return Err(LinkError::TooBig(*max));
                 }
                 let buffer: &mut BytesMut = splitter.buffer();
-                buffer.reserve(16 << 10);
+                buffer.reserve(READ_BYTES);
                 match half.read_buf(buffer).await? {
                     0 => return Err(LinkError::Closed),
                     read => meter.add(read),

@@ -1,6 +1,7 @@
 //! Messages of a node: answers to our calls, and notifications; parsed without copying their payloads.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::iter;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use serde::de::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::splitter::Splitter;
-use crate::jsonrpc::Outcome;
+use crate::jsonrpc::{Outcome, is_method_name};
 use crate::quantity::Quantity;
 
 /// A message of a node.
@@ -102,12 +103,16 @@ impl NodeMessage {
     /// Parses a frame. An array contains several messages, and a frame may contain several values, with or without
     /// newlines between them (Nethermind 1.21, Tendermint). Skips messages that are neither answers nor
     /// notifications, and text that is not JSON: a node that sends nonsense is noticed by its silence.
-    #[must_use]
-    pub(super) fn parse(frame: &Bytes) -> Vec<Self> {
-        match Self::value(frame) {
-            Some(messages) => messages,
-            None => values(frame).flat_map(|value| Self::value(&value)).flatten().collect(),
-        }
+    pub(super) fn parse(frame: &Bytes) -> impl Iterator<Item = Self> + use<> {
+        // Nearly every frame is one message, which needs no list.
+        let one = if is_array(frame) { None } else { Envelope::read(frame) };
+        let parts = || values(frame).filter_map(|value| Self::value(&value)).flatten();
+        let several = match &one {
+            Some(_) => Vec::new(),
+            None => Self::value(frame).unwrap_or_else(|| parts().collect()),
+        };
+        let one = one.and_then(|envelope| Self::of(frame, &envelope));
+        one.into_iter().chain(several)
     }
 
     /// Parses a frame that is one JSON object or array; `None` for anything else, such as several values.
@@ -212,9 +217,23 @@ fn no_result() -> Outcome {
 /// Returns the JSON-RPC request; `params` is JSON, empty for none.
 #[must_use]
 pub(super) fn request(id: u64, method: &str, params: &str) -> String {
-    let method = serde_json::Value::from(method);
     let params = if params.is_empty() { "[]" } else { params };
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{method},"params":{params}}}"#)
+    if !is_method_name(method) {
+        let method = serde_json::Value::from(method);
+        return format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{method},"params":{params}}}"#);
+    }
+    // One allocation of the exact length, which then becomes `Bytes` without another one.
+    const PARTS: [&str; 4] = [r#"{"jsonrpc":"2.0","id":"#, r#","method":""#, r#"","params":"#, "}"];
+    let digits = id.checked_ilog10().map_or(1, |log| log as usize + 1);
+    let fixed: usize = PARTS.map(str::len).iter().sum();
+    let mut request = String::with_capacity(fixed + digits + method.len() + params.len());
+    request.push_str(PARTS[0]);
+    // Writing to a string cannot fail.
+    let _ = write!(request, "{id}");
+    for part in [PARTS[1], method, PARTS[2], params, PARTS[3]] {
+        request.push_str(part);
+    }
+    request
 }
 
 #[cfg(test)]
@@ -225,7 +244,6 @@ mod tests {
     fn check(frame: &str, expect: &str) {
         let messages = NodeMessage::parse(&Bytes::copy_from_slice(frame.as_bytes()));
         let shown: Vec<String> = messages
-            .into_iter()
             .map(|message| match message {
                 NodeMessage::Answer(id, Outcome::Result(json)) => format!("{id}={}", String::from_utf8_lossy(&json)),
                 NodeMessage::Answer(id, Outcome::Error(json)) => format!("{id}!{}", String::from_utf8_lossy(&json)),
@@ -454,6 +472,18 @@ mod tests {
             r#"{"id":1,"result":"#,
         ] {
             check(body, "none");
+        }
+    }
+
+    #[test]
+    fn a_request_is_written_at_its_exact_length() {
+        for id in [0, 9, 10, 99, 100, u64::MAX] {
+            let request = request(id, "m", "[1]");
+            assert_eq!(
+                request,
+                format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m","params":[1]}}"#)
+            );
+            assert_eq!(request.capacity(), request.len());
         }
     }
 

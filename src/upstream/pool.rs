@@ -59,9 +59,8 @@ impl Upstream {
         }
         let now = *self.shared.lanes.borrow();
         let lanes = if now == Lanes::Opening {
-            let mut lanes = self.shared.lanes.subscribe();
-            let opened = tokio::time::timeout(time_limit, lanes.wait_for(|lanes| *lanes != Lanes::Opening)).await;
-            opened.ok().and_then(Result::ok).map_or(Lanes::Down, |lanes| *lanes)
+            // On the heap: the wait is rare, and not a part of each call's future.
+            Box::pin(self.opened(time_limit)).await
         } else {
             now
         };
@@ -70,6 +69,12 @@ impl Upstream {
             Lanes::One => Ok(&self.stream),
             Lanes::Down | Lanes::Opening => Err(CallError::Unavailable),
         }
+    }
+
+    async fn opened(&self, time_limit: Duration) -> Lanes {
+        let mut lanes = self.shared.lanes.subscribe();
+        let opened = tokio::time::timeout(time_limit, lanes.wait_for(|lanes| *lanes != Lanes::Opening)).await;
+        opened.ok().and_then(Result::ok).map_or(Lanes::Down, |lanes| *lanes)
     }
 }
 
@@ -343,7 +348,13 @@ impl Pool {
         let upstream = &self.upstreams[id.0];
         let lane = Lane::of(method, params);
         let way = upstream.way(lane, time_limit).await?;
-        let asking = exchange(&way.ours, method.to_owned(), params.to_owned(), Owner::OURS, time_limit);
+        let asking = exchange(
+            &way.ours,
+            method.to_owned().into(),
+            params.into(),
+            Owner::OURS,
+            time_limit,
+        );
         let answer = tokio::select! {
             biased;
             answer = asking => answer,

@@ -110,12 +110,19 @@ impl Default for Quarantine {
 impl Quarantine {
     /// Checks if this call is known to break the node's connections.
     pub(super) fn refuses(&self, ask: &Ask) -> bool {
-        // Nearly always no call of this method is remembered; then the parameters, which may be long, are not read.
-        // They are never read under the lock.
-        let now = Instant::now();
-        if !self.breaking.lock().has(&ask.method, now) {
-            return false;
-        }
+        // Nearly always no call is remembered, and else none of this method; then the parameters, which may be long, are
+        // not read. They are never read under the lock.
+        let now = {
+            let mut breaking = self.breaking.lock();
+            if breaking.0.is_empty() {
+                return false;
+            }
+            let now = Instant::now();
+            if !breaking.has(&ask.method, now) {
+                return false;
+            }
+            now
+        };
         let key = self.key(ask);
         self.breaking.lock().includes(&ask.method, key, now)
     }
@@ -123,7 +130,7 @@ impl Quarantine {
     fn key(&self, ask: &Ask) -> u64 {
         // Normalized: calls that differ in white space or in the order of members are the same.
         let params: Option<serde_json::Value> = serde_json::from_str(&ask.params).ok();
-        let params = params.map_or_else(|| ask.params.clone(), |params| params.to_string());
+        let params = params.map_or_else(|| ask.params.as_ref().to_owned(), |params| params.to_string());
         self.hasher.hash_one(params)
     }
 
@@ -249,7 +256,7 @@ impl Upstream {
                 let alive = exchange(
                     &self.stream.ours,
                     "eth_chainId".into(),
-                    String::new(),
+                    "".into(),
                     Owner::OURS,
                     shared.settings.silence_timeout,
                 );
@@ -289,7 +296,7 @@ mod tests {
 
     fn ask(method: &str, params: &str) -> Ask {
         Ask {
-            method: method.into(),
+            method: method.to_owned().into(),
             params: params.into(),
             class: "other",
             min_head: MinHead::Any,

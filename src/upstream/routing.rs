@@ -45,7 +45,10 @@ impl Pool {
         }
         let (mut not, mut again) = (None, ask.repeat == Repeat::Read);
         loop {
-            let id = self.find(ask, not, until).await?;
+            let id = match self.choose(ask, not) {
+                Some(id) => id,
+                None => Box::pin(self.find(ask, not, until)).await?,
+            };
             check_conduct(ask)?;
             let answer = self.ask_perhaps_two(ask, id).await;
             note_loss(ask, &answer);
@@ -390,6 +393,9 @@ impl Pool {
 
 /// Checks that the account's calls are not refused: a call may have waited while another one broke a connection.
 fn check_conduct(ask: &Ask) -> Result<(), CallError> {
+    if !ask.conduct.has_record() {
+        return Ok(());
+    }
     match ask.conduct.refused_for(Instant::now()) {
         Some(_) => Err(CallError::Full(Full(
             "calls of this client close connections of the nodes",

@@ -104,7 +104,7 @@ mod tests {
     fn begin(under_way: &mut UnderWay, method: &str) -> oneshot::Receiver<Result<Outcome, CallError>> {
         let (reply, answer) = oneshot::channel();
         under_way.begin(Call {
-            method: method.into(),
+            method: method.to_owned().into(),
             params: "[]".into(),
             owner: Owner::OURS,
             reply,

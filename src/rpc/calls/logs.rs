@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{Answer, Calls, is_empty_list, is_null, route};
+use super::{Answer, Calls, is_empty_list, is_null, key, route};
 use crate::chain::{BlockLogs, Verify};
 use crate::jsonrpc::{Outcome, RESPONSE_TOO_LARGE, error};
 use crate::rpc::by_hash::Expected;
@@ -30,7 +30,8 @@ pub(super) const BUILDERS: usize = 2;
 pub(super) const MAX_BUILDS: usize = 64;
 
 impl Calls {
-    pub(super) async fn logs(&self, known: Method, mut ask: Ask, owner: Owner) -> Answer {
+    pub(super) async fn logs(&self, known: Method, mut ask: Ask) -> Answer {
+        let owner = ask.owner;
         let query = params::args(&ask.params).and_then(|args| RangeQuery::parse(&args));
         let mut late = false;
         if let Some(query) = query.as_ref().filter(|_| self.settings.verify != Verify::None) {
@@ -54,10 +55,14 @@ impl Calls {
         // The answer to a query that is not understood here is not cached.
         let scope = plan.scope.filter(|_| query.is_some() && !late);
         let expected = Expected::of(known.name, &ask.params);
+        let key = scope.and_then(|scope| key(scope, &ask));
+        if let Some(kept) = key.as_ref().and_then(|key| self.cache.get(key)) {
+            self.note(known, "memory");
+            return Ok(Outcome::Result(kept));
+        }
         let asking = || self.ask(&ask, expected, |_| true).boxed();
-        let (answer, by) = self
-            .cached_or_forwarded(known, (scope, plan.admission), (&ask, owner), holds, asking)
-            .await;
+        let key = key.as_ref().map(|key| (key, plan.admission));
+        let (answer, by) = self.shared_or_forwarded(known, key, &ask, holds, asking).await;
         if query.is_some() && !matches!(by, By::Memory) {
             self.note_last_block(&answer);
         }

@@ -7,14 +7,29 @@ use super::{Answer, Calls, is_empty_list, is_null, key, route};
 use crate::jsonrpc::Outcome;
 use crate::rpc::by_hash::Expected;
 use crate::rpc::cache::{By, CacheKey};
-use crate::rpc::cache_scope::{CacheScope, ChainSnapshot, FRESH};
+use crate::rpc::cache_scope::{CacheScope, ChainSnapshot, FRESH, Route};
 use crate::rpc::method::{Basis, Method};
 use crate::rpc::params::{self, BlockName};
-use crate::shares::Owner;
 use crate::upstream::{Ask, CallError};
 
+/// Plan of a read.
+#[derive(Debug)]
+pub(super) struct ReadPlan {
+    /// State of the chain when the plan was made.
+    snapshot: ChainSnapshot,
+    /// Block that the call names, as for [`ChainSnapshot::plan`].
+    block: Option<Option<BlockName>>,
+    /// `true` for a transaction or its receipt.
+    of_transaction: bool,
+    /// See [`Route`].
+    route: Route,
+    /// Key of the answer in the cache; `None` if it is neither cached nor shared.
+    key: Option<CacheKey>,
+}
+
 impl Calls {
-    pub(super) async fn read(&self, known: Method, basis: Basis, mut ask: Ask, owner: Owner) -> Answer {
+    /// Plans a read, and sets the nodes that may answer it.
+    pub(super) fn plan_read(&self, basis: Basis, ask: &mut Ask) -> ReadPlan {
         let mut snapshot = self.snapshot();
         let block = match (basis, params::args(&ask.params)) {
             (_, None) => Some(None),
@@ -33,12 +48,33 @@ impl Calls {
         }
         self.look_for_finality(&snapshot, block.flatten());
         let plan = snapshot.plan(basis, block);
-        route(&mut ask, plan);
-        let of_transaction = matches!(basis, Basis::Mined | Basis::Sought);
-        if of_transaction && let Some(kept) = self.kept_final(&snapshot, &ask) {
-            self.note(known, "memory");
-            return Ok(Outcome::Result(kept));
+        route(ask, plan);
+        ReadPlan {
+            snapshot,
+            block,
+            of_transaction: matches!(basis, Basis::Mined | Basis::Sought),
+            route: plan,
+            key: plan.scope.and_then(|scope| key(scope, ask)),
         }
+    }
+
+    /// Returns the cached answer to a read.
+    pub(super) fn kept_answer(&self, plan: &ReadPlan, ask: &Ask) -> Option<Bytes> {
+        let of_final = || self.kept_final(&plan.snapshot, ask);
+        let kept = plan.of_transaction.then(of_final).flatten();
+        kept.or_else(|| self.cache.get(plan.key.as_ref()?))
+    }
+
+    /// Answers a read whose answer is not cached.
+    pub(super) async fn read(&self, known: Method, ask: &Ask, plan: &ReadPlan) -> Answer {
+        let ReadPlan {
+            snapshot,
+            block,
+            of_transaction,
+            route,
+            key,
+        } = plan;
+        let (block, of_transaction) = (*block, *of_transaction);
         let of_block = known.is_of_a_block_itself();
         let tells_number = matches!(known.name, "eth_getBlockByNumber" | "eth_getBlockByHash");
         let head = snapshot.view.head;
@@ -75,18 +111,17 @@ impl Calls {
         let expected = Expected::of(known.name, &ask.params);
         let asking = || {
             let asking = async {
-                match self.ask(&ask, expected, is_there).await {
+                match self.ask(ask, expected, is_there).await {
                     Ok(Outcome::Result(json)) => missing(&json).map_or(Ok(Outcome::Result(json)), Err),
                     other => other,
                 }
             };
             asking.boxed()
         };
-        let (answer, by) = self
-            .cached_or_forwarded(known, (plan.scope, plan.admission), (&ask, owner), holds, asking)
-            .await;
+        let key = key.as_ref().map(|key| (key, route.admission));
+        let (answer, by) = self.shared_or_forwarded(known, key, ask, holds, asking).await;
         // A block parameter that is not understood here may name the pending block.
-        let of_blocks = block != Some(None) && !(plan.of_node && plan.scope.is_none());
+        let of_blocks = block != Some(None) && !(route.of_node && route.scope.is_none());
         if let (Ok(Outcome::Result(json)), By::Node, true) = (&answer, by, of_blocks) {
             if tells_number {
                 self.note_block_number(params::number_of(json, "number"));
@@ -97,8 +132,8 @@ impl Calls {
             if of_transaction {
                 let number = params::number_of(json, "blockNumber");
                 self.note_block_number(number);
-                self.look_for_finality(&snapshot, number.map(BlockName::Number));
-                self.keep_if_final(&snapshot, &ask, number, json);
+                self.look_for_finality(snapshot, number.map(BlockName::Number));
+                self.keep_if_final(snapshot, ask, number, json);
             }
         }
         answer

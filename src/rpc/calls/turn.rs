@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::Calls;
 use crate::conduct::{Conduct, Counted};
-use crate::look::awaited;
 use crate::shares::{FairPool, Full, Owner, Place};
 
 /// Most calls in flight of accounts whose answers are long: with answers of 20 MiB, 0.7 s of a link of 1 Gbit/s.
@@ -26,7 +25,24 @@ impl Calls {
     /// answers were long takes one of [`LONG_CALLS`] in place of the first; if the window is full, the call takes the
     /// first place that is free in the window or among [`BEYOND_CALLS`].
     pub(super) async fn turn<'a>(&self, owner: Owner, conduct: &'a Conduct) -> Result<Turn<'a>, Full> {
-        awaited().await;
+        // On the heap: a wait is rare, and not a part of each call's future.
+        match self.turn_at_once(owner, conduct) {
+            Some(turn) => Ok(turn),
+            None => Box::pin(self.later_turn(owner, conduct)).await,
+        }
+    }
+
+    /// Takes the places of a call if none of them has to be waited for; accounts whose answers were long take theirs
+    /// one after the other.
+    fn turn_at_once<'a>(&self, owner: Owner, conduct: &'a Conduct) -> Option<Turn<'a>> {
+        if conduct.gets_long_answers() {
+            return None;
+        }
+        let counted = conduct.try_begin()?;
+        Some((Some(counted), None, self.places.try_acquire(owner)?))
+    }
+
+    async fn later_turn<'a>(&self, owner: Owner, conduct: &'a Conduct) -> Result<Turn<'a>, Full> {
         let (counted, place) = if conduct.gets_long_answers() {
             (None, Some(self.place_of(&self.long, owner).await?))
         } else {
