@@ -17,7 +17,8 @@ impl Pieces {
     #[must_use]
     pub fn with_room(bytes: usize) -> Self {
         Self {
-            done: Vec::new(),
+            // Mostly all pieces are short, and become one.
+            done: Vec::with_capacity(1),
             open: Vec::with_capacity(bytes),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use alloy_primitives::map::DefaultHashBuilder;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -29,7 +30,8 @@ struct State {
     waiting: usize,
     /// Number of the next waiter; never reused.
     next: u64,
-    by_owner: HashMap<Owner, Own>,
+    /// Nobody chooses an owner's number, so its hash need not withstand chosen ones.
+    by_owner: HashMap<Owner, Own, DefaultHashBuilder>,
     /// Owners with waiters; the first one is next.
     turns: VecDeque<Owner>,
 }

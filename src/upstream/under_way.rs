@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use alloy_primitives::map::DefaultHashBuilder;
+
 use super::CallError;
 use super::call::{Call, Reply};
 use super::link::Outbound;
@@ -18,7 +20,8 @@ const MAX_ABANDONED: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     next_id: u64,
-    waiting: HashMap<u64, Reply>,
+    /// Nobody chooses these ids, so their hash need not withstand chosen ones.
+    waiting: HashMap<u64, Reply, DefaultHashBuilder>,
     /// Calls whose callers gave up, and whose answers may still arrive.
     abandoned: HashSet<u64>,
     pub out: VecDeque<Outbound>,
