@@ -45,7 +45,7 @@ const LAYERS: &str = "
     subscription  backoff backplane chain clock delivery jsonrpc panics shares telemetry
     delivery      clock deflate pieces shares telemetry
     backplane     chain upstream
-    chain         backoff jsonrpc quantity shares telemetry upstream
+    chain         backoff jsonrpc plain_json quantity shares telemetry upstream
     upstream      backoff clock conduct jsonrpc panics method_pattern quantity shares telemetry
 
     # Places and bytes that clients compete for.
@@ -58,6 +58,7 @@ const LAYERS: &str = "
     panics        telemetry
     method_pattern
     pieces
+    plain_json
     quantity
     telemetry
     tls

@@ -110,6 +110,7 @@ mod layers;
 pub mod method_pattern;
 pub mod panics;
 pub mod pieces;
+mod plain_json;
 pub mod quantity;
 pub mod reload;
 pub mod shares;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use self::heard::Heard;
+use super::bloom_bits::RememberedBits;
 use super::evidence::{Amount, Belief, Blooms, Evidence, LISTED, Wrong};
 use super::inquiry::{AttemptError, FetchWay, Inquiry, Missing, Question, Record};
 use super::source::{BadAnswer, Source};
@@ -33,6 +34,7 @@ const NO_NODE: Duration = Duration::from_millis(50);
 pub(super) struct Experience {
     record: Mutex<Record>,
     blooms: Mutex<Blooms>,
+    bloom_bits: Mutex<RememberedBits>,
     warned: Mutex<HashSet<(UpstreamId, Odd)>>,
     /// `true` once a header hashed to its block's hash: from then on each header must.
     hashes_hold: AtomicBool,
@@ -46,6 +48,7 @@ impl Default for Experience {
         Self {
             record: Mutex::default(),
             blooms: Mutex::default(),
+            bloom_bits: Mutex::default(),
             warned: Mutex::default(),
             hashes_hold: AtomicBool::new(false),
             newest: AtomicU64::new(0),

@@ -11,7 +11,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::BlockRef;
+use super::bloom_bits::RememberedBits;
 use crate::quantity;
+
+mod plain;
 
 /// One log: the node's own bytes, and the fields that filters match.
 #[derive(Clone, Debug)]
@@ -200,6 +203,14 @@ impl BlockLogs {
     /// # Errors
     /// [`BadLogs`] if the answer is not an array, or a log is malformed or of another block.
     pub fn parse(block: BlockRef, answer: &Bytes, seen: Instant) -> Result<Self, BadLogs> {
+        match plain::read(block, answer) {
+            Some(read) => Ok(Self::of_read(block, read, seen)),
+            None => Self::parse_any(block, answer, seen),
+        }
+    }
+
+    /// Reads an answer in any form of JSON.
+    fn parse_any(block: BlockRef, answer: &Bytes, seen: Instant) -> Result<Self, BadLogs> {
         let items: Option<Vec<&RawValue>> = serde_json::from_slice(answer)?;
         let items = items.unwrap_or_default();
         Self::of(
@@ -217,18 +228,21 @@ impl BlockLogs {
         let parsed = items
             .enumerate()
             .map(|(position, json)| Read::parse(block, json, position));
-        let read = parsed.collect::<Result<Vec<Read>, BadLogs>>()?;
+        Ok(Self::of_read(block, parsed.collect::<Result<_, BadLogs>>()?, seen))
+    }
+
+    fn of_read(block: BlockRef, read: Vec<Read>, seen: Instant) -> Self {
         let disputed = read.iter().any(|read| read.disputed);
         let mut logs = without_copies(read);
         if !logs.is_sorted_by(|one, next| one.index < next.index) && !repeats(&logs) {
             logs.sort_by_key(|log| log.index);
         }
-        Ok(Self {
+        Self {
             disputed,
             block,
             logs,
             seen,
-        })
+        }
     }
 
     /// Checks if any log names another block or is marked removed. Such logs are the block's only if a non-empty
@@ -304,6 +318,11 @@ impl BlockLogs {
         } else {
             Err(BadLogs::Bloom)
         }
+    }
+
+    /// Computes the bloom as [`Self::bloom`] does, and hashes only words that are not remembered.
+    pub(super) fn bloom_by(&self, remembered: &mut RememberedBits) -> Bloom {
+        remembered.bloom(&self.logs)
     }
 
     /// Computes the bloom of these logs; it equals the header's if they are all of the block's logs.

@@ -2,6 +2,7 @@
 
 mod archive;
 mod block_receipts;
+mod bloom_bits;
 mod content_fetches;
 mod contents;
 mod cursor;

@@ -1,8 +1,9 @@
 //! A stream's log filter, in the forms for nodes and blooms. No I/O, no clock.
 
-use alloy_primitives::{Address, B256, Bloom, keccak256};
+use alloy_primitives::{Address, B256, Bloom};
 
 use super::Header;
+use super::bloom_bits::BloomBits;
 
 /// Logs that a stream subscribes to: any of these addresses, and at each position any of these topics. An empty list
 /// matches everything.
@@ -83,23 +84,6 @@ fn criteria(addresses: &[Address], topics: &[&[B256]]) -> String {
         ));
     }
     members.join(",")
-}
-
-/// The three bits of a word in a bloom of 2048 bits (Yellow Paper section 4.3.1).
-#[derive(Clone, Copy, Debug)]
-struct BloomBits([u16; 3]);
-
-impl BloomBits {
-    fn of(word: &[u8]) -> Self {
-        let hash = keccak256(word);
-        Self([0, 2, 4].map(|at| u16::from_be_bytes([hash[at], hash[at + 1]]) & 2047))
-    }
-
-    fn are_in(self, bloom: &Bloom) -> bool {
-        self.0
-            .iter()
-            .all(|bit| bloom[255 - usize::from(bit / 8)] & (1 << (bit % 8)) != 0)
-    }
 }
 
 #[cfg(test)]

@@ -176,6 +176,10 @@ impl Source {
         is_unknown && newest.saturating_sub(header.block.number) < WRITTEN && is_filled(header)
     }
 
+    fn bloom(&self, logs: &BlockLogs) -> Bloom {
+        logs.bloom_by(&mut self.experience.bloom_bits.lock())
+    }
+
     /// Checks logs against the header's bloom.
     fn weigh(
         &self,
@@ -188,7 +192,7 @@ impl Source {
         if logs.is_disputed() {
             // Logs that were requested by hash and add up to the bloom are the block's, even if they carry another
             // hash.
-            let own = logs.bloom();
+            let own = self.bloom(logs);
             if !way.is_by_hash() || header.telling_bloom() != Some(&own) {
                 undisputed(header, logs)?;
             }
@@ -206,7 +210,7 @@ impl Source {
         if self.learned.verify() == Verify::None {
             return Ok((Said::WHOLE, None));
         }
-        let own = logs.bloom();
+        let own = self.bloom(logs);
         let Some(bloom) = header.telling_bloom() else {
             let said = match amount {
                 Amount::Some => Said::WHOLE,

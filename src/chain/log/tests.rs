@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const BLOCK: BlockRef = BlockRef {
@@ -12,8 +14,31 @@ fn log(index: u64, tail: &str) -> String {
     )
 }
 
+/// Reads an answer, and checks that the pass over plain answers agrees with serde on it, or leaves it to serde.
 fn parse(answer: &str) -> Result<BlockLogs, BadLogs> {
-    BlockLogs::parse(BLOCK, &Bytes::copy_from_slice(answer.as_bytes()), Instant::now())
+    let (answer, seen) = (Bytes::copy_from_slice(answer.as_bytes()), Instant::now());
+    let all = |logs: &BlockLogs| {
+        let one = |log: &Log| {
+            (
+                log.address,
+                log.topics.clone(),
+                log.index,
+                log.json.clone(),
+                log.removed.clone(),
+            )
+        };
+        (logs.disputed, logs.logs.iter().map(one).collect::<Vec<_>>())
+    };
+    let by_serde = BlockLogs::parse_any(BLOCK, &answer, seen);
+    let read = BlockLogs::parse(BLOCK, &answer, seen);
+    assert_eq!(
+        read.as_ref().ok().map(all),
+        by_serde.as_ref().ok().map(all),
+        "{answer:?}"
+    );
+    let why = |refused: &BadLogs| refused.to_string();
+    assert_eq!(read.as_ref().err().map(why), by_serde.as_ref().err().map(why));
+    read
 }
 
 #[test]
@@ -220,4 +245,75 @@ fn the_bloom_shows_what_is_missing() {
     bloom.accrue(BloomInput::Raw(B256::repeat_byte(2).as_slice()));
     assert!(block.check_bloom(&bloom).is_ok());
     assert!(BlockLogs::empty(BLOCK, Instant::now()).check_bloom(&bloom).is_err());
+}
+
+#[test]
+fn answers_of_common_nodes_are_read_in_one_pass() {
+    let (a, t, h) = (Address::repeat_byte(0xab), B256::repeat_byte(2), BLOCK.hash);
+    let common = format!(
+        r#"{{"address":"{a:#x}","topics":["{t}","{t}"],"data":"0x00","blockNumber":"0x7","transactionHash":"{t}","transactionIndex":"0x1","blockHash":"{h}","blockTimestamp":"0x65","logIndex":"0x2","removed":false}}"#
+    );
+    for answer in [
+        "[]".to_owned(),
+        format!("[{common}]"),
+        format!("[{common},{}]", log(3, "")),
+    ] {
+        assert!(plain::read(BLOCK, &answer.clone().into()).is_some(), "{answer}");
+        parse(&answer).expect("logs");
+    }
+}
+
+/// A value of a member, usual or odd.
+fn value(usual: &[String]) -> impl Strategy<Value = String> + use<> {
+    let odd = ["null", "7", "\"0x7\"", "\"0x\"", "true", "[]", "{}", "\"\"", "1.5", "x"].map(str::to_owned);
+    prop_oneof![8 => prop::sample::select(usual.to_vec()), 1 => prop::sample::select(odd.to_vec())]
+}
+
+fn member() -> impl Strategy<Value = String> {
+    let text = |word: &dyn std::fmt::Display| format!("\"{word}\"");
+    let [one, two] = [1, 2].map(|byte| text(&B256::repeat_byte(byte)));
+    let all = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
+    let topics = [
+        format!("[{one}]"),
+        format!("[{one},{two}]"),
+        format!("[{one}, {two}]"),
+        format!("[{one},{one},{one},{one},{one}]"),
+    ];
+    let members = [
+        (
+            "address",
+            vec![
+                text(&Address::repeat_byte(0xab)),
+                text(&Address::ZERO).replace("0x", ""),
+            ],
+        ),
+        ("topics", topics.to_vec()),
+        ("blockHash", vec![text(&BLOCK.hash), two.clone(), text(&B256::ZERO)]),
+        ("blockNumber", all(&["\"0x7\"", "\"0x8\"", "8"])),
+        ("logIndex", all(&["\"0x1\"", "\"0x2\"", "\"0x01\"", "3"])),
+        ("transactionHash", vec![one, two]),
+        ("removed", all(&["false", "true"])),
+        ("data", all(&["\"0x\"", "\"a\\u0041\""])),
+    ];
+    let one =
+        |(key, usual): (&'static str, Vec<String>)| value(&usual).prop_map(move |value| format!("\"{key}\":{value}"));
+    prop::strategy::Union::new(members.map(one))
+}
+
+proptest! {
+    /// Members in any number and order, between two that no log lacks: most logs are valid, some are not.
+    #[test]
+    fn the_one_pass_agrees_with_serde(
+        logs in prop::collection::vec((prop::collection::vec(member(), 0..6), any::<bool>()), 0..4),
+        between in prop_oneof![8 => Just(","), 1 => Just(", "), 1 => Just("")],
+        after in prop_oneof![8 => Just(""), 1 => Just(" "), 1 => Just("]")],
+    ) {
+        let address = Address::repeat_byte(1);
+        let log = |(members, is_whole): &(Vec<String>, bool)| match is_whole {
+            true => format!(r#"{{"address":"{address}",{}}}"#, [&members[..], &["\"topics\":[]".to_owned()]].concat().join(",")),
+            false => format!("{{{}}}", members.join(",")),
+        };
+        let logs: Vec<String> = logs.iter().map(log).collect();
+        let _ = parse(&format!("[{}]{after}", logs.join(between)));
+    }
 }
