@@ -46,7 +46,7 @@ const LAYERS: &str = "
     delivery      clock deflate pieces shares telemetry
     backplane     chain upstream
     chain         backoff jsonrpc plain_json quantity shares telemetry upstream
-    upstream      backoff clock conduct jsonrpc panics method_pattern quantity shares telemetry
+    upstream      backoff clock conduct jsonrpc panics plain_json method_pattern quantity shares telemetry
 
     # Places and bytes that clients compete for.
     shares        jsonrpc

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::iter;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::envelope::{Envelope, present};
 use super::splitter::Splitter;
 use crate::jsonrpc::{Outcome, is_method_name};
 use crate::quantity::Quantity;
@@ -41,51 +41,6 @@ pub(super) enum Notice {
     /// End of the subscription, with the node's error object: jsonrpsee sends `params.error` in place of
     /// `params.result` where a subscriber lags or the server shuts down.
     Ended(Bytes),
-}
-
-/// A JSON-RPC message with its members as raw JSON, so that a malformed member does not lose the others.
-#[derive(serde::Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    result: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    method: Option<&'a RawValue>,
-    #[serde(borrow)]
-    params: Option<&'a RawValue>,
-}
-
-/// Deserializes a present member as `Some`, even if it is `null`.
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-impl<'a> Envelope<'a> {
-    fn read(json: &'a [u8]) -> Option<Self> {
-        serde_json::from_slice(json).ok()
-    }
-
-    /// Returns our call's id; some gateways send it back as a string or as a double.
-    fn id(&self) -> Option<u64> {
-        self.id.and_then(|id| Quantity::parse(id.get()))
-    }
-
-    fn method(&self) -> Option<Cow<'a, str>> {
-        serde_json::from_str(self.method?.get()).ok()
-    }
-
-    /// Returns the outcome; `None` without result and error.
-    fn outcome(&self, frame: &Bytes) -> Option<Outcome> {
-        let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
-        match (self.error, self.result) {
-            (Some(error), _) => Some(Outcome::Error(slice(error))),
-            (None, Some(result)) => Some(Outcome::Result(slice(result))),
-            (None, None) => None,
-        }
-    }
 }
 
 #[derive(serde::Deserialize)]
@@ -141,13 +96,13 @@ impl NodeMessage {
 }
 
 /// Parses a notification; `None` where the parameters are not those of a notification.
-fn notification(frame: &Bytes, method: Cow<'_, str>, params: &RawValue) -> Option<Notification> {
+fn notification(frame: &Bytes, method: Cow<'_, str>, params: &str) -> Option<Notification> {
     let slice = |raw: &RawValue| frame.slice_ref(raw.get().as_bytes());
     // Serde would read an array as the members in order, and an echoed request has an array.
-    if !params.get().starts_with('{') {
+    if !params.starts_with('{') {
         return None;
     }
-    let params: Params<'_> = serde_json::from_str(params.get()).ok()?;
+    let params: Params<'_> = serde_json::from_str(params).ok()?;
     let notice = match (params.error, params.result) {
         (Some(error), _) => Notice::Ended(slice(error)),
         (None, Some(result)) => Notice::Event(slice(result)),

@@ -24,6 +24,7 @@ mod call_lane;
 mod connection;
 mod detour;
 mod endpoint;
+mod envelope;
 mod feeds;
 mod first_reports;
 mod identity;
