@@ -4,7 +4,7 @@
 //!
 //! | waits | first | longest | user | reason |
 //! |---|---|---|---|---|
-//! | [`Reconnection`] | `node.reconnect_min` | `node.reconnect_max`, 2 s at a node that refuses connections | `upstream::connection`, `call_lane` until the lane is open | many instances must not connect to a node at once, so these waits have jitter |
+//! | [`Reconnection`] | `node.reconnect_min` | `node.reconnect_max`, 2 s where no node answers | `upstream::connection`, `call_lane` until the lane is open | many instances must not connect to a node at once, so these waits have jitter |
 //! | [`RATE_LIMIT`] | 1 s | 30 s | [`BackOff`] in `upstream`: clients' calls, and each kind of our own requests to one node | rate limits pass within seconds; a poll is not put off until the node counts as lost |
 //! | [`HEAD`] | 10 ms | 500 ms | `upstream::announcement` | a node announces a head before it serves the block |
 //! | [`LANE_HEAD`] | 50 ms | 5 s | `upstream::call_lane`, while it opens | the node at the other end is about to import the newest head |
@@ -65,9 +65,9 @@ pub(crate) const PUT_OFF_THROTTLED: Doubling = Doubling::new(Duration::from_secs
 /// Times for which new subscriptions are refused.
 pub(crate) const COOLDOWN: Doubling = Doubling::new(Duration::from_secs(60), Duration::from_secs(3600));
 
-/// Longest wait before a connection to a node that refused the last one: the node is down, an attempt costs neither
-/// side anything, and streams should go on soon after its restart.
-const REFUSED: Duration = Duration::from_secs(2);
+/// Longest time between attempts to connect where no node answers: the node is down or frozen, an attempt costs neither
+/// side anything, and streams should go on soon after its return.
+const NOBODY: Duration = Duration::from_secs(2);
 
 /// Times that double from a first to a longest.
 #[derive(Clone, Copy, Debug)]
@@ -107,14 +107,17 @@ impl Doubling {
 /// Reason for a new attempt to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// No process listens at the address.
+    /// No node at the address: no process listens there, its name is unknown, or what listens there (a container's port,
+    /// a gateway) has no node behind it.
     Refused,
-    /// Lost connection, or an attempt without success.
+    /// No answer within a time limit, from a host or node that is down or frozen.
+    Unanswered,
+    /// Lost connection, or an attempt that the node answered.
     Other,
 }
 
 /// Waits before connections to one node. Each is random in the upper half of a bound that doubles, but not below the
-/// first wait and never above the longest.
+/// first wait and never above the longest. After an attempt that ended at a time limit, the wait begins with it.
 #[derive(Debug)]
 pub(crate) struct Reconnection {
     waits: Doubling,
@@ -138,13 +141,18 @@ impl Reconnection {
         let longest = match why {
             // Waits for a node that is down do not add to those after other failures: the port may open before the node
             // answers.
-            Failure::Refused => longest.min(REFUSED).max(first),
+            Failure::Refused | Failure::Unanswered => longest.min(NOBODY).max(first),
             Failure::Other => longest,
         };
         let bound = Doubling::new(first, longest).after(Some(self.bound.unwrap_or(first)));
         self.bound = Some(bound);
         let least = (bound / 2).max(first);
-        least + (bound - least).mul_f64(fastrand::f64())
+        let wait = least + (bound - least).mul_f64(fastrand::f64());
+        match why {
+            // The attempt was most of the wait. The next one is in the node's queue when the node goes on.
+            Failure::Unanswered => wait.saturating_sub(lasted).max(first),
+            Failure::Refused | Failure::Other => wait,
+        }
     }
 }
 
@@ -297,6 +305,25 @@ mod tests {
         ]
         .concat();
         check(100, 10_000, &starts, &after);
+    }
+
+    #[test]
+    fn an_attempt_without_an_answer_is_part_of_the_wait() {
+        use Failure::{Other, Refused, Unanswered};
+        check(100, 10_000, &[(Unanswered, 10_000); 4], &[(100, 100); 4]);
+        check(100, 10_000, &[(Unanswered, 5_000); 4], &[(100, 100); 4]);
+        // A short time limit is no reason to try more often than a node that refuses.
+        let bounds = [
+            (100, 100),
+            (100, 300),
+            (300, 700),
+            (700, 1500),
+            (900, 1900),
+            (900, 1900),
+        ];
+        check(100, 10_000, &[(Unanswered, 100); 6], &bounds);
+        let mixed = [(Unanswered, 10_000), (Refused, 0), (Other, 0), (Unanswered, 3_000)];
+        check(100, 10_000, &mixed, &[(100, 100), (200, 400), (400, 800), (100, 100)]);
     }
 
     #[test]

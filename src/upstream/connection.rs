@@ -46,6 +46,8 @@ const SYNCING_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 enum End {
     #[error(transparent)]
+    NotConnected(LinkError),
+    #[error(transparent)]
     Link(#[from] LinkError),
     #[error("the handshake timed out")]
     ConnectTimeout,
@@ -68,8 +70,14 @@ enum End {
 impl End {
     fn failure(&self) -> Failure {
         match self {
-            Self::Link(error) => error.failure(),
-            _ => Failure::Other,
+            Self::NotConnected(error) => error.failure(),
+            Self::ConnectTimeout | Self::Silent(_) | Self::Unanswered(_) => Failure::Unanswered,
+            Self::Link(_)
+            | Self::Refused(_)
+            | Self::HeadsStalled
+            | Self::HeadsEnded(_)
+            | Self::Panicked
+            | Self::Shutdown => Failure::Other,
         }
     }
 }
@@ -198,7 +206,7 @@ impl Connection {
         let connecting = link::connect(&self.shared.endpoint, settings.max_message_bytes, &settings.trust);
         let (mut reader, mut writer) = match tokio::time::timeout(settings.connect_timeout, connecting).await {
             Ok(Ok(halves)) => halves,
-            Ok(Err(error)) => return error.into(),
+            Ok(Err(error)) => return End::NotConnected(error),
             Err(_) => return End::ConnectTimeout,
         };
         let mut serving = Serving::new(self.shared.clone());

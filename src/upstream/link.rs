@@ -13,7 +13,7 @@ use futures_util::{Sink, StreamExt};
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -40,6 +40,9 @@ pub(super) enum LinkError {
     /// Socket error.
     #[error("{0}{hint}", hint = remedy(.0))]
     Io(#[from] io::Error),
+    /// Failed look-up of the host's name.
+    #[error("{0}; is that the node's name, and is it running?")]
+    Name(#[source] io::Error),
     /// Message above the limit, in bytes.
     #[error("a message of more than {0} bytes (raise node.max_message_bytes)")]
     TooBig(usize),
@@ -58,13 +61,31 @@ impl From<tokio_tungstenite::tungstenite::Error> for LinkError {
 }
 
 impl LinkError {
-    /// Returns the kind of failure: refused where no process listens at the address or on the socket's path.
+    /// Returns the kind of failure of [`connect`]. Published ports of containers accept connections and close them while
+    /// no process listens behind them, and gateways answer 502, 503 or 504.
     pub(super) fn failure(&self) -> Failure {
+        use tokio_tungstenite::tungstenite::Error;
+        use tokio_tungstenite::tungstenite::error::ProtocolError::HandshakeIncomplete;
         match self {
-            Self::Io(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
-                Failure::Refused
-            }
-            _ => Failure::Other,
+            Self::Io(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::NotFound
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable => Failure::Refused,
+                io::ErrorKind::TimedOut => Failure::Unanswered,
+                _ => Failure::Other,
+            },
+            Self::Ws(error) => match &**error {
+                Error::ConnectionClosed | Error::Protocol(HandshakeIncomplete) => Failure::Refused,
+                Error::Http(answer) if matches!(answer.status().as_u16(), 502..=504) => Failure::Refused,
+                _ => Failure::Other,
+            },
+            Self::Name(_) => Failure::Refused,
+            Self::TooBig(_) | Self::Closed => Failure::Other,
         }
     }
 
@@ -74,7 +95,7 @@ impl LinkError {
         match self {
             Self::Ws(error) => matches!(**error, tokio_tungstenite::tungstenite::Error::Capacity(_)),
             Self::TooBig(_) => true,
-            Self::Io(_) | Self::Closed => false,
+            Self::Io(_) | Self::Name(_) | Self::Closed => false,
         }
     }
 }
@@ -146,7 +167,8 @@ pub(super) async fn connect(
                 .max_message_size(Some(max_message_bytes))
                 .max_frame_size(Some(max_message_bytes));
             let request = with_basic_auth(url)?;
-            let stream = TcpStream::connect(host_and_port(url)).await?;
+            let found = lookup_host(host_and_port(url)).await.map_err(LinkError::Name)?;
+            let stream = TcpStream::connect(&found.collect::<Vec<_>>()[..]).await?;
             stream.set_nodelay(true)?;
             let meter = Meter::default();
             let stream = Metered::new(stream, meter.clone());
@@ -325,7 +347,41 @@ mod tests {
         );
         let folder = Endpoint::Ipc(folder.path().join("node.ipc").join("below"));
         assert_eq!(failure(folder).await, Some(Failure::Other));
+        let unknown = LinkError::Name(io::Error::other("no such name"));
+        assert_eq!(unknown.failure(), Failure::Refused);
         assert_eq!(LinkError::Closed.failure(), Failure::Other);
+    }
+
+    /// Each row: the answer to the handshake, after which the connection is closed.
+    #[tokio::test]
+    async fn a_port_without_a_node_behind_it_refuses() {
+        let answer = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+        for (answer, expect) in [
+            (String::new(), Failure::Refused),
+            ("HTTP/1.1 ".into(), Failure::Refused),
+            (answer("502 Bad Gateway"), Failure::Refused),
+            (answer("503 Service Unavailable"), Failure::Refused),
+            (answer("504 Gateway Timeout"), Failure::Refused),
+            (answer("500 Internal Server Error"), Failure::Other),
+            (answer("429 Too Many Requests"), Failure::Other),
+            (answer("401 Unauthorized"), Failure::Other),
+            (answer("200 OK"), Failure::Other),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+            let trust = crate::tls::trust(None).unwrap();
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap();
+                assert!(read > 0);
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes())
+                    .await
+                    .unwrap();
+            };
+            let (connected, ()) = tokio::join!(connect(&endpoint, 1000, &trust), serve);
+            assert_eq!(connected.err().map(|error| error.failure()), Some(expect), "{answer}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "node.reconnect_max",
-        "Longest wait before a reconnection, jitter included. A node that refuses connections is tried every 2s at least, or at node.reconnect_min if that is longer.",
+        "Longest wait before a reconnection, jitter included. A node that refuses connections or does not answer is tried every 2s at least, or at node.reconnect_min if that is longer.",
     ),
     (
         "node.silence_timeout",
