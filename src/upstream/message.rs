@@ -10,7 +10,6 @@ use serde_json::value::RawValue;
 use super::envelope::{Envelope, present};
 use super::splitter::Splitter;
 use crate::jsonrpc::{Outcome, is_method_name};
-use crate::quantity::Quantity;
 
 /// A message of a node.
 #[derive(Debug)]
