@@ -247,7 +247,7 @@ impl App {
         let extension = Extension::new(methods, config.rpc.max_response_bytes, metrics.clone());
         let services = Services::new(
             registry.clone(),
-            replays,
+            replays.clone(),
             rpc,
             door,
             config.session,
@@ -304,6 +304,7 @@ impl App {
             "dispatch",
             dispatch(feed, pool.watch_answers(), registry, ContentFetches::new(source)),
         ));
+        critical.spawn(named("levels", replays.follow_levels()));
         critical.spawn(named("admin", admin::serve(admin_listener, admin, config.admin_hosts)));
         critical.spawn(named("operator", operator.clone().run()));
         let watched = services.clone();

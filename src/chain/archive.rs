@@ -1,7 +1,7 @@
 //! Blocks older than memory, fetched from the nodes for clients that resume. Fetched blocks are cached for a while:
 //! after a restart all clients resume at once.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +16,10 @@ use super::heights;
 use super::inquiry::Missing;
 use super::ranges::{Between, Ranges};
 use super::source::{BadAnswer, Seek, Source};
-use super::{AbandonedBranch, BlockLogs, BlockRef, Fetch, Gap, Header, Page, PublishedBlock, Retraction};
+use super::{
+    AbandonedBranch, BlockLogs, BlockRef, Content, ContentKind, Fetch, Gap, Header, Page, PublishedBlock, Retraction,
+    Tag, Tagged,
+};
 use crate::backoff::BLOCK;
 use crate::shares::{FairPool, Full, Owner};
 
@@ -44,7 +47,7 @@ const LOCATE_TRIES: u32 = 3;
 /// Time limit for an old block's logs, after which they count as served: a client waits for its subscription meanwhile.
 const SERVES: Duration = Duration::from_secs(2);
 
-/// Size of the cache of headers, and of the cache of logs, in bytes; and the lifetime of an entry: longer than it takes
+/// Size of the cache of headers, of the cache of logs, and of the cache of other contents, in bytes; and the lifetime of an entry: longer than it takes
 /// all clients to reconnect after a restart.
 const KEPT_BYTES: u64 = 64 << 20;
 const KEPT_FOR: Duration = Duration::from_secs(120);
@@ -62,6 +65,7 @@ pub struct Archive {
     /// First canonical block at or above each number.
     headers: Cache<u64, Header>,
     logs: Cache<B256, Arc<BlockLogs>>,
+    contents: Cache<(B256, ContentKind), Content>,
     ranges: Ranges,
     /// Generation of the history from which `headers` and `ranges` were filled.
     generation: AtomicU64,
@@ -125,10 +129,16 @@ impl Archive {
             .max_capacity(KEPT_BYTES)
             .time_to_live(KEPT_FOR)
             .build();
+        let contents = Cache::builder()
+            .weigher(|_, content: &Content| weight(content.json_len()))
+            .max_capacity(KEPT_BYTES)
+            .time_to_live(KEPT_FOR)
+            .build();
         Self {
             source,
             headers,
             logs,
+            contents,
             ranges: Ranges::new(KEPT_FOR),
             generation: AtomicU64::new(0),
             room: Semaphore::new(FETCHES),
@@ -136,9 +146,15 @@ impl Archive {
         }
     }
 
+    /// Asks the node in use for the newest block of this tag.
+    pub async fn tagged(&self, tag: Tag) -> Tagged {
+        self.source.tagged(tag).await
+    }
+
     /// Returns blocks that fill `gap`: at most one page, fewer if the nodes have no more, with the logs that `fetch`
-    /// selects. Headers and ranges cached in another `generation` of the history are dropped first.
-    pub async fn page(&self, generation: u64, gap: Gap, fetch: Fetch) -> Page {
+    /// selects and the contents of other kinds in `extras`. Headers and ranges cached in another `generation` of the
+    /// history are dropped first.
+    pub async fn page(&self, generation: u64, gap: Gap, fetch: Fetch, extras: &[ContentKind]) -> Page {
         if self.generation.swap(generation, Ordering::Relaxed) != generation {
             self.forget();
         }
@@ -153,12 +169,21 @@ impl Archive {
                 let from = headers.first().map_or(0, |own| own.block.number);
                 (from, headers.into(), None, NeededLogs::All)
             }
+            Gap::Contents(headers) => {
+                let from = headers.first().map_or(0, |own| own.block.number);
+                (from, headers.into(), None, NeededLogs::None)
+            }
         };
         let mut last = headers.back().map(|own| own.block);
-        let mut blocks = stream::iter(headers.into_iter().map(|header| self.block(header, &needed))).buffered(AT_ONCE);
-        let (mut page, mut bytes) = (VecDeque::new(), 0);
-        while let Some(Some(block)) = blocks.next().await {
+        let whole = |header| self.block_with(header, &needed, extras);
+        let mut blocks = stream::iter(headers.into_iter().map(whole)).buffered(AT_ONCE);
+        let (mut page, mut bytes, mut contents) = (VecDeque::new(), 0, HashMap::new());
+        while let Some(Some((block, others))) = blocks.next().await {
             bytes += block.header.json.len() + block.logs.as_ref().map_or(0, |logs| logs.json_len());
+            for (kind, content) in others {
+                bytes += content.json_len();
+                contents.insert((block.header.block.hash, kind), content);
+            }
             last = last.filter(|last| *last != block.header.block);
             page.push_back(block);
             if bytes > PAGE_BYTES {
@@ -172,6 +197,7 @@ impl Archive {
             NeededLogs::Of(_) => Page::new(from, page).sifted(),
             NeededLogs::None | NeededLogs::All => Page::new(from, page),
         };
+        let page = page.with(contents);
         match next.filter(|_| last.is_none()) {
             Some(next) => page.joined(next),
             None => page,
@@ -285,6 +311,30 @@ impl Archive {
             lacks_logs: false,
             sequence: 0,
         })
+    }
+
+    /// Returns a block with its logs, if they are needed, and its other contents of these kinds.
+    async fn block_with(
+        &self,
+        header: Header,
+        needed: &NeededLogs,
+        extras: &[ContentKind],
+    ) -> Option<(PublishedBlock, Vec<(ContentKind, Content)>)> {
+        let mut contents = Vec::new();
+        for kind in extras {
+            contents.push((*kind, self.content_of(*kind, &header).await?));
+        }
+        Some((self.block(header, needed).await?, contents))
+    }
+
+    async fn content_of(&self, kind: ContentKind, header: &Header) -> Option<Content> {
+        let fetch = async {
+            let _room = self.room.acquire().await.ok()?;
+            self.source.content(kind, header).await.ok()
+        };
+        self.contents
+            .optionally_get_with((header.block.hash, kind), fetch)
+            .await
     }
 
     async fn logs_of(&self, header: &Header) -> Option<Arc<BlockLogs>> {

@@ -53,6 +53,18 @@ pub enum Content {
     Receipts(Arc<BlockReceipts>),
 }
 
+impl Content {
+    /// Returns the length of the JSON, in bytes.
+    #[must_use]
+    pub fn json_len(&self) -> usize {
+        match self {
+            Self::Logs(block) => block.json_len(),
+            Self::Transactions(block) => block.transactions.iter().map(|own| own.json().len()).sum(),
+            Self::Receipts(block) => block.receipts.iter().map(|own| own.json().len()).sum(),
+        }
+    }
+}
+
 /// Result of one fetch.
 #[derive(Debug)]
 pub struct FetchedContent {
@@ -136,9 +148,5 @@ impl ContentFetches {
 }
 
 async fn fetch(source: Arc<Source>, kind: ContentKind, header: Header) -> Result<Content, Absent> {
-    Ok(match kind {
-        ContentKind::Logs => Content::Logs(Arc::new(source.logs(&header).await?)),
-        ContentKind::Transactions => Content::Transactions(Arc::new(source.transactions(&header).await?)),
-        ContentKind::Receipts => Content::Receipts(Arc::new(source.receipts(&header).await?)),
-    })
+    source.content(kind, &header).await
 }

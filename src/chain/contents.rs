@@ -7,6 +7,7 @@ mod heard;
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::bloom_bits::RememberedBits;
 use super::evidence::{Amount, Belief, Blooms, Evidence, LISTED, Wrong};
 use super::inquiry::{AttemptError, FetchWay, Inquiry, Missing, Question, Record};
 use super::source::{BadAnswer, Source};
-use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Header};
+use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Content, ContentKind, Header};
 use crate::telemetry::ReasonLabel;
 use crate::upstream::UpstreamId;
 
@@ -111,6 +112,18 @@ impl Source {
         }
         let ask = |question| self.ask_receipts(header, question);
         Ok(self.inquire("receipts", header, &FetchWay::RECEIPTS, ask).await?)
+    }
+
+    /// Fetches contents of this kind.
+    ///
+    /// # Errors
+    /// [`Absent`] in the cases of [`Self::logs`].
+    pub(super) async fn content(&self, kind: ContentKind, header: &Header) -> Result<Content, Absent> {
+        Ok(match kind {
+            ContentKind::Logs => Content::Logs(Arc::new(self.logs(header).await?)),
+            ContentKind::Transactions => Content::Transactions(Arc::new(self.transactions(header).await?)),
+            ContentKind::Receipts => Content::Receipts(Arc::new(self.receipts(header).await?)),
+        })
     }
 
     /// Asks by one way after the other, and by several in parallel once the first is late, until an answer is believed.

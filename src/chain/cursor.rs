@@ -144,6 +144,22 @@ impl Cursor {
         }
     }
 
+    /// Returns the lowest number that the next whole block can have.
+    #[must_use]
+    pub fn first_ahead(&self) -> u64 {
+        match &self.at {
+            At::Before(number) => *number,
+            At::Behind(block, _) => block.number.saturating_add(1),
+            At::Undoing(_, left) => left.ancestor.number.saturating_add(1),
+        }
+    }
+
+    /// Checks if the stream is between two blocks, not within one.
+    #[must_use]
+    pub fn is_at_a_start(&self) -> bool {
+        matches!(self.at, At::Before(_) | At::Behind(_, None))
+    }
+
     /// Returns the index of the last delivered log of `asked`; `None` if all were, or if the stream is not behind that
     /// block.
     #[must_use]

@@ -233,6 +233,26 @@ impl History {
         ))
     }
 
+    /// Returns the blocks from this number on whose contents other than logs a stream needs; `None` if memory is empty.
+    #[must_use]
+    pub fn gap_of_contents(&self, number: u64) -> Option<Gap> {
+        let oldest = self.oldest()?;
+        if number < oldest.number() {
+            return Some(Gap::Below(number, Box::new(oldest.header.clone())));
+        }
+        let ahead = self.canonical.range(position_from(&self.canonical, number)..);
+        Some(Gap::Contents(
+            ahead.take(Gap::MAX).map(|own| own.header.clone()).collect(),
+        ))
+    }
+
+    /// Checks if this block is in memory, and is not canonical.
+    #[must_use]
+    pub fn is_dropped(&self, block: BlockRef) -> bool {
+        let is_in_memory = self.oldest().is_some_and(|oldest| block.number >= oldest.number());
+        is_in_memory && !self.is_canonical(block) && self.find(block.hash).is_some()
+    }
+
     /// Checks if this block is canonical and in memory.
     #[must_use]
     pub fn is_canonical(&self, block: BlockRef) -> bool {

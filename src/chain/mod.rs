@@ -21,6 +21,7 @@ mod ranges;
 pub mod receipts;
 mod recent_blocks;
 mod source;
+mod tags;
 mod tracker;
 mod transaction;
 
@@ -42,5 +43,6 @@ pub use published::{AdoptedBlock, Published, PublishedWriter, View};
 pub use query::{Fetch, LogQuery};
 pub use recent_blocks::{RecentBlock, RecentBlocks, Reorg};
 pub use source::{BadAnswer, ChainProfile, Seek, Source, Verify};
+pub use tags::{Tag, Tagged};
 pub use tracker::{Step, Tracker};
 pub use transaction::{BadTransactions, BlockTransactions, Transaction};

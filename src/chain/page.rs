@@ -1,11 +1,11 @@
 //! Blocks, or logs of blocks, that are not in memory and were fetched for a stream. No I/O, no clock.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use alloy_primitives::B256;
 
 use super::history::{PublishedBlock, position_from};
-use super::{BlockRef, Header, Needs};
+use super::{BlockRef, Content, ContentKind, Header, Needs};
 
 /// Part of the chain that a stream needs and memory lacks.
 #[derive(Clone, Debug)]
@@ -14,18 +14,20 @@ pub enum Gap {
     Below(u64, Box<Header>),
     /// The logs of these blocks, oldest first, each the parent of the next.
     Logs(Vec<Header>),
+    /// Other contents of these blocks, oldest first, each the parent of the next.
+    Contents(Vec<Header>),
 }
 
 impl Gap {
     /// Maximum number of blocks fetched for a stream at a time.
     pub const MAX: usize = 64;
 
-    /// Returns the number at which the gap begins; `None` for [`Self::Logs`] without blocks.
+    /// Returns the number at which the gap begins; `None` without blocks.
     #[must_use]
     pub fn first(&self) -> Option<u64> {
         match self {
             Self::Below(first, _) => Some(*first),
-            Self::Logs(headers) => headers.first().map(|header| header.block.number),
+            Self::Logs(headers) | Self::Contents(headers) => headers.first().map(|header| header.block.number),
         }
     }
 }
@@ -40,6 +42,8 @@ pub struct Page {
     /// block.
     joins: Option<B256>,
     without_logs: WithoutLogs,
+    /// Contents other than logs.
+    contents: HashMap<(B256, ContentKind), Content>,
 }
 
 /// Reason why a block of a page comes without logs.
@@ -76,6 +80,18 @@ impl Page {
     pub fn joined(self, next: B256) -> Self {
         let joins = Some(next);
         Self { joins, ..self }
+    }
+
+    /// Adds contents of its blocks other than logs.
+    #[must_use]
+    pub fn with(self, contents: HashMap<(B256, ContentKind), Content>) -> Self {
+        Self { contents, ..self }
+    }
+
+    /// Returns contents of a block other than logs.
+    #[must_use]
+    pub fn content(&self, block: B256, kind: ContentKind) -> Option<&Content> {
+        self.contents.get(&(block, kind))
     }
 
     /// Checks if nothing was fetched and nothing is known.
@@ -118,11 +134,11 @@ impl Page {
         self.joins == Some(next.hash) && number >= self.from && above_all
     }
 
-    /// Returns the length of the headers' and logs' JSON, in bytes.
+    /// Returns the length of the JSON of headers and contents, in bytes.
     #[must_use]
     pub fn json_len(&self) -> usize {
         let bytes = |own: &PublishedBlock| own.header.json.len() + own.logs.as_ref().map_or(0, |logs| logs.json_len());
-        self.blocks.iter().map(bytes).sum()
+        self.blocks.iter().map(bytes).sum::<usize>() + self.contents.values().map(Content::json_len).sum::<usize>()
     }
 
     /// Returns the blocks, oldest first.

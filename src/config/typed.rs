@@ -197,6 +197,7 @@ section!(History, "Blocks in memory, and resumes." {
     blocks: usize = 256,
     max_replay: u64 = 10_000,
     verify: Verify = Verify::Bloom,
+    finality_depth: u64 = 0,
 });
 
 section!(Subscriptions, "Meaning of subscriptions." {

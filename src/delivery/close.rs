@@ -32,6 +32,8 @@ pub enum CloseReason {
     Silent,
     /// Gap in the stream that could not be repaired; the client should read the chain again and resubscribe.
     ContinuityLost,
+    /// Reorg that dropped blocks which a stream of this level of finality had delivered, or stood behind.
+    FinalityBroken,
     /// Failover to a node that refuses a subscription which the previous node served.
     NotServed,
     /// Events that waited too long for the client's egress budget.
@@ -70,7 +72,7 @@ impl CloseReason {
             | Self::Unfinished => Some(1008),
             Self::TooBig => Some(1009),
             Self::Internal => Some(1011),
-            Self::ContinuityLost | Self::NotServed | Self::Drain => Some(1012),
+            Self::ContinuityLost | Self::FinalityBroken | Self::NotServed | Self::Drain => Some(1012),
             Self::SlowConsumer | Self::LongestQueue | Self::WriteDeadline | Self::NoRoom | Self::Displaced => {
                 Some(1013)
             }
@@ -93,6 +95,7 @@ impl CloseReason {
             Self::WriteDeadline => "slow consumer: the client read nothing before the write deadline",
             Self::Silent => "no frame received, not even a pong",
             Self::ContinuityLost => "events were lost upstream and cannot be repaired: resubscribe",
+            Self::FinalityBroken => "a reorg dropped blocks that were delivered as final: undo them and resubscribe",
             Self::NotServed => "the active node does not serve one of your subscriptions: resubscribe",
             Self::OverBudget => "egress limit exceeded (bytes per second): subscribe to less",
             Self::Displaced => "idle connection closed to make room for others: reconnect when needed",
@@ -122,6 +125,7 @@ impl CloseReason {
             Self::WriteDeadline => "write_deadline",
             Self::Silent => "silent",
             Self::ContinuityLost => "continuity_lost",
+            Self::FinalityBroken => "finality_broken",
             Self::NotServed => "not_served",
             Self::OverBudget => "over_budget",
             Self::Displaced => "displaced",
@@ -153,6 +157,9 @@ impl CloseReason {
     /// Checks if the queue is still written before the close frame.
     #[must_use]
     pub fn flushes(self) -> bool {
-        matches!(self, Self::Drain | Self::ContinuityLost | Self::NotServed)
+        matches!(
+            self,
+            Self::Drain | Self::ContinuityLost | Self::FinalityBroken | Self::NotServed
+        )
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use alloy_primitives::B256;
 
 use super::service::OperatorService;
-use super::views::{BlockView, BusyView, HeadView, QueuesView, ReorgView, Status, UpstreamState, UpstreamView};
+use super::views::{
+    BlockView, BusyView, FinalityView, HeadView, QueuesView, ReorgView, Status, UpstreamState, UpstreamView,
+};
 use crate::delivery::Kind;
 use crate::telemetry::{KindLabel, unix_millis};
 use crate::upstream::UpstreamStatus;
@@ -63,6 +65,7 @@ impl OperatorService {
             accounts: parts.services.door.accounts().len() as u64,
             subscriptions: subscriptions.into(),
             log_filters: u64::try_from(metrics.filters.get()).unwrap_or(0),
+            finality: self.finality_views(),
             deliveries: deliveries.into(),
             sent_bytes: metrics.bytes_out.get(),
             received_bytes: metrics.bytes_in.get(),
@@ -90,6 +93,18 @@ impl OperatorService {
         upstreams
             .map(|(index, (address, status))| upstream(index, address, status))
             .collect()
+    }
+
+    /// Describes the levels of finality in use.
+    fn finality_views(&self) -> Vec<FinalityView> {
+        let levels = self.parts.services.registry.levels().into_iter();
+        let view = levels.map(|state| FinalityView {
+            level: state.level.to_string(),
+            number: state.number,
+            basis: state.basis.to_owned(),
+            subscriptions: state.subscriptions as u64,
+        });
+        view.collect()
     }
 
     /// Describes the newest reorgs, newest first.

@@ -48,6 +48,9 @@ view!(
         subscriptions: BTreeMap<String, u64>,
         /// Distinct filters of logs.
         log_filters: u64,
+        /// Levels of finality that somebody subscribes to.
+        #[serde(default)]
+        finality: Vec<FinalityView>,
         /// Notifications written since the start, by kind.
         deliveries: BTreeMap<String, u64>,
         /// Bytes written to clients since the start.
@@ -77,6 +80,21 @@ view!(
         /// Accounts that used the most within the last ten seconds or so, by bytes, most first.
         #[serde(default)]
         costliest: Vec<CostlyView>,
+    }
+);
+
+view!(
+    /// Level of finality.
+    FinalityView {
+        /// `finalized`, `safe`, or a number of confirmations.
+        level: String,
+        /// Number of the newest block that has it and was delivered; `None` while it is not known.
+        number: Option<u64>,
+        /// Reason to believe so: the node's `tag`, the `depth` (confirmations, or `history.finality_depth`), `none` if
+        /// the node has no such block and no depth is set, `unknown` before a node has answered.
+        basis: String,
+        /// Subscriptions.
+        subscriptions: u64,
     }
 );
 

@@ -82,6 +82,13 @@ impl WebSocket<'_> {
                 }
                 services.replays.subscribe(stream, start, self.writer)?
             }
+            // The answer may wait for a node's tag.
+            Topic::Trailing(level, stream, start) => {
+                if !has_place {
+                    return Err(RequestRefusal::InFlight.counted(1, &services.metrics));
+                }
+                services.replays.trail(level, stream, start, self.writer)?
+            }
             topic => match services.registry.subscribe(topic, self.writer) {
                 Ok(subscription) => (subscription, None),
                 Err(full) => {

@@ -40,6 +40,7 @@ impl Tables {
             dropped,
         } = block;
         let sequence = *sequence;
+        self.break_trails(dropped);
         self.take_back(dropped, sequence, due, now);
         if !self.heads.is_empty() {
             let batch = self.one(Kind::Heads, &header.json, header.seen);
@@ -106,6 +107,7 @@ impl Tables {
         self.told.clear();
         self.streams = Streams::default();
         self.gate.clear();
+        self.trails.lose_continuity();
         let replayed = self.replays.values().flat_map(ReplayGroup::subscribers);
         let contents = self.mined.iter().chain(self.receipts.iter());
         for subscriber in self

@@ -45,7 +45,11 @@ fn events_of(kind: ContentKind) -> Kind {
 
 impl Tables {
     /// Records fetched contents; [`Self::deliver`] delivers them when it is their turn.
-    pub(super) fn fetched(&mut self, FetchedContent { block, kind, result }: FetchedContent) {
+    pub(super) fn fetched(&mut self, fetched: FetchedContent, now: Moment) {
+        if let Some(why) = self.trail_contents(&fetched) {
+            self.refusals[fetched.kind as usize].begin(why, now);
+        }
+        let FetchedContent { block, kind, result } = fetched;
         if let Ok(Content::Logs(logs)) = &result {
             self.published.change_logs(|history| history.logs(logs.clone()));
         }
@@ -209,6 +213,13 @@ impl Tables {
                         .map(|header| (ContentKind::Logs, header.clone())),
                 );
             }
+            let of_trails = self.trails.needed().into_iter();
+            let is_new = |(kind, header): &(ContentKind, Header)| {
+                let is_it = |(own, of): &(ContentKind, Header)| own == kind && of.block == header.block;
+                !needed.iter().any(is_it)
+            };
+            let of_trails: Vec<_> = of_trails.filter(is_new).collect();
+            needed.extend(of_trails);
             needed
         })
     }

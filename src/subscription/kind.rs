@@ -3,16 +3,20 @@
 use serde_json::Value;
 
 use super::filter::go_type;
-use super::{LogFilter, ReceiptFilter, Start, TransactionFilter};
+use super::{Level, LogFilter, ReceiptFilter, Start, StreamOptions, TransactionFilter};
 use crate::backplane::{Passthrough, TransactionForm};
+use crate::chain::{ContentKind, Tag};
 use crate::delivery::Kind;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Request, error};
 
 /// Subject of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topic {
-    /// Heads or logs of the chain, and the place where the stream begins.
+    /// Stream of the chain that follows its head, and the place where the stream begins; heads and logs, and the other
+    /// streams from a place in the past.
     Chain(Stream, Start),
+    /// Stream of the chain that trails its head at a level of finality, and the place where the stream begins.
+    Trailing(Level, Stream, Start),
     /// `newPendingTransactions`, and the names that Alchemy and Nodit give it with a filter.
     Pending(TransactionFilter),
     /// `syncing`.
@@ -32,6 +36,10 @@ pub enum Stream {
     Heads,
     /// `logs`.
     Logs(LogFilter),
+    /// `alchemy_minedTransactions`.
+    Mined(TransactionFilter),
+    /// `transactionReceipts`.
+    Receipts(ReceiptFilter),
 }
 
 impl Stream {
@@ -41,7 +49,45 @@ impl Stream {
         match self {
             Self::Heads => Kind::Heads,
             Self::Logs(_) => Kind::Logs,
+            Self::Mined(_) => Kind::Mined,
+            Self::Receipts(_) => Kind::Receipts,
         }
+    }
+
+    /// Returns the kind of a block's contents that the stream needs besides the header.
+    #[must_use]
+    pub fn contents(&self) -> Option<ContentKind> {
+        match self {
+            Self::Heads => None,
+            Self::Logs(_) => Some(ContentKind::Logs),
+            Self::Mined(_) => Some(ContentKind::Transactions),
+            Self::Receipts(_) => Some(ContentKind::Receipts),
+        }
+    }
+
+    fn index_entries(&self) -> usize {
+        match self {
+            Self::Heads => 0,
+            Self::Logs(filter) => filter.index_entries(),
+            Self::Mined(filter) => filter.addresses(),
+            Self::Receipts(filter) => filter.transactions(),
+        }
+    }
+
+    /// Returns the topic of this stream with these options.
+    fn with(self, options: StreamOptions) -> Result<Topic, ErrorObjectOwned> {
+        let StreamOptions { start, level } = options;
+        Ok(match (self, level, start) {
+            (stream, Some(level), start) => Topic::Trailing(level, stream, start),
+            (Self::Mined(filter), None, Start::Live) => Topic::Mined(filter),
+            (Self::Receipts(filter), None, Start::Live) => Topic::Receipts(filter),
+            // Of past blocks nobody remembers which transactions were delivered.
+            (Self::Mined(filter), None, _) if filter.removed => {
+                let why = "cannot resume with includeRemoved, leave it out or add finality";
+                return Err(error(INVALID_PARAMS, why));
+            }
+            (stream, None, start) => Topic::Chain(stream, start),
+        })
     }
 }
 
@@ -51,10 +97,10 @@ impl Topic {
     #[must_use]
     pub fn index_entries(&self) -> usize {
         match self {
-            Self::Chain(Stream::Logs(filter), _) => filter.index_entries(),
+            Self::Chain(stream, _) | Self::Trailing(_, stream, _) => stream.index_entries(),
             Self::Pending(filter) | Self::Mined(filter) => filter.addresses(),
             Self::Receipts(filter) => filter.transactions(),
-            Self::Chain(Stream::Heads, _) | Self::Syncing | Self::Passthrough(..) => 0,
+            Self::Syncing | Self::Passthrough(..) => 0,
         }
     }
 
@@ -62,7 +108,7 @@ impl Topic {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Chain(stream, _) => stream.kind(),
+            Self::Chain(stream, _) | Self::Trailing(_, stream, _) => stream.kind(),
             Self::Pending(_) => Kind::Pending,
             Self::Syncing => Kind::Syncing,
             Self::Mined(_) => Kind::Mined,
@@ -128,20 +174,28 @@ impl Topic {
             let unreadable = |why| error(INVALID_PARAMS, format!("invalid argument 1: {why}"));
             serde_json::from_str(raw.get()).map_err(unreadable)
         };
-        // The start options come after all arguments that nodes know.
-        let start = |place: usize| -> Result<Start, ErrorObjectOwned> {
-            match args.get(place).filter(|_| args.len() == place + 1) {
-                Some(last) => Start::parse(last, place).unwrap_or_else(|| at_most(place).map(|()| Start::Live)),
-                None => at_most(place).map(|()| Start::Live),
+        // The options come after all arguments that nodes know.
+        let options = |place: usize| -> Result<StreamOptions, ErrorObjectOwned> {
+            let own = args.get(place).filter(|_| args.len() == place + 1);
+            let own = own.and_then(|last| StreamOptions::parse(last, place));
+            own.unwrap_or_else(|| at_most(place).map(|()| StreamOptions::default()))
+        };
+        let heads_of = |tag: Tag| match options(1)? {
+            StreamOptions { level: Some(_), .. } => {
+                let why = format!("{kind} is finality already, leave out finality and confirmations");
+                Err(error(INVALID_PARAMS, format!("invalid argument 1: {why}")))
             }
+            options => Stream::Heads.with(options.at(Level::Tag(tag))),
         };
         match kind.as_str() {
-            "newHeads" => start(1).map(|start| Self::Chain(Stream::Heads, start)),
+            "newHeads" => Stream::Heads.with(options(1)?),
+            "newFinalizedHeads" => heads_of(Tag::Finalized),
+            "newSafeHeads" => heads_of(Tag::Safe),
             "syncing" => at_most(1).map(|()| Self::Syncing),
             "logs" => {
                 // The filter is read before surplus arguments are reported, as in geth.
                 let filter = LogFilter::parse(&argument()?)?;
-                Ok(Self::Chain(Stream::Logs(filter), start(2)?))
+                Stream::Logs(filter).with(options(2)?)
             }
             "newPendingTransactions" | "pendingTransactions" => {
                 let filter = match argument()? {
@@ -167,14 +221,14 @@ impl Topic {
                 Ok(Self::Pending(filter))
             }
             "alchemy_minedTransactions" | "nodit_minedTransactions" => {
-                at_most(2)?;
-                Ok(Self::Mined(TransactionFilter::mined(&argument()?)?))
+                let options = options(2)?;
+                Stream::Mined(TransactionFilter::mined(&argument()?)?).with(options)
             }
             "transactionReceipts" => {
                 // As geth: the filter is read, then surplus arguments are reported, then the hashes are counted.
                 let transactions = ReceiptFilter::parse(&argument()?)?;
-                at_most(2)?;
-                Ok(Self::Receipts(ReceiptFilter::at_most(transactions)?))
+                let options = options(2)?;
+                Stream::Receipts(ReceiptFilter::at_most(transactions)?).with(options)
             }
             "alchemy_newFullPendingTransactions" => {
                 at_most(1).map(|()| Self::Pending(TransactionFilter::all(TransactionForm::Full)))

@@ -73,6 +73,12 @@ impl ReceiptFilter {
         Ok(Self { transactions })
     }
 
+    /// Checks if the filter matches a receipt.
+    #[must_use]
+    pub fn matches(&self, receipt: &Receipt) -> bool {
+        self.transactions.is_empty() || self.transactions.binary_search(&receipt.transaction).is_ok()
+    }
+
     /// Returns the number of transactions that the filter names; 0 means any.
     #[must_use]
     pub fn transactions(&self) -> usize {
@@ -145,7 +151,7 @@ impl<'a> Bodies<'a> {
 }
 
 /// Returns an event's JSON: an array of receipts, each in the node's own bytes.
-fn array<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> {
+pub(super) fn array<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> {
     let mut json = vec![b'['];
     for (position, receipt) in receipts.enumerate() {
         if position > 0 {

@@ -6,6 +6,8 @@
 //! nothing from before, and after `unsubscribe` has returned no more events are queued. Time under the lock is some
 //! tens of nanoseconds for each delivery; sockets are written to after it is released.
 
+mod trailing;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -16,10 +18,10 @@ use tracing::warn;
 use super::contents::Late;
 use super::flush::{DirtyClients, flush};
 use super::passthrough::PassthroughFull;
-use super::replay_group::{Progress, ReplayGroup, WaitFor};
+use super::replay_group::{Goal, GroupKey, Progress, ReplayGroup, WaitFor};
 use super::subscriber::Subscriber;
 use super::tables::{IndexSlot, Tables};
-use super::{Stream, Topic};
+use super::{Level, Stream, Topic};
 use crate::backplane::{Answers, BestEffortEvent, ChainEvent, NodeSubscription, Wanted};
 use crate::chain::{
     Absent, BlockRef, ContentKind, Cursor, FetchedContent, Header, History, Page, Published, PublishedWriter,
@@ -176,10 +178,17 @@ impl Registry {
         }
     }
 
-    /// Adds a subscription that gets the events behind `cursor` by [`Self::replay`] before it joins the live stream.
-    /// Without a cursor it waits for one ([`Self::with_cursor`]).
+    /// Adds a subscription that gets the events behind `cursor` by [`Self::replay`] before it joins the live stream, or
+    /// the trail of its level. Without a cursor it waits for one ([`Self::with_cursor`]).
     #[must_use]
-    pub fn resume(&self, stream: Stream, cursor: Option<Cursor>, writer: &Arc<ClientWriter>) -> Subscription {
+    pub fn resume(
+        &self,
+        level: Option<Level>,
+        stream: Stream,
+        cursor: Option<Cursor>,
+        writer: &Arc<ClientWriter>,
+    ) -> Subscription {
+        let key = GroupKey::new(writer.id(), level);
         let mut tables = self.tables.lock();
         let kind = stream.kind();
         let recipient = Recipient::resumed(SubscriptionId::random());
@@ -187,9 +196,11 @@ impl Registry {
             recipient: recipient.clone(),
             writer: writer.clone(),
         };
-        let members = tables.replays.entry(writer.id()).or_default();
+        let members = tables.replays.entry(key).or_insert_with(|| ReplayGroup::at(level));
         members.add(stream, cursor, subscriber);
-        if kind == Kind::Logs {
+        if let Some(level) = level {
+            tables.trails.of(level).replaying += 1;
+        } else if kind == Kind::Logs {
             tables.keep_logs_fresh(self.clock.now());
             tables.takes_back = true;
             self.needs.notify_one();
@@ -197,36 +208,23 @@ impl Registry {
         self.count(kind).inc();
         Subscription {
             recipient,
-            place: IndexSlot::Resumed(kind, writer.id()),
+            place: IndexSlot::Resumed(kind, key),
         }
     }
 
     /// Changes the place at which a resumed subscription goes on; does nothing if the subscription is live or ended.
-    pub fn with_cursor(
-        &self,
-        writer: &Arc<ClientWriter>,
-        id: SubscriptionId,
-        change: impl FnOnce(&mut Option<Cursor>, &History),
-    ) {
+    pub fn with_cursor(&self, key: GroupKey, id: SubscriptionId, change: impl FnOnce(&mut Option<Cursor>, &History)) {
         let mut tables = self.tables.lock();
         let Tables { replays, published, .. } = &mut *tables;
-        if let Some(cursor) = replays.get_mut(&writer.id()).and_then(|members| members.cursor(id)) {
+        if let Some(cursor) = replays.get_mut(&key).and_then(|members| members.cursor(id)) {
             published.with_history(|history| change(cursor, history));
         }
     }
 
-    /// Has the other resumed subscriptions of the client located that are on a branch which `id` was found to have left.
-    pub fn leave_branch(&self, writer: &ClientWriter, id: SubscriptionId, branch: &[BlockRef]) {
-        if let Some(members) = self.tables.lock().replays.get_mut(&writer.id()) {
+    /// Has the other resumed subscriptions of the group located that are on a branch which `id` was found to have left.
+    pub fn leave_branch(&self, key: GroupKey, id: SubscriptionId, branch: &[BlockRef]) {
+        if let Some(members) = self.tables.lock().replays.get_mut(&key) {
             members.leave(id, branch);
-        }
-    }
-
-    /// Ends a resumed subscription whose place was not found; its session may still own it.
-    pub fn give_up(&self, writer: &Arc<ClientWriter>, id: SubscriptionId) {
-        if let Some((kind, subscriber)) = self.tables.lock().leave_replay(writer.id(), id) {
-            subscriber.recipient.refuse();
-            self.count(kind).dec();
         }
     }
 
@@ -235,12 +233,10 @@ impl Registry {
     #[must_use]
     pub fn refuses(&self, topic: &Topic) -> Option<(&'static str, String)> {
         let kind = match topic {
-            Topic::Chain(Stream::Logs(_), _) => ContentKind::Logs,
+            Topic::Chain(stream, _) | Topic::Trailing(_, stream, _) => stream.contents()?,
             Topic::Mined(_) => ContentKind::Transactions,
             Topic::Receipts(_) => ContentKind::Receipts,
-            Topic::Chain(Stream::Heads, _) | Topic::Pending(_) | Topic::Syncing | Topic::Passthrough(..) => {
-                return None;
-            }
+            Topic::Pending(_) | Topic::Syncing | Topic::Passthrough(..) => return None,
         };
         let what = kind.label();
         let words = match self.tables.lock().cooldown(kind, self.clock.now())? {
@@ -269,31 +265,41 @@ impl Registry {
         self.published.begun().await;
     }
 
-    /// Claims the replay of this client's resumed subscriptions for the caller, which the returned notifier wakes.
-    /// `None` if there are none, or a task replays them already; that task is woken.
+    /// Claims the replays of this client's resumed subscriptions for the caller: each group that no task replays yet, with
+    /// the notifier that wakes its task. Tasks of other groups are woken.
     #[must_use]
-    pub fn claim_replay(&self, writer: &Arc<ClientWriter>) -> Option<Arc<Notify>> {
+    pub fn claim_replays(&self, client: u64) -> Vec<(GroupKey, Arc<Notify>)> {
         let mut tables = self.tables.lock();
-        tables.replays.get_mut(&writer.id()).and_then(ReplayGroup::claim)
+        let Tables { replays, trails, .. } = &mut *tables;
+        let levels = std::iter::once(None).chain(trails.levels().map(Some));
+        let claim = |level| {
+            let key = GroupKey::new(client, level);
+            Some((key, replays.get_mut(&key)?.claim()?))
+        };
+        levels.filter_map(claim).collect()
     }
 
     /// Ends the claim of the task with this notifier.
-    pub fn end_replay(&self, client: u64, woken: &Arc<Notify>) {
+    pub fn end_replay(&self, key: GroupKey, woken: &Arc<Notify>) {
         let mut tables = self.tables.lock();
-        if let Some(members) = tables.replays.get_mut(&client) {
+        if let Some(members) = tables.replays.get_mut(&key) {
             members.unclaim(woken);
             if members.is_over() {
-                tables.replays.remove(&client);
+                tables.replays.remove(&key);
             }
         }
     }
 
-    /// Queues the next events of a client's resumed subscriptions while its queue has room; subscriptions that have
-    /// caught up join the live stream.
-    pub fn replay(&self, writer: &Arc<ClientWriter>, page: &Page) -> Progress {
+    /// Queues the next events of a group of resumed subscriptions while the client's queue has room; subscriptions that
+    /// have caught up join the live stream, or the trail of their level.
+    pub fn replay(&self, key: GroupKey, page: &Page) -> Progress {
         let mut tables = self.tables.lock();
         let tables = &mut *tables;
-        let Some(members) = tables.replays.get_mut(&writer.id()) else {
+        let goal = match key.level {
+            None => Goal::Head,
+            Some(level) => Goal::Level(tables.trails.next(level)),
+        };
+        let Some(members) = tables.replays.get_mut(&key) else {
             let (wrote, until) = (false, WaitFor::Done);
             return Progress { wrote, until };
         };
@@ -301,16 +307,17 @@ impl Registry {
             tables.published.change_logs(|history| history.fill(page));
         }
         let now = self.clock.now();
-        let advance = |history: &History| members.advance(history, page, now);
-        let (progress, level) = tables.published.with_history(advance);
+        let advance = |history: &History| members.advance(history, page, goal, now);
+        let (progress, caught) = tables.published.with_history(advance);
         if members.is_empty() {
-            tables.replays.remove(&writer.id());
+            tables.replays.remove(&key);
         }
-        for (stream, subscriber, first) in level {
-            let since = tables.published.with_history(|history| history.sequence_from(first));
-            subscriber.recipient.begin(since);
+        for (stream, subscriber, first) in caught {
             let id = subscriber.recipient.id();
-            let place = tables.join(stream, subscriber);
+            let place = match key.level {
+                None => tables.catch_up(stream, subscriber, first),
+                Some(level) => tables.reach(level, stream, subscriber),
+            };
             tables.joined.insert(id, place);
         }
         self.metrics.filters.set(tables.log_filters() as i64);
@@ -394,7 +401,7 @@ impl Registry {
     /// Takes fetched contents of a block, and delivers contents that are next in order.
     pub fn fetched(&self, fetched: FetchedContent) {
         self.with_tables(|tables, due, now| {
-            tables.fetched(fetched);
+            tables.fetched(fetched, now);
             self.deliver(tables, due, now);
         });
         self.published.notify();

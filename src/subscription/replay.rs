@@ -1,9 +1,13 @@
 //! Resume: finds the place at which a returning client goes on; one [`task`] per client replays its subscriptions
 //! until they join the live stream.
 
+mod levels;
 mod task;
 
 use std::sync::{Arc, Weak};
+
+use alloy_primitives::B256;
+use tokio::sync::Notify;
 
 use crate::chain::{Archive, Cursor, History, NotAsked, Published};
 use crate::delivery::{ClientWriter, Kind, Recipient};
@@ -11,7 +15,8 @@ use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOU
 use crate::shares::{Budget, FairPool, Owner};
 use crate::telemetry::{Metrics, ReasonLabel};
 
-use super::{Registry, Start, Stream, Subscription};
+use super::replay_group::GroupKey;
+use super::{Asked, Level, Registry, Start, Stream, Subscription};
 
 /// Most pages that are being fetched, or sent to a client that reads, at the same time. Each is about a megabyte, and
 /// its blocks are requested eight at a time.
@@ -31,6 +36,8 @@ pub struct ReplaySettings {
     pub filter_from_block: bool,
     /// Most bytes of pages in memory, of all clients together.
     pub max_page_bytes: usize,
+    /// Depth at which a block counts as final on a chain whose nodes have no tags; 0 for none.
+    pub finality_depth: u64,
 }
 
 /// Resume service for clients that return.
@@ -42,6 +49,8 @@ pub struct Replays {
     settings: ReplaySettings,
     places: Arc<FairPool>,
     budget: Arc<Budget>,
+    /// Notifies the task of the levels of a subscription to one.
+    leveled: Notify,
     metrics: Arc<Metrics>,
 }
 
@@ -53,8 +62,12 @@ pub(super) type Begun = Result<(Subscription, Option<StartLookup>), ErrorObjectO
 pub struct StartLookup {
     replays: Arc<Replays>,
     writer: Weak<ClientWriter>,
+    asked: Asked,
+    key: GroupKey,
     recipient: Arc<Recipient>,
-    start: Start,
+    /// Place to find; `None` if the cursor is known.
+    start: Option<Start>,
+    level: Option<Level>,
     logs: bool,
     owner: Owner,
 }
@@ -75,6 +88,7 @@ impl Replays {
             settings,
             places: FairPool::new("too many wait for the past", PAGES, MAX_WAITING),
             budget: Budget::new("blocks of the past", settings.max_page_bytes),
+            leveled: Notify::new(),
             metrics,
         })
     }
@@ -84,24 +98,51 @@ impl Replays {
     /// # Errors
     /// If `start` is a block number too far back.
     pub fn subscribe(self: &Arc<Self>, stream: Stream, start: Start, writer: &Arc<ClientWriter>) -> Begun {
+        self.resume(None, stream, start, writer)
+    }
+
+    /// Adds a replay that joins the stream of the head, or the trail of a level.
+    fn resume(
+        self: &Arc<Self>,
+        level: Option<Level>,
+        stream: Stream,
+        start: Start,
+        writer: &Arc<ClientWriter>,
+    ) -> Begun {
         let logs = stream.kind() == Kind::Logs;
         let cursor = self
             .published
-            .with_history(|history| self.in_memory(history, start, logs))?;
+            .with_history(|history| self.in_memory(history, start, level, logs))?;
         let found = cursor.is_some();
         if found {
             self.count("memory");
         }
-        let subscription = self.registry.resume(stream, cursor, writer);
-        let finding = (!found).then(|| StartLookup {
+        let subscription = self.registry.resume(level, stream, cursor, writer);
+        let lookup = self.lookup(level, &subscription, (!found).then_some(start), logs, writer);
+        Ok((subscription, lookup))
+    }
+
+    /// Returns the search that the answer has to wait for; `None` if the place is known.
+    fn lookup(
+        self: &Arc<Self>,
+        level: Option<Level>,
+        subscription: &Subscription,
+        start: Option<Start>,
+        logs: bool,
+        writer: &Arc<ClientWriter>,
+    ) -> Option<StartLookup> {
+        let is_known = start.is_none() && level.is_none_or(|level| self.has_begun(level));
+        (!is_known).then(|| StartLookup {
             replays: self.clone(),
             writer: Arc::downgrade(writer),
+            asked: subscription.asked(),
+            key: GroupKey::new(writer.id(), level),
             recipient: subscription.recipient.clone(),
             start,
+            level,
             logs,
             owner: writer.owner(),
-        });
-        Ok((subscription, finding))
+        })
     }
 
     /// Returns the start of a subscription without options.
@@ -116,10 +157,10 @@ impl Replays {
         }
     }
 
-    /// Starts the replay for a client whose subscription was answered, or wakes the one that runs.
+    /// Starts the replays for a client whose subscription was answered, or wakes those that run.
     pub fn begin(self: &Arc<Self>, writer: &Arc<ClientWriter>) {
-        if let Some(woken) = self.registry.claim_replay(writer) {
-            tokio::spawn(self.clone().run(Arc::downgrade(writer), writer.id(), woken));
+        for (key, woken) in self.registry.claim_replays(writer.id()) {
+            tokio::spawn(self.clone().run(Arc::downgrade(writer), key, woken));
         }
     }
 
@@ -135,7 +176,13 @@ impl Replays {
 
     /// Returns the cursor for `start` if memory suffices; `None` if no block was published yet or a node has to be
     /// asked.
-    fn in_memory(&self, history: &History, start: Start, logs: bool) -> Result<Option<Cursor>, ErrorObjectOwned> {
+    fn in_memory(
+        &self,
+        history: &History,
+        start: Start,
+        level: Option<Level>,
+        logs: bool,
+    ) -> Result<Option<Cursor>, ErrorObjectOwned> {
         let Some(tip) = history.tip().map(|tip| tip.header.block.number) else {
             return Ok(None);
         };
@@ -154,6 +201,12 @@ impl Replays {
             }
             Start::After { block, log } => {
                 let found = history.find(block);
+                if level.is_some()
+                    && let Some(own) = found
+                    && !history.is_canonical(own.header.block)
+                {
+                    return Err(self.dropped(block, history.reach(self.settings.max_blocks)));
+                }
                 let found = found.filter(|own| !logs || !Cursor::lacks_logs(history, own.header.block));
                 Ok(found.map(|own| Cursor::behind(own.header.block, log)))
             }
@@ -170,6 +223,13 @@ impl Replays {
         }
     }
 
+    /// Returns the error for a stream of finality, which takes nothing back.
+    fn dropped(&self, block: B256, oldest: u64) -> ErrorObjectOwned {
+        self.count("dropped");
+        let what = format!("block {block} was dropped by a reorg, undo it and resume after the block before");
+        cannot_resume(&what, oldest)
+    }
+
     fn within_reach(&self, number: u64, oldest: u64) -> Result<(), ErrorObjectOwned> {
         if number >= oldest {
             return Ok(());
@@ -183,40 +243,51 @@ impl StartLookup {
     /// Finds the block and returns the answer to `eth_subscribe`. The search does not keep the connection of a client
     /// that left.
     pub async fn outcome(self) -> Outcome {
-        let found = self.find().await;
-        let Some(writer) = self.writer.upgrade() else {
-            return Outcome::TRUE;
+        let found = match self.start {
+            Some(start) => self.find(start).await.map(Some),
+            None => Ok(None),
         };
+        let found = match (found, self.level) {
+            (Ok(found), Some(level)) => self.replays.until_begun(level).await.map(|()| found),
+            (found, _) => found,
+        };
+        if self.writer.strong_count() == 0 {
+            return Outcome::TRUE;
+        }
         let id = self.recipient.id();
         match found {
             Ok(found) => {
-                self.replays
-                    .registry
-                    .with_cursor(&writer, id, |cursor, _| *cursor = Some(found));
+                if let Some(found) = found {
+                    self.replays
+                        .registry
+                        .with_cursor(self.key, id, |cursor, _| *cursor = Some(found));
+                }
                 Outcome::Result(format!("\"{id}\"").into())
             }
             Err(why) => {
-                self.replays.registry.give_up(&writer, id);
+                self.replays.registry.refuse(self.asked);
                 why.into()
             }
         }
     }
 
-    async fn find(&self) -> Result<Cursor, ErrorObjectOwned> {
+    async fn find(&self, start: Start) -> Result<Cursor, ErrorObjectOwned> {
         let (replays, owner) = (&self.replays, self.owner);
         let published = &replays.published;
         published.begun().await;
         let Some(tip) = published.with_history(|history| Some(history.tip()?.number())) else {
             return Err(unavailable());
         };
-        if let Some(cursor) = published.with_history(|history| replays.in_memory(history, self.start, self.logs))? {
+        if let Some(cursor) =
+            published.with_history(|history| replays.in_memory(history, start, self.level, self.logs))?
+        {
             return Ok(cursor);
         }
         let reach = || {
             let blocks = replays.settings.max_blocks;
             published.with_history(|history| history.reach(blocks))
         };
-        let (block, log) = match self.start {
+        let (block, log) = match start {
             Start::Live => return Ok(Cursor::from(tip.saturating_add(1))),
             Start::From(number) => {
                 self.is_served(number, tip).await?;
@@ -233,6 +304,9 @@ impl StartLookup {
             replays.count("unknown");
             return Err(cannot_resume(&format!("block {block} is not known"), reach()));
         };
+        if self.level.is_some() && located.left.ancestor.hash != block {
+            return Err(replays.dropped(block, reach()));
+        }
         let number = located.left.ancestor.number;
         replays.within_reach(number, reach())?;
         let first = number.saturating_add(u64::from(log.is_none()));

@@ -4,22 +4,46 @@
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
-use crate::chain::{BlockRef, Cursor, Gap, History, Log, Needs, Next, Page, Retraction};
+use crate::chain::{BlockRef, ContentKind, Cursor, Gap, History, Needs, Next, Page, PublishedBlock, Retraction};
 use crate::clock::Moment;
-use crate::delivery::{Batch, Event, Kind, Phase, SubscriptionId};
+use crate::delivery::{Kind, Phase, SubscriptionId};
 
-use super::subscriber::Subscriber;
-use super::{LogFilter, Stream};
+use super::replay_wants::Wants;
+use super::subscriber::{ClientKey, Subscriber};
+use super::{Level, LogFilter, Stream};
 
 /// Bound of one turn, in blocks and logs visited, some tens of nanoseconds each: a turn keeps the registry's lock for
 /// a fraction of a millisecond, and for at least one round of a client's streams.
 const TURN: usize = 8_192;
 
+/// Identity of a group: a client, and the level of finality that the streams wait for, `None` for those that follow the
+/// head. Streams of different levels have no order among each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupKey {
+    client: ClientKey,
+    pub(super) level: Option<Level>,
+}
+
+impl GroupKey {
+    pub(super) fn new(client: ClientKey, level: Option<Level>) -> Self {
+        Self { client, level }
+    }
+}
+
+/// End of the replay of a group, where its streams join the others.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Goal {
+    /// The head of the chain.
+    Head,
+    /// The next block of a level, by its number; `None` until it is known.
+    Level(Option<u64>),
+}
+
 /// A client's subscriptions that are not yet live.
 #[derive(Debug, Default)]
 pub(super) struct ReplayGroup {
+    level: Option<Level>,
     all: Vec<ReplayMember>,
     /// Wakes the task that replays for this client; `None` if there is none.
     claimed: Option<Arc<Notify>>,
@@ -36,22 +60,6 @@ struct ReplayMember {
     /// located before any stream goes on.
     left_behind: Option<BlockRef>,
     subscriber: Subscriber,
-}
-
-/// Content of a stream that can be resumed.
-#[derive(Clone, Debug)]
-enum Wants {
-    Heads,
-    Logs(Arc<LogFilter>),
-}
-
-impl Wants {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Heads => Kind::Heads,
-            Self::Logs(_) => Kind::Logs,
-        }
-    }
 }
 
 /// Result of a step.
@@ -73,9 +81,11 @@ pub enum WaitFor {
     /// Other tasks' turn.
     Turn,
     /// Blocks, or logs of blocks, that are not in memory; of the logs, those that match these filters.
-    Fetched(Gap, Vec<Arc<LogFilter>>),
+    Fetched(Gap, Vec<Arc<LogFilter>>, Vec<ContentKind>),
     /// Search for a block that is not in memory.
     Located(SubscriptionId, Lost),
+    /// Nothing: a reorg dropped a block behind which a stream of finality stands.
+    Broken,
     /// Nothing: all streams are live, or the client is gone.
     Done,
 }
@@ -89,16 +99,20 @@ pub struct Lost {
 }
 
 /// Stream that has caught up, its subscriber, and the number of the first block that it covers (0 for all).
-pub(super) type Level = (Stream, Subscriber, u64);
+pub(super) type Caught = (Stream, Subscriber, u64);
 
 impl ReplayGroup {
+    /// Creates a group of streams of this level.
+    pub(super) fn at(level: Option<Level>) -> Self {
+        Self {
+            level,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn add(&mut self, stream: Stream, cursor: Option<Cursor>, subscriber: Subscriber) {
-        let wants = match stream {
-            Stream::Logs(filter) => Wants::Logs(filter.into()),
-            Stream::Heads => Wants::Heads,
-        };
         self.all.push(ReplayMember {
-            wants,
+            wants: stream.into(),
             is_asked_for: false,
             cursor,
             left_behind: None,
@@ -110,19 +124,34 @@ impl ReplayGroup {
         self.all.is_empty()
     }
 
-    /// Checks if any of the streams is of logs.
+    /// Checks if any of the streams follows the head and is of logs: then new blocks need their logs at once.
     pub(super) fn need_logs(&self) -> bool {
-        self.all.iter().any(|member| member.wants.kind() == Kind::Logs)
+        self.level.is_none() && self.all.iter().any(|member| member.wants.kind() == Kind::Logs)
+    }
+
+    /// Returns the kinds of contents that the page fetched next has to bring.
+    fn extras(&self) -> Vec<ContentKind> {
+        let wanted = |kind: &ContentKind| self.all.iter().any(|member| member.wants.extra() == Some(*kind));
+        ContentKind::ALL.into_iter().filter(wanted).collect()
+    }
+
+    /// Returns the subscribers whose streams are behind one of these blocks.
+    pub(super) fn behind_any<'a>(&'a self, blocks: &'a [PublishedBlock]) -> impl Iterator<Item = &'a Subscriber> {
+        let is_behind = |member: &&ReplayMember| {
+            let block = member.cursor.as_ref().and_then(Cursor::is_behind);
+            block.is_some_and(|block| blocks.iter().any(|own| own.header.block == block))
+        };
+        self.all.iter().filter(is_behind).map(|member| &member.subscriber)
     }
 
     /// Returns the filters of all log streams, for the page that is fetched next.
     fn ask_for_all(&mut self) -> Vec<Arc<LogFilter>> {
         let ask = |member: &mut ReplayMember| match &member.wants {
-            Wants::Heads => None,
             Wants::Logs(filter) => {
                 member.is_asked_for = true;
                 Some(filter.clone())
             }
+            Wants::Heads | Wants::Mined(_) | Wants::Receipts(_) => None,
         };
         self.all.iter_mut().filter_map(ask).collect()
     }
@@ -152,13 +181,12 @@ impl ReplayGroup {
         }
     }
 
-    pub(super) fn remove(&mut self, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
+    pub(super) fn remove(&mut self, id: SubscriptionId) -> Option<Subscriber> {
         let at = self
             .all
             .iter()
             .position(|member| member.subscriber.recipient.id() == id)?;
-        let member = self.all.swap_remove(at);
-        Some((member.wants.kind(), member.subscriber))
+        Some(self.all.swap_remove(at).subscriber)
     }
 
     /// Claims the replay of this client: returns the notifier of the new task. `None` if a task already replays; that
@@ -183,7 +211,13 @@ impl ReplayGroup {
 
     /// Queues the next events, the oldest block first, until the queue is full, nothing more is available, or the
     /// turn is over. Returns the streams that join the live stream.
-    pub(super) fn advance(&mut self, history: &History, page: &Page, now: Moment) -> (Progress, Vec<Level>) {
+    pub(super) fn advance(
+        &mut self,
+        history: &History,
+        page: &Page,
+        goal: Goal,
+        now: Moment,
+    ) -> (Progress, Vec<Caught>) {
         let mut wrote = false;
         let mut steps = 0;
         let until = loop {
@@ -191,7 +225,10 @@ impl ReplayGroup {
                 break WaitFor::Turn;
             }
             steps += self.all.len();
-            let round = Round::of(&mut self.all, history, page);
+            let round = Round::of(&mut self.all, history, page, goal);
+            if round.broken {
+                break WaitFor::Broken;
+            }
             if let Some((id, lost)) = round.lost {
                 break WaitFor::Located(id, lost);
             }
@@ -211,7 +248,17 @@ impl ReplayGroup {
             }
             if round.below {
                 break match history.gap(round.number) {
-                    Some(gap) => WaitFor::Fetched(gap, self.ask_for_all()),
+                    Some(gap) => WaitFor::Fetched(gap, self.ask_for_all(), self.extras()),
+                    None => WaitFor::News,
+                };
+            }
+            let lacking = |(i, next): &(usize, Next)| {
+                let extra = self.all[*i].wants.extra();
+                matches!((next, extra), (Next::Block(own), Some(kind)) if page.content(own.header.block.hash, kind).is_none())
+            };
+            if round.first.iter().any(lacking) {
+                break match history.gap_of_contents(round.number) {
+                    Some(gap) => WaitFor::Fetched(gap, self.ask_for_all(), self.extras()),
                     None => WaitFor::News,
                 };
             }
@@ -222,7 +269,7 @@ impl ReplayGroup {
                     _ => 0,
                 };
             }
-            match self.tell(round.first, now) {
+            match self.tell(round.first, page, now) {
                 Ok(some) => wrote |= some,
                 Err((some, until)) => {
                     wrote |= some;
@@ -235,7 +282,7 @@ impl ReplayGroup {
 
     /// Queues the events of one block for the streams in `first`. Returns `true` if there were any; the error holds
     /// the same, and the condition to wait for before the rest.
-    fn tell(&mut self, mut first: Vec<(usize, Next)>, now: Moment) -> Result<bool, (bool, WaitFor)> {
+    fn tell(&mut self, mut first: Vec<(usize, Next)>, page: &Page, now: Moment) -> Result<bool, (bool, WaitFor)> {
         let mut wrote = false;
         first.sort_by_key(|(i, _)| self.all[*i].wants.kind() as u8);
         for (i, next) in first {
@@ -247,7 +294,7 @@ impl ReplayGroup {
             if !writer.has_room() {
                 return Err((wrote, WaitFor::Room));
             }
-            if let Some(batch) = events(&member.wants, &next) {
+            if let Some(batch) = member.wants.events(&next, page) {
                 wrote = true;
                 // The caller flushes in any case.
                 let _flush = writer.push_events(&member.subscriber.recipient, &batch, now);
@@ -259,14 +306,10 @@ impl ReplayGroup {
         Ok(wrote)
     }
 
-    fn join(&mut self, i: usize) -> Level {
+    fn join(&mut self, i: usize) -> Caught {
         let member = self.all.swap_remove(i);
-        let stream = match member.wants {
-            Wants::Heads => Stream::Heads,
-            Wants::Logs(filter) => Stream::Logs(Arc::unwrap_or_clone(filter)),
-        };
         let first = member.cursor.map_or(0, |cursor| cursor.first());
-        (stream, member.subscriber, first)
+        (member.wants.into(), member.subscriber, first)
     }
 }
 
@@ -281,10 +324,12 @@ struct Round {
     level: Vec<usize>,
     pending: bool,
     lost: Option<(SubscriptionId, Lost)>,
+    /// `true` if a stream of finality is behind a dropped block.
+    broken: bool,
 }
 
 impl Round {
-    fn of(all: &mut [ReplayMember], history: &History, page: &Page) -> Self {
+    fn of(all: &mut [ReplayMember], history: &History, page: &Page, goal: Goal) -> Self {
         let mut round = Self::default();
         let mut awaited = u64::MAX;
         for (i, member) in all.iter_mut().enumerate() {
@@ -302,13 +347,20 @@ impl Round {
                 continue;
             }
             let needs = match wants {
-                Wants::Heads => Needs::Headers,
+                Wants::Heads | Wants::Mined(_) | Wants::Receipts(_) => Needs::Headers,
                 Wants::Logs(_) if *is_asked_for => Needs::MatchingLogs,
                 Wants::Logs(_) => Needs::Logs,
             };
-            let next = match left_behind {
-                Some(block) => Next::Lost(*block),
-                None => cursor.next(history, page, needs),
+            let next = match (goal, left_behind) {
+                (Goal::Head, Some(block)) => Next::Lost(*block),
+                (Goal::Head, None) => cursor.next(history, page, needs),
+                (Goal::Level(end), _) => match next_below(end, cursor, history, page, needs) {
+                    Some(next) => next,
+                    None => {
+                        round.broken = true;
+                        return round;
+                    }
+                },
             };
             let number = match &next {
                 Next::Ahead => continue,
@@ -323,7 +375,11 @@ impl Round {
                 }
                 // A reorg may take back logs that the client got before it resumed: logs that memory lacks are
                 // fetched first.
-                Next::Level if wants.kind() == Kind::Logs && history.without_logs().next().is_some() => {
+                Next::Level
+                    if matches!(goal, Goal::Head)
+                        && wants.kind() == Kind::Logs
+                        && history.without_logs().next().is_some() =>
+                {
                     round.pending = true;
                     continue;
                 }
@@ -363,33 +419,23 @@ impl Round {
     }
 }
 
-/// Builds a stream's events; `None` if the filter matches nothing.
-fn events(wants: &Wants, next: &Next) -> Option<Arc<Batch>> {
-    let events: Vec<Event> = match (wants, next) {
-        (Wants::Heads, Next::Block(own)) => vec![Event::new(&own.header.json)],
-        (Wants::Logs(filter), next) => {
-            let (logs, removed) = match next {
-                Next::Block(own) => (own.logs.as_ref()?, false),
-                Next::Rest(logs, _) => (logs, false),
-                Next::Retraction(Retraction { logs, .. }) => (logs, true),
-                _ => return None,
-            };
-            let wanted = |log: &&Log| {
-                let told = match next {
-                    Next::Rest(_, up_to) => log.index > *up_to,
-                    Next::Retraction(Retraction { up_to: Some(up_to), .. }) => log.index <= *up_to,
-                    _ => true,
-                };
-                told && filter.matches(log, logs.block.number)
-            };
-            let encode = |log: &Log| match removed {
-                true => Event::new(&log.removed_json()),
-                false => Event::new(log.json()),
-            };
-            logs.logs.iter().filter(wanted).map(encode).collect()
-        }
-        _ => return None,
+/// Returns the next step of a stream that joins a level at the block of number `end`; `None` if the stream is behind a
+/// block that a reorg dropped.
+fn next_below(end: Option<u64>, cursor: &mut Cursor, history: &History, page: &Page, needs: Needs) -> Option<Next> {
+    if cursor.is_behind().is_some_and(|block| history.is_dropped(block)) {
+        return None;
+    }
+    let Some(end) = end.filter(|end| cursor.first_ahead() <= *end) else {
+        return Some(Next::Ahead);
     };
-    // Replayed events are late by nature: the latency measured is their time in the queue.
-    (!events.is_empty()).then(|| Batch::new(wants.kind(), events.into(), Instant::now()))
+    if cursor.first_ahead() == end && cursor.is_at_a_start() {
+        return Some(Next::Level);
+    }
+    Some(match cursor.next(history, page, needs) {
+        Next::Retraction(_) => return None,
+        Next::Block(own) if own.number() >= end => Next::Level,
+        Next::Below(number) if number >= end => Next::Level,
+        Next::Level | Next::Pending | Next::Awaited(_) => Next::Ahead,
+        other => other,
+    })
 }

@@ -1,10 +1,12 @@
-//! Start of a subscription: now, or the place at which the client left off (DESIGN E9). The options are headwater's
-//! own.
+//! Start of a subscription: now, or the place at which the client left off (E9); and the level of finality that it waits
+//! for. Both stand in one object of options, which is headwater's own.
 
 use alloy_primitives::{B256, U64};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::Level;
+use crate::chain::Tag;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, error};
 
 /// Start of a subscription.
@@ -24,11 +26,25 @@ pub enum Start {
     From(u64),
 }
 
+/// Options of a stream of the chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Place at which the stream begins.
+    pub start: Start,
+    /// Level of finality of its blocks; `None` for a stream that follows the head.
+    pub level: Option<Level>,
+}
+
+/// Members of the object of options; an object with none of them is not headwater's.
+const MEMBERS: [&str; 4] = ["after", "fromBlock", "finality", "confirmations"];
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct StartOptions {
+struct Members {
     after: Option<After>,
     from_block: Option<U64>,
+    finality: Option<Finality>,
+    confirmations: Option<Depth>,
 }
 
 #[derive(Deserialize)]
@@ -38,43 +54,75 @@ struct After {
     log_index: Option<U64>,
 }
 
-impl Start {
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Finality {
+    Finalized,
+    Safe,
+}
+
+/// Number of confirmations: a JSON number, as people write it, or a quantity, as everything else on the wire.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged, expecting = "confirmations must be a positive integer")]
+enum Depth {
+    Number(u64),
+    Quantity(U64),
+}
+
+impl StreamOptions {
     /// Reads the argument at this place; `None` if it is not headwater's own: nodes take no argument there.
     ///
     /// # Errors
-    /// If the argument names `after` or `fromBlock` but is not valid.
+    /// If the argument has one of the members but is not valid; the error for an unknown member lists the known ones.
     pub fn parse(argument: &RawValue, place: usize) -> Option<Result<Self, ErrorObjectOwned>> {
         let text = argument.get();
         let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-        if !fields.contains_key("after") && !fields.contains_key("fromBlock") {
+        if !MEMBERS.iter().any(|name| fields.contains_key(*name)) {
             return None;
         }
         let refused = |why: &str| error(INVALID_PARAMS, format!("invalid argument {place}: {why}"));
-        Some(match serde_json::from_str::<StartOptions>(text) {
-            Err(why) => {
-                let why = why.to_string();
-                // The client has no use for the position in the text.
-                Err(refused(why.split(" at line").next().unwrap_or(&why)))
-            }
-            Ok(StartOptions {
-                after: Some(after),
-                from_block: None,
-            }) => Ok(Self::After {
+        let members = serde_json::from_str::<Members>(text).map_err(|why| {
+            let why = why.to_string();
+            // The client has no use for the position in the text.
+            refused(why.split(" at line").next().unwrap_or(&why))
+        });
+        Some(members.and_then(|members| members.options().map_err(refused)))
+    }
+
+    /// Returns options with another level.
+    #[must_use]
+    pub fn at(self, level: Level) -> Self {
+        let level = Some(level);
+        Self { level, ..self }
+    }
+}
+
+impl Members {
+    fn options(self) -> Result<StreamOptions, &'static str> {
+        let start = match (self.after, self.from_block) {
+            (None, None) => Start::Live,
+            (None, Some(number)) => Start::From(number.to()),
+            (Some(after), None) => Start::After {
                 block: after.block_hash,
                 log: after.log_index.map(|index| index.to()),
-            }),
-            Ok(StartOptions {
-                after: None,
-                from_block: Some(number),
-            }) => Ok(Self::From(number.to())),
-            Ok(StartOptions {
-                after: None,
-                from_block: None,
-            }) => Ok(Self::Live),
-            Ok(_) => Err(refused(
-                "cannot specify both after and fromBlock, choose one or the other",
-            )),
-        })
+            },
+            (Some(_), Some(_)) => return Err("cannot specify both after and fromBlock, choose one or the other"),
+        };
+        let depth = self.confirmations.map(|depth| match depth {
+            Depth::Number(depth) => depth,
+            Depth::Quantity(depth) => depth.to(),
+        });
+        let level = match (self.finality, depth) {
+            (None, None) => None,
+            (Some(Finality::Finalized), None) => Some(Level::Tag(Tag::Finalized)),
+            (Some(Finality::Safe), None) => Some(Level::Tag(Tag::Safe)),
+            (None, Some(0)) => return Err("confirmations must be a positive integer"),
+            (None, Some(depth)) => Some(Level::Confirmations(depth)),
+            (Some(_), Some(_)) => {
+                return Err("cannot specify both finality and confirmations, choose one or the other");
+            }
+        };
+        Ok(StreamOptions { start, level })
     }
 }
 
@@ -82,21 +130,40 @@ impl Start {
 mod tests {
     use super::*;
 
-    fn parse(options: &str) -> Option<Result<Start, String>> {
+    fn parse(options: &str) -> Option<Result<StreamOptions, String>> {
         let raw = RawValue::from_string(options.to_owned()).expect("JSON");
-        Start::parse(&raw, 2).map(|start| start.map_err(|error| error.message().to_owned()))
+        StreamOptions::parse(&raw, 2).map(|options| options.map_err(|error| error.message().to_owned()))
     }
 
     #[test]
     fn a_place_is_a_block_with_or_without_a_log_or_a_number() {
         let block = B256::repeat_byte(7);
+        let at = |start| Some(Ok(StreamOptions { start, level: None }));
         for (log, index) in [("", None), (r#","logIndex":"0x1f""#, Some(31))] {
             let options = format!(r#"{{"after":{{"blockHash":"{block}"{log}}}}}"#);
-            assert_eq!(parse(&options), Some(Ok(Start::After { block, log: index })));
+            assert_eq!(parse(&options), at(Start::After { block, log: index }));
         }
-        assert_eq!(parse(r#"{"fromBlock":"0x10"}"#), Some(Ok(Start::From(16))));
-        assert_eq!(parse(r#"{"after":null,"fromBlock":"0x0"}"#), Some(Ok(Start::From(0))));
-        assert_eq!(parse(r#"{"after":null}"#), Some(Ok(Start::Live)));
+        assert_eq!(parse(r#"{"fromBlock":"0x10"}"#), at(Start::From(16)));
+        assert_eq!(parse(r#"{"after":null,"fromBlock":"0x0"}"#), at(Start::From(0)));
+        assert_eq!(parse(r#"{"after":null}"#), at(Start::Live));
+        assert_eq!(parse(r#"{"finality":null}"#), at(Start::Live));
+    }
+
+    #[test]
+    fn a_level_is_a_tag_or_a_number_of_confirmations() {
+        for (options, start, level) in [
+            (r#"{"finality":"finalized"}"#, Start::Live, Level::Tag(Tag::Finalized)),
+            (
+                r#"{"finality":"safe","fromBlock":"0x1"}"#,
+                Start::From(1),
+                Level::Tag(Tag::Safe),
+            ),
+            (r#"{"confirmations":12}"#, Start::Live, Level::Confirmations(12)),
+            (r#"{"confirmations":"0xc"}"#, Start::Live, Level::Confirmations(12)),
+        ] {
+            let level = Some(level);
+            assert_eq!(parse(options), Some(Ok(StreamOptions { start, level })), "{options}");
+        }
     }
 
     #[test]
@@ -114,7 +181,14 @@ mod tests {
             r#"{"after":"0x12"}"#,
             r#"{"fromBlock":"latest"}"#,
             r#"{"fromBlock":"0x10000000000000000"}"#,
-            r#"{"fromBlock":"0x1","toBlock":"0x2"}"#,
+            r#"{"finality":"latest"}"#,
+            r#"{"finality":true}"#,
+            r#"{"confirmations":0}"#,
+            r#"{"confirmations":"0x0"}"#,
+            r#"{"confirmations":-1}"#,
+            r#"{"confirmations":1.5}"#,
+            r#"{"confirmations":"12"}"#,
+            r#"{"finality":"safe","confirmations":1}"#,
         ] {
             let error = parse(wrong).expect("ours").expect_err(wrong);
             assert!(
@@ -125,5 +199,17 @@ mod tests {
         let hash = B256::ZERO;
         let both = format!(r#"{{"after":{{"blockHash":"{hash}"}},"fromBlock":"0x1"}}"#);
         assert!(parse(&both).expect("ours").is_err());
+    }
+
+    #[test]
+    fn an_unknown_member_beside_ours_is_an_error_that_lists_the_known_ones() {
+        let error = parse(r#"{"fromBlock":"0x1","toBlock":"0x2"}"#)
+            .expect("ours")
+            .expect_err("unknown");
+        assert!(error.contains("unknown field `toBlock`"), "{error}");
+        assert!(
+            MEMBERS.iter().all(|name| error.contains(&format!("`{name}`"))),
+            "{error}"
+        );
     }
 }

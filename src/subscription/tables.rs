@@ -14,9 +14,10 @@ use super::flush::DirtyClients;
 use super::gate::Gate;
 use super::head_slices::HeadSubscribers;
 use super::passthrough::{PassthroughFull, PassthroughSubscribers};
-use super::replay_group::ReplayGroup;
-use super::subscriber::{ClientKey, Subscriber};
-use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
+use super::replay_group::{GroupKey, ReplayGroup};
+use super::subscriber::Subscriber;
+use super::trails::Trails;
+use super::{Index, Level, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
 use crate::backplane::{TransactionForm, Wanted};
 use crate::chain::{ContentKind, PublishedWriter, Transaction};
 use crate::clock::Moment;
@@ -32,8 +33,10 @@ pub(super) enum IndexSlot {
     Mined(Slot),
     Receipts(Slot),
     Passthrough,
-    /// Replaying, or joined to the live stream (`Tables::joined`).
-    Resumed(Kind, ClientKey),
+    /// Replaying, or joined to the live stream or a trail (`Tables::joined`).
+    Resumed(Kind, GroupKey),
+    /// Member of the trail of a level.
+    Trail(Kind, Level),
 }
 
 impl IndexSlot {
@@ -46,7 +49,7 @@ impl IndexSlot {
             Self::Mined(_) => Kind::Mined,
             Self::Receipts(_) => Kind::Receipts,
             Self::Passthrough => Kind::Passthrough,
-            Self::Resumed(kind, _) => kind,
+            Self::Resumed(kind, _) | Self::Trail(kind, _) => kind,
         }
     }
 }
@@ -84,9 +87,10 @@ pub(super) struct Tables {
     pub sync_state: Option<(Bytes, Arc<Batch>)>,
     /// Published chain, which changes in step with the tables.
     pub published: PublishedWriter,
-    /// Subscriptions that replay before they join the live stream, by client.
-    pub replays: HashMap<ClientKey, ReplayGroup>,
-    /// Places of resumed subscriptions that have joined the live stream.
+    /// Subscriptions that replay before they join the live stream or a trail, by client and level.
+    pub replays: HashMap<GroupKey, ReplayGroup>,
+    pub trails: Trails,
+    /// Places of subscriptions that have joined the live stream or a trail, or have left a trail for a replay.
     pub joined: HashMap<SubscriptionId, IndexSlot>,
     pub seen_pending: RecentHashes,
     /// `true` if clients may agree on compression.
@@ -115,6 +119,7 @@ impl Tables {
             sync_state: None,
             published,
             replays: HashMap::new(),
+            trails: Trails::default(),
             joined: HashMap::new(),
             seen_pending: RecentHashes::default(),
             compresses,
@@ -135,6 +140,11 @@ impl Tables {
         let writer = subscriber.writer.clone();
         let place = match topic {
             Topic::Chain(stream, _) => return Ok(self.join(stream, subscriber)),
+            Topic::Trailing(level, stream, _) => {
+                let kind = stream.kind();
+                self.trails.of(level).join(stream, subscriber);
+                return Ok(IndexSlot::Trail(kind, level));
+            }
             Topic::Pending(filter) => match filter.source() {
                 TransactionForm::Hash => IndexSlot::PendingHashes(self.pending_hashes.insert(subscriber)),
                 TransactionForm::Full => IndexSlot::Pending(self.pending.insert(filter, subscriber)),
@@ -153,8 +163,10 @@ impl Tables {
 
     /// Removes and returns a subscription; `None` if it is gone already.
     pub(super) fn remove(&mut self, place: IndexSlot, id: SubscriptionId) -> Option<Subscriber> {
-        if let IndexSlot::Resumed(_, client) = place {
-            return self.leave_replay(client, id).map(|(_, subscriber)| subscriber);
+        match place {
+            IndexSlot::Resumed(_, key) => return self.leave_replay(key, id),
+            IndexSlot::Trail(_, level) => return self.trails.remove(level, id),
+            _ => {}
         }
         let gone = match place {
             IndexSlot::Heads(at) => self.heads.remove(at),
@@ -173,7 +185,7 @@ impl Tables {
             IndexSlot::Syncing(at) => self.syncing.try_remove(at),
             IndexSlot::Mined(slot) => self.mined.remove(slot),
             IndexSlot::Receipts(slot) => self.receipts.remove(slot),
-            IndexSlot::Passthrough | IndexSlot::Resumed(..) => self.passing.remove(id),
+            IndexSlot::Passthrough | IndexSlot::Resumed(..) | IndexSlot::Trail(..) => self.passing.remove(id),
         }?;
         gone.writer.left(place.kind());
         self.gate.forget(gone.writer.id(), id);
@@ -200,21 +212,46 @@ impl Tables {
         self.logs.filters()
     }
 
-    /// Adds a subscription of heads or logs to the live tables.
+    /// Adds a subscription of a stream of the chain to the live tables.
     pub(super) fn join(&mut self, stream: Stream, subscriber: Subscriber) -> IndexSlot {
         subscriber.writer.joined(stream.kind());
         match stream {
             Stream::Logs(filter) => IndexSlot::Logs(self.logs.insert(filter, subscriber)),
             Stream::Heads => IndexSlot::Heads(self.heads.insert(subscriber)),
+            Stream::Mined(filter) => IndexSlot::Mined(self.mined.insert(filter, subscriber)),
+            Stream::Receipts(filter) => IndexSlot::Receipts(self.receipts.insert(filter, subscriber)),
         }
     }
 
-    pub(super) fn leave_replay(&mut self, client: ClientKey, id: SubscriptionId) -> Option<(Kind, Subscriber)> {
-        let members = self.replays.get_mut(&client)?;
+    /// Adds a replayed stream that has caught up with the head to the live tables. `first` is the number of the first
+    /// block that it covers.
+    pub(super) fn catch_up(&mut self, stream: Stream, subscriber: Subscriber, first: u64) -> IndexSlot {
+        let since = self.published.with_history(|history| match stream {
+            Stream::Heads | Stream::Logs(_) => history.sequence_from(first),
+            // The page had the contents of the newest block, which live subscribers may still wait for.
+            Stream::Mined(_) | Stream::Receipts(_) => history.tip().map_or(0, |tip| tip.sequence + 1),
+        });
+        subscriber.recipient.begin(since);
+        self.join(stream, subscriber)
+    }
+
+    /// Adds a replayed stream that has caught up with its level to the trail.
+    pub(super) fn reach(&mut self, level: Level, stream: Stream, subscriber: Subscriber) -> IndexSlot {
+        let kind = stream.kind();
+        self.trails.of(level).join(stream, subscriber);
+        self.trails.left_replay(level);
+        IndexSlot::Trail(kind, level)
+    }
+
+    pub(super) fn leave_replay(&mut self, key: GroupKey, id: SubscriptionId) -> Option<Subscriber> {
+        let members = self.replays.get_mut(&key)?;
         let gone = members.remove(id);
         // The replaying task removes an empty entry when it ends: a second task must not start before.
         if members.is_over() {
-            self.replays.remove(&client);
+            self.replays.remove(&key);
+        }
+        if let Some(level) = key.level.filter(|_| gone.is_some()) {
+            self.trails.left_replay(level);
         }
         gone
     }

@@ -114,6 +114,13 @@ impl TransactionFilter {
         Ok(filter)
     }
 
+    /// Checks if the filter matches a transaction.
+    #[must_use]
+    pub fn matches(&self, transaction: &Transaction) -> bool {
+        let mut keys = keys_of(transaction.from, transaction.to);
+        keys.any(|key| self.parties.binary_search(&key).is_ok())
+    }
+
     /// Returns the number of addresses in the filter; a pair counts as two.
     #[must_use]
     pub fn addresses(&self) -> usize {
@@ -144,6 +151,17 @@ impl Filter for TransactionFilter {
     }
 }
 
+/// Returns the keys of a transaction between these: a filter that matches it has one of them.
+fn keys_of(from: Option<Address>, to: Option<Address>) -> impl Iterator<Item = Parties> {
+    let keys = [
+        Some(Parties::Any),
+        from.map(Parties::From),
+        to.map(Parties::To),
+        from.zip(to).map(|(from, to)| Parties::Between(from, to)),
+    ];
+    keys.into_iter().flatten()
+}
+
 impl<S> Index<TransactionFilter, S> {
     /// Calls `each` for every filter that matches any of these transactions, with the positions of those, ascending,
     /// and the filter's subscribers.
@@ -170,13 +188,7 @@ impl<S> Index<TransactionFilter, S> {
         if self.is_empty() {
             return Vec::new();
         }
-        let keys = [
-            Some(Parties::Any),
-            from.map(Parties::From),
-            to.map(Parties::To),
-            from.zip(to).map(|(from, to)| Parties::Between(from, to)),
-        ];
-        let mut entries: Vec<usize> = self.under(keys.into_iter().flatten()).collect();
+        let mut entries: Vec<usize> = self.under(keys_of(from, to)).collect();
         // A filter may name both the sender and the recipient.
         entries.sort_unstable();
         entries.dedup();

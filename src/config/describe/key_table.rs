@@ -106,6 +106,10 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
         "Check of a block's logs before delivery: none; bloom (against logsBloom); receipts (one more call per block; receipts root and block hash are recomputed, so a node can neither forge nor omit a log).",
     ),
     (
+        "history.finality_depth",
+        "Depth below the head, in blocks, at which a block counts as safe and finalized on a chain whose nodes have no such tags; /status says if it is used. 0 for none: subscriptions to these levels are refused there.",
+    ),
+    (
         "subscriptions.filter_from_block",
         "Meaning of fromBlock in a logs subscription: bound (only later logs, as in geth) or replay (logs from fromBlock on are delivered first; not for 0x0, which go-ethereum always sends).",
     ),

@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Replays;
-use crate::chain::{Fetch, Gap, History, Loss, Page};
+use crate::chain::{ContentKind, Fetch, Gap, History, Loss, Page};
 use crate::delivery::{ClientWriter, CloseReason, Phase, SubscriptionId};
 use crate::panics;
 use crate::shares::{Charge, Owner, Place};
 use crate::subscription::LogFilter;
-use crate::subscription::replay_group::{Lost, WaitFor};
+use crate::subscription::replay_group::{GroupKey, Lost, WaitFor};
 use crate::telemetry::ReasonLabel;
 
 /// Interval at which the queue of a replaying client is checked for room.
@@ -49,20 +49,20 @@ struct HeldPage {
 }
 
 impl Replays {
-    pub(super) async fn run(self: Arc<Self>, writer: Weak<ClientWriter>, client: u64, woken: Arc<Notify>) {
+    pub(super) async fn run(self: Arc<Self>, writer: Weak<ClientWriter>, key: GroupKey, woken: Arc<Notify>) {
         let owner = writer.upgrade().map(|writer| writer.owner());
         if let Some(owner) = owner
-            && panics::caught("replay", &self.metrics, self.replay(owner, &writer, &woken))
+            && panics::caught("replay", &self.metrics, self.replay(owner, &writer, key, &woken))
                 .await
                 .is_none()
             && let Some(writer) = writer.upgrade()
         {
             writer.close(CloseReason::Internal);
         }
-        self.registry.end_replay(client, &woken);
+        self.registry.end_replay(key, &woken);
     }
 
-    async fn replay(&self, owner: Owner, writer: &Weak<ClientWriter>, woken: &Notify) {
+    async fn replay(&self, owner: Owner, writer: &Weak<ClientWriter>, key: GroupKey, woken: &Notify) {
         let (none, mut page): (_, Option<HeldPage>) = (Page::default(), None);
         let mut published = self.published.watch();
         let (mut tries, mut fetched) = (0, None);
@@ -74,7 +74,7 @@ impl Replays {
                 let Some(writer) = writer.upgrade() else { return };
                 let progress = self
                     .registry
-                    .replay(&writer, page.as_ref().map_or(&none, |held| &held.page));
+                    .replay(key, page.as_ref().map_or(&none, |held| &held.page));
                 if progress.wrote {
                     writer.flush();
                 }
@@ -85,6 +85,12 @@ impl Replays {
             };
             let found = match until {
                 WaitFor::Done => return,
+                WaitFor::Broken => {
+                    if let Some(writer) = writer.upgrade() {
+                        writer.close(CloseReason::FinalityBroken);
+                    }
+                    return;
+                }
                 WaitFor::Room => {
                     if room(writer, page.as_ref()).await.is_err() {
                         page = None;
@@ -107,22 +113,23 @@ impl Replays {
                     }
                     true
                 }
-                WaitFor::Fetched(gap, filters) => {
+                WaitFor::Fetched(gap, filters, extras) => {
                     let generation = self.published.with_history(History::generation);
-                    let asked = gap.first().map(|first| (first, filters.len()));
+                    let asked = (std::mem::discriminant(&gap), gap.first(), filters.len(), extras.len());
                     drop(page.take());
-                    let Some(found) = self.fetch((owner, writer), generation, gap, &filters).await else {
+                    let (contents, of) = (fetch(&filters), &extras[..]);
+                    let Some(found) = self.fetch((owner, writer), generation, gap, contents, of).await else {
                         tokio::time::sleep(NO_ROOM).await;
                         continue;
                     };
                     // Fetching the same page twice is no progress.
-                    let leads_on = !found.page.is_empty() && std::mem::replace(&mut fetched, asked) != asked;
+                    let leads_on = !found.page.is_empty() && fetched.replace(asked) != Some(asked);
                     page = Some(found);
                     leads_on
                 }
                 WaitFor::Located(id, lost) => {
                     page = None;
-                    self.locate(owner, writer, id, lost).await
+                    self.locate(owner, writer, key, id, lost).await
                 }
             };
             if found {
@@ -152,7 +159,8 @@ impl Replays {
         (owner, writer): (Owner, &Weak<ClientWriter>),
         generation: u64,
         gap: Gap,
-        filters: &[Arc<LogFilter>],
+        fetch: Fetch,
+        extras: &[ContentKind],
     ) -> Option<HeldPage> {
         let mut acquiring = std::pin::pin!(self.places.acquire(owner));
         let place = loop {
@@ -162,7 +170,7 @@ impl Replays {
             // A client that left gives up its turn.
             writer.upgrade().filter(|writer| writer.phase() == Phase::Open)?;
         };
-        let page = self.archive.page(generation, gap, fetch(filters)).await;
+        let page = self.archive.page(generation, gap, fetch, extras).await;
         let is_given_up = Arc::new(AtomicBool::new(false));
         let given_up = is_given_up.clone();
         let evict = Arc::new(move || given_up.store(true, Ordering::Relaxed));
@@ -178,7 +186,14 @@ impl Replays {
 
     /// Searches the nodes for a block that is not in memory, and moves the cursor. Returns `false` without progress:
     /// no node was asked or knows the block, or memory does not have it as canonical yet.
-    async fn locate(&self, owner: Owner, writer: &Weak<ClientWriter>, id: SubscriptionId, lost: Lost) -> bool {
+    async fn locate(
+        &self,
+        owner: Owner,
+        writer: &Weak<ClientWriter>,
+        key: GroupKey,
+        id: SubscriptionId,
+        lost: Lost,
+    ) -> bool {
         self.archive.forget();
         let Lost { block, up_to, logs } = lost;
         let located = self
@@ -188,14 +203,18 @@ impl Replays {
         let (Ok(Some(located)), Some(writer)) = (located, writer.upgrade()) else {
             return false;
         };
+        if key.level.is_some() && located.left.ancestor != block {
+            writer.close(CloseReason::FinalityBroken);
+            return true;
+        }
         let branch: Vec<_> = located.left.blocks.iter().copied().collect();
         let mut found = true;
-        self.registry.with_cursor(&writer, id, |cursor, history| {
+        self.registry.with_cursor(key, id, |cursor, history| {
             if let Some(cursor) = cursor {
                 found = cursor.found(history, block, located, logs);
             }
         });
-        self.registry.leave_branch(&writer, id, &branch);
+        self.registry.leave_branch(key, id, &branch);
         found
     }
 }

@@ -1,0 +1,478 @@
+//! One level of finality: the subscribers whose streams wait for it, and the walk that delivers each block to all of
+//! them once it has reached the level. No I/O.
+//!
+//! The walk trails the head. It never goes back: a reorg below its next block ends the streams of the level. Blocks come
+//! from memory, or from a page that the nodes gave; contents that memory lacks are fetched for the next few blocks, once
+//! for all subscribers. A block is delivered whole: head, logs, transactions, receipts (E3).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use alloy_primitives::B256;
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::flush::{DirtyClients, is_answered, send};
+use super::receipt_filter::Bodies;
+use super::subscriber::{ClientKey, Subscriber, is_open};
+use super::transaction_event::{Fate, PerForm};
+use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, TransactionFilter};
+use crate::chain::{
+    BlockLogs, BlockReceipts, BlockTransactions, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page,
+};
+use crate::clock::Moment;
+use crate::delivery::{Batch, Event, Kind, SubscriptionId};
+
+/// Blocks whose contents are fetched ahead of the walk.
+const AHEAD: usize = 4;
+
+/// Source of the number up to which blocks have a level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// Not known yet.
+    #[default]
+    Unknown,
+    /// Tag of the node in use.
+    Tag,
+    /// Depth below the head, as a client or the settings say.
+    Depth,
+    /// None: the node has no block of this tag, and the settings give no depth.
+    Absent,
+}
+
+/// Subscribers of one level, and their place in the chain.
+#[derive(Debug, Default)]
+pub(super) struct Trail {
+    /// Number after the last block that has reached the level.
+    end: Option<u64>,
+    basis: Basis,
+    walk: Option<Walk>,
+    heads: Slab<Subscriber>,
+    logs: LogIndex<Subscriber>,
+    mined: Index<TransactionFilter, Subscriber>,
+    receipts: Index<ReceiptFilter, Subscriber>,
+    members: HashMap<SubscriptionId, Member>,
+    /// Subscriptions of the level that replay before they join.
+    pub replaying: usize,
+    page: Page,
+    is_fetching: bool,
+    /// Fetches of the same page in a row that did not lead on.
+    tries: u32,
+    /// Contents of the next blocks that memory does not keep.
+    fetched: HashMap<(B256, ContentKind), Content>,
+    awaited: Vec<(ContentKind, Header)>,
+}
+
+/// Place of a walk.
+#[derive(Debug)]
+struct Walk {
+    /// Number of the next block: all blocks below were delivered, or were there when the walk began.
+    next: u64,
+    cursor: Cursor,
+}
+
+/// Member of a trail: the subscriber's place in its table, and the stream with which it leaves for a replay.
+#[derive(Debug)]
+struct Member {
+    client: ClientKey,
+    slot: TrailSlot,
+    stream: Stream,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum TrailSlot {
+    Heads(usize),
+    Logs(LogSlot),
+    Mined(Slot),
+    Receipts(Slot),
+}
+
+/// Whole block to deliver.
+#[derive(Debug)]
+pub(super) struct WholeBlock {
+    header: Header,
+    logs: Option<Arc<BlockLogs>>,
+    transactions: Option<Arc<BlockTransactions>>,
+    receipts: Option<Arc<BlockReceipts>>,
+    /// Further blocks have reached the level already.
+    more: bool,
+}
+
+/// Next step of a walk.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Nothing to do before the next head, tag, page or contents.
+    Idle,
+    /// The walk begins; from now on the level's place is known.
+    Begin,
+    /// Deliver this block.
+    Deliver(WholeBlock),
+    /// Fetch contents: [`Trail::awaited`] has changed.
+    Await,
+    /// Fetch blocks older than memory. After a page that does not lead on, some time later.
+    Fetch(Gap, Retry),
+    /// The chain no longer has the block that was delivered last.
+    Broken,
+}
+
+/// Reason to fetch a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// The first page from this block on.
+    First,
+    /// The page before did not lead on.
+    Again,
+}
+
+/// Encoder of an event that all its subscribers share.
+type Encode<'a> = dyn Fn(&[u8]) -> Event + 'a;
+
+impl Trail {
+    // ---- members
+
+    pub(super) fn join(&mut self, stream: Stream, subscriber: Subscriber) {
+        let (id, client) = (subscriber.recipient.id(), subscriber.writer.id());
+        let slot = match stream.clone() {
+            Stream::Heads => TrailSlot::Heads(self.heads.insert(subscriber)),
+            Stream::Logs(filter) => TrailSlot::Logs(self.logs.insert(filter, subscriber)),
+            Stream::Mined(filter) => TrailSlot::Mined(self.mined.insert(filter, subscriber)),
+            Stream::Receipts(filter) => TrailSlot::Receipts(self.receipts.insert(filter, subscriber)),
+        };
+        self.members.insert(id, Member { client, slot, stream });
+    }
+
+    pub(super) fn remove(&mut self, id: SubscriptionId) -> Option<(Stream, Subscriber)> {
+        let Member { slot, stream, .. } = self.members.remove(&id)?;
+        let subscriber = match slot {
+            TrailSlot::Heads(at) => self.heads.try_remove(at),
+            TrailSlot::Logs(slot) => self.logs.remove(slot),
+            TrailSlot::Mined(slot) => self.mined.remove(slot),
+            TrailSlot::Receipts(slot) => self.receipts.remove(slot),
+        };
+        Some((stream, subscriber?))
+    }
+
+    /// Removes the members of these clients, and returns them with the place behind which each of them is.
+    pub(super) fn leave(&mut self, clients: &BTreeSet<ClientKey>) -> Vec<(Stream, Subscriber, Cursor)> {
+        let Some(cursor) = self.walk.as_ref().map(|walk| walk.cursor.clone()) else {
+            return Vec::new();
+        };
+        let members = self.members.iter();
+        let leaving = members.filter(|(_, member)| clients.contains(&member.client));
+        let leaving: Vec<SubscriptionId> = leaving.map(|(id, _)| *id).collect();
+        let removed = leaving.into_iter().filter_map(|id| self.remove(id));
+        removed
+            .map(|(stream, subscriber)| (stream, subscriber, cursor.clone()))
+            .collect()
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        self.members.is_empty() && self.replaying == 0
+    }
+
+    pub(super) fn subscriptions(&self) -> usize {
+        self.members.len() + self.replaying
+    }
+
+    pub(super) fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
+        let heads = self.heads.iter().map(|(_, subscriber)| subscriber);
+        heads
+            .chain(self.logs.iter())
+            .chain(self.mined.iter())
+            .chain(self.receipts.iter())
+    }
+
+    /// Returns the subscribers that need these contents.
+    pub(super) fn subscribers_to(&self, kind: ContentKind) -> Box<dyn Iterator<Item = &Subscriber> + '_> {
+        match kind {
+            ContentKind::Logs => Box::new(self.logs.iter()),
+            ContentKind::Transactions => Box::new(self.mined.iter()),
+            ContentKind::Receipts => Box::new(self.receipts.iter()),
+        }
+    }
+
+    // ---- the level
+
+    /// Returns the number of the next block; `None` until the walk has begun.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.walk.as_ref().map(|walk| walk.next)
+    }
+
+    pub(super) fn basis(&self) -> Basis {
+        self.basis
+    }
+
+    /// Records that blocks below `end` have reached the level; a lower number than before changes nothing.
+    pub(super) fn reach(&mut self, end: u64, basis: Basis) {
+        self.end = self.end.max(Some(end));
+        self.basis = basis;
+    }
+
+    /// Records that no block has the level, unless some had it before.
+    pub(super) fn lack(&mut self) {
+        if self.end.is_none() {
+            self.basis = Basis::Absent;
+        }
+    }
+
+    /// Checks if a reorg that drops the blocks from this number on dropped what was delivered. Otherwise new blocks of
+    /// these numbers have yet to reach the level.
+    pub(super) fn is_broken_by(&mut self, first: u64) -> bool {
+        self.end = self.end.map(|end| end.min(first));
+        self.next().is_some_and(|next| first < next)
+    }
+
+    /// Forgets the place: the chain is another one.
+    pub(super) fn reset(&mut self) {
+        (self.end, self.walk, self.basis) = (None, None, Basis::Unknown);
+        (self.page, self.tries) = (Page::default(), 0);
+        self.fetched.clear();
+        self.awaited.clear();
+    }
+
+    // ---- the walk
+
+    /// Returns the next step. After [`Step::Deliver`] the walk stands behind that block.
+    pub(super) fn step(&mut self, history: &History) -> Step {
+        let (Some(head), Some(end)) = (history.stands_at(), self.end) else {
+            return Step::Idle;
+        };
+        // A node may lie about its tag, and after a rewind the chain may change.
+        let end = end.min(head.number.saturating_add(1));
+        let Some(walk) = &mut self.walk else {
+            let cursor = Cursor::from(end);
+            self.walk = Some(Walk { next: end, cursor });
+            return Step::Begin;
+        };
+        // The one comparison per head for all who share the level.
+        if walk.next >= end {
+            return Step::Idle;
+        }
+        let next = walk.cursor.next(history, &self.page, Needs::Headers);
+        match &next {
+            Next::Block(own) if own.number() < end => {
+                let (header, logs) = (own.header.clone(), own.logs.clone());
+                let awaits_logs = own.awaits_logs;
+                let Some(whole) = self.whole(header, logs) else {
+                    return self.lacking(history, awaits_logs, end);
+                };
+                if let Some(walk) = &mut self.walk {
+                    walk.cursor.told(&next);
+                    walk.next = whole.header.block.number.saturating_add(1);
+                }
+                self.tries = 0;
+                self.awaited.clear();
+                let more = self.next().is_some_and(|next| next < end);
+                if !more {
+                    self.page = Page::default();
+                }
+                Step::Deliver(WholeBlock { more, ..whole })
+            }
+            // No block has a number in between.
+            Next::Block(_) => {
+                walk.next = end;
+                Step::Idle
+            }
+            Next::Below(_) if !self.is_fetching => self.fetch(history, Retry::First),
+            Next::Lost(_) | Next::Retraction(_) | Next::Rest(..) if !self.is_fetching => {
+                self.fetch(history, Retry::Again)
+            }
+            _ => Step::Idle,
+        }
+    }
+
+    fn fetch(&mut self, history: &History, retry: Retry) -> Step {
+        match self.next().and_then(|next| history.gap(next)) {
+            Some(gap @ Gap::Below(..)) => {
+                self.is_fetching = true;
+                let retry = if self.tries > 0 { Retry::Again } else { retry };
+                Step::Fetch(gap, retry)
+            }
+            // The block is in memory, and does not follow the one that was delivered last.
+            Some(_) if retry == Retry::Again => Step::Broken,
+            _ => Step::Idle,
+        }
+    }
+
+    /// Takes the page that was fetched; returns the number of pages in a row that did not lead on.
+    pub(super) fn fetched_page(&mut self, page: Page) -> u32 {
+        (self.page, self.is_fetching) = (page, false);
+        self.tries += 1;
+        self.tries
+    }
+
+    /// Returns the block with all contents that subscribers need; `None` if some are missing.
+    fn whole(&mut self, header: Header, logs: Option<Arc<BlockLogs>>) -> Option<WholeBlock> {
+        let hash = header.block.hash;
+        let kept = |kind| self.fetched.get(&(hash, kind));
+        let logs = logs.or_else(|| match kept(ContentKind::Logs) {
+            Some(Content::Logs(logs)) => Some(logs.clone()),
+            _ => None,
+        });
+        let transactions = match kept(ContentKind::Transactions) {
+            Some(Content::Transactions(transactions)) => Some(transactions.clone()),
+            _ => None,
+        };
+        let receipts = match kept(ContentKind::Receipts) {
+            Some(Content::Receipts(receipts)) => Some(receipts.clone()),
+            _ => None,
+        };
+        let is_lacking = |kind, is_there: bool| !is_there && self.needs(kind);
+        if is_lacking(ContentKind::Logs, logs.is_some())
+            || is_lacking(ContentKind::Transactions, transactions.is_some())
+            || is_lacking(ContentKind::Receipts, receipts.is_some())
+        {
+            return None;
+        }
+        self.fetched.retain(|(of, _), _| *of != hash);
+        Some(WholeBlock {
+            header,
+            logs,
+            transactions,
+            receipts,
+            more: false,
+        })
+    }
+
+    fn needs(&self, kind: ContentKind) -> bool {
+        self.subscribers_to(kind).any(is_open)
+    }
+
+    /// Notes the contents that the next blocks lack.
+    fn lacking(&mut self, history: &History, awaits_logs: bool, end: u64) -> Step {
+        let next = self.next().unwrap_or(end);
+        let last = end.saturating_sub(1);
+        let oldest = history.oldest().map_or(0, |oldest| oldest.number());
+        let below = self.page.blocks().iter();
+        let below = below.filter(|own| (next..oldest.min(end)).contains(&own.number()));
+        let ahead: Vec<_> = below
+            .chain(history.between(next.max(oldest), last))
+            .take(AHEAD)
+            .collect();
+        let needed: Vec<ContentKind> = ContentKind::ALL.into_iter().filter(|kind| self.needs(*kind)).collect();
+        let lacks = |kind: ContentKind, own: &crate::chain::PublishedBlock| match kind {
+            // Live subscriptions have them fetched already.
+            ContentKind::Logs if own.logs.is_some() || own.awaits_logs => false,
+            kind => !self.fetched.contains_key(&(own.header.block.hash, kind)),
+        };
+        let mut awaited = Vec::new();
+        for own in ahead {
+            let lacked = needed.iter().filter(|kind| lacks(**kind, own));
+            awaited.extend(lacked.map(|kind| (*kind, own.header.clone())));
+        }
+        let key = |(kind, header): &(ContentKind, Header)| (*kind, header.block.hash);
+        let is_same = awaited.iter().map(key).eq(self.awaited.iter().map(key));
+        self.awaited = awaited;
+        if is_same || (awaits_logs && self.awaited.is_empty()) {
+            Step::Idle
+        } else {
+            Step::Await
+        }
+    }
+
+    /// Returns the contents that are to be fetched now, the next block's first.
+    pub(super) fn awaited(&self) -> &[(ContentKind, Header)] {
+        &self.awaited
+    }
+
+    /// Takes contents if they are awaited; `false` if they are not.
+    pub(super) fn take(&mut self, block: B256, kind: ContentKind, content: Option<&Content>) -> bool {
+        let is_it = |(own, header): &(ContentKind, Header)| *own == kind && header.block.hash == block;
+        let before = self.awaited.len();
+        self.awaited.retain(|own| !is_it(own));
+        let is_awaited = self.awaited.len() < before;
+        if let Some(content) = content.filter(|_| is_awaited) {
+            self.fetched.insert((block, kind), content.clone());
+        }
+        is_awaited
+    }
+
+    // ---- delivery
+
+    /// Queues a block for all members. Returns the clients without room for the blocks behind it.
+    pub(super) fn deliver(
+        &mut self,
+        block: &WholeBlock,
+        encode: &Encode<'_>,
+        due: &mut DirtyClients,
+        now: Moment,
+    ) -> BTreeSet<ClientKey> {
+        let mut out = Out {
+            full: BTreeSet::new(),
+            more: block.more,
+            seen: Instant::now(),
+            due,
+            now,
+        };
+        if !self.heads.is_empty() {
+            let batch = out.one(Kind::Heads, encode(&block.header.json));
+            out.send(self.heads.iter().map(|(_, subscriber)| subscriber), &batch);
+        }
+        if let Some(logs) = &block.logs {
+            self.deliver_logs(logs, encode, &mut out);
+        }
+        if let Some(transactions) = &block.transactions {
+            self.deliver_transactions(transactions, encode, &mut out);
+        }
+        if let Some(receipts) = &block.receipts {
+            let mut bodies = Bodies::new(&receipts.receipts);
+            self.receipts.for_each_match(&receipts.receipts, |positions, takers| {
+                let batch = bodies.of(positions, |json| out.one(Kind::Receipts, encode(json)));
+                out.send(takers, &batch);
+            });
+        }
+        out.full
+    }
+
+    fn deliver_logs(&mut self, block: &BlockLogs, encode: &Encode<'_>, out: &mut Out<'_>) {
+        let mut encoded: Vec<Option<Event>> = vec![None; block.logs.len()];
+        self.logs
+            .for_each_match(&block.logs, block.block.number, |positions, takers| {
+                let event = |&at: &u32| {
+                    let log = &block.logs[at as usize];
+                    encoded[at as usize].get_or_insert_with(|| encode(log.json())).clone()
+                };
+                let batch = Batch::new(Kind::Logs, positions.iter().map(event).collect(), out.seen);
+                out.send(takers.iter(), &batch);
+            });
+    }
+
+    fn deliver_transactions(&self, block: &BlockTransactions, encode: &Encode<'_>, out: &mut Out<'_>) {
+        let all = &block.transactions;
+        let mut encoded: Vec<PerForm<Event>> = all.iter().map(|_| PerForm::default()).collect();
+        self.mined.for_each_match(all, |filter, positions, takers| {
+            let event = |&at: &usize| {
+                let make = || encode(&Fate::Adopted.json(&all[at], filter.form));
+                encoded[at].get(filter.form, make).clone()
+            };
+            let batch = Batch::new(Kind::Mined, positions.iter().map(event).collect(), out.seen);
+            out.send(takers, &batch);
+        });
+    }
+}
+
+/// Deliveries of one block.
+struct Out<'a> {
+    full: BTreeSet<ClientKey>,
+    more: bool,
+    /// Blocks of a level are late by nature: the latency measured is their time in the queue.
+    seen: Instant,
+    due: &'a mut DirtyClients,
+    now: Moment,
+}
+
+impl Out<'_> {
+    fn one(&self, kind: Kind, event: Event) -> Arc<Batch> {
+        Batch::new(kind, Box::new([event]), self.seen)
+    }
+
+    fn send<'a>(&mut self, subscribers: impl Iterator<Item = &'a Subscriber>, batch: &Arc<Batch>) {
+        for subscriber in subscribers.filter(is_answered) {
+            // A single block is queued like a live one; a client is paged only behind a jump of the level.
+            if self.more && !subscriber.writer.has_room() {
+                self.full.insert(subscriber.writer.id());
+            }
+            send(std::iter::once(subscriber), batch, self.due, self.now);
+        }
+    }
+}

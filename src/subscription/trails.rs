@@ -1,0 +1,329 @@
+//! The levels of finality that somebody subscribes to, and the effects of chain events on them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::flush::DirtyClients;
+use super::level::end_at_depth;
+use super::replay_group::{GroupKey, ReplayGroup};
+use super::subscriber::{ClientKey, Subscriber};
+use super::tables::{IndexSlot, Tables};
+use super::trail::{Basis, Retry, Step, Trail};
+use super::{Level, Stream};
+use crate::chain::{
+    Absent, ContentKind, Cursor, FetchedContent, Gap, Header, MAX_FETCHES, Page, PublishedBlock, Tag, Tagged,
+};
+use crate::clock::Moment;
+use crate::delivery::{ClientWriter, CloseReason, SubscriptionId};
+
+/// Blocks delivered at one level before others have their turn.
+const TURN: usize = 8;
+
+/// Pages in a row that do not lead on, half a second apart, after which the streams of a level end: a node that restarts
+/// is back before that.
+const TRIES: u32 = 120;
+
+/// Trails by their level.
+#[derive(Debug, Default)]
+pub(super) struct Trails {
+    by_level: BTreeMap<Level, Trail>,
+    /// `true` once a node had a block of a tag: depth never takes the place of this chain's tags.
+    has_tags: bool,
+}
+
+/// State of one level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LevelState {
+    /// The level.
+    pub level: Level,
+    /// Number of the newest block that has reached it, as far as it was delivered.
+    pub number: Option<u64>,
+    /// Source of that number: `tag`, `depth`, `none` without either, or `unknown`.
+    pub basis: &'static str,
+    /// Subscriptions.
+    pub subscriptions: usize,
+}
+
+/// Position of a level that subscriptions wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// Not known yet.
+    Unknown,
+    /// Known.
+    Begun,
+    /// No block has this level.
+    Absent,
+}
+
+/// Work that follows from an advance.
+#[derive(Debug, Default)]
+pub(super) struct TrailWork {
+    /// Blocks older than memory that walks need.
+    pub gaps: Vec<(Level, Gap, Retry)>,
+    /// Clients that read too slowly for a jump of the level, and replay by themselves.
+    pub paged: BTreeMap<ClientKey, Arc<ClientWriter>>,
+    /// `true` if more can be delivered at once.
+    pub again: bool,
+    /// `true` if other contents are to be fetched.
+    pub needs: bool,
+    /// `true` if a level has moved.
+    pub moved: bool,
+}
+
+impl Trails {
+    /// Returns the trail of this level, to which a subscription is added.
+    pub(super) fn of(&mut self, level: Level) -> &mut Trail {
+        self.by_level.entry(level).or_default()
+    }
+
+    /// Returns the number of the next block of a level; `None` until it is known.
+    pub(super) fn next(&self, level: Level) -> Option<u64> {
+        self.by_level.get(&level).and_then(Trail::next)
+    }
+
+    pub(super) fn reached(&self, level: Level) -> Reached {
+        match self.by_level.get(&level) {
+            Some(trail) if trail.next().is_some() => Reached::Begun,
+            Some(trail) if trail.basis() == Basis::Absent => Reached::Absent,
+            _ => Reached::Unknown,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_level.is_empty()
+    }
+
+    pub(super) fn levels(&self) -> impl Iterator<Item = Level> {
+        self.by_level.keys().copied()
+    }
+
+    /// Checks if a tag is wanted.
+    pub(super) fn want(&self, tag: Tag) -> bool {
+        self.by_level.contains_key(&Level::Tag(tag))
+    }
+
+    pub(super) fn states(&self) -> Vec<LevelState> {
+        let states = self.by_level.iter().map(|(level, trail)| LevelState {
+            level: *level,
+            number: trail.next().and_then(|next| next.checked_sub(1)),
+            basis: match trail.basis() {
+                Basis::Unknown => "unknown",
+                Basis::Tag => "tag",
+                Basis::Depth => "depth",
+                Basis::Absent => "none",
+            },
+            subscriptions: trail.subscriptions(),
+        });
+        states.collect()
+    }
+
+    /// Removes a member.
+    pub(super) fn remove(&mut self, level: Level, id: SubscriptionId) -> Option<Subscriber> {
+        let removed = self.by_level.get_mut(&level)?.remove(id);
+        self.tidy(level);
+        removed.map(|(_, subscriber)| subscriber)
+    }
+
+    /// Records that a subscription of this level no longer replays.
+    pub(super) fn left_replay(&mut self, level: Level) {
+        if let Some(trail) = self.by_level.get_mut(&level) {
+            trail.replaying = trail.replaying.saturating_sub(1);
+        }
+        self.tidy(level);
+    }
+
+    fn tidy(&mut self, level: Level) {
+        if self.by_level.get(&level).is_some_and(Trail::is_unused) {
+            self.by_level.remove(&level);
+        }
+    }
+
+    /// Returns contents to fetch for the next blocks of all levels: the next block of each level first, lest one level
+    /// waits for another.
+    pub(super) fn needed(&self) -> Vec<(ContentKind, Header)> {
+        let mut needed: Vec<(ContentKind, Header)> = Vec::new();
+        let most = self
+            .by_level
+            .values()
+            .map(|trail| trail.awaited().len())
+            .max()
+            .unwrap_or(0);
+        for at in 0..most {
+            for (kind, header) in self.by_level.values().filter_map(|trail| trail.awaited().get(at)) {
+                let is_new = |(own, of): &(ContentKind, Header)| own != kind || of.block != header.block;
+                if needed.len() < MAX_FETCHES && needed.iter().all(is_new) {
+                    needed.push((*kind, header.clone()));
+                }
+            }
+        }
+        needed
+    }
+
+    /// Closes all subscribers: the chain is not connected with the blocks that they have.
+    pub(super) fn lose_continuity(&mut self) {
+        for trail in self.by_level.values_mut() {
+            close(trail.subscribers(), CloseReason::ContinuityLost);
+            trail.reset();
+        }
+    }
+}
+
+fn close<'a>(subscribers: impl Iterator<Item = &'a Subscriber>, reason: CloseReason) {
+    subscribers.for_each(|subscriber| subscriber.writer.close(reason));
+}
+
+impl Tables {
+    /// Ends the streams of the levels that had blocks which a reorg drops. Blocks are given oldest first.
+    pub(super) fn break_trails(&mut self, dropped: &[PublishedBlock]) {
+        let Some(first) = dropped.first().map(PublishedBlock::number) else {
+            return;
+        };
+        let Self { trails, replays, .. } = self;
+        for (level, trail) in &mut trails.by_level {
+            if trail.is_broken_by(first) {
+                end(*level, trail, replays, CloseReason::FinalityBroken);
+            } else {
+                // The client stands behind a block that never had the level.
+                let groups = replays.iter().filter(|(key, _)| key.level == Some(*level));
+                let stranded = groups.flat_map(|(_, group)| group.behind_any(dropped));
+                close(stranded, CloseReason::FinalityBroken);
+            }
+        }
+    }
+
+    /// Records a node's answer about a tag. `depth` takes the place of tags on a chain that has none; 0 for nothing.
+    pub(super) fn note_tag(&mut self, tag: Tag, tagged: Tagged, depth: u64) {
+        let head = self.published.with_history(|history| {
+            let head = history.stands_at()?;
+            let is_ours = match tagged {
+                // A node on another branch, or one that contradicts itself, proves nothing about this chain.
+                Tagged::Block(block) => {
+                    block.number > head.number
+                        || history.oldest().is_some_and(|oldest| block.number < oldest.number())
+                        || history.is_canonical(block)
+                }
+                Tagged::None | Tagged::Unknown => true,
+            };
+            is_ours.then_some(head.number)
+        });
+        let (Some(head), Some(trail)) = (head, self.trails.by_level.get_mut(&Level::Tag(tag))) else {
+            return;
+        };
+        match tagged {
+            Tagged::Block(block) => {
+                self.trails.has_tags = true;
+                trail.reach(block.number.min(head).saturating_add(1), Basis::Tag);
+            }
+            Tagged::None if depth > 0 && !self.trails.has_tags => {
+                trail.reach(end_at_depth(head, depth.saturating_add(1)), Basis::Depth);
+            }
+            Tagged::None => trail.lack(),
+            Tagged::Unknown => {}
+        }
+    }
+
+    /// Delivers blocks that have reached their level, some at a time.
+    pub(super) fn advance_trails(&mut self, due: &mut DirtyClients, now: Moment) -> TrailWork {
+        let mut work = TrailWork::default();
+        let head = self.published.with_history(|history| history.stands_at());
+        let Some(head) = head else { return work };
+        let mut trails = std::mem::take(&mut self.trails);
+        for (level, trail) in &mut trails.by_level {
+            if let Some(end) = level.end_at(head.number) {
+                trail.reach(end, Basis::Depth);
+            }
+            self.advance_trail(*level, trail, &mut work, due, now);
+        }
+        self.trails = trails;
+        work
+    }
+
+    fn advance_trail(
+        &mut self,
+        level: Level,
+        trail: &mut Trail,
+        work: &mut TrailWork,
+        due: &mut DirtyClients,
+        now: Moment,
+    ) {
+        for _ in 0..TURN {
+            match self.published.with_history(|history| trail.step(history)) {
+                Step::Idle => return,
+                Step::Begin => work.moved = true,
+                Step::Await => {
+                    work.needs = true;
+                    return;
+                }
+                Step::Fetch(gap, retry) => {
+                    work.gaps.push((level, gap, retry));
+                    return;
+                }
+                Step::Broken => {
+                    end(level, trail, &self.replays, CloseReason::FinalityBroken);
+                    return;
+                }
+                Step::Deliver(block) => {
+                    work.moved = true;
+                    let full = trail.deliver(&block, &|payload| self.event(payload), due, now);
+                    for (stream, subscriber, cursor) in trail.leave(&full) {
+                        trail.replaying += 1;
+                        self.page_alone(level, stream, subscriber, cursor, work);
+                    }
+                }
+            }
+        }
+        work.again = true;
+    }
+
+    /// Moves a member to the replays of its client.
+    fn page_alone(
+        &mut self,
+        level: Level,
+        stream: Stream,
+        subscriber: Subscriber,
+        cursor: Cursor,
+        work: &mut TrailWork,
+    ) {
+        let (id, kind, writer) = (subscriber.recipient.id(), stream.kind(), subscriber.writer.clone());
+        let key = GroupKey::new(writer.id(), Some(level));
+        let group = self.replays.entry(key).or_insert_with(|| ReplayGroup::at(key.level));
+        group.add(stream, Some(cursor), subscriber);
+        self.joined.insert(id, IndexSlot::Resumed(kind, key));
+        work.paged.insert(writer.id(), writer);
+    }
+
+    /// Takes a page for the walk of a level; ends the level's streams after too many that do not lead on.
+    pub(super) fn trail_page(&mut self, level: Level, page: Page) {
+        let Self { trails, replays, .. } = self;
+        if let Some(trail) = trails.by_level.get_mut(&level)
+            && trail.fetched_page(page) >= TRIES
+        {
+            end(level, trail, replays, CloseReason::ContinuityLost);
+        }
+    }
+
+    /// Gives fetched contents to the levels that await them. If no node has them, the subscribers that need them are
+    /// closed; returns the reason.
+    pub(super) fn trail_contents(&mut self, fetched: &FetchedContent) -> Option<Absent> {
+        let FetchedContent { block, kind, result } = fetched;
+        let mut lost = None;
+        for trail in self.trails.by_level.values_mut() {
+            let is_awaited = trail.take(*block, *kind, result.as_ref().ok());
+            if let Err(why) = result
+                && is_awaited
+            {
+                close(trail.subscribers_to(*kind), CloseReason::ContinuityLost);
+                lost = Some(*why);
+            }
+        }
+        lost
+    }
+}
+
+/// Closes all subscribers of a level, those that replay included.
+fn end(level: Level, trail: &mut Trail, replays: &HashMap<GroupKey, ReplayGroup>, reason: CloseReason) {
+    close(trail.subscribers(), reason);
+    let groups = replays.iter().filter(|(key, _)| key.level == Some(level));
+    close(groups.flat_map(|(_, group)| group.subscribers()), reason);
+    trail.reset();
+}
