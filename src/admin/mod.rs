@@ -182,12 +182,21 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let head = admin.published.last_adopted().map(
         |(block, seen)| json!({"number": block.number, "hash": block.hash, "ageSeconds": seen.elapsed().as_secs_f64()}),
     );
+    let levels = admin.services.registry.levels().into_iter().map(|state| {
+        json!({
+            "level": state.level.to_string(),
+            "number": state.number,
+            "basis": state.basis,
+            "subscriptions": state.subscriptions,
+        })
+    });
     let page = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": admin.readiness.check().is_ok(),
         "clients": admin.services.clients.len(),
         "queuedBytes": admin.services.clients.queued_bytes(),
         "head": head,
+        "finality": levels.collect::<Vec<_>>(),
         "upstreams": upstreams,
     });
     ([(header::CONTENT_TYPE, "application/json")], format!("{page:#}\n"))

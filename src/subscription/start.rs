@@ -187,7 +187,7 @@ mod tests {
             r#"{"confirmations":"0x0"}"#,
             r#"{"confirmations":-1}"#,
             r#"{"confirmations":1.5}"#,
-            r#"{"confirmations":"12"}"#,
+            r#"{"confirmations":"twelve"}"#,
             r#"{"finality":"safe","confirmations":1}"#,
         ] {
             let error = parse(wrong).expect("ours").expect_err(wrong);

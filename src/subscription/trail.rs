@@ -5,23 +5,19 @@
 //! from memory, or from a page that the nodes gave; contents that memory lacks are fetched for the next few blocks, once
 //! for all subscribers. A block is delivered whole: head, logs, transactions, receipts (E3).
 
+mod delivery;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use alloy_primitives::B256;
 use slab::Slab;
-use tokio::time::Instant;
 
-use super::flush::{DirtyClients, is_answered, send};
-use super::receipt_filter::Bodies;
+pub(super) use self::delivery::WholeBlock;
 use super::subscriber::{ClientKey, Subscriber, is_open};
-use super::transaction_event::{Fate, PerForm};
 use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, TransactionFilter};
-use crate::chain::{
-    BlockLogs, BlockReceipts, BlockTransactions, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page,
-};
-use crate::clock::Moment;
-use crate::delivery::{Batch, Event, Kind, SubscriptionId};
+use crate::chain::{BlockLogs, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock};
+use crate::delivery::SubscriptionId;
 
 /// Blocks whose contents are fetched ahead of the walk.
 const AHEAD: usize = 4;
@@ -52,6 +48,8 @@ pub(super) struct Trail {
     mined: Index<TransactionFilter, Subscriber>,
     receipts: Index<ReceiptFilter, Subscriber>,
     members: HashMap<SubscriptionId, Member>,
+    /// Members whose answer was not queued yet when the last block was delivered.
+    unanswered: Vec<Subscriber>,
     /// Subscriptions of the level that replay before they join.
     pub replaying: usize,
     page: Page,
@@ -87,17 +85,6 @@ enum TrailSlot {
     Receipts(Slot),
 }
 
-/// Whole block to deliver.
-#[derive(Debug)]
-pub(super) struct WholeBlock {
-    header: Header,
-    logs: Option<Arc<BlockLogs>>,
-    transactions: Option<Arc<BlockTransactions>>,
-    receipts: Option<Arc<BlockReceipts>>,
-    /// Further blocks have reached the level already.
-    more: bool,
-}
-
 /// Next step of a walk.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -124,14 +111,14 @@ pub(super) enum Retry {
     Again,
 }
 
-/// Encoder of an event that all its subscribers share.
-type Encode<'a> = dyn Fn(&[u8]) -> Event + 'a;
-
 impl Trail {
     // ---- members
 
     pub(super) fn join(&mut self, stream: Stream, subscriber: Subscriber) {
         let (id, client) = (subscriber.recipient.id(), subscriber.writer.id());
+        if !subscriber.recipient.is_answered() {
+            self.unanswered.push(subscriber.clone());
+        }
         let slot = match stream.clone() {
             Stream::Heads => TrailSlot::Heads(self.heads.insert(subscriber)),
             Stream::Logs(filter) => TrailSlot::Logs(self.logs.insert(filter, subscriber)),
@@ -143,6 +130,7 @@ impl Trail {
 
     pub(super) fn remove(&mut self, id: SubscriptionId) -> Option<(Stream, Subscriber)> {
         let Member { slot, stream, .. } = self.members.remove(&id)?;
+        self.unanswered.retain(|own| own.recipient.id() != id);
         let subscriber = match slot {
             TrailSlot::Heads(at) => self.heads.try_remove(at),
             TrailSlot::Logs(slot) => self.logs.remove(slot),
@@ -154,9 +142,10 @@ impl Trail {
 
     /// Removes the members of these clients, and returns them with the place behind which each of them is.
     pub(super) fn leave(&mut self, clients: &BTreeSet<ClientKey>) -> Vec<(Stream, Subscriber, Cursor)> {
-        let Some(cursor) = self.walk.as_ref().map(|walk| walk.cursor.clone()) else {
+        let Some(cursor) = self.walk.as_ref().filter(|_| !clients.is_empty()) else {
             return Vec::new();
         };
+        let cursor = cursor.cursor.clone();
         let members = self.members.iter();
         let leaving = members.filter(|(_, member)| clients.contains(&member.client));
         let leaving: Vec<SubscriptionId> = leaving.map(|(id, _)| *id).collect();
@@ -350,7 +339,7 @@ impl Trail {
             .take(AHEAD)
             .collect();
         let needed: Vec<ContentKind> = ContentKind::ALL.into_iter().filter(|kind| self.needs(*kind)).collect();
-        let lacks = |kind: ContentKind, own: &crate::chain::PublishedBlock| match kind {
+        let lacks = |kind: ContentKind, own: &PublishedBlock| match kind {
             // Live subscriptions have them fetched already.
             ContentKind::Logs if own.logs.is_some() || own.awaits_logs => false,
             kind => !self.fetched.contains_key(&(own.header.block.hash, kind)),
@@ -385,94 +374,5 @@ impl Trail {
             self.fetched.insert((block, kind), content.clone());
         }
         is_awaited
-    }
-
-    // ---- delivery
-
-    /// Queues a block for all members. Returns the clients without room for the blocks behind it.
-    pub(super) fn deliver(
-        &mut self,
-        block: &WholeBlock,
-        encode: &Encode<'_>,
-        due: &mut DirtyClients,
-        now: Moment,
-    ) -> BTreeSet<ClientKey> {
-        let mut out = Out {
-            full: BTreeSet::new(),
-            more: block.more,
-            seen: Instant::now(),
-            due,
-            now,
-        };
-        if !self.heads.is_empty() {
-            let batch = out.one(Kind::Heads, encode(&block.header.json));
-            out.send(self.heads.iter().map(|(_, subscriber)| subscriber), &batch);
-        }
-        if let Some(logs) = &block.logs {
-            self.deliver_logs(logs, encode, &mut out);
-        }
-        if let Some(transactions) = &block.transactions {
-            self.deliver_transactions(transactions, encode, &mut out);
-        }
-        if let Some(receipts) = &block.receipts {
-            let mut bodies = Bodies::new(&receipts.receipts);
-            self.receipts.for_each_match(&receipts.receipts, |positions, takers| {
-                let batch = bodies.of(positions, |json| out.one(Kind::Receipts, encode(json)));
-                out.send(takers, &batch);
-            });
-        }
-        out.full
-    }
-
-    fn deliver_logs(&mut self, block: &BlockLogs, encode: &Encode<'_>, out: &mut Out<'_>) {
-        let mut encoded: Vec<Option<Event>> = vec![None; block.logs.len()];
-        self.logs
-            .for_each_match(&block.logs, block.block.number, |positions, takers| {
-                let event = |&at: &u32| {
-                    let log = &block.logs[at as usize];
-                    encoded[at as usize].get_or_insert_with(|| encode(log.json())).clone()
-                };
-                let batch = Batch::new(Kind::Logs, positions.iter().map(event).collect(), out.seen);
-                out.send(takers.iter(), &batch);
-            });
-    }
-
-    fn deliver_transactions(&self, block: &BlockTransactions, encode: &Encode<'_>, out: &mut Out<'_>) {
-        let all = &block.transactions;
-        let mut encoded: Vec<PerForm<Event>> = all.iter().map(|_| PerForm::default()).collect();
-        self.mined.for_each_match(all, |filter, positions, takers| {
-            let event = |&at: &usize| {
-                let make = || encode(&Fate::Adopted.json(&all[at], filter.form));
-                encoded[at].get(filter.form, make).clone()
-            };
-            let batch = Batch::new(Kind::Mined, positions.iter().map(event).collect(), out.seen);
-            out.send(takers, &batch);
-        });
-    }
-}
-
-/// Deliveries of one block.
-struct Out<'a> {
-    full: BTreeSet<ClientKey>,
-    more: bool,
-    /// Blocks of a level are late by nature: the latency measured is their time in the queue.
-    seen: Instant,
-    due: &'a mut DirtyClients,
-    now: Moment,
-}
-
-impl Out<'_> {
-    fn one(&self, kind: Kind, event: Event) -> Arc<Batch> {
-        Batch::new(kind, Box::new([event]), self.seen)
-    }
-
-    fn send<'a>(&mut self, subscribers: impl Iterator<Item = &'a Subscriber>, batch: &Arc<Batch>) {
-        for subscriber in subscribers.filter(is_answered) {
-            // A single block is queued like a live one; a client is paged only behind a jump of the level.
-            if self.more && !subscriber.writer.has_room() {
-                self.full.insert(subscriber.writer.id());
-            }
-            send(std::iter::once(subscriber), batch, self.due, self.now);
-        }
     }
 }

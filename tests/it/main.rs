@@ -19,6 +19,7 @@ mod door;
 mod envelope;
 mod events;
 mod extension;
+mod finality;
 mod frames;
 mod grammar;
 mod granted;

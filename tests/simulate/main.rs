@@ -22,6 +22,7 @@ mod fleet;
 mod history;
 mod plan;
 mod run;
+mod trailing;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

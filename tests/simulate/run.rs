@@ -17,6 +17,7 @@ use crate::clock::{STEP, Still, step};
 use crate::fleet::Fleet;
 use crate::history::{self, Record, Start, Told, Verdict};
 use crate::plan::{Act, Kind, Plan};
+use crate::trailing::Trailing;
 
 /// The result of a simulation.
 #[derive(Debug, Default)]
@@ -138,6 +139,10 @@ async fn simulate(plan: &Plan) -> Outcome {
     let mut clients: Vec<Option<Client>> = (0..plan.clients.len()).map(|_| None).collect();
     let mut outcome = Outcome::default();
 
+    let trailing: Vec<Trailing> = (0..3)
+        .map(|at| Trailing::start(plan.seed, at, life.server, plan.history as u64, progress.clone()))
+        .collect();
+
     let place = |node: usize| plan.order.iter().position(|own| *own == node).unwrap();
     let mut now = 0;
     let mut acts = plan.acts.iter().peekable();
@@ -174,19 +179,26 @@ async fn simulate(plan: &Plan) -> Outcome {
         life.operate("uncordon", place(node));
     }
     let clients: Vec<Client> = clients.into_iter().flatten().collect();
-    recover(&mut fleet, &clients, &mut outcome).await;
+    recover(&mut fleet, &clients, &trailing, &mut outcome).await;
     if life.running.is_finished() {
         outcome
             .complaints
             .push(format!("the app ended: {:?}", life.running.await));
     }
     judge(plan, &fleet, clients, &mut outcome);
+    let canonical = fleet.canonical();
+    for client in &trailing {
+        outcome.clients += 1;
+        outcome.events += client.events();
+        outcome.resumed += client.resumed();
+        outcome.complaints.extend(client.judge(&canonical));
+    }
     life.stop.cancel();
     outcome
 }
 
 /// Repairs everything, then checks that clients catch up without a new block, and after that receive the next blocks.
-async fn recover(fleet: &mut Fleet, clients: &[Client], outcome: &mut Outcome) {
+async fn recover(fleet: &mut Fleet, clients: &[Client], trailing: &[Trailing], outcome: &mut Outcome) {
     fleet.repair();
     fleet.act(&Act::Mine(1));
     let without = settled(fleet, clients).await;
@@ -199,6 +211,14 @@ async fn recover(fleet: &mut Fleet, clients: &[Client], outcome: &mut Outcome) {
     let without = settled(fleet, clients).await;
     let words = |name| format!("{name}: without the blocks that followed {RECOVERY:?} later");
     outcome.complaints.extend(without.into_iter().map(words));
+    let mut waited = Duration::ZERO;
+    while waited < RECOVERY && !trailing.iter().all(|client| client.has_arrived(fleet.leader())) {
+        step().await;
+        waited += STEP;
+    }
+    let without = trailing.iter().filter(|client| !client.has_arrived(fleet.leader()));
+    let words = without.map(|client| format!("{client:?}: without the newest blocks of its level"));
+    outcome.complaints.extend(words);
 }
 
 /// Waits until all clients have caught up and no event follows; returns the names of those that have not.

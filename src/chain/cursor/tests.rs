@@ -84,7 +84,7 @@ fn check(all: &str, in_memory: usize, mut cursor: Cursor, logs: bool, expect: Ex
                         page = Page::new(*number, fetched.collect());
                         format!("[logs of {}]", numbers.join(" "))
                     }
-                    None => "[nothing]".to_owned(),
+                    None | Some(Gap::Contents(_)) => "[nothing]".to_owned(),
                 }
             }
             other => format!("{other:?}").to_lowercase(),

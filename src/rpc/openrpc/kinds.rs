@@ -24,7 +24,7 @@ pub(super) struct Named {
 }
 
 const PENDING: &str = "options?: PendingOptions | null";
-const MINED: &str = "options?: MinedOptions | null";
+const MINED: &str = "options?: MinedOptions | null, stream?: StreamOptions";
 
 /// All names that headwater knows, sorted by kind.
 pub(super) const NAMED: &[Named] = &[
@@ -32,17 +32,33 @@ pub(super) const NAMED: &[Named] = &[
         name: "newHeads",
         kind: Kind::Heads,
         summary: "Header of each block that becomes part of the chain, complete over reorgs and outages.",
-        params: "start?: StartOptions",
+        params: "stream?: StreamOptions",
         event: "Header",
         example: r#"[{"after":{"blockHash":"0x88e96d4537bea4d9c05d12549907b32561d3bf31f45aae734cdc119f13406cb6"}}]"#,
+    },
+    Named {
+        name: "newFinalizedHeads",
+        kind: Kind::Heads,
+        summary: "Header of each block once it is finalized: newHeads with finality.",
+        params: "start?: StartOptions",
+        event: "Header",
+        example: "[]",
+    },
+    Named {
+        name: "newSafeHeads",
+        kind: Kind::Heads,
+        summary: "Header of each block once it is safe: newHeads with finality.",
+        params: "start?: StartOptions",
+        event: "Header",
+        example: "",
     },
     Named {
         name: "logs",
         kind: Kind::Logs,
         summary: "Logs that match a filter; on a reorg those of dropped blocks again, with removed: true.",
-        params: "filter?: LogFilter | null, start?: StartOptions",
+        params: "filter?: LogFilter | null, stream?: StreamOptions",
         event: "Log",
-        example: r#"[{"address":"0xdac17f958d2ee523a2206206994597c13d831ec7","topics":["0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"]},{"fromBlock":"0x1312d00"}]"#,
+        example: r#"[{"address":"0xdac17f958d2ee523a2206206994597c13d831ec7","topics":["0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"]},{"fromBlock":"0x1312d00","finality":"finalized"}]"#,
     },
     Named {
         name: "newPendingTransactions",
@@ -112,7 +128,7 @@ pub(super) const NAMED: &[Named] = &[
         name: "transactionReceipts",
         kind: Kind::Receipts,
         summary: "Receipts of each new block, or of named transactions: one event per block that has any.",
-        params: "filter?: ReceiptFilter | null",
+        params: "filter?: ReceiptFilter | null, stream?: StreamOptions",
         event: "Receipt[]",
         example: r#"[{"transactionHashes":["0x5c504ed432cb51138bcf09aa5e8a410dd4a1e204ef84bfed1be16dfba1b22060"]}]"#,
     },
@@ -120,8 +136,11 @@ pub(super) const NAMED: &[Named] = &[
 
 /// Names and descriptions of the parameters behind the kind.
 const PARAMS: [(&str, &str); 2] = [
-    ("argument", "Filter or options of the kind; of newHeads, its start."),
-    ("start", "Start of logs in the past."),
+    (
+        "argument",
+        "Filter or options of the kind; of heads, their start and finality.",
+    ),
+    ("stream", "Start of the stream in the past, and finality of its blocks."),
 ];
 
 /// Returns a schema of values that fit one of these; `None` without any.

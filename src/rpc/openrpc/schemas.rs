@@ -238,6 +238,7 @@ pub(super) const SCHEMAS: &[Schema] = &[
         Text("^0[xX][0-9a-fA-F]+$"),
         "Id of a polled filter, in hexadecimal.",
     ),
+    schema("Finality", Words(&["finalized", "safe"]), "Tag of the node in use."),
     schema("Hash", Text("^0[xX][0-9a-fA-F]{64}$"), "32 bytes in hexadecimal."),
     schema("Header", Object(header!()), ""),
     schema(
@@ -383,6 +384,26 @@ pub(super) const SCHEMAS: &[Schema] = &[
         "Accounts as they should be, by address.",
     ),
     schema("StorageProof", Object("key: Slot, value: Uint, proof: Bytes[]"), ""),
+    schema(
+        "StreamOptions",
+        Options(&[
+            ("after?: After | null", "Everything after this place."),
+            (
+                "fromBlock?: Uint | null",
+                "Everything from the block of this number on.",
+            ),
+            (
+                "finality?: Finality | null",
+                "The stream trails the head: blocks come once they have this finality, and none is taken back.",
+            ),
+            (
+                "confirmations?: integer | Uint | null",
+                "The same, once they are this many deep, themselves counted; in place of finality.",
+            ),
+        ]),
+        "Start and finality of a stream, after all parameters that nodes know: at most one of after and fromBlock. An \
+         extension of headwater; error -32001 if the start is too far back.",
+    ),
     schema(
         "SubscriptionId",
         Text("^0[xX][0-9a-fA-F]{1,32}$"),

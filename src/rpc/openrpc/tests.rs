@@ -138,7 +138,7 @@ fn a_kind_that_is_denied_is_absent() {
         }
         let passes = subscribe.contains("only the node knows");
         assert_eq!(passes, denied != Kind::Passthrough);
-        for described in ["LogFilter", "StartOptions"].iter().filter(|_| denied != Kind::Logs) {
+        for described in ["LogFilter", "StreamOptions"].iter().filter(|_| denied != Kind::Logs) {
             assert!(subscribe.contains(described), "{described}");
         }
     }
@@ -146,12 +146,11 @@ fn a_kind_that_is_denied_is_absent() {
     let subscribe = find(&heads, SUBSCRIBE).unwrap();
     assert_eq!(
         subscribe["params"][0]["schema"],
-        json!({ "type": "string", "enum": ["newHeads"] })
+        json!({ "type": "string", "enum": ["newHeads", "newFinalizedHeads", "newSafeHeads"] })
     );
-    assert_eq!(
-        subscribe["params"][1]["schema"]["$ref"],
-        "#/components/schemas/StartOptions"
-    );
+    let options = &subscribe["params"][1]["schema"]["anyOf"];
+    assert_eq!(options[0]["$ref"], "#/components/schemas/StreamOptions");
+    assert_eq!(options[1]["$ref"], "#/components/schemas/StartOptions");
     assert_eq!(subscribe["params"].as_array().unwrap().len(), 2);
     for gone in ["LogFilter", "MinedOptions", "PendingOptions", "ReceiptFilter"] {
         assert!(heads["components"]["schemas"][gone].is_null(), "{gone}");
@@ -217,18 +216,23 @@ fn members(document: &Value, schema: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_start_options_are_those_that_are_read() {
-    use crate::subscription::Start;
+fn the_stream_options_are_those_that_are_read() {
+    use crate::subscription::StreamOptions;
     let document = all();
+    let expect = ["after", "confirmations", "finality", "fromBlock"];
+    assert_eq!(members(&document, "StreamOptions"), expect);
     assert_eq!(members(&document, "StartOptions"), ["after", "fromBlock"]);
     assert_eq!(members(&document, "After"), ["blockHash", "logIndex"]);
     let hash = alloy_primitives::B256::ZERO;
     for options in [
         json!({ "after": { "blockHash": hash, "logIndex": "0x0" } }),
         json!({ "fromBlock": "0x0" }),
+        json!({ "finality": "safe" }),
+        json!({ "confirmations": 12 }),
+        json!({ "confirmations": "0xc" }),
     ] {
         let raw = RawValue::from_string(options.to_string()).unwrap();
-        assert!(Start::parse(&raw, 2).unwrap().is_ok(), "{options}");
+        assert!(StreamOptions::parse(&raw, 2).unwrap().is_ok(), "{options}");
     }
 }
 

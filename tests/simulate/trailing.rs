@@ -1,0 +1,341 @@
+//! A client of final blocks: heads and logs at a level of finality, recorded block by block. It cuts its connection now
+//! and then, and resumes behind the last block that it has whole.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use alloy_primitives::{B256, U64};
+use futures_util::{SinkExt, StreamExt};
+use headwater::devnet::Control;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::fleet::Progress;
+use crate::history::Canonical;
+
+/// Pause before the client reconnects.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Depth of the simulated nodes' `safe` and `finalized` blocks.
+const SAFE: u64 = 32;
+const FINALIZED: u64 = 64;
+
+/// Level of the client, and the depth of the newest block that has it.
+#[derive(Clone, Copy, Debug)]
+enum Level {
+    Finalized,
+    Safe,
+    Confirmations(u64),
+}
+
+impl Level {
+    fn options(self) -> Value {
+        match self {
+            Self::Finalized => json!({"finality": "finalized"}),
+            Self::Safe => json!({"finality": "safe"}),
+            Self::Confirmations(depth) => json!({ "confirmations": depth }),
+        }
+    }
+
+    fn depth(self) -> u64 {
+        match self {
+            Self::Finalized => FINALIZED,
+            Self::Safe => SAFE,
+            Self::Confirmations(depth) => depth - 1,
+        }
+    }
+}
+
+/// A block that the client was sent: number, hash and parent, and the indices of its logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Received {
+    number: u64,
+    hash: B256,
+    parent: B256,
+    logs: Vec<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Diary {
+    /// Blocks since the last fresh start, oldest first.
+    blocks: Vec<Received>,
+    events: u64,
+    resumed: usize,
+    complaints: Vec<String>,
+    subscribed: bool,
+}
+
+/// Handle of a running client.
+#[derive(Debug)]
+pub struct Trailing {
+    level: Level,
+    diary: Arc<Mutex<Diary>>,
+    over: watch::Sender<bool>,
+}
+
+impl Trailing {
+    /// Starts a client; its level and its cuts follow from the seed.
+    pub fn start(seed: u64, at: u64, server: SocketAddr, blocks_in_memory: u64, progress: Arc<Progress>) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed.rotate_left(24) ^ (0xf17a + at));
+        let level = match at {
+            0 => Level::Finalized,
+            1 => Level::Safe,
+            _ => Level::Confirmations(rng.random_range(1..=blocks_in_memory.min(24))),
+        };
+        let diary = Arc::new(Mutex::new(Diary::default()));
+        let (over, ends) = watch::channel(false);
+        let task = Task {
+            level,
+            server,
+            progress,
+            diary: diary.clone(),
+            ends,
+            rng,
+        };
+        tokio::spawn(task.run());
+        Self { level, diary, over }
+    }
+
+    fn name(&self) -> String {
+        format!("trailing client {:?}", self.level)
+    }
+
+    pub fn events(&self) -> u64 {
+        self.diary.lock().events
+    }
+
+    pub fn resumed(&self) -> usize {
+        self.diary.lock().resumed
+    }
+
+    /// Checks if the client has everything that has its level when the chain stands still.
+    pub fn has_arrived(&self, leader: &Control) -> bool {
+        let last = leader.with_chain(|chain| {
+            let number = chain.head().number().saturating_sub(self.level.depth());
+            chain.block_at_or_below(number).map(|block| block.hash())
+        });
+        let diary = self.diary.lock();
+        diary.subscribed && diary.blocks.last().map(|block| block.hash) == last
+    }
+
+    /// Returns everything that contradicts the contract, now that the chain has this history.
+    pub fn judge(&self, canonical: &Canonical) -> Vec<String> {
+        let _ = self.over.send(true);
+        let name = self.name();
+        let diary = self.diary.lock();
+        let mut faults = diary.complaints.clone();
+        for pair in diary.blocks.windows(2) {
+            if pair[1].parent != pair[0].hash {
+                faults.push(format!("a gap between {} and {}", pair[0].number, pair[1].number));
+            }
+        }
+        for block in &diary.blocks {
+            let Some(own) = canonical.blocks.iter().find(|own| own.hash == block.hash) else {
+                faults.push(format!("block {} was dropped, and the stream went on", block.number));
+                continue;
+            };
+            let logs: Vec<u64> = own.logs.iter().map(|log| log.index).collect();
+            if block.logs != logs {
+                faults.push(format!("block {}: logs {:?}, not {logs:?}", block.number, block.logs));
+            }
+        }
+        faults.into_iter().map(|words| format!("{name}: {words}")).collect()
+    }
+}
+
+struct Task {
+    level: Level,
+    server: SocketAddr,
+    progress: Arc<Progress>,
+    diary: Arc<Mutex<Diary>>,
+    ends: watch::Receiver<bool>,
+    rng: StdRng,
+}
+
+/// Reason for the end of a connection.
+enum End {
+    /// Cut, or an error after which the client tries again.
+    Broken,
+    /// The place is lost: the client begins anew.
+    Afresh,
+}
+
+impl Task {
+    async fn run(mut self) {
+        while !*self.ends.borrow() {
+            let end = match TcpStream::connect(self.server).await {
+                Ok(stream) => self.serve(stream).await,
+                Err(_) => End::Broken,
+            };
+            let mut diary = self.diary.lock();
+            diary.subscribed = false;
+            match end {
+                // The last block may lack logs.
+                End::Broken => drop(diary.blocks.pop()),
+                End::Afresh => diary.blocks.clear(),
+            }
+            drop(diary);
+            sleep(PAUSE).await;
+        }
+    }
+
+    fn complain(&self, words: String) {
+        self.diary.lock().complaints.push(words);
+    }
+
+    async fn serve(&mut self, stream: TcpStream) -> End {
+        let Ok((mut socket, _)) = client_async(format!("ws://{}", self.server), stream).await else {
+            return End::Broken;
+        };
+        let mut options = self.level.options();
+        if let Some(last) = self.diary.lock().blocks.last() {
+            options["after"] = json!({ "blockHash": last.hash });
+        }
+        let resumes = options.get("after").is_some();
+        let batch = json!([
+            {"jsonrpc": "2.0", "id": 0, "method": "eth_subscribe", "params": ["newHeads", options]},
+            {"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["logs", {}, options]},
+        ]);
+        if socket.send(Message::text(batch.to_string())).await.is_err() {
+            return End::Broken;
+        }
+        let mut ids: Option<(String, String)> = None;
+        let cut_after = self.rng.random_range(20..400);
+        let mut events = 0;
+        let mut ends = self.ends.clone();
+        loop {
+            let message = tokio::select! {
+                message = socket.next() => message,
+                _ = ends.changed() => return End::Broken,
+            };
+            let text = match message {
+                Some(Ok(Message::Text(text))) => text,
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                Some(Ok(Message::Close(Some(frame)))) => return self.closed(frame.code.into(), &frame.reason),
+                _ => return End::Broken,
+            };
+            match &ids {
+                None => match answered(&text) {
+                    Ok(both) => {
+                        let mut diary = self.diary.lock();
+                        diary.subscribed = true;
+                        diary.resumed += usize::from(resumes);
+                        ids = Some(both);
+                    }
+                    // Dropped, too old or unknown.
+                    Err(-32001) => return End::Afresh,
+                    Err(_) => return End::Broken,
+                },
+                Some((heads, logs)) => {
+                    self.receive(&text, heads, logs);
+                    events += 1;
+                    if events == cut_after {
+                        return End::Broken;
+                    }
+                }
+            }
+        }
+    }
+
+    fn closed(&self, code: u16, reason: &str) -> End {
+        if reason.contains("delivered as final") {
+            return End::Afresh;
+        }
+        let is_expected = code == 1012 || self.progress.down.load(Ordering::Relaxed);
+        if !is_expected {
+            self.complain(format!("closed with {code} {reason}"));
+        }
+        // A loss of continuity: the place may be unknown from now on.
+        if reason.contains("lost upstream") {
+            End::Afresh
+        } else {
+            End::Broken
+        }
+    }
+
+    fn receive(&self, text: &str, heads: &str, logs: &str) {
+        let Ok(notification) = serde_json::from_str::<Notification<'_>>(text) else {
+            return self.complain(format!("no notification: {text}"));
+        };
+        let Params { subscription, result } = notification.params;
+        let mut diary = self.diary.lock();
+        diary.events += 1;
+        if subscription == heads {
+            let Ok(head) = serde_json::from_str::<HeadShape>(result.get()) else {
+                return diary.complaints.push(format!("no head: {text}"));
+            };
+            diary.blocks.push(Received {
+                number: head.number.to(),
+                hash: head.hash,
+                parent: head.parent_hash,
+                logs: Vec::new(),
+            });
+        } else if subscription == logs {
+            let Ok(log) = serde_json::from_str::<LogShape>(result.get()) else {
+                return diary.complaints.push(format!("no log: {text}"));
+            };
+            if log.removed {
+                diary.complaints.push(format!("a log was taken back: {text}"));
+            }
+            match diary.blocks.last_mut() {
+                Some(block) if block.hash == log.block_hash => block.logs.push(log.log_index.to()),
+                _ => diary.complaints.push(format!("a log not behind its head: {text}")),
+            }
+        }
+    }
+}
+
+/// Returns the ids of both subscriptions.
+///
+/// # Errors
+/// The code of an error.
+fn answered(text: &str) -> Result<(String, String), i64> {
+    let answers: Value = serde_json::from_str(text).unwrap_or_default();
+    let id = |at: usize| -> Result<String, i64> {
+        match answers[at]["result"].as_str() {
+            Some(id) => Ok(id.to_owned()),
+            None => Err(answers[at]["error"]["code"].as_i64().unwrap_or(0)),
+        }
+    };
+    Ok((id(0)?, id(1)?))
+}
+
+#[derive(Deserialize)]
+struct Notification<'a> {
+    #[serde(borrow)]
+    params: Params<'a>,
+}
+
+#[derive(Deserialize)]
+struct Params<'a> {
+    subscription: &'a str,
+    #[serde(borrow)]
+    result: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadShape {
+    number: U64,
+    hash: B256,
+    parent_hash: B256,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LogShape {
+    block_hash: B256,
+    log_index: U64,
+    removed: bool,
+}
