@@ -20,6 +20,7 @@ use super::clients;
 use super::costs::Costs;
 use super::redaction;
 use super::sampler::Sampler;
+use super::status::ToldBlocks;
 use super::tap::{self, MAX_TAPS, TapBounds};
 use super::usage::{self, UsageLog};
 use super::views::{
@@ -365,10 +366,18 @@ impl OperatorServer for OperatorService {
         let mut second = tokio::time::interval(STATUS);
         // A client that is slow to read gets fewer states, each of them fresh.
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = ToldBlocks::default();
         loop {
             tokio::select! {
                 () = sink.closed() => return Ok(()),
-                _ = second.tick() => send(&sink, &self.gather()).await?,
+                _ = second.tick() => {
+                    let mut status = self.gather();
+                    status.new_blocks = told.news(&mut status.blocks);
+                    if status.new_blocks.is_some() {
+                        status.blocks.clear();
+                    }
+                    send(&sink, &status).await?;
+                }
             }
         }
     }

@@ -82,6 +82,7 @@ impl OperatorService {
             failovers: reading.failovers,
             reorgs: metrics.reorgs.get(),
             blocks,
+            new_blocks: None,
             busiest: busy.collect(),
             costliest: self.costs.lock().most(),
         }
@@ -123,6 +124,23 @@ impl OperatorService {
     }
 }
 
+/// Blocks of which a subscriber has been told: 64 of them, each with two hashes, are most of what a status costs.
+#[derive(Debug, Default)]
+pub(super) struct ToldBlocks(Vec<(B256, bool)>);
+
+impl ToldBlocks {
+    /// Takes the new ones out of the blocks of a status, if the others are as the subscriber knows them.
+    pub(super) fn news(&mut self, blocks: &mut Vec<BlockView>) -> Option<Vec<BlockView>> {
+        let now = blocks.iter().map(|block| (block.hash, block.dropped)).collect();
+        let told = std::mem::replace(&mut self.0, now);
+        // The oldest may have left.
+        let oldest = self.0.first()?;
+        let left = told.iter().position(|block| block == oldest)?;
+        let known = told.len() - left;
+        (self.0.get(..known)? == &told[left..]).then(|| blocks.split_off(known))
+    }
+}
+
 fn upstream(index: usize, address: String, status: UpstreamStatus) -> UpstreamView {
     let state = if status.cordoned {
         UpstreamState::Cordoned
@@ -154,4 +172,86 @@ fn upstream(index: usize, address: String, status: UpstreamStatus) -> UpstreamVi
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    /// Describes the items of a subscriber: `+` and the new blocks, or `=` and all of them. `5` is a block, `5x` one that a
+    /// reorg dropped.
+    fn items(states: &[&str]) -> String {
+        let mut told = ToldBlocks::default();
+        let mut known = Vec::new();
+        let mut lines = String::new();
+        for state in states {
+            let full: Vec<BlockView> = state.split_whitespace().map(block).collect();
+            let mut blocks = full.clone();
+            let news = told.news(&mut blocks);
+            let (sign, sent) = match &news {
+                Some(news) => ('+', news),
+                None => ('=', &blocks),
+            };
+            let names: Vec<_> = sent.iter().map(|block| block.number.to_string()).collect();
+            lines += &format!("{sign} {}\n", names.join(" "));
+            known = match news {
+                Some(news) => BlockView::after(&known, 0, news),
+                None => blocks,
+            };
+            assert_eq!(known, full);
+        }
+        lines
+    }
+
+    fn block(name: &str) -> BlockView {
+        let number: u64 = name.trim_end_matches('x').parse().unwrap();
+        BlockView {
+            number,
+            hash: B256::with_last_byte(number as u8),
+            parent: B256::ZERO,
+            timestamp: 0,
+            age_ms: 0,
+            dropped: name.ends_with('x'),
+        }
+    }
+
+    #[test]
+    fn a_subscriber_gets_all_blocks_first_and_then_what_is_new() {
+        let growing = items(&["", "1", "1 2", "1 2", "1 2 3 4"]);
+        expect![[r"
+            = 
+            = 1
+            + 2
+            + 
+            + 3 4
+        "]]
+        .assert_eq(&growing);
+    }
+
+    #[test]
+    fn a_reorg_a_loss_and_a_block_that_comes_again_send_all_blocks() {
+        let reorg = items(&["1 2 3", "1 2 3x", "1 2 3x 4", "1 2 3x 4x 3", "1 2 3x 4x 3 5", "", "9"]);
+        expect![[r"
+            = 1 2 3
+            = 1 2 3
+            + 4
+            = 1 2 3 4 3
+            + 5
+            = 
+            = 9
+        "]]
+        .assert_eq(&reorg);
+    }
+
+    #[test]
+    fn the_oldest_blocks_leave() {
+        let names = |range: std::ops::Range<u32>| range.map(|number| number.to_string()).collect::<Vec<_>>().join(" ");
+        let moving = items(&[&names(0..64), &names(2..66), &names(100..164)]);
+        let ends: Vec<_> = moving
+            .lines()
+            .map(|line| line.chars().take(8).collect::<String>())
+            .collect();
+        assert_eq!(ends, ["= 0 1 2 ", "+ 64 65", "= 100 10"]);
+    }
 }

@@ -73,8 +73,13 @@ view!(
         failovers: BTreeMap<String, u64>,
         /// Reorgs since the start.
         reorgs: u64,
-        /// The newest 64 published blocks, oldest first, dropped ones among them.
+        /// The newest 64 published blocks, oldest first, dropped ones among them; empty beside `new_blocks`.
+        #[serde(default)]
         blocks: Vec<BlockView>,
+        /// Blocks published since the item before, in an item of a subscription: they follow the blocks of that one, of
+        /// which otherwise nothing has changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        new_blocks: Option<Vec<BlockView>>,
         /// Clients to which the most was written within the last second, most first.
         busiest: Vec<BusyView>,
         /// Accounts that used the most within the last ten seconds or so, by bytes, most first.
@@ -82,6 +87,32 @@ view!(
         costliest: Vec<CostlyView>,
     }
 );
+
+impl Status {
+    /// Completes an item of a subscription by the blocks of the complete item before it.
+    pub fn complete(&mut self, before: Option<&Self>) {
+        if let Some(news) = self.new_blocks.take() {
+            let passed = before.map_or(0, |before| self.at_ms.saturating_sub(before.at_ms));
+            self.blocks = BlockView::after(before.map_or(&[][..], |before| &before.blocks), passed, news);
+        }
+    }
+}
+
+impl BlockView {
+    /// Returns the blocks of an item: the blocks of the item `passed` milliseconds before, and new ones.
+    pub(super) fn after(before: &[Self], passed: u64, news: Vec<Self>) -> Vec<Self> {
+        let older = before.iter().map(|block| Self {
+            age_ms: block.age_ms + passed,
+            ..block.clone()
+        });
+        let mut blocks: Vec<_> = older.chain(news).collect();
+        blocks.drain(..blocks.len().saturating_sub(STATUS_BLOCKS));
+        blocks
+    }
+}
+
+/// Blocks of a status.
+const STATUS_BLOCKS: usize = 64;
 
 view!(
     /// Level of finality.

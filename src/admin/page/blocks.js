@@ -10,6 +10,15 @@ const LANE = 24;
 const TOP = 22;
 const MARGIN = 14;
 
+/** Most blocks that are shown, as many as a status has. */
+const KEPT = 64;
+
+/** Returns the blocks of a state: its own, or those of the state before and its new ones, each with the time of its arrival. */
+export function blocksOf({ blocks, newBlocks }, before) {
+  const arrived = (block) => ({ ...block, arrived: performance.now() - block.ageMs });
+  return newBlocks ? [...before, ...newBlocks.map(arrived)].slice(-KEPT) : blocks.map(arrived);
+}
+
 /** Creates the panel; `say` speaks at once. */
 export function createBlocks(api, say) {
   const links = svg("g", { class: "links" });
@@ -35,7 +44,6 @@ export function createBlocks(api, say) {
   let shown = { places: [] };
   /** Block that the reader picked; without one, the newest. */
   let picked = null;
-  let heard = 0;
   let told = null;
 
   const find = (hash) => shown.places.find(({ block }) => block.hash === hash);
@@ -46,7 +54,7 @@ export function createBlocks(api, say) {
     for (const mark of marks.children) setAttribute(mark, "data-picked", mark.dataset.key === at?.block.hash && "true");
     if (!at) return setText(detail, "no block yet");
     const { block } = at;
-    const age = duration(block.ageMs + performance.now() - heard);
+    const age = duration(performance.now() - block.arrived);
     const fate = block.dropped ? "dropped by a reorg" : "canonical";
     const time = date(block.timestamp * 1000);
     setText(detail, `${count(block.number)} · ${fate} · ${block.hash} · parent ${shortHash(block.parent)} · came ${age} ago · timestamp ${time}`);
@@ -138,7 +146,6 @@ export function createBlocks(api, say) {
 
   return {
     update({ newest }) {
-      heard = performance.now();
       draw(newest.blocks);
       describe();
       if (told !== newest.reorgs) tell(newest.reorgs);

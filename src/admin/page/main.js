@@ -1,7 +1,7 @@
 // The page: the API's states and events go to the panels.
 
 import { Api } from "./api.js";
-import { createBlocks } from "./blocks.js";
+import { blocksOf, createBlocks } from "./blocks.js";
 import { createClients } from "./clients.js";
 import { createActs, onDone } from "./dialogs.js";
 import { byId, setAttribute, setText } from "./dom.js";
@@ -125,7 +125,9 @@ api.addEventListener("state", ({ detail }) => {
   } else notice("");
 });
 
+let blocks = [];
 api.follow("operator_subscribeStatus", [], (state) => {
+  state.blocks = blocks = blocksOf(state, blocks);
   history.add(state);
   draw();
 });

@@ -61,7 +61,8 @@ impl Rates {
 
 impl Figures {
     /// Takes a new status.
-    fn update(&mut self, status: Status) {
+    fn update(&mut self, mut status: Status) {
+        status.complete(self.status.as_ref());
         if let Some(before) = &self.status {
             self.rates = Rates::between(before, &status);
             if self.deliveries.len() == RATES {
@@ -86,8 +87,12 @@ pub(super) async fn top(target: &Target) -> anyhow::Result<()> {
     let api = target.connect().await?;
     let mut states = result_of(api.subscribe_status().await)?;
     if target.json {
+        let mut before = None;
         while let Some(status) = states.next().await {
-            print(&format!("{}\n", escape_json(serde_json::to_string(&status?)?)))?;
+            let mut status = status?;
+            status.complete(before.as_ref());
+            print(&format!("{}\n", escape_json(serde_json::to_string(&status)?)))?;
+            before = Some(status);
         }
         bail!("the connection to headwater was lost");
     }
