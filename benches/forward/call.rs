@@ -11,9 +11,12 @@ pub enum Call {
     Latest,
     Same,
     Another,
+    /// Method of an embedder's module, which returns its parameter.
+    Module,
 }
 
 impl Call {
+    /// The calls of the table.
     pub const ALL: [Self; 4] = [Self::ChainId, Self::Latest, Self::Same, Self::Another];
 
     pub fn title(self) -> &'static str {
@@ -22,12 +25,13 @@ impl Call {
             Self::Latest => "eth_getBlockByNumber (latest)",
             Self::Same => "eth_call, the same",
             Self::Another => "eth_call, another each time",
+            Self::Module => "a module's method",
         }
     }
 
     /// Returns `true` if headwater keeps the first answer, at least until the next head.
     pub fn is_kept(self) -> bool {
-        self != Self::Another
+        !matches!(self, Self::Another | Self::Module)
     }
 
     pub fn method(self) -> &'static str {
@@ -35,6 +39,7 @@ impl Call {
             Self::ChainId => "eth_chainId",
             Self::Latest => "eth_getBlockByNumber",
             Self::Same | Self::Another => "eth_call",
+            Self::Module => "bench_echo",
         }
     }
 
@@ -45,6 +50,7 @@ impl Call {
             Self::ChainId => "[]".to_owned(),
             Self::Latest => r#"["latest",false]"#.to_owned(),
             Self::Same => Self::Another.params(0),
+            Self::Module => format!(r#"["0x{number:064x}"]"#),
             Self::Another => {
                 format!(r#"[{{"to":"0x0000000000000000000000000000000000000004","data":"0x{number:064x}"}},"latest"]"#)
             }
@@ -55,7 +61,7 @@ impl Call {
     pub fn check(self, number: u64, result: &RawValue, fixed: &RawValue) -> Result<()> {
         let given = || format!("\"0x{number:064x}\"");
         let is_right = match self {
-            Self::Another => result.get() == given(),
+            Self::Another | Self::Module => result.get() == given(),
             // Equal JSON in other bytes is still right.
             _ => result.get() == fixed.get() || value(result)? == value(fixed)?,
         };
@@ -71,11 +77,6 @@ impl Call {
 
 fn value(json: &RawValue) -> Result<Value> {
     Ok(serde_json::from_str(json.get())?)
-}
-
-/// Formats one request.
-pub fn request(id: u64, method: &str, params: &str) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
 }
 
 /// An answer, or a subscription event, which has no id.

@@ -10,9 +10,9 @@ use mio::{Events, Poll, Token};
 use serde::Deserialize;
 
 use crate::{
-    call::{Message, quoted, request},
+    call::{Message, quoted},
+    http::{quantity, request},
     line::{Line, Transport},
-    node::quantity,
 };
 
 #[derive(clap::Args, Clone, Debug)]

@@ -178,19 +178,3 @@ fn first_response(bytes: &[u8], mut on_body: impl FnMut(&[u8]) -> Result<()>) ->
     on_body(body)?;
     Ok(Some(whole))
 }
-
-/// Makes one blocking request on its own connection and returns status line and body. Uses HTTP/1.0, so that the body
-/// ends with the connection and is never chunked.
-pub fn fetch(server: SocketAddr, method: &str, path: &str, body: &str) -> Result<(String, String)> {
-    let mut stream = std::net::TcpStream::connect(server)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let len = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.0\r\nHost: {server}\r\nContent-Type: application/json\r\nContent-Length: {len}\r\n\r\n{body}"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-    Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
-}

@@ -17,9 +17,9 @@ use mio::{Events, Poll, Token};
 use serde_json::value::RawValue;
 
 use crate::{
-    call::{Call, Message, request},
+    call::{Call, Message},
+    http::{ask, request},
     line::{Line, Transport},
-    node,
 };
 
 /// Maximum number of WebSocket connections, as many as one program is likely to open.
@@ -125,7 +125,7 @@ impl FromStr for Measured {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let fixed = node::ask(args.node, args.call.method(), &args.call.params(0))?;
+    let fixed = ask(args.node, args.call.method(), &args.call.params(0))?;
     let mut load = Load::connect(args, fixed)?;
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;

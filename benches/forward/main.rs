@@ -3,6 +3,7 @@
 //! ```text
 //! load -------------------------------> node (anvil; geth too where there is one)
 //!   \---------------> headwater ------/
+//!    \--> relay | HAProxy | nginx ---/
 //!
 //! 1,000 clients ----> headwater --> relay, which counts --> node
 //! ```
@@ -28,9 +29,18 @@ mod call;
 mod crowd;
 #[path = "../../src/bin/headwater/bench/frames.rs"]
 mod frames;
+#[path = "../shared/http.rs"]
+mod http;
+#[path = "../shared/limits.rs"]
+mod limits;
 mod line;
 mod load;
+mod modules;
+#[path = "../shared/node.rs"]
 mod node;
+#[path = "../shared/peer.rs"]
+mod peer;
+mod peers;
 #[path = "../shared/process.rs"]
 mod process;
 #[path = "../shared/proxy.rs"]
@@ -48,7 +58,11 @@ mod usage;
 #[path = "../shared/websocket.rs"]
 mod websocket;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -56,12 +70,15 @@ use clap::Parser;
 use crate::{
     call::Call,
     line::Transport,
+    modules::Modules,
     node::{Kind, Node},
+    peer::PeerPaths,
+    peers::Peers,
     roles::Role,
     run::{Cell, Crowds, Plan, Results, Stage},
 };
 
-/// Calls to a node directly and through headwater: latency and throughput.
+/// Calls to a node directly, through headwater and through other proxies: latency and throughput.
 #[derive(Debug, Parser)]
 #[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
 struct Options {
@@ -100,6 +117,8 @@ struct Options {
     /// Path of the headwater binary; defaults to the one built along with this benchmark.
     #[arg(long, env = "PROXY_BIN", default_value = env!("CARGO_BIN_EXE_headwater"))]
     headwater: PathBuf,
+    #[command(flatten)]
+    peers: PeerPaths,
     /// Write this part of RESULTS.md with its plot into this folder.
     #[arg(long, value_name = "FOLDER")]
     report: Option<PathBuf>,
@@ -166,6 +185,7 @@ impl Options {
             // Enough to warm up the connections and fill the caches.
             warmup: Duration::from_millis(millis.div_ceil(4)),
         };
+        let started = Instant::now();
         let node = Node::start(kind, binary).with_context(|| format!("starting {}", kind.name()))?;
         let mut cells = Vec::new();
         for call in Call::ALL.iter().filter(|call| chosen(&self.only, call)) {
@@ -190,19 +210,30 @@ impl Options {
         }
         let memory = stage.memory()?;
         drop(stage);
+        // With one in flight the latency counts, which the table above has.
+        let busy: Vec<usize> = self.in_flight.iter().copied().filter(|count| *count > 1).collect();
+        let peers = Peers::measure(&node, &plan, &self.peers.installed(), &busy, rounds)?;
+        // The price of a module does not depend on the node.
+        let modules = (kind == Kind::Anvil)
+            .then(|| Modules::measure(&node, &plan, rounds).context("modules"))
+            .transpose()?;
         eprintln!(
             "{}: {} clients ask for each of {} blocks",
             kind.name(),
             self.clients,
             self.blocks
         );
+        let crowds = Crowds::measure(&node, &plan, self.clients, self.blocks)?;
+        eprintln!("{}: {} s", kind.name(), started.elapsed().as_secs());
         Ok(Results {
             node: node.version()?,
             kind,
             rounds,
             cells,
             memory,
-            crowds: Crowds::measure(&node, &plan, self.clients, self.blocks)?,
+            peers,
+            modules,
+            crowds,
         })
     }
 }

@@ -7,8 +7,10 @@ use indicatif::HumanCount;
 
 use crate::{
     call::Call,
+    limits,
     line::Transport,
     load::Measured,
+    modules::Modules,
     results::{self, machine, save},
     run::{Cell, Crowds, Results},
     svg::{Bars, shown},
@@ -19,11 +21,19 @@ const ADDED_MS: f64 = 0.2;
 
 pub fn write(folder: &Path, tables: &[Results]) -> Result<()> {
     results::write(folder, "forward", &text(tables))?;
-    save(folder, "forward.svg", &plot(tables))
+    save(folder, "forward.svg", &plot(tables))?;
+    save(folder, "forward-limits.svg", &limits::plot(&limit_rows(tables)))
 }
 
 pub fn text(tables: &[Results]) -> String {
-    let checked: u64 = tables.iter().flat_map(|table| &table.cells).map(Cell::checked).sum();
+    let of_cells: u64 = tables.iter().flat_map(|table| &table.cells).map(Cell::checked).sum();
+    let of_peers: u64 = tables.iter().map(|table| table.peers.checked()).sum();
+    let of_modules: u64 = tables
+        .iter()
+        .filter_map(|table| table.modules.as_ref())
+        .map(|modules| modules.checked)
+        .sum();
+    let checked = of_cells + of_peers + of_modules;
     let rounds = tables.iter().map(|table| table.rounds).min().unwrap_or(0);
     let mut out = format!(
         concat!(
@@ -44,13 +54,23 @@ pub fn text(tables: &[Results]) -> String {
         checked = HumanCount(checked),
     );
     out += &targets(tables);
+    out += &limits::table(&limit_rows(tables), "forward-limits.svg");
     out += "\n![calls a second](forward.svg)\n";
     for table in tables {
         let _infallible = writeln!(out, "\n## Before {}\n", table.node);
         out += &rows(table);
+        out += &table.peers.table();
         out += &crowds(&table.crowds);
     }
+    for modules in tables.iter().filter_map(|table| table.modules.as_ref()) {
+        out += &modules.table();
+    }
     out
+}
+
+fn limit_rows(tables: &[Results]) -> Vec<limits::Row> {
+    let of = |table: &Results| table.peers.limits(table.kind.name());
+    tables.iter().flat_map(of).collect()
 }
 
 fn targets(tables: &[Results]) -> String {
@@ -94,6 +114,12 @@ fn targets(tables: &[Results]) -> String {
                 format!("{least:.1} × to {most:.1} ×"),
                 least >= 2.0,
             );
+        }
+        for (what, target, measured, met) in table.peers.targets() {
+            line(format!("{node}: {what}"), &target, measured, met);
+        }
+        for (what, target, measured, met) in table.modules.iter().flat_map(Modules::targets) {
+            line(what.to_owned(), &target, measured, met);
         }
         let crowds = &table.crowds;
         let asked = crowds.asked_per_block();
@@ -181,6 +207,7 @@ fn plot(tables: &[Results]) -> String {
                 Call::Latest => "newest block",
                 Call::Same => "same eth_call",
                 Call::Another => "other eth_call",
+                Call::Module => "module",
             };
             groups.push((
                 format!("{node}: {call}, {in_flight} in flight"),

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::{crowd, load, process, relay};
+use crate::{crowd, load, modules, process, relay};
 
 #[derive(Debug, Subcommand)]
 pub enum Role {
@@ -13,6 +13,8 @@ pub enum Role {
     Crowd(crowd::Args),
     /// A relay in front of the node that counts calls.
     Relay(relay::Args),
+    /// A program with headwater in it.
+    Embed(modules::Args),
     /// Another program that must end with the benchmark.
     Exec {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -27,6 +29,7 @@ impl Role {
             Self::Load(args) => load::run(args),
             Self::Crowd(args) => crowd::run(args),
             Self::Relay(args) => relay::run(args),
+            Self::Embed(args) => modules::embed(args),
             // Reports errors on standard error, like the program it becomes.
             Self::Exec { command } => return process::become_program(command),
         };

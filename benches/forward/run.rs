@@ -13,9 +13,12 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     call::Call,
     crowd,
-    line::{Transport, fetch},
+    http::fetch,
+    line::Transport,
     load::{self, Measured},
+    modules::Modules,
     node::{Kind, Node},
+    peers::Peers,
     process::Process,
     proxy::Headwater,
     relay::Counts,
@@ -24,7 +27,7 @@ use crate::{
 };
 
 /// Time limit of each step.
-const STEP: Duration = Duration::from_secs(60);
+pub const STEP: Duration = Duration::from_secs(60);
 
 /// Pause before each block that the crowd requests.
 const PACE: Duration = Duration::from_millis(50);
@@ -45,6 +48,9 @@ pub struct Results {
     pub cells: Vec<Cell>,
     /// Resident memory of headwater after all rows, in bytes.
     pub memory: u64,
+    pub peers: Peers,
+    /// Price of an embedder's module; measured before one of the nodes.
+    pub modules: Option<Modules>,
     pub crowds: Crowds,
 }
 
@@ -215,13 +221,7 @@ impl<'a> Stage<'a> {
             warmup_ms: self.plan.warmup.as_millis() as u64,
             counted_ms: self.plan.counted.as_millis() as u64,
         };
-        let mut load = Process::start_role("load", &args.to_args())?;
-        load.wait_for("ready", STEP)?;
-        let cpu = CpuTime::of(pid)?;
-        load.send("go")?;
-        let measured: Measured = load.wait_for("measured ", STEP)?.parse()?;
-        let cpu = CpuTime::of(pid)?.since(&cpu);
-        Ok((measured, cpu.as_nanos() as f64 / 1e3 / measured.calls as f64))
+        turn(&args, pid)
     }
 
     /// Returns the number of calls that headwater has forwarded, by headwater's own metric.
@@ -236,8 +236,19 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Runs the load once; returns its measurements and the CPU microseconds per call of the process `pid`.
+pub fn turn(args: &load::Args, pid: u32) -> Result<(Measured, f64)> {
+    let mut load = Process::start_role("load", &args.to_args())?;
+    load.wait_for("ready", STEP)?;
+    let cpu = CpuTime::of(pid)?;
+    load.send("go")?;
+    let measured: Measured = load.wait_for("measured ", STEP)?.parse()?;
+    let cpu = CpuTime::of(pid)?.since(&cpu);
+    Ok((measured, cpu.as_nanos() as f64 / 1e3 / measured.calls as f64))
+}
+
 /// Starts a headwater that reaches the node at `address`, and waits until it knows the node's head.
-fn before(node: &Node, address: SocketAddr, plan: &Plan) -> Result<Headwater> {
+pub fn before(node: &Node, address: SocketAddr, plan: &Plan) -> Result<Headwater> {
     let headwater = Headwater::start(&plan.headwater, address, &[], &[])?;
     let level = format!("ready: head {}\n", node.head()?);
     let until = Instant::now() + STEP;

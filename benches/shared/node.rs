@@ -8,11 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::{
-    call::{Message, request},
-    line::fetch,
+    http::{ask, quantity},
     process::Process,
 };
 
@@ -23,6 +22,7 @@ const BLOCKS: usize = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    #[allow(dead_code, reason = "the fan-out is measured before geth alone")]
     Anvil,
     Geth,
 }
@@ -99,13 +99,31 @@ impl Node {
         match self.kind {
             Kind::Anvil => drop(ask(self.address, "evm_mine", "[]")?),
             // A development chain of geth mines one block per transaction.
-            Kind::Geth => {
-                let accounts: Vec<String> = serde_json::from_str(ask(self.address, "eth_accounts", "[]")?.get())?;
-                let own = accounts.first().context("a geth without its developer's account")?;
-                let transfer = format!(r#"[{{"from":"{own}","to":"{own}","value":"0x1"}}]"#);
-                drop(ask(self.address, "eth_sendTransaction", &transfer)?);
-            }
+            Kind::Geth => return self.send(&json!({"value": "0x1"})),
         }
+        self.until_above(before)
+    }
+
+    /// Sends a transaction of the developer's account, for which a development chain of geth mines a block, and waits until
+    /// that is the head. The members decide about the rest; it goes to the account itself unless it has data.
+    pub fn send(&self, members: &Value) -> Result<()> {
+        let before = self.head()?;
+        let accounts: Vec<String> = serde_json::from_str(ask(self.address, "eth_accounts", "[]")?.get())?;
+        let own = accounts.first().context("a geth without its developer's account")?;
+        let mut transaction = members.clone();
+        transaction["from"] = own.as_str().into();
+        if transaction.get("data").is_none() {
+            transaction["to"] = own.as_str().into();
+        }
+        drop(ask(
+            self.address,
+            "eth_sendTransaction",
+            &json!([transaction]).to_string(),
+        )?);
+        self.until_above(before)
+    }
+
+    fn until_above(&self, before: u64) -> Result<()> {
         let until = Instant::now() + START;
         while self.head()? == before {
             ensure!(Instant::now() < until, "no block was mined");
@@ -113,16 +131,4 @@ impl Node {
         }
         Ok(())
     }
-}
-
-/// Makes one call on its own connection.
-pub fn ask(server: SocketAddr, method: &str, params: &str) -> Result<Box<RawValue>> {
-    let (_, answer) = fetch(server, "POST", "/", &request(1, method, params)).with_context(|| method.to_owned())?;
-    let (_, result) = Message::answer(answer.as_bytes()).with_context(|| method.to_owned())?;
-    Ok(result.to_owned())
-}
-
-pub fn quantity(hex: &str) -> Result<u64> {
-    let digits = hex.strip_prefix("0x").context("no quantity")?;
-    Ok(u64::from_str_radix(digits, 16)?)
 }

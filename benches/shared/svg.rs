@@ -14,7 +14,7 @@ pub struct Bars<'a> {
 const WIDTH: f64 = 720.0;
 const LABELS: f64 = 210.0;
 const BAR: f64 = 16.0;
-const COLOURS: [&str; 3] = ["#1f6f8b", "#c8553d", "#8a8a8a"];
+const COLOURS: [&str; 4] = ["#1f6f8b", "#c8553d", "#8a8a8a", "#d9a441"];
 
 impl Bars<'_> {
     pub fn draw(&self) -> String {
