@@ -1,7 +1,7 @@
 //! The load generator: many clients in one thread, each of which checks every message it receives.
 //!
 //! Standard output carries `ready <nanoseconds>` (since the first connect) when all clients have subscribed,
-//! `done <event> <nanoseconds>` (the system's monotonic clock) when the last client has received all of an event,
+//! `done <event>` with the [`Arrivals`] when the last client has received all of an event,
 //! `fault <account>` when a client received anything but the next message, and, on the command `finish`, either a
 //! fault or `finished` with the [`Totals`].
 //!
@@ -10,7 +10,6 @@
 //! CPU time from the server, because the machine has no spare core.
 
 use std::{
-    collections::BTreeSet,
     fmt,
     io::{ErrorKind, Read, Write},
     net::SocketAddr,
@@ -24,14 +23,14 @@ use anyhow::{Context, Result, bail, ensure};
 use headwater::deflate::Inflater;
 use mio::{Events, Interest, Poll, Token, Waker, event::Event, net::TcpStream};
 use rustix::time::{ClockId, clock_gettime};
-use serde_json::Value;
 use socket2::SockRef;
 
 use crate::{
-    chain::{Chain, Scenario},
+    arrivals::Arrivals,
+    feed::{Feed, Mark, News},
     frames::{BINARY, CLOSE, FrameReader, Message, PING, PONG, TEXT, client_frame, header},
-    notification,
     roles::LoadArgs,
+    script::Script,
     websocket::{check_upgrade, http_head_len, upgrade_request},
 };
 
@@ -111,8 +110,8 @@ struct Load {
     marks: Vec<Mark>,
     /// Number of clients that have their subscription id.
     subscribed: usize,
-    /// Number of clients that have all of an event, by event.
-    complete: Vec<usize>,
+    /// Moments at which clients had all of an event, by event.
+    complete: Vec<Vec<Duration>>,
     totals: Totals,
     buffer: Vec<u8>,
     started: Instant,
@@ -126,10 +125,10 @@ impl Load {
             clients: Vec::with_capacity(args.clients),
             wanted: args.clients,
             compress: args.compress,
-            script: Script::new(args),
+            script: Script::new(&args.work),
             marks: Vec::new(),
             subscribed: 0,
-            complete: vec![0; args.work.events],
+            complete: vec![Vec::new(); args.work.events],
             totals: Totals::default(),
             buffer: vec![0; READ_BUFFER],
             started: Instant::now(),
@@ -207,9 +206,13 @@ impl Load {
                 self.one_more_subscribed()?;
             }
             for event in news.completed {
-                self.complete[event] += 1;
-                if self.complete[event] == self.wanted {
-                    println!("done {event} {}", monotonic_now().as_nanos());
+                let moments = &mut self.complete[event];
+                moments.push(monotonic_now());
+                if moments.len() == self.wanted
+                    && let Some(arrivals) = Arrivals::of(moments)
+                {
+                    println!("done {event} {arrivals}");
+                    *moments = Vec::new();
                 }
             }
             // A short read has emptied the socket; later data raises a new edge (epoll(7), question 9). The end of
@@ -256,62 +259,6 @@ impl Load {
     }
 }
 
-/// The messages that every client must receive, in order.
-struct Script {
-    scenario: Scenario,
-    results: Vec<Vec<u8>>,
-}
-
-impl Script {
-    fn new(args: &LoadArgs) -> Self {
-        let chain = args.work.chain();
-        let results = (0..args.work.events)
-            .flat_map(|event| chain.results(event))
-            .map(String::into_bytes)
-            .collect();
-        Self {
-            scenario: args.work.scenario,
-            results,
-        }
-    }
-
-    /// Returns a result's position in the script, read from the result's fields.
-    fn position_of(&self, result: &Value) -> Option<usize> {
-        if self.scenario.is_pending() {
-            let hash = result.to_string().into_bytes();
-            return self.results.iter().position(|known| *known == hash);
-        }
-        let field = |name| result.get(name)?.as_str();
-        let quantity = |name| usize::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
-        let (number, hash, index) = match self.scenario {
-            Scenario::Heads | Scenario::PendingAlone | Scenario::PendingGrouped => {
-                (quantity("number")?, field("hash")?, 0)
-            }
-            Scenario::Bursts => (quantity("blockNumber")?, field("blockHash")?, quantity("logIndex")?),
-        };
-        if Chain::number_of(hash.parse().ok()?)? != number as u64 || index >= self.scenario.messages_per_event() {
-            return None;
-        }
-        let first = usize::try_from(Chain::block_of_event(0)).ok()?;
-        Some(number.checked_sub(first)? * self.scenario.messages_per_event() + index)
-    }
-
-    fn event_ended_by(&self, position: usize) -> Option<usize> {
-        let per_event = self.scenario.messages_per_event();
-        (position % per_event == per_event - 1).then_some(position / per_event)
-    }
-
-    fn describe(&self, position: usize) -> String {
-        let per_event = self.scenario.messages_per_event();
-        let number = Chain::block_of_event(position / per_event);
-        match self.scenario {
-            Scenario::Heads => format!("head {number}"),
-            Scenario::Bursts => format!("log {} of block {number}", position % per_event),
-            Scenario::PendingAlone | Scenario::PendingGrouped => format!("pending transaction {position}"),
-        }
-    }
-}
-
 struct Client {
     stream: TcpStream,
     stage: Stage,
@@ -321,38 +268,11 @@ struct Client {
     inflater: Option<Inflater>,
 }
 
-/// Fingerprint of a compressed message, the same for all clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
-    len: usize,
-    /// Last bytes of the compressed event, which all clients share.
-    end: [u8; 16],
-}
-
-impl Mark {
-    fn of(payload: &[u8]) -> Result<Self> {
-        Ok(Self {
-            len: payload.len(),
-            end: *payload.last_chunk().context("a compressed message of a few bytes")?,
-        })
-    }
-}
-
 enum Stage {
     /// Contains the bytes of the HTTP response received so far.
     Upgrade(Vec<u8>),
     Subscribing,
     Live(Feed),
-}
-
-/// The outcome of one read.
-#[derive(Default)]
-struct News {
-    subscribed: bool,
-    completed: Vec<usize>,
-    rewritten: u64,
-    /// Bytes of notifications on the wire.
-    bytes: u64,
 }
 
 impl Client {
@@ -423,110 +343,5 @@ impl Client {
         };
         frames.feed(bytes, on_message)?;
         Ok(news)
-    }
-}
-
-/// One subscription, from the answer to `eth_subscribe` on.
-struct Feed {
-    id: String,
-    /// Notification up to the result, in the bytes that all known servers write.
-    prefix: Vec<u8>,
-    /// Position in the script of the next message.
-    next: usize,
-    /// Positions that were skipped: lost, unless the messages arrive late.
-    missing: BTreeSet<usize>,
-}
-
-impl Feed {
-    fn from_answer(message: &[u8]) -> Result<Self> {
-        let quoted = || String::from_utf8_lossy(message);
-        let answer: Value = serde_json::from_slice(message).with_context(|| format!("not JSON: {}", quoted()))?;
-        let Some(id) = answer["result"].as_str().filter(|_| answer["id"] == 1) else {
-            bail!("eth_subscribe was answered with {}", quoted());
-        };
-        Ok(Self {
-            id: id.to_owned(),
-            prefix: notification::prefix(id).into_bytes(),
-            next: 0,
-            missing: BTreeSet::new(),
-        })
-    }
-
-    fn message(&mut self, message: &[u8], script: &Script, news: &mut News) -> Result<()> {
-        let result = message
-            .strip_prefix(&*self.prefix)
-            .and_then(|rest| rest.strip_suffix(notification::END.as_bytes()));
-        let expected = script.results.get(self.next).map(Vec::as_slice);
-        if result.is_none() || result != expected {
-            self.unexpected(message, script)?;
-            news.rewritten += 1;
-        }
-        self.take(script, news);
-        Ok(())
-    }
-
-    /// Checks that the next compressed message has the same mark for all clients; the inflating clients check its
-    /// content.
-    fn mark(&self, mark: Mark, script: &Script, marks: &mut Vec<Mark>) -> Result<()> {
-        match marks.get(self.next) {
-            Some(known) => ensure!(
-                *known == mark,
-                "lost, doubled, reordered or altered: in place of {} came what others did not get there",
-                script.describe(self.next)
-            ),
-            None => {
-                ensure!(
-                    self.next == marks.len(),
-                    "some messages are compressed and some are not"
-                );
-                marks.push(mark);
-            }
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, script: &Script, news: &mut News) {
-        if self.missing.is_empty() {
-            news.completed.extend(script.event_ended_by(self.next));
-        }
-        self.next += 1;
-    }
-
-    /// Accepts a message that differs from the next one in bytes but not in meaning.
-    ///
-    /// # Errors
-    ///
-    /// If the message is not a notification of this subscription, or is altered, doubled, reordered or was never
-    /// produced.
-    fn unexpected(&mut self, message: &[u8], script: &Script) -> Result<()> {
-        let quoted = || String::from_utf8_lossy(message).chars().take(400).collect::<String>();
-        let value: Value = serde_json::from_slice(message).with_context(|| format!("not JSON: {}", quoted()))?;
-        let params = &value["params"];
-        ensure!(
-            params["subscription"] == *self.id,
-            "not a notification for {}: {}",
-            self.id,
-            quoted()
-        );
-        let result = &params["result"];
-        let position = script
-            .position_of(result)
-            .with_context(|| format!("altered or not asked for: {}", quoted()))?;
-        let what = script.describe(position);
-        if self.missing.contains(&position) {
-            bail!("reordered: {what} came later than its successors");
-        }
-        ensure!(position >= self.next, "doubled: {what} came twice");
-        let Some(original) = script.results.get(position) else {
-            bail!("{what} came, which was never produced")
-        };
-        ensure!(
-            *result == serde_json::from_slice::<Value>(original)?,
-            "altered: {what} came as {}",
-            quoted()
-        );
-        self.missing.extend(self.next..position);
-        self.next = position;
-        Ok(())
     }
 }

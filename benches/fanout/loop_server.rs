@@ -1,4 +1,7 @@
-//! The physical limit: one thread, one `writev` per client and event, nothing else.
+//! The physical limit: one thread, one system call per client and event, nothing else.
+//!
+//! Clients have ids of their own, and an event is three slices of a `writev` for each message; or all share one id, and an
+//! event is one piece of bytes for everybody.
 //!
 //! The server accepts, answers the upgrade and the one `eth_subscribe`, and from then on hands pre-encoded frames to
 //! the kernel. epoll reports only commands, new clients and the rare socket whose buffer is full.
@@ -24,11 +27,20 @@ use crate::{
 const LISTENER: Token = Token(usize::MAX);
 const COMMANDS: Token = Token(usize::MAX - 1);
 
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    pub work: ServeArgs,
+    /// Give all clients the same subscription id.
+    #[arg(long)]
+    pub shared: bool,
+}
+
 /// Three slices per message; `IOV_MAX` is 1,024 on Linux.
 const SLICES_PER_WRITE: usize = 1023;
 
-pub fn serve(args: &ServeArgs) -> Result<()> {
-    let bursts = encode_all(args);
+pub fn serve(args: &Args) -> Result<()> {
+    let blocks = encode_all(args);
     let mut poll = Poll::new()?;
     let mut listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -52,10 +64,10 @@ pub fn serve(args: &ServeArgs) -> Result<()> {
         }
         for event in &ready {
             match event.token() {
-                LISTENER => accept(&listener, &poll, &mut clients)?,
+                LISTENER => accept(&listener, &poll, &mut clients, args.shared)?,
                 COMMANDS => {
                     while let Ok(event) = commands.try_recv() {
-                        deliver(&bursts[event], &mut clients, &poll)?;
+                        deliver(&blocks[event], &mut clients, &poll)?;
                     }
                 }
                 Token(number) => clients[number].ready(event.is_writable(), &poll, Token(number))?,
@@ -71,34 +83,54 @@ struct Encoded {
     body: Vec<u8>,
 }
 
-fn encode_all(args: &ServeArgs) -> Vec<Vec<Encoded>> {
-    let prefix_len = notification::prefix(&notification::subscription_id(0)).len();
-    let chain = args.chain();
+/// The messages of one event.
+enum Block {
+    /// Three slices for each message: header, envelope with the client's id, body.
+    Own(Vec<Encoded>),
+    /// One piece of bytes for all clients.
+    Shared(Vec<u8>),
+}
+
+fn encode_all(args: &Args) -> Vec<Block> {
+    let prefix = notification::prefix(&notification::subscription_id(0)).into_bytes();
+    let chain = args.work.chain();
     let encode = |result: String| {
         let body = (result + notification::END).into_bytes();
         Encoded {
-            header: text_header(prefix_len + body.len()),
+            header: text_header(prefix.len() + body.len()),
             body,
         }
     };
-    (0..args.events)
-        .map(|event| chain.results(event).into_iter().map(encode).collect())
-        .collect()
+    let block = |event| {
+        let messages: Vec<Encoded> = chain.results(event).into_iter().map(encode).collect();
+        if !args.shared {
+            return Block::Own(messages);
+        }
+        let pieces = messages
+            .iter()
+            .flat_map(|message| [&message.header, &prefix, &message.body].map(Vec::as_slice));
+        Block::Shared(pieces.collect::<Vec<_>>().concat())
+    };
+    (0..args.work.events).map(block).collect()
 }
 
-fn deliver(burst: &[Encoded], clients: &mut [Client], poll: &Poll) -> Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = burst
-        .iter()
-        .flat_map(|message| {
-            [
-                IoSlice::new(&message.header),
-                IoSlice::new(&[]),
-                IoSlice::new(&message.body),
-            ]
-        })
-        .collect();
+fn deliver(block: &Block, clients: &mut [Client], poll: &Poll) -> Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = match block {
+        Block::Shared(bytes) => vec![IoSlice::new(bytes)],
+        Block::Own(messages) => messages
+            .iter()
+            .flat_map(|message| {
+                [
+                    IoSlice::new(&message.header),
+                    IoSlice::new(&[]),
+                    IoSlice::new(&message.body),
+                ]
+            })
+            .collect(),
+    };
     let mut unsent = Vec::new();
     for (number, client) in clients.iter().enumerate() {
+        // A shared block has no slices but the first.
         for slot in slices[1..].iter_mut().step_by(3) {
             *slot = IoSlice::new(&client.prefix);
         }
@@ -146,7 +178,7 @@ fn concat(slices: &[IoSlice<'_>], mut skip: usize) -> Vec<u8> {
     rest
 }
 
-fn accept(listener: &TcpListener, poll: &Poll, clients: &mut Vec<Client>) -> Result<()> {
+fn accept(listener: &TcpListener, poll: &Poll, clients: &mut Vec<Client>, shared: bool) -> Result<()> {
     loop {
         let mut stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -156,7 +188,8 @@ fn accept(listener: &TcpListener, poll: &Poll, clients: &mut Vec<Client>) -> Res
         stream.set_nodelay(true)?;
         poll.registry()
             .register(&mut stream, Token(clients.len()), Interest::READABLE)?;
-        let id = notification::subscription_id(clients.len() as u64);
+        let number = if shared { 0 } else { clients.len() };
+        let id = notification::subscription_id(number as u64);
         clients.push(Client {
             stream,
             prefix: notification::prefix(&id).into_bytes(),

@@ -1,10 +1,11 @@
-//! CPU cost of one delivered message to the server: the bare `writev` loop, stock jsonrpsee, and headwater.
+//! CPU cost of one delivered message to the server: the bare `writev` loop, stock jsonrpsee, and headwater; and before a real
+//! node that node itself, HAProxy and nginx where they are installed.
 //!
 //! ```text
 //!              commands                      events
-//!   benchmark ----------> loop | stock ----------------------> load (all clients)
-//!       |  \------------> node ---------> headwater ---------/   |
-//!       \<------------------ "all clients have event k" ---------/
+//!   benchmark ----------> loop --------------------------------> load (all clients)
+//!       |  \------------> node ---------> headwater | stock ---/   |
+//!       \<------------------- "all clients have event k" ---------/
 //! ```
 //!
 //! Every box is a process of its own, and only the server's CPU time counts: CPU time of its threads over a window of
@@ -24,24 +25,36 @@
     reason = "the tables, and the lines between the processes, are this program's output"
 )]
 
+mod arrivals;
+mod before_geth;
 mod chain;
+mod feed;
 #[path = "../../src/bin/headwater/bench/frames.rs"]
 mod frames;
+#[path = "../shared/http.rs"]
+mod http;
+#[path = "../shared/limits.rs"]
+mod limits;
 mod load;
 mod loop_server;
 mod matching;
 mod node;
 mod notification;
+#[path = "../shared/peer.rs"]
+mod peer;
 mod pending;
 #[path = "../shared/process.rs"]
 mod process;
 #[path = "../shared/proxy.rs"]
 mod proxy;
+#[path = "../shared/node.rs"]
+mod real_node;
 mod report;
 #[path = "../shared/results.rs"]
 mod results;
 mod roles;
 mod run;
+mod script;
 mod stalled;
 mod stock_server;
 #[path = "../shared/svg.rs"]
@@ -52,18 +65,27 @@ mod usage;
 #[path = "../shared/websocket.rs"]
 mod websocket;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::{
+    before_geth::BeforeGeth,
     chain::Scenario,
+    peer::PeerPaths,
     report::Extras,
     roles::Role,
     run::{Plan, Server, measure},
     table::Results,
 };
+
+/// Most rounds before geth, each of which takes two minutes.
+const GETH_ROUNDS: usize = 2;
 
 /// Fan-out cost per delivered message: bare writev loop, stock jsonrpsee, headwater.
 #[derive(Debug, Parser)]
@@ -82,6 +104,9 @@ struct Options {
     bursts: usize,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// One round, with a quarter of the events: a minute for 1,000 clients.
+    #[arg(long)]
+    quick: bool,
     /// Maximum events per second; the next event also waits until the last client has received the one before.
     #[arg(long, default_value_t = 40.0)]
     rate: f64,
@@ -100,6 +125,14 @@ struct Options {
     /// Also measure stalled clients, idle memory and matching, and write RESULTS.md with its plots into this folder.
     #[arg(long, value_name = "FOLDER")]
     report: Option<PathBuf>,
+    /// Path of geth; adds a table of fan-out before it.
+    #[arg(long, env = "GETH")]
+    geth: Option<PathBuf>,
+    #[command(flatten)]
+    peers: PeerPaths,
+    /// Measure only before geth.
+    #[arg(long, requires = "geth")]
+    before_geth: bool,
     /// Measure only matching, in this process.
     #[arg(long)]
     matching: bool,
@@ -137,6 +170,11 @@ impl Options {
             println!("{table}{}", report::shared_table(&matching::measure_shared()?));
             return Ok(());
         }
+        if self.before_geth {
+            let before_geth = self.before_geth()?.context("--before-geth needs --geth")?;
+            println!("{}", before_geth.table());
+            return Ok(());
+        }
         ensure!(
             !self.clients.is_empty()
                 && self.clients.iter().all(|clients| *clients > 1)
@@ -149,6 +187,7 @@ impl Options {
         let most = self.clients.iter().max().copied().unwrap_or(0);
         process::allow_open_files(most)?;
 
+        let rounds = self.rounds();
         let servers = if self.only.is_empty() {
             &Server::ALL[..]
         } else {
@@ -162,25 +201,34 @@ impl Options {
         let mut results: Vec<Results> = scenarios
             .iter()
             .flat_map(|scenario| self.clients.iter().map(|clients| (*scenario, *clients)))
-            .map(|(scenario, clients)| Results::new(scenario, self.plan(scenario, clients), servers))
+            .map(|(scenario, clients)| {
+                let servers: Vec<Server> = servers
+                    .iter()
+                    .copied()
+                    .filter(|server| self.only.contains(server) || clients <= server.most_clients())
+                    .collect();
+                Results::new(scenario, self.plan(scenario, clients), &servers)
+            })
             .collect();
-        for round in 1..=self.rounds {
+        let started = Instant::now();
+        for round in 1..=rounds {
             for results in &mut results {
-                for server in servers {
+                for server in results.servers() {
                     let what = format!(
                         "{} {} {}, round {round} of {}",
                         server.name(),
                         results.plan.clients,
                         results.scenario.name(),
-                        self.rounds
+                        rounds
                     );
-                    let sample = measure(*server, results.scenario, &results.plan).with_context(|| what.clone())?;
+                    let sample = measure(server, results.scenario, &results.plan).with_context(|| what.clone())?;
                     eprintln!(
-                        "{what}: {:.3} µs CPU per message, {} messages checked",
+                        "{what}: {:.3} µs CPU per message, {} messages checked, {} s since the start",
                         sample.cpu_ns_per_message / 1e3,
-                        sample.checked
+                        sample.checked,
+                        started.elapsed().as_secs()
                     );
-                    results.add(*server, sample);
+                    results.add(server, sample);
                 }
             }
         }
@@ -189,9 +237,11 @@ impl Options {
             let mut clients = self.clients.clone();
             clients.sort_unstable();
             let usual = self.plan(Scenario::Bursts, clients[clients.len() / 2]);
-            let extras = Extras::measure(&self.plan(Scenario::Heads, most), &usual, self.rounds)?;
+            let before_geth = self.before_geth()?;
+            let extras = Extras::measure(&self.plan(Scenario::Heads, most), &usual, rounds, before_geth)?;
             report::write(folder, &results, &extras, "make bench")?;
         }
+        eprintln!("fanout: {} s in all", started.elapsed().as_secs());
         if self.json {
             let results: Vec<_> = results.iter().map(Results::to_json).collect();
             println!("{:#}", serde_json::Value::from(results));
@@ -203,11 +253,27 @@ impl Options {
         Ok(())
     }
 
+    fn rounds(&self) -> usize {
+        if self.quick { 1 } else { self.rounds }
+    }
+
+    /// Measures before geth, if there is one.
+    fn before_geth(&self) -> Result<Option<BeforeGeth>> {
+        let Some(geth) = &self.geth else {
+            return Ok(None);
+        };
+        ensure!(geth.is_file(), "no geth at {}: set GETH to its path", geth.display());
+        let rounds = self.rounds().min(GETH_ROUNDS);
+        let measured = BeforeGeth::measure(geth, &self.headwater, &self.peers.installed(), rounds);
+        measured.map(Some)
+    }
+
     fn plan(&self, scenario: Scenario, clients: usize) -> Plan {
         let asked = match scenario {
             Scenario::Heads | Scenario::PendingAlone | Scenario::PendingGrouped => self.events,
             Scenario::Bursts => self.bursts,
         };
+        let asked = if self.quick { asked.div_ceil(4) } else { asked };
         // A run of many clients has as many messages as a run of 1,000, as long as there are enough events for a
         // median.
         let counted = (asked * 1000 / clients.max(1000)).max(asked.div_ceil(4));

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, map::B256Set};
 use anyhow::{Result, anyhow, ensure};
 use bytes::Bytes;
 use headwater::{
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     chain::{self, mix},
     results::median,
+    usage::resident_memory,
 };
 
 const LOGS: u64 = 400;
@@ -49,10 +50,11 @@ const fn case(filters: u64, watched: u64, hot: u64) -> Case {
 }
 
 /// Growing numbers of filters for the same matches, then growing numbers of matches for the same filters.
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     case(1_000, 100, 0),
     case(10_000, 100, 0),
     case(100_000, 100, 0),
+    case(1_000_000, 100, 0),
     case(100_000, 390, 0),
     case(100_000, 390, 1_000),
     case(100_000, 390, 10_000),
@@ -64,6 +66,12 @@ pub struct Matching {
     pub matches: usize,
     pub block_us: f64,
     pub scan_us: f64,
+    /// Time of a look-up for each address and topic of the block, in a table of as many keys as filters.
+    pub lookups_us: f64,
+    /// Growth of resident memory for each filter in the index, in bytes.
+    pub memory_bytes: f64,
+    /// Size of a filter's address and topics, in bytes.
+    pub filter_bytes: f64,
 }
 
 pub fn measure() -> Result<Vec<Matching>> {
@@ -75,9 +83,12 @@ fn measure_one(case: Case) -> Result<Matching> {
     let common = (0..filters - hot).map(filter);
     let all: Vec<LogFilter> = common.chain((0..hot).map(hot_filter)).collect::<Result<_>>()?;
     let mut index = LogIndex::default();
+    let own = std::process::id();
+    let before = resident_memory(own)?;
     for (number, filter) in all.iter().enumerate() {
         index.insert(filter.clone(), number);
     }
+    let memory = resident_memory(own)?.saturating_sub(before);
     ensure!(
         index.filters() as u64 == filters,
         "filters that ought to be distinct are not"
@@ -90,7 +101,30 @@ fn measure_one(case: Case) -> Result<Matching> {
         matches: found.iter().map(|(_, matches)| matches).sum(),
         block_us,
         scan_us,
+        lookups_us: lookups_us(filters, &block),
+        memory_bytes: memory as f64 / filters as f64,
+        filter_bytes: FILTER_BYTES,
     })
+}
+
+/// Average size of the filters' addresses and topics: an address, an address and a topic, or two topics.
+const FILTER_BYTES: f64 = (20.0 + 52.0 + 8.0 * 64.0) / 10.0;
+
+/// Measures one look-up for each address and topic of the block, in a table of as many keys as there are filters.
+fn lookups_us(filters: u64, block: &BlockLogs) -> f64 {
+    let keys: B256Set = (0..filters).map(wallet).collect();
+    let sought: Vec<B256> = block
+        .logs
+        .iter()
+        .flat_map(|log| [log.address.into_word()].into_iter().chain(log.topics.iter().copied()))
+        .collect();
+    let mut times = Vec::new();
+    for _ in 0..15 {
+        let started = Instant::now();
+        black_box(sought.iter().filter(|key| keys.contains(*key)).count());
+        times.push(started.elapsed().as_secs_f64() * 1e6);
+    }
+    median(&mut times)
 }
 
 /// Pairs of a filter's number and the count of the block's logs it matches; only filters with a match.

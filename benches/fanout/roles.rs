@@ -13,9 +13,9 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum Role {
     /// The bare `writev` loop.
-    Loop(ServeArgs),
+    Loop(loop_server::Args),
     /// The stock jsonrpsee server.
-    Stock(ServeArgs),
+    Stock(stock_server::Args),
     /// The scripted node behind headwater.
     Node(ServeArgs),
     /// The clients.

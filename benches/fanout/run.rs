@@ -9,8 +9,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use serde_json::{Value, json};
 
 use crate::{
+    arrivals::Arrivals,
     chain::Scenario,
     load::{Totals, monotonic_now},
     process::{Process, Silence},
@@ -33,7 +35,9 @@ pub const SETTLE: Duration = Duration::from_millis(400);
 pub enum Server {
     /// The bare `writev` loop.
     Loop,
-    /// Stock jsonrpsee.
+    /// The bare loop, with one id and so one piece of bytes for all clients.
+    Shared,
+    /// Stock jsonrpsee with headwater as its module.
     Stock,
     Headwater,
     /// headwater with clients that use compression.
@@ -41,11 +45,26 @@ pub enum Server {
 }
 
 impl Server {
-    pub const ALL: [Self; 4] = [Self::Loop, Self::Stock, Self::Headwater, Self::Compressed];
+    pub const ALL: [Self; 5] = [Self::Loop, Self::Shared, Self::Stock, Self::Headwater, Self::Compressed];
+
+    /// Returns the number of clients up to which the server is run unless it is named. jsonrpsee's delivery of a hundred logs
+    /// to 9,000 clients takes longer than everything else together.
+    pub fn most_clients(self) -> usize {
+        match self {
+            Self::Stock => 1_000,
+            Self::Loop | Self::Shared | Self::Headwater | Self::Compressed => usize::MAX,
+        }
+    }
+
+    /// Checks if the server produces the events itself.
+    fn is_loop(self) -> bool {
+        matches!(self, Self::Loop | Self::Shared)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Loop => "writev loop",
+            Self::Shared => "shared loop",
             Self::Stock => "jsonrpsee",
             Self::Headwater => "headwater",
             Self::Compressed => "compressed",
@@ -65,12 +84,57 @@ pub struct Plan {
     pub headwater_args: Vec<String>,
 }
 
+/// Times in microseconds from the command to produce an event until the first, half, 99 % and the last of the clients
+/// have it; medians over the events.
+#[derive(Clone, Copy, Debug)]
+pub struct Latency {
+    pub first: f64,
+    pub p50: f64,
+    pub p99: f64,
+    pub last: f64,
+}
+
+impl Latency {
+    pub fn in_millis(self) -> String {
+        self.join(1e3)
+    }
+
+    /// Formats multiples of another server's times.
+    pub fn as_ratios(self) -> String {
+        self.join(1.0)
+    }
+
+    fn join(self, unit: f64) -> String {
+        [self.first, self.p50, self.p99, self.last]
+            .map(|value| format!("{:.2}", value / unit))
+            .join(" / ")
+    }
+
+    pub fn to_json(self) -> Value {
+        let Self { first, p50, p99, last } = self;
+        json!({"first": first, "p50": p50, "p99": p99, "last": last})
+    }
+
+    fn of(events: &[Arrivals]) -> Self {
+        let of = |field: fn(&Arrivals) -> Duration| {
+            let micros = events.iter().map(|event| field(event).as_nanos() as f64 / 1e3);
+            median(&mut micros.collect::<Vec<_>>())
+        };
+        Self {
+            first: of(|event| event.first),
+            p50: of(|event| event.p50),
+            p99: of(|event| event.p99),
+            last: of(|event| event.last),
+        }
+    }
+}
+
 /// The measurements of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub cpu_ns_per_message: f64,
-    /// Median time from the command to produce an event until the last client has it, over the counted events.
-    pub last_client_us: f64,
+    /// Times from the command to produce an event until clients have it.
+    pub latency: Latency,
     pub connects_per_second: f64,
     /// Bytes on the wire, with the frame header.
     pub bytes_per_message: f64,
@@ -108,7 +172,7 @@ pub fn measure(server: Server, scenario: Scenario, plan: &Plan) -> Result<Sample
     let cpu_before = CpuTime::of(stage.server_pid)?;
     let mut latencies = Vec::with_capacity(plan.counted);
     for event in plan.warmup..plan.warmup + plan.counted {
-        latencies.push(stage.deliver(event, &mut load, plan.pace)?.as_nanos() as f64 / 1e3);
+        latencies.push(stage.deliver(event, &mut load, plan.pace)?);
     }
     // Work that a server defers until after the delivery counts too, and a surplus message is still detected.
     thread::sleep(SETTLE);
@@ -119,7 +183,7 @@ pub fn measure(server: Server, scenario: Scenario, plan: &Plan) -> Result<Sample
     let messages = plan.clients * plan.counted * scenario.messages_per_event();
     Ok(Sample {
         cpu_ns_per_message: cpu.as_nanos() as f64 / messages as f64,
-        last_client_us: median(&mut latencies),
+        latency: Latency::of(&latencies),
         connects_per_second: plan.clients as f64 / connecting.as_secs_f64(),
         bytes_per_message: totals.bytes as f64 / totals.checked as f64,
         checked: totals.checked,
@@ -146,51 +210,65 @@ pub fn idle_memory(server: Server, plan: &Plan) -> Result<f64> {
 
 /// The server under test and the process that produces its events.
 pub struct Stage {
-    /// The server itself, or the node behind headwater.
+    /// The server itself, or the node behind it.
     producer: Process,
-    _headwater: Option<Headwater>,
+    _front: Option<Front>,
     pub server_pid: u32,
     pub address: SocketAddr,
     /// `true` if the clients offer compression.
     compress: bool,
 }
 
+/// A server before the scripted node.
+enum Front {
+    Headwater(Headwater),
+    Stock(Process),
+}
+
+impl Front {
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Headwater(headwater) => headwater.process.pid(),
+            Self::Stock(process) => process.pid(),
+        }
+    }
+}
+
 impl Stage {
     /// Starts the server; `settings` are environment variables for headwater.
     pub fn set(server: Server, work: &ServeArgs, plan: &Plan, settings: &[(&str, &str)]) -> Result<Self> {
-        let role = match server {
-            Server::Loop => "loop",
-            Server::Stock => "stock",
-            Server::Headwater | Server::Compressed => "node",
-        };
-        let mut producer = Process::start_role(role, &work.to_args())?;
-        let address = producer
-            .wait_for("listening ", STEP)?
-            .parse()
-            .context("the address of a role")?;
-        if matches!(server, Server::Loop | Server::Stock) {
-            return Ok(Self {
-                server_pid: producer.pid(),
-                producer,
-                _headwater: None,
-                address,
-                compress: false,
-            });
-        }
-
+        let role = if server.is_loop() { "loop" } else { "node" };
+        let mut args = work.to_args();
+        args.extend((server == Server::Shared).then(|| "--shared".to_owned()));
+        let mut producer = Process::start_role(role, &args)?;
+        let node = address_of(&mut producer)?;
         let compress = server == Server::Compressed;
-        let compression = [("HEADWATER_DELIVERY_COMPRESSION", if compress { "on" } else { "off" })];
-        let settings = [&compression, settings].concat();
-        let headwater = Headwater::start(&plan.headwater, address, &plan.headwater_args, &settings)?;
-        producer
-            .wait_for("followed", STEP)
-            .context("headwater did not follow its node's head")?;
-        thread::sleep(SETTLE);
+        let (front, address) = match server {
+            Server::Loop | Server::Shared => (None, node),
+            Server::Stock => {
+                let mut stock = Process::start_role("stock", &[format!("--upstream={node}")])?;
+                let address = address_of(&mut stock)?;
+                (Some(Front::Stock(stock)), address)
+            }
+            Server::Headwater | Server::Compressed => {
+                let compression = [("HEADWATER_DELIVERY_COMPRESSION", if compress { "on" } else { "off" })];
+                let settings = [&compression, settings].concat();
+                let headwater = Headwater::start(&plan.headwater, node, &plan.headwater_args, &settings)?;
+                let address = headwater.address;
+                (Some(Front::Headwater(headwater)), address)
+            }
+        };
+        if front.is_some() {
+            producer
+                .wait_for("followed", STEP)
+                .context("the server did not follow its node's head")?;
+            thread::sleep(SETTLE);
+        }
         Ok(Self {
-            server_pid: headwater.process.pid(),
+            server_pid: front.as_ref().map_or(producer.pid(), Front::pid),
             producer,
-            address: headwater.address,
-            _headwater: Some(headwater),
+            _front: front,
+            address,
             compress,
         })
     }
@@ -204,14 +282,13 @@ impl Stage {
         }
     }
 
-    /// Has one event produced, waits until all clients have it, and returns the time from the command to the last
-    /// client.
-    pub fn deliver(&mut self, event: usize, load: &mut Process, pace: Duration) -> Result<Duration> {
+    /// Has one event produced, waits until all clients have it, and returns the times from the command.
+    pub fn deliver(&mut self, event: usize, load: &mut Process, pace: Duration) -> Result<Arrivals> {
         let started = Instant::now();
         let commanded = monotonic_now();
         self.producer.send(&event.to_string())?;
-        let done = match load.wait_for(&format!("done {event} "), DELIVERY) {
-            Ok(at) => Duration::from_nanos(at.parse().context("an odd line from the load generator")?),
+        let arrivals: Arrivals = match load.wait_for(&format!("done {event} "), DELIVERY) {
+            Ok(arrivals) => arrivals.parse()?,
             // A message is missing: the load generator reports which.
             Err(silence) if silence.is::<Silence>() => {
                 load.send("finish")?;
@@ -221,6 +298,13 @@ impl Stage {
             Err(fault) => return Err(fault),
         };
         thread::sleep(pace.saturating_sub(started.elapsed()));
-        Ok(done.saturating_sub(commanded))
+        Ok(arrivals.since(commanded))
     }
+}
+
+/// Reads the address on which a role listens.
+fn address_of(role: &mut Process) -> Result<SocketAddr> {
+    role.wait_for("listening ", STEP)?
+        .parse()
+        .context("the address of a role")
 }

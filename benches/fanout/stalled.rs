@@ -79,7 +79,7 @@ pub fn measure(plan: &Plan, with_one_stalled: bool) -> Result<Stalled> {
     let started = Instant::now();
     let (mut latencies, mut growth, mut closed_after) = (Vec::new(), 0, None);
     for event in plan.warmup..plan.warmup + plan.counted {
-        latencies.push(stage.deliver(event, &mut load, plan.pace)?.as_nanos() as f64 / 1e3);
+        latencies.push(stage.deliver(event, &mut load, plan.pace)?.last.as_nanos() as f64 / 1e3);
         growth = growth.max(resident_memory(stage.server_pid)?.saturating_sub(memory_before));
         // The server's open files show the close; the client would not see the close frame behind the data that it
         // does not read.

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
+use indicatif::HumanCount;
 use serde_json::{Value, json};
 
 use crate::{
     chain::{Chain, Scenario},
-    notification,
+    limits, notification,
     results::median,
-    run::{Plan, Sample, Server},
+    run::{Latency, Plan, Sample, Server},
+    svg::shown,
 };
 
 /// The samples of one scenario; each server has one per round.
@@ -24,9 +26,9 @@ pub struct Row {
     pub cpu_us: f64,
     /// CPU time relative to the bare loop; `None` if the loop was not run.
     pub ratio: Option<f64>,
-    pub last_client_us: f64,
-    /// Time until the last client has the event, relative to the bare loop, like `ratio`.
-    pub last_client_ratio: Option<f64>,
+    pub latency: Latency,
+    /// Times until clients have the event, relative to the bare loop, like `ratio`.
+    pub latency_ratio: Option<Latency>,
     pub connects_per_second: f64,
     pub bytes_per_message: f64,
     rewritten: u64,
@@ -42,6 +44,10 @@ impl Results {
         }
     }
 
+    pub fn servers(&self) -> Vec<Server> {
+        self.rounds.iter().map(|(server, _)| *server).collect()
+    }
+
     pub fn add(&mut self, server: Server, sample: Sample) {
         let (_, samples) = self
             .rounds
@@ -55,13 +61,23 @@ impl Results {
         let base = self.samples(Server::Loop);
         let row = |(server, samples): &(Server, Vec<Sample>)| {
             let of = |field: fn(&Sample) -> f64| median(&mut samples.iter().map(field).collect::<Vec<_>>());
-            let ratio = |field| Some(ratio(samples, base?, field));
+            let ratio = |field: fn(&Sample) -> f64| Some(ratio(samples, base?, field));
             Row {
                 server: *server,
                 cpu_us: of(|sample| sample.cpu_ns_per_message) / 1e3,
                 ratio: ratio(|sample| sample.cpu_ns_per_message),
-                last_client_us: of(|sample| sample.last_client_us),
-                last_client_ratio: ratio(|sample| sample.last_client_us),
+                latency: Latency {
+                    first: of(|sample| sample.latency.first),
+                    p50: of(|sample| sample.latency.p50),
+                    p99: of(|sample| sample.latency.p99),
+                    last: of(|sample| sample.latency.last),
+                },
+                latency_ratio: base.map(|base| Latency {
+                    first: self::ratio(samples, base, |sample| sample.latency.first),
+                    p50: self::ratio(samples, base, |sample| sample.latency.p50),
+                    p99: self::ratio(samples, base, |sample| sample.latency.p99),
+                    last: self::ratio(samples, base, |sample| sample.latency.last),
+                }),
                 connects_per_second: of(|sample| sample.connects_per_second),
                 bytes_per_message: of(|sample| sample.bytes_per_message),
                 checked: samples.iter().map(|sample| sample.checked).sum(),
@@ -85,6 +101,41 @@ impl Results {
         })
     }
 
+    /// Compares headwater with the loops: CPU with the cheaper of them, and times of the first and last client.
+    pub fn limits(&self) -> Vec<limits::Row> {
+        let (limit, base, target) = match self.scenario {
+            Scenario::Heads => ("loop: a `writev` a client", Server::Loop, 1.15),
+            Scenario::Bursts => ("loop: one shared block a client", Server::Shared, 1.1),
+            Scenario::PendingAlone => ("loop: a `writev` a client", Server::Loop, 1.5),
+            Scenario::PendingGrouped => ("loop: a `writev` a client and group", Server::Loop, 1.5),
+        };
+        let (Some(ours), Some(base)) = (self.samples(Server::Headwater), self.samples(base)) else {
+            return Vec::new();
+        };
+        // Fewer clients do not cover the fixed cost of an event, such as fetching logs from the node.
+        let target = (self.plan.clients >= 1000).then_some(target);
+        let what = |what: &str| {
+            let clients = HumanCount(self.plan.clients as u64);
+            format!("{}, {clients} clients: {what}", self.scenario.name())
+        };
+        let row = |name, unit, field: fn(&Sample) -> f64, target| {
+            let of = |samples: &[Sample]| median(&mut samples.iter().map(field).collect::<Vec<_>>());
+            limits::Row {
+                what: what(name),
+                limit,
+                at: format!("{} {unit}", shown(of(base))),
+                ours: format!("{} {unit}", shown(of(ours))),
+                times: ratio(ours, base, field),
+                target,
+            }
+        };
+        vec![
+            row("CPU", "µs", |sample| sample.cpu_ns_per_message / 1e3, target),
+            row("first client", "ms", |sample| sample.latency.first / 1e3, None),
+            row("last client", "ms", |sample| sample.latency.last / 1e3, None),
+        ]
+    }
+
     pub fn to_text(&self) -> String {
         let mut text = format!(
             "{}: {} clients, {} events of {} message(s) with {} bytes of JSON in each of {} rounds\n\n",
@@ -95,17 +146,17 @@ impl Results {
             self.message_bytes(),
             self.round_count(),
         );
-        text += "  server        µs CPU/message   x loop   last client has it (p50)   connects/s   bytes/message\n";
+        text += "  server        µs CPU/message   x loop    first   p50   p99   last client has it (ms)   connects/s   bytes/message\n";
         let rows = self.rows();
         for row in &rows {
             let ratio = row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
             let _infallible = writeln!(
                 text,
-                "  {:<12}  {:>14.3}   {:>6}   {:>21.2} ms   {:>10.0}   {:>13.0}",
+                "  {:<12}  {:>14.3}   {:>6}   {:>36}   {:>10.0}   {:>13.0}",
                 row.server.name(),
                 row.cpu_us,
                 ratio,
-                row.last_client_us / 1e3,
+                row.latency.in_millis(),
                 row.connects_per_second,
                 row.bytes_per_message,
             );
@@ -135,8 +186,8 @@ impl Results {
                     "server": row.server.name(),
                     "cpu_us_per_message": row.cpu_us,
                     "ratio_to_loop": row.ratio,
-                    "last_client_p50_us": row.last_client_us,
-                    "last_client_ratio_to_loop": row.last_client_ratio,
+                    "latency_us": row.latency.to_json(),
+                    "latency_ratio_to_loop": row.latency_ratio.map(Latency::to_json),
                     "connects_per_second": row.connects_per_second,
                     "bytes_per_message": row.bytes_per_message,
                     "rewritten_messages": row.rewritten,
