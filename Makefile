@@ -243,7 +243,7 @@ BENCH_GETH := $(or $(GETH),$(abspath $(wildcard $(GETH_INSTALLED))))
 
 .PHONY: bench
 bench: $(NODE_READY) ## the whole table, some forty minutes: writes benches/RESULTS.md with its plots (before geth, HAProxy, nginx where installed)
-	$(if $(BENCH_GETH),GETH=$(BENCH_GETH)) $(CARGO) bench --locked --bench fanout -- --clients 100,1000,9000 --report $(abspath benches)
+	$(if $(BENCH_GETH),GETH=$(BENCH_GETH)) $(CARGO) bench --locked --bench fanout -- --clients 100,1000,9000 --rounds 3 --report $(abspath benches)
 	$(if $(BENCH_GETH),GETH=$(BENCH_GETH)) $(CARGO) bench --locked --bench forward -- --report $(abspath benches)
 
 .PHONY: bench-quick

@@ -205,7 +205,7 @@ impl Options {
                 let servers: Vec<Server> = servers
                     .iter()
                     .copied()
-                    .filter(|server| self.only.contains(server) || clients <= server.most_clients())
+                    .filter(|server| self.only.contains(server) || server.is_run(scenario, clients))
                     .collect();
                 Results::new(scenario, self.plan(scenario, clients), &servers)
             })

@@ -47,12 +47,15 @@ pub enum Server {
 impl Server {
     pub const ALL: [Self; 5] = [Self::Loop, Self::Shared, Self::Stock, Self::Headwater, Self::Compressed];
 
-    /// Returns the number of clients up to which the server is run unless it is named. jsonrpsee's delivery of a hundred logs
-    /// to 9,000 clients takes longer than everything else together.
-    pub fn most_clients(self) -> usize {
+    /// Checks if the server is worth a run unless it is named. jsonrpsee's delivery of a hundred logs to 9,000 clients takes longer
+    /// than everything else together, a shared block is the limit of bursts alone, and the hash of a transaction is too short to be
+    /// compressed.
+    pub fn is_run(self, scenario: Scenario, clients: usize) -> bool {
         match self {
-            Self::Stock => 1_000,
-            Self::Loop | Self::Shared | Self::Headwater | Self::Compressed => usize::MAX,
+            Self::Loop | Self::Headwater => true,
+            Self::Shared => scenario == Scenario::Bursts,
+            Self::Stock => clients <= 1_000,
+            Self::Compressed => !scenario.is_pending(),
         }
     }
 
