@@ -8,7 +8,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -256,22 +255,15 @@ fn load(node: &Node, headwater: &Path, scenario: Scenario, server: SocketAddr, p
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let load = command.spawn().context("cannot start `headwater bench`")?;
-    let over = AtomicBool::new(false);
     // The load's output is read while it runs: a report with hundreds of filters is longer than a pipe.
-    let (output, mined) = thread::scope(|scope| {
-        let mining = scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                mine(node, scenario)?;
-                thread::sleep(scenario.pace());
-            }
-            anyhow::Ok(())
-        });
-        let output = load.wait_with_output();
-        over.store(true, Ordering::Relaxed);
-        (output, mining.join())
-    });
-    let output = output?;
-    mined.map_err(|_| anyhow!("the thread that mines panicked"))??;
+    let reading = thread::spawn(move || load.wait_with_output());
+    while !reading.is_finished() {
+        mine(node, scenario)?;
+        thread::sleep(scenario.pace());
+    }
+    let output = reading
+        .join()
+        .map_err(|_| anyhow!("the thread that reads its output panicked"))??;
     if !output.status.success() {
         let [faults, why] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         bail!("headwater bench: {}\n{faults}", why.trim());

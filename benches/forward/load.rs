@@ -22,8 +22,8 @@ use crate::{
     line::{Line, Transport},
 };
 
-/// Maximum number of WebSocket connections, as many as one program is likely to open.
-const MAX_SOCKETS: usize = 8;
+/// Number of WebSocket connections that one program is likely to open.
+pub const ONE_PROGRAM: usize = 8;
 
 /// Time without any answer after which the calls in flight count as lost.
 const LOST: Duration = Duration::from_secs(20);
@@ -43,6 +43,9 @@ pub struct Args {
     pub transport: Transport,
     #[arg(long)]
     pub in_flight: usize,
+    /// Maximum number of WebSocket connections.
+    #[arg(long)]
+    pub sockets: usize,
     /// Number of the first call; the ranges of different runs do not overlap.
     #[arg(long)]
     pub first: u64,
@@ -60,6 +63,7 @@ impl Args {
             call,
             transport,
             in_flight,
+            sockets,
             first,
             warmup_ms,
             counted_ms,
@@ -70,6 +74,7 @@ impl Args {
             format!("--call={}", name(call)),
             format!("--transport={}", name(transport)),
             format!("--in-flight={in_flight}"),
+            format!("--sockets={sockets}"),
             format!("--first={first}"),
             format!("--warmup-ms={warmup_ms}"),
             format!("--counted-ms={counted_ms}"),
@@ -152,7 +157,7 @@ struct Place {
 impl<'a> Load<'a> {
     fn connect(args: &'a Args, fixed: Box<RawValue>) -> Result<Self> {
         let sockets = match args.transport {
-            Transport::Ws => args.in_flight.min(MAX_SOCKETS),
+            Transport::Ws => args.in_flight.min(args.sockets),
             Transport::Http => args.in_flight,
         };
         let poll = Poll::new()?;

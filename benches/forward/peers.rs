@@ -1,4 +1,5 @@
-//! Calls that go to the node, through headwater and through proxies of others, each before the same node in turns.
+//! Calls that go to the node, through headwater and through proxies of others, each before the same node in turns. Every call in
+//! flight is that of another client, on a connection of its own: what proxies pass on for one client at once costs them little.
 //!
 //! The bare relay reads bytes and writes them on, in two threads for each connection, and does nothing else: the least that a
 //! proxy can do.
@@ -105,6 +106,7 @@ impl Peers {
                             call: Call::Another,
                             transport,
                             in_flight: *in_flight,
+                            sockets: *in_flight,
                             first: turns << 32,
                             warmup_ms: plan.warmup.as_millis() as u64,
                             counted_ms: plan.counted.as_millis() as u64,
@@ -183,7 +185,7 @@ impl Peers {
     }
 
     pub fn table(&self) -> String {
-        let mut out = "\n`eth_call`, another each time, through proxies before the same node. HAProxy and nginx are those that are \
+        let mut out = "\n`eth_call`, another each time, through proxies before the same node; each call in flight is that of another client, on a connection of its own. HAProxy and nginx are those that are \
                        installed, with connections to the node that all requests over HTTP share; nginx has one process. The bare relay \
                        only reads bytes and writes them on.\n\n\
                        | over | in flight | server | p50 / p90 / p99 ms | calls/s | µs of CPU a call | CPU × HAProxy | calls/s × HAProxy \

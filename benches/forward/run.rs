@@ -217,6 +217,7 @@ impl<'a> Stage<'a> {
             call: cell.call,
             transport: cell.transport,
             in_flight: cell.in_flight,
+            sockets: load::ONE_PROGRAM,
             first: self.turns << 32,
             warmup_ms: self.plan.warmup.as_millis() as u64,
             counted_ms: self.plan.counted.as_millis() as u64,

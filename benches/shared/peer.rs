@@ -93,7 +93,7 @@ impl Peer {
 /// A thread for each core, which is its default, and connections to the node that all requests share.
 fn haproxy_config(address: SocketAddr, node: SocketAddr) -> String {
     format!(
-        "global\n  maxconn 9500\n\
+        "global\n  maxconn 2000\n\
          defaults\n  mode http\n  timeout connect 5s\n  timeout client 5m\n  timeout server 5m\n  timeout tunnel 1h\n  \
          http-reuse always\n\
          frontend clients\n  bind {address}\n  default_backend nodes\n\
@@ -106,7 +106,7 @@ fn nginx_config(address: SocketAddr, node: SocketAddr, folder: &Path) -> String 
     let folder = folder.display();
     format!(
         "daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\n\
-         events {{ worker_connections 19000; }}\n\
+         events {{ worker_connections 4096; }}\n\
          http {{\n  access_log off;\n  tcp_nodelay on;\n  keepalive_requests 1000000000;\n  client_max_body_size 16m;\n  \
          client_body_temp_path {folder}/body;\n  proxy_temp_path {folder}/proxy;\n  fastcgi_temp_path {folder}/fastcgi;\n  \
          uwsgi_temp_path {folder}/uwsgi;\n  scgi_temp_path {folder}/scgi;\n  \
