@@ -56,14 +56,14 @@ def named(group):
     """The system calls of a group such as @system-service."""
     listed = analyze("syscall-filter", group).stdout
     calls = set()
-    for word in re.findall(r"^    ([@\w]+)$", listed, re.M):
+    for word in re.findall(r"^    ([@\w-]+)$", listed, re.M):
         calls |= named(word) if word.startswith("@") else {word}
     return calls
 
 
 def allowed():
-    """The system calls that the unit allows: each line adds to those before, or with ~ takes away."""
-    calls = set()
+    """The system calls that the unit allows: each line adds to those before, or with ~ takes away. systemd itself adds the default."""
+    calls = named("@default")
     for line in re.findall(r"^SystemCallFilter=(.*)$", SERVICE.read_text(), re.M):
         words = set()
         for word in line.lstrip("~").split():

@@ -169,12 +169,15 @@ fn one_or_many(each: &Json) -> Json {
 /// Returns the schema of a whole number, with the bounds that the check knows.
 fn number(read: Reader<'_>) -> Json {
     let fits = |number: u32| read(Value::from(number)).is_ok_and(|typed| Config::check(&typed).is_ok());
-    let mut schema = json!({"type": "integer", "minimum": (0..=64).find(|least| fits(*least)).unwrap_or(0)});
+    let Some(least) = (0..=64).find(|least| fits(*least)) else {
+        return json!({"type": "integer", "minimum": 0});
+    };
+    let mut schema = json!({"type": "integer", "minimum": least});
+    // A small range such as 1 to 2; large ones depend on other settings.
     if !fits(256)
-        && !fits(1 << 20)
-        && let Some(most) = (0..256).rev().find(|most| fits(*most))
+        && let Some(beyond) = (least..=256).find(|beyond| !fits(*beyond))
     {
-        schema["maximum"] = json!(most);
+        schema["maximum"] = json!(beyond.saturating_sub(1));
     }
     schema
 }
@@ -183,8 +186,10 @@ fn number(read: Reader<'_>) -> Json {
 mod tests {
     use super::*;
 
+    static SCHEMA: LazyLock<String> = LazyLock::new(schema);
+
     fn parts() -> Json {
-        serde_json::from_str(&schema()).unwrap()
+        serde_json::from_str(&SCHEMA).unwrap()
     }
 
     #[test]
@@ -233,12 +238,6 @@ mod tests {
                 assert_eq!(of(pointer), expect, "{pointer}");
             }
         }
-        assert_eq!(
-            of("/properties/ready/properties/max_head_age")
-                .matches("humantime")
-                .count(),
-            0
-        );
         let pattern = |pointer: &str| schema.pointer(pointer).unwrap()["pattern"].as_str().unwrap().to_owned();
         assert_eq!(pattern("/properties/ready/properties/max_head_age"), DURATION);
         assert_eq!(pattern("/properties/cache/properties/max_bytes/anyOf/0"), SIZE);
@@ -264,6 +263,6 @@ mod tests {
     /// `UPDATE_EXPECT=1 cargo test --lib schema` writes the file again.
     #[test]
     fn the_file_for_editors_is_true() {
-        expect_test::expect_file!["../../config/headwater.schema.json"].assert_eq(&schema());
+        expect_test::expect_file!["../../config/headwater.schema.json"].assert_eq(&SCHEMA);
     }
 }
