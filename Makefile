@@ -242,9 +242,10 @@ static: ## the static musl binary, started from an empty directory without an en
 BENCH_GETH := $(or $(GETH),$(abspath $(wildcard $(GETH_INSTALLED))))
 
 .PHONY: bench
-bench: $(NODE_READY) ## the whole table, some forty minutes: writes benches/RESULTS.md with its plots (before geth, HAProxy, nginx where installed)
+bench: $(NODE_READY) ## the whole table, some forty-five minutes: writes benches/RESULTS.md with its plots (before geth, HAProxy, nginx where installed)
 	$(if $(BENCH_GETH),GETH=$(BENCH_GETH)) $(CARGO) bench --locked --bench fanout -- --clients 100,1000,9000 --rounds 3 --report $(abspath benches)
 	$(if $(BENCH_GETH),GETH=$(BENCH_GETH)) $(CARGO) bench --locked --bench forward -- --report $(abspath benches)
+	$(CARGO) bench --locked --bench recovery -- --report $(abspath benches)
 
 .PHONY: bench-quick
 bench-quick: $(NODE_READY) ## the benchmarks in two or three minutes; a lost or reordered event, or a wrong answer, fails them

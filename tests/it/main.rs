@@ -41,6 +41,7 @@ mod pending;
 mod policy;
 mod rate_limits;
 mod receipts;
+mod recovery;
 mod regressions;
 mod reload;
 mod replays;
