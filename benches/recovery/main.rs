@@ -47,8 +47,8 @@ use crate::{
 /// Time limit of the start of a process, and of everything that is expected to come.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Time after the first event of an outage before the next one: long enough for the connection to count as one that lasted
-/// only now and then, so that the waits of several outages add up as they may.
+/// Time before each outage: enough for anvil to save its state, and too short for a connection to count as one that
+/// lasted, so that the waits of several outages add up as they may.
 const BETWEEN: Duration = Duration::from_secs(3);
 
 /// Time from the return of a node to the first event.
@@ -179,6 +179,7 @@ async fn row(headwater: &Path, program: &Program, transport: Transport, outage: 
     heads.first_since(Instant::now()).await?;
     let mut row = Row::default();
     for round in 0..rounds {
+        sleep(BETWEEN).await;
         node.take_away(outage)?;
         sleep(outage.length(round)).await;
         let back = node.bring_back(outage).await?;
@@ -195,7 +196,6 @@ async fn row(headwater: &Path, program: &Program, transport: Transport, outage: 
                     .with_context(|| format!("the log after outage {round}"))?,
             );
         }
-        sleep(BETWEEN).await;
     }
     Ok(row)
 }
