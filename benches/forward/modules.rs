@@ -188,11 +188,7 @@ impl Modules {
             ("call of a module's method, in process", self.call_us, "µs"),
             ("`eth_chainId` at a headwater without a module", self.without_us, "µs"),
             ("`eth_chainId` at a headwater with a module", self.with_us, "µs"),
-            (
-                "a module's method, which echoes its parameter of 66 bytes",
-                self.method_us,
-                "µs",
-            ),
+            ("a module's method, with an answer as short", self.method_us, "µs"),
         ];
         for (what, cost, unit) in rows {
             let _infallible = writeln!(out, "| {what} | {} {unit} |", shown(cost));
