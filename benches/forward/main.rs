@@ -25,6 +25,7 @@
     reason = "the tables, and the lines between the processes, are this program's output"
 )]
 
+mod bare_relay;
 mod call;
 mod crowd;
 #[path = "../../src/bin/headwater/bench/frames.rs"]

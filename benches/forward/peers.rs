@@ -1,8 +1,7 @@
 //! Calls that go to the node, through headwater and through proxies of others, each before the same node in turns. Every call in
 //! flight is that of another client, on a connection of its own: what proxies pass on for one client at once costs them little.
 //!
-//! The bare relay reads bytes and writes them on, in two threads for each connection, and does nothing else: the least that a
-//! proxy can do.
+//! The bare relay is one thread that reads bytes and writes them on: the least that a proxy can do.
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
@@ -79,7 +78,7 @@ impl Peers {
         in_flight: &[usize],
         rounds: usize,
     ) -> Result<Self> {
-        let mut relay = Process::start_role("relay", &[format!("--node={}", node.address), "--bare".to_owned()])?;
+        let mut relay = Process::start_role("bare-relay", &[format!("--node={}", node.address)])?;
         let address = relay.wait_for("listening ", STEP)?.parse()?;
         let mut ways = vec![Way::Node(node.address, node.pid()), Way::Relay(relay, address)];
         for (kind, binary) in installed {

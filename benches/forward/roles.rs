@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::{crowd, load, modules, process, relay};
+use crate::{bare_relay, crowd, load, modules, process, relay};
 
 #[derive(Debug, Subcommand)]
 pub enum Role {
@@ -13,6 +13,8 @@ pub enum Role {
     Crowd(crowd::Args),
     /// A relay in front of the node that counts calls.
     Relay(relay::Args),
+    /// A relay in front of the node that only passes bytes on.
+    BareRelay(bare_relay::Args),
     /// A program with headwater in it.
     Embed(modules::Args),
     /// Another program that must end with the benchmark.
@@ -29,6 +31,7 @@ impl Role {
             Self::Load(args) => load::run(args),
             Self::Crowd(args) => crowd::run(args),
             Self::Relay(args) => relay::run(args),
+            Self::BareRelay(args) => bare_relay::run(args),
             Self::Embed(args) => modules::embed(args),
             // Reports errors on standard error, like the program it becomes.
             Self::Exec { command } => return process::become_program(command),
