@@ -152,7 +152,10 @@ fn text(results: &[Results], extras: &Extras, command: &str) -> String {
 
 /// Compares headwater with what the kernel, or a single look-up, costs anyway.
 fn limit_rows(results: &[Results], extras: &Extras) -> Vec<limits::Row> {
-    let mut rows: Vec<limits::Row> = results.iter().flat_map(Results::limits).collect();
+    // As many rows as can be taken in: fewer clients are in the tables.
+    let most = results.iter().map(|results| results.plan.clients).max().unwrap_or(0);
+    let many = results.iter().filter(|results| results.plan.clients >= most.min(1000));
+    let mut rows: Vec<limits::Row> = many.flat_map(Results::limits).collect();
     let (ours, bare) = (extras.idle(Server::Headwater), extras.idle(Server::Loop));
     rows.push(limits::Row {
         what: "memory of an idle client".to_owned(),
@@ -382,16 +385,20 @@ pub fn matching_table(samples: &[Matching]) -> String {
         |\n|---|---|---|---|---|---|---|\n"
         .to_owned();
     for sample in samples {
+        // As many filters as before have the memory of those, which the allocator keeps.
+        let memory = match sample.memory_bytes {
+            bytes if bytes < 1.0 => String::new(),
+            bytes => format!("{bytes:.0} B"),
+        };
         let _infallible = writeln!(
             out,
-            "| {} | {} | {} µs | {} ns | {} µs | {} µs | {:.0} B |",
+            "| {} | {} | {} µs | {} ns | {} µs | {} µs | {memory} |",
             HumanCount(sample.filters),
             HumanCount(sample.matches as u64),
             shown(sample.block_us),
             shown(sample.block_us * 1e3 / sample.matches as f64),
             shown(sample.lookups_us),
             shown(sample.scan_us),
-            sample.memory_bytes,
         );
     }
     out

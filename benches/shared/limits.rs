@@ -56,6 +56,7 @@ const TOP: f64 = 64.0;
 const FLOOR: f64 = 0.5;
 const MET: &str = "#2f7d4f";
 const MISSED: &str = "#c8553d";
+const WITHOUT_TARGET: &str = "#8a8a8a";
 
 /// Draws a bar from the limit to headwater for each row, on a logarithmic scale, and a mark at its target.
 pub fn plot(rows: &[Row]) -> String {
@@ -70,7 +71,11 @@ pub fn plot(rows: &[Row]) -> String {
     for (number, row) in rows.iter().filter(|row| row.times.is_finite()).enumerate() {
         let y = TOP + ROW * number as f64;
         let (from, to) = (x(1.0).min(x(row.times)), x(1.0).max(x(row.times)));
-        let colour = if row.is_met() { MET } else { MISSED };
+        let colour = match row.target {
+            None => WITHOUT_TARGET,
+            Some(_) if row.is_met() => MET,
+            Some(_) => MISSED,
+        };
         let _infallible = writeln!(
             body,
             r#"<text x="10" y="{:.0}">{}</text><rect x="{from:.0}" y="{:.0}" width="{:.0}" height="12" fill="{colour}"/><text x="{:.0}" y="{:.0}">{} ×</text>"#,
@@ -98,9 +103,10 @@ pub fn plot(rows: &[Row]) -> String {
             r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0}" font-family="sans-serif" font-size="12">"#,
             "\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n",
             r#"<text x="10" y="20" font-size="14">headwater as a multiple of the physical limit (logarithmic)</text>"#,
-            r#"<rect x="10" y="32" width="12" height="12" fill="{met}"/><text x="26" y="42">target met, or none</text>"#,
-            r#"<rect x="160" y="32" width="12" height="12" fill="{missed}"/><text x="176" y="42">missed</text>"#,
-            r##"<line x1="240" x2="240" y1="31" y2="45" stroke="#222222" stroke-width="2"/><text x="248" y="42">target</text>"##,
+            r#"<rect x="10" y="32" width="12" height="12" fill="{met}"/><text x="26" y="42">target met</text>"#,
+            r#"<rect x="110" y="32" width="12" height="12" fill="{missed}"/><text x="126" y="42">missed</text>"#,
+            r#"<rect x="190" y="32" width="12" height="12" fill="{without}"/><text x="206" y="42">no target</text>"#,
+            r##"<line x1="280" x2="280" y1="31" y2="45" stroke="#222222" stroke-width="2"/><text x="288" y="42">target</text>"##,
             r##"<line x1="{limit:.0}" x2="{limit:.0}" y1="52" y2="{bottom:.0}" stroke="#8a8a8a" stroke-dasharray="3 3"/>"##,
             r##"<text x="{limit:.0}" y="48" text-anchor="middle" fill="#555555">limit</text>"##,
             "\n{body}</svg>\n",
@@ -109,6 +115,7 @@ pub fn plot(rows: &[Row]) -> String {
         height = bottom + 10.0,
         met = MET,
         missed = MISSED,
+        without = WITHOUT_TARGET,
         limit = limit,
         bottom = bottom,
         body = body,
