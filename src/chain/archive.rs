@@ -421,7 +421,8 @@ impl Archive {
                 let Some(logs) = self.logs_of(&header).await else {
                     return Ok(None);
                 };
-                undo.push_front(Retraction { logs, up_to });
+                let header = header.clone();
+                undo.push_front(Retraction { header, logs, up_to });
             }
             blocks.push_front(header.block);
             up_to = None;

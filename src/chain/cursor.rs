@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::history::{History, PublishedBlock};
-use super::{BlockLogs, BlockRef, Located, Page};
+use super::{BlockLogs, BlockRef, Header, Located, Page};
 
 /// Position of a stream: the events it was delivered, and the block it began with.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct AbandonedBranch {
 /// Delivered logs of a dropped block, to be removed.
 #[derive(Clone, Debug)]
 pub struct Retraction {
+    /// Header of the dropped block.
+    pub header: Header,
     /// All logs of the dropped block.
     pub logs: Arc<BlockLogs>,
     /// Index of the last log that was delivered; `None` for all.
@@ -57,6 +59,8 @@ pub enum Needs {
     /// The same, for a page fetched for this stream's filter too: logs that the page leaves out do not match. Blocks in
     /// memory have all their logs, to be able to send removals.
     MatchingLogs,
+    /// Headers and all logs; blocks are taken back newest first.
+    Blocks,
 }
 
 impl Needs {
@@ -99,6 +103,12 @@ impl Cursor {
             at: At::Behind(block, up_to),
             again: VecDeque::new(),
         }
+    }
+
+    /// Sets the number at which the stream began: no block below is taken back.
+    #[must_use]
+    pub fn began_at(self, first: u64) -> Self {
+        Self { first, ..self }
     }
 
     /// Creates a cursor before the first block at or above this number.
@@ -196,7 +206,11 @@ impl Cursor {
         let logs = needs.logs();
         loop {
             match &mut self.at {
-                At::Undoing(undo, left) => match undo.front() {
+                At::Undoing(undo, left) => match if needs == Needs::Blocks {
+                    undo.back()
+                } else {
+                    undo.front()
+                } {
                     Some(undo) if logs => return Next::Retraction(undo.clone()),
                     _ => {
                         for block in left.blocks.drain(..).rev().filter(|_| !logs) {
@@ -247,7 +261,7 @@ impl Cursor {
     /// Advances the stream: `next` was delivered.
     pub fn told(&mut self, next: &Next) {
         match (next, &mut self.at) {
-            (Next::Retraction(_), At::Undoing(undo, _)) => drop(undo.pop_front()),
+            (Next::Retraction(told), At::Undoing(undo, _)) => undo.retain(|own| own.logs.block != told.logs.block),
             (Next::Rest(logs, _), _) => self.at = At::Behind(logs.block, None),
             (Next::Block(own), _) => {
                 self.at = At::Behind(own.header.block, None);
@@ -313,7 +327,7 @@ fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next
     // If the chain abandoned this block and adopted it again, live subscriptions get its logs once more: a stream that
     // has them joins after that.
     let own = history.at(block.number).filter(|own| own.header.block == block);
-    if needs == Needs::Logs && own.is_some_and(|own| own.awaits_logs) {
+    if matches!(needs, Needs::Logs | Needs::Blocks) && own.is_some_and(|own| own.awaits_logs) {
         return Next::Awaited(block.number);
     }
     let next = match history.oldest() {
@@ -369,6 +383,7 @@ fn dropped_since(
         };
         match &own.logs {
             Some(logs) => undo.push_front(Retraction {
+                header: own.header.clone(),
                 logs: logs.clone(),
                 up_to,
             }),

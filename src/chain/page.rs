@@ -122,7 +122,7 @@ impl Page {
         let sifted = matches!(self.without_logs, WithoutLogs::NoMatch);
         match needs {
             Needs::Headers => true,
-            Needs::Logs => own.logs.is_some(),
+            Needs::Logs | Needs::Blocks => own.logs.is_some(),
             Needs::MatchingLogs => own.logs.is_some() || sifted,
         }
     }

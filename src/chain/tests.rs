@@ -297,7 +297,7 @@ impl World {
         let next = stream.next(&self.history);
         let mut found = true;
         match &next {
-            Next::Retraction(Retraction { logs, up_to }) => {
+            Next::Retraction(Retraction { logs, up_to, .. }) => {
                 let gone = names(logs)
                     .into_iter()
                     .filter(|(_, index)| up_to.is_none_or(|up_to| *index <= up_to));
@@ -347,6 +347,7 @@ impl World {
                     .take_while(|(a, b)| a.0.block == b.0.block)
                     .count();
                 let undo = branch[shared..].iter().map(|(header, logs)| Retraction {
+                    header: header.clone(),
                     logs: logs.clone(),
                     up_to: stream.cursor.told_of(*block).filter(|_| header.block == *block),
                 });

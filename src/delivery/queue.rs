@@ -32,11 +32,13 @@ pub enum Kind {
     Passthrough,
     /// Message of a subscription of the embedding program.
     Extension,
+    /// Whole block with the logs that match a filter.
+    Blocks,
 }
 
 impl Kind {
     /// All kinds, each at the index of its discriminant.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Heads,
         Self::Logs,
         Self::Pending,
@@ -45,6 +47,7 @@ impl Kind {
         Self::Receipts,
         Self::Passthrough,
         Self::Extension,
+        Self::Blocks,
     ];
 
     /// Returns the value of the `kind` label in the metrics.
@@ -59,6 +62,7 @@ impl Kind {
             Self::Receipts => "transactionReceipts",
             Self::Passthrough => "passthrough",
             Self::Extension => "extension",
+            Self::Blocks => "blockLogs",
         }
     }
 }

@@ -244,6 +244,12 @@ impl Recipient {
         self.since.store(since, Ordering::Relaxed);
     }
 
+    /// Returns the number with which live events start.
+    #[must_use]
+    pub fn since(&self) -> u64 {
+        self.since.load(Ordering::Relaxed)
+    }
+
     /// Checks if fan-out number `sequence` is for this subscription. A subscription whose answer is not queued (in a
     /// batch with a slow call) is skipped, and starts with the next fan-out.
     #[must_use]

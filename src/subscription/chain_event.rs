@@ -40,7 +40,7 @@ impl Tables {
             dropped,
         } = block;
         let sequence = *sequence;
-        self.break_trails(dropped);
+        self.break_trails(dropped, due, now);
         self.take_back(dropped, sequence, due, now);
         if !self.heads.is_empty() {
             let batch = self.one(Kind::Heads, &header.json, header.seen);

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::filter::go_type;
-use super::{Level, LogFilter, ReceiptFilter, Start, StreamOptions, TransactionFilter};
+use super::{BlockFilter, Level, LogFilter, ReceiptFilter, Start, Stream, StreamOptions, TransactionFilter};
 use crate::backplane::{Passthrough, TransactionForm};
-use crate::chain::{ContentKind, Tag};
+use crate::chain::Tag;
 use crate::delivery::Kind;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Request, error};
 
@@ -27,68 +27,6 @@ pub enum Topic {
     Receipts(ReceiptFilter),
     /// Kind that only the node may know, with its name.
     Passthrough(Passthrough, String),
-}
-
-/// Event stream of the chain: complete, and a client can resume it where it left off (E9).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// `newHeads`.
-    Heads,
-    /// `logs`.
-    Logs(LogFilter),
-    /// `alchemy_minedTransactions`.
-    Mined(TransactionFilter),
-    /// `transactionReceipts`.
-    Receipts(ReceiptFilter),
-}
-
-impl Stream {
-    /// Returns the kind of the stream's events.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Heads => Kind::Heads,
-            Self::Logs(_) => Kind::Logs,
-            Self::Mined(_) => Kind::Mined,
-            Self::Receipts(_) => Kind::Receipts,
-        }
-    }
-
-    /// Returns the kind of a block's contents that the stream needs besides the header.
-    #[must_use]
-    pub fn contents(&self) -> Option<ContentKind> {
-        match self {
-            Self::Heads => None,
-            Self::Logs(_) => Some(ContentKind::Logs),
-            Self::Mined(_) => Some(ContentKind::Transactions),
-            Self::Receipts(_) => Some(ContentKind::Receipts),
-        }
-    }
-
-    fn index_entries(&self) -> usize {
-        match self {
-            Self::Heads => 0,
-            Self::Logs(filter) => filter.index_entries(),
-            Self::Mined(filter) => filter.addresses(),
-            Self::Receipts(filter) => filter.transactions(),
-        }
-    }
-
-    /// Returns the topic of this stream with these options.
-    fn with(self, options: StreamOptions) -> Result<Topic, ErrorObjectOwned> {
-        let StreamOptions { start, level } = options;
-        Ok(match (self, level, start) {
-            (stream, Some(level), start) => Topic::Trailing(level, stream, start),
-            (Self::Mined(filter), None, Start::Live) => Topic::Mined(filter),
-            (Self::Receipts(filter), None, Start::Live) => Topic::Receipts(filter),
-            // Of past blocks nobody remembers which transactions were delivered.
-            (Self::Mined(filter), None, _) if filter.removed => {
-                let why = "cannot resume with includeRemoved, leave it out or add finality";
-                return Err(error(INVALID_PARAMS, why));
-            }
-            (stream, None, start) => Topic::Chain(stream, start),
-        })
-    }
 }
 
 impl Topic {
@@ -196,6 +134,12 @@ impl Topic {
                 // The filter is read before surplus arguments are reported, as in geth.
                 let filter = LogFilter::parse(&argument()?)?;
                 Stream::Logs(filter).with(options(2)?)
+            }
+            "blockLogs" => {
+                let logs = LogFilter::parse(&argument()?)?;
+                let options = options(2)?;
+                let include = options.include.unwrap_or_default();
+                Stream::Blocks(BlockFilter { logs, include }).with(options)
             }
             "newPendingTransactions" | "pendingTransactions" => {
                 let filter = match argument()? {

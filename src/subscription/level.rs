@@ -7,6 +7,8 @@ use crate::chain::Tag;
 /// Level of finality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Level {
+    /// Head of the chain: blocks come at once, and are taken back when a reorg drops them.
+    Head,
     /// Blocks up to the one that the node in use names by this tag.
     Tag(Tag),
     /// Blocks that are this many deep, the block itself counted; 1 is the head.
@@ -14,10 +16,16 @@ pub enum Level {
 }
 
 impl Level {
+    /// Checks if blocks of this level are never taken back.
+    pub(super) fn is_final(self) -> bool {
+        self != Self::Head
+    }
+
     /// Returns the number after the last block of this level when the chain's head has the number `head`.
     /// `None` for a tag, of which only a node knows.
     pub(super) fn end_at(self, head: u64) -> Option<u64> {
         match self {
+            Self::Head => Some(end_at_depth(head, 1)),
             Self::Tag(_) => None,
             Self::Confirmations(depth) => Some(end_at_depth(head, depth)),
         }
@@ -32,6 +40,7 @@ pub(super) fn end_at_depth(head: u64, depth: u64) -> u64 {
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Head => f.write_str("head"),
             Self::Tag(tag) => f.write_str(tag.name()),
             Self::Confirmations(depth) => write!(f, "{depth} confirmations"),
         }

@@ -1,6 +1,8 @@
 //! Subscriptions of all clients: matches chain events and contents against them, and queues what matches.
 
 mod best_effort;
+mod block_filter;
+mod block_table;
 mod chain_event;
 mod content_stream;
 mod contents;
@@ -26,6 +28,7 @@ mod replay;
 mod replay_group;
 mod replay_wants;
 mod start;
+mod stream;
 mod subscriber;
 mod tables;
 mod topics;
@@ -38,10 +41,11 @@ mod transaction_filter;
 mod tests;
 
 pub use crate::backplane::{NodeSubscription, Passthrough};
+pub use block_filter::{BlockFilter, Include};
 pub use dispatch::dispatch;
 pub use filter::LogFilter;
 pub use index::{Filter, Index, Slot};
-pub use kind::{Stream, Topic, no_such_kind};
+pub use kind::{Topic, no_such_kind};
 pub use level::Level;
 pub use log_index::{LogIndex, LogSlot};
 pub use passthrough::PassthroughFull;
@@ -50,5 +54,6 @@ pub use receipt_filter::{ReceiptFilter, ReceiptKey};
 pub use registry::{Asked, Registry, Subscription};
 pub use replay::{ReplaySettings, Replays, StartLookup};
 pub use start::{Start, StreamOptions};
+pub use stream::Stream;
 pub use trails::LevelState;
 pub use transaction_filter::{Parties, TransactionFilter};

@@ -232,12 +232,17 @@ impl Registry {
     /// while ago.
     #[must_use]
     pub fn refuses(&self, topic: &Topic) -> Option<(&'static str, String)> {
-        let kind = match topic {
-            Topic::Chain(stream, _) | Topic::Trailing(_, stream, _) => stream.contents()?,
-            Topic::Mined(_) => ContentKind::Transactions,
-            Topic::Receipts(_) => ContentKind::Receipts,
-            Topic::Pending(_) | Topic::Syncing | Topic::Passthrough(..) => return None,
+        let needs = |kind: ContentKind| match topic {
+            Topic::Chain(stream, _) | Topic::Trailing(_, stream, _) => stream.needs(kind),
+            Topic::Mined(_) => kind == ContentKind::Transactions,
+            Topic::Receipts(_) => kind == ContentKind::Receipts,
+            Topic::Pending(_) | Topic::Syncing | Topic::Passthrough(..) => false,
         };
+        let mut kinds = ContentKind::ALL.into_iter().filter(|kind| needs(*kind));
+        kinds.find_map(|kind| self.refuses_contents(kind))
+    }
+
+    fn refuses_contents(&self, kind: ContentKind) -> Option<(&'static str, String)> {
         let what = kind.label();
         let words = match self.tables.lock().cooldown(kind, self.clock.now())? {
             Absent::NotServed => format!("the node does not serve the {what} of its blocks"),
@@ -297,7 +302,7 @@ impl Registry {
         let tables = &mut *tables;
         let goal = match key.level {
             None => Goal::Head,
-            Some(level) => Goal::Level(tables.trails.next(level)),
+            Some(level) => Goal::Trail(level, tables.trails.next(level)),
         };
         let Some(members) = tables.replays.get_mut(&key) else {
             let (wrote, until) = (false, WaitFor::Done);
@@ -316,7 +321,7 @@ impl Registry {
             let id = subscriber.recipient.id();
             let place = match key.level {
                 None => tables.catch_up(stream, subscriber, first),
-                Some(level) => tables.reach(level, stream, subscriber),
+                Some(level) => tables.reach(level, stream, subscriber, first),
             };
             tables.joined.insert(id, place);
         }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Weak};
 use alloy_primitives::B256;
 use tokio::sync::Notify;
 
-use crate::chain::{Archive, Cursor, History, NotAsked, Published};
-use crate::delivery::{ClientWriter, Kind, Recipient};
+use crate::chain::{Archive, ContentKind, Cursor, History, NotAsked, Published};
+use crate::delivery::{ClientWriter, Recipient};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::shares::{Budget, FairPool, Owner};
 use crate::telemetry::{Metrics, ReasonLabel};
@@ -109,7 +109,7 @@ impl Replays {
         start: Start,
         writer: &Arc<ClientWriter>,
     ) -> Begun {
-        let logs = stream.kind() == Kind::Logs;
+        let logs = stream.needs(ContentKind::Logs);
         let cursor = self
             .published
             .with_history(|history| self.in_memory(history, start, level, logs))?;
@@ -201,7 +201,7 @@ impl Replays {
             }
             Start::After { block, log } => {
                 let found = history.find(block);
-                if level.is_some()
+                if level.is_some_and(Level::is_final)
                     && let Some(own) = found
                     && !history.is_canonical(own.header.block)
                 {
@@ -304,7 +304,7 @@ impl StartLookup {
             replays.count("unknown");
             return Err(cannot_resume(&format!("block {block} is not known"), reach()));
         };
-        if self.level.is_some() && located.left.ancestor.hash != block {
+        if self.level.is_some_and(Level::is_final) && located.left.ancestor.hash != block {
             return Err(replays.dropped(block, reach()));
         }
         let number = located.left.ancestor.number;

@@ -37,7 +37,7 @@ pub(super) enum Goal {
     /// The head of the chain.
     Head,
     /// The next block of a level, by its number; `None` until it is known.
-    Level(Option<u64>),
+    Trail(Level, Option<u64>),
 }
 
 /// A client's subscriptions that are not yet live.
@@ -131,7 +131,7 @@ impl ReplayGroup {
 
     /// Returns the kinds of contents that the page fetched next has to bring.
     fn extras(&self) -> Vec<ContentKind> {
-        let wanted = |kind: &ContentKind| self.all.iter().any(|member| member.wants.extra() == Some(*kind));
+        let wanted = |kind: &ContentKind| self.all.iter().any(|member| member.wants.needs_extra(*kind));
         ContentKind::ALL.into_iter().filter(wanted).collect()
     }
 
@@ -151,6 +151,8 @@ impl ReplayGroup {
                 member.is_asked_for = true;
                 Some(filter.clone())
             }
+            // A message lists all logs that match; those of a page for several filters would be too few.
+            Wants::Blocks(_) => Some(Arc::default()),
             Wants::Heads | Wants::Mined(_) | Wants::Receipts(_) => None,
         };
         self.all.iter_mut().filter_map(ask).collect()
@@ -253,8 +255,11 @@ impl ReplayGroup {
                 };
             }
             let lacking = |(i, next): &(usize, Next)| {
-                let extra = self.all[*i].wants.extra();
-                matches!((next, extra), (Next::Block(own), Some(kind)) if page.content(own.header.block.hash, kind).is_none())
+                let Next::Block(own) = next else { return false };
+                let wants = &self.all[*i].wants;
+                let is_lacking = |kind: &ContentKind| page.content(own.header.block.hash, *kind).is_none();
+                let mut needed = ContentKind::ALL.into_iter().filter(|kind| wants.needs_extra(*kind));
+                needed.any(|kind| is_lacking(&kind))
             };
             if round.first.iter().any(lacking) {
                 break match history.gap_of_contents(round.number) {
@@ -347,6 +352,7 @@ impl Round {
                 continue;
             }
             let needs = match wants {
+                Wants::Blocks(_) => Needs::Blocks,
                 Wants::Heads | Wants::Mined(_) | Wants::Receipts(_) => Needs::Headers,
                 Wants::Logs(_) if *is_asked_for => Needs::MatchingLogs,
                 Wants::Logs(_) => Needs::Logs,
@@ -354,7 +360,7 @@ impl Round {
             let next = match (goal, left_behind) {
                 (Goal::Head, Some(block)) => Next::Lost(*block),
                 (Goal::Head, None) => cursor.next(history, page, needs),
-                (Goal::Level(end), _) => match next_below(end, cursor, history, page, needs) {
+                (Goal::Trail(level, end), _) => match next_below(level, end, cursor, history, page, needs) {
                     Some(next) => next,
                     None => {
                         round.broken = true;
@@ -391,7 +397,7 @@ impl Round {
                     let lost = Lost {
                         block: *block,
                         up_to: cursor.told_of(*block),
-                        logs: wants.kind() == Kind::Logs,
+                        logs: wants.needs_logs(),
                     };
                     round.lost = Some((subscriber.recipient.id(), lost));
                     return round;
@@ -419,20 +425,28 @@ impl Round {
     }
 }
 
-/// Returns the next step of a stream that joins a level at the block of number `end`; `None` if the stream is behind a
-/// block that a reorg dropped.
-fn next_below(end: Option<u64>, cursor: &mut Cursor, history: &History, page: &Page, needs: Needs) -> Option<Next> {
-    if cursor.is_behind().is_some_and(|block| history.is_dropped(block)) {
+/// Returns the next step of a stream that joins a level at the block of number `end`; `None` if the stream takes nothing
+/// back and is behind a block that a reorg dropped.
+fn next_below(
+    level: Level,
+    end: Option<u64>,
+    cursor: &mut Cursor,
+    history: &History,
+    page: &Page,
+    needs: Needs,
+) -> Option<Next> {
+    let is_dropped = cursor.is_behind().is_some_and(|block| history.is_dropped(block));
+    if is_dropped && level.is_final() {
         return None;
     }
-    let Some(end) = end.filter(|end| cursor.first_ahead() <= *end) else {
+    let Some(end) = end.filter(|end| is_dropped || cursor.first_ahead() <= *end) else {
         return Some(Next::Ahead);
     };
-    if cursor.first_ahead() == end && cursor.is_at_a_start() {
+    if !is_dropped && cursor.first_ahead() == end && cursor.is_at_a_start() {
         return Some(Next::Level);
     }
     Some(match cursor.next(history, page, needs) {
-        Next::Retraction(_) => return None,
+        Next::Retraction(_) if level.is_final() => return None,
         Next::Block(own) if own.number() >= end => Next::Level,
         Next::Below(number) if number >= end => Next::Level,
         Next::Level | Next::Pending | Next::Awaited(_) => Next::Ahead,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::block_filter::{BlockFilter, Parts, adopted, removed};
 use super::receipt_filter::array;
 use super::transaction_event::Fate;
 use super::{LogFilter, ReceiptFilter, Stream, TransactionFilter};
@@ -17,6 +18,7 @@ pub(super) enum Wants {
     Logs(Arc<LogFilter>),
     Mined(Arc<TransactionFilter>),
     Receipts(Arc<ReceiptFilter>),
+    Blocks(Arc<BlockFilter>),
 }
 
 impl Wants {
@@ -26,15 +28,26 @@ impl Wants {
             Self::Logs(_) => Kind::Logs,
             Self::Mined(_) => Kind::Mined,
             Self::Receipts(_) => Kind::Receipts,
+            Self::Blocks(_) => Kind::Blocks,
         }
     }
 
-    /// Returns the kind of contents that memory does not keep and a page has to bring.
-    pub(super) fn extra(&self) -> Option<ContentKind> {
+    /// Checks if the stream needs the logs of blocks.
+    pub(super) fn needs_logs(&self) -> bool {
+        matches!(self, Self::Logs(_) | Self::Blocks(_))
+    }
+
+    /// Checks if the stream needs these contents, which memory does not keep and a page has to bring.
+    pub(super) fn needs_extra(&self, kind: ContentKind) -> bool {
         match self {
-            Self::Heads | Self::Logs(_) => None,
-            Self::Mined(_) => Some(ContentKind::Transactions),
-            Self::Receipts(_) => Some(ContentKind::Receipts),
+            Self::Heads | Self::Logs(_) => false,
+            Self::Mined(_) => kind == ContentKind::Transactions,
+            Self::Receipts(_) => kind == ContentKind::Receipts,
+            Self::Blocks(filter) => match kind {
+                ContentKind::Logs => false,
+                ContentKind::Transactions => filter.include.transactions,
+                ContentKind::Receipts => filter.include.receipts,
+            },
         }
     }
 
@@ -51,6 +64,29 @@ impl Wants {
                 matching
                     .map(|own| Event::new(&Fate::Adopted.json(own, filter.form)))
                     .collect()
+            }
+            (Wants::Blocks(filter), Next::Block(own)) => {
+                let (header, hash) = (&own.header, own.header.block.hash);
+                let logs = &own.logs.as_ref()?.logs;
+                let matching = logs.iter().filter(|log| filter.logs.matches(log, own.number()));
+                let matching: Vec<&Log> = matching.collect();
+                let parts = Parts {
+                    header,
+                    transactions: match page.content(hash, ContentKind::Transactions) {
+                        Some(Content::Transactions(block)) => Some(block),
+                        _ => None,
+                    },
+                    receipts: match page.content(hash, ContentKind::Receipts) {
+                        Some(Content::Receipts(block)) => Some(block),
+                        _ => None,
+                    },
+                };
+                vec![Event::new(&adopted(parts, filter.include, &matching))]
+            }
+            (Wants::Blocks(filter), Next::Retraction(undo)) => {
+                let number = undo.header.block.number;
+                let matching = undo.logs.logs.iter().filter(|log| filter.logs.matches(log, number));
+                vec![Event::new(&removed(&undo.header, &matching.collect::<Vec<_>>()))]
             }
             (Wants::Receipts(filter), Next::Block(own)) => {
                 let hash = own.header.block.hash;
@@ -96,6 +132,7 @@ impl From<Stream> for Wants {
             Stream::Logs(filter) => Self::Logs(filter.into()),
             Stream::Mined(filter) => Self::Mined(filter.into()),
             Stream::Receipts(filter) => Self::Receipts(filter.into()),
+            Stream::Blocks(filter) => Self::Blocks(filter.into()),
         }
     }
 }
@@ -107,6 +144,7 @@ impl From<Wants> for Stream {
             Wants::Logs(filter) => Self::Logs(Arc::unwrap_or_clone(filter)),
             Wants::Mined(filter) => Self::Mined(Arc::unwrap_or_clone(filter)),
             Wants::Receipts(filter) => Self::Receipts(Arc::unwrap_or_clone(filter)),
+            Wants::Blocks(filter) => Self::Blocks(Arc::unwrap_or_clone(filter)),
         }
     }
 }

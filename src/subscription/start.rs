@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Level;
+use super::block_filter::{Include, Part};
 use crate::chain::Tag;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, error};
 
@@ -33,10 +34,12 @@ pub struct StreamOptions {
     pub start: Start,
     /// Level of finality of its blocks; `None` for a stream that follows the head.
     pub level: Option<Level>,
+    /// Further parts of messages of whole blocks.
+    pub include: Option<Include>,
 }
 
 /// Members of the object of options; an object with none of them is not headwater's.
-const MEMBERS: [&str; 4] = ["after", "fromBlock", "finality", "confirmations"];
+const MEMBERS: [&str; 5] = ["after", "fromBlock", "finality", "confirmations", "include"];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -45,6 +48,7 @@ struct Members {
     from_block: Option<U64>,
     finality: Option<Finality>,
     confirmations: Option<Depth>,
+    include: Option<Vec<Part>>,
 }
 
 #[derive(Deserialize)]
@@ -122,7 +126,8 @@ impl Members {
                 return Err("cannot specify both finality and confirmations, choose one or the other");
             }
         };
-        Ok(StreamOptions { start, level })
+        let include = self.include.map(Include::from_iter);
+        Ok(StreamOptions { start, level, include })
     }
 }
 
@@ -138,7 +143,12 @@ mod tests {
     #[test]
     fn a_place_is_a_block_with_or_without_a_log_or_a_number() {
         let block = B256::repeat_byte(7);
-        let at = |start| Some(Ok(StreamOptions { start, level: None }));
+        let at = |start| {
+            Some(Ok(StreamOptions {
+                start,
+                ..StreamOptions::default()
+            }))
+        };
         for (log, index) in [("", None), (r#","logIndex":"0x1f""#, Some(31))] {
             let options = format!(r#"{{"after":{{"blockHash":"{block}"{log}}}}}"#);
             assert_eq!(parse(&options), at(Start::After { block, log: index }));
@@ -162,8 +172,22 @@ mod tests {
             (r#"{"confirmations":"0xc"}"#, Start::Live, Level::Confirmations(12)),
         ] {
             let level = Some(level);
-            assert_eq!(parse(options), Some(Ok(StreamOptions { start, level })), "{options}");
+            let include = None;
+            assert_eq!(
+                parse(options),
+                Some(Ok(StreamOptions { start, level, include })),
+                "{options}"
+            );
         }
+        let include = |options| parse(options).expect("ours").map(|options| options.include);
+        let header = Include {
+            header: true,
+            ..Include::default()
+        };
+        assert_eq!(include(r#"{"include":["header","header"]}"#), Ok(Some(header)));
+        assert_eq!(include(r#"{"include":[]}"#), Ok(Some(Include::default())));
+        assert!(include(r#"{"include":["logs"]}"#).is_err());
+        assert!(include(r#"{"include":"header"}"#).is_err());
     }
 
     #[test]

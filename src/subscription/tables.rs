@@ -142,7 +142,7 @@ impl Tables {
             Topic::Chain(stream, _) => return Ok(self.join(stream, subscriber)),
             Topic::Trailing(level, stream, _) => {
                 let kind = stream.kind();
-                self.trails.of(level).join(stream, subscriber);
+                self.trails.of(level).join(stream, subscriber, None);
                 return Ok(IndexSlot::Trail(kind, level));
             }
             Topic::Pending(filter) => match filter.source() {
@@ -220,6 +220,11 @@ impl Tables {
             Stream::Heads => IndexSlot::Heads(self.heads.insert(subscriber)),
             Stream::Mined(filter) => IndexSlot::Mined(self.mined.insert(filter, subscriber)),
             Stream::Receipts(filter) => IndexSlot::Receipts(self.receipts.insert(filter, subscriber)),
+            // Whole blocks are always delivered by a trail.
+            stream @ Stream::Blocks(_) => {
+                self.trails.of(Level::Head).join(stream, subscriber, None);
+                IndexSlot::Trail(Kind::Blocks, Level::Head)
+            }
         }
     }
 
@@ -227,7 +232,7 @@ impl Tables {
     /// block that it covers.
     pub(super) fn catch_up(&mut self, stream: Stream, subscriber: Subscriber, first: u64) -> IndexSlot {
         let since = self.published.with_history(|history| match stream {
-            Stream::Heads | Stream::Logs(_) => history.sequence_from(first),
+            Stream::Heads | Stream::Logs(_) | Stream::Blocks(_) => history.sequence_from(first),
             // The page had the contents of the newest block, which live subscribers may still wait for.
             Stream::Mined(_) | Stream::Receipts(_) => history.tip().map_or(0, |tip| tip.sequence + 1),
         });
@@ -235,10 +240,11 @@ impl Tables {
         self.join(stream, subscriber)
     }
 
-    /// Adds a replayed stream that has caught up with its level to the trail.
-    pub(super) fn reach(&mut self, level: Level, stream: Stream, subscriber: Subscriber) -> IndexSlot {
+    /// Adds a replayed stream that has caught up with its level to the trail. `first` is the number of the first block
+    /// that it covers.
+    pub(super) fn reach(&mut self, level: Level, stream: Stream, subscriber: Subscriber, first: u64) -> IndexSlot {
         let kind = stream.kind();
-        self.trails.of(level).join(stream, subscriber);
+        self.trails.of(level).join(stream, subscriber, Some(first));
         self.trails.left_replay(level);
         IndexSlot::Trail(kind, level)
     }

@@ -14,9 +14,12 @@ use alloy_primitives::B256;
 use slab::Slab;
 
 pub(super) use self::delivery::WholeBlock;
+use super::block_table::{BlockSlot, BlockTable};
 use super::subscriber::{ClientKey, Subscriber, is_open};
 use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, TransactionFilter};
-use crate::chain::{BlockLogs, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock};
+use crate::chain::{
+    BlockLogs, BlockRef, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock,
+};
 use crate::delivery::SubscriptionId;
 
 /// Blocks whose contents are fetched ahead of the walk.
@@ -47,6 +50,7 @@ pub(super) struct Trail {
     logs: LogIndex<Subscriber>,
     mined: Index<TransactionFilter, Subscriber>,
     receipts: Index<ReceiptFilter, Subscriber>,
+    blocks: BlockTable,
     members: HashMap<SubscriptionId, Member>,
     /// Members whose answer was not queued yet when the last block was delivered.
     unanswered: Vec<Subscriber>,
@@ -83,6 +87,7 @@ enum TrailSlot {
     Logs(LogSlot),
     Mined(Slot),
     Receipts(Slot),
+    Blocks(BlockSlot),
 }
 
 /// Next step of a walk.
@@ -114,7 +119,10 @@ pub(super) enum Retry {
 impl Trail {
     // ---- members
 
-    pub(super) fn join(&mut self, stream: Stream, subscriber: Subscriber) {
+    /// Adds a member. `first` is the number of the first block that it has or gets; `None` for the next one.
+    pub(super) fn join(&mut self, stream: Stream, subscriber: Subscriber, first: Option<u64>) {
+        let first = first.or(self.next());
+        subscriber.recipient.begin(first.unwrap_or(u64::MAX));
         let (id, client) = (subscriber.recipient.id(), subscriber.writer.id());
         if !subscriber.recipient.is_answered() {
             self.unanswered.push(subscriber.clone());
@@ -124,6 +132,7 @@ impl Trail {
             Stream::Logs(filter) => TrailSlot::Logs(self.logs.insert(filter, subscriber)),
             Stream::Mined(filter) => TrailSlot::Mined(self.mined.insert(filter, subscriber)),
             Stream::Receipts(filter) => TrailSlot::Receipts(self.receipts.insert(filter, subscriber)),
+            Stream::Blocks(filter) => TrailSlot::Blocks(self.blocks.insert(filter, subscriber)),
         };
         self.members.insert(id, Member { client, slot, stream });
     }
@@ -136,6 +145,7 @@ impl Trail {
             TrailSlot::Logs(slot) => self.logs.remove(slot),
             TrailSlot::Mined(slot) => self.mined.remove(slot),
             TrailSlot::Receipts(slot) => self.receipts.remove(slot),
+            TrailSlot::Blocks(slot) => self.blocks.remove(slot),
         };
         Some((stream, subscriber?))
     }
@@ -151,7 +161,10 @@ impl Trail {
         let leaving: Vec<SubscriptionId> = leaving.map(|(id, _)| *id).collect();
         let removed = leaving.into_iter().filter_map(|id| self.remove(id));
         removed
-            .map(|(stream, subscriber)| (stream, subscriber, cursor.clone()))
+            .map(|(stream, subscriber)| {
+                let first = subscriber.recipient.since();
+                (stream, subscriber, cursor.clone().began_at(first))
+            })
             .collect()
     }
 
@@ -169,14 +182,21 @@ impl Trail {
             .chain(self.logs.iter())
             .chain(self.mined.iter())
             .chain(self.receipts.iter())
+            .chain(self.blocks.iter())
     }
 
     /// Returns the subscribers that need these contents.
     pub(super) fn subscribers_to(&self, kind: ContentKind) -> Box<dyn Iterator<Item = &Subscriber> + '_> {
         match kind {
-            ContentKind::Logs => Box::new(self.logs.iter()),
-            ContentKind::Transactions => Box::new(self.mined.iter()),
-            ContentKind::Receipts => Box::new(self.receipts.iter()),
+            ContentKind::Logs => Box::new(self.logs.iter().chain(self.blocks.iter())),
+            ContentKind::Transactions => {
+                let including = self.blocks.including(|include| include.transactions);
+                Box::new(self.mined.iter().chain(including))
+            }
+            ContentKind::Receipts => {
+                let including = self.blocks.including(|include| include.receipts);
+                Box::new(self.receipts.iter().chain(including))
+            }
         }
     }
 
@@ -211,6 +231,15 @@ impl Trail {
         self.next().is_some_and(|next| first < next)
     }
 
+    /// Goes back behind this block, to which a reorg dropped what was delivered.
+    pub(super) fn rewind(&mut self, fork: BlockRef) {
+        let next = fork.number.saturating_add(1);
+        let cursor = Cursor::behind(fork, None);
+        self.walk = Some(Walk { next, cursor });
+        self.awaited.clear();
+        self.fetched.clear();
+    }
+
     /// Forgets the place: the chain is another one.
     pub(super) fn reset(&mut self) {
         (self.end, self.walk, self.basis) = (None, None, Basis::Unknown);
@@ -231,6 +260,8 @@ impl Trail {
         let Some(walk) = &mut self.walk else {
             let cursor = Cursor::from(end);
             self.walk = Some(Walk { next: end, cursor });
+            let waiting = self.subscribers().filter(|own| own.recipient.since() == u64::MAX);
+            waiting.for_each(|own| own.recipient.begin(end));
             return Step::Begin;
         };
         // The one comparison per head for all who share the level.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use alloy_primitives::B256;
+
 use super::flush::DirtyClients;
 use super::level::end_at_depth;
 use super::replay_group::{GroupKey, ReplayGroup};
@@ -174,12 +176,18 @@ fn close<'a>(subscribers: impl Iterator<Item = &'a Subscriber>, reason: CloseRea
 
 impl Tables {
     /// Ends the streams of the levels that had blocks which a reorg drops. Blocks are given oldest first.
-    pub(super) fn break_trails(&mut self, dropped: &[PublishedBlock]) {
-        let Some(first) = dropped.first().map(PublishedBlock::number) else {
-            return;
-        };
+    pub(super) fn break_trails(&mut self, dropped: &[PublishedBlock], due: &mut DirtyClients, now: Moment) {
+        let Some(oldest) = dropped.first() else { return };
+        let first = oldest.number();
+        let mut trails = std::mem::take(&mut self.trails);
+        if let Some(trail) = trails.by_level.get_mut(&Level::Head)
+            && trail.is_broken_by(first)
+        {
+            self.take_back_blocks(trail, oldest.header.parent, dropped, due, now);
+        }
+        self.trails = trails;
         let Self { trails, replays, .. } = self;
-        for (level, trail) in &mut trails.by_level {
+        for (level, trail) in trails.by_level.iter_mut().filter(|(level, _)| level.is_final()) {
             if trail.is_broken_by(first) {
                 end(*level, trail, replays, CloseReason::FinalityBroken);
             } else {
@@ -189,6 +197,34 @@ impl Tables {
                 close(stranded, CloseReason::FinalityBroken);
             }
         }
+    }
+
+    /// Takes whole blocks back that the trail of the head had delivered, newest first.
+    fn take_back_blocks(
+        &mut self,
+        trail: &mut Trail,
+        fork: B256,
+        dropped: &[PublishedBlock],
+        due: &mut DirtyClients,
+        now: Moment,
+    ) {
+        let fork = self
+            .published
+            .with_history(|history| history.find(fork).map(|own| own.header.block));
+        let next = trail.next().unwrap_or(0);
+        let delivered: Vec<&PublishedBlock> = dropped.iter().rev().filter(|own| own.number() < next).collect();
+        let all = delivered.iter().all(|own| own.logs.is_some());
+        let Some(fork) = fork.filter(|_| all) else {
+            // What was delivered is no longer known.
+            end(Level::Head, trail, &self.replays, CloseReason::ContinuityLost);
+            return;
+        };
+        for own in delivered {
+            if let Some(logs) = &own.logs {
+                trail.take_back(&own.header, logs, &|payload| self.event(payload), due, now);
+            }
+        }
+        trail.rewind(fork);
     }
 
     /// Records a node's answer about a tag. `depth` takes the place of tags on a chain that has none; 0 for nothing.

@@ -8,6 +8,7 @@
 
 mod admin;
 mod bench;
+mod block_logs;
 mod bystander;
 mod calls;
 mod cli;

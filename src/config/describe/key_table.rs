@@ -389,7 +389,7 @@ pub(in crate::config) const NAMED: &[(&str, &str, &str)] = &[
     (
         "keys.NAME.subscriptions",
         "[\"newHeads\", \"logs\"]",
-        "Kinds that the key may subscribe to: newHeads, logs, newPendingTransactions, syncing, minedTransactions, transactionReceipts, passthrough (see subscriptions.passthrough).",
+        "Kinds that the key may subscribe to: newHeads, logs, blockLogs, newPendingTransactions, syncing, minedTransactions, transactionReceipts, passthrough (see subscriptions.passthrough).",
     ),
     (
         "keys.NAME.origins",

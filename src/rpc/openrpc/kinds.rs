@@ -132,6 +132,14 @@ pub(super) const NAMED: &[Named] = &[
         event: "Receipt[]",
         example: r#"[{"transactionHashes":["0x5c504ed432cb51138bcf09aa5e8a410dd4a1e204ef84bfed1be16dfba1b22060"]}]"#,
     },
+    Named {
+        name: "blockLogs",
+        kind: Kind::Blocks,
+        summary: "One message for every block, with the logs that match; removed: true takes a whole block back.",
+        params: "filter?: LogFilter | null, stream?: StreamOptions",
+        event: "BlockLogs",
+        example: r#"[{"address":"0xdac17f958d2ee523a2206206994597c13d831ec7"},{"include":["receipts"]}]"#,
+    },
 ];
 
 /// Names and descriptions of the parameters behind the kind.

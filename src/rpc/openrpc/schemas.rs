@@ -209,6 +209,11 @@ pub(super) const SCHEMAS: &[Schema] = &[
         "Members of a block as they should be.",
     ),
     schema(
+        "BlockLogs",
+        Object("block: object, removed: boolean, logs: Log[], receipts?: Receipt[], transactions?: Transaction[]"),
+        "block has number, hash, parentHash and timestamp.",
+    ),
+    schema(
         "BlockReference",
         Object("blockHash?: Hash, blockNumber?: Uint, requireCanonical?: boolean"),
         "",
@@ -370,13 +375,9 @@ pub(super) const SCHEMAS: &[Schema] = &[
         "StartOptions",
         Options(&[
             ("after?: After | null", "Everything after this place."),
-            (
-                "fromBlock?: Uint | null",
-                "Everything from the block of this number on.",
-            ),
+            ("fromBlock?: Uint | null", "The block of this number, and all after it."),
         ]),
-        "Start of a stream in the past, after all parameters that nodes know: at most one of both. An extension of \
-         headwater; error -32001 if it is too far back.",
+        "Start of a stream in the past: at most one of both. Error -32001 if it is too far back.",
     ),
     schema(
         "StateOverrides",
@@ -388,10 +389,7 @@ pub(super) const SCHEMAS: &[Schema] = &[
         "StreamOptions",
         Options(&[
             ("after?: After | null", "Everything after this place."),
-            (
-                "fromBlock?: Uint | null",
-                "Everything from the block of this number on.",
-            ),
+            ("fromBlock?: Uint | null", "The block of this number, and all after it."),
             (
                 "finality?: Finality | null",
                 "The stream trails the head: blocks come once they have this finality, and none is taken back.",
@@ -399,6 +397,10 @@ pub(super) const SCHEMAS: &[Schema] = &[
             (
                 "confirmations?: integer | Uint | null",
                 "The same, once they are this many deep, themselves counted; in place of finality.",
+            ),
+            (
+                "include?: string[] | null",
+                "header, receipts, transactions: blockLogs.",
             ),
         ]),
         "Start and finality of a stream, after all parameters that nodes know: at most one of after and fromBlock. An \

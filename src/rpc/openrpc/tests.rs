@@ -219,7 +219,7 @@ fn members(document: &Value, schema: &str) -> Vec<String> {
 fn the_stream_options_are_those_that_are_read() {
     use crate::subscription::StreamOptions;
     let document = all();
-    let expect = ["after", "confirmations", "finality", "fromBlock"];
+    let expect = ["after", "confirmations", "finality", "fromBlock", "include"];
     assert_eq!(members(&document, "StreamOptions"), expect);
     assert_eq!(members(&document, "StartOptions"), ["after", "fromBlock"]);
     assert_eq!(members(&document, "After"), ["blockHash", "logIndex"]);

@@ -15,8 +15,8 @@ use crate::chain::{ContentKind, Fetch, Gap, History, Loss, Page};
 use crate::delivery::{ClientWriter, CloseReason, Phase, SubscriptionId};
 use crate::panics;
 use crate::shares::{Charge, Owner, Place};
-use crate::subscription::LogFilter;
 use crate::subscription::replay_group::{GroupKey, Lost, WaitFor};
+use crate::subscription::{Level, LogFilter};
 use crate::telemetry::ReasonLabel;
 
 /// Interval at which the queue of a replaying client is checked for room.
@@ -203,7 +203,7 @@ impl Replays {
         let (Ok(Some(located)), Some(writer)) = (located, writer.upgrade()) else {
             return false;
         };
-        if key.level.is_some() && located.left.ancestor != block {
+        if key.level.is_some_and(Level::is_final) && located.left.ancestor != block {
             writer.close(CloseReason::FinalityBroken);
             return true;
         }

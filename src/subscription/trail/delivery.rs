@@ -1,6 +1,6 @@
 //! Delivery of one whole block to the members of a level.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -9,6 +9,9 @@ use super::Trail;
 use crate::chain::{BlockLogs, BlockReceipts, BlockTransactions, Header};
 use crate::clock::Moment;
 use crate::delivery::{Batch, Event, Kind, SubscriptionId};
+use crate::subscription::Include;
+use crate::subscription::block_filter::Parts;
+use crate::subscription::block_table::Message;
 use crate::subscription::flush::{DirtyClients, send};
 use crate::subscription::receipt_filter::Bodies;
 use crate::subscription::subscriber::{ClientKey, Subscriber};
@@ -38,7 +41,7 @@ impl Trail {
         now: Moment,
     ) -> BTreeSet<ClientKey> {
         let mut out = Out {
-            late: self.unanswered(),
+            late: self.unanswered(block.header.block.number),
             full: BTreeSet::new(),
             more: block.more,
             seen: Instant::now(),
@@ -62,15 +65,54 @@ impl Trail {
                 out.send(takers, &batch);
             });
         }
+        if let Some(logs) = &block.logs {
+            let parts = Parts {
+                header: &block.header,
+                transactions: block.transactions.as_deref(),
+                receipts: block.receipts.as_deref(),
+            };
+            let mut empty = HashMap::new();
+            self.blocks.adopt(parts, logs, |message, takers| {
+                let batch = out.message(message, &mut empty, encode);
+                out.send(takers, &batch);
+            });
+        }
         out.full
+    }
+
+    /// Queues the removal of a block for the members that were sent it.
+    pub(in crate::subscription) fn take_back(
+        &mut self,
+        header: &Header,
+        logs: &BlockLogs,
+        encode: &Encode<'_>,
+        due: &mut DirtyClients,
+        now: Moment,
+    ) {
+        let number = header.block.number;
+        let mut out = Out {
+            late: HashSet::new(),
+            full: BTreeSet::new(),
+            more: false,
+            seen: Instant::now(),
+            due,
+            now,
+        };
+        let mut empty = HashMap::new();
+        self.blocks.take_back(header, logs, |message, takers| {
+            let batch = out.message(message, &mut empty, encode);
+            out.send(takers.filter(|own| own.recipient.was_sent(number)), &batch);
+        });
     }
 
     /// Returns the members that do not get this block. A client's members whose answers are queued together begin with
     /// the same block, although the answers are recorded one by one meanwhile.
-    fn unanswered(&mut self) -> HashSet<SubscriptionId> {
+    fn unanswered(&mut self, number: u64) -> HashSet<SubscriptionId> {
         let waiting = self.unanswered.iter().filter(|own| !own.recipient.is_answered());
         let waiting: HashSet<ClientKey> = waiting.map(|own| own.writer.id()).collect();
         self.unanswered.retain(|own| waiting.contains(&own.writer.id()));
+        let late = self.unanswered.iter();
+        late.for_each(|own| own.recipient.begin(number.saturating_add(1)));
         self.unanswered.iter().map(|own| own.recipient.id()).collect()
     }
 
@@ -116,6 +158,21 @@ struct Out<'a> {
 impl Out<'_> {
     fn one(&self, kind: Kind, event: Event) -> Arc<Batch> {
         Batch::new(kind, Box::new([event]), self.seen)
+    }
+
+    fn message(
+        &self,
+        message: Message<'_>,
+        empty: &mut HashMap<Include, Arc<Batch>>,
+        encode: &Encode<'_>,
+    ) -> Arc<Batch> {
+        match message {
+            Message::Own(json) => self.one(Kind::Blocks, encode(&json)),
+            Message::Empty(include, make) => {
+                let made = empty.entry(include);
+                made.or_insert_with(|| self.one(Kind::Blocks, encode(&make()))).clone()
+            }
+        }
     }
 
     fn send<'a>(&mut self, subscribers: impl Iterator<Item = &'a Subscriber>, batch: &Arc<Batch>) {

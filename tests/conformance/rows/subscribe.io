@@ -108,7 +108,7 @@ only headwater: geth has no such options
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads",{"finality":"finalized"},1]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"too many arguments, want at most 1"}}
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads",{"finality":"finalized","x":1}]}
-<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: unknown field `x`, expected one of `after`, `fromBlock`, `finality`, `confirmations`"}}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: unknown field `x`, expected one of `after`, `fromBlock`, `finality`, `confirmations`, `include`"}}
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads",{"confirmations":0}]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 1: confirmations must be a positive integer"}}
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads",{"confirmations":3}]}
@@ -121,7 +121,7 @@ only headwater: geth has no such options
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs",{},{"x":1}]}
 << {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"too many arguments, want at most 2"}}
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs",{},{"after":null,"x":1}]}
-<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 2: unknown field `x`, expected one of `after`, `fromBlock`, `finality`, `confirmations`"}}
+<< {"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid argument 2: unknown field `x`, expected one of `after`, `fromBlock`, `finality`, `confirmations`, `include`"}}
 
 == P1: newPendingTransactions tells hashes
 >> {"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newPendingTransactions"]}
