@@ -392,7 +392,7 @@ pub(super) const SCHEMAS: &[Schema] = &[
             ("fromBlock?: Uint | null", "The block of this number, and all after it."),
             (
                 "finality?: Finality | null",
-                "The stream trails the head: blocks come once they have this finality, and none is taken back.",
+                "Blocks come once they have it; none is taken back.",
             ),
             (
                 "confirmations?: integer | Uint | null",
@@ -403,8 +403,7 @@ pub(super) const SCHEMAS: &[Schema] = &[
                 "header, receipts, transactions: blockLogs.",
             ),
         ]),
-        "Start and finality of a stream, after all parameters that nodes know: at most one of after and fromBlock. An \
-         extension of headwater; error -32001 if the start is too far back.",
+        "Start and finality of a stream, an extension of headwater: at most one of after and fromBlock.",
     ),
     schema(
         "SubscriptionId",
