@@ -264,6 +264,8 @@ impl Cursor {
             (Next::Retraction(told), At::Undoing(undo, _)) => undo.retain(|own| own.logs.block != told.logs.block),
             (Next::Rest(logs, _), _) => self.at = At::Behind(logs.block, None),
             (Next::Block(own), _) => {
+                // After a reorg below the start, the blocks of the new branch come from there on.
+                self.first = self.first.min(own.number());
                 self.at = At::Behind(own.header.block, None);
                 self.again.clear();
             }

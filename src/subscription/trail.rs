@@ -228,6 +228,9 @@ impl Trail {
     /// these numbers have yet to reach the level.
     pub(super) fn is_broken_by(&mut self, first: u64) -> bool {
         self.end = self.end.map(|end| end.min(first));
+        // Contents of dropped blocks are never asked for again.
+        self.fetched.clear();
+        self.awaited.clear();
         self.next().is_some_and(|next| first < next)
     }
 
@@ -236,6 +239,9 @@ impl Trail {
         let next = fork.number.saturating_add(1);
         let cursor = Cursor::behind(fork, None);
         self.walk = Some(Walk { next, cursor });
+        // Members that began above the fork get the blocks from there on, and these may be dropped in their turn.
+        let above = self.subscribers().filter(|own| own.recipient.since() > next);
+        above.for_each(|own| own.recipient.begin(next));
         self.awaited.clear();
         self.fetched.clear();
     }

@@ -91,6 +91,10 @@ async fn every_block_has_a_message_and_a_reorg_takes_blocks_back_newest_first() 
         let reorg = rig.control.reorg(3, 3).unwrap();
         let story = [dropped(&[block], address), adopted(&reorg.adopted, address)].concat();
         expect(&mut late, story).await;
+        // Those of the new branch came from the fork on, so all of them are taken back.
+        let again = rig.control.reorg(3, 4).unwrap();
+        let story = [dropped(&again.dropped, address), adopted(&again.adopted, address)].concat();
+        expect(&mut late, story).await;
     }
 }
 

@@ -139,7 +139,7 @@ async fn simulate(plan: &Plan) -> Outcome {
     let mut clients: Vec<Option<Client>> = (0..plan.clients.len()).map(|_| None).collect();
     let mut outcome = Outcome::default();
 
-    let trailing: Vec<Trailing> = (0..3)
+    let trailing: Vec<Trailing> = (0..4)
         .map(|at| Trailing::start(plan.seed, at, life.server, plan.history as u64, progress.clone()))
         .collect();
 

@@ -1,5 +1,5 @@
-//! A client of final blocks: heads and logs at a level of finality, recorded block by block. It cuts its connection now
-//! and then, and resumes behind the last block that it has whole.
+//! A client of whole blocks: heads and logs at a level of finality, or `blockLogs`, recorded block by block. It cuts its
+//! connection now and then, and resumes behind the last block that it has whole.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,11 +37,14 @@ enum Level {
     Finalized,
     Safe,
     Confirmations(u64),
+    /// None: `blockLogs` of the head, with blocks that are taken back.
+    Head,
 }
 
 impl Level {
     fn options(self) -> Value {
         match self {
+            Self::Head => json!({}),
             Self::Finalized => json!({"finality": "finalized"}),
             Self::Safe => json!({"finality": "safe"}),
             Self::Confirmations(depth) => json!({ "confirmations": depth }),
@@ -53,6 +56,7 @@ impl Level {
             Self::Finalized => FINALIZED,
             Self::Safe => SAFE,
             Self::Confirmations(depth) => depth - 1,
+            Self::Head => 0,
         }
     }
 }
@@ -91,6 +95,7 @@ impl Trailing {
         let level = match at {
             0 => Level::Finalized,
             1 => Level::Safe,
+            2 => Level::Head,
             _ => Level::Confirmations(rng.random_range(1..=blocks_in_memory.min(24))),
         };
         let diary = Arc::new(Mutex::new(Diary::default()));
@@ -182,6 +187,7 @@ impl Task {
             diary.subscribed = false;
             match end {
                 // The last block may lack logs.
+                End::Broken if matches!(self.level, Level::Head) => {}
                 End::Broken => drop(diary.blocks.pop()),
                 End::Afresh => diary.blocks.clear(),
             }
@@ -203,14 +209,19 @@ impl Task {
             options["after"] = json!({ "blockHash": last.hash });
         }
         let resumes = options.get("after").is_some();
-        let batch = json!([
-            {"jsonrpc": "2.0", "id": 0, "method": "eth_subscribe", "params": ["newHeads", options]},
-            {"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["logs", {}, options]},
-        ]);
+        let options = [options].into_iter().filter(|options| *options != json!({}));
+        let ask = |id: u64, kind: &[Value]| {
+            let params: Vec<Value> = kind.iter().cloned().chain(options.clone()).collect();
+            json!({"jsonrpc": "2.0", "id": id, "method": "eth_subscribe", "params": params})
+        };
+        let batch = match self.level {
+            Level::Head => json!([ask(0, &[json!("blockLogs"), json!({})])]),
+            _ => json!([ask(0, &[json!("newHeads")]), ask(1, &[json!("logs"), json!({})])]),
+        };
         if socket.send(Message::text(batch.to_string())).await.is_err() {
             return End::Broken;
         }
-        let mut ids: Option<(String, String)> = None;
+        let mut ids: Option<Vec<String>> = None;
         let cut_after = self.rng.random_range(20..400);
         let mut events = 0;
         let mut ends = self.ends.clone();
@@ -227,18 +238,18 @@ impl Task {
             };
             match &ids {
                 None => match answered(&text) {
-                    Ok(both) => {
+                    Ok(all) => {
                         let mut diary = self.diary.lock();
                         diary.subscribed = true;
                         diary.resumed += usize::from(resumes);
-                        ids = Some(both);
+                        ids = Some(all);
                     }
                     // Dropped, too old or unknown.
                     Err(-32001) => return End::Afresh,
                     Err(_) => return End::Broken,
                 },
-                Some((heads, logs)) => {
-                    self.receive(&text, heads, logs);
+                Some(ids) => {
+                    self.receive(&text, ids);
                     events += 1;
                     if events == cut_after {
                         return End::Broken;
@@ -264,14 +275,20 @@ impl Task {
         }
     }
 
-    fn receive(&self, text: &str, heads: &str, logs: &str) {
+    fn receive(&self, text: &str, ids: &[String]) {
         let Ok(notification) = serde_json::from_str::<Notification<'_>>(text) else {
             return self.complain(format!("no notification: {text}"));
         };
         let Params { subscription, result } = notification.params;
         let mut diary = self.diary.lock();
         diary.events += 1;
-        if subscription == heads {
+        let at = ids.iter().position(|id| id == subscription);
+        if matches!(self.level, Level::Head) {
+            match serde_json::from_str::<BlockShape>(result.get()) {
+                Ok(message) => diary.whole(message),
+                Err(_) => diary.complaints.push(format!("no block: {text}")),
+            }
+        } else if at == Some(0) {
             let Ok(head) = serde_json::from_str::<HeadShape>(result.get()) else {
                 return diary.complaints.push(format!("no head: {text}"));
             };
@@ -281,7 +298,7 @@ impl Task {
                 parent: head.parent_hash,
                 logs: Vec::new(),
             });
-        } else if subscription == logs {
+        } else if at == Some(1) {
             let Ok(log) = serde_json::from_str::<LogShape>(result.get()) else {
                 return diary.complaints.push(format!("no log: {text}"));
             };
@@ -296,19 +313,49 @@ impl Task {
     }
 }
 
-/// Returns the ids of both subscriptions.
+impl Diary {
+    /// Takes a message of `blockLogs`.
+    fn whole(&mut self, message: BlockShape) {
+        let HeadShape {
+            number,
+            hash,
+            parent_hash: parent,
+        } = message.block;
+        let (last, number) = (self.blocks.last().map(|block| block.hash), number.to::<u64>());
+        if message.removed {
+            if last == Some(hash) {
+                self.blocks.pop();
+            } else {
+                self.complaints
+                    .push(format!("block {number} was taken back, and is not the newest"));
+            }
+            return;
+        }
+        if last.is_some_and(|last| last != parent) {
+            self.complaints
+                .push(format!("block {number} is not the child of the one before"));
+        }
+        let logs = message.logs.iter().map(|log| log.log_index.to()).collect();
+        self.blocks.push(Received {
+            number,
+            hash,
+            parent,
+            logs,
+        });
+    }
+}
+
+/// Returns the ids of all subscriptions.
 ///
 /// # Errors
 /// The code of an error.
-fn answered(text: &str) -> Result<(String, String), i64> {
-    let answers: Value = serde_json::from_str(text).unwrap_or_default();
-    let id = |at: usize| -> Result<String, i64> {
-        match answers[at]["result"].as_str() {
-            Some(id) => Ok(id.to_owned()),
-            None => Err(answers[at]["error"]["code"].as_i64().unwrap_or(0)),
-        }
+fn answered(text: &str) -> Result<Vec<String>, i64> {
+    let answers: Vec<Value> = serde_json::from_str(text).map_err(|_| 0)?;
+    let id = |answer: &Value| match answer["result"].as_str() {
+        Some(id) => Ok(id.to_owned()),
+        None => Err(answer["error"]["code"].as_i64().unwrap_or(0)),
     };
-    Ok((id(0)?, id(1)?))
+    answers.iter().map(id).collect()
 }
 
 #[derive(Deserialize)]
@@ -330,6 +377,13 @@ struct HeadShape {
     number: U64,
     hash: B256,
     parent_hash: B256,
+}
+
+#[derive(Deserialize)]
+struct BlockShape {
+    block: HeadShape,
+    removed: bool,
+    logs: Vec<LogShape>,
 }
 
 #[derive(Deserialize)]
