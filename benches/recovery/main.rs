@@ -47,8 +47,8 @@ use crate::{
 /// Time limit of the start of a process, and of everything that is expected to come.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Time before each outage: enough for anvil to save its state, and too short for a connection to count as one that
-/// lasted, so that the waits of several outages add up as they may.
+/// Time before each outage: too short for a connection to count as one that lasted, so that the waits of several outages
+/// add up as they may.
 const BETWEEN: Duration = Duration::from_secs(3);
 
 /// Time from the return of a node to the first event.
@@ -133,12 +133,18 @@ impl Options {
                     .context(name)
                 });
             }
-            let mut all = rows.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
-            all.sort_by_key(|(at, _)| *at);
-            Ok::<Vec<Row>, anyhow::Error>(all.into_iter().map(|(_, row)| row).collect())
-        })?;
+            rows.join_all().await
+        });
+        let (done, failed): (Vec<_>, Vec<_>) = rows.into_iter().partition(Result::is_ok);
+        let mut done: Vec<(usize, Row)> = done.into_iter().flatten().collect();
+        done.sort_by_key(|(at, _)| *at);
+        let rows: Vec<Row> = done.into_iter().map(|(_, row)| row).collect();
         let text = report::text(&rows);
         println!("{text}");
+        for error in failed.iter().filter_map(|row| row.as_ref().err()) {
+            eprintln!("recovery: {error:#}");
+        }
+        ensure!(failed.is_empty(), "{} rows failed", failed.len());
         if let Some(folder) = &self.report {
             results::write(folder, "recovery", &text)?;
         }
@@ -180,7 +186,7 @@ async fn row(headwater: &Path, program: &Program, transport: Transport, outage: 
     let mut row = Row::default();
     for round in 0..rounds {
         sleep(BETWEEN).await;
-        node.take_away(outage)?;
+        node.take_away(outage).await?;
         sleep(outage.length(round)).await;
         let back = node.bring_back(outage).await?;
         row.heads.push(

@@ -8,13 +8,16 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::sleep;
+use tokio::{net::TcpStream, time::sleep};
 
 use crate::{
     LIMIT,
     gate::{Gate, Route},
     process::Process,
 };
+
+/// Time that a node may take to end after its address is closed.
+const SAVED: Duration = Duration::from_millis(500);
 
 /// Interval at which a starting node is asked for its first answer.
 const LOOK: Duration = Duration::from_millis(5);
@@ -38,8 +41,8 @@ pub enum Transport {
 pub enum Outage {
     /// Nobody listens at the node's address, and its connections are closed.
     Closed,
-    /// The process is killed, and another one continues from its state of at most a second before.
-    Killed,
+    /// The process is ended (SIGINT), and another one continues from its state.
+    Restarted,
     /// The process is stopped (SIGSTOP) for longer than headwater waits: its address accepts connections.
     Frozen,
 }
@@ -60,7 +63,7 @@ impl Program {
         match self {
             // Its chain ends with its process.
             Self::Devnet(_) => &[Outage::Closed, Outage::Frozen],
-            Self::Anvil(_) => &[Outage::Killed, Outage::Frozen],
+            Self::Anvil(_) => &[Outage::Restarted, Outage::Frozen],
         }
     }
 }
@@ -81,7 +84,7 @@ impl Outage {
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "address closed",
-            Self::Killed => "killed and restarted",
+            Self::Restarted => "ended and restarted",
             Self::Frozen => "frozen and continued",
         }
     }
@@ -90,7 +93,7 @@ impl Outage {
     pub fn length(self, round: u32) -> Duration {
         let round = round % 10;
         match self {
-            Self::Closed | Self::Killed => Duration::from_millis(700 + 1_130 * u64::from(round)),
+            Self::Closed | Self::Restarted => Duration::from_millis(700 + 1_130 * u64::from(round)),
             // `node.silence_timeout` is 10 s.
             Self::Frozen => Duration::from_millis(11_000 + 1_730 * u64::from(round)),
         }
@@ -142,7 +145,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Returns the upstream's address for headwater. A gate would answer in place of a process that is killed or frozen:
+    /// Returns the upstream's address for headwater. A gate would answer in place of a process that is ended or frozen:
     /// only an address that is closed is a gate's.
     pub fn address(&self) -> String {
         let gated = matches!(self.program, Program::Devnet(_));
@@ -170,7 +173,7 @@ impl Node {
             Program::Anvil(anvil) => (
                 "anvil",
                 anvil,
-                format!("--silent --port {port} --ipc {ipc} --block-time 0.2 --state {state} --state-interval 1"),
+                format!("--silent --port {port} --ipc {ipc} --block-time 0.2 --state {state}"),
             ),
         };
         let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
@@ -187,10 +190,20 @@ impl Node {
         kill_process(pid, signal).context("signalling the node")
     }
 
-    pub fn take_away(&mut self, outage: Outage) -> Result<()> {
+    pub async fn take_away(&mut self, outage: Outage) -> Result<()> {
         match outage {
             Outage::Closed => self.gate.close(),
-            Outage::Killed => drop(self.process.take()),
+            Outage::Restarted => {
+                self.signal(Signal::INT)?;
+                // The state is saved before the end, and the end closes the address.
+                let begun = Instant::now();
+                while TcpStream::connect(self.port).await.is_ok() {
+                    ensure!(begun.elapsed() < LIMIT, "the node does not end");
+                    sleep(LOOK).await;
+                }
+                sleep(SAVED).await;
+                self.process = None;
+            }
             Outage::Frozen => self.signal(Signal::STOP)?,
         }
         Ok(())
@@ -203,7 +216,7 @@ impl Node {
                 self.gate.open()?;
                 Ok(Instant::now())
             }
-            Outage::Killed => self.run().await,
+            Outage::Restarted => self.run().await,
             Outage::Frozen => {
                 self.signal(Signal::CONT)?;
                 Ok(Instant::now())

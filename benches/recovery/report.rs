@@ -33,7 +33,7 @@ pub fn text(rows: &[Row]) -> String {
         let at = |share: usize| {
             seconds(
                 heads
-                    .get((heads.len() * share / 100).min(heads.len().saturating_sub(1)))
+                    .get((heads.len() * share).div_ceil(100).saturating_sub(1))
                     .copied(),
             )
         };
