@@ -112,7 +112,9 @@ pub(crate) enum Failure {
     Refused,
     /// No answer within a time limit, from a host or node that is down or frozen.
     Unanswered,
-    /// Lost connection, or an attempt that the node answered.
+    /// Lost connection that had served: the node is most likely restarting, however short the connection lasted.
+    Gone,
+    /// Connection that never served, or that ended for another reason.
     Other,
 }
 
@@ -141,7 +143,7 @@ impl Reconnection {
         let longest = match why {
             // Waits for a node that is down do not add to those after other failures: the port may open before the node
             // answers.
-            Failure::Refused | Failure::Unanswered => longest.min(NOBODY).max(first),
+            Failure::Refused | Failure::Unanswered | Failure::Gone => longest.min(NOBODY).max(first),
             Failure::Other => longest,
         };
         let bound = Doubling::new(first, longest).after(Some(self.bound.unwrap_or(first)));
@@ -151,7 +153,7 @@ impl Reconnection {
         match why {
             // The attempt was most of the wait. The next one is in the node's queue when the node goes on.
             Failure::Unanswered => wait.saturating_sub(lasted).max(first),
-            Failure::Refused | Failure::Other => wait,
+            Failure::Refused | Failure::Gone | Failure::Other => wait,
         }
     }
 }
@@ -305,6 +307,20 @@ mod tests {
         ]
         .concat();
         check(100, 10_000, &starts, &after);
+    }
+
+    #[test]
+    fn short_connections_that_served_do_not_add_to_the_wait_after_a_restart() {
+        let restarts = [(Failure::Gone, 3_000); 8];
+        let bounds = [
+            (100, 200),
+            (200, 400),
+            (400, 800),
+            (800, 1600),
+            (1000, 2000),
+            (1000, 2000),
+        ];
+        check(100, 10_000, &restarts, &bounds);
     }
 
     #[test]

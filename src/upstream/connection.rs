@@ -49,6 +49,9 @@ enum End {
     NotConnected(LinkError),
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Loss of a connection that had served.
+    #[error(transparent)]
+    Gone(LinkError),
     #[error("the handshake timed out")]
     ConnectTimeout,
     #[error("nothing received for {0:?}, not even a pong")]
@@ -72,6 +75,7 @@ impl End {
         match self {
             Self::NotConnected(error) => error.failure(),
             Self::ConnectTimeout | Self::Silent(_) | Self::Unanswered(_) => Failure::Unanswered,
+            Self::Gone(_) => Failure::Gone,
             Self::Link(_)
             | Self::Refused(_)
             | Self::HeadsStalled
@@ -256,7 +260,10 @@ impl Connection {
                 serving.too_long = matches!(&end, End::Link(error) if error.is_too_big());
                 // Before callers get their error (on drop): a retry must not find the connection up.
                 self.shared.down(end.to_string());
-                return end;
+                return match end {
+                    End::Link(error) if serving.ready && !serving.too_long => End::Gone(error),
+                    end => end,
+                };
             }
         }
     }
