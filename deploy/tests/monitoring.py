@@ -267,6 +267,8 @@ def live():
             except urllib.error.HTTPError as why:
                 raise SystemExit(f"monitoring: Prometheus refuses {expr}: {why.read().decode()}") from why
 
+        # Queries get 503 until the storage is open.
+        eventually("Prometheus is ready", lambda: urllib.request.urlopen(f"http://127.0.0.1:{page}/-/ready", timeout=5))
         eventually("Prometheus scrapes headwater", lambda: ask('up{job="headwater"} == 1'))
 
         def active(upstream):
