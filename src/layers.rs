@@ -14,6 +14,8 @@ const LAYERS: &str = "
     main          app config devnet door reload telemetry
     bench         deflate tls
     health
+    # What the service manager is told; it knows nothing of the proxy.
+    notify
     operate       operator text
     # Nodes write numbers in many ways; it reads them as the proxy does.
     tail          quantity text
