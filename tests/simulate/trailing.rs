@@ -183,16 +183,19 @@ impl Task {
                 Ok(stream) => self.serve(stream).await,
                 Err(_) => End::Broken,
             };
-            let mut diary = self.diary.lock();
-            diary.subscribed = false;
-            match end {
-                // The last block may lack logs.
-                End::Broken if matches!(self.level, Level::Head) => {}
-                End::Broken => drop(diary.blocks.pop()),
-                End::Afresh => diary.blocks.clear(),
-            }
-            drop(diary);
+            self.ended(end);
             sleep(PAUSE).await;
+        }
+    }
+
+    fn ended(&self, end: End) {
+        let mut diary = self.diary.lock();
+        diary.subscribed = false;
+        match end {
+            // The last block may lack logs.
+            End::Broken if matches!(self.level, Level::Head) => {}
+            End::Broken => drop(diary.blocks.pop()),
+            End::Afresh => diary.blocks.clear(),
         }
     }
 
