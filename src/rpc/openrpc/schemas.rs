@@ -201,17 +201,17 @@ pub(super) const SCHEMAS: &[Schema] = &[
         "Block by tag, number, hash, or object (EIP-1898).",
     ),
     schema(
+        "BlockLogs",
+        Object("block: object, removed: boolean, logs: Log[], receipts?: Receipt[], transactions?: Transaction[]"),
+        "block has number, hash, parentHash and timestamp.",
+    ),
+    schema(
         "BlockOverrides",
         Object(
             "number?: Uint, time?: Uint, gasLimit?: Uint, feeRecipient?: Address, prevRandao?: Hash, \
              baseFeePerGas?: Uint, blobBaseFee?: Uint, withdrawals?: Withdrawal[]",
         ),
         "Members of a block as they should be.",
-    ),
-    schema(
-        "BlockLogs",
-        Object("block: object, removed: boolean, logs: Log[], receipts?: Receipt[], transactions?: Transaction[]"),
-        "block has number, hash, parentHash and timestamp.",
     ),
     schema(
         "BlockReference",
