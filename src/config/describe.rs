@@ -49,7 +49,9 @@ pub(super) fn toml_text(value: &Value) -> String {
         Value::Bool(_, flag) => flag.to_string(),
         Value::Dict(_, entries) => {
             let entry = |(name, value): (&String, &Value)| format!("{name:?} = {}", toml_text(value));
-            format!("{{ {} }}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+            // What an optional setting does not say.
+            let said = entries.iter().filter(|(_, value)| !matches!(value, Value::Empty(..)));
+            format!("{{ {} }}", said.map(entry).collect::<Vec<_>>().join(", "))
         }
         Value::Num(_, number) => number.to_u128().map(|n| n.to_string()).unwrap_or_default(),
         _ => String::new(),
