@@ -98,11 +98,11 @@ impl RangeQuery {
         // Skipped numbers have no block, and no logs.
         let own = history.between(first, last);
         let Some(blocks) = own.map(|own| own.logs.clone()).collect::<Option<Vec<_>>>() else {
-            // The logs of the newest block are on their way; the missing logs of older blocks were never fetched.
-            let newest = history
+            // Logs that live subscriptions wait for are on their way; other missing ones were never fetched.
+            let are_coming = history
                 .between(first, last)
-                .all(|own| own.logs.is_some() || own.header.block == head);
-            return if newest { LocalRange::Later } else { LocalRange::No };
+                .all(|own| own.logs.is_some() || own.awaits_logs && own.header.block == head);
+            return if are_coming { LocalRange::Later } else { LocalRange::No };
         };
         // Empty lists are trusted only on a chain with meaningful blooms: some chains leave all blooms empty.
         if blocks.iter().all(|block| !block.logs.is_empty()) || history.has_blooms() {
@@ -183,4 +183,69 @@ fn bound(value: Option<Value>) -> Option<Option<u64>> {
 fn block(value: &Value) -> Option<BlockName> {
     let raw = serde_json::value::to_raw_value(value.as_str()?).ok()?;
     BlockName::parse(&raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use alloy_primitives::{B256, Bloom};
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::chain::{ChainEvent, Header, PublishedWriter};
+    use crate::telemetry::Metrics;
+
+    fn header(number: u64) -> Header {
+        let (hash, parent) = (
+            B256::with_last_byte(number as u8),
+            B256::with_last_byte(number as u8 - 1),
+        );
+        let json = json!({
+            "number": format!("{number:#x}"), "hash": hash, "parentHash": parent,
+            "logsBloom": Bloom::repeat_byte(1), "timestamp": "0x1",
+        });
+        Header::parse(json.to_string().into(), Instant::now()).unwrap()
+    }
+
+    /// Logs of blocks are fetched while somebody subscribes to logs, which may have begun or ended at any block.
+    #[test]
+    fn only_logs_that_are_being_fetched_are_worth_a_wait() {
+        let mut writer = PublishedWriter::new(History::new(9), Arc::new(Metrics::new().0));
+        for (number, fetched) in [(5, true), (6, false), (7, false)] {
+            let header = header(number);
+            let block = header.block;
+            assert!(writer.apply(ChainEvent::Head(header)).is_ok());
+            if fetched {
+                let logs = BlockLogs::parse(block, &"[]".into(), Instant::now()).unwrap();
+                writer.change_logs(|history| history.logs(Arc::new(logs)));
+            }
+        }
+        let ask = |writer: &PublishedWriter, query: &str| {
+            let args = serde_json::value::RawValue::from_string(query.to_owned()).unwrap();
+            let query = RangeQuery::parse(&[&args]).unwrap();
+            let head = header(7).block;
+            match writer.with_history(|history| query.held(history, head)) {
+                LocalRange::Blocks(_) => "blocks",
+                LocalRange::Later => "later",
+                LocalRange::No => "no",
+            }
+        };
+        let newest = r#"{"fromBlock":"latest"}"#;
+        let both = r#"{"fromBlock":"0x6","toBlock":"0x7"}"#;
+        let older = r#"{"fromBlock":"0x5","toBlock":"0x5"}"#;
+        let by_hash = json!({"blockHash": header(7).block.hash}).to_string();
+        assert_eq!(
+            [newest, both, older, &by_hash].map(|query| ask(&writer, query)),
+            ["no", "no", "blocks", "no"]
+        );
+        writer.change_logs(|history| history.await_logs(header(7).block.hash));
+        assert_eq!(
+            [newest, both, older, &by_hash].map(|query| ask(&writer, query)),
+            ["later", "no", "blocks", "later"]
+        );
+        writer.change_logs(History::await_no_logs);
+        assert_eq!(ask(&writer, newest), "no");
+    }
 }
