@@ -448,8 +448,14 @@ fn next_below(
     Some(match cursor.next(history, page, needs) {
         Next::Retraction(_) if level.is_final() => return None,
         Next::Block(own) if own.number() >= end => Next::Level,
-        Next::Below(number) if number >= end => Next::Level,
-        Next::Level | Next::Pending | Next::Awaited(_) => Next::Ahead,
+        Next::Below(number) | Next::Awaited(number) if number >= end => Next::Level,
+        // The logs of the chain's newest block are being fetched: the client's heads wait for them, as for those of
+        // older blocks. The level may have this block already, if none of its members needs logs.
+        Next::Level => match history.tip().map(PublishedBlock::number) {
+            Some(tip) if tip >= end => Next::Level,
+            Some(tip) if tip >= cursor.first_ahead() => Next::Awaited(tip),
+            _ => Next::Ahead,
+        },
         other => other,
     })
 }

@@ -1,6 +1,7 @@
 //! The fan-out as clients see it, event by event, over sockets.
 
 mod contents;
+mod levels;
 mod passthrough;
 mod pending;
 mod receipts;

@@ -123,6 +123,10 @@ async fn it_resumes_behind_a_block_on_any_branch() {
         let mut client = subscribed(&rig, None, after(more.last().unwrap())).await;
         let block = rig.control.mine();
         expect(&mut client, adopted(&[block], None)).await;
+        // The client has the blocks before its start too.
+        let reorg = rig.control.reorg(3, 4).unwrap();
+        let story = [dropped(&reorg.dropped, None), adopted(&reorg.adopted, None)].concat();
+        expect(&mut client, story).await;
     }
 }
 

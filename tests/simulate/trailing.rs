@@ -74,6 +74,9 @@ struct Received {
 struct Diary {
     /// Blocks since the last fresh start, oldest first.
     blocks: Vec<Received>,
+    /// Parent of the oldest of these blocks, or of the block that was taken back last. `blockLogs` that resumed has all
+    /// blocks up to its start, and takes these back too, one after the other; `None` for one that began live.
+    before: Option<B256>,
     events: u64,
     resumed: usize,
     complaints: Vec<String>,
@@ -208,8 +211,12 @@ impl Task {
             return End::Broken;
         };
         let mut options = self.level.options();
-        if let Some(last) = self.diary.lock().blocks.last() {
-            options["after"] = json!({ "blockHash": last.hash });
+        {
+            let mut diary = self.diary.lock();
+            if let Some(last) = diary.blocks.last() {
+                options["after"] = json!({ "blockHash": last.hash });
+            }
+            diary.before = diary.blocks.first().map(|block| block.parent);
         }
         let resumes = options.get("after").is_some();
         let options = [options].into_iter().filter(|options| *options != json!({}));
@@ -324,10 +331,13 @@ impl Diary {
             hash,
             parent_hash: parent,
         } = message.block;
-        let (last, number) = (self.blocks.last().map(|block| block.hash), number.to::<u64>());
+        let last = self.blocks.last().map(|block| block.hash).or(self.before);
+        let number = number.to::<u64>();
         if message.removed {
             if last == Some(hash) {
-                self.blocks.pop();
+                if self.blocks.pop().is_none() {
+                    self.before = Some(parent);
+                }
             } else {
                 self.complaints
                     .push(format!("block {number} was taken back, and is not the newest"));
