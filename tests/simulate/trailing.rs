@@ -32,7 +32,7 @@ const SAFE: u64 = 32;
 const FINALIZED: u64 = 64;
 
 /// Level of the client, and the depth of the newest block that has it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
     Finalized,
     Safe,
@@ -219,6 +219,7 @@ impl Task {
             diary.before = diary.blocks.first().map(|block| block.parent);
         }
         let resumes = options.get("after").is_some();
+        let complete = self.diary.lock().blocks.len();
         let options = [options].into_iter().filter(|options| *options != json!({}));
         let ask = |id: u64, kind: &[Value]| {
             let params: Vec<Value> = kind.iter().cloned().chain(options.clone()).collect();
@@ -261,7 +262,10 @@ impl Task {
                 Some(ids) => {
                     self.receive(&text, ids);
                     events += 1;
-                    if events == cut_after {
+                    // Not before a block is complete: one with more events than that would come again for ever.
+                    if events >= cut_after
+                        && (self.level == Level::Head || self.diary.lock().blocks.len() > complete + 1)
+                    {
                         return End::Broken;
                     }
                 }
