@@ -78,6 +78,8 @@ struct Diary {
     /// blocks up to its start, and takes these back too, one after the other; `None` for one that began live.
     before: Option<B256>,
     events: u64,
+    /// Events before the last fresh start; `None` before the first one.
+    anew_at: Option<u64>,
     resumed: usize,
     complaints: Vec<String>,
     subscribed: bool,
@@ -134,7 +136,9 @@ impl Trailing {
             chain.block_at_or_below(number).map(|block| block.hash())
         });
         let diary = self.diary.lock();
-        diary.subscribed && diary.blocks.last().map(|block| block.hash) == last
+        // A client that began anew, live, may have done so after the last block got its level.
+        let is_before_its_first = diary.blocks.is_empty() && diary.anew_at == Some(diary.events);
+        diary.subscribed && (is_before_its_first || diary.blocks.last().map(|block| block.hash) == last)
     }
 
     /// Returns everything that contradicts the contract, now that the chain has this history.
@@ -198,7 +202,10 @@ impl Task {
             // The last block may lack logs.
             End::Broken if matches!(self.level, Level::Head) => {}
             End::Broken => drop(diary.blocks.pop()),
-            End::Afresh => diary.blocks.clear(),
+            End::Afresh => {
+                diary.blocks.clear();
+                diary.anew_at = Some(diary.events);
+            }
         }
     }
 
