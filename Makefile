@@ -207,6 +207,13 @@ CARGO_CYCLONEDX_VERSION := 0.5.9
 CARGO_CYCLONEDX := .local/cargo-cyclonedx-$(CARGO_CYCLONEDX_VERSION)/bin/cargo-cyclonedx
 OUTPUT ?= target/packages
 
+# Tools of the checks beside the tests: CI installs them on their own, to tell a check that fails from a tool that is not to be had.
+.PHONY: deploy-tools book-tools workflows-tools helm-tools
+deploy-tools: $(DEPLOY_READY)
+book-tools: $(MDBOOK)
+workflows-tools: $(ACTIONLINT)
+helm-tools: $(DEPLOY_READY) $(HELM)
+
 .PHONY: release-check packages sbom
 release-check: $(DEPLOY_READY) ## version, change log, release workflow and files of packages agree (TAG=v1.2.3 for a release)
 	@TAG=$(TAG) $(DEPLOY_PYTHON) deploy/tests/packages.py

@@ -191,6 +191,12 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
 fn check_config(args: &CheckArgs) -> anyhow::Result<()> {
     let own = source(&args.run);
     let (typed, config) = own.read()?;
+    // Flags and variables win over either file, so they are the same on both sides.
+    let running = args.diff.clone().map(|file| ConfigSource {
+        file: Some(file),
+        ..own
+    });
+    let running = running.map(|running| running.read()).transpose()?;
     let upstreams: Vec<String> = config.upstreams.iter().map(|node| node.endpoint.to_string()).collect();
     let upstreams = if upstreams.is_empty() {
         "the embedded devnet".to_owned()
@@ -201,13 +207,8 @@ fn check_config(args: &CheckArgs) -> anyhow::Result<()> {
         "ok: listen {}, admin {}, upstream {upstreams}\n",
         config.listen, config.admin
     ));
-    let Some(file) = &args.diff else { return Ok(()) };
-    // Flags and variables win over either file, so they are the same on both sides.
-    let running = ConfigSource {
-        file: Some(file.clone()),
-        ..own
-    };
-    let changes = config::differences(&running.read()?.0, &typed);
+    let Some((running, _)) = running else { return Ok(()) };
+    let changes = config::differences(&running, &typed);
     if changes.is_empty() {
         print("nothing changes\n");
     }
