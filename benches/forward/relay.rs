@@ -1,4 +1,4 @@
-//! A relay in front of the node: it counts calls by method, or only passes bytes on, which is the least that any proxy does.
+//! A relay in front of the node that counts calls by method.
 //!
 //! Standard output carries `listening <address>` and, for each line on standard input, `counted` and the counts so
 //! far as JSON.
@@ -23,9 +23,6 @@ use crate::{
 pub struct Args {
     #[arg(long)]
     pub node: SocketAddr,
-    /// Pass bytes on without a look at them.
-    #[arg(long)]
-    pub bare: bool,
 }
 
 /// Number of calls by method.
@@ -40,13 +37,12 @@ pub fn run(args: &Args) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("listening {}", listener.local_addr()?);
     let counts = Arc::new(Mutex::new(Counts::new()));
-    let (of_all, node, bare) = (counts.clone(), args.node, args.bare);
+    let (of_all, node) = (counts.clone(), args.node);
     thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
             let counts = of_all.clone();
             thread::spawn(move || {
-                let counts = (!bare).then_some(&*counts);
-                if let Err(error) = pass_on(client, node, counts) {
+                if let Err(error) = pass_on(client, node, &counts) {
                     println!("fault the relay: {error:#}");
                 }
             });
@@ -59,7 +55,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn pass_on(mut client: TcpStream, node: SocketAddr, counts: Option<&Mutex<Counts>>) -> Result<()> {
+fn pass_on(mut client: TcpStream, node: SocketAddr, counts: &Mutex<Counts>) -> Result<()> {
     let mut node = TcpStream::connect(node)?;
     node.set_nodelay(true)?;
     client.set_nodelay(true)?;
@@ -79,25 +75,23 @@ fn pass_on(mut client: TcpStream, node: SocketAddr, counts: Option<&Mutex<Counts
             }
             Ok(len) => len,
         };
-        if let Some(counts) = counts {
-            // Count before forwarding, so that a caller with an answer finds the call counted.
-            let mut bytes = buffer[..len].to_vec();
-            if let Some(before) = &mut head {
-                before.append(&mut bytes);
-                if let Some(len) = http_head_len(before) {
-                    bytes = before.split_off(len);
-                    head = None;
-                }
+        // Count before forwarding, so that a caller with an answer finds the call counted.
+        let mut bytes = buffer[..len].to_vec();
+        if let Some(before) = &mut head {
+            before.append(&mut bytes);
+            if let Some(len) = http_head_len(before) {
+                bytes = before.split_off(len);
+                head = None;
             }
-            frames.feed(&bytes, |message| {
-                if matches!(message.opcode, TEXT | BINARY) {
-                    let Call { method } = serde_json::from_slice(&message.payload).context("no call")?;
-                    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-                    *counts.entry(method).or_default() += 1;
-                }
-                Ok(())
-            })?;
         }
+        frames.feed(&bytes, |message| {
+            if matches!(message.opcode, TEXT | BINARY) {
+                let Call { method } = serde_json::from_slice(&message.payload).context("no call")?;
+                let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+                *counts.entry(method).or_default() += 1;
+            }
+            Ok(())
+        })?;
         node.write_all(&buffer[..len])?;
     }
 }

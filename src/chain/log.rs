@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use alloy_primitives::{Address, B256, Bloom, BloomInput, keccak256};
+#[cfg(test)]
+use alloy_primitives::BloomInput;
+use alloy_primitives::{Address, B256, Bloom, keccak256};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -72,9 +74,6 @@ pub enum BadLogs {
     /// Not an object, or a log without a block hash whose number is another block's.
     #[error("a log of another block at position {0}")]
     Foreign(usize),
-    /// The logs do not match the header's bloom.
-    #[error("the logs do not add up to the header's logsBloom")]
-    Bloom,
 }
 
 #[derive(Deserialize)]
@@ -307,26 +306,15 @@ impl BlockLogs {
         self.logs.iter().map(|log| log.json.len()).sum()
     }
 
-    /// Checks the logs against the header's bloom. Equality, not inclusion: the bloom is built from exactly these
-    /// logs (Yellow Paper section 4.3.1), so a missing log is detected unless the others set its bits too.
-    ///
-    /// # Errors
-    /// [`BadLogs::Bloom`] if the blooms differ.
-    pub fn check_bloom(&self, bloom: &Bloom) -> Result<(), BadLogs> {
-        if self.bloom() == *bloom {
-            Ok(())
-        } else {
-            Err(BadLogs::Bloom)
-        }
-    }
-
-    /// Computes the bloom as [`Self::bloom`] does, and hashes only words that are not remembered.
-    pub(super) fn bloom_by(&self, remembered: &mut RememberedBits) -> Bloom {
+    /// Computes the bloom of these logs, and hashes only words that are not remembered. It equals the header's if they are
+    /// all of the block's logs: the bloom is built from exactly these (Yellow Paper section 4.3.1), so a missing log is
+    /// detected unless the others set its bits too.
+    pub(super) fn bloom_with(&self, remembered: &mut RememberedBits) -> Bloom {
         remembered.bloom(&self.logs)
     }
 
-    /// Computes the bloom of these logs; it equals the header's if they are all of the block's logs.
-    #[must_use]
+    /// Computes the same bloom by hashing each word.
+    #[cfg(test)]
     pub fn bloom(&self) -> Bloom {
         let mut sum = Bloom::ZERO;
         for log in &self.logs {

@@ -48,7 +48,7 @@ view!(
         subscriptions: BTreeMap<String, u64>,
         /// Distinct filters of logs.
         log_filters: u64,
-        /// Levels of finality that somebody subscribes to.
+        /// Levels that somebody subscribes to: of finality, and `head` for `blockLogs` without one.
         #[serde(default)]
         finality: Vec<FinalityView>,
         /// Notifications written since the start, by kind.
@@ -117,11 +117,11 @@ const STATUS_BLOCKS: usize = 64;
 view!(
     /// Level of finality.
     FinalityView {
-        /// `finalized`, `safe`, or a number of confirmations.
+        /// `head` (`blockLogs` without finality), `finalized`, `safe`, or a number of confirmations.
         level: String,
         /// Number of the newest block that has it and was delivered; `None` while it is not known.
         number: Option<u64>,
-        /// Reason to believe so: the node's `tag`, the `depth` (confirmations, or `history.finality_depth`), `none` if
+        /// Source of the number: the node's `tag`, the `depth` (confirmations, or `history.finality_depth`), `none` if
         /// the node has no such block and no depth is set, `unknown` before a node has answered.
         basis: String,
         /// Subscriptions.

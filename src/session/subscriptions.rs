@@ -87,6 +87,10 @@ impl WebSocket<'_> {
                 if !has_place {
                     return Err(RequestRefusal::InFlight.counted(1, &services.metrics));
                 }
+                if let Err(words) = services.registry.admit_level(level, self.writer.owner()) {
+                    services.count_refusal("depths");
+                    return Err(error(LIMIT_EXCEEDED, words));
+                }
                 services.replays.trail(level, stream, start, self.writer)?
             }
             topic => match services.registry.subscribe(topic, self.writer) {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use slab::Slab;
 
 use super::block_filter::{BlockFilter, Include, Parts, adopted, removed};
-use super::subscriber::Subscriber;
+use super::subscriber::{Subscriber, is_open};
 use super::{LogIndex, LogSlot};
 use crate::chain::{BlockLogs, Header, Log};
 
@@ -23,6 +23,13 @@ struct Group {
     filter: BlockFilter,
     slot: LogSlot,
     subscribers: Slab<Subscriber>,
+}
+
+impl Group {
+    /// Checks if a subscriber's connection is open.
+    fn is_read(&self) -> bool {
+        self.subscribers.iter().any(|(_, own)| is_open(own))
+    }
 }
 
 /// Handle of a subscriber, for its removal.
@@ -86,7 +93,8 @@ impl BlockTable {
         mut each: impl FnMut(Message<'_>, &mut dyn Iterator<Item = &Subscriber>),
     ) {
         let matching = self.matching(logs);
-        for (at, group) in &self.groups {
+        // A message is as long as the client likes: none is built for one that is closing.
+        for (at, group) in self.groups.iter().filter(|(_, group)| group.is_read()) {
             let include = group.filter.include;
             let message = match matching.get(&at) {
                 Some(logs) => Message::Own(adopted(parts, include, logs)),
@@ -104,7 +112,7 @@ impl BlockTable {
         mut each: impl FnMut(Message<'_>, &mut dyn Iterator<Item = &Subscriber>),
     ) {
         let matching = self.matching(logs);
-        for (at, group) in &self.groups {
+        for (at, group) in self.groups.iter().filter(|(_, group)| group.is_read()) {
             let message = match matching.get(&at) {
                 Some(logs) => Message::Own(removed(header, logs)),
                 None => Message::Empty(Include::default(), &|| removed(header, &[])),

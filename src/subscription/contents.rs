@@ -44,11 +44,10 @@ fn events_of(kind: ContentKind) -> Kind {
 }
 
 impl Tables {
-    /// Records fetched contents; [`Self::deliver`] delivers them when it is their turn.
-    pub(super) fn fetched(&mut self, fetched: FetchedContent, now: Moment) {
-        if let Some(why) = self.trail_contents(&fetched) {
-            self.refusals[fetched.kind as usize].begin(why, now);
-        }
+    /// Records fetched contents; [`Self::deliver`] delivers them when it is their turn. Returns the kind and reason if
+    /// subscribers of a level of finality were closed, for no node gives them.
+    pub(super) fn fetched(&mut self, fetched: FetchedContent) -> Option<(ContentKind, Absent)> {
+        let lost = self.trail_contents(&fetched).map(|why| (fetched.kind, why));
         let FetchedContent { block, kind, result } = fetched;
         if let Ok(Content::Logs(logs)) = &result {
             self.published.change_logs(|history| history.logs(logs.clone()));
@@ -57,6 +56,7 @@ impl Tables {
             self.published.change_logs(|history| history.no_logs(block));
         }
         self.streams[kind as usize].fetched(block, result);
+        lost
     }
 
     /// Delivers contents that are next in order, and the events that waited for them. Returns the kinds that no node

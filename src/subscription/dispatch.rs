@@ -46,10 +46,16 @@ pub async fn dispatch(
                     flush(unwritten);
                     return;
                 }
-                registry.fan_out(arrived.drain(..));
+                let mut is_more = registry.fan_out(arrived.drain(..));
                 // Their queues hold the block too: a client is written to by the flush that was promised first.
                 flush(std::mem::take(&mut unwritten));
+                // Asked for before all clients have the head: logs take a node some time.
                 contents.follow(&registry.needed());
+                while is_more {
+                    is_more = registry.fan_out_next();
+                    // A thousand slices must not keep this thread from the sessions that were woken.
+                    tokio::task::yield_now().await;
+                }
             }
             Some(fetched) = contents.next() => {
                 registry.fetched(fetched);

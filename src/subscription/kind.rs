@@ -133,7 +133,7 @@ impl Topic {
             "logs" => {
                 // The filter is read before surplus arguments are reported, as in geth.
                 let filter = LogFilter::parse(&argument()?)?;
-                Stream::Logs(filter).with(options(2)?)
+                Stream::Logs(filter.into()).with(options(2)?)
             }
             "blockLogs" => {
                 let logs = LogFilter::parse(&argument()?)?;
@@ -275,7 +275,7 @@ mod tests {
         for params in [r#"["logs"]"#, r#"["logs",null]"#, r#"["logs",{}]"#] {
             assert_eq!(
                 eth(params),
-                Ok(Topic::Chain(Stream::Logs(LogFilter::default()), Start::Live))
+                Ok(Topic::Chain(Stream::Logs(LogFilter::default().into()), Start::Live))
             );
         }
         // Parameters nested too deeply are refused earlier (`jsonrpc::MAX_DEPTH`).

@@ -199,7 +199,7 @@ impl Registry {
         let members = tables.replays.entry(key).or_insert_with(|| ReplayGroup::at(level));
         members.add(stream, cursor, subscriber);
         if let Some(level) = level {
-            tables.trails.of(level).replaying += 1;
+            tables.trails.of(level, writer.owner()).replaying += 1;
         } else if kind == Kind::Logs {
             tables.keep_logs_fresh(self.clock.now());
             tables.takes_back = true;
@@ -372,11 +372,12 @@ impl Registry {
         });
     }
 
-    /// Fans out chain events in their order, and writes to each client once. A head that comes alone is fanned out in
-    /// slices of clients.
-    pub fn fan_out(&self, events: impl Iterator<Item = ChainEvent>) {
+    /// Fans out chain events in their order, and writes to each client once. Of a head that comes alone only the first
+    /// slice of clients gets it: [`Self::fan_out_next`] goes on while this returns `true`.
+    #[must_use]
+    pub fn fan_out(&self, events: impl Iterator<Item = ChainEvent>) -> bool {
         let mut events = events.peekable();
-        let mut is_more = self.with_tables(|tables, due, now| {
+        let is_more = self.with_tables(|tables, due, now| {
             let mut several = false;
             while let Some(event) = events.next() {
                 several |= events.peek().is_some();
@@ -387,10 +388,19 @@ impl Registry {
             }
             self.next_heads(tables, due, now)
         });
-        while is_more {
-            is_more = self.with_tables(|tables, due, now| self.next_heads(tables, due, now));
-        }
         self.published.notify();
+        is_more
+    }
+
+    /// Fans out the head that is under way to the next slice of clients; `false` after the last one. No other event may
+    /// be fanned out in between.
+    #[must_use]
+    pub fn fan_out_next(&self) -> bool {
+        let is_more = self.with_tables(|tables, due, now| self.next_heads(tables, due, now));
+        if !is_more {
+            self.published.notify();
+        }
+        is_more
     }
 
     /// Queues a head for the next slice of its subscribers, and behind the last one what may follow the head; returns
@@ -406,7 +416,9 @@ impl Registry {
     /// Takes fetched contents of a block, and delivers contents that are next in order.
     pub fn fetched(&self, fetched: FetchedContent) {
         self.with_tables(|tables, due, now| {
-            tables.fetched(fetched, now);
+            if let Some((kind, why)) = tables.fetched(fetched) {
+                self.lost_contents(kind, why);
+            }
             self.deliver(tables, due, now);
         });
         self.published.notify();
@@ -432,14 +444,19 @@ impl Registry {
 
     fn deliver(&self, tables: &mut Tables, due: &mut DirtyClients, now: Moment) {
         for (kind, why) in tables.deliver(due, now) {
-            let reason = match why {
-                Absent::NotServed => "no node serves them",
-                Absent::Throttled => "the nodes' rate limits prevent fetching them",
-            };
-            let what = kind.label();
-            warn!("{what} of blocks: {reason}; clients that subscribe to them are closed with 1012");
-            self.count_loss(not_served(kind));
+            self.lost_contents(kind, why);
         }
+    }
+
+    /// Logs and counts contents that no node gives.
+    fn lost_contents(&self, kind: ContentKind, why: Absent) {
+        let reason = match why {
+            Absent::NotServed => "no node serves them",
+            Absent::Throttled => "the nodes' rate limits prevent fetching them",
+        };
+        let what = kind.label();
+        warn!("{what} of blocks: {reason}; clients that subscribe to them are closed with 1012");
+        self.count_loss(not_served(kind));
     }
 
     fn count_loss(&self, reason: &'static str) {

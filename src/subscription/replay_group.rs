@@ -9,7 +9,6 @@ use crate::chain::{BlockRef, ContentKind, Cursor, Gap, History, Needs, Next, Pag
 use crate::clock::Moment;
 use crate::delivery::{Kind, Phase, SubscriptionId};
 
-use super::replay_wants::Wants;
 use super::subscriber::{ClientKey, Subscriber};
 use super::{Level, LogFilter, Stream};
 
@@ -51,7 +50,7 @@ pub(super) struct ReplayGroup {
 
 #[derive(Debug)]
 struct ReplayMember {
-    wants: Wants,
+    stream: Stream,
     /// `true` if the pages fetched for this client include the logs that match this stream's filter.
     is_asked_for: bool,
     /// Place at which the stream goes on; `None` until the block it starts from is found.
@@ -112,7 +111,7 @@ impl ReplayGroup {
 
     pub(super) fn add(&mut self, stream: Stream, cursor: Option<Cursor>, subscriber: Subscriber) {
         self.all.push(ReplayMember {
-            wants: stream.into(),
+            stream,
             is_asked_for: false,
             cursor,
             left_behind: None,
@@ -126,12 +125,12 @@ impl ReplayGroup {
 
     /// Checks if any of the streams follows the head and is of logs: then new blocks need their logs at once.
     pub(super) fn need_logs(&self) -> bool {
-        self.level.is_none() && self.all.iter().any(|member| member.wants.kind() == Kind::Logs)
+        self.level.is_none() && self.all.iter().any(|member| member.stream.kind() == Kind::Logs)
     }
 
     /// Returns the kinds of contents that the page fetched next has to bring.
     fn extras(&self) -> Vec<ContentKind> {
-        let wanted = |kind: &ContentKind| self.all.iter().any(|member| member.wants.needs_extra(*kind));
+        let wanted = |kind: &ContentKind| self.all.iter().any(|member| member.stream.needs_extra(*kind));
         ContentKind::ALL.into_iter().filter(wanted).collect()
     }
 
@@ -146,14 +145,14 @@ impl ReplayGroup {
 
     /// Returns the filters of all log streams, for the page that is fetched next.
     fn ask_for_all(&mut self) -> Vec<Arc<LogFilter>> {
-        let ask = |member: &mut ReplayMember| match &member.wants {
-            Wants::Logs(filter) => {
+        let ask = |member: &mut ReplayMember| match &member.stream {
+            Stream::Logs(filter) => {
                 member.is_asked_for = true;
                 Some(filter.clone())
             }
             // A message lists all logs that match; those of a page for several filters would be too few.
-            Wants::Blocks(_) => Some(Arc::default()),
-            Wants::Heads | Wants::Mined(_) | Wants::Receipts(_) => None,
+            Stream::Blocks(_) => Some(Arc::default()),
+            Stream::Heads | Stream::Mined(_) | Stream::Receipts(_) => None,
         };
         self.all.iter_mut().filter_map(ask).collect()
     }
@@ -256,9 +255,9 @@ impl ReplayGroup {
             }
             let lacking = |(i, next): &(usize, Next)| {
                 let Next::Block(own) = next else { return false };
-                let wants = &self.all[*i].wants;
+                let stream = &self.all[*i].stream;
                 let is_lacking = |kind: &ContentKind| page.content(own.header.block.hash, *kind).is_none();
-                let mut needed = ContentKind::ALL.into_iter().filter(|kind| wants.needs_extra(*kind));
+                let mut needed = ContentKind::ALL.into_iter().filter(|kind| stream.needs_extra(*kind));
                 needed.any(|kind| is_lacking(&kind))
             };
             if round.first.iter().any(lacking) {
@@ -289,7 +288,7 @@ impl ReplayGroup {
     /// the same, and the condition to wait for before the rest.
     fn tell(&mut self, mut first: Vec<(usize, Next)>, page: &Page, now: Moment) -> Result<bool, (bool, WaitFor)> {
         let mut wrote = false;
-        first.sort_by_key(|(i, _)| self.all[*i].wants.kind() as u8);
+        first.sort_by_key(|(i, _)| self.all[*i].stream.kind() as u8);
         for (i, next) in first {
             let member = &mut self.all[i];
             let writer = &member.subscriber.writer;
@@ -299,7 +298,7 @@ impl ReplayGroup {
             if !writer.has_room() {
                 return Err((wrote, WaitFor::Room));
             }
-            if let Some(batch) = member.wants.events(&next, page) {
+            if let Some(batch) = member.stream.events(&next, page) {
                 wrote = true;
                 // The caller flushes in any case.
                 let _flush = writer.push_events(&member.subscriber.recipient, &batch, now);
@@ -314,7 +313,7 @@ impl ReplayGroup {
     fn join(&mut self, i: usize) -> Caught {
         let member = self.all.swap_remove(i);
         let first = member.cursor.map_or(0, |cursor| cursor.first());
-        (member.wants.into(), member.subscriber, first)
+        (member.stream, member.subscriber, first)
     }
 }
 
@@ -339,7 +338,7 @@ impl Round {
         let mut awaited = u64::MAX;
         for (i, member) in all.iter_mut().enumerate() {
             let ReplayMember {
-                wants,
+                stream,
                 is_asked_for,
                 cursor: Some(cursor),
                 left_behind,
@@ -351,11 +350,11 @@ impl Round {
             if !subscriber.recipient.is_answered() {
                 continue;
             }
-            let needs = match wants {
-                Wants::Blocks(_) => Needs::Blocks,
-                Wants::Heads | Wants::Mined(_) | Wants::Receipts(_) => Needs::Headers,
-                Wants::Logs(_) if *is_asked_for => Needs::MatchingLogs,
-                Wants::Logs(_) => Needs::Logs,
+            let needs = match stream {
+                Stream::Blocks(_) => Needs::Blocks,
+                Stream::Heads | Stream::Mined(_) | Stream::Receipts(_) => Needs::Headers,
+                Stream::Logs(_) if *is_asked_for => Needs::MatchingLogs,
+                Stream::Logs(_) => Needs::Logs,
             };
             let next = match (goal, left_behind) {
                 (Goal::Head, Some(block)) => Next::Lost(*block),
@@ -383,7 +382,7 @@ impl Round {
                 // fetched first.
                 Next::Level
                     if matches!(goal, Goal::Head)
-                        && wants.kind() == Kind::Logs
+                        && stream.kind() == Kind::Logs
                         && history.without_logs().next().is_some() =>
                 {
                     round.pending = true;
@@ -397,7 +396,7 @@ impl Round {
                     let lost = Lost {
                         block: *block,
                         up_to: cursor.told_of(*block),
-                        logs: wants.needs_logs(),
+                        logs: stream.needs(ContentKind::Logs),
                     };
                     round.lost = Some((subscriber.recipient.id(), lost));
                     return round;

@@ -1,5 +1,5 @@
-//! Start of a subscription: now, or the place at which the client left off (E9); and the level of finality that it waits
-//! for. Both stand in one object of options, which is headwater's own.
+//! Options of a stream: its start (E9), its level of finality, and the parts of `blockLogs`, in one object that is
+//! headwater's own.
 
 use alloy_primitives::{B256, U64};
 use serde::Deserialize;

@@ -1,5 +1,7 @@
 //! Streams of the chain: complete, and resumable.
 
+use std::sync::Arc;
+
 use super::{BlockFilter, Level, LogFilter, ReceiptFilter, Start, StreamOptions, Topic, TransactionFilter};
 use crate::chain::ContentKind;
 use crate::delivery::Kind;
@@ -11,7 +13,7 @@ pub enum Stream {
     /// `newHeads`.
     Heads,
     /// `logs`.
-    Logs(LogFilter),
+    Logs(Arc<LogFilter>),
     /// `alchemy_minedTransactions`.
     Mined(TransactionFilter),
     /// `transactionReceipts`.

@@ -142,7 +142,7 @@ impl Tables {
             Topic::Chain(stream, _) => return Ok(self.join(stream, subscriber)),
             Topic::Trailing(level, stream, _) => {
                 let kind = stream.kind();
-                self.trails.of(level).join(stream, subscriber, None);
+                self.trails.of(level, writer.owner()).join(stream, subscriber, None);
                 return Ok(IndexSlot::Trail(kind, level));
             }
             Topic::Pending(filter) => match filter.source() {
@@ -216,13 +216,15 @@ impl Tables {
     pub(super) fn join(&mut self, stream: Stream, subscriber: Subscriber) -> IndexSlot {
         subscriber.writer.joined(stream.kind());
         match stream {
-            Stream::Logs(filter) => IndexSlot::Logs(self.logs.insert(filter, subscriber)),
+            Stream::Logs(filter) => IndexSlot::Logs(self.logs.insert(Arc::unwrap_or_clone(filter), subscriber)),
             Stream::Heads => IndexSlot::Heads(self.heads.insert(subscriber)),
             Stream::Mined(filter) => IndexSlot::Mined(self.mined.insert(filter, subscriber)),
             Stream::Receipts(filter) => IndexSlot::Receipts(self.receipts.insert(filter, subscriber)),
             // Whole blocks are always delivered by a trail.
             stream @ Stream::Blocks(_) => {
-                self.trails.of(Level::Head).join(stream, subscriber, None);
+                self.trails
+                    .of(Level::Head, subscriber.writer.owner())
+                    .join(stream, subscriber, None);
                 IndexSlot::Trail(Kind::Blocks, Level::Head)
             }
         }
@@ -244,7 +246,9 @@ impl Tables {
     /// that it covers.
     pub(super) fn reach(&mut self, level: Level, stream: Stream, subscriber: Subscriber, first: u64) -> IndexSlot {
         let kind = stream.kind();
-        self.trails.of(level).join(stream, subscriber, Some(first));
+        self.trails
+            .of(level, subscriber.writer.owner())
+            .join(stream, subscriber, Some(first));
         self.trails.left_replay(level);
         IndexSlot::Trail(kind, level)
     }

@@ -90,11 +90,17 @@ impl Desk {
             let header = header(number.trim_end_matches('!').parse().unwrap());
             let content = match what {
                 "h" => {
-                    self.registry.fan_out(std::iter::once(ChainEvent::Head(header)));
+                    assert!(
+                        !self.registry.fan_out(std::iter::once(ChainEvent::Head(header))),
+                        "one slice"
+                    );
                     continue;
                 }
                 "r" => {
-                    self.registry.fan_out(std::iter::once(ChainEvent::Rewind(header.block)));
+                    assert!(
+                        !self.registry.fan_out(std::iter::once(ChainEvent::Rewind(header.block))),
+                        "one slice"
+                    );
                     continue;
                 }
                 "l" => Content::Logs(Arc::new(logs(&header))),
@@ -231,7 +237,7 @@ fn heads() -> Topic {
 
 fn all_logs() -> Topic {
     let filter = LogFilter::parse(&json!({})).unwrap();
-    Topic::Chain(Stream::Logs(filter), Start::Live)
+    Topic::Chain(Stream::Logs(filter.into()), Start::Live)
 }
 
 fn of_transactions(hashes: &[B256]) -> Topic {

@@ -1,8 +1,8 @@
 //! One level of finality: the subscribers whose streams wait for it, and the walk that delivers each block to all of
 //! them once it has reached the level. No I/O.
 //!
-//! The walk trails the head. It never goes back: a reorg below its next block ends the streams of the level. Blocks come
-//! from memory, or from a page that the nodes gave; contents that memory lacks are fetched for the next few blocks, once
+//! The walk trails the head. A reorg below its next block ends the streams of the level; only the walk of the head itself
+//! goes back, and has its blocks taken back. Blocks come from memory, or from a page that the nodes gave; contents that memory lacks are fetched for the next few blocks, once
 //! for all subscribers. A block is delivered whole: head, logs, transactions, receipts (E3).
 
 mod delivery;
@@ -21,6 +21,7 @@ use crate::chain::{
     BlockLogs, BlockRef, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock,
 };
 use crate::delivery::SubscriptionId;
+use crate::shares::Owner;
 
 /// Blocks whose contents are fetched ahead of the walk.
 const AHEAD: usize = 4;
@@ -42,6 +43,8 @@ pub(super) enum Basis {
 /// Subscribers of one level, and their place in the chain.
 #[derive(Debug, Default)]
 pub(super) struct Trail {
+    /// Account that subscribed first.
+    opener: Option<Owner>,
     /// Number after the last block that has reached the level.
     end: Option<u64>,
     basis: Basis,
@@ -117,6 +120,18 @@ pub(super) enum Retry {
 }
 
 impl Trail {
+    /// Creates a trail that `owner` subscribed to first.
+    pub(super) fn opened_by(owner: Owner) -> Self {
+        Self {
+            opener: Some(owner),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn opener(&self) -> Option<Owner> {
+        self.opener
+    }
+
     // ---- members
 
     /// Adds a member. `first` is the number of the first block that it has or gets; `None` for the next one.
@@ -129,7 +144,7 @@ impl Trail {
         }
         let slot = match stream.clone() {
             Stream::Heads => TrailSlot::Heads(self.heads.insert(subscriber)),
-            Stream::Logs(filter) => TrailSlot::Logs(self.logs.insert(filter, subscriber)),
+            Stream::Logs(filter) => TrailSlot::Logs(self.logs.insert(Arc::unwrap_or_clone(filter), subscriber)),
             Stream::Mined(filter) => TrailSlot::Mined(self.mined.insert(filter, subscriber)),
             Stream::Receipts(filter) => TrailSlot::Receipts(self.receipts.insert(filter, subscriber)),
             Stream::Blocks(filter) => TrailSlot::Blocks(self.blocks.insert(filter, subscriber)),

@@ -17,6 +17,7 @@ use crate::chain::{
 };
 use crate::clock::Moment;
 use crate::delivery::{ClientWriter, CloseReason, SubscriptionId};
+use crate::shares::Owner;
 
 /// Blocks delivered at one level before others have their turn.
 const TURN: usize = 8;
@@ -24,6 +25,13 @@ const TURN: usize = 8;
 /// Pages in a row that do not lead on, half a second apart, after which the streams of a level end: a node that restarts
 /// is back before that.
 const TRIES: u32 = 120;
+
+/// Most depths (`confirmations`) in use at the same time: each has a walk of its own, which fetches the contents of its
+/// blocks and encodes them anew.
+const MAX_DEPTHS: usize = 16;
+
+/// Most depths that one account may have opened.
+const MAX_DEPTHS_OF_ACCOUNT: usize = 4;
 
 /// Trails by their level.
 #[derive(Debug, Default)]
@@ -73,9 +81,39 @@ pub(super) struct TrailWork {
 }
 
 impl Trails {
-    /// Returns the trail of this level, to which a subscription is added.
-    pub(super) fn of(&mut self, level: Level) -> &mut Trail {
-        self.by_level.entry(level).or_default()
+    /// Returns the trail of this level, to which a subscription of `owner` is added.
+    pub(super) fn of(&mut self, level: Level, owner: Owner) -> &mut Trail {
+        self.by_level.entry(level).or_insert_with(|| Trail::opened_by(owner))
+    }
+
+    /// Checks if `owner` may subscribe to this level.
+    ///
+    /// # Errors
+    /// The client's error text, if the level is a depth that nobody uses yet, and there can be no more of them.
+    pub(super) fn admit(&self, level: Level, owner: Owner) -> Result<(), String> {
+        if !matches!(level, Level::Confirmations(_)) || self.by_level.contains_key(&level) {
+            return Ok(());
+        }
+        let depths = self
+            .by_level
+            .iter()
+            .filter(|(level, _)| matches!(level, Level::Confirmations(_)));
+        let (mut all, mut own) = (0, 0);
+        for (_, trail) in depths {
+            all += 1;
+            own += usize::from(trail.opener() == Some(owner));
+        }
+        if own >= MAX_DEPTHS_OF_ACCOUNT {
+            return Err(format!(
+                "limit exceeded: {MAX_DEPTHS_OF_ACCOUNT} different confirmations of this client"
+            ));
+        }
+        if all >= MAX_DEPTHS {
+            return Err(format!(
+                "limit exceeded: {MAX_DEPTHS} different confirmations of all clients"
+            ));
+        }
+        Ok(())
     }
 
     /// Returns the number of the next block of a level; `None` until it is known.
@@ -175,7 +213,8 @@ fn close<'a>(subscribers: impl Iterator<Item = &'a Subscriber>, reason: CloseRea
 }
 
 impl Tables {
-    /// Ends the streams of the levels that had blocks which a reorg drops. Blocks are given oldest first.
+    /// Takes back what the head's trail delivered of dropped blocks, and ends the streams of other levels that had any.
+    /// Blocks are given oldest first.
     pub(super) fn break_trails(&mut self, dropped: &[PublishedBlock], due: &mut DirtyClients, now: Moment) {
         let Some(oldest) = dropped.first() else { return };
         let first = oldest.number();
@@ -227,8 +266,9 @@ impl Tables {
         trail.rewind(fork);
     }
 
-    /// Records a node's answer about a tag. `depth` takes the place of tags on a chain that has none; 0 for nothing.
-    pub(super) fn note_tag(&mut self, tag: Tag, tagged: Tagged, depth: u64) {
+    /// Records a node's answer about a tag; returns `false` if it contradicts this chain. `depth` takes the place of tags
+    /// on a chain that has none; 0 for nothing.
+    pub(super) fn note_tag(&mut self, tag: Tag, tagged: Tagged, depth: u64) -> bool {
         let head = self.published.with_history(|history| {
             let head = history.stands_at()?;
             let is_ours = match tagged {
@@ -242,8 +282,9 @@ impl Tables {
             };
             is_ours.then_some(head.number)
         });
-        let (Some(head), Some(trail)) = (head, self.trails.by_level.get_mut(&Level::Tag(tag))) else {
-            return;
+        let Some(head) = head else { return false };
+        let Some(trail) = self.trails.by_level.get_mut(&Level::Tag(tag)) else {
+            return true;
         };
         match tagged {
             Tagged::Block(block) => {
@@ -256,6 +297,7 @@ impl Tables {
             Tagged::None => trail.lack(),
             Tagged::Unknown => {}
         }
+        true
     }
 
     /// Delivers blocks that have reached their level, some at a time.
@@ -339,7 +381,8 @@ impl Tables {
     }
 
     /// Gives fetched contents to the levels that await them. If no node has them, the subscribers that need them are
-    /// closed; returns the reason.
+    /// closed; returns the reason. Live subscriptions go on: contents of old blocks may be pruned, or be more than a node
+    /// gives.
     pub(super) fn trail_contents(&mut self, fetched: &FetchedContent) -> Option<Absent> {
         let FetchedContent { block, kind, result } = fetched;
         let mut lost = None;

@@ -223,6 +223,35 @@ async fn the_options_are_read_strictly_and_an_absent_level_is_said() {
     }
 }
 
+/// Each depth has a walk of its own: one client must not have headwater fetch each block at hundreds of them.
+#[tokio::test]
+async fn a_client_opens_few_depths_and_may_use_those_of_others() {
+    let rig = rig(80).await;
+    let mut client = rig.client().await;
+    let depth = |depth: u64| json!(["newHeads", {"confirmations": depth}]);
+    let mut ids = Vec::new();
+    for own in 2..6 {
+        ids.push(client.call("eth_subscribe", depth(own)).await["result"].clone());
+    }
+    assert!(ids.iter().all(Value::is_string), "{ids:?}");
+    let refused = client.call("eth_subscribe", depth(6)).await;
+    assert_eq!(refused["error"]["code"], -32005, "{refused}");
+    // Depths in use, tags and the head are not counted.
+    for allowed in [
+        depth(5),
+        json!(["newFinalizedHeads"]),
+        json!(["newSafeHeads"]),
+        json!(["blockLogs", {}]),
+    ] {
+        let answer = client.call("eth_subscribe", allowed).await;
+        assert!(answer["result"].is_string(), "{answer}");
+    }
+    let left = client.call("eth_unsubscribe", json!([ids[0]])).await;
+    assert_eq!(left["result"], true);
+    let answer = client.call("eth_subscribe", depth(6)).await;
+    assert!(answer["result"].is_string(), "{answer}");
+}
+
 /// Starts the app behind a scripted node whose `finalized` block is the one of this number, `None` for an error.
 async fn tagged(tag: &Arc<parking_lot::Mutex<Answers>>, depth: u64) -> (Scripted, Proxy) {
     let node = Scripted::start().await;
@@ -352,7 +381,7 @@ async fn tags_are_asked_for_once_a_head_and_only_while_somebody_wants_them() {
 
 #[tokio::test]
 async fn a_jump_of_the_level_is_paged_for_a_client_that_reads_slowly() {
-    // 300 blocks of 6 logs of 20 kB become final at once: far more than a queue may hold.
+    // 60 blocks of 6 logs of 20 kB become final at once: far more than a queue may hold.
     let node = node_with_logs_of(20_000).await;
     let rig = Rig::before(node, |config| {
         config.delivery.max_queue_bytes = bytesize::ByteSize::kib(512);

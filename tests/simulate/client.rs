@@ -576,24 +576,24 @@ fn answers(text: &str) -> Result<Option<[Option<String>; 2]>, String> {
 }
 
 #[derive(Deserialize)]
-struct Notification<'a> {
+pub struct Notification<'a> {
     #[serde(borrow)]
-    params: Params<'a>,
+    pub params: Params<'a>,
 }
 
 #[derive(Deserialize)]
-struct Params<'a> {
-    subscription: &'a str,
+pub struct Params<'a> {
+    pub subscription: &'a str,
     #[serde(borrow)]
-    result: &'a RawValue,
+    pub result: &'a RawValue,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct HeadShape {
-    number: U64,
-    hash: B256,
-    parent_hash: B256,
+pub struct HeadShape {
+    pub number: U64,
+    pub hash: B256,
+    pub parent_hash: B256,
 }
 
 #[derive(Deserialize)]

@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -21,6 +20,7 @@ use tokio::time::sleep;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::client::{HeadShape, Notification, Params};
 use crate::fleet::Progress;
 use crate::history::Canonical;
 
@@ -380,27 +380,6 @@ fn answered(text: &str) -> Result<Vec<String>, i64> {
         None => Err(answer["error"]["code"].as_i64().unwrap_or(0)),
     };
     answers.iter().map(id).collect()
-}
-
-#[derive(Deserialize)]
-struct Notification<'a> {
-    #[serde(borrow)]
-    params: Params<'a>,
-}
-
-#[derive(Deserialize)]
-struct Params<'a> {
-    subscription: &'a str,
-    #[serde(borrow)]
-    result: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct HeadShape {
-    number: U64,
-    hash: B256,
-    parent_hash: B256,
 }
 
 #[derive(Deserialize)]

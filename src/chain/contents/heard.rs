@@ -177,7 +177,7 @@ impl Source {
     }
 
     fn bloom(&self, logs: &BlockLogs) -> Bloom {
-        logs.bloom_by(&mut self.experience.bloom_bits.lock())
+        logs.bloom_with(&mut self.experience.bloom_bits.lock())
     }
 
     /// Checks logs against the header's bloom.

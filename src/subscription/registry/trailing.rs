@@ -2,6 +2,7 @@
 
 use super::Registry;
 use crate::chain::{Page, Tag, Tagged};
+use crate::shares::Owner;
 use crate::subscription::trails::{Reached, TrailWork};
 use crate::subscription::{Level, LevelState};
 
@@ -10,6 +11,14 @@ impl Registry {
     #[must_use]
     pub fn levels(&self) -> Vec<LevelState> {
         self.tables.lock().trails.states()
+    }
+
+    /// Checks if `owner` may subscribe to this level.
+    ///
+    /// # Errors
+    /// The client's error text, if there are too many different depths.
+    pub fn admit_level(&self, level: Level, owner: Owner) -> Result<(), String> {
+        self.tables.lock().trails.admit(level, owner)
     }
 
     /// Returns the tags that somebody subscribes to; `None` if there is no subscription of any level.
@@ -25,10 +34,11 @@ impl Registry {
         self.tables.lock().trails.reached(level)
     }
 
-    /// Takes a node's answer about a tag.
-    pub(in crate::subscription) fn note_tag(&self, tag: Tag, tagged: Tagged, depth: u64) {
-        self.tables.lock().note_tag(tag, tagged, depth);
+    /// Takes a node's answer about a tag; returns `false` if it contradicts this chain.
+    pub(in crate::subscription) fn note_tag(&self, tag: Tag, tagged: Tagged, depth: u64) -> bool {
+        let is_ours = self.tables.lock().note_tag(tag, tagged, depth);
         self.published.notify();
+        is_ours
     }
 
     /// Takes a page for a level.

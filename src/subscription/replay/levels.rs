@@ -143,11 +143,11 @@ impl Replays {
                 if tagged == Tagged::Unknown {
                     asked[tag as usize] = None;
                 }
-                if let (Tag::Finalized, Tagged::Block(block)) = (tag, tagged) {
+                let is_ours = self.registry.note_tag(tag, tagged, self.settings.finality_depth);
+                if let (true, Tag::Finalized, Tagged::Block(block)) = (is_ours, tag, tagged) {
                     // Calls gain from it too.
                     self.published.note_final(block.number);
                 }
-                self.registry.note_tag(tag, tagged, self.settings.finality_depth);
             }
             Answer::Page(level, page) => self.registry.trail_page(level, page),
         }

@@ -20,7 +20,7 @@ async fn resumed(depth: u64, told: Option<u64>, behind: u64, story: &str) -> Str
     let (mut stories, level) = (story.split(" | "), Level::Confirmations(depth));
     desk.play(stories.next().unwrap());
     let filter = LogFilter::parse(&json!({})).unwrap();
-    let streams = [(Stream::Heads, None), (Stream::Logs(filter), told)];
+    let streams = [(Stream::Heads, None), (Stream::Logs(filter.into()), told)];
     let _subscriptions = streams.map(|(stream, told)| {
         let cursor = Cursor::behind(header(behind).block, told);
         let subscription = desk.registry.resume(Some(level), stream, Some(cursor), &client.writer);

@@ -17,7 +17,10 @@ async fn a_reorg_takes_back_what_was_delivered_and_no_more() {
     // Another block 2 replaces blocks 2 and 3.
     let mut other = header(2);
     other.block.hash = hash(22);
-    desk.registry.fan_out(std::iter::once(ChainEvent::Head(other.clone())));
+    assert!(
+        !desk.registry.fan_out(std::iter::once(ChainEvent::Head(other.clone()))),
+        "one slice"
+    );
     assert_eq!(desk.needed(), "l2");
     desk.registry.fetched(FetchedContent {
         block: other.block.hash,
@@ -40,7 +43,10 @@ async fn a_dropped_block_leaves_no_trace_where_it_waited() {
     desk.play("h1 l1 h2 l2 h3 l3 r1");
     let mut branch = header(2);
     branch.block.hash = hash(22);
-    desk.registry.fan_out(std::iter::once(ChainEvent::Head(branch)));
+    assert!(
+        !desk.registry.fan_out(std::iter::once(ChainEvent::Head(branch))),
+        "one slice"
+    );
     desk.play("c1");
     assert_eq!(words(&client.told(4).await), "h1 l1 c0a+0b h2");
     assert_eq!(words(&other.told(5).await), "l1 l2 l3 -l2 -l3");
