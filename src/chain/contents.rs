@@ -186,6 +186,10 @@ impl Source {
                 continue;
             }
             if let Some(missing) = inquiry.over(now, &nodes) {
+                let missing = match missing {
+                    Missing::NotServed if !self.is_known(header, nodes.len()).await => Missing::UnknownBlock,
+                    missing => missing,
+                };
                 self.not_found(what, header, missing);
                 return Err(missing);
             }
@@ -251,6 +255,22 @@ impl Source {
         }
     }
 
+    /// Checks if one of `nodes` upstreams has the block. A block that none has was left by the chain, which says nothing
+    /// about the contents of other blocks.
+    async fn is_known(&self, header: &Header, nodes: usize) -> bool {
+        let look = async {
+            for attempt in (0..).take(nodes) {
+                if self.block_by_hash(header.block.hash, attempt).await.is_some() {
+                    return true;
+                }
+            }
+            false
+        };
+        tokio::time::timeout(self.pool.silence_timeout(), look)
+            .await
+            .unwrap_or(false)
+    }
+
     fn count_retry(&self, what: &str, reason: &'static str) {
         if what == "logs" {
             let label = ReasonLabel { reason };
@@ -263,6 +283,7 @@ impl Source {
             Missing::NotServed => "no node has the",
             Missing::Pruned => "no node still has the",
             Missing::Throttled => "the nodes' rate limits prevent fetching the",
+            Missing::UnknownBlock => "no node knows the block any more, so none has the",
         };
         warn!(block = %header.block, "{why} {what} of this block; clients that subscribe to them are closed with 1012");
     }

@@ -128,6 +128,8 @@ pub enum Absent {
     NotServed,
     /// The time limit passed, and nodes rate limited the calls.
     Throttled,
+    /// The time limit passed, and no node knows the block: the chain has left it.
+    UnknownBlock,
 }
 
 /// [`Absent`], with pruned contents kept apart for callers to which it matters that a node had them once.
@@ -136,12 +138,14 @@ pub(super) enum Missing {
     NotServed,
     Throttled,
     Pruned,
+    UnknownBlock,
 }
 
 impl From<Missing> for Absent {
     fn from(missing: Missing) -> Self {
         match missing {
             Missing::Throttled => Self::Throttled,
+            Missing::UnknownBlock => Self::UnknownBlock,
             Missing::NotServed | Missing::Pruned => Self::NotServed,
         }
     }

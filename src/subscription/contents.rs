@@ -173,9 +173,12 @@ impl Tables {
         }
     }
 
-    /// Handles contents that no node gives: closes all subscribers of this kind, and refuses new ones for a while.
+    /// Handles contents that no node gives: closes all subscribers of this kind, and refuses new ones for a while,
+    /// except after a block that the chain has left.
     fn lose(&mut self, kind: ContentKind, why: Absent, now: Moment) {
-        self.refusals[kind as usize].begin(why, now);
+        if why != Absent::UnknownBlock {
+            self.refusals[kind as usize].begin(why, now);
+        }
         self.forget(kind);
         let close = |subscriber: &Subscriber| subscriber.writer.close(CloseReason::ContinuityLost);
         match kind {

@@ -245,7 +245,7 @@ impl Registry {
     fn refuses_contents(&self, kind: ContentKind) -> Option<(&'static str, String)> {
         let what = kind.label();
         let words = match self.tables.lock().cooldown(kind, self.clock.now())? {
-            Absent::NotServed => format!("the node does not serve the {what} of its blocks"),
+            Absent::NotServed | Absent::UnknownBlock => format!("the node does not serve the {what} of its blocks"),
             Absent::Throttled => {
                 format!("the node's rate limit prevents fetching the {what} of its blocks, try again later")
             }
@@ -453,10 +453,14 @@ impl Registry {
         let reason = match why {
             Absent::NotServed => "no node serves them",
             Absent::Throttled => "the nodes' rate limits prevent fetching them",
+            Absent::UnknownBlock => "no node knows the block any more",
         };
         let what = kind.label();
         warn!("{what} of blocks: {reason}; clients that subscribe to them are closed with 1012");
-        self.count_loss(not_served(kind));
+        self.count_loss(match why {
+            Absent::UnknownBlock => "unknown_block",
+            Absent::NotServed | Absent::Throttled => not_served(kind),
+        });
     }
 
     fn count_loss(&self, reason: &'static str) {

@@ -87,7 +87,7 @@ impl Desk {
     fn play(&self, story: &str) {
         for word in story.split_whitespace() {
             let (what, number) = word.split_at(1);
-            let header = header(number.trim_end_matches('!').parse().unwrap());
+            let header = header(number.trim_end_matches(['!', '?']).parse().unwrap());
             let content = match what {
                 "h" => {
                     assert!(
@@ -115,10 +115,10 @@ impl Desk {
             self.registry.fetched(FetchedContent {
                 block: header.block.hash,
                 kind,
-                result: if number.ends_with('!') {
-                    Err(Absent::Throttled)
-                } else {
-                    Ok(content)
+                result: match number.chars().last() {
+                    Some('!') => Err(Absent::Throttled),
+                    Some('?') => Err(Absent::UnknownBlock),
+                    _ => Ok(content),
                 },
             });
         }

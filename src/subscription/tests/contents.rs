@@ -95,3 +95,18 @@ async fn contents_that_no_node_gives_close_those_who_subscribe_to_them_alone() {
     assert_eq!(desk.needed(), "");
     assert_eq!(words(&alone.told(3).await), "h1 h2 h3");
 }
+
+/// The block's fate says nothing about the contents of others, so that new subscriptions are accepted.
+#[tokio::test]
+async fn a_block_that_no_node_knows_closes_its_subscribers_and_refuses_nobody() {
+    let desk = Desk::new(0);
+    let waiting = desk.client(&Arc::default()).await;
+    desk.subscribe(&waiting, all_logs());
+    desk.play("h1 h2 l1?");
+    assert_ne!(waiting.writer.phase(), crate::delivery::Phase::Open);
+    assert_eq!(desk.registry.refuses(&all_logs()), None);
+    let mut new = desk.client(&Arc::default()).await;
+    desk.subscribe(&new, all_logs());
+    desk.play("h3 l3");
+    assert_eq!(words(&new.told(1).await), "l3");
+}
