@@ -38,6 +38,8 @@ pub enum Tagged {
     Block(BlockRef),
     /// The node has no such block: the chain has no tags, or is too young.
     None,
+    /// An error that may mean that there is no such block, or anything else.
+    Refused,
     /// No usable answer, which is evidence of nothing.
     Unknown,
 }
@@ -50,7 +52,9 @@ impl Source {
             Ok(Outcome::Result(json)) => read(&json),
             Ok(error) => match complaint(&error) {
                 Complaint::Throttled => Tagged::Unknown,
-                Complaint::Pruned | Complaint::Unsupported | Complaint::Other => Tagged::None,
+                Complaint::Unsupported => Tagged::None,
+                // geth: -39001 "Unknown block", or "finalized block not found" before the first one.
+                Complaint::Pruned | Complaint::Other => Tagged::Refused,
             },
             Err(_) => Tagged::Unknown,
         }

@@ -416,6 +416,18 @@ impl Trail {
         &self.awaited
     }
 
+    /// Returns the length of the fetched contents and of the page, in bytes of JSON.
+    pub(super) fn fetched_bytes(&self) -> usize {
+        let contents = self.fetched.values().map(Content::json_len).sum::<usize>();
+        contents + self.page.json_len()
+    }
+
+    /// Checks if the awaited contents at this place belong to the block that comes first.
+    pub(super) fn awaits_next(&self, at: usize) -> bool {
+        let block = |at: usize| self.awaited.get(at).map(|(_, header)| header.block);
+        block(at) == block(0)
+    }
+
     /// Takes contents if they are awaited; `false` if they are not.
     pub(super) fn take(&mut self, block: B256, kind: ContentKind, content: Option<&Content>) -> bool {
         let is_it = |(own, header): &(ContentKind, Header)| *own == kind && header.block.hash == block;

@@ -33,6 +33,9 @@ const MAX_DEPTHS: usize = 16;
 /// Most depths that one account may have opened.
 const MAX_DEPTHS_OF_ACCOUNT: usize = 4;
 
+/// Contents fetched for the levels, in bytes of JSON, above which only those of the next block of each are fetched.
+const MAX_AHEAD_BYTES: usize = 64 << 20;
+
 /// Trails by their level.
 #[derive(Debug, Default)]
 pub(super) struct Trails {
@@ -188,8 +191,11 @@ impl Trails {
             .map(|trail| trail.awaited().len())
             .max()
             .unwrap_or(0);
+        let ahead = self.by_level.values().map(Trail::fetched_bytes).sum::<usize>() < MAX_AHEAD_BYTES;
         for at in 0..most {
-            for (kind, header) in self.by_level.values().filter_map(|trail| trail.awaited().get(at)) {
+            let takes = |trail: &&Trail| ahead || trail.awaits_next(at);
+            let trails = self.by_level.values().filter(takes);
+            for (kind, header) in trails.filter_map(|trail| trail.awaited().get(at)) {
                 let is_new = |(own, of): &(ContentKind, Header)| own != kind || of.block != header.block;
                 if needed.len() < MAX_FETCHES && needed.iter().all(is_new) {
                     needed.push((*kind, header.clone()));
@@ -278,7 +284,7 @@ impl Tables {
                         || history.oldest().is_some_and(|oldest| block.number < oldest.number())
                         || history.is_canonical(block)
                 }
-                Tagged::None | Tagged::Unknown => true,
+                Tagged::None | Tagged::Refused | Tagged::Unknown => true,
             };
             is_ours.then_some(head.number)
         });
@@ -295,7 +301,7 @@ impl Tables {
                 trail.reach(end_at_depth(head, depth.saturating_add(1)), Basis::Depth);
             }
             Tagged::None => trail.lack(),
-            Tagged::Unknown => {}
+            Tagged::Refused | Tagged::Unknown => {}
         }
         true
     }

@@ -260,7 +260,14 @@ async fn tagged(tag: &Arc<parking_lot::Mutex<Answers>>, depth: u64) -> (Scripted
         if ask.params[0] != "finalized" {
             return ask.usual();
         }
-        match &*tags.lock() {
+        let mut tags = tags.lock();
+        if let Answers::Once(next) = &mut *tags {
+            let next = std::mem::replace(&mut **next, Answers::Null);
+            *tags = next;
+            return Answer::error(-32603, "header not ready, try later");
+        }
+        match &*tags {
+            Answers::Once(_) => unreachable!("replaced above"),
             Answers::Block(number) => {
                 let hash = ask
                     .node
@@ -278,6 +285,8 @@ async fn tagged(tag: &Arc<parking_lot::Mutex<Answers>>, depth: u64) -> (Scripted
 }
 
 enum Answers {
+    /// An error, and then this.
+    Once(Box<Self>),
     Block(u64),
     Null,
     Error,
@@ -342,6 +351,21 @@ async fn a_chain_without_tags_has_a_depth_if_it_is_set_and_status_says_so() {
     let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
     let level = json!({"level": "finalized", "number": head - 5, "basis": "depth", "subscriptions": 1});
     assert_eq!(status["finality"], json!([level]));
+}
+
+/// An error of a moment is no proof that a chain has no tags: depth, which is less than finality, must not take their place.
+#[tokio::test]
+async fn a_node_that_fails_for_a_moment_has_tags() {
+    let fails_twice = Answers::Once(Box::new(Answers::Once(Box::new(Answers::Block(10)))));
+    let tag = Arc::new(parking_lot::Mutex::new(fails_twice));
+    let (node, proxy) = tagged(&tag, 2).await;
+    let mut client = proxy.client().await;
+    client.subscribe(json!(["newFinalizedHeads"])).await;
+    *tag.lock() = Answers::Block(11);
+    node.mine(Mine::logs(1));
+    heads_up_to(&mut client, 11, 11).await;
+    let status: Value = serde_json::from_str(&proxy.admin("/status").await.body).unwrap();
+    assert_eq!(status["finality"][0]["basis"], "tag");
 }
 
 #[tokio::test]

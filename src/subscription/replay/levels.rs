@@ -23,6 +23,9 @@ const FIRST_PLACE: Duration = Duration::from_secs(10);
 /// Wait before a node is asked again that gave no answer, or no page that leads on.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// Errors in a row, in place of a block, that mean that the chain has no such tag: a node may fail for a moment.
+const REFUSALS: u32 = 3;
+
 /// Answer of a node to the task.
 enum Answer {
     Tag(Tag, Tagged),
@@ -154,11 +157,17 @@ impl Replays {
     }
 
     async fn ask(self: Arc<Self>, tag: Tag) -> Answer {
-        let tagged = self.archive.tagged(tag).await;
-        if tagged == Tagged::Unknown {
-            tokio::time::sleep(AGAIN).await;
+        for _ in 0..REFUSALS {
+            match self.archive.tagged(tag).await {
+                Tagged::Refused => tokio::time::sleep(AGAIN).await,
+                Tagged::Unknown => {
+                    tokio::time::sleep(AGAIN).await;
+                    return Answer::Tag(tag, Tagged::Unknown);
+                }
+                tagged => return Answer::Tag(tag, tagged),
+            }
         }
-        Answer::Tag(tag, tagged)
+        Answer::Tag(tag, Tagged::None)
     }
 
     async fn page(self: Arc<Self>, level: Level, gap: Gap, retry: Retry) -> Answer {
