@@ -104,7 +104,7 @@ chaos: build $(NODE_READY) ## real processes killed and stopped under load: make
 	$(CARGO) test --locked --test chaos -- --exact chaos_costs_no_client_an_event
 
 # Not GETH, which may be set for other tests: most rows need faults that no real node has on demand.
-# The simulated node keeps the memory of its long answers: to get it anew from a host that lends it takes longer than they do.
+# malloc keeps freed memory: where the host takes it back, getting the memory of a long answer anew takes longer than the answer.
 .PHONY: attack
 attack: build ## clients and nodes that mean harm, beside a bystander, as a table (ROW=deep for one; ATTACK_GETH=geth; REPORT=dir)
 	MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \

@@ -10,6 +10,7 @@
 //! | [`LANE_HEAD`] | 50 ms | 5 s | `upstream::call_lane`, while it opens | the node at the other end is about to import the newest head |
 //! | [`LANE_THROTTLED`] | 250 ms | 5 s | `upstream::call_lane`, while it opens | a rate limit, within the time limit of a connection |
 //! | [`BLOCK`] | 40 ms | 2 s | `chain`: ingest, source, archive | a node announces a block before it serves its parents |
+//! | [`RESUME`] | 300 ms | 2 s | `subscription::replay`: the block after which a client resumes | another instance, or its node, may be a moment ahead |
 //! | [`CONTENTS`] | 40 ms | 1 s | `chain::inquiry`: one node, one way, one block | within a block's time |
 //! | [`CONTENTS_THROTTLED`] | 640 ms | 1 s | the same, after a rate limit | |
 //! | [`PUT_OFF`] | 1 min | 1 h | `chain::inquiry`: a way that does not work at a node | a node seldom learns to serve what it does not |
@@ -49,6 +50,9 @@ pub(crate) const LANE_THROTTLED: Doubling = Doubling::new(Duration::from_millis(
 
 /// Waits before a block is fetched again.
 pub(crate) const BLOCK: Doubling = Doubling::new(Duration::from_millis(40), Duration::from_secs(2));
+
+/// Waits before nodes are asked again for the block after which a client resumes.
+pub(crate) const RESUME: Doubling = Doubling::new(Duration::from_millis(300), Duration::from_secs(2));
 
 /// Waits before a node is asked again for a block's contents in the same way.
 pub(crate) const CONTENTS: Doubling = Doubling::new(Duration::from_millis(40), Duration::from_secs(1));

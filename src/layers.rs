@@ -14,7 +14,7 @@ const LAYERS: &str = "
     main          app config devnet door reload telemetry
     bench         deflate tls
     health
-    # What the service manager is told; it knows nothing of the proxy.
+    # Messages to the service manager; knows nothing of the proxy.
     notify
     operate       operator text
     # Nodes write numbers in many ways; it reads them as the proxy does.

@@ -207,6 +207,7 @@ impl Config {
                 max_reorg: typed.history.blocks,
                 filter_from_block: typed.subscriptions.filter_from_block == typed::FilterFromBlock::Replay,
                 finality_depth: typed.history.finality_depth,
+                block_wait: typed.calls.head_wait_timeout,
                 max_page_bytes: bytes("memory.replays", typed.memory.replays, 1 << 20)?,
             },
             door: Arc::new(policy::check(typed)?),

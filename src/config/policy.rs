@@ -16,6 +16,15 @@ use crate::method_pattern::Patterns;
 /// Name of the plan of clients without one.
 const DEFAULT: &str = "default";
 
+/// Name of the plan of other headwaters.
+const EDGE: &str = "edge";
+
+/// Longest batch of another headwater.
+const EDGE_BATCH: usize = 1_000;
+
+/// Room for what another headwater writes around a client's parameters, in bytes.
+const ENVELOPE: usize = 64 << 10;
+
 /// Bytes per second. At a lower rate a single block would be too old before it is sent.
 const LEAST_EGRESS: usize = 1024;
 
@@ -66,6 +75,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         });
         found.map(|rights| rights.plan.clone())
     };
+    let edge_plan = Arc::new(edge_plan(typed, plans.values().map(|rights| &*rights.plan))?);
     let mut keys = HashMap::new();
     for (name, own) in &typed.keys {
         let key = |field: &str| format!("keys.{name}.{field}");
@@ -74,6 +84,15 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
         rights.key = Some(name.as_str().into());
         if let Some(plan) = &own.plan {
             rights.plan = plan_of(&key("plan"), plan)?;
+        }
+        if own.edge {
+            if own.plan.is_some() {
+                return Err(bad(
+                    &key("plan"),
+                    &"has no effect with edge = true: the edge limits its own clients; remove one of both",
+                ));
+            }
+            rights.plan = edge_plan.clone();
         }
         if let Some(methods) = &own.methods {
             rights.methods = Methods {
@@ -187,10 +206,36 @@ fn plan(limits: &typed::Limits, name: &str, section: &str, own: &typed::Plan) ->
         max_message_bytes: bytes(&key("max_message_bytes"), said!(max_message_bytes), 1024)?,
         max_body_bytes: bytes(&key("max_body_bytes"), said!(max_body_bytes), 1024)?,
         egress_bytes_per_second: egress.as_u64(),
+        max_queue_bytes: None,
         refusal_limit: RefusalLimit {
             refusals: limits.max_refusals,
             window: positive("limits.refusal_window", limits.refusal_window)?,
         },
+    })
+}
+
+/// Returns the plan of another headwater: its clients are limited there, and its messages are as long as those of the
+/// longest plan, and the envelope around them. It may have a quarter of all queued bytes, as one account may of all
+/// else.
+fn edge_plan<'a>(typed: &typed::Config, plans: impl Iterator<Item = &'a Plan>) -> Result<Plan, ConfigError> {
+    let (mut longest, mut body) = (0, 0);
+    for plan in plans {
+        longest = longest.max(plan.max_message_bytes);
+        body = body.max(plan.max_body_bytes);
+    }
+    let delivery = &typed.delivery;
+    let all = bytes(
+        "delivery.max_total_queue_bytes",
+        delivery.max_total_queue_bytes,
+        64 << 10,
+    )?;
+    Ok(Plan {
+        name: EDGE.into(),
+        max_batch: typed.limits.max_batch.max(EDGE_BATCH),
+        max_message_bytes: longest.saturating_add(ENVELOPE),
+        max_body_bytes: body.saturating_add(ENVELOPE),
+        max_queue_bytes: Some(all / 4),
+        ..Plan::without_limits()
     })
 }
 
@@ -242,6 +287,7 @@ mod tests {
         let mut own = typed::Key {
             hash: digest.to_string(),
             plan: None,
+            edge: false,
             methods: None,
             subscriptions: None,
             origins: None,
@@ -272,6 +318,26 @@ mod tests {
         assert_eq!(rights.plan.max_batch, policy.anonymous.plan.max_batch);
         assert!(rights.methods.allow("eth_call") && !rights.methods.allow("debug_traceCall"));
         assert!(policy.rights(&Identity::Key(Digest::of("hw_other"))).is_none());
+    }
+
+    #[test]
+    fn another_headwater_is_limited_by_what_memory_bounds_alone() {
+        let (typed, digest) = key("edges", |key| key.edge = true);
+        let policy = check(&typed).expect("good");
+        let plan = policy.rights(&Identity::Key(digest)).expect("the edges'").plan.clone();
+        assert_eq!(&*plan.name, "edge");
+        assert!(plan.requests_per_second > policy.anonymous.plan.requests_per_second);
+        assert_eq!(
+            plan.max_message_bytes,
+            policy.anonymous.plan.max_message_bytes + ENVELOPE
+        );
+        assert_eq!(plan.max_queue_bytes, Some(64 << 20));
+        let (mut typed, _) = key("edges", |key| (key.edge, key.plan) = (true, Some("partner".into())));
+        typed.plans.insert("partner".into(), typed::Plan::default());
+        refused(
+            &typed,
+            "keys.edges.plan: has no effect with edge = true: the edge limits its own clients; remove one of both",
+        );
     }
 
     #[test]

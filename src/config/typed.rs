@@ -272,6 +272,8 @@ section!(Auth, "Keys and tokens." {
 pub struct Key {
     pub hash: String,
     pub plan: Option<String>,
+    #[serde(default)]
+    pub edge: bool,
     pub methods: Option<Vec<String>>,
     pub subscriptions: Option<Vec<String>>,
     pub origins: Option<Vec<String>>,

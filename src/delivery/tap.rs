@@ -16,7 +16,7 @@ use tokio::sync::mpsc::error::TrySendError;
 /// Most messages that wait for the reader.
 const WAITING: usize = 256;
 
-/// Longest message that is copied, in bytes; of a longer one only the length is told.
+/// Longest message that is copied, in bytes; of a longer one only the length is given.
 const MAX_TEXT: usize = 64 << 10;
 
 /// Direction of a message.

@@ -45,6 +45,8 @@ const REPLAY_BYTES: usize = GATHER_BYTES;
 #[derive(Debug)]
 pub struct ClientWriter {
     id: u64,
+    /// Longest queue, in bytes.
+    max_bytes: usize,
     socket: Socket,
     shared: Arc<WriterShared>,
     state: Mutex<State>,
@@ -86,9 +88,23 @@ impl ClientWriter {
     /// account.
     #[must_use]
     pub fn new(socket: Socket, compression: Compression, egress: Arc<Egress>, shared: Arc<WriterShared>) -> Arc<Self> {
+        let max_bytes = shared.limits.max_bytes;
+        Self::with_room(max_bytes, socket, compression, egress, shared)
+    }
+
+    /// Creates the writing half as [`Self::new`] does, with a queue of at most `max_bytes`.
+    #[must_use]
+    pub fn with_room(
+        max_bytes: usize,
+        socket: Socket,
+        compression: Compression,
+        egress: Arc<Egress>,
+        shared: Arc<WriterShared>,
+    ) -> Arc<Self> {
         let now = shared.clock.now();
         Arc::new(Self {
             id: shared.next_id(),
+            max_bytes,
             socket,
             shared,
             state: Mutex::new(State::new(compression)),
@@ -179,9 +195,7 @@ impl ClientWriter {
         let push = if state.is_overdue(now, limits.max_age) {
             Push::Full
         } else {
-            state
-                .queue
-                .push_events(to.clone(), batch.clone(), now, limits.max_bytes)
+            state.queue.push_events(to.clone(), batch.clone(), now, self.max_bytes)
         };
         self.after_push(&mut state, push)
     }
@@ -197,7 +211,7 @@ impl ClientWriter {
             return Answered::Yes;
         }
         let len = pieces::length(&pieces);
-        let (long, max) = (len > LONG_ANSWER, self.shared.limits.max_bytes);
+        let (long, max) = (len > LONG_ANSWER, self.max_bytes);
         if state.corked && state.queue.bytes() + len > CORKED {
             self.pump(&mut state);
         }
@@ -325,7 +339,7 @@ impl ClientWriter {
     /// Checks if a replay may queue more: most of the queue is reserved for live events.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.queued_bytes() < REPLAY_BYTES.min(self.shared.limits.max_bytes / 4)
+        self.queued_bytes() < REPLAY_BYTES.min(self.max_bytes / 4)
     }
 
     /// Returns the number of pending-transaction events dropped for this client.

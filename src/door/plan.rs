@@ -36,13 +36,15 @@ pub struct Plan {
     pub max_body_bytes: usize,
     /// Most notifications of a client, in bytes a second; 0 for no limit.
     pub egress_bytes_per_second: u64,
+    /// Longest queue of a connection, in bytes; `None` for `delivery.max_queue_bytes`.
+    pub max_queue_bytes: Option<usize>,
     /// Refused messages that are tolerated.
     pub refusal_limit: RefusalLimit,
 }
 
 impl Plan {
     /// Returns a plan of the largest values, for clients that are limited elsewhere.
-    pub(super) fn without_limits() -> Self {
+    pub(crate) fn without_limits() -> Self {
         // The limiter counts in nanoseconds: a million a second is far from its bounds.
         const MANY: NonZeroU32 = NonZeroU32::new(1_000_000).expect("not zero");
         Self {
@@ -59,6 +61,7 @@ impl Plan {
             max_message_bytes: usize::MAX,
             max_body_bytes: usize::MAX,
             egress_bytes_per_second: 0,
+            max_queue_bytes: None,
             refusal_limit: RefusalLimit {
                 refusals: u32::MAX,
                 window: Duration::from_secs(1),

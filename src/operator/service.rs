@@ -20,7 +20,7 @@ use super::clients;
 use super::costs::Costs;
 use super::redaction;
 use super::sampler::Sampler;
-use super::status::ToldBlocks;
+use super::status::SentBlocks;
 use super::tap::{self, MAX_TAPS, TapBounds};
 use super::usage::{self, UsageLog};
 use super::views::{
@@ -366,13 +366,13 @@ impl OperatorServer for OperatorService {
         let mut second = tokio::time::interval(STATUS);
         // A client that is slow to read gets fewer states, each of them fresh.
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = ToldBlocks::default();
+        let mut sent = SentBlocks::default();
         loop {
             tokio::select! {
                 () = sink.closed() => return Ok(()),
                 _ = second.tick() => {
                     let mut status = self.gather();
-                    status.new_blocks = told.news(&mut status.blocks);
+                    status.new_blocks = sent.news(&mut status.blocks);
                     if status.new_blocks.is_some() {
                         status.blocks.clear();
                     }

@@ -124,20 +124,20 @@ impl OperatorService {
     }
 }
 
-/// Blocks of which a subscriber has been told: 64 of them, each with two hashes, are most of what a status costs.
+/// Blocks that a subscriber has been sent: 64 of them, each with two hashes, are most of what a status costs.
 #[derive(Debug, Default)]
-pub(super) struct ToldBlocks(Vec<(B256, bool)>);
+pub(super) struct SentBlocks(Vec<(B256, bool)>);
 
-impl ToldBlocks {
+impl SentBlocks {
     /// Takes the new ones out of the blocks of a status, if the others are as the subscriber knows them.
     pub(super) fn news(&mut self, blocks: &mut Vec<BlockView>) -> Option<Vec<BlockView>> {
         let now = blocks.iter().map(|block| (block.hash, block.dropped)).collect();
-        let told = std::mem::replace(&mut self.0, now);
+        let sent = std::mem::replace(&mut self.0, now);
         // The oldest may have left.
         let oldest = self.0.first()?;
-        let left = told.iter().position(|block| block == oldest)?;
-        let known = told.len() - left;
-        (self.0.get(..known)? == &told[left..]).then(|| blocks.split_off(known))
+        let left = sent.iter().position(|block| block == oldest)?;
+        let known = sent.len() - left;
+        (self.0.get(..known)? == &sent[left..]).then(|| blocks.split_off(known))
     }
 }
 
@@ -182,13 +182,13 @@ mod tests {
     /// Describes the items of a subscriber: `+` and the new blocks, or `=` and all of them. `5` is a block, `5x` one that a
     /// reorg dropped.
     fn items(states: &[&str]) -> String {
-        let mut told = ToldBlocks::default();
+        let mut sent = SentBlocks::default();
         let mut known = Vec::new();
         let mut lines = String::new();
         for state in states {
             let full: Vec<BlockView> = state.split_whitespace().map(block).collect();
             let mut blocks = full.clone();
-            let news = told.news(&mut blocks);
+            let news = sent.news(&mut blocks);
             let (sign, sent) = match &news {
                 Some(news) => ('+', news),
                 None => ('=', &blocks),

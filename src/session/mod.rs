@@ -125,7 +125,9 @@ impl Session {
         }
         let pass = Arc::new(pass);
         let egress = pass.account().egress().clone();
-        let writer = ClientWriter::new(socket, compression, egress, services.writers.clone());
+        let room = pass.terms().rights.plan.max_queue_bytes;
+        let room = room.unwrap_or(services.settings.writer.max_bytes);
+        let writer = ClientWriter::with_room(room, socket, compression, egress, services.writers.clone());
         let number = services.clients.add(writer.clone(), pass.clone());
         if let Some(activity) = pass.activity() {
             let writer = Arc::downgrade(&writer);

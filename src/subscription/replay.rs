@@ -5,11 +5,14 @@ mod levels;
 mod task;
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use alloy_primitives::B256;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::chain::{Archive, ContentKind, Cursor, History, NotAsked, Published};
+use crate::backoff::RESUME;
+use crate::chain::{Archive, ContentKind, Cursor, History, Located, NotAsked, Published};
 use crate::delivery::{ClientWriter, Recipient};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::shares::{Budget, FairPool, Owner};
@@ -38,6 +41,8 @@ pub struct ReplaySettings {
     pub max_page_bytes: usize,
     /// Depth at which a block counts as final on a chain whose nodes have no tags; 0 for none.
     pub finality_depth: u64,
+    /// Time for which a subscription waits for the block after which it resumes, if that is not known yet.
+    pub block_wait: Duration,
 }
 
 /// Resume service for clients that return.
@@ -70,6 +75,16 @@ pub struct StartLookup {
     level: Option<Level>,
     logs: bool,
     owner: Owner,
+}
+
+/// Place of the block after which a client resumes.
+enum Resumption {
+    /// The block is in memory.
+    Published(Cursor),
+    /// Nodes have the block.
+    Located(Located),
+    /// Neither.
+    Unknown,
 }
 
 impl Replays {
@@ -272,7 +287,7 @@ impl StartLookup {
     }
 
     async fn find(&self, start: Start) -> Result<Cursor, ErrorObjectOwned> {
-        let (replays, owner) = (&self.replays, self.owner);
+        let replays = &self.replays;
         let published = &replays.published;
         published.begun().await;
         let Some(tip) = published.with_history(|history| Some(history.tip()?.number())) else {
@@ -296,13 +311,13 @@ impl StartLookup {
             }
             Start::After { block, log } => (block, log),
         };
-        let located = replays
-            .archive
-            .locate(owner, block, log, self.logs, replays.settings.max_reorg)
-            .await;
-        let Some(located) = located.map_err(|why| replays.not_asked(why))? else {
-            replays.count("unknown");
-            return Err(cannot_resume(&format!("block {block} is not known"), reach()));
+        let located = match self.locate(start, block, log).await? {
+            Resumption::Published(cursor) => return Ok(cursor),
+            Resumption::Located(located) => located,
+            Resumption::Unknown => {
+                replays.count("unknown");
+                return Err(cannot_resume(&format!("block {block} is not known"), reach()));
+            }
         };
         if self.level.is_some_and(Level::is_final) && located.left.ancestor.hash != block {
             return Err(replays.dropped(block, reach()));
@@ -317,6 +332,38 @@ impl StartLookup {
             cursor.retrace(located.undo, located.left);
         }
         Ok(cursor)
+    }
+
+    /// Looks for a block in memory and at the nodes until `block_wait` is over: the client may have it from another
+    /// instance, or by a node, that is a moment ahead, and would take it back for nothing.
+    async fn locate(&self, start: Start, block: B256, log: Option<u64>) -> Result<Resumption, ErrorObjectOwned> {
+        let replays = &self.replays;
+        let (reach, until) = (replays.settings.max_reorg, Instant::now() + replays.settings.block_wait);
+        let mut published = replays.published.watch();
+        for attempt in 0.. {
+            let located = replays.archive.locate(self.owner, block, log, self.logs, reach).await;
+            if let Some(located) = located.map_err(|why| replays.not_asked(why))? {
+                return Ok(Resumption::Located(located));
+            }
+            let again = (Instant::now() + RESUME.nth(attempt)).min(until);
+            loop {
+                let found = replays
+                    .published
+                    .with_history(|history| replays.in_memory(history, start, self.level, self.logs))?;
+                if let Some(cursor) = found {
+                    return Ok(Resumption::Published(cursor));
+                }
+                match tokio::time::timeout_at(again, published.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Ok(Resumption::Unknown),
+                    Err(_) => break,
+                }
+            }
+            if again == until || self.writer.strong_count() == 0 {
+                break;
+            }
+        }
+        Ok(Resumption::Unknown)
     }
 
     /// Checks that the nodes still have this block, unless it is in memory. The error is returned now, lest a client

@@ -55,5 +55,6 @@ mod shutdown;
 mod tail;
 mod tls;
 mod transactions;
+mod tree;
 mod upstreams;
 mod wire;

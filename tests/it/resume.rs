@@ -147,6 +147,7 @@ async fn what_cannot_be_resumed_names_the_oldest_block_that_can() {
         config.history.blocks = 4;
         config.history.max_replay = 6;
         config.limits.max_subscriptions = 1;
+        config.calls.head_wait_timeout = Duration::from_millis(200);
     })
     .await;
     let blocks = rig.control.mine_many(12);
@@ -513,9 +514,39 @@ async fn a_dropped_block_whose_logs_are_nowhere_is_refused() {
     bystander.saw_only(&[node.mine(Mine::default())]).await;
 }
 
+/// A client that moves between two instances, of which the second is a block behind, takes nothing back.
+#[tokio::test]
+async fn a_block_that_is_on_its_way_is_waited_for() {
+    let (ahead, node) = (Scripted::start().await, Scripted::start().await);
+    let common = (ahead.grow(3), node.grow(3));
+    assert_eq!(common.0[2].hash(), common.1[2].hash(), "equal chains");
+    let proxy = node
+        .proxy(|config| config.calls.head_wait_timeout = Duration::from_secs(60))
+        .await;
+    let bystander = Bystander::join(&proxy).await;
+    let newest = ahead.grow(1)[0].clone();
+    let mut client = proxy.client().await;
+    let asked = node.calls("eth_getBlockByHash");
+    let (_, made) = tokio::join!(
+        client.subscribe(json!(["newHeads", {"after": {"blockHash": newest.hash()}}])),
+        async {
+            eventually("the node is asked", async || node.calls("eth_getBlockByHash") > asked).await;
+            node.mine(Mine::default())
+        }
+    );
+    assert_eq!(made.hash(), newest.hash());
+    let next = node.mine(Mine::logs(1));
+    client.expect(vec![next.head_line()]).await;
+    bystander.saw_only(&[made, next]).await;
+}
+
 #[tokio::test]
 async fn a_refused_resumption_is_not_charged_to_the_account() {
-    let rig = Rig::with(|config| config.limits.max_index_entries = 10).await;
+    let rig = Rig::with(|config| {
+        config.limits.max_index_entries = 10;
+        config.calls.head_wait_timeout = Duration::from_millis(200);
+    })
+    .await;
     rig.control.mine();
     rig.settled(&rig.control).await;
     let mut client = rig.client().await;

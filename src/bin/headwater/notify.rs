@@ -12,7 +12,7 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::{debug, warn};
 
-/// Variables by which the service manager says where it listens, and within which time it wants a sign of life.
+/// Variables by which the service manager says where it listens, and the interval of its watchdog.
 #[derive(Debug, Default)]
 pub struct Variables {
     /// `NOTIFY_SOCKET`: a path, or `@` and a name in the abstract namespace.
@@ -68,7 +68,7 @@ impl ServiceManager {
         }
     }
 
-    /// Reports that the ports are open. Nodes may still be missing: clients are told by `/ready`.
+    /// Reports that the ports are open. Nodes may still be missing, which `/ready` reports.
     pub fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }

@@ -71,7 +71,7 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "calls.head_wait_timeout",
-        "Time for which a call waits for a node that has the newest published head, or for any node; then -32603.",
+        "Time for which a call waits for a node that has the newest published head, or for any node; then -32603. A subscription that resumes after a block not known yet waits as long for it; then -32001.",
     ),
     (
         "calls.hedge",
@@ -381,6 +381,11 @@ pub(in crate::config) const NAMED: &[(&str, &str, &str)] = &[
         "Hash of an API key, printed by headwater key NAME; the key itself is stored nowhere.",
     ),
     ("keys.NAME.plan", "\"default\"", "Plan of the key; default is [limits]."),
+    (
+        "keys.NAME.edge",
+        "false",
+        "The client is another headwater, which limits its own clients: no limits of requests, messages of the longest plan, a queue of a quarter of delivery.max_total_queue_bytes, never closed for refusals.",
+    ),
     (
         "keys.NAME.methods",
         "[\"eth_*\"]",

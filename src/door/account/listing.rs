@@ -1,4 +1,4 @@
-//! Subscriptions of one account, over all of its connections, as a client is told of them.
+//! Subscriptions of one account, over all of its connections, as a client lists them.
 //!
 //! Sessions keep their own subscriptions, and the registry those of all accounts; to search either for one account would
 //! take time under a lock that others need. So an account lists its own, at a pointer and two numbers each; an account
