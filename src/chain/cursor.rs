@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use alloy_primitives::B256;
+
 use super::history::{History, PublishedBlock};
 use super::{BlockLogs, BlockRef, Header, Located, Page};
 
@@ -47,6 +49,21 @@ pub struct Retraction {
     pub logs: Arc<BlockLogs>,
     /// Index of the last log that was delivered; `None` for all.
     pub up_to: Option<u64>,
+}
+
+/// Position within the removal of a branch, see [`Cursor::within`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Block behind which the stream goes on: the parent of the first block that was taken back.
+    pub ancestor: BlockRef,
+    /// Last block of the branch that was delivered.
+    pub tip: B256,
+    /// Index of the last log of `tip` that was delivered; `None` for all.
+    pub up_to: Option<u64>,
+    /// Block whose logs are being taken back; those of the blocks below are.
+    pub block: B256,
+    /// Index of the last log that was taken back.
+    pub index: u64,
 }
 
 /// Parts of blocks that a stream needs.
@@ -102,6 +119,68 @@ impl Cursor {
             first: 0,
             at: At::Behind(block, up_to),
             again: VecDeque::new(),
+        }
+    }
+
+    /// Creates a cursor within a removal, which is completed whatever became of the branch. `known` returns a block of the
+    /// branch with its logs; `None` if one is not known, or the rest is longer than `max` blocks.
+    #[must_use]
+    pub fn within(
+        removal: &Removal,
+        max: usize,
+        known: impl Fn(B256) -> Option<(Header, Arc<BlockLogs>)>,
+    ) -> Option<Self> {
+        let mut undo = VecDeque::new();
+        let (mut at, mut up_to) = (removal.tip, removal.up_to);
+        loop {
+            let (header, logs) = known(at)?;
+            if header.block.number <= removal.ancestor.number || undo.len() >= max {
+                return None;
+            }
+            let parent = header.parent;
+            if at == removal.block {
+                let logs = logs.behind(removal.index).into();
+                undo.push_front(Retraction { header, logs, up_to });
+                break;
+            }
+            undo.push_front(Retraction { header, logs, up_to });
+            (at, up_to) = (parent, None);
+        }
+        let left = AbandonedBranch {
+            blocks: VecDeque::new(),
+            ancestor: removal.ancestor,
+        };
+        Some(Self {
+            first: 0,
+            at: At::Undoing(undo, left),
+            again: VecDeque::new(),
+        })
+    }
+
+    /// Like [`Self::within`], with blocks in memory.
+    #[must_use]
+    pub fn within_memory(removal: &Removal, max: usize, history: &History) -> Option<Self> {
+        Self::within(removal, max, |hash| {
+            let own = history.find(hash)?;
+            Some((own.header.clone(), own.logs.clone()?))
+        })
+    }
+
+    /// Returns the branch that is being taken back: the block behind which the stream goes on, and the last block that was
+    /// delivered with the index of its last log (`None` for all).
+    #[must_use]
+    pub fn taking_back(&self) -> Option<(BlockRef, BlockRef, Option<u64>)> {
+        let At::Undoing(undo, left) = &self.at else { return None };
+        let tip = undo.back()?;
+        Some((left.ancestor, tip.logs.block, tip.up_to))
+    }
+
+    /// Returns the number before which the stream begins; `None` behind a block.
+    #[must_use]
+    pub fn is_before(&self) -> Option<u64> {
+        match self.at {
+            At::Before(number) => Some(number),
+            At::Behind(..) | At::Undoing(..) => None,
         }
     }
 

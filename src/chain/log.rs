@@ -65,6 +65,20 @@ pub struct BlockLogs {
     pub seen: Instant,
 }
 
+impl BlockLogs {
+    /// Returns the logs behind this index.
+    #[must_use]
+    pub(super) fn behind(&self, index: u64) -> Self {
+        let logs = self.logs.iter().filter(|log| log.index > index);
+        Self {
+            disputed: self.disputed,
+            block: self.block,
+            logs: logs.cloned().collect(),
+            seen: self.seen,
+        }
+    }
+}
+
 /// Reason why an answer cannot be this block's logs.
 #[derive(Debug, thiserror::Error)]
 pub enum BadLogs {

@@ -10,6 +10,7 @@
 //! nothing before itself, or only to earlier events of its [series](super::series). So the parts concatenated for each
 //! client form one valid DEFLATE stream, and no client needs a compressor.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use bytes::Bytes;
@@ -187,6 +188,8 @@ pub struct Event {
     /// Compressed form, made for the first client that needs it and shared by all batches with this event. Outer
     /// `None`: not compressible; inner `None`: compression would not make it shorter.
     deflated: Option<Arc<OnceLock<Option<Deflated>>>>,
+    /// Position of the stream behind this event, for clients that resume by it; `None` if there are none.
+    id: Option<Arc<str>>,
 }
 
 /// Compressed frame of an event.
@@ -269,29 +272,63 @@ impl Event {
         Self::behind(0, message, &[]).compressible()
     }
 
+    /// Encodes text that is not a frame, the same for all its clients.
+    pub(super) fn text(text: Vec<u8>) -> Self {
+        let header = FrameHeader { bytes: [0; 10], len: 0 };
+        Self::of(header, 0, text)
+    }
+
+    fn of(header: FrameHeader, prefix: usize, body: Vec<u8>) -> Self {
+        Self {
+            header,
+            prefix: prefix as u32,
+            body: body.into(),
+            deflated: None,
+            id: None,
+        }
+    }
+
+    /// Adds the position of the stream behind this event.
+    #[must_use]
+    pub fn at(self, id: Option<Arc<str>>) -> Self {
+        Self { id, ..self }
+    }
+
+    /// Returns the position of the stream behind this event.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Returns the payload of an event in the namespace `eth` ([`Self::new`]).
+    pub(super) fn payload(&self) -> Cow<'_, [u8]> {
+        let end = |text: &[u8]| text.len().saturating_sub(Self::CLOSE.len());
+        let prefix = self.prefix as usize;
+        if prefix + self.body.len() <= MAX_FRAME {
+            return Cow::Borrowed(&self.body[..end(&self.body)]);
+        }
+        let (first, mut rest) = self.body.split_at(FRAGMENT - prefix);
+        let mut text = first.to_vec();
+        while let Some((fragment, after)) = split_fragment(rest) {
+            text.extend_from_slice(fragment);
+            rest = after;
+        }
+        text.truncate(end(&text));
+        Cow::Owned(text)
+    }
+
     fn behind(prefix: usize, payload: &[u8], close: &[u8]) -> Self {
         let total = prefix + payload.len() + close.len();
         let mut text = Vec::with_capacity(payload.len() + close.len());
         text.extend_from_slice(payload);
         text.extend_from_slice(close);
         if total <= MAX_FRAME {
-            return Self {
-                header: FrameHeader::new(Opcode::Text, true, total),
-                prefix: prefix as u32,
-                body: text.into(),
-                deflated: None,
-            };
+            return Self::of(FrameHeader::new(Opcode::Text, true, total), prefix, text);
         }
         let (first, rest) = text.split_at(FRAGMENT - prefix);
         let mut body = Vec::with_capacity(text.len() + 10 * (text.len() / FRAGMENT + 1));
         body.extend_from_slice(first);
         append_fragments(rest, &mut body);
-        Self {
-            header: FrameHeader::new(Opcode::Text, false, FRAGMENT),
-            prefix: prefix as u32,
-            body: body.into(),
-            deflated: None,
-        }
+        Self::of(FrameHeader::new(Opcode::Text, false, FRAGMENT), prefix, body)
     }
 
     /// Allows compression for clients that agreed on it, unless the event is too short to benefit or needs fragments:
@@ -309,10 +346,12 @@ impl Event {
         self.deflated.as_ref().map(|_| &self.body[..])
     }
 
-    /// Returns the three pieces of the uncompressed frame for one subscription.
+    /// Returns the three pieces of the uncompressed frame for one subscription. The same for all, without its prefix, if
+    /// the event is a whole message.
     #[must_use]
     pub fn slices<'a>(&'a self, prefix: &'a Prefix) -> [&'a [u8]; 3] {
-        [self.header.as_slice(), prefix.as_slice(), &self.body]
+        let prefix = if self.prefix == 0 { &[] } else { prefix.as_slice() };
+        [self.header.as_slice(), prefix, &self.body]
     }
 
     /// Returns the bytes on the wire without compression, the same for every subscription of the event.
@@ -339,6 +378,22 @@ fn append_fragments(rest: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(header.as_slice());
         out.extend_from_slice(chunk);
     }
+}
+
+/// Splits off the payload of the first of these frames; `None` if there is no more.
+fn split_fragment(frames: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, payload) = match *frames.get(1)? {
+        126 => (
+            usize::from(u16::from_be_bytes(*frames.get(2..)?.first_chunk()?)),
+            &frames[4..],
+        ),
+        127 => {
+            let len = u64::from_be_bytes(*frames.get(2..)?.first_chunk()?);
+            (usize::try_from(len).ok()?, &frames[10..])
+        }
+        len => (usize::from(len), &frames[2..]),
+    };
+    payload.split_at_checked(len)
 }
 
 /// Encodes a text message for one client, as pieces to write in order.

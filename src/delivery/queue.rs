@@ -65,6 +65,18 @@ impl Kind {
             Self::Blocks => "blockLogs",
         }
     }
+
+    /// Returns the name of such events in a stream of server-sent events.
+    #[must_use]
+    pub fn event_name(self) -> &'static str {
+        match self {
+            Self::Heads => "heads",
+            Self::Pending => "pending",
+            Self::Mined => "minedTransactions",
+            Self::Receipts => "receipts",
+            Self::Logs | Self::Syncing | Self::Passthrough | Self::Extension | Self::Blocks => self.label(),
+        }
+    }
 }
 
 /// Part of the next write.

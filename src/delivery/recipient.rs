@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::frame::Deflated;
 use super::series::Series;
-use super::{Compression, Event, Kind, Prefix};
+use super::{Compression, Event, Framing, Kind, Prefix, event_stream};
 use crate::clock::Moment;
 
 /// Subscription id: `0x` and 32 hex digits, the first not zero. Unguessable, and in canonical form as a number (alloy
@@ -298,6 +298,10 @@ pub struct Batch {
     /// Events compressed as successive [`Series`], each made for the first client that needs it; empty if each event is
     /// compressed alone.
     series: Box<[OnceLock<Series>]>,
+    /// The same events as server-sent events, made for the first client that needs them; empty if these are.
+    event_stream: OnceLock<Arc<Batch>>,
+    /// `true` if the batch holds a position alone, and no event.
+    is_mark: bool,
 }
 
 impl Batch {
@@ -324,7 +328,36 @@ impl Batch {
             wire_len,
             seen,
             series: Box::default(),
+            event_stream: OnceLock::new(),
+            is_mark: false,
         }
+    }
+
+    /// Creates a batch without an event, which only moves the position of clients of server-sent events.
+    #[must_use]
+    pub fn mark(kind: Kind, id: &str) -> Arc<Self> {
+        let text = Event::text(event_stream::mark(id));
+        let alone = Self::alone(kind, [text].into(), Instant::now());
+        let is_mark = true;
+        Arc::new(Self { is_mark, ..alone })
+    }
+
+    /// Returns the same events as clients of this framing get them.
+    #[must_use]
+    pub fn framed(self: &Arc<Self>, framing: Framing) -> &Arc<Self> {
+        match framing {
+            Framing::EventStream if !self.is_mark => self.event_stream.get_or_init(|| {
+                let text = |event: &Event| Event::text(event_stream::event(self.kind, &event.payload(), event.id()));
+                Self::new(self.kind, self.events.iter().map(text).collect(), self.seen)
+            }),
+            Framing::EventStream | Framing::WebSocket => self,
+        }
+    }
+
+    /// Returns the number of events that count as notifications.
+    #[must_use]
+    pub fn notifications(&self) -> u64 {
+        if self.is_mark { 0 } else { self.events.len() as u64 }
     }
 
     /// Returns the pieces of the frame of event number `at`. The batch must be sent whole, with nothing compressed in

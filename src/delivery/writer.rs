@@ -28,7 +28,9 @@ use self::state::{GATHER_BYTES, State};
 use super::queue::Push;
 use super::tap::Disclosure;
 use super::template::Template;
-use super::{Batch, CloseReason, Compression, Egress, Kind, Recipient, Socket, SubscriptionId, frame};
+use super::{
+    Batch, CloseReason, Compression, Egress, Framing, Kind, Recipient, Socket, SubscriptionId, event_stream, frame,
+};
 use crate::clock::{AtomicMoment, Moment};
 use crate::pieces;
 use crate::shares::Owner;
@@ -52,6 +54,7 @@ pub struct ClientWriter {
     state: Mutex<State>,
     in_flight: AtomicU32,
     compression: Compression,
+    framing: Framing,
     /// Arrival of the last frame, at first the start of the connection.
     last_heard: AtomicMoment,
     /// Egress budget, shared with the client's other connections.
@@ -77,6 +80,9 @@ pub enum Answered {
 /// much as it saves.
 const TEMPLATE_FOR: usize = 4;
 
+/// Ping without payload.
+const PING: Bytes = Bytes::from_static(&[0x89, 0]);
+
 /// Length above which an answer is long, in bytes.
 const LONG_ANSWER: usize = 16 << 10;
 
@@ -88,8 +94,7 @@ impl ClientWriter {
     /// account.
     #[must_use]
     pub fn new(socket: Socket, compression: Compression, egress: Arc<Egress>, shared: Arc<WriterShared>) -> Arc<Self> {
-        let max_bytes = shared.limits.max_bytes;
-        Self::with_room(max_bytes, socket, compression, egress, shared)
+        Self::with_room(shared.limits.max_bytes, socket, compression, egress, shared)
     }
 
     /// Creates the writing half as [`Self::new`] does, with a queue of at most `max_bytes`.
@@ -101,15 +106,34 @@ impl ClientWriter {
         egress: Arc<Egress>,
         shared: Arc<WriterShared>,
     ) -> Arc<Self> {
+        Self::framed(max_bytes, socket, Framing::WebSocket, compression, egress, shared)
+    }
+
+    /// Creates the writing half of an HTTP connection whose response is a stream of server-sent events. The head of the
+    /// response is the client's first [answer](Self::answer).
+    #[must_use]
+    pub fn event_stream(socket: Socket, egress: Arc<Egress>, shared: Arc<WriterShared>) -> Arc<Self> {
+        Self::framed(shared.limits.max_bytes, socket, Framing::EventStream, Compression::None, egress, shared)
+    }
+
+    fn framed(
+        max_bytes: usize,
+        socket: Socket,
+        framing: Framing,
+        compression: Compression,
+        egress: Arc<Egress>,
+        shared: Arc<WriterShared>,
+    ) -> Arc<Self> {
         let now = shared.clock.now();
         Arc::new(Self {
             id: shared.next_id(),
             max_bytes,
             socket,
             shared,
-            state: Mutex::new(State::new(compression)),
+            state: Mutex::new(State::new(compression, framing)),
             in_flight: AtomicU32::new(0),
             compression,
+            framing,
             last_heard: AtomicMoment::new(now),
             egress,
             unfinished_since: AtomicMoment::default(),
@@ -134,6 +158,12 @@ impl ClientWriter {
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
+    }
+
+    /// Checks if the client gets server-sent events.
+    #[must_use]
+    pub fn is_event_stream(&self) -> bool {
+        self.framing == Framing::EventStream
     }
 
     /// Records that a subscription of this kind receives live events from now on.
@@ -184,6 +214,7 @@ impl ClientWriter {
     /// Queues events. Returns `true` if the caller has to call [`Self::flush`] after all its pushes.
     #[must_use]
     pub fn push_events(&self, to: &Arc<Recipient>, batch: &Arc<Batch>, now: Moment) -> bool {
+        let batch = batch.framed(self.framing);
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return false;
@@ -240,6 +271,16 @@ impl ClientWriter {
     pub fn cork(self: &Arc<Self>) -> Option<Cork> {
         let held_back = std::mem::replace(&mut self.state.lock().corked, true);
         (!held_back).then(|| Cork(self.clone()))
+    }
+
+    /// Queues a sign of life ahead of all data and flushes: a ping, which the client answers, or a comment. A response has
+    /// no comment before its head.
+    pub fn ping(&self) {
+        match self.framing {
+            Framing::WebSocket => self.control(PING),
+            Framing::EventStream if self.state.lock().sent.bytes > 0 => self.control(event_stream::COMMENT),
+            Framing::EventStream => {}
+        }
     }
 
     /// Queues a ping or pong ahead of all data and flushes.

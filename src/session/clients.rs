@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
 use crate::clock::{Clock, Moment};
-use crate::delivery::{Backlog, ClientWriter, CloseReason, LivenessSigns, Sent, frame};
+use crate::delivery::{Backlog, ClientWriter, CloseReason, LivenessSigns, Sent};
 use crate::door::{Pass, unix_now};
 
 /// Interval between checks of all clients.
@@ -289,7 +289,6 @@ impl Clients {
     pub async fn watch(&self, signs: KeepaliveSettings) {
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let ping = frame::control(frame::Opcode::Ping, b"");
         loop {
             round.tick().await;
             let (now, date) = (self.clock.now(), unix_now());
@@ -318,7 +317,7 @@ impl Clients {
                     client.writer.close(reason);
                 } else if now.since(client.pinged_at) >= signs.ping_interval {
                     client.pinged_at = now;
-                    client.writer.control(ping.clone());
+                    client.writer.ping();
                 }
             }
             let named = busiest

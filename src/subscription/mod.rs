@@ -9,6 +9,7 @@ mod contents;
 mod cooldown;
 mod criteria;
 mod dispatch;
+mod event_id;
 mod fan_out;
 mod filter;
 mod flush;

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backoff::RESUME;
-use crate::chain::{Archive, ContentKind, Cursor, History, Located, NotAsked, Published};
+use crate::chain::{Archive, ContentKind, Cursor, History, Located, NotAsked, Published, Removal};
 use crate::delivery::{ClientWriter, Recipient};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::shares::{Budget, FairPool, Owner};
@@ -225,6 +225,7 @@ impl Replays {
                 let found = found.filter(|own| !logs || !Cursor::lacks_logs(history, own.header.block));
                 Ok(found.map(|own| Cursor::behind(own.header.block, log)))
             }
+            Start::Within(removal) => Ok(Cursor::within_memory(&removal, self.settings.max_reorg, history)),
         }
     }
 
@@ -310,6 +311,7 @@ impl StartLookup {
                 return Ok(Cursor::from(number));
             }
             Start::After { block, log } => (block, log),
+            Start::Within(removal) => return self.find_removal(removal, reach()).await,
         };
         let located = match self.locate(start, block, log).await? {
             Resumption::Published(cursor) => return Ok(cursor),
@@ -364,6 +366,33 @@ impl StartLookup {
             }
         }
         Ok(Resumption::Unknown)
+    }
+
+    /// Finds the rest of a removal that memory does not have. `oldest` is the oldest block to resume from.
+    async fn find_removal(&self, removal: Removal, oldest: u64) -> Result<Cursor, ErrorObjectOwned> {
+        let replays = &self.replays;
+        let located = replays
+            .archive
+            .locate(self.owner, removal.tip, removal.up_to, true, replays.settings.max_reorg)
+            .await;
+        let undo = located
+            .map_err(|why| replays.not_asked(why))?
+            .map(|located| located.undo);
+        let known = |hash| {
+            let undo = undo.as_ref()?.iter().find(|undo| undo.logs.block.hash == hash)?;
+            Some((undo.header.clone(), undo.logs.clone()))
+        };
+        match Cursor::within(&removal, replays.settings.max_reorg, known) {
+            Some(cursor) => {
+                replays.count("node");
+                Ok(cursor)
+            }
+            None => {
+                replays.count("unknown");
+                let what = format!("the rest of the dropped branch of block {} is not known", removal.tip);
+                Err(cannot_resume(&what, oldest))
+            }
+        }
     }
 
     /// Checks that the nodes still have this block, unless it is in memory. The error is returned now, lest a client

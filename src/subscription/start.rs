@@ -1,13 +1,17 @@
 //! Options of a stream: its start (E9), its level of finality, and the parts of `blockLogs`, in one object that is
 //! headwater's own.
 
+use std::fmt;
+
 use alloy_primitives::{B256, U64};
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Level;
 use super::block_filter::{Include, Part};
-use crate::chain::Tag;
+use super::{Level, event_id};
+use crate::chain::{Removal, Tag};
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, error};
 
 /// Start of a subscription.
@@ -25,6 +29,8 @@ pub enum Start {
     },
     /// The block of this number.
     From(u64),
+    /// The next log to take back of a branch, of which the client was sent a part of the removals.
+    Within(Removal),
 }
 
 /// Options of a stream of the chain.
@@ -51,11 +57,42 @@ struct Members {
     include: Option<Vec<Part>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct After {
-    block_hash: B256,
-    log_index: Option<U64>,
+/// Place behind an event: its members, or its id if it came as a server-sent event.
+struct After(Start);
+
+impl<'de> Deserialize<'de> for After {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        struct Place {
+            block_hash: B256,
+            log_index: Option<U64>,
+        }
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = After;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with blockHash, or the id of a server-sent event")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<After, E> {
+                let start = event_id::parse(text);
+                start
+                    .map(After)
+                    .ok_or_else(|| E::custom("after is no id of a server-sent event"))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<After, A::Error> {
+                let place = Place::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(After(Start::After {
+                    block: place.block_hash,
+                    log: place.log_index.map(|index| index.to()),
+                }))
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -106,10 +143,7 @@ impl Members {
         let start = match (self.after, self.from_block) {
             (None, None) => Start::Live,
             (None, Some(number)) => Start::From(number.to()),
-            (Some(after), None) => Start::After {
-                block: after.block_hash,
-                log: after.log_index.map(|index| index.to()),
-            },
+            (Some(After(start)), None) => start,
             (Some(_), Some(_)) => return Err("cannot specify both after and fromBlock, choose one or the other"),
         };
         let depth = self.confirmations.map(|depth| match depth {

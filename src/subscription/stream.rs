@@ -76,6 +76,10 @@ impl Stream {
                 let why = "blockLogs continues behind a whole block, leave out logIndex";
                 return Err(error(INVALID_PARAMS, why));
             }
+            (stream, level, Start::Within(_)) if level.is_some() || !matches!(stream, Self::Logs(_)) => {
+                let why = "this id is within a removal of logs, which such a stream does not have";
+                return Err(error(INVALID_PARAMS, why));
+            }
             (stream @ Self::Blocks(_), None, start) => Topic::Trailing(Level::Head, stream, start),
             (stream, Some(level), start) => Topic::Trailing(level, stream, start),
             (Self::Mined(filter), None, Start::Live) => Topic::Mined(filter),

@@ -143,9 +143,10 @@ impl ClientWriter {
                 recipients.iter().for_each(|recipient| recipient.release(release_at));
             }
             Done::Delivered(batch) => {
-                notifications += batch.events.len() as u64;
-                tally.delivered[batch.kind as usize] += batch.events.len() as u64;
-                tally.latest = Some(batch.seen);
+                let events = batch.notifications();
+                notifications += events;
+                tally.delivered[batch.kind as usize] += events;
+                tally.latest = (events > 0).then_some(batch.seen).or(tally.latest);
                 if self.compression != Compression::None {
                     tally.saved += batch.saved(self.compression) as u64;
                 }

@@ -8,7 +8,7 @@ use crate::delivery::CloseReason;
 /// Signs of life of one client, and its figures.
 #[derive(Clone, Copy, Debug)]
 pub struct LivenessSigns {
-    /// Arrival of the last frame, at first the start of the connection.
+    /// Arrival of the last frame, at first the start of the connection; `None` for a client that sends none.
     pub last_heard: Option<Moment>,
     /// Arrival of the first part of an unfinished message; `None` between messages.
     pub unfinished_since: Option<Moment>,
@@ -48,7 +48,7 @@ impl ClientWriter {
         let state = self.state.lock();
         let overdue = state.is_overdue(now, self.shared.limits.max_age);
         LivenessSigns {
-            last_heard: self.last_heard.load(),
+            last_heard: self.last_heard.load().filter(|_| !self.is_event_stream()),
             unfinished_since: self.unfinished_since.load(),
             blocked_since: state.blockage.since(),
             closing_since: state.closing_since,

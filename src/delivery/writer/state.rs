@@ -7,7 +7,7 @@ use super::write_stall::WriteStall;
 use crate::clock::Moment;
 use crate::delivery::tap::Tap;
 use crate::delivery::write_buffer::WriteBuffer;
-use crate::delivery::{Allowance, CloseReason, Compression, Egress, Queue, frame};
+use crate::delivery::{Allowance, CloseReason, Compression, Egress, Framing, Queue, event_stream, frame};
 
 /// Bytes of answers, and of events, gathered for one write. A block for one client is seldom larger. A pong waits for
 /// no more than one write, but a long answer is gathered whole.
@@ -84,13 +84,17 @@ pub(super) struct State {
     pub(super) shed: u64,
     pub(super) sent: Sent,
     pub(super) tap: Option<Box<Tap>>,
+    framing: Framing,
 }
 
 impl State {
-    /// Creates an empty state for a client with this compression.
-    pub(super) fn new(compression: Compression) -> Self {
+    /// Creates an empty state for a client with this compression and framing.
+    pub(super) fn new(compression: Compression, framing: Framing) -> Self {
         Self {
             writing: WriteBuffer::new(compression),
+            framing,
+            // Server-sent events go one way: nothing answers the end of the stream.
+            echoed: framing == Framing::EventStream,
             ..Self::default()
         }
     }
@@ -160,10 +164,17 @@ impl State {
 
     /// Queues the close frame behind the current write and drops the rest of the queue.
     pub(super) fn push_close(&mut self, reason: CloseReason, now: Moment) {
-        self.writing.push(match reason.code() {
-            Some(code) => frame::close(code, reason.text()),
-            None => frame::control(frame::Opcode::Close, b""),
-        });
+        match (self.framing, reason.code()) {
+            (Framing::WebSocket, Some(code)) => self.writing.push(frame::close(code, reason.text())),
+            (Framing::WebSocket, None) => self.writing.push(frame::control(frame::Opcode::Close, b"")),
+            // Without the head of a response the connection just ends, which a client takes for a lost one.
+            (Framing::EventStream, _) if self.sent.bytes == 0 && self.writing.is_empty() => {}
+            (Framing::EventStream, _) => {
+                if let Some(end) = event_stream::end(reason) {
+                    self.writing.push(end);
+                }
+            }
+        }
         self.queue = Queue::default();
         self.phase = Phase::Closing(reason);
         self.closing_since = Some(now);
