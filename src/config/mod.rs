@@ -220,6 +220,7 @@ impl Config {
             },
             max_passthrough: typed.subscriptions.max_passthrough,
             session: SessionSettings {
+                silence_timeout: typed.keepalive.silence_timeout,
                 writer: WriterLimits {
                     max_bytes: bytes("delivery.max_queue_bytes", delivery.max_queue_bytes, 64 << 10)?,
                     max_total_bytes: bytes(

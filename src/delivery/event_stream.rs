@@ -70,6 +70,12 @@ pub(super) fn end(reason: CloseReason) -> Option<Bytes> {
     Some(format!("event: close\ndata: {data}\n\n").into())
 }
 
+/// Returns a stream that ends at once.
+#[must_use]
+pub fn whole(reason: CloseReason) -> Bytes {
+    [opening(None), end(reason).unwrap_or_default()].concat().into()
+}
+
 fn append_id(text: &mut Vec<u8>, id: Option<&str>) {
     if let Some(id) = id {
         text.extend_from_slice(b"id: ");

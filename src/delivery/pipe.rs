@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -114,6 +114,16 @@ impl Pipe {
             outgoing: outgoing.clone(),
         };
         (end(&one, &other), end(&other, &one))
+    }
+
+    /// Polls for all unread bytes; `None` at the end of the stream.
+    pub fn poll_bytes(&self, cx: &Context<'_>) -> Poll<Option<Bytes>> {
+        std::task::ready!(self.incoming.poll_readable(cx));
+        let mut bytes = Bytes::new();
+        let read = self
+            .incoming
+            .try_read(CAPACITY, |unread| bytes = Bytes::copy_from_slice(unread));
+        Poll::Ready(read.is_ok_and(|read| read > 0).then_some(bytes))
     }
 
     pub(super) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::Pipe;
 
@@ -47,6 +48,13 @@ impl From<TcpStream> for Socket {
     }
 }
 
+impl From<TlsStream<TcpStream>> for Socket {
+    fn from(stream: TlsStream<TcpStream>) -> Self {
+        let (tcp, tls) = stream.into_inner();
+        Self::secured(tcp, tls)
+    }
+}
+
 impl Socket {
     /// Creates a TLS socket from a completed TLS handshake.
     #[must_use]
@@ -74,6 +82,19 @@ impl Socket {
     pub fn set_notsent_lowat(&self, bytes: u32) -> io::Result<()> {
         self.tcp()
             .map_or(Ok(()), |tcp| SockRef::from(tcp).set_tcp_notsent_lowat(bytes))
+    }
+
+    /// Sets the time after which the system ends a connection whose peer acknowledges nothing (`TCP_USER_TIMEOUT`).
+    ///
+    /// # Errors
+    /// If the system refuses, with its error.
+    #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "an option of Linux"))]
+    pub fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Some(tcp) = self.tcp() {
+            return SockRef::from(tcp).set_tcp_user_timeout(Some(timeout));
+        }
+        Ok(())
     }
 
     /// Resets the connection when the socket is closed, so that unsent bytes are freed at once.

@@ -8,6 +8,7 @@
 //! The state is behind one lock, taken for a push or a `writev`; both concern this client alone. The pump writes the
 //! queue to the socket.
 
+mod framing;
 mod in_flight;
 mod pump;
 mod shared;
@@ -28,9 +29,7 @@ use self::state::{GATHER_BYTES, State};
 use super::queue::Push;
 use super::tap::Disclosure;
 use super::template::Template;
-use super::{
-    Batch, CloseReason, Compression, Egress, Framing, Kind, Recipient, Socket, SubscriptionId, event_stream, frame,
-};
+use super::{Batch, CloseReason, Compression, Egress, Framing, Kind, Recipient, Socket, SubscriptionId, frame};
 use crate::clock::{AtomicMoment, Moment};
 use crate::pieces;
 use crate::shares::Owner;
@@ -80,9 +79,6 @@ pub enum Answered {
 /// much as it saves.
 const TEMPLATE_FOR: usize = 4;
 
-/// Ping without payload.
-const PING: Bytes = Bytes::from_static(&[0x89, 0]);
-
 /// Length above which an answer is long, in bytes.
 const LONG_ANSWER: usize = 16 << 10;
 
@@ -94,29 +90,13 @@ impl ClientWriter {
     /// account.
     #[must_use]
     pub fn new(socket: Socket, compression: Compression, egress: Arc<Egress>, shared: Arc<WriterShared>) -> Arc<Self> {
-        Self::with_room(shared.limits.max_bytes, socket, compression, egress, shared)
-    }
-
-    /// Creates the writing half as [`Self::new`] does, with a queue of at most `max_bytes`.
-    #[must_use]
-    pub fn with_room(
-        max_bytes: usize,
-        socket: Socket,
-        compression: Compression,
-        egress: Arc<Egress>,
-        shared: Arc<WriterShared>,
-    ) -> Arc<Self> {
+        let max_bytes = shared.limits.max_bytes;
         Self::framed(max_bytes, socket, Framing::WebSocket, compression, egress, shared)
     }
 
-    /// Creates the writing half of an HTTP connection whose response is a stream of server-sent events. The head of the
-    /// response is the client's first [answer](Self::answer).
+    /// Creates the writing half for a client of this framing, with a queue of at most `max_bytes`.
     #[must_use]
-    pub fn event_stream(socket: Socket, egress: Arc<Egress>, shared: Arc<WriterShared>) -> Arc<Self> {
-        Self::framed(shared.limits.max_bytes, socket, Framing::EventStream, Compression::None, egress, shared)
-    }
-
-    fn framed(
+    pub fn framed(
         max_bytes: usize,
         socket: Socket,
         framing: Framing,
@@ -158,12 +138,6 @@ impl ClientWriter {
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
-    }
-
-    /// Checks if the client gets server-sent events.
-    #[must_use]
-    pub fn is_event_stream(&self) -> bool {
-        self.framing == Framing::EventStream
     }
 
     /// Records that a subscription of this kind receives live events from now on.
@@ -271,16 +245,6 @@ impl ClientWriter {
     pub fn cork(self: &Arc<Self>) -> Option<Cork> {
         let held_back = std::mem::replace(&mut self.state.lock().corked, true);
         (!held_back).then(|| Cork(self.clone()))
-    }
-
-    /// Queues a sign of life ahead of all data and flushes: a ping, which the client answers, or a comment. A response has
-    /// no comment before its head.
-    pub fn ping(&self) {
-        match self.framing {
-            Framing::WebSocket => self.control(PING),
-            Framing::EventStream if self.state.lock().sent.bytes > 0 => self.control(event_stream::COMMENT),
-            Framing::EventStream => {}
-        }
     }
 
     /// Queues a ping or pong ahead of all data and flushes.

@@ -44,7 +44,8 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Refusal> {
     }
 }
 
-fn has_body(headers: &HeaderMap) -> bool {
+/// Checks if a request has a body.
+pub(super) fn has_body(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
     length || headers.contains_key(TRANSFER_ENCODING)
 }

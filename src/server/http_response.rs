@@ -79,7 +79,7 @@ pub(super) fn preflight() -> Response<Body> {
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));
     headers.insert(
         ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("content-type, authorization, x-api-key"),
+        HeaderValue::from_static("content-type, authorization, x-api-key, last-event-id"),
     );
     // As in geth (`node/rpcstack.go`, `newCorsHandler`).
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
@@ -88,7 +88,7 @@ pub(super) fn preflight() -> Response<Body> {
 
 /// Lets the page at `origin` read this response. Returns the origin itself rather than `*`, so that a list of origins
 /// is enforced.
-pub(super) fn share(response: &mut Response<Body>, origin: HeaderValue) {
+pub(super) fn share<B>(response: &mut Response<B>, origin: HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));

@@ -1,5 +1,6 @@
 //! Accepts connections or refuses them; each open one is counted, and served over HTTP until it upgrades to WebSocket.
 
+mod event_stream;
 mod service;
 
 use std::net::IpAddr;
@@ -9,10 +10,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use self::event_stream::EventStream;
 use super::proxy_protocol;
 use crate::door::{Caller, ConnectionSlot, Crowd, Handshake, Pass, Refusal, Refusals, Seat};
 use crate::panics;
@@ -97,6 +100,8 @@ pub(super) struct HttpConnection {
     /// Cancelled when the connection is displaced by another one.
     displaced: CancellationToken,
     kept: Mutex<ConnectionState>,
+    /// Notifies the task of the connection that a stream of events takes it over.
+    taken_over: Notify,
 }
 
 /// State that a connection gains and gives back while open.
@@ -107,6 +112,10 @@ struct ConnectionState {
     /// ConnectionSlot among its client's connections, from the first admitted request on.
     place: Option<ConnectionSlot>,
     refusals: Refusals,
+    /// `true` once a request was answered: part of the response may still be in hyper's buffer.
+    has_answered: bool,
+    /// Stream of events that takes the connection over.
+    stream: Option<Box<EventStream>>,
 }
 
 impl HttpConnection {
@@ -281,6 +290,7 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
             handshake,
             ..ConnectionState::default()
         }),
+        taken_over: Notify::new(),
     });
     if let Some(why) = turned
         && drop_silently

@@ -3,6 +3,7 @@
 //! hyper reads requests and [`crate::door`] admits clients. An upgraded connection leaves hyper at once, and the
 //! session gets the bare socket back, so that there is no layer between our frames and the kernel.
 
+mod events;
 mod handshake;
 mod http_response;
 mod http_rpc;

@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as HyperBody, Frame, SizeHint};
 
+use crate::delivery::Pipe;
 use crate::pieces;
 use crate::shares::Charge;
 
@@ -14,9 +15,18 @@ use crate::shares::Charge;
 /// stay charged.
 const SLICE: usize = 64 << 10;
 
+/// Body of a response.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// Pieces whose length is known.
+    Pieces(Pieces),
+    /// Bytes of a connection within the process, up to its end.
+    Stream(Pipe),
+}
+
 /// Pieces of a response body, last first.
-#[derive(Debug, Default)]
-pub(super) struct Body {
+#[derive(Debug)]
+pub(super) struct Pieces {
     pieces: Vec<Bytes>,
     /// Charge to the budget of all long answers, released when the bytes are written, except for the last slice, or
     /// dropped.
@@ -29,7 +39,18 @@ impl Body {
     pub(super) fn new(parts: &[Bytes], room: Option<Charge>) -> Self {
         let mut pieces = pieces::together(parts);
         pieces.reverse();
-        Self { pieces, _room: room }
+        Self::Pieces(Pieces { pieces, _room: room })
+    }
+}
+
+impl Pieces {
+    fn next(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.last_mut()?;
+        let slice = piece.split_to(piece.len().min(SLICE));
+        if piece.is_empty() {
+            self.pieces.pop();
+        }
+        Some(slice)
     }
 }
 
@@ -43,23 +64,28 @@ impl HyperBody for Body {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Some(piece) = self.pieces.last_mut() else {
-            return Poll::Ready(None);
-        };
-        let slice = piece.split_to(piece.len().min(SLICE));
-        if piece.is_empty() {
-            self.pieces.pop();
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Pieces(own) => Poll::Ready(own.next().map(|slice| Ok(Frame::data(slice)))),
+            Self::Stream(pipe) => {
+                let bytes = ready!(pipe.poll_bytes(cx));
+                Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
-        Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
+        match self {
+            Self::Pieces(own) => own.pieces.is_empty(),
+            Self::Stream(_) => false,
+        }
     }
 
-    /// Returns the exact length in bytes, so that the response has a `Content-Length`.
+    /// Returns the exact length in bytes if it is known, so that the response has a `Content-Length`.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(pieces::length(&self.pieces) as u64)
+        match self {
+            Self::Pieces(own) => SizeHint::with_exact(pieces::length(&own.pieces) as u64),
+            Self::Stream(_) => SizeHint::default(),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Session of one WebSocket client: a socket, a reader, a queue, and the subscriptions of the connection.
+//! Session of one client, of WebSocket or of server-sent events: a socket, a reader, a queue, and the subscriptions of the connection.
 //!
 //! One task, without timer or buffer while idle. The task waits in `poll_wake` and decides in `apply`; nothing in `apply`
 //! waits, so a client that does not read cannot prevent its session from noticing the end of the connection.
@@ -7,6 +7,7 @@ mod batch;
 mod clients;
 mod control_frames;
 mod discovery;
+mod event_stream;
 mod intake;
 mod own;
 mod reader;
@@ -28,12 +29,13 @@ use tracing::debug;
 pub use clients::{Clients, ConnectedClient, KeepaliveSettings, QueueTotals};
 pub use control_frames::ControlFrames;
 pub use discovery::Offered;
+pub use event_stream::{Respond, StreamRefusal, serve_events};
 pub(crate) use intake::{PlannedMessage, PlannedReply, RequestRefusal, Transport, caller};
 pub(crate) use own::{OwnCaller, call as call_own, module as own_methods};
 pub use reader::{ClientFrame, DeflatedMessage, Form, MAX_FRAGMENTS, MessageReader};
 pub use services::{Services, SessionSettings};
 
-use crate::delivery::{ClientWriter, CloseReason, Compression, Ended, Phase, Socket, frame};
+use crate::delivery::{ClientWriter, CloseReason, Compression, Ended, Framing, Phase, Socket, frame};
 use crate::door::{Pass, Refusals, Reserved};
 use crate::extension::Streams;
 use crate::panics;
@@ -89,7 +91,8 @@ pub fn serve(
     compression: Compression,
     services: Arc<Services>,
 ) -> impl Future<Output = ()> + Send {
-    let mut session = Session::new(socket, early, pass, compression, services.clone());
+    let form = (Framing::WebSocket, compression);
+    let mut session = Session::new(socket, early, pass, form, services.clone());
     async move {
         let lived = panics::caught("session", &services.metrics, session.live()).await;
         let over = match lived {
@@ -116,7 +119,13 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn new(socket: Socket, early: Bytes, pass: Pass, compression: Compression, services: Arc<Services>) -> Self {
+    fn new(
+        socket: Socket,
+        early: Bytes,
+        pass: Pass,
+        (framing, compression): (Framing, Compression),
+        services: Arc<Services>,
+    ) -> Self {
         let lowat = services.settings.notsent_lowat;
         if lowat > 0
             && let Err(why) = socket.set_notsent_lowat(lowat)
@@ -127,7 +136,7 @@ impl Session {
         let egress = pass.account().egress().clone();
         let room = pass.terms().rights.plan.max_queue_bytes;
         let room = room.unwrap_or(services.settings.writer.max_bytes);
-        let writer = ClientWriter::with_room(room, socket, compression, egress, services.writers.clone());
+        let writer = ClientWriter::framed(room, socket, framing, compression, egress, services.writers.clone());
         let number = services.clients.add(writer.clone(), pass.clone());
         if let Some(activity) = pass.activity() {
             let writer = Arc::downgrade(&writer);
@@ -238,6 +247,12 @@ impl Session {
                 Ok(0) => return Err(Ended::Gone),
                 Ok(read) => {
                     self.services.metrics.bytes_in.inc_by(read as u64);
+                    if self.writer.is_event_stream() {
+                        // The response ends with the connection: there is nothing to send behind the request.
+                        self.violated(CloseReason::Protocol("no input is taken on a stream of events"));
+                        self.reader.buffer().clear();
+                        return Ok(());
+                    }
                     self.writer.heard();
                     // One write per answer would be most of the cost of a short answer (benches/forward).
                     let _cork = self.writer.cork();

@@ -1,6 +1,7 @@
 //! Services that all sessions work with, and the settings of sessions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Clients;
 use super::intake::Intake;
@@ -22,6 +23,8 @@ pub struct SessionSettings {
     /// `TCP_NOTSENT_LOWAT`, in bytes: how much the kernel may buffer unsent, so that the backlog stays in our queue as
     /// references to shared frames. 0 keeps the kernel's default.
     pub notsent_lowat: u32,
+    /// Time without an acknowledgement from the peer of a stream of server-sent events, after which it is disconnected.
+    pub silence_timeout: Duration,
     /// Limit on bytes of incomplete or unanswered messages of all clients.
     pub max_inbound_bytes: usize,
 }

@@ -4,6 +4,8 @@
 use tokio::time::Instant;
 
 use super::contents::Streams;
+use super::event_id::Branch;
+use super::fan_out::LogFate;
 use super::flush::{DirtyClients, is_answered};
 use super::gate::Position;
 use super::replay_group::ReplayGroup;
@@ -11,7 +13,7 @@ use super::subscriber::Subscriber;
 use super::tables::Tables;
 use super::transaction_event::Fate;
 use crate::backplane::ChainEvent;
-use crate::chain::{AdoptedBlock, ContentKind, Loss, PublishedBlock};
+use crate::chain::{AdoptedBlock, BlockRef, ContentKind, Loss, PublishedBlock};
 use crate::clock::Moment;
 use crate::delivery::{CloseReason, Kind};
 
@@ -43,7 +45,7 @@ impl Tables {
         self.break_trails(dropped, due, now);
         self.take_back(dropped, sequence, due, now);
         if !self.heads.is_empty() {
-            let batch = self.one(Kind::Heads, &header.json, header.seen);
+            let batch = self.one_of_block(Kind::Heads, &header.json, header.seen, header.block.hash);
             let fronts = self.fronts();
             let at = Position::of(Kind::Heads, sequence);
             // Clients get removals and the head in one write, and a head that some have to wait for in one step.
@@ -80,13 +82,16 @@ impl Tables {
         }
         self.release(due, now);
         let at = Position::removals(sequence);
+        let Some(branch) = self.branch_of(dropped, &delivered) else {
+            return;
+        };
         for (own, delivered) in dropped.iter().zip(delivered) {
             let was_sent = |subscriber: &Subscriber| {
                 let recipient = &subscriber.recipient;
                 recipient.was_sent(own.sequence) && !undelivered.contains(&(recipient.id(), own.sequence))
             };
             match &own.logs {
-                Some(block) if delivered => self.logs(block, |log| log.removed_json().into(), at, was_sent, due, now),
+                Some(block) if delivered => self.logs(block, LogFate::Removed(branch), at, was_sent, due, now),
                 // The logs of this block are not in memory: a resumed client that has some from before cannot be sent
                 // their removals.
                 None if delivered => {
@@ -101,6 +106,23 @@ impl Tables {
                 self.mined(&transactions, Fate::Removed, Instant::now(), at, was_sent, due, now);
             }
         }
+        self.mark(Kind::Logs, branch.ancestor.hash, at, |_| true, due, now);
+    }
+
+    /// Returns the branch that a reorg takes back, as far as its logs were delivered; `None` if no block was dropped.
+    fn branch_of(&self, dropped: &[PublishedBlock], delivered: &[bool]) -> Option<Branch> {
+        let oldest = dropped.first()?;
+        let last = delivered.iter().rposition(|delivered| *delivered).unwrap_or(0);
+        let parent = oldest.header.parent;
+        let known = self
+            .published
+            .with_history(|history| Some(history.find(parent)?.header.block));
+        let ancestor = known.unwrap_or(BlockRef {
+            number: oldest.number().saturating_sub(1),
+            hash: parent,
+        });
+        let tip = (dropped.get(last).unwrap_or(oldest).header.block.hash, None);
+        Some(Branch { ancestor, tip })
     }
 
     fn lose_continuity(&mut self) {

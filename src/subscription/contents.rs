@@ -1,9 +1,9 @@
 //! Contents of blocks on their way to subscribers: what to fetch, delivery in order, and loss.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use super::content_stream::ContentStream;
+use super::fan_out::LogFate;
 use super::flush::DirtyClients;
 use super::gate::{Fronts, Position};
 use super::replay_group::ReplayGroup;
@@ -120,7 +120,8 @@ impl Tables {
             Content::Logs(block) => {
                 let hash = block.block.hash;
                 self.published.change_logs(|history| history.delivered_logs(hash));
-                self.logs(block, |log| Cow::Borrowed(&log.json()[..]), at, takes, due, now);
+                self.logs(block, LogFate::Adopted, at, takes, due, now);
+                self.mark(Kind::Logs, hash, at, takes, due, now);
             }
             Content::Transactions(block) => {
                 let delivered = self.mined(&block.transactions, Fate::Adopted, block.seen, at, takes, due, now);
@@ -130,7 +131,10 @@ impl Tables {
                 let oldest = self.published.with_history(|history| Some(history.oldest()?.sequence));
                 self.told = self.told.split_off(&oldest.unwrap_or(sequence));
             }
-            Content::Receipts(block) => self.receipts(block, at, takes, due, now),
+            Content::Receipts(block) => {
+                self.receipts(block, at, takes, due, now);
+                self.mark(Kind::Receipts, block.block.hash, at, takes, due, now);
+            }
         }
     }
 

@@ -49,11 +49,6 @@ impl BehindLogs {
     }
 }
 
-/// Returns the position before the block of this number.
-pub(super) fn before(number: u64) -> Arc<str> {
-    format!("n{number:x}").into()
-}
-
 /// Branch that is being taken back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Branch {
@@ -74,6 +69,36 @@ impl Branch {
     }
 }
 
+/// Ids that the events of replayed blocks get.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ids {
+    /// None: the client gets no server-sent events.
+    None,
+    /// Positions behind events.
+    Behind,
+    /// Positions behind events, within the removal of this branch.
+    Within(Branch),
+}
+
+impl Ids {
+    /// Returns the positions behind logs of this block.
+    pub(super) fn of_logs(self, block: B256) -> Option<BehindLogs> {
+        match self {
+            Self::None => None,
+            Self::Behind => Some(BehindLogs::of(block)),
+            Self::Within(branch) => Some(branch.within(block)),
+        }
+    }
+
+    /// Returns the position behind this block.
+    pub(super) fn of_block(self, block: B256) -> Option<Arc<str>> {
+        match self {
+            Self::None => None,
+            Self::Behind | Self::Within(_) => Some(behind(block)),
+        }
+    }
+}
+
 /// Returns the id of a start; `None` for one that is not known before it is found.
 pub(super) fn of(start: Start) -> Option<Arc<str>> {
     match start {
@@ -83,7 +108,7 @@ pub(super) fn of(start: Start) -> Option<Arc<str>> {
             block,
             log: Some(index),
         } => Some(BehindLogs::of(block).log(index)),
-        Start::From(number) => Some(before(number)),
+        Start::From(number) => Some(format!("n{number:x}").into()),
         Start::Within(removal) => {
             let Removal {
                 ancestor,

@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use alloy_primitives::B256;
 use tokio::time::Instant;
 
+use super::event_id::{BehindLogs, Branch};
 use super::flush::{DirtyClients, share_a_series};
 use super::gate::Position;
 use super::receipt_filter::Bodies;
@@ -14,6 +16,32 @@ use super::transaction_event::{Fate, PerForm};
 use crate::chain::{BlockLogs, BlockReceipts, Log, Transaction};
 use crate::clock::Moment;
 use crate::delivery::{Batch, Event, Kind};
+
+/// Event that a block's logs are sent in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LogFate {
+    /// The block became part of the chain.
+    Adopted,
+    /// The block was dropped with this branch.
+    Removed(Branch),
+}
+
+impl LogFate {
+    fn payload(self, log: &Log) -> Cow<'_, [u8]> {
+        match self {
+            Self::Adopted => Cow::Borrowed(log.json()),
+            Self::Removed(_) => Cow::Owned(log.removed_json()),
+        }
+    }
+
+    /// Returns the positions of a stream behind the logs of this block.
+    fn positions(self, block: B256) -> BehindLogs {
+        match self {
+            Self::Adopted => BehindLogs::of(block),
+            Self::Removed(branch) => branch.within(block),
+        }
+    }
+}
 
 impl Tables {
     /// Delivers a block's receipts: one event for each filter that matches any of them, shared by all its
@@ -35,7 +63,8 @@ impl Tables {
             let takes = |subscriber: &&Subscriber| wants(subscriber) && is_open(subscriber);
             let mut wanting = subscribers.filter(takes).peekable();
             if wanting.peek().is_some() {
-                let batch = bodies.of(positions, |json| self.one(Kind::Receipts, json, block.seen));
+                let one = |json: &[u8]| self.one_of_block(Kind::Receipts, json, block.seen, block.block.hash);
+                let batch = bodies.of(positions, one);
                 gate.send(at, &fronts, wanting, &batch, due, now);
             }
         });
@@ -97,12 +126,13 @@ impl Tables {
     pub(super) fn logs(
         &mut self,
         block: &BlockLogs,
-        payload: impl for<'a> Fn(&'a Log) -> Cow<'a, [u8]>,
+        fate: LogFate,
         place: Position,
         wants: impl Fn(&Subscriber) -> bool,
         due: &mut DirtyClients,
         now: Moment,
     ) {
+        let ids = self.marked.has(Kind::Logs).then(|| fate.positions(block.block.hash));
         let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
         let mut index = std::mem::take(&mut self.logs);
         let mut encoded: Vec<Option<Event>> = vec![None; block.logs.len()];
@@ -114,9 +144,12 @@ impl Tables {
             let events = positions
                 .iter()
                 .map(|&at| {
-                    encoded[at as usize]
-                        .get_or_insert_with(|| self.event(&payload(&block.logs[at as usize])))
-                        .clone()
+                    let log = &block.logs[at as usize];
+                    let encode = || {
+                        let id = ids.as_ref().map(|ids| ids.log(log.index));
+                        self.event(&fate.payload(log)).at(id)
+                    };
+                    encoded[at as usize].get_or_insert_with(encode).clone()
                 })
                 .collect();
             let batch = if self.compresses && positions.len() > 1 && share_a_series(takers.iter()) {

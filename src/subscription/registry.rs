@@ -6,6 +6,8 @@
 //! nothing from before, and after `unsubscribe` has returned no more events are queued. Time under the lock is some
 //! tens of nanoseconds for each delivery; sockets are written to after it is released.
 
+mod event_streams;
+mod refusals;
 mod trailing;
 
 use std::collections::VecDeque;
@@ -15,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
+use self::refusals::not_served;
 use super::contents::Late;
 use super::flush::{DirtyClients, flush};
 use super::passthrough::PassthroughFull;
@@ -30,12 +33,16 @@ use crate::clock::{Clock, Moment};
 use crate::delivery::{ClientWriter, Kind, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
 
+pub use event_streams::Begins;
+
 /// A client's subscription, as the session owns it.
 #[derive(Debug)]
 pub struct Subscription {
     /// Delivery end of the subscription.
     pub recipient: Arc<Recipient>,
     place: IndexSlot,
+    /// Position at which a live subscription began; for server-sent events alone.
+    start: Option<Arc<str>>,
 }
 
 /// Handle of a subscription that awaits the node's answer; the session may end the subscription meanwhile.
@@ -58,15 +65,6 @@ impl Subscription {
 
 /// Subscriptions ended under one lock, some hundreds of nanoseconds each.
 const LEAVE_TOGETHER: usize = 256;
-
-/// Returns the label of the loss, and of the refusals that follow it, if no node gives these contents.
-fn not_served(kind: ContentKind) -> &'static str {
-    match kind {
-        ContentKind::Logs => "no_logs",
-        ContentKind::Transactions => "no_transactions",
-        ContentKind::Receipts => "no_receipts",
-    }
-}
 
 /// The tables of all subscriptions.
 #[derive(Debug)]
@@ -125,6 +123,12 @@ impl Registry {
             Topic::Passthrough(passed, _) => Recipient::within(passed.namespace(), id),
             _ => Recipient::new(id, tables.published.with_history(History::next_sequence)),
         };
+        let mut start = None;
+        if writer.is_event_stream() {
+            // An HTTP client knows no id that an answer would have to tell first; events still follow the response's head.
+            recipient.answered();
+            start = tables.begins_behind(topic.kind(), recipient.since());
+        }
         let subscriber = Subscriber {
             recipient: recipient.clone(),
             writer: writer.clone(),
@@ -142,7 +146,11 @@ impl Registry {
         let place = tables.insert(topic, subscriber, self.max_passthrough)?;
         self.count(place.kind()).inc();
         self.publish_wanted(&mut tables);
-        Ok(Subscription { recipient, place })
+        Ok(Subscription {
+            recipient,
+            place,
+            start,
+        })
     }
 
     /// Records that the node accepted a passed or pending-transactions subscription. From now on the client is closed
@@ -192,6 +200,9 @@ impl Registry {
         let mut tables = self.tables.lock();
         let kind = stream.kind();
         let recipient = Recipient::resumed(SubscriptionId::random());
+        if writer.is_event_stream() {
+            recipient.answered();
+        }
         let subscriber = Subscriber {
             recipient: recipient.clone(),
             writer: writer.clone(),
@@ -209,6 +220,7 @@ impl Registry {
         Subscription {
             recipient,
             place: IndexSlot::Resumed(kind, key),
+            start: None,
         }
     }
 
@@ -226,31 +238,6 @@ impl Registry {
         if let Some(members) = self.tables.lock().replays.get_mut(&key) {
             members.leave(id, branch);
         }
-    }
-
-    /// Returns the label and the client's error text if this topic is refused now: no node gave such contents a short
-    /// while ago.
-    #[must_use]
-    pub fn refuses(&self, topic: &Topic) -> Option<(&'static str, String)> {
-        let needs = |kind: ContentKind| match topic {
-            Topic::Chain(stream, _) | Topic::Trailing(_, stream, _) => stream.needs(kind),
-            Topic::Mined(_) => kind == ContentKind::Transactions,
-            Topic::Receipts(_) => kind == ContentKind::Receipts,
-            Topic::Pending(_) | Topic::Syncing | Topic::Passthrough(..) => false,
-        };
-        let mut kinds = ContentKind::ALL.into_iter().filter(|kind| needs(*kind));
-        kinds.find_map(|kind| self.refuses_contents(kind))
-    }
-
-    fn refuses_contents(&self, kind: ContentKind) -> Option<(&'static str, String)> {
-        let what = kind.label();
-        let words = match self.tables.lock().cooldown(kind, self.clock.now())? {
-            Absent::NotServed | Absent::UnknownBlock => format!("the node does not serve the {what} of its blocks"),
-            Absent::Throttled => {
-                format!("the node's rate limit prevents fetching the {what} of its blocks, try again later")
-            }
-        };
-        Some((not_served(kind), words))
     }
 
     /// Checks if the chain stands at the newest published block, so that new subscriptions begin with the next one.

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Stream;
 use super::block_filter::{Parts, adopted, removed};
+use super::event_id::Ids;
 use super::receipt_filter::array;
 use super::transaction_event::Fate;
 use crate::chain::{Content, ContentKind, Log, Next, Page, Retraction};
@@ -17,10 +18,11 @@ impl Stream {
         kind != ContentKind::Logs && self.needs(kind)
     }
 
-    /// Encodes the stream's events of a replayed block; `None` if the filter matches nothing.
-    pub(super) fn events(&self, next: &Next, page: &Page) -> Option<Arc<Batch>> {
+    /// Encodes the stream's events of a replayed block, with these ids; `None` if the filter matches nothing.
+    pub(super) fn events(&self, next: &Next, page: &Page, ids: Ids) -> Option<Arc<Batch>> {
+        let of_block = |payload: &[u8], behind| Event::new(payload).at(ids.of_block(behind));
         let events: Vec<Event> = match (self, next) {
-            (Self::Heads, Next::Block(own)) => vec![Event::new(&own.header.json)],
+            (Self::Heads, Next::Block(own)) => vec![of_block(&own.header.json, own.header.block.hash)],
             (Self::Mined(filter), Next::Block(own)) => {
                 let hash = own.header.block.hash;
                 let Some(Content::Transactions(block)) = page.content(hash, ContentKind::Transactions) else {
@@ -47,12 +49,14 @@ impl Stream {
                         _ => None,
                     },
                 };
-                vec![Event::new(&adopted(parts, filter.include, &matching))]
+                vec![of_block(&adopted(parts, filter.include, &matching), hash)]
             }
             (Self::Blocks(filter), Next::Retraction(undo)) => {
                 let number = undo.header.block.number;
                 let matching = undo.logs.logs.iter().filter(|log| filter.logs.matches(log, number));
-                vec![Event::new(&removed(&undo.header, &matching.collect::<Vec<_>>()))]
+                // Blocks are taken back newest first.
+                let message = removed(&undo.header, &matching.collect::<Vec<_>>());
+                vec![of_block(&message, undo.header.parent)]
             }
             (Self::Receipts(filter), Next::Block(own)) => {
                 let hash = own.header.block.hash;
@@ -61,7 +65,7 @@ impl Stream {
                 };
                 let mut matching = block.receipts.iter().filter(|own| filter.matches(own)).peekable();
                 matching.peek()?;
-                vec![Event::new(&array(matching))]
+                vec![of_block(&array(matching), hash)]
             }
             (Self::Logs(filter), next) => {
                 let (logs, removed) = match next {
@@ -78,9 +82,13 @@ impl Stream {
                     };
                     was_sent && filter.matches(log, logs.block.number)
                 };
-                let encode = |log: &Log| match removed {
-                    true => Event::new(&log.removed_json()),
-                    false => Event::new(log.json()),
+                let ids = ids.of_logs(logs.block.hash);
+                let encode = |log: &Log| {
+                    let event = match removed {
+                        true => Event::new(&log.removed_json()),
+                        false => Event::new(log.json()),
+                    };
+                    event.at(ids.as_ref().map(|ids| ids.log(log.index)))
                 };
                 logs.logs.iter().filter(wanted).map(encode).collect()
             }

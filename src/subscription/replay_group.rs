@@ -1,6 +1,8 @@
 //! The subscriptions of one client that replay missed events, and the step in which they advance together: block by
 //! block, heads before logs, so that the order across them (E3) is that of the live stream. No I/O.
 
+mod member;
+
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -9,6 +11,7 @@ use crate::chain::{BlockRef, ContentKind, Cursor, Gap, History, Needs, Next, Pag
 use crate::clock::Moment;
 use crate::delivery::{Kind, Phase, SubscriptionId};
 
+use self::member::ReplayMember;
 use super::subscriber::{ClientKey, Subscriber};
 use super::{Level, LogFilter, Stream};
 
@@ -46,19 +49,6 @@ pub(super) struct ReplayGroup {
     all: Vec<ReplayMember>,
     /// Wakes the task that replays for this client; `None` if there is none.
     claimed: Option<Arc<Notify>>,
-}
-
-#[derive(Debug)]
-struct ReplayMember {
-    stream: Stream,
-    /// `true` if the pages fetched for this client include the logs that match this stream's filter.
-    is_asked_for: bool,
-    /// Place at which the stream goes on; `None` until the block it starts from is found.
-    cursor: Option<Cursor>,
-    /// Block behind which the stream is, on a branch that another stream of the client was found to have left: to be
-    /// located before any stream goes on.
-    left_behind: Option<BlockRef>,
-    subscriber: Subscriber,
 }
 
 /// Result of a step.
@@ -110,13 +100,7 @@ impl ReplayGroup {
     }
 
     pub(super) fn add(&mut self, stream: Stream, cursor: Option<Cursor>, subscriber: Subscriber) {
-        self.all.push(ReplayMember {
-            stream,
-            is_asked_for: false,
-            cursor,
-            left_behind: None,
-            subscriber,
-        });
+        self.all.push(ReplayMember::new(stream, cursor, subscriber));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -298,10 +282,15 @@ impl ReplayGroup {
             if !writer.has_room() {
                 return Err((wrote, WaitFor::Room));
             }
-            if let Some(batch) = member.stream.events(&next, page) {
+            let events = member.stream.events(&next, page, member.ids());
+            let mark = member.mark(&next, events.is_some());
+            for batch in events.into_iter().chain(mark) {
                 wrote = true;
                 // The caller flushes in any case.
-                let _flush = writer.push_events(&member.subscriber.recipient, &batch, now);
+                let _flush = member
+                    .subscriber
+                    .writer
+                    .push_events(&member.subscriber.recipient, &batch, now);
             }
             if let Some(cursor) = &mut member.cursor {
                 cursor.told(&next);
@@ -343,6 +332,7 @@ impl Round {
                 cursor: Some(cursor),
                 left_behind,
                 subscriber,
+                ..
             } = member
             else {
                 continue;

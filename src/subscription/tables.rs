@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use alloy_primitives::B256;
 use bytes::Bytes;
 use slab::Slab;
 use tokio::time::Instant;
@@ -11,13 +12,14 @@ use super::best_effort::RecentHashes;
 use super::contents::Streams;
 use super::cooldown::Cooldown;
 use super::flush::DirtyClients;
-use super::gate::Gate;
+use super::gate::{Gate, Position};
 use super::head_slices::HeadSubscribers;
+use super::marked::MarkedStreams;
 use super::passthrough::{PassthroughFull, PassthroughSubscribers};
 use super::replay_group::{GroupKey, ReplayGroup};
 use super::subscriber::Subscriber;
 use super::trails::Trails;
-use super::{Index, Level, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, Topic, TransactionFilter};
+use super::{Index, Level, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, Topic, TransactionFilter, event_id};
 use crate::backplane::{TransactionForm, Wanted};
 use crate::chain::{ContentKind, PublishedWriter, Transaction};
 use crate::clock::Moment;
@@ -83,6 +85,8 @@ pub(super) struct Tables {
     /// Cool-down per kind of contents, after no node gave those of a block.
     pub refusals: [Cooldown; ContentKind::ALL.len()],
     pub passing: PassthroughSubscribers,
+    /// Live subscribers of server-sent events that get the position behind every block.
+    pub marked: MarkedStreams,
     /// The node's latest sync state, for new subscribers: its JSON and the event.
     pub sync_state: Option<(Bytes, Arc<Batch>)>,
     /// Published chain, which changes in step with the tables.
@@ -116,6 +120,7 @@ impl Tables {
             logs_fresh_until: None,
             refusals: Default::default(),
             passing: PassthroughSubscribers::default(),
+            marked: MarkedStreams::default(),
             sync_state: None,
             published,
             replays: HashMap::new(),
@@ -151,7 +156,10 @@ impl Tables {
             },
             Topic::Syncing => IndexSlot::Syncing(self.syncing.insert(subscriber)),
             Topic::Mined(filter) => IndexSlot::Mined(self.mined.insert(filter, subscriber)),
-            Topic::Receipts(filter) => IndexSlot::Receipts(self.receipts.insert(filter, subscriber)),
+            Topic::Receipts(filter) => {
+                self.marked.insert(Kind::Receipts, &subscriber);
+                IndexSlot::Receipts(self.receipts.insert(filter, subscriber))
+            }
             Topic::Passthrough(passed, _) => {
                 self.passing.insert(passed, subscriber, max_passthrough)?;
                 IndexSlot::Passthrough
@@ -188,6 +196,7 @@ impl Tables {
             IndexSlot::Passthrough | IndexSlot::Resumed(..) | IndexSlot::Trail(..) => self.passing.remove(id),
         }?;
         gone.writer.left(place.kind());
+        self.marked.remove(id);
         self.gate.forget(gone.writer.id(), id);
         Some(gone)
     }
@@ -215,6 +224,7 @@ impl Tables {
     /// Adds a subscription of a stream of the chain to the live tables.
     pub(super) fn join(&mut self, stream: Stream, subscriber: Subscriber) -> IndexSlot {
         subscriber.writer.joined(stream.kind());
+        self.marked.insert(stream.kind(), &subscriber);
         match stream {
             Stream::Logs(filter) => IndexSlot::Logs(self.logs.insert(Arc::unwrap_or_clone(filter), subscriber)),
             Stream::Heads => IndexSlot::Heads(self.heads.insert(subscriber)),
@@ -274,5 +284,50 @@ impl Tables {
 
     pub(super) fn one(&self, kind: Kind, payload: &[u8], seen: Instant) -> Arc<Batch> {
         Batch::new(kind, Box::new([self.event(payload)]), seen)
+    }
+
+    /// Like [`Self::one`], for the only event of this kind in a block.
+    pub(super) fn one_of_block(&self, kind: Kind, payload: &[u8], seen: Instant, block: B256) -> Arc<Batch> {
+        let event = self.event(payload).at(Some(event_id::behind(block)));
+        Batch::new(kind, Box::new([event]), seen)
+    }
+
+    /// Queues the position behind a block for the subscribers to this kind that get marks.
+    pub(super) fn mark(
+        &mut self,
+        kind: Kind,
+        block: B256,
+        place: Position,
+        wants: impl Fn(&Subscriber) -> bool,
+        due: &mut DirtyClients,
+        now: Moment,
+    ) {
+        if self.marked.has(kind) {
+            let fronts = self.fronts();
+            let batch = Batch::mark(kind, &event_id::behind(block));
+            let wanting = self.marked.of(kind).filter(|own| wants(own));
+            self.gate.send(place, &fronts, wanting, &batch, due, now);
+        }
+    }
+
+    /// Returns the position at which a live subscription begins that joins now; `None` before the first block, and for
+    /// kinds that cannot be resumed.
+    pub(super) fn begins_behind(&self, kind: Kind, since: u64) -> Option<Arc<str>> {
+        if !matches!(kind, Kind::Heads | Kind::Logs | Kind::Receipts) {
+            return None;
+        }
+        let awaits = |kind: ContentKind, sequence| self.streams[kind as usize].contains(sequence);
+        let behind = self.published.with_history(|history| {
+            let head = history.stands_at()?;
+            let tip = history.tip()?;
+            let gets_tip = since <= tip.sequence
+                && match kind {
+                    Kind::Logs => awaits(ContentKind::Logs, tip.sequence),
+                    Kind::Receipts => awaits(ContentKind::Receipts, tip.sequence),
+                    _ => false,
+                };
+            Some(if gets_tip { tip.header.parent } else { head.hash })
+        })?;
+        Some(event_id::behind(behind))
     }
 }

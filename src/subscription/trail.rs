@@ -15,6 +15,7 @@ use slab::Slab;
 
 pub(super) use self::delivery::WholeBlock;
 use super::block_table::{BlockSlot, BlockTable};
+use super::marked::MarkedStreams;
 use super::subscriber::{ClientKey, Subscriber, is_open};
 use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, TransactionFilter};
 use crate::chain::{
@@ -54,6 +55,8 @@ pub(super) struct Trail {
     mined: Index<TransactionFilter, Subscriber>,
     receipts: Index<ReceiptFilter, Subscriber>,
     blocks: BlockTable,
+    /// Members that get server-sent events, and the position behind every block.
+    marked: MarkedStreams,
     members: HashMap<SubscriptionId, Member>,
     /// Members whose answer was not queued yet when the last block was delivered.
     unanswered: Vec<Subscriber>,
@@ -142,6 +145,7 @@ impl Trail {
         if !subscriber.recipient.is_answered() {
             self.unanswered.push(subscriber.clone());
         }
+        self.marked.insert(stream.kind(), &subscriber);
         let slot = match stream.clone() {
             Stream::Heads => TrailSlot::Heads(self.heads.insert(subscriber)),
             Stream::Logs(filter) => TrailSlot::Logs(self.logs.insert(Arc::unwrap_or_clone(filter), subscriber)),
@@ -155,6 +159,7 @@ impl Trail {
     pub(super) fn remove(&mut self, id: SubscriptionId) -> Option<(Stream, Subscriber)> {
         let Member { slot, stream, .. } = self.members.remove(&id)?;
         self.unanswered.retain(|own| own.recipient.id() != id);
+        self.marked.remove(id);
         let subscriber = match slot {
             TrailSlot::Heads(at) => self.heads.try_remove(at),
             TrailSlot::Logs(slot) => self.logs.remove(slot),

@@ -25,7 +25,7 @@ use crate::delivery::{Compression, Socket};
 use crate::door::{Pass, Refusal};
 use crate::server::response_body::Body;
 use crate::server::write_timeout::WriteTimeout;
-use crate::server::{handshake, http_response, http_rpc, permessage_deflate};
+use crate::server::{events, handshake, http_response, http_rpc, permessage_deflate};
 use crate::session;
 
 /// Longest head of a request, in bytes.
@@ -34,7 +34,7 @@ const MAX_HEAD: usize = 16 << 10;
 impl HttpConnection {
     /// Takes a place among the client's connections until this one is closed. A reverse proxy's connection may carry
     /// requests of several clients in turn.
-    fn enter(&self, pass: &Pass) -> Result<(), Refusal> {
+    pub(super) fn enter(&self, pass: &Pass) -> Result<(), Refusal> {
         let mut kept = self.kept.lock();
         if !kept.place.as_ref().is_some_and(|place| place.is_of(pass.account())) {
             kept.place = None;
@@ -67,14 +67,18 @@ async fn serve_tls(stream: TcpStream, certificate: Arc<ServerConfig>, connection
     }
 }
 
-async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, connection: Arc<HttpConnection>) {
+async fn serve_http<S>(stream: S, connection: Arc<HttpConnection>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Into<Socket> + 'static,
+{
     let shared = connection.shared.clone();
+    let own = connection.clone();
     let turned_away = connection.turned_away.is_some();
     let service = service_fn(move |request: Request<Incoming>| {
         let connection = connection.clone();
         async move { Ok::<_, std::convert::Infallible>(respond(request, connection).await) }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.settings.header_timeout)
         .max_buf_size(MAX_HEAD)
@@ -84,11 +88,16 @@ async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
             service,
         )
         .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
-        served = connection.as_mut() => served,
+        // A stream that begins while headwater stops still takes its connection over: hyper would wait for it forever.
+        biased;
+        served = &mut connection => served,
+        () = own.taken_over.notified() => {
+            let parts = connection.into_parts();
+            return own.serve_stream(parts.map(|parts| parts.io.into_inner().into_inner().into()));
+        }
         () = shared.stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
             connection.await
         }
     };
@@ -104,8 +113,13 @@ async fn respond(request: Request<Incoming>, connection: Arc<HttpConnection>) ->
     let page = page.filter(|_| services.door.policy().may_ask(request.headers()));
     let holds_a_place = request.method() == Method::POST;
     let seat = InUse::new(&connection);
-    let admitted = admit(request, connection).await;
-    drop(seat);
+    let admitted = admit(request, connection.clone()).await;
+    connection.kept.lock().has_answered = true;
+    // A stream keeps the connection in use.
+    let is_stream = admitted
+        .as_ref()
+        .is_ok_and(|response| matches!(response.body(), Body::Stream(_)));
+    seat.end(is_stream);
     // Only a connection with a place among its client's may stay open, or their number would not be bounded.
     let stays = admitted.is_ok() && holds_a_place;
     let mut response = admitted.unwrap_or_else(|why| {
@@ -127,15 +141,23 @@ async fn respond(request: Request<Incoming>, connection: Arc<HttpConnection>) ->
 /// Marks the connection as answering a request, until dropped.
 struct InUse {
     open: Arc<Open>,
+    /// `true` if the connection stays in use.
+    stays: bool,
 }
 
 impl InUse {
     fn new(connection: &HttpConnection) -> Self {
         let in_use = Self {
             open: connection.open.clone(),
+            stays: false,
         };
         in_use.set(true);
         in_use
+    }
+
+    /// Ends the answer to a request; `stays` if something else uses the connection from now on.
+    fn end(mut self, stays: bool) {
+        self.stays = stays;
     }
 
     fn set(&self, in_use: bool) {
@@ -148,7 +170,9 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.set(false);
+        if !self.stays {
+            self.set(false);
+        }
     }
 }
 
@@ -156,11 +180,20 @@ async fn admit(request: Request<Incoming>, connection: Arc<HttpConnection>) -> R
     connection.kept.lock().handshake = None;
     connection.turned_away.map_or(Ok(()), Err)?;
     let shared = &connection.shared;
+    let upgrades = handshake::is_upgrade(&request);
+    let is_for_events = !upgrades && events::is_for_events(&request);
     if shared.stop.is_cancelled() {
-        return Err(Refusal::Draining);
+        return match is_for_events {
+            true => Ok(events::draining()),
+            false => Err(Refusal::Draining),
+        };
     }
     let door = &shared.services.door;
-    let upgrades = handshake::is_upgrade(&request);
+    if is_for_events {
+        let pass = door.admit(&request, connection.caller, true)?;
+        // On the heap, as below.
+        return Box::pin(connection.answer_events(request, pass)).await;
+    }
     if !upgrades && request.method() != Method::POST {
         door.admit_page(&request, connection.caller)?;
         if http_response::is_preflight(&request) {
@@ -223,16 +256,12 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Ht
 fn bare(upgraded: Upgraded) -> io::Result<(Socket, Bytes)> {
     let upgraded = match upgraded.downcast::<TokioIo<WriteTimeout<TcpStream>>>() {
         Ok(parts) => {
-            let tcp = parts.io.into_inner().into_inner();
-            return Ok((Socket::Plain(tcp), parts.read_buf));
+            return Ok((parts.io.into_inner().into_inner().into(), parts.read_buf));
         }
         Err(upgraded) => upgraded,
     };
     match upgraded.downcast::<TokioIo<WriteTimeout<TlsStream<TcpStream>>>>() {
-        Ok(parts) => {
-            let (tcp, tls) = parts.io.into_inner().into_inner().into_inner();
-            Ok((Socket::secured(tcp, tls), parts.read_buf))
-        }
+        Ok(parts) => Ok((parts.io.into_inner().into_inner().into(), parts.read_buf)),
         Err(_) => Err(io::Error::other("the connection is not the socket that was accepted")),
     }
 }

@@ -12,6 +12,7 @@ use crate::delivery::{Batch, Event, Kind, SubscriptionId};
 use crate::subscription::Include;
 use crate::subscription::block_filter::Parts;
 use crate::subscription::block_table::Message;
+use crate::subscription::event_id::{self, BehindLogs};
 use crate::subscription::flush::{DirtyClients, send};
 use crate::subscription::receipt_filter::Bodies;
 use crate::subscription::subscriber::{ClientKey, Subscriber};
@@ -44,6 +45,7 @@ impl Trail {
             late: self.unanswered(block.header.block.number),
             full: BTreeSet::new(),
             more: block.more,
+            behind: event_id::behind(block.header.block.hash),
             seen: Instant::now(),
             due,
             now,
@@ -77,6 +79,12 @@ impl Trail {
                 out.send(takers, &batch);
             });
         }
+        for kind in [Kind::Logs, Kind::Receipts] {
+            if self.marked.has(kind) {
+                let mark = Batch::mark(kind, &out.behind);
+                out.send(self.marked.of(kind), &mark);
+            }
+        }
         out.full
     }
 
@@ -94,6 +102,8 @@ impl Trail {
             late: HashSet::new(),
             full: BTreeSet::new(),
             more: false,
+            // Blocks are taken back newest first.
+            behind: event_id::behind(header.parent),
             seen: Instant::now(),
             due,
             now,
@@ -117,12 +127,14 @@ impl Trail {
     }
 
     fn deliver_logs(&mut self, block: &BlockLogs, encode: &Encode<'_>, out: &mut Out<'_>) {
+        let ids = self.marked.has(Kind::Logs).then(|| BehindLogs::of(block.block.hash));
         let mut encoded: Vec<Option<Event>> = vec![None; block.logs.len()];
         self.logs
             .for_each_match(&block.logs, block.block.number, |positions, takers| {
                 let event = |&at: &u32| {
                     let log = &block.logs[at as usize];
-                    encoded[at as usize].get_or_insert_with(|| encode(log.json())).clone()
+                    let encode = || encode(log.json()).at(ids.as_ref().map(|ids| ids.log(log.index)));
+                    encoded[at as usize].get_or_insert_with(encode).clone()
                 };
                 let batch = Batch::new(Kind::Logs, positions.iter().map(event).collect(), out.seen);
                 out.send(takers.iter(), &batch);
@@ -149,6 +161,8 @@ struct Out<'a> {
     late: HashSet<SubscriptionId>,
     full: BTreeSet<ClientKey>,
     more: bool,
+    /// Position behind the block.
+    behind: Arc<str>,
     /// Blocks of a level are late by nature: the latency measured is their time in the queue.
     seen: Instant,
     due: &'a mut DirtyClients,
@@ -156,7 +170,9 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
+    /// Returns the batch of the only event of this kind in the block.
     fn one(&self, kind: Kind, event: Event) -> Arc<Batch> {
+        let event = event.at(Some(self.behind.clone()));
         Batch::new(kind, Box::new([event]), self.seen)
     }
 
