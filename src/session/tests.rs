@@ -71,7 +71,13 @@ impl Rig {
         };
         let request = Request::builder().header("host", "127.0.0.1").body(()).unwrap();
         let pass = services.door.admit(&request, caller, true).unwrap();
-        let session = Session::new(socket.into(), Bytes::new(), pass, Compression::None, services);
+        let session = Session::new(
+            socket.into(),
+            Bytes::new(),
+            pass,
+            (Framing::WebSocket, Compression::None),
+            services,
+        );
         Self { session, client }
     }
 

@@ -223,6 +223,14 @@ impl ReplayGroup {
                 if round.pending {
                     break WaitFor::News;
                 }
+                for &i in &round.level {
+                    let member = &mut self.all[i];
+                    if let Some(mark) = member.caught_up() {
+                        wrote = true;
+                        let Subscriber { recipient, writer } = &member.subscriber;
+                        let _flush = writer.push_events(recipient, &mark, now);
+                    }
+                }
                 let joining = round.level.into_iter().rev().map(|i| self.join(i)).collect();
                 let until = if self.all.is_empty() {
                     WaitFor::Done

@@ -49,6 +49,7 @@ mod replays;
 mod resume;
 mod routing;
 mod scripted;
+mod server_sent_events;
 mod shares;
 mod sharing;
 mod shutdown;

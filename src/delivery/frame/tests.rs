@@ -1,4 +1,22 @@
 use super::*;
+
+#[test]
+fn the_payload_of_an_event_is_found_in_its_frames() {
+    for len in [
+        0,
+        1,
+        1000,
+        MAX_FRAME - Prefix::LEN - 2,
+        MAX_FRAME - Prefix::LEN - 1,
+        3 * FRAGMENT,
+        MAX_FRAME + 3,
+        5 * FRAGMENT + 100,
+    ] {
+        let payload: Vec<u8> = (0..len).map(|at| b'a' + (at % 26) as u8).collect();
+        assert!(Event::new(&payload).payload() == payload, "{len}");
+    }
+}
+
 use proptest::prelude::*;
 
 /// Reads frames as a client would: (opcode, fin, payload).

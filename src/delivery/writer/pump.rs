@@ -171,11 +171,16 @@ impl ClientWriter {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::sync::Arc;
     use std::time::Duration;
 
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::delivery::writer::Answered;
     use crate::delivery::writer::tests::{one, one_of, pair, read, released};
-    use crate::delivery::{Kind, frame};
+    use crate::delivery::{Batch, Event, Kind, frame};
 
     #[tokio::test]
     async fn a_client_that_does_not_read_is_closed_with_1013_behind_the_frame_that_was_begun() {
@@ -212,6 +217,64 @@ mod tests {
             0,
             "whole frames, then the close frame"
         );
+    }
+
+    /// Returns the writer of an event stream, and the client's end of its socket.
+    async fn stream() -> (Arc<ClientWriter>, TcpStream) {
+        let (writer, _) = pair(1 << 20, Duration::ZERO).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        server.writable().await.unwrap();
+        (
+            ClientWriter::event_stream(server.into(), Arc::default(), writer.shared.clone()),
+            client,
+        )
+    }
+
+    #[tokio::test]
+    async fn an_event_stream_ends_with_its_reason_and_waits_for_no_echo() {
+        let (writer, mut client) = stream().await;
+        let to = released();
+        writer.ping();
+        assert_eq!(writer.queued_bytes(), 0, "nothing comes before the head");
+        assert!(matches!(
+            writer.answer(vec![b"HTTP\r\n\r\n".as_slice().into()], Vec::new()),
+            Answered::Yes
+        ));
+        writer.ping();
+        let batch = Batch::new(
+            Kind::Heads,
+            [Event::new(b"1").at(Some("b1".into()))].into(),
+            Instant::now(),
+        );
+        let _ = writer.push_events(&to, &batch, Moment::START);
+        let _ = writer.push_events(&to, &Batch::mark(Kind::Heads, "b2"), Moment::START);
+        writer.close(CloseReason::Drain);
+        let mut wire = String::new();
+        while !wire.ends_with("}\n\n") {
+            wire.push_str(std::str::from_utf8(&read(&mut client).await).unwrap());
+        }
+        let end = r#"{"code":1012,"reason":"service restart"}"#;
+        let events = format!("event: heads\ndata: 1\nid: b1\n\nid: b2\n\nevent: close\ndata: {end}\n\n");
+        assert_eq!(wire, format!("HTTP\r\n\r\n:\n\n{events}"));
+        assert_eq!(writer.waits().over, Some(Ended::Closed));
+        assert_eq!(
+            writer.signs(Moment::START).sent.notifications,
+            1,
+            "a position is no event"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_event_stream_without_a_head_ends_without_a_word() {
+        for reason in [CloseReason::Drain, CloseReason::Revoked] {
+            let (writer, mut client) = stream().await;
+            writer.close(reason);
+            assert_eq!(writer.waits().over, Some(Ended::Closed));
+            writer.socket().shut();
+            assert!(read(&mut client).await.is_empty());
+        }
     }
 
     #[tokio::test]

@@ -70,4 +70,10 @@ impl ReplayMember {
         self.unmarked = 0;
         Some(Batch::mark(kind, &event_id::behind(block.hash)))
     }
+
+    /// Returns the position at which the stream joins the live one, unless the client has it.
+    pub(super) fn caught_up(&mut self) -> Option<Arc<Batch>> {
+        let block = self.cursor.as_ref().and_then(Cursor::is_behind)?;
+        (std::mem::take(&mut self.unmarked) > 0).then(|| Batch::mark(self.stream.kind(), &event_id::behind(block.hash)))
+    }
 }
