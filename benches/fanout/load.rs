@@ -27,6 +27,7 @@ use socket2::SockRef;
 
 use crate::{
     arrivals::Arrivals,
+    event_stream,
     feed::{Feed, Mark, News},
     frames::{BINARY, CLOSE, FrameReader, Message, PING, PONG, TEXT, client_frame, header},
     roles::LoadArgs,
@@ -105,6 +106,7 @@ struct Load {
     clients: Vec<Client>,
     wanted: usize,
     compress: bool,
+    event_stream: bool,
     script: Script,
     /// Expected length and end of each compressed message, in the order of the script.
     marks: Vec<Mark>,
@@ -125,6 +127,7 @@ impl Load {
             clients: Vec::with_capacity(args.clients),
             wanted: args.clients,
             compress: args.compress,
+            event_stream: args.event_stream,
             script: Script::new(&args.work),
             marks: Vec::new(),
             subscribed: 0,
@@ -171,7 +174,12 @@ impl Load {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
-        stream.write_all(upgrade_request(&self.server.to_string(), self.compress).as_bytes())?;
+        let host = self.server.to_string();
+        let request = match self.event_stream {
+            true => event_stream::request(&host, self.script.scenario),
+            false => upgrade_request(&host, self.compress),
+        };
+        stream.write_all(request.as_bytes())?;
         self.poll
             .registry()
             .register(&mut stream, Token(self.clients.len()), Interest::READABLE)?;
@@ -181,6 +189,7 @@ impl Load {
             frames: FrameReader::new(self.compress),
             inflater: (self.compress && self.clients.len().is_multiple_of(INFLATING)).then(Inflater::default),
             compress: self.compress,
+            events: self.event_stream.then(event_stream::Reader::default),
         });
         Ok(())
     }
@@ -266,6 +275,8 @@ struct Client {
     compress: bool,
     /// Present for the clients that inflate compressed messages and check every byte.
     inflater: Option<Inflater>,
+    /// Present for the clients of server-sent events.
+    events: Option<event_stream::Reader>,
 }
 
 enum Stage {
@@ -278,19 +289,42 @@ enum Stage {
 impl Client {
     fn received(&mut self, bytes: &[u8], script: &Script, marks: &mut Vec<Mark>) -> Result<News> {
         let Stage::Upgrade(head) = &mut self.stage else {
-            return self.frames(bytes, script, marks);
+            return match self.events {
+                Some(_) => self.events(bytes, script),
+                None => self.frames(bytes, script, marks),
+            };
         };
         head.extend_from_slice(bytes);
         let Some(len) = http_head_len(head) else {
             return Ok(News::default());
         };
         let rest = head.split_off(len);
+        if self.events.is_some() {
+            event_stream::check(std::str::from_utf8(head)?)?;
+            self.stage = Stage::Live(Feed::from_answer(event_stream::answer().as_bytes())?);
+            let news = self.events(&rest, script)?;
+            return Ok(News {
+                subscribed: true,
+                ..news
+            });
+        }
         check_upgrade(std::str::from_utf8(head)?, self.compress)?;
         let params = script.scenario.subscribe_params();
         let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":{params}}}"#);
         self.stream.write_all(&client_frame(TEXT, call.as_bytes()))?;
         self.stage = Stage::Subscribing;
         self.frames(&rest, script, marks)
+    }
+
+    fn events(&mut self, bytes: &[u8], script: &Script) -> Result<News> {
+        let mut news = News::default();
+        if let (Stage::Live(feed), Some(events)) = (&mut self.stage, &mut self.events) {
+            events.feed(bytes, |message, len| {
+                news.bytes += len as u64;
+                feed.message(message, script, &mut news)
+            })?;
+        }
+        Ok(news)
     }
 
     fn frames(&mut self, bytes: &[u8], script: &Script, marks: &mut Vec<Mark>) -> Result<News> {

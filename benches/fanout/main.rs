@@ -28,6 +28,7 @@
 mod arrivals;
 mod before_geth;
 mod chain;
+mod event_stream;
 mod feed;
 #[path = "../../src/bin/headwater/bench/frames.rs"]
 mod frames;

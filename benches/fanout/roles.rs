@@ -82,6 +82,9 @@ pub struct LoadArgs {
     /// Offer compression, which the server must accept.
     #[arg(long)]
     pub compress: bool,
+    /// Read server-sent events.
+    #[arg(long)]
+    pub event_stream: bool,
 }
 
 impl LoadArgs {
@@ -91,6 +94,9 @@ impl LoadArgs {
         args.push(format!("--clients={}", self.clients));
         if self.compress {
             args.push("--compress".to_owned());
+        }
+        if self.event_stream {
+            args.push("--event-stream".to_owned());
         }
         args
     }

@@ -42,10 +42,19 @@ pub enum Server {
     Headwater,
     /// headwater with clients that use compression.
     Compressed,
+    /// headwater with clients of server-sent events.
+    EventStream,
 }
 
 impl Server {
-    pub const ALL: [Self; 5] = [Self::Loop, Self::Shared, Self::Stock, Self::Headwater, Self::Compressed];
+    pub const ALL: [Self; 6] = [
+        Self::Loop,
+        Self::Shared,
+        Self::Stock,
+        Self::Headwater,
+        Self::Compressed,
+        Self::EventStream,
+    ];
 
     /// Checks if the server is worth a run unless it is named. jsonrpsee's delivery of a hundred logs to 9,000 clients takes longer
     /// than everything else together, a shared block is the limit of bursts alone, and the hash of a transaction is too short to be
@@ -55,7 +64,7 @@ impl Server {
             Self::Loop | Self::Headwater => true,
             Self::Shared => scenario == Scenario::Bursts,
             Self::Stock => clients <= 1_000,
-            Self::Compressed => !scenario.is_pending(),
+            Self::Compressed | Self::EventStream => !scenario.is_pending(),
         }
     }
 
@@ -71,6 +80,7 @@ impl Server {
             Self::Stock => "jsonrpsee",
             Self::Headwater => "headwater",
             Self::Compressed => "compressed",
+            Self::EventStream => "event stream",
         }
     }
 }
@@ -220,6 +230,8 @@ pub struct Stage {
     pub address: SocketAddr,
     /// `true` if the clients offer compression.
     compress: bool,
+    /// `true` if the clients read server-sent events.
+    event_stream: bool,
 }
 
 /// A server before the scripted node.
@@ -253,7 +265,7 @@ impl Stage {
                 let address = address_of(&mut stock)?;
                 (Some(Front::Stock(stock)), address)
             }
-            Server::Headwater | Server::Compressed => {
+            Server::Headwater | Server::Compressed | Server::EventStream => {
                 let compression = [("HEADWATER_DELIVERY_COMPRESSION", if compress { "on" } else { "off" })];
                 let settings = [&compression, settings].concat();
                 let headwater = Headwater::start(&plan.headwater, node, &plan.headwater_args, &settings)?;
@@ -273,6 +285,7 @@ impl Stage {
             _front: front,
             address,
             compress,
+            event_stream: server == Server::EventStream,
         })
     }
 
@@ -282,6 +295,7 @@ impl Stage {
             server: self.address,
             clients,
             compress: self.compress,
+            event_stream: self.event_stream,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Server-sent events: `GET /events`.
 
+mod browser;
+mod examples;
 mod source;
 
 use std::sync::Arc;
