@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use jsonrpsee::{Methods, RpcModule};
 use listenfd::ListenFd;
+use prometheus_client::registry::Registry;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -26,12 +27,13 @@ use crate::door::Door;
 use crate::extension::{self, Extension};
 use crate::module;
 use crate::operator::{self, OperatorServer as _, OperatorService, UsageFileError, UsageLog};
+use crate::otlp::Exporter;
 use crate::reload::Follower;
 use crate::rpc::{self, Rpc};
 use crate::server::Server;
 use crate::session::Services;
-use crate::subscription::{Registry, Replays, dispatch};
-use crate::telemetry::Metrics;
+use crate::subscription::{self, Replays, dispatch};
+use crate::telemetry::{AccessLog, AccessLogError, Metrics, Tracer};
 use crate::tls::Certificate;
 use crate::upstream::{self, Endpoint, Pool};
 
@@ -51,6 +53,12 @@ pub enum StartError {
     /// The embedded chain did not start.
     #[error("the embedded devnet did not start: {0}")]
     Devnet(#[from] crate::devnet::Error),
+    /// The export of spans cannot be prepared.
+    #[error("tracing.endpoint: {0}; remove the setting to run without tracing")]
+    Tracing(#[from] reqwest::Error),
+    /// The access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
     /// The file of usage cannot be used.
     #[error(transparent)]
     Usage(#[from] UsageFileError),
@@ -80,6 +88,9 @@ pub struct App {
     admin_listener: TcpListener,
     devnet: Option<Devnet>,
     usage: UsageLog,
+    metrics: Metrics,
+    metrics_registry: Registry,
+    exporter: Option<Exporter>,
     follower: Option<Follower>,
     methods: Methods,
     running: watch::Sender<Option<Arc<Services>>>,
@@ -89,8 +100,8 @@ impl App {
     /// Binds both ports, and starts the embedded devnet if no upstream is configured.
     ///
     /// # Errors
-    /// Returns a [`StartError`] if an address cannot be bound, the file of usage cannot be read or the devnet does not
-    /// start.
+    /// Returns a [`StartError`] if an address cannot be bound, the file of usage cannot be read, the access log cannot be
+    /// opened or the devnet does not start.
     pub async fn bind(mut config: Config) -> Result<Self, StartError> {
         // Fails if a provider is installed already, which serves as well.
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -105,6 +116,17 @@ impl App {
             None => bind("admin", config.admin, false)?,
         };
         let usage = UsageLog::open(config.usage_file.as_deref())?;
+        let (mut metrics, metrics_registry) = Metrics::new();
+        if let Some(settings) = &config.access_log {
+            let log = AccessLog::start(settings, metrics.access_log_dropped.clone())?;
+            metrics.recorder.access_log = Some(Arc::new(log));
+        }
+        let mut exporter = None;
+        if let Some(settings) = &config.tracing {
+            let (tracer, spans) = Tracer::new(settings.sampling, metrics.spans_dropped.clone());
+            metrics.recorder.tracer = Some(Arc::new(tracer));
+            exporter = Some(Exporter::new(settings, spans, metrics.spans_dropped.clone())?);
+        }
         let mut devnet = None;
         if config.upstreams.is_empty() {
             let node = Devnet::start(config.devnet.clone()).await?;
@@ -119,6 +141,9 @@ impl App {
             admin_listener,
             devnet,
             usage,
+            metrics,
+            metrics_registry,
+            exporter,
             follower: None,
             methods: Methods::new(),
             running: watch::Sender::new(None),
@@ -190,6 +215,9 @@ impl App {
             admin_listener,
             devnet: _devnet,
             usage,
+            metrics,
+            metrics_registry,
+            exporter,
             follower,
             methods,
             running,
@@ -197,7 +225,6 @@ impl App {
         raise_file_limit(config.door.max_connections);
         warn_of_namespaces(&config);
         let clock = Clock::start();
-        let (metrics, registry_of_metrics) = Metrics::new();
         let metrics = Arc::new(metrics);
 
         // The event path, from the node to the sockets.
@@ -225,7 +252,7 @@ impl App {
         let history = History::new(config.history.blocks).within(config.history.max_bytes);
         let writer = PublishedWriter::new(history, metrics.clone());
         let published = writer.reader();
-        let registry = Arc::new(Registry::new(
+        let registry = Arc::new(subscription::Registry::new(
             writer,
             config.max_passthrough,
             config.server.compression,
@@ -277,7 +304,7 @@ impl App {
             services: services.clone(),
             pool: pool.clone(),
             published,
-            registry: registry_of_metrics,
+            registry: metrics_registry,
             readiness: readiness.clone(),
             access: Access::new(config.admin_token, admin_address),
             api: Api::new(operator.clone().into_rpc()),
@@ -288,6 +315,8 @@ impl App {
         });
 
         let closing = CancellationToken::new();
+        let last_spans = CancellationToken::new();
+        let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(last_spans.clone())));
         let certificate = config.server.tls.clone().map(|own| Arc::new(Certificate::new(own)));
         let server = Server::new(
             listener,
@@ -319,7 +348,10 @@ impl App {
         let swept = services.clone();
         critical.spawn(named("account sweep", async move { sweep(&swept.door).await }));
         if let Some(follower) = follower {
-            critical.spawn(named("reload", follower.run(services.clone(), certificate, metrics)));
+            critical.spawn(named(
+                "reload",
+                follower.run(services.clone(), certificate, metrics.clone()),
+            ));
         }
 
         let broken = tokio::select! {
@@ -350,6 +382,19 @@ impl App {
             );
         }
         operator.finish().await;
+        last_spans.cancel();
+        if let Some(exporting) = exporting
+            && tokio::time::timeout(Duration::from_secs(1), exporting).await.is_err()
+        {
+            warn!("spans are lost: the collector does not take them in time");
+        }
+        if let Some(log) = &metrics.recorder.access_log
+            && tokio::time::timeout(Duration::from_secs(1), log.finish())
+                .await
+                .is_err()
+        {
+            warn!("lines of the access log are lost: its destination takes none");
+        }
         broken.map_or(Ok(()), Err)
     }
 }

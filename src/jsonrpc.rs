@@ -374,8 +374,22 @@ impl Response {
         &self.parts[1]
     }
 
-    fn is_error(&self) -> bool {
+    /// Checks if the outcome is an error.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
         self.parts[0].ends_with(b"\"error\":")
+    }
+
+    /// Returns the code of an error; `None` for a result, and for an error object without a number as its code.
+    #[must_use]
+    pub fn error_code(&self) -> Option<i64> {
+        #[derive(Deserialize)]
+        struct Coded {
+            code: i64,
+        }
+        let is_error = self.is_error();
+        let coded = || serde_json::from_slice::<Coded>(self.body()).ok();
+        is_error.then(coded).flatten().map(|coded| coded.code)
     }
 
     /// Returns the response with an error in place of an outcome for which there is no room. A short outcome (up to

@@ -21,18 +21,18 @@ const LAYERS: &str = "
     tail          quantity text
     text
 
-    app           admin backplane chain clock config devnet door extension module operator reload rpc server session subscription telemetry tls upstream
+    app           admin backplane chain clock config devnet door extension module operator otlp reload rpc server session subscription telemetry tls upstream
     # The operator's API reads the state of all modules and acts on them; admin serves it without knowing its methods.
     operator      admin chain clock delivery door reload session telemetry upstream
     reload        config door telemetry tls
     # A setting becomes what the module takes whose setting it is.
-    config        admin chain delivery devnet door method_pattern rpc server session subscription telemetry tls upstream
+    config        admin chain delivery devnet door method_pattern otlp rpc server session subscription telemetry tls upstream
     admin         chain door server session telemetry upstream
     devnet
 
     # Sessions within the process, for servers of other programs.
     module        delivery door extension jsonrpc rpc session shares
-    server        delivery door extension jsonrpc panics pieces rpc session shares tls
+    server        delivery door extension jsonrpc panics pieces rpc session shares telemetry tls
     session       clock deflate delivery door extension jsonrpc panics rpc shares subscription telemetry
     # Callbacks of the embedding program: their outcomes are those of calls, their messages go into a client's queue.
     extension     clock delivery door jsonrpc panics rpc telemetry
@@ -49,6 +49,9 @@ const LAYERS: &str = "
     backplane     chain upstream
     chain         backoff jsonrpc plain_json quantity shares telemetry upstream
     upstream      backoff clock conduct jsonrpc panics plain_json method_pattern quantity shares telemetry
+
+    # Spans that have ended, on their way to a collector.
+    otlp          backoff telemetry
 
     # Places and bytes that clients compete for.
     shares        jsonrpc

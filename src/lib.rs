@@ -27,6 +27,9 @@
 //! operator admin         listener > access        pages, the live one too, and who may use the API
 //!          operator      api > service            a trait served by jsonrpsee: reads the state of the others, acts on it
 //!
+//! records  telemetry     recorder > access_log     lines, written by a thread
+//!                        recorder > trace          spans, exported by otlp
+//!
 //! resume   subscription  replay > replay_group   a client that returns, up to the live stream
 //!          chain         cursor                   over history (published, in memory) or archive (fetched from a node)
 //! ```
@@ -108,6 +111,7 @@ pub mod jsonrpc;
 #[cfg(test)]
 mod layers;
 pub mod method_pattern;
+pub mod otlp;
 pub mod panics;
 pub mod pieces;
 mod plain_json;

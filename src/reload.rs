@@ -182,7 +182,10 @@ impl Follower {
         let mut round = tokio::time::interval(LOOK);
         loop {
             let (asked, reply) = tokio::select! {
-                heard = self.hangup.recv() => (heard.is_some(), None),
+                heard = self.hangup.recv() => {
+                    metrics.recorder.reopen();
+                    (heard.is_some(), None)
+                }
                 // There is a sender as long as the task runs: its own.
                 Some(request) = self.requests.recv() => match request {
                     ReloadRequest::Apply(reply) => (true, Some(reply)),

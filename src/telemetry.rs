@@ -1,7 +1,11 @@
-//! Metrics, the journal of notable events, and the setup of the log.
+//! Metrics, the journal of notable events, the access log, spans, and the setup of the log.
 
+mod access_log;
 mod journal;
 mod readings;
+mod record;
+pub mod request_id;
+pub mod trace;
 
 use std::sync::atomic::AtomicU64;
 
@@ -13,8 +17,12 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tracing_subscriber::filter::Targets;
 
+pub use access_log::{AccessLog, AccessLogError, AccessLogSettings, Carrier, Destination};
 pub use journal::{Entry, Event, Journal, unix_millis};
 pub use readings::{Reading, Readings, quantile};
+pub use record::{Attempt, CallOutcome, CallRecord, MessageRecord, Recorder, RequestRecord};
+pub use request_id::RequestId;
+pub use trace::{TraceParent, Tracer};
 
 /// A label such as `kind="newHeads"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -141,8 +149,14 @@ pub struct Metrics {
     pub continuity_lost: Family<ReasonLabel, Counter>,
     /// Subscriptions that requested past events, by the source of these events or the reason of the refusal.
     pub resumed: Family<ReasonLabel, Counter>,
+    /// Lines that are missing in the access log, by reason.
+    pub access_log_dropped: Family<ReasonLabel, Counter>,
+    /// Spans that were not exported, by reason.
+    pub spans_dropped: Family<ReasonLabel, Counter>,
     /// Notable events, for the operator's API.
     pub journal: Journal,
+    /// Records of single requests, as far as they are on.
+    pub recorder: Recorder,
 }
 
 /// A label such as `upstream="ws://127.0.0.1:8546"`; never with a secret.
@@ -201,7 +215,10 @@ impl Metrics {
             wrong_blooms: Family::default(),
             continuity_lost: Family::default(),
             resumed: Family::default(),
+            access_log_dropped: Family::default(),
+            spans_dropped: Family::default(),
             journal: Journal::default(),
+            recorder: Recorder::default(),
         };
         let mut registry = Registry::with_prefix("headwater");
         let r = &mut registry;
@@ -390,6 +407,16 @@ impl Metrics {
             "continuity_lost",
             "Losses of continuity, by reason; affected clients were closed with 1012",
             metrics.continuity_lost.clone(),
+        );
+        r.register(
+            "access_log_dropped",
+            "Lines missing in the access log: full (the writer was behind) or write (the file refused them)",
+            metrics.access_log_dropped.clone(),
+        );
+        r.register(
+            "spans_dropped",
+            "Spans that were not exported: full (the exporter was behind) or refused (the collector did not take them)",
+            metrics.spans_dropped.clone(),
         );
         (metrics, registry)
     }

@@ -53,7 +53,11 @@ pub(super) fn toml_text(value: &Value) -> String {
             let said = entries.iter().filter(|(_, value)| !matches!(value, Value::Empty(..)));
             format!("{{ {} }}", said.map(entry).collect::<Vec<_>>().join(", "))
         }
-        Value::Num(_, number) => number.to_u128().map(|n| n.to_string()).unwrap_or_default(),
+        Value::Num(_, number) => {
+            let whole = number.to_u128().map(|n| n.to_string());
+            let share = || number.to_f64().map(|n| format!("{n:?}"));
+            whole.or_else(share).unwrap_or_default()
+        }
         _ => String::new(),
     }
 }

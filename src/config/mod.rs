@@ -13,7 +13,7 @@ pub mod typed;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,13 +22,17 @@ use crate::chain::HistorySettings;
 use crate::delivery::WriterLimits;
 use crate::door::{Hosts, Policy};
 use crate::method_pattern::Patterns;
+use crate::otlp::OtlpSettings;
 use crate::rpc::RpcSettings;
 use crate::server::ServerSettings;
 use crate::session::{KeepaliveSettings, SessionSettings};
 use crate::subscription::ReplaySettings;
-use crate::telemetry::LogFormat;
+use crate::telemetry::trace::Sampling;
+use crate::telemetry::{AccessLogSettings, Destination, LogFormat};
 use crate::tls::{self, TlsFiles};
 use crate::upstream::{Endpoint, Node, Share, UpstreamSettings};
+
+use url::Url;
 
 pub use changes::needs_restart;
 pub use describe::{example, reference};
@@ -84,6 +88,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Filter of the log, in `tracing` syntax.
     pub log_filter: String,
+    /// Access log; `None` if it is off.
+    pub access_log: Option<AccessLogSettings>,
+    /// Export of spans; `None` if it is off.
+    pub tracing: Option<OtlpSettings>,
     /// Settings of the embedded chain, used if there is no upstream.
     pub devnet: crate::devnet::Config,
 }
@@ -244,6 +252,8 @@ impl Config {
             grace: positive("shutdown.grace", typed.shutdown.grace)?,
             log_format: typed.log.format,
             log_filter: typed.log.filter.clone(),
+            access_log: access_log(&typed.log)?,
+            tracing: tracing(&typed.tracing)?,
             devnet: crate::devnet::Config {
                 seed: typed.devnet.seed,
                 block_time: Some(positive("devnet.block_time", typed.devnet.block_time)?),
@@ -279,6 +289,49 @@ fn upstream(typed: &typed::Upstream) -> Result<Node, ConfigError> {
             ..node(&own.address)?
         }),
     }
+}
+
+fn access_log(typed: &typed::Log) -> Result<Option<AccessLogSettings>, ConfigError> {
+    let destination = match typed.access.as_str() {
+        "" => return Ok(None),
+        "stdout" => Destination::Stdout,
+        "stderr" => Destination::Stderr,
+        path => Destination::File(path.into()),
+    };
+    Ok(Some(AccessLogSettings {
+        destination,
+        sample: share("log.access_sample", typed.access_sample)?,
+    }))
+}
+
+fn tracing(typed: &typed::Tracing) -> Result<Option<OtlpSettings>, ConfigError> {
+    if typed.endpoint.is_empty() {
+        return Ok(None);
+    }
+    let endpoint = typed.endpoint.parse::<Url>().ok();
+    let endpoint = endpoint.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let ca = (!typed.ca.is_empty()).then(|| Path::new(&typed.ca));
+    Ok(Some(OtlpSettings {
+        endpoint: endpoint.ok_or_else(|| {
+            bad(
+                "tracing.endpoint",
+                &"is not the address of a collector: use http:// or https://, as in http://127.0.0.1:4318",
+            )
+        })?,
+        protocol: typed.protocol,
+        sampling: Sampling {
+            ratio: share("tracing.sample", typed.sample)?,
+        },
+        service: typed.service.clone(),
+        trust: tls::trust(ca).map_err(|why| bad("tracing.ca", &why))?,
+    }))
+}
+
+fn share(key: &str, value: f64) -> Result<f64, ConfigError> {
+    if !(0.0..=1.0).contains(&value) {
+        return Err(bad(key, &format_args!("is {value}, must be from 0 to 1")));
+    }
+    Ok(value)
 }
 
 fn bad(key: &str, why: &dyn std::fmt::Display) -> ConfigError {
@@ -362,6 +415,14 @@ mod tests {
         refused(
             |c| c.delivery.max_total_queue_bytes = bytesize::ByteSize::b(0),
             "delivery.max_total_queue_bytes: is 0, must be at least 65536",
+        );
+        refused(
+            |c| (c.log.access, c.log.access_sample) = ("stdout".into(), 1.5),
+            "log.access_sample: is 1.5, must be from 0 to 1",
+        );
+        refused(
+            |c| c.tracing.endpoint = "127.0.0.1:4318".into(),
+            "tracing.endpoint: is not the address of a collector: use http:// or https://, as in http://127.0.0.1:4318",
         );
         refused(
             |c| c.limits.max_batch = 5000,

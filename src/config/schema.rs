@@ -141,6 +141,7 @@ fn value_of(json: &Json) -> Value {
 fn schema_of(read: Reader<'_>, example: &Value) -> Json {
     match example {
         Value::Bool(..) => json!({"type": "boolean"}),
+        Value::Num(..) if read(Value::from(0.5)).is_ok() => json!({"type": "number", "minimum": 0, "maximum": 1}),
         Value::Num(..) => number(read),
         Value::Dict(..) => json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}),
         Value::Array(..) => {
@@ -209,6 +210,10 @@ mod tests {
             (
                 "/properties/node/properties/lanes",
                 r#"{"default":2,"maximum":2,"minimum":1,"type":"integer"}"#,
+            ),
+            (
+                "/properties/log/properties/access_sample",
+                r#"{"default":1.0,"maximum":1,"minimum":0,"type":"number"}"#,
             ),
             (
                 "/properties/history/properties/verify",

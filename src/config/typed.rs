@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::chain::Verify;
 use crate::door::{CredentialSource, Development, ForwardedHeader, PUBLIC, Unknown};
+use crate::otlp::Protocol;
 use crate::telemetry::LogFormat;
 use crate::upstream::Share;
 
@@ -47,6 +48,7 @@ pub struct Config {
     pub ready: Ready,
     pub shutdown: Shutdown,
     pub log: Log,
+    pub tracing: Tracing,
     pub devnet: Devnet,
 }
 
@@ -77,6 +79,7 @@ impl Default for Config {
             ready: Ready::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
+            tracing: Tracing::default(),
             devnet: Devnet::default(),
         }
     }
@@ -390,6 +393,16 @@ section!(Shutdown, "Shutdown." {
 section!(Log, "The log." {
     format: LogFormat = LogFormat::Text,
     filter: String = "info".into(),
+    access: String = String::new(),
+    access_sample: f64 = 1.0,
+});
+
+section!(Tracing, "Export of spans." {
+    endpoint: String = String::new(),
+    protocol: Protocol = Protocol::Http,
+    sample: f64 = 0.01,
+    service: String = "headwater".into(),
+    ca: String = String::new(),
 });
 
 section!(Devnet, "The embedded chain." {

@@ -254,6 +254,12 @@ impl Account {
         }
     }
 
+    /// Checks if the account is that of a key or token.
+    #[must_use]
+    pub(super) fn is_proven(&self) -> bool {
+        matches!(self.identity, Identity::Key(_) | Identity::Token { .. })
+    }
+
     /// Returns the terms in force.
     #[must_use]
     pub fn terms(&self) -> Guard<Arc<Terms>> {

@@ -152,6 +152,12 @@ impl Pass {
         &self.account
     }
 
+    /// Checks if the client has proved its identity by a key or token.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.account.is_proven()
+    }
+
     /// Returns the address of the client; `None` if a proxy withholds it.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {

@@ -89,6 +89,8 @@ impl Session {
             pass,
             Compression::None,
             services.clone(),
+            // The program's own server knows its requests.
+            None,
         );
         tokio::spawn(served);
         Self(WebSocketStream::from_raw_socket(ours, Role::Client, Some(framing())).await)

@@ -33,7 +33,7 @@ use crate::chain::Published;
 use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::shares::{Budget, FairPool};
-use crate::telemetry::{AnsweredLabel, Metrics, OutcomeLabel};
+use crate::telemetry::{AnsweredLabel, CallRecord, Metrics, OutcomeLabel};
 use crate::upstream::{Ask, CallError, Pool, Target, UpstreamId};
 
 /// Waits before a node is asked again for a published block that it does not have yet.
@@ -267,7 +267,7 @@ impl Calls {
             By::Shared => "shared",
             By::Node => "node",
         };
-        self.note(known, who);
+        self.note(known, who, &ask.record);
         (answer, by)
     }
 
@@ -324,9 +324,13 @@ impl Calls {
         answer
     }
 
-    fn note(&self, known: Method, by: &'static str) {
+    /// Counts the source of an answer, and names it in the call's record.
+    fn note(&self, known: Method, by: &'static str, record: &Option<Arc<CallRecord>>) {
         let label = AnsweredLabel { method: known.name, by };
         self.metrics.answered.get_or_create(&label).inc();
+        if let Some(record) = record {
+            record.answered_by(by);
+        }
     }
 
     fn count(&self, outcome: &'static str) {

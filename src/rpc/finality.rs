@@ -48,6 +48,7 @@ pub(super) async fn look(pool: Arc<Pool>, published: Arc<Published>) {
         repeat: Repeat::Read,
         archive: false,
         conduct: Arc::default(),
+        record: None,
     };
     if let Ok(Outcome::Result(json)) = pool.call(&ask).await
         && let Some(number) = params::number_of(&json, "number")

@@ -25,6 +25,7 @@ mod local_logs;
 mod method;
 pub mod openrpc;
 mod params;
+mod planned;
 mod send;
 mod sightings;
 mod unpublished_head;
@@ -33,74 +34,28 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use serde_json::value::RawValue;
 
 use crate::chain::{Published, Verify};
 use crate::conduct::Conduct;
-use crate::jsonrpc::{
-    self, ErrorObjectOwned, INVALID_REQUEST, Item, METHOD_NOT_FOUND, Outcome, Request, Response, error, not_available,
-};
+use crate::jsonrpc::{ErrorObjectOwned, METHOD_NOT_FOUND, Outcome, Response, error, not_available};
 use crate::shares::{Budget, Charge, Full, Owner};
-use crate::telemetry::{Metrics, OutcomeLabel};
+use crate::telemetry::{CallOutcome, CallRecord, Metrics, OutcomeLabel};
 pub use crate::upstream::SubscriptionMethod;
 use crate::upstream::{NodeSubscription, Pool};
 
-use calls::{Calls, Unanswered};
+use calls::Calls;
 use development::DevelopmentCalls;
 pub use id_argument::id_argument;
+use planned::Wait;
+pub use planned::{Before, Begun, Local, LocalHandler, Planned, Waiting};
 
 /// Most items of one batch in flight at the same time.
 const BATCH_CONCURRENCY: usize = 32;
 
 /// Length of answers, in bytes, below which they need no room in the budget.
 const LONG_ANSWER: usize = 64 << 10;
-
-/// Item of a message on its way to its answer.
-pub enum Planned {
-    /// Answered here; the raw id and the outcome.
-    Done(String, Outcome),
-    /// Answered here, after a wait; the raw id and the future outcome.
-    Later(String, BoxFuture<'static, Outcome>),
-    /// Forwarded to a node.
-    Forward {
-        /// Raw id; `None` for a notification, whose answer is dropped.
-        id: Option<String>,
-        /// Method name.
-        method: Cow<'static, str>,
-        /// Parameters as JSON; empty for none. A copy: a slice of the message would keep the client's whole read buffer
-        /// in memory.
-        params: Arc<str>,
-        /// Nodes that may get the call.
-        before: Before,
-    },
-    /// Gets no answer.
-    Silent,
-}
-
-/// Item after its first step.
-pub enum Begun {
-    /// Answered; `None` if it gets no answer.
-    Answered(Option<Response>),
-    /// Not answered yet.
-    Waits(Waiting),
-}
-
-/// Item whose answer takes a wait, see [`Rpc::finish`].
-pub struct Waiting(Wait);
-
-enum Wait {
-    /// Answered here: the raw id and the outcome.
-    Local(String, BoxFuture<'static, Outcome>),
-    /// Call: the raw id, `None` for a notification.
-    Call(Option<String>, Box<Unanswered>),
-    /// Call for logs under way: the raw id as above, and the future outcome.
-    Logs(Option<String>, BoxFuture<'static, Outcome>),
-    /// Call that only development nodes may get: id, method and parameters.
-    InDevelopment(Option<String>, Cow<'static, str>, Arc<str>),
-}
 
 /// Checks if headwater serves a method of this name by rules of its own, in any case of its letters.
 #[must_use]
@@ -134,78 +89,16 @@ pub struct CallContext {
     pub holder: Holder,
     /// Record of its calls that broke a node's connection.
     pub conduct: Arc<Conduct>,
+    /// Record of this call, if it is logged or traced.
+    pub record: Option<Arc<CallRecord>>,
 }
 
-/// Nodes that may get a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Before {
-    /// Any node.
-    AnyNode,
-    /// Development nodes only: refused unless every upstream is one.
-    DevelopmentNodes,
-}
-
-/// Decision about a request that does not go to just any node.
-pub enum Local {
-    /// Forwarding to development nodes only.
-    InDevelopment,
-    /// Outcome that is known now.
-    Now(Outcome),
-    /// Outcome that has to be awaited.
-    Later(BoxFuture<'static, Outcome>),
-}
-
-impl<T: Into<Outcome>> From<T> for Local {
-    fn from(outcome: T) -> Self {
-        Self::Now(outcome.into())
-    }
-}
-
-/// Callback that decides about a request; `None` to forward it to any node.
-pub type LocalHandler<'a> = dyn FnMut(&Request<'_>) -> Option<Local> + 'a;
-
-impl Planned {
-    /// Decides how an item is answered.
-    pub fn new(item: &Item<'_>, local: &mut LocalHandler<'_>) -> Self {
-        let (request, id) = match item {
-            Item::Response => return Self::Silent,
-            Item::Invalid(id) => {
-                let outcome = error(INVALID_REQUEST, "invalid request").into();
-                return Self::Done(jsonrpc::id_text(*id).to_owned(), outcome);
-            }
-            Item::Flawed(request, flaw) => {
-                let answer = |id: &RawValue| Self::Done(id.get().to_owned(), flaw.error(&request.method).into());
-                return request.id.map_or(Self::Silent, answer);
-            }
-            Item::Call(request) => (request, Some(jsonrpc::id_text(request.id).to_owned())),
-            Item::Notification(request) => (request, None),
-        };
-        let forward = |id, before| Self::Forward {
-            id,
-            method: method::Method::static_name(&request.method),
-            params: request.params.map(RawValue::get).unwrap_or_default().into(),
-            before,
-        };
-        match (local(request), id) {
-            (None, id) => forward(id, Before::AnyNode),
-            (Some(Local::InDevelopment), id) => forward(id, Before::DevelopmentNodes),
-            (Some(Local::Now(outcome)), Some(id)) => Self::Done(id, outcome),
-            (Some(Local::Later(outcome)), Some(id)) => Self::Later(id, outcome),
-            (Some(_), None) => Self::Silent,
-        }
-    }
-
-    /// Plans the refusal of an item; notifications and responses get no answer, as always.
-    #[must_use]
-    pub fn refused(item: &Item<'_>, why: &Outcome) -> Self {
-        match item {
-            Item::Call(request) => Self::Done(jsonrpc::id_text(request.id).to_owned(), why.clone()),
-            Item::Invalid(id) => Self::Done(jsonrpc::id_text(*id).to_owned(), why.clone()),
-            Item::Flawed(request, _) => {
-                let answer = |id: &RawValue| Self::Done(id.get().to_owned(), why.clone());
-                request.id.map_or(Self::Silent, answer)
-            }
-            Item::Notification(_) | Item::Response => Self::Silent,
+impl CallContext {
+    /// Returns the context of a call with a record.
+    fn recorded(&self, record: &Arc<CallRecord>) -> Self {
+        Self {
+            record: Some(record.clone()),
+            ..self.clone()
         }
     }
 }
@@ -293,11 +186,26 @@ impl Rpc {
     #[must_use]
     pub fn begin(self: &Arc<Self>, planned: Planned, caller: &CallContext) -> Begun {
         match planned {
+            Planned::Recorded(record, planned) => {
+                let begin = record.began_part();
+                let begun = self.begin(*planned, &caller.recorded(&record));
+                record.part("cache", begin);
+                match begun {
+                    Begun::Answered(response) => {
+                        finish_record(&record, response.as_ref());
+                        Begun::Answered(response)
+                    }
+                    Begun::Waits(Waiting { wait, .. }) => Begun::Waits(Waiting {
+                        wait,
+                        record: Some(record),
+                    }),
+                }
+            }
             Planned::Silent => Begun::Answered(None),
             Planned::Done(id, outcome) => Begun::Answered(Some(self.local(&id, outcome))),
             Planned::Later(id, mut outcome) => match (&mut outcome).now_or_never() {
                 Some(outcome) => Begun::Answered(Some(self.local(&id, outcome))),
-                None => Begun::Waits(Waiting(Wait::Local(id, outcome))),
+                None => Begun::Waits(Wait::Local(id, outcome).into()),
             },
             Planned::Forward {
                 id,
@@ -312,32 +220,41 @@ impl Rpc {
                     let mut outcome = async move { rpc.calls.finish(&call, &caller).await }.boxed();
                     match (&mut outcome).now_or_never() {
                         Some(outcome) => Begun::Answered(id.map(|id| Response::new(&id, outcome))),
-                        None => Begun::Waits(Waiting(Wait::Logs(id, outcome))),
+                        None => Begun::Waits(Wait::Logs(id, outcome).into()),
                     }
                 }
-                calls::Begun::Unanswered(call) => Begun::Waits(Waiting(Wait::Call(id, call))),
+                calls::Begun::Unanswered(call) => Begun::Waits(Wait::Call(id, call).into()),
             },
             Planned::Forward {
                 id,
                 method,
                 params,
                 before: Before::DevelopmentNodes,
-            } => Begun::Waits(Waiting(Wait::InDevelopment(id, method, params))),
+            } => Begun::Waits(Wait::InDevelopment(id, method, params).into()),
         }
     }
 
     /// Returns the response to an item after its first step; `None` if it gets none.
-    pub async fn finish(&self, Waiting(wait): Waiting, caller: &CallContext) -> Option<Response> {
+    pub async fn finish(&self, Waiting { wait, record }: Waiting, caller: &CallContext) -> Option<Response> {
         let (id, outcome) = match wait {
-            Wait::Local(id, outcome) => return Some(self.local(&id, outcome.await)),
+            Wait::Local(id, outcome) => {
+                let outcome = outcome.await;
+                (Some(id), self.counted_here(outcome))
+            }
             Wait::Call(id, call) => (id, self.calls.finish(&call, caller).await),
             Wait::Logs(id, outcome) => (id, outcome.await),
             Wait::InDevelopment(id, method, params) => {
+                let recorded = record.as_ref().map(|record| caller.recorded(record));
+                let caller = recorded.as_ref().unwrap_or(caller);
                 let outcome = Box::pin(self.in_development(method, params, caller)).await;
                 (id, outcome)
             }
         };
-        id.map(|id| Response::new(&id, outcome))
+        let response = id.map(|id| Response::new(&id, outcome));
+        if let Some(record) = record {
+            finish_record(&record, response.as_ref());
+        }
+        response
     }
 
     async fn in_development(&self, method: Cow<'static, str>, params: Arc<str>, caller: &CallContext) -> Outcome {
@@ -361,9 +278,13 @@ impl Rpc {
     /// Returns the response to an item that was answered here, and counts it.
     #[must_use]
     pub fn local(&self, id: &str, outcome: Outcome) -> Response {
+        Response::new(id, self.counted_here(outcome))
+    }
+
+    fn counted_here(&self, outcome: Outcome) -> Outcome {
         let result = matches!(outcome, Outcome::Result(_));
         self.count(if result { "local_result" } else { "local_error" });
-        Response::new(id, outcome)
+        outcome
     }
 
     /// Returns the responses to a batch, in the order of the request. One item may be in flight, and another one for
@@ -459,6 +380,16 @@ impl Rpc {
     fn count(&self, outcome: &'static str) {
         self.metrics.requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
+}
+
+/// Ends the record of a call that got this response.
+fn finish_record(record: &CallRecord, response: Option<&Response>) {
+    let outcome = match response {
+        None => CallOutcome::NoAnswer,
+        Some(response) if response.is_error() => CallOutcome::Error(response.error_code()),
+        Some(_) => CallOutcome::Result,
+    };
+    record.finish(outcome, response.map_or(0, Response::length));
 }
 
 /// Counts a call of a method that may not be called, and returns the answer to it.

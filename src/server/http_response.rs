@@ -79,7 +79,9 @@ pub(super) fn preflight() -> Response<Body> {
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));
     headers.insert(
         ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("content-type, authorization, x-api-key, last-event-id"),
+        HeaderValue::from_static(
+            "content-type, authorization, x-api-key, last-event-id, x-request-id, traceparent",
+        ),
     );
     // As in geth (`node/rpcstack.go`, `newCorsHandler`).
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
@@ -91,6 +93,9 @@ pub(super) fn preflight() -> Response<Body> {
 pub(super) fn share<B>(response: &mut Response<B>, origin: HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
+    headers.insert(
+        ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("retry-after, x-request-id"),
+    );
     headers.append(VARY, HeaderValue::from_static("Origin"));
 }

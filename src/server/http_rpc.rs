@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tracing::Instrument as _;
 
 use super::http_response::{plain, retry_after};
 use super::listener::HttpConnection;
@@ -22,6 +23,7 @@ use crate::session::{
     Offered, OwnCaller, PlannedMessage, PlannedReply, RequestRefusal, Services, Transport, call_own, caller,
 };
 use crate::shares::{Charge, Full, RETRY_AFTER};
+use crate::telemetry::{MessageRecord, RequestRecord};
 use crate::{panics, pieces};
 
 /// Media types that geth accepts as JSON (`rpc/http.go`, `acceptedContentTypes`).
@@ -37,7 +39,12 @@ pub(super) fn answer_others(method: &Method) -> Response<Body> {
 }
 
 /// Answers one POST request.
-pub(super) async fn answer(request: Request<Incoming>, pass: &Pass, connection: &HttpConnection) -> Response<Body> {
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    pass: &Pass,
+    connection: &HttpConnection,
+    record: Option<&Arc<RequestRecord>>,
+) -> Response<Body> {
     let (services, settings) = (connection.services(), connection.settings());
     let content_type = request
         .headers()
@@ -57,7 +64,11 @@ pub(super) async fn answer(request: Request<Incoming>, pass: &Pass, connection: 
     let reading = request_body::read(request.into_body(), pass, &services.inbound);
     let without_request = match tokio::time::timeout(settings.body_timeout(), reading).await {
         Ok(Ok((body, _))) if body.iter().all(u8::is_ascii_whitespace) => plain(StatusCode::OK, ""),
-        Ok(Ok((body, held))) => return finish(respond(body, held, pass, services).await, pass, connection),
+        Ok(Ok((body, held))) => {
+            let message = record.map(|record| record.received(body.len()));
+            let reply = respond(body, held, pass, services, message.as_ref()).await;
+            return finish(reply, pass, connection);
+        }
         Ok(Err(Unread::Refused(refusal))) => return finish(HttpReply::unread(refusal, services), pass, connection),
         Ok(Err(Unread::TooLong)) => plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
         Ok(Err(Unread::Broken)) => plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
@@ -247,13 +258,22 @@ impl Transport for Http<'_> {
 
 /// Answers a message. `held` is the charge for its body, kept while its requests are processed; the body itself is
 /// dropped once they are planned.
-async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<Services>) -> HttpReply {
+async fn respond(
+    body: Bytes,
+    held: Option<Charge>,
+    pass: &Pass,
+    services: &Arc<Services>,
+    record: Option<&MessageRecord>,
+) -> HttpReply {
     let mut transport = Http {
         services,
         pass,
         connection: None,
     };
-    let PlannedMessage { reply, refusal } = services.intake(&pass.terms()).take(&body, &mut transport);
+    let terms = pass.terms();
+    let intake = services.intake(&terms).recording(record);
+    let PlannedMessage { reply, refusal } = intake.take(&body, &mut transport);
+    drop(terms);
     // Dropped with this future, when the client has its answer or has left.
     let _connection = transport.connection;
     drop(body);
@@ -315,7 +335,7 @@ async fn respond(body: Bytes, held: Option<Charge>, pass: &Pass, services: &Arc<
 /// Runs work to its end even if the client disconnects: other clients may be waiting for the same answer. Returns
 /// `None` if the work panicked.
 async fn detached<T: Send + 'static>(services: &Services, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
-    let done = tokio::spawn(work).await;
+    let done = tokio::spawn(work.in_current_span()).await;
     done.map_err(|_| panics::count("call", &services.metrics)).ok()
 }
 

@@ -4,6 +4,7 @@
 //! session gets the bare socket back, so that there is no layer between our frames and the kernel.
 
 mod events;
+mod exchange;
 mod handshake;
 mod http_response;
 mod http_rpc;

@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::body::{Body as HyperBody, Frame, SizeHint};
@@ -10,6 +12,7 @@ use hyper::body::{Body as HyperBody, Frame, SizeHint};
 use crate::delivery::Pipe;
 use crate::pieces;
 use crate::shares::Charge;
+use crate::telemetry::RequestRecord;
 
 /// Bytes handed to hyper at once. hyper asks for more when nearly all of that is written, so unread bytes stay here and
 /// stay charged.
@@ -31,6 +34,21 @@ pub(super) struct Pieces {
     /// Charge to the budget of all long answers, released when the bytes are written, except for the last slice, or
     /// dropped.
     _room: Option<Charge>,
+    /// Record of the write, which ends when the body is sent or dropped.
+    _write: Option<WriteRecord>,
+}
+
+/// Write of a response that is traced.
+#[derive(Debug)]
+struct WriteRecord {
+    request: Arc<RequestRecord>,
+    begin: SystemTime,
+}
+
+impl Drop for WriteRecord {
+    fn drop(&mut self) {
+        self.request.part("write", self.begin);
+    }
 }
 
 impl Body {
@@ -39,7 +57,21 @@ impl Body {
     pub(super) fn new(parts: &[Bytes], room: Option<Charge>) -> Self {
         let mut pieces = pieces::together(parts);
         pieces.reverse();
-        Self::Pieces(Pieces { pieces, _room: room })
+        Self::Pieces(Pieces {
+            pieces,
+            _room: room,
+            _write: None,
+        })
+    }
+
+    /// Traces the write of the body, if its request is traced and the body has an end.
+    pub(super) fn record(&mut self, request: Arc<RequestRecord>) {
+        if let Self::Pieces(own) = self {
+            own._write = request.is_traced().then(|| WriteRecord {
+                request,
+                begin: SystemTime::now(),
+            });
+        }
     }
 }
 

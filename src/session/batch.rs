@@ -13,7 +13,7 @@ use super::{Services, Session};
 use crate::delivery::{Answered, ClientWriter, CloseReason, Disclosure, Recipient};
 use crate::jsonrpc::{self, Response};
 use crate::panics;
-use crate::rpc::Planned;
+use crate::rpc::{Begun, Planned};
 
 impl Session {
     pub(super) fn batch(&self, planned: Vec<Planned>, acquired: Acquired) {
@@ -25,10 +25,13 @@ impl Session {
         } = acquired;
         // Without a place, because no item waits or because all are refused.
         let Some(place) = place else {
-            let done = planned.into_iter().filter_map(|one| match one {
-                Planned::Done(id, outcome) => Some(self.services.rpc.local(&id, outcome)),
-                _ => None,
-            });
+            let caller = caller(&self.pass);
+            let done = planned
+                .into_iter()
+                .filter_map(|one| match self.services.rpc.begin(one, &caller) {
+                    Begun::Answered(response) => response,
+                    Begun::Waits(_) => None,
+                });
             let responses: Vec<Response> = done.collect();
             return self
                 .services

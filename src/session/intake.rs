@@ -20,7 +20,7 @@ use crate::jsonrpc::{
 };
 use crate::rpc::{CallContext, Holder, Local, Planned, SubscriptionMethod, openrpc, refused_method};
 use crate::shares::Full;
-use crate::telemetry::Metrics;
+use crate::telemetry::{MessageRecord, Metrics};
 
 /// Part of the intake in which WebSocket and HTTP differ.
 pub(crate) trait Transport {
@@ -226,9 +226,16 @@ pub(crate) struct Intake<'a> {
     pub(super) extension: &'a Extension,
     /// Metrics, for the refusals.
     pub(super) metrics: &'a Metrics,
+    /// Record of the message, if its calls may be logged or traced.
+    pub(super) record: Option<&'a MessageRecord>,
 }
 
-impl Intake<'_> {
+impl<'a> Intake<'a> {
+    /// Records the calls of the message, too.
+    pub(crate) fn recording(self, record: Option<&'a MessageRecord>) -> Self {
+        Self { record, ..self }
+    }
+
     /// Takes in a message whose length is charged already.
     pub(crate) fn take(&self, message: &[u8], transport: &mut impl Transport) -> PlannedMessage {
         let parsed = Message::parse(message, self.terms.rights.plan.max_batch);
@@ -260,11 +267,11 @@ impl Intake<'_> {
 
     fn single(&self, item: &Item<'_>, transport: &mut impl Transport) -> PlannedMessage {
         match self.admit(slice::from_ref(item), PlaceNeed::of(item, self.extension), transport) {
-            Ok(()) => PlannedReply::Single(self.plan(item, transport)).into(),
+            Ok(()) => PlannedReply::Single(self.recorded(item, self.plan(item, transport))).into(),
             Err(refusal) => {
                 let why = refusal.counted(1, self.metrics).into();
                 PlannedMessage {
-                    reply: PlannedReply::Single(Planned::refused(item, &why)),
+                    reply: PlannedReply::Single(self.recorded(item, Planned::refused(item, &why))),
                     refusal: Some(refusal),
                 }
             }
@@ -276,12 +283,14 @@ impl Intake<'_> {
         // already.
         match self.admit(items, PlaceNeed::of_batch(items, self.extension), transport) {
             Ok(()) => {
-                let planned = items.iter().map(|item| self.plan(item, transport));
+                let planned = items.iter().map(|item| self.recorded(item, self.plan(item, transport)));
                 PlannedReply::Batch(planned.collect()).into()
             }
             Err(refusal) => {
                 let why = refusal.counted(items.len(), self.metrics).into();
-                let refused = items.iter().map(|item| Planned::refused(item, &why));
+                let refused = items
+                    .iter()
+                    .map(|item| self.recorded(item, Planned::refused(item, &why)));
                 PlannedMessage {
                     reply: PlannedReply::Batch(refused.collect()),
                     refusal: Some(refusal),
@@ -331,6 +340,22 @@ impl Intake<'_> {
         )
     }
 
+    /// Adds the record of an item, if it gets one.
+    fn recorded(&self, item: &Item<'_>, planned: Planned) -> Planned {
+        let Some(message) = self.record else { return planned };
+        let (method, params) = match item {
+            Item::Call(request) | Item::Notification(request) | Item::Flawed(request, _) => {
+                (&*request.method, request.params.map_or(0, |params| params.get().len()))
+            }
+            Item::Invalid(_) => ("", 0),
+            Item::Response => return planned,
+        };
+        match message.call(method, params) {
+            Some(record) => Planned::Recorded(record, Box::new(planned)),
+            None => planned,
+        }
+    }
+
     /// Decides if the client may call a method of the nodes: `None` if the call goes to any of them.
     fn local(&self, method: &str) -> Option<Local> {
         match self.terms.rights.methods.verdict(method) {
@@ -359,6 +384,7 @@ pub(crate) fn caller(pass: &Pass) -> CallContext {
         owner: pass.account().owner(),
         holder: Holder(pass.account().number()),
         conduct: pass.terms().conduct().clone(),
+        record: None,
     }
 }
 

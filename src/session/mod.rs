@@ -41,7 +41,7 @@ use crate::extension::Streams;
 use crate::panics;
 use crate::shares::Charge;
 use crate::subscription::Subscription;
-use crate::telemetry::{Event, ReasonLabel};
+use crate::telemetry::{Event, ReasonLabel, RequestRecord};
 
 /// Reads in a row before other tasks get their turn.
 const MAX_READS: usize = 16;
@@ -78,10 +78,12 @@ struct Session {
     streams: Option<Box<Streams>>,
     /// Charge for an incomplete message, if long.
     unfinished: Option<Charge>,
+    /// Record of the connection, if it or its messages may be logged or traced.
+    record: Option<Arc<RequestRecord>>,
 }
 
 /// Serves a client until it is disconnected. `early` are the bytes that arrived after the handshake, in which
-/// `compression` was agreed.
+/// `compression` was agreed, and `record` is its record.
 ///
 /// Not an `async fn`, whose future would keep space for the arguments while the client is idle.
 pub fn serve(
@@ -90,9 +92,14 @@ pub fn serve(
     pass: Pass,
     compression: Compression,
     services: Arc<Services>,
+    record: Option<Arc<RequestRecord>>,
 ) -> impl Future<Output = ()> + Send {
     let form = (Framing::WebSocket, compression);
     let mut session = Session::new(socket, early, pass, form, services.clone());
+    if let Some(record) = &record {
+        record.opened();
+    }
+    session.record = record;
     async move {
         let lived = panics::caught("session", &services.metrics, session.live()).await;
         let over = match lived {
@@ -166,6 +173,7 @@ impl Session {
             subscriptions: Vec::new(),
             streams: None,
             unfinished: None,
+            record: None,
         }
     }
 
@@ -247,6 +255,9 @@ impl Session {
                 Ok(0) => return Err(Ended::Gone),
                 Ok(read) => {
                     self.services.metrics.bytes_in.inc_by(read as u64);
+                    if let Some(record) = &self.record {
+                        record.read(read);
+                    }
                     if self.writer.is_event_stream() {
                         // The response ends with the connection: there is nothing to send behind the request.
                         self.violated(CloseReason::Protocol("no input is taken on a stream of events"));
@@ -366,6 +377,10 @@ impl Session {
             .closes
             .get_or_create(&ReasonLabel { reason: label })
             .inc();
+        if let Some(record) = &self.record {
+            let sent = self.writer.signs(self.services.clock.now()).sent;
+            record.closed(label, reason.and_then(CloseReason::code), sent.bytes);
+        }
         let shed = self.writer.shed();
         if shed > 0 {
             self.services

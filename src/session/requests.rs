@@ -1,6 +1,9 @@
 //! Requests of a client over WebSocket: each message is taken in ([`super::intake`]) and answered.
 
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::{Instrument as _, Span};
 
 use super::intake::{PlannedMessage, PlannedReply, RequestRefusal, caller};
 use super::web_socket::{Acquired, WebSocket};
@@ -10,6 +13,7 @@ use crate::delivery::{Answered, ClientWriter, CloseReason, Disclosure, InFlight,
 use crate::jsonrpc::Response;
 use crate::panics;
 use crate::rpc::{Begun, Planned};
+use crate::telemetry::{CallRecord, RequestRecord};
 
 impl Session {
     pub(super) fn message(&mut self, message: &[u8]) {
@@ -55,7 +59,10 @@ impl Session {
                 ..Acquired::default()
             },
         };
-        let planned = self.services.intake(&self.pass.terms()).take(message, &mut transport);
+        let (terms, record) = (self.pass.terms(), self.record.as_ref().map(RequestRecord::message));
+        let intake = self.services.intake(&terms).recording(record.as_ref());
+        let planned = intake.take(message, &mut transport);
+        drop(terms);
         let acquired = transport.acquired;
         self.reply(planned, acquired);
     }
@@ -92,13 +99,19 @@ impl Session {
             disclosure,
         } = acquired;
         let caller = caller(&self.pass);
+        let record = planned.record().cloned();
         let waiting = match self.services.rpc.begin(planned, &caller) {
             Begun::Answered(None) => return,
-            Begun::Answered(Some(response)) => return self.answer(&response, releases, disclosure),
+            Begun::Answered(Some(response)) => {
+                let begin = record.as_ref().map(|record| record.began_part());
+                self.answer(&response, releases, disclosure);
+                return written(record.as_deref(), begin);
+            }
             Begun::Waits(waiting) => waiting,
         };
         let services = self.services.clone();
-        tokio::spawn(async move {
+        let log_span = record.as_ref().map_or_else(Span::none, |record| record.log_span());
+        let answering = async move {
             let _room = room;
             let completed = panics::caught("call", &services.metrics, services.rpc.finish(waiting, &caller)).await;
             let Some(writer) = place.as_ref().and_then(InFlight::writer) else {
@@ -111,16 +124,26 @@ impl Session {
                 // Answers that the node sent together leave together, after all ready tasks have run: a write for each
                 // was a fifth of the cost of a call (benches/forward).
                 let cork = writer.awaits_several().then(|| writer.cork()).flatten();
+                let begin = record.as_ref().map(|record| record.began_part());
                 services.answer(&writer, &response, releases, disclosure);
                 if cork.is_some() {
                     tokio::task::yield_now().await;
                 }
+                written(record.as_deref(), begin);
             }
-        });
+        };
+        tokio::spawn(answering.instrument(log_span));
     }
 
     fn answer(&self, response: &Response, releases: Vec<Arc<Recipient>>, disclosure: Disclosure) {
         self.services.answer(&self.writer, response, releases, disclosure);
+    }
+}
+
+/// Records the write of a response.
+fn written(record: Option<&CallRecord>, begin: Option<SystemTime>) {
+    if let (Some(record), Some(begin)) = (record, begin) {
+        record.part("write", begin);
     }
 }
 

@@ -99,6 +99,7 @@ impl Services {
             may_develop: self.rpc.may_develop(),
             extension: &self.extension,
             metrics: &self.metrics,
+            record: None,
         }
     }
 

@@ -258,6 +258,6 @@ async fn the_task_of_a_client_is_small() {
     let (socket, _peer) = crate::delivery::Pipe::pair();
     drop(session);
     let pass = Arc::into_inner(pass).unwrap();
-    let future = serve(socket.into(), Bytes::new(), pass, Compression::None, services);
+    let future = serve(socket.into(), Bytes::new(), pass, Compression::None, services, None);
     assert!(size_of_val(&future) <= 400, "{}", size_of_val(&future));
 }

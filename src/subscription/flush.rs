@@ -5,6 +5,7 @@ use std::sync::Arc;
 use slab::Slab;
 use tokio::runtime::Handle;
 
+use super::block_trace::FanOutTrace;
 use super::subscriber::Subscriber;
 use crate::clock::Moment;
 use crate::delivery::{Batch, ClientWriter, Compression};
@@ -20,12 +21,19 @@ pub(super) struct DirtyClients {
     heaviest: usize,
     /// `true` if another task writes to all of them.
     elsewhere: bool,
+    /// Trace of the event, if it is traced.
+    trace: Option<Arc<FanOutTrace>>,
 }
 
 impl DirtyClients {
     /// Has all clients written to by another task, or the first group of them by this one.
     pub(super) fn elsewhere(&mut self, elsewhere: bool) {
         self.elsewhere = elsewhere;
+    }
+
+    /// Traces the writes.
+    pub(super) fn trace(&mut self, trace: Option<Arc<FanOutTrace>>) {
+        self.trace = trace;
     }
 
     /// Checks if there is nobody to write to.
@@ -40,10 +48,11 @@ impl DirtyClients {
         if self.writers.is_empty() {
             self.writers = deflating;
         } else if !deflating.is_empty() {
-            flush_elsewhere(deflating);
+            flush_elsewhere(deflating, self.trace.clone());
         }
         while self.writers.len() > together {
-            flush_elsewhere(self.writers.split_off(self.writers.len() - together));
+            let writers = self.writers.split_off(self.writers.len() - together);
+            flush_elsewhere(writers, self.trace.clone());
         }
     }
 
@@ -99,8 +108,17 @@ pub(super) fn tasks_for(clients: usize) -> usize {
         .clamp(1, workers)
 }
 
-fn flush_elsewhere(writers: Vec<Arc<ClientWriter>>) {
-    tokio::spawn(async move { ClientWriter::flush_all(&writers) });
+fn flush_elsewhere(writers: Vec<Arc<ClientWriter>>, trace: Option<Arc<FanOutTrace>>) {
+    tokio::spawn(async move { flush_group(&writers, trace.as_deref()) });
+}
+
+fn flush_group(writers: &[Arc<ClientWriter>], trace: Option<&FanOutTrace>) {
+    ClientWriter::flush_all(writers);
+    if let Some(trace) = trace
+        && !writers.is_empty()
+    {
+        trace.written();
+    }
 }
 
 /// Writes to the sockets of these clients: the first group on this task, the others on all cores.
@@ -108,13 +126,13 @@ pub(super) fn flush(mut due: DirtyClients) {
     if due.elsewhere {
         for writers in [due.writers, due.deflating] {
             if !writers.is_empty() {
-                flush_elsewhere(writers);
+                flush_elsewhere(writers, due.trace.clone());
             }
         }
         return;
     }
     due.spread();
-    ClientWriter::flush_all(&due.writers);
+    flush_group(&due.writers, due.trace.as_deref());
 }
 
 /// Like [`flush`], but stops when `proceed` returns `false`, at the earliest after the first [`LOOK_AFTER`] clients.

@@ -3,6 +3,7 @@
 mod best_effort;
 mod block_filter;
 mod block_table;
+mod block_trace;
 mod chain_event;
 mod content_stream;
 mod contents;

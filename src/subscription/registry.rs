@@ -7,6 +7,7 @@
 //! tens of nanoseconds for each delivery; sockets are written to after it is released.
 
 mod event_streams;
+mod heads;
 mod refusals;
 mod trailing;
 
@@ -18,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use self::refusals::not_served;
+use super::block_trace::{BlockTraces, FanOutTrace};
 use super::contents::Late;
 use super::flush::{DirtyClients, flush};
 use super::passthrough::PassthroughFull;
@@ -25,10 +27,8 @@ use super::replay_group::{Goal, GroupKey, Progress, ReplayGroup, WaitFor};
 use super::subscriber::Subscriber;
 use super::tables::{IndexSlot, Tables};
 use super::{Level, Stream, Topic};
-use crate::backplane::{Answers, BestEffortEvent, ChainEvent, NodeSubscription, Wanted};
-use crate::chain::{
-    Absent, BlockRef, ContentKind, Cursor, FetchedContent, Header, History, Page, Published, PublishedWriter,
-};
+use crate::backplane::{Answers, BestEffortEvent, NodeSubscription, Wanted};
+use crate::chain::{Absent, BlockRef, ContentKind, Cursor, Header, History, Page, Published, PublishedWriter};
 use crate::clock::{Clock, Moment};
 use crate::delivery::{ClientWriter, Kind, Recipient, SubscriptionId};
 use crate::telemetry::{KindLabel, Metrics, ReasonLabel};
@@ -76,6 +76,10 @@ pub struct Registry {
     wanted: watch::Sender<Wanted>,
     /// Notifies the dispatcher that a resumed subscription needs contents.
     needs: Notify,
+    /// Blocks that are traced.
+    traces: BlockTraces,
+    /// Trace of the head that is under way.
+    under_way: Mutex<Option<Arc<FanOutTrace>>>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -99,6 +103,8 @@ impl Registry {
             max_passthrough,
             wanted,
             needs: Notify::new(),
+            traces: BlockTraces::default(),
+            under_way: Mutex::default(),
             clock,
             metrics,
         }
@@ -359,58 +365,6 @@ impl Registry {
         });
     }
 
-    /// Fans out chain events in their order, and writes to each client once. Of a head that comes alone only the first
-    /// slice of clients gets it: [`Self::fan_out_next`] goes on while this returns `true`.
-    #[must_use]
-    pub fn fan_out(&self, events: impl Iterator<Item = ChainEvent>) -> bool {
-        let mut events = events.peekable();
-        let is_more = self.with_tables(|tables, due, now| {
-            let mut several = false;
-            while let Some(event) = events.next() {
-                several |= events.peek().is_some();
-                if let Err(loss) = tables.chain(event, due, now) {
-                    self.count_loss(loss.label());
-                }
-                while several && tables.next_heads(due, now) {}
-            }
-            self.next_heads(tables, due, now)
-        });
-        self.published.notify();
-        is_more
-    }
-
-    /// Fans out the head that is under way to the next slice of clients; `false` after the last one. No other event may
-    /// be fanned out in between.
-    #[must_use]
-    pub fn fan_out_next(&self) -> bool {
-        let is_more = self.with_tables(|tables, due, now| self.next_heads(tables, due, now));
-        if !is_more {
-            self.published.notify();
-        }
-        is_more
-    }
-
-    /// Queues a head for the next slice of its subscribers, and behind the last one what may follow the head; returns
-    /// `false` then.
-    fn next_heads(&self, tables: &mut Tables, due: &mut DirtyClients, now: Moment) -> bool {
-        let is_more = tables.next_heads(due, now);
-        if !is_more {
-            self.deliver(tables, due, now);
-        }
-        is_more
-    }
-
-    /// Takes fetched contents of a block, and delivers contents that are next in order.
-    pub fn fetched(&self, fetched: FetchedContent) {
-        self.with_tables(|tables, due, now| {
-            if let Some((kind, why)) = tables.fetched(fetched) {
-                self.lost_contents(kind, why);
-            }
-            self.deliver(tables, due, now);
-        });
-        self.published.notify();
-    }
-
     /// Waits until a resumed subscription needs contents.
     pub async fn needs_more(&self) {
         self.needs.notified().await;
@@ -484,9 +438,15 @@ impl Registry {
     }
 
     fn with_tables<T>(&self, apply: impl FnOnce(&mut Tables, &mut DirtyClients, Moment) -> T) -> T {
-        let mut due = DirtyClients::default();
-        let result = apply(&mut self.tables.lock(), &mut due, self.clock.now());
+        let (result, due) = self.apply(apply);
         flush(due);
         result
+    }
+
+    /// Changes the tables; the caller writes to the clients.
+    fn apply<T>(&self, apply: impl FnOnce(&mut Tables, &mut DirtyClients, Moment) -> T) -> (T, DirtyClients) {
+        let mut due = DirtyClients::default();
+        let result = apply(&mut self.tables.lock(), &mut due, self.clock.now());
+        (result, due)
     }
 }

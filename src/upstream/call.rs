@@ -9,9 +9,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::Endpoint;
 use crate::conduct::Conduct;
 use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
 use crate::shares::{Full, Owner};
+use crate::telemetry::{Attempt, CallRecord, TraceParent};
 
 /// Reason why a call has no usable answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +87,26 @@ pub struct Ask {
     pub conduct: Arc<Conduct>,
     /// Account that the bytes of the answer are charged to.
     pub owner: Owner,
+    /// Record of the call, if it is logged or traced.
+    pub record: Option<Arc<CallRecord>>,
+}
+
+impl Ask {
+    /// Records that this upstream is asked, if the call has a record.
+    pub(super) fn attempt(&self, upstream: &Endpoint) -> Option<Attempt> {
+        self.record.as_ref().map(|record| record.asks(upstream))
+    }
+}
+
+/// Ends the record of an attempt.
+pub(super) fn attempted(attempt: Option<Attempt>, answer: &Result<Outcome, CallError>) {
+    if let Some(attempt) = attempt {
+        attempt.end(match answer {
+            Ok(Outcome::Result(_)) => "result",
+            Ok(Outcome::Error(_)) => "node_error",
+            Err(why) => why.label(),
+        });
+    }
 }
 
 /// Handling of a call whose connection is lost before the answer.
@@ -129,6 +151,8 @@ pub(super) struct Call {
     pub params: Arc<str>,
     /// Account that the bytes of the answer are charged to.
     pub owner: Owner,
+    /// Context for the request, if the call is traced; sent over HTTP, which has a place for it.
+    pub trace: Option<TraceParent>,
     pub reply: Reply,
 }
 
@@ -204,6 +228,7 @@ pub(super) async fn exchange(
     method: Cow<'static, str>,
     params: Arc<str>,
     owner: Owner,
+    trace: Option<TraceParent>,
     time_limit: Duration,
 ) -> Result<Outcome, CallError> {
     let (reply, answer) = oneshot::channel();
@@ -211,6 +236,7 @@ pub(super) async fn exchange(
         method,
         params,
         owner,
+        trace,
         reply,
     };
     // The queue nearly always has room, and the wait for it is not a part of each call's future.

@@ -353,6 +353,7 @@ impl Pool {
             method.to_owned().into(),
             params.into(),
             Owner::OURS,
+            None,
             time_limit,
         );
         let answer = tokio::select! {

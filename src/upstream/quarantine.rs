@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use super::alone::Alone;
-use super::call::exchange;
+use super::call::{attempted, exchange};
 use super::call_lane::knows_head;
 use super::link::LinkError;
 use super::pool::Upstream;
@@ -187,7 +187,9 @@ impl Upstream {
             return Err(CallError::TimedOut);
         };
         let _place = place.map_err(CallError::Full)?;
+        let attempt = ask.attempt(&self.shared.endpoint);
         let answer = self.ask_with_place(ask, Instant::now() + time_limit / 2).await;
+        attempted(attempt, &answer);
         match answer {
             Err(CallError::Breaks) => {
                 warn!(
@@ -258,6 +260,7 @@ impl Upstream {
                     "eth_chainId".into(),
                     "".into(),
                     Owner::OURS,
+                    None,
                     shared.settings.silence_timeout,
                 );
                 let stays_up = alive.await.is_ok() && stream.is_some() && *shared.stream.borrow() == stream;
@@ -296,6 +299,7 @@ mod tests {
 
     fn ask(method: &str, params: &str) -> Ask {
         Ask {
+            record: None,
             method: method.to_owned().into(),
             params: params.into(),
             class: "other",

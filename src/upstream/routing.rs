@@ -11,14 +11,14 @@ use alloy_primitives::B256;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use super::call::{call_throttled, exchange, is_throttled_by_code, may_succeed_elsewhere};
+use super::call::{attempted, call_throttled, exchange, is_throttled_by_code, may_succeed_elsewhere};
 use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
 use super::{Ask, CallError, Endpoint, MinHead, Repeat, Target, UpstreamId};
 use crate::jsonrpc::Outcome;
 use crate::shares::Full;
-use crate::telemetry::ReasonLabel;
+use crate::telemetry::{Attempt, ReasonLabel};
 
 /// Shortest wait before a call is hedged to a second node, however fast the first one usually is: a shorter wait
 /// gains nothing.
@@ -299,14 +299,17 @@ impl Pool {
         let upstream = &self.upstreams[id.0];
         let way = upstream.way(Lane::Calls, self.head_wait).await?;
         let under_way = upstream.shared.load.begin(Instant::now());
+        let attempt = ask.attempt(&upstream.shared.endpoint);
         let answer = exchange(
             &way.theirs,
             ask.method.clone(),
             ask.params.clone(),
             ask.owner,
+            attempt.as_ref().and_then(Attempt::context),
             self.request_timeout,
         )
         .await;
+        attempted(attempt, &answer);
         let now = Instant::now();
         match &answer {
             Ok(Outcome::Result(_)) => {

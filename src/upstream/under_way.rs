@@ -110,6 +110,7 @@ mod tests {
             method: method.to_owned().into(),
             params: "[]".into(),
             owner: Owner::OURS,
+            trace: None,
             reply,
         });
         answer

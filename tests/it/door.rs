@@ -541,7 +541,10 @@ async fn a_page_is_told_what_it_may() {
     for (name, value) in [
         ("access-control-allow-origin", "https://app.example"),
         ("access-control-allow-methods", "POST, GET"),
-        ("access-control-allow-headers", "content-type, authorization, x-api-key"),
+        (
+            "access-control-allow-headers",
+            "content-type, authorization, x-api-key, x-request-id, traceparent",
+        ),
         ("access-control-max-age", "600"),
         ("vary", "Origin"),
     ] {

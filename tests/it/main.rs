@@ -6,6 +6,7 @@
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]
 
+mod access_log;
 mod admin;
 mod bench;
 mod block_logs;
@@ -55,6 +56,7 @@ mod sharing;
 mod shutdown;
 mod tail;
 mod tls;
+mod tracing;
 mod transactions;
 mod tree;
 mod upstreams;

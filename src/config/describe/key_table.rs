@@ -333,6 +333,28 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
         "A level, or directives such as \"info,headwater::upstream=debug\".",
     ),
     (
+        "log.access",
+        "Access log, one JSON object per line for each HTTP request, call and WebSocket connection: path of a file, stdout or stderr; empty for none. The file is opened again on SIGHUP and when it was moved (docs/operations.md).",
+    ),
+    (
+        "log.access_sample",
+        "Share of HTTP requests and WebSocket connections in the access log, from 0 to 1.",
+    ),
+    (
+        "tracing.endpoint",
+        "Collector of OpenTelemetry that spans are exported to by OTLP, such as http://127.0.0.1:4318 (http) or http://127.0.0.1:4317 (grpc); empty for no tracing. A path replaces /v1/traces (docs/tracing.md).",
+    ),
+    ("tracing.protocol", "http (protobuf over HTTP) or grpc."),
+    (
+        "tracing.sample",
+        "Share of requests and blocks that are traced, from 0 to 1. A traceparent from a trusted proxy, or with a valid key or token, decides for its request instead.",
+    ),
+    ("tracing.service", "Name of the service in the exported spans."),
+    (
+        "tracing.ca",
+        "PEM file with certificate authorities trusted for an https:// collector, in addition to the system's.",
+    ),
+    (
         "devnet.seed",
         "Embedded chain: seed; the same seed gives the same blocks.",
     ),

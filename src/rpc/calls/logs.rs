@@ -37,7 +37,7 @@ impl Calls {
         if let Some(query) = query.as_ref().filter(|_| self.settings.verify != Verify::None) {
             match self.local_logs(query).await {
                 LocalRange::Blocks(blocks) => {
-                    self.note(known, "history");
+                    self.note(known, "history", &ask.record);
                     return Ok(self.put_together(query, &blocks, owner).await);
                 }
                 LocalRange::Later => late = true,
@@ -57,7 +57,7 @@ impl Calls {
         let expected = Expected::of(known.name, &ask.params);
         let key = scope.and_then(|scope| key(scope, &ask));
         if let Some(kept) = key.as_ref().and_then(|key| self.cache.get(key)) {
-            self.note(known, "memory");
+            self.note(known, "memory", &ask.record);
             return Ok(Outcome::Result(kept));
         }
         let asking = || self.ask(&ask, expected, |_| true).boxed();

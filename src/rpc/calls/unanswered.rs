@@ -70,7 +70,7 @@ impl Calls {
         let known = Method::of(&method);
         let answered = |outcome| Begun::Answered(self.counted(Ok(outcome)));
         if let Some(outcome) = self.known(known.role, &params) {
-            self.note(known, "memory");
+            self.note(known, "memory", &caller.record);
             return answered(outcome);
         }
         if known.role == Role::Misspelt || !self.pool.serves(&method) {
@@ -86,6 +86,7 @@ impl Calls {
             archive: false,
             conduct: caller.conduct.clone(),
             owner: caller.owner,
+            record: caller.record.clone(),
         };
         // A client that has seen a later block is not answered from before it.
         let newest = || self.unpublished_head().map_or(MinHead::Published, MinHead::PreferAbove);
@@ -94,7 +95,7 @@ impl Calls {
             Role::Read(basis) => {
                 let plan = self.plan_read(basis, &mut ask);
                 if let Some(kept) = self.kept_answer(&plan, &ask) {
-                    self.note(known, "memory");
+                    self.note(known, "memory", &caller.record);
                     return answered(Outcome::Result(kept));
                 }
                 Way::Read(plan)

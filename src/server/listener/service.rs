@@ -18,15 +18,17 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
-use tracing::debug;
+use tracing::{Instrument as _, debug};
 
 use super::{HttpConnection, Open};
 use crate::delivery::{Compression, Socket};
 use crate::door::{Pass, Refusal};
+use crate::server::exchange::Exchange;
 use crate::server::response_body::Body;
 use crate::server::write_timeout::WriteTimeout;
 use crate::server::{events, handshake, http_response, http_rpc, permessage_deflate};
 use crate::session;
+use crate::telemetry::Carrier;
 
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
@@ -112,14 +114,19 @@ async fn respond(request: Request<Incoming>, connection: Arc<HttpConnection>) ->
     // A page whose origin is not allowed gets no CORS headers.
     let page = page.filter(|_| services.door.policy().may_ask(request.headers()));
     let holds_a_place = request.method() == Method::POST;
+    let upgrades = handshake::is_upgrade(&request);
+    let carrier = if upgrades { Carrier::WebSocket } else { Carrier::Http };
+    let is_trusted = services.door.policy().proxies.trusts(connection.caller.peer);
+    let mut exchange = Exchange::begin(&request, carrier, is_trusted, &services.metrics.recorder);
     let seat = InUse::new(&connection);
-    let admitted = admit(request, connection.clone()).await;
+    let admitted = admit(request, upgrades, connection.clone(), &mut exchange).await;
     connection.kept.lock().has_answered = true;
     // A stream keeps the connection in use.
     let is_stream = admitted
         .as_ref()
         .is_ok_and(|response| matches!(response.body(), Body::Stream(_)));
     seat.end(is_stream);
+    let outcome = admitted.as_ref().map_or_else(|why| why.label(), |_| "answered");
     // Only a connection with a place among its client's may stay open, or their number would not be bounded.
     let stays = admitted.is_ok() && holds_a_place;
     let mut response = admitted.unwrap_or_else(|why| {
@@ -135,7 +142,7 @@ async fn respond(request: Request<Incoming>, connection: Arc<HttpConnection>) ->
     {
         http_response::share(&mut response, page);
     }
-    response
+    exchange.responded(response, outcome)
 }
 
 /// Marks the connection as answering a request, until dropped.
@@ -176,11 +183,15 @@ impl Drop for InUse {
     }
 }
 
-async fn admit(request: Request<Incoming>, connection: Arc<HttpConnection>) -> Result<Response<Body>, Refusal> {
+async fn admit(
+    request: Request<Incoming>,
+    upgrades: bool,
+    connection: Arc<HttpConnection>,
+    exchange: &mut Exchange,
+) -> Result<Response<Body>, Refusal> {
     connection.kept.lock().handshake = None;
     connection.turned_away.map_or(Ok(()), Err)?;
     let shared = &connection.shared;
-    let upgrades = handshake::is_upgrade(&request);
     let is_for_events = !upgrades && events::is_for_events(&request);
     if shared.stop.is_cancelled() {
         return match is_for_events {
@@ -191,6 +202,7 @@ async fn admit(request: Request<Incoming>, connection: Arc<HttpConnection>) -> R
     let door = &shared.services.door;
     if is_for_events {
         let pass = door.admit(&request, connection.caller, true)?;
+        exchange.admitted(&pass, &shared.services.metrics.recorder);
         // On the heap, as below.
         return Box::pin(connection.answer_events(request, pass)).await;
     }
@@ -205,17 +217,25 @@ async fn admit(request: Request<Incoming>, connection: Arc<HttpConnection>) -> R
     if let Some(seat) = connection.open.seat.get() {
         pass = pass.on(seat);
     }
+    exchange.admitted(&pass, &shared.services.metrics.recorder);
     if !upgrades {
         connection.enter(&pass)?;
         // On the heap, or the future of a connection that upgrades would include space for it.
-        return Ok(Box::pin(http_rpc::answer(request, &pass, &connection)).await);
+        let answering = http_rpc::answer(request, &pass, &connection, exchange.record());
+        return Ok(Box::pin(answering.instrument(exchange.span())).await);
     }
     let accept = handshake::check(&request)?;
     connection.enter(&pass)?;
-    Ok(upgrade(request, pass, &accept, &connection))
+    Ok(upgrade(request, pass, &accept, &connection, exchange))
 }
 
-fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &HttpConnection) -> Response<Body> {
+fn upgrade(
+    request: Request<Incoming>,
+    pass: Pass,
+    accept: &str,
+    connection: &HttpConnection,
+    exchange: &Exchange,
+) -> Response<Body> {
     let shared = &connection.shared;
     // The rest of the connection's state is dropped with hyper; what an idle client keeps is small.
     let (open, place) = (connection.open.clone(), connection.kept.lock().place.take());
@@ -229,9 +249,10 @@ fn upgrade(request: Request<Incoming>, pass: Pass, accept: &str, connection: &Ht
     let subprotocol = handshake::subprotocol(request.headers(), &services.door.policy().subprotocols);
     let upgrade = hyper::upgrade::on(request);
     let tasks = shared.tasks.clone();
+    let record = exchange.record().cloned();
     tasks.spawn(async move {
         match upgrade.await.map_err(io::Error::other).and_then(bare) {
-            Ok((socket, early)) => session::serve(socket, early, pass, compression, services).await,
+            Ok((socket, early)) => session::serve(socket, early, pass, compression, services, record).await,
             Err(error) => debug!("upgrade: {error}"),
         }
         drop((open, place));

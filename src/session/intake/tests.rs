@@ -91,6 +91,7 @@ impl Rig {
 
     fn take(&self, message: &str, transport: &mut impl Transport) -> String {
         let intake = Intake {
+            record: None,
             terms: &self.account.terms(),
             may_develop: self.may_develop,
             extension: &self.extension,
@@ -192,6 +193,7 @@ fn item(planned: Planned) -> String {
             };
             format!("{} > {method}{params}{place}", id.as_deref().unwrap_or("-"))
         }
+        Planned::Recorded(_, planned) => item(*planned),
         Planned::Silent => "-".to_owned(),
     }
 }

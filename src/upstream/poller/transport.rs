@@ -9,6 +9,8 @@ use url::Url;
 
 use crate::jsonrpc::Outcome;
 use crate::shares::{Budget, Charge, Full, Owner};
+use crate::telemetry::TraceParent;
+use crate::telemetry::trace::TRACEPARENT;
 use crate::upstream::call::{Call, is_throttled};
 use crate::upstream::{CallError, message};
 
@@ -46,13 +48,22 @@ impl From<String> for HttpFailure {
 }
 
 impl HttpTransport {
-    async fn call(&self, method: &str, params: &str, mut room: Option<Charge>) -> Result<Outcome, HttpFailure> {
+    async fn call(
+        &self,
+        method: &str,
+        params: &str,
+        trace: Option<TraceParent>,
+        mut room: Option<Charge>,
+    ) -> Result<Outcome, HttpFailure> {
         let body = message::request(ID, method, params);
-        let request = self
+        let mut request = self
             .client
             .post(self.url.clone())
             .header("content-type", "application/json")
             .body(body);
+        if let Some(trace) = trace {
+            request = request.header(TRACEPARENT, trace.to_string());
+        }
         // The address may hold a key: it stays out of the error.
         let failed = |error: reqwest::Error| HttpFailure::Other(chain(&error.without_url()));
         let mut response = request.send().await.map_err(failed)?;
@@ -96,7 +107,7 @@ impl HttpTransport {
 
     /// Makes a call like [`Self::call`], but reports a rate limit as a failure, however the node expresses it.
     pub(super) async fn outcome(&self, method: &str, params: &str) -> Result<Outcome, HttpFailure> {
-        let outcome = self.call(method, params, None).await?;
+        let outcome = self.call(method, params, None, None).await?;
         if is_throttled(&outcome) {
             return Err(HttpFailure::Throttled(None));
         }
@@ -132,15 +143,15 @@ pub(super) async fn forward(
         };
         let room = Some(answers.open(owner));
         tokio::spawn(async move {
-            let outcome = node
-                .call(&call.method, &call.params, room)
-                .await
-                .map_err(|failed| match failed {
-                    HttpFailure::Throttled(after) => CallError::Throttled(after),
-                    HttpFailure::TooLong(_) => CallError::TooLong,
-                    HttpFailure::Full(full) => CallError::Full(full),
-                    HttpFailure::Other(_) => CallError::Lost,
-                });
+            let outcome =
+                node.call(&call.method, &call.params, call.trace, room)
+                    .await
+                    .map_err(|failed| match failed {
+                        HttpFailure::Throttled(after) => CallError::Throttled(after),
+                        HttpFailure::TooLong(_) => CallError::TooLong,
+                        HttpFailure::Full(full) => CallError::Full(full),
+                        HttpFailure::Other(_) => CallError::Lost,
+                    });
             drop(call.reply.send(outcome));
             drop(place);
         });
