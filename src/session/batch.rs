@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use tracing::{Instrument as _, Span};
+
 use super::intake::caller;
 use super::web_socket::Acquired;
 use super::{Services, Session};
@@ -39,7 +41,9 @@ impl Session {
         };
         let max_in_flight = self.pass.terms().rights.plan.max_in_flight;
         let (services, caller) = (self.services.clone(), caller(&self.pass));
-        tokio::spawn(async move {
+        let record = planned.iter().find_map(Planned::record);
+        let log_span = record.map_or_else(Span::none, |record| record.log_span());
+        let answering = async move {
             let more = |_| place.writer()?.begin_call(max_in_flight / 2);
             let awaits = || place.writer().is_some();
             let _room = room;
@@ -52,7 +56,8 @@ impl Session {
                 (Some(writer), None) => writer.close(CloseReason::Internal),
                 (None, _) => {}
             }
-        });
+        };
+        tokio::spawn(answering.instrument(log_span));
     }
 }
 

@@ -16,7 +16,7 @@ UPGRADE /
 = connection: Upgrade
 = sec-websocket-accept: ${accept}
 [geth] =only upgrade, connection, sec-websocket-accept
-[headwater] =only upgrade, connection, sec-websocket-accept, date
+[headwater] =only upgrade, connection, sec-websocket-accept, x-request-id, date
 >> {"jsonrpc":"2.0","id":1,"method":"eth_chainId"}
 << {"jsonrpc":"2.0","id":1,"result":"${chain}"}
 
